@@ -1,0 +1,5 @@
+//! May it? Cedar and nothing else: no SQL, no HTTP.
+
+mod scope;
+
+pub use scope::{Scope, ScopeSet};

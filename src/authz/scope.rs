@@ -1,0 +1,161 @@
+//! The permission tiers, and sets of them. That guest < agent < bot < admin stands in `policies/scopes.json`, not here.
+
+use crate::values::{Invalid, quoted, string_schema};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+
+/// A permission tier of the seed: what a credential carries, and what a user has as its role.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
+    utoipa::ToSchema,
+    sea_orm::DeriveValueType,
+)]
+#[sea_orm(value_type = "String", column_type = "Text")]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    /// The lowest tier.
+    Guest,
+    /// A person who serves others.
+    Agent,
+    /// A program that serves others.
+    Bot,
+    /// Everything within its organization.
+    Admin,
+}
+
+impl Scope {
+    /// All of them, in ascending order of permissions.
+    pub const ALL: [Self; 4] = [Self::Guest, Self::Agent, Self::Bot, Self::Admin];
+
+    /// The word for it, which is also the id of its Cedar entity.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Guest => "guest",
+            Self::Agent => "agent",
+            Self::Bot => "bot",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Scope {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        Self::ALL.into_iter().find(|scope| scope.as_str() == text).ok_or_else(|| {
+            Invalid::new(format!(
+                "{} is not a scope; the scopes are guest, agent, bot and admin",
+                quoted(text)
+            ))
+        })
+    }
+}
+
+/// A non-empty set of scopes, as a token carries them: space-delimited (RFC 6749, 3.3), in ascending order.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, sea_orm::DeriveValueType)]
+#[sea_orm(value_type = "String", column_type = "Text")]
+pub struct ScopeSet(Vec<Scope>);
+
+impl ScopeSet {
+    /// The set of these; none where there are none.
+    pub fn new(scopes: impl IntoIterator<Item = Scope>) -> Option<Self> {
+        let mut scopes: Vec<Scope> = scopes.into_iter().collect();
+        scopes.sort_unstable();
+        scopes.dedup();
+        (!scopes.is_empty()).then_some(Self(scopes))
+    }
+
+    /// Its scopes, in ascending order.
+    pub fn iter(&self) -> impl Iterator<Item = Scope> {
+        self.0.iter().copied()
+    }
+}
+
+impl From<Scope> for ScopeSet {
+    fn from(scope: Scope) -> Self {
+        Self(vec![scope])
+    }
+}
+
+impl fmt::Display for ScopeSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let words: Vec<&str> = self.iter().map(Scope::as_str).collect();
+        f.write_str(&words.join(" "))
+    }
+}
+
+impl FromStr for ScopeSet {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let scopes = text.split(' ').map(str::parse).collect::<Result<Vec<Scope>, _>>()?;
+        Self::new(scopes).ok_or_else(|| Invalid::new("at least one scope is needed"))
+    }
+}
+
+impl<'de> Deserialize<'de> for ScopeSet {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::new(Vec::<Scope>::deserialize(deserializer)?).ok_or_else(|| {
+            serde::de::Error::custom("at least one scope is needed: guest, agent, bot or admin")
+        })
+    }
+}
+
+impl Serialize for ScopeSet {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+impl utoipa::PartialSchema for ScopeSet {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+        utoipa::openapi::schema::ArrayBuilder::new()
+            .description(Some("One scope or more."))
+            .items(
+                string_schema("")
+                    .description(None::<String>)
+                    .enum_values(Some(Scope::ALL.map(Scope::as_str))),
+            )
+            .min_items(Some(1))
+            .unique_items(true)
+            .into()
+    }
+}
+
+impl utoipa::ToSchema for ScopeSet {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scopes_stand_space_delimited_in_ascending_order() {
+        let set = ScopeSet::new([Scope::Bot, Scope::Guest, Scope::Bot]).unwrap();
+        assert_eq!(set.to_string(), "guest bot");
+        assert_eq!("bot guest".parse::<ScopeSet>().unwrap(), set);
+    }
+
+    #[test]
+    fn an_empty_or_unknown_scope_is_refused() {
+        assert!("".parse::<ScopeSet>().is_err());
+        assert!("agnet".parse::<ScopeSet>().unwrap_err().to_string().contains("\"agnet\" is not a scope"));
+        assert!(serde_json::from_str::<ScopeSet>("[]").is_err());
+        assert!(serde_json::from_str::<ScopeSet>(r#"["owner"]"#).is_err());
+    }
+}

@@ -1,0 +1,4 @@
+//! Cedargate.
+
+pub mod authz;
+pub mod values;

@@ -1,0 +1,136 @@
+//! Ids: 24 hex digits, ordered by time, like an ObjectId.
+
+use super::{Clock, Invalid, quoted, string_schema, text_serde};
+use std::fmt;
+use std::str::FromStr;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// The id of a thing: 12 bytes, written as 24 lower-case hex digits. The first 4 bytes are the second of its making,
+/// so ids order by time; 5 are random, drawn once a process; 3 count up.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, sea_orm::DeriveValueType)]
+#[sea_orm(value_type = "String", column_type = "Char(Some(24))")]
+pub struct Id([u8; 12]);
+
+impl Id {
+    /// A new id, different from every other one.
+    pub fn new(clock: &Clock) -> Self {
+        static PROCESS: std::sync::OnceLock<[u8; 8]> = std::sync::OnceLock::new();
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let process = PROCESS.get_or_init(|| {
+            let mut random = [0; 8];
+            // With no random bytes to be had, the counter and the database's primary key still keep ids apart.
+            let _ = aws_lc_rs::rand::fill(&mut random);
+            random
+        });
+        let [p0, p1, p2, p3, p4, c0, c1, c2] = *process;
+        let seconds = u32::try_from(clock.now().seconds()).unwrap_or(u32::MAX).to_be_bytes();
+        let start = u32::from_be_bytes([0, c0, c1, c2]);
+        let [_, n0, n1, n2] = start.wrapping_add(COUNT.fetch_add(1, Ordering::Relaxed)).to_be_bytes();
+        let [s0, s1, s2, s3] = seconds;
+        Self([s0, s1, s2, s3, p0, p1, p2, p3, p4, n0, n1, n2])
+    }
+
+    /// The id of no thing: what a hypothetical one has.
+    pub const NONE: Self = Self([0; 12]);
+
+    fn digits(self) -> [u8; 24] {
+        const HEX: [u8; 16] = *b"0123456789abcdef";
+        let digit = |nibble: u8| HEX.get(usize::from(nibble & 15)).copied().unwrap_or(b'0');
+        let mut digits = [0; 24];
+        for (pair, byte) in digits.chunks_exact_mut(2).zip(self.0) {
+            if let [high, low] = pair {
+                (*high, *low) = (digit(byte >> 4), digit(byte));
+            }
+        }
+        digits
+    }
+}
+
+impl FromStr for Id {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let malformed = || Invalid(format!("{} is not an id: an id has 24 hex digits", quoted(text)));
+        let value = |digit: u8| char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok());
+        if text.len() != 24 {
+            return Err(malformed());
+        }
+        let mut bytes = [0; 12];
+        for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
+            let [high, low] = pair else { return Err(malformed()) };
+            let (Some(high), Some(low)) = (value(*high), value(*low)) else {
+                return Err(malformed());
+            };
+            *byte = (high << 4) | low;
+        }
+        Ok(Self(bytes))
+    }
+}
+
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(std::str::from_utf8(&self.digits()).unwrap_or_default())
+    }
+}
+
+impl fmt::Debug for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+text_serde!(Id);
+
+impl utoipa::PartialSchema for Id {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+        string_schema("An id: 24 hex digits, ordered by time.")
+            .pattern(Some("^[0-9a-fA-F]{24}$"))
+            .examples(["599e1fcd9da1c72645c95886"])
+            .into()
+    }
+}
+
+impl utoipa::ToSchema for Id {}
+
+impl sea_orm::TryFromU64 for Id {
+    fn try_from_u64(_: u64) -> Result<Self, sea_orm::DbErr> {
+        Err(sea_orm::DbErr::ConvertFromU64("Id"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn ids_are_ordered_by_the_second_of_their_making() {
+        let clock = Clock::settable("2026-01-01T00:00:00Z".parse().unwrap());
+        let first = Id::new(&clock);
+        clock.advance(1_000);
+        let second = Id::new(&clock);
+        assert!(first < second && first.to_string() < second.to_string());
+    }
+
+    #[test]
+    fn no_two_ids_are_alike() {
+        let clock = Clock::system();
+        let ids: std::collections::HashSet<_> = (0..10_000).map(|_| Id::new(&clock)).collect();
+        assert_eq!(ids.len(), 10_000);
+    }
+
+    proptest! {
+        #[test]
+        fn an_id_is_read_as_it_is_written(bytes: [u8; 12]) {
+            let id = Id(bytes);
+            prop_assert_eq!(id.to_string().parse::<Id>(), Ok(id));
+            prop_assert_eq!(id.to_string().to_uppercase().parse::<Id>(), Ok(id));
+        }
+
+        #[test]
+        fn nothing_else_is_an_id(text in "\\PC{0,30}") {
+            let hex = text.len() == 24 && text.bytes().all(|b| b.is_ascii_hexdigit());
+            prop_assert_eq!(text.parse::<Id>().is_ok(), hex);
+        }
+    }
+}

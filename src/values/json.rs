@@ -1,0 +1,218 @@
+//! Values that are JSON objects or arrays. In a column they are JSON text with sorted keys, the same in every database,
+//! so that two of them are equal exactly when their texts are.
+
+use super::Invalid;
+
+/// The text of a value in a column.
+pub(crate) fn to_column<T: serde::Serialize>(value: &T) -> String {
+    serde_json::to_value(value).map_or_else(
+        |_| "null".to_owned(),
+        |mut value| {
+            value.sort_all_objects();
+            value.to_string()
+        },
+    )
+}
+
+/// A value from the text of its column.
+pub(crate) fn from_column<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, Invalid> {
+    serde_json::from_str(text).map_err(|error| Invalid(format!("the column holds no such value: {error}")))
+}
+
+/// Makes a type that serde knows a value of a text column.
+macro_rules! json_value {
+    ($name:ident) => {
+        impl From<$name> for sea_orm::Value {
+            fn from(value: $name) -> Self {
+                $crate::values::json::to_column(&value).into()
+            }
+        }
+
+        impl sea_orm::TryGetable for $name {
+            fn try_get_by<I: sea_orm::ColIdx>(
+                row: &sea_orm::QueryResult,
+                index: I,
+            ) -> Result<Self, sea_orm::TryGetError> {
+                let text = String::try_get_by(row, index)?;
+                $crate::values::json::from_column(&text).map_err(|error| {
+                    sea_orm::TryGetError::DbErr(sea_orm::DbErr::TryIntoErr {
+                        from: "String",
+                        into: stringify!($name),
+                        source: std::sync::Arc::new(error),
+                    })
+                })
+            }
+        }
+
+        impl sea_orm::sea_query::ValueType for $name {
+            fn try_from(value: sea_orm::Value) -> Result<Self, sea_orm::sea_query::ValueTypeErr> {
+                let text = <String as sea_orm::sea_query::ValueType>::try_from(value)?;
+                $crate::values::json::from_column(&text).map_err(|_| sea_orm::sea_query::ValueTypeErr)
+            }
+
+            fn type_name() -> String {
+                stringify!($name).to_owned()
+            }
+
+            fn array_type() -> sea_orm::sea_query::ArrayType {
+                sea_orm::sea_query::ArrayType::String
+            }
+
+            fn column_type() -> sea_orm::sea_query::ColumnType {
+                sea_orm::sea_query::ColumnType::Text
+            }
+        }
+
+        impl sea_orm::sea_query::Nullable for $name {
+            fn null() -> sea_orm::Value {
+                sea_orm::Value::String(None)
+            }
+        }
+
+        impl sea_orm::IntoActiveValue<$name> for $name {
+            fn into_active_value(self) -> sea_orm::ActiveValue<$name> {
+                sea_orm::ActiveValue::Set(self)
+            }
+        }
+    };
+}
+pub(crate) use json_value;
+
+/// A list of at most so many items, as a type of its own and a value of a text column.
+macro_rules! json_list {
+    ($(#[doc = $doc:literal])* $name:ident, $item:ty, $max:literal) => {
+        $(#[doc = $doc])*
+        #[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+        #[serde(try_from = "Vec<_>")]
+        pub struct $name(Vec<$item>);
+
+        impl TryFrom<Vec<$item>> for $name {
+            type Error = $crate::values::Invalid;
+
+            fn try_from(items: Vec<$item>) -> Result<Self, Self::Error> {
+                if items.len() > $max {
+                    let (have, most) = (items.len(), $max);
+                    return Err($crate::values::Invalid(format!("the list has {have} items; it may have {most}")));
+                }
+                Ok(Self(items))
+            }
+        }
+
+        impl std::ops::Deref for $name {
+            type Target = [$item];
+
+            fn deref(&self) -> &[$item] {
+                &self.0
+            }
+        }
+
+        $crate::values::json_value!($name);
+
+        impl utoipa::PartialSchema for $name {
+            fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+                utoipa::openapi::schema::ArrayBuilder::new()
+                    .description(Some(concat!($($doc),*).trim()))
+                    .items(utoipa::openapi::Ref::from_schema_name(<$item as utoipa::ToSchema>::name()))
+                    .max_items(Some($max))
+                    .into()
+            }
+        }
+
+        impl utoipa::ToSchema for $name {
+            fn schemas(
+                schemas: &mut Vec<(String, utoipa::openapi::RefOr<utoipa::openapi::schema::Schema>)>,
+            ) {
+                schemas.push((
+                    <$item as utoipa::ToSchema>::name().into_owned(),
+                    <$item as utoipa::PartialSchema>::schema(),
+                ));
+                <$item as utoipa::ToSchema>::schemas(schemas);
+            }
+        }
+    };
+}
+pub(crate) use json_list;
+
+/// A free JSON object, at most 64 KiB as text and 32 levels deep.
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize)]
+#[serde(transparent)]
+pub struct Object(serde_json::Map<String, serde_json::Value>);
+
+impl Object {
+    const MAX_BYTES: usize = 64 * 1024;
+    const MAX_DEPTH: usize = 32;
+}
+
+fn depth(value: &serde_json::Value) -> usize {
+    match value {
+        serde_json::Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
+        serde_json::Value::Object(fields) => 1 + fields.values().map(depth).max().unwrap_or(0),
+        _ => 0,
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Object {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let object = Self(serde_json::Map::deserialize(deserializer)?);
+        let bytes = to_column(&object).len();
+        if bytes > Self::MAX_BYTES {
+            return Err(serde::de::Error::custom(format!(
+                "the object has {bytes} bytes as JSON; it may have {}",
+                Self::MAX_BYTES
+            )));
+        }
+        if object.0.values().map(depth).max().unwrap_or(0) >= Self::MAX_DEPTH {
+            return Err(serde::de::Error::custom(format!(
+                "the object is deeper than {} levels",
+                Self::MAX_DEPTH
+            )));
+        }
+        Ok(object)
+    }
+}
+
+json_value!(Object);
+
+impl utoipa::PartialSchema for Object {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+        utoipa::openapi::ObjectBuilder::new()
+            .description(Some("A free JSON object, at most 64 KiB as text and 32 levels deep."))
+            .additional_properties(Some(utoipa::openapi::schema::AdditionalProperties::FreeForm(true)))
+            .into()
+    }
+}
+
+impl utoipa::ToSchema for Object {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    json_list!(
+        /// Up to three numbers.
+        Numbers, i64, 3
+    );
+
+    #[test]
+    fn a_list_has_a_limit() {
+        assert_eq!(serde_json::from_str::<Numbers>("[1, 2, 3]").unwrap().len(), 3);
+        let error = serde_json::from_str::<Numbers>("[1, 2, 3, 4]").unwrap_err().to_string();
+        assert!(error.contains("has 4 items; it may have 3"), "{error}");
+    }
+
+    #[test]
+    fn equal_objects_have_equal_columns() {
+        let one: Object = serde_json::from_str(r#"{"b": 1, "a": {"d": 2, "c": 3}}"#).unwrap();
+        let two: Object = serde_json::from_str(r#"{"a": {"c": 3, "d": 2}, "b": 1}"#).unwrap();
+        assert_eq!(to_column(&one), to_column(&two));
+        assert_eq!(to_column(&one), r#"{"a":{"c":3,"d":2},"b":1}"#);
+    }
+
+    #[test]
+    fn an_object_is_neither_too_large_nor_too_deep() {
+        let large = format!(r#"{{"a": "{}"}}"#, "x".repeat(Object::MAX_BYTES));
+        assert!(serde_json::from_str::<Object>(&large).unwrap_err().to_string().contains("bytes"));
+        let deep = format!(r#"{{"a": {}1{}}}"#, "[".repeat(40), "]".repeat(40));
+        assert!(serde_json::from_str::<Object>(&deep).unwrap_err().to_string().contains("deeper"));
+    }
+}

@@ -1,0 +1,39 @@
+//! The values that every layer speaks: ids, times, texts with limits. A string becomes one of these at the edge and is
+//! never checked again. Knows JSON, OpenAPI and how a value lies in a column; knows nothing of requests or policies.
+
+mod email;
+mod id;
+mod json;
+mod path;
+mod text;
+mod time;
+
+pub use email::Email;
+pub use id::Id;
+pub use json::Object;
+pub(crate) use json::{json_list, json_value};
+pub use path::OrgPath;
+pub use text::{Label, LongText, Name, ShortText, Url};
+pub(crate) use text::{string_schema, text_serde};
+pub use time::{Clock, Timestamp};
+
+/// A value that is not what it should be. The message says what is wrong, with which value, and what would be right.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Invalid(pub String);
+
+impl Invalid {
+    /// Says what is wrong.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self(message.into())
+    }
+}
+
+/// At most the first 40 characters of what a caller sent, quoted, for an error message.
+pub(crate) fn quoted(text: &str) -> String {
+    let mut start: String = text.chars().take(40).collect();
+    if start.len() < text.len() {
+        start.push('…');
+    }
+    format!("{start:?}")
+}

@@ -1,0 +1,102 @@
+//! Where an organization stands in the tree.
+
+use super::{Id, Invalid, string_schema, text_serde};
+use std::fmt;
+use std::str::FromStr;
+
+/// The ids from the root organization down to one organization, written `id#id#…`. Never empty.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, sea_orm::DeriveValueType)]
+#[sea_orm(value_type = "String", column_type = "Text")]
+pub struct OrgPath {
+    above: Vec<Id>,
+    own: Id,
+}
+
+impl OrgPath {
+    /// The greatest depth of the tree.
+    pub const MAX_LEVEL: usize = 32;
+
+    /// The path of the root organization.
+    pub fn root(own: Id) -> Self {
+        Self { above: Vec::new(), own }
+    }
+
+    /// The path of a child of this organization.
+    pub fn child(&self, own: Id) -> Self {
+        Self { above: self.ids().collect(), own }
+    }
+
+    /// The organization itself.
+    pub fn own(&self) -> Id {
+        self.own
+    }
+
+    /// The organization above this one; none above the root.
+    pub fn parent(&self) -> Option<Id> {
+        self.above.last().copied()
+    }
+
+    /// From the root down to the organization itself.
+    pub fn ids(&self) -> impl Iterator<Item = Id> {
+        self.above.iter().copied().chain([self.own])
+    }
+
+    /// How many organizations stand above this one: 0 for the root.
+    pub fn level(&self) -> usize {
+        self.above.len()
+    }
+
+    /// Whether this organization is `other` or stands below it.
+    pub fn is_within(&self, other: Id) -> bool {
+        self.ids().any(|id| id == other)
+    }
+}
+
+impl FromStr for OrgPath {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let mut above = text.split('#').map(str::parse).collect::<Result<Vec<Id>, _>>()?;
+        let own = above.pop().ok_or_else(|| Invalid::new("a path has at least one id"))?;
+        Ok(Self { above, own })
+    }
+}
+
+impl fmt::Display for OrgPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for id in &self.above {
+            write!(f, "{id}#")?;
+        }
+        write!(f, "{}", self.own)
+    }
+}
+
+text_serde!(OrgPath);
+
+impl utoipa::PartialSchema for OrgPath {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+        string_schema("The ids from the root organization down to this one, joined by `#`.")
+            .pattern(Some("^[0-9a-f]{24}(#[0-9a-f]{24})*$"))
+            .examples(["599e1fcd9da1c72645c95800#599e1fcd9da1c72645c95886"])
+            .into()
+    }
+}
+
+impl utoipa::ToSchema for OrgPath {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_read_as_it_is_written() {
+        let text = "599e1fcd9da1c72645c95800#599e1fcd9da1c72645c95886";
+        let path: OrgPath = text.parse().unwrap();
+        assert_eq!(path.to_string(), text);
+        assert_eq!(path.level(), 1);
+        assert_eq!(path.parent().unwrap().to_string(), "599e1fcd9da1c72645c95800");
+        assert!(path.is_within(path.own()) && path.is_within(path.parent().unwrap()));
+        assert!(!path.is_within(Id::NONE));
+        assert!("".parse::<OrgPath>().is_err());
+    }
+}

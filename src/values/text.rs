@@ -1,0 +1,125 @@
+//! Texts with limits. Each is a type of its own, so that its limits stand in one place: here, and from here in the
+//! OpenAPI document.
+
+use super::{Invalid, quoted};
+use utoipa::openapi::schema::{ObjectBuilder, SchemaType, Type};
+
+/// The schema of a string value, for [`utoipa::PartialSchema`].
+pub(crate) fn string_schema(description: &str) -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(SchemaType::Type(Type::String)).description(Some(description))
+}
+
+fn check(what: &str, text: &str, min: usize, max: usize) -> Result<(), Invalid> {
+    let length = text.chars().count();
+    if length < min || length > max {
+        return Err(Invalid(format!(
+            "{what} {} has {length} characters; it needs {min} to {max}",
+            quoted(text)
+        )));
+    }
+    if text.contains('\0') {
+        return Err(Invalid(format!(
+            "{what} {} holds the character U+0000, which cannot be stored",
+            quoted(text)
+        )));
+    }
+    Ok(())
+}
+
+/// Serde by [`std::fmt::Display`] and [`std::str::FromStr`], for values that are strings in JSON.
+macro_rules! text_serde {
+    ($name:ident) => {
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+pub(crate) use text_serde;
+
+macro_rules! text {
+    ($(#[doc = $doc:literal])* $name:ident, $what:literal, $min:literal ..= $max:literal) => {
+        $(#[doc = $doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, sea_orm::DeriveValueType)]
+        #[sea_orm(value_type = "String", column_type = "Text")]
+        pub struct $name(String);
+
+        impl $name {
+            /// The text itself.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = Invalid;
+
+            fn from_str(text: &str) -> Result<Self, Invalid> {
+                check($what, text, $min, $max)?;
+                Ok(Self(text.to_owned()))
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        text_serde!($name);
+
+        impl utoipa::PartialSchema for $name {
+            fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+                string_schema(concat!($($doc),*).trim())
+                    .min_length(Some($min))
+                    .max_length(Some($max))
+                    .into()
+            }
+        }
+
+        impl utoipa::ToSchema for $name {}
+    };
+}
+
+text!(
+    /// A name or title that is not empty.
+    Name, "the name", 1..=200
+);
+text!(
+    /// A word from the caller's own vocabulary: a type, a category, a role.
+    Label, "the label", 1..=60
+);
+text!(
+    /// A short text, possibly empty.
+    ShortText, "the text", 0..=500
+);
+text!(
+    /// A long text, possibly empty: a message, an article, a description.
+    LongText, "the text", 0..=100_000
+);
+text!(
+    /// An address of something on the web. It is kept as it is given.
+    Url, "the address", 1..=2_000
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_keeps_to_its_limits_in_characters() {
+        assert!("".parse::<Name>().is_err());
+        assert!("ö".repeat(200).parse::<Name>().is_ok());
+        let error = "ö".repeat(201).parse::<Name>().unwrap_err().to_string();
+        assert!(error.contains("has 201 characters; it needs 1 to 200"), "{error}");
+        assert!("a\0b".parse::<LongText>().is_err());
+    }
+}

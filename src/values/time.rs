@@ -1,0 +1,131 @@
+//! Time, and the one clock that everything reads.
+
+use super::{Invalid, quoted, string_schema, text_serde};
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+/// A moment: milliseconds since 1970 in UTC. In JSON an ISO 8601 string, in a column a number.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, sea_orm::DeriveValueType)]
+pub struct Timestamp(i64);
+
+impl Timestamp {
+    /// From milliseconds since 1970.
+    pub const fn from_millis(millis: i64) -> Self {
+        Self(millis)
+    }
+
+    /// Milliseconds since 1970.
+    pub const fn millis(self) -> i64 {
+        self.0
+    }
+
+    /// Whole seconds since 1970, as JWT claims count (RFC 7519, NumericDate).
+    pub const fn seconds(self) -> i64 {
+        self.0.div_euclid(1_000)
+    }
+
+    /// This many seconds later.
+    pub const fn plus_seconds(self, seconds: u64) -> Self {
+        #[expect(clippy::cast_possible_wrap, reason = "clamped to what fits")]
+        let seconds = if seconds > i64::MAX as u64 { i64::MAX } else { seconds as i64 };
+        Self(self.0.saturating_add(seconds.saturating_mul(1_000)))
+    }
+}
+
+impl FromStr for Timestamp {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        text.parse::<jiff::Timestamp>().map(|moment| Self(moment.as_millisecond())).map_err(|_| {
+            Invalid(format!(
+                "{} is not a time such as 2026-01-31T12:00:00Z (ISO 8601, with an offset)",
+                quoted(text)
+            ))
+        })
+    }
+}
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let moment = jiff::Timestamp::from_millisecond(self.0).unwrap_or_default();
+        write!(f, "{moment:.3}")
+    }
+}
+
+impl fmt::Debug for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+text_serde!(Timestamp);
+
+impl utoipa::PartialSchema for Timestamp {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+        string_schema("A moment, ISO 8601 in UTC, with milliseconds.")
+            .format(Some(utoipa::openapi::SchemaFormat::KnownFormat(utoipa::openapi::KnownFormat::DateTime)))
+            .examples(["2026-01-31T12:00:00.000Z"])
+            .into()
+    }
+}
+
+impl utoipa::ToSchema for Timestamp {}
+
+/// Tells the time. A settable one stands still until it is told to go on; its copies share the hand.
+#[derive(Debug, Clone, Default)]
+pub struct Clock {
+    hand: Option<Arc<AtomicI64>>,
+}
+
+impl Clock {
+    /// The time of the machine.
+    pub fn system() -> Self {
+        Self::default()
+    }
+
+    /// A clock that stands at `moment` until [`Clock::advance`] moves it.
+    pub fn settable(moment: Timestamp) -> Self {
+        Self { hand: Some(Arc::new(AtomicI64::new(moment.0))) }
+    }
+
+    /// Now.
+    pub fn now(&self) -> Timestamp {
+        match &self.hand {
+            Some(hand) => Timestamp(hand.load(Ordering::SeqCst)),
+            None => {
+                let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+                Timestamp(since.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX)))
+            }
+        }
+    }
+
+    /// Moves a settable clock on; the machine's own time goes its way.
+    pub fn advance(&self, millis: i64) {
+        if let Some(hand) = &self.hand {
+            hand.fetch_add(millis, Ordering::SeqCst);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_is_written_in_utc_with_milliseconds() {
+        let moment: Timestamp = "2026-01-31T13:00:00+01:00".parse().unwrap();
+        assert_eq!(moment.to_string(), "2026-01-31T12:00:00.000Z");
+        assert_eq!(moment.plus_seconds(90).to_string(), "2026-01-31T12:01:30.000Z");
+        assert!("yesterday".parse::<Timestamp>().is_err());
+    }
+
+    #[test]
+    fn a_settable_clock_stands_still_and_its_copies_share_the_hand() {
+        let clock = Clock::settable(Timestamp::from_millis(5));
+        let copy = clock.clone();
+        clock.advance(10);
+        assert_eq!(copy.now(), Timestamp::from_millis(15));
+    }
+}
