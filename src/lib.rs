@@ -1,4 +1,23 @@
-//! Cedargate.
+//! Cedargate: an authorization service. It issues tokens, serves nine resources, and sends every authorization decision
+//! to Cedar policies.
+//!
+//! The layers, each of which knows only those after it:
+//!
+//! ```text
+//! main, cli -> app -> api -> http -> { authn, store } -> resource -> authz        config, values: leaves
+//! ```
+//!
+//! The path of a request is one straight line, and [`http::crud`] shows it: route -> authn -> decision -> store ->
+//! answer. A row leaves the store as [`authz::Undecided`]; only Cedar's yes makes it [`authz::Permitted`], and only that
+//! can be shown or saved.
 
+pub mod api;
+pub mod app;
+pub mod authn;
 pub mod authz;
+pub mod cli;
+pub mod config;
+pub mod http;
+pub mod resource;
+pub mod store;
 pub mod values;

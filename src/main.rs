@@ -1,1 +1,7 @@
-fn main() {}
+//! The command line of Cedargate.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cedargate::cli::run()
+}

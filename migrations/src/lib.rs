@@ -1,1 +1,64 @@
+//! The steps that bring a Cedargate database to its present form, the same for SQLite and PostgreSQL. A step that has
+//! been released is never changed; a new one is added at the end.
 
+use sea_orm_migration::prelude::*;
+
+mod m0001_resources;
+mod m0002_credentials;
+
+/// All steps, in their order.
+#[derive(Debug)]
+pub struct Migrator;
+
+#[async_trait::async_trait]
+impl MigratorTrait for Migrator {
+    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+        vec![Box::new(m0001_resources::Migration), Box::new(m0002_credentials::Migration)]
+    }
+}
+
+/// A column that holds an id.
+fn id(name: &'static str) -> ColumnDef {
+    let mut column = ColumnDef::new(name);
+    column.string_len(24);
+    column
+}
+
+/// A column that holds a moment, in milliseconds since 1970.
+fn time(name: &'static str) -> ColumnDef {
+    let mut column = ColumnDef::new(name);
+    column.big_integer();
+    column
+}
+
+/// A column that holds a text; its limit is the program's.
+fn text(name: &'static str) -> ColumnDef {
+    let mut column = ColumnDef::new(name);
+    column.text();
+    column
+}
+
+/// A foreign key `table.column` -> `other.id`.
+fn reference(
+    table: &'static str,
+    column: &'static str,
+    other: &'static str,
+    on_delete: ForeignKeyAction,
+) -> ForeignKeyCreateStatement {
+    ForeignKey::create()
+        .name(format!("{table}_{column}_fkey"))
+        .from(table, column)
+        .to(other, "id")
+        .on_delete(on_delete)
+        .to_owned()
+}
+
+/// An index over columns of a table.
+fn index(table: &'static str, columns: &[&'static str]) -> IndexCreateStatement {
+    let mut index = Index::create();
+    index.name(format!("{table}_{}_idx", columns.join("_"))).table(table);
+    for column in columns {
+        index.col(*column);
+    }
+    index
+}

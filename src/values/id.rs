@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 /// The id of a thing: 12 bytes, written as 24 lower-case hex digits. The first 4 bytes are the second of its making,
 /// so ids order by time; 5 are random, drawn once a process; 3 count up.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, sea_orm::DeriveValueType)]
-#[sea_orm(value_type = "String", column_type = "Char(Some(24))")]
+#[sea_orm(value_type = "String", column_type = "String(sea_orm::sea_query::StringLen::N(24))")]
 pub struct Id([u8; 12]);
 
 impl Id {
@@ -24,14 +24,20 @@ impl Id {
         });
         let [p0, p1, p2, p3, p4, c0, c1, c2] = *process;
         let seconds = u32::try_from(clock.now().seconds()).unwrap_or(u32::MAX).to_be_bytes();
-        let start = u32::from_be_bytes([0, c0, c1, c2]);
+        let start = u32::from_be_bytes([0, c0 & 0x7f, c1, c2]);
         let [_, n0, n1, n2] = start.wrapping_add(COUNT.fetch_add(1, Ordering::Relaxed)).to_be_bytes();
         let [s0, s1, s2, s3] = seconds;
         Self([s0, s1, s2, s3, p0, p1, p2, p3, p4, n0, n1, n2])
     }
 
+    /// What an id looks like, as a regular expression.
+    pub const PATTERN: &str = "^[0-9a-fA-F]{24}$";
+
     /// The id of no thing: what a hypothetical one has.
     pub const NONE: Self = Self([0; 12]);
+
+    /// An id for examples: that of the seed.
+    pub const EXAMPLE: Self = Self([0x59, 0x9e, 0x1f, 0xcd, 0x9d, 0xa1, 0xc7, 0x26, 0x45, 0xc9, 0x58, 0x86]);
 
     fn digits(self) -> [u8; 24] {
         const HEX: [u8; 16] = *b"0123456789abcdef";
@@ -84,7 +90,7 @@ text_serde!(Id);
 impl utoipa::PartialSchema for Id {
     fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
         string_schema("An id: 24 hex digits, ordered by time.")
-            .pattern(Some("^[0-9a-fA-F]{24}$"))
+            .pattern(Some(Self::PATTERN))
             .examples(["599e1fcd9da1c72645c95886"])
             .into()
     }

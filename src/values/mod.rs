@@ -3,7 +3,7 @@
 
 mod email;
 mod id;
-mod json;
+pub(crate) mod json;
 mod path;
 mod text;
 mod time;
@@ -14,7 +14,7 @@ pub use json::Object;
 pub(crate) use json::{json_list, json_value};
 pub use path::OrgPath;
 pub use text::{Label, LongText, Name, ShortText, Url};
-pub(crate) use text::{string_schema, text_serde};
+pub(crate) use text::{string_schema, text_serde, word};
 pub use time::{Clock, Timestamp};
 
 /// A value that is not what it should be. The message says what is wrong, with which value, and what would be right.

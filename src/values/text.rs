@@ -45,6 +45,51 @@ macro_rules! text_serde {
 }
 pub(crate) use text_serde;
 
+/// A value that is one of a few words; the first is its default.
+macro_rules! word {
+    ($(#[doc = $doc:literal])* $name:ident { $first:ident = $first_word:literal $(, $other:ident = $word:literal)* $(,)? }) => {
+        $(#[doc = $doc])*
+        #[derive(
+            Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema,
+            sea_orm::DeriveValueType,
+        )]
+        #[sea_orm(value_type = "String", column_type = "Text")]
+        pub enum $name {
+            #[doc = concat!("`", $first_word, "`")]
+            #[default]
+            #[serde(rename = $first_word)]
+            $first,
+            $(
+                #[doc = concat!("`", $word, "`")]
+                #[serde(rename = $word)]
+                $other,
+            )*
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(match self {
+                    Self::$first => $first_word,
+                    $(Self::$other => $word,)*
+                })
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = $crate::values::Invalid;
+
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                match text {
+                    $first_word => Ok(Self::$first),
+                    $($word => Ok(Self::$other),)*
+                    _ => Err($crate::values::Invalid(format!("{text:?} is none of the words that are known here"))),
+                }
+            }
+        }
+    };
+}
+pub(crate) use word;
+
 macro_rules! text {
     ($(#[doc = $doc:literal])* $name:ident, $what:literal, $min:literal ..= $max:literal) => {
         $(#[doc = $doc])*
@@ -56,6 +101,11 @@ macro_rules! text {
             /// The text itself.
             pub fn as_str(&self) -> &str {
                 &self.0
+            }
+
+            /// A text of the program's own, which is within the limits.
+            pub fn fixed(text: &'static str) -> Self {
+                Self(text.to_owned())
             }
         }
 

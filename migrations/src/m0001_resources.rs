@@ -1,0 +1,145 @@
+//! The nine resources. Each has an id, the organization that holds it, and the times of its making and last change.
+
+use super::{id, index, reference, text, time};
+use sea_orm_migration::prelude::*;
+
+#[derive(Debug, DeriveMigrationName)]
+pub(crate) struct Migration;
+
+/// A table of things that an organization holds, with the columns that all of them have.
+fn held_by_organization(table: &'static str) -> TableCreateStatement {
+    Table::create()
+        .table(table)
+        .col(id("id").not_null().primary_key())
+        .col(id("organization").not_null())
+        .col(text("meta").not_null())
+        .col(time("created_at").not_null())
+        .col(time("updated_at").not_null())
+        .foreign_key(&mut reference(table, "organization", "organizations", ForeignKeyAction::Restrict))
+        .to_owned()
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for Migration {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let organizations = Table::create()
+            .table("organizations")
+            .col(id("id").not_null().primary_key())
+            .col(id("parent"))
+            .col(text("path").not_null())
+            .col(ColumnDef::new("level").big_integer().not_null())
+            .col(text("name").not_null())
+            .col(text("display_name"))
+            .col(text("email"))
+            .col(text("status").not_null())
+            .col(text("url"))
+            .col(text("country"))
+            .col(text("logo"))
+            .col(text("industry"))
+            .col(text("tags").not_null())
+            .col(text("meta").not_null())
+            .col(time("created_at").not_null())
+            .col(time("updated_at").not_null())
+            .foreign_key(&mut reference(
+                "organizations",
+                "parent",
+                "organizations",
+                ForeignKeyAction::Restrict,
+            ))
+            .to_owned();
+        let orggroups = held_by_organization("orggroups")
+            .col(text("name").not_null())
+            .col(text("description"))
+            .col(text("organizations").not_null())
+            .to_owned();
+        let users = held_by_organization("users")
+            .col(text("email").not_null().unique_key())
+            .col(text("given_name"))
+            .col(text("family_name"))
+            .col(text("name").not_null())
+            .col(text("avatar"))
+            .col(text("role").not_null())
+            .col(text("status").not_null())
+            .to_owned();
+        let conversations = held_by_organization("conversations")
+            .col(text("name"))
+            .col(text("type").not_null())
+            .col(text("status"))
+            .col(text("category"))
+            .col(text("participants").not_null())
+            .to_owned();
+        let messages = held_by_organization("messages")
+            .col(id("conversation").not_null())
+            .col(text("text").not_null())
+            .col(text("type").not_null())
+            .col(text("role"))
+            .col(id("user").not_null())
+            .col(ColumnDef::new("is_backchannel").boolean().not_null())
+            .col(text("actions").not_null())
+            .col(ColumnDef::new("delay").big_integer())
+            .foreign_key(&mut reference(
+                "messages",
+                "conversation",
+                "conversations",
+                ForeignKeyAction::Cascade,
+            ))
+            .to_owned();
+        let contacts = held_by_organization("contacts")
+            .col(text("profile").not_null())
+            .col(id("conversation"))
+            .foreign_key(&mut reference(
+                "contacts",
+                "conversation",
+                "conversations",
+                ForeignKeyAction::SetNull,
+            ))
+            .to_owned();
+        let kbitems = held_by_organization("kbitems")
+            .col(text("kbase"))
+            .col(text("title").not_null())
+            .col(text("content"))
+            .col(text("status").not_null())
+            .to_owned();
+        let forms = held_by_organization("forms")
+            .col(text("name").not_null())
+            .col(text("fields").not_null())
+            .to_owned();
+        let services = held_by_organization("services")
+            .col(text("name").not_null())
+            .col(text("type"))
+            .col(text("url"))
+            .col(text("params").not_null())
+            .to_owned();
+        for table in
+            [organizations, orggroups, users, conversations, messages, contacts, kbitems, forms, services]
+        {
+            manager.create_table(table).await?;
+        }
+        // Conversations and contacts name each other, so one of the two columns can only come now. The statement is
+        // the same in both databases; the builder has no foreign key in an added column.
+        manager
+            .get_connection()
+            .execute_unprepared(
+                "ALTER TABLE conversations ADD COLUMN contact VARCHAR(24) REFERENCES contacts(id) ON DELETE SET NULL",
+            )
+            .await?;
+        for (table, columns) in [
+            ("organizations", &["parent"] as &[&str]),
+            ("organizations", &["path"]),
+            ("orggroups", &["organization", "id"]),
+            ("users", &["organization", "id"]),
+            ("conversations", &["organization", "id"]),
+            ("conversations", &["contact"]),
+            ("messages", &["organization", "id"]),
+            ("messages", &["conversation", "id"]),
+            ("contacts", &["organization", "id"]),
+            ("contacts", &["conversation"]),
+            ("kbitems", &["organization", "id"]),
+            ("forms", &["organization", "id"]),
+            ("services", &["organization", "id"]),
+        ] {
+            manager.create_index(index(table, columns)).await?;
+        }
+        Ok(())
+    }
+}

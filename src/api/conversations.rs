@@ -1,0 +1,340 @@
+//! Conversations, and the messages in them.
+
+use super::contacts::{Contact, ContactBody};
+use super::messages::{self, Message, MessageBody};
+use super::users::User;
+use crate::authz::{RestrictedExpression, Thing, Undecided, text};
+use crate::http::body::from_value;
+use crate::http::openapi::{self, Doc};
+use crate::http::{Gate, Json, PathId, Problem, Routes, crud};
+use crate::resource::{self, Reference, Resource};
+use crate::values::{Id, Label, Name, Object, Timestamp, json_list, word};
+use actix_web::http::header;
+use actix_web::{HttpRequest, HttpResponse};
+use sea_orm::entity::prelude::*;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+use utoipa::openapi::schema::Type;
+
+/// The routes.
+pub fn routes() -> Routes {
+    Routes::of::<Conversation>("Conversations", "/v2/conversations")
+        .list::<Conversation>("listConversations")
+        .fetch::<Conversation>("fetchConversation")
+        .post("", "createConversation", openapi::create::<Conversation, NewConversation>(), create)
+        .also(&["createMessage", "createContact", "referTo"])
+        .update::<Conversation>("updateConversation")
+        .delete::<Conversation>("deleteConversation")
+}
+
+/// The route of the messages of one conversation.
+pub fn message_routes() -> Routes {
+    Routes::new("Messages", "/v2/conversations").post_as(
+        "/{id}/messages",
+        "createMessage",
+        "createMessages",
+        append_doc(),
+        append,
+    )
+}
+
+/// A conversation.
+pub type Conversation = Model;
+
+/// A conversation.
+#[derive(Clone, Debug, PartialEq, DeriveEntityModel, Serialize, Deserialize, ToSchema)]
+#[sea_orm(table_name = "conversations")]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Conversation)]
+pub struct Model {
+    /// The conversation.
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub id: Id,
+    /// The organization that holds it.
+    pub organization: Id,
+    /// Its name.
+    pub name: Option<Name>,
+    /// Whom it is with.
+    pub r#type: ConversationType,
+    /// How far it has come.
+    pub status: Option<Label>,
+    /// The contact that it is with.
+    pub contact: Option<Id>,
+    /// What it is about.
+    pub category: Option<Label>,
+    /// Who takes part, whoever made it first.
+    pub participants: Participants,
+    /// Whatever else.
+    pub meta: Object,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it was last changed.
+    pub updated_at: Timestamp,
+}
+
+/// What a client writes of a conversation.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ConversationBody {
+    /// The organization that is to hold it; the caller's if none.
+    pub organization: Option<Id>,
+    /// Its name.
+    pub name: Option<Name>,
+    /// Whom it is with.
+    #[serde(default)]
+    pub r#type: ConversationType,
+    /// How far it has come.
+    pub status: Option<Label>,
+    /// The contact that it is with.
+    pub contact: Option<Id>,
+    /// What it is about.
+    pub category: Option<Label>,
+    /// Who takes part.
+    #[serde(default)]
+    pub participants: Participants,
+    /// Whatever else.
+    #[serde(default)]
+    pub meta: Object,
+}
+
+/// A new conversation, with its first messages.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(example = json!({"name": "Opening hours", "messages": [{"text": "When are you open?"}]}))]
+pub struct NewConversation {
+    /// The organization that is to hold it; the caller's if none.
+    pub organization: Option<Id>,
+    /// Its name.
+    pub name: Option<Name>,
+    /// Whom it is with.
+    #[serde(default)]
+    pub r#type: ConversationType,
+    /// How far it has come.
+    pub status: Option<Label>,
+    /// The contact that it is with: the id of one, or a new one.
+    #[schema(value_type = Option<ContactChoice>)]
+    pub contact: Option<Value>,
+    /// What it is about.
+    pub category: Option<Label>,
+    /// Who else takes part. The caller is the first participant in any case.
+    #[serde(default)]
+    pub participants: Participants,
+    /// The first messages.
+    #[serde(default)]
+    pub messages: MessageBodies,
+    /// Whatever else.
+    #[serde(default)]
+    pub meta: Object,
+}
+
+/// A contact: the id of one, or a new one.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum ContactChoice {
+    /// The id of one.
+    Existing(Id),
+    /// A new one.
+    New(ContactBody),
+}
+
+json_list!(
+    /// Who takes part in a conversation, at most 1000.
+    Participants, Participant, 1000
+);
+
+json_list!(
+    /// Messages, at most 1000.
+    MessageBodies, MessageBody, 1000
+);
+
+/// Somebody who takes part in a conversation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Participant {
+    /// Who.
+    pub user: Id,
+    /// As what.
+    #[serde(default)]
+    pub role: Option<Label>,
+    /// Whether it still does.
+    #[serde(default = "yes")]
+    pub active: bool,
+}
+
+const fn yes() -> bool {
+    true
+}
+
+word!(
+    /// Whom a conversation is with.
+    ConversationType { Contact = "contact", Agent = "agent", Bot = "bot", System = "system" }
+);
+
+/// What its rows are related to is said by [`Resource::references`].
+#[derive(Debug, Clone, Copy, EnumIter, DeriveRelation)]
+pub enum Relation {}
+
+impl ActiveModelBehavior for ActiveModel {}
+
+impl Thing for Conversation {
+    const TYPE: &'static str = "Conversation";
+
+    fn id(&self) -> Id {
+        self.id
+    }
+
+    fn attributes(&self) -> Vec<(&'static str, RestrictedExpression)> {
+        [
+            ("type", Some(text(&self.r#type))),
+            ("status", self.status.as_ref().map(text)),
+            ("category", self.category.as_ref().map(text)),
+        ]
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value?)))
+        .collect()
+    }
+}
+
+impl Resource for Conversation {
+    type Entity = Entity;
+    type Body = ConversationBody;
+
+    fn holder_column() -> Column {
+        Column::Organization
+    }
+
+    fn organization(&self) -> Id {
+        self.organization
+    }
+
+    fn references(&self) -> Vec<Reference> {
+        let contact = self.contact.iter().map(|id| Reference::to::<Contact>("contact", *id));
+        let users = self.participants.iter().enumerate().map(|(at, participant)| {
+            Reference::to::<User>(format!("participants.{at}.user"), participant.user)
+        });
+        contact.chain(users).collect()
+    }
+}
+
+/// `POST /v2/conversations`: a conversation, its first messages, and a new contact where the body has one. Each of them
+/// is asked about (decision 14), and all of them are stored or none.
+async fn create(
+    gate: Gate,
+    (request, Json(new)): (HttpRequest, Json<NewConversation>),
+) -> Result<HttpResponse, Problem> {
+    let holder = gate.holder(new.organization, "organization").await?;
+    let stamp = crud::stamp(&gate, holder.own());
+    let mut fields = resource::object(&new)?;
+    fields.remove("messages");
+
+    // A new contact is held by the same organization unless it names another, and knows its conversation.
+    let contact = match new.contact.filter(|contact| contact.is_object()) {
+        Some(contact) => {
+            let body: ContactBody = from_value(contact, "contact")?;
+            if body.conversation.is_some() {
+                return Err(Problem::field(
+                    "contact.conversation",
+                    "the new conversation is the contact's conversation",
+                ));
+            }
+            let contact: Contact = resource::compose(&body, crud::stamp(&gate, holder.own()))?;
+            let at = gate.at("createContact");
+            let held_by = at.holder(Some(contact.organization), "contact.organization").await?;
+            fields.insert("contact".into(), Value::String(contact.id.to_string()));
+            Some(at.decide_new(Undecided::new(contact, held_by))?)
+        }
+        None => None,
+    };
+    let body: ConversationBody = from_value(Value::Object(fields), "")?;
+    let mut row: Conversation = resource::compose(&body, stamp)?;
+    let mut references = row.references();
+    references.retain(|reference| contact.as_ref().is_none_or(|contact| contact.id != reference.id));
+    row.participants = with_first(row.participants, gate.caller.id)?;
+
+    let row = gate.decide_new(Undecided::new(row, holder.clone()))?;
+    let at = gate.at("createMessage");
+    let first = new.messages.iter().map(|body| messages::permitted(&at, &row, body));
+    let first = first.collect::<Result<Vec<_>, _>>()?;
+    gate.check_references(references).await?;
+
+    let work = gate.begin().await?;
+    let contact_id = contact.as_ref().map(|contact| contact.id);
+    if let Some(contact) = contact {
+        work.insert(contact).await?;
+    }
+    let row = work.insert(row).await?;
+    if let Some(contact) = contact_id {
+        work.tie_contact(contact, &row).await?;
+    }
+    for message in first {
+        work.insert(message).await?;
+    }
+    work.commit().await?;
+    Ok(crud::created(&request, row.id, &row))
+}
+
+/// The participants with this user as the first one, active.
+fn with_first(participants: Participants, user: Id) -> Result<Participants, Problem> {
+    let own = participants.iter().find(|participant| participant.user == user);
+    let first = own.cloned().unwrap_or(Participant { user, role: None, active: true });
+    let others = participants.iter().filter(|participant| participant.user != user).cloned();
+    Participants::try_from([first].into_iter().chain(others).collect::<Vec<_>>())
+        .map_err(|error| Problem::field("participants", error))
+}
+
+/// One message or several.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum OneOrMore<T> {
+    /// One.
+    One(T),
+    /// Several.
+    More(Vec<T>),
+}
+
+fn append_doc() -> Doc {
+    Doc::new("Create messages in a conversation")
+        .describe("One message, or a list of at most 1000: all of them are stored or none. The answer has the same form.")
+        .path_id("id", "The id of the conversation.")
+        .body::<OneOrMore<MessageBody>>(Some(json!({"text": "Hello"})))
+        .answer::<OneOrMore<Message>>(201, "The new messages, as they were sent: one, or a list.", None)
+        .header(201, "Location", Type::String, "The path of the new message, or of the list of the conversation's.")
+        .problems(&[404])
+}
+
+/// `POST /v2/conversations/{id}/messages`.
+async fn append(gate: Gate, (id, Json(sent)): (PathId, Json<Value>)) -> Result<HttpResponse, Problem> {
+    let conversation = gate.reach::<Conversation>(gate.id(&id.0), None).await?;
+    let is_list = sent.is_array();
+    let bodies: MessageBodies =
+        if is_list { from_value(sent, "")? } else { from_value(json!([sent]), "").map_err(unlisted)? };
+    if bodies.is_empty() {
+        return Err(Problem::field("", "the list is empty; send one message or more"));
+    }
+    let rows = bodies.iter().map(|body| messages::permitted(&gate, &conversation, body));
+    let rows = rows.collect::<Result<Vec<_>, _>>()?;
+    let work = gate.begin().await?;
+    let mut stored = Vec::with_capacity(rows.len());
+    for row in rows {
+        stored.push(work.insert(row).await?);
+    }
+    work.commit().await?;
+    let mut response = HttpResponse::Created();
+    Ok(match stored.as_slice() {
+        [one] if !is_list => {
+            response.insert_header((header::LOCATION, format!("/v2/messages/{}", one.id))).json(one)
+        }
+        all => response
+            .insert_header((header::LOCATION, format!("/v2/messages?conversation={}", conversation.id)))
+            .json(all),
+    })
+}
+
+/// The fields of a single message are named without their place in a list of one.
+fn unlisted(mut problem: Problem) -> Problem {
+    for error in &mut problem.errors {
+        error.field = error.field.trim_start_matches('0').trim_start_matches('.').to_owned();
+    }
+    Problem::fields(problem.errors)
+}

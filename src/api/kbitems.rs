@@ -1,0 +1,109 @@
+//! Knowledge items: articles of a knowledge base.
+
+use crate::authz::{RestrictedExpression, Thing, text};
+use crate::http::Routes;
+use crate::resource::Resource;
+use crate::values::{Id, Label, LongText, Name, Object, Timestamp, word};
+use sea_orm::entity::prelude::*;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// The routes.
+pub fn routes() -> Routes {
+    Routes::of::<KnowledgeItem>("Knowledge items", "/v2/kbitems")
+        .alias("/v2/knowledge-items")
+        .list::<KnowledgeItem>("listKnowledgeItems")
+        .fetch::<KnowledgeItem>("fetchKnowledgeItem")
+        .create::<KnowledgeItem>("createKnowledgeItem")
+        .update::<KnowledgeItem>("updateKnowledgeItem")
+        .delete::<KnowledgeItem>("deleteKnowledgeItem")
+}
+
+/// A knowledge item.
+pub type KnowledgeItem = Model;
+
+/// A knowledge item.
+#[derive(Clone, Debug, PartialEq, DeriveEntityModel, Serialize, Deserialize, ToSchema)]
+#[sea_orm(table_name = "kbitems")]
+#[serde(rename_all = "camelCase")]
+#[schema(as = KnowledgeItem)]
+pub struct Model {
+    /// The knowledge item.
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub id: Id,
+    /// The organization that holds it.
+    pub organization: Id,
+    /// The knowledge base that it belongs to.
+    pub kbase: Option<Label>,
+    /// Its title.
+    pub title: Name,
+    /// Its text.
+    pub content: Option<LongText>,
+    /// How far it has come.
+    pub status: KnowledgeStatus,
+    /// Whatever else.
+    pub meta: Object,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it was last changed.
+    pub updated_at: Timestamp,
+}
+
+/// What a client writes of a knowledge item.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct KnowledgeItemBody {
+    /// The organization that is to hold it; the caller's if none.
+    pub organization: Option<Id>,
+    /// The knowledge base that it belongs to.
+    pub kbase: Option<Label>,
+    /// Its title.
+    pub title: Name,
+    /// Its text.
+    pub content: Option<LongText>,
+    /// How far it has come.
+    #[serde(default)]
+    pub status: KnowledgeStatus,
+    /// Whatever else.
+    #[serde(default)]
+    pub meta: Object,
+}
+
+word!(
+    /// How far a knowledge item has come.
+    KnowledgeStatus { Draft = "draft", Published = "published", Archived = "archived" }
+);
+
+/// What its rows are related to is said by [`Resource::references`].
+#[derive(Debug, Clone, Copy, EnumIter, DeriveRelation)]
+pub enum Relation {}
+
+impl ActiveModelBehavior for ActiveModel {}
+
+impl Thing for KnowledgeItem {
+    const TYPE: &'static str = "KnowledgeItem";
+
+    fn id(&self) -> Id {
+        self.id
+    }
+
+    fn attributes(&self) -> Vec<(&'static str, RestrictedExpression)> {
+        [("kbase", self.kbase.as_ref().map(text)), ("status", Some(text(&self.status)))]
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value?)))
+            .collect()
+    }
+}
+
+impl Resource for KnowledgeItem {
+    type Entity = Entity;
+    type Body = KnowledgeItemBody;
+
+    fn holder_column() -> Column {
+        Column::Organization
+    }
+
+    fn organization(&self) -> Id {
+        self.organization
+    }
+}

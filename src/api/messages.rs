@@ -1,0 +1,187 @@
+//! Messages of a conversation.
+
+use super::conversations::Conversation;
+use super::users::User;
+use crate::authz::{Permitted, RestrictedExpression, Thing, Undecided, boolean, entity, text};
+use crate::http::{Gate, Json, Problem, Routes, crud, openapi};
+use crate::resource::{self, Resource};
+use crate::values::{Id, Label, LongText, Object, Timestamp, json_list};
+use actix_web::{HttpRequest, HttpResponse};
+use sea_orm::entity::prelude::*;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
+
+/// The routes.
+pub fn routes() -> Routes {
+    Routes::of::<Message>("Messages", "/v2/messages")
+        .list::<Message>("listMessages")
+        .fetch::<Message>("fetchMessage")
+        .post("", "createMessage", openapi::create::<Message, NewMessage>(), create)
+        .also(&["referTo"])
+        .update::<Message>("updateMessage")
+        .delete::<Message>("deleteMessage")
+}
+
+/// A message.
+pub type Message = Model;
+
+/// A message.
+#[derive(Clone, Debug, PartialEq, DeriveEntityModel, Serialize, Deserialize, ToSchema)]
+#[sea_orm(table_name = "messages")]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Message)]
+pub struct Model {
+    /// The message.
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub id: Id,
+    /// The organization that holds it: that of its conversation.
+    pub organization: Id,
+    /// The conversation that it belongs to.
+    pub conversation: Id,
+    /// What it says.
+    pub text: LongText,
+    /// What kind of message it is.
+    pub r#type: Label,
+    /// As what its writer wrote it.
+    pub role: Option<Label>,
+    /// Who wrote it.
+    pub user: Id,
+    /// Whether it is not for the contact's eyes.
+    pub is_backchannel: bool,
+    /// What the reader may do with it.
+    pub actions: MessageActions,
+    /// How many milliseconds to wait before it is shown.
+    pub delay: Option<i64>,
+    /// Whatever else.
+    pub meta: Object,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it was last changed.
+    pub updated_at: Timestamp,
+}
+
+/// What a client writes of a message.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct MessageBody {
+    /// What it says.
+    pub text: LongText,
+    /// What kind of message it is: `chat` if nothing is said.
+    #[serde(default = "chat")]
+    pub r#type: Label,
+    /// As what its writer writes it.
+    #[serde(default)]
+    pub role: Option<Label>,
+    /// Whether it is not for the contact's eyes.
+    #[serde(default)]
+    pub is_backchannel: bool,
+    /// What the reader may do with it.
+    #[serde(default)]
+    pub actions: MessageActions,
+    /// How many milliseconds to wait before it is shown.
+    #[serde(default)]
+    pub delay: Option<i64>,
+    /// Whatever else.
+    #[serde(default)]
+    pub meta: Object,
+}
+
+/// A new message, and the conversation that it belongs to.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NewMessage {
+    /// The conversation that it belongs to.
+    pub conversation: Id,
+    /// What it says.
+    pub text: LongText,
+    /// What kind of message it is: `chat` if nothing is said.
+    #[serde(default = "chat")]
+    pub r#type: Label,
+    /// As what its writer writes it.
+    pub role: Option<Label>,
+    /// Whether it is not for the contact's eyes.
+    #[serde(default)]
+    pub is_backchannel: bool,
+    /// What the reader may do with it.
+    #[serde(default)]
+    pub actions: MessageActions,
+    /// How many milliseconds to wait before it is shown.
+    pub delay: Option<i64>,
+    /// Whatever else.
+    #[serde(default)]
+    pub meta: Object,
+}
+
+json_list!(
+    /// What the reader of a message may do with it: free objects, at most 100.
+    MessageActions, Object, 100
+);
+
+fn chat() -> Label {
+    Label::fixed("chat")
+}
+
+/// What its rows are related to is said by [`Resource::references`].
+#[derive(Debug, Clone, Copy, EnumIter, DeriveRelation)]
+pub enum Relation {}
+
+impl ActiveModelBehavior for ActiveModel {}
+
+impl Thing for Message {
+    const TYPE: &'static str = "Message";
+
+    fn id(&self) -> Id {
+        self.id
+    }
+
+    fn attributes(&self) -> Vec<(&'static str, RestrictedExpression)> {
+        vec![
+            ("type", text(&self.r#type)),
+            ("user", entity::<User>(self.user)),
+            ("isBackchannel", boolean(self.is_backchannel)),
+        ]
+    }
+}
+
+impl Resource for Message {
+    type Entity = Entity;
+    type Body = MessageBody;
+
+    const READ_ONLY: &'static [&'static str] =
+        &["id", "createdAt", "updatedAt", "organization", "conversation", "user"];
+
+    fn holder_column() -> Column {
+        Column::Organization
+    }
+
+    fn organization(&self) -> Id {
+        self.organization
+    }
+}
+
+/// `POST /v2/messages`.
+async fn create(
+    gate: Gate,
+    (request, Json(new)): (HttpRequest, Json<NewMessage>),
+) -> Result<HttpResponse, Problem> {
+    let conversation = gate.reach::<Conversation>(Some(new.conversation), Some("conversation")).await?;
+    let row = permitted(&gate, &conversation, &new)?;
+    let work = gate.begin().await?;
+    let row = work.insert(row).await?;
+    work.commit().await?;
+    Ok(crud::created(&request, row.id, &row))
+}
+
+/// A new message of this conversation, if the caller may make it: its writer is the caller.
+pub(super) fn permitted(
+    gate: &Gate,
+    conversation: &Permitted<Conversation>,
+    body: &impl Serialize,
+) -> Result<Permitted<Message>, Problem> {
+    let mut fields = resource::object(body)?;
+    fields.insert("conversation".into(), Value::String(conversation.id.to_string()));
+    fields.insert("user".into(), Value::String(gate.caller.id.to_string()));
+    let row: Message = resource::compose(&fields, crud::stamp(gate, conversation.organization))?;
+    gate.decide_new(Undecided::new(row, conversation.path().clone()))
+}

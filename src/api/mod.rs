@@ -1,0 +1,41 @@
+//! What a client may call: one file a part, each with its routes, bodies, rows and what Cedar learns of them.
+
+pub mod authorize;
+pub mod contacts;
+pub mod conversations;
+pub mod forms;
+pub mod kbitems;
+pub mod keys;
+pub mod messages;
+pub mod organizations;
+pub mod orggroups;
+pub mod services;
+pub mod tokens;
+pub mod users;
+
+use crate::http::Routes;
+use crate::store::Kinds;
+
+/// Every route: the table of contents.
+pub fn all() -> Vec<Routes> {
+    vec![
+        tokens::routes(),
+        keys::routes(),
+        authorize::routes(),
+        organizations::routes(),
+        orggroups::routes(),
+        users::routes(),
+        conversations::routes(),
+        conversations::message_routes(),
+        messages::routes(),
+        contacts::routes(),
+        kbitems::routes(),
+        forms::routes(),
+        services::routes(),
+    ]
+}
+
+/// The kinds of things that the routes are for.
+pub fn kinds() -> Kinds {
+    all().iter().filter_map(Routes::kind).collect()
+}

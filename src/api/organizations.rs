@@ -1,0 +1,257 @@
+//! Organizations: the tenants, a tree under one root. Everything is held by one of them.
+
+use crate::authz::{Thing, Undecided};
+use crate::http::crud::{self, Patch};
+use crate::http::{Gate, Json, PathId, Problem, Routes, openapi};
+use crate::resource::{self, Reference, Resource};
+use crate::store::Work;
+use crate::values::{Email, Id, Label, Name, Object, OrgPath, Timestamp, Url, json_list, word};
+use actix_web::{HttpRequest, HttpResponse};
+use sea_orm::entity::prelude::*;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
+
+/// The routes.
+pub fn routes() -> Routes {
+    Routes::of::<Organization>("Organizations", "/v2/organizations")
+        .list::<Organization>("listOrganizations")
+        .fetch::<Organization>("fetchOrganization")
+        .post("", "createOrganization", openapi::create::<Organization, OrganizationBody>(), create)
+        .also(&["referTo"])
+        .patch("/{id}", "updateOrganization", openapi::update::<Organization>(), update)
+        .also(&["referTo"])
+        .remove("/{id}", "deleteOrganization", openapi::delete::<Organization>(), delete)
+}
+
+/// An organization.
+pub type Organization = Model;
+
+/// An organization.
+#[derive(Clone, Debug, PartialEq, DeriveEntityModel, Serialize, Deserialize, ToSchema)]
+#[sea_orm(table_name = "organizations")]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Organization)]
+pub struct Model {
+    /// The organization.
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub id: Id,
+    /// Its name.
+    pub name: Name,
+    /// The name that it shows.
+    pub display_name: Option<Name>,
+    /// Its address.
+    pub email: Option<Email>,
+    /// Whether it is in use.
+    pub status: OrganizationStatus,
+    /// Its place on the web.
+    pub url: Option<Url>,
+    /// Its country.
+    pub country: Option<Label>,
+    /// Its picture.
+    pub logo: Option<Url>,
+    /// What it does.
+    pub industry: Option<Label>,
+    /// The organization above it; none above the root.
+    pub parent: Option<Id>,
+    /// Its place in the tree.
+    pub path: OrgPath,
+    /// How many organizations stand above it.
+    pub level: i64,
+    /// Words for it.
+    pub tags: Tags,
+    /// Whatever else.
+    pub meta: Object,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it was last changed.
+    pub updated_at: Timestamp,
+}
+
+/// What a client writes of an organization.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct OrganizationBody {
+    /// Its name.
+    pub name: Name,
+    /// The name that it shows.
+    pub display_name: Option<Name>,
+    /// Its address.
+    pub email: Option<Email>,
+    /// Whether it is in use.
+    #[serde(default)]
+    pub status: OrganizationStatus,
+    /// Its place on the web.
+    pub url: Option<Url>,
+    /// Its country.
+    pub country: Option<Label>,
+    /// Its picture.
+    pub logo: Option<Url>,
+    /// What it does.
+    pub industry: Option<Label>,
+    /// The organization above it; the caller's if none.
+    pub parent: Option<Id>,
+    /// Words for it.
+    #[serde(default)]
+    pub tags: Tags,
+    /// Whatever else.
+    #[serde(default)]
+    pub meta: Object,
+}
+
+json_list!(
+    /// Words for something, at most 50.
+    Tags, Label, 50
+);
+
+word!(
+    /// Whether an organization is in use.
+    OrganizationStatus { Active = "active", Inactive = "inactive" }
+);
+
+/// What its rows are related to is said by [`Resource::references`].
+#[derive(Debug, Clone, Copy, EnumIter, DeriveRelation)]
+pub enum Relation {}
+
+impl ActiveModelBehavior for ActiveModel {}
+
+impl Thing for Organization {
+    const TYPE: &'static str = "Organization";
+
+    fn id(&self) -> Id {
+        self.id
+    }
+}
+
+impl Resource for Organization {
+    type Entity = Entity;
+    type Body = OrganizationBody;
+
+    const READ_ONLY: &'static [&'static str] = &["id", "createdAt", "updatedAt", "path", "level"];
+
+    fn holder_column() -> Column {
+        Column::Id
+    }
+
+    fn organization(&self) -> Id {
+        self.id
+    }
+
+    fn references(&self) -> Vec<Reference> {
+        self.parent.iter().map(|parent| Reference::to::<Self>("parent", *parent)).collect()
+    }
+}
+
+/// `POST /v2/organizations`: asked of the organization that is to stand above it.
+async fn create(
+    gate: Gate,
+    (request, Json(body)): (HttpRequest, Json<OrganizationBody>),
+) -> Result<HttpResponse, Problem> {
+    let parent = gate.holder(body.parent, "parent").await?;
+    let stamp = crud::stamp(&gate, parent.own());
+    let work = gate.begin().await?;
+    work.lock_tree().await?;
+    let parent = current(&work, parent.own()).await?;
+    let path = below(&parent, stamp.id, 0)?;
+    let mut fields = resource::object(&body)?;
+    fields.insert("parent".into(), Value::String(parent.own().to_string()));
+    fields.insert("path".into(), Value::String(path.to_string()));
+    fields.insert("level".into(), path.level().into());
+    let row: Organization = resource::compose(&fields, stamp)?;
+    let row = gate.decide_new(Undecided::new(row, parent))?;
+    let row = work.insert(row).await?;
+    work.commit().await?;
+    Ok(crud::created(&request, row.id, &row))
+}
+
+/// Where an organization stands, now that the tree keeps still.
+async fn current(work: &Work, organization: Id) -> Result<OrgPath, Problem> {
+    let path = work.path(organization).await?;
+    path.ok_or_else(|| {
+        Problem::field("parent", format!("there is no Organization {organization} within your reach"))
+    })
+}
+
+/// The path of an organization below `parent`, with `deeper` levels below itself.
+fn below(parent: &OrgPath, own: Id, deeper: usize) -> Result<OrgPath, Problem> {
+    let path = parent.child(own);
+    if path.level() + deeper > OrgPath::MAX_LEVEL {
+        let most = OrgPath::MAX_LEVEL;
+        return Err(Problem::field(
+            "parent",
+            format!("the tree of organizations would be deeper than {most} levels"),
+        ));
+    }
+    Ok(path)
+}
+
+/// `PATCH /v2/organizations/{id}`. With another `parent` it moves, and everything below it moves along.
+async fn update(gate: Gate, (id, Json(patch)): (PathId, Json<Patch>)) -> Result<HttpResponse, Problem> {
+    let work = gate.begin().await?;
+    let own = gate.id(&id.0);
+    let moved = match (own, patch.get("parent").and_then(Value::as_str).map(str::parse::<Id>)) {
+        (Some(own), Some(Ok(parent))) => {
+            work.lock_tree().await?;
+            match (work.path(own).await?, work.path(parent).await?) {
+                (Some(old), Some(parent)) if old.parent() != Some(parent.own()) => {
+                    let deepest = work.depth_below(&old).await?;
+                    Some((old, parent, deepest))
+                }
+                _ => None,
+            }
+        }
+        _ => None,
+    };
+    let place = moved.as_ref().map(|(old, parent, deepest)| new_place(old, parent, *deepest));
+    let row = crud::permitted_change(&gate, &work, &id.0, &patch, &[], |row: &mut Organization| {
+        let path = place.as_ref().and_then(|place| place.as_ref().ok())?;
+        row.path = path.clone();
+        row.level = i64::try_from(path.level()).unwrap_or(i64::MAX);
+        Some(path.clone())
+    })
+    .await?;
+    // Only now, so that nobody learns of a place that is out of reach.
+    if let Some(place) = place {
+        place?;
+    }
+    if row.parent.is_none() != row.path.parent().is_none() {
+        return Err(Problem::field("parent", "every organization but the root has one above it"));
+    }
+    let row = work.save(row).await?;
+    if let Some((old, ..)) = moved {
+        let path = row.path.clone();
+        work.move_below(&row, &old, &path).await?;
+    }
+    work.commit().await?;
+    Ok(crud::shown(&row))
+}
+
+fn new_place(old: &OrgPath, parent: &OrgPath, deepest: usize) -> Result<OrgPath, Problem> {
+    if parent.is_within(old.own()) {
+        return Err(Problem::field("parent", "an organization cannot stand below itself"));
+    }
+    below(parent, old.own(), deepest)
+}
+
+/// `DELETE /v2/organizations/{id}`: only one that holds nothing.
+async fn delete(gate: Gate, id: PathId) -> Result<HttpResponse, Problem> {
+    let work = gate.begin().await?;
+    work.lock_tree().await?;
+    let thing = match gate.id(&id.0) {
+        Some(id) => work.find::<Organization>(id).await?,
+        None => None,
+    };
+    let row = gate.decide(thing, &gate.circumstances())?;
+    let holdings = work.holdings(row.id, &gate.parts().kinds).await?;
+    if !holdings.is_empty() {
+        let what: Vec<String> =
+            holdings.iter().map(|(kind, count)| format!("{count} of type {kind}")).collect();
+        return Err(Problem::conflict(format!(
+            "The organization still holds things: {}. Delete or move them first.",
+            what.join(", ")
+        )));
+    }
+    work.delete(&row).await?;
+    work.commit().await?;
+    Ok(HttpResponse::NoContent().finish())
+}

@@ -1,0 +1,100 @@
+//! Services: what else the platform talks to.
+
+use crate::authz::{RestrictedExpression, Thing, text};
+use crate::http::Routes;
+use crate::resource::Resource;
+use crate::values::{Id, Label, Name, Object, Timestamp, Url};
+use sea_orm::entity::prelude::*;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// The routes.
+pub fn routes() -> Routes {
+    Routes::of::<Service>("Services", "/v2/services")
+        .list::<Service>("listServices")
+        .fetch::<Service>("fetchService")
+        .create::<Service>("createService")
+        .update::<Service>("updateService")
+        .delete::<Service>("deleteService")
+}
+
+/// A service.
+pub type Service = Model;
+
+/// A service.
+#[derive(Clone, Debug, PartialEq, DeriveEntityModel, Serialize, Deserialize, ToSchema)]
+#[sea_orm(table_name = "services")]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Service)]
+pub struct Model {
+    /// The service.
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub id: Id,
+    /// The organization that holds it.
+    pub organization: Id,
+    /// Its name.
+    pub name: Name,
+    /// What kind of service it is.
+    pub r#type: Option<Label>,
+    /// Where it is.
+    pub url: Option<Url>,
+    /// What it is told.
+    pub params: Object,
+    /// Whatever else.
+    pub meta: Object,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it was last changed.
+    pub updated_at: Timestamp,
+}
+
+/// What a client writes of a service.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ServiceBody {
+    /// The organization that is to hold it; the caller's if none.
+    pub organization: Option<Id>,
+    /// Its name.
+    pub name: Name,
+    /// What kind of service it is.
+    pub r#type: Option<Label>,
+    /// Where it is.
+    pub url: Option<Url>,
+    /// What it is told.
+    #[serde(default)]
+    pub params: Object,
+    /// Whatever else.
+    #[serde(default)]
+    pub meta: Object,
+}
+
+/// What its rows are related to is said by [`Resource::references`].
+#[derive(Debug, Clone, Copy, EnumIter, DeriveRelation)]
+pub enum Relation {}
+
+impl ActiveModelBehavior for ActiveModel {}
+
+impl Thing for Service {
+    const TYPE: &'static str = "Service";
+
+    fn id(&self) -> Id {
+        self.id
+    }
+
+    fn attributes(&self) -> Vec<(&'static str, RestrictedExpression)> {
+        self.r#type.iter().map(|kind| ("type", text(kind))).collect()
+    }
+}
+
+impl Resource for Service {
+    type Entity = Entity;
+    type Body = ServiceBody;
+
+    fn holder_column() -> Column {
+        Column::Organization
+    }
+
+    fn organization(&self) -> Id {
+        self.organization
+    }
+}

@@ -1,0 +1,233 @@
+//! Tokens: logging in, and refreshing (the seed, "Requesting and Refreshing API Tokens"; decisions 1 to 9).
+
+use crate::authn::{Claims, RefreshToken};
+use crate::authz::ScopeSet;
+use crate::http::openapi::Doc;
+use crate::http::{Caller, FieldError, Json, Parts, Problem, Routes, body, gate};
+use crate::store::{Account, NewSession, Work};
+use crate::values::{Email, Id, Timestamp};
+use actix_web::http::{Method, StatusCode, header};
+use actix_web::{HttpRequest, HttpResponse};
+use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+use utoipa::openapi::Required;
+use utoipa::openapi::path::{ParameterBuilder, ParameterIn};
+use utoipa::openapi::schema::{ObjectBuilder, SchemaType, Type};
+
+/// The largest body that is taken here: 16 KiB.
+const MAX_BODY: usize = 16 * 1024;
+
+/// The routes.
+pub fn routes() -> Routes {
+    Routes::new("Tokens", "/v2/auth/token")
+        .public(Method::POST, "", "createToken", create_doc(), create)
+        .public(Method::GET, "", "refreshToken", refresh_doc(), refresh)
+}
+
+/// What is presented for a token: email and password, or a refresh token and the email of its user.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(example = json!({"email": "admin@example.com", "password": "t0pZ3kR3t"}))]
+struct TokenRequest {
+    /// The user's address.
+    #[schema(nullable = false)]
+    email: Option<Email>,
+    /// The user's password.
+    #[schema(value_type = Option<String>, nullable = false, max_length = 16384)]
+    password: Option<SecretString>,
+    /// A refresh token, whole.
+    #[schema(value_type = Option<String>, nullable = false, pattern = "^[0-9a-f]{24}\\.[0-9a-f]{80}$")]
+    refresh_token: Option<SecretString>,
+    /// The address of the user that the refresh token was issued to.
+    #[schema(nullable = false)]
+    client_id: Option<Email>,
+}
+
+/// An access token and a refresh token.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(example = json!(sample()))]
+struct TokenAnswer {
+    /// `Bearer`.
+    token_type: &'static str,
+    /// The access token, a JWT.
+    token: String,
+    /// The refresh token: good once.
+    refresh_token: String,
+    /// The user.
+    user: Id,
+    /// The user's role; of several scopes, space-delimited.
+    scope: String,
+    /// Until when the access token is good.
+    expires_at: Timestamp,
+}
+
+/// The seed's own answer.
+fn sample() -> Value {
+    json!({
+        "tokenType": "Bearer",
+        "token": "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJfaWQiOiI1OTllMWZjZDlkYTFjNzI2NDVjOTU4ODYiLCJzY29wZSI6ImFkbWluIiwiaWF0IjoxNTAzNjIwNjI0LCJleHAiOjE1MDQ4MzAyMjR9.Hqvi97eSODiQkcVvYxX_Gi5sN87l7Pj5toGlebghsPM",
+        "refreshToken": "599e1fcd9da1c72645c95886.28167e54e423275c0d948ce2efcaa481d4ab229ea53800502c26adae924a217f924fe2ba343d78ac",
+        "user": "599e1fcd9da1c72645c95886",
+        "scope": "admin",
+        "expiresAt": "2017-08-26T00:23:44.000Z"
+    })
+}
+
+fn create_doc() -> Doc {
+    Doc::new("Create an access token")
+        .describe(
+            "With `email` and `password`, or without an access token with `refreshToken` and `clientId`, the email of its user. \
+             An Authorization header is ignored.",
+        )
+        .body::<TokenRequest>(Some(json!({"email": "admin@example.com", "password": "t0pZ3kR3t"})))
+        .answer::<TokenAnswer>(200, "A new pair of tokens.", None)
+        .problems(&[401])
+}
+
+fn refresh_doc() -> Doc {
+    let parameter = ParameterBuilder::new()
+        .name("refreshToken")
+        .parameter_in(ParameterIn::Query)
+        .required(Required::True)
+        .description(Some("The refresh token, whole, of the caller's own user. It is spent."))
+        .schema(Some(ObjectBuilder::new().schema_type(SchemaType::Type(Type::String))))
+        .build();
+    Doc::new("Refresh an access token that is still good")
+        .parameter(parameter)
+        .answer::<TokenAnswer>(200, "A new pair of tokens.", None)
+        .secured()
+        .problems(&[400, 401, 403])
+}
+
+/// `POST /v2/auth/token`.
+async fn create(
+    request: HttpRequest,
+    Json(body): Json<TokenRequest, MAX_BODY>,
+) -> Result<HttpResponse, Problem> {
+    let parts = gate::parts(&request)?;
+    let missing = |field: &str, with: &str| Problem::field(field, format!("it is needed with `{with}`"));
+    match body {
+        TokenRequest { password: Some(_), refresh_token: Some(_), .. } => Err(Problem::fields(vec![
+            FieldError::new("password", "send either a password or a refresh token, not both"),
+            FieldError::new("refreshToken", "send either a password or a refresh token, not both"),
+        ])),
+        TokenRequest { email, password: Some(password), client_id, .. } => {
+            if client_id.is_some() {
+                return Err(Problem::field("clientId", "it goes with `refreshToken`, not with `password`"));
+            }
+            log_in(&parts, email.ok_or_else(|| missing("email", "password"))?, password).await
+        }
+        TokenRequest { refresh_token: Some(token), client_id, email, .. } => {
+            if email.is_some() {
+                return Err(Problem::field(
+                    "email",
+                    "it goes with `password`; a refresh token goes with `clientId`",
+                ));
+            }
+            let client = client_id.ok_or_else(|| missing("clientId", "refreshToken"))?;
+            rotate(&parts, &token, |account| account.email == client).await
+        }
+        TokenRequest { email: Some(_), .. } => Err(missing("password", "email")),
+        TokenRequest { client_id: Some(_), .. } => Err(missing("refreshToken", "clientId")),
+        _ => Err(Problem::fields(vec![
+            FieldError::new("email", "send `email` and `password`, or `refreshToken` and `clientId`"),
+            FieldError::new("password", "send `email` and `password`, or `refreshToken` and `clientId`"),
+        ])),
+    }
+}
+
+/// `GET /v2/auth/token?refreshToken=…`: needs a valid bearer of the same user (decision 9).
+async fn refresh(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem> {
+    let parts = gate::parts(&request)?;
+    let bearer = gate::bearer(&request)?.ok_or_else(Problem::no_bearer)?;
+    let caller = Caller::of_bearer(&parts, &bearer).await?;
+    let mut token = None;
+    for (name, value) in body::query_pairs(&request) {
+        if name != "refreshToken" || token.is_some() {
+            return Err(Problem::field(name, "`refreshToken`, once, is all that is taken here"));
+        }
+        token = Some(SecretString::from(value));
+    }
+    let token = token.ok_or_else(|| Problem::field("refreshToken", "it is missing"))?;
+    rotate(&parts, &token, |account| account.id == caller.id).await
+}
+
+async fn log_in(parts: &Parts, email: Email, password: SecretString) -> Result<HttpResponse, Problem> {
+    let account = parts.store.account_by_email(&email).await?;
+    let hash = account.as_ref().and_then(|account| account.hash.clone());
+    let right = parts.passwords.verify(password, hash).await?;
+    let account = account.filter(|account| right && account.is_active());
+    let account =
+        account.ok_or_else(|| Problem::refused("invalid_credentials", "Invalid email or password"))?;
+    let session = Id::new(&parts.clock);
+    let work = parts.store.begin().await?;
+    let answer = pair(parts, &work, &account, session, true).await?;
+    work.commit().await?;
+    Ok(answer)
+}
+
+/// Spends a refresh token, if its account is `expected`, and gives the next pair of its session.
+async fn rotate(
+    parts: &Parts,
+    token: &SecretString,
+    expected: impl Fn(&Account) -> bool,
+) -> Result<HttpResponse, Problem> {
+    // None of the messages by which clients know that a refresh would help: it would not (decision 5).
+    let refused = || Problem::refused("invalid_refresh_token", "Invalid refresh token");
+    let token: RefreshToken = secrecy::ExposeSecret::expose_secret(token).parse().map_err(|_| refused())?;
+    let account = parts.store.account(token.user()).await?;
+    let account = account.filter(|account| account.is_active() && expected(account)).ok_or_else(refused)?;
+    let hash = token.hash();
+    let session = parts.store.session_of(&hash).await?;
+    let session = session.filter(|session| session.user == account.id).ok_or_else(refused)?;
+    let work = parts.store.begin().await?;
+    if !work.spend_refresh_token(&hash, parts.clock.now()).await? {
+        return Err(refused());
+    }
+    let answer = pair(parts, &work, &account, session.id, false).await?;
+    work.commit().await?;
+    Ok(answer)
+}
+
+/// A new pair of tokens for a session.
+async fn pair(
+    parts: &Parts,
+    work: &Work,
+    account: &Account,
+    session: Id,
+    is_new: bool,
+) -> Result<HttpResponse, Problem> {
+    let now = parts.clock.now();
+    let rules = &parts.rules;
+    let scope = ScopeSet::from(account.role);
+    let claims = Claims { id: account.id, scope: scope.clone(), sid: session };
+    let issued = parts.tokens.issue(&claims, now, rules.access_ttl).map_err(Problem::internal)?;
+    let refresh = RefreshToken::new(account.id).map_err(Problem::internal)?;
+    let next = NewSession {
+        id: session,
+        user: account.id,
+        refresh_hash: refresh.hash(),
+        refresh_expires_at: now.plus_seconds(rules.refresh_ttl),
+    };
+    if is_new {
+        work.open_session(&next, now).await?;
+    } else {
+        work.insert_refresh_token(&next, now).await?;
+        work.touch_session(session, now).await?;
+    }
+    let answer = TokenAnswer {
+        token_type: "Bearer",
+        token: issued.token,
+        refresh_token: refresh.expose().to_owned(),
+        user: account.id,
+        scope: scope.to_string(),
+        expires_at: issued.expires_at,
+    };
+    Ok(HttpResponse::build(StatusCode::OK)
+        .insert_header((header::CACHE_CONTROL, "no-store"))
+        .insert_header((header::PRAGMA, "no-cache"))
+        .json(answer))
+}

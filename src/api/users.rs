@@ -1,0 +1,297 @@
+//! Users: whoever calls, calls as one of them.
+
+use crate::authn::PasswordRules;
+use crate::authz::{Permitted, RestrictedExpression, Scope, Thing, UserFacts};
+use crate::http::body::from_value;
+use crate::http::crud::{self, Patch};
+use crate::http::openapi::{self, Doc};
+use crate::http::{FieldError, Gate, Json, PathId, Problem, Routes};
+use crate::resource::{self, Resource};
+use crate::values::{Email, Id, Name, Object, Timestamp, Url, word};
+use actix_web::{HttpRequest, HttpResponse};
+use sea_orm::entity::prelude::*;
+use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaType, Type};
+use utoipa::{PartialSchema, ToSchema};
+
+/// The routes.
+pub fn routes() -> Routes {
+    Routes::of::<User>("Users", "/v2/users")
+        .list::<User>("listUsers")
+        .fetch::<User>("fetchUser")
+        .post("", "createUser", create_doc(), create)
+        .also(&["referTo"])
+        .patch("/{id}", "updateUser", update_doc(), update)
+        .also(&["referTo"])
+        .delete::<User>("deleteUser")
+}
+
+/// A user.
+pub type User = Model;
+
+/// A user. Its password is kept elsewhere, as a hash, and never shown.
+#[derive(Clone, Debug, PartialEq, DeriveEntityModel, Serialize, Deserialize, ToSchema)]
+#[sea_orm(table_name = "users")]
+#[serde(rename_all = "camelCase")]
+#[schema(as = User)]
+pub struct Model {
+    /// The user.
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub id: Id,
+    /// The organization that it belongs to.
+    pub organization: Id,
+    /// Its address, which it logs in with. No two users have the same.
+    pub email: Email,
+    /// Its given name.
+    pub given_name: Option<Name>,
+    /// Its family name.
+    pub family_name: Option<Name>,
+    /// Its given and its family name.
+    pub name: String,
+    /// A picture of it.
+    pub avatar: Option<Url>,
+    /// What it may do at most.
+    pub role: Scope,
+    /// Whether its credentials are good at all.
+    pub status: UserStatus,
+    /// Whatever else.
+    pub meta: Object,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it was last changed.
+    pub updated_at: Timestamp,
+}
+
+/// What a client writes of a user.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct UserBody {
+    /// The organization that it is to belong to; the caller's if none.
+    pub organization: Option<Id>,
+    /// Its address, which it logs in with. No two users have the same.
+    pub email: Email,
+    /// Its given name.
+    pub given_name: Option<Name>,
+    /// Its family name.
+    pub family_name: Option<Name>,
+    /// A picture of it.
+    pub avatar: Option<Url>,
+    /// What it may do at most; `guest` if nothing is said.
+    #[serde(default = "guest")]
+    pub role: Scope,
+    /// Whether its credentials are good at all.
+    #[serde(default)]
+    pub status: UserStatus,
+    /// Whatever else.
+    #[serde(default)]
+    pub meta: Object,
+}
+
+const fn guest() -> Scope {
+    Scope::Guest
+}
+
+word!(
+    /// Whether the credentials of a user are good at all.
+    UserStatus { Active = "active", Blocked = "blocked" }
+);
+
+/// What its rows are related to is said by [`Resource::references`].
+#[derive(Debug, Clone, Copy, EnumIter, DeriveRelation)]
+pub enum Relation {}
+
+impl ActiveModelBehavior for ActiveModel {}
+
+impl Thing for User {
+    const TYPE: &'static str = "User";
+
+    fn id(&self) -> Id {
+        self.id
+    }
+
+    fn attributes(&self) -> Vec<(&'static str, RestrictedExpression)> {
+        let status = self.status.to_string();
+        let facts = UserFacts {
+            organization: self.organization,
+            role: self.role,
+            status: &status,
+            email: Some(&self.email),
+        };
+        facts.attributes()
+    }
+}
+
+impl Resource for User {
+    type Entity = Entity;
+    type Body = UserBody;
+
+    const READ_ONLY: &'static [&'static str] = &["id", "createdAt", "updatedAt", "name"];
+
+    fn holder_column() -> Column {
+        Column::Organization
+    }
+
+    fn organization(&self) -> Id {
+        self.organization
+    }
+}
+
+/// `name` of a user: its given and its family name.
+fn full_name(given: Option<&Name>, family: Option<&Name>) -> String {
+    let names: Vec<&str> = [given, family].into_iter().flatten().map(Name::as_str).collect();
+    names.join(" ")
+}
+
+/// Takes a text out of the fields of a body.
+fn take_secret(fields: &mut Map<String, Value>, name: &str) -> Result<Option<SecretString>, Problem> {
+    match fields.remove(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(secret)) => Ok(Some(secret.into())),
+        Some(_) => Err(Problem::field(name, "it must be a string")),
+    }
+}
+
+/// A password for somebody: kept to the rules, then hashed.
+async fn hashed(gate: &Gate, password: SecretString) -> Result<String, Problem> {
+    PasswordRules::check(&password).map_err(|error| Problem::field("password", error))?;
+    Ok(gate.parts().passwords.hash(password).await?)
+}
+
+fn with_property(schema: RefOr<Schema>, name: &str, what: &str) -> RefOr<Schema> {
+    let secret = ObjectBuilder::new()
+        .schema_type(SchemaType::Type(Type::String))
+        .description(Some(what))
+        .min_length(Some(PasswordRules::MIN))
+        .max_length(Some(PasswordRules::MAX))
+        .write_only(true)
+        .build();
+    match schema {
+        RefOr::T(Schema::Object(mut object)) => {
+            object.properties.insert(name.into(), RefOr::T(Schema::Object(secret)));
+            RefOr::T(Schema::Object(object))
+        }
+        other => other,
+    }
+}
+
+/// A new user, as it is documented: the fields of a user and its password.
+#[derive(Debug)]
+pub struct NewUser;
+
+impl PartialSchema for NewUser {
+    fn schema() -> RefOr<Schema> {
+        with_property(
+            UserBody::schema(),
+            "password",
+            "Its password. Without one it cannot log in, but use API keys.",
+        )
+    }
+}
+
+impl ToSchema for NewUser {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        UserBody::schemas(schemas);
+    }
+}
+
+fn create_doc() -> Doc {
+    openapi::create::<User, NewUser>()
+}
+
+fn update_doc() -> Doc {
+    let body = with_property(UserBody::schema(), "password", "The new password.");
+    let current = "The password until now, which changing one's own password asks for.";
+    openapi::patch::<User>(with_property(body, "currentPassword", current))
+}
+
+/// `POST /v2/users`.
+async fn create(
+    gate: Gate,
+    (request, Json(fields)): (HttpRequest, Json<Patch>),
+) -> Result<HttpResponse, Problem> {
+    let user = add(&gate, fields).await?;
+    Ok(crud::created(&request, user.id, &user))
+}
+
+/// Makes a user from the fields of a body, if the caller may.
+pub async fn add(gate: &Gate, mut fields: Patch) -> Result<Permitted<User>, Problem> {
+    let password = take_secret(&mut fields, "password")?;
+    let body: UserBody = from_value(Value::Object(fields), "")?;
+    let mut fields = resource::object(&body)?;
+    let name = full_name(body.given_name.as_ref(), body.family_name.as_ref());
+    fields.insert("name".into(), Value::String(name));
+    let row: User = resource::compose(&fields, crud::stamp(gate, gate.caller.organization.own()))?;
+    let row = crud::permitted_new(gate, row).await?;
+    let hash = match password {
+        Some(password) => Some(hashed(gate, password).await?),
+        None => None,
+    };
+    let work = gate.begin().await?;
+    let row = work.insert(row).await?;
+    if let Some(hash) = hash {
+        work.set_password(&row, &hash, gate.parts().clock.now()).await?;
+    }
+    work.commit().await?;
+    Ok(row)
+}
+
+/// `PATCH /v2/users/{id}`.
+async fn update(gate: Gate, (id, Json(patch)): (PathId, Json<Patch>)) -> Result<HttpResponse, Problem> {
+    Ok(crud::shown(&change(&gate, &id.0, patch).await?))
+}
+
+/// Changes a user, if the caller may. Changing one's own password asks for the current one (decision 13).
+pub async fn change(gate: &Gate, id: &str, mut patch: Patch) -> Result<Permitted<User>, Problem> {
+    let password = take_secret(&mut patch, "password")?;
+    let current = take_secret(&mut patch, "currentPassword")?;
+    let mut also: &[&str] = &[];
+    let mut hash = None;
+    if let Some(password) = password {
+        also = &["password"];
+        // Hashing is dear and must not keep a unit of work waiting, so the right to it is asked for beforehand.
+        let thing = match gate.id(id) {
+            Some(id) => gate.parts().store.find::<User>(id).await?,
+            None => None,
+        };
+        let mut circumstances = gate.circumstances();
+        circumstances.changes = Some(vec!["password".to_owned()]);
+        let user = gate.decide(thing, &circumstances)?;
+        if user.id == gate.caller.id {
+            check_current(gate, &user, current).await?;
+        }
+        hash = Some(hashed(gate, password).await?);
+    } else if current.is_some() {
+        return Err(Problem::field("currentPassword", "it is for changing `password`, which is missing"));
+    }
+    let work = gate.begin().await?;
+    let row = crud::permitted_change(gate, &work, id, &patch, also, |row: &mut User| {
+        row.name = full_name(row.given_name.as_ref(), row.family_name.as_ref());
+        None
+    })
+    .await?;
+    let row = work.save(row).await?;
+    if let Some(hash) = hash {
+        work.set_password(&row, &hash, gate.parts().clock.now()).await?;
+    }
+    work.commit().await?;
+    Ok(row)
+}
+
+async fn check_current(
+    gate: &Gate,
+    user: &Permitted<User>,
+    current: Option<SecretString>,
+) -> Result<(), Problem> {
+    let wrong = |message: &str| Problem::fields(vec![FieldError::new("currentPassword", message)]);
+    let stored = gate.parts().store.account(user.id).await?.and_then(|account| account.hash);
+    let Some(stored) = stored else { return Ok(()) };
+    let current = current.ok_or_else(|| wrong("changing your own password asks for the current one"))?;
+    if gate.parts().passwords.verify(current, Some(stored)).await? {
+        Ok(())
+    } else {
+        Err(wrong("it is not your current password"))
+    }
+}

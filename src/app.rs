@@ -1,0 +1,231 @@
+//! Puts the parts together. The service and the tests both start here; whatever is expensive is made here, once.
+
+use crate::api;
+use crate::api::organizations::Organization;
+use crate::api::users;
+use crate::authn::{
+    PasswordError, Passwords, SecretError, SigningKey, TokenKeys, random_hex, random_password,
+};
+use crate::authz::{Bundle, BundleError, Engine, Sources, Undecided};
+use crate::config::{Config, ConfigError};
+use crate::http::parts::Rules;
+use crate::http::{Caller, Gate, Parts, Problem, edge, openapi, routes};
+use crate::resource::{self, Stamp};
+use crate::store::{SigningKeyRow, Store, StoreError};
+use crate::values::{Clock, Email, Id, Invalid, OrgPath};
+use actix_web::http::StatusCode;
+use actix_web::{HttpResponse, HttpServer, middleware, web};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::json;
+use std::net::TcpListener;
+use std::sync::Arc;
+use utoipa_swagger_ui::SwaggerUi;
+
+/// Why the service cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A setting is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The policies, the schema or the data are.
+    #[error("the policies cannot be used:\n{0}")]
+    Policies(#[from] BundleError),
+    /// The database does not do.
+    #[error("the database cannot be used: {0}")]
+    Store(#[from] StoreError),
+    /// It cannot listen there.
+    #[error("{0}")]
+    Listen(ConfigError),
+    /// Something that should not happen.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl From<Invalid> for StartError {
+    fn from(error: Invalid) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+impl From<SecretError> for StartError {
+    fn from(error: SecretError) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+impl From<PasswordError> for StartError {
+    fn from(error: PasswordError) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+/// The first admin of a database that had no users.
+#[derive(Debug)]
+pub struct FirstAdmin {
+    /// What to log in with.
+    pub email: Email,
+    /// Its password, where it is a random one that nobody has seen yet.
+    pub random_password: Option<SecretString>,
+}
+
+/// The service, ready to serve.
+#[derive(Debug)]
+pub struct App {
+    /// Its parts.
+    pub parts: Arc<Parts>,
+    /// The admin that was made at this start.
+    pub first_admin: Option<FirstAdmin>,
+    workers: Option<usize>,
+}
+
+/// The policies that the settings name.
+pub fn read_policies(config: &Config) -> Result<Bundle, BundleError> {
+    Bundle::read(&Sources { schema: config.schema.clone(), policies: config.policies.clone() })
+}
+
+impl App {
+    /// Opens the database, brings it to the present form, reads the policies, and makes the first organization and
+    /// admin where there are none.
+    pub async fn open(config: &Config, clock: Clock) -> Result<Self, StartError> {
+        let engine = Engine::new(read_policies(config)?)?;
+        let store = Store::connect(config.database_url.expose_secret(), config.database_connections).await?;
+        store.migrate().await?;
+        let public_url = config.public_url.as_deref().map(|url| url.trim_end_matches('/').to_owned());
+        let rules = Rules {
+            access_ttl: config.access_ttl,
+            refresh_ttl: config.refresh_ttl,
+            expired_status: StatusCode::from_u16(config.expired_status).unwrap_or(StatusCode::FORBIDDEN),
+            issuer: public_url.clone().unwrap_or_else(|| "cedargate".to_owned()),
+            public_url,
+        };
+        let key = signing_key(config, &store, &clock).await?;
+        let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let parts = Arc::new(Parts {
+            engine: Arc::new(engine),
+            kinds: api::kinds(),
+            tokens: TokenKeys::new(&key, &[], &rules.issuer),
+            passwords: Passwords::new(config.password_workers.unwrap_or(processors))?,
+            store,
+            clock,
+            rules,
+        });
+        let first_admin = first_admin(&parts, config).await?;
+        Ok(Self { parts, first_admin, workers: config.workers })
+    }
+
+    /// A gate for whoever sits at the terminal.
+    pub async fn terminal(&self, action: &'static str) -> Result<Gate, StartError> {
+        terminal(&self.parts, action).await
+    }
+
+    /// Serves on this listener until the process is told to end.
+    pub fn serve(&self, listener: TcpListener) -> std::io::Result<actix_web::dev::Server> {
+        let parts = web::Data::from(Arc::clone(&self.parts));
+        let all = Arc::new(api::all());
+        let document: web::Bytes = openapi::text(&openapi::document(&all)).into();
+        let mut server = HttpServer::new(move || {
+            let document = document.clone();
+            let all = Arc::clone(&all);
+            actix_web::App::new()
+                .app_data(parts.clone())
+                .configure(move |server| all.iter().for_each(|part| part.mount(server)))
+                .route(
+                    "/openapi.json",
+                    web::get().to(move || {
+                        let document = document.clone();
+                        async move { HttpResponse::Ok().content_type("application/json").body(document) }
+                    }),
+                )
+                .service(web::redirect("/docs", "/docs/"))
+                .service(
+                    SwaggerUi::new("/docs/{_:.*}").config(utoipa_swagger_ui::Config::from("/openapi.json")),
+                )
+                .default_service(web::to(routes::no_route))
+                .wrap(middleware::from_fn(edge::edge))
+        });
+        if let Some(workers) = self.workers {
+            server = server.workers(workers);
+        }
+        Ok(server.shutdown_timeout(10).listen(listener)?.run())
+    }
+}
+
+/// The key that signs: the one of the settings, else the one that the database keeps, else a new one. Of several
+/// processes that start at once on an empty database, all use the one that was there first.
+async fn signing_key(config: &Config, store: &Store, clock: &Clock) -> Result<SigningKey, StartError> {
+    if let Some(secret) = &config.jwt_secret {
+        return Ok(SigningKey {
+            kid: "configured".into(),
+            secret: secret.expose_secret().as_bytes().to_vec().into(),
+        });
+    }
+    let kept = |rows: Vec<SigningKeyRow>| {
+        rows.into_iter()
+            .find(|row| row.algorithm == SigningKey::ALGORITHM)
+            .map(|row| SigningKey { kid: row.kid, secret: row.secret.into_bytes().into() })
+    };
+    if let Some(key) = kept(store.signing_keys().await?) {
+        return Ok(key);
+    }
+    store
+        .insert_signing_key(&SigningKeyRow {
+            kid: "1".into(),
+            algorithm: SigningKey::ALGORITHM.into(),
+            secret: random_hex::<32>()?,
+            created_at: clock.now(),
+        })
+        .await?;
+    kept(store.signing_keys().await?)
+        .ok_or_else(|| StartError::Failed("the key that signs was not kept".into()))
+}
+
+async fn terminal(parts: &Arc<Parts>, action: &'static str) -> Result<Gate, StartError> {
+    let root = parts.store.root().await?;
+    let root = root.ok_or_else(|| StartError::Failed("the database has no root organization".into()))?;
+    Ok(Gate::new(Arc::clone(parts), Caller::at_terminal(parts, root), action))
+}
+
+/// Makes the root organization and an admin in a database without users. Cedar is asked about both.
+async fn first_admin(parts: &Arc<Parts>, config: &Config) -> Result<Option<FirstAdmin>, StartError> {
+    let failed = |problem: Problem| StartError::Failed(format!("the first admin cannot be made: {problem}"));
+    if parts.store.root().await?.is_none() {
+        make_root(parts).await?;
+    }
+    if parts.store.has_users().await? {
+        return Ok(None);
+    }
+    let email: Email = config.admin_email.parse().map_err(|error| ConfigError::new("admin_email", error))?;
+    let (password, random) = match &config.admin_password {
+        Some(password) => (password.clone(), None),
+        None => {
+            let password = SecretString::from(random_password()?);
+            (password.clone(), Some(password))
+        }
+    };
+    crate::authn::PasswordRules::check(&password)
+        .map_err(|error| ConfigError::new("admin_password", error))?;
+    let gate = terminal(parts, "createUser").await?;
+    let fields = json!({ "email": email, "password": password.expose_secret(), "role": "admin" });
+    users::add(&gate, resource::object(&fields)?).await.map_err(failed)?;
+    Ok(Some(FirstAdmin { email, random_password: random }))
+}
+
+async fn make_root(parts: &Arc<Parts>) -> Result<(), StartError> {
+    let id = Id::new(&parts.clock);
+    let path = OrgPath::root(id);
+    let fields =
+        json!({ "name": "root", "status": "active", "tags": [], "meta": {}, "path": path, "level": 0 });
+    let stamp = Stamp { id, organization: id, now: parts.clock.now() };
+    let mut row = resource::object(&fields)?;
+    for name in ["displayName", "email", "url", "country", "logo", "industry", "parent"] {
+        row.insert(name.into(), serde_json::Value::Null);
+    }
+    let row: Organization = resource::compose(&row, stamp)?;
+    let gate = Gate::new(Arc::clone(parts), Caller::at_terminal(parts, path.clone()), "createOrganization");
+    let failed =
+        |problem: Problem| StartError::Failed(format!("the root organization cannot be made: {problem}"));
+    let row = gate.decide_new(Undecided::new(row, path)).map_err(failed)?;
+    let work = parts.store.begin().await?;
+    work.insert(row).await?;
+    Ok(work.commit().await?)
+}

@@ -1,0 +1,94 @@
+//! API keys: `cg_<32 hex digits><checksum>`, which scanners can find where one has leaked, or the plain 32 hex digits
+//! of the seed's first example (decision 10).
+
+use super::secret::{self, SecretError, random_hex};
+use crate::values::{Invalid, word};
+use secrecy::{ExposeSecret, SecretString};
+use std::str::FromStr;
+
+word!(
+    /// What a key looks like: `cg_` with a checksum, or plain hex digits.
+    KeyFormat { Prefixed = "cg", Hex = "hex" }
+);
+
+const PREFIX: &str = "cg_";
+
+/// An API key, as a client holds it: 128 random bits.
+#[derive(Debug, Clone)]
+pub struct ApiKey(SecretString);
+
+impl ApiKey {
+    /// A new one.
+    pub fn new(format: KeyFormat) -> Result<Self, SecretError> {
+        let digits = random_hex::<16>()?;
+        Ok(Self(match format {
+            KeyFormat::Prefixed => format!("{PREFIX}{digits}{}", checksum(&digits)).into(),
+            KeyFormat::Hex => digits.into(),
+        }))
+    }
+
+    /// The hash under which it is kept.
+    pub fn hash(&self) -> String {
+        secret::hash(self.0.expose_secret())
+    }
+
+    /// The key itself, for whom it is made for.
+    pub fn expose(&self) -> &str {
+        self.0.expose_secret()
+    }
+
+    /// Its first characters, by which its owner can tell it from others.
+    pub fn hint(&self) -> String {
+        self.expose().chars().take(7).collect()
+    }
+}
+
+/// The CRC-32 of the digits, as 8 hex digits: tells a key from a slip of the pen without a look at the database.
+fn checksum(digits: &str) -> String {
+    format!("{:08x}", crc32fast::hash(digits.as_bytes()))
+}
+
+fn is_hex(text: &str) -> bool {
+    text.bytes().all(|digit| digit.is_ascii_digit() || (b'a'..=b'f').contains(&digit))
+}
+
+impl FromStr for ApiKey {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let formed = match text.strip_prefix(PREFIX) {
+            Some(rest) => {
+                is_hex(rest)
+                    && rest.len() == 40
+                    && rest.split_at_checked(32).is_some_and(|(digits, check)| checksum(digits) == check)
+            }
+            None => text.len() == 32 && is_hex(text),
+        };
+        if formed { Ok(Self(text.into())) } else { Err(Invalid::new("it is not an API key")) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_forms_are_read_as_they_are_written() {
+        for (format, length) in [(KeyFormat::Prefixed, 43), (KeyFormat::Hex, 32)] {
+            let key = ApiKey::new(format).unwrap();
+            assert_eq!(key.expose().len(), length);
+            assert_eq!(key.expose().parse::<ApiKey>().unwrap().hash(), key.hash());
+        }
+        assert!("94c70d470e391bdc16a8d8363b5d4891".parse::<ApiKey>().is_ok(), "the seed's example");
+    }
+
+    #[test]
+    fn a_key_with_a_wrong_digit_is_none() {
+        let key = ApiKey::new(KeyFormat::Prefixed).unwrap();
+        let digit = if key.expose().as_bytes()[10] == b'0' { "1" } else { "0" };
+        let mut wrong = key.expose().to_owned();
+        wrong.replace_range(10..11, digit);
+        assert!(wrong.parse::<ApiKey>().is_err());
+        assert!("cg_".parse::<ApiKey>().is_err());
+    }
+}

@@ -1,0 +1,16 @@
+//! Who is calling: access tokens, refresh tokens, API keys, passwords, and the keys that sign. Knows no database, no
+//! request and no policy.
+
+mod api_key;
+mod bearer;
+mod passwords;
+mod refresh;
+mod secret;
+mod tokens;
+
+pub use api_key::{ApiKey, KeyFormat};
+pub use bearer::Bearer;
+pub use passwords::{PasswordError, PasswordRules, Passwords};
+pub use refresh::RefreshToken;
+pub use secret::{SecretError, random_hex, random_password};
+pub use tokens::{Claims, Issued, SigningKey, TokenError, TokenKeys};

@@ -1,0 +1,71 @@
+//! Refresh tokens: `<userId>.<80 hex digits>` (decision 7).
+
+use super::secret::{self, SecretError, random_hex};
+use crate::values::{Id, Invalid};
+use secrecy::{ExposeSecret, SecretString};
+use std::str::FromStr;
+
+/// A refresh token, as a client holds it. It is kept as a hash of the whole of it, so a part of it matches nothing.
+#[derive(Debug, Clone)]
+pub struct RefreshToken {
+    user: Id,
+    text: SecretString,
+}
+
+impl RefreshToken {
+    /// A new one for this user.
+    pub fn new(user: Id) -> Result<Self, SecretError> {
+        Ok(Self { user, text: format!("{user}.{}", random_hex::<40>()?).into() })
+    }
+
+    /// Whose it says it is.
+    pub fn user(&self) -> Id {
+        self.user
+    }
+
+    /// The hash under which it is kept.
+    pub fn hash(&self) -> String {
+        secret::hash(self.text.expose_secret())
+    }
+
+    /// The token itself, for whom it is issued to.
+    pub fn expose(&self) -> &str {
+        self.text.expose_secret()
+    }
+}
+
+impl FromStr for RefreshToken {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        // The message does not repeat what was sent: it may be most of a good token.
+        let malformed = || Invalid::new("a refresh token is a user id, a dot and 80 hex digits");
+        let (user, rest) = text.split_once('.').ok_or_else(malformed)?;
+        let is_hex = |digit: u8| digit.is_ascii_digit() || (b'a'..=b'f').contains(&digit);
+        if rest.len() != 80 || !text.bytes().all(|byte| byte == b'.' || is_hex(byte)) {
+            return Err(malformed());
+        }
+        Ok(Self { user: user.parse().map_err(|_| malformed())?, text: text.into() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_read_as_it_is_written_and_never_by_a_part_of_it() {
+        let token = RefreshToken::new(Id::EXAMPLE).unwrap();
+        let text = token.expose();
+        assert_eq!(text.len(), 24 + 1 + 80);
+        let read: RefreshToken = text.parse().unwrap();
+        assert_eq!((read.user(), read.hash()), (Id::EXAMPLE, token.hash()));
+        for end in 0..text.len() {
+            assert!(text[..end].parse::<RefreshToken>().is_err());
+        }
+        // The seed's samples: one whole, two cut short.
+        let seed = "599e1fcd9da1c72645c95886.28167e54e423275c0d948ce2efcaa481d4ab229ea53800502c26adae924a217f924fe2ba343d78ac";
+        assert!(seed.parse::<RefreshToken>().is_ok());
+        assert!("599e1fcd9da1c72645c95886.28167e54e423275c0d948".parse::<RefreshToken>().is_err());
+    }
+}

@@ -1,0 +1,517 @@
+//! Everything that decides: schema, policies and data, read from their directories, validated, linted, and given a
+//! version. What is wrong is told with file and line, all of it at once.
+
+use super::Scope;
+use super::facts::SCOPE;
+use crate::values::quoted;
+use cedar_policy::{
+    Effect, Entities, Entity, EntityUid, Policy, PolicyId, PolicySet, Schema, SchemaFragment, ValidationMode,
+    Validator,
+};
+use miette::Diagnostic;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// Where the files are. Each directory is read as it stands, without those below it.
+#[derive(Debug, Clone)]
+pub struct Sources {
+    /// Directories with `*.cedarschema`.
+    pub schema: Vec<PathBuf>,
+    /// Directories with `*.cedar` and with entity data, `*.json`.
+    pub policies: Vec<PathBuf>,
+}
+
+/// What is known of a policy besides what it says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct About {
+    /// Its `@id`.
+    pub id: String,
+    /// Its `@doc`.
+    pub doc: Option<String>,
+    /// Whether it permits or forbids.
+    pub permits: bool,
+    /// The file that it stands in.
+    pub file: String,
+    /// The line of its `@id`, from 1.
+    pub line: usize,
+}
+
+/// Schema, policies and data that fit together.
+#[derive(Debug)]
+pub struct Bundle {
+    pub(super) schema: Schema,
+    pub(super) policies: PolicySet,
+    pub(super) data: Vec<Entity>,
+    pub(super) contexts: BTreeMap<EntityUid, BTreeSet<String>>,
+    about: BTreeMap<String, About>,
+    version: String,
+}
+
+/// Something that is wrong with a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// The file, or the directory.
+    pub file: String,
+    /// The line, from 1, where it can be told.
+    pub line: Option<usize>,
+    /// What is wrong.
+    pub message: String,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            Some(line) => write!(f, "{}:{line}: {}", self.file, self.message),
+            None => write!(f, "{}: {}", self.file, self.message),
+        }
+    }
+}
+
+/// Why a bundle cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.iter().map(Fault::to_string).collect::<Vec<_>>().join("\n"))]
+pub struct BundleError(pub Vec<Fault>);
+
+/// A file as it was read.
+struct Source {
+    name: String,
+    text: String,
+}
+
+impl Source {
+    fn fault(&self, line: Option<usize>, message: impl fmt::Display) -> Fault {
+        Fault { file: self.name.clone(), line, message: message.to_string() }
+    }
+
+    /// The line at this byte, from 1.
+    fn line_at(&self, offset: usize) -> usize {
+        self.text.bytes().take(offset).filter(|byte| *byte == b'\n').count() + 1
+    }
+
+    /// What a diagnosis of Cedar says, with the line that it points at.
+    fn diagnosed(&self, diagnostic: &dyn Diagnostic) -> Fault {
+        let offset = diagnostic.labels().and_then(|mut labels| labels.next()).map(|label| label.offset());
+        let mut message = diagnostic.to_string();
+        let mut source = std::error::Error::source(diagnostic);
+        while let Some(cause) = source {
+            let cause_text = cause.to_string();
+            if !message.contains(&cause_text) {
+                message = format!("{message}: {cause_text}");
+            }
+            source = cause.source();
+        }
+        if let Some(help) = diagnostic.help() {
+            message = format!("{message} ({help})");
+        }
+        self.fault(offset.map(|offset| self.line_at(offset)), message)
+    }
+}
+
+/// Collects faults, so that all of them are told.
+#[derive(Default)]
+struct Faults(Vec<Fault>);
+
+impl Faults {
+    fn keep<T>(&mut self, result: Result<T, Fault>) -> Option<T> {
+        result.map_err(|fault| self.0.push(fault)).ok()
+    }
+
+    fn check(&mut self) -> Result<(), BundleError> {
+        if self.0.is_empty() { Ok(()) } else { Err(BundleError(std::mem::take(&mut self.0))) }
+    }
+}
+
+impl Bundle {
+    /// Reads and checks everything.
+    pub fn read(sources: &Sources) -> Result<Self, BundleError> {
+        let mut faults = Faults::default();
+        let schemas = read_all(&sources.schema, "cedarschema", &mut faults);
+        let policies = read_all(&sources.policies, "cedar", &mut faults);
+        let data = read_all(&sources.policies, "json", &mut faults);
+        faults.check()?;
+        let version = version(&[&schemas, &policies, &data]);
+
+        let (schema, contexts) = read_schema(&schemas, &mut faults)?;
+        let (policies, about) = read_policies(&policies, &schema, &mut faults);
+        let data = read_data(&data, &schema, &mut faults);
+        lint(&policies, &about, &data, &mut faults);
+        faults.check()?;
+        Ok(Self { schema, policies, data, contexts, about, version })
+    }
+
+    /// A hash over all of it: two bundles with the same version decide alike.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// What is known of the policies, in the order of their ids.
+    pub fn policies(&self) -> impl Iterator<Item = &About> {
+        self.about.values()
+    }
+
+    /// What is known of the policy with this id.
+    pub fn policy(&self, id: &str) -> Option<&About> {
+        self.about.get(id)
+    }
+
+    /// The names of all actions: an action of the empty namespace by its id, any other by its whole name.
+    pub fn actions(&self) -> BTreeSet<String> {
+        self.schema.actions().map(action_name).collect()
+    }
+}
+
+/// What an action is called: by its id in the empty namespace, else by its whole name.
+pub(super) fn action_name(action: &EntityUid) -> String {
+    if action.type_name().namespace().is_empty() {
+        action.id().unescaped().to_owned()
+    } else {
+        action.to_string()
+    }
+}
+
+fn read_all(directories: &[PathBuf], extension: &str, faults: &mut Faults) -> Vec<Source> {
+    directories
+        .iter()
+        .flat_map(|directory| faults.keep(read_directory(directory, extension)))
+        .flatten()
+        .collect()
+}
+
+fn read_directory(directory: &Path, extension: &str) -> Result<Vec<Source>, Fault> {
+    let unreadable = |path: &Path, error: std::io::Error| Fault {
+        file: path.display().to_string(),
+        line: None,
+        message: format!("it cannot be read: {error}"),
+    };
+    let mut paths = Vec::new();
+    for entry in std::fs::read_dir(directory).map_err(|error| unreadable(directory, error))? {
+        let path = entry.map_err(|error| unreadable(directory, error))?.path();
+        if path.is_file() && path.extension().is_some_and(|found| found == extension) {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    paths
+        .into_iter()
+        .map(|path| {
+            let text = std::fs::read_to_string(&path).map_err(|error| unreadable(&path, error))?;
+            Ok(Source { name: path.display().to_string(), text })
+        })
+        .collect()
+}
+
+fn version(files: &[&Vec<Source>]) -> String {
+    let mut hash = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+    for file in files.iter().copied().flatten() {
+        // The name of the file only: the same files elsewhere are the same version.
+        let name = Path::new(&file.name).file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+        for part in [name.as_ref(), file.text.as_str()] {
+            hash.update(&part.len().to_be_bytes());
+            hash.update(part.as_bytes());
+        }
+    }
+    hash.finish().as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+type Contexts = BTreeMap<EntityUid, BTreeSet<String>>;
+
+fn read_schema(files: &[Source], faults: &mut Faults) -> Result<(Schema, Contexts), BundleError> {
+    let mut fragments = Vec::new();
+    for file in files {
+        match SchemaFragment::from_cedarschema_str(&file.text) {
+            Ok((fragment, warnings)) => {
+                faults.0.extend(warnings.map(|warning| file.diagnosed(&warning)));
+                fragments.push(fragment);
+            }
+            Err(error) => faults.0.push(file.diagnosed(&error)),
+        }
+    }
+    faults.check()?;
+    let whole = |error: &dyn fmt::Display| {
+        let names: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
+        BundleError(vec![Fault { file: names.join(", "), line: None, message: error.to_string() }])
+    };
+    if files.is_empty() {
+        return Err(BundleError(vec![Fault {
+            file: "schema".into(),
+            line: None,
+            message: "none of the schema directories has a *.cedarschema file".into(),
+        }]));
+    }
+    let schema = Schema::from_schema_fragments(fragments).map_err(|error| whole(&error))?;
+    let all: Vec<&str> = files.iter().map(|file| file.text.as_str()).collect();
+    let (json, _) = cedar_policy::schema_str_to_json_with_resolved_types(&all.join("\n"))
+        .map_err(|error| whole(&error))?;
+    let contexts = schema.actions().map(|action| (action.clone(), context_fields(&json, action))).collect();
+    Ok((schema, contexts))
+}
+
+/// The names that an action's context declares. The schema in JSON form has them inline or as a common type.
+fn context_fields(schema: &Value, action: &EntityUid) -> BTreeSet<String> {
+    let namespace = action.type_name().namespace();
+    let mut context = schema.get(&namespace).and_then(|space| {
+        space.get("actions")?.get(action.id().unescaped())?.get("appliesTo")?.get("context")
+    });
+    // A common type may stand for another one, but not for itself: the schema has been checked.
+    while let Some(shape) = context {
+        if let Some(fields) = shape.get("attributes").and_then(Value::as_object) {
+            return fields.keys().cloned().collect();
+        }
+        let name =
+            shape.get("name").or_else(|| shape.get("type")).and_then(Value::as_str).unwrap_or_default();
+        let (space, name) = name.rsplit_once("::").unwrap_or(("", name));
+        context = schema.get(space).and_then(|space| space.get("commonTypes")?.get(name));
+    }
+    BTreeSet::new()
+}
+
+fn read_policies(
+    files: &[Source],
+    schema: &Schema,
+    faults: &mut Faults,
+) -> (PolicySet, BTreeMap<String, About>) {
+    let mut all = PolicySet::new();
+    let mut about: BTreeMap<String, About> = BTreeMap::new();
+    let mut sources = HashMap::new();
+    for file in files {
+        let parsed: PolicySet = match file.text.parse() {
+            Ok(parsed) => parsed,
+            Err(error) => {
+                let error: cedar_policy::ParseErrors = error;
+                faults.0.extend(error.iter().map(|error| file.diagnosed(error)));
+                continue;
+            }
+        };
+        if parsed.num_of_templates() > 0 {
+            faults.0.push(
+                file.fault(None, "it has a template (?principal or ?resource); write a policy instead"),
+            );
+        }
+        for policy in parsed.policies() {
+            let Some(found) = faults.keep(about_policy(file, policy)) else { continue };
+            if let Some(first) = about.get(&found.id) {
+                let message =
+                    format!("the id {:?} is taken: {}:{} has it already", found.id, first.file, first.line);
+                faults.0.push(file.fault(Some(found.line), message));
+                continue;
+            }
+            if let Err(error) = all.add(policy.new_id(PolicyId::new(&found.id))) {
+                faults.0.push(file.fault(Some(found.line), error));
+            }
+            sources.insert(found.id.clone(), file);
+            about.insert(found.id.clone(), found);
+        }
+    }
+    // Level 1: a policy reads the attributes of principal and resource, and not those of what they name in turn, which
+    // are not there when it is asked.
+    let checked = Validator::new(schema.clone()).validate_with_level(&all, ValidationMode::Strict, 1);
+    let errors = checked.validation_errors().map(|error| (error.policy_id(), error as &dyn Diagnostic));
+    let warnings =
+        checked.validation_warnings().map(|warning| (warning.policy_id(), warning as &dyn Diagnostic));
+    for (id, problem) in errors.chain(warnings) {
+        let id: &str = id.as_ref();
+        let (Some(file), Some(found)) = (sources.get(id), about.get(id)) else { continue };
+        let fault = file.diagnosed(problem);
+        faults.0.push(Fault { line: fault.line.or(Some(found.line)), ..fault });
+    }
+    (all, about)
+}
+
+fn about_policy(file: &Source, policy: &Policy) -> Result<About, Fault> {
+    let start = policy.to_string();
+    let Some(id) = policy.annotation("id").filter(|id| !id.is_empty()) else {
+        let head = start.lines().find(|line| !line.starts_with('@')).unwrap_or_default();
+        return Err(
+            file.fault(None, format!("the policy that begins with {} has no @id(\"…\")", quoted(head)))
+        );
+    };
+    let annotation = format!("@id({id:?})");
+    Ok(About {
+        id: id.to_owned(),
+        doc: policy.annotation("doc").map(str::to_owned),
+        permits: policy.effect() == Effect::Permit,
+        file: file.name.clone(),
+        line: file.text.find(&annotation).map_or(1, |offset| file.line_at(offset)),
+    })
+}
+
+fn read_data(files: &[Source], schema: &Schema, faults: &mut Faults) -> Vec<Entity> {
+    let mut all: Vec<Entity> = Vec::new();
+    let mut known: HashMap<EntityUid, &Source> = HashMap::new();
+    for file in files {
+        match Entities::from_json_str(&file.text, Some(schema)) {
+            Ok(entities) => {
+                // Parsing with the schema adds its actions, which are no data.
+                for entity in entities.iter().filter(|entity| entity.uid().type_name().basename() != "Action")
+                {
+                    if let Some(first) = known.insert(entity.uid(), file) {
+                        let message = format!("{} stands in {} already", entity.uid(), first.name);
+                        faults.0.push(file.fault(None, message));
+                    }
+                    all.push(entity.clone());
+                }
+            }
+            Err(error) => faults.0.push(file.diagnosed(&error)),
+        }
+    }
+    // What one file names as a parent may stand in another.
+    if let Err(error) = Entities::from_entities(all.clone(), None) {
+        faults.0.push(Fault { file: "data".into(), line: None, message: error.to_string() });
+    }
+    let names: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
+    let place = |message: String| Fault { file: names.join(", "), line: None, message };
+    let scopes: HashSet<EntityUid> =
+        known.into_keys().filter(|uid| uid.type_name().to_string() == SCOPE).collect();
+    for scope in Scope::ALL {
+        if !scopes.iter().any(|uid| uid.id().unescaped() == scope.as_str()) {
+            faults.0.push(place(format!("the entity {SCOPE}::\"{scope}\" is missing")));
+        }
+    }
+    for uid in scopes {
+        if uid.id().unescaped().parse::<Scope>().is_err() {
+            faults.0.push(place(format!("{uid} is not a scope; the scopes are guest, agent, bot and admin")));
+        }
+    }
+    all
+}
+
+/// Strict validation lets `Scope::"agnet"` pass: an entity literal of a type that the data lists must be in that list.
+fn lint(policies: &PolicySet, about: &BTreeMap<String, About>, data: &[Entity], faults: &mut Faults) {
+    let uids: HashSet<EntityUid> = data.iter().map(Entity::uid).collect();
+    for policy in policies.policies() {
+        let Some(about) = about.get::<str>(policy.id().as_ref()) else { continue };
+        for literal in policy.entity_literals() {
+            let same_type = |uid: &&EntityUid| uid.type_name() == literal.type_name();
+            let mut listed: Vec<String> = uids.iter().filter(same_type).map(EntityUid::to_string).collect();
+            if listed.is_empty() || uids.contains(&literal) {
+                continue;
+            }
+            listed.sort();
+            faults.0.push(Fault {
+                file: about.file.clone(),
+                line: Some(about.line),
+                message: format!("{literal} is not in the data, which has {}", listed.join(", ")),
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A copy of the service's own files, with `change` made to the text of `file`.
+    fn changed(file: &str, change: impl Fn(&str) -> String) -> Result<Bundle, BundleError> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let copy = tempfile::tempdir().unwrap();
+        for name in ["schema", "policies"] {
+            std::fs::create_dir(copy.path().join(name)).unwrap();
+            for entry in std::fs::read_dir(root.join(name)).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_file() {
+                    std::fs::copy(&path, copy.path().join(name).join(path.file_name().unwrap())).unwrap();
+                }
+            }
+        }
+        let path = copy.path().join(file);
+        let old = std::fs::read_to_string(&path).unwrap_or_default();
+        std::fs::write(&path, change(&old)).unwrap();
+        let (schema, policies) = (copy.path().join("schema"), copy.path().join("policies"));
+        Bundle::read(&Sources { schema: vec![schema], policies: vec![policies] })
+    }
+
+    fn fault(file: &str, change: impl Fn(&str) -> String) -> String {
+        let error = changed(file, change).unwrap_err();
+        let all = error.to_string();
+        // Without the directory, which is another one each time.
+        all.lines()
+            .map(|line| line.rsplit_once("policies/").map_or(line, |(_, rest)| rest))
+            .collect::<Vec<_>>()
+            .join("\n")
+    }
+
+    #[test]
+    fn the_policies_are_whole() {
+        let bundle = changed("policies/scopes.cedar", str::to_owned).unwrap();
+        let admin = bundle.policy("admin").unwrap();
+        assert!(admin.permits && admin.file.ends_with("scopes.cedar") && admin.line > 1);
+        assert!(bundle.contexts.values().all(|fields| fields.contains("credential")));
+    }
+
+    #[test]
+    fn any_change_is_another_version() {
+        let same = changed("policies/scopes.cedar", str::to_owned).unwrap();
+        let again = changed("policies/scopes.cedar", str::to_owned).unwrap();
+        assert_eq!(same.version(), again.version());
+        for file in ["policies/scopes.cedar", "policies/scopes.json", "schema/cedargate.cedarschema"] {
+            let other = changed(file, |text| format!("{text}\n")).unwrap();
+            assert_ne!(same.version(), other.version(), "{file}");
+        }
+    }
+
+    #[test]
+    fn a_slip_in_a_scope_is_found_with_file_and_line() {
+        let found = fault("policies/self.cedar", |text| text.replace("Scope::\"admin\"", "Scope::\"admni\""));
+        assert!(
+            found.starts_with("self.cedar:") && found.contains("Scope::\"admni\" is not in the data"),
+            "{found}"
+        );
+    }
+
+    #[test]
+    fn two_policies_with_one_id_are_refused() {
+        let twice = "@id(\"admin\")\npermit (principal, action == Action::\"fetchForm\", resource);";
+        let found = fault("policies/more.cedar", |_| twice.to_owned());
+        // Files are read in the order of their names.
+        assert!(
+            found.starts_with("scopes.cedar:") && found.contains("more.cedar:1 has it already"),
+            "{found}"
+        );
+    }
+
+    #[test]
+    fn a_policy_without_an_id_is_refused() {
+        let found = fault("policies/more.cedar", |_| "permit (principal, action, resource);".to_owned());
+        assert!(found.starts_with("more.cedar: ") && found.contains("has no @id"), "{found}");
+    }
+
+    #[test]
+    fn what_does_not_parse_or_validate_is_told_with_its_line() {
+        let found = fault("policies/more.cedar", |_| "@id(\"a\")\npermit (principal,, resource);".to_owned());
+        assert!(found.starts_with("more.cedar:2: "), "{found}");
+        let unknown =
+            "@id(\"a\")\npermit (\n  principal,\n  action == Action::\"fetchFrom\",\n  resource\n);";
+        let found = fault("policies/more.cedar", |_| unknown.to_owned());
+        assert!(found.starts_with("more.cedar:4: ") && found.contains("fetchFrom"), "{found}");
+        let never =
+            "@id(\"a\")\npermit (principal, action == Action::\"fetchForm\", resource)\nwhen { 1 == 2 };";
+        let found = fault("policies/more.cedar", |_| never.to_owned());
+        assert!(found.starts_with("more.cedar:"), "a warning is an error: {found}");
+    }
+
+    #[test]
+    fn a_policy_reads_no_attribute_of_what_an_attribute_names() {
+        let deep = "@id(\"a\")\npermit (principal, action == Action::\"fetchForm\", resource)\n\
+                    when { principal.organization.level == 0 };";
+        let found = fault("policies/more.cedar", |_| deep.replace("level", "level").replace(" == 0", " > 0"));
+        assert!(found.starts_with("more.cedar:"), "{found}");
+    }
+
+    #[test]
+    fn the_cascade_is_whole() {
+        let found = fault("policies/scopes.json", |text| text.replace("\"guest\"", "\"gast\""));
+        assert!(
+            found.contains("Scope::\"guest\" is missing") && found.contains("Scope::\"gast\" is not a scope"),
+            "{found}"
+        );
+    }
+
+    #[test]
+    fn a_missing_directory_is_named() {
+        let nowhere = vec![PathBuf::from("no/such/directory")];
+        let error = Bundle::read(&Sources { schema: nowhere.clone(), policies: nowhere }).unwrap_err();
+        assert!(error.to_string().starts_with("no/such/directory: it cannot be read"), "{error}");
+    }
+}

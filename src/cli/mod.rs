@@ -1,0 +1,182 @@
+//! The command line: one file a subcommand. Whatever it does to the data, it does through the same gate as a request.
+
+mod key;
+mod policy;
+mod serve;
+mod user;
+
+use crate::app::StartError;
+use crate::config::Config;
+use crate::http::Problem;
+use clap::{Parser, Subcommand};
+use std::fmt;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// An authorization service: tokens, the nine resources of a conversation platform, and decisions by Cedar policies.
+#[derive(Debug, Parser)]
+#[command(name = "cedargate", version, about, after_long_help = AFTER_HELP)]
+struct Cli {
+    /// Read the settings from this TOML file [default: cedargate.toml, if it is there]
+    #[arg(long, short, global = true, env = "CEDARGATE_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+const AFTER_HELP: &str = "\
+Settings, from the file (in small letters, without the prefix) and from the environment, which goes first:
+  CEDARGATE_LISTEN                where to listen                        [127.0.0.1:8080]
+  CEDARGATE_DATABASE_URL          sqlite://file or postgres://…          [sqlite://cedargate.db]
+  CEDARGATE_DATABASE_CONNECTIONS  connections to the database at most    [10]
+  CEDARGATE_POLICIES              directories with *.cedar and *.json, separated by commas  [policies]
+  CEDARGATE_SCHEMA                directories with *.cedarschema         [schema]
+  CEDARGATE_ACCESS_TTL            seconds that an access token is good   [86400]
+  CEDARGATE_REFRESH_TTL           seconds that a refresh token is good   [2592000]
+  CEDARGATE_EXPIRED_STATUS        answer to an expired token: 403 or 401 [403]
+  CEDARGATE_JWT_SECRET            the key that signs access tokens, at least 32 random bytes  [made and kept]
+  CEDARGATE_PUBLIC_URL            the address under which clients reach the service
+  CEDARGATE_ADMIN_EMAIL           the first admin                        [admin@example.com]
+  CEDARGATE_ADMIN_PASSWORD        its password                           [a random one, printed once]
+  CEDARGATE_PASSWORD_WORKERS      passwords that are checked at the same time  [processors]
+  CEDARGATE_WORKERS               threads that answer requests           [processors]
+  CEDARGATE_LOG                   error, warn, info, debug, or a filter  [info]
+  CEDARGATE_LOG_FORMAT            text or json                           [text]
+CEDARGATE_DATABASE_URL, CEDARGATE_JWT_SECRET and CEDARGATE_ADMIN_PASSWORD may stand in a file of which
+CEDARGATE_DATABASE_URL_FILE and so on is the name.
+
+Exit codes:
+  0  done, or what was checked is as it should be
+  1  it could not be done; the reason is on standard error
+  2  the command line is wrong
+  3  what was checked is not as it should be: policies that do not validate, a case that fails, a stale file
+
+Examples:
+  cedargate                                        serve
+  cedargate user add --email ada@example.com --role agent
+  cedargate key add --user ada@example.com --name import --scope agent
+  cedargate policy check && cedargate policy test && cedargate policy matrix --check";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve (what happens without a command, too)
+    Serve,
+    /// Look after users
+    #[command(subcommand)]
+    User(user::Command),
+    /// Look after API keys
+    #[command(subcommand)]
+    Key(key::Command),
+    /// Look after the policies; needs no database
+    #[command(subcommand)]
+    Policy(policy::Command),
+    /// Write the OpenAPI document
+    Openapi {
+        /// To this file instead of the terminal
+        #[arg(long, short, value_name = "FILE")]
+        output: Option<PathBuf>,
+        /// Write nothing, but compare: exit 3 if the file is not what would be written
+        #[arg(long, requires = "output")]
+        check: bool,
+    },
+}
+
+/// Why a command ended without doing what it was told.
+#[derive(Debug)]
+enum Failure {
+    /// It could not be done.
+    Failed(String),
+    /// What was checked is not as it should be.
+    Found(String),
+}
+
+impl<E: Into<StartError>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into().to_string())
+    }
+}
+
+impl Failure {
+    fn failed(error: impl ToString) -> Self {
+        Self::Failed(error.to_string())
+    }
+
+    fn problem(problem: &Problem) -> Self {
+        Self::Failed(problem.detail.clone())
+    }
+}
+
+type Outcome = Result<(), Failure>;
+
+/// Runs the command that the arguments of the process name.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    match dispatch(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Failed(message)) => {
+            let _ = writeln!(std::io::stderr(), "cedargate: {message}");
+            ExitCode::from(1)
+        }
+        Err(Failure::Found(message)) => {
+            let _ = writeln!(std::io::stderr(), "{message}");
+            ExitCode::from(3)
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> Outcome {
+    if let Some(Command::Openapi { output, check }) = cli.command {
+        let document = crate::http::openapi::document(&crate::api::all());
+        return write_or_check(output, check, &crate::http::openapi::text(&document));
+    }
+    let config = Config::load(cli.config.as_deref())?;
+    match cli.command {
+        None | Some(Command::Serve) => serve::run(&config),
+        Some(Command::User(command)) => user::run(&config, command),
+        Some(Command::Key(command)) => key::run(&config, command),
+        Some(Command::Policy(command)) => policy::run(&config, command),
+        Some(Command::Openapi { .. }) => Ok(()),
+    }
+}
+
+/// A line on the terminal.
+fn say(line: impl fmt::Display) {
+    // A reader that has gone away (`| head`) is no failure.
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// Writes a generated text, or compares it with the file.
+fn write_or_check(file: Option<PathBuf>, check: bool, text: &str) -> Outcome {
+    let Some(file) = file else {
+        say(text.trim_end());
+        return Ok(());
+    };
+    let name = file.display();
+    if !check {
+        return std::fs::write(&file, text).map_err(|error| Failure::failed(format!("{name}: {error}")));
+    }
+    let found =
+        std::fs::read_to_string(&file).map_err(|error| Failure::failed(format!("{name}: {error}")))?;
+    if found == text {
+        return Ok(());
+    }
+    let line = found.lines().zip(text.lines()).take_while(|(old, new)| old == new).count() + 1;
+    Err(Failure::Found(format!("{name}:{line}: it is stale; write it again without --check")))
+}
+
+/// Runs something that waits.
+fn block_on<T>(future: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    actix_web::rt::System::new().block_on(future)
+}
+
+/// A password from the first line of standard input, so that it stands in no list of processes.
+fn password_from_stdin() -> Result<secrecy::SecretString, Failure> {
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line).map_err(Failure::failed)?;
+    let password = line.trim_end_matches(['\r', '\n']);
+    if password.is_empty() {
+        return Err(Failure::failed("there is no password on standard input"));
+    }
+    Ok(password.to_owned().into())
+}

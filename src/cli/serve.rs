@@ -1,0 +1,62 @@
+//! `cedargate serve`.
+
+use super::{Failure, Outcome, block_on, say};
+use crate::app::{App, StartError};
+use crate::config::{Config, ConfigError, LogFormat};
+use crate::values::Clock;
+use secrecy::ExposeSecret;
+use std::net::TcpListener;
+use tracing_subscriber::EnvFilter;
+
+pub(super) fn run(config: &Config) -> Outcome {
+    log(config)?;
+    block_on(async {
+        let listener = TcpListener::bind(&config.listen).map_err(|error| {
+            StartError::Listen(ConfigError::new(
+                "listen",
+                format!("cannot listen on {:?}: {error}", config.listen),
+            ))
+        })?;
+        let app = App::open(config, Clock::system()).await?;
+        let address = listener.local_addr().map_err(Failure::failed)?;
+        greet(&app, &format!("http://{address}"));
+        app.serve(listener).map_err(Failure::failed)?.await.map_err(Failure::failed)
+    })
+}
+
+fn log(config: &Config) -> Outcome {
+    let filter = EnvFilter::try_new(&config.log).map_err(|error| ConfigError::new("log", error))?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match config.log_format {
+        LogFormat::Text => builder.with_target(false).init(),
+        LogFormat::Json => builder.json().init(),
+    }
+    Ok(())
+}
+
+fn greet(app: &App, base: &str) {
+    say(format_args!("Cedargate {} listens on {base}", env!("CARGO_PKG_VERSION")));
+    say(format_args!("  documentation   {base}/docs"));
+    let policies = app.parts.engine.bundle();
+    say(format_args!(
+        "  policies        version {}, {} of them",
+        policies.version(),
+        policies.policies().count()
+    ));
+    let Some(admin) = &app.first_admin else { return };
+    say(format_args!(
+        "\nThis database is new. It has one user, an admin:\n  email           {}",
+        admin.email
+    ));
+    let password = match &admin.random_password {
+        Some(password) => {
+            say(format_args!("  password        {}   (shown this once)", password.expose_secret()));
+            password.expose_secret()
+        }
+        None => "…",
+    };
+    say(format_args!(
+        "\nTo log in:\n  curl {base}/v2/auth/token -H 'Content-Type: application/json' \\\n    -d '{{\"email\": \"{}\", \"password\": \"{password}\"}}'",
+        admin.email
+    ));
+}

@@ -1,0 +1,118 @@
+//! `cedargate user`.
+
+use super::{Failure, Outcome, block_on, password_from_stdin, say};
+use crate::api::users::{self, User};
+use crate::app::App;
+use crate::authn::random_password;
+use crate::authz::Scope;
+use crate::config::Config;
+use crate::http::Problem;
+use crate::store::ListQuery;
+use crate::values::{Clock, Email, Id};
+use clap::Subcommand;
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::{Map, Value, json};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Make a user; prints its id, and its password if that is a random one
+    Add {
+        /// What it logs in with
+        #[arg(long)]
+        email: Email,
+        /// guest, agent, bot or admin
+        #[arg(long, default_value = "guest")]
+        role: Scope,
+        /// Its organization; the root if none
+        #[arg(long, value_name = "ID")]
+        organization: Option<Id>,
+        /// Its given name
+        #[arg(long)]
+        given_name: Option<String>,
+        /// Its family name
+        #[arg(long)]
+        family_name: Option<String>,
+        /// Read the password from standard input instead of making a random one
+        #[arg(long)]
+        password_stdin: bool,
+    },
+    /// List the users: id, role, status, email
+    List,
+    /// Give a user another password, from standard input
+    SetPassword {
+        /// The user's address
+        #[arg(long)]
+        email: Email,
+    },
+}
+
+pub(super) fn run(config: &Config, command: Command) -> Outcome {
+    block_on(async {
+        let app = App::open(config, Clock::system()).await?;
+        match command {
+            Command::Add { email, role, organization, given_name, family_name, password_stdin } => {
+                let random = if password_stdin { None } else { Some(SecretString::from(random_password()?)) };
+                let password = match &random {
+                    Some(password) => password.clone(),
+                    None => password_from_stdin()?,
+                };
+                let mut fields = Map::new();
+                let mut set = |name: &str, value: Value| fields.insert(name.into(), value);
+                set("email", json!(email));
+                set("role", json!(role));
+                set("password", password.expose_secret().into());
+                for (name, value) in [
+                    ("organization", organization.map(|id| json!(id))),
+                    ("givenName", given_name.map(Value::String)),
+                    ("familyName", family_name.map(Value::String)),
+                ] {
+                    value.into_iter().for_each(|value| drop(set(name, value)));
+                }
+                let gate = app.terminal("createUser").await?;
+                let user = users::add(&gate, fields).await.map_err(|problem| Failure::problem(&problem))?;
+                say(user.id);
+                if let Some(password) = random {
+                    say(password.expose_secret());
+                }
+                Ok(())
+            }
+            Command::List => list(&app).await.map_err(|problem| Failure::problem(&problem)),
+            Command::SetPassword { email } => {
+                let id = user_id(&app, &email).await?;
+                let password = password_from_stdin()?;
+                let patch = Map::from_iter([("password".to_owned(), password.expose_secret().into())]);
+                let gate = app.terminal("updateUser").await?;
+                let changed = users::change(&gate, &id.to_string(), patch).await;
+                changed.map(|_| ()).map_err(|problem| Failure::problem(&problem))
+            }
+        }
+    })
+}
+
+/// The user with this address.
+pub(super) async fn user_id(app: &App, email: &Email) -> Result<Id, Failure> {
+    let account = app.parts.store.account_by_email(email).await?;
+    account.map(|account| account.id).ok_or_else(|| Failure::failed(format!("there is no user {email}")))
+}
+
+async fn list(app: &App) -> Result<(), Problem> {
+    let gate = app.terminal("listUsers").await.map_err(Problem::internal)?;
+    let within = gate.listable(None).await?;
+    let mut query = ListQuery { limit: 1000, ..ListQuery::default() };
+    loop {
+        let page = app.parts.store.list::<User>(&within, &query).await?;
+        for user in &page.items {
+            say(format_args!(
+                "{}  {:5}  {:7}  {}",
+                user.id,
+                user.role.as_str(),
+                user.status.to_string(),
+                user.email
+            ));
+        }
+        query.offset += query.limit;
+        if query.offset >= page.total {
+            return Ok(());
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! The settings: from a TOML file and from `CEDARGATE_*`, the environment winning. Knows nothing of what they are for.
+
+use secrecy::SecretString;
+use serde::{Deserialize, Deserializer};
+use std::path::{Path, PathBuf};
+
+/// The prefix of the settings in the environment.
+const PREFIX: &str = "CEDARGATE";
+
+/// The file that is read if no other is named and it is there.
+pub const DEFAULT_FILE: &str = "cedargate.toml";
+
+/// The settings. In the file they have these names, in the environment the same in capitals after `CEDARGATE_`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where to listen: an address or host name and a port.
+    pub listen: String,
+    /// `sqlite://file` or `postgres://user:password@host/database`.
+    pub database_url: SecretString,
+    /// How many connections to the database at most.
+    pub database_connections: u32,
+    /// Directories with policies and entity data.
+    #[serde(deserialize_with = "paths")]
+    pub policies: Vec<PathBuf>,
+    /// Directories with schemas.
+    #[serde(deserialize_with = "paths")]
+    pub schema: Vec<PathBuf>,
+    /// How long an access token is good, in seconds.
+    pub access_ttl: u64,
+    /// How long a refresh token is good, in seconds.
+    pub refresh_ttl: u64,
+    /// The status that an expired access token is answered with: 403, as the seed says, or 401.
+    pub expired_status: u16,
+    /// The key that signs access tokens, at least 32 bytes; made and kept in the database if nothing is said.
+    pub jwt_secret: Option<SecretString>,
+    /// The address under which clients reach the service. It is the issuer of the access tokens, too.
+    pub public_url: Option<String>,
+    /// The address of the first admin.
+    pub admin_email: String,
+    /// The password of the first admin; a random one if nothing is said.
+    pub admin_password: Option<SecretString>,
+    /// How many passwords are hashed at the same time; as many as there are processors if nothing is said.
+    pub password_workers: Option<usize>,
+    /// How many threads answer requests; as many as there are processors if nothing is said.
+    pub workers: Option<usize>,
+    /// What is logged: `error`, `warn`, `info`, `debug`, or a filter such as `info,cedargate=debug`.
+    pub log: String,
+    /// How the log is written: `text` or `json`.
+    pub log_format: LogFormat,
+}
+
+/// How the log is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// A line for people.
+    Text,
+    /// A JSON object a line.
+    Json,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:8080".into(),
+            database_url: "sqlite://cedargate.db".into(),
+            database_connections: 10,
+            policies: vec!["policies".into()],
+            schema: vec!["schema".into()],
+            access_ttl: 86_400,
+            refresh_ttl: 30 * 86_400,
+            expired_status: 403,
+            jwt_secret: None,
+            public_url: None,
+            admin_email: "admin@example.com".into(),
+            admin_password: None,
+            password_workers: None,
+            workers: None,
+            log: "info".into(),
+            log_format: LogFormat::Text,
+        }
+    }
+}
+
+/// A setting that is not what it should be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the setting {0} is wrong: {1}")]
+pub struct ConfigError(pub String, pub String);
+
+impl ConfigError {
+    /// What is wrong with a setting, which is named as it is in the environment.
+    pub fn new(setting: &str, message: impl ToString) -> Self {
+        Self(format!("{PREFIX}_{}", setting.to_uppercase()), message.to_string())
+    }
+}
+
+/// The settings of which `…_FILE` names a file that holds the value.
+const SECRETS: [&str; 3] = ["admin_password", "database_url", "jwt_secret"];
+
+impl Config {
+    /// Reads `file`, or [`DEFAULT_FILE`] if none is named and it is there, and then the environment.
+    pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
+        Self::from(file, std::env::vars().collect())
+    }
+
+    fn from(file: Option<&Path>, environment: Vec<(String, String)>) -> Result<Self, ConfigError> {
+        let mut builder = config::Config::builder();
+        let default = Path::new(DEFAULT_FILE);
+        if let Some(file) = file.or_else(|| default.exists().then_some(default)) {
+            builder = builder.add_source(config::File::from(file).format(config::FileFormat::Toml));
+        }
+        let mut values: std::collections::HashMap<String, String> = std::collections::HashMap::new();
+        for (name, value) in environment {
+            let Some(setting) = name.strip_prefix(PREFIX).and_then(|rest| rest.strip_prefix('_')) else {
+                continue;
+            };
+            let setting = setting.to_lowercase();
+            match setting.strip_suffix("_file") {
+                Some(secret) if SECRETS.contains(&secret) => {
+                    let text = std::fs::read_to_string(&value)
+                        .map_err(|error| ConfigError::new(&setting, format!("{value}: {error}")))?;
+                    values.insert(secret.to_owned(), text.trim_end_matches(['\r', '\n']).to_owned());
+                }
+                // The file that was read above.
+                _ if setting == "config" => {}
+                _ => {
+                    values.insert(setting, value);
+                }
+            }
+        }
+        for (setting, value) in values {
+            builder =
+                builder.set_override(&setting, value).map_err(|error| ConfigError::new(&setting, error))?;
+        }
+        let read = builder.build().map_err(|error| unreadable(&error))?;
+        let config: Self = read.try_deserialize().map_err(|error| unreadable(&error))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let wrong = |setting: &str, message: String| Err(ConfigError::new(setting, message));
+        if !matches!(self.expired_status, 401 | 403) {
+            return wrong("expired_status", format!("it is {}; it must be 403 or 401", self.expired_status));
+        }
+        for (setting, seconds, most) in [
+            ("access_ttl", self.access_ttl, 366 * 86_400),
+            ("refresh_ttl", self.refresh_ttl, 10 * 366 * 86_400),
+        ] {
+            if !(1..=most).contains(&seconds) {
+                return wrong(setting, format!("it is {seconds} seconds; it must be 1 to {most}"));
+            }
+        }
+        let counts = [
+            ("database_connections", Some(self.database_connections as usize)),
+            ("password_workers", self.password_workers),
+            ("workers", self.workers),
+        ];
+        for (setting, count) in counts {
+            if count.is_some_and(|count| !(1..=1000).contains(&count)) {
+                return wrong(setting, "it must be 1 to 1000".into());
+            }
+        }
+        if let Some(url) = &self.public_url {
+            match url::Url::parse(url) {
+                Ok(parsed) if matches!(parsed.scheme(), "http" | "https") && parsed.query().is_none() => {}
+                _ => {
+                    return wrong(
+                        "public_url",
+                        format!("{url:?} is not an address such as https://api.example.com"),
+                    );
+                }
+            }
+        }
+        let url = secrecy::ExposeSecret::expose_secret(&self.database_url);
+        if !["sqlite:", "postgres:", "postgresql:"].iter().any(|scheme| url.starts_with(scheme)) {
+            return wrong("database_url", "it begins with neither sqlite: nor postgres:".into());
+        }
+        self.jwt_secret.as_ref().map_or(Ok(()), check_secret)
+    }
+}
+
+/// A key that can be guessed signs for everybody (RFC 8725, 3.5).
+fn check_secret(secret: &SecretString) -> Result<(), ConfigError> {
+    let secret = secrecy::ExposeSecret::expose_secret(secret);
+    let different: std::collections::HashSet<u8> = secret.bytes().collect();
+    if secret.len() >= 32 && different.len() >= 10 {
+        return Ok(());
+    }
+    Err(ConfigError::new(
+        "jwt_secret",
+        format!(
+            "it is weak, with {} bytes of which {} are different; it needs 32 random ones, such as `openssl rand -hex 32` makes",
+            secret.len(),
+            different.len()
+        ),
+    ))
+}
+
+fn unreadable(error: &config::ConfigError) -> ConfigError {
+    use config::ConfigError as Error;
+    match error {
+        Error::Type { key: Some(key), origin, unexpected, expected } => {
+            let place = origin.as_deref().map(|origin| format!(" in {origin}")).unwrap_or_default();
+            ConfigError::new(key, format!("it is {unexpected}{place}; it must be {expected}"))
+        }
+        Error::At { error, key: Some(key), .. } => ConfigError::new(key, error),
+        other => {
+            let message = other.to_string();
+            let unknown = message.strip_prefix("unknown field `").and_then(|rest| rest.split('`').next());
+            match unknown {
+                Some(field) => {
+                    ConfigError::new(field, "there is no such setting; `cedargate --help` lists them")
+                }
+                None => ConfigError("file".into(), message),
+            }
+        }
+    }
+}
+
+/// A list of directories: an array in the file, separated by commas in the environment.
+fn paths<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PathBuf>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Paths {
+        Text(String),
+        List(Vec<PathBuf>),
+    }
+    let paths = match Paths::deserialize(deserializer)? {
+        Paths::Text(text) => text.split(',').map(|path| PathBuf::from(path.trim())).collect(),
+        Paths::List(paths) => paths,
+    };
+    if paths.is_empty() || paths.iter().any(|path| path.as_os_str().is_empty()) {
+        return Err(serde::de::Error::custom("at least one directory is needed, and none can be empty"));
+    }
+    Ok(paths)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn from(pairs: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        let nothing = tempfile::NamedTempFile::new().unwrap();
+        let pairs = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Config::from(Some(nothing.path()), pairs)
+    }
+
+    #[test]
+    fn the_environment_goes_before_the_file() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "access_ttl = 60\nrefresh_ttl = 120\npolicies = [\"a\", \"b\"]\n")
+            .unwrap();
+        let environment = vec![
+            ("CEDARGATE_ACCESS_TTL".into(), "90".into()),
+            ("CEDARGATE_SCHEMA".into(), "x, y".into()),
+            ("HOME".into(), "/".into()),
+        ];
+        let config = Config::from(Some(file.path()), environment).unwrap();
+        assert_eq!((config.access_ttl, config.refresh_ttl), (90, 120));
+        assert_eq!(config.policies, [PathBuf::from("a"), PathBuf::from("b")]);
+        assert_eq!(config.schema, [PathBuf::from("x"), PathBuf::from("y")]);
+    }
+
+    #[test]
+    fn a_wrong_setting_is_named() {
+        let strong = "0123456789abcdefghijklmnopqrstuvwxyz";
+        assert!(from(&[("CEDARGATE_JWT_SECRET", strong)]).is_ok());
+        for (name, value) in [
+            ("CEDARGATE_ACCESS_TTL", "soon"),
+            ("CEDARGATE_ACCESS_TTL", "0"),
+            ("CEDARGATE_EXPIRED_STATUS", "404"),
+            ("CEDARGATE_LISTEM", "127.0.0.1:1"),
+            ("CEDARGATE_JWT_SECRET", ""),
+            ("CEDARGATE_JWT_SECRET", "short"),
+            ("CEDARGATE_JWT_SECRET", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"),
+            ("CEDARGATE_JWT_SECRET_FILE", "/no/such/file"),
+            ("CEDARGATE_PUBLIC_URL", "example.com"),
+            ("CEDARGATE_DATABASE_URL", "mysql://localhost"),
+            ("CEDARGATE_POLICIES", ""),
+            ("CEDARGATE_LOG_FORMAT", "xml"),
+            ("CEDARGATE_WORKERS", "0"),
+        ] {
+            let error = from(&[(name, value)]).unwrap_err().to_string();
+            assert!(error.contains(name), "{name}={value}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_secret_may_stand_in_a_file_and_stays_out_of_the_debug_form() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "t0pZ3kR3t\n").unwrap();
+        let config = from(&[("CEDARGATE_ADMIN_PASSWORD_FILE", file.path().to_str().unwrap())]).unwrap();
+        let password = config.admin_password.clone().unwrap();
+        assert_eq!(secrecy::ExposeSecret::expose_secret(&password), "t0pZ3kR3t");
+        assert!(!format!("{config:?}").contains("t0pZ3kR3t"));
+    }
+}

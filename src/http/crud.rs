@@ -1,0 +1,135 @@
+//! The five verbs, for every resource that does not differ: the whole path of a request on one screen.
+
+use super::list::Field;
+use super::{Gate, Json, PathId, Problem, body, list};
+use crate::authz::Permitted;
+use crate::resource::{self, Reference, Resource, Stamp};
+use crate::store::Work;
+use crate::values::{Id, OrgPath};
+use actix_web::http::header;
+use actix_web::{HttpRequest, HttpResponse};
+use serde::Serialize;
+use serde_json::{Map, Value};
+use std::sync::Arc;
+
+/// The fields of an update: a JSON object, of which each field is merged at the top level.
+pub type Patch = Map<String, Value>;
+
+/// `GET /`: what is there, of the organizations of which the list is permitted.
+pub async fn list<R: Resource>(
+    gate: Gate,
+    request: HttpRequest,
+    fields: Arc<Vec<Field>>,
+) -> Result<HttpResponse, Problem> {
+    let wanted = list::Wanted::parse(&request, &fields)?;
+    let within = gate.listable(wanted.organization.as_deref()).await?;
+    let page = gate.parts().store.list::<R>(&within, &wanted.query).await?;
+    Ok(list::answer(&request, &gate.parts().rules, &wanted.query, &page))
+}
+
+/// `GET /{id}`: the thing.
+pub async fn fetch<R: Resource>(gate: Gate, id: PathId) -> Result<HttpResponse, Problem> {
+    Ok(shown(&gate.find::<R>(&id.0).await?))
+}
+
+/// `POST /`: a new thing.
+pub async fn create<R: Resource>(
+    gate: Gate,
+    (request, Json(body)): (HttpRequest, Json<R::Body>),
+) -> Result<HttpResponse, Problem> {
+    let row: R = resource::compose(&body, stamp(&gate, gate.caller.organization.own()))?;
+    let row = permitted_new(&gate, row).await?;
+    let work = gate.begin().await?;
+    let row = work.insert(row).await?;
+    work.commit().await?;
+    Ok(created(&request, row.id(), &row))
+}
+
+/// What the service itself writes on a new row of this organization.
+pub fn stamp(gate: &Gate, organization: Id) -> Stamp {
+    Stamp { id: gate.new_id(), organization, now: gate.parts().clock.now() }
+}
+
+/// The new row, if the caller may make it where it says and may name what it names.
+pub async fn permitted_new<R: Resource>(gate: &Gate, row: R) -> Result<Permitted<R>, Problem> {
+    let holder = gate.holder(Some(row.organization()), "organization").await?;
+    let references = row.references();
+    let row = gate.decide_new(crate::authz::Undecided::new(row, holder))?;
+    gate.check_references(references).await?;
+    Ok(row)
+}
+
+/// `PATCH /{id}`: the thing with some fields changed.
+pub async fn update<R: Resource>(
+    gate: Gate,
+    (id, Json(patch)): (PathId, Json<Patch>),
+) -> Result<HttpResponse, Problem> {
+    let work = gate.begin().await?;
+    let row = permitted_change::<R>(&gate, &work, &id.0, &patch, &[], |_| None).await?;
+    let row = work.save(row).await?;
+    work.commit().await?;
+    Ok(shown(&row))
+}
+
+/// The changed row, if the caller may change it like this: asked with the names of the changed fields, of the thing as
+/// it is, and once more as it would be. `also` names what changes besides the row; `settle` sets what follows from the
+/// changed fields, and says where the thing then stands if its organization does not tell.
+pub async fn permitted_change<R: Resource>(
+    gate: &Gate,
+    work: &Work,
+    id: &str,
+    patch: &Patch,
+    also: &[&str],
+    settle: impl FnOnce(&mut R) -> Option<OrgPath>,
+) -> Result<Permitted<R>, Problem> {
+    let thing = match gate.id(id) {
+        Some(id) => work.find::<R>(id).await?,
+        None => None,
+    };
+    let mut changes =
+        thing.as_ref().map(|thing| thing.differing(patch)).unwrap_or_else(|| patch.keys().cloned().collect());
+    changes.extend(also.iter().map(|&field| field.to_owned()));
+    let mut circumstances = gate.circumstances();
+    circumstances.changes = Some(changes);
+    let row = gate.decide(thing, &circumstances)?;
+
+    let body: R::Body = body::from_value(Value::Object(resource::patched(&*row, patch)?), "")?;
+    let mut changed: R = resource::amend(&*row, &body, gate.parts().clock.now())?;
+    let holder = match settle(&mut changed) {
+        Some(place) => place,
+        None if changed.organization() == row.organization() => row.path().clone(),
+        None => gate.at("referTo").holder(Some(changed.organization()), "organization").await?,
+    };
+    let references = new_references(&*row, &changed);
+    let changed = gate.decide_changed(row.changed(changed, holder), &circumstances)?;
+    gate.check_references(references).await?;
+    Ok(changed)
+}
+
+/// What a changed thing names that it did not name before. What it names already may have gone since.
+fn new_references<R: Resource>(old: &R, new: &R) -> Vec<Reference> {
+    let known = old.references();
+    let is_new =
+        |reference: &Reference| !known.iter().any(|old| (old.kind, old.id) == (reference.kind, reference.id));
+    new.references().into_iter().filter(is_new).collect()
+}
+
+/// `DELETE /{id}`.
+pub async fn delete<R: Resource>(gate: Gate, id: PathId) -> Result<HttpResponse, Problem> {
+    let row = gate.find::<R>(&id.0).await?;
+    let work = gate.begin().await?;
+    work.delete(&row).await?;
+    work.commit().await?;
+    Ok(HttpResponse::NoContent().finish())
+}
+
+/// 200 with the thing.
+pub fn shown<T: Serialize>(thing: &Permitted<T>) -> HttpResponse {
+    HttpResponse::Ok().json(thing)
+}
+
+/// 201 with the thing and its `Location`.
+pub fn created(request: &HttpRequest, id: Id, thing: &impl Serialize) -> HttpResponse {
+    let location = format!("{}/{id}", request.path().trim_end_matches('/'));
+    HttpResponse::Created().insert_header((header::LOCATION, location)).json(thing)
+}

@@ -1,0 +1,66 @@
+//! What every request passes on its way in and out: it gets an id, and its problems become answers with that id.
+
+use super::Problem;
+use actix_web::body::{BoxBody, EitherBody, MessageBody};
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::header::{HeaderName, HeaderValue};
+use actix_web::middleware::Next;
+use actix_web::{Error, HttpMessage};
+
+/// The header that carries the id of a request, in and out.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The id of a request: the one that it came with if it is a short printable word, else a new one.
+#[derive(Debug, Clone)]
+pub struct RequestId(pub HeaderValue);
+
+impl RequestId {
+    fn of(request: &ServiceRequest) -> Self {
+        let sent = request.headers().get(REQUEST_ID).filter(|value| {
+            (1..=128).contains(&value.len()) && value.as_bytes().iter().all(u8::is_ascii_graphic)
+        });
+        Self(sent.cloned().unwrap_or_else(|| {
+            let mut random = [0; 16];
+            let _ = aws_lc_rs::rand::fill(&mut random);
+            HeaderValue::from_str(&format!("{:032x}", u128::from_be_bytes(random)))
+                .unwrap_or(HeaderValue::from_static("none"))
+        }))
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        self.0.to_str().unwrap_or_default()
+    }
+}
+
+/// The middleware.
+pub async fn edge<B: MessageBody + 'static>(
+    request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<EitherBody<B, BoxBody>>, Error> {
+    let id = RequestId::of(&request);
+    request.extensions_mut().insert(id.clone());
+    let response = next.call(request).await?;
+    let answer = response
+        .response()
+        .error()
+        .and_then(|error| error.as_error::<Problem>())
+        .map(|problem| problem.answer(id.as_str()));
+    let mut response = match answer {
+        Some(answer) => response.into_response(answer).map_into_right_body(),
+        None => response.map_into_left_body(),
+    };
+    // The path only: a query string may hold a refresh token.
+    tracing::debug!(
+        id = id.as_str(),
+        method = %response.request().method(),
+        path = response.request().path(),
+        status = response.status().as_u16(),
+        "answered"
+    );
+    response.headers_mut().insert(REQUEST_ID, id.0);
+    response
+        .headers_mut()
+        .insert(HeaderName::from_static("x-content-type-options"), HeaderValue::from_static("nosniff"));
+    Ok(response)
+}

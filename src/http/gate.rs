@@ -1,0 +1,347 @@
+//! Who is calling, and may it? The only way from a request to a decision.
+
+use super::{FieldError, Parts, Problem};
+use crate::authn::{ApiKey, Bearer};
+use crate::authz::{
+    Ask, Circumstances, Permitted, Principal, Resourced, Scope, ScopeSet, Undecided, UserFacts, Within,
+};
+use crate::resource::{Reference, Resource};
+use crate::store::{Account, Work};
+use crate::values::{Id, OrgPath};
+use actix_web::http::header;
+use actix_web::{HttpRequest, web};
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// How a caller proved who it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Credential {
+    /// An access token, of this session.
+    Session(Id),
+    /// An API key, the one with this id.
+    ApiKey(Id),
+    /// The terminal of the machine that holds the database.
+    Terminal,
+}
+
+impl Credential {
+    /// The word by which policies know it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Session(_) => "password",
+            Self::ApiKey(_) => "apiKey",
+            Self::Terminal => "terminal",
+        }
+    }
+}
+
+/// Who is calling, with which credential.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// The user on whose behalf the call is made.
+    pub id: Id,
+    /// Where its organization stands.
+    pub organization: OrgPath,
+    /// How it proved who it is.
+    pub credential: Credential,
+    /// What Cedar knows of it.
+    pub principal: Principal,
+}
+
+impl Caller {
+    /// The caller that a bearer token names, as its user stands now.
+    pub async fn of_bearer(parts: &Parts, bearer: &Bearer) -> Result<Self, Problem> {
+        match bearer {
+            Bearer::Jwt(token) => {
+                let claims = parts
+                    .tokens
+                    .verify(token, parts.clock.now())
+                    .map_err(|error| Problem::token(&error, parts.rules.expired_status))?;
+                let account = parts.store.account(claims.id).await?;
+                Self::new(parts, account, &claims.scope, Credential::Session(claims.sid))
+            }
+            Bearer::ApiKey(key) => Self::of_api_key(parts, key).await,
+        }
+    }
+
+    async fn of_api_key(parts: &Parts, key: &ApiKey) -> Result<Self, Problem> {
+        let now = parts.clock.now();
+        let Some(found) = parts.store.api_key(&key.hash()).await? else { return Err(revoked()) };
+        if found.expires_at.is_some_and(|end| end <= now) {
+            return Err(Problem::token(&crate::authn::TokenError::Expired, parts.rules.expired_status));
+        }
+        let account = parts.store.account(found.user).await?;
+        let caller = Self::new(parts, account, &found.scopes, Credential::ApiKey(found.id))?;
+        if found.last_used_at.is_none_or(|last| last.plus_seconds(60) <= now) {
+            parts.store.touch_api_key(found.id, now).await?;
+        }
+        Ok(caller)
+    }
+
+    fn new(
+        parts: &Parts,
+        account: Option<Account>,
+        claimed: &ScopeSet,
+        credential: Credential,
+    ) -> Result<Self, Problem> {
+        let account = account.filter(Account::is_active).ok_or_else(revoked)?;
+        let scopes = parts.engine.effective(claimed, account.role);
+        let facts = UserFacts {
+            organization: account.path.own(),
+            role: account.role,
+            status: &account.status,
+            email: Some(&account.email),
+        };
+        let principal = parts.engine.principal(account.id, &account.path, facts, scopes.as_ref());
+        Ok(Self { id: account.id, organization: account.path, credential, principal })
+    }
+
+    /// A user as it would be with a credential that carries its whole role; none where it is blocked.
+    pub fn of_account(parts: &Parts, account: Account) -> Option<Self> {
+        let scopes = ScopeSet::from(account.role);
+        Self::new(parts, Some(account), &scopes, Credential::Terminal).ok()
+    }
+
+    /// Whoever sits at the terminal of the machine that holds the database. For the policies it is the user
+    /// `User::"000000000000000000000000"` of the root organization, with the scope admin.
+    pub fn at_terminal(parts: &Parts, root: OrgPath) -> Self {
+        let scopes = ScopeSet::from(Scope::Admin);
+        let facts = UserFacts { organization: root.own(), role: Scope::Admin, status: "active", email: None };
+        let scopes = parts.engine.effective(&scopes, Scope::Admin);
+        let principal = parts.engine.principal(Id::NONE, &root, facts, scopes.as_ref());
+        Self { id: Id::NONE, organization: root, credential: Credential::Terminal, principal }
+    }
+}
+
+/// A token whose user, session or key is no longer there.
+fn revoked() -> Problem {
+    Problem::unauthorized("invalid_token", "invalid token")
+}
+
+/// The bearer of a request: none where it has no Authorization header (RFC 6750, 2.1).
+pub fn bearer(request: &HttpRequest) -> Result<Option<Bearer>, Problem> {
+    let Some(value) = request.headers().get(header::AUTHORIZATION) else { return Ok(None) };
+    let malformed = || Problem::unauthorized("invalid_token", "invalid token");
+    Bearer::parse(value.to_str().map_err(|_| malformed())?).map(Some).map_err(|_| malformed())
+}
+
+/// A caller at the door of one action.
+#[derive(Debug, Clone)]
+pub struct Gate {
+    parts: Arc<Parts>,
+    /// Who is calling.
+    pub caller: Caller,
+    action: &'static str,
+    ip: Option<IpAddr>,
+}
+
+impl Gate {
+    /// The gate of `action` for whoever makes this request; 401 where nobody does.
+    pub async fn of_request(request: &HttpRequest, action: &'static str) -> Result<Self, Problem> {
+        let parts = parts(request)?;
+        let bearer = bearer(request)?.ok_or_else(Problem::no_bearer)?;
+        let caller = Caller::of_bearer(&parts, &bearer).await?;
+        Ok(Self { parts, caller, action, ip: request.peer_addr().map(|address| address.ip()) })
+    }
+
+    /// The gate of `action` for this caller.
+    pub fn new(parts: Arc<Parts>, caller: Caller, action: &'static str) -> Self {
+        Self { parts, caller, action, ip: None }
+    }
+
+    /// The same caller at the door of another action.
+    pub fn at(&self, action: &'static str) -> Self {
+        Self { action, ..self.clone() }
+    }
+
+    /// The parts of the service.
+    pub fn parts(&self) -> &Parts {
+        &self.parts
+    }
+
+    /// What the caller says, with nothing changed and no scope wanted.
+    pub fn circumstances(&self) -> Circumstances {
+        Circumstances {
+            credential: Some(self.caller.credential.as_str().to_owned()),
+            ip: self.ip,
+            now: Some(self.parts.clock.now()),
+            ..Circumstances::default()
+        }
+    }
+
+    fn ask<'a>(&'a self, circumstances: &'a Circumstances) -> Ask<'a> {
+        Ask { principal: &self.caller.principal, action: self.action, circumstances }
+    }
+
+    /// The thing that a path names, if the caller may do this to it. `me` is the caller's own user.
+    pub async fn find<R: Resource>(&self, id: &str) -> Result<Permitted<R>, Problem> {
+        let thing = match self.id(id) {
+            Some(id) => self.parts.store.find::<R>(id).await?,
+            None => None,
+        };
+        self.decide(thing, &self.circumstances())
+    }
+
+    /// The id that a path names; none where it is malformed.
+    pub fn id(&self, text: &str) -> Option<Id> {
+        if text == "me" { Some(self.caller.id) } else { text.parse().ok() }
+    }
+
+    /// The thing, if the caller may do this to it. A missing one and one out of reach answer alike: 404 if the caller
+    /// could do this to some thing of that kind in its own organization, else 403 (decision 16).
+    pub fn decide<R: Resource>(
+        &self,
+        thing: Option<Undecided<R>>,
+        circumstances: &Circumstances,
+    ) -> Result<Permitted<R>, Problem> {
+        let ask = self.ask(circumstances);
+        match thing.map(|thing| self.parts.engine.permit(&ask, thing)) {
+            Some(Ok(permitted)) => Ok(permitted),
+            Some(Err(_)) | None if self.parts.engine.could(&ask, R::TYPE) => Err(Problem::not_found(R::TYPE)),
+            Some(Err(denied)) => Err(Problem::denied(&denied)),
+            None => Err(Problem::forbidden(self.action)),
+        }
+    }
+
+    /// The changed thing, if the caller may change it like this, asked of the thing as it would be.
+    pub fn decide_changed<R: Resource>(
+        &self,
+        thing: Undecided<R>,
+        circumstances: &Circumstances,
+    ) -> Result<Permitted<R>, Problem> {
+        self.parts.engine.permit(&self.ask(circumstances), thing).map_err(|denied| Problem::denied(&denied))
+    }
+
+    /// The new thing, if the caller may make it: asked of the organization that is to hold it.
+    pub fn decide_new<R: Resource>(&self, thing: Undecided<R>) -> Result<Permitted<R>, Problem> {
+        let circumstances = self.circumstances();
+        self.parts
+            .engine
+            .permit_within(&self.ask(&circumstances), thing)
+            .map_err(|denied| Problem::denied(&denied))
+    }
+
+    /// Where a new thing goes: the organization that it names, else the caller's. One that is out of reach is, for one
+    /// who could make the thing at home, a wrong field.
+    pub async fn holder(&self, named: Option<Id>, field: &str) -> Result<OrgPath, Problem> {
+        let Some(named) = named.filter(|named| *named != self.caller.organization.own()) else {
+            return Ok(self.caller.organization.clone());
+        };
+        match self.parts.store.path(named).await? {
+            Some(path) if self.allows(&path)? => Ok(path),
+            _ if self.allows(&self.caller.organization)? => {
+                Err(Problem::field(field, no_such("Organization", named)))
+            }
+            _ => Err(Problem::forbidden(self.action)),
+        }
+    }
+
+    /// The thing that a body or path names and that the action is about to add to, if the caller may name it. One that is
+    /// missing or out of reach is a wrong `field`, or where there is no field a 404; for one who could not do this at
+    /// home either, a 403.
+    pub async fn reach<R: Resource>(
+        &self,
+        id: Option<Id>,
+        field: Option<&str>,
+    ) -> Result<Permitted<R>, Problem> {
+        let thing = match id {
+            Some(id) => self.parts.store.find::<R>(id).await?,
+            None => None,
+        };
+        let gate = self.at("referTo");
+        let circumstances = gate.circumstances();
+        if let Some(Ok(permitted)) =
+            thing.map(|thing| self.parts.engine.permit(&gate.ask(&circumstances), thing))
+        {
+            return Ok(permitted);
+        }
+        Err(match (self.allows(&self.caller.organization)?, field, id) {
+            (false, ..) => Problem::forbidden(self.action),
+            (true, Some(field), Some(id)) => Problem::field(field, no_such(R::TYPE, id)),
+            (true, ..) => Problem::not_found(R::TYPE),
+        })
+    }
+
+    /// Whether the action is permitted in this organization.
+    fn allows(&self, organization: &OrgPath) -> Result<bool, Problem> {
+        let circumstances = self.circumstances();
+        Ok(self
+            .parts
+            .engine
+            .permit_organizations(&self.ask(&circumstances), vec![organization.clone()])
+            .is_ok())
+    }
+
+    /// The organizations of which a list shows the things: the one that is named, else the caller's and all below it of
+    /// which the list is permitted.
+    pub async fn listable(&self, named: Option<&str>) -> Result<Permitted<Within>, Problem> {
+        let circumstances = self.circumstances();
+        let ask = self.ask(&circumstances);
+        let Some(named) = named else {
+            let organizations = self.parts.store.subtree(&self.caller.organization).await?;
+            return self
+                .parts
+                .engine
+                .permit_organizations(&ask, organizations)
+                .map_err(|denied| Problem::denied(&denied));
+        };
+        let path = match named.parse() {
+            Ok(id) => self.parts.store.path(id).await?,
+            Err(_) => None,
+        };
+        let permitted = path.map(|path| self.parts.engine.permit_organizations(&ask, vec![path]));
+        match permitted {
+            Some(Ok(within)) => Ok(within),
+            _ if self.allows(&self.caller.organization)? => Err(Problem::not_found("Organization")),
+            Some(Err(denied)) => Err(Problem::denied(&denied)),
+            None => Err(Problem::forbidden(self.action)),
+        }
+    }
+
+    /// What Cedar must know of the thing of this type with this id, if the caller may name it (`referTo`).
+    pub async fn nameable(&self, kind: &str, id: Id) -> Result<Option<Resourced>, Problem> {
+        let gate = self.at("referTo");
+        let circumstances = gate.circumstances();
+        let thing = self.parts.kinds.load(&self.parts.store, kind, id).await?;
+        Ok(thing.filter(|thing| self.parts.engine.allows(&gate.ask(&circumstances), thing)))
+    }
+
+    /// Checks that everything that a thing names exists and that the caller may name it.
+    pub async fn check_references(
+        &self,
+        references: impl IntoIterator<Item = Reference>,
+    ) -> Result<(), Problem> {
+        let mut known = HashSet::new();
+        let mut errors = Vec::new();
+        for Reference { field, kind, id } in references {
+            if known.insert((kind, id)) && self.nameable(kind, id).await?.is_none() {
+                errors.push(FieldError::new(field, no_such(kind, id)));
+            }
+        }
+        if errors.is_empty() { Ok(()) } else { Err(Problem::fields(errors)) }
+    }
+
+    /// Starts a unit of work.
+    pub async fn begin(&self) -> Result<Work, Problem> {
+        Ok(self.parts.store.begin().await?)
+    }
+
+    /// A new id.
+    pub fn new_id(&self) -> Id {
+        Id::new(&self.parts.clock)
+    }
+}
+
+/// What a field says that names nothing.
+fn no_such(kind: &str, id: Id) -> String {
+    format!("there is no {kind} {id} within your reach")
+}
+
+/// The parts of the service, from a request.
+pub fn parts(request: &HttpRequest) -> Result<Arc<Parts>, Problem> {
+    request
+        .app_data::<web::Data<Parts>>()
+        .map(|parts| Arc::clone(parts))
+        .ok_or_else(|| Problem::internal("the service has no parts"))
+}

@@ -1,0 +1,242 @@
+//! Lists: which part is wanted (`limit`, `offset`, `sort`, a filter for every field), and the answer with its count and
+//! its link to the next page.
+
+use super::{FieldError, Problem, body, parts::Rules};
+use crate::resource::Resource;
+use crate::store::{ListQuery, Page};
+use crate::values::{Id, Timestamp};
+use actix_web::http::header;
+use actix_web::{HttpRequest, HttpResponse};
+use sea_orm::sea_query::Order;
+use sea_orm::{EntityTrait, Iden};
+use serde::Serialize;
+use std::str::FromStr;
+use utoipa::openapi::schema::{Object, Schema, SchemaType, Type};
+use utoipa::openapi::{KnownFormat, RefOr, SchemaFormat};
+
+/// How many things a list has if nothing is said.
+pub const DEFAULT_LIMIT: u64 = 100;
+/// How many things a list has at most.
+pub const MAX_LIMIT: u64 = 1000;
+
+/// Which part of a list is wanted.
+#[derive(Debug)]
+pub struct Wanted {
+    /// The filter on `organization`, which also says which organization is asked about.
+    pub organization: Option<String>,
+    /// Everything else.
+    pub query: ListQuery,
+}
+
+/// A field by which a list can be filtered and sorted.
+#[derive(Clone)]
+pub struct Field {
+    /// Its name in JSON.
+    pub name: String,
+    /// Its column.
+    pub column: String,
+    /// Its schema: inline for all but objects and lists.
+    pub schema: RefOr<Schema>,
+}
+
+/// The fields of a resource that are columns of its table, in the order of its schema.
+pub fn fields<R: Resource>() -> Vec<Field> {
+    let RefOr::T(Schema::Object(row)) = R::schema() else { return Vec::new() };
+    let mut components = Vec::new();
+    R::schemas(&mut components);
+    let resolved = |schema: RefOr<Schema>| match &schema {
+        RefOr::Ref(reference) => {
+            let name = reference.ref_location.rsplit('/').next().unwrap_or_default().to_owned();
+            components.iter().find(|(known, _)| *known == name).map_or(schema, |(_, schema)| schema.clone())
+        }
+        RefOr::T(_) => schema,
+    };
+    row.properties
+        .into_iter()
+        .filter_map(|(name, schema)| {
+            let column = <<R::Entity as EntityTrait>::Column as FromStr>::from_str(&name).ok()?;
+            Some(Field { column: column.unquoted().to_owned(), schema: resolved(non_null(schema)), name })
+        })
+        .collect()
+}
+
+/// The schema of a field that may be null, without the null.
+fn non_null(schema: RefOr<Schema>) -> RefOr<Schema> {
+    match schema {
+        RefOr::T(Schema::OneOf(choice)) => choice
+            .items
+            .into_iter()
+            .find(|item| {
+                !matches!(
+                    item,
+                    RefOr::T(Schema::Object(Object { schema_type: SchemaType::Type(Type::Null), .. }))
+                )
+            })
+            .unwrap_or_else(|| RefOr::T(Schema::Object(Object::new()))),
+        other => other,
+    }
+}
+
+impl std::fmt::Debug for Field {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} -> {}", self.name, self.column)
+    }
+}
+
+impl Field {
+    /// What a query string says of this field, as the column holds it.
+    fn value(&self, text: &str) -> Result<sea_orm::Value, String> {
+        let RefOr::T(Schema::Object(schema)) = &self.schema else { return json_value(text) };
+        let kind = match &schema.schema_type {
+            SchemaType::Type(kind) => kind.clone(),
+            SchemaType::Array(kinds) => {
+                kinds.iter().find(|kind| **kind != Type::Null).cloned().unwrap_or(Type::String)
+            }
+            SchemaType::AnyValue => Type::String,
+        };
+        match kind {
+            Type::String => {
+                if let Some(allowed) = &schema.enum_values {
+                    if !allowed.iter().any(|value| value.as_str() == Some(text)) {
+                        let words: Vec<&str> = allowed.iter().filter_map(|value| value.as_str()).collect();
+                        return Err(format!("{text:?} is none of {}", words.join(", ")));
+                    }
+                } else if schema.format == Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)) {
+                    return Timestamp::from_str(text).map(Into::into).map_err(|error| error.to_string());
+                } else if schema.format == Some(SchemaFormat::KnownFormat(KnownFormat::Email)) {
+                    return Ok(text.to_lowercase().into());
+                } else if self.is_id(schema) {
+                    return Id::from_str(text).map(Into::into).map_err(|error| error.to_string());
+                }
+                if text.contains('\0') {
+                    return Err("it holds the character U+0000, which nothing that is stored has".into());
+                }
+                Ok(text.into())
+            }
+            Type::Boolean => match text {
+                "true" => Ok(true.into()),
+                "false" => Ok(false.into()),
+                _ => Err(format!("{text:?} is neither true nor false")),
+            },
+            Type::Integer => {
+                text.parse::<i64>().map(Into::into).map_err(|_| format!("{text:?} is not a whole number"))
+            }
+            Type::Object | Type::Array | Type::Number | Type::Null => json_value(text),
+        }
+    }
+
+    fn is_id(&self, schema: &Object) -> bool {
+        schema.pattern.as_deref() == Some(Id::PATTERN)
+    }
+}
+
+/// A field that is an object or a list equals a JSON text with the same value.
+fn json_value(text: &str) -> Result<sea_orm::Value, String> {
+    match serde_json::from_str::<serde_json::Value>(text) {
+        Ok(mut value) => {
+            value.sort_all_objects();
+            Ok(value.to_string().into())
+        }
+        Err(error) => Err(format!("it is not JSON: {error}")),
+    }
+}
+
+impl Wanted {
+    /// What the query string of a request wants of a list of things with these fields. An unknown parameter is an error, so that a filter with
+    /// a slip of the pen does not show everything.
+    pub fn parse(request: &HttpRequest, fields: &[Field]) -> Result<Self, Problem> {
+        let mut query = ListQuery { limit: DEFAULT_LIMIT, ..ListQuery::default() };
+        let mut organization = None;
+        let mut errors = Vec::new();
+        let mut seen = Vec::new();
+        for (name, text) in body::query_pairs(request) {
+            if seen.contains(&name) {
+                errors.push(FieldError::new(name, "it is given twice"));
+                continue;
+            }
+            seen.push(name.clone());
+            let parsed = match name.as_str() {
+                "limit" => number(&text, 1, MAX_LIMIT).map(|limit| query.limit = limit),
+                "offset" => number(&text, 0, i64::MAX.unsigned_abs()).map(|offset| query.offset = offset),
+                "sort" => sort(&text, fields).map(|sort| query.sort = sort),
+                _ => match fields.iter().find(|field| field.name == name) {
+                    Some(field) => {
+                        if name == "organization" {
+                            organization = Some(text.clone());
+                        }
+                        // A malformed organization is one that is not there: the gate says so.
+                        match field.value(&text) {
+                            Err(_) if name == "organization" => Ok(()),
+                            value => value.map(|value| query.filters.push((field.column.clone(), value))),
+                        }
+                    }
+                    None => Err(format!("there is no such parameter; there are {}", known(fields))),
+                },
+            };
+            if let Err(message) = parsed {
+                errors.push(FieldError::new(name, message));
+            }
+        }
+        if errors.is_empty() { Ok(Self { organization, query }) } else { Err(Problem::fields(errors)) }
+    }
+}
+
+fn known(fields: &[Field]) -> String {
+    let mut names = vec!["limit", "offset", "sort"];
+    names.extend(fields.iter().map(|field| field.name.as_str()));
+    names.join(", ")
+}
+
+fn number(text: &str, min: u64, max: u64) -> Result<u64, String> {
+    match text.parse() {
+        Ok(number) if (min..=max).contains(&number) => Ok(number),
+        _ => Err(format!("{text:?} is not a whole number from {min} to {max}")),
+    }
+}
+
+fn sort(text: &str, fields: &[Field]) -> Result<Vec<(String, Order)>, String> {
+    text.split(',')
+        .map(|word| {
+            let (name, order) = word.strip_prefix('-').map_or((word, Order::Asc), |name| (name, Order::Desc));
+            let field = fields.iter().find(|field| field.name == name);
+            let field = field.ok_or_else(|| {
+                let names: Vec<&str> = fields.iter().map(|field| field.name.as_str()).collect();
+                format!("{name:?} is not a field to sort by; there are {}", names.join(", "))
+            })?;
+            Ok((field.column.clone(), order))
+        })
+        .collect()
+}
+
+/// 200 with a part of a list, `X-Total-Count`, and a `Link` to the next part where there is one.
+pub fn answer<T: Serialize>(
+    request: &HttpRequest,
+    rules: &Rules,
+    query: &ListQuery,
+    page: &Page<T>,
+) -> HttpResponse {
+    let mut response = HttpResponse::Ok();
+    response.insert_header(("X-Total-Count", page.total));
+    let next = query.offset.saturating_add(query.limit);
+    if next < page.total {
+        let mut pairs = url::form_urlencoded::Serializer::new(String::new());
+        for (name, value) in body::query_pairs(request) {
+            if name != "limit" && name != "offset" {
+                pairs.append_pair(&name, &value);
+            }
+        }
+        pairs.append_pair("limit", &query.limit.to_string()).append_pair("offset", &next.to_string());
+        let link =
+            format!("<{}{}?{}>; rel=\"next\"", base_url(request, rules), request.path(), pairs.finish());
+        response.insert_header((header::LINK, link));
+    }
+    response.json(&page.items)
+}
+
+/// The address under which clients reach the service, without a slash at its end.
+pub fn base_url(request: &HttpRequest, rules: &Rules) -> String {
+    rules.public_url.clone().unwrap_or_else(|| {
+        let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+        format!("http://{}", host.unwrap_or("localhost"))
+    })
+}

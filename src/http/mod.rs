@@ -1,0 +1,17 @@
+//! How a call becomes an answer: route -> authn -> decision -> store -> answer. Knows HTTP; knows no single resource.
+
+pub mod body;
+pub mod crud;
+pub mod edge;
+pub mod gate;
+pub mod list;
+pub mod openapi;
+pub mod parts;
+pub mod problem;
+pub mod routes;
+
+pub use body::{Json, PathId};
+pub use gate::{Caller, Credential, Gate};
+pub use parts::Parts;
+pub use problem::{FieldError, Problem};
+pub use routes::Routes;

@@ -1,0 +1,341 @@
+//! The OpenAPI document, from the table of routes.
+
+use super::list::{DEFAULT_LIMIT, Field, MAX_LIMIT};
+use super::problem::ProblemBody;
+use super::routes::Routes;
+use crate::resource::Resource;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use utoipa::openapi::content::ContentBuilder;
+use utoipa::openapi::extensions::ExtensionsBuilder;
+use utoipa::openapi::header::HeaderBuilder;
+use utoipa::openapi::path::{
+    HttpMethod, Operation, OperationBuilder, Parameter, ParameterBuilder, ParameterIn,
+};
+use utoipa::openapi::request_body::RequestBodyBuilder;
+use utoipa::openapi::response::{Response, ResponseBuilder};
+use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, Schema, SchemaType, Type};
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::{
+    ComponentsBuilder, InfoBuilder, OpenApi, OpenApiBuilder, PathsBuilder, Ref, RefOr, Required,
+    tag::TagBuilder,
+};
+use utoipa::{PartialSchema, ToSchema};
+
+type Schemas = Vec<(String, RefOr<Schema>)>;
+
+/// What the document says of a route.
+#[derive(Clone)]
+pub struct Doc {
+    operation: Operation,
+    answers: BTreeMap<u16, Response>,
+    schemas: Schemas,
+}
+
+impl Doc {
+    /// A route that does this.
+    pub fn new(summary: impl Into<String>) -> Self {
+        Self {
+            operation: OperationBuilder::new().summary(Some(summary)).build(),
+            answers: BTreeMap::new(),
+            schemas: Vec::new(),
+        }
+        .problems(&[500, 503])
+    }
+
+    /// More about it.
+    #[must_use]
+    pub fn describe(mut self, text: &str) -> Self {
+        self.operation.description = Some(text.to_owned());
+        self
+    }
+
+    /// A parameter of the path or the query string.
+    #[must_use]
+    pub fn parameter(mut self, parameter: Parameter) -> Self {
+        self.operation.parameters.get_or_insert_default().push(parameter.into());
+        self
+    }
+
+    /// A parameter of the path that is an id.
+    #[must_use]
+    pub fn path_id(self, name: &str, what: &str) -> Self {
+        self.parameter(
+            ParameterBuilder::new()
+                .name(name)
+                .parameter_in(ParameterIn::Path)
+                .required(Required::True)
+                .description(Some(what))
+                .schema(Some(ObjectBuilder::new().schema_type(SchemaType::Type(Type::String))))
+                .build(),
+        )
+    }
+
+    fn reference<T: ToSchema>(&mut self) -> Ref {
+        self.schemas.push((T::name().into_owned(), T::schema()));
+        T::schemas(&mut self.schemas);
+        Ref::from_schema_name(T::name())
+    }
+
+    /// Its body.
+    #[must_use]
+    pub fn body<T: ToSchema>(mut self, example: Option<Value>) -> Self {
+        let schema = self.reference::<T>();
+        self.body_of(schema, example)
+    }
+
+    fn body_of(mut self, schema: impl Into<RefOr<Schema>>, example: Option<Value>) -> Self {
+        let content = ContentBuilder::new().schema(Some(schema)).example(example).build();
+        let body =
+            RequestBodyBuilder::new().required(Some(Required::True)).content("application/json", content);
+        self.operation.request_body = Some(body.build().into());
+        self.problems(&[400, 413, 415])
+    }
+
+    /// An answer with a body.
+    #[must_use]
+    pub fn answer<T: ToSchema>(mut self, status: u16, what: &str, example: Option<Value>) -> Self {
+        let schema = self.reference::<T>();
+        self.answer_of(status, what, schema, example)
+    }
+
+    /// An answer that is a list.
+    #[must_use]
+    pub fn answer_list<T: ToSchema>(mut self, what: &str) -> Self {
+        let items = self.reference::<T>();
+        self.answer_of(200, what, ArrayBuilder::new().items(items), None)
+    }
+
+    fn answer_of(
+        mut self,
+        status: u16,
+        what: &str,
+        schema: impl Into<RefOr<Schema>>,
+        example: Option<Value>,
+    ) -> Self {
+        let content = ContentBuilder::new().schema(Some(schema)).example(example).build();
+        let answer = ResponseBuilder::new().description(what).content("application/json", content);
+        self.answers.insert(status, answer.build());
+        self
+    }
+
+    /// An answer without a body.
+    #[must_use]
+    pub fn empty(mut self, status: u16, what: &str) -> Self {
+        self.answers.insert(status, ResponseBuilder::new().description(what).build());
+        self
+    }
+
+    /// A header of an answer that has been said before.
+    #[must_use]
+    pub fn header(mut self, status: u16, name: &str, kind: Type, what: &str) -> Self {
+        if let Some(answer) = self.answers.get_mut(&status) {
+            let header = HeaderBuilder::new()
+                .schema(Some(ObjectBuilder::new().schema_type(SchemaType::Type(kind))))
+                .description(Some(what))
+                .build();
+            answer.headers.insert(name.to_owned(), header.into());
+        }
+        self
+    }
+
+    /// The problems that it can have.
+    #[must_use]
+    pub fn problems(mut self, statuses: &[u16]) -> Self {
+        let schema = self.reference::<ProblemBody<'static>>();
+        for status in statuses {
+            let content = ContentBuilder::new().schema(Some(schema.clone())).build();
+            let answer = ResponseBuilder::new()
+                .description(meaning(*status))
+                .content("application/problem+json", content);
+            self.answers.entry(*status).or_insert_with(|| answer.build());
+        }
+        self
+    }
+
+    /// It asks about a Cedar action, of a caller with a bearer token.
+    #[must_use]
+    pub(super) fn gated(mut self, action: &str) -> Self {
+        self.operation.extensions = Some(ExtensionsBuilder::new().add("x-cedar-action", action).build());
+        self.secured().problems(&[401, 403])
+    }
+
+    /// It wants a bearer token.
+    #[must_use]
+    pub fn secured(mut self) -> Self {
+        self.operation.security = Some(vec![SecurityRequirement::new("bearer", [] as [&str; 0])]);
+        self
+    }
+}
+
+impl std::fmt::Debug for Doc {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Doc").finish_non_exhaustive()
+    }
+}
+
+fn meaning(status: u16) -> &'static str {
+    match status {
+        400 => "The request is not what it should be; `errors` lists the fields.",
+        401 => "No valid caller.",
+        403 => "The policies do not permit this, or the access token has expired (`token_expired`).",
+        404 => "There is no such thing within the caller's reach.",
+        409 => "It collides with what is there.",
+        413 => "The body is too large.",
+        415 => "The body is not `application/json`.",
+        500 => "Something went wrong in the service; its log says what, under the request's id.",
+        503 => "Too busy, or the database cannot be reached. Try again after `Retry-After` seconds.",
+        _ => "An error.",
+    }
+}
+
+/// `GET /` of a resource.
+pub(super) fn list<R: Resource>(fields: &[Field]) -> Doc {
+    let parameter = |name: &str, what: &str, schema: RefOr<Schema>| {
+        ParameterBuilder::new()
+            .name(name)
+            .parameter_in(ParameterIn::Query)
+            .required(Required::False)
+            .description(Some(what))
+            .schema(Some(schema))
+            .build()
+    };
+    let number = |min: u64, max: Option<u64>, default: u64| -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(SchemaType::Type(Type::Integer))
+            .minimum(Some(min))
+            .maximum(max)
+            .default(Some(json!(default)))
+            .into()
+    };
+    let text =
+        || -> RefOr<Schema> { ObjectBuilder::new().schema_type(SchemaType::Type(Type::String)).into() };
+    let mut doc = Doc::new(format!("List things of type {}", R::TYPE))
+        .describe(
+            "What is there, of the organizations within the caller's reach of which the list is permitted.",
+        )
+        .parameter(parameter("limit", "How many at most.", number(1, Some(MAX_LIMIT), DEFAULT_LIMIT)))
+        .parameter(parameter("offset", "How many to pass over.", number(0, None, 0)))
+        .parameter(parameter("sort", "Fields to sort by, `-` before one for descending: `a,-b`.", text()));
+    for field in fields {
+        let schema = match &field.schema {
+            RefOr::T(Schema::Object(schema))
+                if !matches!(schema.schema_type, SchemaType::Type(Type::Object)) =>
+            {
+                field.schema.clone()
+            }
+            _ => text(),
+        };
+        doc = doc.parameter(parameter(&field.name, "Only those with exactly this value.", schema));
+    }
+    doc.answer_list::<R>("The things, a bare list.")
+        .header(200, "X-Total-Count", Type::Integer, "How many there are in all.")
+        .header(200, "Link", Type::String, "The next part, absolute, with every filter: `<…>; rel=\"next\"`.")
+        .problems(&[400, 404])
+}
+
+/// `GET /{id}` of a resource.
+pub(super) fn fetch<R: Resource>() -> Doc {
+    Doc::new(format!("Fetch a thing of type {}", R::TYPE))
+        .path_id("id", "The id of the thing.")
+        .answer::<R>(200, "The thing.", None)
+        .problems(&[404])
+}
+
+/// `POST /` of a resource, with a body of its own.
+pub fn create<R: Resource, B: ToSchema>() -> Doc {
+    Doc::new(format!("Create a thing of type {}", R::TYPE))
+        .body::<B>(None)
+        .answer::<R>(201, "The new thing.", None)
+        .header(201, "Location", Type::String, "The path of the new thing.")
+        .problems(&[409])
+}
+
+/// `PATCH /{id}` of a resource.
+pub fn update<R: Resource>() -> Doc {
+    patch::<R>(R::Body::schema())
+}
+
+/// `PATCH /{id}` of a resource whose update has further fields.
+pub fn patch<R: Resource>(body: RefOr<Schema>) -> Doc {
+    let mut doc = Doc::new(format!("Update a thing of type {}", R::TYPE))
+        .describe("The fields that are sent are set, nested objects and lists as a whole; the others stay. `null` clears.")
+        .path_id("id", "The id of the thing.");
+    let name = format!("{}Patch", R::TYPE);
+    if let RefOr::T(Schema::Object(body)) = body {
+        let mut patch = body;
+        patch.required = Vec::new();
+        patch.description = Some("The fields to set.".into());
+        doc.schemas.push((name.clone(), RefOr::T(Schema::Object(patch))));
+    }
+    R::Body::schemas(&mut doc.schemas);
+    doc.body_of(Ref::from_schema_name(name), None)
+        .answer::<R>(200, "The thing as it is now.", None)
+        .problems(&[404, 409])
+}
+
+/// `DELETE /{id}` of a resource.
+pub fn delete<R: Resource>() -> Doc {
+    Doc::new(format!("Delete a thing of type {}", R::TYPE))
+        .path_id("id", "The id of the thing.")
+        .empty(204, "It is gone.")
+        .problems(&[404, 409])
+}
+
+/// The document.
+pub fn document(parts: &[Routes]) -> OpenApi {
+    let mut paths = PathsBuilder::new();
+    let mut components = ComponentsBuilder::new().security_scheme(
+        "bearer",
+        SecurityScheme::Http(
+            HttpBuilder::new()
+                .scheme(HttpAuthScheme::Bearer)
+                .description(Some("An access token of `POST /v2/auth/token`, or an API key."))
+                .build(),
+        ),
+    );
+    let mut schemas = BTreeMap::new();
+    for part in parts {
+        for route in part.routes() {
+            let mut doc = route.doc.clone();
+            doc.operation.tags = Some(vec![part.tag.to_owned()]);
+            doc.operation.operation_id = Some(route.operation.to_owned());
+            for (status, answer) in doc.answers {
+                doc.operation.responses.responses.insert(status.to_string(), answer.into());
+            }
+            let method = match route.method.as_str() {
+                "POST" => HttpMethod::Post,
+                "PATCH" => HttpMethod::Patch,
+                "DELETE" => HttpMethod::Delete,
+                _ => HttpMethod::Get,
+            };
+            paths = paths.path(&route.path, utoipa::openapi::PathItem::new(method, doc.operation));
+            schemas.extend(doc.schemas);
+        }
+    }
+    for (name, schema) in schemas {
+        components = components.schema(name, schema);
+    }
+    OpenApiBuilder::new()
+        .info(
+            InfoBuilder::new()
+                .title("Cedargate")
+                .version(env!("CARGO_PKG_VERSION"))
+                .description(Some(
+                    "Tokens, the resources of a conversation platform, and decisions: who may do what, by Cedar policies. \
+                     `x-cedar-action` names the action that a route asks about.",
+                ))
+                .license(Some(utoipa::openapi::LicenseBuilder::new().name("MIT OR Apache-2.0").build())),
+        )
+        .paths(paths)
+        .components(Some(components.build()))
+        .tags(Some(parts.iter().map(|part| TagBuilder::new().name(part.tag).build())))
+        .build()
+}
+
+/// The document as it is served and committed.
+pub fn text(document: &OpenApi) -> String {
+    let mut text = serde_json::to_string_pretty(document).unwrap_or_default();
+    text.push('\n');
+    text
+}

@@ -1,0 +1,42 @@
+//! What every request needs, made once.
+
+use crate::authn::{Passwords, TokenKeys};
+use crate::authz::Engine;
+use crate::store::{Kinds, Store};
+use crate::values::Clock;
+use actix_web::http::StatusCode;
+use std::sync::Arc;
+
+/// The parts of the service.
+#[derive(Debug)]
+pub struct Parts {
+    /// Decides.
+    pub engine: Arc<Engine>,
+    /// Keeps.
+    pub store: Store,
+    /// The kinds of things that the store keeps.
+    pub kinds: Kinds,
+    /// Signs and checks access tokens.
+    pub tokens: TokenKeys,
+    /// Hashes and checks passwords.
+    pub passwords: Passwords,
+    /// Tells the time.
+    pub clock: Clock,
+    /// What the settings say.
+    pub rules: Rules,
+}
+
+/// The settings that requests depend on.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    /// How long an access token is good, in seconds.
+    pub access_ttl: u64,
+    /// How long a refresh token is good, in seconds.
+    pub refresh_ttl: u64,
+    /// What an expired access token is answered with.
+    pub expired_status: StatusCode,
+    /// The address under which clients reach the service, without a slash at its end; the request's own where none.
+    pub public_url: Option<String>,
+    /// The `iss` and `aud` of the access tokens.
+    pub issuer: String,
+}

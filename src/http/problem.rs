@@ -1,0 +1,268 @@
+//! Errors as clients see them: RFC 9457 problem details, with the `error` member that existing clients read.
+
+use crate::authn::{PasswordError, TokenError};
+use crate::authz::Denied;
+use crate::store::StoreError;
+use crate::values::Invalid;
+use actix_web::http::{StatusCode, header};
+use actix_web::{HttpResponse, ResponseError};
+use serde::Serialize;
+use serde_json::json;
+use std::fmt;
+use utoipa::ToSchema;
+
+/// A field of a request that is not what it should be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct FieldError {
+    /// Where: the path of the field in the body, or the name of a parameter.
+    #[schema(examples("participants.0.user"))]
+    pub field: String,
+    /// What is wrong, and what would be right.
+    pub message: String,
+}
+
+impl FieldError {
+    /// Says what is wrong with a field.
+    pub fn new(field: impl Into<String>, message: impl ToString) -> Self {
+        Self { field: field.into(), message: message.to_string() }
+    }
+}
+
+/// Why a request was not answered as it was meant.
+#[derive(Debug)]
+pub struct Problem {
+    /// The status.
+    pub status: StatusCode,
+    /// A word for programs to go by.
+    pub code: &'static str,
+    /// A sentence for people.
+    pub detail: String,
+    /// The fields that are wrong.
+    pub errors: Vec<FieldError>,
+    /// Further headers of the answer.
+    pub headers: Vec<(header::HeaderName, String)>,
+}
+
+/// The body of a problem, as it is documented.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Problem)]
+pub struct ProblemBody<'a> {
+    /// `about:blank`: the status says what kind of problem it is (RFC 9457, 4.2.1).
+    #[schema(value_type = String, examples("about:blank"))]
+    r#type: &'a str,
+    /// The status in words.
+    #[schema(value_type = String, examples("Forbidden"))]
+    title: &'a str,
+    /// The HTTP status.
+    #[schema(examples(403))]
+    status: u16,
+    /// What went wrong, and what would be right.
+    #[schema(value_type = String)]
+    detail: &'a str,
+    /// A word for programs to go by.
+    #[schema(value_type = String, examples("forbidden"))]
+    code: &'a str,
+    /// The id of the request, as in the `X-Request-ID` header.
+    #[schema(value_type = String)]
+    request_id: &'a str,
+    /// The fields that are wrong, where the problem is with fields.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    #[schema(value_type = Vec<FieldError>, required = false)]
+    errors: &'a [FieldError],
+    /// The same in the form that existing clients of this API read.
+    #[schema(value_type = ErrorMessage)]
+    error: serde_json::Value,
+}
+
+/// What went wrong, in the form that existing clients of this API read.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ErrorMessage {
+    /// What went wrong.
+    #[schema(examples("jwt expired"))]
+    pub message: String,
+}
+
+impl Problem {
+    /// A problem with this status, word and sentence.
+    pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
+        Self { status, code, detail: detail.into(), errors: Vec::new(), headers: Vec::new() }
+    }
+
+    /// 400: the request is not what it should be.
+    pub fn bad_request(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad_request", detail)
+    }
+
+    /// 400: these fields are not what they should be.
+    pub fn fields(errors: Vec<FieldError>) -> Self {
+        let detail: Vec<String> =
+            errors.iter().map(|error| format!("{}: {}", error.field, error.message)).collect();
+        Self { errors, ..Self::new(StatusCode::BAD_REQUEST, "invalid_fields", detail.join("; ")) }
+    }
+
+    /// 400: this field is not what it should be.
+    pub fn field(field: impl Into<String>, message: impl ToString) -> Self {
+        Self::fields(vec![FieldError::new(field, message)])
+    }
+
+    /// 401: nothing was presented that tells who is calling (RFC 6750, 3: a challenge without an error).
+    pub fn no_bearer() -> Self {
+        Self::refused("missing_token", "Send an access token or an API key: `Authorization: Bearer <token>`")
+    }
+
+    /// 401: what was presented in the request's body or query string is no good.
+    pub fn refused(code: &'static str, message: &str) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, code, message).with(header::WWW_AUTHENTICATE, "Bearer")
+    }
+
+    /// 401: the bearer token is no good (RFC 6750, 3.1).
+    pub fn unauthorized(code: &'static str, message: &str) -> Self {
+        let challenge = format!("Bearer error=\"invalid_token\", error_description=\"{message}\"");
+        Self::new(StatusCode::UNAUTHORIZED, code, message).with(header::WWW_AUTHENTICATE, challenge)
+    }
+
+    /// 403: the caller may not do this, to anything of this kind.
+    pub fn forbidden(action: &str) -> Self {
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "forbidden",
+            format!("You are not allowed to {action}: no scope of your credential permits it here."),
+        )
+    }
+
+    /// 404: there is no such thing, or none within the caller's reach.
+    pub fn not_found(what: &str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", format!("There is no such {what} within your reach."))
+    }
+
+    /// 409: it collides with what is there.
+    pub fn conflict(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, "conflict", detail)
+    }
+
+    /// The same with one header more.
+    #[must_use]
+    pub fn with(mut self, name: header::HeaderName, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    /// 503: try again in a moment.
+    fn unavailable(code: &'static str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail).with(header::RETRY_AFTER, "1")
+    }
+
+    /// 500: something that should not happen did. What it was goes into the log only.
+    pub fn internal(cause: impl fmt::Display) -> Self {
+        tracing::error!(%cause, "a request failed");
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "Something went wrong here. The log has more under this request's id.",
+        )
+    }
+
+    /// The answer, with the id of the request in it.
+    pub fn answer(&self, request_id: &str) -> HttpResponse {
+        let mut response = HttpResponse::build(self.status);
+        for (name, value) in &self.headers {
+            response.insert_header((name.clone(), value.as_str()));
+        }
+        let body = ProblemBody {
+            r#type: "about:blank",
+            title: self.status.canonical_reason().unwrap_or("Error"),
+            status: self.status.as_u16(),
+            detail: &self.detail,
+            code: self.code,
+            request_id,
+            errors: &self.errors,
+            error: json!({ "message": self.detail }),
+        };
+        response
+            .content_type("application/problem+json")
+            .insert_header((header::CACHE_CONTROL, "no-store"))
+            .body(serde_json::to_string(&body).unwrap_or_default())
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.detail)
+    }
+}
+
+impl std::error::Error for Problem {}
+
+impl ResponseError for Problem {
+    fn status_code(&self) -> StatusCode {
+        self.status
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        // `edge` writes the answer again, with the id of the request.
+        self.answer("")
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Unavailable(cause) => {
+                tracing::warn!(%cause, "the database cannot be reached");
+                Self::unavailable(
+                    "database_unavailable",
+                    "The database cannot be reached. Try again in a moment.",
+                )
+            }
+            StoreError::Duplicate(column) => {
+                let message = format!("another one has the same {column} already");
+                Self {
+                    errors: vec![FieldError::new(column, &message)],
+                    ..Self::conflict(format!("It cannot be stored: {message}."))
+                }
+            }
+            StoreError::Referenced => {
+                Self::conflict("Something else still refers to it, or what it refers to has just gone.")
+            }
+            StoreError::Foreign(cause) | StoreError::Failed(cause) => Self::internal(cause),
+        }
+    }
+}
+
+impl From<Invalid> for Problem {
+    fn from(invalid: Invalid) -> Self {
+        Self::bad_request(invalid.to_string())
+    }
+}
+
+impl From<PasswordError> for Problem {
+    fn from(error: PasswordError) -> Self {
+        match error {
+            PasswordError::Busy => {
+                Self::unavailable("busy", "Too many logins at once. Try again in a moment.")
+            }
+            other => Self::internal(other),
+        }
+    }
+}
+
+impl Problem {
+    /// A bearer that is no good. An expired one has the status that the settings say (the seed says 403).
+    pub fn token(error: &TokenError, expired_status: StatusCode) -> Self {
+        let message = error.to_string();
+        match error {
+            TokenError::Expired => {
+                Self { status: expired_status, ..Self::unauthorized("token_expired", &message) }
+            }
+            TokenError::InvalidSignature | TokenError::Invalid => {
+                Self::unauthorized("invalid_token", &message)
+            }
+        }
+    }
+
+    /// What was denied to one who could not do it to anything of this kind: 403.
+    pub fn denied(denied: &Denied) -> Self {
+        Self::forbidden(denied.action())
+    }
+}

@@ -1,0 +1,122 @@
+//! What one of the nine resources must say about itself. Everything else (the five verbs, lists, the OpenAPI document,
+//! what Cedar learns of it) follows from this.
+
+use crate::authz::Thing;
+use crate::values::{Id, Invalid, Timestamp};
+use sea_orm::{EntityTrait, FromQueryResult, IntoActiveModel};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+/// A resource: a row of a table, which is also what a client sees of it.
+///
+/// The row's JSON has the fields of [`Resource::Body`], `id`, `organization`, `createdAt`, `updatedAt`, and what else
+/// stands in [`Resource::READ_ONLY`]; each field is a column of the same name in snake case.
+pub trait Resource:
+    Thing
+    + FromQueryResult
+    + IntoActiveModel<<Self::Entity as EntityTrait>::ActiveModel>
+    + Serialize
+    + DeserializeOwned
+    + ToSchema
+    + Clone
+    + Send
+    + Sync
+    + 'static
+{
+    /// The table.
+    type Entity: EntityTrait<Model = Self>;
+
+    /// What a client may write: the body of a create, and the fields of an update.
+    type Body: Serialize + DeserializeOwned + ToSchema + 'static;
+
+    /// The fields that only the service writes.
+    const READ_ONLY: &'static [&'static str] = &["id", "createdAt", "updatedAt"];
+
+    /// The column that names the organization that holds the thing.
+    fn holder_column() -> <Self::Entity as EntityTrait>::Column;
+
+    /// The organization that holds the thing.
+    fn organization(&self) -> Id;
+
+    /// The other things that this one names, its organization aside.
+    fn references(&self) -> Vec<Reference> {
+        Vec::new()
+    }
+}
+
+/// That a thing names another one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reference {
+    /// The field that names it, as the client writes it: `contact`, `participants.0.user`.
+    pub field: String,
+    /// The Cedar entity type of the other thing.
+    pub kind: &'static str,
+    /// The id of the other thing.
+    pub id: Id,
+}
+
+impl Reference {
+    /// From `field` to the thing of type `R` with this id.
+    pub fn to<R: Thing>(field: impl Into<String>, id: Id) -> Self {
+        Self { field: field.into(), kind: R::TYPE, id }
+    }
+}
+
+/// What the service itself writes on a new row.
+#[derive(Debug, Clone, Copy)]
+pub struct Stamp {
+    /// The id of the new thing.
+    pub id: Id,
+    /// The organization that holds it where the body names none.
+    pub organization: Id,
+    /// The moment of its making.
+    pub now: Timestamp,
+}
+
+/// The row that a checked body makes.
+pub fn compose<R: Resource>(body: &impl Serialize, stamp: Stamp) -> Result<R, Invalid> {
+    let mut row = object(body)?;
+    if row.get("organization").is_none_or(Value::is_null) {
+        row.insert("organization".into(), Value::String(stamp.organization.to_string()));
+    }
+    row.insert("id".into(), Value::String(stamp.id.to_string()));
+    let now = Value::String(stamp.now.to_string());
+    row.insert("createdAt".into(), now.clone());
+    row.insert("updatedAt".into(), now);
+    parse(row)
+}
+
+/// The body that a row would have after `patch`: its own fields, overlaid by those of the patch, top level only.
+pub fn patched<R: Resource>(row: &R, patch: &Map<String, Value>) -> Result<Map<String, Value>, Invalid> {
+    let mut body = object(row)?;
+    body.retain(|field, _| !R::READ_ONLY.contains(&field.as_str()));
+    body.extend(patch.iter().map(|(field, value)| (field.clone(), value.clone())));
+    Ok(body)
+}
+
+/// A row with the fields of a checked body instead of its own.
+pub fn amend<R: Resource>(row: &R, body: &impl Serialize, now: Timestamp) -> Result<R, Invalid> {
+    let mut new = object(row)?;
+    let mut body = object(body)?;
+    if body.get("organization").is_some_and(Value::is_null) {
+        body.remove("organization");
+    }
+    new.extend(body);
+    new.insert("updatedAt".into(), Value::String(now.to_string()));
+    parse(new)
+}
+
+/// A value's JSON object.
+pub fn object(value: &impl Serialize) -> Result<Map<String, Value>, Invalid> {
+    match serde_json::to_value(value) {
+        Ok(Value::Object(fields)) => Ok(fields),
+        Ok(other) => Err(Invalid(format!("{other} is not an object"))),
+        Err(error) => Err(Invalid(error.to_string())),
+    }
+}
+
+fn parse<R: Resource>(row: Map<String, Value>) -> Result<R, Invalid> {
+    R::deserialize(Value::Object(row)).map_err(|error| Invalid(error.to_string()))
+}

@@ -1,0 +1,71 @@
+//! Users as the authentication sees them: who they are, where they belong, what they may be at most.
+
+use super::{Store, StoreError};
+use crate::authz::Scope;
+use crate::values::{Email, Id, OrgPath};
+use sea_orm::sea_query::{Alias, Expr, ExprTrait, Query, SelectStatement};
+use sea_orm::{ConnectionTrait, FromQueryResult, JoinType};
+
+/// A user, and where it stands.
+#[derive(Debug, Clone, FromQueryResult)]
+pub struct Account {
+    /// The user.
+    pub id: Id,
+    /// Its address.
+    pub email: Email,
+    /// Its role, which caps what its credentials can do.
+    pub role: Scope,
+    /// `active` or `blocked`.
+    pub status: String,
+    /// Its organization.
+    pub path: OrgPath,
+    /// The hash of its password, where it has one.
+    pub hash: Option<String>,
+}
+
+impl Account {
+    /// Whether its credentials are good at all.
+    pub fn is_active(&self) -> bool {
+        self.status == "active"
+    }
+}
+
+fn accounts() -> SelectStatement {
+    let mut select = Query::select();
+    select
+        .columns([("users", "id"), ("users", "email"), ("users", "role"), ("users", "status")])
+        .column(("organizations", "path"))
+        .column(("passwords", "hash"))
+        .from("users")
+        .join(
+            JoinType::InnerJoin,
+            "organizations",
+            Expr::col(("organizations", "id")).equals(("users", "organization")),
+        )
+        .join(JoinType::LeftJoin, "passwords", Expr::col(("passwords", "user")).equals(("users", "id")));
+    select
+}
+
+impl Store {
+    async fn one_account(&self, condition: Expr) -> Result<Option<Account>, StoreError> {
+        let found = self.db.query_one(accounts().and_where(condition)).await?;
+        Ok(found.map(|row| Account::from_query_result(&row, "")).transpose()?)
+    }
+
+    /// The account of this user.
+    pub async fn account(&self, user: Id) -> Result<Option<Account>, StoreError> {
+        self.one_account(Expr::col(("users", "id")).eq(user)).await
+    }
+
+    /// The account with this address.
+    pub async fn account_by_email(&self, email: &Email) -> Result<Option<Account>, StoreError> {
+        self.one_account(Expr::col(("users", "email")).eq(email.clone())).await
+    }
+
+    /// Whether there is any user at all.
+    pub async fn has_users(&self) -> Result<bool, StoreError> {
+        let mut any = Query::select();
+        any.column(Alias::new("id")).from("users").limit(1);
+        Ok(self.db.query_one(&any).await?.is_some())
+    }
+}

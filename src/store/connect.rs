@@ -1,0 +1,76 @@
+//! Opening the database, and bringing it to the present form.
+
+use super::{Store, StoreError, Work};
+use migrations::Migrator;
+use sea_orm::{
+    ConnectOptions, Database, DbBackend, SqliteTransactionMode, TransactionOptions, TransactionTrait,
+};
+use sea_orm_migration::{MigratorTrait, SchemaManager};
+use std::collections::HashSet;
+use std::time::Duration;
+
+impl Store {
+    /// Opens the database at `url` (`sqlite://file` or `postgres://…`) with at most `connections` connections. A
+    /// SQLite file is made where there is none.
+    pub async fn connect(url: &str, connections: u32) -> Result<Self, StoreError> {
+        let mut options = ConnectOptions::new(url);
+        options
+            .max_connections(connections)
+            .acquire_timeout(Duration::from_secs(3))
+            .connect_timeout(Duration::from_secs(3))
+            .sqlx_logging(false)
+            // A connection that has been idle for a moment is tried before it is used: a database that was restarted
+            // costs a reconnect, not a failed request.
+            .test_before_acquire_if_idle_for(Duration::from_secs(1))
+            .map_sqlx_sqlite_opts(|options| {
+                options
+                    .create_if_missing(true)
+                    .foreign_keys(true)
+                    .busy_timeout(Duration::from_secs(5))
+                    .journal_mode(sea_orm::sqlx::sqlite::SqliteJournalMode::Wal)
+                    .synchronous(sea_orm::sqlx::sqlite::SqliteSynchronous::Normal)
+            });
+        Ok(Self { db: Database::connect(options).await? })
+    }
+
+    /// Applies the migrations that the database does not have yet. Refuses a database that has one which this
+    /// program does not know: a newer program made it.
+    pub async fn migrate(&self) -> Result<(), StoreError> {
+        let known: HashSet<String> =
+            Migrator::migrations().iter().map(|step| step.name().to_owned()).collect();
+        let tables = SchemaManager::new(&self.db);
+        if tables.has_table("seaql_migrations").await? {
+            let applied = Migrator::get_migration_models(&self.db).await?;
+            let newer: Vec<String> =
+                applied.into_iter().map(|step| step.version).filter(|name| !known.contains(name)).collect();
+            if !newer.is_empty() {
+                return Err(StoreError::Foreign(format!(
+                    "the database was migrated by a newer version of this program: it has the step {}, which this \
+                     version does not know; start the newer version, or restore a backup",
+                    newer.join(", ")
+                )));
+            }
+        } else if tables.has_table("users").await? {
+            return Err(StoreError::Foreign(
+                "the database has a table `users` but was not made by this program; name another database"
+                    .into(),
+            ));
+        }
+        Ok(Migrator::up(&self.db, None).await?)
+    }
+
+    /// Starts a unit of work.
+    pub async fn begin(&self) -> Result<Work, StoreError> {
+        // SQLite has one writer: asking for its place at once spares a transaction that has read the refusal to write.
+        let options = TransactionOptions {
+            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+            ..TransactionOptions::default()
+        };
+        Ok(Work { tx: self.db.begin_with_options(options).await? })
+    }
+
+    /// Whether several processes may serve this database.
+    pub fn is_shared(&self) -> bool {
+        self.db.get_database_backend() == DbBackend::Postgres
+    }
+}

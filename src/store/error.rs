@@ -1,0 +1,75 @@
+//! What can go wrong with a database, without HTTP in it.
+
+use sea_orm::{DbErr, RuntimeErr, SqlErr};
+
+/// Why the store could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database cannot be reached or is too busy. It may work a moment later.
+    #[error("the database cannot be reached: {0}")]
+    Unavailable(String),
+    /// Another row has this value already, where each may have it once.
+    #[error("another one has the same {0} already")]
+    Duplicate(String),
+    /// Another row refers to this one, or this one to a row that is no longer there.
+    #[error("something else still refers to it, or what it refers to has gone")]
+    Referenced,
+    /// The database was migrated by a newer program, or is not one of this program's.
+    #[error("{0}")]
+    Foreign(String),
+    /// The database says something that this program does not understand.
+    #[error("the database failed: {0}")]
+    Failed(String),
+}
+
+impl From<DbErr> for StoreError {
+    fn from(error: DbErr) -> Self {
+        match error.sql_err() {
+            Some(SqlErr::UniqueConstraintViolation(message)) => return Self::Duplicate(column_in(&message)),
+            Some(SqlErr::ForeignKeyConstraintViolation(_)) => return Self::Referenced,
+            _ => {}
+        }
+        let message = error.to_string();
+        if is_passing(&error) { Self::Unavailable(message) } else { Self::Failed(message) }
+    }
+}
+
+/// The column that a message about a unique constraint names: SQLite says `table.column`, PostgreSQL quotes
+/// `table_column_key`.
+fn column_in(message: &str) -> String {
+    let name = message.rsplit(['"', ' ']).find(|word| !word.is_empty()).unwrap_or(message);
+    let name = name.trim_end_matches("_key").trim_end_matches("_pkey");
+    name.rsplit(['.', '_']).next().unwrap_or(name).to_owned()
+}
+
+/// Whether trying again later may help: no connection, a lost one, a server that is starting or stopping, a lock that
+/// another program holds.
+fn is_passing(error: &DbErr) -> bool {
+    match error {
+        DbErr::ConnectionAcquire(_) | DbErr::Conn(_) => true,
+        DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error)) => {
+            match error.as_database_error() {
+                // PostgreSQL's classes 08 (connection), 53 (resources), 57P (shutting down), and 40 (serialization
+                // and deadlocks); SQLite's BUSY and LOCKED with their extended codes.
+                Some(error) => error.code().is_some_and(|code| match code.len() {
+                    5 => ["08", "53", "57P", "40"].iter().any(|class| code.starts_with(class)),
+                    _ => code.parse::<u32>().is_ok_and(|code| matches!(code & 0xff, 5 | 6)),
+                }),
+                // Not an answer of the database: the connection itself failed.
+                None => true,
+            }
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::column_in;
+
+    #[test]
+    fn the_column_of_a_violated_constraint_is_named() {
+        assert_eq!(column_in("UNIQUE constraint failed: users.email"), "email");
+        assert_eq!(column_in("duplicate key value violates unique constraint \"users_email_key\""), "email");
+    }
+}

@@ -1,0 +1,38 @@
+//! The only room with queries. A row leaves it undecided, and enters it permitted. Knows SQL; knows nothing of requests
+//! or of what a policy says.
+
+mod accounts;
+mod connect;
+mod credentials;
+mod error;
+mod kinds;
+mod list;
+mod rows;
+
+pub use accounts::Account;
+pub use credentials::{ApiKeyRow, NewSession, Session, SigningKeyRow};
+pub use error::StoreError;
+pub use kinds::{Kind, Kinds};
+pub use list::{ListQuery, Page};
+use sea_orm::{DatabaseConnection, DatabaseTransaction};
+
+/// The database, for reading. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Store {
+    db: DatabaseConnection,
+}
+
+/// A unit of work: everything that is written in it becomes visible at once, at [`Work::commit`], or not at all.
+///
+/// What it reads of a row it keeps for itself until it ends, so that a decision holds until the row is written.
+#[derive(Debug)]
+pub struct Work {
+    tx: DatabaseTransaction,
+}
+
+impl Work {
+    /// Makes everything that was written visible.
+    pub async fn commit(self) -> Result<(), StoreError> {
+        Ok(self.tx.commit().await?)
+    }
+}

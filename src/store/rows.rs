@@ -1,0 +1,228 @@
+//! The rows of the resources: found, inserted, saved, deleted.
+
+use super::{Kinds, Store, StoreError, Work};
+use crate::authz::{Permitted, Undecided};
+use crate::resource::Resource;
+use crate::values::{Id, OrgPath};
+use sea_orm::sea_query::{Alias, Expr, ExprTrait, LockType, Query};
+use sea_orm::{
+    ActiveModelTrait as _, ColumnTrait, ConnectionTrait, DbErr, EntityTrait, FromQueryResult, JoinType,
+    QueryFilter, QueryResult, QuerySelect, QueryTrait, Select, TryGetable,
+};
+
+/// The organizations, seen from the things that they hold.
+pub(super) mod holder {
+    use crate::values::{Id, OrgPath};
+    use sea_orm::entity::prelude::*;
+
+    /// Where an organization stands.
+    #[sea_orm::model]
+    #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
+    #[sea_orm(table_name = "organizations")]
+    pub struct Model {
+        /// The organization.
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub id: Id,
+        /// The organization above it.
+        pub parent: Option<Id>,
+        /// Its place in the tree.
+        pub path: OrgPath,
+    }
+
+    impl ActiveModelBehavior for ActiveModel {}
+}
+
+/// The alias under which the organization that holds a thing is joined to it.
+pub(super) const HOLDER: &str = "holder";
+
+/// A row with the place of the organization that holds it.
+pub(super) struct Held<R> {
+    pub(super) row: R,
+    path: OrgPath,
+}
+
+impl<R: FromQueryResult> FromQueryResult for Held<R> {
+    fn from_query_result(result: &QueryResult, prefix: &str) -> Result<Self, DbErr> {
+        Ok(Self {
+            row: R::from_query_result(result, prefix)?,
+            path: OrgPath::try_get(result, prefix, "holder_path")?,
+        })
+    }
+}
+
+impl<R: Resource> Held<R> {
+    pub(super) fn undecided(self) -> Undecided<R> {
+        Undecided::new(self.row, self.path)
+    }
+}
+
+/// The rows of a resource, each with the organization that holds it.
+pub(super) fn held<R: Resource>() -> Select<R::Entity> {
+    let relation = <R::Entity as EntityTrait>::belongs_to(holder::Entity)
+        .from(R::holder_column())
+        .to(holder::Column::Id)
+        .into();
+    <R::Entity as EntityTrait>::find()
+        .join_as(JoinType::InnerJoin, relation, HOLDER)
+        .expr_as(Expr::col((HOLDER, "path")), "holder_path")
+}
+
+fn by_id<R: Resource>(id: Id) -> Select<R::Entity> {
+    held::<R>().filter(Expr::col((Alias::new(table::<R>()), Alias::new("id"))).eq(id))
+}
+
+/// The name of a resource's table.
+pub(super) fn table<R: Resource>() -> &'static str {
+    sea_orm::EntityName::table_name(&<R::Entity as Default>::default())
+}
+
+impl Store {
+    /// The thing with this id; none where there is none.
+    pub async fn find<R: Resource>(&self, id: Id) -> Result<Option<Undecided<R>>, StoreError> {
+        Ok(by_id::<R>(id).into_model::<Held<R>>().one(&self.db).await?.map(Held::undecided))
+    }
+
+    /// Where this organization stands in the tree; none where there is no such organization.
+    pub async fn path(&self, organization: Id) -> Result<Option<OrgPath>, StoreError> {
+        Ok(holder::Entity::find_by_id(organization).one(&self.db).await?.map(|found| found.path))
+    }
+
+    /// The root organization; none in a database that is still empty.
+    pub async fn root(&self) -> Result<Option<OrgPath>, StoreError> {
+        let root = holder::Entity::find().filter(holder::Column::Parent.is_null()).one(&self.db).await?;
+        Ok(root.map(|found| found.path))
+    }
+
+    /// This organization and all those below it, itself first.
+    pub async fn subtree(&self, top: &OrgPath) -> Result<Vec<OrgPath>, StoreError> {
+        let found = holder::Entity::find().filter(is_within(Expr::col("path"), top)).all(&self.db).await?;
+        let mut paths: Vec<OrgPath> = found.into_iter().map(|found| found.path).collect();
+        paths.sort_by_key(OrgPath::level);
+        Ok(paths)
+    }
+}
+
+/// That a path is that of `top` or of an organization below it.
+pub(super) fn is_within(path: Expr, top: &OrgPath) -> Expr {
+    // Ids are hex digits, so the pattern has no wildcard but its last one.
+    path.clone().eq(top.to_string()).or(path.like(format!("{top}#%")))
+}
+
+impl Work {
+    /// The thing with this id, kept from other writers until the work ends; none where there is none.
+    pub async fn find<R: Resource>(&self, id: Id) -> Result<Option<Undecided<R>>, StoreError> {
+        let mut select = by_id::<R>(id);
+        QueryTrait::query(&mut select).lock_with_tables(LockType::Update, [Alias::new(table::<R>())]);
+        Ok(select.into_model::<Held<R>>().one(&self.tx).await?.map(Held::undecided))
+    }
+
+    /// Stores a new thing.
+    pub async fn insert<R: Resource>(&self, row: Permitted<R>) -> Result<Permitted<R>, StoreError> {
+        let new = (*row).clone().into_active_model().reset_all();
+        <R::Entity as EntityTrait>::insert(new).exec_without_returning(&self.tx).await?;
+        Ok(row)
+    }
+
+    /// Stores a changed thing.
+    pub async fn save<R>(&self, row: Permitted<R>) -> Result<Permitted<R>, StoreError>
+    where
+        R: Resource,
+    {
+        let changed = (*row).clone().into_active_model().reset_all();
+        <R::Entity as EntityTrait>::update(changed).exec(&self.tx).await?;
+        Ok(row)
+    }
+
+    /// Deletes a thing, and what the database deletes with it.
+    pub async fn delete<R: Resource>(&self, row: &Permitted<R>) -> Result<(), StoreError> {
+        let mut delete = Query::delete();
+        delete.from_table(Alias::new(table::<R>())).and_where(Expr::col("id").eq(row.id()));
+        self.tx.execute(&delete).await?;
+        Ok(())
+    }
+
+    /// Keeps the tree of organizations from every other writer until the work ends.
+    pub async fn lock_tree(&self) -> Result<(), StoreError> {
+        let mut root = holder::Entity::find().filter(holder::Column::Parent.is_null());
+        QueryTrait::query(&mut root).lock(LockType::Update);
+        root.one(&self.tx).await?;
+        Ok(())
+    }
+
+    /// Where this organization stands now; none where there is no such organization.
+    pub async fn path(&self, organization: Id) -> Result<Option<OrgPath>, StoreError> {
+        Ok(holder::Entity::find_by_id(organization).one(&self.tx).await?.map(|found| found.path))
+    }
+
+    /// How many levels stand below an organization.
+    pub async fn depth_below(&self, top: &OrgPath) -> Result<usize, StoreError> {
+        let below = holder::Entity::find().filter(is_within(Expr::col("path"), top)).all(&self.tx).await?;
+        let deepest = below.iter().map(|organization| organization.path.level()).max();
+        Ok(deepest.unwrap_or_default().saturating_sub(top.level()))
+    }
+
+    /// Makes a conversation that of a contact.
+    pub async fn tie_contact<R: Resource>(
+        &self,
+        contact: Id,
+        conversation: &Permitted<R>,
+    ) -> Result<(), StoreError> {
+        let mut update = Query::update();
+        update
+            .table("contacts")
+            .value("conversation", conversation.id())
+            .and_where(Expr::col("id").eq(contact));
+        self.tx.execute(&update).await?;
+        Ok(())
+    }
+
+    /// Moves everything that stands below `old` to below `new`. The organization itself has been saved already.
+    pub async fn move_below<R: Resource>(
+        &self,
+        moved: &Permitted<R>,
+        old: &OrgPath,
+        new: &OrgPath,
+    ) -> Result<(), StoreError> {
+        debug_assert_eq!(moved.id(), new.own());
+        let below =
+            holder::Entity::find().filter(Expr::col("path").like(format!("{old}#%"))).all(&self.tx).await?;
+        for organization in below {
+            let path =
+                organization.path.ids().skip(old.level() + 1).fold(new.clone(), |path, id| path.child(id));
+            let mut update = Query::update();
+            update
+                .table("organizations")
+                .value("path", path.to_string())
+                .value("level", i64::try_from(path.level()).unwrap_or(i64::MAX))
+                .and_where(Expr::col("id").eq(organization.id));
+            self.tx.execute(&update).await?;
+        }
+        Ok(())
+    }
+
+    /// What an organization holds, as `(type, count)`, where it holds any: the organizations right below it, and the
+    /// things of every other kind.
+    pub async fn holdings(
+        &self,
+        organization: Id,
+        kinds: &Kinds,
+    ) -> Result<Vec<(&'static str, i64)>, StoreError> {
+        let mut holdings = Vec::new();
+        for kind in kinds.iter() {
+            let holder = if kind.table == "organizations" { "parent" } else { "organization" };
+            let mut count = Query::select();
+            count
+                .expr_as(Expr::col("id").count(), "held")
+                .from(Alias::new(kind.table))
+                .and_where(Expr::col(holder).eq(organization));
+            let held = match self.tx.query_one(&count).await? {
+                Some(row) => i64::try_get(&row, "", "held").map_err(DbErr::from)?,
+                None => 0,
+            };
+            if held > 0 {
+                holdings.push((kind.name, held));
+            }
+        }
+        Ok(holdings)
+    }
+}
