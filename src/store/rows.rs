@@ -19,7 +19,7 @@ pub(super) mod holder {
     #[sea_orm::model]
     #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
     #[sea_orm(table_name = "organizations")]
-    pub struct Model {
+    pub(crate) struct Model {
         /// The organization.
         #[sea_orm(primary_key, auto_increment = false)]
         pub id: Id,

@@ -1,1 +1,5 @@
-fn main() {}
+//! Tests of the whole service over HTTP, on a real server and a real database.
+
+#[expect(unreachable_pub, reason = "there is nobody to reach a test binary")]
+mod support;
+mod table;

@@ -1,0 +1,288 @@
+//! A whole service for each test, on a database of its own, and clients that talk to it over HTTP.
+
+use cedargate::app::App;
+use cedargate::authz::Scope;
+use cedargate::config::Config;
+use cedargate::values::{Clock, Id};
+use reqwest::{Method, StatusCode};
+use sea_orm::ConnectionTrait;
+use secrecy::ExposeSecret;
+use serde_json::{Value, json};
+use std::net::TcpListener;
+use std::path::PathBuf;
+use tempfile::TempDir;
+
+/// The password of everybody in the tests: that of the seed.
+pub const PASSWORD: &str = "t0pZ3kR3t";
+/// The address of the first admin.
+pub const ADMIN: &str = "admin@example.com";
+
+/// The service under test.
+pub struct TestApp {
+    /// Where it listens.
+    pub base: String,
+    /// The clock that it reads, which stands still until a test moves it.
+    pub clock: Clock,
+    /// What it was started with.
+    pub config: Config,
+    database: Database,
+    handle: actix_web::dev::ServerHandle,
+}
+
+/// A file of the project.
+pub fn project_file(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(name)
+}
+
+/// The database of a test: a SQLite file, or with `TEST_POSTGRES_URL` a database of that server.
+pub struct Database {
+    pub url: String,
+    pub directory: TempDir,
+    server: Option<(String, String)>,
+}
+
+impl Database {
+    pub async fn new() -> Self {
+        let directory = TempDir::new().unwrap();
+        let Ok(server) = std::env::var("TEST_POSTGRES_URL") else {
+            let url = format!("sqlite://{}", directory.path().join("test.db").display());
+            return Self { url, directory, server: None };
+        };
+        let name = format!("t{}", Id::new(&Clock::system()));
+        run_sql(&server, &format!("CREATE DATABASE {name}")).await;
+        let url = format!("{}/{name}", server.rsplit_once('/').unwrap().0);
+        Self { url, directory, server: Some((server, name)) }
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        let Some((server, name)) = self.server.take() else { return };
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(run_sql(&server, &format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")));
+        })
+        .join()
+        .unwrap();
+    }
+}
+
+async fn run_sql(url: &str, sql: &str) {
+    let connection = sea_orm::Database::connect(url).await.unwrap();
+    connection.execute_unprepared(sql).await.unwrap();
+    connection.close().await.unwrap();
+}
+
+impl TestApp {
+    pub async fn start() -> Self {
+        Self::with(|_| ()).await
+    }
+
+    /// With other settings than the usual ones.
+    pub async fn with(change: impl FnOnce(&mut Config)) -> Self {
+        let database = Database::new().await;
+        let mut config = Config {
+            database_url: database.url.clone().into(),
+            database_connections: 4,
+            policies: vec![project_file("policies")],
+            schema: vec![project_file("schema")],
+            admin_password: Some(PASSWORD.into()),
+            workers: Some(2),
+            ..Config::default()
+        };
+        change(&mut config);
+        let clock = Clock::settable("2026-01-31T12:00:00Z".parse().unwrap());
+        let app = App::open(&config, clock.clone()).await.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        let server = app.serve(listener).unwrap();
+        let handle = server.handle();
+        tokio::spawn(server);
+        Self { base, clock, config, database, handle }
+    }
+
+    /// A connection to its database, behind its back.
+    pub async fn sql(&self, statement: &str) {
+        run_sql(self.config.database_url.expose_secret(), statement).await;
+    }
+
+    /// The directory that the test may write in.
+    pub fn directory(&self) -> &std::path::Path {
+        self.database.directory.path()
+    }
+
+    /// A client without credentials.
+    pub fn anonymous(&self) -> Client {
+        Client { http: reqwest::Client::new(), base: self.base.clone(), bearer: None, id: String::new() }
+    }
+
+    /// A client with this bearer.
+    pub fn bearer(&self, bearer: &str) -> Client {
+        Client { bearer: Some(bearer.to_owned()), ..self.anonymous() }
+    }
+
+    /// The tokens of a user.
+    pub async fn log_in(&self, email: &str) -> Value {
+        let body = json!({ "email": email, "password": PASSWORD });
+        self.anonymous().post("/v2/auth/token", body).await.expect(StatusCode::OK)
+    }
+
+    /// A client that has logged in as this user.
+    pub async fn client(&self, email: &str) -> Client {
+        let tokens = self.log_in(email).await;
+        let id = tokens["user"].as_str().unwrap().to_owned();
+        Client { id, ..self.bearer(tokens["token"].as_str().unwrap()) }
+    }
+
+    /// The first admin, of the root organization.
+    pub async fn admin(&self) -> Client {
+        self.client(ADMIN).await
+    }
+
+    /// A new user with this role in the root organization, logged in.
+    pub async fn user(&self, role: Scope) -> Client {
+        let email = format!("{role}-{}@example.com", Id::new(&Clock::system()));
+        let body = json!({ "email": email, "password": PASSWORD, "role": role });
+        self.admin().await.post("/v2/users", body).await.expect(StatusCode::CREATED);
+        self.client(&email).await
+    }
+
+    /// A new organization below the root with one admin, who is logged in.
+    pub async fn tenant(&self, name: &str) -> (String, Client) {
+        let admin = self.admin().await;
+        let organization = admin.post("/v2/organizations", json!({ "name": name })).await;
+        let organization = organization.expect(StatusCode::CREATED)["id"].as_str().unwrap().to_owned();
+        let email = format!("admin@{name}.example");
+        let body =
+            json!({ "email": email, "password": PASSWORD, "role": "admin", "organization": organization });
+        admin.post("/v2/users", body).await.expect(StatusCode::CREATED);
+        (organization, self.client(&email).await)
+    }
+}
+
+impl Drop for TestApp {
+    fn drop(&mut self) {
+        drop(self.handle.stop(false));
+    }
+}
+
+/// Somebody who calls.
+#[derive(Clone)]
+pub struct Client {
+    pub http: reqwest::Client,
+    pub base: String,
+    pub bearer: Option<String>,
+    /// The id of its user, where it has logged in.
+    pub id: String,
+}
+
+/// An answer.
+#[derive(Debug)]
+pub struct Reply {
+    pub status: StatusCode,
+    pub headers: reqwest::header::HeaderMap,
+    pub text: String,
+    pub json: Value,
+    what: String,
+}
+
+impl Reply {
+    /// The body, where the status is as expected.
+    #[track_caller]
+    pub fn expect(self, status: StatusCode) -> Value {
+        assert_eq!(self.status, status, "{}: {}", self.what, self.text);
+        self.json
+    }
+
+    /// Checks that it is a problem with this status and code, in the form that all of them have; gives the names of the
+    /// wrong fields.
+    #[track_caller]
+    pub fn expect_problem(&self, status: u16, code: &str) -> Vec<String> {
+        assert_eq!(
+            (self.status.as_u16(), self.json["code"].as_str()),
+            (status, Some(code)),
+            "{}: {}",
+            self.what,
+            self.text
+        );
+        assert_eq!(self.header("content-type"), "application/problem+json", "{}", self.what);
+        assert_eq!(self.json["status"], status);
+        assert_eq!(self.json["error"]["message"], self.json["detail"]);
+        assert_eq!(self.json["requestId"], self.header("x-request-id"));
+        assert_eq!(self.json["type"], "about:blank");
+        assert!(self.json["title"].is_string());
+        let errors = self.json["errors"].as_array().cloned().unwrap_or_default();
+        errors.iter().map(|error| error["field"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// A header, or an empty text.
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    /// The id in the body.
+    pub fn id(&self) -> String {
+        self.json["id"].as_str().unwrap_or_else(|| panic!("{}: no id in {}", self.what, self.text)).to_owned()
+    }
+}
+
+impl Client {
+    /// Sends a request with these further headers and this body.
+    pub async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<Vec<u8>>,
+    ) -> Reply {
+        let what = format!("{method} {path}");
+        let mut request = self.http.request(method, format!("{}{path}", self.base));
+        if let Some(bearer) = &self.bearer {
+            request = request.bearer_auth(bearer);
+        }
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        if let Some(body) = body {
+            request = request.body(body);
+        }
+        let response = request.send().await.unwrap();
+        let (status, headers) = (response.status(), response.headers().clone());
+        let text = response.text().await.unwrap();
+        let json = serde_json::from_str(&text).unwrap_or(Value::Null);
+        Reply { status, headers, text, json, what }
+    }
+
+    /// Sends JSON, if any.
+    pub async fn call(&self, method: Method, path: &str, body: Option<Value>) -> Reply {
+        match body {
+            Some(body) => {
+                let bytes = serde_json::to_vec(&body).unwrap();
+                self.send(method, path, &[("content-type", "application/json")], Some(bytes)).await
+            }
+            None => self.send(method, path, &[], None).await,
+        }
+    }
+
+    pub async fn get(&self, path: &str) -> Reply {
+        self.call(Method::GET, path, None).await
+    }
+
+    pub async fn post(&self, path: &str, body: Value) -> Reply {
+        self.call(Method::POST, path, Some(body)).await
+    }
+
+    pub async fn patch(&self, path: &str, body: Value) -> Reply {
+        self.call(Method::PATCH, path, Some(body)).await
+    }
+
+    pub async fn delete(&self, path: &str) -> Reply {
+        self.call(Method::DELETE, path, None).await
+    }
+
+    /// An API key of its own user with these scopes.
+    pub async fn key(&self, scopes: &[Scope]) -> String {
+        let reply = self.post("/v2/users/me/keys", json!({ "name": "test", "scopes": scopes })).await;
+        reply.expect(StatusCode::CREATED)["key"].as_str().unwrap().to_owned()
+    }
+}

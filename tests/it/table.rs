@@ -1,0 +1,361 @@
+//! The seed's permission table, read from its own text: on the engine, over HTTP with real tokens, and with API keys.
+
+use crate::support::{Client, TestApp, project_file};
+use cedargate::authz::Scope;
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+/// A row of the table.
+#[derive(Debug, Clone)]
+struct Row {
+    /// As it stands in the seed: `Fetch user details (self)`.
+    name: String,
+    /// One cell a scope, in ascending order.
+    cells: [bool; 4],
+}
+
+/// The rows of the table in the seed's text.
+fn rows() -> Vec<Row> {
+    let text = std::fs::read_to_string(project_file("tests/fixtures/seed.txt")).unwrap();
+    let table = text.lines().skip_while(|line| !line.starts_with("Permission Guest Agent Bot Admin")).skip(1);
+    let rows: Vec<Row> = table
+        .take_while(|line| !line.is_empty())
+        .filter(|line| !line.starts_with('-'))
+        .map(|line| {
+            let words: Vec<&str> = line.split(' ').collect();
+            let (name, cells) = words.split_at(words.len() - 4);
+            let cell = |at: usize| match cells[at] {
+                "+" => true,
+                "-" => false,
+                other => panic!("{line}: {other:?} is no cell"),
+            };
+            Row { name: name.join(" "), cells: [cell(0), cell(1), cell(2), cell(3)] }
+        })
+        .collect();
+    assert_eq!(rows.len(), 40, "the seed has 40 rows");
+    rows
+}
+
+const NOUNS: [&str; 9] = [
+    "Organization",
+    "OrganizationGroup",
+    "User",
+    "Conversation",
+    "Message",
+    "Contact",
+    "KnowledgeItem",
+    "Form",
+    "Service",
+];
+
+/// The actions that a row of the seed speaks of (decisions 11 and 12), and whether it speaks of the caller's own user.
+fn actions(row: &str) -> (Vec<String>, bool) {
+    let own = row.ends_with(" (self)");
+    let words = row.trim_end_matches(" (self)").to_lowercase();
+    let (verb, noun) = words.split_once(' ').unwrap();
+    if noun == "other resource" {
+        let others = NOUNS.iter().filter(|noun| **noun != "KnowledgeItem");
+        return (others.map(|noun| format!("{verb}{noun}")).collect(), own);
+    }
+    let noun = noun.trim_end_matches(" details").trim_end_matches('s').replace(' ', "");
+    let found =
+        NOUNS.iter().find(|known| known.to_lowercase() == noun).unwrap_or_else(|| panic!("{row}: {noun}"));
+    let plural = if verb == "list" { "s" } else { "" };
+    (vec![format!("{verb}{found}{plural}")], own)
+}
+
+/// A cell: what a row says of one action and one scope.
+#[derive(Debug, Clone)]
+struct Cell {
+    row: String,
+    action: String,
+    own: bool,
+    scope: Scope,
+    expected: bool,
+}
+
+fn cells() -> Vec<Cell> {
+    let mut cells = Vec::new();
+    for row in rows() {
+        let (actions, own) = actions(&row.name);
+        for action in actions {
+            for (scope, expected) in Scope::ALL.into_iter().zip(row.cells) {
+                cells.push(Cell { row: row.name.clone(), action: action.clone(), own, scope, expected });
+            }
+        }
+    }
+    assert_eq!(cells.len(), 47 * 4);
+    cells
+}
+
+/// What came out otherwise than the seed says.
+fn mismatches(got: &[(Cell, bool, String)]) -> Vec<String> {
+    let wrong = got.iter().filter(|(cell, got, _)| cell.expected != *got);
+    let sign = |permitted: bool| if permitted { "+" } else { "-" };
+    wrong
+        .map(|(cell, got, how)| {
+            let Cell { row, action, scope, expected, .. } = cell;
+            format!(
+                "row {row:?} ({action}), scope {scope}: expected {}, got {} ({how})",
+                sign(*expected),
+                sign(*got)
+            )
+        })
+        .collect()
+}
+
+#[test]
+fn the_fixture_and_the_list_of_cells_say_the_same() {
+    let csv = std::fs::read_to_string(project_file("tests/fixtures/matrix.csv")).unwrap();
+    let listed: Vec<String> = csv.lines().skip(1).map(str::to_owned).collect();
+    let rows: BTreeMap<String, Row> = rows().into_iter().map(|row| (row.name.clone(), row)).collect();
+    assert_eq!(listed.len(), 47);
+    for line in listed {
+        let fields: Vec<&str> = line.split(',').collect();
+        let (own, cells) = (fields[2] == "yes", &fields[3..]);
+        let row = &rows[fields[0]];
+        let read = row.cells.map(|cell| if cell { "+" } else { "-" });
+        assert_eq!(read.as_slice(), cells, "{line}");
+        let (actions, self_row) = actions(fields[0]);
+        assert!(actions.contains(&fields[1].to_owned()) && self_row == own, "{line}");
+    }
+}
+
+mod on_the_engine {
+    use super::*;
+    use cedargate::authz::{Ask, Bundle, Circumstances, Engine, ScopeSet, Sources, Undecided, UserFacts};
+    use cedargate::values::{Id, OrgPath};
+    use std::path::Path;
+
+    struct Thing<const KIND: usize>(Id);
+
+    impl<const KIND: usize> cedargate::authz::Thing for Thing<KIND> {
+        const TYPE: &'static str = NOUNS[KIND];
+
+        fn id(&self) -> Id {
+            self.0
+        }
+
+        fn attributes(&self) -> Vec<(&'static str, cedargate::authz::RestrictedExpression)> {
+            let facts =
+                UserFacts { organization: home().own(), role: Scope::Guest, status: "active", email: None };
+            if NOUNS[KIND] == "User" { facts.attributes() } else { Vec::new() }
+        }
+    }
+
+    fn home() -> OrgPath {
+        OrgPath::root("599e1fcd9da1c72645c95800".parse().unwrap())
+    }
+
+    fn resource(noun: &str, id: Id) -> cedargate::authz::Resourced {
+        let path = home();
+        match NOUNS.iter().position(|known| *known == noun).unwrap() {
+            0 => Undecided::new(Thing::<0>(path.own()), path).resourced(),
+            1 => Undecided::new(Thing::<1>(id), path).resourced(),
+            2 => Undecided::new(Thing::<2>(id), path).resourced(),
+            3 => Undecided::new(Thing::<3>(id), path).resourced(),
+            4 => Undecided::new(Thing::<4>(id), path).resourced(),
+            5 => Undecided::new(Thing::<5>(id), path).resourced(),
+            6 => Undecided::new(Thing::<6>(id), path).resourced(),
+            7 => Undecided::new(Thing::<7>(id), path).resourced(),
+            _ => Undecided::new(Thing::<8>(id), path).resourced(),
+        }
+    }
+
+    fn engine(policies: &Path) -> Engine {
+        let sources = Sources { schema: vec![project_file("schema")], policies: vec![policies.to_owned()] };
+        Engine::new(Bundle::read(&sources).unwrap()).unwrap()
+    }
+
+    fn ask(engine: &Engine) -> Vec<String> {
+        let got: Vec<_> = cells()
+            .into_iter()
+            .map(|cell| {
+                let own: Id = "599e1fcd9da1c72645c95886".parse().unwrap();
+                let facts =
+                    UserFacts { organization: home().own(), role: cell.scope, status: "active", email: None };
+                let scopes = engine.effective(&ScopeSet::from(cell.scope), cell.scope);
+                let principal = engine.principal(own, &home(), facts, scopes.as_ref());
+                let circumstances = Circumstances::default();
+                let ask = Ask { principal: &principal, action: &cell.action, circumstances: &circumstances };
+                let verb = ["list", "create"].iter().any(|verb| cell.action.starts_with(verb));
+                let noun =
+                    if verb { "Organization" } else { cell.action.trim_start_matches(char::is_lowercase) };
+                let id = if cell.own { own } else { "599e1fcd9da1c72645c95887".parse().unwrap() };
+                let answer = engine.decide(&ask, &resource(noun, id));
+                assert_eq!(answer.errors, [] as [&str; 0], "{cell:?}");
+                (
+                    cell,
+                    answer.allowed,
+                    format!("{:?}", answer.policies.iter().map(|p| &p.id).collect::<Vec<_>>()),
+                )
+            })
+            .collect();
+        mismatches(&got)
+    }
+
+    #[test]
+    fn every_cell_is_as_the_seed_says() {
+        let wrong = ask(&engine(&project_file("policies")));
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    }
+
+    #[test]
+    fn a_policy_that_is_broken_is_named_with_its_cell() {
+        let copy = tempfile::tempdir().unwrap();
+        for entry in std::fs::read_dir(project_file("policies")).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_file() {
+                let text = std::fs::read_to_string(&path).unwrap();
+                let text = text.replace("     Action::\"listForms\",\n", "");
+                std::fs::write(copy.path().join(path.file_name().unwrap()), text).unwrap();
+            }
+        }
+        let wrong = ask(&engine(copy.path()));
+        assert_eq!(
+            wrong,
+            [
+                "row \"List forms\" (listForms), scope bot: expected +, got - ([])",
+                "row \"List forms\" (listForms), scope admin: expected +, got - ([])",
+            ]
+        );
+    }
+}
+
+/// Things of every kind in the root organization, for the cells to be asked of.
+struct World {
+    admin: Client,
+    other_user: String,
+}
+
+impl World {
+    async fn new(app: &TestApp) -> Self {
+        let admin = app.admin().await;
+        let other_user = app.user(Scope::Guest).await.id;
+        Self { admin, other_user }
+    }
+
+    /// The path and the least body of a resource.
+    fn body(&self, noun: &str, conversation: &str) -> (&'static str, Value) {
+        match noun {
+            "Organization" => ("/v2/organizations", json!({ "name": "below" })),
+            "OrganizationGroup" => ("/v2/orggroups", json!({ "name": "group" })),
+            "User" => {
+                let email = format!(
+                    "{}@example.com",
+                    cedargate::values::Id::new(&cedargate::values::Clock::system())
+                );
+                ("/v2/users", json!({ "email": email }))
+            }
+            "Conversation" => ("/v2/conversations", json!({})),
+            "Message" => ("/v2/messages", json!({ "conversation": conversation, "text": "hello" })),
+            "Contact" => ("/v2/contacts", json!({})),
+            "KnowledgeItem" => ("/v2/kbitems", json!({ "title": "title" })),
+            "Form" => ("/v2/forms", json!({ "name": "form" })),
+            "Service" => ("/v2/services", json!({ "name": "service" })),
+            other => panic!("{other}"),
+        }
+    }
+
+    async fn make(&self, noun: &str) -> (String, String) {
+        let conversation = self.admin.post("/v2/conversations", json!({})).await.id();
+        let (path, body) = self.body(noun, &conversation);
+        let made = self.admin.post(path, body).await;
+        assert_eq!(made.status, StatusCode::CREATED, "{}", made.text);
+        (format!("{path}/{}", made.id()), conversation)
+    }
+
+    /// Does what a cell speaks of, as `client`; whether it was permitted, and how the answer looked.
+    async fn act(&self, client: &Client, cell: &Cell) -> (bool, String) {
+        let verb: String = cell.action.chars().take_while(|letter| letter.is_lowercase()).collect();
+        let noun = cell.action.trim_start_matches(char::is_lowercase);
+        let noun = if verb == "list" { noun.trim_end_matches('s') } else { noun };
+        let (thing, conversation) = match (noun, verb.as_str()) {
+            (_, "list" | "create") => {
+                (String::new(), self.admin.post("/v2/conversations", json!({})).await.id())
+            }
+            ("User", _) if cell.own => (format!("/v2/users/{}", client.id), String::new()),
+            ("User", "fetch" | "update") => (format!("/v2/users/{}", self.other_user), String::new()),
+            _ => self.make(noun).await,
+        };
+        let (path, body) = self.body(noun, &conversation);
+        let reply = match verb.as_str() {
+            "list" => client.get(path).await,
+            "create" => client.post(path, body).await,
+            "fetch" => client.get(&thing).await,
+            "update" => client.patch(&thing, json!({ "meta": { "touched": cell.scope } })).await,
+            _ => client.delete(&thing).await,
+        };
+        let permitted = match (verb.as_str(), reply.status.as_u16()) {
+            ("list" | "fetch" | "update", 200) | ("create", 201) | ("delete", 204) => true,
+            (_, 403) if reply.json["code"] == "forbidden" => false,
+            (_, status) => panic!("{cell:?}: {status} {}", reply.text),
+        };
+        (permitted, format!("{} {}", reply.status, reply.text))
+    }
+
+    async fn check(&self, clients: &BTreeMap<&'static str, Client>) {
+        let mut got = Vec::new();
+        for cell in cells() {
+            let (permitted, how) = self.act(&clients[cell.scope.as_str()], &cell).await;
+            got.push((cell, permitted, how));
+        }
+        let wrong = mismatches(&got);
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    }
+}
+
+#[tokio::test]
+async fn every_cell_is_as_the_seed_says_over_http_with_tokens() {
+    let app = TestApp::start().await;
+    let world = World::new(&app).await;
+    let mut clients = BTreeMap::new();
+    for scope in Scope::ALL {
+        clients.insert(scope.as_str(), app.user(scope).await);
+    }
+    world.check(&clients).await;
+}
+
+#[tokio::test]
+async fn every_cell_is_as_the_seed_says_over_http_with_api_keys() {
+    let app = TestApp::start().await;
+    let world = World::new(&app).await;
+    let mut clients = BTreeMap::new();
+    for scope in Scope::ALL {
+        // The user could do more: what counts is the scope of the key.
+        let admin = app.user(Scope::Admin).await;
+        let key = admin.key(&[scope]).await;
+        clients.insert(scope.as_str(), Client { id: admin.id, ..app.bearer(&key) });
+    }
+    world.check(&clients).await;
+}
+
+#[tokio::test]
+async fn the_self_rows_hold_under_the_name_me_too() {
+    let app = TestApp::start().await;
+    for scope in Scope::ALL {
+        let user = app.user(scope).await;
+        assert_eq!(user.get("/v2/users/me").await.expect(StatusCode::OK)["id"], user.id.as_str());
+        let changed = user.patch("/v2/users/me", json!({ "givenName": "Ada" })).await;
+        assert_eq!(changed.expect(StatusCode::OK)["name"], "Ada");
+    }
+}
+
+#[tokio::test]
+async fn every_cell_has_a_route_and_every_route_an_action_of_the_schema() {
+    let schema = std::fs::read_to_string(project_file("schema/cedargate.cedarschema")).unwrap();
+    let schema: cedar_policy::Schema = schema.parse().unwrap();
+    let declared: std::collections::BTreeSet<String> =
+        schema.actions().map(|action| action.id().unescaped().to_owned()).collect();
+    let all = cedargate::api::all();
+    let routes = || all.iter().flat_map(|part| part.routes());
+    let named: std::collections::BTreeSet<String> = routes()
+        .flat_map(|route| route.action.iter().chain(route.also))
+        .map(|action| (*action).to_owned())
+        .collect();
+    assert_eq!(declared, named);
+    for cell in cells() {
+        assert!(routes().any(|route| route.action == Some(cell.action.as_str())), "{cell:?}");
+    }
+}
