@@ -3,3 +3,4 @@
 #[expect(unreachable_pub, reason = "there is nobody to reach a test binary")]
 mod support;
 mod table;
+mod transcript;
