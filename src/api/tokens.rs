@@ -142,8 +142,8 @@ async fn create(
 /// `GET /v2/auth/token?refreshToken=…`: needs a valid bearer of the same user (decision 9).
 async fn refresh(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem> {
     let parts = gate::parts(&request)?;
-    let bearer = gate::bearer(&request)?.ok_or_else(Problem::no_bearer)?;
-    let caller = Caller::of_bearer(&parts, &bearer).await?;
+    let bearer = gate::bearer(&request).map_err(no_help)?.ok_or_else(Problem::no_bearer)?;
+    let caller = Caller::of_bearer(&parts, &bearer).await.map_err(no_help)?;
     let mut token = None;
     for (name, value) in body::query_pairs(&request) {
         if name != "refreshToken" || token.is_some() {
@@ -153,6 +153,17 @@ async fn refresh(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem> 
     }
     let token = token.ok_or_else(|| Problem::field("refreshToken", "it is missing"))?;
     rotate(&parts, &token, |account| account.id == caller.id).await
+}
+
+/// The problem of a bearer that is no good for a refresh: with none of the messages by which clients know that a refresh
+/// would help, since they would send the same one again (decision 5).
+fn no_help(problem: Problem) -> Problem {
+    if problem.status.is_server_error() {
+        return problem;
+    }
+    let detail =
+        "This needs an access token that is good still. Without one, POST `refreshToken` and `clientId`.";
+    Problem { detail: detail.into(), ..problem }
 }
 
 async fn log_in(parts: &Parts, email: Email, password: SecretString) -> Result<HttpResponse, Problem> {
