@@ -9,7 +9,7 @@ use crate::values::{Email, Id, Timestamp};
 use actix_web::http::{Method, StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse};
 use secrecy::SecretString;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 use utoipa::openapi::Required;
@@ -32,6 +32,7 @@ pub fn routes() -> Routes {
 #[schema(example = json!({"email": "admin@example.com", "password": "t0pZ3kR3t"}))]
 struct TokenRequest {
     /// The user's address.
+    #[serde(default, deserialize_with = "address")]
     #[schema(nullable = false)]
     email: Option<Email>,
     /// The user's password.
@@ -41,8 +42,16 @@ struct TokenRequest {
     #[schema(value_type = Option<String>, nullable = false, pattern = "^[0-9a-f]{24}\\.[0-9a-f]{80}$")]
     refresh_token: Option<SecretString>,
     /// The address of the user that the refresh token was issued to.
+    #[serde(default, deserialize_with = "address")]
     #[schema(nullable = false)]
     client_id: Option<Email>,
+}
+
+/// An email address. The message does not repeat what was sent: whoever mixes up the fields sends a secret here.
+fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Email>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?;
+    let address = text.map(|text| text.parse()).transpose();
+    address.map_err(|_| de::Error::custom("it is not an email address such as somebody@example.com"))
 }
 
 /// An access token and a refresh token.
