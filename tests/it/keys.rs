@@ -1,0 +1,424 @@
+//! API keys: who makes them, what they are good for, and when they end (decision 10).
+
+use crate::support::{Client, Reply, TestApp};
+use crate::tokens::change;
+use cedargate::authz::Scope;
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+
+/// Where a user's keys are.
+fn keys_of(user: &str) -> String {
+    format!("/v2/users/{user}/keys")
+}
+
+/// Makes a key of one's own.
+async fn make(client: &Client, body: Value) -> Reply {
+    client.post(&keys_of("me"), body).await
+}
+
+/// A key of one's own with these scopes, with all that is told about it.
+async fn made(client: &Client, scopes: &[&str]) -> Value {
+    make(client, json!({ "name": "test", "scopes": scopes })).await.expect(StatusCode::CREATED)
+}
+
+fn secret(made: &Value) -> &str {
+    made["key"].as_str().unwrap()
+}
+
+async fn listed(client: &Client, user: &str) -> Vec<Value> {
+    let reply = client.get(&keys_of(user)).await.expect(StatusCode::OK);
+    reply.as_array().unwrap().clone()
+}
+
+fn is_hex(text: &str, length: usize) -> bool {
+    text.len() == length && text.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+#[tokio::test]
+async fn a_key_is_shown_once_and_listed_without_its_secret() {
+    let app = TestApp::start().await;
+    let agent = app.user(Scope::Agent).await;
+    let reply = make(&agent, json!({ "name": "nightly import", "scopes": ["agent"] })).await;
+    assert_eq!(reply.header("cache-control"), "no-store");
+    let made = reply.expect(StatusCode::CREATED);
+    assert_eq!((&made["name"], &made["scopes"]), (&json!("nightly import"), &json!(["agent"])));
+    assert_eq!(made["user"], agent.id.as_str());
+    let key = secret(&made);
+
+    let reply = agent.get(&keys_of("me")).await;
+    assert!(!reply.text.contains(key), "{}", reply.text);
+    assert!(
+        !reply.text.contains(&key[key.len() - 32..]) && !reply.text.contains(&key[3..19]),
+        "{}",
+        reply.text
+    );
+    let listed = reply.expect(StatusCode::OK);
+    assert_eq!(listed.as_array().unwrap().len(), 1);
+    let mut expected = made.clone();
+    expected.as_object_mut().unwrap().remove("key").unwrap();
+    assert_eq!(listed[0], expected);
+    assert!(!expected.as_object().unwrap().contains_key("hash"));
+    // Enough to tell keys apart, and too little to guess one.
+    let hint = expected["hint"].as_str().unwrap();
+    assert!(key.starts_with(hint) && (4..=8).contains(&hint.len()), "{hint}");
+}
+
+#[tokio::test]
+async fn keys_are_listed_in_the_order_of_their_making() {
+    let app = TestApp::start().await;
+    let user = app.user(Scope::Guest).await;
+    assert_eq!(listed(&user, "me").await, [] as [Value; 0]);
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        ids.push(made(&user, &["guest"]).await["id"].clone());
+    }
+    let seen: Vec<Value> = listed(&user, &user.id).await.iter().map(|key| key["id"].clone()).collect();
+    assert_eq!(seen, ids);
+}
+
+#[tokio::test]
+async fn it_is_told_when_a_key_was_last_used() {
+    let app = TestApp::start().await;
+    let user = app.user(Scope::Guest).await;
+    let (used, unused) = (made(&user, &["guest"]).await, made(&user, &["guest"]).await);
+    let last_used = async || {
+        let keys = listed(&user, "me").await;
+        keys.iter().map(|key| key["lastUsedAt"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(last_used().await, [Value::Null, Value::Null]);
+    let client = app.bearer(secret(&used));
+    app.clock.advance(3_600_000);
+    client.get("/v2/users/me").await.expect(StatusCode::OK);
+    let first = app.clock.now().to_string();
+    assert_eq!(last_used().await, [json!(first), Value::Null]);
+    app.clock.advance(3_600_000);
+    client.get("/v2/users/me").await.expect(StatusCode::OK);
+    let second = app.clock.now().to_string();
+    assert_eq!(last_used().await, [json!(second), Value::Null]);
+    assert_ne!(used["id"], unused["id"]);
+}
+
+#[tokio::test]
+async fn a_deleted_key_ends_at_once() {
+    let app = TestApp::start().await;
+    let user = app.user(Scope::Agent).await;
+    let (ended, kept) = (made(&user, &["agent"]).await, made(&user, &["agent"]).await);
+    let client = app.bearer(secret(&ended));
+    client.get("/v2/conversations").await.expect(StatusCode::OK);
+    let path = format!("{}/{}", keys_of("me"), ended["id"].as_str().unwrap());
+    user.delete(&path).await.expect(StatusCode::NO_CONTENT);
+    let reply = client.get("/v2/conversations").await;
+    reply.expect_problem(401, "invalid_token");
+    assert_eq!(reply.json["error"]["message"], "invalid token");
+    app.bearer(secret(&kept)).get("/v2/conversations").await.expect(StatusCode::OK);
+    assert_eq!(listed(&user, "me").await.len(), 1);
+    user.delete(&path).await.expect_problem(404, "not_found");
+    for nothing in ["599e1fcd9da1c72645c95886", "no-id", "me"] {
+        let reply = user.delete(&format!("{}/{nothing}", keys_of("me"))).await;
+        reply.expect_problem(404, "not_found");
+    }
+}
+
+#[tokio::test]
+async fn a_key_expires_when_it_was_said_to() {
+    let app = TestApp::start().await;
+    let user = app.user(Scope::Guest).await;
+    let end = app.clock.now().plus_seconds(3_600);
+    let body = json!({ "name": "an hour", "scopes": ["guest"], "expiresAt": end.to_string() });
+    let made = make(&user, body).await.expect(StatusCode::CREATED);
+    assert_eq!(made["expiresAt"], end.to_string());
+    let client = app.bearer(secret(&made));
+    app.clock.advance(3_600_000 - 1);
+    client.get("/v2/users/me").await.expect(StatusCode::OK);
+    app.clock.advance(1);
+    let expired = client.get("/v2/users/me").await;
+    expired.expect_problem(403, "token_expired");
+    assert!(expired.header("www-authenticate").contains("error=\"invalid_token\""));
+    assert_eq!(listed(&user, "me").await.len(), 1, "it is there still, for its owner to see");
+}
+
+#[tokio::test]
+async fn a_key_without_an_expiry_outlives_every_access_token() {
+    let app = TestApp::start().await;
+    let user = app.user(Scope::Guest).await;
+    let made = made(&user, &["guest"]).await;
+    assert_eq!(made["expiresAt"], Value::Null);
+    app.clock.advance(10 * 365 * 86_400_000);
+    app.bearer(secret(&made)).get("/v2/users/me").await.expect(StatusCode::OK);
+    user.get("/v2/users/me").await.expect_problem(403, "token_expired");
+}
+
+#[tokio::test]
+async fn a_key_has_one_of_two_forms() {
+    let app = TestApp::start().await;
+    let user = app.user(Scope::Guest).await;
+    let mut seen = std::collections::HashSet::new();
+    for (format, is_default) in [(json!("cg"), false), (json!("hex"), false), (Value::Null, true)] {
+        let mut body = json!({ "name": "test", "scopes": ["guest"], "format": format });
+        if is_default {
+            body.as_object_mut().unwrap().remove("format");
+        }
+        let made = make(&user, body).await.expect(StatusCode::CREATED);
+        let key = secret(&made);
+        match key.strip_prefix("cg_") {
+            Some(rest) => assert!(format != "hex" && rest.len() > 32 && is_hex(&rest[..32], 32), "{key}"),
+            None => assert!(format == "hex" && is_hex(key, 32), "{key}"),
+        }
+        app.bearer(key).get("/v2/users/me").await.expect(StatusCode::OK);
+        assert!(seen.insert(key.to_owned()));
+        // A slip of the pen anywhere, and one letter more or less.
+        for at in [0, 3, 10, key.len() - 1] {
+            let other = if &key[at..=at] == "0" { "1" } else { "0" };
+            let slip = format!("{}{other}{}", &key[..at], &key[at + 1..]);
+            app.bearer(&slip).get("/v2/users/me").await.expect_problem(401, "invalid_token");
+        }
+        for wrong in [&key[1..], &key[..key.len() - 1], &format!("{key}0"), &key.to_uppercase()] {
+            app.bearer(wrong).get("/v2/users/me").await.expect_problem(401, "invalid_token");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_makes_no_key_is_refused_and_the_field_named() {
+    let app = TestApp::start().await;
+    let admin = app.admin().await;
+    let now = app.clock.now();
+    for (change, field) in [
+        (json!({ "scopes": [] }), "scopes"),
+        (json!({ "scopes": null }), "scopes"),
+        (json!({ "scopes": "admin" }), "scopes"),
+        (json!({ "scopes": ["owner"] }), "scopes"),
+        (json!({ "scopes": ["guest", "agnet"] }), "scopes"),
+        (json!({ "scopes": [""] }), "scopes"),
+        (json!({ "scopes": ["Admin"] }), "scopes"),
+        (json!({ "scopes": [1] }), "scopes"),
+        (json!({ "name": 5 }), "name"),
+        (json!({ "name": "" }), "name"),
+        (json!({ "name": "x".repeat(10_000) }), "name"),
+        (json!({ "format": "base64" }), "format"),
+        (json!({ "expiresAt": "tomorrow" }), "expiresAt"),
+        (json!({ "expiresAt": 4_102_444_800_i64 }), "expiresAt"),
+        (json!({ "expiresAt": "2020-01-01T00:00:00Z" }), "expiresAt"),
+        (json!({ "expiresAt": now.to_string() }), "expiresAt"),
+        (json!({ "key": "94c70d470e391bdc16a8d8363b5d4891" }), "key"),
+        (json!({ "user": "599e1fcd9da1c72645c95886" }), "user"),
+        (json!({ "lastUsedAt": null }), "lastUsedAt"),
+    ] {
+        let mut body = json!({ "name": "test", "scopes": ["guest"] });
+        let changes = change.as_object().unwrap().clone();
+        body.as_object_mut().unwrap().extend(changes);
+        let fields = make(&admin, body).await.expect_problem(400, "invalid_fields");
+        let place = fields.first().unwrap();
+        assert!(place == field || place.starts_with(&format!("{field}.")), "{change}: {fields:?}");
+    }
+    for (body, field) in [(json!({ "name": "test" }), "scopes"), (json!({ "scopes": ["guest"] }), "name")] {
+        assert_eq!(make(&admin, body).await.expect_problem(400, "invalid_fields"), [field]);
+    }
+    assert_eq!(listed(&admin, "me").await, [] as [Value; 0], "nothing was stored");
+}
+
+#[tokio::test]
+async fn a_scope_that_is_named_twice_counts_once() {
+    let app = TestApp::start().await;
+    let bot = app.user(Scope::Bot).await;
+    let reply = make(&bot, json!({ "name": "test", "scopes": ["bot", "guest", "bot"] })).await;
+    assert_eq!(reply.expect(StatusCode::CREATED)["scopes"], json!(["guest", "bot"]));
+}
+
+#[tokio::test]
+async fn the_scopes_of_a_key_reach_as_high_as_the_credential_that_makes_it() {
+    let app = TestApp::start().await;
+    for (place, role) in Scope::ALL.into_iter().enumerate() {
+        let user = app.user(role).await;
+        for (above, scope) in Scope::ALL.into_iter().enumerate() {
+            let reply = make(&user, json!({ "name": "test", "scopes": [scope] })).await;
+            if above <= place {
+                reply.expect(StatusCode::CREATED);
+            } else {
+                reply.expect_problem(403, "forbidden");
+            }
+            // One that is too high spoils the others.
+            let reply = make(&user, json!({ "name": "test", "scopes": ["guest", scope] })).await;
+            assert_eq!(reply.status == StatusCode::CREATED, above <= place, "{role} {scope}: {}", reply.text);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_demoted_user_makes_no_keys_above_its_new_role() {
+    let app = TestApp::start().await;
+    let user = app.user(Scope::Admin).await;
+    change(&app, &user.id, json!({ "role": "agent" })).await;
+    make(&user, json!({ "name": "test", "scopes": ["admin"] })).await.expect_problem(403, "forbidden");
+    make(&user, json!({ "name": "test", "scopes": ["bot"] })).await.expect_problem(403, "forbidden");
+    make(&user, json!({ "name": "test", "scopes": ["agent"] })).await.expect(StatusCode::CREATED);
+    // And a promoted one none above the token in hand.
+    change(&app, &user.id, json!({ "role": "admin" })).await;
+    let low = app.user(Scope::Guest).await;
+    change(&app, &low.id, json!({ "role": "admin" })).await;
+    make(&low, json!({ "name": "test", "scopes": ["agent"] })).await.expect_problem(403, "forbidden");
+}
+
+#[tokio::test]
+async fn a_key_makes_no_keys() {
+    let app = TestApp::start().await;
+    let admin = app.user(Scope::Admin).await;
+    let other = app.user(Scope::Guest).await;
+    for scope in Scope::ALL {
+        let key = app.bearer(&admin.key(&[scope]).await);
+        for user in ["me", &admin.id, &other.id] {
+            let reply = key.post(&keys_of(user), json!({ "name": "child", "scopes": ["guest"] })).await;
+            assert!([403, 404].contains(&reply.status.as_u16()), "{scope}, {user}: {}", reply.text);
+            if user == "me" {
+                reply.expect_problem(403, "forbidden");
+            }
+        }
+    }
+    assert_eq!(listed(&admin, "me").await.len(), 4);
+    assert_eq!(listed(&other, "me").await.len(), 0);
+}
+
+#[tokio::test]
+async fn a_key_may_look_after_the_keys_of_its_user() {
+    let app = TestApp::start().await;
+    let user = app.user(Scope::Agent).await;
+    let made = made(&user, &["guest"]).await;
+    let client = app.bearer(secret(&made));
+    assert_eq!(listed(&client, "me").await.len(), 1);
+    let path = format!("{}/{}", keys_of("me"), made["id"].as_str().unwrap());
+    client.delete(&path).await.expect(StatusCode::NO_CONTENT);
+    client.get(&keys_of("me")).await.expect_problem(401, "invalid_token");
+}
+
+#[tokio::test]
+async fn an_admin_looks_after_the_keys_of_others_and_nobody_below_does() {
+    let app = TestApp::start().await;
+    let owner = app.user(Scope::Agent).await;
+    let kept = made(&owner, &["agent"]).await;
+    let path = format!("{}/{}", keys_of(&owner.id), kept["id"].as_str().unwrap());
+    for role in [Scope::Guest, Scope::Agent, Scope::Bot] {
+        let other = app.user(role).await;
+        // Each could do this to its own user, so that the other user answers as if it were not there.
+        let missing = other.get(&keys_of("599e1fcd9da1c72645c95886")).await;
+        for reply in [
+            other.get(&keys_of(&owner.id)).await,
+            other.delete(&path).await,
+            other.post(&keys_of(&owner.id), json!({ "name": "theirs", "scopes": ["guest"] })).await,
+        ] {
+            assert_eq!(reply.status, missing.status, "{role}: {}", reply.text);
+            assert!([403, 404].contains(&reply.status.as_u16()), "{role}: {}", reply.text);
+        }
+        // The key of another under one's own name is none either.
+        let reply = other.delete(&format!("{}/{}", keys_of("me"), kept["id"].as_str().unwrap())).await;
+        reply.expect_problem(404, "not_found");
+    }
+    app.bearer(secret(&kept)).get("/v2/conversations").await.expect(StatusCode::OK);
+
+    let admin = app.user(Scope::Admin).await;
+    assert_eq!(listed(&admin, &owner.id).await.len(), 1);
+    let body = json!({ "name": "from above", "scopes": ["agent"] });
+    let given = admin.post(&keys_of(&owner.id), body).await.expect(StatusCode::CREATED);
+    assert_eq!(given["user"], owner.id.as_str());
+    let me = app.bearer(secret(&given)).get("/v2/users/me").await.expect(StatusCode::OK);
+    assert_eq!(me["id"], owner.id.as_str());
+    admin.delete(&path).await.expect(StatusCode::NO_CONTENT);
+    assert_eq!(listed(&owner, "me").await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_key_can_do_no_more_than_its_user() {
+    let app = TestApp::start().await;
+    let user = app.user(Scope::Admin).await;
+    let key = app.bearer(secret(&made(&user, &["admin"]).await));
+    key.get("/v2/services").await.expect(StatusCode::OK);
+    change(&app, &user.id, json!({ "role": "agent" })).await;
+    key.get("/v2/services").await.expect_problem(403, "forbidden");
+    key.get("/v2/messages").await.expect_problem(403, "forbidden");
+    key.get("/v2/conversations").await.expect(StatusCode::OK);
+    change(&app, &user.id, json!({ "role": "guest" })).await;
+    key.get("/v2/conversations").await.expect_problem(403, "forbidden");
+    key.get("/v2/users/me").await.expect(StatusCode::OK);
+    // Nor does the key of a guest that an admin has made with more.
+    let guest = app.user(Scope::Guest).await;
+    let body = json!({ "name": "too much", "scopes": ["admin"] });
+    let given = app.admin().await.post(&keys_of(&guest.id), body).await.expect(StatusCode::CREATED);
+    app.bearer(secret(&given)).get("/v2/conversations").await.expect_problem(403, "forbidden");
+}
+
+#[tokio::test]
+async fn of_several_scopes_each_counts_with_those_below_it() {
+    let app = TestApp::start().await;
+    let admin = app.user(Scope::Admin).await;
+    for (scopes, lists_conversations, lists_messages, lists_services) in [
+        (vec!["guest"], false, false, false),
+        (vec!["guest", "agent"], true, false, false),
+        (vec!["bot"], true, true, false),
+        (vec!["guest", "bot"], true, true, false),
+        (vec!["admin", "guest"], true, true, true),
+    ] {
+        let key = app.bearer(secret(&made(&admin, &scopes).await));
+        for (path, expected) in [
+            ("/v2/conversations", lists_conversations),
+            ("/v2/messages", lists_messages),
+            ("/v2/services", lists_services),
+        ] {
+            let reply = key.get(path).await;
+            assert_eq!(reply.status.as_u16(), if expected { 200 } else { 403 }, "{scopes:?}: {}", reply.text);
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_keys_of_another_tenant_are_not_there() {
+    let app = TestApp::start().await;
+    let (_, ours) = app.tenant("ours").await;
+    let (_, theirs) = app.tenant("theirs").await;
+    let key = made(&theirs, &["admin"]).await;
+    let path = format!("{}/{}", keys_of(&theirs.id), key["id"].as_str().unwrap());
+    let body = json!({ "name": "test", "scopes": ["guest"] });
+    let nobody = ours.get(&keys_of("599e1fcd9da1c72645c95886")).await;
+    let mut detail = nobody.json.clone();
+    detail.as_object_mut().unwrap().remove("requestId");
+    for reply in [
+        ours.get(&keys_of(&theirs.id)).await,
+        ours.delete(&path).await,
+        ours.post(&keys_of(&theirs.id), body.clone()).await,
+    ] {
+        reply.expect_problem(404, "not_found");
+        let mut body = reply.json.clone();
+        body.as_object_mut().unwrap().remove("requestId");
+        assert_eq!(body, detail);
+    }
+    // The root's admin looks after all of them.
+    let root = app.admin().await;
+    assert_eq!(listed(&root, &theirs.id).await.len(), 1);
+    root.post(&keys_of(&theirs.id), body).await.expect(StatusCode::CREATED);
+    root.delete(&path).await.expect(StatusCode::NO_CONTENT);
+    app.bearer(secret(&key)).get("/v2/users/me").await.expect_problem(401, "invalid_token");
+}
+
+#[tokio::test]
+async fn a_key_ends_with_its_user() {
+    let app = TestApp::start().await;
+    let user = app.user(Scope::Guest).await;
+    let key = app.bearer(secret(&made(&user, &["guest"]).await));
+    key.get("/v2/users/me").await.expect(StatusCode::OK);
+    app.admin().await.delete(&format!("/v2/users/{}", user.id)).await.expect(StatusCode::NO_CONTENT);
+    key.get("/v2/users/me").await.expect_problem(401, "invalid_token");
+}
+
+#[tokio::test]
+async fn the_secret_of_a_key_is_nowhere_in_the_database() {
+    let app = TestApp::start().await;
+    let user = app.user(Scope::Guest).await;
+    for format in ["cg", "hex"] {
+        let body = json!({ "name": format!("a key in {format}"), "scopes": ["guest"], "format": format });
+        let made = make(&user, body).await.expect(StatusCode::CREATED);
+        app.bearer(secret(&made)).get("/v2/users/me").await.expect(StatusCode::OK);
+        let stored = app.stored().await;
+        assert!(stored.contains(&format!("a key in {format}")), "the search sees what is stored");
+        let key = secret(&made);
+        let digits = key.strip_prefix("cg_").unwrap_or(key);
+        assert!(!stored.contains(key) && !stored.contains(&digits[..32]) && !stored.contains(&digits[8..32]));
+    }
+}
