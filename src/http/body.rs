@@ -89,6 +89,7 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
 /// A value from JSON; `within` is where that JSON stands in the body, for the names of wrong fields.
 pub fn from_value<T: DeserializeOwned>(mut value: Value, within: &str) -> Result<T, Problem> {
     let mut errors: Vec<FieldError> = Vec::new();
+    let mut taken_out: Vec<String> = Vec::new();
     loop {
         let error = match serde_path_to_error::deserialize::<_, T>(&value) {
             Ok(parsed) if errors.is_empty() => return Ok(parsed),
@@ -96,7 +97,7 @@ pub fn from_value<T: DeserializeOwned>(mut value: Value, within: &str) -> Result
             Err(error) => error,
         };
         let (field, top) = place(&error);
-        if errors.iter().any(|known| known.field == joined(within, &field)) {
+        if taken_out.contains(&field) || errors.iter().any(|known| known.field == joined(within, &field)) {
             break;
         }
         errors.push(FieldError::new(joined(within, &field), error.inner().to_string()));
@@ -105,6 +106,7 @@ pub fn from_value<T: DeserializeOwned>(mut value: Value, within: &str) -> Result
         if removed.is_none() || errors.len() >= MAX_ERRORS {
             break;
         }
+        taken_out.push(top);
     }
     // A field that was wrong has been taken out, so that it is missing now is no second error.
     Err(Problem::fields(errors))
