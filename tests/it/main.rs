@@ -11,8 +11,10 @@
     reason = "a test ends where something is not as expected, and nobody reaches into its binary"
 )]
 
+mod authorize;
 mod jwt;
 mod keys;
+mod questions;
 mod refresh;
 mod support;
 mod table;

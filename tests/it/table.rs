@@ -67,15 +67,16 @@ fn actions(row: &str) -> (Vec<String>, bool) {
 
 /// A cell: what a row says of one action and one scope.
 #[derive(Debug, Clone)]
-struct Cell {
+pub struct Cell {
     row: String,
-    action: String,
+    pub action: String,
     own: bool,
-    scope: Scope,
-    expected: bool,
+    pub scope: Scope,
+    pub expected: bool,
 }
 
-fn cells() -> Vec<Cell> {
+/// All of them.
+pub fn cells() -> Vec<Cell> {
     let mut cells = Vec::new();
     for row in rows() {
         let (actions, own) = actions(&row.name);
@@ -224,13 +225,32 @@ mod on_the_engine {
 }
 
 /// Things of every kind in the root organization, for the cells to be asked of.
-struct World {
+pub struct World {
     admin: Client,
     other_user: String,
 }
 
+/// What a cell is asked of.
+pub struct Target {
+    verb: String,
+    noun: String,
+    /// The path of the thing; empty for list and create.
+    path: String,
+    conversation: String,
+}
+
+impl Target {
+    /// The type and id of the resource that Cedar is asked about: for list and create the organization `home`.
+    pub fn resource<'a>(&'a self, home: &'a str) -> (&'a str, &'a str) {
+        match self.path.rsplit_once('/') {
+            Some((_, id)) => (&self.noun, id),
+            None => ("Organization", home),
+        }
+    }
+}
+
 impl World {
-    async fn new(app: &TestApp) -> Self {
+    pub async fn new(app: &TestApp) -> Self {
         let admin = app.admin().await;
         let other_user = app.user(Scope::Guest).await.id;
         Self { admin, other_user }
@@ -266,12 +286,12 @@ impl World {
         (format!("{path}/{}", made.id()), conversation)
     }
 
-    /// Does what a cell speaks of, as `client`; whether it was permitted, and how the answer looked.
-    async fn act(&self, client: &Client, cell: &Cell) -> (bool, String) {
+    /// Makes what a cell is to be asked of, for `client`.
+    pub async fn target(&self, client: &Client, cell: &Cell) -> Target {
         let verb: String = cell.action.chars().take_while(|letter| letter.is_lowercase()).collect();
         let noun = cell.action.trim_start_matches(char::is_lowercase);
         let noun = if verb == "list" { noun.trim_end_matches('s') } else { noun };
-        let (thing, conversation) = match (noun, verb.as_str()) {
+        let (path, conversation) = match (noun, verb.as_str()) {
             (_, "list" | "create") => {
                 (String::new(), self.admin.post("/v2/conversations", json!({})).await.id())
             }
@@ -279,13 +299,19 @@ impl World {
             ("User", "fetch" | "update") => (format!("/v2/users/{}", self.other_user), String::new()),
             _ => self.make(noun).await,
         };
-        let (path, body) = self.body(noun, &conversation);
+        Target { noun: noun.to_owned(), verb, path, conversation }
+    }
+
+    /// Does what a cell speaks of, as `client`; whether it was permitted, and how the answer looked.
+    pub async fn act(&self, client: &Client, cell: &Cell, target: &Target) -> (bool, String) {
+        let Target { verb, noun, path: thing, conversation } = target;
+        let (path, body) = self.body(noun, conversation);
         let reply = match verb.as_str() {
             "list" => client.get(path).await,
             "create" => client.post(path, body).await,
-            "fetch" => client.get(&thing).await,
-            "update" => client.patch(&thing, json!({ "meta": { "touched": cell.scope } })).await,
-            _ => client.delete(&thing).await,
+            "fetch" => client.get(thing).await,
+            "update" => client.patch(thing, json!({ "meta": { "touched": cell.scope } })).await,
+            _ => client.delete(thing).await,
         };
         let permitted = match (verb.as_str(), reply.status.as_u16()) {
             ("list" | "fetch" | "update", 200) | ("create", 201) | ("delete", 204) => true,
@@ -298,7 +324,9 @@ impl World {
     async fn check(&self, clients: &BTreeMap<&'static str, Client>) {
         let mut got = Vec::new();
         for cell in cells() {
-            let (permitted, how) = self.act(&clients[cell.scope.as_str()], &cell).await;
+            let client = &clients[cell.scope.as_str()];
+            let target = self.target(client, &cell).await;
+            let (permitted, how) = self.act(client, &cell, &target).await;
             got.push((cell, permitted, how));
         }
         let wrong = mismatches(&got);
