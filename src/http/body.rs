@@ -7,6 +7,7 @@ use futures_util::StreamExt;
 use futures_util::future::LocalBoxFuture;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use std::any::TypeId;
 use std::future::{Ready, ready};
 
 /// The largest body, unless a route says less: 1 MiB.
@@ -72,14 +73,19 @@ fn check_length(request: &HttpRequest, max: usize) -> Result<(), Problem> {
 }
 
 /// A value from the bytes of a JSON document. Where it is well-formed but not such a value, every wrong field is named.
-pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
-    if let Ok(value) = serde_json::from_slice(bytes) {
+pub fn parse<T: DeserializeOwned + 'static>(bytes: &[u8]) -> Result<T, Problem> {
+    // serde would also read a list as the fields of an object in their order. Only who asks for any JSON gets a list.
+    let is_any = TypeId::of::<T>() == TypeId::of::<Value>();
+    let is_object = bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
+    if (is_any || is_object)
+        && let Ok(value) = serde_json::from_slice(bytes)
+    {
         return Ok(value);
     }
     let value: Value = serde_json::from_slice(bytes).map_err(|error| {
         Problem::new(StatusCode::BAD_REQUEST, "malformed_json", format!("The body is not JSON: {error}."))
     })?;
-    if !value.is_object() && !value.is_array() {
+    if !value.is_object() {
         // serde's own message would repeat it, and name a type that only we know.
         return Err(Problem::bad_request("The body is JSON, but not an object: send {…} with the fields."));
     }
@@ -101,10 +107,12 @@ pub fn from_value<T: DeserializeOwned>(mut value: Value, within: &str) -> Result
             break;
         }
         errors.push(FieldError::new(joined(within, &field), error.inner().to_string()));
-        // Without the wrong field the others can be checked too.
-        let removed = value.as_object_mut().and_then(|fields| fields.remove(&top));
-        if removed.is_none() || errors.len() >= MAX_ERRORS {
-            break;
+        // Without the wrong field the others can be checked too, in the order in which they were sent.
+        match value.as_object_mut() {
+            Some(fields) if fields.contains_key(&top) && errors.len() < MAX_ERRORS => {
+                fields.retain(|name, _| *name != top);
+            }
+            _ => break,
         }
         taken_out.push(top);
     }
@@ -200,7 +208,17 @@ mod tests {
             ["friends.0.x"]
         );
         assert_eq!(wrong(r#"{"name": "A", "email": "a@b.c"}"#), ["friends"]);
-        assert_eq!(wrong("[]"), [""]);
+        assert_eq!(wrong(r#"{"name": "A", "email": "a@b.c", "friends": {"x": 1}}"#), ["friends"]);
+    }
+
+    #[test]
+    fn what_is_no_object_is_not_repeated() {
+        for json in ["[]", r#"["A", "a@b.c", []]"#, "\"A\"", "7", "null", " true "] {
+            let problem = parse::<Person>(json.as_bytes()).unwrap_err();
+            assert_eq!((problem.code, problem.errors.len()), ("bad_request", 0), "{json}");
+            assert!(problem.detail.contains("not an object"), "{}", problem.detail);
+        }
+        assert!(parse::<Value>(b"[1]").is_ok());
     }
 
     #[test]

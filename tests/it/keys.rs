@@ -214,6 +214,8 @@ async fn a_body_that_makes_no_key_is_refused_and_the_field_named() {
     for (body, field) in [(json!({ "name": "test" }), "scopes"), (json!({ "scopes": ["guest"] }), "name")] {
         assert_eq!(make(&admin, body).await.expect_problem(400, "invalid_fields"), [field]);
     }
+    let in_order = json!(["test", ["guest"], null, "cg"]);
+    make(&admin, in_order).await.expect_problem(400, "bad_request");
     assert_eq!(listed(&admin, "me").await, [] as [Value; 0], "nothing was stored");
 }
 

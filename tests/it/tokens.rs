@@ -261,9 +261,19 @@ async fn a_login_takes_16_kib_and_no_more() {
 #[tokio::test]
 async fn what_is_no_json_object_is_refused() {
     let app = TestApp::start().await;
-    for body in
-        ["", "null", "[]", "\"text\"", "5", "{", "{\"email\":}", "\u{feff}{}", "{\"email\": \"\u{0}\"}"]
-    {
+    let in_order = format!("[\"{ADMIN}\", \"{PASSWORD}\", null, null]");
+    for body in [
+        &in_order,
+        "",
+        "null",
+        "[]",
+        "\"text\"",
+        "5",
+        "{",
+        "{\"email\":}",
+        "\u{feff}{}",
+        "{\"email\": \"\u{0}\"}",
+    ] {
         let json = [("content-type", "application/json")];
         let sent = Some(body.as_bytes().to_vec());
         let reply = app.anonymous().send(Method::POST, "/v2/auth/token", &json, sent).await;
