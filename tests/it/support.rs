@@ -6,7 +6,6 @@ use cedargate::config::Config;
 use cedargate::values::{Clock, Id};
 use reqwest::{Method, StatusCode};
 use sea_orm::ConnectionTrait;
-use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -52,6 +51,14 @@ impl Database {
         run_sql(&server, &format!("CREATE DATABASE {name}")).await;
         let url = format!("{}/{name}", server.rsplit_once('/').unwrap().0);
         Self { url, directory, server: Some((server, name)) }
+    }
+}
+
+impl Database {
+    /// Does something to it behind the service's back.
+    pub async fn sql(&self, statement: &str) {
+        let url = if self.url.starts_with("sqlite") { format!("{}?mode=rwc", self.url) } else { self.url.clone() };
+        run_sql(&url, statement).await;
     }
 }
 
@@ -103,7 +110,7 @@ impl TestApp {
 
     /// A connection to its database, behind its back.
     pub async fn sql(&self, statement: &str) {
-        run_sql(self.config.database_url.expose_secret(), statement).await;
+        self.database.sql(statement).await;
     }
 
     /// The directory that the test may write in.
