@@ -3,6 +3,7 @@
 mod command_line;
 mod document;
 mod layering;
+mod readme;
 #[expect(unreachable_pub, reason = "there is nobody to reach a test binary")]
 mod support;
 mod table;
