@@ -125,7 +125,7 @@ fn policies_that_are_wrong_stop_the_start_with_file_and_line() {
 async fn a_database_of_a_newer_version_or_of_another_program_is_left_alone() {
     let app = TestApp::start().await;
     app.sql("INSERT INTO seaql_migrations (version, applied_at) VALUES ('m9999_later', 0)").await;
-    let url = secrecy::ExposeSecret::expose_secret(&app.config.database_url).to_owned();
+    let url = app.url().to_owned();
     let output = run(app.directory(), &[("CEDARGATE_DATABASE_URL", &url), ("CEDARGATE_LISTEN", "127.0.0.1:0")], &[]);
     let error = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1));
@@ -143,7 +143,7 @@ async fn a_database_of_a_newer_version_or_of_another_program_is_left_alone() {
 #[tokio::test]
 async fn users_and_keys_are_made_at_the_terminal() {
     let app = TestApp::start().await;
-    let url = secrecy::ExposeSecret::expose_secret(&app.config.database_url).to_owned();
+    let url = app.url().to_owned();
     let settings = [("CEDARGATE_DATABASE_URL", url.as_str())];
     let directory = app.directory();
 

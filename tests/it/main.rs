@@ -1,9 +1,20 @@
 //! Tests of the whole service over HTTP, on a real server and a real database.
 
+#![allow(
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::print_stdout,
+    reason = "a test ends where something is not as expected, and nobody reaches into its binary"
+)]
+
 mod command_line;
 mod document;
 mod layering;
+mod outage;
 mod readme;
-#[expect(unreachable_pub, reason = "there is nobody to reach a test binary")]
 mod support;
 mod table;

@@ -74,7 +74,8 @@ impl Drop for Database {
     }
 }
 
-async fn run_sql(url: &str, sql: &str) {
+/// Runs statements on a connection of its own.
+pub async fn run_sql(url: &str, sql: &str) {
     let connection = sea_orm::Database::connect(url).await.unwrap();
     connection.execute_unprepared(sql).await.unwrap();
     connection.close().await.unwrap();
@@ -111,6 +112,16 @@ impl TestApp {
     /// A connection to its database, behind its back.
     pub async fn sql(&self, statement: &str) {
         self.database.sql(statement).await;
+    }
+
+    /// Where its database is.
+    pub fn url(&self) -> &str {
+        &self.database.url
+    }
+
+    /// The PostgreSQL server and the name of the database on it, where it is one.
+    pub fn postgres(&self) -> Option<(String, String)> {
+        self.database.server.clone()
     }
 
     /// The directory that the test may write in.
