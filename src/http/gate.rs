@@ -264,7 +264,7 @@ impl Gate {
     }
 
     /// Whether the action is permitted in this organization.
-    fn allows(&self, organization: &OrgPath) -> Result<bool, Problem> {
+    pub fn allows(&self, organization: &OrgPath) -> Result<bool, Problem> {
         let circumstances = self.circumstances();
         Ok(self
             .parts
