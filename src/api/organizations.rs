@@ -147,7 +147,7 @@ async fn create(
     gate: Gate,
     (request, Json(body)): (HttpRequest, Json<OrganizationBody>),
 ) -> Result<HttpResponse, Problem> {
-    let parent = gate.holder(body.parent, "parent").await?;
+    let parent = gate.holder(&gate.reader(), body.parent, "parent").await?;
     let stamp = crud::stamp(&gate, parent.own());
     let work = gate.begin().await?;
     work.lock_tree().await?;
