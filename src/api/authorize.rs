@@ -264,7 +264,7 @@ async fn may_ask(gate: &Gate, id: &str, field: &str) -> Result<Id, Problem> {
 /// What is asked about. What is missing and what the caller could not name are alike: things that stand nowhere.
 async fn thing(gate: &Gate, named: &ThingName) -> Result<Resourced, Problem> {
     let thing = match named.id.parse() {
-        Ok(id) => gate.nameable(&named.r#type, id).await?,
+        Ok(id) => gate.nameable(&gate.reader(), &named.r#type, id).await?,
         Err(_) => None,
     };
     Ok(thing.unwrap_or_else(|| Resourced::nowhere(&named.r#type, &named.id)))

@@ -110,7 +110,7 @@ pub fn from_value<T: DeserializeOwned>(mut value: Value, within: &str) -> Result
 /// its message only.
 fn place(error: &serde_path_to_error::Error<serde_json::Error>) -> (String, String) {
     let path = error.path().to_string();
-    let path = if path == "." { String::new() } else { path.replace('[', ".").replace(']', "") };
+    let path = path.replace('[', ".").replace(']', "").trim_start_matches('.').to_owned();
     let message = error.inner().to_string();
     let named = ["unknown field `", "missing field `", "duplicate field `"]
         .iter()
@@ -195,6 +195,12 @@ mod tests {
         );
         assert_eq!(wrong(r#"{"name": "A", "email": "a@b.c"}"#), ["friends"]);
         assert_eq!(wrong("[]"), [""]);
+    }
+
+    #[test]
+    fn in_a_list_the_path_begins_with_the_place_in_it() {
+        let problem = parse::<Vec<Friend>>(br#"[{"age": 1}, {"age": -1}]"#).unwrap_err();
+        assert_eq!(problem.errors[0].field, "1.age");
     }
 
     #[test]
