@@ -13,8 +13,12 @@
 
 mod command_line;
 mod document;
+mod jwt;
 mod layering;
 mod outage;
 mod readme;
+mod refresh;
 mod support;
 mod table;
+mod tokens;
+mod transcript;
