@@ -147,7 +147,7 @@ async fn create(
     gate: Gate,
     (request, Json(body)): (HttpRequest, Json<OrganizationBody>),
 ) -> Result<HttpResponse, Problem> {
-    let parent = gate.holder(body.parent, "parent").await?;
+    let parent = gate.holder(&gate.reader(), body.parent, "parent").await?;
     let stamp = crud::stamp(&gate, parent.own());
     let work = gate.begin().await?;
     work.lock_tree().await?;
@@ -193,7 +193,10 @@ async fn update(gate: Gate, (id, Json(patch)): (PathId, Json<Patch>)) -> Result<
         (Some(own), Some(Ok(parent))) => {
             work.lock_tree().await?;
             match (work.path(own).await?, work.path(parent).await?) {
-                (Some(old), Some(parent)) if old.parent() != Some(parent.own()) => {
+                // A parent that the caller may not name is, like one that is missing, a wrong field: no move.
+                (Some(old), Some(parent))
+                    if old.parent() != Some(parent.own()) && gate.at("referTo").allows(&parent)? =>
+                {
                     let deepest = work.depth_below(&old).await?;
                     Some((old, parent, deepest))
                 }

@@ -124,7 +124,7 @@ pub fn from_value<T: DeserializeOwned>(mut value: Value, within: &str) -> Result
 /// its message only.
 fn place(error: &serde_path_to_error::Error<serde_json::Error>) -> (String, String) {
     let path = error.path().to_string();
-    let path = if path == "." { String::new() } else { path.replace('[', ".").replace(']', "") };
+    let path = path.replace('[', ".").replace(']', "").trim_start_matches('.').to_owned();
     let message = error.inner().to_string();
     let named = ["unknown field `", "missing field `", "duplicate field `"]
         .iter()
@@ -219,6 +219,13 @@ mod tests {
             assert!(problem.detail.contains("not an object"), "{}", problem.detail);
         }
         assert!(parse::<Value>(b"[1]").is_ok());
+    }
+
+    #[test]
+    fn in_a_list_the_path_begins_with_the_place_in_it() {
+        let sent = serde_json::json!([{ "age": 1 }, { "age": -1 }]);
+        let problem = from_value::<Vec<Friend>>(sent, "").unwrap_err();
+        assert_eq!(problem.errors[0].field, "1.age");
     }
 
     #[test]

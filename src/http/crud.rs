@@ -52,10 +52,10 @@ pub fn stamp(gate: &Gate, organization: Id) -> Stamp {
 
 /// The new row, if the caller may make it where it says and may name what it names.
 pub async fn permitted_new<R: Resource>(gate: &Gate, row: R) -> Result<Permitted<R>, Problem> {
-    let holder = gate.holder(Some(row.organization()), "organization").await?;
+    let holder = gate.holder(&gate.reader(), Some(row.organization()), "organization").await?;
     let references = row.references();
     let row = gate.decide_new(crate::authz::Undecided::new(row, holder))?;
-    gate.check_references(references).await?;
+    gate.check_references(&gate.reader(), references).await?;
     Ok(row)
 }
 
@@ -98,11 +98,14 @@ pub async fn permitted_change<R: Resource>(
     let holder = match settle(&mut changed) {
         Some(place) => place,
         None if changed.organization() == row.organization() => row.path().clone(),
-        None => gate.at("referTo").holder(Some(changed.organization()), "organization").await?,
+        None => {
+            let named = Some(changed.organization());
+            gate.at("referTo").holder(&work.reader(), named, "organization").await?
+        }
     };
     let references = new_references(&*row, &changed);
     let changed = gate.decide_changed(row.changed(changed, holder), &circumstances)?;
-    gate.check_references(references).await?;
+    gate.check_references(&work.reader(), references).await?;
     Ok(changed)
 }
 

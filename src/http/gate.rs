@@ -6,7 +6,7 @@ use crate::authz::{
     Ask, Circumstances, Permitted, Principal, Resourced, Scope, ScopeSet, Undecided, UserFacts, Within,
 };
 use crate::resource::{Reference, Resource};
-use crate::store::{Account, Work};
+use crate::store::{Account, Reader, Work};
 use crate::values::{Id, OrgPath};
 use actix_web::http::header;
 use actix_web::{HttpRequest, web};
@@ -224,11 +224,16 @@ impl Gate {
 
     /// Where a new thing goes: the organization that it names, else the caller's. One that is out of reach is, for one
     /// who could make the thing at home, a wrong field.
-    pub async fn holder(&self, named: Option<Id>, field: &str) -> Result<OrgPath, Problem> {
+    pub async fn holder(
+        &self,
+        reader: &Reader<'_>,
+        named: Option<Id>,
+        field: &str,
+    ) -> Result<OrgPath, Problem> {
         let Some(named) = named.filter(|named| *named != self.caller.organization.own()) else {
             return Ok(self.caller.organization.clone());
         };
-        match self.parts.store.path(named).await? {
+        match reader.path(named).await? {
             Some(path) if self.allows(&path)? => Ok(path),
             _ if self.allows(&self.caller.organization)? => {
                 Err(Problem::field(field, no_such("Organization", named)))
@@ -264,7 +269,7 @@ impl Gate {
     }
 
     /// Whether the action is permitted in this organization.
-    fn allows(&self, organization: &OrgPath) -> Result<bool, Problem> {
+    pub fn allows(&self, organization: &OrgPath) -> Result<bool, Problem> {
         let circumstances = self.circumstances();
         Ok(self
             .parts
@@ -300,26 +305,37 @@ impl Gate {
     }
 
     /// What Cedar must know of the thing of this type with this id, if the caller may name it (`referTo`).
-    pub async fn nameable(&self, kind: &str, id: Id) -> Result<Option<Resourced>, Problem> {
+    pub async fn nameable(
+        &self,
+        reader: &Reader<'_>,
+        kind: &str,
+        id: Id,
+    ) -> Result<Option<Resourced>, Problem> {
         let gate = self.at("referTo");
         let circumstances = gate.circumstances();
-        let thing = self.parts.kinds.load(&self.parts.store, kind, id).await?;
+        let thing = self.parts.kinds.load(reader, kind, id).await?;
         Ok(thing.filter(|thing| self.parts.engine.allows(&gate.ask(&circumstances), thing)))
     }
 
     /// Checks that everything that a thing names exists and that the caller may name it.
     pub async fn check_references(
         &self,
+        reader: &Reader<'_>,
         references: impl IntoIterator<Item = Reference>,
     ) -> Result<(), Problem> {
         let mut known = HashSet::new();
         let mut errors = Vec::new();
         for Reference { field, kind, id } in references {
-            if known.insert((kind, id)) && self.nameable(kind, id).await?.is_none() {
+            if known.insert((kind, id)) && self.nameable(reader, kind, id).await?.is_none() {
                 errors.push(FieldError::new(field, no_such(kind, id)));
             }
         }
         if errors.is_empty() { Ok(()) } else { Err(Problem::fields(errors)) }
+    }
+
+    /// Reads what everybody sees.
+    pub fn reader(&self) -> Reader<'_> {
+        self.parts.store.reader()
     }
 
     /// Starts a unit of work.

@@ -1,12 +1,14 @@
 //! The kinds of things that the store holds, by the names that Cedar knows them by.
 
 use super::rows::table;
-use super::{Store, StoreError};
+use super::{Reader, StoreError};
 use crate::authz::Resourced;
 use crate::resource::Resource;
 use crate::values::Id;
 use futures_util::future::BoxFuture;
 use std::collections::BTreeMap;
+
+type Load = for<'a> fn(&'a Reader<'a>, Id) -> BoxFuture<'a, Result<Option<Resourced>, StoreError>>;
 
 /// A kind of thing.
 #[derive(Clone, Copy)]
@@ -14,7 +16,7 @@ pub struct Kind {
     /// Its Cedar entity type.
     pub name: &'static str,
     pub(super) table: &'static str,
-    load: for<'a> fn(&'a Store, Id) -> BoxFuture<'a, Result<Option<Resourced>, StoreError>>,
+    load: Load,
 }
 
 impl Kind {
@@ -23,8 +25,8 @@ impl Kind {
         Self {
             name: R::TYPE,
             table: table::<R>(),
-            load: |store, id| {
-                Box::pin(async move { Ok(store.find::<R>(id).await?.map(|thing| thing.resourced())) })
+            load: |reader, id| {
+                Box::pin(async move { Ok(reader.find::<R>(id).await?.map(|thing| thing.resourced())) })
             },
         }
     }
@@ -47,9 +49,14 @@ impl Kinds {
     }
 
     /// What Cedar must know of the thing of this type with this id; none where there is no such type or thing.
-    pub async fn load(&self, store: &Store, kind: &str, id: Id) -> Result<Option<Resourced>, StoreError> {
+    pub async fn load(
+        &self,
+        reader: &Reader<'_>,
+        kind: &str,
+        id: Id,
+    ) -> Result<Option<Resourced>, StoreError> {
         match self.0.get(kind) {
-            Some(kind) => (kind.load)(store, id).await,
+            Some(kind) => (kind.load)(reader, id).await,
             None => Ok(None),
         }
     }

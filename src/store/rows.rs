@@ -1,6 +1,6 @@
 //! The rows of the resources: found, inserted, saved, deleted.
 
-use super::{Kinds, Store, StoreError, Work};
+use super::{Kinds, Reader, Store, StoreError, Work};
 use crate::authz::{Permitted, Undecided};
 use crate::resource::Resource;
 use crate::values::{Id, OrgPath};
@@ -76,15 +76,27 @@ pub(super) fn table<R: Resource>() -> &'static str {
     sea_orm::EntityName::table_name(&<R::Entity as Default>::default())
 }
 
-impl Store {
+impl Reader<'_> {
     /// The thing with this id; none where there is none.
     pub async fn find<R: Resource>(&self, id: Id) -> Result<Option<Undecided<R>>, StoreError> {
-        Ok(by_id::<R>(id).into_model::<Held<R>>().one(&self.db).await?.map(Held::undecided))
+        Ok(by_id::<R>(id).into_model::<Held<R>>().one(&self.0).await?.map(Held::undecided))
     }
 
     /// Where this organization stands in the tree; none where there is no such organization.
     pub async fn path(&self, organization: Id) -> Result<Option<OrgPath>, StoreError> {
-        Ok(holder::Entity::find_by_id(organization).one(&self.db).await?.map(|found| found.path))
+        Ok(holder::Entity::find_by_id(organization).one(&self.0).await?.map(|found| found.path))
+    }
+}
+
+impl Store {
+    /// The thing with this id; none where there is none.
+    pub async fn find<R: Resource>(&self, id: Id) -> Result<Option<Undecided<R>>, StoreError> {
+        self.reader().find(id).await
+    }
+
+    /// Where this organization stands in the tree; none where there is no such organization.
+    pub async fn path(&self, organization: Id) -> Result<Option<OrgPath>, StoreError> {
+        self.reader().path(organization).await
     }
 
     /// The root organization; none in a database that is still empty.
@@ -151,7 +163,7 @@ impl Work {
 
     /// Where this organization stands now; none where there is no such organization.
     pub async fn path(&self, organization: Id) -> Result<Option<OrgPath>, StoreError> {
-        Ok(holder::Entity::find_by_id(organization).one(&self.tx).await?.map(|found| found.path))
+        self.reader().path(organization).await
     }
 
     /// How many levels stand below an organization.

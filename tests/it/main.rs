@@ -12,9 +12,14 @@
 )]
 
 mod authorize;
+mod command_line;
+mod document;
 mod jwt;
 mod keys;
+mod layering;
+mod outage;
 mod questions;
+mod readme;
 mod refresh;
 mod support;
 mod table;

@@ -91,6 +91,15 @@ impl Database {
     }
 }
 
+impl Database {
+    /// Does something to it behind the service's back.
+    pub async fn sql(&self, statement: &str) {
+        let url =
+            if self.url.starts_with("sqlite") { format!("{}?mode=rwc", self.url) } else { self.url.clone() };
+        run_sql(&url, statement).await;
+    }
+}
+
 impl Drop for Database {
     fn drop(&mut self) {
         let Some((server, name)) = self.server.take() else { return };
@@ -103,7 +112,8 @@ impl Drop for Database {
     }
 }
 
-async fn run_sql(url: &str, sql: &str) {
+/// Runs statements on a connection of its own.
+pub async fn run_sql(url: &str, sql: &str) {
     let connection = sea_orm::Database::connect(url).await.unwrap();
     connection.execute_unprepared(sql).await.unwrap();
     connection.close().await.unwrap();
@@ -150,7 +160,17 @@ impl TestApp {
 
     /// A connection to its database, behind its back.
     pub async fn sql(&self, statement: &str) {
-        run_sql(self.config.database_url.expose_secret(), statement).await;
+        self.database.sql(statement).await;
+    }
+
+    /// Where its database is.
+    pub fn url(&self) -> &str {
+        &self.database.url
+    }
+
+    /// The PostgreSQL server and the name of the database on it, where it is one.
+    pub fn postgres(&self) -> Option<(String, String)> {
+        self.database.server.clone()
     }
 
     /// Everything that its database holds, as text: the bytes of the files, or every row of every table.
