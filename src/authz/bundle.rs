@@ -426,10 +426,9 @@ mod tests {
         let error = changed(file, change).unwrap_err();
         let all = error.to_string();
         // Without the directory, which is another one each time.
-        all.lines()
-            .map(|line| line.rsplit_once("policies/").map_or(line, |(_, rest)| rest))
-            .collect::<Vec<_>>()
-            .join("\n")
+        all.split_inclusive(char::is_whitespace)
+            .map(|word| word.rsplit_once("policies/").map_or(word, |(_, rest)| rest))
+            .collect()
     }
 
     #[test]
