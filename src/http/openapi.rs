@@ -300,10 +300,7 @@ pub fn patch<R: Resource>(body: RefOr<Schema>) -> Doc {
 
 /// `DELETE /{id}` of a resource.
 pub fn delete<R: Resource>() -> Doc {
-    Doc::of_action()
-        .path_id("id", "The id of the thing.")
-        .empty(204, "It is gone.")
-        .problems(&[404, 409])
+    Doc::of_action().path_id("id", "The id of the thing.").empty(204, "It is gone.").problems(&[404, 409])
 }
 
 /// The document.

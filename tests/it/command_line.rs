@@ -11,7 +11,9 @@ use std::process::{Child, Command, Output, Stdio};
 fn program(directory: &Path, settings: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cedargate"));
     command.current_dir(directory).env_clear().envs(settings.iter().copied());
-    command.env("CEDARGATE_POLICIES", project_file("policies")).env("CEDARGATE_SCHEMA", project_file("schema"));
+    command
+        .env("CEDARGATE_POLICIES", project_file("policies"))
+        .env("CEDARGATE_SCHEMA", project_file("schema"));
     command.envs(settings.iter().copied());
     command
 }
@@ -110,7 +112,11 @@ fn policies_that_are_wrong_stop_the_start_with_file_and_line() {
     let directory = tempfile::tempdir().unwrap();
     let more = directory.path().join("more");
     std::fs::create_dir(&more).unwrap();
-    std::fs::write(more.join("more.cedar"), "@id(\"x\")\npermit (principal in Scope::\"agnet\", action, resource);").unwrap();
+    std::fs::write(
+        more.join("more.cedar"),
+        "@id(\"x\")\npermit (principal in Scope::\"agnet\", action, resource);",
+    )
+    .unwrap();
     let policies = format!("{},{}", project_file("policies").display(), more.display());
     for arguments in [&[] as &[&str], &["policy", "check"]] {
         let settings = [("CEDARGATE_POLICIES", policies.as_str()), ("CEDARGATE_LISTEN", "127.0.0.1:0")];
@@ -126,7 +132,8 @@ async fn a_database_of_a_newer_version_or_of_another_program_is_left_alone() {
     let app = TestApp::start().await;
     app.sql("INSERT INTO seaql_migrations (version, applied_at) VALUES ('m9999_later', 0)").await;
     let url = app.url().to_owned();
-    let output = run(app.directory(), &[("CEDARGATE_DATABASE_URL", &url), ("CEDARGATE_LISTEN", "127.0.0.1:0")], &[]);
+    let output =
+        run(app.directory(), &[("CEDARGATE_DATABASE_URL", &url), ("CEDARGATE_LISTEN", "127.0.0.1:0")], &[]);
     let error = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1));
     assert!(error.contains("m9999_later") && error.contains("newer version"), "{error}");
@@ -159,7 +166,10 @@ async fn users_and_keys_are_made_at_the_terminal() {
     assert!(text(&again.stderr).contains("email"), "{}", text(&again.stderr));
 
     let list = text(&run(directory, &settings, &["user", "list"]).stdout);
-    assert!(list.lines().any(|line| line.starts_with(id) && line.contains("agent") && line.contains("active")), "{list}");
+    assert!(
+        list.lines().any(|line| line.starts_with(id) && line.contains("agent") && line.contains("active")),
+        "{list}"
+    );
 
     let mut child = program(directory, &settings)
         .args(["user", "set-password", "--email", "ada@example.com"])
@@ -171,7 +181,18 @@ async fn users_and_keys_are_made_at_the_terminal() {
     let ada = app.client("ada@example.com").await;
     assert_eq!(ada.id, id);
 
-    let arguments = ["key", "add", "--user", "ada@example.com", "--name", "import", "--scope", "guest", "--scope", "agent"];
+    let arguments = [
+        "key",
+        "add",
+        "--user",
+        "ada@example.com",
+        "--name",
+        "import",
+        "--scope",
+        "guest",
+        "--scope",
+        "agent",
+    ];
     let key = text(&run(directory, &settings, &arguments).stdout);
     let with_key = app.bearer(key.trim());
     assert_eq!(with_key.get("/v2/users/me").await.expect(StatusCode::OK)["id"], id);
@@ -192,7 +213,10 @@ fn policies_are_checked_tested_and_tabulated_without_a_database() {
     let file = matrix.to_str().unwrap();
     assert_eq!(run(directory.path(), &[], &["policy", "matrix", "-o", file]).status.code(), Some(0));
     assert_eq!(std::fs::read(&matrix).unwrap(), std::fs::read(project_file("policies/MATRIX.md")).unwrap());
-    assert_eq!(run(directory.path(), &[], &["policy", "matrix", "--check", "-o", file]).status.code(), Some(0));
+    assert_eq!(
+        run(directory.path(), &[], &["policy", "matrix", "--check", "-o", file]).status.code(),
+        Some(0)
+    );
     std::fs::write(&matrix, "# Who may do what\n\nAnybody, anything.\n").unwrap();
     let stale = run(directory.path(), &[], &["policy", "matrix", "--check", "-o", file]);
     assert_eq!(stale.status.code(), Some(3));
@@ -212,7 +236,10 @@ fn a_case_that_fails_is_named() {
     let output = run(directory.path(), &[], &["policy", "test", file.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(3));
     let error = text(&output.stderr);
-    assert!(error.contains(cases[0]["name"].as_str().unwrap()) && error.contains("expected Allow"), "{error}");
+    assert!(
+        error.contains(cases[0]["name"].as_str().unwrap()) && error.contains("expected Allow"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -71,10 +71,14 @@ fn every_operation_is_named_once_and_documented() {
             let has_body = status != "204";
             assert_eq!(answer["content"][kind]["schema"].is_object(), has_body, "{name} {status}");
         }
-        let holes: BTreeSet<&str> = path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}')).collect();
+        let holes: BTreeSet<&str> =
+            path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}')).collect();
         let parameters = operation["parameters"].as_array().cloned().unwrap_or_default();
-        let named: BTreeSet<&str> =
-            parameters.iter().filter(|one| one["in"] == "path").map(|one| one["name"].as_str().unwrap()).collect();
+        let named: BTreeSet<&str> = parameters
+            .iter()
+            .filter(|one| one["in"] == "path")
+            .map(|one| one["name"].as_str().unwrap())
+            .collect();
         assert_eq!(holes, named, "{method} {path}");
     }
     assert!(names.len() >= 50);
@@ -126,9 +130,10 @@ fn texts_and_lists_of_bodies_have_limits() {
         }
     }
     let name = &schemas["FormBody"]["properties"]["name"];
-    let name = name.get("$ref").and_then(Value::as_str).map_or(name, |reference| {
-        document.pointer(reference.trim_start_matches('#')).unwrap()
-    });
+    let name = name
+        .get("$ref")
+        .and_then(Value::as_str)
+        .map_or(name, |reference| document.pointer(reference.trim_start_matches('#')).unwrap());
     assert_eq!((name["minLength"].as_u64(), name["maxLength"].as_u64()), (Some(1), Some(200)));
 }
 
@@ -146,7 +151,10 @@ async fn every_route_but_the_public_ones_answers_401_without_a_caller() {
             continue;
         }
         let method: Method = route.method.as_str().parse().unwrap();
-        let path = route.path.replace("{id}", "599e1fcd9da1c72645c95886").replace("{keyId}", "599e1fcd9da1c72645c95886");
+        let path = route
+            .path
+            .replace("{id}", "599e1fcd9da1c72645c95886")
+            .replace("{keyId}", "599e1fcd9da1c72645c95886");
         let nobody = app.anonymous();
         let reply = nobody.call(method.clone(), &path, None).await;
         reply.expect_problem(401, "missing_token");

@@ -4,11 +4,23 @@ use crate::support::project_file;
 use std::path::{Path, PathBuf};
 
 /// The rooms by floor, from the top: each may name those below its own floor, and itself.
-const FLOORS: [&[&str]; 9] =
-    [&["main", "cli"], &["app"], &["api"], &["http"], &["authn", "store"], &["resource"], &["authz"], &["config"], &["values"]];
+const FLOORS: [&[&str]; 9] = [
+    &["main", "cli"],
+    &["app"],
+    &["api"],
+    &["http"],
+    &["authn", "store"],
+    &["resource"],
+    &["authz"],
+    &["config"],
+    &["values"],
+];
 
 fn floor(room: &str) -> usize {
-    FLOORS.iter().position(|rooms| rooms.contains(&room)).unwrap_or_else(|| panic!("{room} stands on no floor"))
+    FLOORS
+        .iter()
+        .position(|rooms| rooms.contains(&room))
+        .unwrap_or_else(|| panic!("{room} stands on no floor"))
 }
 
 fn sources(directory: &Path, found: &mut Vec<PathBuf>) {

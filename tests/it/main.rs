@@ -13,6 +13,7 @@
 
 mod command_line;
 mod document;
+mod gate;
 mod jwt;
 mod layering;
 mod outage;

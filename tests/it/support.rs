@@ -94,7 +94,8 @@ impl Database {
 impl Database {
     /// Does something to it behind the service's back.
     pub async fn sql(&self, statement: &str) {
-        let url = if self.url.starts_with("sqlite") { format!("{}?mode=rwc", self.url) } else { self.url.clone() };
+        let url =
+            if self.url.starts_with("sqlite") { format!("{}?mode=rwc", self.url) } else { self.url.clone() };
         run_sql(&url, statement).await;
     }
 }
