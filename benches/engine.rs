@@ -3,7 +3,8 @@
 #![allow(missing_docs, clippy::unwrap_used, reason = "a benchmark ends where something is not as expected")]
 
 use cedargate::authz::{
-    Ask, Bundle, Circumstances, Engine, RestrictedExpression, Scope, ScopeSet, Sources, Thing, Undecided, UserFacts,
+    Ask, Bundle, Circumstances, Engine, Principal, RestrictedExpression, Scope, ScopeSet, Sources, Thing,
+    Undecided, UserFacts,
 };
 use cedargate::values::{Clock, Id, OrgPath};
 use criterion::{Criterion, criterion_group, criterion_main};
@@ -35,7 +36,7 @@ fn decisions(criterion: &mut Criterion) {
     let home = OrgPath::root(Id::new(&clock)).child(Id::new(&clock));
     let facts = UserFacts { organization: home.own(), role: Scope::Agent, status: "active", email: None };
     let scopes = engine.effective(&ScopeSet::from(Scope::Agent), Scope::Agent);
-    let principal = engine.principal(Id::new(&clock), &home, facts, scopes.as_ref());
+    let principal = Principal::new(Id::new(&clock), &home, facts, scopes.as_ref());
     let circumstances = Circumstances {
         credential: Some("password".into()),
         ip: Some([127, 0, 0, 1].into()),

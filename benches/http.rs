@@ -38,7 +38,8 @@ impl Drop for Server {
 async fn echo() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     println!("echo listens on http://{}", listener.local_addr().unwrap());
-    let answer = || async { HttpResponse::Ok().content_type("application/json").body(r#"{"decision":true}"#) };
+    let answer =
+        || async { HttpResponse::Ok().content_type("application/json").body(r#"{"decision":true}"#) };
     HttpServer::new(move || {
         App::new()
             .route("/", web::get().to(answer))
@@ -84,7 +85,8 @@ struct Load {
 /// Requests a second. `wrk` reads what to send from a script.
 fn measure(base: &str, load: &Load, path: &str, bearer: Option<&str>, directory: &Path) -> f64 {
     let script = directory.join("load.lua");
-    let mut text = format!("wrk.method = {:?}\nwrk.headers[\"Content-Type\"] = \"application/json\"\n", load.method);
+    let mut text =
+        format!("wrk.method = {:?}\nwrk.headers[\"Content-Type\"] = \"application/json\"\n", load.method);
     if let Some(bearer) = bearer {
         text.push_str(&format!("wrk.headers[\"Authorization\"] = \"Bearer {bearer}\"\n"));
     }
@@ -93,12 +95,20 @@ fn measure(base: &str, load: &Load, path: &str, bearer: Option<&str>, directory:
     }
     std::fs::write(&script, text).unwrap();
     let output = Command::new("wrk")
-        .args(["-t1", "-c16", &format!("-d{SECONDS}s"), "-s", script.to_str().unwrap(), &format!("{base}{path}")])
+        .args([
+            "-t1",
+            "-c16",
+            &format!("-d{SECONDS}s"),
+            "-s",
+            script.to_str().unwrap(),
+            &format!("{base}{path}"),
+        ])
         .output()
         .expect("wrk is needed: apt-get install wrk");
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(!text.contains("Non-2xx"), "{}: {text}", load.name);
-    let line = text.lines().find_map(|line| line.strip_prefix("Requests/sec:")).unwrap_or_else(|| panic!("{text}"));
+    let line =
+        text.lines().find_map(|line| line.strip_prefix("Requests/sec:")).unwrap_or_else(|| panic!("{text}"));
     line.trim().parse().unwrap()
 }
 
@@ -132,7 +142,12 @@ async fn compare() {
     });
     let loads = [
         Load { name: "GET /v2/users/me", method: "GET", path: "/v2/users/me".into(), body: String::new() },
-        Load { name: "POST /v2/authorize", method: "POST", path: "/v2/authorize".into(), body: question.to_string() },
+        Load {
+            name: "POST /v2/authorize",
+            method: "POST",
+            path: "/v2/authorize".into(),
+            body: question.to_string(),
+        },
     ];
     println!("{:28} {:>12} {:>12} {:>8}", "", "req/s", "bare actix", "ratio");
     for load in &loads {

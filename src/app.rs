@@ -187,7 +187,6 @@ async fn terminal(parts: &Arc<Parts>, action: &'static str) -> Result<Gate, Star
 
 /// Makes the root organization and an admin in a database without users. Cedar is asked about both.
 async fn first_admin(parts: &Arc<Parts>, config: &Config) -> Result<Option<FirstAdmin>, StartError> {
-    let failed = |problem: Problem| StartError::Failed(format!("the first admin cannot be made: {problem}"));
     if parts.store.root().await?.is_none() {
         make_root(parts).await?;
     }
@@ -206,8 +205,12 @@ async fn first_admin(parts: &Arc<Parts>, config: &Config) -> Result<Option<First
         .map_err(|error| ConfigError::new("admin_password", error))?;
     let gate = terminal(parts, "createUser").await?;
     let fields = json!({ "email": email, "password": password.expose_secret(), "role": "admin" });
-    users::add(&gate, resource::object(&fields)?).await.map_err(failed)?;
-    Ok(Some(FirstAdmin { email, random_password: random }))
+    match users::add(&gate, resource::object(&fields)?).await {
+        Ok(_) => Ok(Some(FirstAdmin { email, random_password: random })),
+        // Another process that starts on the same database has just made it.
+        Err(problem) if problem.status == StatusCode::CONFLICT => Ok(None),
+        Err(problem) => Err(StartError::Failed(format!("the first admin cannot be made: {problem}"))),
+    }
 }
 
 async fn make_root(parts: &Arc<Parts>) -> Result<(), StartError> {
@@ -226,6 +229,10 @@ async fn make_root(parts: &Arc<Parts>) -> Result<(), StartError> {
         |problem: Problem| StartError::Failed(format!("the root organization cannot be made: {problem}"));
     let row = gate.decide_new(Undecided::new(row, path)).map_err(failed)?;
     let work = parts.store.begin().await?;
-    work.insert(row).await?;
-    Ok(work.commit().await?)
+    match work.insert(row).await {
+        Ok(_) => Ok(work.commit().await?),
+        // Another process that starts on the same database has just made it.
+        Err(StoreError::Duplicate(_)) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }

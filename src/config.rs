@@ -101,7 +101,10 @@ const SECRETS: [&str; 3] = ["admin_password", "database_url", "jwt_secret"];
 impl Config {
     /// Reads `file`, or [`DEFAULT_FILE`] if none is named and it is there, and then the environment.
     pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
-        Self::from(file, std::env::vars().collect())
+        // What is no text is no setting of ours.
+        let texts = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        Self::from(file, texts.collect())
     }
 
     fn from(file: Option<&Path>, environment: Vec<(String, String)>) -> Result<Self, ConfigError> {
@@ -124,6 +127,10 @@ impl Config {
                 }
                 // The file that was read above.
                 _ if setting == "config" => {}
+                // What Kubernetes tells every process of a service that is called cedargate.
+                _ if ["port", "service_port", "service_host"].contains(&setting.as_str())
+                    || setting.starts_with("port_")
+                    || setting.starts_with("service_port_") => {}
                 _ => {
                     values.insert(setting, value);
                 }

@@ -123,6 +123,13 @@ impl MigrationTrait for Migration {
                 "ALTER TABLE conversations ADD COLUMN contact VARCHAR(24) REFERENCES contacts(id) ON DELETE SET NULL",
             )
             .await?;
+        // There is one root, however many processes make one at the same time.
+        manager
+            .get_connection()
+            .execute_unprepared(
+                "CREATE UNIQUE INDEX organizations_root_key ON organizations ((parent IS NULL)) WHERE parent IS NULL",
+            )
+            .await?;
         for (table, columns) in [
             ("organizations", &["parent"] as &[&str]),
             ("organizations", &["path"]),

@@ -163,10 +163,13 @@ async fn evaluate(gate: Gate, Json(question): Json<Question>) -> Result<HttpResp
         Asked::Known(known) => {
             let (principal, mut circumstances) = *known;
             circumstances.said = question.context;
-            let resource = thing(&gate, &question.resource).await?;
             let ask =
                 Ask { principal: &principal, action: &question.action.name, circumstances: &circumstances };
-            Ok(parts.engine.decide(&ask, &resource))
+            let ThingName { r#type, id, .. } = &question.resource;
+            Ok(match thing(&gate, r#type, id).await? {
+                Some(resource) => parts.engine.decide(&ask, &resource),
+                None => parts.engine.decide_missing(&ask, r#type, id),
+            })
         }
         Asked::Unknown(obstacle) => Err(obstacle),
     };
@@ -207,35 +210,33 @@ async fn asked(gate: &Gate, subject: Option<Subject>) -> Result<Asked, Problem> 
 
 async fn of_token(gate: &Gate, token: &SecretString) -> Result<Asked, Problem> {
     let parts = gate.parts();
+    let invalid = || Problem::unauthorized("invalid_token", "invalid token");
     let bearer = secrecy::ExposeSecret::expose_secret(token).parse::<Bearer>();
     let found = match bearer {
         Ok(bearer) => Caller::of_bearer(parts, &bearer).await,
-        Err(_) => Err(Problem::unauthorized("invalid_token", "invalid token")),
+        Err(_) => Err(invalid()),
     };
-    match found {
-        Ok(caller) => {
-            may_ask(gate, &caller.id.to_string(), "subject.token").await?;
-            let credential = Some(caller.credential.as_str().to_owned());
-            let circumstances =
-                Circumstances { credential, now: Some(parts.clock.now()), ..Circumstances::default() };
-            Ok(Asked::known(caller.principal, circumstances))
-        }
-        Err(problem)
-            if problem.status == StatusCode::SERVICE_UNAVAILABLE || problem.status.is_server_error() =>
-        {
-            Err(problem)
-        }
-        Err(problem) => {
-            // Nobody to ask about: whoever may not ask about others is not told what is wrong with their tokens.
-            if gate
-                .find::<User>(&Id::NONE.to_string())
-                .await
-                .is_err_and(|refusal| refusal.status == StatusCode::FORBIDDEN)
-            {
-                return Err(Problem::forbidden("evaluateAccess"));
+    let obstacle = match found {
+        Ok(caller) => match gate.find::<User>(&caller.id.to_string()).await {
+            Ok(_) => {
+                let credential = Some(caller.credential.as_str().to_owned());
+                let now = Some(parts.clock.now());
+                return Ok(Asked::known(
+                    caller.principal,
+                    Circumstances { credential, now, ..Circumstances::default() },
+                ));
             }
-            Ok(Asked::Unknown(Obstacle { code: problem.code, message: problem.detail }))
-        }
+            // A token of somebody out of reach is like one of nobody.
+            Err(problem) if problem.status == StatusCode::NOT_FOUND => invalid(),
+            Err(problem) => return Err(problem),
+        },
+        Err(problem) if problem.status.is_server_error() => return Err(problem),
+        Err(problem) => problem,
+    };
+    // Whoever may not ask about others is not told what is wrong with their tokens.
+    match gate.find::<User>(&Id::NONE.to_string()).await {
+        Err(problem) if problem.status != StatusCode::NOT_FOUND => Err(problem),
+        _ => Ok(Asked::Unknown(Obstacle { code: obstacle.code, message: obstacle.detail })),
     }
 }
 
@@ -261,11 +262,10 @@ async fn may_ask(gate: &Gate, id: &str, field: &str) -> Result<Id, Problem> {
     }
 }
 
-/// What is asked about. What is missing and what the caller could not name are alike: things that stand nowhere.
-async fn thing(gate: &Gate, named: &ThingName) -> Result<Resourced, Problem> {
-    let thing = match named.id.parse() {
-        Ok(id) => gate.nameable(&gate.reader(), &named.r#type, id).await?,
-        Err(_) => None,
-    };
-    Ok(thing.unwrap_or_else(|| Resourced::nowhere(&named.r#type, &named.id)))
+/// What is asked about, if it is there and the caller could name it.
+async fn thing(gate: &Gate, kind: &str, id: &str) -> Result<Option<Resourced>, Problem> {
+    match id.parse() {
+        Ok(id) => gate.nameable(&gate.reader(), kind, id).await,
+        Err(_) => Ok(None),
+    }
 }

@@ -4,7 +4,7 @@ use super::conversations::Conversation;
 use crate::authz::Thing;
 use crate::http::Routes;
 use crate::resource::{Reference, Resource};
-use crate::values::{Email, Id, Label, Name, Object, Timestamp, json_value};
+use crate::values::{Email, Id, JsonObject, Label, Name, Timestamp, json_value};
 use sea_orm::entity::prelude::*;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -38,7 +38,7 @@ pub struct Model {
     /// The conversation with it.
     pub conversation: Option<Id>,
     /// Whatever else.
-    pub meta: Object,
+    pub meta: JsonObject,
     /// When it was made.
     pub created_at: Timestamp,
     /// When it was last changed.
@@ -58,7 +58,7 @@ pub struct ContactBody {
     pub conversation: Option<Id>,
     /// Whatever else.
     #[serde(default)]
-    pub meta: Object,
+    pub meta: JsonObject,
 }
 
 /// Who a contact is.

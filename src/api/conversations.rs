@@ -5,10 +5,11 @@ use super::messages::{self, Message, MessageBody};
 use super::users::User;
 use crate::authz::{RestrictedExpression, Thing, Undecided, text};
 use crate::http::body::from_value;
+use crate::http::crud::{self, Change, Patch};
 use crate::http::openapi::{self, Doc};
-use crate::http::{Gate, Json, PathId, Problem, Routes, crud};
+use crate::http::{Gate, Json, PathId, Problem, Routes};
 use crate::resource::{self, Reference, Resource};
-use crate::values::{Id, Label, Name, Object, Timestamp, json_list, word};
+use crate::values::{Id, JsonObject, Label, Name, Timestamp, json_list, word};
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse};
 use sea_orm::entity::prelude::*;
@@ -24,7 +25,8 @@ pub fn routes() -> Routes {
         .fetch::<Conversation>("fetchConversation")
         .post("", "createConversation", openapi::create::<Conversation, NewConversation>(), create)
         .also(&["createMessage", "createContact", "referTo"])
-        .update::<Conversation>("updateConversation")
+        .patch("/{id}", "updateConversation", openapi::update::<Conversation>(), update)
+        .also(&["referTo"])
         .delete::<Conversation>("deleteConversation")
 }
 
@@ -66,7 +68,7 @@ pub struct Model {
     /// Who takes part, whoever made it first.
     pub participants: Participants,
     /// Whatever else.
-    pub meta: Object,
+    pub meta: JsonObject,
     /// When it was made.
     pub created_at: Timestamp,
     /// When it was last changed.
@@ -95,7 +97,7 @@ pub struct ConversationBody {
     pub participants: Participants,
     /// Whatever else.
     #[serde(default)]
-    pub meta: Object,
+    pub meta: JsonObject,
 }
 
 /// A new conversation, with its first messages.
@@ -125,7 +127,7 @@ pub struct NewConversation {
     pub messages: MessageBodies,
     /// Whatever else.
     #[serde(default)]
-    pub meta: Object,
+    pub meta: JsonObject,
 }
 
 /// A contact: the id of one, or a new one.
@@ -261,19 +263,34 @@ async fn create(
     gate.check_references(&gate.reader(), references).await?;
 
     let work = gate.begin().await?;
-    let contact_id = contact.as_ref().map(|contact| contact.id);
-    if let Some(contact) = contact {
-        work.insert(contact).await?;
-    }
+    let contact = match contact {
+        Some(contact) => Some(work.insert(contact).await?),
+        None => None,
+    };
     let row = work.insert(row).await?;
-    if let Some(contact) = contact_id {
-        work.tie_contact(contact, &row).await?;
+    if let Some(contact) = contact {
+        work.tie_contact(&contact, &row).await?;
     }
     for message in first {
         work.insert(message).await?;
     }
     work.commit().await?;
-    Ok(crud::created(&request, row.id, &row))
+    Ok(crud::created(&gate, &request, row.id, &row))
+}
+
+/// `PATCH /v2/conversations/{id}`. Its messages go along where it moves to another organization.
+async fn update(gate: Gate, (id, Json(patch)): (PathId, Json<Patch>)) -> Result<HttpResponse, Problem> {
+    let change = Change { patch: &patch, also: &[] };
+    let stays = |_: &mut Conversation| None;
+    let first = change.proposed(&gate, &gate.reader(), gate.look_up(&id.0).await?, stays).await?;
+    gate.check_references(&gate.reader(), first.references).await?;
+    let work = gate.begin().await?;
+    let thing = gate.look_up_in(&work, &id.0).await?;
+    let row = change.proposed(&gate, &work.reader(), thing, stays).await?.row;
+    let row = work.save(row).await?;
+    work.take_messages_along(&row).await?;
+    work.commit().await?;
+    Ok(crud::shown(&row))
 }
 
 /// The participants with this user as the first one, active.
@@ -302,33 +319,30 @@ fn append_doc() -> Doc {
         .body::<OneOrMore<MessageBody>>(Some(json!({"text": "Hello"})))
         .answer::<OneOrMore<Message>>(201, "The new messages, as they were sent: one, or a list.", None)
         .header(201, "Location", Type::String, "The path of the new message, or of the list of the conversation's.")
-        .problems(&[404])
+        .problems(&[404, 409])
 }
 
 /// `POST /v2/conversations/{id}/messages`.
 async fn append(gate: Gate, (id, Json(sent)): (PathId, Json<Value>)) -> Result<HttpResponse, Problem> {
-    let conversation = gate.reach::<Conversation>(gate.id(&id.0), None).await?;
+    let id = gate.id(&id.0);
+    messages::reached(&gate, id, None).await?;
     let is_list = sent.is_array();
     let bodies: MessageBodies =
         if is_list { from_value(sent, "")? } else { from_value(json!([sent]), "").map_err(unlisted)? };
     if bodies.is_empty() {
         return Err(Problem::field("", "the list is empty; send one message or more"));
     }
-    let rows = bodies.iter().map(|body| messages::permitted(&gate, &conversation, body));
-    let rows = rows.collect::<Result<Vec<_>, _>>()?;
-    let work = gate.begin().await?;
-    let mut stored = Vec::with_capacity(rows.len());
-    for row in rows {
-        stored.push(work.insert(row).await?);
-    }
-    work.commit().await?;
+    let (conversation, stored) = messages::append(&gate, id, None, &bodies).await?;
     let mut response = HttpResponse::Created();
     Ok(match stored.as_slice() {
-        [one] if !is_list => {
-            response.insert_header((header::LOCATION, format!("/v2/messages/{}", one.id))).json(one)
-        }
+        [one] if !is_list => response
+            .insert_header((header::LOCATION, gate.location(&format!("/v2/messages/{}", one.id))))
+            .json(one),
         all => response
-            .insert_header((header::LOCATION, format!("/v2/messages?conversation={}", conversation.id)))
+            .insert_header((
+                header::LOCATION,
+                gate.location(&format!("/v2/messages?conversation={conversation}")),
+            ))
             .json(all),
     })
 }

@@ -3,7 +3,7 @@
 use crate::authz::Thing;
 use crate::http::Routes;
 use crate::resource::Resource;
-use crate::values::{Id, Label, Name, Object, ShortText, Timestamp, json_list};
+use crate::values::{Id, JsonObject, Label, Name, ShortText, Timestamp, json_list};
 use sea_orm::entity::prelude::*;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -37,7 +37,7 @@ pub struct Model {
     /// Its fields, in their order.
     pub fields: FormFields,
     /// Whatever else.
-    pub meta: Object,
+    pub meta: JsonObject,
     /// When it was made.
     pub created_at: Timestamp,
     /// When it was last changed.
@@ -57,7 +57,7 @@ pub struct FormBody {
     pub fields: FormFields,
     /// Whatever else.
     #[serde(default)]
-    pub meta: Object,
+    pub meta: JsonObject,
 }
 
 json_list!(

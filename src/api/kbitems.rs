@@ -3,7 +3,7 @@
 use crate::authz::{RestrictedExpression, Thing, text};
 use crate::http::Routes;
 use crate::resource::Resource;
-use crate::values::{Id, Label, LongText, Name, Object, Timestamp, word};
+use crate::values::{Id, JsonObject, Label, LongText, Name, Timestamp, word};
 use sea_orm::entity::prelude::*;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -42,7 +42,7 @@ pub struct Model {
     /// How far it has come.
     pub status: KnowledgeStatus,
     /// Whatever else.
-    pub meta: Object,
+    pub meta: JsonObject,
     /// When it was made.
     pub created_at: Timestamp,
     /// When it was last changed.
@@ -66,7 +66,7 @@ pub struct KnowledgeItemBody {
     pub status: KnowledgeStatus,
     /// Whatever else.
     #[serde(default)]
-    pub meta: Object,
+    pub meta: JsonObject,
 }
 
 word!(

@@ -70,7 +70,7 @@ pub struct CreatedKey {
     #[serde(flatten)]
     view: KeyView,
     /// The key itself, for `Authorization: Bearer <key>`.
-    #[schema(examples("cg_94c70d470e391bdc16a8d8363b5d489160f0c2b1"))]
+    #[schema(examples("cg_94c70d470e391bdc16a8d8363b5d48910a67162d"))]
     pub key: String,
 }
 

@@ -5,7 +5,7 @@ use super::users::User;
 use crate::authz::{Permitted, RestrictedExpression, Thing, Undecided, boolean, entity, text};
 use crate::http::{Gate, Json, Problem, Routes, crud, openapi};
 use crate::resource::{self, Resource};
-use crate::values::{Id, Label, LongText, Object, Timestamp, json_list};
+use crate::values::{Id, JsonObject, Label, LongText, Millis, Timestamp, json_list};
 use actix_web::{HttpRequest, HttpResponse};
 use sea_orm::entity::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -52,9 +52,9 @@ pub struct Model {
     /// What the reader may do with it.
     pub actions: MessageActions,
     /// How many milliseconds to wait before it is shown.
-    pub delay: Option<i64>,
+    pub delay: Option<Millis>,
     /// Whatever else.
-    pub meta: Object,
+    pub meta: JsonObject,
     /// When it was made.
     pub created_at: Timestamp,
     /// When it was last changed.
@@ -81,10 +81,10 @@ pub struct MessageBody {
     pub actions: MessageActions,
     /// How many milliseconds to wait before it is shown.
     #[serde(default)]
-    pub delay: Option<i64>,
+    pub delay: Option<Millis>,
     /// Whatever else.
     #[serde(default)]
-    pub meta: Object,
+    pub meta: JsonObject,
 }
 
 /// A new message, and the conversation that it belongs to.
@@ -107,15 +107,15 @@ pub struct NewMessage {
     #[serde(default)]
     pub actions: MessageActions,
     /// How many milliseconds to wait before it is shown.
-    pub delay: Option<i64>,
+    pub delay: Option<Millis>,
     /// Whatever else.
     #[serde(default)]
-    pub meta: Object,
+    pub meta: JsonObject,
 }
 
 json_list!(
     /// What the reader of a message may do with it: free objects, at most 100.
-    MessageActions, Object, 100
+    MessageActions, JsonObject, 100
 );
 
 fn chat() -> Label {
@@ -165,15 +165,46 @@ async fn create(
     gate: Gate,
     (request, Json(new)): (HttpRequest, Json<NewMessage>),
 ) -> Result<HttpResponse, Problem> {
-    let conversation = gate.reach::<Conversation>(Some(new.conversation), Some("conversation")).await?;
-    let row = permitted(&gate, &conversation, &new)?;
-    let work = gate.begin().await?;
-    let row = work.insert(row).await?;
-    work.commit().await?;
-    Ok(crud::created(&request, row.id, &row))
+    let (id, field) = (Some(new.conversation), Some("conversation"));
+    reached(&gate, id, field).await?;
+    let (_, stored) = append(&gate, id, field, &[new]).await?;
+    let row = stored.first().ok_or_else(|| Problem::internal("one message made none"))?;
+    Ok(crud::created(&gate, &request, row.id, row))
 }
 
-/// A new message of this conversation, if the caller may make it: its writer is the caller.
+/// Whether the caller may write messages in this conversation: asked before anybody is kept waiting.
+pub(super) async fn reached(gate: &Gate, id: Option<Id>, field: Option<&str>) -> Result<(), Problem> {
+    let thing = match id {
+        Some(id) => gate.parts().store.find::<Conversation>(id).await?,
+        None => None,
+    };
+    let conversation = gate.reach(thing, id, field)?;
+    if gate.allows(conversation.path()) { Ok(()) } else { Err(Problem::forbidden("createMessage")) }
+}
+
+/// Writes messages in a conversation, all of them or none, if the caller may: their writer is the caller. The
+/// conversation stays where it is until they are written.
+pub(super) async fn append(
+    gate: &Gate,
+    id: Option<Id>,
+    field: Option<&str>,
+    bodies: &[impl Serialize],
+) -> Result<(Id, Vec<Permitted<Message>>), Problem> {
+    let work = gate.begin().await?;
+    let thing = match id {
+        Some(id) => work.find::<Conversation>(id).await?,
+        None => None,
+    };
+    let conversation = gate.reach(thing, id, field)?;
+    let mut stored = Vec::with_capacity(bodies.len());
+    for body in bodies {
+        stored.push(work.insert(permitted(gate, &conversation, body)?).await?);
+    }
+    work.commit().await?;
+    Ok((conversation.id, stored))
+}
+
+/// A new message of this conversation, if the caller may make it.
 pub(super) fn permitted(
     gate: &Gate,
     conversation: &Permitted<Conversation>,

@@ -1,11 +1,11 @@
 //! Organizations: the tenants, a tree under one root. Everything is held by one of them.
 
 use crate::authz::{Thing, Undecided};
-use crate::http::crud::{self, Patch};
+use crate::http::crud::{self, Change, Patch, Proposal};
 use crate::http::{Gate, Json, PathId, Problem, Routes, openapi};
 use crate::resource::{self, Reference, Resource};
-use crate::store::Work;
-use crate::values::{Email, Id, Label, Name, Object, OrgPath, Timestamp, Url, json_list, word};
+use crate::store::{Reader, Work};
+use crate::values::{Email, Id, JsonObject, Label, Name, OrgPath, Timestamp, Url, json_list, word};
 use actix_web::{HttpRequest, HttpResponse};
 use sea_orm::entity::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -61,7 +61,7 @@ pub struct Model {
     /// Words for it.
     pub tags: Tags,
     /// Whatever else.
-    pub meta: Object,
+    pub meta: JsonObject,
     /// When it was made.
     pub created_at: Timestamp,
     /// When it was last changed.
@@ -96,7 +96,7 @@ pub struct OrganizationBody {
     pub tags: Tags,
     /// Whatever else.
     #[serde(default)]
-    pub meta: Object,
+    pub meta: JsonObject,
 }
 
 json_list!(
@@ -149,6 +149,9 @@ async fn create(
 ) -> Result<HttpResponse, Problem> {
     let parent = gate.holder(&gate.reader(), body.parent, "parent").await?;
     let stamp = crud::stamp(&gate, parent.own());
+    if !gate.allows(&parent) {
+        return Err(Problem::forbidden("createOrganization"));
+    }
     let work = gate.begin().await?;
     work.lock_tree().await?;
     let parent = current(&work, parent.own()).await?;
@@ -161,7 +164,7 @@ async fn create(
     let row = gate.decide_new(Undecided::new(row, parent))?;
     let row = work.insert(row).await?;
     work.commit().await?;
-    Ok(crud::created(&request, row.id, &row))
+    Ok(crud::created(&gate, &request, row.id, &row))
 }
 
 /// Where an organization stands, now that the tree keeps still.
@@ -187,64 +190,71 @@ fn below(parent: &OrgPath, own: Id, deeper: usize) -> Result<OrgPath, Problem> {
 
 /// `PATCH /v2/organizations/{id}`. With another `parent` it moves, and everything below it moves along.
 async fn update(gate: Gate, (id, Json(patch)): (PathId, Json<Patch>)) -> Result<HttpResponse, Problem> {
+    let reader = gate.reader();
+    let first = changed(&gate, &reader, gate.look_up(&id.0).await?, &patch).await?;
+    gate.check_references(&reader, first.references).await?;
     let work = gate.begin().await?;
-    let own = gate.id(&id.0);
-    let moved = match (own, patch.get("parent").and_then(Value::as_str).map(str::parse::<Id>)) {
-        (Some(own), Some(Ok(parent))) => {
-            work.lock_tree().await?;
-            match (work.path(own).await?, work.path(parent).await?) {
-                // A parent that the caller may not name is, like one that is missing, a wrong field: no move.
-                (Some(old), Some(parent))
-                    if old.parent() != Some(parent.own()) && gate.at("referTo").allows(&parent)? =>
-                {
-                    let deepest = work.depth_below(&old).await?;
-                    Some((old, parent, deepest))
-                }
-                _ => None,
-            }
-        }
-        _ => None,
+    work.lock_tree().await?;
+    let thing = gate.look_up_in::<Organization>(&work, &id.0).await?;
+    let old = match &thing {
+        Some(_) => work.path(first.row.id).await?,
+        None => None,
     };
-    let place = moved.as_ref().map(|(old, parent, deepest)| new_place(old, parent, *deepest));
-    let row = crud::permitted_change(&gate, &work, &id.0, &patch, &[], |row: &mut Organization| {
-        let path = place.as_ref().and_then(|place| place.as_ref().ok())?;
-        row.path = path.clone();
-        row.level = i64::try_from(path.level()).unwrap_or(i64::MAX);
-        Some(path.clone())
-    })
-    .await?;
-    // Only now, so that nobody learns of a place that is out of reach.
-    if let Some(place) = place {
-        place?;
-    }
-    if row.parent.is_none() != row.path.parent().is_none() {
-        return Err(Problem::field("parent", "every organization but the root has one above it"));
-    }
+    let row = changed(&gate, &work.reader(), thing, &patch).await?.row;
+    let path = row.path.clone();
     let row = work.save(row).await?;
-    if let Some((old, ..)) = moved {
-        let path = row.path.clone();
+    if let Some(old) = old.filter(|old| *old != path) {
         work.move_below(&row, &old, &path).await?;
     }
     work.commit().await?;
     Ok(crud::shown(&row))
 }
 
-fn new_place(old: &OrgPath, parent: &OrgPath, deepest: usize) -> Result<OrgPath, Problem> {
-    if parent.is_within(old.own()) {
-        return Err(Problem::field("parent", "an organization cannot stand below itself"));
+/// The changed organization at its new place, if the caller may change it like this.
+async fn changed(
+    gate: &Gate,
+    reader: &Reader<'_>,
+    thing: Option<Undecided<Organization>>,
+    patch: &Patch,
+) -> Result<Proposal<Organization>, Problem> {
+    let parent = match patch.get("parent").and_then(Value::as_str).map(str::parse::<Id>) {
+        Some(Ok(parent)) => reader.path(parent).await?,
+        _ => None,
+    };
+    // A parent that the caller may not name is, like one that is missing, a wrong field: no move.
+    let parent = parent.filter(|parent| gate.at("referTo").allows(parent));
+    let mut place = None;
+    let change = Change { patch, also: &[] };
+    let proposal = change.proposed(gate, reader, thing, |row: &mut Organization| {
+        let parent =
+            parent.filter(|parent| row.parent == Some(parent.own()) && row.path.parent() != row.parent)?;
+        let old = std::mem::replace(&mut row.path, parent.child(row.id));
+        row.level = i64::try_from(row.path.level()).unwrap_or(i64::MAX);
+        place = Some((old, parent));
+        Some(row.path.clone())
+    });
+    let proposal = proposal.await?;
+    // Only now, so that nobody learns of a place that is out of reach.
+    if let Some((old, parent)) = place {
+        if parent.is_within(old.own()) {
+            return Err(Problem::field("parent", "an organization cannot stand below itself"));
+        }
+        let below_it = reader.subtree(&old).await?.iter().map(OrgPath::level).max();
+        let deeper = below_it.unwrap_or_default().saturating_sub(old.level());
+        below(&parent, old.own(), deeper)?;
     }
-    below(parent, old.own(), deepest)
+    if proposal.row.parent.is_none() != proposal.row.path.parent().is_none() {
+        return Err(Problem::field("parent", "every organization but the root has one above it"));
+    }
+    Ok(proposal)
 }
 
 /// `DELETE /v2/organizations/{id}`: only one that holds nothing.
 async fn delete(gate: Gate, id: PathId) -> Result<HttpResponse, Problem> {
+    gate.find::<Organization>(&id.0).await?;
     let work = gate.begin().await?;
     work.lock_tree().await?;
-    let thing = match gate.id(&id.0) {
-        Some(id) => work.find::<Organization>(id).await?,
-        None => None,
-    };
-    let row = gate.decide(thing, &gate.circumstances())?;
+    let row = gate.decide(gate.look_up_in::<Organization>(&work, &id.0).await?, &gate.circumstances())?;
     let holdings = work.holdings(row.id, &gate.parts().kinds).await?;
     if !holdings.is_empty() {
         let what: Vec<String> =

@@ -4,7 +4,7 @@ use super::organizations::Organization;
 use crate::authz::Thing;
 use crate::http::Routes;
 use crate::resource::{Reference, Resource};
-use crate::values::{Id, LongText, Name, Object, Timestamp, json_list};
+use crate::values::{Id, JsonObject, LongText, Name, Timestamp, json_list};
 use sea_orm::entity::prelude::*;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -41,7 +41,7 @@ pub struct Model {
     /// The organizations in it.
     pub organizations: OrganizationIds,
     /// Whatever else.
-    pub meta: Object,
+    pub meta: JsonObject,
     /// When it was made.
     pub created_at: Timestamp,
     /// When it was last changed.
@@ -63,7 +63,7 @@ pub struct OrganizationGroupBody {
     pub organizations: OrganizationIds,
     /// Whatever else.
     #[serde(default)]
-    pub meta: Object,
+    pub meta: JsonObject,
 }
 
 json_list!(

@@ -3,7 +3,7 @@
 use crate::authz::{RestrictedExpression, Thing, text};
 use crate::http::Routes;
 use crate::resource::Resource;
-use crate::values::{Id, Label, Name, Object, Timestamp, Url};
+use crate::values::{Id, JsonObject, Label, Name, Timestamp, Url};
 use sea_orm::entity::prelude::*;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -39,9 +39,9 @@ pub struct Model {
     /// Where it is.
     pub url: Option<Url>,
     /// What it is told.
-    pub params: Object,
+    pub params: JsonObject,
     /// Whatever else.
-    pub meta: Object,
+    pub meta: JsonObject,
     /// When it was made.
     pub created_at: Timestamp,
     /// When it was last changed.
@@ -62,10 +62,10 @@ pub struct ServiceBody {
     pub url: Option<Url>,
     /// What it is told.
     #[serde(default)]
-    pub params: Object,
+    pub params: JsonObject,
     /// Whatever else.
     #[serde(default)]
-    pub meta: Object,
+    pub meta: JsonObject,
 }
 
 /// What its rows are related to is said by [`Resource::references`].

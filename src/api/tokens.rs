@@ -207,7 +207,10 @@ async fn rotate(
     if !work.spend_refresh_token(&hash, parts.clock.now()).await? {
         return Err(refused());
     }
-    let answer = pair(parts, &work, &account, session.id, false).await?;
+    let answer = pair(parts, &work, &account, session.id, false).await.map_err(|problem| {
+        // The session, or its user, ended while this was under way.
+        if problem.status == StatusCode::CONFLICT { refused() } else { problem }
+    })?;
     work.commit().await?;
     Ok(answer)
 }

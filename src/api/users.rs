@@ -3,11 +3,11 @@
 use crate::authn::PasswordRules;
 use crate::authz::{Permitted, RestrictedExpression, Scope, Thing, UserFacts};
 use crate::http::body::from_value;
-use crate::http::crud::{self, Patch};
+use crate::http::crud::{self, Change, Patch};
 use crate::http::openapi::{self, Doc};
 use crate::http::{FieldError, Gate, Json, PathId, Problem, Routes};
 use crate::resource::{self, Resource};
-use crate::values::{Email, Id, Name, Object, Timestamp, Url, word};
+use crate::values::{Email, Id, JsonObject, Name, Timestamp, Url, word};
 use actix_web::{HttpRequest, HttpResponse};
 use sea_orm::entity::prelude::*;
 use secrecy::SecretString;
@@ -58,7 +58,7 @@ pub struct Model {
     /// Whether its credentials are good at all.
     pub status: UserStatus,
     /// Whatever else.
-    pub meta: Object,
+    pub meta: JsonObject,
     /// When it was made.
     pub created_at: Timestamp,
     /// When it was last changed.
@@ -87,7 +87,7 @@ pub struct UserBody {
     pub status: UserStatus,
     /// Whatever else.
     #[serde(default)]
-    pub meta: Object,
+    pub meta: JsonObject,
 }
 
 const fn guest() -> Scope {
@@ -213,7 +213,7 @@ async fn create(
     (request, Json(fields)): (HttpRequest, Json<Patch>),
 ) -> Result<HttpResponse, Problem> {
     let user = add(&gate, fields).await?;
-    Ok(crud::created(&request, user.id, &user))
+    Ok(crud::created(&gate, &request, user.id, &user))
 }
 
 /// Makes a user from the fields of a body, if the caller may.
@@ -247,31 +247,29 @@ async fn update(gate: Gate, (id, Json(patch)): (PathId, Json<Patch>)) -> Result<
 pub async fn change(gate: &Gate, id: &str, mut patch: Patch) -> Result<Permitted<User>, Problem> {
     let password = take_secret(&mut patch, "password")?;
     let current = take_secret(&mut patch, "currentPassword")?;
-    let mut also: &[&str] = &[];
-    let mut hash = None;
-    if let Some(password) = password {
-        also = &["password"];
-        // Hashing is dear and must not keep a unit of work waiting, so the right to it is asked for beforehand.
-        let thing = match gate.id(id) {
-            Some(id) => gate.parts().store.find::<User>(id).await?,
-            None => None,
-        };
-        let mut circumstances = gate.circumstances();
-        circumstances.changes = Some(vec!["password".to_owned()]);
-        let user = gate.decide(thing, &circumstances)?;
-        if user.id == gate.caller.id {
-            check_current(gate, &user, current).await?;
-        }
-        hash = Some(hashed(gate, password).await?);
-    } else if current.is_some() {
+    if password.is_none() && current.is_some() {
         return Err(Problem::field("currentPassword", "it is for changing `password`, which is missing"));
     }
-    let work = gate.begin().await?;
-    let row = crud::permitted_change(gate, &work, id, &patch, also, |row: &mut User| {
+    let change = Change { patch: &patch, also: if password.is_some() { &["password"] } else { &[] } };
+    let settle = |row: &mut User| {
         row.name = full_name(row.given_name.as_ref(), row.family_name.as_ref());
         None
-    })
-    .await?;
+    };
+    let first = change.proposed(gate, &gate.reader(), gate.look_up(id).await?, settle).await?;
+    gate.check_references(&gate.reader(), first.references).await?;
+    // Hashing is dear and must not keep others waiting: it comes before the unit of work.
+    let hash = match password {
+        Some(password) => {
+            if first.row.id == gate.caller.id {
+                check_current(gate, &first.row, current).await?;
+            }
+            Some(hashed(gate, password).await?)
+        }
+        None => None,
+    };
+    let work = gate.begin().await?;
+    let thing = gate.look_up_in(&work, id).await?;
+    let row = change.proposed(gate, &work.reader(), thing, settle).await?.row;
     let row = work.save(row).await?;
     if let Some(hash) = hash {
         work.set_password(&row, &hash, gate.parts().clock.now()).await?;
@@ -287,7 +285,9 @@ async fn check_current(
 ) -> Result<(), Problem> {
     let wrong = |message: &str| Problem::fields(vec![FieldError::new("currentPassword", message)]);
     let stored = gate.parts().store.account(user.id).await?.and_then(|account| account.hash);
-    let Some(stored) = stored else { return Ok(()) };
+    let Some(stored) = stored else {
+        return Err(wrong("you have no password yet; ask an admin to give you the first one"));
+    };
     let current = current.ok_or_else(|| wrong("changing your own password asks for the current one"))?;
     if gate.parts().passwords.verify(current, Some(stored)).await? {
         Ok(())

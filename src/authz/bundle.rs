@@ -244,27 +244,45 @@ fn read_schema(files: &[Source], faults: &mut Faults) -> Result<(Schema, Context
     let all: Vec<&str> = files.iter().map(|file| file.text.as_str()).collect();
     let (json, _) = cedar_policy::schema_str_to_json_with_resolved_types(&all.join("\n"))
         .map_err(|error| whole(&error))?;
-    let contexts = schema.actions().map(|action| (action.clone(), context_fields(&json, action))).collect();
+    let contexts = schema
+        .actions()
+        .map(|action| {
+            let fields = context_fields(&json, action).ok_or_else(|| {
+                whole(&format!("the context of {action} is not a record with named fields"))
+            })?;
+            Ok((action.clone(), fields))
+        })
+        .collect::<Result<_, _>>()?;
     Ok((schema, contexts))
 }
 
-/// The names that an action's context declares. The schema in JSON form has them inline or as a common type.
-fn context_fields(schema: &Value, action: &EntityUid) -> BTreeSet<String> {
+/// The names that an action's context declares; none where it cannot be told. The schema in JSON form has them inline or
+/// as a common type. An action that applies to nothing, or says nothing of its context, declares no names.
+fn context_fields(schema: &Value, action: &EntityUid) -> Option<BTreeSet<String>> {
     let namespace = action.type_name().namespace();
-    let mut context = schema.get(&namespace).and_then(|space| {
-        space.get("actions")?.get(action.id().unescaped())?.get("appliesTo")?.get("context")
-    });
+    let declared = schema.get(&namespace)?.get("actions")?.get(action.id().unescaped())?;
+    let mut context = declared.get("appliesTo").and_then(|applies| applies.get("context"));
+    if context.is_none() {
+        return Some(BTreeSet::new());
+    }
     // A common type may stand for another one, but not for itself: the schema has been checked.
     while let Some(shape) = context {
         if let Some(fields) = shape.get("attributes").and_then(Value::as_object) {
-            return fields.keys().cloned().collect();
+            return Some(fields.keys().cloned().collect());
         }
         let name =
             shape.get("name").or_else(|| shape.get("type")).and_then(Value::as_str).unwrap_or_default();
         let (space, name) = name.rsplit_once("::").unwrap_or(("", name));
+        let space = if space.is_empty()
+            && schema.get(&namespace).is_some_and(|own| own["commonTypes"].get(name).is_some())
+        {
+            namespace.as_str()
+        } else {
+            space
+        };
         context = schema.get(space).and_then(|space| space.get("commonTypes")?.get(name));
     }
-    BTreeSet::new()
+    None
 }
 
 fn read_policies(
@@ -303,6 +321,10 @@ fn read_policies(
             sources.insert(found.id.clone(), file);
             about.insert(found.id.clone(), found);
         }
+    }
+    if about.is_empty() && faults.0.is_empty() {
+        let message = "none of the policy directories has a policy: everything would be denied".into();
+        faults.0.push(Fault { file: "policies".into(), line: None, message });
     }
     // Level 1: a policy reads the attributes of principal and resource, and not those of what they name in turn, which
     // are not there when it is asked.
@@ -356,6 +378,7 @@ fn read_data(files: &[Source], schema: &Schema, faults: &mut Faults) -> Vec<Enti
             Err(error) => faults.0.push(file.diagnosed(&error)),
         }
     }
+    lint_data(&all, &known, faults);
     // What one file names as a parent may stand in another.
     if let Err(error) = Entities::from_entities(all.clone(), None) {
         faults.0.push(Fault { file: "data".into(), line: None, message: error.to_string() });
@@ -375,6 +398,27 @@ fn read_data(files: &[Source], schema: &Schema, faults: &mut Faults) -> Vec<Enti
         }
     }
     all
+}
+
+/// Validation lets a parent pass that is nowhere, which breaks a cascade unseen, and things that the store has already,
+/// which would stand twice when they are asked about.
+fn lint_data(data: &[Entity], known: &HashMap<EntityUid, &Source>, faults: &mut Faults) {
+    for entity in data {
+        let uid = entity.uid();
+        let Some(file) = known.get(&uid) else { continue };
+        let kind = uid.type_name();
+        if kind.namespace().is_empty() && kind.to_string() != SCOPE {
+            faults.0.push(
+                file.fault(None, format!("{uid} is of a type whose things are in the database, not here")),
+            );
+        }
+        let parents = entity.clone().into_inner().2;
+        for parent in parents.iter().filter(|parent| !known.contains_key(*parent)) {
+            faults
+                .0
+                .push(file.fault(None, format!("{uid} has the parent {parent}, which is not in the data")));
+        }
+    }
 }
 
 /// Strict validation lets `Scope::"agnet"` pass: an entity literal of a type that the data lists must be in that list.
@@ -426,9 +470,8 @@ mod tests {
         let error = changed(file, change).unwrap_err();
         let all = error.to_string();
         // Without the directory, which is another one each time.
-        all.split_inclusive(char::is_whitespace)
-            .map(|word| word.rsplit_once("policies/").map_or(word, |(_, rest)| rest))
-            .collect()
+        let words = all.split_inclusive([' ', '\n']);
+        words.map(|word| word.rsplit("policies/").next().unwrap()).collect()
     }
 
     #[test]
@@ -503,6 +546,22 @@ mod tests {
         let found = fault("policies/scopes.json", |text| text.replace("\"guest\"", "\"gast\""));
         assert!(
             found.contains("Scope::\"guest\" is missing") && found.contains("Scope::\"gast\" is not a scope"),
+            "{found}"
+        );
+    }
+
+    #[test]
+    fn data_that_would_break_a_decision_is_refused() {
+        let found = fault("policies/scopes.json", |text| {
+            text.replace("\"id\": \"agent\" }]", "\"id\": \"agnet\" }]")
+        });
+        assert!(found.contains("has the parent Scope::\"agnet\", which is not in the data"), "{found}");
+        let organization =
+            r#"[{ "uid": { "type": "Organization", "id": "x" }, "attrs": {}, "parents": [] }]"#;
+        let found = fault("policies/more.json", |_| organization.to_owned());
+        assert!(found.contains("more.json") || found.contains("in the database"), "{found}");
+        assert!(
+            found.contains("Organization::\"x\" is of a type whose things are in the database"),
             "{found}"
         );
     }

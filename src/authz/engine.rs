@@ -2,10 +2,10 @@
 //! it, which changes no decision, since a policy whose scope does not match neither decides nor errors.
 
 use super::bundle::{About, Bundle, action_name};
-use super::facts::{Circumstances, Principal, Resourced, SCOPE, Thing, UserFacts, uid};
+use super::facts::{Circumstances, Principal, Resourced, SCOPE, Thing, uid};
 use super::permitted::{Denied, Permitted, Undecided, Within};
 use super::{BundleError, Fault, Scope, ScopeSet};
-use crate::values::{Id, OrgPath};
+use crate::values::OrgPath;
 use cedar_policy::{
     ActionConstraint, Authorizer, Context, Decision, Entities, Entity, EntityUid, Policy, PolicySet, Request,
     RestrictedExpression, Schema,
@@ -91,17 +91,6 @@ impl Engine {
         )
     }
 
-    /// A user that stands at `organization`, with these effective scopes.
-    pub fn principal(
-        &self,
-        id: Id,
-        organization: &OrgPath,
-        user: UserFacts<'_>,
-        scopes: Option<&ScopeSet>,
-    ) -> Principal {
-        Principal::new(id, organization, user, scopes)
-    }
-
     /// What Cedar says of this question.
     pub fn decide(&self, ask: &Ask<'_>, resource: &Resourced) -> Answer {
         let Some(slice) = self.slices.get(ask.action) else {
@@ -123,8 +112,19 @@ impl Engine {
                     errors,
                 }
             }
-            Err(error) => Answer::undecidable(error),
+            Err(error) => {
+                tracing::warn!(action = ask.action, error, "a question could not be decided: denied");
+                Answer::undecidable(error)
+            }
         }
+    }
+
+    /// What Cedar says of a thing that is not there, or that whoever asks could not name: never yes. What would be
+    /// denied of such a thing at home is denied for the same reasons, so that the answer does not tell whether it is
+    /// there (decision 16).
+    pub fn decide_missing(&self, ask: &Ask<'_>, kind: &str, id: &str) -> Answer {
+        let at_home = self.decide(ask, &Resourced::hypothetical(kind, &ask.principal.organization));
+        if at_home.allowed { self.decide(ask, &Resourced::nowhere(kind, id)) } else { at_home }
     }
 
     fn response(
@@ -215,8 +215,8 @@ fn reached(data: &Entities, scope: Scope) -> Vec<Scope> {
         .collect()
 }
 
-/// The entities of principal and resource; one where they are the same user. Then what is known of the caller goes
-/// before what the thing says of itself.
+/// The entities of principal and resource; one where they are the same user. Then the thing says how it is, or would be,
+/// and the credential says with which scopes.
 fn entities(
     principal: EntityUid,
     caller: &Principal,
@@ -228,17 +228,20 @@ fn entities(
         |pairs: &[(&'static str, RestrictedExpression)]| -> HashMap<String, RestrictedExpression> {
             pairs.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect()
         };
-    let mut own = attributes(&resource.attributes);
+    let own = attributes(&resource.attributes);
     let mut parents = resource.parents.clone();
     let made =
         |uid, attributes, parents| Entity::new(uid, attributes, parents).map_err(|error| error.to_string());
     if same {
-        own.extend(attributes(&caller.attributes));
-        parents.extend(caller.parents.iter().cloned());
+        parents.extend(caller.scopes.iter().cloned());
         return Ok(vec![made(thing, own, parents)?]);
     }
     Ok(vec![
-        made(principal, attributes(&caller.attributes), caller.parents.clone())?,
+        made(
+            principal,
+            attributes(&caller.attributes),
+            caller.scopes.iter().chain(&caller.above).cloned().collect(),
+        )?,
         made(thing, own, parents)?,
     ])
 }
@@ -264,9 +267,14 @@ impl Slice {
                 ActionConstraint::Eq(_) | ActionConstraint::In(_) => {}
             }
         }
-        // The action's own place among its groups, for policies that ask for it in a condition.
-        let own = actions.iter().filter(|entity| is_group(&entity.uid())).cloned();
-        let base = Entities::from_entities(bundle.data.iter().cloned().chain(own), None)?;
+        // The action's own place among its groups, for policies that ask for it in a condition; all actions where one
+        // asks for others.
+        let asks_for_others = policies
+            .policies()
+            .flat_map(Policy::entity_literals)
+            .any(|literal| literal.type_name().basename() == "Action" && !is_group(&literal));
+        let known = actions.iter().filter(|entity| asks_for_others || is_group(&entity.uid())).cloned();
+        let base = Entities::from_entities(bundle.data.iter().cloned().chain(known), None)?;
         let kinds = bundle.schema.resources_for_action(action).into_iter().flatten();
         Ok(Self {
             action: action.clone(),

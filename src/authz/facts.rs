@@ -93,24 +93,24 @@ pub struct Principal {
     pub(super) uid: Option<EntityUid>,
     pub(super) organization: OrgPath,
     pub(super) attributes: Attributes,
-    pub(super) parents: HashSet<EntityUid>,
+    /// What its credential grants, the cascade applied.
+    pub(super) scopes: HashSet<EntityUid>,
+    /// The organizations that it stands in.
+    pub(super) above: HashSet<EntityUid>,
 }
 
 impl Principal {
-    /// A user that stands at `organization`. `scopes` are all that its credential grants, the cascade applied.
-    pub(super) fn new(
-        id: Id,
-        organization: &OrgPath,
-        user: UserFacts<'_>,
-        scopes: Option<&ScopeSet>,
-    ) -> Self {
+    /// A user that stands at `organization`. `scopes` are all that its credential grants, the cascade applied
+    /// ([`super::Engine::effective`]).
+    pub fn new(id: Id, organization: &OrgPath, user: UserFacts<'_>, scopes: Option<&ScopeSet>) -> Self {
         let scopes = scopes.into_iter().flat_map(ScopeSet::iter).filter_map(|scope| uid(SCOPE, &scope));
         let above = organization.ids().filter_map(|id| uid(ORGANIZATION, &id));
         Self {
             uid: uid(USER, &id),
             organization: organization.clone(),
             attributes: user.attributes(),
-            parents: scopes.chain(above).collect(),
+            scopes: scopes.collect(),
+            above: above.collect(),
         }
     }
 }

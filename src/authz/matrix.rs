@@ -1,6 +1,6 @@
 //! Who may do what, in one table: every action, asked for every scope.
 
-use super::facts::{Circumstances, Resourced, USER, UserFacts};
+use super::facts::{Circumstances, Principal, Resourced, USER, UserFacts};
 use super::{Ask, Engine, Scope, ScopeSet};
 use crate::values::{Id, OrgPath};
 use std::fmt::Write;
@@ -11,7 +11,7 @@ fn cell(engine: &Engine, action: &str, kind: &str, scope: Scope) -> &'static str
     let own = Id::EXAMPLE;
     let facts = UserFacts { organization: path.own(), role: scope, status: "active", email: None };
     let scopes = engine.effective(&ScopeSet::from(scope), scope);
-    let principal = engine.principal(own, &path, facts, scopes.as_ref());
+    let principal = Principal::new(own, &path, facts, scopes.as_ref());
     let circumstances = Circumstances::default();
     let ask = Ask { principal: &principal, action, circumstances: &circumstances };
     if engine.could(&ask, kind) {

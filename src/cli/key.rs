@@ -1,13 +1,12 @@
 //! `cedargate key`.
 
 use super::user::user_id;
-use super::{Failure, Outcome, block_on, say};
+use super::{Failure, Outcome, block_on, open, say};
 use crate::api::keys::{self, NewKey};
-use crate::app::App;
 use crate::authn::KeyFormat;
 use crate::authz::{Scope, ScopeSet};
 use crate::config::Config;
-use crate::values::{Clock, Email, Name, Timestamp};
+use crate::values::{Email, Name, Timestamp};
 use clap::Subcommand;
 
 #[derive(Debug, Subcommand)]
@@ -36,7 +35,7 @@ pub(super) fn run(config: &Config, command: Command) -> Outcome {
     let Command::Add { user, name, scopes, expires_at, format } = command;
     let scopes = ScopeSet::new(scopes).ok_or_else(|| Failure::failed("at least one scope is needed"))?;
     block_on(async {
-        let app = App::open(config, Clock::system()).await?;
+        let app = open(config).await?;
         let id = user_id(&app, &user).await?.to_string();
         let gate = app.terminal("createApiKey").await?;
         let user =

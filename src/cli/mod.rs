@@ -5,10 +5,12 @@ mod policy;
 mod serve;
 mod user;
 
-use crate::app::StartError;
+use crate::app::{App, FirstAdmin, StartError};
 use crate::config::Config;
 use crate::http::Problem;
+use crate::values::Clock;
 use clap::{Parser, Subcommand};
+use secrecy::ExposeSecret;
 use std::fmt;
 use std::io::Write;
 use std::path::PathBuf;
@@ -138,6 +140,17 @@ fn dispatch(cli: Cli) -> Outcome {
         Some(Command::Policy(command)) => policy::run(&config, command),
         Some(Command::Openapi { .. }) => Ok(()),
     }
+}
+
+/// The service, for a command. Where that makes the first admin, its password is told: nobody could find it out later.
+async fn open(config: &Config) -> Result<App, Failure> {
+    let app = App::open(config, Clock::system()).await?;
+    if let Some(FirstAdmin { email, random_password: Some(password) }) = &app.first_admin {
+        let password = password.expose_secret();
+        let told = format!("This database is new. It has an admin, {email}, with the password {password}");
+        let _ = writeln!(std::io::stderr(), "{told}");
+    }
+    Ok(app)
 }
 
 /// A line on the terminal.

@@ -1,6 +1,6 @@
 //! `cedargate user`.
 
-use super::{Failure, Outcome, block_on, password_from_stdin, say};
+use super::{Failure, Outcome, block_on, open, password_from_stdin, say};
 use crate::api::users::{self, User};
 use crate::app::App;
 use crate::authn::random_password;
@@ -8,7 +8,7 @@ use crate::authz::Scope;
 use crate::config::Config;
 use crate::http::Problem;
 use crate::store::ListQuery;
-use crate::values::{Clock, Email, Id};
+use crate::values::{Email, Id};
 use clap::Subcommand;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value, json};
@@ -48,7 +48,7 @@ pub(super) enum Command {
 
 pub(super) fn run(config: &Config, command: Command) -> Outcome {
     block_on(async {
-        let app = App::open(config, Clock::system()).await?;
+        let app = open(config).await?;
         match command {
             Command::Add { email, role, organization, given_name, family_name, password_stdin } => {
                 let random = if password_stdin { None } else { Some(SecretString::from(random_password()?)) };

@@ -77,25 +77,35 @@ pub fn parse<T: DeserializeOwned + 'static>(bytes: &[u8]) -> Result<T, Problem> 
     // serde would also read a list as the fields of an object in their order. Only who asks for any JSON gets a list.
     let is_any = TypeId::of::<T>() == TypeId::of::<Value>();
     let is_object = bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
-    if (is_any || is_object)
-        && let Ok(value) = serde_json::from_slice(bytes)
-    {
-        return Ok(value);
-    }
+    // serde's own message would repeat what was sent, and name a type that only we know.
+    let no_object = || Problem::bad_request("The body is JSON, but not an object: send {…} with the fields.");
+    let first = match serde_json::from_slice(bytes) {
+        Ok(value) if is_any || is_object => return Ok(value),
+        Ok(_) => return Err(no_object()),
+        Err(error) => error,
+    };
     let value: Value = serde_json::from_slice(bytes).map_err(|error| {
         Problem::new(StatusCode::BAD_REQUEST, "malformed_json", format!("The body is not JSON: {error}."))
     })?;
     if !value.is_object() {
-        // serde's own message would repeat it, and name a type that only we know.
-        return Err(Problem::bad_request("The body is JSON, but not an object: send {…} with the fields."));
+        return Err(no_object());
     }
-    from_value(value, "")
+    // A field that stands twice is an error in the text and none in the value.
+    from_value(value, "").and_then(|_: T| Err(Problem::bad_request(shortened(first.to_string()))))
+}
+
+/// A message that repeats what was sent is cut.
+fn shortened(message: String) -> String {
+    match message.char_indices().nth(300) {
+        Some((end, _)) => message.get(..end).map(|start| format!("{start}…")).unwrap_or(message),
+        None => message,
+    }
 }
 
 /// A value from JSON; `within` is where that JSON stands in the body, for the names of wrong fields.
 pub fn from_value<T: DeserializeOwned>(mut value: Value, within: &str) -> Result<T, Problem> {
     let mut errors: Vec<FieldError> = Vec::new();
-    let mut taken_out: Vec<String> = Vec::new();
+    let mut removed: Vec<String> = Vec::new();
     loop {
         let error = match serde_path_to_error::deserialize::<_, T>(&value) {
             Ok(parsed) if errors.is_empty() => return Ok(parsed),
@@ -103,20 +113,17 @@ pub fn from_value<T: DeserializeOwned>(mut value: Value, within: &str) -> Result
             Err(error) => error,
         };
         let (field, top) = place(&error);
-        if taken_out.contains(&field) || errors.iter().any(|known| known.field == joined(within, &field)) {
+        if removed.contains(&field) || errors.len() >= MAX_ERRORS {
             break;
         }
-        errors.push(FieldError::new(joined(within, &field), error.inner().to_string()));
-        // Without the wrong field the others can be checked too, in the order in which they were sent.
-        match value.as_object_mut() {
-            Some(fields) if fields.contains_key(&top) && errors.len() < MAX_ERRORS => {
-                fields.retain(|name, _| *name != top);
-            }
-            _ => break,
+        errors.push(FieldError::new(joined(within, &field), shortened(error.inner().to_string())));
+        // Without the wrong field the others can be checked too.
+        if value.as_object_mut().and_then(|fields| fields.shift_remove(&top)).is_none() {
+            break;
         }
-        taken_out.push(top);
+        removed.push(top);
     }
-    // A field that was wrong has been taken out, so that it is missing now is no second error.
+    // A field that was wrong has been taken out, and that it is missing now is no second error.
     Err(Problem::fields(errors))
 }
 
@@ -226,6 +233,18 @@ mod tests {
         let sent = serde_json::json!([{ "age": 1 }, { "age": -1 }]);
         let problem = from_value::<Vec<Friend>>(sent, "").unwrap_err();
         assert_eq!(problem.errors[0].field, "1.age");
+    }
+
+    #[test]
+    fn a_field_that_stands_twice_is_refused() {
+        let twice = br#"{"name": "A", "name": "B", "email": "a@b.c", "friends": []}"#;
+        assert!(parse::<Person>(twice).unwrap_err().detail.contains("duplicate field `name`"));
+    }
+
+    #[test]
+    fn a_long_value_is_not_repeated_whole() {
+        let long = format!(r#"{{"name": "A", "email": "a@b.c", "friends": "{}"}}"#, "x".repeat(10_000));
+        assert!(parse::<Person>(long.as_bytes()).unwrap_err().detail.len() < 1_000);
     }
 
     #[test]

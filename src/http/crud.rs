@@ -2,9 +2,9 @@
 
 use super::list::Field;
 use super::{Gate, Json, PathId, Problem, body, list};
-use crate::authz::Permitted;
+use crate::authz::{Permitted, Undecided};
 use crate::resource::{self, Reference, Resource, Stamp};
-use crate::store::Work;
+use crate::store::Reader;
 use crate::values::{Id, OrgPath};
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse};
@@ -42,7 +42,7 @@ pub async fn create<R: Resource>(
     let work = gate.begin().await?;
     let row = work.insert(row).await?;
     work.commit().await?;
-    Ok(created(&request, row.id(), &row))
+    Ok(created(&gate, &request, row.id(), &row))
 }
 
 /// What the service itself writes on a new row of this organization.
@@ -54,7 +54,7 @@ pub fn stamp(gate: &Gate, organization: Id) -> Stamp {
 pub async fn permitted_new<R: Resource>(gate: &Gate, row: R) -> Result<Permitted<R>, Problem> {
     let holder = gate.holder(&gate.reader(), Some(row.organization()), "organization").await?;
     let references = row.references();
-    let row = gate.decide_new(crate::authz::Undecided::new(row, holder))?;
+    let row = gate.decide_new(Undecided::new(row, holder))?;
     gate.check_references(&gate.reader(), references).await?;
     Ok(row)
 }
@@ -64,49 +64,72 @@ pub async fn update<R: Resource>(
     gate: Gate,
     (id, Json(patch)): (PathId, Json<Patch>),
 ) -> Result<HttpResponse, Problem> {
+    let change = Change { patch: &patch, also: &[] };
+    let stays = |_: &mut R| None;
+    // Asked first without keeping anybody waiting; then once more of the row as it is until it is written.
+    let first = change.proposed(&gate, &gate.reader(), gate.look_up(&id.0).await?, stays).await?;
+    gate.check_references(&gate.reader(), first.references).await?;
     let work = gate.begin().await?;
-    let row = permitted_change::<R>(&gate, &work, &id.0, &patch, &[], |_| None).await?;
+    let thing = gate.look_up_in(&work, &id.0).await?;
+    let row = change.proposed(&gate, &work.reader(), thing, stays).await?.row;
     let row = work.save(row).await?;
     work.commit().await?;
     Ok(shown(&row))
 }
 
-/// The changed row, if the caller may change it like this: asked with the names of the changed fields, of the thing as
-/// it is, and once more as it would be. `also` names what changes besides the row; `settle` sets what follows from the
-/// changed fields, and says where the thing then stands if its organization does not tell.
-pub async fn permitted_change<R: Resource>(
-    gate: &Gate,
-    work: &Work,
-    id: &str,
-    patch: &Patch,
-    also: &[&str],
-    settle: impl FnOnce(&mut R) -> Option<OrgPath>,
-) -> Result<Permitted<R>, Problem> {
-    let thing = match gate.id(id) {
-        Some(id) => work.find::<R>(id).await?,
-        None => None,
-    };
-    let mut changes =
-        thing.as_ref().map(|thing| thing.differing(patch)).unwrap_or_else(|| patch.keys().cloned().collect());
-    changes.extend(also.iter().map(|&field| field.to_owned()));
-    let mut circumstances = gate.circumstances();
-    circumstances.changes = Some(changes);
-    let row = gate.decide(thing, &circumstances)?;
+/// What an update wants.
+#[derive(Debug, Clone, Copy)]
+pub struct Change<'a> {
+    /// The fields to set.
+    pub patch: &'a Patch,
+    /// What changes besides the row.
+    pub also: &'a [&'a str],
+}
 
-    let body: R::Body = body::from_value(Value::Object(resource::patched(&*row, patch)?), "")?;
-    let mut changed: R = resource::amend(&*row, &body, gate.parts().clock.now())?;
-    let holder = match settle(&mut changed) {
-        Some(place) => place,
-        None if changed.organization() == row.organization() => row.path().clone(),
-        None => {
-            let named = Some(changed.organization());
-            gate.at("referTo").holder(&work.reader(), named, "organization").await?
-        }
-    };
-    let references = new_references(&*row, &changed);
-    let changed = gate.decide_changed(row.changed(changed, holder), &circumstances)?;
-    gate.check_references(&work.reader(), references).await?;
-    Ok(changed)
+/// A changed row that may be saved, once what it newly names has been checked.
+#[derive(Debug)]
+pub struct Proposal<R> {
+    /// The changed row.
+    pub row: Permitted<R>,
+    /// What it names that it did not name before.
+    pub references: Vec<Reference>,
+}
+
+impl Change<'_> {
+    /// The changed row, if the caller may change it like this: asked with the names of the changed fields, of the thing
+    /// as it is, and once more as it would be. `settle` sets what follows from the changed fields, and says where the
+    /// thing then stands if its organization does not tell.
+    pub async fn proposed<R: Resource>(
+        &self,
+        gate: &Gate,
+        reader: &Reader<'_>,
+        thing: Option<Undecided<R>>,
+        settle: impl FnOnce(&mut R) -> Option<OrgPath>,
+    ) -> Result<Proposal<R>, Problem> {
+        let also = || self.also.iter().map(|&field| field.to_owned());
+        let mut all = gate.circumstances();
+        all.changes = Some(self.patch.keys().cloned().chain(also()).collect());
+        let mut circumstances = gate.circumstances();
+        circumstances.changes = thing.as_ref().map_or_else(
+            || all.changes.clone(),
+            |thing| Some(thing.differing(self.patch).into_iter().chain(also()).collect()),
+        );
+        let row = gate.decide_or(thing, &circumstances, &all)?;
+
+        let body: R::Body = body::from_value(Value::Object(resource::patched(&*row, self.patch)?), "")?;
+        let mut changed: R = resource::amend(&*row, &body, gate.parts().clock.now())?;
+        let holder = match settle(&mut changed) {
+            Some(place) => place,
+            None if changed.organization() == row.organization() => row.path().clone(),
+            None => {
+                let named = Some(changed.organization());
+                gate.at("referTo").holder(reader, named, "organization").await?
+            }
+        };
+        let references = new_references(&*row, &changed);
+        let row = gate.decide_changed(row.changed(changed, holder), &circumstances)?;
+        Ok(Proposal { row, references })
+    }
 }
 
 /// What a changed thing names that it did not name before. What it names already may have gone since.
@@ -119,8 +142,9 @@ fn new_references<R: Resource>(old: &R, new: &R) -> Vec<Reference> {
 
 /// `DELETE /{id}`.
 pub async fn delete<R: Resource>(gate: Gate, id: PathId) -> Result<HttpResponse, Problem> {
-    let row = gate.find::<R>(&id.0).await?;
+    gate.find::<R>(&id.0).await?;
     let work = gate.begin().await?;
+    let row = gate.decide(gate.look_up_in::<R>(&work, &id.0).await?, &gate.circumstances())?;
     work.delete(&row).await?;
     work.commit().await?;
     Ok(HttpResponse::NoContent().finish())
@@ -132,7 +156,7 @@ pub fn shown<T: Serialize>(thing: &Permitted<T>) -> HttpResponse {
 }
 
 /// 201 with the thing and its `Location`.
-pub fn created(request: &HttpRequest, id: Id, thing: &impl Serialize) -> HttpResponse {
-    let location = format!("{}/{id}", request.path().trim_end_matches('/'));
+pub fn created(gate: &Gate, request: &HttpRequest, id: Id, thing: &impl Serialize) -> HttpResponse {
+    let location = gate.location(&format!("{}/{id}", request.path().trim_end_matches('/')));
     HttpResponse::Created().insert_header((header::LOCATION, location)).json(thing)
 }

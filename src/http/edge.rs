@@ -6,6 +6,7 @@ use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage};
+use tracing::Instrument;
 
 /// The header that carries the id of a request, in and out.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -40,7 +41,9 @@ pub async fn edge<B: MessageBody + 'static>(
 ) -> Result<ServiceResponse<EitherBody<B, BoxBody>>, Error> {
     let id = RequestId::of(&request);
     request.extensions_mut().insert(id.clone());
-    let response = next.call(request).await?;
+    // Whatever is logged on the way says of which request.
+    let span = tracing::error_span!("request", id = id.as_str());
+    let response = next.call(request).instrument(span).await?;
     let answer = response
         .response()
         .error()

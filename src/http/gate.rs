@@ -47,6 +47,8 @@ pub struct Caller {
     pub credential: Credential,
     /// What Cedar knows of it.
     pub principal: Principal,
+    /// Whether there is nothing to note of the use of its credential.
+    is_noted: bool,
 }
 
 impl Caller {
@@ -72,11 +74,20 @@ impl Caller {
             return Err(Problem::token(&crate::authn::TokenError::Expired, parts.rules.expired_status));
         }
         let account = parts.store.account(found.user).await?;
+        let last_used = found.last_used_at;
         let caller = Self::new(parts, account, &found.scopes, Credential::ApiKey(found.id))?;
-        if found.last_used_at.is_none_or(|last| last.plus_seconds(60) <= now) {
-            parts.store.touch_api_key(found.id, now).await?;
+        Ok(Self { is_noted: last_used.is_some_and(|last| last.plus_seconds(60) > now), ..caller })
+    }
+
+    /// Notes that its API key was used, to the minute. A request that only reads goes on where that cannot be written.
+    async fn touch(&self, parts: &Parts) {
+        let Credential::ApiKey(key) = self.credential else { return };
+        if self.is_noted {
+            return;
         }
-        Ok(caller)
+        if let Err(error) = parts.store.touch_api_key(key, parts.clock.now()).await {
+            tracing::warn!(%error, %key, "the use of an API key could not be noted");
+        }
     }
 
     fn new(
@@ -93,8 +104,8 @@ impl Caller {
             status: &account.status,
             email: Some(&account.email),
         };
-        let principal = parts.engine.principal(account.id, &account.path, facts, scopes.as_ref());
-        Ok(Self { id: account.id, organization: account.path, credential, principal })
+        let principal = Principal::new(account.id, &account.path, facts, scopes.as_ref());
+        Ok(Self { id: account.id, organization: account.path, credential, principal, is_noted: false })
     }
 
     /// A user as it would be with a credential that carries its whole role; none where it is blocked.
@@ -109,8 +120,8 @@ impl Caller {
         let scopes = ScopeSet::from(Scope::Admin);
         let facts = UserFacts { organization: root.own(), role: Scope::Admin, status: "active", email: None };
         let scopes = parts.engine.effective(&scopes, Scope::Admin);
-        let principal = parts.engine.principal(Id::NONE, &root, facts, scopes.as_ref());
-        Self { id: Id::NONE, organization: root, credential: Credential::Terminal, principal }
+        let principal = Principal::new(Id::NONE, &root, facts, scopes.as_ref());
+        Self { id: Id::NONE, organization: root, credential: Credential::Terminal, principal, is_noted: true }
     }
 }
 
@@ -142,7 +153,10 @@ impl Gate {
         let parts = parts(request)?;
         let bearer = bearer(request)?.ok_or_else(Problem::no_bearer)?;
         let caller = Caller::of_bearer(&parts, &bearer).await?;
-        Ok(Self { parts, caller, action, ip: request.peer_addr().map(|address| address.ip()) })
+        caller.touch(&parts).await;
+        // An IPv4 client at an IPv6 socket is an IPv4 client: Cedar knows no other form.
+        let ip = request.peer_addr().map(|address| address.ip().to_canonical());
+        Ok(Self { parts, caller, action, ip })
     }
 
     /// The gate of `action` for this caller.
@@ -176,11 +190,27 @@ impl Gate {
 
     /// The thing that a path names, if the caller may do this to it. `me` is the caller's own user.
     pub async fn find<R: Resource>(&self, id: &str) -> Result<Permitted<R>, Problem> {
-        let thing = match self.id(id) {
-            Some(id) => self.parts.store.find::<R>(id).await?,
-            None => None,
-        };
-        self.decide(thing, &self.circumstances())
+        self.decide(self.look_up(id).await?, &self.circumstances())
+    }
+
+    /// The thing that a path names, to be asked about; none where there is none.
+    pub async fn look_up<R: Resource>(&self, id: &str) -> Result<Option<Undecided<R>>, Problem> {
+        match self.id(id) {
+            Some(id) => Ok(self.parts.store.find::<R>(id).await?),
+            None => Ok(None),
+        }
+    }
+
+    /// The same, kept from other writers until the work ends.
+    pub async fn look_up_in<R: Resource>(
+        &self,
+        work: &Work,
+        id: &str,
+    ) -> Result<Option<Undecided<R>>, Problem> {
+        match self.id(id) {
+            Some(id) => Ok(work.find::<R>(id).await?),
+            None => Ok(None),
+        }
     }
 
     /// The id that a path names; none where it is malformed.
@@ -195,12 +225,23 @@ impl Gate {
         thing: Option<Undecided<R>>,
         circumstances: &Circumstances,
     ) -> Result<Permitted<R>, Problem> {
-        let ask = self.ask(circumstances);
-        match thing.map(|thing| self.parts.engine.permit(&ask, thing)) {
+        self.decide_or(thing, circumstances, circumstances)
+    }
+
+    /// The same, where what the caller could do at home is asked in circumstances that do not depend on the thing: they
+    /// would tell something of one that is out of reach.
+    pub fn decide_or<R: Resource>(
+        &self,
+        thing: Option<Undecided<R>>,
+        circumstances: &Circumstances,
+        at_home: &Circumstances,
+    ) -> Result<Permitted<R>, Problem> {
+        match thing.map(|thing| self.parts.engine.permit(&self.ask(circumstances), thing)) {
             Some(Ok(permitted)) => Ok(permitted),
-            Some(Err(_)) | None if self.parts.engine.could(&ask, R::TYPE) => Err(Problem::not_found(R::TYPE)),
-            Some(Err(denied)) => Err(Problem::denied(&denied)),
-            None => Err(Problem::forbidden(self.action)),
+            Some(Err(_)) | None if self.parts.engine.could(&self.ask(at_home), R::TYPE) => {
+                Err(Problem::not_found(R::TYPE))
+            }
+            Some(Err(_)) | None => Err(Problem::forbidden(self.action)),
         }
     }
 
@@ -234,8 +275,8 @@ impl Gate {
             return Ok(self.caller.organization.clone());
         };
         match reader.path(named).await? {
-            Some(path) if self.allows(&path)? => Ok(path),
-            _ if self.allows(&self.caller.organization)? => {
+            Some(path) if self.allows(&path) => Ok(path),
+            _ if self.allows(&self.caller.organization) => {
                 Err(Problem::field(field, no_such("Organization", named)))
             }
             _ => Err(Problem::forbidden(self.action)),
@@ -245,15 +286,12 @@ impl Gate {
     /// The thing that a body or path names and that the action is about to add to, if the caller may name it. One that is
     /// missing or out of reach is a wrong `field`, or where there is no field a 404; for one who could not do this at
     /// home either, a 403.
-    pub async fn reach<R: Resource>(
+    pub fn reach<R: Resource>(
         &self,
+        thing: Option<Undecided<R>>,
         id: Option<Id>,
         field: Option<&str>,
     ) -> Result<Permitted<R>, Problem> {
-        let thing = match id {
-            Some(id) => self.parts.store.find::<R>(id).await?,
-            None => None,
-        };
         let gate = self.at("referTo");
         let circumstances = gate.circumstances();
         if let Some(Ok(permitted)) =
@@ -261,7 +299,7 @@ impl Gate {
         {
             return Ok(permitted);
         }
-        Err(match (self.allows(&self.caller.organization)?, field, id) {
+        Err(match (self.allows(&self.caller.organization), field, id) {
             (false, ..) => Problem::forbidden(self.action),
             (true, Some(field), Some(id)) => Problem::field(field, no_such(R::TYPE, id)),
             (true, ..) => Problem::not_found(R::TYPE),
@@ -269,13 +307,8 @@ impl Gate {
     }
 
     /// Whether the action is permitted in this organization.
-    pub fn allows(&self, organization: &OrgPath) -> Result<bool, Problem> {
-        let circumstances = self.circumstances();
-        Ok(self
-            .parts
-            .engine
-            .permit_organizations(&self.ask(&circumstances), vec![organization.clone()])
-            .is_ok())
+    pub fn allows(&self, organization: &OrgPath) -> bool {
+        self.parts.engine.allows(&self.ask(&self.circumstances()), &Resourced::organization(organization))
     }
 
     /// The organizations of which a list shows the things: the one that is named, else the caller's and all below it of
@@ -298,7 +331,7 @@ impl Gate {
         let permitted = path.map(|path| self.parts.engine.permit_organizations(&ask, vec![path]));
         match permitted {
             Some(Ok(within)) => Ok(within),
-            _ if self.allows(&self.caller.organization)? => Err(Problem::not_found("Organization")),
+            _ if self.allows(&self.caller.organization) => Err(Problem::not_found("Organization")),
             Some(Err(denied)) => Err(Problem::denied(&denied)),
             None => Err(Problem::forbidden(self.action)),
         }
@@ -341,6 +374,11 @@ impl Gate {
     /// Starts a unit of work.
     pub async fn begin(&self) -> Result<Work, Problem> {
         Ok(self.parts.store.begin().await?)
+    }
+
+    /// The address of a path of this service, as a client reaches it: with the public address where that is set.
+    pub fn location(&self, path: &str) -> String {
+        format!("{}{path}", self.parts.rules.public_url.as_deref().unwrap_or_default())
     }
 
     /// A new id.

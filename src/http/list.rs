@@ -10,6 +10,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use sea_orm::sea_query::Order;
 use sea_orm::{EntityTrait, Iden};
 use serde::Serialize;
+use std::collections::HashSet;
 use std::str::FromStr;
 use utoipa::openapi::schema::{Object, Schema, SchemaType, Type};
 use utoipa::openapi::{KnownFormat, RefOr, SchemaFormat};
@@ -96,6 +97,9 @@ impl Field {
         };
         match kind {
             Type::String => {
+                if text.contains('\0') {
+                    return Err("it holds the character U+0000, which nothing that is stored has".into());
+                }
                 if let Some(allowed) = &schema.enum_values {
                     if !allowed.iter().any(|value| value.as_str() == Some(text)) {
                         let words: Vec<&str> = allowed.iter().filter_map(|value| value.as_str()).collect();
@@ -107,9 +111,6 @@ impl Field {
                     return Ok(text.to_lowercase().into());
                 } else if self.is_id(schema) {
                     return Id::from_str(text).map(Into::into).map_err(|error| error.to_string());
-                }
-                if text.contains('\0') {
-                    return Err("it holds the character U+0000, which nothing that is stored has".into());
                 }
                 Ok(text.into())
             }
@@ -195,6 +196,7 @@ fn number(text: &str, min: u64, max: u64) -> Result<u64, String> {
 }
 
 fn sort(text: &str, fields: &[Field]) -> Result<Vec<(String, Order)>, String> {
+    let mut named = HashSet::new();
     text.split(',')
         .map(|word| {
             let (name, order) = word.strip_prefix('-').map_or((word, Order::Asc), |name| (name, Order::Desc));
@@ -203,6 +205,9 @@ fn sort(text: &str, fields: &[Field]) -> Result<Vec<(String, Order)>, String> {
                 let names: Vec<&str> = fields.iter().map(|field| field.name.as_str()).collect();
                 format!("{name:?} is not a field to sort by; there are {}", names.join(", "))
             })?;
+            if !named.insert(name) {
+                return Err(format!("{name:?} is given twice"));
+            }
             Ok((field.column.clone(), order))
         })
         .collect()

@@ -127,7 +127,7 @@ impl Problem {
         Self::new(
             StatusCode::FORBIDDEN,
             "forbidden",
-            format!("You are not allowed to {action}: no scope of your credential permits it here."),
+            format!("The policies do not permit you to {action} here."),
         )
     }
 

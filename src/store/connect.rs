@@ -3,39 +3,69 @@
 use super::{Store, StoreError, Work};
 use migrations::Migrator;
 use sea_orm::{
-    ConnectOptions, Database, DbBackend, SqliteTransactionMode, TransactionOptions, TransactionTrait,
+    ConnectOptions, ConnectionTrait, Database, DbBackend, SqliteTransactionMode, TransactionOptions,
+    TransactionTrait,
 };
 use sea_orm_migration::{MigratorTrait, SchemaManager};
+use secrecy::ExposeSecret;
 use std::collections::HashSet;
 use std::time::Duration;
+
+fn options(url: &str, connections: u32, create: bool) -> ConnectOptions {
+    let mut options = ConnectOptions::new(url);
+    options
+        .max_connections(connections)
+        .acquire_timeout(Duration::from_secs(3))
+        .connect_timeout(Duration::from_secs(3))
+        .sqlx_logging(false)
+        // A connection that has been idle for a moment is tried before it is used: a database that was restarted
+        // costs a reconnect, not a failed request.
+        .test_before_acquire_if_idle_for(Duration::from_secs(1))
+        .map_sqlx_sqlite_opts(move |options| {
+            options
+                .create_if_missing(create)
+                .foreign_keys(true)
+                .busy_timeout(Duration::from_secs(5))
+                .journal_mode(sea_orm::sqlx::sqlite::SqliteJournalMode::Wal)
+                .synchronous(sea_orm::sqlx::sqlite::SqliteSynchronous::Normal)
+        });
+    options
+}
 
 impl Store {
     /// Opens the database at `url` (`sqlite://file` or `postgres://…`) with at most `connections` connections. A
     /// SQLite file is made where there is none.
     pub async fn connect(url: &str, connections: u32) -> Result<Self, StoreError> {
-        let mut options = ConnectOptions::new(url);
-        options
-            .max_connections(connections)
-            .acquire_timeout(Duration::from_secs(3))
-            .connect_timeout(Duration::from_secs(3))
-            .sqlx_logging(false)
-            // A connection that has been idle for a moment is tried before it is used: a database that was restarted
-            // costs a reconnect, not a failed request.
-            .test_before_acquire_if_idle_for(Duration::from_secs(1))
-            .map_sqlx_sqlite_opts(|options| {
-                options
-                    .create_if_missing(true)
-                    .foreign_keys(true)
-                    .busy_timeout(Duration::from_secs(5))
-                    .journal_mode(sea_orm::sqlx::sqlite::SqliteJournalMode::Wal)
-                    .synchronous(sea_orm::sqlx::sqlite::SqliteSynchronous::Normal)
-            });
-        Ok(Self { db: Database::connect(options).await? })
+        if url.starts_with("sqlite:") {
+            // Made here and never again: a file that is moved away later is missing, not empty.
+            Database::connect(options(url, 1, true)).await?.close().await?;
+        }
+        Ok(Self {
+            db: Database::connect(options(url, connections, false)).await?,
+            url: url.to_owned().into(),
+        })
     }
 
     /// Applies the migrations that the database does not have yet. Refuses a database that has one which this
     /// program does not know: a newer program made it.
     pub async fn migrate(&self) -> Result<(), StoreError> {
+        // Of several processes that start at once, one after the other: PostgreSQL keeps the others waiting. (SQLite has
+        // one writer anyhow.)
+        let turn = if self.db.get_database_backend() == DbBackend::Postgres {
+            let turn = Database::connect(options(self.url.expose_secret(), 1, false)).await?;
+            turn.execute_unprepared("SELECT pg_advisory_lock(4839271)").await?;
+            Some(turn)
+        } else {
+            None
+        };
+        let migrated = self.migrate_in_turn().await;
+        if let Some(turn) = turn {
+            turn.close().await?;
+        }
+        migrated
+    }
+
+    async fn migrate_in_turn(&self) -> Result<(), StoreError> {
         let known: HashSet<String> =
             Migrator::migrations().iter().map(|step| step.name().to_owned()).collect();
         let tables = SchemaManager::new(&self.db);
@@ -67,10 +97,5 @@ impl Store {
             ..TransactionOptions::default()
         };
         Ok(Work { tx: self.db.begin_with_options(options).await? })
-    }
-
-    /// Whether several processes may serve this database.
-    pub fn is_shared(&self) -> bool {
-        self.db.get_database_backend() == DbBackend::Postgres
     }
 }

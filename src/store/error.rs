@@ -1,5 +1,6 @@
 //! What can go wrong with a database, without HTTP in it.
 
+use sea_orm::sqlx::Error;
 use sea_orm::{DbErr, RuntimeErr, SqlErr};
 
 /// Why the store could not do what it was asked.
@@ -50,13 +51,22 @@ fn is_passing(error: &DbErr) -> bool {
         DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error)) => {
             match error.as_database_error() {
                 // PostgreSQL's classes 08 (connection), 53 (resources), 57P (shutting down), and 40 (serialization
-                // and deadlocks); SQLite's BUSY and LOCKED with their extended codes.
+                // and deadlocks); SQLite's BUSY, LOCKED, IOERR, FULL and CANTOPEN
+                // with their extended codes.
                 Some(error) => error.code().is_some_and(|code| match code.len() {
                     5 => ["08", "53", "57P", "40"].iter().any(|class| code.starts_with(class)),
-                    _ => code.parse::<u32>().is_ok_and(|code| matches!(code & 0xff, 5 | 6)),
+                    _ => code.parse::<u32>().is_ok_and(|code| matches!(code & 0xff, 5 | 6 | 10 | 13 | 14)),
                 }),
                 // Not an answer of the database: the connection itself failed.
-                None => true,
+                None => matches!(
+                    **error,
+                    Error::Io(_)
+                        | Error::Tls(_)
+                        | Error::Protocol(_)
+                        | Error::PoolTimedOut
+                        | Error::PoolClosed
+                        | Error::WorkerCrashed
+                ),
             }
         }
         _ => false,

@@ -4,7 +4,7 @@ use super::rows::{HOLDER, Held, held, is_within, table};
 use super::{Store, StoreError};
 use crate::authz::{Permitted, Within};
 use crate::resource::Resource;
-use sea_orm::sea_query::{Alias, Expr, ExprTrait, Order};
+use sea_orm::sea_query::{Alias, Expr, ExprTrait, NullOrdering, Order};
 use sea_orm::{PaginatorTrait, QueryFilter, QueryOrder, QuerySelect};
 
 /// Which part of a list is wanted. The columns are a resource's own.
@@ -44,15 +44,13 @@ impl Store {
             select.filter(Expr::col((HOLDER, "id")).is_in(within.organizations().iter().copied()))
         };
         for (name, value) in &query.filters {
-            select = select.filter(if *value == value.as_null() {
-                column(name).is_null()
-            } else {
-                column(name).eq(value.clone())
-            });
+            select = select.filter(column(name).eq(value.clone()));
         }
         let total = PaginatorTrait::count(select.clone(), &self.db).await?;
         for (name, order) in &query.sort {
-            select = select.order_by(column(name), order.clone());
+            // The databases differ in where nothing stands, so it is said: last, and first in descending order.
+            let nulls = if *order == Order::Desc { NullOrdering::First } else { NullOrdering::Last };
+            select = select.order_by_with_nulls(column(name), order.clone(), nulls);
         }
         let rows = select
             .order_by(column("id"), Order::Asc)

@@ -20,6 +20,7 @@ use sea_orm::{DatabaseConnection, DatabaseExecutor, DatabaseTransaction};
 #[derive(Debug, Clone)]
 pub struct Store {
     db: DatabaseConnection,
+    url: secrecy::SecretString,
 }
 
 /// A unit of work: everything that is written in it becomes visible at once, at [`Work::commit`], or not at all.

@@ -88,6 +88,16 @@ impl Reader<'_> {
     }
 }
 
+impl Reader<'_> {
+    /// This organization and all those below it, itself first.
+    pub async fn subtree(&self, top: &OrgPath) -> Result<Vec<OrgPath>, StoreError> {
+        let found = holder::Entity::find().filter(is_within(Expr::col("path"), top)).all(&self.0).await?;
+        let mut paths: Vec<OrgPath> = found.into_iter().map(|found| found.path).collect();
+        paths.sort_by_key(OrgPath::level);
+        Ok(paths)
+    }
+}
+
 impl Store {
     /// The thing with this id; none where there is none.
     pub async fn find<R: Resource>(&self, id: Id) -> Result<Option<Undecided<R>>, StoreError> {
@@ -107,10 +117,7 @@ impl Store {
 
     /// This organization and all those below it, itself first.
     pub async fn subtree(&self, top: &OrgPath) -> Result<Vec<OrgPath>, StoreError> {
-        let found = holder::Entity::find().filter(is_within(Expr::col("path"), top)).all(&self.db).await?;
-        let mut paths: Vec<OrgPath> = found.into_iter().map(|found| found.path).collect();
-        paths.sort_by_key(OrgPath::level);
-        Ok(paths)
+        self.reader().subtree(top).await
     }
 }
 
@@ -123,9 +130,15 @@ pub(super) fn is_within(path: Expr, top: &OrgPath) -> Expr {
 impl Work {
     /// The thing with this id, kept from other writers until the work ends; none where there is none.
     pub async fn find<R: Resource>(&self, id: Id) -> Result<Option<Undecided<R>>, StoreError> {
-        let mut select = by_id::<R>(id);
-        QueryTrait::query(&mut select).lock_with_tables(LockType::Update, [Alias::new(table::<R>())]);
-        Ok(select.into_model::<Held<R>>().one(&self.tx).await?.map(Held::undecided))
+        // The lock first, and then the row with its organization: what is joined to a row that had to be waited for is
+        // what was joined to it before.
+        let mut lock = Query::select();
+        lock.column(Alias::new("id"))
+            .from(Alias::new(table::<R>()))
+            .and_where(Expr::col("id").eq(id))
+            .lock(LockType::Update);
+        self.tx.query_one(&lock).await?;
+        self.reader().find(id).await
     }
 
     /// Stores a new thing.
@@ -166,24 +179,33 @@ impl Work {
         self.reader().path(organization).await
     }
 
-    /// How many levels stand below an organization.
-    pub async fn depth_below(&self, top: &OrgPath) -> Result<usize, StoreError> {
-        let below = holder::Entity::find().filter(is_within(Expr::col("path"), top)).all(&self.tx).await?;
-        let deepest = below.iter().map(|organization| organization.path.level()).max();
-        Ok(deepest.unwrap_or_default().saturating_sub(top.level()))
+    /// Makes a conversation that of a contact.
+    pub async fn tie_contact<A: Resource, B: Resource>(
+        &self,
+        contact: &Permitted<A>,
+        conversation: &Permitted<B>,
+    ) -> Result<(), StoreError> {
+        self.set_column("contacts", "conversation", conversation.id(), Expr::col("id").eq(contact.id())).await
     }
 
-    /// Makes a conversation that of a contact.
-    pub async fn tie_contact<R: Resource>(
+    /// Takes the messages of a conversation along to the organization that holds it now.
+    pub async fn take_messages_along<R: Resource>(
         &self,
-        contact: Id,
         conversation: &Permitted<R>,
     ) -> Result<(), StoreError> {
+        let own = Expr::col("conversation").eq(conversation.id());
+        self.set_column("messages", "organization", conversation.organization(), own).await
+    }
+
+    async fn set_column(
+        &self,
+        table: &'static str,
+        column: &'static str,
+        value: Id,
+        of: Expr,
+    ) -> Result<(), StoreError> {
         let mut update = Query::update();
-        update
-            .table("contacts")
-            .value("conversation", conversation.id())
-            .and_where(Expr::col("id").eq(contact));
+        update.table(table).value(column, value).and_where(of);
         self.tx.execute(&update).await?;
         Ok(())
     }

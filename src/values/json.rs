@@ -136,9 +136,9 @@ pub(crate) use json_list;
 /// A free JSON object, at most 64 KiB as text and 32 levels deep.
 #[derive(Debug, Clone, Default, PartialEq, serde::Serialize)]
 #[serde(transparent)]
-pub struct Object(serde_json::Map<String, serde_json::Value>);
+pub struct JsonObject(serde_json::Map<String, serde_json::Value>);
 
-impl Object {
+impl JsonObject {
     const MAX_BYTES: usize = 64 * 1024;
     const MAX_DEPTH: usize = 32;
 }
@@ -151,7 +151,7 @@ fn depth(value: &serde_json::Value) -> usize {
     }
 }
 
-impl<'de> serde::Deserialize<'de> for Object {
+impl<'de> serde::Deserialize<'de> for JsonObject {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let object = Self(serde_json::Map::deserialize(deserializer)?);
         let bytes = to_column(&object).len();
@@ -171,9 +171,9 @@ impl<'de> serde::Deserialize<'de> for Object {
     }
 }
 
-json_value!(Object);
+json_value!(JsonObject);
 
-impl utoipa::PartialSchema for Object {
+impl utoipa::PartialSchema for JsonObject {
     fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
         utoipa::openapi::ObjectBuilder::new()
             .description(Some("A free JSON object, at most 64 KiB as text and 32 levels deep."))
@@ -182,7 +182,7 @@ impl utoipa::PartialSchema for Object {
     }
 }
 
-impl utoipa::ToSchema for Object {}
+impl utoipa::ToSchema for JsonObject {}
 
 #[cfg(test)]
 mod tests {
@@ -202,17 +202,17 @@ mod tests {
 
     #[test]
     fn equal_objects_have_equal_columns() {
-        let one: Object = serde_json::from_str(r#"{"b": 1, "a": {"d": 2, "c": 3}}"#).unwrap();
-        let two: Object = serde_json::from_str(r#"{"a": {"c": 3, "d": 2}, "b": 1}"#).unwrap();
+        let one: JsonObject = serde_json::from_str(r#"{"b": 1, "a": {"d": 2, "c": 3}}"#).unwrap();
+        let two: JsonObject = serde_json::from_str(r#"{"a": {"c": 3, "d": 2}, "b": 1}"#).unwrap();
         assert_eq!(to_column(&one), to_column(&two));
         assert_eq!(to_column(&one), r#"{"a":{"c":3,"d":2},"b":1}"#);
     }
 
     #[test]
     fn an_object_is_neither_too_large_nor_too_deep() {
-        let large = format!(r#"{{"a": "{}"}}"#, "x".repeat(Object::MAX_BYTES));
-        assert!(serde_json::from_str::<Object>(&large).unwrap_err().to_string().contains("bytes"));
+        let large = format!(r#"{{"a": "{}"}}"#, "x".repeat(JsonObject::MAX_BYTES));
+        assert!(serde_json::from_str::<JsonObject>(&large).unwrap_err().to_string().contains("bytes"));
         let deep = format!(r#"{{"a": {}1{}}}"#, "[".repeat(40), "]".repeat(40));
-        assert!(serde_json::from_str::<Object>(&deep).unwrap_err().to_string().contains("deeper"));
+        assert!(serde_json::from_str::<JsonObject>(&deep).unwrap_err().to_string().contains("deeper"));
     }
 }

@@ -10,12 +10,12 @@ mod time;
 
 pub use email::Email;
 pub use id::Id;
-pub use json::Object;
+pub use json::JsonObject;
 pub(crate) use json::{json_list, json_value};
 pub use path::OrgPath;
 pub use text::{Label, LongText, Name, ShortText, Url};
 pub(crate) use text::{string_schema, text_serde, word};
-pub use time::{Clock, Timestamp};
+pub use time::{Clock, Millis, Timestamp};
 
 /// A value that is not what it should be. The message says what is wrong, with which value, and what would be right.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -1,6 +1,7 @@
 //! Time, and the one clock that everything reads.
 
 use super::{Invalid, quoted, string_schema, text_serde};
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -72,6 +73,40 @@ impl utoipa::PartialSchema for Timestamp {
 }
 
 impl utoipa::ToSchema for Timestamp {}
+
+/// A span of time in milliseconds, a day at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, sea_orm::DeriveValueType)]
+#[serde(try_from = "i64")]
+pub struct Millis(i64);
+
+impl Millis {
+    const MAX: i64 = 86_400_000;
+}
+
+impl TryFrom<i64> for Millis {
+    type Error = Invalid;
+
+    fn try_from(millis: i64) -> Result<Self, Invalid> {
+        if (0..=Self::MAX).contains(&millis) {
+            Ok(Self(millis))
+        } else {
+            Err(Invalid(format!("{millis} is not a number of milliseconds from 0 to {}, a day", Self::MAX)))
+        }
+    }
+}
+
+impl utoipa::PartialSchema for Millis {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+        utoipa::openapi::ObjectBuilder::new()
+            .schema_type(utoipa::openapi::schema::SchemaType::Type(utoipa::openapi::schema::Type::Integer))
+            .description(Some("A span of time in milliseconds, a day at most."))
+            .minimum(Some(0))
+            .maximum(Some(Self::MAX))
+            .into()
+    }
+}
+
+impl utoipa::ToSchema for Millis {}
 
 /// Tells the time. A settable one stands still until it is told to go on; its copies share the hand.
 #[derive(Debug, Clone, Default)]

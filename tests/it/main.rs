@@ -14,6 +14,7 @@
 mod authorize;
 mod command_line;
 mod document;
+mod gate;
 mod jwt;
 mod keys;
 mod layering;

@@ -125,7 +125,9 @@ fn the_fixture_and_the_list_of_cells_say_the_same() {
 
 mod on_the_engine {
     use super::*;
-    use cedargate::authz::{Ask, Bundle, Circumstances, Engine, ScopeSet, Sources, Undecided, UserFacts};
+    use cedargate::authz::{
+        Ask, Bundle, Circumstances, Engine, Principal, ScopeSet, Sources, Undecided, UserFacts,
+    };
     use cedargate::values::{Id, OrgPath};
     use std::path::Path;
 
@@ -177,7 +179,7 @@ mod on_the_engine {
                 let facts =
                     UserFacts { organization: home().own(), role: cell.scope, status: "active", email: None };
                 let scopes = engine.effective(&ScopeSet::from(cell.scope), cell.scope);
-                let principal = engine.principal(own, &home(), facts, scopes.as_ref());
+                let principal = Principal::new(own, &home(), facts, scopes.as_ref());
                 let circumstances = Circumstances::default();
                 let ask = Ask { principal: &principal, action: &cell.action, circumstances: &circumstances };
                 let verb = ["list", "create"].iter().any(|verb| cell.action.starts_with(verb));
