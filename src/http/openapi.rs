@@ -361,7 +361,25 @@ pub fn document(parts: &[Routes]) -> OpenApi {
 
 /// The document as it is served and committed.
 pub fn text(document: &OpenApi) -> String {
-    let mut text = serde_json::to_string_pretty(document).unwrap_or_default();
+    let mut document = serde_json::to_value(document).unwrap_or_default();
+    order_extensions(&mut document);
+    let mut text = serde_json::to_string_pretty(&document).unwrap_or_default();
     text.push('\n');
     text
+}
+
+/// Puts the extensions of each object last and by their names: utoipa gives them in another order each time.
+fn order_extensions(value: &mut Value) {
+    if let Value::Object(fields) = value {
+        let mut names: Vec<String> = fields.keys().filter(|name| name.starts_with("x-")).cloned().collect();
+        names.sort_unstable();
+        for name in names {
+            if let Some((name, extension)) = fields.shift_remove_entry(&name) {
+                fields.insert(name, extension);
+            }
+        }
+        fields.values_mut().for_each(order_extensions);
+    } else if let Value::Array(items) = value {
+        items.iter_mut().for_each(order_extensions);
+    }
 }
