@@ -5,8 +5,9 @@ use super::messages::{self, Message, MessageBody};
 use super::users::User;
 use crate::authz::{RestrictedExpression, Thing, Undecided, text};
 use crate::http::body::from_value;
+use crate::http::crud::{self, Patch};
 use crate::http::openapi::{self, Doc};
-use crate::http::{Gate, Json, PathId, Problem, Routes, crud};
+use crate::http::{Gate, Json, PathId, Problem, Routes};
 use crate::resource::{self, Reference, Resource};
 use crate::values::{Id, Label, Name, Object, Timestamp, json_list, word};
 use actix_web::http::header;
@@ -24,7 +25,8 @@ pub fn routes() -> Routes {
         .fetch::<Conversation>("fetchConversation")
         .post("", "createConversation", openapi::create::<Conversation, NewConversation>(), create)
         .also(&["createMessage", "createContact", "referTo"])
-        .update::<Conversation>("updateConversation")
+        .patch("/{id}", "updateConversation", openapi::update::<Conversation>(), update)
+        .also(&["referTo"])
         .delete::<Conversation>("deleteConversation")
 }
 
@@ -240,7 +242,8 @@ async fn create(
             }
             let contact: Contact = resource::compose(&body, crud::stamp(&gate, holder.own()))?;
             let at = gate.at("createContact");
-            let held_by = at.holder(&gate.reader(), Some(contact.organization), "contact.organization").await?;
+            let held_by =
+                at.holder(&gate.reader(), Some(contact.organization), "contact.organization").await?;
             fields.insert("contact".into(), Value::String(contact.id.to_string()));
             Some(at.decide_new(Undecided::new(contact, held_by))?)
         }
@@ -272,6 +275,18 @@ async fn create(
     }
     work.commit().await?;
     Ok(crud::created(&request, row.id, &row))
+}
+
+/// `PATCH /v2/conversations/{id}`. Into another organization it takes its messages along.
+async fn update(gate: Gate, (id, Json(patch)): (PathId, Json<Patch>)) -> Result<HttpResponse, Problem> {
+    let work = gate.begin().await?;
+    let row = crud::permitted_change(&gate, &work, &id.0, &patch, &[], |_: &mut Conversation| None).await?;
+    let row = work.save(row).await?;
+    if patch.contains_key("organization") {
+        work.carry_messages(&row).await?;
+    }
+    work.commit().await?;
+    Ok(crud::shown(&row))
 }
 
 /// The participants with this user as the first one, active.

@@ -188,6 +188,17 @@ impl Work {
         Ok(())
     }
 
+    /// Gives the messages of a conversation to the organization that holds the conversation.
+    pub async fn carry_messages<R: Resource>(&self, conversation: &Permitted<R>) -> Result<(), StoreError> {
+        let mut update = Query::update();
+        update
+            .table("messages")
+            .value("organization", conversation.organization())
+            .and_where(Expr::col("conversation").eq(conversation.id()));
+        self.tx.execute(&update).await?;
+        Ok(())
+    }
+
     /// Moves everything that stands below `old` to below `new`. The organization itself has been saved already.
     pub async fn move_below<R: Resource>(
         &self,
