@@ -323,8 +323,10 @@ async fn what_is_needed_is_named_where_it_is_missing() {
     }
 }
 
-/// Bodies that name something: the path, the rest of the body, the field's name in the answer, and what it does with an id.
-fn naming() -> Vec<(&'static str, &'static str, fn(&str) -> Value)> {
+/// A body that names something: the path, the field's name in the answer, and the body with an id in it.
+type Naming = (&'static str, &'static str, fn(&str) -> Value);
+
+fn naming() -> Vec<Naming> {
     vec![
         ("/v2/organizations", "parent", |id| json!({ "parent": id })),
         ("/v2/orggroups", "organizations.1", |id| json!({ "organizations": ["HOME", id] })),
