@@ -146,15 +146,22 @@ fn doc() -> Doc {
 
 /// The subject of a question: a principal and its credential, or what stands in the way.
 enum Asked {
-    Known(Principal, Circumstances),
+    Known(Box<(Principal, Circumstances)>),
     Unknown(Obstacle),
+}
+
+impl Asked {
+    fn known(principal: Principal, circumstances: Circumstances) -> Self {
+        Self::Known(Box::new((principal, circumstances)))
+    }
 }
 
 /// `POST /v2/authorize`.
 async fn evaluate(gate: Gate, Json(question): Json<Question>) -> Result<HttpResponse, Problem> {
     let parts = gate.parts();
     let answer = match asked(&gate, question.subject).await? {
-        Asked::Known(principal, mut circumstances) => {
+        Asked::Known(known) => {
+            let (principal, mut circumstances) = *known;
             circumstances.said = question.context;
             let resource = thing(&gate, &question.resource).await?;
             let ask =
@@ -184,7 +191,7 @@ async fn asked(gate: &Gate, subject: Option<Subject>) -> Result<Asked, Problem> 
     match subject {
         None => {
             gate.find::<User>("me").await?;
-            Ok(Asked::Known(gate.caller.principal.clone(), gate.circumstances()))
+            Ok(Asked::known(gate.caller.principal.clone(), gate.circumstances()))
         }
         Some(Subject { token: Some(token), r#type: None, id: None, .. }) => of_token(gate, &token).await,
         Some(Subject { token: None, r#type: Some(kind), id: Some(id), .. }) if kind == "User" => {
@@ -211,7 +218,7 @@ async fn of_token(gate: &Gate, token: &SecretString) -> Result<Asked, Problem> {
             let credential = Some(caller.credential.as_str().to_owned());
             let circumstances =
                 Circumstances { credential, now: Some(parts.clock.now()), ..Circumstances::default() };
-            Ok(Asked::Known(caller.principal, circumstances))
+            Ok(Asked::known(caller.principal, circumstances))
         }
         Err(problem)
             if problem.status == StatusCode::SERVICE_UNAVAILABLE || problem.status.is_server_error() =>
@@ -238,7 +245,7 @@ async fn of_user(gate: &Gate, id: &str) -> Result<Asked, Problem> {
     let account = parts.store.account(user).await?;
     let now = Some(parts.clock.now());
     Ok(match account.and_then(|account| Caller::of_account(parts, account)) {
-        Some(caller) => Asked::Known(caller.principal, Circumstances { now, ..Circumstances::default() }),
+        Some(caller) => Asked::known(caller.principal, Circumstances { now, ..Circumstances::default() }),
         None => Asked::Unknown(Obstacle { code: "blocked", message: "the user is blocked".into() }),
     })
 }

@@ -133,6 +133,7 @@ pub struct NewConversation {
 /// A contact: the id of one, or a new one.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
+#[expect(clippy::large_enum_variant, reason = "it is for the document only")]
 pub enum ContactChoice {
     /// The id of one.
     Existing(Id),
@@ -188,7 +189,7 @@ impl Thing for Conversation {
 
     fn attributes(&self) -> Vec<(&'static str, RestrictedExpression)> {
         [
-            ("type", Some(text(&self.r#type))),
+            ("type", Some(text(self.r#type))),
             ("status", self.status.as_ref().map(text)),
             ("category", self.category.as_ref().map(text)),
         ]

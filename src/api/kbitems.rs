@@ -88,7 +88,7 @@ impl Thing for KnowledgeItem {
     }
 
     fn attributes(&self) -> Vec<(&'static str, RestrictedExpression)> {
-        [("kbase", self.kbase.as_ref().map(text)), ("status", Some(text(&self.status)))]
+        [("kbase", self.kbase.as_ref().map(text)), ("status", Some(text(self.status)))]
             .into_iter()
             .filter_map(|(name, value)| Some((name, value?)))
             .collect()

@@ -9,7 +9,7 @@ use crate::values::{Email, Id, Timestamp};
 use actix_web::http::{Method, StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse};
 use secrecy::SecretString;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 use utoipa::openapi::Required;
@@ -32,6 +32,7 @@ pub fn routes() -> Routes {
 #[schema(example = json!({"email": "admin@example.com", "password": "t0pZ3kR3t"}))]
 struct TokenRequest {
     /// The user's address.
+    #[serde(default, deserialize_with = "address")]
     #[schema(nullable = false)]
     email: Option<Email>,
     /// The user's password.
@@ -41,8 +42,16 @@ struct TokenRequest {
     #[schema(value_type = Option<String>, nullable = false, pattern = "^[0-9a-f]{24}\\.[0-9a-f]{80}$")]
     refresh_token: Option<SecretString>,
     /// The address of the user that the refresh token was issued to.
+    #[serde(default, deserialize_with = "address")]
     #[schema(nullable = false)]
     client_id: Option<Email>,
+}
+
+/// An email address. The message does not repeat what was sent: whoever mixes up the fields sends a secret here.
+fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Email>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?;
+    let address = text.map(|text| text.parse()).transpose();
+    address.map_err(|_| de::Error::custom("it is not an email address such as somebody@example.com"))
 }
 
 /// An access token and a refresh token.
@@ -142,8 +151,8 @@ async fn create(
 /// `GET /v2/auth/token?refreshToken=…`: needs a valid bearer of the same user (decision 9).
 async fn refresh(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem> {
     let parts = gate::parts(&request)?;
-    let bearer = gate::bearer(&request)?.ok_or_else(Problem::no_bearer)?;
-    let caller = Caller::of_bearer(&parts, &bearer).await?;
+    let bearer = gate::bearer(&request).map_err(no_help)?.ok_or_else(Problem::no_bearer)?;
+    let caller = Caller::of_bearer(&parts, &bearer).await.map_err(no_help)?;
     let mut token = None;
     for (name, value) in body::query_pairs(&request) {
         if name != "refreshToken" || token.is_some() {
@@ -153,6 +162,17 @@ async fn refresh(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem> 
     }
     let token = token.ok_or_else(|| Problem::field("refreshToken", "it is missing"))?;
     rotate(&parts, &token, |account| account.id == caller.id).await
+}
+
+/// The problem of a bearer that is no good for a refresh: with none of the messages by which clients know that a refresh
+/// would help, since they would send the same one again (decision 5).
+fn no_help(problem: Problem) -> Problem {
+    if problem.status.is_server_error() {
+        return problem;
+    }
+    let detail =
+        "This needs an access token that is good still. Without one, POST `refreshToken` and `clientId`.";
+    Problem { detail: detail.into(), ..problem }
 }
 
 async fn log_in(parts: &Parts, email: Email, password: SecretString) -> Result<HttpResponse, Problem> {

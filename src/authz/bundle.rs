@@ -495,7 +495,7 @@ mod tests {
     fn a_policy_reads_no_attribute_of_what_an_attribute_names() {
         let deep = "@id(\"a\")\npermit (principal, action == Action::\"fetchForm\", resource)\n\
                     when { principal.organization.level == 0 };";
-        let found = fault("policies/more.cedar", |_| deep.replace("level", "level").replace(" == 0", " > 0"));
+        let found = fault("policies/more.cedar", |_| deep.to_owned());
         assert!(found.starts_with("more.cedar:"), "{found}");
     }
 

@@ -20,6 +20,7 @@ pub(super) fn run(config: &Config) -> Outcome {
         let app = App::open(config, Clock::system()).await?;
         let address = listener.local_addr().map_err(Failure::failed)?;
         greet(&app, &format!("http://{address}"));
+        say("Ctrl-C ends it.");
         app.serve(listener).map_err(Failure::failed)?.await.map_err(Failure::failed)
     })
 }

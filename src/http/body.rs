@@ -79,6 +79,10 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     let value: Value = serde_json::from_slice(bytes).map_err(|error| {
         Problem::new(StatusCode::BAD_REQUEST, "malformed_json", format!("The body is not JSON: {error}."))
     })?;
+    if !value.is_object() && !value.is_array() {
+        // serde's own message would repeat it, and name a type that only we know.
+        return Err(Problem::bad_request("The body is JSON, but not an object: send {…} with the fields."));
+    }
     from_value(value, "")
 }
 

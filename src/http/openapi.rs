@@ -43,6 +43,11 @@ impl Doc {
         .problems(&[500, 503])
     }
 
+    /// A route that does what its action says: `listForms` is "List forms".
+    pub fn of_action() -> Self {
+        Self::new("")
+    }
+
     /// More about it.
     #[must_use]
     pub fn describe(mut self, text: &str) -> Self {
@@ -156,6 +161,9 @@ impl Doc {
     /// It asks about a Cedar action, of a caller with a bearer token.
     #[must_use]
     pub(super) fn gated(mut self, action: &str) -> Self {
+        if self.operation.summary.as_deref() == Some("") {
+            self.operation.summary = Some(in_words(action));
+        }
         self.operation.extensions = Some(ExtensionsBuilder::new().add("x-cedar-action", action).build());
         self.secured().problems(&[401, 403])
     }
@@ -172,6 +180,22 @@ impl std::fmt::Debug for Doc {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Doc").finish_non_exhaustive()
     }
+}
+
+/// `listOrganizationGroups` as "List organization groups".
+fn in_words(action: &str) -> String {
+    let mut words = String::new();
+    for (at, letter) in action.chars().enumerate() {
+        match letter {
+            _ if at == 0 => words.extend(letter.to_uppercase()),
+            _ if letter.is_uppercase() => {
+                words.push(' ');
+                words.extend(letter.to_lowercase());
+            }
+            _ => words.push(letter),
+        }
+    }
+    words
 }
 
 fn meaning(status: u16) -> &'static str {
@@ -210,7 +234,7 @@ pub(super) fn list<R: Resource>(fields: &[Field]) -> Doc {
     };
     let text =
         || -> RefOr<Schema> { ObjectBuilder::new().schema_type(SchemaType::Type(Type::String)).into() };
-    let mut doc = Doc::new(format!("List things of type {}", R::TYPE))
+    let mut doc = Doc::of_action()
         .describe(
             "What is there, of the organizations within the caller's reach of which the list is permitted.",
         )
@@ -236,7 +260,7 @@ pub(super) fn list<R: Resource>(fields: &[Field]) -> Doc {
 
 /// `GET /{id}` of a resource.
 pub(super) fn fetch<R: Resource>() -> Doc {
-    Doc::new(format!("Fetch a thing of type {}", R::TYPE))
+    Doc::of_action()
         .path_id("id", "The id of the thing.")
         .answer::<R>(200, "The thing.", None)
         .problems(&[404])
@@ -244,7 +268,7 @@ pub(super) fn fetch<R: Resource>() -> Doc {
 
 /// `POST /` of a resource, with a body of its own.
 pub fn create<R: Resource, B: ToSchema>() -> Doc {
-    Doc::new(format!("Create a thing of type {}", R::TYPE))
+    Doc::of_action()
         .body::<B>(None)
         .answer::<R>(201, "The new thing.", None)
         .header(201, "Location", Type::String, "The path of the new thing.")
@@ -258,7 +282,7 @@ pub fn update<R: Resource>() -> Doc {
 
 /// `PATCH /{id}` of a resource whose update has further fields.
 pub fn patch<R: Resource>(body: RefOr<Schema>) -> Doc {
-    let mut doc = Doc::new(format!("Update a thing of type {}", R::TYPE))
+    let mut doc = Doc::of_action()
         .describe("The fields that are sent are set, nested objects and lists as a whole; the others stay. `null` clears.")
         .path_id("id", "The id of the thing.");
     let name = format!("{}Patch", R::TYPE);
@@ -276,10 +300,7 @@ pub fn patch<R: Resource>(body: RefOr<Schema>) -> Doc {
 
 /// `DELETE /{id}` of a resource.
 pub fn delete<R: Resource>() -> Doc {
-    Doc::new(format!("Delete a thing of type {}", R::TYPE))
-        .path_id("id", "The id of the thing.")
-        .empty(204, "It is gone.")
-        .problems(&[404, 409])
+    Doc::of_action().path_id("id", "The id of the thing.").empty(204, "It is gone.").problems(&[404, 409])
 }
 
 /// The document.
@@ -300,6 +321,10 @@ pub fn document(parts: &[Routes]) -> OpenApi {
             let mut doc = route.doc.clone();
             doc.operation.tags = Some(vec![part.tag.to_owned()]);
             doc.operation.operation_id = Some(route.operation.to_owned());
+            if !route.also.is_empty() {
+                let also = ExtensionsBuilder::new().add("x-cedar-also", route.also).build();
+                doc.operation.extensions.get_or_insert_default().merge(also);
+            }
             for (status, answer) in doc.answers {
                 doc.operation.responses.responses.insert(status.to_string(), answer.into());
             }
@@ -323,7 +348,8 @@ pub fn document(parts: &[Routes]) -> OpenApi {
                 .version(env!("CARGO_PKG_VERSION"))
                 .description(Some(
                     "Tokens, the resources of a conversation platform, and decisions: who may do what, by Cedar policies. \
-                     `x-cedar-action` names the action that a route asks about.",
+                     `x-cedar-action` names the action that a route asks about, `x-cedar-also` those that it asks about \
+                     besides, depending on the body.",
                 ))
                 .license(Some(utoipa::openapi::LicenseBuilder::new().name("MIT OR Apache-2.0").build())),
         )

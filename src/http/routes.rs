@@ -7,7 +7,7 @@ use super::{Problem, crud, list};
 use crate::resource::Resource;
 use crate::store::Kind;
 use actix_web::http::{Method, StatusCode, header};
-use actix_web::{FromRequest, HttpRequest, HttpResponse, web};
+use actix_web::{FromRequest, HttpRequest, HttpResponse, guard, web};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -178,7 +178,7 @@ impl Routes {
         let verb = method.clone();
         let mount = move || {
             let handler = handler.clone();
-            web::method(verb.clone()).to(move |request: HttpRequest, payload: web::Payload| {
+            on(&verb).to(move |request: HttpRequest, payload: web::Payload| {
                 let handler = handler.clone();
                 async move {
                     let gate = Gate::of_request(&request, action).await?;
@@ -218,7 +218,7 @@ impl Routes {
         let verb = method.clone();
         let mount = move || {
             let handler = handler.clone();
-            web::method(verb.clone()).to(move |request: HttpRequest, arguments: A| {
+            on(&verb).to(move |request: HttpRequest, arguments: A| {
                 let answer = handler(request, arguments);
                 async move { answer.await.map_err(actix_web::Error::from) }
             })
@@ -265,7 +265,10 @@ impl Routes {
             }
         }
         for (path, routes) in paths {
-            let methods: Vec<&str> = routes.iter().map(|route| route.method.as_str()).collect();
+            let mut methods: Vec<&str> = routes.iter().map(|route| route.method.as_str()).collect();
+            if methods.contains(&"GET") {
+                methods.push("HEAD");
+            }
             let allow = methods.join(", ");
             let mut resource = web::resource(path);
             for route in &routes {
@@ -276,6 +279,15 @@ impl Routes {
                 async move { Err::<HttpResponse, Problem>(method_not_allowed(allow)) }
             })));
         }
+    }
+}
+
+/// A route for this method. Whatever can be got can be asked for its head (RFC 9110, 9.3.2).
+fn on(method: &Method) -> actix_web::Route {
+    if method == Method::GET {
+        web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
+    } else {
+        web::method(method.clone())
     }
 }
 

@@ -8,13 +8,15 @@ use crate::values::Id;
 use futures_util::future::BoxFuture;
 use std::collections::BTreeMap;
 
+type Load = for<'a> fn(&'a Reader<'a>, Id) -> BoxFuture<'a, Result<Option<Resourced>, StoreError>>;
+
 /// A kind of thing.
 #[derive(Clone, Copy)]
 pub struct Kind {
     /// Its Cedar entity type.
     pub name: &'static str,
     pub(super) table: &'static str,
-    load: for<'a> fn(&'a Reader<'a>, Id) -> BoxFuture<'a, Result<Option<Resourced>, StoreError>>,
+    load: Load,
 }
 
 impl Kind {

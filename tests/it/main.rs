@@ -1,13 +1,32 @@
 //! Tests of the whole service over HTTP, on a real server and a real database.
 
+#![allow(
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::print_stdout,
+    reason = "a test ends where something is not as expected, and nobody reaches into its binary"
+)]
+
 mod bad_input;
+mod command_line;
 mod conversations;
+mod document;
+mod jwt;
+mod layering;
 mod lists;
 mod organizations;
+mod outage;
 mod random_input;
+mod readme;
+mod refresh;
 mod resources;
-#[expect(unreachable_pub, reason = "there is nobody to reach a test binary")]
 mod support;
 mod table;
 mod tenancy;
+mod tokens;
+mod transcript;
 mod users;

@@ -5,11 +5,12 @@ use cedargate::authz::Scope;
 use cedargate::config::Config;
 use cedargate::values::{Clock, Id};
 use reqwest::{Method, StatusCode};
-use sea_orm::ConnectionTrait;
+use sea_orm::{ConnectionTrait, DbBackend, Statement};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use std::net::TcpListener;
 use std::path::PathBuf;
+use std::sync::Arc;
 use tempfile::TempDir;
 
 /// The password of everybody in the tests: that of the seed.
@@ -25,9 +26,44 @@ pub struct TestApp {
     pub clock: Clock,
     /// What it was started with.
     pub config: Config,
-    database: Database,
+    database: Arc<Database>,
     handle: actix_web::dev::ServerHandle,
 }
+
+/// Bytes in base64url without padding (RFC 7515, 2).
+pub fn to_base64(bytes: &[u8]) -> String {
+    let digit = |bits: u32| char::from(BASE64[(bits & 63) as usize]);
+    let mut text = String::new();
+    for chunk in bytes.chunks(3) {
+        let bits = (0..3).fold(0, |bits, at| bits << 8 | u32::from(*chunk.get(at).unwrap_or(&0)));
+        text.extend([18, 12, 6, 0].iter().take(chunk.len() + 1).map(|shift| digit(bits >> shift)));
+    }
+    text
+}
+
+/// The bytes of base64url without padding.
+pub fn from_base64(text: &str) -> Vec<u8> {
+    let (mut bytes, mut bits, mut count) = (Vec::new(), 0u32, 0);
+    for letter in text.bytes() {
+        let digit = BASE64.iter().position(|digit| *digit == letter).unwrap();
+        (bits, count) = (bits << 6 | u32::try_from(digit).unwrap(), count + 6);
+        if count >= 8 {
+            count -= 8;
+            bytes.push(u8::try_from(bits >> count & 255).unwrap());
+        }
+    }
+    bytes
+}
+
+/// The header and the claims of a JWT, unchecked.
+pub fn jwt(token: &str) -> (Value, Value) {
+    let parts: Vec<&str> = token.split('.').collect();
+    assert_eq!(parts.len(), 3, "{token}");
+    let read = |part| serde_json::from_slice(&from_base64(part)).unwrap();
+    (read(parts[0]), read(parts[1]))
+}
+
+const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
 /// A file of the project.
 pub fn project_file(name: &str) -> PathBuf {
@@ -55,6 +91,15 @@ impl Database {
     }
 }
 
+impl Database {
+    /// Does something to it behind the service's back.
+    pub async fn sql(&self, statement: &str) {
+        let url =
+            if self.url.starts_with("sqlite") { format!("{}?mode=rwc", self.url) } else { self.url.clone() };
+        run_sql(&url, statement).await;
+    }
+}
+
 impl Drop for Database {
     fn drop(&mut self) {
         let Some((server, name)) = self.server.take() else { return };
@@ -67,7 +112,8 @@ impl Drop for Database {
     }
 }
 
-async fn run_sql(url: &str, sql: &str) {
+/// Runs statements on a connection of its own.
+pub async fn run_sql(url: &str, sql: &str) {
     let connection = sea_orm::Database::connect(url).await.unwrap();
     connection.execute_unprepared(sql).await.unwrap();
     connection.close().await.unwrap();
@@ -92,6 +138,17 @@ impl TestApp {
         };
         change(&mut config);
         let clock = Clock::settable("2026-01-31T12:00:00Z".parse().unwrap());
+        Self::open(database.into(), config, clock).await
+    }
+
+    /// Another start on the same database and by the same clock, with some settings changed.
+    pub async fn again(&self, change: impl FnOnce(&mut Config)) -> Self {
+        let mut config = self.config.clone();
+        change(&mut config);
+        Self::open(Arc::clone(&self.database), config, self.clock.clone()).await
+    }
+
+    async fn open(database: Arc<Database>, config: Config, clock: Clock) -> Self {
         let app = App::open(&config, clock.clone()).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
@@ -103,7 +160,39 @@ impl TestApp {
 
     /// A connection to its database, behind its back.
     pub async fn sql(&self, statement: &str) {
-        run_sql(self.config.database_url.expose_secret(), statement).await;
+        self.database.sql(statement).await;
+    }
+
+    /// Where its database is.
+    pub fn url(&self) -> &str {
+        &self.database.url
+    }
+
+    /// The PostgreSQL server and the name of the database on it, where it is one.
+    pub fn postgres(&self) -> Option<(String, String)> {
+        self.database.server.clone()
+    }
+
+    /// Everything that its database holds, as text: the bytes of the files, or every row of every table.
+    pub async fn stored(&self) -> String {
+        if self.database.server.is_none() {
+            let files = std::fs::read_dir(self.directory()).unwrap();
+            let bytes = files.map(|file| std::fs::read(file.unwrap().path()).unwrap());
+            return bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).collect();
+        }
+        let connection = sea_orm::Database::connect(self.config.database_url.expose_secret()).await.unwrap();
+        let texts = async |sql: String| -> Vec<String> {
+            let statement = Statement::from_string(DbBackend::Postgres, sql);
+            let rows = connection.query_all_raw(statement).await.unwrap();
+            rows.iter().map(|row| row.try_get_by_index(0).unwrap()).collect()
+        };
+        let mut stored = String::new();
+        let tables = "SELECT table_name::text FROM information_schema.tables WHERE table_schema = 'public'";
+        for table in texts(tables.to_owned()).await {
+            stored += &texts(format!("SELECT t::text FROM \"{table}\" t")).await.join("\n");
+        }
+        connection.close().await.unwrap();
+        stored
     }
 
     /// The directory that the test may write in.

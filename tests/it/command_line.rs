@@ -1,0 +1,263 @@
+//! The command line, and the start: what they say, what they refuse, and with which exit code.
+
+use crate::support::{Client, Database, PASSWORD, TestApp, project_file};
+use reqwest::StatusCode;
+use serde_json::json;
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+/// The program, with its settings from these pairs only, in `directory`.
+fn program(directory: &Path, settings: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cedargate"));
+    command.current_dir(directory).env_clear().envs(settings.iter().copied());
+    command
+        .env("CEDARGATE_POLICIES", project_file("policies"))
+        .env("CEDARGATE_SCHEMA", project_file("schema"));
+    command.envs(settings.iter().copied());
+    command
+}
+
+fn run(directory: &Path, settings: &[(&str, &str)], arguments: &[&str]) -> Output {
+    program(directory, settings).args(arguments).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// A running service, ended when it goes out of scope.
+pub struct Running {
+    child: Child,
+    pub base: String,
+    pub greeting: String,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Starts the service and reads its greeting.
+pub fn start(directory: &Path, settings: &[(&str, &str)]) -> Running {
+    let mut command = program(directory, &[("CEDARGATE_LISTEN", "127.0.0.1:0")]);
+    command.envs(settings.iter().copied()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let stdout = BufReader::new(child.stdout.take().unwrap());
+    let stderr = child.stderr.take().unwrap();
+    // Whoever reads neither of them any more would block it one day, so both are read to their ends.
+    std::thread::spawn(move || BufReader::new(stderr).lines().map_while(Result::ok).for_each(drop));
+    let mut lines = stdout.lines().map_while(Result::ok);
+    let greeting: Vec<String> = lines.by_ref().take_while(|line| line != "Ctrl-C ends it.").collect();
+    std::thread::spawn(move || lines.for_each(drop));
+    let base = greeting.iter().find_map(|line| line.split(" listens on ").nth(1)).map(str::to_owned);
+    let greeting = greeting.join("\n");
+    Running { child, base: base.unwrap_or_else(|| panic!("it did not start: {greeting}")), greeting }
+}
+
+fn client(base: &str) -> Client {
+    Client { http: reqwest::Client::new(), base: base.to_owned(), bearer: None, id: String::new() }
+}
+
+#[tokio::test]
+async fn with_nothing_configured_it_starts_makes_an_admin_and_says_what_to_try() {
+    let directory = tempfile::tempdir().unwrap();
+    let running = start(directory.path(), &[]);
+    assert!(directory.path().join("cedargate.db").exists());
+    assert!(running.greeting.contains("/docs"), "{}", running.greeting);
+    let password = running.greeting.lines().find_map(|line| line.trim().strip_prefix("password ")).unwrap();
+    let password = password.trim().split(' ').next().unwrap();
+    let body = json!({ "email": "admin@example.com", "password": password });
+    let tokens = client(&running.base).post("/v2/auth/token", body.clone()).await.expect(StatusCode::OK);
+    assert_eq!(tokens["scope"], "admin");
+    drop(running);
+
+    let again = start(directory.path(), &[]);
+    assert!(!again.greeting.contains("password"), "{}", again.greeting);
+    assert_eq!(client(&again.base).post("/v2/auth/token", body).await.status, StatusCode::OK);
+    // The key that signs was kept, so old tokens are good.
+    let old = Client { bearer: Some(tokens["token"].as_str().unwrap().into()), ..client(&again.base) };
+    assert_eq!(old.get("/v2/users/me").await.status, StatusCode::OK);
+}
+
+#[test]
+fn a_wrong_setting_stops_the_start_with_its_name() {
+    let directory = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for (name, value, told) in [
+        ("CEDARGATE_ACCESS_TTL", "soon", "CEDARGATE_ACCESS_TTL"),
+        ("CEDARGATE_ACESS_TTL", "60", "CEDARGATE_ACESS_TTL"),
+        ("CEDARGATE_JWT_SECRET", "weak", "CEDARGATE_JWT_SECRET"),
+        ("CEDARGATE_LISTEN", address.as_str(), "CEDARGATE_LISTEN"),
+        ("CEDARGATE_LISTEN", "nowhere", "CEDARGATE_LISTEN"),
+        ("CEDARGATE_ADMIN_EMAIL", "nobody", "CEDARGATE_ADMIN_EMAIL"),
+        ("CEDARGATE_ADMIN_PASSWORD", "short", "CEDARGATE_ADMIN_PASSWORD"),
+        ("CEDARGATE_POLICIES", "no/such/directory", "no/such/directory"),
+        ("CEDARGATE_LOG", "cedargate=loud", "CEDARGATE_LOG"),
+        ("CEDARGATE_CONFIG", "no/such/file.toml", "no/such/file.toml"),
+    ] {
+        let settings = [("CEDARGATE_LISTEN", "127.0.0.1:0"), (name, value)];
+        let output = run(directory.path(), &settings, &[]);
+        let error = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{name}={value}: {error}");
+        assert!(error.contains(told), "{name}={value}: {error}");
+    }
+}
+
+#[test]
+fn policies_that_are_wrong_stop_the_start_with_file_and_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let more = directory.path().join("more");
+    std::fs::create_dir(&more).unwrap();
+    std::fs::write(
+        more.join("more.cedar"),
+        "@id(\"x\")\npermit (principal in Scope::\"agnet\", action, resource);",
+    )
+    .unwrap();
+    let policies = format!("{},{}", project_file("policies").display(), more.display());
+    for arguments in [&[] as &[&str], &["policy", "check"]] {
+        let settings = [("CEDARGATE_POLICIES", policies.as_str()), ("CEDARGATE_LISTEN", "127.0.0.1:0")];
+        let output = run(directory.path(), &settings, arguments);
+        let error = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(if arguments.is_empty() { 1 } else { 3 }), "{error}");
+        assert!(error.contains("more.cedar:1: Scope::\"agnet\" is not in the data"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_database_of_a_newer_version_or_of_another_program_is_left_alone() {
+    let app = TestApp::start().await;
+    app.sql("INSERT INTO seaql_migrations (version, applied_at) VALUES ('m9999_later', 0)").await;
+    let url = app.url().to_owned();
+    let output =
+        run(app.directory(), &[("CEDARGATE_DATABASE_URL", &url), ("CEDARGATE_LISTEN", "127.0.0.1:0")], &[]);
+    let error = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(error.contains("m9999_later") && error.contains("newer version"), "{error}");
+
+    let database = Database::new().await;
+    database.sql("CREATE TABLE users (id INTEGER)").await;
+    let settings = [("CEDARGATE_DATABASE_URL", database.url.as_str()), ("CEDARGATE_LISTEN", "127.0.0.1:0")];
+    let output = run(database.directory.path(), &settings, &[]);
+    let error = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(error.contains("was not made by this program"), "{error}");
+}
+
+#[tokio::test]
+async fn users_and_keys_are_made_at_the_terminal() {
+    let app = TestApp::start().await;
+    let url = app.url().to_owned();
+    let settings = [("CEDARGATE_DATABASE_URL", url.as_str())];
+    let directory = app.directory();
+
+    let output = run(directory, &settings, &["user", "add", "--email", "Ada@example.com", "--role", "agent"]);
+    let said = text(&output.stdout);
+    let (id, password) = said.trim_end().split_once('\n').unwrap();
+    let body = json!({ "email": "ada@example.com", "password": password });
+    let tokens = app.anonymous().post("/v2/auth/token", body).await.expect(StatusCode::OK);
+    assert_eq!((tokens["user"].as_str(), tokens["scope"].as_str()), (Some(id), Some("agent")));
+
+    let again = run(directory, &settings, &["user", "add", "--email", "ada@example.com"]);
+    assert_eq!(again.status.code(), Some(1));
+    assert!(text(&again.stderr).contains("email"), "{}", text(&again.stderr));
+
+    let list = text(&run(directory, &settings, &["user", "list"]).stdout);
+    assert!(
+        list.lines().any(|line| line.starts_with(id) && line.contains("agent") && line.contains("active")),
+        "{list}"
+    );
+
+    let mut child = program(directory, &settings)
+        .args(["user", "set-password", "--email", "ada@example.com"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    writeln!(child.stdin.take().unwrap(), "{PASSWORD}").unwrap();
+    assert!(child.wait().unwrap().success());
+    let ada = app.client("ada@example.com").await;
+    assert_eq!(ada.id, id);
+
+    let arguments = [
+        "key",
+        "add",
+        "--user",
+        "ada@example.com",
+        "--name",
+        "import",
+        "--scope",
+        "guest",
+        "--scope",
+        "agent",
+    ];
+    let key = text(&run(directory, &settings, &arguments).stdout);
+    let with_key = app.bearer(key.trim());
+    assert_eq!(with_key.get("/v2/users/me").await.expect(StatusCode::OK)["id"], id);
+    let keys = ada.get("/v2/users/me/keys").await.expect(StatusCode::OK);
+    assert_eq!(keys[0]["scopes"], json!(["guest", "agent"]));
+}
+
+#[test]
+fn policies_are_checked_tested_and_tabulated_without_a_database() {
+    let directory = tempfile::tempdir().unwrap();
+    let check = run(directory.path(), &[], &["policy", "check"]);
+    assert_eq!(check.status.code(), Some(0), "{}", text(&check.stderr));
+    let test = run(directory.path(), &[], &["policy", "test"]);
+    assert_eq!(test.status.code(), Some(0), "{}", text(&test.stderr));
+    assert!(text(&test.stdout).ends_with(" passed, 0 failed\n"));
+
+    let matrix = directory.path().join("MATRIX.md");
+    let file = matrix.to_str().unwrap();
+    assert_eq!(run(directory.path(), &[], &["policy", "matrix", "-o", file]).status.code(), Some(0));
+    assert_eq!(std::fs::read(&matrix).unwrap(), std::fs::read(project_file("policies/MATRIX.md")).unwrap());
+    assert_eq!(
+        run(directory.path(), &[], &["policy", "matrix", "--check", "-o", file]).status.code(),
+        Some(0)
+    );
+    std::fs::write(&matrix, "# Who may do what\n\nAnybody, anything.\n").unwrap();
+    let stale = run(directory.path(), &[], &["policy", "matrix", "--check", "-o", file]);
+    assert_eq!(stale.status.code(), Some(3));
+    assert!(text(&stale.stderr).contains("MATRIX.md:3: it is stale"), "{}", text(&stale.stderr));
+    assert!(!directory.path().join("cedargate.db").exists());
+}
+
+#[test]
+fn a_case_that_fails_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let cases = std::fs::read_to_string(project_file("policies/cases/service.json")).unwrap();
+    let mut cases: Vec<serde_json::Value> = serde_json::from_str(&cases).unwrap();
+    cases.truncate(1);
+    cases[0]["decision"] = json!("allow");
+    let file = directory.path().join("wrong.json");
+    std::fs::write(&file, serde_json::to_vec(&cases).unwrap()).unwrap();
+    let output = run(directory.path(), &[], &["policy", "test", file.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(3));
+    let error = text(&output.stderr);
+    assert!(
+        error.contains(cases[0]["name"].as_str().unwrap()) && error.contains("expected Allow"),
+        "{error}"
+    );
+}
+
+#[test]
+fn the_help_names_every_setting_and_exit_code() {
+    let directory = tempfile::tempdir().unwrap();
+    let help = text(&run(directory.path(), &[], &["--help"]).stdout);
+    let source = std::fs::read_to_string(project_file("src/config.rs")).unwrap();
+    let fields = source.split("pub struct Config {").nth(1).unwrap().split("\n}").next().unwrap();
+    let names: Vec<String> = fields
+        .lines()
+        .filter_map(|line| Some(line.trim().strip_prefix("pub ")?.split(':').next()?.to_uppercase()))
+        .collect();
+    assert!(names.len() > 12);
+    for name in names {
+        assert!(help.contains(&format!("CEDARGATE_{name} ")), "{name} is not in the help");
+    }
+    for code in ["  0  ", "  1  ", "  2  ", "  3  "] {
+        assert!(help.contains(code), "{help}");
+    }
+    assert_eq!(run(directory.path(), &[], &["no-such-command"]).status.code(), Some(2));
+}

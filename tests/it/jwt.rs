@@ -1,0 +1,260 @@
+//! Access tokens that are no good: whatever is done to one, it is a 401 that says so (decisions 3 and 5).
+
+use crate::support::{ADMIN, TestApp, from_base64, jwt, to_base64};
+use jsonwebtoken::{Algorithm, EncodingKey, crypto};
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+
+/// The key of the service in these tests, so that they can sign as it does.
+const SECRET: &str = "a key for tests: 0123456789abcdef";
+/// A key that the service does not know.
+const FOREIGN: &str = "another key for tests: fedcba987654";
+
+async fn start() -> TestApp {
+    TestApp::with(|config| config.jwt_secret = Some(SECRET.into())).await
+}
+
+/// A token with this header and these claims, signed with this key.
+fn signed(header: &Value, claims: &Value, secret: &str, algorithm: Algorithm) -> String {
+    let message = format!("{}.{}", encoded(header), encoded(claims));
+    let key = EncodingKey::from_secret(secret.as_bytes());
+    let signature = crypto::sign(message.as_bytes(), &key, algorithm).unwrap();
+    format!("{message}.{signature}")
+}
+
+fn encoded(part: &Value) -> String {
+    to_base64(part.to_string().as_bytes())
+}
+
+/// An object with one member changed, or taken out where there is no value.
+fn with(object: &Value, name: &str, value: impl Into<Option<Value>>) -> Value {
+    let mut object = object.clone();
+    match value.into() {
+        Some(value) => object[name] = value,
+        None => drop(object.as_object_mut().unwrap().remove(name).unwrap()),
+    }
+    object
+}
+
+/// Checks that a token is refused, and gives the message.
+async fn refused(app: &TestApp, what: &str, token: &str) -> String {
+    let reply = app.bearer(token).get("/v2/users/me").await;
+    assert_eq!(reply.status, StatusCode::UNAUTHORIZED, "{what}: {}", reply.text);
+    reply.expect_problem(401, "invalid_token");
+    let challenge = reply.header("www-authenticate");
+    assert!(challenge.starts_with("Bearer ") && challenge.contains("error=\"invalid_token\""), "{challenge}");
+    assert!(token.len() < 20 || !reply.text.contains(token), "{what}: the answer repeats the token");
+    reply.json["error"]["message"].as_str().unwrap().to_owned()
+}
+
+/// A token of the admin, and its header and claims.
+async fn issued(app: &TestApp) -> (String, Value, Value) {
+    let token = app.log_in(ADMIN).await["token"].as_str().unwrap().to_owned();
+    let (header, claims) = jwt(&token);
+    (token, header, claims)
+}
+
+#[test]
+fn the_base64_of_these_tests_is_that_of_the_tokens() {
+    for length in 0..9u8 {
+        let bytes: Vec<u8> = (0..length).map(|at| at.wrapping_mul(97)).collect();
+        assert_eq!(from_base64(&to_base64(&bytes)), bytes);
+    }
+    assert_eq!(to_base64(br#"{"alg":"HS256","typ":"JWT"}"#), "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9");
+}
+
+#[tokio::test]
+async fn a_token_that_is_signed_here_as_the_service_signs_is_good() {
+    let app = start().await;
+    let (_, header, claims) = issued(&app).await;
+    let copy = signed(&header, &claims, SECRET, Algorithm::HS256);
+    app.bearer(&copy).get("/v2/users/me").await.expect(StatusCode::OK);
+    // So what makes the tokens of the other tests bad is the one thing that each of them changes.
+    let later = with(&claims, "exp", json!(claims["exp"].as_i64().unwrap() + 60));
+    let copy = signed(&header, &later, SECRET, Algorithm::HS256);
+    app.bearer(&copy).get("/v2/users/me").await.expect(StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_token_that_was_not_signed_with_our_key_has_an_invalid_signature() {
+    let app = start().await;
+    let (token, header, claims) = issued(&app).await;
+    let parts: Vec<&str> = token.split('.').collect();
+    let (head, body, signature) = (parts[0], parts[1], parts[2]);
+    let other = if signature.starts_with('A') { "B" } else { "A" };
+    let raised = encoded(&with(&claims, "exp", json!(4_102_444_800_i64)));
+    let renamed = encoded(&with(&claims, "_id", json!("599e1fcd9da1c72645c95886")));
+    let half = to_base64(&from_base64(signature)[..16]);
+    let longer = to_base64(&[from_base64(signature), vec![0]].concat());
+    for (what, token) in [
+        ("signed with a foreign key", signed(&header, &claims, FOREIGN, Algorithm::HS256)),
+        ("a later expiry", format!("{head}.{raised}.{signature}")),
+        ("another user", format!("{head}.{renamed}.{signature}")),
+        ("another signature", format!("{head}.{body}.{other}{}", &signature[1..])),
+        ("half a signature", format!("{head}.{body}.{half}")),
+        ("a longer signature", format!("{head}.{body}.{longer}")),
+        ("the header as the signature", format!("{head}.{body}.{head}")),
+    ] {
+        assert_eq!(refused(&app, what, &token).await, "invalid signature", "{what}");
+    }
+}
+
+#[tokio::test]
+async fn a_kid_has_one_algorithm_and_every_other_one_is_refused() {
+    let app = start().await;
+    let (token, header, claims) = issued(&app).await;
+    let signature = token.rsplit('.').next().unwrap();
+    let mut wrong = Vec::new();
+    for name in ["none", "None", "NONE", "", "hs256", "HS384", "HS512", "RS256", "ES256", "EdDSA", "PS256"] {
+        let header = with(&header, "alg", json!(name));
+        let message = format!("{}.{}", encoded(&header), encoded(&claims));
+        wrong.push((format!("{name}, unsigned"), format!("{message}.")));
+        wrong.push((format!("{name}, with no third part"), message.clone()));
+        wrong.push((format!("{name}, with the signature of another"), format!("{message}.{signature}")));
+        // Were the header's word taken, this one would be rightly signed.
+        wrong
+            .push((format!("{name}, signed with HS256"), signed(&header, &claims, SECRET, Algorithm::HS256)));
+    }
+    for (name, algorithm) in [("HS384", Algorithm::HS384), ("HS512", Algorithm::HS512)] {
+        let header = with(&header, "alg", json!(name));
+        for secret in [SECRET, FOREIGN] {
+            wrong.push((format!("{name}, signed so"), signed(&header, &claims, secret, algorithm)));
+        }
+    }
+    wrong.push(("HS256, signed with HS384".into(), signed(&header, &claims, SECRET, Algorithm::HS384)));
+    let no_algorithm = with(&header, "alg", None);
+    wrong.push(("no algorithm".into(), signed(&no_algorithm, &claims, SECRET, Algorithm::HS256)));
+    for (what, token) in wrong {
+        let message = refused(&app, &what, &token).await;
+        assert!(["invalid signature", "invalid token"].contains(&message.as_str()), "{what}: {message}");
+    }
+}
+
+#[tokio::test]
+async fn a_kid_that_is_missing_or_foreign_is_refused() {
+    let app = start().await;
+    let (_, header, claims) = issued(&app).await;
+    for kid in [None, Some(json!("foreign")), Some(json!("")), Some(json!(1)), Some(json!(["configured"]))] {
+        let header = with(&header, "kid", kid.clone());
+        let what = format!("kid {kid:?}");
+        let token = signed(&header, &claims, SECRET, Algorithm::HS256);
+        let message = refused(&app, &what, &token).await;
+        assert!(["invalid signature", "invalid token"].contains(&message.as_str()), "{what}: {message}");
+    }
+}
+
+#[tokio::test]
+async fn claims_that_are_not_ours_are_refused_even_when_rightly_signed() {
+    let app = start().await;
+    let (_, header, claims) = issued(&app).await;
+    for (name, value) in [
+        ("iss", Some(json!("https://elsewhere.example"))),
+        ("iss", None),
+        ("aud", Some(json!("https://elsewhere.example"))),
+        ("aud", Some(json!([]))),
+        ("aud", None),
+        ("exp", None),
+        ("exp", Some(json!("4102444800"))),
+        ("exp", Some(Value::Null)),
+        ("scope", None),
+        ("scope", Some(json!(""))),
+        ("scope", Some(json!("owner"))),
+        ("scope", Some(json!("admin owner"))),
+        ("scope", Some(json!(["admin"]))),
+        ("_id", None),
+        ("_id", Some(json!("admin"))),
+        ("_id", Some(json!("599e1fcd9da1c72645c95886"))),
+        ("_id", Some(json!("000000000000000000000000"))),
+    ] {
+        let what = format!("{name}: {value:?}");
+        let token = signed(&header, &with(&claims, name, value), SECRET, Algorithm::HS256);
+        assert_eq!(refused(&app, &what, &token).await, "invalid token", "{what}");
+    }
+    // The same claims by somebody who has no key.
+    for name in ["iss", "aud"] {
+        let claims = with(&claims, name, json!("https://elsewhere.example"));
+        let token = signed(&header, &claims, FOREIGN, Algorithm::HS256);
+        assert_eq!(refused(&app, name, &token).await, "invalid signature");
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_whole_token_is_refused() {
+    let app = start().await;
+    let (token, ..) = issued(&app).await;
+    let parts: Vec<&str> = token.split('.').collect();
+    let (head, body, signature) = (parts[0], parts[1], parts[2]);
+    // The last letter of 43 carries four bits of the signature; another one with the same four bits is not canonical.
+    let alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let last = alphabet.find(token.chars().last().unwrap()).unwrap();
+    let twin = alphabet.chars().nth(last ^ 1).unwrap();
+    let mut wrong = vec![
+        format!("{token}x"),
+        format!("{token}="),
+        format!("{token}."),
+        format!("{token}.x"),
+        format!("{token}%00"),
+        format!("{token} x"),
+        format!(".{token}"),
+        format!("x{token}"),
+        format!("{head}.{body}"),
+        format!("{head}..{signature}"),
+        format!(".{body}.{signature}"),
+        format!("{body}.{head}.{signature}"),
+        format!("{head}.{body}.{signature}.{head}.{signature}"),
+        format!("{}{twin}", &token[..token.len() - 1]),
+        format!("{head}=.{body}.{signature}"),
+        format!("{}.{body}.{signature}", to_base64(b"not json")),
+        format!("{}.{body}.{signature}", to_base64(b"[]")),
+        app.log_in(ADMIN).await["refreshToken"].as_str().unwrap().to_owned(),
+        "x".repeat(3_000),
+    ];
+    wrong.extend([1, 10, token.len() / 2, token.len() - 1].map(|length| token[..length].to_owned()));
+    for token in wrong {
+        let message = refused(&app, &token, &token).await;
+        assert!(["invalid signature", "invalid token"].contains(&message.as_str()), "{token}: {message}");
+    }
+    app.bearer(&token).get("/v2/users/me").await.expect(StatusCode::OK);
+}
+
+#[tokio::test]
+async fn the_signature_is_checked_before_the_expiry() {
+    let app = start().await;
+    let (token, header, claims) = issued(&app).await;
+    let foreign = signed(&header, &claims, FOREIGN, Algorithm::HS256);
+    app.clock.advance(25 * 3_600_000);
+    let expired = app.bearer(&token).get("/v2/users/me").await;
+    expired.expect_problem(403, "token_expired");
+    assert_eq!(expired.json["error"]["message"], "jwt expired");
+    assert_eq!(refused(&app, "foreign and expired", &foreign).await, "invalid signature");
+}
+
+#[tokio::test]
+async fn the_cascade_is_applied_when_a_token_is_used_whatever_scopes_stand_in_it() {
+    let app = start().await;
+    let (_, header, claims) = issued(&app).await;
+    // Of several scopes, space-delimited, each counts with those below it; the role of the user caps them.
+    for (scope, lists_messages, lists_services) in
+        [("guest", false, false), ("guest bot", true, false), ("agent admin", true, true)]
+    {
+        let token = signed(&header, &with(&claims, "scope", json!(scope)), SECRET, Algorithm::HS256);
+        let client = app.bearer(&token);
+        for (path, expected) in [("/v2/messages", lists_messages), ("/v2/services", lists_services)] {
+            let reply = client.get(path).await;
+            assert_eq!(reply.status == StatusCode::OK, expected, "{scope} {path}: {}", reply.text);
+            assert!([200, 403].contains(&reply.status.as_u16()));
+        }
+    }
+}
+
+#[tokio::test]
+async fn leeway_is_none() {
+    let app = start().await;
+    let (_, header, claims) = issued(&app).await;
+    let now = app.clock.now().seconds();
+    for (exp, status) in [(now + 1, 200), (now, 403), (now - 1, 403)] {
+        let token = signed(&header, &with(&claims, "exp", json!(exp)), SECRET, Algorithm::HS256);
+        let reply = app.bearer(&token).get("/v2/users/me").await;
+        assert_eq!(reply.status.as_u16(), status, "{exp}: {}", reply.text);
+    }
+}

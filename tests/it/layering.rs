@@ -1,0 +1,92 @@
+//! The layers hold: what stands on a lower floor knows nothing of a higher one.
+
+use crate::support::project_file;
+use std::path::{Path, PathBuf};
+
+/// The rooms by floor, from the top: each may name those below its own floor, and itself.
+const FLOORS: [&[&str]; 9] = [
+    &["main", "cli"],
+    &["app"],
+    &["api"],
+    &["http"],
+    &["authn", "store"],
+    &["resource"],
+    &["authz"],
+    &["config"],
+    &["values"],
+];
+
+fn floor(room: &str) -> usize {
+    FLOORS
+        .iter()
+        .position(|rooms| rooms.contains(&room))
+        .unwrap_or_else(|| panic!("{room} stands on no floor"))
+}
+
+fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else {
+            found.push(path);
+        }
+    }
+}
+
+/// The rooms that a text names: what follows `crate::`.
+fn named(text: &str) -> Vec<String> {
+    let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+    code.flat_map(|line| line.split("crate::").skip(1))
+        .map(|rest| rest.chars().take_while(|letter| letter.is_alphanumeric() || *letter == '_').collect())
+        .collect()
+}
+
+/// The steps that a room must not take.
+fn wrong_steps(room: &str, text: &str) -> Vec<String> {
+    let below = |other: &str| other == room || floor(other) > floor(room);
+    named(text).into_iter().filter(|other| !below(other)).collect()
+}
+
+#[test]
+fn every_step_leads_downwards() {
+    let root = project_file("src");
+    let mut files = Vec::new();
+    sources(&root, &mut files);
+    assert!(files.len() > 30);
+    for file in files {
+        let inner = file.strip_prefix(&root).unwrap();
+        let room = inner.iter().next().unwrap().to_str().unwrap().trim_end_matches(".rs");
+        if room == "lib" {
+            continue;
+        }
+        let wrong = wrong_steps(room, &std::fs::read_to_string(&file).unwrap());
+        assert!(wrong.is_empty(), "{}: {room} must not name {}", inner.display(), wrong.join(", "));
+    }
+}
+
+#[test]
+fn a_step_upwards_or_sideways_is_seen() {
+    assert_eq!(wrong_steps("store", "use crate::authn::Bearer; use crate::authz::Scope;"), ["authn"]);
+    assert_eq!(wrong_steps("authz", "crate::http::Problem"), ["http"]);
+    assert_eq!(wrong_steps("api", "// crate::app\nuse crate::store::Work;"), [] as [&str; 0]);
+}
+
+#[test]
+fn nothing_but_the_store_has_queries_and_nothing_but_authz_has_cedar() {
+    let root = project_file("src");
+    let mut files = Vec::new();
+    sources(&root, &mut files);
+    for file in files {
+        let inner = file.strip_prefix(&root).unwrap();
+        let text = std::fs::read_to_string(&file).unwrap();
+        if !inner.starts_with("authz") {
+            assert!(!text.contains("cedar_policy::"), "{}", inner.display());
+        }
+        if !inner.starts_with("store") {
+            for word in ["ConnectionTrait", "DatabaseConnection", "sea_query::Query", "execute_unprepared"] {
+                assert!(!text.contains(word), "{}: {word}", inner.display());
+            }
+        }
+    }
+}

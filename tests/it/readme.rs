@@ -1,0 +1,40 @@
+//! The first session of the README, typed exactly as it stands there.
+
+use crate::support::{PASSWORD, TestApp, project_file};
+use std::process::Command;
+
+/// The blocks of shell commands, in their order.
+fn blocks(readme: &str) -> Vec<String> {
+    readme.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_session_goes_as_the_readme_says() {
+    let app = TestApp::start().await;
+    let readme = std::fs::read_to_string(project_file("README.md")).unwrap();
+    assert!(readme.contains(&format!("CEDARGATE_ADMIN_PASSWORD={PASSWORD} cargo run")));
+    let blocks = blocks(&readme);
+    assert_eq!(blocks.len(), 4);
+    // Only the address is another one. A line that no answer has tells where each block's answer ends.
+    let script = blocks.join("\necho; echo ----\n").replace("http://127.0.0.1:8080", &app.base);
+    let output = Command::new("bash").args(["-euc", &script]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let answers: Vec<&str> = text.split("----\n").map(str::trim).collect();
+    let [logged_in, conversation, refused, decision] = answers.as_slice() else { panic!("{text}") };
+    assert_eq!(*logged_in, "");
+    let json = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+    assert_eq!(json(conversation)["name"], "Opening hours");
+    assert_eq!(json(refused)["status"], 403);
+    assert_eq!(json(decision)["decision"], true, "{decision}");
+
+    // What the README shows of the answers is what they begin with; the dots stand for what differs each time.
+    for answer in [refused, decision] {
+        let shown = readme.lines().filter_map(|line| line.strip_prefix("    {"));
+        let fits = |shown: &str| {
+            let parts: Vec<&str> = shown.split('…').collect();
+            answer.strip_prefix('{').is_some_and(|rest| rest.starts_with(parts[0]))
+        };
+        assert!(shown.into_iter().any(fits), "the README shows something else than {answer}");
+    }
+}
