@@ -359,9 +359,26 @@ pub fn document(parts: &[Routes]) -> OpenApi {
         .build()
 }
 
-/// The document as it is served and committed.
+/// The document as it is served and committed: the same text in every run.
 pub fn text(document: &OpenApi) -> String {
-    let mut text = serde_json::to_string_pretty(document).unwrap_or_default();
+    let mut document = serde_json::to_value(document).unwrap_or_default();
+    order_extensions(&mut document);
+    let mut text = serde_json::to_string_pretty(&document).unwrap_or_default();
     text.push('\n');
     text
+}
+
+/// Puts the extensions (`x-…`), which utoipa keeps in a hash map, last and in order.
+fn order_extensions(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            let (mut extensions, others): (Vec<_>, Vec<_>) =
+                std::mem::take(fields).into_iter().partition(|(name, _)| name.starts_with("x-"));
+            extensions.sort_by(|(one, _), (other, _)| one.cmp(other));
+            fields.extend(others.into_iter().chain(extensions));
+            fields.values_mut().for_each(order_extensions);
+        }
+        Value::Array(items) => items.iter_mut().for_each(order_extensions),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
 }
