@@ -288,7 +288,9 @@ async fn update(gate: Gate, (id, Json(patch)): (PathId, Json<Patch>)) -> Result<
     let thing = gate.look_up_in(&work, &id.0).await?;
     let row = change.proposed(&gate, &work.reader(), thing, stays).await?.row;
     let row = work.save(row).await?;
-    work.take_messages_along(&row).await?;
+    if patch.contains_key("organization") {
+        work.take_messages_along(&row).await?;
+    }
     work.commit().await?;
     Ok(crud::shown(&row))
 }

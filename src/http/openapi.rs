@@ -359,7 +359,7 @@ pub fn document(parts: &[Routes]) -> OpenApi {
         .build()
 }
 
-/// The document as it is served and committed.
+/// The document as it is served and committed: the same text in every run.
 pub fn text(document: &OpenApi) -> String {
     let mut document = serde_json::to_value(document).unwrap_or_default();
     order_extensions(&mut document);

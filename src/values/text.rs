@@ -50,7 +50,7 @@ macro_rules! word {
     ($(#[doc = $doc:literal])* $name:ident { $first:ident = $first_word:literal $(, $other:ident = $word:literal)* $(,)? }) => {
         $(#[doc = $doc])*
         #[derive(
-            Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema,
+            Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize,
             sea_orm::DeriveValueType,
         )]
         #[sea_orm(value_type = "String", column_type = "Text")]
@@ -65,6 +65,17 @@ macro_rules! word {
                 $other,
             )*
         }
+
+        // By hand: the derive does not see the words through the macro, and says the names of the variants.
+        impl utoipa::PartialSchema for $name {
+            fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+                $crate::values::string_schema(concat!($($doc),*).trim())
+                    .enum_values(Some([$first_word $(, $word)*]))
+                    .into()
+            }
+        }
+
+        impl utoipa::ToSchema for $name {}
 
         impl std::fmt::Display for $name {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -12,17 +12,25 @@
 )]
 
 mod authorize;
+mod bad_input;
 mod command_line;
+mod conversations;
 mod document;
 mod gate;
 mod jwt;
 mod keys;
 mod layering;
+mod lists;
+mod organizations;
 mod outage;
 mod questions;
+mod random_input;
 mod readme;
 mod refresh;
+mod resources;
 mod support;
 mod table;
+mod tenancy;
 mod tokens;
 mod transcript;
+mod users;

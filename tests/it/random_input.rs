@@ -1,0 +1,150 @@
+//! Random bodies and query strings: whatever comes, the service answers, and never with a failure of its own.
+
+use crate::bad_input::things;
+use crate::resources::{NOBODY, make};
+use crate::support::TestApp;
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+/// Any JSON, not too deep.
+fn any_json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        any::<String>().prop_map(Value::from),
+        prop::sample::select(vec![
+            NOBODY,
+            "me",
+            "admin",
+            "active",
+            "contact",
+            "a@b.example",
+            "2026-01-31T12:00:00Z"
+        ])
+        .prop_map(Value::from),
+    ];
+    leaf.prop_recursive(3, 24, 5, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..5).prop_map(Value::from),
+            prop::collection::hash_map(any_name(), inner, 0..5)
+                .prop_map(|fields| Value::Object(fields.into_iter().collect())),
+        ]
+    })
+}
+
+/// A name that a field may well have.
+fn any_name() -> impl Strategy<Value = String> {
+    let known = vec![
+        "id",
+        "name",
+        "email",
+        "password",
+        "currentPassword",
+        "role",
+        "status",
+        "organization",
+        "parent",
+        "tags",
+        "meta",
+        "title",
+        "text",
+        "conversation",
+        "contact",
+        "participants",
+        "messages",
+        "user",
+        "profile",
+        "fields",
+        "params",
+        "type",
+        "actions",
+        "delay",
+        "refreshToken",
+        "clientId",
+        "subject",
+        "action",
+        "resource",
+        "context",
+        "scopes",
+        "format",
+        "limit",
+        "offset",
+        "sort",
+        "createdAt",
+        "level",
+        "path",
+        "isBackchannel",
+    ];
+    prop_oneof![4 => prop::sample::select(known).prop_map(str::to_owned), 1 => any::<String>()]
+}
+
+/// Runs `one` on many values of a strategy.
+async fn throw<T: std::fmt::Debug>(values: impl Strategy<Value = T>, mut one: impl AsyncFnMut(T)) {
+    // The same ones in every run; `PROPTEST_CASES` says how many.
+    let mut runner = TestRunner::deterministic();
+    for _ in 0..ProptestConfig::default().cases {
+        let value = values.new_tree(&mut runner).unwrap().current();
+        one(value).await;
+    }
+}
+
+#[tokio::test]
+async fn no_body_makes_the_service_fail() {
+    let app = TestApp::start().await;
+    let admin = app.admin().await;
+    let conversation = make(&admin, "/v2/conversations", json!({})).await;
+    let mut targets = vec![
+        (Method::POST, "/v2/auth/token".to_owned()),
+        (Method::POST, "/v2/authorize".to_owned()),
+        (Method::POST, "/v2/users/me/keys".to_owned()),
+        (Method::POST, format!("/v2/conversations/{conversation}/messages")),
+    ];
+    for (path, thing, _) in things(&admin).await {
+        targets.push((Method::POST, path.to_owned()));
+        targets.push((Method::PATCH, thing));
+    }
+    let bodies = prop_oneof![
+        1 => any_json(),
+        4 => prop::collection::hash_map(any_name(), any_json(), 0..6)
+            .prop_map(|fields| Value::Object(fields.into_iter().collect())),
+    ];
+    throw((0..targets.len(), bodies), async |(at, body)| {
+        let (method, path) = &targets[at];
+        let reply = admin.call(method.clone(), path, Some(body.clone())).await;
+        assert!(!reply.status.is_server_error(), "{method} {path} {body}: {}", reply.text);
+        if reply.status.is_client_error() {
+            let code = reply.json["code"].as_str().unwrap_or_default().to_owned();
+            reply.expect_problem(reply.status.as_u16(), &code);
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn no_query_string_makes_the_service_fail() {
+    let app = TestApp::start().await;
+    let admin = app.admin().await;
+    let mut paths: Vec<String> = things(&admin).await.into_iter().map(|(path, ..)| path.to_owned()).collect();
+    paths.push("/v2/auth/token".into());
+    let value = prop_oneof![any::<String>(), any_json().prop_map(|value| value.to_string()), any_name()];
+    let pairs = prop::collection::vec((any_name(), value), 0..4);
+    let raw = "[ -~]{0,30}";
+    throw((0..paths.len(), pairs, raw), async |(at, pairs, raw)| {
+        let mut url = reqwest::Url::parse("http://host").unwrap();
+        url.query_pairs_mut().extend_pairs(&pairs);
+        for query in [url.query().unwrap_or_default(), &raw.replace('#', "%23")] {
+            let reply = admin.get(&format!("{}?{query}", paths[at])).await;
+            assert!(!reply.status.is_server_error(), "{} {query}: {}", paths[at], reply.text);
+            if reply.status.is_client_error() {
+                let code = reply.json["code"].as_str().unwrap_or_default().to_owned();
+                reply.expect_problem(reply.status.as_u16(), &code);
+            }
+        }
+    })
+    .await;
+}
