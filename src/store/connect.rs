@@ -38,7 +38,10 @@ impl Store {
     pub async fn connect(url: &str, connections: u32) -> Result<Self, StoreError> {
         if url.starts_with("sqlite:") {
             // Made here and never again: a file that is moved away later is missing, not empty.
-            Database::connect(options(url, 1, true)).await?.close().await?;
+            let opened = async { Database::connect(options(url, 1, true)).await?.close().await };
+            opened.await.map_err(|error| {
+                StoreError::Unavailable(format!("{url} does not open; does another program keep it locked? ({error})"))
+            })?;
         }
         Ok(Self {
             db: Database::connect(options(url, connections, false)).await?,

@@ -2,6 +2,7 @@
 
 use crate::support::{Client, Database, PASSWORD, TestApp, project_file};
 use reqwest::StatusCode;
+use sea_orm::ConnectionTrait;
 use serde_json::json;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -145,6 +146,21 @@ async fn a_database_of_a_newer_version_or_of_another_program_is_left_alone() {
     let error = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1));
     assert!(error.contains("was not made by this program"), "{error}");
+}
+
+#[tokio::test]
+async fn a_locked_database_is_told() {
+    let database = Database::new().await;
+    if database.url.starts_with("postgres") {
+        return; // Nobody locks the whole of a PostgreSQL.
+    }
+    let holder = sea_orm::Database::connect(format!("{}?mode=rwc", database.url)).await.unwrap();
+    holder.execute_unprepared("PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE").await.unwrap();
+    let output = run(database.directory.path(), &[("CEDARGATE_DATABASE_URL", &database.url)], &["user", "list"]);
+    let error = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(error.contains("test.db") && error.contains("keep it locked"), "{error}");
+    holder.close().await.unwrap();
 }
 
 #[tokio::test]
