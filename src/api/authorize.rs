@@ -5,7 +5,7 @@ use crate::authn::Bearer;
 use crate::authz::{Answer, Ask, Circumstances, Principal, Resourced};
 use crate::http::openapi::Doc;
 use crate::http::{Caller, Gate, Json, Problem, Routes};
-use crate::values::Id;
+use crate::values::{Id, object_only};
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
 use secrecy::SecretString;
@@ -37,7 +37,7 @@ struct Question {
 
 /// Who: the bearer of a token, with the scopes of that token, or a user, by its role.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 struct Subject {
     /// An access token or an API key.
     #[schema(value_type = Option<String>, nullable = false, max_length = 8192)]
@@ -54,9 +54,11 @@ struct Subject {
     _properties: Map<String, Value>,
 }
 
+object_only!(Subject, read);
+
 /// An action.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 struct ActionName {
     /// Its name, as in the schema: `fetchConversation`.
     #[schema(max_length = 200)]
@@ -67,9 +69,11 @@ struct ActionName {
     _properties: Map<String, Value>,
 }
 
+object_only!(ActionName, read);
+
 /// A thing.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 struct ThingName {
     /// Its type, as in the schema: `Conversation`.
     #[schema(max_length = 200)]
@@ -82,6 +86,8 @@ struct ThingName {
     #[schema(value_type = Object)]
     _properties: Map<String, Value>,
 }
+
+object_only!(ThingName, read);
 
 /// A decision.
 #[derive(Debug, Serialize, ToSchema)]

@@ -4,7 +4,7 @@ use super::conversations::Conversation;
 use crate::authz::Thing;
 use crate::http::Routes;
 use crate::resource::{Reference, Resource};
-use crate::values::{Email, Id, JsonObject, Label, Name, Timestamp, json_value};
+use crate::values::{Email, Id, JsonObject, Label, Name, Timestamp, json_value, object_only};
 use sea_orm::entity::prelude::*;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -47,7 +47,7 @@ pub struct Model {
 
 /// What a client writes of a contact.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, remote = "Self")]
 pub struct ContactBody {
     /// The organization that is to hold it; the caller's if none.
     pub organization: Option<Id>,
@@ -61,9 +61,11 @@ pub struct ContactBody {
     pub meta: JsonObject,
 }
 
+object_only!(ContactBody);
+
 /// Who a contact is.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, remote = "Self")]
 pub struct Profile {
     /// The whole name.
     pub name: Option<Name>,
@@ -78,6 +80,8 @@ pub struct Profile {
     /// A language tag, such as `de-AT` (BCP 47).
     pub locale: Option<Label>,
 }
+
+object_only!(Profile);
 
 json_value!(Profile);
 

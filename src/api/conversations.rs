@@ -9,7 +9,7 @@ use crate::http::crud::{self, Change, Patch};
 use crate::http::openapi::{self, Doc};
 use crate::http::{Gate, Json, PathId, Problem, Routes};
 use crate::resource::{self, Reference, Resource};
-use crate::values::{Id, JsonObject, Label, Name, Timestamp, json_list, word};
+use crate::values::{Id, JsonObject, Label, Name, Timestamp, json_list, object_only, word};
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse};
 use sea_orm::entity::prelude::*;
@@ -153,7 +153,7 @@ json_list!(
 
 /// Somebody who takes part in a conversation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, remote = "Self")]
 pub struct Participant {
     /// Who.
     pub user: Id,
@@ -164,6 +164,8 @@ pub struct Participant {
     #[serde(default = "yes")]
     pub active: bool,
 }
+
+object_only!(Participant);
 
 const fn yes() -> bool {
     true

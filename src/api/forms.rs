@@ -3,7 +3,7 @@
 use crate::authz::Thing;
 use crate::http::Routes;
 use crate::resource::Resource;
-use crate::values::{Id, JsonObject, Label, Name, ShortText, Timestamp, json_list};
+use crate::values::{Id, JsonObject, Label, Name, ShortText, Timestamp, json_list, object_only};
 use sea_orm::entity::prelude::*;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -72,7 +72,7 @@ json_list!(
 
 /// A field of a form.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, remote = "Self")]
 pub struct FormField {
     /// Its name.
     pub name: Name,
@@ -89,6 +89,8 @@ pub struct FormField {
     #[serde(default)]
     pub options: FormOptions,
 }
+
+object_only!(FormField);
 
 /// What its rows are related to is said by [`Resource::references`].
 #[derive(Debug, Clone, Copy, EnumIter, DeriveRelation)]

@@ -5,7 +5,7 @@ use super::users::User;
 use crate::authz::{Permitted, RestrictedExpression, Thing, Undecided, boolean, entity, text};
 use crate::http::{Gate, Json, Problem, Routes, crud, openapi};
 use crate::resource::{self, Resource};
-use crate::values::{Id, JsonObject, Label, LongText, Millis, Timestamp, json_list};
+use crate::values::{Id, JsonObject, Label, LongText, Millis, Timestamp, json_list, object_only};
 use actix_web::{HttpRequest, HttpResponse};
 use sea_orm::entity::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -63,7 +63,7 @@ pub struct Model {
 
 /// What a client writes of a message.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, remote = "Self")]
 pub struct MessageBody {
     /// What it says.
     pub text: LongText,
@@ -86,6 +86,8 @@ pub struct MessageBody {
     #[serde(default)]
     pub meta: JsonObject,
 }
+
+object_only!(MessageBody);
 
 /// A new message, and the conversation that it belongs to.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]

@@ -2,6 +2,8 @@
 //! so that two of them are equal exactly when their texts are.
 
 use super::Invalid;
+use serde::Deserializer;
+use serde::de::{MapAccess, Visitor};
 
 /// The text of a value in a column.
 pub(crate) fn to_column<T: serde::Serialize>(value: &T) -> String {
@@ -133,6 +135,58 @@ macro_rules! json_list {
 }
 pub(crate) use json_list;
 
+/// Makes a type, of which `#[serde(remote = "Self")]` keeps serde's own reading aside, one that is read from JSON objects
+/// only: serde would also take a list of the values in the order of the fields.
+macro_rules! object_only {
+    ($name:ident) => {
+        object_only!($name, read);
+
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                Self::serialize(self, serializer)
+            }
+        }
+    };
+    ($name:ident, read) => {
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                Self::deserialize($crate::values::ObjectOnly(deserializer))
+            }
+        }
+    };
+}
+pub(crate) use object_only;
+
+/// Reads the fields of an object, and no list.
+pub(crate) struct ObjectOnly<D>(pub(crate) D);
+
+impl<'de, D: Deserializer<'de>> Deserializer<'de> for ObjectOnly<D> {
+    type Error = D::Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
+        self.0.deserialize_map(FieldsOnly(visitor))
+    }
+
+    serde::forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct
+        newtype_struct seq tuple tuple_struct map struct enum identifier ignored_any
+    }
+}
+
+struct FieldsOnly<V>(V);
+
+impl<'de, V: Visitor<'de>> Visitor<'de> for FieldsOnly<V> {
+    type Value = V::Value;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<V::Value, A::Error> {
+        self.0.visit_map(map)
+    }
+}
+
 /// A free JSON object, at most 64 KiB as text and 32 levels deep.
 #[derive(Debug, Clone, Default, PartialEq, serde::Serialize)]
 #[serde(transparent)]
@@ -152,7 +206,7 @@ fn depth(value: &serde_json::Value) -> usize {
 }
 
 impl<'de> serde::Deserialize<'de> for JsonObject {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let object = Self(serde_json::Map::deserialize(deserializer)?);
         let bytes = to_column(&object).len();
         if bytes > Self::MAX_BYTES {

@@ -11,7 +11,7 @@ mod time;
 pub use email::Email;
 pub use id::Id;
 pub use json::JsonObject;
-pub(crate) use json::{json_list, json_value};
+pub(crate) use json::{ObjectOnly, json_list, json_value, object_only};
 pub use path::OrgPath;
 pub use text::{Label, LongText, Name, ShortText, Url};
 pub(crate) use text::{string_schema, text_serde, word};

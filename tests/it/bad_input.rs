@@ -44,8 +44,8 @@ async fn send(client: &Client, method: Method, path: &str, body: impl Into<Vec<u
     client.send(method, path, &[JSON], Some(body.into())).await
 }
 
-/// Wrong values: the path of the resource, the wrong field as a pointer into the body, its value, the name in the answer.
-fn wrong_values() -> Vec<(&'static str, &'static str, Value, &'static str)> {
+/// Wrong values: the path of the resource, the wrong field as a pointer into the body, its value, the name in the answer. `own` is the id of a user.
+fn wrong_values(own: &str) -> Vec<(&'static str, &'static str, Value, &'static str)> {
     let texts = |length: usize| json!("x".repeat(length));
     let list = |item: Value, length: usize| Value::Array(vec![item; length]);
     vec![
@@ -104,6 +104,10 @@ fn wrong_values() -> Vec<(&'static str, &'static str, Value, &'static str)> {
             "participants.0.name",
         ),
         ("/v2/conversations", "participants", list(json!({ "user": NOBODY }), 1001), "participants"),
+        // The fields of an object in a row are no object.
+        ("/v2/conversations", "participants", json!([[own]]), "participants.0"),
+        ("/v2/contacts", "profile", json!(["Grace", null, null, null, null, null]), "profile"),
+        ("/v2/forms", "fields", json!([["size", null, null, false, []]]), "fields.0"),
         ("/v2/messages", "text", texts(100_001), "text"),
         ("/v2/messages", "text", json!("a\0b"), "text"),
         ("/v2/messages", "text", json!(["x"]), "text"),
@@ -150,7 +154,7 @@ async fn a_wrong_value_is_named_on_create_and_on_update() {
     let admin = app.admin().await;
     let things = things(&admin).await;
     let before = counts(&admin).await;
-    for (path, field, value, named) in wrong_values() {
+    for (path, field, value, named) in wrong_values(&admin.id) {
         let (_, thing, least) = things.iter().find(|(kind, ..)| *kind == path).unwrap();
         let stored = admin.get(thing).await.expect(StatusCode::OK);
         let mut body = least.clone();
@@ -201,6 +205,28 @@ async fn every_wrong_field_is_named_at_once() {
     let mut named = admin.post("/v2/kbitems", body).await.expect_problem(400, "invalid_fields");
     named.sort();
     assert_eq!(named, ["colour", "kbase", "status", "title"]);
+}
+
+#[tokio::test]
+async fn a_question_of_which_a_part_is_a_list_is_refused() {
+    let app = TestApp::start().await;
+    let admin = app.admin().await;
+    let question = json!({
+        "subject": { "type": "User", "id": admin.id },
+        "action": { "name": "fetchUser" },
+        "resource": { "type": "User", "id": admin.id },
+    });
+    assert_eq!(admin.post("/v2/authorize", question.clone()).await.expect(StatusCode::OK)["decision"], true);
+    for (part, list) in [
+        ("subject", json!([null, "User", admin.id, null])),
+        ("action", json!(["fetchUser", null])),
+        ("resource", json!(["User", admin.id, null])),
+    ] {
+        let mut question = question.clone();
+        question[part] = list;
+        let refused = admin.post("/v2/authorize", question).await;
+        assert_eq!(refused.expect_problem(400, "invalid_fields"), [part]);
+    }
 }
 
 #[tokio::test]
@@ -257,10 +283,10 @@ async fn what_is_no_json_is_refused() {
     }
     for body in ["null", "1", "\"text\"", "[]", "[{}]", "true"] {
         for (path, thing, _) in &things {
-            send(&admin, Method::POST, path, body).await.expect_problem(400, "invalid_fields");
-            send(&admin, Method::PATCH, thing, body).await.expect_problem(400, "invalid_fields");
+            send(&admin, Method::POST, path, body).await.expect_problem(400, "bad_request");
+            send(&admin, Method::PATCH, thing, body).await.expect_problem(400, "bad_request");
         }
-        send(&admin, Method::POST, "/v2/auth/token", body).await.expect_problem(400, "invalid_fields");
+        send(&admin, Method::POST, "/v2/auth/token", body).await.expect_problem(400, "bad_request");
     }
     assert_eq!(counts(&admin).await, before);
 }
@@ -373,17 +399,17 @@ async fn a_wrong_method_is_told_which_there_are() {
         for method in [Method::PUT, Method::DELETE, Method::PATCH] {
             let refused = admin.call(method, path, Some(least.clone())).await;
             refused.expect_problem(405, "method_not_allowed");
-            assert_eq!(allowed(&refused), "GET POST", "{path}");
+            assert_eq!(allowed(&refused), "GET HEAD POST", "{path}");
         }
         for method in [Method::PUT, Method::POST] {
             let refused = admin.call(method, &thing, Some(least.clone())).await;
             refused.expect_problem(405, "method_not_allowed");
-            assert_eq!(allowed(&refused), "DELETE GET PATCH", "{thing}");
+            assert_eq!(allowed(&refused), "DELETE GET HEAD PATCH", "{thing}");
         }
     }
     let refused = admin.delete("/v2/auth/token").await;
     refused.expect_problem(405, "method_not_allowed");
-    assert_eq!(allowed(&refused), "GET POST");
+    assert_eq!(allowed(&refused), "GET HEAD POST");
 }
 
 #[tokio::test]

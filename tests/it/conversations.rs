@@ -112,6 +112,7 @@ async fn of_a_list_of_messages_all_are_stored_or_none() {
         (json!([{ "text": "one" }, { "text": "two", "delay": "soon" }]), "1.delay"),
         (json!([{ "text": "one" }, { "text": "two", "conversation": conversation }]), "1.conversation"),
         (json!({ "text": "one", "actions": [{}, 1] }), "actions.1"),
+        (json!([{ "text": "one" }, ["two"]]), "1"),
         (json!({ "text": "one", "id": NOBODY }), "id"),
         (json!({}), "text"),
     ] {
@@ -183,6 +184,8 @@ async fn of_a_conversation_with_what_goes_with_it_all_is_stored_or_nothing() {
             json!({ "contact": { "organization": NOBODY }, "messages": [{ "text": "one" }] }),
             "contact.organization",
         ),
+        (json!({ "contact": contact, "messages": [["one"]] }), "messages.0"),
+        (json!({ "contact": { "profile": ["Grace"] }, "messages": [{ "text": "one" }] }), "contact.profile"),
         (json!({ "contact": "none", "messages": [{ "text": "one" }] }), "contact"),
         (json!({ "contact": 5, "messages": [{ "text": "one" }] }), "contact"),
         (
