@@ -3,8 +3,8 @@
 #![allow(missing_docs, clippy::unwrap_used, reason = "a benchmark ends where something is not as expected")]
 
 use cedargate::authz::{
-    Ask, Bundle, Circumstances, Engine, Principal, RestrictedExpression, Scope, ScopeSet, Sources, Thing,
-    Undecided, UserFacts,
+    Ask, Attribute, Bundle, Circumstances, Engine, Principal, Scope, ScopeSet, Sources, Thing, Undecided,
+    UserFacts,
 };
 use cedargate::values::{Clock, Id, OrgPath};
 use criterion::{Criterion, criterion_group, criterion_main};
@@ -19,14 +19,15 @@ impl Thing for Conversation {
         self.0
     }
 
-    fn attributes(&self) -> Vec<(&'static str, RestrictedExpression)> {
+    fn attributes(&self) -> Vec<(&'static str, Attribute)> {
         vec![("type", cedargate::authz::text("contact"))]
     }
 }
 
 fn engine() -> Engine {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
-    let sources = Sources { schema: vec![root.join("schema")], policies: vec![root.join("policies")] };
+    let sources =
+        Sources { schema: vec![root.join("schema")], policies: vec![root.join("policies")], stored: vec![] };
     Engine::new(Bundle::read(&sources).unwrap()).unwrap()
 }
 

@@ -80,7 +80,8 @@ pub struct App {
 
 /// The policies that the settings name.
 pub fn read_policies(config: &Config) -> Result<Bundle, BundleError> {
-    Bundle::read(&Sources { schema: config.schema.clone(), policies: config.policies.clone() })
+    let stored = api::kinds().iter().map(|kind| kind.name).collect();
+    Bundle::read(&Sources { schema: config.schema.clone(), policies: config.policies.clone(), stored })
 }
 
 impl App {

@@ -11,6 +11,7 @@ use actix_web::http::StatusCode;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use std::sync::Arc;
 use utoipa::ToSchema;
 
 /// The routes.
@@ -183,15 +184,18 @@ async fn evaluate(gate: Gate, Json(question): Json<Question>) -> Result<HttpResp
     Ok(HttpResponse::Ok().json(decision(answer, version)))
 }
 
-fn decision(answer: Result<Answer, Obstacle>, version: String) -> Decision {
+fn decision(answer: Result<Arc<Answer>, Obstacle>, version: String) -> Decision {
     let (answer, obstacle) = match answer {
         Ok(answer) => (answer, None),
-        Err(obstacle) => (Answer::default(), Some(obstacle)),
+        Err(obstacle) => (Arc::default(), Some(obstacle)),
     };
     let undecidable = || Obstacle { code: "undecidable", message: answer.errors.join("; ") };
     let error = obstacle.or_else(|| (!answer.errors.is_empty()).then(undecidable));
-    let policies =
-        answer.policies.into_iter().map(|policy| PolicyName { id: policy.id, doc: policy.doc }).collect();
+    let policies = answer
+        .policies
+        .iter()
+        .map(|policy| PolicyName { id: policy.id.clone(), doc: policy.doc.clone() })
+        .collect();
     Decision { decision: answer.allowed, context: Reasons { policies, version, error } }
 }
 

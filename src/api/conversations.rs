@@ -3,7 +3,7 @@
 use super::contacts::{Contact, ContactBody};
 use super::messages::{self, Message, MessageBody};
 use super::users::User;
-use crate::authz::{RestrictedExpression, Thing, Undecided, text};
+use crate::authz::{Attribute, Thing, Undecided, text};
 use crate::http::body::from_value;
 use crate::http::crud::{self, Change, Patch};
 use crate::http::openapi::{self, Doc};
@@ -189,7 +189,7 @@ impl Thing for Conversation {
         self.id
     }
 
-    fn attributes(&self) -> Vec<(&'static str, RestrictedExpression)> {
+    fn attributes(&self) -> Vec<(&'static str, Attribute)> {
         [
             ("type", Some(text(self.r#type))),
             ("status", self.status.as_ref().map(text)),

@@ -1,6 +1,6 @@
 //! Knowledge items: articles of a knowledge base.
 
-use crate::authz::{RestrictedExpression, Thing, text};
+use crate::authz::{Attribute, Thing, text};
 use crate::http::Routes;
 use crate::resource::Resource;
 use crate::values::{Id, JsonObject, Label, LongText, Name, Timestamp, word};
@@ -87,7 +87,7 @@ impl Thing for KnowledgeItem {
         self.id
     }
 
-    fn attributes(&self) -> Vec<(&'static str, RestrictedExpression)> {
+    fn attributes(&self) -> Vec<(&'static str, Attribute)> {
         [("kbase", self.kbase.as_ref().map(text)), ("status", Some(text(self.status)))]
             .into_iter()
             .filter_map(|(name, value)| Some((name, value?)))

@@ -2,7 +2,7 @@
 
 use super::conversations::Conversation;
 use super::users::User;
-use crate::authz::{Permitted, RestrictedExpression, Thing, Undecided, boolean, entity, text};
+use crate::authz::{Attribute, Permitted, Thing, Undecided, boolean, entity, text};
 use crate::http::{Gate, Json, Problem, Routes, crud, openapi};
 use crate::resource::{self, Resource};
 use crate::values::{Id, JsonObject, Label, LongText, Millis, Timestamp, json_list, object_only};
@@ -137,7 +137,7 @@ impl Thing for Message {
         self.id
     }
 
-    fn attributes(&self) -> Vec<(&'static str, RestrictedExpression)> {
+    fn attributes(&self) -> Vec<(&'static str, Attribute)> {
         vec![
             ("type", text(&self.r#type)),
             ("user", entity::<User>(self.user)),

@@ -1,6 +1,6 @@
 //! Services: what else the platform talks to.
 
-use crate::authz::{RestrictedExpression, Thing, text};
+use crate::authz::{Attribute, Thing, text};
 use crate::http::Routes;
 use crate::resource::Resource;
 use crate::values::{Id, JsonObject, Label, Name, Timestamp, Url};
@@ -81,7 +81,7 @@ impl Thing for Service {
         self.id
     }
 
-    fn attributes(&self) -> Vec<(&'static str, RestrictedExpression)> {
+    fn attributes(&self) -> Vec<(&'static str, Attribute)> {
         self.r#type.iter().map(|kind| ("type", text(kind))).collect()
     }
 }

@@ -1,7 +1,7 @@
 //! Users: whoever calls, calls as one of them.
 
 use crate::authn::PasswordRules;
-use crate::authz::{Permitted, RestrictedExpression, Scope, Thing, UserFacts};
+use crate::authz::{Attribute, Permitted, Scope, Thing, UserFacts};
 use crate::http::body::from_value;
 use crate::http::crud::{self, Change, Patch};
 use crate::http::openapi::{self, Doc};
@@ -112,7 +112,7 @@ impl Thing for User {
         self.id
     }
 
-    fn attributes(&self) -> Vec<(&'static str, RestrictedExpression)> {
+    fn attributes(&self) -> Vec<(&'static str, Attribute)> {
         let status = self.status.to_string();
         let facts = UserFacts {
             organization: self.organization,

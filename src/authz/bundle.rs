@@ -3,6 +3,7 @@
 
 use super::Scope;
 use super::facts::SCOPE;
+use super::shape::Shape;
 use crate::values::quoted;
 use cedar_policy::{
     Effect, Entities, Entity, EntityUid, Policy, PolicyId, PolicySet, Schema, SchemaFragment, ValidationMode,
@@ -13,6 +14,7 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Where the files are. Each directory is read as it stands, without those below it.
 #[derive(Debug, Clone)]
@@ -21,6 +23,8 @@ pub struct Sources {
     pub schema: Vec<PathBuf>,
     /// Directories with `*.cedar` and with entity data, `*.json`.
     pub policies: Vec<PathBuf>,
+    /// The entity types whose things are in the database, so that no data file may have them.
+    pub stored: Vec<&'static str>,
 }
 
 /// What is known of a policy besides what it says.
@@ -44,8 +48,9 @@ pub struct Bundle {
     pub(super) schema: Schema,
     pub(super) policies: PolicySet,
     pub(super) data: Vec<Entity>,
-    pub(super) contexts: BTreeMap<EntityUid, BTreeSet<String>>,
-    about: BTreeMap<String, About>,
+    pub(super) contexts: BTreeMap<EntityUid, Shape>,
+    pub(super) shapes: BTreeMap<String, Shape>,
+    about: BTreeMap<String, Arc<About>>,
     version: String,
 }
 
@@ -133,12 +138,13 @@ impl Bundle {
         faults.check()?;
         let version = version(&[&schemas, &policies, &data]);
 
-        let (schema, contexts) = read_schema(&schemas, &mut faults)?;
+        let (schema, (contexts, shapes)) = read_schema(&schemas, &mut faults)?;
         let (policies, about) = read_policies(&policies, &schema, &mut faults);
-        let data = read_data(&data, &schema, &mut faults);
+        let data = read_data(&data, &schema, &sources.stored, &mut faults);
         lint(&policies, &about, &data, &mut faults);
         faults.check()?;
-        Ok(Self { schema, policies, data, contexts, about, version })
+        let about = about.into_iter().map(|(id, about)| (id, Arc::new(about))).collect();
+        Ok(Self { schema, policies, data, contexts, shapes, about, version })
     }
 
     /// A hash over all of it: two bundles with the same version decide alike.
@@ -147,12 +153,12 @@ impl Bundle {
     }
 
     /// What is known of the policies, in the order of their ids.
-    pub fn policies(&self) -> impl Iterator<Item = &About> {
+    pub fn policies(&self) -> impl Iterator<Item = &Arc<About>> {
         self.about.values()
     }
 
     /// What is known of the policy with this id.
-    pub fn policy(&self, id: &str) -> Option<&About> {
+    pub fn policy(&self, id: &str) -> Option<&Arc<About>> {
         self.about.get(id)
     }
 
@@ -215,9 +221,10 @@ fn version(files: &[&Vec<Source>]) -> String {
     hash.finish().as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
-type Contexts = BTreeMap<EntityUid, BTreeSet<String>>;
+/// What the schema declares: of the context of each action, and of each entity type.
+type Shapes = (BTreeMap<EntityUid, Shape>, BTreeMap<String, Shape>);
 
-fn read_schema(files: &[Source], faults: &mut Faults) -> Result<(Schema, Contexts), BundleError> {
+fn read_schema(files: &[Source], faults: &mut Faults) -> Result<(Schema, Shapes), BundleError> {
     let mut fragments = Vec::new();
     for file in files {
         match SchemaFragment::from_cedarschema_str(&file.text) {
@@ -244,45 +251,38 @@ fn read_schema(files: &[Source], faults: &mut Faults) -> Result<(Schema, Context
     let all: Vec<&str> = files.iter().map(|file| file.text.as_str()).collect();
     let (json, _) = cedar_policy::schema_str_to_json_with_resolved_types(&all.join("\n"))
         .map_err(|error| whole(&error))?;
-    let contexts = schema
-        .actions()
-        .map(|action| {
-            let fields = context_fields(&json, action).ok_or_else(|| {
-                whole(&format!("the context of {action} is not a record with named fields"))
-            })?;
-            Ok((action.clone(), fields))
-        })
-        .collect::<Result<_, _>>()?;
-    Ok((schema, contexts))
+    let shapes = shapes(&json, &schema).map_err(|message| whole(&message))?;
+    Ok((schema, shapes))
 }
 
-/// The names that an action's context declares; none where it cannot be told. The schema in JSON form has them inline or
-/// as a common type. An action that applies to nothing, or says nothing of its context, declares no names.
-fn context_fields(schema: &Value, action: &EntityUid) -> Option<BTreeSet<String>> {
-    let namespace = action.type_name().namespace();
-    let declared = schema.get(&namespace)?.get("actions")?.get(action.id().unescaped())?;
-    let mut context = declared.get("appliesTo").and_then(|applies| applies.get("context"));
-    if context.is_none() {
-        return Some(BTreeSet::new());
-    }
-    // A common type may stand for another one, but not for itself: the schema has been checked.
-    while let Some(shape) = context {
-        if let Some(fields) = shape.get("attributes").and_then(Value::as_object) {
-            return Some(fields.keys().cloned().collect());
-        }
-        let name =
-            shape.get("name").or_else(|| shape.get("type")).and_then(Value::as_str).unwrap_or_default();
-        let (space, name) = name.rsplit_once("::").unwrap_or(("", name));
-        let space = if space.is_empty()
-            && schema.get(&namespace).is_some_and(|own| own["commonTypes"].get(name).is_some())
-        {
-            namespace.as_str()
-        } else {
-            space
+fn shapes(json: &Value, schema: &Schema) -> Result<Shapes, String> {
+    let mut contexts = BTreeMap::new();
+    for action in schema.actions() {
+        let namespace = action.type_name().namespace();
+        let declared =
+            json.get(&namespace).and_then(|space| space.get("actions")?.get(action.id().unescaped()));
+        let context = declared.and_then(|declared| declared.get("appliesTo")?.get("context"));
+        let shape = match context {
+            Some(form) => Shape::read(json, &namespace, form),
+            None => Some(Shape::default()),
         };
-        context = schema.get(space).and_then(|space| space.get("commonTypes")?.get(name));
+        let shape =
+            shape.ok_or_else(|| format!("the context of {action} is not a record with named fields"))?;
+        contexts.insert(action.clone(), shape);
     }
-    None
+    let mut types = BTreeMap::new();
+    for kind in schema.entity_types() {
+        let namespace = kind.namespace();
+        let declared = json.get(&namespace).and_then(|space| space.get("entityTypes")?.get(kind.basename()));
+        let shape = match declared.and_then(|declared| declared.get("shape")) {
+            Some(form) => Shape::read(json, &namespace, form),
+            None => Some(Shape::Record(BTreeMap::new())),
+        };
+        let shape =
+            shape.ok_or_else(|| format!("the attributes of {kind} are not a record with named fields"))?;
+        types.insert(kind.to_string(), shape);
+    }
+    Ok((contexts, types))
 }
 
 fn read_policies(
@@ -359,7 +359,7 @@ fn about_policy(file: &Source, policy: &Policy) -> Result<About, Fault> {
     })
 }
 
-fn read_data(files: &[Source], schema: &Schema, faults: &mut Faults) -> Vec<Entity> {
+fn read_data(files: &[Source], schema: &Schema, stored: &[&str], faults: &mut Faults) -> Vec<Entity> {
     let mut all: Vec<Entity> = Vec::new();
     let mut known: HashMap<EntityUid, &Source> = HashMap::new();
     for file in files {
@@ -378,7 +378,7 @@ fn read_data(files: &[Source], schema: &Schema, faults: &mut Faults) -> Vec<Enti
             Err(error) => faults.0.push(file.diagnosed(&error)),
         }
     }
-    lint_data(&all, &known, faults);
+    lint_data(&all, &known, stored, faults);
     // What one file names as a parent may stand in another.
     if let Err(error) = Entities::from_entities(all.clone(), None) {
         faults.0.push(Fault { file: "data".into(), line: None, message: error.to_string() });
@@ -402,12 +402,11 @@ fn read_data(files: &[Source], schema: &Schema, faults: &mut Faults) -> Vec<Enti
 
 /// Validation lets a parent pass that is nowhere, which breaks a cascade unseen, and things that the store has already,
 /// which would stand twice when they are asked about.
-fn lint_data(data: &[Entity], known: &HashMap<EntityUid, &Source>, faults: &mut Faults) {
+fn lint_data(data: &[Entity], known: &HashMap<EntityUid, &Source>, stored: &[&str], faults: &mut Faults) {
     for entity in data {
         let uid = entity.uid();
         let Some(file) = known.get(&uid) else { continue };
-        let kind = uid.type_name();
-        if kind.namespace().is_empty() && kind.to_string() != SCOPE {
+        if stored.contains(&uid.type_name().to_string().as_str()) {
             faults.0.push(
                 file.fault(None, format!("{uid} is of a type whose things are in the database, not here")),
             );
@@ -463,7 +462,11 @@ mod tests {
         let old = std::fs::read_to_string(&path).unwrap_or_default();
         std::fs::write(&path, change(&old)).unwrap();
         let (schema, policies) = (copy.path().join("schema"), copy.path().join("policies"));
-        Bundle::read(&Sources { schema: vec![schema], policies: vec![policies] })
+        Bundle::read(&Sources {
+            schema: vec![schema],
+            policies: vec![policies],
+            stored: vec!["Organization"],
+        })
     }
 
     fn fault(file: &str, change: impl Fn(&str) -> String) -> String {
@@ -479,7 +482,7 @@ mod tests {
         let bundle = changed("policies/scopes.cedar", str::to_owned).unwrap();
         let admin = bundle.policy("admin").unwrap();
         assert!(admin.permits && admin.file.ends_with("scopes.cedar") && admin.line > 1);
-        assert!(bundle.contexts.values().all(|fields| fields.contains("credential")));
+        assert!(bundle.contexts.values().all(|shape| shape.names().contains("credential")));
     }
 
     #[test]
@@ -569,7 +572,8 @@ mod tests {
     #[test]
     fn a_missing_directory_is_named() {
         let nowhere = vec![PathBuf::from("no/such/directory")];
-        let error = Bundle::read(&Sources { schema: nowhere.clone(), policies: nowhere }).unwrap_err();
+        let error = Bundle::read(&Sources { schema: nowhere.clone(), policies: nowhere, stored: vec![] })
+            .unwrap_err();
         assert!(error.to_string().starts_with("no/such/directory: it cannot be read"), "{error}");
     }
 }

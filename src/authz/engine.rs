@@ -1,17 +1,24 @@
 //! Decides. Policies are sliced per action when they are loaded: only those that can speak of an action are asked about
-//! it, which changes no decision, since a policy whose scope does not match neither decides nor errors.
+//! it, which changes no decision, since a policy whose scope does not match neither decides nor errors. What has been
+//! decided is remembered under everything that the decision reads.
 
 use super::bundle::{About, Bundle, action_name};
-use super::facts::{Circumstances, Principal, Resourced, SCOPE, Thing, uid};
+use super::domain::Domain;
+use super::facts::{Body, Circumstances, Fingerprint, Principal, Resourced, SCOPE, Thing, core, uid};
 use super::permitted::{Denied, Permitted, Undecided, Within};
+use super::slice::Slice;
 use super::{BundleError, Fault, Scope, ScopeSet};
 use crate::values::OrgPath;
-use cedar_policy::{
-    ActionConstraint, Authorizer, Context, Decision, Entities, Entity, EntityUid, Policy, PolicySet, Request,
-    RestrictedExpression, Schema,
-};
-use serde_json::{Value, json};
-use std::collections::{BTreeSet, HashMap};
+use cedar_policy::{Authorizer, Decision, Entities, Request};
+use cedar_policy_core::ast::Entity;
+use cedar_policy_core::entities::{NoEntitiesSchema, TCComputation};
+use cedar_policy_core::extensions::Extensions;
+use quick_cache::sync::Cache;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// How many decisions are remembered.
+const REMEMBERED: usize = 100_000;
 
 /// A question without its resource: may this one do that, so?
 #[derive(Debug, Clone, Copy)]
@@ -30,25 +37,15 @@ pub struct Answer {
     /// Whether it is permitted. Where anything went wrong, it is not.
     pub allowed: bool,
     /// The policies that decided: those that permitted, or those that forbade; none where none permitted.
-    pub policies: Vec<About>,
+    pub policies: Vec<Arc<About>>,
     /// What went wrong.
     pub errors: Vec<String>,
 }
 
 impl Answer {
-    fn undecidable(error: impl ToString) -> Self {
-        Self { errors: vec![error.to_string()], ..Self::default() }
+    fn undecidable(error: String) -> Self {
+        Self { errors: vec![error], ..Self::default() }
     }
-}
-
-/// The policies that can speak of one action, and the data that they may read.
-#[derive(Debug)]
-struct Slice {
-    action: EntityUid,
-    policies: PolicySet,
-    base: Entities,
-    context: BTreeSet<String>,
-    kinds: BTreeSet<String>,
 }
 
 /// Decides by the policies of one bundle.
@@ -56,8 +53,10 @@ struct Slice {
 pub struct Engine {
     bundle: Bundle,
     slices: HashMap<String, Slice>,
+    domain: Domain,
     cascade: HashMap<Scope, Vec<Scope>>,
     authorizer: Authorizer,
+    remembered: Cache<Fingerprint, Arc<Answer>>,
 }
 
 impl Engine {
@@ -66,20 +65,28 @@ impl Engine {
         let failed = |error: &dyn std::fmt::Display| {
             BundleError(vec![Fault { file: "policies".into(), line: None, message: error.to_string() }])
         };
+        let data = Entities::from_entities(bundle.data.clone(), None).map_err(|error| failed(&error))?;
+        let domain = Domain::new(&bundle, &data);
         let actions = bundle.schema.action_entities().map_err(|error| failed(&error))?;
         let mut slices = HashMap::new();
-        for action in bundle.schema.actions() {
-            let slice = Slice::new(&bundle, &actions, action).map_err(|error| failed(&error))?;
+        for (number, action) in bundle.schema.actions().enumerate() {
+            let slice =
+                Slice::new(&bundle, &domain, &actions, action, number).map_err(|error| failed(&error))?;
             slices.insert(action_name(action), slice);
         }
-        let data = Entities::from_entities(bundle.data.clone(), None).map_err(|error| failed(&error))?;
         let cascade = Scope::ALL.into_iter().map(|scope| (scope, reached(&data, scope))).collect();
-        Ok(Self { bundle, slices, cascade, authorizer: Authorizer::new() })
+        let remembered = Cache::new(REMEMBERED);
+        Ok(Self { bundle, slices, domain, cascade, authorizer: Authorizer::new(), remembered })
     }
 
     /// What it decides by.
     pub fn bundle(&self) -> &Bundle {
         &self.bundle
+    }
+
+    /// The entities of other domains.
+    pub fn domain(&self) -> &Domain {
+        &self.domain
     }
 
     /// The scopes that a credential grants to a user with this role, the cascade applied: what the credential reaches
@@ -92,10 +99,29 @@ impl Engine {
     }
 
     /// What Cedar says of this question.
-    pub fn decide(&self, ask: &Ask<'_>, resource: &Resourced) -> Answer {
+    pub fn decide(&self, ask: &Ask<'_>, resource: &Resourced) -> Arc<Answer> {
         let Some(slice) = self.slices.get(ask.action) else {
-            return Answer::undecidable(format!("there is no action {:?}", ask.action));
+            return Arc::new(Answer::undecidable(format!("there is no action {:?}", ask.action)));
         };
+        let resource_print = match &resource.0 {
+            Body::Own(own) => Fingerprint::of(own),
+            Body::Foreign(foreign) => foreign.fingerprint,
+        };
+        let key = Fingerprint::of(&(
+            ask.principal.fingerprint,
+            slice.number,
+            resource_print,
+            slice.context_print(ask.circumstances),
+        ));
+        if let Some(answer) = self.remembered.get(&key) {
+            return answer;
+        }
+        let answer = Arc::new(self.decide_afresh(slice, ask, resource));
+        self.remembered.insert(key, Arc::clone(&answer));
+        answer
+    }
+
+    fn decide_afresh(&self, slice: &Slice, ask: &Ask<'_>, resource: &Resourced) -> Answer {
         match self.response(slice, ask, resource) {
             Ok(response) => {
                 let errors: Vec<String> = response.diagnostics().errors().map(ToString::to_string).collect();
@@ -104,7 +130,8 @@ impl Engine {
                     tracing::error!(action = ask.action, ?errors, "a policy could not be evaluated: denied");
                 }
                 let ids = response.diagnostics().reason().map(<_ as AsRef<str>>::as_ref);
-                let mut policies: Vec<About> = ids.filter_map(|id| self.bundle.policy(id)).cloned().collect();
+                let mut policies: Vec<Arc<About>> =
+                    ids.filter_map(|id| self.bundle.policy(id)).cloned().collect();
                 policies.sort_by(|one, two| one.id.cmp(&two.id));
                 Answer {
                     allowed: response.decision() == Decision::Allow && errors.is_empty(),
@@ -122,9 +149,15 @@ impl Engine {
     /// What Cedar says of a thing that is not there, or that whoever asks could not name: never yes. What would be
     /// denied of such a thing at home is denied for the same reasons, so that the answer does not tell whether it is
     /// there (decision 16).
-    pub fn decide_missing(&self, ask: &Ask<'_>, kind: &str, id: &str) -> Answer {
-        let at_home = self.decide(ask, &Resourced::hypothetical(kind, &ask.principal.organization));
-        if at_home.allowed { self.decide(ask, &Resourced::nowhere(kind, id)) } else { at_home }
+    pub fn decide_missing(&self, ask: &Ask<'_>, kind: &str, id: &str) -> Arc<Answer> {
+        if let Some(home) = &ask.principal.organization {
+            let at_home = self.decide(ask, &Resourced::hypothetical(kind, home));
+            if !at_home.allowed {
+                return at_home;
+            }
+        }
+        let answer = self.decide(ask, &Resourced::nowhere(kind, id));
+        if answer.allowed { Arc::new(Answer::default()) } else { answer }
     }
 
     fn response(
@@ -133,23 +166,53 @@ impl Engine {
         ask: &Ask<'_>,
         resource: &Resourced,
     ) -> Result<cedar_policy::Response, String> {
-        let named = |uid: &Option<EntityUid>| uid.clone().ok_or_else(|| "it has no entity type".to_owned());
-        let (principal, thing) = (named(&ask.principal.uid)?, named(&resource.uid)?);
+        let unnamed = || "it is not of a type that the schema knows".to_owned();
+        let principal = ask.principal.uid.clone().ok_or_else(unnamed)?;
+        let (thing, entity) = match &resource.0 {
+            Body::Own(own) => {
+                let uid = own.uid().ok_or_else(unnamed)?;
+                // The caller itself: the thing says how it is, or would be, and the credential says with which scopes.
+                let also = if uid == principal { ask.principal.scopes.clone() } else { Default::default() };
+                let entity = own.entity(&uid, &also);
+                (uid, entity)
+            }
+            Body::Foreign(foreign) => (foreign.uid.clone(), foreign.entity.clone()),
+        };
+        let known = |what: &str, uid: &cedar_policy::EntityUid| {
+            format!("the action {} does not apply to the {what} type {}", ask.action, uid.type_name())
+        };
+        if !slice.principals.contains(principal.type_name()) {
+            return Err(known("subject", &principal));
+        }
+        if !slice.resources.contains(thing.type_name()) {
+            return Err(known("resource", &thing));
+        }
         let context = slice.context(&self.bundle.schema, ask.circumstances)?;
-        let request = Request::new(
-            principal.clone(),
-            slice.action.clone(),
-            thing.clone(),
-            context,
-            Some(&self.bundle.schema),
-        )
-        .map_err(|error| error.to_string())?;
-        let entities = slice
-            .base
-            .clone()
-            .add_entities(entities(principal, ask.principal, thing, resource)?, None)
+        let mut own: Vec<Arc<Entity>> = Vec::with_capacity(2);
+        if principal != thing {
+            own.extend(ask.principal.entity.clone());
+        }
+        own.extend(entity);
+        let named = match slice.reads_context() {
+            true => self.domain.named_in(&ask.circumstances.said),
+            false => Vec::new(),
+        };
+        // What is known of the two goes before what the data says of them.
+        let (one, other) = (principal.as_ref(), thing.as_ref());
+        let others = slice.base.iter().cloned().chain(named);
+        let others = others.filter(|entity| entity.uid() != one && entity.uid() != other);
+        let entities = cedar_policy_core::entities::Entities::new()
+            .add_entities(
+                others.chain(own),
+                None::<&NoEntitiesSchema>,
+                TCComputation::AssumeAlreadyComputed,
+                Extensions::all_available(),
+            )
             .map_err(|error| error.to_string())?;
-        Ok(self.authorizer.is_authorized(&request, &slice.policies, &entities))
+        let schema = slice.is_checked(ask.circumstances).then_some(&self.bundle.schema);
+        let request = Request::new(principal, slice.action.clone(), thing, context, schema)
+            .map_err(|error| error.to_string())?;
+        Ok(self.authorizer.is_authorized(&request, &slice.policies, &entities.into()))
     }
 
     /// Whether it is permitted.
@@ -159,12 +222,17 @@ impl Engine {
 
     /// Whether the principal could do this to some other thing of this type in its own organization.
     pub fn could(&self, ask: &Ask<'_>, kind: &str) -> bool {
-        self.allows(ask, &Resourced::hypothetical(kind, &ask.principal.organization))
+        let home = ask.principal.organization.as_ref();
+        home.is_some_and(|home| self.allows(ask, &Resourced::hypothetical(kind, home)))
     }
 
     /// The types of things that an action applies to, in the order of their names.
-    pub fn kinds(&self, action: &str) -> impl Iterator<Item = &str> {
-        self.slices.get(action).into_iter().flat_map(|slice| slice.kinds.iter().map(String::as_str))
+    pub fn kinds(&self, action: &str) -> Vec<String> {
+        let slice = self.slices.get(action);
+        let mut kinds: Vec<String> =
+            slice.into_iter().flat_map(|slice| &slice.resources).map(ToString::to_string).collect();
+        kinds.sort_unstable();
+        kinds
     }
 
     /// The thing, if the action on it is permitted.
@@ -202,117 +270,15 @@ impl Engine {
 
 /// The scopes that a scope reaches: itself and those below it.
 fn reached(data: &Entities, scope: Scope) -> Vec<Scope> {
-    let Some(uid) = uid(SCOPE, &scope) else { return Vec::new() };
+    let entity = uid(SCOPE, scope.as_str()).and_then(|uid| data.get(&uid));
     Scope::ALL
         .into_iter()
         .filter(|below| {
+            let named = uid(SCOPE, below.as_str()).map(|uid| core(&uid));
             *below == scope
-                || self::uid(SCOPE, below).is_some_and(|below| {
-                    data.ancestors(&uid)
-                        .is_some_and(|mut ancestors| ancestors.any(|ancestor| *ancestor == below))
+                || entity.is_some_and(|entity| {
+                    entity.as_ref().ancestors().any(|above| Some(above) == named.as_ref())
                 })
         })
         .collect()
-}
-
-/// The entities of principal and resource; one where they are the same user. Then the thing says how it is, or would be,
-/// and the credential says with which scopes.
-fn entities(
-    principal: EntityUid,
-    caller: &Principal,
-    thing: EntityUid,
-    resource: &Resourced,
-) -> Result<Vec<Entity>, String> {
-    let same = principal == thing;
-    let attributes =
-        |pairs: &[(&'static str, RestrictedExpression)]| -> HashMap<String, RestrictedExpression> {
-            pairs.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect()
-        };
-    let own = attributes(&resource.attributes);
-    let mut parents = resource.parents.clone();
-    let made =
-        |uid, attributes, parents| Entity::new(uid, attributes, parents).map_err(|error| error.to_string());
-    if same {
-        parents.extend(caller.scopes.iter().cloned());
-        return Ok(vec![made(thing, own, parents)?]);
-    }
-    Ok(vec![
-        made(
-            principal,
-            attributes(&caller.attributes),
-            caller.scopes.iter().chain(&caller.above).cloned().collect(),
-        )?,
-        made(thing, own, parents)?,
-    ])
-}
-
-impl Slice {
-    fn new(
-        bundle: &Bundle,
-        actions: &Entities,
-        action: &EntityUid,
-    ) -> Result<Self, Box<dyn std::error::Error>> {
-        let is_group = |group: &EntityUid| {
-            group == action
-                || actions.ancestors(action).is_some_and(|mut above| above.any(|found| found == group))
-        };
-        let mut policies = PolicySet::new();
-        for policy in bundle.policies.policies() {
-            match policy.action_constraint() {
-                ActionConstraint::Any => policies.add(policy.clone())?,
-                ActionConstraint::Eq(uid) if uid == *action => policies.add(policy.clone())?,
-                ActionConstraint::In(groups) if groups.iter().any(is_group) => {
-                    policies.add(specialized(policy, action)?)?;
-                }
-                ActionConstraint::Eq(_) | ActionConstraint::In(_) => {}
-            }
-        }
-        // The action's own place among its groups, for policies that ask for it in a condition; all actions where one
-        // asks for others.
-        let asks_for_others = policies
-            .policies()
-            .flat_map(Policy::entity_literals)
-            .any(|literal| literal.type_name().basename() == "Action" && !is_group(&literal));
-        let known = actions.iter().filter(|entity| asks_for_others || is_group(&entity.uid())).cloned();
-        let base = Entities::from_entities(bundle.data.iter().cloned().chain(known), None)?;
-        let kinds = bundle.schema.resources_for_action(action).into_iter().flatten();
-        Ok(Self {
-            action: action.clone(),
-            policies,
-            base,
-            context: bundle.contexts.get(action).cloned().unwrap_or_default(),
-            kinds: kinds.map(ToString::to_string).collect(),
-        })
-    }
-
-    /// The context of a call, with what the action's context declares.
-    fn context(&self, schema: &Schema, circumstances: &Circumstances) -> Result<Context, String> {
-        let mut known = circumstances.known();
-        known.retain(|(name, _)| self.context.contains(*name));
-        let is_known = |name: &String| known.iter().any(|(known, _)| known == name);
-        let said: serde_json::Map<String, Value> = circumstances
-            .said
-            .iter()
-            .filter(|(name, _)| self.context.contains(*name) && !is_known(name))
-            .map(|(name, value)| (name.clone(), value.clone()))
-            .collect();
-        let said = if said.is_empty() {
-            Context::empty()
-        } else {
-            Context::from_json_value(Value::Object(said), Some((schema, &self.action)))
-                .map_err(|error| format!("context: {error}"))?
-        };
-        let known = known.into_iter().map(|(name, value)| (name.to_owned(), value));
-        said.merge(known).map_err(|error| error.to_string())
-    }
-}
-
-/// The same policy for this one action: an `==` is quicker than a search in a list.
-fn specialized(policy: &Policy, action: &EntityUid) -> Result<Policy, Box<dyn std::error::Error>> {
-    let mut form = policy.to_json()?;
-    let entity = json!({ "type": action.type_name().to_string(), "id": action.id().unescaped() });
-    if let Some(form) = form.as_object_mut() {
-        form.insert("action".into(), json!({ "op": "==", "entity": entity }));
-    }
-    Ok(Policy::from_json(Some(policy.id().clone()), form)?)
 }

@@ -3,18 +3,36 @@
 use super::{Scope, ScopeSet};
 use crate::values::{Email, Id, OrgPath, Timestamp};
 use cedar_policy::{EntityId, EntityTypeName, EntityUid, RestrictedExpression};
+use cedar_policy_core::ast::{Entity, EntityUID, PartialValue, Value as CedarValue};
 use serde_json::{Map, Value};
 use std::collections::HashSet;
 use std::fmt::Display;
+use std::hash::{BuildHasher, Hash, RandomState};
 use std::net::IpAddr;
 use std::str::FromStr;
+use std::sync::{Arc, LazyLock};
 
 pub(super) const USER: &str = "User";
 pub(super) const SCOPE: &str = "Scope";
 pub(super) const ORGANIZATION: &str = "Organization";
 
+/// The value of an attribute.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Attribute {
+    /// A text.
+    Text(String),
+    /// A truth.
+    Bool(bool),
+    /// A whole number.
+    Long(i64),
+    /// Another thing, by type and id.
+    Thing(&'static str, Id),
+    /// A scope.
+    Scope(Scope),
+}
+
 /// The attributes of an entity.
-pub(super) type Attributes = Vec<(&'static str, RestrictedExpression)>;
+pub(super) type Attributes = Vec<(&'static str, Attribute)>;
 
 /// A thing that policies speak of.
 pub trait Thing {
@@ -25,40 +43,80 @@ pub trait Thing {
     fn id(&self) -> Id;
 
     /// Its attributes, as the schema declares them. Its place in the tree of organizations is not among them.
-    fn attributes(&self) -> Vec<(&'static str, RestrictedExpression)> {
+    fn attributes(&self) -> Vec<(&'static str, Attribute)> {
         Vec::new()
     }
 }
 
 /// A text attribute.
-pub fn text(value: impl Display) -> RestrictedExpression {
-    RestrictedExpression::new_string(value.to_string())
+pub fn text(value: impl Display) -> Attribute {
+    Attribute::Text(value.to_string())
 }
 
 /// A truth attribute.
-pub fn boolean(value: bool) -> RestrictedExpression {
-    RestrictedExpression::new_bool(value)
-}
-
-/// A whole number attribute.
-pub fn integer(value: i64) -> RestrictedExpression {
-    RestrictedExpression::new_long(value)
+pub fn boolean(value: bool) -> Attribute {
+    Attribute::Bool(value)
 }
 
 /// An attribute that names another thing.
-pub fn entity<T: Thing>(id: Id) -> RestrictedExpression {
-    reference(uid(T::TYPE, &id))
+pub fn entity<T: Thing>(id: Id) -> Attribute {
+    Attribute::Thing(T::TYPE, id)
 }
 
-fn reference(uid: Option<EntityUid>) -> RestrictedExpression {
-    // The types are constants of this program; a test asks about each of them.
-    uid.map_or_else(|| RestrictedExpression::new_string(String::new()), RestrictedExpression::new_entity_uid)
+impl Attribute {
+    fn value(&self) -> Option<CedarValue> {
+        Some(match self {
+            Self::Text(text) => text.as_str().into(),
+            Self::Bool(value) => (*value).into(),
+            Self::Long(value) => (*value).into(),
+            Self::Thing(kind, id) => core(&uid(kind, &id.to_string())?).into(),
+            Self::Scope(scope) => core(&uid(SCOPE, scope.as_str())?).into(),
+        })
+    }
 }
 
 /// The entity of this type with this id; none where the type is no name.
-pub(super) fn uid(kind: &str, id: &impl Display) -> Option<EntityUid> {
-    let kind = EntityTypeName::from_str(kind).ok()?;
-    Some(EntityUid::from_type_name_and_id(kind, EntityId::new(id.to_string())))
+pub(super) fn uid(kind: &str, id: &str) -> Option<EntityUid> {
+    static KNOWN: LazyLock<[Option<EntityTypeName>; 3]> =
+        LazyLock::new(|| [ORGANIZATION, USER, SCOPE].map(|name| EntityTypeName::from_str(name).ok()));
+    let [organization, user, scope] = &*KNOWN;
+    let kind = match kind {
+        ORGANIZATION => organization.clone()?,
+        USER => user.clone()?,
+        SCOPE => scope.clone()?,
+        other => EntityTypeName::from_str(other).ok()?,
+    };
+    Some(EntityUid::from_type_name_and_id(kind, EntityId::new(id)))
+}
+
+pub(super) fn core(uid: &EntityUid) -> EntityUID {
+    uid.as_ref().clone()
+}
+
+/// An entity with its ancestors, all of them, so that nothing has to be computed when it is asked about.
+fn made(uid: EntityUID, attributes: &Attributes, ancestors: HashSet<EntityUID>) -> Option<Arc<Entity>> {
+    let attributes: Option<Vec<_>> = attributes
+        .iter()
+        .map(|(name, value)| Some(((*name).into(), PartialValue::from(value.value()?))))
+        .collect();
+    Some(Arc::new(Entity::new_with_attr_partial_value(uid, attributes?, HashSet::new(), ancestors, [])))
+}
+
+fn above(path: &OrgPath) -> impl Iterator<Item = EntityUID> + '_ {
+    path.ids().filter_map(|id| uid(ORGANIZATION, &id.to_string())).map(|uid| core(&uid))
+}
+
+/// What stands for everything that a decision reads of something: two hashes with keys that nobody outside this process
+/// knows. Where they are the same, so is what they stand for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Fingerprint(u64, u64);
+
+impl Fingerprint {
+    pub(super) fn of(value: &impl Hash) -> Self {
+        static KEYS: LazyLock<(RandomState, RandomState)> = LazyLock::new(Default::default);
+        let (one, two) = &*KEYS;
+        Self(one.hash_one(value), two.hash_one(value))
+    }
 }
 
 /// What policies may know of a user, whether it is the caller or the thing that is asked about.
@@ -76,10 +134,10 @@ pub struct UserFacts<'a> {
 
 impl UserFacts<'_> {
     /// Its attributes, as the schema declares them.
-    pub fn attributes(&self) -> Vec<(&'static str, RestrictedExpression)> {
+    pub fn attributes(&self) -> Vec<(&'static str, Attribute)> {
         let mut attributes = vec![
-            ("organization", reference(uid(ORGANIZATION, &self.organization))),
-            ("role", reference(uid(SCOPE, &self.role))),
+            ("organization", Attribute::Thing(ORGANIZATION, self.organization)),
+            ("role", Attribute::Scope(self.role)),
             ("status", text(self.status)),
         ];
         attributes.extend(self.email.map(|email| ("email", text(email))));
@@ -87,53 +145,97 @@ impl UserFacts<'_> {
     }
 }
 
-/// Who is asked about: a user, with the scopes of the credential in hand.
+/// Who is asked about: a user with the scopes of the credential in hand, or somebody of another domain.
 #[derive(Debug, Clone)]
 pub struct Principal {
     pub(super) uid: Option<EntityUid>,
-    pub(super) organization: OrgPath,
-    pub(super) attributes: Attributes,
-    /// What its credential grants, the cascade applied.
-    pub(super) scopes: HashSet<EntityUid>,
-    /// The organizations that it stands in.
-    pub(super) above: HashSet<EntityUid>,
+    /// None of somebody of another domain that nothing is known of.
+    pub(super) entity: Option<Arc<Entity>>,
+    /// Where a user stands.
+    pub(super) organization: Option<OrgPath>,
+    /// What a user's credential grants, the cascade applied.
+    pub(super) scopes: HashSet<EntityUID>,
+    pub(super) fingerprint: Fingerprint,
 }
 
 impl Principal {
     /// A user that stands at `organization`. `scopes` are all that its credential grants, the cascade applied
     /// ([`super::Engine::effective`]).
     pub fn new(id: Id, organization: &OrgPath, user: UserFacts<'_>, scopes: Option<&ScopeSet>) -> Self {
-        let scopes = scopes.into_iter().flat_map(ScopeSet::iter).filter_map(|scope| uid(SCOPE, &scope));
-        let above = organization.ids().filter_map(|id| uid(ORGANIZATION, &id));
+        let attributes = user.attributes();
+        let fingerprint = Fingerprint::of(&(USER, id, &attributes, organization, scopes));
+        let scopes = scopes.into_iter().flat_map(ScopeSet::iter);
+        let scopes: HashSet<EntityUID> =
+            scopes.filter_map(|scope| uid(SCOPE, scope.as_str())).map(|uid| core(&uid)).collect();
+        let uid = uid(USER, &id.to_string());
+        let ancestors = scopes.iter().cloned().chain(above(organization)).collect();
+        let entity = uid.as_ref().and_then(|uid| made(core(uid), &attributes, ancestors));
+        Self { uid, entity, organization: Some(organization.clone()), scopes, fingerprint }
+    }
+
+    /// Somebody of another domain.
+    pub fn foreign(foreign: Foreign) -> Self {
         Self {
-            uid: uid(USER, &id),
-            organization: organization.clone(),
-            attributes: user.attributes(),
-            scopes: scopes.collect(),
-            above: above.collect(),
+            uid: Some(foreign.uid),
+            entity: foreign.entity,
+            organization: None,
+            scopes: HashSet::new(),
+            fingerprint: foreign.fingerprint,
         }
     }
 }
 
+/// Somebody or something of another domain: what the data says of it, and what whoever asks says besides.
+#[derive(Debug, Clone)]
+pub struct Foreign {
+    pub(super) uid: EntityUid,
+    pub(super) entity: Option<Arc<Entity>>,
+    pub(super) fingerprint: Fingerprint,
+}
+
 /// What Cedar must know of a thing that is asked about.
 #[derive(Debug, Clone)]
-pub struct Resourced {
-    pub(super) uid: Option<EntityUid>,
-    pub(super) attributes: Attributes,
-    pub(super) parents: HashSet<EntityUid>,
+pub struct Resourced(pub(super) Body);
+
+#[derive(Debug, Clone)]
+pub(super) enum Body {
+    /// A thing of this service.
+    Own(Own),
+    /// A thing of another domain.
+    Foreign(Foreign),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Own {
+    kind: String,
+    id: String,
+    attributes: Attributes,
+    /// Where the organization stands that holds it; an organization itself. None of what stands nowhere.
+    path: Option<OrgPath>,
+}
+
+impl Own {
+    pub(super) fn uid(&self) -> Option<EntityUid> {
+        uid(&self.kind, &self.id)
+    }
+
+    /// The entity, with these ancestors besides the organizations above it.
+    pub(super) fn entity(&self, uid: &EntityUid, also: &HashSet<EntityUID>) -> Option<Arc<Entity>> {
+        let own = core(uid);
+        let above = self.path.iter().flat_map(above).filter(|above| *above != own);
+        let ancestors = above.chain(also.iter().cloned()).collect();
+        made(own, &self.attributes, ancestors)
+    }
 }
 
 impl Resourced {
     /// A thing held by the organization that stands at `path`. An organization stands there itself.
     pub(super) fn new(kind: &str, id: Id, mut attributes: Attributes, path: &OrgPath) -> Self {
-        let own = uid(kind, &id);
         if kind == ORGANIZATION {
             attributes = organization_attributes(path);
         }
-        let above =
-            path.ids().filter_map(|id| uid(ORGANIZATION, &id)).filter(|above| Some(above) != own.as_ref());
-        let parents = above.collect();
-        Self { uid: own, attributes, parents }
+        let path = Some(path.clone());
+        Self(Body::Own(Own { kind: kind.to_owned(), id: id.to_string(), attributes, path }))
     }
 
     /// An organization.
@@ -151,8 +253,13 @@ impl Resourced {
 
     /// A thing of type `kind` that stands nowhere, so that nobody has it within reach. `id` is what the caller calls it.
     pub fn nowhere(kind: &str, id: &str) -> Self {
-        let own = uid(kind, &id);
-        Self { uid: own, attributes: least_attributes(kind, Id::NONE), parents: HashSet::new() }
+        let attributes = least_attributes(kind, Id::NONE);
+        Self(Body::Own(Own { kind: kind.to_owned(), id: id.to_owned(), attributes, path: None }))
+    }
+
+    /// A thing of another domain.
+    pub fn foreign(foreign: Foreign) -> Self {
+        Self(Body::Foreign(foreign))
     }
 }
 
@@ -167,8 +274,8 @@ fn least_attributes(kind: &str, organization: Id) -> Attributes {
 
 /// What policies may know of an organization: what its place in the tree tells.
 fn organization_attributes(path: &OrgPath) -> Attributes {
-    let parent = path.parent().map(|parent| ("parent", reference(uid(ORGANIZATION, &parent))));
-    let level = integer(i64::try_from(path.level()).unwrap_or(i64::MAX));
+    let parent = path.parent().map(|parent| ("parent", Attribute::Thing(ORGANIZATION, parent)));
+    let level = Attribute::Long(i64::try_from(path.level()).unwrap_or(i64::MAX));
     [("level", level)].into_iter().chain(parent).collect()
 }
 
@@ -190,19 +297,30 @@ pub struct Circumstances {
 }
 
 impl Circumstances {
-    /// What the service itself knows, by the names of the schema.
-    pub(super) fn known(&self) -> Vec<(&'static str, RestrictedExpression)> {
-        let changes =
-            self.changes.as_ref().map(|changes| RestrictedExpression::new_set(changes.iter().map(text)));
-        [
-            ("credential", self.credential.as_ref().map(text)),
-            ("ip", self.ip.map(|ip| RestrictedExpression::new_ip(ip.to_string()))),
-            ("now", self.now.map(|now| RestrictedExpression::new_datetime(now.to_string()))),
-            ("changes", changes),
-            ("scope", self.scope.map(|scope| reference(uid(SCOPE, &scope)))),
-        ]
-        .into_iter()
-        .filter_map(|(name, value)| Some((name, value?)))
-        .collect()
+    /// What the service itself knows, of these names of the schema.
+    pub(super) fn known(&self, wanted: impl Fn(&str) -> bool) -> Vec<(String, RestrictedExpression)> {
+        let text = |text: &String| RestrictedExpression::new_string(text.clone());
+        let mut known = Vec::new();
+        let mut add = |name: &str, value: Option<RestrictedExpression>| {
+            known.extend(value.map(|value| (name.to_owned(), value)));
+        };
+        if wanted("credential") {
+            add("credential", self.credential.as_ref().map(text));
+        }
+        if wanted("ip") {
+            add("ip", self.ip.map(|ip| RestrictedExpression::new_ip(ip.to_string())));
+        }
+        if wanted("now") {
+            add("now", self.now.map(|now| RestrictedExpression::new_datetime(now.to_string())));
+        }
+        if wanted("changes") {
+            let changes = self.changes.as_ref();
+            add("changes", changes.map(|changes| RestrictedExpression::new_set(changes.iter().map(text))));
+        }
+        if wanted("scope") {
+            let scope = self.scope.and_then(|scope| uid(SCOPE, scope.as_str()));
+            add("scope", scope.map(RestrictedExpression::new_entity_uid));
+        }
+        known
     }
 }

@@ -27,10 +27,10 @@ fn cell(engine: &Engine, action: &str, kind: &str, scope: Scope) -> &'static str
 fn rows(engine: &Engine) -> Vec<(String, String, Vec<&'static str>)> {
     let mut rows = Vec::new();
     for action in engine.bundle().actions() {
-        let kinds: Vec<&str> = engine.kinds(&action).collect();
+        let kinds = engine.kinds(&action);
         let cells = |kind: &str| Scope::ALL.map(|scope| cell(engine, &action, kind, scope)).to_vec();
         let mut of_kinds: Vec<(String, Vec<&'static str>)> =
-            kinds.iter().map(|kind| ((*kind).to_owned(), cells(kind))).collect();
+            kinds.iter().map(|kind| (kind.clone(), cells(kind))).collect();
         let alike = of_kinds.windows(2).all(|pair| matches!(pair, [(_, one), (_, two)] if one == two));
         if of_kinds.len() > 1 && alike {
             of_kinds.truncate(1);

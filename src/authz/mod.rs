@@ -2,16 +2,21 @@
 
 mod bundle;
 pub mod cases;
+mod domain;
 mod engine;
 mod facts;
 mod matrix;
 mod permitted;
 mod scope;
+mod shape;
+mod slice;
 
 pub use bundle::{About, Bundle, BundleError, Fault, Sources};
-pub use cedar_policy::RestrictedExpression;
+pub use domain::Domain;
 pub use engine::{Answer, Ask, Engine};
-pub use facts::{Circumstances, Principal, Resourced, Thing, UserFacts, boolean, entity, integer, text};
+pub use facts::{
+    Attribute, Circumstances, Foreign, Principal, Resourced, Thing, UserFacts, boolean, entity, text,
+};
 pub use matrix::matrix;
 pub use permitted::{Denied, Permitted, Undecided, Within};
 pub use scope::{Scope, ScopeSet};

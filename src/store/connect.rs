@@ -40,7 +40,9 @@ impl Store {
             // Made here and never again: a file that is moved away later is missing, not empty.
             let opened = async { Database::connect(options(url, 1, true)).await?.close().await };
             opened.await.map_err(|error| {
-                StoreError::Unavailable(format!("{url} does not open; does another program keep it locked? ({error})"))
+                StoreError::Unavailable(format!(
+                    "{url} does not open; does another program keep it locked? ({error})"
+                ))
             })?;
         }
         Ok(Self {

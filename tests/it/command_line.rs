@@ -156,7 +156,8 @@ async fn a_locked_database_is_told() {
     }
     let holder = sea_orm::Database::connect(format!("{}?mode=rwc", database.url)).await.unwrap();
     holder.execute_unprepared("PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE").await.unwrap();
-    let output = run(database.directory.path(), &[("CEDARGATE_DATABASE_URL", &database.url)], &["user", "list"]);
+    let output =
+        run(database.directory.path(), &[("CEDARGATE_DATABASE_URL", &database.url)], &["user", "list"]);
     let error = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1));
     assert!(error.contains("test.db") && error.contains("keep it locked"), "{error}");

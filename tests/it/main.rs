@@ -16,6 +16,7 @@ mod bad_input;
 mod command_line;
 mod conversations;
 mod document;
+mod engine;
 mod gate;
 mod jwt;
 mod keys;

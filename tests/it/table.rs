@@ -140,7 +140,7 @@ mod on_the_engine {
             self.0
         }
 
-        fn attributes(&self) -> Vec<(&'static str, cedargate::authz::RestrictedExpression)> {
+        fn attributes(&self) -> Vec<(&'static str, cedargate::authz::Attribute)> {
             let facts =
                 UserFacts { organization: home().own(), role: Scope::Guest, status: "active", email: None };
             if NOUNS[KIND] == "User" { facts.attributes() } else { Vec::new() }
@@ -167,7 +167,11 @@ mod on_the_engine {
     }
 
     fn engine(policies: &Path) -> Engine {
-        let sources = Sources { schema: vec![project_file("schema")], policies: vec![policies.to_owned()] };
+        let sources = Sources {
+            schema: vec![project_file("schema")],
+            policies: vec![policies.to_owned()],
+            stored: vec![],
+        };
         Engine::new(Bundle::read(&sources).unwrap()).unwrap()
     }
 

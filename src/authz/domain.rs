@@ -1,0 +1,122 @@
+//! The entities of other domains: what the data files say of them, overlaid by what whoever asks says.
+
+use super::bundle::Bundle;
+use super::facts::{Fingerprint, Foreign, core, uid};
+use super::shape::Shape;
+use cedar_policy::{Entities, EntityUid, Schema};
+use cedar_policy_core::ast::Entity;
+use serde_json::{Map, Value, json};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+/// The entities of other domains.
+#[derive(Debug)]
+pub struct Domain {
+    schema: Schema,
+    /// Each with all its ancestors.
+    entities: HashMap<EntityUid, Arc<Entity>>,
+    ids: BTreeMap<String, BTreeSet<String>>,
+    shapes: BTreeMap<String, Shape>,
+}
+
+impl Domain {
+    /// The entities of `data`, which has been closed: each knows all its ancestors.
+    pub(super) fn new(bundle: &Bundle, data: &Entities) -> Self {
+        let mut entities = HashMap::new();
+        let mut ids: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for entity in data.iter() {
+            let uid = entity.uid();
+            ids.entry(uid.type_name().to_string()).or_default().insert(uid.id().unescaped().to_owned());
+            entities.insert(uid, Arc::new(entity.as_ref().clone()));
+        }
+        Self { schema: bundle.schema.clone(), entities, ids, shapes: bundle.shapes.clone() }
+    }
+
+    pub(super) fn entity(&self, uid: &EntityUid) -> Option<Arc<Entity>> {
+        self.entities.get(uid).cloned()
+    }
+
+    /// Whether the schema has this entity type.
+    pub fn knows(&self, kind: &str) -> bool {
+        self.shapes.contains_key(kind)
+    }
+
+    /// The ids of the entities of a type, in their order.
+    pub fn ids(&self, kind: &str) -> impl Iterator<Item = &str> {
+        self.ids.get(kind).into_iter().flatten().map(String::as_str)
+    }
+
+    /// The entity of this type with this id: what the data says of it, overlaid by `properties`. Says what is wrong with
+    /// the type or the properties.
+    pub fn find(&self, kind: &str, id: &str, properties: &Map<String, Value>) -> Result<Foreign, String> {
+        let shape =
+            self.shapes.get(kind).ok_or_else(|| format!("{kind:?} is not an entity type of the schema"))?;
+        let uid = uid(kind, id).ok_or_else(|| format!("{kind:?} is not an entity type"))?;
+        let known = self.entities.get(&uid);
+        let said = shape.project(properties);
+        if said.is_empty() {
+            let fingerprint = Fingerprint::of(&(kind, id));
+            return Ok(Foreign { uid, entity: known.cloned(), fingerprint });
+        }
+        let fingerprint = Fingerprint::of(&(kind, id, serde_json::to_string(&said).unwrap_or_default()));
+        let mut attributes = match known {
+            Some(entity) => self.attributes(entity)?,
+            None => Map::new(),
+        };
+        attributes.extend(said);
+        let form = json!({ "uid": { "type": kind, "id": id }, "attrs": attributes, "parents": [] });
+        let parsed = cedar_policy::Entity::from_json_value(form, Some(&self.schema))
+            .map_err(|error| format!("the properties of {uid}: {}", with_causes(&error)))?;
+        let ancestors = known.map(|entity| entity.ancestors().cloned().collect()).unwrap_or_default();
+        let attributes = parsed.as_ref().attrs().map(|(name, value)| (name.clone(), value.clone()));
+        let entity =
+            Entity::new_with_attr_partial_value(core(&uid), attributes, Default::default(), ancestors, []);
+        Ok(Foreign { uid, entity: Some(Arc::new(entity)), fingerprint })
+    }
+
+    fn attributes(&self, entity: &Arc<Entity>) -> Result<Map<String, Value>, String> {
+        let entity = cedar_policy::Entity::from(entity.as_ref().clone());
+        let form = entity.to_json_value().map_err(|error| error.to_string())?;
+        Ok(form.get("attrs").and_then(Value::as_object).cloned().unwrap_or_default())
+    }
+
+    /// The entities that a context names, since policies may read their attributes too.
+    pub(super) fn named_in(&self, context: &Map<String, Value>) -> Vec<Arc<Entity>> {
+        let mut found = BTreeMap::new();
+        context.values().for_each(|value| self.collect(value, &mut found));
+        found.into_values().collect()
+    }
+
+    fn collect(&self, value: &Value, found: &mut BTreeMap<EntityUid, Arc<Entity>>) {
+        match value {
+            Value::Object(fields) => {
+                let text = |name: &str| fields.get(name).and_then(Value::as_str);
+                if let (Some(kind), Some(id)) = (text("type"), text("id")) {
+                    let uid = uid(kind, id);
+                    if let Some((uid, entity)) =
+                        uid.and_then(|uid| self.entity(&uid).map(|entity| (uid, entity)))
+                    {
+                        found.insert(uid, entity);
+                    }
+                }
+                fields.values().for_each(|value| self.collect(value, found));
+            }
+            Value::Array(items) => items.iter().for_each(|value| self.collect(value, found)),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        }
+    }
+}
+
+/// What an error says, and what it says of its causes.
+pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut message = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let text = cause.to_string();
+        if !message.contains(&text) {
+            message = format!("{message}: {text}");
+        }
+        source = cause.source();
+    }
+    message
+}
