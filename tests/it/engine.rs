@@ -238,8 +238,7 @@ fn quickly(question: &Question, engine: &Engine) -> (bool, usize) {
                 .resourced()
         }
         _ if question.is_own => {
-            Undecided::new(Sample::<2> { id: person(), attributes: facts.attributes() }, home.clone())
-                .resourced()
+            Undecided::new(Sample::<2> { id: person(), attributes: facts.attributes() }, home).resourced()
         }
         _ => {
             let organization = organization(question.place);
