@@ -48,6 +48,21 @@ pub struct Config {
     pub log: String,
     /// How the log is written: `text` or `json`.
     pub log_format: LogFormat,
+    /// Which decisions are kept in the decision log: `off`, `denials` or `all`.
+    pub decision_log: Decisions,
+    /// Where the decision log is written: `stdout`, or the path of a file.
+    pub decision_log_to: String,
+    /// How many bytes a file of the decision log may have before the next one is begun.
+    pub decision_log_max_bytes: u64,
+    /// How many full files of the decision log are kept.
+    pub decision_log_keep: u32,
+    /// How many decisions may wait to be written.
+    pub decision_log_queue: usize,
+    /// What happens to a decision when that many wait: `block` or `drop`.
+    pub decision_log_overflow: Overflow,
+    /// The names of attributes whose values stay out of the decision log.
+    #[serde(deserialize_with = "names")]
+    pub decision_log_mask: Vec<String>,
 }
 
 /// How the log is written.
@@ -58,6 +73,28 @@ pub enum LogFormat {
     Text,
     /// A JSON object a line.
     Json,
+}
+
+/// Which decisions are kept in the decision log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Decisions {
+    /// None.
+    Off,
+    /// Those that permit nothing.
+    Denials,
+    /// All.
+    All,
+}
+
+/// What happens to a decision when the queue of the decision log is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Overflow {
+    /// Its request waits until there is room.
+    Block,
+    /// It is left out of the log and counted.
+    Drop,
 }
 
 impl Default for Config {
@@ -79,6 +116,13 @@ impl Default for Config {
             workers: None,
             log: "info".into(),
             log_format: LogFormat::Text,
+            decision_log: Decisions::Off,
+            decision_log_to: "decisions.ndjson".into(),
+            decision_log_max_bytes: 100 * 1024 * 1024,
+            decision_log_keep: 10,
+            decision_log_queue: 10_000,
+            decision_log_overflow: Overflow::Block,
+            decision_log_mask: Vec::new(),
         }
     }
 }
@@ -169,6 +213,18 @@ impl Config {
                 return wrong(setting, "it must be 1 to 1000".into());
             }
         }
+        if self.decision_log_to.is_empty() {
+            return wrong("decision_log_to", "it is empty; it must be stdout or the path of a file".into());
+        }
+        for (setting, number, least, most) in [
+            ("decision_log_max_bytes", self.decision_log_max_bytes, 4_096, 1 << 50),
+            ("decision_log_keep", u64::from(self.decision_log_keep), 1, 1_000),
+            ("decision_log_queue", self.decision_log_queue as u64, 1, 1_000_000),
+        ] {
+            if !(least..=most).contains(&number) {
+                return wrong(setting, format!("it is {number}; it must be {least} to {most}"));
+            }
+        }
         if let Some(url) = &self.public_url {
             match url::Url::parse(url) {
                 Ok(parsed) if matches!(parsed.scheme(), "http" | "https") && parsed.query().is_none() => {}
@@ -226,22 +282,39 @@ fn unreadable(error: &config::ConfigError) -> ConfigError {
     }
 }
 
-/// A list of directories: an array in the file, separated by commas in the environment.
+/// A list of directories, of which there is one at least.
 fn paths<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PathBuf>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Paths {
-        Text(String),
-        List(Vec<PathBuf>),
-    }
-    let paths = match Paths::deserialize(deserializer)? {
-        Paths::Text(text) => text.split(',').map(|path| PathBuf::from(path.trim())).collect(),
-        Paths::List(paths) => paths,
-    };
-    if paths.is_empty() || paths.iter().any(|path| path.as_os_str().is_empty()) {
+    let paths = list(deserializer)?;
+    if paths.is_empty() || paths.iter().any(String::is_empty) {
         return Err(serde::de::Error::custom("at least one directory is needed, and none can be empty"));
     }
-    Ok(paths)
+    Ok(paths.into_iter().map(PathBuf::from).collect())
+}
+
+/// A list of names; an empty text is none.
+fn names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    let names = list(deserializer)?;
+    match names.as_slice() {
+        [one] if one.is_empty() => Ok(Vec::new()),
+        several if several.iter().any(String::is_empty) => {
+            Err(serde::de::Error::custom("it has an empty name; it must be names separated by commas"))
+        }
+        _ => Ok(names),
+    }
+}
+
+/// A list: an array in the file, separated by commas in the environment.
+fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Texts {
+        One(String),
+        List(Vec<String>),
+    }
+    Ok(match Texts::deserialize(deserializer)? {
+        Texts::One(text) => text.split(',').map(|part| part.trim().to_owned()).collect(),
+        Texts::List(texts) => texts,
+    })
 }
 
 #[cfg(test)]
@@ -288,10 +361,24 @@ mod tests {
             ("CEDARGATE_POLICIES", ""),
             ("CEDARGATE_LOG_FORMAT", "xml"),
             ("CEDARGATE_WORKERS", "0"),
+            ("CEDARGATE_DECISION_LOG", "some"),
+            ("CEDARGATE_DECISION_LOG_TO", ""),
+            ("CEDARGATE_DECISION_LOG_MAX_BYTES", "1"),
+            ("CEDARGATE_DECISION_LOG_KEEP", "0"),
+            ("CEDARGATE_DECISION_LOG_QUEUE", "0"),
+            ("CEDARGATE_DECISION_LOG_OVERFLOW", "wait"),
+            ("CEDARGATE_DECISION_LOG_MASK", "email,,phone"),
         ] {
             let error = from(&[(name, value)]).unwrap_err().to_string();
             assert!(error.contains(name), "{name}={value}: {error}");
         }
+    }
+
+    #[test]
+    fn the_names_to_mask_are_separated_by_commas_and_may_be_none() {
+        let masked = |text| from(&[("CEDARGATE_DECISION_LOG_MASK", text)]).unwrap().decision_log_mask;
+        assert_eq!(masked("email, phone"), ["email", "phone"]);
+        assert_eq!(masked(""), [] as [&str; 0]);
     }
 
     #[test]
