@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! main, cli -> app -> api -> http -> { authn, store } -> resource -> authz
-//! leaves: decision_log -> config; values
+//! decision_log, config, values: leaves, each of which may name those after it
 //! ```
 //!
 //! The path of a request is one straight line, and [`http::crud`] shows it: route -> authn -> decision -> store ->
