@@ -10,6 +10,7 @@ use serde_json::Value;
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -128,30 +129,11 @@ impl Lines {
     /// Adds the line of a record.
     pub(super) fn add(&mut self, record: Record) {
         self.tell_missed();
-        let Record { time, request, caller, subject, action, resource, decision, grounds, .. } = record;
-        let mut inputs = record.inputs.value();
-        let mut hidden = Vec::new();
-        if !self.mask.is_empty() {
-            mask(&mut inputs, &self.mask, &mut hidden);
-        }
-        #[expect(clippy::cast_precision_loss, reason = "a latency has fewer digits")]
-        let latency_micros = record.latency.as_nanos() as f64 / 1_000.0;
-        let line = Line {
-            time,
-            request_id: request.as_ref(),
-            caller: &caller,
-            subject: &subject,
-            action: &action,
-            resource: &resource,
-            decision,
-            policies: grounds.policies(),
-            errors: errors(grounds.as_ref(), &hidden),
-            policy_version: &record.policy_version,
-            latency_micros,
-            inputs: &inputs,
-        };
-        let line = serde_json::to_vec(&line);
-        self.gather(line, Entry::Record(time));
+        let entry = Entry::Record(record.time);
+        // What a record brings along to make its inputs may fail, but not end the writer: all others would wait for it.
+        let made = catch_unwind(AssertUnwindSafe(|| line(record, &self.mask)));
+        let failed = || serde::ser::Error::custom("its inputs could not be made");
+        self.gather(made.unwrap_or_else(|_| Err(failed())), entry);
     }
 
     /// Notes that records were dropped after those that were added.
@@ -172,7 +154,7 @@ impl Lines {
         let missed = std::mem::replace(&mut self.missed, Missed::NONE);
         if missed.records > 0 {
             let gap = Gap { dropped: missed.records, time: missed.last };
-            self.gather(serde_json::to_vec(&gap), Entry::Gap(missed));
+            self.gather(text(&gap), Entry::Gap(missed));
         }
     }
 
@@ -348,6 +330,38 @@ fn write(out: &mut dyn Write, bytes: &[u8]) -> (usize, io::Result<()>) {
         }
     }
     (written, out.flush())
+}
+
+/// The line of a record.
+fn line(record: Record, masked: &HashSet<String>) -> serde_json::Result<Vec<u8>> {
+    let mut inputs = record.inputs.value();
+    let mut hidden = Vec::new();
+    if !masked.is_empty() {
+        mask(&mut inputs, masked, &mut hidden);
+    }
+    #[expect(clippy::cast_precision_loss, reason = "a latency has fewer digits")]
+    let latency_micros = record.latency.as_nanos() as f64 / 1_000.0;
+    text(&Line {
+        time: record.time,
+        request_id: record.request.as_ref(),
+        caller: &record.caller,
+        subject: &record.subject,
+        action: &record.action,
+        resource: &record.resource,
+        decision: record.decision,
+        policies: record.grounds.policies(),
+        errors: errors(record.grounds.as_ref(), &hidden),
+        policy_version: &record.policy_version,
+        latency_micros,
+        inputs: &inputs,
+    })
+}
+
+/// The text of a line, for most of which there is room from the start.
+fn text(line: &impl Serialize) -> serde_json::Result<Vec<u8>> {
+    let mut text = Vec::with_capacity(1024);
+    serde_json::to_writer(&mut text, line)?;
+    Ok(text)
 }
 
 /// Masks the values of the attributes with these names, and keeps the texts that were hidden.

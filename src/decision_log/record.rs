@@ -137,7 +137,7 @@ pub enum Inputs {
 }
 
 impl Inputs {
-    /// Inputs that the writer puts together, so that no request waits for it. `make` may not panic.
+    /// Inputs that the writer puts together, so that no request waits for it.
     pub fn made(make: impl FnOnce() -> Value + Send + 'static) -> Self {
         Self::Made(Box::new(make))
     }

@@ -381,6 +381,19 @@ fn a_device_that_takes_nothing_stops_nobody() {
 }
 
 #[test]
+fn inputs_that_cannot_be_made_cost_their_own_line_only() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("log");
+    let log = DecisionLog::open(&settings(&path)).unwrap();
+    log.record(Record { inputs: Inputs::made(|| panic!("made to fail")), ..record(1, &grounds(&[])) });
+    log.record(record(2, &grounds(&[])));
+    log.close();
+    let lines = lines(&path);
+    assert_eq!((told(&lines), numbers(&lines[1..])), (1, vec![2]));
+    assert_eq!((log.written(), log.dropped()), (1, 1));
+}
+
+#[test]
 fn the_settings_are_those_of_the_service() {
     let config = Config { decision_log_to: "stdout".into(), ..Config::default() };
     let settings = Settings::from(&config);
