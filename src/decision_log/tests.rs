@@ -208,8 +208,10 @@ fn the_last_copy_closes_the_log() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log");
     let log = DecisionLog::open(&settings(&path)).unwrap();
-    log.clone().record(record(1, &grounds(&[])));
+    let copy = log.clone();
     drop(log);
+    copy.record(record(1, &grounds(&[])));
+    drop(copy);
     assert_eq!(numbers(&lines(&path)), [1]);
 }
 
