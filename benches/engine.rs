@@ -45,7 +45,7 @@ fn decisions(criterion: &mut Criterion) {
         ..Circumstances::default()
     };
     for action in ["fetchConversation", "deleteConversation"] {
-        let ask = Ask { principal: &principal, action, circumstances: &circumstances };
+        let ask = Ask { principal: &principal, action, circumstances: &circumstances, trail: None };
         criterion.bench_function(&format!("decide {action}, a new thing each time"), |bencher| {
             bencher.iter(|| {
                 let thing = Undecided::new(Conversation(Id::new(&clock)), home.clone());

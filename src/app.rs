@@ -8,6 +8,7 @@ use crate::authn::{
 };
 use crate::authz::{Bundle, BundleError, Live, Sources, Undecided};
 use crate::config::{Config, ConfigError};
+use crate::decision_log::{DecisionLog, Settings};
 use crate::http::parts::Rules;
 use crate::http::{Caller, Gate, Parts, Problem, edge, openapi, routes};
 use crate::resource::{self, Stamp};
@@ -105,10 +106,13 @@ impl App {
             issuer: public_url.clone().unwrap_or_else(|| "cedargate".to_owned()),
             public_url,
         };
+        let decision_log = DecisionLog::open(&Settings::from(config))
+            .map_err(|error| ConfigError::new("decision_log_to", error))?;
         let key = signing_key(config, &store, &clock).await?;
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let parts = Arc::new(Parts {
             policies,
+            decision_log,
             kinds: api::kinds(),
             callers: Default::default(),
             tokens: TokenKeys::new(&key, &[], &rules.issuer),

@@ -52,6 +52,21 @@ pub struct Config {
     pub log: String,
     /// How the log is written: `text` or `json`.
     pub log_format: LogFormat,
+    /// Which decisions are kept in the decision log: `off`, `denials` or `all`.
+    pub decision_log: Decisions,
+    /// Where the decision log is written: `stdout`, or the path of a file.
+    pub decision_log_to: String,
+    /// How many bytes a file of the decision log may have before the next one is begun.
+    pub decision_log_max_bytes: u64,
+    /// How many full files of the decision log are kept.
+    pub decision_log_keep: u32,
+    /// How many decisions may wait to be written.
+    pub decision_log_queue: usize,
+    /// What happens to a decision when that many wait: `block` or `drop`.
+    pub decision_log_overflow: Overflow,
+    /// The names of attributes whose values stay out of the decision log.
+    #[serde(deserialize_with = "names")]
+    pub decision_log_mask: Vec<String>,
 }
 
 /// How the log is written.
@@ -62,6 +77,28 @@ pub enum LogFormat {
     Text,
     /// A JSON object a line.
     Json,
+}
+
+/// Which decisions are kept in the decision log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Decisions {
+    /// None.
+    Off,
+    /// Those that permit nothing.
+    Denials,
+    /// All.
+    All,
+}
+
+/// What happens to a decision when the queue of the decision log is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Overflow {
+    /// Its request waits until there is room.
+    Block,
+    /// It is left out of the log and counted.
+    Drop,
 }
 
 impl Default for Config {
@@ -85,6 +122,13 @@ impl Default for Config {
             workers: None,
             log: "info".into(),
             log_format: LogFormat::Text,
+            decision_log: Decisions::Off,
+            decision_log_to: "decisions.ndjson".into(),
+            decision_log_max_bytes: 100 * 1024 * 1024,
+            decision_log_keep: 10,
+            decision_log_queue: 10_000,
+            decision_log_overflow: Overflow::Block,
+            decision_log_mask: Vec::new(),
         }
     }
 }
@@ -152,6 +196,11 @@ impl Config {
         Ok(config)
     }
 
+    /// Whether the decision log is written to the standard output.
+    pub fn decision_log_goes_to_stdout(&self) -> bool {
+        self.decision_log != Decisions::Off && self.decision_log_to == "stdout"
+    }
+
     fn check(&self) -> Result<(), ConfigError> {
         let wrong = |setting: &str, message: String| Err(ConfigError::new(setting, message));
         if !matches!(self.expired_status, 401 | 403) {
@@ -177,6 +226,18 @@ impl Config {
         }
         if !(1..=100_000).contains(&self.access_batch_limit) {
             return wrong("access_batch_limit", "it must be 1 to 100000".into());
+        }
+        if self.decision_log_to.is_empty() {
+            return wrong("decision_log_to", "it is empty; it must be stdout or the path of a file".into());
+        }
+        for (setting, number, least, most) in [
+            ("decision_log_max_bytes", self.decision_log_max_bytes, 4_096, 1 << 50),
+            ("decision_log_keep", u64::from(self.decision_log_keep), 1, 1_000),
+            ("decision_log_queue", self.decision_log_queue as u64, 1, 1_000_000),
+        ] {
+            if !(least..=most).contains(&number) {
+                return wrong(setting, format!("it is {number}; it must be {least} to {most}"));
+            }
         }
         if let Some(url) = &self.public_url {
             match url::Url::parse(url) {
@@ -235,22 +296,39 @@ fn unreadable(error: &config::ConfigError) -> ConfigError {
     }
 }
 
-/// A list of directories: an array in the file, separated by commas in the environment.
+/// A list of directories, of which there is one at least.
 fn paths<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PathBuf>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Paths {
-        Text(String),
-        List(Vec<PathBuf>),
-    }
-    let paths = match Paths::deserialize(deserializer)? {
-        Paths::Text(text) => text.split(',').map(|path| PathBuf::from(path.trim())).collect(),
-        Paths::List(paths) => paths,
-    };
-    if paths.is_empty() || paths.iter().any(|path| path.as_os_str().is_empty()) {
+    let paths = list(deserializer)?;
+    if paths.is_empty() || paths.iter().any(String::is_empty) {
         return Err(serde::de::Error::custom("at least one directory is needed, and none can be empty"));
     }
-    Ok(paths)
+    Ok(paths.into_iter().map(PathBuf::from).collect())
+}
+
+/// A list of names; an empty text is none.
+fn names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    let names = list(deserializer)?;
+    match names.as_slice() {
+        [one] if one.is_empty() => Ok(Vec::new()),
+        several if several.iter().any(String::is_empty) => {
+            Err(serde::de::Error::custom("it has an empty name; it must be names separated by commas"))
+        }
+        _ => Ok(names),
+    }
+}
+
+/// A list: an array in the file, separated by commas in the environment.
+fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Texts {
+        One(String),
+        List(Vec<String>),
+    }
+    Ok(match Texts::deserialize(deserializer)? {
+        Texts::One(text) => text.split(',').map(|part| part.trim().to_owned()).collect(),
+        Texts::List(texts) => texts,
+    })
 }
 
 #[cfg(test)]
@@ -297,10 +375,24 @@ mod tests {
             ("CEDARGATE_POLICIES", ""),
             ("CEDARGATE_LOG_FORMAT", "xml"),
             ("CEDARGATE_WORKERS", "0"),
+            ("CEDARGATE_DECISION_LOG", "some"),
+            ("CEDARGATE_DECISION_LOG_TO", ""),
+            ("CEDARGATE_DECISION_LOG_MAX_BYTES", "1"),
+            ("CEDARGATE_DECISION_LOG_KEEP", "0"),
+            ("CEDARGATE_DECISION_LOG_QUEUE", "0"),
+            ("CEDARGATE_DECISION_LOG_OVERFLOW", "wait"),
+            ("CEDARGATE_DECISION_LOG_MASK", "email,,phone"),
         ] {
             let error = from(&[(name, value)]).unwrap_err().to_string();
             assert!(error.contains(name), "{name}={value}: {error}");
         }
+    }
+
+    #[test]
+    fn the_names_to_mask_are_separated_by_commas_and_may_be_none() {
+        let masked = |text| from(&[("CEDARGATE_DECISION_LOG_MASK", text)]).unwrap().decision_log_mask;
+        assert_eq!(masked("email, phone"), ["email", "phone"]);
+        assert_eq!(masked(""), [] as [&str; 0]);
     }
 
     #[test]

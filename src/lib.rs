@@ -4,7 +4,8 @@
 //! The layers, each of which knows only those after it:
 //!
 //! ```text
-//! main, cli -> app -> api -> http -> { authn, store } -> resource -> authz        config, values: leaves
+//! main, cli -> app -> api -> http -> { authn, store } -> resource -> authz
+//! decision_log, config, values: leaves, each of which may name those after it
 //! ```
 //!
 //! The path of a request is one straight line, and [`http::crud`] shows it: route -> authn -> decision -> store ->
@@ -17,6 +18,7 @@ pub mod authn;
 pub mod authz;
 pub mod cli;
 pub mod config;
+pub mod decision_log;
 pub mod http;
 pub mod resource;
 pub mod store;

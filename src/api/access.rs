@@ -261,7 +261,8 @@ async fn evaluate(gate: &Gate, question: Evaluation, explain: bool) -> Result<Op
     let circumstances = with_said(circumstances, &action.properties, context);
     let target = question::target(gate, resource.named()).await?;
     let name = gate.engine().action_for(&action.name, &resource.r#type);
-    let ask = Ask { principal: &principal, action: name, circumstances: &circumstances };
+    let ask =
+        Ask { principal: &principal, action: name, circumstances: &circumstances, trail: Some(gate.trail()) };
     Ok(Some(question::decide(gate.engine(), &ask, &target, resource.named(), explain)))
 }
 
@@ -478,12 +479,12 @@ async fn search_subjects(gate: Gate, Body(search): Body<Search>) -> Result<HttpR
     let name = engine.action_for(&action.name, &resource.r#type);
     let fits = |principal: &Principal, circumstances: Circumstances| {
         let circumstances = with_said(circumstances, &action.properties, search.context.clone());
-        let ask = Ask { principal, action: name, circumstances: &circumstances };
+        let ask = Ask { principal, action: name, circumstances: &circumstances, trail: None };
         question::decide(engine, &ask, &target, resource.named(), false).answer.allowed
     };
     let mut is_over = true;
     if wanted.r#type == "User" {
-        let may_ask = gate.at("evaluateAccess");
+        let may_ask = gate.step("evaluateAccess");
         'pages: loop {
             let after = walk.after().and_then(|after| after.parse::<Id>().ok());
             let page = gate.parts().store.accounts(&gate.caller.organization, after, SCAN).await?;
@@ -504,7 +505,7 @@ async fn search_subjects(gate: Gate, Body(search): Body<Search>) -> Result<HttpR
                 break;
             }
         }
-    } else if !gate.at("evaluateForeignAccess").allows(&gate.caller.organization) {
+    } else if !gate.step("evaluateForeignAccess").allows(&gate.caller.organization) {
         return Err(Problem::forbidden("ask about these subjects"));
     } else {
         let after = walk.after().map(str::to_owned);
@@ -535,7 +536,7 @@ async fn search_resources(gate: Gate, Body(search): Body<Search>) -> Result<Http
     let circumstances = with_said(circumstances, &action.properties, search.context.clone());
     let engine = gate.engine();
     let name = engine.action_for(&action.name, &wanted.r#type);
-    let ask = Ask { principal: &principal, action: name, circumstances: &circumstances };
+    let ask = Ask { principal: &principal, action: name, circumstances: &circumstances, trail: None };
     let result = |id: &str| json!({ "type": wanted.r#type, "id": id });
     let mut is_over = true;
     if gate.parts().kinds.has(&wanted.r#type) {
@@ -621,7 +622,7 @@ pub(super) fn permitted_actions(
         .actions_between(subject, named.kind)
         .into_iter()
         .filter(|action| {
-            let ask = Ask { principal, action, circumstances };
+            let ask = Ask { principal, action, circumstances, trail: None };
             question::decide(engine, &ask, target, named, false).answer.allowed
         })
         .map(|action| {

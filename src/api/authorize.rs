@@ -120,7 +120,12 @@ async fn evaluate(gate: Gate, Json(question): Json<Question>) -> Result<HttpResp
             let named = Named { kind: r#type, id, properties: _properties };
             let target = question::target(&gate, named).await?;
             let action = engine.action_for(&question.action.name, r#type);
-            let ask = Ask { principal: &principal, action, circumstances: &circumstances };
+            let ask = Ask {
+                principal: &principal,
+                action,
+                circumstances: &circumstances,
+                trail: Some(gate.trail()),
+            };
             question::decide(engine, &ask, &target, named, false)
         }
         Asked::Unknown(obstacle) => Verdict::not(obstacle),
@@ -143,7 +148,7 @@ async fn evaluate(gate: Gate, Json(question): Json<Question>) -> Result<HttpResp
 async fn asked(gate: &Gate, subject: Option<Subject>) -> Result<Asked, Problem> {
     match subject {
         None => {
-            gate.find::<User>("me").await?;
+            gate.step("evaluateAccess").find::<User>("me").await?;
             Ok(Asked::known(gate.caller.principal.clone(), gate.circumstances()))
         }
         Some(Subject { token: Some(token), r#type: None, id: None, .. }) => of_token(gate, &token).await,
@@ -170,7 +175,7 @@ async fn of_token(gate: &Gate, token: &SecretString) -> Result<Asked, Problem> {
         Err(_) => Err(invalid()),
     };
     let obstacle = match found {
-        Ok(caller) => match gate.find::<User>(&caller.id.to_string()).await {
+        Ok(caller) => match gate.step("evaluateAccess").find::<User>(&caller.id.to_string()).await {
             Ok(_) => {
                 let credential = Some(caller.credential.as_str().to_owned());
                 let now = Some(parts.clock.now());
@@ -187,7 +192,7 @@ async fn of_token(gate: &Gate, token: &SecretString) -> Result<Asked, Problem> {
         Err(problem) => problem,
     };
     // Whoever may not ask about others is not told what is wrong with their tokens.
-    match gate.find::<User>(&Id::NONE.to_string()).await {
+    match gate.step("evaluateAccess").find::<User>(&Id::NONE.to_string()).await {
         Err(problem) if problem.status != StatusCode::NOT_FOUND => Err(problem),
         _ => Ok(Asked::Unknown(Obstacle::new(obstacle.code, obstacle.detail))),
     }

@@ -222,7 +222,7 @@ async fn changed(
         _ => None,
     };
     // A parent that the caller may not name is, like one that is missing, a wrong field: no move.
-    let parent = parent.filter(|parent| gate.at("referTo").allows(parent));
+    let parent = parent.filter(|parent| gate.step("referTo").allows(parent));
     let mut place = None;
     let change = Change { patch, also: &[] };
     let proposal = change.proposed(gate, reader, thing, |row: &mut Organization| {

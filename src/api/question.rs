@@ -67,7 +67,7 @@ pub async fn subject(gate: &Gate, named: Named<'_>) -> Result<Asked, Problem> {
             );
             return Ok(Asked::Unknown(Obstacle::new("unknown_subject", message)));
         }
-        if !gate.at("evaluateForeignAccess").allows(&gate.caller.organization) {
+        if !gate.step("evaluateForeignAccess").allows(&gate.caller.organization) {
             return Ok(Asked::Refused);
         }
         let found = gate.engine().domain().find(named.kind, named.id, named.properties);
@@ -76,7 +76,7 @@ pub async fn subject(gate: &Gate, named: Named<'_>) -> Result<Asked, Problem> {
             Err(message) => Asked::Unknown(Obstacle::new("unknown_subject", message)),
         });
     }
-    match gate.at("evaluateAccess").find::<User>(named.id).await {
+    match gate.step("evaluateAccess").find::<User>(named.id).await {
         Ok(user) => user_by_role(gate, user.id).await,
         Err(problem) if problem.status == StatusCode::NOT_FOUND => {
             Ok(Asked::Unknown(Obstacle::new("unknown_subject", "there is no such User within your reach")))

@@ -52,7 +52,7 @@ pub struct Bundle {
     pub(super) shapes: BTreeMap<String, Shape>,
     about: BTreeMap<String, Arc<About>>,
     files: Vec<String>,
-    version: String,
+    version: Arc<str>,
 }
 
 /// Something that is wrong with a file.
@@ -147,11 +147,15 @@ impl Bundle {
         lint(&policies, &about, &data, &mut faults);
         faults.check()?;
         let about = about.into_iter().map(|(id, about)| (id, Arc::new(about))).collect();
-        Ok(Self { schema, policies, data, contexts, shapes, about, files, version })
+        Ok(Self { schema, policies, data, contexts, shapes, about, files, version: version.into() })
     }
 
     /// A hash over all of it: two bundles with the same version decide alike.
     pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    pub(super) fn shared_version(&self) -> &Arc<str> {
         &self.version
     }
 

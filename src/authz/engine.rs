@@ -7,6 +7,7 @@ use super::domain::Domain;
 use super::facts::{Body, Circumstances, Principal, Resourced, SCOPE, Thing, core, uid};
 use super::permitted::{Denied, Permitted, Undecided, Within};
 use super::slice::Slice;
+use super::trail::Trail;
 use super::{BundleError, Fault, Scope, ScopeSet};
 use crate::values::{Fingerprint, OrgPath};
 use cedar_policy::{Authorizer, Decision, Entities, PolicySet, Request};
@@ -17,6 +18,7 @@ use quick_cache::sync::Cache;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 /// How many decisions are remembered.
 const REMEMBERED: usize = 100_000;
@@ -30,6 +32,8 @@ pub struct Ask<'a> {
     pub action: &'a str,
     /// What else policies may read.
     pub circumstances: &'a Circumstances,
+    /// Where the decision is recorded, if it is.
+    pub trail: Option<&'a Trail>,
 }
 
 /// What Cedar says.
@@ -134,8 +138,20 @@ impl Engine {
         )
     }
 
-    /// What Cedar says of this question.
+    /// What Cedar says of this question. It is recorded where the question has a trail.
     pub fn decide(&self, ask: &Ask<'_>, resource: &Resourced) -> Arc<Answer> {
+        let Some(trail) = ask.trail.filter(|trail| trail.wants(false)) else {
+            return self.answer(ask, resource);
+        };
+        let start = Instant::now();
+        let answer = self.answer(ask, resource);
+        if trail.wants(answer.allowed) {
+            trail.record(ask, resource, &answer, self.bundle.shared_version(), start.elapsed());
+        }
+        answer
+    }
+
+    fn answer(&self, ask: &Ask<'_>, resource: &Resourced) -> Arc<Answer> {
         let Some(slice) = self.slices.get(ask.action) else {
             return Arc::new(Answer::undecidable(format!("there is no action {:?}", ask.action)));
         };
@@ -182,14 +198,16 @@ impl Engine {
     /// denied of such a thing at home is denied for the same reasons, so that the answer does not tell whether it is
     /// there (decision 16).
     pub fn decide_missing(&self, ask: &Ask<'_>, kind: &str, id: &str) -> Arc<Answer> {
-        if let Some(home) = &ask.principal.organization {
-            let at_home = self.decide(ask, &Resourced::hypothetical(kind, home));
-            if !at_home.allowed {
-                return at_home;
-            }
+        let start = Instant::now();
+        let nowhere = Resourced::nowhere(kind, id);
+        let at_home = ask.principal.organization.as_ref();
+        let at_home = at_home.map(|home| self.answer(ask, &Resourced::hypothetical(kind, home)));
+        let answer = at_home.filter(|answer| !answer.allowed).unwrap_or_else(|| self.answer(ask, &nowhere));
+        let answer = if answer.allowed { Arc::default() } else { answer };
+        if let Some(trail) = ask.trail.filter(|trail| trail.wants(false)) {
+            trail.record(ask, &nowhere, &answer, self.bundle.shared_version(), start.elapsed());
         }
-        let answer = self.decide(ask, &Resourced::nowhere(kind, id));
-        if answer.allowed { Arc::new(Answer::default()) } else { answer }
+        answer
     }
 
     pub(super) fn response(
@@ -256,7 +274,7 @@ impl Engine {
     /// Whether the principal could do this to some other thing of this type in its own organization.
     pub fn could(&self, ask: &Ask<'_>, kind: &str) -> bool {
         let home = ask.principal.organization.as_ref();
-        home.is_some_and(|home| self.allows(ask, &Resourced::hypothetical(kind, home)))
+        home.is_some_and(|home| self.answer(ask, &Resourced::hypothetical(kind, home)).allowed)
     }
 
     /// The types of things that an action applies to, in the order of their names.

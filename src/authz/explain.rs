@@ -28,7 +28,7 @@ impl Engine {
         for scope in Scope::ALL {
             let scopes = self.effective(&ScopeSet::from(scope), scope);
             let Some(principal) = ask.principal.with_scopes(scopes.as_ref()) else { break };
-            if self.allows(&Ask { principal: &principal, ..*ask }, resource) {
+            if self.allows(&Ask { principal: &principal, trail: None, ..*ask }, resource) {
                 return Some(Missing::Scope(scope));
             }
         }

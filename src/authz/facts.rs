@@ -159,8 +159,15 @@ impl Principal {
         Self { uid, entity, organization: Some(organization.clone()), scopes, fingerprint }
     }
 
+    /// The scopes, in ascending order.
+    pub(super) fn scope_words(&self) -> Vec<&'static str> {
+        let has =
+            |scope: &Scope| uid(SCOPE, scope.as_str()).is_some_and(|uid| self.scopes.contains(uid.as_ref()));
+        Scope::ALL.into_iter().filter(has).map(Scope::as_str).collect()
+    }
+
     /// The same user with other scopes; none of somebody who has no scopes.
-    pub(super) fn with_scopes(&self, scopes: Option<&ScopeSet>) -> Option<Self> {
+    pub fn with_scopes(&self, scopes: Option<&ScopeSet>) -> Option<Self> {
         let organization = self.organization.as_ref()?;
         let entity = self.entity.as_ref()?;
         let granted = scopes.into_iter().flat_map(ScopeSet::iter);
@@ -228,6 +235,10 @@ pub(super) struct Own {
 }
 
 impl Own {
+    pub(super) fn name(&self) -> (String, String) {
+        (self.kind.clone(), self.id.clone())
+    }
+
     pub(super) fn uid(&self) -> Option<EntityUid> {
         uid(&self.kind, &self.id)
     }

@@ -13,7 +13,7 @@ fn cell(engine: &Engine, action: &str, kind: &str, scope: Scope) -> &'static str
     let scopes = engine.effective(&ScopeSet::from(scope), scope);
     let principal = Principal::new(own, &path, facts, scopes.as_ref());
     let circumstances = Circumstances::default();
-    let ask = Ask { principal: &principal, action, circumstances: &circumstances };
+    let ask = Ask { principal: &principal, action, circumstances: &circumstances, trail: None };
     if engine.could(&ask, kind) {
         "+"
     } else if kind == USER && engine.allows(&ask, &Resourced::new(USER, own, facts.attributes(), &path)) {

@@ -12,6 +12,7 @@ mod permitted;
 mod scope;
 mod shape;
 mod slice;
+mod trail;
 
 pub use bundle::{About, Bundle, BundleError, Fault, Sources};
 pub use domain::Domain;
@@ -24,3 +25,4 @@ pub use live::{Live, Looks};
 pub use matrix::{MatrixRow, matrix, matrix_rows};
 pub use permitted::{Denied, Permitted, Undecided, Within};
 pub use scope::{Scope, ScopeSet};
+pub use trail::Trail;

@@ -47,6 +47,13 @@ Settings, from the file (in small letters, without the prefix) and from the envi
   CEDARGATE_WORKERS               threads that answer requests           [processors]
   CEDARGATE_LOG                   error, warn, info, debug, or a filter  [info]
   CEDARGATE_LOG_FORMAT            text or json                           [text]
+  CEDARGATE_DECISION_LOG          decisions that are kept: off, denials or all  [off]
+  CEDARGATE_DECISION_LOG_TO       stdout, or the path of a file          [decisions.ndjson]
+  CEDARGATE_DECISION_LOG_MAX_BYTES  bytes of a file before the next one is begun  [104857600]
+  CEDARGATE_DECISION_LOG_KEEP     full files that are kept               [10]
+  CEDARGATE_DECISION_LOG_QUEUE    decisions that may wait to be written  [10000]
+  CEDARGATE_DECISION_LOG_OVERFLOW  when that many wait: block or drop    [block]
+  CEDARGATE_DECISION_LOG_MASK     attributes whose values stay out of it, separated by commas
 CEDARGATE_DATABASE_URL, CEDARGATE_JWT_SECRET and CEDARGATE_ADMIN_PASSWORD may stand in a file of which
 CEDARGATE_DATABASE_URL_FILE and so on is the name.
 
@@ -72,7 +79,7 @@ enum Command {
     /// Look after API keys
     #[command(subcommand)]
     Key(key::Command),
-    /// Look after the policies; needs no database
+    /// Look after the policies
     #[command(subcommand)]
     Policy(policy::Command),
     /// Write the OpenAPI document

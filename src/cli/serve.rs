@@ -6,6 +6,8 @@ use crate::config::{Config, ConfigError, LogFormat};
 use crate::http::Parts;
 use crate::values::Clock;
 use secrecy::ExposeSecret;
+use std::fmt;
+use std::io::Write;
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,11 +24,16 @@ pub(super) fn run(config: &Config) -> Outcome {
         })?;
         let app = App::open(config, Clock::system()).await?;
         let address = listener.local_addr().map_err(Failure::failed)?;
-        greet(&app, &format!("http://{address}"));
-        say("Ctrl-C ends it.");
+        // The log may have the standard output to itself.
+        let say: fn(fmt::Arguments<'_>) =
+            if config.decision_log_goes_to_stdout() { whisper } else { say_line };
+        greet(&app, &format!("http://{address}"), say);
+        say(format_args!("Ctrl-C ends it."));
         let server = app.serve(listener).map_err(Failure::failed)?;
         watch(Arc::clone(&app.parts), config.policy_poll);
-        server.await.map_err(Failure::failed)
+        let served = server.await.map_err(Failure::failed);
+        app.parts.decision_log.close();
+        served
     })
 }
 
@@ -73,7 +80,15 @@ fn log(config: &Config) -> Outcome {
     Ok(())
 }
 
-fn greet(app: &App, base: &str) {
+fn say_line(line: fmt::Arguments<'_>) {
+    say(line);
+}
+
+fn whisper(line: fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+fn greet(app: &App, base: &str, say: fn(fmt::Arguments<'_>)) {
     say(format_args!("Cedargate {} listens on {base}", env!("CARGO_PKG_VERSION")));
     say(format_args!("  documentation   {base}/docs"));
     let engine = app.parts.policies.current();

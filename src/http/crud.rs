@@ -123,7 +123,7 @@ impl Change<'_> {
             None if changed.organization() == row.organization() => row.path().clone(),
             None => {
                 let named = Some(changed.organization());
-                gate.at("referTo").holder(reader, named, "organization").await?
+                gate.step("referTo").holder(reader, named, "organization").await?
             }
         };
         let references = new_references(&*row, &changed);

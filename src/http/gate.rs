@@ -1,16 +1,18 @@
 //! Who is calling, and may it? The only way from a request to a decision.
 
+use super::edge::RequestId;
 use super::{FieldError, Parts, Problem};
 use crate::authn::{ApiKey, Bearer};
 use crate::authz::{
-    Ask, Circumstances, Engine, Permitted, Principal, Resourced, Scope, ScopeSet, Undecided, UserFacts,
-    Within,
+    Ask, Circumstances, Engine, Permitted, Principal, Resourced, Scope, ScopeSet, Trail, Undecided,
+    UserFacts, Within,
 };
+use crate::decision_log;
 use crate::resource::{Reference, Resource};
 use crate::store::{Account, Reader, Stamp, Work};
 use crate::values::{Fingerprint, Id, OrgPath, Timestamp};
 use actix_web::http::header;
-use actix_web::{HttpRequest, web};
+use actix_web::{HttpMessage, HttpRequest, web};
 use quick_cache::sync::Cache;
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -186,6 +188,17 @@ fn facts(account: &Account) -> UserFacts<'_> {
     }
 }
 
+/// What is left behind of a caller's decisions.
+fn trail(parts: &Parts, caller: &Caller, request: Option<Arc<str>>) -> Trail {
+    let credential_id = match caller.credential {
+        Credential::Session(id) | Credential::ApiKey(id) => Some(id),
+        Credential::Terminal => None,
+    };
+    let caller =
+        decision_log::Caller { user: caller.id, credential: caller.credential.as_str(), credential_id };
+    Trail { log: parts.decision_log.clone(), request, caller, is_step: false }
+}
+
 /// A token whose user, session or key is no longer there.
 fn revoked() -> Problem {
     Problem::unauthorized("invalid_token", "invalid token")
@@ -208,6 +221,7 @@ pub struct Gate {
     pub caller: Arc<Caller>,
     action: &'static str,
     ip: Option<IpAddr>,
+    trail: Trail,
 }
 
 impl Gate {
@@ -220,13 +234,16 @@ impl Gate {
         caller.touch(&parts).await;
         // An IPv4 client at an IPv6 socket is an IPv4 client: Cedar knows no other form.
         let ip = request.peer_addr().map(|address| address.ip().to_canonical());
-        Ok(Self { parts, engine, caller, action, ip })
+        let request = request.extensions().get::<RequestId>().map(|id| Arc::from(id.as_str()));
+        let trail = trail(&parts, &caller, request);
+        Ok(Self { parts, engine, caller, action, ip, trail })
     }
 
     /// The gate of `action` for this caller.
     pub fn new(parts: Arc<Parts>, caller: Caller, action: &'static str) -> Self {
         let engine = parts.policies.current();
-        Self { parts, engine, caller: Arc::new(caller), action, ip: None }
+        let trail = trail(&parts, &caller, None);
+        Self { parts, engine, caller: Arc::new(caller), action, ip: None, trail }
     }
 
     /// The same caller at the door of another action.
@@ -242,6 +259,18 @@ impl Gate {
     /// The parts of the service, to be taken elsewhere.
     pub fn shared_parts(&self) -> Arc<Parts> {
         Arc::clone(&self.parts)
+    }
+
+    /// The same caller at a door on the way to another one.
+    pub fn step(&self, action: &'static str) -> Self {
+        let mut step = self.at(action);
+        step.trail.is_step = true;
+        step
+    }
+
+    /// What is left behind of this caller's decisions.
+    pub fn trail(&self) -> &Trail {
+        &self.trail
     }
 
     /// What decides, from the beginning of the request to its end.
@@ -265,7 +294,12 @@ impl Gate {
     }
 
     fn ask<'a>(&'a self, circumstances: &'a Circumstances) -> Ask<'a> {
-        Ask { principal: &self.caller.principal, action: self.action, circumstances }
+        Ask {
+            principal: &self.caller.principal,
+            action: self.action,
+            circumstances,
+            trail: Some(&self.trail),
+        }
     }
 
     /// The thing that a path names, if the caller may do this to it. `me` is the caller's own user.
@@ -369,7 +403,7 @@ impl Gate {
         id: Option<Id>,
         field: Option<&str>,
     ) -> Result<Permitted<R>, Problem> {
-        let gate = self.at("referTo");
+        let gate = self.step("referTo");
         let circumstances = gate.circumstances();
         if let Some(Ok(permitted)) = thing.map(|thing| self.engine.permit(&gate.ask(&circumstances), thing)) {
             return Ok(permitted);
@@ -418,7 +452,7 @@ impl Gate {
         kind: &str,
         id: Id,
     ) -> Result<Option<Resourced>, Problem> {
-        let gate = self.at("referTo");
+        let gate = self.step("referTo");
         let circumstances = gate.circumstances();
         let thing = self.parts.kinds.load(reader, kind, id).await?;
         Ok(thing.filter(|thing| self.engine.allows(&gate.ask(&circumstances), thing)))
@@ -426,7 +460,7 @@ impl Gate {
 
     /// The same, from what was read not long ago where that is still so.
     pub async fn known(&self, kind: &str, id: Id) -> Result<Option<Arc<Resourced>>, Problem> {
-        let gate = self.at("referTo");
+        let gate = self.step("referTo");
         let circumstances = gate.circumstances();
         let thing = self.parts.kinds.know(&self.parts.store, kind, id).await?;
         Ok(thing.filter(|thing| self.engine.allows(&gate.ask(&circumstances), thing)))
@@ -440,7 +474,7 @@ impl Gate {
         after: Option<Id>,
         limit: u64,
     ) -> Result<Vec<(Id, Option<Resourced>)>, Problem> {
-        let gate = self.at("referTo");
+        let gate = self.step("referTo");
         let circumstances = gate.circumstances();
         let reader = self.reader();
         let page = self.parts.kinds.page(&reader, kind, &self.caller.organization, after, limit).await?;

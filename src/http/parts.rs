@@ -2,6 +2,7 @@
 
 use crate::authn::{Passwords, TokenKeys};
 use crate::authz::Live;
+use crate::decision_log::DecisionLog;
 use crate::http::gate::Callers;
 use crate::store::{Kinds, Store};
 use crate::values::Clock;
@@ -22,6 +23,8 @@ pub struct Parts {
     pub tokens: TokenKeys,
     /// Hashes and checks passwords.
     pub passwords: Passwords,
+    /// Where decisions are recorded.
+    pub decision_log: DecisionLog,
     /// Tells the time.
     pub clock: Clock,
     /// What the settings say.

@@ -34,6 +34,13 @@ pub struct Running {
     pub greeting: String,
 }
 
+impl Running {
+    /// The id of the process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.child.kill();
@@ -58,7 +65,7 @@ pub fn start(directory: &Path, settings: &[(&str, &str)]) -> Running {
     Running { child, base: base.unwrap_or_else(|| panic!("it did not start: {greeting}")), greeting }
 }
 
-fn client(base: &str) -> Client {
+pub fn client(base: &str) -> Client {
     Client { http: reqwest::Client::new(), base: base.to_owned(), bearer: None, id: String::new() }
 }
 
@@ -239,6 +246,29 @@ fn policies_are_checked_tested_and_tabulated_without_a_database() {
     assert_eq!(stale.status.code(), Some(3));
     assert!(text(&stale.stderr).contains("MATRIX.md:3: it is stale"), "{}", text(&stale.stderr));
     assert!(!directory.path().join("cedargate.db").exists());
+}
+
+#[tokio::test]
+async fn a_decision_is_explained_to_a_person() {
+    let app = TestApp::start().await;
+    let settings = [("CEDARGATE_DATABASE_URL", app.url())];
+    let form = app.admin().await.post("/v2/forms", json!({ "name": "form" })).await.id();
+    let bot = app.user(cedargate::authz::Scope::Bot).await;
+    let email = bot.get("/v2/users/me").await.json["email"].as_str().unwrap().to_owned();
+    let resource = format!("Form:{form}");
+    let explained = |action: &str| {
+        let arguments = ["policy", "explain", "--user", &email, "--action", action, "--resource", &resource];
+        let output = run(app.directory(), &settings, &arguments);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    let no = explained("fetchForm");
+    assert!(no.starts_with("no: ") && no.contains("it would be permitted with the scope admin"), "{no}");
+    let yes = explained("updateForm");
+    assert!(
+        yes.starts_with("yes: ") && yes.contains("permitted by") && yes.contains("scopes.cedar:"),
+        "{yes}"
+    );
 }
 
 #[test]

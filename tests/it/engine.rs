@@ -247,7 +247,7 @@ fn quickly(question: &Question, engine: &Engine) -> (bool, usize) {
             Undecided::new(thing, path(question.place)).resourced()
         }
     };
-    let ask = Ask { principal: &principal, action, circumstances: &circumstances };
+    let ask = Ask { principal: &principal, action, circumstances: &circumstances, trail: None };
     let answer = engine.decide(&ask, &resource);
     let again = engine.decide(&ask, &resource);
     assert_eq!((answer.allowed, &answer.policies), (again.allowed, &again.policies), "remembered otherwise");

@@ -4,7 +4,7 @@ use crate::support::project_file;
 use std::path::{Path, PathBuf};
 
 /// The rooms by floor, from the top: each may name those below its own floor, and itself.
-const FLOORS: [&[&str]; 9] = [
+const FLOORS: [&[&str]; 10] = [
     &["main", "cli"],
     &["app"],
     &["api"],
@@ -12,6 +12,7 @@ const FLOORS: [&[&str]; 9] = [
     &["authn", "store"],
     &["resource"],
     &["authz"],
+    &["decision_log"],
     &["config"],
     &["values"],
 ];

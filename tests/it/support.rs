@@ -26,6 +26,8 @@ pub struct TestApp {
     pub clock: Clock,
     /// What it was started with.
     pub config: Config,
+    /// Its parts.
+    pub parts: std::sync::Arc<cedargate::http::Parts>,
     database: Arc<Database>,
     handle: actix_web::dev::ServerHandle,
 }
@@ -155,7 +157,7 @@ impl TestApp {
         let server = app.serve(listener).unwrap();
         let handle = server.handle();
         tokio::spawn(server);
-        Self { base, clock, config, database, handle }
+        Self { base, clock, config, parts: Arc::clone(&app.parts), database, handle }
     }
 
     /// A connection to its database, behind its back.

@@ -185,7 +185,12 @@ mod on_the_engine {
                 let scopes = engine.effective(&ScopeSet::from(cell.scope), cell.scope);
                 let principal = Principal::new(own, &home(), facts, scopes.as_ref());
                 let circumstances = Circumstances::default();
-                let ask = Ask { principal: &principal, action: &cell.action, circumstances: &circumstances };
+                let ask = Ask {
+                    principal: &principal,
+                    action: &cell.action,
+                    circumstances: &circumstances,
+                    trail: None,
+                };
                 let verb = ["list", "create"].iter().any(|verb| cell.action.starts_with(verb));
                 let noun =
                     if verb { "Organization" } else { cell.action.trim_start_matches(char::is_lowercase) };

@@ -1,0 +1,205 @@
+//! The decision log: one line of JSON a decision, with what is needed to decide it again. A request only hands a
+//! [`Record`] over; a thread of its own makes the lines and writes them. Knows nothing of requests, policies or Cedar.
+
+mod lines;
+mod queue;
+mod record;
+
+pub use crate::config::{Decisions, Overflow};
+pub use record::{Caller, Grounds, Inputs, Record, Subject, Text, Thing};
+
+use crate::config::Config;
+use lines::Lines;
+use queue::{Pushed, Queue};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+/// Which decisions are logged, where, and what gives way when there are too many.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Which decisions are logged.
+    pub decisions: Decisions,
+    /// Where the lines go.
+    pub to: Target,
+    /// How many bytes a file may have: before a line that would make it longer, the next one is begun.
+    pub max_bytes: u64,
+    /// How many full files are kept beside the one that is written: `file.1` is the youngest.
+    pub keep: u32,
+    /// How many records may wait for the writer. As many again may be in its hands.
+    pub queue: usize,
+    /// What happens to a record when that many wait.
+    pub overflow: Overflow,
+    /// The names of attributes of which `***` is written instead of the value.
+    pub mask: Vec<String>,
+}
+
+/// Where lines go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// The standard output.
+    Stdout,
+    /// A file, to which they are appended.
+    File(PathBuf),
+}
+
+impl From<&Config> for Settings {
+    fn from(config: &Config) -> Self {
+        Self {
+            decisions: config.decision_log,
+            to: match config.decision_log_to.as_str() {
+                "stdout" => Target::Stdout,
+                path => Target::File(path.into()),
+            },
+            max_bytes: config.decision_log_max_bytes,
+            keep: config.decision_log_keep,
+            queue: config.decision_log_queue,
+            overflow: config.decision_log_overflow,
+            mask: config.decision_log_mask.clone(),
+        }
+    }
+}
+
+/// Why the log cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The file cannot be opened.
+    #[error("the decision log cannot be written to {}: {error}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        error: std::io::Error,
+    },
+    /// There is no thread to be had.
+    #[error("the decision log has no thread to write it: {0}")]
+    Thread(std::io::Error),
+}
+
+/// The decision log. Its copies are one log. What was recorded is written at the latest when it is closed, or when the
+/// last copy is gone.
+#[derive(Debug, Clone, Default)]
+pub struct DecisionLog(Option<Arc<Open>>);
+
+#[derive(Debug)]
+struct Open {
+    decisions: Decisions,
+    queue: Arc<Queue>,
+    counts: Arc<Counts>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What became of the records.
+#[derive(Debug, Default)]
+struct Counts {
+    written: AtomicU64,
+    dropped: AtomicU64,
+}
+
+impl DecisionLog {
+    /// No log: it wants nothing.
+    pub fn off() -> Self {
+        Self(None)
+    }
+
+    /// Opens the log and starts its writer.
+    pub fn open(settings: &Settings) -> Result<Self, LogError> {
+        if settings.decisions == Decisions::Off {
+            return Ok(Self::off());
+        }
+        let counts = Arc::<Counts>::default();
+        let lines = Lines::open(settings, Arc::clone(&counts))?;
+        Self::start(settings, lines, counts)
+    }
+
+    fn start(settings: &Settings, lines: Lines, counts: Arc<Counts>) -> Result<Self, LogError> {
+        let queue = Arc::new(Queue::new(settings.queue, settings.overflow));
+        let taken = Arc::clone(&queue);
+        let writer = std::thread::Builder::new()
+            .name("decision-log".into())
+            .spawn(move || write(&taken, lines))
+            .map_err(LogError::Thread)?;
+        let writer = Mutex::new(Some(writer));
+        Ok(Self(Some(Arc::new(Open { decisions: settings.decisions, queue, counts, writer }))))
+    }
+
+    /// Whether a decision is to be recorded; ask before making the record of it.
+    #[inline]
+    pub fn wants(&self, decision: bool) -> bool {
+        match &self.0 {
+            None => false,
+            Some(open) => open.decisions == Decisions::All || !decision,
+        }
+    }
+
+    /// Hands a record to the writer, if it is wanted. When the queue is full it waits for room, which blocks the thread,
+    /// or drops the record, as the settings say.
+    pub fn record(&self, record: Record) {
+        let Some(open) = self.0.as_ref().filter(|_| self.wants(record.decision)) else { return };
+        match open.queue.push(record) {
+            Pushed::Taken => {}
+            Pushed::Dropped => open.counts.lose(1),
+        }
+    }
+
+    /// How many records are not in the log: there was no room, they could not be written, or the log was closed.
+    pub fn dropped(&self) -> u64 {
+        self.0.as_ref().map_or(0, |open| open.counts.dropped.load(Ordering::Relaxed))
+    }
+
+    /// How many records are in the log.
+    pub fn written(&self) -> u64 {
+        self.0.as_ref().map_or(0, |open| open.counts.written.load(Ordering::Relaxed))
+    }
+
+    /// Writes what was recorded, and ends the writer. What is recorded afterwards is dropped.
+    pub fn close(&self) {
+        if let Some(open) = &self.0 {
+            open.close();
+        }
+    }
+}
+
+impl Counts {
+    fn keep(&self, records: u64) {
+        self.written.fetch_add(records, Ordering::Relaxed);
+    }
+
+    fn lose(&self, records: u64) {
+        self.dropped.fetch_add(records, Ordering::Relaxed);
+    }
+}
+
+impl Open {
+    fn close(&self) {
+        self.queue.close();
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        if writer.take().is_some_and(|writer| writer.join().is_err()) {
+            tracing::error!("the writer of the decision log has failed");
+        }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// The writer: it lasts until the queue is closed and empty.
+fn write(queue: &Queue, mut lines: Lines) {
+    let mut batch = queue.batch();
+    while let Some(missed) = queue.take(&mut batch) {
+        for record in batch.drain(..) {
+            lines.add(record);
+        }
+        // They came when the queue was full of those above.
+        lines.miss(missed);
+        lines.flush();
+    }
+    lines.end();
+}
+
+#[cfg(test)]
+mod tests;

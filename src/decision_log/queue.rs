@@ -1,0 +1,188 @@
+//! The queue between the requests and the writer. The writer takes all that waits at once. While there is traffic it
+//! looks again every few milliseconds, so that no request pays for waking it; only a record after a pause does.
+
+use super::{Overflow, Record};
+use crate::values::Timestamp;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// How long the writer lets records gather.
+const NAP: Duration = Duration::from_millis(5);
+
+/// Records that wait for the writer.
+#[derive(Debug)]
+pub(super) struct Queue {
+    state: Mutex<State>,
+    /// To the writer: there is something to do.
+    work: Condvar,
+    /// To those who are blocked: there is room.
+    room: Condvar,
+    length: usize,
+    overflow: Overflow,
+}
+
+#[derive(Debug)]
+struct State {
+    waiting: Vec<Record>,
+    missed: Missed,
+    writer: Writer,
+    /// How many have a record that there is no room for.
+    blocked: usize,
+    is_closed: bool,
+}
+
+/// What the writer does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Writer {
+    /// It writes, or is about to look.
+    Busy,
+    /// It looks again soon, and at once if the queue fills.
+    Naps,
+    /// It waits to be woken.
+    Sleeps,
+}
+
+/// Records that were dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Missed {
+    /// How many.
+    pub(super) records: u64,
+    /// The time of the last one.
+    pub(super) last: Timestamp,
+}
+
+impl Missed {
+    /// Nothing is missed.
+    pub(super) const NONE: Self = Self { records: 0, last: Timestamp::from_millis(0) };
+
+    /// Adds others, which came later.
+    pub(super) fn add(&mut self, later: Self) {
+        if later.records > 0 {
+            *self = Self { records: self.records + later.records, last: later.last };
+        }
+    }
+}
+
+/// What became of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pushed {
+    /// It will be written.
+    Taken,
+    /// It is gone.
+    Dropped,
+}
+
+impl Queue {
+    pub(super) fn new(length: usize, overflow: Overflow) -> Self {
+        let state = State {
+            waiting: Vec::with_capacity(length),
+            missed: Missed::NONE,
+            writer: Writer::Busy,
+            blocked: 0,
+            is_closed: false,
+        };
+        Self {
+            state: Mutex::new(state),
+            work: Condvar::new(),
+            room: Condvar::new(),
+            length: length.max(1),
+            overflow,
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An empty batch that has room for all that may wait.
+    pub(super) fn batch(&self) -> Vec<Record> {
+        Vec::with_capacity(self.length)
+    }
+
+    /// Adds a record at the end.
+    pub(super) fn push(&self, record: Record) -> Pushed {
+        let mut state = self.state();
+        if state.is_closed {
+            return Pushed::Dropped;
+        }
+        if state.waiting.len() >= self.length {
+            match self.overflow {
+                Overflow::Drop => {
+                    state.missed.add(Missed { records: 1, last: record.time });
+                    return Pushed::Dropped;
+                }
+                Overflow::Block => {
+                    state.blocked += 1;
+                    let full = |state: &mut State| state.waiting.len() >= self.length;
+                    state = self.room.wait_while(state, full).unwrap_or_else(PoisonError::into_inner);
+                    state.blocked -= 1;
+                }
+            }
+        }
+        state.waiting.push(record);
+        let must_look = match state.writer {
+            Writer::Busy => false,
+            Writer::Naps => state.waiting.len() >= self.length.div_ceil(2),
+            Writer::Sleeps => true,
+        };
+        if must_look {
+            state.writer = Writer::Busy;
+            drop(state);
+            self.work.notify_one();
+        }
+        Pushed::Taken
+    }
+
+    /// Exchanges all that waits for the empty `batch`, and says how many were dropped after it. Waits until there is
+    /// something; none when the queue is closed and nothing more comes.
+    pub(super) fn take(&self, batch: &mut Vec<Record>) -> Option<Missed> {
+        let mut state = self.state();
+        if !state.is_closed && state.waiting.len() < self.length.div_ceil(2) {
+            state.writer = Writer::Naps;
+            let napping = |state: &mut State| state.writer == Writer::Naps;
+            let woken = self.work.wait_timeout_while(state, NAP, napping);
+            state = woken.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        while state.is_idle() && !state.is_over() {
+            state.writer = Writer::Sleeps;
+            let sleeping = |state: &mut State| state.writer == Writer::Sleeps;
+            state = self.work.wait_while(state, sleeping).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.writer = Writer::Busy;
+        if state.is_idle() {
+            return None;
+        }
+        std::mem::swap(&mut state.waiting, batch);
+        if state.blocked > 0 {
+            self.room.notify_all();
+        }
+        Some(std::mem::replace(&mut state.missed, Missed::NONE))
+    }
+
+    /// How many are blocked.
+    #[cfg(test)]
+    pub(super) fn blocked(&self) -> usize {
+        self.state().blocked
+    }
+
+    /// Takes no more records, but those of whoever is blocked.
+    pub(super) fn close(&self) {
+        let mut state = self.state();
+        state.is_closed = true;
+        state.writer = Writer::Busy;
+        drop(state);
+        self.work.notify_one();
+    }
+}
+
+impl State {
+    /// Whether there is nothing to write.
+    fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.missed.records == 0
+    }
+
+    /// Whether nothing more comes.
+    fn is_over(&self) -> bool {
+        self.is_closed && self.blocked == 0
+    }
+}

@@ -1,0 +1,136 @@
+//! The decision log: as many lines as decisions, with what is needed to decide again, and no secret.
+
+use crate::support::{PASSWORD, TestApp, project_file};
+use cedargate::authz::Scope;
+use cedargate::config::{Config, Decisions};
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+fn to(directory: &Path, decisions: Decisions) -> impl FnOnce(&mut Config) {
+    let file = directory.join("decisions.ndjson").display().to_string();
+    move |config| {
+        config.decision_log = decisions;
+        config.decision_log_to = file;
+        config.decision_log_mask = vec!["email".into()];
+    }
+}
+
+/// The lines, once the log has been closed.
+fn lines(app: &TestApp, directory: &Path) -> Vec<Value> {
+    app.parts.decision_log.close();
+    let text = std::fs::read_to_string(directory.join("decisions.ndjson")).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn there_are_as_many_lines_as_answers() {
+    let directory = tempfile::tempdir().unwrap();
+    let app = TestApp::with(to(directory.path(), Decisions::All)).await;
+    let bot = app.user(Scope::Bot).await;
+    let person = app.user(Scope::Agent).await;
+    let admin = app.admin().await;
+    let conversation = admin.post("/v2/conversations", json!({})).await.id();
+    let mut tasks = tokio::task::JoinSet::new();
+    for task in 0..8 {
+        let (bot, person, conversation) = (bot.clone(), person.id.clone(), conversation.clone());
+        tasks.spawn(async move {
+            let mut permitted = 0;
+            for at in 0..100 {
+                let action = ["fetchConversation", "deleteConversation"][at % 2];
+                let question = json!({
+                    "subject": { "type": "User", "id": person }, "action": { "name": action },
+                    "resource": { "type": "Conversation", "id": conversation }
+                });
+                let body = serde_json::to_vec(&question).unwrap();
+                let id = format!("load-{task}-{at}");
+                let headers = [("content-type", "application/json"), ("x-request-id", id.as_str())];
+                let reply =
+                    bot.send(reqwest::Method::POST, "/access/v1/evaluation", &headers, Some(body)).await;
+                permitted += usize::from(reply.expect(StatusCode::OK)["decision"] == true);
+            }
+            permitted
+        });
+    }
+    let permitted: usize = tasks.join_all().await.into_iter().sum();
+    assert_eq!(permitted, 400);
+    let mut seen: BTreeMap<String, Value> = BTreeMap::new();
+    for line in lines(&app, directory.path()) {
+        let request = line["requestId"].as_str().unwrap_or_default().to_owned();
+        if request.starts_with("load-") {
+            assert!(seen.insert(request, line).is_none(), "a decision has two lines");
+        }
+    }
+    assert_eq!(seen.len(), 800);
+    assert_eq!(seen.values().filter(|line| line["decision"] == true).count(), permitted);
+    let line = &seen["load-0-0"];
+    assert_eq!(line["caller"]["user"], bot.id.as_str());
+    assert_eq!(line["subject"], json!({ "type": "User", "id": person.id, "scopes": ["guest", "agent"] }));
+    assert_eq!(line["action"], "fetchConversation");
+    assert_eq!(line["resource"], json!({ "type": "Conversation", "id": conversation }));
+    assert_eq!(line["policies"], json!(["guest"]));
+    assert_eq!(line["time"], "2026-01-31T12:00:00.000Z");
+    assert!(line["policyVersion"].is_string() && line["latencyMicros"].is_number());
+}
+
+#[tokio::test]
+async fn a_line_says_what_is_needed_to_decide_again_and_no_secret() {
+    let directory = tempfile::tempdir().unwrap();
+    let app = TestApp::with(to(directory.path(), Decisions::All)).await;
+    let guest = app.user(Scope::Guest).await;
+    let key = guest.key(&[Scope::Guest]).await;
+    app.bearer(&key).get("/v2/forms").await.expect_problem(403, "forbidden");
+    guest.patch("/v2/users/me", json!({ "givenName": "Ada" })).await.expect(StatusCode::OK);
+    let lines = lines(&app, directory.path());
+    let text = lines.iter().map(Value::to_string).collect::<Vec<_>>().join("\n");
+    for secret in [key.as_str(), guest.bearer.as_deref().unwrap(), PASSWORD, "@example.com"] {
+        assert!(!text.contains(secret), "{secret} is in the log");
+    }
+    let schema = std::fs::read_to_string(project_file("schema/cedargate.cedarschema")).unwrap();
+    let schema: cedar_policy::Schema = schema.parse().unwrap();
+    let mut decided = 0;
+    for line in lines.iter().filter(|line| line["caller"]["user"] == guest.id.as_str()) {
+        // Every input is there: Cedar itself, given them and the policies, says the same.
+        let uid = |kind: &Value, id: &Value| {
+            format!("{}::{}", kind.as_str().unwrap(), id).parse::<cedar_policy::EntityUid>().unwrap()
+        };
+        let action = format!("Action::{}", line["action"]).parse().unwrap();
+        let mut entities = line["inputs"]["entities"].as_array().unwrap().clone();
+        entities.dedup_by(|one, other| one["uid"] == other["uid"]);
+        let entities = cedar_policy::Entities::from_json_value(Value::Array(entities), None).unwrap();
+        let mut context = line["inputs"]["context"].clone();
+        if !line["action"].as_str().unwrap().starts_with("update") {
+            context.as_object_mut().unwrap().remove("changes");
+        }
+        let context = cedar_policy::Context::from_json_value(context, None).unwrap();
+        let request = cedar_policy::Request::new(
+            uid(&line["subject"]["type"], &line["subject"]["id"]),
+            action,
+            uid(&line["resource"]["type"], &line["resource"]["id"]),
+            context,
+            Some(&schema),
+        )
+        .unwrap();
+        let files = ["scopes", "self", "service", "tenancy"]
+            .map(|name| std::fs::read_to_string(project_file(&format!("policies/{name}.cedar"))).unwrap());
+        let policies: cedar_policy::PolicySet = files.join("\n").parse().unwrap();
+        let response = cedar_policy::Authorizer::new().is_authorized(&request, &policies, &entities);
+        let allowed = response.decision() == cedar_policy::Decision::Allow;
+        assert_eq!(line["decision"], allowed, "{line}");
+        decided += 1;
+    }
+    assert!(decided >= 4, "{text}");
+}
+
+#[tokio::test]
+async fn denials_only_means_denials_only() {
+    let directory = tempfile::tempdir().unwrap();
+    let app = TestApp::with(to(directory.path(), Decisions::Denials)).await;
+    let guest = app.user(Scope::Guest).await;
+    guest.get("/v2/users/me").await.expect(StatusCode::OK);
+    guest.get("/v2/forms").await.expect_problem(403, "forbidden");
+    let lines = lines(&app, directory.path());
+    assert!(lines.iter().all(|line| line["decision"] == false));
+    assert_eq!(lines.iter().filter(|line| line["action"] == "listForms").count(), 1);
+}

@@ -1,0 +1,205 @@
+//! Policies that change while the service runs.
+
+use crate::support::{TestApp, project_file};
+use cedargate::authz::Scope;
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// A copy of the service's own policies and schema that a test may change.
+struct Files(tempfile::TempDir);
+
+impl Files {
+    fn new() -> Self {
+        let copy = tempfile::tempdir().unwrap();
+        for name in ["policies", "schema"] {
+            std::fs::create_dir(copy.path().join(name)).unwrap();
+            for entry in std::fs::read_dir(project_file(name)).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_file() {
+                    std::fs::copy(&path, copy.path().join(name).join(path.file_name().unwrap())).unwrap();
+                }
+            }
+        }
+        Self(copy)
+    }
+
+    fn at(&self, name: &str) -> std::path::PathBuf {
+        self.0.path().join(name)
+    }
+
+    async fn serve(&self) -> TestApp {
+        let (policies, schema) = (self.at("policies"), self.at("schema"));
+        TestApp::with(|config| {
+            config.policies = vec![policies];
+            config.schema = vec![schema];
+        })
+        .await
+    }
+}
+
+const LATE: &str = "@id(\"late\")\nforbid (principal, action == Action::\"listForms\", resource);";
+
+fn write(path: &Path, text: &str) {
+    std::fs::write(path, text).unwrap();
+}
+
+#[tokio::test]
+async fn what_is_read_again_decides_from_then_on() {
+    let files = Files::new();
+    let app = files.serve().await;
+    let admin = app.admin().await;
+    let before = admin.get("/v2/policies").await.expect(StatusCode::OK);
+    admin.get("/v2/forms").await.expect(StatusCode::OK);
+    write(&files.at("policies/late.cedar"), LATE);
+    let reloaded = admin.post("/v2/policies/reload", json!({})).await.expect(StatusCode::OK);
+    assert_eq!(reloaded["changed"], true);
+    assert_ne!(reloaded["version"], before["version"]);
+    admin.get("/v2/forms").await.expect_problem(403, "forbidden");
+    let after = admin.get("/v2/policies").await.expect(StatusCode::OK);
+    assert_eq!(after["version"], reloaded["version"]);
+    let late = after["policies"].as_array().unwrap().iter().find(|policy| policy["id"] == "late").unwrap();
+    assert_eq!((late["effect"].as_str(), late["file"].as_str()), (Some("forbid"), Some("late.cedar")));
+    // A deleted file counts, and so does the schema.
+    std::fs::remove_file(files.at("policies/late.cedar")).unwrap();
+    let back = admin.post("/v2/policies/reload", json!({})).await.expect(StatusCode::OK);
+    assert_eq!(back["version"], before["version"]);
+    admin.get("/v2/forms").await.expect(StatusCode::OK);
+    assert_eq!(admin.post("/v2/policies/reload", json!({})).await.json["changed"], false);
+    let schema = files.at("schema/cedargate.cedarschema");
+    let text = std::fs::read_to_string(&schema).unwrap();
+    write(&schema, &format!("{text}\n// another form of the same"));
+    assert_eq!(admin.post("/v2/policies/reload", json!({})).await.json["changed"], true);
+}
+
+#[tokio::test]
+async fn a_bad_bundle_changes_nothing_and_is_told_with_file_and_line() {
+    let files = Files::new();
+    let app = files.serve().await;
+    let admin = app.admin().await;
+    let before = admin.get("/v2/policies").await.expect(StatusCode::OK);
+    write(&files.at("policies/late.cedar"), "@id(\"late\")\nforbid (principal,, resource);");
+    let refused = admin.post("/v2/policies/reload", json!({})).await;
+    refused.expect_problem(409, "bad_policies");
+    assert!(refused.text.contains("late.cedar:2: "), "{}", refused.text);
+    admin.get("/v2/forms").await.expect(StatusCode::OK);
+    let after = admin.get("/v2/policies").await.expect(StatusCode::OK);
+    assert_eq!(after["version"], before["version"]);
+    assert!(after["fault"].as_str().unwrap().contains("late.cedar:2: "));
+}
+
+#[tokio::test]
+async fn only_admins_of_the_root_have_them_read_again() {
+    let app = TestApp::start().await;
+    let (_, tenant) = app.tenant("acme").await;
+    tenant.get("/v2/policies").await.expect(StatusCode::OK);
+    tenant.post("/v2/policies/reload", json!({})).await.expect_problem(403, "forbidden");
+    for scope in [Scope::Guest, Scope::Agent, Scope::Bot] {
+        let user = app.user(scope).await;
+        user.get("/v2/policies").await.expect_problem(403, "forbidden");
+        user.post("/v2/policies/reload", json!({})).await.expect_problem(403, "forbidden");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn under_load_every_answer_is_that_of_one_version() {
+    let files = Files::new();
+    let app = files.serve().await;
+    let admin = app.admin().await;
+    let organization = admin.get("/v2/users/me").await.json["organization"].clone();
+    let first = admin.get("/v2/policies").await.json["version"].as_str().unwrap().to_owned();
+    let question = json!({
+        "action": { "name": "listForms" }, "resource": { "type": "Organization", "id": organization }
+    });
+    let ends = Arc::new(AtomicBool::new(false));
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..4 {
+        let (admin, question, first, ends) =
+            (admin.clone(), question.clone(), first.clone(), Arc::clone(&ends));
+        tasks.spawn(async move {
+            let mut asked = 0_u32;
+            while !ends.load(Ordering::Relaxed) {
+                let reply = admin.post("/v2/authorize", question.clone()).await;
+                let version = reply.header("x-policy-version").to_owned();
+                let answer: Value = reply.expect(StatusCode::OK);
+                // The first version permits, the other one does not, and no answer is of both.
+                assert_eq!(answer["decision"], version == first, "{version}: {answer}");
+                assert_eq!(answer["context"]["version"], version.as_str());
+                asked += 1;
+            }
+            asked
+        });
+    }
+    for turn in 0..40 {
+        if turn % 2 == 0 {
+            write(&files.at("policies/late.cedar"), LATE);
+        } else {
+            std::fs::remove_file(files.at("policies/late.cedar")).unwrap();
+        }
+        let reloaded = admin.post("/v2/policies/reload", json!({})).await.expect(StatusCode::OK);
+        assert_eq!(reloaded["version"] == first.as_str(), turn % 2 == 1);
+        // Seen by the very next question.
+        let answer = admin.post("/v2/authorize", question.clone()).await.json;
+        assert_eq!(answer["decision"], turn % 2 == 1);
+    }
+    ends.store(true, Ordering::Relaxed);
+    let asked: u32 = tasks.join_all().await.into_iter().sum();
+    assert!(asked > 100, "{asked}");
+}
+
+#[tokio::test]
+async fn a_changed_file_and_a_hangup_are_noticed() {
+    let files = Files::new();
+    let directory = tempfile::tempdir().unwrap();
+    let (policies, schema) = (files.at("policies"), files.at("schema"));
+    for (poll, hangs_up) in [("1", false), ("0", true)] {
+        let settings = [
+            ("CEDARGATE_POLICIES", policies.to_str().unwrap()),
+            ("CEDARGATE_SCHEMA", schema.to_str().unwrap()),
+            ("CEDARGATE_POLICY_POLL", poll),
+            ("CEDARGATE_ADMIN_PASSWORD", crate::support::PASSWORD),
+        ];
+        let running = crate::command_line::start(directory.path(), &settings);
+        let client = crate::command_line::client(&running.base);
+        let login = json!({ "email": "admin@example.com", "password": crate::support::PASSWORD });
+        let token = client.post("/v2/auth/token", login).await.json["token"].as_str().unwrap().to_owned();
+        let admin = crate::support::Client { bearer: Some(token), ..client };
+        let version = async || admin.get("/v2/policies").await.expect(StatusCode::OK)["version"].clone();
+        let before = version().await;
+        write(&files.at("policies/late.cedar"), LATE);
+        if hangs_up {
+            let hangup =
+                std::process::Command::new("kill").args(["-HUP", &running.id().to_string()]).status();
+            assert!(hangup.unwrap().success());
+        }
+        while version().await == before {
+            tokio::task::yield_now().await;
+        }
+        admin.get("/v2/forms").await.expect_problem(403, "forbidden");
+        std::fs::remove_file(files.at("policies/late.cedar")).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_a_user_may_do_is_listed_for_menus_and_buttons() {
+    let app = TestApp::start().await;
+    let agent = app.user(Scope::Agent).await;
+    let admin = app.admin().await;
+    let item = admin.post("/v2/kbitems", json!({ "title": "Opening hours" })).await.id();
+    let path = format!("/v2/users/me/permissions?type=KnowledgeItem&id={item}");
+    let allowed = agent.get(&path).await.expect(StatusCode::OK)["actions"].clone();
+    assert_eq!(allowed, json!(["fetchKnowledgeItem", "referTo", "updateKnowledgeItem"]));
+    let own = agent.get("/v2/users/me/permissions").await.expect(StatusCode::OK);
+    assert_eq!(own["type"], "Organization");
+    assert!(own["actions"].as_array().unwrap().contains(&json!("createConversation")));
+    assert!(!own["actions"].as_array().unwrap().contains(&json!("createForm")));
+    let of_admin = format!("/v2/users/{}/permissions?type=KnowledgeItem&id={item}", admin.id);
+    agent.get(&of_admin).await.expect_problem(403, "forbidden");
+    let bot = app.user(Scope::Bot).await;
+    let allowed = bot.get(&of_admin).await.expect(StatusCode::OK)["actions"].clone();
+    assert_eq!(allowed.as_array().unwrap().len(), 4);
+    let missing = "/v2/users/me/permissions?type=KnowledgeItem&id=599e1fcd9da1c72645c95886";
+    assert_eq!(agent.get(missing).await.expect(StatusCode::OK)["actions"], json!([]));
+}
