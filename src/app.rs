@@ -6,7 +6,7 @@ use crate::api::users;
 use crate::authn::{
     PasswordError, Passwords, SecretError, SigningKey, TokenKeys, random_hex, random_password,
 };
-use crate::authz::{Bundle, BundleError, Engine, Sources, Undecided};
+use crate::authz::{Bundle, BundleError, Live, Sources, Undecided};
 use crate::config::{Config, ConfigError};
 use crate::http::parts::Rules;
 use crate::http::{Caller, Gate, Parts, Problem, edge, openapi, routes};
@@ -78,21 +78,27 @@ pub struct App {
     workers: Option<usize>,
 }
 
+/// Where the policies are that the settings name.
+fn sources(config: &Config) -> Sources {
+    let stored = api::kinds().iter().map(|kind| kind.name).collect();
+    Sources { schema: config.schema.clone(), policies: config.policies.clone(), stored }
+}
+
 /// The policies that the settings name.
 pub fn read_policies(config: &Config) -> Result<Bundle, BundleError> {
-    let stored = api::kinds().iter().map(|kind| kind.name).collect();
-    Bundle::read(&Sources { schema: config.schema.clone(), policies: config.policies.clone(), stored })
+    Bundle::read(&sources(config))
 }
 
 impl App {
     /// Opens the database, brings it to the present form, reads the policies, and makes the first organization and
     /// admin where there are none.
     pub async fn open(config: &Config, clock: Clock) -> Result<Self, StartError> {
-        let engine = Engine::new(read_policies(config)?)?;
+        let policies = Live::open(sources(config))?;
         let store = Store::connect(config.database_url.expose_secret(), config.database_connections).await?;
         store.migrate().await?;
         let public_url = config.public_url.as_deref().map(|url| url.trim_end_matches('/').to_owned());
         let rules = Rules {
+            access_batch_limit: config.access_batch_limit,
             access_ttl: config.access_ttl,
             refresh_ttl: config.refresh_ttl,
             expired_status: StatusCode::from_u16(config.expired_status).unwrap_or(StatusCode::FORBIDDEN),
@@ -102,7 +108,7 @@ impl App {
         let key = signing_key(config, &store, &clock).await?;
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let parts = Arc::new(Parts {
-            engine: Arc::new(engine),
+            policies,
             kinds: api::kinds(),
             tokens: TokenKeys::new(&key, &[], &rules.issuer),
             passwords: Passwords::new(config.password_workers.unwrap_or(processors))?,
@@ -183,7 +189,7 @@ async fn signing_key(config: &Config, store: &Store, clock: &Clock) -> Result<Si
 async fn terminal(parts: &Arc<Parts>, action: &'static str) -> Result<Gate, StartError> {
     let root = parts.store.root().await?;
     let root = root.ok_or_else(|| StartError::Failed("the database has no root organization".into()))?;
-    Ok(Gate::new(Arc::clone(parts), Caller::at_terminal(parts, root), action))
+    Ok(Gate::new(Arc::clone(parts), Caller::at_terminal(&parts.policies.current(), root), action))
 }
 
 /// Makes the root organization and an admin in a database without users. Cedar is asked about both.
@@ -225,7 +231,11 @@ async fn make_root(parts: &Arc<Parts>) -> Result<(), StartError> {
         row.insert(name.into(), serde_json::Value::Null);
     }
     let row: Organization = resource::compose(&row, stamp)?;
-    let gate = Gate::new(Arc::clone(parts), Caller::at_terminal(parts, path.clone()), "createOrganization");
+    let gate = Gate::new(
+        Arc::clone(parts),
+        Caller::at_terminal(&parts.policies.current(), path.clone()),
+        "createOrganization",
+    );
     let failed =
         |problem: Problem| StartError::Failed(format!("the root organization cannot be made: {problem}"));
     let row = gate.decide_new(Undecided::new(row, path)).map_err(failed)?;

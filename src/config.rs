@@ -23,6 +23,8 @@ pub struct Config {
     /// Directories with policies and entity data.
     #[serde(deserialize_with = "paths")]
     pub policies: Vec<PathBuf>,
+    /// How often to look whether the files of the policies have changed, in seconds; 0 for never.
+    pub policy_poll: u64,
     /// Directories with schemas.
     #[serde(deserialize_with = "paths")]
     pub schema: Vec<PathBuf>,
@@ -40,6 +42,8 @@ pub struct Config {
     pub admin_email: String,
     /// The password of the first admin; a random one if nothing is said.
     pub admin_password: Option<SecretString>,
+    /// How many questions one batch of `/access/v1/evaluations` may have.
+    pub access_batch_limit: usize,
     /// How many passwords are hashed at the same time; as many as there are processors if nothing is said.
     pub password_workers: Option<usize>,
     /// How many threads answer requests; as many as there are processors if nothing is said.
@@ -67,6 +71,7 @@ impl Default for Config {
             database_url: "sqlite://cedargate.db".into(),
             database_connections: 10,
             policies: vec!["policies".into()],
+            policy_poll: 1,
             schema: vec!["schema".into()],
             access_ttl: 86_400,
             refresh_ttl: 30 * 86_400,
@@ -75,6 +80,7 @@ impl Default for Config {
             public_url: None,
             admin_email: "admin@example.com".into(),
             admin_password: None,
+            access_batch_limit: 1000,
             password_workers: None,
             workers: None,
             log: "info".into(),
@@ -168,6 +174,9 @@ impl Config {
             if count.is_some_and(|count| !(1..=1000).contains(&count)) {
                 return wrong(setting, "it must be 1 to 1000".into());
             }
+        }
+        if !(1..=100_000).contains(&self.access_batch_limit) {
+            return wrong("access_batch_limit", "it must be 1 to 100000".into());
         }
         if let Some(url) = &self.public_url {
             match url::Url::parse(url) {

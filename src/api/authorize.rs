@@ -1,17 +1,17 @@
 //! Decisions for other services: may this one do that? In the shape of AuthZEN's evaluation.
 
+use super::question::{self, Asked, Decision, Named, Obstacle, PolicyView, Reasons, Verdict};
 use super::users::User;
 use crate::authn::Bearer;
-use crate::authz::{Answer, Ask, Circumstances, Principal, Resourced};
+use crate::authz::{Ask, Circumstances};
 use crate::http::openapi::Doc;
 use crate::http::{Caller, Gate, Json, Problem, Routes};
 use crate::values::{Id, object_only};
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
 use secrecy::SecretString;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use std::sync::Arc;
 use utoipa::ToSchema;
 
 /// The routes.
@@ -90,48 +90,6 @@ struct ThingName {
 
 object_only!(ThingName, read);
 
-/// A decision.
-#[derive(Debug, Serialize, ToSchema)]
-struct Decision {
-    /// Whether it is permitted. Where it cannot be decided, it is not.
-    decision: bool,
-    /// Why.
-    context: Reasons,
-}
-
-/// Why it was decided so.
-#[derive(Debug, Serialize, ToSchema)]
-struct Reasons {
-    /// The policies that permitted, or those that forbade; none where none permitted.
-    policies: Vec<PolicyName>,
-    /// The version of the policies.
-    version: String,
-    /// What stood in the way of a decision.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    error: Option<Obstacle>,
-}
-
-/// A policy.
-#[derive(Debug, Serialize, ToSchema)]
-struct PolicyName {
-    /// Its id.
-    id: String,
-    /// What it is for.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    doc: Option<String>,
-}
-
-/// What stood in the way of a decision.
-#[derive(Debug, Serialize, ToSchema)]
-struct Obstacle {
-    /// A word for programs to go by: `undecidable`, `token_expired`, `invalid_token`, `blocked`.
-    code: &'static str,
-    /// A sentence for people.
-    message: String,
-}
-
 fn doc() -> Doc {
     let question = json!({
         "subject": {"type": "User", "id": "599e1fcd9da1c72645c95886"},
@@ -151,55 +109,37 @@ fn doc() -> Doc {
         .answer::<Decision>(200, "The decision, whichever it is.", Some(answer))
 }
 
-/// The subject of a question: a principal and its credential, or what stands in the way.
-enum Asked {
-    Known(Box<(Principal, Circumstances)>),
-    Unknown(Obstacle),
-}
-
-impl Asked {
-    fn known(principal: Principal, circumstances: Circumstances) -> Self {
-        Self::Known(Box::new((principal, circumstances)))
-    }
-}
-
 /// `POST /v2/authorize`.
 async fn evaluate(gate: Gate, Json(question): Json<Question>) -> Result<HttpResponse, Problem> {
-    let parts = gate.parts();
-    let answer = match asked(&gate, question.subject).await? {
+    let engine = gate.engine();
+    let verdict = match asked(&gate, question.subject).await? {
         Asked::Known(known) => {
             let (principal, mut circumstances) = *known;
             circumstances.said = question.context;
-            let ask =
-                Ask { principal: &principal, action: &question.action.name, circumstances: &circumstances };
-            let ThingName { r#type, id, .. } = &question.resource;
-            Ok(match thing(&gate, r#type, id).await? {
-                Some(resource) => parts.engine.decide(&ask, &resource),
-                None => parts.engine.decide_missing(&ask, r#type, id),
-            })
+            let ThingName { r#type, id, _properties } = &question.resource;
+            let named = Named { kind: r#type, id, properties: _properties };
+            let target = question::target(&gate, named).await?;
+            let action = engine.action_for(&question.action.name, r#type);
+            let ask = Ask { principal: &principal, action, circumstances: &circumstances };
+            question::decide(engine, &ask, &target, named, false)
         }
-        Asked::Unknown(obstacle) => Err(obstacle),
+        Asked::Unknown(obstacle) => Verdict::not(obstacle),
+        Asked::Refused => return Err(Problem::forbidden("evaluateAccess")),
     };
-    let version = parts.engine.bundle().version().to_owned();
-    Ok(HttpResponse::Ok().json(decision(answer, version)))
+    let policies = verdict.answer.policies.iter().map(|about| PolicyView::short(about)).collect();
+    let version = engine.bundle().version().to_owned();
+    let context = Reasons {
+        policies: Some(policies),
+        version: Some(version.clone()),
+        error: verdict.obstacle,
+        ..Reasons::default()
+    };
+    Ok(HttpResponse::Ok()
+        .insert_header(("X-Policy-Version", version))
+        .json(Decision { decision: verdict.answer.allowed, context: Some(context) }))
 }
 
-fn decision(answer: Result<Arc<Answer>, Obstacle>, version: String) -> Decision {
-    let (answer, obstacle) = match answer {
-        Ok(answer) => (answer, None),
-        Err(obstacle) => (Arc::default(), Some(obstacle)),
-    };
-    let undecidable = || Obstacle { code: "undecidable", message: answer.errors.join("; ") };
-    let error = obstacle.or_else(|| (!answer.errors.is_empty()).then(undecidable));
-    let policies = answer
-        .policies
-        .iter()
-        .map(|policy| PolicyName { id: policy.id.clone(), doc: policy.doc.clone() })
-        .collect();
-    Decision { decision: answer.allowed, context: Reasons { policies, version, error } }
-}
-
-/// Who is asked about, if the caller may ask about it.
+/// Who is asked about, if the caller may ask about it. A user that is missing or out of reach is a wrong field.
 async fn asked(gate: &Gate, subject: Option<Subject>) -> Result<Asked, Problem> {
     match subject {
         None => {
@@ -207,13 +147,16 @@ async fn asked(gate: &Gate, subject: Option<Subject>) -> Result<Asked, Problem> 
             Ok(Asked::known(gate.caller.principal.clone(), gate.circumstances()))
         }
         Some(Subject { token: Some(token), r#type: None, id: None, .. }) => of_token(gate, &token).await,
-        Some(Subject { token: None, r#type: Some(kind), id: Some(id), .. }) if kind == "User" => {
-            of_user(gate, &id).await
+        Some(Subject { token: None, r#type: Some(kind), id: Some(id), _properties }) => {
+            let named = Named { kind: &kind, id: &id, properties: &_properties };
+            match question::subject(gate, named).await? {
+                Asked::Unknown(Obstacle { code: "unknown_subject", message }) => {
+                    let field = if kind == "User" { "subject.id" } else { "subject.type" };
+                    Err(Problem::field(field, message))
+                }
+                asked => Ok(asked),
+            }
         }
-        Some(Subject { token: None, r#type: Some(kind), id: Some(_), .. }) => Err(Problem::field(
-            "subject.type",
-            format!("{kind:?} is not a type of subject; the type is \"User\""),
-        )),
         Some(_) => Err(Problem::field("subject", "it has either `token`, or `type` and `id`")),
     }
 }
@@ -223,7 +166,7 @@ async fn of_token(gate: &Gate, token: &SecretString) -> Result<Asked, Problem> {
     let invalid = || Problem::unauthorized("invalid_token", "invalid token");
     let bearer = secrecy::ExposeSecret::expose_secret(token).parse::<Bearer>();
     let found = match bearer {
-        Ok(bearer) => Caller::of_bearer(parts, &bearer).await,
+        Ok(bearer) => Caller::of_bearer(parts, gate.engine(), &bearer).await,
         Err(_) => Err(invalid()),
     };
     let obstacle = match found {
@@ -246,36 +189,6 @@ async fn of_token(gate: &Gate, token: &SecretString) -> Result<Asked, Problem> {
     // Whoever may not ask about others is not told what is wrong with their tokens.
     match gate.find::<User>(&Id::NONE.to_string()).await {
         Err(problem) if problem.status != StatusCode::NOT_FOUND => Err(problem),
-        _ => Ok(Asked::Unknown(Obstacle { code: obstacle.code, message: obstacle.detail })),
-    }
-}
-
-async fn of_user(gate: &Gate, id: &str) -> Result<Asked, Problem> {
-    let parts = gate.parts();
-    let user = may_ask(gate, id, "subject.id").await?;
-    let account = parts.store.account(user).await?;
-    let now = Some(parts.clock.now());
-    Ok(match account.and_then(|account| Caller::of_account(parts, account)) {
-        Some(caller) => Asked::known(caller.principal, Circumstances { now, ..Circumstances::default() }),
-        None => Asked::Unknown(Obstacle { code: "blocked", message: "the user is blocked".into() }),
-    })
-}
-
-/// The user, if the caller may ask about it. One that is missing or out of reach is a wrong field.
-async fn may_ask(gate: &Gate, id: &str, field: &str) -> Result<Id, Problem> {
-    match gate.find::<User>(id).await {
-        Ok(user) => Ok(user.id),
-        Err(problem) if problem.status == StatusCode::NOT_FOUND => {
-            Err(Problem::field(field, "there is no such User within your reach"))
-        }
-        Err(problem) => Err(problem),
-    }
-}
-
-/// What is asked about, if it is there and the caller could name it.
-async fn thing(gate: &Gate, kind: &str, id: &str) -> Result<Option<Resourced>, Problem> {
-    match id.parse() {
-        Ok(id) => gate.nameable(&gate.reader(), kind, id).await,
-        Err(_) => Ok(None),
+        _ => Ok(Asked::Unknown(Obstacle::new(obstacle.code, obstacle.detail))),
     }
 }

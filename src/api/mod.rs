@@ -1,5 +1,6 @@
 //! What a client may call: one file a part, each with its routes, bodies, rows and what Cedar learns of them.
 
+pub mod access;
 pub mod authorize;
 pub mod contacts;
 pub mod conversations;
@@ -9,6 +10,8 @@ pub mod keys;
 pub mod messages;
 pub mod organizations;
 pub mod orggroups;
+pub mod policies;
+pub mod question;
 pub mod services;
 pub mod tokens;
 pub mod users;
@@ -22,6 +25,10 @@ pub fn all() -> Vec<Routes> {
         tokens::routes(),
         keys::routes(),
         authorize::routes(),
+        access::routes(),
+        access::metadata_routes(),
+        policies::routes(),
+        policies::permission_routes(),
         organizations::routes(),
         orggroups::routes(),
         users::routes(),

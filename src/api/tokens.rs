@@ -152,7 +152,7 @@ async fn create(
 async fn refresh(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem> {
     let parts = gate::parts(&request)?;
     let bearer = gate::bearer(&request).map_err(no_help)?.ok_or_else(Problem::no_bearer)?;
-    let caller = Caller::of_bearer(&parts, &bearer).await.map_err(no_help)?;
+    let caller = Caller::of_bearer(&parts, &parts.policies.current(), &bearer).await.map_err(no_help)?;
     let mut token = None;
     for (name, value) in body::query_pairs(&request) {
         if name != "refreshToken" || token.is_some() {

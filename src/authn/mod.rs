@@ -12,5 +12,5 @@ pub use api_key::{ApiKey, KeyFormat};
 pub use bearer::Bearer;
 pub use passwords::{PasswordError, PasswordRules, Passwords};
 pub use refresh::RefreshToken;
-pub use secret::{SecretError, random_hex, random_password};
+pub use secret::{SecretError, print, random_hex, random_password};
 pub use tokens::{Claims, Issued, SigningKey, TokenError, TokenKeys};

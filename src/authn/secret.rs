@@ -30,6 +30,11 @@ pub fn random_password() -> Result<String, SecretError> {
     Ok(bytes.iter().filter_map(|byte| LETTERS.get(usize::from(byte & 31))).copied().map(char::from).collect())
 }
 
+/// The first half of the SHA-256 of a text, as hex digits: tells texts apart.
+pub fn print(text: &str) -> String {
+    hash(text).chars().take(32).collect()
+}
+
 /// The hash under which a secret of at least 128 random bits is kept: SHA-256. (A password needs more: it can be
 /// guessed.)
 pub(super) fn hash(secret: &str) -> String {

@@ -51,6 +51,7 @@ pub struct Bundle {
     pub(super) contexts: BTreeMap<EntityUid, Shape>,
     pub(super) shapes: BTreeMap<String, Shape>,
     about: BTreeMap<String, Arc<About>>,
+    files: Vec<String>,
     version: String,
 }
 
@@ -137,6 +138,8 @@ impl Bundle {
         let data = read_all(&sources.policies, "json", &mut faults);
         faults.check()?;
         let version = version(&[&schemas, &policies, &data]);
+        let files =
+            [&schemas, &policies, &data].into_iter().flatten().map(|file| file.name.clone()).collect();
 
         let (schema, (contexts, shapes)) = read_schema(&schemas, &mut faults)?;
         let (policies, about) = read_policies(&policies, &schema, &mut faults);
@@ -144,12 +147,17 @@ impl Bundle {
         lint(&policies, &about, &data, &mut faults);
         faults.check()?;
         let about = about.into_iter().map(|(id, about)| (id, Arc::new(about))).collect();
-        Ok(Self { schema, policies, data, contexts, shapes, about, version })
+        Ok(Self { schema, policies, data, contexts, shapes, about, files, version })
     }
 
     /// A hash over all of it: two bundles with the same version decide alike.
     pub fn version(&self) -> &str {
         &self.version
+    }
+
+    /// The files that it was read from.
+    pub fn files(&self) -> &[String] {
+        &self.files
     }
 
     /// What is known of the policies, in the order of their ids.

@@ -9,7 +9,7 @@ use super::permitted::{Denied, Permitted, Undecided, Within};
 use super::slice::Slice;
 use super::{BundleError, Fault, Scope, ScopeSet};
 use crate::values::OrgPath;
-use cedar_policy::{Authorizer, Decision, Entities, Request};
+use cedar_policy::{Authorizer, Decision, Entities, PolicySet, Request};
 use cedar_policy_core::ast::Entity;
 use cedar_policy_core::entities::{NoEntitiesSchema, TCComputation};
 use cedar_policy_core::extensions::Extensions;
@@ -89,6 +89,33 @@ impl Engine {
         &self.domain
     }
 
+    pub(super) fn slice(&self, action: &str) -> Option<&Slice> {
+        self.slices.get(action)
+    }
+
+    /// The name under which an action is known that a caller names: a whole uid as it stands; a short name in the
+    /// namespace of the resource's type, then in the empty one.
+    pub fn action_for<'a>(&'a self, name: &'a str, kind: &str) -> &'a str {
+        if name.contains("::\"") {
+            // `Action::"read"` of the empty namespace is known by its id.
+            return name.strip_prefix("Action::\"").and_then(|rest| rest.strip_suffix('"')).unwrap_or(name);
+        }
+        let near = kind.rsplit_once("::").map(|(namespace, _)| format!("{namespace}::Action::\"{name}\""));
+        near.and_then(|near| self.slices.get_key_value(&near)).map_or(name, |(known, _)| known.as_str())
+    }
+
+    /// The names of the actions that apply to these types of principal and resource, in order.
+    pub fn actions_between(&self, principal: &str, resource: &str) -> Vec<&str> {
+        let fits = |slice: &Slice| {
+            slice.principals.iter().any(|kind| kind.to_string() == principal)
+                && slice.resources.iter().any(|kind| kind.to_string() == resource)
+        };
+        let mut names: Vec<&str> =
+            self.slices.iter().filter(|(_, slice)| fits(slice)).map(|(name, _)| name.as_str()).collect();
+        names.sort_unstable();
+        names
+    }
+
     /// The scopes that a credential grants to a user with this role, the cascade applied: what the credential reaches
     /// and the role reaches too (decision 4). None where that is nothing.
     pub fn effective(&self, claimed: &ScopeSet, role: Scope) -> Option<ScopeSet> {
@@ -122,7 +149,7 @@ impl Engine {
     }
 
     fn decide_afresh(&self, slice: &Slice, ask: &Ask<'_>, resource: &Resourced) -> Answer {
-        match self.response(slice, ask, resource) {
+        match self.response(slice, &slice.policies, ask, resource) {
             Ok(response) => {
                 let errors: Vec<String> = response.diagnostics().errors().map(ToString::to_string).collect();
                 if !errors.is_empty() {
@@ -160,9 +187,10 @@ impl Engine {
         if answer.allowed { Arc::new(Answer::default()) } else { answer }
     }
 
-    fn response(
+    pub(super) fn response(
         &self,
         slice: &Slice,
+        policies: &PolicySet,
         ask: &Ask<'_>,
         resource: &Resourced,
     ) -> Result<cedar_policy::Response, String> {
@@ -212,7 +240,7 @@ impl Engine {
         let schema = slice.is_checked(ask.circumstances).then_some(&self.bundle.schema);
         let request = Request::new(principal, slice.action.clone(), thing, context, schema)
             .map_err(|error| error.to_string())?;
-        Ok(self.authorizer.is_authorized(&request, &slice.policies, &entities.into()))
+        Ok(self.authorizer.is_authorized(&request, policies, &entities.into()))
     }
 
     /// Whether it is permitted.

@@ -173,6 +173,30 @@ impl Principal {
         Self { uid, entity, organization: Some(organization.clone()), scopes, fingerprint }
     }
 
+    /// The same user with other scopes; none of somebody who has no scopes.
+    pub(super) fn with_scopes(&self, scopes: Option<&ScopeSet>) -> Option<Self> {
+        let organization = self.organization.as_ref()?;
+        let entity = self.entity.as_ref()?;
+        let granted = scopes.into_iter().flat_map(ScopeSet::iter);
+        let granted: HashSet<EntityUID> =
+            granted.filter_map(|scope| uid(SCOPE, scope.as_str())).map(|uid| core(&uid)).collect();
+        let attributes = entity.attrs().map(|(name, value)| (name.clone(), value.clone()));
+        let ancestors = granted.iter().cloned().chain(above(organization)).collect();
+        let entity = Entity::new_with_attr_partial_value(
+            entity.uid().clone(),
+            attributes,
+            HashSet::new(),
+            ancestors,
+            [],
+        );
+        Some(Self {
+            entity: Some(Arc::new(entity)),
+            scopes: granted,
+            fingerprint: Fingerprint::of(&(self.fingerprint, scopes)),
+            ..self.clone()
+        })
+    }
+
     /// Somebody of another domain.
     pub fn foreign(foreign: Foreign) -> Self {
         Self {
@@ -241,6 +265,11 @@ impl Resourced {
     /// An organization.
     pub fn organization(path: &OrgPath) -> Self {
         Self::new(ORGANIZATION, path.own(), Vec::new(), path)
+    }
+
+    /// A user.
+    pub fn user(id: Id, path: &OrgPath, facts: UserFacts<'_>) -> Self {
+        Self::new(USER, id, facts.attributes(), path)
     }
 
     /// A thing of type `kind` that does not exist, as it would be in an organization.

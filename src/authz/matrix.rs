@@ -23,28 +23,44 @@ fn cell(engine: &Engine, action: &str, kind: &str, scope: Scope) -> &'static str
     }
 }
 
-/// The rows: an action, the type that it is asked of (`*` where all its types have the same cells), and a cell a scope.
-fn rows(engine: &Engine) -> Vec<(String, String, Vec<&'static str>)> {
+/// A row: what each scope may do with an action.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct MatrixRow {
+    /// The type that it is asked of; `*` where all its types have the same cells.
+    pub kind: String,
+    /// The action.
+    pub action: String,
+    /// `+`, `-` or `self`, by scope in ascending order.
+    pub cells: [&'static str; 4],
+}
+
+/// The rows of the matrix: every action that users take, by type and name.
+pub fn matrix_rows(engine: &Engine) -> Vec<MatrixRow> {
     let mut rows = Vec::new();
     for action in engine.bundle().actions() {
         let kinds = engine.kinds(&action);
-        let cells = |kind: &str| Scope::ALL.map(|scope| cell(engine, &action, kind, scope)).to_vec();
-        let mut of_kinds: Vec<(String, Vec<&'static str>)> =
-            kinds.iter().map(|kind| (kind.clone(), cells(kind))).collect();
-        let alike = of_kinds.windows(2).all(|pair| matches!(pair, [(_, one), (_, two)] if one == two));
-        if of_kinds.len() > 1 && alike {
-            of_kinds.truncate(1);
-            of_kinds.iter_mut().for_each(|(kind, _)| "*".clone_into(kind));
+        // Actions of other domains are no matter of scopes.
+        if !kinds.iter().any(|kind| engine.actions_between(USER, kind).contains(&action.as_str())) {
+            continue;
         }
-        rows.extend(of_kinds.into_iter().map(|(kind, cells)| (action.clone(), kind, cells)));
+        let cells = |kind: &String| Scope::ALL.map(|scope| cell(engine, &action, kind, scope));
+        let row =
+            |kind: &String| MatrixRow { kind: kind.clone(), action: action.clone(), cells: cells(kind) };
+        let mut of_kinds: Vec<MatrixRow> = kinds.iter().map(row).collect();
+        if of_kinds.len() > 1
+            && of_kinds.windows(2).all(|pair| matches!(pair, [one, two] if one.cells == two.cells))
+        {
+            of_kinds.truncate(1);
+            of_kinds.iter_mut().for_each(|row| "*".clone_into(&mut row.kind));
+        }
+        rows.extend(of_kinds);
     }
+    rows.sort();
     rows
 }
 
 /// The matrix as a Markdown page.
 pub fn matrix(engine: &Engine) -> String {
-    let mut rows = rows(engine);
-    rows.sort_by(|one, two| (&one.1, &one.0).cmp(&(&two.1, &two.0)));
     let mut page = String::from(
         "# Who may do what\n\n\
          Made by `cedargate policy matrix` from the policies, and checked by a test. Each cell is Cedar's own answer for a\n\
@@ -53,7 +69,7 @@ pub fn matrix(engine: &Engine) -> String {
          | asked of | action | guest | agent | bot | admin |\n\
          | --- | --- | :-: | :-: | :-: | :-: |\n",
     );
-    for (action, kind, cells) in &rows {
+    for MatrixRow { kind, action, cells } in matrix_rows(engine) {
         let _ = writeln!(page, "| {kind} | {action} | {} |", cells.join(" | "));
     }
     page.push_str(

@@ -4,7 +4,9 @@ mod bundle;
 pub mod cases;
 mod domain;
 mod engine;
+mod explain;
 mod facts;
+mod live;
 mod matrix;
 mod permitted;
 mod scope;
@@ -14,9 +16,11 @@ mod slice;
 pub use bundle::{About, Bundle, BundleError, Fault, Sources};
 pub use domain::Domain;
 pub use engine::{Answer, Ask, Engine};
+pub use explain::Missing;
 pub use facts::{
     Attribute, Circumstances, Foreign, Principal, Resourced, Thing, UserFacts, boolean, entity, text,
 };
-pub use matrix::matrix;
+pub use live::{Live, Looks};
+pub use matrix::{MatrixRow, matrix, matrix_rows};
 pub use permitted::{Denied, Permitted, Undecided, Within};
 pub use scope::{Scope, ScopeSet};

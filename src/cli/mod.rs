@@ -33,6 +33,7 @@ Settings, from the file (in small letters, without the prefix) and from the envi
   CEDARGATE_DATABASE_URL          sqlite://file or postgres://…          [sqlite://cedargate.db]
   CEDARGATE_DATABASE_CONNECTIONS  connections to the database at most    [10]
   CEDARGATE_POLICIES              directories with *.cedar and *.json, separated by commas  [policies]
+  CEDARGATE_POLICY_POLL           seconds between looks whether these files have changed, 0 for never  [1]
   CEDARGATE_SCHEMA                directories with *.cedarschema         [schema]
   CEDARGATE_ACCESS_TTL            seconds that an access token is good   [86400]
   CEDARGATE_REFRESH_TTL           seconds that a refresh token is good   [2592000]
@@ -41,6 +42,7 @@ Settings, from the file (in small letters, without the prefix) and from the envi
   CEDARGATE_PUBLIC_URL            the address under which clients reach the service
   CEDARGATE_ADMIN_EMAIL           the first admin                        [admin@example.com]
   CEDARGATE_ADMIN_PASSWORD        its password                           [a random one, printed once]
+  CEDARGATE_ACCESS_BATCH_LIMIT    questions in one batch of /access/v1/evaluations at most  [1000]
   CEDARGATE_PASSWORD_WORKERS      passwords that are checked at the same time  [processors]
   CEDARGATE_WORKERS               threads that answer requests           [processors]
   CEDARGATE_LOG                   error, warn, info, debug, or a filter  [info]

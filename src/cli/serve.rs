@@ -3,9 +3,12 @@
 use super::{Failure, Outcome, block_on, say};
 use crate::app::{App, StartError};
 use crate::config::{Config, ConfigError, LogFormat};
+use crate::http::Parts;
 use crate::values::Clock;
 use secrecy::ExposeSecret;
 use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
 pub(super) fn run(config: &Config) -> Outcome {
@@ -21,8 +24,43 @@ pub(super) fn run(config: &Config) -> Outcome {
         let address = listener.local_addr().map_err(Failure::failed)?;
         greet(&app, &format!("http://{address}"));
         say("Ctrl-C ends it.");
-        app.serve(listener).map_err(Failure::failed)?.await.map_err(Failure::failed)
+        let server = app.serve(listener).map_err(Failure::failed)?;
+        watch(Arc::clone(&app.parts), config.policy_poll);
+        server.await.map_err(Failure::failed)
     })
+}
+
+/// Has the policies read again when their files change, and on SIGHUP.
+fn watch(parts: Arc<Parts>, seconds: u64) {
+    let on_change = Arc::clone(&parts);
+    if seconds > 0 {
+        actix_web::rt::spawn(async move {
+            let mut known = on_change.policies.looks();
+            loop {
+                actix_web::rt::time::sleep(Duration::from_secs(seconds)).await;
+                let parts = Arc::clone(&on_change);
+                let looks = actix_web::web::block(move || parts.policies.looks()).await;
+                let Ok(looks) = looks else { continue };
+                if looks != known {
+                    known = looks;
+                    reload(&on_change).await;
+                }
+            }
+        });
+    }
+    actix_web::rt::spawn(async move {
+        let hangup = actix_web::rt::signal::unix::SignalKind::hangup();
+        let Ok(mut hangups) = actix_web::rt::signal::unix::signal(hangup) else { return };
+        while hangups.recv().await.is_some() {
+            reload(&parts).await;
+        }
+    });
+}
+
+async fn reload(parts: &Arc<Parts>) {
+    let parts = Arc::clone(parts);
+    // What came of it is in the log.
+    let _ = actix_web::web::block(move || parts.policies.reload()).await;
 }
 
 fn log(config: &Config) -> Outcome {
@@ -38,7 +76,8 @@ fn log(config: &Config) -> Outcome {
 fn greet(app: &App, base: &str) {
     say(format_args!("Cedargate {} listens on {base}", env!("CARGO_PKG_VERSION")));
     say(format_args!("  documentation   {base}/docs"));
-    let policies = app.parts.engine.bundle();
+    let engine = app.parts.policies.current();
+    let policies = engine.bundle();
     say(format_args!(
         "  policies        version {}, {} of them",
         policies.version(),

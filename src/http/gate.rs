@@ -3,7 +3,8 @@
 use super::{FieldError, Parts, Problem};
 use crate::authn::{ApiKey, Bearer};
 use crate::authz::{
-    Ask, Circumstances, Permitted, Principal, Resourced, Scope, ScopeSet, Undecided, UserFacts, Within,
+    Ask, Circumstances, Engine, Permitted, Principal, Resourced, Scope, ScopeSet, Undecided, UserFacts,
+    Within,
 };
 use crate::resource::{Reference, Resource};
 use crate::store::{Account, Reader, Work};
@@ -53,7 +54,7 @@ pub struct Caller {
 
 impl Caller {
     /// The caller that a bearer token names, as its user stands now.
-    pub async fn of_bearer(parts: &Parts, bearer: &Bearer) -> Result<Self, Problem> {
+    pub async fn of_bearer(parts: &Parts, engine: &Engine, bearer: &Bearer) -> Result<Self, Problem> {
         match bearer {
             Bearer::Jwt(token) => {
                 let claims = parts
@@ -61,13 +62,13 @@ impl Caller {
                     .verify(token, parts.clock.now())
                     .map_err(|error| Problem::token(&error, parts.rules.expired_status))?;
                 let account = parts.store.account(claims.id).await?;
-                Self::new(parts, account, &claims.scope, Credential::Session(claims.sid))
+                Self::new(engine, account, &claims.scope, Credential::Session(claims.sid))
             }
-            Bearer::ApiKey(key) => Self::of_api_key(parts, key).await,
+            Bearer::ApiKey(key) => Self::of_api_key(parts, engine, key).await,
         }
     }
 
-    async fn of_api_key(parts: &Parts, key: &ApiKey) -> Result<Self, Problem> {
+    async fn of_api_key(parts: &Parts, engine: &Engine, key: &ApiKey) -> Result<Self, Problem> {
         let now = parts.clock.now();
         let Some(found) = parts.store.api_key(&key.hash()).await? else { return Err(revoked()) };
         if found.expires_at.is_some_and(|end| end <= now) {
@@ -75,7 +76,7 @@ impl Caller {
         }
         let account = parts.store.account(found.user).await?;
         let last_used = found.last_used_at;
-        let caller = Self::new(parts, account, &found.scopes, Credential::ApiKey(found.id))?;
+        let caller = Self::new(engine, account, &found.scopes, Credential::ApiKey(found.id))?;
         Ok(Self { is_noted: last_used.is_some_and(|last| last.plus_seconds(60) > now), ..caller })
     }
 
@@ -91,37 +92,41 @@ impl Caller {
     }
 
     fn new(
-        parts: &Parts,
+        engine: &Engine,
         account: Option<Account>,
         claimed: &ScopeSet,
         credential: Credential,
     ) -> Result<Self, Problem> {
         let account = account.filter(Account::is_active).ok_or_else(revoked)?;
-        let scopes = parts.engine.effective(claimed, account.role);
-        let facts = UserFacts {
-            organization: account.path.own(),
-            role: account.role,
-            status: &account.status,
-            email: Some(&account.email),
-        };
-        let principal = Principal::new(account.id, &account.path, facts, scopes.as_ref());
+        let scopes = engine.effective(claimed, account.role);
+        let principal = Principal::new(account.id, &account.path, facts(&account), scopes.as_ref());
         Ok(Self { id: account.id, organization: account.path, credential, principal, is_noted: false })
     }
 
     /// A user as it would be with a credential that carries its whole role; none where it is blocked.
-    pub fn of_account(parts: &Parts, account: Account) -> Option<Self> {
+    pub fn of_account(engine: &Engine, account: Account) -> Option<Self> {
         let scopes = ScopeSet::from(account.role);
-        Self::new(parts, Some(account), &scopes, Credential::Terminal).ok()
+        Self::new(engine, Some(account), &scopes, Credential::Terminal).ok()
     }
 
     /// Whoever sits at the terminal of the machine that holds the database. For the policies it is the user
     /// `User::"000000000000000000000000"` of the root organization, with the scope admin.
-    pub fn at_terminal(parts: &Parts, root: OrgPath) -> Self {
+    pub fn at_terminal(engine: &Engine, root: OrgPath) -> Self {
         let scopes = ScopeSet::from(Scope::Admin);
         let facts = UserFacts { organization: root.own(), role: Scope::Admin, status: "active", email: None };
-        let scopes = parts.engine.effective(&scopes, Scope::Admin);
+        let scopes = engine.effective(&scopes, Scope::Admin);
         let principal = Principal::new(Id::NONE, &root, facts, scopes.as_ref());
         Self { id: Id::NONE, organization: root, credential: Credential::Terminal, principal, is_noted: true }
+    }
+}
+
+/// What policies may know of the user with this account.
+fn facts(account: &Account) -> UserFacts<'_> {
+    UserFacts {
+        organization: account.path.own(),
+        role: account.role,
+        status: &account.status,
+        email: Some(&account.email),
     }
 }
 
@@ -141,6 +146,8 @@ pub fn bearer(request: &HttpRequest) -> Result<Option<Bearer>, Problem> {
 #[derive(Debug, Clone)]
 pub struct Gate {
     parts: Arc<Parts>,
+    /// The policies with which the request began, and ends.
+    engine: Arc<Engine>,
     /// Who is calling.
     pub caller: Caller,
     action: &'static str,
@@ -152,21 +159,38 @@ impl Gate {
     pub async fn of_request(request: &HttpRequest, action: &'static str) -> Result<Self, Problem> {
         let parts = parts(request)?;
         let bearer = bearer(request)?.ok_or_else(Problem::no_bearer)?;
-        let caller = Caller::of_bearer(&parts, &bearer).await?;
+        let engine = parts.policies.current();
+        let caller = Caller::of_bearer(&parts, &engine, &bearer).await?;
         caller.touch(&parts).await;
         // An IPv4 client at an IPv6 socket is an IPv4 client: Cedar knows no other form.
         let ip = request.peer_addr().map(|address| address.ip().to_canonical());
-        Ok(Self { parts, caller, action, ip })
+        Ok(Self { parts, engine, caller, action, ip })
     }
 
     /// The gate of `action` for this caller.
     pub fn new(parts: Arc<Parts>, caller: Caller, action: &'static str) -> Self {
-        Self { parts, caller, action, ip: None }
+        let engine = parts.policies.current();
+        Self { parts, engine, caller, action, ip: None }
     }
 
     /// The same caller at the door of another action.
     pub fn at(&self, action: &'static str) -> Self {
         Self { action, ..self.clone() }
+    }
+
+    /// 403 unless the action is permitted on this organization.
+    pub fn require(&self, organization: &OrgPath) -> Result<(), Problem> {
+        if self.allows(organization) { Ok(()) } else { Err(Problem::forbidden(self.action)) }
+    }
+
+    /// The parts of the service, to be taken elsewhere.
+    pub fn shared_parts(&self) -> Arc<Parts> {
+        Arc::clone(&self.parts)
+    }
+
+    /// What decides, from the beginning of the request to its end.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
     }
 
     /// The parts of the service.
@@ -236,9 +260,9 @@ impl Gate {
         circumstances: &Circumstances,
         at_home: &Circumstances,
     ) -> Result<Permitted<R>, Problem> {
-        match thing.map(|thing| self.parts.engine.permit(&self.ask(circumstances), thing)) {
+        match thing.map(|thing| self.engine.permit(&self.ask(circumstances), thing)) {
             Some(Ok(permitted)) => Ok(permitted),
-            Some(Err(_)) | None if self.parts.engine.could(&self.ask(at_home), R::TYPE) => {
+            Some(Err(_)) | None if self.engine.could(&self.ask(at_home), R::TYPE) => {
                 Err(Problem::not_found(R::TYPE))
             }
             Some(Err(_)) | None => Err(Problem::forbidden(self.action)),
@@ -251,16 +275,13 @@ impl Gate {
         thing: Undecided<R>,
         circumstances: &Circumstances,
     ) -> Result<Permitted<R>, Problem> {
-        self.parts.engine.permit(&self.ask(circumstances), thing).map_err(|denied| Problem::denied(&denied))
+        self.engine.permit(&self.ask(circumstances), thing).map_err(|denied| Problem::denied(&denied))
     }
 
     /// The new thing, if the caller may make it: asked of the organization that is to hold it.
     pub fn decide_new<R: Resource>(&self, thing: Undecided<R>) -> Result<Permitted<R>, Problem> {
         let circumstances = self.circumstances();
-        self.parts
-            .engine
-            .permit_within(&self.ask(&circumstances), thing)
-            .map_err(|denied| Problem::denied(&denied))
+        self.engine.permit_within(&self.ask(&circumstances), thing).map_err(|denied| Problem::denied(&denied))
     }
 
     /// Where a new thing goes: the organization that it names, else the caller's. One that is out of reach is, for one
@@ -294,9 +315,7 @@ impl Gate {
     ) -> Result<Permitted<R>, Problem> {
         let gate = self.at("referTo");
         let circumstances = gate.circumstances();
-        if let Some(Ok(permitted)) =
-            thing.map(|thing| self.parts.engine.permit(&gate.ask(&circumstances), thing))
-        {
+        if let Some(Ok(permitted)) = thing.map(|thing| self.engine.permit(&gate.ask(&circumstances), thing)) {
             return Ok(permitted);
         }
         Err(match (self.allows(&self.caller.organization), field, id) {
@@ -308,7 +327,7 @@ impl Gate {
 
     /// Whether the action is permitted in this organization.
     pub fn allows(&self, organization: &OrgPath) -> bool {
-        self.parts.engine.allows(&self.ask(&self.circumstances()), &Resourced::organization(organization))
+        self.engine.allows(&self.ask(&self.circumstances()), &Resourced::organization(organization))
     }
 
     /// The organizations of which a list shows the things: the one that is named, else the caller's and all below it of
@@ -319,7 +338,6 @@ impl Gate {
         let Some(named) = named else {
             let organizations = self.parts.store.subtree(&self.caller.organization).await?;
             return self
-                .parts
                 .engine
                 .permit_organizations(&ask, organizations)
                 .map_err(|denied| Problem::denied(&denied));
@@ -328,7 +346,7 @@ impl Gate {
             Ok(id) => self.parts.store.path(id).await?,
             Err(_) => None,
         };
-        let permitted = path.map(|path| self.parts.engine.permit_organizations(&ask, vec![path]));
+        let permitted = path.map(|path| self.engine.permit_organizations(&ask, vec![path]));
         match permitted {
             Some(Ok(within)) => Ok(within),
             _ if self.allows(&self.caller.organization) => Err(Problem::not_found("Organization")),
@@ -347,7 +365,29 @@ impl Gate {
         let gate = self.at("referTo");
         let circumstances = gate.circumstances();
         let thing = self.parts.kinds.load(reader, kind, id).await?;
-        Ok(thing.filter(|thing| self.parts.engine.allows(&gate.ask(&circumstances), thing)))
+        Ok(thing.filter(|thing| self.engine.allows(&gate.ask(&circumstances), thing)))
+    }
+
+    /// A page of the things of a type that stand in the caller's organization or below, by id; each with what Cedar must
+    /// know of it, if the caller may name it.
+    pub async fn candidates(
+        &self,
+        kind: &str,
+        after: Option<Id>,
+        limit: u64,
+    ) -> Result<Vec<(Id, Option<Resourced>)>, Problem> {
+        let gate = self.at("referTo");
+        let circumstances = gate.circumstances();
+        let reader = self.reader();
+        let page = self.parts.kinds.page(&reader, kind, &self.caller.organization, after, limit).await?;
+        let nameable = |thing: &Resourced| self.engine.allows(&gate.ask(&circumstances), thing);
+        Ok(page.into_iter().map(|(id, thing)| (id, Some(thing).filter(nameable))).collect())
+    }
+
+    /// Whether the action is permitted on the user with this account.
+    pub fn may_evaluate(&self, account: &Account) -> bool {
+        let thing = Resourced::user(account.id, &account.path, facts(account));
+        self.engine.allows(&self.ask(&self.circumstances()), &thing)
     }
 
     /// Checks that everything that a thing names exists and that the caller may name it.

@@ -213,6 +213,17 @@ fn meaning(status: u16) -> &'static str {
     }
 }
 
+/// A text parameter of the query string.
+pub fn query(name: &str, what: &str, is_required: bool) -> Parameter {
+    ParameterBuilder::new()
+        .name(name)
+        .parameter_in(ParameterIn::Query)
+        .required(if is_required { Required::True } else { Required::False })
+        .description(Some(what))
+        .schema(Some(ObjectBuilder::new().schema_type(SchemaType::Type(Type::String)).max_length(Some(200))))
+        .build()
+}
+
 /// `GET /` of a resource.
 pub(super) fn list<R: Resource>(fields: &[Field]) -> Doc {
     let parameter = |name: &str, what: &str, schema: RefOr<Schema>| {

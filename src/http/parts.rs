@@ -1,17 +1,16 @@
 //! What every request needs, made once.
 
 use crate::authn::{Passwords, TokenKeys};
-use crate::authz::Engine;
+use crate::authz::Live;
 use crate::store::{Kinds, Store};
 use crate::values::Clock;
 use actix_web::http::StatusCode;
-use std::sync::Arc;
 
 /// The parts of the service.
 #[derive(Debug)]
 pub struct Parts {
-    /// Decides.
-    pub engine: Arc<Engine>,
+    /// The policies in force.
+    pub policies: Live,
     /// Keeps.
     pub store: Store,
     /// The kinds of things that the store keeps.
@@ -37,6 +36,8 @@ pub struct Rules {
     pub expired_status: StatusCode,
     /// The address under which clients reach the service, without a slash at its end; the request's own where none.
     pub public_url: Option<String>,
+    /// How many questions a batch may have.
+    pub access_batch_limit: usize,
     /// The `iss` and `aud` of the access tokens.
     pub issuer: String,
 }

@@ -118,6 +118,32 @@ impl Routes {
         self.gated(Method::POST, path, action, doc, handler)
     }
 
+    /// A `GET` that asks about an action which another route's operation is named after already.
+    #[must_use]
+    pub fn get_as<A, F, Fut>(
+        self,
+        path: &str,
+        action: &'static str,
+        operation: &'static str,
+        doc: Doc,
+        handler: F,
+    ) -> Self
+    where
+        A: FromRequest + 'static,
+        F: Fn(Gate, A) -> Fut + Clone + Send + Sync + 'static,
+        Fut: Future<Output = Result<HttpResponse, Problem>> + 'static,
+    {
+        self.gated(Method::GET, path, action, doc, handler).called(operation)
+    }
+
+    /// The route just declared has an operation of this name.
+    fn called(mut self, operation: &'static str) -> Self {
+        if let Some(route) = self.routes.last_mut() {
+            route.operation = operation;
+        }
+        self
+    }
+
     /// A `POST` that asks about an action which another route's operation is named after already.
     #[must_use]
     pub fn post_as<A, F, Fut>(
@@ -133,11 +159,7 @@ impl Routes {
         F: Fn(Gate, A) -> Fut + Clone + Send + Sync + 'static,
         Fut: Future<Output = Result<HttpResponse, Problem>> + 'static,
     {
-        let mut routes = self.gated(Method::POST, path, action, doc, handler);
-        if let Some(route) = routes.routes.last_mut() {
-            route.operation = operation;
-        }
-        routes
+        self.gated(Method::POST, path, action, doc, handler).called(operation)
     }
 
     /// A `PATCH` that asks about `action`.

@@ -1,9 +1,10 @@
 //! Users as the authentication sees them: who they are, where they belong, what they may be at most.
 
+use super::rows::is_within;
 use super::{Store, StoreError};
 use crate::authz::Scope;
 use crate::values::{Email, Id, OrgPath};
-use sea_orm::sea_query::{Alias, Expr, ExprTrait, Query, SelectStatement};
+use sea_orm::sea_query::{Alias, Expr, ExprTrait, Order, Query, SelectStatement};
 use sea_orm::{ConnectionTrait, FromQueryResult, JoinType};
 
 /// A user, and where it stands.
@@ -60,6 +61,23 @@ impl Store {
     /// The account with this address.
     pub async fn account_by_email(&self, email: &Email) -> Result<Option<Account>, StoreError> {
         self.one_account(Expr::col(("users", "email")).eq(email.clone())).await
+    }
+
+    /// At most `limit` accounts that stand in `top` or below it, after the id `after`, by id.
+    pub async fn accounts(
+        &self,
+        top: &OrgPath,
+        after: Option<Id>,
+        limit: u64,
+    ) -> Result<Vec<Account>, StoreError> {
+        let mut select = accounts();
+        select.and_where(is_within(Expr::col(("organizations", "path")), top));
+        if let Some(after) = after {
+            select.and_where(Expr::col(("users", "id")).gt(after));
+        }
+        select.order_by(("users", "id"), Order::Asc).limit(limit);
+        let found = self.db.query_all(&select).await?;
+        Ok(found.iter().map(|row| Account::from_query_result(row, "")).collect::<Result<_, _>>()?)
     }
 
     /// Whether there is any user at all.

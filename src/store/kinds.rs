@@ -4,10 +4,16 @@ use super::rows::table;
 use super::{Reader, StoreError};
 use crate::authz::Resourced;
 use crate::resource::Resource;
-use crate::values::Id;
+use crate::values::{Id, OrgPath};
 use futures_util::future::BoxFuture;
 use std::collections::BTreeMap;
 
+type Page = for<'a> fn(
+    &'a Reader<'a>,
+    &'a OrgPath,
+    Option<Id>,
+    u64,
+) -> BoxFuture<'a, Result<Vec<(Id, Resourced)>, StoreError>>;
 type Load = for<'a> fn(&'a Reader<'a>, Id) -> BoxFuture<'a, Result<Option<Resourced>, StoreError>>;
 
 /// A kind of thing.
@@ -17,6 +23,7 @@ pub struct Kind {
     pub name: &'static str,
     pub(super) table: &'static str,
     load: Load,
+    page: Page,
 }
 
 impl Kind {
@@ -25,6 +32,12 @@ impl Kind {
         Self {
             name: R::TYPE,
             table: table::<R>(),
+            page: |reader, top, after, limit| {
+                Box::pin(async move {
+                    let page = reader.page::<R>(top, after, limit).await?;
+                    Ok(page.into_iter().map(|(id, thing)| (id, thing.resourced())).collect())
+                })
+            },
             load: |reader, id| {
                 Box::pin(async move { Ok(reader.find::<R>(id).await?.map(|thing| thing.resourced())) })
             },
@@ -46,6 +59,26 @@ impl Kinds {
     /// Every kind, in the order of the names.
     pub fn iter(&self) -> impl Iterator<Item = &Kind> {
         self.0.values()
+    }
+
+    /// Whether things of this type are kept.
+    pub fn has(&self, kind: &str) -> bool {
+        self.0.contains_key(kind)
+    }
+
+    /// At most `limit` things of this type that stand in `top` or below it, after the id `after`, by id.
+    pub async fn page(
+        &self,
+        reader: &Reader<'_>,
+        kind: &str,
+        top: &OrgPath,
+        after: Option<Id>,
+        limit: u64,
+    ) -> Result<Vec<(Id, Resourced)>, StoreError> {
+        match self.0.get(kind) {
+            Some(kind) => (kind.page)(reader, top, after, limit).await,
+            None => Ok(Vec::new()),
+        }
     }
 
     /// What Cedar must know of the thing of this type with this id; none where there is no such type or thing.

@@ -4,10 +4,10 @@ use super::{Kinds, Reader, Store, StoreError, Work};
 use crate::authz::{Permitted, Undecided};
 use crate::resource::Resource;
 use crate::values::{Id, OrgPath};
-use sea_orm::sea_query::{Alias, Expr, ExprTrait, LockType, Query};
+use sea_orm::sea_query::{Alias, Expr, ExprTrait, LockType, Order, Query};
 use sea_orm::{
     ActiveModelTrait as _, ColumnTrait, ConnectionTrait, DbErr, EntityTrait, FromQueryResult, JoinType,
-    QueryFilter, QueryResult, QuerySelect, QueryTrait, Select, TryGetable,
+    QueryFilter, QueryOrder, QueryResult, QuerySelect, QueryTrait, Select, TryGetable,
 };
 
 /// The organizations, seen from the things that they hold.
@@ -89,6 +89,23 @@ impl Reader<'_> {
 }
 
 impl Reader<'_> {
+    /// At most `limit` things that stand in `top` or below it, after the id `after`, by id.
+    pub async fn page<R: Resource>(
+        &self,
+        top: &OrgPath,
+        after: Option<Id>,
+        limit: u64,
+    ) -> Result<Vec<(Id, Undecided<R>)>, StoreError> {
+        let id = || Expr::col((Alias::new(table::<R>()), Alias::new("id")));
+        let mut select = held::<R>().filter(is_within(Expr::col((HOLDER, "path")), top));
+        if let Some(after) = after {
+            select = select.filter(id().gt(after));
+        }
+        let rows =
+            select.order_by(id(), Order::Asc).limit(limit).into_model::<Held<R>>().all(&self.0).await?;
+        Ok(rows.into_iter().map(|held| (held.row.id(), held.undecided())).collect())
+    }
+
     /// This organization and all those below it, itself first.
     pub async fn subtree(&self, top: &OrgPath) -> Result<Vec<OrgPath>, StoreError> {
         let found = holder::Entity::find().filter(is_within(Expr::col("path"), top)).all(&self.0).await?;

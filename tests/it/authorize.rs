@@ -259,7 +259,6 @@ async fn what_the_schema_does_not_know_is_a_denial_that_says_so() {
     for (action, kind, id) in [
         ("fetchConversations", "Conversation", conversation.as_str()),
         ("FetchConversation", "Conversation", &conversation),
-        ("Action::\"fetchConversation\"", "Conversation", &conversation),
         ("", "Conversation", &conversation),
         ("fetchConversation", "Message", &conversation),
         ("fetchConversation", "User", &admin.id),

@@ -1,0 +1,285 @@
+//! What the decision endpoints share: who is asked about and whether the caller may ask, which thing is meant, and how an
+//! answer looks.
+
+use super::users::User;
+use crate::authz::{About, Answer, Ask, Circumstances, Engine, Missing, Principal, Resourced};
+use crate::http::{Caller, Gate, Problem};
+use crate::values::Id;
+use actix_web::http::StatusCode;
+use serde::Serialize;
+use serde_json::{Map, Value};
+use std::sync::Arc;
+use utoipa::ToSchema;
+
+/// What stood in the way of a decision.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct Obstacle {
+    /// A word for programs to go by: `undecidable`, `unknown_subject`, `invalid`, `blocked`, `forbidden`,
+    /// `token_expired`, `invalid_token`.
+    pub code: &'static str,
+    /// A sentence for people.
+    pub message: String,
+}
+
+impl Obstacle {
+    /// Says what stands in the way.
+    pub fn new(code: &'static str, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+}
+
+/// Somebody or something that a question names.
+#[derive(Debug, Clone, Copy)]
+pub struct Named<'a> {
+    /// The entity type.
+    pub kind: &'a str,
+    /// The id.
+    pub id: &'a str,
+    /// What whoever asks says of it.
+    pub properties: &'a Map<String, Value>,
+}
+
+/// Who is asked about: a principal and what is known of its call, or what stands in the way.
+pub enum Asked {
+    /// Somebody.
+    Known(Box<(Principal, Circumstances)>),
+    /// Nobody to ask about.
+    Unknown(Obstacle),
+    /// The caller may not ask about it.
+    Refused,
+}
+
+impl Asked {
+    /// Somebody, and what is known of its call.
+    pub fn known(principal: Principal, circumstances: Circumstances) -> Self {
+        Self::Known(Box::new((principal, circumstances)))
+    }
+}
+
+/// Who a question names, by its role, if the caller may ask about it: `evaluateAccess` on a user, and
+/// `evaluateForeignAccess` for everybody of another domain.
+pub async fn subject(gate: &Gate, named: Named<'_>) -> Result<Asked, Problem> {
+    if named.kind != "User" {
+        if gate.parts().kinds.has(named.kind) {
+            let message = format!(
+                "{:?} is not a type of subject; of this service's own types that is \"User\"",
+                named.kind
+            );
+            return Ok(Asked::Unknown(Obstacle::new("unknown_subject", message)));
+        }
+        if !gate.at("evaluateForeignAccess").allows(&gate.caller.organization) {
+            return Ok(Asked::Refused);
+        }
+        let found = gate.engine().domain().find(named.kind, named.id, named.properties);
+        return Ok(match found {
+            Ok(foreign) => Asked::known(Principal::foreign(foreign), Circumstances::default()),
+            Err(message) => Asked::Unknown(Obstacle::new("unknown_subject", message)),
+        });
+    }
+    match gate.at("evaluateAccess").find::<User>(named.id).await {
+        Ok(user) => user_by_role(gate, user.id).await,
+        Err(problem) if problem.status == StatusCode::NOT_FOUND => {
+            Ok(Asked::Unknown(Obstacle::new("unknown_subject", "there is no such User within your reach")))
+        }
+        Err(problem) if problem.status == StatusCode::FORBIDDEN => Ok(Asked::Refused),
+        Err(problem) => Err(problem),
+    }
+}
+
+/// A user that the caller may ask about, as it would be with a credential that carries its whole role.
+pub async fn user_by_role(gate: &Gate, user: Id) -> Result<Asked, Problem> {
+    let account = gate.parts().store.account(user).await?;
+    Ok(match account.and_then(|account| Caller::of_account(gate.engine(), account)) {
+        Some(caller) => {
+            let now = Some(gate.parts().clock.now());
+            Asked::known(caller.principal, Circumstances { now, ..Circumstances::default() })
+        }
+        None => Asked::Unknown(Obstacle::new("blocked", "the user is blocked")),
+    })
+}
+
+/// A thing that a question names.
+pub enum Target {
+    /// It is there.
+    There(Resourced),
+    /// It is not, or the caller could not name it.
+    Missing,
+    /// It cannot be understood.
+    Wrong(Obstacle),
+}
+
+/// The thing that a question names: one of the service's own from the store, any other from the data.
+pub async fn target(gate: &Gate, named: Named<'_>) -> Result<Target, Problem> {
+    if gate.parts().kinds.has(named.kind) {
+        let found = match named.id.parse() {
+            Ok(id) => gate.nameable(&gate.reader(), named.kind, id).await?,
+            Err(_) => None,
+        };
+        return Ok(found.map_or(Target::Missing, Target::There));
+    }
+    Ok(match gate.engine().domain().find(named.kind, named.id, named.properties) {
+        Ok(foreign) => Target::There(Resourced::foreign(foreign)),
+        Err(message) => Target::Wrong(Obstacle::new("undecidable", message)),
+    })
+}
+
+/// An answer with what is missing, where that was wanted.
+#[derive(Debug, Clone, Default)]
+pub struct Verdict {
+    /// What Cedar says.
+    pub answer: Arc<Answer>,
+    /// What stood in the way.
+    pub obstacle: Option<Obstacle>,
+    /// What is missing for a yes.
+    pub missing: Option<Missing>,
+}
+
+impl Verdict {
+    /// No, because of this.
+    pub fn not(obstacle: Obstacle) -> Self {
+        Self { obstacle: Some(obstacle), ..Self::default() }
+    }
+
+    /// The caller may not ask.
+    pub fn refused() -> Self {
+        Self::not(Obstacle::new("forbidden", "the policies do not permit you to ask about this subject"))
+    }
+}
+
+/// Decides, and where it is wanted finds out what is missing.
+pub fn decide(engine: &Engine, ask: &Ask<'_>, target: &Target, named: Named<'_>, explain: bool) -> Verdict {
+    let nowhere;
+    let (answer, resource) = match target {
+        Target::There(resource) => (engine.decide(ask, resource), resource),
+        Target::Missing => {
+            nowhere = Resourced::nowhere(named.kind, named.id);
+            (engine.decide_missing(ask, named.kind, named.id), &nowhere)
+        }
+        Target::Wrong(obstacle) => return Verdict::not(obstacle.clone()),
+    };
+    let obstacle =
+        (!answer.errors.is_empty()).then(|| Obstacle::new("undecidable", answer.errors.join("; ")));
+    let missing = if explain && obstacle.is_none() { engine.missing(ask, resource, &answer) } else { None };
+    Verdict { answer, obstacle, missing }
+}
+
+/// A decision.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Decision {
+    /// Whether it is permitted. Where it cannot be decided, it is not.
+    pub decision: bool,
+    /// Why, where that was wanted, or what stood in the way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub context: Option<Reasons>,
+}
+
+/// Why it was decided so.
+#[derive(Debug, Default, Serialize, ToSchema)]
+pub struct Reasons {
+    /// The policies that permitted, or those that forbade; none where none permitted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub policies: Option<Vec<PolicyView>>,
+    /// The version of the policies.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub version: Option<String>,
+    /// What is missing for a yes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub missing: Option<MissingView>,
+    /// What stood in the way of a decision.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub error: Option<Obstacle>,
+}
+
+/// A policy.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct PolicyView {
+    /// Its id.
+    pub id: String,
+    /// What it is for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub doc: Option<String>,
+    /// `permit` or `forbid`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub effect: Option<&'static str>,
+    /// The file that it stands in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub file: Option<String>,
+    /// The line of its id, from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub line: Option<usize>,
+}
+
+impl PolicyView {
+    /// By its id and what it is for.
+    pub fn short(about: &About) -> Self {
+        Self { id: about.id.clone(), doc: about.doc.clone(), effect: None, file: None, line: None }
+    }
+
+    /// With where it stands, too.
+    pub fn whole(about: &About) -> Self {
+        Self {
+            effect: Some(if about.permits { "permit" } else { "forbid" }),
+            file: Some(about.file.rsplit('/').next().unwrap_or_default().to_owned()),
+            line: Some(about.line),
+            ..Self::short(about)
+        }
+    }
+}
+
+/// What is missing for a yes.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum MissingView {
+    /// A credential with this scope.
+    Scope {
+        /// The lowest one that would do.
+        scope: crate::authz::Scope,
+    },
+    /// These forbid it.
+    Forbidden {
+        /// The policies.
+        policies: Vec<PolicyView>,
+    },
+    /// These would permit it, but for their conditions.
+    Conditions {
+        /// The policies.
+        policies: Vec<PolicyView>,
+    },
+    /// No policy permits it to anybody.
+    Nothing,
+}
+
+impl From<&Missing> for MissingView {
+    fn from(missing: &Missing) -> Self {
+        let views = |all: &[Arc<About>]| all.iter().map(|about| PolicyView::whole(about)).collect();
+        match missing {
+            Missing::Scope(scope) => Self::Scope { scope: *scope },
+            Missing::Forbidden(policies) => Self::Forbidden { policies: views(policies) },
+            Missing::Conditions(policies) => Self::Conditions { policies: views(policies) },
+            Missing::Nothing => Self::Nothing,
+        }
+    }
+}
+
+impl Decision {
+    /// The bare decision, with what stood in its way if anything did; with reasons where they are wanted.
+    pub fn new(verdict: &Verdict, engine: &Engine, explain: bool) -> Self {
+        let context = (explain || verdict.obstacle.is_some()).then(|| Reasons {
+            policies: explain
+                .then(|| verdict.answer.policies.iter().map(|about| PolicyView::whole(about)).collect()),
+            version: explain.then(|| engine.bundle().version().to_owned()),
+            missing: verdict.missing.as_ref().map(MissingView::from),
+            error: verdict.obstacle.clone(),
+        });
+        Self { decision: verdict.answer.allowed, context }
+    }
+}

@@ -1,0 +1,93 @@
+//! The policies in force, which can be read again while the service runs: a new bundle is read, checked and sliced off to
+//! the side, and then takes the place of the old one at once. A bad one changes nothing.
+
+use super::{Bundle, BundleError, Engine, Sources};
+use arc_swap::ArcSwap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+/// The policies in force.
+#[derive(Debug)]
+pub struct Live {
+    sources: Sources,
+    current: ArcSwap<Engine>,
+    /// Why the files as they are now are not in force.
+    failure: Mutex<Option<BundleError>>,
+    /// Held while a bundle is read, so that the newest one is the last to take its place.
+    turn: Mutex<()>,
+}
+
+/// What a file looks like from outside.
+type Look = (PathBuf, Option<SystemTime>, u64);
+
+/// What the files looked like when they were last looked at.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Looks(Vec<Look>);
+
+impl Live {
+    /// Reads the files for the first time.
+    pub fn open(sources: Sources) -> Result<Self, BundleError> {
+        let engine = Engine::new(Bundle::read(&sources)?)?;
+        Ok(Self {
+            sources,
+            current: ArcSwap::from_pointee(engine),
+            failure: Mutex::new(None),
+            turn: Mutex::new(()),
+        })
+    }
+
+    /// What decides now. Whoever has begun with it goes on with it.
+    pub fn current(&self) -> Arc<Engine> {
+        self.current.load_full()
+    }
+
+    /// Reads the files again, and decides by them from now on: true where they say something else than before. Where
+    /// they cannot be used, the old ones stay in force.
+    pub fn reload(&self) -> Result<bool, BundleError> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let read = Bundle::read(&self.sources).and_then(|bundle| {
+            let is_new = bundle.version() != self.current.load().bundle().version();
+            Ok(is_new.then_some(Engine::new(bundle)?))
+        });
+        let outcome = read.map(|engine| {
+            let is_new = engine.is_some();
+            engine.into_iter().for_each(|engine| self.current.store(Arc::new(engine)));
+            is_new
+        });
+        let failure = outcome.as_ref().err().cloned();
+        match &outcome {
+            Ok(true) => {
+                tracing::info!(version = self.current().bundle().version(), "the policies were read again")
+            }
+            Ok(false) => tracing::debug!("the policies were read again, and are the same"),
+            Err(error) => tracing::error!(%error, "the policies cannot be used; the old ones stay in force"),
+        }
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = failure;
+        outcome
+    }
+
+    /// Why the files as they were last read are not in force; none where they are.
+    pub fn failure(&self) -> Option<BundleError> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What the files look like now: names, sizes and times of change.
+    pub fn looks(&self) -> Looks {
+        let directories = self.sources.schema.iter().chain(&self.sources.policies);
+        let mut looks: Vec<Look> = directories
+            .filter_map(|directory| std::fs::read_dir(directory).ok())
+            .flatten()
+            .filter_map(|entry| {
+                let entry = entry.ok()?;
+                let path = entry.path();
+                let kind = path.extension()?.to_str()?;
+                let meta = entry.metadata().ok()?;
+                let is_ours = ["cedar", "cedarschema", "json"].contains(&kind) && meta.is_file();
+                is_ours.then(|| (path, meta.modified().ok(), meta.len()))
+            })
+            .collect();
+        looks.sort();
+        Looks(looks)
+    }
+}
