@@ -224,7 +224,11 @@ async fn check(client: &Client, cases: &[Value], request: &Value) {
             "pages" => {
                 for is_limit_said_again in [true, false] {
                     let found = pages(client, request, is_limit_said_again).await;
-                    assert_eq!(sorted(&found), of_case(client, cases, &request["as"]).await, "{told}");
+                    assert_eq!(
+                        sorted(&found),
+                        of_case(client, cases, &request["expect"]["as"]).await,
+                        "{told}"
+                    );
                 }
             }
             "as" if request["expect"].get("pages").is_none() => {
