@@ -4,7 +4,7 @@ use super::question::{self, Asked, Decision, Named, Obstacle, Target, Verdict};
 use crate::authz::{Ask, Circumstances, Principal, Resourced};
 use crate::http::openapi::Doc;
 use crate::http::{Caller, Gate, Json, Problem, Routes, gate, list};
-use crate::values::Id;
+use crate::values::{Id, object_only};
 use actix_web::dev::Payload;
 use actix_web::http::{Method, StatusCode};
 use actix_web::{FromRequest, HttpRequest, HttpResponse};
@@ -91,6 +91,7 @@ impl<T: DeserializeOwned + 'static> FromRequest for Body<T> {
 
 /// Somebody or something.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(remote = "Self")]
 struct Entity {
     /// A Cedar entity type: `User`, `Docs::Document`.
     #[schema(max_length = 200)]
@@ -104,6 +105,8 @@ struct Entity {
     properties: Map<String, Value>,
 }
 
+object_only!(Entity, read);
+
 impl Entity {
     fn named(&self) -> Named<'_> {
         Named { kind: &self.r#type, id: &self.id, properties: &self.properties }
@@ -112,14 +115,18 @@ impl Entity {
 
 /// An entity that is searched for: its id is what is wanted.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(remote = "Self")]
 struct EntityType {
     /// A Cedar entity type.
     #[schema(max_length = 200)]
     r#type: String,
 }
 
+object_only!(EntityType, read);
+
 /// An action.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(remote = "Self")]
 struct Action {
     /// Its name: looked up in the namespace of the resource's type, then in the empty one. A whole uid
     /// (`Docs::Action::"read"`) is taken as it is.
@@ -130,6 +137,8 @@ struct Action {
     #[schema(value_type = Object)]
     properties: Map<String, Value>,
 }
+
+object_only!(Action, read);
 
 /// May this one do that?
 #[derive(Debug, Clone, Deserialize, ToSchema)]
@@ -171,11 +180,14 @@ struct Batch {
 
 /// How far a batch goes.
 #[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(remote = "Self")]
 struct Options {
     /// Through all of them, or up to the first no or yes.
     #[serde(default)]
     evaluations_semantic: Semantic,
 }
+
+object_only!(Options, read);
 
 /// How far a batch goes.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
@@ -370,6 +382,7 @@ struct Search {
 
 /// Which page is wanted.
 #[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(remote = "Self")]
 struct PageWanted {
     /// The `next_token` of the page before; nothing for the first one.
     #[schema(nullable = false)]
@@ -378,6 +391,8 @@ struct PageWanted {
     #[schema(nullable = false, minimum = 1, maximum = 1000)]
     limit: Option<usize>,
 }
+
+object_only!(PageWanted, read);
 
 /// A page of results.
 #[derive(Debug, Serialize, ToSchema)]
