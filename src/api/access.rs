@@ -425,7 +425,7 @@ impl Search {
 
 /// Walks through candidates, and collects a page of those that fit.
 struct Walk {
-    print: String,
+    asked: String,
     limit: usize,
     after: Option<String>,
     looked_at: usize,
@@ -436,18 +436,17 @@ struct Walk {
 impl Walk {
     /// The page that is wanted of the search `what`. A token belongs to the search that it was given for.
     fn new(gate: &Gate, what: &str, search: &Search) -> Result<Self, Problem> {
-        let limit = search.page.limit.unwrap_or(PAGE);
-        if !(1..=MAX_PAGE).contains(&limit) {
-            return Err(Problem::field("page.limit", format!("it is {limit}; it must be 1 to {MAX_PAGE}")));
-        }
         let mut asked =
             json!([what, gate.caller.id, search.subject, search.action, search.resource, search.context]);
         asked.sort_all_objects();
-        let print = crate::authn::print(&asked.to_string());
-        let after = match search.page.token.as_deref() {
-            None | Some("") => None,
-            Some(token) => match token.split_once('.') {
-                Some((of, after)) if of == print => Some(after.to_owned()),
+        let asked = asked.to_string();
+        let said = search.page.limit;
+        let (limit, after) = match search.page.token.as_deref() {
+            None | Some("") => (said.unwrap_or(PAGE), None),
+            Some(token) => match Self::resumed(&asked, token) {
+                Some((limit, after)) if said.is_none_or(|said| said == limit) => {
+                    (limit, Some(after.to_owned()))
+                }
                 _ => {
                     return Err(Problem::field(
                         "page.token",
@@ -456,7 +455,23 @@ impl Walk {
                 }
             },
         };
-        Ok(Self { print, limit, after, looked_at: 0, results: Vec::new(), last: None })
+        if !(1..=MAX_PAGE).contains(&limit) {
+            return Err(Problem::field("page.limit", format!("it is {limit}; it must be 1 to {MAX_PAGE}")));
+        }
+        Ok(Self { asked, limit, after, looked_at: 0, results: Vec::new(), last: None })
+    }
+
+    /// The token of the page after this position: it holds for this question, with this limit.
+    fn token(asked: &str, limit: usize, after: &str) -> String {
+        let print = crate::authn::print(&format!("{asked} {limit} {after}"));
+        format!("{print}.{limit}.{after}")
+    }
+
+    /// The limit and the position of a token, if it was given for this question.
+    fn resumed<'a>(asked: &str, token: &'a str) -> Option<(usize, &'a str)> {
+        let (limit, after) = token.split_once('.')?.1.split_once('.')?;
+        let limit = limit.parse().ok()?;
+        (Self::token(asked, limit, after) == token).then_some((limit, after))
     }
 
     /// Where to go on.
@@ -475,7 +490,7 @@ impl Walk {
     /// The page; `is_over` where there is nothing after it.
     fn found(self, is_over: bool) -> Found {
         let next_token = match self.last.filter(|_| !is_over) {
-            Some(last) => format!("{}.{last}", self.print),
+            Some(last) => Self::token(&self.asked, self.limit, &last),
             None => String::new(),
         };
         Found { page: PageFound { next_token, count: self.results.len() }, results: self.results }
