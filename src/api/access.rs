@@ -314,6 +314,7 @@ async fn evaluations(
             format!("there are {count} of them; one batch has at most {most}"),
         ));
     }
+    check_defaults(&defaults)?;
     let mut decisions = Vec::with_capacity(batch.evaluations.len());
     for item in batch.evaluations {
         let decision = decide_item(&gate, &request, &defaults, item).await?;
@@ -328,6 +329,18 @@ async fn evaluations(
         }
     }
     Ok(answered(&gate, &Decisions { evaluations: decisions }))
+}
+
+/// What holds for all items has to be right, whether or not one of them needs it.
+fn check_defaults(defaults: &Map<String, Value>) -> Result<(), Problem> {
+    for (name, value) in defaults {
+        match name.as_str() {
+            "action" => drop(Search::part::<Action>(value, name)?),
+            "context" => drop(Search::part::<Map<String, Value>>(value, name)?),
+            _ => drop(Search::part::<Entity>(value, name)?),
+        }
+    }
+    Ok(())
 }
 
 /// The decision on one question of a batch; one that fails is a no that says why.
