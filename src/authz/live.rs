@@ -58,7 +58,8 @@ impl Live {
         let failure = outcome.as_ref().err().cloned();
         match &outcome {
             Ok(true) => {
-                tracing::info!(version = self.current().bundle().version(), "the policies were read again")
+                let version = self.current();
+                tracing::info!(version = version.bundle().version(), "the policies were read again");
             }
             Ok(false) => tracing::debug!("the policies were read again, and are the same"),
             Err(error) => tracing::error!(%error, "the policies cannot be used; the old ones stay in force"),
