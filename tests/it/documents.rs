@@ -47,8 +47,10 @@ fn document_with(id: &str, properties: Value) -> Value {
     json!({ "type": "Docs::Document", "id": id, "properties": properties })
 }
 
-/// The cells of the table: person, action, type and id of the resource, and whether it is permitted.
-fn cells() -> Vec<(&'static str, &'static str, String, &'static str, bool)> {
+/// A cell of the table: person, action, type and id of the resource, and whether it is permitted.
+type Cell = (&'static str, &'static str, String, &'static str, bool);
+
+fn cells() -> Vec<Cell> {
     let mut cells = Vec::new();
     for (kind, id, rights) in TABLE {
         for (person, rights) in PEOPLE.into_iter().zip(rights) {
@@ -80,7 +82,7 @@ async fn every_cell_of_the_table_is_decided_so_one_by_one_and_in_a_batch() {
 async fn searches_find_what_the_table_says() {
     let app = start().await;
     let bot = app.user(Scope::Bot).await;
-    let those = |fits: &dyn Fn(&(&str, &str, String, &str, bool)) -> bool, at: usize| -> BTreeSet<String> {
+    let those = |fits: &dyn Fn(&Cell) -> bool, at: usize| -> BTreeSet<String> {
         let found = cells().into_iter().filter(|cell| cell.4 && fits(cell));
         found.map(|cell| [cell.0, cell.1, cell.3][at].to_owned()).collect()
     };
