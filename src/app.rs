@@ -110,6 +110,7 @@ impl App {
         let parts = Arc::new(Parts {
             policies,
             kinds: api::kinds(),
+            callers: Default::default(),
             tokens: TokenKeys::new(&key, &[], &rules.issuer),
             passwords: Passwords::new(config.password_workers.unwrap_or(processors))?,
             store,

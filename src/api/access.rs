@@ -534,7 +534,7 @@ async fn search_subjects(gate: Gate, Body(search): Body<Search>) -> Result<HttpR
             for account in page {
                 let id = account.id;
                 let asked = may_ask.may_evaluate(&account);
-                let caller = Caller::of_account(engine, account).filter(|_| asked);
+                let caller = Caller::of_account(engine, &account).filter(|_| asked);
                 let now = Some(gate.parts().clock.now());
                 let circumstances = Circumstances { now, ..Circumstances::default() };
                 let fits = caller.is_some_and(|caller| fits(&caller.principal, circumstances));

@@ -175,7 +175,7 @@ async fn of_token(gate: &Gate, token: &SecretString) -> Result<Asked, Problem> {
                 let credential = Some(caller.credential.as_str().to_owned());
                 let now = Some(parts.clock.now());
                 return Ok(Asked::known(
-                    caller.principal,
+                    caller.principal.clone(),
                     Circumstances { credential, now, ..Circumstances::default() },
                 ));
             }

@@ -88,8 +88,8 @@ pub async fn subject(gate: &Gate, named: Named<'_>) -> Result<Asked, Problem> {
 
 /// A user that the caller may ask about, as it would be with a credential that carries its whole role.
 pub async fn user_by_role(gate: &Gate, user: Id) -> Result<Asked, Problem> {
-    let account = gate.parts().store.account(user).await?;
-    Ok(match account.and_then(|account| Caller::of_account(gate.engine(), account)) {
+    let account = gate.parts().store.known_account(user).await?;
+    Ok(match account.and_then(|account| Caller::of_account(gate.engine(), &account)) {
         Some(caller) => {
             let now = Some(gate.parts().clock.now());
             Asked::known(caller.principal, Circumstances { now, ..Circumstances::default() })
@@ -101,7 +101,7 @@ pub async fn user_by_role(gate: &Gate, user: Id) -> Result<Asked, Problem> {
 /// A thing that a question names.
 pub enum Target {
     /// It is there.
-    There(Resourced),
+    There(Arc<Resourced>),
     /// It is not, or the caller could not name it.
     Missing,
     /// It cannot be understood.
@@ -112,13 +112,13 @@ pub enum Target {
 pub async fn target(gate: &Gate, named: Named<'_>) -> Result<Target, Problem> {
     if gate.parts().kinds.has(named.kind) {
         let found = match named.id.parse() {
-            Ok(id) => gate.nameable(&gate.reader(), named.kind, id).await?,
+            Ok(id) => gate.known(named.kind, id).await?,
             Err(_) => None,
         };
         return Ok(found.map_or(Target::Missing, Target::There));
     }
     Ok(match gate.engine().domain().find(named.kind, named.id, named.properties) {
-        Ok(foreign) => Target::There(Resourced::foreign(foreign)),
+        Ok(foreign) => Target::There(Arc::new(Resourced::foreign(foreign))),
         Err(message) => Target::Wrong(Obstacle::new("undecidable", message)),
     })
 }
@@ -150,7 +150,7 @@ impl Verdict {
 pub fn decide(engine: &Engine, ask: &Ask<'_>, target: &Target, named: Named<'_>, explain: bool) -> Verdict {
     let nowhere;
     let (answer, resource) = match target {
-        Target::There(resource) => (engine.decide(ask, resource), resource),
+        Target::There(resource) => (engine.decide(ask, resource), &**resource),
         Target::Missing => {
             nowhere = Resourced::nowhere(named.kind, named.id);
             (engine.decide_missing(ask, named.kind, named.id), &nowhere)

@@ -1,8 +1,8 @@
 //! The bearer token of a request (RFC 6750, 2.1): an access token or an API key.
 
 use super::ApiKey;
-use crate::values::Invalid;
-use secrecy::SecretString;
+use crate::values::{Fingerprint, Invalid};
+use secrecy::{ExposeSecret, SecretString};
 use std::str::FromStr;
 
 /// What stands after `Bearer` in an Authorization header.
@@ -15,6 +15,14 @@ pub enum Bearer {
 }
 
 impl Bearer {
+    /// What stands for it in a cache.
+    pub fn fingerprint(&self) -> Fingerprint {
+        match self {
+            Self::Jwt(token) => Fingerprint::of(&token.expose_secret()),
+            Self::ApiKey(key) => Fingerprint::of(&key.expose()),
+        }
+    }
+
     /// From the value of an Authorization header.
     pub fn parse(header: &str) -> Result<Self, Invalid> {
         match header.split_once(' ') {

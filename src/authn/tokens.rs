@@ -129,8 +129,8 @@ impl TokenKeys {
         Ok(Issued { token, expires_at: Timestamp::from_millis(exp.saturating_mul(1_000)) })
     }
 
-    /// What a token says, if one of our keys signed it and it has not expired at `now`.
-    pub fn verify(&self, token: &SecretString, now: Timestamp) -> Result<Claims, TokenError> {
+    /// What a token says and until when it is good, if one of our keys signed it and it has not expired at `now`.
+    pub fn verify(&self, token: &SecretString, now: Timestamp) -> Result<(Claims, Timestamp), TokenError> {
         let token = token.expose_secret();
         let header = jsonwebtoken::decode_header(token).map_err(|_| TokenError::Invalid)?;
         let kid = header.kid.ok_or(TokenError::InvalidSignature)?;
@@ -145,7 +145,8 @@ impl TokenKeys {
         if payload.exp <= now.seconds() {
             return Err(TokenError::Expired);
         }
-        Ok(Claims { id: payload.id, scope, sid: payload.sid })
+        let expires_at = Timestamp::from_millis(payload.exp.saturating_mul(1_000));
+        Ok((Claims { id: payload.id, scope, sid: payload.sid }, expires_at))
     }
 }
 
@@ -168,7 +169,7 @@ mod tests {
         let keys = TokenKeys::new(&key("a"), &[], "us");
         let now = Timestamp::from_millis(1_700_000_000_500);
         let token = issued(&keys, now);
-        assert_eq!(keys.verify(&token, now).unwrap().scope.to_string(), "admin");
+        assert_eq!(keys.verify(&token, now).unwrap().0.scope.to_string(), "admin");
         assert!(keys.verify(&token, Timestamp::from_millis(1_700_000_059_999)).is_ok());
         assert_eq!(keys.verify(&token, Timestamp::from_millis(1_700_000_060_000)), Err(TokenError::Expired));
     }

@@ -1,8 +1,9 @@
 //! The entities of other domains: what the data files say of them, overlaid by what whoever asks says.
 
 use super::bundle::Bundle;
-use super::facts::{Fingerprint, Foreign, core, uid};
+use super::facts::{Foreign, core, uid};
 use super::shape::Shape;
+use crate::values::Fingerprint;
 use cedar_policy::{Entities, EntityUid, Schema};
 use cedar_policy_core::ast::Entity;
 use serde_json::{Map, Value, json};

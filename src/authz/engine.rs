@@ -4,11 +4,11 @@
 
 use super::bundle::{About, Bundle, action_name};
 use super::domain::Domain;
-use super::facts::{Body, Circumstances, Fingerprint, Principal, Resourced, SCOPE, Thing, core, uid};
+use super::facts::{Body, Circumstances, Principal, Resourced, SCOPE, Thing, core, uid};
 use super::permitted::{Denied, Permitted, Undecided, Within};
 use super::slice::Slice;
 use super::{BundleError, Fault, Scope, ScopeSet};
-use crate::values::OrgPath;
+use crate::values::{Fingerprint, OrgPath};
 use cedar_policy::{Authorizer, Decision, Entities, PolicySet, Request};
 use cedar_policy_core::ast::Entity;
 use cedar_policy_core::entities::{NoEntitiesSchema, TCComputation};
@@ -16,6 +16,7 @@ use cedar_policy_core::extensions::Extensions;
 use quick_cache::sync::Cache;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// How many decisions are remembered.
 const REMEMBERED: usize = 100_000;
@@ -57,6 +58,7 @@ pub struct Engine {
     cascade: HashMap<Scope, Vec<Scope>>,
     authorizer: Authorizer,
     remembered: Cache<Fingerprint, Arc<Answer>>,
+    number: u64,
 }
 
 impl Engine {
@@ -76,7 +78,14 @@ impl Engine {
         }
         let cascade = Scope::ALL.into_iter().map(|scope| (scope, reached(&data, scope))).collect();
         let remembered = Cache::new(REMEMBERED);
-        Ok(Self { bundle, slices, domain, cascade, authorizer: Authorizer::new(), remembered })
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        Ok(Self { bundle, slices, domain, cascade, authorizer: Authorizer::new(), remembered, number })
+    }
+
+    /// Tells the engines of a process apart.
+    pub fn number(&self) -> u64 {
+        self.number
     }
 
     /// What it decides by.
@@ -130,14 +139,10 @@ impl Engine {
         let Some(slice) = self.slices.get(ask.action) else {
             return Arc::new(Answer::undecidable(format!("there is no action {:?}", ask.action)));
         };
-        let resource_print = match &resource.0 {
-            Body::Own(own) => Fingerprint::of(own),
-            Body::Foreign(foreign) => foreign.fingerprint,
-        };
         let key = Fingerprint::of(&(
             ask.principal.fingerprint,
             slice.number,
-            resource_print,
+            resource.fingerprint,
             slice.context_print(ask.circumstances),
         ));
         if let Some(answer) = self.remembered.get(&key) {
@@ -196,7 +201,7 @@ impl Engine {
     ) -> Result<cedar_policy::Response, String> {
         let unnamed = || "it is not of a type that the schema knows".to_owned();
         let principal = ask.principal.uid.clone().ok_or_else(unnamed)?;
-        let (thing, entity) = match &resource.0 {
+        let (thing, entity) = match &resource.body {
             Body::Own(own) => {
                 let uid = own.uid().ok_or_else(unnamed)?;
                 // The caller itself: the thing says how it is, or would be, and the credential says with which scopes.

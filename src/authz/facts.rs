@@ -1,13 +1,12 @@
 //! What Cedar learns of a caller, of a thing and of a call. The names here are those of the schema.
 
 use super::{Scope, ScopeSet};
-use crate::values::{Email, Id, OrgPath, Timestamp};
+use crate::values::{Email, Fingerprint, Id, OrgPath, Timestamp};
 use cedar_policy::{EntityId, EntityTypeName, EntityUid, RestrictedExpression};
 use cedar_policy_core::ast::{Entity, EntityUID, PartialValue, Value as CedarValue};
 use serde_json::{Map, Value};
 use std::collections::HashSet;
 use std::fmt::Display;
-use std::hash::{BuildHasher, Hash, RandomState};
 use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::{Arc, LazyLock};
@@ -104,19 +103,6 @@ fn made(uid: EntityUID, attributes: &Attributes, ancestors: HashSet<EntityUID>) 
 
 fn above(path: &OrgPath) -> impl Iterator<Item = EntityUID> + '_ {
     path.ids().filter_map(|id| uid(ORGANIZATION, &id.to_string())).map(|uid| core(&uid))
-}
-
-/// What stands for everything that a decision reads of something: two hashes with keys that nobody outside this process
-/// knows. Where they are the same, so is what they stand for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Fingerprint(u64, u64);
-
-impl Fingerprint {
-    pub(super) fn of(value: &impl Hash) -> Self {
-        static KEYS: LazyLock<(RandomState, RandomState)> = LazyLock::new(Default::default);
-        let (one, two) = &*KEYS;
-        Self(one.hash_one(value), two.hash_one(value))
-    }
 }
 
 /// What policies may know of a user, whether it is the caller or the thing that is asked about.
@@ -219,7 +205,10 @@ pub struct Foreign {
 
 /// What Cedar must know of a thing that is asked about.
 #[derive(Debug, Clone)]
-pub struct Resourced(pub(super) Body);
+pub struct Resourced {
+    pub(super) body: Body,
+    pub(super) fingerprint: Fingerprint,
+}
 
 #[derive(Debug, Clone)]
 pub(super) enum Body {
@@ -259,7 +248,11 @@ impl Resourced {
             attributes = organization_attributes(path);
         }
         let path = Some(path.clone());
-        Self(Body::Own(Own { kind: kind.to_owned(), id: id.to_string(), attributes, path }))
+        Self::own(Own { kind: kind.to_owned(), id: id.to_string(), attributes, path })
+    }
+
+    fn own(own: Own) -> Self {
+        Self { fingerprint: Fingerprint::of(&own), body: Body::Own(own) }
     }
 
     /// An organization.
@@ -283,12 +276,12 @@ impl Resourced {
     /// A thing of type `kind` that stands nowhere, so that nobody has it within reach. `id` is what the caller calls it.
     pub fn nowhere(kind: &str, id: &str) -> Self {
         let attributes = least_attributes(kind, Id::NONE);
-        Self(Body::Own(Own { kind: kind.to_owned(), id: id.to_owned(), attributes, path: None }))
+        Self::own(Own { kind: kind.to_owned(), id: id.to_owned(), attributes, path: None })
     }
 
     /// A thing of another domain.
     pub fn foreign(foreign: Foreign) -> Self {
-        Self(Body::Foreign(foreign))
+        Self { fingerprint: foreign.fingerprint, body: Body::Foreign(foreign) }
     }
 }
 

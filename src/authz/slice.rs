@@ -2,8 +2,9 @@
 
 use super::bundle::Bundle;
 use super::domain::{Domain, with_causes};
-use super::facts::{Circumstances, Fingerprint};
+use super::facts::Circumstances;
 use super::shape::Shape;
+use crate::values::Fingerprint;
 use cedar_policy::{
     ActionConstraint, Context, Entities, EntityTypeName, EntityUid, Policy, PolicySet, Schema,
 };

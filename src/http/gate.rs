@@ -7,10 +7,11 @@ use crate::authz::{
     Within,
 };
 use crate::resource::{Reference, Resource};
-use crate::store::{Account, Reader, Work};
-use crate::values::{Id, OrgPath};
+use crate::store::{Account, Reader, Stamp, Work};
+use crate::values::{Fingerprint, Id, OrgPath, Timestamp};
 use actix_web::http::header;
 use actix_web::{HttpRequest, web};
+use quick_cache::sync::Cache;
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -52,32 +53,79 @@ pub struct Caller {
     is_noted: bool,
 }
 
+/// A caller that is known already.
+#[derive(Debug, Clone)]
+struct Known {
+    caller: Arc<Caller>,
+    /// When its user was read.
+    stamp: Stamp,
+    /// By whose cascade its scopes were found.
+    engine: u64,
+    /// Until when its credential is good without another look.
+    until: Timestamp,
+}
+
+/// The callers that are known already, each by its credential: good until the credential expires, its user is written,
+/// or the policies change.
+#[derive(Debug)]
+pub struct Callers(Cache<Fingerprint, Known>);
+
+impl Default for Callers {
+    fn default() -> Self {
+        Self(Cache::new(20_000))
+    }
+}
+
 impl Caller {
     /// The caller that a bearer token names, as its user stands now.
-    pub async fn of_bearer(parts: &Parts, engine: &Engine, bearer: &Bearer) -> Result<Self, Problem> {
-        match bearer {
-            Bearer::Jwt(token) => {
-                let claims = parts
-                    .tokens
-                    .verify(token, parts.clock.now())
-                    .map_err(|error| Problem::token(&error, parts.rules.expired_status))?;
-                let account = parts.store.account(claims.id).await?;
-                Self::new(engine, account, &claims.scope, Credential::Session(claims.sid))
+    pub async fn of_bearer(parts: &Parts, engine: &Engine, bearer: &Bearer) -> Result<Arc<Self>, Problem> {
+        let fingerprint = bearer.fingerprint();
+        let now = parts.clock.now();
+        if let Some(known) = parts.callers.0.get(&fingerprint) {
+            let is_good = parts.store.is_good(known.stamp, known.caller.id);
+            if is_good && known.engine == engine.number() && now < known.until {
+                return Ok(known.caller);
             }
-            Bearer::ApiKey(key) => Self::of_api_key(parts, engine, key).await,
         }
+        let (caller, stamp, until) = match bearer {
+            Bearer::Jwt(token) => {
+                let (claims, expires_at) = parts
+                    .tokens
+                    .verify(token, now)
+                    .map_err(|error| Problem::token(&error, parts.rules.expired_status))?;
+                let stamp = parts.store.user_stamp(claims.id);
+                let account = parts.store.account(claims.id).await?.ok_or_else(revoked)?;
+                let caller = Self::new(engine, &account, &claims.scope, Credential::Session(claims.sid))?;
+                (caller, stamp, expires_at)
+            }
+            Bearer::ApiKey(key) => Self::of_api_key(parts, engine, key, now).await?,
+        };
+        let caller = Arc::new(caller);
+        let known = Known { caller: Arc::clone(&caller), stamp, engine: engine.number(), until };
+        parts.callers.0.insert(fingerprint, known);
+        Ok(caller)
     }
 
-    async fn of_api_key(parts: &Parts, engine: &Engine, key: &ApiKey) -> Result<Self, Problem> {
-        let now = parts.clock.now();
-        let Some(found) = parts.store.api_key(&key.hash()).await? else { return Err(revoked()) };
+    async fn of_api_key(
+        parts: &Parts,
+        engine: &Engine,
+        key: &ApiKey,
+        now: Timestamp,
+    ) -> Result<(Self, Stamp, Timestamp), Problem> {
+        let hash = key.hash();
+        let found = parts.store.api_key(&hash).await?.ok_or_else(revoked)?;
+        // Read once more under the stamp of its user, which a deletion of the key changes.
+        let stamp = parts.store.user_stamp(found.user);
+        let found = parts.store.api_key(&hash).await?.ok_or_else(revoked)?;
         if found.expires_at.is_some_and(|end| end <= now) {
             return Err(Problem::token(&crate::authn::TokenError::Expired, parts.rules.expired_status));
         }
-        let account = parts.store.account(found.user).await?;
-        let last_used = found.last_used_at;
-        let caller = Self::new(engine, account, &found.scopes, Credential::ApiKey(found.id))?;
-        Ok(Self { is_noted: last_used.is_some_and(|last| last.plus_seconds(60) > now), ..caller })
+        let account = parts.store.account(found.user).await?.ok_or_else(revoked)?;
+        let caller = Self::new(engine, &account, &found.scopes, Credential::ApiKey(found.id))?;
+        // Its use is noted to the minute.
+        let again = found.last_used_at.map_or(now, |last| last.plus_seconds(60));
+        let until = found.expires_at.map_or(again, |end| end.min(again));
+        Ok((Self { is_noted: again > now, ..caller }, stamp, until))
     }
 
     /// Notes that its API key was used, to the minute. A request that only reads goes on where that cannot be written.
@@ -93,20 +141,28 @@ impl Caller {
 
     fn new(
         engine: &Engine,
-        account: Option<Account>,
+        account: &Account,
         claimed: &ScopeSet,
         credential: Credential,
     ) -> Result<Self, Problem> {
-        let account = account.filter(Account::is_active).ok_or_else(revoked)?;
+        if !account.is_active() {
+            return Err(revoked());
+        }
         let scopes = engine.effective(claimed, account.role);
-        let principal = Principal::new(account.id, &account.path, facts(&account), scopes.as_ref());
-        Ok(Self { id: account.id, organization: account.path, credential, principal, is_noted: false })
+        let principal = Principal::new(account.id, &account.path, facts(account), scopes.as_ref());
+        Ok(Self {
+            id: account.id,
+            organization: account.path.clone(),
+            credential,
+            principal,
+            is_noted: false,
+        })
     }
 
     /// A user as it would be with a credential that carries its whole role; none where it is blocked.
-    pub fn of_account(engine: &Engine, account: Account) -> Option<Self> {
+    pub fn of_account(engine: &Engine, account: &Account) -> Option<Self> {
         let scopes = ScopeSet::from(account.role);
-        Self::new(engine, Some(account), &scopes, Credential::Terminal).ok()
+        Self::new(engine, account, &scopes, Credential::Terminal).ok()
     }
 
     /// Whoever sits at the terminal of the machine that holds the database. For the policies it is the user
@@ -149,7 +205,7 @@ pub struct Gate {
     /// The policies with which the request began, and ends.
     engine: Arc<Engine>,
     /// Who is calling.
-    pub caller: Caller,
+    pub caller: Arc<Caller>,
     action: &'static str,
     ip: Option<IpAddr>,
 }
@@ -170,7 +226,7 @@ impl Gate {
     /// The gate of `action` for this caller.
     pub fn new(parts: Arc<Parts>, caller: Caller, action: &'static str) -> Self {
         let engine = parts.policies.current();
-        Self { parts, engine, caller, action, ip: None }
+        Self { parts, engine, caller: Arc::new(caller), action, ip: None }
     }
 
     /// The same caller at the door of another action.
@@ -365,6 +421,14 @@ impl Gate {
         let gate = self.at("referTo");
         let circumstances = gate.circumstances();
         let thing = self.parts.kinds.load(reader, kind, id).await?;
+        Ok(thing.filter(|thing| self.engine.allows(&gate.ask(&circumstances), thing)))
+    }
+
+    /// The same, from what was read not long ago where that is still so.
+    pub async fn known(&self, kind: &str, id: Id) -> Result<Option<Arc<Resourced>>, Problem> {
+        let gate = self.at("referTo");
+        let circumstances = gate.circumstances();
+        let thing = self.parts.kinds.know(&self.parts.store, kind, id).await?;
         Ok(thing.filter(|thing| self.engine.allows(&gate.ask(&circumstances), thing)))
     }
 

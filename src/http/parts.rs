@@ -2,6 +2,7 @@
 
 use crate::authn::{Passwords, TokenKeys};
 use crate::authz::Live;
+use crate::http::gate::Callers;
 use crate::store::{Kinds, Store};
 use crate::values::Clock;
 use actix_web::http::StatusCode;
@@ -15,6 +16,8 @@ pub struct Parts {
     pub store: Store,
     /// The kinds of things that the store keeps.
     pub kinds: Kinds,
+    /// The callers that are known already.
+    pub callers: Callers,
     /// Signs and checks access tokens.
     pub tokens: TokenKeys,
     /// Hashes and checks passwords.

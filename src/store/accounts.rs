@@ -6,6 +6,7 @@ use crate::authz::Scope;
 use crate::values::{Email, Id, OrgPath};
 use sea_orm::sea_query::{Alias, Expr, ExprTrait, Order, Query, SelectStatement};
 use sea_orm::{ConnectionTrait, FromQueryResult, JoinType};
+use std::sync::Arc;
 
 /// A user, and where it stands.
 #[derive(Debug, Clone, FromQueryResult)]
@@ -56,6 +57,18 @@ impl Store {
     /// The account of this user.
     pub async fn account(&self, user: Id) -> Result<Option<Account>, StoreError> {
         self.one_account(Expr::col(("users", "id")).eq(user)).await
+    }
+
+    /// The account of this user without its password, from what was read not long ago where that is still so.
+    pub async fn known_account(&self, user: Id) -> Result<Option<Arc<Account>>, StoreError> {
+        if let Some(account) = self.facts.account(user) {
+            return Ok(Some(account));
+        }
+        let stamp = self.user_stamp(user);
+        let Some(account) = self.account(user).await? else { return Ok(None) };
+        let account = Arc::new(Account { hash: None, ..account });
+        self.facts.remember_account(stamp, &account);
+        Ok(Some(account))
     }
 
     /// The account with this address.

@@ -1,14 +1,15 @@
 //! Opening the database, and bringing it to the present form.
 
-use super::{Store, StoreError, Work};
+use super::facts::Facts;
+use super::{Store, StoreError, Work, is_shared};
 use migrations::Migrator;
 use sea_orm::{
-    ConnectOptions, ConnectionTrait, Database, DbBackend, SqliteTransactionMode, TransactionOptions,
-    TransactionTrait,
+    ConnectOptions, ConnectionTrait, Database, SqliteTransactionMode, TransactionOptions, TransactionTrait,
 };
 use sea_orm_migration::{MigratorTrait, SchemaManager};
 use secrecy::ExposeSecret;
 use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 fn options(url: &str, connections: u32, create: bool) -> ConnectOptions {
@@ -45,10 +46,13 @@ impl Store {
                 ))
             })?;
         }
-        Ok(Self {
-            db: Database::connect(options(url, connections, false)).await?,
-            url: url.to_owned().into(),
-        })
+        let db = Database::connect(options(url, connections, false)).await?;
+        // With PostgreSQL it begins to remember when it hears what other processes write.
+        let facts = Arc::new(Facts::new(!is_shared(&db)));
+        if is_shared(&db) {
+            tokio::spawn(Facts::listen(Arc::downgrade(&facts), url.to_owned()));
+        }
+        Ok(Self { db, url: url.to_owned().into(), facts })
     }
 
     /// Applies the migrations that the database does not have yet. Refuses a database that has one which this
@@ -56,7 +60,7 @@ impl Store {
     pub async fn migrate(&self) -> Result<(), StoreError> {
         // Of several processes that start at once, one after the other: PostgreSQL keeps the others waiting. (SQLite has
         // one writer anyhow.)
-        let turn = if self.db.get_database_backend() == DbBackend::Postgres {
+        let turn = if is_shared(&self.db) {
             let turn = Database::connect(options(self.url.expose_secret(), 1, false)).await?;
             turn.execute_unprepared("SELECT pg_advisory_lock(4839271)").await?;
             Some(turn)
@@ -101,6 +105,7 @@ impl Store {
             sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
             ..TransactionOptions::default()
         };
-        Ok(Work { tx: self.db.begin_with_options(options).await? })
+        let tx = self.db.begin_with_options(options).await?;
+        Ok(Work { tx, facts: Arc::clone(&self.facts), written: Mutex::default() })
     }
 }

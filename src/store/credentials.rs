@@ -164,6 +164,8 @@ impl Work {
         user: &Permitted<U>,
         key: Id,
     ) -> Result<bool, StoreError> {
+        // Whoever calls with it is remembered as its user.
+        self.wrote("User", user.id());
         let mut delete = Query::delete();
         delete
             .from_table("api_keys")

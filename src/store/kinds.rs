@@ -1,12 +1,13 @@
 //! The kinds of things that the store holds, by the names that Cedar knows them by.
 
 use super::rows::table;
-use super::{Reader, StoreError};
+use super::{Reader, Store, StoreError};
 use crate::authz::Resourced;
 use crate::resource::Resource;
 use crate::values::{Id, OrgPath};
 use futures_util::future::BoxFuture;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 type Page = for<'a> fn(
     &'a Reader<'a>,
@@ -15,6 +16,7 @@ type Page = for<'a> fn(
     u64,
 ) -> BoxFuture<'a, Result<Vec<(Id, Resourced)>, StoreError>>;
 type Load = for<'a> fn(&'a Reader<'a>, Id) -> BoxFuture<'a, Result<Option<Resourced>, StoreError>>;
+type Know = for<'a> fn(&'a Store, Id) -> BoxFuture<'a, Result<Option<Arc<Resourced>>, StoreError>>;
 
 /// A kind of thing.
 #[derive(Clone, Copy)]
@@ -23,6 +25,7 @@ pub struct Kind {
     pub name: &'static str,
     pub(super) table: &'static str,
     load: Load,
+    know: Know,
     page: Page,
 }
 
@@ -32,6 +35,7 @@ impl Kind {
         Self {
             name: R::TYPE,
             table: table::<R>(),
+            know: |store, id| Box::pin(store.facts_of::<R>(id)),
             page: |reader, top, after, limit| {
                 Box::pin(async move {
                     let page = reader.page::<R>(top, after, limit).await?;
@@ -59,6 +63,19 @@ impl Kinds {
     /// Every kind, in the order of the names.
     pub fn iter(&self) -> impl Iterator<Item = &Kind> {
         self.0.values()
+    }
+
+    /// The same, from what was read not long ago where that is still so.
+    pub async fn know(
+        &self,
+        store: &Store,
+        kind: &str,
+        id: Id,
+    ) -> Result<Option<Arc<Resourced>>, StoreError> {
+        match self.0.get(kind) {
+            Some(kind) => (kind.know)(store, id).await,
+            None => Ok(None),
+        }
     }
 
     /// Whether things of this type are kept.

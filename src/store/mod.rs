@@ -5,22 +5,29 @@ mod accounts;
 mod connect;
 mod credentials;
 mod error;
+mod facts;
 mod kinds;
 mod list;
 mod rows;
 
+use crate::values::Id;
 pub use accounts::Account;
 pub use credentials::{ApiKeyRow, NewSession, Session, SigningKeyRow};
 pub use error::StoreError;
+pub use facts::Stamp;
+use facts::{Facts, Written};
 pub use kinds::{Kind, Kinds};
 pub use list::{ListQuery, Page};
-use sea_orm::{DatabaseConnection, DatabaseExecutor, DatabaseTransaction};
+use sea_orm::sea_query::{Func, Query};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseExecutor, DatabaseTransaction, DbBackend};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// The database, for reading. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Store {
     db: DatabaseConnection,
     url: secrecy::SecretString,
+    facts: Arc<Facts>,
 }
 
 /// A unit of work: everything that is written in it becomes visible at once, at [`Work::commit`], or not at all.
@@ -29,6 +36,8 @@ pub struct Store {
 #[derive(Debug)]
 pub struct Work {
     tx: DatabaseTransaction,
+    facts: Arc<Facts>,
+    written: Mutex<Written>,
 }
 
 /// What reads: the database as everybody sees it, or a unit of work, which has its connection already. Whoever has one
@@ -36,7 +45,22 @@ pub struct Work {
 #[derive(Debug)]
 pub struct Reader<'a>(DatabaseExecutor<'a>);
 
+/// Whether several processes may serve this database.
+fn is_shared(db: &impl ConnectionTrait) -> bool {
+    db.get_database_backend() == DbBackend::Postgres
+}
+
 impl Store {
+    /// The stamp for what is read of a user from now on.
+    pub fn user_stamp(&self, user: Id) -> Stamp {
+        self.facts.stamp("User", user)
+    }
+
+    /// Whether what was read of a user with this stamp is still so.
+    pub fn is_good(&self, stamp: Stamp, user: Id) -> bool {
+        self.facts.is_good(stamp, "User", user)
+    }
+
     /// Reads what everybody sees.
     pub fn reader(&self) -> Reader<'_> {
         Reader((&self.db).into())
@@ -51,6 +75,27 @@ impl Work {
 
     /// Makes everything that was written visible.
     pub async fn commit(self) -> Result<(), StoreError> {
-        Ok(self.tx.commit().await?)
+        let Self { tx, facts, written } = self;
+        let written = written.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if let Some((channel, text)) = Facts::notice(&written).filter(|_| is_shared(&tx)) {
+            let mut notify = Query::select();
+            notify.expr(Func::cust("pg_notify").arg(channel).arg(text));
+            tx.execute(&notify).await?;
+        }
+        let committed = tx.commit().await;
+        // Also where it is not known whether it was written.
+        facts.forget(&written);
+        Ok(committed?)
+    }
+
+    /// Notes that a thing is being written.
+    fn wrote(&self, kind: &str, id: Id) {
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        self.facts.note(&mut written, kind, id);
+    }
+
+    /// Notes that things are being written that nobody counts.
+    fn wrote_all(&self) {
+        Facts::note_all(&mut self.written.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }

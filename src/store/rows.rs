@@ -1,7 +1,7 @@
 //! The rows of the resources: found, inserted, saved, deleted.
 
 use super::{Kinds, Reader, Store, StoreError, Work};
-use crate::authz::{Permitted, Undecided};
+use crate::authz::{Permitted, Resourced, Undecided};
 use crate::resource::Resource;
 use crate::values::{Id, OrgPath};
 use sea_orm::sea_query::{Alias, Expr, ExprTrait, LockType, Order, Query};
@@ -9,6 +9,7 @@ use sea_orm::{
     ActiveModelTrait as _, ColumnTrait, ConnectionTrait, DbErr, EntityTrait, FromQueryResult, JoinType,
     QueryFilter, QueryOrder, QueryResult, QuerySelect, QueryTrait, Select, TryGetable,
 };
+use std::sync::Arc;
 
 /// The organizations, seen from the things that they hold.
 pub(super) mod holder {
@@ -118,7 +119,30 @@ impl Reader<'_> {
 impl Store {
     /// The thing with this id; none where there is none.
     pub async fn find<R: Resource>(&self, id: Id) -> Result<Option<Undecided<R>>, StoreError> {
-        self.reader().find(id).await
+        let known = self.facts.row(R::TYPE, id);
+        if let Some(Held { row, path }) = known.as_ref().and_then(|entry| entry.row.downcast_ref::<Held<R>>())
+        {
+            return Ok(Some(Undecided::new(row.clone(), path.clone())));
+        }
+        Ok(self.read::<R>(id).await?.map(|(held, _)| held.undecided()))
+    }
+
+    /// What Cedar must know of the thing with this id; none where there is none.
+    pub(super) async fn facts_of<R: Resource>(&self, id: Id) -> Result<Option<Arc<Resourced>>, StoreError> {
+        if let Some(entry) = self.facts.row(R::TYPE, id) {
+            return Ok(Some(Arc::clone(&entry.resourced)));
+        }
+        Ok(self.read::<R>(id).await?.map(|(_, resourced)| resourced))
+    }
+
+    /// Reads a thing, and remembers it.
+    async fn read<R: Resource>(&self, id: Id) -> Result<Option<(Held<R>, Arc<Resourced>)>, StoreError> {
+        let stamp = self.facts.stamp(R::TYPE, id);
+        let Some(held) = by_id::<R>(id).into_model::<Held<R>>().one(&self.db).await? else { return Ok(None) };
+        let kept = Held { row: held.row.clone(), path: held.path.clone() };
+        let resourced = Arc::new(Undecided::new(held.row.clone(), held.path.clone()).resourced());
+        self.facts.remember_row(R::TYPE, id, stamp, &held.row, kept, Arc::clone(&resourced));
+        Ok(Some((held, resourced)))
     }
 
     /// Where this organization stands in the tree; none where there is no such organization.
@@ -170,6 +194,7 @@ impl Work {
     where
         R: Resource,
     {
+        self.wrote(R::TYPE, row.id());
         let changed = (*row).clone().into_active_model().reset_all();
         <R::Entity as EntityTrait>::update(changed).exec(&self.tx).await?;
         Ok(row)
@@ -177,6 +202,8 @@ impl Work {
 
     /// Deletes a thing, and what the database deletes with it.
     pub async fn delete<R: Resource>(&self, row: &Permitted<R>) -> Result<(), StoreError> {
+        // What the database deletes with it is not counted here: the messages of a conversation, the keys of a user.
+        self.wrote_all();
         let mut delete = Query::delete();
         delete.from_table(Alias::new(table::<R>())).and_where(Expr::col("id").eq(row.id()));
         self.tx.execute(&delete).await?;
@@ -221,6 +248,7 @@ impl Work {
         value: Id,
         of: Expr,
     ) -> Result<(), StoreError> {
+        self.wrote_all();
         let mut update = Query::update();
         update.table(table).value(column, value).and_where(of);
         self.tx.execute(&update).await?;
@@ -235,6 +263,7 @@ impl Work {
         new: &OrgPath,
     ) -> Result<(), StoreError> {
         debug_assert_eq!(moved.id(), new.own());
+        self.wrote_all();
         let below =
             holder::Entity::find().filter(Expr::col("path").like(format!("{old}#%"))).all(&self.tx).await?;
         for organization in below {

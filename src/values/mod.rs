@@ -2,6 +2,7 @@
 //! never checked again. Knows JSON, OpenAPI and how a value lies in a column; knows nothing of requests or policies.
 
 mod email;
+mod fingerprint;
 mod id;
 pub(crate) mod json;
 mod path;
@@ -9,6 +10,7 @@ mod text;
 mod time;
 
 pub use email::Email;
+pub use fingerprint::Fingerprint;
 pub use id::Id;
 pub use json::JsonObject;
 pub(crate) use json::{ObjectOnly, json_list, json_value, object_only};

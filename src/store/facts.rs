@@ -1,0 +1,217 @@
+//! What was read of the rows not long ago, so that a question about them needs no query. An entry is good as long as
+//! nothing that it was read from has been written: every unit of work says what it wrote when it ends.
+//!
+//! Several processes on one PostgreSQL tell each other (`LISTEN` and `NOTIFY`, in the transaction that writes). While a
+//! process cannot listen, it remembers nothing. SQLite has one process that serves.
+
+use super::Account;
+use crate::authz::Resourced;
+use crate::values::Id;
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+use sea_orm::sqlx::postgres::PgListener;
+use std::any::Any;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+/// How many bytes of rows are remembered, as JSON; in memory they take some more.
+const REMEMBERED: u64 = 32 * 1024 * 1024;
+/// How many accounts are.
+const ACCOUNTS: usize = 50_000;
+/// Writes are told apart by as many slots.
+const SLOTS: usize = 4096;
+/// The channel on which processes tell each other what they wrote.
+const CHANNEL: &str = "cedargate_facts";
+
+/// When something was read: good until the next write to its slot, or to everything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    all: u64,
+    slot: u64,
+}
+
+/// A row that was read, with what Cedar must know of it.
+pub(super) struct Entry {
+    stamp: Stamp,
+    weight: u64,
+    pub(super) row: Box<dyn Any + Send + Sync>,
+    pub(super) resourced: Arc<Resourced>,
+}
+
+#[derive(Clone)]
+struct Bytes;
+
+impl Weighter<(&'static str, Id), Arc<Entry>> for Bytes {
+    fn weight(&self, _: &(&'static str, Id), entry: &Arc<Entry>) -> u64 {
+        entry.weight
+    }
+}
+
+/// What was read not long ago.
+pub(super) struct Facts {
+    all: AtomicU64,
+    slots: Vec<AtomicU64>,
+    is_on: AtomicBool,
+    rows: Cache<(&'static str, Id), Arc<Entry>, Bytes>,
+    accounts: Cache<Id, (Stamp, Arc<Account>)>,
+}
+
+impl std::fmt::Debug for Facts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Facts").field("rows", &self.rows.len()).finish_non_exhaustive()
+    }
+}
+
+/// What a unit of work wrote.
+#[derive(Debug, Default)]
+pub(super) struct Written {
+    slots: Vec<usize>,
+    all: bool,
+}
+
+impl Written {
+    fn text(&self) -> String {
+        let words: Vec<String> = self.slots.iter().map(ToString::to_string).collect();
+        // What does not fit into a notification is everything.
+        if self.all || self.slots.len() > 500 { "all".to_owned() } else { words.join(" ") }
+    }
+}
+
+impl Facts {
+    pub(super) fn new(is_on: bool) -> Self {
+        Self {
+            all: AtomicU64::new(0),
+            slots: std::iter::repeat_with(AtomicU64::default).take(SLOTS).collect(),
+            is_on: AtomicBool::new(is_on),
+            rows: Cache::with_weighter(20_000, REMEMBERED, Bytes),
+            accounts: Cache::new(ACCOUNTS),
+        }
+    }
+
+    /// The same in every process, since they tell each other.
+    fn slot(&self, thing: &(&str, Id)) -> usize {
+        let mut number: u64 = 0;
+        for byte in thing.0.bytes().chain(thing.1.to_string().bytes()) {
+            number = (number ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+        usize::try_from(number >> 32).unwrap_or_default() % SLOTS
+    }
+
+    /// The stamp for what is read from now on.
+    pub(super) fn stamp(&self, kind: &str, id: Id) -> Stamp {
+        let slot = self.slots.get(self.slot(&(kind, id))).map_or(0, |slot| slot.load(Ordering::Acquire));
+        Stamp { all: self.all.load(Ordering::Acquire), slot }
+    }
+
+    /// Whether what was read with this stamp is still so.
+    pub(super) fn is_good(&self, stamp: Stamp, kind: &str, id: Id) -> bool {
+        self.is_on.load(Ordering::Acquire) && self.stamp(kind, id) == stamp
+    }
+
+    pub(super) fn row(&self, kind: &'static str, id: Id) -> Option<Arc<Entry>> {
+        self.rows.get(&(kind, id)).filter(|entry| self.is_good(entry.stamp, kind, id))
+    }
+
+    pub(super) fn remember_row<R: serde::Serialize + Send + Sync + 'static, T: Send + Sync + 'static>(
+        &self,
+        kind: &'static str,
+        id: Id,
+        stamp: Stamp,
+        row: &R,
+        kept: T,
+        resourced: Arc<Resourced>,
+    ) {
+        if !self.is_on.load(Ordering::Acquire) {
+            return;
+        }
+        let weight = serde_json::to_string(row).map_or(0, |text| text.len()) + 256;
+        let weight = u64::try_from(weight).unwrap_or(u64::MAX);
+        self.rows.insert((kind, id), Arc::new(Entry { stamp, weight, row: Box::new(kept), resourced }));
+    }
+
+    pub(super) fn account(&self, id: Id) -> Option<Arc<Account>> {
+        let (stamp, account) = self.accounts.get(&id)?;
+        self.is_good(stamp, "User", id).then_some(account)
+    }
+
+    pub(super) fn remember_account(&self, stamp: Stamp, account: &Arc<Account>) {
+        if self.is_on.load(Ordering::Acquire) {
+            self.accounts.insert(account.id, (stamp, Arc::clone(account)));
+        }
+    }
+
+    /// Notes that a thing is being written.
+    pub(super) fn note(&self, written: &mut Written, kind: &str, id: Id) {
+        written.slots.push(self.slot(&(kind, id)));
+    }
+
+    /// Notes that so much is being written that everything has to be read anew.
+    pub(super) fn note_all(written: &mut Written) {
+        written.all = true;
+    }
+
+    /// What other processes are to be told; none where there is nothing.
+    pub(super) fn notice(written: &Written) -> Option<(&'static str, String)> {
+        (written.all || !written.slots.is_empty()).then(|| (CHANNEL, written.text()))
+    }
+
+    /// What was written is there for everybody now, or may be.
+    pub(super) fn forget(&self, written: &Written) {
+        if written.all {
+            self.forget_all();
+        }
+        for slot in &written.slots {
+            if let Some(slot) = self.slots.get(*slot) {
+                slot.fetch_add(1, Ordering::AcqRel);
+            }
+        }
+    }
+
+    fn forget_all(&self) {
+        self.all.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn hear(&self, text: &str) {
+        let slots: Result<Vec<usize>, _> = text.split(' ').map(str::parse).collect();
+        match slots {
+            Ok(slots) => self.forget(&Written { slots, all: false }),
+            Err(_) => self.forget_all(),
+        }
+    }
+
+    /// Listens to what other processes write, as long as there are facts to forget.
+    pub(super) async fn listen(facts: Weak<Self>, url: String) {
+        while facts.strong_count() > 0 {
+            if let Err(error) = Self::listen_once(&facts, &url).await {
+                tracing::warn!(%error, "other processes cannot be heard; nothing is remembered for now");
+            }
+            let Some(facts) = facts.upgrade() else { return };
+            facts.is_on.store(false, Ordering::Release);
+            facts.forget_all();
+            drop(facts);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+
+    async fn listen_once(facts: &Weak<Self>, url: &str) -> Result<(), sea_orm::sqlx::Error> {
+        let mut listener = PgListener::connect(url).await?;
+        listener.listen(CHANNEL).await?;
+        if let Some(facts) = facts.upgrade() {
+            // What was written before it could be heard.
+            facts.forget_all();
+            facts.is_on.store(true, Ordering::Release);
+        }
+        loop {
+            let heard = tokio::time::timeout(Duration::from_secs(5), listener.try_recv()).await;
+            let Some(facts) = facts.upgrade() else { return Ok(()) };
+            match heard {
+                Ok(Ok(Some(notice))) => facts.hear(notice.payload()),
+                // The connection is gone, and with it what was said meanwhile.
+                Ok(Ok(None)) => return Ok(()),
+                Ok(Err(error)) => return Err(error),
+                Err(_) => {}
+            }
+        }
+    }
+}
