@@ -4,7 +4,7 @@ use super::question::{self, Asked, Decision, Named, Obstacle, Target, Verdict};
 use crate::authz::{Ask, Circumstances, Principal, Resourced};
 use crate::http::openapi::Doc;
 use crate::http::{Caller, Gate, Json, Problem, Routes, gate, list};
-use crate::values::Id;
+use crate::values::{Id, object_only};
 use actix_web::dev::Payload;
 use actix_web::http::{Method, StatusCode};
 use actix_web::{FromRequest, HttpRequest, HttpResponse};
@@ -91,6 +91,7 @@ impl<T: DeserializeOwned + 'static> FromRequest for Body<T> {
 
 /// Somebody or something.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(remote = "Self")]
 struct Entity {
     /// A Cedar entity type: `User`, `Docs::Document`.
     #[schema(max_length = 200)]
@@ -104,6 +105,8 @@ struct Entity {
     properties: Map<String, Value>,
 }
 
+object_only!(Entity, read);
+
 impl Entity {
     fn named(&self) -> Named<'_> {
         Named { kind: &self.r#type, id: &self.id, properties: &self.properties }
@@ -112,14 +115,18 @@ impl Entity {
 
 /// An entity that is searched for: its id is what is wanted.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(remote = "Self")]
 struct EntityType {
     /// A Cedar entity type.
     #[schema(max_length = 200)]
     r#type: String,
 }
 
+object_only!(EntityType, read);
+
 /// An action.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(remote = "Self")]
 struct Action {
     /// Its name: looked up in the namespace of the resource's type, then in the empty one. A whole uid
     /// (`Docs::Action::"read"`) is taken as it is.
@@ -130,6 +137,8 @@ struct Action {
     #[schema(value_type = Object)]
     properties: Map<String, Value>,
 }
+
+object_only!(Action, read);
 
 /// May this one do that?
 #[derive(Debug, Clone, Deserialize, ToSchema)]
@@ -171,11 +180,14 @@ struct Batch {
 
 /// How far a batch goes.
 #[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(remote = "Self")]
 struct Options {
     /// Through all of them, or up to the first no or yes.
     #[serde(default)]
     evaluations_semantic: Semantic,
 }
+
+object_only!(Options, read);
 
 /// How far a batch goes.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
@@ -303,6 +315,7 @@ async fn evaluations(
             format!("there are {count} of them; one batch has at most {most}"),
         ));
     }
+    check_defaults(&defaults)?;
     let mut decisions = Vec::with_capacity(batch.evaluations.len());
     for item in batch.evaluations {
         let decision = decide_item(&gate, &request, &defaults, item).await?;
@@ -317,6 +330,18 @@ async fn evaluations(
         }
     }
     Ok(answered(&gate, &Decisions { evaluations: decisions }))
+}
+
+/// What holds for all items has to be right, whether or not one of them needs it.
+fn check_defaults(defaults: &Map<String, Value>) -> Result<(), Problem> {
+    for (name, value) in defaults {
+        match name.as_str() {
+            "action" => drop(Search::part::<Action>(value, name)?),
+            "context" => drop(Search::part::<Map<String, Value>>(value, name)?),
+            _ => drop(Search::part::<Entity>(value, name)?),
+        }
+    }
+    Ok(())
 }
 
 /// The decision on one question of a batch; one that fails is a no that says why.
@@ -371,6 +396,7 @@ struct Search {
 
 /// Which page is wanted.
 #[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(remote = "Self")]
 struct PageWanted {
     /// The `next_token` of the page before; nothing for the first one.
     #[schema(nullable = false)]
@@ -379,6 +405,8 @@ struct PageWanted {
     #[schema(nullable = false, minimum = 1, maximum = 1000)]
     limit: Option<usize>,
 }
+
+object_only!(PageWanted, read);
 
 /// A page of results.
 #[derive(Debug, Serialize, ToSchema)]
@@ -411,7 +439,7 @@ impl Search {
 
 /// Walks through candidates, and collects a page of those that fit.
 struct Walk {
-    print: String,
+    asked: String,
     limit: usize,
     after: Option<String>,
     looked_at: usize,
@@ -422,18 +450,17 @@ struct Walk {
 impl Walk {
     /// The page that is wanted of the search `what`. A token belongs to the search that it was given for.
     fn new(gate: &Gate, what: &str, search: &Search) -> Result<Self, Problem> {
-        let limit = search.page.limit.unwrap_or(PAGE);
-        if !(1..=MAX_PAGE).contains(&limit) {
-            return Err(Problem::field("page.limit", format!("it is {limit}; it must be 1 to {MAX_PAGE}")));
-        }
         let mut asked =
             json!([what, gate.caller.id, search.subject, search.action, search.resource, search.context]);
         asked.sort_all_objects();
-        let print = crate::authn::print(&asked.to_string());
-        let after = match search.page.token.as_deref() {
-            None | Some("") => None,
-            Some(token) => match token.split_once('.') {
-                Some((of, after)) if of == print => Some(after.to_owned()),
+        let asked = asked.to_string();
+        let said = search.page.limit;
+        let (limit, after) = match search.page.token.as_deref() {
+            None | Some("") => (said.unwrap_or(PAGE), None),
+            Some(token) => match Self::resumed(&asked, token) {
+                Some((limit, after)) if said.is_none_or(|said| said == limit) => {
+                    (limit, Some(after.to_owned()))
+                }
                 _ => {
                     return Err(Problem::field(
                         "page.token",
@@ -442,7 +469,23 @@ impl Walk {
                 }
             },
         };
-        Ok(Self { print, limit, after, looked_at: 0, results: Vec::new(), last: None })
+        if !(1..=MAX_PAGE).contains(&limit) {
+            return Err(Problem::field("page.limit", format!("it is {limit}; it must be 1 to {MAX_PAGE}")));
+        }
+        Ok(Self { asked, limit, after, looked_at: 0, results: Vec::new(), last: None })
+    }
+
+    /// The token of the page after this position: it holds for this question, with this limit.
+    fn token(asked: &str, limit: usize, after: &str) -> String {
+        let print = crate::authn::print(&format!("{asked} {limit} {after}"));
+        format!("{print}.{limit}.{after}")
+    }
+
+    /// The limit and the position of a token, if it was given for this question.
+    fn resumed<'a>(asked: &str, token: &'a str) -> Option<(usize, &'a str)> {
+        let (limit, after) = token.split_once('.')?.1.split_once('.')?;
+        let limit = limit.parse().ok()?;
+        (Self::token(asked, limit, after) == token).then_some((limit, after))
     }
 
     /// Where to go on.
@@ -461,7 +504,7 @@ impl Walk {
     /// The page; `is_over` where there is nothing after it.
     fn found(self, is_over: bool) -> Found {
         let next_token = match self.last.filter(|_| !is_over) {
-            Some(last) => format!("{}.{last}", self.print),
+            Some(last) => Self::token(&self.asked, self.limit, &last),
             None => String::new(),
         };
         Found { page: PageFound { next_token, count: self.results.len() }, results: self.results }

@@ -11,12 +11,17 @@
     reason = "a test ends where something is not as expected, and nobody reaches into its binary"
 )]
 
+mod access;
+mod access_batch;
+mod access_search;
 mod authorize;
 mod bad_input;
+mod certification;
 mod command_line;
 mod conversations;
 mod decision_log;
 mod document;
+mod documents;
 mod engine;
 mod gate;
 mod jwt;

@@ -1,0 +1,266 @@
+//! AuthZEN's evaluations: many questions at once, their defaults, and when no more of them are decided.
+
+use crate::access::{EVALUATION, EVALUATIONS, decides, evaluate, may, obstacle, thing, with_records};
+use crate::authorize::user;
+use crate::support::{Client, TestApp};
+use cedargate::authz::Scope;
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+/// The answers to a batch.
+async fn batch(client: &Client, body: Value) -> Vec<Value> {
+    let reply = client.post(EVALUATIONS, body.clone()).await;
+    assert!(reply.header("x-policy-version").len() >= 8, "{body}: {:?}", reply.headers);
+    let answer = reply.expect(StatusCode::OK);
+    assert_eq!(answer.as_object().unwrap().len(), 1, "{body}: {answer}");
+    answer["evaluations"].as_array().unwrap_or_else(|| panic!("{body}: {answer}")).clone()
+}
+
+/// The decisions of a batch.
+async fn decisions(client: &Client, body: Value) -> Vec<bool> {
+    batch(client, body).await.iter().map(|answer| answer["decision"].as_bool().unwrap()).collect()
+}
+
+/// What alice does to these records, one by one; `broken` is no record.
+fn writes(semantic: &str, records: &[&str]) -> Value {
+    let items = records.iter().map(|record| match *record {
+        "broken" => json!({ "resource": { "type": "record" } }),
+        "unknown" => json!({ "resource": thing("spaceship", "x") }),
+        record => json!({ "resource": thing("record", record) }),
+    });
+    let mut body = json!({
+        "subject": thing("user", "alice"), "action": { "name": "write" }, "evaluations": items.collect::<Vec<_>>()
+    });
+    if !semantic.is_empty() {
+        body["options"] = json!({ "evaluations_semantic": semantic });
+    }
+    body
+}
+
+#[tokio::test]
+async fn a_short_answer_ends_with_the_item_that_decides() {
+    let app = with_records().await;
+    let admin = app.admin().await;
+    let (yes, no) = ("record-1", "record-2");
+    for (semantic, records, expected) in [
+        ("", vec![yes, no, yes], vec![true, false, true]),
+        ("execute_all", vec![no, yes, no], vec![false, true, false]),
+        ("deny_on_first_deny", vec![yes, no, yes], vec![true, false]),
+        ("deny_on_first_deny", vec![no, yes, yes], vec![false]),
+        ("deny_on_first_deny", vec![yes, yes], vec![true, true]),
+        ("deny_on_first_deny", vec![yes, "broken", yes], vec![true, false]),
+        ("deny_on_first_deny", vec![yes, "unknown", yes], vec![true, false]),
+        ("permit_on_first_permit", vec![no, yes, no], vec![false, true]),
+        ("permit_on_first_permit", vec![yes, no, no], vec![true]),
+        ("permit_on_first_permit", vec![no, no], vec![false, false]),
+        ("permit_on_first_permit", vec!["broken", "unknown", yes, no], vec![false, false, true]),
+    ] {
+        assert_eq!(decisions(&admin, writes(semantic, &records)).await, expected, "{semantic} {records:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_unknown_semantic_is_a_wrong_field() {
+    let app = with_records().await;
+    let admin = app.admin().await;
+    for semantic in [json!("deny_all"), json!("EXECUTE_ALL"), json!(""), json!(1)] {
+        let mut body = writes("", &["record-1"]);
+        body["options"] = json!({ "evaluations_semantic": semantic });
+        let reply = admin.post(EVALUATIONS, body).await;
+        assert_eq!(reply.status, StatusCode::BAD_REQUEST, "{semantic}: {}", reply.text);
+        assert!(reply.text.contains("evaluations_semantic"), "{}", reply.text);
+    }
+    let mut body = writes("execute_all", &["record-1"]);
+    body["options"]["another_option"] = json!("value");
+    assert_eq!(decisions(&admin, body).await, [true]);
+}
+
+#[tokio::test]
+async fn defaults_are_overridden_as_whole_objects() {
+    let app = with_records().await;
+    let admin = app.admin().await;
+    // Nothing of an object that is said again is left: neither its properties nor what the context held.
+    let body = json!({
+        "subject": { "type": "user", "id": "nobody", "properties": { "role": "admin" } },
+        "action": { "name": "delete", "properties": { "soft": true } },
+        "resource": { "type": "record", "id": "record-1", "properties": { "status": "archived" } },
+        "context": { "soft": false },
+        "evaluations": [
+            { "action": { "name": "write" } },
+            { "action": { "name": "write" }, "subject": thing("user", "nobody") },
+            { "action": { "name": "write" }, "resource": thing("record", "record-1") },
+            { "subject": thing("user", "alice") },
+            { "subject": thing("user", "alice"), "context": {} },
+            { "subject": thing("user", "alice"), "context": {}, "action": { "name": "delete" } },
+            { "subject": thing("user", "alice"), "context": { "soft": true }, "action": { "name": "delete" } },
+        ]
+    });
+    assert_eq!(decisions(&admin, body).await, [true, false, false, false, true, false, true]);
+}
+
+#[tokio::test]
+async fn without_items_it_is_a_single_question_with_all_that_belongs_to_one() {
+    let app = with_records().await;
+    let (admin, guest) = (app.admin().await, app.user(Scope::Guest).await);
+    let question = may(thing("user", "alice"), "read", thing("record", "record-1"));
+    for items in [None, Some(json!([]))] {
+        let with_items = |mut question: Value| {
+            if let Some(items) = &items {
+                question["evaluations"] = items.clone();
+            }
+            question
+        };
+        let reply = admin.post(EVALUATIONS, with_items(question.clone())).await;
+        assert_eq!(reply.expect(StatusCode::OK), json!({ "decision": true }));
+        guest.post(EVALUATIONS, with_items(question.clone())).await.expect_problem(403, "forbidden");
+        let reply = admin.post(EVALUATIONS, with_items(json!({ "subject": question["subject"] }))).await;
+        assert_eq!(reply.status, StatusCode::BAD_REQUEST, "{}", reply.text);
+    }
+    for items in [json!({}), json!("all"), json!(null), json!(1)] {
+        let mut question = question.clone();
+        question["evaluations"] = items.clone();
+        let reply = admin.post(EVALUATIONS, question).await;
+        let is_none = items.is_null() && reply.status == StatusCode::OK;
+        assert!(is_none || reply.status == StatusCode::BAD_REQUEST, "{items}: {}", reply.text);
+    }
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_an_item_is_a_denial_of_that_item_and_what_is_wrong_with_the_rest_is_not() {
+    let app = with_records().await;
+    let admin = app.admin().await;
+    let good = json!({ "resource": thing("record", "record-1") });
+    for wrong in [
+        json!({}),
+        json!({ "resource": "record-1" }),
+        json!({ "resource": { "type": "record" } }),
+        json!({ "resource": { "type": "record", "id": 1 } }),
+        json!({ "resource": thing("record", "record-1"), "action": {} }),
+        json!({ "resource": thing("record", "record-1"), "subject": null, "action": 5 }),
+        json!({ "resource": thing("record", "record-1"), "context": "now" }),
+    ] {
+        let body = json!({
+            "subject": thing("user", "alice"), "action": { "name": "read" },
+            "evaluations": [good, wrong, good]
+        });
+        let answers = batch(&admin, body).await;
+        assert_eq!(answers.len(), 3, "{wrong}");
+        for at in [0, 2] {
+            assert_eq!(answers[at], json!({ "decision": true }), "{wrong}");
+        }
+        assert!(!obstacle(&answers[1]).is_empty(), "{wrong}");
+    }
+    for (field, value) in [
+        ("subject", json!("alice")),
+        ("action", json!({ "name": 1 })),
+        ("resource", json!([])),
+        ("context", json!(1)),
+    ] {
+        let mut body =
+            json!({ "evaluations": [may(thing("user", "alice"), "read", thing("record", "record-1"))] });
+        body[field] = value;
+        let reply = admin.post(EVALUATIONS, body).await;
+        assert_eq!(reply.status, StatusCode::BAD_REQUEST, "{field}: {}", reply.text);
+    }
+}
+
+#[tokio::test]
+async fn who_may_ask_is_asked_of_each_item() {
+    let app = with_records().await;
+    let (guest, agent) = (app.user(Scope::Guest).await, app.user(Scope::Agent).await);
+    for asking in [&guest, &agent] {
+        let other = if asking.id == guest.id { &agent } else { &guest };
+        let body = json!({ "evaluations": [
+            may(user(&asking.id), "fetchUser", user(&asking.id)),
+            may(user(&other.id), "fetchUser", user(&other.id)),
+            may(thing("user", "alice"), "read", thing("record", "record-1")),
+            may(user(&asking.id), "fetchUser", user(&other.id)),
+            may(user(&asking.id), "updateUser", user(&asking.id)),
+        ] });
+        let answers = batch(asking, body).await;
+        assert_eq!(answers.len(), 5);
+        assert_eq!(obstacle(&answers[1]), "forbidden");
+        assert_eq!(obstacle(&answers[2]), "forbidden");
+        for (at, permitted) in [(0, true), (3, false), (4, true)] {
+            assert_eq!(answers[at], json!({ "decision": permitted }), "{at}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_items_of_a_batch_are_explained_where_they_want_it() {
+    let app = with_records().await;
+    let admin = app.admin().await;
+    let mut body = writes("", &["record-1", "record-2"]);
+    body["context"] = json!({ "explain": true });
+    body["evaluations"][1]["context"] = json!({ "explain": false });
+    let answers = batch(&admin, body.clone()).await;
+    assert_eq!(answers[0]["context"]["policies"][0]["id"], "authzen.write");
+    assert_eq!(answers[0]["context"]["policies"][0]["effect"], "permit");
+    assert_eq!(answers[1], json!({ "decision": false }));
+    let mut one = may(thing("user", "alice"), "write", thing("record", "record-1"));
+    one["context"] = json!({ "explain": true });
+    assert_eq!(answers[0], evaluate(&admin, one).await);
+
+    body["context"] = json!({});
+    let headers = [("content-type", "application/json"), ("x-explain", "true")];
+    let body = Some(serde_json::to_vec(&body).unwrap());
+    let reply = admin.send(Method::POST, EVALUATIONS, &headers, body).await;
+    let version = reply.header("x-policy-version").to_owned();
+    let answer = reply.expect(StatusCode::OK);
+    assert_eq!(answer["evaluations"][0], answers[0]);
+    assert_eq!(answer["evaluations"][0]["context"]["version"], version.as_str());
+}
+
+#[tokio::test]
+async fn a_thousand_questions_are_answered_in_their_order_and_more_are_refused() {
+    let app = with_records().await;
+    let admin = app.admin().await;
+    let conversation = admin.post("/v2/conversations", json!({})).await.id();
+    let question = |at: usize| match at % 4 {
+        0 => (may(thing("user", "alice"), "write", thing("record", "record-1")), true),
+        1 => (may(user(&admin.id), "fetchConversation", thing("Conversation", &conversation)), true),
+        2 => (may(thing("user", "bob"), "write", thing("record", "record-1")), false),
+        _ => {
+            let mut question =
+                may(thing("user", &format!("u{at}")), "write", thing("record", &format!("r{at}")));
+            question["resource"]["properties"] = json!({ "status": "archived" });
+            let is_admin = at % 8 == 3;
+            question["subject"]["properties"] = json!({ "role": if is_admin { "admin" } else { "guest" } });
+            (question, is_admin)
+        }
+    };
+    let (questions, expected): (Vec<Value>, Vec<bool>) = (0..1000).map(question).unzip();
+    assert_eq!(decisions(&admin, json!({ "evaluations": questions })).await, expected);
+    for (question, expected) in questions.iter().zip(&expected).take(8) {
+        assert_eq!(decides(&admin, question.clone()).await, *expected);
+    }
+    let more: Vec<&Value> = questions.iter().chain(&questions[..1]).collect();
+    let reply = admin.post(EVALUATIONS, json!({ "evaluations": more })).await;
+    assert_eq!(reply.status, StatusCode::BAD_REQUEST);
+    assert!(reply.text.contains("1000") || reply.text.contains("1,000"), "{}", reply.text);
+}
+
+#[tokio::test]
+async fn the_limit_is_a_setting_and_in_the_metadata() {
+    let app = TestApp::with(|config| config.access_batch_limit = 3).await;
+    let admin = app.admin().await;
+    let question = may(user(&admin.id), "fetchUser", user(&admin.id));
+    let of = |count: usize| json!({ "evaluations": vec![&question; count] });
+    assert_eq!(decisions(&admin, of(3)).await, [true; 3]);
+    let reply = admin.post(EVALUATIONS, of(4)).await;
+    assert_eq!(reply.status, StatusCode::BAD_REQUEST);
+    assert!(reply.json["detail"].as_str().unwrap().contains('3'), "{}", reply.text);
+    let metadata = app.anonymous().get("/.well-known/authzen-configuration").await.expect(StatusCode::OK);
+    let is_limit = |(name, value): (&String, &Value)| name.contains("limit") && *value == 3;
+    assert!(metadata.as_object().unwrap().iter().any(is_limit), "{metadata}");
+}
+
+#[tokio::test]
+async fn without_a_public_address_the_metadata_name_the_one_that_was_called() {
+    let app = TestApp::start().await;
+    let metadata = app.anonymous().get("/.well-known/authzen-configuration").await.expect(StatusCode::OK);
+    let endpoint = metadata["access_evaluation_endpoint"].as_str().unwrap();
+    assert!(endpoint.starts_with("http") && endpoint.ends_with(EVALUATION), "{metadata}");
+    assert_eq!(endpoint, format!("{}{EVALUATION}", metadata["policy_decision_point"].as_str().unwrap()));
+}

@@ -1,0 +1,337 @@
+//! The document store of `examples/documents`: another service's domain, dropped in without code.
+
+use crate::access::{EVALUATION, EVALUATIONS, decides, evaluate, may, obstacle, thing};
+use crate::access_search::{ACTIONS, RESOURCES, SUBJECTS, find};
+use crate::authorize::user;
+use crate::support::{Client, PASSWORD, TestApp, project_file};
+use cedargate::authz::Scope;
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::process::Command;
+
+const PEOPLE: [&str; 5] = ["ann", "ben", "cleo", "dan", "eve"];
+const NAMES: [&str; 4] = ["delete", "edit", "read", "share"];
+
+/// What each of the people may do to what: the first letters of the actions.
+const TABLE: [(&str, &str, [&str; 5]); 9] = [
+    ("Folder", "handbook", ["r", "r", "ders", "", ""]),
+    ("Folder", "handbook-it", ["r", "r", "r", "", ""]),
+    ("Folder", "home-of-ann", ["ders", "", "", "", ""]),
+    ("Folder", "projects", ["er", "er", "", "", ""]),
+    ("Document", "welcome", ["r", "r", "r", "", ""]),
+    ("Document", "vpn", ["r", "ders", "r", "", ""]),
+    ("Document", "diary", ["ders", "", "", "", ""]),
+    ("Document", "plan", ["er", "ders", "", "r", ""]),
+    ("Document", "report", ["r", "r", "rs", "", ""]),
+];
+
+async fn start() -> TestApp {
+    TestApp::with(|config| {
+        config.schema.push(project_file("examples/documents/schema"));
+        config.policies.push(project_file("examples/documents/policies"));
+    })
+    .await
+}
+
+fn person(id: &str) -> Value {
+    thing("Docs::Person", id)
+}
+
+fn document(id: &str) -> Value {
+    thing("Docs::Document", id)
+}
+
+/// A document of which whoever asks says this.
+fn document_with(id: &str, properties: Value) -> Value {
+    json!({ "type": "Docs::Document", "id": id, "properties": properties })
+}
+
+/// A cell of the table: person, action, type and id of the resource, and whether it is permitted.
+type Cell = (&'static str, &'static str, String, &'static str, bool);
+
+fn cells() -> Vec<Cell> {
+    let mut cells = Vec::new();
+    for (kind, id, rights) in TABLE {
+        for (person, rights) in PEOPLE.into_iter().zip(rights) {
+            for action in NAMES {
+                cells.push((person, action, format!("Docs::{kind}"), id, rights.contains(&action[..1])));
+            }
+        }
+    }
+    cells
+}
+
+#[tokio::test]
+async fn every_cell_of_the_table_is_decided_so_one_by_one_and_in_a_batch() {
+    let app = start().await;
+    let bot = app.user(Scope::Bot).await;
+    let mut questions = Vec::new();
+    let mut expected = Vec::new();
+    for (who, action, kind, id, permitted) in cells() {
+        let question = may(person(who), action, thing(&kind, id));
+        assert_eq!(decides(&bot, question.clone()).await, permitted, "{who} {action} {id}");
+        questions.push(question);
+        expected.push(json!({ "decision": permitted }));
+    }
+    let batch = bot.post(EVALUATIONS, json!({ "evaluations": questions })).await;
+    assert_eq!(batch.expect(StatusCode::OK)["evaluations"], Value::from(expected));
+}
+
+#[tokio::test]
+async fn searches_find_what_the_table_says() {
+    let app = start().await;
+    let bot = app.user(Scope::Bot).await;
+    let those = |fits: &dyn Fn(&Cell) -> bool, at: usize| -> BTreeSet<String> {
+        let found = cells().into_iter().filter(|cell| cell.4 && fits(cell));
+        found.map(|cell| [cell.0, cell.1, cell.3][at].to_owned()).collect()
+    };
+    for (kind, id, _) in TABLE {
+        let kind = format!("Docs::{kind}");
+        for action in NAMES {
+            let mut question = may(person(""), action, thing(&kind, id));
+            question["subject"] = json!({ "type": "Docs::Person" });
+            let expected = those(&|cell| cell.3 == id && cell.1 == action, 0);
+            assert_eq!(find(&bot, SUBJECTS, question).await, expected, "who may {action} {id}");
+        }
+        for who in PEOPLE {
+            let question = json!({ "subject": person(who), "resource": thing(&kind, id) });
+            let expected = those(&|cell| cell.3 == id && cell.0 == who, 1);
+            assert_eq!(find(&bot, ACTIONS, question).await, expected, "what {who} may do to {id}");
+        }
+    }
+    for who in PEOPLE {
+        for action in NAMES {
+            for kind in ["Docs::Folder", "Docs::Document"] {
+                let question = may(person(who), action, json!({ "type": kind }));
+                let expected = those(&|cell| cell.0 == who && cell.1 == action && cell.2 == kind, 2);
+                assert_eq!(find(&bot, RESOURCES, question).await, expected, "what {who} may {action}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn searches_take_what_is_said_of_the_given_side_into_account() {
+    let app = start().await;
+    let bot = app.user(Scope::Bot).await;
+    let mut question = may(
+        person(""),
+        "read",
+        document_with("4711", json!({ "readerGroups": [thing("Docs::Group", "staff")] })),
+    );
+    question["subject"] = json!({ "type": "Docs::Person" });
+    let staff = BTreeSet::from(["ann", "ben", "cleo"].map(str::to_owned));
+    assert_eq!(find(&bot, SUBJECTS, question).await, staff);
+    let mut dan = person("dan");
+    dan["properties"] = json!({ "home": thing("Docs::Folder", "projects") });
+    let question = may(dan.clone(), "edit", json!({ "type": "Docs::Document" }));
+    assert_eq!(find(&bot, RESOURCES, question).await, BTreeSet::from(["plan".to_owned()]));
+    let question = json!({ "subject": dan, "resource": document("plan") });
+    assert_eq!(find(&bot, ACTIONS, question).await, NAMES.map(str::to_owned).into());
+}
+
+#[tokio::test]
+async fn an_action_is_looked_up_in_the_namespace_of_the_resource() {
+    let app = start().await;
+    let admin = app.admin().await;
+    for (name, resource, permitted) in [
+        ("read", document("plan"), true),
+        ("Docs::Action::\"read\"", document("plan"), true),
+        ("Docs::Action::\"delete\"", document("plan"), false),
+        ("read", thing("Docs::Folder", "projects"), false),
+    ] {
+        assert_eq!(decides(&admin, may(person("dan"), name, resource)).await, permitted, "{name}");
+    }
+    let conversation = admin.post("/v2/conversations", json!({})).await.id();
+    let conversation = thing("Conversation", &conversation);
+    assert!(decides(&admin, may(user(&admin.id), "fetchConversation", conversation.clone())).await);
+    assert!(
+        decides(&admin, may(user(&admin.id), "Action::\"fetchConversation\"", conversation.clone())).await
+    );
+    for question in [
+        may(person("dan"), "Action::\"read\"", document("plan")),
+        may(person("dan"), "Other::Action::\"read\"", document("plan")),
+        may(person("dan"), "fetchConversation", document("plan")),
+        may(person("dan"), "Read", document("plan")),
+        may(user(&admin.id), "read", conversation.clone()),
+        may(user(&admin.id), "read", document("plan")),
+        may(user(&admin.id), "Docs::Action::\"read\"", conversation.clone()),
+        may(person("dan"), "fetchConversation", conversation),
+        may(thing("Person", "dan"), "read", document("plan")),
+        may(person("dan"), "read", thing("Document", "plan")),
+    ] {
+        assert!(!obstacle(&evaluate(&admin, question).await).is_empty());
+    }
+}
+
+#[tokio::test]
+async fn properties_lie_over_what_the_files_say() {
+    let app = start().await;
+    let bot = app.user(Scope::Bot).await;
+    let dan = json!({ "type": "Docs::Person", "id": "dan" });
+    for (who, action, resource, permitted) in [
+        // Of a document that is in no file, nothing is known but what is sent.
+        ("dan", "edit", document("4711"), false),
+        ("dan", "edit", document_with("4711", json!({ "owner": dan })), true),
+        ("dan", "edit", document_with("4711", json!({ "owner": { "__entity": dan } })), true),
+        ("ann", "edit", document_with("4711", json!({ "owner": dan })), false),
+        (
+            "ann",
+            "read",
+            document_with("4711", json!({ "readerGroups": [thing("Docs::Group", "staff")] })),
+            true,
+        ),
+        (
+            "dan",
+            "read",
+            document_with("4711", json!({ "readerGroups": [thing("Docs::Group", "staff")] })),
+            false,
+        ),
+        // One attribute is replaced; the others, and the folder, stay as they are in the file.
+        ("ben", "edit", document_with("plan", json!({ "state": "final" })), false),
+        ("ben", "share", document_with("plan", json!({ "state": "final" })), true),
+        ("ben", "share", document_with("plan", json!({ "owner": dan })), false),
+        ("ben", "edit", document_with("plan", json!({ "owner": dan })), true),
+        ("dan", "read", document_with("plan", json!({ "readers": [] })), false),
+        ("cleo", "edit", document_with("report", json!({ "state": "draft" })), true),
+        ("ann", "delete", document_with("diary", json!({ "owner": dan })), true),
+        // What the schema does not declare is passed over; where something stands cannot be sent.
+        ("dan", "read", document_with("plan", json!({ "title": "Plan", "size": 1.5, "tags": [null] })), true),
+        (
+            "ann",
+            "read",
+            document_with("4711", json!({ "parents": [thing("Docs::Folder", "handbook")] })),
+            false,
+        ),
+    ] {
+        let question = may(person(who), action, resource);
+        assert_eq!(decides(&bot, question.clone()).await, permitted, "{question}");
+    }
+    let mut placed = may(person("ann"), "read", document("4711"));
+    placed["resource"]["parents"] = json!([thing("Docs::Folder", "handbook")]);
+    assert!(!decides(&bot, placed).await);
+    for properties in [json!({ "owner": "dan" }), json!({ "readers": dan }), json!({ "state": 1 })] {
+        let question = may(person("ben"), "read", document_with("plan", properties.clone()));
+        assert!(!obstacle(&evaluate(&bot, question).await).is_empty(), "{properties}");
+    }
+}
+
+#[tokio::test]
+async fn properties_of_the_subject_and_of_the_action_count_too() {
+    let app = start().await;
+    let bot = app.user(Scope::Bot).await;
+    let with =
+        |id: &str, properties: Value| json!({ "type": "Docs::Person", "id": id, "properties": properties });
+    let home = json!({ "home": thing("Docs::Folder", "projects") });
+    for (subject, permitted) in [
+        (person("ann"), true),
+        (with("ann", json!({ "suspended": true })), false),
+        (with("eve", json!({ "suspended": false })), false),
+        (with("dan", home.clone()), true),
+        (with("stranger", home), true),
+        (person("stranger"), false),
+    ] {
+        let question = may(subject, "edit", document("plan"));
+        assert_eq!(decides(&bot, question.clone()).await, permitted, "{question}");
+    }
+    for (who, properties, context, permitted) in [
+        ("ben", json!({}), json!({}), true),
+        ("ben", json!({ "outside": true }), json!({}), false),
+        ("ben", json!({}), json!({ "outside": true }), false),
+        ("ben", json!({ "outside": true }), json!({ "outside": false }), true),
+        ("ben", json!({ "outside": false }), json!({ "outside": true }), false),
+    ] {
+        let mut question = may(person(who), "share", document("plan"));
+        question["action"]["properties"] = properties;
+        question["context"] = context;
+        assert_eq!(decides(&bot, question.clone()).await, permitted, "{question}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_names_the_policies_of_the_domain() {
+    let app = start().await;
+    let bot = app.user(Scope::Bot).await;
+    let source =
+        std::fs::read_to_string(project_file("examples/documents/policies/documents.cedar")).unwrap();
+    for (who, action, id, policies) in [
+        ("ann", "edit", "plan", vec!["docs.editor"]),
+        ("eve", "read", "welcome", vec!["docs.suspended"]),
+        ("cleo", "edit", "report", vec!["docs.final"]),
+        ("dan", "edit", "plan", vec![]),
+    ] {
+        let mut question = may(person(who), action, document(id));
+        question["context"] = json!({ "explain": true });
+        let answer = evaluate(&bot, question).await;
+        let named = answer["context"]["policies"].as_array().unwrap();
+        let ids: Vec<&str> = named.iter().map(|policy| policy["id"].as_str().unwrap()).collect();
+        assert_eq!(ids, policies, "{answer}");
+        for policy in named {
+            assert!(policy["file"].as_str().unwrap().ends_with("documents.cedar"), "{policy}");
+            let line = usize::try_from(policy["line"].as_u64().unwrap()).unwrap();
+            let found = source.lines().nth(line - 1).unwrap();
+            assert!(found.contains(policy["id"].as_str().unwrap()), "{policy}: {found}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn only_those_who_may_ask_about_others_ask_about_people_of_the_domain() {
+    let app = start().await;
+    let (_, tenant) = app.tenant("tenant").await;
+    let question = may(person("dan"), "read", document("plan"));
+    for client in [&tenant, &app.bearer(&tenant.key(&[Scope::Bot]).await)] {
+        assert!(decides(client, question.clone()).await);
+    }
+    let agent: &Client = &app.user(Scope::Agent).await;
+    agent.post(EVALUATION, question).await.expect_problem(403, "forbidden");
+}
+
+#[test]
+fn the_cases_pass() {
+    let list = |own: &str| {
+        format!("{},{}", project_file(own).display(), project_file("examples/documents").join(own).display())
+    };
+    let output = Command::new(env!("CARGO_BIN_EXE_cedargate"))
+        .current_dir(project_file("examples"))
+        .env_clear()
+        .envs([("CEDARGATE_SCHEMA", list("schema")), ("CEDARGATE_POLICIES", list("policies"))])
+        .args(["policy", "test"])
+        .arg(project_file("examples/documents/policies/cases/documents.json"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "30 passed, 0 failed\n");
+}
+
+/// The blocks of shell commands, each with the answer that is shown below it, if any.
+fn session(readme: &str) -> Vec<(&str, Option<&str>)> {
+    let blocks = readme.split("```sh\n").skip(1).map(|rest| rest.split_once("```\n").unwrap());
+    blocks.map(|(commands, rest)| (commands, rest.trim_start_matches('\n').strip_prefix("    "))).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_session_of_its_readme_goes_as_it_says() {
+    let app = start().await;
+    let readme = std::fs::read_to_string(project_file("examples/documents/README.md")).unwrap();
+    assert!(readme.contains(&format!("CEDARGATE_ADMIN_PASSWORD={PASSWORD} cargo run")));
+    let session = session(&readme);
+    assert_eq!(session.len(), 8);
+    let commands: Vec<&str> = session.iter().map(|(commands, _)| *commands).collect();
+    // Only the address is another one. A line that no answer has tells where each block's answer ends.
+    let script = commands.join("\necho; echo ----\n").replace("http://127.0.0.1:8080", &app.base);
+    let output = Command::new("bash").args(["-euc", &script]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let answers: Vec<&str> = text.split("----\n").map(str::trim).collect();
+    assert_eq!(answers.len(), session.len(), "{text}");
+    for ((_, shown), answer) in session.iter().zip(answers).skip(1) {
+        let shown = shown.unwrap().lines().next().unwrap();
+        let is_shown = match shown.split_once('…') {
+            Some((start, _)) => answer.starts_with(start),
+            None => answer == shown,
+        };
+        assert!(is_shown, "the README shows {shown}, but it is {answer}");
+    }
+}
