@@ -185,6 +185,10 @@ pub struct Reasons {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub version: Option<String>,
+    /// What went wrong in the evaluation of policies.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub errors: Option<Vec<String>>,
     /// What is missing for a yes.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
@@ -277,6 +281,7 @@ impl Decision {
             policies: explain
                 .then(|| verdict.answer.policies.iter().map(|about| PolicyView::whole(about)).collect()),
             version: explain.then(|| engine.bundle().version().to_owned()),
+            errors: explain.then(|| verdict.answer.errors.clone()),
             missing: verdict.missing.as_ref().map(MissingView::from),
             error: verdict.obstacle.clone(),
         });

@@ -181,6 +181,10 @@ impl Engine {
                 let mut policies: Vec<Arc<About>> =
                     ids.filter_map(|id| self.bundle.policy(id)).cloned().collect();
                 policies.sort_by(|one, two| one.id.cmp(&two.id));
+                if !errors.is_empty() && response.decision() == Decision::Allow {
+                    // It is the error that denies, and none of those that would permit.
+                    policies.clear();
+                }
                 Answer {
                     allowed: response.decision() == Decision::Allow && errors.is_empty(),
                     policies,

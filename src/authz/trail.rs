@@ -85,10 +85,9 @@ impl Trail {
                     Body::Foreign(foreign) => foreign.entity.clone(),
                 };
                 let mut context: Map<String, Value> = circumstances.said.clone();
-                if let Ok(known) = cedar_policy::Context::from_pairs(circumstances.known(|_| true)) {
-                    if let Ok(Value::Object(known)) = known.to_json_value() {
-                        context.extend(known);
-                    }
+                let known = cedar_policy::Context::from_pairs(circumstances.known(|_| true)).ok();
+                if let Some(Ok(Value::Object(known))) = known.map(|known| known.to_json_value()) {
+                    context.extend(known);
                 }
                 json!({ "entities": [form(principal), form(thing)], "context": context })
             }),

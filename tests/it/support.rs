@@ -27,7 +27,7 @@ pub struct TestApp {
     /// What it was started with.
     pub config: Config,
     /// Its parts.
-    pub parts: std::sync::Arc<cedargate::http::Parts>,
+    pub parts: Arc<cedargate::http::Parts>,
     database: Arc<Database>,
     handle: actix_web::dev::ServerHandle,
 }
