@@ -86,7 +86,7 @@ impl Trail {
                 };
                 let mut context: Map<String, Value> = circumstances.said.clone();
                 let known = cedar_policy::Context::from_pairs(circumstances.known(|_| true)).ok();
-                if let Some(Ok(Value::Object(known))) = known.map(|known| known.to_json_value()) {
+                if let Some(Value::Object(known)) = known.and_then(|known| known.to_json_value().ok()) {
                     context.extend(known);
                 }
                 json!({ "entities": [form(principal), form(thing)], "context": context })
