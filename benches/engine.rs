@@ -24,33 +24,66 @@ impl Thing for Conversation {
     }
 }
 
-fn engine() -> Engine {
+/// The service's own policies, and so many of another domain.
+fn engine(further: usize) -> Engine {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
-    let sources =
-        Sources { schema: vec![root.join("schema")], policies: vec![root.join("policies")], stored: vec![] };
+    let directory = tempfile::tempdir().unwrap();
+    let mut schema = String::from("namespace Other {\n  entity Person;\n  entity Thing;\n");
+    let mut policies = String::new();
+    for at in 0..further {
+        schema.push_str(&format!(
+            "  action a{at} appliesTo {{ principal: Person, resource: Thing, context: {{}} }};\n"
+        ));
+        policies.push_str(&format!(
+            "@id(\"other{at}\")\npermit (principal, action == Other::Action::\"a{at}\", resource);\n"
+        ));
+    }
+    schema.push_str("}\n");
+    std::fs::write(directory.path().join("other.cedarschema"), schema).unwrap();
+    std::fs::write(directory.path().join("other.cedar"), policies).unwrap();
+    let more = directory.path().to_path_buf();
+    let sources = Sources {
+        schema: vec![root.join("schema"), more.clone()],
+        policies: vec![root.join("policies"), more],
+        stored: vec!["User", "Conversation"],
+    };
     Engine::new(Bundle::read(&sources).unwrap()).unwrap()
 }
 
 fn decisions(criterion: &mut Criterion) {
-    let engine = engine();
-    let clock = Clock::system();
-    let home = OrgPath::root(Id::new(&clock)).child(Id::new(&clock));
-    let facts = UserFacts { organization: home.own(), role: Scope::Agent, status: "active", email: None };
-    let scopes = engine.effective(&ScopeSet::from(Scope::Agent), Scope::Agent);
-    let principal = Principal::new(Id::new(&clock), &home, facts, scopes.as_ref());
-    let circumstances = Circumstances {
-        credential: Some("password".into()),
-        ip: Some([127, 0, 0, 1].into()),
-        now: Some(clock.now()),
-        ..Circumstances::default()
-    };
-    for action in ["fetchConversation", "deleteConversation"] {
-        let ask = Ask { principal: &principal, action, circumstances: &circumstances, trail: None };
-        criterion.bench_function(&format!("decide {action}, a new thing each time"), |bencher| {
-            bencher.iter(|| {
-                let thing = Undecided::new(Conversation(Id::new(&clock)), home.clone());
-                black_box(engine.decide(&ask, &thing.resourced()))
-            });
+    for further in [0, 10_000] {
+        let engine = engine(further);
+        let clock = Clock::system();
+        let home = OrgPath::root(Id::new(&clock)).child(Id::new(&clock));
+        let facts = UserFacts { organization: home.own(), role: Scope::Agent, status: "active", email: None };
+        let scopes = engine.effective(&ScopeSet::from(Scope::Agent), Scope::Agent);
+        let principal = Principal::new(Id::new(&clock), &home, facts, scopes.as_ref());
+        let circumstances = Circumstances {
+            credential: Some("password".into()),
+            ip: Some([127, 0, 0, 1].into()),
+            now: Some(clock.now()),
+            ..Circumstances::default()
+        };
+        let ask = Ask {
+            principal: &principal,
+            action: "fetchConversation",
+            circumstances: &circumstances,
+            trail: None,
+        };
+        let thing = || Undecided::new(Conversation(Id::new(&clock)), home.clone()).resourced();
+        criterion.bench_function(
+            &format!("decide, a new thing each time, {further} further policies"),
+            |bencher| {
+                bencher.iter_batched(
+                    thing,
+                    |thing| black_box(engine.decide(&ask, &thing)),
+                    criterion::BatchSize::SmallInput,
+                );
+            },
+        );
+        let same = thing();
+        criterion.bench_function(&format!("decide, the same again, {further} further policies"), |bencher| {
+            bencher.iter(|| black_box(engine.decide(&ask, &same)));
         });
     }
 }

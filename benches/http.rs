@@ -1,6 +1,7 @@
 //! How many requests a second, as ratios to a bare actix handler that parses the same body and answers a constant. Both
 //! servers run as processes of their own and take turns, because the machine may be busy with something else too.
-//! `make bench` runs it; it needs `wrk` and the release build.
+//! `make bench` runs it; it needs `wrk` and the release build. `BENCH_ROWS` is how many users and conversations the large
+//! database has.
 
 #![allow(
     missing_docs,
@@ -13,13 +14,18 @@
 )]
 
 use actix_web::{App, HttpResponse, HttpServer, web};
+use sea_orm::ConnectionTrait;
 use serde_json::{Value, json};
+use std::fmt::Write;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Instant;
 
 const ROUNDS: usize = 3;
 const SECONDS: u32 = 4;
+/// How many users, and how many conversations, the distinct questions are about.
+const DISTINCT: usize = 2000;
 
 /// A process that ends with this value.
 struct Server {
@@ -34,6 +40,14 @@ impl Drop for Server {
     }
 }
 
+impl Server {
+    fn memory(&self) -> String {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or("?");
+        line.trim().to_owned()
+    }
+}
+
 /// The ceiling: parses any JSON body and answers a constant.
 async fn echo() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -42,6 +56,7 @@ async fn echo() {
         || async { HttpResponse::Ok().content_type("application/json").body(r#"{"decision":true}"#) };
     HttpServer::new(move || {
         App::new()
+            .app_data(web::JsonConfig::default().limit(4 * 1024 * 1024))
             .route("/", web::get().to(answer))
             .route("/", web::post().to(move |_: web::Json<Value>| answer()))
     })
@@ -61,7 +76,7 @@ fn start(mut command: Command) -> Server {
     Server { child, base }
 }
 
-fn cedargate(directory: &Path) -> Server {
+fn cedargate(directory: &Path, decision_log: &str) -> Server {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut command = Command::new(env!("CARGO_BIN_EXE_cedargate"));
     command
@@ -70,30 +85,30 @@ fn cedargate(directory: &Path) -> Server {
         .env("CEDARGATE_POLICIES", root.join("policies"))
         .env("CEDARGATE_SCHEMA", root.join("schema"))
         .env("CEDARGATE_ADMIN_PASSWORD", "t0pZ3kR3t")
+        .env("CEDARGATE_DECISION_LOG", decision_log)
         .env("CEDARGATE_LOG", "warn");
     start(command)
 }
 
-/// Something to be asked again and again.
+/// Something to be asked, again and again: a script for `wrk` that says what.
 struct Load {
-    name: &'static str,
-    method: &'static str,
-    path: String,
-    body: String,
+    name: String,
+    path: &'static str,
+    script: String,
+    /// How many decisions one request is.
+    decisions: f64,
 }
 
-/// Requests a second. `wrk` reads what to send from a script.
-fn measure(base: &str, load: &Load, path: &str, bearer: Option<&str>, directory: &Path) -> f64 {
+fn head(token: &str) -> String {
+    format!(
+        "wrk.headers[\"Content-Type\"] = \"application/json\"\nwrk.headers[\"Authorization\"] = \"Bearer {token}\"\n"
+    )
+}
+
+/// Requests a second.
+fn measure(base: &str, path: &str, load: &Load, directory: &Path) -> f64 {
     let script = directory.join("load.lua");
-    let mut text =
-        format!("wrk.method = {:?}\nwrk.headers[\"Content-Type\"] = \"application/json\"\n", load.method);
-    if let Some(bearer) = bearer {
-        text.push_str(&format!("wrk.headers[\"Authorization\"] = \"Bearer {bearer}\"\n"));
-    }
-    if !load.body.is_empty() {
-        text.push_str(&format!("wrk.body = [[{}]]\n", load.body));
-    }
-    std::fs::write(&script, text).unwrap();
+    std::fs::write(&script, load.script.replace("@PATH@", path)).unwrap();
     let output = Command::new("wrk")
         .args([
             "-t1",
@@ -125,44 +140,153 @@ async fn call(base: &str, path: &str, bearer: Option<&str>, body: Value) -> Valu
     request.send().await.unwrap().error_for_status().unwrap().json().await.unwrap()
 }
 
+async fn log_in(base: &str) -> String {
+    let login = json!({ "email": "admin@example.com", "password": "t0pZ3kR3t" });
+    call(base, "/v2/auth/token", None, login).await["token"].as_str().unwrap().to_owned()
+}
+
+/// Puts users and conversations into the database at once, behind the service's back.
+async fn fill(directory: &Path, rows: usize) {
+    let url = format!("sqlite://{}", directory.join("cedargate.db").display());
+    let db = sea_orm::Database::connect(url).await.unwrap();
+    let series = format!("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {rows})");
+    let organization = "(SELECT id FROM organizations LIMIT 1)";
+    db.execute_unprepared(&format!(
+        "INSERT INTO users (id, organization, meta, created_at, updated_at, email, name, role, status) {series} \
+         SELECT printf('aaaa%020x', i), {organization}, '{{}}', 0, 0, 'u' || i || '@example.com', '', 'agent', 'active' FROM n"
+    ))
+    .await
+    .unwrap();
+    db.execute_unprepared(&format!(
+        "INSERT INTO conversations (id, organization, meta, created_at, updated_at, type, participants) {series} \
+         SELECT printf('bbbb%020x', i), {organization}, '{{}}', 0, 0, 'contact', '[]' FROM n"
+    ))
+    .await
+    .unwrap();
+    db.close().await.unwrap();
+}
+
+fn question(user: usize, conversation: usize) -> Value {
+    json!({
+        "subject": { "type": "User", "id": format!("aaaa{user:020x}") },
+        "action": { "name": "fetchConversation" },
+        "resource": { "type": "Conversation", "id": format!("bbbb{conversation:020x}") }
+    })
+}
+
+fn loads(token: &str) -> Vec<Load> {
+    let head = head(token);
+    let post = |body: &Value| format!("{head}wrk.method = \"POST\"\nwrk.body = [[{body}]]\n");
+    let same = question(1, 1);
+    // A pair that has not been asked before, until all of the four million have been.
+    let distinct = format!(
+        "{head}wrk.method = \"POST\"\nlocal n = 0\nrequest = function()\n  n = n + 1\n  local user = n % {DISTINCT} + 1\n  \
+         local thing = (n + math.floor(n / {DISTINCT})) % {DISTINCT} + 1\n  \
+         local body = string.format('{{\"subject\":{{\"type\":\"User\",\"id\":\"aaaa%020x\"}},\"action\":{{\"name\":\"fetchConversation\"}},\"resource\":{{\"type\":\"Conversation\",\"id\":\"bbbb%020x\"}}}}', user, thing)\n  \
+         return wrk.format(\"POST\", \"@PATH@\", nil, body)\nend\n"
+    );
+    let mut batches = format!("{head}wrk.method = \"POST\"\nlocal n = 0\nlocal bodies = {{}}\n");
+    for batch in 0..32 {
+        let items: Vec<Value> = (0..1000)
+            .map(|at| question((batch * 61 + at) % DISTINCT + 1, (batch * 1000 + at * 7) % DISTINCT + 1))
+            .collect();
+        let _ = writeln!(batches, "bodies[{}] = [[{}]]", batch + 1, json!({ "evaluations": items }));
+    }
+    batches.push_str("request = function()\n  n = n + 1\n  return wrk.format(\"POST\", \"@PATH@\", nil, bodies[n % 32 + 1])\nend\n");
+    vec![
+        Load { name: "GET /v2/users/me".into(), path: "/v2/users/me", script: head.clone(), decisions: 1.0 },
+        Load {
+            name: "POST /v2/authorize".into(),
+            path: "/v2/authorize",
+            script: post(&same),
+            decisions: 1.0,
+        },
+        Load {
+            name: "evaluation, the same".into(),
+            path: "/access/v1/evaluation",
+            script: post(&same),
+            decisions: 1.0,
+        },
+        Load {
+            name: "evaluation, distinct".into(),
+            path: "/access/v1/evaluation",
+            script: distinct,
+            decisions: 1.0,
+        },
+        Load {
+            name: "batch of 1,000, distinct".into(),
+            path: "/access/v1/evaluations",
+            script: batches,
+            decisions: 1000.0,
+        },
+    ]
+}
+
 async fn compare() {
     let directory = tempfile::tempdir().unwrap();
-    let ours = cedargate(directory.path());
+    let began = Instant::now();
+    let ours = cedargate(directory.path(), "off");
+    println!("start to ready, empty database made and migrated: {} ms", began.elapsed().as_millis());
+    println!("resident memory, idle: {}", ours.memory());
+    fill(directory.path(), DISTINCT).await;
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.arg("echo");
     let bare = start(command);
-
-    let login = json!({ "email": "admin@example.com", "password": "t0pZ3kR3t" });
-    let tokens = call(&ours.base, "/v2/auth/token", None, login).await;
-    let token = tokens["token"].as_str().unwrap();
-    let conversation = call(&ours.base, "/v2/conversations", Some(token), json!({})).await;
-    let question = json!({
-        "action": { "name": "fetchConversation" },
-        "resource": { "type": "Conversation", "id": conversation["id"] }
-    });
-    let loads = [
-        Load { name: "GET /v2/users/me", method: "GET", path: "/v2/users/me".into(), body: String::new() },
-        Load {
-            name: "POST /v2/authorize",
-            method: "POST",
-            path: "/v2/authorize".into(),
-            body: question.to_string(),
-        },
-    ];
-    println!("{:28} {:>12} {:>12} {:>8}", "", "req/s", "bare actix", "ratio");
-    for load in &loads {
+    let token = log_in(&ours.base).await;
+    println!("{:28} {:>12} {:>12} {:>8} {:>14}", "", "req/s", "bare actix", "ratio", "decisions/s");
+    for load in &loads(&token) {
         let (mut own, mut ceiling) = (Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
-            own.push(measure(&ours.base, load, &load.path, Some(token), directory.path()));
-            ceiling.push(measure(&bare.base, load, "/", Some(token), directory.path()));
+            own.push(measure(&ours.base, load.path, load, directory.path()));
+            ceiling.push(measure(&bare.base, "/", load, directory.path()));
         }
         let (own, ceiling) = (median(own), median(ceiling));
-        println!("{:28} {own:12.0} {ceiling:12.0} {:8.2}", load.name, own / ceiling);
+        let ratio = own / ceiling;
+        println!("{:28} {own:12.0} {ceiling:12.0} {ratio:8.2} {:14.0}", load.name, own * load.decisions);
     }
-    let status = std::fs::read_to_string(format!("/proc/{}/status", ours.child.id())).unwrap_or_default();
-    if let Some(memory) = status.lines().find_map(|line| line.strip_prefix("VmRSS:")) {
-        println!("resident memory afterwards: {}", memory.trim());
+    println!("resident memory, afterwards: {}", ours.memory());
+    drop(ours);
+
+    // The same with every decision logged.
+    let logged = cedargate(directory.path(), "all");
+    let token = log_in(&logged.base).await;
+    for load in loads(&token).iter().filter(|load| load.name.starts_with("evaluation")) {
+        let (mut own, mut ceiling) = (Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            own.push(measure(&logged.base, load.path, load, directory.path()));
+            ceiling.push(measure(&bare.base, "/", load, directory.path()));
+        }
+        let (own, ceiling) = (median(own), median(ceiling));
+        println!("{:28} {own:12.0} {ceiling:12.0} {:8.2}", format!("{}, logged", load.name), own / ceiling);
     }
+    drop(logged);
+    large(directory.path()).await;
+}
+
+/// A fetch from a large database against one from a small one, with things that have not been read before.
+async fn large(small: &Path) {
+    let rows: usize =
+        std::env::var("BENCH_ROWS").ok().and_then(|rows| rows.parse().ok()).unwrap_or(1_000_000);
+    let directory = tempfile::tempdir().unwrap();
+    drop(cedargate(directory.path(), "off"));
+    fill(directory.path(), rows).await;
+    let (one, other) = (cedargate(small, "off"), cedargate(directory.path(), "off"));
+    let mut times = Vec::new();
+    for (server, rows) in [(&one, DISTINCT), (&other, rows)] {
+        let token = log_in(&server.base).await;
+        let client = reqwest::Client::new();
+        let began = Instant::now();
+        for at in 0..DISTINCT {
+            let id = format!("bbbb{:020x}", (at * (rows / DISTINCT)) % rows + 1);
+            let url = format!("{}/v2/conversations/{id}", server.base);
+            client.get(url).bearer_auth(&token).send().await.unwrap().error_for_status().unwrap();
+        }
+        times.push(began.elapsed().as_secs_f64());
+    }
+    println!(
+        "a fetch with {rows} users and conversations against {DISTINCT}: {:.2} times as long",
+        times[1] / times[0]
+    );
 }
 
 fn main() {

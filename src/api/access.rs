@@ -10,7 +10,7 @@ use actix_web::http::{Method, StatusCode};
 use actix_web::{FromRequest, HttpRequest, HttpResponse};
 use futures_util::future::LocalBoxFuture;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
@@ -255,22 +255,29 @@ async fn evaluation(
 }
 
 async fn single(gate: &Gate, request: &HttpRequest, question: Evaluation) -> Result<HttpResponse, Problem> {
-    let explain = wants_reasons(request, &question.context);
-    match evaluate(gate, question, explain).await? {
+    let Evaluation { subject, action, resource, context } = &question;
+    let explain = wants_reasons(request, context);
+    match evaluate(gate, subject, action, resource, context, explain).await? {
         Some(verdict) => Ok(answered(gate, &Decision::new(&verdict, gate.engine(), explain))),
         None => Err(Problem::forbidden("ask about this subject")),
     }
 }
 
 /// The verdict on a question; none where the caller may not ask it.
-async fn evaluate(gate: &Gate, question: Evaluation, explain: bool) -> Result<Option<Verdict>, Problem> {
-    let Evaluation { subject, action, resource, context } = question;
+async fn evaluate(
+    gate: &Gate,
+    subject: &Entity,
+    action: &Action,
+    resource: &Entity,
+    context: &Map<String, Value>,
+    explain: bool,
+) -> Result<Option<Verdict>, Problem> {
     let (principal, circumstances) = match question::subject(gate, subject.named()).await? {
         Asked::Known(known) => *known,
         Asked::Unknown(obstacle) => return Ok(Some(Verdict::not(obstacle))),
         Asked::Refused => return Ok(None),
     };
-    let circumstances = with_said(circumstances, &action.properties, context);
+    let circumstances = with_said(circumstances, &action.properties, context.clone());
     let target = question::target(gate, resource.named()).await?;
     let name = gate.engine().action_for(&action.name, &resource.r#type);
     let ask =
@@ -294,15 +301,15 @@ async fn evaluations(
     gate: Gate,
     (request, Body(batch)): (HttpRequest, Body<Batch>),
 ) -> Result<HttpResponse, Problem> {
-    let defaults: Map<String, Value> = [
+    let mut defaults = Map::new();
+    for (name, value) in [
         ("subject", batch.subject),
         ("action", batch.action),
         ("resource", batch.resource),
         ("context", batch.context),
-    ]
-    .into_iter()
-    .filter_map(|(name, value)| Some((name.to_owned(), value?)))
-    .collect();
+    ] {
+        value.into_iter().for_each(|value| drop(defaults.insert(name.to_owned(), value)));
+    }
     if batch.evaluations.is_empty() {
         let question: Evaluation = crate::http::body::from_value(Value::Object(defaults), "")?;
         return single(&gate, &request, question).await;
@@ -315,9 +322,10 @@ async fn evaluations(
             format!("there are {count} of them; one batch has at most {most}"),
         ));
     }
-    check_defaults(&defaults)?;
+    // What holds for all items has to be right, whether or not one of them needs it.
+    let defaults: Item = crate::http::body::from_value(Value::Object(defaults), "")?;
     let mut decisions = Vec::with_capacity(batch.evaluations.len());
-    for item in batch.evaluations {
+    for item in &batch.evaluations {
         let decision = decide_item(&gate, &request, &defaults, item).await?;
         let is_last = match batch.options.evaluations_semantic {
             Semantic::ExecuteAll => false,
@@ -332,45 +340,57 @@ async fn evaluations(
     Ok(answered(&gate, &Decisions { evaluations: decisions }))
 }
 
-/// What holds for all items has to be right, whether or not one of them needs it.
-fn check_defaults(defaults: &Map<String, Value>) -> Result<(), Problem> {
-    for (name, value) in defaults {
-        match name.as_str() {
-            "action" => drop(Search::part::<Action>(value, name)?),
-            "context" => drop(Search::part::<Map<String, Value>>(value, name)?),
-            _ => drop(Search::part::<Entity>(value, name)?),
-        }
-    }
-    Ok(())
+/// What an item of a batch has of its own, or what all of them have.
+#[derive(Debug, Default, Deserialize)]
+struct Item {
+    #[serde(default, deserialize_with = "given")]
+    subject: Option<Entity>,
+    #[serde(default, deserialize_with = "given")]
+    action: Option<Action>,
+    #[serde(default, deserialize_with = "given")]
+    resource: Option<Entity>,
+    #[serde(default, deserialize_with = "given")]
+    context: Option<Map<String, Value>>,
+}
+
+/// What is there, and not null.
+fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
 }
 
 /// The decision on one question of a batch; one that fails is a no that says why.
 async fn decide_item(
     gate: &Gate,
     request: &HttpRequest,
-    defaults: &Map<String, Value>,
-    item: Value,
+    defaults: &Item,
+    item: &Value,
 ) -> Result<Decision, Problem> {
-    let mut explain = false;
-    let verdict = match whole(defaults, item) {
-        Ok(question) => {
-            explain = wants_reasons(request, &question.context);
-            evaluate(gate, question, explain).await?.unwrap_or_else(Verdict::refused)
-        }
-        Err(message) => Verdict::not(Obstacle::new("invalid", message)),
+    let own = match item {
+        Value::Object(_) => serde_path_to_error::deserialize(item).map_err(|error| error.to_string()),
+        _ => Err("an evaluation is an object".to_owned()),
     };
-    Ok(Decision::new(&verdict, gate.engine(), explain))
+    let own: Item = match own {
+        Ok(own) => own,
+        Err(message) => return Ok(invalid(gate, message)),
+    };
+    let subject = own.subject.as_ref().or(defaults.subject.as_ref());
+    let action = own.action.as_ref().or(defaults.action.as_ref());
+    let resource = own.resource.as_ref().or(defaults.resource.as_ref());
+    let (Some(subject), Some(action), Some(resource)) = (subject, action, resource) else {
+        let missing =
+            [("subject", subject.is_none()), ("action", action.is_none()), ("resource", resource.is_none())];
+        let missing = missing.iter().filter(|(_, is_missing)| *is_missing).map(|(name, _)| *name);
+        return Ok(invalid(gate, format!("missing field `{}`", missing.collect::<Vec<_>>().join("`, `"))));
+    };
+    let none = Map::new();
+    let context = own.context.as_ref().or(defaults.context.as_ref()).unwrap_or(&none);
+    let explain = wants_reasons(request, context);
+    let verdict = evaluate(gate, subject, action, resource, context, explain).await?;
+    Ok(Decision::new(&verdict.unwrap_or_else(Verdict::refused), gate.engine(), explain))
 }
 
-/// An item with the defaults for what it does not have.
-fn whole(defaults: &Map<String, Value>, item: Value) -> Result<Evaluation, String> {
-    let Value::Object(mut item) = item else { return Err("an evaluation is an object".into()) };
-    for (name, value) in defaults {
-        if !item.contains_key(name) {
-            item.insert(name.clone(), value.clone());
-        }
-    }
-    serde_path_to_error::deserialize(&Value::Object(item)).map_err(|error| error.to_string())
+fn invalid(gate: &Gate, message: String) -> Decision {
+    Decision::new(&Verdict::not(Obstacle::new("invalid", message)), gate.engine(), false)
 }
 
 /// What is searched for, and who or what it has to do with.

@@ -1,11 +1,9 @@
 //! What the decision endpoints share: who is asked about and whether the caller may ask, which thing is meant, and how an
 //! answer looks.
 
-use super::users::User;
 use crate::authz::{About, Answer, Ask, Circumstances, Engine, Missing, Principal, Resourced};
 use crate::http::{Caller, Gate, Problem};
 use crate::values::Id;
-use actix_web::http::StatusCode;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::sync::Arc;
@@ -76,23 +74,28 @@ pub async fn subject(gate: &Gate, named: Named<'_>) -> Result<Asked, Problem> {
             Err(message) => Asked::Unknown(Obstacle::new("unknown_subject", message)),
         });
     }
-    match gate.step("evaluateAccess").find::<User>(named.id).await {
-        Ok(user) => user_by_role(gate, user.id).await,
-        Err(problem) if problem.status == StatusCode::NOT_FOUND => {
+    let door = gate.step("evaluateAccess");
+    let id = door.id(named.id);
+    let thing = match id {
+        Some(id) => gate.parts().kinds.know(&gate.parts().store, "User", id).await?,
+        None => None,
+    };
+    match (id, thing) {
+        (Some(id), Some(thing)) if door.permits(&thing) => user_by_role(gate, id).await,
+        // As with a path (decision 16).
+        _ if door.could("User") => {
             Ok(Asked::Unknown(Obstacle::new("unknown_subject", "there is no such User within your reach")))
         }
-        Err(problem) if problem.status == StatusCode::FORBIDDEN => Ok(Asked::Refused),
-        Err(problem) => Err(problem),
+        _ => Ok(Asked::Refused),
     }
 }
 
 /// A user that the caller may ask about, as it would be with a credential that carries its whole role.
 pub async fn user_by_role(gate: &Gate, user: Id) -> Result<Asked, Problem> {
-    let account = gate.parts().store.known_account(user).await?;
-    Ok(match account.and_then(|account| Caller::of_account(gate.engine(), &account)) {
-        Some(caller) => {
+    Ok(match Caller::by_role(gate.parts(), gate.engine(), user).await? {
+        Some(principal) => {
             let now = Some(gate.parts().clock.now());
-            Asked::known(caller.principal, Circumstances { now, ..Circumstances::default() })
+            Asked::known(principal, Circumstances { now, ..Circumstances::default() })
         }
         None => Asked::Unknown(Obstacle::new("blocked", "the user is blocked")),
     })

@@ -15,7 +15,7 @@ use cedar_policy_core::ast::Entity;
 use cedar_policy_core::entities::{NoEntitiesSchema, TCComputation};
 use cedar_policy_core::extensions::Extensions;
 use quick_cache::sync::Cache;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -204,8 +204,8 @@ impl Engine {
     pub fn decide_missing(&self, ask: &Ask<'_>, kind: &str, id: &str) -> Arc<Answer> {
         let start = Instant::now();
         let nowhere = Resourced::nowhere(kind, id);
-        let at_home = ask.principal.organization.as_ref();
-        let at_home = at_home.map(|home| self.answer(ask, &Resourced::hypothetical(kind, home)));
+        let home = ask.principal.organization.as_deref();
+        let at_home = home.map(|home| self.answer(ask, &Resourced::hypothetical(kind, home)));
         let answer = at_home.filter(|answer| !answer.allowed).unwrap_or_else(|| self.answer(ask, &nowhere));
         let answer = if answer.allowed { Arc::default() } else { answer };
         if let Some(trail) = ask.trail.filter(|trail| trail.wants(false)) {
@@ -227,8 +227,9 @@ impl Engine {
             Body::Own(own) => {
                 let uid = own.uid().ok_or_else(unnamed)?;
                 // The caller itself: the thing says how it is, or would be, and the credential says with which scopes.
-                let also = if uid == principal { ask.principal.scopes.clone() } else { Default::default() };
-                let entity = own.entity(&uid, &also);
+                let none = HashSet::new();
+                let also = if uid == principal { &*ask.principal.scopes } else { &none };
+                let entity = own.entity(&uid, also);
                 (uid, entity)
             }
             Body::Foreign(foreign) => (foreign.uid.clone(), foreign.entity.clone()),
@@ -277,7 +278,7 @@ impl Engine {
 
     /// Whether the principal could do this to some other thing of this type in its own organization.
     pub fn could(&self, ask: &Ask<'_>, kind: &str) -> bool {
-        let home = ask.principal.organization.as_ref();
+        let home = ask.principal.organization.as_deref();
         home.is_some_and(|home| self.answer(ask, &Resourced::hypothetical(kind, home)).allowed)
     }
 

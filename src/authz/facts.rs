@@ -138,9 +138,9 @@ pub struct Principal {
     /// None of somebody of another domain that nothing is known of.
     pub(super) entity: Option<Arc<Entity>>,
     /// Where a user stands.
-    pub(super) organization: Option<OrgPath>,
+    pub(super) organization: Option<Arc<OrgPath>>,
     /// What a user's credential grants, the cascade applied.
-    pub(super) scopes: HashSet<EntityUID>,
+    pub(super) scopes: Arc<HashSet<EntityUID>>,
     pub(super) fingerprint: Fingerprint,
 }
 
@@ -156,7 +156,8 @@ impl Principal {
         let uid = uid(USER, &id.to_string());
         let ancestors = scopes.iter().cloned().chain(above(organization)).collect();
         let entity = uid.as_ref().and_then(|uid| made(core(uid), &attributes, ancestors));
-        Self { uid, entity, organization: Some(organization.clone()), scopes, fingerprint }
+        let (organization, scopes) = (Some(Arc::new(organization.clone())), Arc::new(scopes));
+        Self { uid, entity, organization, scopes, fingerprint }
     }
 
     /// The scopes, in ascending order.
@@ -184,7 +185,7 @@ impl Principal {
         );
         Some(Self {
             entity: Some(Arc::new(entity)),
-            scopes: granted,
+            scopes: Arc::new(granted),
             fingerprint: Fingerprint::of(&(self.fingerprint, scopes)),
             ..self.clone()
         })
@@ -196,7 +197,7 @@ impl Principal {
             uid: Some(foreign.uid),
             entity: foreign.entity,
             organization: None,
-            scopes: HashSet::new(),
+            scopes: Arc::default(),
             fingerprint: foreign.fingerprint,
         }
     }

@@ -70,11 +70,15 @@ struct Known {
 /// The callers that are known already, each by its credential: good until the credential expires, its user is written,
 /// or the policies change.
 #[derive(Debug)]
-pub struct Callers(Cache<Fingerprint, Known>);
+pub struct Callers {
+    by_credential: Cache<Fingerprint, Known>,
+    /// Users as they are by their roles.
+    by_role: Cache<Id, (Stamp, u64, Arc<Principal>)>,
+}
 
 impl Default for Callers {
     fn default() -> Self {
-        Self(Cache::new(20_000))
+        Self { by_credential: Cache::new(20_000), by_role: Cache::new(50_000) }
     }
 }
 
@@ -83,7 +87,7 @@ impl Caller {
     pub async fn of_bearer(parts: &Parts, engine: &Engine, bearer: &Bearer) -> Result<Arc<Self>, Problem> {
         let fingerprint = bearer.fingerprint();
         let now = parts.clock.now();
-        if let Some(known) = parts.callers.0.get(&fingerprint) {
+        if let Some(known) = parts.callers.by_credential.get(&fingerprint) {
             let is_good = parts.store.is_good(known.stamp, known.caller.id);
             if is_good && known.engine == engine.number() && now < known.until {
                 return Ok(known.caller);
@@ -104,7 +108,7 @@ impl Caller {
         };
         let caller = Arc::new(caller);
         let known = Known { caller: Arc::clone(&caller), stamp, engine: engine.number(), until };
-        parts.callers.0.insert(fingerprint, known);
+        parts.callers.by_credential.insert(fingerprint, known);
         Ok(caller)
     }
 
@@ -159,6 +163,23 @@ impl Caller {
             principal,
             is_noted: false,
         })
+    }
+
+    /// What Cedar knows of a user, as it would be with a credential that carries its whole role; none where it is blocked
+    /// or gone.
+    pub async fn by_role(parts: &Parts, engine: &Engine, user: Id) -> Result<Option<Principal>, Problem> {
+        let known = parts.callers.by_role.get(&user);
+        let is_good = |stamp, by| by == engine.number() && parts.store.is_good(stamp, user);
+        if let Some((.., principal)) = known.filter(|(stamp, by, _)| is_good(*stamp, *by)) {
+            return Ok(Some(Principal::clone(&principal)));
+        }
+        let stamp = parts.store.user_stamp(user);
+        let account = parts.store.known_account(user).await?;
+        let caller = account.and_then(|account| Self::of_account(engine, &account));
+        let Some(caller) = caller else { return Ok(None) };
+        let kept = Arc::new(caller.principal.clone());
+        parts.callers.by_role.insert(user, (stamp, engine.number(), kept));
+        Ok(Some(caller.principal))
     }
 
     /// A user as it would be with a credential that carries its whole role; none where it is blocked.
@@ -480,6 +501,16 @@ impl Gate {
         let page = self.parts.kinds.page(&reader, kind, &self.caller.organization, after, limit).await?;
         let nameable = |thing: &Resourced| self.engine.allows(&gate.ask(&circumstances), thing);
         Ok(page.into_iter().map(|(id, thing)| (id, Some(thing).filter(nameable))).collect())
+    }
+
+    /// Whether the action is permitted on this thing.
+    pub fn permits(&self, thing: &Resourced) -> bool {
+        self.engine.allows(&self.ask(&self.circumstances()), thing)
+    }
+
+    /// Whether the action could be permitted on some thing of this type at home.
+    pub fn could(&self, kind: &str) -> bool {
+        self.engine.could(&self.ask(&self.circumstances()), kind)
     }
 
     /// Whether the action is permitted on the user with this account.

@@ -19,9 +19,8 @@ fn options(url: &str, connections: u32, create: bool) -> ConnectOptions {
         .acquire_timeout(Duration::from_secs(3))
         .connect_timeout(Duration::from_secs(3))
         .sqlx_logging(false)
-        // A connection that has been idle for a moment is tried before it is used: a database that was restarted
-        // costs a reconnect, not a failed request.
-        .test_before_acquire_if_idle_for(Duration::from_secs(1))
+        // A connection is tried before it is used: a database that was restarted costs a reconnect, not a failed request.
+        .test_before_acquire(true)
         .map_sqlx_sqlite_opts(move |options| {
             options
                 .create_if_missing(create)

@@ -267,7 +267,7 @@ fn bundle(directory: &Path, policies: &[String]) -> Result<Bundle, cedargate::au
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
     #[test]
     fn the_quick_way_decides_as_the_plain_way(
