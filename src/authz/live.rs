@@ -14,26 +14,27 @@ pub struct Live {
     current: ArcSwap<Engine>,
     /// Why the files as they are now are not in force.
     failure: Mutex<Option<BundleError>>,
-    /// Held while a bundle is read, so that the newest one is the last to take its place.
-    turn: Mutex<()>,
+    /// Held while a bundle is read, so that the newest one is the last to take its place: what the files looked like
+    /// when they were last read.
+    turn: Mutex<Looks>,
 }
 
 /// What a file looks like from outside.
 type Look = (PathBuf, Option<SystemTime>, u64);
 
-/// What the files looked like when they were last looked at.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Looks(Vec<Look>);
+/// What the files look like from outside.
+type Looks = Vec<Look>;
 
 impl Live {
     /// Reads the files for the first time.
     pub fn open(sources: Sources) -> Result<Self, BundleError> {
+        let looks = looks(&sources);
         let engine = Engine::new(Bundle::read(&sources)?)?;
         Ok(Self {
             sources,
             current: ArcSwap::from_pointee(engine),
             failure: Mutex::new(None),
-            turn: Mutex::new(()),
+            turn: Mutex::new(looks),
         })
     }
 
@@ -45,7 +46,8 @@ impl Live {
     /// Reads the files again, and decides by them from now on: true where they say something else than before. Where
     /// they cannot be used, the old ones stay in force.
     pub fn reload(&self) -> Result<bool, BundleError> {
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        *turn = looks(&self.sources);
         let read = Bundle::read(&self.sources).and_then(|bundle| {
             let is_new = bundle.version() != self.current.load().bundle().version();
             Ok(is_new.then_some(Engine::new(bundle)?))
@@ -73,22 +75,27 @@ impl Live {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// What the files look like now: names, sizes and times of change.
-    pub fn looks(&self) -> Looks {
-        let directories = self.sources.schema.iter().chain(&self.sources.policies);
-        let mut looks: Vec<Look> = directories
-            .filter_map(|directory| std::fs::read_dir(directory).ok())
-            .flatten()
-            .filter_map(|entry| {
-                let entry = entry.ok()?;
-                let path = entry.path();
-                let kind = path.extension()?.to_str()?;
-                let meta = entry.metadata().ok()?;
-                let is_ours = ["cedar", "cedarschema", "json"].contains(&kind) && meta.is_file();
-                is_ours.then(|| (path, meta.modified().ok(), meta.len()))
-            })
-            .collect();
-        looks.sort();
-        Looks(looks)
+    /// Whether the files look otherwise than when they were last read.
+    pub fn is_stale(&self) -> bool {
+        *self.turn.lock().unwrap_or_else(PoisonError::into_inner) != looks(&self.sources)
     }
+}
+
+/// What the files look like now: names, sizes and times of change.
+fn looks(sources: &Sources) -> Looks {
+    let directories = sources.schema.iter().chain(&sources.policies);
+    let mut looks: Looks = directories
+        .filter_map(|directory| std::fs::read_dir(directory).ok())
+        .flatten()
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            let path = entry.path();
+            let kind = path.extension()?.to_str()?;
+            let meta = entry.metadata().ok()?;
+            let is_ours = ["cedar", "cedarschema", "json"].contains(&kind) && meta.is_file();
+            is_ours.then(|| (path, meta.modified().ok(), meta.len()))
+        })
+        .collect();
+    looks.sort();
+    looks
 }

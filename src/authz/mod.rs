@@ -21,7 +21,7 @@ pub use explain::Missing;
 pub use facts::{
     Attribute, Circumstances, Foreign, Principal, Resourced, Thing, UserFacts, boolean, entity, text,
 };
-pub use live::{Live, Looks};
+pub use live::Live;
 pub use matrix::{MatrixRow, matrix, matrix_rows};
 pub use permitted::{Denied, Permitted, Undecided, Within};
 pub use scope::{Scope, ScopeSet};

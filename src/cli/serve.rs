@@ -5,6 +5,7 @@ use crate::app::{App, StartError};
 use crate::config::{Config, ConfigError, LogFormat};
 use crate::http::Parts;
 use crate::values::Clock;
+use actix_web::rt::signal::unix;
 use secrecy::ExposeSecret;
 use std::fmt;
 use std::io::Write;
@@ -24,13 +25,13 @@ pub(super) fn run(config: &Config) -> Outcome {
         })?;
         let app = App::open(config, Clock::system()).await?;
         let address = listener.local_addr().map_err(Failure::failed)?;
+        let server = app.serve(listener).map_err(Failure::failed)?;
+        watch(&app.parts, config.policy_poll)?;
         // The log may have the standard output to itself.
         let say: fn(fmt::Arguments<'_>) =
             if config.decision_log_goes_to_stdout() { whisper } else { say_line };
         greet(&app, &format!("http://{address}"), say);
         say(format_args!("Ctrl-C ends it."));
-        let server = app.serve(listener).map_err(Failure::failed)?;
-        watch(Arc::clone(&app.parts), config.policy_poll);
         let served = server.await.map_err(Failure::failed);
         app.parts.decision_log.close();
         served
@@ -38,30 +39,28 @@ pub(super) fn run(config: &Config) -> Outcome {
 }
 
 /// Has the policies read again when their files change, and on SIGHUP.
-fn watch(parts: Arc<Parts>, seconds: u64) {
-    let on_change = Arc::clone(&parts);
+fn watch(parts: &Arc<Parts>, seconds: u64) -> Outcome {
+    // From here on a hangup does not end the process any more.
+    let mut hangups = unix::signal(unix::SignalKind::hangup()).map_err(Failure::failed)?;
+    let on_hangup = Arc::clone(parts);
+    actix_web::rt::spawn(async move {
+        while hangups.recv().await.is_some() {
+            reload(&on_hangup).await;
+        }
+    });
+    let on_change = Arc::clone(parts);
     if seconds > 0 {
         actix_web::rt::spawn(async move {
-            let mut known = on_change.policies.looks();
             loop {
                 actix_web::rt::time::sleep(Duration::from_secs(seconds)).await;
                 let parts = Arc::clone(&on_change);
-                let looks = actix_web::web::block(move || parts.policies.looks()).await;
-                let Ok(looks) = looks else { continue };
-                if looks != known {
-                    known = looks;
+                if actix_web::web::block(move || parts.policies.is_stale()).await.unwrap_or(false) {
                     reload(&on_change).await;
                 }
             }
         });
     }
-    actix_web::rt::spawn(async move {
-        let hangup = actix_web::rt::signal::unix::SignalKind::hangup();
-        let Ok(mut hangups) = actix_web::rt::signal::unix::signal(hangup) else { return };
-        while hangups.recv().await.is_some() {
-            reload(&parts).await;
-        }
-    });
+    Ok(())
 }
 
 async fn reload(parts: &Arc<Parts>) {
