@@ -356,7 +356,7 @@ async fn where_no_header_names_the_request_its_own_method_and_the_rest_of_its_pa
     // The body is not waited for, whatever its length is said to be.
     assert_eq!(ask(&guest, "POST", "/v2/conversations/x/messages", "Content-Length: 5000000\r\n"), 403);
     // Nor is the path taken for another one because it is written in another way.
-    let bearer = admin.bearer.clone().unwrap();
+    let bearer = admin.bearer.unwrap();
     let head = "GET /v2/authorize/%66orward/public/a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n";
     let (status, answer) = raw(&app.base, &format!("{head}Authorization: Bearer {bearer}\r\n\r\n"));
     assert!(status == 403 || status == 404, "{answer}");
