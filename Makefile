@@ -7,6 +7,7 @@ CARGO ?= cargo
 .PHONY: test bench generated
 
 test:
+	tests/need nginx nginx
 	$(CARGO) test --workspace --locked
 	tests/with-postgres $(CARGO) test --locked --test it
 

@@ -9,6 +9,7 @@ use crate::authn::{
 use crate::authz::{Bundle, BundleError, Live, Sources, Undecided};
 use crate::config::{Config, ConfigError};
 use crate::decision_log::{DecisionLog, Settings};
+use crate::http::forward::Table;
 use crate::http::parts::Rules;
 use crate::http::{Caller, Gate, Parts, Problem, edge, openapi, routes};
 use crate::resource::{self, Stamp};
@@ -95,6 +96,9 @@ impl App {
     /// admin where there are none.
     pub async fn open(config: &Config, clock: Clock) -> Result<Self, StartError> {
         let policies = Live::open(sources(config))?;
+        let file = config.forward_routes.as_deref();
+        let forward = Table::read(file, &api::all(), &policies.current())
+            .map_err(|error| ConfigError::new("forward_routes", error))?;
         let store = Store::connect(config.database_url.expose_secret(), config.database_connections).await?;
         store.migrate().await?;
         let public_url = config.public_url.as_deref().map(|url| url.trim_end_matches('/').to_owned());
@@ -112,6 +116,7 @@ impl App {
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let parts = Arc::new(Parts {
             policies,
+            forward,
             decision_log,
             kinds: api::kinds(),
             callers: Default::default(),

@@ -44,6 +44,8 @@ pub struct Config {
     pub admin_password: Option<SecretString>,
     /// How many questions one batch of `/access/v1/evaluations` may have.
     pub access_batch_limit: usize,
+    /// The file with the routes of other services that proxies ask about; none if nothing is said.
+    pub forward_routes: Option<PathBuf>,
     /// How many passwords are hashed at the same time; as many as there are processors if nothing is said.
     pub password_workers: Option<usize>,
     /// How many threads answer requests; as many as there are processors if nothing is said.
@@ -118,6 +120,7 @@ impl Default for Config {
             admin_email: "admin@example.com".into(),
             admin_password: None,
             access_batch_limit: 1000,
+            forward_routes: None,
             password_workers: None,
             workers: None,
             log: "info".into(),

@@ -5,6 +5,7 @@ pub mod authorize;
 pub mod contacts;
 pub mod conversations;
 pub mod forms;
+pub mod forward;
 pub mod kbitems;
 pub mod keys;
 pub mod messages;
@@ -25,6 +26,7 @@ pub fn all() -> Vec<Routes> {
         tokens::routes(),
         keys::routes(),
         authorize::routes(),
+        forward::routes(),
         access::routes(),
         access::metadata_routes(),
         policies::routes(),

@@ -14,12 +14,10 @@ use utoipa::ToSchema;
 
 /// The routes.
 pub fn routes() -> Routes {
-    Routes::new("Policies", "/v2/policies").get("", "fetchPolicies", fetch_doc(), fetch).post(
-        "/reload",
-        "reloadPolicies",
-        reload_doc(),
-        reload,
-    )
+    Routes::new("Policies", "/v2/policies")
+        .get("", "fetchPolicies", fetch_doc(), fetch)
+        .post("/reload", "reloadPolicies", reload_doc(), reload)
+        .of_root()
 }
 
 /// The route of what a user may do.

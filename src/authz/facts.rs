@@ -291,6 +291,14 @@ impl Resourced {
         Self::own(Own { kind: kind.to_owned(), id: id.to_owned(), attributes, path: None })
     }
 
+    /// Where the organization stands that holds it; an organization itself. None of what stands nowhere.
+    pub fn place(&self) -> Option<&OrgPath> {
+        match &self.body {
+            Body::Own(own) => own.path.as_ref(),
+            Body::Foreign(_) => None,
+        }
+    }
+
     /// A thing of another domain.
     pub fn foreign(foreign: Foreign) -> Self {
         Self { fingerprint: foreign.fingerprint, body: Body::Foreign(foreign) }

@@ -43,6 +43,7 @@ Settings, from the file (in small letters, without the prefix) and from the envi
   CEDARGATE_ADMIN_EMAIL           the first admin                        [admin@example.com]
   CEDARGATE_ADMIN_PASSWORD        its password                           [a random one, printed once]
   CEDARGATE_ACCESS_BATCH_LIMIT    questions in one batch of /access/v1/evaluations at most  [1000]
+  CEDARGATE_FORWARD_ROUTES        a TOML file with the routes of other services, for /v2/authorize/forward
   CEDARGATE_PASSWORD_WORKERS      passwords that are checked at the same time  [processors]
   CEDARGATE_WORKERS               threads that answer requests           [processors]
   CEDARGATE_LOG                   error, warn, info, debug, or a filter  [info]

@@ -51,6 +51,8 @@ pub struct Caller {
     pub credential: Credential,
     /// What Cedar knows of it.
     pub principal: Principal,
+    /// What its credential grants, the cascade applied; none where that is nothing.
+    pub scopes: Option<ScopeSet>,
     /// Whether there is nothing to note of the use of its credential.
     is_noted: bool,
 }
@@ -161,6 +163,7 @@ impl Caller {
             organization: account.path.clone(),
             credential,
             principal,
+            scopes,
             is_noted: false,
         })
     }
@@ -195,7 +198,14 @@ impl Caller {
         let facts = UserFacts { organization: root.own(), role: Scope::Admin, status: "active", email: None };
         let scopes = engine.effective(&scopes, Scope::Admin);
         let principal = Principal::new(Id::NONE, &root, facts, scopes.as_ref());
-        Self { id: Id::NONE, organization: root, credential: Credential::Terminal, principal, is_noted: true }
+        Self {
+            id: Id::NONE,
+            organization: root,
+            credential: Credential::Terminal,
+            principal,
+            scopes,
+            is_noted: true,
+        }
     }
 }
 

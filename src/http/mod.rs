@@ -3,6 +3,7 @@
 pub mod body;
 pub mod crud;
 pub mod edge;
+pub mod forward;
 pub mod gate;
 pub mod list;
 pub mod openapi;

@@ -224,6 +224,17 @@ pub fn query(name: &str, what: &str, is_required: bool) -> Parameter {
         .build()
 }
 
+/// A header of a request.
+pub fn header(name: &str, what: &str) -> Parameter {
+    ParameterBuilder::new()
+        .name(name)
+        .parameter_in(ParameterIn::Header)
+        .required(Required::False)
+        .description(Some(what))
+        .schema(Some(ObjectBuilder::new().schema_type(SchemaType::Type(Type::String)).max_length(Some(8192))))
+        .build()
+}
+
 /// `GET /` of a resource.
 pub(super) fn list<R: Resource>(fields: &[Field]) -> Doc {
     let parameter = |name: &str, what: &str, schema: RefOr<Schema>| {

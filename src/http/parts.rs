@@ -3,6 +3,7 @@
 use crate::authn::{Passwords, TokenKeys};
 use crate::authz::Live;
 use crate::decision_log::DecisionLog;
+use crate::http::forward::Table;
 use crate::http::gate::Callers;
 use crate::store::{Kinds, Store};
 use crate::values::Clock;
@@ -17,6 +18,8 @@ pub struct Parts {
     pub store: Store,
     /// The kinds of things that the store keeps.
     pub kinds: Kinds,
+    /// What the requests mean that proxies ask about.
+    pub forward: Table,
     /// The callers that are known already.
     pub callers: Callers,
     /// Signs and checks access tokens.

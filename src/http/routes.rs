@@ -1,5 +1,6 @@
 //! One declaration -> actix route + OpenAPI operation + Cedar action. A route either names its action, and then its
-//! handler gets a gate before anything else of the request is looked at, or it says that it is public.
+//! handler gets a gate before anything else of the request is looked at, or it says that it is public. One that is for
+//! every method goes through the gate itself.
 
 use super::gate::Gate;
 use super::openapi::{self, Doc};
@@ -24,6 +25,10 @@ pub struct Route {
     pub action: Option<&'static str>,
     /// The further actions that are asked about, depending on what the body says.
     pub also: &'static [&'static str],
+    /// Whether the action is asked of the root organization, and not of the caller's.
+    pub of_root: bool,
+    /// Whether it is for every method; the document has only one.
+    pub any_method: bool,
     /// What the OpenAPI document says of it.
     pub doc: Doc,
     mount: Arc<dyn Fn() -> actix_web::Route + Send + Sync>,
@@ -216,6 +221,44 @@ impl Routes {
             operation: action,
             action: Some(action),
             also: &[],
+            of_root: false,
+            any_method: false,
+            doc: doc.gated(action),
+            mount: Arc::new(mount),
+        });
+        self
+    }
+
+    /// A route for every method, documented as a `GET`, with an operation of its own name. Its handler goes through the
+    /// gate of the action itself, and leaves the body unread.
+    #[must_use]
+    pub fn any_as<F, Fut>(
+        mut self,
+        path: &str,
+        action: &'static str,
+        operation: &'static str,
+        doc: Doc,
+        handler: F,
+    ) -> Self
+    where
+        F: Fn(HttpRequest, &'static str) -> Fut + Clone + Send + Sync + 'static,
+        Fut: Future<Output = Result<HttpResponse, Problem>> + 'static,
+    {
+        let mount = move || {
+            let handler = handler.clone();
+            web::route().to(move |request: HttpRequest| {
+                let answer = handler(request, action);
+                async move { answer.await.map_err(actix_web::Error::from) }
+            })
+        };
+        self.routes.push(Route {
+            method: Method::GET,
+            path: format!("{}{path}", self.base),
+            operation,
+            action: Some(action),
+            also: &[],
+            of_root: false,
+            any_method: true,
             doc: doc.gated(action),
             mount: Arc::new(mount),
         });
@@ -251,6 +294,8 @@ impl Routes {
             operation,
             action: None,
             also: &[],
+            of_root: false,
+            any_method: false,
             doc,
             mount: Arc::new(mount),
         });
@@ -266,6 +311,33 @@ impl Routes {
         self
     }
 
+    /// The route just declared asks about the root organization.
+    #[must_use]
+    pub fn of_root(mut self) -> Self {
+        if let Some(route) = self.routes.last_mut() {
+            route.of_root = true;
+        }
+        self
+    }
+
+    /// What the paths begin with.
+    pub fn base(&self) -> &'static str {
+        self.base
+    }
+
+    /// Its routes with every path that they have, aliases included.
+    pub fn paths(&self) -> Vec<(String, &Route)> {
+        let mut paths = Vec::new();
+        for route in &self.routes {
+            paths.push((route.path.clone(), route));
+            for alias in &self.aliases {
+                let rest = route.path.strip_prefix(self.base).unwrap_or_default();
+                paths.push((format!("{alias}{rest}"), route));
+            }
+        }
+        paths
+    }
+
     /// Its routes, as they are documented.
     pub fn routes(&self) -> impl Iterator<Item = &Route> {
         self.routes.iter()
@@ -279,12 +351,8 @@ impl Routes {
     /// Adds the routes to a server, aliases included.
     pub fn mount(&self, server: &mut web::ServiceConfig) {
         let mut paths: BTreeMap<String, Vec<&Route>> = BTreeMap::new();
-        for route in &self.routes {
-            paths.entry(route.path.clone()).or_default().push(route);
-            for alias in &self.aliases {
-                let rest = route.path.strip_prefix(self.base).unwrap_or_default();
-                paths.entry(format!("{alias}{rest}")).or_default().push(route);
-            }
+        for (path, route) in self.paths() {
+            paths.entry(path).or_default().push(route);
         }
         for (path, routes) in paths {
             let mut methods: Vec<&str> = routes.iter().map(|route| route.method.as_str()).collect();

@@ -99,6 +99,7 @@ fn an_operation_is_called_after_its_action() {
         ("searchResources", "evaluateAccess"),
         ("searchActions", "evaluateAccess"),
         ("listPermissions", "evaluateAccess"),
+        ("forward", "evaluateAccess"),
     ]);
     for (_, _, operation) in operations(&document()) {
         let name = operation["operationId"].as_str().unwrap();

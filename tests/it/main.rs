@@ -23,6 +23,7 @@ mod decision_log;
 mod document;
 mod documents;
 mod engine;
+mod forward;
 mod gate;
 mod jwt;
 mod keys;

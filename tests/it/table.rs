@@ -2,7 +2,7 @@
 
 use crate::support::{Client, TestApp, project_file};
 use cedargate::authz::Scope;
-use reqwest::StatusCode;
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -311,6 +311,19 @@ impl World {
             _ => self.make(noun).await,
         };
         Target { noun: noun.to_owned(), verb, path, conversation }
+    }
+
+    /// The method and the path by which that is done.
+    pub fn request(&self, target: &Target) -> (Method, String) {
+        let Target { verb, noun, path: thing, conversation } = target;
+        let (path, _) = self.body(noun, conversation);
+        match verb.as_str() {
+            "list" => (Method::GET, path.to_owned()),
+            "create" => (Method::POST, path.to_owned()),
+            "fetch" => (Method::GET, thing.clone()),
+            "update" => (Method::PATCH, thing.clone()),
+            _ => (Method::DELETE, thing.clone()),
+        }
     }
 
     /// Does what a cell speaks of, as `client`; whether it was permitted, and how the answer looked.
