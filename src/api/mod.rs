@@ -6,6 +6,7 @@ pub mod contacts;
 pub mod conversations;
 pub mod forms;
 pub mod forward;
+pub mod health;
 pub mod kbitems;
 pub mod keys;
 pub mod messages;
@@ -41,6 +42,7 @@ pub fn all() -> Vec<Routes> {
         kbitems::routes(),
         forms::routes(),
         services::routes(),
+        health::routes(),
     ]
 }
 

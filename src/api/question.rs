@@ -6,6 +6,7 @@ use crate::http::{Caller, Gate, Problem};
 use crate::values::Id;
 use serde::Serialize;
 use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use utoipa::ToSchema;
 
@@ -223,12 +224,23 @@ pub struct PolicyView {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub line: Option<usize>,
+    /// Its other annotations.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(nullable = false)]
+    pub annotations: BTreeMap<String, String>,
 }
 
 impl PolicyView {
     /// By its id and what it is for.
     pub fn short(about: &About) -> Self {
-        Self { id: about.id.clone(), doc: about.doc.clone(), effect: None, file: None, line: None }
+        Self {
+            id: about.id.clone(),
+            doc: about.doc.clone(),
+            effect: None,
+            file: None,
+            line: None,
+            annotations: BTreeMap::new(),
+        }
     }
 
     /// With where it stands, too.
@@ -237,6 +249,12 @@ impl PolicyView {
             effect: Some(if about.permits { "permit" } else { "forbid" }),
             file: Some(about.file.rsplit('/').next().unwrap_or_default().to_owned()),
             line: Some(about.line),
+            annotations: about
+                .annotations
+                .iter()
+                .filter(|(name, _)| !["id", "doc"].contains(&name.as_str()))
+                .map(|(name, text)| (name.clone(), text.clone()))
+                .collect(),
             ..Self::short(about)
         }
     }

@@ -40,6 +40,8 @@ pub struct About {
     pub file: String,
     /// The line of its `@id`, from 1.
     pub line: usize,
+    /// All its annotations.
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// Schema, policies and data that fit together.
@@ -79,6 +81,16 @@ impl fmt::Display for Fault {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .0.iter().map(Fault::to_string).collect::<Vec<_>>().join("\n"))]
 pub struct BundleError(pub Vec<Fault>);
+
+impl BundleError {
+    /// How much is wrong, without what and where.
+    pub fn summary(&self) -> String {
+        let count = self.0.len();
+        format!(
+            "the policies cannot be used: {count} faults, which the log tells; the old ones stay in force"
+        )
+    }
+}
 
 /// A file as it was read.
 struct Source {
@@ -365,6 +377,7 @@ fn about_policy(file: &Source, policy: &Policy) -> Result<About, Fault> {
     Ok(About {
         id: id.to_owned(),
         doc: policy.annotation("doc").map(str::to_owned),
+        annotations: policy.annotations().map(|(name, text)| (name.to_owned(), text.to_owned())).collect(),
         permits: policy.effect() == Effect::Permit,
         file: file.name.clone(),
         line: file.text.find(&annotation).map_or(1, |offset| file.line_at(offset)),
@@ -423,8 +436,10 @@ fn lint_data(data: &[Entity], known: &HashMap<EntityUid, &Source>, stored: &[&st
                 file.fault(None, format!("{uid} is of a type whose things are in the database, not here")),
             );
         }
+        // What is in the database may be named, so that a thing of another domain can stand in an organization.
+        let is_stored = |uid: &EntityUid| stored.contains(&uid.type_name().to_string().as_str());
         let parents = entity.clone().into_inner().2;
-        for parent in parents.iter().filter(|parent| !known.contains_key(*parent)) {
+        for parent in parents.iter().filter(|parent| !known.contains_key(*parent) && !is_stored(parent)) {
             faults
                 .0
                 .push(file.fault(None, format!("{uid} has the parent {parent}, which is not in the data")));

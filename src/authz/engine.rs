@@ -63,6 +63,23 @@ pub struct Engine {
     authorizer: Authorizer,
     remembered: Cache<Fingerprint, Arc<Answer>>,
     number: u64,
+    allowed: AtomicU64,
+    denied: AtomicU64,
+    undecidable: AtomicU64,
+    known: AtomicU64,
+}
+
+/// How many decisions an engine has made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Decisions {
+    /// That permit.
+    pub allowed: u64,
+    /// That do not.
+    pub denied: u64,
+    /// That do not because something went wrong.
+    pub undecidable: u64,
+    /// How many of all these had been made before.
+    pub remembered: u64,
 }
 
 impl Engine {
@@ -84,7 +101,29 @@ impl Engine {
         let remembered = Cache::new(REMEMBERED);
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        Ok(Self { bundle, slices, domain, cascade, authorizer: Authorizer::new(), remembered, number })
+        Ok(Self {
+            bundle,
+            slices,
+            domain,
+            cascade,
+            authorizer: Authorizer::new(),
+            remembered,
+            number,
+            allowed: AtomicU64::new(0),
+            denied: AtomicU64::new(0),
+            undecidable: AtomicU64::new(0),
+            known: AtomicU64::new(0),
+        })
+    }
+
+    /// How many decisions it has made.
+    pub fn counts(&self) -> Decisions {
+        Decisions {
+            allowed: self.allowed.load(Ordering::Relaxed),
+            denied: self.denied.load(Ordering::Relaxed),
+            undecidable: self.undecidable.load(Ordering::Relaxed),
+            remembered: self.known.load(Ordering::Relaxed),
+        }
     }
 
     /// Tells the engines of a process apart.
@@ -152,6 +191,17 @@ impl Engine {
     }
 
     fn answer(&self, ask: &Ask<'_>, resource: &Resourced) -> Arc<Answer> {
+        let answer = self.found_or_made(ask, resource);
+        let count = match (answer.allowed, answer.errors.is_empty()) {
+            (true, _) => &self.allowed,
+            (false, true) => &self.denied,
+            (false, false) => &self.undecidable,
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+        answer
+    }
+
+    fn found_or_made(&self, ask: &Ask<'_>, resource: &Resourced) -> Arc<Answer> {
         let Some(slice) = self.slices.get(ask.action) else {
             return Arc::new(Answer::undecidable(format!("there is no action {:?}", ask.action)));
         };
@@ -162,6 +212,7 @@ impl Engine {
             slice.context_print(ask.circumstances),
         ));
         if let Some(answer) = self.remembered.get(&key) {
+            self.known.fetch_add(1, Ordering::Relaxed);
             return answer;
         }
         let answer = Arc::new(self.decide_afresh(slice, ask, resource));

@@ -4,6 +4,7 @@
 use super::{Bundle, BundleError, Engine, Sources};
 use arc_swap::ArcSwap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
@@ -14,9 +15,20 @@ pub struct Live {
     current: ArcSwap<Engine>,
     /// Why the files as they are now are not in force.
     failure: Mutex<Option<BundleError>>,
+    reloads: AtomicU64,
+    failures: AtomicU64,
     /// Held while a bundle is read, so that the newest one is the last to take its place: what the files looked like
     /// when they were last read.
     turn: Mutex<Looks>,
+}
+
+/// How often policies were read again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reloads {
+    /// With success.
+    pub reloads: u64,
+    /// Without.
+    pub failures: u64,
 }
 
 /// What a file looks like from outside.
@@ -34,6 +46,8 @@ impl Live {
             sources,
             current: ArcSwap::from_pointee(engine),
             failure: Mutex::new(None),
+            reloads: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
             turn: Mutex::new(looks),
         })
     }
@@ -58,6 +72,8 @@ impl Live {
             is_new
         });
         let failure = outcome.as_ref().err().cloned();
+        let count = if failure.is_some() { &self.failures } else { &self.reloads };
+        count.fetch_add(1, Ordering::Relaxed);
         match &outcome {
             Ok(true) => {
                 let version = self.current();
@@ -73,6 +89,14 @@ impl Live {
     /// Why the files as they were last read are not in force; none where they are.
     pub fn failure(&self) -> Option<BundleError> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How often they were read again.
+    pub fn counts(&self) -> Reloads {
+        Reloads {
+            reloads: self.reloads.load(Ordering::Relaxed),
+            failures: self.failures.load(Ordering::Relaxed),
+        }
     }
 
     /// Whether the files look otherwise than when they were last read.

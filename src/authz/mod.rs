@@ -16,12 +16,12 @@ mod trail;
 
 pub use bundle::{About, Bundle, BundleError, Fault, Sources};
 pub use domain::Domain;
-pub use engine::{Answer, Ask, Engine};
+pub use engine::{Answer, Ask, Decisions, Engine};
 pub use explain::Missing;
 pub use facts::{
     Attribute, Circumstances, Foreign, Principal, Resourced, Thing, UserFacts, boolean, entity, text,
 };
-pub use live::Live;
+pub use live::{Live, Reloads};
 pub use matrix::{MatrixRow, matrix, matrix_rows};
 pub use permitted::{Denied, Permitted, Undecided, Within};
 pub use scope::{Scope, ScopeSet};

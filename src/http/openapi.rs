@@ -124,6 +124,16 @@ impl Doc {
         self
     }
 
+    /// An answer that is plain text.
+    #[must_use]
+    pub fn text(mut self, status: u16, what: &str) -> Self {
+        let schema = ObjectBuilder::new().schema_type(SchemaType::Type(Type::String));
+        let content = ContentBuilder::new().schema(Some(schema)).build();
+        let answer = ResponseBuilder::new().description(what).content("text/plain", content);
+        self.answers.insert(status, answer.build());
+        self
+    }
+
     /// An answer without a body.
     #[must_use]
     pub fn empty(mut self, status: u16, what: &str) -> Self {

@@ -151,8 +151,14 @@ fn texts_and_lists_of_bodies_have_limits() {
 }
 
 /// The routes that anybody may call.
-const PUBLIC: [&str; 3] =
-    ["POST /v2/auth/token", "GET /v2/auth/token", "GET /.well-known/authzen-configuration"];
+const PUBLIC: [&str; 6] = [
+    "POST /v2/auth/token",
+    "GET /v2/auth/token",
+    "GET /.well-known/authzen-configuration",
+    "GET /health/live",
+    "GET /health/ready",
+    "GET /metrics",
+];
 
 #[tokio::test]
 async fn every_route_but_the_public_ones_answers_401_without_a_caller() {

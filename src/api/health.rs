@@ -1,0 +1,106 @@
+//! How the service is: for whoever keeps it running, and for Prometheus.
+
+use crate::http::openapi::Doc;
+use crate::http::{Problem, Routes, gate};
+use actix_web::http::{Method, StatusCode};
+use actix_web::{HttpRequest, HttpResponse};
+use serde::Serialize;
+use std::fmt::Write;
+use utoipa::ToSchema;
+
+/// The routes. They tell nothing of what the service keeps.
+pub fn routes() -> Routes {
+    Routes::new("Health", "")
+        .public(Method::GET, "/health/live", "live", live_doc(), live)
+        .public(Method::GET, "/health/ready", "ready", ready_doc(), ready)
+        .public(Method::GET, "/metrics", "metrics", metrics_doc(), metrics)
+}
+
+/// How the service is.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct Health {
+    /// Whether it can answer requests.
+    ready: bool,
+    /// Whether the database answers.
+    database: bool,
+    /// The version of the policies in force.
+    policy_version: String,
+    /// Why the files of the policies as they are now are not in force; nothing where they are. The old ones decide on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    policy_fault: Option<String>,
+}
+
+fn live_doc() -> Doc {
+    Doc::new("Whether the process is there").empty(204, "It is.")
+}
+
+fn ready_doc() -> Doc {
+    Doc::new("Whether the service can answer requests")
+        .answer::<Health>(200, "It can.", None)
+        .answer::<Health>(503, "It cannot.", None)
+}
+
+fn metrics_doc() -> Doc {
+    Doc::new("Figures for Prometheus").text(200, "The figures, in Prometheus' text format.")
+}
+
+async fn live(_: HttpRequest, (): ()) -> Result<HttpResponse, Problem> {
+    Ok(HttpResponse::NoContent().finish())
+}
+
+async fn ready(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem> {
+    let parts = gate::parts(&request)?;
+    let database = parts.store.ping().await.is_ok();
+    let status = if database { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    Ok(HttpResponse::build(status).json(Health {
+        ready: database,
+        database,
+        policy_version: parts.policies.current().bundle().version().to_owned(),
+        // Where the fault is stays between the service and its log; that there is one does not.
+        policy_fault: parts.policies.failure().map(|failure| failure.summary()),
+    }))
+}
+
+async fn metrics(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem> {
+    let parts = gate::parts(&request)?;
+    let engine = parts.policies.current();
+    let counts = parts.policies.counts();
+    let mut text = String::new();
+    let mut add = |name: &str, kind: &str, help: &str, samples: &[(String, u64)]| {
+        let _ = writeln!(text, "# HELP cedargate_{name} {help}\n# TYPE cedargate_{name} {kind}");
+        for (labels, value) in samples {
+            let _ = writeln!(text, "cedargate_{name}{labels} {value}");
+        }
+    };
+    let plain = |value: u64| vec![(String::new(), value)];
+    let of = |label: &str, value: u64| (format!("{{{label}}}"), value);
+    let version = format!("version=\"{}\"", engine.bundle().version());
+    add("policy_info", "gauge", "The version of the policies in force.", &[of(&version, 1)]);
+    let reloads = [of("outcome=\"ok\"", counts.reloads), of("outcome=\"failed\"", counts.failures)];
+    add("policy_reloads_total", "counter", "How often the policies were read again.", &reloads);
+    let fault = u64::from(parts.policies.failure().is_some());
+    add("policy_fault", "gauge", "1 where the files as they are now are not in force.", &plain(fault));
+    let decisions = engine.counts();
+    add(
+        "decisions_total",
+        "counter",
+        "Decisions by the version in force.",
+        &[
+            of("outcome=\"allowed\"", decisions.allowed),
+            of("outcome=\"denied\"", decisions.denied),
+            of("outcome=\"undecidable\"", decisions.undecidable),
+        ],
+    );
+    add(
+        "decisions_remembered_total",
+        "counter",
+        "Decisions that had been made before.",
+        &plain(decisions.remembered),
+    );
+    let log = &parts.decision_log;
+    add("decision_log_lines_total", "counter", "Lines of the decision log.", &plain(log.written()));
+    add("decision_log_dropped_total", "counter", "Decisions that the log has lost.", &plain(log.dropped()));
+    Ok(HttpResponse::Ok().content_type("text/plain; version=0.0.4").body(text))
+}
