@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 const FORWARD: &str = "/v2/authorize/forward";
 
 /// Asks as nginx does whether `client` may send this.
-async fn forward(client: &Client, method: &str, uri: &str) -> Reply {
+pub(crate) async fn forward(client: &Client, method: &str, uri: &str) -> Reply {
     let headers = [("X-Original-Method", method), ("X-Original-URI", uri)];
     client.send(Method::GET, FORWARD, &headers, None).await
 }
@@ -321,7 +321,8 @@ fn raw(base: &str, request: &str) -> (u16, String) {
     (answer.split(' ').nth(1).unwrap().parse().unwrap(), answer)
 }
 
-#[tokio::test]
+// The service goes on while a thread waits for its answer.
+#[tokio::test(flavor = "multi_thread")]
 async fn where_no_header_names_the_request_its_own_method_and_the_rest_of_its_path_do() {
     let app = with_routes(DOCUMENTS).await;
     let (admin, guest) = (app.admin().await, app.user(Scope::Guest).await);

@@ -26,6 +26,9 @@ async fn while_the_database_is_away_the_answer_is_503_and_afterwards_everything_
             let read = admin.get(&path).await;
             read.expect_problem(503, "database_unavailable");
             assert_eq!(read.header("retry-after"), "1");
+            // What cannot be looked at is neither permitted nor denied to a proxy.
+            let asked = crate::forward::forward(&admin, "GET", &path).await;
+            asked.expect_problem(503, "database_unavailable");
             let login = json!({ "email": "admin@example.com", "password": crate::support::PASSWORD });
             app.anonymous().post("/v2/auth/token", login).await.expect_problem(503, "database_unavailable");
             None
