@@ -1,10 +1,11 @@
 //! The OpenID AuthZEN Authorization API 1.0: evaluation, evaluations, searches, and the metadata.
 
-use super::question::{self, Asked, Decision, Named, Obstacle, Target, Verdict};
-use crate::authz::{Ask, Circumstances, Principal, Resourced};
+use super::question::{self, Asked, Decision, Named, Obstacle, Verdict};
+use super::search::{search_actions, search_doc, search_resources, search_subjects};
+use crate::authz::{Ask, Circumstances};
 use crate::http::openapi::Doc;
-use crate::http::{Caller, Gate, Json, Problem, Routes, gate, list};
-use crate::values::{Id, object_only};
+use crate::http::{Gate, Json, Problem, Routes, gate, list};
+use crate::values::object_only;
 use actix_web::dev::Payload;
 use actix_web::http::{Method, StatusCode};
 use actix_web::{FromRequest, HttpRequest, HttpResponse};
@@ -16,14 +17,6 @@ use utoipa::ToSchema;
 
 /// The largest body that is taken here: 4 MiB, for batches.
 const MAX_BODY: usize = 4 * 1024 * 1024;
-/// How many results a page has if nothing is said, and at most.
-const PAGE: usize = 100;
-const MAX_PAGE: usize = 1000;
-/// How many rows one search looks at before it answers with what it has found.
-const MAX_SCAN: usize = 10_000;
-/// How many rows are read at once.
-const SCAN: u64 = 500;
-
 /// The routes.
 pub fn routes() -> Routes {
     Routes::new("AuthZEN", "/access/v1")
@@ -69,7 +62,7 @@ pub fn metadata_routes() -> Routes {
 }
 
 /// A JSON body as AuthZEN wants it: whatever is wrong with it is a 400.
-struct Body<T>(T);
+pub(super) struct Body<T>(pub(super) T);
 
 impl<T: DeserializeOwned + 'static> FromRequest for Body<T> {
     type Error = Problem;
@@ -92,50 +85,39 @@ impl<T: DeserializeOwned + 'static> FromRequest for Body<T> {
 /// Somebody or something.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(remote = "Self")]
-struct Entity {
+pub(super) struct Entity {
     /// A Cedar entity type: `User`, `Docs::Document`.
     #[schema(max_length = 200)]
-    r#type: String,
+    pub(super) r#type: String,
     /// The id.
     #[schema(max_length = 200)]
-    id: String,
+    pub(super) id: String,
     /// What is said of it. Of the service's own types the store knows better.
     #[serde(default)]
     #[schema(value_type = Object)]
-    properties: Map<String, Value>,
+    pub(super) properties: Map<String, Value>,
 }
 
 object_only!(Entity, read);
 
 impl Entity {
-    fn named(&self) -> Named<'_> {
+    pub(super) fn named(&self) -> Named<'_> {
         Named { kind: &self.r#type, id: &self.id, properties: &self.properties }
     }
 }
 
-/// An entity that is searched for: its id is what is wanted.
-#[derive(Debug, Clone, Deserialize, ToSchema)]
-#[serde(remote = "Self")]
-struct EntityType {
-    /// A Cedar entity type.
-    #[schema(max_length = 200)]
-    r#type: String,
-}
-
-object_only!(EntityType, read);
-
 /// An action.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(remote = "Self")]
-struct Action {
+pub(super) struct Action {
     /// Its name: looked up in the namespace of the resource's type, then in the empty one. A whole uid
     /// (`Docs::Action::"read"`) is taken as it is.
     #[schema(max_length = 200)]
-    name: String,
+    pub(super) name: String,
     /// These reach the context.
     #[serde(default)]
     #[schema(value_type = Object)]
-    properties: Map<String, Value>,
+    pub(super) properties: Map<String, Value>,
 }
 
 object_only!(Action, read);
@@ -228,13 +210,6 @@ fn evaluations_doc() -> Doc {
         .answer::<Decisions>(200, "The decisions, in the order of the questions.", None)
 }
 
-fn search_doc(what: &str) -> Doc {
-    Doc::new(format!("Search {what} (AuthZEN)"))
-        .describe("Gives exactly those of whom an evaluation would say yes, a page at a time.")
-        .body::<Search>(None)
-        .answer::<Found>(200, "A page of results.", None)
-}
-
 fn wants_reasons(request: &HttpRequest, context: &Map<String, Value>) -> bool {
     context.get("explain").and_then(Value::as_bool).unwrap_or_else(|| {
         request.headers().get("x-explain").is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"true"))
@@ -242,7 +217,7 @@ fn wants_reasons(request: &HttpRequest, context: &Map<String, Value>) -> bool {
 }
 
 /// 200 with the version of the policies that decided.
-fn answered(gate: &Gate, body: &impl Serialize) -> HttpResponse {
+pub(super) fn answered(gate: &Gate, body: &impl Serialize) -> HttpResponse {
     HttpResponse::Ok().insert_header(("X-Policy-Version", gate.engine().bundle().version())).json(body)
 }
 
@@ -286,7 +261,7 @@ async fn evaluate(
 }
 
 /// What is said of the call: the properties of the action, and before them the context.
-fn with_said(
+pub(super) fn with_said(
     circumstances: Circumstances,
     properties: &Map<String, Value>,
     context: Map<String, Value>,
@@ -391,310 +366,6 @@ async fn decide_item(
 
 fn invalid(gate: &Gate, message: String) -> Decision {
     Decision::new(&Verdict::not(Obstacle::new("invalid", message)), gate.engine(), false)
-}
-
-/// What is searched for, and who or what it has to do with.
-#[derive(Debug, Deserialize, ToSchema)]
-struct Search {
-    /// Who; without an id where subjects are searched.
-    #[schema(value_type = Entity)]
-    subject: Value,
-    /// Does what; nothing where actions are searched.
-    #[schema(value_type = Option<Action>, nullable = false)]
-    action: Option<Value>,
-    /// To which thing; without an id where resources are searched.
-    #[schema(value_type = Entity)]
-    resource: Value,
-    /// What policies may read besides.
-    #[serde(default)]
-    #[schema(value_type = Object)]
-    context: Map<String, Value>,
-    /// Which page.
-    #[serde(default)]
-    page: PageWanted,
-}
-
-/// Which page is wanted.
-#[derive(Debug, Default, Deserialize, ToSchema)]
-#[serde(remote = "Self")]
-struct PageWanted {
-    /// The `next_token` of the page before; nothing for the first one.
-    #[schema(nullable = false)]
-    token: Option<String>,
-    /// How many results at most; 100 if nothing is said.
-    #[schema(nullable = false, minimum = 1, maximum = 1000)]
-    limit: Option<usize>,
-}
-
-object_only!(PageWanted, read);
-
-/// A page of results.
-#[derive(Debug, Serialize, ToSchema)]
-struct Found {
-    /// Entities with `type` and `id`, or actions with `name`.
-    #[schema(value_type = Vec<Object>)]
-    results: Vec<Value>,
-    page: PageFound,
-}
-
-/// Where a page stands.
-#[derive(Debug, Serialize, ToSchema)]
-struct PageFound {
-    /// What to send for the next page; empty where there is none.
-    next_token: String,
-    /// How many results this page has.
-    count: usize,
-}
-
-impl Search {
-    fn part<T: DeserializeOwned>(value: &Value, field: &str) -> Result<T, Problem> {
-        crate::http::body::from_value(value.clone(), field)
-    }
-
-    fn action(&self) -> Result<Action, Problem> {
-        let action = self.action.as_ref().ok_or_else(|| Problem::field("action", "it is missing"))?;
-        Self::part(action, "action")
-    }
-}
-
-/// Walks through candidates, and collects a page of those that fit.
-struct Walk {
-    asked: String,
-    limit: usize,
-    after: Option<String>,
-    looked_at: usize,
-    results: Vec<Value>,
-    last: Option<String>,
-}
-
-impl Walk {
-    /// The page that is wanted of the search `what`. A token belongs to the search that it was given for.
-    fn new(gate: &Gate, what: &str, search: &Search) -> Result<Self, Problem> {
-        let mut asked =
-            json!([what, gate.caller.id, search.subject, search.action, search.resource, search.context]);
-        asked.sort_all_objects();
-        let asked = asked.to_string();
-        let said = search.page.limit;
-        let (limit, after) = match search.page.token.as_deref() {
-            None | Some("") => (said.unwrap_or(PAGE), None),
-            Some(token) => match Self::resumed(&asked, token) {
-                Some((limit, after)) if said.is_none_or(|said| said == limit) => {
-                    (limit, Some(after.to_owned()))
-                }
-                _ => {
-                    return Err(Problem::field(
-                        "page.token",
-                        "it belongs to another search; send the same question as with the page before",
-                    ));
-                }
-            },
-        };
-        if !(1..=MAX_PAGE).contains(&limit) {
-            return Err(Problem::field("page.limit", format!("it is {limit}; it must be 1 to {MAX_PAGE}")));
-        }
-        Ok(Self { asked, limit, after, looked_at: 0, results: Vec::new(), last: None })
-    }
-
-    /// The token of the page after this position: it holds for this question, with this limit.
-    fn token(asked: &str, limit: usize, after: &str) -> String {
-        let print = crate::authn::print(&format!("{asked} {limit} {after}"));
-        format!("{print}.{limit}.{after}")
-    }
-
-    /// The limit and the position of a token, if it was given for this question.
-    fn resumed<'a>(asked: &str, token: &'a str) -> Option<(usize, &'a str)> {
-        let (limit, after) = token.split_once('.')?.1.split_once('.')?;
-        let limit = limit.parse().ok()?;
-        (Self::token(asked, limit, after) == token).then_some((limit, after))
-    }
-
-    /// Where to go on.
-    fn after(&self) -> Option<&str> {
-        self.last.as_deref().or(self.after.as_deref())
-    }
-
-    /// Notes a candidate; true where the page is full.
-    fn note(&mut self, position: &str, result: Option<Value>) -> bool {
-        self.looked_at += 1;
-        self.last = Some(position.to_owned());
-        self.results.extend(result);
-        self.results.len() >= self.limit || self.looked_at >= MAX_SCAN
-    }
-
-    /// The page; `is_over` where there is nothing after it.
-    fn found(self, is_over: bool) -> Found {
-        let next_token = match self.last.filter(|_| !is_over) {
-            Some(last) => Self::token(&self.asked, self.limit, &last),
-            None => String::new(),
-        };
-        Found { page: PageFound { next_token, count: self.results.len() }, results: self.results }
-    }
-}
-
-/// `POST /access/v1/search/subject`: who may do that?
-async fn search_subjects(gate: Gate, Body(search): Body<Search>) -> Result<HttpResponse, Problem> {
-    let wanted: EntityType = Search::part(&search.subject, "subject")?;
-    let resource: Entity = Search::part(&search.resource, "resource")?;
-    let action = search.action()?;
-    let mut walk = Walk::new(&gate, "subject", &search)?;
-    let target = question::target(&gate, resource.named()).await?;
-    let engine = gate.engine();
-    let name = engine.action_for(&action.name, &resource.r#type);
-    let fits = |principal: &Principal, circumstances: Circumstances| {
-        let circumstances = with_said(circumstances, &action.properties, search.context.clone());
-        let ask = Ask { principal, action: name, circumstances: &circumstances, trail: None };
-        question::decide(engine, &ask, &target, resource.named(), false).answer.allowed
-    };
-    let mut is_over = true;
-    if wanted.r#type == "User" {
-        let may_ask = gate.step("evaluateAccess");
-        'pages: loop {
-            let after = walk.after().and_then(|after| after.parse::<Id>().ok());
-            let page = gate.parts().store.accounts(&gate.caller.organization, after, SCAN).await?;
-            let is_last = page.len() < usize::try_from(SCAN).unwrap_or(usize::MAX);
-            for account in page {
-                let id = account.id;
-                let asked = may_ask.may_evaluate(&account);
-                let caller = Caller::of_account(engine, &account).filter(|_| asked);
-                let now = Some(gate.parts().clock.now());
-                let circumstances = Circumstances { now, ..Circumstances::default() };
-                let fits = caller.is_some_and(|caller| fits(&caller.principal, circumstances));
-                if walk.note(&id.to_string(), fits.then(|| json!({ "type": "User", "id": id }))) {
-                    is_over = false;
-                    break 'pages;
-                }
-            }
-            if is_last {
-                break;
-            }
-        }
-    } else if !gate.step("evaluateForeignAccess").allows(&gate.caller.organization) {
-        return Err(Problem::forbidden("ask about these subjects"));
-    } else {
-        let after = walk.after().map(str::to_owned);
-        let ids =
-            engine.domain().ids(&wanted.r#type).filter(|id| after.as_deref().is_none_or(|after| *id > after));
-        for id in ids {
-            let found = engine.domain().find(&wanted.r#type, id, &Map::new());
-            let fits =
-                found.is_ok_and(|foreign| fits(&Principal::foreign(foreign), Circumstances::default()));
-            if walk.note(id, fits.then(|| json!({ "type": wanted.r#type, "id": id }))) {
-                is_over = false;
-                break;
-            }
-        }
-    }
-    Ok(answered(&gate, &walk.found(is_over)))
-}
-
-/// `POST /access/v1/search/resource`: what may this one do that to?
-async fn search_resources(gate: Gate, Body(search): Body<Search>) -> Result<HttpResponse, Problem> {
-    let wanted: EntityType = Search::part(&search.resource, "resource")?;
-    let subject: Entity = Search::part(&search.subject, "subject")?;
-    let action = search.action()?;
-    let mut walk = Walk::new(&gate, "resource", &search)?;
-    let Some((principal, circumstances)) = known_subject(&gate, &subject).await? else {
-        return Ok(answered(&gate, &walk.found(true)));
-    };
-    let circumstances = with_said(circumstances, &action.properties, search.context.clone());
-    let engine = gate.engine();
-    let name = engine.action_for(&action.name, &wanted.r#type);
-    let ask = Ask { principal: &principal, action: name, circumstances: &circumstances, trail: None };
-    let result = |id: &str| json!({ "type": wanted.r#type, "id": id });
-    let mut is_over = true;
-    if gate.parts().kinds.has(&wanted.r#type) {
-        'pages: loop {
-            let after = walk.after().and_then(|after| after.parse::<Id>().ok());
-            let page = gate.candidates(&wanted.r#type, after, SCAN).await?;
-            let is_last = page.len() < usize::try_from(SCAN).unwrap_or(usize::MAX);
-            for (id, thing) in page {
-                let id = id.to_string();
-                let fits = thing.is_some_and(|thing| engine.allows(&ask, &thing));
-                if walk.note(&id, fits.then(|| result(&id))) {
-                    is_over = false;
-                    break 'pages;
-                }
-            }
-            if is_last {
-                break;
-            }
-        }
-    } else {
-        let after = walk.after().map(str::to_owned);
-        let ids =
-            engine.domain().ids(&wanted.r#type).filter(|id| after.as_deref().is_none_or(|after| *id > after));
-        for id in ids {
-            let found = engine.domain().find(&wanted.r#type, id, &Map::new());
-            let fits = found.is_ok_and(|foreign| engine.allows(&ask, &Resourced::foreign(foreign)));
-            if walk.note(id, fits.then(|| result(id))) {
-                is_over = false;
-                break;
-            }
-        }
-    }
-    Ok(answered(&gate, &walk.found(is_over)))
-}
-
-/// Who a search is about; none where there is nobody, 403 where the caller may not ask about it.
-async fn known_subject(gate: &Gate, subject: &Entity) -> Result<Option<(Principal, Circumstances)>, Problem> {
-    match question::subject(gate, subject.named()).await? {
-        Asked::Known(known) => Ok(Some(*known)),
-        Asked::Unknown(_) => Ok(None),
-        Asked::Refused => Err(Problem::forbidden("ask about this subject")),
-    }
-}
-
-/// `POST /access/v1/search/action`: what may this one do to that?
-async fn search_actions(gate: Gate, Body(search): Body<Search>) -> Result<HttpResponse, Problem> {
-    let subject: Entity = Search::part(&search.subject, "subject")?;
-    let resource: Entity = Search::part(&search.resource, "resource")?;
-    let mut walk = Walk::new(&gate, "action", &search)?;
-    let Some((principal, circumstances)) = known_subject(&gate, &subject).await? else {
-        return Ok(answered(&gate, &walk.found(true)));
-    };
-    let circumstances = with_said(circumstances, &Map::new(), search.context.clone());
-    let target = question::target(&gate, resource.named()).await?;
-    let after = walk.after().map(str::to_owned);
-    let mut is_over = true;
-    for name in
-        permitted_actions(&gate, &subject.r#type, &principal, &circumstances, &target, resource.named())
-    {
-        if after.as_deref().is_some_and(|after| name.as_str() <= after) {
-            continue;
-        }
-        if walk.note(&name, Some(json!({ "name": name }))) {
-            is_over = false;
-            break;
-        }
-    }
-    Ok(answered(&gate, &walk.found(is_over)))
-}
-
-/// The names, as a question would have them, of the actions that a principal may take on a thing, in their order.
-pub(super) fn permitted_actions(
-    gate: &Gate,
-    subject: &str,
-    principal: &Principal,
-    circumstances: &Circumstances,
-    target: &Target,
-    named: Named<'_>,
-) -> Vec<String> {
-    let engine = gate.engine();
-    let near = named.kind.rsplit_once("::").map(|(namespace, _)| format!("{namespace}::Action::\""));
-    let mut names: Vec<String> = engine
-        .actions_between(subject, named.kind)
-        .into_iter()
-        .filter(|action| {
-            let ask = Ask { principal, action, circumstances, trail: None };
-            question::decide(engine, &ask, target, named, false).answer.allowed
-        })
-        .map(|action| {
-            let short = near.as_deref().and_then(|near| action.strip_prefix(near)?.strip_suffix('"'));
-            short.unwrap_or(action).to_owned()
-        })
-        .collect();
-    names.sort_unstable();
-    names
 }
 
 /// Where the endpoints are.

@@ -14,6 +14,7 @@ pub mod organizations;
 pub mod orggroups;
 pub mod policies;
 pub mod question;
+pub mod search;
 pub mod services;
 pub mod tokens;
 pub mod users;

@@ -1,7 +1,7 @@
 //! The policies in force: which files and policies there are, who may do what, and having them read again.
 
-use super::access::permitted_actions;
 use super::question::{self, Asked, Named, PolicyView};
+use super::search::permitted_actions;
 use super::users::User;
 use crate::authz::{Engine, matrix_rows};
 use crate::http::openapi::{self, Doc};

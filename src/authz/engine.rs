@@ -14,6 +14,7 @@ use cedar_policy::{Authorizer, Decision, Entities, PolicySet, Request};
 use cedar_policy_core::ast::Entity;
 use cedar_policy_core::entities::{NoEntitiesSchema, TCComputation};
 use cedar_policy_core::extensions::Extensions;
+use quick_cache::UnitWeighter;
 use quick_cache::sync::Cache;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 /// How many decisions are remembered.
-const REMEMBERED: usize = 100_000;
+const REMEMBERED: u64 = 100_000;
 
 /// A question without its resource: may this one do that, so?
 #[derive(Debug, Clone, Copy)]
@@ -98,7 +99,8 @@ impl Engine {
             slices.insert(action_name(action), slice);
         }
         let cascade = Scope::ALL.into_iter().map(|scope| (scope, reached(&data, scope))).collect();
-        let remembered = Cache::new(REMEMBERED);
+        // Room for a thousand to begin with.
+        let remembered = Cache::with_weighter(1_000, REMEMBERED, UnitWeighter);
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         Ok(Self {

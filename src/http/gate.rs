@@ -13,6 +13,7 @@ use crate::store::{Account, Reader, Stamp, Work};
 use crate::values::{Fingerprint, Id, OrgPath, Timestamp};
 use actix_web::http::header;
 use actix_web::{HttpMessage, HttpRequest, web};
+use quick_cache::UnitWeighter;
 use quick_cache::sync::Cache;
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -80,7 +81,10 @@ pub struct Callers {
 
 impl Default for Callers {
     fn default() -> Self {
-        Self { by_credential: Cache::new(20_000), by_role: Cache::new(50_000) }
+        Self {
+            by_credential: Cache::with_weighter(1_000, 20_000, UnitWeighter),
+            by_role: Cache::with_weighter(1_000, 50_000, UnitWeighter),
+        }
     }
 }
 

@@ -7,8 +7,8 @@
 use super::Account;
 use crate::authz::Resourced;
 use crate::values::Id;
-use quick_cache::Weighter;
 use quick_cache::sync::Cache;
+use quick_cache::{UnitWeighter, Weighter};
 use sea_orm::sqlx::postgres::PgListener;
 use std::any::Any;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -18,7 +18,7 @@ use std::time::Duration;
 /// How many bytes of rows are remembered, as JSON; in memory they take some more.
 const REMEMBERED: u64 = 32 * 1024 * 1024;
 /// How many accounts are.
-const ACCOUNTS: usize = 50_000;
+const ACCOUNTS: u64 = 50_000;
 /// Writes are told apart by as many slots.
 const SLOTS: usize = 4096;
 /// The channel on which processes tell each other what they wrote.
@@ -84,8 +84,8 @@ impl Facts {
             all: AtomicU64::new(0),
             slots: std::iter::repeat_with(AtomicU64::default).take(SLOTS).collect(),
             is_on: AtomicBool::new(is_on),
-            rows: Cache::with_weighter(20_000, REMEMBERED, Bytes),
-            accounts: Cache::new(ACCOUNTS),
+            rows: Cache::with_weighter(1_000, REMEMBERED, Bytes),
+            accounts: Cache::with_weighter(1_000, ACCOUNTS, UnitWeighter),
         }
     }
 
