@@ -105,6 +105,7 @@ impl App {
         let rules = Rules {
             access_batch_limit: config.access_batch_limit,
             access_ttl: config.access_ttl,
+            trusted_proxies: config.trusted_proxies.clone(),
             refresh_ttl: config.refresh_ttl,
             expired_status: StatusCode::from_u16(config.expired_status).unwrap_or(StatusCode::FORBIDDEN),
             issuer: public_url.clone().unwrap_or_else(|| "cedargate".to_owned()),

@@ -1,7 +1,9 @@
 //! The settings: from a TOML file and from `CEDARGATE_*`, the environment winning. Knows nothing of what they are for.
 
+use ipnet::IpNet;
 use secrecy::SecretString;
 use serde::{Deserialize, Deserializer};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 /// The prefix of the settings in the environment.
@@ -46,6 +48,25 @@ pub struct Config {
     pub access_batch_limit: usize,
     /// The file with the routes of other services that proxies ask about; none if nothing is said.
     pub forward_routes: Option<PathBuf>,
+    /// The proxies whose `X-Forwarded-For` is believed: addresses and CIDR ranges.
+    #[serde(deserialize_with = "networks")]
+    pub trusted_proxies: Vec<IpNet>,
+    /// How long somebody who guesses passwords has to wait at most, in seconds.
+    pub guessing_wait_max: u64,
+    /// How many requests a second one user may make of this process; 0 for any number.
+    pub rate_limit_per_caller: u32,
+    /// How many requests a second may come from one address to this process; 0 for any number.
+    pub rate_limit_per_address: u32,
+    /// Over how many seconds the rate limits are counted: so much of them may come at once.
+    pub rate_limit_window: u32,
+    /// What a new password must be: `standard` or `strict`.
+    pub password_profile: PasswordProfile,
+    /// The memory that a password is hashed with, in KiB (RFC 9106, `m`).
+    pub argon2_memory_kib: u32,
+    /// How often that memory is gone over (RFC 9106, `t`).
+    pub argon2_iterations: u32,
+    /// Into how many lanes it is divided (RFC 9106, `p`).
+    pub argon2_parallelism: u32,
     /// How many passwords are hashed at the same time; as many as there are processors if nothing is said.
     pub password_workers: Option<usize>,
     /// How many threads answer requests; as many as there are processors if nothing is said.
@@ -69,6 +90,16 @@ pub struct Config {
     /// The names of attributes whose values stay out of the decision log.
     #[serde(deserialize_with = "names")]
     pub decision_log_mask: Vec<String>,
+}
+
+/// What a new password must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PasswordProfile {
+    /// 8 characters and hard to guess.
+    Standard,
+    /// 15 characters and very hard to guess.
+    Strict,
 }
 
 /// How the log is written.
@@ -121,6 +152,15 @@ impl Default for Config {
             admin_password: None,
             access_batch_limit: 1000,
             forward_routes: None,
+            trusted_proxies: Vec::new(),
+            guessing_wait_max: 900,
+            rate_limit_per_caller: 0,
+            rate_limit_per_address: 0,
+            rate_limit_window: 10,
+            password_profile: PasswordProfile::Standard,
+            argon2_memory_kib: 19 * 1024,
+            argon2_iterations: 2,
+            argon2_parallelism: 1,
             password_workers: None,
             workers: None,
             log: "info".into(),
@@ -230,6 +270,20 @@ impl Config {
         if !(1..=100_000).contains(&self.access_batch_limit) {
             return wrong("access_batch_limit", "it must be 1 to 100000".into());
         }
+        for (setting, number, least, most) in [
+            ("guessing_wait_max", self.guessing_wait_max, 10, 86_400),
+            ("rate_limit_per_caller", u64::from(self.rate_limit_per_caller), 0, 1_000_000),
+            ("rate_limit_per_address", u64::from(self.rate_limit_per_address), 0, 1_000_000),
+            ("rate_limit_window", u64::from(self.rate_limit_window), 1, 3_600),
+            // The least memory of all that OWASP's list has, and no more than a server has.
+            ("argon2_memory_kib", u64::from(self.argon2_memory_kib), 7 * 1024, 4 * 1024 * 1024),
+            ("argon2_iterations", u64::from(self.argon2_iterations), 1, 100),
+            ("argon2_parallelism", u64::from(self.argon2_parallelism), 1, 64),
+        ] {
+            if !(least..=most).contains(&number) {
+                return wrong(setting, format!("it is {number}; it must be {least} to {most}"));
+            }
+        }
         if self.decision_log_to.is_empty() {
             return wrong("decision_log_to", "it is empty; it must be stdout or the path of a file".into());
         }
@@ -320,6 +374,19 @@ fn names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::E
     }
 }
 
+/// A list of networks: addresses, and ranges in CIDR notation (RFC 4632, 3.1).
+fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
+    let network = |text: String| {
+        let address = text.parse().map(|address: IpAddr| address.to_canonical().into());
+        address.or_else(|_| text.parse()).map_err(|_| {
+            let message =
+                format!("{text:?} is neither an address nor a range such as 10.0.0.0/8 or 2001:db8::/32");
+            serde::de::Error::custom(message)
+        })
+    };
+    names(deserializer)?.into_iter().map(network).collect()
+}
+
 /// A list: an array in the file, separated by commas in the environment.
 fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     #[derive(Deserialize)]
@@ -378,6 +445,15 @@ mod tests {
             ("CEDARGATE_POLICIES", ""),
             ("CEDARGATE_LOG_FORMAT", "xml"),
             ("CEDARGATE_WORKERS", "0"),
+            ("CEDARGATE_TRUSTED_PROXIES", "10.0.0.0/33"),
+            ("CEDARGATE_TRUSTED_PROXIES", "10.0.0.1,proxy.example.com"),
+            ("CEDARGATE_GUESSING_WAIT_MAX", "0"),
+            ("CEDARGATE_RATE_LIMIT_PER_CALLER", "-1"),
+            ("CEDARGATE_RATE_LIMIT_WINDOW", "0"),
+            ("CEDARGATE_PASSWORD_PROFILE", "lax"),
+            ("CEDARGATE_ARGON2_MEMORY_KIB", "64"),
+            ("CEDARGATE_ARGON2_ITERATIONS", "0"),
+            ("CEDARGATE_ARGON2_PARALLELISM", "0"),
             ("CEDARGATE_DECISION_LOG", "some"),
             ("CEDARGATE_DECISION_LOG_TO", ""),
             ("CEDARGATE_DECISION_LOG_MAX_BYTES", "1"),
@@ -389,6 +465,17 @@ mod tests {
             let error = from(&[(name, value)]).unwrap_err().to_string();
             assert!(error.contains(name), "{name}={value}: {error}");
         }
+    }
+
+    #[test]
+    fn the_proxies_are_addresses_and_ranges_and_may_be_none() {
+        let proxies = |text| from(&[("CEDARGATE_TRUSTED_PROXIES", text)]).unwrap().trusted_proxies;
+        let expected: Vec<IpNet> = ["10.0.0.0/8", "192.0.2.1/32", "192.0.2.2/32", "2001:db8::/32"]
+            .iter()
+            .map(|text| text.parse().unwrap())
+            .collect();
+        assert_eq!(proxies("10.0.0.0/8, 192.0.2.1, ::ffff:192.0.2.2, 2001:db8::/32"), expected);
+        assert!(proxies("").is_empty());
     }
 
     #[test]

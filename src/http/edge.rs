@@ -1,11 +1,14 @@
-//! What every request passes on its way in and out: it gets an id, and its problems become answers with that id.
+//! What every request passes on its way in and out: it gets an id, and its problems become answers with that id. And from
+//! where a request came.
 
-use super::Problem;
+use super::{Parts, Problem};
 use actix_web::body::{BoxBody, EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::middleware::Next;
-use actix_web::{Error, HttpMessage};
+use actix_web::{Error, HttpMessage, HttpRequest, web};
+use ipnet::IpNet;
+use std::net::{IpAddr, SocketAddr};
 use tracing::Instrument;
 
 /// The header that carries the id of a request, in and out.
@@ -66,4 +69,102 @@ pub async fn edge<B: MessageBody + 'static>(
         .headers_mut()
         .insert(HeaderName::from_static("x-content-type-options"), HeaderValue::from_static("nosniff"));
     Ok(response)
+}
+
+/// The header in which a proxy says whom it speaks for.
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// Where a request came from, found out already.
+#[derive(Debug, Clone, Copy)]
+struct ClientAddress(IpAddr);
+
+/// The address of the client that made a request, an IPv4 address in the form of one; none where it came by no network.
+///
+/// That is the peer, unless the peer is a trusted proxy (`trusted_proxies`): then it is the right-most address of
+/// `X-Forwarded-For` that is not one. What stands to the left of that the client itself may have written. (The header
+/// of RFC 7239 is not read: a proxy that sets one of the two passes on whatever a client sends as the other.)
+pub fn client_address(request: &HttpRequest) -> Option<IpAddr> {
+    // An IPv4 client at an IPv6 socket is an IPv4 client: Cedar knows no other form.
+    let peer = request.peer_addr()?.ip().to_canonical();
+    let proxies = &request.app_data::<web::Data<Parts>>()?.rules.trusted_proxies;
+    if proxies.is_empty() {
+        return Some(peer);
+    }
+    if let Some(known) = request.extensions().get::<ClientAddress>() {
+        return Some(known.0);
+    }
+    let lines: Vec<&[u8]> = request.headers().get_all(FORWARDED_FOR).map(HeaderValue::as_bytes).collect();
+    let client = behind(peer, proxies, lines.iter().rev().flat_map(|line| line.rsplit(|byte| *byte == b',')));
+    request.extensions_mut().insert(ClientAddress(client));
+    Some(client)
+}
+
+/// The first address on the way from `peer` outwards that is no trusted proxy; where something on the way is no address,
+/// the last one before it. `hops` are the addresses behind the peer, the nearest first.
+fn behind<'a>(peer: IpAddr, proxies: &[IpNet], hops: impl Iterator<Item = &'a [u8]>) -> IpAddr {
+    let is_proxy = |address: &IpAddr| proxies.iter().any(|network| network.contains(address));
+    let mut client = peer;
+    for hop in hops {
+        match address_in(hop).filter(|_| is_proxy(&client)) {
+            Some(next) => client = next,
+            None => break,
+        }
+    }
+    client
+}
+
+/// The address that a hop names, with or without a port.
+fn address_in(hop: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(hop).ok()?.trim();
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    let address = bare.parse().or_else(|_| text.parse().map(|socket: SocketAddr| socket.ip()));
+    address.ok().map(|address: IpAddr| address.to_canonical())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn from(peer: &str, forwarded: &str) -> String {
+        let proxies = ["10.0.0.0/8", "2001:db8:1::/48"].map(|text| text.parse().unwrap());
+        behind(peer.parse().unwrap(), &proxies, forwarded.as_bytes().rsplit(|byte| *byte == b',')).to_string()
+    }
+
+    #[test]
+    fn the_client_is_the_first_on_the_way_out_that_is_no_trusted_proxy() {
+        for (peer, forwarded, client) in [
+            // Nobody trusts a stranger.
+            ("192.0.2.1", "198.51.100.1", "192.0.2.1"),
+            ("10.0.0.1", "198.51.100.1", "198.51.100.1"),
+            ("10.0.0.1", "198.51.100.1, 10.0.0.2", "198.51.100.1"),
+            // What a client sent stands to the left of what the proxy has seen.
+            ("10.0.0.1", "203.0.113.9, 198.51.100.1", "198.51.100.1"),
+            ("10.0.0.1", "10.0.0.9, 198.51.100.1,10.0.0.2", "198.51.100.1"),
+            // All of it within the house.
+            ("10.0.0.1", "10.0.0.3, 10.0.0.2", "10.0.0.3"),
+            // With ports, in brackets, and mapped.
+            ("10.0.0.1", "198.51.100.1:4711", "198.51.100.1"),
+            ("2001:db8:1::1", "[2001:db8:2::7]:4711", "2001:db8:2::7"),
+            ("2001:db8:1::1", "[2001:db8:2::7]", "2001:db8:2::7"),
+            ("10.0.0.1", "2001:db8:2::7", "2001:db8:2::7"),
+            ("10.0.0.1", "::ffff:198.51.100.1", "198.51.100.1"),
+            // Behind what is no address nothing is believed.
+            ("10.0.0.1", "", "10.0.0.1"),
+            ("10.0.0.1", "unknown", "10.0.0.1"),
+            ("10.0.0.1", "198.51.100.1, unknown, 10.0.0.2", "10.0.0.2"),
+            ("10.0.0.1", "198.51.100.1,", "10.0.0.1"),
+            ("10.0.0.1", "198.51.100.256", "10.0.0.1"),
+        ] {
+            assert_eq!(from(peer, forwarded), client, "{peer} says {forwarded:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_a_client_writes_before_its_own_address_does_not_matter(spoofed in "[0-9a-f:., \\[\\]]{0,60}") {
+            prop_assert_eq!(from("10.0.0.1", &format!("{spoofed},198.51.100.1")), "198.51.100.1");
+            prop_assert_eq!(from("192.0.2.1", &spoofed), "192.0.2.1");
+        }
+    }
 }

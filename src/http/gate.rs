@@ -1,6 +1,6 @@
 //! Who is calling, and may it? The only way from a request to a decision.
 
-use super::edge::RequestId;
+use super::edge::{RequestId, client_address};
 use super::{FieldError, Parts, Problem};
 use crate::authn::{ApiKey, Bearer};
 use crate::authz::{
@@ -267,8 +267,7 @@ impl Gate {
         let engine = parts.policies.current();
         let caller = Caller::of_bearer(&parts, &engine, &bearer).await?;
         caller.touch(&parts).await;
-        // An IPv4 client at an IPv6 socket is an IPv4 client: Cedar knows no other form.
-        let ip = request.peer_addr().map(|address| address.ip().to_canonical());
+        let ip = client_address(request);
         let request = request.extensions().get::<RequestId>().map(|id| Arc::from(id.as_str()));
         let trail = trail(&parts, &caller, request);
         Ok(Self { parts, engine, caller, action, ip, trail })

@@ -8,6 +8,7 @@ use crate::http::gate::Callers;
 use crate::store::{Kinds, Store};
 use crate::values::Clock;
 use actix_web::http::StatusCode;
+use ipnet::IpNet;
 
 /// The parts of the service.
 #[derive(Debug)]
@@ -47,6 +48,8 @@ pub struct Rules {
     pub public_url: Option<String>,
     /// How many questions a batch may have.
     pub access_batch_limit: usize,
+    /// The proxies that are believed whom they speak for.
+    pub trusted_proxies: Vec<IpNet>,
     /// The `iss` and `aud` of the access tokens.
     pub issuer: String,
 }
