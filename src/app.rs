@@ -10,6 +10,7 @@ use crate::authz::{Bundle, BundleError, Live, Sources, Undecided};
 use crate::config::{Config, ConfigError};
 use crate::decision_log::{DecisionLog, Settings};
 use crate::http::forward::Table;
+use crate::http::guessing::Guessing;
 use crate::http::parts::Rules;
 use crate::http::{Caller, Gate, Parts, Problem, edge, openapi, routes};
 use crate::resource::{self, Stamp};
@@ -114,7 +115,6 @@ impl App {
         let decision_log = DecisionLog::open(&Settings::from(config))
             .map_err(|error| ConfigError::new("decision_log_to", error))?;
         let key = signing_key(config, &store, &clock).await?;
-        let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let parts = Arc::new(Parts {
             policies,
             forward,
@@ -122,7 +122,8 @@ impl App {
             kinds: api::kinds(),
             callers: Default::default(),
             tokens: TokenKeys::new(&key, &[], &rules.issuer),
-            passwords: Passwords::new(config.password_workers.unwrap_or(processors))?,
+            passwords: Passwords::new(config)?,
+            guessing: Guessing::new(config.guessing_wait_max),
             store,
             clock,
             rules,
@@ -219,14 +220,16 @@ async fn first_admin(parts: &Arc<Parts>, config: &Config) -> Result<Option<First
             (password.clone(), Some(password))
         }
     };
-    crate::authn::PasswordRules::check(&password)
-        .map_err(|error| ConfigError::new("admin_password", error))?;
     let gate = terminal(parts, "createUser").await?;
     let fields = json!({ "email": email, "password": password.expose_secret(), "role": "admin" });
     match users::add(&gate, resource::object(&fields)?).await {
         Ok(_) => Ok(Some(FirstAdmin { email, random_password: random })),
         // Another process that starts on the same database has just made it.
         Err(problem) if problem.status == StatusCode::CONFLICT => Ok(None),
+        Err(Problem { errors, .. }) if errors.iter().any(|error| error.field == "password") => {
+            let messages: Vec<_> = errors.into_iter().map(|error| error.message).collect();
+            Err(ConfigError::new("admin_password", messages.join("; ")).into())
+        }
         Err(problem) => Err(StartError::Failed(format!("the first admin cannot be made: {problem}"))),
     }
 }

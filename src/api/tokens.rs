@@ -2,6 +2,8 @@
 
 use crate::authn::{Claims, RefreshToken};
 use crate::authz::ScopeSet;
+use crate::http::edge::client_address;
+use crate::http::guessing::Attempt;
 use crate::http::openapi::Doc;
 use crate::http::{Caller, FieldError, Json, Parts, Problem, Routes, body, gate};
 use crate::store::{Account, NewSession, Work};
@@ -11,6 +13,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use secrecy::SecretString;
 use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::{Value, json};
+use std::net::IpAddr;
 use utoipa::ToSchema;
 use utoipa::openapi::Required;
 use utoipa::openapi::path::{ParameterBuilder, ParameterIn};
@@ -93,7 +96,7 @@ fn create_doc() -> Doc {
         )
         .body::<TokenRequest>(Some(json!({"email": "admin@example.com", "password": "t0pZ3kR3t"})))
         .answer::<TokenAnswer>(200, "A new pair of tokens.", None)
-        .problems(&[401])
+        .problems(&[401, 429])
 }
 
 fn refresh_doc() -> Doc {
@@ -127,7 +130,8 @@ async fn create(
             if client_id.is_some() {
                 return Err(Problem::field("clientId", "it goes with `refreshToken`, not with `password`"));
             }
-            log_in(&parts, email.ok_or_else(|| missing("email", "password"))?, password).await
+            let email = email.ok_or_else(|| missing("email", "password"))?;
+            log_in(&parts, client_address(&request), email, password).await
         }
         TokenRequest { refresh_token: Some(token), client_id, email, .. } => {
             if email.is_some() {
@@ -175,15 +179,26 @@ fn no_help(problem: Problem) -> Problem {
     Problem { detail: detail.into(), ..problem }
 }
 
-async fn log_in(parts: &Parts, email: Email, password: SecretString) -> Result<HttpResponse, Problem> {
+async fn log_in(
+    parts: &Parts,
+    address: Option<IpAddr>,
+    email: Email,
+    password: SecretString,
+) -> Result<HttpResponse, Problem> {
+    let attempt = Attempt::begin(parts, &email, address).await?;
     let account = parts.store.account_by_email(&email).await?;
     let hash = account.as_ref().and_then(|account| account.hash.clone());
-    let right = parts.passwords.verify(password, hash).await?;
-    let account = account.filter(|account| right && account.is_active());
-    let account =
-        account.ok_or_else(|| Problem::refused("invalid_credentials", "Invalid email or password"))?;
+    let passed = attempt.check(password, hash.clone()).await?;
+    let account = account.filter(Account::is_active);
+    let (account, passed) = account
+        .zip(passed)
+        .ok_or_else(|| Problem::refused("invalid_credentials", "Invalid email or password"))?;
     let session = Id::new(&parts.clock);
     let work = parts.store.begin().await?;
+    passed.settle(&work).await?;
+    if let (Some(old), Some(new)) = (&hash, &passed.renewed) {
+        work.renew_password(account.id, old, new).await?;
+    }
     let answer = pair(parts, &work, &account, session, true).await?;
     work.commit().await?;
     Ok(answer)

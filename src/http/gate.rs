@@ -307,6 +307,11 @@ impl Gate {
         &self.trail
     }
 
+    /// From where the caller calls; none where it is not by a network.
+    pub fn address(&self) -> Option<IpAddr> {
+        self.ip
+    }
+
     /// What decides, from the beginning of the request to its end.
     pub fn engine(&self) -> &Engine {
         &self.engine

@@ -5,6 +5,7 @@ pub mod crud;
 pub mod edge;
 pub mod forward;
 pub mod gate;
+pub mod guessing;
 pub mod list;
 pub mod openapi;
 pub mod parts;

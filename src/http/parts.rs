@@ -5,6 +5,7 @@ use crate::authz::Live;
 use crate::decision_log::DecisionLog;
 use crate::http::forward::Table;
 use crate::http::gate::Callers;
+use crate::http::guessing::Guessing;
 use crate::store::{Kinds, Store};
 use crate::values::Clock;
 use actix_web::http::StatusCode;
@@ -27,6 +28,8 @@ pub struct Parts {
     pub tokens: TokenKeys,
     /// Hashes and checks passwords.
     pub passwords: Passwords,
+    /// Keeps those waiting who guess passwords.
+    pub guessing: Guessing,
     /// Where decisions are recorded.
     pub decision_log: DecisionLog,
     /// Tells the time.

@@ -2,6 +2,7 @@
 //! or of what a policy says.
 
 mod accounts;
+mod attempts;
 mod connect;
 mod credentials;
 mod error;
@@ -12,6 +13,7 @@ mod rows;
 
 use crate::values::Id;
 pub use accounts::Account;
+pub use attempts::AttemptRow;
 pub use credentials::{ApiKeyRow, NewSession, Session, SigningKeyRow};
 pub use error::StoreError;
 pub use facts::Stamp;
