@@ -27,7 +27,7 @@ const FREE_OF_ACCOUNT: u64 = 20;
 /// How many tries from one address do, at whichever accounts. Many users may share an address.
 const FREE_OF_ADDRESS: u64 = 30;
 
-/// In how many seconds a try from an address is forgotten. One at an account takes as long as the longest wait.
+/// In how many seconds a try from an address is forgotten. One at an account takes twice the longest wait.
 const ADDRESS_FORGETS: u64 = 60;
 
 /// What the back-off goes by.
@@ -97,8 +97,8 @@ impl Guessing {
         };
         let pair = format!("{email} {network}");
         let counters = [
-            counter("pair", &pair, FREE_OF_PAIR, self.longest, false),
-            counter("account", email.as_str(), FREE_OF_ACCOUNT, self.longest, true),
+            counter("pair", &pair, FREE_OF_PAIR, 2 * self.longest, false),
+            counter("account", email.as_str(), FREE_OF_ACCOUNT, 2 * self.longest, true),
             counter("address", &network, FREE_OF_ADDRESS, ADDRESS_FORGETS, true),
         ];
         (counters, print(&format!("known {pair}")))
