@@ -11,6 +11,7 @@ use crate::config::{Config, ConfigError};
 use crate::decision_log::{DecisionLog, Settings};
 use crate::http::forward::Table;
 use crate::http::guessing::Guessing;
+use crate::http::limits::Limits;
 use crate::http::parts::Rules;
 use crate::http::{Caller, Gate, Parts, Problem, edge, openapi, routes};
 use crate::resource::{self, Stamp};
@@ -124,6 +125,7 @@ impl App {
             tokens: TokenKeys::new(&key, &[], &rules.issuer),
             passwords: Passwords::new(config)?,
             guessing: Guessing::new(config.guessing_wait_max),
+            limits: Limits::new(config),
             store,
             clock,
             rules,

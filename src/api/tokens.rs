@@ -4,6 +4,7 @@ use crate::authn::{Claims, RefreshToken};
 use crate::authz::ScopeSet;
 use crate::http::edge::client_address;
 use crate::http::guessing::Attempt;
+use crate::http::limits::count_caller;
 use crate::http::openapi::Doc;
 use crate::http::{Caller, FieldError, Json, Parts, Problem, Routes, body, gate};
 use crate::store::{Account, NewSession, Work};
@@ -96,7 +97,7 @@ fn create_doc() -> Doc {
         )
         .body::<TokenRequest>(Some(json!({"email": "admin@example.com", "password": "t0pZ3kR3t"})))
         .answer::<TokenAnswer>(200, "A new pair of tokens.", None)
-        .problems(&[401, 429])
+        .problems(&[401])
 }
 
 fn refresh_doc() -> Doc {
@@ -157,6 +158,7 @@ async fn refresh(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem> 
     let parts = gate::parts(&request)?;
     let bearer = gate::bearer(&request).map_err(no_help)?.ok_or_else(Problem::no_bearer)?;
     let caller = Caller::of_bearer(&parts, &parts.policies.current(), &bearer).await.map_err(no_help)?;
+    count_caller(&parts, &request, caller.id)?;
     let mut token = None;
     for (name, value) in body::query_pairs(&request) {
         if name != "refreshToken" || token.is_some() {

@@ -206,7 +206,7 @@ fn create_doc() -> Doc {
 fn update_doc() -> Doc {
     let body = with_property(UserBody::schema(), "password", "The new password.");
     let current = "The password until now, which changing one's own password asks for.";
-    openapi::patch::<User>(with_property(body, "currentPassword", current)).problems(&[429])
+    openapi::patch::<User>(with_property(body, "currentPassword", current))
 }
 
 /// `POST /v2/users`.

@@ -1,14 +1,14 @@
 //! What every request passes on its way in and out: it gets an id, and its problems become answers with that id. And from
 //! where a request came.
 
-use super::{Parts, Problem};
+use super::{Parts, Problem, limits};
 use actix_web::body::{BoxBody, EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage, HttpRequest, web};
 use ipnet::IpNet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use tracing::Instrument;
 
 /// The header that carries the id of a request, in and out.
@@ -46,7 +46,10 @@ pub async fn edge<B: MessageBody + 'static>(
     request.extensions_mut().insert(id.clone());
     // Whatever is logged on the way says of which request.
     let span = tracing::error_span!("request", id = id.as_str());
-    let response = next.call(request).instrument(span).await?;
+    let response = match limits::count_address(request.request()) {
+        Ok(()) => next.call(request).instrument(span).await?.map_into_left_body(),
+        Err(problem) => request.error_response(problem).map_into_right_body(),
+    };
     let answer = response
         .response()
         .error()
@@ -54,7 +57,7 @@ pub async fn edge<B: MessageBody + 'static>(
         .map(|problem| problem.answer(id.as_str()));
     let mut response = match answer {
         Some(answer) => response.into_response(answer).map_into_right_body(),
-        None => response.map_into_left_body(),
+        None => response,
     };
     // The path only: a query string may hold a refresh token.
     tracing::debug!(
@@ -65,6 +68,9 @@ pub async fn edge<B: MessageBody + 'static>(
         "answered"
     );
     response.headers_mut().insert(REQUEST_ID, id.0);
+    for (name, value) in limits::tell(response.request()).into_iter().flatten() {
+        response.headers_mut().insert(name, value);
+    }
     response
         .headers_mut()
         .insert(HeaderName::from_static("x-content-type-options"), HeaderValue::from_static("nosniff"));
@@ -113,6 +119,15 @@ fn behind<'a>(peer: IpAddr, proxies: &[IpNet], hops: impl Iterator<Item = &'a [u
     client
 }
 
+/// What stands for an address where addresses are counted: of IPv6 its first 64 bits, which is the least that one
+/// subscriber has (RFC 6177).
+pub(super) fn network_of(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+    }
+}
+
 /// The address that a hop names, with or without a port.
 fn address_in(hop: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(hop).ok()?.trim();
@@ -158,6 +173,14 @@ mod tests {
         ] {
             assert_eq!(from(peer, forwarded), client, "{peer} says {forwarded:?}");
         }
+    }
+
+    #[test]
+    fn of_ipv6_the_first_half_is_one_address() {
+        let of = |text: &str| network_of(text.parse().unwrap());
+        assert_eq!(of("2001:db8:1:2::1"), of("2001:db8:1:2:ffff::9"));
+        assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));
+        assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
     }
 
     proptest! {

@@ -1,6 +1,7 @@
 //! Who is calling, and may it? The only way from a request to a decision.
 
 use super::edge::{RequestId, client_address};
+use super::limits::count_caller;
 use super::{FieldError, Parts, Problem};
 use crate::authn::{ApiKey, Bearer};
 use crate::authz::{
@@ -266,6 +267,7 @@ impl Gate {
         let bearer = bearer(request)?.ok_or_else(Problem::no_bearer)?;
         let engine = parts.policies.current();
         let caller = Caller::of_bearer(&parts, &engine, &bearer).await?;
+        count_caller(&parts, request, caller.id)?;
         caller.touch(&parts).await;
         let ip = client_address(request);
         let request = request.extensions().get::<RequestId>().map(|id| Arc::from(id.as_str()));

@@ -6,6 +6,7 @@ pub mod edge;
 pub mod forward;
 pub mod gate;
 pub mod guessing;
+pub mod limits;
 pub mod list;
 pub mod openapi;
 pub mod parts;

@@ -40,7 +40,7 @@ impl Doc {
             answers: BTreeMap::new(),
             schemas: Vec::new(),
         }
-        .problems(&[500, 503])
+        .problems(&[429, 500, 503])
     }
 
     /// A route that does what its action says: `listForms` is "List forms".

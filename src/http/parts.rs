@@ -6,6 +6,7 @@ use crate::decision_log::DecisionLog;
 use crate::http::forward::Table;
 use crate::http::gate::Callers;
 use crate::http::guessing::Guessing;
+use crate::http::limits::Limits;
 use crate::store::{Kinds, Store};
 use crate::values::Clock;
 use actix_web::http::StatusCode;
@@ -30,6 +31,8 @@ pub struct Parts {
     pub passwords: Passwords,
     /// Keeps those waiting who guess passwords.
     pub guessing: Guessing,
+    /// How many requests somebody may make.
+    pub limits: Limits,
     /// Where decisions are recorded.
     pub decision_log: DecisionLog,
     /// Tells the time.

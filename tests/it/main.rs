@@ -29,6 +29,7 @@ mod guessing;
 mod jwt;
 mod keys;
 mod layering;
+mod limits;
 mod lists;
 mod organizations;
 mod outage;
