@@ -93,7 +93,8 @@ fn create_doc() -> Doc {
     Doc::new("Create an access token")
         .describe(
             "With `email` and `password`, or without an access token with `refreshToken` and `clientId`, the email of its user. \
-             An Authorization header is ignored.",
+             An Authorization header is ignored. After several wrong passwords there is a wait, told by a 429 with \
+             `Retry-After`, whether the account is there or not.",
         )
         .body::<TokenRequest>(Some(json!({"email": "admin@example.com", "password": "t0pZ3kR3t"})))
         .answer::<TokenAnswer>(200, "A new pair of tokens.", None)
