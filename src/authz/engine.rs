@@ -207,18 +207,16 @@ impl Engine {
         let Some(slice) = self.slices.get(ask.action) else {
             return Arc::new(Answer::undecidable(format!("there is no action {:?}", ask.action)));
         };
-        let key = Fingerprint::of(&(
-            ask.principal.fingerprint,
-            slice.number,
-            resource.fingerprint,
-            slice.context_print(ask.circumstances),
-        ));
+        let key = slice.print(ask.principal, resource, ask.circumstances);
         if let Some(answer) = self.remembered.get(&key) {
             self.known.fetch_add(1, Ordering::Relaxed);
             return answer;
         }
         let answer = Arc::new(self.decide_afresh(slice, ask, resource));
-        self.remembered.insert(key, Arc::clone(&answer));
+        // What went wrong is told with the names of those that it went wrong with.
+        if answer.errors.is_empty() {
+            self.remembered.insert(key, Arc::clone(&answer));
+        }
         answer
     }
 

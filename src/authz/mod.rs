@@ -9,8 +9,10 @@ mod facts;
 mod live;
 mod matrix;
 mod permitted;
+mod reads;
 mod scope;
 mod shape;
+mod shown;
 mod slice;
 mod trail;
 
