@@ -180,6 +180,8 @@ mod tests {
         Passwords::new(&config).unwrap()
     }
 
+    type Change = fn(&mut Config);
+
     async fn verify(passwords: &Passwords, password: &str, stored: Option<&str>) -> Verdict {
         let turn = passwords.place().unwrap().turn().await.unwrap();
         turn.verify(password.into(), stored.map(str::to_owned)).await.unwrap()
@@ -199,7 +201,7 @@ mod tests {
     async fn a_weaker_hash_is_renewed_and_a_stronger_one_is_left() {
         let usual = passwords(|_| ());
         let hash = usual.hash("t0pZ3kR3t".into(), Vec::new()).await.unwrap();
-        let changes: [(fn(&mut Config), Option<&str>); 6] = [
+        let changes: [(Change, Option<&str>); 6] = [
             (|config| config.argon2_memory_kib += 1024, Some("m=20480,t=2,p=1")),
             (|config| config.argon2_iterations += 1, Some("m=19456,t=3,p=1")),
             (|config| config.argon2_parallelism += 1, Some("m=19456,t=2,p=2")),
