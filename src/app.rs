@@ -106,6 +106,8 @@ impl App {
             access_batch_limit: config.access_batch_limit,
             access_ttl: config.access_ttl,
             refresh_ttl: config.refresh_ttl,
+            refresh_grace: config.refresh_grace,
+            session_ttl: config.session_ttl,
             expired_status: StatusCode::from_u16(config.expired_status).unwrap_or(StatusCode::FORBIDDEN),
             issuer: public_url.clone().unwrap_or_else(|| "cedargate".to_owned()),
             public_url,

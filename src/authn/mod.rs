@@ -13,4 +13,4 @@ pub use bearer::Bearer;
 pub use passwords::{PasswordError, PasswordRules, Passwords};
 pub use refresh::RefreshToken;
 pub use secret::{SecretError, print, random_hex, random_password};
-pub use tokens::{Claims, Issued, SigningKey, TokenError, TokenKeys};
+pub use tokens::{Claims, Issued, SigningKey, TokenError, TokenKeys, Verified};

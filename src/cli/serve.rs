@@ -1,5 +1,6 @@
 //! `cedargate serve`.
 
+use super::janitor::keep_sweeping;
 use super::{Failure, Outcome, block_on, say};
 use crate::app::{App, StartError};
 use crate::config::{Config, ConfigError, LogFormat};
@@ -27,6 +28,7 @@ pub(super) fn run(config: &Config) -> Outcome {
         let address = listener.local_addr().map_err(Failure::failed)?;
         let server = app.serve(listener).map_err(Failure::failed)?;
         watch(&app.parts, config.policy_poll)?;
+        keep_sweeping(&app.parts, config.janitor_interval);
         // The log may have the standard output to itself.
         let say: fn(fmt::Arguments<'_>) =
             if config.decision_log_goes_to_stdout() { whisper } else { say_line };

@@ -1,11 +1,14 @@
 //! What every request passes on its way in and out: it gets an id, and its problems become answers with that id.
 
 use super::Problem;
+use crate::store::Origin;
 use actix_web::body::{BoxBody, EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::header;
 use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::middleware::Next;
-use actix_web::{Error, HttpMessage};
+use actix_web::{Error, HttpMessage, HttpRequest};
+use std::net::IpAddr;
 use tracing::Instrument;
 
 /// The header that carries the id of a request, in and out.
@@ -32,6 +35,20 @@ impl RequestId {
     pub fn as_str(&self) -> &str {
         self.0.to_str().unwrap_or_default()
     }
+}
+
+/// The address that a request comes from. An IPv4 client at an IPv6 socket is an IPv4 client: Cedar knows no other form.
+pub fn client_address(request: &HttpRequest) -> Option<IpAddr> {
+    request.peer_addr().map(|address| address.ip().to_canonical())
+}
+
+/// From where a request comes, as it is kept of a login: the address, and at most 256 characters of the `User-Agent`.
+pub fn origin(request: &HttpRequest) -> Origin {
+    let agent = request.headers().get(header::USER_AGENT).map(|value| {
+        let text = String::from_utf8_lossy(value.as_bytes());
+        text.chars().filter(|letter| !letter.is_control()).take(256).collect()
+    });
+    Origin { address: client_address(request).map(|address| address.to_string()), agent }
 }
 
 /// The middleware.

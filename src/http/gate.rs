@@ -1,8 +1,8 @@
 //! Who is calling, and may it? The only way from a request to a decision.
 
-use super::edge::RequestId;
+use super::edge::{RequestId, client_address};
 use super::{FieldError, Parts, Problem};
-use crate::authn::{ApiKey, Bearer};
+use crate::authn::{ApiKey, Bearer, Claims};
 use crate::authz::{
     Ask, Circumstances, Engine, Permitted, Principal, Resourced, Scope, ScopeSet, Trail, Undecided,
     UserFacts, Within,
@@ -101,14 +101,16 @@ impl Caller {
         }
         let (caller, stamp, until) = match bearer {
             Bearer::Jwt(token) => {
-                let (claims, expires_at) = parts
+                let good = parts
                     .tokens
                     .verify(token, now)
                     .map_err(|error| Problem::token(&error, parts.rules.expired_status))?;
-                let stamp = parts.store.user_stamp(claims.id);
-                let account = parts.store.account(claims.id).await?.ok_or_else(revoked)?;
-                let caller = Self::new(engine, &account, &claims.scope, Credential::Session(claims.sid))?;
-                (caller, stamp, expires_at)
+                let Claims { id, scope, sid } = good.claims;
+                // The end of its session is a write to its user; and it expires before its session does.
+                let stamp = parts.store.user_stamp(id);
+                let account = parts.store.account_in_session(id, sid, now).await?.ok_or_else(revoked)?;
+                let caller = Self::new(engine, &account, &scope, Credential::Session(sid))?;
+                (caller, stamp, good.expires_at)
             }
             Bearer::ApiKey(key) => Self::of_api_key(parts, engine, key, now).await?,
         };
@@ -267,8 +269,7 @@ impl Gate {
         let engine = parts.policies.current();
         let caller = Caller::of_bearer(&parts, &engine, &bearer).await?;
         caller.touch(&parts).await;
-        // An IPv4 client at an IPv6 socket is an IPv4 client: Cedar knows no other form.
-        let ip = request.peer_addr().map(|address| address.ip().to_canonical());
+        let ip = client_address(request);
         let request = request.extensions().get::<RequestId>().map(|id| Arc::from(id.as_str()));
         let trail = trail(&parts, &caller, request);
         Ok(Self { parts, engine, caller, action, ip, trail })

@@ -11,7 +11,7 @@ pub mod parts;
 pub mod problem;
 pub mod routes;
 
-pub use body::{Json, PathId};
+pub use body::{Form, Json, PathId};
 pub use gate::{Caller, Credential, Gate};
 pub use parts::Parts;
 pub use problem::{FieldError, Problem};
