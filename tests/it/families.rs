@@ -245,6 +245,21 @@ async fn the_janitor_deletes_what_is_of_no_use_and_nothing_else() {
     refresh(&app, &refresh_token(&tokens), ADMIN).await.expect(StatusCode::OK);
 }
 
+#[tokio::test]
+async fn an_expired_token_that_was_spent_is_known_for_a_while_and_ends_its_family() {
+    let app = TestApp::with(|config| config.refresh_ttl = 7 * 86_400).await;
+    for (late, is_known) in [(DAY, true), (DAY + 1, false)] {
+        let first = app.log_in(ADMIN).await;
+        app.clock.advance(4 * DAY);
+        let second = refresh(&app, &refresh_token(&first), ADMIN).await.expect(StatusCode::OK);
+        app.clock.advance(3 * DAY + late);
+        app.parts.clean_up().await.unwrap();
+        expect_refused(&refresh(&app, &refresh_token(&first), ADMIN).await);
+        let last = refresh(&app, &refresh_token(&second), ADMIN).await;
+        assert_eq!(last.status == StatusCode::OK, !is_known, "{}", last.text);
+    }
+}
+
 /// What may happen to a family.
 #[derive(Debug, Clone)]
 enum Step {
