@@ -147,7 +147,7 @@ impl App {
             let all = Arc::clone(&all);
             actix_web::App::new()
                 .app_data(parts.clone())
-                .configure(move |server| all.iter().for_each(|part| part.mount(server)))
+                .configure(move |server| routes::mount(&all, server))
                 .route(
                     "/openapi.json",
                     web::get().to(move || {

@@ -248,7 +248,7 @@ async fn evaluate(
     explain: bool,
 ) -> Result<Option<Verdict>, Problem> {
     let (principal, circumstances) = match question::subject(gate, subject.named()).await? {
-        Asked::Known(known) => *known,
+        Asked::Known(principal, circumstances) => (principal, circumstances),
         Asked::Unknown(obstacle) => return Ok(Some(Verdict::not(obstacle))),
         Asked::Refused => return Ok(None),
     };

@@ -12,6 +12,7 @@ use actix_web::http::StatusCode;
 use secrecy::SecretString;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use std::sync::Arc;
 use utoipa::ToSchema;
 
 /// The routes.
@@ -113,8 +114,7 @@ fn doc() -> Doc {
 async fn evaluate(gate: Gate, Json(question): Json<Question>) -> Result<HttpResponse, Problem> {
     let engine = gate.engine();
     let verdict = match asked(&gate, question.subject).await? {
-        Asked::Known(known) => {
-            let (principal, mut circumstances) = *known;
+        Asked::Known(principal, mut circumstances) => {
             circumstances.said = question.context;
             let ThingName { r#type, id, _properties } = &question.resource;
             let named = Named { kind: r#type, id, properties: _properties };
@@ -149,7 +149,7 @@ async fn asked(gate: &Gate, subject: Option<Subject>) -> Result<Asked, Problem> 
     match subject {
         None => {
             gate.step("evaluateAccess").find::<User>("me").await?;
-            Ok(Asked::known(gate.caller.principal.clone(), gate.circumstances()))
+            Ok(Asked::Known(Arc::clone(&gate.caller.principal), gate.circumstances()))
         }
         Some(Subject { token: Some(token), r#type: None, id: None, .. }) => of_token(gate, &token).await,
         Some(Subject { token: None, r#type: Some(kind), id: Some(id), _properties }) => {
@@ -179,8 +179,8 @@ async fn of_token(gate: &Gate, token: &SecretString) -> Result<Asked, Problem> {
             Ok(_) => {
                 let credential = Some(caller.credential.as_str().to_owned());
                 let now = Some(parts.clock.now());
-                return Ok(Asked::known(
-                    caller.principal.clone(),
+                return Ok(Asked::Known(
+                    Arc::clone(&caller.principal),
                     Circumstances { credential, now, ..Circumstances::default() },
                 ));
             }

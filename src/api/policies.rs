@@ -159,8 +159,7 @@ async fn permissions(gate: Gate, (request, id): (HttpRequest, PathId)) -> Result
     let none = Map::new();
     let named = Named { kind: &kind, id: &thing, properties: &none };
     let actions = match question::user_by_role(&gate, user.id).await? {
-        Asked::Known(known) => {
-            let (principal, circumstances) = *known;
+        Asked::Known(principal, circumstances) => {
             let target = question::target(&gate, named).await?;
             permitted_actions(&gate, "User", &principal, &circumstances, &target, named)
         }

@@ -41,18 +41,11 @@ pub struct Named<'a> {
 /// Who is asked about: a principal and what is known of its call, or what stands in the way.
 pub enum Asked {
     /// Somebody.
-    Known(Box<(Principal, Circumstances)>),
+    Known(Arc<Principal>, Circumstances),
     /// Nobody to ask about.
     Unknown(Obstacle),
     /// The caller may not ask about it.
     Refused,
-}
-
-impl Asked {
-    /// Somebody, and what is known of its call.
-    pub fn known(principal: Principal, circumstances: Circumstances) -> Self {
-        Self::Known(Box::new((principal, circumstances)))
-    }
 }
 
 /// Who a question names, by its role, if the caller may ask about it: `evaluateAccess` on a user, and
@@ -71,7 +64,7 @@ pub async fn subject(gate: &Gate, named: Named<'_>) -> Result<Asked, Problem> {
         }
         let found = gate.engine().domain().find(named.kind, named.id, named.properties);
         return Ok(match found {
-            Ok(foreign) => Asked::known(Principal::foreign(foreign), Circumstances::default()),
+            Ok(foreign) => Asked::Known(Arc::new(Principal::foreign(foreign)), Circumstances::default()),
             Err(message) => Asked::Unknown(Obstacle::new("unknown_subject", message)),
         });
     }
@@ -96,7 +89,7 @@ pub async fn user_by_role(gate: &Gate, user: Id) -> Result<Asked, Problem> {
     Ok(match Caller::by_role(gate.parts(), gate.engine(), user).await? {
         Some(principal) => {
             let now = Some(gate.parts().clock.now());
-            Asked::known(principal, Circumstances { now, ..Circumstances::default() })
+            Asked::Known(principal, Circumstances { now, ..Circumstances::default() })
         }
         None => Asked::Unknown(Obstacle::new("blocked", "the user is blocked")),
     })

@@ -11,6 +11,7 @@ use actix_web::HttpResponse;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use std::sync::Arc;
 use utoipa::ToSchema;
 
 /// How many results a page has if nothing is said, and at most.
@@ -285,9 +286,12 @@ pub(super) async fn search_resources(
 }
 
 /// Who a search is about; none where there is nobody, 403 where the caller may not ask about it.
-async fn known_subject(gate: &Gate, subject: &Entity) -> Result<Option<(Principal, Circumstances)>, Problem> {
+async fn known_subject(
+    gate: &Gate,
+    subject: &Entity,
+) -> Result<Option<(Arc<Principal>, Circumstances)>, Problem> {
     match question::subject(gate, subject.named()).await? {
-        Asked::Known(known) => Ok(Some(*known)),
+        Asked::Known(principal, circumstances) => Ok(Some((principal, circumstances))),
         Asked::Unknown(_) => Ok(None),
         Asked::Refused => Err(Problem::forbidden("ask about this subject")),
     }

@@ -3,6 +3,7 @@
 use super::bundle::Bundle;
 use super::facts::{Foreign, core, uid};
 use super::shape::Shape;
+use super::shown::Text;
 use crate::values::Fingerprint;
 use cedar_policy::{Entities, EntityUid, Schema};
 use cedar_policy_core::ast::Entity;
@@ -15,7 +16,7 @@ use std::sync::Arc;
 pub struct Domain {
     schema: Schema,
     /// Each with all its ancestors.
-    entities: HashMap<EntityUid, Arc<Entity>>,
+    entities: HashMap<EntityUid, (Arc<Entity>, Text)>,
     ids: BTreeMap<String, BTreeSet<String>>,
     shapes: BTreeMap<String, Shape>,
 }
@@ -28,13 +29,13 @@ impl Domain {
         for entity in data.iter() {
             let uid = entity.uid();
             ids.entry(uid.type_name().to_string()).or_default().insert(uid.id().unescaped().to_owned());
-            entities.insert(uid, Arc::new(entity.as_ref().clone()));
+            entities.insert(uid, (Arc::new(entity.as_ref().clone()), Text::default()));
         }
         Self { schema: bundle.schema.clone(), entities, ids, shapes: bundle.shapes.clone() }
     }
 
     pub(super) fn entity(&self, uid: &EntityUid) -> Option<Arc<Entity>> {
-        self.entities.get(uid).cloned()
+        self.entities.get(uid).map(|(entity, _)| Arc::clone(entity))
     }
 
     /// Whether the schema has this entity type.
@@ -57,22 +58,25 @@ impl Domain {
         let said = shape.project(properties);
         if said.is_empty() {
             let fingerprint = Fingerprint::of(&(kind, id));
-            return Ok(Foreign { uid, entity: known.cloned(), fingerprint });
+            let (entity, text) =
+                known.cloned().map(|(entity, text)| (Some(entity), text)).unwrap_or_default();
+            return Ok(Foreign { kind: kind.to_owned(), uid, entity, text, fingerprint });
         }
         let fingerprint = Fingerprint::of(&(kind, id, serde_json::to_string(&said).unwrap_or_default()));
         let mut attributes = match known {
-            Some(entity) => self.attributes(entity)?,
+            Some((entity, _)) => self.attributes(entity)?,
             None => Map::new(),
         };
         attributes.extend(said);
         let form = json!({ "uid": { "type": kind, "id": id }, "attrs": attributes, "parents": [] });
         let parsed = cedar_policy::Entity::from_json_value(form, Some(&self.schema))
             .map_err(|error| format!("the properties of {uid}: {}", with_causes(&error)))?;
-        let ancestors = known.map(|entity| entity.ancestors().cloned().collect()).unwrap_or_default();
+        let ancestors = known.map(|(entity, _)| entity.ancestors().cloned().collect()).unwrap_or_default();
         let attributes = parsed.as_ref().attrs().map(|(name, value)| (name.clone(), value.clone()));
         let entity =
             Entity::new_with_attr_partial_value(core(&uid), attributes, Default::default(), ancestors, []);
-        Ok(Foreign { uid, entity: Some(Arc::new(entity)), fingerprint })
+        let (entity, text) = (Some(Arc::new(entity)), Text::default());
+        Ok(Foreign { kind: kind.to_owned(), uid, entity, text, fingerprint })
     }
 
     fn attributes(&self, entity: &Arc<Entity>) -> Result<Map<String, Value>, String> {

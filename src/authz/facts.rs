@@ -1,5 +1,7 @@
 //! What Cedar learns of a caller, of a thing and of a call. The names here are those of the schema.
 
+use super::reads::PLACE;
+use super::shown::{Shown, Text};
 use super::{Scope, ScopeSet};
 use crate::values::{Email, Fingerprint, Id, OrgPath, Timestamp};
 use cedar_policy::{EntityId, EntityTypeName, EntityUid, RestrictedExpression};
@@ -9,7 +11,7 @@ use std::collections::HashSet;
 use std::fmt::Display;
 use std::net::IpAddr;
 use std::str::FromStr;
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 
 pub(super) const USER: &str = "User";
 pub(super) const SCOPE: &str = "Scope";
@@ -142,6 +144,10 @@ pub struct Principal {
     /// What a user's credential grants, the cascade applied.
     pub(super) scopes: Arc<HashSet<EntityUID>>,
     pub(super) fingerprint: Fingerprint,
+    /// Of its type, scopes and place only.
+    pub(super) place_print: Fingerprint,
+    /// In words, once that is wanted.
+    shown: Arc<OnceLock<Shown>>,
 }
 
 impl Principal {
@@ -150,6 +156,7 @@ impl Principal {
     pub fn new(id: Id, organization: &OrgPath, user: UserFacts<'_>, scopes: Option<&ScopeSet>) -> Self {
         let attributes = user.attributes();
         let fingerprint = Fingerprint::of(&(USER, id, &attributes, organization, scopes));
+        let place_print = Fingerprint::of(&(USER, place(&attributes), organization, scopes));
         let scopes = scopes.into_iter().flat_map(ScopeSet::iter);
         let scopes: HashSet<EntityUID> =
             scopes.filter_map(|scope| uid(SCOPE, scope.as_str())).map(|uid| core(&uid)).collect();
@@ -157,14 +164,18 @@ impl Principal {
         let ancestors = scopes.iter().cloned().chain(above(organization)).collect();
         let entity = uid.as_ref().and_then(|uid| made(core(uid), &attributes, ancestors));
         let (organization, scopes) = (Some(Arc::new(organization.clone())), Arc::new(scopes));
-        Self { uid, entity, organization, scopes, fingerprint }
+        let shown = Arc::default();
+        Self { uid, entity, organization, scopes, fingerprint, place_print, shown }
     }
 
-    /// The scopes, in ascending order.
-    pub(super) fn scope_words(&self) -> Vec<&'static str> {
-        let has =
-            |scope: &Scope| uid(SCOPE, scope.as_str()).is_some_and(|uid| self.scopes.contains(uid.as_ref()));
-        Scope::ALL.into_iter().filter(has).map(Scope::as_str).collect()
+    /// Whether its credential grants this.
+    pub(super) fn has(&self, scope: Scope) -> bool {
+        uid(SCOPE, scope.as_str()).is_some_and(|uid| self.scopes.contains(uid.as_ref()))
+    }
+
+    /// In words.
+    pub(super) fn shown(&self) -> &Shown {
+        self.shown.get_or_init(|| Shown::of(self))
     }
 
     /// The same user with other scopes; none of somebody who has no scopes.
@@ -187,6 +198,8 @@ impl Principal {
             entity: Some(Arc::new(entity)),
             scopes: Arc::new(granted),
             fingerprint: Fingerprint::of(&(self.fingerprint, scopes)),
+            place_print: Fingerprint::of(&(self.place_print, scopes)),
+            shown: Arc::default(),
             ..self.clone()
         })
     }
@@ -199,6 +212,8 @@ impl Principal {
             organization: None,
             scopes: Arc::default(),
             fingerprint: foreign.fingerprint,
+            place_print: foreign.fingerprint,
+            shown: Arc::default(),
         }
     }
 }
@@ -206,8 +221,10 @@ impl Principal {
 /// Somebody or something of another domain: what the data says of it, and what whoever asks says besides.
 #[derive(Debug, Clone)]
 pub struct Foreign {
+    pub(super) kind: String,
     pub(super) uid: EntityUid,
     pub(super) entity: Option<Arc<Entity>>,
+    pub(super) text: Text,
     pub(super) fingerprint: Fingerprint,
 }
 
@@ -216,6 +233,8 @@ pub struct Foreign {
 pub struct Resourced {
     pub(super) body: Body,
     pub(super) fingerprint: Fingerprint,
+    /// Of its type and place only, where that is an organization above it.
+    pub(super) place_print: Fingerprint,
 }
 
 #[derive(Debug, Clone)]
@@ -228,18 +247,24 @@ pub(super) enum Body {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Own {
-    kind: String,
-    id: String,
-    attributes: Attributes,
+    pub(super) kind: String,
+    pub(super) id: String,
+    pub(super) attributes: Attributes,
     /// Where the organization stands that holds it; an organization itself. None of what stands nowhere.
-    path: Option<OrgPath>,
+    pub(super) path: Option<OrgPath>,
+}
+
+impl Body {
+    /// Its type and id.
+    pub(super) fn name(&self) -> (&str, &str) {
+        match self {
+            Self::Own(own) => (&own.kind, &own.id),
+            Self::Foreign(foreign) => (&foreign.kind, foreign.uid.id().unescaped()),
+        }
+    }
 }
 
 impl Own {
-    pub(super) fn name(&self) -> (String, String) {
-        (self.kind.clone(), self.id.clone())
-    }
-
     pub(super) fn uid(&self) -> Option<EntityUid> {
         uid(&self.kind, &self.id)
     }
@@ -264,7 +289,15 @@ impl Resourced {
     }
 
     fn own(own: Own) -> Self {
-        Self { fingerprint: Fingerprint::of(&own), body: Body::Own(own) }
+        let fingerprint = Fingerprint::of(&own);
+        let place_print = match place(&own.attributes) {
+            _ if own.kind == ORGANIZATION => fingerprint,
+            Some(Attribute::Thing(ORGANIZATION, _)) | None => {
+                Fingerprint::of(&(&own.kind, place(&own.attributes), &own.path))
+            }
+            Some(_) => fingerprint,
+        };
+        Self { fingerprint, place_print, body: Body::Own(own) }
     }
 
     /// An organization.
@@ -301,8 +334,14 @@ impl Resourced {
 
     /// A thing of another domain.
     pub fn foreign(foreign: Foreign) -> Self {
-        Self { fingerprint: foreign.fingerprint, body: Body::Foreign(foreign) }
+        let fingerprint = foreign.fingerprint;
+        Self { fingerprint, place_print: fingerprint, body: Body::Foreign(foreign) }
     }
+}
+
+/// The organization that a thing names as its own.
+fn place(attributes: &Attributes) -> Option<&Attribute> {
+    attributes.iter().find(|(name, _)| *name == PLACE).map(|(_, value)| value)
 }
 
 /// The attributes that the schema requires of a thing of this type.
@@ -339,6 +378,18 @@ pub struct Circumstances {
 }
 
 impl Circumstances {
+    /// Whether the service itself knows what this name of the context stands for.
+    pub(super) fn knows(&self, name: &str) -> bool {
+        match name {
+            "credential" => self.credential.is_some(),
+            "ip" => self.ip.is_some(),
+            "now" => self.now.is_some(),
+            "changes" => self.changes.is_some(),
+            "scope" => self.scope.is_some(),
+            _ => false,
+        }
+    }
+
     /// What the service itself knows, of these names of the schema.
     pub(super) fn known(&self, wanted: impl Fn(&str) -> bool) -> Vec<(String, RestrictedExpression)> {
         let text = |text: &String| RestrictedExpression::new_string(text.clone());

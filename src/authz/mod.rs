@@ -2,6 +2,7 @@
 
 mod bundle;
 pub mod cases;
+mod counts;
 mod domain;
 mod engine;
 mod explain;
@@ -9,14 +10,17 @@ mod facts;
 mod live;
 mod matrix;
 mod permitted;
+mod reads;
 mod scope;
 mod shape;
+mod shown;
 mod slice;
 mod trail;
 
 pub use bundle::{About, Bundle, BundleError, Fault, Sources};
+pub use counts::Decisions;
 pub use domain::Domain;
-pub use engine::{Answer, Ask, Decisions, Engine};
+pub use engine::{Answer, Ask, Engine};
 pub use explain::Missing;
 pub use facts::{
     Attribute, Circumstances, Foreign, Principal, Resourced, Thing, UserFacts, boolean, entity, text,

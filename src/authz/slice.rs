@@ -2,7 +2,8 @@
 
 use super::bundle::Bundle;
 use super::domain::{Domain, with_causes};
-use super::facts::Circumstances;
+use super::facts::{Circumstances, Principal, Resourced};
+use super::reads::Reads;
 use super::shape::Shape;
 use crate::values::Fingerprint;
 use cedar_policy::{
@@ -28,8 +29,8 @@ pub(super) struct Slice {
     pub(super) number: usize,
     /// What the action's context declares.
     declared: BTreeSet<String>,
-    /// What of it the policies read.
-    read: BTreeSet<String>,
+    /// What of it, and of the two, the policies read.
+    reads: Reads,
     shape: Shape,
 }
 
@@ -58,7 +59,6 @@ impl Slice {
         }
         let shape = bundle.contexts.get(action).cloned().unwrap_or_default();
         let declared = shape.names();
-        let read = context_reads(&policies, &declared)?;
         // The action's own place among its groups, for policies that ask for it in a condition; all actions where one
         // asks for others.
         let literals: Vec<EntityUid> = policies.policies().flat_map(Policy::entity_literals).collect();
@@ -71,31 +71,48 @@ impl Slice {
         let named: HashSet<EntityUid> = literals.into_iter().collect();
         let named = named.iter().filter_map(|literal| domain.entity(literal));
         let base = actions.chain(named).collect();
+        let principals = bundle.schema.principals_for_action(action).into_iter().flatten().cloned().collect();
+        let resources = bundle.schema.resources_for_action(action).into_iter().flatten().cloned().collect();
+        let reads = Reads::of(&policies, &declared, &principals, &resources)?;
         Ok(Self {
             action: action.clone(),
             policies,
             base,
-            principals: bundle.schema.principals_for_action(action).into_iter().flatten().cloned().collect(),
-            resources: bundle.schema.resources_for_action(action).into_iter().flatten().cloned().collect(),
+            principals,
+            resources,
             number,
             declared,
-            read,
+            reads,
             shape,
         })
     }
 
     /// Whether any of the policies reads anything of the context.
     pub(super) fn reads_context(&self) -> bool {
-        !self.read.is_empty()
+        !self.reads.context.is_empty()
+    }
+
+    /// Everything that a decision reads.
+    pub(super) fn print(
+        &self,
+        principal: &Principal,
+        resource: &Resourced,
+        circumstances: &Circumstances,
+    ) -> Fingerprint {
+        // What is said may name either of the two.
+        let is_open = self.reads_context() && !circumstances.said.is_empty();
+        let who = if self.reads.principal || is_open { principal.fingerprint } else { principal.place_print };
+        let what = if self.reads.resource || is_open { resource.fingerprint } else { resource.place_print };
+        Fingerprint::of(&(who, self.number, what, self.context_print(circumstances)))
     }
 
     /// What a decision reads of the circumstances: what the policies read, and all that whoever asks says, since that is
     /// checked even where it is not read.
-    pub(super) fn context_print(&self, circumstances: &Circumstances) -> Option<Fingerprint> {
-        if self.read.is_empty() && circumstances.said.is_empty() {
+    fn context_print(&self, circumstances: &Circumstances) -> Option<Fingerprint> {
+        if self.reads.context.is_empty() && circumstances.said.is_empty() {
             return None;
         }
-        let reads = |name: &str| self.read.contains(name);
+        let reads = |name: &str| self.reads.context.contains(name);
         let said = (!circumstances.said.is_empty())
             .then(|| serde_json::to_string(&circumstances.said).unwrap_or_default());
         Some(Fingerprint::of(&(
@@ -123,7 +140,7 @@ impl Slice {
     pub(super) fn context(&self, schema: &Schema, circumstances: &Circumstances) -> Result<Context, String> {
         let is_checked = self.is_checked(circumstances);
         let known = circumstances
-            .known(|name| self.declared.contains(name) && (is_checked || self.read.contains(name)));
+            .known(|name| self.declared.contains(name) && (is_checked || self.reads.context.contains(name)));
         if known.is_empty() && !is_checked {
             return Ok(Context::empty());
         }
@@ -149,38 +166,4 @@ fn specialized(policy: &Policy, action: &EntityUid) -> Result<Policy, Failure> {
         form.insert("action".into(), json!({ "op": "==", "entity": entity }));
     }
     Ok(Policy::from_json(Some(policy.id().clone()), form)?)
-}
-
-/// The names of the context that policies read; all that are declared where the context is used as a whole.
-fn context_reads(policies: &PolicySet, declared: &BTreeSet<String>) -> Result<BTreeSet<String>, Failure> {
-    let mut read = BTreeSet::new();
-    let mut whole = false;
-    for policy in policies.policies() {
-        walk(&policy.to_json()?, &mut read, &mut whole);
-    }
-    Ok(if whole { declared.clone() } else { read })
-}
-
-/// Finds `context.name` and `context has name` in the JSON form of a policy, and any other use of `context`.
-fn walk(form: &Value, read: &mut BTreeSet<String>, whole: &mut bool) {
-    let is_context = |value: &Value| value.get("Var").and_then(Value::as_str) == Some("context");
-    match form {
-        Value::Object(fields) => {
-            for (operator, operands) in fields {
-                let names_one =
-                    [".", "has"].contains(&operator.as_str()) && operands.get("left").is_some_and(is_context);
-                match operands.get("attr").and_then(Value::as_str).filter(|_| names_one) {
-                    Some(name) => {
-                        read.insert(name.to_owned());
-                    }
-                    None => {
-                        *whole |= operator == "Var" && operands.as_str() == Some("context");
-                        walk(operands, read, whole);
-                    }
-                }
-            }
-        }
-        Value::Array(items) => items.iter().for_each(|item| walk(item, read, whole)),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
-    }
 }

@@ -1,12 +1,11 @@
 //! What is left behind of a decision: a record of it in the decision log, with what is needed to decide it again.
 
-use super::bundle::About;
-use super::facts::{Body, Resourced};
+use super::facts::{Body, Circumstances, Resourced};
 use super::{Answer, Ask};
-use crate::decision_log::{Caller, DecisionLog, Grounds, Inputs, Record, Subject, Text, Thing};
+use crate::decision_log::{Caller, DecisionLog, Record, Subject, Thing};
 use crate::values::Timestamp;
-use cedar_policy_core::ast::Entity;
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::value::RawValue;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,14 +22,11 @@ pub struct Trail {
     pub is_step: bool,
 }
 
-impl Grounds for Answer {
-    fn policies(&self) -> Vec<&str> {
-        self.policies.iter().map(|about: &Arc<About>| about.id.as_str()).collect()
-    }
-
-    fn errors(&self) -> &[String] {
-        &self.errors
-    }
+/// What was read besides what a record names.
+#[derive(Serialize)]
+struct Inputs<'a> {
+    entities: (&'a RawValue, &'a Body),
+    context: &'a Circumstances,
 }
 
 impl Trail {
@@ -44,59 +40,25 @@ impl Trail {
         &self,
         ask: &Ask<'_>,
         resource: &Resourced,
-        answer: &Arc<Answer>,
-        version: &Arc<str>,
+        answer: &Answer,
+        version: &str,
         latency: Duration,
     ) {
-        let time = ask.circumstances.now.unwrap_or(Timestamp::from_millis(0));
-        let named = |uid: Option<(String, String)>| uid.unwrap_or_default();
-        let (subject_kind, subject_id) = named(
-            ask.principal
-                .uid
-                .as_ref()
-                .map(|uid| (uid.type_name().to_string(), uid.id().unescaped().to_owned())),
-        );
-        let (kind, id) = match &resource.body {
-            Body::Own(own) => own.name(),
-            Body::Foreign(foreign) => {
-                (foreign.uid.type_name().to_string(), foreign.uid.id().unescaped().to_owned())
-            }
-        };
-        let (principal, thing) = (ask.principal.entity.clone(), resource.clone());
-        let circumstances = ask.circumstances.clone();
-        self.log.record(Record {
-            time,
-            request: self.request.clone().map(Text::Shared),
+        let subject = ask.principal.shown();
+        let (kind, id) = resource.body.name();
+        self.log.record(&Record {
+            time: ask.circumstances.now.unwrap_or(Timestamp::from_millis(0)),
+            request: self.request.as_deref(),
             caller: self.caller,
-            subject: Subject {
-                kind: subject_kind.into(),
-                id: subject_id.into(),
-                scopes: ask.principal.scope_words(),
-            },
-            action: ask.action.to_owned().into(),
-            resource: Thing { kind: kind.into(), id: id.into() },
+            subject: Subject { kind: &subject.kind, id: &subject.id, scopes: &subject.scopes },
+            action: ask.action,
+            resource: Thing { kind, id },
             decision: answer.allowed,
-            grounds: Arc::clone(answer) as Arc<dyn Grounds>,
-            policy_version: Text::Shared(Arc::clone(version)),
+            policies: answer.policies.iter().map(|about| about.id.as_str()).collect(),
+            errors: &answer.errors,
+            policy_version: version,
             latency,
-            inputs: Inputs::made(move || {
-                let thing = match &thing.body {
-                    Body::Own(own) => own.uid().and_then(|uid| own.entity(&uid, &Default::default())),
-                    Body::Foreign(foreign) => foreign.entity.clone(),
-                };
-                let mut context: Map<String, Value> = circumstances.said.clone();
-                let known = cedar_policy::Context::from_pairs(circumstances.known(|_| true)).ok();
-                if let Some(Value::Object(known)) = known.and_then(|known| known.to_json_value().ok()) {
-                    context.extend(known);
-                }
-                json!({ "entities": [form(principal), form(thing)], "context": context })
-            }),
+            inputs: Inputs { entities: (&subject.entity, &resource.body), context: ask.circumstances },
         });
     }
-}
-
-/// An entity as entity data has it.
-fn form(entity: Option<Arc<Entity>>) -> Value {
-    let entity = entity.map(|entity| cedar_policy::Entity::from(entity.as_ref().clone()));
-    entity.and_then(|entity| entity.to_json_value().ok()).unwrap_or(Value::Null)
 }

@@ -12,6 +12,7 @@ use crate::values::Email;
 use clap::Subcommand;
 use serde_json::{Map, Value};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -96,7 +97,7 @@ async fn explain(app: &App, user: &Email, question: Question<'_>) -> Result<(), 
     let account = app.parts.store.account_by_email(user).await?;
     let account = account.ok_or_else(|| Problem::bad_request(format!("there is no user {user}")))?;
     let (principal, circumstances) = match question::user_by_role(&gate, account.id).await? {
-        Asked::Known(known) => *known,
+        Asked::Known(principal, circumstances) => (principal, circumstances),
         Asked::Unknown(obstacle) => return Err(Problem::bad_request(obstacle.message)),
         Asked::Refused => return Err(Problem::forbidden("evaluateAccess")),
     };
@@ -104,7 +105,7 @@ async fn explain(app: &App, user: &Email, question: Question<'_>) -> Result<(), 
     let principal = match ScopeSet::new(scopes) {
         Some(scopes) => {
             let scopes = engine.effective(&scopes, account.role);
-            principal.with_scopes(scopes.as_ref()).unwrap_or(principal)
+            principal.with_scopes(scopes.as_ref()).map_or(principal, Arc::new)
         }
         None => principal,
     };

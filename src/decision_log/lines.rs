@@ -2,41 +2,16 @@
 //! counted, and told in the log as soon as that can be written again.
 
 use super::queue::Missed;
-use super::record::{Caller, Grounds, Record, Subject, Text, Thing};
 use super::{Counts, LogError, Settings, Target};
 use crate::values::Timestamp;
 use serde::Serialize;
-use serde_json::Value;
-use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// How many bytes of lines are gathered before they are written.
 const GATHERED: usize = 64 * 1024;
-
-/// What is written instead of a value that is masked.
-const MASKED: &str = "***";
-
-/// A line, as it stands in the log.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Line<'a> {
-    time: Timestamp,
-    request_id: Option<&'a Text>,
-    caller: &'a Caller,
-    subject: &'a Subject,
-    action: &'a Text,
-    resource: &'a Thing,
-    decision: bool,
-    policies: Vec<&'a str>,
-    errors: Vec<String>,
-    policy_version: &'a Text,
-    latency_micros: f64,
-    inputs: &'a Value,
-}
 
 /// A line that stands for records that are not there.
 #[derive(Debug, Serialize)]
@@ -49,7 +24,6 @@ struct Gap {
 pub(super) struct Lines {
     out: Box<dyn Write + Send>,
     files: Option<Files>,
-    mask: HashSet<String>,
     counts: Arc<Counts>,
     /// Whole lines that are not written yet.
     gathered: Vec<u8>,
@@ -84,7 +58,7 @@ struct Files {
 impl Lines {
     pub(super) fn open(settings: &Settings, counts: Arc<Counts>) -> Result<Self, LogError> {
         let path = match &settings.to {
-            Target::Stdout => return Ok(Self::new(Box::new(io::stdout()), None, settings, counts)),
+            Target::Stdout => return Ok(Self::new(Box::new(io::stdout()), None, counts)),
             Target::File(path) => path,
         };
         let failed = |error| LogError::File { path: path.clone(), error };
@@ -99,24 +73,18 @@ impl Lines {
             is_failing: false,
         });
         let is_torn = about.is_file() && about.len() > 0 && last_byte(path).map_err(failed)? != b'\n';
-        Ok(Self { is_torn, ..Self::new(Box::new(file), files, settings, counts) })
+        Ok(Self { is_torn, ..Self::new(Box::new(file), files, counts) })
     }
 
     #[cfg(test)]
-    pub(super) fn to_writer(out: Box<dyn Write + Send>, settings: &Settings, counts: Arc<Counts>) -> Self {
-        Self::new(out, None, settings, counts)
+    pub(super) fn to_writer(out: Box<dyn Write + Send>, counts: Arc<Counts>) -> Self {
+        Self::new(out, None, counts)
     }
 
-    fn new(
-        out: Box<dyn Write + Send>,
-        files: Option<Files>,
-        settings: &Settings,
-        counts: Arc<Counts>,
-    ) -> Self {
+    fn new(out: Box<dyn Write + Send>, files: Option<Files>, counts: Arc<Counts>) -> Self {
         Self {
             out,
             files,
-            mask: settings.mask.iter().cloned().collect(),
             counts,
             gathered: Vec::new(),
             entries: Vec::new(),
@@ -126,14 +94,10 @@ impl Lines {
         }
     }
 
-    /// Adds the line of a record.
-    pub(super) fn add(&mut self, record: Record) {
+    /// Adds the line of a record that was made at this time.
+    pub(super) fn add(&mut self, line: &[u8], time: Timestamp) {
         self.tell_missed();
-        let entry = Entry::Record(record.time);
-        // What a record brings along to make its inputs may fail, but not end the writer: all others would wait for it.
-        let made = catch_unwind(AssertUnwindSafe(|| line(record, &self.mask)));
-        let failed = || serde::ser::Error::custom("its inputs could not be made");
-        self.gather(made.unwrap_or_else(|_| Err(failed())), entry);
+        self.gather(line, Entry::Record(time));
     }
 
     /// Notes that records were dropped after those that were added.
@@ -154,28 +118,24 @@ impl Lines {
         let missed = std::mem::replace(&mut self.missed, Missed::NONE);
         if missed.records > 0 {
             let gap = Gap { dropped: missed.records, time: missed.last };
-            self.gather(text(&gap), Entry::Gap(missed));
+            match serde_json::to_string(&gap) {
+                Ok(line) => self.gather(format!("{line}\n").as_bytes(), Entry::Gap(missed)),
+                Err(error) => {
+                    self.failed(&error);
+                    self.missed = missed;
+                }
+            }
         }
     }
 
-    fn gather(&mut self, line: serde_json::Result<Vec<u8>>, entry: Entry) {
-        let line = match line {
-            Ok(line) => line,
-            Err(error) => {
-                self.failed(&error);
-                self.lose(entry);
-                return;
-            }
-        };
-        let size = line.len() + 1;
-        if self.is_full(size) {
+    fn gather(&mut self, line: &[u8], entry: Entry) {
+        if self.is_full(line.len()) {
             self.flush();
-            if self.is_full(size) {
+            if self.is_full(line.len()) {
                 self.rotate();
             }
         }
-        self.gathered.extend_from_slice(&line);
-        self.gathered.push(b'\n');
+        self.gathered.extend_from_slice(line);
         self.entries.push((self.gathered.len(), entry));
         if self.gathered.len() >= GATHERED {
             self.flush();
@@ -330,73 +290,4 @@ fn write(out: &mut dyn Write, bytes: &[u8]) -> (usize, io::Result<()>) {
         }
     }
     (written, out.flush())
-}
-
-/// The line of a record.
-fn line(record: Record, masked: &HashSet<String>) -> serde_json::Result<Vec<u8>> {
-    let mut inputs = record.inputs.value();
-    let mut hidden = Vec::new();
-    if !masked.is_empty() {
-        mask(&mut inputs, masked, &mut hidden);
-    }
-    #[expect(clippy::cast_precision_loss, reason = "a latency has fewer digits")]
-    let latency_micros = record.latency.as_nanos() as f64 / 1_000.0;
-    text(&Line {
-        time: record.time,
-        request_id: record.request.as_ref(),
-        caller: &record.caller,
-        subject: &record.subject,
-        action: &record.action,
-        resource: &record.resource,
-        decision: record.decision,
-        policies: record.grounds.policies(),
-        errors: errors(record.grounds.as_ref(), &hidden),
-        policy_version: &record.policy_version,
-        latency_micros,
-        inputs: &inputs,
-    })
-}
-
-/// The text of a line, for most of which there is room from the start.
-fn text(line: &impl Serialize) -> serde_json::Result<Vec<u8>> {
-    let mut text = Vec::with_capacity(1024);
-    serde_json::to_writer(&mut text, line)?;
-    Ok(text)
-}
-
-/// Masks the values of the attributes with these names, and keeps the texts that were hidden.
-fn mask(value: &mut Value, names: &HashSet<String>, hidden: &mut Vec<String>) {
-    match value {
-        Value::Object(fields) => {
-            for (name, value) in fields {
-                if names.contains(name) {
-                    texts(&std::mem::replace(value, MASKED.into()), hidden);
-                } else {
-                    mask(value, names, hidden);
-                }
-            }
-        }
-        Value::Array(items) => items.iter_mut().for_each(|item| mask(item, names, hidden)),
-        _ => {}
-    }
-}
-
-/// The texts in a value.
-fn texts(value: &Value, found: &mut Vec<String>) {
-    match value {
-        Value::String(text) if !text.is_empty() => found.push(text.clone()),
-        Value::Array(items) => items.iter().for_each(|item| texts(item, found)),
-        Value::Object(fields) => fields.values().for_each(|value| texts(value, found)),
-        _ => {}
-    }
-}
-
-/// What went wrong, without the texts that are hidden: an error may cite the value that it is about.
-fn errors(grounds: &dyn Grounds, hidden: &[String]) -> Vec<String> {
-    let without = |error: &String| {
-        hidden.iter().fold(error.clone(), |error, text| {
-            error.replace(text, MASKED).replace(&text.escape_debug().to_string(), MASKED)
-        })
-    };
-    grounds.errors().iter().map(without).collect()
 }

@@ -1,16 +1,19 @@
-//! The decision log: one line of JSON a decision, with what is needed to decide it again. A request only hands a
-//! [`Record`] over; a thread of its own makes the lines and writes them. Knows nothing of requests, policies or Cedar.
+//! The decision log: one line of JSON a decision, with what is needed to decide it again. A request makes the line
+//! of its [`Record`] and hands it over; a thread of its own writes the lines. Knows nothing of requests, policies or Cedar.
 
 mod lines;
+mod mask;
 mod queue;
 mod record;
 
 pub use crate::config::{Decisions, Overflow};
-pub use record::{Caller, Grounds, Inputs, Record, Subject, Text, Thing};
+pub use record::{Caller, Record, Subject, Thing};
 
 use crate::config::Config;
 use lines::Lines;
-use queue::{Pushed, Queue};
+use mask::Mask;
+use queue::{Batch, Pushed, Queue};
+use serde::Serialize;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -85,6 +88,7 @@ pub struct DecisionLog(Option<Arc<Open>>);
 #[derive(Debug)]
 struct Open {
     decisions: Decisions,
+    mask: Mask,
     queue: Arc<Queue>,
     counts: Arc<Counts>,
     writer: Mutex<Option<JoinHandle<()>>>,
@@ -121,7 +125,8 @@ impl DecisionLog {
             .spawn(move || write(&taken, lines))
             .map_err(LogError::Thread)?;
         let writer = Mutex::new(Some(writer));
-        Ok(Self(Some(Arc::new(Open { decisions: settings.decisions, queue, counts, writer }))))
+        let (decisions, mask) = (settings.decisions, Mask::new(&settings.mask));
+        Ok(Self(Some(Arc::new(Open { decisions, mask, queue, counts, writer }))))
     }
 
     /// Whether a decision is to be recorded; ask before making the record of it.
@@ -133,11 +138,19 @@ impl DecisionLog {
         }
     }
 
-    /// Hands a record to the writer, if it is wanted. When the queue is full it waits for room, which blocks the thread,
-    /// or drops the record, as the settings say.
-    pub fn record(&self, record: Record) {
+    /// Hands the line of a record to the writer, if it is wanted. When the queue is full it waits for room, which blocks
+    /// the thread, or drops the record, as the settings say.
+    pub fn record<I: Serialize>(&self, record: &Record<'_, I>) {
         let Some(open) = self.0.as_ref().filter(|_| self.wants(record.decision)) else { return };
-        match open.queue.push(record) {
+        let pushed = match open.mask.line(record) {
+            Ok(line) => open.queue.push(&line, record.time),
+            Err(error) => {
+                tracing::error!(%error, "a decision could not be put into words for the decision log");
+                open.queue.miss(record.time);
+                Pushed::Dropped
+            }
+        };
+        match pushed {
             Pushed::Taken => {}
             Pushed::Dropped => open.counts.lose(1),
         }
@@ -189,11 +202,10 @@ impl Drop for Open {
 
 /// The writer: it lasts until the queue is closed and empty.
 fn write(queue: &Queue, mut lines: Lines) {
-    let mut batch = queue.batch();
+    let mut batch = Batch::default();
     while let Some(missed) = queue.take(&mut batch) {
-        for record in batch.drain(..) {
-            lines.add(record);
-        }
+        batch.lines().for_each(|(line, time)| lines.add(line, time));
+        batch.clear();
         // They came when the queue was full of those above.
         lines.miss(missed);
         lines.flush();

@@ -1,7 +1,7 @@
 //! The queue between the requests and the writer. The writer takes all that waits at once. While there is traffic it
 //! looks again every few milliseconds, so that no request pays for waking it; only a record after a pause does.
 
-use super::{Overflow, Record};
+use super::Overflow;
 use crate::values::Timestamp;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -9,7 +9,42 @@ use std::time::Duration;
 /// How long the writer lets records gather.
 const NAP: Duration = Duration::from_millis(5);
 
-/// Records that wait for the writer.
+/// How much room an empty batch keeps for the next lines: 1 MiB.
+const ROOM: usize = 1024 * 1024;
+
+/// Lines in their order.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    text: Vec<u8>,
+    /// Where each of them ends, and when what it tells was decided.
+    ends: Vec<(usize, Timestamp)>,
+}
+
+impl Batch {
+    fn push(&mut self, line: &[u8], time: Timestamp) {
+        self.text.extend_from_slice(line);
+        self.ends.push((self.text.len(), time));
+    }
+
+    /// The lines, each with its time.
+    pub(super) fn lines(&self) -> impl Iterator<Item = (&[u8], Timestamp)> {
+        let mut start = 0;
+        self.ends.iter().map(move |(end, time)| {
+            let line = self.text.get(start..*end).unwrap_or_default();
+            start = *end;
+            (line, *time)
+        })
+    }
+
+    /// Forgets the lines.
+    pub(super) fn clear(&mut self) {
+        self.text.clear();
+        self.text.shrink_to(ROOM);
+        self.ends.clear();
+    }
+}
+
+/// Lines that wait for the writer.
 #[derive(Debug)]
 pub(super) struct Queue {
     state: Mutex<State>,
@@ -23,7 +58,7 @@ pub(super) struct Queue {
 
 #[derive(Debug)]
 struct State {
-    waiting: Vec<Record>,
+    waiting: Batch,
     missed: Missed,
     writer: Writer,
     /// How many have a record that there is no room for.
@@ -75,7 +110,7 @@ pub(super) enum Pushed {
 impl Queue {
     pub(super) fn new(length: usize, overflow: Overflow) -> Self {
         let state = State {
-            waiting: Vec::with_capacity(length),
+            waiting: Batch::default(),
             missed: Missed::NONE,
             writer: Writer::Busy,
             blocked: 0,
@@ -94,35 +129,30 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// An empty batch that has room for all that may wait.
-    pub(super) fn batch(&self) -> Vec<Record> {
-        Vec::with_capacity(self.length)
-    }
-
-    /// Adds a record at the end.
-    pub(super) fn push(&self, record: Record) -> Pushed {
+    /// Adds the line of a record at the end.
+    pub(super) fn push(&self, line: &[u8], time: Timestamp) -> Pushed {
         let mut state = self.state();
         if state.is_closed {
             return Pushed::Dropped;
         }
-        if state.waiting.len() >= self.length {
+        if state.waiting.ends.len() >= self.length {
             match self.overflow {
                 Overflow::Drop => {
-                    state.missed.add(Missed { records: 1, last: record.time });
+                    state.missed.add(Missed { records: 1, last: time });
                     return Pushed::Dropped;
                 }
                 Overflow::Block => {
                     state.blocked += 1;
-                    let full = |state: &mut State| state.waiting.len() >= self.length;
+                    let full = |state: &mut State| state.waiting.ends.len() >= self.length;
                     state = self.room.wait_while(state, full).unwrap_or_else(PoisonError::into_inner);
                     state.blocked -= 1;
                 }
             }
         }
-        state.waiting.push(record);
+        state.waiting.push(line, time);
         let must_look = match state.writer {
             Writer::Busy => false,
-            Writer::Naps => state.waiting.len() >= self.length.div_ceil(2),
+            Writer::Naps => state.waiting.ends.len() >= self.length.div_ceil(2),
             Writer::Sleeps => true,
         };
         if must_look {
@@ -133,11 +163,16 @@ impl Queue {
         Pushed::Taken
     }
 
+    /// Notes that a record has no line.
+    pub(super) fn miss(&self, time: Timestamp) {
+        self.state().missed.add(Missed { records: 1, last: time });
+    }
+
     /// Exchanges all that waits for the empty `batch`, and says how many were dropped after it. Waits until there is
     /// something; none when the queue is closed and nothing more comes.
-    pub(super) fn take(&self, batch: &mut Vec<Record>) -> Option<Missed> {
+    pub(super) fn take(&self, batch: &mut Batch) -> Option<Missed> {
         let mut state = self.state();
-        if !state.is_closed && state.waiting.len() < self.length.div_ceil(2) {
+        if !state.is_closed && state.waiting.ends.len() < self.length.div_ceil(2) {
             state.writer = Writer::Naps;
             let napping = |state: &mut State| state.writer == Writer::Naps;
             let woken = self.work.wait_timeout_while(state, NAP, napping);
@@ -178,7 +213,7 @@ impl Queue {
 impl State {
     /// Whether there is nothing to write.
     fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.missed.records == 0
+        self.waiting.ends.is_empty() && self.missed.records == 0
     }
 
     /// Whether nothing more comes.

@@ -51,7 +51,7 @@ pub struct Caller {
     /// How it proved who it is.
     pub credential: Credential,
     /// What Cedar knows of it.
-    pub principal: Principal,
+    pub principal: Arc<Principal>,
     /// What its credential grants, the cascade applied; none where that is nothing.
     pub scopes: Option<ScopeSet>,
     /// Whether there is nothing to note of the use of its credential.
@@ -167,7 +167,7 @@ impl Caller {
             return Err(revoked());
         }
         let scopes = engine.effective(claimed, account.role);
-        let principal = Principal::new(account.id, &account.path, facts(account), scopes.as_ref());
+        let principal = Arc::new(Principal::new(account.id, &account.path, facts(account), scopes.as_ref()));
         Ok(Self {
             id: account.id,
             organization: account.path.clone(),
@@ -180,18 +180,21 @@ impl Caller {
 
     /// What Cedar knows of a user, as it would be with a credential that carries its whole role; none where it is blocked
     /// or gone.
-    pub async fn by_role(parts: &Parts, engine: &Engine, user: Id) -> Result<Option<Principal>, Problem> {
+    pub async fn by_role(
+        parts: &Parts,
+        engine: &Engine,
+        user: Id,
+    ) -> Result<Option<Arc<Principal>>, Problem> {
         let known = parts.callers.by_role.get(&user);
         let is_good = |stamp, by| by == engine.number() && parts.store.is_good(stamp, user);
         if let Some((.., principal)) = known.filter(|(stamp, by, _)| is_good(*stamp, *by)) {
-            return Ok(Some(Principal::clone(&principal)));
+            return Ok(Some(principal));
         }
         let stamp = parts.store.user_stamp(user);
         let account = parts.store.known_account(user).await?;
         let caller = account.and_then(|account| Self::of_account(engine, &account));
         let Some(caller) = caller else { return Ok(None) };
-        let kept = Arc::new(caller.principal.clone());
-        parts.callers.by_role.insert(user, (stamp, engine.number(), kept));
+        parts.callers.by_role.insert(user, (stamp, engine.number(), Arc::clone(&caller.principal)));
         Ok(Some(caller.principal))
     }
 
@@ -207,7 +210,7 @@ impl Caller {
         let scopes = ScopeSet::from(Scope::Admin);
         let facts = UserFacts { organization: root.own(), role: Scope::Admin, status: "active", email: None };
         let scopes = engine.effective(&scopes, Scope::Admin);
-        let principal = Principal::new(Id::NONE, &root, facts, scopes.as_ref());
+        let principal = Arc::new(Principal::new(Id::NONE, &root, facts, scopes.as_ref()));
         Self {
             id: Id::NONE,
             organization: root,

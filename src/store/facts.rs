@@ -92,7 +92,7 @@ impl Facts {
     /// The same in every process, since they tell each other.
     fn slot(&self, thing: &(&str, Id)) -> usize {
         let mut number: u64 = 0;
-        for byte in thing.0.bytes().chain(thing.1.to_string().bytes()) {
+        for byte in thing.0.bytes().chain(thing.1.digits()) {
             number = (number ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         }
         usize::try_from(number >> 32).unwrap_or_default() % SLOTS

@@ -39,7 +39,8 @@ impl Id {
     /// An id for examples: that of the seed.
     pub const EXAMPLE: Self = Self([0x59, 0x9e, 0x1f, 0xcd, 0x9d, 0xa1, 0xc7, 0x26, 0x45, 0xc9, 0x58, 0x86]);
 
-    fn digits(self) -> [u8; 24] {
+    /// The digits, as they are written.
+    pub(crate) fn digits(self) -> [u8; 24] {
         const HEX: [u8; 16] = *b"0123456789abcdef";
         let digit = |nibble: u8| HEX.get(usize::from(nibble & 15)).copied().unwrap_or(b'0');
         let mut digits = [0; 24];

@@ -47,6 +47,8 @@ impl<const KIND: usize> Thing for Sample<KIND> {
 /// A question, in numbers that proptest can shrink.
 #[derive(Debug, Clone)]
 struct Question {
+    who: usize,
+    what: usize,
     scope: usize,
     role: usize,
     home: usize,
@@ -65,14 +67,30 @@ const CREDENTIALS: [&str; 2] = ["password", "apiKey"];
 
 fn questions() -> impl Strategy<Value = Question> {
     (
+        (0..2_usize, 0..2_usize),
         (0..4_usize, 0..4_usize, 0..4_usize, 0..4_usize, 0..ACTIONS.len()),
         (any::<bool>(), 0..4_usize, any::<bool>()),
         proptest::option::of(proptest::collection::vec(0..4_usize, 0..3)),
         proptest::option::of(0..2_usize),
     )
-        .prop_map(|((scope, role, home, place, action), (is_own, word, flag), changes, credential)| {
-            Question { scope, role, home, place, action, is_own, word, flag, changes, credential }
-        })
+        .prop_map(
+            |((who, what), (scope, role, home, place, action), (is_own, word, flag), changes, credential)| {
+                Question {
+                    who,
+                    what,
+                    scope,
+                    role,
+                    home,
+                    place,
+                    action,
+                    is_own,
+                    word,
+                    flag,
+                    changes,
+                    credential,
+                }
+            },
+        )
 }
 
 /// A policy, from parts that the schema allows together for every one of the actions.
@@ -103,6 +121,15 @@ fn policies() -> impl Strategy<Value = String> {
         Just("when { action == Action::\"updateUser\" && principal.role == Scope::\"admin\" }".to_owned()),
         Just("when { principal has email && principal.email like \"a*\" }".to_owned()),
         Just("when { context has now && context.now > datetime(\"2020-01-01\") }".to_owned()),
+        // What tells people and things apart that stand in the same place.
+        (0..2_usize).prop_map(|who| format!("when {{ principal == {} }}", user(who))),
+        (0..2_usize).prop_map(|who| format!("when {{ {{Var: principal}} == {{Var: {}}} }}", user(who))),
+        (0..2_usize).prop_map(|who| format!("unless {{ [{}].contains(principal) }}", user(who))),
+        (0..2_usize).prop_map(|who| format!("when {{ {}.status == \"active\" }}", user(who))),
+        (0..2_usize).prop_map(|who| format!("unless {{ {} in principal.organization }}", user(who))),
+        (0..2_usize).prop_map(|what| format!("when {{ resource == Conversation::\"{}\" }}", THINGS[what])),
+        Just("unless { resource has type && resource.type == \"chat\" }".to_owned()),
+        Just("when { resource in principal.organization && principal has email }".to_owned()),
     ];
     (effect, principal, action, resource, condition).prop_map(
         |(effect, principal, action, resource, condition)| {
@@ -125,8 +152,20 @@ fn path(at: usize) -> OrgPath {
     }
 }
 
-fn person() -> Id {
-    "599e1fcd9da1c72645c95886".parse().unwrap()
+const PEOPLE: [&str; 2] = ["599e1fcd9da1c72645c95886", "599e1fcd9da1c72645c95896"];
+const THINGS: [&str; 2] = ["599e1fcd9da1c72645c95887", "599e1fcd9da1c72645c95897"];
+const EMAILS: [&str; 2] = ["ada@example.com", "bob@example.com"];
+
+fn person(question: &Question) -> Id {
+    PEOPLE[question.who].parse().unwrap()
+}
+
+fn thing(question: &Question) -> Id {
+    THINGS[question.what].parse().unwrap()
+}
+
+fn user(who: usize) -> String {
+    format!("User::\"{}\"", PEOPLE[who])
 }
 
 /// What Cedar says, of everything, without a shortcut: the decision, and how many policies err.
@@ -157,15 +196,15 @@ fn plainly(
         json!({
             "organization": { "__entity": reference("Organization", organization(home).to_string()) },
             "role": { "__entity": reference("Scope", role.to_string()) },
-            "status": "active", "email": "ada@example.com"
+            "status": "active", "email": EMAILS[question.who]
         })
     };
     let mut parents: Vec<Value> = scopes.map(|scope| reference("Scope", scope.to_string())).collect();
     parents.push(reference("Organization", organization(question.home).to_string()));
     entities.push(json!({
-        "uid": reference("User", person().to_string()), "attrs": user(question.home, role), "parents": parents
+        "uid": reference("User", person(question).to_string()), "attrs": user(question.home, role), "parents": parents
     }));
-    let thing = if is_self { person() } else { "599e1fcd9da1c72645c95887".parse().unwrap() };
+    let thing = if is_self { person(question) } else { thing(question) };
     if !is_self {
         let attributes = match kind {
             "Conversation" => json!({ "type": WORDS[question.word] }),
@@ -189,7 +228,7 @@ fn plainly(
         .insert("now".into(), json!({ "__extn": { "fn": "datetime", "arg": "2026-01-31T12:00:00.000Z" } }));
     let uid = |kind: &str, id: &str| format!("{kind}::\"{id}\"").parse::<EntityUid>().unwrap();
     let request = Request::new(
-        uid("User", &person().to_string()),
+        uid("User", &person(question).to_string()),
         uid("Action", action),
         uid(kind, &thing.to_string()),
         Context::from_json_value(Value::Object(context), None).unwrap(),
@@ -213,10 +252,10 @@ fn kind(question: &Question) -> &'static str {
 fn quickly(question: &Question, engine: &Engine) -> (bool, usize) {
     let home = path(question.home);
     let role = Scope::ALL[question.role];
-    let email = "ada@example.com".parse().unwrap();
+    let email = EMAILS[question.who].parse().unwrap();
     let facts = UserFacts { organization: home.own(), role, status: "active", email: Some(&email) };
     let scopes = engine.effective(&ScopeSet::from(Scope::ALL[question.scope]), role);
-    let principal = Principal::new(person(), &home, facts, scopes.as_ref());
+    let principal = Principal::new(person(question), &home, facts, scopes.as_ref());
     let action = ACTIONS[question.action];
     let changes = question.changes.as_ref().filter(|_| action.starts_with("update"));
     let circumstances = Circumstances {
@@ -225,7 +264,7 @@ fn quickly(question: &Question, engine: &Engine) -> (bool, usize) {
         changes: changes.map(|changes| changes.iter().map(|at| FIELDS[*at].to_owned()).collect()),
         ..Circumstances::default()
     };
-    let other: Id = "599e1fcd9da1c72645c95887".parse().unwrap();
+    let other = thing(question);
     let word = ("type", cedargate::authz::text(WORDS[question.word]));
     let resource = match kind(question) {
         "Conversation" => {
@@ -238,7 +277,8 @@ fn quickly(question: &Question, engine: &Engine) -> (bool, usize) {
                 .resourced()
         }
         _ if question.is_own => {
-            Undecided::new(Sample::<2> { id: person(), attributes: facts.attributes() }, home).resourced()
+            Undecided::new(Sample::<2> { id: person(question), attributes: facts.attributes() }, home)
+                .resourced()
         }
         _ => {
             let organization = organization(question.place);

@@ -1,0 +1,170 @@
+//! Entities and circumstances as Cedar's JSON has them, for whoever reads the decision log.
+
+use super::facts::{
+    Attribute, Attributes, Body, Circumstances, Foreign, ORGANIZATION, Own, Principal, SCOPE,
+};
+use super::scope::Scope;
+use cedar_policy_core::ast::Entity;
+use serde::ser::{SerializeMap, SerializeSeq};
+use serde::{Serialize, Serializer};
+use serde_json::value::RawValue;
+use std::sync::{Arc, OnceLock};
+
+/// The text of an entity, made when it is first wanted. Its copies share it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Text(Arc<OnceLock<Box<RawValue>>>);
+
+impl Text {
+    /// The text; `null` where there is no entity.
+    pub(super) fn of(&self, entity: Option<&Arc<Entity>>) -> &RawValue {
+        self.0.get_or_init(|| {
+            let form = entity.map(|entity| cedar_policy::Entity::from(entity.as_ref().clone()));
+            let form = form.and_then(|entity| entity.to_json_value().ok());
+            serde_json::value::to_raw_value(&form).unwrap_or_else(|_| RawValue::NULL.to_owned())
+        })
+    }
+}
+
+/// A principal in words.
+#[derive(Debug)]
+pub(super) struct Shown {
+    pub(super) kind: String,
+    pub(super) id: String,
+    /// In ascending order.
+    pub(super) scopes: Vec<&'static str>,
+    pub(super) entity: Box<RawValue>,
+}
+
+impl Shown {
+    pub(super) fn of(principal: &Principal) -> Self {
+        let has = |scope: &Scope| principal.has(*scope);
+        let uid = principal.uid.as_ref();
+        Self {
+            kind: uid.map(|uid| uid.type_name().to_string()).unwrap_or_default(),
+            id: uid.map(|uid| uid.id().unescaped().to_owned()).unwrap_or_default(),
+            scopes: Scope::ALL.into_iter().filter(has).map(Scope::as_str).collect(),
+            entity: Text::default().of(principal.entity.as_ref()).to_owned(),
+        }
+    }
+}
+
+/// A reference to an entity.
+#[derive(Serialize)]
+struct Uid<'a, I> {
+    r#type: &'a str,
+    id: I,
+}
+
+/// A reference as the value of an attribute.
+#[derive(Serialize)]
+struct Reference<'a, I> {
+    __entity: Uid<'a, I>,
+}
+
+fn reference<I>(kind: &str, id: I) -> Reference<'_, I> {
+    Reference { __entity: Uid { r#type: kind, id } }
+}
+
+/// A call of an extension function as a value.
+#[derive(Serialize)]
+struct Extension<I> {
+    __extn: Call<I>,
+}
+
+#[derive(Serialize)]
+struct Call<I> {
+    r#fn: &'static str,
+    arg: I,
+}
+
+fn extension<I>(name: &'static str, arg: I) -> Extension<I> {
+    Extension { __extn: Call { r#fn: name, arg } }
+}
+
+impl Serialize for Attribute {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Text(text) => serializer.serialize_str(text),
+            Self::Bool(value) => serializer.serialize_bool(*value),
+            Self::Long(value) => serializer.serialize_i64(*value),
+            Self::Thing(kind, id) => reference(kind, id).serialize(serializer),
+            Self::Scope(scope) => reference(SCOPE, scope.as_str()).serialize(serializer),
+        }
+    }
+}
+
+/// Attributes as the fields of an object.
+struct Fields<'a>(&'a Attributes);
+
+impl Serialize for Fields<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
+    }
+}
+
+/// The organizations above a thing.
+struct Above<'a>(&'a Own);
+
+impl Serialize for Above<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let is_itself = self.0.kind == ORGANIZATION;
+        let mut above = serializer.serialize_seq(None)?;
+        if let Some(path) = &self.0.path {
+            for id in path.ids().filter(|id| !(is_itself && *id == path.own())) {
+                above.serialize_element(&Uid { r#type: ORGANIZATION, id })?;
+            }
+        }
+        above.end()
+    }
+}
+
+impl Serialize for Own {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut entity = serializer.serialize_map(Some(3))?;
+        entity.serialize_entry("uid", &Uid { r#type: &self.kind, id: &self.id })?;
+        entity.serialize_entry("attrs", &Fields(&self.attributes))?;
+        entity.serialize_entry("parents", &Above(self))?;
+        entity.end()
+    }
+}
+
+impl Serialize for Foreign {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.text.of(self.entity.as_ref()).serialize(serializer)
+    }
+}
+
+impl Serialize for Body {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Own(own) => own.serialize(serializer),
+            Self::Foreign(foreign) => foreign.serialize(serializer),
+        }
+    }
+}
+
+/// As a context: what is said of the call, and before that what the service itself knows.
+impl Serialize for Circumstances {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut context = serializer.serialize_map(None)?;
+        for (name, value) in self.said.iter().filter(|(name, _)| !self.knows(name)) {
+            context.serialize_entry(name, value)?;
+        }
+        if let Some(credential) = &self.credential {
+            context.serialize_entry("credential", credential)?;
+        }
+        if let Some(ip) = &self.ip {
+            context.serialize_entry("ip", &extension("ip", ip))?;
+        }
+        if let Some(now) = &self.now {
+            context.serialize_entry("now", &extension("datetime", now))?;
+        }
+        if let Some(changes) = &self.changes {
+            context.serialize_entry("changes", changes)?;
+        }
+        if let Some(scope) = self.scope {
+            context.serialize_entry("scope", &reference(SCOPE, scope.as_str()))?;
+        }
+        context.end()
+    }
+}
