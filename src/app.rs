@@ -116,6 +116,8 @@ impl App {
             access_ttl: config.access_ttl,
             trusted_proxies: config.trusted_proxies.clone(),
             refresh_ttl: config.refresh_ttl,
+            refresh_grace: config.refresh_grace,
+            session_ttl: config.session_ttl,
             expired_status: StatusCode::from_u16(config.expired_status).unwrap_or(StatusCode::FORBIDDEN),
             is_secure: config.tls_cert.is_some()
                 || public_url.as_deref().is_some_and(|url| url.starts_with("https:")),

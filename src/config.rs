@@ -34,6 +34,12 @@ pub struct Config {
     pub access_ttl: u64,
     /// How long a refresh token is good, in seconds.
     pub refresh_ttl: u64,
+    /// How long after a refresh the spent token gets the same successor again, in seconds; 0 for never.
+    pub refresh_grace: u64,
+    /// How long a login lasts at most, however often it is refreshed, in seconds.
+    pub session_ttl: u64,
+    /// How often what has expired is cleaned up, in seconds; 0 for never.
+    pub janitor_interval: u64,
     /// The status that an expired access token is answered with: 403, as the seed says, or 401.
     pub expired_status: u16,
     /// The key that signs access tokens, at least 32 bytes; made and kept in the database if nothing is said.
@@ -154,6 +160,9 @@ impl Default for Config {
             schema: vec!["schema".into()],
             access_ttl: 86_400,
             refresh_ttl: 30 * 86_400,
+            refresh_grace: 30,
+            session_ttl: 90 * 86_400,
+            janitor_interval: 600,
             expired_status: 403,
             jwt_secret: None,
             public_url: None,
@@ -262,12 +271,15 @@ impl Config {
         if !matches!(self.expired_status, 401 | 403) {
             return wrong("expired_status", format!("it is {}; it must be 403 or 401", self.expired_status));
         }
-        for (setting, seconds, most) in [
-            ("access_ttl", self.access_ttl, 366 * 86_400),
-            ("refresh_ttl", self.refresh_ttl, 10 * 366 * 86_400),
+        for (setting, seconds, least, most) in [
+            ("access_ttl", self.access_ttl, 1, 366 * 86_400),
+            ("refresh_ttl", self.refresh_ttl, 1, 10 * 366 * 86_400),
+            ("refresh_grace", self.refresh_grace, 0, 600),
+            ("session_ttl", self.session_ttl, 1, 10 * 366 * 86_400),
+            ("janitor_interval", self.janitor_interval, 0, 366 * 86_400),
         ] {
-            if !(1..=most).contains(&seconds) {
-                return wrong(setting, format!("it is {seconds} seconds; it must be 1 to {most}"));
+            if !(least..=most).contains(&seconds) {
+                return wrong(setting, format!("it is {seconds} seconds; it must be {least} to {most}"));
             }
         }
         let counts = [
@@ -464,6 +476,9 @@ mod tests {
         for (name, value) in [
             ("CEDARGATE_ACCESS_TTL", "soon"),
             ("CEDARGATE_ACCESS_TTL", "0"),
+            ("CEDARGATE_REFRESH_GRACE", "601"),
+            ("CEDARGATE_SESSION_TTL", "0"),
+            ("CEDARGATE_JANITOR_INTERVAL", "-1"),
             ("CEDARGATE_EXPIRED_STATUS", "404"),
             ("CEDARGATE_LISTEM", "127.0.0.1:1"),
             ("CEDARGATE_JWT_SECRET", ""),

@@ -164,6 +164,10 @@ pub async fn add(gate: &Gate, user: &Permitted<User>, new: NewKey) -> Result<Cre
         last_used_at: None,
     };
     let work = gate.begin().await?;
+    // Whoever blocks the user meanwhile has ended its keys already.
+    if !work.account(user.id).await?.is_some_and(|account| account.is_active()) {
+        return Err(Problem::conflict("The user is blocked: it has no keys. Unblock it first."));
+    }
     work.insert_api_key(user, &row).await?;
     work.commit().await?;
     Ok(CreatedKey { view: row.into(), key: key.expose().to_owned() })

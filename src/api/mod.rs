@@ -4,6 +4,7 @@ pub mod access;
 pub mod authorize;
 pub mod contacts;
 pub mod conversations;
+pub mod families;
 pub mod forms;
 pub mod forward;
 pub mod health;
@@ -14,8 +15,10 @@ pub mod organizations;
 pub mod orggroups;
 pub mod policies;
 pub mod question;
+pub mod revocation;
 pub mod search;
 pub mod services;
+pub mod sessions;
 pub mod tokens;
 pub mod users;
 
@@ -26,6 +29,8 @@ use crate::store::Kinds;
 pub fn all() -> Vec<Routes> {
     vec![
         tokens::routes(),
+        revocation::routes(),
+        sessions::routes(),
         keys::routes(),
         authorize::routes(),
         forward::routes(),

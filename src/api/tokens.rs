@@ -1,20 +1,15 @@
 //! Tokens: logging in, and refreshing (the seed, "Requesting and Refreshing API Tokens"; decisions 1 to 9).
 
-use crate::authn::{Claims, RefreshToken};
-use crate::authz::ScopeSet;
-use crate::http::edge::client_address;
-use crate::http::guessing::Attempt;
+use super::families::{self, Pair};
 use crate::http::limits::count_caller;
 use crate::http::openapi::Doc;
-use crate::http::{Caller, FieldError, Json, Parts, Problem, Routes, body, gate};
-use crate::store::{Account, NewSession, Work};
+use crate::http::{Caller, FieldError, Json, Problem, Routes, body, edge, gate};
 use crate::values::{Email, Id, Timestamp};
-use actix_web::http::{Method, StatusCode, header};
+use actix_web::http::{Method, header};
 use actix_web::{HttpRequest, HttpResponse};
 use secrecy::SecretString;
 use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::{Value, json};
-use std::net::IpAddr;
 use utoipa::ToSchema;
 use utoipa::openapi::Required;
 use utoipa::openapi::path::{ParameterBuilder, ParameterIn};
@@ -67,7 +62,7 @@ struct TokenAnswer {
     token_type: &'static str,
     /// The access token, a JWT.
     token: String,
-    /// The refresh token: good once.
+    /// The refresh token: good once. Whoever loses the answer of a refresh gets the same one again within a short time.
     refresh_token: String,
     /// The user.
     user: Id,
@@ -106,7 +101,7 @@ fn refresh_doc() -> Doc {
         .name("refreshToken")
         .parameter_in(ParameterIn::Query)
         .required(Required::True)
-        .description(Some("The refresh token, whole, of the caller's own user. It is spent."))
+        .description(Some("The refresh token, whole, of the caller's own user. It is spent: coming again later, it ends its session."))
         .schema(Some(ObjectBuilder::new().schema_type(SchemaType::Type(Type::String))))
         .build();
     Doc::new("Refresh an access token that is still good")
@@ -122,6 +117,7 @@ async fn create(
     Json(body): Json<TokenRequest, MAX_BODY>,
 ) -> Result<HttpResponse, Problem> {
     let parts = gate::parts(&request)?;
+    let origin = edge::origin(&request);
     let missing = |field: &str, with: &str| Problem::field(field, format!("it is needed with `{with}`"));
     match body {
         TokenRequest { password: Some(_), refresh_token: Some(_), .. } => Err(Problem::fields(vec![
@@ -133,7 +129,9 @@ async fn create(
                 return Err(Problem::field("clientId", "it goes with `refreshToken`, not with `password`"));
             }
             let email = email.ok_or_else(|| missing("email", "password"))?;
-            log_in(&parts, client_address(&request), email, password).await
+            families::log_in(&parts, edge::client_address(&request), &origin, email, password)
+                .await
+                .map(answer)
         }
         TokenRequest { refresh_token: Some(token), client_id, email, .. } => {
             if email.is_some() {
@@ -143,7 +141,7 @@ async fn create(
                 ));
             }
             let client = client_id.ok_or_else(|| missing("clientId", "refreshToken"))?;
-            rotate(&parts, &token, |account| account.email == client).await
+            families::rotate(&parts, &origin, &token, |account| account.email == client).await.map(answer)
         }
         TokenRequest { email: Some(_), .. } => Err(missing("password", "email")),
         TokenRequest { client_id: Some(_), .. } => Err(missing("refreshToken", "clientId")),
@@ -168,7 +166,8 @@ async fn refresh(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem> 
         token = Some(SecretString::from(value));
     }
     let token = token.ok_or_else(|| Problem::field("refreshToken", "it is missing"))?;
-    rotate(&parts, &token, |account| account.id == caller.id).await
+    let origin = edge::origin(&request);
+    families::rotate(&parts, &origin, &token, |account| account.id == caller.id).await.map(answer)
 }
 
 /// The problem of a bearer that is no good for a refresh: with none of the messages by which clients know that a refresh
@@ -182,93 +181,18 @@ fn no_help(problem: Problem) -> Problem {
     Problem { detail: detail.into(), ..problem }
 }
 
-async fn log_in(
-    parts: &Parts,
-    address: Option<IpAddr>,
-    email: Email,
-    password: SecretString,
-) -> Result<HttpResponse, Problem> {
-    let attempt = Attempt::begin(parts, &email, address).await?;
-    let account = parts.store.account_by_email(&email).await?;
-    let hash = account.as_ref().and_then(|account| account.hash.clone());
-    let passed = attempt.check(password, hash.clone()).await?;
-    let account = account.filter(Account::is_active);
-    let (account, passed) = account
-        .zip(passed)
-        .ok_or_else(|| Problem::refused("invalid_credentials", "Invalid email or password"))?;
-    let session = Id::new(&parts.clock);
-    let work = parts.store.begin().await?;
-    passed.settle(&work).await?;
-    if let (Some(old), Some(new)) = (&hash, &passed.renewed) {
-        work.renew_password(account.id, old, new).await?;
-    }
-    let answer = pair(parts, &work, &account, session, true).await?;
-    work.commit().await?;
-    Ok(answer)
-}
-
-/// Spends a refresh token, if its account is `expected`, and gives the next pair of its session.
-async fn rotate(
-    parts: &Parts,
-    token: &SecretString,
-    expected: impl Fn(&Account) -> bool,
-) -> Result<HttpResponse, Problem> {
-    // None of the messages by which clients know that a refresh would help: it would not (decision 5).
-    let refused = || Problem::refused("invalid_refresh_token", "Invalid refresh token");
-    let token: RefreshToken = secrecy::ExposeSecret::expose_secret(token).parse().map_err(|_| refused())?;
-    let account = parts.store.account(token.user()).await?;
-    let account = account.filter(|account| account.is_active() && expected(account)).ok_or_else(refused)?;
-    let hash = token.hash();
-    let session = parts.store.session_of(&hash).await?;
-    let session = session.filter(|session| session.user == account.id).ok_or_else(refused)?;
-    let work = parts.store.begin().await?;
-    if !work.spend_refresh_token(&hash, parts.clock.now()).await? {
-        return Err(refused());
-    }
-    let answer = pair(parts, &work, &account, session.id, false).await.map_err(|problem| {
-        // The session, or its user, ended while this was under way.
-        if problem.status == StatusCode::CONFLICT { refused() } else { problem }
-    })?;
-    work.commit().await?;
-    Ok(answer)
-}
-
-/// A new pair of tokens for a session.
-async fn pair(
-    parts: &Parts,
-    work: &Work,
-    account: &Account,
-    session: Id,
-    is_new: bool,
-) -> Result<HttpResponse, Problem> {
-    let now = parts.clock.now();
-    let rules = &parts.rules;
-    let scope = ScopeSet::from(account.role);
-    let claims = Claims { id: account.id, scope: scope.clone(), sid: session };
-    let issued = parts.tokens.issue(&claims, now, rules.access_ttl).map_err(Problem::internal)?;
-    let refresh = RefreshToken::new(account.id).map_err(Problem::internal)?;
-    let next = NewSession {
-        id: session,
-        user: account.id,
-        refresh_hash: refresh.hash(),
-        refresh_expires_at: now.plus_seconds(rules.refresh_ttl),
-    };
-    if is_new {
-        work.open_session(&next, now).await?;
-    } else {
-        work.insert_refresh_token(&next, now).await?;
-        work.touch_session(session, now).await?;
-    }
+/// 200 with a pair of tokens, which nobody keeps (RFC 6749, 5.1).
+fn answer(pair: Pair) -> HttpResponse {
     let answer = TokenAnswer {
         token_type: "Bearer",
-        token: issued.token,
-        refresh_token: refresh.expose().to_owned(),
-        user: account.id,
-        scope: scope.to_string(),
-        expires_at: issued.expires_at,
+        token: pair.access.token,
+        refresh_token: pair.refresh.expose().to_owned(),
+        user: pair.refresh.user(),
+        scope: pair.scope.to_string(),
+        expires_at: pair.access.expires_at,
     };
-    Ok(HttpResponse::build(StatusCode::OK)
+    HttpResponse::Ok()
         .insert_header((header::CACHE_CONTROL, "no-store"))
         .insert_header((header::PRAGMA, "no-cache"))
-        .json(answer))
+        .json(answer)
 }

@@ -6,8 +6,9 @@ use crate::http::body::from_value;
 use crate::http::crud::{self, Change, Patch};
 use crate::http::guessing::Attempt;
 use crate::http::openapi::{self, Doc};
-use crate::http::{FieldError, Gate, Json, PathId, Problem, Routes};
+use crate::http::{Credential, FieldError, Gate, Json, PathId, Problem, Routes};
 use crate::resource::{self, Resource};
+use crate::store::{Ending, Sessions};
 use crate::values::{Email, Id, JsonObject, Name, Timestamp, Url, word};
 use actix_web::{HttpRequest, HttpResponse};
 use sea_orm::entity::prelude::*;
@@ -96,7 +97,7 @@ const fn guest() -> Scope {
 }
 
 word!(
-    /// Whether the credentials of a user are good at all.
+    /// Whether a user can log in. One that is blocked has no credentials any more, and gets none back.
     UserStatus { Active = "active", Blocked = "blocked" }
 );
 
@@ -245,7 +246,8 @@ async fn update(gate: Gate, (id, Json(patch)): (PathId, Json<Patch>)) -> Result<
     Ok(crud::shown(&change(&gate, &id.0, patch).await?))
 }
 
-/// Changes a user, if the caller may. Changing one's own password asks for the current one (decision 13).
+/// Changes a user, if the caller may. Changing one's own password asks for the current one (decision 13). Another password
+/// ends the user's other sessions; blocking ends all of its sessions and keys, for good.
 pub async fn change(gate: &Gate, id: &str, mut patch: Patch) -> Result<Permitted<User>, Problem> {
     let password = take_secret(&mut patch, "password")?;
     let current = take_secret(&mut patch, "currentPassword")?;
@@ -273,8 +275,19 @@ pub async fn change(gate: &Gate, id: &str, mut patch: Patch) -> Result<Permitted
     let thing = gate.look_up_in(&work, id).await?;
     let row = change.proposed(gate, &work.reader(), thing, settle).await?.row;
     let row = work.save(row).await?;
+    let now = gate.parts().clock.now();
     if let Some(hash) = hash {
-        work.set_password(&row, &hash, gate.parts().clock.now()).await?;
+        work.set_password(&row, &hash, now).await?;
+        // Whoever knew the old one is out; whoever changes its own stays.
+        let which = match gate.caller.credential {
+            Credential::Session(own) => Sessions::AllBut(own),
+            _ => Sessions::All,
+        };
+        work.end_sessions(row.id, which, Ending::Password, now).await?;
+    }
+    if row.status == UserStatus::Blocked {
+        work.end_sessions(row.id, Sessions::All, Ending::Blocked, now).await?;
+        work.delete_api_keys(&row).await?;
     }
     work.commit().await?;
     Ok(row)

@@ -15,4 +15,4 @@ pub use password_rules::PasswordRules;
 pub use passwords::{PasswordError, Passwords, Turn, Verdict};
 pub use refresh::RefreshToken;
 pub use secret::{SecretError, print, random_hex, random_password};
-pub use tokens::{Claims, Issued, SigningKey, TokenError, TokenKeys};
+pub use tokens::{Claims, Issued, SigningKey, TokenError, TokenKeys, Verified};

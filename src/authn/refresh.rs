@@ -1,7 +1,9 @@
-//! Refresh tokens: `<userId>.<80 hex digits>` (decision 7).
+//! Refresh tokens: `<userId>.<80 hex digits>` (decision 7), of which each one after the first follows from the one before
+//! and a salt (decision 8), so that whoever asks twice gets the same, and nothing but hashes and salts is kept.
 
 use super::secret::{self, SecretError, random_hex};
 use crate::values::{Id, Invalid};
+use aws_lc_rs::hmac;
 use secrecy::{ExposeSecret, SecretString};
 use std::str::FromStr;
 
@@ -16,6 +18,20 @@ impl RefreshToken {
     /// A new one for this user.
     pub fn new(user: Id) -> Result<Self, SecretError> {
         Ok(Self { user, text: format!("{user}.{}", random_hex::<40>()?).into() })
+    }
+
+    /// A salt for [`Self::successor`]: 256 random bits, in hex.
+    pub fn salt() -> Result<String, SecretError> {
+        random_hex::<32>()
+    }
+
+    /// The token that follows this one with this salt: the first 320 bits of HMAC-SHA-512 of the whole token, keyed with
+    /// the salt. Whoever lacks either can tell nothing of it.
+    pub fn successor(&self, salt: &str) -> Self {
+        let key = hmac::Key::new(hmac::HMAC_SHA512, salt.as_bytes());
+        let tag = hmac::sign(&key, self.text.expose_secret().as_bytes());
+        let digits: String = secret::hex(tag.as_ref()).chars().take(80).collect();
+        Self { user: self.user, text: format!("{}.{digits}", self.user).into() }
     }
 
     /// Whose it says it is.
@@ -52,6 +68,7 @@ impl FromStr for RefreshToken {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn a_token_is_read_as_it_is_written_and_never_by_a_part_of_it() {
@@ -67,5 +84,27 @@ mod tests {
         let seed = "599e1fcd9da1c72645c95886.28167e54e423275c0d948ce2efcaa481d4ab229ea53800502c26adae924a217f924fe2ba343d78ac";
         assert!(seed.parse::<RefreshToken>().is_ok());
         assert!("599e1fcd9da1c72645c95886.28167e54e423275c0d948".parse::<RefreshToken>().is_err());
+    }
+
+    #[test]
+    fn a_successor_follows_from_the_token_and_the_salt_and_from_neither_alone() {
+        let (token, other) =
+            (RefreshToken::new(Id::EXAMPLE).unwrap(), RefreshToken::new(Id::EXAMPLE).unwrap());
+        let (salt, pepper) = (RefreshToken::salt().unwrap(), RefreshToken::salt().unwrap());
+        let next = token.successor(&salt);
+        assert_eq!(next.expose(), token.successor(&salt).expose());
+        assert_eq!(next.expose().parse::<RefreshToken>().unwrap().hash(), next.hash());
+        assert_eq!(next.user(), Id::EXAMPLE);
+        for another in [token.successor(&pepper), other.successor(&salt), next.successor(&salt), token] {
+            assert_ne!(next.expose(), another.expose());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_presented_it_is_read_or_refused(text in "\\PC{0,120}", digits in "[0-9a-f]{24}\\.[0-9a-f]{78,82}") {
+            prop_assert!(text.parse::<RefreshToken>().is_err());
+            prop_assert_eq!(digits.parse::<RefreshToken>().is_ok(), digits.len() == 105);
+        }
     }
 }

@@ -58,6 +58,19 @@ pub struct Issued {
     pub expires_at: Timestamp,
 }
 
+/// An access token that is good.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verified {
+    /// What it says.
+    pub claims: Claims,
+    /// Its own name.
+    pub jti: String,
+    /// When it was issued.
+    pub issued_at: Timestamp,
+    /// Until when it is good.
+    pub expires_at: Timestamp,
+}
+
 /// Why an access token is no good. The messages are those that existing clients know (decision 5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
@@ -129,8 +142,8 @@ impl TokenKeys {
         Ok(Issued { token, expires_at: Timestamp::from_millis(exp.saturating_mul(1_000)) })
     }
 
-    /// What a token says and until when it is good, if one of our keys signed it and it has not expired at `now`.
-    pub fn verify(&self, token: &SecretString, now: Timestamp) -> Result<(Claims, Timestamp), TokenError> {
+    /// What a token says, if one of our keys signed it and it has not expired at `now`.
+    pub fn verify(&self, token: &SecretString, now: Timestamp) -> Result<Verified, TokenError> {
         let token = token.expose_secret();
         let header = jsonwebtoken::decode_header(token).map_err(|_| TokenError::Invalid)?;
         let kid = header.kid.ok_or(TokenError::InvalidSignature)?;
@@ -145,8 +158,13 @@ impl TokenKeys {
         if payload.exp <= now.seconds() {
             return Err(TokenError::Expired);
         }
-        let expires_at = Timestamp::from_millis(payload.exp.saturating_mul(1_000));
-        Ok((Claims { id: payload.id, scope, sid: payload.sid }, expires_at))
+        let moment = |seconds: i64| Timestamp::from_millis(seconds.saturating_mul(1_000));
+        Ok(Verified {
+            claims: Claims { id: payload.id, scope, sid: payload.sid },
+            jti: payload.jti,
+            issued_at: moment(payload.iat),
+            expires_at: moment(payload.exp),
+        })
     }
 }
 
@@ -169,9 +187,12 @@ mod tests {
         let keys = TokenKeys::new(&key("a"), &[], "us");
         let now = Timestamp::from_millis(1_700_000_000_500);
         let token = issued(&keys, now);
-        assert_eq!(keys.verify(&token, now).unwrap().0.scope.to_string(), "admin");
+        assert_eq!(keys.verify(&token, now).unwrap().claims.scope.to_string(), "admin");
         assert!(keys.verify(&token, Timestamp::from_millis(1_700_000_059_999)).is_ok());
-        assert_eq!(keys.verify(&token, Timestamp::from_millis(1_700_000_060_000)), Err(TokenError::Expired));
+        assert_eq!(
+            keys.verify(&token, Timestamp::from_millis(1_700_000_060_000)).unwrap_err(),
+            TokenError::Expired
+        );
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand. Whatever it does to the data, it does through the same gate as a request.
 
+mod janitor;
 mod key;
 mod policy;
 mod serve;
@@ -37,6 +38,9 @@ Settings, from the file (in small letters, without the prefix) and from the envi
   CEDARGATE_SCHEMA                directories with *.cedarschema         [schema]
   CEDARGATE_ACCESS_TTL            seconds that an access token is good   [86400]
   CEDARGATE_REFRESH_TTL           seconds that a refresh token is good   [2592000]
+  CEDARGATE_REFRESH_GRACE         seconds in which a spent one gets the same successor again  [30]
+  CEDARGATE_SESSION_TTL           seconds that a login lasts at most, however often it is refreshed  [7776000]
+  CEDARGATE_JANITOR_INTERVAL      seconds between clean-ups of what has expired, 0 for never  [600]
   CEDARGATE_EXPIRED_STATUS        answer to an expired token: 403 or 401 [403]
   CEDARGATE_JWT_SECRET            the key that signs access tokens, at least 32 random bytes  [made and kept]
   CEDARGATE_PUBLIC_URL            the address under which clients reach the service
@@ -96,6 +100,8 @@ enum Command {
     /// Look after the policies
     #[command(subcommand)]
     Policy(policy::Command),
+    /// Delete what has expired long ago, as the service does every now and then; prints what that was
+    Janitor,
     /// Write the OpenAPI document
     Openapi {
         /// To this file instead of the terminal
@@ -161,6 +167,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Some(Command::User(command)) => user::run(&config, command),
         Some(Command::Key(command)) => key::run(&config, command),
         Some(Command::Policy(command)) => policy::run(&config, command),
+        Some(Command::Janitor) => janitor::run(&config),
         Some(Command::Openapi { .. }) => Ok(()),
     }
 }

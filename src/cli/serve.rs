@@ -1,5 +1,6 @@
 //! `cedargate serve`.
 
+use super::janitor::keep_sweeping;
 use super::{Failure, Outcome, block_on, say};
 use crate::app::{App, StartError};
 use crate::config::{Config, ConfigError, LogFormat};
@@ -30,6 +31,7 @@ pub(super) fn run(config: &Config) -> Outcome {
         let server = app.serve(listener).map_err(Failure::failed)?;
         watch(&app, config.policy_poll)?;
         end_on_signal(&app.parts, server.handle(), config.drain)?;
+        keep_sweeping(&app.parts, config.janitor_interval);
         // The log may have the standard output to itself.
         let say: fn(fmt::Arguments<'_>) =
             if config.decision_log_goes_to_stdout() { whisper } else { say_line };

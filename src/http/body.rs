@@ -1,4 +1,4 @@
-//! Reading what a request brings: JSON bodies with errors that name the fields, ids in paths, query strings.
+//! Reading what a request brings: JSON bodies with errors that name the fields, forms, ids in paths, query strings.
 
 use super::{FieldError, Problem};
 use actix_web::http::{StatusCode, header};
@@ -25,34 +25,74 @@ impl<T: DeserializeOwned + 'static, const MAX: usize> FromRequest for Json<T, MA
     type Future = LocalBoxFuture<'static, Result<Self, Problem>>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let checked = check_content_type(request).and_then(|()| check_length(request, MAX));
-        let mut payload = payload.take();
-        Box::pin(async move {
-            checked?;
-            let mut bytes = web::BytesMut::new();
-            while let Some(chunk) = payload.next().await {
-                let chunk = chunk.map_err(|_| Problem::bad_request("The body broke off."))?;
-                if bytes.len() + chunk.len() > MAX {
-                    return Err(too_large(MAX));
-                }
-                bytes.extend_from_slice(&chunk);
-            }
-            parse(&bytes).map(Json)
-        })
+        let bytes = read(request, payload, "application/json", MAX);
+        Box::pin(async move { parse(&bytes.await?).map(Json) })
     }
 }
 
-fn check_content_type(request: &HttpRequest) -> Result<(), Problem> {
+/// The largest form: 16 KiB.
+const MAX_FORM: usize = 16 * 1024;
+
+/// The pairs of a form, `application/x-www-form-urlencoded`, as the requests of OAuth come.
+#[derive(Debug)]
+pub struct Form(Vec<(String, String)>);
+
+impl FromRequest for Form {
+    type Error = Problem;
+    type Future = LocalBoxFuture<'static, Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let bytes = read(request, payload, "application/x-www-form-urlencoded", MAX_FORM);
+        Box::pin(async move { Ok(Self(url::form_urlencoded::parse(&bytes.await?).into_owned().collect())) })
+    }
+}
+
+impl Form {
+    /// The value of a parameter. One without a value counts as left out, and none stands twice (RFC 6749, 3.1).
+    pub fn take(&mut self, name: &str) -> Result<Option<String>, Problem> {
+        let mut found = self.0.extract_if(.., |(other, value)| other == name && !value.is_empty());
+        let first = found.next().map(|(_, value)| value);
+        match found.next() {
+            Some(_) => Err(Problem::field(name, "it stands twice; send it once")),
+            None => Ok(first),
+        }
+    }
+}
+
+/// The body of a request, if it is of this type and has at most `max` bytes.
+fn read(
+    request: &HttpRequest,
+    payload: &mut Payload,
+    kind: &'static str,
+    max: usize,
+) -> LocalBoxFuture<'static, Result<web::BytesMut, Problem>> {
+    let checked = check_content_type(request, kind).and_then(|()| check_length(request, max));
+    let mut payload = payload.take();
+    Box::pin(async move {
+        checked?;
+        let mut bytes = web::BytesMut::new();
+        while let Some(chunk) = payload.next().await {
+            let chunk = chunk.map_err(|_| Problem::bad_request("The body broke off."))?;
+            if bytes.len() + chunk.len() > max {
+                return Err(too_large(max));
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok(bytes)
+    })
+}
+
+fn check_content_type(request: &HttpRequest, kind: &str) -> Result<(), Problem> {
     let sent =
         request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
     let essence = sent.split(';').next().unwrap_or("").trim();
-    if essence.eq_ignore_ascii_case("application/json") {
+    if essence.eq_ignore_ascii_case(kind) {
         return Ok(());
     }
     Err(Problem::new(
         StatusCode::UNSUPPORTED_MEDIA_TYPE,
         "unsupported_media_type",
-        format!("The body is {sent:?}; send it with Content-Type: application/json."),
+        format!("The body is {sent:?}; send it with Content-Type: {kind}."),
     ))
 }
 

@@ -2,6 +2,7 @@
 //! where a request came.
 
 use super::{Parts, Problem, limits};
+use crate::store::Origin;
 use actix_web::body::{BoxBody, EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{self, HeaderName, HeaderValue};
@@ -47,6 +48,15 @@ impl Passage {
     pub fn comes_to(&self, action: &'static str) {
         self.action.set(Some(action));
     }
+}
+
+/// From where a request comes, as it is kept of a login: the address, and at most 256 characters of the `User-Agent`.
+pub fn origin(request: &HttpRequest) -> Origin {
+    let agent = request.headers().get(header::USER_AGENT).map(|value| {
+        let text = String::from_utf8_lossy(value.as_bytes());
+        text.chars().filter(|letter| !letter.is_control()).take(256).collect()
+    });
+    Origin { address: client_address(request).map(|address| address.to_string()), agent }
 }
 
 /// The middleware.

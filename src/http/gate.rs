@@ -3,7 +3,7 @@
 use super::edge::{Passage, client_address};
 use super::limits::count_caller;
 use super::{FieldError, Parts, Problem};
-use crate::authn::{ApiKey, Bearer};
+use crate::authn::{ApiKey, Bearer, Claims};
 use crate::authz::{
     Ask, Circumstances, Engine, Permitted, Principal, Resourced, Scope, ScopeSet, Trail, Undecided,
     UserFacts, Within,
@@ -71,8 +71,12 @@ struct Known {
     until: Timestamp,
 }
 
-/// The callers that are known already, each by its credential: good until the credential expires, its user is written,
-/// or the policies change.
+/// For how long a caller is known without another look, in seconds: so long may what another program on the same SQLite
+/// file does, or a notice that got lost, go unseen.
+const REMEMBERED: u64 = 60;
+
+/// The callers that are known already, each by its credential: good for a minute, until the credential expires, its user
+/// is written, or the policies change.
 #[derive(Debug)]
 pub struct Callers {
     by_credential: Cache<Fingerprint, Known>,
@@ -102,14 +106,16 @@ impl Caller {
         }
         let (caller, stamp, until) = match bearer {
             Bearer::Jwt(token) => {
-                let (claims, expires_at) = parts
+                let good = parts
                     .tokens
                     .verify(token, now)
                     .map_err(|error| Problem::token(&error, parts.rules.expired_status))?;
-                let stamp = parts.store.user_stamp(claims.id);
-                let account = parts.store.account(claims.id).await?.ok_or_else(revoked)?;
-                let caller = Self::new(engine, &account, &claims.scope, Credential::Session(claims.sid))?;
-                (caller, stamp, expires_at)
+                let Claims { id, scope, sid } = good.claims;
+                // The end of its session is a write to its user; and it expires before its session does.
+                let stamp = parts.store.user_stamp(id);
+                let account = parts.store.account_in_session(id, sid, now).await?.ok_or_else(revoked)?;
+                let caller = Self::new(engine, &account, &scope, Credential::Session(sid))?;
+                (caller, stamp, good.expires_at.min(now.plus_seconds(REMEMBERED)))
             }
             Bearer::ApiKey(key) => Self::of_api_key(parts, engine, key, now).await?,
         };
@@ -136,7 +142,7 @@ impl Caller {
         let account = parts.store.account(found.user).await?.ok_or_else(revoked)?;
         let caller = Self::new(engine, &account, &found.scopes, Credential::ApiKey(found.id))?;
         // Its use is noted to the minute.
-        let again = found.last_used_at.map_or(now, |last| last.plus_seconds(60));
+        let again = found.last_used_at.map_or(now, |last| last.plus_seconds(REMEMBERED));
         let until = found.expires_at.map_or(again, |end| end.min(again));
         Ok((Self { is_noted: again > now, ..caller }, stamp, until))
     }

@@ -15,7 +15,7 @@ pub mod problem;
 pub mod routes;
 pub mod tls;
 
-pub use body::{Json, PathId};
+pub use body::{Form, Json, PathId};
 pub use gate::{Caller, Credential, Gate};
 pub use parts::Parts;
 pub use problem::{FieldError, Problem};

@@ -89,10 +89,20 @@ impl Doc {
         self.body_of(schema, example)
     }
 
-    fn body_of(mut self, schema: impl Into<RefOr<Schema>>, example: Option<Value>) -> Self {
+    /// Its body, as a form.
+    #[must_use]
+    pub fn form<T: ToSchema>(mut self, example: Value) -> Self {
+        let schema = self.reference::<T>();
+        self.body_as("application/x-www-form-urlencoded", schema, Some(example))
+    }
+
+    fn body_of(self, schema: impl Into<RefOr<Schema>>, example: Option<Value>) -> Self {
+        self.body_as("application/json", schema, example)
+    }
+
+    fn body_as(mut self, kind: &str, schema: impl Into<RefOr<Schema>>, example: Option<Value>) -> Self {
         let content = ContentBuilder::new().schema(Some(schema)).example(example).build();
-        let body =
-            RequestBodyBuilder::new().required(Some(Required::True)).content("application/json", content);
+        let body = RequestBodyBuilder::new().required(Some(Required::True)).content(kind, content);
         self.operation.request_body = Some(body.build().into());
         self.problems(&[400, 413, 415])
     }
@@ -216,7 +226,7 @@ fn meaning(status: u16) -> &'static str {
         404 => "There is no such thing within the caller's reach.",
         409 => "It collides with what is there.",
         413 => "The body is too large.",
-        415 => "The body is not `application/json`.",
+        415 => "The body is not of the type that is taken here.",
         429 => "Too many attempts or requests. Try again after `Retry-After` seconds.",
         500 => "Something went wrong in the service; its log says what, under the request's id.",
         503 => "Too busy, or the database cannot be reached. Try again after `Retry-After` seconds.",

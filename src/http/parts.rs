@@ -8,7 +8,7 @@ use crate::http::gate::Callers;
 use crate::http::guessing::Guessing;
 use crate::http::limits::Limits;
 use crate::http::metrics::Metrics;
-use crate::store::{Kinds, Store};
+use crate::store::{Kinds, Store, StoreError, Swept};
 use crate::values::Clock;
 use actix_web::http::StatusCode;
 use ipnet::IpNet;
@@ -47,6 +47,18 @@ pub struct Parts {
     pub rules: Rules,
 }
 
+impl Parts {
+    /// How long an expired API key is shown to its owner, in seconds: 30 days.
+    const EXPIRED_KEYS: u64 = 30 * 86_400;
+
+    /// Deletes what is of no use any more. What has ended is kept as long as an access token lives, so that what comes
+    /// again is known for what it is.
+    pub async fn clean_up(&self) -> Result<Swept, StoreError> {
+        let before = |seconds| self.clock.now().minus_seconds(seconds);
+        self.store.sweep(before(self.rules.access_ttl), before(Self::EXPIRED_KEYS)).await
+    }
+}
+
 /// The settings that requests depend on.
 #[derive(Debug, Clone)]
 pub struct Rules {
@@ -54,6 +66,10 @@ pub struct Rules {
     pub access_ttl: u64,
     /// How long a refresh token is good, in seconds.
     pub refresh_ttl: u64,
+    /// How long the predecessor of a refresh token gets the same one again, in seconds.
+    pub refresh_grace: u64,
+    /// How long a session lasts at most, in seconds.
+    pub session_ttl: u64,
     /// What an expired access token is answered with.
     pub expired_status: StatusCode,
     /// The address under which clients reach the service, without a slash at its end; the request's own where none.

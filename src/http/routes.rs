@@ -189,6 +189,24 @@ impl Routes {
         self.gated(Method::DELETE, path, action, doc, handler)
     }
 
+    /// A `DELETE` that asks about an action which another route's operation is named after already.
+    #[must_use]
+    pub fn remove_as<A, F, Fut>(
+        self,
+        path: &str,
+        action: &'static str,
+        operation: &'static str,
+        doc: Doc,
+        handler: F,
+    ) -> Self
+    where
+        A: FromRequest + 'static,
+        F: Fn(Gate, A) -> Fut + Clone + Send + Sync + 'static,
+        Fut: Future<Output = Result<HttpResponse, Problem>> + 'static,
+    {
+        self.gated(Method::DELETE, path, action, doc, handler).called(operation)
+    }
+
     fn gated<A, F, Fut>(
         mut self,
         method: Method,

@@ -1,10 +1,10 @@
 //! Users as the authentication sees them: who they are, where they belong, what they may be at most.
 
 use super::rows::is_within;
-use super::{Store, StoreError};
+use super::{Store, StoreError, Work};
 use crate::authz::Scope;
-use crate::values::{Email, Id, OrgPath};
-use sea_orm::sea_query::{Alias, Expr, ExprTrait, Order, Query, SelectStatement};
+use crate::values::{Email, Id, OrgPath, Timestamp};
+use sea_orm::sea_query::{Alias, Expr, ExprTrait, LockType, Order, Query, SelectStatement};
 use sea_orm::{ConnectionTrait, FromQueryResult, JoinType};
 use std::sync::Arc;
 
@@ -48,6 +48,18 @@ fn accounts() -> SelectStatement {
     select
 }
 
+impl Work {
+    /// The account of this user as it stays until the work ends: nobody changes or deletes the user meanwhile.
+    pub async fn account(&self, user: Id) -> Result<Option<Account>, StoreError> {
+        // The lock first, as in `Work::find`.
+        let mut lock = Query::select();
+        lock.column("id").from("users").and_where(Expr::col("id").eq(user)).lock(LockType::Share);
+        self.tx.query_one(&lock).await?;
+        let found = self.tx.query_one(accounts().and_where(Expr::col(("users", "id")).eq(user))).await?;
+        Ok(found.map(|row| Account::from_query_result(&row, "")).transpose()?)
+    }
+}
+
 impl Store {
     async fn one_account(&self, condition: Expr) -> Result<Option<Account>, StoreError> {
         let found = self.db.query_one(accounts().and_where(condition)).await?;
@@ -57,6 +69,24 @@ impl Store {
     /// The account of this user.
     pub async fn account(&self, user: Id) -> Result<Option<Account>, StoreError> {
         self.one_account(Expr::col(("users", "id")).eq(user)).await
+    }
+
+    /// The account of this user, if it has this session and the session is live at `now`.
+    pub async fn account_in_session(
+        &self,
+        user: Id,
+        session: Id,
+        now: Timestamp,
+    ) -> Result<Option<Account>, StoreError> {
+        let mut select = accounts();
+        select
+            .inner_join("sessions", Expr::col(("sessions", "user")).equals(("users", "id")))
+            .and_where(Expr::col(("users", "id")).eq(user))
+            .and_where(Expr::col(("sessions", "id")).eq(session))
+            .and_where(Expr::col(("sessions", "ended_at")).is_null())
+            .and_where(Expr::col(("sessions", "expires_at")).gt(now));
+        let found = self.db.query_one(&select).await?;
+        Ok(found.map(|row| Account::from_query_result(&row, "")).transpose()?)
     }
 
     /// The account of this user without its password, from what was read not long ago where that is still so.

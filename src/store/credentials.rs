@@ -1,5 +1,5 @@
-//! What proves who is calling: passwords, sessions with their refresh tokens, API keys, keys that sign. A secret that a
-//! client holds is here as a hash only.
+//! What proves who is calling: passwords, API keys, keys that sign. (Sessions are next door.) A secret that a client holds
+//! is here as a hash only.
 
 use super::{Store, StoreError, Work};
 use crate::authz::{Permitted, ScopeSet};
@@ -7,28 +7,6 @@ use crate::resource::Resource;
 use crate::values::{Id, Name, Timestamp};
 use sea_orm::sea_query::{Expr, ExprTrait, OnConflict, Order, Query};
 use sea_orm::{ConnectionTrait, FromQueryResult};
-
-/// A login that is being opened or refreshed.
-#[derive(Debug, Clone)]
-pub struct NewSession {
-    /// The session, which is also the family of its refresh tokens.
-    pub id: Id,
-    /// Whose it is.
-    pub user: Id,
-    /// The hash of its first refresh token.
-    pub refresh_hash: String,
-    /// Until when that token is good.
-    pub refresh_expires_at: Timestamp,
-}
-
-/// A session, as a spent refresh token names it.
-#[derive(Debug, Clone, FromQueryResult)]
-pub struct Session {
-    /// The session.
-    pub id: Id,
-    /// Whose it is.
-    pub user: Id,
-}
 
 /// An API key, without its secret.
 #[derive(Debug, Clone, FromQueryResult)]
@@ -99,55 +77,6 @@ impl Work {
         Ok(())
     }
 
-    /// Opens a session with its first refresh token.
-    pub async fn open_session(&self, session: &NewSession, now: Timestamp) -> Result<(), StoreError> {
-        let mut insert = Query::insert();
-        insert.into_table("sessions").columns(["id", "user", "created_at", "last_used_at"]).values_panic([
-            session.id.into(),
-            session.user.into(),
-            now.into(),
-            now.into(),
-        ]);
-        self.tx.execute(&insert).await?;
-        self.insert_refresh_token(session, now).await
-    }
-
-    /// Gives a session its next refresh token.
-    pub async fn insert_refresh_token(&self, session: &NewSession, now: Timestamp) -> Result<(), StoreError> {
-        let mut insert = Query::insert();
-        insert
-            .into_table("refresh_tokens")
-            .columns(["hash", "session", "issued_at", "expires_at"])
-            .values_panic([
-                session.refresh_hash.as_str().into(),
-                session.id.into(),
-                now.into(),
-                session.refresh_expires_at.into(),
-            ]);
-        self.tx.execute(&insert).await?;
-        Ok(())
-    }
-
-    /// Spends a refresh token of this user: true for exactly one caller, however many try at once.
-    pub async fn spend_refresh_token(&self, hash: &str, now: Timestamp) -> Result<bool, StoreError> {
-        let mut spend = Query::update();
-        spend
-            .table("refresh_tokens")
-            .value("spent_at", now)
-            .and_where(Expr::col("hash").eq(hash))
-            .and_where(Expr::col("spent_at").is_null())
-            .and_where(Expr::col("expires_at").gt(now));
-        Ok(self.tx.execute(&spend).await?.rows_affected() == 1)
-    }
-
-    /// Notes that a session was used.
-    pub async fn touch_session(&self, session: Id, now: Timestamp) -> Result<(), StoreError> {
-        let mut touch = Query::update();
-        touch.table("sessions").value("last_used_at", now).and_where(Expr::col("id").eq(session));
-        self.tx.execute(&touch).await?;
-        Ok(())
-    }
-
     /// Gives a user a key.
     pub async fn insert_api_key<U: Resource>(
         &self,
@@ -185,21 +114,27 @@ impl Work {
             .and_where(Expr::col("user").eq(user.id()));
         Ok(self.tx.execute(&delete).await?.rows_affected() == 1)
     }
+
+    /// Ends all keys of a user.
+    pub async fn delete_api_keys<U: Resource>(&self, user: &Permitted<U>) -> Result<(), StoreError> {
+        self.wrote("User", user.id());
+        let mut delete = Query::delete();
+        delete.from_table("api_keys").and_where(Expr::col("user").eq(user.id()));
+        self.tx.execute(&delete).await?;
+        Ok(())
+    }
+
+    /// Ends the key of whoever presents it.
+    pub async fn give_up_api_key(&self, key: &ApiKeyRow) -> Result<(), StoreError> {
+        self.wrote("User", key.user);
+        let mut delete = Query::delete();
+        delete.from_table("api_keys").and_where(Expr::col("id").eq(key.id));
+        self.tx.execute(&delete).await?;
+        Ok(())
+    }
 }
 
 impl Store {
-    /// The session that a refresh token belongs to, spent or not.
-    pub async fn session_of(&self, refresh_hash: &str) -> Result<Option<Session>, StoreError> {
-        let mut select = Query::select();
-        select
-            .columns([("sessions", "id"), ("sessions", "user")])
-            .from("refresh_tokens")
-            .inner_join("sessions", Expr::col(("sessions", "id")).equals(("refresh_tokens", "session")))
-            .and_where(Expr::col(("refresh_tokens", "hash")).eq(refresh_hash));
-        let found = self.db.query_one(&select).await?;
-        Ok(found.map(|row| Session::from_query_result(&row, "")).transpose()?)
-    }
-
     /// The key with this hash.
     pub async fn api_key(&self, hash: &str) -> Result<Option<ApiKeyRow>, StoreError> {
         let mut select = Query::select();

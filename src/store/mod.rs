@@ -7,21 +7,25 @@ mod connect;
 mod credentials;
 mod error;
 mod facts;
+mod janitor;
 mod kinds;
 mod list;
 mod rows;
+mod sessions;
 
 use crate::values::Id;
 pub use accounts::Account;
 pub use attempts::AttemptRow;
-pub use credentials::{ApiKeyRow, NewSession, Session, SigningKeyRow};
+pub use credentials::{ApiKeyRow, SigningKeyRow};
 pub use error::StoreError;
 pub use facts::Stamp;
 use facts::{Facts, Written};
+pub use janitor::Swept;
 pub use kinds::{Kind, Kinds};
 pub use list::{ListQuery, Page};
 use sea_orm::sea_query::{Func, Query};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseExecutor, DatabaseTransaction, DbBackend};
+pub use sessions::{Ending, NewRefreshToken, Origin, Session, Sessions, SpentToken};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The database, for reading. Cheap to clone.

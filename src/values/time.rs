@@ -36,6 +36,20 @@ impl Timestamp {
     }
 }
 
+impl Timestamp {
+    /// The whole seconds from this moment until that one; 0 where that one is not later.
+    pub fn seconds_until(self, later: Self) -> u64 {
+        u64::try_from(later.0.saturating_sub(self.0) / 1_000).unwrap_or(0)
+    }
+
+    /// The moment this many seconds before.
+    pub const fn minus_seconds(self, seconds: u64) -> Self {
+        #[expect(clippy::cast_possible_wrap, reason = "clamped to what fits")]
+        let seconds = if seconds > i64::MAX as u64 { i64::MAX } else { seconds as i64 };
+        Self(self.0.saturating_sub(seconds.saturating_mul(1_000)))
+    }
+}
+
 impl FromStr for Timestamp {
     type Err = Invalid;
 

@@ -104,6 +104,8 @@ fn an_operation_is_called_after_its_action() {
         ("searchActions", "evaluateAccess"),
         ("listPermissions", "evaluateAccess"),
         ("forward", "evaluateAccess"),
+        ("deleteSessions", "deleteSession"),
+        ("logOut", "deleteSession"),
     ]);
     for (_, _, operation) in operations(&document()) {
         let name = operation["operationId"].as_str().unwrap();
@@ -155,9 +157,10 @@ fn texts_and_lists_of_bodies_have_limits() {
 }
 
 /// The routes that anybody may call.
-const PUBLIC: [&str; 6] = [
+const PUBLIC: [&str; 7] = [
     "POST /v2/auth/token",
     "GET /v2/auth/token",
+    "POST /v2/auth/revoke",
     "GET /.well-known/authzen-configuration",
     "GET /health/live",
     "GET /health/ready",
@@ -178,7 +181,8 @@ async fn every_route_but_the_public_ones_answers_401_without_a_caller() {
         let path = route
             .path
             .replace("{id}", "599e1fcd9da1c72645c95886")
-            .replace("{keyId}", "599e1fcd9da1c72645c95886");
+            .replace("{keyId}", "599e1fcd9da1c72645c95886")
+            .replace("{sessionId}", "599e1fcd9da1c72645c95886");
         let nobody = app.anonymous();
         let reply = nobody.call(method.clone(), &path, None).await;
         reply.expect_problem(401, "missing_token");

@@ -197,6 +197,16 @@ impl TestApp {
         stored
     }
 
+    /// The number that a query gives.
+    pub async fn count(&self, query: &str) -> i64 {
+        let connection = sea_orm::Database::connect(self.url()).await.unwrap();
+        let statement = Statement::from_string(connection.get_database_backend(), query);
+        let row = connection.query_one_raw(statement).await.unwrap().unwrap();
+        let number = row.try_get_by_index(0).unwrap();
+        connection.close().await.unwrap();
+        number
+    }
+
     /// The directory that the test may write in.
     pub fn directory(&self) -> &std::path::Path {
         self.database.directory.path()

@@ -1,0 +1,47 @@
+//! Families of refresh tokens: what follows what, and when and why a session ended. What of a session can be good still
+//! lasts until `good_until`; the session itself until `expires_at`, however it is used.
+
+use super::{index, text, time};
+use sea_orm_migration::prelude::*;
+
+#[derive(Debug, DeriveMigrationName)]
+pub(crate) struct Migration;
+
+/// How long the sessions that are there already last from their login on, in milliseconds: 90 days.
+const SESSION: i64 = 90 * 86_400_000;
+
+#[async_trait::async_trait]
+impl MigrationTrait for Migration {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let columns: [(&'static str, ColumnDef); 10] = [
+            ("sessions", time("expires_at").not_null().default(0).to_owned()),
+            ("sessions", time("good_until").not_null().default(0).to_owned()),
+            ("sessions", time("ended_at")),
+            ("sessions", text("ended_because")),
+            ("sessions", text("created_address")),
+            ("sessions", text("created_agent")),
+            ("sessions", text("used_address")),
+            ("sessions", text("used_agent")),
+            // The hash of the token that this one follows, and the salt by which it follows from that.
+            ("refresh_tokens", text("predecessor")),
+            ("refresh_tokens", text("salt")),
+        ];
+        for (table, column) in columns {
+            manager.alter_table(Table::alter().table(table).add_column(column).to_owned()).await?;
+        }
+        let mut ends = Query::update();
+        let end = || Expr::col("created_at").add(SESSION);
+        ends.table("sessions").value("expires_at", end()).value("good_until", end());
+        manager.execute(ends).await?;
+        // A token has one successor, whatever happens.
+        let mut successor = Index::create();
+        successor.name("refresh_tokens_predecessor_key").table("refresh_tokens").col("predecessor").unique();
+        manager.create_index(successor).await?;
+        for (table, column) in
+            [("sessions", "good_until"), ("refresh_tokens", "expires_at"), ("api_keys", "expires_at")]
+        {
+            manager.create_index(index(table, &[column])).await?;
+        }
+        Ok(())
+    }
+}

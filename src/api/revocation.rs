@@ -1,0 +1,238 @@
+//! What to do with a token in hand: end it (RFC 7009), or find out what it is worth (RFC 7662).
+
+use super::users::User;
+use crate::authn::{ApiKey, Bearer, RefreshToken};
+use crate::authz::ScopeSet;
+use crate::http::openapi::Doc;
+use crate::http::{Caller, Form, Gate, Parts, Problem, Routes, gate};
+use crate::store::{Ending, Sessions};
+use crate::values::{Email, Id, Timestamp};
+use actix_web::http::{Method, header};
+use actix_web::{HttpRequest, HttpResponse};
+use serde::Serialize;
+use serde_json::json;
+use utoipa::ToSchema;
+
+/// The routes.
+pub fn routes() -> Routes {
+    Routes::new("Tokens", "/v2/auth")
+        .public(Method::POST, "/revoke", "revokeToken", revoke_doc(), revoke)
+        .post("/introspect", "introspectToken", introspect_doc(), introspect)
+}
+
+/// A token in hand, as the requests of RFC 7009 and RFC 7662 name it. What else they say is passed over.
+#[derive(Debug, ToSchema)]
+#[expect(dead_code, reason = "it is documented; what is read are pairs")]
+struct TokenForm {
+    /// An access token, a refresh token or an API key.
+    #[schema(max_length = 16384)]
+    token: String,
+    /// `access_token` or `refresh_token`. It changes nothing: tokens of each kind have a form of their own.
+    #[schema(max_length = 200, nullable = false)]
+    token_type_hint: Option<String>,
+}
+
+/// Nothing: the status says it all.
+#[derive(Debug, Serialize, ToSchema)]
+struct Revoked {}
+
+/// What a token is worth (RFC 7662, 2.2). Of one that is not active, `active` is all that is said.
+#[derive(Debug, Default, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+struct Introspection {
+    /// Whether it is good, and within the caller's reach.
+    active: bool,
+    /// What it can do now: its scopes with those below them, capped by its user's role, with spaces between.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    scope: Option<String>,
+    /// The address of its user.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    username: Option<Email>,
+    /// `Bearer`, or `refresh_token` for what is good for a refresh only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    token_type: Option<&'static str>,
+    /// Until when it is good, in seconds since 1970; for ever where there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    exp: Option<i64>,
+    /// When it was issued, in seconds since 1970.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    iat: Option<i64>,
+    /// Its user.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    sub: Option<Id>,
+    /// Whom it is for; access tokens only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    aud: Option<String>,
+    /// Who issued it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    iss: Option<String>,
+    /// Its own name: of an access token, or the id of an API key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    jti: Option<String>,
+    /// Its session; API keys have none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    sid: Option<Id>,
+}
+
+/// What is presented, by its form.
+enum Presented {
+    Refresh(RefreshToken),
+    Bearer(Bearer),
+}
+
+impl Presented {
+    fn parse(token: &str) -> Option<Self> {
+        let refresh = token.parse().map(Self::Refresh);
+        refresh.or_else(|_| token.parse().map(Self::Bearer)).ok()
+    }
+}
+
+/// The token of a form; none where it has the form of no token.
+fn presented(mut form: Form) -> Result<Option<Presented>, Problem> {
+    form.take("token_type_hint")?;
+    let token = form.take("token")?.ok_or_else(|| Problem::field("token", "it is missing"))?;
+    Ok(Presented::parse(&token))
+}
+
+fn revoke_doc() -> Doc {
+    Doc::new("End a token")
+        .describe(
+            "RFC 7009. Whoever holds a token may end it, which needs no other proof. A refresh token, spent or not, and an \
+             access token end their session with all of its tokens. An API key ends itself: this is what to do with one that \
+             has leaked, wherever it was found. What is no token, or no good any more, is answered alike.",
+        )
+        .form::<TokenForm>(json!({"token": "599e1fcd9da1c72645c95886.28167e54e423275c0d948ce2efcaa481d4ab229ea53800502c26adae924a217f924fe2ba343d78ac"}))
+        .answer::<Revoked>(200, "It is no longer good.", Some(json!({})))
+}
+
+fn introspect_doc() -> Doc {
+    Doc::new("Find out what a token is worth")
+        .describe(
+            "RFC 7662, for access tokens, refresh tokens and API keys. It asks about `introspectToken` on the user that the \
+             token belongs to; a token that is out of reach is answered like one that is not active.",
+        )
+        .form::<TokenForm>(json!({"token": "cg_94c70d470e391bdc16a8d8363b5d48910a67162d"}))
+        .answer::<Introspection>(200, "What it is worth.", Some(json!({"active": false})))
+}
+
+/// `POST /v2/auth/revoke`.
+async fn revoke(request: HttpRequest, form: Form) -> Result<HttpResponse, Problem> {
+    let parts = gate::parts(&request)?;
+    match presented(form)? {
+        Some(Presented::Refresh(token)) => {
+            if let Some(session) = parts.store.session_of(&token.hash()).await? {
+                end_session(&parts, session.user, session.id).await?;
+            }
+        }
+        Some(Presented::Bearer(Bearer::Jwt(token))) => {
+            if let Ok(good) = parts.tokens.verify(&token, parts.clock.now()) {
+                end_session(&parts, good.claims.id, good.claims.sid).await?;
+            }
+        }
+        Some(Presented::Bearer(Bearer::ApiKey(key))) => end_key(&parts, &key).await?,
+        None => {}
+    }
+    Ok(HttpResponse::Ok().insert_header((header::CACHE_CONTROL, "no-store")).json(Revoked {}))
+}
+
+async fn end_session(parts: &Parts, user: Id, session: Id) -> Result<(), Problem> {
+    let work = parts.store.begin().await?;
+    work.end_sessions(user, Sessions::One(session), Ending::Revoked, parts.clock.now()).await?;
+    Ok(work.commit().await?)
+}
+
+async fn end_key(parts: &Parts, key: &ApiKey) -> Result<(), Problem> {
+    let Some(key) = parts.store.api_key(&key.hash()).await? else { return Ok(()) };
+    let work = parts.store.begin().await?;
+    work.give_up_api_key(&key).await?;
+    Ok(work.commit().await?)
+}
+
+/// `POST /v2/auth/introspect`.
+async fn introspect(gate: Gate, form: Form) -> Result<HttpResponse, Problem> {
+    let found = match presented(form)? {
+        Some(Presented::Refresh(token)) => of_refresh_token(&gate, &token).await?,
+        Some(Presented::Bearer(bearer)) => of_bearer(&gate, &bearer).await?,
+        None => None,
+    };
+    Ok(HttpResponse::Ok().insert_header((header::CACHE_CONTROL, "no-store")).json(found.unwrap_or_default()))
+}
+
+/// The user of a token, if the caller may introspect its tokens.
+async fn within_reach(gate: &Gate, user: Id) -> Result<Option<Introspection>, Problem> {
+    match gate.find::<User>(&user.to_string()).await {
+        Ok(user) => Ok(Some(Introspection {
+            active: true,
+            username: Some(user.email.clone()),
+            sub: Some(user.id),
+            iss: Some(gate.parts().rules.issuer.clone()),
+            ..Introspection::default()
+        })),
+        Err(problem) if problem.status.is_server_error() => Err(problem),
+        Err(_) => Ok(None),
+    }
+}
+
+async fn of_bearer(gate: &Gate, bearer: &Bearer) -> Result<Option<Introspection>, Problem> {
+    let parts = gate.parts();
+    let caller = match Caller::of_bearer(parts, gate.engine(), bearer).await {
+        Ok(caller) => caller,
+        Err(problem) if problem.status.is_server_error() => return Err(problem),
+        Err(_) => return Ok(None),
+    };
+    let Some(user) = within_reach(gate, caller.id).await? else { return Ok(None) };
+    let user = Introspection {
+        scope: caller.scopes.as_ref().map(ToString::to_string),
+        token_type: Some("Bearer"),
+        ..user
+    };
+    Ok(match bearer {
+        Bearer::Jwt(token) => parts.tokens.verify(token, parts.clock.now()).ok().map(|good| Introspection {
+            exp: Some(good.expires_at.seconds()),
+            iat: Some(good.issued_at.seconds()),
+            aud: user.iss.clone(),
+            jti: Some(good.jti),
+            sid: Some(good.claims.sid),
+            ..user
+        }),
+        Bearer::ApiKey(key) => parts.store.api_key(&key.hash()).await?.map(|key| Introspection {
+            exp: key.expires_at.map(Timestamp::seconds),
+            iat: Some(key.created_at.seconds()),
+            jti: Some(key.id.to_string()),
+            ..user
+        }),
+    })
+}
+
+async fn of_refresh_token(gate: &Gate, token: &RefreshToken) -> Result<Option<Introspection>, Problem> {
+    let (store, now) = (&gate.parts().store, gate.parts().clock.now());
+    let hash = token.hash();
+    let Some(session) = store.session_of(&hash).await?.filter(|session| session.is_live(now)) else {
+        return Ok(None);
+    };
+    let Some((issued_at, expires_at)) = store.good_refresh_token(&hash, now).await? else { return Ok(None) };
+    let account = store.account(session.user).await?.filter(|account| account.is_active());
+    let (Some(account), Some(user)) = (account, within_reach(gate, session.user).await?) else {
+        return Ok(None);
+    };
+    // What the access tokens can do that it is good for.
+    let scopes = gate.engine().effective(&ScopeSet::from(account.role), account.role);
+    Ok(Some(Introspection {
+        scope: scopes.as_ref().map(ToString::to_string),
+        token_type: Some("refresh_token"),
+        exp: Some(expires_at.seconds()),
+        iat: Some(issued_at.seconds()),
+        sid: Some(session.id),
+        ..user
+    }))
+}

@@ -1,0 +1,161 @@
+//! Sessions: where a user is logged in, and logging out.
+
+use super::users::User;
+use crate::http::openapi::Doc;
+use crate::http::{Credential, Gate, PathId, Problem, Routes};
+use crate::store::{Ending, Session, Sessions};
+use crate::values::{Id, Timestamp};
+use actix_web::{HttpRequest, HttpResponse};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+/// How many sessions are listed.
+const MAX_LISTED: u64 = 1000;
+
+/// The routes.
+pub fn routes() -> Routes {
+    Routes::new("Sessions", "/v2")
+        .get("/users/{id}/sessions", "listSessions", list_doc(), list)
+        .remove("/users/{id}/sessions/{sessionId}", "deleteSession", delete_doc(), delete)
+        .remove_as(
+            "/users/{id}/sessions",
+            "deleteSession",
+            "deleteSessions",
+            delete_others_doc(),
+            delete_others,
+        )
+        .post_as("/auth/logout", "deleteSession", "logOut", log_out_doc(), log_out)
+}
+
+/// A session: one login, with all that was refreshed from it.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Session)]
+struct SessionView {
+    /// The session, the `sid` of its access tokens.
+    id: Id,
+    /// Whether it is the caller's own.
+    current: bool,
+    /// When its user logged in.
+    created_at: Timestamp,
+    /// From where.
+    created_from: Place,
+    /// When it was last refreshed, else opened.
+    last_used_at: Timestamp,
+    /// From where.
+    last_used_from: Place,
+    /// When it ends, however it is used.
+    expires_at: Timestamp,
+}
+
+/// From where somebody called, as far as it told.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = SessionPlace)]
+struct Place {
+    /// The address.
+    #[schema(examples("192.0.2.7"))]
+    address: Option<String>,
+    /// The first 256 characters of the `User-Agent`.
+    user_agent: Option<String>,
+}
+
+impl SessionView {
+    fn new(session: Session, own: Option<Id>) -> Self {
+        Self {
+            current: Some(session.id) == own,
+            id: session.id,
+            created_at: session.created_at,
+            created_from: Place { address: session.created_address, user_agent: session.created_agent },
+            last_used_at: session.last_used_at,
+            last_used_from: Place { address: session.used_address, user_agent: session.used_agent },
+            expires_at: session.expires_at,
+        }
+    }
+}
+
+fn list_doc() -> Doc {
+    Doc::new("List the sessions of a user")
+        .describe("Where the user is logged in: the sessions of which a token can be good still, the 1000 last used at most.")
+        .path_id("id", "The id of the user, or `me`.")
+        .answer_list::<SessionView>("The sessions, those last used first.")
+        .problems(&[404])
+}
+
+fn delete_doc() -> Doc {
+    Doc::new("End a session")
+        .describe("Its refresh token and its access tokens are no longer good. An API key ends no sessions.")
+        .path_id("id", "The id of the user, or `me`.")
+        .path_id("sessionId", "The id of the session.")
+        .empty(204, "It has ended.")
+        .problems(&[404])
+}
+
+fn delete_others_doc() -> Doc {
+    Doc::new("End all sessions of a user but the caller's own")
+        .describe("Their refresh tokens and access tokens are no longer good. An API key ends no sessions.")
+        .path_id("id", "The id of the user, or `me`.")
+        .empty(204, "They have ended.")
+        .problems(&[404])
+}
+
+fn log_out_doc() -> Doc {
+    Doc::new("Log out")
+        .describe(
+            "Ends the session of the bearer, an access token. That is its user's to do: it asks about `deleteSession` on the \
+             user itself, which every scope may and an API key, having no session, may not. Without an access token that is \
+             good still, present the refresh token to `POST /v2/auth/revoke`.",
+        )
+        .empty(204, "The session has ended.")
+}
+
+/// The session of the caller; none where it calls otherwise.
+fn own_session(gate: &Gate) -> Option<Id> {
+    match gate.caller.credential {
+        Credential::Session(id) => Some(id),
+        Credential::ApiKey(_) | Credential::Terminal => None,
+    }
+}
+
+/// `GET /v2/users/{id}/sessions`.
+async fn list(gate: Gate, id: PathId) -> Result<HttpResponse, Problem> {
+    let user = gate.find::<User>(&id.0).await?;
+    let parts = gate.parts();
+    let sessions = parts.store.sessions(user.id, MAX_LISTED, parts.clock.now()).await?;
+    let own = own_session(&gate);
+    let views: Vec<_> = sessions.into_iter().map(|session| SessionView::new(session, own)).collect();
+    Ok(HttpResponse::Ok().json(views))
+}
+
+/// `DELETE /v2/users/{id}/sessions/{sessionId}`.
+async fn delete(gate: Gate, (request, id): (HttpRequest, PathId)) -> Result<HttpResponse, Problem> {
+    let session = request.match_info().get("sessionId").and_then(|id| id.parse().ok());
+    let ended = end(&gate, &id.0, session.map(Sessions::One), Ending::Deleted).await?;
+    if ended == 0 { Err(Problem::not_found("session")) } else { Ok(HttpResponse::NoContent().finish()) }
+}
+
+/// `DELETE /v2/users/{id}/sessions`.
+async fn delete_others(gate: Gate, id: PathId) -> Result<HttpResponse, Problem> {
+    let which = own_session(&gate).map_or(Sessions::All, Sessions::AllBut);
+    end(&gate, &id.0, Some(which), Ending::Deleted).await?;
+    Ok(HttpResponse::NoContent().finish())
+}
+
+/// `POST /v2/auth/logout`.
+async fn log_out(gate: Gate, (): ()) -> Result<HttpResponse, Problem> {
+    end(&gate, "me", own_session(&gate).map(Sessions::One), Ending::Logout).await?;
+    Ok(HttpResponse::NoContent().finish())
+}
+
+/// Ends sessions of a user, if the caller may, and gives their number.
+async fn end(gate: &Gate, id: &str, which: Option<Sessions>, because: Ending) -> Result<u64, Problem> {
+    gate.find::<User>(id).await?;
+    let work = gate.begin().await?;
+    let user = gate.decide(gate.look_up_in::<User>(&work, id).await?, &gate.circumstances())?;
+    let ended = match which {
+        Some(which) => work.end_sessions(user.id, which, because, gate.parts().clock.now()).await?,
+        None => 0,
+    };
+    work.commit().await?;
+    Ok(ended)
+}

@@ -1,0 +1,35 @@
+//! `cedargate janitor`, and the same every now and then while the service runs.
+
+use super::{Outcome, block_on, open, say};
+use crate::config::Config;
+use crate::http::Parts;
+use crate::store::Swept;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub(super) fn run(config: &Config) -> Outcome {
+    block_on(async {
+        let app = open(config).await?;
+        let swept = app.parts.clean_up().await?;
+        say(format_args!("deleted {swept}"));
+        Ok(())
+    })
+}
+
+/// Cleans up every `seconds` seconds.
+pub(super) fn keep_sweeping(parts: &Arc<Parts>, seconds: u64) {
+    if seconds == 0 {
+        return;
+    }
+    let parts = Arc::clone(parts);
+    actix_web::rt::spawn(async move {
+        loop {
+            actix_web::rt::time::sleep(Duration::from_secs(seconds)).await;
+            match parts.clean_up().await {
+                Ok(swept) if swept == Swept::default() => {}
+                Ok(swept) => tracing::info!("deleted {swept} that were no longer good"),
+                Err(error) => tracing::warn!(%error, "what has expired could not be deleted"),
+            }
+        }
+    });
+}

@@ -1,0 +1,73 @@
+//! What is of no use to anybody any more goes: a little at a time, so that nobody waits for it, and harmless however many
+//! processes do it at once.
+
+use super::{Store, StoreError};
+use crate::values::Timestamp;
+use sea_orm::ConnectionTrait;
+use sea_orm::sea_query::{Expr, ExprTrait, LockBehavior, LockType, Query};
+use std::fmt;
+
+/// How many rows one statement deletes.
+const BATCH: u64 = 500;
+
+/// What was deleted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Refresh tokens. Those that went with their sessions are not counted.
+    pub refresh_tokens: u64,
+    /// Sessions.
+    pub sessions: u64,
+    /// API keys.
+    pub api_keys: u64,
+}
+
+impl fmt::Display for Swept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { refresh_tokens, sessions, api_keys } = self;
+        write!(f, "{sessions} sessions, {refresh_tokens} refresh tokens, {api_keys} API keys")
+    }
+}
+
+impl Store {
+    /// Deletes the sessions of which nothing has been good since `ended_before`, whether they were ended or ran out; the
+    /// refresh tokens that have been expired since then (until then, one that comes again ends its family); and the API keys
+    /// that have been expired since `expired_before`.
+    pub async fn sweep(
+        &self,
+        ended_before: Timestamp,
+        expired_before: Timestamp,
+    ) -> Result<Swept, StoreError> {
+        Ok(Swept {
+            refresh_tokens: self.sweep_table("refresh_tokens", "hash", "expires_at", ended_before).await?,
+            sessions: self.sweep_table("sessions", "id", "good_until", ended_before).await?,
+            api_keys: self.sweep_table("api_keys", "id", "expires_at", expired_before).await?,
+        })
+    }
+
+    async fn sweep_table(
+        &self,
+        table: &'static str,
+        key: &'static str,
+        end: &'static str,
+        before: Timestamp,
+    ) -> Result<u64, StoreError> {
+        let mut swept = 0;
+        loop {
+            // What another one is at is left to it.
+            let mut batch = Query::select();
+            batch
+                .column(key)
+                .from(table)
+                .and_where(Expr::col(end).lt(before))
+                .limit(BATCH)
+                .lock_with_behavior(LockType::Update, LockBehavior::SkipLocked);
+            let mut delete = Query::delete();
+            delete.from_table(table).and_where(Expr::col(key).in_subquery(batch));
+            let deleted = self.db.execute(&delete).await?.rows_affected();
+            swept += deleted;
+            if deleted < BATCH {
+                return Ok(swept);
+            }
+        }
+    }
+}

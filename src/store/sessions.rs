@@ -1,0 +1,291 @@
+//! Sessions: one login is one session, and its refresh tokens are one family, of which each but the last one is spent. A
+//! token is here as a hash only, with the salt by which it follows from the one before: neither this nor that token alone
+//! gives the next one away.
+
+use super::{Store, StoreError, Work};
+use crate::values::{Id, Timestamp, word};
+use sea_orm::sea_query::{Expr, ExprTrait, LockType, Order, Query};
+use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, JoinType, TryGetable};
+
+/// From where somebody calls, as far as it tells.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// Its address.
+    pub address: Option<String>,
+    /// What it says it is: its `User-Agent`.
+    pub agent: Option<String>,
+}
+
+/// A session.
+#[derive(Debug, Clone, FromQueryResult)]
+pub struct Session {
+    /// The session, which is also the family of its refresh tokens.
+    pub id: Id,
+    /// Whose it is.
+    pub user: Id,
+    /// When its user logged in.
+    pub created_at: Timestamp,
+    /// From which address.
+    pub created_address: Option<String>,
+    /// And with what.
+    pub created_agent: Option<String>,
+    /// When it was last refreshed, or opened.
+    pub last_used_at: Timestamp,
+    /// From which address.
+    pub used_address: Option<String>,
+    /// And with what.
+    pub used_agent: Option<String>,
+    /// When it ends, however it is used.
+    pub expires_at: Timestamp,
+    /// Until when any of its tokens can be good.
+    pub good_until: Timestamp,
+    /// When it was ended before its time.
+    pub ended_at: Option<Timestamp>,
+}
+
+impl Session {
+    /// Whether it has neither been ended nor come to its end.
+    pub fn is_live(&self, now: Timestamp) -> bool {
+        self.ended_at.is_none() && now < self.expires_at
+    }
+}
+
+/// A refresh token that is being issued.
+#[derive(Debug, Clone)]
+pub struct NewRefreshToken {
+    /// Its hash.
+    pub hash: String,
+    /// Until when it is good.
+    pub expires_at: Timestamp,
+    /// The hash of the token that it follows, and the salt, in hex, by which it follows from that; none for the first.
+    pub follows: Option<(String, String)>,
+}
+
+/// What became of a spent refresh token.
+#[derive(Debug, Clone, FromQueryResult)]
+pub struct SpentToken {
+    /// When it was spent.
+    pub at: Timestamp,
+    /// The salt of its successor, as long as that has not been spent itself.
+    pub salt: Option<String>,
+}
+
+word!(
+    /// Why a session ended before its time.
+    Ending {
+        Logout = "logout",
+        Deleted = "deleted",
+        Revoked = "revoked",
+        Reuse = "reuse",
+        Password = "password",
+        Blocked = "blocked",
+    }
+);
+
+/// Which sessions of a user.
+#[derive(Debug, Clone, Copy)]
+pub enum Sessions {
+    /// All of them.
+    All,
+    /// This one.
+    One(Id),
+    /// All but this one.
+    AllBut(Id),
+}
+
+const COLUMNS: [&str; 11] = [
+    "id",
+    "user",
+    "created_at",
+    "created_address",
+    "created_agent",
+    "last_used_at",
+    "used_address",
+    "used_agent",
+    "expires_at",
+    "good_until",
+    "ended_at",
+];
+
+impl Work {
+    /// Opens a session.
+    pub async fn open_session(&self, session: &Session) -> Result<(), StoreError> {
+        let mut insert = Query::insert();
+        insert.into_table("sessions").columns(COLUMNS).values_panic([
+            session.id.into(),
+            session.user.into(),
+            session.created_at.into(),
+            session.created_address.clone().into(),
+            session.created_agent.clone().into(),
+            session.last_used_at.into(),
+            session.used_address.clone().into(),
+            session.used_agent.clone().into(),
+            session.expires_at.into(),
+            session.good_until.into(),
+            session.ended_at.into(),
+        ]);
+        self.tx.execute(&insert).await?;
+        Ok(())
+    }
+
+    /// A session, kept from other writers until the work ends. Whoever changes a family goes through here first.
+    pub async fn session(&self, id: Id) -> Result<Option<Session>, StoreError> {
+        let mut select = Query::select();
+        select.columns(COLUMNS).from("sessions").and_where(Expr::col("id").eq(id)).lock(LockType::Update);
+        let found = self.tx.query_one(&select).await?;
+        Ok(found.map(|row| Session::from_query_result(&row, "")).transpose()?)
+    }
+
+    /// Notes that a session was used, and until when its tokens can be good now.
+    pub async fn use_session(
+        &self,
+        session: Id,
+        origin: &Origin,
+        good_until: Timestamp,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let mut update = Query::update();
+        update
+            .table("sessions")
+            .value("last_used_at", now)
+            .value("used_address", origin.address.clone())
+            .value("used_agent", origin.agent.clone())
+            .value("good_until", good_until)
+            .and_where(Expr::col("id").eq(session));
+        self.tx.execute(&update).await?;
+        Ok(())
+    }
+
+    /// Ends sessions of a user that have not ended yet, and gives their number. Every session that ends before its time
+    /// ends here, with its refresh tokens and its access tokens; only those of a deleted user go with that.
+    pub async fn end_sessions(
+        &self,
+        user: Id,
+        which: Sessions,
+        because: Ending,
+        now: Timestamp,
+    ) -> Result<u64, StoreError> {
+        // Whoever calls with one of them is remembered as its user.
+        self.wrote("User", user);
+        let mut update = Query::update();
+        update
+            .table("sessions")
+            .value("ended_at", now)
+            .value("ended_because", because)
+            .value("good_until", now)
+            .and_where(Expr::col("user").eq(user))
+            .and_where(Expr::col("ended_at").is_null())
+            .and_where(Expr::col("good_until").gt(now));
+        match which {
+            Sessions::All => {}
+            Sessions::One(session) => drop(update.and_where(Expr::col("id").eq(session))),
+            Sessions::AllBut(session) => drop(update.and_where(Expr::col("id").ne(session))),
+        }
+        Ok(self.tx.execute(&update).await?.rows_affected())
+    }
+
+    /// Gives a session its next refresh token. The database takes one successor of a token and no second one.
+    pub async fn insert_refresh_token(
+        &self,
+        session: Id,
+        token: &NewRefreshToken,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let (predecessor, salt) = token.follows.clone().unzip();
+        let mut insert = Query::insert();
+        insert
+            .into_table("refresh_tokens")
+            .columns(["hash", "session", "issued_at", "expires_at", "predecessor", "salt"])
+            .values_panic([
+                token.hash.as_str().into(),
+                session.into(),
+                now.into(),
+                token.expires_at.into(),
+                predecessor.into(),
+                salt.into(),
+            ]);
+        self.tx.execute(&insert).await?;
+        Ok(())
+    }
+
+    /// Spends a refresh token that has not expired: true for exactly one caller, however many try at once. From now on it
+    /// follows from nothing any more.
+    pub async fn spend_refresh_token(&self, hash: &str, now: Timestamp) -> Result<bool, StoreError> {
+        let mut spend = Query::update();
+        spend
+            .table("refresh_tokens")
+            .value("spent_at", now)
+            .value("salt", None::<String>)
+            .and_where(Expr::col("hash").eq(hash))
+            .and_where(Expr::col("spent_at").is_null())
+            .and_where(Expr::col("expires_at").gt(now));
+        Ok(self.tx.execute(&spend).await?.rows_affected() == 1)
+    }
+
+    /// What became of a refresh token; none where it has not been spent.
+    pub async fn spent_token(&self, hash: &str) -> Result<Option<SpentToken>, StoreError> {
+        let mut select = Query::select();
+        select
+            .expr_as(Expr::col(("spent", "spent_at")), "at")
+            .column(("next", "salt"))
+            .from_as("refresh_tokens", "spent")
+            .join_as(
+                JoinType::LeftJoin,
+                "refresh_tokens",
+                "next",
+                Expr::col(("next", "predecessor")).equals(("spent", "hash")),
+            )
+            .and_where(Expr::col(("spent", "hash")).eq(hash))
+            .and_where(Expr::col(("spent", "spent_at")).is_not_null());
+        let found = self.tx.query_one(&select).await?;
+        Ok(found.map(|row| SpentToken::from_query_result(&row, "")).transpose()?)
+    }
+}
+
+impl Store {
+    /// The session that a refresh token belongs to, spent or not.
+    pub async fn session_of(&self, refresh_hash: &str) -> Result<Option<Session>, StoreError> {
+        let mut select = Query::select();
+        select
+            .columns(COLUMNS.map(|column| ("sessions", column)))
+            .from("refresh_tokens")
+            .inner_join("sessions", Expr::col(("sessions", "id")).equals(("refresh_tokens", "session")))
+            .and_where(Expr::col(("refresh_tokens", "hash")).eq(refresh_hash));
+        let found = self.db.query_one(&select).await?;
+        Ok(found.map(|row| Session::from_query_result(&row, "")).transpose()?)
+    }
+
+    /// When an unspent refresh token was issued and until when it is good; none where it is not good at `now`.
+    pub async fn good_refresh_token(
+        &self,
+        hash: &str,
+        now: Timestamp,
+    ) -> Result<Option<(Timestamp, Timestamp)>, StoreError> {
+        let mut select = Query::select();
+        select
+            .columns(["issued_at", "expires_at"])
+            .from("refresh_tokens")
+            .and_where(Expr::col("hash").eq(hash))
+            .and_where(Expr::col("spent_at").is_null())
+            .and_where(Expr::col("expires_at").gt(now));
+        let Some(row) = self.db.query_one(&select).await? else { return Ok(None) };
+        let read = |column: &str| Timestamp::try_get(&row, "", column).map_err(DbErr::from);
+        Ok(Some((read("issued_at")?, read("expires_at")?)))
+    }
+
+    /// At most `limit` sessions of a user of which something can be good still, those last used first.
+    pub async fn sessions(&self, user: Id, limit: u64, now: Timestamp) -> Result<Vec<Session>, StoreError> {
+        let mut select = Query::select();
+        select
+            .columns(COLUMNS)
+            .from("sessions")
+            .and_where(Expr::col("user").eq(user))
+            .and_where(Expr::col("ended_at").is_null())
+            .and_where(Expr::col("good_until").gt(now))
+            .order_by("last_used_at", Order::Desc)
+            .order_by("id", Order::Desc)
+            .limit(limit);
+        let found = self.db.query_all(&select).await?;
+        Ok(found.iter().map(|row| Session::from_query_result(row, "")).collect::<Result<_, _>>()?)
+    }
+}

@@ -1,0 +1,517 @@
+//! Families of refresh tokens (decision 8): a retry gets the same successor, any other reuse ends the family, and nothing
+//! outlives the session.
+
+use crate::refresh::{expect_refused, refresh, refresh_as, refresh_token};
+use crate::support::{ADMIN, Client, PASSWORD, Reply, TestApp, jwt};
+use crate::tokens::email;
+use cedargate::authz::Scope;
+use futures_util::future::join_all;
+use proptest::prelude::*;
+use proptest::test_runner::{Config as ProptestConfig, TestRunner};
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+use std::collections::HashSet;
+
+/// The access token of an answer.
+pub(crate) fn access(tokens: &Value) -> &str {
+    tokens["token"].as_str().unwrap()
+}
+
+/// Checks that an access token is of a session that is no more.
+#[track_caller]
+pub(crate) fn expect_ended(reply: &Reply) {
+    reply.expect_problem(401, "invalid_token");
+    assert_eq!(reply.json["error"]["message"], "invalid token");
+}
+
+#[tokio::test]
+async fn a_spent_refresh_token_ends_its_family_whichever_way_it_comes_again() {
+    let app = TestApp::start().await;
+    for by_get in [false, true] {
+        let first = app.log_in(ADMIN).await;
+        let second = refresh(&app, &refresh_token(&first), ADMIN).await.expect(StatusCode::OK);
+        let third = refresh(&app, &refresh_token(&second), ADMIN).await.expect(StatusCode::OK);
+        let other = app.admin().await;
+        let members = [&first, &second, &third].map(|tokens| app.bearer(access(tokens)));
+        for member in &members {
+            member.get("/v2/users/me").await.expect(StatusCode::OK);
+        }
+        let reuse = refresh_token(&first);
+        let reply =
+            if by_get { refresh_as(&members[2], &reuse).await } else { refresh(&app, &reuse, ADMIN).await };
+        expect_refused(&reply);
+        // The access tokens end with it, though the service had just seen them, and so does the last refresh token.
+        for member in &members {
+            expect_ended(&member.get("/v2/users/me").await);
+        }
+        for tokens in [&first, &second, &third] {
+            expect_refused(&refresh(&app, &refresh_token(tokens), ADMIN).await);
+        }
+        other.get("/v2/users/me").await.expect(StatusCode::OK);
+        // A restart does not bring it back.
+        let again = app.again(|_| ()).await;
+        expect_refused(&refresh(&again, &refresh_token(&third), ADMIN).await);
+        expect_ended(&again.bearer(access(&third)).get("/v2/users/me").await);
+    }
+}
+
+#[tokio::test]
+async fn the_direct_predecessor_gets_the_same_successor_within_the_grace() {
+    let app = TestApp::start().await;
+    let first = app.log_in(ADMIN).await;
+    let second = refresh(&app, &refresh_token(&first), ADMIN).await.expect(StatusCode::OK);
+    let mut jtis = HashSet::from([jwt(access(&second)).1["jti"].to_string()]);
+    for wait in [0, 15_000, 14_999] {
+        app.clock.advance(wait);
+        for by_get in [false, true] {
+            let client = app.bearer(access(&second));
+            let token = refresh_token(&first);
+            let reply =
+                if by_get { refresh_as(&client, &token).await } else { refresh(&app, &token, ADMIN).await };
+            let again = reply.expect(StatusCode::OK);
+            assert_eq!(refresh_token(&again), refresh_token(&second));
+            assert!(jtis.insert(jwt(access(&again)).1["jti"].to_string()), "the access token is a new one");
+            app.bearer(access(&again)).get("/v2/users/me").await.expect(StatusCode::OK);
+        }
+    }
+    // The grace runs from the first refresh on, and a retry does not lengthen it.
+    app.clock.advance(1);
+    expect_refused(&refresh(&app, &refresh_token(&first), ADMIN).await);
+    expect_refused(&refresh(&app, &refresh_token(&second), ADMIN).await);
+}
+
+#[tokio::test]
+async fn once_its_successor_is_spent_a_predecessor_is_reused_even_within_the_grace() {
+    let app = TestApp::start().await;
+    let first = app.log_in(ADMIN).await;
+    let second = refresh(&app, &refresh_token(&first), ADMIN).await.expect(StatusCode::OK);
+    let third = refresh(&app, &refresh_token(&second), ADMIN).await.expect(StatusCode::OK);
+    expect_refused(&refresh(&app, &refresh_token(&first), ADMIN).await);
+    expect_refused(&refresh(&app, &refresh_token(&third), ADMIN).await);
+}
+
+#[tokio::test]
+async fn the_grace_is_a_setting_and_may_be_none() {
+    let app = TestApp::with(|config| config.refresh_grace = 0).await;
+    let first = app.log_in(ADMIN).await;
+    let second = refresh(&app, &refresh_token(&first), ADMIN).await.expect(StatusCode::OK);
+    expect_refused(&refresh(&app, &refresh_token(&first), ADMIN).await);
+    expect_refused(&refresh(&app, &refresh_token(&second), ADMIN).await);
+}
+
+#[tokio::test]
+async fn a_spent_token_with_a_wrong_client_id_or_bearer_ends_nothing() {
+    let app = TestApp::start().await;
+    let other = app.user(Scope::Admin).await;
+    let first = app.log_in(ADMIN).await;
+    let second = refresh(&app, &refresh_token(&first), ADMIN).await.expect(StatusCode::OK);
+    app.clock.advance(60_000);
+    expect_refused(&refresh(&app, &refresh_token(&first), "nobody@example.com").await);
+    expect_refused(&refresh(&app, &refresh_token(&first), &email(&other).await).await);
+    expect_refused(&refresh_as(&other, &refresh_token(&first)).await);
+    app.bearer(access(&second)).get("/v2/users/me").await.expect(StatusCode::OK);
+    refresh(&app, &refresh_token(&second), ADMIN).await.expect(StatusCode::OK);
+}
+
+#[tokio::test]
+async fn nothing_of_a_session_outlives_it_however_it_is_refreshed() {
+    let app = TestApp::with(|config| {
+        (config.access_ttl, config.refresh_ttl, config.session_ttl) = (3_600, 3_600, 9_000);
+    })
+    .await;
+    let start = app.clock.now();
+    let mut tokens = app.log_in(ADMIN).await;
+    for _ in 0..2 {
+        app.clock.advance(3_000_000);
+        tokens = refresh(&app, &refresh_token(&tokens), ADMIN).await.expect(StatusCode::OK);
+    }
+    app.clock.advance(2_000_000);
+    let last = refresh(&app, &refresh_token(&tokens), ADMIN).await.expect(StatusCode::OK);
+    assert_eq!(last["expiresAt"], start.plus_seconds(9_000).to_string(), "not an hour from now");
+    app.clock.advance(999_999);
+    let client = app.bearer(access(&last));
+    client.get("/v2/users/me").await.expect(StatusCode::OK);
+    app.clock.advance(1);
+    client.get("/v2/users/me").await.expect_problem(403, "token_expired");
+    expect_refused(&refresh(&app, &refresh_token(&last), ADMIN).await);
+}
+
+#[tokio::test]
+async fn neither_the_database_nor_a_spent_token_tells_the_next_one() {
+    let app = TestApp::start().await;
+    let first = app.log_in(ADMIN).await;
+    let second = refresh(&app, &refresh_token(&first), ADMIN).await.expect(StatusCode::OK);
+    let stored = app.stored().await;
+    for tokens in [&first, &second] {
+        assert!(!stored.contains(refresh_token(tokens).split_once('.').unwrap().1));
+    }
+    // What the next one follows by is there while a retry may ask for it, and then no more.
+    let salts = async || app.count("SELECT COUNT(*) FROM refresh_tokens WHERE salt IS NOT NULL").await;
+    assert_eq!(salts().await, 1);
+    refresh(&app, &refresh_token(&second), ADMIN).await.expect(StatusCode::OK);
+    assert_eq!(salts().await, 1, "that of the third, and not that of the second");
+}
+
+/// Refreshes one token this often at once, every other time at another replica, and checks that all get one successor.
+async fn race(apps: &[&TestApp; 2], times: usize) {
+    let token = refresh_token(&apps[0].log_in(ADMIN).await);
+    let replies = join_all((0..times).map(|at| refresh(apps[at % 2], &token, ADMIN))).await;
+    let mut successors = HashSet::new();
+    for reply in replies {
+        successors.insert(refresh_token(&reply.expect(StatusCode::OK)));
+    }
+    assert_eq!(successors.len(), 1);
+    let successor = successors.into_iter().next().unwrap();
+    assert_ne!(successor, token);
+    let unspent = "SELECT COUNT(*) FROM refresh_tokens WHERE spent_at IS NULL AND session = \
+        (SELECT MAX(id) FROM sessions)";
+    assert_eq!(apps[0].count(unspent).await, 1);
+    refresh(apps[1], &successor, ADMIN).await.expect(StatusCode::OK);
+    expect_refused(&refresh(apps[0], &token, ADMIN).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_hundred_refreshes_with_one_token_at_once_all_get_the_same_successor() {
+    let app = TestApp::start().await;
+    let replica = app.again(|_| ()).await;
+    race(&[&app, &replica], 200).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_race_has_one_outcome_fifty_times() {
+    let app = TestApp::start().await;
+    let replica = app.again(|_| ()).await;
+    for _ in 0..50 {
+        race(&[&app, &replica], 24).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refresh_and_the_end_of_its_session_at_once_leave_an_ended_session() {
+    let app = TestApp::start().await;
+    for _ in 0..20 {
+        let tokens = app.log_in(ADMIN).await;
+        let (client, token) = (app.bearer(access(&tokens)), refresh_token(&tokens));
+        let (refreshed, ended) =
+            tokio::join!(refresh(&app, &token, ADMIN), client.post("/v2/auth/logout", json!({})));
+        assert_eq!(ended.status, StatusCode::NO_CONTENT, "{}", ended.text);
+        if refreshed.status == StatusCode::OK {
+            expect_ended(&app.bearer(access(&refreshed.json)).get("/v2/users/me").await);
+            expect_refused(&refresh(&app, &refresh_token(&refreshed.json), ADMIN).await);
+        } else {
+            expect_refused(&refreshed);
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_janitor_deletes_what_is_of_no_use_and_nothing_else() {
+    let app = TestApp::with(|config| config.refresh_ttl = 7 * 86_400).await;
+    let user = app.user(Scope::Guest).await;
+    let soon = app.clock.now().plus_seconds(86_400).to_string();
+    for end in [json!(soon), Value::Null] {
+        let body = json!({ "name": "key", "scopes": ["guest"], "expiresAt": end });
+        user.post("/v2/users/me/keys", body).await.expect(StatusCode::CREATED);
+    }
+    let ended = app.admin().await;
+    ended.post("/v2/auth/logout", json!({})).await.expect(StatusCode::NO_CONTENT);
+    let mut tokens = app.log_in(ADMIN).await;
+    let first = refresh_token(&tokens);
+    for table in ["sessions", "refresh_tokens", "api_keys"] {
+        let swept = app.parts.clean_up().await.unwrap();
+        assert_eq!(swept, Default::default(), "{table}");
+    }
+    let mut swept = cedargate::store::Swept::default();
+    for _ in 0..8 {
+        app.clock.advance(5 * 86_400_000);
+        tokens = refresh(&app, &refresh_token(&tokens), ADMIN).await.expect(StatusCode::OK);
+        // However many do it at once.
+        let others = join_all((0..3).map(|_| app.parts.clean_up())).await;
+        for one in others {
+            let one = one.unwrap();
+            swept.sessions += one.sessions;
+            swept.refresh_tokens += one.refresh_tokens;
+            swept.api_keys += one.api_keys;
+        }
+    }
+    // All logins but the last one, the expired key, and of the last login what had been spent long ago.
+    let count = async |table: &str| app.count(&format!("SELECT COUNT(*) FROM {table}")).await;
+    assert_eq!((count("sessions").await, count("api_keys").await), (1, 1));
+    assert_eq!(count("refresh_tokens").await, 2, "the last one and one that would be known if it came again");
+    assert!(swept.sessions >= 3 && swept.api_keys == 1 && swept.refresh_tokens >= 7, "{swept}");
+    app.bearer(access(&tokens)).get("/v2/users/me").await.expect(StatusCode::OK);
+    // What nobody remembers is no good either.
+    expect_refused(&refresh(&app, &first, ADMIN).await);
+    refresh(&app, &refresh_token(&tokens), ADMIN).await.expect(StatusCode::OK);
+}
+
+#[tokio::test]
+async fn an_expired_token_that_was_spent_is_known_for_a_while_and_ends_its_family() {
+    let app = TestApp::with(|config| config.refresh_ttl = 7 * 86_400).await;
+    for (late, is_known) in [(DAY, true), (DAY + 1, false)] {
+        let first = app.log_in(ADMIN).await;
+        app.clock.advance(4 * DAY);
+        let second = refresh(&app, &refresh_token(&first), ADMIN).await.expect(StatusCode::OK);
+        app.clock.advance(3 * DAY + late);
+        app.parts.clean_up().await.unwrap();
+        expect_refused(&refresh(&app, &refresh_token(&first), ADMIN).await);
+        let last = refresh(&app, &refresh_token(&second), ADMIN).await;
+        assert_eq!(last.status == StatusCode::OK, !is_known, "{}", last.text);
+    }
+}
+
+/// What may happen to a family.
+#[derive(Debug, Clone)]
+enum Step {
+    /// A token of the family is presented: the one with this number, counted from the last one.
+    Refresh { back: usize, by_get: bool },
+    /// One is presented with the wrong address.
+    Mistake { back: usize },
+    /// Time passes.
+    Wait(i64),
+    /// A refresh token is revoked.
+    RevokeRefresh { back: usize },
+    /// An access token is.
+    RevokeAccess { back: usize },
+    /// Its user ends it from another session.
+    Delete,
+    /// What is old is deleted.
+    CleanUp,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let back = || prop_oneof![4 => Just(0_usize), 3 => Just(1), 1 => 2_usize..5];
+    let waits = vec![0, 1, 5_000, 29_999, 30_000, 3_600_000, 86_400_000, 2 * 86_400_000];
+    prop_oneof![
+        12 => (back(), any::<bool>()).prop_map(|(back, by_get)| Step::Refresh { back, by_get }),
+        2 => back().prop_map(|back| Step::Mistake { back }),
+        8 => prop::sample::select(waits).prop_map(Step::Wait),
+        1 => back().prop_map(|back| Step::RevokeRefresh { back }),
+        1 => back().prop_map(|back| Step::RevokeAccess { back }),
+        1 => Just(Step::Delete),
+        2 => Just(Step::CleanUp),
+    ]
+}
+
+const HOUR: i64 = 3_600_000;
+const DAY: i64 = 86_400_000;
+
+/// A refresh token as the model sees it.
+struct Known {
+    text: String,
+    expires_at: i64,
+    spent_at: Option<i64>,
+    /// Whether it has been deleted, an hour after its expiry: what comes again then is nothing.
+    is_forgotten: bool,
+}
+
+/// A family as it should be. An access token is good for an hour, a refresh token for two days, a session for a week.
+struct Model {
+    sid: String,
+    refresh: Vec<Known>,
+    /// The access tokens, and when they expire.
+    access: Vec<(String, i64)>,
+    ends_at: i64,
+    is_ended: bool,
+}
+
+/// What a refresh should give.
+#[derive(Debug, PartialEq)]
+enum Expected {
+    Next,
+    Same,
+    Refused,
+}
+
+impl Model {
+    fn new(tokens: &Value, now: i64) -> Self {
+        let sid = jwt(access(tokens)).1["sid"].as_str().unwrap().to_owned();
+        let mut model =
+            Self { sid, refresh: vec![], access: vec![], ends_at: now + 7 * DAY, is_ended: false };
+        model.take(tokens, now);
+        model
+    }
+
+    fn take(&mut self, tokens: &Value, now: i64) {
+        let expires_at = (now + 2 * DAY).min(self.ends_at);
+        self.refresh.push(Known {
+            text: refresh_token(tokens),
+            expires_at,
+            spent_at: None,
+            is_forgotten: false,
+        });
+        self.take_access(tokens, now);
+    }
+
+    fn take_access(&mut self, tokens: &Value, now: i64) {
+        let ends = (now + HOUR).min(self.ends_at) / 1_000 * 1_000;
+        self.access.push((access(tokens).to_owned(), ends));
+    }
+
+    fn at(&self, back: usize) -> usize {
+        self.refresh.len() - 1 - back.min(self.refresh.len() - 1)
+    }
+
+    fn is_live(&self, now: i64) -> bool {
+        !self.is_ended && now < self.ends_at
+    }
+
+    /// What presenting this token should give, with what follows from it.
+    fn present(&mut self, at: usize, now: i64) -> Expected {
+        let last = self.refresh.len() - 1;
+        let token = &mut self.refresh[at];
+        if token.is_forgotten || self.is_ended || now >= self.ends_at {
+            return Expected::Refused;
+        }
+        match token.spent_at {
+            None if now < token.expires_at => {
+                token.spent_at = Some(now);
+                Expected::Next
+            }
+            None => Expected::Refused,
+            Some(spent) if at + 1 == last && now < spent + 30_000 => Expected::Same,
+            Some(_) => {
+                self.is_ended = true;
+                Expected::Refused
+            }
+        }
+    }
+}
+
+/// Plays steps on a family of its own, and checks after each that the service says what the model says.
+async fn play(app: &TestApp, user: &str, watcher: &Client, steps: &[Step]) {
+    let now = || app.clock.now().millis();
+    let mut model = Model::new(&app.log_in(user).await, now());
+    let bystander = app.log_in(user).await;
+    let born = now();
+    for step in steps {
+        match step {
+            Step::Refresh { back, by_get } => {
+                let at = model.at(*back);
+                let text = &model.refresh[at].text;
+                // By GET with a bearer that is good whatever becomes of the family.
+                let reply =
+                    if *by_get { refresh_as(watcher, text).await } else { refresh(app, text, user).await };
+                match model.present(at, now()) {
+                    Expected::Next => {
+                        let tokens = reply.expect(StatusCode::OK);
+                        assert!(model.refresh.iter().all(|known| known.text != refresh_token(&tokens)));
+                        model.take(&tokens, now());
+                    }
+                    Expected::Same => {
+                        let tokens = reply.expect(StatusCode::OK);
+                        assert_eq!(refresh_token(&tokens), model.refresh.last().unwrap().text);
+                        model.take_access(&tokens, now());
+                    }
+                    Expected::Refused => expect_refused(&reply),
+                }
+            }
+            Step::Mistake { back } => {
+                let text = &model.refresh[model.at(*back)].text;
+                expect_refused(&refresh(app, text, "somebody@else.example").await);
+            }
+            Step::Wait(millis) => app.clock.advance(*millis),
+            Step::RevokeRefresh { back } => {
+                let token = &model.refresh[model.at(*back)];
+                crate::revocation::revoke(app, &token.text).await;
+                model.is_ended |= !token.is_forgotten;
+            }
+            Step::RevokeAccess { back } => {
+                let (token, ends) =
+                    &model.access[model.access.len() - 1 - back.min(&(model.access.len() - 1))];
+                crate::revocation::revoke(app, token).await;
+                model.is_ended |= now() < *ends;
+            }
+            Step::Delete => {
+                let path = format!("/v2/users/me/sessions/{}", model.sid);
+                // A key of the user ends nothing.
+                watcher.delete(&path).await.expect_problem(403, "forbidden");
+                let other = app.client(user).await;
+                let reply = other.delete(&path).await;
+                assert!([204, 404].contains(&reply.status.as_u16()), "{}", reply.text);
+                model.is_ended = true;
+            }
+            Step::CleanUp => {
+                app.parts.clean_up().await.unwrap();
+                for token in &mut model.refresh {
+                    token.is_forgotten |= token.expires_at < now() - HOUR;
+                }
+            }
+        }
+        let tail = model.access.len().saturating_sub(3);
+        for (token, ends) in &model.access[tail..] {
+            let reply = app.bearer(token).get("/v2/users/me").await;
+            let expected = if now() >= *ends {
+                403
+            } else if model.is_live(now()) {
+                200
+            } else {
+                401
+            };
+            assert_eq!(reply.status.as_u16(), expected, "{step:?}: {}", reply.text);
+        }
+    }
+    // Another session of the same user has seen nothing of all this.
+    if now() < born + 2 * DAY {
+        refresh(app, &refresh_token(&bystander), user).await.expect(StatusCode::OK);
+    }
+}
+
+#[test]
+fn whatever_happens_to_a_family_in_whatever_order_it_does_as_the_model_says() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let (app, user, watcher) = runtime.block_on(async {
+        let app = TestApp::with(|config| {
+            (config.access_ttl, config.refresh_ttl, config.session_ttl) = (3_600, 2 * 86_400, 7 * 86_400);
+        })
+        .await;
+        let user = app.user(Scope::Agent).await;
+        let key = user.key(&[Scope::Agent]).await;
+        let (email, watcher) = (email(&user).await, app.bearer(&key));
+        (app, email, watcher)
+    });
+    let cases = ProptestConfig::default().cases.min(64);
+    let mut runner =
+        TestRunner::new(ProptestConfig { cases, failure_persistence: None, ..Default::default() });
+    let steps = prop::collection::vec(step(), 1..24);
+    let outcome = runner.run(&steps, |steps| {
+        runtime.block_on(play(&app, &user, &watcher, &steps));
+        Ok(())
+    });
+    let _guard = runtime.enter();
+    outcome.unwrap();
+}
+
+#[tokio::test]
+async fn a_login_under_way_does_not_survive_a_new_password_or_a_block() {
+    let app = TestApp::with(|config| config.password_workers = Some(1)).await;
+    let user = app.user(Scope::Guest).await;
+    let (email, admin) = (email(&user).await, app.admin().await);
+    let path = format!("/v2/users/{}", user.id);
+    let mut password = PASSWORD.to_owned();
+    for change in [json!({ "password": "An0ther-one" }), json!({ "status": "blocked" })] {
+        for before in 0..6 {
+            let nobody = app.anonymous();
+            let login = json!({ "email": email, "password": password });
+            // The change begins after so many logins, and ends before some of them.
+            let logins = join_all((0..6).map(|_| nobody.post("/v2/auth/token", login.clone())));
+            let changed = async {
+                for _ in 0..before {
+                    nobody.get("/health/live").await;
+                }
+                admin.patch(&path, change.clone()).await.expect(StatusCode::OK);
+            };
+            let (logins, ()) = tokio::join!(logins, changed);
+            let back = json!({ "status": "active" });
+            admin.patch(&path, back).await.expect(StatusCode::OK);
+            for login in logins.iter().filter(|login| login.status == StatusCode::OK) {
+                expect_ended(&app.bearer(access(&login.json)).get("/v2/users/me").await);
+            }
+            if let Some(new) = change["password"].as_str() {
+                admin.patch(&path, json!({ "password": PASSWORD })).await.expect(StatusCode::OK);
+                assert_ne!(new, password);
+            }
+            password = PASSWORD.to_owned();
+        }
+    }
+}

@@ -1,0 +1,303 @@
+//! Ending a token that one holds (RFC 7009), and finding out what one is worth (RFC 7662).
+
+use crate::families::{access, expect_ended};
+use crate::refresh::{expect_refused, refresh, refresh_token};
+use crate::support::{ADMIN, Client, Reply, TestApp, jwt};
+use crate::tokens::{change, email};
+use cedargate::authz::Scope;
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+const REVOKE: &str = "/v2/auth/revoke";
+const INTROSPECT: &str = "/v2/auth/introspect";
+const FORM: (&str, &str) = ("content-type", "application/x-www-form-urlencoded");
+
+/// Sends a form.
+async fn send(client: &Client, path: &str, pairs: &[(&str, &str)]) -> Reply {
+    let mut url = reqwest::Url::parse("http://host").unwrap();
+    url.query_pairs_mut().extend_pairs(pairs);
+    let body = url.query().unwrap_or_default().as_bytes().to_vec();
+    client.send(Method::POST, path, &[FORM], Some(body)).await
+}
+
+/// Revokes a token, as nobody.
+pub(crate) async fn revoke(app: &TestApp, token: &str) {
+    let reply = send(&app.anonymous(), REVOKE, &[("token", token)]).await;
+    assert_eq!(reply.header("cache-control"), "no-store");
+    assert_eq!(reply.expect(StatusCode::OK), json!({}));
+}
+
+/// What a token is worth to a client.
+async fn introspect(client: &Client, token: &str) -> Value {
+    let reply = send(client, INTROSPECT, &[("token", token), ("token_type_hint", "access_token")]).await;
+    assert_eq!(reply.header("cache-control"), "no-store");
+    let body = reply.expect(StatusCode::OK);
+    if body["active"] == false {
+        assert_eq!(body, json!({ "active": false }), "nothing else is said");
+    }
+    body
+}
+
+fn is_active(body: &Value) -> bool {
+    body["active"].as_bool().unwrap()
+}
+
+#[tokio::test]
+async fn whoever_holds_a_token_ends_its_session() {
+    let app = TestApp::start().await;
+    // The first refresh token, which is spent, the last one, and either access token.
+    for which in 0..4 {
+        let first = app.log_in(ADMIN).await;
+        let second = refresh(&app, &refresh_token(&first), ADMIN).await.expect(StatusCode::OK);
+        let other = app.admin().await;
+        let clients = [&first, &second].map(|tokens| app.bearer(access(tokens)));
+        for client in &clients {
+            client.get("/v2/users/me").await.expect(StatusCode::OK);
+        }
+        let tokens =
+            [refresh_token(&first), refresh_token(&second), access(&first).into(), access(&second).into()];
+        revoke(&app, &tokens[which]).await;
+        for client in &clients {
+            expect_ended(&client.get("/v2/users/me").await);
+        }
+        expect_refused(&refresh(&app, &refresh_token(&second), ADMIN).await);
+        other.get("/v2/users/me").await.expect(StatusCode::OK);
+        // Once more is no error (RFC 7009, 2.2).
+        for token in &tokens {
+            revoke(&app, token).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_is_presented_ends() {
+    let app = TestApp::start().await;
+    let user = app.user(Scope::Agent).await;
+    let (leaked, kept) = (user.key(&[Scope::Agent]).await, user.key(&[Scope::Agent]).await);
+    let (leaked_client, kept_client) = (app.bearer(&leaked), app.bearer(&kept));
+    for client in [&leaked_client, &kept_client] {
+        client.get("/v2/users/me").await.expect(StatusCode::OK);
+    }
+    revoke(&app, &leaked).await;
+    expect_ended(&leaked_client.get("/v2/users/me").await);
+    for client in [&user, &kept_client] {
+        client.get("/v2/users/me").await.expect(StatusCode::OK);
+    }
+    revoke(&app, &leaked).await;
+}
+
+#[tokio::test]
+async fn what_is_no_good_token_revokes_nothing_and_is_no_error() {
+    let app = TestApp::start().await;
+    let tokens = app.log_in(ADMIN).await;
+    let (token, bearer) = (refresh_token(&tokens), access(&tokens));
+    let cut = &token[..token.len() - 1];
+    let (start, end) = token.split_at(token.len() - 1);
+    let other = format!("{start}{}", if end == "0" { "1" } else { "0" });
+    let tampered = format!("{}.AAAA", bearer.rsplit_once('.').unwrap().0);
+    let stranger = app.user(Scope::Guest).await.id;
+    let renamed = token.replace(tokens["user"].as_str().unwrap(), &stranger);
+    for wrong in [
+        "garbage",
+        " ",
+        cut,
+        &other,
+        &tampered,
+        &renamed,
+        ADMIN,
+        "94c70d470e391bdc16a8d8363b5d4891",
+        "599e1fcd9da1c72645c95886.28167e54e423275c0d948ce2efcaa481d4ab229ea53800502c26adae924a217f924fe2ba343d78ac",
+    ] {
+        revoke(&app, wrong).await;
+    }
+    app.bearer(bearer).get("/v2/users/me").await.expect(StatusCode::OK);
+    // An expired access token proves nothing any more.
+    app.clock.advance(86_400_000);
+    revoke(&app, bearer).await;
+    refresh(&app, &token, ADMIN).await.expect(StatusCode::OK);
+}
+
+#[tokio::test]
+async fn the_form_is_that_of_the_standards() {
+    let app = TestApp::start().await;
+    let admin = app.admin().await;
+    for path in [REVOKE, INTROSPECT] {
+        for pairs in [&[] as &[(&str, &str)], &[("token", "")], &[("token_type_hint", "access_token")]] {
+            assert_eq!(send(&admin, path, pairs).await.expect_problem(400, "invalid_fields"), ["token"]);
+        }
+        let twice = [("token", "a"), ("token", "b")];
+        assert_eq!(send(&admin, path, &twice).await.expect_problem(400, "invalid_fields"), ["token"]);
+        let twice = [("token", "a"), ("token_type_hint", "b"), ("token_type_hint", "c")];
+        let fields = send(&admin, path, &twice).await.expect_problem(400, "invalid_fields");
+        assert_eq!(fields, ["token_type_hint"]);
+        // An unknown hint and what else may be sent are passed over (RFC 7009, 2.2.1; RFC 6749, 3.1).
+        let more =
+            [("token", "a"), ("token_type_hint", "unknown"), ("client_id", "x"), ("client_secret", "y")];
+        send(&admin, path, &more).await.expect(StatusCode::OK);
+        let json = admin.post(path, json!({ "token": "a" })).await;
+        json.expect_problem(415, "unsupported_media_type");
+        let bare = admin.call(Method::POST, path, None).await;
+        bare.expect_problem(415, "unsupported_media_type");
+        let query = admin.send(Method::POST, &format!("{path}?token=a"), &[FORM], None).await;
+        query.expect_problem(400, "invalid_fields");
+        let long = format!("token={}", "x".repeat(16 * 1024));
+        let long = admin.send(Method::POST, path, &[FORM], Some(long.into_bytes())).await;
+        long.expect_problem(413, "too_large");
+        let typed = ("content-type", "Application/X-WWW-Form-URLEncoded; charset=utf-8");
+        let reply = admin.send(Method::POST, path, &[typed], Some(b"token=a".to_vec())).await;
+        reply.expect(StatusCode::OK);
+    }
+}
+
+#[tokio::test]
+async fn a_service_learns_what_a_token_is_worth_now() {
+    let app = TestApp::start().await;
+    let service = app.bearer(&app.user(Scope::Bot).await.key(&[Scope::Bot]).await);
+    let user = app.user(Scope::Agent).await;
+    let email = email(&user).await;
+    let now = app.clock.now();
+    let tokens = app.log_in(&email).await;
+    let (_, claims) = jwt(access(&tokens));
+    let whole = json!({
+        "active": true, "scope": "guest agent", "username": email, "token_type": "Bearer",
+        "exp": claims["exp"], "iat": claims["iat"], "sub": user.id, "aud": claims["aud"], "iss": claims["iss"],
+        "jti": claims["jti"], "sid": claims["sid"],
+    });
+    assert_eq!(introspect(&service, access(&tokens)).await, whole);
+    let refresh = introspect(&service, &refresh_token(&tokens)).await;
+    let expected = json!({
+        "active": true, "scope": "guest agent", "username": email, "token_type": "refresh_token",
+        "exp": now.seconds() + 30 * 86_400, "iat": now.seconds(), "sub": user.id, "iss": claims["iss"],
+        "sid": claims["sid"],
+    });
+    assert_eq!(refresh, expected);
+
+    let end = now.plus_seconds(3_600);
+    let body = json!({ "name": "key", "scopes": ["guest"], "expiresAt": end.to_string() });
+    let key = user.post("/v2/users/me/keys", body).await.expect(StatusCode::CREATED);
+    let expected = json!({
+        "active": true, "scope": "guest", "username": email, "token_type": "Bearer", "exp": end.seconds(),
+        "iat": now.seconds(), "sub": user.id, "iss": claims["iss"], "jti": key["id"],
+    });
+    assert_eq!(introspect(&service, key["key"].as_str().unwrap()).await, expected);
+    let lasting = introspect(&service, &user.key(&[Scope::Agent]).await).await;
+    assert!(is_active(&lasting) && lasting.get("exp").is_none(), "{lasting}");
+
+    // The role as it is now caps what a token can do.
+    change(&app, &user.id, json!({ "role": "guest" })).await;
+    for token in [access(&tokens), &refresh_token(&tokens)] {
+        assert_eq!(introspect(&service, token).await["scope"], "guest");
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_active_is_that_and_nothing_else() {
+    let app = TestApp::start().await;
+    let service = app.bearer(&app.user(Scope::Bot).await.key(&[Scope::Bot]).await);
+    let user = app.user(Scope::Agent).await;
+    let email = email(&user).await;
+    let fresh = async || app.log_in(&email).await;
+    let inactive = async |tokens: &[&str]| {
+        for token in tokens {
+            assert!(!is_active(&introspect(&service, token).await), "{token}");
+        }
+    };
+    inactive(&["garbage", "a.b.c", "94c70d470e391bdc16a8d8363b5d4891", ADMIN]).await;
+
+    let first = fresh().await;
+    let second = refresh(&app, &refresh_token(&first), &email).await.expect(StatusCode::OK);
+    inactive(&[&refresh_token(&first)]).await;
+    assert!(is_active(&introspect(&service, &refresh_token(&second)).await));
+    revoke(&app, &refresh_token(&second)).await;
+    inactive(&[&refresh_token(&second), access(&first), access(&second)]).await;
+
+    let tokens = fresh().await;
+    app.clock.advance(86_400_000);
+    inactive(&[access(&tokens)]).await;
+    assert!(is_active(&introspect(&service, &refresh_token(&tokens)).await));
+    app.clock.advance(29 * 86_400_000);
+    inactive(&[&refresh_token(&tokens)]).await;
+
+    let end = app.clock.now().plus_seconds(60).to_string();
+    let body = json!({ "name": "key", "scopes": ["guest"], "expiresAt": end });
+    let owner = app.client(&email).await;
+    let key = owner.post("/v2/users/me/keys", body).await.expect(StatusCode::CREATED);
+    assert!(is_active(&introspect(&service, key["key"].as_str().unwrap()).await));
+    app.clock.advance(60_000);
+    inactive(&[key["key"].as_str().unwrap()]).await;
+
+    let (tokens, key) = (fresh().await, owner.key(&[Scope::Guest]).await);
+    change(&app, &user.id, json!({ "status": "blocked" })).await;
+    inactive(&[access(&tokens), &refresh_token(&tokens), &key]).await;
+}
+
+#[tokio::test]
+async fn everybody_may_introspect_its_own_and_services_what_is_below_them() {
+    let app = TestApp::start().await;
+    let (organization, theirs) = app.tenant("theirs").await;
+    let (_, strangers) = app.tenant("strangers").await;
+    let body = json!({ "email": "bot@theirs.example", "password": crate::support::PASSWORD, "role": "bot",
+        "organization": organization });
+    theirs.post("/v2/users", body).await.expect(StatusCode::CREATED);
+    let their_bot = app.client("bot@theirs.example").await;
+    let tokens = app.log_in("bot@theirs.example").await;
+    let key = their_bot.key(&[Scope::Guest]).await;
+    for token in [access(&tokens), &refresh_token(&tokens), &key] {
+        for (client, expected) in [
+            (&their_bot, true),
+            (&app.bearer(&key), true),
+            (&theirs, true),
+            (&app.admin().await, true),
+            (&app.user(Scope::Bot).await, true),
+            (&app.user(Scope::Agent).await, false),
+            (&app.user(Scope::Guest).await, false),
+            (&strangers, false),
+        ] {
+            assert_eq!(is_active(&introspect(client, token).await), expected, "{}", client.id);
+        }
+        let nobody = send(&app.anonymous(), INTROSPECT, &[("token", token)]).await;
+        nobody.expect_problem(401, "missing_token");
+    }
+    // From below one sees nothing of what is above.
+    let above = app.log_in(ADMIN).await;
+    assert!(!is_active(&introspect(&their_bot, access(&above)).await));
+}
+
+#[tokio::test]
+async fn no_form_makes_the_service_fail_or_say_what_it_held() {
+    let app = TestApp::start().await;
+    let admin = app.admin().await;
+    let tokens = app.log_in(ADMIN).await;
+    let (refresh, bearer) = (refresh_token(&tokens), access(&tokens).to_owned());
+    let token = prop_oneof![
+        2 => any::<String>(),
+        2 => "[0-9a-f]{24}\\.[0-9a-f]{78,82}",
+        2 => "(cg_)?[0-9a-f]{30,42}",
+        2 => "[A-Za-z0-9_-]{0,40}(\\.[A-Za-z0-9_-]{0,40}){0,4}",
+        1 => (0..refresh.len()).prop_map(move |at| refresh[..at].to_owned()),
+        1 => (0..bearer.len()).prop_map(move |at| bearer[..at].to_owned()),
+    ];
+    let name = prop::sample::select(vec!["token", "token", "token_type_hint", "client_id", "", "Token"]);
+    let pairs = prop::collection::vec((name, token), 0..4);
+    let raw = prop::collection::vec(any::<u8>(), 0..60);
+    let mut runner = TestRunner::deterministic();
+    for _ in 0..ProptestConfig::default().cases {
+        let (pairs, raw) = (&pairs, &raw).new_tree(&mut runner).unwrap().current();
+        let pairs: Vec<_> = pairs.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        for path in [REVOKE, INTROSPECT] {
+            for reply in [
+                send(&admin, path, &pairs).await,
+                admin.send(Method::POST, path, &[FORM], Some(raw.clone())).await,
+            ] {
+                assert!([200, 400].contains(&reply.status.as_u16()), "{pairs:?}: {}", reply.text);
+                let said = reply.text.clone();
+                assert!(pairs.iter().all(|(_, value)| value.len() < 30 || !said.contains(value)), "{said}");
+            }
+        }
+    }
+    admin.get("/v2/users/me").await.expect(StatusCode::OK);
+    app.bearer(access(&tokens)).get("/v2/users/me").await.expect(StatusCode::OK);
+}

@@ -1,0 +1,282 @@
+//! Sessions: where a user is logged in, and what ends that.
+
+use crate::families::{access, expect_ended};
+use crate::refresh::{expect_refused, refresh, refresh_token};
+use crate::support::{ADMIN, Client, PASSWORD, Reply, TestApp, jwt};
+use crate::tokens::{change, email, present};
+use cedargate::authz::Scope;
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+const NEW_PASSWORD: &str = "b3tt3rTh4nB3f0r3";
+
+fn sid(token: &str) -> String {
+    jwt(token).1["sid"].as_str().unwrap().to_owned()
+}
+
+fn sid_of(client: &Client) -> String {
+    sid(client.bearer.as_deref().unwrap())
+}
+
+async fn listed(client: &Client, user: &str) -> Vec<Value> {
+    let reply = client.get(&format!("/v2/users/{user}/sessions")).await.expect(StatusCode::OK);
+    reply.as_array().unwrap().clone()
+}
+
+/// Logs in, or refreshes, with this program.
+async fn with_agent(app: &TestApp, agent: &str, body: Value) -> Value {
+    let headers = [("content-type", "application/json"), ("user-agent", agent)];
+    let body = Some(body.to_string().into_bytes());
+    let reply = app.anonymous().send(Method::POST, "/v2/auth/token", &headers, body).await;
+    reply.expect(StatusCode::OK)
+}
+
+#[tokio::test]
+async fn a_user_sees_where_it_is_logged_in_when_from_where_and_with_what() {
+    let app = TestApp::start().await;
+    let user = app.user(Scope::Guest).await;
+    let email = email(&user).await;
+    let start = app.clock.now();
+    app.clock.advance(60_000);
+    let long = format!("agent/1.0 {}", "x".repeat(400));
+    let tokens = with_agent(&app, &long, json!({ "email": email, "password": PASSWORD })).await;
+    app.clock.advance(60_000);
+    let body = json!({ "refreshToken": tokens["refreshToken"], "clientId": email });
+    with_agent(&app, "agent/2.0", body).await;
+
+    let sessions = listed(&user, "me").await;
+    let expected = json!({
+        "id": sid(access(&tokens)), "current": false,
+        "createdAt": start.plus_seconds(60).to_string(),
+        "createdFrom": { "address": "127.0.0.1", "userAgent": long[..256] },
+        "lastUsedAt": start.plus_seconds(120).to_string(),
+        "lastUsedFrom": { "address": "127.0.0.1", "userAgent": "agent/2.0" },
+        "expiresAt": start.plus_seconds(60 + 90 * 86_400).to_string(),
+    });
+    assert_eq!(sessions.len(), 2);
+    assert_eq!(sessions[0], expected, "the one last used comes first");
+    assert_eq!((&sessions[1]["current"], &sessions[1]["id"]), (&json!(true), &json!(sid_of(&user))));
+    let own = listed(&app.bearer(access(&tokens)), &user.id).await;
+    assert_eq!(own[0]["current"], true);
+    assert_eq!(own[1]["current"], false);
+    // A key sees them too, and none is its own.
+    let keyed = listed(&app.bearer(&user.key(&[Scope::Guest]).await), "me").await;
+    assert!(keyed.len() == 2 && keyed.iter().all(|session| session["current"] == false));
+}
+
+#[tokio::test]
+async fn a_session_of_which_nothing_can_be_good_any_more_is_not_listed() {
+    let app = TestApp::with(|config| config.refresh_ttl = 7 * 86_400).await;
+    let user = app.user(Scope::Guest).await;
+    let key = app.bearer(&user.key(&[Scope::Guest]).await);
+    app.clock.advance(7 * 86_400_000 - 1);
+    assert_eq!(listed(&key, "me").await.len(), 1);
+    app.clock.advance(1);
+    assert_eq!(listed(&key, "me").await.len(), 0);
+}
+
+#[tokio::test]
+async fn a_deleted_session_ends_at_once_and_no_other() {
+    let app = TestApp::start().await;
+    let user = app.user(Scope::Guest).await;
+    let email = email(&user).await;
+    let other = app.log_in(&email).await;
+    let client = app.bearer(access(&other));
+    client.get("/v2/users/me").await.expect(StatusCode::OK);
+    let path = format!("/v2/users/me/sessions/{}", sid(access(&other)));
+    user.delete(&path).await.expect(StatusCode::NO_CONTENT);
+    expect_ended(&client.get("/v2/users/me").await);
+    expect_refused(&refresh(&app, &refresh_token(&other), &email).await);
+    assert_eq!(listed(&user, "me").await.len(), 1);
+    user.delete(&path).await.expect_problem(404, "not_found");
+    for nothing in ["599e1fcd9da1c72645c95886", "no-id", "me"] {
+        let reply = user.delete(&format!("/v2/users/me/sessions/{nothing}")).await;
+        reply.expect_problem(404, "not_found");
+    }
+    // One's own, too.
+    user.delete(&format!("/v2/users/me/sessions/{}", sid_of(&user))).await.expect(StatusCode::NO_CONTENT);
+    expect_ended(&user.get("/v2/users/me").await);
+}
+
+#[tokio::test]
+async fn all_sessions_but_ones_own_end_at_once() {
+    let app = TestApp::start().await;
+    let user = app.user(Scope::Agent).await;
+    let (email, key) = (email(&user).await, app.bearer(&user.key(&[Scope::Agent]).await));
+    let others = [app.client(&email).await, app.client(&email).await];
+    let bystander = app.user(Scope::Agent).await;
+    user.delete("/v2/users/me/sessions").await.expect(StatusCode::NO_CONTENT);
+    for other in &others {
+        expect_ended(&other.get("/v2/users/me").await);
+    }
+    for client in [&user, &key, &bystander] {
+        client.get("/v2/users/me").await.expect(StatusCode::OK);
+    }
+    let left = listed(&user, "me").await;
+    assert!(left.len() == 1 && left[0]["current"] == true);
+    // For an admin none of them is its own.
+    let admin = app.admin().await;
+    admin.delete(&format!("/v2/users/{}/sessions", user.id)).await.expect(StatusCode::NO_CONTENT);
+    expect_ended(&user.get("/v2/users/me").await);
+    for client in [&admin, &key] {
+        client.get("/v2/users/me").await.expect(StatusCode::OK);
+    }
+}
+
+#[tokio::test]
+async fn logging_out_ends_the_session_of_the_bearer() {
+    let app = TestApp::start().await;
+    for role in Scope::ALL {
+        let user = app.user(role).await;
+        let email = email(&user).await;
+        let tokens = app.log_in(&email).await;
+        let next = refresh(&app, &refresh_token(&tokens), &email).await.expect(StatusCode::OK);
+        let reply = app.bearer(access(&tokens)).call(Method::POST, "/v2/auth/logout", None).await;
+        assert_eq!((reply.status, reply.text.as_str()), (StatusCode::NO_CONTENT, ""));
+        for tokens in [&tokens, &next] {
+            let client = app.bearer(access(tokens));
+            expect_ended(&client.get("/v2/users/me").await);
+            expect_ended(&client.call(Method::POST, "/v2/auth/logout", None).await);
+        }
+        expect_refused(&refresh(&app, &refresh_token(&next), &email).await);
+        user.get("/v2/users/me").await.expect(StatusCode::OK);
+    }
+}
+
+#[tokio::test]
+async fn a_key_ends_no_sessions_and_has_none_to_log_out_of() {
+    let app = TestApp::start().await;
+    let admin = app.user(Scope::Admin).await;
+    let other = app.user(Scope::Guest).await;
+    let key = app.bearer(&admin.key(&[Scope::Admin]).await);
+    for (method, path) in [
+        (Method::DELETE, "/v2/users/me/sessions".to_owned()),
+        (Method::DELETE, format!("/v2/users/me/sessions/{}", sid_of(&admin))),
+        (Method::DELETE, format!("/v2/users/{}/sessions", other.id)),
+        (Method::POST, "/v2/auth/logout".to_owned()),
+    ] {
+        key.call(method, &path, None).await.expect_problem(403, "forbidden");
+    }
+    for client in [&admin, &other, &key] {
+        client.get("/v2/users/me").await.expect(StatusCode::OK);
+    }
+}
+
+#[tokio::test]
+async fn the_sessions_of_another_are_there_for_admins_above_it_only() {
+    let app = TestApp::start().await;
+    let (_, ours) = app.tenant("ours").await;
+    let (_, theirs) = app.tenant("theirs").await;
+    let their_sid = sid_of(&theirs);
+    let without_id = |reply: &Reply| {
+        let mut body = reply.json.clone();
+        body.as_object_mut().unwrap().remove("requestId");
+        (reply.status, body)
+    };
+    let guest = app.user(Scope::Guest).await;
+    let bot = app.user(Scope::Bot).await;
+    for client in [&ours, &guest, &bot] {
+        // As if there were no such user.
+        let path = format!("/v2/users/{}/sessions", theirs.id);
+        let missing = "/v2/users/599e1fcd9da1c72645c95886/sessions";
+        for (method, below) in
+            [(Method::GET, ""), (Method::DELETE, ""), (Method::DELETE, &format!("/{their_sid}") as &str)]
+        {
+            let nobody = client.call(method.clone(), &format!("{missing}{below}"), None).await;
+            assert!([403, 404].contains(&nobody.status.as_u16()), "{}", nobody.text);
+            let reply = client.call(method, &format!("{path}{below}"), None).await;
+            assert_eq!(without_id(&reply), without_id(&nobody));
+        }
+        // Under one's own name it is none either.
+        let own = client.delete(&format!("/v2/users/me/sessions/{their_sid}")).await;
+        own.expect_problem(404, "not_found");
+    }
+    theirs.get("/v2/users/me").await.expect(StatusCode::OK);
+    // The admin of a user's own organization looks after them, and the root's.
+    assert_eq!(listed(&app.admin().await, &theirs.id).await.len(), 1);
+    let path = format!("/v2/users/{}/sessions/{their_sid}", theirs.id);
+    app.admin().await.delete(&path).await.expect(StatusCode::NO_CONTENT);
+    expect_ended(&theirs.get("/v2/users/me").await);
+}
+
+#[tokio::test]
+async fn a_new_password_ends_the_other_sessions_of_its_user() {
+    let app = TestApp::start().await;
+    let user = app.user(Scope::Agent).await;
+    let email = email(&user).await;
+    let (key, other) = (app.bearer(&user.key(&[Scope::Agent]).await), app.log_in(&email).await);
+    let client = app.bearer(access(&other));
+    // What goes wrong ends nothing, nor does another change.
+    let wrong = json!({ "password": NEW_PASSWORD, "currentPassword": "wrong password" });
+    user.patch("/v2/users/me", wrong).await.expect_problem(400, "invalid_fields");
+    user.patch("/v2/users/me", json!({ "givenName": "Ada" })).await.expect(StatusCode::OK);
+    client.get("/v2/users/me").await.expect(StatusCode::OK);
+
+    let body = json!({ "password": NEW_PASSWORD, "currentPassword": PASSWORD });
+    user.patch("/v2/users/me", body).await.expect(StatusCode::OK);
+    expect_ended(&client.get("/v2/users/me").await);
+    expect_refused(&refresh(&app, &refresh_token(&other), &email).await);
+    for client in [&user, &key] {
+        client.get("/v2/users/me").await.expect(StatusCode::OK);
+    }
+    // By another hand, all of them.
+    change(&app, &user.id, json!({ "password": PASSWORD })).await;
+    expect_ended(&user.get("/v2/users/me").await);
+    app.client(&email).await.get("/v2/users/me").await.expect(StatusCode::OK);
+}
+
+#[tokio::test]
+async fn blocking_ends_sessions_and_keys_for_good() {
+    let app = TestApp::start().await;
+    let user = app.user(Scope::Agent).await;
+    let email = email(&user).await;
+    let (key, tokens) = (app.bearer(&user.key(&[Scope::Agent]).await), app.log_in(&email).await);
+    let bystander = app.user(Scope::Agent).await;
+    change(&app, &user.id, json!({ "status": "blocked" })).await;
+    let body = json!({ "name": "while blocked", "scopes": ["guest"] });
+    let path = format!("/v2/users/{}/keys", user.id);
+    app.admin().await.post(&path, body).await.expect_problem(409, "conflict");
+    for step in ["blocked", "active"] {
+        change(&app, &user.id, json!({ "status": step })).await;
+        for client in [&user, &key, &app.bearer(access(&tokens))] {
+            expect_ended(&client.get("/v2/users/me").await);
+        }
+        expect_refused(&refresh(&app, &refresh_token(&tokens), &email).await);
+    }
+    assert_eq!(app.admin().await.get(&path).await.expect(StatusCode::OK), json!([]));
+    bystander.get("/v2/users/me").await.expect(StatusCode::OK);
+    app.client(&email).await.get("/v2/users/me").await.expect(StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_deleted_user_leaves_no_session_and_no_key() {
+    let app = TestApp::start().await;
+    let user = app.user(Scope::Agent).await;
+    let key = app.bearer(&user.key(&[Scope::Agent]).await);
+    app.admin().await.delete(&format!("/v2/users/{}", user.id)).await.expect(StatusCode::NO_CONTENT);
+    for client in [&user, &key] {
+        expect_ended(&client.get("/v2/users/me").await);
+    }
+    for table in ["sessions", "api_keys"] {
+        let left = format!("SELECT COUNT(*) FROM {table} WHERE \"user\" = '{}'", user.id);
+        assert_eq!(app.count(&left).await, 0, "{table}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_is_known_costs_no_query_and_ends_all_the_same() {
+    let app = TestApp::start().await;
+    let admin = app.admin().await;
+    admin.get("/v2/users/me").await.expect(StatusCode::OK);
+    // Behind the service's back, nothing tells it: so it did not look.
+    app.sql("UPDATE sessions SET ended_at = 1").await;
+    if app.postgres().is_none() {
+        admin.get("/v2/users/me").await.expect(StatusCode::OK);
+    }
+    // It looks again now and then, whoever wrote what.
+    app.clock.advance(60_000);
+    expect_ended(&admin.get("/v2/users/me").await);
+    // Another service on the same database knows nothing yet, so it looks.
+    expect_ended(&app.again(|_| ()).await.bearer(admin.bearer.as_deref().unwrap()).get("/v2/users/me").await);
+    present(&app, json!({ "email": ADMIN, "password": PASSWORD })).await.expect(StatusCode::OK);
+}
