@@ -71,6 +71,15 @@ pub struct Config {
     pub password_workers: Option<usize>,
     /// How many threads answer requests; as many as there are processors if nothing is said.
     pub workers: Option<usize>,
+    /// The file with the certificates of the service, its own first, as PEM; without it there is no TLS.
+    pub tls_cert: Option<PathBuf>,
+    /// The file with the key of the first of them, as PEM.
+    pub tls_key: Option<PathBuf>,
+    /// The origins whose pages may call the service from a browser, such as `https://app.example.com`.
+    #[serde(deserialize_with = "names")]
+    pub cors_origins: Vec<String>,
+    /// How long after SIGTERM the service goes on while it says that it is not ready, in seconds.
+    pub drain: u64,
     /// What is logged: `error`, `warn`, `info`, `debug`, or a filter such as `info,cedargate=debug`.
     pub log: String,
     /// How the log is written: `text` or `json`.
@@ -163,6 +172,10 @@ impl Default for Config {
             argon2_parallelism: 1,
             password_workers: None,
             workers: None,
+            tls_cert: None,
+            tls_key: None,
+            cors_origins: Vec::new(),
+            drain: 5,
             log: "info".into(),
             log_format: LogFormat::Text,
             decision_log: Decisions::Off,
@@ -279,9 +292,26 @@ impl Config {
             ("argon2_memory_kib", u64::from(self.argon2_memory_kib), 7 * 1024, 4 * 1024 * 1024),
             ("argon2_iterations", u64::from(self.argon2_iterations), 1, 100),
             ("argon2_parallelism", u64::from(self.argon2_parallelism), 1, 64),
+            ("drain", self.drain, 0, 15),
         ] {
             if !(least..=most).contains(&number) {
                 return wrong(setting, format!("it is {number}; it must be {least} to {most}"));
+            }
+        }
+        for (setting, other, is_alone) in [
+            ("tls_key", "tls_cert", self.tls_cert.is_some() && self.tls_key.is_none()),
+            ("tls_cert", "tls_key", self.tls_key.is_some() && self.tls_cert.is_none()),
+        ] {
+            if is_alone {
+                return wrong(setting, format!("it is missing; it goes with {other}"));
+            }
+        }
+        for origin in &self.cors_origins {
+            let is_origin =
+                url::Url::parse(origin).is_ok_and(|url| url.origin().ascii_serialization() == *origin);
+            if !is_origin {
+                let message = format!("{origin:?} is not an origin such as https://app.example.com");
+                return wrong("cors_origins", message);
             }
         }
         if self.decision_log_to.is_empty() {

@@ -34,6 +34,8 @@ pub struct Passwords {
     decoy: Arc<str>,
     working: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
+    /// How many may be worked on or wait.
+    most: usize,
 }
 
 /// A place among those who wait for their turn.
@@ -82,6 +84,7 @@ impl Passwords {
             decoy,
             working: Arc::new(Semaphore::new(workers)),
             waiting: Arc::new(Semaphore::new(workers * (1 + Self::QUEUE))),
+            most: workers * (1 + Self::QUEUE),
         })
     }
 
@@ -99,6 +102,11 @@ impl Passwords {
     pub fn place(&self) -> Result<Place, PasswordError> {
         let place = Arc::clone(&self.waiting).try_acquire_owned().map_err(|_| PasswordError::Busy)?;
         Ok(Place { passwords: self.clone(), place })
+    }
+
+    /// How many are being worked on or wait.
+    pub fn waiting(&self) -> usize {
+        self.most.saturating_sub(self.waiting.available_permits())
     }
 
     /// Whether a hash is weaker than the one that would be made today.

@@ -55,6 +55,10 @@ Settings, from the file (in small letters, without the prefix) and from the envi
   CEDARGATE_ARGON2_PARALLELISM    into how many lanes it is divided      [1]
   CEDARGATE_PASSWORD_WORKERS      passwords that are checked at the same time  [processors]
   CEDARGATE_WORKERS               threads that answer requests           [processors]
+  CEDARGATE_TLS_CERT              the certificates of the service, a PEM file; with it, TLS  [none]
+  CEDARGATE_TLS_KEY               the key of the first of them, a PEM file
+  CEDARGATE_CORS_ORIGINS          origins whose pages may call from a browser, separated by commas  [none]
+  CEDARGATE_DRAIN                 seconds from SIGTERM, when it is no longer ready, to its end  [5]
   CEDARGATE_LOG                   error, warn, info, debug, or a filter  [info]
   CEDARGATE_LOG_FORMAT            text or json                           [text]
   CEDARGATE_DECISION_LOG          decisions that are kept: off, denials or all  [off]

@@ -4,36 +4,48 @@
 use super::{Parts, Problem, limits};
 use actix_web::body::{BoxBody, EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::http::header::{HeaderName, HeaderValue};
+use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage, HttpRequest, web};
 use ipnet::IpNet;
+use std::cell::Cell;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use tracing::Instrument;
 
 /// The header that carries the id of a request, in and out.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// The id of a request: the one that it came with if it is a short printable word, else a new one.
+/// What is known of a request on its way: its id, which is the one that it came with if that is a short printable word,
+/// else a new one.
 #[derive(Debug, Clone)]
-pub struct RequestId(pub HeaderValue);
+pub struct Passage {
+    id: HeaderValue,
+    /// The action whose gate it has come to.
+    action: Cell<Option<&'static str>>,
+}
 
-impl RequestId {
+impl Passage {
     fn of(request: &ServiceRequest) -> Self {
         let sent = request.headers().get(REQUEST_ID).filter(|value| {
             (1..=128).contains(&value.len()) && value.as_bytes().iter().all(u8::is_ascii_graphic)
         });
-        Self(sent.cloned().unwrap_or_else(|| {
+        let id = sent.cloned().unwrap_or_else(|| {
             let mut random = [0; 16];
             let _ = aws_lc_rs::rand::fill(&mut random);
             HeaderValue::from_str(&format!("{:032x}", u128::from_be_bytes(random)))
                 .unwrap_or(HeaderValue::from_static("none"))
-        }))
+        });
+        Self { id, action: Cell::new(None) }
     }
 
     /// The id as text.
-    pub fn as_str(&self) -> &str {
-        self.0.to_str().unwrap_or_default()
+    pub fn id(&self) -> &str {
+        self.id.to_str().unwrap_or_default()
+    }
+
+    /// Notes that it has come to the gate of this action.
+    pub fn comes_to(&self, action: &'static str) {
+        self.action.set(Some(action));
     }
 }
 
@@ -42,10 +54,12 @@ pub async fn edge<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<EitherBody<B, BoxBody>>, Error> {
-    let id = RequestId::of(&request);
-    request.extensions_mut().insert(id.clone());
+    let passage = Passage::of(&request);
+    let id = passage.id.clone();
+    let text = id.to_str().unwrap_or_default();
+    request.extensions_mut().insert(passage);
     // Whatever is logged on the way says of which request.
-    let span = tracing::error_span!("request", id = id.as_str());
+    let span = tracing::error_span!("request", id = text);
     let response = match limits::count_address(request.request()) {
         Ok(()) => next.call(request).instrument(span).await?.map_into_left_body(),
         Err(problem) => request.error_response(problem).map_into_right_body(),
@@ -54,27 +68,58 @@ pub async fn edge<B: MessageBody + 'static>(
         .response()
         .error()
         .and_then(|error| error.as_error::<Problem>())
-        .map(|problem| problem.answer(id.as_str()));
+        .map(|problem| problem.answer(text));
     let mut response = match answer {
         Some(answer) => response.into_response(answer).map_into_right_body(),
         None => response,
     };
     // The path only: a query string may hold a refresh token.
     tracing::debug!(
-        id = id.as_str(),
+        id = text,
         method = %response.request().method(),
         path = response.request().path(),
         status = response.status().as_u16(),
         "answered"
     );
-    response.headers_mut().insert(REQUEST_ID, id.0);
+    count(response.request(), response.status().as_u16());
+    response.headers_mut().insert(REQUEST_ID, id);
     for (name, value) in limits::tell(response.request()).into_iter().flatten() {
         response.headers_mut().insert(name, value);
     }
-    response
-        .headers_mut()
-        .insert(HeaderName::from_static("x-content-type-options"), HeaderValue::from_static("nosniff"));
+    protect(&mut response);
     Ok(response)
+}
+
+/// Counts a request that was answered.
+fn count(request: &HttpRequest, status: u16) {
+    let action = request.extensions().get::<Passage>().and_then(|passage| passage.action.get());
+    if let Some(parts) = request.app_data::<web::Data<Parts>>() {
+        parts.metrics.count(action, status);
+    }
+}
+
+/// What keeps browsers from making more of an answer than it is (OWASP, REST Security: Security Headers): it is no page,
+/// stands in no frame, and stays in no cache unless it says so. Only the documentation is a page.
+fn protect<B>(response: &mut ServiceResponse<B>) {
+    let is_page = response.request().path().starts_with("/docs");
+    let is_secure =
+        response.request().app_data::<web::Data<Parts>>().is_some_and(|parts| parts.rules.is_secure);
+    let headers = response.headers_mut();
+    let fixed = HeaderValue::from_static;
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, fixed("nosniff"));
+    headers.insert(header::REFERRER_POLICY, fixed("no-referrer"));
+    let policy = if is_page {
+        "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'"
+    } else {
+        "default-src 'none'; frame-ancestors 'none'"
+    };
+    headers.insert(header::CONTENT_SECURITY_POLICY, fixed(policy));
+    if !headers.contains_key(header::CACHE_CONTROL) {
+        headers.insert(header::CACHE_CONTROL, fixed("no-store"));
+    }
+    if is_secure {
+        headers.insert(header::STRICT_TRANSPORT_SECURITY, fixed("max-age=31536000"));
+    }
 }
 
 /// The header in which a proxy says whom it speaks for.

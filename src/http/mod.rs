@@ -8,10 +8,12 @@ pub mod gate;
 pub mod guessing;
 pub mod limits;
 pub mod list;
+pub mod metrics;
 pub mod openapi;
 pub mod parts;
 pub mod problem;
 pub mod routes;
+pub mod tls;
 
 pub use body::{Json, PathId};
 pub use gate::{Caller, Credential, Gate};

@@ -7,10 +7,12 @@ use crate::http::forward::Table;
 use crate::http::gate::Callers;
 use crate::http::guessing::Guessing;
 use crate::http::limits::Limits;
+use crate::http::metrics::Metrics;
 use crate::store::{Kinds, Store};
 use crate::values::Clock;
 use actix_web::http::StatusCode;
 use ipnet::IpNet;
+use std::sync::atomic::AtomicBool;
 
 /// The parts of the service.
 #[derive(Debug)]
@@ -33,6 +35,10 @@ pub struct Parts {
     pub guessing: Guessing,
     /// How many requests somebody may make.
     pub limits: Limits,
+    /// Counts requests.
+    pub metrics: Metrics,
+    /// Whether the process has been told to end: it answers still, and asks for no more.
+    pub is_ending: AtomicBool,
     /// Where decisions are recorded.
     pub decision_log: DecisionLog,
     /// Tells the time.
@@ -56,6 +62,8 @@ pub struct Rules {
     pub access_batch_limit: usize,
     /// The proxies that are believed whom they speak for.
     pub trusted_proxies: Vec<IpNet>,
+    /// Whether clients reach the service by TLS only.
+    pub is_secure: bool,
     /// The `iss` and `aud` of the access tokens.
     pub issuer: String,
 }
