@@ -40,6 +40,7 @@ mod readme;
 mod refresh;
 mod reload;
 mod resources;
+mod running;
 mod support;
 mod table;
 mod tenancy;
