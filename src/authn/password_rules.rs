@@ -77,7 +77,9 @@ mod tests {
         for (password, standard, strict) in [
             ("", "0 characters", "0 characters"),
             ("x7#kQ9z", "7 characters", "7 characters"),
-            ("x7#kQ9z!", "", "8 characters"),
+            // Eight that could be anything are 10^8 guesses to zxcvbn, and it asks for more than that.
+            ("x7#kQ9z!", "can be guessed", "8 characters"),
+            ("x7#kQ9z!m", "", "9 characters"),
             ("t0pZ3kR3t", "", "9 characters"),
             ("password", "can be guessed", "8 characters"),
             ("Password123!", "can be guessed", "12 characters"),

@@ -83,7 +83,7 @@ impl Guessing {
         let count = u64::try_from(left).unwrap_or_default().div_ceil(counter.forget * 1_000);
         let count = count.min(self.most(counter));
         let wait = self.wait(count.saturating_sub(counter.free - 1));
-        let allowed_at = row.allowed_at.max(now.plus_seconds(wait));
+        let allowed_at = if wait > 0 { row.allowed_at.max(now.plus_seconds(wait)) } else { row.allowed_at };
         let forgotten_at = row.forgotten_at.min(now.plus_seconds(count * counter.forget)).max(allowed_at);
         AttemptRow { key: row.key.clone(), allowed_at, forgotten_at }
     }
