@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand. Whatever it does to the data, it does through the same gate as a request.
 
+mod backup;
 mod janitor;
 mod key;
 mod policy;
@@ -102,6 +103,17 @@ enum Command {
     Policy(policy::Command),
     /// Delete what has expired long ago, as the service does every now and then; prints what that was
     Janitor,
+    /// Copy the database, while it is in use, to a file that is not there yet (SQLite)
+    Backup {
+        /// The file
+        file: PathBuf,
+    },
+    /// End every session and every API key: after a backup was restored, or when a database has leaked
+    RevokeAll {
+        /// Keep the API keys. Those that were ended since the backup was made come back with the others
+        #[arg(long)]
+        keep_api_keys: bool,
+    },
     /// Write the OpenAPI document
     Openapi {
         /// To this file instead of the terminal
@@ -168,6 +180,8 @@ fn dispatch(cli: Cli) -> Outcome {
         Some(Command::Key(command)) => key::run(&config, command),
         Some(Command::Policy(command)) => policy::run(&config, command),
         Some(Command::Janitor) => janitor::run(&config),
+        Some(Command::Backup { file }) => backup::back_up(&config, &file),
+        Some(Command::RevokeAll { keep_api_keys }) => backup::revoke_all(&config, keep_api_keys),
         Some(Command::Openapi { .. }) => Ok(()),
     }
 }

@@ -3,6 +3,7 @@
 
 mod accounts;
 mod attempts;
+mod backup;
 mod connect;
 mod credentials;
 mod error;

@@ -15,6 +15,7 @@ mod access;
 mod access_batch;
 mod access_search;
 mod authorize;
+mod backup;
 mod bad_input;
 mod certification;
 mod command_line;

@@ -1,0 +1,52 @@
+//! Copies of the database, for SQLite, and who has credentials in it.
+
+use super::{Store, StoreError, is_shared};
+use crate::values::{Id, Timestamp};
+use sea_orm::sea_query::{Expr, ExprTrait, Order, Query, UnionType};
+use sea_orm::{ConnectionTrait, TryGetable};
+use std::path::Path;
+
+impl Store {
+    /// Copies the database, as it is at one moment, to a file that is not there yet. Others go on reading and writing.
+    pub async fn back_up(&self, file: &Path) -> Result<(), StoreError> {
+        if is_shared(&self.db) {
+            return Err(StoreError::Foreign("a PostgreSQL database is backed up with pg_dump".into()));
+        }
+        if file.exists() {
+            return Err(StoreError::Foreign(format!("{} is there already", file.display())));
+        }
+        let name =
+            file.to_str().ok_or_else(|| StoreError::Foreign("the name of the file is no text".into()))?;
+        // The statement takes no parameter there; a quote in a text is written twice.
+        let copy = format!("VACUUM INTO '{}'", name.replace('\'', "''"));
+        self.db.execute_unprepared(&copy).await?;
+        Ok(())
+    }
+
+    /// At most `limit` users, by id after `after`, that have a session that can be good still, or an API key.
+    pub async fn holders(
+        &self,
+        after: Option<Id>,
+        now: Timestamp,
+        limit: u64,
+    ) -> Result<Vec<Id>, StoreError> {
+        let of = |table: &'static str| {
+            let mut select = Query::select();
+            select.column("user").from(table);
+            if let Some(after) = after {
+                select.and_where(Expr::col("user").gt(after));
+            }
+            select
+        };
+        let mut sessions = of("sessions");
+        sessions.and_where(Expr::col("ended_at").is_null()).and_where(Expr::col("good_until").gt(now));
+        let mut all = sessions.union(UnionType::Distinct, of("api_keys")).to_owned();
+        all.order_by("user", Order::Asc).limit(limit);
+        let found = self.db.query_all(&all).await?;
+        Ok(found
+            .iter()
+            .map(|row| Id::try_get_by(row, 0))
+            .collect::<Result<_, _>>()
+            .map_err(sea_orm::DbErr::from)?)
+    }
+}

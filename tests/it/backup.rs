@@ -1,0 +1,62 @@
+//! A copy of the database, and what it may not bring back.
+
+use crate::command_line::{client, run, start, text};
+use crate::support::{ADMIN, Client, PASSWORD};
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+
+async fn logged_in(base: &str) -> Value {
+    let login = json!({ "email": ADMIN, "password": PASSWORD });
+    client(base).post("/v2/auth/token", login).await.expect(StatusCode::OK)
+}
+
+fn bearer(base: &str, token: &Value) -> Client {
+    Client { bearer: Some(token.as_str().unwrap().to_owned()), ..client(base) }
+}
+
+#[tokio::test]
+async fn a_restored_backup_brings_back_what_was_kept_and_nothing_that_was_revoked() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = [("CEDARGATE_ADMIN_PASSWORD", PASSWORD)];
+    let running = start(directory.path(), &settings);
+    let tokens = logged_in(&running.base).await;
+    let admin = bearer(&running.base, &tokens["token"]);
+    let key = json!({ "name": "import", "scopes": ["agent"] });
+    let key = admin.post("/v2/users/me/keys", key).await.expect(StatusCode::CREATED);
+    let form = admin.post("/v2/forms", json!({ "name": "kept" })).await.id();
+
+    let copied = run(directory.path(), &settings, &["backup", "copy.db"]);
+    assert!(copied.status.success(), "{}", text(&copied.stderr));
+    let again = run(directory.path(), &settings, &["backup", "copy.db"]);
+    assert_eq!(again.status.code(), Some(1), "a backup is not overwritten");
+    assert!(text(&again.stderr).contains("copy.db is there already"), "{}", text(&again.stderr));
+
+    // After the copy: one form more, and everything revoked.
+    let lost = admin.post("/v2/forms", json!({ "name": "lost" })).await.id();
+    let path = format!("/v2/users/me/keys/{}", key["id"].as_str().unwrap());
+    assert_eq!(admin.delete(&path).await.status, StatusCode::NO_CONTENT);
+    let later = logged_in(&running.base).await;
+    assert_eq!(admin.post("/v2/auth/logout", json!({})).await.status, StatusCode::NO_CONTENT);
+    drop(running);
+
+    // As the README says.
+    for ending in ["", "-wal", "-shm"] {
+        let _ = std::fs::remove_file(directory.path().join(format!("cedargate.db{ending}")));
+    }
+    std::fs::copy(directory.path().join("copy.db"), directory.path().join("cedargate.db")).unwrap();
+    let revoked = run(directory.path(), &settings, &["revoke-all"]);
+    assert_eq!(text(&revoked.stdout), "ended 1 sessions and all API keys of 1 users\n");
+
+    let running = start(directory.path(), &settings);
+    for token in [&tokens["token"], &key["key"], &later["token"]] {
+        bearer(&running.base, token).get("/v2/users/me").await.expect_problem(401, "invalid_token");
+    }
+    for tokens in [&tokens, &later] {
+        let refresh = json!({ "refreshToken": tokens["refreshToken"], "clientId": ADMIN });
+        let answer = client(&running.base).post("/v2/auth/token", refresh).await;
+        answer.expect_problem(401, "invalid_refresh_token");
+    }
+    let admin = bearer(&running.base, &logged_in(&running.base).await["token"]);
+    assert_eq!(admin.get(&format!("/v2/forms/{form}")).await.expect(StatusCode::OK)["name"], "kept");
+    assert_eq!(admin.get(&format!("/v2/forms/{lost}")).await.status, StatusCode::NOT_FOUND);
+}
