@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand. Whatever it does to the data, it does through the same gate as a request.
 
+mod audit;
 mod janitor;
 mod key;
 mod policy;
@@ -87,6 +88,9 @@ enum Command {
     /// Look after the policies
     #[command(subcommand)]
     Policy(policy::Command),
+    /// Look after the audit trail
+    #[command(subcommand)]
+    Audit(audit::Command),
     /// Delete what has expired long ago, as the service does every now and then; prints what that was
     Janitor,
     /// Write the OpenAPI document
@@ -154,6 +158,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Some(Command::User(command)) => user::run(&config, command),
         Some(Command::Key(command)) => key::run(&config, command),
         Some(Command::Policy(command)) => policy::run(&config, command),
+        Some(Command::Audit(command)) => audit::run(&config, command),
         Some(Command::Janitor) => janitor::run(&config),
         Some(Command::Openapi { .. }) => Ok(()),
     }

@@ -1,6 +1,7 @@
-//! What every request passes on its way in and out: it gets an id, and its problems become answers with that id.
+//! What every request passes on its way in and out: it gets an id, and its problems become answers with that id, and entries
+//! of the audit trail where they are to be told there.
 
-use super::Problem;
+use super::{Problem, audit};
 use crate::store::Origin;
 use actix_web::body::{BoxBody, EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
@@ -48,7 +49,9 @@ pub fn origin(request: &HttpRequest) -> Origin {
         let text = String::from_utf8_lossy(value.as_bytes());
         text.chars().filter(|letter| !letter.is_control()).take(256).collect()
     });
-    Origin { address: client_address(request).map(|address| address.to_string()), agent }
+    let address = client_address(request).map(|address| address.to_string());
+    let id = request.extensions().get::<RequestId>().map(|id| id.as_str().to_owned());
+    Origin { address, agent, request: id }
 }
 
 /// The middleware.
@@ -61,11 +64,12 @@ pub async fn edge<B: MessageBody + 'static>(
     // Whatever is logged on the way says of which request.
     let span = tracing::error_span!("request", id = id.as_str());
     let response = next.call(request).instrument(span).await?;
-    let answer = response
-        .response()
-        .error()
-        .and_then(|error| error.as_error::<Problem>())
-        .map(|problem| problem.answer(id.as_str()));
+    let problem = response.response().error().and_then(|error| error.as_error::<Problem>());
+    let untold = problem.and_then(|problem| problem.untold.clone());
+    let answer = problem.map(|problem| problem.answer(id.as_str()));
+    if let Some(untold) = untold {
+        audit::tell(response.request(), *untold).await;
+    }
     let mut response = match answer {
         Some(answer) => response.into_response(answer).map_into_right_body(),
         None => response.map_into_left_body(),
