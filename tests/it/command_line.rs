@@ -19,7 +19,7 @@ fn program(directory: &Path, settings: &[(&str, &str)]) -> Command {
     command
 }
 
-fn run(directory: &Path, settings: &[(&str, &str)], arguments: &[&str]) -> Output {
+pub(crate) fn run(directory: &Path, settings: &[(&str, &str)], arguments: &[&str]) -> Output {
     program(directory, settings).args(arguments).output().unwrap()
 }
 
