@@ -17,7 +17,7 @@ use crate::http::parts::Rules;
 use crate::http::tls::Certificates;
 use crate::http::{Caller, Gate, Parts, Problem, edge, openapi, routes};
 use crate::resource::{self, Stamp};
-use crate::store::{SigningKeyRow, Store, StoreError};
+use crate::store::{Entry, Event, SigningKeyRow, Store, StoreError};
 use crate::values::{Clock, Email, Id, Invalid, OrgPath};
 use actix_cors::Cors;
 use actix_web::http::StatusCode;
@@ -295,7 +295,8 @@ async fn make_root(parts: &Arc<Parts>) -> Result<(), StartError> {
     let failed =
         |problem: Problem| StartError::Failed(format!("the root organization cannot be made: {problem}"));
     let row = gate.decide_new(Undecided::new(row, path)).map_err(failed)?;
-    let work = parts.store.begin().await?;
+    let work = parts.store.begin(gate.cause()).await?;
+    work.audit(Entry::new(Event::OrganizationCreated).subject("Organization", id).within(row.path()));
     match work.insert(row).await {
         Ok(_) => Ok(work.commit().await?),
         // Another process that starts on the same database has just made it.

@@ -3,11 +3,18 @@
 use crate::authn::{Claims, Issued, RefreshToken};
 use crate::authz::ScopeSet;
 use crate::http::guessing::Attempt;
-use crate::http::{Parts, Problem};
-use crate::store::{Account, Ending, NewRefreshToken, Origin, Session, Sessions, Work};
+use crate::http::{Credential, Parts, Problem};
+use crate::store::{
+    Account, Cause, Ending, Entry, Event, NewRefreshToken, Origin, Outcome, Session, Sessions, Work,
+};
 use crate::values::{Email, Id, Timestamp};
 use secrecy::{ExposeSecret, SecretString};
 use std::net::IpAddr;
+
+/// The word for the credential of a login, and of the access tokens that come of it.
+pub const LOGIN: &str = Credential::Session(Id::NONE).as_str();
+/// The word for a refresh token.
+pub const REFRESH: &str = "refreshToken";
 
 /// What a login or a refresh gives.
 #[derive(Debug)]
@@ -33,20 +40,32 @@ pub async fn log_in(
     let account = parts.store.account_by_email(&email).await?;
     let hash = account.as_ref().and_then(|account| account.hash.clone());
     let passed = attempt.check(password, hash.clone()).await?;
-    let account = account.filter(Account::is_active);
-    let (account, passed) = account.zip(passed).ok_or_else(refused)?;
-    let work = parts.store.begin().await?;
+    let failed = |account: Option<&Account>, reason: &str| {
+        let cause = Cause::stranger(origin, parts.clock.now());
+        refused().told(cause, failed_login(account, reason))
+    };
+    let (account, passed) = match (account, passed) {
+        (Some(account), Some(passed)) if account.is_active() => (account, passed),
+        (Some(account), passed) => {
+            let reason = if passed.is_some() { "blocked" } else { "wrong_password" };
+            return Err(failed(Some(&account), reason));
+        }
+        (None, _) => return Err(failed(None, "unknown_account")),
+    };
+    let id = Id::new(&parts.clock);
+    let cause = Cause::stranger(origin, parts.clock.now()).by(account.id, LOGIN, id);
+    let work = parts.store.begin(cause).await?;
     passed.settle(&work).await?;
     // Whatever ended the sessions of this user while the password was checked would not have ended this one.
-    let account = work.account(account.id).await?;
-    let account =
-        account.filter(|account| account.is_active() && account.hash == hash).ok_or_else(refused)?;
+    let now_found = work.account(account.id).await?;
+    let now_found = now_found.filter(|found| found.is_active() && found.hash == hash);
+    let account = now_found.ok_or_else(|| failed(Some(&account), "changed_meanwhile"))?;
     if let (Some(old), Some(new)) = (&hash, &passed.renewed) {
         work.renew_password(account.id, old, new).await?;
     }
     let now = parts.clock.now();
     let session = Session {
-        id: Id::new(&parts.clock),
+        id,
         user: account.id,
         created_at: now,
         created_address: origin.address.clone(),
@@ -63,8 +82,24 @@ pub async fn log_in(
     let token = issued(parts, &session, &refresh, None, now);
     work.insert_refresh_token(session.id, &token, now).await?;
     let pair = pair(parts, &work, origin, &account, &session, refresh, now).await?;
+    work.audit(about(Event::LoginSucceeded, &account, session.id));
     work.commit().await?;
     Ok(pair)
+}
+
+/// What the audit trail tells of a login that failed. Of an account that is not there it does not keep the address: people
+/// type passwords there.
+fn failed_login(account: Option<&Account>, reason: &str) -> Entry {
+    let entry = Entry::new(Event::LoginFailed).outcome(Outcome::Failed).with("reason", reason);
+    match account {
+        Some(account) => entry.user(account.id).within(&account.path),
+        None => entry,
+    }
+}
+
+/// An entry of the audit trail about a session of this user.
+fn about(event: Event, account: &Account, session: Id) -> Entry {
+    Entry::new(event).user(account.id).within(&account.path).with("session", session.to_string())
 }
 
 /// Spends a refresh token, if its account is `expected`, and gives the next pair of its family. Its direct predecessor gets
@@ -84,25 +119,27 @@ pub async fn rotate(
     let hash = token.hash();
     let session = parts.store.session_of(&hash).await?.ok_or_else(refused)?;
 
-    let work = parts.store.begin().await?;
+    let cause = Cause::stranger(origin, parts.clock.now()).by(account.id, REFRESH, session.id);
+    let work = parts.store.begin(cause).await?;
     // From here on one after the other.
     let session = work.session(session.id).await?;
     let now = parts.clock.now();
     let session =
         session.filter(|session| session.user == account.id && session.is_live(now)).ok_or_else(refused)?;
-    let refresh = if work.spend_refresh_token(&hash, now).await? {
+    let (refresh, is_retry) = if work.spend_refresh_token(&hash, now).await? {
         let salt = RefreshToken::salt().map_err(Problem::internal)?;
         let refresh = token.successor(&salt);
         let next = issued(parts, &session, &refresh, Some((hash, salt)), now);
         work.insert_refresh_token(session.id, &next, now).await?;
-        refresh
+        (refresh, false)
     } else {
         // Neither spent now nor before: it has expired.
         let spent = work.spent_token(&hash).await?.ok_or_else(refused)?;
         let is_retry = now < spent.at.plus_seconds(parts.rules.refresh_grace);
         match spent.salt.filter(|_| is_retry) {
-            Some(salt) => token.successor(&salt),
+            Some(salt) => (token.successor(&salt), true),
             None => {
+                work.audit(about(Event::TokenReused, &account, session.id).outcome(Outcome::Denied));
                 work.end_sessions(account.id, Sessions::One(session.id), Ending::Reuse, now).await?;
                 // What fails is the request, and not the end of the family.
                 work.commit().await?;
@@ -112,6 +149,7 @@ pub async fn rotate(
         }
     };
     let pair = pair(parts, &work, origin, &account, &session, refresh, now).await?;
+    work.audit(about(Event::TokenRefreshed, &account, session.id).with("retry", is_retry));
     work.commit().await?;
     Ok(pair)
 }

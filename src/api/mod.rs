@@ -1,6 +1,7 @@
 //! What a client may call: one file a part, each with its routes, bodies, rows and what Cedar learns of them.
 
 pub mod access;
+pub mod audit;
 pub mod authorize;
 pub mod contacts;
 pub mod conversations;
@@ -38,6 +39,7 @@ pub fn all() -> Vec<Routes> {
         access::metadata_routes(),
         policies::routes(),
         policies::permission_routes(),
+        audit::routes(),
         organizations::routes(),
         orggroups::routes(),
         users::routes(),

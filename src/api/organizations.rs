@@ -4,7 +4,7 @@ use crate::authz::{Thing, Undecided};
 use crate::http::crud::{self, Change, Patch, Proposal};
 use crate::http::{Gate, Json, PathId, Problem, Routes, openapi};
 use crate::resource::{self, Reference, Resource};
-use crate::store::{Reader, Work};
+use crate::store::{Entry, Event, Reader, Work};
 use crate::values::{Email, Id, JsonObject, Label, Name, OrgPath, Timestamp, Url, json_list, word};
 use actix_web::{HttpRequest, HttpResponse};
 use sea_orm::entity::prelude::*;
@@ -149,9 +149,7 @@ async fn create(
 ) -> Result<HttpResponse, Problem> {
     let parent = gate.holder(&gate.reader(), body.parent, "parent").await?;
     let stamp = crud::stamp(&gate, parent.own());
-    if !gate.allows(&parent) {
-        return Err(Problem::forbidden("createOrganization"));
-    }
+    gate.require(&parent)?;
     let work = gate.begin().await?;
     work.lock_tree().await?;
     let parent = current(&work, parent.own()).await?;
@@ -163,8 +161,14 @@ async fn create(
     let row: Organization = resource::compose(&fields, stamp)?;
     let row = gate.decide_new(Undecided::new(row, parent))?;
     let row = work.insert(row).await?;
+    work.audit(about(Event::OrganizationCreated, &row, &row.path));
     work.commit().await?;
     Ok(crud::created(&gate, &request, row.id, &row))
+}
+
+/// An entry of the audit trail about an organization that stands there.
+fn about(event: Event, organization: &Organization, place: &OrgPath) -> Entry {
+    Entry::new(event).subject(Organization::TYPE, organization.id).within(place)
 }
 
 /// Where an organization stands, now that the tree keeps still.
@@ -205,6 +209,13 @@ async fn update(gate: Gate, (id, Json(patch)): (PathId, Json<Patch>)) -> Result<
     let row = work.save(row).await?;
     if let Some(old) = old.filter(|old| *old != path) {
         work.move_below(&row, &old, &path).await?;
+        // Of both, the place that it leaves and the one that it comes to.
+        let moved = |place| {
+            about(Event::OrganizationMoved, &row, place)
+                .with("from", old.to_string())
+                .with("to", path.to_string())
+        };
+        [&old, &path].into_iter().for_each(|place| work.audit(moved(place)));
     }
     work.commit().await?;
     Ok(crud::shown(&row))
@@ -265,6 +276,7 @@ async fn delete(gate: Gate, id: PathId) -> Result<HttpResponse, Problem> {
         )));
     }
     work.delete(&row).await?;
+    work.audit(about(Event::OrganizationDeleted, &row, &row.path));
     work.commit().await?;
     Ok(HttpResponse::NoContent().finish())
 }

@@ -3,13 +3,15 @@
 use super::question::{self, Asked, Named, PolicyView};
 use super::search::permitted_actions;
 use super::users::User;
-use crate::authz::{Engine, matrix_rows};
+use crate::authz::{BundleError, Engine, matrix_rows};
 use crate::http::openapi::{self, Doc};
-use crate::http::{Gate, PathId, Problem, Routes, body};
+use crate::http::{Gate, Parts, PathId, Problem, Routes, audit, body};
+use crate::store::{Cause, Entry, Event, Outcome};
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Serialize;
 use serde_json::Map;
+use std::sync::Arc;
 use utoipa::ToSchema;
 
 /// The routes.
@@ -126,8 +128,7 @@ fn view(gate: &Gate, engine: &Engine) -> Policies {
 async fn reload(gate: Gate, (): ()) -> Result<HttpResponse, Problem> {
     let root = gate.parts().store.root().await?;
     gate.require(&root.ok_or_else(|| Problem::internal("there is no root organization"))?)?;
-    let parts = gate.shared_parts();
-    let outcome = actix_web::web::block(move || parts.policies.reload()).await.map_err(Problem::internal)?;
+    let outcome = read_again(gate.shared_parts(), gate.cause()).await?;
     let version = gate.parts().policies.current().bundle().version().to_owned();
     match outcome {
         Ok(changed) => Ok(HttpResponse::Ok().json(Reloaded { changed, version })),
@@ -137,6 +138,24 @@ async fn reload(gate: Gate, (): ()) -> Result<HttpResponse, Problem> {
             format!("The policies cannot be used; version {version} stays in force. {error}"),
         )),
     }
+}
+
+/// Has the policies read again, whoever wants it: whether they are others than before. The audit trail tells of it where they
+/// are, and where they cannot be used.
+pub async fn read_again(parts: Arc<Parts>, cause: Cause) -> Result<Result<bool, BundleError>, Problem> {
+    let reader = Arc::clone(&parts);
+    let outcome = actix_web::web::block(move || reader.policies.reload()).await.map_err(Problem::internal)?;
+    let version = parts.policies.current().bundle().version().to_owned();
+    let entry = match &outcome {
+        Ok(false) => return Ok(outcome),
+        Ok(true) => Entry::new(Event::PoliciesReloaded),
+        Err(error) => {
+            let reason: String = error.to_string().chars().take(1_000).collect();
+            Entry::new(Event::PoliciesRefused).outcome(Outcome::Failed).with("reason", reason)
+        }
+    };
+    audit::note(&parts, cause, entry.with("version", version)).await;
+    Ok(outcome)
 }
 
 /// `GET /v2/users/{id}/permissions?type=…&id=…`.

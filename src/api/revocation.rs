@@ -1,11 +1,12 @@
 //! What to do with a token in hand: end it (RFC 7009), or find out what it is worth (RFC 7662).
 
+use super::families::{LOGIN, REFRESH};
 use super::users::User;
-use crate::authn::{ApiKey, Bearer, RefreshToken};
+use crate::authn::{ApiKey, Bearer, Claims, RefreshToken};
 use crate::authz::ScopeSet;
 use crate::http::openapi::Doc;
-use crate::http::{Caller, Form, Gate, Parts, Problem, Routes, gate};
-use crate::store::{Ending, Sessions};
+use crate::http::{Caller, Credential, Form, Gate, Parts, Problem, Routes, edge, gate};
+use crate::store::{Cause, Ending, Event, Sessions};
 use crate::values::{Email, Id, Timestamp};
 use actix_web::http::{Method, header};
 use actix_web::{HttpRequest, HttpResponse};
@@ -128,33 +129,42 @@ fn introspect_doc() -> Doc {
 /// `POST /v2/auth/revoke`.
 async fn revoke(request: HttpRequest, form: Form) -> Result<HttpResponse, Problem> {
     let parts = gate::parts(&request)?;
+    let cause = Cause::stranger(&edge::origin(&request), parts.clock.now());
     match presented(form)? {
         Some(Presented::Refresh(token)) => {
             if let Some(session) = parts.store.session_of(&token.hash()).await? {
-                end_session(&parts, session.user, session.id).await?;
+                end_session(&parts, session.user, session.id, cause.by(session.user, REFRESH, session.id))
+                    .await?;
             }
         }
         Some(Presented::Bearer(Bearer::Jwt(token))) => {
             if let Ok(good) = parts.tokens.verify(&token, parts.clock.now()) {
-                end_session(&parts, good.claims.id, good.claims.sid).await?;
+                let Claims { id, sid, .. } = good.claims;
+                end_session(&parts, id, sid, cause.by(id, LOGIN, sid)).await?;
             }
         }
-        Some(Presented::Bearer(Bearer::ApiKey(key))) => end_key(&parts, &key).await?,
+        Some(Presented::Bearer(Bearer::ApiKey(key))) => end_key(&parts, cause, &key).await?,
         None => {}
     }
     Ok(HttpResponse::Ok().insert_header((header::CACHE_CONTROL, "no-store")).json(Revoked {}))
 }
 
-async fn end_session(parts: &Parts, user: Id, session: Id) -> Result<(), Problem> {
-    let work = parts.store.begin().await?;
-    work.end_sessions(user, Sessions::One(session), Ending::Revoked, parts.clock.now()).await?;
+/// Ends the session with which a token was presented.
+async fn end_session(parts: &Parts, user: Id, session: Id, cause: Cause) -> Result<(), Problem> {
+    let work = parts.store.begin(cause).await?;
+    let ended = work.end_sessions(user, Sessions::One(session), Ending::Revoked, parts.clock.now()).await?;
+    if ended > 0 {
+        work.audit_about(Event::TokenRevoked, user, "session", session).await?;
+    }
     Ok(work.commit().await?)
 }
 
-async fn end_key(parts: &Parts, key: &ApiKey) -> Result<(), Problem> {
+async fn end_key(parts: &Parts, cause: Cause, key: &ApiKey) -> Result<(), Problem> {
     let Some(key) = parts.store.api_key(&key.hash()).await? else { return Ok(()) };
-    let work = parts.store.begin().await?;
-    work.give_up_api_key(&key).await?;
+    let work = parts.store.begin(cause.by(key.user, Credential::ApiKey(key.id).as_str(), key.id)).await?;
+    if work.give_up_api_key(&key).await? {
+        work.audit_about(Event::TokenRevoked, key.user, "key", key.id).await?;
+    }
     Ok(work.commit().await?)
 }
 

@@ -3,12 +3,12 @@
 use crate::authn::PasswordRules;
 use crate::authz::{Attribute, Permitted, Scope, Thing, UserFacts};
 use crate::http::body::from_value;
-use crate::http::crud::{self, Change, Patch};
+use crate::http::crud::{self, Change, Patch, Proposal};
 use crate::http::guessing::Attempt;
 use crate::http::openapi::{self, Doc};
 use crate::http::{Credential, FieldError, Gate, Json, PathId, Problem, Routes};
 use crate::resource::{self, Resource};
-use crate::store::{Ending, Sessions};
+use crate::store::{Ending, Entry, Event, Outcome, Sessions, Work};
 use crate::values::{Email, Id, JsonObject, Name, Timestamp, Url, word};
 use actix_web::{HttpRequest, HttpResponse};
 use sea_orm::entity::prelude::*;
@@ -28,7 +28,7 @@ pub fn routes() -> Routes {
         .also(&["referTo"])
         .patch("/{id}", "updateUser", update_doc(), update)
         .also(&["referTo"])
-        .delete::<User>("deleteUser")
+        .remove("/{id}", "deleteUser", openapi::delete::<User>(), delete)
 }
 
 /// A user.
@@ -234,6 +234,9 @@ pub async fn add(gate: &Gate, mut fields: Patch) -> Result<Permitted<User>, Prob
     };
     let work = gate.begin().await?;
     let row = work.insert(row).await?;
+    work.audit(
+        about(Event::UserCreated, &row).with("role", row.role.as_str()).with("password", hash.is_some()),
+    );
     if let Some(hash) = hash {
         work.set_password(&row, &hash, gate.parts().clock.now()).await?;
     }
@@ -273,11 +276,13 @@ pub async fn change(gate: &Gate, id: &str, mut patch: Patch) -> Result<Permitted
     };
     let work = gate.begin().await?;
     let thing = gate.look_up_in(&work, id).await?;
-    let row = change.proposed(gate, &work.reader(), thing, settle).await?.row;
+    let Proposal { before, row, .. } = change.proposed(gate, &work.reader(), thing, settle).await?;
     let row = work.save(row).await?;
+    audit_change(&work, &before, &row);
     let now = gate.parts().clock.now();
     if let Some(hash) = hash {
         work.set_password(&row, &hash, now).await?;
+        work.audit(about(Event::UserPasswordChanged, &row));
         // Whoever knew the old one is out; whoever changes its own stays.
         let which = match gate.caller.credential {
             Credential::Session(own) => Sessions::AllBut(own),
@@ -287,10 +292,47 @@ pub async fn change(gate: &Gate, id: &str, mut patch: Patch) -> Result<Permitted
     }
     if row.status == UserStatus::Blocked {
         work.end_sessions(row.id, Sessions::All, Ending::Blocked, now).await?;
-        work.delete_api_keys(&row).await?;
+        work.delete_api_keys(&row, Ending::Blocked).await?;
     }
     work.commit().await?;
     Ok(row)
+}
+
+/// `DELETE /v2/users/{id}`.
+async fn delete(gate: Gate, id: PathId) -> Result<HttpResponse, Problem> {
+    gate.find::<User>(&id.0).await?;
+    let work = gate.begin().await?;
+    let row = gate.decide(gate.look_up_in::<User>(&work, &id.0).await?, &gate.circumstances())?;
+    work.delete(&row).await?;
+    work.audit(about(Event::UserDeleted, &row));
+    work.commit().await?;
+    Ok(HttpResponse::NoContent().finish())
+}
+
+/// An entry of the audit trail about a user, where it belongs.
+fn about(event: Event, user: &Permitted<User>) -> Entry {
+    Entry::new(event).user(user.id).within(user.path())
+}
+
+/// Has the audit trail tell of what decides what a user may do, and of what it logs in with.
+fn audit_change(work: &Work, before: &Permitted<User>, row: &Permitted<User>) {
+    if before.organization != row.organization {
+        // Of the organization that it leaves; what follows is of the other one.
+        let (from, to) = (before.organization.to_string(), row.organization.to_string());
+        work.audit(about(Event::UserMoved, before).with("from", from).with("to", to));
+    }
+    if before.role != row.role {
+        let (from, to) = (before.role.as_str(), row.role.as_str());
+        work.audit(about(Event::UserRoleChanged, row).with("from", from).with("to", to));
+    }
+    match (before.status, row.status) {
+        (UserStatus::Active, UserStatus::Blocked) => work.audit(about(Event::UserBlocked, row)),
+        (UserStatus::Blocked, UserStatus::Active) => work.audit(about(Event::UserUnblocked, row)),
+        _ => {}
+    }
+    if before.email != row.email {
+        work.audit(about(Event::UserEmailChanged, row));
+    }
 }
 
 async fn check_current(
@@ -304,10 +346,13 @@ async fn check_current(
         return Err(wrong("you have no password yet; ask an admin to give you the first one"));
     };
     let current = current.ok_or_else(|| wrong("changing your own password asks for the current one"))?;
-    // Whoever has found a token may want to find the password, too.
     let attempt = Attempt::begin(gate.parts(), &email, gate.address()).await?;
-    let passed = attempt.check(current, Some(stored)).await?;
-    let passed = passed.ok_or_else(|| wrong("it is not your current password"))?;
+    let Some(passed) = attempt.check(current, Some(stored)).await? else {
+        // Whoever has found a token may want to find the password, too.
+        let entry =
+            about(Event::UserPasswordChanged, user).outcome(Outcome::Failed).with("reason", "wrong_password");
+        return Err(wrong("it is not your current password").told(gate.cause(), entry));
+    };
     let work = gate.begin().await?;
     passed.settle(&work).await?;
     Ok(work.commit().await?)

@@ -124,6 +124,7 @@ impl<T> fmt::Debug for Permitted<T> {
 #[derive(Debug, Clone)]
 pub struct Within {
     organizations: HashSet<Id>,
+    denied: Vec<Id>,
     whole: bool,
 }
 
@@ -134,15 +135,23 @@ impl Within {
         allowed: impl Fn(&OrgPath) -> bool,
     ) -> Option<Permitted<Self>> {
         let top = asked.first()?.clone();
-        let organizations: HashSet<Id> =
-            asked.iter().filter(|path| allowed(path)).map(OrgPath::own).collect();
-        let whole = asked.len() > 1 && organizations.len() == asked.len();
-        (!organizations.is_empty()).then_some(Permitted { thing: Self { organizations, whole }, path: top })
+        let (organizations, denied): (Vec<&OrgPath>, Vec<&OrgPath>) =
+            asked.iter().partition(|path| allowed(path));
+        let organizations: HashSet<Id> = organizations.into_iter().map(OrgPath::own).collect();
+        let denied: Vec<Id> = denied.into_iter().map(OrgPath::own).collect();
+        let whole = asked.len() > 1 && denied.is_empty();
+        let within = Self { organizations, denied, whole };
+        (!within.organizations.is_empty()).then_some(Permitted { thing: within, path: top })
     }
 
     /// Whether these are all organizations of a subtree.
     pub fn is_whole(&self) -> bool {
         self.whole
+    }
+
+    /// Those that were asked about, too, and of which it is not permitted.
+    pub fn denied(&self) -> &[Id] {
+        &self.denied
     }
 
     /// The organizations.

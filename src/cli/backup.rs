@@ -34,7 +34,7 @@ pub(super) fn revoke_all(config: &Config, keep_api_keys: bool) -> Outcome {
             let holders = parts.store.holders(after, now, PAGE).await?;
             let Some(last) = holders.last().copied() else { break };
             after = Some(last);
-            let work = parts.store.begin().await?;
+            let work = parts.store.begin(gate.cause()).await?;
             for id in holders {
                 let found = gate.look_up_in::<User>(&work, &id.to_string()).await;
                 let user = gate.decide(found.map_err(failed)?, &gate.circumstances()).map_err(failed)?;
@@ -43,7 +43,7 @@ pub(super) fn revoke_all(config: &Config, keep_api_keys: bool) -> Outcome {
                 if !keep_api_keys {
                     let found = keys.look_up_in::<User>(&work, &id.to_string()).await;
                     let user = keys.decide(found.map_err(failed)?, &keys.circumstances()).map_err(failed)?;
-                    work.delete_api_keys(&user).await?;
+                    work.delete_api_keys(&user, Ending::Revoked).await?;
                 }
             }
             work.commit().await?;

@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand. Whatever it does to the data, it does through the same gate as a request.
 
+mod audit;
 mod backup;
 mod janitor;
 mod key;
@@ -101,6 +102,9 @@ enum Command {
     /// Look after the policies
     #[command(subcommand)]
     Policy(policy::Command),
+    /// Look after the audit trail
+    #[command(subcommand)]
+    Audit(audit::Command),
     /// Delete what has expired long ago, as the service does every now and then; prints what that was
     Janitor,
     /// Copy the database, while it is in use, to a file that is not there yet (SQLite)
@@ -179,6 +183,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Some(Command::User(command)) => user::run(&config, command),
         Some(Command::Key(command)) => key::run(&config, command),
         Some(Command::Policy(command)) => policy::run(&config, command),
+        Some(Command::Audit(command)) => audit::run(&config, command),
         Some(Command::Janitor) => janitor::run(&config),
         Some(Command::Backup { file }) => backup::back_up(&config, &file),
         Some(Command::RevokeAll { keep_api_keys }) => backup::revoke_all(&config, keep_api_keys),

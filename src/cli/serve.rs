@@ -2,9 +2,11 @@
 
 use super::janitor::keep_sweeping;
 use super::{Failure, Outcome, block_on, say};
+use crate::api::policies;
 use crate::app::{App, StartError};
 use crate::config::{Config, ConfigError, LogFormat};
 use crate::http::Parts;
+use crate::store::{Cause, Entry, Event};
 use crate::values::Clock;
 use actix_web::dev::ServerHandle;
 use actix_web::rt::signal::unix;
@@ -29,6 +31,10 @@ pub(super) fn run(config: &Config) -> Outcome {
         let app = App::open(config, Clock::system()).await?;
         let address = listener.local_addr().map_err(Failure::failed)?;
         let server = app.serve(listener).map_err(Failure::failed)?;
+        // Policies that changed while nothing served come into force here.
+        let version = app.parts.policies.current().bundle().version().to_owned();
+        let started = Entry::new(Event::ServiceStarted).with("policies", version);
+        app.parts.store.audit(Cause::service(app.parts.clock.now()), started).await?;
         watch(&app, config.policy_poll)?;
         end_on_signal(&app.parts, server.handle(), config.drain)?;
         keep_sweeping(&app.parts, config.janitor_interval);
@@ -99,9 +105,8 @@ fn end_on_signal(parts: &Arc<Parts>, server: ServerHandle, seconds: u64) -> Outc
 }
 
 async fn reload(parts: &Arc<Parts>) {
-    let parts = Arc::clone(parts);
-    // What came of it is in the log.
-    let _ = actix_web::web::block(move || parts.policies.reload()).await;
+    // What came of it is in the log, and in the audit trail.
+    let _ = policies::read_again(Arc::clone(parts), Cause::service(parts.clock.now())).await;
 }
 
 fn log(config: &Config) -> Outcome {

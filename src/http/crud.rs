@@ -89,6 +89,8 @@ pub struct Change<'a> {
 /// A changed row that may be saved, once what it newly names has been checked.
 #[derive(Debug)]
 pub struct Proposal<R> {
+    /// The row as it was.
+    pub before: Permitted<R>,
     /// The changed row.
     pub row: Permitted<R>,
     /// What it names that it did not name before.
@@ -127,8 +129,9 @@ impl Change<'_> {
             }
         };
         let references = new_references(&*row, &changed);
-        let row = gate.decide_changed(row.changed(changed, holder), &circumstances)?;
-        Ok(Proposal { row, references })
+        let before = row;
+        let row = gate.decide_changed(before.changed(changed, holder), &circumstances)?;
+        Ok(Proposal { before, row, references })
     }
 }
 

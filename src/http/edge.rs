@@ -1,7 +1,7 @@
-//! What every request passes on its way in and out: it gets an id, and its problems become answers with that id. And from
-//! where a request came.
+//! What every request passes on its way in and out: it gets an id, and its problems become answers with that id, and entries
+//! of the audit trail where they are to be told there. And from where a request came.
 
-use super::{Parts, Problem, limits};
+use super::{Parts, Problem, audit, limits};
 use crate::store::Origin;
 use actix_web::body::{BoxBody, EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
@@ -56,7 +56,9 @@ pub fn origin(request: &HttpRequest) -> Origin {
         let text = String::from_utf8_lossy(value.as_bytes());
         text.chars().filter(|letter| !letter.is_control()).take(256).collect()
     });
-    Origin { address: client_address(request).map(|address| address.to_string()), agent }
+    let address = client_address(request).map(|address| address.to_string());
+    let id = request.extensions().get::<Passage>().map(|passage| passage.id().to_owned());
+    Origin { address, agent, request: id }
 }
 
 /// The middleware.
@@ -74,11 +76,12 @@ pub async fn edge<B: MessageBody + 'static>(
         Ok(()) => next.call(request).instrument(span).await?.map_into_left_body(),
         Err(problem) => request.error_response(problem).map_into_right_body(),
     };
-    let answer = response
-        .response()
-        .error()
-        .and_then(|error| error.as_error::<Problem>())
-        .map(|problem| problem.answer(text));
+    let problem = response.response().error().and_then(|error| error.as_error::<Problem>());
+    let untold = problem.and_then(|problem| problem.untold.clone());
+    let answer = problem.map(|problem| problem.answer(text));
+    if let Some(untold) = untold {
+        audit::tell(response.request(), *untold).await;
+    }
     let mut response = match answer {
         Some(answer) => response.into_response(answer).map_into_right_body(),
         None => response,

@@ -1,16 +1,17 @@
 //! Who is calling, and may it? The only way from a request to a decision.
 
+use super::audit::is_administrative;
 use super::edge::{Passage, client_address};
 use super::limits::count_caller;
 use super::{FieldError, Parts, Problem};
 use crate::authn::{ApiKey, Bearer, Claims};
 use crate::authz::{
-    Ask, Circumstances, Engine, Permitted, Principal, Resourced, Scope, ScopeSet, Trail, Undecided,
+    Ask, Circumstances, Denied, Engine, Permitted, Principal, Resourced, Scope, ScopeSet, Trail, Undecided,
     UserFacts, Within,
 };
 use crate::decision_log;
 use crate::resource::{Reference, Resource};
-use crate::store::{Account, Reader, Stamp, Work};
+use crate::store::{Account, Cause, Entry, Event, Outcome, Reader, Stamp, Work};
 use crate::values::{Fingerprint, Id, OrgPath, Timestamp};
 use actix_web::http::header;
 use actix_web::{HttpMessage, HttpRequest, web};
@@ -38,6 +39,14 @@ impl Credential {
             Self::Session(_) => "password",
             Self::ApiKey(_) => "apiKey",
             Self::Terminal => "terminal",
+        }
+    }
+
+    /// The session or the key that it is.
+    pub const fn id(&self) -> Option<Id> {
+        match self {
+            Self::Session(id) | Self::ApiKey(id) => Some(*id),
+            Self::Terminal => None,
         }
     }
 }
@@ -235,10 +244,7 @@ fn facts(account: &Account) -> UserFacts<'_> {
 
 /// What is left behind of a caller's decisions.
 fn trail(parts: &Parts, caller: &Caller, request: Option<Arc<str>>) -> Trail {
-    let credential_id = match caller.credential {
-        Credential::Session(id) | Credential::ApiKey(id) => Some(id),
-        Credential::Terminal => None,
-    };
+    let credential_id = caller.credential.id();
     let caller =
         decision_log::Caller { user: caller.id, credential: caller.credential.as_str(), credential_id };
     Trail { log: parts.decision_log.clone(), request, caller, is_step: false }
@@ -301,7 +307,7 @@ impl Gate {
 
     /// 403 unless the action is permitted on this organization.
     pub fn require(&self, organization: &OrgPath) -> Result<(), Problem> {
-        if self.allows(organization) { Ok(()) } else { Err(Problem::forbidden(self.action)) }
+        if self.allows(organization) { Ok(()) } else { Err(self.refuse(Problem::forbidden(self.action))) }
     }
 
     /// The parts of the service, to be taken elsewhere.
@@ -314,6 +320,45 @@ impl Gate {
         let mut step = self.at(action);
         step.trail.is_step = true;
         step
+    }
+
+    /// Who causes what is written in this request.
+    pub fn cause(&self) -> Cause {
+        let caller = &self.caller;
+        Cause {
+            // Whoever sits at the terminal is no user.
+            actor: (caller.credential != Credential::Terminal).then_some(caller.id),
+            credential: Some(caller.credential.as_str()),
+            credential_id: caller.credential.id(),
+            address: self.ip.map(|ip| ip.to_string()),
+            request: self.trail.request.as_deref().map(str::to_owned),
+            at: self.parts.clock.now(),
+        }
+    }
+
+    /// The problem of a caller to whom the policies say no.
+    fn refuse(&self, problem: Problem) -> Problem {
+        if !is_administrative(self.action) {
+            return problem;
+        }
+        problem.told(self.cause(), self.denial().within(&self.caller.organization))
+    }
+
+    fn denied(&self, denied: &Denied) -> Problem {
+        self.refuse(Problem::denied(denied))
+    }
+
+    /// The problem of a caller who is not to learn whether what it named is there. The audit trail tells the admins of the root
+    /// only, and is told in both cases: else the numbers of its entries would tell them apart.
+    fn keep_from(&self, problem: Problem, is_found: bool) -> Problem {
+        if !is_administrative(self.action) {
+            return problem;
+        }
+        problem.told(self.cause(), self.denial().with("found", is_found))
+    }
+
+    fn denial(&self) -> Entry {
+        Entry::new(Event::AccessDenied).outcome(Outcome::Denied).with("action", self.action)
     }
 
     /// What is left behind of this caller's decisions.
@@ -405,10 +450,10 @@ impl Gate {
     ) -> Result<Permitted<R>, Problem> {
         match thing.map(|thing| self.engine.permit(&self.ask(circumstances), thing)) {
             Some(Ok(permitted)) => Ok(permitted),
-            Some(Err(_)) | None if self.engine.could(&self.ask(at_home), R::TYPE) => {
-                Err(Problem::not_found(R::TYPE))
+            refused if self.engine.could(&self.ask(at_home), R::TYPE) => {
+                Err(self.keep_from(Problem::not_found(R::TYPE), refused.is_some()))
             }
-            Some(Err(_)) | None => Err(Problem::forbidden(self.action)),
+            Some(Err(_)) | None => Err(self.refuse(Problem::forbidden(self.action))),
         }
     }
 
@@ -418,13 +463,13 @@ impl Gate {
         thing: Undecided<R>,
         circumstances: &Circumstances,
     ) -> Result<Permitted<R>, Problem> {
-        self.engine.permit(&self.ask(circumstances), thing).map_err(|denied| Problem::denied(&denied))
+        self.engine.permit(&self.ask(circumstances), thing).map_err(|denied| self.denied(&denied))
     }
 
     /// The new thing, if the caller may make it: asked of the organization that is to hold it.
     pub fn decide_new<R: Resource>(&self, thing: Undecided<R>) -> Result<Permitted<R>, Problem> {
         let circumstances = self.circumstances();
-        self.engine.permit_within(&self.ask(&circumstances), thing).map_err(|denied| Problem::denied(&denied))
+        self.engine.permit_within(&self.ask(&circumstances), thing).map_err(|denied| self.denied(&denied))
     }
 
     /// Where a new thing goes: the organization that it names, else the caller's. One that is out of reach is, for one
@@ -440,10 +485,11 @@ impl Gate {
         };
         match reader.path(named).await? {
             Some(path) if self.allows(&path) => Ok(path),
-            _ if self.allows(&self.caller.organization) => {
-                Err(Problem::field(field, no_such("Organization", named)))
+            found if self.allows(&self.caller.organization) => {
+                let problem = Problem::field(field, no_such("Organization", named));
+                Err(self.keep_from(problem, found.is_some()))
             }
-            _ => Err(Problem::forbidden(self.action)),
+            _ => Err(self.refuse(Problem::forbidden(self.action))),
         }
     }
 
@@ -476,25 +522,48 @@ impl Gate {
     /// The organizations of which a list shows the things: the one that is named, else the caller's and all below it of
     /// which the list is permitted.
     pub async fn listable(&self, named: Option<&str>) -> Result<Permitted<Within>, Problem> {
+        match named {
+            Some(named) => {
+                let path = self.named(named).await?;
+                self.permitted(path.map(|path| vec![path]))
+            }
+            None => self.listable_below(None).await,
+        }
+    }
+
+    /// The same, with all that is below the one that is named, too.
+    pub async fn listable_below(&self, named: Option<&str>) -> Result<Permitted<Within>, Problem> {
+        let top = match named {
+            Some(named) => self.named(named).await?,
+            None => Some(self.caller.organization.clone()),
+        };
+        let below = match &top {
+            Some(top) => Some(self.parts.store.subtree(top).await?),
+            None => None,
+        };
+        self.permitted(below)
+    }
+
+    /// Where the organization stands that a query names; none where there is none.
+    async fn named(&self, organization: &str) -> Result<Option<OrgPath>, Problem> {
+        match organization.parse() {
+            Ok(id) => Ok(self.parts.store.path(id).await?),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// Those of the organizations of which the action is permitted. Where it is of none, those that are missing and those out
+    /// of reach answer alike.
+    fn permitted(&self, asked: Option<Vec<OrgPath>>) -> Result<Permitted<Within>, Problem> {
         let circumstances = self.circumstances();
         let ask = self.ask(&circumstances);
-        let Some(named) = named else {
-            let organizations = self.parts.store.subtree(&self.caller.organization).await?;
-            return self
-                .engine
-                .permit_organizations(&ask, organizations)
-                .map_err(|denied| Problem::denied(&denied));
-        };
-        let path = match named.parse() {
-            Ok(id) => self.parts.store.path(id).await?,
-            Err(_) => None,
-        };
-        let permitted = path.map(|path| self.engine.permit_organizations(&ask, vec![path]));
-        match permitted {
+        match asked.map(|asked| self.engine.permit_organizations(&ask, asked)) {
             Some(Ok(within)) => Ok(within),
-            _ if self.allows(&self.caller.organization) => Err(Problem::not_found("Organization")),
-            Some(Err(denied)) => Err(Problem::denied(&denied)),
-            None => Err(Problem::forbidden(self.action)),
+            refused if self.allows(&self.caller.organization) => {
+                Err(self.keep_from(Problem::not_found("Organization"), refused.is_some()))
+            }
+            Some(Err(denied)) => Err(self.denied(&denied)),
+            None => Err(self.refuse(Problem::forbidden(self.action))),
         }
     }
 
@@ -574,7 +643,7 @@ impl Gate {
 
     /// Starts a unit of work.
     pub async fn begin(&self) -> Result<Work, Problem> {
-        Ok(self.parts.store.begin().await?)
+        Ok(self.parts.store.begin(self.cause()).await?)
     }
 
     /// The address of a path of this service, as a client reaches it: with the public address where that is set.

@@ -10,7 +10,7 @@
 use super::edge::network_of;
 use super::{Parts, Problem};
 use crate::authn::{Turn, Verdict, print};
-use crate::store::{AttemptRow, Work};
+use crate::store::{AttemptRow, Cause, Work};
 use crate::values::{Email, Fingerprint, Timestamp};
 use secrecy::SecretString;
 use std::net::IpAddr;
@@ -212,7 +212,7 @@ impl Guessing {
         counters: &[Counter; 3],
         is_known: bool,
     ) -> Result<Option<(Timestamp, Timestamp)>, Problem> {
-        let work = parts.store.begin().await?;
+        let work = parts.store.begin(Cause::service(parts.clock.now())).await?;
         let now = parts.clock.now();
         let tries: Vec<_> = counters.iter().map(|counter| (counter.key.as_str(), counter.forget)).collect();
         let rows = work.count_attempt(&tries, now).await?;

@@ -38,6 +38,13 @@ pub struct Field {
     pub column: String,
     /// Its schema: inline for all but objects and lists.
     pub schema: RefOr<Schema>,
+    /// What its filter does.
+    pub what: &'static str,
+}
+
+impl Field {
+    /// What the filter of a field does.
+    pub const EXACTLY: &'static str = "Only those with exactly this value.";
 }
 
 /// The fields of a resource that are columns of its table, in the order of its schema.
@@ -56,7 +63,8 @@ pub fn fields<R: Resource>() -> Vec<Field> {
         .into_iter()
         .filter_map(|(name, schema)| {
             let column = <<R::Entity as EntityTrait>::Column as FromStr>::from_str(&name).ok()?;
-            Some(Field { column: column.unquoted().to_owned(), schema: resolved(non_null(schema)), name })
+            let (column, schema) = (column.unquoted().to_owned(), resolved(non_null(schema)));
+            Some(Field { name, column, schema, what: Field::EXACTLY })
         })
         .collect()
 }

@@ -1,5 +1,6 @@
 //! How a call becomes an answer: route -> authn -> decision -> store -> answer. Knows HTTP; knows no single resource.
 
+pub mod audit;
 pub mod body;
 pub mod crud;
 pub mod edge;

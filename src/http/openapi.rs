@@ -258,6 +258,14 @@ pub fn header(name: &str, what: &str) -> Parameter {
 
 /// `GET /` of a resource.
 pub(super) fn list<R: Resource>(fields: &[Field]) -> Doc {
+    let doc = Doc::of_action().describe(
+        "What is there, of the organizations within the caller's reach of which the list is permitted.",
+    );
+    list_of::<R>(doc, fields)
+}
+
+/// A list, of which a part is asked for by these fields.
+pub fn list_of<T: ToSchema>(mut doc: Doc, fields: &[Field]) -> Doc {
     let parameter = |name: &str, what: &str, schema: RefOr<Schema>| {
         ParameterBuilder::new()
             .name(name)
@@ -277,10 +285,7 @@ pub(super) fn list<R: Resource>(fields: &[Field]) -> Doc {
     };
     let text =
         || -> RefOr<Schema> { ObjectBuilder::new().schema_type(SchemaType::Type(Type::String)).into() };
-    let mut doc = Doc::of_action()
-        .describe(
-            "What is there, of the organizations within the caller's reach of which the list is permitted.",
-        )
+    doc = doc
         .parameter(parameter("limit", "How many at most.", number(1, Some(MAX_LIMIT), DEFAULT_LIMIT)))
         .parameter(parameter("offset", "How many to pass over.", number(0, None, 0)))
         .parameter(parameter("sort", "Fields to sort by, `-` before one for descending: `a,-b`.", text()));
@@ -293,9 +298,9 @@ pub(super) fn list<R: Resource>(fields: &[Field]) -> Doc {
             }
             _ => text(),
         };
-        doc = doc.parameter(parameter(&field.name, "Only those with exactly this value.", schema));
+        doc = doc.parameter(parameter(&field.name, field.what, schema));
     }
-    doc.answer_list::<R>("The things, a bare list.")
+    doc.answer_list::<T>("The things, a bare list.")
         .header(200, "X-Total-Count", Type::Integer, "How many there are in all.")
         .header(200, "Link", Type::String, "The next part, absolute, with every filter: `<…>; rel=\"next\"`.")
         .problems(&[400, 404])

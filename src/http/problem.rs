@@ -1,5 +1,6 @@
 //! Errors as clients see them: RFC 9457 problem details, with the `error` member that existing clients read.
 
+use super::audit::Untold;
 use crate::authn::{PasswordError, TokenError};
 use crate::authz::Denied;
 use crate::store::StoreError;
@@ -41,6 +42,8 @@ pub struct Problem {
     pub errors: Vec<FieldError>,
     /// Further headers of the answer.
     pub headers: Vec<(header::HeaderName, String)>,
+    /// What the audit trail is to be told of it.
+    pub untold: Option<Box<Untold>>,
 }
 
 /// The body of a problem, as it is documented.
@@ -86,7 +89,7 @@ pub struct ErrorMessage {
 impl Problem {
     /// A problem with this status, word and sentence.
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, detail: detail.into(), errors: Vec::new(), headers: Vec::new() }
+        Self { status, code, detail: detail.into(), errors: Vec::new(), headers: Vec::new(), untold: None }
     }
 
     /// 400: the request is not what it should be.

@@ -1,7 +1,7 @@
 //! Opening the database, and bringing it to the present form.
 
 use super::facts::Facts;
-use super::{Store, StoreError, Work, is_shared};
+use super::{Cause, Store, StoreError, Work, is_shared};
 use migrations::Migrator;
 use sea_orm::sea_query::{Expr, ExprTrait, Query};
 use sea_orm::{
@@ -127,14 +127,15 @@ impl Store {
         (size, u32::try_from(idle).unwrap_or(u32::MAX))
     }
 
-    /// Starts a unit of work.
-    pub async fn begin(&self) -> Result<Work, StoreError> {
+    /// Starts a unit of work that somebody causes.
+    pub async fn begin(&self, cause: Cause) -> Result<Work, StoreError> {
         // SQLite has one writer: asking for its place at once spares a transaction that has read the refusal to write.
         let options = TransactionOptions {
             sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
             ..TransactionOptions::default()
         };
         let tx = self.db.begin_with_options(options).await?;
-        Ok(Work { tx, facts: Arc::clone(&self.facts), written: Mutex::default() })
+        let facts = Arc::clone(&self.facts);
+        Ok(Work { tx, facts, written: Mutex::default(), cause, entries: Mutex::default() })
     }
 }

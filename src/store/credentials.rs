@@ -1,12 +1,12 @@
 //! What proves who is calling: passwords, API keys, keys that sign. (Sessions are next door.) A secret that a client holds
 //! is here as a hash only.
 
-use super::{Store, StoreError, Work};
+use super::{Ending, Entry, Event, Store, StoreError, Work};
 use crate::authz::{Permitted, ScopeSet};
 use crate::resource::Resource;
 use crate::values::{Id, Name, Timestamp};
 use sea_orm::sea_query::{Expr, ExprTrait, OnConflict, Order, Query};
-use sea_orm::{ConnectionTrait, FromQueryResult};
+use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, TryGetable};
 
 /// An API key, without its secret.
 #[derive(Debug, Clone, FromQueryResult)]
@@ -96,6 +96,14 @@ impl Work {
             key.last_used_at.into(),
         ]);
         self.tx.execute(&insert).await?;
+        self.audit(
+            Entry::new(Event::KeyCreated)
+                .user(user.id())
+                .within(user.path())
+                .with("key", key.id.to_string())
+                .with("scopes", key.scopes.to_string())
+                .with("expiresAt", key.expires_at.map(|end| end.to_string())),
+        );
         Ok(())
     }
 
@@ -105,32 +113,44 @@ impl Work {
         user: &Permitted<U>,
         key: Id,
     ) -> Result<bool, StoreError> {
-        // Whoever calls with it is remembered as its user.
-        self.wrote("User", user.id());
-        let mut delete = Query::delete();
-        delete
-            .from_table("api_keys")
-            .and_where(Expr::col("id").eq(key))
-            .and_where(Expr::col("user").eq(user.id()));
-        Ok(self.tx.execute(&delete).await?.rows_affected() == 1)
+        self.end_keys(user.id(), Some(key), Ending::Deleted).await
     }
 
     /// Ends all keys of a user.
-    pub async fn delete_api_keys<U: Resource>(&self, user: &Permitted<U>) -> Result<(), StoreError> {
-        self.wrote("User", user.id());
-        let mut delete = Query::delete();
-        delete.from_table("api_keys").and_where(Expr::col("user").eq(user.id()));
-        self.tx.execute(&delete).await?;
+    pub async fn delete_api_keys<U: Resource>(
+        &self,
+        user: &Permitted<U>,
+        because: Ending,
+    ) -> Result<(), StoreError> {
+        self.end_keys(user.id(), None, because).await?;
         Ok(())
     }
 
-    /// Ends the key of whoever presents it.
-    pub async fn give_up_api_key(&self, key: &ApiKeyRow) -> Result<(), StoreError> {
-        self.wrote("User", key.user);
+    /// Ends the key of whoever presents it: false where somebody else has just done so.
+    pub async fn give_up_api_key(&self, key: &ApiKeyRow) -> Result<bool, StoreError> {
+        self.end_keys(key.user, Some(key.id), Ending::Revoked).await
+    }
+
+    /// Ends keys of a user, one or all, and tells whether there were any. Every key that ends before its time ends here; only
+    /// those of a deleted user go with that.
+    async fn end_keys(&self, user: Id, which: Option<Id>, because: Ending) -> Result<bool, StoreError> {
+        // Whoever calls with one of them is remembered as its user.
+        self.wrote("User", user);
         let mut delete = Query::delete();
-        delete.from_table("api_keys").and_where(Expr::col("id").eq(key.id));
-        self.tx.execute(&delete).await?;
-        Ok(())
+        delete.from_table("api_keys").and_where(Expr::col("user").eq(user)).returning_col("id");
+        if let Some(key) = which {
+            delete.and_where(Expr::col("id").eq(key));
+        }
+        let ended = self.tx.query_all(&delete).await?;
+        if ended.is_empty() {
+            return Ok(false);
+        }
+        let entry = self.about(Event::KeyDeleted, user).await?.with("reason", because.to_string());
+        for row in &ended {
+            let key = Id::try_get(row, "", "id").map_err(DbErr::from)?;
+            self.audit(entry.clone().with("key", key.to_string()));
+        }
+        Ok(true)
     }
 }
 

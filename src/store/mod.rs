@@ -3,7 +3,9 @@
 
 mod accounts;
 mod attempts;
+mod audit;
 mod backup;
+mod chain;
 mod connect;
 mod credentials;
 mod error;
@@ -17,6 +19,8 @@ mod sessions;
 use crate::values::Id;
 pub use accounts::Account;
 pub use attempts::AttemptRow;
+pub use audit::{AuditRow, Cause, Entry, Event, Outcome};
+pub use chain::{Head, Verified};
 pub use credentials::{ApiKeyRow, SigningKeyRow};
 pub use error::StoreError;
 pub use facts::Stamp;
@@ -45,6 +49,8 @@ pub struct Work {
     tx: DatabaseTransaction,
     facts: Arc<Facts>,
     written: Mutex<Written>,
+    cause: Cause,
+    entries: Mutex<Vec<Entry>>,
 }
 
 /// What reads: the database as everybody sees it, or a unit of work, which has its connection already. Whoever has one
@@ -80,15 +86,17 @@ impl Work {
         Reader((&self.tx).into())
     }
 
-    /// Makes everything that was written visible.
+    /// Makes everything that was written visible, and the audit trail tell of it.
     pub async fn commit(self) -> Result<(), StoreError> {
-        let Self { tx, facts, written } = self;
+        let Self { tx, facts, written, cause, entries } = self;
         let written = written.into_inner().unwrap_or_else(PoisonError::into_inner);
         if let Some((channel, text)) = Facts::notice(&written).filter(|_| is_shared(&tx)) {
             let mut notify = Query::select();
             notify.expr(Func::cust("pg_notify").arg(channel).arg(text));
             tx.execute(&notify).await?;
         }
+        // Last of all: others who append wait from here on.
+        audit::append(&tx, &cause, entries.into_inner().unwrap_or_else(PoisonError::into_inner)).await?;
         let committed = tx.commit().await;
         // Also where it is not known whether it was written.
         facts.forget(&written);

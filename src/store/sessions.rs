@@ -2,7 +2,7 @@
 //! token is here as a hash only, with the salt by which it follows from the one before: neither this nor that token alone
 //! gives the next one away.
 
-use super::{Store, StoreError, Work};
+use super::{Event, Store, StoreError, Work};
 use crate::values::{Id, Timestamp, word};
 use sea_orm::sea_query::{Expr, ExprTrait, LockType, Order, Query};
 use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, JoinType, TryGetable};
@@ -14,6 +14,8 @@ pub struct Origin {
     pub address: Option<String>,
     /// What it says it is: its `User-Agent`.
     pub agent: Option<String>,
+    /// The id of its request.
+    pub request: Option<String>,
 }
 
 /// A session.
@@ -71,7 +73,7 @@ pub struct SpentToken {
 }
 
 word!(
-    /// Why a session ended before its time.
+    /// Why a session, or a key, ended before its time.
     Ending {
         Logout = "logout",
         Deleted = "deleted",
@@ -156,7 +158,7 @@ impl Work {
         Ok(())
     }
 
-    /// Ends sessions of a user that have not ended yet, and gives their number. Every session that ends before its time
+    /// Ends sessions of a user that have not ended yet, and gives their number; the audit trail tells of each. Every session that ends before its time
     /// ends here, with its refresh tokens and its access tokens; only those of a deleted user go with that.
     pub async fn end_sessions(
         &self,
@@ -181,7 +183,16 @@ impl Work {
             Sessions::One(session) => drop(update.and_where(Expr::col("id").eq(session))),
             Sessions::AllBut(session) => drop(update.and_where(Expr::col("id").ne(session))),
         }
-        Ok(self.tx.execute(&update).await?.rows_affected())
+        let ended = self.tx.query_all(update.returning_col("id")).await?;
+        if ended.is_empty() {
+            return Ok(0);
+        }
+        let entry = self.about(Event::SessionEnded, user).await?.with("reason", because.to_string());
+        for row in &ended {
+            let session = Id::try_get(row, "", "id").map_err(DbErr::from)?;
+            self.audit(entry.clone().with("session", session.to_string()));
+        }
+        Ok(u64::try_from(ended.len()).unwrap_or(u64::MAX))
     }
 
     /// Gives a session its next refresh token. The database takes one successor of a token and no second one.

@@ -14,6 +14,7 @@
 mod access;
 mod access_batch;
 mod access_search;
+mod audit;
 mod authorize;
 mod backup;
 mod bad_input;

@@ -3,6 +3,7 @@
 use crate::support::{ADMIN, PASSWORD, TestApp};
 use cedargate::authz::Scope;
 use cedargate::config::{Config, PasswordProfile};
+use cedargate::store::Cause;
 use reqwest::StatusCode;
 use sea_orm::ConnectionTrait;
 use serde_json::json;
@@ -140,7 +141,7 @@ async fn a_hash_is_not_renewed_over_a_password_that_was_changed_meanwhile() {
     let patch = json!({ "password": "an0ther-s3cret", "currentPassword": PASSWORD });
     admin.patch("/v2/users/me", patch).await.expect(StatusCode::OK);
     let changed = hash(&app).await;
-    let work = app.parts.store.begin().await.unwrap();
+    let work = app.parts.store.begin(Cause::service(app.clock.now())).await.unwrap();
     work.renew_password(user, &old, "another hash of the old one").await.unwrap();
     work.commit().await.unwrap();
     assert_eq!(hash(&app).await, changed);

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A copy of the service's own policies and schema that a test may change.
-struct Files(tempfile::TempDir);
+pub(crate) struct Files(tempfile::TempDir);
 
 impl Files {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let copy = tempfile::tempdir().unwrap();
         for name in ["policies", "schema"] {
             std::fs::create_dir(copy.path().join(name)).unwrap();
@@ -26,11 +26,16 @@ impl Files {
         Self(copy)
     }
 
+    /// Writes one of them.
+    pub(crate) fn write(&self, name: &str, text: &str) {
+        write(&self.at(name), text);
+    }
+
     fn at(&self, name: &str) -> std::path::PathBuf {
         self.0.path().join(name)
     }
 
-    async fn serve(&self) -> TestApp {
+    pub(crate) async fn serve(&self) -> TestApp {
         let (policies, schema) = (self.at("policies"), self.at("schema"));
         TestApp::with(|config| {
             config.policies = vec![policies];

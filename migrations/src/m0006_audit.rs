@@ -1,0 +1,69 @@
+//! The audit trail: what happened to credentials, users, organizations and policies, one entry after the other. Each has
+//! the hash of the one before it. None is ever changed or deleted, which the database itself refuses.
+
+use super::{id, index, text, time};
+use sea_orm_migration::prelude::*;
+use sea_orm_migration::sea_orm::DbBackend;
+
+#[derive(Debug, DeriveMigrationName)]
+pub(crate) struct Migration;
+
+const REFUSED: &str = "the audit trail is append-only";
+
+/// What makes the database refuse every change of an entry.
+fn triggers(backend: DbBackend) -> Vec<String> {
+    if backend == DbBackend::Postgres {
+        return vec![
+            format!(
+                "CREATE FUNCTION audit_is_append_only() RETURNS trigger LANGUAGE plpgsql AS \
+                 $$ BEGIN RAISE EXCEPTION '{REFUSED}'; END $$"
+            ),
+            "CREATE TRIGGER audit_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit \
+             FOR EACH STATEMENT EXECUTE FUNCTION audit_is_append_only()"
+                .to_owned(),
+        ];
+    }
+    let trigger = |verb: &str, name: &str| {
+        format!(
+            "CREATE TRIGGER audit_{name} BEFORE {verb} ON audit BEGIN SELECT RAISE(ABORT, '{REFUSED}'); END"
+        )
+    };
+    vec![trigger("UPDATE", "no_update"), trigger("DELETE", "no_delete")]
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for Migration {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let mut seq = ColumnDef::new("seq");
+        let audit = Table::create()
+            .table("audit")
+            .col(seq.big_integer().not_null().primary_key())
+            .col(time("time").not_null())
+            .col(text("event").not_null())
+            .col(text("outcome").not_null())
+            // Who did it, with which credential. What it names may have gone since, so nothing refers to it.
+            .col(id("actor"))
+            .col(text("credential"))
+            .col(id("credential_id"))
+            // To whom or what.
+            .col(text("subject_type"))
+            .col(id("subject"))
+            // The organization whose event it is, and its path at that time.
+            .col(id("organization"))
+            .col(text("path"))
+            .col(text("address"))
+            .col(text("request"))
+            .col(text("details").not_null())
+            .col(text("previous").not_null())
+            .col(text("hash").not_null())
+            .to_owned();
+        manager.create_table(audit).await?;
+        for columns in [["actor", "seq"], ["subject", "seq"], ["event", "seq"]] {
+            manager.create_index(index("audit", &columns)).await?;
+        }
+        for trigger in triggers(manager.get_database_backend()) {
+            manager.get_connection().execute_unprepared(&trigger).await?;
+        }
+        Ok(())
+    }
+}

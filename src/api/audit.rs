@@ -1,0 +1,136 @@
+//! The audit trail, read: what happened to credentials, users, organizations and policies.
+
+use crate::http::list::{self, Field, Wanted};
+use crate::http::openapi::{self, Doc};
+use crate::http::{Gate, Problem, Routes};
+use crate::store::{AuditRow, Event, Outcome, Page};
+use crate::values::{Id, OrgPath, Timestamp};
+use actix_web::{HttpRequest, HttpResponse};
+use serde::Serialize;
+use serde_json::Value;
+use std::sync::Arc;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaType, Type};
+use utoipa::{PartialSchema, ToSchema};
+
+/// The routes.
+pub fn routes() -> Routes {
+    let fields = Arc::new(fields());
+    let doc = openapi::list_of::<AuditEvent>(
+        Doc::new("List the events of the audit trail").describe(
+            "Those of an organization, the caller's if none is named, and of what stood below it at that time. Those of no \
+             organization, such as a change of the policies, are seen from the root only. By `seq`, or from the newest on with \
+             `sort=-seq`.",
+        ),
+        &fields,
+    );
+    Routes::new("Audit trail", "/v2/audit")
+        .get("", "listAuditEvents", doc, move |gate, request| list(gate, request, Arc::clone(&fields)))
+}
+
+/// Something that happened.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct AuditEvent {
+    /// 1, 2, 3 and so on, over all organizations.
+    seq: i64,
+    /// When.
+    time: Timestamp,
+    /// What happened.
+    #[schema(value_type = Event)]
+    event: String,
+    /// What came of it.
+    #[schema(value_type = Outcome)]
+    outcome: String,
+    /// The user on whose behalf; none where it was the service itself, the terminal, or nobody who is known.
+    #[schema(value_type = Option<Id>)]
+    actor: Option<String>,
+    /// With what kind of credential: `password` for a login and its access tokens, `refreshToken`, `apiKey` or `terminal`.
+    credential: Option<String>,
+    /// With which session or API key.
+    #[schema(value_type = Option<Id>)]
+    credential_id: Option<String>,
+    /// To a `User` or an `Organization`.
+    subject_type: Option<String>,
+    /// To which one.
+    #[schema(value_type = Option<Id>)]
+    subject: Option<String>,
+    /// The organization of which it is an event.
+    #[schema(value_type = Option<Id>)]
+    organization: Option<String>,
+    /// Where that stood then.
+    #[schema(value_type = Option<OrgPath>)]
+    path: Option<String>,
+    /// From which address.
+    #[schema(examples("192.0.2.7"))]
+    address: Option<String>,
+    /// In which request: its `X-Request-ID`.
+    request_id: Option<String>,
+    /// What else there is to say of it.
+    #[schema(value_type = Object)]
+    details: Value,
+    /// The hash of the event before it.
+    previous: String,
+    /// Its own hash, SHA-256 in hex.
+    hash: String,
+}
+
+impl From<AuditRow> for AuditEvent {
+    fn from(row: AuditRow) -> Self {
+        Self {
+            seq: row.seq,
+            time: row.time,
+            event: row.event,
+            outcome: row.outcome,
+            actor: row.actor,
+            credential: row.credential,
+            credential_id: row.credential_id,
+            subject_type: row.subject_type,
+            subject: row.subject,
+            organization: row.organization,
+            path: row.path,
+            address: row.address,
+            request_id: row.request,
+            details: serde_json::from_str(&row.details).unwrap_or_default(),
+            previous: row.previous,
+            hash: row.hash,
+        }
+    }
+}
+
+/// By what it can be filtered, and by `seq` sorted.
+fn fields() -> Vec<Field> {
+    let field = |name: &str, schema: RefOr<Schema>, what: &'static str| {
+        let column = if name == "requestId" { "request" } else { name };
+        Field { name: name.to_owned(), column: column.to_owned(), schema, what }
+    };
+    let of = |kind: Type| ObjectBuilder::new().schema_type(SchemaType::Type(kind)).into();
+    vec![
+        field("organization", Id::schema(), "The organization that is asked about, with all below it."),
+        field("seq", of(Type::Integer), Field::EXACTLY),
+        field("event", Event::schema(), Field::EXACTLY),
+        field("outcome", Outcome::schema(), Field::EXACTLY),
+        field("actor", Id::schema(), Field::EXACTLY),
+        field("subject", Id::schema(), Field::EXACTLY),
+        field("requestId", of(Type::String), Field::EXACTLY),
+        field("from", Timestamp::schema(), "Only those that happened then or later."),
+        field("to", Timestamp::schema(), "Only those that happened before."),
+    ]
+}
+
+/// `GET /v2/audit`.
+async fn list(gate: Gate, request: HttpRequest, fields: Arc<Vec<Field>>) -> Result<HttpResponse, Problem> {
+    let Wanted { organization, mut query } = Wanted::parse(&request, &fields)?;
+    if query.sort.iter().any(|(column, _)| column != "seq") {
+        return Err(Problem::field(
+            "sort",
+            "the trail is sorted by seq only: `seq`, or `-seq` for the newest first",
+        ));
+    }
+    // It says what is asked about, which is more than the events of that very organization.
+    query.filters.retain(|(column, _)| column != "organization");
+    let within = gate.listable_below(organization.as_deref()).await?;
+    let Page { items, total } = gate.parts().store.audit_rows(&within, &query).await?;
+    let page = Page { items: items.into_iter().map(AuditEvent::from).collect(), total };
+    Ok(list::answer(&request, &gate.parts().rules, &query, &page))
+}

@@ -1,0 +1,364 @@
+//! The audit trail: who did what to whom, from where, and what came of it. A unit of work collects its entries and appends
+//! them when it commits: an entry is there exactly when what it tells of is. No entry is ever changed or deleted; how they
+//! hang together is next door, in `chain`.
+
+use super::chain::{self, Head};
+use super::sessions::Origin;
+use super::{Page, Store, StoreError, Work, is_shared};
+use crate::authz::{Permitted, Within};
+use crate::store::ListQuery;
+use crate::values::{Id, OrgPath, Timestamp, json, word};
+use sea_orm::sea_query::{Condition, Expr, ExprTrait, Func, Order, Query, SelectStatement};
+use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, TryGetable};
+use serde_json::{Map, Value};
+use std::sync::PoisonError;
+
+word!(
+    /// What happened.
+    Event {
+        LoginSucceeded = "login.succeeded",
+        LoginFailed = "login.failed",
+        TokenRefreshed = "token.refreshed",
+        TokenReused = "token.reused",
+        TokenRevoked = "token.revoked",
+        SessionEnded = "session.ended",
+        KeyCreated = "key.created",
+        KeyDeleted = "key.deleted",
+        UserCreated = "user.created",
+        UserDeleted = "user.deleted",
+        UserMoved = "user.moved",
+        UserRoleChanged = "user.role_changed",
+        UserBlocked = "user.blocked",
+        UserUnblocked = "user.unblocked",
+        UserEmailChanged = "user.email_changed",
+        UserPasswordChanged = "user.password_changed",
+        OrganizationCreated = "organization.created",
+        OrganizationMoved = "organization.moved",
+        OrganizationDeleted = "organization.deleted",
+        PoliciesReloaded = "policies.reloaded",
+        PoliciesRefused = "policies.refused",
+        AccessDenied = "access.denied",
+        ServiceStarted = "service.started",
+    }
+);
+
+word!(
+    /// What came of it: it was done; the policies or the rules said no; it went wrong.
+    Outcome { Ok = "ok", Denied = "denied", Failed = "failed" }
+);
+
+/// Who causes what a unit of work writes: with which credential, from where, in which request, and when.
+#[derive(Debug, Clone)]
+pub struct Cause {
+    /// The user on whose behalf it happens; none where nobody is known.
+    pub actor: Option<Id>,
+    /// The word for its credential.
+    pub credential: Option<&'static str>,
+    /// The session or the key.
+    pub credential_id: Option<Id>,
+    /// From which address.
+    pub address: Option<String>,
+    /// The id of the request.
+    pub request: Option<String>,
+    /// When.
+    pub at: Timestamp,
+}
+
+impl Cause {
+    /// The service itself, of its own accord.
+    pub fn service(at: Timestamp) -> Self {
+        Self { actor: None, credential: None, credential_id: None, address: None, request: None, at }
+    }
+
+    /// Somebody who calls from there and has not proved yet who it is.
+    pub fn stranger(origin: &Origin, at: Timestamp) -> Self {
+        Self { address: origin.address.clone(), request: origin.request.clone(), ..Self::service(at) }
+    }
+
+    /// The same, by this user with this credential.
+    #[must_use]
+    pub fn by(self, user: Id, credential: &'static str, id: Id) -> Self {
+        Self { actor: Some(user), credential: Some(credential), credential_id: Some(id), ..self }
+    }
+}
+
+/// An entry that is to be made. It takes ids and words, and no text in which a secret could stand.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    event: Event,
+    outcome: Outcome,
+    subject: Option<(&'static str, Id)>,
+    place: Option<OrgPath>,
+    details: Map<String, Value>,
+}
+
+impl Entry {
+    /// That this was done.
+    pub fn new(event: Event) -> Self {
+        Self { event, outcome: Outcome::Ok, subject: None, place: None, details: Map::new() }
+    }
+
+    /// What happened.
+    pub fn event(&self) -> Event {
+        self.event
+    }
+
+    /// That this came of it.
+    #[must_use]
+    pub fn outcome(self, outcome: Outcome) -> Self {
+        Self { outcome, ..self }
+    }
+
+    /// To this user.
+    #[must_use]
+    pub fn user(self, user: Id) -> Self {
+        self.subject("User", user)
+    }
+
+    /// To this thing.
+    #[must_use]
+    pub fn subject(self, kind: &'static str, id: Id) -> Self {
+        Self { subject: Some((kind, id)), ..self }
+    }
+
+    /// In this organization: its admins see it, and those of the organizations above it. One that is in none is seen by the
+    /// admins of the root only.
+    #[must_use]
+    pub fn within(self, place: &OrgPath) -> Self {
+        Self { place: Some(place.clone()), ..self }
+    }
+
+    /// With this detail. Never a secret, nor a text that somebody may have mistaken for the field of one.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.details.insert(name.to_owned(), value.into());
+        self
+    }
+}
+
+/// An entry, as it is kept.
+#[derive(Debug, Clone, FromQueryResult)]
+pub struct AuditRow {
+    /// 1, 2, 3 and so on, without a gap.
+    pub seq: i64,
+    /// When the unit of work began that it belongs to.
+    pub time: Timestamp,
+    /// What happened.
+    pub event: String,
+    /// What came of it.
+    pub outcome: String,
+    /// On whose behalf.
+    pub actor: Option<String>,
+    /// With what kind of credential.
+    pub credential: Option<String>,
+    /// With which session or key.
+    pub credential_id: Option<String>,
+    /// To what kind of thing.
+    pub subject_type: Option<String>,
+    /// To which one.
+    pub subject: Option<String>,
+    /// Of which organization it is an event.
+    pub organization: Option<String>,
+    /// Where that stood then.
+    pub path: Option<String>,
+    /// From which address.
+    pub address: Option<String>,
+    /// In which request.
+    pub request: Option<String>,
+    /// What else there is to say, a JSON object with sorted keys.
+    pub details: String,
+    /// The hash of the entry before; of the first one, 64 zeros.
+    pub previous: String,
+    /// The hash of all of the above.
+    pub hash: String,
+}
+
+/// Its columns, in the order in which they are hashed.
+pub(super) const COLUMNS: [&str; 16] = [
+    "seq",
+    "time",
+    "event",
+    "outcome",
+    "actor",
+    "credential",
+    "credential_id",
+    "subject_type",
+    "subject",
+    "organization",
+    "path",
+    "address",
+    "request",
+    "details",
+    "previous",
+    "hash",
+];
+
+/// How many entries one statement inserts.
+const BATCH: usize = 500;
+
+/// The lock of those who append, in PostgreSQL: any number that nothing else uses.
+const TURN: i64 = 4_839_272;
+
+impl AuditRow {
+    /// The entry that follows `head`.
+    fn following(head: &Head, cause: &Cause, entry: Entry) -> Self {
+        let (subject_type, subject) = entry.subject.unzip();
+        let mut row = Self {
+            seq: head.seq.saturating_add(1),
+            time: cause.at,
+            event: entry.event.to_string(),
+            outcome: entry.outcome.to_string(),
+            actor: cause.actor.map(|id| id.to_string()),
+            credential: cause.credential.map(str::to_owned),
+            credential_id: cause.credential_id.map(|id| id.to_string()),
+            subject_type: subject_type.map(str::to_owned),
+            subject: subject.map(|id| id.to_string()),
+            organization: entry.place.as_ref().map(|place| place.own().to_string()),
+            path: entry.place.as_ref().map(ToString::to_string),
+            address: cause.address.clone(),
+            request: cause.request.clone(),
+            details: json::to_column(&entry.details),
+            previous: head.hash.clone(),
+            hash: String::new(),
+        };
+        row.hash = chain::hash(&row);
+        row
+    }
+
+    fn values(self) -> [Expr; COLUMNS.len()] {
+        [
+            self.seq.into(),
+            self.time.into(),
+            self.event.into(),
+            self.outcome.into(),
+            self.actor.into(),
+            self.credential.into(),
+            self.credential_id.into(),
+            self.subject_type.into(),
+            self.subject.into(),
+            self.organization.into(),
+            self.path.into(),
+            self.address.into(),
+            self.request.into(),
+            self.details.into(),
+            self.previous.into(),
+            self.hash.into(),
+        ]
+    }
+}
+
+/// Appends entries, at the end of the transaction that they tell of: whoever appends keeps the others waiting until it ends.
+pub(super) async fn append(
+    tx: &impl ConnectionTrait,
+    cause: &Cause,
+    entries: Vec<Entry>,
+) -> Result<(), StoreError> {
+    if entries.is_empty() {
+        return Ok(());
+    }
+    // SQLite has one writer, and this is it.
+    if is_shared(tx) {
+        let mut turn = Query::select();
+        turn.expr(Func::cust("pg_advisory_xact_lock").arg(TURN));
+        tx.execute(&turn).await?;
+    }
+    let mut head = chain::head(tx).await?;
+    let mut rows = Vec::with_capacity(entries.len());
+    for entry in entries {
+        let row = AuditRow::following(&head, cause, entry);
+        head = Head { seq: row.seq, hash: row.hash.clone() };
+        rows.push(row);
+    }
+    let mut rows = rows.into_iter().peekable();
+    while rows.peek().is_some() {
+        let mut insert = Query::insert();
+        insert.into_table("audit").columns(COLUMNS);
+        for row in rows.by_ref().take(BATCH) {
+            insert.values_panic(row.values());
+        }
+        tx.execute(&insert).await?;
+    }
+    Ok(())
+}
+
+impl Work {
+    /// Has the audit trail tell of what this unit of work does, once it is done.
+    pub fn audit(&self, entry: Entry) {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner).push(entry);
+    }
+
+    /// Has it tell of something of a user's, with this further id.
+    pub async fn audit_about(&self, event: Event, user: Id, name: &str, id: Id) -> Result<(), StoreError> {
+        self.audit(self.about(event, user).await?.with(name, id.to_string()));
+        Ok(())
+    }
+
+    /// An entry about a user, in the organization that it belongs to now.
+    pub(super) async fn about(&self, event: Event, user: Id) -> Result<Entry, StoreError> {
+        let mut select = Query::select();
+        select
+            .column(("organizations", "path"))
+            .from("users")
+            .inner_join("organizations", Expr::col(("organizations", "id")).equals(("users", "organization")))
+            .and_where(Expr::col(("users", "id")).eq(user));
+        let place = match self.tx.query_one(&select).await? {
+            Some(row) => Some(OrgPath::try_get(&row, "", "path").map_err(DbErr::from)?),
+            None => None,
+        };
+        Ok(Entry { place, ..Entry::new(event).user(user) })
+    }
+}
+
+impl Store {
+    /// Has the audit trail tell of something that wrote nothing.
+    pub async fn audit(&self, cause: Cause, entry: Entry) -> Result<(), StoreError> {
+        let work = self.begin(cause).await?;
+        work.audit(entry);
+        work.commit().await
+    }
+
+    /// The entries that are those of these organizations, or of what stood below the topmost one of them when they were
+    /// made; from the root also those of none. Of the filters, `from` and `to` bound the time; they are sorted by `seq`, in
+    /// the order that the query says for it.
+    pub async fn audit_rows(
+        &self,
+        within: &Permitted<Within>,
+        query: &ListQuery,
+    ) -> Result<Page<AuditRow>, StoreError> {
+        let mut asked = Query::select();
+        asked.from("audit").cond_where(placed(within));
+        for (name, value) in &query.filters {
+            asked.and_where(match name.as_str() {
+                "from" => Expr::col("time").gte(value.clone()),
+                "to" => Expr::col("time").lt(value.clone()),
+                _ => Expr::col(sea_orm::sea_query::Alias::new(name)).eq(value.clone()),
+            });
+        }
+        let mut count: SelectStatement = asked.clone();
+        count.expr_as(Expr::col("seq").count(), "total");
+        let total = match self.db.query_one(&count).await? {
+            Some(row) => i64::try_get(&row, "", "total").map_err(DbErr::from)?,
+            None => 0,
+        };
+        let order = query.sort.first().map_or(Order::Asc, |(_, order)| order.clone());
+        asked.columns(COLUMNS).order_by("seq", order).limit(query.limit).offset(query.offset);
+        let rows = self.db.query_all(&asked).await?;
+        let items = rows.iter().map(|row| AuditRow::from_query_result(row, "")).collect::<Result<_, _>>()?;
+        Ok(Page { items, total: u64::try_from(total).unwrap_or_default() })
+    }
+}
+
+/// That an entry is one of these organizations'.
+fn placed(within: &Permitted<Within>) -> Condition {
+    let is_root = within.top().level() == 0;
+    let mut placed = Condition::all();
+    if !is_root {
+        // A path is made of ids, which are all of one length: whatever has it in it has it as one of them.
+        placed = placed.add(Expr::col("path").like(format!("%{}%", within.top().own())));
+    }
+    if !within.denied().is_empty() {
+        let others = Expr::col("organization").is_not_in(within.denied().iter().copied());
+        placed = placed.add(if is_root { others.or(Expr::col("organization").is_null()) } else { others });
+    }
+    placed
+}

@@ -1,0 +1,239 @@
+//! How the entries of the audit trail hang together: each has the hash of the one before, so that none can be changed,
+//! taken out or put elsewhere without changing all that follow. Whoever may rewrite the whole table can do just that:
+//! against this helps a head that was noted somewhere else.
+
+use super::audit::{AuditRow, COLUMNS};
+use super::{Store, StoreError};
+use crate::values::Invalid;
+use aws_lc_rs::digest::{Context, SHA256};
+use sea_orm::sea_query::{Expr, ExprTrait, Order, Query};
+use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, TryGetable};
+use std::fmt::{self, Write};
+use std::str::FromStr;
+
+/// How many entries are read at a time.
+const PAGE: u64 = 1_000;
+
+/// How many faults are told.
+const MAX_FAULTS: usize = 100;
+
+/// The last entry of a trail: its number and its hash.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    /// Its number; 0 of a trail without entries.
+    pub seq: i64,
+    /// Its hash; 64 zeros of a trail without entries.
+    pub hash: String,
+}
+
+impl Default for Head {
+    fn default() -> Self {
+        Self { seq: 0, hash: "0".repeat(64) }
+    }
+}
+
+impl fmt::Display for Head {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.seq, self.hash)
+    }
+}
+
+impl FromStr for Head {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let head = text.split_once(':').and_then(|(seq, hash)| {
+            let seq = seq.parse().ok().filter(|seq| *seq >= 0)?;
+            let is_hash = hash.len() == 64 && hash.bytes().all(|digit| digit.is_ascii_hexdigit());
+            is_hash.then(|| Self { seq, hash: hash.to_ascii_lowercase() })
+        });
+        head.ok_or_else(|| {
+            Invalid::new("a head is a number, a colon and 64 hex digits, as `audit verify` prints it")
+        })
+    }
+}
+
+/// What came of looking at every entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verified {
+    /// How many there are.
+    pub entries: u64,
+    /// The last one.
+    pub head: Head,
+    /// What is wrong, in sentences that name the entries; the first 100.
+    pub faults: Vec<String>,
+}
+
+/// The hash of an entry: SHA-256 over its columns but the last one, in their order. Each is a byte that says whether it is
+/// there (1) or null (0), and where it is there the length of its text in bytes, as 8 bytes with the highest first, and
+/// the text. Numbers are in decimal digits.
+pub(super) fn hash(row: &AuditRow) -> String {
+    let mut context = Context::new(&SHA256);
+    let mut feed = |field: Option<&str>| match field {
+        Some(text) => {
+            context.update(&[1]);
+            context.update(&u64::try_from(text.len()).unwrap_or(u64::MAX).to_be_bytes());
+            context.update(text.as_bytes());
+        }
+        None => context.update(&[0]),
+    };
+    feed(Some(&row.seq.to_string()));
+    feed(Some(&row.time.millis().to_string()));
+    feed(Some(&row.event));
+    feed(Some(&row.outcome));
+    for field in [
+        &row.actor,
+        &row.credential,
+        &row.credential_id,
+        &row.subject_type,
+        &row.subject,
+        &row.organization,
+        &row.path,
+        &row.address,
+        &row.request,
+    ] {
+        feed(field.as_deref());
+    }
+    feed(Some(&row.details));
+    feed(Some(&row.previous));
+    context.finish().as_ref().iter().fold(String::with_capacity(64), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// The last entry as this connection sees it.
+pub(super) async fn head(db: &impl ConnectionTrait) -> Result<Head, StoreError> {
+    let mut last = Query::select();
+    last.columns(["seq", "hash"]).from("audit").order_by("seq", Order::Desc).limit(1);
+    let Some(row) = db.query_one(&last).await? else { return Ok(Head::default()) };
+    let hash = String::try_get(&row, "", "hash").map_err(DbErr::from)?;
+    Ok(Head { seq: i64::try_get(&row, "", "seq").map_err(DbErr::from)?, hash })
+}
+
+impl Verified {
+    fn fault(&mut self, fault: String) {
+        if self.faults.len() < MAX_FAULTS {
+            self.faults.push(fault);
+        }
+    }
+
+    /// Looks at the entry that comes next.
+    fn look_at(&mut self, row: &AuditRow, known: Option<&Head>) {
+        let AuditRow { seq, previous, .. } = row;
+        let next = self.head.seq.saturating_add(1);
+        if *seq > next {
+            let last = seq.saturating_sub(1);
+            self.fault(if last == next {
+                format!("entry {next} is missing")
+            } else {
+                format!("the entries {next} to {last} are missing")
+            });
+        } else if *seq < next {
+            self.fault(format!("entry {seq} does not belong here: the first one is 1"));
+        } else if *previous != self.head.hash {
+            let before = self.head.seq;
+            self.fault(format!(
+                "entry {seq} does not follow entry {before}: it names another hash before it"
+            ));
+        }
+        if hash(row) != row.hash {
+            self.fault(format!("entry {seq} has been changed: its hash is not that of what it says"));
+        }
+        if known.is_some_and(|known| known.seq == *seq && known.hash != row.hash) {
+            self.fault(format!("entry {seq} is not the one that it was: its hash is another one"));
+        }
+        self.entries += 1;
+        self.head = Head { seq: *seq, hash: row.hash.clone() };
+    }
+}
+
+impl Store {
+    /// Looks at every entry of the audit trail. With a head that was noted before, the trail has to have it still.
+    pub async fn verify_audit(&self, known: Option<&Head>) -> Result<Verified, StoreError> {
+        let mut found = Verified { entries: 0, head: Head::default(), faults: Vec::new() };
+        let mut after = None;
+        loop {
+            let mut page = Query::select();
+            page.columns(COLUMNS).from("audit").order_by("seq", Order::Asc).limit(PAGE);
+            if let Some(after) = after {
+                page.and_where(Expr::col("seq").gt(after));
+            }
+            let rows = self.db.query_all(&page).await?;
+            for row in &rows {
+                let seq = i64::try_get(row, "", "seq").map_err(DbErr::from)?;
+                after = Some(seq);
+                match AuditRow::from_query_result(row, "") {
+                    Ok(row) => found.look_at(&row, known),
+                    Err(_) => {
+                        found.fault(format!("entry {seq} has been changed: it cannot be read"));
+                        found.entries += 1;
+                        found.head = Head { seq, hash: String::try_get(row, "", "hash").unwrap_or_default() };
+                    }
+                }
+            }
+            if rows.is_empty() {
+                break;
+            }
+        }
+        if let Some(known) = known.filter(|known| known.seq > found.head.seq) {
+            let (last, head) = (found.head.seq, known.seq);
+            found.fault(format!(
+                "the trail ends at entry {last}, and has had {head}: the last ones are missing"
+            ));
+        }
+        Ok(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::values::Timestamp;
+
+    fn row() -> AuditRow {
+        AuditRow {
+            seq: 1,
+            time: Timestamp::from_millis(1_700_000_000_000),
+            event: "login.succeeded".into(),
+            outcome: "ok".into(),
+            actor: Some("599e1fcd9da1c72645c95886".into()),
+            credential: Some("password".into()),
+            credential_id: None,
+            subject_type: None,
+            subject: None,
+            organization: None,
+            path: None,
+            address: Some("192.0.2.7".into()),
+            request: None,
+            details: "{}".into(),
+            previous: Head::default().hash,
+            hash: String::new(),
+        }
+    }
+
+    #[test]
+    fn the_hash_is_that_of_the_documented_bytes() {
+        // Computed by another program from the description of `hash`.
+        assert_eq!(hash(&row()), "d7c8d791d3acd7f876f43a222fbaa7b27f80379a487c1d94f241621bd1fa375f");
+    }
+
+    #[test]
+    fn a_text_does_not_hash_alike_in_another_column_or_beside_nothing() {
+        let mut moved = row();
+        (moved.credential, moved.credential_id) = (None, Some("password".into()));
+        let mut empty = row();
+        empty.credential_id = Some(String::new());
+        assert_ne!(hash(&moved), hash(&row()));
+        assert_ne!(hash(&empty), hash(&row()));
+    }
+
+    #[test]
+    fn a_head_is_read_as_it_is_written() {
+        let head = Head { seq: 7, hash: "ab".repeat(32) };
+        assert_eq!(head.to_string().parse(), Ok(head));
+        for wrong in ["", "7", "7:", "7:ab", "-1:", ":", &format!("-1:{}", "ab".repeat(32))] {
+            assert!(wrong.parse::<Head>().is_err(), "{wrong}");
+        }
+    }
+}

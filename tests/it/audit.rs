@@ -1,0 +1,726 @@
+//! The audit trail: what it tells, that it tells it exactly when it happened, who sees it, and what cannot be done to it unseen.
+
+use crate::command_line::run;
+use crate::families::access;
+use crate::refresh::{expect_refused, refresh, refresh_token};
+use crate::reload::Files;
+use crate::revocation::revoke;
+use crate::support::{ADMIN, Client, PASSWORD, TestApp, jwt};
+use crate::tokens::{email, present};
+use cedargate::authz::Scope;
+use cedargate::store::Head;
+use futures_util::future::join_all;
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+
+const NEW_PASSWORD: &str = "b3tt3rTh4nB3f0r3";
+
+/// The events that a client sees.
+async fn events(client: &Client, query: &str) -> Vec<Value> {
+    let reply = client.get(&format!("/v2/audit?limit=1000&{query}")).await;
+    reply.expect(StatusCode::OK).as_array().unwrap().clone()
+}
+
+/// What an admin of the root has not seen yet.
+struct Watch {
+    admin: Client,
+    seen: u64,
+}
+
+impl Watch {
+    async fn new(app: &TestApp) -> Self {
+        let admin = app.admin().await;
+        let seen = events(&admin, "").await.len() as u64;
+        Self { admin, seen }
+    }
+
+    async fn next(&mut self) -> Vec<Value> {
+        let path = format!("/v2/audit?limit=1000&offset={}", self.seen);
+        let new = self.admin.get(&path).await.expect(StatusCode::OK).as_array().unwrap().clone();
+        self.seen += new.len() as u64;
+        new
+    }
+
+    /// Checks that exactly these were made since, each as `(event, outcome, details)`, and gives them.
+    #[track_caller]
+    fn check(new: &[Value], expected: &[(&str, &str, Value)]) {
+        let got: Vec<Value> =
+            new.iter().map(|one| json!([one["event"], one["outcome"], one["details"]])).collect();
+        let expected: Vec<Value> =
+            expected.iter().map(|(event, outcome, details)| json!([event, outcome, details])).collect();
+        assert_eq!(got, expected);
+    }
+}
+
+fn sid(tokens: &Value) -> String {
+    jwt(access(tokens)).1["sid"].as_str().unwrap().to_owned()
+}
+
+/// Checks that the chain is whole, and gives its head.
+async fn whole(app: &TestApp) -> Head {
+    let found = app.parts.store.verify_audit(None).await.unwrap();
+    assert_eq!(found.faults, [] as [&str; 0]);
+    assert_eq!(i64::try_from(found.entries).unwrap(), found.head.seq);
+    found.head
+}
+
+#[tokio::test]
+async fn the_first_start_is_where_it_begins() {
+    let app = TestApp::start().await;
+    let admin = app.admin().await;
+    let all = events(&admin, "").await;
+    let names: Vec<&str> = all.iter().map(|one| one["event"].as_str().unwrap()).collect();
+    assert_eq!(names, ["organization.created", "user.created", "login.succeeded"]);
+    assert_eq!((&all[0]["seq"], &all[0]["previous"]), (&json!(1), &json!("0".repeat(64))));
+    assert_eq!((&all[1]["credential"], &all[1]["actor"]), (&json!("terminal"), &Value::Null));
+    assert_eq!(all[1]["details"], json!({ "password": true, "role": "admin" }));
+    for pair in all.windows(2) {
+        assert_eq!(pair[0]["hash"], pair[1]["previous"]);
+    }
+}
+
+#[tokio::test]
+async fn logins_and_what_becomes_of_their_tokens_are_told() {
+    let app = TestApp::start().await;
+    let user = app.user(Scope::Agent).await;
+    let email = email(&user).await;
+    let mut watch = Watch::new(&app).await;
+
+    let headers = [("content-type", "application/json"), ("x-request-id", "login-1")];
+    let body = json!({ "email": email, "password": PASSWORD }).to_string().into_bytes();
+    let tokens = app.anonymous().send(Method::POST, "/v2/auth/token", &headers, Some(body)).await;
+    let tokens = tokens.expect(StatusCode::OK);
+    let session = sid(&tokens);
+    let new = watch.next().await;
+    let place = app.parts.store.root().await.unwrap().unwrap();
+    let expected = json!({
+        "seq": watch.seen, "time": app.clock.now().to_string(), "event": "login.succeeded", "outcome": "ok",
+        "actor": user.id, "credential": "password", "credentialId": session,
+        "subjectType": "User", "subject": user.id, "organization": place.own(), "path": place,
+        "address": "127.0.0.1", "requestId": "login-1", "details": { "session": session },
+        "previous": new[0]["previous"], "hash": new[0]["hash"],
+    });
+    assert_eq!(new, [expected]);
+
+    let first = refresh_token(&tokens);
+    let second = refresh(&app, &first, &email).await.expect(StatusCode::OK);
+    refresh(&app, &first, &email).await.expect(StatusCode::OK);
+    let new = watch.next().await;
+    let refreshed = |retry: bool| json!({ "session": session, "retry": retry });
+    Watch::check(
+        &new,
+        &[("token.refreshed", "ok", refreshed(false)), ("token.refreshed", "ok", refreshed(true))],
+    );
+    assert_eq!((&new[0]["credential"], &new[0]["credentialId"]), (&json!("refreshToken"), &json!(session)));
+
+    // The request fails, and what it did stays: the end of the family, and both entries.
+    app.clock.advance(31_000);
+    refresh(&app, &refresh_token(&second), &email).await.expect(StatusCode::OK);
+    expect_refused(&refresh(&app, &first, &email).await);
+    let new = watch.next().await;
+    Watch::check(
+        &new,
+        &[
+            ("token.refreshed", "ok", refreshed(false)),
+            ("token.reused", "denied", json!({ "session": session })),
+            ("session.ended", "ok", json!({ "session": session, "reason": "reuse" })),
+        ],
+    );
+    assert_eq!((&new[1]["actor"], &new[2]["subject"]), (&json!(user.id), &json!(user.id)));
+    // What is refused without doing anything is not told.
+    expect_refused(&refresh(&app, &first, &email).await);
+    expect_refused(&refresh(&app, &format!("{}.{}", user.id, "0".repeat(80)), &email).await);
+    assert_eq!(watch.next().await, [] as [Value; 0]);
+
+    let [one, two] = [app.log_in(&email).await, app.log_in(&email).await];
+    watch.next().await;
+    for _ in 0..2 {
+        revoke(&app, &refresh_token(&one)).await;
+        app.bearer(access(&two)).call(Method::POST, "/v2/auth/logout", None).await;
+    }
+    Watch::check(
+        &watch.next().await,
+        &[
+            ("session.ended", "ok", json!({ "session": sid(&one), "reason": "revoked" })),
+            ("token.revoked", "ok", json!({ "session": sid(&one) })),
+            ("session.ended", "ok", json!({ "session": sid(&two), "reason": "logout" })),
+        ],
+    );
+}
+
+#[tokio::test]
+async fn failed_logins_are_told_and_an_address_that_nobody_has_is_not_kept() {
+    let app = TestApp::start().await;
+    let user = app.user(Scope::Agent).await;
+    let email = email(&user).await;
+    let mut watch = Watch::new(&app).await;
+    let mistaken = "my-dear-secret@example.com";
+    present(&app, json!({ "email": email, "password": "not this one" })).await;
+    present(&app, json!({ "email": mistaken, "password": PASSWORD })).await;
+    crate::tokens::change(&app, &user.id, json!({ "status": "blocked" })).await;
+    let new = watch.next().await;
+    let failed = |reason: &str| ("login.failed", "failed", json!({ "reason": reason }));
+    Watch::check(&new[..2], &[failed("wrong_password"), failed("unknown_account")]);
+    assert_eq!((&new[0]["subject"], &new[0]["actor"]), (&json!(user.id), &Value::Null));
+    assert_eq!((&new[1]["subject"], &new[1]["organization"]), (&Value::Null, &Value::Null));
+    assert_eq!(new[1]["address"], "127.0.0.1");
+    present(&app, json!({ "email": email, "password": PASSWORD })).await;
+    Watch::check(&watch.next().await, &[failed("blocked")]);
+    assert!(!app.stored().await.contains("my-dear-secret"));
+}
+
+#[tokio::test]
+async fn what_happens_to_users_and_their_keys_is_told() {
+    let app = TestApp::start().await;
+    let (tenant, _) = app.tenant("ours").await;
+    let mut watch = Watch::new(&app).await;
+    let admin = watch.admin.clone();
+    let body = json!({ "email": "ada@example.com", "password": PASSWORD });
+    let id = admin.post("/v2/users", body).await.id();
+    let path = format!("/v2/users/{id}");
+    let root = app.parts.store.root().await.unwrap().unwrap().own().to_string();
+    let new = watch.next().await;
+    Watch::check(&new, &[("user.created", "ok", json!({ "role": "guest", "password": true }))]);
+    assert_eq!((&new[0]["actor"], &new[0]["subject"]), (&json!(admin.id), &json!(id)));
+
+    let user = app.client("ada@example.com").await;
+    watch.next().await;
+    // What decides nothing is not told.
+    admin.patch(&path, json!({ "givenName": "Ada", "role": "guest" })).await.expect(StatusCode::OK);
+    assert_eq!(watch.next().await, [] as [Value; 0]);
+    let change = json!({ "role": "agent", "email": "countess@example.com", "organization": tenant });
+    admin.patch(&path, change).await.expect(StatusCode::OK);
+    let new = watch.next().await;
+    Watch::check(
+        &new,
+        &[
+            ("user.moved", "ok", json!({ "from": root, "to": tenant })),
+            ("user.role_changed", "ok", json!({ "from": "guest", "to": "agent" })),
+            ("user.email_changed", "ok", json!({})),
+        ],
+    );
+    assert_eq!((&new[0]["organization"], &new[1]["organization"]), (&json!(root), &json!(tenant)));
+
+    let body = json!({ "name": "n", "scopes": ["guest"], "expiresAt": "2026-03-01T00:00:00Z" });
+    let made = user.post("/v2/users/me/keys", body).await.expect(StatusCode::CREATED);
+    let gone = user.key(&[Scope::Guest]).await;
+    user.key(&[Scope::Guest]).await;
+    let keys = user.get("/v2/users/me/keys").await.expect(StatusCode::OK);
+    let key = |at: usize| keys[at]["id"].clone();
+    user.delete(&format!("/v2/users/me/keys/{}", made["id"].as_str().unwrap())).await;
+    revoke(&app, &gone).await;
+    revoke(&app, &gone).await;
+    let made = |at: usize, scopes: &str, end: Value| {
+        ("key.created", "ok", json!({ "key": key(at), "scopes": scopes, "expiresAt": end }))
+    };
+    let ended = |at: usize, reason: &str| ("key.deleted", "ok", json!({ "key": key(at), "reason": reason }));
+    let new = watch.next().await;
+    Watch::check(
+        &new,
+        &[
+            made(0, "guest", json!("2026-03-01T00:00:00.000Z")),
+            made(1, "guest", Value::Null),
+            made(2, "guest", Value::Null),
+            ended(0, "deleted"),
+            ended(1, "revoked"),
+            ("token.revoked", "ok", json!({ "key": key(1) })),
+        ],
+    );
+    assert_eq!((&new[5]["credential"], &new[5]["credentialId"]), (&json!("apiKey"), &key(1)));
+
+    // A password ends the other sessions; blocking ends all, and the keys.
+    let other = app.log_in("countess@example.com").await;
+    watch.next().await;
+    let wrong = json!({ "password": NEW_PASSWORD, "currentPassword": "wrong password" });
+    user.patch("/v2/users/me", wrong).await.expect_problem(400, "invalid_fields");
+    let right = json!({ "password": NEW_PASSWORD, "currentPassword": PASSWORD });
+    user.patch("/v2/users/me", right).await.expect(StatusCode::OK);
+    admin.patch(&path, json!({ "status": "blocked" })).await.expect(StatusCode::OK);
+    admin.patch(&path, json!({ "status": "blocked" })).await.expect(StatusCode::OK);
+    admin.patch(&path, json!({ "status": "active" })).await.expect(StatusCode::OK);
+    admin.delete(&path).await.expect(StatusCode::NO_CONTENT);
+    let own = jwt(user.bearer.as_deref().unwrap()).1["sid"].clone();
+    Watch::check(
+        &watch.next().await,
+        &[
+            ("user.password_changed", "failed", json!({ "reason": "wrong_password" })),
+            ("user.password_changed", "ok", json!({})),
+            ("session.ended", "ok", json!({ "session": sid(&other), "reason": "password" })),
+            ("user.blocked", "ok", json!({})),
+            ("session.ended", "ok", json!({ "session": own, "reason": "blocked" })),
+            ended(2, "blocked"),
+            ("user.unblocked", "ok", json!({})),
+            ("user.deleted", "ok", json!({})),
+        ],
+    );
+}
+
+#[tokio::test]
+async fn organizations_and_policies_are_told_of_too() {
+    let files = Files::new();
+    let app = files.serve().await;
+    let mut watch = Watch::new(&app).await;
+    let admin = watch.admin.clone();
+    let make = async |name: &str| admin.post("/v2/organizations", json!({ "name": name })).await.id();
+    let (one, two) = (make("one").await, make("two").await);
+    let path = format!("/v2/organizations/{two}");
+    admin.patch(&path, json!({ "displayName": "Two" })).await.expect(StatusCode::OK);
+    admin.patch(&path, json!({ "parent": one })).await.expect(StatusCode::OK);
+    admin.delete(&path).await.expect(StatusCode::NO_CONTENT);
+    let root = app.parts.store.root().await.unwrap().unwrap();
+    let moved = json!({ "from": format!("{root}#{two}"), "to": format!("{root}#{one}#{two}") });
+    let new = watch.next().await;
+    Watch::check(
+        &new,
+        &[
+            ("organization.created", "ok", json!({})),
+            ("organization.created", "ok", json!({})),
+            ("organization.moved", "ok", moved.clone()),
+            ("organization.moved", "ok", moved),
+            ("organization.deleted", "ok", json!({})),
+        ],
+    );
+
+    let reload = async || admin.post("/v2/policies/reload", json!({})).await;
+    reload().await.expect(StatusCode::OK);
+    files.write(
+        "policies/late.cedar",
+        "@id(\"late\") forbid (principal, action == Action::\"listForms\", resource);",
+    );
+    let version = reload().await.expect(StatusCode::OK)["version"].clone();
+    files.write("policies/late.cedar", "forbid (");
+    reload().await.expect_problem(409, "bad_policies");
+    let new = watch.next().await;
+    Watch::check(&new[..1], &[("policies.reloaded", "ok", json!({ "version": version }))]);
+    assert_eq!((new.len(), &new[0]["actor"]), (2, &json!(admin.id)));
+    assert_eq!((&new[1]["event"], &new[1]["outcome"]), (&json!("policies.refused"), &json!("failed")));
+    assert_eq!(new[1]["details"]["version"], version);
+    assert!(new[1]["details"]["reason"].as_str().unwrap().contains("late.cedar"));
+}
+
+#[tokio::test]
+async fn refused_administration_is_told_and_the_daily_work_is_not() {
+    let app = TestApp::start().await;
+    let (tenant, theirs) = app.tenant("theirs").await;
+    let guest = app.user(Scope::Guest).await;
+    let user = json!({ "email": "new@example.com" });
+    let mut watch = Watch::new(&app).await;
+    let admin = watch.admin.clone();
+    let path = format!("/v2/users/{}", admin.id);
+    for (client, method, path, body, action) in [
+        (&guest, Method::POST, "/v2/users", Some(user.clone()), "createUser"),
+        (&guest, Method::PATCH, &path, Some(json!({ "role": "guest" })), "updateUser"),
+        (&guest, Method::PATCH, "/v2/users/me", Some(json!({ "role": "admin" })), "updateUser"),
+        (&guest, Method::DELETE, &path, None, "deleteUser"),
+        (&guest, Method::POST, "/v2/organizations", Some(json!({ "name": "n" })), "createOrganization"),
+        (&guest, Method::DELETE, &format!("/v2/organizations/{tenant}"), None, "deleteOrganization"),
+        (
+            &guest,
+            Method::POST,
+            &format!("{path}/keys"),
+            Some(json!({ "name": "n", "scopes": ["guest"] })),
+            "createApiKey",
+        ),
+        (&guest, Method::DELETE, &format!("{path}/sessions"), None, "deleteSession"),
+        (&guest, Method::POST, "/v2/policies/reload", None, "reloadPolicies"),
+        (&theirs, Method::POST, "/v2/policies/reload", None, "reloadPolicies"),
+        (&guest, Method::GET, "/v2/audit", None, "listAuditEvents"),
+    ] as [(&Client, Method, &str, Option<Value>, &str); 11]
+    {
+        let reply = client.call(method, path, body).await;
+        let code = if path == "/v2/users/me" {
+            reply.json["code"].as_str().unwrap_or_default()
+        } else {
+            "forbidden"
+        };
+        reply.expect_problem(403, code);
+        let new = watch.next().await;
+        Watch::check(&new, &[("access.denied", "denied", json!({ "action": action }))]);
+        assert_eq!((&new[0]["actor"], &new[0]["address"]), (&json!(client.id), &json!("127.0.0.1")));
+        assert_eq!(new[0]["requestId"], reply.header("x-request-id"));
+        let of = path.split('/').nth(3).filter(|id| id.len() == 24);
+        assert_eq!(new[0]["subject"].as_str(), of, "{path}");
+    }
+    // Reading, and what is no administration.
+    for path in ["/v2/users", "/v2/forms", &path as &str] {
+        guest.get(path).await.expect_problem(403, "forbidden");
+    }
+    guest.post("/v2/forms", json!({ "name": "n" })).await.expect_problem(403, "forbidden");
+    // Nor a wrong request, nor one of nobody.
+    admin.post("/v2/users", json!({})).await.expect_problem(400, "invalid_fields");
+    app.anonymous().post("/v2/users", user).await.expect_problem(401, "missing_token");
+    assert_eq!(watch.next().await, [] as [Value; 0]);
+}
+
+#[tokio::test]
+async fn whoever_reaches_out_of_its_organization_learns_nothing_of_it_from_the_trail() {
+    let app = TestApp::start().await;
+    let (_, ours) = app.tenant("ours").await;
+    let (theirs, their_admin) = app.tenant("theirs").await;
+    let mut watch = Watch::new(&app).await;
+    let missing = "599e1fcd9da1c72645c95886";
+    for (organization, user, found) in
+        [(theirs.as_str(), their_admin.id.as_str(), true), (missing, missing, false)]
+    {
+        let body = json!({ "email": "spy@example.com", "organization": organization });
+        ours.delete(&format!("/v2/users/{user}")).await.expect_problem(404, "not_found");
+        ours.get(&format!("/v2/audit?organization={organization}")).await.expect_problem(404, "not_found");
+        ours.post("/v2/users", body).await.expect_problem(400, "invalid_fields");
+        let denied = |action: &str| ("access.denied", "denied", json!({ "action": action, "found": found }));
+        let new = watch.next().await;
+        Watch::check(&new, &[denied("deleteUser"), denied("listAuditEvents"), denied("createUser")]);
+        assert!(new.iter().all(|one| one["organization"].is_null() && one["actor"] == json!(ours.id)));
+    }
+    for client in [&ours, &their_admin] {
+        assert_eq!(events(client, "event=access.denied").await, [] as [Value; 0]);
+    }
+}
+
+#[tokio::test]
+async fn what_fails_leaves_no_entry_behind() {
+    let app = TestApp::start().await;
+    let mut watch = Watch::new(&app).await;
+    let admin = watch.admin.clone();
+    // The address is taken: the row is refused by the database, in the same transaction.
+    let body = json!({ "email": ADMIN, "password": PASSWORD });
+    admin.post("/v2/users", body).await.expect_problem(409, "conflict");
+    let user = admin.post("/v2/users", json!({ "email": "ada@example.com" })).await.id();
+    watch.next().await;
+    let change = json!({ "role": "admin", "email": ADMIN, "status": "blocked" });
+    admin.patch(&format!("/v2/users/{user}"), change).await.expect_problem(409, "conflict");
+    let root = app.parts.store.root().await.unwrap().unwrap().own();
+    admin.delete(&format!("/v2/organizations/{root}")).await.expect_problem(409, "conflict");
+    assert_eq!(watch.next().await, [] as [Value; 0]);
+    whole(&app).await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_told_does_not_happen() {
+    let app = TestApp::start().await;
+    let admin = app.admin().await;
+    app.sql("DROP TABLE audit").await;
+    let body = json!({ "email": "ada@example.com" });
+    admin.post("/v2/users", body).await.expect_problem(500, "internal");
+    present(&app, json!({ "email": ADMIN, "password": PASSWORD })).await.expect_problem(500, "internal");
+    assert_eq!(app.count("SELECT COUNT(*) FROM users").await, 1);
+    assert_eq!(app.count("SELECT COUNT(*) FROM sessions").await, 1);
+    // But a no stays a no.
+    present(&app, json!({ "email": ADMIN, "password": "wrong" }))
+        .await
+        .expect_problem(401, "invalid_credentials");
+    let missing = "/v2/users/599e1fcd9da1c72645c95886";
+    admin.delete(missing).await.expect_problem(404, "not_found");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_at_once_there_is_one_chain() {
+    let app = TestApp::with(|config| config.database_connections = 8).await;
+    let other = match app.postgres() {
+        Some(_) => app.again(|_| ()).await,
+        None => app.again(|config| config.database_connections = 1).await,
+    };
+    let before = whole(&app).await.seq;
+    let logins = (0..50).map(|at| if at % 2 == 0 { &app } else { &other }).map(|app| app.log_in(ADMIN));
+    let sessions: BTreeSet<String> = join_all(logins).await.iter().map(sid).collect();
+    assert_eq!(whole(&app).await.seq - before, 50);
+    let told = events(&app.admin().await, "event=login.succeeded").await;
+    let told: BTreeSet<&str> = told.iter().map(|one| one["credentialId"].as_str().unwrap()).collect();
+    assert!(sessions.iter().all(|session| told.contains(session.as_str())));
+}
+
+#[tokio::test]
+async fn the_database_refuses_to_change_it() {
+    let app = TestApp::start().await;
+    for statement in
+        ["UPDATE audit SET event = 'x' WHERE seq = 1", "DELETE FROM audit WHERE seq = 1", "DELETE FROM audit"]
+    {
+        let connection = sea_orm::Database::connect(app.url()).await.unwrap();
+        let done = sea_orm::ConnectionTrait::execute_unprepared(&connection, statement).await;
+        assert!(done.unwrap_err().to_string().contains("append-only"), "{statement}");
+        connection.close().await.unwrap();
+    }
+    whole(&app).await;
+}
+
+/// Takes away what keeps entries from being changed.
+async fn unlock(app: &TestApp) {
+    let statements: &[&str] = match app.postgres() {
+        Some(_) => &["DROP TRIGGER audit_append_only ON audit"],
+        None => &["DROP TRIGGER audit_no_update", "DROP TRIGGER audit_no_delete"],
+    };
+    for statement in statements {
+        app.sql(statement).await;
+    }
+}
+
+#[tokio::test]
+async fn whatever_is_done_to_it_is_found_and_named() {
+    let app = TestApp::start().await;
+    for _ in 0..6 {
+        app.log_in(ADMIN).await;
+    }
+    let head = whole(&app).await;
+    assert_eq!(head.seq, 8);
+    unlock(&app).await;
+    app.sql("CREATE TABLE kept AS SELECT * FROM audit").await;
+    let restore = ["DELETE FROM audit", "INSERT INTO audit SELECT * FROM kept"];
+    let changed = "entry 4 has been changed: its hash is not that of what it says";
+    let texts = [
+        "event",
+        "outcome",
+        "actor",
+        "credential",
+        "credential_id",
+        "subject_type",
+        "subject",
+        "organization",
+        "path",
+        "address",
+        "request",
+        "details",
+    ];
+    let mut cases: Vec<(String, Vec<String>)> = Vec::new();
+    for column in texts {
+        cases.push((format!("UPDATE audit SET {column} = 'x' WHERE seq = 4"), vec![changed.into()]));
+        if !["event", "outcome", "details"].contains(&column) {
+            cases.push((format!("UPDATE audit SET {column} = NULL WHERE seq = 4"), vec![changed.into()]));
+        }
+    }
+    let other = "f".repeat(64);
+    let follows =
+        |seq: u8| format!("entry {seq} does not follow entry {}: it names another hash before it", seq - 1);
+    cases.push(("UPDATE audit SET time = time + 1 WHERE seq = 4".into(), vec![changed.into()]));
+    cases.push((
+        format!("UPDATE audit SET previous = '{other}' WHERE seq = 4"),
+        vec![follows(4), changed.into()],
+    ));
+    cases
+        .push((format!("UPDATE audit SET hash = '{other}' WHERE seq = 4"), vec![changed.into(), follows(5)]));
+    cases.push(("DELETE FROM audit WHERE seq = 4".into(), vec!["entry 4 is missing".into()]));
+    cases.push(("DELETE FROM audit WHERE seq < 4".into(), vec!["the entries 1 to 3 are missing".into()]));
+    let moved = |seq: u8| changed.replace('4', &seq.to_string());
+    cases.push((
+        "UPDATE audit SET seq = 99 WHERE seq = 4; UPDATE audit SET seq = 4 WHERE seq = 5; UPDATE audit SET seq = 5 WHERE seq = 99"
+            .into(),
+        vec![follows(4), moved(4), follows(5), moved(5), follows(6)],
+    ));
+    cases.push((
+        "UPDATE audit SET seq = 0 WHERE seq = 1".into(),
+        vec![
+            "entry 0 does not belong here: the first one is 1".into(),
+            moved(1).replace("entry 1", "entry 0"),
+            "entry 1 is missing".into(),
+        ],
+    ));
+    for (statement, expected) in cases {
+        app.sql(&statement).await;
+        let found = app.parts.store.verify_audit(Some(&head)).await.unwrap();
+        assert_eq!(found.faults, expected, "{statement}");
+        for statement in restore {
+            app.sql(statement).await;
+        }
+        assert_eq!(whole(&app).await, head);
+    }
+    // The end taken off is whole in itself: the head that was noted finds it, and so it does a trail that was written anew.
+    app.sql("DELETE FROM audit WHERE seq > 6").await;
+    whole(&app).await;
+    let found = app.parts.store.verify_audit(Some(&head)).await.unwrap();
+    assert_eq!(found.faults, ["the trail ends at entry 6, and has had 8: the last ones are missing"]);
+    for _ in 0..3 {
+        app.log_in(ADMIN).await;
+    }
+    assert_eq!(whole(&app).await.seq, 9);
+    let found = app.parts.store.verify_audit(Some(&head)).await.unwrap();
+    assert_eq!(found.faults, ["entry 8 is not the one that it was: its hash is another one"]);
+}
+
+#[tokio::test]
+async fn everybody_sees_what_is_of_its_own_organization_and_those_below() {
+    let app = TestApp::start().await;
+    let (ours, our_admin) = app.tenant("ours").await;
+    let (theirs, their_admin) = app.tenant("theirs").await;
+    let below = our_admin.post("/v2/organizations", json!({ "name": "below" })).await.id();
+    let body = json!({ "email": "ada@below.example", "organization": below });
+    let ada = our_admin.post("/v2/users", body).await.id();
+    present(&app, json!({ "email": "nobody@example.com", "password": PASSWORD })).await;
+    let root = app.admin().await;
+    let organizations = async |client: &Client, query: &str| -> BTreeSet<String> {
+        let found = events(client, query).await;
+        found.iter().map(|one| one["organization"].as_str().unwrap_or("none").to_owned()).collect()
+    };
+    let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+    let top = app.parts.store.root().await.unwrap().unwrap().own().to_string();
+    assert_eq!(organizations(&our_admin, "").await, set(&[&ours, &below]));
+    assert_eq!(organizations(&our_admin, &format!("organization={below}")).await, set(&[&below]));
+    assert_eq!(organizations(&their_admin, "").await, set(&[&theirs]));
+    assert_eq!(organizations(&root, "").await, set(&["none", &top, &ours, &theirs, &below]));
+    assert_eq!(organizations(&root, &format!("organization={ours}")).await, set(&[&ours, &below]));
+    // What is gone stays below what it stood below.
+    our_admin.delete(&format!("/v2/users/{ada}")).await.expect(StatusCode::NO_CONTENT);
+    our_admin.delete(&format!("/v2/organizations/{below}")).await.expect(StatusCode::NO_CONTENT);
+    assert_eq!(organizations(&our_admin, "").await, set(&[&ours, &below]));
+    for scope in [Scope::Guest, Scope::Agent, Scope::Bot] {
+        app.user(scope).await.get("/v2/audit").await.expect_problem(403, "forbidden");
+    }
+    // A key of an admin with less than that scope neither, and with it it may.
+    app.bearer(&root.key(&[Scope::Bot]).await).get("/v2/audit").await.expect_problem(403, "forbidden");
+    app.bearer(&root.key(&[Scope::Admin]).await).get("/v2/audit").await.expect(StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_policy_may_keep_the_trail_of_an_organization_to_itself() {
+    let files = Files::new();
+    let app = files.serve().await;
+    let (ours, _) = app.tenant("ours").await;
+    let (theirs, _) = app.tenant("theirs").await;
+    let admin = app.admin().await;
+    let text = format!(
+        "@id(\"kept\") forbid (principal, action == Action::\"listAuditEvents\", resource == Organization::\"{ours}\");"
+    );
+    files.write("policies/kept.cedar", &text);
+    admin.post("/v2/policies/reload", json!({})).await.expect(StatusCode::OK);
+    let found = events(&admin, "").await;
+    assert!(found.iter().all(|one| one["organization"] != json!(ours)));
+    assert!(found.iter().any(|one| one["organization"] == json!(theirs)));
+    assert!(found.iter().any(|one| one["organization"].is_null()), "the reload itself");
+    admin.get(&format!("/v2/audit?organization={ours}")).await.expect_problem(404, "not_found");
+}
+
+#[tokio::test]
+async fn it_is_filtered_and_read_in_pages() {
+    let app = TestApp::start().await;
+    let user = app.user(Scope::Agent).await;
+    let start = app.clock.now();
+    app.clock.advance(60_000);
+    present(&app, json!({ "email": email(&user).await, "password": "wrong" })).await;
+    let admin = app.admin().await;
+    let total = events(&admin, "").await.len();
+    let later = start.plus_seconds(60);
+    for (query, expected) in [
+        ("event=login.failed".to_owned(), 1),
+        ("outcome=failed".to_owned(), 1),
+        (format!("subject={}&event=login.failed", user.id), 1),
+        (format!("subject={}&outcome=ok", user.id), 2),
+        (format!("actor={}", user.id), 1),
+        (format!("from={later}"), 2),
+        (format!("to={later}"), total - 2),
+        (format!("from={later}&to={later}"), 0),
+        ("seq=1".to_owned(), 1),
+        ("requestId=nothing".to_owned(), 0),
+    ] {
+        assert_eq!(events(&admin, &query).await.len(), expected, "{query}");
+    }
+    let seqs = |page: &Value| -> Vec<u64> {
+        page.as_array().unwrap().iter().map(|one| one["seq"].as_u64().unwrap()).collect()
+    };
+    let newest = admin.get("/v2/audit?sort=-seq&limit=2").await;
+    assert_eq!(newest.header("x-total-count"), total.to_string());
+    let next = newest.header("link").trim_start_matches('<').split('>').next().unwrap().to_owned();
+    let next = admin.get(next.strip_prefix(&app.base).unwrap()).await.expect(StatusCode::OK);
+    let total = total as u64;
+    assert_eq!(seqs(&newest.json), [total, total - 1]);
+    assert_eq!(seqs(&next), [total - 2, total - 3]);
+    for wrong in [
+        "event=login",
+        "outcome=yes",
+        "actor=x",
+        "from=soon",
+        "sort=time",
+        "sort=from",
+        "limit=1001",
+        "hash=x",
+    ] {
+        admin.get(&format!("/v2/audit?{wrong}")).await.expect_problem(400, "invalid_fields");
+    }
+}
+
+#[tokio::test]
+async fn no_secret_is_in_it() {
+    let app = TestApp::start().await;
+    let admin = app.admin().await;
+    let user = app.user(Scope::Admin).await;
+    let email = email(&user).await;
+    let first = app.log_in(&email).await;
+    let second = refresh(&app, &refresh_token(&first), &email).await.expect(StatusCode::OK);
+    let third = refresh(&app, &refresh_token(&second), &email).await.expect(StatusCode::OK);
+    let keys = [user.key(&[Scope::Admin]).await, user.key(&[Scope::Guest]).await];
+    let mistyped = "an0ther-s3cret-in-the-wrong-field@example.com";
+    present(&app, json!({ "email": mistyped, "password": "wr0ng-p4ssw0rd" })).await;
+    present(&app, json!({ "email": email, "password": "wr0ng-p4ssw0rd" })).await;
+    let wrong = json!({ "password": NEW_PASSWORD, "currentPassword": "wr0ng-p4ssw0rd" });
+    user.patch("/v2/users/me", wrong).await.expect_problem(400, "invalid_fields");
+    let right = json!({ "password": NEW_PASSWORD, "currentPassword": PASSWORD });
+    user.patch("/v2/users/me", right).await.expect(StatusCode::OK);
+    expect_refused(&refresh(&app, &refresh_token(&first), &email).await);
+    revoke(&app, &keys[0]).await;
+    revoke(&app, user.bearer.as_deref().unwrap()).await;
+    app.bearer(&keys[1])
+        .post("/v2/users", json!({ "email": "x@example.com" }))
+        .await
+        .expect_problem(403, "forbidden");
+    admin.delete(&format!("/v2/users/{}", user.id)).await.expect(StatusCode::NO_CONTENT);
+
+    let all = Value::Array(events(&admin, "").await).to_string();
+    assert!(all.contains(&user.id) && all.contains("token.revoked") && all.contains("access.denied"));
+    let mut secrets: Vec<String> =
+        [PASSWORD, NEW_PASSWORD, "wr0ng-p4ssw0rd", mistyped].map(str::to_owned).to_vec();
+    for tokens in [&first, &second, &third] {
+        let token = refresh_token(tokens);
+        secrets.push(token.split_once('.').unwrap().1.to_owned());
+        secrets.extend([access(tokens).to_owned(), token]);
+        // The signature alone, too, and what the token is called.
+        secrets.push(access(tokens).rsplit('.').next().unwrap().to_owned());
+        secrets.push(jwt(access(tokens)).1["jti"].as_str().unwrap().to_owned());
+    }
+    secrets.extend(keys.iter().flat_map(|key| [key.clone(), key[3..35].to_owned()]));
+    secrets.extend([&admin, &user].map(|client| client.bearer.clone().unwrap()));
+    for secret in secrets {
+        assert!(!all.contains(&secret), "{secret}");
+    }
+    // Nor what is kept of them: no hash of a password, a token or a key.
+    let hashes =
+        "SELECT COUNT(*) FROM audit, refresh_tokens WHERE details LIKE '%' || refresh_tokens.hash || '%'";
+    assert_eq!(app.count(hashes).await, 0);
+    assert!(!all.contains("argon2"));
+}
+
+#[tokio::test]
+async fn at_the_terminal_it_is_verified_and_what_is_done_there_is_told() {
+    let app = TestApp::start().await;
+    let settings = [("CEDARGATE_DATABASE_URL", app.url())];
+    let verify = |arguments: &[&str]| {
+        let output = run(app.directory(), &settings, &[&["audit", "verify"], arguments].concat());
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
+    };
+    let head = whole(&app).await;
+    let (code, told, _) = verify(&[]);
+    assert_eq!((code, told), (0, format!("2 entries, head {head}\n")));
+    let made =
+        run(app.directory(), &settings, &["user", "add", "--email", "ada@example.com", "--role", "bot"]);
+    assert!(made.status.success());
+    let made = run(
+        app.directory(),
+        &settings,
+        &["key", "add", "--user", "ada@example.com", "--name", "n", "--scope", "bot"],
+    );
+    assert!(made.status.success());
+    let new = events(&app.admin().await, "from=2026-02-01T00:00:00Z").await;
+    let told: Vec<_> = new.iter().map(|one| [&one["event"], &one["credential"], &one["actor"]]).collect();
+    let by = |event: &str| [json!(event), json!("terminal"), Value::Null];
+    assert_eq!(told, [by("user.created").each_ref(), by("key.created").each_ref()]);
+    let (code, ..) = verify(&["--head", &head.to_string()]);
+    assert_eq!(code, 0);
+
+    unlock(&app).await;
+    app.sql("UPDATE audit SET actor = NULL, address = '192.0.2.7' WHERE seq = 2").await;
+    let (code, told, faults) = verify(&["--head", &head.to_string()]);
+    assert_eq!((code, told.lines().count()), (3, 1));
+    assert_eq!(faults, "entry 2 has been changed: its hash is not that of what it says\n");
+    app.sql("DELETE FROM audit WHERE seq > 1").await;
+    let (code, _, faults) = verify(&["--head", &head.to_string()]);
+    assert_eq!((code, faults.contains("the last ones are missing")), (3, true), "{faults}");
+    let (code, _, error) = verify(&["--head", "2"]);
+    assert_eq!((code, error.contains("64 hex digits")), (2, true), "{error}");
+}
