@@ -3,17 +3,16 @@
 use crate::api;
 use crate::api::organizations::Organization;
 use crate::api::users;
-use crate::authn::{
-    PasswordError, Passwords, SecretError, SigningKey, TokenKeys, random_hex, random_password,
-};
+use crate::authn::{PasswordError, Passwords, SecretError, random_password};
 use crate::authz::{Bundle, BundleError, Live, Sources, Undecided};
 use crate::config::{Config, ConfigError};
 use crate::decision_log::{DecisionLog, Settings};
 use crate::http::forward::Table;
 use crate::http::parts::Rules;
-use crate::http::{Caller, Gate, Parts, Problem, edge, openapi, routes};
+use crate::http::token_keys::TokenKeysError;
+use crate::http::{Caller, Gate, Parts, Problem, TokenKeys, edge, openapi, routes};
 use crate::resource::{self, Stamp};
-use crate::store::{SigningKeyRow, Store, StoreError};
+use crate::store::{Store, StoreError};
 use crate::values::{Clock, Email, Id, Invalid, OrgPath};
 use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, HttpServer, middleware, web};
@@ -46,6 +45,15 @@ pub enum StartError {
 impl From<Invalid> for StartError {
     fn from(error: Invalid) -> Self {
         Self::Failed(error.to_string())
+    }
+}
+
+impl From<TokenKeysError> for StartError {
+    fn from(error: TokenKeysError) -> Self {
+        match error {
+            TokenKeysError::Store(error) => Self::Store(error),
+            other => Self::Failed(other.to_string()),
+        }
     }
 }
 
@@ -112,7 +120,7 @@ impl App {
         };
         let decision_log = DecisionLog::open(&Settings::from(config))
             .map_err(|error| ConfigError::new("decision_log_to", error))?;
-        let key = signing_key(config, &store, &clock).await?;
+        let tokens = TokenKeys::open(config, &rules.issuer, &store, &clock).await?;
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let parts = Arc::new(Parts {
             policies,
@@ -120,7 +128,7 @@ impl App {
             decision_log,
             kinds: api::kinds(),
             callers: Default::default(),
-            tokens: TokenKeys::new(&key, &[], &rules.issuer),
+            tokens,
             passwords: Passwords::new(config.password_workers.unwrap_or(processors))?,
             store,
             clock,
@@ -135,8 +143,9 @@ impl App {
         terminal(&self.parts, action).await
     }
 
-    /// Serves on this listener until the process is told to end.
-    pub fn serve(&self, listener: TcpListener) -> std::io::Result<actix_web::dev::Server> {
+    /// Serves on this listener until the process is told to end. Tokens are signed as the settings say from here on.
+    pub async fn serve(&self, listener: TcpListener) -> Result<actix_web::dev::Server, StartError> {
+        self.parts.tokens.adopt().await?;
         let parts = web::Data::from(Arc::clone(&self.parts));
         let all = Arc::new(api::all());
         let document: web::Bytes = openapi::text(&openapi::document(&all)).into();
@@ -163,37 +172,9 @@ impl App {
         if let Some(workers) = self.workers {
             server = server.workers(workers);
         }
-        Ok(server.shutdown_timeout(10).listen(listener)?.run())
+        let server = server.shutdown_timeout(10).listen(listener);
+        Ok(server.map_err(|error| StartError::Failed(error.to_string()))?.run())
     }
-}
-
-/// The key that signs: the one of the settings, else the one that the database keeps, else a new one. Of several
-/// processes that start at once on an empty database, all use the one that was there first.
-async fn signing_key(config: &Config, store: &Store, clock: &Clock) -> Result<SigningKey, StartError> {
-    if let Some(secret) = &config.jwt_secret {
-        return Ok(SigningKey {
-            kid: "configured".into(),
-            secret: secret.expose_secret().as_bytes().to_vec().into(),
-        });
-    }
-    let kept = |rows: Vec<SigningKeyRow>| {
-        rows.into_iter()
-            .find(|row| row.algorithm == SigningKey::ALGORITHM)
-            .map(|row| SigningKey { kid: row.kid, secret: row.secret.into_bytes().into() })
-    };
-    if let Some(key) = kept(store.signing_keys().await?) {
-        return Ok(key);
-    }
-    store
-        .insert_signing_key(&SigningKeyRow {
-            kid: "1".into(),
-            algorithm: SigningKey::ALGORITHM.into(),
-            secret: random_hex::<32>()?,
-            created_at: clock.now(),
-        })
-        .await?;
-    kept(store.signing_keys().await?)
-        .ok_or_else(|| StartError::Failed("the key that signs was not kept".into()))
 }
 
 async fn terminal(parts: &Arc<Parts>, action: &'static str) -> Result<Gate, StartError> {

@@ -5,6 +5,7 @@ use sea_orm_migration::prelude::*;
 
 mod m0001_resources;
 mod m0002_credentials;
+mod m0004_keyring;
 
 /// All steps, in their order.
 #[derive(Debug)]
@@ -13,7 +14,11 @@ pub struct Migrator;
 #[async_trait::async_trait]
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m0001_resources::Migration), Box::new(m0002_credentials::Migration)]
+        vec![
+            Box::new(m0001_resources::Migration),
+            Box::new(m0002_credentials::Migration),
+            Box::new(m0004_keyring::Migration),
+        ]
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod api_key;
 mod bearer;
+mod keyring;
 mod passwords;
 mod refresh;
 mod secret;
@@ -10,7 +11,8 @@ mod tokens;
 
 pub use api_key::{ApiKey, KeyFormat};
 pub use bearer::Bearer;
+pub use keyring::{Keyring, KeyringError, PublicKey, SigningKey};
 pub use passwords::{PasswordError, PasswordRules, Passwords};
 pub use refresh::RefreshToken;
 pub use secret::{SecretError, print, random_hex, random_password};
-pub use tokens::{Claims, Issued, SigningKey, TokenError, TokenKeys};
+pub use tokens::{Claims, Issued, TokenError, Verified};

@@ -3,6 +3,7 @@
 mod key;
 mod policy;
 mod serve;
+mod signing_key;
 mod user;
 
 use crate::app::{App, FirstAdmin, StartError};
@@ -38,7 +39,9 @@ Settings, from the file (in small letters, without the prefix) and from the envi
   CEDARGATE_ACCESS_TTL            seconds that an access token is good   [86400]
   CEDARGATE_REFRESH_TTL           seconds that a refresh token is good   [2592000]
   CEDARGATE_EXPIRED_STATUS        answer to an expired token: 403 or 401 [403]
-  CEDARGATE_JWT_SECRET            the key that signs access tokens, at least 32 random bytes  [made and kept]
+  CEDARGATE_TOKEN_ALGORITHM       what signs access tokens: HS256, or EdDSA, which others can check  [HS256]
+  CEDARGATE_SIGNING_KEY_ROTATION  seconds until the next key signs, at least 3600, 0 for never  [0]
+  CEDARGATE_JWT_SECRET            the one key that signs, with HS256, at least 32 random bytes  [keys are made and kept]
   CEDARGATE_PUBLIC_URL            the address under which clients reach the service
   CEDARGATE_ADMIN_EMAIL           the first admin                        [admin@example.com]
   CEDARGATE_ADMIN_PASSWORD        its password                           [a random one, printed once]
@@ -80,6 +83,9 @@ enum Command {
     /// Look after API keys
     #[command(subcommand)]
     Key(key::Command),
+    /// Look after the keys that sign access tokens
+    #[command(subcommand)]
+    SigningKey(signing_key::Command),
     /// Look after the policies
     #[command(subcommand)]
     Policy(policy::Command),
@@ -147,6 +153,7 @@ fn dispatch(cli: Cli) -> Outcome {
         None | Some(Command::Serve) => serve::run(&config),
         Some(Command::User(command)) => user::run(&config, command),
         Some(Command::Key(command)) => key::run(&config, command),
+        Some(Command::SigningKey(command)) => signing_key::run(&config, &command),
         Some(Command::Policy(command)) => policy::run(&config, command),
         Some(Command::Openapi { .. }) => Ok(()),
     }

@@ -25,8 +25,9 @@ pub(super) fn run(config: &Config) -> Outcome {
         })?;
         let app = App::open(config, Clock::system()).await?;
         let address = listener.local_addr().map_err(Failure::failed)?;
-        let server = app.serve(listener).map_err(Failure::failed)?;
+        let server = app.serve(listener).await?;
         watch(&app.parts, config.policy_poll)?;
+        tend_keys(&app.parts);
         // The log may have the standard output to itself.
         let say: fn(fmt::Arguments<'_>) =
             if config.decision_log_goes_to_stdout() { whisper } else { say_line };
@@ -61,6 +62,22 @@ fn watch(parts: &Arc<Parts>, seconds: u64) -> Outcome {
         });
     }
     Ok(())
+}
+
+/// Looks after the keys that sign, once a second: so soon is one refused that was revoked at the terminal.
+fn tend_keys(parts: &Arc<Parts>) {
+    let parts = Arc::clone(parts);
+    actix_web::rt::spawn(async move {
+        let mut is_well = true;
+        loop {
+            actix_web::rt::time::sleep(Duration::from_secs(1)).await;
+            let tended = parts.tokens.tend().await;
+            if let (true, Err(error)) = (is_well, &tended) {
+                tracing::warn!(%error, "the keys that sign cannot be read; those of a while ago go on");
+            }
+            is_well = tended.is_ok();
+        }
+    });
 }
 
 async fn reload(parts: &Arc<Parts>) {

@@ -10,9 +10,11 @@ pub mod openapi;
 pub mod parts;
 pub mod problem;
 pub mod routes;
+pub mod token_keys;
 
 pub use body::{Json, PathId};
 pub use gate::{Caller, Credential, Gate};
 pub use parts::Parts;
 pub use problem::{FieldError, Problem};
 pub use routes::Routes;
+pub use token_keys::TokenKeys;

@@ -9,10 +9,11 @@ mod facts;
 mod kinds;
 mod list;
 mod rows;
+mod signing_keys;
 
 use crate::values::Id;
 pub use accounts::Account;
-pub use credentials::{ApiKeyRow, NewSession, Session, SigningKeyRow};
+pub use credentials::{ApiKeyRow, NewSession, Session};
 pub use error::StoreError;
 pub use facts::Stamp;
 use facts::{Facts, Written};
@@ -20,6 +21,7 @@ pub use kinds::{Kind, Kinds};
 pub use list::{ListQuery, Page};
 use sea_orm::sea_query::{Func, Query};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseExecutor, DatabaseTransaction, DbBackend};
+pub use signing_keys::SigningKeyRow;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The database, for reading. Cheap to clone.

@@ -154,7 +154,7 @@ impl TestApp {
         let app = App::open(&config, clock.clone()).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
-        let server = app.serve(listener).unwrap();
+        let server = app.serve(listener).await.unwrap();
         let handle = server.handle();
         tokio::spawn(server);
         Self { base, clock, config, parts: Arc::clone(&app.parts), database, handle }
