@@ -4,6 +4,7 @@ pub mod access;
 pub mod authorize;
 pub mod contacts;
 pub mod conversations;
+pub mod discovery;
 pub mod forms;
 pub mod forward;
 pub mod health;
@@ -31,6 +32,7 @@ pub fn all() -> Vec<Routes> {
         forward::routes(),
         access::routes(),
         access::metadata_routes(),
+        discovery::routes(),
         policies::routes(),
         policies::permission_routes(),
         organizations::routes(),

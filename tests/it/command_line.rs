@@ -19,11 +19,11 @@ fn program(directory: &Path, settings: &[(&str, &str)]) -> Command {
     command
 }
 
-fn run(directory: &Path, settings: &[(&str, &str)], arguments: &[&str]) -> Output {
+pub fn run(directory: &Path, settings: &[(&str, &str)], arguments: &[&str]) -> Output {
     program(directory, settings).args(arguments).output().unwrap()
 }
 
-fn text(bytes: &[u8]) -> String {
+pub fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 

@@ -37,6 +37,7 @@ mod readme;
 mod refresh;
 mod reload;
 mod resources;
+mod signing_keys;
 mod support;
 mod table;
 mod tenancy;

@@ -128,7 +128,15 @@ impl TestApp {
 
     /// With other settings than the usual ones.
     pub async fn with(change: impl FnOnce(&mut Config)) -> Self {
-        let database = Database::new().await;
+        Self::on_with(Database::new().await, change).await
+    }
+
+    /// On a database that was made before.
+    pub async fn on(database: Database) -> Self {
+        Self::on_with(database, |_| ()).await
+    }
+
+    async fn on_with(database: Database, change: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config {
             database_url: database.url.clone().into(),
             database_connections: 4,
