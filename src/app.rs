@@ -107,8 +107,7 @@ impl App {
         let file = config.forward_routes.as_deref();
         let forward = Table::read(file, &api::all(), &policies.current())
             .map_err(|error| ConfigError::new("forward_routes", error))?;
-        let store = Store::connect(config.database_url.expose_secret(), config.database_connections).await?;
-        store.migrate().await?;
+        let store = Store::open(config.database_url.expose_secret(), config.database_connections).await?;
         let public_url = config.public_url.as_deref().map(|url| url.trim_end_matches('/').to_owned());
         let rules = Rules {
             access_batch_limit: config.access_batch_limit,

@@ -28,7 +28,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 #[derive(Debug, Clone)]
 pub struct Store {
     db: DatabaseConnection,
-    url: secrecy::SecretString,
     facts: Arc<Facts>,
 }
 
