@@ -2,6 +2,9 @@
 
 use crate::authn::{Claims, RefreshToken};
 use crate::authz::ScopeSet;
+use crate::http::edge::client_address;
+use crate::http::guessing::Attempt;
+use crate::http::limits::count_caller;
 use crate::http::openapi::Doc;
 use crate::http::{Caller, FieldError, Json, Parts, Problem, Routes, body, gate};
 use crate::store::{Account, NewSession, Work};
@@ -11,6 +14,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use secrecy::SecretString;
 use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::{Value, json};
+use std::net::IpAddr;
 use utoipa::ToSchema;
 use utoipa::openapi::Required;
 use utoipa::openapi::path::{ParameterBuilder, ParameterIn};
@@ -89,7 +93,8 @@ fn create_doc() -> Doc {
     Doc::new("Create an access token")
         .describe(
             "With `email` and `password`, or without an access token with `refreshToken` and `clientId`, the email of its user. \
-             An Authorization header is ignored.",
+             An Authorization header is ignored. After several wrong passwords there is a wait, told by a 429 with \
+             `Retry-After`, whether the account is there or not.",
         )
         .body::<TokenRequest>(Some(json!({"email": "admin@example.com", "password": "t0pZ3kR3t"})))
         .answer::<TokenAnswer>(200, "A new pair of tokens.", None)
@@ -127,7 +132,8 @@ async fn create(
             if client_id.is_some() {
                 return Err(Problem::field("clientId", "it goes with `refreshToken`, not with `password`"));
             }
-            log_in(&parts, email.ok_or_else(|| missing("email", "password"))?, password).await
+            let email = email.ok_or_else(|| missing("email", "password"))?;
+            log_in(&parts, client_address(&request), email, password).await
         }
         TokenRequest { refresh_token: Some(token), client_id, email, .. } => {
             if email.is_some() {
@@ -153,6 +159,7 @@ async fn refresh(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem> 
     let parts = gate::parts(&request)?;
     let bearer = gate::bearer(&request).map_err(no_help)?.ok_or_else(Problem::no_bearer)?;
     let caller = Caller::of_bearer(&parts, &parts.policies.current(), &bearer).await.map_err(no_help)?;
+    count_caller(&parts, &request, caller.id)?;
     let mut token = None;
     for (name, value) in body::query_pairs(&request) {
         if name != "refreshToken" || token.is_some() {
@@ -175,15 +182,26 @@ fn no_help(problem: Problem) -> Problem {
     Problem { detail: detail.into(), ..problem }
 }
 
-async fn log_in(parts: &Parts, email: Email, password: SecretString) -> Result<HttpResponse, Problem> {
+async fn log_in(
+    parts: &Parts,
+    address: Option<IpAddr>,
+    email: Email,
+    password: SecretString,
+) -> Result<HttpResponse, Problem> {
+    let attempt = Attempt::begin(parts, &email, address).await?;
     let account = parts.store.account_by_email(&email).await?;
     let hash = account.as_ref().and_then(|account| account.hash.clone());
-    let right = parts.passwords.verify(password, hash).await?;
-    let account = account.filter(|account| right && account.is_active());
-    let account =
-        account.ok_or_else(|| Problem::refused("invalid_credentials", "Invalid email or password"))?;
+    let passed = attempt.check(password, hash.clone()).await?;
+    let account = account.filter(Account::is_active);
+    let (account, passed) = account
+        .zip(passed)
+        .ok_or_else(|| Problem::refused("invalid_credentials", "Invalid email or password"))?;
     let session = Id::new(&parts.clock);
     let work = parts.store.begin().await?;
+    passed.settle(&work).await?;
+    if let (Some(old), Some(new)) = (&hash, &passed.renewed) {
+        work.renew_password(account.id, old, new).await?;
+    }
     let answer = pair(parts, &work, &account, session, true).await?;
     work.commit().await?;
     Ok(answer)

@@ -3,6 +3,7 @@
 //! decided is remembered under everything that the decision reads.
 
 use super::bundle::{About, Bundle, action_name};
+use super::counts::{Counts, Decisions};
 use super::domain::Domain;
 use super::facts::{Body, Circumstances, Principal, Resourced, SCOPE, Thing, core, uid};
 use super::permitted::{Denied, Permitted, Undecided, Within};
@@ -64,23 +65,7 @@ pub struct Engine {
     authorizer: Authorizer,
     remembered: Cache<Fingerprint, Arc<Answer>>,
     number: u64,
-    allowed: AtomicU64,
-    denied: AtomicU64,
-    undecidable: AtomicU64,
-    known: AtomicU64,
-}
-
-/// How many decisions an engine has made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Decisions {
-    /// That permit.
-    pub allowed: u64,
-    /// That do not.
-    pub denied: u64,
-    /// That do not because something went wrong.
-    pub undecidable: u64,
-    /// How many of all these had been made before.
-    pub remembered: u64,
+    counts: Counts,
 }
 
 impl Engine {
@@ -111,21 +96,13 @@ impl Engine {
             authorizer: Authorizer::new(),
             remembered,
             number,
-            allowed: AtomicU64::new(0),
-            denied: AtomicU64::new(0),
-            undecidable: AtomicU64::new(0),
-            known: AtomicU64::new(0),
+            counts: Counts::default(),
         })
     }
 
     /// How many decisions it has made.
     pub fn counts(&self) -> Decisions {
-        Decisions {
-            allowed: self.allowed.load(Ordering::Relaxed),
-            denied: self.denied.load(Ordering::Relaxed),
-            undecidable: self.undecidable.load(Ordering::Relaxed),
-            remembered: self.known.load(Ordering::Relaxed),
-        }
+        self.counts.sum()
     }
 
     /// Tells the engines of a process apart.
@@ -181,38 +158,29 @@ impl Engine {
 
     /// What Cedar says of this question. It is recorded where the question has a trail.
     pub fn decide(&self, ask: &Ask<'_>, resource: &Resourced) -> Arc<Answer> {
-        let Some(trail) = ask.trail.filter(|trail| trail.wants(false)) else {
-            return self.answer(ask, resource);
-        };
         let start = Instant::now();
         let answer = self.answer(ask, resource);
-        if trail.wants(answer.allowed) {
-            trail.record(ask, resource, &answer, self.bundle.shared_version(), start.elapsed());
+        let latency = start.elapsed();
+        self.counts.time(latency);
+        if let Some(trail) = ask.trail.filter(|trail| trail.wants(answer.allowed)) {
+            trail.record(ask, resource, &answer, self.bundle.version(), latency);
         }
         answer
     }
 
     fn answer(&self, ask: &Ask<'_>, resource: &Resourced) -> Arc<Answer> {
-        let answer = self.found_or_made(ask, resource);
-        let count = match (answer.allowed, answer.errors.is_empty()) {
-            (true, _) => &self.allowed,
-            (false, true) => &self.denied,
-            (false, false) => &self.undecidable,
-        };
-        count.fetch_add(1, Ordering::Relaxed);
-        answer
-    }
-
-    fn found_or_made(&self, ask: &Ask<'_>, resource: &Resourced) -> Arc<Answer> {
         let Some(slice) = self.slices.get(ask.action) else {
-            return Arc::new(Answer::undecidable(format!("there is no action {:?}", ask.action)));
+            let answer = Arc::new(Answer::undecidable(format!("there is no action {:?}", ask.action)));
+            self.counts.add(&answer, false);
+            return answer;
         };
         let key = slice.print(ask.principal, resource, ask.circumstances);
         if let Some(answer) = self.remembered.get(&key) {
-            self.known.fetch_add(1, Ordering::Relaxed);
+            self.counts.add(&answer, true);
             return answer;
         }
         let answer = Arc::new(self.decide_afresh(slice, ask, resource));
+        self.counts.add(&answer, false);
         // What went wrong is told with the names of those that it went wrong with.
         if answer.errors.is_empty() {
             self.remembered.insert(key, Arc::clone(&answer));
@@ -260,7 +228,7 @@ impl Engine {
         let answer = at_home.filter(|answer| !answer.allowed).unwrap_or_else(|| self.answer(ask, &nowhere));
         let answer = if answer.allowed { Arc::default() } else { answer };
         if let Some(trail) = ask.trail.filter(|trail| trail.wants(false)) {
-            trail.record(ask, &nowhere, &answer, self.bundle.shared_version(), start.elapsed());
+            trail.record(ask, &nowhere, &answer, self.bundle.version(), start.elapsed());
         }
         answer
     }

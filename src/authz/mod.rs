@@ -2,6 +2,7 @@
 
 mod bundle;
 pub mod cases;
+mod counts;
 mod domain;
 mod engine;
 mod explain;
@@ -17,8 +18,9 @@ mod slice;
 mod trail;
 
 pub use bundle::{About, Bundle, BundleError, Fault, Sources};
+pub use counts::{Decisions, LATENCIES};
 pub use domain::Domain;
-pub use engine::{Answer, Ask, Decisions, Engine};
+pub use engine::{Answer, Ask, Engine};
 pub use explain::Missing;
 pub use facts::{
     Attribute, Circumstances, Foreign, Principal, Resourced, Thing, UserFacts, boolean, entity, text,

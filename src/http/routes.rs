@@ -347,28 +347,31 @@ impl Routes {
     pub fn kind(&self) -> Option<Kind> {
         self.kind
     }
+}
 
-    /// Adds the routes to a server, aliases included.
-    pub fn mount(&self, server: &mut web::ServiceConfig) {
-        let mut paths: BTreeMap<String, Vec<&Route>> = BTreeMap::new();
-        for (path, route) in self.paths() {
-            paths.entry(path).or_default().push(route);
+/// Adds all routes to a server, aliases included. Paths without variables come first: to compare one is cheap, and what is
+/// asked for most has none.
+pub fn mount(all: &[Routes], server: &mut web::ServiceConfig) {
+    let mut paths: BTreeMap<(bool, usize, String), Vec<&Route>> = BTreeMap::new();
+    for (at, part) in all.iter().enumerate() {
+        for (path, route) in part.paths() {
+            paths.entry((path.contains('{'), at, path)).or_default().push(route);
         }
-        for (path, routes) in paths {
-            let mut methods: Vec<&str> = routes.iter().map(|route| route.method.as_str()).collect();
-            if methods.contains(&"GET") {
-                methods.push("HEAD");
-            }
-            let allow = methods.join(", ");
-            let mut resource = web::resource(path);
-            for route in &routes {
-                resource = resource.route((route.mount)());
-            }
-            server.service(resource.default_service(web::to(move || {
-                let allow = allow.clone();
-                async move { Err::<HttpResponse, Problem>(method_not_allowed(allow)) }
-            })));
+    }
+    for ((.., path), routes) in paths {
+        let mut methods: Vec<&str> = routes.iter().map(|route| route.method.as_str()).collect();
+        if methods.contains(&"GET") {
+            methods.push("HEAD");
         }
+        let allow = methods.join(", ");
+        let mut resource = web::resource(path);
+        for route in &routes {
+            resource = resource.route((route.mount)());
+        }
+        server.service(resource.default_service(web::to(move || {
+            let allow = allow.clone();
+            async move { Err::<HttpResponse, Problem>(method_not_allowed(allow)) }
+        })));
     }
 }
 

@@ -93,11 +93,6 @@ impl Store {
         Ok(found.iter().map(|row| Account::from_query_result(row, "")).collect::<Result<_, _>>()?)
     }
 
-    /// Whether the database answers.
-    pub async fn ping(&self) -> Result<(), StoreError> {
-        Ok(self.db.ping().await?)
-    }
-
     /// Whether there is any user at all.
     pub async fn has_users(&self) -> Result<bool, StoreError> {
         let mut any = Query::select();

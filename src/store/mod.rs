@@ -2,6 +2,7 @@
 //! or of what a policy says.
 
 mod accounts;
+mod attempts;
 mod connect;
 mod credentials;
 mod error;
@@ -13,6 +14,7 @@ mod signing_keys;
 
 use crate::values::Id;
 pub use accounts::Account;
+pub use attempts::AttemptRow;
 pub use credentials::{ApiKeyRow, NewSession, Session};
 pub use error::StoreError;
 pub use facts::Stamp;

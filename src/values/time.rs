@@ -2,6 +2,7 @@
 
 use super::{Invalid, quoted, string_schema, text_serde};
 use serde::{Deserialize, Serialize};
+use std::cell::RefCell;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -50,8 +51,17 @@ impl FromStr for Timestamp {
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let moment = jiff::Timestamp::from_millisecond(self.0).unwrap_or_default();
-        write!(f, "{moment:.3}")
+        // Many times that are written one after the other are the same.
+        thread_local! {
+            static LAST: RefCell<(i64, String)> = const { RefCell::new((i64::MIN, String::new())) };
+        }
+        LAST.with_borrow_mut(|(millis, text)| {
+            if *millis != self.0 {
+                let moment = jiff::Timestamp::from_millisecond(self.0).unwrap_or_default();
+                (*millis, *text) = (self.0, format!("{moment:.3}"));
+            }
+            f.write_str(text)
+        })
     }
 }
 
