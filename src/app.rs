@@ -3,9 +3,7 @@
 use crate::api;
 use crate::api::organizations::Organization;
 use crate::api::users;
-use crate::authn::{
-    PasswordError, Passwords, SecretError, SigningKey, TokenKeys, random_hex, random_password,
-};
+use crate::authn::{PasswordError, Passwords, SecretError, random_password};
 use crate::authz::{Bundle, BundleError, Live, Sources, Undecided};
 use crate::config::{Config, ConfigError};
 use crate::decision_log::{DecisionLog, Settings};
@@ -15,9 +13,10 @@ use crate::http::limits::Limits;
 use crate::http::metrics::Metrics;
 use crate::http::parts::Rules;
 use crate::http::tls::Certificates;
-use crate::http::{Caller, Gate, Parts, Problem, edge, openapi, routes};
+use crate::http::token_keys::TokenKeysError;
+use crate::http::{Caller, Gate, Parts, Problem, TokenKeys, edge, openapi, routes};
 use crate::resource::{self, Stamp};
-use crate::store::{Entry, Event, SigningKeyRow, Store, StoreError};
+use crate::store::{Entry, Event, Store, StoreError};
 use crate::values::{Clock, Email, Id, Invalid, OrgPath};
 use actix_cors::Cors;
 use actix_web::http::StatusCode;
@@ -52,6 +51,15 @@ pub enum StartError {
 impl From<Invalid> for StartError {
     fn from(error: Invalid) -> Self {
         Self::Failed(error.to_string())
+    }
+}
+
+impl From<TokenKeysError> for StartError {
+    fn from(error: TokenKeysError) -> Self {
+        match error {
+            TokenKeysError::Store(error) => Self::Store(error),
+            other => Self::Failed(other.to_string()),
+        }
     }
 }
 
@@ -108,8 +116,7 @@ impl App {
         let file = config.forward_routes.as_deref();
         let forward = Table::read(file, &api::all(), &policies.current())
             .map_err(|error| ConfigError::new("forward_routes", error))?;
-        let store = Store::connect(config.database_url.expose_secret(), config.database_connections).await?;
-        store.migrate().await?;
+        let store = Store::open(config.database_url.expose_secret(), config.database_connections).await?;
         let public_url = config.public_url.as_deref().map(|url| url.trim_end_matches('/').to_owned());
         let rules = Rules {
             access_batch_limit: config.access_batch_limit,
@@ -132,7 +139,7 @@ impl App {
         };
         let decision_log = DecisionLog::open(&Settings::from(config))
             .map_err(|error| ConfigError::new("decision_log_to", error))?;
-        let key = signing_key(config, &store, &clock).await?;
+        let tokens = TokenKeys::open(config, &rules.issuer, &store, &clock).await?;
         let parts = Arc::new(Parts {
             policies,
             forward,
@@ -141,7 +148,7 @@ impl App {
             is_ending: AtomicBool::new(false),
             kinds: api::kinds(),
             callers: Default::default(),
-            tokens: TokenKeys::new(&key, &[], &rules.issuer),
+            tokens,
             passwords: Passwords::new(config)?,
             guessing: Guessing::new(config.guessing_wait_max),
             limits: Limits::new(config),
@@ -159,8 +166,10 @@ impl App {
         terminal(&self.parts, action).await
     }
 
-    /// Serves on this listener until the server is told to stop; then it finishes what it has begun.
-    pub fn serve(&self, listener: TcpListener) -> std::io::Result<actix_web::dev::Server> {
+    /// Serves on this listener until the server is told to stop; then it finishes what it has begun. Tokens are signed as
+    /// the settings say from here on.
+    pub async fn serve(&self, listener: TcpListener) -> Result<actix_web::dev::Server, StartError> {
+        self.parts.tokens.adopt().await?;
         let parts = web::Data::from(Arc::clone(&self.parts));
         let all = Arc::new(api::all());
         let document: web::Bytes = openapi::text(&openapi::document(&all)).into();
@@ -190,12 +199,13 @@ impl App {
             server = server.workers(workers);
         }
         let server = server.shutdown_timeout(10).disable_signals();
+        let failed = |error: std::io::Error| StartError::Failed(error.to_string());
         let server = match &self.certificates {
             Some(certificates) => {
-                let tls = Arc::clone(certificates).server_config().map_err(std::io::Error::other)?;
-                server.listen_rustls_0_23(listener, tls)?
+                let tls = Arc::clone(certificates).server_config().map_err(StartError::Failed)?;
+                server.listen_rustls_0_23(listener, tls).map_err(failed)?
             }
-            None => server.listen(listener)?,
+            None => server.listen(listener).map_err(failed)?,
         };
         Ok(server.run())
     }
@@ -209,35 +219,6 @@ fn cors(origins: &[String]) -> Cors {
         .expose_headers(["x-request-id", "x-policy-version", "retry-after", "link", "location"])
         .max_age(3600);
     origins.iter().fold(cors, |cors, origin| cors.allowed_origin(origin))
-}
-
-/// The key that signs: the one of the settings, else the one that the database keeps, else a new one. Of several
-/// processes that start at once on an empty database, all use the one that was there first.
-async fn signing_key(config: &Config, store: &Store, clock: &Clock) -> Result<SigningKey, StartError> {
-    if let Some(secret) = &config.jwt_secret {
-        return Ok(SigningKey {
-            kid: "configured".into(),
-            secret: secret.expose_secret().as_bytes().to_vec().into(),
-        });
-    }
-    let kept = |rows: Vec<SigningKeyRow>| {
-        rows.into_iter()
-            .find(|row| row.algorithm == SigningKey::ALGORITHM)
-            .map(|row| SigningKey { kid: row.kid, secret: row.secret.into_bytes().into() })
-    };
-    if let Some(key) = kept(store.signing_keys().await?) {
-        return Ok(key);
-    }
-    store
-        .insert_signing_key(&SigningKeyRow {
-            kid: "1".into(),
-            algorithm: SigningKey::ALGORITHM.into(),
-            secret: random_hex::<32>()?,
-            created_at: clock.now(),
-        })
-        .await?;
-    kept(store.signing_keys().await?)
-        .ok_or_else(|| StartError::Failed("the key that signs was not kept".into()))
 }
 
 async fn terminal(parts: &Arc<Parts>, action: &'static str) -> Result<Gate, StartError> {

@@ -1,5 +1,6 @@
 //! The settings: from a TOML file and from `CEDARGATE_*`, the environment winning. Knows nothing of what they are for.
 
+use crate::values::word;
 use ipnet::IpNet;
 use secrecy::SecretString;
 use serde::{Deserialize, Deserializer};
@@ -42,7 +43,12 @@ pub struct Config {
     pub janitor_interval: u64,
     /// The status that an expired access token is answered with: 403, as the seed says, or 401.
     pub expired_status: u16,
-    /// The key that signs access tokens, at least 32 bytes; made and kept in the database if nothing is said.
+    /// What access tokens are signed with: `HS256`, or `EdDSA`, which others can check.
+    pub token_algorithm: TokenAlgorithm,
+    /// How long a key signs until the next one follows, in seconds; 0 for ever.
+    pub signing_key_rotation: u64,
+    /// The one key that signs access tokens, with HS256, at least 32 bytes; keys are made and kept in the database if
+    /// nothing is said.
     pub jwt_secret: Option<SecretString>,
     /// The address under which clients reach the service. It is the issuer of the access tokens, too.
     pub public_url: Option<String>,
@@ -107,6 +113,11 @@ pub struct Config {
     pub decision_log_mask: Vec<String>,
 }
 
+word!(
+    /// What access tokens are signed with.
+    TokenAlgorithm { Hs256 = "HS256", EdDsa = "EdDSA" }
+);
+
 /// What a new password must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -164,6 +175,8 @@ impl Default for Config {
             session_ttl: 90 * 86_400,
             janitor_interval: 600,
             expired_status: 403,
+            token_algorithm: TokenAlgorithm::Hs256,
+            signing_key_rotation: 0,
             jwt_secret: None,
             public_url: None,
             admin_email: "admin@example.com".into(),
@@ -282,6 +295,19 @@ impl Config {
                 return wrong(setting, format!("it is {seconds} seconds; it must be {least} to {most}"));
             }
         }
+        // As many keys as a set of them may have, and as few rotations as caches of that set can follow.
+        let least = 3_600.max(self.access_ttl / 50);
+        if !(self.signing_key_rotation == 0
+            || (least..=10 * 366 * 86_400).contains(&self.signing_key_rotation))
+        {
+            let is = self.signing_key_rotation;
+            return wrong(
+                "signing_key_rotation",
+                format!(
+                    "it is {is} seconds; it must be 0, or at least {least} (an hour, and a 50th of access_ttl)"
+                ),
+            );
+        }
         let counts = [
             ("database_connections", Some(self.database_connections as usize)),
             ("password_workers", self.password_workers),
@@ -353,7 +379,15 @@ impl Config {
         if !["sqlite:", "postgres:", "postgresql:"].iter().any(|scheme| url.starts_with(scheme)) {
             return wrong("database_url", "it begins with neither sqlite: nor postgres:".into());
         }
-        self.jwt_secret.as_ref().map_or(Ok(()), check_secret)
+        let Some(secret) = &self.jwt_secret else { return Ok(()) };
+        let alone = "it is the one key that signs, with HS256, as long as jwt_secret is set; leave out one of the two";
+        if self.token_algorithm != TokenAlgorithm::Hs256 {
+            return wrong("token_algorithm", format!("it is {}, but {alone}", self.token_algorithm));
+        }
+        if self.signing_key_rotation != 0 {
+            return wrong("signing_key_rotation", alone.into());
+        }
+        check_secret(secret)
     }
 }
 
@@ -485,6 +519,10 @@ mod tests {
             ("CEDARGATE_JWT_SECRET", "short"),
             ("CEDARGATE_JWT_SECRET", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"),
             ("CEDARGATE_JWT_SECRET_FILE", "/no/such/file"),
+            ("CEDARGATE_TOKEN_ALGORITHM", "RS256"),
+            ("CEDARGATE_TOKEN_ALGORITHM", "none"),
+            ("CEDARGATE_SIGNING_KEY_ROTATION", "60"),
+            ("CEDARGATE_SIGNING_KEY_ROTATION", "-1"),
             ("CEDARGATE_PUBLIC_URL", "example.com"),
             ("CEDARGATE_DATABASE_URL", "mysql://localhost"),
             ("CEDARGATE_POLICIES", ""),
@@ -510,6 +548,20 @@ mod tests {
             let error = from(&[(name, value)]).unwrap_err().to_string();
             assert!(error.contains(name), "{name}={value}: {error}");
         }
+    }
+
+    #[test]
+    fn a_key_of_the_settings_neither_rotates_nor_has_another_algorithm() {
+        let secret = ("CEDARGATE_JWT_SECRET", "0123456789abcdefghijklmnopqrstuvwxyz");
+        for (name, value) in
+            [("CEDARGATE_TOKEN_ALGORITHM", "EdDSA"), ("CEDARGATE_SIGNING_KEY_ROTATION", "86400")]
+        {
+            assert!(from(&[(name, value)]).is_ok());
+            let error = from(&[secret, (name, value)]).unwrap_err().to_string();
+            assert!(error.contains(name) && error.contains("jwt_secret"), "{error}");
+        }
+        let long = [("CEDARGATE_ACCESS_TTL", "31622400"), ("CEDARGATE_SIGNING_KEY_ROTATION", "86400")];
+        assert!(from(&long).unwrap_err().to_string().contains("CEDARGATE_SIGNING_KEY_ROTATION"));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use sea_orm_migration::prelude::*;
 mod m0001_resources;
 mod m0002_credentials;
 mod m0003_families;
+mod m0004_keyring;
 mod m0005_attempts;
 mod m0006_audit;
 
@@ -20,6 +21,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0001_resources::Migration),
             Box::new(m0002_credentials::Migration),
             Box::new(m0003_families::Migration),
+            Box::new(m0004_keyring::Migration),
             Box::new(m0005_attempts::Migration),
             Box::new(m0006_audit::Migration),
         ]

@@ -5,6 +5,7 @@ pub mod audit;
 pub mod authorize;
 pub mod contacts;
 pub mod conversations;
+pub mod discovery;
 pub mod families;
 pub mod forms;
 pub mod forward;
@@ -37,6 +38,7 @@ pub fn all() -> Vec<Routes> {
         forward::routes(),
         access::routes(),
         access::metadata_routes(),
+        discovery::routes(),
         policies::routes(),
         policies::permission_routes(),
         audit::routes(),

@@ -138,7 +138,7 @@ async fn revoke(request: HttpRequest, form: Form) -> Result<HttpResponse, Proble
             }
         }
         Some(Presented::Bearer(Bearer::Jwt(token))) => {
-            if let Ok(good) = parts.tokens.verify(&token, parts.clock.now()) {
+            if let Ok(good) = parts.tokens.verify(&token, parts.clock.now()).await? {
                 let Claims { id, sid, .. } = good.claims;
                 end_session(&parts, id, sid, cause.by(id, LOGIN, sid)).await?;
             }
@@ -207,14 +207,16 @@ async fn of_bearer(gate: &Gate, bearer: &Bearer) -> Result<Option<Introspection>
         ..user
     };
     Ok(match bearer {
-        Bearer::Jwt(token) => parts.tokens.verify(token, parts.clock.now()).ok().map(|good| Introspection {
-            exp: Some(good.expires_at.seconds()),
-            iat: Some(good.issued_at.seconds()),
-            aud: user.iss.clone(),
-            jti: Some(good.jti),
-            sid: Some(good.claims.sid),
-            ..user
-        }),
+        Bearer::Jwt(token) => {
+            parts.tokens.verify(token, parts.clock.now()).await?.ok().map(|good| Introspection {
+                exp: Some(good.expires_at.seconds()),
+                iat: Some(good.issued_at.seconds()),
+                aud: user.iss.clone(),
+                jti: Some(good.jti),
+                sid: Some(good.claims.sid),
+                ..user
+            })
+        }
         Bearer::ApiKey(key) => parts.store.api_key(&key.hash()).await?.map(|key| Introspection {
             exp: key.expires_at.map(Timestamp::seconds),
             iat: Some(key.created_at.seconds()),

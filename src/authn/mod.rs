@@ -3,6 +3,7 @@
 
 mod api_key;
 mod bearer;
+mod keyring;
 mod password_rules;
 mod passwords;
 mod refresh;
@@ -11,8 +12,9 @@ mod tokens;
 
 pub use api_key::{ApiKey, KeyFormat};
 pub use bearer::Bearer;
+pub use keyring::{Keyring, KeyringError, PublicKey, SigningKey};
 pub use password_rules::PasswordRules;
 pub use passwords::{PasswordError, Passwords, Turn, Verdict};
 pub use refresh::RefreshToken;
 pub use secret::{SecretError, print, random_hex, random_password};
-pub use tokens::{Claims, Issued, SigningKey, TokenError, TokenKeys, Verified};
+pub use tokens::{Claims, Issued, TokenError, Verified};

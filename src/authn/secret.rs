@@ -15,6 +15,18 @@ pub(super) fn hex(bytes: &[u8]) -> String {
     })
 }
 
+/// The bytes that hex digits stand for; none where they are not whole bytes of hex digits.
+pub(super) fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digit = |digit: &u8| char::from(*digit).to_digit(16).and_then(|value| u8::try_from(value).ok());
+    let pairs = text.as_bytes().chunks(2);
+    pairs
+        .map(|pair| match pair {
+            [high, low] => Some(digit(high)? << 4 | digit(low)?),
+            _ => None,
+        })
+        .collect()
+}
+
 /// This many random bytes as hex digits.
 pub fn random_hex<const BYTES: usize>() -> Result<String, SecretError> {
     let mut bytes = [0; BYTES];

@@ -6,6 +6,7 @@ mod janitor;
 mod key;
 mod policy;
 mod serve;
+mod signing_key;
 mod user;
 
 use crate::app::{App, FirstAdmin, StartError};
@@ -44,7 +45,9 @@ Settings, from the file (in small letters, without the prefix) and from the envi
   CEDARGATE_SESSION_TTL           seconds that a login lasts at most, however often it is refreshed  [7776000]
   CEDARGATE_JANITOR_INTERVAL      seconds between clean-ups of what has expired, 0 for never  [600]
   CEDARGATE_EXPIRED_STATUS        answer to an expired token: 403 or 401 [403]
-  CEDARGATE_JWT_SECRET            the key that signs access tokens, at least 32 random bytes  [made and kept]
+  CEDARGATE_TOKEN_ALGORITHM       what signs access tokens: HS256, or EdDSA, which others can check  [HS256]
+  CEDARGATE_SIGNING_KEY_ROTATION  seconds until the next key signs, at least 3600, 0 for never  [0]
+  CEDARGATE_JWT_SECRET            the one key that signs, with HS256, at least 32 random bytes  [keys are made and kept]
   CEDARGATE_PUBLIC_URL            the address under which clients reach the service
   CEDARGATE_ADMIN_EMAIL           the first admin                        [admin@example.com]
   CEDARGATE_ADMIN_PASSWORD        its password                           [a random one, printed once]
@@ -99,6 +102,9 @@ enum Command {
     /// Look after API keys
     #[command(subcommand)]
     Key(key::Command),
+    /// Look after the keys that sign access tokens
+    #[command(subcommand)]
+    SigningKey(signing_key::Command),
     /// Look after the policies
     #[command(subcommand)]
     Policy(policy::Command),
@@ -182,6 +188,7 @@ fn dispatch(cli: Cli) -> Outcome {
         None | Some(Command::Serve) => serve::run(&config),
         Some(Command::User(command)) => user::run(&config, command),
         Some(Command::Key(command)) => key::run(&config, command),
+        Some(Command::SigningKey(command)) => signing_key::run(&config, &command),
         Some(Command::Policy(command)) => policy::run(&config, command),
         Some(Command::Audit(command)) => audit::run(&config, command),
         Some(Command::Janitor) => janitor::run(&config),

@@ -30,12 +30,13 @@ pub(super) fn run(config: &Config) -> Outcome {
         })?;
         let app = App::open(config, Clock::system()).await?;
         let address = listener.local_addr().map_err(Failure::failed)?;
-        let server = app.serve(listener).map_err(Failure::failed)?;
+        let server = app.serve(listener).await?;
         // Policies that changed while nothing served come into force here.
         let version = app.parts.policies.current().bundle().version().to_owned();
         let started = Entry::new(Event::ServiceStarted).with("policies", version);
         app.parts.store.audit(Cause::service(app.parts.clock.now()), started).await?;
         watch(&app, config.policy_poll)?;
+        tend_keys(&app.parts);
         end_on_signal(&app.parts, server.handle(), config.drain)?;
         keep_sweeping(&app.parts, config.janitor_interval);
         // The log may have the standard output to itself.
@@ -77,6 +78,22 @@ fn watch(app: &App, seconds: u64) -> Outcome {
         });
     }
     Ok(())
+}
+
+/// Looks after the keys that sign, once a second: so soon is one refused that was revoked at the terminal.
+fn tend_keys(parts: &Arc<Parts>) {
+    let parts = Arc::clone(parts);
+    actix_web::rt::spawn(async move {
+        let mut is_well = true;
+        loop {
+            actix_web::rt::time::sleep(Duration::from_secs(1)).await;
+            let tended = parts.tokens.tend().await;
+            if let (true, Err(error)) = (is_well, &tended) {
+                tracing::warn!(%error, "the keys that sign cannot be read; those of a while ago go on");
+            }
+            is_well = tended.is_ok();
+        }
+    });
 }
 
 /// Ends the service: on SIGTERM when it has said for so many seconds that it is not ready, so that nobody sends it requests

@@ -76,6 +76,8 @@ struct Known {
     stamp: Stamp,
     /// By whose cascade its scopes were found.
     engine: u64,
+    /// By which keyring its token was checked.
+    keyring: u64,
     /// Until when its credential is good without another look.
     until: Timestamp,
 }
@@ -85,7 +87,7 @@ struct Known {
 const REMEMBERED: u64 = 60;
 
 /// The callers that are known already, each by its credential: good for a minute, until the credential expires, its user
-/// is written, or the policies change.
+/// is written, the policies change, or the keys that sign.
 #[derive(Debug)]
 pub struct Callers {
     by_credential: Cache<Fingerprint, Known>,
@@ -107,18 +109,19 @@ impl Caller {
     pub async fn of_bearer(parts: &Parts, engine: &Engine, bearer: &Bearer) -> Result<Arc<Self>, Problem> {
         let fingerprint = bearer.fingerprint();
         let now = parts.clock.now();
+        let mut keyring = parts.tokens.current().await?.number();
         if let Some(known) = parts.callers.by_credential.get(&fingerprint) {
             let is_good = parts.store.is_good(known.stamp, known.caller.id);
-            if is_good && known.engine == engine.number() && now < known.until {
+            let is_same = known.engine == engine.number() && known.keyring == keyring;
+            if is_good && is_same && now < known.until {
                 return Ok(known.caller);
             }
         }
         let (caller, stamp, until) = match bearer {
             Bearer::Jwt(token) => {
-                let good = parts
-                    .tokens
-                    .verify(token, now)
-                    .map_err(|error| Problem::token(&error, parts.rules.expired_status))?;
+                let verified = parts.tokens.verify(token, now).await?;
+                let good = verified.map_err(|error| Problem::token(&error, parts.rules.expired_status))?;
+                keyring = good.keyring;
                 let Claims { id, scope, sid } = good.claims;
                 // The end of its session is a write to its user; and it expires before its session does.
                 let stamp = parts.store.user_stamp(id);
@@ -129,7 +132,7 @@ impl Caller {
             Bearer::ApiKey(key) => Self::of_api_key(parts, engine, key, now).await?,
         };
         let caller = Arc::new(caller);
-        let known = Known { caller: Arc::clone(&caller), stamp, engine: engine.number(), until };
+        let known = Known { caller: Arc::clone(&caller), stamp, engine: engine.number(), keyring, until };
         parts.callers.by_credential.insert(fingerprint, known);
         Ok(caller)
     }

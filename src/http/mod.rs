@@ -15,9 +15,11 @@ pub mod parts;
 pub mod problem;
 pub mod routes;
 pub mod tls;
+pub mod token_keys;
 
 pub use body::{Form, Json, PathId};
 pub use gate::{Caller, Credential, Gate};
 pub use parts::Parts;
 pub use problem::{FieldError, Problem};
 pub use routes::Routes;
+pub use token_keys::TokenKeys;

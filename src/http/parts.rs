@@ -1,6 +1,7 @@
 //! What every request needs, made once.
 
-use crate::authn::{Passwords, TokenKeys};
+use super::TokenKeys;
+use crate::authn::Passwords;
 use crate::authz::Live;
 use crate::decision_log::DecisionLog;
 use crate::http::forward::Table;

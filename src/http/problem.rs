@@ -264,7 +264,7 @@ impl Problem {
             TokenError::Expired => {
                 Self { status: expired_status, ..Self::unauthorized("token_expired", &message) }
             }
-            TokenError::InvalidSignature | TokenError::Invalid => {
+            TokenError::InvalidSignature | TokenError::UnknownKey | TokenError::Invalid => {
                 Self::unauthorized("invalid_token", &message)
             }
         }

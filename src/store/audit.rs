@@ -38,6 +38,8 @@ word!(
         PoliciesReloaded = "policies.reloaded",
         PoliciesRefused = "policies.refused",
         AccessDenied = "access.denied",
+        SigningKeyCreated = "signing_key.created",
+        SigningKeysRevoked = "signing_key.revoked",
         ServiceStarted = "service.started",
     }
 );

@@ -5,11 +5,10 @@ use super::{Cause, Store, StoreError, Work, is_shared};
 use migrations::Migrator;
 use sea_orm::sea_query::{Expr, ExprTrait, Query};
 use sea_orm::{
-    ConnectOptions, ConnectionTrait, Database, DbBackend, SqliteTransactionMode, TransactionOptions,
-    TransactionTrait,
+    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, SqliteTransactionMode,
+    TransactionOptions, TransactionTrait,
 };
 use sea_orm_migration::{MigratorTrait, SchemaManager};
-use secrecy::ExposeSecret;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -35,52 +34,43 @@ fn options(url: &str, connections: u32, create: bool) -> ConnectOptions {
 }
 
 impl Store {
-    /// Opens the database at `url` (`sqlite://file` or `postgres://…`) with at most `connections` connections. A
-    /// SQLite file is made where there is none.
-    pub async fn connect(url: &str, connections: u32) -> Result<Self, StoreError> {
-        if url.starts_with("sqlite:") {
-            // Made here and never again: a file that is moved away later is missing, not empty.
-            let opened = async { Database::connect(options(url, 1, true)).await?.close().await };
-            opened.await.map_err(|error| {
-                StoreError::Unavailable(format!(
-                    "{url} does not open; does another program keep it locked? ({error})"
-                ))
-            })?;
-        }
+    /// Opens the database at `url` (`sqlite://file` or `postgres://…`) with at most `connections` connections, and brings
+    /// it to the present form. A SQLite file is made where there is none.
+    pub async fn open(url: &str, connections: u32) -> Result<Self, StoreError> {
+        // Made here and never again: a file that is moved away later is missing, not empty.
+        let first = Database::connect(options(url, 1, true)).await;
+        let first = first.map_err(|error| match url.strip_prefix("sqlite:") {
+            Some(_) => StoreError::Unavailable(format!(
+                "{url} does not open; does another program keep it locked? ({error})"
+            )),
+            None => error.into(),
+        })?;
+        let migrated = Self::migrate(&first).await;
+        first.close().await?;
+        migrated?;
+        // Only now: a connection to SQLite goes on for a while to believe of the tables what it saw first.
         let db = Database::connect(options(url, connections, false)).await?;
         // With PostgreSQL it begins to remember when it hears what other processes write.
         let facts = Arc::new(Facts::new(!is_shared(&db)));
         if is_shared(&db) {
             tokio::spawn(Facts::listen(Arc::downgrade(&facts), url.to_owned()));
         }
-        Ok(Self { db, url: url.to_owned().into(), facts })
+        Ok(Self { db, facts })
     }
 
     /// Applies the migrations that the database does not have yet. Refuses a database that has one which this
     /// program does not know: a newer program made it.
-    pub async fn migrate(&self) -> Result<(), StoreError> {
-        // Of several processes that start at once, one after the other: PostgreSQL keeps the others waiting. (SQLite has
-        // one writer anyhow.)
-        let turn = if is_shared(&self.db) {
-            let turn = Database::connect(options(self.url.expose_secret(), 1, false)).await?;
-            turn.execute_unprepared("SELECT pg_advisory_lock(4839271)").await?;
-            Some(turn)
-        } else {
-            None
-        };
-        let migrated = self.migrate_in_turn().await;
-        if let Some(turn) = turn {
-            turn.close().await?;
+    async fn migrate(db: &DatabaseConnection) -> Result<(), StoreError> {
+        // Of several processes that start at once, one after the other: PostgreSQL keeps the others waiting until this
+        // connection is closed. (SQLite has one writer anyhow.)
+        if is_shared(db) {
+            db.execute_unprepared("SELECT pg_advisory_lock(4839271)").await?;
         }
-        migrated
-    }
-
-    async fn migrate_in_turn(&self) -> Result<(), StoreError> {
         let known: HashSet<String> =
             Migrator::migrations().iter().map(|step| step.name().to_owned()).collect();
-        let tables = SchemaManager::new(&self.db);
+        let tables = SchemaManager::new(db);
         if tables.has_table("seaql_migrations").await? {
-            let applied = Migrator::get_migration_models(&self.db).await?;
+            let applied = Migrator::get_migration_models(db).await?;
             let newer: Vec<String> =
                 applied.into_iter().map(|step| step.version).filter(|name| !known.contains(name)).collect();
             if !newer.is_empty() {
@@ -96,7 +86,7 @@ impl Store {
                     .into(),
             ));
         }
-        Ok(Migrator::up(&self.db, None).await?)
+        Ok(Migrator::up(db, None).await?)
     }
 
     /// Whether the database answers and has the form that this program gave it: one that was replaced by an older one has

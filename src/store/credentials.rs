@@ -1,5 +1,5 @@
-//! What proves who is calling: passwords, API keys, keys that sign. (Sessions are next door.) A secret that a client holds
-//! is here as a hash only.
+//! What proves who is calling: passwords and API keys. (Sessions, and the keys that sign, are next door.) A secret that a
+//! client holds is here as a hash only.
 
 use super::{Ending, Entry, Event, Store, StoreError, Work};
 use crate::authz::{Permitted, ScopeSet};
@@ -29,19 +29,6 @@ pub struct ApiKeyRow {
     pub expires_at: Option<Timestamp>,
     /// When it was last used, to the minute.
     pub last_used_at: Option<Timestamp>,
-}
-
-/// A key that signs access tokens.
-#[derive(Debug, Clone, FromQueryResult)]
-pub struct SigningKeyRow {
-    /// The name in the header of the tokens that it signs.
-    pub kid: String,
-    /// The only algorithm that it is used with (RFC 8725, 3.1).
-    pub algorithm: String,
-    /// The key, in hex.
-    pub secret: String,
-    /// When it was made.
-    pub created_at: Timestamp,
 }
 
 const KEY_COLUMNS: [&str; 9] =
@@ -180,35 +167,6 @@ impl Store {
         let mut touch = Query::update();
         touch.table("api_keys").value("last_used_at", now).and_where(Expr::col("id").eq(key));
         self.db.execute(&touch).await?;
-        Ok(())
-    }
-
-    /// The keys that sign, the oldest first.
-    pub async fn signing_keys(&self) -> Result<Vec<SigningKeyRow>, StoreError> {
-        let mut select = Query::select();
-        select
-            .columns(["kid", "algorithm", "secret", "created_at"])
-            .from("signing_keys")
-            .order_by("created_at", Order::Asc)
-            .order_by("kid", Order::Asc);
-        let found = self.db.query_all(&select).await?;
-        Ok(found.iter().map(|row| SigningKeyRow::from_query_result(row, "")).collect::<Result<_, _>>()?)
-    }
-
-    /// Keeps a key that signs.
-    pub async fn insert_signing_key(&self, key: &SigningKeyRow) -> Result<(), StoreError> {
-        let mut insert = Query::insert();
-        insert
-            .into_table("signing_keys")
-            .columns(["kid", "algorithm", "secret", "created_at"])
-            .values_panic([
-                key.kid.as_str().into(),
-                key.algorithm.as_str().into(),
-                key.secret.as_str().into(),
-                key.created_at.into(),
-            ])
-            .on_conflict(OnConflict::column("kid").do_nothing().to_owned());
-        self.db.execute(&insert).await?;
         Ok(())
     }
 }

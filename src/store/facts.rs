@@ -21,6 +21,8 @@ const REMEMBERED: u64 = 32 * 1024 * 1024;
 const ACCOUNTS: u64 = 50_000;
 /// Writes are told apart by as many slots.
 const SLOTS: usize = 4096;
+/// The slot of the keys that sign. A few things share it, which costs a look at the keys when these are written.
+const SIGNING_KEYS: usize = 0;
 /// The channel on which processes tell each other what they wrote.
 const CHANNEL: &str = "cedargate_facts";
 
@@ -104,6 +106,12 @@ impl Facts {
         Stamp { all: self.all.load(Ordering::Acquire), slot }
     }
 
+    /// The stamp for what is read of the keys that sign.
+    pub(super) fn stamp_of_signing_keys(&self) -> Stamp {
+        let slot = self.slots.get(SIGNING_KEYS).map_or(0, |slot| slot.load(Ordering::Acquire));
+        Stamp { all: self.all.load(Ordering::Acquire), slot }
+    }
+
     /// Whether what was read with this stamp is still so.
     pub(super) fn is_good(&self, stamp: Stamp, kind: &str, id: Id) -> bool {
         self.is_on.load(Ordering::Acquire) && self.stamp(kind, id) == stamp
@@ -144,6 +152,11 @@ impl Facts {
     /// Notes that a thing is being written.
     pub(super) fn note(&self, written: &mut Written, kind: &str, id: Id) {
         written.slots.push(self.slot(&(kind, id)));
+    }
+
+    /// Notes that a key that signs is being written.
+    pub(super) fn note_signing_keys(written: &mut Written) {
+        written.slots.push(SIGNING_KEYS);
     }
 
     /// Notes that so much is being written that everything has to be read anew.

@@ -15,13 +15,14 @@ mod kinds;
 mod list;
 mod rows;
 mod sessions;
+mod signing_keys;
 
 use crate::values::Id;
 pub use accounts::Account;
 pub use attempts::AttemptRow;
 pub use audit::{AuditRow, Cause, Entry, Event, Outcome};
 pub use chain::{Head, Verified};
-pub use credentials::{ApiKeyRow, SigningKeyRow};
+pub use credentials::ApiKeyRow;
 pub use error::StoreError;
 pub use facts::Stamp;
 use facts::{Facts, Written};
@@ -31,13 +32,13 @@ pub use list::{ListQuery, Page};
 use sea_orm::sea_query::{Func, Query};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseExecutor, DatabaseTransaction, DbBackend};
 pub use sessions::{Ending, NewRefreshToken, Origin, Session, Sessions, SpentToken};
+pub use signing_keys::SigningKeyRow;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The database, for reading. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Store {
     db: DatabaseConnection,
-    url: secrecy::SecretString,
     facts: Arc<Facts>,
 }
 

@@ -157,11 +157,13 @@ fn texts_and_lists_of_bodies_have_limits() {
 }
 
 /// The routes that anybody may call.
-const PUBLIC: [&str; 7] = [
+const PUBLIC: [&str; 9] = [
     "POST /v2/auth/token",
     "GET /v2/auth/token",
     "POST /v2/auth/revoke",
     "GET /.well-known/authzen-configuration",
+    "GET /.well-known/jwks.json",
+    "GET /.well-known/oauth-authorization-server",
     "GET /health/live",
     "GET /health/ready",
     "GET /metrics",

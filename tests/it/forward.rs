@@ -176,6 +176,7 @@ async fn public_routes_need_no_bearer_and_name_nobody() {
         ("POST", "/v2/auth/token"),
         ("GET", "/v2/auth/token?refreshToken=x"),
         ("GET", "/.well-known/authzen-configuration"),
+        ("GET", "/.well-known/jwks.json"),
     ] {
         for client in [&app.anonymous(), &guest, &app.bearer("no.good.token")] {
             let reply = forward(client, method, path).await;

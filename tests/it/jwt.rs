@@ -1,6 +1,7 @@
 //! Access tokens that are no good: whatever is done to one, it is a 401 that says so (decisions 3 and 5).
 
 use crate::support::{ADMIN, TestApp, from_base64, jwt, to_base64};
+use cedargate::config::TokenAlgorithm;
 use jsonwebtoken::{Algorithm, EncodingKey, crypto};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
@@ -155,7 +156,21 @@ async fn claims_that_are_not_ours_are_refused_even_when_rightly_signed() {
         ("aud", None),
         ("exp", None),
         ("exp", Some(json!("4102444800"))),
+        ("exp", Some(json!("never"))),
+        ("exp", Some(json!([4_102_444_800_i64]))),
+        ("exp", Some(json!(true))),
+        ("exp", Some(json!(-1))),
+        ("exp", Some(json!(1e300))),
         ("exp", Some(Value::Null)),
+        ("iat", None),
+        ("iat", Some(json!("1503620624"))),
+        ("jti", None),
+        ("jti", Some(json!(1))),
+        ("sid", None),
+        ("sid", Some(json!("session"))),
+        ("iss", Some(json!(["cedargate", "https://elsewhere.example"]))),
+        ("iss", Some(json!("CEDARGATE"))),
+        ("aud", Some(json!(["cedargate", "https://elsewhere.example"]))),
         ("scope", None),
         ("scope", Some(json!(""))),
         ("scope", Some(json!("owner"))),
@@ -176,6 +191,129 @@ async fn claims_that_are_not_ours_are_refused_even_when_rightly_signed() {
         let token = signed(&header, &claims, FOREIGN, Algorithm::HS256);
         assert_eq!(refused(&app, name, &token).await, "invalid signature");
     }
+}
+
+#[tokio::test]
+async fn no_key_is_taken_from_the_token_itself_and_no_extension_is_passed_over() {
+    let app = start().await;
+    let (_, header, claims) = issued(&app).await;
+    let jwk =
+        json!({ "kty": "oct", "k": to_base64(FOREIGN.as_bytes()), "alg": "HS256", "kid": "configured" });
+    // A key that comes along is not looked at (RFC 8725, 3.10) ...
+    for (name, value) in [
+        ("jwk", jwk),
+        ("jku", json!("https://elsewhere.example/jwks.json")),
+        ("x5u", json!("https://elsewhere.example/chain.pem")),
+        ("x5c", json!(["MIIB"])),
+    ] {
+        let header = with(&header, name, value);
+        let token = signed(&header, &claims, FOREIGN, Algorithm::HS256);
+        assert_eq!(refused(&app, name, &token).await, "invalid signature", "{name}");
+    }
+    // ... nor is a name a path or a query.
+    for kid in ["../../dev/null", "configured' OR '1'='1", "configured\u{0}", " configured", "CONFIGURED"] {
+        let header = with(&header, "kid", json!(kid));
+        assert_eq!(
+            refused(&app, kid, &signed(&header, &claims, "", Algorithm::HS256)).await,
+            "invalid signature"
+        );
+        assert_eq!(
+            refused(&app, kid, &signed(&header, &claims, SECRET, Algorithm::HS256)).await,
+            "invalid signature"
+        );
+    }
+    // What must be understood is not (RFC 7515, 4.1.11), however rightly it is signed.
+    for crit in [json!(["b64"]), json!(["exp"]), json!([]), json!("exp"), json!([1])] {
+        let header = with(&with(&header, "crit", crit.clone()), "b64", json!(true));
+        let token = signed(&header, &claims, SECRET, Algorithm::HS256);
+        assert_eq!(refused(&app, &crit.to_string(), &token).await, "invalid token", "{crit}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_of_any_size_is_refused() {
+    let app = start().await;
+    let (token, header, claims) = issued(&app).await;
+    let long = json!("x".repeat(8_000));
+    for (what, token) in [
+        ("a long kid", signed(&with(&header, "kid", long.clone()), &claims, SECRET, Algorithm::HS256)),
+        ("a long claim", signed(&header, &with(&claims, "jti", long.clone()), FOREIGN, Algorithm::HS256)),
+        ("a long scope", signed(&header, &with(&claims, "scope", long), SECRET, Algorithm::HS256)),
+        ("a long tail", format!("{token}{}", "A".repeat(16_000))),
+    ] {
+        refused(&app, what, &token).await;
+    }
+    // One that is longer than a head may be is refused before anybody looks at it.
+    let huge = app.bearer(&"A".repeat(400_000)).http.get(format!("{}/v2/users/me", app.base));
+    let answer = huge.bearer_auth("A".repeat(400_000)).send().await;
+    assert!(answer.is_err() || answer.unwrap().status().is_client_error());
+    app.bearer(&token).get("/v2/users/me").await.expect(StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_public_key_is_no_secret_to_sign_with() {
+    let app = TestApp::with(|config| config.token_algorithm = TokenAlgorithm::EdDsa).await;
+    let (token, header, claims) = issued(&app).await;
+    let text = app.anonymous().get("/.well-known/jwks.json").await.text;
+    let keys: Value = serde_json::from_str(&text).unwrap();
+    let key = &keys["keys"][0];
+    let x = key["x"].as_str().unwrap();
+    let public = from_base64(x);
+    // A SubjectPublicKeyInfo of Ed25519 (RFC 8410, 4).
+    let der = [&[0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00], public.as_slice()]
+        .concat();
+    let padded = |bytes: &[u8]| {
+        let text = to_base64(bytes).replace('-', "+").replace('_', "/");
+        format!("{text}{}", "=".repeat((4 - text.len() % 4) % 4))
+    };
+    let hex: String = public.iter().map(|byte| format!("{byte:02x}")).collect();
+    let pem = format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----", padded(&der));
+    let secrets: Vec<Vec<u8>> = vec![
+        public.clone(),
+        der.clone(),
+        x.into(),
+        padded(&public).into(),
+        padded(&der).into(),
+        to_base64(&der).into(),
+        hex.clone().into(),
+        hex.to_uppercase().into(),
+        pem.clone().into(),
+        format!("{pem}\n").into(),
+        format!("{pem}\n").replace('\n', "\r\n").into(),
+        key.to_string().into(),
+        text.into(),
+        key["kid"].as_str().unwrap().into(),
+        vec![],
+    ];
+    for algorithm in [Algorithm::HS256, Algorithm::HS384, Algorithm::HS512] {
+        let as_hmac = with(&header, "alg", serde_json::to_value(algorithm).unwrap());
+        for secret in &secrets {
+            for header in [&as_hmac, &header] {
+                let message = format!("{}.{}", encoded(header), encoded(&claims));
+                let signature =
+                    crypto::sign(message.as_bytes(), &EncodingKey::from_secret(secret), algorithm).unwrap();
+                let what = format!("{header} with {}", String::from_utf8_lossy(secret));
+                assert_eq!(
+                    refused(&app, &what, &format!("{message}.{signature}")).await,
+                    "invalid signature"
+                );
+            }
+        }
+    }
+    // Nor does another word in the header help, or another key of the same kind.
+    let (_, rest) = token.split_once('.').unwrap();
+    for name in ["none", "HS256", "ES256", "RS256", "Ed25519", "ed25519", "eddsa", ""] {
+        let header = encoded(&with(&header, "alg", json!(name)));
+        let message = refused(&app, name, &format!("{header}.{rest}")).await;
+        assert!(["invalid signature", "invalid token"].contains(&message.as_str()), "{name}: {message}");
+    }
+    let other = TestApp::with(|config| config.token_algorithm = TokenAlgorithm::EdDsa).await;
+    let (foreign, foreign_header, _) = issued(&other).await;
+    assert_eq!(refused(&app, "a foreign kid", &foreign).await, "invalid signature");
+    let (_, rest) = foreign.split_once('.').unwrap();
+    assert_ne!(foreign_header["kid"], header["kid"]);
+    let token = format!("{}.{rest}", encoded(&header));
+    assert_eq!(refused(&app, "a foreign key by our name", &token).await, "invalid signature");
 }
 
 #[tokio::test]

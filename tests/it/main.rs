@@ -47,6 +47,7 @@ mod resources;
 mod revocation;
 mod running;
 mod sessions;
+mod signing_keys;
 mod support;
 mod table;
 mod tenancy;

@@ -128,7 +128,15 @@ impl TestApp {
 
     /// With other settings than the usual ones.
     pub async fn with(change: impl FnOnce(&mut Config)) -> Self {
-        let database = Database::new().await;
+        Self::on_with(Database::new().await, change).await
+    }
+
+    /// On a database that was made before.
+    pub async fn on(database: Database) -> Self {
+        Self::on_with(database, |_| ()).await
+    }
+
+    async fn on_with(database: Database, change: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config {
             database_url: database.url.clone().into(),
             database_connections: 4,
@@ -154,7 +162,7 @@ impl TestApp {
         let app = App::open(&config, clock.clone()).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
-        let server = app.serve(listener).unwrap();
+        let server = app.serve(listener).await.unwrap();
         let handle = server.handle();
         tokio::spawn(server);
         Self { base, clock, config, parts: Arc::clone(&app.parts), database, handle }

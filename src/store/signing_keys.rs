@@ -1,0 +1,95 @@
+//! The keys that sign access tokens. Each has a number, one more than the one before; that no number is there twice
+//! decides which of several processes makes the next one.
+
+use super::facts::Facts;
+use super::{Stamp, Store, StoreError, Work};
+use crate::config::TokenAlgorithm;
+use crate::values::Timestamp;
+use sea_orm::sea_query::{Expr, ExprTrait, OnConflict, Order, Query};
+use sea_orm::{ConnectionTrait, FromQueryResult};
+use std::sync::PoisonError;
+
+/// A key that signs access tokens.
+#[derive(Clone, PartialEq, Eq, FromQueryResult)]
+pub struct SigningKeyRow {
+    /// The name in the header of the tokens that it signs.
+    pub kid: String,
+    /// Its place among the others.
+    pub number: i64,
+    /// The only algorithm that it is used with (RFC 8725, 3.1).
+    pub algorithm: TokenAlgorithm,
+    /// The key, in hex.
+    pub secret: String,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// From when on it signs.
+    pub signs_from: Timestamp,
+}
+
+// By hand: without the secret.
+impl std::fmt::Debug for SigningKeyRow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SigningKeyRow").field("kid", &self.kid).finish_non_exhaustive()
+    }
+}
+
+const COLUMNS: [&str; 6] = ["kid", "number", "algorithm", "secret", "created_at", "signs_from"];
+
+impl Store {
+    /// The stamp for what is read of the keys that sign from now on. It changes when a process that can be heard writes
+    /// one.
+    pub fn stamp_of_signing_keys(&self) -> Stamp {
+        self.facts.stamp_of_signing_keys()
+    }
+
+    /// The keys that sign, by their numbers.
+    pub async fn signing_keys(&self) -> Result<Vec<SigningKeyRow>, StoreError> {
+        let mut select = Query::select();
+        select.columns(COLUMNS).from("signing_keys").order_by("number", Order::Asc);
+        let found = self.db.query_all(&select).await?;
+        Ok(found.iter().map(|row| SigningKeyRow::from_query_result(row, "")).collect::<Result<_, _>>()?)
+    }
+}
+
+impl Work {
+    fn wrote_signing_keys(&self) {
+        Facts::note_signing_keys(&mut self.written.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Keeps a key that signs: false where another one has its number already.
+    pub async fn insert_signing_key(&self, key: &SigningKeyRow) -> Result<bool, StoreError> {
+        self.wrote_signing_keys();
+        let mut insert = Query::insert();
+        insert
+            .into_table("signing_keys")
+            .columns(COLUMNS)
+            .values_panic([
+                key.kid.as_str().into(),
+                key.number.into(),
+                key.algorithm.into(),
+                key.secret.as_str().into(),
+                key.created_at.into(),
+                key.signs_from.into(),
+            ])
+            .on_conflict(OnConflict::column("number").do_nothing().to_owned());
+        Ok(self.tx.execute(&insert).await?.rows_affected() == 1)
+    }
+
+    /// Ends the keys with these names.
+    pub async fn delete_signing_keys(&self, kids: &[String]) -> Result<(), StoreError> {
+        self.wrote_signing_keys();
+        let mut delete = Query::delete();
+        delete.from_table("signing_keys").and_where(Expr::col("kid").is_in(kids));
+        self.tx.execute(&delete).await?;
+        Ok(())
+    }
+
+    /// Ends every key but the one with this name.
+    pub async fn delete_other_signing_keys(&self, kid: &str) -> Result<(), StoreError> {
+        self.wrote_signing_keys();
+        let mut delete = Query::delete();
+        delete.from_table("signing_keys").and_where(Expr::col("kid").ne(kid));
+        self.tx.execute(&delete).await?;
+        Ok(())
+    }
+}
