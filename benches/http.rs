@@ -77,12 +77,16 @@ fn start(mut command: Command) -> Server {
 }
 
 fn cedargate(directory: &Path, decision_log: &str) -> Server {
+    served(directory, decision_log, &Path::new(env!("CARGO_MANIFEST_DIR")).join("policies"))
+}
+
+fn served(directory: &Path, decision_log: &str, policies: &Path) -> Server {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut command = Command::new(env!("CARGO_BIN_EXE_cedargate"));
     command
         .current_dir(directory)
         .env("CEDARGATE_LISTEN", "127.0.0.1:0")
-        .env("CEDARGATE_POLICIES", root.join("policies"))
+        .env("CEDARGATE_POLICIES", policies)
         .env("CEDARGATE_SCHEMA", root.join("schema"))
         .env("CEDARGATE_ADMIN_PASSWORD", "t0pZ3kR3t")
         .env("CEDARGATE_DECISION_LOG", decision_log)
@@ -260,7 +264,42 @@ async fn compare() {
         println!("{:28} {own:12.0} {ceiling:12.0} {:8.2}", format!("{}, logged", load.name), own / ceiling);
     }
     drop(logged);
+    reloaded(directory.path()).await;
     large(directory.path()).await;
+}
+
+/// The same question while the policies change ten times a second.
+async fn reloaded(directory: &Path) {
+    let policies = tempfile::tempdir().unwrap();
+    for file in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("policies")).unwrap() {
+        let file = file.unwrap();
+        if file.file_type().unwrap().is_file() {
+            std::fs::copy(file.path(), policies.path().join(file.file_name())).unwrap();
+        }
+    }
+    let server = served(directory, "off", policies.path());
+    let token = log_in(&server.base).await;
+    let loads = loads(&token);
+    let load = loads.iter().find(|load| load.name == "evaluation, the same").unwrap();
+    let late = policies.path().join("late.cedar");
+    let text = "@id(\"late\")\nforbid (principal, action == Action::\"listForms\", resource);\n";
+    let (base, directory) = (server.base.clone(), directory.to_owned());
+    let (path, script) = (load.path, load.script.clone());
+    let load = Load { name: "reloads".into(), path, script, decisions: 1.0 };
+    let measured = std::thread::spawn(move || measure(&base, path, &load, &directory));
+    let (mut reloads, http) = (0, reqwest::Client::new());
+    while !measured.is_finished() {
+        if reloads % 2 == 0 {
+            std::fs::write(&late, text).unwrap();
+        } else {
+            std::fs::remove_file(&late).unwrap();
+        }
+        let reload = http.post(format!("{}/v2/policies/reload", server.base)).bearer_auth(&token);
+        reload.json(&json!({})).send().await.unwrap().error_for_status().unwrap();
+        reloads += 1;
+        actix_web::rt::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    println!("with {reloads} reloads in {SECONDS} s: {:.0} req/s, none failed", measured.join().unwrap());
 }
 
 /// A fetch from a large database against one from a small one, with things that have not been read before.
