@@ -8,6 +8,8 @@ CARGO ?= cargo
 
 test:
 	tests/need nginx nginx
+	tests/need openssl openssl
+	tests/need curl curl
 	$(CARGO) test --workspace --locked
 	tests/with-postgres $(CARGO) test --locked --test it
 

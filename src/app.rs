@@ -10,17 +10,23 @@ use crate::authz::{Bundle, BundleError, Live, Sources, Undecided};
 use crate::config::{Config, ConfigError};
 use crate::decision_log::{DecisionLog, Settings};
 use crate::http::forward::Table;
+use crate::http::guessing::Guessing;
+use crate::http::limits::Limits;
+use crate::http::metrics::Metrics;
 use crate::http::parts::Rules;
+use crate::http::tls::Certificates;
 use crate::http::{Caller, Gate, Parts, Problem, edge, openapi, routes};
 use crate::resource::{self, Stamp};
 use crate::store::{SigningKeyRow, Store, StoreError};
 use crate::values::{Clock, Email, Id, Invalid, OrgPath};
+use actix_cors::Cors;
 use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, HttpServer, middleware, web};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
 use std::net::TcpListener;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use utoipa_swagger_ui::SwaggerUi;
 
 /// Why the service cannot start.
@@ -77,7 +83,10 @@ pub struct App {
     pub parts: Arc<Parts>,
     /// The admin that was made at this start.
     pub first_admin: Option<FirstAdmin>,
+    /// The certificates, where it speaks TLS.
+    pub certificates: Option<Arc<Certificates>>,
     workers: Option<usize>,
+    cors_origins: Vec<String>,
 }
 
 /// Where the policies are that the settings name.
@@ -105,31 +114,44 @@ impl App {
         let rules = Rules {
             access_batch_limit: config.access_batch_limit,
             access_ttl: config.access_ttl,
+            trusted_proxies: config.trusted_proxies.clone(),
             refresh_ttl: config.refresh_ttl,
             refresh_grace: config.refresh_grace,
             session_ttl: config.session_ttl,
             expired_status: StatusCode::from_u16(config.expired_status).unwrap_or(StatusCode::FORBIDDEN),
+            is_secure: config.tls_cert.is_some()
+                || public_url.as_deref().is_some_and(|url| url.starts_with("https:")),
             issuer: public_url.clone().unwrap_or_else(|| "cedargate".to_owned()),
             public_url,
+        };
+        let certificates = match (&config.tls_cert, &config.tls_key) {
+            (Some(cert), Some(key)) => {
+                Some(Certificates::read(cert, key).map_err(|error| ConfigError::new("tls_cert", error))?)
+            }
+            _ => None,
         };
         let decision_log = DecisionLog::open(&Settings::from(config))
             .map_err(|error| ConfigError::new("decision_log_to", error))?;
         let key = signing_key(config, &store, &clock).await?;
-        let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let parts = Arc::new(Parts {
             policies,
             forward,
             decision_log,
+            metrics: Metrics::new(&api::all()),
+            is_ending: AtomicBool::new(false),
             kinds: api::kinds(),
             callers: Default::default(),
             tokens: TokenKeys::new(&key, &[], &rules.issuer),
-            passwords: Passwords::new(config.password_workers.unwrap_or(processors))?,
+            passwords: Passwords::new(config)?,
+            guessing: Guessing::new(config.guessing_wait_max),
+            limits: Limits::new(config),
             store,
             clock,
             rules,
         });
         let first_admin = first_admin(&parts, config).await?;
-        Ok(Self { parts, first_admin, workers: config.workers })
+        let (workers, cors_origins) = (config.workers, config.cors_origins.clone());
+        Ok(Self { parts, first_admin, workers, cors_origins, certificates })
     }
 
     /// A gate for whoever sits at the terminal.
@@ -137,11 +159,12 @@ impl App {
         terminal(&self.parts, action).await
     }
 
-    /// Serves on this listener until the process is told to end.
+    /// Serves on this listener until the server is told to stop; then it finishes what it has begun.
     pub fn serve(&self, listener: TcpListener) -> std::io::Result<actix_web::dev::Server> {
         let parts = web::Data::from(Arc::clone(&self.parts));
         let all = Arc::new(api::all());
         let document: web::Bytes = openapi::text(&openapi::document(&all)).into();
+        let origins = self.cors_origins.clone();
         let mut server = HttpServer::new(move || {
             let document = document.clone();
             let all = Arc::clone(&all);
@@ -160,13 +183,32 @@ impl App {
                     SwaggerUi::new("/docs/{_:.*}").config(utoipa_swagger_ui::Config::from("/openapi.json")),
                 )
                 .default_service(web::to(routes::no_route))
+                .wrap(middleware::Condition::new(!origins.is_empty(), cors(&origins)))
                 .wrap(middleware::from_fn(edge::edge))
         });
         if let Some(workers) = self.workers {
             server = server.workers(workers);
         }
-        Ok(server.shutdown_timeout(10).listen(listener)?.run())
+        let server = server.shutdown_timeout(10).disable_signals();
+        let server = match &self.certificates {
+            Some(certificates) => {
+                let tls = Arc::clone(certificates).server_config().map_err(std::io::Error::other)?;
+                server.listen_rustls_0_23(listener, tls)?
+            }
+            None => server.listen(listener)?,
+        };
+        Ok(server.run())
     }
+}
+
+/// What pages of these origins may do from a browser: all that a client may. They have no cookies to send along.
+fn cors(origins: &[String]) -> Cors {
+    let cors = Cors::default()
+        .allow_any_method()
+        .allow_any_header()
+        .expose_headers(["x-request-id", "x-policy-version", "retry-after", "link", "location"])
+        .max_age(3600);
+    origins.iter().fold(cors, |cors, origin| cors.allowed_origin(origin))
 }
 
 /// The key that signs: the one of the settings, else the one that the database keeps, else a new one. Of several
@@ -220,14 +262,16 @@ async fn first_admin(parts: &Arc<Parts>, config: &Config) -> Result<Option<First
             (password.clone(), Some(password))
         }
     };
-    crate::authn::PasswordRules::check(&password)
-        .map_err(|error| ConfigError::new("admin_password", error))?;
     let gate = terminal(parts, "createUser").await?;
     let fields = json!({ "email": email, "password": password.expose_secret(), "role": "admin" });
     match users::add(&gate, resource::object(&fields)?).await {
         Ok(_) => Ok(Some(FirstAdmin { email, random_password: random })),
         // Another process that starts on the same database has just made it.
         Err(problem) if problem.status == StatusCode::CONFLICT => Ok(None),
+        Err(Problem { errors, .. }) if errors.iter().any(|error| error.field == "password") => {
+            let messages: Vec<_> = errors.into_iter().map(|error| error.message).collect();
+            Err(ConfigError::new("admin_password", messages.join("; ")).into())
+        }
         Err(problem) => Err(StartError::Failed(format!("the first admin cannot be made: {problem}"))),
     }
 }

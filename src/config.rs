@@ -1,7 +1,9 @@
 //! The settings: from a TOML file and from `CEDARGATE_*`, the environment winning. Knows nothing of what they are for.
 
+use ipnet::IpNet;
 use secrecy::SecretString;
 use serde::{Deserialize, Deserializer};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 /// The prefix of the settings in the environment.
@@ -52,10 +54,38 @@ pub struct Config {
     pub access_batch_limit: usize,
     /// The file with the routes of other services that proxies ask about; none if nothing is said.
     pub forward_routes: Option<PathBuf>,
+    /// The proxies whose `X-Forwarded-For` is believed: addresses and CIDR ranges.
+    #[serde(deserialize_with = "networks")]
+    pub trusted_proxies: Vec<IpNet>,
+    /// How long somebody who guesses passwords has to wait at most, in seconds.
+    pub guessing_wait_max: u64,
+    /// How many requests a second one user may make of this process; 0 for any number.
+    pub rate_limit_per_caller: u32,
+    /// How many requests a second may come from one address to this process; 0 for any number.
+    pub rate_limit_per_address: u32,
+    /// Over how many seconds the rate limits are counted: so much of them may come at once.
+    pub rate_limit_window: u32,
+    /// What a new password must be: `standard` or `strict`.
+    pub password_profile: PasswordProfile,
+    /// The memory that a password is hashed with, in KiB (RFC 9106, `m`).
+    pub argon2_memory_kib: u32,
+    /// How often that memory is gone over (RFC 9106, `t`).
+    pub argon2_iterations: u32,
+    /// Into how many lanes it is divided (RFC 9106, `p`).
+    pub argon2_parallelism: u32,
     /// How many passwords are hashed at the same time; as many as there are processors if nothing is said.
     pub password_workers: Option<usize>,
     /// How many threads answer requests; as many as there are processors if nothing is said.
     pub workers: Option<usize>,
+    /// The file with the certificates of the service, its own first, as PEM; without it there is no TLS.
+    pub tls_cert: Option<PathBuf>,
+    /// The file with the key of the first of them, as PEM.
+    pub tls_key: Option<PathBuf>,
+    /// The origins whose pages may call the service from a browser, such as `https://app.example.com`.
+    #[serde(deserialize_with = "names")]
+    pub cors_origins: Vec<String>,
+    /// How long after SIGTERM the service goes on while it says that it is not ready, in seconds.
+    pub drain: u64,
     /// What is logged: `error`, `warn`, `info`, `debug`, or a filter such as `info,cedargate=debug`.
     pub log: String,
     /// How the log is written: `text` or `json`.
@@ -75,6 +105,16 @@ pub struct Config {
     /// The names of attributes whose values stay out of the decision log.
     #[serde(deserialize_with = "names")]
     pub decision_log_mask: Vec<String>,
+}
+
+/// What a new password must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PasswordProfile {
+    /// 8 characters and hard to guess.
+    Standard,
+    /// 15 characters and very hard to guess.
+    Strict,
 }
 
 /// How the log is written.
@@ -130,8 +170,21 @@ impl Default for Config {
             admin_password: None,
             access_batch_limit: 1000,
             forward_routes: None,
+            trusted_proxies: Vec::new(),
+            guessing_wait_max: 900,
+            rate_limit_per_caller: 0,
+            rate_limit_per_address: 0,
+            rate_limit_window: 10,
+            password_profile: PasswordProfile::Standard,
+            argon2_memory_kib: 19 * 1024,
+            argon2_iterations: 2,
+            argon2_parallelism: 1,
             password_workers: None,
             workers: None,
+            tls_cert: None,
+            tls_key: None,
+            cors_origins: Vec::new(),
+            drain: 5,
             log: "info".into(),
             log_format: LogFormat::Text,
             decision_log: Decisions::Off,
@@ -242,6 +295,37 @@ impl Config {
         if !(1..=100_000).contains(&self.access_batch_limit) {
             return wrong("access_batch_limit", "it must be 1 to 100000".into());
         }
+        for (setting, number, least, most) in [
+            ("guessing_wait_max", self.guessing_wait_max, 10, 86_400),
+            ("rate_limit_per_caller", u64::from(self.rate_limit_per_caller), 0, 1_000_000),
+            ("rate_limit_per_address", u64::from(self.rate_limit_per_address), 0, 1_000_000),
+            ("rate_limit_window", u64::from(self.rate_limit_window), 1, 3_600),
+            // The least memory of all that OWASP's list has, and no more than a server has.
+            ("argon2_memory_kib", u64::from(self.argon2_memory_kib), 7 * 1024, 4 * 1024 * 1024),
+            ("argon2_iterations", u64::from(self.argon2_iterations), 1, 100),
+            ("argon2_parallelism", u64::from(self.argon2_parallelism), 1, 64),
+            ("drain", self.drain, 0, 15),
+        ] {
+            if !(least..=most).contains(&number) {
+                return wrong(setting, format!("it is {number}; it must be {least} to {most}"));
+            }
+        }
+        for (setting, other, is_alone) in [
+            ("tls_key", "tls_cert", self.tls_cert.is_some() && self.tls_key.is_none()),
+            ("tls_cert", "tls_key", self.tls_key.is_some() && self.tls_cert.is_none()),
+        ] {
+            if is_alone {
+                return wrong(setting, format!("it is missing; it goes with {other}"));
+            }
+        }
+        for origin in &self.cors_origins {
+            let is_origin =
+                url::Url::parse(origin).is_ok_and(|url| url.origin().ascii_serialization() == *origin);
+            if !is_origin {
+                let message = format!("{origin:?} is not an origin such as https://app.example.com");
+                return wrong("cors_origins", message);
+            }
+        }
         if self.decision_log_to.is_empty() {
             return wrong("decision_log_to", "it is empty; it must be stdout or the path of a file".into());
         }
@@ -332,6 +416,19 @@ fn names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::E
     }
 }
 
+/// A list of networks: addresses, and ranges in CIDR notation (RFC 4632, 3.1).
+fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
+    let network = |text: String| {
+        let address = text.parse().map(|address: IpAddr| address.to_canonical().into());
+        address.or_else(|_| text.parse()).map_err(|_| {
+            let message =
+                format!("{text:?} is neither an address nor a range such as 10.0.0.0/8 or 2001:db8::/32");
+            serde::de::Error::custom(message)
+        })
+    };
+    names(deserializer)?.into_iter().map(network).collect()
+}
+
 /// A list: an array in the file, separated by commas in the environment.
 fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     #[derive(Deserialize)]
@@ -393,6 +490,15 @@ mod tests {
             ("CEDARGATE_POLICIES", ""),
             ("CEDARGATE_LOG_FORMAT", "xml"),
             ("CEDARGATE_WORKERS", "0"),
+            ("CEDARGATE_TRUSTED_PROXIES", "10.0.0.0/33"),
+            ("CEDARGATE_TRUSTED_PROXIES", "10.0.0.1,proxy.example.com"),
+            ("CEDARGATE_GUESSING_WAIT_MAX", "0"),
+            ("CEDARGATE_RATE_LIMIT_PER_CALLER", "-1"),
+            ("CEDARGATE_RATE_LIMIT_WINDOW", "0"),
+            ("CEDARGATE_PASSWORD_PROFILE", "lax"),
+            ("CEDARGATE_ARGON2_MEMORY_KIB", "64"),
+            ("CEDARGATE_ARGON2_ITERATIONS", "0"),
+            ("CEDARGATE_ARGON2_PARALLELISM", "0"),
             ("CEDARGATE_DECISION_LOG", "some"),
             ("CEDARGATE_DECISION_LOG_TO", ""),
             ("CEDARGATE_DECISION_LOG_MAX_BYTES", "1"),
@@ -404,6 +510,17 @@ mod tests {
             let error = from(&[(name, value)]).unwrap_err().to_string();
             assert!(error.contains(name), "{name}={value}: {error}");
         }
+    }
+
+    #[test]
+    fn the_proxies_are_addresses_and_ranges_and_may_be_none() {
+        let proxies = |text| from(&[("CEDARGATE_TRUSTED_PROXIES", text)]).unwrap().trusted_proxies;
+        let expected: Vec<IpNet> = ["10.0.0.0/8", "192.0.2.1/32", "192.0.2.2/32", "2001:db8::/32"]
+            .iter()
+            .map(|text| text.parse().unwrap())
+            .collect();
+        assert_eq!(proxies("10.0.0.0/8, 192.0.2.1, ::ffff:192.0.2.2, 2001:db8::/32"), expected);
+        assert!(proxies("").is_empty());
     }
 
     #[test]

@@ -6,6 +6,7 @@ use sea_orm_migration::prelude::*;
 mod m0001_resources;
 mod m0002_credentials;
 mod m0003_families;
+mod m0005_attempts;
 
 /// All steps, in their order.
 #[derive(Debug)]
@@ -18,6 +19,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0001_resources::Migration),
             Box::new(m0002_credentials::Migration),
             Box::new(m0003_families::Migration),
+            Box::new(m0005_attempts::Migration),
         ]
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::authn::{Claims, Issued, RefreshToken};
 use crate::authz::ScopeSet;
+use crate::http::guessing::Attempt;
 use crate::http::{Parts, Problem};
 use crate::store::{Account, Ending, NewRefreshToken, Origin, Session, Sessions, Work};
 use crate::values::{Email, Id, Timestamp};
@@ -26,24 +27,32 @@ pub async fn log_in(
     password: SecretString,
 ) -> Result<Pair, Problem> {
     let refused = || Problem::refused("invalid_credentials", "Invalid email or password");
+    let attempt = Attempt::begin(parts, &email, origin.address).await?;
     let account = parts.store.account_by_email(&email).await?;
     let hash = account.as_ref().and_then(|account| account.hash.clone());
-    let right = parts.passwords.verify(password, hash.clone()).await?;
-    let account = account.filter(|account| right && account.is_active()).ok_or_else(refused)?;
+    let passed = attempt.check(password, hash.clone()).await?;
+    let (account, passed) = account.filter(Account::is_active).zip(passed).ok_or_else(refused)?;
     let work = parts.store.begin().await?;
     // Whatever ended the sessions of this user while the password was checked would not have ended this one.
+    let changed_at = account.changed_at;
     let account = work.account(account.id).await?;
-    let account =
-        account.filter(|account| account.is_active() && account.hash == hash).ok_or_else(refused)?;
+    let account = account
+        .filter(|account| account.is_active() && account.changed_at == changed_at)
+        .ok_or_else(refused)?;
+    passed.settle(&work).await?;
+    if let (Some(old), Some(new)) = (&hash, &passed.renewed) {
+        work.renew_password(account.id, old, new).await?;
+    }
     let now = parts.clock.now();
+    let address = origin.address.map(|address| address.to_string());
     let session = Session {
         id: Id::new(&parts.clock),
         user: account.id,
         created_at: now,
-        created_address: origin.address.clone(),
+        created_address: address.clone(),
         created_agent: origin.agent.clone(),
         last_used_at: now,
-        used_address: origin.address.clone(),
+        used_address: address,
         used_agent: origin.agent.clone(),
         expires_at: now.plus_seconds(parts.rules.session_ttl),
         good_until: now,

@@ -49,8 +49,11 @@ fn doc() -> Doc {
 
 /// `GET /v2/authorize/forward`.
 async fn forward(request: HttpRequest, action: &'static str) -> Result<HttpResponse, Problem> {
-    // Of all errors of a request, proxies know these two.
-    let known = |status: StatusCode| status == StatusCode::UNAUTHORIZED || !status.is_client_error();
+    // Of all errors of a request, proxies know 401 and 403. That somebody asks too much is no answer to what it asks.
+    let known = |status: StatusCode| {
+        [StatusCode::UNAUTHORIZED, StatusCode::TOO_MANY_REQUESTS].contains(&status)
+            || !status.is_client_error()
+    };
     decide(&request, action).await.map_err(|problem| match known(problem.status) {
         true => problem,
         false => Problem { status: StatusCode::FORBIDDEN, ..problem },

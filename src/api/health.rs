@@ -1,11 +1,14 @@
 //! How the service is: for whoever keeps it running, and for Prometheus.
 
+use crate::authz::{Decisions, LATENCIES};
 use crate::http::openapi::Doc;
 use crate::http::{Problem, Routes, gate};
-use actix_web::http::Method;
+use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Serialize;
 use std::fmt::Write;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 use utoipa::ToSchema;
 
 /// The routes. They tell nothing of what the service keeps.
@@ -37,7 +40,7 @@ fn live_doc() -> Doc {
 fn ready_doc() -> Doc {
     Doc::new("Whether the service can answer requests").answer::<Health>(
         200,
-        "It can: the database answers.",
+        "It can: the database answers and has the form that this program gave it.",
         None,
     )
 }
@@ -52,7 +55,10 @@ async fn live(_: HttpRequest, (): ()) -> Result<HttpResponse, Problem> {
 
 async fn ready(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem> {
     let parts = gate::parts(&request)?;
-    parts.store.ping().await?;
+    if parts.is_ending.load(Ordering::Acquire) {
+        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "ending", "The service is about to end."));
+    }
+    parts.store.check().await?;
     Ok(HttpResponse::Ok().json(Health {
         ready: true,
         policy_version: parts.policies.current().bundle().version().to_owned(),
@@ -80,6 +86,12 @@ async fn metrics(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem> 
     add("policy_reloads_total", "counter", "How often the policies were read again.", &reloads);
     let fault = u64::from(parts.policies.failure().is_some());
     add("policy_fault", "gauge", "1 where the files as they are now are not in force.", &plain(fault));
+    let requests = parts.metrics.sum();
+    let requests: Vec<_> = requests
+        .into_iter()
+        .map(|(action, outcome, count)| of(&format!("action=\"{action}\",outcome=\"{outcome}\""), count))
+        .collect();
+    add("requests_total", "counter", "Requests by the action that they ask about, and status.", &requests);
     let decisions = engine.counts();
     add(
         "decisions_total",
@@ -100,5 +112,29 @@ async fn metrics(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem> 
     let log = &parts.decision_log;
     add("decision_log_lines_total", "counter", "Lines of the decision log.", &plain(log.written()));
     add("decision_log_dropped_total", "counter", "Decisions that the log has lost.", &plain(log.dropped()));
+    let (connections, idle) = parts.store.connections();
+    let connections = [
+        of("state=\"used\"", (connections - idle.min(connections)).into()),
+        of("state=\"idle\"", idle.into()),
+    ];
+    add("database_connections", "gauge", "Connections to the database.", &connections);
+    let waiting = u64::try_from(parts.passwords.waiting()).unwrap_or(u64::MAX);
+    add("passwords_waiting", "gauge", "Passwords that are being hashed, or wait for it.", &plain(waiting));
+    latencies(&mut text, &decisions);
     Ok(HttpResponse::Ok().content_type("text/plain; version=0.0.4").body(text))
+}
+
+/// How long decisions took, as a histogram in seconds.
+fn latencies(text: &mut String, decisions: &Decisions) {
+    let name = "cedargate_decision_seconds";
+    let _ = writeln!(text, "# HELP {name} How long decisions take.\n# TYPE {name} histogram");
+    let mut up_to = 0;
+    for (most, count) in LATENCIES.iter().zip(&decisions.latencies) {
+        up_to += count;
+        let _ =
+            writeln!(text, "{name}_bucket{{le=\"{}\"}} {up_to}", Duration::from_nanos(*most).as_secs_f64());
+    }
+    let _ = writeln!(text, "{name}_bucket{{le=\"+Inf\"}} {}", decisions.timed);
+    let sum = Duration::from_nanos(decisions.nanos).as_secs_f64();
+    let _ = writeln!(text, "{name}_sum {sum}\n{name}_count {}", decisions.timed);
 }

@@ -1,6 +1,7 @@
 //! Tokens: logging in, and refreshing (the seed, "Requesting and Refreshing API Tokens"; decisions 1 to 9).
 
 use super::families::{self, Pair};
+use crate::http::limits::count_caller;
 use crate::http::openapi::Doc;
 use crate::http::{Caller, FieldError, Json, Problem, Routes, body, edge, gate};
 use crate::values::{Email, Id, Timestamp};
@@ -87,7 +88,8 @@ fn create_doc() -> Doc {
     Doc::new("Create an access token")
         .describe(
             "With `email` and `password`, or without an access token with `refreshToken` and `clientId`, the email of its user. \
-             An Authorization header is ignored.",
+             An Authorization header is ignored. After several wrong passwords there is a wait, told by a 429 with \
+             `Retry-After`, whether the account is there or not.",
         )
         .body::<TokenRequest>(Some(json!({"email": "admin@example.com", "password": "t0pZ3kR3t"})))
         .answer::<TokenAnswer>(200, "A new pair of tokens.", None)
@@ -153,6 +155,7 @@ async fn refresh(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem> 
     let parts = gate::parts(&request)?;
     let bearer = gate::bearer(&request).map_err(no_help)?.ok_or_else(Problem::no_bearer)?;
     let caller = Caller::of_bearer(&parts, &parts.policies.current(), &bearer).await.map_err(no_help)?;
+    count_caller(&parts, &request, caller.id)?;
     let mut token = None;
     for (name, value) in body::query_pairs(&request) {
         if name != "refreshToken" || token.is_some() {

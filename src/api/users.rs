@@ -4,6 +4,7 @@ use crate::authn::PasswordRules;
 use crate::authz::{Attribute, Permitted, Scope, Thing, UserFacts};
 use crate::http::body::from_value;
 use crate::http::crud::{self, Change, Patch};
+use crate::http::guessing::Attempt;
 use crate::http::openapi::{self, Doc};
 use crate::http::{Credential, FieldError, Gate, Json, PathId, Problem, Routes};
 use crate::resource::{self, Resource};
@@ -155,10 +156,11 @@ fn take_secret(fields: &mut Map<String, Value>, name: &str) -> Result<Option<Sec
     }
 }
 
-/// A password for somebody: kept to the rules, then hashed.
-async fn hashed(gate: &Gate, password: SecretString) -> Result<String, Problem> {
-    PasswordRules::check(&password).map_err(|error| Problem::field("password", error))?;
-    Ok(gate.parts().passwords.hash(password).await?)
+/// A password for this user: kept to the rules, then hashed.
+async fn hashed(gate: &Gate, user: &User, password: SecretString) -> Result<String, Problem> {
+    let names = [&user.given_name, &user.family_name].into_iter().flatten().map(Name::as_str);
+    let known = names.chain([user.email.as_str()]).map(str::to_owned).collect();
+    Ok(gate.parts().passwords.hash(password, known).await?)
 }
 
 fn with_property(schema: RefOr<Schema>, name: &str, what: &str) -> RefOr<Schema> {
@@ -227,7 +229,7 @@ pub async fn add(gate: &Gate, mut fields: Patch) -> Result<Permitted<User>, Prob
     let row: User = resource::compose(&fields, crud::stamp(gate, gate.caller.organization.own()))?;
     let row = crud::permitted_new(gate, row).await?;
     let hash = match password {
-        Some(password) => Some(hashed(gate, password).await?),
+        Some(password) => Some(hashed(gate, &row, password).await?),
         None => None,
     };
     let work = gate.begin().await?;
@@ -265,7 +267,7 @@ pub async fn change(gate: &Gate, id: &str, mut patch: Patch) -> Result<Permitted
             if first.row.id == gate.caller.id {
                 check_current(gate, &first.row, current).await?;
             }
-            Some(hashed(gate, password).await?)
+            Some(hashed(gate, &first.row, password).await?)
         }
         None => None,
     };
@@ -297,14 +299,16 @@ async fn check_current(
     current: Option<SecretString>,
 ) -> Result<(), Problem> {
     let wrong = |message: &str| Problem::fields(vec![FieldError::new("currentPassword", message)]);
-    let stored = gate.parts().store.account(user.id).await?.and_then(|account| account.hash);
-    let Some(stored) = stored else {
+    let account = gate.parts().store.account(user.id).await?;
+    let Some((email, Some(stored))) = account.map(|account| (account.email, account.hash)) else {
         return Err(wrong("you have no password yet; ask an admin to give you the first one"));
     };
     let current = current.ok_or_else(|| wrong("changing your own password asks for the current one"))?;
-    if gate.parts().passwords.verify(current, Some(stored)).await? {
-        Ok(())
-    } else {
-        Err(wrong("it is not your current password"))
-    }
+    // Whoever has found a token may want to find the password, too.
+    let attempt = Attempt::begin(gate.parts(), &email, gate.address()).await?;
+    let passed = attempt.check(current, Some(stored)).await?;
+    let passed = passed.ok_or_else(|| wrong("it is not your current password"))?;
+    let work = gate.begin().await?;
+    passed.settle(&work).await?;
+    Ok(work.commit().await?)
 }

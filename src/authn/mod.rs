@@ -3,6 +3,7 @@
 
 mod api_key;
 mod bearer;
+mod password_rules;
 mod passwords;
 mod refresh;
 mod secret;
@@ -10,7 +11,8 @@ mod tokens;
 
 pub use api_key::{ApiKey, KeyFormat};
 pub use bearer::Bearer;
-pub use passwords::{PasswordError, PasswordRules, Passwords};
+pub use password_rules::PasswordRules;
+pub use passwords::{PasswordError, Passwords, Turn, Verdict};
 pub use refresh::RefreshToken;
 pub use secret::{SecretError, print, random_hex, random_password};
 pub use tokens::{Claims, Issued, SigningKey, TokenError, TokenKeys, Verified};

@@ -1,6 +1,8 @@
 //! Passwords: Argon2id (RFC 9106), off the async workers and behind one bound, so that a rush of logins neither starves
 //! other requests nor eats the memory.
 
+use super::PasswordRules;
+use crate::config::Config;
 use crate::values::Invalid;
 use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher, PasswordVerifier};
@@ -12,6 +14,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// Why a password was neither hashed nor checked.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum PasswordError {
+    /// It is not what a new one must be.
+    #[error("{0}")]
+    Refused(Invalid),
     /// Too many wait already.
     #[error("too many passwords are waiting to be checked")]
     Busy,
@@ -20,88 +25,143 @@ pub enum PasswordError {
     Failed(String),
 }
 
-/// What a new password must be.
-#[derive(Debug, Clone, Copy)]
-pub struct PasswordRules;
-
-impl PasswordRules {
-    /// How many characters it has at least.
-    pub const MIN: usize = 8;
-    /// How many characters it may have.
-    pub const MAX: usize = 200;
-
-    /// Checks a new password. It is never repeated in the message.
-    pub fn check(password: &SecretString) -> Result<(), Invalid> {
-        let length = password.expose_secret().chars().count();
-        if (Self::MIN..=Self::MAX).contains(&length) {
-            return Ok(());
-        }
-        let (min, max) = (Self::MIN, Self::MAX);
-        Err(Invalid(format!("the password has {length} characters; it needs {min} to {max}")))
-    }
-}
-
 /// Hashes and checks passwords, a few at a time.
 #[derive(Debug, Clone)]
 pub struct Passwords {
     argon2: Argon2<'static>,
+    rules: PasswordRules,
     /// What an unknown email's password is checked against, so that it costs what a known one's does.
     decoy: Arc<str>,
     working: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
+    /// How many may be worked on or wait.
+    most: usize,
+}
+
+/// A place among those who wait for their turn.
+#[derive(Debug)]
+pub struct Place {
+    passwords: Passwords,
+    place: OwnedSemaphorePermit,
+}
+
+/// A turn at hashing or checking one password. Whoever goes away without using it gives it back.
+#[derive(Debug)]
+pub struct Turn {
+    passwords: Passwords,
+    kept: (OwnedSemaphorePermit, OwnedSemaphorePermit),
+}
+
+/// What came of checking a password.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is not the one.
+    Wrong,
+    /// It is the one.
+    Right {
+        /// Another hash of it, where the one that is kept is weaker than the settings ask for.
+        renewed: Option<String>,
+    },
 }
 
 impl Passwords {
     /// How many may wait for each that is being worked on.
     const QUEUE: usize = 16;
 
-    /// At most `workers` at the same time. 19 MiB of memory each, two passes: OWASP's first choice for Argon2id.
-    pub fn new(workers: usize) -> Result<Self, PasswordError> {
-        let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, Params::DEFAULT);
+    /// As many at the same time, with such parameters and rules, as the settings say. The defaults are 19 MiB of memory
+    /// each and two passes: OWASP's first choice for Argon2id.
+    pub fn new(config: &Config) -> Result<Self, PasswordError> {
+        let params =
+            Params::new(config.argon2_memory_kib, config.argon2_iterations, config.argon2_parallelism, None);
+        let params = params.map_err(|error| failed(&error))?;
+        let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
         let decoy = hash(&argon2, &super::random_password().map_err(|error| failed(&error))?.into())?.into();
-        let workers = workers.max(1);
+        let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let workers = config.password_workers.unwrap_or(processors).max(1);
         Ok(Self {
             argon2,
+            rules: PasswordRules::new(config.password_profile),
             decoy,
             working: Arc::new(Semaphore::new(workers)),
             waiting: Arc::new(Semaphore::new(workers * (1 + Self::QUEUE))),
+            most: workers * (1 + Self::QUEUE),
         })
     }
 
-    /// The hash under which a password is kept, a PHC string with its own salt.
-    pub async fn hash(&self, password: SecretString) -> Result<String, PasswordError> {
-        self.run(move |argon2| hash(argon2, &password)).await?
+    /// The hash under which a new password is kept, a PHC string with its own salt, where the password is one that
+    /// somebody of whom these words are known may have.
+    pub async fn hash(&self, password: SecretString, known: Vec<String>) -> Result<String, PasswordError> {
+        let work = move |passwords: &Self| {
+            passwords.rules.check(&password, &known).map_err(PasswordError::Refused)?;
+            hash(&passwords.argon2, &password)
+        };
+        self.place()?.turn().await?.run(work).await?
     }
 
+    /// A place among those who wait, where there is one left.
+    pub fn place(&self) -> Result<Place, PasswordError> {
+        let place = Arc::clone(&self.waiting).try_acquire_owned().map_err(|_| PasswordError::Busy)?;
+        Ok(Place { passwords: self.clone(), place })
+    }
+
+    /// How many are being worked on or wait.
+    pub fn waiting(&self) -> usize {
+        self.most.saturating_sub(self.waiting.available_permits())
+    }
+
+    /// Whether a hash is weaker than the one that would be made today.
+    fn is_weak(&self, hash: &PasswordHash) -> bool {
+        let wanted = self.argon2.params();
+        let current =
+            hash.algorithm == Algorithm::Argon2id.ident() && hash.version == Some(Version::V0x13.into());
+        !current
+            || Params::try_from(hash).map_or(true, |has| {
+                has.m_cost() < wanted.m_cost()
+                    || has.t_cost() < wanted.t_cost()
+                    || has.p_cost() < wanted.p_cost()
+            })
+    }
+}
+
+impl Place {
+    /// Waits for a turn.
+    pub async fn turn(self) -> Result<Turn, PasswordError> {
+        let working = Arc::clone(&self.passwords.working).acquire_owned();
+        let turn = working.await.map_err(|error| failed(&error))?;
+        Ok(Turn { passwords: self.passwords, kept: (self.place, turn) })
+    }
+}
+
+impl Turn {
     /// Whether a password is the one with this hash. Without a hash it is not, and finding out takes as long.
     pub async fn verify(
-        &self,
+        self,
         password: SecretString,
         stored: Option<String>,
-    ) -> Result<bool, PasswordError> {
-        let decoy = Arc::clone(&self.decoy);
-        self.run(move |argon2| {
+    ) -> Result<Verdict, PasswordError> {
+        self.run(move |passwords| {
             let known = stored.is_some();
-            let hash =
-                PasswordHash::new(stored.as_deref().unwrap_or(&decoy)).map_err(|error| failed(&error))?;
-            let same = argon2.verify_password(password.expose_secret().as_bytes(), &hash).is_ok();
-            Ok(known && same)
+            let stored = PasswordHash::new(stored.as_deref().unwrap_or(&passwords.decoy));
+            let stored = stored.map_err(|error| failed(&error))?;
+            let argon2 = &passwords.argon2;
+            let same = argon2.verify_password(password.expose_secret().as_bytes(), &stored).is_ok();
+            if !(known && same) {
+                return Ok(Verdict::Wrong);
+            }
+            let renewed = passwords.is_weak(&stored).then(|| hash(argon2, &password)).transpose()?;
+            Ok(Verdict::Right { renewed })
         })
         .await?
     }
 
     async fn run<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Argon2<'static>) -> T + Send + 'static,
+        self,
+        work: impl FnOnce(&Passwords) -> T + Send + 'static,
     ) -> Result<T, PasswordError> {
-        let place = Arc::clone(&self.waiting).try_acquire_owned().map_err(|_| PasswordError::Busy)?;
-        let turn = Arc::clone(&self.working).acquire_owned().await.map_err(|error| failed(&error))?;
-        let argon2 = self.argon2.clone();
         // A caller that goes away leaves its work running: it keeps its place until that ends.
-        let kept: (OwnedSemaphorePermit, OwnedSemaphorePermit) = (place, turn);
         tokio::task::spawn_blocking(move || {
-            let done = work(&argon2);
-            drop(kept);
+            let done = work(&self.passwords);
+            drop(self.kept);
             done
         })
         .await
@@ -122,34 +182,69 @@ fn failed(error: &impl ToString) -> PasswordError {
 mod tests {
     use super::*;
 
+    fn passwords(change: impl FnOnce(&mut Config)) -> Passwords {
+        let mut config = Config { password_workers: Some(1), ..Config::default() };
+        change(&mut config);
+        Passwords::new(&config).unwrap()
+    }
+
+    type Change = fn(&mut Config);
+
+    async fn verify(passwords: &Passwords, password: &str, stored: Option<&str>) -> Verdict {
+        let turn = passwords.place().unwrap().turn().await.unwrap();
+        turn.verify(password.into(), stored.map(str::to_owned)).await.unwrap()
+    }
+
     #[tokio::test]
     async fn a_password_is_known_by_its_hash_only() {
-        let passwords = Passwords::new(1).unwrap();
-        let hash = passwords.hash("t0pZ3kR3t".into()).await.unwrap();
+        let passwords = passwords(|_| ());
+        let hash = passwords.hash("t0pZ3kR3t".into(), Vec::new()).await.unwrap();
         assert!(hash.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{hash}");
-        assert!(passwords.verify("t0pZ3kR3t".into(), Some(hash.clone())).await.unwrap());
-        assert!(!passwords.verify("t0pZ3kR3T".into(), Some(hash)).await.unwrap());
-        assert!(!passwords.verify("t0pZ3kR3t".into(), None).await.unwrap());
+        assert_eq!(verify(&passwords, "t0pZ3kR3t", Some(&hash)).await, Verdict::Right { renewed: None });
+        assert_eq!(verify(&passwords, "t0pZ3kR3T", Some(&hash)).await, Verdict::Wrong);
+        assert_eq!(verify(&passwords, "t0pZ3kR3t", None).await, Verdict::Wrong);
+    }
+
+    #[tokio::test]
+    async fn a_weaker_hash_is_renewed_and_a_stronger_one_is_left() {
+        let usual = passwords(|_| ());
+        let hash = usual.hash("t0pZ3kR3t".into(), Vec::new()).await.unwrap();
+        let changes: [(Change, Option<&str>); 6] = [
+            (|config| config.argon2_memory_kib += 1024, Some("m=20480,t=2,p=1")),
+            (|config| config.argon2_iterations += 1, Some("m=19456,t=3,p=1")),
+            (|config| config.argon2_parallelism += 1, Some("m=19456,t=2,p=2")),
+            (
+                |config| (config.argon2_memory_kib, config.argon2_iterations) = (12_288, 3),
+                Some("m=12288,t=3,p=1"),
+            ),
+            (|config| config.argon2_memory_kib -= 1024, None),
+            (|config| config.argon2_iterations -= 1, None),
+        ];
+        for (change, renewed) in changes {
+            let passwords = passwords(change);
+            let Verdict::Right { renewed: again } = verify(&passwords, "t0pZ3kR3t", Some(&hash)).await else {
+                panic!("{renewed:?}: it is right");
+            };
+            assert_eq!(again.is_some(), renewed.is_some(), "{again:?}");
+            if let (Some(again), Some(renewed)) = (again, renewed) {
+                assert!(again.contains(renewed), "{again}");
+                let last = verify(&passwords, "t0pZ3kR3t", Some(&again)).await;
+                assert_eq!(last, Verdict::Right { renewed: None }, "{again}");
+            }
+            assert_eq!(verify(&passwords, "t0pZ3kR3T", Some(&hash)).await, Verdict::Wrong);
+        }
     }
 
     #[tokio::test]
     async fn when_too_many_wait_the_next_one_is_turned_away_at_once() {
-        let passwords = Passwords::new(1).unwrap();
-        let turn = Arc::clone(&passwords.working).acquire_owned().await.unwrap();
-        let waiting: Vec<_> = (0..=Passwords::QUEUE)
-            .map(|_| {
-                let passwords = passwords.clone();
-                tokio::spawn(async move { passwords.run(|_| ()).await })
-            })
-            .collect();
-        while passwords.waiting.available_permits() > 0 {
-            tokio::task::yield_now().await;
-        }
-        assert!(matches!(passwords.run(|_| ()).await, Err(PasswordError::Busy)));
+        let passwords = passwords(|_| ());
+        let turn = passwords.place().unwrap().turn().await.unwrap();
+        let places: Vec<_> = (0..Passwords::QUEUE).map(|_| passwords.place().unwrap()).collect();
+        assert!(matches!(passwords.place(), Err(PasswordError::Busy)));
         drop(turn);
-        for one in waiting {
-            one.await.unwrap().unwrap();
+        for place in places {
+            place.turn().await.unwrap().run(|_| ()).await.unwrap();
         }
-        assert!(passwords.run(|_| ()).await.is_ok());
+        assert!(passwords.place().is_ok());
     }
 }

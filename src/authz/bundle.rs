@@ -166,11 +166,6 @@ impl Bundle {
     pub fn version(&self) -> &str {
         &self.version
     }
-
-    pub(super) fn shared_version(&self) -> &Arc<str> {
-        &self.version
-    }
-
     /// The files that it was read from.
     pub fn files(&self) -> &[String] {
         &self.files

@@ -1,11 +1,15 @@
 //! How many decisions an engine has made. Threads count apart from each other, so that none waits for another's cache.
 
 use super::Answer;
-use std::cell::Cell;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use crate::values::thread_number;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// How many parts there are; more threads than that share them.
 const PARTS: usize = 16;
+
+/// Up to which nanoseconds each of the classes of latency goes; what is slower is in none.
+pub const LATENCIES: [u64; 9] = [250, 500, 1_000, 2_500, 5_000, 10_000, 50_000, 250_000, 1_000_000];
 
 /// How many decisions an engine has made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -18,6 +22,12 @@ pub struct Decisions {
     pub undecidable: u64,
     /// How many of all these had been made before.
     pub remembered: u64,
+    /// How many took up to so many nanoseconds, and no more than that is less.
+    pub latencies: [u64; LATENCIES.len()],
+    /// How many were timed.
+    pub timed: u64,
+    /// How many nanoseconds these took together.
+    pub nanos: u64,
 }
 
 /// What some threads have counted, on cache lines of its own.
@@ -28,6 +38,9 @@ struct Part {
     denied: AtomicU64,
     undecidable: AtomicU64,
     remembered: AtomicU64,
+    latencies: [AtomicU64; LATENCIES.len()],
+    timed: AtomicU64,
+    nanos: AtomicU64,
 }
 
 /// Counts decisions.
@@ -37,7 +50,7 @@ pub(super) struct Counts([Part; PARTS]);
 impl Counts {
     /// Counts a decision.
     pub(super) fn add(&self, answer: &Answer, is_remembered: bool) {
-        let Some(part) = self.0.get(own_part()) else { return };
+        let Some(part) = self.0.get(thread_number() % PARTS) else { return };
         let count = match (answer.allowed, answer.errors.is_empty()) {
             (true, _) => &part.allowed,
             (false, true) => &part.denied,
@@ -49,22 +62,31 @@ impl Counts {
         }
     }
 
+    /// Counts how long a decision took.
+    pub(super) fn time(&self, latency: Duration) {
+        let Some(part) = self.0.get(thread_number() % PARTS) else { return };
+        let nanos = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
+        let class = LATENCIES.iter().position(|most| nanos <= *most);
+        if let Some(count) = class.and_then(|class| part.latencies.get(class)) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        part.timed.fetch_add(1, Ordering::Relaxed);
+        part.nanos.fetch_add(nanos, Ordering::Relaxed);
+    }
+
     /// What all have counted.
     pub(super) fn sum(&self) -> Decisions {
-        self.0.iter().fold(Decisions::default(), |sum, part| Decisions {
-            allowed: sum.allowed + part.allowed.load(Ordering::Relaxed),
-            denied: sum.denied + part.denied.load(Ordering::Relaxed),
-            undecidable: sum.undecidable + part.undecidable.load(Ordering::Relaxed),
-            remembered: sum.remembered + part.remembered.load(Ordering::Relaxed),
-        })
+        let mut sum = Decisions::default();
+        for part in &self.0 {
+            let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+            sum.allowed += read(&part.allowed);
+            sum.denied += read(&part.denied);
+            sum.undecidable += read(&part.undecidable);
+            sum.remembered += read(&part.remembered);
+            sum.timed += read(&part.timed);
+            sum.nanos += read(&part.nanos);
+            sum.latencies.iter_mut().zip(&part.latencies).for_each(|(sum, count)| *sum += read(count));
+        }
+        sum
     }
-}
-
-/// The part that this thread counts in.
-fn own_part() -> usize {
-    static THREADS: AtomicUsize = AtomicUsize::new(0);
-    thread_local! {
-        static PART: Cell<usize> = Cell::new(THREADS.fetch_add(1, Ordering::Relaxed) % PARTS);
-    }
-    PART.get()
 }

@@ -158,13 +158,12 @@ impl Engine {
 
     /// What Cedar says of this question. It is recorded where the question has a trail.
     pub fn decide(&self, ask: &Ask<'_>, resource: &Resourced) -> Arc<Answer> {
-        let Some(trail) = ask.trail.filter(|trail| trail.wants(false)) else {
-            return self.answer(ask, resource);
-        };
         let start = Instant::now();
         let answer = self.answer(ask, resource);
-        if trail.wants(answer.allowed) {
-            trail.record(ask, resource, &answer, self.bundle.shared_version(), start.elapsed());
+        let latency = start.elapsed();
+        self.counts.time(latency);
+        if let Some(trail) = ask.trail.filter(|trail| trail.wants(answer.allowed)) {
+            trail.record(ask, resource, &answer, self.bundle.version(), latency);
         }
         answer
     }
@@ -229,7 +228,7 @@ impl Engine {
         let answer = at_home.filter(|answer| !answer.allowed).unwrap_or_else(|| self.answer(ask, &nowhere));
         let answer = if answer.allowed { Arc::default() } else { answer };
         if let Some(trail) = ask.trail.filter(|trail| trail.wants(false)) {
-            trail.record(ask, &nowhere, &answer, self.bundle.shared_version(), start.elapsed());
+            trail.record(ask, &nowhere, &answer, self.bundle.version(), start.elapsed());
         }
         answer
     }

@@ -18,7 +18,7 @@ mod slice;
 mod trail;
 
 pub use bundle::{About, Bundle, BundleError, Fault, Sources};
-pub use counts::Decisions;
+pub use counts::{Decisions, LATENCIES};
 pub use domain::Domain;
 pub use engine::{Answer, Ask, Engine};
 pub use explain::Missing;

@@ -48,8 +48,21 @@ Settings, from the file (in small letters, without the prefix) and from the envi
   CEDARGATE_ADMIN_PASSWORD        its password                           [a random one, printed once]
   CEDARGATE_ACCESS_BATCH_LIMIT    questions in one batch of /access/v1/evaluations at most  [1000]
   CEDARGATE_FORWARD_ROUTES        a TOML file with the routes of other services, for /v2/authorize/forward
+  CEDARGATE_TRUSTED_PROXIES       proxies whose X-Forwarded-For is believed: addresses and ranges, separated by commas
+  CEDARGATE_GUESSING_WAIT_MAX     seconds that somebody who guesses passwords waits at most  [900]
+  CEDARGATE_RATE_LIMIT_PER_CALLER   requests a second of one user, 0 for any number  [0]
+  CEDARGATE_RATE_LIMIT_PER_ADDRESS  requests a second from one address, 0 for any number  [0]
+  CEDARGATE_RATE_LIMIT_WINDOW     seconds over which these are counted   [10]
+  CEDARGATE_PASSWORD_PROFILE      what new passwords must be: standard or strict  [standard]
+  CEDARGATE_ARGON2_MEMORY_KIB     memory that a password is hashed with  [19456]
+  CEDARGATE_ARGON2_ITERATIONS     how often it is gone over              [2]
+  CEDARGATE_ARGON2_PARALLELISM    into how many lanes it is divided      [1]
   CEDARGATE_PASSWORD_WORKERS      passwords that are checked at the same time  [processors]
   CEDARGATE_WORKERS               threads that answer requests           [processors]
+  CEDARGATE_TLS_CERT              the certificates of the service, a PEM file; with it, TLS  [none]
+  CEDARGATE_TLS_KEY               the key of the first of them, a PEM file
+  CEDARGATE_CORS_ORIGINS          origins whose pages may call from a browser, separated by commas  [none]
+  CEDARGATE_DRAIN                 seconds from SIGTERM, when it is no longer ready, to its end  [5]
   CEDARGATE_LOG                   error, warn, info, debug, or a filter  [info]
   CEDARGATE_LOG_FORMAT            text or json                           [text]
   CEDARGATE_DECISION_LOG          decisions that are kept: off, denials or all  [off]

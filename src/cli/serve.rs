@@ -6,12 +6,14 @@ use crate::app::{App, StartError};
 use crate::config::{Config, ConfigError, LogFormat};
 use crate::http::Parts;
 use crate::values::Clock;
+use actix_web::dev::ServerHandle;
 use actix_web::rt::signal::unix;
 use secrecy::ExposeSecret;
 use std::fmt;
 use std::io::Write;
 use std::net::TcpListener;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
@@ -27,12 +29,14 @@ pub(super) fn run(config: &Config) -> Outcome {
         let app = App::open(config, Clock::system()).await?;
         let address = listener.local_addr().map_err(Failure::failed)?;
         let server = app.serve(listener).map_err(Failure::failed)?;
-        watch(&app.parts, config.policy_poll)?;
+        watch(&app, config.policy_poll)?;
         keep_sweeping(&app.parts, config.janitor_interval);
+        end_on_signal(&app.parts, server.handle(), config.drain)?;
         // The log may have the standard output to itself.
         let say: fn(fmt::Arguments<'_>) =
             if config.decision_log_goes_to_stdout() { whisper } else { say_line };
-        greet(&app, &format!("http://{address}"), say);
+        let scheme = if app.certificates.is_some() { "https" } else { "http" };
+        greet(&app, &format!("{scheme}://{address}"), say);
         say(format_args!("Ctrl-C ends it."));
         let served = server.await.map_err(Failure::failed);
         app.parts.decision_log.close();
@@ -40,17 +44,21 @@ pub(super) fn run(config: &Config) -> Outcome {
     })
 }
 
-/// Has the policies read again when their files change, and on SIGHUP.
-fn watch(parts: &Arc<Parts>, seconds: u64) -> Outcome {
+/// Has the policies read again when their files change, and with the certificates on SIGHUP.
+fn watch(app: &App, seconds: u64) -> Outcome {
     // From here on a hangup does not end the process any more.
     let mut hangups = unix::signal(unix::SignalKind::hangup()).map_err(Failure::failed)?;
-    let on_hangup = Arc::clone(parts);
+    let on_hangup = Arc::clone(&app.parts);
+    let certificates = app.certificates.clone();
     actix_web::rt::spawn(async move {
         while hangups.recv().await.is_some() {
+            if let Some(Err(error)) = certificates.as_ref().map(|certificates| certificates.reload()) {
+                tracing::error!(error, "the certificates cannot be used; the old ones stay");
+            }
             reload(&on_hangup).await;
         }
     });
-    let on_change = Arc::clone(parts);
+    let on_change = Arc::clone(&app.parts);
     if seconds > 0 {
         actix_web::rt::spawn(async move {
             loop {
@@ -62,6 +70,31 @@ fn watch(parts: &Arc<Parts>, seconds: u64) -> Outcome {
             }
         });
     }
+    Ok(())
+}
+
+/// Ends the service: on SIGTERM when it has said for so many seconds that it is not ready, so that nobody sends it requests
+/// any more; on SIGINT, or a second signal, without that. What it has begun it finishes, for ten seconds at most.
+fn end_on_signal(parts: &Arc<Parts>, server: ServerHandle, seconds: u64) -> Outcome {
+    let mut terminate = unix::signal(unix::SignalKind::terminate()).map_err(Failure::failed)?;
+    let mut interrupt = unix::signal(unix::SignalKind::interrupt()).map_err(Failure::failed)?;
+    let parts = Arc::clone(parts);
+    actix_web::rt::spawn(async move {
+        let is_patient = tokio::select! {
+            _ = terminate.recv() => true,
+            _ = interrupt.recv() => false,
+        };
+        parts.is_ending.store(true, Ordering::Release);
+        if is_patient {
+            tracing::info!(seconds, "the service is no longer ready, and ends");
+            tokio::select! {
+                () = actix_web::rt::time::sleep(Duration::from_secs(seconds)) => {}
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        }
+        server.stop(true).await;
+    });
     Ok(())
 }
 

@@ -1,45 +1,53 @@
-//! What every request passes on its way in and out: it gets an id, and its problems become answers with that id.
+//! What every request passes on its way in and out: it gets an id, and its problems become answers with that id. And from
+//! where a request came.
 
-use super::Problem;
+use super::{Parts, Problem, limits};
 use crate::store::Origin;
 use actix_web::body::{BoxBody, EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::http::header;
-use actix_web::http::header::{HeaderName, HeaderValue};
+use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::middleware::Next;
-use actix_web::{Error, HttpMessage, HttpRequest};
-use std::net::IpAddr;
+use actix_web::{Error, HttpMessage, HttpRequest, web};
+use ipnet::IpNet;
+use std::cell::Cell;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use tracing::Instrument;
 
 /// The header that carries the id of a request, in and out.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// The id of a request: the one that it came with if it is a short printable word, else a new one.
+/// What is known of a request on its way: its id, which is the one that it came with if that is a short printable word,
+/// else a new one.
 #[derive(Debug, Clone)]
-pub struct RequestId(pub HeaderValue);
+pub struct Passage {
+    id: HeaderValue,
+    /// The action whose gate it has come to.
+    action: Cell<Option<&'static str>>,
+}
 
-impl RequestId {
+impl Passage {
     fn of(request: &ServiceRequest) -> Self {
         let sent = request.headers().get(REQUEST_ID).filter(|value| {
             (1..=128).contains(&value.len()) && value.as_bytes().iter().all(u8::is_ascii_graphic)
         });
-        Self(sent.cloned().unwrap_or_else(|| {
+        let id = sent.cloned().unwrap_or_else(|| {
             let mut random = [0; 16];
             let _ = aws_lc_rs::rand::fill(&mut random);
             HeaderValue::from_str(&format!("{:032x}", u128::from_be_bytes(random)))
                 .unwrap_or(HeaderValue::from_static("none"))
-        }))
+        });
+        Self { id, action: Cell::new(None) }
     }
 
     /// The id as text.
-    pub fn as_str(&self) -> &str {
-        self.0.to_str().unwrap_or_default()
+    pub fn id(&self) -> &str {
+        self.id.to_str().unwrap_or_default()
     }
-}
 
-/// The address that a request comes from. An IPv4 client at an IPv6 socket is an IPv4 client: Cedar knows no other form.
-pub fn client_address(request: &HttpRequest) -> Option<IpAddr> {
-    request.peer_addr().map(|address| address.ip().to_canonical())
+    /// Notes that it has come to the gate of this action.
+    pub fn comes_to(&self, action: &'static str) {
+        self.action.set(Some(action));
+    }
 }
 
 /// From where a request comes, as it is kept of a login: the address, and at most 256 characters of the `User-Agent`.
@@ -48,7 +56,7 @@ pub fn origin(request: &HttpRequest) -> Origin {
         let text = String::from_utf8_lossy(value.as_bytes());
         text.chars().filter(|letter| !letter.is_control()).take(256).collect()
     });
-    Origin { address: client_address(request).map(|address| address.to_string()), agent }
+    Origin { address: client_address(request), agent }
 }
 
 /// The middleware.
@@ -56,31 +64,185 @@ pub async fn edge<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<EitherBody<B, BoxBody>>, Error> {
-    let id = RequestId::of(&request);
-    request.extensions_mut().insert(id.clone());
+    let passage = Passage::of(&request);
+    let id = passage.id.clone();
+    let text = id.to_str().unwrap_or_default();
+    request.extensions_mut().insert(passage);
     // Whatever is logged on the way says of which request.
-    let span = tracing::error_span!("request", id = id.as_str());
-    let response = next.call(request).instrument(span).await?;
+    let span = tracing::error_span!("request", id = text);
+    let response = match limits::count_address(request.request()) {
+        Ok(()) => next.call(request).instrument(span).await?.map_into_left_body(),
+        Err(problem) => request.error_response(problem).map_into_right_body(),
+    };
     let answer = response
         .response()
         .error()
         .and_then(|error| error.as_error::<Problem>())
-        .map(|problem| problem.answer(id.as_str()));
+        .map(|problem| problem.answer(text));
     let mut response = match answer {
         Some(answer) => response.into_response(answer).map_into_right_body(),
-        None => response.map_into_left_body(),
+        None => response,
     };
     // The path only: a query string may hold a refresh token.
     tracing::debug!(
-        id = id.as_str(),
+        id = text,
         method = %response.request().method(),
         path = response.request().path(),
         status = response.status().as_u16(),
         "answered"
     );
-    response.headers_mut().insert(REQUEST_ID, id.0);
-    response
-        .headers_mut()
-        .insert(HeaderName::from_static("x-content-type-options"), HeaderValue::from_static("nosniff"));
+    count(response.request(), response.status().as_u16());
+    response.headers_mut().insert(REQUEST_ID, id);
+    for (name, value) in limits::tell(response.request()).into_iter().flatten() {
+        response.headers_mut().insert(name, value);
+    }
+    protect(&mut response);
     Ok(response)
+}
+
+/// Counts a request that was answered.
+fn count(request: &HttpRequest, status: u16) {
+    let action = request.extensions().get::<Passage>().and_then(|passage| passage.action.get());
+    if let Some(parts) = request.app_data::<web::Data<Parts>>() {
+        parts.metrics.count(action, status);
+    }
+}
+
+/// What keeps browsers from making more of an answer than it is (OWASP, REST Security: Security Headers): it is no page,
+/// stands in no frame, and stays in no cache unless it says so. Only the documentation is a page.
+fn protect<B>(response: &mut ServiceResponse<B>) {
+    let is_page = response.request().path().starts_with("/docs");
+    let is_secure =
+        response.request().app_data::<web::Data<Parts>>().is_some_and(|parts| parts.rules.is_secure);
+    let headers = response.headers_mut();
+    let fixed = HeaderValue::from_static;
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, fixed("nosniff"));
+    headers.insert(header::REFERRER_POLICY, fixed("no-referrer"));
+    let policy = if is_page {
+        "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'"
+    } else {
+        "default-src 'none'; frame-ancestors 'none'"
+    };
+    headers.insert(header::CONTENT_SECURITY_POLICY, fixed(policy));
+    if !headers.contains_key(header::CACHE_CONTROL) {
+        headers.insert(header::CACHE_CONTROL, fixed("no-store"));
+    }
+    if is_secure {
+        headers.insert(header::STRICT_TRANSPORT_SECURITY, fixed("max-age=31536000"));
+    }
+}
+
+/// The header in which a proxy says whom it speaks for.
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// Where a request came from, found out already.
+#[derive(Debug, Clone, Copy)]
+struct ClientAddress(IpAddr);
+
+/// The address of the client that made a request, an IPv4 address in the form of one; none where it came by no network.
+///
+/// That is the peer, unless the peer is a trusted proxy (`trusted_proxies`): then it is the right-most address of
+/// `X-Forwarded-For` that is not one. What stands to the left of that the client itself may have written. (The header
+/// of RFC 7239 is not read: a proxy that sets one of the two passes on whatever a client sends as the other.)
+pub fn client_address(request: &HttpRequest) -> Option<IpAddr> {
+    // An IPv4 client at an IPv6 socket is an IPv4 client: Cedar knows no other form.
+    let peer = request.peer_addr()?.ip().to_canonical();
+    let proxies = &request.app_data::<web::Data<Parts>>()?.rules.trusted_proxies;
+    if proxies.is_empty() {
+        return Some(peer);
+    }
+    if let Some(known) = request.extensions().get::<ClientAddress>() {
+        return Some(known.0);
+    }
+    let lines: Vec<&[u8]> = request.headers().get_all(FORWARDED_FOR).map(HeaderValue::as_bytes).collect();
+    let client = behind(peer, proxies, lines.iter().rev().flat_map(|line| line.rsplit(|byte| *byte == b',')));
+    request.extensions_mut().insert(ClientAddress(client));
+    Some(client)
+}
+
+/// The first address on the way from `peer` outwards that is no trusted proxy; where something on the way is no address,
+/// the last one before it. `hops` are the addresses behind the peer, the nearest first.
+fn behind<'a>(peer: IpAddr, proxies: &[IpNet], hops: impl Iterator<Item = &'a [u8]>) -> IpAddr {
+    let is_proxy = |address: &IpAddr| proxies.iter().any(|network| network.contains(address));
+    let mut client = peer;
+    for hop in hops {
+        match address_in(hop).filter(|_| is_proxy(&client)) {
+            Some(next) => client = next,
+            None => break,
+        }
+    }
+    client
+}
+
+/// What stands for an address where addresses are counted: of IPv6 its first 64 bits, which is the least that one
+/// subscriber has (RFC 6177).
+pub(super) fn network_of(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+    }
+}
+
+/// The address that a hop names, with or without a port.
+fn address_in(hop: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(hop).ok()?.trim();
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    let address = bare.parse().or_else(|_| text.parse().map(|socket: SocketAddr| socket.ip()));
+    address.ok().map(|address: IpAddr| address.to_canonical())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn from(peer: &str, forwarded: &str) -> String {
+        let proxies = ["10.0.0.0/8", "2001:db8:1::/48"].map(|text| text.parse().unwrap());
+        behind(peer.parse().unwrap(), &proxies, forwarded.as_bytes().rsplit(|byte| *byte == b',')).to_string()
+    }
+
+    #[test]
+    fn the_client_is_the_first_on_the_way_out_that_is_no_trusted_proxy() {
+        for (peer, forwarded, client) in [
+            // Nobody trusts a stranger.
+            ("192.0.2.1", "198.51.100.1", "192.0.2.1"),
+            ("10.0.0.1", "198.51.100.1", "198.51.100.1"),
+            ("10.0.0.1", "198.51.100.1, 10.0.0.2", "198.51.100.1"),
+            // What a client sent stands to the left of what the proxy has seen.
+            ("10.0.0.1", "203.0.113.9, 198.51.100.1", "198.51.100.1"),
+            ("10.0.0.1", "10.0.0.9, 198.51.100.1,10.0.0.2", "198.51.100.1"),
+            // All of it within the house.
+            ("10.0.0.1", "10.0.0.3, 10.0.0.2", "10.0.0.3"),
+            // With ports, in brackets, and mapped.
+            ("10.0.0.1", "198.51.100.1:4711", "198.51.100.1"),
+            ("2001:db8:1::1", "[2001:db8:2::7]:4711", "2001:db8:2::7"),
+            ("2001:db8:1::1", "[2001:db8:2::7]", "2001:db8:2::7"),
+            ("10.0.0.1", "2001:db8:2::7", "2001:db8:2::7"),
+            ("10.0.0.1", "::ffff:198.51.100.1", "198.51.100.1"),
+            // Behind what is no address nothing is believed.
+            ("10.0.0.1", "", "10.0.0.1"),
+            ("10.0.0.1", "unknown", "10.0.0.1"),
+            ("10.0.0.1", "198.51.100.1, unknown, 10.0.0.2", "10.0.0.2"),
+            ("10.0.0.1", "198.51.100.1,", "10.0.0.1"),
+            ("10.0.0.1", "198.51.100.256", "10.0.0.1"),
+        ] {
+            assert_eq!(from(peer, forwarded), client, "{peer} says {forwarded:?}");
+        }
+    }
+
+    #[test]
+    fn of_ipv6_the_first_half_is_one_address() {
+        let of = |text: &str| network_of(text.parse().unwrap());
+        assert_eq!(of("2001:db8:1:2::1"), of("2001:db8:1:2:ffff::9"));
+        assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));
+        assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
+    }
+
+    proptest! {
+        #[test]
+        fn what_a_client_writes_before_its_own_address_does_not_matter(spoofed in "[0-9a-f:., \\[\\]]{0,60}") {
+            prop_assert_eq!(from("10.0.0.1", &format!("{spoofed},198.51.100.1")), "198.51.100.1");
+            prop_assert_eq!(from("192.0.2.1", &spoofed), "192.0.2.1");
+        }
+    }
 }

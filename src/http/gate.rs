@@ -1,6 +1,7 @@
 //! Who is calling, and may it? The only way from a request to a decision.
 
-use super::edge::{RequestId, client_address};
+use super::edge::{Passage, client_address};
+use super::limits::count_caller;
 use super::{FieldError, Parts, Problem};
 use crate::authn::{ApiKey, Bearer, Claims};
 use crate::authz::{
@@ -271,13 +272,17 @@ pub struct Gate {
 impl Gate {
     /// The gate of `action` for whoever makes this request; 401 where nobody does.
     pub async fn of_request(request: &HttpRequest, action: &'static str) -> Result<Self, Problem> {
+        if let Some(passage) = request.extensions().get::<Passage>() {
+            passage.comes_to(action);
+        }
         let parts = parts(request)?;
         let bearer = bearer(request)?.ok_or_else(Problem::no_bearer)?;
         let engine = parts.policies.current();
         let caller = Caller::of_bearer(&parts, &engine, &bearer).await?;
+        count_caller(&parts, request, caller.id)?;
         caller.touch(&parts).await;
         let ip = client_address(request);
-        let request = request.extensions().get::<RequestId>().map(|id| Arc::from(id.as_str()));
+        let request = request.extensions().get::<Passage>().map(|passage| Arc::from(passage.id()));
         let trail = trail(&parts, &caller, request);
         Ok(Self { parts, engine, caller, action, ip, trail })
     }
@@ -314,6 +319,11 @@ impl Gate {
     /// What is left behind of this caller's decisions.
     pub fn trail(&self) -> &Trail {
         &self.trail
+    }
+
+    /// From where the caller calls; none where it is not by a network.
+    pub fn address(&self) -> Option<IpAddr> {
+        self.ip
     }
 
     /// What decides, from the beginning of the request to its end.

@@ -5,11 +5,15 @@ pub mod crud;
 pub mod edge;
 pub mod forward;
 pub mod gate;
+pub mod guessing;
+pub mod limits;
 pub mod list;
+pub mod metrics;
 pub mod openapi;
 pub mod parts;
 pub mod problem;
 pub mod routes;
+pub mod tls;
 
 pub use body::{Form, Json, PathId};
 pub use gate::{Caller, Credential, Gate};

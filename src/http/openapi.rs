@@ -40,7 +40,7 @@ impl Doc {
             answers: BTreeMap::new(),
             schemas: Vec::new(),
         }
-        .problems(&[500, 503])
+        .problems(&[429, 500, 503])
     }
 
     /// A route that does what its action says: `listForms` is "List forms".
@@ -227,6 +227,7 @@ fn meaning(status: u16) -> &'static str {
         409 => "It collides with what is there.",
         413 => "The body is too large.",
         415 => "The body is not of the type that is taken here.",
+        429 => "Too many attempts or requests. Try again after `Retry-After` seconds.",
         500 => "Something went wrong in the service; its log says what, under the request's id.",
         503 => "Too busy, or the database cannot be reached. Try again after `Retry-After` seconds.",
         _ => "An error.",

@@ -5,9 +5,14 @@ use crate::authz::Live;
 use crate::decision_log::DecisionLog;
 use crate::http::forward::Table;
 use crate::http::gate::Callers;
+use crate::http::guessing::Guessing;
+use crate::http::limits::Limits;
+use crate::http::metrics::Metrics;
 use crate::store::{Kinds, Store, StoreError, Swept};
 use crate::values::Clock;
 use actix_web::http::StatusCode;
+use ipnet::IpNet;
+use std::sync::atomic::AtomicBool;
 
 /// The parts of the service.
 #[derive(Debug)]
@@ -26,6 +31,14 @@ pub struct Parts {
     pub tokens: TokenKeys,
     /// Hashes and checks passwords.
     pub passwords: Passwords,
+    /// Keeps those waiting who guess passwords.
+    pub guessing: Guessing,
+    /// How many requests somebody may make.
+    pub limits: Limits,
+    /// Counts requests.
+    pub metrics: Metrics,
+    /// Whether the process has been told to end: it answers still, and asks for no more.
+    pub is_ending: AtomicBool,
     /// Where decisions are recorded.
     pub decision_log: DecisionLog,
     /// Tells the time.
@@ -63,6 +76,10 @@ pub struct Rules {
     pub public_url: Option<String>,
     /// How many questions a batch may have.
     pub access_batch_limit: usize,
+    /// The proxies that are believed whom they speak for.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Whether clients reach the service by TLS only.
+    pub is_secure: bool,
     /// The `iss` and `aud` of the access tokens.
     pub issuer: String,
 }

@@ -141,6 +141,11 @@ impl Problem {
         Self::new(StatusCode::CONFLICT, "conflict", detail)
     }
 
+    /// 429: it would do after so many seconds (RFC 6585, 4).
+    pub fn too_many(code: &'static str, detail: impl Into<String>, seconds: u64) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, code, detail).with(header::RETRY_AFTER, seconds.to_string())
+    }
+
     /// The same with one header more.
     #[must_use]
     pub fn with(mut self, name: header::HeaderName, value: impl Into<String>) -> Self {
@@ -239,6 +244,7 @@ impl From<Invalid> for Problem {
 impl From<PasswordError> for Problem {
     fn from(error: PasswordError) -> Self {
         match error {
+            PasswordError::Refused(why) => Self::field("password", why),
             PasswordError::Busy => {
                 Self::unavailable("busy", "Too many logins at once. Try again in a moment.")
             }

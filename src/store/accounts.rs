@@ -23,6 +23,8 @@ pub struct Account {
     pub path: OrgPath,
     /// The hash of its password, where it has one.
     pub hash: Option<String>,
+    /// When it got this password.
+    pub changed_at: Option<Timestamp>,
 }
 
 impl Account {
@@ -37,7 +39,7 @@ fn accounts() -> SelectStatement {
     select
         .columns([("users", "id"), ("users", "email"), ("users", "role"), ("users", "status")])
         .column(("organizations", "path"))
-        .column(("passwords", "hash"))
+        .columns([("passwords", "hash"), ("passwords", "changed_at")])
         .from("users")
         .join(
             JoinType::InnerJoin,
@@ -121,11 +123,6 @@ impl Store {
         select.order_by(("users", "id"), Order::Asc).limit(limit);
         let found = self.db.query_all(&select).await?;
         Ok(found.iter().map(|row| Account::from_query_result(row, "")).collect::<Result<_, _>>()?)
-    }
-
-    /// Whether the database answers.
-    pub async fn ping(&self) -> Result<(), StoreError> {
-        Ok(self.db.ping().await?)
     }
 
     /// Whether there is any user at all.

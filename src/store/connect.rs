@@ -3,8 +3,10 @@
 use super::facts::Facts;
 use super::{Store, StoreError, Work, is_shared};
 use migrations::Migrator;
+use sea_orm::sea_query::{Expr, ExprTrait, Query};
 use sea_orm::{
-    ConnectOptions, ConnectionTrait, Database, SqliteTransactionMode, TransactionOptions, TransactionTrait,
+    ConnectOptions, ConnectionTrait, Database, DbBackend, SqliteTransactionMode, TransactionOptions,
+    TransactionTrait,
 };
 use sea_orm_migration::{MigratorTrait, SchemaManager};
 use secrecy::ExposeSecret;
@@ -95,6 +97,34 @@ impl Store {
             ));
         }
         Ok(Migrator::up(&self.db, None).await?)
+    }
+
+    /// Whether the database answers and has the form that this program gave it: one that was replaced by an older one has
+    /// not.
+    pub async fn check(&self) -> Result<(), StoreError> {
+        let known = Migrator::migrations();
+        let last = known.last().map(|step| step.name().to_owned()).unwrap_or_default();
+        let mut select = Query::select();
+        select.column("version").from("seaql_migrations").and_where(Expr::col("version").eq(last.as_str()));
+        match self.db.query_one(&select).await? {
+            Some(_) => Ok(()),
+            None => Err(StoreError::Foreign(format!("the database has no longer the step {last}"))),
+        }
+    }
+
+    /// How many connections there are, and how many of them nobody uses.
+    pub fn connections(&self) -> (u32, u32) {
+        let (size, idle) = match self.db.get_database_backend() {
+            DbBackend::Postgres => {
+                let pool = self.db.get_postgres_connection_pool();
+                (pool.size(), pool.num_idle())
+            }
+            _ => {
+                let pool = self.db.get_sqlite_connection_pool();
+                (pool.size(), pool.num_idle())
+            }
+        };
+        (size, u32::try_from(idle).unwrap_or(u32::MAX))
     }
 
     /// Starts a unit of work.

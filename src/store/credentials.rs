@@ -65,6 +65,18 @@ impl Work {
         Ok(())
     }
 
+    /// Keeps a password under another hash of it, where it still is the one with the old hash.
+    pub async fn renew_password(&self, user: Id, old: &str, new: &str) -> Result<(), StoreError> {
+        let mut update = Query::update();
+        update
+            .table("passwords")
+            .value("hash", new)
+            .and_where(Expr::col("user").eq(user))
+            .and_where(Expr::col("hash").eq(old));
+        self.tx.execute(&update).await?;
+        Ok(())
+    }
+
     /// Gives a user a key.
     pub async fn insert_api_key<U: Resource>(
         &self,

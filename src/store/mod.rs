@@ -2,6 +2,7 @@
 //! or of what a policy says.
 
 mod accounts;
+mod attempts;
 mod connect;
 mod credentials;
 mod error;
@@ -14,6 +15,7 @@ mod sessions;
 
 use crate::values::Id;
 pub use accounts::Account;
+pub use attempts::AttemptRow;
 pub use credentials::{ApiKeyRow, SigningKeyRow};
 pub use error::StoreError;
 pub use facts::Stamp;

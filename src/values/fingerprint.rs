@@ -15,4 +15,9 @@ impl Fingerprint {
         let (one, two) = &*KEYS;
         Self(one.hash_one(value), two.hash_one(value))
     }
+
+    /// One of so many shares, from 0 on: which one, nobody outside this process can tell.
+    pub fn share_of(self, shares: usize) -> usize {
+        usize::try_from(self.0).unwrap_or_default().checked_rem(shares).unwrap_or_default()
+    }
 }

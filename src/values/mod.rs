@@ -7,6 +7,7 @@ mod id;
 pub(crate) mod json;
 mod path;
 mod text;
+mod thread;
 mod time;
 
 pub use email::Email;
@@ -17,6 +18,7 @@ pub(crate) use json::{ObjectOnly, json_list, json_value, object_only};
 pub use path::OrgPath;
 pub use text::{Label, LongText, Name, ShortText, Url};
 pub(crate) use text::{string_schema, text_serde, word};
+pub use thread::thread_number;
 pub use time::{Clock, Millis, Timestamp};
 
 /// A value that is not what it should be. The message says what is wrong, with which value, and what would be right.

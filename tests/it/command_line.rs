@@ -39,6 +39,11 @@ impl Running {
     pub fn id(&self) -> u32 {
         self.child.id()
     }
+
+    /// Waits until it has ended by itself.
+    pub fn wait(&mut self) -> std::process::ExitStatus {
+        self.child.wait().unwrap()
+    }
 }
 
 impl Drop for Running {

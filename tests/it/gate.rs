@@ -90,15 +90,15 @@ async fn a_key_does_not_reach_above_itself_by_way_of_the_password_of_its_user() 
     let person = app.bearer(&admin.key(&[Scope::Guest]).await);
     for client in [&machine, &person] {
         for change in [
-            json!({ "password": "another one" }),
-            json!({ "password": "another one", "currentPassword": PASSWORD }),
+            json!({ "password": "an0ther-s3cret" }),
+            json!({ "password": "an0ther-s3cret", "currentPassword": PASSWORD }),
             json!({ "email": "mine@example.com" }),
         ] {
             client.patch("/v2/users/me", change).await.expect_problem(403, "forbidden");
         }
         client.patch("/v2/users/me", json!({ "givenName": "Ada" })).await.expect(StatusCode::OK);
     }
-    let login = json!({ "email": "machine@example.com", "password": "another one" });
+    let login = json!({ "email": "machine@example.com", "password": "an0ther-s3cret" });
     app.anonymous().post("/v2/auth/token", login).await.expect_problem(401, "invalid_credentials");
     // Nor does it end what could end it.
     let keys = machine.get("/v2/users/me/keys").await.expect(StatusCode::OK);

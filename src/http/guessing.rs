@@ -1,0 +1,248 @@
+//! Whoever guesses passwords waits longer and longer, and never for ever (OWASP ASVS 5, 6.3.1). A try is counted before
+//! its password is looked at, in the database that all processes share, so that many at once are no more than one after
+//! the other; one that is right is taken back. Addresses without an account count as those with one.
+//!
+//! Three things are counted: tries at an account from one address, at an account from all addresses, and from an address
+//! at all accounts. The first keeps a forgetful user waiting, and nobody else. The other two keep those waiting who have
+//! many addresses or try many accounts, and let everybody pass who has logged in from that address within
+//! [`KNOWN_DAYS`] days: so nobody who guesses can keep a user out of its usual places.
+
+use super::edge::network_of;
+use super::{Parts, Problem};
+use crate::authn::{Turn, Verdict, print};
+use crate::store::{AttemptRow, Work};
+use crate::values::{Email, Fingerprint, Timestamp};
+use secrecy::SecretString;
+use std::net::IpAddr;
+use tokio::sync::{Mutex, MutexGuard};
+
+/// For how many days it is known that a user logs in from an address.
+pub const KNOWN_DAYS: u64 = 30;
+
+/// How many tries at one account from one address go without a wait between them.
+const FREE_OF_PAIR: u64 = 3;
+
+/// How many tries at one account do, from wherever they come.
+const FREE_OF_ACCOUNT: u64 = 20;
+
+/// How many tries from one address do, at whichever accounts. Many users may share an address.
+const FREE_OF_ADDRESS: u64 = 30;
+
+/// In how many seconds a try from an address is forgotten. One at an account takes twice the longest wait.
+const ADDRESS_FORGETS: u64 = 60;
+
+/// What the back-off goes by.
+#[derive(Debug)]
+pub struct Guessing {
+    /// The longest wait, in seconds.
+    longest: u64,
+    /// One turn for each share of the accounts: tries at one account come one after the other.
+    turns: Box<[Mutex<()>]>,
+}
+
+/// What is counted under one key.
+#[derive(Debug)]
+struct Counter {
+    key: String,
+    /// How many tries go without a wait.
+    free: u64,
+    /// In how many seconds a try is forgotten.
+    forget: u64,
+    /// Whether it lets those pass who are known at their address.
+    spares_known: bool,
+}
+
+impl Guessing {
+    /// With this as the longest wait, in seconds.
+    pub fn new(longest: u64) -> Self {
+        Self { longest, turns: (0..1024).map(|_| Mutex::default()).collect() }
+    }
+
+    /// The wait after the nth try that is not free, in seconds: 1, 3, 5, 10, 20, 40 and so on.
+    fn wait(&self, nth: u64) -> u64 {
+        let wait = match nth {
+            0 => 0,
+            1 => 1,
+            2 => 3,
+            3 => 5,
+            _ => 10u64
+                .saturating_mul(1u64.checked_shl(u32::try_from(nth - 4).unwrap_or(64)).unwrap_or(u64::MAX)),
+        };
+        wait.min(self.longest)
+    }
+
+    /// How many tries are counted at most: those that lead to the longest wait.
+    fn most(&self, counter: &Counter) -> u64 {
+        let steps = (1..).find(|nth| self.wait(*nth) == self.longest);
+        counter.free - 1 + steps.unwrap_or_default()
+    }
+
+    /// A row as it is to be after the try that has just been counted in it.
+    fn delayed(&self, counter: &Counter, row: &AttemptRow, now: Timestamp) -> AttemptRow {
+        let left = row.forgotten_at.millis().saturating_sub(now.millis());
+        let count = u64::try_from(left).unwrap_or_default().div_ceil(counter.forget * 1_000);
+        let count = count.min(self.most(counter));
+        let wait = self.wait(count.saturating_sub(counter.free - 1));
+        let allowed_at = row.allowed_at.max(now.plus_seconds(wait));
+        let forgotten_at = row.forgotten_at.min(now.plus_seconds(count * counter.forget)).max(allowed_at);
+        AttemptRow { key: row.key.clone(), allowed_at, forgotten_at }
+    }
+
+    /// What is counted of tries at this account from this address: in this order, always, since each is locked. The last
+    /// key is the one under which it is known that the user logs in from there.
+    fn counters(&self, email: &Email, address: Option<IpAddr>) -> ([Counter; 3], String) {
+        let network = address.map(network_of).map(|address| address.to_string()).unwrap_or_default();
+        let counter = |kind: &str, what: &str, free, forget, spares_known| {
+            // The email in its one form: upper and lower case are one account.
+            Counter { key: print(&format!("{kind} {what}")), free, forget, spares_known }
+        };
+        let pair = format!("{email} {network}");
+        let counters = [
+            counter("pair", &pair, FREE_OF_PAIR, 2 * self.longest, false),
+            counter("account", email.as_str(), FREE_OF_ACCOUNT, 2 * self.longest, true),
+            counter("address", &network, FREE_OF_ADDRESS, ADDRESS_FORGETS, true),
+        ];
+        (counters, print(&format!("known {pair}")))
+    }
+
+    /// Waits until no other try at the account with this key is under way here. A few accounts share a turn.
+    async fn alone(&self, key: &str) -> Option<MutexGuard<'_, ()>> {
+        let turn = self.turns.get(Fingerprint::of(&key).share_of(self.turns.len()))?;
+        Some(turn.lock().await)
+    }
+}
+
+/// The wait that the counters ask for, in whole seconds; none where there is nothing to wait for. Whoever is known at its
+/// address waits only for what it did there itself.
+fn wait_of(counters: &[Counter], rows: &[AttemptRow], is_known: bool, now: Timestamp) -> Option<u64> {
+    let counts =
+        |key: &str| counters.iter().any(|counter| counter.key == key && !(is_known && counter.spares_known));
+    let allowed_at = rows.iter().filter(|row| counts(&row.key)).map(|row| row.allowed_at).max()?;
+    let left = allowed_at.millis().saturating_sub(now.millis());
+    u64::try_from(left).ok().filter(|left| *left > 0).map(|left| left.div_ceil(1_000))
+}
+
+/// 429: somebody has to wait so many seconds.
+fn too_many(seconds: u64) -> Problem {
+    let detail = format!("Too many attempts at logging in. Try again in {seconds} seconds.");
+    Problem::too_many("too_many_attempts", detail, seconds)
+}
+
+/// A try at a password that is counted already, and stays so unless it is taken back.
+#[derive(Debug)]
+struct Counted<'a> {
+    parts: &'a Parts,
+    counters: [Counter; 3],
+    /// The key under which it is known that the user logs in from there.
+    known: String,
+    /// The wait that came of this try for the address: until when, and until when it was before.
+    wait: Option<(Timestamp, Timestamp)>,
+    /// Until this is dropped, others at the same account wait.
+    _alone: Option<MutexGuard<'a, ()>>,
+}
+
+/// A try at a password, before the password is looked at.
+#[derive(Debug)]
+pub struct Attempt<'a> {
+    counted: Counted<'a>,
+    turn: Turn,
+}
+
+/// A try whose password was right. To be kept until the work that it is [settled](Passed::settle) in ends.
+#[derive(Debug)]
+pub struct Passed<'a> {
+    counted: Counted<'a>,
+    /// Another hash of the password, where the one that is kept is weaker than the settings ask for.
+    pub renewed: Option<String>,
+}
+
+impl<'a> Attempt<'a> {
+    /// Counts a try at this account from this address, of which there may be none; 429 where it has to wait, 503 where
+    /// too many passwords wait to be checked.
+    pub async fn begin(parts: &'a Parts, email: &Email, address: Option<IpAddr>) -> Result<Self, Problem> {
+        let guessing = &parts.guessing;
+        let (counters, known) = guessing.counters(email, address);
+        let keys = counters.iter().map(|counter| counter.key.as_str()).chain([known.as_str()]);
+        // A flood is turned away by a look, and keeps nobody from writing.
+        let now = parts.clock.now();
+        let rows = parts.store.attempts(keys, now).await?;
+        let is_known = rows.iter().any(|row| row.key == known);
+        if let Some(seconds) = wait_of(&counters, &rows, is_known, now) {
+            return Err(too_many(seconds));
+        }
+        let place = parts.passwords.place()?;
+        let [_, account, _] = &counters;
+        let alone = guessing.alone(&account.key).await;
+        let turn = place.turn().await?;
+        let wait = guessing.count(parts, &counters, is_known).await?;
+        Ok(Self { counted: Counted { parts, counters, known, wait, _alone: alone }, turn })
+    }
+
+    /// Looks at the password: none where it is not the one with this hash, which takes as long where there is no hash.
+    pub async fn check(
+        self,
+        password: SecretString,
+        hash: Option<String>,
+    ) -> Result<Option<Passed<'a>>, Problem> {
+        Ok(match self.turn.verify(password, hash).await? {
+            Verdict::Wrong => None,
+            Verdict::Right { renewed } => Some(Passed { counted: self.counted, renewed }),
+        })
+    }
+}
+
+impl Passed<'_> {
+    /// Takes the try back, forgets those at the account before it, and remembers that the user logs in from there.
+    pub async fn settle(&self, work: &Work) -> Result<(), Problem> {
+        let Counted { parts, counters: [pair, account, address], known, wait, .. } = &self.counted;
+        let now = parts.clock.now();
+        work.clear_attempts(&pair.key).await?;
+        work.clear_attempts(&account.key).await?;
+        work.take_attempt_back(&address.key, address.forget, *wait).await?;
+        work.keep_attempts(known, now, now.plus_seconds(KNOWN_DAYS * 86_400)).await?;
+        Ok(())
+    }
+}
+
+impl Guessing {
+    /// Counts a try, unless it has to wait. Gives the wait that comes of it for the address.
+    async fn count(
+        &self,
+        parts: &Parts,
+        counters: &[Counter; 3],
+        is_known: bool,
+    ) -> Result<Option<(Timestamp, Timestamp)>, Problem> {
+        let work = parts.store.begin().await?;
+        let now = parts.clock.now();
+        let tries: Vec<_> = counters.iter().map(|counter| (counter.key.as_str(), counter.forget)).collect();
+        let rows = work.count_attempt(&tries, now).await?;
+        if let Some(seconds) = wait_of(counters, &rows, is_known, now) {
+            return Err(too_many(seconds));
+        }
+        let mut wait = None;
+        for counter in counters {
+            let Some(row) = rows.iter().find(|row| row.key == counter.key) else { continue };
+            let delayed = self.delayed(counter, row, now);
+            wait = Some((delayed.allowed_at, row.allowed_at)).filter(|(new, old)| new > old);
+            if delayed != *row {
+                work.delay_attempts(&delayed).await?;
+            }
+        }
+        work.sweep_attempts(now).await?;
+        work.commit().await?;
+        Ok(wait)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_waits_grow_to_the_longest_one() {
+        let waits = |longest| (0..14).map(|nth| Guessing::new(longest).wait(nth)).collect::<Vec<_>>();
+        assert_eq!(waits(900), [0, 1, 3, 5, 10, 20, 40, 80, 160, 320, 640, 900, 900, 900]);
+        assert_eq!(waits(10), [0, 1, 3, 5, 10, 10, 10, 10, 10, 10, 10, 10, 10, 10]);
+        assert_eq!(Guessing::new(86_400).wait(u64::MAX), 86_400);
+    }
+}

@@ -1,0 +1,60 @@
+//! TLS: the certificates and their key, which can be read again while the service runs.
+
+use arc_swap::ArcSwap;
+use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The certificates of the service with their key.
+#[derive(Debug)]
+pub struct Certificates {
+    cert: PathBuf,
+    key: PathBuf,
+    current: ArcSwap<CertifiedKey>,
+}
+
+impl Certificates {
+    /// Reads PEM files: the certificates, the service's own first, and the key of that one. Says which file is wrong.
+    pub fn read(cert: &Path, key: &Path) -> Result<Arc<Self>, String> {
+        let current = ArcSwap::from_pointee(certified(cert, key)?);
+        Ok(Arc::new(Self { cert: cert.to_owned(), key: key.to_owned(), current }))
+    }
+
+    /// Reads the files again. Where they are no good, the old ones stay.
+    pub fn reload(&self) -> Result<(), String> {
+        self.current.store(Arc::new(certified(&self.cert, &self.key)?));
+        Ok(())
+    }
+
+    /// How the server speaks TLS: 1.2 and 1.3, with the suites that rustls has.
+    pub fn server_config(self: Arc<Self>) -> Result<ServerConfig, String> {
+        let builder = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| error.to_string())?;
+        Ok(builder.with_no_client_auth().with_cert_resolver(self))
+    }
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.current.load_full())
+    }
+}
+
+fn certified(cert: &Path, key: &Path) -> Result<CertifiedKey, String> {
+    let wrong = |file: &Path, error: &dyn std::fmt::Display| format!("{}: {error}", file.display());
+    let chain: Result<Vec<_>, _> =
+        CertificateDer::pem_file_iter(cert).map_err(|error| wrong(cert, &error))?.collect();
+    let chain = chain.map_err(|error| wrong(cert, &error))?;
+    if chain.is_empty() {
+        return Err(wrong(cert, &"there is no certificate in it"));
+    }
+    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| wrong(key, &error))?;
+    let certified = CertifiedKey::from_der(chain, private, &aws_lc_rs::default_provider());
+    certified.map_err(|error| wrong(key, &error))
+}

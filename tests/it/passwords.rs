@@ -1,0 +1,147 @@
+//! What a new password must be wherever one is set, and the hashes under which passwords are kept.
+
+use crate::support::{ADMIN, PASSWORD, TestApp};
+use cedargate::authz::Scope;
+use cedargate::config::{Config, PasswordProfile};
+use reqwest::StatusCode;
+use sea_orm::ConnectionTrait;
+use serde_json::json;
+
+/// The hash of the password of the only user that has one.
+async fn hash(app: &TestApp) -> String {
+    let connection = sea_orm::Database::connect(app.url()).await.unwrap();
+    let mut hashes = sea_orm::sea_query::Query::select();
+    hashes.column("hash").from("passwords");
+    let rows = connection.query_all(&hashes).await.unwrap();
+    connection.close().await.unwrap();
+    assert_eq!(rows.len(), 1);
+    rows[0].try_get("", "hash").unwrap()
+}
+
+#[tokio::test]
+async fn a_password_that_can_be_guessed_is_refused_wherever_one_is_set() {
+    let app = TestApp::start().await;
+    let admin = app.admin().await;
+    let user = app.user(Scope::Guest).await;
+    for password in [
+        "password",
+        "iloveyou2",
+        "qwertyuiop",
+        "aaaaaaaaaaaaaaaaa",
+        "Password1!",
+        // What is known of the user itself.
+        "babbage1791",
+        "charles.babbage@engine.example",
+    ] {
+        let about = json!({
+            "email": "charles.babbage@engine.example", "givenName": "Charles", "familyName": "Babbage",
+        });
+        let mut new = about.clone();
+        new["password"] = json!(password);
+        let mut change = json!({ "givenName": "Charles", "familyName": "Babbage", "password": password });
+        let others = format!("/v2/users/{}", user.id);
+        let mut refused = vec![admin.post("/v2/users", new).await];
+        if !password.contains('@') {
+            refused.push(admin.patch(&others, change.clone()).await);
+            change["currentPassword"] = json!(PASSWORD);
+            refused.push(user.patch("/v2/users/me", change).await);
+        }
+        for refused in refused {
+            assert_eq!(refused.expect_problem(400, "invalid_fields"), ["password"]);
+            let told = &refused.json["errors"][0]["message"];
+            assert!(told.as_str().unwrap().contains("several words"), "{told}");
+            assert!(
+                !refused.text.to_lowercase().contains(&password.to_lowercase()) || password == "password"
+            );
+        }
+    }
+    let me = user.get("/v2/users/me").await.json["email"].clone();
+    app.log_in(me.as_str().unwrap()).await;
+}
+
+#[tokio::test]
+async fn there_are_no_composition_rules() {
+    let app = TestApp::start().await;
+    let admin = app.admin().await;
+    for (count, password) in
+        ["grumpy otter lantern", "туман мосты шестерёнка", "   x7kq9zw   "].iter().enumerate()
+    {
+        let email = format!("user{count}@example.com");
+        let body = json!({ "email": email, "password": password });
+        admin.post("/v2/users", body.clone()).await.expect(StatusCode::CREATED);
+        app.anonymous().post("/v2/auth/token", body).await.expect(StatusCode::OK);
+    }
+}
+
+#[tokio::test]
+async fn a_stricter_profile_asks_for_more_of_new_passwords_and_leaves_old_ones() {
+    let app = TestApp::start().await;
+    let strict = app.again(|config| config.password_profile = PasswordProfile::Strict).await;
+    let admin = strict.admin().await;
+    let make = async |email: &str, password: &str| {
+        admin.post("/v2/users", json!({ "email": email, "password": password })).await
+    };
+    let refused = make("one@example.com", PASSWORD).await;
+    assert_eq!(refused.expect_problem(400, "invalid_fields"), ["password"]);
+    assert!(refused.json["detail"].as_str().unwrap().contains("15 to 200"), "{}", refused.text);
+    let refused = make("one@example.com", "qwertyuiop12345").await;
+    assert_eq!(refused.expect_problem(400, "invalid_fields"), ["password"]);
+    make("one@example.com", "grumpy otter lantern").await.expect(StatusCode::CREATED);
+}
+
+#[tokio::test]
+async fn the_first_admin_has_a_good_password_or_there_is_no_start() {
+    let database = crate::support::Database::new().await;
+    for (password, profile) in [("password1", PasswordProfile::Standard), (PASSWORD, PasswordProfile::Strict)]
+    {
+        let config = Config {
+            database_url: database.url.clone().into(),
+            policies: vec![crate::support::project_file("policies")],
+            schema: vec![crate::support::project_file("schema")],
+            admin_password: Some(password.into()),
+            password_profile: profile,
+            ..Config::default()
+        };
+        let clock = cedargate::values::Clock::system();
+        let error = cedargate::app::App::open(&config, clock).await.unwrap_err().to_string();
+        assert!(error.contains("CEDARGATE_ADMIN_PASSWORD"), "{error}");
+        assert!(!error.contains(password), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_login_keeps_its_password_under_a_better_hash_where_the_settings_ask_for_one() {
+    let app = TestApp::start().await;
+    let usual = hash(&app).await;
+    assert!(usual.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{usual}");
+    app.log_in(ADMIN).await;
+    assert_eq!(hash(&app).await, usual, "nothing asks for another one");
+
+    let better = app.again(|config| config.argon2_iterations = 3).await;
+    let wrong = json!({ "email": ADMIN, "password": "not-the-s3cret-at-all" });
+    better.anonymous().post("/v2/auth/token", wrong).await.expect_problem(401, "invalid_credentials");
+    assert_eq!(hash(&app).await, usual, "the wrong one changes nothing");
+    better.log_in(ADMIN).await;
+    let renewed = hash(&app).await;
+    assert!(renewed.starts_with("$argon2id$v=19$m=19456,t=3,p=1$"), "{renewed}");
+    // With it goes what went before, in both processes, and it stays.
+    for app in [&app, &better] {
+        app.log_in(ADMIN).await;
+        assert_eq!(hash(app).await, renewed);
+    }
+}
+
+#[tokio::test]
+async fn a_hash_is_not_renewed_over_a_password_that_was_changed_meanwhile() {
+    let app = TestApp::start().await;
+    let old = hash(&app).await;
+    let admin = app.admin().await;
+    let user = admin.id.parse().unwrap();
+    let patch = json!({ "password": "an0ther-s3cret", "currentPassword": PASSWORD });
+    admin.patch("/v2/users/me", patch).await.expect(StatusCode::OK);
+    let changed = hash(&app).await;
+    let work = app.parts.store.begin().await.unwrap();
+    work.renew_password(user, &old, "another hash of the old one").await.unwrap();
+    work.commit().await.unwrap();
+    assert_eq!(hash(&app).await, changed);
+}

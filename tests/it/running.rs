@@ -1,0 +1,181 @@
+//! How the service runs: it tells when it ends, speaks TLS, keeps browsers in their place, and counts.
+
+use crate::command_line::{client, start};
+use crate::support::TestApp;
+use cedargate::authz::Scope;
+use reqwest::{Method, StatusCode};
+use serde_json::json;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+fn signal(name: &str, process: u32) {
+    assert!(Command::new("kill").args([name, &process.to_string()]).status().unwrap().success());
+}
+
+/// Asks until it is answered otherwise than 200; none where nobody answers any more.
+async fn turned_away(base: &str) -> Option<StatusCode> {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while Instant::now() < deadline {
+        match reqwest::get(format!("{base}/health/ready")).await {
+            Ok(answer) if answer.status() == StatusCode::OK => tokio::task::yield_now().await,
+            Ok(answer) => return Some(answer.status()),
+            Err(_) => return None,
+        }
+    }
+    panic!("it is still ready")
+}
+
+#[tokio::test]
+async fn told_to_end_it_is_no_longer_ready_answers_on_and_then_ends() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = directory.path().join("decisions.ndjson");
+    let settings = [
+        ("CEDARGATE_ADMIN_PASSWORD", crate::support::PASSWORD),
+        ("CEDARGATE_DECISION_LOG", "all"),
+        ("CEDARGATE_DRAIN", "15"),
+    ];
+    let mut running = start(directory.path(), &settings);
+    let anonymous = client(&running.base);
+    let login = json!({ "email": crate::support::ADMIN, "password": crate::support::PASSWORD });
+    let tokens = anonymous.post("/v2/auth/token", login).await.expect(StatusCode::OK);
+    let admin = crate::support::Client {
+        bearer: Some(tokens["token"].as_str().unwrap().to_owned()),
+        ..client(&running.base)
+    };
+    signal("-TERM", running.id());
+    assert_eq!(turned_away(&running.base).await, Some(StatusCode::SERVICE_UNAVAILABLE));
+    anonymous.get("/health/ready").await.expect_problem(503, "ending");
+    assert_eq!(anonymous.get("/health/live").await.status, StatusCode::NO_CONTENT);
+    let own = admin.get("/v2/users/me").await.expect(StatusCode::OK);
+    // Whoever is in a hurry says so again.
+    signal("-TERM", running.id());
+    assert!(running.wait().success(), "it ends by itself");
+    let lines = std::fs::read_to_string(log).unwrap();
+    assert!(lines.contains("fetchUser") && lines.contains(own["id"].as_str().unwrap()), "{lines}");
+}
+
+#[tokio::test]
+async fn an_interrupt_ends_it_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut running = start(directory.path(), &[("CEDARGATE_DRAIN", "15")]);
+    signal("-INT", running.id());
+    assert!(running.wait().success());
+}
+
+/// A certificate for localhost that signs itself.
+fn certificate(directory: &Path, name: &str) {
+    let file = |ending: &str| directory.join(format!("{name}.{ending}")).display().to_string();
+    let made = Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"])
+        .args(["-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"])
+        .args(["-keyout", &file("key"), "-out", &file("pem")])
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+}
+
+/// Whether curl, which trusts this certificate and no other, gets an answer, and the headers of that.
+fn fetched(directory: &Path, trusted: &str, base: &str) -> Option<String> {
+    let address = base.replace("127.0.0.1", "localhost");
+    let asked = Command::new("curl")
+        .args(["-s", "-i", "--cacert"])
+        .arg(directory.join(trusted))
+        .arg(format!("{address}/health/ready"))
+        .output()
+        .unwrap();
+    asked.status.success().then(|| String::from_utf8(asked.stdout).unwrap())
+}
+
+#[test]
+fn with_a_certificate_it_speaks_tls_and_takes_the_next_one_at_a_hangup() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    certificate(path, "old");
+    certificate(path, "new");
+    let copy = |name: &str| {
+        std::fs::copy(path.join(format!("{name}.pem")), path.join("tls.pem")).unwrap();
+        std::fs::copy(path.join(format!("{name}.key")), path.join("tls.key")).unwrap();
+    };
+    copy("old");
+    let settings = [("CEDARGATE_TLS_CERT", "tls.pem"), ("CEDARGATE_TLS_KEY", "tls.key")];
+    let running = start(path, &settings);
+    assert!(running.base.starts_with("https://"), "{}", running.base);
+    let answer = fetched(path, "old.pem", &running.base).expect("an answer").to_lowercase();
+    assert!(answer.starts_with("http/1.1 200") && answer.contains("strict-transport-security: max-age="));
+    assert!(fetched(path, "new.pem", &running.base).is_none(), "another certificate is not this one");
+
+    copy("new");
+    signal("-HUP", running.id());
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while fetched(path, "new.pem", &running.base).is_none() {
+        assert!(Instant::now() < deadline, "the new certificate is not there");
+    }
+}
+
+#[tokio::test]
+async fn answers_are_no_pages_and_stay_in_no_cache() {
+    let app = TestApp::start().await;
+    let guest = app.user(Scope::Guest).await;
+    for answer in [
+        guest.get("/v2/users/me").await,
+        guest.get("/v2/nothing").await,
+        app.anonymous().get("/v2/users/me").await,
+        app.anonymous().get("/openapi.json").await,
+    ] {
+        assert_eq!(answer.header("x-content-type-options"), "nosniff");
+        assert_eq!(answer.header("cache-control"), "no-store");
+        assert_eq!(answer.header("referrer-policy"), "no-referrer");
+        assert_eq!(answer.header("content-security-policy"), "default-src 'none'; frame-ancestors 'none'");
+    }
+    let page = app.anonymous().get("/docs/").await;
+    assert!(page.header("content-security-policy").starts_with("default-src 'self'"));
+}
+
+#[tokio::test]
+async fn pages_of_other_origins_may_call_where_the_settings_name_them() {
+    let preflight = [("origin", "https://app.example.com"), ("access-control-request-method", "GET")];
+    let app = TestApp::with(|config| config.cors_origins = vec!["https://app.example.com".into()]).await;
+    let admin = app.admin().await;
+    let path = "/v2/users/me";
+    let allowed = admin.send(Method::OPTIONS, path, &preflight, None).await;
+    assert_eq!(allowed.status, StatusCode::OK);
+    assert_eq!(allowed.header("access-control-allow-origin"), "https://app.example.com");
+    let own = admin.send(Method::GET, path, &[("origin", "https://app.example.com")], None).await;
+    assert_eq!(own.status, StatusCode::OK);
+    assert_eq!(own.header("access-control-allow-origin"), "https://app.example.com");
+    let foreign = [("origin", "https://evil.example.com"), ("access-control-request-method", "GET")];
+    let refused = admin.send(Method::OPTIONS, path, &foreign, None).await;
+    assert_eq!(refused.status, StatusCode::BAD_REQUEST);
+
+    let app = TestApp::start().await;
+    let refused = app.anonymous().send(Method::OPTIONS, path, &preflight, None).await;
+    assert!(!refused.headers.contains_key("access-control-allow-origin"), "off unless set");
+}
+
+#[tokio::test]
+async fn the_figures_count_requests_decisions_and_what_waits() {
+    let app = TestApp::start().await;
+    let guest = app.user(Scope::Guest).await;
+    for _ in 0..3 {
+        guest.get("/v2/users/me").await.expect(StatusCode::OK);
+    }
+    guest.get("/v2/forms").await.expect_problem(403, "forbidden");
+    app.anonymous().get("/v2/forms").await.expect_problem(401, "missing_token");
+    let text = app.anonymous().get("/metrics").await.text;
+    for line in [
+        "cedargate_requests_total{action=\"fetchUser\",outcome=\"2xx\"} 3",
+        "cedargate_requests_total{action=\"listForms\",outcome=\"4xx\"} 2",
+        "cedargate_passwords_waiting 0",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+    }
+    let figure = |name: &str| -> f64 {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("{name} is not in\n{text}")).parse().unwrap()
+    };
+    assert!(figure("cedargate_decision_seconds_count") >= 4.0);
+    assert!(figure("cedargate_decision_seconds_bucket{le=\"+Inf\"}") >= 4.0);
+    assert!(figure("cedargate_decision_seconds_sum") > 0.0);
+    assert!(figure("cedargate_database_connections{state=\"idle\"}") >= 1.0);
+}
