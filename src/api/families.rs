@@ -64,14 +64,15 @@ pub async fn log_in(
         work.renew_password(account.id, old, new).await?;
     }
     let now = parts.clock.now();
+    let address = origin.address.map(|address| address.to_string());
     let session = Session {
         id,
         user: account.id,
         created_at: now,
-        created_address: origin.address.clone(),
+        created_address: address.clone(),
         created_agent: origin.agent.clone(),
         last_used_at: now,
-        used_address: origin.address.clone(),
+        used_address: address,
         used_agent: origin.agent.clone(),
         expires_at: now.plus_seconds(parts.rules.session_ttl),
         good_until: now,

@@ -32,6 +32,7 @@ pub fn all() -> Vec<Routes> {
     vec![
         tokens::routes(),
         revocation::routes(),
+        sessions::log_out_routes(),
         sessions::routes(),
         keys::routes(),
         authorize::routes(),

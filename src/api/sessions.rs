@@ -12,19 +12,17 @@ use utoipa::ToSchema;
 /// How many sessions are listed.
 const MAX_LISTED: u64 = 1000;
 
-/// The routes.
+/// The routes of a user's sessions.
 pub fn routes() -> Routes {
-    Routes::new("Sessions", "/v2")
-        .get("/users/{id}/sessions", "listSessions", list_doc(), list)
-        .remove("/users/{id}/sessions/{sessionId}", "deleteSession", delete_doc(), delete)
-        .remove_as(
-            "/users/{id}/sessions",
-            "deleteSession",
-            "deleteSessions",
-            delete_others_doc(),
-            delete_others,
-        )
-        .post_as("/auth/logout", "deleteSession", "logOut", log_out_doc(), log_out)
+    Routes::new("Sessions", "/v2/users")
+        .get("/{id}/sessions", "listSessions", list_doc(), list)
+        .remove("/{id}/sessions/{sessionId}", "deleteSession", delete_doc(), delete)
+        .remove_as("/{id}/sessions", "deleteSession", "deleteSessions", delete_others_doc(), delete_others)
+}
+
+/// The route for leaving one's own.
+pub fn log_out_routes() -> Routes {
+    Routes::new("Sessions", "/v2/auth").post_as("/logout", "deleteSession", "logOut", log_out_doc(), log_out)
 }
 
 /// A session: one login, with all that was refreshed from it.

@@ -5,7 +5,7 @@ use super::problem::ProblemBody;
 use super::routes::Routes;
 use crate::resource::Resource;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use utoipa::openapi::content::ContentBuilder;
 use utoipa::openapi::extensions::ExtensionsBuilder;
 use utoipa::openapi::header::HeaderBuilder;
@@ -389,6 +389,11 @@ pub fn document(parts: &[Routes]) -> OpenApi {
     for (name, schema) in schemas {
         components = components.schema(name, schema);
     }
+    let mut named = HashSet::new();
+    let tags = parts
+        .iter()
+        .filter(|part| named.insert(part.tag))
+        .map(|part| TagBuilder::new().name(part.tag).build());
     OpenApiBuilder::new()
         .info(
             InfoBuilder::new()
@@ -403,7 +408,7 @@ pub fn document(parts: &[Routes]) -> OpenApi {
         )
         .paths(paths)
         .components(Some(components.build()))
-        .tags(Some(parts.iter().map(|part| TagBuilder::new().name(part.tag).build())))
+        .tags(Some(tags))
         .build()
 }
 

@@ -23,6 +23,8 @@ pub struct Account {
     pub path: OrgPath,
     /// The hash of its password, where it has one.
     pub hash: Option<String>,
+    /// When it got this password.
+    pub changed_at: Option<Timestamp>,
 }
 
 impl Account {
@@ -37,7 +39,7 @@ fn accounts() -> SelectStatement {
     select
         .columns([("users", "id"), ("users", "email"), ("users", "role"), ("users", "status")])
         .column(("organizations", "path"))
-        .column(("passwords", "hash"))
+        .columns([("passwords", "hash"), ("passwords", "changed_at")])
         .from("users")
         .join(
             JoinType::InnerJoin,

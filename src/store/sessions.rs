@@ -6,12 +6,13 @@ use super::{Event, Store, StoreError, Work};
 use crate::values::{Id, Timestamp, word};
 use sea_orm::sea_query::{Expr, ExprTrait, LockType, Order, Query};
 use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, JoinType, TryGetable};
+use std::net::IpAddr;
 
 /// From where somebody calls, as far as it tells.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Origin {
     /// Its address.
-    pub address: Option<String>,
+    pub address: Option<IpAddr>,
     /// What it says it is: its `User-Agent`.
     pub agent: Option<String>,
     /// The id of its request.
@@ -150,7 +151,7 @@ impl Work {
         update
             .table("sessions")
             .value("last_used_at", now)
-            .value("used_address", origin.address.clone())
+            .value("used_address", origin.address.map(|address| address.to_string()))
             .value("used_agent", origin.agent.clone())
             .value("good_until", good_until)
             .and_where(Expr::col("id").eq(session));

@@ -156,7 +156,7 @@ async fn what_may_be_done_is_whatever_evaluation_permits() {
     let schema =
         std::fs::read_to_string(crate::support::project_file("schema/cedargate.cedarschema")).unwrap();
     let words = schema.split(|letter: char| !letter.is_ascii_alphanumeric());
-    let verbs = ["list", "create", "fetch", "update", "delete", "refer", "evaluate", "reload"];
+    let verbs = ["list", "create", "fetch", "update", "delete", "refer", "evaluate", "introspect", "reload"];
     let is_action = |word: &&str| verbs.iter().any(|verb| word.starts_with(verb) && word.len() > verb.len());
     let actions: Vec<&str> = words.filter(is_action).collect::<BTreeSet<_>>().into_iter().collect();
     assert!(actions.len() >= 47);

@@ -245,8 +245,11 @@ async fn a_blocked_user_may_do_nothing() {
         assert!(["blocked", "invalid_token"].contains(&code.as_str()), "{code}");
     }
     change(&app, &admin.id, json!({ "status": "active" })).await;
-    for subject in subjects {
-        assert!(decision(&bot, about(subject, own.clone())).await);
+    let [by_id, token, key] = subjects;
+    assert!(decision(&bot, about(by_id, own.clone())).await);
+    // The credentials that it had are gone for good.
+    for subject in [token, key] {
+        assert_eq!(obstacle(&bot, about(subject, own.clone())).await, "invalid_token");
     }
 }
 

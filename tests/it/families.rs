@@ -489,8 +489,10 @@ async fn a_login_under_way_does_not_survive_a_new_password_or_a_block() {
     let (email, admin) = (email(&user).await, app.admin().await);
     let path = format!("/v2/users/{}", user.id);
     let mut password = PASSWORD.to_owned();
-    for change in [json!({ "password": "An0ther-one" }), json!({ "status": "blocked" })] {
+    for change in [json!({ "password": "b3tt3rTh4nB3f0r3" }), json!({ "status": "blocked" })] {
         for before in 0..6 {
+            // Long enough that nobody has to wait for the tries before.
+            app.clock.advance(6_800_000);
             let nobody = app.anonymous();
             let login = json!({ "email": email, "password": password });
             // The change begins after so many logins, and ends before some of them.
@@ -499,6 +501,7 @@ async fn a_login_under_way_does_not_survive_a_new_password_or_a_block() {
                 for _ in 0..before {
                     nobody.get("/health/live").await;
                 }
+                app.clock.advance(1);
                 admin.patch(&path, change.clone()).await.expect(StatusCode::OK);
             };
             let (logins, ()) = tokio::join!(logins, changed);
