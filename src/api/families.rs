@@ -9,7 +9,6 @@ use crate::store::{
 };
 use crate::values::{Email, Id, Timestamp};
 use secrecy::{ExposeSecret, SecretString};
-use std::net::IpAddr;
 
 /// The word for the credential of a login, and of the access tokens that come of it.
 pub const LOGIN: &str = Credential::Session(Id::NONE).as_str();
@@ -27,16 +26,15 @@ pub struct Pair {
     pub scope: ScopeSet,
 }
 
-/// Begins a family for whoever has this password and tries from this address.
+/// Begins a family for whoever has this password.
 pub async fn log_in(
     parts: &Parts,
-    address: Option<IpAddr>,
     origin: &Origin,
     email: Email,
     password: SecretString,
 ) -> Result<Pair, Problem> {
     let refused = || Problem::refused("invalid_credentials", "Invalid email or password");
-    let attempt = Attempt::begin(parts, &email, address).await?;
+    let attempt = Attempt::begin(parts, &email, origin.address).await?;
     let account = parts.store.account_by_email(&email).await?;
     let hash = account.as_ref().and_then(|account| account.hash.clone());
     let passed = attempt.check(password, hash.clone()).await?;
@@ -58,7 +56,7 @@ pub async fn log_in(
     passed.settle(&work).await?;
     // Whatever ended the sessions of this user while the password was checked would not have ended this one.
     let now_found = work.account(account.id).await?;
-    let now_found = now_found.filter(|found| found.is_active() && found.hash == hash);
+    let now_found = now_found.filter(|found| found.is_active() && found.changed_at == account.changed_at);
     let account = now_found.ok_or_else(|| failed(Some(&account), "changed_meanwhile"))?;
     if let (Some(old), Some(new)) = (&hash, &passed.renewed) {
         work.renew_password(account.id, old, new).await?;

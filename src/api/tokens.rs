@@ -129,9 +129,7 @@ async fn create(
                 return Err(Problem::field("clientId", "it goes with `refreshToken`, not with `password`"));
             }
             let email = email.ok_or_else(|| missing("email", "password"))?;
-            families::log_in(&parts, edge::client_address(&request), &origin, email, password)
-                .await
-                .map(answer)
+            families::log_in(&parts, &origin, email, password).await.map(answer)
         }
         TokenRequest { refresh_token: Some(token), client_id, email, .. } => {
             if email.is_some() {

@@ -56,7 +56,7 @@ pub fn origin(request: &HttpRequest) -> Origin {
         let text = String::from_utf8_lossy(value.as_bytes());
         text.chars().filter(|letter| !letter.is_control()).take(256).collect()
     });
-    let address = client_address(request).map(|address| address.to_string());
+    let address = client_address(request);
     let id = request.extensions().get::<Passage>().map(|passage| passage.id().to_owned());
     Origin { address, agent, request: id }
 }

@@ -74,7 +74,11 @@ impl Cause {
 
     /// Somebody who calls from there and has not proved yet who it is.
     pub fn stranger(origin: &Origin, at: Timestamp) -> Self {
-        Self { address: origin.address.clone(), request: origin.request.clone(), ..Self::service(at) }
+        Self {
+            address: origin.address.map(|address| address.to_string()),
+            request: origin.request.clone(),
+            ..Self::service(at)
+        }
     }
 
     /// The same, by this user with this credential.
