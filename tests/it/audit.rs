@@ -420,10 +420,22 @@ async fn of_many_at_once_there_is_one_chain() {
         Some(_) => app.again(|_| ()).await,
         None => app.again(|config| config.database_connections = 1).await,
     };
+    let both = |at: usize| if at.is_multiple_of(2) { &app } else { &other };
     let before = whole(&app).await.seq;
-    let logins = (0..50).map(|at| if at % 2 == 0 { &app } else { &other }).map(|app| app.log_in(ADMIN));
-    let sessions: BTreeSet<String> = join_all(logins).await.iter().map(sid).collect();
+    let logins = join_all((0..50).map(|at| both(at).log_in(ADMIN))).await;
     assert_eq!(whole(&app).await.seq - before, 50);
+    // Logins from one address wait for one another as it is. Refreshes of several sessions have nothing else in common.
+    for _ in 0..3 {
+        let before = whole(&app).await.seq;
+        app.clock.advance(31_000);
+        let logins = join_all((0..50).map(|at| both(at).log_in(ADMIN))).await;
+        let refreshes = logins.iter().enumerate().map(async |(at, tokens)| {
+            refresh(both(at), &refresh_token(tokens), ADMIN).await.expect(StatusCode::OK);
+        });
+        join_all(refreshes).await;
+        assert_eq!(whole(&app).await.seq - before, 100);
+    }
+    let sessions: BTreeSet<String> = logins.iter().map(sid).collect();
     let told = events(&app.admin().await, "event=login.succeeded").await;
     let told: BTreeSet<&str> = told.iter().map(|one| one["credentialId"].as_str().unwrap()).collect();
     assert!(sessions.iter().all(|session| told.contains(session.as_str())));
