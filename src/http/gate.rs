@@ -562,7 +562,7 @@ impl Gate {
         let ask = self.ask(&circumstances);
         match asked.map(|asked| self.engine.permit_organizations(&ask, asked)) {
             Some(Ok(within)) => Ok(within),
-            refused if self.allows(&self.caller.organization) => {
+            refused if self.engine.could(&ask, "Organization") => {
                 Err(self.keep_from(Problem::not_found("Organization"), refused.is_some()))
             }
             Some(Err(denied)) => Err(self.denied(&denied)),

@@ -71,10 +71,10 @@ async fn the_first_start_is_where_it_begins() {
     let admin = app.admin().await;
     let all = events(&admin, "").await;
     let names: Vec<&str> = all.iter().map(|one| one["event"].as_str().unwrap()).collect();
-    assert_eq!(names, ["organization.created", "user.created", "login.succeeded"]);
+    assert_eq!(names, ["signing_key.created", "organization.created", "user.created", "login.succeeded"]);
     assert_eq!((&all[0]["seq"], &all[0]["previous"]), (&json!(1), &json!("0".repeat(64))));
-    assert_eq!((&all[1]["credential"], &all[1]["actor"]), (&json!("terminal"), &Value::Null));
-    assert_eq!(all[1]["details"], json!({ "password": true, "role": "admin" }));
+    assert_eq!((&all[2]["credential"], &all[2]["actor"]), (&json!("terminal"), &Value::Null));
+    assert_eq!(all[2]["details"], json!({ "password": true, "role": "admin" }));
     for pair in all.windows(2) {
         assert_eq!(pair[0]["hash"], pair[1]["previous"]);
     }
@@ -473,7 +473,7 @@ async fn whatever_is_done_to_it_is_found_and_named() {
         app.log_in(ADMIN).await;
     }
     let head = whole(&app).await;
-    assert_eq!(head.seq, 8);
+    assert_eq!(head.seq, 9);
     unlock(&app).await;
     app.sql("CREATE TABLE kept AS SELECT * FROM audit").await;
     let restore = ["DELETE FROM audit", "INSERT INTO audit SELECT * FROM kept"];
@@ -538,13 +538,13 @@ async fn whatever_is_done_to_it_is_found_and_named() {
     app.sql("DELETE FROM audit WHERE seq > 6").await;
     whole(&app).await;
     let found = app.parts.store.verify_audit(Some(&head)).await.unwrap();
-    assert_eq!(found.faults, ["the trail ends at entry 6, and has had 8: the last ones are missing"]);
+    assert_eq!(found.faults, ["the trail ends at entry 6, and has had 9: the last ones are missing"]);
     for _ in 0..3 {
         app.log_in(ADMIN).await;
     }
     assert_eq!(whole(&app).await.seq, 9);
     let found = app.parts.store.verify_audit(Some(&head)).await.unwrap();
-    assert_eq!(found.faults, ["entry 8 is not the one that it was: its hash is another one"]);
+    assert_eq!(found.faults, ["entry 9 is not the one that it was: its hash is another one"]);
 }
 
 #[tokio::test]
@@ -708,7 +708,7 @@ async fn at_the_terminal_it_is_verified_and_what_is_done_there_is_told() {
     };
     let head = whole(&app).await;
     let (code, told, _) = verify(&[]);
-    assert_eq!((code, told), (0, format!("2 entries, head {head}\n")));
+    assert_eq!((code, told), (0, format!("3 entries, head {head}\n")));
     let made =
         run(app.directory(), &settings, &["user", "add", "--email", "ada@example.com", "--role", "bot"]);
     assert!(made.status.success());
