@@ -62,8 +62,10 @@ async fn ready(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem> {
     Ok(HttpResponse::Ok().json(Health {
         ready: true,
         policy_version: parts.policies.current().bundle().version().to_owned(),
-        // Where the fault is stays between the service and its log; that there is one does not.
-        policy_fault: parts.policies.failure().map(|failure| failure.summary()),
+        policy_fault: parts.policies.failure().map(|failure| {
+            // What it is stays between the service and its log.
+            format!("the policies cannot be used: {}; the old ones stay in force", failure.places())
+        }),
     }))
 }
 

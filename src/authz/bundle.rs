@@ -83,12 +83,13 @@ impl fmt::Display for Fault {
 pub struct BundleError(pub Vec<Fault>);
 
 impl BundleError {
-    /// How much is wrong, without what and where.
-    pub fn summary(&self) -> String {
-        let count = self.0.len();
-        format!(
-            "the policies cannot be used: {count} faults, which the log tells; the old ones stay in force"
-        )
+    /// Where something is wrong, by the names of the files and the lines, without what and without directories.
+    pub fn places(&self) -> String {
+        let place = |fault: &Fault| {
+            let name = fault.file.rsplit('/').next().unwrap_or_default();
+            fault.line.map_or_else(|| name.to_owned(), |line| format!("{name}:{line}"))
+        };
+        self.0.iter().map(place).collect::<Vec<_>>().join(", ")
     }
 }
 
