@@ -21,7 +21,8 @@ COPY schema /usr/local/share/cedargate/schema
 ENV CEDARGATE_LISTEN=0.0.0.0:8080 \
     CEDARGATE_POLICIES=/usr/local/share/cedargate/policies \
     CEDARGATE_SCHEMA=/usr/local/share/cedargate/schema \
-    CEDARGATE_LOG_FORMAT=json
+    CEDARGATE_LOG_FORMAT=json \
+    MALLOC_MMAP_THRESHOLD_=131072
 USER cedargate
 WORKDIR /var/lib/cedargate
 VOLUME /var/lib/cedargate
