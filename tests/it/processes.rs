@@ -84,7 +84,8 @@ async fn killed_in_the_middle_of_refreshes_it_loses_no_family_and_makes_no_token
                 tokio::spawn(refresh_on(running.base.clone(), token.clone(), Arc::clone(&under_way)))
             })
             .collect();
-        // Another moment of a rotation each time.
+        // Another moment of a rotation each time. It is the time of another process, which no clock of ours sets; and nothing
+        // is waited for: whatever has happened by then, what follows has to hold.
         tokio::time::sleep(Duration::from_micros(20_000 + round * 137 % 10_000)).await;
         hit += u64::from(under_way.load(Ordering::SeqCst) > 0);
         // SIGKILL.
