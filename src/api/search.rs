@@ -219,9 +219,7 @@ pub(super) async fn search_subjects(gate: Gate, Body(search): Body<Search>) -> R
         return Err(Problem::forbidden("ask about these subjects"));
     } else {
         let after = walk.after().map(str::to_owned);
-        let ids =
-            engine.domain().ids(&wanted.r#type).filter(|id| after.as_deref().is_none_or(|after| *id > after));
-        for id in ids {
+        for id in engine.domain().ids(&wanted.r#type, after.as_deref()) {
             let found = engine.domain().find(&wanted.r#type, id, &Map::new());
             let fits =
                 found.is_ok_and(|foreign| fits(&Principal::foreign(foreign), Circumstances::default()));
@@ -271,9 +269,7 @@ pub(super) async fn search_resources(
         }
     } else {
         let after = walk.after().map(str::to_owned);
-        let ids =
-            engine.domain().ids(&wanted.r#type).filter(|id| after.as_deref().is_none_or(|after| *id > after));
-        for id in ids {
+        for id in engine.domain().ids(&wanted.r#type, after.as_deref()) {
             let found = engine.domain().find(&wanted.r#type, id, &Map::new());
             let fits = found.is_ok_and(|foreign| engine.allows(&ask, &Resourced::foreign(foreign)));
             if walk.note(id, fits.then(|| result(id))) {

@@ -9,6 +9,7 @@ use cedar_policy::{Entities, EntityUid, Schema};
 use cedar_policy_core::ast::Entity;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound;
 use std::sync::Arc;
 
 /// The entities of other domains.
@@ -43,9 +44,11 @@ impl Domain {
         self.shapes.contains_key(kind)
     }
 
-    /// The ids of the entities of a type, in their order.
-    pub fn ids(&self, kind: &str) -> impl Iterator<Item = &str> {
-        self.ids.get(kind).into_iter().flatten().map(String::as_str)
+    /// The ids of the entities of a type, in their order, from the first one or from the one behind `after` on.
+    pub fn ids(&self, kind: &str, after: Option<&str>) -> impl Iterator<Item = &str> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let ids = self.ids.get(kind).into_iter();
+        ids.flat_map(move |ids| ids.range::<str, _>((from, Bound::Unbounded))).map(String::as_str)
     }
 
     /// The entity of this type with this id: what the data says of it, overlaid by `properties`. Says what is wrong with
