@@ -31,6 +31,7 @@ mod gate;
 mod guessing;
 mod jwt;
 mod keys;
+mod killed;
 mod layering;
 mod limits;
 mod lists;

@@ -1,4 +1,4 @@
-//! Real processes: one that is killed in the middle of refreshes, and two on one database.
+//! Two real processes on one database.
 
 use crate::command_line::{Running, client, start};
 use crate::families::{access, expect_ended};
@@ -9,31 +9,33 @@ use futures_util::future::join_all;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use std::collections::HashSet;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// Starts the service on this database.
-fn serve(database: &Database) -> Running {
+/// Starts the service on this database, with some settings more.
+pub(crate) fn serve_with(database: &Database, more: &[(&str, &str)]) -> Running {
     let settings = [
         ("CEDARGATE_DATABASE_URL", database.url.as_str()),
         ("CEDARGATE_ADMIN_PASSWORD", PASSWORD),
         ("CEDARGATE_WORKERS", "2"),
     ];
-    start(database.directory.path(), &settings)
+    start(database.directory.path(), &[&settings, more].concat())
 }
 
-async fn log_in(base: &str, email: &str) -> Value {
+fn serve(database: &Database) -> Running {
+    serve_with(database, &[])
+}
+
+pub(crate) async fn log_in(base: &str, email: &str) -> Value {
     let body = json!({ "email": email, "password": PASSWORD });
     client(base).post("/v2/auth/token", body).await.expect(StatusCode::OK)
 }
 
-async fn refresh(base: &str, token: &str) -> Reply {
+pub(crate) async fn refresh(base: &str, token: &str) -> Reply {
     client(base).post("/v2/auth/token", json!({ "refreshToken": token, "clientId": ADMIN })).await
 }
 
 /// The number that a query gives.
-async fn count(database: &Database, query: &str) -> i64 {
+pub(crate) async fn count(database: &Database, query: &str) -> i64 {
     use sea_orm::{ConnectionTrait, Statement};
     let connection = sea_orm::Database::connect(&database.url).await.unwrap();
     let statement = Statement::from_string(connection.get_database_backend(), query);
@@ -41,75 +43,6 @@ async fn count(database: &Database, query: &str) -> i64 {
     let number = row.try_get_by_index(0).unwrap();
     connection.close().await.unwrap();
     number
-}
-
-/// Refreshes on and on until the service is gone, and gives the last token that arrived. `under_way` counts the requests
-/// that have no answer yet.
-async fn refresh_on(base: String, mut token: String, under_way: Arc<AtomicUsize>) -> String {
-    let http = reqwest::Client::new();
-    loop {
-        let body = json!({ "refreshToken": token, "clientId": ADMIN });
-        under_way.fetch_add(1, Ordering::SeqCst);
-        let sent = http.post(format!("{base}/v2/auth/token")).json(&body).send().await;
-        let answer = match sent {
-            Ok(answer) => {
-                assert_eq!(answer.status(), StatusCode::OK);
-                answer.json::<Value>().await
-            }
-            Err(error) => Err(error),
-        };
-        let Ok(answer) = answer else { return token };
-        under_way.fetch_sub(1, Ordering::SeqCst);
-        token = refresh_token(&answer);
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn killed_in_the_middle_of_refreshes_it_loses_no_family_and_makes_no_token_good_twice() {
-    const FAMILIES: usize = 4;
-    let database = Database::new().await;
-    let mut running = serve(&database);
-    let mut held = Vec::new();
-    for _ in 0..FAMILIES {
-        held.push(refresh_token(&log_in(&running.base, ADMIN).await));
-    }
-    let mut hit = 0;
-    // As with `PROPTEST_CASES`, more where somebody has the time: 200 take some two minutes.
-    let kills = std::env::var("TEST_KILLS").map_or(40, |kills| kills.parse().unwrap());
-    for round in 0..kills {
-        let under_way = Arc::new(AtomicUsize::new(0));
-        let clients: Vec<_> = held
-            .iter()
-            .map(|token| {
-                tokio::spawn(refresh_on(running.base.clone(), token.clone(), Arc::clone(&under_way)))
-            })
-            .collect();
-        // Another moment of a rotation each time. It is the time of another process, which no clock of ours sets; and nothing
-        // is waited for: whatever has happened by then, what follows has to hold.
-        tokio::time::sleep(Duration::from_micros(20_000 + round * 137 % 10_000)).await;
-        hit += u64::from(under_way.load(Ordering::SeqCst) > 0);
-        // SIGKILL.
-        drop(running);
-        held.clear();
-        for client in clients {
-            held.push(client.await.unwrap());
-        }
-        running = serve(&database);
-        // Whatever was lost, the client goes on with what it has: unspent, or the direct predecessor within the grace.
-        for token in &mut held {
-            let next = refresh_token(&refresh(&running.base, token).await.expect(StatusCode::OK));
-            let again = refresh_token(&refresh(&running.base, token).await.expect(StatusCode::OK));
-            assert_eq!(next, again, "one token, one successor");
-            *token = next;
-        }
-    }
-    assert!(hit * 2 > kills, "{hit} of {kills} hit a refresh");
-    let unspent = "SELECT COUNT(*) FROM refresh_tokens WHERE spent_at IS NULL";
-    assert_eq!(count(&database, unspent).await, i64::try_from(FAMILIES).unwrap());
-    let twice =
-        "SELECT COUNT(*) - COUNT(DISTINCT predecessor) FROM refresh_tokens WHERE predecessor IS NOT NULL";
-    assert_eq!(count(&database, twice).await, 0);
-    assert_eq!(count(&database, "SELECT COUNT(*) FROM sessions WHERE ended_at IS NOT NULL").await, 0);
 }
 
 /// Waits until a client is refused as ended, and gives how long that took.

@@ -1,0 +1,122 @@
+//! A process that is killed in the middle of refreshes.
+
+use crate::processes::{count, log_in, refresh, serve_with};
+use crate::refresh::refresh_token;
+use crate::support::{ADMIN, Database};
+use futures_util::future::join_all;
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio::task::block_in_place;
+
+/// How many clients refresh at the same time, each a family of its own.
+const FAMILIES: u32 = 4;
+/// How many services are killed at the same time, each on a database of its own: a start keeps one processor busy.
+const LANES: u64 = 2;
+/// A start without a slow hash: nobody's password is guarded here.
+const QUICK: [(&str, &str); 2] =
+    [("CEDARGATE_ARGON2_MEMORY_KIB", "7168"), ("CEDARGATE_ARGON2_ITERATIONS", "1")];
+
+/// The requests of one life of a service.
+struct Requests {
+    /// How many have no answer yet.
+    under_way: AtomicU64,
+    /// One for each answer.
+    answered: Semaphore,
+}
+
+/// Refreshes on and on until the service is gone, and gives the last token that arrived.
+async fn refresh_on(base: String, mut token: String, requests: Arc<Requests>) -> String {
+    let http = reqwest::Client::new();
+    loop {
+        let body = json!({ "refreshToken": token, "clientId": ADMIN });
+        requests.under_way.fetch_add(1, Ordering::SeqCst);
+        let sent = http.post(format!("{base}/v2/auth/token")).json(&body).send().await;
+        let answer = match sent {
+            Ok(answer) => {
+                assert_eq!(answer.status(), StatusCode::OK);
+                answer.json::<Value>().await
+            }
+            Err(error) => Err(error),
+        };
+        let Ok(answer) = answer else { return token };
+        requests.under_way.fetch_sub(1, Ordering::SeqCst);
+        requests.answered.add_permits(1);
+        token = refresh_token(&answer);
+    }
+}
+
+/// Kills a service so often while it refreshes. What it said before is checked after each start, and in the end what it has
+/// kept. Gives how many answers were lost whose refreshes had been written.
+async fn kill(kills: u64, lane: u64) -> i64 {
+    let database = Database::new().await;
+    let mut running = block_in_place(|| serve_with(&database, &QUICK));
+    let mut held = Vec::new();
+    for _ in 0..FAMILIES {
+        held.push(refresh_token(&log_in(&running.base, ADMIN).await));
+    }
+    let (mut hit, mut rounds) = (0, 0);
+    while hit < kills {
+        rounds += 1;
+        assert!(rounds <= 2 * kills, "{hit} of {rounds} hit a refresh");
+        let requests = Requests { under_way: AtomicU64::new(0), answered: Semaphore::new(0) };
+        let requests = Arc::new(requests);
+        let clients: Vec<_> = held
+            .iter()
+            .map(|token| tokio::spawn(refresh_on(running.base.clone(), token.clone(), Arc::clone(&requests))))
+            .collect();
+        let begun = requests.answered.acquire_many(FAMILIES);
+        drop(tokio::time::timeout(Duration::from_secs(60), begun).await.expect("no answers").unwrap());
+        // Another moment of a rotation each time. It is the time of another process, which no clock of ours sets; and nothing
+        // is waited for: whatever has happened by then, what follows has to hold.
+        tokio::time::sleep(Duration::from_micros((rounds * LANES + lane) * 137 % 10_000)).await;
+        hit += u64::from(requests.under_way.load(Ordering::SeqCst) > 0);
+        // SIGKILL.
+        block_in_place(|| drop(running));
+        held.clear();
+        for client in clients {
+            held.push(client.await.unwrap());
+        }
+        running = block_in_place(|| serve_with(&database, &QUICK));
+        // Whatever was lost, the client goes on with what it has: unspent, or the direct predecessor within the grace.
+        let base = running.base.as_str();
+        held = join_all(held.iter().map(async |token| {
+            let next = refresh_token(&refresh(base, token).await.expect(StatusCode::OK));
+            let again = refresh_token(&refresh(base, token).await.expect(StatusCode::OK));
+            assert_eq!(next, again, "one token, one successor");
+            next
+        }))
+        .await;
+    }
+    let unspent = "SELECT COUNT(*) FROM refresh_tokens WHERE spent_at IS NULL";
+    assert_eq!(count(&database, unspent).await, i64::from(FAMILIES));
+    let twice =
+        "SELECT COUNT(*) - COUNT(DISTINCT predecessor) FROM refresh_tokens WHERE predecessor IS NOT NULL";
+    assert_eq!(count(&database, twice).await, 0);
+    assert_eq!(count(&database, "SELECT COUNT(*) FROM sessions WHERE ended_at IS NOT NULL").await, 0);
+    // The trail tells of exactly what was kept: no refresh without its entry, and no entry without its refresh.
+    let refreshed = |retry: bool| {
+        format!(
+            "SELECT COUNT(*) FROM audit WHERE event = 'token.refreshed' AND details LIKE '%\"retry\":{retry}%'"
+        )
+    };
+    let spent = "SELECT COUNT(*) FROM refresh_tokens WHERE spent_at IS NOT NULL";
+    assert_eq!(count(&database, &refreshed(false)).await, count(&database, spent).await);
+    let asked_again = i64::from(FAMILIES) * i64::try_from(rounds).unwrap();
+    count(&database, &refreshed(true)).await - asked_again
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_in_the_middle_of_refreshes_it_loses_no_family_and_makes_no_token_good_twice() {
+    // As with `PROPTEST_CASES`, another number where somebody has more or less time.
+    let kills: u64 = std::env::var("TEST_KILLS").map_or(200, |kills| kills.parse().unwrap());
+    let lanes = (0..LANES).map(|lane| tokio::spawn(kill(kills.div_ceil(LANES), lane)));
+    let mut lost = 0;
+    for lane in join_all(lanes).await {
+        lost += lane.unwrap();
+    }
+    println!("{lost} answers were lost whose refreshes had been written");
+}
