@@ -7,9 +7,11 @@ use serde_json::json;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 
 /// The program, with its settings from these pairs only, in `directory`.
-fn program(directory: &Path, settings: &[(&str, &str)]) -> Command {
+pub fn program(directory: &Path, settings: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cedargate"));
     command.current_dir(directory).env_clear().envs(settings.iter().copied());
     command
@@ -32,6 +34,8 @@ pub struct Running {
     child: Child,
     pub base: String,
     pub greeting: String,
+    said: Arc<Mutex<String>>,
+    readers: Vec<JoinHandle<()>>,
 }
 
 impl Running {
@@ -43,6 +47,16 @@ impl Running {
     /// Waits until it has ended by itself.
     pub fn wait(&mut self) -> std::process::ExitStatus {
         self.child.wait().unwrap()
+    }
+
+    /// Ends it in order, and gives all that it has said on its outputs.
+    pub fn end(mut self) -> String {
+        let told = Command::new("kill").args(["-INT", &self.id().to_string()]).status();
+        assert!(told.unwrap().success() && self.wait().success(), "it ends by itself");
+        for reader in self.readers.drain(..) {
+            reader.join().unwrap();
+        }
+        std::mem::take(&mut self.said.lock().unwrap())
     }
 }
 
@@ -58,16 +72,23 @@ pub fn start(directory: &Path, settings: &[(&str, &str)]) -> Running {
     let mut command = program(directory, &[("CEDARGATE_LISTEN", "127.0.0.1:0")]);
     command.envs(settings.iter().copied()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
-    let stdout = BufReader::new(child.stdout.take().unwrap());
-    let stderr = child.stderr.take().unwrap();
+    let said = Arc::new(Mutex::new(String::new()));
+    let hear = |said: &Mutex<String>, line: &str| *said.lock().unwrap() += &format!("{line}\n");
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let stderr = BufReader::new(child.stderr.take().unwrap());
     // Whoever reads neither of them any more would block it one day, so both are read to their ends.
-    std::thread::spawn(move || BufReader::new(stderr).lines().map_while(Result::ok).for_each(drop));
-    let mut lines = stdout.lines().map_while(Result::ok);
+    let heard = Arc::clone(&said);
+    let errors = std::thread::spawn(move || {
+        stderr.lines().map_while(Result::ok).for_each(|line| hear(&heard, &line));
+    });
+    let heard = Arc::clone(&said);
     let greeting: Vec<String> = lines.by_ref().take_while(|line| line != "Ctrl-C ends it.").collect();
-    std::thread::spawn(move || lines.for_each(drop));
-    let base = greeting.iter().find_map(|line| line.split(" listens on ").nth(1)).map(str::to_owned);
     let greeting = greeting.join("\n");
-    Running { child, base: base.unwrap_or_else(|| panic!("it did not start: {greeting}")), greeting }
+    hear(&said, &greeting);
+    let rest = std::thread::spawn(move || lines.for_each(|line| hear(&heard, &line)));
+    let base = greeting.lines().find_map(|line| line.split(" listens on ").nth(1)).map(str::to_owned);
+    let base = base.unwrap_or_else(|| panic!("it did not start: {}", said.lock().unwrap()));
+    Running { child, base, greeting, said, readers: vec![errors, rest] }
 }
 
 pub fn client(base: &str) -> Client {

@@ -92,11 +92,11 @@ async fn kill(kills: u64, lane: u64) -> i64 {
         .await;
     }
     let unspent = "SELECT COUNT(*) FROM refresh_tokens WHERE spent_at IS NULL";
-    assert_eq!(count(&database, unspent).await, i64::from(FAMILIES));
+    assert_eq!(count(&database.url, unspent).await, i64::from(FAMILIES));
     let twice =
         "SELECT COUNT(*) - COUNT(DISTINCT predecessor) FROM refresh_tokens WHERE predecessor IS NOT NULL";
-    assert_eq!(count(&database, twice).await, 0);
-    assert_eq!(count(&database, "SELECT COUNT(*) FROM sessions WHERE ended_at IS NOT NULL").await, 0);
+    assert_eq!(count(&database.url, twice).await, 0);
+    assert_eq!(count(&database.url, "SELECT COUNT(*) FROM sessions WHERE ended_at IS NOT NULL").await, 0);
     // The trail tells of exactly what was kept: no refresh without its entry, and no entry without its refresh.
     let refreshed = |retry: bool| {
         format!(
@@ -104,9 +104,9 @@ async fn kill(kills: u64, lane: u64) -> i64 {
         )
     };
     let spent = "SELECT COUNT(*) FROM refresh_tokens WHERE spent_at IS NOT NULL";
-    assert_eq!(count(&database, &refreshed(false)).await, count(&database, spent).await);
+    assert_eq!(count(&database.url, &refreshed(false)).await, count(&database.url, spent).await);
     let asked_again = i64::from(FAMILIES) * i64::try_from(rounds).unwrap();
-    count(&database, &refreshed(true)).await - asked_again
+    count(&database.url, &refreshed(true)).await - asked_again
 }
 
 #[tokio::test(flavor = "multi_thread")]

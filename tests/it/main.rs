@@ -45,6 +45,7 @@ mod readme;
 mod refresh;
 mod reload;
 mod resources;
+mod restart;
 mod revocation;
 mod running;
 mod sessions;

@@ -35,9 +35,9 @@ pub(crate) async fn refresh(base: &str, token: &str) -> Reply {
 }
 
 /// The number that a query gives.
-pub(crate) async fn count(database: &Database, query: &str) -> i64 {
+pub(crate) async fn count(url: &str, query: &str) -> i64 {
     use sea_orm::{ConnectionTrait, Statement};
-    let connection = sea_orm::Database::connect(&database.url).await.unwrap();
+    let connection = sea_orm::Database::connect(url).await.unwrap();
     let statement = Statement::from_string(connection.get_database_backend(), query);
     let row = connection.query_one_raw(statement).await.unwrap().unwrap();
     let number = row.try_get_by_index(0).unwrap();
@@ -46,7 +46,7 @@ pub(crate) async fn count(database: &Database, query: &str) -> i64 {
 }
 
 /// Waits until a client is refused as ended, and gives how long that took.
-async fn until_ended(client: &Client) -> Duration {
+pub(crate) async fn until_ended(client: &Client) -> Duration {
     let start = Instant::now();
     loop {
         let reply = client.get("/v2/users/me").await;
@@ -59,7 +59,7 @@ async fn until_ended(client: &Client) -> Duration {
 }
 
 /// A client of the other process with the same bearer, whom that process knows already.
-async fn known_at(base: &str, bearer: &str) -> Client {
+pub(crate) async fn known_at(base: &str, bearer: &str) -> Client {
     let there = Client { bearer: Some(bearer.to_owned()), ..client(base) };
     there.get("/v2/users/me").await.expect(StatusCode::OK);
     there
