@@ -209,6 +209,8 @@ impl Facts {
 
     async fn listen_once(facts: &Weak<Self>, url: &str) -> Result<(), sea_orm::sqlx::Error> {
         let mut listener = PgListener::connect(url).await?;
+        // Connecting again by itself, it would tell of the loss only when the database is back, or not at all.
+        listener.eager_reconnect(false);
         listener.listen(CHANNEL).await?;
         if let Some(facts) = facts.upgrade() {
             // What was written before it could be heard.

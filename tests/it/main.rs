@@ -44,6 +44,7 @@ mod random_input;
 mod readme;
 mod refresh;
 mod reload;
+mod replicas;
 mod resources;
 mod restart;
 mod revocation;

@@ -76,6 +76,8 @@ enum Kind {
 }
 
 const KINDS: usize = 6;
+/// How the server is stopped, one time after the other: at once as in a crash, and in order.
+const STOPS: [&str; 5] = ["immediate", "fast", "immediate", "fast", "immediate"];
 
 /// How much of it was answered, and how often the database was away.
 #[derive(Default)]
@@ -246,6 +248,32 @@ async fn reaching(load: Arc<Load>, admin: Client, own: String, foreign: String) 
     }
 }
 
+/// Logs out as soon as the database is there.
+async fn log_out(client: &Client) {
+    let begun = Instant::now();
+    loop {
+        let reply = client.post("/v2/auth/logout", json!({})).await;
+        if reply.status == StatusCode::NO_CONTENT {
+            return;
+        }
+        reply.expect_problem(503, "database_unavailable");
+        assert!(begun.elapsed() < PATIENCE, "it is still away");
+    }
+}
+
+/// Waits until a session that has been ended at another process is refused, and not for long while it is good.
+async fn until_refused(client: &Client) {
+    let begun = Instant::now();
+    loop {
+        let reply = client.get("/v2/users/me").await;
+        match reply.status {
+            StatusCode::UNAUTHORIZED => return,
+            StatusCode::OK => assert!(begun.elapsed() < Duration::from_secs(2), "it is good still"),
+            _ => drop(reply.expect_problem(503, "database_unavailable")),
+        }
+    }
+}
+
 /// Both services, and what the test has made there.
 struct World {
     services: [Running; 2],
@@ -386,9 +414,12 @@ async fn a_postgresql_that_is_restarted_under_load_costs_errors_and_no_wrong_ans
         Kept::Nothing
     });
 
-    for how in ["immediate", "fast", "immediate", "fast", "immediate"] {
+    for how in STOPS {
         let answered = counts(&load.answered);
         world.until(&mut work, "it goes on", |_| all_above(&load.answered, answered, 4)).await;
+        let pair = log_in(&world.base(0), ADMIN).await.expect(StatusCode::OK);
+        let here = bearer(&world.base(0), access(&pair));
+        let there = known_at(&world.base(1), access(&pair)).await;
         let away = counts(&load.away);
         cluster.stop(how);
         world
@@ -401,16 +432,20 @@ async fn a_postgresql_that_is_restarted_under_load_costs_errors_and_no_wrong_ans
             assert_eq!(live.status, StatusCode::NO_CONTENT, "it is the database that is away");
         }
         cluster.start();
+        // What one ends as soon as it can, the other one sees, though it does not listen again yet.
+        log_out(&here).await;
+        until_refused(&there).await;
         world.until(&mut work, "it is back", |ready| ready == [200, 200]).await;
     }
     let answered = counts(&load.answered);
     world.until(&mut work, "it works again", |_| all_above(&load.answered, answered, 4)).await;
     load.is_over.store(true, Ordering::SeqCst);
     let kept = tokio::time::timeout(PATIENCE, work.join_all()).await.expect("everybody ends");
+    println!("answered {:?}, away {:?}", counts(&load.answered), counts(&load.away));
 
-    // One session has ended, the one that was to.
+    // Those sessions have ended that were to.
     let ended = "SELECT COUNT(*) FROM sessions WHERE ended_at IS NOT NULL";
-    assert_eq!(count(&cluster.url, ended).await, 1);
+    assert_eq!(count(&cluster.url, ended).await, 1 + i64::try_from(STOPS.len()).unwrap());
     // What was answered is there, whatever came between.
     let mut sessions = HashSet::new();
     for kept in kept {

@@ -1,0 +1,283 @@
+//! Two real processes on one PostgreSQL: what one counts, makes or ends is so for the other.
+
+use crate::command_line::{Running, client, run, text};
+use crate::families::{access, expect_ended};
+use crate::processes::{count, known_at, log_in, refresh, serve_with, until_ended};
+use crate::refresh::{expect_refused, refresh_token};
+use crate::support::{ADMIN, Client, Database, PASSWORD, Reply, jwt};
+use futures_util::future::{join, join_all};
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+
+const WRONG: &str = "not-the-s3cret-at-all";
+/// Within what time a process sees what another one did.
+const SOON: Duration = Duration::from_secs(2);
+
+/// Two services on one database, which is a PostgreSQL; none where there is none.
+struct Replicas {
+    services: [Running; 2],
+    database: Database,
+}
+
+impl Replicas {
+    async fn start(more: &[(&str, &str)]) -> Option<Self> {
+        let database = Database::new().await;
+        if database.url.starts_with("sqlite") {
+            return None; // SQLite has one process that serves.
+        }
+        Some(Self { services: [0, 1].map(|_| serve_with(&database, more)), database })
+    }
+
+    /// The address of one of the two.
+    fn base(&self, at: usize) -> &str {
+        &self.services[at % 2].base
+    }
+
+    /// The first admin, as one of the two knows it.
+    async fn admin(&self, at: usize) -> Client {
+        let tokens = log_in(self.base(at), ADMIN).await;
+        known_at(self.base(at), access(&tokens)).await
+    }
+
+    /// What a command says that ends well.
+    fn command(&self, arguments: &[&str]) -> String {
+        let settings = [("CEDARGATE_DATABASE_URL", self.database.url.as_str())];
+        let output = run(self.database.directory.path(), &settings, arguments);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        text(&output.stdout)
+    }
+}
+
+/// A try to log in from an address, as a proxy tells it.
+async fn attempt(base: &str, address: &str, email: &str, password: &str) -> Reply {
+    let headers = [("content-type", "application/json"), ("x-forwarded-for", address)];
+    let body = json!({ "email": email, "password": password }).to_string().into_bytes();
+    client(base).send(Method::POST, "/v2/auth/token", &headers, Some(body)).await
+}
+
+/// How many tries have been let through so long after the first wait began: the waits are 1, 3, 5, 10, 20 s and so on.
+fn let_through(after: Duration) -> usize {
+    let ends = [1, 4, 9, 19, 39, 79, 159];
+    ends.iter().filter(|end| after >= Duration::from_secs(**end)).count()
+}
+
+/// Guesses at both in turn, more often than is free. Both have to let through no more than one would alone.
+async fn guess(replicas: &Replicas, free: usize, mut next: impl FnMut(usize) -> (String, String)) {
+    let begun = Instant::now();
+    let (mut looked_at, mut waits) = (0, [0, 0]);
+    for at in 0..2 * free + 2 {
+        let (address, email) = next(at);
+        let reply = attempt(replicas.base(at), &address, &email, WRONG).await;
+        match reply.status {
+            StatusCode::UNAUTHORIZED => looked_at += 1,
+            _ => {
+                reply.expect_problem(429, "too_many_attempts");
+                assert!(reply.header("retry-after").parse::<u64>().unwrap() >= 1);
+                waits[at % 2] += 1;
+            }
+        }
+        assert!(looked_at >= free || waits == [0, 0], "somebody waits after {looked_at}");
+    }
+    // It is real time: on a slow machine a wait may be over.
+    let most = free + let_through(begun.elapsed());
+    assert!((free..=most).contains(&looked_at), "{looked_at} were looked at, and not {free} to {most}");
+    assert!(waits[0] > 0 && waits[1] > 0, "{waits:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_guesses_at_one_of_two_processes_waits_at_both() {
+    let Some(replicas) = Replicas::start(&[("CEDARGATE_TRUSTED_PROXIES", "127.0.0.1/32")]).await else {
+        return;
+    };
+    // At one account from one address, at one account from all, and from one address at all accounts.
+    guess(&replicas, 3, |_| ("192.0.2.1".into(), ADMIN.into())).await;
+    guess(&replicas, 20, |at| (format!("198.51.100.{at}"), "somebody@example.com".into())).await;
+    guess(&replicas, 30, |at| ("192.0.2.2".into(), format!("user{at}@example.com"))).await;
+
+    // Elsewhere nobody waits, and what is right at one is forgotten at both.
+    for at in 0..6 {
+        for _ in 0..2 {
+            let wrong = attempt(replicas.base(at), "192.0.2.3", ADMIN, WRONG).await;
+            wrong.expect_problem(401, "invalid_credentials");
+        }
+        attempt(replicas.base(at + 1), "192.0.2.3", ADMIN, PASSWORD).await.expect(StatusCode::OK);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_api_key_is_a_key_at_both_and_none_at_both() {
+    let Some(replicas) = Replicas::start(&[]).await else { return };
+    for at in 0..2 {
+        let owner = replicas.admin(at).await;
+        let make = async || {
+            let body = json!({ "name": "key", "scopes": ["agent"] });
+            let made = owner.post("/v2/users/me/keys", body).await.expect(StatusCode::CREATED);
+            let key = made["key"].as_str().unwrap().to_owned();
+            let here = known_at(replicas.base(at), &key).await;
+            (
+                made["id"].as_str().unwrap().to_owned(),
+                key.clone(),
+                here,
+                known_at(replicas.base(at + 1), &key).await,
+            )
+        };
+        for how in ["deleted", "revoked", "blocked"] {
+            let (id, key, here, there) = make().await;
+            match how {
+                "deleted" => {
+                    let gone = owner.delete(&format!("/v2/users/me/keys/{id}")).await;
+                    gone.expect(StatusCode::NO_CONTENT);
+                }
+                "revoked" => drop(form(&client(replicas.base(at)), "/v2/auth/revoke", &key).await),
+                _ => {
+                    // By the other process, and seen by this one.
+                    let gone = replicas.admin(at + 1).await.delete(&format!("/v2/users/me/keys/{id}")).await;
+                    gone.expect(StatusCode::NO_CONTENT);
+                    expect_ended(&there.get("/v2/users/me").await);
+                    until_ended(&here).await;
+                    continue;
+                }
+            }
+            expect_ended(&here.get("/v2/users/me").await);
+            until_ended(&there).await;
+        }
+    }
+}
+
+/// Sends a token as RFC 7009 and RFC 7662 say.
+async fn form(client: &Client, path: &str, token: &str) -> Value {
+    let headers = [("content-type", "application/x-www-form-urlencoded")];
+    let body = format!("token={token}").into_bytes();
+    client.send(Method::POST, path, &headers, Some(body)).await.expect(StatusCode::OK)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_token_is_worth_at_one_it_is_worth_at_both() {
+    let Some(replicas) = Replicas::start(&[]).await else { return };
+    let services = [replicas.admin(0).await, replicas.admin(1).await];
+    for at in 0..2 {
+        for which in ["access", "refresh"] {
+            let tokens = log_in(replicas.base(at), ADMIN).await;
+            let refresh_token = refresh_token(&tokens);
+            let both = [access(&tokens), &refresh_token];
+            for token in both {
+                for service in &services {
+                    let worth = form(service, "/v2/auth/introspect", token).await;
+                    assert_eq!((&worth["active"], &worth["username"]), (&json!(true), &json!(ADMIN)));
+                }
+            }
+            let there = known_at(replicas.base(at + 1), access(&tokens)).await;
+            let ended = if which == "access" { access(&tokens) } else { &refresh_token };
+            form(&client(replicas.base(at)), "/v2/auth/revoke", ended).await;
+            for token in both {
+                assert_eq!(
+                    form(&services[at], "/v2/auth/introspect", token).await,
+                    json!({ "active": false })
+                );
+            }
+            until_ended(&there).await;
+            // It has heard of it by now.
+            for token in both {
+                let worth = form(&services[(at + 1) % 2], "/v2/auth/introspect", token).await;
+                assert_eq!(worth, json!({ "active": false }));
+            }
+            expect_refused(&refresh(replicas.base(at + 1), &refresh_token).await);
+        }
+    }
+}
+
+/// The public keys by their names, as both show them once they show so many.
+async fn public_keys(replicas: &Replicas, count: usize) -> Vec<String> {
+    let kids = async |at: usize| -> Vec<String> {
+        let keys = client(replicas.base(at)).get("/.well-known/jwks.json").await.expect(StatusCode::OK);
+        keys["keys"].as_array().unwrap().iter().map(|key| key["kid"].as_str().unwrap().to_owned()).collect()
+    };
+    let begun = Instant::now();
+    loop {
+        let (one, two) = join(kids(0), kids(1)).await;
+        if one.len() == count && one == two {
+            return one;
+        }
+        assert!(begun.elapsed() < SOON, "{one:?} and {two:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_keys_that_sign_are_the_same_at_both() {
+    for algorithm in ["HS256", "EdDSA"] {
+        let setting = [("CEDARGATE_TOKEN_ALGORITHM", algorithm)];
+        let Some(replicas) = Replicas::start(&setting).await else { return };
+        let public = |count: usize| if algorithm == "EdDSA" { count } else { 0 };
+        let kid = |token: &str| jwt(token).0["kid"].clone();
+        // What one signs, the other one takes.
+        let old = [log_in(replicas.base(0), ADMIN).await, log_in(replicas.base(1), ADMIN).await];
+        assert_eq!(kid(access(&old[0])), kid(access(&old[1])));
+        let mut clients = Vec::new();
+        for tokens in &old {
+            for at in 0..2 {
+                clients.push(known_at(replicas.base(at), access(tokens)).await);
+            }
+        }
+        public_keys(&replicas, public(1)).await;
+
+        // The next one is public at both before it signs, and what was signed stays good.
+        replicas.command(&["signing-key", "rotate"]);
+        public_keys(&replicas, public(2)).await;
+        for client in &clients {
+            client.get("/v2/users/me").await.expect(StatusCode::OK);
+        }
+
+        // One that is revoked is none at both, though both knew who called with its tokens.
+        replicas.command(&["signing-key", "rotate", "--revoke"]);
+        let begun = Instant::now();
+        for client in &clients {
+            loop {
+                let reply = client.get("/v2/users/me").await;
+                if reply.status == StatusCode::UNAUTHORIZED {
+                    assert_eq!(reply.json["error"]["message"], "invalid signature");
+                    break;
+                }
+                assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
+                assert!(begun.elapsed() < SOON, "a key that was revoked is good still");
+            }
+        }
+        public_keys(&replicas, public(1)).await;
+        // The sessions are there, and a refresh at either gives a token that both take.
+        for (at, tokens) in old.iter().enumerate() {
+            let new = refresh(replicas.base(at), &refresh_token(tokens)).await.expect(StatusCode::OK);
+            assert_ne!(kid(access(&new)), kid(access(tokens)));
+            known_at(replicas.base(at), access(&new)).await;
+            known_at(replicas.base(at + 1), access(&new)).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_audit_trail_is_one_chain_however_both_write() {
+    const WRITERS: usize = 8;
+    const ROUNDS: usize = 10;
+    let Some(replicas) = Replicas::start(&[]).await else { return };
+    let before = count(&replicas.database.url, "SELECT MAX(seq) FROM audit").await;
+    let admins = [replicas.admin(0).await, replicas.admin(1).await];
+    let writer = async |at: usize| {
+        let mut token = refresh_token(&log_in(replicas.base(at), ADMIN).await);
+        for round in 0..ROUNDS {
+            let body = json!({ "email": format!("user{at}-{round}@example.com") });
+            let (made, refreshed) =
+                join(admins[at % 2].post("/v2/users", body), refresh(replicas.base(at + round), &token))
+                    .await;
+            made.expect(StatusCode::CREATED);
+            token = refresh_token(&refreshed.expect(StatusCode::OK));
+        }
+    };
+    // At a time at which the chain is written at both ends, it is looked at, too.
+    let verify = async { replicas.command(&["audit", "verify"]) };
+    join(join_all((0..WRITERS).map(writer)), verify).await;
+    let told = replicas.command(&["audit", "verify"]);
+    // Two admins and the writers log in; each round makes a user and refreshes.
+    let entries = before + 2 + i64::try_from(WRITERS + WRITERS * ROUNDS * 2).unwrap();
+    assert!(told.starts_with(&format!("{entries} entries, head {entries}:")), "{told}");
+    let events = "SELECT COUNT(DISTINCT seq) FROM audit WHERE event = 'token.refreshed'";
+    assert_eq!(count(&replicas.database.url, events).await, i64::try_from(WRITERS * ROUNDS).unwrap());
+}
