@@ -17,6 +17,7 @@ use cedar_policy_core::entities::{NoEntitiesSchema, TCComputation};
 use cedar_policy_core::extensions::Extensions;
 use quick_cache::UnitWeighter;
 use quick_cache::sync::Cache;
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -163,9 +164,19 @@ impl Engine {
         let latency = start.elapsed();
         self.counts.time(latency);
         if let Some(trail) = ask.trail.filter(|trail| trail.wants(answer.allowed)) {
-            trail.record(ask, resource, &answer, self.bundle.version(), latency);
+            trail.record(ask, &self.read_of(ask), resource, &answer, self.bundle.version(), latency);
         }
         answer
+    }
+
+    /// The circumstances of a question as a decision can read them: with nothing that is said but not declared.
+    fn read_of<'a>(&self, ask: &Ask<'a>) -> Cow<'a, Circumstances> {
+        let said = &ask.circumstances.said;
+        if said.is_empty() {
+            return Cow::Borrowed(ask.circumstances);
+        }
+        let said = self.slices.get(ask.action).map(|slice| slice.declared_of(said)).unwrap_or_default();
+        Cow::Owned(Circumstances { said, ..ask.circumstances.clone() })
     }
 
     fn answer(&self, ask: &Ask<'_>, resource: &Resourced) -> Arc<Answer> {
@@ -228,7 +239,7 @@ impl Engine {
         let answer = at_home.filter(|answer| !answer.allowed).unwrap_or_else(|| self.answer(ask, &nowhere));
         let answer = if answer.allowed { Arc::default() } else { answer };
         if let Some(trail) = ask.trail.filter(|trail| trail.wants(false)) {
-            trail.record(ask, &nowhere, &answer, self.bundle.version(), start.elapsed());
+            trail.record(ask, &self.read_of(ask), &nowhere, &answer, self.bundle.version(), start.elapsed());
         }
         answer
     }

@@ -10,7 +10,7 @@ use cedar_policy::{
     ActionConstraint, Context, Entities, EntityTypeName, EntityUid, Policy, PolicySet, Schema,
 };
 use cedar_policy_core::ast::Entity;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
@@ -129,6 +129,11 @@ impl Slice {
         )))
     }
 
+    /// What the action's context declares of what somebody says of a call.
+    pub(super) fn declared_of(&self, said: &Map<String, Value>) -> Map<String, Value> {
+        self.shape.project(said)
+    }
+
     /// Whether the context has to be held against the schema: where somebody else says something of it, or where the
     /// schema asks for something.
     pub(super) fn is_checked(&self, circumstances: &Circumstances) -> bool {
@@ -149,7 +154,7 @@ impl Slice {
             return Ok(known);
         }
         // Read with the schema, which knows what is an entity and what an address, and refuses what is mistyped.
-        let mut fields = self.shape.project(&circumstances.said);
+        let mut fields = self.declared_of(&circumstances.said);
         if let Ok(Value::Object(known)) = known.to_json_value() {
             fields.extend(known);
         }

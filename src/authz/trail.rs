@@ -35,10 +35,12 @@ impl Trail {
         self.log.wants(allowed) && !(self.is_step && allowed)
     }
 
-    /// Records a decision.
+    /// Records a decision that read these circumstances. What is said of a call and read by nobody is not recorded:
+    /// callers say what they have, and that may be a token.
     pub(super) fn record(
         &self,
         ask: &Ask<'_>,
+        circumstances: &Circumstances,
         resource: &Resourced,
         answer: &Answer,
         version: &str,
@@ -47,7 +49,7 @@ impl Trail {
         let subject = ask.principal.shown();
         let (kind, id) = resource.body.name();
         self.log.record(&Record {
-            time: ask.circumstances.now.unwrap_or(Timestamp::from_millis(0)),
+            time: circumstances.now.unwrap_or(Timestamp::from_millis(0)),
             request: self.request.as_deref(),
             caller: self.caller,
             subject: Subject { kind: &subject.kind, id: &subject.id, scopes: &subject.scopes },
@@ -58,7 +60,7 @@ impl Trail {
             errors: &answer.errors,
             policy_version: version,
             latency,
-            inputs: Inputs { entities: (&subject.entity, &resource.body), context: ask.circumstances },
+            inputs: Inputs { entities: (&subject.entity, &resource.body), context: circumstances },
         });
     }
 }

@@ -18,6 +18,7 @@ mod audit;
 mod authorize;
 mod backup;
 mod bad_input;
+mod canary;
 mod certification;
 mod command_line;
 mod conversations;

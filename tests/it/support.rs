@@ -6,7 +6,6 @@ use cedargate::config::Config;
 use cedargate::values::{Clock, Id};
 use reqwest::{Method, StatusCode};
 use sea_orm::{ConnectionTrait, DbBackend, Statement};
-use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -100,6 +99,28 @@ impl Database {
             if self.url.starts_with("sqlite") { format!("{}?mode=rwc", self.url) } else { self.url.clone() };
         run_sql(&url, statement).await;
     }
+
+    /// Everything that it holds, as text: the bytes of the files, or every row of every table.
+    pub async fn stored(&self) -> String {
+        if self.server.is_none() {
+            let files = std::fs::read_dir(self.directory.path()).unwrap();
+            let bytes = files.map(|file| std::fs::read(file.unwrap().path()).unwrap());
+            return bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).collect();
+        }
+        let connection = sea_orm::Database::connect(&self.url).await.unwrap();
+        let texts = async |sql: String| -> Vec<String> {
+            let statement = Statement::from_string(DbBackend::Postgres, sql);
+            let rows = connection.query_all_raw(statement).await.unwrap();
+            rows.iter().map(|row| row.try_get_by_index(0).unwrap()).collect()
+        };
+        let mut stored = String::new();
+        let tables = "SELECT table_name::text FROM information_schema.tables WHERE table_schema = 'public'";
+        for table in texts(tables.to_owned()).await {
+            stored += &texts(format!("SELECT t::text FROM \"{table}\" t")).await.join("\n");
+        }
+        connection.close().await.unwrap();
+        stored
+    }
 }
 
 impl Drop for Database {
@@ -185,24 +206,7 @@ impl TestApp {
 
     /// Everything that its database holds, as text: the bytes of the files, or every row of every table.
     pub async fn stored(&self) -> String {
-        if self.database.server.is_none() {
-            let files = std::fs::read_dir(self.directory()).unwrap();
-            let bytes = files.map(|file| std::fs::read(file.unwrap().path()).unwrap());
-            return bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).collect();
-        }
-        let connection = sea_orm::Database::connect(self.config.database_url.expose_secret()).await.unwrap();
-        let texts = async |sql: String| -> Vec<String> {
-            let statement = Statement::from_string(DbBackend::Postgres, sql);
-            let rows = connection.query_all_raw(statement).await.unwrap();
-            rows.iter().map(|row| row.try_get_by_index(0).unwrap()).collect()
-        };
-        let mut stored = String::new();
-        let tables = "SELECT table_name::text FROM information_schema.tables WHERE table_schema = 'public'";
-        for table in texts(tables.to_owned()).await {
-            stored += &texts(format!("SELECT t::text FROM \"{table}\" t")).await.join("\n");
-        }
-        connection.close().await.unwrap();
-        stored
+        self.database.stored().await
     }
 
     /// The number that a query gives.

@@ -1,0 +1,535 @@
+//! Canaries: secrets of every kind are sent through every endpoint, with success and without, while everything is logged that can
+//! be; and then they are nowhere to be found, in no form.
+
+use crate::command_line::{client, program, run, start, text};
+use crate::families::access;
+use crate::refresh::refresh_token;
+use crate::support::{ADMIN, Client, Database, Reply, to_base64};
+use reqwest::{Method, StatusCode};
+use sea_orm::{ConnectionTrait, Statement};
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use std::io::Write;
+use std::process::{Output, Stdio};
+use std::sync::Mutex;
+use tempfile::TempDir;
+
+/// A piece of a secret is found if it is this long.
+const PIECE: usize = 16;
+/// Digits and letters stand as they are in JSON, in query strings and where Rust escapes a text.
+const LETTERS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+
+/// A new secret.
+fn canary() -> String {
+    let mut random = [0; 28];
+    aws_lc_rs::rand::fill(&mut random).unwrap();
+    random.iter().map(|byte| char::from(LETTERS[usize::from(*byte) % LETTERS.len()])).collect()
+}
+
+/// What a text may look like where somebody writes it down, each with its name.
+fn forms(secret: &str) -> Vec<(&'static str, String)> {
+    let bytes = secret.as_bytes();
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let list: Vec<String> = bytes.iter().map(u8::to_string).collect();
+    let mut forms = vec![
+        ("as it is", secret.to_owned()),
+        ("in hex", hex.to_uppercase()),
+        ("in hex", hex),
+        ("as a list of bytes", list.join(", ")),
+    ];
+    // Base64 depends on how much stands before it, and its ends on what stands beside it.
+    for before in 0..3 {
+        let digits = to_base64(&[&vec![0; before], bytes].concat());
+        let inner = digits[before + 1..digits.len() - 2].to_owned();
+        forms.push(("in base64", inner.replace('-', "+").replace('_', "/")));
+        forms.push(("in base64url", inner));
+    }
+    forms
+}
+
+/// The secrets, and where to find them.
+#[derive(Default)]
+struct Secrets {
+    /// Every piece of every form of them, with the name and the form.
+    pieces: HashMap<[u8; PIECE], (String, &'static str)>,
+    /// All of them, by name.
+    known: Vec<(String, String)>,
+}
+
+impl Secrets {
+    /// A new secret with this name.
+    fn make(&mut self, name: &str) -> String {
+        let secret = canary();
+        self.add(name, &secret);
+        secret
+    }
+
+    fn add(&mut self, name: &str, secret: &str) {
+        for (form, text) in forms(secret) {
+            for piece in text.as_bytes().windows(PIECE) {
+                self.pieces.insert(piece.try_into().unwrap(), (name.to_owned(), form));
+            }
+        }
+        self.known.push((name.to_owned(), secret.to_owned()));
+    }
+
+    /// A pair of tokens: the signature of the one, and what follows the user's id in the other.
+    fn add_tokens(&mut self, name: &str, tokens: &Value) {
+        self.add(&format!("{name}: access token"), access(tokens).rsplit_once('.').unwrap().1);
+        self.add(&format!("{name}: refresh token"), refresh_token(tokens).split_once('.').unwrap().1);
+    }
+
+    /// The first secret in these bytes: which one, in which form, and what stands around it.
+    fn find(&self, bytes: &[u8]) -> Option<String> {
+        bytes.windows(PIECE).enumerate().find_map(|(at, piece)| {
+            let (name, form) = self.pieces.get(piece)?;
+            let around = &bytes[at.saturating_sub(200)..bytes.len().min(at + 100)];
+            Some(format!("{name}, {form}: {}", String::from_utf8_lossy(around)))
+        })
+    }
+
+    #[track_caller]
+    fn expect_none(&self, place: &str, bytes: &[u8]) {
+        assert!(!bytes.is_empty(), "there is nothing in {place}");
+        if let Some(found) = self.find(bytes) {
+            panic!("in {place}: {found}");
+        }
+    }
+}
+
+#[test]
+fn the_search_finds_a_piece_of_a_secret_in_every_form() {
+    let mut secrets = Secrets::default();
+    let secret = secrets.make("password");
+    for before in ["", "x", "xy", "a long text of which it is a part, with a quote \" in it: "] {
+        let whole = format!("{before}{secret} and on");
+        let url: String = url::form_urlencoded::byte_serialize(whole.as_bytes()).collect();
+        let base64 = to_base64(whole.as_bytes());
+        let hex: String = whole.bytes().map(|byte| format!("{byte:02x}")).collect();
+        for text in [
+            format!("{whole:?}"),
+            json!({ "password": whole }).to_string(),
+            format!("{:?}", json!(json!(whole).to_string())),
+            url,
+            base64.replace('-', "+").replace('_', "/"),
+            base64,
+            hex.to_uppercase(),
+            hex,
+            format!("{:?}", whole.as_bytes()),
+            format!("b{:?}", whole.as_bytes().escape_ascii().to_string()),
+            format!("{}…", &whole[..before.len() + PIECE]),
+        ] {
+            let found = secrets.find(format!("…{text}…").as_bytes());
+            assert!(found.is_some_and(|found| found.starts_with("password, ")), "{text}");
+        }
+    }
+    assert_eq!(secrets.find(canary().as_bytes()), None);
+}
+
+/// What the service has answered, but for the tokens and keys that it was asked for.
+#[derive(Default)]
+struct Answers(Mutex<Vec<u8>>);
+
+impl Answers {
+    fn keep(&self, reply: &Reply) {
+        let text = format!("{} {:?} {}\n", reply.status, reply.headers, reply.text);
+        self.0.lock().unwrap().extend(text.bytes());
+    }
+
+    fn keep_output(&self, output: &Output) {
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        self.0.lock().unwrap().extend([output.stdout.as_slice(), &output.stderr].concat());
+    }
+
+    async fn send(
+        &self,
+        client: &Client,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> Reply {
+        let body = (!body.is_empty()).then(|| body.as_bytes().to_vec());
+        let reply = client.send(method, path, headers, body).await;
+        self.keep(&reply);
+        reply
+    }
+
+    async fn post(&self, client: &Client, path: &str, body: Value) -> Reply {
+        let reply = client.post(path, body).await;
+        self.keep(&reply);
+        reply
+    }
+
+    async fn get(&self, client: &Client, path: &str) -> Reply {
+        let reply = client.get(path).await;
+        self.keep(&reply);
+        reply
+    }
+}
+
+const JSON: (&str, &str) = ("content-type", "application/json");
+const FORM: (&str, &str) = ("content-type", "application/x-www-form-urlencoded");
+const NOBODY: &str = "599e1fcd9da1c72645c95886";
+
+/// Everything that is asked of one service, and by which secrets.
+struct Asked {
+    base: String,
+    secrets: Secrets,
+    answers: Answers,
+    /// A key of the first admin, and its token.
+    key: Client,
+    admin: Client,
+}
+
+impl Asked {
+    fn bearer(&self, bearer: &str) -> Client {
+        Client { bearer: Some(bearer.to_owned()), ..client(&self.base) }
+    }
+
+    async fn log_in(&mut self, email: &str, password: &str, request: &str) -> Value {
+        let body = json!({ "email": email, "password": password }).to_string().into_bytes();
+        let headers = [JSON, ("x-request-id", request)];
+        let reply = client(&self.base).send(Method::POST, "/v2/auth/token", &headers, Some(body)).await;
+        let tokens = reply.expect(StatusCode::OK);
+        self.secrets.add_tokens(request, &tokens);
+        tokens
+    }
+
+    /// The first admin with its password, and a key that it has made.
+    async fn new(base: &str, mut secrets: Secrets, password: &str) -> Self {
+        let nobody = client(base);
+        let body = json!({ "email": ADMIN, "password": password });
+        let tokens = nobody.post("/v2/auth/token", body).await.expect(StatusCode::OK);
+        secrets.add_tokens("the first admin", &tokens);
+        let admin = Client { bearer: Some(access(&tokens).to_owned()), ..nobody };
+        let body = json!({ "name": "key", "scopes": ["admin"] });
+        let made = admin.post("/v2/users/me/keys", body).await.expect(StatusCode::CREATED);
+        let key = made["key"].as_str().unwrap();
+        secrets.add("key", key.strip_prefix("cg_").unwrap());
+        let key = Client { bearer: Some(key.to_owned()), ..admin.clone() };
+        Self { base: base.to_owned(), secrets, answers: Answers::default(), key, admin }
+    }
+
+    /// Logins and refreshes, right ones and wrong ones.
+    async fn passwords_and_tokens(&mut self) {
+        let nobody = client(&self.base);
+        let (password, new) = (self.secrets.make("password"), self.secrets.make("new password"));
+        let (address, email) = (self.secrets.make("masked email"), "ada@example.com");
+        let body = json!({ "email": format!("{address}@example.com"), "password": password });
+        // Addresses are no secret of this service, but for the decision log, which masks them.
+        self.admin.post("/v2/users", body).await.expect(StatusCode::CREATED);
+        let body = json!({ "email": email, "password": password, "role": "agent" });
+        self.answers.post(&self.admin, "/v2/users", body).await.expect(StatusCode::CREATED);
+
+        let first = self.log_in(email, &password, "canary-login").await;
+        let body = json!({ "refreshToken": first["refreshToken"], "clientId": email });
+        let second = nobody.post("/v2/auth/token", body.clone()).await.expect(StatusCode::OK);
+        let user = self.bearer(access(&second));
+        let path = |tokens: &Value| format!("/v2/auth/token?refreshToken={}", refresh_token(tokens));
+        let third = user.get(&path(&second)).await.expect(StatusCode::OK);
+        for (name, tokens) in [("second", &second), ("third", &third)] {
+            self.secrets.add_tokens(name, tokens);
+        }
+        // By somebody else, wrongly, and once more: the end of the family.
+        self.answers.get(&self.admin, &path(&third)).await.expect_problem(401, "invalid_refresh_token");
+        self.answers.get(&user, &format!("{}&x=1", path(&third))).await.expect_problem(400, "invalid_fields");
+        self.answers.post(&nobody, "/v2/auth/token", body).await.expect_problem(401, "invalid_refresh_token");
+        self.answers.get(&user, "/v2/users/me").await.expect_problem(401, "invalid_token");
+
+        // Wrong passwords, of somebody and of nobody, and passwords in other places.
+        let (wrong, unknown) = (self.secrets.make("wrong password"), self.secrets.make("password of nobody"));
+        let mistyped = self.secrets.make("password typed as address");
+        for body in [
+            json!({ "email": email, "password": wrong }),
+            json!({ "email": "nobody@example.com", "password": unknown }),
+            json!({ "email": format!("{mistyped}@example.com"), "password": wrong }),
+            json!({ "email": mistyped, "password": wrong }),
+            json!({ "email": email, "password": [wrong] }),
+            json!({ "email": email, "password": { "text": wrong } }),
+            json!({ "email": email, "password": wrong, "refreshToken": unknown, "clientId": mistyped }),
+            json!({ "email": [mistyped], "refreshToken": wrong, "clientId": unknown }),
+            json!({ "refreshToken": format!("{NOBODY}.{wrong}"), "clientId": email }),
+            json!([email, wrong]),
+            json!(wrong),
+        ] {
+            let reply = self.answers.post(&nobody, "/v2/auth/token", body.clone()).await;
+            assert!(reply.status.is_client_error(), "{body}: {}", reply.text);
+        }
+        let cut = self.secrets.make("password in malformed JSON");
+        for body in [
+            format!("{{\"email\": \"{email}\", \"password\": \"{cut}"),
+            format!("{{\"email\": \"{email}\", \"password\": {cut}}}"),
+            format!("{{\"email\": \"{email}\", \"password\": \"{cut}\", \"password\": \"{cut}\"}}"),
+            format!("{{\"email\": \"{email}\", \"password\": \"\\x{cut}\"}}"),
+            format!("email={email}&password={cut}"),
+        ] {
+            for kind in [JSON, FORM, ("content-type", "text/plain")] {
+                let reply = self.answers.send(&nobody, Method::POST, "/v2/auth/token", &[kind], &body).await;
+                assert!(reply.status.is_client_error(), "{body}: {}", reply.text);
+            }
+        }
+
+        // A new password: with the wrong one, one that is too long, and well.
+        let fourth = self.log_in(email, &password, "canary-change").await;
+        let user = self.bearer(access(&fourth));
+        let long = self.secrets.make("password that is too long").repeat(60);
+        for (current, new, status) in [(&wrong, &new, 400), (&password, &long, 400), (&password, &new, 200)] {
+            let body = json!({ "currentPassword": current, "password": new });
+            let reply = user.patch("/v2/users/me", body).await;
+            self.answers.keep(&reply);
+            assert_eq!(reply.status, status, "{}", reply.text);
+        }
+        for path in ["/v2/users/me", "/v2/users/me/sessions", "/v2/users/me/permissions"] {
+            self.answers.get(&user, path).await.expect(StatusCode::OK);
+        }
+    }
+
+    /// Keys, and what is asked about them and about tokens.
+    async fn keys_and_questions(&mut self) {
+        let mut keys = Vec::new();
+        for format in ["cg", "hex"] {
+            let body = json!({ "name": format, "scopes": ["bot"], "format": format });
+            let made = self.admin.post("/v2/users/me/keys", body).await.expect(StatusCode::CREATED);
+            let key = made["key"].as_str().unwrap().to_owned();
+            self.secrets.add("key", key.strip_prefix("cg_").unwrap_or(&key));
+            keys.push((made["id"].as_str().unwrap().to_owned(), self.bearer(&key), key));
+        }
+        let own = self.log_in("ada@example.com", &self.secret("new password"), "canary-question").await;
+        let user = self.bearer(access(&own));
+        let form = self.answers.post(&self.admin, "/v2/forms", json!({ "name": "form" })).await.id();
+        let mut tokens: Vec<String> = keys.iter().map(|(.., key)| key.clone()).collect();
+        tokens.extend([access(&own).to_owned(), refresh_token(&own)]);
+        for token in &tokens {
+            for client in [&user, &self.admin, &client(&self.base)] {
+                let body = format!("token={token}");
+                self.answers.send(client, Method::POST, "/v2/auth/introspect", &[FORM], &body).await;
+                for explain in ["false", "true"] {
+                    let body = json!({
+                        "subject": { "token": token }, "action": { "name": "fetchForm" },
+                        "resource": { "type": "Form", "id": form }, "context": { "token": token },
+                    });
+                    let headers = [JSON, ("x-explain", explain), ("x-request-id", "canary-authorize")];
+                    let body = body.to_string();
+                    self.answers.send(client, Method::POST, "/v2/authorize", &headers, &body).await;
+                    let body = json!({
+                        "subject": { "type": "User", "id": token, "properties": { "token": token } },
+                        "action": { "name": "fetchForm", "properties": { "token": token } },
+                        "resource": { "type": "Form", "id": form, "properties": { "token": token } },
+                        "context": { "token": token },
+                    });
+                    let body = body.to_string();
+                    client.send(Method::POST, "/access/v1/evaluation", &headers, Some(body.into())).await;
+                }
+                let uri = format!("/v2/forms/{form}?access_token={token}");
+                for names in
+                    [["x-original-method", "x-original-uri"], ["x-forwarded-method", "x-forwarded-uri"]]
+                {
+                    let headers = [(names[0], "GET"), (names[1], uri.as_str())];
+                    self.answers.send(client, Method::GET, "/v2/authorize/forward", &headers, "").await;
+                }
+                let path = format!("/v2/authorize/forward{uri}");
+                self.answers.get(client, &path).await;
+            }
+        }
+        for (id, with_key, key) in &keys {
+            self.answers.get(with_key, "/v2/forms").await.expect(StatusCode::OK);
+            self.answers.get(with_key, "/v2/audit").await.expect_problem(403, "forbidden");
+            self.answers.get(&self.admin, "/v2/users/me/keys").await.expect(StatusCode::OK);
+            let gone = self.admin.delete(&format!("/v2/users/me/keys/{id}")).await;
+            self.answers.keep(&gone);
+            self.answers.get(with_key, "/v2/forms").await.expect_problem(401, "invalid_token");
+            let body = format!("token={key}");
+            let nobody = client(&self.base);
+            self.answers.send(&nobody, Method::POST, "/v2/auth/revoke", &[FORM], &body).await;
+        }
+        let body = format!("token={}", refresh_token(&own));
+        let revoked = self.answers.send(&user, Method::POST, "/v2/auth/revoke", &[FORM], &body).await;
+        revoked.expect(StatusCode::OK);
+        self.answers.get(&user, "/v2/users/me").await.expect_problem(401, "invalid_token");
+    }
+
+    /// Wrong bearers, other schemes, tokens in query strings and secrets in bodies, at every endpoint.
+    async fn every_endpoint(&mut self) {
+        let header = self.secrets.make("Authorization header");
+        let query = self.secrets.make("token in a query string");
+        let body = self.secrets.make("secret in a body");
+        let basic = format!("Basic {}", to_base64(format!("admin:{header}").as_bytes()));
+        let schemes = [
+            basic,
+            format!("Bearer {header}"),
+            format!("Bearer a.b.{header}"),
+            format!("Bearer cg_{header}"),
+            format!("Token {header}"),
+            format!("Digest username=\"admin\", response=\"{header}\""),
+            format!("{header} {header}"),
+            format!("Bearer {header} \u{e4}"),
+        ];
+        let document = self.admin.get("/openapi.json").await;
+        self.answers.keep(&document);
+        let mut endpoints = vec![("/no/such/path".to_owned(), "get".to_owned())];
+        for (path, methods) in document.json["paths"].as_object().unwrap() {
+            let methods = methods.as_object().unwrap().keys();
+            let methods = methods.filter(|name| ["get", "post", "patch", "delete"].contains(&name.as_str()));
+            endpoints.extend(methods.map(|method| (path.clone(), method.clone())));
+        }
+        assert!(endpoints.len() > 60, "{endpoints:?}");
+        let nobody = client(&self.base);
+        for (path, method) in endpoints {
+            let path = path.replace("{id}", NOBODY).replace("{sessionId}", NOBODY).replace("{keyId}", NOBODY);
+            let method: Method = method.to_uppercase().parse().unwrap();
+            for scheme in &schemes {
+                let headers = [("authorization", scheme.as_str()), JSON];
+                self.answers.send(&nobody, method.clone(), &path, &headers, "{}").await;
+            }
+            for client in [&nobody, &self.key] {
+                for name in ["access_token", "refreshToken", "token", "password"] {
+                    let path = format!("{path}?{name}={query}");
+                    self.answers.send(client, method.clone(), &path, &[JSON], "{}").await;
+                }
+                for (kind, text) in [
+                    (JSON, json!({ "password": body, "currentPassword": body, "key": body }).to_string()),
+                    (JSON, json!({ "password": [body], "token": { "x": body } }).to_string()),
+                    (JSON, format!("{{\"password\": \"{body}")),
+                    (JSON, format!("{{\"password\": {body}}}")),
+                    (FORM, format!("password={body}&token={body}")),
+                ] {
+                    self.answers.send(client, method.clone(), &path, &[kind], &text).await;
+                }
+            }
+        }
+    }
+
+    /// What was made before, by its name.
+    fn secret(&self, name: &str) -> String {
+        self.secrets.known.iter().find(|(known, _)| known == name).unwrap().1.clone()
+    }
+
+    /// All of the audit trail, as it is told.
+    async fn trail(&self) -> String {
+        let mut trail = String::new();
+        for offset in (0..).step_by(1000) {
+            let page = self.key.get(&format!("/v2/audit?limit=1000&offset={offset}")).await;
+            if page.json == json!([]) {
+                break;
+            }
+            trail += &page.text;
+            page.expect(StatusCode::OK);
+        }
+        trail
+    }
+}
+
+/// The texts that a query gives.
+async fn texts(url: &str, query: &str) -> Vec<String> {
+    let connection = sea_orm::Database::connect(url).await.unwrap();
+    let statement = Statement::from_string(connection.get_database_backend(), query);
+    let rows = connection.query_all_raw(statement).await.unwrap();
+    connection.close().await.unwrap();
+    rows.iter().map(|row| row.try_get_by_index(0).unwrap()).collect()
+}
+
+/// Asks for everything, and searches everywhere. The settings are in addition to those that log as much as can be.
+async fn search_everywhere(format: &str, more: &[(&str, &str)], mut secrets: Secrets) {
+    let database = Database::new().await;
+    let directory = TempDir::new().unwrap();
+    let admin_password = secrets.make("password of the first admin");
+    // The server of the tests asks for no password. A SQLite file has none.
+    let url =
+        database.url.replace("cedargate@", &format!("cedargate:{}@", secrets.make("database password")));
+    let settings = [
+        &[
+            ("CEDARGATE_DATABASE_URL", url.as_str()),
+            ("CEDARGATE_ADMIN_PASSWORD", &admin_password),
+            ("CEDARGATE_LOG", "trace"),
+            ("CEDARGATE_LOG_FORMAT", format),
+            ("CEDARGATE_DECISION_LOG", "all"),
+            ("CEDARGATE_DECISION_LOG_MASK", "email,phone"),
+            ("CEDARGATE_ARGON2_MEMORY_KIB", "7168"),
+        ],
+        more,
+    ]
+    .concat();
+    let service = tokio::task::block_in_place(|| start(directory.path(), &settings));
+    let mut asked = Asked::new(&service.base, secrets, &admin_password).await;
+    asked.passwords_and_tokens().await;
+    asked.keys_and_questions().await;
+    asked.every_endpoint().await;
+    let typed = asked.secrets.make("password typed at the terminal");
+    let mut command = program(directory.path(), &settings);
+    command.args(["user", "set-password", "--email", "ada@example.com"]);
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    writeln!(child.stdin.take().unwrap(), "{typed}").unwrap();
+    asked.answers.keep_output(&child.wait_with_output().unwrap());
+    for arguments in [["user", "list"], ["audit", "verify"], ["signing-key", "list"]] {
+        asked.answers.keep_output(&run(directory.path(), &settings, &arguments));
+    }
+    for path in ["/metrics", "/health/ready", "/health/live", "/v2/policies", "/.well-known/jwks.json"] {
+        asked.answers.get(&asked.key, path).await;
+    }
+    let trail = asked.trail().await;
+    let is_file = database.url.starts_with("sqlite");
+    if is_file {
+        asked.answers.keep_output(&run(directory.path(), &settings, &["backup", "copy.db"]));
+    }
+    let Asked { mut secrets, answers, .. } = asked;
+    let stored = database.stored().await;
+    let said = tokio::task::block_in_place(|| service.end());
+
+    // What is known to be there is found there, so what is there is looked at.
+    let answers = String::from_utf8(answers.0.into_inner().unwrap()).unwrap();
+    let level = if format == "json" { "\"level\":\"TRACE\"" } else { "TRACE" };
+    let decisions = std::fs::read_to_string(directory.path().join("decisions.ndjson")).unwrap();
+    for (place, text, known) in [
+        ("the log", &said, level),
+        ("the log", &said, "canary-login"),
+        ("the log", &said, "/v2/auth/introspect"),
+        ("the trail", &trail, "canary-login"),
+        ("the trail", &trail, "access.denied"),
+        ("the decisions", &decisions, "canary-authorize"),
+        ("the decisions", &decisions, "\"email\":\"***\""),
+        ("the database", &stored, "ada@example.com"),
+        ("the answers", &answers, "cedargate_requests_total"),
+        ("the answers", &answers, "malformed_json"),
+        ("the answers", &answers, "not_found"),
+    ] {
+        assert!(text.contains(known), "{known:?} is not in {place}");
+    }
+
+    // It keeps hashes of all of them, and the addresses of its users.
+    let address = secrets.known.iter().position(|(name, _)| name == "masked email").unwrap();
+    let mut in_rows = Secrets::default();
+    for (at, (name, secret)) in secrets.known.iter().enumerate().filter(|(at, _)| *at != address) {
+        in_rows.add(&format!("{at}: {name}"), secret);
+    }
+    in_rows.expect_none("the database", stored.as_bytes());
+    in_rows.expect_none("the answers", answers.as_bytes());
+    if is_file {
+        in_rows.expect_none("the backup", &std::fs::read(directory.path().join("copy.db")).unwrap());
+    }
+    // The keys that sign are there, and nowhere else.
+    for secret in texts(&database.url, "SELECT secret FROM signing_keys").await {
+        assert!(stored.contains(&secret));
+        secrets.add("key that signs", &secret);
+    }
+    secrets.expect_none("the log", said.as_bytes());
+    secrets.expect_none("the decision log", decisions.as_bytes());
+    secrets.expect_none("the audit trail", trail.as_bytes());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_secret_is_found_anywhere_with_a_text_log_and_a_configured_key() {
+    let mut secrets = Secrets::default();
+    let directory = TempDir::new().unwrap();
+    let file = directory.path().join("secret");
+    let key = secrets.make("configured key") + &secrets.make("configured key");
+    std::fs::write(&file, format!("{key}\n")).unwrap();
+    search_everywhere("text", &[("CEDARGATE_JWT_SECRET_FILE", file.to_str().unwrap())], secrets).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_secret_is_found_anywhere_with_a_json_log_and_keys_in_the_database() {
+    let more = [("CEDARGATE_TOKEN_ALGORITHM", "EdDSA")];
+    search_everywhere("json", &more, Secrets::default()).await;
+}
