@@ -416,6 +416,14 @@ fn unreadable(error: &config::ConfigError) -> ConfigError {
             ConfigError::new(key, format!("it is {unexpected}{place}; it must be {expected}"))
         }
         Error::At { error, key: Some(key), .. } => ConfigError::new(key, error),
+        Error::FileParse { uri, cause } => {
+            // The library's own words go on with the line itself, and that may hold a secret.
+            let text = cause.to_string();
+            let place = text.lines().next().unwrap_or_default();
+            let file = uri.as_deref().map(|file| format!(" of {file}")).unwrap_or_default();
+            let what = cause.downcast_ref::<toml::de::Error>().map(toml::de::Error::message);
+            ConfigError("file".into(), format!("{place}{file}: {}", what.unwrap_or("it is not TOML").trim()))
+        }
         other => {
             let message = other.to_string();
             let unknown = message.strip_prefix("unknown field `").and_then(|rest| rest.split('`').next());

@@ -4,6 +4,8 @@ use super::facts::Facts;
 use super::{Cause, Store, StoreError, Work, is_shared};
 use migrations::Migrator;
 use sea_orm::sea_query::{Expr, ExprTrait, Query};
+use sea_orm::sqlx::ConnectOptions as _;
+use sea_orm::sqlx::postgres::PgConnectOptions;
 use sea_orm::{
     ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, SqliteTransactionMode,
     TransactionOptions, TransactionTrait,
@@ -13,8 +15,20 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-fn options(url: &str, connections: u32, create: bool) -> ConnectOptions {
-    let mut options = ConnectOptions::new(url);
+fn options(url: &str, connections: u32, create: bool) -> Result<ConnectOptions, StoreError> {
+    let is_file = url.starts_with("sqlite:");
+    // Of an address with a password in it the library is told the parts only: its errors and its log repeat the whole.
+    let mut options = ConnectOptions::new(if is_file { url } else { "postgres://database" });
+    if !is_file {
+        let parts: PgConnectOptions = url.parse().map_err(|error| {
+            StoreError::Foreign(format!(
+                "its address is not such as postgres://user:password@host:5432/name, with %40 for a @ in the password: \
+                 {error}"
+            ))
+        })?;
+        let parts = parts.disable_statement_logging();
+        options.map_sqlx_postgres_opts(move |_| parts.clone());
+    }
     options
         .max_connections(connections)
         .acquire_timeout(Duration::from_secs(3))
@@ -30,7 +44,7 @@ fn options(url: &str, connections: u32, create: bool) -> ConnectOptions {
                 .journal_mode(sea_orm::sqlx::sqlite::SqliteJournalMode::Wal)
                 .synchronous(sea_orm::sqlx::sqlite::SqliteSynchronous::Normal)
         });
-    options
+    Ok(options)
 }
 
 impl Store {
@@ -38,7 +52,7 @@ impl Store {
     /// it to the present form. A SQLite file is made where there is none.
     pub async fn open(url: &str, connections: u32) -> Result<Self, StoreError> {
         // Made here and never again: a file that is moved away later is missing, not empty.
-        let first = Database::connect(options(url, 1, true)).await;
+        let first = Database::connect(options(url, 1, true)?).await;
         let first = first.map_err(|error| match url.strip_prefix("sqlite:") {
             Some(_) => StoreError::Unavailable(format!(
                 "{url} does not open; does another program keep it locked? ({error})"
@@ -49,7 +63,7 @@ impl Store {
         first.close().await?;
         migrated?;
         // Only now: a connection to SQLite goes on for a while to believe of the tables what it saw first.
-        let db = Database::connect(options(url, connections, false)).await?;
+        let db = Database::connect(options(url, connections, false)?).await?;
         // With PostgreSQL it begins to remember when it hears what other processes write.
         let facts = Arc::new(Facts::new(!is_shared(&db)));
         if is_shared(&db) {

@@ -533,3 +533,48 @@ async fn no_secret_is_found_anywhere_with_a_json_log_and_keys_in_the_database() 
     let more = [("CEDARGATE_TOKEN_ALGORITHM", "EdDSA")];
     search_everywhere("json", &more, Secrets::default()).await;
 }
+
+#[test]
+fn a_start_that_fails_tells_no_secret() {
+    let mut secrets = Secrets::default();
+    let secret = secrets.make("setting");
+    let address = |rest: &str| ("CEDARGATE_DATABASE_URL", format!("postgres://user:{secret}@{rest}"));
+    let (long, other) = (secret.repeat(60), format!("mysql://user:{secret}@127.0.0.1/name"));
+    let settings = [
+        address("127.0.0.1:1/name"),
+        address("127.0.0.1:port/name"),
+        address("[::1/name"),
+        address("127.0.0.1:1/name?sslmode=perhaps"),
+        address("127.0.0.1:1/name?unknown=parameter"),
+        ("CEDARGATE_DATABASE_URL", other),
+        ("CEDARGATE_DATABASE_URL", secret.clone()),
+        ("CEDARGATE_JWT_SECRET", secret.clone()),
+        ("CEDARGATE_JWT_SECRETS", secret.clone()),
+        ("CEDARGATE_ADMIN_PASSWORD", long),
+    ];
+    for (name, value) in &settings {
+        let directory = TempDir::new().unwrap();
+        let all = [("CEDARGATE_LISTEN", "127.0.0.1:0"), ("CEDARGATE_LOG", "trace"), (name, value)];
+        let output = run(directory.path(), &all, &[]);
+        assert_eq!(output.status.code(), Some(1), "{name}: {}", text(&output.stderr));
+        secrets.expect_none(name, &[output.stdout, output.stderr].concat());
+    }
+    let files = [
+        format!("jwt_secret = \"{secret}"),
+        format!("jwt_secret = {secret}"),
+        format!("jwt_secret = [\"{secret}\"]"),
+        format!("jwt_secret = {{ text = \"{secret}\" }}"),
+        format!("jwt_secrets = \"{secret}\""),
+        format!("jwt_secret: {secret}"),
+        format!("database_url = \"mysql://user:{secret}@127.0.0.1/name\""),
+        format!("[database]\nurl = \"{secret}\""),
+        format!("admin_password = \"\\x{secret}\""),
+    ];
+    for file in &files {
+        let directory = TempDir::new().unwrap();
+        std::fs::write(directory.path().join("cedargate.toml"), file).unwrap();
+        let output = run(directory.path(), &[("CEDARGATE_LISTEN", "127.0.0.1:0")], &[]);
+        assert_eq!(output.status.code(), Some(1), "{file}: {}", text(&output.stderr));
+        secrets.expect_none(file, &[output.stdout, output.stderr].concat());
+    }
+}
