@@ -9,6 +9,7 @@ use crate::authz::Resourced;
 use crate::values::Id;
 use quick_cache::sync::Cache;
 use quick_cache::{UnitWeighter, Weighter};
+use sea_orm::sqlx::Executor;
 use sea_orm::sqlx::postgres::PgListener;
 use std::any::Any;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -23,6 +24,8 @@ const ACCOUNTS: u64 = 50_000;
 const SLOTS: usize = 4096;
 /// The slot of the keys that sign. A few things share it, which costs a look at the keys when these are written.
 const SIGNING_KEYS: usize = 0;
+/// After so long without a notice the connection is tried, and for so long.
+const QUIET: Duration = Duration::from_secs(5);
 /// The channel on which processes tell each other what they wrote.
 const CHANNEL: &str = "cedargate_facts";
 
@@ -207,6 +210,12 @@ impl Facts {
         }
     }
 
+    /// Nothing has been heard for a while, which is so too where the network has lost the connection and tells nobody.
+    async fn expect_answer(listener: &mut PgListener) -> Result<(), sea_orm::sqlx::Error> {
+        let answered = tokio::time::timeout(QUIET, listener.execute("SELECT 1")).await;
+        answered.map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))?.map(drop)
+    }
+
     async fn listen_once(facts: &Weak<Self>, url: &str) -> Result<(), sea_orm::sqlx::Error> {
         let mut listener = PgListener::connect(url).await?;
         // Connecting again by itself, it would tell of the loss only when the database is back, or not at all.
@@ -218,14 +227,17 @@ impl Facts {
             facts.is_on.store(true, Ordering::Release);
         }
         loop {
-            let heard = tokio::time::timeout(Duration::from_secs(5), listener.try_recv()).await;
+            let heard = tokio::time::timeout(QUIET, listener.try_recv()).await;
             let Some(facts) = facts.upgrade() else { return Ok(()) };
             match heard {
                 Ok(Ok(Some(notice))) => facts.hear(notice.payload()),
                 // The connection is gone, and with it what was said meanwhile.
                 Ok(Ok(None)) => return Ok(()),
                 Ok(Err(error)) => return Err(error),
-                Err(_) => {}
+                Err(_) => {
+                    drop(facts);
+                    Self::expect_answer(&mut listener).await?;
+                }
             }
         }
     }

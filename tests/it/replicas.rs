@@ -8,7 +8,10 @@ use crate::support::{ADMIN, Client, Database, PASSWORD, Reply, jwt};
 use futures_util::future::{join, join_all};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
 const WRONG: &str = "not-the-s3cret-at-all";
 /// Within what time a process sees what another one did.
@@ -280,4 +283,66 @@ async fn the_audit_trail_is_one_chain_however_both_write() {
     assert!(told.starts_with(&format!("{entries} entries, head {entries}:")), "{told}");
     let events = "SELECT COUNT(DISTINCT seq) FROM audit WHERE event = 'token.refreshed'";
     assert_eq!(count(&replicas.database.url, events).await, i64::try_from(WRITERS * ROUNDS).unwrap());
+}
+
+/// Something between a service and its database that passes on what it gets, until it falls silent on all connections that
+/// there are, as a firewall does that has forgotten them.
+struct Relay {
+    address: SocketAddr,
+    silence: watch::Sender<usize>,
+}
+
+impl Relay {
+    async fn to(server: String) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let silence = watch::Sender::new(0);
+        let silences = silence.clone();
+        tokio::spawn(async move {
+            while let Ok((mut near, _)) = listener.accept().await {
+                let (server, mut fallen) = (server.clone(), silences.subscribe());
+                fallen.mark_unchanged();
+                tokio::spawn(async move {
+                    let mut far = TcpStream::connect(server).await.unwrap();
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                        // Both ends are kept open, and nobody hears of anything any more.
+                        _ = fallen.changed() => std::future::pending().await,
+                    }
+                });
+            }
+        });
+        Self { address, silence }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_cannot_hear_the_others_does_not_go_on_as_if_nothing_happened() {
+    let database = Database::new().await;
+    if database.url.starts_with("sqlite") {
+        return; // SQLite has one process that serves.
+    }
+    let url = reqwest::Url::parse(&database.url).unwrap();
+    let relay = Relay::to(format!("127.0.0.1:{}", url.port().unwrap())).await;
+    let mut deaf = url.clone();
+    deaf.set_port(Some(relay.address.port())).unwrap();
+    let one = serve_with(&database, &[]);
+    let two = serve_with(&database, &[("CEDARGATE_DATABASE_URL", deaf.as_str())]);
+    let tokens = log_in(&one.base, ADMIN).await;
+    let there = known_at(&two.base, access(&tokens)).await;
+    relay.silence.send_modify(|times| *times += 1);
+    let here = known_at(&one.base, access(&tokens)).await;
+    here.post("/v2/auth/logout", json!({})).await.expect(StatusCode::NO_CONTENT);
+    let begun = Instant::now();
+    loop {
+        let reply = there.get("/v2/users/me").await;
+        match reply.status {
+            // Now it has found another way to the database.
+            StatusCode::UNAUTHORIZED => break,
+            // It tries the connection after five seconds, for five seconds.
+            StatusCode::OK => assert!(begun.elapsed() < Duration::from_secs(20), "it is good still"),
+            _ => drop(reply.expect_problem(503, "database_unavailable")),
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "it finds no way to the database");
+    }
 }
