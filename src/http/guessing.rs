@@ -31,6 +31,10 @@ const FREE_OF_ADDRESS: u64 = 30;
 /// In how many seconds a try from an address is forgotten. One at an account takes twice the longest wait.
 const ADDRESS_FORGETS: u64 = 60;
 
+/// How far the clocks of two processes may be apart, in milliseconds: what the one has just counted is no try more for the
+/// other, whose clock is behind.
+const SKEW: i64 = 1_000;
+
 /// What the back-off goes by.
 #[derive(Debug)]
 pub struct Guessing {
@@ -79,7 +83,7 @@ impl Guessing {
 
     /// A row as it is to be after the try that has just been counted in it.
     fn delayed(&self, counter: &Counter, row: &AttemptRow, now: Timestamp) -> AttemptRow {
-        let left = row.forgotten_at.millis().saturating_sub(now.millis());
+        let left = row.forgotten_at.millis().saturating_sub(now.millis()).saturating_sub(SKEW);
         let count = u64::try_from(left).unwrap_or_default().div_ceil(counter.forget * 1_000);
         let count = count.min(self.most(counter));
         let wait = self.wait(count.saturating_sub(counter.free - 1));
@@ -216,6 +220,8 @@ impl Guessing {
         let now = parts.clock.now();
         let tries: Vec<_> = counters.iter().map(|counter| (counter.key.as_str(), counter.forget)).collect();
         let rows = work.count_attempt(&tries, now).await?;
+        // By now another process may have counted, for which this one has waited.
+        let now = parts.clock.now();
         if let Some(seconds) = wait_of(counters, &rows, is_known, now) {
             return Err(too_many(seconds));
         }

@@ -51,7 +51,9 @@ impl Work {
         let mut insert = Query::insert();
         insert.into_table("attempts").columns(COLUMNS);
         for (key, forget) in keys {
-            insert.values_panic([(*key).into(), now.into(), now.plus_seconds(*forget).into()]);
+            // Nothing to wait for: also for another process, whose clock is behind.
+            let at_once = Timestamp::from_millis(0);
+            insert.values_panic([(*key).into(), at_once.into(), now.plus_seconds(*forget).into()]);
         }
         let old = || Expr::col(("attempts", "forgotten_at"));
         let left = Expr::case(old().gt(now), old().sub(now)).finally(0i64);

@@ -244,6 +244,25 @@ async fn processes_on_one_database_count_together() {
 }
 
 #[tokio::test]
+async fn processes_whose_clocks_differ_a_little_count_as_one() {
+    let app = behind_a_proxy().await;
+    for millis in [-900, 900] {
+        let other = app.ahead(millis).await;
+        let both = [&app, &other];
+        for at in 0..4 {
+            for count in 0..2 {
+                assert_eq!(
+                    wait(&attempt(both[(at + count) % 2], "192.0.2.1", ADMIN, WRONG).await),
+                    0,
+                    "{millis}"
+                );
+            }
+            attempt(both[at % 2], "192.0.2.1", ADMIN, PASSWORD).await.expect(StatusCode::OK);
+        }
+    }
+}
+
+#[tokio::test]
 async fn changing_a_password_with_the_wrong_current_one_is_guessing_too() {
     let app = TestApp::start().await;
     let user = app.user(Scope::Guest).await;

@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::task::block_in_place;
 
 const WRONG: &str = "not-the-s3cret-at-all";
 /// Within what time a process sees what another one did.
@@ -46,7 +47,7 @@ impl Replicas {
     /// What a command says that ends well.
     fn command(&self, arguments: &[&str]) -> String {
         let settings = [("CEDARGATE_DATABASE_URL", self.database.url.as_str())];
-        let output = run(self.database.directory.path(), &settings, arguments);
+        let output = block_in_place(|| run(self.database.directory.path(), &settings, arguments));
         assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
         text(&output.stdout)
     }
@@ -105,6 +106,14 @@ async fn whoever_guesses_at_one_of_two_processes_waits_at_both() {
             wrong.expect_problem(401, "invalid_credentials");
         }
         attempt(replicas.base(at + 1), "192.0.2.3", ADMIN, PASSWORD).await.expect(StatusCode::OK);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_right_logins_at_both_at_once_are_no_guessing() {
+    let Some(replicas) = Replicas::start(&[("CEDARGATE_PASSWORD_WORKERS", "8")]).await else { return };
+    for _ in 0..5 {
+        join_all((0..20).map(|at| log_in(replicas.base(at), ADMIN))).await;
     }
 }
 

@@ -179,6 +179,13 @@ impl TestApp {
         Self::open(Arc::clone(&self.database), config, self.clock.clone()).await
     }
 
+    /// Another start on the same database and with the same settings, by a clock that is so many milliseconds ahead now.
+    pub async fn ahead(&self, millis: i64) -> Self {
+        let clock = Clock::settable(self.clock.now());
+        clock.advance(millis);
+        Self::open(Arc::clone(&self.database), self.config.clone(), clock).await
+    }
+
     async fn open(database: Arc<Database>, config: Config, clock: Clock) -> Self {
         let app = App::open(&config, clock.clone()).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
