@@ -11,6 +11,9 @@ use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
+/// What the tests wait for at most.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
 /// Starts the service on this database, with some settings more.
 pub(crate) fn serve_with(database: &Database, more: &[(&str, &str)]) -> Running {
     let settings = [
@@ -54,8 +57,15 @@ pub(crate) async fn until_ended(client: &Client) -> Duration {
             expect_ended(&reply);
             return start.elapsed();
         }
-        assert!(start.elapsed() < Duration::from_secs(2), "it is good still");
+        assert!(start.elapsed() < PATIENCE, "it is good still");
     }
+}
+
+/// Checks that what one process does is seen by the other within two seconds. A busy machine may take longer once, and one
+/// that was not told of it would take a minute each time.
+pub(crate) fn expect_soon(mut took: Vec<Duration>) {
+    took.sort();
+    assert!(took[took.len() / 2] < Duration::from_secs(2), "{took:?}");
 }
 
 /// A client of the other process with the same bearer, whom that process knows already.
@@ -94,6 +104,7 @@ async fn two_processes_on_one_database_are_one_service() {
     let body = json!({ "email": email, "password": PASSWORD, "role": Scope::Agent });
     let user = admin.post("/v2/users", body).await.expect(StatusCode::CREATED);
     let path = format!("/v2/users/{}", user["id"].as_str().unwrap());
+    let mut took = Vec::new();
     for how in ["reuse", "logout", "sessions", "password", "blocked"] {
         let tokens = log_in(bases[0], email).await;
         let there = known_at(bases[1], access(&tokens)).await;
@@ -115,7 +126,7 @@ async fn two_processes_on_one_database_are_one_service() {
         };
         assert_eq!(reply.status.is_success(), how != "reuse", "{how}: {}", reply.text);
         expect_ended(&here.get("/v2/users/me").await);
-        until_ended(&there).await;
+        took.push(until_ended(&there).await);
     }
 
     // A change of the role is seen, too.
@@ -126,6 +137,8 @@ async fn two_processes_on_one_database_are_one_service() {
     admin.patch(&path, json!({ "role": "guest" })).await.expect(StatusCode::OK);
     let start = Instant::now();
     while there.get("/v2/conversations").await.status != StatusCode::FORBIDDEN {
-        assert!(start.elapsed() < Duration::from_secs(2), "the old role is good still");
+        assert!(start.elapsed() < PATIENCE, "the old role is good still");
     }
+    took.push(start.elapsed());
+    expect_soon(took);
 }
