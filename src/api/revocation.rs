@@ -195,7 +195,7 @@ async fn within_reach(gate: &Gate, user: Id) -> Result<Option<Introspection>, Pr
 
 async fn of_bearer(gate: &Gate, bearer: &Bearer) -> Result<Option<Introspection>, Problem> {
     let parts = gate.parts();
-    let caller = match Caller::of_bearer(parts, gate.engine(), bearer).await {
+    let caller = match Caller::of_token(parts, gate.engine(), bearer.expose()).await {
         Ok(caller) => caller,
         Err(problem) if problem.status.is_server_error() => return Err(problem),
         Err(_) => return Ok(None),

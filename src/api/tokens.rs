@@ -153,8 +153,8 @@ async fn create(
 /// `GET /v2/auth/token?refreshToken=…`: needs a valid bearer of the same user (decision 9).
 async fn refresh(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem> {
     let parts = Parts::of(&request)?;
-    let bearer = caller::bearer(&request).map_err(no_help)?.ok_or_else(Problem::no_bearer)?;
-    let caller = Caller::of_bearer(&parts, &parts.policies.current(), &bearer).await.map_err(no_help)?;
+    let token = caller::bearer(&request).map_err(no_help)?.ok_or_else(Problem::no_bearer)?;
+    let caller = Caller::of_token(&parts, &parts.policies.current(), token).await.map_err(no_help)?;
     count_caller(&parts, &request, caller.id)?;
     let mut token = None;
     for (name, value) in body::query_pairs(&request) {

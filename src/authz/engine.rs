@@ -7,7 +7,7 @@ use super::counts::{Counts, Decisions};
 use super::domain::Domain;
 use super::facts::{Body, Circumstances, Principal, Resourced, SCOPE, Thing, core, uid};
 use super::permitted::{Denied, Permitted, Undecided, Within};
-use super::slice::Slice;
+use super::slice::{Candidates, Slice};
 use super::trail::Trail;
 use super::{BundleError, Fault, Scope, ScopeSet};
 use crate::values::{Fingerprint, OrgPath};
@@ -77,11 +77,11 @@ impl Engine {
         let data = Entities::from_entities(bundle.data.clone(), None).map_err(|error| failed(&error))?;
         let domain = Domain::new(&bundle, &data);
         let actions = bundle.schema.action_entities().map_err(|error| failed(&error))?;
+        let candidates = Candidates::new(&bundle.policies);
         let mut slices = HashMap::new();
         for (number, action) in bundle.schema.actions().enumerate() {
-            let slice =
-                Slice::new(&bundle, &domain, &actions, action, number).map_err(|error| failed(&error))?;
-            slices.insert(action_name(action), slice);
+            let slice = Slice::new(&bundle, &domain, &candidates, &actions, action, number);
+            slices.insert(action_name(action), slice.map_err(|error| failed(&error))?);
         }
         let cascade = Scope::ALL.into_iter().map(|scope| (scope, reached(&data, scope))).collect();
         // Room for a thousand to begin with.

@@ -95,9 +95,9 @@ impl Default for Callers {
 }
 
 impl Caller {
-    /// The caller that a bearer token names, as its user stands now.
-    pub async fn of_bearer(parts: &Parts, engine: &Engine, bearer: &Bearer) -> Result<Arc<Self>, Problem> {
-        let fingerprint = bearer.fingerprint();
+    /// The caller that a token names, an access token or an API key, as its user stands now.
+    pub async fn of_token(parts: &Parts, engine: &Engine, token: &str) -> Result<Arc<Self>, Problem> {
+        let fingerprint = Fingerprint::of(&token);
         let now = parts.clock.now();
         let mut keyring = parts.tokens.current().await?.number();
         if let Some(known) = parts.callers.by_credential.get(&fingerprint) {
@@ -107,9 +107,9 @@ impl Caller {
                 return Ok(known.caller);
             }
         }
-        let (caller, stamp, until) = match bearer {
+        let (caller, stamp, until) = match token.parse().map_err(|_| revoked())? {
             Bearer::Jwt(token) => {
-                let verified = parts.tokens.verify(token, now).await?;
+                let verified = parts.tokens.verify(&token, now).await?;
                 let good = verified.map_err(|error| Problem::token(&error, parts.rules.expired_status))?;
                 keyring = good.keyring;
                 let Claims { id, scope, sid } = good.claims;
@@ -119,7 +119,7 @@ impl Caller {
                 let caller = Self::new(engine, &account, &scope, Credential::Session(sid))?;
                 (caller, stamp, good.expires_at.min(now.plus_seconds(REMEMBERED)))
             }
-            Bearer::ApiKey(key) => Self::of_api_key(parts, engine, key, now).await?,
+            Bearer::ApiKey(key) => Self::of_api_key(parts, engine, &key, now).await?,
         };
         let caller = Arc::new(caller);
         let known = Known { caller: Arc::clone(&caller), stamp, engine: engine.number(), keyring, until };
@@ -235,14 +235,14 @@ pub(super) fn facts(account: &Account) -> UserFacts<'_> {
     }
 }
 
-/// A token whose user, session or key is no longer there.
+/// A token that is none, or whose user, session or key is no longer there.
 fn revoked() -> Problem {
     Problem::unauthorized("invalid_token", "invalid token")
 }
 
-/// The bearer of a request: none where it has no Authorization header (RFC 6750, 2.1).
-pub fn bearer(request: &HttpRequest) -> Result<Option<Bearer>, Problem> {
+/// The token that a request bears: none where it has no Authorization header (RFC 6750, 2.1).
+pub fn bearer(request: &HttpRequest) -> Result<Option<&str>, Problem> {
     let Some(value) = request.headers().get(header::AUTHORIZATION) else { return Ok(None) };
-    let malformed = || Problem::unauthorized("invalid_token", "invalid token");
-    Bearer::parse(value.to_str().map_err(|_| malformed())?).map(Some).map_err(|_| malformed())
+    let text = std::str::from_utf8(value.as_bytes()).map_err(|_| revoked())?;
+    Bearer::in_header(text).map(Some).map_err(|_| revoked())
 }

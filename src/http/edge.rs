@@ -3,6 +3,7 @@
 
 use super::{Parts, Problem, audit, limits};
 use crate::store::Origin;
+use crate::values::random_number;
 use actix_web::body::{BoxBody, EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{self, HeaderName, HeaderValue};
@@ -30,13 +31,7 @@ impl Passage {
         let sent = request.headers().get(REQUEST_ID).filter(|value| {
             (1..=128).contains(&value.len()) && value.as_bytes().iter().all(u8::is_ascii_graphic)
         });
-        let id = sent.cloned().unwrap_or_else(|| {
-            let mut random = [0; 16];
-            let _ = aws_lc_rs::rand::fill(&mut random);
-            HeaderValue::from_str(&format!("{:032x}", u128::from_be_bytes(random)))
-                .unwrap_or(HeaderValue::from_static("none"))
-        });
-        Self { id, action: Cell::new(None) }
+        Self { id: sent.cloned().unwrap_or_else(new_id), action: Cell::new(None) }
     }
 
     /// The id as text.
@@ -48,6 +43,16 @@ impl Passage {
     pub fn comes_to(&self, action: &'static str) {
         self.action.set(Some(action));
     }
+}
+
+/// The id of a request that brings none: counted from a random number on, for each thread its own.
+fn new_id() -> HeaderValue {
+    thread_local! {
+        static NEXT: Cell<u128> = Cell::new(random_number());
+    }
+    let number = NEXT.get();
+    NEXT.set(number.wrapping_add(1));
+    HeaderValue::from_str(&format!("{number:032x}")).unwrap_or(HeaderValue::from_static("none"))
 }
 
 /// From where a request comes, as it is kept of a login: the address, and at most 256 characters of the `User-Agent`.

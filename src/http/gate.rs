@@ -43,9 +43,9 @@ impl Gate {
             passage.comes_to(action);
         }
         let parts = Parts::of(request)?;
-        let bearer = bearer(request)?.ok_or_else(Problem::no_bearer)?;
+        let token = bearer(request)?.ok_or_else(Problem::no_bearer)?;
         let engine = parts.policies.current();
-        let caller = Caller::of_bearer(&parts, &engine, &bearer).await?;
+        let caller = Caller::of_token(&parts, &engine, token).await?;
         count_caller(&parts, request, caller.id)?;
         caller.touch(&parts).await;
         let ip = client_address(request);
