@@ -96,6 +96,8 @@ pub struct Config {
     pub log: String,
     /// How the log is written: `text` or `json`.
     pub log_format: LogFormat,
+    /// The base address of the OpenTelemetry collector that gets the traces, by OTLP over HTTP; empty for no traces.
+    pub traces: String,
     /// Which decisions are kept in the decision log: `off`, `denials` or `all`.
     pub decision_log: Decisions,
     /// Where the decision log is written: `stdout`, or the path of a file.
@@ -200,6 +202,7 @@ impl Default for Config {
             drain: 5,
             log: "info".into(),
             log_format: LogFormat::Text,
+            traces: String::new(),
             decision_log: Decisions::Off,
             decision_log_to: "decisions.ndjson".into(),
             decision_log_max_bytes: 100 * 1024 * 1024,
@@ -375,6 +378,7 @@ impl Config {
                 }
             }
         }
+        check_collector(&self.traces).map_err(|message| ConfigError::new("traces", message))?;
         let url = secrecy::ExposeSecret::expose_secret(&self.database_url);
         if !["sqlite:", "postgres:", "postgresql:"].iter().any(|scheme| url.starts_with(scheme)) {
             return wrong("database_url", "it begins with neither sqlite: nor postgres:".into());
@@ -389,6 +393,24 @@ impl Config {
         }
         check_secret(secret)
     }
+}
+
+/// The base address of a collector, to which the exporter adds `/v1/traces` (OTLP specification, OTLP/HTTP); empty for none.
+fn check_collector(address: &str) -> Result<(), String> {
+    if address.is_empty() {
+        return Ok(());
+    }
+    let wrong = || format!("{address:?} is not the address of a collector such as http://localhost:4318");
+    let url = url::Url::parse(address).map_err(|_| wrong())?;
+    if !url.username().is_empty() || url.password().is_some() {
+        // Nor is it told with them.
+        return Err("it must be without user and password; OTEL_EXPORTER_OTLP_HEADERS may have them".into());
+    }
+    if url.path().trim_end_matches('/').ends_with("/v1/traces") {
+        return Err(format!("{address:?} has /v1/traces at its end, which is added to it; leave that out"));
+    }
+    let is_base = matches!(url.scheme(), "http" | "https") && url.query().or(url.fragment()).is_none();
+    if is_base { Ok(()) } else { Err(wrong()) }
 }
 
 /// A key that can be guessed signs for everybody (RFC 8725, 3.5).
@@ -537,6 +559,12 @@ mod tests {
             ("CEDARGATE_ARGON2_MEMORY_KIB", "64"),
             ("CEDARGATE_ARGON2_ITERATIONS", "0"),
             ("CEDARGATE_ARGON2_PARALLELISM", "0"),
+            ("CEDARGATE_TRACES", "localhost:4318"),
+            ("CEDARGATE_TRACES", "grpc://localhost:4317"),
+            ("CEDARGATE_TRACES", "http://"),
+            ("CEDARGATE_TRACES", "http://localhost:4318/?key=x"),
+            ("CEDARGATE_TRACES", "http://localhost:4318/v1/traces/"),
+            ("CEDARGATE_TRACES", "http://user@localhost:4318"),
             ("CEDARGATE_DECISION_LOG", "some"),
             ("CEDARGATE_DECISION_LOG_TO", ""),
             ("CEDARGATE_DECISION_LOG_MAX_BYTES", "1"),

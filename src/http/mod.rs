@@ -14,6 +14,7 @@ pub mod openapi;
 pub mod parts;
 pub mod problem;
 pub mod routes;
+mod span;
 pub mod tls;
 pub mod token_keys;
 
