@@ -4,7 +4,7 @@ use super::question::{self, Asked, Decision, Named, Obstacle, Verdict};
 use super::search::{search_actions, search_doc, search_resources, search_subjects};
 use crate::authz::{Ask, Circumstances};
 use crate::http::openapi::Doc;
-use crate::http::{Gate, Json, Problem, Routes, gate, list};
+use crate::http::{Gate, Json, Parts, Problem, Routes, list};
 use crate::values::object_only;
 use actix_web::dev::Payload;
 use actix_web::http::{Method, StatusCode};
@@ -389,7 +389,7 @@ struct Metadata {
 
 /// `GET /.well-known/authzen-configuration`.
 async fn metadata(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem> {
-    let parts = gate::parts(&request)?;
+    let parts = Parts::of(&request)?;
     let base = list::base_url(&request, &parts.rules);
     let at = |path: &str| format!("{base}/access/v1/{path}");
     Ok(HttpResponse::Ok().json(Metadata {

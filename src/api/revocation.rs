@@ -5,7 +5,7 @@ use super::users::User;
 use crate::authn::{ApiKey, Bearer, Claims, RefreshToken};
 use crate::authz::ScopeSet;
 use crate::http::openapi::Doc;
-use crate::http::{Caller, Credential, Form, Gate, Parts, Problem, Routes, edge, gate};
+use crate::http::{Caller, Credential, Form, Gate, Parts, Problem, Routes, edge};
 use crate::store::{Cause, Ending, Event, Sessions};
 use crate::values::{Email, Id, Timestamp};
 use actix_web::http::{Method, header};
@@ -128,7 +128,7 @@ fn introspect_doc() -> Doc {
 
 /// `POST /v2/auth/revoke`.
 async fn revoke(request: HttpRequest, form: Form) -> Result<HttpResponse, Problem> {
-    let parts = gate::parts(&request)?;
+    let parts = Parts::of(&request)?;
     let cause = Cause::stranger(&edge::origin(&request), parts.clock.now());
     match presented(form)? {
         Some(Presented::Refresh(token)) => {

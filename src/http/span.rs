@@ -1,5 +1,5 @@
 //! What the span of a request says, by the semantic conventions of OpenTelemetry for HTTP servers. Of what a client sends it has
-//! the method and the path, and nothing else: queries, headers and bodies hold secrets.
+//! the method and the path of a route, and nothing else: queries, headers and bodies hold secrets.
 
 use super::edge::{Passage, client_address};
 use crate::trace::{self, Step};
@@ -20,13 +20,15 @@ pub(super) fn answered<B>(response: &ServiceResponse<B>) {
         let mut step = Step { is_failure, ..Step::new(name) }
             .with("http.request.method", method)
             .with("http.response.status_code", i64::from(status.as_u16()))
-            .with("url.path", request.path().to_owned())
             .with("url.scheme", if request.app_config().secure() { "https" } else { "http" });
         let address = client_address(request).map(|address| address.to_string());
         let id = request.extensions().get::<Passage>().map(|passage| passage.id().to_owned());
+        // What no route fits, or a proxy asks about, is not a path of this service: who knows what stands in it.
+        let path = route.as_ref().filter(|route| !route.contains(":.*")).map(|_| request.path().to_owned());
         let error = is_failure.then(|| status.as_str().to_owned());
         for (name, value) in [
             ("http.route", route),
+            ("url.path", path),
             ("client.address", address),
             ("cedargate.request_id", id),
             ("error.type", error),

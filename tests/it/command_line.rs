@@ -344,7 +344,7 @@ fn a_case_that_fails_is_named() {
 fn the_help_names_every_setting_and_exit_code() {
     let directory = tempfile::tempdir().unwrap();
     let help = text(&run(directory.path(), &[], &["--help"]).stdout);
-    let source = std::fs::read_to_string(project_file("src/config.rs")).unwrap();
+    let source = std::fs::read_to_string(project_file("src/config/mod.rs")).unwrap();
     let fields = source.split("pub struct Config {").nth(1).unwrap().split("\n}").next().unwrap();
     let names: Vec<String> = fields
         .lines()
