@@ -1,5 +1,5 @@
 //! What the span of a request says, by the semantic conventions of OpenTelemetry for HTTP servers. Of what a client sends it has
-//! the method and the path of a route, and nothing else: queries, headers and bodies hold secrets.
+//! the method, the path of a route and the id of the request, and nothing else: queries, other headers and bodies hold secrets.
 
 use super::edge::{Passage, client_address};
 use crate::trace::{self, Step};
