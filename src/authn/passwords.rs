@@ -3,6 +3,7 @@
 
 use super::PasswordRules;
 use crate::config::Config;
+use crate::trace;
 use crate::values::Invalid;
 use argon2::password_hash::phc::{Output, PasswordHash, Salt};
 use argon2::password_hash::{PasswordHasher, PasswordVerifier};
@@ -127,7 +128,7 @@ impl Place {
     /// Waits for a turn.
     pub async fn turn(self) -> Result<Turn, PasswordError> {
         let working = Arc::clone(&self.passwords.working).acquire_owned();
-        let turn = working.await.map_err(|error| failed(&error))?;
+        let turn = trace::timed("argon2 queue", working).await.map_err(|error| failed(&error))?;
         Ok(Turn { passwords: self.passwords, kept: (self.place, turn) })
     }
 }
@@ -160,13 +161,12 @@ impl Turn {
         work: impl FnOnce(&Passwords) -> T + Send + 'static,
     ) -> Result<T, PasswordError> {
         // A caller that goes away leaves its work running: it keeps its place until that ends.
-        tokio::task::spawn_blocking(move || {
+        let working = tokio::task::spawn_blocking(move || {
             let done = work(&self.passwords);
             drop(self.kept);
             done
-        })
-        .await
-        .map_err(|error| failed(&error))
+        });
+        trace::timed("argon2", working).await.map_err(|error| failed(&error))
     }
 }
 

@@ -101,6 +101,7 @@ impl Config {
                 }
             }
         }
+        check_collector(&self.traces).map_err(|message| ConfigError::new("traces", message))?;
         let url = secrecy::ExposeSecret::expose_secret(&self.database_url);
         if !["sqlite:", "postgres:", "postgresql:"].iter().any(|scheme| url.starts_with(scheme)) {
             return wrong("database_url", "it begins with neither sqlite: nor postgres:".into());
@@ -115,6 +116,24 @@ impl Config {
         }
         check_secret(secret)
     }
+}
+
+/// The base address of a collector, to which the exporter adds `/v1/traces` (OTLP specification, OTLP/HTTP); empty for none.
+fn check_collector(address: &str) -> Result<(), String> {
+    if address.is_empty() {
+        return Ok(());
+    }
+    let wrong = || format!("{address:?} is not the address of a collector such as http://localhost:4318");
+    let url = url::Url::parse(address).map_err(|_| wrong())?;
+    if !url.username().is_empty() || url.password().is_some() {
+        // Nor is it told with them.
+        return Err("it must be without user and password; OTEL_EXPORTER_OTLP_HEADERS may have them".into());
+    }
+    if url.path().trim_end_matches('/').ends_with("/v1/traces") {
+        return Err(format!("{address:?} has /v1/traces at its end, which is added to it; leave that out"));
+    }
+    let is_base = matches!(url.scheme(), "http" | "https") && url.query().or(url.fragment()).is_none();
+    if is_base { Ok(()) } else { Err(wrong()) }
 }
 
 /// A key that can be guessed signs for everybody (RFC 8725, 3.5).

@@ -101,6 +101,8 @@ pub struct Config {
     pub log: String,
     /// How the log is written: `text` or `json`.
     pub log_format: LogFormat,
+    /// The base address of the OpenTelemetry collector that gets the traces, by OTLP over HTTP; empty for no traces.
+    pub traces: String,
     /// Which decisions are kept in the decision log: `off`, `denials` or `all`.
     pub decision_log: Decisions,
     /// Where the decision log is written: `stdout`, or the path of a file.
@@ -205,6 +207,7 @@ impl Default for Config {
             drain: 5,
             log: "info".into(),
             log_format: LogFormat::Text,
+            traces: String::new(),
             decision_log: Decisions::Off,
             decision_log_to: "decisions.ndjson".into(),
             decision_log_max_bytes: 100 * 1024 * 1024,

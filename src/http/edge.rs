@@ -1,8 +1,9 @@
 //! What every request passes on its way in and out: it gets an id, and its problems become answers with that id, and entries
 //! of the audit trail where they are to be told there. And from where a request came.
 
-use super::{Parts, Problem, audit, limits};
+use super::{Parts, Problem, audit, limits, span};
 use crate::store::Origin;
+use crate::trace;
 use crate::values::random_number;
 use actix_web::body::{BoxBody, EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
@@ -12,7 +13,6 @@ use actix_web::{Error, HttpMessage, HttpRequest, web};
 use ipnet::IpNet;
 use std::cell::Cell;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use tracing::Instrument;
 
 /// The header that carries the id of a request, in and out.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -72,13 +72,21 @@ pub async fn edge<B: MessageBody + 'static>(
     next: Next<B>,
 ) -> Result<ServiceResponse<EitherBody<B, BoxBody>>, Error> {
     let passage = Passage::of(&request);
+    // Whatever is logged on the way says of which request.
+    let begun = trace::Request::begin(passage.id.clone(), |name| request.headers().get(name)?.to_str().ok());
+    begun.handle(pass(request, next, passage)).await
+}
+
+async fn pass<B: MessageBody + 'static>(
+    request: ServiceRequest,
+    next: Next<B>,
+    passage: Passage,
+) -> Result<ServiceResponse<EitherBody<B, BoxBody>>, Error> {
     let id = passage.id.clone();
     let text = id.to_str().unwrap_or_default();
     request.extensions_mut().insert(passage);
-    // Whatever is logged on the way says of which request.
-    let span = tracing::error_span!("request", id = text);
     let response = match limits::count_address(request.request()) {
-        Ok(()) => next.call(request).instrument(span).await?.map_into_left_body(),
+        Ok(()) => next.call(request).await?.map_into_left_body(),
         Err(problem) => request.error_response(problem).map_into_right_body(),
     };
     let problem = response.response().error().and_then(|error| error.as_error::<Problem>());
@@ -93,7 +101,6 @@ pub async fn edge<B: MessageBody + 'static>(
     };
     // The path only: a query string may hold a refresh token.
     tracing::debug!(
-        id = text,
         method = %response.request().method(),
         path = response.request().path(),
         status = response.status().as_u16(),
@@ -105,6 +112,7 @@ pub async fn edge<B: MessageBody + 'static>(
         response.headers_mut().insert(name, value);
     }
     protect(&mut response);
+    span::answered(&response);
     Ok(response)
 }
 

@@ -15,6 +15,7 @@ pub mod openapi;
 pub mod parts;
 pub mod problem;
 pub mod routes;
+mod span;
 pub mod tls;
 pub mod token_keys;
 
