@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 
 /// The routes.
 pub fn routes() -> Routes {
-    Routes::new("Decisions", "/v2/authorize").post("", "evaluateAccess", doc(), evaluate).also(&["referTo"])
+    Routes::new("Decisions", "/v2/authorize").post("", "evaluateAccess", doc, evaluate).also(&["referTo"])
 }
 
 /// A question: may this one do that?

@@ -13,9 +13,13 @@ use utoipa::openapi::schema::Type;
 
 /// The routes.
 pub fn routes() -> Routes {
-    Routes::new("Discovery", "/.well-known")
-        .public(Method::GET, "/jwks.json", "jwks", jwks_doc(), jwks)
-        .public(Method::GET, "/oauth-authorization-server", "authorizationServer", metadata_doc(), metadata)
+    Routes::new("Discovery", "/.well-known").public(Method::GET, "/jwks.json", "jwks", jwks_doc, jwks).public(
+        Method::GET,
+        "/oauth-authorization-server",
+        "authorizationServer",
+        metadata_doc,
+        metadata,
+    )
 }
 
 /// The public keys with which access tokens can be checked.

@@ -20,7 +20,8 @@ const BASE: &str = "/v2/authorize/forward";
 pub fn routes() -> Routes {
     Routes::new("Decisions", BASE)
         .alias("/v2/authorize/forward/{rest:.*}")
-        .any_as("", "evaluateAccess", "forward", doc(), forward)
+        .any("", "evaluateAccess", doc, forward)
+        .called("forward")
         .also(&["referTo"])
 }
 

@@ -14,9 +14,9 @@ use utoipa::ToSchema;
 /// The routes. They tell nothing of what the service keeps.
 pub fn routes() -> Routes {
     Routes::new("Health", "")
-        .public(Method::GET, "/health/live", "live", live_doc(), live)
-        .public(Method::GET, "/health/ready", "ready", ready_doc(), ready)
-        .public(Method::GET, "/metrics", "metrics", metrics_doc(), metrics)
+        .public(Method::GET, "/health/live", "live", live_doc, live)
+        .public(Method::GET, "/health/ready", "ready", ready_doc, ready)
+        .public(Method::GET, "/metrics", "metrics", metrics_doc, metrics)
 }
 
 /// How the service is.

@@ -16,9 +16,12 @@ use utoipa::ToSchema;
 
 /// The routes.
 pub fn routes() -> Routes {
-    Routes::new("Tokens", "/v2/auth")
-        .public(Method::POST, "/revoke", "revokeToken", revoke_doc(), revoke)
-        .post("/introspect", "introspectToken", introspect_doc(), introspect)
+    Routes::new("Tokens", "/v2/auth").public(Method::POST, "/revoke", "revokeToken", revoke_doc, revoke).post(
+        "/introspect",
+        "introspectToken",
+        introspect_doc,
+        introspect,
+    )
 }
 
 /// A token in hand, as the requests of RFC 7009 and RFC 7662 name it. What else they say is passed over.

@@ -21,8 +21,8 @@ const MAX_BODY: usize = 16 * 1024;
 /// The routes.
 pub fn routes() -> Routes {
     Routes::new("Tokens", "/v2/auth/token")
-        .public(Method::POST, "", "createToken", create_doc(), create)
-        .public(Method::GET, "", "refreshToken", refresh_doc(), refresh)
+        .public(Method::POST, "", "createToken", create_doc, create)
+        .public(Method::GET, "", "refreshToken", refresh_doc, refresh)
 }
 
 /// What is presented for a token: email and password, or a refresh token and the email of its user.
