@@ -4,7 +4,7 @@ use super::question::{self, Asked, Decision, Named, Obstacle, Verdict};
 use super::search::{search_actions, search_doc, search_resources, search_subjects};
 use crate::authz::{Ask, Circumstances};
 use crate::http::openapi::Doc;
-use crate::http::{Gate, Json, Problem, Routes, gate, list};
+use crate::http::{Gate, Json, Parts, Problem, Routes, list};
 use crate::values::object_only;
 use actix_web::dev::Payload;
 use actix_web::http::{Method, StatusCode};
@@ -20,27 +20,20 @@ const MAX_BODY: usize = 4 * 1024 * 1024;
 /// The routes.
 pub fn routes() -> Routes {
     Routes::new("AuthZEN", "/access/v1")
-        .post_as("/evaluation", "evaluateAccess", "evaluation", evaluation_doc(), evaluation)
+        .post("/evaluation", "evaluateAccess", evaluation_doc, evaluation)
+        .called("evaluation")
         .also(ALSO)
-        .post_as("/evaluations", "evaluateAccess", "evaluations", evaluations_doc(), evaluations)
+        .post("/evaluations", "evaluateAccess", evaluations_doc, evaluations)
+        .called("evaluations")
         .also(ALSO)
-        .post_as(
-            "/search/subject",
-            "evaluateAccess",
-            "searchSubjects",
-            search_doc("subjects"),
-            search_subjects,
-        )
+        .post("/search/subject", "evaluateAccess", || search_doc("subjects"), search_subjects)
+        .called("searchSubjects")
         .also(ALSO)
-        .post_as(
-            "/search/resource",
-            "evaluateAccess",
-            "searchResources",
-            search_doc("resources"),
-            search_resources,
-        )
+        .post("/search/resource", "evaluateAccess", || search_doc("resources"), search_resources)
+        .called("searchResources")
         .also(ALSO)
-        .post_as("/search/action", "evaluateAccess", "searchActions", search_doc("actions"), search_actions)
+        .post("/search/action", "evaluateAccess", || search_doc("actions"), search_actions)
+        .called("searchActions")
         .also(ALSO)
 }
 
@@ -52,11 +45,10 @@ pub fn metadata_routes() -> Routes {
         Method::GET,
         "/authzen-configuration",
         "authzenConfiguration",
-        Doc::new("Where the endpoints of the AuthZEN Authorization API are").answer::<Metadata>(
-            200,
-            "The metadata.",
-            None,
-        ),
+        || {
+            let doc = Doc::new("Where the endpoints of the AuthZEN Authorization API are");
+            doc.answer::<Metadata>(200, "The metadata.", None)
+        },
         metadata,
     )
 }
@@ -389,7 +381,7 @@ struct Metadata {
 
 /// `GET /.well-known/authzen-configuration`.
 async fn metadata(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem> {
-    let parts = gate::parts(&request)?;
+    let parts = Parts::of(&request)?;
     let base = list::base_url(&request, &parts.rules);
     let at = |path: &str| format!("{base}/access/v1/{path}");
     Ok(HttpResponse::Ok().json(Metadata {

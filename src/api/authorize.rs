@@ -2,7 +2,6 @@
 
 use super::question::{self, Asked, Decision, Named, Obstacle, PolicyView, Reasons, Verdict};
 use super::users::User;
-use crate::authn::Bearer;
 use crate::authz::{Ask, Circumstances};
 use crate::http::openapi::Doc;
 use crate::http::{Caller, Gate, Json, Problem, Routes};
@@ -17,7 +16,7 @@ use utoipa::ToSchema;
 
 /// The routes.
 pub fn routes() -> Routes {
-    Routes::new("Decisions", "/v2/authorize").post("", "evaluateAccess", doc(), evaluate).also(&["referTo"])
+    Routes::new("Decisions", "/v2/authorize").post("", "evaluateAccess", doc, evaluate).also(&["referTo"])
 }
 
 /// A question: may this one do that?
@@ -169,12 +168,8 @@ async fn asked(gate: &Gate, subject: Option<Subject>) -> Result<Asked, Problem> 
 async fn of_token(gate: &Gate, token: &SecretString) -> Result<Asked, Problem> {
     let parts = gate.parts();
     let invalid = || Problem::unauthorized("invalid_token", "invalid token");
-    let bearer = secrecy::ExposeSecret::expose_secret(token).parse::<Bearer>();
-    let found = match bearer {
-        Ok(bearer) => Caller::of_bearer(parts, gate.engine(), &bearer).await,
-        Err(_) => Err(invalid()),
-    };
-    let obstacle = match found {
+    let token = secrecy::ExposeSecret::expose_secret(token);
+    let obstacle = match Caller::of_token(parts, gate.engine(), token).await {
         Ok(caller) => match gate.step("evaluateAccess").find::<User>(&caller.id.to_string()).await {
             Ok(_) => {
                 let credential = Some(caller.credential.as_str().to_owned());

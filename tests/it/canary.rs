@@ -443,6 +443,7 @@ async fn search_everywhere(format: &str, more: &[(&str, &str)], mut secrets: Sec
             ("CEDARGATE_ADMIN_PASSWORD", &admin_password),
             ("CEDARGATE_LOG", "trace"),
             ("CEDARGATE_LOG_FORMAT", format),
+            ("CEDARGATE_DRAIN", "0"),
             ("CEDARGATE_DECISION_LOG", "all"),
             ("CEDARGATE_DECISION_LOG_MASK", "email,phone"),
             ("CEDARGATE_ARGON2_MEMORY_KIB", "7168"),
@@ -475,7 +476,8 @@ async fn search_everywhere(format: &str, more: &[(&str, &str)], mut secrets: Sec
     }
     let Asked { mut secrets, answers, .. } = asked;
     let stored = database.stored().await;
-    let said = tokio::task::block_in_place(|| service.end());
+    let (log, output) = tokio::task::block_in_place(|| service.end_with_output());
+    let said = log + &output;
 
     // What is known to be there is found there, so what is there is looked at.
     let answers = String::from_utf8(answers.0.into_inner().unwrap()).unwrap();

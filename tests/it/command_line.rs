@@ -34,7 +34,8 @@ pub struct Running {
     child: Child,
     pub base: String,
     pub greeting: String,
-    said: Arc<Mutex<String>>,
+    log: Arc<Mutex<String>>,
+    output: Arc<Mutex<String>>,
     readers: Vec<JoinHandle<()>>,
 }
 
@@ -46,17 +47,28 @@ impl Running {
 
     /// Waits until it has ended by itself.
     pub fn wait(&mut self) -> std::process::ExitStatus {
-        self.child.wait().unwrap()
-    }
-
-    /// Ends it in order, and gives all that it has said on its outputs.
-    pub fn end(mut self) -> String {
-        let told = Command::new("kill").args(["-INT", &self.id().to_string()]).status();
-        assert!(told.unwrap().success() && self.wait().success(), "it ends by itself");
+        let status = self.child.wait().unwrap();
         for reader in self.readers.drain(..) {
             reader.join().unwrap();
         }
-        std::mem::take(&mut self.said.lock().unwrap())
+        status
+    }
+
+    /// Ends it as a service manager does, waits until it has ended, and gives what it has logged.
+    pub fn end(self) -> String {
+        self.end_with_output().0
+    }
+
+    /// The same, and what it has written to its standard output, too.
+    pub fn end_with_output(mut self) -> (String, String) {
+        crate::running::signal("-TERM", self.id());
+        assert!(self.wait().success(), "it ends by itself");
+        (self.log(), self.output.lock().unwrap().clone())
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
     }
 }
 
@@ -72,23 +84,24 @@ pub fn start(directory: &Path, settings: &[(&str, &str)]) -> Running {
     let mut command = program(directory, &[("CEDARGATE_LISTEN", "127.0.0.1:0")]);
     command.envs(settings.iter().copied()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
-    let said = Arc::new(Mutex::new(String::new()));
-    let hear = |said: &Mutex<String>, line: &str| *said.lock().unwrap() += &format!("{line}\n");
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let stdout = BufReader::new(child.stdout.take().unwrap());
     let stderr = BufReader::new(child.stderr.take().unwrap());
     // Whoever reads neither of them any more would block it one day, so both are read to their ends.
-    let heard = Arc::clone(&said);
-    let errors = std::thread::spawn(move || {
-        stderr.lines().map_while(Result::ok).for_each(|line| hear(&heard, &line));
-    });
-    let heard = Arc::clone(&said);
+    let (log, output) = (Arc::default(), Arc::default());
+    let errors = keep(stderr.lines().map_while(Result::ok), &log);
+    let mut lines = stdout.lines().map_while(Result::ok);
     let greeting: Vec<String> = lines.by_ref().take_while(|line| line != "Ctrl-C ends it.").collect();
+    let rest = keep(lines, &output);
+    let base = greeting.iter().find_map(|line| line.split(" listens on ").nth(1)).map(str::to_owned);
     let greeting = greeting.join("\n");
-    hear(&said, &greeting);
-    let rest = std::thread::spawn(move || lines.for_each(|line| hear(&heard, &line)));
-    let base = greeting.lines().find_map(|line| line.split(" listens on ").nth(1)).map(str::to_owned);
-    let base = base.unwrap_or_else(|| panic!("it did not start: {}", said.lock().unwrap()));
-    Running { child, base, greeting, said, readers: vec![errors, rest] }
+    let base = base.unwrap_or_else(|| panic!("it did not start: {greeting}"));
+    Running { child, base, greeting, log, output, readers: vec![errors, rest] }
+}
+
+/// Keeps lines as they come.
+fn keep(lines: impl Iterator<Item = String> + Send + 'static, kept: &Arc<Mutex<String>>) -> JoinHandle<()> {
+    let kept = Arc::clone(kept);
+    std::thread::spawn(move || lines.for_each(|line| *kept.lock().unwrap() += &format!("{line}\n")))
 }
 
 pub fn client(base: &str) -> Client {
@@ -131,6 +144,8 @@ fn a_wrong_setting_stops_the_start_with_its_name() {
         ("CEDARGATE_ADMIN_PASSWORD", "short", "CEDARGATE_ADMIN_PASSWORD"),
         ("CEDARGATE_POLICIES", "no/such/directory", "no/such/directory"),
         ("CEDARGATE_LOG", "cedargate=loud", "CEDARGATE_LOG"),
+        ("CEDARGATE_TRACES", "localhost:4318", "CEDARGATE_TRACES"),
+        ("CEDARGATE_TRACES", "https://collector.example.com", "OTEL_EXPORTER_OTLP_CERTIFICATE"),
         ("CEDARGATE_CONFIG", "no/such/file.toml", "no/such/file.toml"),
     ] {
         let settings = [("CEDARGATE_LISTEN", "127.0.0.1:0"), (name, value)];
@@ -336,7 +351,7 @@ fn a_case_that_fails_is_named() {
 fn the_help_names_every_setting_and_exit_code() {
     let directory = tempfile::tempdir().unwrap();
     let help = text(&run(directory.path(), &[], &["--help"]).stdout);
-    let source = std::fs::read_to_string(project_file("src/config.rs")).unwrap();
+    let source = std::fs::read_to_string(project_file("src/config/mod.rs")).unwrap();
     let fields = source.split("pub struct Config {").nth(1).unwrap().split("\n}").next().unwrap();
     let names: Vec<String> = fields
         .lines()

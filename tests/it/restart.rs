@@ -359,6 +359,7 @@ async fn a_postgresql_that_is_restarted_under_load_costs_errors_and_no_wrong_ans
         // However long it is away: who has lost an answer gets it again.
         ("CEDARGATE_REFRESH_GRACE", "600"),
         ("CEDARGATE_LOG", "trace"),
+        ("CEDARGATE_DRAIN", "0"),
     ];
     let services = [0, 1].map(|_| block_in_place(|| start(directory.path(), &settings)));
     let pair = log_in(&services[0].base, ADMIN).await.expect(StatusCode::OK);
