@@ -2,16 +2,16 @@
 //! nothing that was answered is lost, and afterwards everything goes on without a restart of the service.
 
 use crate::access::{EVALUATION, EVALUATIONS, may, thing};
+use crate::cluster::{Cluster, DATABASE_PASSWORD};
 use crate::command_line::{Running, client, run, start, text};
 use crate::families::access;
 use crate::processes::{count, known_at, until_ended};
 use crate::refresh::{expect_refused, refresh_token};
-use crate::support::{ADMIN, Client, PASSWORD, Reply, jwt, project_file};
+use crate::support::{ADMIN, Client, PASSWORD, Reply, jwt};
 use futures_util::future::join;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use std::collections::HashSet;
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -20,48 +20,6 @@ use tokio::task::{JoinSet, block_in_place};
 
 /// What the test waits for at most.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The password of the database, which the server does not ask for, and nobody is to see.
-const DATABASE_PASSWORD: &str = "Kf93xVq7TzLw";
-
-/// A server of its own, of which the test may do what it likes.
-struct Cluster {
-    directory: TempDir,
-    url: String,
-}
-
-impl Cluster {
-    fn new() -> Self {
-        let directory = TempDir::new().unwrap();
-        // What it has committed has to be there when it was stopped in the middle of things, though not after a power cut.
-        let url = Self::run(&directory, "make", &["-c", "fsync=off"]);
-        let url = url.trim().replace("cedargate@", &format!("cedargate:{DATABASE_PASSWORD}@"));
-        Self { directory, url }
-    }
-
-    fn run(directory: &TempDir, command: &str, arguments: &[&str]) -> String {
-        let mut program = Command::new(project_file("tests/postgres"));
-        program.arg(command).arg(directory.path()).args(arguments);
-        let output = block_in_place(|| program.output()).unwrap();
-        assert!(output.status.success(), "{command}: {}", text(&output.stderr));
-        text(&output.stdout)
-    }
-
-    fn stop(&self, how: &str) {
-        Self::run(&self.directory, "stop", &[how]);
-    }
-
-    fn start(&self) {
-        Self::run(&self.directory, "start", &[]);
-    }
-}
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        let mut program = Command::new(project_file("tests/postgres"));
-        let _ = program.arg("stop").arg(self.directory.path()).arg("immediate").output();
-    }
-}
-
 /// What is done all the time.
 #[derive(Clone, Copy)]
 enum Kind {
