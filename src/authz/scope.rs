@@ -111,9 +111,15 @@ impl FromStr for ScopeSet {
 
 impl<'de> Deserialize<'de> for ScopeSet {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Self::new(Vec::<Scope>::deserialize(deserializer)?).ok_or_else(|| {
+        let scopes = Vec::<Scope>::deserialize(deserializer)?;
+        let count = scopes.len();
+        let set = Self::new(scopes).ok_or_else(|| {
             serde::de::Error::custom("at least one scope is needed: guest, agent, bot or admin")
-        })
+        })?;
+        if set.0.len() < count {
+            return Err(serde::de::Error::custom("a scope stands twice; name each once"));
+        }
+        Ok(set)
     }
 }
 
@@ -157,5 +163,6 @@ mod tests {
         assert!("agnet".parse::<ScopeSet>().unwrap_err().to_string().contains("\"agnet\" is not a scope"));
         assert!(serde_json::from_str::<ScopeSet>("[]").is_err());
         assert!(serde_json::from_str::<ScopeSet>(r#"["owner"]"#).is_err());
+        assert!(serde_json::from_str::<ScopeSet>(r#"["agent", "agent"]"#).is_err());
     }
 }
