@@ -1,6 +1,6 @@
 //! Conversations, and the messages in them.
 
-use super::contacts::{Contact, ContactBody};
+use super::contacts::{Contact, Profile};
 use super::messages::{self, Message, MessageBody};
 use super::users::User;
 use crate::authz::{Attribute, Thing, Undecided, text};
@@ -15,7 +15,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use sea_orm::entity::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use utoipa::openapi::schema::{self, ArrayBuilder, Schema, Type};
+use utoipa::openapi::schema::{ArrayBuilder, Schema, Type};
 use utoipa::openapi::{Ref, RefOr};
 use utoipa::{PartialSchema, ToSchema};
 
@@ -139,7 +139,21 @@ pub enum ContactChoice {
     /// The id of one.
     Existing(Id),
     /// A new one.
-    New(ContactBody),
+    New(FirstContact),
+}
+
+/// A new contact, made with a conversation, which is its conversation.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct FirstContact {
+    /// The organization that is to hold it; that of the conversation if none.
+    organization: Option<Id>,
+    /// Who it is.
+    #[serde(default)]
+    profile: Profile,
+    /// Whatever else.
+    #[serde(default)]
+    meta: JsonObject,
 }
 
 json_list!(
@@ -237,13 +251,7 @@ async fn create(
     // A new contact is held by the same organization unless it names another, and knows its conversation.
     let contact = match new.contact.filter(|contact| contact.is_object()) {
         Some(contact) => {
-            let body: ContactBody = from_value(contact, "contact")?;
-            if body.conversation.is_some() {
-                return Err(Problem::field(
-                    "contact.conversation",
-                    "the new conversation is the contact's conversation",
-                ));
-            }
+            let body: FirstContact = from_value(contact, "contact")?;
             let contact: Contact = resource::compose(&body, crud::stamp(&gate, holder.own()))?;
             let at = gate.at("createContact");
             let held_by =
@@ -315,7 +323,7 @@ impl PartialSchema for NewMessages {
     fn schema() -> RefOr<Schema> {
         let one = || Ref::from_schema_name(MessageBody::name());
         let several = ArrayBuilder::new().items(one()).min_items(Some(1)).max_items(Some(1000));
-        schema::OneOfBuilder::new()
+        utoipa::openapi::OneOfBuilder::new()
             .description(Some("One message or several."))
             .item(one())
             .item(several)

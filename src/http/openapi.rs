@@ -271,13 +271,18 @@ pub fn query(name: &str, what: &str, is_required: bool) -> Parameter {
 }
 
 /// A header of a request.
-pub fn header(name: &str, what: &str) -> Parameter {
+pub fn header(name: &str, what: &str, example: &str) -> Parameter {
     ParameterBuilder::new()
         .name(name)
         .parameter_in(ParameterIn::Header)
         .required(Required::False)
         .description(Some(what))
-        .schema(Some(ObjectBuilder::new().schema_type(SchemaType::Type(Type::String)).max_length(Some(8192))))
+        .schema(Some(
+            ObjectBuilder::new()
+                .schema_type(SchemaType::Type(Type::String))
+                .max_length(Some(8192))
+                .examples([example]),
+        ))
         .build()
 }
 
