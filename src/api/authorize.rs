@@ -55,7 +55,7 @@ struct Subject {
 
 object_only!(Subject, read);
 
-/// Who, as it is documented: the bearer of a token, with the scopes of that token, or a user, by its role.
+/// Who: the bearer of a token, with the scopes of that token, or a user, by its role.
 #[derive(Debug, ToSchema)]
 #[serde(untagged)]
 #[expect(dead_code, reason = "it is for the document only")]

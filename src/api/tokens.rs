@@ -40,7 +40,7 @@ struct TokenRequest {
     client_id: Option<Email>,
 }
 
-/// What is presented for a token, as it is documented.
+/// What is presented for a token: email and password, or a refresh token and the email of its user.
 #[derive(Debug, ToSchema)]
 #[serde(untagged)]
 #[schema(as = TokenRequest, example = json!({"email": "admin@example.com", "password": "t0pZ3kR3t"}))]

@@ -111,15 +111,9 @@ impl FromStr for ScopeSet {
 
 impl<'de> Deserialize<'de> for ScopeSet {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let scopes = Vec::<Scope>::deserialize(deserializer)?;
-        let count = scopes.len();
-        let set = Self::new(scopes).ok_or_else(|| {
+        Self::new(Vec::<Scope>::deserialize(deserializer)?).ok_or_else(|| {
             serde::de::Error::custom("at least one scope is needed: guest, agent, bot or admin")
-        })?;
-        if set.0.len() < count {
-            return Err(serde::de::Error::custom("a scope stands twice; name each once"));
-        }
-        Ok(set)
+        })
     }
 }
 
@@ -132,14 +126,13 @@ impl Serialize for ScopeSet {
 impl utoipa::PartialSchema for ScopeSet {
     fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
         utoipa::openapi::schema::ArrayBuilder::new()
-            .description(Some("One scope or more."))
+            .description(Some("One scope or more. One that stands twice counts once."))
             .items(
                 string_schema("")
                     .description(None::<String>)
                     .enum_values(Some(Scope::ALL.map(Scope::as_str))),
             )
             .min_items(Some(1))
-            .unique_items(true)
             .into()
     }
 }
@@ -163,6 +156,5 @@ mod tests {
         assert!("agnet".parse::<ScopeSet>().unwrap_err().to_string().contains("\"agnet\" is not a scope"));
         assert!(serde_json::from_str::<ScopeSet>("[]").is_err());
         assert!(serde_json::from_str::<ScopeSet>(r#"["owner"]"#).is_err());
-        assert!(serde_json::from_str::<ScopeSet>(r#"["agent", "agent"]"#).is_err());
     }
 }

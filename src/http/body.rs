@@ -30,8 +30,8 @@ impl<T: DeserializeOwned + 'static, const MAX: usize> FromRequest for Json<T, MA
     }
 }
 
-/// The largest form: 64 KiB.
-const MAX_FORM: usize = 64 * 1024;
+/// The largest form: 16 KiB.
+const MAX_FORM: usize = 16 * 1024;
 
 /// The pairs of a form, `application/x-www-form-urlencoded`, as the requests of OAuth come.
 #[derive(Debug)]
