@@ -80,9 +80,9 @@ fn decisions(criterion: &mut Criterion) {
         criterion.bench_function(
             &format!("decide, a new thing each time, {further} further policies"),
             |bencher| {
-                bencher.iter_batched(
+                bencher.iter_batched_ref(
                     thing,
-                    |thing| black_box(engine.decide(&ask, &thing)),
+                    |thing| black_box(engine.decide(&ask, thing)),
                     criterion::BatchSize::SmallInput,
                 );
             },
@@ -95,9 +95,9 @@ fn decisions(criterion: &mut Criterion) {
         criterion.bench_function(
             &format!("decide, a new place each time, {further} further policies"),
             |bencher| {
-                bencher.iter_batched(
+                bencher.iter_batched_ref(
                     elsewhere,
-                    |thing| black_box(engine.decide(&ask, &thing)),
+                    |thing| black_box(engine.decide(&ask, thing)),
                     criterion::BatchSize::SmallInput,
                 );
             },

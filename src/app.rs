@@ -24,8 +24,8 @@ use actix_web::{HttpResponse, HttpServer, middleware, web};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
 use std::net::TcpListener;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 use utoipa_swagger_ui::SwaggerUi;
 
 /// Why the service cannot start.
@@ -172,19 +172,20 @@ impl App {
         self.parts.tokens.adopt().await?;
         let parts = web::Data::from(Arc::clone(&self.parts));
         let all = Arc::new(api::all());
-        let document: web::Bytes = openapi::text(&openapi::document(&all)).into();
+        // Made when somebody asks for it.
+        let document: Arc<OnceLock<web::Bytes>> = Arc::default();
         let origins = self.cors_origins.clone();
         let mut server = HttpServer::new(move || {
-            let document = document.clone();
-            let all = Arc::clone(&all);
+            let (document, documented) = (Arc::clone(&document), Arc::clone(&all));
             actix_web::App::new()
                 .app_data(parts.clone())
-                .configure(move |server| routes::mount(&all, server))
+                .configure(|server| routes::mount(&all, server))
                 .route(
                     "/openapi.json",
                     web::get().to(move || {
-                        let document = document.clone();
-                        async move { HttpResponse::Ok().content_type("application/json").body(document) }
+                        let text = || openapi::text(&openapi::document(&documented)).into();
+                        let text = document.get_or_init(text).clone();
+                        async move { HttpResponse::Ok().content_type("application/json").body(text) }
                     }),
                 )
                 .service(web::redirect("/docs", "/docs/"))

@@ -24,7 +24,7 @@ const REFRESH: &str = "refresh";
 const ALIKE: &str = "known and unknown emails";
 
 /// All that has to do with logins, on SQLite and, where `TEST_POSTGRES_URL` names a server, on PostgreSQL.
-pub async fn measured() {
+pub(super) async fn measured() {
     if ![LOGIN, REFRESH, ALIKE].iter().any(|name| wanted(name)) {
         return;
     }

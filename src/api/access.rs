@@ -5,7 +5,7 @@ use super::search::{ActionSearch, ResourceSearch, SubjectSearch};
 use super::search::{search_actions, search_doc, search_resources, search_subjects};
 use crate::authz::{Ask, Circumstances};
 use crate::http::openapi::Doc;
-use crate::http::{Gate, Json, Problem, Routes, gate, list};
+use crate::http::{Gate, Json, Parts, Problem, Routes, list};
 use crate::values::{Term, given, object_only};
 use actix_web::dev::Payload;
 use actix_web::http::{Method, StatusCode};
@@ -23,33 +23,30 @@ const MAX_BODY: usize = 4 * 1024 * 1024;
 /// The routes.
 pub fn routes() -> Routes {
     Routes::new("AuthZEN", "/access/v1")
-        .post_as("/evaluation", "evaluateAccess", "evaluation", evaluation_doc(), evaluation)
+        .post("/evaluation", "evaluateAccess", evaluation_doc, evaluation)
+        .called("evaluation")
         .also(ALSO)
-        .post_as("/evaluations", "evaluateAccess", "evaluations", evaluations_doc(), evaluations)
+        .post("/evaluations", "evaluateAccess", evaluations_doc, evaluations)
+        .called("evaluations")
         .also(ALSO)
-        .post_as(
+        .post(
             "/search/subject",
             "evaluateAccess",
-            "searchSubjects",
-            search_doc::<SubjectSearch>("subjects"),
+            || search_doc::<SubjectSearch>("subjects"),
             search_subjects,
         )
+        .called("searchSubjects")
         .also(ALSO)
-        .post_as(
+        .post(
             "/search/resource",
             "evaluateAccess",
-            "searchResources",
-            search_doc::<ResourceSearch>("resources"),
+            || search_doc::<ResourceSearch>("resources"),
             search_resources,
         )
+        .called("searchResources")
         .also(ALSO)
-        .post_as(
-            "/search/action",
-            "evaluateAccess",
-            "searchActions",
-            search_doc::<ActionSearch>("actions"),
-            search_actions,
-        )
+        .post("/search/action", "evaluateAccess", || search_doc::<ActionSearch>("actions"), search_actions)
+        .called("searchActions")
         .also(ALSO)
 }
 
@@ -61,11 +58,10 @@ pub fn metadata_routes() -> Routes {
         Method::GET,
         "/authzen-configuration",
         "authzenConfiguration",
-        Doc::new("Where the endpoints of the AuthZEN Authorization API are").answer::<Metadata>(
-            200,
-            "The metadata.",
-            None,
-        ),
+        || {
+            let doc = Doc::new("Where the endpoints of the AuthZEN Authorization API are");
+            doc.answer::<Metadata>(200, "The metadata.", None)
+        },
         metadata,
     )
 }
@@ -430,7 +426,7 @@ struct Metadata {
 
 /// `GET /.well-known/authzen-configuration`.
 async fn metadata(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem> {
-    let parts = gate::parts(&request)?;
+    let parts = Parts::of(&request)?;
     let base = list::base_url(&request, &parts.rules);
     let at = |path: &str| format!("{base}/access/v1/{path}");
     Ok(HttpResponse::Ok().json(Metadata {

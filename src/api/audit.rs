@@ -16,16 +16,24 @@ use utoipa::{PartialSchema, ToSchema};
 /// The routes.
 pub fn routes() -> Routes {
     let fields = Arc::new(fields());
-    let doc = openapi::list_of::<AuditEvent>(
+    let documented = Arc::clone(&fields);
+    Routes::new("Audit trail", "/v2/audit").get(
+        "",
+        "listAuditEvents",
+        move || list_doc(&documented),
+        move |gate, request| list(gate, request, Arc::clone(&fields)),
+    )
+}
+
+fn list_doc(fields: &[Field]) -> Doc {
+    openapi::list_of::<AuditEvent>(
         Doc::new("List the events of the audit trail").describe(
             "Those of an organization, the caller's if none is named, and of what stood below it at that time. Those of no \
              organization, such as a change of the policies, are seen from the root only. By `seq`, or from the newest on with \
              `sort=-seq`.",
         ),
-        &fields,
-    );
-    Routes::new("Audit trail", "/v2/audit")
-        .get("", "listAuditEvents", doc, move |gate, request| list(gate, request, Arc::clone(&fields)))
+        fields,
+    )
 }
 
 /// Something that happened.

@@ -2,7 +2,6 @@
 
 use super::question::{self, Asked, Decision, Named, Obstacle, PolicyView, Reasons, Verdict};
 use super::users::User;
-use crate::authn::Bearer;
 use crate::authz::{Ask, Circumstances};
 use crate::http::openapi::Doc;
 use crate::http::{Caller, Gate, Json, Problem, Routes};
@@ -18,7 +17,7 @@ use utoipa::openapi::schema::Type;
 
 /// The routes.
 pub fn routes() -> Routes {
-    Routes::new("Decisions", "/v2/authorize").post("", "evaluateAccess", doc(), evaluate).also(&["referTo"])
+    Routes::new("Decisions", "/v2/authorize").post("", "evaluateAccess", doc, evaluate).also(&["referTo"])
 }
 
 /// A question: may this one do that?
@@ -207,12 +206,7 @@ async fn of_token(gate: &Gate, token: &SecretString) -> Result<Asked, Problem> {
     if token.chars().count() > MAX_TOKEN {
         return Err(Problem::field("subject.token", format!("it has more than {MAX_TOKEN} characters")));
     }
-    let bearer = token.parse::<Bearer>();
-    let found = match bearer {
-        Ok(bearer) => Caller::of_bearer(parts, gate.engine(), &bearer).await,
-        Err(_) => Err(invalid()),
-    };
-    let obstacle = match found {
+    let obstacle = match Caller::of_token(parts, gate.engine(), token).await {
         Ok(caller) => match gate.step("evaluateAccess").find::<User>(&caller.id.to_string()).await {
             Ok(_) => {
                 let credential = Some(caller.credential.as_str().to_owned());

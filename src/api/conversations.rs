@@ -24,22 +24,18 @@ pub fn routes() -> Routes {
     Routes::of::<Conversation>("Conversations", "/v2/conversations")
         .list::<Conversation>("listConversations")
         .fetch::<Conversation>("fetchConversation")
-        .post("", "createConversation", openapi::create::<Conversation, NewConversation>(), create)
+        .post("", "createConversation", openapi::create::<Conversation, NewConversation>, create)
         .also(&["createMessage", "createContact", "referTo"])
-        .patch("/{id}", "updateConversation", openapi::update::<Conversation>(), update)
+        .patch("/{id}", "updateConversation", openapi::update::<Conversation>, update)
         .also(&["referTo"])
         .delete::<Conversation>("deleteConversation")
 }
 
 /// The route of the messages of one conversation.
 pub fn message_routes() -> Routes {
-    Routes::new("Messages", "/v2/conversations").post_as(
-        "/{id}/messages",
-        "createMessage",
-        "createMessages",
-        append_doc(),
-        append,
-    )
+    Routes::new("Messages", "/v2/conversations")
+        .post("/{id}/messages", "createMessage", append_doc, append)
+        .called("createMessages")
 }
 
 /// A conversation.

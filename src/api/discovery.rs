@@ -4,7 +4,7 @@ use crate::authn::PublicKey;
 use crate::authz::Scope;
 use crate::http::openapi::Doc;
 use crate::http::token_keys::MAX_AGE;
-use crate::http::{Problem, Routes, gate, list};
+use crate::http::{Parts, Problem, Routes, list};
 use actix_web::http::{Method, header};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Serialize;
@@ -13,9 +13,13 @@ use utoipa::openapi::schema::Type;
 
 /// The routes.
 pub fn routes() -> Routes {
-    Routes::new("Discovery", "/.well-known")
-        .public(Method::GET, "/jwks.json", "jwks", jwks_doc(), jwks)
-        .public(Method::GET, "/oauth-authorization-server", "authorizationServer", metadata_doc(), metadata)
+    Routes::new("Discovery", "/.well-known").public(Method::GET, "/jwks.json", "jwks", jwks_doc, jwks).public(
+        Method::GET,
+        "/oauth-authorization-server",
+        "authorizationServer",
+        metadata_doc,
+        metadata,
+    )
 }
 
 /// The public keys with which access tokens can be checked.
@@ -74,7 +78,7 @@ fn metadata_doc() -> Doc {
 
 /// `GET /.well-known/jwks.json`.
 async fn jwks(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem> {
-    let parts = gate::parts(&request)?;
+    let parts = Parts::of(&request)?;
     let keys = parts.tokens.known().public(parts.clock.now());
     Ok(HttpResponse::Ok()
         .insert_header((header::CACHE_CONTROL, format!("public, max-age={MAX_AGE}")))
@@ -83,7 +87,7 @@ async fn jwks(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem> {
 
 /// `GET /.well-known/oauth-authorization-server`.
 async fn metadata(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem> {
-    let parts = gate::parts(&request)?;
+    let parts = Parts::of(&request)?;
     let base = list::base_url(&request, &parts.rules);
     let at = |path: &str| format!("{base}{path}");
     let has_keys = !parts.tokens.known().public(parts.clock.now()).is_empty();

@@ -5,7 +5,7 @@ use super::question::{self, Named, Target};
 use crate::authz::{Ask, Resourced};
 use crate::http::forward::{Meaning, Of, Original, PAIRS};
 use crate::http::openapi::{self, Doc};
-use crate::http::{Gate, Problem, Routes, gate};
+use crate::http::{Gate, Parts, Problem, Routes};
 use crate::values::OrgPath;
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse};
@@ -20,7 +20,8 @@ const BASE: &str = "/v2/authorize/forward";
 pub fn routes() -> Routes {
     Routes::new("Decisions", BASE)
         .alias("/v2/authorize/forward/{rest:.*}")
-        .any_as("", "evaluateAccess", "forward", doc(), forward)
+        .any("", "evaluateAccess", doc, forward)
+        .called("forward")
         .also(&["referTo"])
 }
 
@@ -62,7 +63,7 @@ async fn forward(request: HttpRequest, action: &'static str) -> Result<HttpRespo
 
 async fn decide(request: &HttpRequest, action: &'static str) -> Result<HttpResponse, Problem> {
     let original = Original::of(request, BASE);
-    let table = &gate::parts(request)?.forward;
+    let table = &Parts::of(request)?.forward;
     let meaning = original.as_ref().ok().and_then(|original| table.find(original));
     if meaning == Some(Meaning::Public) {
         // Who sends it is not looked at: a bearer that is no good any more keeps nobody from a new one.

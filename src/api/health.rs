@@ -2,7 +2,7 @@
 
 use crate::authz::{Decisions, LATENCIES};
 use crate::http::openapi::Doc;
-use crate::http::{Problem, Routes, gate};
+use crate::http::{Parts, Problem, Routes};
 use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Serialize;
@@ -14,9 +14,9 @@ use utoipa::ToSchema;
 /// The routes. They tell nothing of what the service keeps.
 pub fn routes() -> Routes {
     Routes::new("Health", "")
-        .public(Method::GET, "/health/live", "live", live_doc(), live)
-        .public(Method::GET, "/health/ready", "ready", ready_doc(), ready)
-        .public(Method::GET, "/metrics", "metrics", metrics_doc(), metrics)
+        .public(Method::GET, "/health/live", "live", live_doc, live)
+        .public(Method::GET, "/health/ready", "ready", ready_doc, ready)
+        .public(Method::GET, "/metrics", "metrics", metrics_doc, metrics)
 }
 
 /// How the service is.
@@ -54,7 +54,7 @@ async fn live(_: HttpRequest, (): ()) -> Result<HttpResponse, Problem> {
 }
 
 async fn ready(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem> {
-    let parts = gate::parts(&request)?;
+    let parts = Parts::of(&request)?;
     if parts.is_ending.load(Ordering::Acquire) {
         return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "ending", "The service is about to end."));
     }
@@ -70,7 +70,7 @@ async fn ready(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem> {
 }
 
 async fn metrics(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem> {
-    let parts = gate::parts(&request)?;
+    let parts = Parts::of(&request)?;
     let engine = parts.policies.current();
     let counts = parts.policies.counts();
     let mut text = String::new();

@@ -19,9 +19,9 @@ const MAX_KEYS: usize = 100;
 /// The routes.
 pub fn routes() -> Routes {
     Routes::new("API keys", "/v2/users")
-        .get("/{id}/keys", "listApiKeys", list_doc(), list)
-        .post("/{id}/keys", "createApiKey", create_doc(), create)
-        .remove("/{id}/keys/{keyId}", "deleteApiKey", delete_doc(), delete)
+        .get("/{id}/keys", "listApiKeys", list_doc, list)
+        .post("/{id}/keys", "createApiKey", create_doc, create)
+        .remove("/{id}/keys/{keyId}", "deleteApiKey", delete_doc, delete)
 }
 
 /// What a new key is to be.

@@ -17,7 +17,7 @@ pub fn routes() -> Routes {
     Routes::of::<Message>("Messages", "/v2/messages")
         .list::<Message>("listMessages")
         .fetch::<Message>("fetchMessage")
-        .post("", "createMessage", openapi::create::<Message, NewMessage>(), create)
+        .post("", "createMessage", openapi::create::<Message, NewMessage>, create)
         .also(&["referTo"])
         .update::<Message>("updateMessage")
         .delete::<Message>("deleteMessage")

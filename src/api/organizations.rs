@@ -17,11 +17,11 @@ pub fn routes() -> Routes {
     Routes::of::<Organization>("Organizations", "/v2/organizations")
         .list::<Organization>("listOrganizations")
         .fetch::<Organization>("fetchOrganization")
-        .post("", "createOrganization", openapi::create::<Organization, OrganizationBody>(), create)
+        .post("", "createOrganization", openapi::create::<Organization, OrganizationBody>, create)
         .also(&["referTo"])
-        .patch("/{id}", "updateOrganization", openapi::update::<Organization>(), update)
+        .patch("/{id}", "updateOrganization", openapi::update::<Organization>, update)
         .also(&["referTo"])
-        .remove("/{id}", "deleteOrganization", openapi::delete::<Organization>(), delete)
+        .remove("/{id}", "deleteOrganization", openapi::delete::<Organization>, delete)
 }
 
 /// An organization.

@@ -19,15 +19,16 @@ use utoipa::openapi::schema::Type;
 /// The routes.
 pub fn routes() -> Routes {
     Routes::new("Policies", "/v2/policies")
-        .get("", "fetchPolicies", fetch_doc(), fetch)
-        .post("/reload", "reloadPolicies", reload_doc(), reload)
+        .get("", "fetchPolicies", fetch_doc, fetch)
+        .post("/reload", "reloadPolicies", reload_doc, reload)
         .of_root()
 }
 
 /// The route of what a user may do.
 pub fn permission_routes() -> Routes {
     Routes::new("Policies", "/v2/users")
-        .get_as("/{id}/permissions", "evaluateAccess", "listPermissions", permissions_doc(), permissions)
+        .get("/{id}/permissions", "evaluateAccess", permissions_doc, permissions)
+        .called("listPermissions")
         .also(&["referTo"])
 }
 

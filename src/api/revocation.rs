@@ -5,7 +5,7 @@ use super::users::User;
 use crate::authn::{ApiKey, Bearer, Claims, RefreshToken};
 use crate::authz::ScopeSet;
 use crate::http::openapi::Doc;
-use crate::http::{Caller, Credential, Form, Gate, Parts, Problem, Routes, edge, gate};
+use crate::http::{Caller, Credential, Form, Gate, Parts, Problem, Routes, edge};
 use crate::store::{Cause, Ending, Event, Sessions};
 use crate::values::{Email, Id, Timestamp};
 use actix_web::http::{Method, header};
@@ -16,9 +16,12 @@ use utoipa::ToSchema;
 
 /// The routes.
 pub fn routes() -> Routes {
-    Routes::new("Tokens", "/v2/auth")
-        .public(Method::POST, "/revoke", "revokeToken", revoke_doc(), revoke)
-        .post("/introspect", "introspectToken", introspect_doc(), introspect)
+    Routes::new("Tokens", "/v2/auth").public(Method::POST, "/revoke", "revokeToken", revoke_doc, revoke).post(
+        "/introspect",
+        "introspectToken",
+        introspect_doc,
+        introspect,
+    )
 }
 
 /// A token in hand, as the requests of RFC 7009 and RFC 7662 name it. What else they say is passed over.
@@ -128,7 +131,7 @@ fn introspect_doc() -> Doc {
 
 /// `POST /v2/auth/revoke`.
 async fn revoke(request: HttpRequest, form: Form) -> Result<HttpResponse, Problem> {
-    let parts = gate::parts(&request)?;
+    let parts = Parts::of(&request)?;
     let cause = Cause::stranger(&edge::origin(&request), parts.clock.now());
     match presented(form)? {
         Some(Presented::Refresh(token)) => {
@@ -195,7 +198,7 @@ async fn within_reach(gate: &Gate, user: Id) -> Result<Option<Introspection>, Pr
 
 async fn of_bearer(gate: &Gate, bearer: &Bearer) -> Result<Option<Introspection>, Problem> {
     let parts = gate.parts();
-    let caller = match Caller::of_bearer(parts, gate.engine(), bearer).await {
+    let caller = match Caller::of_token(parts, gate.engine(), bearer.expose()).await {
         Ok(caller) => caller,
         Err(problem) if problem.status.is_server_error() => return Err(problem),
         Err(_) => return Ok(None),

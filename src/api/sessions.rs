@@ -15,14 +15,17 @@ const MAX_LISTED: u64 = 1000;
 /// The routes of a user's sessions.
 pub fn routes() -> Routes {
     Routes::new("Sessions", "/v2/users")
-        .get("/{id}/sessions", "listSessions", list_doc(), list)
-        .remove("/{id}/sessions/{sessionId}", "deleteSession", delete_doc(), delete)
-        .remove_as("/{id}/sessions", "deleteSession", "deleteSessions", delete_others_doc(), delete_others)
+        .get("/{id}/sessions", "listSessions", list_doc, list)
+        .remove("/{id}/sessions/{sessionId}", "deleteSession", delete_doc, delete)
+        .remove("/{id}/sessions", "deleteSession", delete_others_doc, delete_others)
+        .called("deleteSessions")
 }
 
 /// The route for leaving one's own.
 pub fn log_out_routes() -> Routes {
-    Routes::new("Sessions", "/v2/auth").post_as("/logout", "deleteSession", "logOut", log_out_doc(), log_out)
+    Routes::new("Sessions", "/v2/auth")
+        .post("/logout", "deleteSession", log_out_doc, log_out)
+        .called("logOut")
 }
 
 /// A session: one login, with all that was refreshed from it.

@@ -4,7 +4,7 @@ use super::families::{self, Pair};
 use crate::authn::PasswordRules;
 use crate::http::limits::count_caller;
 use crate::http::openapi::Doc;
-use crate::http::{Caller, FieldError, Json, Problem, Routes, body, edge, gate};
+use crate::http::{Caller, FieldError, Json, Parts, Problem, Routes, body, caller, edge};
 use crate::values::{Email, Id, Timestamp, given};
 use actix_web::http::{Method, header};
 use actix_web::{HttpRequest, HttpResponse};
@@ -22,8 +22,8 @@ const MAX_BODY: usize = 16 * 1024;
 /// The routes.
 pub fn routes() -> Routes {
     Routes::new("Tokens", "/v2/auth/token")
-        .public(Method::POST, "", "createToken", create_doc(), create)
-        .public(Method::GET, "", "refreshToken", refresh_doc(), refresh)
+        .public(Method::POST, "", "createToken", create_doc, create)
+        .public(Method::GET, "", "refreshToken", refresh_doc, refresh)
 }
 
 /// What is presented for a token: email and password, or a refresh token and the email of its user.
@@ -145,7 +145,7 @@ async fn create(
     request: HttpRequest,
     Json(body): Json<TokenRequest, MAX_BODY>,
 ) -> Result<HttpResponse, Problem> {
-    let parts = gate::parts(&request)?;
+    let parts = Parts::of(&request)?;
     let origin = edge::origin(&request);
     let missing = |field: &str, with: &str| Problem::field(field, format!("it is needed with `{with}`"));
     match body {
@@ -185,9 +185,9 @@ async fn create(
 
 /// `GET /v2/auth/token?refreshToken=…`: needs a valid bearer of the same user (decision 9).
 async fn refresh(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem> {
-    let parts = gate::parts(&request)?;
-    let bearer = gate::bearer(&request).map_err(no_help)?.ok_or_else(Problem::no_bearer)?;
-    let caller = Caller::of_bearer(&parts, &parts.policies.current(), &bearer).await.map_err(no_help)?;
+    let parts = Parts::of(&request)?;
+    let token = caller::bearer(&request).map_err(no_help)?.ok_or_else(Problem::no_bearer)?;
+    let caller = Caller::of_token(&parts, &parts.policies.current(), token).await.map_err(no_help)?;
     count_caller(&parts, &request, caller.id)?;
     let mut token = None;
     for (name, value) in body::query_pairs(&request) {

@@ -24,11 +24,11 @@ pub fn routes() -> Routes {
     Routes::of::<User>("Users", "/v2/users")
         .list::<User>("listUsers")
         .fetch::<User>("fetchUser")
-        .post("", "createUser", create_doc(), create)
+        .post("", "createUser", create_doc, create)
         .also(&["referTo"])
-        .patch("/{id}", "updateUser", update_doc(), update)
+        .patch("/{id}", "updateUser", update_doc, update)
         .also(&["referTo"])
-        .remove("/{id}", "deleteUser", openapi::delete::<User>(), delete)
+        .remove("/{id}", "deleteUser", openapi::delete::<User>, delete)
 }
 
 /// A user.

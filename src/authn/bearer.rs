@@ -1,7 +1,7 @@
 //! The bearer token of a request (RFC 6750, 2.1): an access token or an API key.
 
 use super::ApiKey;
-use crate::values::{Fingerprint, Invalid};
+use crate::values::Invalid;
 use secrecy::{ExposeSecret, SecretString};
 use std::str::FromStr;
 
@@ -15,18 +15,18 @@ pub enum Bearer {
 }
 
 impl Bearer {
-    /// What stands for it in a cache.
-    pub fn fingerprint(&self) -> Fingerprint {
+    /// The token itself.
+    pub fn expose(&self) -> &str {
         match self {
-            Self::Jwt(token) => Fingerprint::of(&token.expose_secret()),
-            Self::ApiKey(key) => Fingerprint::of(&key.expose()),
+            Self::Jwt(token) => token.expose_secret(),
+            Self::ApiKey(key) => key.expose(),
         }
     }
 
-    /// From the value of an Authorization header.
-    pub fn parse(header: &str) -> Result<Self, Invalid> {
+    /// What stands after `Bearer` in the value of an Authorization header, whatever it is.
+    pub fn in_header(header: &str) -> Result<&str, Invalid> {
         match header.split_once(' ') {
-            Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim_start().parse(),
+            Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Ok(token.trim_start()),
             _ => Err(Invalid::new("the header is not `Authorization: Bearer <token>`")),
         }
     }
@@ -55,23 +55,27 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn parse(header: &str) -> Result<Bearer, Invalid> {
+        Bearer::in_header(header)?.parse()
+    }
+
     #[test]
     fn the_scheme_is_read_in_any_case() {
         for header in ["Bearer a.b.c", "bearer a.b.c", "BEARER  a.b.c"] {
-            assert!(matches!(Bearer::parse(header), Ok(Bearer::Jwt(_))), "{header}");
+            assert!(matches!(parse(header), Ok(Bearer::Jwt(_))), "{header}");
         }
         for header in
             ["", "Bearer", "Bearer ", "Basic a.b.c", "a.b.c", "Bearer a.b", "Bearer a..c", "Bearer a.b.c d"]
         {
-            assert!(Bearer::parse(header).is_err(), "{header}");
+            assert!(parse(header).is_err(), "{header}");
         }
     }
 
     proptest! {
         #[test]
         fn whatever_stands_in_the_header_it_is_read_or_refused(header in "\\PC{0,80}") {
-            let _ = Bearer::parse(&header);
-            let _ = Bearer::parse(&format!("Bearer {header}"));
+            let _ = parse(&header);
+            let _ = parse(&format!("Bearer {header}"));
         }
     }
 }

@@ -3,8 +3,9 @@
 
 use super::PasswordRules;
 use crate::config::Config;
+use crate::trace;
 use crate::values::Invalid;
-use argon2::password_hash::phc::PasswordHash;
+use argon2::password_hash::phc::{Output, PasswordHash, Salt};
 use argon2::password_hash::{PasswordHasher, PasswordVerifier};
 use argon2::{Algorithm, Argon2, Params, Version};
 use secrecy::{ExposeSecret, SecretString};
@@ -30,8 +31,8 @@ pub enum PasswordError {
 pub struct Passwords {
     argon2: Argon2<'static>,
     rules: PasswordRules,
-    /// What an unknown email's password is checked against, so that it costs what a known one's does.
-    decoy: Arc<str>,
+    /// What an unknown email's password is checked against, so that it costs what a known one's does: the hash of none.
+    decoy: Arc<PasswordHash>,
     working: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
     /// How many may be worked on or wait.
@@ -74,8 +75,8 @@ impl Passwords {
         let params =
             Params::new(config.argon2_memory_kib, config.argon2_iterations, config.argon2_parallelism, None);
         let params = params.map_err(|error| failed(&error))?;
+        let decoy = Arc::new(decoy(&params)?);
         let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
-        let decoy = hash(&argon2, &super::random_password().map_err(|error| failed(&error))?.into())?.into();
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let workers = config.password_workers.unwrap_or(processors).max(1);
         Ok(Self {
@@ -127,7 +128,7 @@ impl Place {
     /// Waits for a turn.
     pub async fn turn(self) -> Result<Turn, PasswordError> {
         let working = Arc::clone(&self.passwords.working).acquire_owned();
-        let turn = working.await.map_err(|error| failed(&error))?;
+        let turn = trace::timed("argon2 queue", working).await.map_err(|error| failed(&error))?;
         Ok(Turn { passwords: self.passwords, kept: (self.place, turn) })
     }
 }
@@ -141,7 +142,8 @@ impl Turn {
     ) -> Result<Verdict, PasswordError> {
         self.run(move |passwords| {
             let known = stored.is_some();
-            let stored = PasswordHash::new(stored.as_deref().unwrap_or(&passwords.decoy));
+            let stored =
+                stored.map_or_else(|| Ok((*passwords.decoy).clone()), |text| PasswordHash::new(&text));
             let stored = stored.map_err(|error| failed(&error))?;
             let argon2 = &passwords.argon2;
             let same = argon2.verify_password(password.expose_secret().as_bytes(), &stored).is_ok();
@@ -159,19 +161,32 @@ impl Turn {
         work: impl FnOnce(&Passwords) -> T + Send + 'static,
     ) -> Result<T, PasswordError> {
         // A caller that goes away leaves its work running: it keeps its place until that ends.
-        tokio::task::spawn_blocking(move || {
+        let working = tokio::task::spawn_blocking(move || {
             let done = work(&self.passwords);
             drop(self.kept);
             done
-        })
-        .await
-        .map_err(|error| failed(&error))
+        });
+        trace::timed("argon2", working).await.map_err(|error| failed(&error))
     }
 }
 
 fn hash(argon2: &Argon2<'_>, password: &SecretString) -> Result<String, PasswordError> {
     let hashed = argon2.hash_password(password.expose_secret().as_bytes()).map_err(|error| failed(&error))?;
     Ok(hashed.to_string())
+}
+
+/// What looks like a hash with these parameters, and was not made of anything.
+fn decoy(params: &Params) -> Result<PasswordHash, PasswordError> {
+    let (mut salt, mut output) = ([0; Salt::RECOMMENDED_LENGTH], [0; Params::DEFAULT_OUTPUT_LEN]);
+    aws_lc_rs::rand::fill(&mut salt).map_err(|error| failed(&error))?;
+    aws_lc_rs::rand::fill(&mut output).map_err(|error| failed(&error))?;
+    Ok(PasswordHash {
+        algorithm: Algorithm::Argon2id.ident(),
+        version: Some(Version::V0x13.into()),
+        params: params.try_into().map_err(|error: argon2::password_hash::Error| failed(&error))?,
+        salt: Some(Salt::new(&salt).map_err(|error| failed(&error))?),
+        hash: Some(Output::new(&output).map_err(|error| failed(&error))?),
+    })
 }
 
 fn failed(error: &impl ToString) -> PasswordError {
@@ -200,6 +215,9 @@ mod tests {
         let passwords = passwords(|_| ());
         let hash = passwords.hash("t0pZ3kR3t".into(), Vec::new()).await.unwrap();
         assert!(hash.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{hash}");
+        // What an unknown email is checked against asks for the same work.
+        let decoy = passwords.decoy.to_string();
+        assert!(decoy.starts_with("$argon2id$v=19$m=19456,t=2,p=1$") && decoy.len() == hash.len(), "{decoy}");
         assert_eq!(verify(&passwords, "t0pZ3kR3t", Some(&hash)).await, Verdict::Right { renewed: None });
         assert_eq!(verify(&passwords, "t0pZ3kR3T", Some(&hash)).await, Verdict::Wrong);
         assert_eq!(verify(&passwords, "t0pZ3kR3t", None).await, Verdict::Wrong);

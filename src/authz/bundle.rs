@@ -6,8 +6,8 @@ use super::facts::SCOPE;
 use super::shape::Shape;
 use crate::values::quoted;
 use cedar_policy::{
-    Effect, Entities, Entity, EntityUid, Policy, PolicyId, PolicySet, Schema, SchemaFragment, ValidationMode,
-    Validator,
+    Effect, Entities, Entity, EntityTypeName, EntityUid, Policy, PolicyId, PolicySet, Schema, SchemaFragment,
+    ValidationMode, Validator,
 };
 use miette::Diagnostic;
 use serde_json::Value;
@@ -97,16 +97,23 @@ impl BundleError {
 struct Source {
     name: String,
     text: String,
+    /// Where its lines end.
+    breaks: Vec<usize>,
 }
 
 impl Source {
+    fn new(name: String, text: String) -> Self {
+        let breaks = text.match_indices('\n').map(|(at, _)| at).collect();
+        Self { name, text, breaks }
+    }
+
     fn fault(&self, line: Option<usize>, message: impl fmt::Display) -> Fault {
         Fault { file: self.name.clone(), line, message: message.to_string() }
     }
 
     /// The line at this byte, from 1.
     fn line_at(&self, offset: usize) -> usize {
-        self.text.bytes().take(offset).filter(|byte| *byte == b'\n').count() + 1
+        self.breaks.partition_point(|at| *at < offset) + 1
     }
 
     /// What a diagnosis of Cedar says, with the line that it points at.
@@ -223,7 +230,7 @@ fn read_directory(directory: &Path, extension: &str) -> Result<Vec<Source>, Faul
         .into_iter()
         .map(|path| {
             let text = std::fs::read_to_string(&path).map_err(|error| unreadable(&path, error))?;
-            Ok(Source { name: path.display().to_string(), text })
+            Ok(Source::new(path.display().to_string(), text))
         })
         .collect()
 }
@@ -362,21 +369,23 @@ fn read_policies(
 }
 
 fn about_policy(file: &Source, policy: &Policy) -> Result<About, Fault> {
-    let start = policy.to_string();
     let Some(id) = policy.annotation("id").filter(|id| !id.is_empty()) else {
-        let head = start.lines().find(|line| !line.starts_with('@')).unwrap_or_default();
+        let text = policy.to_string();
+        let head = text.lines().find(|line| !line.starts_with('@')).unwrap_or_default();
         return Err(
             file.fault(None, format!("the policy that begins with {} has no @id(\"…\")", quoted(head)))
         );
     };
-    let annotation = format!("@id({id:?})");
+    // The @id among the policy's own annotations.
+    let start = policy.as_ref().loc().map_or(0, |loc| loc.span.offset());
+    let annotation = file.text.get(start..).and_then(|own| own.find(&format!("@id({id:?})")));
     Ok(About {
         id: id.to_owned(),
         doc: policy.annotation("doc").map(str::to_owned),
         annotations: policy.annotations().map(|(name, text)| (name.to_owned(), text.to_owned())).collect(),
         permits: policy.effect() == Effect::Permit,
         file: file.name.clone(),
-        line: file.text.find(&annotation).map_or(1, |offset| file.line_at(offset)),
+        line: file.line_at(start + annotation.unwrap_or_default()),
     })
 }
 
@@ -446,14 +455,15 @@ fn lint_data(data: &[Entity], known: &HashMap<EntityUid, &Source>, stored: &[&st
 /// Strict validation lets `Scope::"agnet"` pass: an entity literal of a type that the data lists must be in that list.
 fn lint(policies: &PolicySet, about: &BTreeMap<String, About>, data: &[Entity], faults: &mut Faults) {
     let uids: HashSet<EntityUid> = data.iter().map(Entity::uid).collect();
+    let kinds: HashSet<&EntityTypeName> = uids.iter().map(EntityUid::type_name).collect();
     for policy in policies.policies() {
         let Some(about) = about.get::<str>(policy.id().as_ref()) else { continue };
         for literal in policy.entity_literals() {
-            let same_type = |uid: &&EntityUid| uid.type_name() == literal.type_name();
-            let mut listed: Vec<String> = uids.iter().filter(same_type).map(EntityUid::to_string).collect();
-            if listed.is_empty() || uids.contains(&literal) {
+            if uids.contains(&literal) || !kinds.contains(literal.type_name()) {
                 continue;
             }
+            let same_type = |uid: &&EntityUid| uid.type_name() == literal.type_name();
+            let mut listed: Vec<String> = uids.iter().filter(same_type).map(EntityUid::to_string).collect();
             listed.sort();
             faults.0.push(Fault {
                 file: about.file.clone(),

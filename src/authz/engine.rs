@@ -7,9 +7,10 @@ use super::counts::{Counts, Decisions};
 use super::domain::Domain;
 use super::facts::{Body, Circumstances, Principal, Resourced, SCOPE, Thing, core, uid};
 use super::permitted::{Denied, Permitted, Undecided, Within};
-use super::slice::Slice;
+use super::slice::{Candidates, Slice};
 use super::trail::Trail;
 use super::{BundleError, Fault, Scope, ScopeSet};
+use crate::trace::{self, Step};
 use crate::values::{Fingerprint, OrgPath};
 use cedar_policy::{Authorizer, Decision, Entities, PolicySet, Request};
 use cedar_policy_core::ast::Entity;
@@ -77,11 +78,11 @@ impl Engine {
         let data = Entities::from_entities(bundle.data.clone(), None).map_err(|error| failed(&error))?;
         let domain = Domain::new(&bundle, &data);
         let actions = bundle.schema.action_entities().map_err(|error| failed(&error))?;
+        let candidates = Candidates::new(&bundle.policies);
         let mut slices = HashMap::new();
         for (number, action) in bundle.schema.actions().enumerate() {
-            let slice =
-                Slice::new(&bundle, &domain, &actions, action, number).map_err(|error| failed(&error))?;
-            slices.insert(action_name(action), slice);
+            let slice = Slice::new(&bundle, &domain, &candidates, &actions, action, number);
+            slices.insert(action_name(action), slice.map_err(|error| failed(&error))?);
         }
         let cascade = Scope::ALL.into_iter().map(|scope| (scope, reached(&data, scope))).collect();
         // Room for a thousand to begin with.
@@ -169,23 +170,39 @@ impl Engine {
     }
 
     fn answer(&self, ask: &Ask<'_>, resource: &Resourced) -> Arc<Answer> {
+        let begun = trace::begin();
+        let (answer, is_remembered) = self.recall(ask, resource);
+        self.counts.add(&answer, is_remembered);
+        begun.end(|| {
+            let step = Step::new("authorize")
+                .with("cedargate.decision", if answer.allowed { "allow" } else { "deny" })
+                .with("cedargate.remembered", is_remembered)
+                .with("cedargate.policy_version", self.bundle.version().to_owned());
+            // An action that the schema does not have is whatever somebody wrote.
+            match self.slices.get_key_value(ask.action) {
+                Some((action, _)) => step.with("cedargate.action", action.clone()),
+                None => step,
+            }
+        });
+        answer
+    }
+
+    /// The answer, and whether it was remembered.
+    fn recall(&self, ask: &Ask<'_>, resource: &Resourced) -> (Arc<Answer>, bool) {
         let Some(slice) = self.slices.get(ask.action) else {
-            let answer = Arc::new(Answer::undecidable(format!("there is no action {:?}", ask.action)));
-            self.counts.add(&answer, false);
-            return answer;
+            let error = format!("there is no action {:?}", ask.action);
+            return (Arc::new(Answer::undecidable(error)), false);
         };
         let key = slice.print(ask.principal, resource, ask.circumstances);
         if let Some(answer) = self.remembered.get(&key) {
-            self.counts.add(&answer, true);
-            return answer;
+            return (answer, true);
         }
         let answer = Arc::new(self.decide_afresh(slice, ask, resource));
-        self.counts.add(&answer, false);
         // What went wrong is told with the names of those that it went wrong with.
         if answer.errors.is_empty() {
             self.remembered.insert(key, Arc::clone(&answer));
         }
-        answer
+        (answer, false)
     }
 
     fn decide_afresh(&self, slice: &Slice, ask: &Ask<'_>, resource: &Resourced) -> Answer {

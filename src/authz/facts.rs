@@ -6,6 +6,7 @@ use super::{Scope, ScopeSet};
 use crate::values::{Email, Fingerprint, Id, OrgPath, Timestamp};
 use cedar_policy::{EntityId, EntityTypeName, EntityUid, RestrictedExpression};
 use cedar_policy_core::ast::{Entity, EntityUID, PartialValue, Value as CedarValue};
+use quick_cache::sync::Cache;
 use serde_json::{Map, Value};
 use std::collections::HashSet;
 use std::fmt::Display;
@@ -78,16 +79,18 @@ impl Attribute {
 
 /// The entity of this type with this id; none where the type is no name.
 pub(super) fn uid(kind: &str, id: &str) -> Option<EntityUid> {
-    static KNOWN: LazyLock<[Option<EntityTypeName>; 3]> =
-        LazyLock::new(|| [ORGANIZATION, USER, SCOPE].map(|name| EntityTypeName::from_str(name).ok()));
-    let [organization, user, scope] = &*KNOWN;
-    let kind = match kind {
-        ORGANIZATION => organization.clone()?,
-        USER => user.clone()?,
-        SCOPE => scope.clone()?,
-        other => EntityTypeName::from_str(other).ok()?,
-    };
-    Some(EntityUid::from_type_name_and_id(kind, EntityId::new(id)))
+    Some(EntityUid::from_type_name_and_id(type_name(kind)?, EntityId::new(id)))
+}
+
+/// The name of a type, which takes Cedar longer to read than to decide by; none where it is none.
+fn type_name(kind: &str) -> Option<EntityTypeName> {
+    static READ: LazyLock<Cache<String, EntityTypeName>> = LazyLock::new(|| Cache::new(1_000));
+    if let Some(known) = READ.get(kind) {
+        return Some(known);
+    }
+    let name = EntityTypeName::from_str(kind).ok()?;
+    READ.insert(kind.to_owned(), name.clone());
+    Some(name)
 }
 
 pub(super) fn core(uid: &EntityUid) -> EntityUID {

@@ -7,14 +7,48 @@ use super::reads::Reads;
 use super::shape::Shape;
 use crate::values::Fingerprint;
 use cedar_policy::{
-    ActionConstraint, Context, Entities, EntityTypeName, EntityUid, Policy, PolicySet, Schema,
+    ActionConstraint, Context, Entities, EntityTypeName, EntityUid, Policy, PolicyId, PolicySet, Schema,
 };
 use cedar_policy_core::ast::Entity;
 use serde_json::{Value, json};
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 type Failure = Box<dyn std::error::Error>;
+
+/// All policies, by the actions that their scopes name.
+#[derive(Debug, Default)]
+pub(super) struct Candidates<'a> {
+    of_all: Vec<&'a Policy>,
+    equal: HashMap<EntityUid, Vec<&'a Policy>>,
+    within: HashMap<EntityUid, Vec<&'a Policy>>,
+}
+
+impl<'a> Candidates<'a> {
+    pub(super) fn new(policies: &'a PolicySet) -> Self {
+        let mut candidates = Self::default();
+        for policy in policies.policies() {
+            match policy.action_constraint() {
+                ActionConstraint::Any => candidates.of_all.push(policy),
+                ActionConstraint::Eq(uid) => candidates.equal.entry(uid).or_default().push(policy),
+                ActionConstraint::In(groups) => {
+                    for group in groups {
+                        candidates.within.entry(group).or_default().push(policy);
+                    }
+                }
+            }
+        }
+        candidates
+    }
+
+    fn equal(&self, action: &EntityUid) -> impl Iterator<Item = &&'a Policy> {
+        self.equal.get(action).into_iter().flatten()
+    }
+
+    fn within(&self, group: &EntityUid) -> impl Iterator<Item = &'a Policy> {
+        self.within.get(group).into_iter().flatten().copied()
+    }
+}
 
 /// The policies that can speak of one action, and what they may read.
 #[derive(Debug)]
@@ -38,24 +72,22 @@ impl Slice {
     pub(super) fn new(
         bundle: &Bundle,
         domain: &Domain,
+        candidates: &Candidates<'_>,
         actions: &Entities,
         action: &EntityUid,
         number: usize,
     ) -> Result<Self, Failure> {
-        let is_group = |group: &EntityUid| {
-            group == action
-                || actions.ancestors(action).is_some_and(|mut above| above.any(|found| found == group))
-        };
+        let groups: BTreeSet<&EntityUid> = actions.ancestors(action).into_iter().flatten().collect();
+        let is_group = |uid: &EntityUid| uid == action || groups.contains(uid);
         let mut policies = PolicySet::new();
-        for policy in bundle.policies.policies() {
-            match policy.action_constraint() {
-                ActionConstraint::Any => policies.add(policy.clone())?,
-                ActionConstraint::Eq(uid) if uid == *action => policies.add(policy.clone())?,
-                ActionConstraint::In(groups) if groups.iter().any(is_group) => {
-                    policies.add(specialized(policy, action)?)?;
-                }
-                ActionConstraint::Eq(_) | ActionConstraint::In(_) => {}
-            }
+        for policy in candidates.of_all.iter().chain(candidates.equal(action)) {
+            policies.add((*policy).clone())?;
+        }
+        // One that names several of the groups is still one.
+        let within = groups.iter().copied().chain([action]).flat_map(|group| candidates.within(group));
+        let within: BTreeMap<&PolicyId, &Policy> = within.map(|policy| (policy.id(), policy)).collect();
+        for policy in within.into_values() {
+            policies.add(specialized(policy, action)?)?;
         }
         let shape = bundle.contexts.get(action).cloned().unwrap_or_default();
         let declared = shape.names();
@@ -64,10 +96,9 @@ impl Slice {
         let literals: Vec<EntityUid> = policies.policies().flat_map(Policy::entity_literals).collect();
         let asks_for_others =
             literals.iter().any(|literal| literal.type_name().basename() == "Action" && !is_group(literal));
-        let actions = actions
-            .iter()
-            .filter(|entity| asks_for_others || is_group(&entity.uid()))
-            .map(|entity| Arc::new(entity.as_ref().clone()));
+        let own = || groups.iter().copied().chain([action]).filter_map(|uid| actions.get(uid));
+        let actions: Vec<_> = if asks_for_others { actions.iter().collect() } else { own().collect() };
+        let actions = actions.into_iter().map(|entity| Arc::new(entity.as_ref().clone()));
         let named: HashSet<EntityUid> = literals.into_iter().collect();
         let named = named.iter().filter_map(|literal| domain.entity(literal));
         let base = actions.chain(named).collect();

@@ -4,6 +4,7 @@ mod audit;
 mod backup;
 mod janitor;
 mod key;
+mod log;
 mod policy;
 mod serve;
 mod signing_key;
@@ -70,6 +71,7 @@ Settings, from the file (in small letters, without the prefix) and from the envi
   CEDARGATE_DRAIN                 seconds from SIGTERM, when it is no longer ready, to its end  [5]
   CEDARGATE_LOG                   error, warn, info, debug, or a filter  [info]
   CEDARGATE_LOG_FORMAT            text or json                           [text]
+  CEDARGATE_TRACES                the OpenTelemetry collector of the traces, such as http://localhost:4318  [none]
   CEDARGATE_DECISION_LOG          decisions that are kept: off, denials or all  [off]
   CEDARGATE_DECISION_LOG_TO       stdout, or the path of a file          [decisions.ndjson]
   CEDARGATE_DECISION_LOG_MAX_BYTES  bytes of a file before the next one is begun  [104857600]
@@ -79,6 +81,7 @@ Settings, from the file (in small letters, without the prefix) and from the envi
   CEDARGATE_DECISION_LOG_MASK     attributes whose values stay out of it, separated by commas
 CEDARGATE_DATABASE_URL, CEDARGATE_JWT_SECRET and CEDARGATE_ADMIN_PASSWORD may stand in a file of which
 CEDARGATE_DATABASE_URL_FILE and so on is the name.
+With CEDARGATE_TRACES, OTEL_SERVICE_NAME and other variables of OpenTelemetry say how.
 
 Exit codes:
   0  done, or what was checked is as it should be

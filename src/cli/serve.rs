@@ -1,12 +1,13 @@
 //! `cedargate serve`.
 
 use super::janitor::keep_sweeping;
-use super::{Failure, Outcome, block_on, say};
+use super::{Failure, Outcome, block_on, log, say};
 use crate::api::policies;
 use crate::app::{App, StartError};
-use crate::config::{Config, ConfigError, LogFormat};
+use crate::config::{Config, ConfigError};
 use crate::http::Parts;
 use crate::store::{Cause, Entry, Event};
+use crate::trace;
 use crate::values::Clock;
 use actix_web::dev::ServerHandle;
 use actix_web::rt::signal::unix;
@@ -17,10 +18,18 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tracing_subscriber::EnvFilter;
 
 pub(super) fn run(config: &Config) -> Outcome {
-    log(config)?;
+    log::start(config)?;
+    let traces = trace::start(config)?;
+    let served = serve(config);
+    if let Some(traces) = traces {
+        traces.end();
+    }
+    served
+}
+
+fn serve(config: &Config) -> Outcome {
     block_on(async {
         let listener = TcpListener::bind(&config.listen).map_err(|error| {
             StartError::Listen(ConfigError::new(
@@ -124,16 +133,6 @@ fn end_on_signal(parts: &Arc<Parts>, server: ServerHandle, seconds: u64) -> Outc
 async fn reload(parts: &Arc<Parts>) {
     // What came of it is in the log, and in the audit trail.
     let _ = policies::read_again(Arc::clone(parts), Cause::service(parts.clock.now())).await;
-}
-
-fn log(config: &Config) -> Outcome {
-    let filter = EnvFilter::try_new(&config.log).map_err(|error| ConfigError::new("log", error))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match config.log_format {
-        LogFormat::Text => builder.with_target(false).init(),
-        LogFormat::Json => builder.json().init(),
-    }
-    Ok(())
 }
 
 fn say_line(line: fmt::Arguments<'_>) {

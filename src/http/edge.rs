@@ -1,8 +1,10 @@
 //! What every request passes on its way in and out: it gets an id, and its problems become answers with that id, and entries
 //! of the audit trail where they are to be told there. And from where a request came.
 
-use super::{Parts, Problem, audit, limits};
+use super::{Parts, Problem, audit, limits, span};
 use crate::store::Origin;
+use crate::trace;
+use crate::values::random_number;
 use actix_web::body::{BoxBody, EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{self, HeaderName, HeaderValue};
@@ -11,7 +13,6 @@ use actix_web::{Error, HttpMessage, HttpRequest, web};
 use ipnet::IpNet;
 use std::cell::Cell;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use tracing::Instrument;
 
 /// The header that carries the id of a request, in and out.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -30,13 +31,7 @@ impl Passage {
         let sent = request.headers().get(REQUEST_ID).filter(|value| {
             (1..=128).contains(&value.len()) && value.as_bytes().iter().all(u8::is_ascii_graphic)
         });
-        let id = sent.cloned().unwrap_or_else(|| {
-            let mut random = [0; 16];
-            let _ = aws_lc_rs::rand::fill(&mut random);
-            HeaderValue::from_str(&format!("{:032x}", u128::from_be_bytes(random)))
-                .unwrap_or(HeaderValue::from_static("none"))
-        });
-        Self { id, action: Cell::new(None) }
+        Self { id: sent.cloned().unwrap_or_else(new_id), action: Cell::new(None) }
     }
 
     /// The id as text.
@@ -48,6 +43,16 @@ impl Passage {
     pub fn comes_to(&self, action: &'static str) {
         self.action.set(Some(action));
     }
+}
+
+/// The id of a request that brings none: counted from a random number on, for each thread its own.
+fn new_id() -> HeaderValue {
+    thread_local! {
+        static NEXT: Cell<u128> = Cell::new(random_number());
+    }
+    let number = NEXT.get();
+    NEXT.set(number.wrapping_add(1));
+    HeaderValue::from_str(&format!("{number:032x}")).unwrap_or(HeaderValue::from_static("none"))
 }
 
 /// From where a request comes, as it is kept of a login: the address, and at most 256 characters of the `User-Agent`.
@@ -67,13 +72,21 @@ pub async fn edge<B: MessageBody + 'static>(
     next: Next<B>,
 ) -> Result<ServiceResponse<EitherBody<B, BoxBody>>, Error> {
     let passage = Passage::of(&request);
+    // Whatever is logged on the way says of which request.
+    let begun = trace::Request::begin(passage.id.clone(), |name| request.headers().get(name)?.to_str().ok());
+    begun.handle(pass(request, next, passage)).await
+}
+
+async fn pass<B: MessageBody + 'static>(
+    request: ServiceRequest,
+    next: Next<B>,
+    passage: Passage,
+) -> Result<ServiceResponse<EitherBody<B, BoxBody>>, Error> {
     let id = passage.id.clone();
     let text = id.to_str().unwrap_or_default();
     request.extensions_mut().insert(passage);
-    // Whatever is logged on the way says of which request.
-    let span = tracing::error_span!("request", id = text);
     let response = match limits::count_address(request.request()) {
-        Ok(()) => next.call(request).instrument(span).await?.map_into_left_body(),
+        Ok(()) => next.call(request).await?.map_into_left_body(),
         Err(problem) => request.error_response(problem).map_into_right_body(),
     };
     let problem = response.response().error().and_then(|error| error.as_error::<Problem>());
@@ -88,7 +101,6 @@ pub async fn edge<B: MessageBody + 'static>(
     };
     // The path only: a query string may hold a refresh token.
     tracing::debug!(
-        id = text,
         method = %response.request().method(),
         path = response.request().path(),
         status = response.status().as_u16(),
@@ -100,6 +112,7 @@ pub async fn edge<B: MessageBody + 'static>(
         response.headers_mut().insert(name, value);
     }
     protect(&mut response);
+    span::answered(&response);
     Ok(response)
 }
 

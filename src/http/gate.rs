@@ -1,249 +1,19 @@
-//! Who is calling, and may it? The only way from a request to a decision.
+//! May this caller do that? The only way from a request to a decision.
 
 use super::audit::is_administrative;
+use super::caller::{Caller, Credential, bearer, facts};
 use super::edge::{Passage, client_address};
 use super::limits::count_caller;
 use super::{FieldError, Parts, Problem};
-use crate::authn::{ApiKey, Bearer, Claims};
-use crate::authz::{
-    Ask, Circumstances, Denied, Engine, Permitted, Principal, Resourced, Scope, ScopeSet, Trail, Undecided,
-    UserFacts, Within,
-};
+use crate::authz::{Ask, Circumstances, Denied, Engine, Permitted, Resourced, Trail, Undecided, Within};
 use crate::decision_log;
 use crate::resource::{Reference, Resource};
-use crate::store::{Account, Cause, Entry, Event, Outcome, Reader, Stamp, Work};
-use crate::values::{Fingerprint, Id, OrgPath, Timestamp};
-use actix_web::http::header;
-use actix_web::{HttpMessage, HttpRequest, web};
-use quick_cache::UnitWeighter;
-use quick_cache::sync::Cache;
+use crate::store::{Account, Cause, Entry, Event, Outcome, Reader, Work};
+use crate::values::{Id, OrgPath};
+use actix_web::{HttpMessage, HttpRequest};
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
-
-/// How a caller proved who it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Credential {
-    /// An access token, of this session.
-    Session(Id),
-    /// An API key, the one with this id.
-    ApiKey(Id),
-    /// The terminal of the machine that holds the database.
-    Terminal,
-}
-
-impl Credential {
-    /// The word by which policies know it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Session(_) => "password",
-            Self::ApiKey(_) => "apiKey",
-            Self::Terminal => "terminal",
-        }
-    }
-
-    /// The session or the key that it is.
-    pub const fn id(&self) -> Option<Id> {
-        match self {
-            Self::Session(id) | Self::ApiKey(id) => Some(*id),
-            Self::Terminal => None,
-        }
-    }
-}
-
-/// Who is calling, with which credential.
-#[derive(Debug, Clone)]
-pub struct Caller {
-    /// The user on whose behalf the call is made.
-    pub id: Id,
-    /// Where its organization stands.
-    pub organization: OrgPath,
-    /// How it proved who it is.
-    pub credential: Credential,
-    /// What Cedar knows of it.
-    pub principal: Arc<Principal>,
-    /// What its credential grants, the cascade applied; none where that is nothing.
-    pub scopes: Option<ScopeSet>,
-    /// Whether there is nothing to note of the use of its credential.
-    is_noted: bool,
-}
-
-/// A caller that is known already.
-#[derive(Debug, Clone)]
-struct Known {
-    caller: Arc<Caller>,
-    /// When its user was read.
-    stamp: Stamp,
-    /// By whose cascade its scopes were found.
-    engine: u64,
-    /// By which keyring its token was checked.
-    keyring: u64,
-    /// Until when its credential is good without another look.
-    until: Timestamp,
-}
-
-/// For how long a caller is known without another look, in seconds: so long may what another program on the same SQLite
-/// file does, or a notice that got lost, go unseen.
-const REMEMBERED: u64 = 60;
-
-/// The callers that are known already, each by its credential: good for a minute, until the credential expires, its user
-/// is written, the policies change, or the keys that sign.
-#[derive(Debug)]
-pub struct Callers {
-    by_credential: Cache<Fingerprint, Known>,
-    /// Users as they are by their roles.
-    by_role: Cache<Id, (Stamp, u64, Arc<Principal>)>,
-}
-
-impl Default for Callers {
-    fn default() -> Self {
-        Self {
-            by_credential: Cache::with_weighter(1_000, 20_000, UnitWeighter),
-            by_role: Cache::with_weighter(1_000, 50_000, UnitWeighter),
-        }
-    }
-}
-
-impl Caller {
-    /// The caller that a bearer token names, as its user stands now.
-    pub async fn of_bearer(parts: &Parts, engine: &Engine, bearer: &Bearer) -> Result<Arc<Self>, Problem> {
-        let fingerprint = bearer.fingerprint();
-        let now = parts.clock.now();
-        let mut keyring = parts.tokens.current().await?.number();
-        if let Some(known) = parts.callers.by_credential.get(&fingerprint) {
-            let is_good = parts.store.is_good(known.stamp, known.caller.id);
-            let is_same = known.engine == engine.number() && known.keyring == keyring;
-            if is_good && is_same && now < known.until {
-                return Ok(known.caller);
-            }
-        }
-        let (caller, stamp, until) = match bearer {
-            Bearer::Jwt(token) => {
-                let verified = parts.tokens.verify(token, now).await?;
-                let good = verified.map_err(|error| Problem::token(&error, parts.rules.expired_status))?;
-                keyring = good.keyring;
-                let Claims { id, scope, sid } = good.claims;
-                // The end of its session is a write to its user; and it expires before its session does.
-                let stamp = parts.store.user_stamp(id);
-                let account = parts.store.account_in_session(id, sid, now).await?.ok_or_else(revoked)?;
-                let caller = Self::new(engine, &account, &scope, Credential::Session(sid))?;
-                (caller, stamp, good.expires_at.min(now.plus_seconds(REMEMBERED)))
-            }
-            Bearer::ApiKey(key) => Self::of_api_key(parts, engine, key, now).await?,
-        };
-        let caller = Arc::new(caller);
-        let known = Known { caller: Arc::clone(&caller), stamp, engine: engine.number(), keyring, until };
-        parts.callers.by_credential.insert(fingerprint, known);
-        Ok(caller)
-    }
-
-    async fn of_api_key(
-        parts: &Parts,
-        engine: &Engine,
-        key: &ApiKey,
-        now: Timestamp,
-    ) -> Result<(Self, Stamp, Timestamp), Problem> {
-        let hash = key.hash();
-        let found = parts.store.api_key(&hash).await?.ok_or_else(revoked)?;
-        // Read once more under the stamp of its user, which a deletion of the key changes.
-        let stamp = parts.store.user_stamp(found.user);
-        let found = parts.store.api_key(&hash).await?.ok_or_else(revoked)?;
-        if found.expires_at.is_some_and(|end| end <= now) {
-            return Err(Problem::token(&crate::authn::TokenError::Expired, parts.rules.expired_status));
-        }
-        let account = parts.store.account(found.user).await?.ok_or_else(revoked)?;
-        let caller = Self::new(engine, &account, &found.scopes, Credential::ApiKey(found.id))?;
-        // Its use is noted to the minute.
-        let again = found.last_used_at.map_or(now, |last| last.plus_seconds(REMEMBERED));
-        let until = found.expires_at.map_or(again, |end| end.min(again));
-        Ok((Self { is_noted: again > now, ..caller }, stamp, until))
-    }
-
-    /// Notes that its API key was used, to the minute. A request that only reads goes on where that cannot be written.
-    async fn touch(&self, parts: &Parts) {
-        let Credential::ApiKey(key) = self.credential else { return };
-        if self.is_noted {
-            return;
-        }
-        if let Err(error) = parts.store.touch_api_key(key, parts.clock.now()).await {
-            tracing::warn!(%error, %key, "the use of an API key could not be noted");
-        }
-    }
-
-    fn new(
-        engine: &Engine,
-        account: &Account,
-        claimed: &ScopeSet,
-        credential: Credential,
-    ) -> Result<Self, Problem> {
-        if !account.is_active() {
-            return Err(revoked());
-        }
-        let scopes = engine.effective(claimed, account.role);
-        let principal = Arc::new(Principal::new(account.id, &account.path, facts(account), scopes.as_ref()));
-        Ok(Self {
-            id: account.id,
-            organization: account.path.clone(),
-            credential,
-            principal,
-            scopes,
-            is_noted: false,
-        })
-    }
-
-    /// What Cedar knows of a user, as it would be with a credential that carries its whole role; none where it is blocked
-    /// or gone.
-    pub async fn by_role(
-        parts: &Parts,
-        engine: &Engine,
-        user: Id,
-    ) -> Result<Option<Arc<Principal>>, Problem> {
-        let known = parts.callers.by_role.get(&user);
-        let is_good = |stamp, by| by == engine.number() && parts.store.is_good(stamp, user);
-        if let Some((.., principal)) = known.filter(|(stamp, by, _)| is_good(*stamp, *by)) {
-            return Ok(Some(principal));
-        }
-        let stamp = parts.store.user_stamp(user);
-        let account = parts.store.known_account(user).await?;
-        let caller = account.and_then(|account| Self::of_account(engine, &account));
-        let Some(caller) = caller else { return Ok(None) };
-        parts.callers.by_role.insert(user, (stamp, engine.number(), Arc::clone(&caller.principal)));
-        Ok(Some(caller.principal))
-    }
-
-    /// A user as it would be with a credential that carries its whole role; none where it is blocked.
-    pub fn of_account(engine: &Engine, account: &Account) -> Option<Self> {
-        let scopes = ScopeSet::from(account.role);
-        Self::new(engine, account, &scopes, Credential::Terminal).ok()
-    }
-
-    /// Whoever sits at the terminal of the machine that holds the database. For the policies it is the user
-    /// `User::"000000000000000000000000"` of the root organization, with the scope admin.
-    pub fn at_terminal(engine: &Engine, root: OrgPath) -> Self {
-        let scopes = ScopeSet::from(Scope::Admin);
-        let facts = UserFacts { organization: root.own(), role: Scope::Admin, status: "active", email: None };
-        let scopes = engine.effective(&scopes, Scope::Admin);
-        let principal = Arc::new(Principal::new(Id::NONE, &root, facts, scopes.as_ref()));
-        Self {
-            id: Id::NONE,
-            organization: root,
-            credential: Credential::Terminal,
-            principal,
-            scopes,
-            is_noted: true,
-        }
-    }
-}
-
-/// What policies may know of the user with this account.
-fn facts(account: &Account) -> UserFacts<'_> {
-    UserFacts {
-        organization: account.path.own(),
-        role: account.role,
-        status: &account.status,
-        email: Some(&account.email),
-    }
-}
 
 /// What is left behind of a caller's decisions.
 fn trail(parts: &Parts, caller: &Caller, request: Option<Arc<str>>) -> Trail {
@@ -251,18 +21,6 @@ fn trail(parts: &Parts, caller: &Caller, request: Option<Arc<str>>) -> Trail {
     let caller =
         decision_log::Caller { user: caller.id, credential: caller.credential.as_str(), credential_id };
     Trail { log: parts.decision_log.clone(), request, caller, is_step: false }
-}
-
-/// A token whose user, session or key is no longer there.
-fn revoked() -> Problem {
-    Problem::unauthorized("invalid_token", "invalid token")
-}
-
-/// The bearer of a request: none where it has no Authorization header (RFC 6750, 2.1).
-pub fn bearer(request: &HttpRequest) -> Result<Option<Bearer>, Problem> {
-    let Some(value) = request.headers().get(header::AUTHORIZATION) else { return Ok(None) };
-    let malformed = || Problem::unauthorized("invalid_token", "invalid token");
-    Bearer::parse(value.to_str().map_err(|_| malformed())?).map(Some).map_err(|_| malformed())
 }
 
 /// A caller at the door of one action.
@@ -284,10 +42,10 @@ impl Gate {
         if let Some(passage) = request.extensions().get::<Passage>() {
             passage.comes_to(action);
         }
-        let parts = parts(request)?;
-        let bearer = bearer(request)?.ok_or_else(Problem::no_bearer)?;
+        let parts = Parts::of(request)?;
+        let token = bearer(request)?.ok_or_else(Problem::no_bearer)?;
         let engine = parts.policies.current();
-        let caller = Caller::of_bearer(&parts, &engine, &bearer).await?;
+        let caller = Caller::of_token(&parts, &engine, token).await?;
         count_caller(&parts, request, caller.id)?;
         caller.touch(&parts).await;
         let ip = client_address(request);
@@ -663,12 +421,4 @@ impl Gate {
 /// What a field says that names nothing.
 fn no_such(kind: &str, id: Id) -> String {
     format!("there is no {kind} {id} within your reach")
-}
-
-/// The parts of the service, from a request.
-pub fn parts(request: &HttpRequest) -> Result<Arc<Parts>, Problem> {
-    request
-        .app_data::<web::Data<Parts>>()
-        .map(|parts| Arc::clone(parts))
-        .ok_or_else(|| Problem::internal("the service has no parts"))
 }

@@ -2,6 +2,7 @@
 
 pub mod audit;
 pub mod body;
+pub mod caller;
 pub mod crud;
 pub mod edge;
 pub mod forward;
@@ -14,11 +15,13 @@ pub mod openapi;
 pub mod parts;
 pub mod problem;
 pub mod routes;
+mod span;
 pub mod tls;
 pub mod token_keys;
 
 pub use body::{Form, Json, PathId};
-pub use gate::{Caller, Credential, Gate};
+pub use caller::{Caller, Credential};
+pub use gate::Gate;
 pub use parts::Parts;
 pub use problem::{FieldError, Problem};
 pub use routes::Routes;

@@ -402,7 +402,7 @@ pub fn document(parts: &[Routes]) -> OpenApi {
     let mut schemas = BTreeMap::new();
     for part in parts {
         for route in part.routes() {
-            let mut doc = route.doc.clone();
+            let mut doc = route.doc();
             doc.operation.tags = Some(vec![part.tag.to_owned()]);
             doc.operation.operation_id = Some(route.operation.to_owned());
             if !route.also.is_empty() {

@@ -1,18 +1,20 @@
 //! What every request needs, made once.
 
-use super::TokenKeys;
+use super::caller::Callers;
+use super::{Problem, TokenKeys};
 use crate::authn::Passwords;
 use crate::authz::Live;
 use crate::decision_log::DecisionLog;
 use crate::http::forward::Table;
-use crate::http::gate::Callers;
 use crate::http::guessing::Guessing;
 use crate::http::limits::Limits;
 use crate::http::metrics::Metrics;
 use crate::store::{Kinds, Store, StoreError, Swept};
 use crate::values::Clock;
 use actix_web::http::StatusCode;
+use actix_web::{HttpRequest, web};
 use ipnet::IpNet;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 /// The parts of the service.
@@ -51,6 +53,12 @@ pub struct Parts {
 impl Parts {
     /// How long an expired API key is shown to its owner, in seconds: 30 days.
     const EXPIRED_KEYS: u64 = 30 * 86_400;
+
+    /// The parts of the service, from a request.
+    pub fn of(request: &HttpRequest) -> Result<Arc<Self>, Problem> {
+        let parts = request.app_data::<web::Data<Self>>().map(|parts| Arc::clone(parts));
+        parts.ok_or_else(|| Problem::internal("the service has no parts"))
+    }
 
     /// Deletes what is of no use any more. What has ended is kept as long as an access token lives, so that what comes
     /// again is known for what it is.

@@ -29,14 +29,49 @@ pub struct Route {
     pub of_root: bool,
     /// Whether it is for every method; the document has only one.
     pub any_method: bool,
-    /// What the OpenAPI document says of it.
-    pub doc: Doc,
+    doc: Arc<dyn Documents>,
     mount: Arc<dyn Fn() -> actix_web::Route + Send + Sync>,
 }
 
 impl std::fmt::Debug for Route {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} {} -> {}", self.method, self.path, self.action.unwrap_or("public"))
+    }
+}
+
+impl Route {
+    /// What the OpenAPI document says of it.
+    pub fn doc(&self) -> Doc {
+        (self.doc)()
+    }
+}
+
+/// Says what the OpenAPI document has of a route, when that is wanted: all of it together is large.
+pub trait Documents: Fn() -> Doc + Send + Sync + 'static {}
+
+impl<F: Fn() -> Doc + Send + Sync + 'static> Documents for F {}
+
+/// What answers a request, of which it is given a gate or the head, and what else it asks for.
+pub trait Handler<Head, A>: Clone + Send + Sync + 'static {
+    /// The answer.
+    fn answer(
+        &self,
+        head: Head,
+        arguments: A,
+    ) -> impl Future<Output = Result<HttpResponse, Problem>> + use<Self, Head, A> + 'static;
+}
+
+impl<Head, A, F, Fut> Handler<Head, A> for F
+where
+    F: Fn(Head, A) -> Fut + Clone + Send + Sync + 'static,
+    Fut: Future<Output = Result<HttpResponse, Problem>> + 'static,
+{
+    fn answer(
+        &self,
+        head: Head,
+        arguments: A,
+    ) -> impl Future<Output = Result<HttpResponse, Problem>> + use<Head, A, F, Fut> + 'static {
+        self(head, arguments)
     }
 }
 
@@ -73,153 +108,91 @@ impl Routes {
     #[must_use]
     pub fn list<R: Resource>(self, action: &'static str) -> Self {
         let fields = Arc::new(list::fields::<R>());
-        let doc = openapi::list::<R>(&fields);
+        let documented = Arc::clone(&fields);
+        let doc = move || openapi::list::<R>(&documented);
         self.get("", action, doc, move |gate, request| crud::list::<R>(gate, request, Arc::clone(&fields)))
     }
 
     /// `GET /{id}`.
     #[must_use]
     pub fn fetch<R: Resource>(self, action: &'static str) -> Self {
-        self.get("/{id}", action, openapi::fetch::<R>(), crud::fetch::<R>)
+        self.get("/{id}", action, openapi::fetch::<R>, crud::fetch::<R>)
     }
 
     /// `POST /`.
     #[must_use]
     pub fn create<R: Resource>(self, action: &'static str) -> Self {
-        self.post("", action, openapi::create::<R, R::Body>(), crud::create::<R>).also(&["referTo"])
+        self.post("", action, openapi::create::<R, R::Body>, crud::create::<R>).also(&["referTo"])
     }
 
     /// `PATCH /{id}`.
     #[must_use]
     pub fn update<R: Resource>(self, action: &'static str) -> Self {
-        self.patch("/{id}", action, openapi::update::<R>(), crud::update::<R>).also(&["referTo"])
+        self.patch("/{id}", action, openapi::update::<R>, crud::update::<R>).also(&["referTo"])
     }
 
     /// `DELETE /{id}`.
     #[must_use]
     pub fn delete<R: Resource>(self, action: &'static str) -> Self {
-        self.remove("/{id}", action, openapi::delete::<R>(), crud::delete::<R>)
+        self.remove("/{id}", action, openapi::delete::<R>, crud::delete::<R>)
     }
 
     /// A `GET` that asks about `action`.
     #[must_use]
-    pub fn get<A, F, Fut>(self, path: &str, action: &'static str, doc: Doc, handler: F) -> Self
-    where
-        A: FromRequest + 'static,
-        F: Fn(Gate, A) -> Fut + Clone + Send + Sync + 'static,
-        Fut: Future<Output = Result<HttpResponse, Problem>> + 'static,
-    {
+    pub fn get<A: FromRequest>(
+        self,
+        path: &str,
+        action: &'static str,
+        doc: impl Documents,
+        handler: impl Handler<Gate, A>,
+    ) -> Self {
         self.gated(Method::GET, path, action, doc, handler)
     }
 
     /// A `POST` that asks about `action`.
     #[must_use]
-    pub fn post<A, F, Fut>(self, path: &str, action: &'static str, doc: Doc, handler: F) -> Self
-    where
-        A: FromRequest + 'static,
-        F: Fn(Gate, A) -> Fut + Clone + Send + Sync + 'static,
-        Fut: Future<Output = Result<HttpResponse, Problem>> + 'static,
-    {
+    pub fn post<A: FromRequest>(
+        self,
+        path: &str,
+        action: &'static str,
+        doc: impl Documents,
+        handler: impl Handler<Gate, A>,
+    ) -> Self {
         self.gated(Method::POST, path, action, doc, handler)
-    }
-
-    /// A `GET` that asks about an action which another route's operation is named after already.
-    #[must_use]
-    pub fn get_as<A, F, Fut>(
-        self,
-        path: &str,
-        action: &'static str,
-        operation: &'static str,
-        doc: Doc,
-        handler: F,
-    ) -> Self
-    where
-        A: FromRequest + 'static,
-        F: Fn(Gate, A) -> Fut + Clone + Send + Sync + 'static,
-        Fut: Future<Output = Result<HttpResponse, Problem>> + 'static,
-    {
-        self.gated(Method::GET, path, action, doc, handler).called(operation)
-    }
-
-    /// The route just declared has an operation of this name.
-    fn called(mut self, operation: &'static str) -> Self {
-        if let Some(route) = self.routes.last_mut() {
-            route.operation = operation;
-        }
-        self
-    }
-
-    /// A `POST` that asks about an action which another route's operation is named after already.
-    #[must_use]
-    pub fn post_as<A, F, Fut>(
-        self,
-        path: &str,
-        action: &'static str,
-        operation: &'static str,
-        doc: Doc,
-        handler: F,
-    ) -> Self
-    where
-        A: FromRequest + 'static,
-        F: Fn(Gate, A) -> Fut + Clone + Send + Sync + 'static,
-        Fut: Future<Output = Result<HttpResponse, Problem>> + 'static,
-    {
-        self.gated(Method::POST, path, action, doc, handler).called(operation)
     }
 
     /// A `PATCH` that asks about `action`.
     #[must_use]
-    pub fn patch<A, F, Fut>(self, path: &str, action: &'static str, doc: Doc, handler: F) -> Self
-    where
-        A: FromRequest + 'static,
-        F: Fn(Gate, A) -> Fut + Clone + Send + Sync + 'static,
-        Fut: Future<Output = Result<HttpResponse, Problem>> + 'static,
-    {
+    pub fn patch<A: FromRequest>(
+        self,
+        path: &str,
+        action: &'static str,
+        doc: impl Documents,
+        handler: impl Handler<Gate, A>,
+    ) -> Self {
         self.gated(Method::PATCH, path, action, doc, handler)
     }
 
     /// A `DELETE` that asks about `action`.
     #[must_use]
-    pub fn remove<A, F, Fut>(self, path: &str, action: &'static str, doc: Doc, handler: F) -> Self
-    where
-        A: FromRequest + 'static,
-        F: Fn(Gate, A) -> Fut + Clone + Send + Sync + 'static,
-        Fut: Future<Output = Result<HttpResponse, Problem>> + 'static,
-    {
-        self.gated(Method::DELETE, path, action, doc, handler)
-    }
-
-    /// A `DELETE` that asks about an action which another route's operation is named after already.
-    #[must_use]
-    pub fn remove_as<A, F, Fut>(
+    pub fn remove<A: FromRequest>(
         self,
         path: &str,
         action: &'static str,
-        operation: &'static str,
-        doc: Doc,
-        handler: F,
-    ) -> Self
-    where
-        A: FromRequest + 'static,
-        F: Fn(Gate, A) -> Fut + Clone + Send + Sync + 'static,
-        Fut: Future<Output = Result<HttpResponse, Problem>> + 'static,
-    {
-        self.gated(Method::DELETE, path, action, doc, handler).called(operation)
+        doc: impl Documents,
+        handler: impl Handler<Gate, A>,
+    ) -> Self {
+        self.gated(Method::DELETE, path, action, doc, handler)
     }
 
-    fn gated<A, F, Fut>(
-        mut self,
+    fn gated<A: FromRequest>(
+        self,
         method: Method,
         path: &str,
         action: &'static str,
-        doc: Doc,
-        handler: F,
-    ) -> Self
-    where
-        A: FromRequest + 'static,
-        F: Fn(Gate, A) -> Fut + Clone + Send + Sync + 'static,
-        Fut: Future<Output = Result<HttpResponse, Problem>> + 'static,
-    {
+        doc: impl Documents,
+        handler: impl Handler<Gate, A>,
+    ) -> Self {
         let verb = method.clone();
         let mount = move || {
             let handler = handler.clone();
@@ -229,113 +202,101 @@ impl Routes {
                     let gate = Gate::of_request(&request, action).await?;
                     let arguments =
                         A::from_request(&request, &mut payload.into_inner()).await.map_err(Into::into)?;
-                    handler(gate, arguments).await.map_err(actix_web::Error::from)
+                    handler.answer(gate, arguments).await.map_err(actix_web::Error::from)
                 }
             })
         };
-        self.routes.push(Route {
-            method,
-            path: format!("{}{path}", self.base),
-            operation: action,
-            action: Some(action),
-            also: &[],
-            of_root: false,
-            any_method: false,
-            doc: doc.gated(action),
-            mount: Arc::new(mount),
-        });
-        self
+        self.with(method, path, action, Some(action), move || doc().gated(action), mount)
     }
 
-    /// A route for every method, documented as a `GET`, with an operation of its own name. Its handler goes through the
-    /// gate of the action itself, and leaves the body unread.
+    /// A route for every method, documented as a `GET`. Its handler goes through the gate of the action itself, and leaves
+    /// the body unread.
     #[must_use]
-    pub fn any_as<F, Fut>(
-        mut self,
+    pub fn any(
+        self,
         path: &str,
         action: &'static str,
-        operation: &'static str,
-        doc: Doc,
-        handler: F,
-    ) -> Self
-    where
-        F: Fn(HttpRequest, &'static str) -> Fut + Clone + Send + Sync + 'static,
-        Fut: Future<Output = Result<HttpResponse, Problem>> + 'static,
-    {
+        doc: impl Documents,
+        handler: impl Handler<HttpRequest, &'static str>,
+    ) -> Self {
         let mount = move || {
             let handler = handler.clone();
             web::route().to(move |request: HttpRequest| {
-                let answer = handler(request, action);
+                let answer = handler.answer(request, action);
                 async move { answer.await.map_err(actix_web::Error::from) }
             })
         };
-        self.routes.push(Route {
-            method: Method::GET,
-            path: format!("{}{path}", self.base),
-            operation,
-            action: Some(action),
-            also: &[],
-            of_root: false,
-            any_method: true,
-            doc: doc.gated(action),
-            mount: Arc::new(mount),
-        });
-        self
+        let doc = move || doc().gated(action);
+        let routes = self.with(Method::GET, path, action, Some(action), doc, mount);
+        routes.but(|route| route.any_method = true)
     }
 
     /// A route that asks about nothing.
     #[must_use]
-    pub fn public<A, F, Fut>(
-        mut self,
+    pub fn public<A: FromRequest + 'static>(
+        self,
         method: Method,
         path: &str,
         operation: &'static str,
-        doc: Doc,
-        handler: F,
-    ) -> Self
-    where
-        A: FromRequest + 'static,
-        F: Fn(HttpRequest, A) -> Fut + Clone + Send + Sync + 'static,
-        Fut: Future<Output = Result<HttpResponse, Problem>> + 'static,
-    {
+        doc: impl Documents,
+        handler: impl Handler<HttpRequest, A>,
+    ) -> Self {
         let verb = method.clone();
         let mount = move || {
             let handler = handler.clone();
             on(&verb).to(move |request: HttpRequest, arguments: A| {
-                let answer = handler(request, arguments);
+                let answer = handler.answer(request, arguments);
                 async move { answer.await.map_err(actix_web::Error::from) }
             })
         };
+        self.with(method, path, operation, None, doc, mount)
+    }
+
+    fn with(
+        mut self,
+        method: Method,
+        path: &str,
+        operation: &'static str,
+        action: Option<&'static str>,
+        doc: impl Documents,
+        mount: impl Fn() -> actix_web::Route + Send + Sync + 'static,
+    ) -> Self {
         self.routes.push(Route {
             method,
             path: format!("{}{path}", self.base),
             operation,
-            action: None,
+            action,
             also: &[],
             of_root: false,
             any_method: false,
-            doc,
+            doc: Arc::new(doc),
             mount: Arc::new(mount),
         });
         self
     }
 
+    /// Changes the route just declared.
+    fn but(mut self, change: impl FnOnce(&mut Route)) -> Self {
+        self.routes.last_mut().map(change);
+        self
+    }
+
+    /// The route just declared has an operation of this name, where another one is named after its action already.
+    #[must_use]
+    pub fn called(self, operation: &'static str) -> Self {
+        self.but(|route| route.operation = operation)
+    }
+
     /// The route just declared may ask about these actions too.
     #[must_use]
-    pub fn also(mut self, actions: &'static [&'static str]) -> Self {
-        if let Some(route) = self.routes.last_mut() {
-            route.also = actions;
-        }
-        self
+    pub fn also(self, actions: &'static [&'static str]) -> Self {
+        self.but(|route| route.also = actions)
     }
 
     /// The route just declared asks about the root organization.
     #[must_use]
-    pub fn of_root(mut self) -> Self {
-        if let Some(route) = self.routes.last_mut() {
-            route.of_root = true;
-        }
-        self
+    pub fn of_root(self) -> Self {
+        self.but(|route| route.of_root = true)
     }
 
     /// What the paths begin with.

@@ -1,7 +1,7 @@
 //! Opening the database, and bringing it to the present form.
 
 use super::facts::Facts;
-use super::{Cause, Store, StoreError, Work, is_shared};
+use super::{Cause, Store, StoreError, Work, is_shared, spans};
 use migrations::Migrator;
 use sea_orm::sea_query::{Expr, ExprTrait, Query};
 use sea_orm::{
@@ -49,7 +49,8 @@ impl Store {
         first.close().await?;
         migrated?;
         // Only now: a connection to SQLite goes on for a while to believe of the tables what it saw first.
-        let db = Database::connect(options(url, connections, false)).await?;
+        let mut db = Database::connect(options(url, connections, false)).await?;
+        spans::watch(&mut db);
         // With PostgreSQL it begins to remember when it hears what other processes write.
         let facts = Arc::new(Facts::new(!is_shared(&db)));
         if is_shared(&db) {
@@ -124,7 +125,8 @@ impl Store {
             sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
             ..TransactionOptions::default()
         };
-        let tx = self.db.begin_with_options(options).await?;
+        let begun = self.db.begin_with_options(options);
+        let tx = spans::timed(self.db.get_database_backend(), "BEGIN", begun).await?;
         let facts = Arc::clone(&self.facts);
         Ok(Work { tx, facts, written: Mutex::default(), cause, entries: Mutex::default() })
     }

@@ -16,6 +16,7 @@ mod list;
 mod rows;
 mod sessions;
 mod signing_keys;
+mod spans;
 
 use crate::values::Id;
 pub use accounts::Account;
@@ -98,7 +99,7 @@ impl Work {
         }
         // Last of all: others who append wait from here on.
         audit::append(&tx, &cause, entries.into_inner().unwrap_or_else(PoisonError::into_inner)).await?;
-        let committed = tx.commit().await;
+        let committed = spans::timed(tx.get_database_backend(), "COMMIT", tx.commit()).await;
         // Also where it is not known whether it was written.
         facts.forget(&written);
         Ok(committed?)

@@ -1,23 +1,34 @@
 //! Values that stand for others in a cache.
 
+use siphasher::sip128::{Hasher128, SipHasher13};
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::LazyLock;
 
-/// What stands for a value in a cache: two hashes with keys that nobody outside this process
-/// knows. Where they are the same, so is what they stand for. Not to be kept beyond the process.
+/// What stands for a value in a cache: a hash of 128 bits with a key that nobody outside this process knows. Where they
+/// are the same, so is what they stand for. Not to be kept beyond the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Fingerprint(u64, u64);
 
 impl Fingerprint {
     /// Of this value.
     pub fn of(value: &impl Hash) -> Self {
-        static KEYS: LazyLock<(RandomState, RandomState)> = LazyLock::new(Default::default);
-        let (one, two) = &*KEYS;
-        Self(one.hash_one(value), two.hash_one(value))
+        static KEYED: LazyLock<SipHasher13> =
+            LazyLock::new(|| SipHasher13::new_with_key(&random_number().to_ne_bytes()));
+        let mut hasher = *KEYED;
+        value.hash(&mut hasher);
+        let hash = hasher.finish128();
+        Self(hash.h1, hash.h2)
     }
 
     /// One of so many shares, from 0 on: which one, nobody outside this process can tell.
     pub fn share_of(self, shares: usize) -> usize {
         usize::try_from(self.0).unwrap_or_default().checked_rem(shares).unwrap_or_default()
     }
+}
+
+/// A number that no other call, thread or process is given, and that nobody can foresee: from what the hash tables of the
+/// standard library are seeded with. Not for secrets that leave the process.
+pub fn random_number() -> u128 {
+    let seed = RandomState::new();
+    u128::from(seed.hash_one(0)) << 64 | u128::from(seed.hash_one(1))
 }

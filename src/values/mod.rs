@@ -11,7 +11,7 @@ mod thread;
 mod time;
 
 pub use email::Email;
-pub use fingerprint::Fingerprint;
+pub use fingerprint::{Fingerprint, random_number};
 pub use id::Id;
 pub use json::JsonObject;
 pub(crate) use json::{ObjectOnly, Whole, given, json_list, json_value, object_only};

@@ -7,6 +7,8 @@ use serde_json::json;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 
 /// The program, with its settings from these pairs only, in `directory`.
 fn program(directory: &Path, settings: &[(&str, &str)]) -> Command {
@@ -32,6 +34,8 @@ pub struct Running {
     child: Child,
     pub base: String,
     pub greeting: String,
+    log: Arc<Mutex<String>>,
+    reader: Option<JoinHandle<()>>,
 }
 
 impl Running {
@@ -42,7 +46,23 @@ impl Running {
 
     /// Waits until it has ended by itself.
     pub fn wait(&mut self) -> std::process::ExitStatus {
-        self.child.wait().unwrap()
+        let status = self.child.wait().unwrap();
+        if let Some(reader) = self.reader.take() {
+            reader.join().unwrap();
+        }
+        status
+    }
+
+    /// Ends it as a service manager does, waits until it has ended, and gives what it has logged.
+    pub fn end(mut self) -> String {
+        crate::running::signal("-TERM", self.id());
+        assert!(self.wait().success(), "it ends by itself");
+        self.log()
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
     }
 }
 
@@ -61,13 +81,20 @@ pub fn start(directory: &Path, settings: &[(&str, &str)]) -> Running {
     let stdout = BufReader::new(child.stdout.take().unwrap());
     let stderr = child.stderr.take().unwrap();
     // Whoever reads neither of them any more would block it one day, so both are read to their ends.
-    std::thread::spawn(move || BufReader::new(stderr).lines().map_while(Result::ok).for_each(drop));
+    let log = Arc::new(Mutex::new(String::new()));
+    let logged = Arc::clone(&log);
+    let reader = std::thread::spawn(move || {
+        for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+            *logged.lock().unwrap() += &format!("{line}\n");
+        }
+    });
     let mut lines = stdout.lines().map_while(Result::ok);
     let greeting: Vec<String> = lines.by_ref().take_while(|line| line != "Ctrl-C ends it.").collect();
     std::thread::spawn(move || lines.for_each(drop));
     let base = greeting.iter().find_map(|line| line.split(" listens on ").nth(1)).map(str::to_owned);
     let greeting = greeting.join("\n");
-    Running { child, base: base.unwrap_or_else(|| panic!("it did not start: {greeting}")), greeting }
+    let base = base.unwrap_or_else(|| panic!("it did not start: {greeting}"));
+    Running { child, base, greeting, log, reader: Some(reader) }
 }
 
 pub fn client(base: &str) -> Client {
@@ -110,6 +137,8 @@ fn a_wrong_setting_stops_the_start_with_its_name() {
         ("CEDARGATE_ADMIN_PASSWORD", "short", "CEDARGATE_ADMIN_PASSWORD"),
         ("CEDARGATE_POLICIES", "no/such/directory", "no/such/directory"),
         ("CEDARGATE_LOG", "cedargate=loud", "CEDARGATE_LOG"),
+        ("CEDARGATE_TRACES", "localhost:4318", "CEDARGATE_TRACES"),
+        ("CEDARGATE_TRACES", "https://collector.example.com", "OTEL_EXPORTER_OTLP_CERTIFICATE"),
         ("CEDARGATE_CONFIG", "no/such/file.toml", "no/such/file.toml"),
     ] {
         let settings = [("CEDARGATE_LISTEN", "127.0.0.1:0"), (name, value)];
@@ -315,7 +344,7 @@ fn a_case_that_fails_is_named() {
 fn the_help_names_every_setting_and_exit_code() {
     let directory = tempfile::tempdir().unwrap();
     let help = text(&run(directory.path(), &[], &["--help"]).stdout);
-    let source = std::fs::read_to_string(project_file("src/config.rs")).unwrap();
+    let source = std::fs::read_to_string(project_file("src/config/mod.rs")).unwrap();
     let fields = source.split("pub struct Config {").nth(1).unwrap().split("\n}").next().unwrap();
     let names: Vec<String> = fields
         .lines()

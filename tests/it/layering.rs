@@ -4,7 +4,7 @@ use crate::support::project_file;
 use std::path::{Path, PathBuf};
 
 /// The rooms by floor, from the top: each may name those below its own floor, and itself.
-const FLOORS: [&[&str]; 10] = [
+const FLOORS: [&[&str]; 11] = [
     &["main", "cli"],
     &["app"],
     &["api"],
@@ -12,6 +12,7 @@ const FLOORS: [&[&str]; 10] = [
     &["authn", "store"],
     &["resource"],
     &["authz"],
+    &["trace"],
     &["decision_log"],
     &["config"],
     &["values"],

@@ -52,5 +52,6 @@ mod support;
 mod table;
 mod tenancy;
 mod tokens;
+mod traces;
 mod transcript;
 mod users;

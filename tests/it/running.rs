@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-fn signal(name: &str, process: u32) {
+pub fn signal(name: &str, process: u32) {
     assert!(Command::new("kill").args([name, &process.to_string()]).status().unwrap().success());
 }
 
@@ -64,11 +64,12 @@ async fn an_interrupt_ends_it_at_once() {
 }
 
 /// A certificate for localhost that signs itself.
-fn certificate(directory: &Path, name: &str) {
+pub fn certificate(directory: &Path, name: &str) {
     let file = |ending: &str| directory.join(format!("{name}.{ending}")).display().to_string();
     let made = Command::new("openssl")
         .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"])
         .args(["-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"])
+        .args(["-addext", "basicConstraints=critical,CA:FALSE"])
         .args(["-keyout", &file("key"), "-out", &file("pem")])
         .output()
         .unwrap();

@@ -1,0 +1,154 @@
+//! What the settings must be.
+
+use super::{Config, ConfigError, TokenAlgorithm};
+use secrecy::SecretString;
+
+impl Config {
+    /// What is wrong with the first setting that is.
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        let wrong = |setting: &str, message: String| Err(ConfigError::new(setting, message));
+        if !matches!(self.expired_status, 401 | 403) {
+            return wrong("expired_status", format!("it is {}; it must be 403 or 401", self.expired_status));
+        }
+        for (setting, seconds, least, most) in [
+            ("access_ttl", self.access_ttl, 1, 366 * 86_400),
+            ("refresh_ttl", self.refresh_ttl, 1, 10 * 366 * 86_400),
+            ("refresh_grace", self.refresh_grace, 0, 600),
+            ("session_ttl", self.session_ttl, 1, 10 * 366 * 86_400),
+            ("janitor_interval", self.janitor_interval, 0, 366 * 86_400),
+        ] {
+            if !(least..=most).contains(&seconds) {
+                return wrong(setting, format!("it is {seconds} seconds; it must be {least} to {most}"));
+            }
+        }
+        // As many keys as a set of them may have, and as few rotations as caches of that set can follow.
+        let least = 3_600.max(self.access_ttl / 50);
+        if !(self.signing_key_rotation == 0
+            || (least..=10 * 366 * 86_400).contains(&self.signing_key_rotation))
+        {
+            let is = self.signing_key_rotation;
+            return wrong(
+                "signing_key_rotation",
+                format!(
+                    "it is {is} seconds; it must be 0, or at least {least} (an hour, and a 50th of access_ttl)"
+                ),
+            );
+        }
+        let counts = [
+            ("database_connections", Some(self.database_connections as usize)),
+            ("password_workers", self.password_workers),
+            ("workers", self.workers),
+        ];
+        for (setting, count) in counts {
+            if count.is_some_and(|count| !(1..=1000).contains(&count)) {
+                return wrong(setting, "it must be 1 to 1000".into());
+            }
+        }
+        if !(1..=100_000).contains(&self.access_batch_limit) {
+            return wrong("access_batch_limit", "it must be 1 to 100000".into());
+        }
+        for (setting, number, least, most) in [
+            ("guessing_wait_max", self.guessing_wait_max, 10, 86_400),
+            ("rate_limit_per_caller", u64::from(self.rate_limit_per_caller), 0, 1_000_000),
+            ("rate_limit_per_address", u64::from(self.rate_limit_per_address), 0, 1_000_000),
+            ("rate_limit_window", u64::from(self.rate_limit_window), 1, 3_600),
+            // The least memory of all that OWASP's list has, and no more than a server has.
+            ("argon2_memory_kib", u64::from(self.argon2_memory_kib), 7 * 1024, 4 * 1024 * 1024),
+            ("argon2_iterations", u64::from(self.argon2_iterations), 1, 100),
+            ("argon2_parallelism", u64::from(self.argon2_parallelism), 1, 64),
+            ("drain", self.drain, 0, 15),
+        ] {
+            if !(least..=most).contains(&number) {
+                return wrong(setting, format!("it is {number}; it must be {least} to {most}"));
+            }
+        }
+        for (setting, other, is_alone) in [
+            ("tls_key", "tls_cert", self.tls_cert.is_some() && self.tls_key.is_none()),
+            ("tls_cert", "tls_key", self.tls_key.is_some() && self.tls_cert.is_none()),
+        ] {
+            if is_alone {
+                return wrong(setting, format!("it is missing; it goes with {other}"));
+            }
+        }
+        for origin in &self.cors_origins {
+            let is_origin =
+                url::Url::parse(origin).is_ok_and(|url| url.origin().ascii_serialization() == *origin);
+            if !is_origin {
+                let message = format!("{origin:?} is not an origin such as https://app.example.com");
+                return wrong("cors_origins", message);
+            }
+        }
+        if self.decision_log_to.is_empty() {
+            return wrong("decision_log_to", "it is empty; it must be stdout or the path of a file".into());
+        }
+        for (setting, number, least, most) in [
+            ("decision_log_max_bytes", self.decision_log_max_bytes, 4_096, 1 << 50),
+            ("decision_log_keep", u64::from(self.decision_log_keep), 1, 1_000),
+            ("decision_log_queue", self.decision_log_queue as u64, 1, 1_000_000),
+        ] {
+            if !(least..=most).contains(&number) {
+                return wrong(setting, format!("it is {number}; it must be {least} to {most}"));
+            }
+        }
+        if let Some(url) = &self.public_url {
+            match url::Url::parse(url) {
+                Ok(parsed) if matches!(parsed.scheme(), "http" | "https") && parsed.query().is_none() => {}
+                _ => {
+                    return wrong(
+                        "public_url",
+                        format!("{url:?} is not an address such as https://api.example.com"),
+                    );
+                }
+            }
+        }
+        check_collector(&self.traces).map_err(|message| ConfigError::new("traces", message))?;
+        let url = secrecy::ExposeSecret::expose_secret(&self.database_url);
+        if !["sqlite:", "postgres:", "postgresql:"].iter().any(|scheme| url.starts_with(scheme)) {
+            return wrong("database_url", "it begins with neither sqlite: nor postgres:".into());
+        }
+        let Some(secret) = &self.jwt_secret else { return Ok(()) };
+        let alone = "it is the one key that signs, with HS256, as long as jwt_secret is set; leave out one of the two";
+        if self.token_algorithm != TokenAlgorithm::Hs256 {
+            return wrong("token_algorithm", format!("it is {}, but {alone}", self.token_algorithm));
+        }
+        if self.signing_key_rotation != 0 {
+            return wrong("signing_key_rotation", alone.into());
+        }
+        check_secret(secret)
+    }
+}
+
+/// The base address of a collector, to which the exporter adds `/v1/traces` (OTLP specification, OTLP/HTTP); empty for none.
+fn check_collector(address: &str) -> Result<(), String> {
+    if address.is_empty() {
+        return Ok(());
+    }
+    let wrong = || format!("{address:?} is not the address of a collector such as http://localhost:4318");
+    let url = url::Url::parse(address).map_err(|_| wrong())?;
+    if !url.username().is_empty() || url.password().is_some() {
+        // Nor is it told with them.
+        return Err("it must be without user and password; OTEL_EXPORTER_OTLP_HEADERS may have them".into());
+    }
+    if url.path().trim_end_matches('/').ends_with("/v1/traces") {
+        return Err(format!("{address:?} has /v1/traces at its end, which is added to it; leave that out"));
+    }
+    let is_base = matches!(url.scheme(), "http" | "https") && url.query().or(url.fragment()).is_none();
+    if is_base { Ok(()) } else { Err(wrong()) }
+}
+
+/// A key that can be guessed signs for everybody (RFC 8725, 3.5).
+fn check_secret(secret: &SecretString) -> Result<(), ConfigError> {
+    let secret = secrecy::ExposeSecret::expose_secret(secret);
+    let different: std::collections::HashSet<u8> = secret.bytes().collect();
+    if secret.len() >= 32 && different.len() >= 10 {
+        return Ok(());
+    }
+    Err(ConfigError::new(
+        "jwt_secret",
+        format!(
+            "it is weak, with {} bytes of which {} are different; it needs 32 random ones, such as `openssl rand -hex 32` makes",
+            secret.len(),
+            different.len()
+        ),
+    ))
+}

@@ -1,0 +1,77 @@
+//! Reads the settings.
+
+use super::{Config, ConfigError, DEFAULT_FILE, PREFIX};
+use std::path::Path;
+
+/// The settings of which `…_FILE` names a file that holds the value.
+const SECRETS: [&str; 3] = ["admin_password", "database_url", "jwt_secret"];
+
+impl Config {
+    /// Reads `file`, or [`DEFAULT_FILE`] if none is named and it is there, and then the environment.
+    pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
+        // What is no text is no setting of ours.
+        let texts = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        Self::from(file, texts.collect())
+    }
+
+    pub(super) fn from(file: Option<&Path>, environment: Vec<(String, String)>) -> Result<Self, ConfigError> {
+        let mut builder = config::Config::builder();
+        let default = Path::new(DEFAULT_FILE);
+        if let Some(file) = file.or_else(|| default.exists().then_some(default)) {
+            builder = builder.add_source(config::File::from(file).format(config::FileFormat::Toml));
+        }
+        let mut values: std::collections::HashMap<String, String> = std::collections::HashMap::new();
+        for (name, value) in environment {
+            let Some(setting) = name.strip_prefix(PREFIX).and_then(|rest| rest.strip_prefix('_')) else {
+                continue;
+            };
+            let setting = setting.to_lowercase();
+            match setting.strip_suffix("_file") {
+                Some(secret) if SECRETS.contains(&secret) => {
+                    let text = std::fs::read_to_string(&value)
+                        .map_err(|error| ConfigError::new(&setting, format!("{value}: {error}")))?;
+                    values.insert(secret.to_owned(), text.trim_end_matches(['\r', '\n']).to_owned());
+                }
+                // The file that was read above.
+                _ if setting == "config" => {}
+                // What Kubernetes tells every process of a service that is called cedargate.
+                _ if ["port", "service_port", "service_host"].contains(&setting.as_str())
+                    || setting.starts_with("port_")
+                    || setting.starts_with("service_port_") => {}
+                _ => {
+                    values.insert(setting, value);
+                }
+            }
+        }
+        for (setting, value) in values {
+            builder =
+                builder.set_override(&setting, value).map_err(|error| ConfigError::new(&setting, error))?;
+        }
+        let read = builder.build().map_err(|error| unreadable(&error))?;
+        let config: Self = read.try_deserialize().map_err(|error| unreadable(&error))?;
+        config.check()?;
+        Ok(config)
+    }
+}
+
+fn unreadable(error: &config::ConfigError) -> ConfigError {
+    use config::ConfigError as Error;
+    match error {
+        Error::Type { key: Some(key), origin, unexpected, expected } => {
+            let place = origin.as_deref().map(|origin| format!(" in {origin}")).unwrap_or_default();
+            ConfigError::new(key, format!("it is {unexpected}{place}; it must be {expected}"))
+        }
+        Error::At { error, key: Some(key), .. } => ConfigError::new(key, error),
+        other => {
+            let message = other.to_string();
+            let unknown = message.strip_prefix("unknown field `").and_then(|rest| rest.split('`').next());
+            match unknown {
+                Some(field) => {
+                    ConfigError::new(field, "there is no such setting; `cedargate --help` lists them")
+                }
+                None => ConfigError("file".into(), message),
+            }
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! The settings: from a TOML file and from `CEDARGATE_*`, the environment winning. Knows nothing of what they are for.
+
+mod check;
+mod lists;
+mod load;
+#[cfg(test)]
+mod tests;
+
+use crate::values::word;
+use ipnet::IpNet;
+use secrecy::SecretString;
+use serde::Deserialize;
+use std::path::PathBuf;
+
+/// The prefix of the settings in the environment.
+const PREFIX: &str = "CEDARGATE";
+
+/// The file that is read if no other is named and it is there.
+pub const DEFAULT_FILE: &str = "cedargate.toml";
+
+/// The settings. In the file they have these names, in the environment the same in capitals after `CEDARGATE_`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where to listen: an address or host name and a port.
+    pub listen: String,
+    /// `sqlite://file` or `postgres://user:password@host/database`.
+    pub database_url: SecretString,
+    /// How many connections to the database at most.
+    pub database_connections: u32,
+    /// Directories with policies and entity data.
+    #[serde(deserialize_with = "lists::paths")]
+    pub policies: Vec<PathBuf>,
+    /// How often to look whether the files of the policies have changed, in seconds; 0 for never.
+    pub policy_poll: u64,
+    /// Directories with schemas.
+    #[serde(deserialize_with = "lists::paths")]
+    pub schema: Vec<PathBuf>,
+    /// How long an access token is good, in seconds.
+    pub access_ttl: u64,
+    /// How long a refresh token is good, in seconds.
+    pub refresh_ttl: u64,
+    /// How long after a refresh the spent token gets the same successor again, in seconds; 0 for never.
+    pub refresh_grace: u64,
+    /// How long a login lasts at most, however often it is refreshed, in seconds.
+    pub session_ttl: u64,
+    /// How often what has expired is cleaned up, in seconds; 0 for never.
+    pub janitor_interval: u64,
+    /// The status that an expired access token is answered with: 403, as the seed says, or 401.
+    pub expired_status: u16,
+    /// What access tokens are signed with: `HS256`, or `EdDSA`, which others can check.
+    pub token_algorithm: TokenAlgorithm,
+    /// How long a key signs until the next one follows, in seconds; 0 for ever.
+    pub signing_key_rotation: u64,
+    /// The one key that signs access tokens, with HS256, at least 32 bytes; keys are made and kept in the database if
+    /// nothing is said.
+    pub jwt_secret: Option<SecretString>,
+    /// The address under which clients reach the service. It is the issuer of the access tokens, too.
+    pub public_url: Option<String>,
+    /// The address of the first admin.
+    pub admin_email: String,
+    /// The password of the first admin; a random one if nothing is said.
+    pub admin_password: Option<SecretString>,
+    /// How many questions one batch of `/access/v1/evaluations` may have.
+    pub access_batch_limit: usize,
+    /// The file with the routes of other services that proxies ask about; none if nothing is said.
+    pub forward_routes: Option<PathBuf>,
+    /// The proxies whose `X-Forwarded-For` is believed: addresses and CIDR ranges.
+    #[serde(deserialize_with = "lists::networks")]
+    pub trusted_proxies: Vec<IpNet>,
+    /// How long somebody who guesses passwords has to wait at most, in seconds.
+    pub guessing_wait_max: u64,
+    /// How many requests a second one user may make of this process; 0 for any number.
+    pub rate_limit_per_caller: u32,
+    /// How many requests a second may come from one address to this process; 0 for any number.
+    pub rate_limit_per_address: u32,
+    /// Over how many seconds the rate limits are counted: so much of them may come at once.
+    pub rate_limit_window: u32,
+    /// What a new password must be: `standard` or `strict`.
+    pub password_profile: PasswordProfile,
+    /// The memory that a password is hashed with, in KiB (RFC 9106, `m`).
+    pub argon2_memory_kib: u32,
+    /// How often that memory is gone over (RFC 9106, `t`).
+    pub argon2_iterations: u32,
+    /// Into how many lanes it is divided (RFC 9106, `p`).
+    pub argon2_parallelism: u32,
+    /// How many passwords are hashed at the same time; as many as there are processors if nothing is said.
+    pub password_workers: Option<usize>,
+    /// How many threads answer requests; as many as there are processors if nothing is said.
+    pub workers: Option<usize>,
+    /// The file with the certificates of the service, its own first, as PEM; without it there is no TLS.
+    pub tls_cert: Option<PathBuf>,
+    /// The file with the key of the first of them, as PEM.
+    pub tls_key: Option<PathBuf>,
+    /// The origins whose pages may call the service from a browser, such as `https://app.example.com`.
+    #[serde(deserialize_with = "lists::names")]
+    pub cors_origins: Vec<String>,
+    /// How long after SIGTERM the service goes on while it says that it is not ready, in seconds.
+    pub drain: u64,
+    /// What is logged: `error`, `warn`, `info`, `debug`, or a filter such as `info,cedargate=debug`.
+    pub log: String,
+    /// How the log is written: `text` or `json`.
+    pub log_format: LogFormat,
+    /// The base address of the OpenTelemetry collector that gets the traces, by OTLP over HTTP; empty for no traces.
+    pub traces: String,
+    /// Which decisions are kept in the decision log: `off`, `denials` or `all`.
+    pub decision_log: Decisions,
+    /// Where the decision log is written: `stdout`, or the path of a file.
+    pub decision_log_to: String,
+    /// How many bytes a file of the decision log may have before the next one is begun.
+    pub decision_log_max_bytes: u64,
+    /// How many full files of the decision log are kept.
+    pub decision_log_keep: u32,
+    /// How many decisions may wait to be written.
+    pub decision_log_queue: usize,
+    /// What happens to a decision when that many wait: `block` or `drop`.
+    pub decision_log_overflow: Overflow,
+    /// The names of attributes whose values stay out of the decision log.
+    #[serde(deserialize_with = "lists::names")]
+    pub decision_log_mask: Vec<String>,
+}
+
+word!(
+    /// What access tokens are signed with.
+    TokenAlgorithm { Hs256 = "HS256", EdDsa = "EdDSA" }
+);
+
+/// What a new password must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PasswordProfile {
+    /// 8 characters and hard to guess.
+    Standard,
+    /// 15 characters and very hard to guess.
+    Strict,
+}
+
+/// How the log is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// A line for people.
+    Text,
+    /// A JSON object a line.
+    Json,
+}
+
+/// Which decisions are kept in the decision log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Decisions {
+    /// None.
+    Off,
+    /// Those that permit nothing.
+    Denials,
+    /// All.
+    All,
+}
+
+/// What happens to a decision when the queue of the decision log is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Overflow {
+    /// Its request waits until there is room.
+    Block,
+    /// It is left out of the log and counted.
+    Drop,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:8080".into(),
+            database_url: "sqlite://cedargate.db".into(),
+            database_connections: 10,
+            policies: vec!["policies".into()],
+            policy_poll: 1,
+            schema: vec!["schema".into()],
+            access_ttl: 86_400,
+            refresh_ttl: 30 * 86_400,
+            refresh_grace: 30,
+            session_ttl: 90 * 86_400,
+            janitor_interval: 600,
+            expired_status: 403,
+            token_algorithm: TokenAlgorithm::Hs256,
+            signing_key_rotation: 0,
+            jwt_secret: None,
+            public_url: None,
+            admin_email: "admin@example.com".into(),
+            admin_password: None,
+            access_batch_limit: 1000,
+            forward_routes: None,
+            trusted_proxies: Vec::new(),
+            guessing_wait_max: 900,
+            rate_limit_per_caller: 0,
+            rate_limit_per_address: 0,
+            rate_limit_window: 10,
+            password_profile: PasswordProfile::Standard,
+            argon2_memory_kib: 19 * 1024,
+            argon2_iterations: 2,
+            argon2_parallelism: 1,
+            password_workers: None,
+            workers: None,
+            tls_cert: None,
+            tls_key: None,
+            cors_origins: Vec::new(),
+            drain: 5,
+            log: "info".into(),
+            log_format: LogFormat::Text,
+            traces: String::new(),
+            decision_log: Decisions::Off,
+            decision_log_to: "decisions.ndjson".into(),
+            decision_log_max_bytes: 100 * 1024 * 1024,
+            decision_log_keep: 10,
+            decision_log_queue: 10_000,
+            decision_log_overflow: Overflow::Block,
+            decision_log_mask: Vec::new(),
+        }
+    }
+}
+
+/// A setting that is not what it should be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the setting {0} is wrong: {1}")]
+pub struct ConfigError(pub String, pub String);
+
+impl ConfigError {
+    /// What is wrong with a setting, which is named as it is in the environment.
+    pub fn new(setting: &str, message: impl ToString) -> Self {
+        Self(format!("{PREFIX}_{}", setting.to_uppercase()), message.to_string())
+    }
+}
+
+impl Config {
+    /// Whether the decision log is written to the standard output.
+    pub fn decision_log_goes_to_stdout(&self) -> bool {
+        self.decision_log != Decisions::Off && self.decision_log_to == "stdout"
+    }
+}

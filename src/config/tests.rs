@@ -1,0 +1,118 @@
+use super::{Config, ConfigError};
+use ipnet::IpNet;
+use std::path::PathBuf;
+
+fn from(pairs: &[(&str, &str)]) -> Result<Config, ConfigError> {
+    let nothing = tempfile::NamedTempFile::new().unwrap();
+    let pairs = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    Config::from(Some(nothing.path()), pairs)
+}
+
+#[test]
+fn the_environment_goes_before_the_file() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "access_ttl = 60\nrefresh_ttl = 120\npolicies = [\"a\", \"b\"]\n").unwrap();
+    let environment = vec![
+        ("CEDARGATE_ACCESS_TTL".into(), "90".into()),
+        ("CEDARGATE_SCHEMA".into(), "x, y".into()),
+        ("HOME".into(), "/".into()),
+    ];
+    let config = Config::from(Some(file.path()), environment).unwrap();
+    assert_eq!((config.access_ttl, config.refresh_ttl), (90, 120));
+    assert_eq!(config.policies, [PathBuf::from("a"), PathBuf::from("b")]);
+    assert_eq!(config.schema, [PathBuf::from("x"), PathBuf::from("y")]);
+}
+
+#[test]
+fn a_wrong_setting_is_named() {
+    let strong = "0123456789abcdefghijklmnopqrstuvwxyz";
+    assert!(from(&[("CEDARGATE_JWT_SECRET", strong)]).is_ok());
+    for (name, value) in [
+        ("CEDARGATE_ACCESS_TTL", "soon"),
+        ("CEDARGATE_ACCESS_TTL", "0"),
+        ("CEDARGATE_REFRESH_GRACE", "601"),
+        ("CEDARGATE_SESSION_TTL", "0"),
+        ("CEDARGATE_JANITOR_INTERVAL", "-1"),
+        ("CEDARGATE_EXPIRED_STATUS", "404"),
+        ("CEDARGATE_LISTEM", "127.0.0.1:1"),
+        ("CEDARGATE_JWT_SECRET", ""),
+        ("CEDARGATE_JWT_SECRET", "short"),
+        ("CEDARGATE_JWT_SECRET", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"),
+        ("CEDARGATE_JWT_SECRET_FILE", "/no/such/file"),
+        ("CEDARGATE_TOKEN_ALGORITHM", "RS256"),
+        ("CEDARGATE_TOKEN_ALGORITHM", "none"),
+        ("CEDARGATE_SIGNING_KEY_ROTATION", "60"),
+        ("CEDARGATE_SIGNING_KEY_ROTATION", "-1"),
+        ("CEDARGATE_PUBLIC_URL", "example.com"),
+        ("CEDARGATE_DATABASE_URL", "mysql://localhost"),
+        ("CEDARGATE_POLICIES", ""),
+        ("CEDARGATE_LOG_FORMAT", "xml"),
+        ("CEDARGATE_WORKERS", "0"),
+        ("CEDARGATE_TRUSTED_PROXIES", "10.0.0.0/33"),
+        ("CEDARGATE_TRUSTED_PROXIES", "10.0.0.1,proxy.example.com"),
+        ("CEDARGATE_GUESSING_WAIT_MAX", "0"),
+        ("CEDARGATE_RATE_LIMIT_PER_CALLER", "-1"),
+        ("CEDARGATE_RATE_LIMIT_WINDOW", "0"),
+        ("CEDARGATE_PASSWORD_PROFILE", "lax"),
+        ("CEDARGATE_ARGON2_MEMORY_KIB", "64"),
+        ("CEDARGATE_ARGON2_ITERATIONS", "0"),
+        ("CEDARGATE_ARGON2_PARALLELISM", "0"),
+        ("CEDARGATE_TRACES", "localhost:4318"),
+        ("CEDARGATE_TRACES", "grpc://localhost:4317"),
+        ("CEDARGATE_TRACES", "http://"),
+        ("CEDARGATE_TRACES", "http://localhost:4318/?key=x"),
+        ("CEDARGATE_TRACES", "http://localhost:4318/v1/traces/"),
+        ("CEDARGATE_TRACES", "http://user@localhost:4318"),
+        ("CEDARGATE_DECISION_LOG", "some"),
+        ("CEDARGATE_DECISION_LOG_TO", ""),
+        ("CEDARGATE_DECISION_LOG_MAX_BYTES", "1"),
+        ("CEDARGATE_DECISION_LOG_KEEP", "0"),
+        ("CEDARGATE_DECISION_LOG_QUEUE", "0"),
+        ("CEDARGATE_DECISION_LOG_OVERFLOW", "wait"),
+        ("CEDARGATE_DECISION_LOG_MASK", "email,,phone"),
+    ] {
+        let error = from(&[(name, value)]).unwrap_err().to_string();
+        assert!(error.contains(name), "{name}={value}: {error}");
+    }
+}
+
+#[test]
+fn a_key_of_the_settings_neither_rotates_nor_has_another_algorithm() {
+    let secret = ("CEDARGATE_JWT_SECRET", "0123456789abcdefghijklmnopqrstuvwxyz");
+    for (name, value) in [("CEDARGATE_TOKEN_ALGORITHM", "EdDSA"), ("CEDARGATE_SIGNING_KEY_ROTATION", "86400")]
+    {
+        assert!(from(&[(name, value)]).is_ok());
+        let error = from(&[secret, (name, value)]).unwrap_err().to_string();
+        assert!(error.contains(name) && error.contains("jwt_secret"), "{error}");
+    }
+    let long = [("CEDARGATE_ACCESS_TTL", "31622400"), ("CEDARGATE_SIGNING_KEY_ROTATION", "86400")];
+    assert!(from(&long).unwrap_err().to_string().contains("CEDARGATE_SIGNING_KEY_ROTATION"));
+}
+
+#[test]
+fn the_proxies_are_addresses_and_ranges_and_may_be_none() {
+    let proxies = |text| from(&[("CEDARGATE_TRUSTED_PROXIES", text)]).unwrap().trusted_proxies;
+    let expected: Vec<IpNet> = ["10.0.0.0/8", "192.0.2.1/32", "192.0.2.2/32", "2001:db8::/32"]
+        .iter()
+        .map(|text| text.parse().unwrap())
+        .collect();
+    assert_eq!(proxies("10.0.0.0/8, 192.0.2.1, ::ffff:192.0.2.2, 2001:db8::/32"), expected);
+    assert!(proxies("").is_empty());
+}
+
+#[test]
+fn the_names_to_mask_are_separated_by_commas_and_may_be_none() {
+    let masked = |text| from(&[("CEDARGATE_DECISION_LOG_MASK", text)]).unwrap().decision_log_mask;
+    assert_eq!(masked("email, phone"), ["email", "phone"]);
+    assert_eq!(masked(""), [] as [&str; 0]);
+}
+
+#[test]
+fn a_secret_may_stand_in_a_file_and_stays_out_of_the_debug_form() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "t0pZ3kR3t\n").unwrap();
+    let config = from(&[("CEDARGATE_ADMIN_PASSWORD_FILE", file.path().to_str().unwrap())]).unwrap();
+    let password = config.admin_password.clone().unwrap();
+    assert_eq!(secrecy::ExposeSecret::expose_secret(&password), "t0pZ3kR3t");
+    assert!(!format!("{config:?}").contains("t0pZ3kR3t"));
+}

@@ -1,0 +1,78 @@
+//! The spans of what is asked of the database, by the semantic conventions of OpenTelemetry for databases: what is done and to
+//! which table, never with which values.
+
+use crate::trace::{self, SpanKind, Step};
+use sea_orm::{DatabaseConnection, DbBackend, DbErr};
+
+/// Has every query tell of itself, where traces are on.
+pub(super) fn watch(db: &mut DatabaseConnection) {
+    if trace::is_on() {
+        db.set_metric_callback(|info| {
+            let sql = info.statement.sql.as_str();
+            trace::ended(info.elapsed, || {
+                step(info.statement.db_backend, operation(sql), table(sql), info.failed)
+            });
+        });
+    }
+}
+
+/// Waits for something that is no query.
+pub(super) async fn timed<T>(
+    backend: DbBackend,
+    operation: &'static str,
+    work: impl Future<Output = Result<T, DbErr>>,
+) -> Result<T, DbErr> {
+    let begun = trace::begin();
+    let done = work.await;
+    begun.end(|| step(backend, operation, None, done.is_err()));
+    done
+}
+
+fn step(backend: DbBackend, operation: &str, table: Option<&str>, is_failure: bool) -> Step {
+    let system = match backend {
+        DbBackend::Postgres => "postgresql",
+        _ => "sqlite",
+    };
+    let name = table.map_or_else(|| operation.to_owned(), |table| format!("{operation} {table}"));
+    let step = Step { kind: SpanKind::Client, is_failure, ..Step::new(name) }
+        .with("db.system.name", system)
+        .with("db.operation.name", operation.to_owned());
+    match table {
+        Some(table) => step.with("db.collection.name", table.to_owned()),
+        None => step,
+    }
+}
+
+/// The word that a statement begins with.
+fn operation(sql: &str) -> &str {
+    sql.split_ascii_whitespace().next().unwrap_or_default()
+}
+
+/// The first table that a statement names. sea-query writes names in quotes, and values not at all.
+fn table(sql: &str) -> Option<&str> {
+    let words = sql.split_ascii_whitespace();
+    let next = words.clone().skip(1);
+    let mut named = words.zip(next).filter(|(word, _)| matches!(*word, "FROM" | "INTO" | "UPDATE"));
+    named.find_map(|(_, name)| name.strip_prefix('"')?.split('"').next())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_statement_is_known_by_its_first_word_and_its_table() {
+        for (sql, expected) in [
+            (r#"SELECT "id", "email" FROM "users" WHERE "email" = ?"#, ("SELECT", Some("users"))),
+            (r#"INSERT INTO "sessions" ("id") VALUES ($1)"#, ("INSERT", Some("sessions"))),
+            (r#"UPDATE "users" SET "role" = $1"#, ("UPDATE", Some("users"))),
+            (r#"DELETE FROM "api_keys" WHERE "id" = ?"#, ("DELETE", Some("api_keys"))),
+            (r#"SELECT COUNT(*) FROM (SELECT "id" FROM "forms") AS "sub_query""#, ("SELECT", Some("forms"))),
+            (r#"SELECT 1 FROM users WHERE "a" = 'FROM "x"'"#, ("SELECT", None)),
+            ("SELECT pg_notify($1, $2)", ("SELECT", None)),
+            ("", ("", None)),
+        ] {
+            assert_eq!((operation(sql), table(sql)), expected, "{sql}");
+        }
+    }
+}
