@@ -1,10 +1,11 @@
-# `make test` brings what the tests need and runs all of them: first on SQLite, then over HTTP on PostgreSQL.
+# `make test` brings what the tests need and runs all of them: first on SQLite, then over HTTP on PostgreSQL, then the contract.
+# `make contract` holds the running service to its OpenAPI document, on SQLite.
 # `make bench` prints how fast the service is, as ratios to a bare web server.
 # `make generated` writes the files that are made from the code and the policies.
 
 CARGO ?= cargo
 
-.PHONY: test bench generated
+.PHONY: test contract bench generated
 
 test:
 	tests/need nginx nginx
@@ -12,6 +13,10 @@ test:
 	tests/need curl curl
 	$(CARGO) test --workspace --locked
 	tests/with-postgres $(CARGO) test --locked --test it
+	$(MAKE) contract
+
+contract:
+	CARGO=$(CARGO) tests/contract/run
 
 bench:
 	@command -v wrk >/dev/null || { \

@@ -1,19 +1,22 @@
 //! The OpenID AuthZEN Authorization API 1.0: evaluation, evaluations, searches, and the metadata.
 
 use super::question::{self, Asked, Decision, Named, Obstacle, Verdict};
+use super::search::{ActionSearch, ResourceSearch, SubjectSearch};
 use super::search::{search_actions, search_doc, search_resources, search_subjects};
 use crate::authz::{Ask, Circumstances};
 use crate::http::openapi::Doc;
 use crate::http::{Gate, Json, Parts, Problem, Routes, list};
-use crate::values::object_only;
+use crate::values::{Term, given, object_only};
 use actix_web::dev::Payload;
 use actix_web::http::{Method, StatusCode};
 use actix_web::{FromRequest, HttpRequest, HttpResponse};
 use futures_util::future::LocalBoxFuture;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use utoipa::ToSchema;
+use utoipa::openapi::schema::{AllOfBuilder, AnyOfBuilder, ArrayBuilder, ObjectBuilder, Schema, Type};
+use utoipa::openapi::{Ref, RefOr};
+use utoipa::{PartialSchema, ToSchema};
 
 /// The largest body that is taken here: 4 MiB, for batches.
 const MAX_BODY: usize = 4 * 1024 * 1024;
@@ -26,13 +29,23 @@ pub fn routes() -> Routes {
         .post("/evaluations", "evaluateAccess", evaluations_doc, evaluations)
         .called("evaluations")
         .also(ALSO)
-        .post("/search/subject", "evaluateAccess", || search_doc("subjects"), search_subjects)
+        .post(
+            "/search/subject",
+            "evaluateAccess",
+            || search_doc::<SubjectSearch>("subjects"),
+            search_subjects,
+        )
         .called("searchSubjects")
         .also(ALSO)
-        .post("/search/resource", "evaluateAccess", || search_doc("resources"), search_resources)
+        .post(
+            "/search/resource",
+            "evaluateAccess",
+            || search_doc::<ResourceSearch>("resources"),
+            search_resources,
+        )
         .called("searchResources")
         .also(ALSO)
-        .post("/search/action", "evaluateAccess", || search_doc("actions"), search_actions)
+        .post("/search/action", "evaluateAccess", || search_doc::<ActionSearch>("actions"), search_actions)
         .called("searchActions")
         .also(ALSO)
 }
@@ -79,11 +92,9 @@ impl<T: DeserializeOwned + 'static> FromRequest for Body<T> {
 #[serde(remote = "Self")]
 pub(super) struct Entity {
     /// A Cedar entity type: `User`, `Docs::Document`.
-    #[schema(max_length = 200)]
-    pub(super) r#type: String,
+    pub(super) r#type: Term,
     /// The id.
-    #[schema(max_length = 200)]
-    pub(super) id: String,
+    pub(super) id: Term,
     /// What is said of it. Of the service's own types the store knows better.
     #[serde(default)]
     #[schema(value_type = Object)]
@@ -94,7 +105,7 @@ object_only!(Entity, read);
 
 impl Entity {
     pub(super) fn named(&self) -> Named<'_> {
-        Named { kind: &self.r#type, id: &self.id, properties: &self.properties }
+        Named { kind: self.r#type.as_str(), id: self.id.as_str(), properties: &self.properties }
     }
 }
 
@@ -104,8 +115,7 @@ impl Entity {
 pub(super) struct Action {
     /// Its name: looked up in the namespace of the resource's type, then in the empty one. A whole uid
     /// (`Docs::Action::"read"`) is taken as it is.
-    #[schema(max_length = 200)]
-    pub(super) name: String,
+    pub(super) name: Term,
     /// These reach the context.
     #[serde(default)]
     #[schema(value_type = Object)]
@@ -133,23 +143,52 @@ struct Evaluation {
 
 /// Several questions. What stands here and not in an item holds for that item.
 #[derive(Debug, Deserialize, ToSchema)]
-#[schema(as = Evaluations)]
+#[schema(as = EvaluationsFields)]
 struct Batch {
+    #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<Entity>, nullable = false)]
     subject: Option<Value>,
+    #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<Action>, nullable = false)]
     action: Option<Value>,
+    #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<Entity>, nullable = false)]
     resource: Option<Value>,
+    #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<Object>, nullable = false)]
     context: Option<Value>,
-    /// The questions, each with what it has of its own.
+    /// The questions: objects with what each has of its own of `subject`, `action`, `resource` and `context`. One that
+    /// cannot be understood is answered by a no that says why.
     #[serde(default)]
-    #[schema(value_type = Vec<Object>)]
     evaluations: Vec<Value>,
     /// How far to go.
     #[serde(default)]
     options: Options,
+}
+
+/// Several questions, or where there are no `evaluations` a single one.
+#[derive(Debug)]
+struct Evaluations;
+
+impl PartialSchema for Evaluations {
+    fn schema() -> RefOr<Schema> {
+        let needs =
+            |names: &[&str]| names.iter().fold(ObjectBuilder::new(), |object, name| object.required(*name));
+        let several = needs(&["evaluations"]).property("evaluations", ArrayBuilder::new().min_items(Some(1)));
+        let one = needs(&["subject", "action", "resource"]);
+        AllOfBuilder::new()
+            .description(Some("Several questions, or where there are no `evaluations` a single one."))
+            .item(Ref::from_schema_name(Batch::name()))
+            .item(AnyOfBuilder::new().item(several).item(one))
+            .into()
+    }
+}
+
+impl ToSchema for Evaluations {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        schemas.push((Batch::name().into_owned(), Batch::schema()));
+        Batch::schemas(schemas);
+    }
 }
 
 /// How far a batch goes.
@@ -182,6 +221,15 @@ struct Decisions {
     evaluations: Vec<Decision>,
 }
 
+/// The answers of a batch, or that of a single question.
+#[derive(Debug, ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "it is for the document only")]
+enum DecisionOrMore {
+    Several(Decisions),
+    One(Decision),
+}
+
 fn evaluation_doc() -> Doc {
     Doc::new("Decide whether somebody may do something (AuthZEN)")
         .describe(
@@ -191,6 +239,7 @@ fn evaluation_doc() -> Doc {
         )
         .body::<Evaluation>(None)
         .answer::<Decision>(200, "The decision, whichever it is.", Some(json!({"decision": true})))
+        .header(200, "X-Policy-Version", Type::String, "The version of the policies that decided.")
 }
 
 fn evaluations_doc() -> Doc {
@@ -198,8 +247,9 @@ fn evaluations_doc() -> Doc {
         .describe(
             "All of them by one version of the policies. Without `evaluations` it is a single evaluation.",
         )
-        .body::<Batch>(None)
-        .answer::<Decisions>(200, "The decisions, in the order of the questions.", None)
+        .body::<Evaluations>(None)
+        .answer::<DecisionOrMore>(200, "The decisions, in the order of the questions.", None)
+        .header(200, "X-Policy-Version", Type::String, "The version of the policies that decided.")
 }
 
 fn wants_reasons(request: &HttpRequest, context: &Map<String, Value>) -> bool {
@@ -246,7 +296,7 @@ async fn evaluate(
     };
     let circumstances = with_said(circumstances, &action.properties, context.clone());
     let target = question::target(gate, resource.named()).await?;
-    let name = gate.engine().action_for(&action.name, &resource.r#type);
+    let name = gate.engine().action_for(action.name.as_str(), resource.r#type.as_str());
     let ask =
         Ask { principal: &principal, action: name, circumstances: &circumstances, trail: Some(gate.trail()) };
     Ok(Some(question::decide(gate.engine(), &ask, &target, resource.named(), explain)))
@@ -318,11 +368,6 @@ struct Item {
     resource: Option<Entity>,
     #[serde(default, deserialize_with = "given")]
     context: Option<Map<String, Value>>,
-}
-
-/// What is there, and not null.
-fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
-    T::deserialize(deserializer).map(Some)
 }
 
 /// The decision on one question of a batch; one that fails is a no that says why.

@@ -4,13 +4,13 @@ use crate::http::list::{self, Field, Wanted};
 use crate::http::openapi::{self, Doc};
 use crate::http::{Gate, Problem, Routes};
 use crate::store::{AuditRow, Event, Outcome, Page};
-use crate::values::{Id, OrgPath, Timestamp};
+use crate::values::{Id, OrgPath, Timestamp, string_schema};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Serialize;
 use serde_json::Value;
 use std::sync::Arc;
 use utoipa::openapi::RefOr;
-use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaType, Type};
+use utoipa::openapi::schema::Schema;
 use utoipa::{PartialSchema, ToSchema};
 
 /// The routes.
@@ -110,17 +110,17 @@ impl From<AuditRow> for AuditEvent {
 fn fields() -> Vec<Field> {
     let field = |name: &str, schema: RefOr<Schema>, what: &'static str| {
         let column = if name == "requestId" { "request" } else { name };
-        Field { name: name.to_owned(), column: column.to_owned(), schema, what }
+        Field { sorts: name == "seq", ..Field::new(name, column, schema, what) }
     };
-    let of = |kind: Type| ObjectBuilder::new().schema_type(SchemaType::Type(kind)).into();
+    let request_id = string_schema("").min_length(Some(1)).max_length(Some(128));
     vec![
         field("organization", Id::schema(), "The organization that is asked about, with all below it."),
-        field("seq", of(Type::Integer), Field::EXACTLY),
+        field("seq", i64::schema(), Field::EXACTLY),
         field("event", Event::schema(), Field::EXACTLY),
         field("outcome", Outcome::schema(), Field::EXACTLY),
         field("actor", Id::schema(), Field::EXACTLY),
         field("subject", Id::schema(), Field::EXACTLY),
-        field("requestId", of(Type::String), Field::EXACTLY),
+        field("requestId", request_id.into(), Field::EXACTLY),
         field("from", Timestamp::schema(), "Only those that happened then or later."),
         field("to", Timestamp::schema(), "Only those that happened before."),
     ]
@@ -129,12 +129,6 @@ fn fields() -> Vec<Field> {
 /// `GET /v2/audit`.
 async fn list(gate: Gate, request: HttpRequest, fields: Arc<Vec<Field>>) -> Result<HttpResponse, Problem> {
     let Wanted { organization, mut query } = Wanted::parse(&request, &fields)?;
-    if query.sort.iter().any(|(column, _)| column != "seq") {
-        return Err(Problem::field(
-            "sort",
-            "the trail is sorted by seq only: `seq`, or `-seq` for the newest first",
-        ));
-    }
     // It says what is asked about, which is more than the events of that very organization.
     query.filters.retain(|(column, _)| column != "organization");
     let within = gate.listable_below(organization.as_deref()).await?;

@@ -5,7 +5,7 @@ use super::users::User;
 use crate::authz::{Ask, Circumstances};
 use crate::http::openapi::Doc;
 use crate::http::{Caller, Gate, Json, Problem, Routes};
-use crate::values::{Id, object_only};
+use crate::values::{Id, Term, given, object_only};
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
 use secrecy::SecretString;
@@ -13,6 +13,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 use utoipa::ToSchema;
+use utoipa::openapi::schema::Type;
 
 /// The routes.
 pub fn routes() -> Routes {
@@ -24,7 +25,8 @@ pub fn routes() -> Routes {
 #[serde(deny_unknown_fields)]
 struct Question {
     /// Who. The bearer itself if nothing is said.
-    #[schema(nullable = false)]
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<SubjectChoice>, nullable = false)]
     subject: Option<Subject>,
     /// Does what.
     action: ActionName,
@@ -37,33 +39,66 @@ struct Question {
 }
 
 /// Who: the bearer of a token, with the scopes of that token, or a user, by its role.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, remote = "Self")]
 struct Subject {
-    /// An access token or an API key.
-    #[schema(value_type = Option<String>, nullable = false, max_length = 8192)]
+    #[serde(default, deserialize_with = "given")]
     token: Option<SecretString>,
-    /// `User`.
-    #[schema(nullable = false, max_length = 200)]
-    r#type: Option<String>,
-    /// The id of the user.
-    #[schema(nullable = false, max_length = 200)]
-    id: Option<String>,
-    /// Passed over: what is known of users comes from the store.
+    #[serde(default, deserialize_with = "given")]
+    r#type: Option<Term>,
+    #[serde(default, deserialize_with = "given")]
+    id: Option<Term>,
     #[serde(default, rename = "properties")]
-    #[schema(value_type = Object)]
     _properties: Map<String, Value>,
 }
 
 object_only!(Subject, read);
+
+/// Who: the bearer of a token, with the scopes of that token, or a user, by its role.
+#[derive(Debug, ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "it is for the document only")]
+enum SubjectChoice {
+    Bearer(TokenSubject),
+    User(NamedSubject),
+}
+
+/// The bearer of a token, with the scopes of that token.
+#[derive(Debug, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "it is for the document only")]
+struct TokenSubject {
+    /// An access token or an API key.
+    #[schema(max_length = 8192)]
+    token: String,
+    /// Passed over.
+    #[schema(value_type = Object, required = false)]
+    properties: Map<String, Value>,
+}
+
+/// A user, by its role.
+#[derive(Debug, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "it is for the document only")]
+struct NamedSubject {
+    /// `User`, or a type of another domain.
+    r#type: Term,
+    /// The id of the user.
+    id: Term,
+    /// Passed over: what is known of users comes from the store.
+    #[schema(value_type = Object, required = false)]
+    properties: Map<String, Value>,
+}
+
+/// How many characters a token has at most.
+const MAX_TOKEN: usize = 8192;
 
 /// An action.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, remote = "Self")]
 struct ActionName {
     /// Its name, as in the schema: `fetchConversation`.
-    #[schema(max_length = 200)]
-    name: String,
+    name: Term,
     /// Passed over.
     #[serde(default, rename = "properties")]
     #[schema(value_type = Object)]
@@ -77,11 +112,9 @@ object_only!(ActionName, read);
 #[serde(deny_unknown_fields, remote = "Self")]
 struct ThingName {
     /// Its type, as in the schema: `Conversation`.
-    #[schema(max_length = 200)]
-    r#type: String,
+    r#type: Term,
     /// Its id.
-    #[schema(max_length = 200)]
-    id: String,
+    id: Term,
     /// Passed over: what is known of things comes from the store.
     #[serde(default, rename = "properties")]
     #[schema(value_type = Object)]
@@ -107,6 +140,7 @@ fn doc() -> Doc {
         )
         .body::<Question>(Some(question))
         .answer::<Decision>(200, "The decision, whichever it is.", Some(answer))
+        .header(200, "X-Policy-Version", Type::String, "The version of the policies that decided.")
 }
 
 /// `POST /v2/authorize`.
@@ -116,9 +150,9 @@ async fn evaluate(gate: Gate, Json(question): Json<Question>) -> Result<HttpResp
         Asked::Known(principal, mut circumstances) => {
             circumstances.said = question.context;
             let ThingName { r#type, id, _properties } = &question.resource;
-            let named = Named { kind: r#type, id, properties: _properties };
+            let named = Named { kind: r#type.as_str(), id: id.as_str(), properties: _properties };
             let target = question::target(&gate, named).await?;
-            let action = engine.action_for(&question.action.name, r#type);
+            let action = engine.action_for(question.action.name.as_str(), r#type.as_str());
             let ask = Ask {
                 principal: &principal,
                 action,
@@ -152,10 +186,10 @@ async fn asked(gate: &Gate, subject: Option<Subject>) -> Result<Asked, Problem> 
         }
         Some(Subject { token: Some(token), r#type: None, id: None, .. }) => of_token(gate, &token).await,
         Some(Subject { token: None, r#type: Some(kind), id: Some(id), _properties }) => {
-            let named = Named { kind: &kind, id: &id, properties: &_properties };
+            let named = Named { kind: kind.as_str(), id: id.as_str(), properties: &_properties };
             match question::subject(gate, named).await? {
                 Asked::Unknown(Obstacle { code: "unknown_subject", message }) => {
-                    let field = if kind == "User" { "subject.id" } else { "subject.type" };
+                    let field = if kind.as_str() == "User" { "subject.id" } else { "subject.type" };
                     Err(Problem::field(field, message))
                 }
                 asked => Ok(asked),
@@ -169,6 +203,9 @@ async fn of_token(gate: &Gate, token: &SecretString) -> Result<Asked, Problem> {
     let parts = gate.parts();
     let invalid = || Problem::unauthorized("invalid_token", "invalid token");
     let token = secrecy::ExposeSecret::expose_secret(token);
+    if token.chars().count() > MAX_TOKEN {
+        return Err(Problem::field("subject.token", format!("it has more than {MAX_TOKEN} characters")));
+    }
     let obstacle = match Caller::of_token(parts, gate.engine(), token).await {
         Ok(caller) => match gate.step("evaluateAccess").find::<User>(&caller.id.to_string()).await {
             Ok(_) => {

@@ -1,6 +1,6 @@
 //! Conversations, and the messages in them.
 
-use super::contacts::{Contact, ContactBody};
+use super::contacts::{Contact, Profile};
 use super::messages::{self, Message, MessageBody};
 use super::users::User;
 use crate::authz::{Attribute, Thing, Undecided, text};
@@ -15,8 +15,9 @@ use actix_web::{HttpRequest, HttpResponse};
 use sea_orm::entity::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use utoipa::ToSchema;
-use utoipa::openapi::schema::Type;
+use utoipa::openapi::schema::{ArrayBuilder, Schema, Type};
+use utoipa::openapi::{Ref, RefOr};
+use utoipa::{PartialSchema, ToSchema};
 
 /// The routes.
 pub fn routes() -> Routes {
@@ -134,7 +135,21 @@ pub enum ContactChoice {
     /// The id of one.
     Existing(Id),
     /// A new one.
-    New(ContactBody),
+    New(FirstContact),
+}
+
+/// A new contact, made with a conversation, which is its conversation.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct FirstContact {
+    /// The organization that is to hold it; that of the conversation if none.
+    organization: Option<Id>,
+    /// Who it is.
+    #[serde(default)]
+    profile: Profile,
+    /// Whatever else.
+    #[serde(default)]
+    meta: JsonObject,
 }
 
 json_list!(
@@ -232,13 +247,7 @@ async fn create(
     // A new contact is held by the same organization unless it names another, and knows its conversation.
     let contact = match new.contact.filter(|contact| contact.is_object()) {
         Some(contact) => {
-            let body: ContactBody = from_value(contact, "contact")?;
-            if body.conversation.is_some() {
-                return Err(Problem::field(
-                    "contact.conversation",
-                    "the new conversation is the contact's conversation",
-                ));
-            }
+            let body: FirstContact = from_value(contact, "contact")?;
             let contact: Contact = resource::compose(&body, crud::stamp(&gate, holder.own()))?;
             let at = gate.at("createContact");
             let held_by =
@@ -302,22 +311,44 @@ fn with_first(participants: Participants, user: Id) -> Result<Participants, Prob
         .map_err(|error| Problem::field("participants", error))
 }
 
+/// One message or several, as they are sent.
+#[derive(Debug)]
+struct NewMessages;
+
+impl PartialSchema for NewMessages {
+    fn schema() -> RefOr<Schema> {
+        let one = || Ref::from_schema_name(MessageBody::name());
+        let several = ArrayBuilder::new().items(one()).min_items(Some(1)).max_items(Some(1000));
+        utoipa::openapi::OneOfBuilder::new()
+            .description(Some("One message or several."))
+            .item(one())
+            .item(several)
+            .into()
+    }
+}
+
+impl ToSchema for NewMessages {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        schemas.push((MessageBody::name().into_owned(), MessageBody::schema()));
+        MessageBody::schemas(schemas);
+    }
+}
+
 /// One message or several.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, ToSchema)]
 #[serde(untagged)]
-pub enum OneOrMore<T> {
-    /// One.
-    One(T),
-    /// Several.
-    More(Vec<T>),
+#[expect(dead_code, clippy::large_enum_variant, reason = "it is for the document only")]
+enum StoredMessages {
+    One(Message),
+    More(Vec<Message>),
 }
 
 fn append_doc() -> Doc {
     Doc::new("Create messages in a conversation")
         .describe("One message, or a list of at most 1000: all of them are stored or none. The answer has the same form.")
         .path_id("id", "The id of the conversation.")
-        .body::<OneOrMore<MessageBody>>(Some(json!({"text": "Hello"})))
-        .answer::<OneOrMore<Message>>(201, "The new messages, as they were sent: one, or a list.", None)
+        .body::<NewMessages>(Some(json!({"text": "Hello"})))
+        .answer::<StoredMessages>(201, "The new messages, as they were sent: one, or a list.", None)
         .header(201, "Location", Type::String, "The path of the new message, or of the list of the conversation's.")
         .problems(&[404, 409])
 }

@@ -33,9 +33,9 @@ fn doc() -> Doc {
          path; where by several, they must say the same. Every method is taken here.",
     );
     for (method, address) in PAIRS {
-        doc = doc
-            .parameter(openapi::header(method, "The method of the request."))
-            .parameter(openapi::header(address, "Its path, with the query string if it has one."));
+        doc = doc.parameter(openapi::header(method, "The method of the request.", "GET")).parameter(
+            openapi::header(address, "Its path, with the query string if it has one.", "/v2/users/me"),
+        );
     }
     doc.empty(204, "It may. Without the headers where anybody may.")
         .header(204, "X-User-Id", Type::String, "The user of the bearer.")

@@ -7,12 +7,14 @@ use crate::authz::{BundleError, Engine, matrix_rows};
 use crate::http::openapi::{self, Doc};
 use crate::http::{Gate, Parts, PathId, Problem, Routes, audit, body};
 use crate::store::{Cause, Entry, Event, Outcome};
+use crate::values::Term;
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Serialize;
 use serde_json::Map;
 use std::sync::Arc;
 use utoipa::ToSchema;
+use utoipa::openapi::schema::Type;
 
 /// The routes.
 pub fn routes() -> Routes {
@@ -101,6 +103,7 @@ fn permissions_doc() -> Doc {
         .parameter(openapi::query("type", "The type of the thing; with `id`.", false))
         .parameter(openapi::query("id", "The id of the thing; with `type`.", false))
         .answer::<Permissions>(200, "The actions.", None)
+        .header(200, "X-Policy-Version", Type::String, "The version of the policies that decided.")
         .problems(&[400, 404])
 }
 
@@ -159,14 +162,19 @@ pub async fn read_again(parts: Arc<Parts>, cause: Cause) -> Result<Result<bool, 
     Ok(outcome)
 }
 
+fn term(name: &str, value: &str) -> Result<String, Problem> {
+    let term: Term = value.parse().map_err(|error| Problem::field(name, error))?;
+    Ok(term.to_string())
+}
+
 /// `GET /v2/users/{id}/permissions?type=…&id=…`.
 async fn permissions(gate: Gate, (request, id): (HttpRequest, PathId)) -> Result<HttpResponse, Problem> {
     let user = gate.find::<User>(&id.0).await?;
     let (mut kind, mut thing) = (None, None);
     for (name, value) in body::query_pairs(&request) {
         match name.as_str() {
-            "type" if kind.is_none() => kind = Some(value),
-            "id" if thing.is_none() => thing = Some(value),
+            "type" if kind.is_none() => kind = Some(term(&name, &value)?),
+            "id" if thing.is_none() => thing = Some(term(&name, &value)?),
             _ => return Err(Problem::field(name, "`type` and `id`, each once, are all that is taken here")),
         }
     }

@@ -29,7 +29,7 @@ pub fn routes() -> Routes {
 #[expect(dead_code, reason = "it is documented; what is read are pairs")]
 struct TokenForm {
     /// An access token, a refresh token or an API key.
-    #[schema(max_length = 16384)]
+    #[schema(min_length = 1, max_length = 4096)]
     token: String,
     /// `access_token` or `refresh_token`. It changes nothing: tokens of each kind have a form of their own.
     #[schema(max_length = 200, nullable = false)]
@@ -103,8 +103,8 @@ impl Presented {
 
 /// The token of a form; none where it has the form of no token.
 fn presented(mut form: Form) -> Result<Option<Presented>, Problem> {
-    form.take("token_type_hint")?;
-    let token = form.take("token")?.ok_or_else(|| Problem::field("token", "it is missing"))?;
+    form.take("token_type_hint", 200)?;
+    let token = form.take("token", 4096)?.ok_or_else(|| Problem::field("token", "it is missing"))?;
     Ok(Presented::parse(&token))
 }
 

@@ -6,13 +6,14 @@ use super::question::{self, Asked, Named, Target};
 use crate::authz::{Ask, Circumstances, Principal, Resourced};
 use crate::http::openapi::Doc;
 use crate::http::{Caller, Gate, Problem};
-use crate::values::{Id, object_only};
+use crate::values::{Id, Term, Whole, given, object_only};
 use actix_web::HttpResponse;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 use utoipa::ToSchema;
+use utoipa::openapi::schema::Type;
 
 /// How many results a page has if nothing is said, and at most.
 const PAGE: usize = 100;
@@ -27,50 +28,94 @@ const SCAN: u64 = 500;
 #[serde(remote = "Self")]
 struct EntityType {
     /// A Cedar entity type.
-    #[schema(max_length = 200)]
-    r#type: String,
+    r#type: Term,
 }
 
 object_only!(EntityType, read);
 
-pub(super) fn search_doc(what: &str) -> Doc {
+/// The document of a search whose body is a `B`.
+pub(super) fn search_doc<B: ToSchema>(what: &str) -> Doc {
     Doc::new(format!("Search {what} (AuthZEN)"))
         .describe("Gives exactly those of whom an evaluation would say yes, a page at a time.")
-        .body::<Search>(None)
+        .body::<B>(None)
         .answer::<Found>(200, "A page of results.", None)
+        .header(200, "X-Policy-Version", Type::String, "The version of the policies that decided.")
 }
 
-/// What is searched for, and who or what it has to do with.
-#[derive(Debug, Deserialize, ToSchema)]
+/// What is searched for, and who or what it has to do with. The kind of search says what each part is.
+#[derive(Debug, Deserialize)]
 pub(super) struct Search {
-    /// Who; without an id where subjects are searched.
-    #[schema(value_type = Entity)]
     subject: Value,
-    /// Does what; nothing where actions are searched.
-    #[schema(value_type = Option<Action>, nullable = false)]
     action: Option<Value>,
-    /// To which thing; without an id where resources are searched.
-    #[schema(value_type = Entity)]
     resource: Value,
-    /// What policies may read besides.
     #[serde(default)]
-    #[schema(value_type = Object)]
     context: Map<String, Value>,
-    /// Which page.
     #[serde(default)]
     page: PageWanted,
 }
+
+/// A search as it is documented.
+macro_rules! search {
+    ($(#[doc = $doc:literal])* $name:ident { $(#[doc = $who:literal] $part:ident: $kind:ty,)+ }) => {
+        $(#[doc = $doc])*
+        #[derive(Debug, ToSchema)]
+        #[expect(dead_code, reason = "it is for the document only")]
+        pub(super) struct $name {
+            $(#[doc = $who] $part: $kind,)+
+            /// What policies may read besides.
+            #[schema(value_type = Object, required = false)]
+            context: Map<String, Value>,
+            /// Which page.
+            #[schema(required = false)]
+            page: PageWanted,
+        }
+    };
+}
+
+search!(
+    /// Who may do that?
+    SubjectSearch {
+        #[doc = "What kind of subject."]
+        subject: EntityType,
+        #[doc = "Does what."]
+        action: Action,
+        #[doc = "To which thing."]
+        resource: Entity,
+    }
+);
+search!(
+    /// What may this one do that to?
+    ResourceSearch {
+        #[doc = "Who."]
+        subject: Entity,
+        #[doc = "Does what."]
+        action: Action,
+        #[doc = "To what kind of thing."]
+        resource: EntityType,
+    }
+);
+search!(
+    /// What may this one do to that?
+    ActionSearch {
+        #[doc = "Who."]
+        subject: Entity,
+        #[doc = "To which thing."]
+        resource: Entity,
+    }
+);
 
 /// Which page is wanted.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(remote = "Self")]
 struct PageWanted {
     /// The `next_token` of the page before; nothing for the first one.
+    #[serde(default, deserialize_with = "given")]
     #[schema(nullable = false)]
     token: Option<String>,
     /// How many results at most; 100 if nothing is said.
-    #[schema(nullable = false, minimum = 1, maximum = 1000)]
-    limit: Option<usize>,
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<usize>, nullable = false, minimum = 1, maximum = 1000)]
+    limit: Option<Whole>,
 }
 
 object_only!(PageWanted, read);
@@ -121,7 +166,16 @@ impl Walk {
             json!([what, gate.caller.id, search.subject, search.action, search.resource, search.context]);
         asked.sort_all_objects();
         let asked = asked.to_string();
-        let said = search.page.limit;
+        let said = match search.page.limit {
+            None => None,
+            Some(Whole(limit)) => match usize::try_from(limit) {
+                Ok(limit) if (1..=MAX_PAGE).contains(&limit) => Some(limit),
+                _ => {
+                    let message = format!("it is {limit}; it must be 1 to {MAX_PAGE}");
+                    return Err(Problem::field("page.limit", message));
+                }
+            },
+        };
         let (limit, after) = match search.page.token.as_deref() {
             None | Some("") => (said.unwrap_or(PAGE), None),
             Some(token) => match Self::resumed(&asked, token) {
@@ -136,9 +190,6 @@ impl Walk {
                 }
             },
         };
-        if !(1..=MAX_PAGE).contains(&limit) {
-            return Err(Problem::field("page.limit", format!("it is {limit}; it must be 1 to {MAX_PAGE}")));
-        }
         Ok(Self { asked, limit, after, looked_at: 0, results: Vec::new(), last: None })
     }
 
@@ -186,14 +237,14 @@ pub(super) async fn search_subjects(gate: Gate, Body(search): Body<Search>) -> R
     let mut walk = Walk::new(&gate, "subject", &search)?;
     let target = question::target(&gate, resource.named()).await?;
     let engine = gate.engine();
-    let name = engine.action_for(&action.name, &resource.r#type);
+    let name = engine.action_for(action.name.as_str(), resource.r#type.as_str());
     let fits = |principal: &Principal, circumstances: Circumstances| {
         let circumstances = with_said(circumstances, &action.properties, search.context.clone());
         let ask = Ask { principal, action: name, circumstances: &circumstances, trail: None };
         question::decide(engine, &ask, &target, resource.named(), false).answer.allowed
     };
     let mut is_over = true;
-    if wanted.r#type == "User" {
+    if wanted.r#type.as_str() == "User" {
         let may_ask = gate.step("evaluateAccess");
         'pages: loop {
             let after = walk.after().and_then(|after| after.parse::<Id>().ok());
@@ -219,8 +270,8 @@ pub(super) async fn search_subjects(gate: Gate, Body(search): Body<Search>) -> R
         return Err(Problem::forbidden("ask about these subjects"));
     } else {
         let after = walk.after().map(str::to_owned);
-        for id in engine.domain().ids(&wanted.r#type, after.as_deref()) {
-            let found = engine.domain().find(&wanted.r#type, id, &Map::new());
+        for id in engine.domain().ids(wanted.r#type.as_str(), after.as_deref()) {
+            let found = engine.domain().find(wanted.r#type.as_str(), id, &Map::new());
             let fits =
                 found.is_ok_and(|foreign| fits(&Principal::foreign(foreign), Circumstances::default()));
             if walk.note(id, fits.then(|| json!({ "type": wanted.r#type, "id": id }))) {
@@ -246,14 +297,14 @@ pub(super) async fn search_resources(
     };
     let circumstances = with_said(circumstances, &action.properties, search.context.clone());
     let engine = gate.engine();
-    let name = engine.action_for(&action.name, &wanted.r#type);
+    let name = engine.action_for(action.name.as_str(), wanted.r#type.as_str());
     let ask = Ask { principal: &principal, action: name, circumstances: &circumstances, trail: None };
     let result = |id: &str| json!({ "type": wanted.r#type, "id": id });
     let mut is_over = true;
-    if gate.parts().kinds.has(&wanted.r#type) {
+    if gate.parts().kinds.has(wanted.r#type.as_str()) {
         'pages: loop {
             let after = walk.after().and_then(|after| after.parse::<Id>().ok());
-            let page = gate.candidates(&wanted.r#type, after, SCAN).await?;
+            let page = gate.candidates(wanted.r#type.as_str(), after, SCAN).await?;
             let is_last = page.len() < usize::try_from(SCAN).unwrap_or(usize::MAX);
             for (id, thing) in page {
                 let id = id.to_string();
@@ -269,8 +320,8 @@ pub(super) async fn search_resources(
         }
     } else {
         let after = walk.after().map(str::to_owned);
-        for id in engine.domain().ids(&wanted.r#type, after.as_deref()) {
-            let found = engine.domain().find(&wanted.r#type, id, &Map::new());
+        for id in engine.domain().ids(wanted.r#type.as_str(), after.as_deref()) {
+            let found = engine.domain().find(wanted.r#type.as_str(), id, &Map::new());
             let fits = found.is_ok_and(|foreign| engine.allows(&ask, &Resourced::foreign(foreign)));
             if walk.note(id, fits.then(|| result(id))) {
                 is_over = false;
@@ -305,9 +356,14 @@ pub(super) async fn search_actions(gate: Gate, Body(search): Body<Search>) -> Re
     let target = question::target(&gate, resource.named()).await?;
     let after = walk.after().map(str::to_owned);
     let mut is_over = true;
-    for name in
-        permitted_actions(&gate, &subject.r#type, &principal, &circumstances, &target, resource.named())
-    {
+    for name in permitted_actions(
+        &gate,
+        subject.r#type.as_str(),
+        &principal,
+        &circumstances,
+        &target,
+        resource.named(),
+    ) {
         if after.as_deref().is_some_and(|after| name.as_str() <= after) {
             continue;
         }

@@ -1,13 +1,14 @@
 //! Tokens: logging in, and refreshing (the seed, "Requesting and Refreshing API Tokens"; decisions 1 to 9).
 
 use super::families::{self, Pair};
+use crate::authn::PasswordRules;
 use crate::http::limits::count_caller;
 use crate::http::openapi::Doc;
 use crate::http::{Caller, FieldError, Json, Parts, Problem, Routes, body, caller, edge};
-use crate::values::{Email, Id, Timestamp};
+use crate::values::{Email, Id, Timestamp, given};
 use actix_web::http::{Method, header};
 use actix_web::{HttpRequest, HttpResponse};
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
@@ -26,31 +27,59 @@ pub fn routes() -> Routes {
 }
 
 /// What is presented for a token: email and password, or a refresh token and the email of its user.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[schema(example = json!({"email": "admin@example.com", "password": "t0pZ3kR3t"}))]
 struct TokenRequest {
-    /// The user's address.
     #[serde(default, deserialize_with = "address")]
-    #[schema(nullable = false)]
     email: Option<Email>,
-    /// The user's password.
-    #[schema(value_type = Option<String>, nullable = false, max_length = 16384)]
+    #[serde(default, deserialize_with = "given")]
     password: Option<SecretString>,
-    /// A refresh token, whole.
-    #[schema(value_type = Option<String>, nullable = false, pattern = "^[0-9a-f]{24}\\.[0-9a-f]{80}$")]
+    #[serde(default, deserialize_with = "given")]
     refresh_token: Option<SecretString>,
-    /// The address of the user that the refresh token was issued to.
     #[serde(default, deserialize_with = "address")]
-    #[schema(nullable = false)]
     client_id: Option<Email>,
+}
+
+/// What is presented for a token: email and password, or a refresh token and the email of its user.
+#[derive(Debug, ToSchema)]
+#[serde(untagged)]
+#[schema(as = TokenRequest, example = json!({"email": "admin@example.com", "password": "t0pZ3kR3t"}))]
+#[expect(dead_code, reason = "it is for the document only")]
+enum Presented {
+    Password(ByPassword),
+    RefreshToken(ByRefreshToken),
+}
+
+/// Email and password.
+#[derive(Debug, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "it is for the document only")]
+struct ByPassword {
+    /// The user's address.
+    email: Email,
+    /// The user's password.
+    #[schema(max_length = 200)]
+    password: String,
+}
+
+/// A refresh token, and the address of its user.
+#[derive(Debug, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[expect(dead_code, reason = "it is for the document only")]
+struct ByRefreshToken {
+    /// A refresh token, whole.
+    #[schema(pattern = "^[0-9a-f]{24}\\.[0-9a-f]{80}$")]
+    refresh_token: String,
+    /// The address of the user that the refresh token was issued to.
+    client_id: Email,
 }
 
 /// An email address. The message does not repeat what was sent: whoever mixes up the fields sends a secret here.
 fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Email>, D::Error> {
-    let text = Option::<String>::deserialize(deserializer)?;
-    let address = text.map(|text| text.parse()).transpose();
-    address.map_err(|_| de::Error::custom("it is not an email address such as somebody@example.com"))
+    let address = String::deserialize(deserializer)?.parse();
+    address
+        .map(Some)
+        .map_err(|_| de::Error::custom("it is not an email address such as somebody@example.com"))
 }
 
 /// An access token and a refresh token.
@@ -91,7 +120,7 @@ fn create_doc() -> Doc {
              An Authorization header is ignored. After several wrong passwords there is a wait, told by a 429 with \
              `Retry-After`, whether the account is there or not.",
         )
-        .body::<TokenRequest>(Some(json!({"email": "admin@example.com", "password": "t0pZ3kR3t"})))
+        .body::<Presented>(Some(json!({"email": "admin@example.com", "password": "t0pZ3kR3t"})))
         .answer::<TokenAnswer>(200, "A new pair of tokens.", None)
         .problems(&[401])
 }
@@ -129,6 +158,10 @@ async fn create(
                 return Err(Problem::field("clientId", "it goes with `refreshToken`, not with `password`"));
             }
             let email = email.ok_or_else(|| missing("email", "password"))?;
+            if password.expose_secret().chars().count() > PasswordRules::MAX {
+                let message = format!("no password has more than {} characters", PasswordRules::MAX);
+                return Err(Problem::field("password", message));
+            }
             families::log_in(&parts, &origin, email, password).await.map(answer)
         }
         TokenRequest { refresh_token: Some(token), client_id, email, .. } => {

@@ -165,7 +165,7 @@ async fn hashed(gate: &Gate, user: &User, password: SecretString) -> Result<Stri
 
 fn with_property(schema: RefOr<Schema>, name: &str, what: &str) -> RefOr<Schema> {
     let secret = ObjectBuilder::new()
-        .schema_type(SchemaType::Type(Type::String))
+        .schema_type(SchemaType::from_iter([Type::String, Type::Null]))
         .description(Some(what))
         .min_length(Some(PasswordRules::MIN))
         .max_length(Some(PasswordRules::MAX))

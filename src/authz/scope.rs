@@ -126,14 +126,13 @@ impl Serialize for ScopeSet {
 impl utoipa::PartialSchema for ScopeSet {
     fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
         utoipa::openapi::schema::ArrayBuilder::new()
-            .description(Some("One scope or more."))
+            .description(Some("One scope or more. One that stands twice counts once."))
             .items(
                 string_schema("")
                     .description(None::<String>)
                     .enum_values(Some(Scope::ALL.map(Scope::as_str))),
             )
             .min_items(Some(1))
-            .unique_items(true)
             .into()
     }
 }

@@ -48,14 +48,18 @@ impl FromRequest for Form {
 }
 
 impl Form {
-    /// The value of a parameter. One without a value counts as left out, and none stands twice (RFC 6749, 3.1).
-    pub fn take(&mut self, name: &str) -> Result<Option<String>, Problem> {
+    /// The value of a parameter, of at most so many characters. One without a value counts as left out, and none stands
+    /// twice (RFC 6749, 3.1).
+    pub fn take(&mut self, name: &str, most: usize) -> Result<Option<String>, Problem> {
         let mut found = self.0.extract_if(.., |(other, value)| other == name && !value.is_empty());
         let first = found.next().map(|(_, value)| value);
-        match found.next() {
-            Some(_) => Err(Problem::field(name, "it stands twice; send it once")),
-            None => Ok(first),
+        if found.next().is_some() {
+            return Err(Problem::field(name, "it stands twice; send it once"));
         }
+        if first.as_ref().is_some_and(|value| value.chars().count() > most) {
+            return Err(Problem::field(name, format!("it has more than {most} characters")));
+        }
+        Ok(first)
     }
 }
 

@@ -4,7 +4,7 @@
 use super::{FieldError, Problem, body, parts::Rules};
 use crate::resource::Resource;
 use crate::store::{ListQuery, Page};
-use crate::values::{Id, Timestamp};
+use crate::values::{Email, Id, Invalid, NO_NUL, OrgPath, Timestamp};
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse};
 use sea_orm::sea_query::Order;
@@ -12,6 +12,7 @@ use sea_orm::{EntityTrait, Iden};
 use serde::Serialize;
 use std::collections::HashSet;
 use std::str::FromStr;
+use utoipa::Number;
 use utoipa::openapi::schema::{Object, Schema, SchemaType, Type};
 use utoipa::openapi::{KnownFormat, RefOr, SchemaFormat};
 
@@ -29,6 +30,9 @@ pub struct Wanted {
     pub query: ListQuery,
 }
 
+/// How many characters a filter has at most: the address of a request has its limits, too.
+const MAX_FILTER: usize = 2000;
+
 /// A field by which a list can be filtered and sorted.
 #[derive(Clone)]
 pub struct Field {
@@ -36,15 +40,47 @@ pub struct Field {
     pub name: String,
     /// Its column.
     pub column: String,
-    /// Its schema: inline for all but objects and lists.
-    pub schema: RefOr<Schema>,
+    /// What its filter takes; none where that is JSON, for fields that are objects or lists.
+    pub schema: Option<Object>,
     /// What its filter does.
     pub what: &'static str,
+    /// Whether a list can be sorted by it.
+    pub sorts: bool,
 }
 
 impl Field {
     /// What the filter of a field does.
     pub const EXACTLY: &'static str = "Only those with exactly this value.";
+
+    /// A field whose values have this schema, without references.
+    pub fn new(name: &str, column: &str, schema: RefOr<Schema>, what: &'static str) -> Self {
+        let schema = match schema {
+            RefOr::T(Schema::Object(schema)) if kind(&schema) != Type::Object => Some(filter(schema)),
+            _ => None,
+        };
+        Self { name: name.to_owned(), column: column.to_owned(), schema, what, sorts: true }
+    }
+}
+
+/// What a filter takes of what a field can be.
+fn filter(mut schema: Object) -> Object {
+    let is_text = kind(&schema) == Type::String && schema.enum_values.is_none() && schema.format.is_none();
+    if is_text && schema.pattern.as_deref().is_none_or(|pattern| pattern == NO_NUL) {
+        schema.pattern = Some(NO_NUL.to_owned());
+        schema.max_length = Some(schema.max_length.map_or(MAX_FILTER, |most| most.min(MAX_FILTER)));
+    }
+    schema
+}
+
+/// The type of the values of a schema that are not null.
+fn kind(schema: &Object) -> Type {
+    match &schema.schema_type {
+        SchemaType::Type(kind) => kind.clone(),
+        SchemaType::Array(kinds) => {
+            kinds.iter().find(|kind| **kind != Type::Null).cloned().unwrap_or(Type::String)
+        }
+        SchemaType::AnyValue => Type::Object,
+    }
 }
 
 /// The fields of a resource that are columns of its table, in the order of its schema.
@@ -63,8 +99,7 @@ pub fn fields<R: Resource>() -> Vec<Field> {
         .into_iter()
         .filter_map(|(name, schema)| {
             let column = <<R::Entity as EntityTrait>::Column as FromStr>::from_str(&name).ok()?;
-            let (column, schema) = (column.unquoted().to_owned(), resolved(non_null(schema)));
-            Some(Field { name, column, schema, what: Field::EXACTLY })
+            Some(Field::new(&name, column.unquoted(), resolved(non_null(schema)), Field::EXACTLY))
         })
         .collect()
 }
@@ -95,47 +130,63 @@ impl std::fmt::Debug for Field {
 impl Field {
     /// What a query string says of this field, as the column holds it.
     fn value(&self, text: &str) -> Result<sea_orm::Value, String> {
-        let RefOr::T(Schema::Object(schema)) = &self.schema else { return json_value(text) };
-        let kind = match &schema.schema_type {
-            SchemaType::Type(kind) => kind.clone(),
-            SchemaType::Array(kinds) => {
-                kinds.iter().find(|kind| **kind != Type::Null).cloned().unwrap_or(Type::String)
-            }
-            SchemaType::AnyValue => Type::String,
-        };
-        match kind {
-            Type::String => {
-                if text.contains('\0') {
-                    return Err("it holds the character U+0000, which nothing that is stored has".into());
-                }
-                if let Some(allowed) = &schema.enum_values {
-                    if !allowed.iter().any(|value| value.as_str() == Some(text)) {
-                        let words: Vec<&str> = allowed.iter().filter_map(|value| value.as_str()).collect();
-                        return Err(format!("{text:?} is none of {}", words.join(", ")));
-                    }
-                } else if schema.format == Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)) {
-                    return Timestamp::from_str(text).map(Into::into).map_err(|error| error.to_string());
-                } else if schema.format == Some(SchemaFormat::KnownFormat(KnownFormat::Email)) {
-                    return Ok(text.to_lowercase().into());
-                } else if self.is_id(schema) {
-                    return Id::from_str(text).map(Into::into).map_err(|error| error.to_string());
-                }
-                Ok(text.into())
-            }
+        let Some(schema) = &self.schema else { return json_value(text) };
+        match kind(schema) {
+            Type::String => text_value(schema, text),
             Type::Boolean => match text {
                 "true" => Ok(true.into()),
                 "false" => Ok(false.into()),
                 _ => Err(format!("{text:?} is neither true nor false")),
             },
             Type::Integer => {
-                text.parse::<i64>().map(Into::into).map_err(|_| format!("{text:?} is not a whole number"))
+                let number: i64 = text.parse().map_err(|_| format!("{text:?} is not a whole number"))?;
+                match (limit(schema.minimum.as_ref()), limit(schema.maximum.as_ref())) {
+                    (Some(min), _) if number < min => Err(format!("{number} is less than {min}")),
+                    (_, Some(max)) if number > max => Err(format!("{number} is more than {max}")),
+                    _ => Ok(number.into()),
+                }
             }
             Type::Object | Type::Array | Type::Number | Type::Null => json_value(text),
         }
     }
+}
 
-    fn is_id(&self, schema: &Object) -> bool {
-        schema.pattern.as_deref() == Some(Id::PATTERN)
+fn limit(number: Option<&Number>) -> Option<i64> {
+    match number? {
+        Number::Int(number) => i64::try_from(*number).ok(),
+        Number::UInt(number) => i64::try_from(*number).ok(),
+        Number::Float(_) => None,
+    }
+}
+
+/// What a field that is a string in JSON can be, as the column holds it.
+fn text_value(schema: &Object, text: &str) -> Result<sea_orm::Value, String> {
+    fn read<T: FromStr<Err = Invalid> + Into<sea_orm::Value>>(text: &str) -> Result<sea_orm::Value, String> {
+        text.parse::<T>().map(Into::into).map_err(|error| error.to_string())
+    }
+    if text.contains('\0') {
+        return Err("it holds the character U+0000, which nothing that is stored has".into());
+    }
+    if let Some(allowed) = &schema.enum_values {
+        if allowed.iter().any(|value| value.as_str() == Some(text)) {
+            return Ok(text.into());
+        }
+        let words: Vec<&str> = allowed.iter().filter_map(|value| value.as_str()).collect();
+        return Err(format!("{text:?} is none of {}", words.join(", ")));
+    }
+    match (&schema.format, schema.pattern.as_deref()) {
+        (Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)), _) => return read::<Timestamp>(text),
+        (Some(SchemaFormat::KnownFormat(KnownFormat::Email)), _) => return read::<Email>(text),
+        (_, Some(Id::PATTERN)) => return read::<Id>(text),
+        (_, Some(OrgPath::PATTERN)) => return read::<OrgPath>(text),
+        _ => {}
+    }
+    let (length, least) = (text.chars().count(), schema.min_length.unwrap_or(0));
+    let most = schema.max_length.unwrap_or(MAX_FILTER);
+    if (least..=most).contains(&length) {
+        Ok(text.into())
+    } else {
+        Err(format!("it has {length} characters; it needs {least} to {most}"))
     }
 }
 
@@ -208,9 +259,10 @@ fn sort(text: &str, fields: &[Field]) -> Result<Vec<(String, Order)>, String> {
     text.split(',')
         .map(|word| {
             let (name, order) = word.strip_prefix('-').map_or((word, Order::Asc), |name| (name, Order::Desc));
-            let field = fields.iter().find(|field| field.name == name);
+            let field = fields.iter().find(|field| field.sorts && field.name == name);
             let field = field.ok_or_else(|| {
-                let names: Vec<&str> = fields.iter().map(|field| field.name.as_str()).collect();
+                let fields = fields.iter().filter(|field| field.sorts);
+                let names: Vec<&str> = fields.map(|field| field.name.as_str()).collect();
                 format!("{name:?} is not a field to sort by; there are {}", names.join(", "))
             })?;
             if !named.insert(name) {

@@ -5,20 +5,20 @@ use super::problem::ProblemBody;
 use super::routes::Routes;
 use crate::resource::Resource;
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use utoipa::openapi::content::ContentBuilder;
 use utoipa::openapi::extensions::ExtensionsBuilder;
 use utoipa::openapi::header::HeaderBuilder;
 use utoipa::openapi::path::{
-    HttpMethod, Operation, OperationBuilder, Parameter, ParameterBuilder, ParameterIn,
+    HttpMethod, Operation, OperationBuilder, Parameter, ParameterBuilder, ParameterIn, ParameterStyle,
 };
 use utoipa::openapi::request_body::RequestBodyBuilder;
 use utoipa::openapi::response::{Response, ResponseBuilder};
 use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, Schema, SchemaType, Type};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{
-    ComponentsBuilder, InfoBuilder, OpenApi, OpenApiBuilder, PathsBuilder, Ref, RefOr, Required,
-    tag::TagBuilder,
+    ComponentsBuilder, InfoBuilder, KnownFormat, OpenApi, OpenApiBuilder, PathsBuilder, Ref, RefOr, Required,
+    SchemaFormat, tag::TagBuilder,
 };
 use utoipa::{PartialSchema, ToSchema};
 
@@ -29,6 +29,8 @@ type Schemas = Vec<(String, RefOr<Schema>)>;
 pub struct Doc {
     operation: Operation,
     answers: BTreeMap<u16, Response>,
+    /// The statuses of problems, which are described once for all operations.
+    problems: BTreeSet<u16>,
     schemas: Schemas,
 }
 
@@ -38,6 +40,7 @@ impl Doc {
         Self {
             operation: OperationBuilder::new().summary(Some(summary)).build(),
             answers: BTreeMap::new(),
+            problems: BTreeSet::new(),
             schemas: Vec::new(),
         }
         .problems(&[429, 500, 503])
@@ -167,14 +170,8 @@ impl Doc {
     /// The problems that it can have.
     #[must_use]
     pub fn problems(mut self, statuses: &[u16]) -> Self {
-        let schema = self.reference::<ProblemBody<'static>>();
-        for status in statuses {
-            let content = ContentBuilder::new().schema(Some(schema.clone())).build();
-            let answer = ResponseBuilder::new()
-                .description(meaning(*status))
-                .content("application/problem+json", content);
-            self.answers.entry(*status).or_insert_with(|| answer.build());
-        }
+        self.reference::<ProblemBody<'static>>();
+        self.problems.extend(statuses);
         self
     }
 
@@ -200,6 +197,34 @@ impl std::fmt::Debug for Doc {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Doc").finish_non_exhaustive()
     }
+}
+
+/// What a problem of this status looks like.
+fn problem(status: u16) -> Response {
+    let schema = Ref::from_schema_name(ProblemBody::name());
+    let content = ContentBuilder::new().schema(Some(schema)).build();
+    let header = |what: &str| {
+        let text = ObjectBuilder::new().schema_type(SchemaType::Type(Type::String));
+        HeaderBuilder::new().schema(Some(text)).description(Some(what)).build()
+    };
+    let seconds = || {
+        let number = ObjectBuilder::new().schema_type(SchemaType::Type(Type::Integer)).minimum(Some(1));
+        HeaderBuilder::new()
+            .schema(Some(number))
+            .description(Some("In how many seconds to try again."))
+            .build()
+    };
+    let answer = ResponseBuilder::new()
+        .description(meaning(status))
+        .content("application/problem+json", content)
+        .header("X-Request-ID", header("The id of the request, as in `requestId`."));
+    match status {
+        401 => answer.header("WWW-Authenticate", header("How to authenticate (RFC 6750, 3).")),
+        403 => answer.header("WWW-Authenticate", header("For an expired access token, how to authenticate.")),
+        429 | 503 => answer.header("Retry-After", seconds()),
+        _ => answer,
+    }
+    .build()
 }
 
 /// `listOrganizationGroups` as "List organization groups".
@@ -246,13 +271,18 @@ pub fn query(name: &str, what: &str, is_required: bool) -> Parameter {
 }
 
 /// A header of a request.
-pub fn header(name: &str, what: &str) -> Parameter {
+pub fn header(name: &str, what: &str, example: &str) -> Parameter {
     ParameterBuilder::new()
         .name(name)
         .parameter_in(ParameterIn::Header)
         .required(Required::False)
         .description(Some(what))
-        .schema(Some(ObjectBuilder::new().schema_type(SchemaType::Type(Type::String)).max_length(Some(8192))))
+        .schema(Some(
+            ObjectBuilder::new()
+                .schema_type(SchemaType::Type(Type::String))
+                .max_length(Some(8192))
+                .examples([example]),
+        ))
         .build()
 }
 
@@ -266,39 +296,45 @@ pub(super) fn list<R: Resource>(fields: &[Field]) -> Doc {
 
 /// A list, of which a part is asked for by these fields.
 pub fn list_of<T: ToSchema>(mut doc: Doc, fields: &[Field]) -> Doc {
-    let parameter = |name: &str, what: &str, schema: RefOr<Schema>| {
+    let parameter = |name: &str, what: &str| {
         ParameterBuilder::new()
             .name(name)
             .parameter_in(ParameterIn::Query)
             .required(Required::False)
             .description(Some(what))
-            .schema(Some(schema))
-            .build()
     };
-    let number = |min: u64, max: Option<u64>, default: u64| -> RefOr<Schema> {
-        ObjectBuilder::new()
-            .schema_type(SchemaType::Type(Type::Integer))
-            .minimum(Some(min))
-            .maximum(max)
-            .default(Some(json!(default)))
-            .into()
+    let number = |min: u64, max: Option<u64>, default: u64| {
+        let number = ObjectBuilder::new().schema_type(SchemaType::Type(Type::Integer));
+        let format = SchemaFormat::KnownFormat(KnownFormat::Int64);
+        number.format(Some(format)).minimum(Some(min)).maximum(max).default(Some(json!(default)))
     };
-    let text =
-        || -> RefOr<Schema> { ObjectBuilder::new().schema_type(SchemaType::Type(Type::String)).into() };
+    let sorts = fields.iter().filter(|field| field.sorts);
+    let orders = sorts.flat_map(|field| [field.name.clone(), format!("-{}", field.name)]);
+    let order = ObjectBuilder::new().schema_type(SchemaType::Type(Type::String)).enum_values(Some(orders));
+    let sort = ArrayBuilder::new().items(order).min_items(Some(1)).unique_items(true);
     doc = doc
-        .parameter(parameter("limit", "How many at most.", number(1, Some(MAX_LIMIT), DEFAULT_LIMIT)))
-        .parameter(parameter("offset", "How many to pass over.", number(0, None, 0)))
-        .parameter(parameter("sort", "Fields to sort by, `-` before one for descending: `a,-b`.", text()));
+        .parameter(
+            parameter("limit", "How many at most.")
+                .schema(Some(number(1, Some(MAX_LIMIT), DEFAULT_LIMIT)))
+                .build(),
+        )
+        .parameter(parameter("offset", "How many to pass over.").schema(Some(number(0, None, 0))).build())
+        .parameter(
+            parameter("sort", "Fields to sort by, each once, `-` before one for descending: `a,-b`.")
+                .schema(Some(sort))
+                .style(Some(ParameterStyle::Form))
+                .explode(Some(false))
+                .build(),
+        );
     for field in fields {
-        let schema = match &field.schema {
-            RefOr::T(Schema::Object(schema))
-                if !matches!(schema.schema_type, SchemaType::Type(Type::Object)) =>
-            {
-                field.schema.clone()
+        let parameter = parameter(&field.name, field.what);
+        doc = doc.parameter(match &field.schema {
+            Some(schema) => parameter.schema(Some(schema.clone())).build(),
+            None => {
+                let any = ObjectBuilder::new().schema_type(SchemaType::AnyValue);
+                parameter.content("application/json", ContentBuilder::new().schema(Some(any)).build()).build()
             }
-            _ => text(),
-        };
-        doc = doc.parameter(parameter(&field.name, field.what, schema));
+        });
     }
     doc.answer_list::<T>("The things, a bare list.")
         .header(200, "X-Total-Count", Type::Integer, "How many there are in all.")
@@ -373,8 +409,14 @@ pub fn document(parts: &[Routes]) -> OpenApi {
                 let also = ExtensionsBuilder::new().add("x-cedar-also", route.also).build();
                 doc.operation.extensions.get_or_insert_default().merge(also);
             }
+            let responses = &mut doc.operation.responses.responses;
+            for status in doc.problems {
+                let name = format!("Problem{status}");
+                responses.insert(status.to_string(), Ref::from_response_name(&name).into());
+                components = components.response(name, problem(status));
+            }
             for (status, answer) in doc.answers {
-                doc.operation.responses.responses.insert(status.to_string(), answer.into());
+                responses.insert(status.to_string(), answer.into());
             }
             let method = match route.method.as_str() {
                 "POST" => HttpMethod::Post,

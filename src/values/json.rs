@@ -187,6 +187,33 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for FieldsOnly<V> {
     }
 }
 
+/// What is there, and not null: for a field that may be left out.
+pub(crate) fn given<'de, D: Deserializer<'de>, T: serde::Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
+
+/// A whole number, however it is written: to JSON Schema `2.0` is an integer, too.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Whole(pub(crate) i64);
+
+impl<'de> serde::Deserialize<'de> for Whole {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let number = serde_json::Number::deserialize(deserializer)?;
+        let whole = |number: f64| {
+            // A float of this size is exact.
+            let fits = number.fract() == 0.0 && number.abs() < 9_007_199_254_740_992.0;
+            #[expect(clippy::cast_possible_truncation, reason = "it fits")]
+            fits.then_some(number as i64)
+        };
+        let found = number.as_i64().or_else(|| number.as_f64().and_then(whole));
+        found
+            .map(Self)
+            .ok_or_else(|| serde::de::Error::custom(format!("{number} is not a whole number here")))
+    }
+}
+
 /// A free JSON object, at most 64 KiB as text and 32 levels deep.
 #[derive(Debug, Clone, Default, PartialEq, serde::Serialize)]
 #[serde(transparent)]

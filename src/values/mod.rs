@@ -14,10 +14,10 @@ pub use email::Email;
 pub use fingerprint::{Fingerprint, random_number};
 pub use id::Id;
 pub use json::JsonObject;
-pub(crate) use json::{ObjectOnly, json_list, json_value, object_only};
+pub(crate) use json::{ObjectOnly, Whole, given, json_list, json_value, object_only};
 pub use path::OrgPath;
-pub use text::{Label, LongText, Name, ShortText, Url};
-pub(crate) use text::{string_schema, text_serde, word};
+pub use text::{Label, LongText, Name, ShortText, Term, Url};
+pub(crate) use text::{NO_NUL, string_schema, text_serde, word};
 pub use thread::thread_number;
 pub use time::{Clock, Millis, Timestamp};
 

@@ -13,6 +13,9 @@ pub struct OrgPath {
 }
 
 impl OrgPath {
+    /// What a path looks like, as a regular expression.
+    pub const PATTERN: &str = "^[0-9a-fA-F]{24}(#[0-9a-fA-F]{24})*$";
+
     /// The greatest depth of the tree.
     pub const MAX_LEVEL: usize = 32;
 
@@ -76,7 +79,7 @@ text_serde!(OrgPath);
 impl utoipa::PartialSchema for OrgPath {
     fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
         string_schema("The ids from the root organization down to this one, joined by `#`.")
-            .pattern(Some("^[0-9a-f]{24}(#[0-9a-f]{24})*$"))
+            .pattern(Some(Self::PATTERN))
             .examples(["599e1fcd9da1c72645c95800#599e1fcd9da1c72645c95886"])
             .into()
     }

@@ -9,6 +9,9 @@ pub(crate) fn string_schema(description: &str) -> ObjectBuilder {
     ObjectBuilder::new().schema_type(SchemaType::Type(Type::String)).description(Some(description))
 }
 
+/// What a text without the character U+0000 looks like, as a regular expression: no database stores that.
+pub(crate) const NO_NUL: &str = "^[^\\u0000]*$";
+
 fn check(what: &str, text: &str, min: usize, max: usize) -> Result<(), Invalid> {
     let length = text.chars().count();
     if length < min || length > max {
@@ -142,6 +145,7 @@ macro_rules! text {
                 string_schema(concat!($($doc),*).trim())
                     .min_length(Some($min))
                     .max_length(Some($max))
+                    .pattern(Some(NO_NUL))
                     .into()
             }
         }
@@ -165,6 +169,10 @@ text!(
 text!(
     /// A long text, possibly empty: a message, an article, a description.
     LongText, "the text", 0..=100_000
+);
+text!(
+    /// A type, an id or a name in a question. What names nothing is answered by a no.
+    Term, "the term", 0..=200
 );
 text!(
     /// An address of something on the web. It is kept as it is given.

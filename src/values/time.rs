@@ -100,17 +100,17 @@ impl utoipa::ToSchema for Timestamp {}
 
 /// A span of time in milliseconds, a day at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, sea_orm::DeriveValueType)]
-#[serde(try_from = "i64")]
+#[serde(try_from = "super::Whole")]
 pub struct Millis(i64);
 
 impl Millis {
     const MAX: i64 = 86_400_000;
 }
 
-impl TryFrom<i64> for Millis {
+impl TryFrom<super::Whole> for Millis {
     type Error = Invalid;
 
-    fn try_from(millis: i64) -> Result<Self, Invalid> {
+    fn try_from(super::Whole(millis): super::Whole) -> Result<Self, Invalid> {
         if (0..=Self::MAX).contains(&millis) {
             Ok(Self(millis))
         } else {

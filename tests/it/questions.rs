@@ -209,7 +209,7 @@ async fn a_question_that_is_none_is_refused_and_the_field_named() {
         (set("/subject/token", json!("x")), "subject"),
         (set("/subject/type", json!("Conversation")), "subject.type"),
         (set("/subject", json!({ "token": 5 })), "subject.token"),
-        (set("/subject", json!({ "token": null })), "subject"),
+        (set("/subject", json!({ "token": null })), "subject.token"),
     ] {
         let fields = ask(&bot, asked.clone()).await.expect_problem(400, "invalid_fields");
         assert_eq!(fields, [field], "{asked}");

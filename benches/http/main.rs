@@ -1,7 +1,8 @@
 //! How many requests a second, as ratios to a bare actix handler that parses the same body and answers a constant. Both
 //! servers run as processes of their own and take turns, because the machine may be busy with something else too.
 //! `make bench` runs it; it needs `wrk` and the release build. `BENCH_ROWS` is how many users and conversations the large
-//! database has.
+//! database has. Words after `--` choose rows: `cargo bench --bench http -- login refresh`. With `TEST_POSTGRES_URL`, logins
+//! and refreshes are measured on PostgreSQL, too.
 
 #![allow(
     missing_docs,
@@ -12,6 +13,8 @@
     clippy::print_stdout,
     reason = "a benchmark ends where something is not as expected"
 )]
+
+mod logins;
 
 use actix_web::{App, HttpResponse, HttpServer, web};
 use sea_orm::ConnectionTrait;
@@ -81,6 +84,11 @@ fn cedargate(directory: &Path, decision_log: &str) -> Server {
 }
 
 fn served(directory: &Path, decision_log: &str, policies: &Path) -> Server {
+    start(service(directory, decision_log, policies))
+}
+
+/// The service, with its database in this directory unless more is said.
+fn service(directory: &Path, decision_log: &str, policies: &Path) -> Command {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut command = Command::new(env!("CARGO_BIN_EXE_cedargate"));
     command
@@ -91,7 +99,13 @@ fn served(directory: &Path, decision_log: &str, policies: &Path) -> Server {
         .env("CEDARGATE_ADMIN_PASSWORD", "t0pZ3kR3t")
         .env("CEDARGATE_DECISION_LOG", decision_log)
         .env("CEDARGATE_LOG", "warn");
-    start(command)
+    command
+}
+
+/// Whether a row is to be measured: all are, unless words are given.
+fn wanted(name: &str) -> bool {
+    let mut words = std::env::args().skip(1).filter(|word| !word.starts_with('-')).peekable();
+    words.peek().is_none() || words.any(|word| name.contains(&word))
 }
 
 /// Something to be asked, again and again: a script for `wrk` that says what.
@@ -238,7 +252,7 @@ async fn compare() {
     let bare = start(command);
     let token = log_in(&ours.base).await;
     println!("{:28} {:>12} {:>12} {:>8} {:>14}", "", "req/s", "bare actix", "ratio", "decisions/s");
-    for load in &loads(&token) {
+    for load in loads(&token).iter().filter(|load| wanted(&load.name)) {
         let (mut own, mut ceiling) = (Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
             own.push(measure(&ours.base, load.path, load, directory.path()));
@@ -254,18 +268,28 @@ async fn compare() {
     // The same with every decision logged.
     let logged = cedargate(directory.path(), "all");
     let token = log_in(&logged.base).await;
-    for load in loads(&token).iter().filter(|load| load.name.starts_with("evaluation")) {
+    let is_logged = |load: &&Load| load.name.starts_with("evaluation") && wanted(&logged_name(load));
+    for load in loads(&token).iter().filter(is_logged) {
         let (mut own, mut ceiling) = (Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
             own.push(measure(&logged.base, load.path, load, directory.path()));
             ceiling.push(measure(&bare.base, "/", load, directory.path()));
         }
         let (own, ceiling) = (median(own), median(ceiling));
-        println!("{:28} {own:12.0} {ceiling:12.0} {:8.2}", format!("{}, logged", load.name), own / ceiling);
+        println!("{:28} {own:12.0} {ceiling:12.0} {:8.2}", logged_name(load), own / ceiling);
     }
     drop(logged);
-    reloaded(directory.path()).await;
-    large(directory.path()).await;
+    if wanted("reloads") {
+        reloaded(directory.path()).await;
+    }
+    if wanted("large") {
+        large(directory.path()).await;
+    }
+    logins::measured().await;
+}
+
+fn logged_name(load: &Load) -> String {
+    format!("{}, logged", load.name)
 }
 
 /// The same question while the policies change ten times a second.
@@ -329,8 +353,9 @@ async fn large(small: &Path) {
 }
 
 fn main() {
+    let is_echo = std::env::args().nth(1).is_some_and(|argument| argument == "echo");
     let system = actix_web::rt::System::new();
-    if std::env::args().any(|argument| argument == "echo") {
+    if is_echo {
         system.block_on(echo());
     } else {
         system.block_on(compare());
