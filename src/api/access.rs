@@ -268,11 +268,11 @@ async fn evaluation(
     gate: Gate,
     (request, Body(question)): (HttpRequest, Body<Evaluation>),
 ) -> Result<HttpResponse, Problem> {
-    single(&gate, &request, question).await
+    single(&gate, &request, &question).await
 }
 
-async fn single(gate: &Gate, request: &HttpRequest, question: Evaluation) -> Result<HttpResponse, Problem> {
-    let Evaluation { subject, action, resource, context } = &question;
+async fn single(gate: &Gate, request: &HttpRequest, question: &Evaluation) -> Result<HttpResponse, Problem> {
+    let Evaluation { subject, action, resource, context } = question;
     let explain = wants_reasons(request, context);
     match evaluate(gate, subject, action, resource, context, explain).await? {
         Some(verdict) => Ok(answered(gate, &Decision::new(&verdict, gate.engine(), explain))),
@@ -329,7 +329,7 @@ async fn evaluations(
     }
     if batch.evaluations.is_empty() {
         let question: Evaluation = crate::http::body::from_value(Value::Object(defaults), "")?;
-        return single(&gate, &request, question).await;
+        return single(&gate, &request, &question).await;
     }
     let most = gate.parts().rules.access_batch_limit;
     if batch.evaluations.len() > most {

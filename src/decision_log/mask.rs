@@ -17,17 +17,19 @@ impl Mask {
         Self(names.iter().cloned().collect())
     }
 
-    /// The line of a record, with its end.
-    pub(super) fn line<I: Serialize>(&self, record: &Record<'_, I>) -> serde_json::Result<Vec<u8>> {
-        // Most lines fit.
-        let mut line = Vec::with_capacity(1024);
+    /// Appends the line of a record, with its end.
+    pub(super) fn write<I: Serialize>(
+        &self,
+        record: &Record<'_, I>,
+        line: &mut Vec<u8>,
+    ) -> serde_json::Result<()> {
         if self.0.is_empty() {
-            serde_json::to_writer(&mut line, record)?;
+            serde_json::to_writer(&mut *line, record)?;
         } else {
-            serde_json::to_writer(&mut line, &self.masked(record)?.as_record(record))?;
+            serde_json::to_writer(&mut *line, &self.masked(record)?.as_record(record))?;
         }
         line.push(b'\n');
-        Ok(line)
+        Ok(())
     }
 
     fn masked<I: Serialize>(&self, record: &Record<'_, I>) -> serde_json::Result<Masked> {

@@ -14,10 +14,14 @@ use lines::Lines;
 use mask::Mask;
 use queue::{Batch, Pushed, Queue};
 use serde::Serialize;
+use std::cell::RefCell;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+
+/// How much room a thread keeps for its next line: 8 KiB.
+const USUAL: usize = 8 * 1024;
 
 /// Which decisions are logged, where, and what gives way when there are too many.
 #[derive(Debug, Clone)]
@@ -142,14 +146,22 @@ impl DecisionLog {
     /// the thread, or drops the record, as the settings say.
     pub fn record<I: Serialize>(&self, record: &Record<'_, I>) {
         let Some(open) = self.0.as_ref().filter(|_| self.wants(record.decision)) else { return };
-        let pushed = match open.mask.line(record) {
-            Ok(line) => open.queue.push(&line, record.time),
-            Err(error) => {
-                tracing::error!(%error, "a decision could not be put into words for the decision log");
-                open.queue.miss(record.time);
-                Pushed::Dropped
+        // Each thread makes its lines in the same place.
+        thread_local! {
+            static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+        }
+        let pushed = LINE.with_borrow_mut(|line| {
+            line.clear();
+            line.shrink_to(USUAL);
+            match open.mask.write(record, line) {
+                Ok(()) => open.queue.push(line, record.time),
+                Err(error) => {
+                    tracing::error!(%error, "a decision could not be put into words for the decision log");
+                    open.queue.miss(record.time);
+                    Pushed::Dropped
+                }
             }
-        };
+        });
         match pushed {
             Pushed::Taken => {}
             Pushed::Dropped => open.counts.lose(1),

@@ -31,7 +31,9 @@ fn put(log: &DecisionLog, number: u64) {
 
 /// The line of such a decision.
 fn line(number: u64) -> Vec<u8> {
-    Mask::new(&[]).line(&record(&number.to_string())).unwrap()
+    let mut line = Vec::new();
+    Mask::new(&[]).write(&record(&number.to_string()), &mut line).unwrap();
+    line
 }
 
 fn settings(path: &Path) -> Settings {

@@ -99,7 +99,7 @@ impl Caller {
     pub async fn of_token(parts: &Parts, engine: &Engine, token: &str) -> Result<Arc<Self>, Problem> {
         let fingerprint = Fingerprint::of(&token);
         let now = parts.clock.now();
-        let mut keyring = parts.tokens.current().await?.number();
+        let keyring = parts.tokens.current().await?.number();
         if let Some(known) = parts.callers.by_credential.get(&fingerprint) {
             let is_good = parts.store.is_good(known.stamp, known.caller.id);
             let is_same = known.engine == engine.number() && known.keyring == keyring;
@@ -107,6 +107,20 @@ impl Caller {
                 return Ok(known.caller);
             }
         }
+        // Boxed, since it is rare and large, and every request would make room for it.
+        let known = Box::pin(Self::read(parts, engine, token, keyring, now)).await?;
+        parts.callers.by_credential.insert(fingerprint, known.clone());
+        Ok(known.caller)
+    }
+
+    /// The same, read from the database.
+    async fn read(
+        parts: &Parts,
+        engine: &Engine,
+        token: &str,
+        mut keyring: u64,
+        now: Timestamp,
+    ) -> Result<Known, Problem> {
         let (caller, stamp, until) = match token.parse().map_err(|_| revoked())? {
             Bearer::Jwt(token) => {
                 let verified = parts.tokens.verify(&token, now).await?;
@@ -121,10 +135,7 @@ impl Caller {
             }
             Bearer::ApiKey(key) => Self::of_api_key(parts, engine, &key, now).await?,
         };
-        let caller = Arc::new(caller);
-        let known = Known { caller: Arc::clone(&caller), stamp, engine: engine.number(), keyring, until };
-        parts.callers.by_credential.insert(fingerprint, known);
-        Ok(caller)
+        Ok(Known { caller: Arc::new(caller), stamp, engine: engine.number(), keyring, until })
     }
 
     async fn of_api_key(
@@ -155,7 +166,7 @@ impl Caller {
         if self.is_noted {
             return;
         }
-        if let Err(error) = parts.store.touch_api_key(key, parts.clock.now()).await {
+        if let Err(error) = Box::pin(parts.store.touch_api_key(key, parts.clock.now())).await {
             tracing::warn!(%error, %key, "the use of an API key could not be noted");
         }
     }

@@ -93,7 +93,8 @@ async fn pass<B: MessageBody + 'static>(
     let untold = problem.and_then(|problem| problem.untold.clone());
     let answer = problem.map(|problem| problem.answer(text));
     if let Some(untold) = untold {
-        audit::tell(response.request(), *untold).await;
+        // Boxed, since it is rare and large, and every request would make room for it.
+        Box::pin(audit::tell(response.request(), *untold)).await;
     }
     let mut response = match answer {
         Some(answer) => response.into_response(answer).map_into_right_body(),

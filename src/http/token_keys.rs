@@ -110,7 +110,7 @@ impl TokenKeys {
         if self.is_configured || read.stamp == self.store.stamp_of_signing_keys() {
             return Ok(Arc::clone(&read.ring));
         }
-        self.read().await
+        Box::pin(self.read()).await
     }
 
     /// A token with these claims, good for `ttl` seconds from `now`.

@@ -97,7 +97,8 @@ impl Store {
             return Ok(Some(account));
         }
         let stamp = self.user_stamp(user);
-        let Some(account) = self.account(user).await? else { return Ok(None) };
+        // Boxed, since it is rare and large, and every question would make room for it.
+        let Some(account) = Box::pin(self.account(user)).await? else { return Ok(None) };
         let account = Arc::new(Account { hash: None, ..account });
         self.facts.remember_account(stamp, &account);
         Ok(Some(account))

@@ -42,7 +42,7 @@ fn options(url: &str, connections: u32, create: bool) -> Result<ConnectOptions, 
                 .foreign_keys(true)
                 .busy_timeout(Duration::from_secs(5))
                 .journal_mode(sea_orm::sqlx::sqlite::SqliteJournalMode::Wal)
-                .synchronous(sea_orm::sqlx::sqlite::SqliteSynchronous::Normal)
+                .synchronous(sea_orm::sqlx::sqlite::SqliteSynchronous::Full)
         });
     Ok(options)
 }

@@ -24,8 +24,8 @@ const ACCOUNTS: u64 = 50_000;
 const SLOTS: usize = 4096;
 /// The slot of the keys that sign. A few things share it, which costs a look at the keys when these are written.
 const SIGNING_KEYS: usize = 0;
-/// After so long without a notice the connection is tried, and for so long.
-const QUIET: Duration = Duration::from_secs(5);
+/// After so long without a notice the connection is tried, and for so long: within 2 s one that is lost counts for nothing.
+const QUIET: Duration = Duration::from_secs(1);
 /// The channel on which processes tell each other what they wrote.
 const CHANNEL: &str = "cedargate_facts";
 

@@ -132,7 +132,8 @@ impl Store {
         if let Some(entry) = self.facts.row(R::TYPE, id) {
             return Ok(Some(Arc::clone(&entry.resourced)));
         }
-        Ok(self.read::<R>(id).await?.map(|(_, resourced)| resourced))
+        // Boxed, since it is rare and large, and every question would make room for it.
+        Ok(Box::pin(self.read::<R>(id)).await?.map(|(_, resourced)| resourced))
     }
 
     /// Reads a thing, and remembers it.

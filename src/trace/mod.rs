@@ -59,8 +59,8 @@ impl Request {
 
     /// Does the work of this request: all that is logged and told in it is of this request. What the work hands to
     /// other threads and tasks is not.
-    pub async fn handle<T>(self, work: impl Future<Output = T>) -> T {
-        REQUEST.scope(self, work).await
+    pub fn handle<T>(self, work: impl Future<Output = T>) -> impl Future<Output = T> {
+        REQUEST.scope(self, work)
     }
 }
 
