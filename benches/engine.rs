@@ -65,7 +65,7 @@ fn decisions(criterion: &mut Criterion) {
         let scopes = engine.effective(&ScopeSet::from(Scope::Agent), Scope::Agent);
         let principal = Principal::new(Id::new(&clock), &home, facts, scopes.as_ref());
         let circumstances = Circumstances {
-            credential: Some("password".into()),
+            credential: Some("password"),
             ip: Some([127, 0, 0, 1].into()),
             now: Some(clock.now()),
             ..Circumstances::default()

@@ -107,6 +107,11 @@ impl Entity {
     pub(super) fn named(&self) -> Named<'_> {
         Named { kind: self.r#type.as_str(), id: self.id.as_str(), properties: &self.properties }
     }
+
+    /// Its type and id.
+    fn name(&self) -> (&str, &str) {
+        (self.r#type.as_str(), self.id.as_str())
+    }
 }
 
 /// An action.
@@ -289,14 +294,17 @@ async fn evaluate(
     context: &Map<String, Value>,
     explain: bool,
 ) -> Result<Option<Verdict>, Problem> {
+    let name = gate.engine().action_for(action.name.as_str(), resource.r#type.as_str());
     let (principal, circumstances) = match question::subject(gate, subject.named()).await? {
         Asked::Known(principal, circumstances) => (principal, circumstances),
-        Asked::Unknown(obstacle) => return Ok(Some(Verdict::not(obstacle))),
+        Asked::Unknown(obstacle) => {
+            let (subject, thing) = (subject.name(), resource.name());
+            return Ok(Some(question::undecided(gate, subject, name, thing, obstacle)));
+        }
         Asked::Refused => return Ok(None),
     };
-    let circumstances = with_said(circumstances, &action.properties, context.clone());
+    let circumstances = with_said(circumstances, &action.properties, context);
     let target = question::target(gate, resource.named()).await?;
-    let name = gate.engine().action_for(action.name.as_str(), resource.r#type.as_str());
     let ask =
         Ask { principal: &principal, action: name, circumstances: &circumstances, trail: Some(gate.trail()) };
     Ok(Some(question::decide(gate.engine(), &ask, &target, resource.named(), explain)))
@@ -306,10 +314,10 @@ async fn evaluate(
 pub(super) fn with_said(
     circumstances: Circumstances,
     properties: &Map<String, Value>,
-    context: Map<String, Value>,
+    context: &Map<String, Value>,
 ) -> Circumstances {
     let mut said = properties.clone();
-    said.extend(context);
+    said.extend(context.clone());
     Circumstances { said, ..circumstances }
 }
 
@@ -383,7 +391,7 @@ async fn decide_item(
     };
     let own: Item = match own {
         Ok(own) => own,
-        Err(message) => return Ok(invalid(gate, message)),
+        Err(message) => return Ok(invalid(gate, defaults, message)),
     };
     let subject = own.subject.as_ref().or(defaults.subject.as_ref());
     let action = own.action.as_ref().or(defaults.action.as_ref());
@@ -392,7 +400,14 @@ async fn decide_item(
         let missing =
             [("subject", subject.is_none()), ("action", action.is_none()), ("resource", resource.is_none())];
         let missing = missing.iter().filter(|(_, is_missing)| *is_missing).map(|(name, _)| *name);
-        return Ok(invalid(gate, format!("missing field `{}`", missing.collect::<Vec<_>>().join("`, `"))));
+        let message = format!("missing field `{}`", missing.collect::<Vec<_>>().join("`, `"));
+        let known = Item {
+            subject: subject.cloned(),
+            action: action.cloned(),
+            resource: resource.cloned(),
+            ..Item::default()
+        };
+        return Ok(invalid(gate, &known, message));
     };
     let none = Map::new();
     let context = own.context.as_ref().or(defaults.context.as_ref()).unwrap_or(&none);
@@ -401,8 +416,13 @@ async fn decide_item(
     Ok(Decision::new(&verdict.unwrap_or_else(Verdict::refused), gate.engine(), explain))
 }
 
-fn invalid(gate: &Gate, message: String) -> Decision {
-    Decision::new(&Verdict::not(Obstacle::new("invalid", message)), gate.engine(), false)
+/// The decision on a question that cannot be understood, of which this is known.
+fn invalid(gate: &Gate, known: &Item, message: String) -> Decision {
+    let subject = known.subject.as_ref().map(Entity::name).unwrap_or_default();
+    let action = known.action.as_ref().map(|action| action.name.as_str()).unwrap_or_default();
+    let thing = known.resource.as_ref().map(Entity::name).unwrap_or_default();
+    let verdict = question::undecided(gate, subject, action, thing, Obstacle::new("invalid", message));
+    Decision::new(&verdict, gate.engine(), false)
 }
 
 /// Where the endpoints are.

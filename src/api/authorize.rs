@@ -1,6 +1,7 @@
 //! Decisions for other services: may this one do that? In the shape of AuthZEN's evaluation.
 
-use super::question::{self, Asked, Decision, Named, Obstacle, PolicyView, Reasons, Verdict};
+use super::access::with_said;
+use super::question::{self, Asked, Decision, Named, Obstacle, PolicyView, Reasons};
 use super::users::User;
 use crate::authz::{Ask, Circumstances};
 use crate::http::openapi::Doc;
@@ -48,8 +49,8 @@ struct Subject {
     r#type: Option<Term>,
     #[serde(default, deserialize_with = "given")]
     id: Option<Term>,
-    #[serde(default, rename = "properties")]
-    _properties: Map<String, Value>,
+    #[serde(default)]
+    properties: Map<String, Value>,
 }
 
 object_only!(Subject, read);
@@ -76,16 +77,16 @@ struct TokenSubject {
     properties: Map<String, Value>,
 }
 
-/// A user, by its role.
+/// A user, by its role, or somebody of another domain.
 #[derive(Debug, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "it is for the document only")]
 struct NamedSubject {
     /// `User`, or a type of another domain.
     r#type: Term,
-    /// The id of the user.
+    /// Its id.
     id: Term,
-    /// Passed over: what is known of users comes from the store.
+    /// What is said of somebody of another domain. Passed over for users: what is known of them comes from the store.
     #[schema(value_type = Object, required = false)]
     properties: Map<String, Value>,
 }
@@ -99,10 +100,10 @@ const MAX_TOKEN: usize = 8192;
 struct ActionName {
     /// Its name, as in the schema: `fetchConversation`.
     name: Term,
-    /// Passed over.
-    #[serde(default, rename = "properties")]
+    /// These reach the context, where the schema declares them for the action.
+    #[serde(default)]
     #[schema(value_type = Object)]
-    _properties: Map<String, Value>,
+    properties: Map<String, Value>,
 }
 
 object_only!(ActionName, read);
@@ -115,10 +116,11 @@ struct ThingName {
     r#type: Term,
     /// Its id.
     id: Term,
-    /// Passed over: what is known of things comes from the store.
-    #[serde(default, rename = "properties")]
+    /// What is said of a thing of another domain. Passed over for the service's own: what is known of them comes from the
+    /// store.
+    #[serde(default)]
     #[schema(value_type = Object)]
-    _properties: Map<String, Value>,
+    properties: Map<String, Value>,
 }
 
 object_only!(ThingName, read);
@@ -146,13 +148,16 @@ fn doc() -> Doc {
 /// `POST /v2/authorize`.
 async fn evaluate(gate: Gate, Json(question): Json<Question>) -> Result<HttpResponse, Problem> {
     let engine = gate.engine();
-    let verdict = match asked(&gate, question.subject).await? {
-        Asked::Known(principal, mut circumstances) => {
-            circumstances.said = question.context;
-            let ThingName { r#type, id, _properties } = &question.resource;
-            let named = Named { kind: r#type.as_str(), id: id.as_str(), properties: _properties };
+    let ThingName { r#type, id, properties } = &question.resource;
+    let named = Named { kind: r#type.as_str(), id: id.as_str(), properties };
+    let action = engine.action_for(question.action.name.as_str(), named.kind);
+    let subject = question.subject.as_ref();
+    let subject =
+        subject.and_then(|subject| Some((subject.r#type.as_ref()?.as_str(), subject.id.as_ref()?.as_str())));
+    let verdict = match asked(&gate, question.subject.as_ref()).await? {
+        Asked::Known(principal, circumstances) => {
+            let circumstances = with_said(circumstances, &question.action.properties, &question.context);
             let target = question::target(&gate, named).await?;
-            let action = engine.action_for(question.action.name.as_str(), r#type.as_str());
             let ask = Ask {
                 principal: &principal,
                 action,
@@ -161,7 +166,10 @@ async fn evaluate(gate: Gate, Json(question): Json<Question>) -> Result<HttpResp
             };
             question::decide(engine, &ask, &target, named, false)
         }
-        Asked::Unknown(obstacle) => Verdict::not(obstacle),
+        Asked::Unknown(obstacle) => {
+            let thing = (named.kind, named.id);
+            question::undecided(&gate, subject.unwrap_or_default(), action, thing, obstacle)
+        }
         Asked::Refused => return Err(Problem::forbidden("evaluateAccess")),
     };
     let policies = verdict.answer.policies.iter().map(|about| PolicyView::short(about)).collect();
@@ -178,15 +186,15 @@ async fn evaluate(gate: Gate, Json(question): Json<Question>) -> Result<HttpResp
 }
 
 /// Who is asked about, if the caller may ask about it. A user that is missing or out of reach is a wrong field.
-async fn asked(gate: &Gate, subject: Option<Subject>) -> Result<Asked, Problem> {
+async fn asked(gate: &Gate, subject: Option<&Subject>) -> Result<Asked, Problem> {
     match subject {
         None => {
             gate.step("evaluateAccess").find::<User>("me").await?;
-            Ok(Asked::Known(Arc::clone(&gate.caller.principal), gate.circumstances()))
+            Ok(Asked::Known(Arc::clone(&gate.caller().principal), gate.circumstances()))
         }
-        Some(Subject { token: Some(token), r#type: None, id: None, .. }) => of_token(gate, &token).await,
-        Some(Subject { token: None, r#type: Some(kind), id: Some(id), _properties }) => {
-            let named = Named { kind: kind.as_str(), id: id.as_str(), properties: &_properties };
+        Some(Subject { token: Some(token), r#type: None, id: None, .. }) => of_token(gate, token).await,
+        Some(Subject { token: None, r#type: Some(kind), id: Some(id), properties }) => {
+            let named = Named { kind: kind.as_str(), id: id.as_str(), properties };
             match question::subject(gate, named).await? {
                 Asked::Unknown(Obstacle { code: "unknown_subject", message }) => {
                     let field = if kind.as_str() == "User" { "subject.id" } else { "subject.type" };
@@ -209,12 +217,9 @@ async fn of_token(gate: &Gate, token: &SecretString) -> Result<Asked, Problem> {
     let obstacle = match Caller::of_token(parts, gate.engine(), token).await {
         Ok(caller) => match gate.step("evaluateAccess").find::<User>(&caller.id.to_string()).await {
             Ok(_) => {
-                let credential = Some(caller.credential.as_str().to_owned());
-                let now = Some(parts.clock.now());
-                return Ok(Asked::Known(
-                    Arc::clone(&caller.principal),
-                    Circumstances { credential, now, ..Circumstances::default() },
-                ));
+                let credential = Some(caller.credential.as_str());
+                let circumstances = Circumstances { credential, ..gate.moment() };
+                return Ok(Asked::Known(Arc::clone(&caller.principal), circumstances));
             }
             // A token of somebody out of reach is like one of nobody.
             Err(problem) if problem.status == StatusCode::NOT_FOUND => invalid(),

@@ -261,7 +261,7 @@ async fn create(
     let mut row: Conversation = resource::compose(&body, stamp)?;
     let mut references = row.references();
     references.retain(|reference| contact.as_ref().is_none_or(|contact| contact.id != reference.id));
-    row.participants = with_first(row.participants, gate.caller.id)?;
+    row.participants = with_first(row.participants, gate.caller().id)?;
 
     let row = gate.decide_new(Undecided::new(row, holder.clone()))?;
     let at = gate.at("createMessage");

@@ -7,7 +7,8 @@ use crate::http::forward::{Meaning, Of, Original, PAIRS};
 use crate::http::openapi::{self, Doc};
 use crate::http::{Gate, Parts, Problem, Routes};
 use crate::values::OrgPath;
-use actix_web::http::{StatusCode, header};
+use actix_web::http::StatusCode;
+use actix_web::http::header::{self, HeaderName};
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::Map;
 use std::sync::Arc;
@@ -15,6 +16,8 @@ use utoipa::openapi::schema::Type;
 
 /// Where the route is.
 const BASE: &str = "/v2/authorize/forward";
+/// The version of the policies that decided.
+const POLICY_VERSION: HeaderName = HeaderName::from_static("x-policy-version");
 
 /// The route. Envoy appends the path of the request that it asks about.
 pub fn routes() -> Routes {
@@ -37,13 +40,13 @@ fn doc() -> Doc {
             openapi::header(address, "Its path, with the query string if it has one.", "/v2/users/me"),
         );
     }
-    doc.empty(204, "It may. Without the headers where anybody may.")
-        .header(204, "X-User-Id", Type::String, "The user of the bearer.")
+    doc.empty(204, "It may.")
+        .header(204, "X-User-Id", Type::String, "The user of the bearer; empty where anybody may.")
         .header(
             204,
             "X-Scope",
             Type::String,
-            "What the bearer can do: its scopes, ascending, with spaces between.",
+            "What the bearer can do: its scopes, ascending, with spaces between; empty where anybody may.",
         )
         .header(204, "X-Policy-Version", Type::String, "The version of the policies that decided.")
 }
@@ -66,12 +69,19 @@ async fn decide(request: &HttpRequest, action: &'static str) -> Result<HttpRespo
     let table = &Parts::of(request)?.forward;
     let meaning = original.as_ref().ok().and_then(|original| table.find(original));
     if meaning == Some(Meaning::Public) {
-        // Who sends it is not looked at: a bearer that is no good any more keeps nobody from a new one.
-        return Ok(HttpResponse::NoContent().insert_header((header::CACHE_CONTROL, "no-store")).finish());
+        // Who sends it is not looked at: a bearer that is no good any more keeps nobody from a new one. That nobody is
+        // named is said, since a proxy may pass on what a client says of itself otherwise.
+        return Ok(HttpResponse::NoContent()
+            .insert_header((header::CACHE_CONTROL, "no-store"))
+            .insert_header(("X-User-Id", ""))
+            .insert_header(("X-Scope", ""))
+            .finish());
     }
     let gate = Gate::of_request(request, action).await?;
+    let version = gate.engine().bundle().version();
+    let denied = |action: &str| Problem::forbidden(action).with(POLICY_VERSION, version);
     if !permitted(&gate.step(action), action, Of::Caller, &[]).await? {
-        return Err(Problem::forbidden(action));
+        return Err(denied(action));
     }
     let original =
         original.map_err(|message| refused("bad_original", format!("It cannot be decided: {message}.")))?;
@@ -80,14 +90,14 @@ async fn decide(request: &HttpRequest, action: &'static str) -> Result<HttpRespo
         _ => return Err(refused("no_such_route", "No route says what this request stands for.")),
     };
     if !permitted(&gate, &action, of, &original.parameters("organization")).await? {
-        return Err(Problem::forbidden(&action));
+        return Err(denied(&action));
     }
-    let scopes = gate.caller.scopes.as_ref().map(ToString::to_string);
+    let scopes = gate.caller().scopes.as_ref().map(ToString::to_string);
     Ok(HttpResponse::NoContent()
         .insert_header((header::CACHE_CONTROL, "no-store"))
-        .insert_header(("X-User-Id", gate.caller.id.to_string()))
+        .insert_header(("X-User-Id", gate.caller().id.to_string()))
         .insert_header(("X-Scope", scopes.unwrap_or_default()))
-        .insert_header(("X-Policy-Version", gate.engine().bundle().version()))
+        .insert_header((POLICY_VERSION, version))
         .finish())
 }
 
@@ -99,13 +109,13 @@ fn refused(code: &'static str, detail: impl Into<String>) -> Problem {
 /// Whether the caller may do this. `organizations` are those that the query string names.
 async fn permitted(gate: &Gate, action: &str, of: Of, organizations: &[String]) -> Result<bool, Problem> {
     let at = |path: &OrgPath| Target::There(Arc::new(Resourced::organization(path)));
-    let home = &gate.caller.organization;
+    let home = &gate.caller().organization;
     let (kind, id) = match (&of, organizations) {
         (Of::Thing(named) | Of::Holder(named), _) if named.knows_me && named.id == "me" => {
-            (named.kind.as_str(), gate.caller.id.to_string())
+            (named.kind.as_str(), gate.caller().id.to_string())
         }
         (Of::Thing(named) | Of::Holder(named), _) => (named.kind.as_str(), named.id.clone()),
-        (Of::Caller, _) => ("User", gate.caller.id.to_string()),
+        (Of::Caller, _) => ("User", gate.caller().id.to_string()),
         (Of::Organization, [one]) => ("Organization", one.clone()),
         (Of::Organization, [_, _, ..]) => {
             return Err(refused(
@@ -133,7 +143,7 @@ async fn permitted(gate: &Gate, action: &str, of: Of, organizations: &[String]) 
     let kind = if matches!(of, Of::Holder(_)) { "Organization" } else { kind };
     let named = Named { kind, ..named };
     let circumstances = gate.circumstances();
-    let principal = &gate.caller.principal;
+    let principal = &gate.caller().principal;
     let ask = Ask { principal, action, circumstances: &circumstances, trail: Some(gate.trail()) };
     Ok(question::decide(gate.engine(), &ask, &target, named, false).answer.allowed)
 }

@@ -214,7 +214,7 @@ pub(super) fn permitted(
 ) -> Result<Permitted<Message>, Problem> {
     let mut fields = resource::object(body)?;
     fields.insert("conversation".into(), Value::String(conversation.id.to_string()));
-    fields.insert("user".into(), Value::String(gate.caller.id.to_string()));
+    fields.insert("user".into(), Value::String(gate.caller().id.to_string()));
     let row: Message = resource::compose(&fields, crud::stamp(gate, conversation.organization))?;
     gate.decide_new(Undecided::new(row, conversation.path().clone()))
 }

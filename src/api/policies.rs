@@ -109,7 +109,7 @@ fn permissions_doc() -> Doc {
 
 /// `GET /v2/policies`.
 async fn fetch(gate: Gate, (): ()) -> Result<HttpResponse, Problem> {
-    gate.require(&gate.caller.organization)?;
+    gate.require(&gate.caller().organization)?;
     Ok(HttpResponse::Ok().json(view(&gate, gate.engine())))
 }
 

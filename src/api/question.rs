@@ -59,12 +59,12 @@ pub async fn subject(gate: &Gate, named: Named<'_>) -> Result<Asked, Problem> {
             );
             return Ok(Asked::Unknown(Obstacle::new("unknown_subject", message)));
         }
-        if !gate.step("evaluateForeignAccess").allows(&gate.caller.organization) {
+        if !gate.step("evaluateForeignAccess").allows(&gate.caller().organization) {
             return Ok(Asked::Refused);
         }
         let found = gate.engine().domain().find(named.kind, named.id, named.properties);
         return Ok(match found {
-            Ok(foreign) => Asked::Known(Arc::new(Principal::foreign(foreign)), Circumstances::default()),
+            Ok(foreign) => Asked::Known(Arc::new(Principal::foreign(foreign)), gate.moment()),
             Err(message) => Asked::Unknown(Obstacle::new("unknown_subject", message)),
         });
     }
@@ -87,10 +87,7 @@ pub async fn subject(gate: &Gate, named: Named<'_>) -> Result<Asked, Problem> {
 /// A user that the caller may ask about, as it would be with a credential that carries its whole role.
 pub async fn user_by_role(gate: &Gate, user: Id) -> Result<Asked, Problem> {
     Ok(match Caller::by_role(gate.parts(), gate.engine(), user).await? {
-        Some(principal) => {
-            let now = Some(gate.parts().clock.now());
-            Asked::Known(principal, Circumstances { now, ..Circumstances::default() })
-        }
+        Some(principal) => Asked::Known(principal, gate.moment()),
         None => Asked::Unknown(Obstacle::new("blocked", "the user is blocked")),
     })
 }
@@ -143,6 +140,19 @@ impl Verdict {
     }
 }
 
+/// No, because nobody can decide it. Subject and thing are named by type and id.
+pub fn undecided(
+    gate: &Gate,
+    subject: (&str, &str),
+    action: &str,
+    thing: (&str, &str),
+    obstacle: Obstacle,
+) -> Verdict {
+    let version = gate.engine().bundle().version();
+    gate.trail().record_undecided(subject, action, thing, &obstacle.message, version);
+    Verdict::not(obstacle)
+}
+
 /// Decides, and where it is wanted finds out what is missing.
 pub fn decide(engine: &Engine, ask: &Ask<'_>, target: &Target, named: Named<'_>, explain: bool) -> Verdict {
     let nowhere;
@@ -152,7 +162,14 @@ pub fn decide(engine: &Engine, ask: &Ask<'_>, target: &Target, named: Named<'_>,
             nowhere = Resourced::nowhere(named.kind, named.id);
             (engine.decide_missing(ask, named.kind, named.id), &nowhere)
         }
-        Target::Wrong(obstacle) => return Verdict::not(obstacle.clone()),
+        Target::Wrong(obstacle) => {
+            if let Some(trail) = &ask.trail {
+                let (subject, version) = (ask.principal.name(), engine.bundle().version());
+                let thing = (named.kind, named.id);
+                trail.record_undecided(subject, ask.action, thing, &obstacle.message, version);
+            }
+            return Verdict::not(obstacle.clone());
+        }
     };
     let obstacle =
         (!answer.errors.is_empty()).then(|| Obstacle::new("undecidable", answer.errors.join("; ")));
@@ -267,7 +284,7 @@ pub enum MissingView {
         /// The policies.
         policies: Vec<PolicyView>,
     },
-    /// These would permit it, but for their conditions.
+    /// These would permit it, but for their conditions, or permit it to others or of others.
     Conditions {
         /// The policies.
         policies: Vec<PolicyView>,

@@ -36,7 +36,10 @@ object_only!(EntityType, read);
 /// The document of a search whose body is a `B`.
 pub(super) fn search_doc<B: ToSchema>(what: &str) -> Doc {
     Doc::new(format!("Search {what} (AuthZEN)"))
-        .describe("Gives exactly those of whom an evaluation would say yes, a page at a time.")
+        .describe(
+            "Gives exactly those of whom an evaluation would say yes, a page at a time. A search looks at 10,000 \
+             candidates at most, and may then answer with less than a full page and a token to go on with.",
+        )
         .body::<B>(None)
         .answer::<Found>(200, "A page of results.", None)
         .header(200, "X-Policy-Version", Type::String, "The version of the policies that decided.")
@@ -112,9 +115,9 @@ struct PageWanted {
     #[serde(default, deserialize_with = "given")]
     #[schema(nullable = false)]
     token: Option<String>,
-    /// How many results at most; 100 if nothing is said.
+    /// How many results at most; 100 if nothing is said, and never more than 1,000.
     #[serde(default, deserialize_with = "given")]
-    #[schema(value_type = Option<usize>, nullable = false, minimum = 1, maximum = 1000)]
+    #[schema(value_type = Option<usize>, nullable = false, minimum = 0)]
     limit: Option<Whole>,
 }
 
@@ -163,16 +166,15 @@ impl Walk {
     /// The page that is wanted of the search `what`. A token belongs to the search that it was given for.
     fn new(gate: &Gate, what: &str, search: &Search) -> Result<Self, Problem> {
         let mut asked =
-            json!([what, gate.caller.id, search.subject, search.action, search.resource, search.context]);
+            json!([what, gate.caller().id, search.subject, search.action, search.resource, search.context]);
         asked.sort_all_objects();
         let asked = asked.to_string();
         let said = match search.page.limit {
             None => None,
             Some(Whole(limit)) => match usize::try_from(limit) {
-                Ok(limit) if (1..=MAX_PAGE).contains(&limit) => Some(limit),
-                _ => {
-                    let message = format!("it is {limit}; it must be 1 to {MAX_PAGE}");
-                    return Err(Problem::field("page.limit", message));
+                Ok(limit) => Some(limit.min(MAX_PAGE)),
+                Err(_) => {
+                    return Err(Problem::field("page.limit", format!("it is {limit}; it must be 0 or more")));
                 }
             },
         };
@@ -202,7 +204,7 @@ impl Walk {
     /// The limit and the position of a token, if it was given for this question.
     fn resumed<'a>(asked: &str, token: &'a str) -> Option<(usize, &'a str)> {
         let (limit, after) = token.split_once('.')?.1.split_once('.')?;
-        let limit = limit.parse().ok()?;
+        let limit = limit.parse().ok().filter(|limit| *limit <= MAX_PAGE)?;
         (Self::token(asked, limit, after) == token).then_some((limit, after))
     }
 
@@ -211,19 +213,23 @@ impl Walk {
         self.last.as_deref().or(self.after.as_deref())
     }
 
-    /// Notes a candidate; true where the page is full.
+    /// Notes a candidate; true where the search ends with it. A full page ends only with what would be the first of the
+    /// next one: after the last page there is none (AuthZEN 1.0, `next_token`).
     fn note(&mut self, position: &str, result: Option<Value>) -> bool {
+        if result.is_some() && self.results.len() >= self.limit {
+            return true;
+        }
         self.looked_at += 1;
         self.last = Some(position.to_owned());
         self.results.extend(result);
-        self.results.len() >= self.limit || self.looked_at >= MAX_SCAN
+        self.looked_at >= MAX_SCAN
     }
 
     /// The page; `is_over` where there is nothing after it.
     fn found(self, is_over: bool) -> Found {
-        let next_token = match self.last.filter(|_| !is_over) {
-            Some(last) => Self::token(&self.asked, self.limit, &last),
-            None => String::new(),
+        let next_token = match is_over {
+            false => Self::token(&self.asked, self.limit, self.after().unwrap_or_default()),
+            true => String::new(),
         };
         Found { page: PageFound { next_token, count: self.results.len() }, results: self.results }
     }
@@ -239,7 +245,7 @@ pub(super) async fn search_subjects(gate: Gate, Body(search): Body<Search>) -> R
     let engine = gate.engine();
     let name = engine.action_for(action.name.as_str(), resource.r#type.as_str());
     let fits = |principal: &Principal, circumstances: Circumstances| {
-        let circumstances = with_said(circumstances, &action.properties, search.context.clone());
+        let circumstances = with_said(circumstances, &action.properties, &search.context);
         let ask = Ask { principal, action: name, circumstances: &circumstances, trail: None };
         question::decide(engine, &ask, &target, resource.named(), false).answer.allowed
     };
@@ -248,15 +254,13 @@ pub(super) async fn search_subjects(gate: Gate, Body(search): Body<Search>) -> R
         let may_ask = gate.step("evaluateAccess");
         'pages: loop {
             let after = walk.after().and_then(|after| after.parse::<Id>().ok());
-            let page = gate.parts().store.accounts(&gate.caller.organization, after, SCAN).await?;
+            let page = gate.parts().store.accounts(&gate.caller().organization, after, SCAN).await?;
             let is_last = page.len() < usize::try_from(SCAN).unwrap_or(usize::MAX);
             for account in page {
                 let id = account.id;
                 let asked = may_ask.may_evaluate(&account);
                 let caller = Caller::of_account(engine, &account).filter(|_| asked);
-                let now = Some(gate.parts().clock.now());
-                let circumstances = Circumstances { now, ..Circumstances::default() };
-                let fits = caller.is_some_and(|caller| fits(&caller.principal, circumstances));
+                let fits = caller.is_some_and(|caller| fits(&caller.principal, gate.moment()));
                 if walk.note(&id.to_string(), fits.then(|| json!({ "type": "User", "id": id }))) {
                     is_over = false;
                     break 'pages;
@@ -266,14 +270,13 @@ pub(super) async fn search_subjects(gate: Gate, Body(search): Body<Search>) -> R
                 break;
             }
         }
-    } else if !gate.step("evaluateForeignAccess").allows(&gate.caller.organization) {
+    } else if !gate.step("evaluateForeignAccess").allows(&gate.caller().organization) {
         return Err(Problem::forbidden("ask about these subjects"));
     } else {
         let after = walk.after().map(str::to_owned);
         for id in engine.domain().ids(wanted.r#type.as_str(), after.as_deref()) {
             let found = engine.domain().find(wanted.r#type.as_str(), id, &Map::new());
-            let fits =
-                found.is_ok_and(|foreign| fits(&Principal::foreign(foreign), Circumstances::default()));
+            let fits = found.is_ok_and(|foreign| fits(&Principal::foreign(foreign), gate.moment()));
             if walk.note(id, fits.then(|| json!({ "type": wanted.r#type, "id": id }))) {
                 is_over = false;
                 break;
@@ -295,7 +298,7 @@ pub(super) async fn search_resources(
     let Some((principal, circumstances)) = known_subject(&gate, &subject).await? else {
         return Ok(answered(&gate, &walk.found(true)));
     };
-    let circumstances = with_said(circumstances, &action.properties, search.context.clone());
+    let circumstances = with_said(circumstances, &action.properties, &search.context);
     let engine = gate.engine();
     let name = engine.action_for(action.name.as_str(), wanted.r#type.as_str());
     let ask = Ask { principal: &principal, action: name, circumstances: &circumstances, trail: None };
@@ -352,7 +355,7 @@ pub(super) async fn search_actions(gate: Gate, Body(search): Body<Search>) -> Re
     let Some((principal, circumstances)) = known_subject(&gate, &subject).await? else {
         return Ok(answered(&gate, &walk.found(true)));
     };
-    let circumstances = with_said(circumstances, &Map::new(), search.context.clone());
+    let circumstances = with_said(circumstances, &Map::new(), &search.context);
     let target = question::target(&gate, resource.named()).await?;
     let after = walk.after().map(str::to_owned);
     let mut is_over = true;

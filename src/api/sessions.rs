@@ -112,7 +112,7 @@ fn log_out_doc() -> Doc {
 
 /// The session of the caller; none where it calls otherwise.
 fn own_session(gate: &Gate) -> Option<Id> {
-    match gate.caller.credential {
+    match gate.caller().credential {
         Credential::Session(id) => Some(id),
         Credential::ApiKey(_) | Credential::Terminal => None,
     }

@@ -226,7 +226,7 @@ pub async fn add(gate: &Gate, mut fields: Patch) -> Result<Permitted<User>, Prob
     let mut fields = resource::object(&body)?;
     let name = full_name(body.given_name.as_ref(), body.family_name.as_ref());
     fields.insert("name".into(), Value::String(name));
-    let row: User = resource::compose(&fields, crud::stamp(gate, gate.caller.organization.own()))?;
+    let row: User = resource::compose(&fields, crud::stamp(gate, gate.caller().organization.own()))?;
     let row = crud::permitted_new(gate, row).await?;
     let hash = match password {
         Some(password) => Some(hashed(gate, &row, password).await?),
@@ -267,7 +267,7 @@ pub async fn change(gate: &Gate, id: &str, mut patch: Patch) -> Result<Permitted
     // Hashing is dear and must not keep others waiting: it comes before the unit of work.
     let hash = match password {
         Some(password) => {
-            if first.row.id == gate.caller.id {
+            if first.row.id == gate.caller().id {
                 check_current(gate, &first.row, current).await?;
             }
             Some(hashed(gate, &first.row, password).await?)
@@ -284,7 +284,7 @@ pub async fn change(gate: &Gate, id: &str, mut patch: Patch) -> Result<Permitted
         work.set_password(&row, &hash, now).await?;
         work.audit(about(Event::UserPasswordChanged, &row));
         // Whoever knew the old one is out; whoever changes its own stays.
-        let which = match gate.caller.credential {
+        let which = match gate.caller().credential {
             Credential::Session(own) => Sessions::AllBut(own),
             _ => Sessions::All,
         };

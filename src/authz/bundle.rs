@@ -329,10 +329,10 @@ fn read_policies(
                 continue;
             }
         };
-        if parsed.num_of_templates() > 0 {
-            faults.0.push(
-                file.fault(None, "it has a template (?principal or ?resource); write a policy instead"),
-            );
+        for template in parsed.templates() {
+            let start = template.as_ref().loc().map_or(0, |loc| loc.span.offset());
+            let message = "it is a template (?principal or ?resource); write a policy instead";
+            faults.0.push(file.fault(Some(file.line_at(start)), message));
         }
         for policy in parsed.policies() {
             let Some(found) = faults.keep(about_policy(file, policy)) else { continue };
@@ -369,15 +369,14 @@ fn read_policies(
 }
 
 fn about_policy(file: &Source, policy: &Policy) -> Result<About, Fault> {
+    let start = policy.as_ref().loc().map_or(0, |loc| loc.span.offset());
     let Some(id) = policy.annotation("id").filter(|id| !id.is_empty()) else {
         let text = policy.to_string();
         let head = text.lines().find(|line| !line.starts_with('@')).unwrap_or_default();
-        return Err(
-            file.fault(None, format!("the policy that begins with {} has no @id(\"…\")", quoted(head)))
-        );
+        let message = format!("the policy that begins with {} has no @id(\"…\")", quoted(head));
+        return Err(file.fault(Some(file.line_at(start)), message));
     };
     // The @id among the policy's own annotations.
-    let start = policy.as_ref().loc().map_or(0, |loc| loc.span.offset());
     let annotation = file.text.get(start..).and_then(|own| own.find(&format!("@id({id:?})")));
     Ok(About {
         id: id.to_owned(),
@@ -551,8 +550,8 @@ mod tests {
 
     #[test]
     fn a_policy_without_an_id_is_refused() {
-        let found = fault("policies/more.cedar", |_| "permit (principal, action, resource);".to_owned());
-        assert!(found.starts_with("more.cedar: ") && found.contains("has no @id"), "{found}");
+        let found = fault("policies/more.cedar", |_| "\n\npermit (principal, action, resource);".to_owned());
+        assert!(found.starts_with("more.cedar:3: ") && found.contains("has no @id"), "{found}");
     }
 
     #[test]

@@ -66,26 +66,21 @@ impl Domain {
             return Ok(Foreign { kind: kind.to_owned(), uid, entity, text, fingerprint });
         }
         let fingerprint = Fingerprint::of(&(kind, id, serde_json::to_string(&said).unwrap_or_default()));
-        let mut attributes = match known {
-            Some((entity, _)) => self.attributes(entity)?,
-            None => Map::new(),
-        };
+        let form = known.map(|(entity, _)| json_form(entity)).transpose()?.unwrap_or_default();
+        let fields = |name: &str| form.get(name).and_then(Value::as_object).cloned().unwrap_or_default();
+        let (mut attributes, tags) = (fields("attrs"), fields("tags"));
         attributes.extend(said);
-        let form = json!({ "uid": { "type": kind, "id": id }, "attrs": attributes, "parents": [] });
+        let form =
+            json!({ "uid": { "type": kind, "id": id }, "attrs": attributes, "tags": tags, "parents": [] });
         let parsed = cedar_policy::Entity::from_json_value(form, Some(&self.schema))
             .map_err(|error| format!("the properties of {uid}: {}", with_causes(&error)))?;
         let ancestors = known.map(|(entity, _)| entity.ancestors().cloned().collect()).unwrap_or_default();
         let attributes = parsed.as_ref().attrs().map(|(name, value)| (name.clone(), value.clone()));
+        let tags = parsed.as_ref().tags().map(|(name, value)| (name.clone(), value.clone()));
         let entity =
-            Entity::new_with_attr_partial_value(core(&uid), attributes, Default::default(), ancestors, []);
+            Entity::new_with_attr_partial_value(core(&uid), attributes, Default::default(), ancestors, tags);
         let (entity, text) = (Some(Arc::new(entity)), Text::default());
         Ok(Foreign { kind: kind.to_owned(), uid, entity, text, fingerprint })
-    }
-
-    fn attributes(&self, entity: &Arc<Entity>) -> Result<Map<String, Value>, String> {
-        let entity = cedar_policy::Entity::from(entity.as_ref().clone());
-        let form = entity.to_json_value().map_err(|error| error.to_string())?;
-        Ok(form.get("attrs").and_then(Value::as_object).cloned().unwrap_or_default())
     }
 
     /// The entities that a context names, since policies may read their attributes too.
@@ -113,6 +108,12 @@ impl Domain {
             Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
         }
     }
+}
+
+/// An entity in Cedar's JSON form.
+fn json_form(entity: &Arc<Entity>) -> Result<Value, String> {
+    let entity = cedar_policy::Entity::from(entity.as_ref().clone());
+    entity.to_json_value().map_err(|error| error.to_string())
 }
 
 /// What an error says, and what it says of its causes.

@@ -1,6 +1,6 @@
-//! Decides. Policies are sliced per action when they are loaded: only those that can speak of an action are asked about
-//! it, which changes no decision, since a policy whose scope does not match neither decides nor errors. What has been
-//! decided is remembered under everything that the decision reads.
+//! Decides. Policies are sliced per action when they are loaded: only those that can speak of an action, and of the types
+//! that it applies to, are asked about it, which changes no decision, since a policy whose scope does not match neither
+//! decides nor errors. What has been decided is remembered under everything that the decision reads.
 
 use super::bundle::{About, Bundle, action_name};
 use super::counts::{Counts, Decisions};
@@ -37,7 +37,7 @@ pub struct Ask<'a> {
     /// What else policies may read.
     pub circumstances: &'a Circumstances,
     /// Where the decision is recorded, if it is.
-    pub trail: Option<&'a Trail>,
+    pub trail: Option<Trail<'a>>,
 }
 
 /// What Cedar says.
@@ -165,7 +165,8 @@ impl Engine {
         let latency = start.elapsed();
         self.counts.time(latency);
         if let Some(trail) = ask.trail.filter(|trail| trail.wants(answer.allowed)) {
-            trail.record(ask, &self.read_of(ask), resource, &answer, self.bundle.version(), latency);
+            let inputs = (&*self.read_of(ask), resource);
+            trail.record(ask, resource.body.name(), inputs, &answer, self.bundle.version(), latency);
         }
         answer
     }
@@ -250,13 +251,17 @@ impl Engine {
     /// there (decision 16).
     pub fn decide_missing(&self, ask: &Ask<'_>, kind: &str, id: &str) -> Arc<Answer> {
         let start = Instant::now();
-        let nowhere = Resourced::nowhere(kind, id);
         let home = ask.principal.organization.as_deref();
-        let at_home = home.map(|home| self.answer(ask, &Resourced::hypothetical(kind, home)));
-        let answer = at_home.filter(|answer| !answer.allowed).unwrap_or_else(|| self.answer(ask, &nowhere));
+        let at_home = home.map(|home| Resourced::hypothetical(kind, home));
+        let at_home = at_home.map(|thing| (self.answer(ask, &thing), thing));
+        let (answer, decided) = at_home.filter(|(answer, _)| !answer.allowed).unwrap_or_else(|| {
+            let nowhere = Resourced::nowhere(kind, id);
+            (self.answer(ask, &nowhere), nowhere)
+        });
         let answer = if answer.allowed { Arc::default() } else { answer };
         if let Some(trail) = ask.trail.filter(|trail| trail.wants(false)) {
-            trail.record(ask, &self.read_of(ask), &nowhere, &answer, self.bundle.version(), start.elapsed());
+            let (inputs, latency) = ((&*self.read_of(ask), &decided), start.elapsed());
+            trail.record(ask, (kind, id), inputs, &answer, self.bundle.version(), latency);
         }
         answer
     }

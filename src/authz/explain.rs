@@ -4,6 +4,7 @@ use super::bundle::About;
 use super::facts::Resourced;
 use super::{Answer, Ask, Engine, Scope, ScopeSet};
 use cedar_policy::{Effect, Policy, PolicySet};
+use serde_json::json;
 use std::sync::Arc;
 
 /// What stands between a question and a yes.
@@ -13,7 +14,7 @@ pub enum Missing {
     Scope(Scope),
     /// These forbid it.
     Forbidden(Vec<Arc<About>>),
-    /// These would permit it, but for their conditions.
+    /// These would permit it, but for their conditions, or permit it to others or of others.
     Conditions(Vec<Arc<About>>),
     /// No policy permits it to anybody.
     Nothing,
@@ -35,17 +36,20 @@ impl Engine {
         if !answer.policies.is_empty() {
             return Some(Missing::Forbidden(answer.policies.clone()));
         }
-        let unconditional = self.unconditional(ask, resource);
-        Some(if unconditional.is_empty() { Missing::Nothing } else { Missing::Conditions(unconditional) })
+        let near =
+            [&["conditions"][..], &["conditions", "principal"], &["conditions", "principal", "resource"]];
+        let mut near = near.into_iter().map(|parts| self.permits_without(parts, ask, resource));
+        let near = near.find(|permits| !permits.is_empty());
+        Some(near.map_or(Missing::Nothing, Missing::Conditions))
     }
 
-    /// The permits that would apply if they had no conditions.
-    fn unconditional(&self, ask: &Ask<'_>, resource: &Resourced) -> Vec<Arc<About>> {
+    /// The permits that would apply if it were not for these parts of them.
+    fn permits_without(&self, parts: &[&str], ask: &Ask<'_>, resource: &Resourced) -> Vec<Arc<About>> {
         let Some(slice) = self.slice(ask.action) else { return Vec::new() };
         let permits = slice.policies.policies().filter(|policy| policy.effect() == Effect::Permit);
         let mut stripped = PolicySet::new();
         for policy in permits {
-            if let Some(policy) = without_conditions(policy) {
+            if let Some(policy) = without(parts, policy) {
                 let _ = stripped.add(policy);
             }
         }
@@ -62,8 +66,17 @@ impl Engine {
     }
 }
 
-fn without_conditions(policy: &Policy) -> Option<Policy> {
+/// The policy without these parts: without its conditions, or for every principal or resource of its type.
+fn without(parts: &[&str], policy: &Policy) -> Option<Policy> {
     let mut form = policy.to_json().ok()?;
-    form.as_object_mut()?.insert("conditions".into(), serde_json::Value::Array(Vec::new()));
+    let fields = form.as_object_mut()?;
+    for part in parts {
+        let widened = match fields.get(*part).and_then(|scope| scope.get("entity_type")) {
+            _ if *part == "conditions" => json!([]),
+            Some(kind) => json!({ "op": "is", "entity_type": kind }),
+            None => json!({ "op": "All" }),
+        };
+        fields.insert((*part).to_owned(), widened);
+    }
     Policy::from_json(Some(policy.id().clone()), form).ok()
 }

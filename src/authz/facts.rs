@@ -1,12 +1,13 @@
 //! What Cedar learns of a caller, of a thing and of a call. The names here are those of the schema.
 
 use super::reads::PLACE;
-use super::shown::{Shown, Text};
+use super::shown::{Shown, Text, raw};
 use super::{Scope, ScopeSet};
 use crate::values::{Email, Fingerprint, Id, OrgPath, Timestamp};
 use cedar_policy::{EntityId, EntityTypeName, EntityUid, RestrictedExpression};
 use cedar_policy_core::ast::{Entity, EntityUID, PartialValue, Value as CedarValue};
 use quick_cache::sync::Cache;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use std::collections::HashSet;
 use std::fmt::Display;
@@ -176,6 +177,12 @@ impl Principal {
         uid(SCOPE, scope.as_str()).is_some_and(|uid| self.scopes.contains(uid.as_ref()))
     }
 
+    /// Its type and id.
+    pub fn name(&self) -> (&str, &str) {
+        let shown = self.shown();
+        (&shown.kind, &shown.id)
+    }
+
     /// In words.
     pub(super) fn shown(&self) -> &Shown {
         self.shown.get_or_init(|| Shown::of(self))
@@ -235,6 +242,8 @@ pub struct Foreign {
 #[derive(Debug, Clone)]
 pub struct Resourced {
     pub(super) body: Body,
+    /// In words, once that is wanted.
+    shown: OnceLock<Box<RawValue>>,
     pub(super) fingerprint: Fingerprint,
     /// Of its type and place only, where that is an organization above it.
     pub(super) place_print: Fingerprint,
@@ -300,7 +309,7 @@ impl Resourced {
             }
             Some(_) => fingerprint,
         };
-        Self { fingerprint, place_print, body: Body::Own(own) }
+        Self { fingerprint, place_print, body: Body::Own(own), shown: OnceLock::new() }
     }
 
     /// An organization.
@@ -335,10 +344,19 @@ impl Resourced {
         }
     }
 
+    /// In words.
+    pub(super) fn shown(&self) -> &RawValue {
+        match &self.body {
+            Body::Own(own) => self.shown.get_or_init(|| raw(own)),
+            Body::Foreign(foreign) => foreign.text.of(foreign.entity.as_ref()),
+        }
+    }
+
     /// A thing of another domain.
     pub fn foreign(foreign: Foreign) -> Self {
         let fingerprint = foreign.fingerprint;
-        Self { fingerprint, place_print: fingerprint, body: Body::Foreign(foreign) }
+        let body = Body::Foreign(foreign);
+        Self { fingerprint, place_print: fingerprint, body, shown: OnceLock::new() }
     }
 }
 
@@ -367,7 +385,7 @@ fn organization_attributes(path: &OrgPath) -> Attributes {
 #[derive(Debug, Clone, Default)]
 pub struct Circumstances {
     /// How the caller proved who it is: `password`, `apiKey` or `terminal`.
-    pub credential: Option<String>,
+    pub credential: Option<&'static str>,
     /// From where it calls.
     pub ip: Option<IpAddr>,
     /// When.
@@ -401,7 +419,8 @@ impl Circumstances {
             known.extend(value.map(|value| (name.to_owned(), value)));
         };
         if wanted("credential") {
-            add("credential", self.credential.as_ref().map(text));
+            let credential = self.credential.map(str::to_owned);
+            add("credential", credential.map(RestrictedExpression::new_string));
         }
         if wanted("ip") {
             add("ip", self.ip.map(|ip| RestrictedExpression::new_ip(ip.to_string())));

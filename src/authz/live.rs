@@ -112,10 +112,10 @@ fn looks(sources: &Sources) -> Looks {
         .filter_map(|directory| std::fs::read_dir(directory).ok())
         .flatten()
         .filter_map(|entry| {
-            let entry = entry.ok()?;
-            let path = entry.path();
+            let path = entry.ok()?.path();
             let kind = path.extension()?.to_str()?;
-            let meta = entry.metadata().ok()?;
+            // Of what a link leads to.
+            let meta = std::fs::metadata(&path).ok()?;
             let is_ours = ["cedar", "cedarschema", "json"].contains(&kind) && meta.is_file();
             is_ours.then(|| (path, meta.modified().ok(), meta.len()))
         })

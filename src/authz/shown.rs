@@ -1,8 +1,6 @@
 //! Entities and circumstances as Cedar's JSON has them, for whoever reads the decision log.
 
-use super::facts::{
-    Attribute, Attributes, Body, Circumstances, Foreign, ORGANIZATION, Own, Principal, SCOPE,
-};
+use super::facts::{Attribute, Attributes, Circumstances, ORGANIZATION, Own, Principal, SCOPE};
 use super::scope::Scope;
 use cedar_policy_core::ast::Entity;
 use serde::ser::{SerializeMap, SerializeSeq};
@@ -20,9 +18,14 @@ impl Text {
         self.0.get_or_init(|| {
             let form = entity.map(|entity| cedar_policy::Entity::from(entity.as_ref().clone()));
             let form = form.and_then(|entity| entity.to_json_value().ok());
-            serde_json::value::to_raw_value(&form).unwrap_or_else(|_| RawValue::NULL.to_owned())
+            raw(&form)
         })
     }
+}
+
+/// As the text that stands in a line.
+pub(super) fn raw(form: &impl Serialize) -> Box<RawValue> {
+    serde_json::value::to_raw_value(form).unwrap_or_else(|_| RawValue::NULL.to_owned())
 }
 
 /// A principal in words.
@@ -125,21 +128,6 @@ impl Serialize for Own {
         entity.serialize_entry("attrs", &Fields(&self.attributes))?;
         entity.serialize_entry("parents", &Above(self))?;
         entity.end()
-    }
-}
-
-impl Serialize for Foreign {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.text.of(self.entity.as_ref()).serialize(serializer)
-    }
-}
-
-impl Serialize for Body {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Own(own) => own.serialize(serializer),
-            Self::Foreign(foreign) => foreign.serialize(serializer),
-        }
     }
 }
 

@@ -7,7 +7,8 @@ use super::reads::Reads;
 use super::shape::Shape;
 use crate::values::Fingerprint;
 use cedar_policy::{
-    ActionConstraint, Context, Entities, EntityTypeName, EntityUid, Policy, PolicyId, PolicySet, Schema,
+    ActionConstraint, Context, Entities, EntityTypeName, EntityUid, Policy, PolicyId, PolicySet,
+    PrincipalConstraint, ResourceConstraint, Schema,
 };
 use cedar_policy_core::ast::Entity;
 use serde_json::{Map, Value, json};
@@ -79,13 +80,19 @@ impl Slice {
     ) -> Result<Self, Failure> {
         let groups: BTreeSet<&EntityUid> = actions.ancestors(action).into_iter().flatten().collect();
         let is_group = |uid: &EntityUid| uid == action || groups.contains(uid);
+        let principals: HashSet<EntityTypeName> =
+            bundle.schema.principals_for_action(action).into_iter().flatten().cloned().collect();
+        let resources: HashSet<EntityTypeName> =
+            bundle.schema.resources_for_action(action).into_iter().flatten().cloned().collect();
+        let fits = |policy: &&Policy| can_match(policy, &principals, &resources);
         let mut policies = PolicySet::new();
-        for policy in candidates.of_all.iter().chain(candidates.equal(action)) {
-            policies.add((*policy).clone())?;
+        for policy in candidates.of_all.iter().chain(candidates.equal(action)).copied().filter(fits) {
+            policies.add(policy.clone())?;
         }
         // One that names several of the groups is still one.
         let within = groups.iter().copied().chain([action]).flat_map(|group| candidates.within(group));
-        let within: BTreeMap<&PolicyId, &Policy> = within.map(|policy| (policy.id(), policy)).collect();
+        let within: BTreeMap<&PolicyId, &Policy> =
+            within.filter(fits).map(|policy| (policy.id(), policy)).collect();
         for policy in within.into_values() {
             policies.add(specialized(policy, action)?)?;
         }
@@ -102,8 +109,6 @@ impl Slice {
         let named: HashSet<EntityUid> = literals.into_iter().collect();
         let named = named.iter().filter_map(|literal| domain.entity(literal));
         let base = actions.chain(named).collect();
-        let principals = bundle.schema.principals_for_action(action).into_iter().flatten().cloned().collect();
-        let resources = bundle.schema.resources_for_action(action).into_iter().flatten().cloned().collect();
         let reads = Reads::of(&policies, &declared, &principals, &resources)?;
         Ok(Self {
             action: action.clone(),
@@ -147,7 +152,7 @@ impl Slice {
         let said = (!circumstances.said.is_empty())
             .then(|| serde_json::to_string(&circumstances.said).unwrap_or_default());
         Some(Fingerprint::of(&(
-            circumstances.credential.as_ref().filter(|_| reads("credential")),
+            circumstances.credential.filter(|_| reads("credential")),
             circumstances.ip.filter(|_| reads("ip")),
             circumstances.now.filter(|_| reads("now")),
             circumstances.changes.as_ref().filter(|_| reads("changes")),
@@ -192,6 +197,25 @@ impl Slice {
         Context::from_json_value(Value::Object(fields), Some((schema, &self.action)))
             .map_err(|error| format!("context: {}", with_causes(&error)))
     }
+}
+
+/// Whether a policy can speak of a principal and a resource of these types.
+fn can_match(
+    policy: &Policy,
+    principals: &HashSet<EntityTypeName>,
+    resources: &HashSet<EntityTypeName>,
+) -> bool {
+    let principal = match policy.principal_constraint() {
+        PrincipalConstraint::Is(kind) | PrincipalConstraint::IsIn(kind, _) => principals.contains(&kind),
+        PrincipalConstraint::Eq(uid) => principals.contains(uid.type_name()),
+        PrincipalConstraint::Any | PrincipalConstraint::In(_) => true,
+    };
+    let resource = match policy.resource_constraint() {
+        ResourceConstraint::Is(kind) | ResourceConstraint::IsIn(kind, _) => resources.contains(&kind),
+        ResourceConstraint::Eq(uid) => resources.contains(uid.type_name()),
+        ResourceConstraint::Any | ResourceConstraint::In(_) => true,
+    };
+    principal && resource
 }
 
 /// The same policy for this one action: an `==` is quicker than a search in a list.

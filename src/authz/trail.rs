@@ -1,23 +1,24 @@
 //! What is left behind of a decision: a record of it in the decision log, with what is needed to decide it again.
 
-use super::facts::{Body, Circumstances, Resourced};
+use super::facts::{Circumstances, Resourced};
 use super::{Answer, Ask};
 use crate::decision_log::{Caller, DecisionLog, Record, Subject, Thing};
 use crate::values::Timestamp;
 use serde::Serialize;
 use serde_json::value::RawValue;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// On whose behalf decisions are made, and where they are recorded.
-#[derive(Debug, Clone)]
-pub struct Trail {
+#[derive(Debug, Clone, Copy)]
+pub struct Trail<'a> {
     /// The log.
-    pub log: DecisionLog,
+    pub log: &'a DecisionLog,
     /// The id of the request, if there is one.
-    pub request: Option<Arc<str>>,
+    pub request: Option<&'a str>,
     /// Who asks.
     pub caller: Caller,
+    /// When.
+    pub time: Timestamp,
     /// Whether these decisions are steps on the way to another one, which are recorded only where they deny.
     pub is_step: bool,
 }
@@ -25,32 +26,31 @@ pub struct Trail {
 /// What was read besides what a record names.
 #[derive(Serialize)]
 struct Inputs<'a> {
-    entities: (&'a RawValue, &'a Body),
+    entities: (&'a RawValue, &'a RawValue),
     context: &'a Circumstances,
 }
 
-impl Trail {
+impl Trail<'_> {
     /// Whether this decision is to be recorded.
     pub(super) fn wants(&self, allowed: bool) -> bool {
         self.log.wants(allowed) && !(self.is_step && allowed)
     }
 
-    /// Records a decision that read these circumstances. What is said of a call and read by nobody is not recorded:
-    /// callers say what they have, and that may be a token.
+    /// Records a decision about what is called so, that read these circumstances and this resource. What is said of a
+    /// call and read by nobody is not recorded: callers say what they have, and that may be a token.
     pub(super) fn record(
         &self,
         ask: &Ask<'_>,
-        circumstances: &Circumstances,
-        resource: &Resourced,
+        (kind, id): (&str, &str),
+        (circumstances, resource): (&Circumstances, &Resourced),
         answer: &Answer,
         version: &str,
         latency: Duration,
     ) {
         let subject = ask.principal.shown();
-        let (kind, id) = resource.body.name();
         self.log.record(&Record {
-            time: circumstances.now.unwrap_or(Timestamp::from_millis(0)),
-            request: self.request.as_deref(),
+            time: self.time,
+            request: self.request,
             caller: self.caller,
             subject: Subject { kind: &subject.kind, id: &subject.id, scopes: &subject.scopes },
             action: ask.action,
@@ -60,7 +60,36 @@ impl Trail {
             errors: &answer.errors,
             policy_version: version,
             latency,
-            inputs: Inputs { entities: (&subject.entity, &resource.body), context: circumstances },
+            inputs: Inputs { entities: (&subject.entity, resource.shown()), context: circumstances },
+        });
+    }
+
+    /// Records a no to a question that nobody could decide: who or what it names, each by type and id, is not there or
+    /// cannot be understood.
+    pub fn record_undecided(
+        &self,
+        subject: (&str, &str),
+        action: &str,
+        resource: (&str, &str),
+        why: &str,
+        version: &str,
+    ) {
+        if !self.wants(false) {
+            return;
+        }
+        self.log.record(&Record {
+            time: self.time,
+            request: self.request,
+            caller: self.caller,
+            subject: Subject { kind: subject.0, id: subject.1, scopes: &[] },
+            action,
+            resource: Thing { kind: resource.0, id: resource.1 },
+            decision: false,
+            policies: Vec::new(),
+            errors: &[why.to_owned()],
+            policy_version: version,
+            latency: Duration::ZERO,
+            inputs: None::<Inputs<'_>>,
         });
     }
 }

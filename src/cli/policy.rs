@@ -9,7 +9,7 @@ use crate::authz::{
 use crate::config::Config;
 use crate::http::Problem;
 use crate::values::Email;
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use serde_json::{Map, Value};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,29 +27,42 @@ pub(super) enum Command {
         #[arg(long)]
         check: bool,
     },
-    /// Say whether a user may do something, and why; needs the database
-    Explain {
-        /// The user's address
-        #[arg(long)]
-        user: Email,
-        /// As with a credential of this scope instead of the user's whole role; may be given several times
-        #[arg(long = "scope")]
-        scopes: Vec<Scope>,
-        /// The action, such as fetchForm
-        #[arg(long)]
-        action: String,
-        /// The thing, as TYPE:ID
-        #[arg(long, value_name = "TYPE:ID")]
-        resource: String,
-        /// What else policies may read, as a JSON object
-        #[arg(long, value_name = "JSON")]
-        context: Option<String>,
-    },
+    /// Say whether somebody may do something, and why; needs the database
+    Explain(Box<Question>),
     /// Run test cases in the format of `cedar run-tests`
     Test {
         /// These files [default: cases/*.json in the policy directories]
         files: Vec<PathBuf>,
     },
+}
+
+/// May somebody do something?
+#[derive(Debug, Args)]
+pub(super) struct Question {
+    /// Who: the address of a user
+    #[arg(long, required_unless_present = "subject")]
+    user: Option<Email>,
+    /// As with a credential of this scope instead of the user's whole role; may be given several times
+    #[arg(long = "scope", requires = "user")]
+    scopes: Vec<Scope>,
+    /// Who instead: somebody by type and id, such as one of another domain
+    #[arg(long, value_name = "TYPE:ID", value_parser = named, conflicts_with = "user")]
+    subject: Option<(String, String)>,
+    /// What is said of a subject of another domain, as a JSON object
+    #[arg(long, value_name = "JSON", value_parser = fields, requires = "subject", default_value = "{}")]
+    subject_properties: Fields,
+    /// The action, such as fetchForm
+    #[arg(long)]
+    action: String,
+    /// The thing, by type and id
+    #[arg(long, value_name = "TYPE:ID", value_parser = named)]
+    resource: (String, String),
+    /// What is said of a thing of another domain, as a JSON object
+    #[arg(long, value_name = "JSON", value_parser = fields, default_value = "{}")]
+    resource_properties: Fields,
+    /// What else policies may read, as a JSON object
+    #[arg(long, value_name = "JSON", value_parser = fields, default_value = "{}")]
+    context: Fields,
 }
 
 pub(super) fn run(config: &Config, command: Command) -> Outcome {
@@ -65,57 +78,76 @@ pub(super) fn run(config: &Config, command: Command) -> Outcome {
             write_or_check(Some(output), check, &matrix(&engine))
         }
         Command::Test { files } => test(config, &bundle, files),
-        Command::Explain { user, scopes, action, resource, context } => block_on(async {
+        Command::Explain(question) => block_on(async {
             let app = open(config).await?;
-            let said = match context.as_deref().map(serde_json::from_str) {
-                None => Map::new(),
-                Some(Ok(Value::Object(fields))) => fields,
-                Some(_) => return Err(Failure::failed("--context is not a JSON object")),
-            };
-            let (kind, id) =
-                resource.rsplit_once(':').map(|(kind, id)| (kind.trim_end_matches(':'), id)).ok_or_else(
-                    || Failure::failed("--resource is not TYPE:ID, such as Form:599e1fcd9da1c72645c95886"),
-                )?;
-            let none = Map::new();
-            let question =
-                Question { scopes, action: &action, named: Named { kind, id, properties: &none }, said };
-            explain(&app, &user, question).await.map_err(|problem| Failure::problem(&problem))
+            explain(&app, &question).await.map_err(|problem| Failure::problem(&problem))
         }),
     }
 }
 
-struct Question<'a> {
-    scopes: Vec<Scope>,
-    action: &'a str,
-    named: Named<'a>,
-    said: Map<String, Value>,
+/// A JSON object.
+#[derive(Debug, Clone)]
+pub(super) struct Fields(Map<String, Value>);
+
+fn fields(text: &str) -> Result<Fields, String> {
+    match serde_json::from_str(text) {
+        Ok(Value::Object(fields)) => Ok(Fields(fields)),
+        Ok(_) => Err("it is not a JSON object".to_owned()),
+        Err(error) => Err(format!("it is not a JSON object: {error}")),
+    }
 }
 
-async fn explain(app: &App, user: &Email, question: Question<'_>) -> Result<(), Problem> {
-    let Question { scopes, action, named, said } = question;
+/// A type and an id, apart at the first single colon: a type may have double ones, and an id any.
+fn named(text: &str) -> Result<(String, String), String> {
+    let bytes = text.as_bytes();
+    let is_colon = |at: Option<usize>| at.and_then(|at| bytes.get(at)) == Some(&b':');
+    let single = text.match_indices(':').map(|(at, _)| at);
+    let at = single.into_iter().find(|at| !is_colon(at.checked_sub(1)) && !is_colon(Some(at + 1)));
+    match at.and_then(|at| Some((text.get(..at)?, text.get(at + 1..)?))) {
+        Some((kind, id)) if !kind.is_empty() && !id.is_empty() => Ok((kind.to_owned(), id.to_owned())),
+        _ => Err("it is not TYPE:ID, such as Form:599e1fcd9da1c72645c95886".to_owned()),
+    }
+}
+
+/// What the arguments name.
+fn thing<'a>((kind, id): &'a (String, String), Fields(properties): &'a Fields) -> Named<'a> {
+    Named { kind, id, properties }
+}
+
+async fn explain(app: &App, question: &Question) -> Result<(), Problem> {
     let gate = app.terminal("evaluateAccess").await.map_err(Problem::internal)?;
-    let account = app.parts.store.account_by_email(user).await?;
-    let account = account.ok_or_else(|| Problem::bad_request(format!("there is no user {user}")))?;
-    let (principal, circumstances) = match question::user_by_role(&gate, account.id).await? {
+    let engine = gate.engine();
+    let (name, asked, scopes) = match (&question.user, &question.subject) {
+        (Some(user), _) => {
+            let account = app.parts.store.account_by_email(user).await?;
+            let account = account.ok_or_else(|| Problem::bad_request(format!("there is no user {user}")))?;
+            let scopes = ScopeSet::new(question.scopes.iter().copied());
+            let scopes = scopes.map(|scopes| engine.effective(&scopes, account.role));
+            (user.to_string(), question::user_by_role(&gate, account.id).await?, scopes)
+        }
+        (None, Some(subject)) => {
+            let named = thing(subject, &question.subject_properties);
+            (format!("{}:{}", named.kind, named.id), question::subject(&gate, named).await?, None)
+        }
+        (None, None) => return Err(Problem::bad_request("--user or --subject says who")),
+    };
+    let (principal, circumstances) = match asked {
         Asked::Known(principal, circumstances) => (principal, circumstances),
         Asked::Unknown(obstacle) => return Err(Problem::bad_request(obstacle.message)),
         Asked::Refused => return Err(Problem::forbidden("evaluateAccess")),
     };
-    let engine = gate.engine();
-    let principal = match ScopeSet::new(scopes) {
-        Some(scopes) => {
-            let scopes = engine.effective(&scopes, account.role);
-            principal.with_scopes(scopes.as_ref()).map_or(principal, Arc::new)
-        }
+    let principal = match scopes {
+        Some(scopes) => principal.with_scopes(scopes.as_ref()).map_or(principal, Arc::new),
         None => principal,
     };
-    let circumstances = Circumstances { said, ..circumstances };
+    let circumstances = Circumstances { said: question.context.0.clone(), ..circumstances };
+    let (action, named) = (&question.action, thing(&question.resource, &question.resource_properties));
     let target = question::target(&gate, named).await?;
-    let name = engine.action_for(action, named.kind);
-    let ask = Ask { principal: &principal, action: name, circumstances: &circumstances, trail: None };
+    let known = engine.action_for(action, named.kind);
+    let ask = Ask { principal: &principal, action: known, circumstances: &circumstances, trail: None };
     let verdict = question::decide(engine, &ask, &target, named, true);
     let answer = if verdict.answer.allowed { "yes" } else { "no" };
-    say(format_args!("{answer}: {user} {action} {}:{}", named.kind, named.id));
+    say(format_args!("{answer}: {name} {action} {}:{}", named.kind, named.id));
     let line = |about: &About| {
         let doc = about.doc.as_deref().unwrap_or_default();
         say(format_args!("    {}  {}:{}  {doc}", about.id, about.file, about.line));
@@ -130,7 +162,7 @@ async fn explain(app: &App, user: &Email, question: Question<'_>) -> Result<(), 
     match &verdict.missing {
         Some(Missing::Scope(scope)) => say(format_args!("  it would be permitted with the scope {scope}")),
         Some(Missing::Conditions(policies)) => {
-            say("  it would be permitted, but for the conditions of");
+            say("  these would permit it, but for their conditions, or permit it to others or of others:");
             policies.iter().for_each(|about| line(about));
         }
         Some(Missing::Nothing) => say("  no policy permits it to anybody"),

@@ -37,7 +37,7 @@ pub async fn create<R: Resource>(
     gate: Gate,
     (request, Json(body)): (HttpRequest, Json<R::Body>),
 ) -> Result<HttpResponse, Problem> {
-    let row: R = resource::compose(&body, stamp(&gate, gate.caller.organization.own()))?;
+    let row: R = resource::compose(&body, stamp(&gate, gate.caller().organization.own()))?;
     let row = permitted_new(&gate, row).await?;
     let work = gate.begin().await?;
     let row = work.insert(row).await?;

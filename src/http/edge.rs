@@ -39,6 +39,11 @@ impl Passage {
         self.id.to_str().unwrap_or_default()
     }
 
+    /// The id as the header has it.
+    pub fn header(&self) -> HeaderValue {
+        self.id.clone()
+    }
+
     /// Notes that it has come to the gate of this action.
     pub fn comes_to(&self, action: &'static str) {
         self.action.set(Some(action));

@@ -9,31 +9,34 @@ use crate::authz::{Ask, Circumstances, Denied, Engine, Permitted, Resourced, Tra
 use crate::decision_log;
 use crate::resource::{Reference, Resource};
 use crate::store::{Account, Cause, Entry, Event, Outcome, Reader, Work};
-use crate::values::{Id, OrgPath};
+use crate::values::{Id, OrgPath, Timestamp};
+use actix_web::http::header::HeaderValue;
 use actix_web::{HttpMessage, HttpRequest};
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// What is left behind of a caller's decisions.
-fn trail(parts: &Parts, caller: &Caller, request: Option<Arc<str>>) -> Trail {
-    let credential_id = caller.credential.id();
-    let caller =
-        decision_log::Caller { user: caller.id, credential: caller.credential.as_str(), credential_id };
-    Trail { log: parts.decision_log.clone(), request, caller, is_step: false }
-}
-
 /// A caller at the door of one action.
 #[derive(Debug, Clone)]
 pub struct Gate {
+    call: Arc<Call>,
+    action: &'static str,
+    /// Whether this door is on the way to another one.
+    is_step: bool,
+}
+
+/// What is the same at every door of one request.
+#[derive(Debug)]
+struct Call {
     parts: Arc<Parts>,
     /// The policies with which the request began, and ends.
     engine: Arc<Engine>,
-    /// Who is calling.
-    pub caller: Arc<Caller>,
-    action: &'static str,
+    caller: Arc<Caller>,
     ip: Option<IpAddr>,
-    trail: Trail,
+    /// When it came.
+    now: Timestamp,
+    /// The id of the request; none where there is no request.
+    request: Option<HeaderValue>,
 }
 
 impl Gate {
@@ -48,17 +51,18 @@ impl Gate {
         let caller = Caller::of_token(&parts, &engine, token).await?;
         count_caller(&parts, request, caller.id)?;
         caller.touch(&parts).await;
-        let ip = client_address(request);
-        let request = request.extensions().get::<Passage>().map(|passage| Arc::from(passage.id()));
-        let trail = trail(&parts, &caller, request);
-        Ok(Self { parts, engine, caller, action, ip, trail })
+        let (ip, now) = (client_address(request), parts.clock.now());
+        let request = request.extensions().get::<Passage>().map(Passage::header);
+        let call = Call { parts, engine, caller, ip, now, request };
+        Ok(Self { call: Arc::new(call), action, is_step: false })
     }
 
     /// The gate of `action` for this caller.
     pub fn new(parts: Arc<Parts>, caller: Caller, action: &'static str) -> Self {
-        let engine = parts.policies.current();
-        let trail = trail(&parts, &caller, None);
-        Self { parts, engine, caller: Arc::new(caller), action, ip: None, trail }
+        let (engine, caller) = (parts.policies.current(), Arc::new(caller));
+        let now = parts.clock.now();
+        let call = Call { parts, engine, caller, ip: None, now, request: None };
+        Self { call: Arc::new(call), action, is_step: false }
     }
 
     /// The same caller at the door of another action.
@@ -73,27 +77,25 @@ impl Gate {
 
     /// The parts of the service, to be taken elsewhere.
     pub fn shared_parts(&self) -> Arc<Parts> {
-        Arc::clone(&self.parts)
+        Arc::clone(&self.call.parts)
     }
 
     /// The same caller at a door on the way to another one.
     pub fn step(&self, action: &'static str) -> Self {
-        let mut step = self.at(action);
-        step.trail.is_step = true;
-        step
+        Self { is_step: true, ..self.at(action) }
     }
 
     /// Who causes what is written in this request.
     pub fn cause(&self) -> Cause {
-        let caller = &self.caller;
+        let caller = self.caller();
         Cause {
             // Whoever sits at the terminal is no user.
             actor: (caller.credential != Credential::Terminal).then_some(caller.id),
             credential: Some(caller.credential.as_str()),
             credential_id: caller.credential.id(),
-            address: self.ip.map(|ip| ip.to_string()),
-            request: self.trail.request.as_deref().map(str::to_owned),
-            at: self.parts.clock.now(),
+            address: self.call.ip.map(|ip| ip.to_string()),
+            request: self.request().map(str::to_owned),
+            at: self.parts().clock.now(),
         }
     }
 
@@ -102,7 +104,7 @@ impl Gate {
         if !is_administrative(self.action) {
             return problem;
         }
-        problem.told(self.cause(), self.denial().within(&self.caller.organization))
+        problem.told(self.cause(), self.denial().within(&self.caller().organization))
     }
 
     fn denied(&self, denied: &Denied) -> Problem {
@@ -122,42 +124,68 @@ impl Gate {
         Entry::new(Event::AccessDenied).outcome(Outcome::Denied).with("action", self.action)
     }
 
+    /// Who is calling.
+    pub fn caller(&self) -> &Caller {
+        &self.call.caller
+    }
+
     /// What is left behind of this caller's decisions.
-    pub fn trail(&self) -> &Trail {
-        &self.trail
+    pub fn trail(&self) -> Trail<'_> {
+        let Caller { id, credential, .. } = *self.caller();
+        Trail {
+            log: &self.parts().decision_log,
+            request: self.request(),
+            caller: decision_log::Caller {
+                user: id,
+                credential: credential.as_str(),
+                credential_id: credential.id(),
+            },
+            time: self.call.now,
+            is_step: self.is_step,
+        }
+    }
+
+    /// The id of the request; none where there is no request.
+    fn request(&self) -> Option<&str> {
+        self.call.request.as_ref()?.to_str().ok()
     }
 
     /// From where the caller calls; none where it is not by a network.
     pub fn address(&self) -> Option<IpAddr> {
-        self.ip
+        self.call.ip
     }
 
     /// What decides, from the beginning of the request to its end.
     pub fn engine(&self) -> &Engine {
-        &self.engine
+        &self.call.engine
     }
 
     /// The parts of the service.
     pub fn parts(&self) -> &Parts {
-        &self.parts
+        &self.call.parts
     }
 
     /// What the caller says, with nothing changed and no scope wanted.
     pub fn circumstances(&self) -> Circumstances {
         Circumstances {
-            credential: Some(self.caller.credential.as_str().to_owned()),
-            ip: self.ip,
-            now: Some(self.parts.clock.now()),
+            credential: Some(self.caller().credential.as_str()),
+            ip: self.call.ip,
+            now: Some(self.call.now),
             ..Circumstances::default()
         }
     }
 
+    /// What is known of a call that another than the caller would make at this moment.
+    pub fn moment(&self) -> Circumstances {
+        Circumstances { now: Some(self.call.now), ..Circumstances::default() }
+    }
+
     fn ask<'a>(&'a self, circumstances: &'a Circumstances) -> Ask<'a> {
         Ask {
-            principal: &self.caller.principal,
+            principal: &self.caller().principal,
             action: self.action,
             circumstances,
-            trail: Some(&self.trail),
+            trail: Some(self.trail()),
         }
     }
 
@@ -169,7 +197,7 @@ impl Gate {
     /// The thing that a path names, to be asked about; none where there is none.
     pub async fn look_up<R: Resource>(&self, id: &str) -> Result<Option<Undecided<R>>, Problem> {
         match self.id(id) {
-            Some(id) => Ok(self.parts.store.find::<R>(id).await?),
+            Some(id) => Ok(self.parts().store.find::<R>(id).await?),
             None => Ok(None),
         }
     }
@@ -188,7 +216,7 @@ impl Gate {
 
     /// The id that a path names; none where it is malformed.
     pub fn id(&self, text: &str) -> Option<Id> {
-        if text == "me" { Some(self.caller.id) } else { text.parse().ok() }
+        if text == "me" { Some(self.caller().id) } else { text.parse().ok() }
     }
 
     /// The thing, if the caller may do this to it. A missing one and one out of reach answer alike: 404 if the caller
@@ -209,9 +237,9 @@ impl Gate {
         circumstances: &Circumstances,
         at_home: &Circumstances,
     ) -> Result<Permitted<R>, Problem> {
-        match thing.map(|thing| self.engine.permit(&self.ask(circumstances), thing)) {
+        match thing.map(|thing| self.engine().permit(&self.ask(circumstances), thing)) {
             Some(Ok(permitted)) => Ok(permitted),
-            refused if self.engine.could(&self.ask(at_home), R::TYPE) => {
+            refused if self.engine().could(&self.ask(at_home), R::TYPE) => {
                 Err(self.keep_from(Problem::not_found(R::TYPE), refused.is_some()))
             }
             Some(Err(_)) | None => Err(self.refuse(Problem::forbidden(self.action))),
@@ -224,13 +252,13 @@ impl Gate {
         thing: Undecided<R>,
         circumstances: &Circumstances,
     ) -> Result<Permitted<R>, Problem> {
-        self.engine.permit(&self.ask(circumstances), thing).map_err(|denied| self.denied(&denied))
+        self.engine().permit(&self.ask(circumstances), thing).map_err(|denied| self.denied(&denied))
     }
 
     /// The new thing, if the caller may make it: asked of the organization that is to hold it.
     pub fn decide_new<R: Resource>(&self, thing: Undecided<R>) -> Result<Permitted<R>, Problem> {
         let circumstances = self.circumstances();
-        self.engine.permit_within(&self.ask(&circumstances), thing).map_err(|denied| self.denied(&denied))
+        self.engine().permit_within(&self.ask(&circumstances), thing).map_err(|denied| self.denied(&denied))
     }
 
     /// Where a new thing goes: the organization that it names, else the caller's. One that is out of reach is, for one
@@ -241,12 +269,12 @@ impl Gate {
         named: Option<Id>,
         field: &str,
     ) -> Result<OrgPath, Problem> {
-        let Some(named) = named.filter(|named| *named != self.caller.organization.own()) else {
-            return Ok(self.caller.organization.clone());
+        let Some(named) = named.filter(|named| *named != self.caller().organization.own()) else {
+            return Ok(self.caller().organization.clone());
         };
         match reader.path(named).await? {
             Some(path) if self.allows(&path) => Ok(path),
-            found if self.allows(&self.caller.organization) => {
+            found if self.allows(&self.caller().organization) => {
                 let problem = Problem::field(field, no_such("Organization", named));
                 Err(self.keep_from(problem, found.is_some()))
             }
@@ -265,10 +293,11 @@ impl Gate {
     ) -> Result<Permitted<R>, Problem> {
         let gate = self.step("referTo");
         let circumstances = gate.circumstances();
-        if let Some(Ok(permitted)) = thing.map(|thing| self.engine.permit(&gate.ask(&circumstances), thing)) {
+        if let Some(Ok(permitted)) = thing.map(|thing| self.engine().permit(&gate.ask(&circumstances), thing))
+        {
             return Ok(permitted);
         }
-        Err(match (self.allows(&self.caller.organization), field, id) {
+        Err(match (self.allows(&self.caller().organization), field, id) {
             (false, ..) => Problem::forbidden(self.action),
             (true, Some(field), Some(id)) => Problem::field(field, no_such(R::TYPE, id)),
             (true, ..) => Problem::not_found(R::TYPE),
@@ -277,7 +306,7 @@ impl Gate {
 
     /// Whether the action is permitted in this organization.
     pub fn allows(&self, organization: &OrgPath) -> bool {
-        self.engine.allows(&self.ask(&self.circumstances()), &Resourced::organization(organization))
+        self.engine().allows(&self.ask(&self.circumstances()), &Resourced::organization(organization))
     }
 
     /// The organizations of which a list shows the things: the one that is named, else the caller's and all below it of
@@ -296,10 +325,10 @@ impl Gate {
     pub async fn listable_below(&self, named: Option<&str>) -> Result<Permitted<Within>, Problem> {
         let top = match named {
             Some(named) => self.named(named).await?,
-            None => Some(self.caller.organization.clone()),
+            None => Some(self.caller().organization.clone()),
         };
         let below = match &top {
-            Some(top) => Some(self.parts.store.subtree(top).await?),
+            Some(top) => Some(self.parts().store.subtree(top).await?),
             None => None,
         };
         self.permitted(below)
@@ -308,7 +337,7 @@ impl Gate {
     /// Where the organization stands that a query names; none where there is none.
     async fn named(&self, organization: &str) -> Result<Option<OrgPath>, Problem> {
         match organization.parse() {
-            Ok(id) => Ok(self.parts.store.path(id).await?),
+            Ok(id) => Ok(self.parts().store.path(id).await?),
             Err(_) => Ok(None),
         }
     }
@@ -318,9 +347,9 @@ impl Gate {
     fn permitted(&self, asked: Option<Vec<OrgPath>>) -> Result<Permitted<Within>, Problem> {
         let circumstances = self.circumstances();
         let ask = self.ask(&circumstances);
-        match asked.map(|asked| self.engine.permit_organizations(&ask, asked)) {
+        match asked.map(|asked| self.engine().permit_organizations(&ask, asked)) {
             Some(Ok(within)) => Ok(within),
-            refused if self.engine.could(&ask, "Organization") => {
+            refused if self.engine().could(&ask, "Organization") => {
                 Err(self.keep_from(Problem::not_found("Organization"), refused.is_some()))
             }
             Some(Err(denied)) => Err(self.denied(&denied)),
@@ -337,16 +366,16 @@ impl Gate {
     ) -> Result<Option<Resourced>, Problem> {
         let gate = self.step("referTo");
         let circumstances = gate.circumstances();
-        let thing = self.parts.kinds.load(reader, kind, id).await?;
-        Ok(thing.filter(|thing| self.engine.allows(&gate.ask(&circumstances), thing)))
+        let thing = self.parts().kinds.load(reader, kind, id).await?;
+        Ok(thing.filter(|thing| self.engine().allows(&gate.ask(&circumstances), thing)))
     }
 
     /// The same, from what was read not long ago where that is still so.
     pub async fn known(&self, kind: &str, id: Id) -> Result<Option<Arc<Resourced>>, Problem> {
         let gate = self.step("referTo");
         let circumstances = gate.circumstances();
-        let thing = self.parts.kinds.know(&self.parts.store, kind, id).await?;
-        Ok(thing.filter(|thing| self.engine.allows(&gate.ask(&circumstances), thing)))
+        let thing = self.parts().kinds.know(&self.parts().store, kind, id).await?;
+        Ok(thing.filter(|thing| self.engine().allows(&gate.ask(&circumstances), thing)))
     }
 
     /// A page of the things of a type that stand in the caller's organization or below, by id; each with what Cedar must
@@ -360,25 +389,25 @@ impl Gate {
         let gate = self.step("referTo");
         let circumstances = gate.circumstances();
         let reader = self.reader();
-        let page = self.parts.kinds.page(&reader, kind, &self.caller.organization, after, limit).await?;
-        let nameable = |thing: &Resourced| self.engine.allows(&gate.ask(&circumstances), thing);
+        let page = self.parts().kinds.page(&reader, kind, &self.caller().organization, after, limit).await?;
+        let nameable = |thing: &Resourced| self.engine().allows(&gate.ask(&circumstances), thing);
         Ok(page.into_iter().map(|(id, thing)| (id, Some(thing).filter(nameable))).collect())
     }
 
     /// Whether the action is permitted on this thing.
     pub fn permits(&self, thing: &Resourced) -> bool {
-        self.engine.allows(&self.ask(&self.circumstances()), thing)
+        self.engine().allows(&self.ask(&self.circumstances()), thing)
     }
 
     /// Whether the action could be permitted on some thing of this type at home.
     pub fn could(&self, kind: &str) -> bool {
-        self.engine.could(&self.ask(&self.circumstances()), kind)
+        self.engine().could(&self.ask(&self.circumstances()), kind)
     }
 
     /// Whether the action is permitted on the user with this account.
     pub fn may_evaluate(&self, account: &Account) -> bool {
         let thing = Resourced::user(account.id, &account.path, facts(account));
-        self.engine.allows(&self.ask(&self.circumstances()), &thing)
+        self.engine().allows(&self.ask(&self.circumstances()), &thing)
     }
 
     /// Checks that everything that a thing names exists and that the caller may name it.
@@ -399,22 +428,22 @@ impl Gate {
 
     /// Reads what everybody sees.
     pub fn reader(&self) -> Reader<'_> {
-        self.parts.store.reader()
+        self.parts().store.reader()
     }
 
     /// Starts a unit of work.
     pub async fn begin(&self) -> Result<Work, Problem> {
-        Ok(self.parts.store.begin(self.cause()).await?)
+        Ok(self.parts().store.begin(self.cause()).await?)
     }
 
     /// The address of a path of this service, as a client reaches it: with the public address where that is set.
     pub fn location(&self, path: &str) -> String {
-        format!("{}{path}", self.parts.rules.public_url.as_deref().unwrap_or_default())
+        format!("{}{path}", self.parts().rules.public_url.as_deref().unwrap_or_default())
     }
 
     /// A new id.
     pub fn new_id(&self) -> Id {
-        Id::new(&self.parts.clock)
+        Id::new(&self.parts().clock)
     }
 }
 

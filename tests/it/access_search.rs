@@ -254,7 +254,20 @@ async fn what_is_found_comes_in_pages_whose_tokens_refuse_another_question() {
         question["page"]["token"] = token.clone().into();
         tokens.push(token);
     }
-    assert_eq!((found, sizes), (users, vec![100, 100, 51]));
+    assert_eq!((&found, sizes), (&users, vec![100, 100, 51]));
+    // Nothing follows on the last page, however full it is; and what is more than the most is the most.
+    for (limit, size) in [(251, 251), (250, 250), (5_000, 251), (0, 0)] {
+        question["page"] = json!({ "limit": limit });
+        let (results, token) = page(&admin, SUBJECTS, &question).await;
+        assert_eq!((results.len(), token.is_empty()), (size, size == users.len()), "{limit}");
+        question["page"]["token"] = token.clone().into();
+        let (rest, _) = page(&admin, SUBJECTS, &question).await;
+        assert!(
+            token.is_empty() || limit == 0 || rest.len() == users.len() - size,
+            "{limit}: {}",
+            rest.len()
+        );
+    }
 
     // Few of many: what a page holds is permitted, however many are looked at for it.
     let mut rare = may(json!({ "type": "User" }), "deleteConversation", thing("Conversation", &conversation));

@@ -329,6 +329,42 @@ async fn a_decision_is_explained_to_a_person() {
     );
 }
 
+#[tokio::test]
+async fn a_decision_about_another_domain_is_explained_to_a_person() {
+    let app = TestApp::start().await;
+    let [policies, schema] = ["policies", "schema"].map(|name| {
+        let more = project_file(&format!("examples/documents/{name}"));
+        format!("{},{}", project_file(name).display(), more.display())
+    });
+    let settings = [
+        ("CEDARGATE_DATABASE_URL", app.url()),
+        ("CEDARGATE_POLICIES", policies.as_str()),
+        ("CEDARGATE_SCHEMA", schema.as_str()),
+    ];
+    let explained = |more: &[&str]| {
+        let about = ["policy", "explain", "--subject", "Docs::Person:dan", "--action", "read"];
+        let output = run(app.directory(), &settings, &[&about[..], more].concat());
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let yes = explained(&["--resource", "Docs::Document:plan"]);
+    assert!(
+        yes.0 == Some(0) && yes.1.starts_with("yes: Docs::Person:dan read Docs::Document:plan"),
+        "{yes:?}"
+    );
+    let no = explained(&["--resource", "Docs::Document:a:b"]);
+    assert!(no.1.starts_with("no: Docs::Person:dan read Docs::Document:a:b"), "{no:?}");
+    assert!(no.1.contains("these would permit it, but for") && no.1.contains("docs.reader"), "{no:?}");
+    let owner = r#"{"owner": {"type": "Docs::Person", "id": "dan"}}"#;
+    let said = explained(&["--resource", "Docs::Document:a:b", "--resource-properties", owner]);
+    assert!(said.1.starts_with("yes: ") && said.1.contains("docs.owner"), "{said:?}");
+    for wrong in ["Docs::Document", "Docs::Document::a", ":x", "Docs::Document:"] {
+        let refused = explained(&["--resource", wrong]);
+        assert!(refused.0 == Some(2) && refused.2.contains("TYPE:ID"), "{wrong}: {refused:?}");
+    }
+    let refused = explained(&["--resource", "Docs::Document:plan", "--context", "[1]"]);
+    assert!(refused.0 == Some(2) && refused.2.contains("it is not a JSON object"), "{refused:?}");
+}
+
 #[test]
 fn a_case_that_fails_is_named() {
     let directory = tempfile::tempdir().unwrap();

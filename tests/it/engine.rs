@@ -259,7 +259,7 @@ fn quickly(question: &Question, engine: &Engine) -> (bool, usize) {
     let action = ACTIONS[question.action];
     let changes = question.changes.as_ref().filter(|_| action.starts_with("update"));
     let circumstances = Circumstances {
-        credential: question.credential.map(|at| CREDENTIALS[at].to_owned()),
+        credential: question.credential.map(|at| CREDENTIALS[at]),
         now: Some("2026-01-31T12:00:00Z".parse().unwrap()),
         changes: changes.map(|changes| changes.iter().map(|at| FIELDS[*at].to_owned()).collect()),
         ..Circumstances::default()

@@ -26,6 +26,7 @@ mod conversations;
 mod decision_log;
 mod document;
 mod documents;
+mod domains;
 mod engine;
 mod families;
 mod forward;

@@ -117,8 +117,12 @@ async fn what_the_schema_does_not_declare_is_passed_over() {
     // What is known of things comes from the store, whatever a question says of them.
     let mut asked = question("updateUser", "User", &agent.id);
     asked["resource"]["properties"] = json!({ "role": "admin" });
+    assert!(decision(&agent, asked.clone()).await);
+    // What is said of the action stands in the context.
+    asked["action"]["properties"] = json!({ "colour": 1.5 });
+    assert!(decision(&agent, asked.clone()).await);
     asked["action"]["properties"] = json!({ "changes": ["role"] });
-    assert!(decision(&agent, asked).await);
+    assert!(!decision(&agent, asked).await);
 }
 
 #[tokio::test]

@@ -8,6 +8,30 @@ fn blocks(readme: &str) -> Vec<String> {
     readme.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
 }
 
+/// The lines of a configuration of nginx, without comments.
+fn directives(text: &str) -> Vec<&str> {
+    let lines = text.lines().map(|line| line.split('#').next().unwrap().trim());
+    lines.filter(|line| !line.is_empty()).collect()
+}
+
+#[test]
+fn what_the_readme_shows_of_nginx_is_in_the_example() {
+    let read = |name: &str| std::fs::read_to_string(project_file(name)).unwrap();
+    let (readme, example) = (read("README.md"), read("examples/nginx/nginx.conf"));
+    let shown = readme.split("```nginx\n").nth(1).unwrap().split("```").next().unwrap();
+    let (shown, example) = (directives(shown), directives(&example));
+    for line in &shown {
+        assert!(example.contains(line), "the example has no {line}");
+    }
+    // What a client says of itself is replaced by what is known.
+    let replaced = |lines: &[&str]| {
+        let of_user =
+            lines.iter().filter(|line| line.starts_with("proxy_set_header X-") && line.contains('$'));
+        of_user.filter(|line| ["$user", "$scope"].iter().any(|name| line.contains(name))).count()
+    };
+    assert_eq!((replaced(&shown), replaced(&example)), (2, 2));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_session_goes_as_the_readme_says() {
     let app = TestApp::start().await;

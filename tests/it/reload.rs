@@ -183,7 +183,11 @@ async fn a_changed_file_and_a_hangup_are_noticed() {
     let files = Files::new();
     let directory = tempfile::tempdir().unwrap();
     let (policies, schema) = (files.at("policies"), files.at("schema"));
+    // A link is as good as a file, and what it leads to is what changes.
+    let linked = directory.path().join("late");
+    std::os::unix::fs::symlink(&linked, files.at("policies/late.cedar")).unwrap();
     for (poll, hangs_up) in [("1", false), ("0", true)] {
+        write(&linked, "// Nothing yet.");
         let settings = [
             ("CEDARGATE_POLICIES", policies.to_str().unwrap()),
             ("CEDARGATE_SCHEMA", schema.to_str().unwrap()),
@@ -197,7 +201,7 @@ async fn a_changed_file_and_a_hangup_are_noticed() {
         let admin = crate::support::Client { bearer: Some(token), ..client };
         let version = async || admin.get("/v2/policies").await.expect(StatusCode::OK)["version"].clone();
         let before = version().await;
-        write(&files.at("policies/late.cedar"), LATE);
+        write(&linked, LATE);
         if hangs_up {
             let hangup =
                 std::process::Command::new("kill").args(["-HUP", &running.id().to_string()]).status();
@@ -207,7 +211,6 @@ async fn a_changed_file_and_a_hangup_are_noticed() {
             tokio::task::yield_now().await;
         }
         admin.get("/v2/forms").await.expect_problem(403, "forbidden");
-        std::fs::remove_file(files.at("policies/late.cedar")).unwrap();
     }
 }
 

@@ -1,0 +1,205 @@
+//! A domain of another service, a vault, by what is particular about it: tags, what is said of a call, the time, actions
+//! that nobody may take, and attributes that are said and those that are known.
+
+use crate::access::{EVALUATION, EVALUATIONS, decides, evaluate, may, obstacle, thing};
+use crate::support::{Client, TestApp};
+use cedargate::authz::Scope;
+use cedargate::config::{Config, Decisions};
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use std::path::Path;
+
+const SCHEMA: &str = r#"
+namespace Vault {
+  entity Staff;
+  entity Clerk in [Staff] = { badge?: Long };
+  entity Safe = { label?: String } tags String;
+  action open appliesTo { principal: Clerk, resource: Safe, context: { alarm?: Bool, now?: datetime } };
+  action smash appliesTo { principal: Clerk, resource: Safe };
+}"#;
+
+const POLICIES: &str = r#"
+@id("vault.open")
+permit (principal in Vault::Staff::"all", action == Vault::Action::"open", resource)
+when { resource has label && resource.label == "everyday" };
+@id("vault.sealed")
+forbid (principal, action == Vault::Action::"open", resource) when { resource.hasTag("sealed") };
+@id("vault.alarm")
+forbid (principal, action == Vault::Action::"open", resource) when { context has alarm && context.alarm };
+@id("vault.opening-day")
+forbid (principal, action == Vault::Action::"open", resource)
+unless { context has now && context.now >= datetime("2026-01-31") };"#;
+
+const DATA: &str = r#"[
+  { "uid": { "type": "Vault::Staff", "id": "all" }, "attrs": {}, "parents": [] },
+  { "uid": { "type": "Vault::Clerk", "id": "ada" }, "attrs": {}, "parents": [{ "type": "Vault::Staff", "id": "all" }] },
+  { "uid": { "type": "Vault::Safe", "id": "cash" }, "attrs": { "label": "everyday" }, "parents": [] },
+  { "uid": { "type": "Vault::Safe", "id": "gold" }, "attrs": {}, "tags": { "sealed": "by the board" }, "parents": [] }
+]"#;
+
+async fn start() -> TestApp {
+    start_with(|_| ()).await
+}
+
+async fn start_with(change: impl FnOnce(&mut Config)) -> TestApp {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    std::fs::write(at("vault.cedarschema"), SCHEMA).unwrap();
+    std::fs::write(at("vault.cedar"), POLICIES).unwrap();
+    std::fs::write(at("vault.json"), DATA).unwrap();
+    TestApp::with(|config| {
+        config.schema.push(directory.path().to_owned());
+        config.policies.push(directory.path().to_owned());
+        change(config);
+    })
+    .await
+}
+
+fn clerk(id: &str) -> Value {
+    thing("Vault::Clerk", id)
+}
+
+fn safe(id: &str) -> Value {
+    thing("Vault::Safe", id)
+}
+
+fn safe_with(id: &str, properties: Value) -> Value {
+    json!({ "type": "Vault::Safe", "id": id, "properties": properties })
+}
+
+#[tokio::test]
+async fn what_is_said_of_a_thing_leaves_the_tags_that_it_is_known_to_have() {
+    let app = start().await;
+    let bot = app.user(Scope::Bot).await;
+    let everyday = json!({ "label": "everyday" });
+    for (question, permitted) in [
+        (may(clerk("ada"), "open", safe("cash")), true),
+        (may(clerk("ada"), "open", safe("gold")), false),
+        (may(clerk("ada"), "open", safe_with("gold", everyday.clone())), false),
+        (may(clerk("ada"), "open", safe_with("unheard-of", everyday.clone())), true),
+        (may(clerk("bob"), "open", safe("cash")), false),
+    ] {
+        assert_eq!(decides(&bot, question.clone()).await, permitted, "{question}");
+    }
+    let mut sealed = may(clerk("ada"), "open", safe_with("gold", everyday));
+    sealed["context"] = json!({ "explain": true });
+    let answer = evaluate(&bot, sealed).await;
+    assert_eq!(answer["context"]["policies"][0]["id"], "vault.sealed", "{answer}");
+}
+
+#[tokio::test]
+async fn what_is_said_of_an_action_reaches_its_context_at_every_door() {
+    let app = start().await;
+    let bot = app.user(Scope::Bot).await;
+    for (alarm, permitted) in [(json!({ "alarm": false }), true), (json!({ "alarm": true }), false)] {
+        let mut question = may(clerk("ada"), "open", safe("cash"));
+        question["action"]["properties"] = alarm.clone();
+        assert_eq!(decides(&bot, question.clone()).await, permitted, "{alarm}");
+        let plain = bot.post("/v2/authorize", question.clone()).await.expect(StatusCode::OK);
+        assert_eq!(plain["decision"], permitted, "{alarm}: {plain}");
+        let batch = bot.post(EVALUATIONS, json!({ "evaluations": [question] })).await.expect(StatusCode::OK);
+        assert_eq!(batch["evaluations"], json!([{ "decision": permitted }]), "{alarm}");
+        let mut said = may(clerk("ada"), "open", safe("cash"));
+        said["context"] = alarm.clone();
+        assert_eq!(decides(&bot, said).await, permitted, "{alarm}");
+    }
+}
+
+/// What is missing for a yes.
+async fn missing(bot: &Client, mut question: Value) -> Value {
+    question["context"] = json!({ "explain": true });
+    evaluate(bot, question).await["context"]["missing"].clone()
+}
+
+#[tokio::test]
+async fn a_denial_says_what_stands_in_the_way() {
+    let app = start().await;
+    let bot = app.user(Scope::Bot).await;
+    for (question, kind, policies) in [
+        // Its condition only; whom it is for only; both.
+        (may(clerk("ada"), "open", safe("unheard-of")), "conditions", vec!["vault.open"]),
+        (may(clerk("bob"), "open", safe("cash")), "conditions", vec!["vault.open"]),
+        (may(clerk("bob"), "open", safe("unheard-of")), "conditions", vec!["vault.open"]),
+        (may(clerk("bob"), "open", safe("gold")), "forbidden", vec!["vault.sealed"]),
+        (may(clerk("ada"), "smash", safe("cash")), "nothing", vec![]),
+    ] {
+        let found = missing(&bot, question.clone()).await;
+        assert_eq!(found["kind"], kind, "{question}: {found}");
+        let named = found["policies"].as_array().into_iter().flatten();
+        let named: Vec<&str> = named.map(|policy| policy["id"].as_str().unwrap()).collect();
+        assert_eq!(named, policies, "{question}");
+    }
+    // Neither the scope of the one who asks for it nor what is said of it is enough alone.
+    let app = crate::access::with_policies(
+        r#"@id("late") permit (principal in Scope::"bot", action == Action::"deleteForm", resource)
+           when { context has credential && context.credential == "carrier pigeon" };"#,
+    )
+    .await;
+    let (admin, guest) = (app.admin().await, app.user(Scope::Guest).await);
+    let form = thing("Form", &admin.post("/v2/forms", json!({ "name": "form" })).await.id());
+    let found = missing(&admin, may(thing("User", &guest.id), "deleteForm", form)).await;
+    assert_eq!((&found["kind"], &found["scope"]), (&json!("scope"), &json!("admin")), "{found}");
+}
+
+/// The lines about this action in the decision log, once that has been closed.
+fn lines(app: &TestApp, directory: &Path, action: &str) -> Vec<Value> {
+    app.parts.decision_log.close();
+    let text = std::fs::read_to_string(directory.join("decisions.ndjson")).unwrap();
+    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    lines.filter(|line| line["action"].as_str().unwrap().contains(action)).collect()
+}
+
+#[tokio::test]
+async fn every_answer_has_a_line_whatever_stood_in_its_way() {
+    let directory = tempfile::tempdir().unwrap();
+    let app = start_with(|config| {
+        config.decision_log = Decisions::All;
+        config.decision_log_to = directory.path().join("decisions.ndjson").display().to_string();
+    })
+    .await;
+    let bot = app.user(Scope::Bot).await;
+    let admin = app.admin().await;
+    let blocked = app.user(Scope::Guest).await.id;
+    admin.patch(&format!("/v2/users/{blocked}"), json!({ "status": "blocked" })).await.expect(StatusCode::OK);
+    let user = |id: &str| thing("User", id);
+    let nobody = crate::authorize::NOBODY;
+    let cases = [
+        (may(clerk("ada"), "open", safe("cash")), true, ""),
+        (may(clerk("ada"), "open", safe_with("cash", json!({ "label": 5 }))), false, "undecidable"),
+        (may(clerk("ada"), "open", thing("Vault::Cellar", "x")), false, "undecidable"),
+        (may(thing("Vault::Nobody", "x"), "open", safe("cash")), false, "unknown_subject"),
+        (may(user(nobody), "open", safe("cash")), false, "unknown_subject"),
+        (may(user(&blocked), "open", safe("cash")), false, "blocked"),
+    ];
+    for (at, (question, permitted, code)) in cases.iter().enumerate() {
+        let id = format!("one-{at}");
+        let headers = [("content-type", "application/json"), ("x-request-id", id.as_str())];
+        let body = Some(serde_json::to_vec(question).unwrap());
+        let answer = bot.send(Method::POST, EVALUATION, &headers, body).await.expect(StatusCode::OK);
+        assert_eq!(answer["decision"], *permitted, "{question}: {answer}");
+        if !code.is_empty() {
+            assert_eq!(obstacle(&answer), *code, "{question}");
+        }
+    }
+    let mut batch: Vec<&Value> = cases.iter().map(|(question, ..)| question).collect();
+    let incomplete = json!({ "action": { "name": "open" }, "resource": safe("cash") });
+    batch.push(&incomplete);
+    bot.post(EVALUATIONS, json!({ "evaluations": batch })).await.expect(StatusCode::OK);
+
+    let lines = lines(&app, directory.path(), "open");
+    assert_eq!(lines.len(), 2 * cases.len() + 1, "{lines:#?}");
+    for (at, (question, permitted, code)) in cases.iter().enumerate() {
+        let of_it: Vec<&Value> =
+            lines.iter().filter(|line| line["requestId"] == format!("one-{at}")).collect();
+        let [line] = of_it.as_slice() else { panic!("{question} has the lines {of_it:?}") };
+        assert_eq!(line["decision"], *permitted);
+        assert_eq!(line["time"], "2026-01-31T12:00:00.000Z", "{line}");
+        for part in ["subject", "resource"] {
+            for name in ["type", "id"] {
+                assert_eq!(line[part][name], question[part][name], "{line}");
+            }
+        }
+        assert_eq!(line["errors"].as_array().unwrap().is_empty(), code.is_empty(), "{line}");
+        assert_eq!(line["inputs"].is_null(), !code.is_empty(), "{line}");
+    }
+}
