@@ -242,43 +242,36 @@ fn loads(token: &str) -> Vec<Load> {
 
 async fn compare() {
     let directory = tempfile::tempdir().unwrap();
-    let began = Instant::now();
-    let ours = cedargate(directory.path(), "off");
-    println!("start to ready, empty database made and migrated: {} ms", began.elapsed().as_millis());
-    println!("resident memory, idle: {}", ours.memory());
-    fill(directory.path(), DISTINCT).await;
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.arg("echo");
     let bare = start(command);
-    let token = log_in(&ours.base).await;
-    println!("{:28} {:>12} {:>12} {:>8} {:>14}", "", "req/s", "bare actix", "ratio", "decisions/s");
-    for load in loads(&token).iter().filter(|load| wanted(&load.name)) {
-        let (mut own, mut ceiling) = (Vec::new(), Vec::new());
-        for _ in 0..ROUNDS {
-            own.push(measure(&ours.base, load.path, load, directory.path()));
-            ceiling.push(measure(&bare.base, "/", load, directory.path()));
+    let began = Instant::now();
+    let first = cedargate(directory.path(), "off");
+    println!("start to ready, empty database made and migrated: {} ms", began.elapsed().as_millis());
+    fill(directory.path(), DISTINCT).await;
+    drop(first);
+    // With every decision logged, and with none.
+    for (decision_log, suffix) in [("all", ", logged"), ("off", "")] {
+        let ours = cedargate(directory.path(), decision_log);
+        println!("resident memory{suffix}, idle: {}", ours.memory());
+        println!("{:32} {:>10} {:>12} {:>7} {:>13}", "", "req/s", "bare actix", "ratio", "decisions/s");
+        let token = log_in(&ours.base).await;
+        for load in loads(&token) {
+            let name = format!("{}{suffix}", load.name);
+            if !wanted(&name) {
+                continue;
+            }
+            let (mut own, mut ceiling) = (Vec::new(), Vec::new());
+            for _ in 0..ROUNDS {
+                own.push(measure(&ours.base, load.path, &load, directory.path()));
+                ceiling.push(measure(&bare.base, "/", &load, directory.path()));
+            }
+            let (own, ceiling) = (median(own), median(ceiling));
+            let decisions = own * load.decisions;
+            println!("{name:32} {own:10.0} {ceiling:12.0} {:7.2} {decisions:13.0}", own / ceiling);
         }
-        let (own, ceiling) = (median(own), median(ceiling));
-        let ratio = own / ceiling;
-        println!("{:28} {own:12.0} {ceiling:12.0} {ratio:8.2} {:14.0}", load.name, own * load.decisions);
+        println!("resident memory{suffix}, afterwards: {}", ours.memory());
     }
-    println!("resident memory, afterwards: {}", ours.memory());
-    drop(ours);
-
-    // The same with every decision logged.
-    let logged = cedargate(directory.path(), "all");
-    let token = log_in(&logged.base).await;
-    let is_logged = |load: &&Load| load.name.starts_with("evaluation") && wanted(&logged_name(load));
-    for load in loads(&token).iter().filter(is_logged) {
-        let (mut own, mut ceiling) = (Vec::new(), Vec::new());
-        for _ in 0..ROUNDS {
-            own.push(measure(&logged.base, load.path, load, directory.path()));
-            ceiling.push(measure(&bare.base, "/", load, directory.path()));
-        }
-        let (own, ceiling) = (median(own), median(ceiling));
-        println!("{:28} {own:12.0} {ceiling:12.0} {:8.2}", logged_name(load), own / ceiling);
-    }
-    drop(logged);
     if wanted("reloads") {
         reloaded(directory.path()).await;
     }
@@ -286,10 +279,6 @@ async fn compare() {
         large(directory.path()).await;
     }
     logins::measured().await;
-}
-
-fn logged_name(load: &Load) -> String {
-    format!("{}, logged", load.name)
 }
 
 /// The same question while the policies change ten times a second.

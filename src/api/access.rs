@@ -250,7 +250,8 @@ fn evaluation_doc() -> Doc {
 fn evaluations_doc() -> Doc {
     Doc::new("Decide several questions at once (AuthZEN)")
         .describe(
-            "All of them by one version of the policies. Without `evaluations` it is a single evaluation.",
+            "All of them by one version of the policies and as of one time; of a thing that is written meanwhile, each \
+             sees what is there when its turn comes. Without `evaluations` it is a single evaluation.",
         )
         .body::<Evaluations>(None)
         .answer::<DecisionOrMore>(200, "The decisions, in the order of the questions.", None)

@@ -1,12 +1,18 @@
 //! The decision log: as many lines as decisions, with what is needed to decide again, and no secret.
 
-use crate::support::{PASSWORD, TestApp, project_file};
+use crate::access::{EVALUATION, may};
+use crate::authorize::user;
+use crate::command_line::{client, start};
+use crate::running::signal;
+use crate::support::{ADMIN, Client, PASSWORD, TestApp, project_file};
 use cedargate::authz::Scope;
 use cedargate::config::{Config, Decisions};
-use reqwest::StatusCode;
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 fn to(directory: &Path, decisions: Decisions) -> impl FnOnce(&mut Config) {
     let file = directory.join("decisions.ndjson").display().to_string();
@@ -72,6 +78,64 @@ async fn there_are_as_many_lines_as_answers() {
     assert_eq!(line["policies"], json!(["guest"]));
     assert_eq!(line["time"], "2026-01-31T12:00:00.000Z");
     assert!(line["policyVersion"].is_string() && line["latencyMicros"].is_number());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_was_answered_before_the_end_has_a_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = directory.path().join("decisions.ndjson");
+    let settings = [
+        ("CEDARGATE_ADMIN_PASSWORD", PASSWORD),
+        ("CEDARGATE_DECISION_LOG", "all"),
+        // More than that waits all the time, and what does not fit waits for room.
+        ("CEDARGATE_DECISION_LOG_QUEUE", "3"),
+        ("CEDARGATE_DRAIN", "1"),
+    ];
+    let mut running = start(directory.path(), &settings);
+    let anonymous = client(&running.base);
+    let login = json!({ "email": ADMIN, "password": PASSWORD });
+    let token = anonymous.post("/v2/auth/token", login).await.json["token"].as_str().unwrap().to_owned();
+    let admin = Client { bearer: Some(token), ..client(&running.base) };
+    let id = admin.get("/v2/users/me").await.id();
+    let question = may(user(&id), "fetchUser", user(&id));
+    let answered = Arc::new(AtomicUsize::new(0));
+    let mut tasks = tokio::task::JoinSet::new();
+    for task in 0..8 {
+        let (admin, question, answered) = (admin.clone(), question.clone(), Arc::clone(&answered));
+        tasks.spawn(async move {
+            let mut own = Vec::new();
+            // Until nobody answers any more.
+            for at in 0.. {
+                let id = format!("load-{task}-{at}");
+                let headers = [("content-type", "application/json"), ("x-request-id", id.as_str())];
+                let body = Some(serde_json::to_vec(&question).unwrap());
+                match admin.try_send(Method::POST, EVALUATION, &headers, body).await {
+                    Ok(reply) => assert_eq!(reply.expect(StatusCode::OK)["decision"], true),
+                    Err(_) => break,
+                }
+                answered.fetch_add(1, Ordering::SeqCst);
+                own.push(id);
+            }
+            own
+        });
+    }
+    while answered.load(Ordering::SeqCst) < 200 {
+        tokio::task::yield_now().await;
+    }
+    signal("-TERM", running.id());
+    let asked: Vec<String> = tasks.join_all().await.into_iter().flatten().collect();
+    assert!(running.wait().success());
+    let mut lines: BTreeMap<String, usize> = BTreeMap::new();
+    for line in std::fs::read_to_string(log).unwrap().lines() {
+        let line: Value = serde_json::from_str(line).unwrap();
+        assert!(line["dropped"].is_null(), "{line}");
+        // The first admin is made without a request.
+        *lines.entry(line["requestId"].as_str().unwrap_or_default().to_owned()).or_default() += 1;
+    }
+    assert!(asked.len() >= 200);
+    for id in asked {
+        assert_eq!(lines.get(&id), Some(&1), "{id}");
+    }
 }
 
 #[tokio::test]
