@@ -28,6 +28,7 @@ mod document;
 mod documents;
 mod domains;
 mod engine;
+mod engine_foreign;
 mod families;
 mod forward;
 mod gate;

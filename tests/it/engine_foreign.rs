@@ -1,0 +1,199 @@
+//! The same as in `engine`, of things of another domain: what the data says of them, what is said over it, groups, tags,
+//! entities that a context names, and policies for some types only.
+
+use crate::support::project_file;
+use cedar_policy::{Authorizer, Context, Decision, Entities, EntityUid, PolicySet, Request, Schema};
+use cedargate::authz::{Ask, Bundle, Circumstances, Engine, Principal, Resourced, Sources};
+use proptest::prelude::*;
+use proptest::sample::select;
+use serde_json::{Map, Value, json};
+use std::path::Path;
+
+const SCHEMA: &str = r#"
+namespace N {
+  entity Group in [Group];
+  entity Person in [Group] = { level?: Long, friend?: Person };
+  entity Box in [Box] = { owner?: Person, label?: String } tags String;
+  entity Crate = { owner?: Person };
+  action a, b appliesTo { principal: Person, resource: [Box, Crate], context: { flag?: Bool, who?: Person } };
+  action c appliesTo { principal: [Person, Group], resource: Box };
+}"#;
+
+const DATA: &str = r#"[
+  { "uid": { "type": "N::Group", "id": "all" }, "attrs": {}, "parents": [] },
+  { "uid": { "type": "N::Group", "id": "some" }, "attrs": {}, "parents": [{ "type": "N::Group", "id": "all" }] },
+  { "uid": { "type": "N::Person", "id": "0" }, "attrs": { "level": 1 }, "parents": [{ "type": "N::Group", "id": "some" }] },
+  { "uid": { "type": "N::Person", "id": "1" }, "attrs": { "friend": { "type": "N::Person", "id": "0" } }, "parents": [] },
+  { "uid": { "type": "N::Box", "id": "0" }, "attrs": {}, "tags": { "sealed": "x" }, "parents": [] },
+  { "uid": { "type": "N::Box", "id": "1" }, "attrs": { "owner": { "type": "N::Person", "id": "0" }, "label": "x" },
+    "parents": [{ "type": "N::Box", "id": "0" }] },
+  { "uid": { "type": "N::Crate", "id": "0" }, "attrs": { "owner": { "type": "N::Person", "id": "1" } }, "parents": [] }
+]"#;
+
+const PRINCIPALS: &[&str] = &[
+    "principal",
+    "principal is N::Person",
+    "principal is N::Group",
+    "principal is User",
+    r#"principal in N::Group::"all""#,
+    r#"principal is N::Person in N::Group::"some""#,
+    r#"principal == N::Person::"1""#,
+];
+const ACTIONS: &[&str] = &[
+    "action",
+    r#"action == N::Action::"a""#,
+    r#"action in [N::Action::"a", N::Action::"b"]"#,
+    r#"action in [N::Action::"b", N::Action::"c"]"#,
+];
+const RESOURCES: &[&str] = &[
+    "resource",
+    "resource is N::Box",
+    "resource is N::Crate",
+    "resource is Form",
+    r#"resource in N::Box::"0""#,
+    r#"resource == N::Crate::"0""#,
+];
+const CONDITIONS: &[&str] = &[
+    "",
+    "when { resource has owner && resource.owner == principal }",
+    "when { principal has level && principal.level > 1 }",
+    "when { principal has friend && resource has owner && principal.friend == resource.owner }",
+    r#"unless { resource has label && resource.label == "x" }"#,
+    r#"when { resource.hasTag("sealed") && resource.getTag("sealed") == "x" }"#,
+    "when { context has flag && context.flag }",
+    "when { context has who && context.who == principal }",
+    r#"when { context has who && context.who in N::Group::"some" }"#,
+    r#"when { principal in N::Group::"some" }"#,
+];
+
+fn policy() -> impl Strategy<Value = String> {
+    let effect = prop_oneof![3 => Just("permit"), 1 => Just("forbid")];
+    let parts = (effect, select(PRINCIPALS), select(ACTIONS), select(RESOURCES), select(CONDITIONS));
+    parts.prop_map(|(effect, principal, action, resource, condition)| {
+        format!("{effect} ({principal}, {action}, {resource}) {condition};")
+    })
+}
+
+/// Somebody or something, with what is said of it.
+type Said = (&'static str, &'static str, Value);
+
+#[derive(Debug, Clone)]
+struct Question {
+    subject: Said,
+    action: &'static str,
+    resource: Said,
+    context: Value,
+}
+
+fn question() -> impl Strategy<Value = Question> {
+    let person = |id: &str| json!({ "type": "N::Person", "id": id });
+    let of_person = vec![json!({}), json!({ "level": 3 }), json!({ "friend": person("0"), "colour": 5 })];
+    let owned =
+        vec![json!({}), json!({ "owner": person("0") }), json!({ "owner": person("1"), "height": 1 })];
+    let of_box = [&owned[..], &[json!({ "label": "x" }), json!({ "label": "y" })]].concat();
+    let ids = || select(&["0", "1", "2"][..]);
+    let subject = prop_oneof![
+        4 => (Just("N::Person"), ids(), select(of_person)),
+        1 => (Just("N::Group"), Just("some"), Just(json!({}))),
+    ];
+    let resource =
+        prop_oneof![(Just("N::Box"), ids(), select(of_box)), (Just("N::Crate"), ids(), select(owned))];
+    let context = select(vec![
+        json!({}),
+        json!({ "flag": true }),
+        json!({ "flag": false, "other": 1 }),
+        json!({ "who": person("0") }),
+        json!({ "who": person("1") }),
+    ]);
+    (subject, select(&["a", "b", "c"][..]), resource, context)
+        .prop_map(|(subject, action, resource, context)| Question { subject, action, resource, context })
+}
+
+/// These fields of an object.
+fn only(fields: &Value, names: &[&str]) -> Map<String, Value> {
+    let fields = fields.as_object().unwrap().clone();
+    fields.into_iter().filter(|(name, _)| names.contains(&name.as_str())).collect()
+}
+
+/// What Cedar says of the whole policy set, and how many errors there are.
+fn plainly(question: &Question, all: &PolicySet, schema: &Schema, scopes: &[Value]) -> (bool, usize) {
+    let mut entities: Vec<Value> = serde_json::from_str(DATA).unwrap();
+    for (kind, id, said) in [&question.subject, &question.resource] {
+        let uid = json!({ "type": kind, "id": id });
+        let said = only(said, &["level", "friend", "owner", "label"]);
+        match entities.iter_mut().find(|entity| entity["uid"] == uid) {
+            Some(known) => known["attrs"].as_object_mut().unwrap().extend(said),
+            None if said.is_empty() => {}
+            None => entities.push(json!({ "uid": uid, "attrs": said, "parents": [] })),
+        }
+    }
+    entities.extend(scopes.iter().cloned());
+    let entities = Entities::from_json_value(Value::Array(entities), Some(schema)).unwrap();
+    let uid = |(kind, id, _): &Said| format!("{kind}::\"{id}\"").parse::<EntityUid>().unwrap();
+    let action: EntityUid = format!("N::Action::\"{}\"", question.action).parse().unwrap();
+    let declared: &[&str] = if question.action == "c" { &[] } else { &["flag", "who"] };
+    let context = Value::Object(only(&question.context, declared));
+    let request = Context::from_json_value(context, Some((schema, &action))).ok().and_then(|context| {
+        Request::new(uid(&question.subject), action, uid(&question.resource), context, Some(schema)).ok()
+    });
+    // An action that is not for such as these is not decided about.
+    let Some(request) = request else { return (false, 1) };
+    let response = Authorizer::new().is_authorized(&request, all, &entities);
+    let errors = response.diagnostics().errors().count();
+    (response.decision() == Decision::Allow && errors == 0, errors)
+}
+
+/// What the engine says.
+fn quickly(question: &Question, engine: &Engine) -> (bool, usize) {
+    let find = |(kind, id, said): &Said| engine.domain().find(kind, id, said.as_object().unwrap()).unwrap();
+    let principal = Principal::foreign(find(&question.subject));
+    let resource = Resourced::foreign(find(&question.resource));
+    let said = question.context.as_object().unwrap().clone();
+    let circumstances = Circumstances { said, ..Circumstances::default() };
+    let action = engine.action_for(question.action, question.resource.0);
+    let ask = Ask { principal: &principal, action, circumstances: &circumstances, trail: None };
+    let answer = engine.decide(&ask, &resource);
+    let again = engine.decide(&ask, &resource);
+    assert_eq!((answer.allowed, &answer.policies), (again.allowed, &again.policies), "remembered otherwise");
+    (answer.allowed, answer.errors.len())
+}
+
+fn bundle(directory: &Path, policies: &[String]) -> Result<Bundle, cedargate::authz::BundleError> {
+    let numbered: Vec<String> =
+        policies.iter().enumerate().map(|(at, text)| format!("@id(\"p{at}\")\n{text}\n")).collect();
+    std::fs::write(directory.join("generated.cedar"), numbered.join("\n")).unwrap();
+    Bundle::read(&Sources {
+        schema: vec![project_file("schema"), directory.to_owned()],
+        policies: vec![directory.to_owned()],
+        stored: vec!["User", "Organization", "Conversation", "Message", "Form"],
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_quick_way_decides_as_the_plain_way_of_another_domain(
+        texts in proptest::collection::vec(policy(), 1..12),
+        asked in proptest::collection::vec(question(), 1..60),
+    ) {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("n.cedarschema"), SCHEMA).unwrap();
+        std::fs::write(directory.path().join("n.json"), DATA).unwrap();
+        std::fs::copy(project_file("policies/scopes.json"), directory.path().join("scopes.json")).unwrap();
+        // What never applies is a warning, and a warning an error: such sets are not decided by.
+        let usable: Vec<String> =
+            texts.into_iter().filter(|text| bundle(directory.path(), std::slice::from_ref(text)).is_ok()).collect();
+        prop_assume!(!usable.is_empty());
+        let engine = Engine::new(bundle(directory.path(), &usable).unwrap()).unwrap();
+        let own = std::fs::read_to_string(project_file("schema/cedargate.cedarschema")).unwrap();
+        let schema: Schema = format!("{own}\n{SCHEMA}").parse().unwrap();
+        let scopes = std::fs::read_to_string(project_file("policies/scopes.json")).unwrap();
+        let scopes: Vec<Value> = serde_json::from_str(&scopes).unwrap();
+        let all: PolicySet = usable.join("\n").parse().unwrap();
+        for question in &asked {
+            let plain = plainly(question, &all, &schema, &scopes);
+            prop_assert_eq!(quickly(question, &engine), plain, "{:?} by {:#?}", question, usable);
+        }
+    }
+}
