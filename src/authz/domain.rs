@@ -84,9 +84,9 @@ impl Domain {
     }
 
     /// The entities that a context names, since policies may read their attributes too.
-    pub(super) fn named_in(&self, context: &Map<String, Value>) -> Vec<Arc<Entity>> {
+    pub(super) fn named_in<'a>(&self, context: impl Iterator<Item = &'a Value>) -> Vec<Arc<Entity>> {
         let mut found = BTreeMap::new();
-        context.values().for_each(|value| self.collect(value, &mut found));
+        context.for_each(|value| self.collect(value, &mut found));
         found.into_values().collect()
     }
 

@@ -302,7 +302,7 @@ impl Engine {
         }
         own.extend(entity);
         let named = match slice.reads_context() {
-            true => self.domain.named_in(&ask.circumstances.said),
+            true => self.domain.named_in(slice.heard(ask.circumstances).map(|(_, value)| value)),
             false => Vec::new(),
         };
         // What is known of the two goes before what the data says of them.

@@ -136,21 +136,29 @@ impl Slice {
         circumstances: &Circumstances,
     ) -> Fingerprint {
         // What is said may name either of the two.
-        let is_open = self.reads_context() && !circumstances.said.is_empty();
+        let is_open = self.reads_context() && self.heard(circumstances).next().is_some();
         let who = if self.reads.principal || is_open { principal.fingerprint } else { principal.place_print };
         let what = if self.reads.resource || is_open { resource.fingerprint } else { resource.place_print };
         Fingerprint::of(&(who, self.number, what, self.context_print(circumstances)))
     }
 
-    /// What a decision reads of the circumstances: what the policies read, and all that whoever asks says, since that is
+    /// What the action's context declares of what is said of a call.
+    pub(super) fn heard<'a>(
+        &'a self,
+        circumstances: &'a Circumstances,
+    ) -> impl Iterator<Item = (&'a String, &'a Value)> {
+        circumstances.said.iter().filter(|(name, _)| self.declared.contains(*name))
+    }
+
+    /// What a decision reads of the circumstances: what the policies read, and all that is said and declared, since that is
     /// checked even where it is not read.
     fn context_print(&self, circumstances: &Circumstances) -> Option<Fingerprint> {
-        if self.reads.context.is_empty() && circumstances.said.is_empty() {
+        let said: Vec<(&String, &Value)> = self.heard(circumstances).collect();
+        if self.reads.context.is_empty() && said.is_empty() {
             return None;
         }
         let reads = |name: &str| self.reads.context.contains(name);
-        let said = (!circumstances.said.is_empty())
-            .then(|| serde_json::to_string(&circumstances.said).unwrap_or_default());
+        let said = (!said.is_empty()).then(|| serde_json::to_string(&said).unwrap_or_default());
         Some(Fingerprint::of(&(
             circumstances.credential.filter(|_| reads("credential")),
             circumstances.ip.filter(|_| reads("ip")),
@@ -173,7 +181,7 @@ impl Slice {
     /// Whether the context has to be held against the schema: where somebody else says something of it, or where the
     /// schema asks for something.
     pub(super) fn is_checked(&self, circumstances: &Circumstances) -> bool {
-        !circumstances.said.is_empty() || self.shape.has_required()
+        self.heard(circumstances).next().is_some() || self.shape.has_required()
     }
 
     /// The context of a call, with what the action's context declares. Where nothing is said and nothing read, it is

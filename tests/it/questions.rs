@@ -126,6 +126,25 @@ async fn what_the_schema_does_not_declare_is_passed_over() {
 }
 
 #[tokio::test]
+async fn what_the_schema_does_not_declare_makes_no_question_another_one() {
+    let app = TestApp::start().await;
+    let agent = app.user(Scope::Agent).await;
+    let remembered = async || {
+        let text = app.anonymous().get("/metrics").await.text;
+        let line = text.lines().find_map(|line| line.strip_prefix("cedargate_decisions_remembered_total "));
+        line.unwrap().parse::<u64>().unwrap()
+    };
+    let asked = |number: i32| within(json!({ "trace": number }), question("fetchUser", "User", &agent.id));
+    assert!(decision(&agent, asked(0)).await);
+    let before = remembered().await;
+    for number in 1..=5 {
+        assert!(decision(&agent, asked(number)).await);
+    }
+    // Each of them, whether it may be asked, and whether the thing may be named.
+    assert_eq!(remembered().await - before, 5 * 3);
+}
+
+#[tokio::test]
 async fn a_declared_field_of_the_wrong_type_is_a_denial_that_says_so() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
