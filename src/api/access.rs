@@ -1,6 +1,6 @@
 //! The OpenID AuthZEN Authorization API 1.0: evaluation, evaluations, searches, and the metadata.
 
-use super::question::{self, Asked, Decision, Named, Obstacle, Verdict};
+use super::question::{self, Asked, Decision, Named, Obstacle, POLICY_VERSION, Verdict};
 use super::search::{ActionSearch, ResourceSearch, SubjectSearch};
 use super::search::{search_actions, search_doc, search_resources, search_subjects};
 use crate::authz::{Ask, Circumstances};
@@ -266,7 +266,7 @@ fn wants_reasons(request: &HttpRequest, context: &Map<String, Value>) -> bool {
 
 /// 200 with the version of the policies that decided.
 pub(super) fn answered(gate: &Gate, body: &impl Serialize) -> HttpResponse {
-    HttpResponse::Ok().insert_header(("X-Policy-Version", gate.engine().bundle().version())).json(body)
+    HttpResponse::Ok().insert_header((POLICY_VERSION, gate.engine().bundle().version())).json(body)
 }
 
 /// `POST /access/v1/evaluation`.

@@ -1,7 +1,7 @@
 //! Decisions for other services: may this one do that? In the shape of AuthZEN's evaluation.
 
 use super::access::with_said;
-use super::question::{self, Asked, Decision, Named, Obstacle, PolicyView, Reasons};
+use super::question::{self, Asked, Decision, Named, Obstacle, POLICY_VERSION, PolicyView, Reasons};
 use super::users::User;
 use crate::authz::{Ask, Circumstances};
 use crate::http::openapi::Doc;
@@ -181,7 +181,7 @@ async fn evaluate(gate: Gate, Json(question): Json<Question>) -> Result<HttpResp
         ..Reasons::default()
     };
     Ok(HttpResponse::Ok()
-        .insert_header(("X-Policy-Version", version))
+        .insert_header((POLICY_VERSION, version))
         .json(Decision { decision: verdict.answer.allowed, context: Some(context) }))
 }
 

@@ -1,14 +1,14 @@
 //! Decisions for proxies: may the bearer of this request send it on? Answers with nothing but a status and headers, as
 //! nginx's auth_request, Traefik's ForwardAuth and Envoy's HTTP ext_authz ask for.
 
-use super::question::{self, Named, Target};
+use super::question::{self, Named, POLICY_VERSION, Target};
 use crate::authz::{Ask, Resourced};
 use crate::http::forward::{Meaning, Of, Original, PAIRS};
 use crate::http::openapi::{self, Doc};
 use crate::http::{Gate, Parts, Problem, Routes};
 use crate::values::OrgPath;
 use actix_web::http::StatusCode;
-use actix_web::http::header::{self, HeaderName};
+use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::Map;
 use std::sync::Arc;
@@ -16,8 +16,6 @@ use utoipa::openapi::schema::Type;
 
 /// Where the route is.
 const BASE: &str = "/v2/authorize/forward";
-/// The version of the policies that decided.
-const POLICY_VERSION: HeaderName = HeaderName::from_static("x-policy-version");
 
 /// The route. Envoy appends the path of the request that it asks about.
 pub fn routes() -> Routes {

@@ -1,6 +1,6 @@
 //! The policies in force: which files and policies there are, who may do what, and having them read again.
 
-use super::question::{self, Asked, Named, PolicyView};
+use super::question::{self, Asked, Named, POLICY_VERSION, PolicyView};
 use super::search::permitted_actions;
 use super::users::User;
 use crate::authz::{BundleError, Engine, matrix_rows};
@@ -194,6 +194,6 @@ async fn permissions(gate: Gate, (request, id): (HttpRequest, PathId)) -> Result
         Asked::Unknown(_) | Asked::Refused => Vec::new(),
     };
     Ok(HttpResponse::Ok()
-        .insert_header(("X-Policy-Version", gate.engine().bundle().version()))
+        .insert_header((POLICY_VERSION, gate.engine().bundle().version()))
         .json(Permissions { user: user.id, r#type: kind, id: thing, actions }))
 }

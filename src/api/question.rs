@@ -4,11 +4,15 @@
 use crate::authz::{About, Answer, Ask, Circumstances, Engine, Missing, Principal, Resourced};
 use crate::http::{Caller, Gate, Problem};
 use crate::values::Id;
+use actix_web::http::header::HeaderName;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use utoipa::ToSchema;
+
+/// The header that says by which version of the policies it was decided.
+pub const POLICY_VERSION: HeaderName = HeaderName::from_static("x-policy-version");
 
 /// What stood in the way of a decision.
 #[derive(Debug, Clone, Serialize, ToSchema)]

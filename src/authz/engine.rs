@@ -10,8 +10,9 @@ use super::permitted::{Denied, Permitted, Undecided, Within};
 use super::slice::{Candidates, Slice};
 use super::trail::Trail;
 use super::{BundleError, Fault, Scope, ScopeSet};
+use crate::decision_log;
 use crate::trace::{self, Step};
-use crate::values::{Fingerprint, OrgPath};
+use crate::values::{Fingerprint, OrgPath, raw};
 use cedar_policy::{Authorizer, Decision, Entities, PolicySet, Request};
 use cedar_policy_core::ast::Entity;
 use cedar_policy_core::entities::{NoEntitiesSchema, TCComputation};
@@ -166,7 +167,7 @@ impl Engine {
         self.counts.time(latency);
         if let Some(trail) = ask.trail.filter(|trail| trail.wants(answer.allowed)) {
             let inputs = (&*self.read_of(ask), resource);
-            trail.record(ask, resource.body.name(), inputs, &answer, self.bundle.version(), latency);
+            trail.record(ask, resource.named(), inputs, &answer, self.bundle.version(), latency);
         }
         answer
     }
@@ -261,7 +262,8 @@ impl Engine {
         let answer = if answer.allowed { Arc::default() } else { answer };
         if let Some(trail) = ask.trail.filter(|trail| trail.wants(false)) {
             let (inputs, latency) = ((&*self.read_of(ask), &decided), start.elapsed());
-            trail.record(ask, (kind, id), inputs, &answer, self.bundle.version(), latency);
+            let named = raw(&decision_log::Thing { kind, id });
+            trail.record(ask, &named, inputs, &answer, self.bundle.version(), latency);
         }
         answer
     }

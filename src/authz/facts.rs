@@ -1,9 +1,10 @@
 //! What Cedar learns of a caller, of a thing and of a call. The names here are those of the schema.
 
 use super::reads::PLACE;
-use super::shown::{Shown, Text, raw};
+use super::shown::{Shown, Text};
 use super::{Scope, ScopeSet};
-use crate::values::{Email, Fingerprint, Id, OrgPath, Timestamp};
+use crate::decision_log;
+use crate::values::{Email, Fingerprint, Id, OrgPath, Timestamp, raw};
 use cedar_policy::{EntityId, EntityTypeName, EntityUid, RestrictedExpression};
 use cedar_policy_core::ast::{Entity, EntityUID, PartialValue, Value as CedarValue};
 use quick_cache::sync::Cache;
@@ -242,7 +243,9 @@ pub struct Foreign {
 #[derive(Debug, Clone)]
 pub struct Resourced {
     pub(super) body: Body,
-    /// In words, once that is wanted.
+    /// Its type and id in words, once that is wanted.
+    named: OnceLock<Box<RawValue>>,
+    /// The same of all that is known of it.
     shown: OnceLock<Box<RawValue>>,
     pub(super) fingerprint: Fingerprint,
     /// Of its type and place only, where that is an organization above it.
@@ -309,7 +312,13 @@ impl Resourced {
             }
             Some(_) => fingerprint,
         };
-        Self { fingerprint, place_print, body: Body::Own(own), shown: OnceLock::new() }
+        Self {
+            fingerprint,
+            place_print,
+            body: Body::Own(own),
+            named: OnceLock::new(),
+            shown: OnceLock::new(),
+        }
     }
 
     /// An organization.
@@ -344,7 +353,15 @@ impl Resourced {
         }
     }
 
-    /// In words.
+    /// Its type and id in words.
+    pub(super) fn named(&self) -> &RawValue {
+        self.named.get_or_init(|| {
+            let (kind, id) = self.body.name();
+            raw(&decision_log::Thing { kind, id })
+        })
+    }
+
+    /// All that is known of it in words.
     pub(super) fn shown(&self) -> &RawValue {
         match &self.body {
             Body::Own(own) => self.shown.get_or_init(|| raw(own)),
@@ -356,7 +373,7 @@ impl Resourced {
     pub fn foreign(foreign: Foreign) -> Self {
         let fingerprint = foreign.fingerprint;
         let body = Body::Foreign(foreign);
-        Self { fingerprint, place_print: fingerprint, body, shown: OnceLock::new() }
+        Self { fingerprint, place_print: fingerprint, body, named: OnceLock::new(), shown: OnceLock::new() }
     }
 }
 

@@ -2,6 +2,8 @@
 
 use super::facts::{Attribute, Attributes, Circumstances, ORGANIZATION, Own, Principal, SCOPE};
 use super::scope::Scope;
+use crate::decision_log::Subject;
+use crate::values::raw;
 use cedar_policy_core::ast::Entity;
 use serde::ser::{SerializeMap, SerializeSeq};
 use serde::{Serialize, Serializer};
@@ -23,18 +25,13 @@ impl Text {
     }
 }
 
-/// As the text that stands in a line.
-pub(super) fn raw(form: &impl Serialize) -> Box<RawValue> {
-    serde_json::value::to_raw_value(form).unwrap_or_else(|_| RawValue::NULL.to_owned())
-}
-
 /// A principal in words.
 #[derive(Debug)]
 pub(super) struct Shown {
     pub(super) kind: String,
     pub(super) id: String,
-    /// In ascending order.
-    pub(super) scopes: Vec<&'static str>,
+    /// With its scopes, in ascending order.
+    pub(super) subject: Box<RawValue>,
     pub(super) entity: Box<RawValue>,
 }
 
@@ -42,12 +39,12 @@ impl Shown {
     pub(super) fn of(principal: &Principal) -> Self {
         let has = |scope: &Scope| principal.has(*scope);
         let uid = principal.uid.as_ref();
-        Self {
-            kind: uid.map(|uid| uid.type_name().to_string()).unwrap_or_default(),
-            id: uid.map(|uid| uid.id().unescaped().to_owned()).unwrap_or_default(),
-            scopes: Scope::ALL.into_iter().filter(has).map(Scope::as_str).collect(),
-            entity: Text::default().of(principal.entity.as_ref()).to_owned(),
-        }
+        let kind = uid.map(|uid| uid.type_name().to_string()).unwrap_or_default();
+        let id = uid.map(|uid| uid.id().unescaped().to_owned()).unwrap_or_default();
+        let scopes: Vec<&str> = Scope::ALL.into_iter().filter(has).map(Scope::as_str).collect();
+        let subject = raw(&Subject { kind: &kind, id: &id, scopes: &scopes });
+        let entity = Text::default().of(principal.entity.as_ref()).to_owned();
+        Self { kind, id, subject, entity }
     }
 }
 

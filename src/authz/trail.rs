@@ -2,8 +2,8 @@
 
 use super::facts::{Circumstances, Resourced};
 use super::{Answer, Ask};
-use crate::decision_log::{Caller, DecisionLog, Record, Subject, Thing};
-use crate::values::Timestamp;
+use crate::decision_log::{DecisionLog, Record, Subject, Thing};
+use crate::values::{Timestamp, raw};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use std::time::Duration;
@@ -15,8 +15,8 @@ pub struct Trail<'a> {
     pub log: &'a DecisionLog,
     /// The id of the request, if there is one.
     pub request: Option<&'a str>,
-    /// Who asks.
-    pub caller: Caller,
+    /// Who asks: a [`crate::decision_log::Caller`] in words.
+    pub caller: &'a RawValue,
     /// When.
     pub time: Timestamp,
     /// Whether these decisions are steps on the way to another one, which are recorded only where they deny.
@@ -41,7 +41,7 @@ impl Trail<'_> {
     pub(super) fn record(
         &self,
         ask: &Ask<'_>,
-        (kind, id): (&str, &str),
+        named: &RawValue,
         (circumstances, resource): (&Circumstances, &Resourced),
         answer: &Answer,
         version: &str,
@@ -52,9 +52,9 @@ impl Trail<'_> {
             time: self.time,
             request: self.request,
             caller: self.caller,
-            subject: Subject { kind: &subject.kind, id: &subject.id, scopes: &subject.scopes },
+            subject: &subject.subject,
             action: ask.action,
-            resource: Thing { kind, id },
+            resource: named,
             decision: answer.allowed,
             policies: answer.policies.iter().map(|about| about.id.as_str()).collect(),
             errors: &answer.errors,
@@ -81,9 +81,9 @@ impl Trail<'_> {
             time: self.time,
             request: self.request,
             caller: self.caller,
-            subject: Subject { kind: subject.0, id: subject.1, scopes: &[] },
+            subject: &raw(&Subject { kind: subject.0, id: subject.1, scopes: &[] }),
             action,
-            resource: Thing { kind: resource.0, id: resource.1 },
+            resource: &raw(&Thing { kind: resource.0, id: resource.1 }),
             decision: false,
             policies: Vec::new(),
             errors: &[why.to_owned()],

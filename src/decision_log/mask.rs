@@ -17,19 +17,17 @@ impl Mask {
         Self(names.iter().cloned().collect())
     }
 
-    /// Appends the line of a record, with its end.
+    /// Appends the line of a record.
     pub(super) fn write<I: Serialize>(
         &self,
         record: &Record<'_, I>,
         line: &mut Vec<u8>,
     ) -> serde_json::Result<()> {
         if self.0.is_empty() {
-            serde_json::to_writer(&mut *line, record)?;
+            record.write(line)
         } else {
-            serde_json::to_writer(&mut *line, &self.masked(record)?.as_record(record))?;
+            self.masked(record)?.as_record(record).write(line)
         }
-        line.push(b'\n');
-        Ok(())
     }
 
     fn masked<I: Serialize>(&self, record: &Record<'_, I>) -> serde_json::Result<Masked> {

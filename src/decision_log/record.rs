@@ -1,26 +1,25 @@
 //! What is recorded of a decision. A record owns nothing: its line is made at once, from what the decision was made of.
 
 use crate::values::{Id, Timestamp};
-use serde::{Serialize, Serializer};
+use serde::Serialize;
+use serde_json::value::RawValue;
 use std::time::Duration;
 
-/// A decision, with all that it was made of, as it stands in the log.
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "camelCase")]
+/// A decision, with all that it was made of. Those that many decisions are about are in words already.
+#[derive(Debug, Clone)]
 pub struct Record<'a, I> {
     /// When it was made.
     pub time: Timestamp,
     /// The id of the request that it was made for, if there is one.
-    #[serde(rename = "requestId")]
     pub request: Option<&'a str>,
-    /// Who asked for it.
-    pub caller: Caller,
-    /// Whom it is about.
-    pub subject: Subject<'a>,
+    /// Who asked for it: a [`Caller`].
+    pub caller: &'a RawValue,
+    /// Whom it is about: a [`Subject`].
+    pub subject: &'a RawValue,
     /// What was to be done.
     pub action: &'a str,
-    /// To what.
-    pub resource: Thing<'a>,
+    /// To what: a [`Thing`].
+    pub resource: &'a RawValue,
     /// Whether it was permitted.
     pub decision: bool,
     /// The ids of the policies that decided.
@@ -30,10 +29,42 @@ pub struct Record<'a, I> {
     /// The version of the policies.
     pub policy_version: &'a str,
     /// How long it took.
-    #[serde(rename = "latencyMicros", serialize_with = "micros")]
     pub latency: Duration,
     /// What else was read: attributes, parents, the context.
     pub inputs: I,
+}
+
+impl<I: Serialize> Record<'_, I> {
+    /// Appends its line.
+    pub(super) fn write(&self, line: &mut Vec<u8>) -> serde_json::Result<()> {
+        #[expect(clippy::cast_precision_loss, reason = "a latency has fewer digits")]
+        let micros = self.latency.as_nanos() as f64 / 1_000.0;
+        put(line, "{\"time\":", &self.time)?;
+        put(line, ",\"requestId\":", &self.request)?;
+        put_raw(line, ",\"caller\":", self.caller);
+        put_raw(line, ",\"subject\":", self.subject);
+        put(line, ",\"action\":", self.action)?;
+        put_raw(line, ",\"resource\":", self.resource);
+        put(line, ",\"decision\":", &self.decision)?;
+        put(line, ",\"policies\":", &self.policies)?;
+        put(line, ",\"errors\":", self.errors)?;
+        put(line, ",\"policyVersion\":", self.policy_version)?;
+        put(line, ",\"latencyMicros\":", &micros)?;
+        put(line, ",\"inputs\":", &self.inputs)?;
+        line.extend_from_slice(b"}\n");
+        Ok(())
+    }
+}
+
+/// Appends a field of an object, with all that stands before its value.
+fn put<T: Serialize + ?Sized>(line: &mut Vec<u8>, before: &str, value: &T) -> serde_json::Result<()> {
+    line.extend_from_slice(before.as_bytes());
+    serde_json::to_writer(line, value)
+}
+
+fn put_raw(line: &mut Vec<u8>, before: &str, value: &RawValue) {
+    line.extend_from_slice(before.as_bytes());
+    line.extend_from_slice(value.get().as_bytes());
 }
 
 /// Who asked, and with which credential. Of the credential there is no more here than its id.
@@ -68,10 +99,4 @@ pub struct Thing<'a> {
     pub kind: &'a str,
     /// Its id.
     pub id: &'a str,
-}
-
-fn micros<S: Serializer>(latency: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    #[expect(clippy::cast_precision_loss, reason = "a latency has fewer digits")]
-    let micros = latency.as_nanos() as f64 / 1_000.0;
-    serializer.serialize_f64(micros)
 }

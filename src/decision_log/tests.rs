@@ -1,20 +1,25 @@
 use super::*;
-use crate::values::{Id, Timestamp};
+use crate::values::{Id, Timestamp, raw};
 use serde_json::{Value, json};
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::mpsc;
 use std::time::Duration;
 
+/// As long as the tests run.
+fn words(form: &impl Serialize) -> &'static serde_json::value::RawValue {
+    Box::leak(raw(form))
+}
+
 /// The record of a decision about the thing with this id.
 fn record(id: &str) -> Record<'_, Value> {
     Record {
         time: Timestamp::from_millis(1_767_225_600_000),
         request: Some("r-1"),
-        caller: Caller { user: Id::EXAMPLE, credential: "apiKey", credential_id: Some(Id::EXAMPLE) },
-        subject: Subject { kind: "User", id: "599e1fcd9da1c72645c95886", scopes: &["guest"] },
+        caller: words(&Caller { user: Id::EXAMPLE, credential: "apiKey", credential_id: Some(Id::EXAMPLE) }),
+        subject: words(&Subject { kind: "User", id: "599e1fcd9da1c72645c95886", scopes: &["guest"] }),
         action: "fetchConversation",
-        resource: Thing { kind: "Conversation", id },
+        resource: words(&Thing { kind: "Conversation", id }),
         decision: true,
         policies: vec!["guest"],
         errors: &[],
@@ -350,7 +355,7 @@ impl Write for Disk {
 fn a_full_disk_loses_lines_but_neither_the_count_nor_the_next_ones() {
     let counts = Arc::<Counts>::default();
     let content = Arc::<Mutex<Vec<u8>>>::default();
-    let one = serde_json::to_string(&record("1").caller).unwrap().len();
+    let one = record("1").caller.get().len();
     let disk = Disk { content: Arc::clone(&content), room: one, failures: 3 };
     let mut lines = Lines::to_writer(Box::new(disk), Arc::clone(&counts));
     for number in 1..=10 {

@@ -3,13 +3,15 @@
 use super::{Parts, Problem};
 use crate::authn::{ApiKey, Bearer, Claims};
 use crate::authz::{Engine, Principal, Scope, ScopeSet, UserFacts};
+use crate::decision_log;
 use crate::store::{Account, Stamp};
-use crate::values::{Fingerprint, Id, OrgPath, Timestamp};
+use crate::values::{Fingerprint, Id, OrgPath, Timestamp, raw};
 use actix_web::HttpRequest;
 use actix_web::http::header;
 use quick_cache::UnitWeighter;
 use quick_cache::sync::Cache;
-use std::sync::Arc;
+use serde_json::value::RawValue;
+use std::sync::{Arc, OnceLock};
 
 /// How a caller proved who it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +58,8 @@ pub struct Caller {
     pub scopes: Option<ScopeSet>,
     /// Whether there is nothing to note of the use of its credential.
     is_noted: bool,
+    /// In words, once that is wanted.
+    shown: OnceLock<Box<RawValue>>,
 }
 
 /// A caller that is known already.
@@ -189,7 +193,15 @@ impl Caller {
             principal,
             scopes,
             is_noted: false,
+            shown: OnceLock::new(),
         })
+    }
+
+    /// As the decision log has it.
+    pub(super) fn shown(&self) -> &RawValue {
+        let Self { id, credential, .. } = *self;
+        let (kind, credential_id) = (credential.as_str(), credential.id());
+        self.shown.get_or_init(|| raw(&decision_log::Caller { user: id, credential: kind, credential_id }))
     }
 
     /// What Cedar knows of a user, as it would be with a credential that carries its whole role; none where it is blocked
@@ -232,6 +244,7 @@ impl Caller {
             principal,
             scopes,
             is_noted: true,
+            shown: OnceLock::new(),
         }
     }
 }

@@ -4,7 +4,7 @@
 use super::{Parts, Problem, audit, limits, span};
 use crate::store::Origin;
 use crate::trace;
-use crate::values::random_number;
+use crate::values::{random_number, write_hex};
 use actix_web::body::{BoxBody, EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{self, HeaderName, HeaderValue};
@@ -57,7 +57,9 @@ fn new_id() -> HeaderValue {
     }
     let number = NEXT.get();
     NEXT.set(number.wrapping_add(1));
-    HeaderValue::from_str(&format!("{number:032x}")).unwrap_or(HeaderValue::from_static("none"))
+    let mut digits = [0; 32];
+    write_hex(&number.to_be_bytes(), &mut digits);
+    HeaderValue::from_bytes(&digits).unwrap_or(HeaderValue::from_static("none"))
 }
 
 /// From where a request comes, as it is kept of a login: the address, and at most 256 characters of the `User-Agent`.

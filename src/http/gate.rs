@@ -6,7 +6,6 @@ use super::edge::{Passage, client_address};
 use super::limits::count_caller;
 use super::{FieldError, Parts, Problem};
 use crate::authz::{Ask, Circumstances, Denied, Engine, Permitted, Resourced, Trail, Undecided, Within};
-use crate::decision_log;
 use crate::resource::{Reference, Resource};
 use crate::store::{Account, Cause, Entry, Event, Outcome, Reader, Work};
 use crate::values::{Id, OrgPath, Timestamp};
@@ -131,15 +130,10 @@ impl Gate {
 
     /// What is left behind of this caller's decisions.
     pub fn trail(&self) -> Trail<'_> {
-        let Caller { id, credential, .. } = *self.caller();
         Trail {
             log: &self.parts().decision_log,
             request: self.request(),
-            caller: decision_log::Caller {
-                user: id,
-                credential: credential.as_str(),
-                credential_id: credential.id(),
-            },
+            caller: self.caller().shown(),
             time: self.call.now,
             is_step: self.is_step,
         }

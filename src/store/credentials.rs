@@ -122,7 +122,7 @@ impl Work {
     /// those of a deleted user go with that.
     async fn end_keys(&self, user: Id, which: Option<Id>, because: Ending) -> Result<bool, StoreError> {
         // Whoever calls with one of them is remembered as its user.
-        self.wrote("User", user);
+        self.wrote(user);
         let mut delete = Query::delete();
         delete.from_table("api_keys").and_where(Expr::col("user").eq(user)).returning_col("id");
         if let Some(key) = which {

@@ -95,17 +95,14 @@ impl Facts {
     }
 
     /// The same in every process, since they tell each other.
-    fn slot(&self, thing: &(&str, Id)) -> usize {
-        let mut number: u64 = 0;
-        for byte in thing.0.bytes().chain(thing.1.digits()) {
-            number = (number ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-        usize::try_from(number >> 32).unwrap_or_default() % SLOTS
+    fn slot(id: Id) -> usize {
+        // By the golden ratio, so that ids that follow one another lie far apart.
+        usize::try_from(id.number().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32).unwrap_or_default() % SLOTS
     }
 
     /// The stamp for what is read from now on.
-    pub(super) fn stamp(&self, kind: &str, id: Id) -> Stamp {
-        let slot = self.slots.get(self.slot(&(kind, id))).map_or(0, |slot| slot.load(Ordering::Acquire));
+    pub(super) fn stamp(&self, id: Id) -> Stamp {
+        let slot = self.slots.get(Self::slot(id)).map_or(0, |slot| slot.load(Ordering::Acquire));
         Stamp { all: self.all.load(Ordering::Acquire), slot }
     }
 
@@ -116,12 +113,12 @@ impl Facts {
     }
 
     /// Whether what was read with this stamp is still so.
-    pub(super) fn is_good(&self, stamp: Stamp, kind: &str, id: Id) -> bool {
-        self.is_on.load(Ordering::Acquire) && self.stamp(kind, id) == stamp
+    pub(super) fn is_good(&self, stamp: Stamp, id: Id) -> bool {
+        self.is_on.load(Ordering::Acquire) && self.stamp(id) == stamp
     }
 
     pub(super) fn row(&self, kind: &'static str, id: Id) -> Option<Arc<Entry>> {
-        self.rows.get(&(kind, id)).filter(|entry| self.is_good(entry.stamp, kind, id))
+        self.rows.get(&(kind, id)).filter(|entry| self.is_good(entry.stamp, id))
     }
 
     pub(super) fn remember_row<R: serde::Serialize + Send + Sync + 'static, T: Send + Sync + 'static>(
@@ -143,7 +140,7 @@ impl Facts {
 
     pub(super) fn account(&self, id: Id) -> Option<Arc<Account>> {
         let (stamp, account) = self.accounts.get(&id)?;
-        self.is_good(stamp, "User", id).then_some(account)
+        self.is_good(stamp, id).then_some(account)
     }
 
     pub(super) fn remember_account(&self, stamp: Stamp, account: &Arc<Account>) {
@@ -153,8 +150,8 @@ impl Facts {
     }
 
     /// Notes that a thing is being written.
-    pub(super) fn note(&self, written: &mut Written, kind: &str, id: Id) {
-        written.slots.push(self.slot(&(kind, id)));
+    pub(super) fn note(written: &mut Written, id: Id) {
+        written.slots.push(Self::slot(id));
     }
 
     /// Notes that a key that signs is being written.

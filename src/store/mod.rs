@@ -68,12 +68,12 @@ fn is_shared(db: &impl ConnectionTrait) -> bool {
 impl Store {
     /// The stamp for what is read of a user from now on.
     pub fn user_stamp(&self, user: Id) -> Stamp {
-        self.facts.stamp("User", user)
+        self.facts.stamp(user)
     }
 
     /// Whether what was read of a user with this stamp is still so.
     pub fn is_good(&self, stamp: Stamp, user: Id) -> bool {
-        self.facts.is_good(stamp, "User", user)
+        self.facts.is_good(stamp, user)
     }
 
     /// Reads what everybody sees.
@@ -106,9 +106,8 @@ impl Work {
     }
 
     /// Notes that a thing is being written.
-    fn wrote(&self, kind: &str, id: Id) {
-        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-        self.facts.note(&mut written, kind, id);
+    fn wrote(&self, id: Id) {
+        Facts::note(&mut self.written.lock().unwrap_or_else(PoisonError::into_inner), id);
     }
 
     /// Notes that things are being written that nobody counts.

@@ -138,7 +138,7 @@ impl Store {
 
     /// Reads a thing, and remembers it.
     async fn read<R: Resource>(&self, id: Id) -> Result<Option<(Held<R>, Arc<Resourced>)>, StoreError> {
-        let stamp = self.facts.stamp(R::TYPE, id);
+        let stamp = self.facts.stamp(id);
         let Some(held) = by_id::<R>(id).into_model::<Held<R>>().one(&self.db).await? else { return Ok(None) };
         let kept = Held { row: held.row.clone(), path: held.path.clone() };
         let resourced = Arc::new(Undecided::new(held.row.clone(), held.path.clone()).resourced());
@@ -195,7 +195,7 @@ impl Work {
     where
         R: Resource,
     {
-        self.wrote(R::TYPE, row.id());
+        self.wrote(row.id());
         let changed = (*row).clone().into_active_model().reset_all();
         <R::Entity as EntityTrait>::update(changed).exec(&self.tx).await?;
         Ok(row)

@@ -169,7 +169,7 @@ impl Work {
         now: Timestamp,
     ) -> Result<u64, StoreError> {
         // Whoever calls with one of them is remembered as its user.
-        self.wrote("User", user);
+        self.wrote(user);
         let mut update = Query::update();
         update
             .table("sessions")

@@ -39,17 +39,28 @@ impl Id {
     /// An id for examples: that of the seed.
     pub const EXAMPLE: Self = Self([0x59, 0x9e, 0x1f, 0xcd, 0x9d, 0xa1, 0xc7, 0x26, 0x45, 0xc9, 0x58, 0x86]);
 
+    /// What tells it from others of its second, as a number.
+    pub(crate) fn number(self) -> u64 {
+        let [_, _, _, _, rest @ ..] = self.0;
+        u64::from_be_bytes(rest)
+    }
+
     /// The digits, as they are written.
     pub(crate) fn digits(self) -> [u8; 24] {
-        const HEX: [u8; 16] = *b"0123456789abcdef";
-        let digit = |nibble: u8| HEX.get(usize::from(nibble & 15)).copied().unwrap_or(b'0');
         let mut digits = [0; 24];
-        for (pair, byte) in digits.chunks_exact_mut(2).zip(self.0) {
-            if let [high, low] = pair {
-                (*high, *low) = (digit(byte >> 4), digit(byte));
-            }
-        }
+        write_hex(&self.0, &mut digits);
         digits
+    }
+}
+
+/// Writes bytes as lower-case hex digits, as many as there is room for.
+pub(crate) fn write_hex(bytes: &[u8], digits: &mut [u8]) {
+    const HEX: [u8; 16] = *b"0123456789abcdef";
+    let digit = |nibble: u8| HEX.get(usize::from(nibble & 15)).copied().unwrap_or(b'0');
+    for (pair, byte) in digits.chunks_exact_mut(2).zip(bytes) {
+        if let [high, low] = pair {
+            (*high, *low) = (digit(byte >> 4), digit(*byte));
+        }
     }
 }
 

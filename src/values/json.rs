@@ -4,6 +4,7 @@
 use super::Invalid;
 use serde::Deserializer;
 use serde::de::{MapAccess, Visitor};
+use serde_json::value::RawValue;
 
 /// The text of a value in a column.
 pub(crate) fn to_column<T: serde::Serialize>(value: &T) -> String {
@@ -14,6 +15,11 @@ pub(crate) fn to_column<T: serde::Serialize>(value: &T) -> String {
             value.to_string()
         },
     )
+}
+
+/// A value as the text that it is in a line of JSON; `null` where it has none.
+pub(crate) fn raw(value: &impl serde::Serialize) -> Box<RawValue> {
+    serde_json::value::to_raw_value(value).unwrap_or_else(|_| RawValue::NULL.to_owned())
 }
 
 /// A value from the text of its column.

@@ -52,8 +52,7 @@ async fn there_are_as_many_lines_as_answers() {
                 let body = serde_json::to_vec(&question).unwrap();
                 let id = format!("load-{task}-{at}");
                 let headers = [("content-type", "application/json"), ("x-request-id", id.as_str())];
-                let reply =
-                    bot.send(reqwest::Method::POST, "/access/v1/evaluation", &headers, Some(body)).await;
+                let reply = bot.send(Method::POST, "/access/v1/evaluation", &headers, Some(body)).await;
                 permitted += usize::from(reply.expect(StatusCode::OK)["decision"] == true);
             }
             permitted
