@@ -3,7 +3,7 @@
 use super::{Parts, Problem};
 use crate::authn::{ApiKey, Bearer, Claims};
 use crate::authz::{Engine, Principal, Scope, ScopeSet, UserFacts};
-use crate::store::{Account, Stamp};
+use crate::store::{Account, Stamp, Work};
 use crate::values::{Fingerprint, Id, OrgPath, Timestamp};
 use actix_web::HttpRequest;
 use actix_web::http::header;
@@ -169,6 +169,17 @@ impl Caller {
         if let Err(error) = Box::pin(parts.store.touch_api_key(key, parts.clock.now())).await {
             tracing::warn!(%error, %key, "the use of an API key could not be noted");
         }
+    }
+
+    /// 401 where its credential has ended since the request began: what gives or takes credentials must not outlive that.
+    /// Whoever calls this has the user's row locked where it is about the caller's own.
+    pub async fn check_again(&self, work: &Work, now: Timestamp) -> Result<(), Problem> {
+        let is_live = match self.credential {
+            Credential::Session(session) => work.has_session(self.id, session, now).await?,
+            Credential::ApiKey(key) => work.has_api_key(self.id, key).await?,
+            Credential::Terminal => true,
+        };
+        if is_live { Ok(()) } else { Err(revoked()) }
     }
 
     fn new(

@@ -139,6 +139,19 @@ impl Work {
         Ok(found.map(|row| Session::from_query_result(&row, "")).transpose()?)
     }
 
+    /// Whether a user has this session still, and it is live at `now`.
+    pub async fn has_session(&self, user: Id, session: Id, now: Timestamp) -> Result<bool, StoreError> {
+        let mut select = Query::select();
+        select
+            .column("id")
+            .from("sessions")
+            .and_where(Expr::col("id").eq(session))
+            .and_where(Expr::col("user").eq(user))
+            .and_where(Expr::col("ended_at").is_null())
+            .and_where(Expr::col("expires_at").gt(now));
+        Ok(self.tx.query_one(&select).await?.is_some())
+    }
+
     /// Notes that a session was used, and until when its tokens can be good now.
     pub async fn use_session(
         &self,

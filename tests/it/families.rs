@@ -518,3 +518,89 @@ async fn a_login_under_way_does_not_survive_a_new_password_or_a_block() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_password_under_way_does_not_survive_another_one_or_the_end_of_its_session() {
+    // Slow enough that what follows comes between the look at the old password and the writing of the new one.
+    let app =
+        TestApp::with(|config| (config.password_workers, config.argon2_iterations) = (Some(1), 10)).await;
+    let (admin, mut refused) = (app.admin().await, 0);
+    for how in ["password", "sessions", "blocked"] {
+        for _ in 0..4 {
+            let user = app.user(Scope::Agent).await;
+            let (email, path) = (email(&user).await, format!("/v2/users/{}", user.id));
+            let body = json!({ "password": "m1n3-t0-k33p-s3cret", "currentPassword": PASSWORD });
+            let changing = tokio::spawn({
+                let user = user.clone();
+                async move { user.patch("/v2/users/me", body).await }
+            });
+            until_a_password_waits(&app).await;
+            app.clock.advance(1);
+            let last = match how {
+                "password" => "0f-th3-4dm1n-s3cret",
+                _ => PASSWORD,
+            };
+            match how {
+                "password" => {
+                    drop(admin.patch(&path, json!({ "password": last })).await.expect(StatusCode::OK))
+                }
+                "sessions" => {
+                    drop(admin.delete(&format!("{path}/sessions")).await.expect(StatusCode::NO_CONTENT))
+                }
+                _ => {
+                    admin.patch(&path, json!({ "status": "blocked" })).await.expect(StatusCode::OK);
+                    admin.patch(&path, json!({ "status": "active" })).await.expect(StatusCode::OK);
+                }
+            }
+            let changed = changing.await.unwrap();
+            if changed.status == StatusCode::OK && how != "password" {
+                continue; // It was done before.
+            }
+            refused += usize::from(changed.status == StatusCode::UNAUTHORIZED);
+            let login = json!({ "email": email, "password": last });
+            app.anonymous().post("/v2/auth/token", login).await.expect(StatusCode::OK);
+        }
+    }
+    assert!(refused >= 6, "{refused} of 12 came too late");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_several_new_passwords_at_once_one_is_set() {
+    let app = TestApp::with(|config| config.password_workers = Some(1)).await;
+    for _ in 0..3 {
+        let user = app.user(Scope::Agent).await;
+        let (email, nobody) = (email(&user).await, app.anonymous());
+        let passwords = ["m1n3-t0-k33p-s3cret", "0f-th3-4dm1n-s3cret", "b3tt3rTh4nB3f0r3"];
+        let changes = passwords.map(|password| {
+            user.patch("/v2/users/me", json!({ "password": password, "currentPassword": PASSWORD }))
+        });
+        let mut set = Vec::new();
+        for (password, changed) in passwords.iter().zip(join_all(changes).await) {
+            if changed.status == StatusCode::OK {
+                set.push(*password);
+            } else {
+                assert_eq!(changed.expect_problem(400, "invalid_fields"), ["currentPassword"]);
+            }
+        }
+        let [set] = set.as_slice() else { panic!("{set:?} are set") };
+        nobody
+            .post("/v2/auth/token", json!({ "email": email, "password": set }))
+            .await
+            .expect(StatusCode::OK);
+    }
+}
+
+/// Waits until the service looks at a password.
+async fn until_a_password_waits(app: &TestApp) {
+    let begun = std::time::Instant::now();
+    loop {
+        let figures = app.anonymous().get("/metrics").await.text;
+        if figures
+            .lines()
+            .any(|line| line.starts_with("cedargate_passwords_waiting ") && !line.ends_with(" 0"))
+        {
+            return;
+        }
+        assert!(begun.elapsed() < crate::processes::PATIENCE, "no password is looked at");
+    }
+}

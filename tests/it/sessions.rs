@@ -280,3 +280,58 @@ async fn a_token_that_is_known_costs_no_query_and_ends_all_the_same() {
     expect_ended(&app.again(|_| ()).await.bearer(admin.bearer.as_deref().unwrap()).get("/v2/users/me").await);
     present(&app, json!({ "email": ADMIN, "password": PASSWORD })).await.expect(StatusCode::OK);
 }
+
+#[tokio::test]
+async fn what_ended_while_a_request_was_under_way_gives_and_takes_no_credentials_any_more() {
+    let app = TestApp::start().await;
+    for credential in ["session", "key"] {
+        let user = app.user(Scope::Admin).await;
+        let other = app.user(Scope::Guest).await;
+        let made = json!({ "name": "key", "scopes": ["guest"] });
+        let made = user.post("/v2/users/me/keys", made).await.expect(StatusCode::CREATED);
+        let key = app.bearer(&user.key(&[Scope::Admin]).await);
+        let client = if credential == "session" { &user } else { &key };
+        let mut cases = vec![
+            (
+                Method::POST,
+                "/v2/users".to_owned(),
+                json!({ "email": "new@example.com", "password": PASSWORD }),
+            ),
+            (Method::PATCH, format!("/v2/users/{}", other.id), json!({ "role": "admin" })),
+            (Method::DELETE, format!("/v2/users/{}", other.id), Value::Null),
+        ];
+        if credential == "session" {
+            let password = json!({ "password": NEW_PASSWORD, "currentPassword": PASSWORD });
+            let own_key = format!("/v2/users/me/keys/{}", made["id"].as_str().unwrap());
+            cases.extend([
+                (Method::PATCH, "/v2/users/me".to_owned(), password),
+                (Method::POST, "/v2/users/me/keys".to_owned(), json!({ "name": "key", "scopes": ["guest"] })),
+                (Method::DELETE, own_key, Value::Null),
+                (Method::DELETE, format!("/v2/users/{}/sessions", other.id), Value::Null),
+            ]);
+        }
+        client.get("/v2/users/me").await.expect(StatusCode::OK);
+        // Behind the service's back: to it the caller is known, as at the beginning of a request that takes its time.
+        app.sql(&format!("UPDATE sessions SET ended_at = 1 WHERE \"user\" = '{}'", user.id)).await;
+        app.sql(&format!("DELETE FROM api_keys WHERE \"user\" = '{}'", user.id)).await;
+        for (method, path, body) in cases {
+            let reply = client.call(method.clone(), &path, Some(body).filter(|body| !body.is_null())).await;
+            assert_eq!(
+                reply.status,
+                StatusCode::UNAUTHORIZED,
+                "{credential} {method} {path}: {}",
+                reply.text
+            );
+            expect_ended(&reply);
+        }
+        for who in [&user, &other] {
+            app.client(&email_of(&app, &who.id).await).await.get("/v2/users/me").await.expect(StatusCode::OK);
+        }
+    }
+}
+
+/// The address of a user, as an admin sees it.
+async fn email_of(app: &TestApp, user: &str) -> String {
+    let user = app.admin().await.get(&format!("/v2/users/{user}")).await.expect(StatusCode::OK);
+    user["email"].as_str().unwrap().to_owned()
+}
