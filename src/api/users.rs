@@ -369,7 +369,7 @@ async fn check_current(
     };
     let current =
         current.ok_or_else(|| wrong_current("changing your own password asks for the current one"))?;
-    let attempt = Attempt::begin(gate.parts(), &email, gate.address()).await?;
+    let attempt = Attempt::begin(gate.parts(), &email, Some(user.id), gate.address()).await?;
     let passed = attempt.check(current, Some(stored.clone())).await?;
     let passed = passed.ok_or_else(|| not_current(gate, user, "wrong_password"))?;
     let work = gate.begin().await?;
