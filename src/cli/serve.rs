@@ -5,7 +5,7 @@ use super::{Failure, Outcome, block_on, log, say};
 use crate::api::policies;
 use crate::app::{App, StartError};
 use crate::config::{Config, ConfigError};
-use crate::http::Parts;
+use crate::http::{Parts, audit};
 use crate::store::{Cause, Entry, Event};
 use crate::trace;
 use crate::values::Clock;
@@ -89,7 +89,8 @@ fn watch(app: &App, seconds: u64) -> Outcome {
     Ok(())
 }
 
-/// Looks after the keys that sign, once a second: so soon is one refused that was revoked at the terminal.
+/// Looks after the keys that sign, once a second: so soon is one refused that was revoked at the terminal. And where the
+/// database answers, the audit trail is told what it could not be told before.
 fn tend_keys(parts: &Arc<Parts>) {
     let parts = Arc::clone(parts);
     actix_web::rt::spawn(async move {
@@ -101,6 +102,10 @@ fn tend_keys(parts: &Arc<Parts>) {
                 tracing::warn!(%error, "the keys that sign cannot be read; those of a while ago go on");
             }
             is_well = tended.is_ok();
+            if is_well {
+                // Where it cannot, there is another time.
+                let _ = audit::catch_up(&parts).await;
+            }
         }
     });
 }
