@@ -6,6 +6,8 @@ use crate::processes::PATIENCE;
 use crate::support::{ADMIN, Client, PASSWORD, jwt};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
 use std::time::Instant;
 
 async fn logged_in(base: &str) -> Value {
@@ -99,4 +101,23 @@ fn a_key_of_the_settings_is_to_be_changed_there() {
     let revoked = run(directory.path(), &settings, &["revoke-all"]);
     assert!(revoked.status.success(), "{}", text(&revoked.stderr));
     assert!(text(&revoked.stdout).contains("CEDARGATE_JWT_SECRET"), "{}", text(&revoked.stdout));
+}
+
+#[tokio::test]
+async fn the_database_and_its_copies_are_for_their_owner_only() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings =
+        [("CEDARGATE_ADMIN_PASSWORD", PASSWORD), ("CEDARGATE_DATABASE_URL", "sqlite://data.db?mode=rwc")];
+    let running = start(directory.path(), &settings);
+    logged_in(&running.base).await;
+    let copied = run(directory.path(), &settings, &["backup", "copy.db"]);
+    assert!(copied.status.success(), "{}", text(&copied.stderr));
+    let files: BTreeMap<String, u32> = std::fs::read_dir(directory.path())
+        .unwrap()
+        .map(|file| file.unwrap())
+        .map(|file| (file.file_name().into_string().unwrap(), file.metadata().unwrap().mode() & 0o777))
+        .collect();
+    assert!(files.len() >= 3 && files.values().all(|mode| *mode == 0o600), "{files:?}");
+    let nowhere = run(directory.path(), &settings, &["backup", "nowhere/copy.db"]);
+    assert!(text(&nowhere.stderr).contains("nowhere/copy.db cannot be made"), "{}", text(&nowhere.stderr));
 }
