@@ -41,7 +41,7 @@ struct SessionView {
     created_at: Timestamp,
     /// From where.
     created_from: Place,
-    /// When it was last refreshed, else opened.
+    /// When it was last refreshed or opened, or one of its access tokens was used; this to the minute.
     last_used_at: Timestamp,
     /// From where.
     last_used_from: Place,

@@ -1,5 +1,6 @@
 //! Who is calling: from a bearer to a user as it stands now, and what Cedar knows of it.
 
+use super::edge::origin;
 use super::{Parts, Problem};
 use crate::authn::{ApiKey, Bearer, Claims};
 use crate::authz::{Engine, Principal, Scope, ScopeSet, UserFacts};
@@ -10,6 +11,7 @@ use actix_web::http::header;
 use quick_cache::UnitWeighter;
 use quick_cache::sync::Cache;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// How a caller proved who it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,8 +56,8 @@ pub struct Caller {
     pub principal: Arc<Principal>,
     /// What its credential grants, the cascade applied; none where that is nothing.
     pub scopes: Option<ScopeSet>,
-    /// Whether there is nothing to note of the use of its credential.
-    is_noted: bool,
+    /// Whether there is nothing to note of the use of its credential. As long as the caller is known, it is noted once.
+    is_noted: Arc<AtomicBool>,
 }
 
 /// A caller that is known already.
@@ -129,9 +131,11 @@ impl Caller {
                 let Claims { id, scope, sid } = good.claims;
                 // The end of its session is a write to its user; and it expires before its session does.
                 let stamp = parts.store.user_stamp(id);
-                let account = parts.store.account_in_session(id, sid, now).await?.ok_or_else(revoked)?;
+                let found = parts.store.account_in_session(id, sid, now).await?;
+                let (account, last_used) = found.ok_or_else(revoked)?;
                 let caller = Self::new(engine, &account, &scope, Credential::Session(sid))?;
-                (caller, stamp, good.expires_at.min(now.plus_seconds(REMEMBERED)))
+                let (caller, until) = caller.used(Some(last_used), now);
+                (caller, stamp, good.expires_at.min(until))
             }
             Bearer::ApiKey(key) => Self::of_api_key(parts, engine, &key, now).await?,
         };
@@ -154,20 +158,35 @@ impl Caller {
         }
         let account = parts.store.account(found.user).await?.ok_or_else(revoked)?;
         let caller = Self::new(engine, &account, &found.scopes, Credential::ApiKey(found.id))?;
-        // Its use is noted to the minute.
-        let again = found.last_used_at.map_or(now, |last| last.plus_seconds(REMEMBERED));
-        let until = found.expires_at.map_or(again, |end| end.min(again));
-        Ok((Self { is_noted: again > now, ..caller }, stamp, until))
+        let (caller, until) = caller.used(found.last_used_at, now);
+        Ok((caller, stamp, found.expires_at.map_or(until, |end| end.min(until))))
     }
 
-    /// Notes that its API key was used, to the minute. A request that only reads goes on where that cannot be written.
-    pub(super) async fn touch(&self, parts: &Parts) {
-        let Credential::ApiKey(key) = self.credential else { return };
-        if self.is_noted {
-            return;
+    /// The same, whose credential was last used then, and until when it is known: its use is noted to the minute.
+    fn used(self, last: Option<Timestamp>, now: Timestamp) -> (Self, Timestamp) {
+        let until = now.plus_seconds(REMEMBERED);
+        let again = last.map(|last| last.plus_seconds(REMEMBERED)).filter(|again| *again > now);
+        self.is_noted.store(again.is_some(), Ordering::Relaxed);
+        (self, again.map_or(until, |again| again.min(until)))
+    }
+
+    /// Notes that its credential was used, to the minute. A request that only reads goes on where that cannot be written.
+    pub(super) async fn touch(&self, parts: &Parts, request: &HttpRequest) {
+        if !self.is_noted.load(Ordering::Relaxed) && !self.is_noted.swap(true, Ordering::Relaxed) {
+            // Boxed, since it is rare and large, and every request would make room for it.
+            Box::pin(self.note_use(parts, request)).await;
         }
-        if let Err(error) = Box::pin(parts.store.touch_api_key(key, parts.clock.now())).await {
-            tracing::warn!(%error, %key, "the use of an API key could not be noted");
+    }
+
+    async fn note_use(&self, parts: &Parts, request: &HttpRequest) {
+        let now = parts.clock.now();
+        let noted = match self.credential {
+            Credential::Session(session) => parts.store.touch_session(session, &origin(request), now).await,
+            Credential::ApiKey(key) => parts.store.touch_api_key(key, now).await,
+            Credential::Terminal => Ok(()),
+        };
+        if let Err(error) = noted {
+            tracing::warn!(%error, id = ?self.credential, "the use of a credential could not be noted");
         }
     }
 
@@ -199,7 +218,7 @@ impl Caller {
             credential,
             principal,
             scopes,
-            is_noted: false,
+            is_noted: Arc::default(),
         })
     }
 
@@ -242,7 +261,7 @@ impl Caller {
             credential: Credential::Terminal,
             principal,
             scopes,
-            is_noted: true,
+            is_noted: Arc::default(),
         }
     }
 }

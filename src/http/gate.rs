@@ -47,7 +47,7 @@ impl Gate {
         let engine = parts.policies.current();
         let caller = Caller::of_token(&parts, &engine, token).await?;
         count_caller(&parts, request, caller.id)?;
-        caller.touch(&parts).await;
+        caller.touch(&parts, request).await;
         let ip = client_address(request);
         let request = request.extensions().get::<Passage>().map(|passage| Arc::from(passage.id()));
         let trail = trail(&parts, &caller, request);

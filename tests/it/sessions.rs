@@ -335,3 +335,41 @@ async fn email_of(app: &TestApp, user: &str) -> String {
     let user = app.admin().await.get(&format!("/v2/users/{user}")).await.expect(StatusCode::OK);
     user["email"].as_str().unwrap().to_owned()
 }
+
+#[tokio::test]
+async fn the_use_of_an_access_token_is_a_use_of_its_session_to_the_minute() {
+    let app = TestApp::start().await;
+    let user = app.user(Scope::Guest).await;
+    let key = app.bearer(&user.key(&[Scope::Guest]).await);
+    let mut expected = app.clock.now();
+    for (wait, is_noted) in [
+        (0, false),
+        (59_999, false),
+        (1, true),
+        (30_000, false),
+        (29_999, false),
+        (1, true),
+        (3_600_000, true),
+    ] {
+        app.clock.advance(wait);
+        let agent = format!("agent/{}", app.clock.now().millis());
+        for _ in 0..3 {
+            let headers = [("user-agent", agent.as_str())];
+            user.send(Method::GET, "/v2/users/me", &headers, None).await.expect(StatusCode::OK);
+        }
+        let session = &listed(&key, "me").await[0];
+        if is_noted {
+            expected = app.clock.now();
+            assert_eq!(session["lastUsedFrom"], json!({ "address": "127.0.0.1", "userAgent": agent }));
+        }
+        assert_eq!(session["lastUsedAt"], expected.to_string(), "after {wait} ms");
+    }
+    // A question about the token is no use of it.
+    app.clock.advance(3_600_000);
+    let form = [("content-type", "application/x-www-form-urlencoded")];
+    let body = format!("token={}", user.bearer.as_deref().unwrap()).into_bytes();
+    let admin = app.admin().await;
+    let worth = admin.send(Method::POST, "/v2/auth/introspect", &form, Some(body)).await;
+    assert_eq!(worth.expect(StatusCode::OK)["active"], true);
+    assert_eq!(listed(&key, "me").await[0]["lastUsedAt"], expected.to_string());
+}
