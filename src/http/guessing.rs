@@ -3,10 +3,12 @@
 //! the other; one that is right is taken back. Addresses without an account count as those with one.
 //!
 //! Three things are counted: tries at an account from one address, at an account from all addresses, and from an address
-//! at all accounts. An account is known by its email and by its user, and counted as both: who changes the email of one gets no
-//! fresh counts, nor does the end of an account end a wait. The first keeps a forgetful user waiting, and nobody else. The other two keep those waiting who have
+//! at all accounts. The first keeps a forgetful user waiting, and nobody else. The other two keep those waiting who have
 //! many addresses or try many accounts, and let everybody pass who has logged in from that address within
 //! [`KNOWN_DAYS`] days: so nobody who guesses can keep a user out of its usual places.
+//!
+//! An account is known by its email and by its user, and counted as both: another email is no fresh start, and the end of an
+//! account ends no wait.
 
 use super::edge::network_of;
 use super::{Parts, Problem};
@@ -169,8 +171,8 @@ pub struct Passed<'a> {
 }
 
 impl<'a> Attempt<'a> {
-    /// Counts a try at the account of this email, and of this user if there is one, from this address, if there is one; 429 where it has to wait, 503 where
-    /// too many passwords wait to be checked.
+    /// Counts a try at the account of this email, and of this user if there is one, from this address if there is one; 429
+    /// where it has to wait, 503 where too many passwords wait to be checked.
     pub async fn begin(
         parts: &'a Parts,
         email: &Email,

@@ -563,10 +563,10 @@ async fn a_new_password_under_way_does_not_survive_another_one_or_the_end_of_its
             };
             match how {
                 "password" => {
-                    drop(admin.patch(&path, json!({ "password": last })).await.expect(StatusCode::OK))
+                    drop(admin.patch(&path, json!({ "password": last })).await.expect(StatusCode::OK));
                 }
                 "sessions" => {
-                    drop(admin.delete(&format!("{path}/sessions")).await.expect(StatusCode::NO_CONTENT))
+                    drop(admin.delete(&format!("{path}/sessions")).await.expect(StatusCode::NO_CONTENT));
                 }
                 _ => {
                     admin.patch(&path, json!({ "status": "blocked" })).await.expect(StatusCode::OK);
