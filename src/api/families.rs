@@ -34,8 +34,9 @@ pub async fn log_in(
     password: SecretString,
 ) -> Result<Pair, Problem> {
     let refused = || Problem::refused("invalid_credentials", "Invalid email or password");
-    let attempt = Attempt::begin(parts, &email, origin.address).await?;
     let account = parts.store.account_by_email(&email).await?;
+    let user = account.as_ref().map(|account| account.id);
+    let attempt = Attempt::begin(parts, &email, user, origin.address).await?;
     let hash = account.as_ref().and_then(|account| account.hash.clone());
     let passed = attempt.check(password, hash.clone()).await?;
     let failed = |account: Option<&Account>, reason: &str| {

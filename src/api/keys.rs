@@ -164,10 +164,11 @@ pub async fn add(gate: &Gate, user: &Permitted<User>, new: NewKey) -> Result<Cre
         last_used_at: None,
     };
     let work = gate.begin().await?;
-    // Whoever blocks the user meanwhile has ended its keys already.
+    // Whoever blocks the user meanwhile has ended its keys already, and whoever ends the caller's session means its keys, too.
     if !work.account(user.id).await?.is_some_and(|account| account.is_active()) {
         return Err(Problem::conflict("The user is blocked: it has no keys. Unblock it first."));
     }
+    gate.caller().check_again(&work, now).await?;
     work.insert_api_key(user, &row).await?;
     work.commit().await?;
     Ok(CreatedKey { view: row.into(), key: key.expose().to_owned() })
@@ -178,6 +179,7 @@ async fn delete(gate: Gate, (request, id): (HttpRequest, PathId)) -> Result<Http
     let user = gate.find::<User>(&id.0).await?;
     let key = request.match_info().get("keyId").and_then(|key| key.parse().ok());
     let work = gate.begin().await?;
+    gate.caller().check_again(&work, gate.parts().clock.now()).await?;
     let deleted = match key {
         Some(key) => work.delete_api_key(&user, key).await?,
         None => false,

@@ -41,7 +41,7 @@ struct SessionView {
     created_at: Timestamp,
     /// From where.
     created_from: Place,
-    /// When it was last refreshed, else opened.
+    /// When it was last refreshed or opened, or one of its access tokens was used; this to the minute.
     last_used_at: Timestamp,
     /// From where.
     last_used_from: Place,
@@ -153,8 +153,10 @@ async fn end(gate: &Gate, id: &str, which: Option<Sessions>, because: Ending) ->
     gate.find::<User>(id).await?;
     let work = gate.begin().await?;
     let user = gate.decide(gate.look_up_in::<User>(&work, id).await?, &gate.circumstances())?;
+    let now = gate.parts().clock.now();
+    gate.caller().check_again(&work, now).await?;
     let ended = match which {
-        Some(which) => work.end_sessions(user.id, which, because, gate.parts().clock.now()).await?,
+        Some(which) => work.end_sessions(user.id, which, because, now).await?,
         None => 0,
     };
     work.commit().await?;

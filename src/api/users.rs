@@ -232,13 +232,15 @@ pub async fn add(gate: &Gate, mut fields: Patch) -> Result<Permitted<User>, Prob
         Some(password) => Some(hashed(gate, &row, password).await?),
         None => None,
     };
+    let now = gate.parts().clock.now();
     let work = gate.begin().await?;
+    gate.caller().check_again(&work, now).await?;
     let row = work.insert(row).await?;
     work.audit(
         about(Event::UserCreated, &row).with("role", row.role.as_str()).with("password", hash.is_some()),
     );
     if let Some(hash) = hash {
-        work.set_password(&row, &hash, gate.parts().clock.now()).await?;
+        work.set_password(&row, &hash, now).await?;
     }
     work.commit().await?;
     Ok(row)
@@ -265,10 +267,11 @@ pub async fn change(gate: &Gate, id: &str, mut patch: Patch) -> Result<Permitted
     let first = change.proposed(gate, &gate.reader(), gate.look_up(id).await?, settle).await?;
     gate.check_references(&gate.reader(), first.references).await?;
     // Hashing is dear and must not keep others waiting: it comes before the unit of work.
+    let mut verified = None;
     let hash = match password {
         Some(password) => {
             if first.row.id == gate.caller().id {
-                check_current(gate, &first.row, current).await?;
+                verified = Some(check_current(gate, &first.row, current).await?);
             }
             Some(hashed(gate, &first.row, password).await?)
         }
@@ -276,10 +279,17 @@ pub async fn change(gate: &Gate, id: &str, mut patch: Patch) -> Result<Permitted
     };
     let work = gate.begin().await?;
     let thing = gate.look_up_in(&work, id).await?;
+    // Meanwhile the session may have ended, and the password be another one.
+    let now = gate.parts().clock.now();
+    gate.caller().check_again(&work, now).await?;
     let Proposal { before, row, .. } = change.proposed(gate, &work.reader(), thing, settle).await?;
+    if let Some(verified) = verified
+        && work.account(row.id).await?.and_then(|account| account.hash) != Some(verified)
+    {
+        return Err(not_current(gate, &row, "changed_meanwhile"));
+    }
     let row = work.save(row).await?;
     audit_change(&work, &before, &row);
-    let now = gate.parts().clock.now();
     if let Some(hash) = hash {
         work.set_password(&row, &hash, now).await?;
         work.audit(about(Event::UserPasswordChanged, &row));
@@ -303,6 +313,7 @@ async fn delete(gate: Gate, id: PathId) -> Result<HttpResponse, Problem> {
     gate.find::<User>(&id.0).await?;
     let work = gate.begin().await?;
     let row = gate.decide(gate.look_up_in::<User>(&work, &id.0).await?, &gate.circumstances())?;
+    gate.caller().check_again(&work, gate.parts().clock.now()).await?;
     work.delete(&row).await?;
     work.audit(about(Event::UserDeleted, &row));
     work.commit().await?;
@@ -335,25 +346,34 @@ fn audit_change(work: &Work, before: &Permitted<User>, row: &Permitted<User>) {
     }
 }
 
+/// The problem of a current password that is not.
+fn wrong_current(message: &str) -> Problem {
+    Problem::fields(vec![FieldError::new("currentPassword", message)])
+}
+
+/// The same, of which the audit trail is told: whoever has found a token may want to find the password, too.
+fn not_current(gate: &Gate, user: &Permitted<User>, reason: &str) -> Problem {
+    let entry = about(Event::UserPasswordChanged, user).outcome(Outcome::Failed).with("reason", reason);
+    wrong_current("it is not your current password").told(gate.cause(), entry)
+}
+
+/// Checks the password until now of the caller's own user, and gives the hash by which it is right.
 async fn check_current(
     gate: &Gate,
     user: &Permitted<User>,
     current: Option<SecretString>,
-) -> Result<(), Problem> {
-    let wrong = |message: &str| Problem::fields(vec![FieldError::new("currentPassword", message)]);
+) -> Result<String, Problem> {
     let account = gate.parts().store.account(user.id).await?;
     let Some((email, Some(stored))) = account.map(|account| (account.email, account.hash)) else {
-        return Err(wrong("you have no password yet; ask an admin to give you the first one"));
+        return Err(wrong_current("you have no password yet; ask an admin to give you the first one"));
     };
-    let current = current.ok_or_else(|| wrong("changing your own password asks for the current one"))?;
-    let attempt = Attempt::begin(gate.parts(), &email, gate.address()).await?;
-    let Some(passed) = attempt.check(current, Some(stored)).await? else {
-        // Whoever has found a token may want to find the password, too.
-        let entry =
-            about(Event::UserPasswordChanged, user).outcome(Outcome::Failed).with("reason", "wrong_password");
-        return Err(wrong("it is not your current password").told(gate.cause(), entry));
-    };
+    let current =
+        current.ok_or_else(|| wrong_current("changing your own password asks for the current one"))?;
+    let attempt = Attempt::begin(gate.parts(), &email, Some(user.id), gate.address()).await?;
+    let passed = attempt.check(current, Some(stored.clone())).await?;
+    let passed = passed.ok_or_else(|| not_current(gate, user, "wrong_password"))?;
     let work = gate.begin().await?;
     passed.settle(&work).await?;
-    Ok(work.commit().await?)
+    work.commit().await?;
+    Ok(stored)
 }

@@ -71,6 +71,7 @@ impl FromStr for ApiKey {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn both_forms_are_read_as_they_are_written() {
@@ -80,6 +81,44 @@ mod tests {
             assert_eq!(key.expose().parse::<ApiKey>().unwrap().hash(), key.hash());
         }
         assert!("94c70d470e391bdc16a8d8363b5d4891".parse::<ApiKey>().is_ok(), "the seed's example");
+    }
+
+    proptest! {
+        #[test]
+        fn what_has_one_of_the_two_forms_is_a_key_and_nothing_else_is(
+            text in "(cg_)?[0-9a-f]{30,34}([0-9a-f]{8})?|cg_[0-9a-fA-F]{40}|\\PC{0,50}",
+            digits in "[0-9a-f]{32}",
+        ) {
+            let is_key = |text: &str| match text.strip_prefix(PREFIX) {
+                Some(rest) if rest.len() == 40 && is_hex(rest) => {
+                    let (digits, check) = rest.split_at(32);
+                    checksum(digits) == check
+                }
+                Some(_) => false,
+                None => text.len() == 32 && is_hex(text),
+            };
+            let prefixed = format!("{PREFIX}{digits}{}", checksum(&digits));
+            for text in [&text, &digits, &prefixed] {
+                let parsed = text.parse::<ApiKey>();
+                prop_assert_eq!(parsed.is_ok(), is_key(text), "{}", text);
+                if let Ok(key) = parsed {
+                    prop_assert_eq!(key.expose(), text);
+                }
+            }
+            prop_assert!(digits.parse::<ApiKey>().is_ok() && prefixed.parse::<ApiKey>().is_ok());
+        }
+
+        #[test]
+        fn no_slip_of_the_pen_makes_another_key_of_one(digits in "[0-9a-f]{32}", at in 0..43_usize, slip in "\\PC") {
+            let key = format!("{PREFIX}{digits}{}", checksum(&digits));
+            let (before, after) = key.split_at(at);
+            let rest = after.split_at(1).1;
+            let wrong = format!("{before}{slip}{rest}");
+            prop_assert_eq!(wrong.parse::<ApiKey>().is_ok(), wrong == key, "{}", wrong);
+            for wrong in [format!("{before}{slip}{after}"), format!("{before}{rest}")] {
+                prop_assert!(wrong.parse::<ApiKey>().is_err(), "{}", wrong);
+            }
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use super::{Failure, Outcome, block_on, open, say};
 use crate::api::users::User;
 use crate::config::Config;
 use crate::http::Problem;
+use crate::http::token_keys::TokenKeysError;
 use crate::store::{Ending, Sessions};
 use std::path::Path;
 
@@ -21,13 +22,21 @@ pub(super) fn back_up(config: &Config, file: &Path) -> Outcome {
     })
 }
 
-/// Ends every session, and every API key unless they are kept.
+/// Revokes the keys that sign, and ends every session, and every API key unless they are kept.
 pub(super) fn revoke_all(config: &Config, keep_api_keys: bool) -> Outcome {
     block_on(async {
         let app = open(config).await?;
         let gate = app.terminal("deleteSession").await?;
         let keys = gate.at("deleteApiKey");
         let parts = gate.parts();
+        let signing = match parts.tokens.revoke(gate.cause()).await {
+            Ok(_) => "revoked the keys that sign, and made a new one",
+            Err(TokenKeysError::Configured) => {
+                "the key that signs is the one of the setting CEDARGATE_JWT_SECRET: if it has leaked, or is an old one, \
+                 change it there"
+            }
+            Err(error) => return Err(error.into()),
+        };
         let (mut after, mut sessions, mut users) = (None, 0, 0);
         loop {
             let now = parts.clock.now();
@@ -50,6 +59,7 @@ pub(super) fn revoke_all(config: &Config, keep_api_keys: bool) -> Outcome {
         }
         let what = if keep_api_keys { "" } else { " and all API keys" };
         say(format_args!("ended {sessions} sessions{what} of {users} users"));
+        say(signing);
         Ok(())
     })
 }

@@ -121,7 +121,7 @@ enum Command {
         /// The file
         file: PathBuf,
     },
-    /// End every session and every API key: after a backup was restored, or when a database has leaked
+    /// Revoke the keys that sign, and end every session and every API key: after a backup was restored, or when a database has leaked
     RevokeAll {
         /// Keep the API keys. Those that were ended since the backup was made come back with the others
         #[arg(long)]

@@ -5,7 +5,7 @@ use super::{Failure, Outcome, block_on, log, say};
 use crate::api::policies;
 use crate::app::{App, StartError};
 use crate::config::{Config, ConfigError};
-use crate::http::Parts;
+use crate::http::{Parts, audit};
 use crate::store::{Cause, Entry, Event};
 use crate::trace;
 use crate::values::Clock;
@@ -17,7 +17,7 @@ use std::io::Write;
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub(super) fn run(config: &Config) -> Outcome {
     log::start(config)?;
@@ -89,7 +89,8 @@ fn watch(app: &App, seconds: u64) -> Outcome {
     Ok(())
 }
 
-/// Looks after the keys that sign, once a second: so soon is one refused that was revoked at the terminal.
+/// Looks after the keys that sign, once a second: so soon is one refused that was revoked at the terminal. And where the
+/// database answers, the audit trail is told what it could not be told before.
 fn tend_keys(parts: &Arc<Parts>) {
     let parts = Arc::clone(parts);
     actix_web::rt::spawn(async move {
@@ -101,8 +102,34 @@ fn tend_keys(parts: &Arc<Parts>) {
                 tracing::warn!(%error, "the keys that sign cannot be read; those of a while ago go on");
             }
             is_well = tended.is_ok();
+            if is_well {
+                // Where it cannot, there is another time.
+                let _ = audit::catch_up(&parts).await;
+            }
         }
     });
+}
+
+/// How long the end may take: so much less than the 30 s after which service managers kill that it can say so.
+const LONGEST_END: Duration = Duration::from_secs(28);
+
+/// Ends the process when [`LONGEST_END`] is over, whatever it waits for then: a request, a collector of traces, or a reader of
+/// the decision log that does not read.
+fn end_in_time() {
+    let end = || {
+        std::thread::sleep(LONGEST_END);
+        // The log may be what it waits for.
+        let told =
+            std::thread::spawn(|| tracing::error!("the service has not ended in time, and is broken off"));
+        let begun = Instant::now();
+        while !told.is_finished() && begun.elapsed() < Duration::from_secs(1) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        std::process::exit(1);
+    };
+    if let Err(error) = std::thread::Builder::new().name("end".into()).spawn(end) {
+        tracing::warn!(%error, "nothing sees to it that the service ends in time");
+    }
 }
 
 /// Ends the service: on SIGTERM when it has said for so many seconds that it is not ready, so that nobody sends it requests
@@ -116,6 +143,7 @@ fn end_on_signal(parts: &Arc<Parts>, server: ServerHandle, seconds: u64) -> Outc
             _ = terminate.recv() => true,
             _ = interrupt.recv() => false,
         };
+        end_in_time();
         parts.is_ending.store(true, Ordering::Release);
         if is_patient {
             tracing::info!(seconds, "the service is no longer ready, and ends");

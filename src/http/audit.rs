@@ -2,8 +2,10 @@
 //! to be told of it, and it is told when the request has failed with it.
 
 use super::{Parts, Problem};
-use crate::store::{Cause, Entry, Event};
+use crate::store::{Cause, Entry, Event, StoreError};
 use actix_web::{HttpRequest, web};
+use std::collections::VecDeque;
+use tokio::sync::Mutex;
 
 /// What the audit trail is to be told of a problem.
 #[derive(Debug, Clone)]
@@ -35,15 +37,48 @@ impl Problem {
 /// told changes nothing of the answer.
 pub async fn tell(request: &HttpRequest, untold: Untold) {
     let Some(parts) = request.app_data::<web::Data<Parts>>() else { return };
-    note(parts, untold.cause, of_path(untold.entry, request)).await;
+    let entry = of_path(untold.entry, request);
+    let event = entry.event();
+    if let Err(error) = parts.store.audit(untold.cause, entry).await {
+        failed(&error, event);
+    }
 }
 
-/// Tells the audit trail of something that has happened already, whether it can be told or not.
+fn failed(error: &StoreError, event: Event) {
+    tracing::error!(%error, %event, "the audit trail could not be told");
+}
+
+/// What has happened and could not be told yet, in its order.
+#[derive(Debug, Default)]
+pub struct Waiting(Mutex<VecDeque<(Cause, Entry)>>);
+
+/// How many entries may wait while the database is away.
+const MOST: usize = 1_000;
+
+/// Tells the audit trail of something that has happened already; where that cannot be done, the next time that somebody
+/// [catches up](catch_up).
 pub async fn note(parts: &Parts, cause: Cause, entry: Entry) {
     let event = entry.event();
-    if let Err(error) = parts.store.audit(cause, entry).await {
-        tracing::error!(%error, %event, "the audit trail could not be told");
+    let mut waiting = parts.untold.0.lock().await;
+    if waiting.len() < MOST {
+        waiting.push_back((cause, entry));
     }
+    if let Err(error) = tell_all(parts, &mut waiting).await {
+        failed(&error, event);
+    }
+}
+
+/// Tells the audit trail of what it could not be told before.
+pub async fn catch_up(parts: &Parts) -> Result<(), StoreError> {
+    tell_all(parts, &mut *parts.untold.0.lock().await).await
+}
+
+async fn tell_all(parts: &Parts, waiting: &mut VecDeque<(Cause, Entry)>) -> Result<(), StoreError> {
+    while let Some((cause, entry)) = waiting.front().cloned() {
+        parts.store.audit(cause, entry).await?;
+        waiting.pop_front();
+    }
+    Ok(())
 }
 
 /// A denial is one to the thing that the path names, whether there is one or not: the trail must not tell one that is

@@ -1,16 +1,18 @@
 //! Who is calling: from a bearer to a user as it stands now, and what Cedar knows of it.
 
+use super::edge::origin;
 use super::{Parts, Problem};
 use crate::authn::{ApiKey, Bearer, Claims};
 use crate::authz::{Engine, Principal, Scope, ScopeSet, UserFacts};
 use crate::decision_log;
-use crate::store::{Account, Stamp};
+use crate::store::{Account, Stamp, Work};
 use crate::values::{Fingerprint, Id, OrgPath, Timestamp, raw};
 use actix_web::HttpRequest;
 use actix_web::http::header;
 use quick_cache::UnitWeighter;
 use quick_cache::sync::Cache;
 use serde_json::value::RawValue;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 /// How a caller proved who it is.
@@ -56,8 +58,8 @@ pub struct Caller {
     pub principal: Arc<Principal>,
     /// What its credential grants, the cascade applied; none where that is nothing.
     pub scopes: Option<ScopeSet>,
-    /// Whether there is nothing to note of the use of its credential.
-    is_noted: bool,
+    /// Whether there is nothing to note of the use of its credential. As long as the caller is known, it is noted once.
+    is_noted: Arc<AtomicBool>,
     /// In words, once that is wanted.
     shown: OnceLock<Box<RawValue>>,
 }
@@ -133,9 +135,11 @@ impl Caller {
                 let Claims { id, scope, sid } = good.claims;
                 // The end of its session is a write to its user; and it expires before its session does.
                 let stamp = parts.store.user_stamp(id);
-                let account = parts.store.account_in_session(id, sid, now).await?.ok_or_else(revoked)?;
+                let found = parts.store.account_in_session(id, sid, now).await?;
+                let (account, last_used) = found.ok_or_else(revoked)?;
                 let caller = Self::new(engine, &account, &scope, Credential::Session(sid))?;
-                (caller, stamp, good.expires_at.min(now.plus_seconds(REMEMBERED)))
+                let (caller, until) = caller.used(Some(last_used), now);
+                (caller, stamp, good.expires_at.min(until))
             }
             Bearer::ApiKey(key) => Self::of_api_key(parts, engine, &key, now).await?,
         };
@@ -158,21 +162,47 @@ impl Caller {
         }
         let account = parts.store.account(found.user).await?.ok_or_else(revoked)?;
         let caller = Self::new(engine, &account, &found.scopes, Credential::ApiKey(found.id))?;
-        // Its use is noted to the minute.
-        let again = found.last_used_at.map_or(now, |last| last.plus_seconds(REMEMBERED));
-        let until = found.expires_at.map_or(again, |end| end.min(again));
-        Ok((Self { is_noted: again > now, ..caller }, stamp, until))
+        let (caller, until) = caller.used(found.last_used_at, now);
+        Ok((caller, stamp, found.expires_at.map_or(until, |end| end.min(until))))
     }
 
-    /// Notes that its API key was used, to the minute. A request that only reads goes on where that cannot be written.
-    pub(super) async fn touch(&self, parts: &Parts) {
-        let Credential::ApiKey(key) = self.credential else { return };
-        if self.is_noted {
-            return;
+    /// The same, whose credential was last used then, and until when it is known: its use is noted to the minute.
+    fn used(self, last: Option<Timestamp>, now: Timestamp) -> (Self, Timestamp) {
+        let until = now.plus_seconds(REMEMBERED);
+        let again = last.map(|last| last.plus_seconds(REMEMBERED)).filter(|again| *again > now);
+        self.is_noted.store(again.is_some(), Ordering::Relaxed);
+        (self, again.map_or(until, |again| again.min(until)))
+    }
+
+    /// Notes that its credential was used, to the minute. A request that only reads goes on where that cannot be written.
+    pub(super) async fn touch(&self, parts: &Parts, request: &HttpRequest) {
+        if !self.is_noted.load(Ordering::Relaxed) && !self.is_noted.swap(true, Ordering::Relaxed) {
+            // Boxed, since it is rare and large, and every request would make room for it.
+            Box::pin(self.note_use(parts, request)).await;
         }
-        if let Err(error) = Box::pin(parts.store.touch_api_key(key, parts.clock.now())).await {
-            tracing::warn!(%error, %key, "the use of an API key could not be noted");
+    }
+
+    async fn note_use(&self, parts: &Parts, request: &HttpRequest) {
+        let now = parts.clock.now();
+        let noted = match self.credential {
+            Credential::Session(session) => parts.store.touch_session(session, &origin(request), now).await,
+            Credential::ApiKey(key) => parts.store.touch_api_key(key, now).await,
+            Credential::Terminal => Ok(()),
+        };
+        if let Err(error) = noted {
+            tracing::warn!(%error, id = ?self.credential, "the use of a credential could not be noted");
         }
+    }
+
+    /// 401 where its credential has ended since the request began: what gives or takes credentials must not outlive that.
+    /// Whoever calls this has the user's row locked where it is about the caller's own.
+    pub async fn check_again(&self, work: &Work, now: Timestamp) -> Result<(), Problem> {
+        let is_live = match self.credential {
+            Credential::Session(session) => work.has_session(self.id, session, now).await?,
+            Credential::ApiKey(key) => work.has_api_key(self.id, key).await?,
+            Credential::Terminal => true,
+        };
+        if is_live { Ok(()) } else { Err(revoked()) }
     }
 
     fn new(
@@ -192,7 +222,7 @@ impl Caller {
             credential,
             principal,
             scopes,
-            is_noted: false,
+            is_noted: Arc::default(),
             shown: OnceLock::new(),
         })
     }
@@ -243,7 +273,7 @@ impl Caller {
             credential: Credential::Terminal,
             principal,
             scopes,
-            is_noted: true,
+            is_noted: Arc::default(),
             shown: OnceLock::new(),
         }
     }

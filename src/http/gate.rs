@@ -49,7 +49,7 @@ impl Gate {
         let engine = parts.policies.current();
         let caller = Caller::of_token(&parts, &engine, token).await?;
         count_caller(&parts, request, caller.id)?;
-        caller.touch(&parts).await;
+        caller.touch(&parts, request).await;
         let (ip, now) = (client_address(request), parts.clock.now());
         let request = request.extensions().get::<Passage>().map(Passage::header);
         let call = Call { parts, engine, caller, ip, now, request };

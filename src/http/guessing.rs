@@ -6,12 +6,15 @@
 //! at all accounts. The first keeps a forgetful user waiting, and nobody else. The other two keep those waiting who have
 //! many addresses or try many accounts, and let everybody pass who has logged in from that address within
 //! [`KNOWN_DAYS`] days: so nobody who guesses can keep a user out of its usual places.
+//!
+//! An account is known by its email and by its user, and counted as both: another email is no fresh start, and the end of an
+//! account ends no wait.
 
 use super::edge::network_of;
 use super::{Parts, Problem};
 use crate::authn::{Turn, Verdict, print};
 use crate::store::{AttemptRow, Cause, Work};
-use crate::values::{Email, Fingerprint, Timestamp};
+use crate::values::{Email, Fingerprint, Id, Timestamp};
 use secrecy::SecretString;
 use std::net::IpAddr;
 use tokio::sync::{Mutex, MutexGuard};
@@ -56,6 +59,9 @@ struct Counter {
     spares_known: bool,
 }
 
+/// What is counted of a try: those at the account first, and last those from the address.
+type Counters = [Counter; 5];
+
 impl Guessing {
     /// With this as the longest wait, in seconds.
     pub fn new(longest: u64) -> Self {
@@ -92,21 +98,25 @@ impl Guessing {
         AttemptRow { key: row.key.clone(), allowed_at, forgotten_at }
     }
 
-    /// What is counted of tries at this account from this address: in this order, always, since each is locked. The last
-    /// key is the one under which it is known that the user logs in from there.
-    fn counters(&self, email: &Email, address: Option<IpAddr>) -> ([Counter; 3], String) {
+    /// What is counted of tries at this account, of which there may be none, from this address: in this order, always, since
+    /// each is locked. The last key is the one under which it is known that the user logs in from there.
+    fn counters(&self, email: &Email, user: Option<Id>, address: Option<IpAddr>) -> (Counters, String) {
         let network = address.map(network_of).map(|address| address.to_string()).unwrap_or_default();
         let counter = |kind: &str, what: &str, free, forget, spares_known| {
             // The email in its one form: upper and lower case are one account.
             Counter { key: print(&format!("{kind} {what}")), free, forget, spares_known }
         };
-        let pair = format!("{email} {network}");
+        // Where there is no user as much is counted, and takes as long.
+        let user = user.map_or_else(|| email.to_string(), |user| user.to_string());
+        let (pair, user_pair) = (format!("{email} {network}"), format!("{user} {network}"));
         let counters = [
             counter("pair", &pair, FREE_OF_PAIR, 2 * self.longest, false),
+            counter("user pair", &user_pair, FREE_OF_PAIR, 2 * self.longest, false),
             counter("account", email.as_str(), FREE_OF_ACCOUNT, 2 * self.longest, true),
+            counter("user", &user, FREE_OF_ACCOUNT, 2 * self.longest, true),
             counter("address", &network, FREE_OF_ADDRESS, ADDRESS_FORGETS, true),
         ];
-        (counters, print(&format!("known {pair}")))
+        (counters, print(&format!("known {user_pair}")))
     }
 
     /// Waits until no other try at the account with this key is under way here. A few accounts share a turn.
@@ -136,7 +146,7 @@ fn too_many(seconds: u64) -> Problem {
 #[derive(Debug)]
 struct Counted<'a> {
     parts: &'a Parts,
-    counters: [Counter; 3],
+    counters: Counters,
     /// The key under which it is known that the user logs in from there.
     known: String,
     /// The wait that came of this try for the address: until when, and until when it was before.
@@ -161,11 +171,16 @@ pub struct Passed<'a> {
 }
 
 impl<'a> Attempt<'a> {
-    /// Counts a try at this account from this address, of which there may be none; 429 where it has to wait, 503 where
-    /// too many passwords wait to be checked.
-    pub async fn begin(parts: &'a Parts, email: &Email, address: Option<IpAddr>) -> Result<Self, Problem> {
+    /// Counts a try at the account of this email, and of this user if there is one, from this address if there is one; 429
+    /// where it has to wait, 503 where too many passwords wait to be checked.
+    pub async fn begin(
+        parts: &'a Parts,
+        email: &Email,
+        user: Option<Id>,
+        address: Option<IpAddr>,
+    ) -> Result<Self, Problem> {
         let guessing = &parts.guessing;
-        let (counters, known) = guessing.counters(email, address);
+        let (counters, known) = guessing.counters(email, user, address);
         let keys = counters.iter().map(|counter| counter.key.as_str()).chain([known.as_str()]);
         // A flood is turned away by a look, and keeps nobody from writing.
         let now = parts.clock.now();
@@ -175,8 +190,8 @@ impl<'a> Attempt<'a> {
             return Err(too_many(seconds));
         }
         let place = parts.passwords.place()?;
-        let [_, account, _] = &counters;
-        let alone = guessing.alone(&account.key).await;
+        let [.., user, _] = &counters;
+        let alone = guessing.alone(&user.key).await;
         let turn = place.turn().await?;
         let wait = guessing.count(parts, &counters, is_known).await?;
         Ok(Self { counted: Counted { parts, counters, known, wait, _alone: alone }, turn })
@@ -198,10 +213,11 @@ impl<'a> Attempt<'a> {
 impl Passed<'_> {
     /// Takes the try back, forgets those at the account before it, and remembers that the user logs in from there.
     pub async fn settle(&self, work: &Work) -> Result<(), Problem> {
-        let Counted { parts, counters: [pair, account, address], known, wait, .. } = &self.counted;
+        let Counted { parts, counters: [of_account @ .., address], known, wait, .. } = &self.counted;
         let now = parts.clock.now();
-        work.clear_attempts(&pair.key).await?;
-        work.clear_attempts(&account.key).await?;
+        for counter in of_account {
+            work.clear_attempts(&counter.key).await?;
+        }
         work.take_attempt_back(&address.key, address.forget, *wait).await?;
         work.keep_attempts(known, now, now.plus_seconds(KNOWN_DAYS * 86_400)).await?;
         Ok(())
@@ -213,7 +229,7 @@ impl Guessing {
     async fn count(
         &self,
         parts: &Parts,
-        counters: &[Counter; 3],
+        counters: &Counters,
         is_known: bool,
     ) -> Result<Option<(Timestamp, Timestamp)>, Problem> {
         let work = parts.store.begin(Cause::service(parts.clock.now())).await?;

@@ -1,5 +1,6 @@
 //! What every request needs, made once.
 
+use super::audit::Waiting;
 use super::caller::Callers;
 use super::{Problem, TokenKeys};
 use crate::authn::Passwords;
@@ -42,6 +43,8 @@ pub struct Parts {
     pub metrics: Metrics,
     /// Whether the process has been told to end: it answers still, and asks for no more.
     pub is_ending: AtomicBool,
+    /// What the audit trail is still to be told.
+    pub untold: Waiting,
     /// Where decisions are recorded.
     pub decision_log: DecisionLog,
     /// Tells the time.

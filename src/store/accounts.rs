@@ -5,7 +5,7 @@ use super::{Store, StoreError, Work};
 use crate::authz::Scope;
 use crate::values::{Email, Id, OrgPath, Timestamp};
 use sea_orm::sea_query::{Alias, Expr, ExprTrait, LockType, Order, Query, SelectStatement};
-use sea_orm::{ConnectionTrait, FromQueryResult, JoinType};
+use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, JoinType, TryGetable};
 use std::sync::Arc;
 
 /// A user, and where it stands.
@@ -73,22 +73,24 @@ impl Store {
         self.one_account(Expr::col(("users", "id")).eq(user)).await
     }
 
-    /// The account of this user, if it has this session and the session is live at `now`.
+    /// The account of this user, if it has this session and the session is live at `now`; and when that was last used.
     pub async fn account_in_session(
         &self,
         user: Id,
         session: Id,
         now: Timestamp,
-    ) -> Result<Option<Account>, StoreError> {
+    ) -> Result<Option<(Account, Timestamp)>, StoreError> {
         let mut select = accounts();
         select
+            .column(("sessions", "last_used_at"))
             .inner_join("sessions", Expr::col(("sessions", "user")).equals(("users", "id")))
             .and_where(Expr::col(("users", "id")).eq(user))
             .and_where(Expr::col(("sessions", "id")).eq(session))
             .and_where(Expr::col(("sessions", "ended_at")).is_null())
             .and_where(Expr::col(("sessions", "expires_at")).gt(now));
-        let found = self.db.query_one(&select).await?;
-        Ok(found.map(|row| Account::from_query_result(&row, "")).transpose()?)
+        let Some(row) = self.db.query_one(&select).await? else { return Ok(None) };
+        let last_used = Timestamp::try_get(&row, "", "last_used_at").map_err(DbErr::from)?;
+        Ok(Some((Account::from_query_result(&row, "")?, last_used)))
     }
 
     /// The account of this user without its password, from what was read not long ago where that is still so.

@@ -19,7 +19,7 @@ pub struct AttemptRow {
 
 const COLUMNS: [&str; 3] = ["key", "allowed_at", "forgotten_at"];
 
-/// How many rows that are forgotten a try takes away. It adds at most four.
+/// How many rows that are forgotten a try takes away. It adds at most six.
 const TAKEN_AWAY: u64 = 100;
 
 impl Store {

@@ -39,6 +39,7 @@ word!(
         PoliciesRefused = "policies.refused",
         AccessDenied = "access.denied",
         SigningKeyCreated = "signing_key.created",
+        SigningKeyDeleted = "signing_key.deleted",
         SigningKeysRevoked = "signing_key.revoked",
         ServiceStarted = "service.started",
     }

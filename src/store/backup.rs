@@ -1,25 +1,36 @@
 //! Copies of the database, for SQLite, and who has credentials in it.
 
+use super::connect::make_private;
 use super::{Store, StoreError, is_shared};
 use crate::values::{Id, Timestamp};
 use sea_orm::sea_query::{Expr, ExprTrait, Order, Query, UnionType};
 use sea_orm::{ConnectionTrait, TryGetable};
+use std::io::ErrorKind;
 use std::path::Path;
 
 impl Store {
-    /// Copies the database, as it is at one moment, to a file that is not there yet. Others go on reading and writing.
+    /// Copies the database, as it is at one moment, to a file that is not there yet, and that its owner only may read. Others
+    /// go on reading and writing.
     pub async fn back_up(&self, file: &Path) -> Result<(), StoreError> {
         if is_shared(&self.db) {
             return Err(StoreError::Foreign("a PostgreSQL database is backed up with pg_dump".into()));
         }
-        if file.exists() {
-            return Err(StoreError::Foreign(format!("{} is there already", file.display())));
-        }
         let name =
             file.to_str().ok_or_else(|| StoreError::Foreign("the name of the file is no text".into()))?;
+        make_private(file).map_err(|error| {
+            let error = match error.kind() {
+                ErrorKind::AlreadyExists => "is there already".to_owned(),
+                _ => format!("cannot be made: {error}"),
+            };
+            StoreError::Foreign(format!("{name} {error}"))
+        })?;
         // The statement takes no parameter there; a quote in a text is written twice.
         let copy = format!("VACUUM INTO '{}'", name.replace('\'', "''"));
-        self.db.execute_unprepared(&copy).await?;
+        let copied = self.db.execute_unprepared(&copy).await;
+        if copied.is_err() {
+            let _ = std::fs::remove_file(file);
+        }
+        copied?;
         Ok(())
     }
 

@@ -6,12 +6,15 @@ use migrations::Migrator;
 use sea_orm::sea_query::{Expr, ExprTrait, Query};
 use sea_orm::sqlx::ConnectOptions as _;
 use sea_orm::sqlx::postgres::PgConnectOptions;
+use sea_orm::sqlx::sqlite::SqliteConnectOptions;
 use sea_orm::{
     ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, SqliteTransactionMode,
     TransactionOptions, TransactionTrait,
 };
 use sea_orm_migration::{MigratorTrait, SchemaManager};
 use std::collections::HashSet;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -47,11 +50,22 @@ fn options(url: &str, connections: u32, create: bool) -> Result<ConnectOptions, 
     Ok(options)
 }
 
+/// Makes a new file that its owner only may read.
+pub(super) fn make_private(file: &Path) -> std::io::Result<()> {
+    std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(file).map(drop)
+}
+
 impl Store {
     /// Opens the database at `url` (`sqlite://file` or `postgres://…`) with at most `connections` connections, and brings
     /// it to the present form. A SQLite file is made where there is none.
     pub async fn open(url: &str, connections: u32) -> Result<Self, StoreError> {
-        // Made here and never again: a file that is moved away later is missing, not empty.
+        // Made here and never again: a file that is moved away later is missing, not empty. SQLite gives the files that it
+        // makes beside it the same rights. Whatever else is wrong with the name, it will say.
+        if let Ok(file) = url.parse::<SqliteConnectOptions>()
+            && !url.contains(":memory:")
+        {
+            let _ = make_private(file.get_filename());
+        }
         let first = Database::connect(options(url, 1, true)?).await;
         let first = first.map_err(|error| match url.strip_prefix("sqlite:") {
             Some(_) => StoreError::Unavailable(format!(

@@ -94,6 +94,17 @@ impl Work {
         Ok(())
     }
 
+    /// Whether a user has this key still.
+    pub async fn has_api_key(&self, user: Id, key: Id) -> Result<bool, StoreError> {
+        let mut select = Query::select();
+        select
+            .column("id")
+            .from("api_keys")
+            .and_where(Expr::col("id").eq(key))
+            .and_where(Expr::col("user").eq(user));
+        Ok(self.tx.query_one(&select).await?.is_some())
+    }
+
     /// Ends a user's key: false where the user has no such key.
     pub async fn delete_api_key<U: Resource>(
         &self,

@@ -13,9 +13,7 @@ const BATCH: u64 = 500;
 /// What was deleted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Swept {
-    /// Refresh tokens. Those that went with their sessions are not counted.
-    pub refresh_tokens: u64,
-    /// Sessions.
+    /// Sessions, with their refresh tokens.
     pub sessions: u64,
     /// API keys.
     pub api_keys: u64,
@@ -23,31 +21,29 @@ pub struct Swept {
 
 impl fmt::Display for Swept {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { refresh_tokens, sessions, api_keys } = self;
-        write!(f, "{sessions} sessions, {refresh_tokens} refresh tokens, {api_keys} API keys")
+        let Self { sessions, api_keys } = self;
+        write!(f, "{sessions} sessions, {api_keys} API keys")
     }
 }
 
 impl Store {
-    /// Deletes the sessions of which nothing has been good since `ended_before`, whether they were ended or ran out; the
-    /// refresh tokens that have been expired since then (until then, one that comes again ends its family); and the API keys
-    /// that have been expired since `expired_before`.
+    /// Deletes the sessions of which nothing has been good since `ended_before`, whether they were ended or ran out, and the API
+    /// keys that have been expired since `expired_before`. A refresh token goes with its session and not before: as long as that
+    /// lives, one that comes again ends it.
     pub async fn sweep(
         &self,
         ended_before: Timestamp,
         expired_before: Timestamp,
     ) -> Result<Swept, StoreError> {
         Ok(Swept {
-            refresh_tokens: self.sweep_table("refresh_tokens", "hash", "expires_at", ended_before).await?,
-            sessions: self.sweep_table("sessions", "id", "good_until", ended_before).await?,
-            api_keys: self.sweep_table("api_keys", "id", "expires_at", expired_before).await?,
+            sessions: self.sweep_table("sessions", "good_until", ended_before).await?,
+            api_keys: self.sweep_table("api_keys", "expires_at", expired_before).await?,
         })
     }
 
     async fn sweep_table(
         &self,
         table: &'static str,
-        key: &'static str,
         end: &'static str,
         before: Timestamp,
     ) -> Result<u64, StoreError> {
@@ -56,13 +52,13 @@ impl Store {
             // What another one is at is left to it.
             let mut batch = Query::select();
             batch
-                .column(key)
+                .column("id")
                 .from(table)
                 .and_where(Expr::col(end).lt(before))
                 .limit(BATCH)
                 .lock_with_behavior(LockType::Update, LockBehavior::SkipLocked);
             let mut delete = Query::delete();
-            delete.from_table(table).and_where(Expr::col(key).in_subquery(batch));
+            delete.from_table(table).and_where(Expr::col("id").in_subquery(batch));
             let deleted = self.db.execute(&delete).await?.rows_affected();
             swept += deleted;
             if deleted < BATCH {

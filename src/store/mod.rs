@@ -31,7 +31,7 @@ pub use janitor::Swept;
 pub use kinds::{Kind, Kinds};
 pub use list::{ListQuery, Page};
 use sea_orm::sea_query::{Func, Query};
-use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseExecutor, DatabaseTransaction, DbBackend};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseExecutor, DatabaseTransaction, DbBackend, DbErr};
 pub use sessions::{Ending, NewRefreshToken, Origin, Session, Sessions, SpentToken};
 pub use signing_keys::SigningKeyRow;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -99,10 +99,17 @@ impl Work {
         }
         // Last of all: others who append wait from here on.
         audit::append(&tx, &cause, entries.into_inner().unwrap_or_else(PoisonError::into_inner)).await?;
-        let committed = spans::timed(tx.get_database_backend(), "COMMIT", tx.commit()).await;
-        // Also where it is not known whether it was written.
-        facts.forget(&written);
-        Ok(committed?)
+        let backend = tx.get_database_backend();
+        // By a task of its own: a request whose client goes away ends here, and the database may commit all the same.
+        let committed = tokio::spawn(async move {
+            let committed = tx.commit().await;
+            // Also where it is not known whether it was written.
+            facts.forget(&written);
+            committed
+        });
+        let ended = |error: tokio::task::JoinError| DbErr::Custom(error.to_string());
+        let committed = async { committed.await.map_err(ended)? };
+        Ok(spans::timed(backend, "COMMIT", committed).await?)
     }
 
     /// Notes that a thing is being written.

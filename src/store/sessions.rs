@@ -4,7 +4,7 @@
 
 use super::{Event, Store, StoreError, Work};
 use crate::values::{Id, Timestamp, word};
-use sea_orm::sea_query::{Expr, ExprTrait, LockType, Order, Query};
+use sea_orm::sea_query::{Expr, ExprTrait, LockType, Order, Query, UpdateStatement};
 use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, JoinType, TryGetable};
 use std::net::IpAddr;
 
@@ -32,7 +32,7 @@ pub struct Session {
     pub created_address: Option<String>,
     /// And with what.
     pub created_agent: Option<String>,
-    /// When it was last refreshed, or opened.
+    /// When it was last refreshed, or opened, or an access token of it was used; this to the minute.
     pub last_used_at: Timestamp,
     /// From which address.
     pub used_address: Option<String>,
@@ -110,6 +110,17 @@ const COLUMNS: [&str; 11] = [
     "ended_at",
 ];
 
+/// A session is used now, from there.
+fn used(session: Id, origin: &Origin, now: Timestamp) -> UpdateStatement {
+    Query::update()
+        .table("sessions")
+        .value("last_used_at", now)
+        .value("used_address", origin.address.map(|address| address.to_string()))
+        .value("used_agent", origin.agent.clone())
+        .and_where(Expr::col("id").eq(session))
+        .to_owned()
+}
+
 impl Work {
     /// Opens a session.
     pub async fn open_session(&self, session: &Session) -> Result<(), StoreError> {
@@ -139,6 +150,19 @@ impl Work {
         Ok(found.map(|row| Session::from_query_result(&row, "")).transpose()?)
     }
 
+    /// Whether a user has this session still, and it is live at `now`.
+    pub async fn has_session(&self, user: Id, session: Id, now: Timestamp) -> Result<bool, StoreError> {
+        let mut select = Query::select();
+        select
+            .column("id")
+            .from("sessions")
+            .and_where(Expr::col("id").eq(session))
+            .and_where(Expr::col("user").eq(user))
+            .and_where(Expr::col("ended_at").is_null())
+            .and_where(Expr::col("expires_at").gt(now));
+        Ok(self.tx.query_one(&select).await?.is_some())
+    }
+
     /// Notes that a session was used, and until when its tokens can be good now.
     pub async fn use_session(
         &self,
@@ -147,15 +171,7 @@ impl Work {
         good_until: Timestamp,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        let mut update = Query::update();
-        update
-            .table("sessions")
-            .value("last_used_at", now)
-            .value("used_address", origin.address.map(|address| address.to_string()))
-            .value("used_agent", origin.agent.clone())
-            .value("good_until", good_until)
-            .and_where(Expr::col("id").eq(session));
-        self.tx.execute(&update).await?;
+        self.tx.execute(used(session, origin, now).value("good_until", good_until)).await?;
         Ok(())
     }
 
@@ -283,6 +299,17 @@ impl Store {
         let Some(row) = self.db.query_one(&select).await? else { return Ok(None) };
         let read = |column: &str| Timestamp::try_get(&row, "", column).map_err(DbErr::from);
         Ok(Some((read("issued_at")?, read("expires_at")?)))
+    }
+
+    /// Notes that an access token of a session was used, unless it was used later.
+    pub async fn touch_session(
+        &self,
+        session: Id,
+        origin: &Origin,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.db.execute(used(session, origin, now).and_where(Expr::col("last_used_at").lt(now))).await?;
+        Ok(())
     }
 
     /// At most `limit` sessions of a user of which something can be good still, those last used first.

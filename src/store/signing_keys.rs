@@ -2,11 +2,11 @@
 //! decides which of several processes makes the next one.
 
 use super::facts::Facts;
-use super::{Stamp, Store, StoreError, Work};
+use super::{Entry, Event, Stamp, Store, StoreError, Work};
 use crate::config::TokenAlgorithm;
 use crate::values::Timestamp;
 use sea_orm::sea_query::{Expr, ExprTrait, OnConflict, Order, Query};
-use sea_orm::{ConnectionTrait, FromQueryResult};
+use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, TryGetable};
 use std::sync::PoisonError;
 
 /// A key that signs access tokens.
@@ -75,12 +75,15 @@ impl Work {
         Ok(self.tx.execute(&insert).await?.rows_affected() == 1)
     }
 
-    /// Ends the keys with these names.
+    /// Deletes the keys with these names whose time is over, as far as they are there; the audit trail tells of each.
     pub async fn delete_signing_keys(&self, kids: &[String]) -> Result<(), StoreError> {
         self.wrote_signing_keys();
         let mut delete = Query::delete();
-        delete.from_table("signing_keys").and_where(Expr::col("kid").is_in(kids));
-        self.tx.execute(&delete).await?;
+        delete.from_table("signing_keys").and_where(Expr::col("kid").is_in(kids)).returning_col("kid");
+        for row in self.tx.query_all(&delete).await? {
+            let kid = String::try_get(&row, "", "kid").map_err(DbErr::from)?;
+            self.audit(Entry::new(Event::SigningKeyDeleted).with("kid", kid));
+        }
         Ok(())
     }
 

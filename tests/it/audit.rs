@@ -2,10 +2,12 @@
 
 use crate::command_line::run;
 use crate::families::access;
+use crate::outage::Away;
+use crate::processes::{PATIENCE, count, known_at, log_in, serve_with};
 use crate::refresh::{expect_refused, refresh, refresh_token};
 use crate::reload::Files;
 use crate::revocation::revoke;
-use crate::support::{ADMIN, Client, PASSWORD, TestApp, jwt};
+use crate::support::{ADMIN, Client, Database, PASSWORD, TestApp, jwt};
 use crate::tokens::{email, present};
 use cedargate::authz::Scope;
 use cedargate::store::Head;
@@ -13,6 +15,8 @@ use futures_util::future::join_all;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use std::time::Instant;
+use tokio::task::block_in_place;
 
 const NEW_PASSWORD: &str = "b3tt3rTh4nB3f0r3";
 
@@ -735,4 +739,31 @@ async fn at_the_terminal_it_is_verified_and_what_is_done_there_is_told() {
     assert_eq!((code, faults.contains("the last ones are missing")), (3, true), "{faults}");
     let (code, _, error) = verify(&["--head", "2"]);
     assert_eq!((code, error.contains("64 hex digits")), (2, true), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn policies_that_are_read_while_the_database_is_away_are_told_of_when_it_is_back() {
+    let (database, files) = (Database::new().await, Files::new());
+    let [policies, schema] = ["policies", "schema"].map(|name| files.at(name).display().to_string());
+    let settings = [("CEDARGATE_POLICIES", policies.as_str()), ("CEDARGATE_SCHEMA", &schema)];
+    let running = block_in_place(|| serve_with(&database, &settings));
+    let away = Away::take(&database.url, database.server.clone()).await;
+    let policy = "@id(\"late\")\nforbid (principal, action == Action::\"listForms\", resource);";
+    files.write("policies/late.cedar", policy);
+    let begun = Instant::now();
+    while !running.log().contains("the audit trail could not be told") {
+        assert!(begun.elapsed() < PATIENCE, "{}", running.log());
+        tokio::task::yield_now().await;
+    }
+    away.back().await;
+    let begun = Instant::now();
+    let told = "SELECT COUNT(*) FROM audit WHERE event = 'policies.reloaded'";
+    while count(&database.url, told).await == 0 {
+        assert!(begun.elapsed() < PATIENCE, "{}", running.log());
+    }
+    let admin = known_at(&running.base, access(&log_in(&running.base, ADMIN).await)).await;
+    let version = admin.get("/v2/policies").await.expect(StatusCode::OK)["version"].clone();
+    let found = events(&admin, "event=policies.reloaded").await;
+    let found: Vec<&Value> = found.iter().map(|one| &one["details"]["version"]).collect();
+    assert_eq!(found, [&version], "once, and the one in force");
 }

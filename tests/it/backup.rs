@@ -1,9 +1,14 @@
 //! A copy of the database, and what it may not bring back.
 
 use crate::command_line::{client, run, start, text};
-use crate::support::{ADMIN, Client, PASSWORD};
+use crate::families::access;
+use crate::processes::PATIENCE;
+use crate::support::{ADMIN, Client, PASSWORD, jwt};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
+use std::time::Instant;
 
 async fn logged_in(base: &str) -> Value {
     let login = json!({ "email": ADMIN, "password": PASSWORD });
@@ -14,10 +19,26 @@ fn bearer(base: &str, token: &Value) -> Client {
     Client { bearer: Some(token.as_str().unwrap().to_owned()), ..client(base) }
 }
 
+fn kid(tokens: &Value) -> Value {
+    jwt(access(tokens)).0["kid"].clone()
+}
+
+/// Logs in until the service has heard of the key that now signs.
+async fn until_signed_by_another(base: &str, tokens: &Value) -> Value {
+    let begun = Instant::now();
+    loop {
+        let later = logged_in(base).await;
+        if kid(&later) != kid(tokens) {
+            return later;
+        }
+        assert!(begun.elapsed() < PATIENCE, "a key that was revoked signs still");
+    }
+}
+
 #[tokio::test]
 async fn a_restored_backup_brings_back_what_was_kept_and_nothing_that_was_revoked() {
     let directory = tempfile::tempdir().unwrap();
-    let settings = [("CEDARGATE_ADMIN_PASSWORD", PASSWORD)];
+    let settings = [("CEDARGATE_ADMIN_PASSWORD", PASSWORD), ("CEDARGATE_TOKEN_ALGORITHM", "EdDSA")];
     let running = start(directory.path(), &settings);
     let tokens = logged_in(&running.base).await;
     let admin = bearer(&running.base, &tokens["token"]);
@@ -35,8 +56,10 @@ async fn a_restored_backup_brings_back_what_was_kept_and_nothing_that_was_revoke
     let lost = admin.post("/v2/forms", json!({ "name": "lost" })).await.id();
     let path = format!("/v2/users/me/keys/{}", key["id"].as_str().unwrap());
     assert_eq!(admin.delete(&path).await.status, StatusCode::NO_CONTENT);
-    let later = logged_in(&running.base).await;
     assert_eq!(admin.post("/v2/auth/logout", json!({})).await.status, StatusCode::NO_CONTENT);
+    let rotated = run(directory.path(), &settings, &["signing-key", "rotate", "--revoke"]);
+    assert!(rotated.status.success(), "{}", text(&rotated.stderr));
+    let later = until_signed_by_another(&running.base, &tokens).await;
     drop(running);
 
     // As the README says.
@@ -45,18 +68,56 @@ async fn a_restored_backup_brings_back_what_was_kept_and_nothing_that_was_revoke
     }
     std::fs::copy(directory.path().join("copy.db"), directory.path().join("cedargate.db")).unwrap();
     let revoked = run(directory.path(), &settings, &["revoke-all"]);
-    assert_eq!(text(&revoked.stdout), "ended 1 sessions and all API keys of 1 users\n");
+    let told =
+        "ended 1 sessions and all API keys of 1 users\nrevoked the keys that sign, and made a new one\n";
+    assert_eq!(text(&revoked.stdout), told);
 
     let running = start(directory.path(), &settings);
     for token in [&tokens["token"], &key["key"], &later["token"]] {
-        bearer(&running.base, token).get("/v2/users/me").await.expect_problem(401, "invalid_token");
+        let refused = bearer(&running.base, token).get("/v2/users/me").await;
+        refused.expect_problem(401, "invalid_token");
+        let is_jwt = *token != key["key"];
+        assert_eq!(refused.json["error"]["message"] == "invalid signature", is_jwt, "{}", refused.text);
     }
+    // Nobody else takes what the revoked keys have signed either.
+    let public = client(&running.base).get("/.well-known/jwks.json").await.expect(StatusCode::OK);
+    let public: Vec<&Value> = public["keys"].as_array().unwrap().iter().map(|key| &key["kid"]).collect();
+    let fresh = logged_in(&running.base).await;
+    assert_eq!(public, [&kid(&fresh)]);
     for tokens in [&tokens, &later] {
         let refresh = json!({ "refreshToken": tokens["refreshToken"], "clientId": ADMIN });
         let answer = client(&running.base).post("/v2/auth/token", refresh).await;
         answer.expect_problem(401, "invalid_refresh_token");
     }
-    let admin = bearer(&running.base, &logged_in(&running.base).await["token"]);
+    let admin = bearer(&running.base, &fresh["token"]);
     assert_eq!(admin.get(&format!("/v2/forms/{form}")).await.expect(StatusCode::OK)["name"], "kept");
     assert_eq!(admin.get(&format!("/v2/forms/{lost}")).await.status, StatusCode::NOT_FOUND);
+}
+
+#[test]
+fn a_key_of_the_settings_is_to_be_changed_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = [("CEDARGATE_JWT_SECRET", "a key for tests: 0123456789abcdef")];
+    let revoked = run(directory.path(), &settings, &["revoke-all"]);
+    assert!(revoked.status.success(), "{}", text(&revoked.stderr));
+    assert!(text(&revoked.stdout).contains("CEDARGATE_JWT_SECRET"), "{}", text(&revoked.stdout));
+}
+
+#[tokio::test]
+async fn the_database_and_its_copies_are_for_their_owner_only() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings =
+        [("CEDARGATE_ADMIN_PASSWORD", PASSWORD), ("CEDARGATE_DATABASE_URL", "sqlite://data.db?mode=rwc")];
+    let running = start(directory.path(), &settings);
+    logged_in(&running.base).await;
+    let copied = run(directory.path(), &settings, &["backup", "copy.db"]);
+    assert!(copied.status.success(), "{}", text(&copied.stderr));
+    let files: BTreeMap<String, u32> = std::fs::read_dir(directory.path())
+        .unwrap()
+        .map(|file| file.unwrap())
+        .map(|file| (file.file_name().into_string().unwrap(), file.metadata().unwrap().mode() & 0o777))
+        .collect();
+    assert!(files.len() >= 3 && files.values().all(|mode| *mode == 0o600), "{files:?}");
+    let nowhere = run(directory.path(), &settings, &["backup", "nowhere/copy.db"]);
+    assert!(text(&nowhere.stderr).contains("nowhere/copy.db cannot be made"), "{}", text(&nowhere.stderr));
 }

@@ -1,8 +1,9 @@
 //! Families of refresh tokens (decision 8): a retry gets the same successor, any other reuse ends the family, and nothing
 //! outlives the session.
 
+use crate::processes::PATIENCE;
 use crate::refresh::{expect_refused, refresh, refresh_as, refresh_token};
-use crate::support::{ADMIN, Client, PASSWORD, Reply, TestApp, jwt};
+use crate::support::{ADMIN, PASSWORD, Reply, TestApp, jwt};
 use crate::tokens::email;
 use cedargate::authz::Scope;
 use futures_util::future::join_all;
@@ -11,6 +12,7 @@ use proptest::test_runner::{Config as ProptestConfig, TestRunner};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use std::collections::HashSet;
+use std::time::Instant;
 
 /// The access token of an answer.
 pub(crate) fn access(tokens: &Value) -> &str {
@@ -230,34 +232,24 @@ async fn the_janitor_deletes_what_is_of_no_use_and_nothing_else() {
         for one in others {
             let one = one.unwrap();
             swept.sessions += one.sessions;
-            swept.refresh_tokens += one.refresh_tokens;
             swept.api_keys += one.api_keys;
         }
     }
-    // All logins but the last one, the expired key, and of the last login what had been spent long ago.
+    // All logins but the last one, and the expired key; of the last login everything is there that might come again.
     let count = async |table: &str| app.count(&format!("SELECT COUNT(*) FROM {table}")).await;
     assert_eq!((count("sessions").await, count("api_keys").await), (1, 1));
-    assert_eq!(count("refresh_tokens").await, 2, "the last one and one that would be known if it came again");
-    assert!(swept.sessions >= 3 && swept.api_keys == 1 && swept.refresh_tokens >= 7, "{swept}");
+    assert_eq!(count("refresh_tokens").await, 9);
+    assert!(swept.sessions >= 3 && swept.api_keys == 1, "{swept}");
     app.bearer(access(&tokens)).get("/v2/users/me").await.expect(StatusCode::OK);
-    // What nobody remembers is no good either.
+    // Also the first one of all, which has been expired for weeks.
     expect_refused(&refresh(&app, &first, ADMIN).await);
-    refresh(&app, &refresh_token(&tokens), ADMIN).await.expect(StatusCode::OK);
-}
-
-#[tokio::test]
-async fn an_expired_token_that_was_spent_is_known_for_a_while_and_ends_its_family() {
-    let app = TestApp::with(|config| config.refresh_ttl = 7 * 86_400).await;
-    for (late, is_known) in [(DAY, true), (DAY + 1, false)] {
-        let first = app.log_in(ADMIN).await;
-        app.clock.advance(4 * DAY);
-        let second = refresh(&app, &refresh_token(&first), ADMIN).await.expect(StatusCode::OK);
-        app.clock.advance(3 * DAY + late);
-        app.parts.clean_up().await.unwrap();
-        expect_refused(&refresh(&app, &refresh_token(&first), ADMIN).await);
-        let last = refresh(&app, &refresh_token(&second), ADMIN).await;
-        assert_eq!(last.status == StatusCode::OK, !is_known, "{}", last.text);
-    }
+    expect_refused(&refresh(&app, &refresh_token(&tokens), ADMIN).await);
+    expect_ended(&app.bearer(access(&tokens)).get("/v2/users/me").await);
+    // With its session all of it goes.
+    app.clock.advance(DAY + 1);
+    app.parts.clean_up().await.unwrap();
+    assert_eq!((count("sessions").await, count("refresh_tokens").await), (0, 0));
+    expect_refused(&refresh(&app, &first, ADMIN).await);
 }
 
 /// What may happen to a family.
@@ -275,6 +267,12 @@ enum Step {
     RevokeAccess { back: usize },
     /// Its user ends it from another session.
     Delete,
+    /// It is left.
+    LogOut,
+    /// Its user gets a password by another hand, which ends all of its sessions.
+    Password,
+    /// Its user is blocked, which ends all of its sessions and keys, and may come back.
+    Block,
     /// What is old is deleted.
     CleanUp,
 }
@@ -289,6 +287,9 @@ fn step() -> impl Strategy<Value = Step> {
         1 => back().prop_map(|back| Step::RevokeRefresh { back }),
         1 => back().prop_map(|back| Step::RevokeAccess { back }),
         1 => Just(Step::Delete),
+        1 => Just(Step::LogOut),
+        1 => Just(Step::Password),
+        1 => Just(Step::Block),
         2 => Just(Step::CleanUp),
     ]
 }
@@ -301,8 +302,6 @@ struct Known {
     text: String,
     expires_at: i64,
     spent_at: Option<i64>,
-    /// Whether it has been deleted, an hour after its expiry: what comes again then is nothing.
-    is_forgotten: bool,
 }
 
 /// A family as it should be. An access token is good for an hour, a refresh token for two days, a session for a week.
@@ -334,12 +333,7 @@ impl Model {
 
     fn take(&mut self, tokens: &Value, now: i64) {
         let expires_at = (now + 2 * DAY).min(self.ends_at);
-        self.refresh.push(Known {
-            text: refresh_token(tokens),
-            expires_at,
-            spent_at: None,
-            is_forgotten: false,
-        });
+        self.refresh.push(Known { text: refresh_token(tokens), expires_at, spent_at: None });
         self.take_access(tokens, now);
     }
 
@@ -360,7 +354,7 @@ impl Model {
     fn present(&mut self, at: usize, now: i64) -> Expected {
         let last = self.refresh.len() - 1;
         let token = &mut self.refresh[at];
-        if token.is_forgotten || self.is_ended || now >= self.ends_at {
+        if self.is_ended || now >= self.ends_at {
             return Expected::Refused;
         }
         match token.spent_at {
@@ -378,20 +372,25 @@ impl Model {
     }
 }
 
-/// Plays steps on a family of its own, and checks after each that the service says what the model says.
-async fn play(app: &TestApp, user: &str, watcher: &Client, steps: &[Step]) {
-    let now = || app.clock.now().millis();
-    let mut model = Model::new(&app.log_in(user).await, now());
-    let bystander = app.log_in(user).await;
+/// Plays steps on a family of its own, each at one of the services, and checks after each that all of them say what the model
+/// says.
+async fn play(apps: &[TestApp], user: &str, steps: &[(usize, Step)]) {
+    let first = &apps[0];
+    let now = || first.clock.now().millis();
+    let mut model = Model::new(&first.log_in(user).await, now());
+    let (bystander, mut is_undisturbed) = (first.log_in(user).await, true);
+    // Is good whatever becomes of the family.
+    let mut key = first.client(user).await.key(&[Scope::Agent]).await;
     let born = now();
-    for step in steps {
+    for (at, step) in steps {
+        let app = &apps[at % apps.len()];
+        let watcher = app.bearer(&key);
         match step {
             Step::Refresh { back, by_get } => {
                 let at = model.at(*back);
                 let text = &model.refresh[at].text;
-                // By GET with a bearer that is good whatever becomes of the family.
                 let reply =
-                    if *by_get { refresh_as(watcher, text).await } else { refresh(app, text, user).await };
+                    if *by_get { refresh_as(&watcher, text).await } else { refresh(app, text, user).await };
                 match model.present(at, now()) {
                     Expected::Next => {
                         let tokens = reply.expect(StatusCode::OK);
@@ -412,9 +411,8 @@ async fn play(app: &TestApp, user: &str, watcher: &Client, steps: &[Step]) {
             }
             Step::Wait(millis) => app.clock.advance(*millis),
             Step::RevokeRefresh { back } => {
-                let token = &model.refresh[model.at(*back)];
-                crate::revocation::revoke(app, &token.text).await;
-                model.is_ended |= !token.is_forgotten;
+                crate::revocation::revoke(app, &model.refresh[model.at(*back)].text).await;
+                model.is_ended = true;
             }
             Step::RevokeAccess { back } => {
                 let (token, ends) =
@@ -431,16 +429,30 @@ async fn play(app: &TestApp, user: &str, watcher: &Client, steps: &[Step]) {
                 assert!([204, 404].contains(&reply.status.as_u16()), "{}", reply.text);
                 model.is_ended = true;
             }
-            Step::CleanUp => {
-                app.parts.clean_up().await.unwrap();
-                for token in &mut model.refresh {
-                    token.is_forgotten |= token.expires_at < now() - HOUR;
-                }
+            Step::LogOut => {
+                let (token, ends) = model.access.last().unwrap();
+                let reply = app.bearer(token).post("/v2/auth/logout", json!({})).await;
+                let is_left = model.is_live(now()) && now() < *ends;
+                assert_eq!(reply.status == StatusCode::NO_CONTENT, is_left, "{}", reply.text);
+                model.is_ended |= is_left;
             }
+            Step::Password | Step::Block => {
+                let admin = app.admin().await;
+                let path = format!("/v2/users/{}", bystander["user"].as_str().unwrap());
+                let changes = match step {
+                    Step::Password => vec![json!({ "password": PASSWORD })],
+                    _ => vec![json!({ "status": "blocked" }), json!({ "status": "active" })],
+                };
+                for change in changes {
+                    admin.patch(&path, change).await.expect(StatusCode::OK);
+                }
+                key = app.client(user).await.key(&[Scope::Agent]).await;
+                (model.is_ended, is_undisturbed) = (true, false);
+            }
+            Step::CleanUp => drop(app.parts.clean_up().await.unwrap()),
         }
         let tail = model.access.len().saturating_sub(3);
         for (token, ends) in &model.access[tail..] {
-            let reply = app.bearer(token).get("/v2/users/me").await;
             let expected = if now() >= *ends {
                 403
             } else if model.is_live(now()) {
@@ -448,34 +460,43 @@ async fn play(app: &TestApp, user: &str, watcher: &Client, steps: &[Step]) {
             } else {
                 401
             };
-            assert_eq!(reply.status.as_u16(), expected, "{step:?}: {}", reply.text);
+            for app in apps {
+                // Another service has to be told.
+                let begun = Instant::now();
+                let mut reply = app.bearer(token).get("/v2/users/me").await;
+                while reply.status == StatusCode::OK && expected != 200 && begun.elapsed() < PATIENCE {
+                    reply = app.bearer(token).get("/v2/users/me").await;
+                }
+                assert_eq!(reply.status.as_u16(), expected, "{step:?}: {}", reply.text);
+            }
         }
     }
     // Another session of the same user has seen nothing of all this.
-    if now() < born + 2 * DAY {
-        refresh(app, &refresh_token(&bystander), user).await.expect(StatusCode::OK);
+    if is_undisturbed && now() < born + 2 * DAY {
+        refresh(first, &refresh_token(&bystander), user).await.expect(StatusCode::OK);
     }
 }
 
 #[test]
 fn whatever_happens_to_a_family_in_whatever_order_it_does_as_the_model_says() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    let (app, user, watcher) = runtime.block_on(async {
+    let (apps, user) = runtime.block_on(async {
         let app = TestApp::with(|config| {
             (config.access_ttl, config.refresh_ttl, config.session_ttl) = (3_600, 2 * 86_400, 7 * 86_400);
+            (config.argon2_memory_kib, config.argon2_iterations) = (7_168, 1);
         })
         .await;
-        let user = app.user(Scope::Agent).await;
-        let key = user.key(&[Scope::Agent]).await;
-        let (email, watcher) = (email(&user).await, app.bearer(&key));
-        (app, email, watcher)
+        let user = email(&app.user(Scope::Agent).await).await;
+        // Two of them where they can tell each other. (SQLite has one process that serves.)
+        let other = if app.postgres().is_some() { Some(app.again(|_| ()).await) } else { None };
+        (std::iter::once(app).chain(other).collect::<Vec<_>>(), user)
     });
-    let cases = ProptestConfig::default().cases.min(64);
+    let cases = std::env::var("PROPTEST_CASES").map_or(64, |cases| cases.parse().unwrap());
     let mut runner =
         TestRunner::new(ProptestConfig { cases, failure_persistence: None, ..Default::default() });
-    let steps = prop::collection::vec(step(), 1..24);
+    let steps = prop::collection::vec((0..2_usize, step()), 1..24);
     let outcome = runner.run(&steps, |steps| {
-        runtime.block_on(play(&app, &user, &watcher, &steps));
+        runtime.block_on(play(&apps, &user, &steps));
         Ok(())
     });
     let _guard = runtime.enter();
@@ -516,5 +537,91 @@ async fn a_login_under_way_does_not_survive_a_new_password_or_a_block() {
             }
             password = PASSWORD.to_owned();
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_password_under_way_does_not_survive_another_one_or_the_end_of_its_session() {
+    // Slow enough that what follows comes between the look at the old password and the writing of the new one.
+    let app =
+        TestApp::with(|config| (config.password_workers, config.argon2_iterations) = (Some(1), 10)).await;
+    let (admin, mut refused) = (app.admin().await, 0);
+    for how in ["password", "sessions", "blocked"] {
+        for _ in 0..4 {
+            let user = app.user(Scope::Agent).await;
+            let (email, path) = (email(&user).await, format!("/v2/users/{}", user.id));
+            let body = json!({ "password": "m1n3-t0-k33p-s3cret", "currentPassword": PASSWORD });
+            let changing = tokio::spawn({
+                let user = user.clone();
+                async move { user.patch("/v2/users/me", body).await }
+            });
+            until_a_password_waits(&app).await;
+            app.clock.advance(1);
+            let last = match how {
+                "password" => "0f-th3-4dm1n-s3cret",
+                _ => PASSWORD,
+            };
+            match how {
+                "password" => {
+                    drop(admin.patch(&path, json!({ "password": last })).await.expect(StatusCode::OK));
+                }
+                "sessions" => {
+                    drop(admin.delete(&format!("{path}/sessions")).await.expect(StatusCode::NO_CONTENT));
+                }
+                _ => {
+                    admin.patch(&path, json!({ "status": "blocked" })).await.expect(StatusCode::OK);
+                    admin.patch(&path, json!({ "status": "active" })).await.expect(StatusCode::OK);
+                }
+            }
+            let changed = changing.await.unwrap();
+            if changed.status == StatusCode::OK && how != "password" {
+                continue; // It was done before.
+            }
+            refused += usize::from(changed.status == StatusCode::UNAUTHORIZED);
+            let login = json!({ "email": email, "password": last });
+            app.anonymous().post("/v2/auth/token", login).await.expect(StatusCode::OK);
+        }
+    }
+    assert!(refused >= 6, "{refused} of 12 came too late");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_several_new_passwords_at_once_one_is_set() {
+    let app = TestApp::with(|config| config.password_workers = Some(1)).await;
+    for _ in 0..3 {
+        let user = app.user(Scope::Agent).await;
+        let (email, nobody) = (email(&user).await, app.anonymous());
+        let passwords = ["m1n3-t0-k33p-s3cret", "0f-th3-4dm1n-s3cret", "b3tt3rTh4nB3f0r3"];
+        let changes = passwords.map(|password| {
+            user.patch("/v2/users/me", json!({ "password": password, "currentPassword": PASSWORD }))
+        });
+        let mut set = Vec::new();
+        for (password, changed) in passwords.iter().zip(join_all(changes).await) {
+            if changed.status == StatusCode::OK {
+                set.push(*password);
+            } else {
+                assert_eq!(changed.expect_problem(400, "invalid_fields"), ["currentPassword"]);
+            }
+        }
+        let [set] = set.as_slice() else { panic!("{set:?} are set") };
+        nobody
+            .post("/v2/auth/token", json!({ "email": email, "password": set }))
+            .await
+            .expect(StatusCode::OK);
+    }
+}
+
+/// Waits until the service looks at a password.
+async fn until_a_password_waits(app: &TestApp) {
+    let begun = Instant::now();
+    loop {
+        let figures = app.anonymous().get("/metrics").await.text;
+        if figures
+            .lines()
+            .any(|line| line.starts_with("cedargate_passwords_waiting ") && !line.ends_with(" 0"))
+        {
+            return;
+        }
+        assert!(begun.elapsed() < PATIENCE, "no password is looked at");
     }
 }

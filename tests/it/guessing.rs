@@ -288,6 +288,41 @@ async fn changing_a_password_with_the_wrong_current_one_is_guessing_too() {
 }
 
 #[tokio::test]
+async fn another_email_is_no_fresh_start_for_whoever_guesses() {
+    let app = TestApp::start().await;
+    let user = app.user(Scope::Guest).await;
+    let body = json!({ "password": "an0ther-s3cret", "currentPassword": WRONG });
+    let mut looked_at = 0;
+    for count in 0..6 {
+        let email = format!("name{count}@example.com");
+        user.patch("/v2/users/me", json!({ "email": email })).await.expect(StatusCode::OK);
+        let guesses = [
+            user.patch("/v2/users/me", body.clone()).await,
+            app.anonymous().post("/v2/auth/token", json!({ "email": email, "password": WRONG })).await,
+        ];
+        looked_at += guesses.iter().filter(|guess| guess.status != StatusCode::TOO_MANY_REQUESTS).count();
+    }
+    assert_eq!(looked_at, 3);
+}
+
+#[tokio::test]
+async fn neither_the_making_nor_the_end_of_an_account_ends_a_wait() {
+    let app = TestApp::start().await;
+    let admin = app.admin().await;
+    let email = "somebody@example.com";
+    let login = json!({ "email": email, "password": WRONG });
+    let guess = async |_| app.anonymous().post("/v2/auth/token", login.clone()).await;
+    assert_eq!(guess_until_stopped(&app, guess).await, 3);
+    let made = admin.post("/v2/users", json!({ "email": email, "password": PASSWORD })).await.id();
+    assert_eq!(wait(&guess(0).await), 1);
+    pass(&app, 1);
+    assert_eq!(wait(&guess(0).await), 0);
+    assert_eq!(wait(&guess(0).await), 3);
+    admin.delete(&format!("/v2/users/{made}")).await.expect(StatusCode::NO_CONTENT);
+    assert_eq!(wait(&guess(0).await), 3);
+}
+
+#[tokio::test]
 async fn a_blocked_user_with_the_right_password_is_one_who_guesses() {
     let app = TestApp::start().await;
     let user = app.user(Scope::Guest).await;
@@ -306,13 +341,13 @@ async fn what_is_counted_is_not_kept_for_ever_and_does_not_say_of_whom() {
     for count in 0..60 {
         attempt(&app, &format!("198.51.100.{count}"), &format!("nobody{count}@example.com"), WRONG).await;
     }
-    assert_eq!(rows(&app).await, 180);
+    assert_eq!(rows(&app).await, 300);
     assert!(!app.stored().await.contains("nobody7@example.com"));
     pass(&app, 86_400);
-    for _ in 0..2 {
+    for _ in 0..3 {
         attempt(&app, "198.51.100.1", "nobody@example.com", WRONG).await;
     }
-    assert_eq!(rows(&app).await, 3, "those of the last two");
+    assert_eq!(rows(&app).await, 5, "those of the last three");
 }
 
 #[tokio::test]

@@ -1,9 +1,49 @@
 //! A database that is gone, and comes back.
 
-use crate::support::TestApp;
+use crate::processes::PATIENCE;
+use crate::support::{TestApp, run_sql};
 use reqwest::StatusCode;
-use sea_orm::ConnectionTrait;
+use sea_orm::{ConnectionTrait, DatabaseConnection, Statement};
 use serde_json::json;
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+/// A database that is away. PostgreSQL ends all connections and takes no new ones. Of SQLite somebody else holds the only place
+/// for a writer, which is as much as a file can be away.
+pub(crate) enum Away {
+    Server(String, String),
+    File(DatabaseConnection),
+}
+
+impl Away {
+    pub(crate) async fn take(url: &str, postgres: Option<(String, String)>) -> Self {
+        let Some((server, name)) = postgres else {
+            let holder = sea_orm::Database::connect(url).await.unwrap();
+            holder.execute_unprepared("BEGIN IMMEDIATE").await.unwrap();
+            return Self::File(holder);
+        };
+        let away = format!(
+            "ALTER DATABASE {name} ALLOW_CONNECTIONS false; \
+             SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
+        );
+        run_sql(&server, &away).await;
+        Self::Server(server, name)
+    }
+
+    pub(crate) async fn back(self) {
+        match self {
+            Self::Server(server, name) => {
+                run_sql(&server, &format!("ALTER DATABASE {name} ALLOW_CONNECTIONS true")).await;
+            }
+            Self::File(holder) => {
+                holder.execute_unprepared("ROLLBACK").await.unwrap();
+                holder.close().await.unwrap();
+            }
+        }
+    }
+}
 
 #[tokio::test]
 async fn while_the_database_is_away_the_answer_is_503_and_afterwards_everything_works() {
@@ -13,16 +53,9 @@ async fn while_the_database_is_away_the_answer_is_503_and_afterwards_everything_
     let made = admin.post("/v2/forms", form.clone()).await;
     let path = format!("/v2/forms/{}", made.id());
 
-    // PostgreSQL ends all connections and takes no new ones. Of SQLite somebody else holds the only place for a writer,
-    // which is as much as a file can be away.
-    let server = app.postgres();
-    let holder = match &server {
-        Some((server, name)) => {
-            let away = format!(
-                "ALTER DATABASE {name} ALLOW_CONNECTIONS false; \
-                 SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
-            );
-            crate::support::run_sql(server, &away).await;
+    let away = Away::take(app.url(), app.postgres()).await;
+    match &away {
+        Away::Server(..) => {
             let read = admin.get(&path).await;
             read.expect_problem(503, "database_unavailable");
             assert_eq!(read.header("retry-after"), "1");
@@ -31,25 +64,58 @@ async fn while_the_database_is_away_the_answer_is_503_and_afterwards_everything_
             asked.expect_problem(503, "database_unavailable");
             let login = json!({ "email": "admin@example.com", "password": crate::support::PASSWORD });
             app.anonymous().post("/v2/auth/token", login).await.expect_problem(503, "database_unavailable");
-            None
         }
-        None => {
-            let holder = sea_orm::Database::connect(app.url()).await.unwrap();
-            holder.execute_unprepared("BEGIN IMMEDIATE").await.unwrap();
+        Away::File(_) => {
             assert_eq!(admin.get(&path).await.status, StatusCode::OK, "it can still be read");
-            Some(holder)
         }
-    };
+    }
     admin.patch(&path, json!({ "name": "other" })).await.expect_problem(503, "database_unavailable");
 
-    if let Some((server, name)) = &server {
-        crate::support::run_sql(server, &format!("ALTER DATABASE {name} ALLOW_CONNECTIONS true")).await;
-    }
-    if let Some(holder) = holder {
-        holder.execute_unprepared("ROLLBACK").await.unwrap();
-        holder.close().await.unwrap();
-    }
+    away.back().await;
     assert_eq!(admin.get(&path).await.expect(StatusCode::OK)["name"], "form", "nothing was half done");
     admin.patch(&path, json!({ "name": "other" })).await.expect(StatusCode::OK);
     assert_eq!(admin.get("/v2/forms").await.expect(StatusCode::OK)[0]["name"], "other");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_somebody_wrote_who_did_not_wait_for_the_answer_is_seen_by_everybody() {
+    let app = TestApp::start().await;
+    let admin = app.admin().await;
+    let id = admin.post("/v2/forms", json!({ "name": "form" })).await.id();
+    let (path, bearer) = (format!("/v2/forms/{id}"), admin.bearer.as_deref().unwrap());
+    let database = sea_orm::Database::connect(app.url()).await.unwrap();
+    let kept = Statement::from_string(
+        database.get_database_backend(),
+        format!("SELECT name FROM forms WHERE id = '{id}'"),
+    );
+    let mut names = HashSet::new();
+    for round in 0..200_u64 {
+        // Now it is remembered.
+        admin.get(&path).await.expect(StatusCode::OK);
+        let body = json!({ "name": format!("name{round}") }).to_string();
+        let request = format!(
+            "PATCH {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {bearer}\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let mut stream = TcpStream::connect(app.base.strip_prefix("http://").unwrap()).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        // Another moment of the unit of work each time; nothing is waited for.
+        tokio::time::sleep(Duration::from_micros(round * 137 % 6_000)).await;
+        stream.set_zero_linger().unwrap();
+        drop(stream);
+        let begun = Instant::now();
+        loop {
+            let seen = admin.get(&path).await.expect(StatusCode::OK)["name"].as_str().unwrap().to_owned();
+            let row = database.query_one_raw(kept.clone()).await.unwrap().unwrap();
+            let kept: String = row.try_get_by_index(0).unwrap();
+            if seen == kept {
+                names.insert(kept);
+                break;
+            }
+            assert!(begun.elapsed() < PATIENCE, "{kept} is kept, and {seen} is shown");
+        }
+    }
+    database.close().await.unwrap();
+    assert!(names.len() >= 20, "{} of 200 were written", names.len());
 }

@@ -8,11 +8,14 @@ use cedargate::authz::Scope;
 use futures_util::future::join_all;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 /// What the tests wait for at most.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How often each cause is tried of which it is seen how long it takes.
+pub(crate) const ROUNDS: usize = 3;
 
 /// Starts the service on this database, with some settings more.
 pub(crate) fn serve_with(database: &Database, more: &[(&str, &str)]) -> Running {
@@ -61,11 +64,17 @@ pub(crate) async fn until_ended(client: &Client) -> Duration {
     }
 }
 
-/// Checks that what one process does is seen by the other within two seconds. A busy machine may take longer once, and one
-/// that was not told of it would take a minute each time.
-pub(crate) fn expect_soon(mut took: Vec<Duration>) {
-    took.sort();
-    assert!(took[took.len() / 2] < Duration::from_secs(2), "{took:?}");
+/// Checks that what one process does is seen by the other within two seconds, whatever it is. A busy machine may take longer
+/// once, and one that was not told of it would take a minute each time.
+pub(crate) fn expect_soon(took: Vec<(&str, Duration)>) {
+    let mut by_cause: HashMap<&str, Vec<Duration>> = HashMap::new();
+    for (cause, took) in took {
+        by_cause.entry(cause).or_default().push(took);
+    }
+    for (cause, mut took) in by_cause {
+        took.sort();
+        assert!(took.len() >= ROUNDS && took[took.len() / 2] < Duration::from_secs(2), "{cause}: {took:?}");
+    }
 }
 
 /// A client of the other process with the same bearer, whom that process knows already.
@@ -87,7 +96,7 @@ async fn two_processes_on_one_database_are_one_service() {
     let admin = known_at(bases[0], access(&admin_tokens)).await;
 
     // Refreshes at once, on both of them.
-    for times in [200, 24, 24, 24] {
+    for times in std::iter::once(200).chain(std::iter::repeat_n(8, 49)) {
         let token = refresh_token(&log_in(bases[0], ADMIN).await);
         let replies = join_all((0..times).map(|at| refresh(bases[at % 2], &token))).await;
         let successors: HashSet<String> =
@@ -105,7 +114,9 @@ async fn two_processes_on_one_database_are_one_service() {
     let user = admin.post("/v2/users", body).await.expect(StatusCode::CREATED);
     let path = format!("/v2/users/{}", user["id"].as_str().unwrap());
     let mut took = Vec::new();
-    for how in ["reuse", "logout", "sessions", "password", "blocked"] {
+    let causes = ["reuse", "logout", "sessions", "password", "blocked"];
+    for how in causes.into_iter().cycle().take(ROUNDS * causes.len()) {
+        admin.patch(&path, json!({ "status": "active" })).await.expect(StatusCode::OK);
         let tokens = log_in(bases[0], email).await;
         let there = known_at(bases[1], access(&tokens)).await;
         let here = known_at(bases[0], access(&tokens)).await;
@@ -126,19 +137,22 @@ async fn two_processes_on_one_database_are_one_service() {
         };
         assert_eq!(reply.status.is_success(), how != "reuse", "{how}: {}", reply.text);
         expect_ended(&here.get("/v2/users/me").await);
-        took.push(until_ended(&there).await);
+        took.push((how, until_ended(&there).await));
     }
 
     // A change of the role is seen, too.
     admin.patch(&path, json!({ "status": "active" })).await.expect(StatusCode::OK);
     let tokens = log_in(bases[0], email).await;
     let there = known_at(bases[1], access(&tokens)).await;
-    there.get("/v2/conversations").await.expect(StatusCode::OK);
-    admin.patch(&path, json!({ "role": "guest" })).await.expect(StatusCode::OK);
-    let start = Instant::now();
-    while there.get("/v2/conversations").await.status != StatusCode::FORBIDDEN {
-        assert!(start.elapsed() < PATIENCE, "the old role is good still");
+    for (role, seen) in
+        [("guest", StatusCode::FORBIDDEN), ("agent", StatusCode::OK)].into_iter().cycle().take(2 * ROUNDS)
+    {
+        admin.patch(&path, json!({ "role": role })).await.expect(StatusCode::OK);
+        let start = Instant::now();
+        while there.get("/v2/conversations").await.status != seen {
+            assert!(start.elapsed() < PATIENCE, "the old role is good still");
+        }
+        took.push((role, start.elapsed()));
     }
-    took.push(start.elapsed());
     expect_soon(took);
 }

@@ -29,7 +29,7 @@ impl Files {
         write(&self.at(name), text);
     }
 
-    fn at(&self, name: &str) -> std::path::PathBuf {
+    pub(crate) fn at(&self, name: &str) -> std::path::PathBuf {
         self.0.path().join(name)
     }
 

@@ -1,13 +1,16 @@
 //! How the service runs: it tells when it ends, speaks TLS, keeps browsers in their place, and counts.
 
 use crate::command_line::{client, start};
+use crate::processes::PATIENCE;
 use crate::support::TestApp;
 use cedargate::authz::Scope;
 use reqwest::{Method, StatusCode};
 use serde_json::json;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+use tokio::task::block_in_place;
 
 pub fn signal(name: &str, process: u32) {
     assert!(Command::new("kill").args([name, &process.to_string()]).status().unwrap().success());
@@ -61,6 +64,55 @@ async fn an_interrupt_ends_it_at_once() {
     let mut running = start(directory.path(), &[("CEDARGATE_DRAIN", "15")]);
     signal("-INT", running.id());
     assert!(running.wait().success());
+}
+
+#[tokio::test]
+async fn what_it_has_begun_it_finishes_and_then_it_ends() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings =
+        [("CEDARGATE_ADMIN_PASSWORD", crate::support::PASSWORD), ("CEDARGATE_ARGON2_ITERATIONS", "60")];
+    for name in ["-INT", "-TERM"] {
+        let mut running = start(directory.path(), &settings);
+        let base = running.base.clone();
+        let begun = tokio::spawn(async move { crate::processes::log_in(&base, crate::support::ADMIN).await });
+        let deadline = Instant::now() + PATIENCE;
+        let waiting = async || client(&running.base).get("/metrics").await.text;
+        while waiting().await.lines().any(|line| line == "cedargate_passwords_waiting 0") {
+            assert!(Instant::now() < deadline, "no password is looked at");
+        }
+        signal(name, running.id());
+        let tokens = begun.await.unwrap();
+        assert!(tokens["token"].is_string(), "{tokens}");
+        assert!(running.wait().success());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_end_in_time_is_broken_off_and_says_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = [
+        ("CEDARGATE_ADMIN_PASSWORD", crate::support::PASSWORD),
+        ("CEDARGATE_LISTEN", "127.0.0.1:0"),
+        ("CEDARGATE_DECISION_LOG", "all"),
+        ("CEDARGATE_DECISION_LOG_TO", "stdout"),
+        ("CEDARGATE_DECISION_LOG_OVERFLOW", "drop"),
+    ];
+    let mut program = crate::command_line::program(directory.path(), &settings);
+    let mut child = program.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // The standard output has a reader who does not read.
+    let mut log = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let base = log.find_map(|line| line.split(" listens on ").nth(1).map(str::to_owned)).unwrap();
+    let tokens = crate::processes::log_in(&base, crate::support::ADMIN).await;
+    let admin = crate::processes::known_at(&base, tokens["token"].as_str().unwrap()).await;
+    for _ in 0..300 {
+        admin.get("/v2/users/me").await.expect(StatusCode::OK);
+    }
+    signal("-TERM", child.id());
+    let begun = Instant::now();
+    let (status, log) = block_in_place(|| (child.wait().unwrap(), log.collect::<Vec<_>>().join("\n")));
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(log.contains("has not ended in time"), "{log}");
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
 }
 
 /// A certificate for localhost that signs itself.

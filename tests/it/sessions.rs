@@ -280,3 +280,96 @@ async fn a_token_that_is_known_costs_no_query_and_ends_all_the_same() {
     expect_ended(&app.again(|_| ()).await.bearer(admin.bearer.as_deref().unwrap()).get("/v2/users/me").await);
     present(&app, json!({ "email": ADMIN, "password": PASSWORD })).await.expect(StatusCode::OK);
 }
+
+#[tokio::test]
+async fn what_ended_while_a_request_was_under_way_gives_and_takes_no_credentials_any_more() {
+    let app = TestApp::start().await;
+    for credential in ["session", "key"] {
+        let user = app.user(Scope::Admin).await;
+        let other = app.user(Scope::Guest).await;
+        let made = json!({ "name": "key", "scopes": ["guest"] });
+        let made = user.post("/v2/users/me/keys", made).await.expect(StatusCode::CREATED);
+        let key = app.bearer(&user.key(&[Scope::Admin]).await);
+        let client = if credential == "session" { &user } else { &key };
+        let mut cases = vec![
+            (
+                Method::POST,
+                "/v2/users".to_owned(),
+                json!({ "email": "new@example.com", "password": PASSWORD }),
+            ),
+            (Method::PATCH, format!("/v2/users/{}", other.id), json!({ "role": "admin" })),
+            (Method::DELETE, format!("/v2/users/{}", other.id), Value::Null),
+        ];
+        if credential == "session" {
+            let password = json!({ "password": NEW_PASSWORD, "currentPassword": PASSWORD });
+            let own_key = format!("/v2/users/me/keys/{}", made["id"].as_str().unwrap());
+            cases.extend([
+                (Method::PATCH, "/v2/users/me".to_owned(), password),
+                (Method::POST, "/v2/users/me/keys".to_owned(), json!({ "name": "key", "scopes": ["guest"] })),
+                (Method::DELETE, own_key, Value::Null),
+                (Method::DELETE, format!("/v2/users/{}/sessions", other.id), Value::Null),
+            ]);
+        }
+        client.get("/v2/users/me").await.expect(StatusCode::OK);
+        // Behind the service's back: to it the caller is known, as at the beginning of a request that takes its time.
+        app.sql(&format!("UPDATE sessions SET ended_at = 1 WHERE \"user\" = '{}'", user.id)).await;
+        app.sql(&format!("DELETE FROM api_keys WHERE \"user\" = '{}'", user.id)).await;
+        for (method, path, body) in cases {
+            let reply = client.call(method.clone(), &path, Some(body).filter(|body| !body.is_null())).await;
+            assert_eq!(
+                reply.status,
+                StatusCode::UNAUTHORIZED,
+                "{credential} {method} {path}: {}",
+                reply.text
+            );
+            expect_ended(&reply);
+        }
+        for who in [&user, &other] {
+            app.client(&email_of(&app, &who.id).await).await.get("/v2/users/me").await.expect(StatusCode::OK);
+        }
+    }
+}
+
+/// The address of a user, as an admin sees it.
+async fn email_of(app: &TestApp, user: &str) -> String {
+    let user = app.admin().await.get(&format!("/v2/users/{user}")).await.expect(StatusCode::OK);
+    user["email"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn the_use_of_an_access_token_is_a_use_of_its_session_to_the_minute() {
+    let app = TestApp::start().await;
+    let user = app.user(Scope::Guest).await;
+    let key = app.bearer(&user.key(&[Scope::Guest]).await);
+    let mut expected = app.clock.now();
+    for (wait, is_noted) in [
+        (0, false),
+        (59_999, false),
+        (1, true),
+        (30_000, false),
+        (29_999, false),
+        (1, true),
+        (3_600_000, true),
+    ] {
+        app.clock.advance(wait);
+        let agent = format!("agent/{}", app.clock.now().millis());
+        for _ in 0..3 {
+            let headers = [("user-agent", agent.as_str())];
+            user.send(Method::GET, "/v2/users/me", &headers, None).await.expect(StatusCode::OK);
+        }
+        let session = &listed(&key, "me").await[0];
+        if is_noted {
+            expected = app.clock.now();
+            assert_eq!(session["lastUsedFrom"], json!({ "address": "127.0.0.1", "userAgent": agent }));
+        }
+        assert_eq!(session["lastUsedAt"], expected.to_string(), "after {wait} ms");
+    }
+    // A question about the token is no use of it.
+    app.clock.advance(3_600_000);
+    let form = [("content-type", "application/x-www-form-urlencoded")];
+    let body = format!("token={}", user.bearer.as_deref().unwrap()).into_bytes();
+    let admin = app.admin().await;
+    let worth = admin.send(Method::POST, "/v2/auth/introspect", &form, Some(body)).await;
+    assert_eq!(worth.expect(StatusCode::OK)["active"], true);
+    assert_eq!(listed(&key, "me").await[0]["lastUsedAt"], expected.to_string());
+}

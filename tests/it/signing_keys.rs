@@ -260,6 +260,16 @@ async fn by_schedule_one_key_follows_another_however_many_processes_see_to_it() 
         assert_eq!((status(&app, &new).await.0, status(&other, &new).await.0), (200, 200));
         assert!(app.parts.tokens.known().keys().count() <= 3);
     }
+    // The trail tells of each key when it is made and when it goes, once.
+    let told = async |event: &str| {
+        app.count(&format!("SELECT COUNT(*) FROM audit WHERE event = 'signing_key.{event}'")).await
+    };
+    assert_eq!(told("created").await, 31);
+    assert_eq!(
+        told("created").await - told("deleted").await,
+        app.count("SELECT COUNT(*) FROM signing_keys").await
+    );
+    assert!(told("deleted").await >= 28);
 }
 
 #[tokio::test]

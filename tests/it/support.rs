@@ -75,7 +75,8 @@ pub fn project_file(name: &str) -> PathBuf {
 pub struct Database {
     pub url: String,
     pub directory: TempDir,
-    server: Option<(String, String)>,
+    /// The PostgreSQL server and the name of the database on it, where it is one.
+    pub server: Option<(String, String)>,
 }
 
 impl Database {
