@@ -146,6 +146,7 @@ impl App {
             decision_log,
             metrics: Metrics::new(&api::all()),
             is_ending: AtomicBool::new(false),
+            noting: Default::default(),
             untold: Default::default(),
             kinds: api::kinds(),
             callers: Default::default(),

@@ -179,6 +179,8 @@ async fn delete(gate: Gate, (request, id): (HttpRequest, PathId)) -> Result<Http
     let user = gate.find::<User>(&id.0).await?;
     let key = request.match_info().get("keyId").and_then(|key| key.parse().ok());
     let work = gate.begin().await?;
+    // Whoever ends the caller's session has the row of the user, and here it is waited for.
+    work.account(user.id).await?;
     gate.caller().check_again(&work, gate.parts().clock.now()).await?;
     let deleted = match key {
         Some(key) => work.delete_api_key(&user, key).await?,

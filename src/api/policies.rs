@@ -147,6 +147,11 @@ async fn reload(gate: Gate, (): ()) -> Result<HttpResponse, Problem> {
 /// Has the policies read again, whoever wants it: whether they are others than before. The audit trail tells of it where they
 /// are, and where they cannot be used.
 pub async fn read_again(parts: Arc<Parts>, cause: Cause) -> Result<Result<bool, BundleError>, Problem> {
+    // By a task of its own: a request whose client goes away ends, and what was begun is told all the same.
+    actix_web::rt::spawn(read_and_tell(parts, cause)).await.map_err(Problem::internal)?
+}
+
+async fn read_and_tell(parts: Arc<Parts>, cause: Cause) -> Result<Result<bool, BundleError>, Problem> {
     let reader = Arc::clone(&parts);
     let outcome = actix_web::web::block(move || reader.policies.reload()).await.map_err(Problem::internal)?;
     let version = parts.policies.current().bundle().version().to_owned();

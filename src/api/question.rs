@@ -153,8 +153,18 @@ pub fn undecided(
     obstacle: Obstacle,
 ) -> Verdict {
     let version = gate.engine().bundle().version();
-    gate.trail().record_undecided(subject, action, thing, &obstacle.message, version);
+    let (subject, thing) = (written(gate, subject), written(gate, thing));
+    gate.trail().record_undecided(subject, action, thing, obstacle.code, version);
     Verdict::not(obstacle)
+}
+
+/// A type and an id, which is not written where it can be the id of nothing: it may be a secret in the wrong place.
+fn written<'a>(gate: &Gate, (kind, id): (&'a str, &'a str)) -> (&'a str, &'a str) {
+    let is_id = match gate.parts().kinds.has(kind) {
+        true => id.parse::<Id>().is_ok(),
+        false => gate.engine().domain().knows(kind),
+    };
+    (kind, if is_id { id } else { "" })
 }
 
 /// Decides, and where it is wanted finds out what is missing.
@@ -163,14 +173,16 @@ pub fn decide(engine: &Engine, ask: &Ask<'_>, target: &Target, named: Named<'_>,
     let (answer, resource) = match target {
         Target::There(resource) => (engine.decide(ask, resource), &**resource),
         Target::Missing => {
-            nowhere = Resourced::nowhere(named.kind, named.id);
-            (engine.decide_missing(ask, named.kind, named.id), &nowhere)
+            // Only a thing of this service is missing, and what is no id may be a secret in the wrong place.
+            let id = if named.id.parse::<Id>().is_ok() { named.id } else { "" };
+            nowhere = Resourced::nowhere(named.kind, id);
+            (engine.decide_missing(ask, named.kind, id), &nowhere)
         }
         Target::Wrong(obstacle) => {
             if let Some(trail) = &ask.trail {
                 let (subject, version) = (ask.principal.name(), engine.bundle().version());
-                let thing = (named.kind, named.id);
-                trail.record_undecided(subject, ask.action, thing, &obstacle.message, version);
+                let id = if engine.domain().knows(named.kind) { named.id } else { "" };
+                trail.record_undecided(subject, ask.action, (named.kind, id), obstacle.code, version);
             }
             return Verdict::not(obstacle.clone());
         }

@@ -8,7 +8,7 @@ use crate::http::guessing::Attempt;
 use crate::http::openapi::{self, Doc};
 use crate::http::{Credential, FieldError, Gate, Json, PathId, Problem, Routes};
 use crate::resource::{self, Resource};
-use crate::store::{Ending, Entry, Event, Outcome, Sessions, Work};
+use crate::store::{Account, Ending, Entry, Event, Outcome, Sessions, Work};
 use crate::values::{Email, Id, JsonObject, Name, Timestamp, Url, word};
 use actix_web::{HttpRequest, HttpResponse};
 use sea_orm::entity::prelude::*;
@@ -364,7 +364,7 @@ async fn check_current(
     current: Option<SecretString>,
 ) -> Result<String, Problem> {
     let account = gate.parts().store.account(user.id).await?;
-    let Some((email, Some(stored))) = account.map(|account| (account.email, account.hash)) else {
+    let Some(Account { email, hash: Some(stored), .. }) = account else {
         return Err(wrong_current("you have no password yet; ask an admin to give you the first one"));
     };
     let current =

@@ -65,13 +65,13 @@ impl Trail<'_> {
     }
 
     /// Records a no to a question that nobody could decide: who or what it names, each by type and id, is not there or
-    /// cannot be understood.
+    /// cannot be understood. Why is a code: a message may cite what the caller said.
     pub fn record_undecided(
         &self,
         subject: (&str, &str),
         action: &str,
         resource: (&str, &str),
-        why: &str,
+        code: &'static str,
         version: &str,
     ) {
         if !self.wants(false) {
@@ -86,7 +86,7 @@ impl Trail<'_> {
             resource: &raw(&Thing { kind: resource.0, id: resource.1 }),
             decision: false,
             policies: Vec::new(),
-            errors: &[why.to_owned()],
+            errors: &[code.to_owned()],
             policy_version: version,
             latency: Duration::ZERO,
             inputs: None::<Inputs<'_>>,

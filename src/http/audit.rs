@@ -75,7 +75,13 @@ pub async fn catch_up(parts: &Parts) -> Result<(), StoreError> {
 
 async fn tell_all(parts: &Parts, waiting: &mut VecDeque<(Cause, Entry)>) -> Result<(), StoreError> {
     while let Some((cause, entry)) = waiting.front().cloned() {
-        parts.store.audit(cause, entry).await?;
+        let event = entry.event();
+        match parts.store.audit(cause, entry).await {
+            Ok(()) => {}
+            Err(error @ StoreError::Unavailable(_)) => return Err(error),
+            // What cannot be told at all keeps no other from being told.
+            Err(error) => failed(&error, event),
+        }
         waiting.pop_front();
     }
     Ok(())

@@ -183,6 +183,10 @@ impl Caller {
     }
 
     async fn note_use(&self, parts: &Parts, request: &HttpRequest) {
+        let Ok(_noting) = parts.noting.try_lock() else {
+            // Another one is at it, and this one's next request has another try.
+            return self.is_noted.store(false, Ordering::Relaxed);
+        };
         let now = parts.clock.now();
         let noted = match self.credential {
             Credential::Session(session) => parts.store.touch_session(session, &origin(request), now).await,

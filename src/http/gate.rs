@@ -13,7 +13,7 @@ use actix_web::http::header::HeaderValue;
 use actix_web::{HttpMessage, HttpRequest};
 use std::collections::HashSet;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// A caller at the door of one action.
 #[derive(Debug, Clone)]
@@ -32,8 +32,8 @@ struct Call {
     engine: Arc<Engine>,
     caller: Arc<Caller>,
     ip: Option<IpAddr>,
-    /// When it came.
-    now: Timestamp,
+    /// When it is decided: the time at which that is first asked for, which comes after the body.
+    now: OnceLock<Timestamp>,
     /// The id of the request; none where there is no request.
     request: Option<HeaderValue>,
 }
@@ -50,17 +50,16 @@ impl Gate {
         let caller = Caller::of_token(&parts, &engine, token).await?;
         count_caller(&parts, request, caller.id)?;
         caller.touch(&parts, request).await;
-        let (ip, now) = (client_address(request), parts.clock.now());
+        let ip = client_address(request);
         let request = request.extensions().get::<Passage>().map(Passage::header);
-        let call = Call { parts, engine, caller, ip, now, request };
+        let call = Call { parts, engine, caller, ip, now: OnceLock::new(), request };
         Ok(Self { call: Arc::new(call), action, is_step: false })
     }
 
     /// The gate of `action` for this caller.
     pub fn new(parts: Arc<Parts>, caller: Caller, action: &'static str) -> Self {
         let (engine, caller) = (parts.policies.current(), Arc::new(caller));
-        let now = parts.clock.now();
-        let call = Call { parts, engine, caller, ip: None, now, request: None };
+        let call = Call { parts, engine, caller, ip: None, now: OnceLock::new(), request: None };
         Self { call: Arc::new(call), action, is_step: false }
     }
 
@@ -134,9 +133,14 @@ impl Gate {
             log: &self.parts().decision_log,
             request: self.request(),
             caller: self.caller().shown(),
-            time: self.call.now,
+            time: self.now(),
             is_step: self.is_step,
         }
+    }
+
+    /// The time by which this request is decided.
+    fn now(&self) -> Timestamp {
+        *self.call.now.get_or_init(|| self.parts().clock.now())
     }
 
     /// The id of the request; none where there is no request.
@@ -164,14 +168,14 @@ impl Gate {
         Circumstances {
             credential: Some(self.caller().credential.as_str()),
             ip: self.call.ip,
-            now: Some(self.call.now),
+            now: Some(self.now()),
             ..Circumstances::default()
         }
     }
 
     /// What is known of a call that another than the caller would make at this moment.
     pub fn moment(&self) -> Circumstances {
-        Circumstances { now: Some(self.call.now), ..Circumstances::default() }
+        Circumstances { now: Some(self.now()), ..Circumstances::default() }
     }
 
     fn ask<'a>(&'a self, circumstances: &'a Circumstances) -> Ask<'a> {

@@ -43,6 +43,8 @@ pub struct Parts {
     pub metrics: Metrics,
     /// Whether the process has been told to end: it answers still, and asks for no more.
     pub is_ending: AtomicBool,
+    /// Held while the use of a credential is noted: that must not keep all connections waiting for a place to write.
+    pub noting: tokio::sync::Mutex<()>,
     /// What the audit trail is still to be told.
     pub untold: Waiting,
     /// Where decisions are recorded.

@@ -26,6 +26,8 @@ const SLOTS: usize = 4096;
 const SIGNING_KEYS: usize = 0;
 /// After so long without a notice the connection is tried, and for so long: within 2 s one that is lost counts for nothing.
 const QUIET: Duration = Duration::from_secs(1);
+/// By what slots are told from those of versions of this service that find them otherwise, which then forget everything.
+const SLOTTED: &str = "v2";
 /// The channel on which processes tell each other what they wrote.
 const CHANNEL: &str = "cedargate_facts";
 
@@ -75,11 +77,21 @@ pub(super) struct Written {
     all: bool,
 }
 
+/// Forgets what was written, at its end.
+pub(super) struct Forget(pub(super) Arc<Facts>, pub(super) Written);
+
+impl Drop for Forget {
+    fn drop(&mut self) {
+        self.0.forget(&self.1);
+    }
+}
+
 impl Written {
     fn text(&self) -> String {
         let words: Vec<String> = self.slots.iter().map(ToString::to_string).collect();
         // What does not fit into a notification is everything.
-        if self.all || self.slots.len() > 500 { "all".to_owned() } else { words.join(" ") }
+        let what = if self.all || self.slots.len() > 500 { "all".to_owned() } else { words.join(" ") };
+        format!("{SLOTTED} {what}")
     }
 }
 
@@ -186,10 +198,11 @@ impl Facts {
     }
 
     fn hear(&self, text: &str) {
-        let slots: Result<Vec<usize>, _> = text.split(' ').map(str::parse).collect();
+        let words = text.strip_prefix(SLOTTED).map(str::split_ascii_whitespace);
+        let slots: Option<Vec<usize>> = words.and_then(|words| words.map(|word| word.parse().ok()).collect());
         match slots {
-            Ok(slots) => self.forget(&Written { slots, all: false }),
-            Err(_) => self.forget_all(),
+            Some(slots) => self.forget(&Written { slots, all: false }),
+            None => self.forget_all(),
         }
     }
 

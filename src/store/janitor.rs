@@ -4,7 +4,7 @@
 use super::{Store, StoreError};
 use crate::values::Timestamp;
 use sea_orm::ConnectionTrait;
-use sea_orm::sea_query::{Expr, ExprTrait, LockBehavior, LockType, Query};
+use sea_orm::sea_query::{Expr, ExprTrait, LockBehavior, LockType, Query, SelectStatement};
 use std::fmt;
 
 /// How many rows one statement deletes.
@@ -35,30 +35,39 @@ impl Store {
         ended_before: Timestamp,
         expired_before: Timestamp,
     ) -> Result<Swept, StoreError> {
+        let of = |table: &'static str, end: &'static str, before: Timestamp| {
+            let mut batch = Query::select();
+            batch.column("id").from(table).and_where(Expr::col(end).lt(before));
+            batch
+        };
+        let mut sessions = of("sessions", "good_until", ended_before);
+        // A session may have very many, and taking all of them at once would keep others from writing.
+        let mut tokens = Query::select();
+        tokens
+            .column("hash")
+            .from("refresh_tokens")
+            .and_where(Expr::col("session").in_subquery(sessions.clone()));
+        self.sweep_batches("refresh_tokens", "hash", &mut tokens).await?;
         Ok(Swept {
-            sessions: self.sweep_table("sessions", "good_until", ended_before).await?,
-            api_keys: self.sweep_table("api_keys", "expires_at", expired_before).await?,
+            sessions: self.sweep_batches("sessions", "id", &mut sessions).await?,
+            api_keys: self
+                .sweep_batches("api_keys", "id", &mut of("api_keys", "expires_at", expired_before))
+                .await?,
         })
     }
 
-    async fn sweep_table(
+    async fn sweep_batches(
         &self,
         table: &'static str,
-        end: &'static str,
-        before: Timestamp,
+        key: &'static str,
+        batch: &mut SelectStatement,
     ) -> Result<u64, StoreError> {
+        // What another one is at is left to it.
+        batch.limit(BATCH).lock_with_behavior(LockType::Update, LockBehavior::SkipLocked);
         let mut swept = 0;
         loop {
-            // What another one is at is left to it.
-            let mut batch = Query::select();
-            batch
-                .column("id")
-                .from(table)
-                .and_where(Expr::col(end).lt(before))
-                .limit(BATCH)
-                .lock_with_behavior(LockType::Update, LockBehavior::SkipLocked);
             let mut delete = Query::delete();
-            delete.from_table(table).and_where(Expr::col("id").in_subquery(batch));
+            delete.from_table(table).and_where(Expr::col(key).in_subquery(batch.clone()));
             let deleted = self.db.execute(&delete).await?.rows_affected();
             swept += deleted;
             if deleted < BATCH {

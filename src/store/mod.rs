@@ -102,10 +102,9 @@ impl Work {
         let backend = tx.get_database_backend();
         // By a task of its own: a request whose client goes away ends here, and the database may commit all the same.
         let committed = tokio::spawn(async move {
-            let committed = tx.commit().await;
             // Also where it is not known whether it was written.
-            facts.forget(&written);
-            committed
+            let _forget = facts::Forget(facts, written);
+            tx.commit().await
         });
         let ended = |error: tokio::task::JoinError| DbErr::Custom(error.to_string());
         let committed = async { committed.await.map_err(ended)? };

@@ -112,7 +112,8 @@ async fn what_does_not_end_in_time_is_broken_off_and_says_so() {
     let (status, log) = block_in_place(|| (child.wait().unwrap(), log.collect::<Vec<_>>().join("\n")));
     assert_eq!(status.code(), Some(1), "{log}");
     assert!(log.contains("has not ended in time"), "{log}");
-    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+    // 28 s, and whatever a busy machine adds.
+    assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
 }
 
 /// A certificate for localhost that signs itself.
