@@ -336,7 +336,9 @@ mod tests {
         for secret in ["", "zz", "0123456789abcdef", "abc"] {
             let wrong = SigningKey { secret: secret.into(), ..key(EdDsa, 1, 0) };
             let error = Keyring::new(1, vec![wrong.clone()], TTL, "us").unwrap_err().to_string();
-            assert!(error.contains(&wrong.kid) && (secret.is_empty() || !error.contains(secret)), "{error}");
+            // A secret so short may be in the name by chance.
+            let rest = error.replacen(&wrong.kid, "", 1);
+            assert!(rest != error && (secret.is_empty() || !rest.contains(secret)), "{error}");
         }
         assert!(Keyring::new(1, vec![], TTL, "us").is_err());
         let one = key(EdDsa, 1, 0);

@@ -69,10 +69,10 @@ fn read(
     payload: &mut Payload,
     kind: &'static str,
     max: usize,
-) -> LocalBoxFuture<'static, Result<web::BytesMut, Problem>> {
+) -> impl Future<Output = Result<web::BytesMut, Problem>> + use<> {
     let checked = check_content_type(request, kind).and_then(|()| check_length(request, max));
     let mut payload = payload.take();
-    Box::pin(async move {
+    async move {
         checked?;
         let mut bytes = web::BytesMut::new();
         while let Some(chunk) = payload.next().await {
@@ -83,7 +83,7 @@ fn read(
             bytes.extend_from_slice(&chunk);
         }
         Ok(bytes)
-    })
+    }
 }
 
 fn check_content_type(request: &HttpRequest, kind: &str) -> Result<(), Problem> {

@@ -202,7 +202,8 @@ impl Routes {
                     let gate = Gate::of_request(&request, action).await?;
                     let arguments =
                         A::from_request(&request, &mut payload.into_inner()).await.map_err(Into::into)?;
-                    handler.answer(gate, arguments).await.map_err(actix_web::Error::from)
+                    // Boxed, since what is on the way to it is moved several times.
+                    Box::pin(handler.answer(gate, arguments)).await.map_err(actix_web::Error::from)
                 }
             })
         };
