@@ -1,9 +1,9 @@
 //! The OpenID AuthZEN Authorization API 1.0: evaluation, evaluations, searches, and the metadata.
 
-use super::question::{self, Asked, Decision, Named, Obstacle, POLICY_VERSION, Verdict};
+use super::question::{self, Asked, Decision, Named, Obstacle, POLICY_VERSION, Verdict, with_said};
 use super::search::{ActionSearch, ResourceSearch, SubjectSearch};
 use super::search::{search_actions, search_doc, search_resources, search_subjects};
-use crate::authz::{Ask, Circumstances};
+use crate::authz::Ask;
 use crate::http::openapi::Doc;
 use crate::http::{Gate, Json, Parts, Problem, Routes, list};
 use crate::values::{Term, given, object_only};
@@ -309,17 +309,6 @@ async fn evaluate(
     let ask =
         Ask { principal: &principal, action: name, circumstances: &circumstances, trail: Some(gate.trail()) };
     Ok(Some(question::decide(gate.engine(), &ask, &target, resource.named(), explain)))
-}
-
-/// What is said of the call: the properties of the action, and before them the context.
-pub(super) fn with_said(
-    circumstances: Circumstances,
-    properties: &Map<String, Value>,
-    context: &Map<String, Value>,
-) -> Circumstances {
-    let mut said = properties.clone();
-    said.extend(context.clone());
-    Circumstances { said, ..circumstances }
 }
 
 /// `POST /access/v1/evaluations`.

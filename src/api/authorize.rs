@@ -1,7 +1,8 @@
 //! Decisions for other services: may this one do that? In the shape of AuthZEN's evaluation.
 
-use super::access::with_said;
-use super::question::{self, Asked, Decision, Named, Obstacle, POLICY_VERSION, PolicyView, Reasons};
+use super::question::{
+    self, Asked, Decision, Named, Obstacle, POLICY_VERSION, PolicyView, Reasons, with_said,
+};
 use super::users::User;
 use crate::authz::{Ask, Circumstances};
 use crate::http::openapi::Doc;

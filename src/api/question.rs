@@ -144,6 +144,17 @@ impl Verdict {
     }
 }
 
+/// What is said of the call: the properties of the action, and before them the context.
+pub fn with_said(
+    circumstances: Circumstances,
+    properties: &Map<String, Value>,
+    context: &Map<String, Value>,
+) -> Circumstances {
+    let mut said = properties.clone();
+    said.extend(context.clone());
+    Circumstances { said, ..circumstances }
+}
+
 /// No, because nobody can decide it. Subject and thing are named by type and id.
 pub fn undecided(
     gate: &Gate,
