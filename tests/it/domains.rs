@@ -132,7 +132,7 @@ async fn a_denial_says_what_stands_in_the_way() {
         let named: Vec<&str> = named.map(|policy| policy["id"].as_str().unwrap()).collect();
         assert_eq!(named, policies, "{question}");
     }
-    // Neither the scope of the one who asks for it nor what is said of it is enough alone.
+    // A scope that would do goes before a condition that does not hold.
     let app = crate::access::with_policies(
         r#"@id("late") permit (principal in Scope::"bot", action == Action::"deleteForm", resource)
            when { context has credential && context.credential == "carrier pigeon" };"#,

@@ -4,8 +4,8 @@
 use crate::support::project_file;
 use cedar_policy::{Authorizer, Context, Decision, Entities, EntityUid, PolicySet, Request};
 use cedargate::authz::{
-    Ask, Attribute, Bundle, Circumstances, Engine, Principal, Scope, ScopeSet, Sources, Thing, Undecided,
-    UserFacts,
+    Ask, Attribute, Bundle, Circumstances, Engine, Principal, Resourced, Scope, ScopeSet, Sources, Thing,
+    Undecided, UserFacts,
 };
 use cedargate::values::{Id, OrgPath};
 use proptest::prelude::*;
@@ -288,21 +288,27 @@ fn quickly(question: &Question, engine: &Engine) -> (bool, usize) {
         }
     };
     let ask = Ask { principal: &principal, action, circumstances: &circumstances, trail: None };
-    let answer = engine.decide(&ask, &resource);
-    let again = engine.decide(&ask, &resource);
+    decided(engine, &ask, &resource)
+}
+
+/// What the engine says, the first time and when it remembers, and how many errors there are.
+pub(crate) fn decided(engine: &Engine, ask: &Ask<'_>, resource: &Resourced) -> (bool, usize) {
+    let answer = engine.decide(ask, resource);
+    let again = engine.decide(ask, resource);
     assert_eq!((answer.allowed, &answer.policies), (again.allowed, &again.policies), "remembered otherwise");
     (answer.allowed, answer.errors.len())
 }
 
-fn bundle(directory: &Path, policies: &[String]) -> Result<Bundle, cedargate::authz::BundleError> {
+/// The schema of the service and of this directory, with these policies beside the data there.
+pub(crate) fn bundle(directory: &Path, policies: &[String]) -> Result<Bundle, cedargate::authz::BundleError> {
     let numbered: Vec<String> =
         policies.iter().enumerate().map(|(at, text)| format!("@id(\"p{at}\")\n{text}\n")).collect();
     std::fs::write(directory.join("generated.cedar"), numbered.join("\n")).unwrap();
     std::fs::copy(project_file("policies/scopes.json"), directory.join("scopes.json")).unwrap();
     Bundle::read(&Sources {
-        schema: vec![project_file("schema")],
+        schema: vec![project_file("schema"), directory.to_owned()],
         policies: vec![directory.to_owned()],
-        stored: vec!["User", "Organization", "Conversation", "Message"],
+        stored: vec!["User", "Organization", "Conversation", "Message", "Form"],
     })
 }
 

@@ -1,13 +1,13 @@
 //! The same as in `engine`, of things of another domain: what the data says of them, what is said over it, groups, tags,
 //! entities that a context names, and policies for some types only.
 
+use crate::engine::{bundle, decided};
 use crate::support::project_file;
 use cedar_policy::{Authorizer, Context, Decision, Entities, EntityUid, PolicySet, Request, Schema};
-use cedargate::authz::{Ask, Bundle, Circumstances, Engine, Principal, Resourced, Sources};
+use cedargate::authz::{Ask, Circumstances, Engine, Principal, Resourced};
 use proptest::prelude::*;
 use proptest::sample::select;
 use serde_json::{Map, Value, json};
-use std::path::Path;
 
 const SCHEMA: &str = r#"
 namespace N {
@@ -152,21 +152,7 @@ fn quickly(question: &Question, engine: &Engine) -> (bool, usize) {
     let circumstances = Circumstances { said, ..Circumstances::default() };
     let action = engine.action_for(question.action, question.resource.0);
     let ask = Ask { principal: &principal, action, circumstances: &circumstances, trail: None };
-    let answer = engine.decide(&ask, &resource);
-    let again = engine.decide(&ask, &resource);
-    assert_eq!((answer.allowed, &answer.policies), (again.allowed, &again.policies), "remembered otherwise");
-    (answer.allowed, answer.errors.len())
-}
-
-fn bundle(directory: &Path, policies: &[String]) -> Result<Bundle, cedargate::authz::BundleError> {
-    let numbered: Vec<String> =
-        policies.iter().enumerate().map(|(at, text)| format!("@id(\"p{at}\")\n{text}\n")).collect();
-    std::fs::write(directory.join("generated.cedar"), numbered.join("\n")).unwrap();
-    Bundle::read(&Sources {
-        schema: vec![project_file("schema"), directory.to_owned()],
-        policies: vec![directory.to_owned()],
-        stored: vec!["User", "Organization", "Conversation", "Message", "Form"],
-    })
+    decided(engine, &ask, &resource)
 }
 
 proptest! {
@@ -180,7 +166,6 @@ proptest! {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("n.cedarschema"), SCHEMA).unwrap();
         std::fs::write(directory.path().join("n.json"), DATA).unwrap();
-        std::fs::copy(project_file("policies/scopes.json"), directory.path().join("scopes.json")).unwrap();
         // What never applies is a warning, and a warning an error: such sets are not decided by.
         let usable: Vec<String> =
             texts.into_iter().filter(|text| bundle(directory.path(), std::slice::from_ref(text)).is_ok()).collect();
