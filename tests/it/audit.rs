@@ -1,6 +1,5 @@
 //! The audit trail: what it tells, that it tells it exactly when it happened, who sees it, and what cannot be done to it unseen.
 
-use crate::command_line::run;
 use crate::families::access;
 use crate::outage::Away;
 use crate::processes::{PATIENCE, count, known_at, log_in, serve_with};
@@ -11,17 +10,15 @@ use crate::support::{ADMIN, Client, Database, PASSWORD, TestApp, jwt};
 use crate::tokens::{email, present};
 use cedargate::authz::Scope;
 use cedargate::store::Head;
-use futures_util::future::join_all;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
 use std::time::Instant;
 use tokio::task::block_in_place;
 
 const NEW_PASSWORD: &str = "b3tt3rTh4nB3f0r3";
 
 /// The events that a client sees.
-async fn events(client: &Client, query: &str) -> Vec<Value> {
+pub(crate) async fn events(client: &Client, query: &str) -> Vec<Value> {
     let reply = client.get(&format!("/v2/audit?limit=1000&{query}")).await;
     reply.expect(StatusCode::OK).as_array().unwrap().clone()
 }
@@ -57,12 +54,12 @@ impl Watch {
     }
 }
 
-fn sid(tokens: &Value) -> String {
+pub(crate) fn sid(tokens: &Value) -> String {
     jwt(access(tokens)).1["sid"].as_str().unwrap().to_owned()
 }
 
 /// Checks that the chain is whole, and gives its head.
-async fn whole(app: &TestApp) -> Head {
+pub(crate) async fn whole(app: &TestApp) -> Head {
     let found = app.parts.store.verify_audit(None).await.unwrap();
     assert_eq!(found.faults, [] as [&str; 0]);
     assert_eq!(i64::try_from(found.entries).unwrap(), found.head.seq);
@@ -417,240 +414,6 @@ async fn what_cannot_be_told_does_not_happen() {
     admin.delete(missing).await.expect_problem(404, "not_found");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn of_many_at_once_there_is_one_chain() {
-    let app = TestApp::with(|config| config.database_connections = 8).await;
-    let other = match app.postgres() {
-        Some(_) => app.again(|_| ()).await,
-        None => app.again(|config| config.database_connections = 1).await,
-    };
-    let both = |at: usize| if at.is_multiple_of(2) { &app } else { &other };
-    let before = whole(&app).await.seq;
-    let logins = join_all((0..50).map(|at| both(at).log_in(ADMIN))).await;
-    assert_eq!(whole(&app).await.seq - before, 50);
-    // Logins from one address wait for one another as it is. Refreshes of several sessions have nothing else in common.
-    for _ in 0..3 {
-        let before = whole(&app).await.seq;
-        app.clock.advance(31_000);
-        let logins = join_all((0..50).map(|at| both(at).log_in(ADMIN))).await;
-        let refreshes = logins.iter().enumerate().map(async |(at, tokens)| {
-            refresh(both(at), &refresh_token(tokens), ADMIN).await.expect(StatusCode::OK);
-        });
-        join_all(refreshes).await;
-        assert_eq!(whole(&app).await.seq - before, 100);
-    }
-    let sessions: BTreeSet<String> = logins.iter().map(sid).collect();
-    let told = events(&app.admin().await, "event=login.succeeded").await;
-    let told: BTreeSet<&str> = told.iter().map(|one| one["credentialId"].as_str().unwrap()).collect();
-    assert!(sessions.iter().all(|session| told.contains(session.as_str())));
-}
-
-#[tokio::test]
-async fn the_database_refuses_to_change_it() {
-    let app = TestApp::start().await;
-    for statement in
-        ["UPDATE audit SET event = 'x' WHERE seq = 1", "DELETE FROM audit WHERE seq = 1", "DELETE FROM audit"]
-    {
-        let connection = sea_orm::Database::connect(app.url()).await.unwrap();
-        let done = sea_orm::ConnectionTrait::execute_unprepared(&connection, statement).await;
-        assert!(done.unwrap_err().to_string().contains("append-only"), "{statement}");
-        connection.close().await.unwrap();
-    }
-    whole(&app).await;
-}
-
-/// Takes away what keeps entries from being changed.
-async fn unlock(app: &TestApp) {
-    let statements: &[&str] = match app.postgres() {
-        Some(_) => &["DROP TRIGGER audit_append_only ON audit"],
-        None => &["DROP TRIGGER audit_no_update", "DROP TRIGGER audit_no_delete"],
-    };
-    for statement in statements {
-        app.sql(statement).await;
-    }
-}
-
-#[tokio::test]
-async fn whatever_is_done_to_it_is_found_and_named() {
-    let app = TestApp::start().await;
-    for _ in 0..6 {
-        app.log_in(ADMIN).await;
-    }
-    let head = whole(&app).await;
-    assert_eq!(head.seq, 9);
-    unlock(&app).await;
-    app.sql("CREATE TABLE kept AS SELECT * FROM audit").await;
-    let restore = ["DELETE FROM audit", "INSERT INTO audit SELECT * FROM kept"];
-    let changed = "entry 4 has been changed: its hash is not that of what it says";
-    let texts = [
-        "event",
-        "outcome",
-        "actor",
-        "credential",
-        "credential_id",
-        "subject_type",
-        "subject",
-        "organization",
-        "path",
-        "address",
-        "request",
-        "details",
-    ];
-    let mut cases: Vec<(String, Vec<String>)> = Vec::new();
-    for column in texts {
-        cases.push((format!("UPDATE audit SET {column} = 'x' WHERE seq = 4"), vec![changed.into()]));
-        if !["event", "outcome", "details"].contains(&column) {
-            cases.push((format!("UPDATE audit SET {column} = NULL WHERE seq = 4"), vec![changed.into()]));
-        }
-    }
-    let other = "f".repeat(64);
-    let follows =
-        |seq: u8| format!("entry {seq} does not follow entry {}: it names another hash before it", seq - 1);
-    cases.push(("UPDATE audit SET time = time + 1 WHERE seq = 4".into(), vec![changed.into()]));
-    cases.push((
-        format!("UPDATE audit SET previous = '{other}' WHERE seq = 4"),
-        vec![follows(4), changed.into()],
-    ));
-    cases
-        .push((format!("UPDATE audit SET hash = '{other}' WHERE seq = 4"), vec![changed.into(), follows(5)]));
-    cases.push(("DELETE FROM audit WHERE seq = 4".into(), vec!["entry 4 is missing".into()]));
-    cases.push(("DELETE FROM audit WHERE seq < 4".into(), vec!["the entries 1 to 3 are missing".into()]));
-    let moved = |seq: u8| changed.replace('4', &seq.to_string());
-    cases.push((
-        "UPDATE audit SET seq = 99 WHERE seq = 4; UPDATE audit SET seq = 4 WHERE seq = 5; UPDATE audit SET seq = 5 WHERE seq = 99"
-            .into(),
-        vec![follows(4), moved(4), follows(5), moved(5), follows(6)],
-    ));
-    cases.push((
-        "UPDATE audit SET seq = 0 WHERE seq = 1".into(),
-        vec![
-            "entry 0 does not belong here: the first one is 1".into(),
-            moved(1).replace("entry 1", "entry 0"),
-            "entry 1 is missing".into(),
-        ],
-    ));
-    for (statement, expected) in cases {
-        app.sql(&statement).await;
-        let found = app.parts.store.verify_audit(Some(&head)).await.unwrap();
-        assert_eq!(found.faults, expected, "{statement}");
-        for statement in restore {
-            app.sql(statement).await;
-        }
-        assert_eq!(whole(&app).await, head);
-    }
-    // The end taken off is whole in itself: the head that was noted finds it, and so it does a trail that was written anew.
-    app.sql("DELETE FROM audit WHERE seq > 6").await;
-    whole(&app).await;
-    let found = app.parts.store.verify_audit(Some(&head)).await.unwrap();
-    assert_eq!(found.faults, ["the trail ends at entry 6, and has had 9: the last ones are missing"]);
-    for _ in 0..3 {
-        app.log_in(ADMIN).await;
-    }
-    assert_eq!(whole(&app).await.seq, 9);
-    let found = app.parts.store.verify_audit(Some(&head)).await.unwrap();
-    assert_eq!(found.faults, ["entry 9 is not the one that it was: its hash is another one"]);
-}
-
-#[tokio::test]
-async fn everybody_sees_what_is_of_its_own_organization_and_those_below() {
-    let app = TestApp::start().await;
-    let (ours, our_admin) = app.tenant("ours").await;
-    let (theirs, their_admin) = app.tenant("theirs").await;
-    let below = our_admin.post("/v2/organizations", json!({ "name": "below" })).await.id();
-    let body = json!({ "email": "ada@below.example", "organization": below });
-    let ada = our_admin.post("/v2/users", body).await.id();
-    present(&app, json!({ "email": "nobody@example.com", "password": PASSWORD })).await;
-    let root = app.admin().await;
-    let organizations = async |client: &Client, query: &str| -> BTreeSet<String> {
-        let found = events(client, query).await;
-        found.iter().map(|one| one["organization"].as_str().unwrap_or("none").to_owned()).collect()
-    };
-    let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
-    let top = app.parts.store.root().await.unwrap().unwrap().own().to_string();
-    assert_eq!(organizations(&our_admin, "").await, set(&[&ours, &below]));
-    assert_eq!(organizations(&our_admin, &format!("organization={below}")).await, set(&[&below]));
-    assert_eq!(organizations(&their_admin, "").await, set(&[&theirs]));
-    assert_eq!(organizations(&root, "").await, set(&["none", &top, &ours, &theirs, &below]));
-    assert_eq!(organizations(&root, &format!("organization={ours}")).await, set(&[&ours, &below]));
-    // What is gone stays below what it stood below.
-    our_admin.delete(&format!("/v2/users/{ada}")).await.expect(StatusCode::NO_CONTENT);
-    our_admin.delete(&format!("/v2/organizations/{below}")).await.expect(StatusCode::NO_CONTENT);
-    assert_eq!(organizations(&our_admin, "").await, set(&[&ours, &below]));
-    for scope in [Scope::Guest, Scope::Agent, Scope::Bot] {
-        app.user(scope).await.get("/v2/audit").await.expect_problem(403, "forbidden");
-    }
-    // A key of an admin with less than that scope neither, and with it it may.
-    app.bearer(&root.key(&[Scope::Bot]).await).get("/v2/audit").await.expect_problem(403, "forbidden");
-    app.bearer(&root.key(&[Scope::Admin]).await).get("/v2/audit").await.expect(StatusCode::OK);
-}
-
-#[tokio::test]
-async fn a_policy_may_keep_the_trail_of_an_organization_to_itself() {
-    let files = Files::new();
-    let app = files.serve().await;
-    let (ours, _) = app.tenant("ours").await;
-    let (theirs, _) = app.tenant("theirs").await;
-    let admin = app.admin().await;
-    let text = format!(
-        "@id(\"kept\") forbid (principal, action == Action::\"listAuditEvents\", resource == Organization::\"{ours}\");"
-    );
-    files.write("policies/kept.cedar", &text);
-    admin.post("/v2/policies/reload", json!({})).await.expect(StatusCode::OK);
-    let found = events(&admin, "").await;
-    assert!(found.iter().all(|one| one["organization"] != json!(ours)));
-    assert!(found.iter().any(|one| one["organization"] == json!(theirs)));
-    assert!(found.iter().any(|one| one["organization"].is_null()), "the reload itself");
-    admin.get(&format!("/v2/audit?organization={ours}")).await.expect_problem(404, "not_found");
-}
-
-#[tokio::test]
-async fn it_is_filtered_and_read_in_pages() {
-    let app = TestApp::start().await;
-    let user = app.user(Scope::Agent).await;
-    let start = app.clock.now();
-    app.clock.advance(60_000);
-    present(&app, json!({ "email": email(&user).await, "password": "wrong" })).await;
-    let admin = app.admin().await;
-    let total = events(&admin, "").await.len();
-    let later = start.plus_seconds(60);
-    for (query, expected) in [
-        ("event=login.failed".to_owned(), 1),
-        ("outcome=failed".to_owned(), 1),
-        (format!("subject={}&event=login.failed", user.id), 1),
-        (format!("subject={}&outcome=ok", user.id), 2),
-        (format!("actor={}", user.id), 1),
-        (format!("from={later}"), 2),
-        (format!("to={later}"), total - 2),
-        (format!("from={later}&to={later}"), 0),
-        ("seq=1".to_owned(), 1),
-        ("requestId=nothing".to_owned(), 0),
-    ] {
-        assert_eq!(events(&admin, &query).await.len(), expected, "{query}");
-    }
-    let seqs = |page: &Value| -> Vec<u64> {
-        page.as_array().unwrap().iter().map(|one| one["seq"].as_u64().unwrap()).collect()
-    };
-    let newest = admin.get("/v2/audit?sort=-seq&limit=2").await;
-    assert_eq!(newest.header("x-total-count"), total.to_string());
-    let next = newest.header("link").trim_start_matches('<').split('>').next().unwrap().to_owned();
-    let next = admin.get(next.strip_prefix(&app.base).unwrap()).await.expect(StatusCode::OK);
-    let total = total as u64;
-    assert_eq!(seqs(&newest.json), [total, total - 1]);
-    assert_eq!(seqs(&next), [total - 2, total - 3]);
-    for wrong in [
-        "event=login",
-        "outcome=yes",
-        "actor=x",
-        "from=soon",
-        "sort=time",
-        "sort=from",
-        "limit=1001",
-        "hash=x",
-    ] {
-        admin.get(&format!("/v2/audit?{wrong}")).await.expect_problem(400, "invalid_fields");
-    }
-}
-
 #[tokio::test]
 async fn no_secret_is_in_it() {
     let app = TestApp::start().await;
@@ -699,46 +462,6 @@ async fn no_secret_is_in_it() {
         "SELECT COUNT(*) FROM audit, refresh_tokens WHERE details LIKE '%' || refresh_tokens.hash || '%'";
     assert_eq!(app.count(hashes).await, 0);
     assert!(!all.contains("argon2"));
-}
-
-#[tokio::test]
-async fn at_the_terminal_it_is_verified_and_what_is_done_there_is_told() {
-    let app = TestApp::start().await;
-    let settings = [("CEDARGATE_DATABASE_URL", app.url())];
-    let verify = |arguments: &[&str]| {
-        let output = run(app.directory(), &settings, &[&["audit", "verify"], arguments].concat());
-        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-        (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
-    };
-    let head = whole(&app).await;
-    let (code, told, _) = verify(&[]);
-    assert_eq!((code, told), (0, format!("3 entries, head {head}\n")));
-    let made =
-        run(app.directory(), &settings, &["user", "add", "--email", "ada@example.com", "--role", "bot"]);
-    assert!(made.status.success());
-    let made = run(
-        app.directory(),
-        &settings,
-        &["key", "add", "--user", "ada@example.com", "--name", "n", "--scope", "bot"],
-    );
-    assert!(made.status.success());
-    let new = events(&app.admin().await, "from=2026-02-01T00:00:00Z").await;
-    let told: Vec<_> = new.iter().map(|one| [&one["event"], &one["credential"], &one["actor"]]).collect();
-    let by = |event: &str| [json!(event), json!("terminal"), Value::Null];
-    assert_eq!(told, [by("user.created").each_ref(), by("key.created").each_ref()]);
-    let (code, ..) = verify(&["--head", &head.to_string()]);
-    assert_eq!(code, 0);
-
-    unlock(&app).await;
-    app.sql("UPDATE audit SET actor = NULL, address = '192.0.2.7' WHERE seq = 2").await;
-    let (code, told, faults) = verify(&["--head", &head.to_string()]);
-    assert_eq!((code, told.lines().count()), (3, 1));
-    assert_eq!(faults, "entry 2 has been changed: its hash is not that of what it says\n");
-    app.sql("DELETE FROM audit WHERE seq > 1").await;
-    let (code, _, faults) = verify(&["--head", &head.to_string()]);
-    assert_eq!((code, faults.contains("the last ones are missing")), (3, true), "{faults}");
-    let (code, _, error) = verify(&["--head", "2"]);
-    assert_eq!((code, error.contains("64 hex digits")), (2, true), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,119 @@
+use super::*;
+
+/// A copy of the service's own files, with `change` made to the text of `file`.
+fn changed(file: &str, change: impl Fn(&str) -> String) -> Result<Bundle, BundleError> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let copy = tempfile::tempdir().unwrap();
+    for name in ["schema", "policies"] {
+        std::fs::create_dir(copy.path().join(name)).unwrap();
+        for entry in std::fs::read_dir(root.join(name)).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_file() {
+                std::fs::copy(&path, copy.path().join(name).join(path.file_name().unwrap())).unwrap();
+            }
+        }
+    }
+    let path = copy.path().join(file);
+    let old = std::fs::read_to_string(&path).unwrap_or_default();
+    std::fs::write(&path, change(&old)).unwrap();
+    let (schema, policies) = (copy.path().join("schema"), copy.path().join("policies"));
+    Bundle::read(&Sources { schema: vec![schema], policies: vec![policies], stored: vec!["Organization"] })
+}
+
+fn fault(file: &str, change: impl Fn(&str) -> String) -> String {
+    let error = changed(file, change).unwrap_err();
+    let all = error.to_string();
+    // Without the directory, which is another one each time.
+    let words = all.split_inclusive([' ', '\n']);
+    words.map(|word| word.rsplit("policies/").next().unwrap()).collect()
+}
+
+#[test]
+fn the_policies_are_whole() {
+    let bundle = changed("policies/scopes.cedar", str::to_owned).unwrap();
+    let admin = bundle.policy("admin").unwrap();
+    assert!(admin.permits && admin.file.ends_with("scopes.cedar") && admin.line > 1);
+    assert!(bundle.contexts.values().all(|shape| shape.names().contains("credential")));
+}
+
+#[test]
+fn any_change_is_another_version() {
+    let same = changed("policies/scopes.cedar", str::to_owned).unwrap();
+    let again = changed("policies/scopes.cedar", str::to_owned).unwrap();
+    assert_eq!(same.version(), again.version());
+    for file in ["policies/scopes.cedar", "policies/scopes.json", "schema/cedargate.cedarschema"] {
+        let other = changed(file, |text| format!("{text}\n")).unwrap();
+        assert_ne!(same.version(), other.version(), "{file}");
+    }
+}
+
+#[test]
+fn a_slip_in_a_scope_is_found_with_file_and_line() {
+    let found = fault("policies/self.cedar", |text| text.replace("Scope::\"admin\"", "Scope::\"admni\""));
+    assert!(
+        found.starts_with("self.cedar:") && found.contains("Scope::\"admni\" is not in the data"),
+        "{found}"
+    );
+}
+
+#[test]
+fn two_policies_with_one_id_are_refused() {
+    let twice = "@id(\"admin\")\npermit (principal, action == Action::\"fetchForm\", resource);";
+    let found = fault("policies/more.cedar", |_| twice.to_owned());
+    // Files are read in the order of their names.
+    assert!(found.starts_with("scopes.cedar:") && found.contains("more.cedar:1 has it already"), "{found}");
+}
+
+#[test]
+fn a_policy_without_an_id_is_refused() {
+    let found = fault("policies/more.cedar", |_| "\n\npermit (principal, action, resource);".to_owned());
+    assert!(found.starts_with("more.cedar:3: ") && found.contains("has no @id"), "{found}");
+}
+
+#[test]
+fn what_does_not_parse_or_validate_is_told_with_its_line() {
+    let found = fault("policies/more.cedar", |_| "@id(\"a\")\npermit (principal,, resource);".to_owned());
+    assert!(found.starts_with("more.cedar:2: "), "{found}");
+    let unknown = "@id(\"a\")\npermit (\n  principal,\n  action == Action::\"fetchFrom\",\n  resource\n);";
+    let found = fault("policies/more.cedar", |_| unknown.to_owned());
+    assert!(found.starts_with("more.cedar:4: ") && found.contains("fetchFrom"), "{found}");
+    let never = "@id(\"a\")\npermit (principal, action == Action::\"fetchForm\", resource)\nwhen { 1 == 2 };";
+    let found = fault("policies/more.cedar", |_| never.to_owned());
+    assert!(found.starts_with("more.cedar:"), "a warning is an error: {found}");
+}
+
+#[test]
+fn a_policy_reads_no_attribute_of_what_an_attribute_names() {
+    let deep = "@id(\"a\")\npermit (principal, action == Action::\"fetchForm\", resource)\n\
+                when { principal.organization.level == 0 };";
+    let found = fault("policies/more.cedar", |_| deep.to_owned());
+    assert!(found.starts_with("more.cedar:"), "{found}");
+}
+
+#[test]
+fn the_cascade_is_whole() {
+    let found = fault("policies/scopes.json", |text| text.replace("\"guest\"", "\"gast\""));
+    assert!(
+        found.contains("Scope::\"guest\" is missing") && found.contains("Scope::\"gast\" is not a scope"),
+        "{found}"
+    );
+}
+
+#[test]
+fn data_that_would_break_a_decision_is_refused() {
+    let found =
+        fault("policies/scopes.json", |text| text.replace("\"id\": \"agent\" }]", "\"id\": \"agnet\" }]"));
+    assert!(found.contains("has the parent Scope::\"agnet\", which is not in the data"), "{found}");
+    let organization = r#"[{ "uid": { "type": "Organization", "id": "x" }, "attrs": {}, "parents": [] }]"#;
+    let found = fault("policies/more.json", |_| organization.to_owned());
+    assert!(found.contains("more.json") || found.contains("in the database"), "{found}");
+    assert!(found.contains("Organization::\"x\" is of a type whose things are in the database"), "{found}");
+}
+
+#[test]
+fn a_missing_directory_is_named() {
+    let nowhere = vec![PathBuf::from("no/such/directory")];
+    let error =
+        Bundle::read(&Sources { schema: nowhere.clone(), policies: nowhere, stored: vec![] }).unwrap_err();
+    assert!(error.to_string().starts_with("no/such/directory: it cannot be read"), "{error}");
+}

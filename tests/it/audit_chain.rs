@@ -1,0 +1,184 @@
+//! The audit trail as a chain: one of many writers at once, changed by nobody, and what is done to it is found.
+
+use crate::audit::{events, sid, whole};
+use crate::command_line::run;
+use crate::refresh::{refresh, refresh_token};
+use crate::support::{ADMIN, TestApp};
+use futures_util::future::join_all;
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_at_once_there_is_one_chain() {
+    let app = TestApp::with(|config| config.database_connections = 8).await;
+    let other = match app.postgres() {
+        Some(_) => app.again(|_| ()).await,
+        None => app.again(|config| config.database_connections = 1).await,
+    };
+    let both = |at: usize| if at.is_multiple_of(2) { &app } else { &other };
+    let before = whole(&app).await.seq;
+    let logins = join_all((0..50).map(|at| both(at).log_in(ADMIN))).await;
+    assert_eq!(whole(&app).await.seq - before, 50);
+    // Logins from one address wait for one another as it is. Refreshes of several sessions have nothing else in common.
+    for _ in 0..3 {
+        let before = whole(&app).await.seq;
+        app.clock.advance(31_000);
+        let logins = join_all((0..50).map(|at| both(at).log_in(ADMIN))).await;
+        let refreshes = logins.iter().enumerate().map(async |(at, tokens)| {
+            refresh(both(at), &refresh_token(tokens), ADMIN).await.expect(StatusCode::OK);
+        });
+        join_all(refreshes).await;
+        assert_eq!(whole(&app).await.seq - before, 100);
+    }
+    let sessions: BTreeSet<String> = logins.iter().map(sid).collect();
+    let told = events(&app.admin().await, "event=login.succeeded").await;
+    let told: BTreeSet<&str> = told.iter().map(|one| one["credentialId"].as_str().unwrap()).collect();
+    assert!(sessions.iter().all(|session| told.contains(session.as_str())));
+}
+
+#[tokio::test]
+async fn the_database_refuses_to_change_it() {
+    let app = TestApp::start().await;
+    for statement in
+        ["UPDATE audit SET event = 'x' WHERE seq = 1", "DELETE FROM audit WHERE seq = 1", "DELETE FROM audit"]
+    {
+        let connection = sea_orm::Database::connect(app.url()).await.unwrap();
+        let done = sea_orm::ConnectionTrait::execute_unprepared(&connection, statement).await;
+        assert!(done.unwrap_err().to_string().contains("append-only"), "{statement}");
+        connection.close().await.unwrap();
+    }
+    whole(&app).await;
+}
+
+/// Takes away what keeps entries from being changed.
+async fn unlock(app: &TestApp) {
+    let statements: &[&str] = match app.postgres() {
+        Some(_) => &["DROP TRIGGER audit_append_only ON audit"],
+        None => &["DROP TRIGGER audit_no_update", "DROP TRIGGER audit_no_delete"],
+    };
+    for statement in statements {
+        app.sql(statement).await;
+    }
+}
+
+#[tokio::test]
+async fn whatever_is_done_to_it_is_found_and_named() {
+    let app = TestApp::start().await;
+    for _ in 0..6 {
+        app.log_in(ADMIN).await;
+    }
+    let head = whole(&app).await;
+    assert_eq!(head.seq, 9);
+    unlock(&app).await;
+    app.sql("CREATE TABLE kept AS SELECT * FROM audit").await;
+    let restore = ["DELETE FROM audit", "INSERT INTO audit SELECT * FROM kept"];
+    let changed = "entry 4 has been changed: its hash is not that of what it says";
+    let texts = [
+        "event",
+        "outcome",
+        "actor",
+        "credential",
+        "credential_id",
+        "subject_type",
+        "subject",
+        "organization",
+        "path",
+        "address",
+        "request",
+        "details",
+    ];
+    let mut cases: Vec<(String, Vec<String>)> = Vec::new();
+    for column in texts {
+        cases.push((format!("UPDATE audit SET {column} = 'x' WHERE seq = 4"), vec![changed.into()]));
+        if !["event", "outcome", "details"].contains(&column) {
+            cases.push((format!("UPDATE audit SET {column} = NULL WHERE seq = 4"), vec![changed.into()]));
+        }
+    }
+    let other = "f".repeat(64);
+    let follows =
+        |seq: u8| format!("entry {seq} does not follow entry {}: it names another hash before it", seq - 1);
+    cases.push(("UPDATE audit SET time = time + 1 WHERE seq = 4".into(), vec![changed.into()]));
+    cases.push((
+        format!("UPDATE audit SET previous = '{other}' WHERE seq = 4"),
+        vec![follows(4), changed.into()],
+    ));
+    cases
+        .push((format!("UPDATE audit SET hash = '{other}' WHERE seq = 4"), vec![changed.into(), follows(5)]));
+    cases.push(("DELETE FROM audit WHERE seq = 4".into(), vec!["entry 4 is missing".into()]));
+    cases.push(("DELETE FROM audit WHERE seq < 4".into(), vec!["the entries 1 to 3 are missing".into()]));
+    let moved = |seq: u8| changed.replace('4', &seq.to_string());
+    cases.push((
+        "UPDATE audit SET seq = 99 WHERE seq = 4; UPDATE audit SET seq = 4 WHERE seq = 5; UPDATE audit SET seq = 5 WHERE seq = 99"
+            .into(),
+        vec![follows(4), moved(4), follows(5), moved(5), follows(6)],
+    ));
+    cases.push((
+        "UPDATE audit SET seq = 0 WHERE seq = 1".into(),
+        vec![
+            "entry 0 does not belong here: the first one is 1".into(),
+            moved(1).replace("entry 1", "entry 0"),
+            "entry 1 is missing".into(),
+        ],
+    ));
+    for (statement, expected) in cases {
+        app.sql(&statement).await;
+        let found = app.parts.store.verify_audit(Some(&head)).await.unwrap();
+        assert_eq!(found.faults, expected, "{statement}");
+        for statement in restore {
+            app.sql(statement).await;
+        }
+        assert_eq!(whole(&app).await, head);
+    }
+    // The end taken off is whole in itself: the head that was noted finds it, and so it does a trail that was written anew.
+    app.sql("DELETE FROM audit WHERE seq > 6").await;
+    whole(&app).await;
+    let found = app.parts.store.verify_audit(Some(&head)).await.unwrap();
+    assert_eq!(found.faults, ["the trail ends at entry 6, and has had 9: the last ones are missing"]);
+    for _ in 0..3 {
+        app.log_in(ADMIN).await;
+    }
+    assert_eq!(whole(&app).await.seq, 9);
+    let found = app.parts.store.verify_audit(Some(&head)).await.unwrap();
+    assert_eq!(found.faults, ["entry 9 is not the one that it was: its hash is another one"]);
+}
+
+#[tokio::test]
+async fn at_the_terminal_it_is_verified_and_what_is_done_there_is_told() {
+    let app = TestApp::start().await;
+    let settings = [("CEDARGATE_DATABASE_URL", app.url())];
+    let verify = |arguments: &[&str]| {
+        let output = run(app.directory(), &settings, &[&["audit", "verify"], arguments].concat());
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
+    };
+    let head = whole(&app).await;
+    let (code, told, _) = verify(&[]);
+    assert_eq!((code, told), (0, format!("3 entries, head {head}\n")));
+    let made =
+        run(app.directory(), &settings, &["user", "add", "--email", "ada@example.com", "--role", "bot"]);
+    assert!(made.status.success());
+    let made = run(
+        app.directory(),
+        &settings,
+        &["key", "add", "--user", "ada@example.com", "--name", "n", "--scope", "bot"],
+    );
+    assert!(made.status.success());
+    let new = events(&app.admin().await, "from=2026-02-01T00:00:00Z").await;
+    let told: Vec<_> = new.iter().map(|one| [&one["event"], &one["credential"], &one["actor"]]).collect();
+    let by = |event: &str| [json!(event), json!("terminal"), Value::Null];
+    assert_eq!(told, [by("user.created").each_ref(), by("key.created").each_ref()]);
+    let (code, ..) = verify(&["--head", &head.to_string()]);
+    assert_eq!(code, 0);
+
+    unlock(&app).await;
+    app.sql("UPDATE audit SET actor = NULL, address = '192.0.2.7' WHERE seq = 2").await;
+    let (code, told, faults) = verify(&["--head", &head.to_string()]);
+    assert_eq!((code, told.lines().count()), (3, 1));
+    assert_eq!(faults, "entry 2 has been changed: its hash is not that of what it says\n");
+    app.sql("DELETE FROM audit WHERE seq > 1").await;
+    let (code, _, faults) = verify(&["--head", &head.to_string()]);
+    assert_eq!((code, faults.contains("the last ones are missing")), (3, true), "{faults}");
+    let (code, _, error) = verify(&["--head", "2"]);
+    assert_eq!((code, error.contains("64 hex digits")), (2, true), "{error}");
+}
