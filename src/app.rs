@@ -11,7 +11,7 @@ use crate::http::forward::Table;
 use crate::http::guessing::Guessing;
 use crate::http::limits::Limits;
 use crate::http::metrics::Metrics;
-use crate::http::parts::Rules;
+use crate::http::parts::{Held, Rules};
 use crate::http::tls::Certificates;
 use crate::http::token_keys::TokenKeysError;
 use crate::http::{Caller, Gate, Parts, Problem, TokenKeys, edge, openapi, routes};
@@ -172,7 +172,7 @@ impl App {
     /// the settings say from here on.
     pub async fn serve(&self, listener: TcpListener) -> Result<actix_web::dev::Server, StartError> {
         self.parts.tokens.adopt().await?;
-        let parts = web::Data::from(Arc::clone(&self.parts));
+        let parts = Arc::clone(&self.parts);
         let all = Arc::new(api::all());
         // Made when somebody asks for it.
         let document: Arc<OnceLock<web::Bytes>> = Arc::default();
@@ -180,7 +180,7 @@ impl App {
         let mut server = HttpServer::new(move || {
             let (document, documented) = (Arc::clone(&document), Arc::clone(&all));
             actix_web::App::new()
-                .app_data(parts.clone())
+                .app_data(Held::new(Arc::clone(&parts)))
                 .configure(|server| routes::mount(&all, server))
                 .route(
                     "/openapi.json",

@@ -1,18 +1,22 @@
 //! The OpenID AuthZEN Authorization API 1.0: evaluation, evaluations, searches, and the metadata.
 
-use super::question::{self, Asked, Decision, Named, Obstacle, POLICY_VERSION, Verdict, with_said};
+use super::question::{self, Asked, Decision, Named, Obstacle, POLICY_VERSION, Target, Verdict, with_said};
 use super::search::{ActionSearch, ResourceSearch, SubjectSearch};
 use super::search::{search_actions, search_doc, search_resources, search_subjects};
+use super::understood::{self, Understood, Words};
 use crate::authz::Ask;
 use crate::http::openapi::Doc;
-use crate::http::{Gate, Json, Parts, Problem, Routes, list};
+use crate::http::{Gate, Parts, Problem, Routes, body, list};
 use crate::values::{Term, given, object_only};
 use actix_web::dev::Payload;
+use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
+use actix_web::web::BytesMut;
 use actix_web::{FromRequest, HttpRequest, HttpResponse};
 use futures_util::future::LocalBoxFuture;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use utoipa::openapi::schema::{AllOfBuilder, AnyOfBuilder, ArrayBuilder, ObjectBuilder, Schema, Type};
 use utoipa::openapi::{Ref, RefOr};
@@ -74,15 +78,34 @@ impl<T: DeserializeOwned + 'static> FromRequest for Body<T> {
     type Future = LocalBoxFuture<'static, Result<Self, Problem>>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let body = Json::<T, MAX_BODY>::from_request(request, payload);
-        Box::pin(async move {
-            match body.await {
-                Ok(Json(body)) => Ok(Self(body)),
-                Err(problem) if problem.status == StatusCode::UNSUPPORTED_MEDIA_TYPE => {
-                    Err(Problem { status: StatusCode::BAD_REQUEST, ..problem })
-                }
-                Err(problem) => Err(problem),
-            }
+        let bytes = sent(request, payload);
+        Box::pin(async move { body::parse(&bytes.await?).map(Self) })
+    }
+}
+
+/// A JSON body that is not read yet.
+struct Sent(BytesMut);
+
+impl FromRequest for Sent {
+    type Error = Problem;
+    type Future = LocalBoxFuture<'static, Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let bytes = sent(request, payload);
+        Box::pin(async move { bytes.await.map(Self) })
+    }
+}
+
+/// What was sent as JSON. AuthZEN answers another type of content with 400, too.
+fn sent(
+    request: &HttpRequest,
+    payload: &mut Payload,
+) -> impl Future<Output = Result<BytesMut, Problem>> + use<> {
+    let bytes = body::read_json(request, payload, MAX_BODY);
+    async move {
+        bytes.await.map_err(|problem| match problem.status {
+            StatusCode::UNSUPPORTED_MEDIA_TYPE => Problem { status: StatusCode::BAD_REQUEST, ..problem },
+            _ => problem,
         })
     }
 }
@@ -165,7 +188,8 @@ struct Batch {
     /// The questions: objects with what each has of its own of `subject`, `action`, `resource` and `context`. One that
     /// cannot be understood is answered by a no that says why.
     #[serde(default)]
-    evaluations: Vec<Value>,
+    #[schema(value_type = Vec<Value>)]
+    evaluations: Vec<Box<RawValue>>,
     /// How far to go.
     #[serde(default)]
     options: Options,
@@ -260,27 +284,44 @@ fn evaluations_doc() -> Doc {
 
 fn wants_reasons(request: &HttpRequest, context: &Map<String, Value>) -> bool {
     context.get("explain").and_then(Value::as_bool).unwrap_or_else(|| {
-        request.headers().get("x-explain").is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"true"))
+        request.headers().get(EXPLAIN).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"true"))
     })
 }
 
+/// The header that asks for reasons.
+const EXPLAIN: HeaderName = HeaderName::from_static("x-explain");
+
+/// The type of the answers, which would be made anew for each otherwise.
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
 /// 200 with the version of the policies that decided.
 pub(super) fn answered(gate: &Gate, body: &impl Serialize) -> HttpResponse {
-    HttpResponse::Ok().insert_header((POLICY_VERSION, gate.engine().bundle().version())).json(body)
+    HttpResponse::Ok()
+        .insert_header((header::CONTENT_TYPE, JSON))
+        .insert_header((POLICY_VERSION, gate.engine().bundle().version()))
+        .json(body)
 }
 
 /// `POST /access/v1/evaluation`.
-async fn evaluation(
-    gate: Gate,
-    (request, Body(question)): (HttpRequest, Body<Evaluation>),
-) -> Result<HttpResponse, Problem> {
-    single(&gate, &request, &question).await
+async fn evaluation(gate: Gate, (request, Sent(body)): (HttpRequest, Sent)) -> Result<HttpResponse, Problem> {
+    // Reasons are looked for each time.
+    let words = (!request.headers().contains_key(EXPLAIN)).then(|| Words::of(&gate, &body));
+    if let Some(verdict) = words.and_then(|words| understood::decide(&gate, words)) {
+        return Ok(answered(&gate, &Decision::new(&verdict, gate.engine(), false)));
+    }
+    // Boxed, so that what is understood already makes no room for it.
+    Box::pin(async move { single(&gate, &request, &body::parse(&body)?, words).await }).await
 }
 
-async fn single(gate: &Gate, request: &HttpRequest, question: &Evaluation) -> Result<HttpResponse, Problem> {
+async fn single(
+    gate: &Gate,
+    request: &HttpRequest,
+    question: &Evaluation,
+    words: Option<Words>,
+) -> Result<HttpResponse, Problem> {
     let Evaluation { subject, action, resource, context } = question;
     let explain = wants_reasons(request, context);
-    match evaluate(gate, subject, action, resource, context, explain).await? {
+    match evaluate(gate, subject, action, resource, context, explain, words).await? {
         Some(verdict) => Ok(answered(gate, &Decision::new(&verdict, gate.engine(), explain))),
         None => Err(Problem::forbidden("ask about this subject")),
     }
@@ -294,7 +335,14 @@ async fn evaluate(
     resource: &Entity,
     context: &Map<String, Value>,
     explain: bool,
+    words: Option<Words>,
 ) -> Result<Option<Verdict>, Problem> {
+    let store = &gate.parts().store;
+    let read = |named: &Entity| {
+        let id = gate.id(named.id.as_str()).filter(|_| gate.parts().kinds.has(named.r#type.as_str()));
+        id.map(|id| (id, store.stamp(id)))
+    };
+    let read = [read(subject), read(resource)];
     let name = gate.engine().action_for(action.name.as_str(), resource.r#type.as_str());
     let (principal, circumstances) = match question::subject(gate, subject.named()).await? {
         Asked::Known(principal, circumstances) => (principal, circumstances),
@@ -308,7 +356,12 @@ async fn evaluate(
     let target = question::target(gate, resource.named()).await?;
     let ask =
         Ask { principal: &principal, action: name, circumstances: &circumstances, trail: Some(gate.trail()) };
-    Ok(Some(question::decide(gate.engine(), &ask, &target, resource.named(), explain)))
+    let verdict = question::decide(gate.engine(), &ask, &target, resource.named(), explain);
+    if let (Some(words), false, Target::There(thing)) = (words, explain, target) {
+        let (action, said) = (name.to_owned(), circumstances.said);
+        understood::keep(gate, words, Understood { principal, action, thing, said, read });
+    }
+    Ok(Some(verdict))
 }
 
 /// `POST /access/v1/evaluations`.
@@ -326,8 +379,8 @@ async fn evaluations(
         value.into_iter().for_each(|value| drop(defaults.insert(name.to_owned(), value)));
     }
     if batch.evaluations.is_empty() {
-        let question: Evaluation = crate::http::body::from_value(Value::Object(defaults), "")?;
-        return single(&gate, &request, &question).await;
+        let question: Evaluation = body::from_value(Value::Object(defaults), "")?;
+        return single(&gate, &request, &question, None).await;
     }
     let most = gate.parts().rules.access_batch_limit;
     if batch.evaluations.len() > most {
@@ -338,7 +391,7 @@ async fn evaluations(
         ));
     }
     // What holds for all items has to be right, whether or not one of them needs it.
-    let defaults: Item = crate::http::body::from_value(Value::Object(defaults), "")?;
+    let defaults: Item = body::from_value(Value::Object(defaults), "")?;
     let mut decisions = Vec::with_capacity(batch.evaluations.len());
     for item in &batch.evaluations {
         let decision = decide_item(&gate, &request, &defaults, item).await?;
@@ -368,18 +421,28 @@ struct Item {
     context: Option<Map<String, Value>>,
 }
 
+impl Item {
+    fn read(text: &RawValue) -> Result<Self, String> {
+        // serde would read a list as the fields in their order.
+        if !text.get().starts_with('{') {
+            return Err("an evaluation is an object".to_owned());
+        }
+        serde_json::from_str(text.get()).or_else(|_| {
+            // Once more, to say where it is wrong; a field that stands twice is not: the last one counts.
+            let value: Value = serde_json::from_str(text.get()).map_err(|error| error.to_string())?;
+            serde_path_to_error::deserialize(&value).map_err(|error| error.to_string())
+        })
+    }
+}
+
 /// The decision on one question of a batch; one that fails is a no that says why.
 async fn decide_item(
     gate: &Gate,
     request: &HttpRequest,
     defaults: &Item,
-    item: &Value,
+    item: &RawValue,
 ) -> Result<Decision, Problem> {
-    let own = match item {
-        Value::Object(_) => serde_path_to_error::deserialize(item).map_err(|error| error.to_string()),
-        _ => Err("an evaluation is an object".to_owned()),
-    };
-    let own: Item = match own {
+    let own = match Item::read(item) {
         Ok(own) => own,
         Err(message) => return Ok(invalid(gate, defaults, message)),
     };
@@ -402,7 +465,7 @@ async fn decide_item(
     let none = Map::new();
     let context = own.context.as_ref().or(defaults.context.as_ref()).unwrap_or(&none);
     let explain = wants_reasons(request, context);
-    let verdict = evaluate(gate, subject, action, resource, context, explain).await?;
+    let verdict = evaluate(gate, subject, action, resource, context, explain, None).await?;
     Ok(Decision::new(&verdict.unwrap_or_else(Verdict::refused), gate.engine(), explain))
 }
 

@@ -22,6 +22,7 @@ pub mod search;
 pub mod services;
 pub mod sessions;
 pub mod tokens;
+mod understood;
 pub mod users;
 
 use crate::http::Routes;

@@ -151,7 +151,9 @@ pub fn with_said(
     context: &Map<String, Value>,
 ) -> Circumstances {
     let mut said = properties.clone();
-    said.extend(context.clone());
+    if !context.is_empty() {
+        said.extend(context.clone());
+    }
     Circumstances { said, ..circumstances }
 }
 
@@ -163,7 +165,7 @@ pub fn undecided(
     thing: (&str, &str),
     obstacle: Obstacle,
 ) -> Verdict {
-    let version = gate.engine().bundle().version();
+    let version = gate.engine().version();
     let (subject, thing) = (written(gate, subject), written(gate, thing));
     gate.trail().record_undecided(subject, action, thing, obstacle.code, version);
     Verdict::not(obstacle)
@@ -180,24 +182,37 @@ fn written<'a>(gate: &Gate, (kind, id): (&'a str, &'a str)) -> (&'a str, &'a str
 
 /// Decides, and where it is wanted finds out what is missing.
 pub fn decide(engine: &Engine, ask: &Ask<'_>, target: &Target, named: Named<'_>, explain: bool) -> Verdict {
-    let nowhere;
-    let (answer, resource) = match target {
-        Target::There(resource) => (engine.decide(ask, resource), &**resource),
+    match target {
+        Target::There(resource) => decide_there(engine, ask, resource, explain),
         Target::Missing => {
             // Only a thing of this service is missing, and what is no id may be a secret in the wrong place.
             let id = if named.id.parse::<Id>().is_ok() { named.id } else { "" };
-            nowhere = Resourced::nowhere(named.kind, id);
-            (engine.decide_missing(ask, named.kind, id), &nowhere)
+            let answer = engine.decide_missing(ask, named.kind, id);
+            verdict(engine, ask, &Resourced::nowhere(named.kind, id), answer, explain)
         }
         Target::Wrong(obstacle) => {
             if let Some(trail) = &ask.trail {
-                let (subject, version) = (ask.principal.name(), engine.bundle().version());
+                let (subject, version) = (ask.principal.name(), engine.version());
                 let id = if engine.domain().knows(named.kind) { named.id } else { "" };
                 trail.record_undecided(subject, ask.action, (named.kind, id), obstacle.code, version);
             }
-            return Verdict::not(obstacle.clone());
+            Verdict::not(obstacle.clone())
         }
-    };
+    }
+}
+
+/// The same of a thing that is there.
+pub fn decide_there(engine: &Engine, ask: &Ask<'_>, resource: &Resourced, explain: bool) -> Verdict {
+    verdict(engine, ask, resource, engine.decide(ask, resource), explain)
+}
+
+fn verdict(
+    engine: &Engine,
+    ask: &Ask<'_>,
+    resource: &Resourced,
+    answer: Arc<Answer>,
+    explain: bool,
+) -> Verdict {
     let obstacle =
         (!answer.errors.is_empty()).then(|| Obstacle::new("undecidable", answer.errors.join("; ")));
     let missing = if explain && obstacle.is_none() { engine.missing(ask, resource, &answer) } else { None };

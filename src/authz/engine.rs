@@ -8,25 +8,35 @@ use super::domain::Domain;
 use super::facts::{Body, Circumstances, Principal, Resourced, SCOPE, Thing, core, uid};
 use super::permitted::{Denied, Permitted, Undecided, Within};
 use super::slice::{Candidates, Slice};
-use super::trail::Trail;
+use super::trail::{Decided, Trail};
 use super::{BundleError, Fault, Scope, ScopeSet};
 use crate::decision_log;
 use crate::trace::{self, Step};
-use crate::values::{Fingerprint, OrgPath, raw};
+use crate::values::{Fingerprint, Near, OrgPath, raw};
 use cedar_policy::{Authorizer, Decision, Entities, PolicySet, Request};
 use cedar_policy_core::ast::Entity;
 use cedar_policy_core::entities::{NoEntitiesSchema, TCComputation};
 use cedar_policy_core::extensions::Extensions;
 use quick_cache::UnitWeighter;
 use quick_cache::sync::Cache;
+use serde_json::value::RawValue;
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 /// How many decisions are remembered.
 const REMEMBERED: u64 = 100_000;
+
+/// How many decisions a thread has near.
+const NEAR_DECISIONS: usize = 4_096;
+
+thread_local! {
+    /// The decisions of late, each by its fingerprint and the number of its engine. They are this thread's own copies.
+    static NEAR: RefCell<Near<Arc<Answer>>> = const { RefCell::new(Near::new()) };
+}
 
 /// A question without its resource: may this one do that, so?
 #[derive(Debug, Clone, Copy)]
@@ -50,9 +60,16 @@ pub struct Answer {
     pub policies: Vec<Arc<About>>,
     /// What went wrong.
     pub errors: Vec<String>,
+    /// The ids of the policies in words, once that is wanted.
+    ids: OnceLock<Box<RawValue>>,
 }
 
 impl Answer {
+    /// The ids of the policies that decided.
+    pub(super) fn ids(&self) -> &RawValue {
+        self.ids.get_or_init(|| raw(&self.policies.iter().map(|about| &about.id).collect::<Vec<_>>()))
+    }
+
     fn undecidable(error: String) -> Self {
         Self { errors: vec![error], ..Self::default() }
     }
@@ -69,6 +86,8 @@ pub struct Engine {
     remembered: Cache<Fingerprint, Arc<Answer>>,
     number: u64,
     counts: Counts,
+    /// The version of the bundle in words.
+    version: Box<RawValue>,
 }
 
 impl Engine {
@@ -92,6 +111,7 @@ impl Engine {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         Ok(Self {
+            version: raw(&bundle.version()),
             bundle,
             slices,
             domain,
@@ -127,14 +147,21 @@ impl Engine {
         self.slices.get(action)
     }
 
+    /// Whether any policy that can speak of this action reads anything of the context.
+    pub fn reads_context(&self, action: &str) -> bool {
+        self.slice(action).is_some_and(Slice::reads_context)
+    }
+
     /// The name under which an action is known that a caller names: a whole uid as it stands; a short name in the
     /// namespace of the resource's type, then in the empty one.
     pub fn action_for<'a>(&'a self, name: &'a str, kind: &str) -> &'a str {
-        if name.contains("::\"") {
+        // To look for one letter is quicker than to look for several, and most names are short ones.
+        if name.ends_with('"') && name.contains("::\"") {
             // `Action::"read"` of the empty namespace is known by its id.
             return name.strip_prefix("Action::\"").and_then(|rest| rest.strip_suffix('"')).unwrap_or(name);
         }
-        let near = kind.rsplit_once("::").map(|(namespace, _)| format!("{namespace}::Action::\"{name}\""));
+        let namespace = kind.rfind(':').and_then(|end| kind.get(..end)?.strip_suffix(':'));
+        let near = namespace.map(|namespace| format!("{namespace}::Action::\"{name}\""));
         near.and_then(|near| self.slices.get_key_value(&near)).map_or(name, |(known, _)| known.as_str())
     }
 
@@ -166,10 +193,35 @@ impl Engine {
         let latency = start.elapsed();
         self.counts.time(latency);
         if let Some(trail) = ask.trail.filter(|trail| trail.wants(answer.allowed)) {
-            let inputs = (&*self.read_of(ask), resource);
-            trail.record(ask, resource.named(), inputs, &answer, self.bundle.version(), latency);
+            self.record(&trail, ask, (resource.named(), resource), &answer, latency);
         }
         answer
+    }
+
+    fn record(
+        &self,
+        trail: &Trail<'_>,
+        ask: &Ask<'_>,
+        (named, thing): (&RawValue, &Resourced),
+        answer: &Answer,
+        latency: Duration,
+    ) {
+        let unknown;
+        let action = match self.slices.get(ask.action) {
+            Some(slice) => &slice.name,
+            None => {
+                unknown = raw(&ask.action);
+                &unknown
+            }
+        };
+        let circumstances = &*self.read_of(ask);
+        let (subject, version) = (ask.principal, &*self.version);
+        trail.record(&Decided { subject, action, named, thing, circumstances, answer, version, latency });
+    }
+
+    /// Its version, as the decision log has it.
+    pub fn version(&self) -> &RawValue {
+        &self.version
     }
 
     /// The circumstances of a question as a decision can read them: with nothing that is said but not declared.
@@ -206,16 +258,21 @@ impl Engine {
             let error = format!("there is no action {:?}", ask.action);
             return (Arc::new(Answer::undecidable(error)), false);
         };
-        let key = slice.print(ask.principal, resource, ask.circumstances);
-        if let Some(answer) = self.remembered.get(&key) {
+        let key = slice.print(self.number, ask.principal, resource, ask.circumstances);
+        if let Some(answer) = NEAR.with_borrow(|near| near.get(key).cloned()) {
             return (answer, true);
         }
-        let answer = Arc::new(self.decide_afresh(slice, ask, resource));
+        let remembered = self.remembered.get(&key);
+        let is_remembered = remembered.is_some();
+        let answer = remembered.unwrap_or_else(|| Arc::new(self.decide_afresh(slice, ask, resource)));
         // What went wrong is told with the names of those that it went wrong with.
         if answer.errors.is_empty() {
-            self.remembered.insert(key, Arc::clone(&answer));
+            NEAR.with_borrow_mut(|near| near.keep(NEAR_DECISIONS, key, Arc::new((*answer).clone())));
+            if !is_remembered {
+                self.remembered.insert(key, Arc::clone(&answer));
+            }
         }
-        (answer, false)
+        (answer, is_remembered)
     }
 
     fn decide_afresh(&self, slice: &Slice, ask: &Ask<'_>, resource: &Resourced) -> Answer {
@@ -238,6 +295,7 @@ impl Engine {
                     allowed: response.decision() == Decision::Allow && errors.is_empty(),
                     policies,
                     errors,
+                    ids: OnceLock::new(),
                 }
             }
             Err(error) => {
@@ -261,9 +319,8 @@ impl Engine {
         });
         let answer = if answer.allowed { Arc::default() } else { answer };
         if let Some(trail) = ask.trail.filter(|trail| trail.wants(false)) {
-            let (inputs, latency) = ((&*self.read_of(ask), &decided), start.elapsed());
             let named = raw(&decision_log::Thing { kind, id });
-            trail.record(ask, &named, inputs, &answer, self.bundle.version(), latency);
+            self.record(&trail, ask, (&named, &decided), &answer, start.elapsed());
         }
         answer
     }

@@ -178,6 +178,11 @@ impl Principal {
         uid(SCOPE, scope.as_str()).is_some_and(|uid| self.scopes.contains(uid.as_ref()))
     }
 
+    /// What stands for all that Cedar knows of it.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint
+    }
+
     /// Its type and id.
     pub fn name(&self) -> (&str, &str) {
         let shown = self.shown();

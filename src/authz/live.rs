@@ -2,7 +2,7 @@
 //! the side, and then takes the place of the old one at once. A bad one changes nothing.
 
 use super::{Bundle, BundleError, Engine, Sources};
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -55,6 +55,11 @@ impl Live {
     /// What decides now. Whoever has begun with it goes on with it.
     pub fn current(&self) -> Arc<Engine> {
         self.current.load_full()
+    }
+
+    /// The same for as long as a request takes: kept without a count that the threads share.
+    pub fn in_force(&self) -> Guard<Arc<Engine>> {
+        self.current.load()
     }
 
     /// Reads the files again, and decides by them from now on: true where they say something else than before. Where

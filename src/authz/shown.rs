@@ -141,8 +141,8 @@ impl Serialize for Circumstances {
         if let Some(ip) = &self.ip {
             context.serialize_entry("ip", &extension("ip", ip))?;
         }
-        if let Some(now) = &self.now {
-            context.serialize_entry("now", &extension("datetime", now))?;
+        if let Some(now) = self.now {
+            now.as_text(|now| context.serialize_entry("now", &extension("datetime", now)))?;
         }
         if let Some(changes) = &self.changes {
             context.serialize_entry("changes", changes)?;

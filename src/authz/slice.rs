@@ -1,16 +1,17 @@
 //! The policies that can speak of one action, and what they may read.
 
-use super::bundle::Bundle;
+use super::bundle::{Bundle, action_name};
 use super::domain::{Domain, with_causes};
 use super::facts::{Circumstances, Principal, Resourced};
 use super::reads::Reads;
 use super::shape::Shape;
-use crate::values::Fingerprint;
+use crate::values::{Fingerprint, raw};
 use cedar_policy::{
     ActionConstraint, Context, Entities, EntityTypeName, EntityUid, Policy, PolicyId, PolicySet,
     PrincipalConstraint, ResourceConstraint, Schema,
 };
 use cedar_policy_core::ast::Entity;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -55,6 +56,8 @@ impl<'a> Candidates<'a> {
 #[derive(Debug)]
 pub(super) struct Slice {
     pub(super) action: EntityUid,
+    /// The name of the action in words.
+    pub(super) name: Box<RawValue>,
     pub(super) policies: PolicySet,
     /// The action among its groups, and the entities that the policies name.
     pub(super) base: Vec<Arc<Entity>>,
@@ -112,6 +115,7 @@ impl Slice {
         let reads = Reads::of(&policies, &declared, &principals, &resources)?;
         Ok(Self {
             action: action.clone(),
+            name: raw(&action_name(action)),
             policies,
             base,
             principals,
@@ -128,9 +132,10 @@ impl Slice {
         !self.reads.context.is_empty()
     }
 
-    /// Everything that a decision reads.
+    /// Everything that a decision of this engine reads.
     pub(super) fn print(
         &self,
+        engine: u64,
         principal: &Principal,
         resource: &Resourced,
         circumstances: &Circumstances,
@@ -139,7 +144,7 @@ impl Slice {
         let is_open = self.reads_context() && self.heard(circumstances).next().is_some();
         let who = if self.reads.principal || is_open { principal.fingerprint } else { principal.place_print };
         let what = if self.reads.resource || is_open { resource.fingerprint } else { resource.place_print };
-        Fingerprint::of(&(who, self.number, what, self.context_print(circumstances)))
+        Fingerprint::of(&(who, engine, self.number, what, self.context_print(circumstances)))
     }
 
     /// What the action's context declares of what is said of a call.

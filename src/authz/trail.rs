@@ -1,7 +1,7 @@
 //! What is left behind of a decision: a record of it in the decision log, with what is needed to decide it again.
 
-use super::facts::{Circumstances, Resourced};
-use super::{Answer, Ask};
+use super::Answer;
+use super::facts::{Circumstances, Principal, Resourced};
 use crate::decision_log::{DecisionLog, Record, Subject, Thing};
 use crate::values::{Timestamp, raw};
 use serde::Serialize;
@@ -23,6 +23,19 @@ pub struct Trail<'a> {
     pub is_step: bool,
 }
 
+/// A decision, and what it was made of.
+pub(super) struct Decided<'a> {
+    pub(super) subject: &'a Principal,
+    pub(super) action: &'a RawValue,
+    /// What the thing is called.
+    pub(super) named: &'a RawValue,
+    pub(super) thing: &'a Resourced,
+    pub(super) circumstances: &'a Circumstances,
+    pub(super) answer: &'a Answer,
+    pub(super) version: &'a RawValue,
+    pub(super) latency: Duration,
+}
+
 /// What was read besides what a record names.
 #[derive(Serialize)]
 struct Inputs<'a> {
@@ -36,31 +49,27 @@ impl Trail<'_> {
         self.log.wants(allowed) && !(self.is_step && allowed)
     }
 
-    /// Records a decision about what is called so, that read these circumstances and this resource. What is said of a
-    /// call and read by nobody is not recorded: callers say what they have, and that may be a token.
-    pub(super) fn record(
-        &self,
-        ask: &Ask<'_>,
-        named: &RawValue,
-        (circumstances, resource): (&Circumstances, &Resourced),
-        answer: &Answer,
-        version: &str,
-        latency: Duration,
-    ) {
-        let subject = ask.principal.shown();
+    /// Records a decision. Its circumstances have nothing that is said of a call and read by nobody: callers say what they
+    /// have, and that may be a token.
+    pub(super) fn record(&self, decided: &Decided<'_>) {
+        let Decided { answer, latency, .. } = *decided;
+        let subject = decided.subject.shown();
         self.log.record(&Record {
             time: self.time,
             request: self.request,
             caller: self.caller,
             subject: &subject.subject,
-            action: ask.action,
-            resource: named,
+            action: decided.action,
+            resource: decided.named,
             decision: answer.allowed,
-            policies: answer.policies.iter().map(|about| about.id.as_str()).collect(),
+            policies: answer.ids(),
             errors: &answer.errors,
-            policy_version: version,
+            policy_version: decided.version,
             latency,
-            inputs: Inputs { entities: (&subject.entity, resource.shown()), context: circumstances },
+            inputs: Inputs {
+                entities: (&subject.entity, decided.thing.shown()),
+                context: decided.circumstances,
+            },
         });
     }
 
@@ -72,7 +81,7 @@ impl Trail<'_> {
         action: &str,
         resource: (&str, &str),
         code: &'static str,
-        version: &str,
+        version: &RawValue,
     ) {
         if !self.wants(false) {
             return;
@@ -82,10 +91,10 @@ impl Trail<'_> {
             request: self.request,
             caller: self.caller,
             subject: &raw(&Subject { kind: subject.0, id: subject.1, scopes: &[] }),
-            action,
+            action: &raw(&action),
             resource: &raw(&Thing { kind: resource.0, id: resource.1 }),
             decision: false,
-            policies: Vec::new(),
+            policies: &raw(&[(); 0]),
             errors: &[code.to_owned()],
             policy_version: version,
             latency: Duration::ZERO,

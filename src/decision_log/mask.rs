@@ -54,7 +54,7 @@ impl Masked {
             action: record.action,
             resource: record.resource,
             decision: record.decision,
-            policies: record.policies.clone(),
+            policies: record.policies,
             errors: &self.errors,
             policy_version: record.policy_version,
             latency: record.latency,

@@ -16,18 +16,18 @@ pub struct Record<'a, I> {
     pub caller: &'a RawValue,
     /// Whom it is about: a [`Subject`].
     pub subject: &'a RawValue,
-    /// What was to be done.
-    pub action: &'a str,
+    /// What was to be done: a text.
+    pub action: &'a RawValue,
     /// To what: a [`Thing`].
     pub resource: &'a RawValue,
     /// Whether it was permitted.
     pub decision: bool,
-    /// The ids of the policies that decided.
-    pub policies: Vec<&'a str>,
+    /// The ids of the policies that decided: a list of texts.
+    pub policies: &'a RawValue,
     /// What went wrong in deciding.
     pub errors: &'a [String],
-    /// The version of the policies.
-    pub policy_version: &'a str,
+    /// The version of the policies: a text.
+    pub policy_version: &'a RawValue,
     /// How long it took.
     pub latency: Duration,
     /// What else was read: attributes, parents, the context.
@@ -39,16 +39,16 @@ impl<I: Serialize> Record<'_, I> {
     pub(super) fn write(&self, line: &mut Vec<u8>) -> serde_json::Result<()> {
         #[expect(clippy::cast_precision_loss, reason = "a latency has fewer digits")]
         let micros = self.latency.as_nanos() as f64 / 1_000.0;
-        put(line, "{\"time\":", &self.time)?;
+        put_moment(line, "{\"time\":", self.time);
         put(line, ",\"requestId\":", &self.request)?;
         put_raw(line, ",\"caller\":", self.caller);
         put_raw(line, ",\"subject\":", self.subject);
-        put(line, ",\"action\":", self.action)?;
+        put_raw(line, ",\"action\":", self.action);
         put_raw(line, ",\"resource\":", self.resource);
         put(line, ",\"decision\":", &self.decision)?;
-        put(line, ",\"policies\":", &self.policies)?;
+        put_raw(line, ",\"policies\":", self.policies);
         put(line, ",\"errors\":", self.errors)?;
-        put(line, ",\"policyVersion\":", self.policy_version)?;
+        put_raw(line, ",\"policyVersion\":", self.policy_version);
         put(line, ",\"latencyMicros\":", &micros)?;
         put(line, ",\"inputs\":", &self.inputs)?;
         line.extend_from_slice(b"}\n");
@@ -60,6 +60,14 @@ impl<I: Serialize> Record<'_, I> {
 fn put<T: Serialize + ?Sized>(line: &mut Vec<u8>, before: &str, value: &T) -> serde_json::Result<()> {
     line.extend_from_slice(before.as_bytes());
     serde_json::to_writer(line, value)
+}
+
+/// The same of a moment, which needs no escapes.
+fn put_moment(line: &mut Vec<u8>, before: &str, moment: Timestamp) {
+    line.extend_from_slice(before.as_bytes());
+    line.push(b'"');
+    moment.as_text(|text| line.extend_from_slice(text.as_bytes()));
+    line.push(b'"');
 }
 
 fn put_raw(line: &mut Vec<u8>, before: &str, value: &RawValue) {

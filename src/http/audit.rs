@@ -3,7 +3,7 @@
 
 use super::{Parts, Problem};
 use crate::store::{Cause, Entry, Event, StoreError};
-use actix_web::{HttpRequest, web};
+use actix_web::HttpRequest;
 use std::collections::VecDeque;
 use tokio::sync::Mutex;
 
@@ -36,7 +36,7 @@ impl Problem {
 /// Tells the audit trail of a problem with which a request has failed, where there is something to tell. That it cannot be
 /// told changes nothing of the answer.
 pub async fn tell(request: &HttpRequest, untold: Untold) {
-    let Some(parts) = request.app_data::<web::Data<Parts>>() else { return };
+    let Some(parts) = Parts::held(request) else { return };
     let entry = of_path(untold.entry, request);
     let event = entry.event();
     if let Err(error) = parts.store.audit(untold.cause, entry).await {

@@ -25,9 +25,18 @@ impl<T: DeserializeOwned + 'static, const MAX: usize> FromRequest for Json<T, MA
     type Future = LocalBoxFuture<'static, Result<Self, Problem>>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let bytes = read(request, payload, "application/json", MAX);
+        let bytes = read_json(request, payload, MAX);
         Box::pin(async move { parse(&bytes.await?).map(Json) })
     }
+}
+
+/// The body of a request, if it is JSON by its type and has at most `max` bytes.
+pub fn read_json(
+    request: &HttpRequest,
+    payload: &mut Payload,
+    max: usize,
+) -> impl Future<Output = Result<web::BytesMut, Problem>> + use<> {
+    read(request, payload, "application/json", max)
 }
 
 /// The largest form: 16 KiB.

@@ -6,13 +6,14 @@ use crate::authn::{ApiKey, Bearer, Claims};
 use crate::authz::{Engine, Principal, Scope, ScopeSet, UserFacts};
 use crate::decision_log;
 use crate::store::{Account, Stamp, Work};
-use crate::values::{Fingerprint, Id, OrgPath, Timestamp, raw};
+use crate::values::{Fingerprint, Id, Near, OrgPath, Timestamp, raw};
 use actix_web::HttpRequest;
 use actix_web::http::header;
 use quick_cache::UnitWeighter;
 use quick_cache::sync::Cache;
 use serde_json::value::RawValue;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 /// How a caller proved who it is.
@@ -89,13 +90,25 @@ pub struct Callers {
     by_credential: Cache<Fingerprint, Known>,
     /// Users as they are by their roles.
     by_role: Cache<Id, (Stamp, u64, Arc<Principal>)>,
+    /// Tells these callers from those of other services in this process.
+    number: u64,
 }
+
+thread_local! {
+    /// The callers of late, each by its credential and the number of its service. They are this thread's own copies.
+    static NEAR: RefCell<Near<Known>> = const { RefCell::new(Near::new()) };
+}
+
+/// How many callers a thread has near.
+const NEAR_CALLERS: usize = 1_024;
 
 impl Default for Callers {
     fn default() -> Self {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
         Self {
             by_credential: Cache::with_weighter(1_000, 20_000, UnitWeighter),
             by_role: Cache::with_weighter(1_000, 50_000, UnitWeighter),
+            number: COUNT.fetch_add(1, Ordering::Relaxed),
         }
     }
 }
@@ -103,20 +116,31 @@ impl Default for Callers {
 impl Caller {
     /// The caller that a token names, an access token or an API key, as its user stands now.
     pub async fn of_token(parts: &Parts, engine: &Engine, token: &str) -> Result<Arc<Self>, Problem> {
-        let fingerprint = Fingerprint::of(&token);
+        let fingerprint = Fingerprint::of(&(parts.callers.number, token));
         let now = parts.clock.now();
-        let keyring = parts.tokens.current().await?.number();
-        if let Some(known) = parts.callers.by_credential.get(&fingerprint) {
-            let is_good = parts.store.is_good(known.stamp, known.caller.id);
+        let keyring = parts.tokens.current_number().await?;
+        let is_good = |known: &&Known| {
             let is_same = known.engine == engine.number() && known.keyring == keyring;
-            if is_good && is_same && now < known.until {
-                return Ok(known.caller);
-            }
+            is_same && now < known.until && parts.store.is_good(known.stamp, known.caller.id)
+        };
+        let near = NEAR
+            .with_borrow(|near| near.get(fingerprint).filter(is_good).map(|known| Arc::clone(&known.caller)));
+        if let Some(caller) = near {
+            return Ok(caller);
         }
-        // Boxed, since it is rare and large, and every request would make room for it.
-        let known = Box::pin(Self::read(parts, engine, token, keyring, now)).await?;
-        parts.callers.by_credential.insert(fingerprint, known.clone());
-        Ok(known.caller)
+        let known = match parts.callers.by_credential.get(&fingerprint).filter(|known| is_good(&known)) {
+            Some(known) => known,
+            None => {
+                // Boxed, since it is rare and large, and every request would make room for it.
+                let known = Box::pin(Self::read(parts, engine, token, keyring, now)).await?;
+                parts.callers.by_credential.insert(fingerprint, known.clone());
+                known
+            }
+        };
+        let own = Known { caller: Arc::new(known.caller.apart()), ..known };
+        let caller = Arc::clone(&own.caller);
+        NEAR.with_borrow_mut(|near| near.keep(NEAR_CALLERS, fingerprint, own));
+        Ok(caller)
     }
 
     /// The same, read from the database.
@@ -134,7 +158,7 @@ impl Caller {
                 keyring = good.keyring;
                 let Claims { id, scope, sid } = good.claims;
                 // The end of its session is a write to its user; and it expires before its session does.
-                let stamp = parts.store.user_stamp(id);
+                let stamp = parts.store.stamp(id);
                 let found = parts.store.account_in_session(id, sid, now).await?;
                 let (account, last_used) = found.ok_or_else(revoked)?;
                 let caller = Self::new(engine, &account, &scope, Credential::Session(sid))?;
@@ -155,7 +179,7 @@ impl Caller {
         let hash = key.hash();
         let found = parts.store.api_key(&hash).await?.ok_or_else(revoked)?;
         // Read once more under the stamp of its user, which a deletion of the key changes.
-        let stamp = parts.store.user_stamp(found.user);
+        let stamp = parts.store.stamp(found.user);
         let found = parts.store.api_key(&hash).await?.ok_or_else(revoked)?;
         if found.expires_at.is_some_and(|end| end <= now) {
             return Err(Problem::token(&crate::authn::TokenError::Expired, parts.rules.expired_status));
@@ -231,6 +255,11 @@ impl Caller {
         })
     }
 
+    /// A copy that shares nothing which is counted when a request asks about it.
+    fn apart(&self) -> Self {
+        Self { principal: Arc::new((*self.principal).clone()), ..self.clone() }
+    }
+
     /// As the decision log has it.
     pub(super) fn shown(&self) -> &RawValue {
         let Self { id, credential, .. } = *self;
@@ -250,7 +279,7 @@ impl Caller {
         if let Some((.., principal)) = known.filter(|(stamp, by, _)| is_good(*stamp, *by)) {
             return Ok(Some(principal));
         }
-        let stamp = parts.store.user_stamp(user);
+        let stamp = parts.store.stamp(user);
         let account = parts.store.known_account(user).await?;
         let caller = account.and_then(|account| Self::of_account(engine, &account));
         let Some(caller) = caller else { return Ok(None) };

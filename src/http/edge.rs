@@ -9,7 +9,7 @@ use actix_web::body::{BoxBody, EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::middleware::Next;
-use actix_web::{Error, HttpMessage, HttpRequest, web};
+use actix_web::{Error, HttpMessage, HttpRequest};
 use ipnet::IpNet;
 use std::cell::Cell;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -36,7 +36,7 @@ impl Passage {
 
     /// The id as text.
     pub fn id(&self) -> &str {
-        self.id.to_str().unwrap_or_default()
+        text(&self.id).unwrap_or_default()
     }
 
     /// The id as the header has it.
@@ -48,6 +48,11 @@ impl Passage {
     pub fn comes_to(&self, action: &'static str) {
         self.action.set(Some(action));
     }
+}
+
+/// The text of a header's value. `HeaderValue::to_str` looks at each byte for itself.
+pub(super) fn text(value: &HeaderValue) -> Option<&str> {
+    std::str::from_utf8(value.as_bytes()).ok()
 }
 
 /// The id of a request that brings none: counted from a random number on, for each thread its own.
@@ -90,7 +95,6 @@ async fn pass<B: MessageBody + 'static>(
     passage: Passage,
 ) -> Result<ServiceResponse<EitherBody<B, BoxBody>>, Error> {
     let id = passage.id.clone();
-    let text = id.to_str().unwrap_or_default();
     request.extensions_mut().insert(passage);
     let response = match limits::count_address(request.request()) {
         Ok(()) => next.call(request).await?.map_into_left_body(),
@@ -98,7 +102,7 @@ async fn pass<B: MessageBody + 'static>(
     };
     let problem = response.response().error().and_then(|error| error.as_error::<Problem>());
     let untold = problem.and_then(|problem| problem.untold.clone());
-    let answer = problem.map(|problem| problem.answer(text));
+    let answer = problem.map(|problem| problem.answer(text(&id).unwrap_or_default()));
     if let Some(untold) = untold {
         // Boxed, since it is rare and large, and every request would make room for it.
         Box::pin(audit::tell(response.request(), *untold)).await;
@@ -127,7 +131,7 @@ async fn pass<B: MessageBody + 'static>(
 /// Counts a request that was answered.
 fn count(request: &HttpRequest, status: u16) {
     let action = request.extensions().get::<Passage>().and_then(|passage| passage.action.get());
-    if let Some(parts) = request.app_data::<web::Data<Parts>>() {
+    if let Some(parts) = Parts::held(request) {
         parts.metrics.count(action, status);
     }
 }
@@ -136,8 +140,7 @@ fn count(request: &HttpRequest, status: u16) {
 /// stands in no frame, and stays in no cache unless it says so. Only the documentation is a page.
 fn protect<B>(response: &mut ServiceResponse<B>) {
     let is_page = response.request().path().starts_with("/docs");
-    let is_secure =
-        response.request().app_data::<web::Data<Parts>>().is_some_and(|parts| parts.rules.is_secure);
+    let is_secure = Parts::held(response.request()).is_some_and(|parts| parts.rules.is_secure);
     let headers = response.headers_mut();
     let fixed = HeaderValue::from_static;
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, fixed("nosniff"));
@@ -171,7 +174,7 @@ struct ClientAddress(IpAddr);
 pub fn client_address(request: &HttpRequest) -> Option<IpAddr> {
     // An IPv4 client at an IPv6 socket is an IPv4 client: Cedar knows no other form.
     let peer = request.peer_addr()?.ip().to_canonical();
-    let proxies = &request.app_data::<web::Data<Parts>>()?.rules.trusted_proxies;
+    let proxies = &Parts::held(request)?.rules.trusted_proxies;
     if proxies.is_empty() {
         return Some(peer);
     }

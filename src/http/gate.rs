@@ -2,8 +2,9 @@
 
 use super::audit::is_administrative;
 use super::caller::{Caller, Credential, bearer, facts};
-use super::edge::{Passage, client_address};
+use super::edge::{Passage, client_address, text};
 use super::limits::count_caller;
+use super::parts::Held;
 use super::{FieldError, Parts, Problem};
 use crate::authz::{Ask, Circumstances, Denied, Engine, Permitted, Resourced, Trail, Undecided, Within};
 use crate::resource::{Reference, Resource};
@@ -11,6 +12,7 @@ use crate::store::{Account, Cause, Entry, Event, Outcome, Reader, Work};
 use crate::values::{Id, OrgPath, Timestamp};
 use actix_web::http::header::HeaderValue;
 use actix_web::{HttpMessage, HttpRequest};
+use arc_swap::Guard;
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
@@ -27,9 +29,9 @@ pub struct Gate {
 /// What is the same at every door of one request.
 #[derive(Debug)]
 struct Call {
-    parts: Arc<Parts>,
+    parts: Held,
     /// The policies with which the request began, and ends.
-    engine: Arc<Engine>,
+    engine: Guard<Arc<Engine>>,
     caller: Arc<Caller>,
     ip: Option<IpAddr>,
     /// When it is decided: the time at which that is first asked for, which comes after the body.
@@ -46,7 +48,7 @@ impl Gate {
         }
         let parts = Parts::of(request)?;
         let token = bearer(request)?.ok_or_else(Problem::no_bearer)?;
-        let engine = parts.policies.current();
+        let engine = parts.policies.in_force();
         let caller = Caller::of_token(&parts, &engine, token).await?;
         count_caller(&parts, request, caller.id)?;
         caller.touch(&parts, request).await;
@@ -58,7 +60,7 @@ impl Gate {
 
     /// The gate of `action` for this caller.
     pub fn new(parts: Arc<Parts>, caller: Caller, action: &'static str) -> Self {
-        let (engine, caller) = (parts.policies.current(), Arc::new(caller));
+        let (engine, caller, parts) = (parts.policies.in_force(), Arc::new(caller), Held::new(parts));
         let call = Call { parts, engine, caller, ip: None, now: OnceLock::new(), request: None };
         Self { call: Arc::new(call), action, is_step: false }
     }
@@ -145,7 +147,7 @@ impl Gate {
 
     /// The id of the request; none where there is no request.
     fn request(&self) -> Option<&str> {
-        self.call.request.as_ref()?.to_str().ok()
+        self.call.request.as_ref().and_then(text)
     }
 
     /// From where the caller calls; none where it is not by a network.

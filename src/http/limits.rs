@@ -8,7 +8,7 @@ use super::{Parts, Problem};
 use crate::config::Config;
 use crate::values::{Id, Timestamp};
 use actix_web::http::header::{HeaderName, HeaderValue};
-use actix_web::{HttpMessage, HttpRequest, web};
+use actix_web::{HttpMessage, HttpRequest};
 use quick_cache::UnitWeighter;
 use quick_cache::sync::Cache;
 use std::convert::Infallible;
@@ -112,7 +112,7 @@ impl Limits {
 
 /// Counts a request of which it is not known yet who makes it; 429 where there were too many from its address.
 pub(super) fn count_address(request: &HttpRequest) -> Result<(), Problem> {
-    let Some(parts) = request.app_data::<web::Data<Parts>>() else { return Ok(()) };
+    let Some(parts) = Parts::held(request) else { return Ok(()) };
     let Some(limit) = &parts.limits.address else { return Ok(()) };
     // Who looks after the service is not to be kept from it by who overruns it.
     if request.path().starts_with("/health/") || request.path() == "/metrics" {
@@ -143,7 +143,7 @@ fn note(request: &HttpRequest, standing: Standing) -> Result<(), Problem> {
 /// Says in an answer where the client stands: how many requests there may be in how many seconds (`q`, `w`), how many
 /// are left (`r`), and in how many seconds it is all of them (`t`).
 pub(super) fn tell(request: &HttpRequest) -> Option<[(HeaderName, HeaderValue); 2]> {
-    let parts = request.app_data::<web::Data<Parts>>()?;
+    let parts = Parts::held(request)?;
     if !parts.limits.are_on() {
         return None;
     }

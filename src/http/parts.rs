@@ -18,6 +18,10 @@ use ipnet::IpNet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+/// The parts of the service as a worker holds them. It alone counts its copies: were they all counted in one place, each
+/// request would wait until another core has written there.
+pub type Held = web::Data<Arc<Parts>>;
+
 /// The parts of the service.
 #[derive(Debug)]
 pub struct Parts {
@@ -60,9 +64,13 @@ impl Parts {
     const EXPIRED_KEYS: u64 = 30 * 86_400;
 
     /// The parts of the service, from a request.
-    pub fn of(request: &HttpRequest) -> Result<Arc<Self>, Problem> {
-        let parts = request.app_data::<web::Data<Self>>().map(|parts| Arc::clone(parts));
-        parts.ok_or_else(|| Problem::internal("the service has no parts"))
+    pub fn of(request: &HttpRequest) -> Result<Held, Problem> {
+        Self::held(request).cloned().ok_or_else(|| Problem::internal("the service has no parts"))
+    }
+
+    /// The parts of the service, from a request, if it has any.
+    pub fn held(request: &HttpRequest) -> Option<&Held> {
+        request.app_data()
     }
 
     /// Deletes what is of no use any more. What has ended is kept as long as an access token lives, so that what comes

@@ -107,10 +107,21 @@ impl TokenKeys {
     /// The keys, read again where another process has said that it wrote some.
     pub async fn current(&self) -> Result<Arc<Keyring>, TokenKeysError> {
         let read = self.current.load();
-        if self.is_configured || read.stamp == self.store.stamp_of_signing_keys() {
-            return Ok(Arc::clone(&read.ring));
+        if self.is_current(&read) { Ok(Arc::clone(&read.ring)) } else { Box::pin(self.read()).await }
+    }
+
+    /// The number of the keys, read again where another process has said that it wrote some.
+    pub async fn current_number(&self) -> Result<u64, TokenKeysError> {
+        let read = self.current.load();
+        if self.is_current(&read) {
+            Ok(read.ring.number())
+        } else {
+            Ok(Box::pin(self.read()).await?.number())
         }
-        Box::pin(self.read()).await
+    }
+
+    fn is_current(&self, read: &Read) -> bool {
+        self.is_configured || read.stamp == self.store.stamp_of_signing_keys()
     }
 
     /// A token with these claims, good for `ttl` seconds from `now`.

@@ -98,7 +98,7 @@ impl Store {
         if let Some(account) = self.facts.account(user) {
             return Ok(Some(account));
         }
-        let stamp = self.user_stamp(user);
+        let stamp = self.stamp(user);
         // Boxed, since it is rare and large, and every question would make room for it.
         let Some(account) = Box::pin(self.account(user)).await? else { return Ok(None) };
         let account = Arc::new(Account { hash: None, ..account });

@@ -66,14 +66,14 @@ fn is_shared(db: &impl ConnectionTrait) -> bool {
 }
 
 impl Store {
-    /// The stamp for what is read of a user from now on.
-    pub fn user_stamp(&self, user: Id) -> Stamp {
-        self.facts.stamp(user)
+    /// The stamp for what is read from now on of the thing with this id.
+    pub fn stamp(&self, id: Id) -> Stamp {
+        self.facts.stamp(id)
     }
 
-    /// Whether what was read of a user with this stamp is still so.
-    pub fn is_good(&self, stamp: Stamp, user: Id) -> bool {
-        self.facts.is_good(stamp, user)
+    /// Whether what was read with this stamp of the thing with this id is still so.
+    pub fn is_good(&self, stamp: Stamp, id: Id) -> bool {
+        self.facts.is_good(stamp, id)
     }
 
     /// Reads what everybody sees.

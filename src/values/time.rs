@@ -63,8 +63,9 @@ impl FromStr for Timestamp {
     }
 }
 
-impl fmt::Display for Timestamp {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Timestamp {
+    /// Gives its text.
+    pub fn as_text<T>(self, to: impl FnOnce(&str) -> T) -> T {
         // Many times that are written one after the other are the same.
         thread_local! {
             static LAST: RefCell<(i64, String)> = const { RefCell::new((i64::MIN, String::new())) };
@@ -74,8 +75,14 @@ impl fmt::Display for Timestamp {
                 let moment = jiff::Timestamp::from_millisecond(self.0).unwrap_or_default();
                 (*millis, *text) = (self.0, format!("{moment:.3}"));
             }
-            f.write_str(text)
+            to(text)
         })
+    }
+}
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.as_text(|text| f.write_str(text))
     }
 }
 

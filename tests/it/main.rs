@@ -14,6 +14,7 @@
 mod access;
 mod access_batch;
 mod access_search;
+mod asked_again;
 mod audit;
 mod audit_chain;
 mod audit_reading;

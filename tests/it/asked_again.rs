@@ -1,0 +1,191 @@
+//! What is asked again in the same words is answered like what is asked for the first time, whatever has changed since.
+
+use crate::access::{EVALUATION, may};
+use crate::reload::Files;
+use crate::support::{Client, TestApp};
+use cedargate::authz::Scope;
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use std::cell::Cell;
+
+/// Somebody who asks one question, in the same words and in others.
+struct Asking {
+    client: Client,
+    question: Value,
+    /// How many spaces the words have behind them that nobody used before.
+    unused: Cell<usize>,
+}
+
+impl Asking {
+    fn new(client: Client, question: Value) -> Self {
+        Self { client, question, unused: Cell::new(1) }
+    }
+
+    async fn send(&self, words: String) -> (StatusCode, Value) {
+        let headers = [("content-type", "application/json")];
+        let reply = self.client.send(Method::POST, EVALUATION, &headers, Some(words.into_bytes())).await;
+        let mut answer = reply.json;
+        // The id of the request is another one each time.
+        answer.as_object_mut().unwrap().shift_remove("requestId");
+        (reply.status, answer)
+    }
+
+    /// The answer: the decision, else the code of what stands in the way.
+    #[track_caller]
+    async fn answer(&self) -> String {
+        let words = self.question.to_string();
+        let same = self.send(words.clone()).await;
+        let unused = self.unused.replace(self.unused.get() + 1);
+        assert_eq!(same, self.send(words.clone() + &" ".repeat(unused)).await, "{words}");
+        // And once more, now that it is known again.
+        assert_eq!(same, self.send(words.clone()).await, "{words}");
+        let (status, answer) = same;
+        match (status, answer["context"]["error"]["code"].as_str()) {
+            (StatusCode::OK, None) => answer["decision"].to_string(),
+            (StatusCode::OK, Some(code)) => code.to_owned(),
+            _ => answer["code"].as_str().unwrap_or_default().to_owned(),
+        }
+    }
+}
+
+async fn admin_home(admin: &Client) -> String {
+    admin.get("/v2/users/me").await.json["organization"].as_str().unwrap().to_owned()
+}
+
+async fn started(files: &Files) -> TestApp {
+    let (policies, schema) = (files.at("policies"), files.at("schema"));
+    TestApp::with(|config| {
+        config.policies = vec![policies];
+        config.schema = vec![schema];
+        // What is known of a question is known to one thread.
+        config.workers = Some(1);
+    })
+    .await
+}
+
+#[tokio::test]
+async fn whatever_changes_is_seen_by_the_same_words() {
+    let files = Files::new();
+    let app = started(&files).await;
+    let admin = app.admin().await;
+    let (tenant, owner) = app.tenant("one").await;
+    let other = admin.post("/v2/organizations", json!({ "name": "other" })).await.id();
+    let thing = owner.post("/v2/forms", json!({ "name": "form" })).await.id();
+    let bot = app.user(Scope::Bot).await;
+    let weaker = app.bearer(&bot.key(&[Scope::Agent]).await);
+    let bot = Client { bearer: Some(bot.key(&[Scope::Bot]).await), ..bot };
+    let subject = json!({ "type": "User", "id": owner.id });
+    let question = may(subject.clone(), "deleteForm", json!({ "type": "Form", "id": thing }));
+    let asking = Asking::new(bot.clone(), question);
+    let user = async |id: &str, change: Value| {
+        admin.patch(&format!("/v2/users/{id}"), change).await.expect(StatusCode::OK);
+    };
+    let policy = async |text: &str| {
+        files.write("policies/late.cedar", text);
+        admin.post("/v2/policies/reload", json!({})).await.expect(StatusCode::OK);
+    };
+    assert_eq!(asking.answer().await, "true");
+
+    // The one that is asked about.
+    user(&owner.id, json!({ "role": "agent" })).await;
+    assert_eq!(asking.answer().await, "false");
+    user(&owner.id, json!({ "role": "admin" })).await;
+    assert_eq!(asking.answer().await, "true");
+    user(&owner.id, json!({ "status": "blocked" })).await;
+    assert_eq!(asking.answer().await, "blocked");
+    user(&owner.id, json!({ "status": "active" })).await;
+    assert_eq!(asking.answer().await, "true");
+    user(&owner.id, json!({ "organization": other })).await;
+    assert_eq!(asking.answer().await, "false");
+    user(&owner.id, json!({ "organization": tenant })).await;
+    assert_eq!(asking.answer().await, "true");
+
+    // The organization that both are in.
+    let move_to = async |parent: Value| {
+        let change = json!({ "parent": parent });
+        admin.patch(&format!("/v2/organizations/{tenant}"), change).await.expect(StatusCode::OK);
+    };
+    let root = json!(admin_home(&admin).await);
+    move_to(json!(other)).await;
+    assert_eq!(asking.answer().await, "true");
+    user(&bot.id, json!({ "organization": tenant })).await;
+    assert_eq!(asking.answer().await, "true");
+    user(&bot.id, json!({ "organization": other })).await;
+    move_to(root).await;
+    assert_eq!(asking.answer().await, "unknown_subject");
+    user(&bot.id, json!({ "organization": tenant })).await;
+    assert_eq!(asking.answer().await, "true");
+
+    // The one that asks.
+    user(&bot.id, json!({ "role": "agent" })).await;
+    assert_eq!(asking.answer().await, "forbidden");
+    user(&bot.id, json!({ "role": "bot" })).await;
+    assert_eq!(asking.answer().await, "true");
+    let weaker = Asking { client: weaker, question: asking.question.clone(), unused: Cell::new(100) };
+    assert_eq!(weaker.answer().await, "forbidden");
+
+    // The policies: of the question, and of the steps on the way to it.
+    for (action, answer) in [("deleteForm", "false"), ("evaluateAccess", "forbidden"), ("referTo", "false")] {
+        policy(&format!("@id(\"late\") forbid (principal, action == Action::\"{action}\", resource);")).await;
+        assert_eq!(asking.answer().await, answer, "{action}");
+        policy("").await;
+        assert_eq!(asking.answer().await, "true");
+    }
+
+    // The thing.
+    let move_thing = async |to: &str| {
+        let change = json!({ "organization": to });
+        admin.patch(&format!("/v2/forms/{thing}"), change).await.expect(StatusCode::OK);
+    };
+    user(&bot.id, json!({ "organization": admin_home(&admin).await })).await;
+    assert_eq!(asking.answer().await, "true");
+    move_thing(&other).await;
+    assert_eq!(asking.answer().await, "false");
+    move_thing(&tenant).await;
+    assert_eq!(asking.answer().await, "true");
+    admin.delete(&format!("/v2/forms/{thing}")).await.expect(StatusCode::NO_CONTENT);
+    assert_eq!(asking.answer().await, "false");
+    user(&bot.id, json!({ "status": "blocked" })).await;
+    assert_eq!(asking.answer().await, "invalid_token");
+}
+
+#[tokio::test]
+async fn what_policies_read_of_the_call_is_looked_at_each_time() {
+    for (action, answer) in
+        [("fetchConversation", "false"), ("evaluateAccess", "forbidden"), ("referTo", "false")]
+    {
+        let files = Files::new();
+        let late = format!(
+            "@id(\"late\") forbid (principal, action == Action::\"{action}\", resource) \
+             when {{ context has now && context.now >= datetime(\"2026-02-01\") }};"
+        );
+        files.write("policies/late.cedar", &late);
+        let app = started(&files).await;
+        let admin = app.admin().await;
+        let admin = Client { bearer: Some(admin.key(&[Scope::Admin]).await), ..admin };
+        let thing = admin.post("/v2/conversations", json!({})).await.id();
+        let subject = json!({ "type": "User", "id": admin.id });
+        let thing = json!({ "type": "Conversation", "id": thing });
+        let asking = Asking::new(admin.clone(), may(subject, "fetchConversation", thing));
+        assert_eq!(asking.answer().await, "true", "{action}");
+        app.clock.advance(2 * 86_400_000);
+        assert_eq!(asking.answer().await, answer, "{action}");
+    }
+}
+
+#[tokio::test]
+async fn reasons_are_given_to_the_same_words_where_they_are_wanted() {
+    let app = TestApp::with(|config| config.workers = Some(1)).await;
+    let admin = app.admin().await;
+    let thing = admin.post("/v2/conversations", json!({})).await.id();
+    let subject = json!({ "type": "User", "id": admin.id });
+    let question = may(subject, "fetchConversation", json!({ "type": "Conversation", "id": thing }));
+    for _ in 0..3 {
+        let bare = admin.post(EVALUATION, question.clone()).await.expect(StatusCode::OK);
+        assert_eq!(bare, json!({ "decision": true }));
+        let headers = [("content-type", "application/json"), ("x-explain", "true")];
+        let words = Some(question.to_string().into_bytes());
+        let full = admin.send(Method::POST, EVALUATION, &headers, words).await.expect(StatusCode::OK);
+        assert_eq!(full["context"]["policies"][0]["id"], "guest", "{full}");
+    }
+}
