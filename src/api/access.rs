@@ -337,12 +337,9 @@ async fn evaluate(
     explain: bool,
     words: Option<Words>,
 ) -> Result<Option<Verdict>, Problem> {
-    let store = &gate.parts().store;
-    let read = |named: &Entity| {
-        let id = gate.id(named.id.as_str()).filter(|_| gate.parts().kinds.has(named.r#type.as_str()));
-        id.map(|id| (id, store.stamp(id)))
-    };
-    let read = [read(subject), read(resource)];
+    // Before anything is read.
+    let read =
+        words.map(|words| (words, [subject, resource].map(|named| understood::before(gate, named.named()))));
     let name = gate.engine().action_for(action.name.as_str(), resource.r#type.as_str());
     let (principal, circumstances) = match question::subject(gate, subject.named()).await? {
         Asked::Known(principal, circumstances) => (principal, circumstances),
@@ -357,7 +354,7 @@ async fn evaluate(
     let ask =
         Ask { principal: &principal, action: name, circumstances: &circumstances, trail: Some(gate.trail()) };
     let verdict = question::decide(gate.engine(), &ask, &target, resource.named(), explain);
-    if let (Some(words), false, Target::There(thing)) = (words, explain, target) {
+    if let (Some((words, read)), false, Target::There(thing)) = (read, explain, target) {
         let (action, said) = (name.to_owned(), circumstances.said);
         understood::keep(gate, words, Understood { principal, action, thing, said, read });
     }

@@ -2,7 +2,7 @@
 //! long as the caller, the policies and what it asks about are as they were. Such a question is neither read nor looked up
 //! again. It is decided each time, by the engine, and recorded like any other.
 
-use super::question::{self, Verdict};
+use super::question::{self, Named, Verdict};
 use crate::authz::{Ask, Circumstances, Principal, Resourced};
 use crate::http::Gate;
 use crate::store::Stamp;
@@ -41,7 +41,16 @@ pub(super) struct Understood {
     /// What is said of the call.
     pub(super) said: Map<String, Value>,
     /// What of the store it was understood from, as that was before.
-    pub(super) read: [Option<(Id, Stamp)>; 2],
+    pub(super) read: [Before; 2],
+}
+
+/// A thing of the store, and when it was looked at; none of what is not in the store.
+pub(super) type Before = Option<(Id, Stamp)>;
+
+/// Whom or what a question names, before it is looked at.
+pub(super) fn before(gate: &Gate, named: Named<'_>) -> Before {
+    let id = gate.id(named.id).filter(|_| gate.parts().kinds.has(named.kind))?;
+    Some((id, gate.parts().store.stamp(id)))
 }
 
 /// The verdict on a question that is understood already; none where it is not.

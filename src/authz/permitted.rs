@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use std::collections::HashSet;
 use std::fmt;
+use std::sync::{Arc, OnceLock};
 
 /// A thing of which Cedar has not been asked yet. It can be neither shown nor saved.
 ///
@@ -35,14 +36,23 @@ use std::fmt;
 /// }
 /// ```
 pub struct Undecided<T> {
-    thing: T,
+    thing: Arc<T>,
     path: OrgPath,
+    /// What Cedar must know of it, once that is wanted.
+    resourced: OnceLock<Arc<Resourced>>,
+}
+
+impl<T> Clone for Undecided<T> {
+    fn clone(&self) -> Self {
+        let (thing, path) = (Arc::clone(&self.thing), self.path.clone());
+        Self { thing, path, resourced: self.resourced.clone() }
+    }
 }
 
 impl<T> Undecided<T> {
     /// A thing held by the organization that stands at `path`; an organization stands there itself.
     pub fn new(thing: T, path: OrgPath) -> Self {
-        Self { thing, path }
+        Self { thing: Arc::new(thing), path, resourced: OnceLock::new() }
     }
 
     /// Where the organization stands that holds it.
@@ -58,15 +68,18 @@ impl<T> Undecided<T> {
 
 impl<T: Thing> Undecided<T> {
     /// What Cedar must know of it.
-    pub fn resourced(&self) -> Resourced {
-        Resourced::new(T::TYPE, self.thing.id(), self.thing.attributes(), &self.path)
+    pub fn resourced(&self) -> Arc<Resourced> {
+        let resourced = self.resourced.get_or_init(|| {
+            Resourced::new(T::TYPE, self.thing.id(), self.thing.attributes(), &self.path).into()
+        });
+        Arc::clone(resourced)
     }
 }
 
 impl<T: Serialize> Undecided<T> {
     /// The names of those fields of a patch that would get a new value, which policies may read before they decide.
     pub fn differing(&self, patch: &Map<String, Value>) -> Vec<String> {
-        let own = serde_json::to_value(&self.thing).unwrap_or(Value::Null);
+        let own = serde_json::to_value(&*self.thing).unwrap_or(Value::Null);
         patch
             .iter()
             .filter(|(name, value)| own.get(name) != Some(value))
@@ -84,7 +97,7 @@ impl<T> fmt::Debug for Undecided<T> {
 /// A thing that the caller may have, because Cedar said so.
 #[derive(Clone)]
 pub struct Permitted<T> {
-    thing: T,
+    thing: Arc<T>,
     path: OrgPath,
 }
 
@@ -96,7 +109,7 @@ impl<T> Permitted<T> {
 
     /// A changed form of it, to be asked about, held by the organization that stands at `path`.
     pub fn changed(&self, thing: T, path: OrgPath) -> Undecided<T> {
-        Undecided { thing, path }
+        Undecided::new(thing, path)
     }
 }
 
@@ -141,7 +154,7 @@ impl Within {
         let denied: Vec<Id> = denied.into_iter().map(OrgPath::own).collect();
         let whole = asked.len() > 1 && denied.is_empty();
         let within = Self { organizations, denied, whole };
-        (!within.organizations.is_empty()).then_some(Permitted { thing: within, path: top })
+        (!within.organizations.is_empty()).then_some(Permitted { thing: within.into(), path: top })
     }
 
     /// Whether these are all organizations of a subtree.

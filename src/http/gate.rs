@@ -363,7 +363,7 @@ impl Gate {
         reader: &Reader<'_>,
         kind: &str,
         id: Id,
-    ) -> Result<Option<Resourced>, Problem> {
+    ) -> Result<Option<Arc<Resourced>>, Problem> {
         let gate = self.step("referTo");
         let circumstances = gate.circumstances();
         let thing = self.parts().kinds.load(reader, kind, id).await?;
@@ -385,12 +385,12 @@ impl Gate {
         kind: &str,
         after: Option<Id>,
         limit: u64,
-    ) -> Result<Vec<(Id, Option<Resourced>)>, Problem> {
+    ) -> Result<Vec<(Id, Option<Arc<Resourced>>)>, Problem> {
         let gate = self.step("referTo");
         let circumstances = gate.circumstances();
         let reader = self.reader();
         let page = self.parts().kinds.page(&reader, kind, &self.caller().organization, after, limit).await?;
-        let nameable = |thing: &Resourced| self.engine().allows(&gate.ask(&circumstances), thing);
+        let nameable = |thing: &Arc<Resourced>| self.engine().allows(&gate.ask(&circumstances), thing);
         Ok(page.into_iter().map(|(id, thing)| (id, Some(thing).filter(nameable))).collect())
     }
 

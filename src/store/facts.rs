@@ -133,21 +133,20 @@ impl Facts {
         self.rows.get(&(kind, id)).filter(|entry| self.is_good(entry.stamp, id))
     }
 
-    pub(super) fn remember_row<R: serde::Serialize + Send + Sync + 'static, T: Send + Sync + 'static>(
+    /// Remembers a row that has so many bytes as JSON.
+    pub(super) fn remember_row<T: Send + Sync + 'static>(
         &self,
-        kind: &'static str,
-        id: Id,
+        key: (&'static str, Id),
         stamp: Stamp,
-        row: &R,
-        kept: T,
+        bytes: usize,
+        row: T,
         resourced: Arc<Resourced>,
     ) {
         if !self.is_on.load(Ordering::Acquire) {
             return;
         }
-        let weight = serde_json::to_string(row).map_or(0, |text| text.len()) + 256;
-        let weight = u64::try_from(weight).unwrap_or(u64::MAX);
-        self.rows.insert((kind, id), Arc::new(Entry { stamp, weight, row: Box::new(kept), resourced }));
+        let weight = u64::try_from(bytes + 256).unwrap_or(u64::MAX);
+        self.rows.insert(key, Arc::new(Entry { stamp, weight, row: Box::new(row), resourced }));
     }
 
     pub(super) fn account(&self, id: Id) -> Option<Arc<Account>> {

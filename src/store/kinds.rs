@@ -14,8 +14,8 @@ type Page = for<'a> fn(
     &'a OrgPath,
     Option<Id>,
     u64,
-) -> BoxFuture<'a, Result<Vec<(Id, Resourced)>, StoreError>>;
-type Load = for<'a> fn(&'a Reader<'a>, Id) -> BoxFuture<'a, Result<Option<Resourced>, StoreError>>;
+) -> BoxFuture<'a, Result<Vec<(Id, Arc<Resourced>)>, StoreError>>;
+type Load = for<'a> fn(&'a Reader<'a>, Id) -> BoxFuture<'a, Result<Option<Arc<Resourced>>, StoreError>>;
 type Know = for<'a> fn(&'a Store, Id) -> BoxFuture<'a, Result<Option<Arc<Resourced>>, StoreError>>;
 
 /// A kind of thing.
@@ -91,7 +91,7 @@ impl Kinds {
         top: &OrgPath,
         after: Option<Id>,
         limit: u64,
-    ) -> Result<Vec<(Id, Resourced)>, StoreError> {
+    ) -> Result<Vec<(Id, Arc<Resourced>)>, StoreError> {
         match self.0.get(kind) {
             Some(kind) => (kind.page)(reader, top, after, limit).await,
             None => Ok(Vec::new()),
@@ -104,7 +104,7 @@ impl Kinds {
         reader: &Reader<'_>,
         kind: &str,
         id: Id,
-    ) -> Result<Option<Resourced>, StoreError> {
+    ) -> Result<Option<Arc<Resourced>>, StoreError> {
         match self.0.get(kind) {
             Some(kind) => (kind.load)(reader, id).await,
             None => Ok(None),

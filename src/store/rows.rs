@@ -119,12 +119,13 @@ impl Reader<'_> {
 impl Store {
     /// The thing with this id; none where there is none.
     pub async fn find<R: Resource>(&self, id: Id) -> Result<Option<Undecided<R>>, StoreError> {
-        let known = self.facts.row(R::TYPE, id);
-        if let Some(Held { row, path }) = known.as_ref().and_then(|entry| entry.row.downcast_ref::<Held<R>>())
+        if let Some(entry) = self.facts.row(R::TYPE, id)
+            && let Some(thing) = entry.row.downcast_ref::<Undecided<R>>()
         {
-            return Ok(Some(Undecided::new(row.clone(), path.clone())));
+            return Ok(Some(thing.clone()));
         }
-        Ok(self.read::<R>(id).await?.map(|(held, _)| held.undecided()))
+        // Boxed, since it is rare and large, and every request would make room for it.
+        Box::pin(self.read(id)).await
     }
 
     /// What Cedar must know of the thing with this id; none where there is none.
@@ -133,17 +134,17 @@ impl Store {
             return Ok(Some(Arc::clone(&entry.resourced)));
         }
         // Boxed, since it is rare and large, and every question would make room for it.
-        Ok(Box::pin(self.read::<R>(id)).await?.map(|(_, resourced)| resourced))
+        Ok(Box::pin(self.read::<R>(id)).await?.map(|thing| thing.resourced()))
     }
 
     /// Reads a thing, and remembers it.
-    async fn read<R: Resource>(&self, id: Id) -> Result<Option<(Held<R>, Arc<Resourced>)>, StoreError> {
+    async fn read<R: Resource>(&self, id: Id) -> Result<Option<Undecided<R>>, StoreError> {
         let stamp = self.facts.stamp(id);
         let Some(held) = by_id::<R>(id).into_model::<Held<R>>().one(&self.db).await? else { return Ok(None) };
-        let kept = Held { row: held.row.clone(), path: held.path.clone() };
-        let resourced = Arc::new(Undecided::new(held.row.clone(), held.path.clone()).resourced());
-        self.facts.remember_row(R::TYPE, id, stamp, &held.row, kept, Arc::clone(&resourced));
-        Ok(Some((held, resourced)))
+        let bytes = serde_json::to_string(&held.row).map_or(0, |text| text.len());
+        let thing = held.undecided();
+        self.facts.remember_row((R::TYPE, id), stamp, bytes, thing.clone(), thing.resourced());
+        Ok(Some(thing))
     }
 
     /// Where this organization stands in the tree; none where there is no such organization.

@@ -68,20 +68,23 @@ impl FromStr for Id {
     type Err = Invalid;
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
-        let malformed = || Invalid(format!("{} is not an id: an id has 24 hex digits", quoted(text)));
-        let value = |digit: u8| char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok());
-        if text.len() != 24 {
-            return Err(malformed());
-        }
-        let mut bytes = [0; 12];
+        // What is no digit counts as 255, and is looked for at the end: there is nothing to guess on the way.
+        let value = |digit: u8| {
+            let value = char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok());
+            value.unwrap_or(u8::MAX)
+        };
+        let (mut bytes, mut all) = ([0; 12], 0);
         for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
-            let [high, low] = pair else { return Err(malformed()) };
-            let (Some(high), Some(low)) = (value(*high), value(*low)) else {
-                return Err(malformed());
-            };
-            *byte = (high << 4) | low;
+            if let [high, low] = pair {
+                let (high, low) = (value(*high), value(*low));
+                all |= high | low;
+                *byte = (high << 4) | (low & 15);
+            }
         }
-        Ok(Self(bytes))
+        if text.len() == 24 && all <= 15 {
+            return Ok(Self(bytes));
+        }
+        Err(Invalid(format!("{} is not an id: an id has 24 hex digits", quoted(text))))
     }
 }
 

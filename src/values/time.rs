@@ -66,17 +66,27 @@ impl FromStr for Timestamp {
 impl Timestamp {
     /// Gives its text.
     pub fn as_text<T>(self, to: impl FnOnce(&str) -> T) -> T {
-        // Many times that are written one after the other are the same.
+        // Many times that are written one after the other are the same few.
         thread_local! {
-            static LAST: RefCell<(i64, String)> = const { RefCell::new((i64::MIN, String::new())) };
+            static LATE: RefCell<[(i64, String); 16]> =
+                const { RefCell::new([const { (i64::MIN, String::new()) }; 16]) };
         }
-        LAST.with_borrow_mut(|(millis, text)| {
-            if *millis != self.0 {
-                let moment = jiff::Timestamp::from_millisecond(self.0).unwrap_or_default();
-                (*millis, *text) = (self.0, format!("{moment:.3}"));
+        LATE.with_borrow_mut(|late| {
+            let place = usize::try_from(self.0.rem_euclid(16)).unwrap_or_default();
+            match late.get_mut(place) {
+                Some((millis, text)) => {
+                    if *millis != self.0 {
+                        (*millis, *text) = (self.0, self.written());
+                    }
+                    to(text)
+                }
+                None => to(&self.written()),
             }
-            to(text)
         })
+    }
+
+    fn written(self) -> String {
+        format!("{:.3}", jiff::Timestamp::from_millisecond(self.0).unwrap_or_default())
     }
 }
 

@@ -31,7 +31,6 @@ impl Asking {
     }
 
     /// The answer: the decision, else the code of what stands in the way.
-    #[track_caller]
     async fn answer(&self) -> String {
         let words = self.question.to_string();
         let same = self.send(words.clone()).await;

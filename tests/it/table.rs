@@ -151,7 +151,7 @@ mod on_the_engine {
         OrgPath::root("599e1fcd9da1c72645c95800".parse().unwrap())
     }
 
-    fn resource(noun: &str, id: Id) -> cedargate::authz::Resourced {
+    fn resource(noun: &str, id: Id) -> std::sync::Arc<cedargate::authz::Resourced> {
         let path = home();
         match NOUNS.iter().position(|known| *known == noun).unwrap() {
             0 => Undecided::new(Thing::<0>(path.own()), path).resourced(),
