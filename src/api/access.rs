@@ -389,6 +389,7 @@ async fn evaluations(
     }
     // What holds for all items has to be right, whether or not one of them needs it.
     let defaults: Item = body::from_value(Value::Object(defaults), "")?;
+    let gate = gate.for_many();
     let mut decisions = Vec::with_capacity(batch.evaluations.len());
     for item in &batch.evaluations {
         let decision = decide_item(&gate, &request, &defaults, item).await?;

@@ -18,7 +18,7 @@ const MOST: usize = 1_024;
 const STEPS: [&str; 3] = ["evaluateAccess", "evaluateForeignAccess", "referTo"];
 
 thread_local! {
-    static NEAR: RefCell<Near<Understood>> = const { RefCell::new(Near::new()) };
+    static NEAR: RefCell<Near<Understood>> = const { RefCell::new(Near::EMPTY) };
 }
 
 /// What the caller, the policies and the words of a question are together.

@@ -35,7 +35,7 @@ const NEAR_DECISIONS: usize = 4_096;
 
 thread_local! {
     /// The decisions of late, each by its fingerprint and the number of its engine. They are this thread's own copies.
-    static NEAR: RefCell<Near<Arc<Answer>>> = const { RefCell::new(Near::new()) };
+    static NEAR: RefCell<Near<Arc<Answer>>> = const { RefCell::new(Near::EMPTY) };
 }
 
 /// A question without its resource: may this one do that, so?
@@ -190,10 +190,15 @@ impl Engine {
     pub fn decide(&self, ask: &Ask<'_>, resource: &Resourced) -> Arc<Answer> {
         let start = Instant::now();
         let answer = self.answer(ask, resource);
-        let latency = start.elapsed();
-        self.counts.time(latency);
-        if let Some(trail) = ask.trail.filter(|trail| trail.wants(answer.allowed)) {
-            self.record(&trail, ask, (resource.named(), resource), &answer, latency);
+        let is_step = ask.trail.is_some_and(|trail| trail.is_step);
+        let trail = ask.trail.filter(|trail| trail.wants(answer.allowed));
+        // What is a step on the way to another decision takes no longer, and to look at the clock again would.
+        if !is_step || trail.is_some() {
+            let latency = start.elapsed();
+            self.counts.time(latency);
+            if let Some(trail) = trail {
+                self.record(&trail, ask, (resource.named(), resource), &answer, latency);
+            }
         }
         answer
     }

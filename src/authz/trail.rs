@@ -2,7 +2,7 @@
 
 use super::Answer;
 use super::facts::{Circumstances, Principal, Resourced};
-use crate::decision_log::{DecisionLog, Record, Subject, Thing};
+use crate::decision_log::{DecisionLog, Gathered, Record, Subject, Thing};
 use crate::values::{Timestamp, raw};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -13,6 +13,8 @@ use std::time::Duration;
 pub struct Trail<'a> {
     /// The log.
     pub log: &'a DecisionLog,
+    /// Where the records of this request gather, if it asks for many decisions.
+    pub gathered: Option<&'a Gathered>,
     /// The id of the request, if there is one.
     pub request: Option<&'a str>,
     /// Who asks: a [`crate::decision_log::Caller`] in words.
@@ -49,12 +51,19 @@ impl Trail<'_> {
         self.log.wants(allowed) && !(self.is_step && allowed)
     }
 
+    fn hand_over<I: Serialize>(&self, record: &Record<'_, I>) {
+        match self.gathered {
+            Some(gathered) => gathered.record(record),
+            None => self.log.record(record),
+        }
+    }
+
     /// Records a decision. Its circumstances have nothing that is said of a call and read by nobody: callers say what they
     /// have, and that may be a token.
     pub(super) fn record(&self, decided: &Decided<'_>) {
         let Decided { answer, latency, .. } = *decided;
         let subject = decided.subject.shown();
-        self.log.record(&Record {
+        self.hand_over(&Record {
             time: self.time,
             request: self.request,
             caller: self.caller,
@@ -86,7 +95,7 @@ impl Trail<'_> {
         if !self.wants(false) {
             return;
         }
-        self.log.record(&Record {
+        self.hand_over(&Record {
             time: self.time,
             request: self.request,
             caller: self.caller,

@@ -10,6 +10,7 @@ pub use crate::config::{Decisions, Overflow};
 pub use record::{Caller, Record, Subject, Thing};
 
 use crate::config::Config;
+use crate::values::Timestamp;
 use lines::Lines;
 use mask::Mask;
 use queue::{Batch, Pushed, Queue};
@@ -22,6 +23,9 @@ use std::thread::JoinHandle;
 
 /// How much room a thread keeps for its next line: 8 KiB.
 const USUAL: usize = 8 * 1024;
+
+/// How many bytes of lines a request hands over together: 32 KiB.
+const TOGETHER: usize = 32 * 1024;
 
 /// Which decisions are logged, where, and what gives way when there are too many.
 #[derive(Debug, Clone)]
@@ -150,22 +154,20 @@ impl DecisionLog {
         thread_local! {
             static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
         }
-        let pushed = LINE.with_borrow_mut(|line| {
+        LINE.with_borrow_mut(|line| {
             line.clear();
             line.shrink_to(USUAL);
             match open.mask.write(record, line) {
-                Ok(()) => open.queue.push(line, record.time),
-                Err(error) => {
-                    tracing::error!(%error, "a decision could not be put into words for the decision log");
-                    open.queue.miss(record.time);
-                    Pushed::Dropped
-                }
+                Ok(()) if open.queue.push(line, record.time) == Pushed::Dropped => open.counts.lose(1),
+                Ok(()) => {}
+                Err(error) => open.miss(record.time, &error),
             }
         });
-        match pushed {
-            Pushed::Taken => {}
-            Pushed::Dropped => open.counts.lose(1),
-        }
+    }
+
+    /// Records of one request that asks for many decisions.
+    pub fn gather(&self) -> Gathered {
+        Gathered { log: self.clone(), lines: Mutex::default() }
     }
 
     /// How many records are not in the log: there was no room, they could not be written, or the log was closed.
@@ -186,6 +188,43 @@ impl DecisionLog {
     }
 }
 
+/// Records that are handed to the writer many at a time, and the last ones when this is dropped: threads that hand over each
+/// line for itself wait for one another.
+#[derive(Debug)]
+pub struct Gathered {
+    log: DecisionLog,
+    lines: Mutex<Batch>,
+}
+
+impl Gathered {
+    /// As [`DecisionLog::record`].
+    pub fn record<I: Serialize>(&self, record: &Record<'_, I>) {
+        let Some(open) = self.log.0.as_ref().filter(|_| self.log.wants(record.decision)) else { return };
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        match lines.make(record.time, |line| open.mask.write(record, line)) {
+            Ok(()) if lines.bytes() >= TOGETHER => hand_over(open, &mut lines),
+            Ok(()) => {}
+            Err(error) => open.miss(record.time, &error),
+        }
+    }
+}
+
+impl Drop for Gathered {
+    fn drop(&mut self) {
+        if let Some(open) = &self.log.0 {
+            hand_over(open, self.lines.get_mut().unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+}
+
+fn hand_over(open: &Open, lines: &mut Batch) {
+    match open.queue.push_all(lines) {
+        0 => {}
+        dropped => open.counts.lose(dropped),
+    }
+    lines.clear();
+}
+
 impl Counts {
     fn keep(&self, records: u64) {
         self.written.fetch_add(records, Ordering::Relaxed);
@@ -197,6 +236,13 @@ impl Counts {
 }
 
 impl Open {
+    /// A record has no line.
+    fn miss(&self, time: Timestamp, error: &serde_json::Error) {
+        tracing::error!(%error, "a decision could not be put into words for the decision log");
+        self.queue.miss(time);
+        self.counts.lose(1);
+    }
+
     fn close(&self) {
         self.queue.close();
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
@@ -216,7 +262,7 @@ impl Drop for Open {
 fn write(queue: &Queue, mut lines: Lines) {
     let mut batch = Batch::default();
     while let Some(missed) = queue.take(&mut batch) {
-        batch.lines().for_each(|(line, time)| lines.add(line, time));
+        lines.add_all(&batch);
         batch.clear();
         // They came when the queue was full of those above.
         lines.miss(missed);

@@ -26,6 +26,39 @@ impl Batch {
         self.ends.push((self.text.len(), time));
     }
 
+    /// Adds a line that is made where it is to stand; nothing where that fails.
+    pub(super) fn make<E>(
+        &mut self,
+        time: Timestamp,
+        make: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let end = self.text.len();
+        match make(&mut self.text) {
+            Ok(()) => self.ends.push((self.text.len(), time)),
+            Err(error) => {
+                self.text.truncate(end);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, later: &Self) {
+        let start = self.text.len();
+        self.text.extend_from_slice(&later.text);
+        self.ends.extend(later.ends.iter().map(|(end, time)| (start + end, *time)));
+    }
+
+    /// The lines, one after the other.
+    pub(super) fn text(&self) -> &[u8] {
+        &self.text
+    }
+
+    /// How many bytes they have.
+    pub(super) fn bytes(&self) -> usize {
+        self.text.len()
+    }
+
     /// The lines, each with its time.
     pub(super) fn lines(&self) -> impl Iterator<Item = (&[u8], Timestamp)> {
         let mut start = 0;
@@ -150,6 +183,24 @@ impl Queue {
             }
         }
         state.waiting.push(line, time);
+        self.wake(state);
+        Pushed::Taken
+    }
+
+    /// Adds lines at the end, and says how many of them were dropped.
+    pub(super) fn push_all(&self, lines: &Batch) -> u64 {
+        let mut state = self.state();
+        if !state.is_closed && state.waiting.ends.len() + lines.ends.len() <= self.length {
+            state.waiting.append(lines);
+            self.wake(state);
+            return 0;
+        }
+        drop(state);
+        lines.lines().map(|(line, time)| u64::from(self.push(line, time) == Pushed::Dropped)).sum()
+    }
+
+    /// Wakes the writer, where there is something for it to do.
+    fn wake(&self, mut state: MutexGuard<'_, State>) {
         let must_look = match state.writer {
             Writer::Busy => false,
             Writer::Naps => state.waiting.ends.len() >= self.length.div_ceil(2),
@@ -160,7 +211,6 @@ impl Queue {
             drop(state);
             self.work.notify_one();
         }
-        Pushed::Taken
     }
 
     /// Notes that a record has no line.

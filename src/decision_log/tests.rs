@@ -130,12 +130,19 @@ fn every_record_of_many_threads_is_written_once_and_in_its_order() {
     const EACH: u64 = 10_000;
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log");
-    let log = DecisionLog::open(&settings(&path)).unwrap();
+    let log = DecisionLog::open(&Settings { queue: 1_000, ..settings(&path) }).unwrap();
     std::thread::scope(|scope| {
         for thread in 0..THREADS {
             let log = &log;
             scope.spawn(move || {
-                (0..EACH).for_each(|number| put(log, thread * EACH + number));
+                // Every other one hands them over many at a time.
+                let gathered = (thread % 2 == 1).then(|| log.gather());
+                for number in thread * EACH..(thread + 1) * EACH {
+                    match &gathered {
+                        Some(gathered) => gathered.record(&record(&number.to_string())),
+                        None => put(log, number),
+                    }
+                }
             });
         }
     });
@@ -162,6 +169,31 @@ fn what_finds_no_room_is_dropped_and_told_in_its_place() {
     let lines = lines(&path);
     assert_eq!(numbers(&lines[..5]), [0, 1, 2, 3, 4]);
     assert_eq!(lines[5..], [json!({"dropped": 6, "time": "2026-01-01T00:00:00.000Z"})]);
+}
+
+#[test]
+fn what_is_gathered_is_handed_over_at_the_end_and_finds_room_or_is_dropped() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("log");
+    let (log, door) = stopped(&Settings { queue: 4, overflow: Overflow::Drop, ..settings(&path) });
+    let gathered = log.gather();
+    (1..=3).for_each(|number| gathered.record(&record(&number.to_string())));
+    put(&log, 4);
+    drop(gathered);
+    let gathered = log.gather();
+    (5..=6).for_each(|number| gathered.record(&record(&number.to_string())));
+    assert_eq!(log.dropped(), 0);
+    drop(gathered);
+    assert_eq!(log.dropped(), 2);
+    drop(door);
+    log.close();
+    let gathered = log.gather();
+    gathered.record(&record("7"));
+    drop(gathered);
+    assert_eq!((log.written(), log.dropped()), (5, 3));
+    let lines = lines(&path);
+    assert_eq!(numbers(&lines[..5]), [0, 4, 1, 2, 3]);
+    assert_eq!(lines[5..], [json!({"dropped": 2, "time": "2026-01-01T00:00:00.000Z"})]);
 }
 
 #[test]

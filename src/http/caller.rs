@@ -96,7 +96,7 @@ pub struct Callers {
 
 thread_local! {
     /// The callers of late, each by its credential and the number of its service. They are this thread's own copies.
-    static NEAR: RefCell<Near<Known>> = const { RefCell::new(Near::new()) };
+    static NEAR: RefCell<Near<Known>> = const { RefCell::new(Near::EMPTY) };
 }
 
 /// How many callers a thread has near.

@@ -7,6 +7,7 @@ use super::limits::count_caller;
 use super::parts::Held;
 use super::{FieldError, Parts, Problem};
 use crate::authz::{Ask, Circumstances, Denied, Engine, Permitted, Resourced, Trail, Undecided, Within};
+use crate::decision_log::Gathered;
 use crate::resource::{Reference, Resource};
 use crate::store::{Account, Cause, Entry, Event, Outcome, Reader, Work};
 use crate::values::{Id, OrgPath, Timestamp};
@@ -24,6 +25,8 @@ pub struct Gate {
     action: &'static str,
     /// Whether this door is on the way to another one.
     is_step: bool,
+    /// Where the records of its decisions gather, if it asks for many.
+    gathered: Option<Arc<Gathered>>,
 }
 
 /// What is the same at every door of one request.
@@ -55,14 +58,14 @@ impl Gate {
         let ip = client_address(request);
         let request = request.extensions().get::<Passage>().map(Passage::header);
         let call = Call { parts, engine, caller, ip, now: OnceLock::new(), request };
-        Ok(Self { call: Arc::new(call), action, is_step: false })
+        Ok(Self { call: Arc::new(call), action, is_step: false, gathered: None })
     }
 
     /// The gate of `action` for this caller.
     pub fn new(parts: Arc<Parts>, caller: Caller, action: &'static str) -> Self {
         let (engine, caller, parts) = (parts.policies.in_force(), Arc::new(caller), Held::new(parts));
         let call = Call { parts, engine, caller, ip: None, now: OnceLock::new(), request: None };
-        Self { call: Arc::new(call), action, is_step: false }
+        Self { call: Arc::new(call), action, is_step: false, gathered: None }
     }
 
     /// The same caller at the door of another action.
@@ -83,6 +86,11 @@ impl Gate {
     /// The same caller at a door on the way to another one.
     pub fn step(&self, action: &'static str) -> Self {
         Self { is_step: true, ..self.at(action) }
+    }
+
+    /// The same door for many decisions, which are recorded together.
+    pub fn for_many(&self) -> Self {
+        Self { gathered: Some(Arc::new(self.parts().decision_log.gather())), ..self.clone() }
     }
 
     /// Who causes what is written in this request.
@@ -133,6 +141,7 @@ impl Gate {
     pub fn trail(&self) -> Trail<'_> {
         Trail {
             log: &self.parts().decision_log,
+            gathered: self.gathered.as_deref(),
             request: self.request(),
             caller: self.caller().shown(),
             time: self.now(),

@@ -9,10 +9,8 @@ use super::Fingerprint;
 pub struct Near<V>(Vec<Option<(Fingerprint, V)>>);
 
 impl<V> Near<V> {
-    /// An empty one.
-    pub const fn new() -> Self {
-        Self(Vec::new())
-    }
+    /// One with nothing in it.
+    pub const EMPTY: Self = Self(Vec::new());
 
     /// The value with this key.
     pub fn get(&self, key: Fingerprint) -> Option<&V> {
