@@ -165,7 +165,7 @@ pub fn undecided(
     thing: (&str, &str),
     obstacle: Obstacle,
 ) -> Verdict {
-    let version = gate.engine().version();
+    let version = gate.engine().shown_version();
     let (subject, thing) = (written(gate, subject), written(gate, thing));
     gate.trail().record_undecided(subject, action, thing, obstacle.code, version);
     Verdict::not(obstacle)
@@ -192,7 +192,7 @@ pub fn decide(engine: &Engine, ask: &Ask<'_>, target: &Target, named: Named<'_>,
         }
         Target::Wrong(obstacle) => {
             if let Some(trail) = &ask.trail {
-                let (subject, version) = (ask.principal.name(), engine.version());
+                let (subject, version) = (ask.principal.name(), engine.shown_version());
                 let id = if engine.domain().knows(named.kind) { named.id } else { "" };
                 trail.record_undecided(subject, ask.action, (named.kind, id), obstacle.code, version);
             }

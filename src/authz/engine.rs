@@ -224,8 +224,8 @@ impl Engine {
         trail.record(&Decided { subject, action, named, thing, circumstances, answer, version, latency });
     }
 
-    /// Its version, as the decision log has it.
-    pub fn version(&self) -> &RawValue {
+    /// The version of its policies, as the decision log has it.
+    pub fn shown_version(&self) -> &RawValue {
         &self.version
     }
 
