@@ -305,7 +305,7 @@ pub(super) fn answered(gate: &Gate, body: &impl Serialize) -> HttpResponse {
 /// `POST /access/v1/evaluation`.
 async fn evaluation(gate: Gate, (request, Sent(body)): (HttpRequest, Sent)) -> Result<HttpResponse, Problem> {
     // Reasons are looked for each time.
-    let words = (!request.headers().contains_key(EXPLAIN)).then(|| Words::of(&gate, &body));
+    let words = if request.headers().contains_key(EXPLAIN) { None } else { Words::of(&gate, &body) };
     if let Some(verdict) = words.and_then(|words| understood::decide(&gate, words)) {
         return Ok(answered(&gate, &Decision::new(&verdict, gate.engine(), false)));
     }

@@ -129,7 +129,10 @@ async fn metrics(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem> 
 /// How long decisions took, as a histogram in seconds.
 fn latencies(text: &mut String, decisions: &Decisions) {
     let name = "cedargate_decision_seconds";
-    let _ = writeln!(text, "# HELP {name} How long decisions take.\n# TYPE {name} histogram");
+    let _ = writeln!(
+        text,
+        "# HELP {name} How long decisions take, steps on the way to them left out.\n# TYPE {name} histogram"
+    );
     let mut up_to = 0;
     for (most, count) in LATENCIES.iter().zip(&decisions.latencies) {
         up_to += count;

@@ -14,6 +14,9 @@ use std::sync::Arc;
 /// How many questions a thread has near.
 const MOST: usize = 1_024;
 
+/// How many bytes a question has at most that is kept.
+const LONGEST: usize = 2_048;
+
 /// The decisions on the way to one of these questions: whether the caller may ask about somebody, and name a thing.
 const STEPS: [&str; 3] = ["evaluateAccess", "evaluateForeignAccess", "referTo"];
 
@@ -26,9 +29,10 @@ thread_local! {
 pub(super) struct Words(Fingerprint);
 
 impl Words {
-    pub(super) fn of(gate: &Gate, body: &[u8]) -> Self {
+    /// Those of this body; none of a long one, which would take too much room.
+    pub(super) fn of(gate: &Gate, body: &[u8]) -> Option<Self> {
         let caller = gate.caller().principal.fingerprint();
-        Self(Fingerprint::of(&(gate.engine().number(), caller, body)))
+        (body.len() <= LONGEST).then(|| Self(Fingerprint::of(&(gate.engine().number(), caller, body))))
     }
 }
 

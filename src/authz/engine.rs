@@ -188,17 +188,17 @@ impl Engine {
 
     /// What Cedar says of this question. It is recorded where the question has a trail.
     pub fn decide(&self, ask: &Ask<'_>, resource: &Resourced) -> Arc<Answer> {
-        let start = Instant::now();
-        let answer = self.answer(ask, resource);
         let is_step = ask.trail.is_some_and(|trail| trail.is_step);
-        let trail = ask.trail.filter(|trail| trail.wants(answer.allowed));
-        // What is a step on the way to another decision takes no longer, and to look at the clock again would.
-        if !is_step || trail.is_some() {
-            let latency = start.elapsed();
+        let trail = ask.trail.filter(|trail| trail.wants(false));
+        // A step on the way to another decision takes no longer than that; to look at the clock twice would.
+        let start = (!is_step || trail.is_some()).then(Instant::now);
+        let answer = self.answer(ask, resource);
+        let latency = start.map_or(Duration::ZERO, |start| start.elapsed());
+        if !is_step {
             self.counts.time(latency);
-            if let Some(trail) = trail {
-                self.record(&trail, ask, (resource.named(), resource), &answer, latency);
-            }
+        }
+        if let Some(trail) = trail.filter(|trail| trail.wants(answer.allowed)) {
+            self.record(&trail, ask, (resource.named(), resource), &answer, latency);
         }
         answer
     }

@@ -57,7 +57,8 @@ impl Live {
         self.current.load_full()
     }
 
-    /// The same for as long as a request takes: kept without a count that the threads share.
+    /// The same for as long as a request takes: kept without a count that the threads share, unless a thread has many
+    /// requests at once.
     pub fn in_force(&self) -> Guard<Arc<Engine>> {
         self.current.load()
     }

@@ -1,7 +1,7 @@
 //! The lines of the log, and the file that they go to. A line is whole or it is not there: what could not be written is
 //! counted, and told in the log as soon as that can be written again.
 
-use super::queue::{Batch, Missed};
+use super::queue::Missed;
 use super::{Counts, LogError, Settings, Target};
 use crate::values::Timestamp;
 use serde::Serialize;
@@ -94,23 +94,6 @@ impl Lines {
         }
     }
 
-    /// Adds lines of records, in one piece where they fit into the file.
-    pub(super) fn add_all(&mut self, batch: &Batch) {
-        self.tell_missed();
-        let fits = |files: &Files| files.length + batch.bytes() as u64 <= files.max_bytes;
-        if !self.gathered.is_empty() || !self.files.as_ref().is_none_or(fits) {
-            return batch.lines().for_each(|(line, time)| self.add(line, time));
-        }
-        let (written, result) = self.pour(batch.text());
-        let mut end = 0;
-        let mut records = 0;
-        for (line, time) in batch.lines() {
-            end += line.len();
-            if end > written { self.lose(Entry::Record(time)) } else { records += 1 }
-        }
-        self.poured(records, result);
-    }
-
     /// Adds the line of a record that was made at this time.
     pub(super) fn add(&mut self, line: &[u8], time: Timestamp) {
         self.tell_missed();
@@ -171,9 +154,7 @@ impl Lines {
         if self.gathered.is_empty() {
             return;
         }
-        let gathered = std::mem::take(&mut self.gathered);
-        let (written, result) = self.pour(&gathered);
-        self.gathered = gathered;
+        let (written, result) = self.pour();
         let mut records = 0;
         for (end, entry) in std::mem::take(&mut self.entries) {
             match entry {
@@ -182,13 +163,8 @@ impl Lines {
                 Entry::Gap(_) => {}
             }
         }
-        self.gathered.clear();
-        self.poured(records, result);
-    }
-
-    /// So many records are in the log now.
-    fn poured(&mut self, records: u64, result: io::Result<()>) {
         self.counts.keep(records);
+        self.gathered.clear();
         match result {
             Err(error) => self.failed(&error),
             Ok(()) if self.is_failing => {
@@ -199,8 +175,8 @@ impl Lines {
         }
     }
 
-    /// Writes whole lines, the first one on a line of its own, and says how many bytes of them were written.
-    fn pour(&mut self, lines: &[u8]) -> (usize, io::Result<()>) {
+    /// Writes what is gathered, on a line of its own, and says how many bytes of it were written.
+    fn pour(&mut self) -> (usize, io::Result<()>) {
         let mut more = 0;
         if self.is_torn {
             let (written, result) = write(&mut self.out, b"\n");
@@ -209,8 +185,8 @@ impl Lines {
             }
             more = written;
         }
-        let (written, result) = write(&mut self.out, lines);
-        let last = lines.get(..written).and_then(<[u8]>::last);
+        let (written, result) = write(&mut self.out, &self.gathered);
+        let last = self.gathered.get(..written).and_then(<[u8]>::last);
         self.is_torn = last.is_some_and(|last| *last != b'\n');
         if let Some(files) = &mut self.files {
             files.length += (more + written) as u64;

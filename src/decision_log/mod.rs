@@ -38,7 +38,8 @@ pub struct Settings {
     pub max_bytes: u64,
     /// How many full files are kept beside the one that is written: `file.1` is the youngest.
     pub keep: u32,
-    /// How many records may wait for the writer. As many again may be in its hands.
+    /// How many records may wait for the writer. As many again may be in its hands, and 32 KiB of them with each request that
+    /// asks for many decisions.
     pub queue: usize,
     /// What happens to a record when that many wait.
     pub overflow: Overflow,
@@ -218,6 +219,9 @@ impl Drop for Gathered {
 }
 
 fn hand_over(open: &Open, lines: &mut Batch) {
+    if lines.bytes() == 0 {
+        return;
+    }
     match open.queue.push_all(lines) {
         0 => {}
         dropped => open.counts.lose(dropped),
@@ -262,7 +266,7 @@ impl Drop for Open {
 fn write(queue: &Queue, mut lines: Lines) {
     let mut batch = Batch::default();
     while let Some(missed) = queue.take(&mut batch) {
-        lines.add_all(&batch);
+        batch.lines().for_each(|(line, time)| lines.add(line, time));
         batch.clear();
         // They came when the queue was full of those above.
         lines.miss(missed);

@@ -45,18 +45,13 @@ impl Batch {
 
     fn append(&mut self, later: &Self) {
         let start = self.text.len();
-        self.text.extend_from_slice(&later.text);
+        self.text.extend_from_slice(later.text.get(..later.bytes()).unwrap_or_default());
         self.ends.extend(later.ends.iter().map(|(end, time)| (start + end, *time)));
     }
 
-    /// The lines, one after the other.
-    pub(super) fn text(&self) -> &[u8] {
-        &self.text
-    }
-
-    /// How many bytes they have.
+    /// How many bytes the lines have.
     pub(super) fn bytes(&self) -> usize {
-        self.text.len()
+        self.ends.last().map_or(0, |(end, _)| *end)
     }
 
     /// The lines, each with its time.

@@ -350,8 +350,11 @@ pub fn mount(all: &[Routes], server: &mut web::ServiceConfig) {
             }
         }
     }
-    for (start, mut paths) in scopes {
-        paths.sort_by_key(|(path, _)| path.len());
+    for (start, mut paths) in scopes.clone() {
+        // What has found its beginning is looked for behind no other one.
+        debug_assert!(!scopes.keys().any(|other| start.starts_with(&format!("{other}/"))), "{start}");
+        // What is fixed goes before what may be anything.
+        paths.sort_by_key(|(path, _)| (path.matches('{').count(), path.len()));
         let scope = paths
             .iter()
             .fold(web::scope(&start), |scope, (path, routes)| scope.service(resource(path, routes)));

@@ -5,7 +5,8 @@
 //! process cannot listen, it remembers nothing. SQLite has one process that serves.
 
 use super::Account;
-use crate::authz::Resourced;
+use crate::authz::Undecided;
+use crate::resource::Resource;
 use crate::values::Id;
 use quick_cache::sync::Cache;
 use quick_cache::{UnitWeighter, Weighter};
@@ -38,12 +39,18 @@ pub struct Stamp {
     slot: u64,
 }
 
-/// A row that was read, with what Cedar must know of it.
+/// A thing that was read.
 pub(super) struct Entry {
     stamp: Stamp,
     weight: u64,
-    pub(super) row: Box<dyn Any + Send + Sync>,
-    pub(super) resourced: Arc<Resourced>,
+    thing: Box<dyn Any + Send + Sync>,
+}
+
+impl Entry {
+    /// The thing, if it is one of these.
+    pub(super) fn thing<R: Resource>(&self) -> Option<&Undecided<R>> {
+        self.thing.downcast_ref()
+    }
 }
 
 #[derive(Clone)]
@@ -133,20 +140,19 @@ impl Facts {
         self.rows.get(&(kind, id)).filter(|entry| self.is_good(entry.stamp, id))
     }
 
-    /// Remembers a row that has so many bytes as JSON.
-    pub(super) fn remember_row<T: Send + Sync + 'static>(
+    /// Remembers a thing that has so many bytes as JSON.
+    pub(super) fn remember_row<R: Resource>(
         &self,
         key: (&'static str, Id),
         stamp: Stamp,
         bytes: usize,
-        row: T,
-        resourced: Arc<Resourced>,
+        thing: Undecided<R>,
     ) {
         if !self.is_on.load(Ordering::Acquire) {
             return;
         }
         let weight = u64::try_from(bytes + 256).unwrap_or(u64::MAX);
-        self.rows.insert(key, Arc::new(Entry { stamp, weight, row: Box::new(row), resourced }));
+        self.rows.insert(key, Arc::new(Entry { stamp, weight, thing: Box::new(thing) }));
     }
 
     pub(super) fn account(&self, id: Id) -> Option<Arc<Account>> {

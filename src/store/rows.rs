@@ -119,9 +119,7 @@ impl Reader<'_> {
 impl Store {
     /// The thing with this id; none where there is none.
     pub async fn find<R: Resource>(&self, id: Id) -> Result<Option<Undecided<R>>, StoreError> {
-        if let Some(entry) = self.facts.row(R::TYPE, id)
-            && let Some(thing) = entry.row.downcast_ref::<Undecided<R>>()
-        {
+        if let Some(thing) = self.facts.row(R::TYPE, id).as_ref().and_then(|entry| entry.thing::<R>()) {
             return Ok(Some(thing.clone()));
         }
         // Boxed, since it is rare and large, and every request would make room for it.
@@ -130,8 +128,8 @@ impl Store {
 
     /// What Cedar must know of the thing with this id; none where there is none.
     pub(super) async fn facts_of<R: Resource>(&self, id: Id) -> Result<Option<Arc<Resourced>>, StoreError> {
-        if let Some(entry) = self.facts.row(R::TYPE, id) {
-            return Ok(Some(Arc::clone(&entry.resourced)));
+        if let Some(thing) = self.facts.row(R::TYPE, id).as_ref().and_then(|entry| entry.thing::<R>()) {
+            return Ok(Some(thing.resourced()));
         }
         // Boxed, since it is rare and large, and every question would make room for it.
         Ok(Box::pin(self.read::<R>(id)).await?.map(|thing| thing.resourced()))
@@ -143,7 +141,9 @@ impl Store {
         let Some(held) = by_id::<R>(id).into_model::<Held<R>>().one(&self.db).await? else { return Ok(None) };
         let bytes = serde_json::to_string(&held.row).map_or(0, |text| text.len());
         let thing = held.undecided();
-        self.facts.remember_row((R::TYPE, id), stamp, bytes, thing.clone(), thing.resourced());
+        // Its copies know it from now on.
+        thing.resourced();
+        self.facts.remember_row((R::TYPE, id), stamp, bytes, thing.clone());
         Ok(Some(thing))
     }
 

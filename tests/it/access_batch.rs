@@ -264,3 +264,24 @@ async fn without_a_public_address_the_metadata_name_the_one_that_was_called() {
     assert!(endpoint.starts_with("http") && endpoint.ends_with(EVALUATION), "{metadata}");
     assert_eq!(endpoint, format!("{}{EVALUATION}", metadata["policy_decision_point"].as_str().unwrap()));
 }
+
+#[tokio::test]
+async fn an_item_whose_text_is_no_value_is_a_denial_and_the_others_are_decided() {
+    let app = with_records().await;
+    let admin = app.admin().await;
+    let good = json!({ "resource": thing("record", "record-1") }).to_string();
+    let deep = format!("{}1{}", "[".repeat(200), "]".repeat(200));
+    for wrong in [r#""\ud800""#, "1e999", &deep] {
+        let item =
+            format!(r#"{{"resource":{{"type":"record","id":"record-1","properties":{{"x":{wrong}}}}}}}"#);
+        let body = format!(
+            r#"{{"subject":{},"action":{{"name":"write"}},"evaluations":[{good},{item},{good}]}}"#,
+            thing("user", "alice")
+        );
+        let headers = [("content-type", "application/json")];
+        let reply = admin.send(Method::POST, EVALUATIONS, &headers, Some(body.into_bytes())).await;
+        let answers = reply.expect(StatusCode::OK)["evaluations"].as_array().unwrap().clone();
+        assert_eq!((&answers[0], &answers[2]), (&json!({ "decision": true }), &json!({ "decision": true })));
+        assert_eq!(obstacle(&answers[1]), "invalid", "{wrong}");
+    }
+}

@@ -188,3 +188,17 @@ async fn reasons_are_given_to_the_same_words_where_they_are_wanted() {
         assert_eq!(full["context"]["policies"][0]["id"], "guest", "{full}");
     }
 }
+
+#[tokio::test]
+async fn a_long_question_is_answered_each_time() {
+    let app = TestApp::with(|config| config.workers = Some(1)).await;
+    let admin = app.admin().await;
+    let thing = admin.post("/v2/forms", json!({ "name": "form" })).await.id();
+    let subject = json!({ "type": "User", "id": admin.id });
+    let mut question = may(subject, "fetchForm", json!({ "type": "Form", "id": thing }));
+    question["context"] = json!({ "said": "x".repeat(100_000) });
+    let asking = Asking::new(admin.clone(), question);
+    assert_eq!(asking.answer().await, "true");
+    admin.delete(&format!("/v2/forms/{thing}")).await.expect(StatusCode::NO_CONTENT);
+    assert_eq!(asking.answer().await, "false");
+}
