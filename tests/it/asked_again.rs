@@ -4,6 +4,7 @@ use crate::access::{EVALUATION, may};
 use crate::reload::Files;
 use crate::support::{Client, TestApp};
 use cedargate::authz::Scope;
+use cedargate::config::Config;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::cell::Cell;
@@ -51,21 +52,15 @@ async fn admin_home(admin: &Client) -> String {
     admin.get("/v2/users/me").await.json["organization"].as_str().unwrap().to_owned()
 }
 
-async fn started(files: &Files) -> TestApp {
-    let (policies, schema) = (files.at("policies"), files.at("schema"));
-    TestApp::with(|config| {
-        config.policies = vec![policies];
-        config.schema = vec![schema];
-        // What is known of a question is known to one thread.
-        config.workers = Some(1);
-    })
-    .await
+/// What is known of a question is known to one thread.
+fn one_worker(config: &mut Config) {
+    config.workers = Some(1);
 }
 
 #[tokio::test]
 async fn whatever_changes_is_seen_by_the_same_words() {
     let files = Files::new();
-    let app = started(&files).await;
+    let app = files.serve_with(one_worker).await;
     let admin = app.admin().await;
     let (tenant, owner) = app.tenant("one").await;
     let other = admin.post("/v2/organizations", json!({ "name": "other" })).await.id();
@@ -159,7 +154,7 @@ async fn what_policies_read_of_the_call_is_looked_at_each_time() {
              when {{ context has now && context.now >= datetime(\"2026-02-01\") }};"
         );
         files.write("policies/late.cedar", &late);
-        let app = started(&files).await;
+        let app = files.serve_with(one_worker).await;
         let admin = app.admin().await;
         let admin = Client { bearer: Some(admin.key(&[Scope::Admin]).await), ..admin };
         let thing = admin.post("/v2/conversations", json!({})).await.id();
@@ -174,7 +169,7 @@ async fn what_policies_read_of_the_call_is_looked_at_each_time() {
 
 #[tokio::test]
 async fn reasons_are_given_to_the_same_words_where_they_are_wanted() {
-    let app = TestApp::with(|config| config.workers = Some(1)).await;
+    let app = TestApp::with(one_worker).await;
     let admin = app.admin().await;
     let thing = admin.post("/v2/conversations", json!({})).await.id();
     let subject = json!({ "type": "User", "id": admin.id });
@@ -191,7 +186,7 @@ async fn reasons_are_given_to_the_same_words_where_they_are_wanted() {
 
 #[tokio::test]
 async fn a_long_question_is_answered_each_time() {
-    let app = TestApp::with(|config| config.workers = Some(1)).await;
+    let app = TestApp::with(one_worker).await;
     let admin = app.admin().await;
     let thing = admin.post("/v2/forms", json!({ "name": "form" })).await.id();
     let subject = json!({ "type": "User", "id": admin.id });

@@ -2,6 +2,7 @@
 
 use crate::support::{TestApp, project_file};
 use cedargate::authz::Scope;
+use cedargate::config::Config;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -34,10 +35,16 @@ impl Files {
     }
 
     pub(crate) async fn serve(&self) -> TestApp {
+        self.serve_with(|_| ()).await
+    }
+
+    /// With other settings than the usual ones.
+    pub(crate) async fn serve_with(&self, change: impl FnOnce(&mut Config)) -> TestApp {
         let (policies, schema) = (self.at("policies"), self.at("schema"));
         TestApp::with(|config| {
             config.policies = vec![policies];
             config.schema = vec![schema];
+            change(config);
         })
         .await
     }
