@@ -267,17 +267,16 @@ impl Engine {
         if let Some(answer) = NEAR.with_borrow(|near| near.get(key).cloned()) {
             return (answer, true);
         }
-        let remembered = self.remembered.get(&key);
-        let is_remembered = remembered.is_some();
-        let answer = remembered.unwrap_or_else(|| Arc::new(self.decide_afresh(slice, ask, resource)));
+        if let Some(answer) = self.remembered.get(&key) {
+            NEAR.with_borrow_mut(|near| near.keep(NEAR_DECISIONS, key, Arc::new((*answer).clone())));
+            return (answer, true);
+        }
+        let answer = Arc::new(self.decide_afresh(slice, ask, resource));
         // What went wrong is told with the names of those that it went wrong with.
         if answer.errors.is_empty() {
-            NEAR.with_borrow_mut(|near| near.keep(NEAR_DECISIONS, key, Arc::new((*answer).clone())));
-            if !is_remembered {
-                self.remembered.insert(key, Arc::clone(&answer));
-            }
+            self.remembered.insert(key, Arc::clone(&answer));
         }
-        (answer, is_remembered)
+        (answer, false)
     }
 
     fn decide_afresh(&self, slice: &Slice, ask: &Ask<'_>, resource: &Resourced) -> Answer {
