@@ -3,18 +3,15 @@
 use super::question::{self, Asked, Decision, Named, Obstacle, POLICY_VERSION, Target, Verdict, with_said};
 use super::search::{ActionSearch, ResourceSearch, SubjectSearch};
 use super::search::{search_actions, search_doc, search_resources, search_subjects};
+use super::sent::{Body, Sent};
 use super::understood::{self, Understood, Words};
 use crate::authz::Ask;
 use crate::http::openapi::Doc;
 use crate::http::{Gate, Parts, Problem, Routes, body, list};
 use crate::values::{Term, given, object_only};
-use actix_web::dev::Payload;
+use actix_web::http::Method;
 use actix_web::http::header::{self, HeaderName, HeaderValue};
-use actix_web::http::{Method, StatusCode};
-use actix_web::web::BytesMut;
-use actix_web::{FromRequest, HttpRequest, HttpResponse};
-use futures_util::future::LocalBoxFuture;
-use serde::de::DeserializeOwned;
+use actix_web::{HttpRequest, HttpResponse};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
@@ -22,8 +19,6 @@ use utoipa::openapi::schema::{AllOfBuilder, AnyOfBuilder, ArrayBuilder, ObjectBu
 use utoipa::openapi::{Ref, RefOr};
 use utoipa::{PartialSchema, ToSchema};
 
-/// The largest body that is taken here: 4 MiB, for batches.
-const MAX_BODY: usize = 4 * 1024 * 1024;
 /// The routes.
 pub fn routes() -> Routes {
     Routes::new("AuthZEN", "/access/v1")
@@ -68,46 +63,6 @@ pub fn metadata_routes() -> Routes {
         },
         metadata,
     )
-}
-
-/// A JSON body as AuthZEN wants it: whatever is wrong with it is a 400.
-pub(super) struct Body<T>(pub(super) T);
-
-impl<T: DeserializeOwned + 'static> FromRequest for Body<T> {
-    type Error = Problem;
-    type Future = LocalBoxFuture<'static, Result<Self, Problem>>;
-
-    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let bytes = sent(request, payload);
-        Box::pin(async move { body::parse(&bytes.await?).map(Self) })
-    }
-}
-
-/// A JSON body that is not read yet.
-struct Sent(BytesMut);
-
-impl FromRequest for Sent {
-    type Error = Problem;
-    type Future = LocalBoxFuture<'static, Result<Self, Problem>>;
-
-    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let bytes = sent(request, payload);
-        Box::pin(async move { bytes.await.map(Self) })
-    }
-}
-
-/// What was sent as JSON. AuthZEN answers another type of content with 400, too.
-fn sent(
-    request: &HttpRequest,
-    payload: &mut Payload,
-) -> impl Future<Output = Result<BytesMut, Problem>> + use<> {
-    let bytes = body::read_json(request, payload, MAX_BODY);
-    async move {
-        bytes.await.map_err(|problem| match problem.status {
-            StatusCode::UNSUPPORTED_MEDIA_TYPE => Problem { status: StatusCode::BAD_REQUEST, ..problem },
-            _ => problem,
-        })
-    }
 }
 
 /// Somebody or something.

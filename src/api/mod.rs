@@ -19,6 +19,7 @@ pub mod policies;
 pub mod question;
 pub mod revocation;
 pub mod search;
+mod sent;
 pub mod services;
 pub mod sessions;
 pub mod tokens;

@@ -1,8 +1,9 @@
 //! The searches of AuthZEN: who may do that, what may this one do it to, and what may it do. They give exactly those of
 //! whom an evaluation would say yes, a page at a time.
 
-use super::access::{Action, Body, Entity, answered};
+use super::access::{Action, Entity, answered};
 use super::question::{self, Asked, Named, Target, with_said};
+use super::sent::Body;
 use crate::authz::{Ask, Circumstances, Principal, Resourced};
 use crate::http::openapi::Doc;
 use crate::http::{Caller, Gate, Problem};

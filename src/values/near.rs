@@ -29,3 +29,19 @@ impl<V> Near<V> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_two_on_one_place_the_later_one_is_found_and_the_other_is_not() {
+        let (one, other) = (Fingerprint::of(&1), Fingerprint::of(&2));
+        let mut near = Near::EMPTY;
+        assert!(near.get(one).is_none());
+        near.keep(1, one, "one");
+        assert_eq!((near.get(one), near.get(other)), (Some(&"one"), None));
+        near.keep(1, other, "other");
+        assert_eq!((near.get(one), near.get(other)), (None, Some(&"other")));
+    }
+}
