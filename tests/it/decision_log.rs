@@ -1,6 +1,6 @@
 //! The decision log: as many lines as decisions, with what is needed to decide again, and no secret.
 
-use crate::access::{EVALUATION, may};
+use crate::access::{EVALUATION, EVALUATIONS, may};
 use crate::authorize::user;
 use crate::command_line::{client, start};
 use crate::running::signal;
@@ -197,4 +197,23 @@ async fn denials_only_means_denials_only() {
     assert!(lines.iter().all(|line| line["decision"] == false));
     let denied: Vec<&Value> = lines.iter().filter(|line| line["action"] == "listForms").collect();
     assert_eq!(denied.len(), 1, "{denied:?}");
+}
+
+#[tokio::test]
+async fn each_item_of_a_batch_has_a_line_in_the_order_of_the_items() {
+    let directory = tempfile::tempdir().unwrap();
+    let app = TestApp::with(to(directory.path(), Decisions::All)).await;
+    let (admin, person) = (app.admin().await, app.user(Scope::Agent).await);
+    let conversation = admin.post("/v2/conversations", json!({})).await.id();
+    // More than are handed over together, and some more.
+    let actions: Vec<&str> = (0..99).map(|at| ["fetchConversation", "deleteConversation"][at % 2]).collect();
+    let thing = json!({ "type": "Conversation", "id": conversation });
+    let items: Vec<Value> = actions.iter().map(|action| json!({ "action": { "name": action } })).collect();
+    let batch = json!({ "subject": user(&person.id), "resource": thing, "evaluations": items });
+    let headers = [("content-type", "application/json"), ("x-request-id", "batch")];
+    let body = Some(batch.to_string().into_bytes());
+    admin.send(Method::POST, EVALUATIONS, &headers, body).await.expect(StatusCode::OK);
+    let lines = lines(&app, directory.path());
+    let lines = lines.iter().filter(|line| line["requestId"] == "batch");
+    assert!(lines.map(|line| line["action"].as_str().unwrap()).eq(actions));
 }
