@@ -1,17 +1,16 @@
 //! The lines of the log, and the file that they go to. A line is whole or it is not there: what could not be written is
 //! counted, and told in the log as soon as that can be written again.
 
+use super::batch::Batch;
 use super::queue::Missed;
 use super::{Counts, LogError, Settings, Target};
 use crate::values::Timestamp;
 use serde::Serialize;
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-/// How many bytes of lines are gathered before they are written.
-const GATHERED: usize = 64 * 1024;
 
 /// A line that stands for records that are not there.
 #[derive(Debug, Serialize)]
@@ -20,27 +19,17 @@ struct Gap {
     time: Timestamp,
 }
 
-/// Lines that are gathered, and where they go.
+/// Where lines go.
 pub(super) struct Lines {
     out: Box<dyn Write + Send>,
     files: Option<Files>,
     counts: Arc<Counts>,
-    /// Whole lines that are not written yet.
-    gathered: Vec<u8>,
-    /// Where each of them ends, and what it says.
-    entries: Vec<(usize, Entry)>,
     /// What is not in the log, and not told there yet.
     missed: Missed,
     /// Whether the log ends in the midst of a line.
     is_torn: bool,
     /// Whether the last attempt to write failed.
     is_failing: bool,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Entry {
-    Record(Timestamp),
-    Gap(Missed),
 }
 
 /// A file and those before it.
@@ -82,89 +71,85 @@ impl Lines {
     }
 
     fn new(out: Box<dyn Write + Send>, files: Option<Files>, counts: Arc<Counts>) -> Self {
-        Self {
-            out,
-            files,
-            counts,
-            gathered: Vec::new(),
-            entries: Vec::new(),
-            missed: Missed::NONE,
-            is_torn: false,
-            is_failing: false,
+        Self { out, files, counts, missed: Missed::NONE, is_torn: false, is_failing: false }
+    }
+
+    /// Writes the lines of a batch. What could not be written is lost: to hold it would only move the loss to later lines.
+    pub(super) fn write(&mut self, batch: &Batch) {
+        let mut next = 0;
+        // What is missing before a line is told before it.
+        while next < batch.count() && self.tell_missed() {
+            next += self.write_from(batch, next);
+        }
+        self.lose(batch, next..batch.count());
+    }
+
+    /// Writes as many lines of a batch from this one on as the file has room for, and says how many those are.
+    fn write_from(&mut self, batch: &Batch, first: usize) -> usize {
+        let mut count = batch.that_fit(first, self.room());
+        if count == 0 {
+            self.rotate();
+            // One that is longer than a file has one of its own.
+            count = batch.that_fit(first, self.room()).max(1);
+        }
+        let end = first + count;
+        let written = self.put(batch.text(first..end));
+        let whole = batch.that_fit(first, written as u64);
+        self.counts.keep(whole as u64);
+        self.lose(batch, first + whole..end);
+        count
+    }
+
+    /// These lines are not written.
+    fn lose(&mut self, batch: &Batch, lines: Range<usize>) {
+        for time in batch.times(lines) {
+            self.counts.lose(1);
+            self.missed.add(Missed { records: 1, last: time });
         }
     }
 
-    /// Adds the line of a record that was made at this time.
-    pub(super) fn add(&mut self, line: &[u8], time: Timestamp) {
-        self.tell_missed();
-        self.gather(line, Entry::Record(time));
-    }
-
-    /// Notes that records were dropped after those that were added.
+    /// Tells that records were dropped after those that were written.
     pub(super) fn miss(&mut self, missed: Missed) {
         self.missed.add(missed);
-        if missed.records > 0 {
-            self.tell_missed();
-        }
-    }
-
-    /// Writes what is gathered, and what is still to be told.
-    pub(super) fn end(&mut self) {
         self.tell_missed();
-        self.flush();
     }
 
-    fn tell_missed(&mut self) {
-        let missed = std::mem::replace(&mut self.missed, Missed::NONE);
-        if missed.records > 0 {
-            let gap = Gap { dropped: missed.records, time: missed.last };
-            match serde_json::to_string(&gap) {
-                Ok(line) => self.gather(format!("{line}\n").as_bytes(), Entry::Gap(missed)),
-                Err(error) => {
-                    self.failed(&error);
-                    self.missed = missed;
-                }
+    /// Tells what is still to be told.
+    pub(super) fn end(mut self) {
+        self.tell_missed();
+    }
+
+    /// Tells what is missing in the log. Whether nothing is left to be told.
+    fn tell_missed(&mut self) -> bool {
+        let missed = self.missed;
+        if missed.records == 0 {
+            return true;
+        }
+        let line = match serde_json::to_string(&Gap { dropped: missed.records, time: missed.last }) {
+            Ok(line) => line + "\n",
+            Err(error) => {
+                self.failed(&error);
+                return false;
             }
+        };
+        if self.room() < line.len() as u64 {
+            self.rotate();
         }
+        let is_told = self.put(line.as_bytes()) == line.len();
+        if is_told {
+            self.missed = Missed::NONE;
+        }
+        is_told
     }
 
-    fn gather(&mut self, line: &[u8], entry: Entry) {
-        if self.is_full(line.len()) {
-            self.flush();
-            if self.is_full(line.len()) {
-                self.rotate();
-            }
-        }
-        self.gathered.extend_from_slice(line);
-        self.entries.push((self.gathered.len(), entry));
-        if self.gathered.len() >= GATHERED {
-            self.flush();
-        }
+    /// How many bytes more the file may have.
+    fn room(&self) -> u64 {
+        self.files.as_ref().map_or(u64::MAX, |files| files.max_bytes.saturating_sub(files.length))
     }
 
-    /// Whether so many bytes more are too many for the file. For an empty one nothing is.
-    fn is_full(&self, bytes: usize) -> bool {
-        let Some(files) = &self.files else { return false };
-        let length = files.length + self.gathered.len() as u64;
-        length > 0 && length + bytes as u64 > files.max_bytes
-    }
-
-    /// Writes what is gathered. What could not be written is lost: to hold it would only move the loss to later lines.
-    pub(super) fn flush(&mut self) {
-        if self.gathered.is_empty() {
-            return;
-        }
-        let (written, result) = self.pour();
-        let mut records = 0;
-        for (end, entry) in std::mem::take(&mut self.entries) {
-            match entry {
-                _ if end > written => self.lose(entry),
-                Entry::Record(_) => records += 1,
-                Entry::Gap(_) => {}
-            }
-        }
-        self.counts.keep(records);
-        self.gathered.clear();
+    /// Writes whole lines, and says how many bytes of them were written.
+    fn put(&mut self, lines: &[u8]) -> usize {
+        let (written, result) = self.pour(lines);
         match result {
             Err(error) => self.failed(&error),
             Ok(()) if self.is_failing => {
@@ -173,10 +158,11 @@ impl Lines {
             }
             Ok(()) => {}
         }
+        written
     }
 
-    /// Writes what is gathered, on a line of its own, and says how many bytes of it were written.
-    fn pour(&mut self) -> (usize, io::Result<()>) {
+    /// Writes lines, the first of them on a line of its own.
+    fn pour(&mut self, lines: &[u8]) -> (usize, io::Result<()>) {
         let mut more = 0;
         if self.is_torn {
             let (written, result) = write(&mut self.out, b"\n");
@@ -185,8 +171,8 @@ impl Lines {
             }
             more = written;
         }
-        let (written, result) = write(&mut self.out, &self.gathered);
-        let last = self.gathered.get(..written).and_then(<[u8]>::last);
+        let (written, result) = write(&mut self.out, lines);
+        let last = lines.get(..written).and_then(<[u8]>::last);
         self.is_torn = last.is_some_and(|last| *last != b'\n');
         if let Some(files) = &mut self.files {
             files.length += (more + written) as u64;
@@ -194,8 +180,9 @@ impl Lines {
         (written, result)
     }
 
+    /// Begins the next file, unless there is nothing in this one.
     fn rotate(&mut self) {
-        let Some(files) = &mut self.files else { return };
+        let Some(files) = self.files.as_mut().filter(|files| files.length > 0) else { return };
         match files.next() {
             Ok(file) => {
                 self.out = Box::new(file);
@@ -210,16 +197,6 @@ impl Lines {
                 }
             }
         }
-    }
-
-    fn lose(&mut self, entry: Entry) {
-        self.missed.add(match entry {
-            Entry::Gap(missed) => missed,
-            Entry::Record(time) => {
-                self.counts.lose(1);
-                Missed { records: 1, last: time }
-            }
-        });
     }
 
     /// Tells of a failure, but not of the same one with every line.

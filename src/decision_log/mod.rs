@@ -1,6 +1,7 @@
 //! The decision log: one line of JSON a decision, with what is needed to decide it again. A request makes the line
 //! of its [`Record`] and hands it over; a thread of its own writes the lines. Knows nothing of requests, policies or Cedar.
 
+mod batch;
 mod lines;
 mod mask;
 mod queue;
@@ -11,9 +12,10 @@ pub use record::{Caller, Record, Subject, Thing};
 
 use crate::config::Config;
 use crate::values::Timestamp;
+use batch::Batch;
 use lines::Lines;
 use mask::Mask;
-use queue::{Batch, Pushed, Queue};
+use queue::{Pushed, Queue};
 use serde::Serialize;
 use std::cell::RefCell;
 use std::path::PathBuf;
@@ -23,9 +25,6 @@ use std::thread::JoinHandle;
 
 /// How much room a thread keeps for its next line: 8 KiB.
 const USUAL: usize = 8 * 1024;
-
-/// How many bytes of lines a request hands over together: 32 KiB.
-const TOGETHER: usize = 32 * 1024;
 
 /// Which decisions are logged, where, and what gives way when there are too many.
 #[derive(Debug, Clone)]
@@ -203,7 +202,7 @@ impl Gathered {
         let Some(open) = self.log.0.as_ref().filter(|_| self.log.wants(record.decision)) else { return };
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         match lines.make(record.time, |line| open.mask.write(record, line)) {
-            Ok(()) if lines.bytes() >= TOGETHER => hand_over(open, &mut lines),
+            Ok(()) if lines.is_full() => hand_over(open, &mut lines),
             Ok(()) => {}
             Err(error) => open.miss(record.time, &error),
         }
@@ -219,14 +218,9 @@ impl Drop for Gathered {
 }
 
 fn hand_over(open: &Open, lines: &mut Batch) {
-    if lines.bytes() == 0 {
-        return;
+    if lines.count() > 0 {
+        open.counts.lose(open.queue.push_all(lines));
     }
-    match open.queue.push_all(lines) {
-        0 => {}
-        dropped => open.counts.lose(dropped),
-    }
-    lines.clear();
 }
 
 impl Counts {
@@ -264,13 +258,11 @@ impl Drop for Open {
 
 /// The writer: it lasts until the queue is closed and empty.
 fn write(queue: &Queue, mut lines: Lines) {
-    let mut batch = Batch::default();
-    while let Some(missed) = queue.take(&mut batch) {
-        batch.lines().for_each(|(line, time)| lines.add(line, time));
-        batch.clear();
+    let mut batches = Vec::new();
+    while let Some(missed) = queue.take(&mut batches) {
+        batches.iter().for_each(|batch| lines.write(batch));
         // They came when the queue was full of those above.
         lines.miss(missed);
-        lines.flush();
     }
     lines.end();
 }

@@ -2,6 +2,7 @@
 //! looks again every millisecond, so that no request pays for waking it; only a record after a pause does.
 
 use super::Overflow;
+use super::batch::Batch;
 use crate::values::Timestamp;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -9,68 +10,8 @@ use std::time::Duration;
 /// How long the writer lets records gather: what has gathered by then still lies in the cache of the core that made it.
 const NAP: Duration = Duration::from_millis(1);
 
-/// How much room an empty batch keeps for the next lines: 1 MiB.
-const ROOM: usize = 1024 * 1024;
-
-/// Lines in their order.
-#[derive(Debug, Default)]
-pub(super) struct Batch {
-    text: Vec<u8>,
-    /// Where each of them ends, and when what it tells was decided.
-    ends: Vec<(usize, Timestamp)>,
-}
-
-impl Batch {
-    fn push(&mut self, line: &[u8], time: Timestamp) {
-        self.text.extend_from_slice(line);
-        self.ends.push((self.text.len(), time));
-    }
-
-    /// Adds a line that is made where it is to stand; nothing where that fails.
-    pub(super) fn make<E>(
-        &mut self,
-        time: Timestamp,
-        make: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
-    ) -> Result<(), E> {
-        let end = self.text.len();
-        match make(&mut self.text) {
-            Ok(()) => self.ends.push((self.text.len(), time)),
-            Err(error) => {
-                self.text.truncate(end);
-                return Err(error);
-            }
-        }
-        Ok(())
-    }
-
-    fn append(&mut self, later: &Self) {
-        let start = self.text.len();
-        self.text.extend_from_slice(later.text.get(..later.bytes()).unwrap_or_default());
-        self.ends.extend(later.ends.iter().map(|(end, time)| (start + end, *time)));
-    }
-
-    /// How many bytes the lines have.
-    pub(super) fn bytes(&self) -> usize {
-        self.ends.last().map_or(0, |(end, _)| *end)
-    }
-
-    /// The lines, each with its time.
-    pub(super) fn lines(&self) -> impl Iterator<Item = (&[u8], Timestamp)> {
-        let mut start = 0;
-        self.ends.iter().map(move |(end, time)| {
-            let line = self.text.get(start..*end).unwrap_or_default();
-            start = *end;
-            (line, *time)
-        })
-    }
-
-    /// Forgets the lines.
-    pub(super) fn clear(&mut self) {
-        self.text.clear();
-        self.text.shrink_to(ROOM);
-        self.ends.clear();
-    }
-}
+/// How many empty batches are kept for later lines.
+const SPARE: usize = 32;
 
 /// Lines that wait for the writer.
 #[derive(Debug)]
@@ -86,7 +27,10 @@ pub(super) struct Queue {
 
 #[derive(Debug)]
 struct State {
-    waiting: Batch,
+    waiting: Vec<Batch>,
+    /// How many lines they have.
+    lines: usize,
+    spare: Vec<Batch>,
     missed: Missed,
     writer: Writer,
     /// How many have a record that there is no room for.
@@ -138,7 +82,9 @@ pub(super) enum Pushed {
 impl Queue {
     pub(super) fn new(length: usize, overflow: Overflow) -> Self {
         let state = State {
-            waiting: Batch::default(),
+            waiting: Vec::new(),
+            lines: 0,
+            spare: Vec::new(),
             missed: Missed::NONE,
             writer: Writer::Busy,
             blocked: 0,
@@ -163,7 +109,7 @@ impl Queue {
         if state.is_closed {
             return Pushed::Dropped;
         }
-        if state.waiting.ends.len() >= self.length {
+        if state.lines >= self.length {
             match self.overflow {
                 Overflow::Drop => {
                     state.missed.add(Missed { records: 1, last: time });
@@ -171,34 +117,39 @@ impl Queue {
                 }
                 Overflow::Block => {
                     state.blocked += 1;
-                    let full = |state: &mut State| state.waiting.ends.len() >= self.length;
+                    let full = |state: &mut State| state.lines >= self.length;
                     state = self.room.wait_while(state, full).unwrap_or_else(PoisonError::into_inner);
                     state.blocked -= 1;
                 }
             }
         }
-        state.waiting.push(line, time);
+        state.add(line, time);
         self.wake(state);
         Pushed::Taken
     }
 
-    /// Adds lines at the end, and says how many of them were dropped.
-    pub(super) fn push_all(&self, lines: &Batch) -> u64 {
+    /// Adds the lines of a batch at the end, leaves it empty, and says how many of them were dropped.
+    pub(super) fn push_all(&self, batch: &mut Batch) -> u64 {
         let mut state = self.state();
-        if !state.is_closed && state.waiting.ends.len() + lines.ends.len() <= self.length {
-            state.waiting.append(lines);
+        if !state.is_closed && state.lines + batch.count() <= self.length {
+            let spare = state.spare.pop().unwrap_or_default();
+            state.lines += batch.count();
+            state.waiting.push(std::mem::replace(batch, spare));
             self.wake(state);
             return 0;
         }
         drop(state);
-        lines.lines().map(|(line, time)| u64::from(self.push(line, time) == Pushed::Dropped)).sum()
+        let dropped = |(line, time)| u64::from(self.push(line, time) == Pushed::Dropped);
+        let dropped = batch.lines().map(dropped).sum();
+        batch.clear();
+        dropped
     }
 
     /// Wakes the writer, where there is something for it to do.
     fn wake(&self, mut state: MutexGuard<'_, State>) {
         let must_look = match state.writer {
             Writer::Busy => false,
-            Writer::Naps => state.waiting.ends.len() >= self.length.div_ceil(2),
+            Writer::Naps => state.lines >= self.length.div_ceil(2),
             Writer::Sleeps => true,
         };
         if must_look {
@@ -213,11 +164,15 @@ impl Queue {
         self.state().missed.add(Missed { records: 1, last: time });
     }
 
-    /// Exchanges all that waits for the empty `batch`, and says how many were dropped after it. Waits until there is
+    /// Exchanges all that waits for what was `taken` before, and says how many were dropped after it. Waits until there is
     /// something; none when the queue is closed and nothing more comes.
-    pub(super) fn take(&self, batch: &mut Batch) -> Option<Missed> {
+    pub(super) fn take(&self, taken: &mut Vec<Batch>) -> Option<Missed> {
+        taken.truncate(SPARE);
+        taken.iter_mut().for_each(Batch::clear);
         let mut state = self.state();
-        if !state.is_closed && state.waiting.ends.len() < self.length.div_ceil(2) {
+        let room = SPARE.saturating_sub(state.spare.len()).min(taken.len());
+        state.spare.extend(taken.drain(..room));
+        if !state.is_closed && state.lines < self.length.div_ceil(2) {
             state.writer = Writer::Naps;
             let napping = |state: &mut State| state.writer == Writer::Naps;
             let woken = self.work.wait_timeout_while(state, NAP, napping);
@@ -232,7 +187,9 @@ impl Queue {
         if state.is_idle() {
             return None;
         }
-        std::mem::swap(&mut state.waiting, batch);
+        taken.clear();
+        std::mem::swap(&mut state.waiting, taken);
+        state.lines = 0;
         if state.blocked > 0 {
             self.room.notify_all();
         }
@@ -256,9 +213,20 @@ impl Queue {
 }
 
 impl State {
+    /// Adds a line at the end.
+    fn add(&mut self, line: &[u8], time: Timestamp) {
+        if self.waiting.last().is_none_or(Batch::is_full) {
+            self.waiting.push(self.spare.pop().unwrap_or_default());
+        }
+        if let Some(last) = self.waiting.last_mut() {
+            last.push(line, time);
+            self.lines += 1;
+        }
+    }
+
     /// Whether there is nothing to write.
     fn is_idle(&self) -> bool {
-        self.waiting.ends.is_empty() && self.missed.records == 0
+        self.lines == 0 && self.missed.records == 0
     }
 
     /// Whether nothing more comes.

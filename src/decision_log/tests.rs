@@ -125,6 +125,35 @@ fn a_line_has_its_fields_in_their_order() {
 }
 
 #[test]
+fn the_id_of_a_request_is_one_text_whatever_it_says() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("log");
+    let log = DecisionLog::open(&settings(&path)).unwrap();
+    let ids = [
+        "plain",
+        "",
+        "\"",
+        "\\",
+        "a\",\"decision\":true,\"b\":\"",
+        "tab\tnew\nline",
+        "\u{1f}",
+        "größer \u{1f600}",
+    ];
+    for id in ids {
+        log.record(&Record { request: Some(id), decision: false, ..record("1") });
+    }
+    log.record(&Record { request: None, ..record("1") });
+    log.close();
+    let lines = lines(&path);
+    let found: Vec<&Value> = lines.iter().map(|line| &line["requestId"]).collect();
+    assert_eq!(
+        found,
+        ids.iter().map(|id| json!(id)).chain([Value::Null]).collect::<Vec<_>>().iter().collect::<Vec<_>>()
+    );
+    assert!(lines[..ids.len()].iter().all(|line| line["decision"] == false));
+}
+
+#[test]
 fn every_record_of_many_threads_is_written_once_and_in_its_order() {
     const THREADS: u64 = 8;
     const EACH: u64 = 10_000;
@@ -391,8 +420,9 @@ fn a_full_disk_loses_lines_but_neither_the_count_nor_the_next_ones() {
     let disk = Disk { content: Arc::clone(&content), room: one, failures: 3 };
     let mut lines = Lines::to_writer(Box::new(disk), Arc::clone(&counts));
     for number in 1..=10 {
-        lines.add(&line(number), record("").time);
-        lines.flush();
+        let mut batch = Batch::default();
+        batch.push(&line(number), record("").time);
+        lines.write(&batch);
     }
     lines.end();
     let text = String::from_utf8(content.lock().unwrap().clone()).unwrap();
@@ -404,6 +434,30 @@ fn a_full_disk_loses_lines_but_neither_the_count_nor_the_next_ones() {
     assert_eq!(lines[0]["dropped"], dropped);
     assert_eq!(numbers(&lines[1..]), [4, 5, 6, 7, 8, 9, 10]);
     assert_eq!(counts.written.load(Ordering::Relaxed), 7);
+}
+
+#[test]
+fn of_a_batch_that_the_disk_takes_in_part_the_whole_lines_count() {
+    let counts = Arc::<Counts>::default();
+    let content = Arc::<Mutex<Vec<u8>>>::default();
+    let one = line(1).len();
+    // Three whole lines and a half one; then it fails once.
+    let disk = Disk { content: Arc::clone(&content), room: 3 * one + one / 2, failures: 1 };
+    let mut lines = Lines::to_writer(Box::new(disk), Arc::clone(&counts));
+    let mut batch = Batch::default();
+    (1..=9).for_each(|number| batch.push(&line(number), record("").time));
+    lines.write(&batch);
+    assert_eq!((counts.written.load(Ordering::Relaxed), counts.dropped.load(Ordering::Relaxed)), (3, 6));
+    lines.write(&batch);
+    lines.end();
+    assert_eq!((counts.written.load(Ordering::Relaxed), counts.dropped.load(Ordering::Relaxed)), (12, 6));
+    let text = String::from_utf8(content.lock().unwrap().clone()).unwrap();
+    let (first, rest) = text.split_at(3 * one);
+    let (half, rest) = rest.split_once('\n').unwrap();
+    assert_eq!((numbers(&parsed(first)), half.len()), (vec![1, 2, 3], one / 2));
+    let rest = parsed(rest);
+    assert_eq!(rest[0], json!({"dropped": 6, "time": "2026-01-01T00:00:00.000Z"}));
+    assert!(numbers(&rest[1..]).into_iter().eq(1..=9));
 }
 
 #[test]
