@@ -2,6 +2,7 @@
 //! that it applies to, are asked about it, which changes no decision, since a policy whose scope does not match neither
 //! decides nor errors. What has been decided is remembered under everything that the decision reads.
 
+use super::answer::Answer;
 use super::bundle::{About, Bundle, action_name};
 use super::counts::{Counts, Decisions};
 use super::domain::Domain;
@@ -23,8 +24,8 @@ use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// How many decisions are remembered.
@@ -49,30 +50,6 @@ pub struct Ask<'a> {
     pub circumstances: &'a Circumstances,
     /// Where the decision is recorded, if it is.
     pub trail: Option<Trail<'a>>,
-}
-
-/// What Cedar says.
-#[derive(Debug, Clone, Default)]
-pub struct Answer {
-    /// Whether it is permitted. Where anything went wrong, it is not.
-    pub allowed: bool,
-    /// The policies that decided: those that permitted, or those that forbade; none where none permitted.
-    pub policies: Vec<Arc<About>>,
-    /// What went wrong.
-    pub errors: Vec<String>,
-    /// The ids of the policies in words, once that is wanted.
-    ids: OnceLock<Box<RawValue>>,
-}
-
-impl Answer {
-    /// The ids of the policies that decided.
-    pub(super) fn ids(&self) -> &RawValue {
-        self.ids.get_or_init(|| raw(&self.policies.iter().map(|about| &about.id).collect::<Vec<_>>()))
-    }
-
-    fn undecidable(error: String) -> Self {
-        Self { errors: vec![error], ..Self::default() }
-    }
 }
 
 /// Decides by the policies of one bundle.
@@ -271,11 +248,13 @@ impl Engine {
             NEAR.with_borrow_mut(|near| near.keep(NEAR_DECISIONS, key, Arc::new((*answer).clone())));
             return (answer, true);
         }
-        let answer = Arc::new(self.decide_afresh(slice, ask, resource));
+        let answer = self.decide_afresh(slice, ask, resource);
         // What went wrong is told with the names of those that it went wrong with.
-        if answer.errors.is_empty() {
-            self.remembered.insert(key, Arc::clone(&answer));
+        if !answer.errors.is_empty() {
+            return (Arc::new(answer), false);
         }
+        let answer = slice.answers.shared(answer);
+        self.remembered.insert(key, Arc::clone(&answer));
         (answer, false)
     }
 
@@ -295,12 +274,8 @@ impl Engine {
                     // It is the error that denies, and none of those that would permit.
                     policies.clear();
                 }
-                Answer {
-                    allowed: response.decision() == Decision::Allow && errors.is_empty(),
-                    policies,
-                    errors,
-                    ids: OnceLock::new(),
-                }
+                let allowed = response.decision() == Decision::Allow && errors.is_empty();
+                Answer::new(allowed, policies, errors)
             }
             Err(error) => {
                 tracing::warn!(action = ask.action, error, "a question could not be decided: denied");
@@ -344,7 +319,7 @@ impl Engine {
                 // The caller itself: the thing says how it is, or would be, and the credential says with which scopes.
                 let none = HashSet::new();
                 let also = if uid == principal { &*ask.principal.scopes } else { &none };
-                let entity = own.entity(&uid, also);
+                let entity = own.entity(&uid, also, slice.reads_resource(ask.circumstances));
                 (uid, entity)
             }
             Body::Foreign(foreign) => (foreign.uid.clone(), foreign.entity.clone()),

@@ -100,16 +100,24 @@ pub(super) fn core(uid: &EntityUid) -> EntityUID {
 }
 
 /// An entity with its ancestors, all of them, so that nothing has to be computed when it is asked about.
-fn made(uid: EntityUID, attributes: &Attributes, ancestors: HashSet<EntityUID>) -> Option<Arc<Entity>> {
+fn made<'a>(
+    uid: EntityUID,
+    attributes: impl IntoIterator<Item = &'a (&'static str, Attribute)>,
+    ancestors: HashSet<EntityUID>,
+) -> Option<Arc<Entity>> {
     let attributes: Option<Vec<_>> = attributes
-        .iter()
+        .into_iter()
         .map(|(name, value)| Some(((*name).into(), PartialValue::from(value.value()?))))
         .collect();
     Some(Arc::new(Entity::new_with_attr_partial_value(uid, attributes?, HashSet::new(), ancestors, [])))
 }
 
 fn above(path: &OrgPath) -> impl Iterator<Item = EntityUID> + '_ {
-    path.ids().filter_map(|id| uid(ORGANIZATION, &id.to_string())).map(|uid| core(&uid))
+    let kind = type_name(ORGANIZATION);
+    path.ids().filter_map(move |id| {
+        let id = id.as_text(|text| EntityId::new(text));
+        Some(EntityUid::from_type_name_and_id(kind.clone()?, id).into())
+    })
 }
 
 /// What policies may know of a user, whether it is the caller or the thing that is asked about.
@@ -289,12 +297,18 @@ impl Own {
         uid(&self.kind, &self.id)
     }
 
-    /// The entity, with these ancestors besides the organizations above it.
-    pub(super) fn entity(&self, uid: &EntityUid, also: &HashSet<EntityUID>) -> Option<Arc<Entity>> {
+    /// The entity, with these ancestors besides the organizations above it, and with all of its attributes or only the one
+    /// that says where it stands.
+    pub(super) fn entity(
+        &self,
+        uid: &EntityUid,
+        also: &HashSet<EntityUID>,
+        is_whole: bool,
+    ) -> Option<Arc<Entity>> {
         let own = core(uid);
         let above = self.path.iter().flat_map(above).filter(|above| *above != own);
         let ancestors = above.chain(also.iter().cloned()).collect();
-        made(own, &self.attributes, ancestors)
+        made(own, self.attributes.iter().filter(|(name, _)| is_whole || *name == PLACE), ancestors)
     }
 }
 

@@ -1,5 +1,6 @@
 //! May it? Cedar and nothing else: no SQL, no HTTP.
 
+mod answer;
 mod bundle;
 pub mod cases;
 mod counts;
@@ -17,10 +18,11 @@ mod shown;
 mod slice;
 mod trail;
 
+pub use answer::Answer;
 pub use bundle::{About, Bundle, BundleError, Fault, Sources};
 pub use counts::{Decisions, LATENCIES};
 pub use domain::Domain;
-pub use engine::{Answer, Ask, Engine};
+pub use engine::{Ask, Engine};
 pub use explain::Missing;
 pub use facts::{
     Attribute, Circumstances, Foreign, Principal, Resourced, Thing, UserFacts, boolean, entity, text,

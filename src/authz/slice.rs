@@ -1,5 +1,6 @@
 //! The policies that can speak of one action, and what they may read.
 
+use super::answer::Answers;
 use super::bundle::{Bundle, action_name};
 use super::domain::{Domain, with_causes};
 use super::facts::{Circumstances, Principal, Resourced};
@@ -10,7 +11,7 @@ use cedar_policy::{
     ActionConstraint, Context, Entities, EntityTypeName, EntityUid, Policy, PolicyId, PolicySet,
     PrincipalConstraint, ResourceConstraint, Schema,
 };
-use cedar_policy_core::ast::Entity;
+use cedar_policy_core::ast::{Entity, Expr, ExprKind, Literal, Var};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -43,8 +44,8 @@ impl<'a> Candidates<'a> {
         candidates
     }
 
-    fn equal(&self, action: &EntityUid) -> impl Iterator<Item = &&'a Policy> {
-        self.equal.get(action).into_iter().flatten()
+    fn equal(&self, action: &EntityUid) -> impl Iterator<Item = &'a Policy> {
+        self.equal.get(action).into_iter().flatten().copied()
     }
 
     fn within(&self, group: &EntityUid) -> impl Iterator<Item = &'a Policy> {
@@ -59,7 +60,8 @@ pub(super) struct Slice {
     /// The name of the action in words.
     pub(super) name: Box<RawValue>,
     pub(super) policies: PolicySet,
-    /// The action among its groups, and the entities that the policies name.
+    /// What the conditions of the policies may look at besides the two that are asked about: the action among its groups,
+    /// and the entities that they name.
     pub(super) base: Vec<Arc<Entity>>,
     pub(super) principals: HashSet<EntityTypeName>,
     pub(super) resources: HashSet<EntityTypeName>,
@@ -70,6 +72,7 @@ pub(super) struct Slice {
     /// What of it, and of the two, the policies read.
     reads: Reads,
     shape: Shape,
+    pub(super) answers: Answers,
 }
 
 impl Slice {
@@ -89,28 +92,31 @@ impl Slice {
             bundle.schema.resources_for_action(action).into_iter().flatten().cloned().collect();
         let fits = |policy: &&Policy| can_match(policy, &principals, &resources);
         let mut policies = PolicySet::new();
-        for policy in candidates.of_all.iter().chain(candidates.equal(action)).copied().filter(fits) {
+        for policy in candidates.of_all.iter().copied().filter(fits) {
             policies.add(policy.clone())?;
         }
         // One that names several of the groups is still one.
         let within = groups.iter().copied().chain([action]).flat_map(|group| candidates.within(group));
-        let within: BTreeMap<&PolicyId, &Policy> =
-            within.filter(fits).map(|policy| (policy.id(), policy)).collect();
-        for policy in within.into_values() {
-            policies.add(specialized(policy, action)?)?;
+        let of_this = candidates.equal(action).chain(within).filter(fits);
+        let of_this: BTreeMap<&PolicyId, &Policy> = of_this.map(|policy| (policy.id(), policy)).collect();
+        for policy in of_this.into_values() {
+            policies.add(specialized(policy)?)?;
         }
         let shape = bundle.contexts.get(action).cloned().unwrap_or_default();
         let declared = shape.names();
+        let (literals, asks_for_action) = in_conditions(&policies);
         // The action's own place among its groups, for policies that ask for it in a condition; all actions where one
         // asks for others.
-        let literals: Vec<EntityUid> = policies.policies().flat_map(Policy::entity_literals).collect();
-        let asks_for_others =
-            literals.iter().any(|literal| literal.type_name().basename() == "Action" && !is_group(literal));
+        let mut others =
+            literals.iter().filter(|uid| uid.type_name().basename() == "Action" && !is_group(uid));
         let own = || groups.iter().copied().chain([action]).filter_map(|uid| actions.get(uid));
-        let actions: Vec<_> = if asks_for_others { actions.iter().collect() } else { own().collect() };
+        let actions: Vec<_> = match others.next() {
+            Some(_) => actions.iter().collect(),
+            None if asks_for_action => own().collect(),
+            None => Vec::new(),
+        };
         let actions = actions.into_iter().map(|entity| Arc::new(entity.as_ref().clone()));
-        let named: HashSet<EntityUid> = literals.into_iter().collect();
-        let named = named.iter().filter_map(|literal| domain.entity(literal));
+        let named = literals.iter().filter_map(|literal| domain.entity(literal));
         let base = actions.chain(named).collect();
         let reads = Reads::of(&policies, &declared, &principals, &resources)?;
         Ok(Self {
@@ -124,12 +130,28 @@ impl Slice {
             declared,
             reads,
             shape,
+            answers: Answers::default(),
         })
     }
 
     /// Whether any of the policies reads anything of the context.
     pub(super) fn reads_context(&self) -> bool {
         !self.reads.context.is_empty()
+    }
+
+    /// Whether more of the principal is read than its type, scopes and place.
+    fn reads_principal(&self, circumstances: &Circumstances) -> bool {
+        self.reads.principal || self.may_name(circumstances)
+    }
+
+    /// Whether more of the resource is read than its type and place.
+    pub(super) fn reads_resource(&self, circumstances: &Circumstances) -> bool {
+        self.reads.resource || self.may_name(circumstances)
+    }
+
+    /// Whether what is said of a call may name either of the two where a policy looks.
+    fn may_name(&self, circumstances: &Circumstances) -> bool {
+        self.reads_context() && self.heard(circumstances).next().is_some()
     }
 
     /// Everything that a decision of this engine reads.
@@ -140,10 +162,14 @@ impl Slice {
         resource: &Resourced,
         circumstances: &Circumstances,
     ) -> Fingerprint {
-        // What is said may name either of the two.
-        let is_open = self.reads_context() && self.heard(circumstances).next().is_some();
-        let who = if self.reads.principal || is_open { principal.fingerprint } else { principal.place_print };
-        let what = if self.reads.resource || is_open { resource.fingerprint } else { resource.place_print };
+        let who = match self.reads_principal(circumstances) {
+            true => principal.fingerprint,
+            false => principal.place_print,
+        };
+        let what = match self.reads_resource(circumstances) {
+            true => resource.fingerprint,
+            false => resource.place_print,
+        };
         Fingerprint::of(&(who, engine, self.number, what, self.context_print(circumstances)))
     }
 
@@ -231,12 +257,33 @@ fn can_match(
     principal && resource
 }
 
-/// The same policy for this one action: an `==` is quicker than a search in a list.
-fn specialized(policy: &Policy, action: &EntityUid) -> Result<Policy, Failure> {
+/// The same policy where only this action is asked about: that it fits is known.
+fn specialized(policy: &Policy) -> Result<Policy, Failure> {
     let mut form = policy.to_json()?;
-    let entity = json!({ "type": action.type_name().to_string(), "id": action.id().unescaped() });
     if let Some(form) = form.as_object_mut() {
-        form.insert("action".into(), json!({ "op": "==", "entity": entity }));
+        form.insert("action".into(), json!({ "op": "All" }));
     }
     Ok(Policy::from_json(Some(policy.id().clone()), form)?)
+}
+
+/// The entities that the conditions of these policies name, and whether any looks at an action. What a scope names is held
+/// against what stands above the two that are asked about, and not looked at itself.
+fn in_conditions(policies: &PolicySet) -> (HashSet<EntityUid>, bool) {
+    let mut literals = HashSet::new();
+    let mut asks_for_action = false;
+    for policy in policies.policies() {
+        let conditions = policy.as_ref().non_scope_constraints();
+        for part in conditions.into_iter().flat_map(Expr::subexpressions) {
+            match part.expr_kind() {
+                ExprKind::Lit(Literal::EntityUID(uid)) => {
+                    let uid = EntityUid::from(uid.as_ref().clone());
+                    asks_for_action |= uid.type_name().basename() == "Action";
+                    literals.insert(uid);
+                }
+                ExprKind::Var(Var::Action) => asks_for_action = true,
+                _ => {}
+            }
+        }
+    }
+    (literals, asks_for_action)
 }

@@ -51,15 +51,19 @@ impl Id {
         write_hex(&self.0, &mut digits);
         digits
     }
+
+    /// Gives its text.
+    pub fn as_text<T>(self, to: impl FnOnce(&str) -> T) -> T {
+        to(std::str::from_utf8(&self.digits()).unwrap_or_default())
+    }
 }
 
 /// Writes bytes as lower-case hex digits, as many as there is room for.
 pub(crate) fn write_hex(bytes: &[u8], digits: &mut [u8]) {
-    const HEX: [u8; 16] = *b"0123456789abcdef";
-    let digit = |nibble: u8| HEX.get(usize::from(nibble & 15)).copied().unwrap_or(b'0');
+    let digit = |nibble: u8| nibble + if nibble < 10 { b'0' } else { b'a' - 10 };
     for (pair, byte) in digits.chunks_exact_mut(2).zip(bytes) {
         if let [high, low] = pair {
-            (*high, *low) = (digit(byte >> 4), digit(*byte));
+            (*high, *low) = (digit(byte >> 4), digit(byte & 15));
         }
     }
 }
@@ -90,7 +94,7 @@ impl FromStr for Id {
 
 impl fmt::Display for Id {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(std::str::from_utf8(&self.digits()).unwrap_or_default())
+        self.as_text(|text| f.write_str(text))
     }
 }
 

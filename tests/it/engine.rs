@@ -119,6 +119,9 @@ fn policies() -> impl Strategy<Value = String> {
         Just("unless { resource in principal.organization }".to_owned()),
         Just("when { context has credential && context.credential == \"apiKey\" }".to_owned()),
         Just("when { action == Action::\"updateUser\" && principal.role == Scope::\"admin\" }".to_owned()),
+        // What the entities of actions and of the data say, and not those that are asked about.
+        Just("unless { action in [Action::\"updateUser\", Action::\"fetchMessage\"] }".to_owned()),
+        Just("when { Scope::\"admin\" in Scope::\"agent\" }".to_owned()),
         Just("when { principal has email && principal.email like \"a*\" }".to_owned()),
         Just("when { context has now && context.now > datetime(\"2020-01-01\") }".to_owned()),
         // What tells people and things apart that stand in the same place.

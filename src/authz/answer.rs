@@ -1,0 +1,64 @@
+//! What Cedar says of a question.
+
+use super::bundle::About;
+use crate::values::raw;
+use serde_json::value::RawValue;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+/// What Cedar says.
+#[derive(Debug, Clone, Default)]
+pub struct Answer {
+    /// Whether it is permitted. Where anything went wrong, it is not.
+    pub allowed: bool,
+    /// The policies that decided: those that permitted, or those that forbade; none where none permitted.
+    pub policies: Vec<Arc<About>>,
+    /// What went wrong.
+    pub errors: Vec<String>,
+    /// The ids of the policies in words, once that is wanted.
+    ids: OnceLock<Box<RawValue>>,
+}
+
+impl Answer {
+    pub(super) fn new(allowed: bool, policies: Vec<Arc<About>>, errors: Vec<String>) -> Self {
+        Self { allowed, policies, errors, ids: OnceLock::new() }
+    }
+
+    /// The ids of the policies that decided.
+    pub(super) fn ids(&self) -> &RawValue {
+        self.ids.get_or_init(|| raw(&self.policies.iter().map(|about| &about.id).collect::<Vec<_>>()))
+    }
+
+    /// Whether another one says the same of the same policies.
+    fn is_like(&self, other: &Self) -> bool {
+        self.allowed == other.allowed
+            && self.errors == other.errors
+            && self.policies.len() == other.policies.len()
+            && self.policies.iter().zip(&other.policies).all(|(one, other)| Arc::ptr_eq(one, other))
+    }
+
+    pub(super) fn undecidable(error: String) -> Self {
+        Self::new(false, Vec::new(), vec![error])
+    }
+}
+
+/// The answers that the policies of one action have given. They are few, and most decisions share them.
+#[derive(Debug, Default)]
+pub(super) struct Answers(Mutex<Vec<Arc<Answer>>>);
+
+impl Answers {
+    /// How many are kept at the most.
+    const KEPT: usize = 64;
+
+    /// The same answer, as one that others have too.
+    pub(super) fn shared(&self, answer: Answer) -> Arc<Answer> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(same) = known.iter().find(|known| known.is_like(&answer)) {
+            return Arc::clone(same);
+        }
+        let answer = Arc::new(answer);
+        if known.len() < Self::KEPT {
+            known.push(Arc::clone(&answer));
+        }
+        answer
+    }
+}
