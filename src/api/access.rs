@@ -3,7 +3,7 @@
 use super::question::{self, Asked, Decision, Named, Obstacle, POLICY_VERSION, Target, Verdict, with_said};
 use super::search::{ActionSearch, ResourceSearch, SubjectSearch};
 use super::search::{search_actions, search_doc, search_resources, search_subjects};
-use super::sent::{Body, Sent};
+use super::sent::Sent;
 use super::understood::{self, Understood, Words};
 use crate::authz::Ask;
 use crate::http::openapi::Doc;
@@ -126,8 +126,8 @@ struct Evaluation {
 
 /// Several questions. What stands here and not in an item holds for that item.
 #[derive(Debug, Deserialize, ToSchema)]
-#[schema(as = EvaluationsFields)]
-struct Batch {
+#[schema(as = EvaluationsFields, bound = "")]
+struct Batch<T> {
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<Entity>, nullable = false)]
     subject: Option<Value>,
@@ -142,9 +142,9 @@ struct Batch {
     context: Option<Value>,
     /// The questions: objects with what each has of its own of `subject`, `action`, `resource` and `context`. One that
     /// cannot be understood is answered by a no that says why.
-    #[serde(default)]
+    #[serde(default = "Vec::new")]
     #[schema(value_type = Vec<Value>)]
-    evaluations: Vec<Box<RawValue>>,
+    evaluations: Vec<T>,
     /// How far to go.
     #[serde(default)]
     options: Options,
@@ -162,7 +162,7 @@ impl PartialSchema for Evaluations {
         let one = needs(&["subject", "action", "resource"]);
         AllOfBuilder::new()
             .description(Some("Several questions, or where there are no `evaluations` a single one."))
-            .item(Ref::from_schema_name(Batch::name()))
+            .item(Ref::from_schema_name(Batch::<Read>::name()))
             .item(AnyOfBuilder::new().item(several).item(one))
             .into()
     }
@@ -170,8 +170,8 @@ impl PartialSchema for Evaluations {
 
 impl ToSchema for Evaluations {
     fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
-        schemas.push((Batch::name().into_owned(), Batch::schema()));
-        Batch::schemas(schemas);
+        schemas.push((Batch::<Read>::name().into_owned(), Batch::<Read>::schema()));
+        Batch::<Read>::schemas(schemas);
     }
 }
 
@@ -319,8 +319,9 @@ async fn evaluate(
 /// `POST /access/v1/evaluations`.
 async fn evaluations(
     gate: Gate,
-    (request, Body(batch)): (HttpRequest, Body<Batch>),
+    (request, Sent(body)): (HttpRequest, Sent),
 ) -> Result<HttpResponse, Problem> {
+    let batch = Batch::read(&body)?;
     let mut defaults = Map::new();
     for (name, value) in [
         ("subject", batch.subject),
@@ -363,6 +364,7 @@ async fn evaluations(
 
 /// What an item of a batch has of its own, or what all of them have.
 #[derive(Debug, Default, Deserialize)]
+#[serde(remote = "Self")]
 struct Item {
     #[serde(default, deserialize_with = "given")]
     subject: Option<Entity>,
@@ -374,17 +376,44 @@ struct Item {
     context: Option<Map<String, Value>>,
 }
 
-impl Item {
-    fn read(text: &RawValue) -> Result<Self, String> {
-        // serde would read a list as the fields in their order.
-        if !text.get().starts_with('{') {
-            return Err("an evaluation is an object".to_owned());
+object_only!(Item, read);
+
+/// An item of a batch, or what is wrong with it.
+#[derive(Debug, Deserialize)]
+#[serde(from = "Item")]
+struct Read(Result<Item, String>);
+
+impl From<Item> for Read {
+    fn from(item: Item) -> Self {
+        Self(Ok(item))
+    }
+}
+
+impl Batch<Read> {
+    /// Reads all items at once, or where that fails one by one, so that what is wrong with one is told of that one.
+    fn read(body: &[u8]) -> Result<Self, Problem> {
+        if body::is_object(body)
+            && let Ok(batch) = serde_json::from_slice(body)
+        {
+            return Ok(batch);
         }
-        serde_json::from_str(text.get()).or_else(|_| {
+        let Batch { subject, action, resource, context, evaluations, options } =
+            body::parse::<Batch<Box<RawValue>>>(body)?;
+        let evaluations = evaluations.iter().map(|item| Read::one(item)).collect();
+        Ok(Self { subject, action, resource, context, evaluations, options })
+    }
+}
+
+impl Read {
+    fn one(text: &RawValue) -> Self {
+        if !text.get().starts_with('{') {
+            return Self(Err("an evaluation is an object".to_owned()));
+        }
+        Self(serde_json::from_str(text.get()).or_else(|_| {
             // Once more, to say where it is wrong; a field that stands twice is not: the last one counts.
             let value: Value = serde_json::from_str(text.get()).map_err(|error| error.to_string())?;
             serde_path_to_error::deserialize(&value).map_err(|error| error.to_string())
-        })
+        }))
     }
 }
 
@@ -393,11 +422,11 @@ async fn decide_item(
     gate: &Gate,
     request: &HttpRequest,
     defaults: &Item,
-    item: &RawValue,
+    Read(item): &Read,
 ) -> Result<Decision, Problem> {
-    let own = match Item::read(item) {
+    let own = match item {
         Ok(own) => own,
-        Err(message) => return Ok(invalid(gate, defaults, message)),
+        Err(message) => return Ok(invalid(gate, defaults, message.clone())),
     };
     let subject = own.subject.as_ref().or(defaults.subject.as_ref());
     let action = own.action.as_ref().or(defaults.action.as_ref());

@@ -165,17 +165,21 @@ impl Engine {
 
     /// What Cedar says of this question. It is recorded where the question has a trail.
     pub fn decide(&self, ask: &Ask<'_>, resource: &Resourced) -> Arc<Answer> {
+        let slice = self.slice(ask.action);
         let is_step = ask.trail.is_some_and(|trail| trail.is_step);
         let trail = ask.trail.filter(|trail| trail.wants(false));
-        // A step on the way to another decision takes no longer than that; to look at the clock twice would.
+        // A step on the way to another decision is not timed, unless it is recorded.
         let start = (!is_step || trail.is_some()).then(Instant::now);
-        let answer = self.answer(ask, resource);
-        let latency = start.map_or(Duration::ZERO, |start| start.elapsed());
-        if !is_step {
-            self.counts.time(latency);
-        }
-        if let Some(trail) = trail.filter(|trail| trail.wants(answer.allowed)) {
-            self.record(&trail, ask, (resource.named(), resource), &answer, latency);
+        let answer = self.answer(slice, ask, resource);
+        let trail = trail.filter(|trail| trail.wants(answer.allowed));
+        if !is_step || trail.is_some() {
+            let latency = start.map_or(Duration::ZERO, |start| start.elapsed());
+            if !is_step {
+                self.counts.time(latency);
+            }
+            if let Some(trail) = trail {
+                self.record(&trail, slice, ask, (resource.named(), resource), &answer, latency);
+            }
         }
         answer
     }
@@ -183,20 +187,21 @@ impl Engine {
     fn record(
         &self,
         trail: &Trail<'_>,
+        slice: Option<&Slice>,
         ask: &Ask<'_>,
         (named, thing): (&RawValue, &Resourced),
         answer: &Answer,
         latency: Duration,
     ) {
         let unknown;
-        let action = match self.slices.get(ask.action) {
+        let action = match slice {
             Some(slice) => &slice.name,
             None => {
                 unknown = raw(&ask.action);
                 &unknown
             }
         };
-        let circumstances = &*self.read_of(ask);
+        let circumstances = &*read_of(slice, ask);
         let (subject, version) = (ask.principal, &*self.version);
         trail.record(&Decided { subject, action, named, thing, circumstances, answer, version, latency });
     }
@@ -206,19 +211,9 @@ impl Engine {
         &self.version
     }
 
-    /// The circumstances of a question as a decision can read them: with nothing that is said but not declared.
-    fn read_of<'a>(&self, ask: &Ask<'a>) -> Cow<'a, Circumstances> {
-        let said = &ask.circumstances.said;
-        if said.is_empty() {
-            return Cow::Borrowed(ask.circumstances);
-        }
-        let said = self.slices.get(ask.action).map(|slice| slice.declared_of(said)).unwrap_or_default();
-        Cow::Owned(Circumstances { said, ..ask.circumstances.clone() })
-    }
-
-    fn answer(&self, ask: &Ask<'_>, resource: &Resourced) -> Arc<Answer> {
+    fn answer(&self, slice: Option<&Slice>, ask: &Ask<'_>, resource: &Resourced) -> Arc<Answer> {
         let begun = trace::begin();
-        let (answer, is_remembered) = self.recall(ask, resource);
+        let (answer, is_remembered) = self.recall(slice, ask, resource);
         self.counts.add(&answer, is_remembered);
         begun.end(|| {
             let step = Step::new("authorize")
@@ -226,8 +221,8 @@ impl Engine {
                 .with("cedargate.remembered", is_remembered)
                 .with("cedargate.policy_version", self.bundle.version().to_owned());
             // An action that the schema does not have is whatever somebody wrote.
-            match self.slices.get_key_value(ask.action) {
-                Some((action, _)) => step.with("cedargate.action", action.clone()),
+            match slice {
+                Some(_) => step.with("cedargate.action", ask.action.to_owned()),
                 None => step,
             }
         });
@@ -235,8 +230,8 @@ impl Engine {
     }
 
     /// The answer, and whether it was remembered.
-    fn recall(&self, ask: &Ask<'_>, resource: &Resourced) -> (Arc<Answer>, bool) {
-        let Some(slice) = self.slices.get(ask.action) else {
+    fn recall(&self, slice: Option<&Slice>, ask: &Ask<'_>, resource: &Resourced) -> (Arc<Answer>, bool) {
+        let Some(slice) = slice else {
             let error = format!("there is no action {:?}", ask.action);
             return (Arc::new(Answer::undecidable(error)), false);
         };
@@ -290,16 +285,17 @@ impl Engine {
     pub fn decide_missing(&self, ask: &Ask<'_>, kind: &str, id: &str) -> Arc<Answer> {
         let start = Instant::now();
         let home = ask.principal.organization.as_deref();
+        let slice = self.slice(ask.action);
         let at_home = home.map(|home| Resourced::hypothetical(kind, home));
-        let at_home = at_home.map(|thing| (self.answer(ask, &thing), thing));
+        let at_home = at_home.map(|thing| (self.answer(slice, ask, &thing), thing));
         let (answer, decided) = at_home.filter(|(answer, _)| !answer.allowed).unwrap_or_else(|| {
             let nowhere = Resourced::nowhere(kind, id);
-            (self.answer(ask, &nowhere), nowhere)
+            (self.answer(slice, ask, &nowhere), nowhere)
         });
         let answer = if answer.allowed { Arc::default() } else { answer };
         if let Some(trail) = ask.trail.filter(|trail| trail.wants(false)) {
             let named = raw(&decision_log::Thing { kind, id });
-            self.record(&trail, ask, (&named, &decided), &answer, start.elapsed());
+            self.record(&trail, slice, ask, (&named, &decided), &answer, start.elapsed());
         }
         answer
     }
@@ -369,7 +365,8 @@ impl Engine {
     /// Whether the principal could do this to some other thing of this type in its own organization.
     pub fn could(&self, ask: &Ask<'_>, kind: &str) -> bool {
         let home = ask.principal.organization.as_deref();
-        home.is_some_and(|home| self.answer(ask, &Resourced::hypothetical(kind, home)).allowed)
+        let slice = self.slice(ask.action);
+        home.is_some_and(|home| self.answer(slice, ask, &Resourced::hypothetical(kind, home)).allowed)
     }
 
     /// The types of things that an action applies to, in the order of their names.
@@ -412,6 +409,16 @@ impl Engine {
         let allowed = |path: &OrgPath| self.allows(ask, &Resourced::organization(path));
         Within::permitted(organizations, allowed).ok_or_else(|| Denied::new(ask.action))
     }
+}
+
+/// The circumstances of a question as a decision can read them: with nothing that is said but not declared.
+fn read_of<'a>(slice: Option<&Slice>, ask: &Ask<'a>) -> Cow<'a, Circumstances> {
+    let said = &ask.circumstances.said;
+    if said.is_empty() {
+        return Cow::Borrowed(ask.circumstances);
+    }
+    let said = slice.map(|slice| slice.declared_of(said)).unwrap_or_default();
+    Cow::Owned(Circumstances { said, ..ask.circumstances.clone() })
 }
 
 /// The scopes that a scope reaches: itself and those below it.

@@ -125,11 +125,16 @@ fn check_length(request: &HttpRequest, max: usize) -> Result<(), Problem> {
     }
 }
 
+/// Whether the bytes can only be an object, if they are JSON.
+pub fn is_object(bytes: &[u8]) -> bool {
+    bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{')
+}
+
 /// A value from the bytes of a JSON document. Where it is well-formed but not such a value, every wrong field is named.
 pub fn parse<T: DeserializeOwned + 'static>(bytes: &[u8]) -> Result<T, Problem> {
     // serde would also read a list as the fields of an object in their order. Only who asks for any JSON gets a list.
     let is_any = TypeId::of::<T>() == TypeId::of::<Value>();
-    let is_object = bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
+    let is_object = is_object(bytes);
     // serde's own message would repeat what was sent, and name a type that only we know.
     let no_object = || Problem::bad_request("The body is JSON, but not an object: send {…} with the fields.");
     let first = match serde_json::from_slice(bytes) {

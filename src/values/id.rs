@@ -73,9 +73,10 @@ impl FromStr for Id {
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
         // What is no digit counts as 255, and is looked for at the end: there is nothing to guess on the way.
-        let value = |digit: u8| {
-            let value = char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok());
-            value.unwrap_or(u8::MAX)
+        let value = |digit: u8| match (digit.wrapping_sub(b'0'), (digit | 0x20).wrapping_sub(b'a')) {
+            (decimal, _) if decimal < 10 => decimal,
+            (_, letter) if letter < 6 => letter + 10,
+            _ => u8::MAX,
         };
         let (mut bytes, mut all) = ([0; 12], 0);
         for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
