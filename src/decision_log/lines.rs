@@ -214,11 +214,16 @@ impl Files {
         let file = append_to(&new)?;
         // Up to the first number that is free: trying again moves no file further than it must.
         let free = (1..=self.keep).find(|number| !self.beside(number).exists()).unwrap_or(self.keep);
+        let last = self.beside(free);
+        let last = if last.is_file() { File::open(last).ok() } else { None };
         for number in (1..free).rev() {
             rename(&self.beside(number), &self.beside(number + 1))?;
         }
         rename(&self.path, &self.beside(1))?;
         rename(&new, &self.path)?;
+        if let Some(last) = last {
+            give_up(last);
+        }
         Ok(file)
     }
 
@@ -245,6 +250,16 @@ fn last_byte(path: &Path) -> io::Result<u8> {
     file.read_exact(&mut byte)?;
     let [byte] = byte;
     Ok(byte)
+}
+
+/// Closes a file that has lost its name, and so frees what it occupies. That can take a disk as long as the queue has room,
+/// so a thread of its own waits for it.
+fn give_up(file: File) {
+    let thread = std::thread::Builder::new().name("decision-log-old".into());
+    // Where there is no thread to be had, it is closed here.
+    if let Err(error) = thread.spawn(move || drop(file)) {
+        tracing::debug!(%error, "the oldest file of the decision log was closed by the writer");
+    }
 }
 
 /// Renames a file, if it is there.
