@@ -310,6 +310,7 @@ fn explained(answer: &Value) -> Vec<(&str, &str)> {
 async fn reasons_are_given_to_whoever_wants_them() {
     let app = TestApp::start().await;
     let (agent, admin) = (app.user(Scope::Agent).await, app.admin().await);
+    let bot = app.user(Scope::Bot).await;
     let (_, tenant) = app.tenant("tenant").await;
     let conversation = admin.post("/v2/conversations", json!({})).await.id();
     let conversation = thing("Conversation", &conversation);
@@ -332,6 +333,9 @@ async fn reasons_are_given_to_whoever_wants_them() {
             "tenancy",
         ),
         (role, false, vec![("self.place", "forbid")], "admin"),
+        // The same action for different reasons.
+        (may(user(&agent.id), "fetchUser", user(&agent.id)), true, vec![("self", "permit")], ""),
+        (may(user(&bot.id), "fetchUser", user(&agent.id)), true, vec![("bot", "permit")], ""),
     ] {
         let mut in_body = question.clone();
         in_body["context"] = json!({ "explain": true });

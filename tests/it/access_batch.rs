@@ -162,6 +162,15 @@ async fn what_is_wrong_with_an_item_is_a_denial_of_that_item_and_what_is_wrong_w
         let reply = admin.post(EVALUATIONS, body).await;
         assert_eq!(reply.status, StatusCode::BAD_REQUEST, "{field}: {}", reply.text);
     }
+    // The fields in their order are no object.
+    let question = may(thing("user", "alice"), "read", thing("record", "record-1"));
+    let fields = json!([question["subject"], question["action"], question["resource"], {}, [{}], {}]);
+    let reply = admin.post(EVALUATIONS, fields).await;
+    assert_eq!(reply.status, StatusCode::BAD_REQUEST, "{}", reply.text);
+    let items = json!([[question["subject"], question["action"], question["resource"], {}], question]);
+    let answers = batch(&admin, json!({ "evaluations": items })).await;
+    assert_eq!(obstacle(&answers[0]), "invalid");
+    assert_eq!(answers[1], json!({ "decision": true }));
 }
 
 #[tokio::test]

@@ -15,7 +15,9 @@ namespace N {
   entity Person in [Group] = { level?: Long, friend?: Person };
   entity Box in [Box] = { owner?: Person, label?: String } tags String;
   entity Crate = { owner?: Person };
-  action a, b appliesTo { principal: Person, resource: [Box, Crate], context: { flag?: Bool, who?: Person } };
+  action wider;
+  action group in [wider];
+  action a, b in [group] appliesTo { principal: Person, resource: [Box, Crate], context: { flag?: Bool, who?: Person } };
   action c appliesTo { principal: [Person, Group], resource: Box };
 }"#;
 
@@ -44,6 +46,7 @@ const ACTIONS: &[&str] = &[
     r#"action == N::Action::"a""#,
     r#"action in [N::Action::"a", N::Action::"b"]"#,
     r#"action in [N::Action::"b", N::Action::"c"]"#,
+    r#"action in N::Action::"wider""#,
 ];
 const RESOURCES: &[&str] = &[
     "resource",
@@ -64,6 +67,9 @@ const CONDITIONS: &[&str] = &[
     "when { context has who && context.who == principal }",
     r#"when { context has who && context.who in N::Group::"some" }"#,
     r#"when { principal in N::Group::"some" }"#,
+    r#"when { action in N::Action::"wider" }"#,
+    r#"unless { N::Action::"b" in N::Action::"group" && principal in N::Group::"some" }"#,
+    r#"when { N::Group::"some" in N::Group::"all" }"#,
 ];
 
 fn policy() -> impl Strategy<Value = String> {
