@@ -321,7 +321,7 @@ async fn evaluations(
     gate: Gate,
     (request, Sent(body)): (HttpRequest, Sent),
 ) -> Result<HttpResponse, Problem> {
-    let batch = Batch::read(&body)?;
+    let batch = Batch::read(&body, gate.parts().rules.access_batch_limit)?;
     let mut defaults = Map::new();
     for (name, value) in [
         ("subject", batch.subject),
@@ -334,14 +334,6 @@ async fn evaluations(
     if batch.evaluations.is_empty() {
         let question: Evaluation = body::from_value(Value::Object(defaults), "")?;
         return single(&gate, &request, &question, None).await;
-    }
-    let most = gate.parts().rules.access_batch_limit;
-    if batch.evaluations.len() > most {
-        let count = batch.evaluations.len();
-        return Err(Problem::field(
-            "evaluations",
-            format!("there are {count} of them; one batch has at most {most}"),
-        ));
     }
     // What holds for all items has to be right, whether or not one of them needs it.
     let defaults: Item = body::from_value(Value::Object(defaults), "")?;
@@ -390,15 +382,26 @@ impl From<Item> for Read {
 }
 
 impl Batch<Read> {
-    /// Reads all items at once, or where that fails one by one, so that what is wrong with one is told of that one.
-    fn read(body: &[u8]) -> Result<Self, Problem> {
-        if body::is_object(body)
-            && let Ok(batch) = serde_json::from_slice(body)
+    /// Reads all of at most so many items at once, or where that fails one by one, so that what is wrong with one is told of
+    /// that one.
+    fn read(body: &[u8], most: usize) -> Result<Self, Problem> {
+        // There are no more items than braces, and a few in each, so that what is too much is not read into memory.
+        let is_usual = body.iter().filter(|byte| **byte == b'{').count() <= most.saturating_mul(8);
+        if is_usual
+            && body::is_object(body)
+            && let Ok(text) = std::str::from_utf8(body)
+            && let Ok(batch) = serde_json::from_str::<Self>(text)
+            && batch.evaluations.len() <= most
         {
             return Ok(batch);
         }
         let Batch { subject, action, resource, context, evaluations, options } =
             body::parse::<Batch<Box<RawValue>>>(body)?;
+        let count = evaluations.len();
+        if count > most {
+            let message = format!("there are {count} of them; one batch has at most {most}");
+            return Err(Problem::field("evaluations", message));
+        }
         let evaluations = evaluations.iter().map(|item| Read::one(item)).collect();
         Ok(Self { subject, action, resource, context, evaluations, options })
     }

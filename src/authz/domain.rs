@@ -23,14 +23,17 @@ pub struct Domain {
 }
 
 impl Domain {
-    /// The entities of `data`, which has been closed: each knows all its ancestors.
-    pub(super) fn new(bundle: &Bundle, data: &Entities) -> Self {
+    /// The entities of `data`, which has been closed: each knows all its ancestors. A context may name `actions`, too.
+    pub(super) fn new(bundle: &Bundle, data: &Entities, actions: &Entities) -> Self {
         let mut entities = HashMap::new();
         let mut ids: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         for entity in data.iter() {
             let uid = entity.uid();
             ids.entry(uid.type_name().to_string()).or_default().insert(uid.id().unescaped().to_owned());
             entities.insert(uid, (Arc::new(entity.as_ref().clone()), Text::default()));
+        }
+        for action in actions.iter() {
+            entities.insert(action.uid(), (Arc::new(action.as_ref().clone()), Text::default()));
         }
         Self { schema: bundle.schema.clone(), entities, ids, shapes: bundle.shapes.clone() }
     }

@@ -74,8 +74,8 @@ impl Engine {
             BundleError(vec![Fault { file: "policies".into(), line: None, message: error.to_string() }])
         };
         let data = Entities::from_entities(bundle.data.clone(), None).map_err(|error| failed(&error))?;
-        let domain = Domain::new(&bundle, &data);
         let actions = bundle.schema.action_entities().map_err(|error| failed(&error))?;
+        let domain = Domain::new(&bundle, &data, &actions);
         let candidates = Candidates::new(&bundle.policies);
         let mut slices = HashMap::new();
         for (number, action) in bundle.schema.actions().enumerate() {
@@ -336,7 +336,7 @@ impl Engine {
         }
         own.extend(entity);
         let named = match slice.reads_context() {
-            true => self.domain.named_in(slice.heard(ask.circumstances).map(|(_, value)| value)),
+            true => self.named(slice, ask.circumstances),
             false => Vec::new(),
         };
         // What is known of the two goes before what the data says of them.
@@ -355,6 +355,15 @@ impl Engine {
         let request = Request::new(principal, slice.action.clone(), thing, context, schema)
             .map_err(|error| error.to_string())?;
         Ok(self.authorizer.is_authorized(&request, policies, &entities.into()))
+    }
+
+    /// The entities that the context names, since policies may look at them, too.
+    fn named(&self, slice: &Slice, circumstances: &Circumstances) -> Vec<Arc<Entity>> {
+        let said = slice.heard(circumstances).map(|(_, value)| value);
+        let scope = circumstances.scope.and_then(|scope| uid(SCOPE, scope.as_str()));
+        let mut named = self.domain.named_in(said);
+        named.extend(scope.and_then(|scope| self.domain.entity(&scope)));
+        named
     }
 
     /// Whether it is permitted.

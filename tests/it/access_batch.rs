@@ -171,6 +171,15 @@ async fn what_is_wrong_with_an_item_is_a_denial_of_that_item_and_what_is_wrong_w
     let answers = batch(&admin, json!({ "evaluations": items })).await;
     assert_eq!(obstacle(&answers[0]), "invalid");
     assert_eq!(answers[1], json!({ "decision": true }));
+    // What is no text is no JSON, in a field of an item that nobody reads, too.
+    let mut more = question;
+    more["more"] = json!("?");
+    let mut body = serde_json::to_vec(&json!({ "evaluations": [more] })).unwrap();
+    let mark = body.iter().rposition(|byte| *byte == b'?').unwrap();
+    body[mark] = 0xff;
+    let reply =
+        admin.send(Method::POST, EVALUATIONS, &[("content-type", "application/json")], Some(body)).await;
+    assert_eq!(reply.status, StatusCode::BAD_REQUEST, "{}", reply.text);
 }
 
 #[tokio::test]

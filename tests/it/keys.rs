@@ -1,5 +1,6 @@
 //! API keys: who makes them, what they are good for, and when they end (decision 10).
 
+use crate::access::with_policies;
 use crate::support::{Client, Reply, TestApp};
 use crate::tokens::change;
 use cedargate::authz::Scope;
@@ -32,6 +33,23 @@ async fn listed(client: &Client, user: &str) -> Vec<Value> {
 
 fn is_hex(text: &str, length: usize) -> bool {
     text.len() == length && text.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+#[tokio::test]
+async fn a_policy_may_ask_what_the_scope_of_a_new_key_reaches() {
+    let policy = r#"@id("low") forbid (principal, action == Action::"createApiKey", resource)
+        when { context has scope && context.scope in Scope::"bot" };"#;
+    let app = with_policies(policy).await;
+    let admin = app.admin().await;
+    for (scope, expected) in [
+        ("guest", StatusCode::CREATED),
+        ("agent", StatusCode::CREATED),
+        ("bot", StatusCode::FORBIDDEN),
+        ("admin", StatusCode::FORBIDDEN),
+    ] {
+        let reply = make(&admin, json!({ "name": "test", "scopes": [scope] })).await;
+        assert_eq!(reply.status, expected, "{scope}: {}", reply.text);
+    }
 }
 
 #[tokio::test]
