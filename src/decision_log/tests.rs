@@ -6,6 +6,8 @@ use std::path::Path;
 use std::sync::mpsc;
 use std::time::Duration;
 
+mod disk;
+
 /// As long as the tests run.
 fn words(form: &impl Serialize) -> &'static serde_json::value::RawValue {
     Box::leak(raw(form))
@@ -384,90 +386,6 @@ fn a_line_that_was_left_half_written_is_not_continued() {
     let (half, rest) = text.split_once('\n').unwrap();
     assert_eq!(half, "{\"time\":");
     assert_eq!(numbers(&parsed(rest)), [1]);
-}
-
-/// A disk on which there is room for so many bytes, and then, after so many failures, for everything.
-struct Disk {
-    content: Arc<Mutex<Vec<u8>>>,
-    room: usize,
-    failures: usize,
-}
-
-impl Write for Disk {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.room == 0 {
-            if self.failures > 0 {
-                self.failures -= 1;
-                return Err(io::ErrorKind::StorageFull.into());
-            }
-            self.room = usize::MAX;
-        }
-        let taken = bytes.len().min(self.room);
-        self.room -= taken;
-        self.content.lock().unwrap().extend_from_slice(&bytes[..taken]);
-        Ok(taken)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-#[test]
-fn a_full_disk_loses_lines_but_neither_the_count_nor_the_next_ones() {
-    let counts = Arc::<Counts>::default();
-    let content = Arc::<Mutex<Vec<u8>>>::default();
-    let one = record("1").caller.get().len();
-    let disk = Disk { content: Arc::clone(&content), room: one, failures: 3 };
-    let mut lines = Lines::to_writer(Box::new(disk), Arc::clone(&counts));
-    for number in 1..=10 {
-        let mut batch = Batch::default();
-        batch.push(&line(number), record("").time);
-        lines.write(&batch);
-    }
-    lines.end();
-    let text = String::from_utf8(content.lock().unwrap().clone()).unwrap();
-    let (half, rest) = text.split_once('\n').unwrap();
-    assert_eq!(half.len(), one);
-    let lines = parsed(rest);
-    let dropped = counts.dropped.load(Ordering::Relaxed);
-    assert_eq!(dropped, 3);
-    assert_eq!(lines[0]["dropped"], dropped);
-    assert_eq!(numbers(&lines[1..]), [4, 5, 6, 7, 8, 9, 10]);
-    assert_eq!(counts.written.load(Ordering::Relaxed), 7);
-}
-
-#[test]
-fn of_a_batch_that_the_disk_takes_in_part_the_whole_lines_count() {
-    let counts = Arc::<Counts>::default();
-    let content = Arc::<Mutex<Vec<u8>>>::default();
-    let one = line(1).len();
-    // Three whole lines and a half one; then it fails once.
-    let disk = Disk { content: Arc::clone(&content), room: 3 * one + one / 2, failures: 1 };
-    let mut lines = Lines::to_writer(Box::new(disk), Arc::clone(&counts));
-    let mut batch = Batch::default();
-    (1..=9).for_each(|number| batch.push(&line(number), record("").time));
-    lines.write(&batch);
-    assert_eq!((counts.written.load(Ordering::Relaxed), counts.dropped.load(Ordering::Relaxed)), (3, 6));
-    lines.write(&batch);
-    lines.end();
-    assert_eq!((counts.written.load(Ordering::Relaxed), counts.dropped.load(Ordering::Relaxed)), (12, 6));
-    let text = String::from_utf8(content.lock().unwrap().clone()).unwrap();
-    let (first, rest) = text.split_at(3 * one);
-    let (half, rest) = rest.split_once('\n').unwrap();
-    assert_eq!((numbers(&parsed(first)), half.len()), (vec![1, 2, 3], one / 2));
-    let rest = parsed(rest);
-    assert_eq!(rest[0], json!({"dropped": 6, "time": "2026-01-01T00:00:00.000Z"}));
-    assert!(numbers(&rest[1..]).into_iter().eq(1..=9));
-}
-
-#[test]
-#[cfg(target_os = "linux")]
-fn a_device_that_takes_nothing_stops_nobody() {
-    let log = DecisionLog::open(&Settings { queue: 2, ..settings(Path::new("/dev/full")) }).unwrap();
-    (1..=1_000).for_each(|number| put(&log, number));
-    log.close();
-    assert_eq!((log.written(), log.dropped()), (0, 1_000));
 }
 
 /// What no JSON can say.
