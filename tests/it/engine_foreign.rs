@@ -180,6 +180,26 @@ fn a_condition_may_ask_where_the_action_stands() {
     }
 }
 
+#[test]
+fn a_condition_may_ask_where_an_action_stands_that_the_context_names() {
+    let directory = tempfile::tempdir().unwrap();
+    let schema = SCHEMA.replace("flag?: Bool,", "flag?: Bool, of?: N::Action,");
+    std::fs::write(directory.path().join("n.cedarschema"), schema).unwrap();
+    std::fs::write(directory.path().join("n.json"), DATA).unwrap();
+    let policies = [
+        "permit (principal, action, resource is N::Box);",
+        r#"forbid (principal, action == N::Action::"a", resource)
+            when { context has of && context.of in N::Action::"wider" };"#,
+    ];
+    let engine = Engine::new(bundle(directory.path(), &policies.map(str::to_owned)).unwrap()).unwrap();
+    for (named, expected) in [("b", false), ("group", false), ("wider", false), ("c", true)] {
+        let context = json!({ "of": { "type": "N::Action", "id": named } });
+        let (subject, resource) = (("N::Person", "1", json!({})), ("N::Box", "1", json!({})));
+        let question = Question { subject, action: "a", resource, context };
+        assert_eq!(quickly(&question, &engine), (expected, 0), "{named}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
