@@ -6,6 +6,7 @@ use crate::http::Parts;
 use crate::store::Swept;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::task::JoinSet;
 
 pub(super) fn run(config: &Config) -> Outcome {
     block_on(async {
@@ -17,14 +18,15 @@ pub(super) fn run(config: &Config) -> Outcome {
 }
 
 /// Cleans up every `seconds` seconds.
-pub(super) fn keep_sweeping(parts: &Arc<Parts>, seconds: u64) {
+pub(super) fn keep_sweeping(tasks: &mut JoinSet<()>, parts: &Arc<Parts>, seconds: u64) {
     if seconds == 0 {
         return;
     }
     let parts = Arc::clone(parts);
-    actix_web::rt::spawn(async move {
+    tasks.spawn_local(async move {
         loop {
             actix_web::rt::time::sleep(Duration::from_secs(seconds)).await;
+            tracing::debug!("what has expired is deleted");
             match parts.clean_up().await {
                 Ok(swept) if swept == Swept::default() => {}
                 Ok(swept) => tracing::info!("deleted {swept} that were no longer good"),

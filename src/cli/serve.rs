@@ -18,6 +18,7 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+use tokio::task::JoinSet;
 
 pub(super) fn run(config: &Config) -> Outcome {
     log::start(config)?;
@@ -44,10 +45,11 @@ fn serve(config: &Config) -> Outcome {
         let version = app.parts.policies.current().bundle().version().to_owned();
         let started = Entry::new(Event::ServiceStarted).with("policies", version);
         app.parts.store.audit(Cause::service(app.parts.clock.now()), started).await?;
-        watch(&app, config.policy_poll)?;
-        tend_keys(&app.parts);
-        end_on_signal(&app.parts, server.handle(), config.drain)?;
-        keep_sweeping(&app.parts, config.janitor_interval);
+        let mut tasks = JoinSet::new();
+        watch(&mut tasks, &app, config.policy_poll)?;
+        tend_keys(&mut tasks, &app.parts);
+        end_on_signal(&mut tasks, &app.parts, server.handle(), config.drain)?;
+        keep_sweeping(&mut tasks, &app.parts, config.janitor_interval);
         // The log may have the standard output to itself.
         let say: fn(fmt::Arguments<'_>) =
             if config.decision_log_goes_to_stdout() { whisper } else { say_line };
@@ -55,18 +57,20 @@ fn serve(config: &Config) -> Outcome {
         greet(&app, &format!("{scheme}://{address}"), say);
         say(format_args!("Ctrl-C ends it."));
         let served = server.await.map_err(Failure::failed);
+        // A connection to the database has to be given back while there is a runtime.
+        tasks.shutdown().await;
         app.parts.decision_log.close();
         served
     })
 }
 
 /// Has the policies read again when their files change, and with the certificates on SIGHUP.
-fn watch(app: &App, seconds: u64) -> Outcome {
+fn watch(tasks: &mut JoinSet<()>, app: &App, seconds: u64) -> Outcome {
     // From here on a hangup does not end the process any more.
     let mut hangups = unix::signal(unix::SignalKind::hangup()).map_err(Failure::failed)?;
     let on_hangup = Arc::clone(&app.parts);
     let certificates = app.certificates.clone();
-    actix_web::rt::spawn(async move {
+    tasks.spawn_local(async move {
         while hangups.recv().await.is_some() {
             if let Some(Err(error)) = certificates.as_ref().map(|certificates| certificates.reload()) {
                 tracing::error!(error, "the certificates cannot be used; the old ones stay");
@@ -76,7 +80,7 @@ fn watch(app: &App, seconds: u64) -> Outcome {
     });
     let on_change = Arc::clone(&app.parts);
     if seconds > 0 {
-        actix_web::rt::spawn(async move {
+        tasks.spawn_local(async move {
             loop {
                 actix_web::rt::time::sleep(Duration::from_secs(seconds)).await;
                 let parts = Arc::clone(&on_change);
@@ -91,9 +95,9 @@ fn watch(app: &App, seconds: u64) -> Outcome {
 
 /// Looks after the keys that sign, once a second: so soon is one refused that was revoked at the terminal. And where the
 /// database answers, the audit trail is told what it could not be told before.
-fn tend_keys(parts: &Arc<Parts>) {
+fn tend_keys(tasks: &mut JoinSet<()>, parts: &Arc<Parts>) {
     let parts = Arc::clone(parts);
-    actix_web::rt::spawn(async move {
+    tasks.spawn_local(async move {
         let mut is_well = true;
         loop {
             actix_web::rt::time::sleep(Duration::from_secs(1)).await;
@@ -134,11 +138,11 @@ fn end_in_time() {
 
 /// Ends the service: on SIGTERM when it has said for so many seconds that it is not ready, so that nobody sends it requests
 /// any more; on SIGINT, or a second signal, without that. What it has begun it finishes, for ten seconds at most.
-fn end_on_signal(parts: &Arc<Parts>, server: ServerHandle, seconds: u64) -> Outcome {
+fn end_on_signal(tasks: &mut JoinSet<()>, parts: &Arc<Parts>, server: ServerHandle, seconds: u64) -> Outcome {
     let mut terminate = unix::signal(unix::SignalKind::terminate()).map_err(Failure::failed)?;
     let mut interrupt = unix::signal(unix::SignalKind::interrupt()).map_err(Failure::failed)?;
     let parts = Arc::clone(parts);
-    actix_web::rt::spawn(async move {
+    tasks.spawn_local(async move {
         let is_patient = tokio::select! {
             _ = terminate.recv() => true,
             _ = interrupt.recv() => false,

@@ -1,6 +1,7 @@
 //! How the service runs: it tells when it ends, speaks TLS, keeps browsers in their place, and counts.
 
-use crate::command_line::{client, start};
+use crate::command_line::{Running, client, start};
+use crate::outage::Away;
 use crate::processes::PATIENCE;
 use crate::support::TestApp;
 use cedargate::authz::Scope;
@@ -85,6 +86,26 @@ async fn what_it_has_begun_it_finishes_and_then_it_ends() {
         assert!(tokens["token"].is_string(), "{tokens}");
         assert!(running.wait().success());
     }
+}
+
+#[tokio::test]
+async fn work_of_its_own_that_waits_for_the_database_is_given_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = [("CEDARGATE_JANITOR_INTERVAL", "1"), ("CEDARGATE_LOG", "cedargate=debug")];
+    let mut running = start(directory.path(), &settings);
+    let file = format!("sqlite://{}", directory.path().join("cedargate.db").display());
+    let away = Away::take(&file, None).await;
+    let begun = |running: &Running| running.log().matches("what has expired is deleted").count();
+    let before = begun(&running);
+    let deadline = Instant::now() + PATIENCE;
+    while begun(&running) == before {
+        assert!(Instant::now() < deadline, "{}", running.log());
+        tokio::task::yield_now().await;
+    }
+    signal("-INT", running.id());
+    assert!(running.wait().success());
+    assert!(!running.log().contains("panicked"), "{}", running.log());
+    away.back().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
