@@ -418,7 +418,7 @@ fn organization_attributes(path: &OrgPath) -> Attributes {
 }
 
 /// What a policy may read of a call: its context. What an action's context does not declare is left out.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Circumstances {
     /// How the caller proved who it is: `password`, `apiKey` or `terminal`.
     pub credential: Option<&'static str>,

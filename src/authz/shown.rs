@@ -8,6 +8,7 @@ use cedar_policy_core::ast::Entity;
 use serde::ser::{SerializeMap, SerializeSeq};
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
+use std::cell::RefCell;
 use std::sync::{Arc, OnceLock};
 
 /// The text of an entity, made when it is first wanted. Its copies share it.
@@ -125,6 +126,26 @@ impl Serialize for Own {
         entity.serialize_entry("attrs", &Fields(&self.attributes))?;
         entity.serialize_entry("parents", &Above(self))?;
         entity.end()
+    }
+}
+
+impl Circumstances {
+    /// Gives them in words. Many decisions that are made one after the other are made in the same ones, and nothing is kept
+    /// of what is said.
+    pub(super) fn as_words<T>(&self, to: impl FnOnce(&RawValue) -> T) -> T {
+        thread_local! {
+            static LAST: RefCell<Option<(Circumstances, Box<RawValue>)>> = const { RefCell::new(None) };
+        }
+        if !self.said.is_empty() {
+            return to(&raw(self));
+        }
+        LAST.with_borrow_mut(|last| {
+            if last.as_ref().is_none_or(|(circumstances, _)| circumstances != self) {
+                *last = None;
+            }
+            let (_, words) = last.get_or_insert_with(|| (self.clone(), raw(self)));
+            to(words)
+        })
     }
 }
 

@@ -2,9 +2,8 @@
 
 use super::Answer;
 use super::facts::{Circumstances, Principal, Resourced};
-use crate::decision_log::{DecisionLog, Gathered, Record, Subject, Thing};
+use crate::decision_log::{DecisionLog, Gathered, Inputs, Record, Subject, Thing};
 use crate::values::{Timestamp, raw};
-use serde::Serialize;
 use serde_json::value::RawValue;
 use std::time::Duration;
 
@@ -38,20 +37,13 @@ pub(super) struct Decided<'a> {
     pub(super) latency: Duration,
 }
 
-/// What was read besides what a record names.
-#[derive(Serialize)]
-struct Inputs<'a> {
-    entities: (&'a RawValue, &'a RawValue),
-    context: &'a Circumstances,
-}
-
 impl Trail<'_> {
     /// Whether this decision is to be recorded.
     pub(super) fn wants(&self, allowed: bool) -> bool {
         self.log.wants(allowed) && !(self.is_step && allowed)
     }
 
-    fn hand_over<I: Serialize>(&self, record: &Record<'_, I>) {
+    fn hand_over(&self, record: &Record<'_>) {
         match self.gathered {
             Some(gathered) => gathered.record(record),
             None => self.log.record(record),
@@ -63,22 +55,22 @@ impl Trail<'_> {
     pub(super) fn record(&self, decided: &Decided<'_>) {
         let Decided { answer, latency, .. } = *decided;
         let subject = decided.subject.shown();
-        self.hand_over(&Record {
-            time: self.time,
-            request: self.request,
-            caller: self.caller,
-            subject: &subject.subject,
-            action: decided.action,
-            resource: decided.named,
-            decision: answer.allowed,
-            policies: answer.ids(),
-            errors: &answer.errors,
-            policy_version: decided.version,
-            latency,
-            inputs: Inputs {
-                entities: (&subject.entity, decided.thing.shown()),
-                context: decided.circumstances,
-            },
+        let entities = [&*subject.entity, decided.thing.shown()];
+        decided.circumstances.as_words(|context| {
+            self.hand_over(&Record {
+                time: self.time,
+                request: self.request,
+                caller: self.caller,
+                subject: &subject.subject,
+                action: decided.action,
+                resource: decided.named,
+                decision: answer.allowed,
+                policies: answer.ids(),
+                errors: &answer.errors,
+                policy_version: decided.version,
+                latency,
+                inputs: Some(Inputs { entities, context }),
+            });
         });
     }
 
@@ -107,7 +99,7 @@ impl Trail<'_> {
             errors: &[code.to_owned()],
             policy_version: version,
             latency: Duration::ZERO,
-            inputs: None::<Inputs<'_>>,
+            inputs: None,
         });
     }
 }

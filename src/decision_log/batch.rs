@@ -16,25 +16,13 @@ pub(super) struct Batch {
 
 impl Batch {
     pub(super) fn push(&mut self, line: &[u8], time: Timestamp) {
-        self.text.extend_from_slice(line);
-        self.ends.push((self.text.len(), time));
+        self.make(time, |text| text.extend_from_slice(line));
     }
 
-    /// Adds a line that is made where it is to stand; nothing where that fails.
-    pub(super) fn make<E>(
-        &mut self,
-        time: Timestamp,
-        make: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
-    ) -> Result<(), E> {
-        let end = self.text.len();
-        match make(&mut self.text) {
-            Ok(()) => self.ends.push((self.text.len(), time)),
-            Err(error) => {
-                self.text.truncate(end);
-                return Err(error);
-            }
-        }
-        Ok(())
+    /// Adds a line that is made where it is to stand.
+    pub(super) fn make(&mut self, time: Timestamp, make: impl FnOnce(&mut Vec<u8>)) {
+        make(&mut self.text);
+        self.ends.push((self.text.len(), time));
     }
 
     /// How many lines there are.

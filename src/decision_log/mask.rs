@@ -1,8 +1,9 @@
 //! Masking: the values of attributes that the settings name stay out of the log.
 
-use super::record::Record;
-use serde::Serialize;
+use super::record::{Inputs, Record};
+use crate::values::raw;
 use serde_json::Value;
+use serde_json::value::RawValue;
 use std::collections::HashSet;
 
 /// What is written instead of a value that is masked.
@@ -18,48 +19,27 @@ impl Mask {
     }
 
     /// Appends the line of a record.
-    pub(super) fn write<I: Serialize>(
-        &self,
-        record: &Record<'_, I>,
-        line: &mut Vec<u8>,
-    ) -> serde_json::Result<()> {
+    pub(super) fn write(&self, record: &Record<'_>, line: &mut Vec<u8>) {
         if self.0.is_empty() {
-            record.write(line)
-        } else {
-            self.masked(record)?.as_record(record).write(line)
+            return record.write(line);
         }
-    }
-
-    fn masked<I: Serialize>(&self, record: &Record<'_, I>) -> serde_json::Result<Masked> {
-        let mut inputs = serde_json::to_value(&record.inputs)?;
         let mut hidden = Vec::new();
-        mask(&mut inputs, &self.0, &mut hidden);
-        Ok(Masked { errors: errors(record.errors, &hidden), inputs })
+        let masked = record.inputs.map(|inputs| {
+            let mut masked = |words: &RawValue| self.masked(words, &mut hidden);
+            (inputs.entities.map(&mut masked), masked(inputs.context))
+        });
+        let inputs = masked.as_ref().map(|(entities, context)| Inputs {
+            entities: entities.each_ref().map(|words| &**words),
+            context,
+        });
+        Record { errors: &errors(record.errors, &hidden), inputs, ..record.clone() }.write(line);
     }
-}
 
-/// What of a record is masked.
-struct Masked {
-    errors: Vec<String>,
-    inputs: Value,
-}
-
-impl Masked {
-    fn as_record<'a, I>(&'a self, record: &Record<'a, I>) -> Record<'a, &'a Value> {
-        Record {
-            time: record.time,
-            request: record.request,
-            caller: record.caller,
-            subject: record.subject,
-            action: record.action,
-            resource: record.resource,
-            decision: record.decision,
-            policies: record.policies,
-            errors: &self.errors,
-            policy_version: record.policy_version,
-            latency: record.latency,
-            inputs: &self.inputs,
-        }
+    /// The words without the values that are masked, of which the texts are kept; nothing of what cannot be read.
+    fn masked(&self, words: &RawValue, hidden: &mut Vec<String>) -> Box<RawValue> {
+        let mut value = serde_json::from_str(words.get()).unwrap_or_else(|_| MASKED.into());
+        mask(&mut value, &self.0, hidden);
+        raw(&value)
     }
 }
 

@@ -8,15 +8,13 @@ mod queue;
 mod record;
 
 pub use crate::config::{Decisions, Overflow};
-pub use record::{Caller, Record, Subject, Thing};
+pub use record::{Caller, Inputs, Record, Subject, Thing};
 
 use crate::config::Config;
-use crate::values::Timestamp;
 use batch::Batch;
 use lines::Lines;
 use mask::Mask;
 use queue::{Pushed, Queue};
-use serde::Serialize;
 use std::cell::RefCell;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -148,7 +146,7 @@ impl DecisionLog {
 
     /// Hands the line of a record to the writer, if it is wanted. When the queue is full it waits for room, which blocks
     /// the thread, or drops the record, as the settings say.
-    pub fn record<I: Serialize>(&self, record: &Record<'_, I>) {
+    pub fn record(&self, record: &Record<'_>) {
         let Some(open) = self.0.as_ref().filter(|_| self.wants(record.decision)) else { return };
         // Each thread makes its lines in the same place.
         thread_local! {
@@ -157,10 +155,9 @@ impl DecisionLog {
         LINE.with_borrow_mut(|line| {
             line.clear();
             line.shrink_to(USUAL);
-            match open.mask.write(record, line) {
-                Ok(()) if open.queue.push(line, record.time) == Pushed::Dropped => open.counts.lose(1),
-                Ok(()) => {}
-                Err(error) => open.miss(record.time, &error),
+            open.mask.write(record, line);
+            if open.queue.push(line, record.time) == Pushed::Dropped {
+                open.counts.lose(1);
             }
         });
     }
@@ -198,13 +195,12 @@ pub struct Gathered {
 
 impl Gathered {
     /// As [`DecisionLog::record`].
-    pub fn record<I: Serialize>(&self, record: &Record<'_, I>) {
+    pub fn record(&self, record: &Record<'_>) {
         let Some(open) = self.log.0.as_ref().filter(|_| self.log.wants(record.decision)) else { return };
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        match lines.make(record.time, |line| open.mask.write(record, line)) {
-            Ok(()) if lines.is_full() => hand_over(open, &mut lines),
-            Ok(()) => {}
-            Err(error) => open.miss(record.time, &error),
+        lines.make(record.time, |line| open.mask.write(record, line));
+        if lines.is_full() {
+            hand_over(open, &mut lines);
         }
     }
 }
@@ -234,13 +230,6 @@ impl Counts {
 }
 
 impl Open {
-    /// A record has no line.
-    fn miss(&self, time: Timestamp, error: &serde_json::Error) {
-        tracing::error!(%error, "a decision could not be put into words for the decision log");
-        self.queue.miss(time);
-        self.counts.lose(1);
-    }
-
     fn close(&self) {
         self.queue.close();
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);

@@ -159,11 +159,6 @@ impl Queue {
         }
     }
 
-    /// Notes that a record has no line.
-    pub(super) fn miss(&self, time: Timestamp) {
-        self.state().missed.add(Missed { records: 1, last: time });
-    }
-
     /// Exchanges all that waits for what was `taken` before, and says how many were dropped after it. Waits until there is
     /// something; none when the queue is closed and nothing more comes.
     pub(super) fn take(&self, taken: &mut Vec<Batch>) -> Option<Missed> {

@@ -1,13 +1,14 @@
 //! What is recorded of a decision. A record owns nothing: its line is made at once, from what the decision was made of.
 
-use crate::values::{Id, Timestamp};
+use crate::values::{Id, Timestamp, raw};
 use serde::Serialize;
 use serde_json::value::RawValue;
+use std::io::Write as _;
 use std::time::Duration;
 
-/// A decision, with all that it was made of. Those that many decisions are about are in words already.
+/// A decision, with all that it was made of. What many decisions are about is in words already.
 #[derive(Debug, Clone)]
-pub struct Record<'a, I> {
+pub struct Record<'a> {
     /// When it was made.
     pub time: Timestamp,
     /// The id of the request that it was made for, if there is one.
@@ -30,43 +31,64 @@ pub struct Record<'a, I> {
     pub policy_version: &'a RawValue,
     /// How long it took.
     pub latency: Duration,
-    /// What else was read: attributes, parents, the context.
-    pub inputs: I,
+    /// What else was read; none where nobody could decide.
+    pub inputs: Option<Inputs<'a>>,
 }
 
-impl<I: Serialize> Record<'_, I> {
+/// What a decision reads besides what its record names, in the words of the policies.
+#[derive(Debug, Clone, Copy)]
+pub struct Inputs<'a> {
+    /// The attributes and parents of the two that it is about.
+    pub entities: [&'a RawValue; 2],
+    /// The context.
+    pub context: &'a RawValue,
+}
+
+impl Record<'_> {
     /// Appends its line.
-    pub(super) fn write(&self, line: &mut Vec<u8>) -> serde_json::Result<()> {
-        #[expect(clippy::cast_precision_loss, reason = "a latency has fewer digits")]
-        let micros = self.latency.as_nanos() as f64 / 1_000.0;
-        self.time.as_text(|time| put_plain(line, "{\"time\":", time));
-        match self.request.filter(|id| is_plain(id)) {
-            Some(id) => put_plain(line, ",\"requestId\":", id),
-            None => put(line, ",\"requestId\":", &self.request)?,
+    pub(super) fn write(&self, line: &mut Vec<u8>) {
+        self.time.as_text(|time| put_text(line, "{\"time\":", time));
+        match self.request {
+            Some(id) => put_text(line, ",\"requestId\":", id),
+            None => put(line, ",\"requestId\":", RawValue::NULL),
         }
-        put_raw(line, ",\"caller\":", self.caller);
-        put_raw(line, ",\"subject\":", self.subject);
-        put_raw(line, ",\"action\":", self.action);
-        put_raw(line, ",\"resource\":", self.resource);
-        put(line, ",\"decision\":", &self.decision)?;
-        put_raw(line, ",\"policies\":", self.policies);
-        put(line, ",\"errors\":", self.errors)?;
-        put_raw(line, ",\"policyVersion\":", self.policy_version);
-        put(line, ",\"latencyMicros\":", &micros)?;
-        put(line, ",\"inputs\":", &self.inputs)?;
-        line.extend_from_slice(b"}\n");
-        Ok(())
+        put(line, ",\"caller\":", self.caller);
+        put(line, ",\"subject\":", self.subject);
+        put(line, ",\"action\":", self.action);
+        put(line, ",\"resource\":", self.resource);
+        put(line, ",\"decision\":", if self.decision { RawValue::TRUE } else { RawValue::FALSE });
+        put(line, ",\"policies\":", self.policies);
+        match self.errors {
+            [] => line.extend_from_slice(b",\"errors\":[]"),
+            errors => put(line, ",\"errors\":", &raw(&errors)),
+        }
+        put(line, ",\"policyVersion\":", self.policy_version);
+        // Nothing goes wrong where it is written to memory.
+        let nanos = self.latency.as_nanos();
+        let _ = write!(line, ",\"latencyMicros\":{}.{:03}", nanos / 1_000, nanos % 1_000);
+        match &self.inputs {
+            Some(Inputs { entities: [one, other], context }) => {
+                put(line, ",\"inputs\":{\"entities\":[", one);
+                put(line, ",", other);
+                put(line, "],\"context\":", context);
+                line.extend_from_slice(b"}}\n");
+            }
+            None => line.extend_from_slice(b",\"inputs\":null}\n"),
+        }
     }
 }
 
 /// Appends a field of an object, with all that stands before its value.
-fn put<T: Serialize + ?Sized>(line: &mut Vec<u8>, before: &str, value: &T) -> serde_json::Result<()> {
+fn put(line: &mut Vec<u8>, before: &str, value: &RawValue) {
     line.extend_from_slice(before.as_bytes());
-    serde_json::to_writer(line, value)
+    line.extend_from_slice(value.get().as_bytes());
 }
 
-/// The same of a text that needs no escapes.
-fn put_plain(line: &mut Vec<u8>, before: &str, text: &str) {
+/// The same of a text.
+fn put_text(line: &mut Vec<u8>, before: &str, text: &str) {
+    if !is_plain(text) {
+        return put(line, before, &raw(&text));
+    }
     line.extend_from_slice(before.as_bytes());
     line.push(b'"');
     line.extend_from_slice(text.as_bytes());
@@ -76,11 +98,6 @@ fn put_plain(line: &mut Vec<u8>, before: &str, text: &str) {
 /// Whether a text stands in JSON as it is. To look at all of it is quicker than to stop where it is not.
 fn is_plain(text: &str) -> bool {
     text.bytes().fold(true, |plain, byte| plain & (byte >= b' ') & (byte != b'"') & (byte != b'\\'))
-}
-
-fn put_raw(line: &mut Vec<u8>, before: &str, value: &RawValue) {
-    line.extend_from_slice(before.as_bytes());
-    line.extend_from_slice(value.get().as_bytes());
 }
 
 /// Who asked, and with which credential. Of the credential there is no more here than its id.

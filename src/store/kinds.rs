@@ -2,7 +2,7 @@
 
 use super::rows::table;
 use super::{Reader, Store, StoreError};
-use crate::authz::Resourced;
+use crate::authz::{Resourced, Undecided};
 use crate::resource::Resource;
 use crate::values::{Id, OrgPath};
 use futures_util::future::BoxFuture;
@@ -16,7 +16,8 @@ type Page = for<'a> fn(
     u64,
 ) -> BoxFuture<'a, Result<Vec<(Id, Arc<Resourced>)>, StoreError>>;
 type Load = for<'a> fn(&'a Reader<'a>, Id) -> BoxFuture<'a, Result<Option<Arc<Resourced>>, StoreError>>;
-type Know = for<'a> fn(&'a Store, Id) -> BoxFuture<'a, Result<Option<Arc<Resourced>>, StoreError>>;
+type Recall = fn(&Store, Id) -> Option<Arc<Resourced>>;
+type Read = for<'a> fn(&'a Store, Id) -> BoxFuture<'a, Result<Option<Arc<Resourced>>, StoreError>>;
 
 /// A kind of thing.
 #[derive(Clone, Copy)]
@@ -25,7 +26,8 @@ pub struct Kind {
     pub name: &'static str,
     pub(super) table: &'static str,
     load: Load,
-    know: Know,
+    recall: Recall,
+    read: Read,
     page: Page,
 }
 
@@ -35,7 +37,10 @@ impl Kind {
         Self {
             name: R::TYPE,
             table: table::<R>(),
-            know: |store, id| Box::pin(store.facts_of::<R>(id)),
+            recall: |store, id| store.recall::<R, _>(id, Undecided::resourced),
+            read: |store, id| {
+                Box::pin(async move { Ok(store.read::<R>(id).await?.map(|thing| thing.resourced())) })
+            },
             page: |reader, top, after, limit| {
                 Box::pin(async move {
                     let page = reader.page::<R>(top, after, limit).await?;
@@ -72,9 +77,10 @@ impl Kinds {
         kind: &str,
         id: Id,
     ) -> Result<Option<Arc<Resourced>>, StoreError> {
-        match self.0.get(kind) {
-            Some(kind) => (kind.know)(store, id).await,
-            None => Ok(None),
+        let Some(kind) = self.0.get(kind) else { return Ok(None) };
+        match (kind.recall)(store, id) {
+            Some(known) => Ok(Some(known)),
+            None => (kind.read)(store, id).await,
         }
     }
 

@@ -1,7 +1,7 @@
 //! The rows of the resources: found, inserted, saved, deleted.
 
 use super::{Kinds, Reader, Store, StoreError, Work};
-use crate::authz::{Permitted, Resourced, Undecided};
+use crate::authz::{Permitted, Undecided};
 use crate::resource::Resource;
 use crate::values::{Id, OrgPath};
 use sea_orm::sea_query::{Alias, Expr, ExprTrait, LockType, Order, Query};
@@ -9,7 +9,6 @@ use sea_orm::{
     ActiveModelTrait as _, ColumnTrait, ConnectionTrait, DbErr, EntityTrait, FromQueryResult, JoinType,
     QueryFilter, QueryOrder, QueryResult, QuerySelect, QueryTrait, Select, TryGetable,
 };
-use std::sync::Arc;
 
 /// The organizations, seen from the things that they hold.
 pub(super) mod holder {
@@ -119,24 +118,20 @@ impl Reader<'_> {
 impl Store {
     /// The thing with this id; none where there is none.
     pub async fn find<R: Resource>(&self, id: Id) -> Result<Option<Undecided<R>>, StoreError> {
-        if let Some(thing) = self.facts.row(R::TYPE, id).as_ref().and_then(|entry| entry.thing::<R>()) {
-            return Ok(Some(thing.clone()));
+        if let Some(thing) = self.recall(id, Undecided::<R>::clone) {
+            return Ok(Some(thing));
         }
         // Boxed, since it is rare and large, and every request would make room for it.
         Box::pin(self.read(id)).await
     }
 
-    /// What Cedar must know of the thing with this id; none where there is none.
-    pub(super) async fn facts_of<R: Resource>(&self, id: Id) -> Result<Option<Arc<Resourced>>, StoreError> {
-        if let Some(thing) = self.facts.row(R::TYPE, id).as_ref().and_then(|entry| entry.thing::<R>()) {
-            return Ok(Some(thing.resourced()));
-        }
-        // Boxed, since it is rare and large, and every question would make room for it.
-        Ok(Box::pin(self.read::<R>(id)).await?.map(|thing| thing.resourced()))
+    /// What is wanted of the thing with this id; none where it is not in memory.
+    pub(super) fn recall<R: Resource, T>(&self, id: Id, of: impl FnOnce(&Undecided<R>) -> T) -> Option<T> {
+        self.facts.row(R::TYPE, id)?.thing::<R>().map(of)
     }
 
     /// Reads a thing, and remembers it.
-    async fn read<R: Resource>(&self, id: Id) -> Result<Option<Undecided<R>>, StoreError> {
+    pub(super) async fn read<R: Resource>(&self, id: Id) -> Result<Option<Undecided<R>>, StoreError> {
         let stamp = self.facts.stamp(id);
         let Some(held) = by_id::<R>(id).into_model::<Held<R>>().one(&self.db).await? else { return Ok(None) };
         let bytes = serde_json::to_string(&held.row).map_or(0, |text| text.len());

@@ -78,16 +78,16 @@ impl FromStr for Id {
             (_, letter) if letter < 6 => letter + 10,
             _ => u8::MAX,
         };
-        let (mut bytes, mut all) = ([0; 12], 0);
-        for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
-            if let [high, low] = pair {
-                let (high, low) = (value(*high), value(*low));
-                all |= high | low;
+        if let Ok(digits) = <[u8; 24]>::try_from(text.as_bytes()) {
+            let values = digits.map(value);
+            let (pairs, _) = values.as_chunks::<2>();
+            let mut bytes = [0; 12];
+            for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
                 *byte = (high << 4) | (low & 15);
             }
-        }
-        if text.len() == 24 && all <= 15 {
-            return Ok(Self(bytes));
+            if values.iter().fold(0, |all, value| all | value) <= 15 {
+                return Ok(Self(bytes));
+            }
         }
         Err(Invalid(format!("{} is not an id: an id has 24 hex digits", quoted(text))))
     }

@@ -19,8 +19,8 @@ pub use json::JsonObject;
 pub(crate) use json::{ObjectOnly, Whole, given, json_list, json_value, object_only, raw};
 pub use near::Near;
 pub use path::OrgPath;
+pub(crate) use text::{FromText, NO_NUL, string_schema, text_serde, word};
 pub use text::{Label, LongText, Name, ShortText, Term, Url};
-pub(crate) use text::{NO_NUL, string_schema, text_serde, word};
 pub use thread::thread_number;
 pub use time::{Clock, Millis, Timestamp};
 

@@ -2,6 +2,10 @@
 //! OpenAPI document.
 
 use super::{Invalid, quoted};
+use serde::de::{Error, Visitor};
+use std::fmt;
+use std::marker::PhantomData;
+use std::str::FromStr;
 use utoipa::openapi::schema::{ObjectBuilder, SchemaType, Type};
 
 /// The schema of a string value, for [`utoipa::PartialSchema`].
@@ -42,13 +46,27 @@ macro_rules! text_serde {
 
         impl<'de> serde::Deserialize<'de> for $name {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-                text.parse().map_err(serde::de::Error::custom)
+                deserializer.deserialize_str($crate::values::FromText(std::marker::PhantomData))
             }
         }
     };
 }
 pub(crate) use text_serde;
+
+/// Reads a value from a text where that stands, without a copy of it.
+pub(crate) struct FromText<T>(pub(crate) PhantomData<T>);
+
+impl<T: FromStr<Err = Invalid>> Visitor<'_> for FromText<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<T, E> {
+        text.parse().map_err(E::custom)
+    }
+}
 
 /// A value that is one of a few words; the first is its default.
 macro_rules! word {
