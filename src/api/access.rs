@@ -386,7 +386,7 @@ impl Batch<Read> {
     /// that one.
     fn read(body: &[u8], most: usize) -> Result<Self, Problem> {
         // There are no more items than braces, and a few in each, so that what is too much is not read into memory.
-        let is_usual = body.iter().filter(|byte| **byte == b'{').count() <= most.saturating_mul(8);
+        let is_usual = memchr::memchr_iter(b'{', body).count() <= most.saturating_mul(8);
         if is_usual
             && body::is_object(body)
             && let Ok(text) = std::str::from_utf8(body)

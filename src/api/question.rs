@@ -2,7 +2,7 @@
 //! answer looks.
 
 use crate::authz::{About, Answer, Ask, Circumstances, Engine, Missing, Principal, Resourced};
-use crate::http::{Caller, Gate, Problem};
+use crate::http::{ByRole, Caller, Gate, Problem};
 use crate::values::Id;
 use actix_web::http::header::HeaderName;
 use serde::Serialize;
@@ -73,27 +73,30 @@ pub async fn subject(gate: &Gate, named: Named<'_>) -> Result<Asked, Problem> {
         });
     }
     let door = gate.step("evaluateAccess");
-    let id = door.id(named.id);
-    let thing = match id {
-        Some(id) => gate.parts().kinds.know(&gate.parts().store, "User", id).await?,
+    let known = match door.id(named.id) {
+        Some(id) => Caller::by_role(gate.parts(), gate.engine(), id).await?,
         None => None,
     };
-    match (id, thing) {
-        (Some(id), Some(thing)) if door.permits(&thing) => user_by_role(gate, id).await,
+    Ok(match known {
+        Some(user) if door.permits(&user.thing) => by_role(gate, Some(&user)),
         // As with a path (decision 16).
         _ if door.could("User") => {
-            Ok(Asked::Unknown(Obstacle::new("unknown_subject", "there is no such User within your reach")))
+            Asked::Unknown(Obstacle::new("unknown_subject", "there is no such User within your reach"))
         }
-        _ => Ok(Asked::Refused),
-    }
+        _ => Asked::Refused,
+    })
 }
 
 /// A user that the caller may ask about, as it would be with a credential that carries its whole role.
 pub async fn user_by_role(gate: &Gate, user: Id) -> Result<Asked, Problem> {
-    Ok(match Caller::by_role(gate.parts(), gate.engine(), user).await? {
-        Some(principal) => Asked::Known(principal, gate.moment()),
+    Ok(by_role(gate, Caller::by_role(gate.parts(), gate.engine(), user).await?.as_deref()))
+}
+
+fn by_role(gate: &Gate, user: Option<&ByRole>) -> Asked {
+    match user.and_then(|user| user.principal.as_ref()) {
+        Some(principal) => Asked::Known(Arc::clone(principal), gate.moment()),
         None => Asked::Unknown(Obstacle::new("blocked", "the user is blocked")),
-    })
+    }
 }
 
 /// A thing that a question names.

@@ -3,6 +3,8 @@
 use super::bundle::About;
 use crate::values::raw;
 use serde_json::value::RawValue;
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// What Cedar says.
@@ -39,6 +41,25 @@ impl Answer {
     pub(super) fn undecidable(error: String) -> Self {
         Self::new(false, Vec::new(), vec![error])
     }
+}
+
+/// This thread's own copy of an answer that others have too, so that no core waits for the count of another's.
+pub(super) fn own(answer: &Arc<Answer>) -> Arc<Answer> {
+    /// How many a thread keeps at the most.
+    const KEPT: usize = 256;
+    thread_local! {
+        /// The answers, each by its place in memory, where it stays as long as it is here, with the copy.
+        static OWN: RefCell<HashMap<*const Answer, [Arc<Answer>; 2]>> = RefCell::default();
+    }
+    OWN.with_borrow_mut(|all| {
+        let place = Arc::as_ptr(answer);
+        if all.len() >= KEPT && !all.contains_key(&place) {
+            all.clear();
+        }
+        let copy = || [Arc::clone(answer), Arc::new((**answer).clone())];
+        let [_, own] = all.entry(place).or_insert_with(copy);
+        Arc::clone(own)
+    })
 }
 
 /// The answers that the policies of one action have given. They are few, and most decisions share them.

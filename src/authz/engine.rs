@@ -2,7 +2,7 @@
 //! that it applies to, are asked about it, which changes no decision, since a policy whose scope does not match neither
 //! decides nor errors. What has been decided is remembered under everything that the decision reads.
 
-use super::answer::Answer;
+use super::answer::{self, Answer};
 use super::bundle::{About, Bundle, action_name};
 use super::counts::{Counts, Decisions};
 use super::domain::Domain;
@@ -32,10 +32,10 @@ use std::time::{Duration, Instant};
 const REMEMBERED: u64 = 100_000;
 
 /// How many decisions a thread has near.
-const NEAR_DECISIONS: usize = 4_096;
+const NEAR_DECISIONS: usize = 65_536;
 
 thread_local! {
-    /// The decisions of late, each by its fingerprint and the number of its engine. They are this thread's own copies.
+    /// The decisions of late, each by its fingerprint and the number of its engine. The answers are this thread's own copies.
     static NEAR: RefCell<Near<Arc<Answer>>> = const { RefCell::new(Near::EMPTY) };
 }
 
@@ -240,7 +240,7 @@ impl Engine {
             return (answer, true);
         }
         if let Some(answer) = self.remembered.get(&key) {
-            NEAR.with_borrow_mut(|near| near.keep(NEAR_DECISIONS, key, Arc::new((*answer).clone())));
+            NEAR.with_borrow_mut(|near| near.keep(NEAR_DECISIONS, key, answer::own(&answer)));
             return (answer, true);
         }
         let answer = self.decide_afresh(slice, ask, resource);
@@ -309,7 +309,7 @@ impl Engine {
     ) -> Result<cedar_policy::Response, String> {
         let unnamed = || "it is not of a type that the schema knows".to_owned();
         let principal = ask.principal.uid.clone().ok_or_else(unnamed)?;
-        let (thing, entity) = match &resource.body {
+        let (thing, entity) = match resource.body() {
             Body::Own(own) => {
                 let uid = own.uid().ok_or_else(unnamed)?;
                 // The caller itself: the thing says how it is, or would be, and the credential says with which scopes.

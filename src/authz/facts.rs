@@ -252,17 +252,22 @@ pub struct Foreign {
     pub(super) fingerprint: Fingerprint,
 }
 
-/// What Cedar must know of a thing that is asked about.
+/// What Cedar must know of a thing that is asked about. Its copies share all but what stands for it.
 #[derive(Debug, Clone)]
 pub struct Resourced {
-    pub(super) body: Body,
+    known: Arc<Known>,
+    pub(super) fingerprint: Fingerprint,
+    /// Of its type and place only, where that is an organization above it.
+    pub(super) place_print: Fingerprint,
+}
+
+#[derive(Debug)]
+struct Known {
+    body: Body,
     /// Its type and id in words, once that is wanted.
     named: OnceLock<Box<RawValue>>,
     /// The same of all that is known of it.
     shown: OnceLock<Box<RawValue>>,
-    pub(super) fingerprint: Fingerprint,
-    /// Of its type and place only, where that is an organization above it.
-    pub(super) place_print: Fingerprint,
 }
 
 #[derive(Debug, Clone)]
@@ -331,13 +336,11 @@ impl Resourced {
             }
             Some(_) => fingerprint,
         };
-        Self {
-            fingerprint,
-            place_print,
-            body: Body::Own(own),
-            named: OnceLock::new(),
-            shown: OnceLock::new(),
-        }
+        Self { known: Known::of(Body::Own(own)), fingerprint, place_print }
+    }
+
+    pub(super) fn body(&self) -> &Body {
+        &self.known.body
     }
 
     /// An organization.
@@ -366,7 +369,7 @@ impl Resourced {
 
     /// Where the organization stands that holds it; an organization itself. None of what stands nowhere.
     pub fn place(&self) -> Option<&OrgPath> {
-        match &self.body {
+        match self.body() {
             Body::Own(own) => own.path.as_ref(),
             Body::Foreign(_) => None,
         }
@@ -374,16 +377,16 @@ impl Resourced {
 
     /// Its type and id in words.
     pub(super) fn named(&self) -> &RawValue {
-        self.named.get_or_init(|| {
-            let (kind, id) = self.body.name();
+        self.known.named.get_or_init(|| {
+            let (kind, id) = self.body().name();
             raw(&decision_log::Thing { kind, id })
         })
     }
 
     /// All that is known of it in words.
     pub(super) fn shown(&self) -> &RawValue {
-        match &self.body {
-            Body::Own(own) => self.shown.get_or_init(|| raw(own)),
+        match self.body() {
+            Body::Own(own) => self.known.shown.get_or_init(|| raw(own)),
             Body::Foreign(foreign) => foreign.text.of(foreign.entity.as_ref()),
         }
     }
@@ -391,8 +394,13 @@ impl Resourced {
     /// A thing of another domain.
     pub fn foreign(foreign: Foreign) -> Self {
         let fingerprint = foreign.fingerprint;
-        let body = Body::Foreign(foreign);
-        Self { fingerprint, place_print: fingerprint, body, named: OnceLock::new(), shown: OnceLock::new() }
+        Self { known: Known::of(Body::Foreign(foreign)), fingerprint, place_print: fingerprint }
+    }
+}
+
+impl Known {
+    fn of(body: Body) -> Arc<Self> {
+        Arc::new(Self { body, named: OnceLock::new(), shown: OnceLock::new() })
     }
 }
 

@@ -3,7 +3,7 @@
 use super::edge::origin;
 use super::{Parts, Problem};
 use crate::authn::{ApiKey, Bearer, Claims};
-use crate::authz::{Engine, Principal, Scope, ScopeSet, UserFacts};
+use crate::authz::{Engine, Principal, Resourced, Scope, ScopeSet, UserFacts};
 use crate::decision_log;
 use crate::store::{Account, Stamp, Work};
 use crate::values::{Fingerprint, Id, Near, OrgPath, Timestamp, raw};
@@ -13,7 +13,7 @@ use quick_cache::UnitWeighter;
 use quick_cache::sync::Cache;
 use serde_json::value::RawValue;
 use std::cell::RefCell;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 /// How a caller proved who it is.
@@ -65,6 +65,23 @@ pub struct Caller {
     shown: OnceLock<Box<RawValue>>,
 }
 
+/// A user that is asked about.
+#[derive(Debug)]
+pub struct ByRole {
+    /// What Cedar must know of it as a thing.
+    pub thing: Resourced,
+    /// What Cedar knows of it, as it would be with a credential that carries its whole role; none where it is blocked.
+    pub principal: Option<Arc<Principal>>,
+}
+
+impl ByRole {
+    /// A copy that shares nothing which is counted when a request asks about it.
+    fn apart(&self) -> Self {
+        let principal = self.principal.as_ref().map(|principal| Arc::new((**principal).clone()));
+        Self { thing: self.thing.clone(), principal }
+    }
+}
+
 /// A caller that is known already.
 #[derive(Debug, Clone)]
 struct Known {
@@ -88,23 +105,28 @@ const REMEMBERED: u64 = 60;
 #[derive(Debug)]
 pub struct Callers {
     by_credential: Cache<Fingerprint, Known>,
-    /// Users as they are by their roles.
-    by_role: Cache<Id, (Stamp, u64, Arc<Principal>)>,
+    /// Users as they are by their roles, each with when it was read and by whose cascade.
+    by_role: Cache<Id, (Stamp, u64, Arc<ByRole>)>,
     /// Tells these callers from those of other services in this process.
-    number: u64,
+    number: u32,
 }
 
 thread_local! {
     /// The callers of late, each by its credential and the number of its service. They are this thread's own copies.
     static NEAR: RefCell<Near<Known>> = const { RefCell::new(Near::EMPTY) };
+    /// The users of late that were asked about, likewise.
+    static NEAR_BY_ROLE: RefCell<Near<(Stamp, u64, Arc<ByRole>)>> = const { RefCell::new(Near::EMPTY) };
 }
 
 /// How many callers a thread has near.
 const NEAR_CALLERS: usize = 1_024;
 
+/// How many users that were asked about.
+const NEAR_USERS: usize = 8_192;
+
 impl Default for Callers {
     fn default() -> Self {
-        static COUNT: AtomicU64 = AtomicU64::new(0);
+        static COUNT: AtomicU32 = AtomicU32::new(0);
         Self {
             by_credential: Cache::with_weighter(1_000, 20_000, UnitWeighter),
             by_role: Cache::with_weighter(1_000, 50_000, UnitWeighter),
@@ -267,24 +289,31 @@ impl Caller {
         self.shown.get_or_init(|| raw(&decision_log::Caller { user: id, credential: kind, credential_id }))
     }
 
-    /// What Cedar knows of a user, as it would be with a credential that carries its whole role; none where it is blocked
-    /// or gone.
-    pub async fn by_role(
-        parts: &Parts,
-        engine: &Engine,
-        user: Id,
-    ) -> Result<Option<Arc<Principal>>, Problem> {
-        let known = parts.callers.by_role.get(&user);
-        let is_good = |stamp, by| by == engine.number() && parts.store.is_good(stamp, user);
-        if let Some((.., principal)) = known.filter(|(stamp, by, _)| is_good(*stamp, *by)) {
-            return Ok(Some(principal));
+    /// A user, to be asked about; none where there is none.
+    pub async fn by_role(parts: &Parts, engine: &Engine, user: Id) -> Result<Option<Arc<ByRole>>, Problem> {
+        let key = Fingerprint::of_id(parts.callers.number, user);
+        let is_good = |(stamp, by, _): &&(Stamp, u64, Arc<ByRole>)| {
+            *by == engine.number() && parts.store.is_good(*stamp, user)
+        };
+        if let Some((.., near)) = NEAR_BY_ROLE.with_borrow(|near| near.get(key).filter(is_good).cloned()) {
+            return Ok(Some(near));
         }
-        let stamp = parts.store.stamp(user);
-        let account = parts.store.known_account(user).await?;
-        let caller = account.and_then(|account| Self::of_account(engine, &account));
-        let Some(caller) = caller else { return Ok(None) };
-        parts.callers.by_role.insert(user, (stamp, engine.number(), Arc::clone(&caller.principal)));
-        Ok(Some(caller.principal))
+        let known = match parts.callers.by_role.get(&user).filter(|known| is_good(&known)) {
+            Some(known) => known,
+            None => {
+                let stamp = parts.store.stamp(user);
+                let Some(account) = parts.store.known_account(user).await? else { return Ok(None) };
+                let thing = Resourced::user(user, &account.path, facts(&account));
+                let principal = Self::of_account(engine, &account).map(|caller| caller.principal);
+                let known = (stamp, engine.number(), Arc::new(ByRole { thing, principal }));
+                parts.callers.by_role.insert(user, known.clone());
+                known
+            }
+        };
+        let (stamp, by, known) = known;
+        let own = Arc::new(known.apart());
+        NEAR_BY_ROLE.with_borrow_mut(|near| near.keep(NEAR_USERS, key, (stamp, by, Arc::clone(&own))));
+        Ok(Some(own))
     }
 
     /// A user as it would be with a credential that carries its whole role; none where it is blocked.

@@ -20,7 +20,7 @@ pub mod tls;
 pub mod token_keys;
 
 pub use body::{Form, Json, PathId};
-pub use caller::{Caller, Credential};
+pub use caller::{ByRole, Caller, Credential};
 pub use gate::Gate;
 pub use parts::Parts;
 pub use problem::{FieldError, Problem};

@@ -1,13 +1,15 @@
 //! The kinds of things that the store holds, by the names that Cedar knows them by.
 
 use super::rows::table;
-use super::{Reader, Store, StoreError};
+use super::{Reader, Stamp, Store, StoreError};
 use crate::authz::{Resourced, Undecided};
 use crate::resource::Resource;
-use crate::values::{Id, OrgPath};
+use crate::values::{Fingerprint, Id, Near, OrgPath};
 use futures_util::future::BoxFuture;
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 type Page = for<'a> fn(
     &'a Reader<'a>,
@@ -19,12 +21,22 @@ type Load = for<'a> fn(&'a Reader<'a>, Id) -> BoxFuture<'a, Result<Option<Arc<Re
 type Recall = fn(&Store, Id) -> Option<Arc<Resourced>>;
 type Read = for<'a> fn(&'a Store, Id) -> BoxFuture<'a, Result<Option<Arc<Resourced>>, StoreError>>;
 
+thread_local! {
+    /// The things of late, each by its id and the number of its kind. They are this thread's own copies.
+    static NEAR: RefCell<Near<(Stamp, Arc<Resourced>)>> = const { RefCell::new(Near::EMPTY) };
+}
+
+/// How many things a thread has near.
+const NEAR_THINGS: usize = 8_192;
+
 /// A kind of thing.
 #[derive(Clone, Copy)]
 pub struct Kind {
     /// Its Cedar entity type.
     pub name: &'static str,
     pub(super) table: &'static str,
+    /// Tells it from the other kinds, and from its like of other services in this process.
+    number: u32,
     load: Load,
     recall: Recall,
     read: Read,
@@ -34,9 +46,11 @@ pub struct Kind {
 impl Kind {
     /// The kind of this resource.
     pub fn of<R: Resource>() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
         Self {
             name: R::TYPE,
             table: table::<R>(),
+            number: COUNT.fetch_add(1, Ordering::Relaxed),
             recall: |store, id| store.recall::<R, _>(id, Undecided::resourced),
             read: |store, id| {
                 Box::pin(async move { Ok(store.read::<R>(id).await?.map(|thing| thing.resourced())) })
@@ -78,10 +92,21 @@ impl Kinds {
         id: Id,
     ) -> Result<Option<Arc<Resourced>>, StoreError> {
         let Some(kind) = self.0.get(kind) else { return Ok(None) };
-        match (kind.recall)(store, id) {
-            Some(known) => Ok(Some(known)),
-            None => (kind.read)(store, id).await,
+        let key = Fingerprint::of_id(kind.number, id);
+        let is_good = |(stamp, _): &&(Stamp, Arc<Resourced>)| store.is_good(*stamp, id);
+        if let Some((_, near)) = NEAR.with_borrow(|near| near.get(key).filter(is_good).cloned()) {
+            return Ok(Some(near));
         }
+        let stamp = store.stamp(id);
+        let known = match (kind.recall)(store, id) {
+            Some(known) => Some(known),
+            None => (kind.read)(store, id).await?,
+        };
+        if let Some(known) = &known {
+            let own = Arc::new((**known).clone());
+            NEAR.with_borrow_mut(|near| near.keep(NEAR_THINGS, key, (stamp, own)));
+        }
+        Ok(known)
     }
 
     /// Whether things of this type are kept.

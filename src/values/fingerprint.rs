@@ -1,11 +1,12 @@
 //! Values that stand for others in a cache.
 
+use super::Id;
 use siphasher::sip128::{Hasher128, SipHasher13};
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::LazyLock;
 
-/// What stands for a value in a cache: a hash of 128 bits with a key that nobody outside this process knows. Where they
-/// are the same, so is what they stand for. Not to be kept beyond the process.
+/// What stands for a value in a cache: a hash of 128 bits with a key that nobody outside this process knows, if it is no
+/// shorter itself. Where they are the same, so is what they stand for. Not to be kept beyond the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Fingerprint(u64, u64);
 
@@ -18,6 +19,11 @@ impl Fingerprint {
         value.hash(&mut hasher);
         let hash = hasher.finish128();
         Self(hash.h1, hash.h2)
+    }
+
+    /// Of a thing of this owner: of the two themselves, since there is room for both.
+    pub fn of_id(owner: u32, id: Id) -> Self {
+        Self(id.number(), u64::from(owner) << 32 | u64::from(id.second()))
     }
 
     /// One of so many shares, from 0 on: which one, nobody outside this process can tell.

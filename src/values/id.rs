@@ -45,6 +45,12 @@ impl Id {
         u64::from_be_bytes(rest)
     }
 
+    /// The second of its making, since 1970.
+    pub(crate) fn second(self) -> u32 {
+        let [s0, s1, s2, s3, ..] = self.0;
+        u32::from_be_bytes([s0, s1, s2, s3])
+    }
+
     /// The digits, as they are written.
     pub(crate) fn digits(self) -> [u8; 24] {
         let mut digits = [0; 24];
