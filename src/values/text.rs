@@ -2,6 +2,7 @@
 //! OpenAPI document.
 
 use super::{Invalid, quoted};
+use compact_str::CompactString;
 use serde::de::{Error, Visitor};
 use std::fmt;
 use std::marker::PhantomData;
@@ -124,12 +125,23 @@ macro_rules! word {
 }
 pub(crate) use word;
 
+/// A text that is kept in a column, or one that is kept in something else.
 macro_rules! text {
     ($(#[doc = $doc:literal])* $name:ident, $what:literal, $min:literal ..= $max:literal) => {
+        text! {
+            #[derive(sea_orm::DeriveValueType)]
+            #[sea_orm(value_type = "String", column_type = "Text")]
+            in String: $(#[doc = $doc])* $name, $what, $min ..= $max
+        }
+    };
+    (
+        $(#[$attribute:meta])*
+        in $kept:ident: $(#[doc = $doc:literal])* $name:ident, $what:literal, $min:literal ..= $max:literal
+    ) => {
         $(#[doc = $doc])*
-        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, sea_orm::DeriveValueType)]
-        #[sea_orm(value_type = "String", column_type = "Text")]
-        pub struct $name(String);
+        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        $(#[$attribute])*
+        pub struct $name($kept);
 
         impl $name {
             /// The text itself.
@@ -139,7 +151,7 @@ macro_rules! text {
 
             /// A text of the program's own, which is within the limits.
             pub fn fixed(text: &'static str) -> Self {
-                Self(text.to_owned())
+                Self(text.into())
             }
         }
 
@@ -148,7 +160,7 @@ macro_rules! text {
 
             fn from_str(text: &str) -> Result<Self, Invalid> {
                 check($what, text, $min, $max)?;
-                Ok(Self(text.to_owned()))
+                Ok(Self(text.into()))
             }
         }
 
@@ -191,6 +203,8 @@ text!(
     LongText, "the text", 0..=100_000
 );
 text!(
+    // A question has five of them, and most have no more characters than an id.
+    in CompactString:
     /// A type, an id or a name in a question. What names nothing is answered by a no.
     Term, "the term", 0..=200
 );
