@@ -38,3 +38,27 @@ pub fn random_number() -> u128 {
     let seed = RandomState::new();
     u128::from(seed.hash_one(0)) << 64 | u128::from(seed.hash_one(1))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_thing_of_an_owner_is_told_from_every_other_one(
+            one: (u32, [u8; 12]), other: (u32, [u8; 12]), byte in 0_usize..12, bit in 0..8_u8
+        ) {
+            let of = |(owner, id)| Fingerprint::of_id(owner, id_of(id));
+            prop_assert_eq!(of(one) == of(other), one == other);
+            prop_assert_ne!(of(one), of((one.0 ^ 1 << bit, one.1)));
+            let mut near = one.1;
+            near[byte] ^= 1 << bit;
+            prop_assert_ne!(of(one), of((one.0, near)));
+        }
+    }
+
+    fn id_of(bytes: [u8; 12]) -> Id {
+        bytes.map(|byte| format!("{byte:02x}")).concat().parse().unwrap()
+    }
+}
