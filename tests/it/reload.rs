@@ -85,6 +85,37 @@ async fn what_is_read_again_decides_from_then_on() {
 }
 
 #[tokio::test]
+async fn a_cascade_that_changed_is_that_of_the_next_question() {
+    let files = Files::new();
+    let app = files.serve().await;
+    let (admin, agent) = (app.admin().await, app.user(Scope::Agent).await);
+    let conversation = admin.post("/v2/conversations", json!({})).await.id();
+    let path = format!("/v2/conversations/{conversation}");
+    let question = json!({
+        "subject": { "type": "User", "id": agent.id },
+        "action": { "name": "fetchConversation" },
+        "resource": { "type": "Conversation", "id": conversation }
+    });
+    let whole = std::fs::read_to_string(files.at("policies/scopes.json")).unwrap();
+    let mut torn: Value = serde_json::from_str(&whole).unwrap();
+    let of_agent = torn.as_array_mut().unwrap().iter_mut().find(|scope| scope["uid"]["id"] == "agent");
+    of_agent.unwrap()["parents"] = json!([]);
+    for (cascade, status) in [(&whole, 200), (&torn.to_string(), 403), (&whole, 200)] {
+        files.write("policies/scopes.json", cascade);
+        admin.post("/v2/policies/reload", json!({})).await.expect(StatusCode::OK);
+        // Once more, since then it may be remembered.
+        for _ in 0..2 {
+            let one = admin.post("/access/v1/evaluation", question.clone()).await.expect(StatusCode::OK);
+            let batch = json!({ "evaluations": [question, question] });
+            let both = admin.post("/access/v1/evaluations", batch).await.expect(StatusCode::OK);
+            let decisions = [&one, &both["evaluations"][0], &both["evaluations"][1]];
+            assert!(decisions.iter().all(|said| said["decision"] == (status == 200)), "{decisions:?}");
+            assert_eq!(agent.get(&path).await.status.as_u16(), status);
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_bad_bundle_changes_nothing_and_is_told_with_file_and_line() {
     let files = Files::new();
     let app = files.serve().await;
