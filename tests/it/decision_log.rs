@@ -187,6 +187,39 @@ async fn a_line_says_what_is_needed_to_decide_again_and_no_secret() {
 }
 
 #[tokio::test]
+async fn the_context_of_a_line_is_that_of_its_own_decision() {
+    let directory = tempfile::tempdir().unwrap();
+    let app = TestApp::with(to(directory.path(), Decisions::All)).await;
+    let (admin, person) = (app.admin().await, app.user(Scope::Agent).await);
+    let conversation = admin.post("/v2/conversations", json!({})).await.id();
+    let thing = json!({ "type": "Conversation", "id": conversation });
+    let question = may(user(&person.id), "fetchConversation", thing);
+    for _ in 0..3 {
+        admin.post(EVALUATION, question.clone()).await.expect(StatusCode::OK);
+        admin.get("/v2/forms").await.expect(StatusCode::OK);
+        admin
+            .patch(&format!("/v2/users/{}", person.id), json!({ "givenName": "Ada" }))
+            .await
+            .expect(StatusCode::OK);
+        app.clock.advance(1_000);
+    }
+    let mut seen: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+    for line in lines(&app, directory.path()) {
+        let mut context = line["inputs"]["context"].clone();
+        let now = context.as_object_mut().unwrap().remove("now");
+        assert_eq!(now, Some(json!({ "__extn": { "fn": "datetime", "arg": line["time"] } })), "{line}");
+        seen.entry(line["action"].as_str().unwrap().to_owned()).or_default().push(context);
+    }
+    let by_password =
+        json!({ "credential": "password", "ip": { "__extn": { "fn": "ip", "arg": "127.0.0.1" } } });
+    assert_eq!(seen["fetchConversation"], [json!({}), json!({}), json!({})]);
+    assert_eq!(seen["listForms"], [by_password.clone(), by_password.clone(), by_password.clone()]);
+    let mut changing = by_password;
+    changing["changes"] = json!(["givenName"]);
+    assert_eq!(seen["updateUser"][0], changing);
+}
+
+#[tokio::test]
 async fn denials_only_means_denials_only() {
     let directory = tempfile::tempdir().unwrap();
     let app = TestApp::with(to(directory.path(), Decisions::Denials)).await;

@@ -98,8 +98,14 @@ async fn a_cascade_that_changed_is_that_of_the_next_question() {
     });
     let whole = std::fs::read_to_string(files.at("policies/scopes.json")).unwrap();
     let mut torn: Value = serde_json::from_str(&whole).unwrap();
-    let of_agent = torn.as_array_mut().unwrap().iter_mut().find(|scope| scope["uid"]["id"] == "agent");
-    of_agent.unwrap()["parents"] = json!([]);
+    let scopes = torn.as_array_mut().unwrap();
+    let mut below = |scope: &str, all: &[&str]| {
+        let found = scopes.iter_mut().find(|other| other["uid"]["id"] == scope).unwrap();
+        found["parents"] = all.iter().map(|id| json!({ "type": "Scope", "id": id })).collect();
+    };
+    // Agents alone lose what guests may do, and whoever asks about them does not.
+    below("agent", &[]);
+    below("bot", &["agent", "guest"]);
     for (cascade, status) in [(&whole, 200), (&torn.to_string(), 403), (&whole, 200)] {
         files.write("policies/scopes.json", cascade);
         admin.post("/v2/policies/reload", json!({})).await.expect(StatusCode::OK);
