@@ -1,32 +1,20 @@
 //! What a request means that a proxy asks about: which action on which thing its method and path stand for. The service's
 //! own routes tell it, and a file for those of other services. Decides nothing.
 
+mod original;
+mod pattern;
+
+pub use original::{Original, PAIRS};
+
 use super::Routes;
 use crate::authz::Engine;
-use actix_web::HttpRequest;
 use actix_web::http::Method;
-use actix_web::http::header::HeaderMap;
+use pattern::{Holes, Pattern, Step};
 use serde::Deserialize;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::Path;
 use std::str::FromStr;
-
-/// The pairs of headers by which proxies name a request: nginx's, and those of Traefik and Caddy.
-pub const PAIRS: [(&str, &str); 2] =
-    [("X-Original-Method", "X-Original-URI"), ("X-Forwarded-Method", "X-Forwarded-Uri")];
-
-/// The longest address that is looked at.
-const MAX_ADDRESS: usize = 8192;
-
-/// The request that a proxy asks about.
-#[derive(Debug)]
-pub struct Original {
-    method: Method,
-    /// The segments of its path, decoded.
-    segments: Vec<String>,
-    query: String,
-}
 
 /// What a request has to do with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,129 +56,6 @@ pub struct Named {
     pub knows_me: bool,
 }
 
-impl Original {
-    /// The request that this one is about: what the headers say, and what follows `prefix` in its own path. Where it is
-    /// named more than once, all have to say the same: a proxy sets one of them, and passes on what a client sends as
-    /// the others. Says what is missing or wrong.
-    pub fn of(request: &HttpRequest, prefix: &str) -> Result<Self, String> {
-        let mut found: Option<(String, String)> = None;
-        let mut note = |method: String, address: String| match &found {
-            Some(first) if *first != (method.clone(), address.clone()) => {
-                Err("the original request is named twice, and not the same".to_owned())
-            }
-            _ => {
-                found = Some((method, address));
-                Ok(())
-            }
-        };
-        for (method_name, address_name) in PAIRS {
-            let headers = request.headers();
-            match (header(headers, method_name)?, header(headers, address_name)?) {
-                (Some(method), Some(address)) => note(method, address)?,
-                (None, None) => {}
-                (Some(_), None) => return Err(format!("the header {address_name} is missing")),
-                (None, Some(_)) => return Err(format!("the header {method_name} is missing")),
-            }
-        }
-        let own = request.uri().path_and_query().map_or("", |own| own.as_str());
-        let rest = own.strip_prefix(prefix).ok_or("the path is not written plainly")?;
-        if rest.starts_with('/') {
-            note(request.method().to_string(), rest.to_owned())?;
-        }
-        let (method, address) = found.ok_or_else(|| {
-            let [(method, address), (other, another)] = PAIRS;
-            format!("the headers {method} and {address} are missing, and so are {other} and {another}")
-        })?;
-        Self::new(&method, &address)
-    }
-
-    /// A request with this method and this address: a path, and what may follow it.
-    fn new(method: &str, address: &str) -> Result<Self, String> {
-        let method = Method::from_str(method).map_err(|_| "the original method is none".to_owned())?;
-        if address.len() > MAX_ADDRESS {
-            return Err(format!("the original path is longer than {MAX_ADDRESS} bytes"));
-        }
-        if address.contains([' ', '\t', '#']) {
-            return Err("the original path has a space or a `#` that is not encoded".into());
-        }
-        let (path, query) = address.split_once('?').unwrap_or((address, ""));
-        let rest = path.strip_prefix('/').ok_or("the original path does not begin with `/`")?;
-        let segments: Vec<String> = rest.split('/').map(decoded).collect::<Result<_, _>>()?;
-        check(&segments)?;
-        Ok(Self { method, segments, query: query.to_owned() })
-    }
-
-    /// The values of a parameter of its query string.
-    pub fn parameters(&self, name: &str) -> Vec<String> {
-        let pairs = url::form_urlencoded::parse(self.query.as_bytes());
-        pairs.filter(|(known, _)| known == name).map(|(_, value)| value.into_owned()).collect()
-    }
-}
-
-/// The value of a header that stands once.
-fn header(headers: &HeaderMap, name: &str) -> Result<Option<String>, String> {
-    let mut values = headers.get_all(name);
-    match (values.next(), values.next()) {
-        (None, _) => Ok(None),
-        (Some(value), None) => {
-            let text = value.to_str().map_err(|_| format!("the header {name} is not plain ASCII"))?;
-            Ok(Some(text.to_owned()))
-        }
-        (Some(_), Some(_)) => Err(format!("the header {name} stands twice")),
-    }
-}
-
-/// A segment of a path without its percent-encoding (RFC 3986, 2.1).
-fn decoded(segment: &str) -> Result<String, String> {
-    let mut bytes = Vec::with_capacity(segment.len());
-    let mut rest = segment.bytes();
-    while let Some(byte) = rest.next() {
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let mut digit = || rest.next().and_then(|digit| char::from(digit).to_digit(16));
-        let value = digit().zip(digit()).and_then(|(high, low)| u8::try_from(high << 4 | low).ok());
-        bytes.push(value.ok_or("the original path has a `%` that encodes nothing")?);
-    }
-    String::from_utf8(bytes).map_err(|_| "the original path is not UTF-8".to_owned())
-}
-
-/// Refuses what another server might read as another path.
-fn check(segments: &[String]) -> Result<(), String> {
-    for (at, segment) in segments.iter().enumerate() {
-        // `;` begins parameters that some servers cut off: `..;x` is `..` to them.
-        let bare = segment.split(';').next().unwrap_or_default().trim();
-        let is_last = at + 1 == segments.len();
-        let wrong = if segment.chars().any(char::is_control) {
-            "a control character"
-        } else if segment.contains(['/', '\\']) {
-            "an encoded slash or a backslash"
-        } else if segment.contains(['#', '?']) {
-            "an encoded `#` or `?`"
-        } else if is_encoded(segment) {
-            "something that is encoded twice"
-        } else if matches!(bare, "." | "..") {
-            "a segment `.` or `..`"
-        } else if bare.is_empty() && !(is_last && segment.is_empty()) {
-            "an empty segment"
-        } else {
-            continue;
-        };
-        return Err(format!("the original path has {wrong}"));
-    }
-    Ok(())
-}
-
-/// Whether it would be something else if it were decoded.
-fn is_encoded(text: &str) -> bool {
-    text.split('%').skip(1).any(|rest| {
-        let mut letters = rest.chars();
-        let mut is_digit = || letters.next().is_some_and(|letter| letter.is_ascii_hexdigit());
-        is_digit() && is_digit()
-    })
-}
-
 /// Which requests mean what.
 #[derive(Debug, Default)]
 pub struct Table(Vec<Entry>);
@@ -225,23 +90,6 @@ enum Part {
     Text(String),
     Hole(String),
 }
-
-/// The paths that a route is for.
-#[derive(Debug, PartialEq, Eq)]
-struct Pattern {
-    steps: Vec<Step>,
-    /// The name of the rest of the path, at least one segment, where it may be anything.
-    rest: Option<String>,
-}
-
-/// A segment of a pattern.
-#[derive(Debug, PartialEq, Eq)]
-enum Step {
-    Text(String),
-    Hole(String),
-}
-
-type Holes<'a> = HashMap<&'a str, String>;
 
 impl Table {
     /// The routes of a file, if there is one, and after them those of the service itself. Says what is wrong with the
@@ -446,92 +294,6 @@ fn parts(text: &str) -> Result<Vec<Part>, String> {
         return Err("the id is empty".into());
     }
     Ok(parts)
-}
-
-impl Pattern {
-    /// `{name}` stands for one segment, `{name...}` at the end for all that is left.
-    fn parse(path: &str) -> Result<Self, String> {
-        let wrong = |message: &str| Err(format!("the path {path:?} {message}"));
-        let Some(rest) = path.strip_prefix('/') else { return wrong("does not begin with `/`") };
-        let mut steps = Vec::new();
-        let mut names: Vec<&str> = Vec::new();
-        let mut tail = None;
-        for segment in rest.split('/') {
-            if tail.is_some() {
-                return wrong("goes on after `{…...}`, which stands for all that is left");
-            }
-            let Some(hole) = segment.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')) else {
-                steps.push(Step::Text(segment.to_owned()));
-                continue;
-            };
-            let name = hole.strip_suffix("...").unwrap_or(hole);
-            let is_name = |name: &str| {
-                !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
-            };
-            if !is_name(name) {
-                return wrong("has a placeholder that is neither `{name}` nor `{name...}`");
-            }
-            if names.contains(&name) {
-                return wrong(&format!("has the placeholder {{{name}}} twice"));
-            }
-            names.push(name);
-            if hole == name {
-                steps.push(Step::Hole(name.to_owned()));
-            } else {
-                tail = Some(name.to_owned());
-            }
-        }
-        let mut texts: Vec<String> = Vec::new();
-        for step in &steps {
-            texts.push(match step {
-                Step::Text(text) if text.contains(['{', '}']) => {
-                    return wrong("has a placeholder that is not a whole segment");
-                }
-                Step::Text(text) if text.contains('%') => {
-                    return wrong("has a `%`; it is compared with paths that are decoded");
-                }
-                Step::Text(text) => text.clone(),
-                Step::Hole(name) => name.clone(),
-            });
-        }
-        texts.extend(tail.clone());
-        if let Err(message) = check(&texts) {
-            return wrong(&format!("fits nothing: {message}"));
-        }
-        Ok(Self { steps, rest: tail })
-    }
-
-    /// The names of its placeholders.
-    fn names(&self) -> impl Iterator<Item = &str> {
-        let holes = self.steps.iter().filter_map(|step| match step {
-            Step::Hole(name) => Some(name.as_str()),
-            Step::Text(_) => None,
-        });
-        holes.chain(self.rest.as_deref())
-    }
-
-    /// What stands in the placeholders, where these segments fit.
-    fn holes(&self, segments: &[String]) -> Option<Holes<'_>> {
-        let (start, rest) = segments.split_at_checked(self.steps.len())?;
-        let mut holes = Holes::new();
-        match (&self.rest, rest) {
-            (None, []) => {}
-            (None, _) | (Some(_), []) => return None,
-            (Some(name), rest) => {
-                holes.insert(name.as_str(), rest.join("/"));
-            }
-        }
-        for (step, segment) in self.steps.iter().zip(start) {
-            match step {
-                Step::Text(text) if text == segment => {}
-                Step::Hole(name) if !segment.is_empty() => {
-                    holes.insert(name.as_str(), segment.clone());
-                }
-                Step::Text(_) | Step::Hole(_) => return None,
-            }
-        }
-        Some(holes)
-    }
 }
 
 #[cfg(test)]
