@@ -2,7 +2,7 @@
 
 use super::Fingerprint;
 
-/// What a thread has met of late: a few values, each found without a lock and without a count that other threads change,
+/// What a thread has met of late: values, each found without a lock and without a count that other threads change,
 /// since to write what another core has just written takes longer than all the rest of a look into a cache. Of two values
 /// that fall on the same place the later one stays. Whether what is found is good still is for its user to tell.
 #[derive(Debug)]
