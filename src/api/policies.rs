@@ -132,7 +132,9 @@ fn view(gate: &Gate, engine: &Engine) -> Policies {
 async fn reload(gate: Gate, (): ()) -> Result<HttpResponse, Problem> {
     let root = gate.parts().store.root().await?;
     gate.require(&root.ok_or_else(|| Problem::internal("there is no root organization"))?)?;
-    let outcome = read_again(gate.shared_parts(), gate.cause()).await?;
+    // By a task of its own: a request whose client goes away ends, and what was begun is told all the same.
+    let reading = actix_web::rt::spawn(read_again(gate.shared_parts(), gate.cause()));
+    let outcome = reading.await.map_err(Problem::internal)??;
     let version = gate.parts().policies.current().bundle().version().to_owned();
     match outcome {
         Ok(changed) => Ok(HttpResponse::Ok().json(Reloaded { changed, version })),
@@ -147,11 +149,6 @@ async fn reload(gate: Gate, (): ()) -> Result<HttpResponse, Problem> {
 /// Has the policies read again, whoever wants it: whether they are others than before. The audit trail tells of it where they
 /// are, and where they cannot be used.
 pub async fn read_again(parts: Arc<Parts>, cause: Cause) -> Result<Result<bool, BundleError>, Problem> {
-    // By a task of its own: a request whose client goes away ends, and what was begun is told all the same.
-    actix_web::rt::spawn(read_and_tell(parts, cause)).await.map_err(Problem::internal)?
-}
-
-async fn read_and_tell(parts: Arc<Parts>, cause: Cause) -> Result<Result<bool, BundleError>, Problem> {
     let reader = Arc::clone(&parts);
     let outcome = actix_web::web::block(move || reader.policies.reload()).await.map_err(Problem::internal)?;
     let version = parts.policies.current().bundle().version().to_owned();

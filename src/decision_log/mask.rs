@@ -2,8 +2,8 @@
 
 use super::record::{Inputs, Record};
 use crate::values::raw;
-use serde_json::Value;
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
 use std::collections::HashSet;
 
 /// What is written instead of a value that is masked.
@@ -24,9 +24,9 @@ impl Mask {
             return record.write(line);
         }
         let mut hidden = Vec::new();
-        let masked = record.inputs.map(|inputs| {
-            let mut masked = |words: &RawValue| self.masked(words, &mut hidden);
-            (inputs.entities.map(&mut masked), masked(inputs.context))
+        let masked = record.inputs.map(|Inputs { entities, context }| {
+            let entities = entities.map(|words| self.masked("entities", words, &mut hidden));
+            (entities, self.masked("context", context, &mut hidden))
         });
         let inputs = masked.as_ref().map(|(entities, context)| Inputs {
             entities: entities.each_ref().map(|words| &**words),
@@ -35,11 +35,13 @@ impl Mask {
         Record { errors: &errors(record.errors, &hidden), inputs, ..record.clone() }.write(line);
     }
 
-    /// The words without the values that are masked, of which the texts are kept; nothing of what cannot be read.
-    fn masked(&self, words: &RawValue, hidden: &mut Vec<String>) -> Box<RawValue> {
-        let mut value = serde_json::from_str(words.get()).unwrap_or_else(|_| MASKED.into());
-        mask(&mut value, &self.0, hidden);
-        raw(&value)
+    /// The words of what has this name, without the values that are masked, of which the texts are kept; nothing of what
+    /// cannot be read.
+    fn masked(&self, name: &str, words: &RawValue, hidden: &mut Vec<String>) -> Box<RawValue> {
+        let value: Value = serde_json::from_str(words.get()).unwrap_or_else(|_| MASKED.into());
+        let mut named = json!({ name: value });
+        mask(&mut named, &self.0, hidden);
+        raw(&named.get(name))
     }
 }
 

@@ -352,6 +352,21 @@ fn masked_attributes_show_their_names_only() {
 }
 
 #[test]
+fn a_whole_context_is_masked_by_its_name() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("log");
+    let log = DecisionLog::open(&Settings { mask: vec!["context".into()], ..settings(&path) }).unwrap();
+    let entity = words(&json!({"uid": "ada"}));
+    let inputs = Some(Inputs { entities: [entity; 2], context: words(&json!({"code": "open sesame"})) });
+    let errors = ["guest: no date: open sesame".to_owned()];
+    log.record(&Record { inputs, errors: &errors, ..record("1") });
+    log.close();
+    let [line] = lines(&path).try_into().unwrap();
+    assert_eq!(line["inputs"], json!({"entities": [{"uid": "ada"}, {"uid": "ada"}], "context": "***"}));
+    assert_eq!(line["errors"], json!(["guest: no date: ***"]));
+}
+
+#[test]
 fn denials_only_are_wanted_if_so_set_and_nothing_if_off() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log");
