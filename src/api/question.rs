@@ -78,7 +78,7 @@ pub async fn subject(gate: &Gate, named: Named<'_>) -> Result<Asked, Problem> {
         None => None,
     };
     Ok(match known {
-        Some(user) if door.permits(&user.thing) => by_role(gate, Some(&user)),
+        Some(user) if door.permits(&user.thing) => asked(gate, Some(&user)),
         // As with a path (decision 16).
         _ if door.could("User") => {
             Asked::Unknown(Obstacle::new("unknown_subject", "there is no such User within your reach"))
@@ -89,10 +89,10 @@ pub async fn subject(gate: &Gate, named: Named<'_>) -> Result<Asked, Problem> {
 
 /// A user that the caller may ask about, as it would be with a credential that carries its whole role.
 pub async fn user_by_role(gate: &Gate, user: Id) -> Result<Asked, Problem> {
-    Ok(by_role(gate, Caller::by_role(gate.parts(), gate.engine(), user).await?.as_deref()))
+    Ok(asked(gate, Caller::by_role(gate.parts(), gate.engine(), user).await?.as_deref()))
 }
 
-fn by_role(gate: &Gate, user: Option<&ByRole>) -> Asked {
+fn asked(gate: &Gate, user: Option<&ByRole>) -> Asked {
     match user.and_then(|user| user.principal.as_ref()) {
         Some(principal) => Asked::Known(Arc::clone(principal), gate.moment()),
         None => Asked::Unknown(Obstacle::new("blocked", "the user is blocked")),

@@ -113,10 +113,10 @@ fn made<'a>(
 }
 
 fn above(path: &OrgPath) -> impl Iterator<Item = EntityUID> + '_ {
-    let kind = type_name(ORGANIZATION);
-    path.ids().filter_map(move |id| {
+    static KIND: LazyLock<Option<EntityTypeName>> = LazyLock::new(|| type_name(ORGANIZATION));
+    path.ids().filter_map(|id| {
         let id = id.as_text(|text| EntityId::new(text));
-        Some(EntityUid::from_type_name_and_id(kind.clone()?, id).into())
+        Some(EntityUid::from_type_name_and_id(KIND.clone()?, id).into())
     })
 }
 

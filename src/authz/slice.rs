@@ -219,11 +219,11 @@ impl Slice {
     /// empty: that changes no decision.
     pub(super) fn context(&self, schema: &Schema, circumstances: &Circumstances) -> Result<Context, String> {
         let is_checked = self.is_checked(circumstances);
-        let known = circumstances
-            .known(|name| self.declared.contains(name) && (is_checked || self.reads.context.contains(name)));
-        if known.is_empty() && !is_checked {
+        if !is_checked && !self.reads_context() {
             return Ok(Context::empty());
         }
+        let known = circumstances
+            .known(|name| self.declared.contains(name) && (is_checked || self.reads.context.contains(name)));
         let known = Context::from_pairs(known).map_err(|error| error.to_string())?;
         if !is_checked {
             return Ok(known);

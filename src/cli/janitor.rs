@@ -26,7 +26,7 @@ pub(super) fn keep_sweeping(tasks: &mut JoinSet<()>, parts: &Arc<Parts>, seconds
     tasks.spawn_local(async move {
         loop {
             actix_web::rt::time::sleep(Duration::from_secs(seconds)).await;
-            tracing::debug!("what has expired is deleted");
+            tracing::debug!("what has expired is about to be deleted");
             match parts.clean_up().await {
                 Ok(swept) if swept == Swept::default() => {}
                 Ok(swept) => tracing::info!("deleted {swept} that were no longer good"),

@@ -105,7 +105,8 @@ const REMEMBERED: u64 = 60;
 #[derive(Debug)]
 pub struct Callers {
     by_credential: Cache<Fingerprint, Known>,
-    /// Users as they are by their roles, each with when it was read and by whose cascade.
+    /// Users as they are by their roles, each with when it was read and by whose cascade: good until they are written, or
+    /// the policies change.
     by_role: Cache<Id, (Stamp, u64, Arc<ByRole>)>,
     /// Tells these callers from those of other services in this process.
     number: u32,

@@ -84,7 +84,8 @@ impl Kinds {
         self.0.values()
     }
 
-    /// The same, from what was read not long ago where that is still so.
+    /// What Cedar must know of the thing of this type with this id, from what was read not long ago where that is still so;
+    /// none where there is no such type or thing.
     pub async fn know(
         &self,
         store: &Store,

@@ -23,10 +23,12 @@ impl Fingerprint {
 
     /// Of a thing of this owner: of the two themselves, since there is room for both.
     pub fn of_id(owner: u32, id: Id) -> Self {
-        Self(id.number(), u64::from(owner) << 32 | u64::from(id.second()))
+        // By the golden ratio, so that ids that follow one another, however far apart, fall on different shares.
+        let spread = id.number().wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(16);
+        Self(spread, u64::from(owner) << 32 | u64::from(id.second()))
     }
 
-    /// One of so many shares, from 0 on: which one, nobody outside this process can tell.
+    /// One of so many shares, from 0 on. Of a hash nobody outside this process can tell which one.
     pub fn share_of(self, shares: usize) -> usize {
         usize::try_from(self.0).unwrap_or_default().checked_rem(shares).unwrap_or_default()
     }

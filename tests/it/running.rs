@@ -95,7 +95,7 @@ async fn work_of_its_own_that_waits_for_the_database_is_given_up() {
     let mut running = start(directory.path(), &settings);
     let file = format!("sqlite://{}", directory.path().join("cedargate.db").display());
     let away = Away::take(&file, None).await;
-    let begun = |running: &Running| running.log().matches("what has expired is deleted").count();
+    let begun = |running: &Running| running.log().matches("what has expired is about to be deleted").count();
     let before = begun(&running);
     let deadline = Instant::now() + PATIENCE;
     while begun(&running) == before {
