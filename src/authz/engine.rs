@@ -3,20 +3,22 @@
 //! decides nor errors. What has been decided is remembered under everything that the decision reads.
 
 use super::answer::{self, Answer};
-use super::bundle::{About, Bundle, action_name};
+use super::bundle::{Bundle, action_name};
 use super::counts::{Counts, Decisions};
 use super::domain::Domain;
 use super::facts::{Body, Circumstances, Principal, Resourced, SCOPE, Thing, core, uid};
 use super::permitted::{Denied, Permitted, Undecided, Within};
+use super::rules::Rules;
 use super::slice::{Candidates, Slice};
 use super::trail::{Decided, Trail};
 use super::{BundleError, Fault, Scope, ScopeSet};
 use crate::decision_log;
 use crate::trace::{self, Step};
 use crate::values::{Fingerprint, Near, OrgPath, raw};
-use cedar_policy::{Authorizer, Decision, Entities, PolicySet, Request};
-use cedar_policy_core::ast::Entity;
-use cedar_policy_core::entities::{NoEntitiesSchema, TCComputation};
+use cedar_policy::{Entities, EntityId, EntityUid, Request};
+use cedar_policy_core::ast::{self, Entity};
+use cedar_policy_core::entities::{self, NoEntitiesSchema, TCComputation};
+use cedar_policy_core::evaluator::Evaluator;
 use cedar_policy_core::extensions::Extensions;
 use quick_cache::UnitWeighter;
 use quick_cache::sync::Cache;
@@ -59,7 +61,6 @@ pub struct Engine {
     slices: HashMap<String, Slice>,
     domain: Domain,
     cascade: HashMap<Scope, Vec<Scope>>,
-    authorizer: Authorizer,
     remembered: Cache<Fingerprint, Arc<Answer>>,
     number: u64,
     counts: Counts,
@@ -93,7 +94,6 @@ impl Engine {
             slices,
             domain,
             cascade,
-            authorizer: Authorizer::new(),
             remembered,
             number,
             counts: Counts::default(),
@@ -145,8 +145,7 @@ impl Engine {
     /// The names of the actions that apply to these types of principal and resource, in order.
     pub fn actions_between(&self, principal: &str, resource: &str) -> Vec<&str> {
         let fits = |slice: &Slice| {
-            slice.principals.iter().any(|kind| kind.to_string() == principal)
-                && slice.resources.iter().any(|kind| kind.to_string() == resource)
+            slice.principals.contains_key(principal) && slice.resources.contains_key(resource)
         };
         let mut names: Vec<&str> =
             self.slices.iter().filter(|(_, slice)| fits(slice)).map(|(name, _)| name.as_str()).collect();
@@ -254,23 +253,13 @@ impl Engine {
     }
 
     fn decide_afresh(&self, slice: &Slice, ask: &Ask<'_>, resource: &Resourced) -> Answer {
-        match self.response(slice, &slice.policies, ask, resource) {
-            Ok(response) => {
-                let errors: Vec<String> = response.diagnostics().errors().map(ToString::to_string).collect();
-                if !errors.is_empty() {
-                    // A policy that errs is skipped, so a broken forbid would fail open.
+        match self.evaluate(slice, &slice.rules, ask, resource) {
+            Ok(answer) => {
+                if !answer.errors.is_empty() {
+                    let errors = &answer.errors;
                     tracing::error!(action = ask.action, ?errors, "a policy could not be evaluated: denied");
                 }
-                let ids = response.diagnostics().reason().map(<_ as AsRef<str>>::as_ref);
-                let mut policies: Vec<Arc<About>> =
-                    ids.filter_map(|id| self.bundle.policy(id)).cloned().collect();
-                policies.sort_by(|one, two| one.id.cmp(&two.id));
-                if !errors.is_empty() && response.decision() == Decision::Allow {
-                    // It is the error that denies, and none of those that would permit.
-                    policies.clear();
-                }
-                let allowed = response.decision() == Decision::Allow && errors.is_empty();
-                Answer::new(allowed, policies, errors)
+                answer
             }
             Err(error) => {
                 tracing::warn!(action = ask.action, error, "a question could not be decided: denied");
@@ -300,41 +289,35 @@ impl Engine {
         answer
     }
 
-    pub(super) fn response(
+    /// What these policies say, by Cedar's evaluator. An error says why they could not be asked.
+    pub(super) fn evaluate(
         &self,
         slice: &Slice,
-        policies: &PolicySet,
+        rules: &Rules,
         ask: &Ask<'_>,
         resource: &Resourced,
-    ) -> Result<cedar_policy::Response, String> {
-        let unnamed = || "it is not of a type that the schema knows".to_owned();
-        let principal = ask.principal.uid.clone().ok_or_else(unnamed)?;
-        let (thing, entity) = match resource.body() {
+    ) -> Result<Answer, String> {
+        let principal =
+            ask.principal.uid.clone().ok_or("the subject is not of a type that the schema knows")?;
+        let unfit = |what: &str, kind: &dyn std::fmt::Display| {
+            format!("the action {} does not apply to the {what} type {kind}", ask.action)
+        };
+        if !slice.principals.values().any(|kind| kind == principal.type_name()) {
+            return Err(unfit("subject", principal.type_name()));
+        }
+        let (kind, id) = resource.body().name();
+        let thing = slice.resources.get(kind).ok_or_else(|| unfit("resource", &kind))?;
+        let thing = EntityUid::from_type_name_and_id(thing.clone(), EntityId::new(id));
+        let entity = match resource.body() {
             Body::Own(own) => {
-                let uid = own.uid().ok_or_else(unnamed)?;
                 // The caller itself: the thing says how it is, or would be, and the credential says with which scopes.
                 let none = HashSet::new();
-                let also = if uid == principal { &*ask.principal.scopes } else { &none };
-                let entity = own.entity(&uid, also, slice.reads_resource(ask.circumstances));
-                (uid, entity)
+                let also = if thing == principal { &*ask.principal.scopes } else { &none };
+                own.entity(&thing, also, slice.reads_resource(ask.circumstances))
             }
-            Body::Foreign(foreign) => (foreign.uid.clone(), foreign.entity.clone()),
+            Body::Foreign(foreign) => foreign.entity.clone(),
         };
-        let known = |what: &str, uid: &cedar_policy::EntityUid| {
-            format!("the action {} does not apply to the {what} type {}", ask.action, uid.type_name())
-        };
-        if !slice.principals.contains(principal.type_name()) {
-            return Err(known("subject", &principal));
-        }
-        if !slice.resources.contains(thing.type_name()) {
-            return Err(known("resource", &thing));
-        }
         let context = slice.context(&self.bundle.schema, ask.circumstances)?;
-        let mut own: Vec<Arc<Entity>> = Vec::with_capacity(2);
-        if principal != thing {
-            own.extend(ask.principal.entity.clone());
-        }
-        own.extend(entity);
         let named = match slice.reads_context() {
             true => self.named(slice, ask.circumstances),
             false => Vec::new(),
@@ -343,9 +326,10 @@ impl Engine {
         let (one, other) = (principal.as_ref(), thing.as_ref());
         let others = slice.base.iter().cloned().chain(named);
         let others = others.filter(|entity| entity.uid() != one && entity.uid() != other);
-        let entities = cedar_policy_core::entities::Entities::new()
+        let caller = if one == other { entities::Entities::new() } else { (*ask.principal.entities).clone() };
+        let entities = caller
             .add_entities(
-                others.chain(own),
+                others.chain(entity),
                 None::<&NoEntitiesSchema>,
                 TCComputation::AssumeAlreadyComputed,
                 Extensions::all_available(),
@@ -354,7 +338,8 @@ impl Engine {
         let schema = slice.is_checked(ask.circumstances).then_some(&self.bundle.schema);
         let request = Request::new(principal, slice.action.clone(), thing, context, schema)
             .map_err(|error| error.to_string())?;
-        Ok(self.authorizer.is_authorized(&request, policies, &entities.into()))
+        let request = AsRef::<ast::Request>::as_ref(&request).clone();
+        Ok(rules.answer(&Evaluator::new(request, &entities, Extensions::all_available())))
     }
 
     /// The entities that the context names, since policies may look at them, too.
@@ -380,11 +365,7 @@ impl Engine {
 
     /// The types of things that an action applies to, in the order of their names.
     pub fn kinds(&self, action: &str) -> Vec<String> {
-        let slice = self.slices.get(action);
-        let mut kinds: Vec<String> =
-            slice.into_iter().flat_map(|slice| &slice.resources).map(ToString::to_string).collect();
-        kinds.sort_unstable();
-        kinds
+        self.slice(action).into_iter().flat_map(|slice| slice.resources.keys().cloned()).collect()
     }
 
     /// The thing, if the action on it is permitted.

@@ -2,8 +2,9 @@
 
 use super::bundle::About;
 use super::facts::Resourced;
+use super::rules::Rules;
 use super::{Answer, Ask, Engine, Scope, ScopeSet};
-use cedar_policy::{Effect, Policy, PolicySet};
+use cedar_policy::{Effect, Policy};
 use serde_json::json;
 use std::sync::Arc;
 
@@ -46,23 +47,11 @@ impl Engine {
     /// The permits that would apply if it were not for these parts of them.
     fn permits_without(&self, parts: &[&str], ask: &Ask<'_>, resource: &Resourced) -> Vec<Arc<About>> {
         let Some(slice) = self.slice(ask.action) else { return Vec::new() };
-        let permits = slice.policies.policies().filter(|policy| policy.effect() == Effect::Permit);
-        let mut stripped = PolicySet::new();
-        for policy in permits {
-            if let Some(policy) = without(parts, policy) {
-                let _ = stripped.add(policy);
-            }
-        }
-        match self.response(slice, &stripped, ask, resource) {
-            Ok(response) => {
-                let ids = response.diagnostics().reason().map(<_ as AsRef<str>>::as_ref);
-                let mut found: Vec<Arc<About>> =
-                    ids.filter_map(|id| self.bundle().policy(id)).cloned().collect();
-                found.sort_by(|one, two| one.id.cmp(&two.id));
-                found
-            }
-            Err(_) => Vec::new(),
-        }
+        let permits = slice.rules.policies().filter(|policy| policy.effect() == Effect::Permit);
+        let stripped = permits.filter_map(|policy| without(parts, policy));
+        let answer =
+            Rules::new(self.bundle(), stripped).and_then(|rules| self.evaluate(slice, &rules, ask, resource));
+        answer.map(|answer| answer.policies).unwrap_or_default()
     }
 }
 

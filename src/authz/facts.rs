@@ -7,6 +7,8 @@ use crate::decision_log;
 use crate::values::{Email, Fingerprint, Id, OrgPath, Timestamp, raw};
 use cedar_policy::{EntityId, EntityTypeName, EntityUid, RestrictedExpression};
 use cedar_policy_core::ast::{Entity, EntityUID, PartialValue, Value as CedarValue};
+use cedar_policy_core::entities::{Entities, NoEntitiesSchema, TCComputation};
+use cedar_policy_core::extensions::Extensions;
 use quick_cache::sync::Cache;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
@@ -112,6 +114,18 @@ fn made<'a>(
     Some(Arc::new(Entity::new_with_attr_partial_value(uid, attributes?, HashSet::new(), ancestors, [])))
 }
 
+/// No entities but this one.
+fn alone(entity: Option<Arc<Entity>>) -> Arc<Entities> {
+    let entities = Entities::new().add_entities(
+        entity,
+        None::<&NoEntitiesSchema>,
+        TCComputation::AssumeAlreadyComputed,
+        Extensions::all_available(),
+    );
+    // Only two of the same name could be too many.
+    Arc::new(entities.unwrap_or_default())
+}
+
 fn above(path: &OrgPath) -> impl Iterator<Item = EntityUID> + '_ {
     static KIND: LazyLock<Option<EntityTypeName>> = LazyLock::new(|| type_name(ORGANIZATION));
     path.ids().filter_map(|id| {
@@ -150,8 +164,8 @@ impl UserFacts<'_> {
 #[derive(Debug, Clone)]
 pub struct Principal {
     pub(super) uid: Option<EntityUid>,
-    /// None of somebody of another domain that nothing is known of.
-    pub(super) entity: Option<Arc<Entity>>,
+    /// Its own entity; empty of somebody of another domain that nothing is known of.
+    pub(super) entities: Arc<Entities>,
     /// Where a user stands.
     pub(super) organization: Option<Arc<OrgPath>>,
     /// What a user's credential grants, the cascade applied.
@@ -177,8 +191,13 @@ impl Principal {
         let ancestors = scopes.iter().cloned().chain(above(organization)).collect();
         let entity = uid.as_ref().and_then(|uid| made(core(uid), &attributes, ancestors));
         let (organization, scopes) = (Some(Arc::new(organization.clone())), Arc::new(scopes));
-        let shown = Arc::default();
-        Self { uid, entity, organization, scopes, fingerprint, place_print, shown }
+        let (entities, shown) = (alone(entity), Arc::default());
+        Self { uid, entities, organization, scopes, fingerprint, place_print, shown }
+    }
+
+    /// What Cedar knows of it, if anything.
+    pub(super) fn entity(&self) -> Option<&Entity> {
+        self.entities.iter().next()
     }
 
     /// Whether its credential grants this.
@@ -205,7 +224,7 @@ impl Principal {
     /// The same user with other scopes; none of somebody who has no scopes.
     pub fn with_scopes(&self, scopes: Option<&ScopeSet>) -> Option<Self> {
         let organization = self.organization.as_ref()?;
-        let entity = self.entity.as_ref()?;
+        let entity = self.entity()?;
         let granted = scopes.into_iter().flat_map(ScopeSet::iter);
         let granted: HashSet<EntityUID> =
             granted.filter_map(|scope| uid(SCOPE, scope.as_str())).map(|uid| core(&uid)).collect();
@@ -219,7 +238,7 @@ impl Principal {
             [],
         );
         Some(Self {
-            entity: Some(Arc::new(entity)),
+            entities: alone(Some(Arc::new(entity))),
             scopes: Arc::new(granted),
             fingerprint: Fingerprint::of(&(self.fingerprint, scopes)),
             place_print: Fingerprint::of(&(self.place_print, scopes)),
@@ -232,7 +251,7 @@ impl Principal {
     pub fn foreign(foreign: Foreign) -> Self {
         Self {
             uid: Some(foreign.uid),
-            entity: foreign.entity,
+            entities: alone(foreign.entity),
             organization: None,
             scopes: Arc::default(),
             fingerprint: foreign.fingerprint,
@@ -298,10 +317,6 @@ impl Body {
 }
 
 impl Own {
-    pub(super) fn uid(&self) -> Option<EntityUid> {
-        uid(&self.kind, &self.id)
-    }
-
     /// The entity, with these ancestors besides the organizations above it, and with all of its attributes or only the one
     /// that says where it stands.
     pub(super) fn entity(
@@ -387,7 +402,7 @@ impl Resourced {
     pub(super) fn shown(&self) -> &RawValue {
         match self.body() {
             Body::Own(own) => self.known.shown.get_or_init(|| raw(own)),
-            Body::Foreign(foreign) => foreign.text.of(foreign.entity.as_ref()),
+            Body::Foreign(foreign) => foreign.text.of(foreign.entity.as_deref()),
         }
     }
 

@@ -12,6 +12,7 @@ mod live;
 mod matrix;
 mod permitted;
 mod reads;
+mod rules;
 mod scope;
 mod shape;
 mod shown;

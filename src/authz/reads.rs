@@ -2,7 +2,7 @@
 //! found again under just that, so the less is read, the more questions are the same one. Whatever is not understood
 //! counts as read.
 
-use cedar_policy::{EntityTypeName, Policy, PolicySet};
+use cedar_policy::{EntityTypeName, Policy};
 use serde_json::Value;
 use std::collections::{BTreeSet, HashSet};
 
@@ -33,17 +33,17 @@ impl Reads {
     /// What these policies read. `declared` are the names of the context, and the others the types to which the action
     /// applies.
     pub(super) fn of(
-        policies: &PolicySet,
+        policies: &[Policy],
         declared: &BTreeSet<String>,
         principals: &HashSet<EntityTypeName>,
         resources: &HashSet<EntityTypeName>,
     ) -> Result<Self, Box<dyn std::error::Error>> {
         let mut found = Found::default();
-        for policy in policies.policies() {
+        for policy in policies {
             found.policy(&policy.to_json()?);
         }
         // One that can be either, or that a policy names, may be looked at under another name than its variable's.
-        let mut named = policies.policies().flat_map(Policy::entity_literals);
+        let mut named = policies.iter().flat_map(Policy::entity_literals);
         let is_named =
             named.any(|uid| principals.contains(uid.type_name()) || resources.contains(uid.type_name()));
         let is_mixed = !principals.is_disjoint(resources);
@@ -185,7 +185,7 @@ mod tests {
             let text = format!(
                 r#"permit (principal in Scope::"a", action, resource is Form) when {{ {condition} }};"#
             );
-            let policies = PolicySet::from_str(&text).unwrap();
+            let policies = [Policy::from_str(&text).unwrap()];
             let types = |name: &str| HashSet::from([EntityTypeName::from_str(name).unwrap()]);
             let reads = Reads::of(&policies, &BTreeSet::new(), &types("User"), &types("Form")).unwrap();
             assert_eq!((reads.principal, reads.resource), (principal, resource), "{condition}");
@@ -195,7 +195,7 @@ mod tests {
         for scope in
             ["principal == User::\"x\", action, resource", "principal, action, resource == Form::\"x\""]
         {
-            let policies = PolicySet::from_str(&format!("permit ({scope});")).unwrap();
+            let policies = [Policy::from_str(&format!("permit ({scope});")).unwrap()];
             let types = |name: &str| HashSet::from([EntityTypeName::from_str(name).unwrap()]);
             let reads = Reads::of(&policies, &BTreeSet::new(), &types("User"), &types("Form")).unwrap();
             assert!(reads.principal && reads.resource, "{scope}");

@@ -17,9 +17,9 @@ pub(super) struct Text(Arc<OnceLock<Box<RawValue>>>);
 
 impl Text {
     /// The text; `null` where there is no entity.
-    pub(super) fn of(&self, entity: Option<&Arc<Entity>>) -> &RawValue {
+    pub(super) fn of(&self, entity: Option<&Entity>) -> &RawValue {
         self.0.get_or_init(|| {
-            let form = entity.map(|entity| cedar_policy::Entity::from(entity.as_ref().clone()));
+            let form = entity.map(|entity| cedar_policy::Entity::from(entity.clone()));
             let form = form.and_then(|entity| entity.to_json_value().ok());
             raw(&form)
         })
@@ -44,7 +44,7 @@ impl Shown {
         let id = uid.map(|uid| uid.id().unescaped().to_owned()).unwrap_or_default();
         let scopes: Vec<&str> = Scope::ALL.into_iter().filter(has).map(Scope::as_str).collect();
         let subject = raw(&Subject { kind: &kind, id: &id, scopes: &scopes });
-        let entity = Text::default().of(principal.entity.as_ref()).to_owned();
+        let entity = Text::default().of(principal.entity()).to_owned();
         Self { kind, id, subject, entity }
     }
 }

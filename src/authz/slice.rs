@@ -5,6 +5,7 @@ use super::bundle::{Bundle, action_name};
 use super::domain::{Domain, with_causes};
 use super::facts::{Circumstances, Principal, Resourced};
 use super::reads::Reads;
+use super::rules::Rules;
 use super::shape::Shape;
 use crate::values::{Fingerprint, raw};
 use cedar_policy::{
@@ -59,12 +60,13 @@ pub(super) struct Slice {
     pub(super) action: EntityUid,
     /// The name of the action in words.
     pub(super) name: Box<RawValue>,
-    pub(super) policies: PolicySet,
+    pub(super) rules: Rules,
     /// What the conditions of the policies may look at besides the two that are asked about: the action among its groups,
     /// and the entities that they name.
     pub(super) base: Vec<Arc<Entity>>,
-    pub(super) principals: HashSet<EntityTypeName>,
-    pub(super) resources: HashSet<EntityTypeName>,
+    /// The types that the action applies to, by their names.
+    pub(super) principals: BTreeMap<String, EntityTypeName>,
+    pub(super) resources: BTreeMap<String, EntityTypeName>,
     /// Tells the slices of an engine apart.
     pub(super) number: usize,
     /// What the action's context declares.
@@ -72,6 +74,8 @@ pub(super) struct Slice {
     /// What of it, and of the two, the policies read.
     reads: Reads,
     shape: Shape,
+    /// Whether the action's context has a field that may not be left out.
+    requires_context: bool,
     pub(super) answers: Answers,
 }
 
@@ -91,17 +95,12 @@ impl Slice {
         let resources: HashSet<EntityTypeName> =
             bundle.schema.resources_for_action(action).into_iter().flatten().cloned().collect();
         let fits = |policy: &&Policy| can_match(policy, &principals, &resources);
-        let mut policies = PolicySet::new();
-        for policy in candidates.of_all.iter().copied().filter(fits) {
-            policies.add(policy.clone())?;
-        }
+        let of_all = candidates.of_all.iter().copied().filter(fits).cloned().map(Ok);
         // One that names several of the groups is still one.
         let within = groups.iter().copied().chain([action]).flat_map(|group| candidates.within(group));
         let of_this = candidates.equal(action).chain(within).filter(fits);
         let of_this: BTreeMap<&PolicyId, &Policy> = of_this.map(|policy| (policy.id(), policy)).collect();
-        for policy in of_this.into_values() {
-            policies.add(specialized(policy)?)?;
-        }
+        let policies = of_all.chain(of_this.into_values().map(specialized)).collect::<Result<Vec<_>, _>>()?;
         let shape = bundle.contexts.get(action).cloned().unwrap_or_default();
         let declared = shape.names();
         let (literals, asks_for_action) = in_conditions(&policies);
@@ -118,17 +117,19 @@ impl Slice {
         let actions = actions.into_iter().map(|entity| Arc::new(entity.as_ref().clone()));
         let named = literals.iter().filter_map(|literal| domain.entity(literal));
         let base = actions.chain(named).collect();
+        let named = |kind: EntityTypeName| (kind.to_string(), kind);
         let reads = Reads::of(&policies, &declared, &principals, &resources)?;
         Ok(Self {
             action: action.clone(),
             name: raw(&action_name(action)),
-            policies,
+            rules: Rules::new(bundle, policies)?,
             base,
-            principals,
-            resources,
+            principals: principals.into_iter().map(named).collect(),
+            resources: resources.into_iter().map(named).collect(),
             number,
             declared,
             reads,
+            requires_context: shape.has_required(),
             shape,
             answers: Answers::default(),
         })
@@ -212,7 +213,7 @@ impl Slice {
     /// Whether the context has to be held against the schema: where somebody else says something of it, or where the
     /// schema asks for something.
     pub(super) fn is_checked(&self, circumstances: &Circumstances) -> bool {
-        self.heard(circumstances).next().is_some() || self.shape.has_required()
+        self.heard(circumstances).next().is_some() || self.requires_context
     }
 
     /// The context of a call, with what the action's context declares. Where nothing is said and nothing read, it is
@@ -268,10 +269,10 @@ fn specialized(policy: &Policy) -> Result<Policy, Failure> {
 
 /// The entities that the conditions of these policies name, and whether any looks at an action. What a scope names is held
 /// against what stands above the two that are asked about, and not looked at itself.
-fn in_conditions(policies: &PolicySet) -> (HashSet<EntityUid>, bool) {
+fn in_conditions(policies: &[Policy]) -> (HashSet<EntityUid>, bool) {
     let mut literals = HashSet::new();
     let mut asks_for_action = false;
-    for policy in policies.policies() {
+    for policy in policies {
         let conditions = policy.as_ref().non_scope_constraints();
         for part in conditions.into_iter().flat_map(Expr::subexpressions) {
             match part.expr_kind() {
