@@ -75,7 +75,7 @@ pub struct ByRole {
 }
 
 impl ByRole {
-    /// A copy that shares nothing which is counted when a request asks about it.
+    /// A copy that shares nothing which is counted when a decision about it is remembered.
     fn apart(&self) -> Self {
         let principal = self.principal.as_ref().map(|principal| Arc::new((**principal).clone()));
         Self { thing: self.thing.clone(), principal }
@@ -278,7 +278,7 @@ impl Caller {
         })
     }
 
-    /// A copy that shares nothing which is counted when a request asks about it.
+    /// A copy that shares nothing which is counted when a decision about it is remembered.
     fn apart(&self) -> Self {
         Self { principal: Arc::new((*self.principal).clone()), ..self.clone() }
     }
