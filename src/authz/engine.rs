@@ -6,9 +6,9 @@ use super::answer::{self, Answer};
 use super::bundle::{Bundle, action_name};
 use super::counts::{Counts, Decisions};
 use super::domain::Domain;
-use super::facts::{Body, Circumstances, Principal, Resourced, SCOPE, Thing, core, uid};
+use super::facts::{Body, Circumstances, Principal, Resourced, SCOPE, Thing, core, uid, with};
 use super::permitted::{Denied, Permitted, Undecided, Within};
-use super::rules::Rules;
+use super::rules;
 use super::slice::{Candidates, Slice};
 use super::trail::{Decided, Trail};
 use super::{BundleError, Fault, Scope, ScopeSet};
@@ -17,7 +17,6 @@ use crate::trace::{self, Step};
 use crate::values::{Fingerprint, Near, OrgPath, raw};
 use cedar_policy::{Entities, EntityId, EntityUid, Request};
 use cedar_policy_core::ast::{self, Entity};
-use cedar_policy_core::entities::{self, NoEntitiesSchema, TCComputation};
 use cedar_policy_core::evaluator::Evaluator;
 use cedar_policy_core::extensions::Extensions;
 use quick_cache::UnitWeighter;
@@ -77,7 +76,7 @@ impl Engine {
         let data = Entities::from_entities(bundle.data.clone(), None).map_err(|error| failed(&error))?;
         let actions = bundle.schema.action_entities().map_err(|error| failed(&error))?;
         let domain = Domain::new(&bundle, &data, &actions);
-        let candidates = Candidates::new(&bundle.policies);
+        let candidates = Candidates::new(&bundle).map_err(|error| failed(&error))?;
         let mut slices = HashMap::new();
         for (number, action) in bundle.schema.actions().enumerate() {
             let slice = Slice::new(&bundle, &domain, &candidates, &actions, action, number);
@@ -253,7 +252,7 @@ impl Engine {
     }
 
     fn decide_afresh(&self, slice: &Slice, ask: &Ask<'_>, resource: &Resourced) -> Answer {
-        match self.evaluate(slice, &slice.rules, ask, resource) {
+        match self.call(slice, ask, resource, |call| rules::answer(&slice.rules, call)) {
             Ok(answer) => {
                 if !answer.errors.is_empty() {
                     let errors = &answer.errors;
@@ -289,14 +288,14 @@ impl Engine {
         answer
     }
 
-    /// What these policies say, by Cedar's evaluator. An error says why they could not be asked.
-    pub(super) fn evaluate(
+    /// What `to_ask` learns from Cedar's evaluator of a call. An error says why there is nothing to be asked.
+    pub(super) fn call<T>(
         &self,
         slice: &Slice,
-        rules: &Rules,
         ask: &Ask<'_>,
         resource: &Resourced,
-    ) -> Result<Answer, String> {
+        to_ask: impl FnOnce(&Evaluator<'_>) -> T,
+    ) -> Result<T, String> {
         let principal =
             ask.principal.uid.clone().ok_or("the subject is not of a type that the schema knows")?;
         let unfit = |what: &str, kind: &dyn std::fmt::Display| {
@@ -326,20 +325,13 @@ impl Engine {
         let (one, other) = (principal.as_ref(), thing.as_ref());
         let others = slice.base.iter().cloned().chain(named);
         let others = others.filter(|entity| entity.uid() != one && entity.uid() != other);
-        let caller = if one == other { entities::Entities::new() } else { (*ask.principal.entities).clone() };
-        let entities = caller
-            .add_entities(
-                others.chain(entity),
-                None::<&NoEntitiesSchema>,
-                TCComputation::AssumeAlreadyComputed,
-                Extensions::all_available(),
-            )
-            .map_err(|error| error.to_string())?;
+        let known = if one == other { Default::default() } else { ask.principal.entities().clone() };
+        let entities = with(known, others.chain(entity))?;
         let schema = slice.is_checked(ask.circumstances).then_some(&self.bundle.schema);
         let request = Request::new(principal, slice.action.clone(), thing, context, schema)
             .map_err(|error| error.to_string())?;
         let request = AsRef::<ast::Request>::as_ref(&request).clone();
-        Ok(rules.answer(&Evaluator::new(request, &entities, Extensions::all_available())))
+        Ok(to_ask(&Evaluator::new(request, &entities, Extensions::all_available())))
     }
 
     /// The entities that the context names, since policies may look at them, too.

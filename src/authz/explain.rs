@@ -2,10 +2,7 @@
 
 use super::bundle::About;
 use super::facts::Resourced;
-use super::rules::Rules;
 use super::{Answer, Ask, Engine, Scope, ScopeSet};
-use cedar_policy::{Effect, Policy};
-use serde_json::json;
 use std::sync::Arc;
 
 /// What stands between a question and a yes.
@@ -37,35 +34,22 @@ impl Engine {
         if !answer.policies.is_empty() {
             return Some(Missing::Forbidden(answer.policies.clone()));
         }
-        let near =
-            [&["conditions"][..], &["conditions", "principal"], &["conditions", "principal", "resource"]];
-        let mut near = near.into_iter().map(|parts| self.permits_without(parts, ask, resource));
+        let near = [[false, false], [true, false], [true, true]];
+        let mut near = near.into_iter().map(|widened| self.permits_but_for(widened, ask, resource));
         let near = near.find(|permits| !permits.is_empty());
         Some(near.map_or(Missing::Nothing, Missing::Conditions))
     }
 
-    /// The permits that would apply if it were not for these parts of them.
-    fn permits_without(&self, parts: &[&str], ask: &Ask<'_>, resource: &Resourced) -> Vec<Arc<About>> {
+    /// The permits that would apply if they had no conditions, and were for every principal or resource of their type.
+    fn permits_but_for(&self, widened: [bool; 2], ask: &Ask<'_>, resource: &Resourced) -> Vec<Arc<About>> {
         let Some(slice) = self.slice(ask.action) else { return Vec::new() };
-        let permits = slice.rules.policies().filter(|policy| policy.effect() == Effect::Permit);
-        let stripped = permits.filter_map(|policy| without(parts, policy));
-        let answer =
-            Rules::new(self.bundle(), stripped).and_then(|rules| self.evaluate(slice, &rules, ask, resource));
-        answer.map(|answer| answer.policies).unwrap_or_default()
+        let permits = slice.rules.iter().filter(|rule| rule.about.permits);
+        let would = self.call(slice, ask, resource, |call| {
+            permits
+                .filter(|rule| rule.would_apply(call, widened))
+                .map(|rule| Arc::clone(&rule.about))
+                .collect()
+        });
+        would.unwrap_or_default()
     }
-}
-
-/// The policy without these parts: without its conditions, or for every principal or resource of its type.
-fn without(parts: &[&str], policy: &Policy) -> Option<Policy> {
-    let mut form = policy.to_json().ok()?;
-    let fields = form.as_object_mut()?;
-    for part in parts {
-        let widened = match fields.get(*part).and_then(|scope| scope.get("entity_type")) {
-            _ if *part == "conditions" => json!([]),
-            Some(kind) => json!({ "op": "is", "entity_type": kind }),
-            None => json!({ "op": "All" }),
-        };
-        fields.insert((*part).to_owned(), widened);
-    }
-    Policy::from_json(Some(policy.id().clone()), form).ok()
 }

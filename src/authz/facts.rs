@@ -114,16 +114,14 @@ fn made<'a>(
     Some(Arc::new(Entity::new_with_attr_partial_value(uid, attributes?, HashSet::new(), ancestors, [])))
 }
 
-/// No entities but this one.
-fn alone(entity: Option<Arc<Entity>>) -> Arc<Entities> {
-    let entities = Entities::new().add_entities(
-        entity,
-        None::<&NoEntitiesSchema>,
-        TCComputation::AssumeAlreadyComputed,
-        Extensions::all_available(),
-    );
-    // Only two of the same name could be too many.
-    Arc::new(entities.unwrap_or_default())
+/// These entities and those, all of whose ancestors are known.
+pub(super) fn with(
+    these: Entities,
+    those: impl IntoIterator<Item = Arc<Entity>>,
+) -> Result<Entities, String> {
+    let known = TCComputation::AssumeAlreadyComputed;
+    let all = these.add_entities(those, None::<&NoEntitiesSchema>, known, Extensions::all_available());
+    all.map_err(|error| error.to_string())
 }
 
 fn above(path: &OrgPath) -> impl Iterator<Item = EntityUID> + '_ {
@@ -164,8 +162,10 @@ impl UserFacts<'_> {
 #[derive(Debug, Clone)]
 pub struct Principal {
     pub(super) uid: Option<EntityUid>,
-    /// Its own entity; empty of somebody of another domain that nothing is known of.
-    pub(super) entities: Arc<Entities>,
+    /// None of somebody of another domain that nothing is known of.
+    pub(super) entity: Option<Arc<Entity>>,
+    /// That entity and no other, once that is wanted.
+    entities: Arc<OnceLock<Entities>>,
     /// Where a user stands.
     pub(super) organization: Option<Arc<OrgPath>>,
     /// What a user's credential grants, the cascade applied.
@@ -191,13 +191,14 @@ impl Principal {
         let ancestors = scopes.iter().cloned().chain(above(organization)).collect();
         let entity = uid.as_ref().and_then(|uid| made(core(uid), &attributes, ancestors));
         let (organization, scopes) = (Some(Arc::new(organization.clone())), Arc::new(scopes));
-        let (entities, shown) = (alone(entity), Arc::default());
-        Self { uid, entities, organization, scopes, fingerprint, place_print, shown }
+        let (entities, shown) = Default::default();
+        Self { uid, entity, entities, organization, scopes, fingerprint, place_print, shown }
     }
 
-    /// What Cedar knows of it, if anything.
-    pub(super) fn entity(&self) -> Option<&Entity> {
-        self.entities.iter().next()
+    /// Its entity and no other.
+    pub(super) fn entities(&self) -> &Entities {
+        // Only two of one name could not stand together.
+        self.entities.get_or_init(|| with(Entities::new(), self.entity.clone()).unwrap_or_default())
     }
 
     /// Whether its credential grants this.
@@ -224,7 +225,7 @@ impl Principal {
     /// The same user with other scopes; none of somebody who has no scopes.
     pub fn with_scopes(&self, scopes: Option<&ScopeSet>) -> Option<Self> {
         let organization = self.organization.as_ref()?;
-        let entity = self.entity()?;
+        let entity = self.entity.as_ref()?;
         let granted = scopes.into_iter().flat_map(ScopeSet::iter);
         let granted: HashSet<EntityUID> =
             granted.filter_map(|scope| uid(SCOPE, scope.as_str())).map(|uid| core(&uid)).collect();
@@ -238,7 +239,8 @@ impl Principal {
             [],
         );
         Some(Self {
-            entities: alone(Some(Arc::new(entity))),
+            entity: Some(Arc::new(entity)),
+            entities: Arc::default(),
             scopes: Arc::new(granted),
             fingerprint: Fingerprint::of(&(self.fingerprint, scopes)),
             place_print: Fingerprint::of(&(self.place_print, scopes)),
@@ -251,7 +253,8 @@ impl Principal {
     pub fn foreign(foreign: Foreign) -> Self {
         Self {
             uid: Some(foreign.uid),
-            entities: alone(foreign.entity),
+            entity: foreign.entity,
+            entities: Arc::default(),
             organization: None,
             scopes: Arc::default(),
             fingerprint: foreign.fingerprint,

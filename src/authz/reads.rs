@@ -2,7 +2,7 @@
 //! found again under just that, so the less is read, the more questions are the same one. Whatever is not understood
 //! counts as read.
 
-use cedar_policy::{EntityTypeName, Policy};
+use cedar_policy::{EntityTypeName, EntityUid};
 use serde_json::Value;
 use std::collections::{BTreeSet, HashSet};
 
@@ -22,52 +22,55 @@ pub(super) struct Reads {
 
 /// The use that a policy makes of the variables.
 #[derive(Debug, Default)]
-struct Found {
+pub(super) struct Found {
     context: BTreeSet<String>,
     whole_context: bool,
     principal: bool,
     resource: bool,
+    /// The types of the entities that it names.
+    named: HashSet<EntityTypeName>,
 }
 
 impl Reads {
     /// What these policies read. `declared` are the names of the context, and the others the types to which the action
     /// applies.
-    pub(super) fn of(
-        policies: &[Policy],
+    pub(super) fn of<'a>(
+        policies: impl IntoIterator<Item = &'a Found>,
         declared: &BTreeSet<String>,
         principals: &HashSet<EntityTypeName>,
         resources: &HashSet<EntityTypeName>,
-    ) -> Result<Self, Box<dyn std::error::Error>> {
-        let mut found = Found::default();
-        for policy in policies {
-            found.policy(&policy.to_json()?);
-        }
+    ) -> Self {
         // One that can be either, or that a policy names, may be looked at under another name than its variable's.
-        let mut named = policies.iter().flat_map(Policy::entity_literals);
-        let is_named =
-            named.any(|uid| principals.contains(uid.type_name()) || resources.contains(uid.type_name()));
         let is_mixed = !principals.is_disjoint(resources);
-        Ok(Self {
-            context: if found.whole_context { declared.clone() } else { found.context },
-            principal: found.principal || is_named || is_mixed,
-            resource: found.resource || is_named || is_mixed,
-        })
+        let mut reads = Self { context: BTreeSet::new(), principal: is_mixed, resource: is_mixed };
+        for found in policies {
+            let is_named =
+                found.named.iter().any(|kind| principals.contains(kind) || resources.contains(kind));
+            let context = if found.whole_context { declared } else { &found.context };
+            reads.context.extend(context.iter().cloned());
+            reads.principal |= found.principal || is_named;
+            reads.resource |= found.resource || is_named;
+        }
+        reads
     }
 }
 
 impl Found {
-    /// A policy in its JSON form: its scope, then its conditions.
-    fn policy(&mut self, form: &Value) {
+    /// Of a policy in its JSON form, which names these entities: of its scope, then of its conditions.
+    pub(super) fn of(form: &Value, named: impl IntoIterator<Item = EntityUid>) -> Self {
+        let named = named.into_iter().map(|uid| uid.type_name().clone()).collect();
+        let mut found = Self { named, ..Self::default() };
         for variable in ["principal", "resource"] {
             let constraint = form.get(variable).unwrap_or(&Value::Null);
             let op = constraint.get("op").and_then(Value::as_str).unwrap_or_default();
             // What is in a literal is in none of its own type: those are refused by name.
             let has_slot = constraint.get("slot").or_else(|| constraint.pointer("/in/slot")).is_some();
             if !["All", "in", "is"].contains(&op) || has_slot {
-                self.whole(variable);
+                found.whole(variable);
             }
         }
-        self.walk(form.get("conditions").unwrap_or(&Value::Null));
+        found.walk(form.get("conditions").unwrap_or(&Value::Null));
+        found
     }
 
     fn whole(&mut self, variable: &str) {
@@ -144,6 +147,7 @@ fn is_place(form: &Value) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cedar_policy::Policy;
     use std::str::FromStr;
 
     /// Conditions with what they read of the principal and the resource: `-` for no more than type and place.
@@ -185,20 +189,29 @@ mod tests {
             let text = format!(
                 r#"permit (principal in Scope::"a", action, resource is Form) when {{ {condition} }};"#
             );
-            let policies = [Policy::from_str(&text).unwrap()];
-            let types = |name: &str| HashSet::from([EntityTypeName::from_str(name).unwrap()]);
-            let reads = Reads::of(&policies, &BTreeSet::new(), &types("User"), &types("Form")).unwrap();
-            assert_eq!((reads.principal, reads.resource), (principal, resource), "{condition}");
-            let mixed = Reads::of(&policies, &BTreeSet::new(), &types("User"), &types("User")).unwrap();
+            let found = found(&text);
+            let reads = |kinds| reads(&found, kinds);
+            let of = reads(["User", "Form"]);
+            assert_eq!((of.principal, of.resource), (principal, resource), "{condition}");
+            let mixed = reads(["User", "User"]);
             assert!(mixed.principal && mixed.resource, "one may be the other: {condition}");
         }
         for scope in
             ["principal == User::\"x\", action, resource", "principal, action, resource == Form::\"x\""]
         {
-            let policies = [Policy::from_str(&format!("permit ({scope});")).unwrap()];
-            let types = |name: &str| HashSet::from([EntityTypeName::from_str(name).unwrap()]);
-            let reads = Reads::of(&policies, &BTreeSet::new(), &types("User"), &types("Form")).unwrap();
+            let reads = reads(&found(&format!("permit ({scope});")), ["User", "Form"]);
             assert!(reads.principal && reads.resource, "{scope}");
         }
+    }
+
+    fn found(text: &str) -> Found {
+        let policy = Policy::from_str(text).unwrap();
+        Found::of(&policy.to_json().unwrap(), policy.entity_literals())
+    }
+
+    fn reads(found: &Found, kinds: [&str; 2]) -> Reads {
+        let [principals, resources] =
+            kinds.map(|kind| HashSet::from([EntityTypeName::from_str(kind).unwrap()]));
+        Reads::of([found], &BTreeSet::new(), &principals, &resources)
     }
 }

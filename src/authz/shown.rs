@@ -44,7 +44,7 @@ impl Shown {
         let id = uid.map(|uid| uid.id().unescaped().to_owned()).unwrap_or_default();
         let scopes: Vec<&str> = Scope::ALL.into_iter().filter(has).map(Scope::as_str).collect();
         let subject = raw(&Subject { kind: &kind, id: &id, scopes: &scopes });
-        let entity = Text::default().of(principal.entity()).to_owned();
+        let entity = Text::default().of(principal.entity.as_deref()).to_owned();
         Self { kind, id, subject, entity }
     }
 }

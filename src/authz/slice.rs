@@ -5,16 +5,16 @@ use super::bundle::{Bundle, action_name};
 use super::domain::{Domain, with_causes};
 use super::facts::{Circumstances, Principal, Resourced};
 use super::reads::Reads;
-use super::rules::Rules;
+use super::rules::Rule;
 use super::shape::Shape;
 use crate::values::{Fingerprint, raw};
 use cedar_policy::{
-    ActionConstraint, Context, Entities, EntityTypeName, EntityUid, Policy, PolicyId, PolicySet,
-    PrincipalConstraint, ResourceConstraint, Schema,
+    ActionConstraint, Context, Entities, EntityTypeName, EntityUid, Policy, PrincipalConstraint,
+    ResourceConstraint, Schema,
 };
-use cedar_policy_core::ast::{Entity, Expr, ExprKind, Literal, Var};
+use cedar_policy_core::ast::Entity;
 use serde_json::value::RawValue;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
@@ -22,35 +22,38 @@ type Failure = Box<dyn std::error::Error>;
 
 /// All policies, by the actions that their scopes name.
 #[derive(Debug, Default)]
-pub(super) struct Candidates<'a> {
-    of_all: Vec<&'a Policy>,
-    equal: HashMap<EntityUid, Vec<&'a Policy>>,
-    within: HashMap<EntityUid, Vec<&'a Policy>>,
+pub(super) struct Candidates {
+    of_all: Vec<Arc<Rule>>,
+    equal: HashMap<EntityUid, Vec<Arc<Rule>>>,
+    within: HashMap<EntityUid, Vec<Arc<Rule>>>,
 }
 
-impl<'a> Candidates<'a> {
-    pub(super) fn new(policies: &'a PolicySet) -> Self {
+impl Candidates {
+    pub(super) fn new(bundle: &Bundle) -> Result<Self, Failure> {
         let mut candidates = Self::default();
-        for policy in policies.policies() {
+        for policy in bundle.policies.policies() {
+            let rule = Arc::new(Rule::new(bundle, policy)?);
             match policy.action_constraint() {
-                ActionConstraint::Any => candidates.of_all.push(policy),
-                ActionConstraint::Eq(uid) => candidates.equal.entry(uid).or_default().push(policy),
+                ActionConstraint::Any => candidates.of_all.push(rule),
+                ActionConstraint::Eq(uid) => candidates.equal.entry(uid).or_default().push(rule),
                 ActionConstraint::In(groups) => {
                     for group in groups {
-                        candidates.within.entry(group).or_default().push(policy);
+                        candidates.within.entry(group).or_default().push(Arc::clone(&rule));
                     }
                 }
             }
         }
-        candidates
+        Ok(candidates)
     }
 
-    fn equal(&self, action: &EntityUid) -> impl Iterator<Item = &'a Policy> {
-        self.equal.get(action).into_iter().flatten().copied()
-    }
-
-    fn within(&self, group: &EntityUid) -> impl Iterator<Item = &'a Policy> {
-        self.within.get(group).into_iter().flatten().copied()
+    /// Those that can speak of an action in these groups, which the action itself is one of.
+    fn of<'a>(
+        &'a self,
+        action: &EntityUid,
+        groups: impl Iterator<Item = &'a EntityUid>,
+    ) -> impl Iterator<Item = &'a Arc<Rule>> {
+        let within = groups.filter_map(|group| self.within.get(group));
+        self.of_all.iter().chain(self.equal.get(action).into_iter().chain(within).flatten())
     }
 }
 
@@ -60,7 +63,8 @@ pub(super) struct Slice {
     pub(super) action: EntityUid,
     /// The name of the action in words.
     pub(super) name: Box<RawValue>,
-    pub(super) rules: Rules,
+    /// In the order of their ids.
+    pub(super) rules: Vec<Arc<Rule>>,
     /// What the conditions of the policies may look at besides the two that are asked about: the action among its groups,
     /// and the entities that they name.
     pub(super) base: Vec<Arc<Entity>>,
@@ -83,7 +87,7 @@ impl Slice {
     pub(super) fn new(
         bundle: &Bundle,
         domain: &Domain,
-        candidates: &Candidates<'_>,
+        candidates: &Candidates,
         actions: &Entities,
         action: &EntityUid,
         number: usize,
@@ -94,16 +98,17 @@ impl Slice {
             bundle.schema.principals_for_action(action).into_iter().flatten().cloned().collect();
         let resources: HashSet<EntityTypeName> =
             bundle.schema.resources_for_action(action).into_iter().flatten().cloned().collect();
-        let fits = |policy: &&Policy| can_match(policy, &principals, &resources);
-        let of_all = candidates.of_all.iter().copied().filter(fits).cloned().map(Ok);
         // One that names several of the groups is still one.
-        let within = groups.iter().copied().chain([action]).flat_map(|group| candidates.within(group));
-        let of_this = candidates.equal(action).chain(within).filter(fits);
-        let of_this: BTreeMap<&PolicyId, &Policy> = of_this.map(|policy| (policy.id(), policy)).collect();
-        let policies = of_all.chain(of_this.into_values().map(specialized)).collect::<Result<Vec<_>, _>>()?;
+        let rules: BTreeMap<&str, &Arc<Rule>> = candidates
+            .of(action, groups.iter().copied().chain([action]))
+            .filter(|rule| can_match(&rule.policy, &principals, &resources))
+            .map(|rule| (rule.about.id.as_str(), rule))
+            .collect();
+        let rules: Vec<Arc<Rule>> = rules.into_values().cloned().collect();
         let shape = bundle.contexts.get(action).cloned().unwrap_or_default();
         let declared = shape.names();
-        let (literals, asks_for_action) = in_conditions(&policies);
+        let literals: HashSet<&EntityUid> = rules.iter().flat_map(|rule| &rule.named).collect();
+        let asks_for_action = rules.iter().any(|rule| rule.asks_for_action);
         // The action's own place among its groups, for policies that ask for it in a condition; all actions where one
         // asks for others.
         let mut others =
@@ -118,11 +123,11 @@ impl Slice {
         let named = literals.iter().filter_map(|literal| domain.entity(literal));
         let base = actions.chain(named).collect();
         let named = |kind: EntityTypeName| (kind.to_string(), kind);
-        let reads = Reads::of(&policies, &declared, &principals, &resources)?;
+        let reads = Reads::of(rules.iter().map(|rule| &rule.found), &declared, &principals, &resources);
         Ok(Self {
             action: action.clone(),
             name: raw(&action_name(action)),
-            rules: Rules::new(bundle, policies)?,
+            rules,
             base,
             principals: principals.into_iter().map(named).collect(),
             resources: resources.into_iter().map(named).collect(),
@@ -256,35 +261,4 @@ fn can_match(
         ResourceConstraint::Any | ResourceConstraint::In(_) => true,
     };
     principal && resource
-}
-
-/// The same policy where only this action is asked about: that it fits is known.
-fn specialized(policy: &Policy) -> Result<Policy, Failure> {
-    let mut form = policy.to_json()?;
-    if let Some(form) = form.as_object_mut() {
-        form.insert("action".into(), json!({ "op": "All" }));
-    }
-    Ok(Policy::from_json(Some(policy.id().clone()), form)?)
-}
-
-/// The entities that the conditions of these policies name, and whether any looks at an action. What a scope names is held
-/// against what stands above the two that are asked about, and not looked at itself.
-fn in_conditions(policies: &[Policy]) -> (HashSet<EntityUid>, bool) {
-    let mut literals = HashSet::new();
-    let mut asks_for_action = false;
-    for policy in policies {
-        let conditions = policy.as_ref().non_scope_constraints();
-        for part in conditions.into_iter().flat_map(Expr::subexpressions) {
-            match part.expr_kind() {
-                ExprKind::Lit(Literal::EntityUID(uid)) => {
-                    let uid = EntityUid::from(uid.as_ref().clone());
-                    asks_for_action |= uid.type_name().basename() == "Action";
-                    literals.insert(uid);
-                }
-                ExprKind::Var(Var::Action) => asks_for_action = true,
-                _ => {}
-            }
-        }
-    }
-    (literals, asks_for_action)
 }

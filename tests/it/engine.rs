@@ -1,8 +1,8 @@
-//! The engine's shortcuts change no decision: slices, specialised policies, remembered answers and entities made by hand
-//! against Cedar's own `is_authorized` over the whole policy set.
+//! The engine's shortcuts change no decision: slices, policies that are asked one by one and not for their action, remembered
+//! answers and entities made by hand against Cedar's own `is_authorized` over the whole policy set.
 
 use crate::support::project_file;
-use cedar_policy::{Authorizer, Context, Decision, Entities, EntityUid, PolicySet, Request};
+use cedar_policy::{Authorizer, Context, Decision, Entities, EntityUid, PolicyId, PolicySet, Request};
 use cedargate::authz::{
     Ask, Attribute, Bundle, Circumstances, Engine, Principal, Resourced, Scope, ScopeSet, Sources, Thing,
     Undecided, UserFacts,
@@ -172,12 +172,7 @@ fn user(who: usize) -> String {
 }
 
 /// What Cedar says, of everything, without a shortcut: the decision, and how many policies err.
-fn plainly(
-    question: &Question,
-    engine: &Engine,
-    all: &PolicySet,
-    schema: &cedar_policy::Schema,
-) -> (bool, usize) {
+fn plainly(question: &Question, engine: &Engine, all: &PolicySet, schema: &cedar_policy::Schema) -> Decided {
     let role = Scope::ALL[question.role];
     let scopes = engine.effective(&ScopeSet::from(Scope::ALL[question.scope]), role);
     let scopes = scopes.iter().flat_map(ScopeSet::iter);
@@ -239,9 +234,27 @@ fn plainly(
     )
     .unwrap();
     let entities = Entities::from_json_value(Value::Array(entities), Some(schema)).unwrap();
-    let response = Authorizer::new().is_authorized(&request, all, &entities);
+    plain_answer(&request, all, &entities)
+}
+
+/// What was decided, by which policies, and how many errors there are.
+pub(crate) type Decided = (bool, Vec<String>, usize);
+
+/// What Cedar says by all policies. One with no `@id` is called by its number, as in [`bundle`]. An error denies.
+pub(crate) fn plain_answer(request: &Request, all: &PolicySet, entities: &Entities) -> Decided {
+    let response = Authorizer::new().is_authorized(request, all, entities);
     let errors = response.diagnostics().errors().count();
-    (response.decision() == Decision::Allow && errors == 0, errors)
+    let is_allowed = response.decision() == Decision::Allow;
+    let name = |id: &PolicyId| match all.annotation(id, "id") {
+        Some(id) => id.to_owned(),
+        None => AsRef::<str>::as_ref(id).replace("policy", "p"),
+    };
+    let mut deciding: Vec<String> = response.diagnostics().reason().map(name).collect();
+    deciding.sort_unstable();
+    if is_allowed && errors > 0 {
+        deciding.clear();
+    }
+    (is_allowed && errors == 0, deciding, errors)
 }
 
 fn kind(question: &Question) -> &'static str {
@@ -252,7 +265,7 @@ fn kind(question: &Question) -> &'static str {
 }
 
 /// What the engine says.
-fn quickly(question: &Question, engine: &Engine) -> (bool, usize) {
+fn quickly(question: &Question, engine: &Engine) -> Decided {
     let home = path(question.home);
     let role = Scope::ALL[question.role];
     let email = EMAILS[question.who].parse().unwrap();
@@ -294,12 +307,13 @@ fn quickly(question: &Question, engine: &Engine) -> (bool, usize) {
     decided(engine, &ask, &resource)
 }
 
-/// What the engine says, the first time and when it remembers, and how many errors there are.
-pub(crate) fn decided(engine: &Engine, ask: &Ask<'_>, resource: &Resourced) -> (bool, usize) {
+/// What the engine says, the first time and when it remembers.
+pub(crate) fn decided(engine: &Engine, ask: &Ask<'_>, resource: &Resourced) -> Decided {
     let answer = engine.decide(ask, resource);
     let again = engine.decide(ask, resource);
     assert_eq!((answer.allowed, &answer.policies), (again.allowed, &again.policies), "remembered otherwise");
-    (answer.allowed, answer.errors.len())
+    let deciding = answer.policies.iter().map(|about| about.id.clone()).collect();
+    (answer.allowed, deciding, answer.errors.len())
 }
 
 /// The schema of the service and of this directory, with these policies beside the data there.
