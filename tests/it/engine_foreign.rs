@@ -60,6 +60,8 @@ const CONDITIONS: &[&str] = &[
     "",
     "when { resource has owner && resource.owner == principal }",
     "when { principal has level && principal.level > 1 }",
+    // An error where the level is above one.
+    "when { principal has level && principal.level + 9223372036854775806 > 5 }",
     "when { principal has friend && resource has owner && principal.friend == resource.owner }",
     r#"unless { resource has label && resource.label == "x" }"#,
     r#"when { resource.hasTag("sealed") && resource.getTag("sealed") == "x" }"#,
