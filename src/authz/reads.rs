@@ -204,6 +204,22 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_is_read_of_the_context_is_found() {
+        let declared = BTreeSet::from(["now", "later", "ip"].map(str::to_owned));
+        let kinds = HashSet::new();
+        for (condition, expected) in [
+            ("true", &[][..]),
+            ("context.now == 1 && context has later", &["later", "now"]),
+            ("[context].contains(context)", &["ip", "later", "now"]),
+            ("{ of: if context has now then context else context } has of", &["ip", "later", "now"]),
+        ] {
+            let found = found(&format!("permit (principal, action, resource) when {{ {condition} }};"));
+            let reads = Reads::of([&found], &declared, &kinds, &kinds);
+            assert_eq!(reads.context.iter().collect::<Vec<_>>(), expected, "{condition}");
+        }
+    }
+
     fn found(text: &str) -> Found {
         let policy = Policy::from_str(text).unwrap();
         Found::of(&policy.to_json().unwrap(), policy.entity_literals())

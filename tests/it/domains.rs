@@ -33,7 +33,7 @@ forbid (principal, action == Vault::Action::"open", resource) when { context has
 forbid (principal, action == Vault::Action::"open", resource)
 unless { context has now && context.now >= datetime("2026-01-31") };
 @id("vault.move.clerk")
-permit (principal is Vault::Clerk in Vault::Staff::"all", action == Vault::Action::"move", resource is Vault::Safe)
+permit (principal is Vault::Clerk in Vault::Staff::"all", action == Vault::Action::"move", resource)
 when { resource has label };
 @id("vault.move.eve")
 permit (principal == Vault::Clerk::"eve", action == Vault::Action::"move", resource == Vault::Safe::"gold");
