@@ -4,9 +4,10 @@
 
 use super::answer::{self, Answer};
 use super::bundle::{Bundle, action_name};
+use super::circumstances::Circumstances;
 use super::counts::{Counts, Decisions};
 use super::domain::Domain;
-use super::facts::{Body, Circumstances, Principal, Resourced, SCOPE, Thing, core, uid, with};
+use super::facts::{Body, Principal, Resourced, SCOPE, Thing, core, uid, with};
 use super::permitted::{Denied, Permitted, Undecided, Within};
 use super::rules;
 use super::slice::{Candidates, Slice};

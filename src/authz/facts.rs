@@ -1,20 +1,18 @@
-//! What Cedar learns of a caller, of a thing and of a call. The names here are those of the schema.
+//! What Cedar learns of a caller and of a thing. The names here are those of the schema.
 
 use super::reads::PLACE;
 use super::shown::{Shown, Text};
 use super::{Scope, ScopeSet};
 use crate::decision_log;
-use crate::values::{Email, Fingerprint, Id, OrgPath, Timestamp, raw};
-use cedar_policy::{EntityId, EntityTypeName, EntityUid, RestrictedExpression};
+use crate::values::{Email, Fingerprint, Id, OrgPath, raw};
+use cedar_policy::{EntityId, EntityTypeName, EntityUid};
 use cedar_policy_core::ast::{Entity, EntityUID, PartialValue, Value as CedarValue};
 use cedar_policy_core::entities::{Entities, NoEntitiesSchema, TCComputation};
 use cedar_policy_core::extensions::Extensions;
 use quick_cache::sync::Cache;
 use serde_json::value::RawValue;
-use serde_json::{Map, Value};
 use std::collections::HashSet;
 use std::fmt::Display;
-use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::{Arc, LazyLock, OnceLock};
 
@@ -441,63 +439,4 @@ fn organization_attributes(path: &OrgPath) -> Attributes {
     let parent = path.parent().map(|parent| ("parent", Attribute::Thing(ORGANIZATION, parent)));
     let level = Attribute::Long(i64::try_from(path.level()).unwrap_or(i64::MAX));
     [("level", level)].into_iter().chain(parent).collect()
-}
-
-/// What a policy may read of a call: its context. What an action's context does not declare is left out.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Circumstances {
-    /// How the caller proved who it is: `password`, `apiKey` or `terminal`.
-    pub credential: Option<&'static str>,
-    /// From where it calls.
-    pub ip: Option<IpAddr>,
-    /// When.
-    pub now: Option<Timestamp>,
-    /// The names of the fields that would get a new value.
-    pub changes: Option<Vec<String>>,
-    /// The scope that a key is wanted for.
-    pub scope: Option<Scope>,
-    /// What whoever asks says of the call, in Cedar's JSON form; what the service itself knows goes before it.
-    pub said: Map<String, Value>,
-}
-
-impl Circumstances {
-    /// Whether the service itself knows what this name of the context stands for.
-    pub(super) fn knows(&self, name: &str) -> bool {
-        match name {
-            "credential" => self.credential.is_some(),
-            "ip" => self.ip.is_some(),
-            "now" => self.now.is_some(),
-            "changes" => self.changes.is_some(),
-            "scope" => self.scope.is_some(),
-            _ => false,
-        }
-    }
-
-    /// What the service itself knows, of these names of the schema.
-    pub(super) fn known(&self, wanted: impl Fn(&str) -> bool) -> Vec<(String, RestrictedExpression)> {
-        let text = |text: &String| RestrictedExpression::new_string(text.clone());
-        let mut known = Vec::new();
-        let mut add = |name: &str, value: Option<RestrictedExpression>| {
-            known.extend(value.map(|value| (name.to_owned(), value)));
-        };
-        if wanted("credential") {
-            let credential = self.credential.map(str::to_owned);
-            add("credential", credential.map(RestrictedExpression::new_string));
-        }
-        if wanted("ip") {
-            add("ip", self.ip.map(|ip| RestrictedExpression::new_ip(ip.to_string())));
-        }
-        if wanted("now") {
-            add("now", self.now.map(|now| RestrictedExpression::new_datetime(now.to_string())));
-        }
-        if wanted("changes") {
-            let changes = self.changes.as_ref();
-            add("changes", changes.map(|changes| RestrictedExpression::new_set(changes.iter().map(text))));
-        }
-        if wanted("scope") {
-            let scope = self.scope.and_then(|scope| uid(SCOPE, scope.as_str()));
-            add("scope", scope.map(RestrictedExpression::new_entity_uid));
-        }
-        known
-    }
 }

@@ -1,6 +1,7 @@
 //! Who may do what, in one table: every action, asked for every scope.
 
-use super::facts::{Circumstances, Principal, Resourced, USER, UserFacts};
+use super::circumstances::Circumstances;
+use super::facts::{Principal, Resourced, USER, UserFacts};
 use super::{Ask, Engine, Scope, ScopeSet};
 use crate::values::{Id, OrgPath};
 use std::fmt::Write;

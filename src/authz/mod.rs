@@ -3,6 +3,7 @@
 mod answer;
 mod bundle;
 pub mod cases;
+mod circumstances;
 mod counts;
 mod domain;
 mod engine;
@@ -21,13 +22,12 @@ mod trail;
 
 pub use answer::Answer;
 pub use bundle::{About, Bundle, BundleError, Fault, Sources};
+pub use circumstances::Circumstances;
 pub use counts::{Decisions, LATENCIES};
 pub use domain::Domain;
 pub use engine::{Ask, Engine};
 pub use explain::Missing;
-pub use facts::{
-    Attribute, Circumstances, Foreign, Principal, Resourced, Thing, UserFacts, boolean, entity, text,
-};
+pub use facts::{Attribute, Foreign, Principal, Resourced, Thing, UserFacts, boolean, entity, text};
 pub use live::{Live, Reloads};
 pub use matrix::{MatrixRow, matrix, matrix_rows};
 pub use permitted::{Denied, Permitted, Undecided, Within};

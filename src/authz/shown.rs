@@ -1,6 +1,7 @@
 //! Entities and circumstances as Cedar's JSON has them, for whoever reads the decision log.
 
-use super::facts::{Attribute, Attributes, Circumstances, ORGANIZATION, Own, Principal, SCOPE};
+use super::circumstances::Circumstances;
+use super::facts::{Attribute, Attributes, ORGANIZATION, Own, Principal, SCOPE};
 use super::scope::Scope;
 use crate::decision_log::Subject;
 use crate::values::raw;

@@ -2,8 +2,9 @@
 
 use super::answer::Answers;
 use super::bundle::{Bundle, action_name};
+use super::circumstances::Circumstances;
 use super::domain::{Domain, with_causes};
-use super::facts::{Circumstances, Principal, Resourced};
+use super::facts::{Principal, Resourced};
 use super::reads::Reads;
 use super::rules::Rule;
 use super::shape::Shape;

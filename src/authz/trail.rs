@@ -1,7 +1,8 @@
 //! What is left behind of a decision: a record of it in the decision log, with what is needed to decide it again.
 
 use super::Answer;
-use super::facts::{Circumstances, Principal, Resourced};
+use super::circumstances::Circumstances;
+use super::facts::{Principal, Resourced};
 use crate::decision_log::{DecisionLog, Gathered, Inputs, Record, Subject, Thing};
 use crate::values::{Timestamp, raw};
 use serde_json::value::RawValue;
