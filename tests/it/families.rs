@@ -4,7 +4,7 @@
 use crate::family_model::DAY;
 use crate::processes::PATIENCE;
 use crate::refresh::{expect_refused, refresh, refresh_as, refresh_token};
-use crate::support::{ADMIN, PASSWORD, Reply, TestApp, jwt};
+use crate::support::{ADMIN, PASSWORD, Reply, TestApp, jwt, slow_hashing};
 use crate::tokens::email;
 use cedargate::authz::Scope;
 use futures_util::future::join_all;
@@ -253,7 +253,7 @@ async fn the_janitor_deletes_what_is_of_no_use_and_nothing_else() {
 
 #[tokio::test]
 async fn a_login_under_way_does_not_survive_a_new_password_or_a_block() {
-    let app = TestApp::with(|config| config.password_workers = Some(1)).await;
+    let app = TestApp::with(slow_hashing).await;
     let user = app.user(Scope::Guest).await;
     let (email, admin) = (email(&user).await, app.admin().await);
     let path = format!("/v2/users/{}", user.id);
@@ -291,8 +291,11 @@ async fn a_login_under_way_does_not_survive_a_new_password_or_a_block() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_password_under_way_does_not_survive_another_one_or_the_end_of_its_session() {
     // Slow enough that what follows comes between the look at the old password and the writing of the new one.
-    let app =
-        TestApp::with(|config| (config.password_workers, config.argon2_iterations) = (Some(1), 10)).await;
+    let app = TestApp::with(|config| {
+        slow_hashing(config);
+        config.argon2_iterations = 10;
+    })
+    .await;
     let (admin, mut refused) = (app.admin().await, 0);
     for how in ["password", "sessions", "blocked"] {
         for _ in 0..4 {
@@ -335,7 +338,7 @@ async fn a_new_password_under_way_does_not_survive_another_one_or_the_end_of_its
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_several_new_passwords_at_once_one_is_set() {
-    let app = TestApp::with(|config| config.password_workers = Some(1)).await;
+    let app = TestApp::with(slow_hashing).await;
     for _ in 0..3 {
         let user = app.user(Scope::Agent).await;
         let (email, nobody) = (email(&user).await, app.anonymous());

@@ -243,7 +243,6 @@ fn whatever_happens_to_a_family_in_whatever_order_it_does_as_the_model_says() {
     let (apps, user) = runtime.block_on(async {
         let app = TestApp::with(|config| {
             (config.access_ttl, config.refresh_ttl, config.session_ttl) = (3_600, 2 * 86_400, 7 * 86_400);
-            (config.argon2_memory_kib, config.argon2_iterations) = (7_168, 1);
         })
         .await;
         let user = email(&app.user(Scope::Agent).await).await;

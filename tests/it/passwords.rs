@@ -1,6 +1,6 @@
 //! What a new password must be wherever one is set, and the hashes under which passwords are kept.
 
-use crate::support::{ADMIN, PASSWORD, TestApp};
+use crate::support::{ADMIN, PASSWORD, TestApp, slow_hashing};
 use cedargate::authz::Scope;
 use cedargate::config::{Config, PasswordProfile};
 use cedargate::store::Cause;
@@ -112,7 +112,7 @@ async fn the_first_admin_has_a_good_password_or_there_is_no_start() {
 
 #[tokio::test]
 async fn a_login_keeps_its_password_under_a_better_hash_where_the_settings_ask_for_one() {
-    let app = TestApp::start().await;
+    let app = TestApp::with(slow_hashing).await;
     let usual = hash(&app).await;
     assert!(usual.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{usual}");
     app.log_in(ADMIN).await;

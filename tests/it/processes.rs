@@ -23,6 +23,8 @@ pub(crate) fn serve_with(database: &Database, more: &[(&str, &str)]) -> Running 
         ("CEDARGATE_DATABASE_URL", database.url.as_str()),
         ("CEDARGATE_ADMIN_PASSWORD", PASSWORD),
         ("CEDARGATE_WORKERS", "2"),
+        ("CEDARGATE_ARGON2_MEMORY_KIB", "7168"),
+        ("CEDARGATE_ARGON2_ITERATIONS", "1"),
     ];
     start(database.directory.path(), &[&settings, more].concat())
 }

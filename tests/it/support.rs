@@ -31,6 +31,14 @@ pub struct TestApp {
     handle: actix_web::dev::ServerHandle,
 }
 
+/// Hashes passwords one at a time, at the cost of the default settings.
+pub fn slow_hashing(config: &mut Config) {
+    let default = Config::default();
+    config.password_workers = Some(1);
+    config.argon2_memory_kib = default.argon2_memory_kib;
+    config.argon2_iterations = default.argon2_iterations;
+}
+
 /// Bytes in base64url without padding (RFC 7515, 2).
 pub fn to_base64(bytes: &[u8]) -> String {
     let digit = |bits: u32| char::from(BASE64[(bits & 63) as usize]);
@@ -166,6 +174,9 @@ impl TestApp {
             schema: vec![project_file("schema")],
             admin_password: Some(PASSWORD.into()),
             workers: Some(2),
+            // The minimum that Argon2 accepts: hashing would dominate the run time of the tests.
+            argon2_memory_kib: 8,
+            argon2_iterations: 1,
             ..Config::default()
         };
         change(&mut config);

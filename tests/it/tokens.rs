@@ -1,6 +1,6 @@
 //! Logging in, what a token is worth as its user changes, and the answers to those who have none (decisions 1 to 6).
 
-use crate::support::{ADMIN, Client, PASSWORD, Reply, TestApp, jwt};
+use crate::support::{ADMIN, Client, PASSWORD, Reply, TestApp, jwt, slow_hashing};
 use cedargate::authz::Scope;
 use futures_util::future::join_all;
 use reqwest::{Method, StatusCode};
@@ -327,7 +327,7 @@ async fn no_error_answer_repeats_a_secret() {
 
 #[tokio::test]
 async fn a_flood_of_logins_is_shed_and_leaves_room_for_others() {
-    let app = TestApp::with(|config| config.password_workers = Some(1)).await;
+    let app = TestApp::with(slow_hashing).await;
     let admin = app.admin().await;
     let body = json!({ "email": ADMIN, "password": PASSWORD });
     let flood = join_all((0..100).map(|_| present(&app, body.clone())));
