@@ -1,5 +1,8 @@
 //! The steps that bring a Cedargate database to its present form, the same for SQLite and PostgreSQL. A step that has
 //! been released is never changed; a new one is added at the end.
+//!
+//! The service runs each step in one transaction together with the row that records it. `PRAGMA foreign_keys` has no effect
+//! inside a transaction: a step that rebuilds a table in SQLite uses `PRAGMA defer_foreign_keys = ON` instead.
 
 use sea_orm_migration::prelude::*;
 

@@ -1,18 +1,17 @@
 //! Opening the database, and bringing it to the present form.
 
 use super::facts::Facts;
-use super::{Cause, Store, StoreError, Work, is_shared, spans};
+use super::{Cause, Store, StoreError, Work, is_shared, migrate, spans};
 use migrations::Migrator;
 use sea_orm::sea_query::{Expr, ExprTrait, Query};
 use sea_orm::sqlx::ConnectOptions as _;
 use sea_orm::sqlx::postgres::PgConnectOptions;
 use sea_orm::sqlx::sqlite::SqliteConnectOptions;
 use sea_orm::{
-    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, SqliteTransactionMode,
-    TransactionOptions, TransactionTrait,
+    ConnectOptions, ConnectionTrait, Database, DbBackend, SqliteTransactionMode, TransactionOptions,
+    TransactionTrait,
 };
-use sea_orm_migration::{MigratorTrait, SchemaManager};
-use std::collections::HashSet;
+use sea_orm_migration::MigratorTrait;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -73,7 +72,7 @@ impl Store {
             )),
             None => error.into(),
         })?;
-        let migrated = Self::migrate(&first).await;
+        let migrated = migrate::migrate(&first).await;
         first.close().await?;
         migrated?;
         // Only now: a connection to SQLite goes on for a while to believe of the tables what it saw first.
@@ -87,44 +86,16 @@ impl Store {
         Ok(Self { db, facts })
     }
 
-    /// Applies the migrations that the database does not have yet. Refuses a database that has one which this
-    /// program does not know: a newer program made it.
-    async fn migrate(db: &DatabaseConnection) -> Result<(), StoreError> {
-        // Of several processes that start at once, one after the other: PostgreSQL keeps the others waiting until this
-        // connection is closed. (SQLite has one writer anyhow.)
-        if is_shared(db) {
-            db.execute_unprepared("SELECT pg_advisory_lock(4839271)").await?;
-        }
-        let known: HashSet<String> =
-            Migrator::migrations().iter().map(|step| step.name().to_owned()).collect();
-        let tables = SchemaManager::new(db);
-        if tables.has_table("seaql_migrations").await? {
-            let applied = Migrator::get_migration_models(db).await?;
-            let newer: Vec<String> =
-                applied.into_iter().map(|step| step.version).filter(|name| !known.contains(name)).collect();
-            if !newer.is_empty() {
-                return Err(StoreError::Foreign(format!(
-                    "the database was migrated by a newer version of this program: it has the step {}, which this \
-                     version does not know; start the newer version, or restore a backup",
-                    newer.join(", ")
-                )));
-            }
-        } else if tables.has_table("users").await? {
-            return Err(StoreError::Foreign(
-                "the database has a table `users` but was not made by this program; name another database"
-                    .into(),
-            ));
-        }
-        Ok(Migrator::up(db, None).await?)
-    }
-
     /// Whether the database answers and has the form that this program gave it: one that was replaced by an older one has
     /// not.
     pub async fn check(&self) -> Result<(), StoreError> {
         let known = Migrator::migrations();
         let last = known.last().map(|step| step.name().to_owned()).unwrap_or_default();
         let mut select = Query::select();
-        select.column("version").from("seaql_migrations").and_where(Expr::col("version").eq(last.as_str()));
+        select
+            .column("version")
+            .from(migrate::APPLIED_STEPS)
+            .and_where(Expr::col("version").eq(last.as_str()));
         match self.db.query_one(&select).await? {
             Some(_) => Ok(()),
             None => Err(StoreError::Foreign(format!("the database has no longer the step {last}"))),

@@ -13,6 +13,7 @@ mod facts;
 mod janitor;
 mod kinds;
 mod list;
+mod migrate;
 mod rows;
 mod sessions;
 mod signing_keys;

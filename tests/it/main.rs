@@ -41,6 +41,7 @@ mod guessing;
 mod jwt;
 mod keys;
 mod killed;
+mod killed_migration;
 mod layering;
 mod limits;
 mod lists;

@@ -1,0 +1,107 @@
+//! A process that is killed while it creates its database leaves one that the next start can use.
+
+use crate::command_line::{program, start};
+use crate::processes::{PATIENCE, count};
+use crate::support::{Database, PASSWORD};
+use cedargate::store::Store;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+use tokio::task::block_in_place;
+
+/// The number of kills unless `TEST_KILLS` names another one, such as 200.
+const KILLS: u32 = 60;
+/// The last steps are applied well within this time after the database file was created.
+const LONGEST_MIGRATION: Duration = Duration::from_secs(2);
+
+fn settings(database: &Database) -> [(&'static str, String); 3] {
+    [
+        ("CEDARGATE_DATABASE_URL", database.url.clone()),
+        ("CEDARGATE_LISTEN", "127.0.0.1:0".to_owned()),
+        ("CEDARGATE_ADMIN_PASSWORD", PASSWORD.to_owned()),
+    ]
+}
+
+/// Starts `cedargate serve` on a new database.
+fn serve(database: &Database) -> Command {
+    let settings = settings(database);
+    let settings: Vec<_> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let mut command = program(database.directory.path(), &settings);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    command
+}
+
+/// Waits until the process has begun to use its database: the SQLite file exists, or PostgreSQL has a connection.
+async fn until_begun(database: &Database) {
+    let begun = Instant::now();
+    let file = database.directory.path().join("test.db");
+    let has_begun = async || match &database.server {
+        None => file.exists(),
+        Some((server, name)) => {
+            let connections = format!("SELECT COUNT(*) FROM pg_stat_activity WHERE datname = '{name}'");
+            count(server, &connections).await > 0
+        }
+    };
+    while !has_begun().await {
+        assert!(begun.elapsed() < PATIENCE, "the database is not created");
+        tokio::time::sleep(Duration::from_micros(200)).await;
+    }
+}
+
+/// The number of steps that are recorded in a database.
+async fn recorded_steps(database: &Database) -> i64 {
+    let table = match database.server {
+        None => "SELECT COUNT(*) FROM sqlite_master WHERE name = 'seaql_migrations'",
+        Some(_) => "SELECT COUNT(*) FROM information_schema.tables WHERE table_name = 'seaql_migrations'",
+    };
+    if count(&database.url, table).await == 0 {
+        return 0;
+    }
+    count(&database.url, "SELECT COUNT(*) FROM seaql_migrations").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_killed_during_the_migration_leaves_a_database_that_starts_again() {
+    // A PostgreSQL database takes longer to create, and PostgreSQL rolls back by itself.
+    let kills = std::env::var("TEST_KILLS").map_or(KILLS, |kills| kills.parse().unwrap());
+    let kills = if std::env::var_os("TEST_POSTGRES_URL").is_some() { kills.div_ceil(10) } else { kills };
+    let all = i64::try_from({
+        use sea_orm_migration::MigratorTrait;
+        migrations::Migrator::migrations().len()
+    })
+    .unwrap();
+    // The time from the first use of the database to the kill: up to where the last kills still hit the migration.
+    let mut window = LONGEST_MIGRATION / 20;
+    let (mut incomplete, mut between) = (0, 0);
+    for round in 0..kills {
+        let database = Database::new().await;
+        let mut child = serve(&database).spawn().unwrap();
+        until_begun(&database).await;
+        tokio::time::sleep(window * (round * 37 % 100) / 100).await;
+        // SIGKILL.
+        child.kill().unwrap();
+        child.wait().unwrap();
+
+        let steps = recorded_steps(&database).await;
+        incomplete += u32::from(steps < all);
+        between += u32::from(0 < steps && steps < all);
+        window = if steps < all { window * 11 / 10 } else { window * 9 / 10 };
+        window = window.clamp(Duration::from_millis(2), LONGEST_MIGRATION);
+
+        let store = Store::open(&database.url, 1).await;
+        let store = store.unwrap_or_else(|error| panic!("round {round}, after {steps} steps: {error}"));
+        store.check().await.unwrap();
+        assert_eq!(recorded_steps(&database).await, all, "round {round}");
+        if database.server.is_none() {
+            let sound = "SELECT COUNT(*) FROM pragma_integrity_check WHERE integrity_check <> 'ok'";
+            assert_eq!(count(&database.url, sound).await, 0, "round {round}");
+        }
+        // The whole service starts on some of them, which takes longer.
+        if round % 20 == 0 {
+            let settings = settings(&database);
+            let settings: Vec<_> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
+            drop(block_in_place(|| start(database.directory.path(), &settings)));
+        }
+    }
+    println!("{kills} kills, {incomplete} before the last step, {between} of them between two steps");
+    assert!(incomplete >= kills / 4, "{incomplete} of {kills} kills hit the migration");
+}
