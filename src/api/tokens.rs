@@ -1,7 +1,7 @@
 //! Tokens: logging in, and refreshing (the seed, "Requesting and Refreshing API Tokens"; decisions 1 to 9).
 
 use super::families::{self, Pair};
-use crate::authn::PasswordRules;
+use crate::authn::{PasswordRules, normalize_password};
 use crate::http::limits::count_caller;
 use crate::http::openapi::Doc;
 use crate::http::{Caller, FieldError, Json, Parts, Problem, Routes, body, caller, edge};
@@ -158,6 +158,7 @@ async fn create(
                 return Err(Problem::field("clientId", "it goes with `refreshToken`, not with `password`"));
             }
             let email = email.ok_or_else(|| missing("email", "password"))?;
+            let password = normalize_password(password);
             if password.expose_secret().chars().count() > PasswordRules::MAX {
                 let message = format!("no password has more than {} characters", PasswordRules::MAX);
                 return Err(Problem::field("password", message));

@@ -4,13 +4,23 @@
 use super::PasswordRules;
 use crate::config::Config;
 use crate::trace;
-use crate::values::Invalid;
+use crate::values::{Invalid, nfc};
 use argon2::password_hash::phc::{Output, PasswordHash, Salt};
 use argon2::password_hash::{PasswordHasher, PasswordVerifier};
 use argon2::{Algorithm, Argon2, Params, Version};
 use secrecy::{ExposeSecret, SecretString};
+use std::borrow::Cow;
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Returns a password in NFC, in which it is the same from every keyboard (RFC 8265, 4.2.2).
+pub fn normalize_password(password: SecretString) -> SecretString {
+    let normalized = match nfc(password.expose_secret()) {
+        Cow::Borrowed(_) => None,
+        Cow::Owned(normalized) => Some(normalized),
+    };
+    normalized.map_or(password, Into::into)
+}
 
 /// Why a password was neither hashed nor checked.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -92,6 +102,7 @@ impl Passwords {
     /// The hash under which a new password is kept, a PHC string with its own salt, where the password is one that
     /// somebody of whom these words are known may have.
     pub async fn hash(&self, password: SecretString, known: Vec<String>) -> Result<String, PasswordError> {
+        let password = normalize_password(password);
         let work = move |passwords: &Self| {
             passwords.rules.check(&password, &known).map_err(PasswordError::Refused)?;
             hash(&passwords.argon2, &password)
@@ -140,6 +151,7 @@ impl Turn {
         password: SecretString,
         stored: Option<String>,
     ) -> Result<Verdict, PasswordError> {
+        let password = normalize_password(password);
         self.run(move |passwords| {
             let known = stored.is_some();
             let stored =

@@ -247,6 +247,8 @@ fn password_from_stdin() -> Result<secrecy::SecretString, Failure> {
     let mut line = String::new();
     std::io::stdin().read_line(&mut line).map_err(Failure::failed)?;
     let password = line.trim_end_matches(['\r', '\n']);
+    // PowerShell and some editors begin a text with a byte-order mark.
+    let password = password.strip_prefix('\u{feff}').unwrap_or(password);
     if password.is_empty() {
         return Err(Failure::failed("there is no password on standard input"));
     }

@@ -10,6 +10,7 @@ mod path;
 mod text;
 mod thread;
 mod time;
+mod unicode;
 
 pub use email::Email;
 pub use fingerprint::{Fingerprint, random_number};
@@ -23,6 +24,7 @@ pub(crate) use text::{FromText, NO_NUL, string_schema, text_serde, word};
 pub use text::{Label, LongText, Name, ShortText, Term, Url};
 pub use thread::thread_number;
 pub use time::{Clock, Millis, Timestamp};
+pub use unicode::nfc;
 
 /// A value that is not what it should be. The message says what is wrong, with which value, and what would be right.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -45,6 +45,7 @@ mod killed_migration;
 mod layering;
 mod limits;
 mod lists;
+mod normalization;
 mod organizations;
 mod outage;
 mod passwords;
