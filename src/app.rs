@@ -7,6 +7,8 @@ use crate::authn::{PasswordError, Passwords, SecretError, random_password};
 use crate::authz::{Bundle, BundleError, Live, Sources, Undecided};
 use crate::config::{Config, ConfigError};
 use crate::decision_log::{DecisionLog, Settings};
+use crate::http::cors::CorsLayer;
+use crate::http::docs::{self, Document};
 use crate::http::forward::Table;
 use crate::http::guessing::Guessing;
 use crate::http::limits::Limits;
@@ -14,19 +16,17 @@ use crate::http::metrics::Metrics;
 use crate::http::parts::{Held, Rules};
 use crate::http::tls::Certificates;
 use crate::http::token_keys::TokenKeysError;
-use crate::http::{Caller, Gate, Parts, Problem, TokenKeys, edge, openapi, routes};
+use crate::http::{Caller, Gate, Parts, Problem, TokenKeys, edge, routes};
 use crate::resource::{self, Stamp};
 use crate::store::{Entry, Event, Store, StoreError};
 use crate::values::{Clock, Email, Id, Invalid, OrgPath};
-use actix_cors::Cors;
 use actix_web::http::StatusCode;
-use actix_web::{HttpResponse, HttpServer, middleware, web};
+use actix_web::{HttpServer, middleware, web};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
 use std::net::TcpListener;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, OnceLock};
-use utoipa_swagger_ui::SwaggerUi;
 
 /// Why the service cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -117,7 +117,7 @@ impl App {
         let forward = Table::read(file, &api::all(), &policies.current())
             .map_err(|error| ConfigError::new("forward_routes", error))?;
         let store = Store::open(config.database_url.expose_secret(), config.database_connections).await?;
-        let public_url = config.public_url.as_deref().map(|url| url.trim_end_matches('/').to_owned());
+        let public_url = config.public_address()?;
         let rules = Rules {
             access_batch_limit: config.access_batch_limit,
             access_ttl: config.access_ttl,
@@ -126,6 +126,7 @@ impl App {
             refresh_grace: config.refresh_grace,
             session_ttl: config.session_ttl,
             expired_status: StatusCode::from_u16(config.expired_status).unwrap_or(StatusCode::FORBIDDEN),
+            has_tls: config.tls_cert.is_some(),
             is_secure: config.tls_cert.is_some()
                 || public_url.as_deref().is_some_and(|url| url.starts_with("https:")),
             issuer: public_url.clone().unwrap_or_else(|| "cedargate".to_owned()),
@@ -174,29 +175,17 @@ impl App {
         self.parts.tokens.adopt().await?;
         let parts = Arc::clone(&self.parts);
         let all = Arc::new(api::all());
-        // Made when somebody asks for it.
-        let document: Arc<OnceLock<web::Bytes>> = Arc::default();
+        let document = Document::new(Arc::clone(&all));
         let origins = self.cors_origins.clone();
         let mut server = HttpServer::new(move || {
-            let (document, documented) = (Arc::clone(&document), Arc::clone(&all));
             actix_web::App::new()
                 .app_data(Held::new(Arc::clone(&parts)))
                 .configure(|server| routes::mount(&all, server))
-                .route(
-                    "/openapi.json",
-                    web::get().to(move || {
-                        let text = || openapi::text(&openapi::document(&documented)).into();
-                        let text = document.get_or_init(text).clone();
-                        async move { HttpResponse::Ok().content_type("application/json").body(text) }
-                    }),
-                )
-                .service(web::redirect("/docs", "/docs/"))
-                .service(
-                    SwaggerUi::new("/docs/{_:.*}").config(utoipa_swagger_ui::Config::from("/openapi.json")),
-                )
+                .configure(|server| docs::mount(server, &document))
                 .default_service(web::to(routes::no_route))
-                .wrap(middleware::Condition::new(!origins.is_empty(), cors(&origins)))
                 .wrap(middleware::from_fn(edge::edge))
+                // Outermost: errors that the others answer with have the CORS headers, too.
+                .wrap(CorsLayer::new(&origins))
         });
         if let Some(workers) = self.workers {
             server = server.workers(workers);
@@ -212,16 +201,6 @@ impl App {
         };
         Ok(server.run())
     }
-}
-
-/// What pages of these origins may do from a browser: all that a client may. They have no cookies to send along.
-fn cors(origins: &[String]) -> Cors {
-    let cors = Cors::default()
-        .allow_any_method()
-        .allow_any_header()
-        .expose_headers(["x-request-id", "x-policy-version", "retry-after", "link", "location"])
-        .max_age(3600);
-    origins.iter().fold(cors, |cors, origin| cors.allowed_origin(origin))
 }
 
 async fn terminal(parts: &Arc<Parts>, action: &'static str) -> Result<Gate, StartError> {

@@ -6,8 +6,9 @@ use super::search::{search_actions, search_doc, search_resources, search_subject
 use super::sent::Sent;
 use super::understood::{self, Understood, Words};
 use crate::authz::Ask;
+use crate::http::address::own_address;
 use crate::http::openapi::Doc;
-use crate::http::{Gate, Parts, Problem, Routes, body, list};
+use crate::http::{Gate, Parts, Problem, Routes, body};
 use crate::values::{Term, given, object_only};
 use actix_web::http::Method;
 use actix_web::http::header::{self, HeaderName, HeaderValue};
@@ -485,7 +486,7 @@ struct Metadata {
 /// `GET /.well-known/authzen-configuration`.
 async fn metadata(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem> {
     let parts = Parts::of(&request)?;
-    let base = list::base_url(&request, &parts.rules);
+    let base = own_address(&request);
     let at = |path: &str| format!("{base}/access/v1/{path}");
     Ok(HttpResponse::Ok().json(Metadata {
         access_evaluation_endpoint: at("evaluation"),

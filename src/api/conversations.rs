@@ -4,6 +4,7 @@ use super::contacts::{Contact, Profile};
 use super::messages::{self, Message, MessageBody};
 use super::users::User;
 use crate::authz::{Attribute, Thing, Undecided, text};
+use crate::http::address::absolute;
 use crate::http::body::from_value;
 use crate::http::crud::{self, Change, Patch};
 use crate::http::openapi::{self, Doc};
@@ -282,7 +283,7 @@ async fn create(
         work.insert(message).await?;
     }
     work.commit().await?;
-    Ok(crud::created(&gate, &request, row.id, &row))
+    Ok(crud::created(&request, row.id, &row))
 }
 
 /// `PATCH /v2/conversations/{id}`. Its messages go along where it moves to another organization.
@@ -349,12 +350,15 @@ fn append_doc() -> Doc {
         .path_id("id", "The id of the conversation.")
         .body::<NewMessages>(Some(json!({"text": "Hello"})))
         .answer::<StoredMessages>(201, "The new messages, as they were sent: one, or a list.", None)
-        .header(201, "Location", Type::String, "The path of the new message, or of the list of the conversation's.")
+        .header(201, "Location", Type::String, "The address of the new message, or of the list of the messages of the conversation.")
         .problems(&[404, 409])
 }
 
 /// `POST /v2/conversations/{id}/messages`.
-async fn append(gate: Gate, (id, Json(sent)): (PathId, Json<Value>)) -> Result<HttpResponse, Problem> {
+async fn append(
+    gate: Gate,
+    (request, id, Json(sent)): (HttpRequest, PathId, Json<Value>),
+) -> Result<HttpResponse, Problem> {
     let id = gate.id(&id.0);
     messages::reached(&gate, id, None).await?;
     let is_list = sent.is_array();
@@ -367,12 +371,12 @@ async fn append(gate: Gate, (id, Json(sent)): (PathId, Json<Value>)) -> Result<H
     let mut response = HttpResponse::Created();
     Ok(match stored.as_slice() {
         [one] if !is_list => response
-            .insert_header((header::LOCATION, gate.location(&format!("/v2/messages/{}", one.id))))
+            .insert_header((header::LOCATION, absolute(&request, &format!("/v2/messages/{}", one.id))))
             .json(one),
         all => response
             .insert_header((
                 header::LOCATION,
-                gate.location(&format!("/v2/messages?conversation={conversation}")),
+                absolute(&request, &format!("/v2/messages?conversation={conversation}")),
             ))
             .json(all),
     })

@@ -2,9 +2,10 @@
 
 use crate::authn::PublicKey;
 use crate::authz::Scope;
+use crate::http::address::own_address;
 use crate::http::openapi::Doc;
 use crate::http::token_keys::MAX_AGE;
-use crate::http::{Parts, Problem, Routes, list};
+use crate::http::{Parts, Problem, Routes};
 use actix_web::http::{Method, header};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Serialize;
@@ -88,7 +89,7 @@ async fn jwks(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem> {
 /// `GET /.well-known/oauth-authorization-server`.
 async fn metadata(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem> {
     let parts = Parts::of(&request)?;
-    let base = list::base_url(&request, &parts.rules);
+    let base = own_address(&request);
     let at = |path: &str| format!("{base}{path}");
     let has_keys = !parts.tokens.known().public(parts.clock.now()).is_empty();
     Ok(HttpResponse::Ok().json(ServerMetadata {

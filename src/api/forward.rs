@@ -1,9 +1,9 @@
-//! Decisions for proxies: may the bearer of this request send it on? Answers with nothing but a status and headers, as
-//! nginx's auth_request, Traefik's ForwardAuth and Envoy's HTTP ext_authz ask for.
+//! Forward authentication: decides whether the bearer of a request may send it on. Answers with a status and headers
+//! only, for nginx (`auth_request`), Traefik (ForwardAuth), Caddy (`forward_auth`) and Envoy (HTTP ext_authz).
 
-use super::question::{self, Named, POLICY_VERSION, Target};
+use super::question::{self, Named, Target};
 use crate::authz::{Ask, Resourced};
-use crate::http::forward::{Meaning, Of, Original, PAIRS};
+use crate::http::forward::{HEADER_PAIRS, Meaning, Of, Original, PATH, POLICY_VERSION, SCOPE, USER_ID};
 use crate::http::openapi::{self, Doc};
 use crate::http::{Gate, Parts, Problem, Routes};
 use crate::values::OrgPath;
@@ -14,12 +14,9 @@ use serde_json::Map;
 use std::sync::Arc;
 use utoipa::openapi::schema::Type;
 
-/// Where the route is.
-const BASE: &str = "/v2/authorize/forward";
-
 /// The route. Envoy appends the path of the request that it asks about.
 pub fn routes() -> Routes {
-    Routes::new("Decisions", BASE)
+    Routes::new("Decisions", PATH)
         .alias("/v2/authorize/forward/{rest:.*}")
         .any("", "evaluateAccess", doc, forward)
         .called("forward")
@@ -28,75 +25,102 @@ pub fn routes() -> Routes {
 
 fn doc() -> Doc {
     let mut doc = Doc::new("Decide whether a request may be sent on").describe(
-        "For proxies, of which each request is asked about before it is sent on: whether its bearer may do what its \
-         method and path stand for, by the routes of this service and by those of `CEDARGATE_FORWARD_ROUTES`. Where \
-         no route fits, it may not. The request is named by one of the pairs of headers, or by what follows in the \
-         path; where by several, they must say the same. Every method is taken here.",
+        "For proxies, which ask before they send a request on. Its method and path stand for an action on a resource, \
+         by the routes in the file `CEDARGATE_FORWARD_ROUTES`, and by the routes of this service where that file has \
+         `own = true`. A request that no route matches is denied. The request is named by one of the pairs of headers, \
+         or by what follows in the path; where it is named in several ways, they must be the same. Every method is \
+         accepted here, and `OPTIONS` is decided like any other. Every answer, whatever its status, has the headers \
+         `X-User-Id`, `X-Scope` and `X-Policy-Version`; they are empty where there is no value.",
     );
-    for (method, address) in PAIRS {
-        doc = doc.parameter(openapi::header(method, "The method of the request.", "GET")).parameter(
-            openapi::header(address, "Its path, with the query string if it has one.", "/v2/users/me"),
-        );
+    let mut documented = Vec::new();
+    for (method, address) in HEADER_PAIRS {
+        if !documented.contains(&method) {
+            documented.push(method);
+            doc = doc.parameter(openapi::header(method, "The method of the request.", "GET"));
+        }
+        let is_url = address.ends_with("URL");
+        let (what, example) = if is_url {
+            ("Its absolute URL, or its path, with the query string.", "https://api.example.com/v2/users/me")
+        } else {
+            ("Its path, with the query string if it has one.", "/v2/users/me")
+        };
+        doc = doc.parameter(openapi::header(address, what, example));
     }
-    doc.empty(204, "It may.")
-        .header(204, "X-User-Id", Type::String, "The user of the bearer; empty where anybody may.")
+    doc.empty(200, "The request may be sent on.")
+        .header(200, "X-User-Id", Type::String, "The caller's user id; empty where the route is public.")
         .header(
-            204,
+            200,
             "X-Scope",
             Type::String,
-            "What the bearer can do: its scopes, ascending, with spaces between; empty where anybody may.",
+            "The scopes of the caller's credential, ascending and space-delimited; empty where the route is public.",
         )
-        .header(204, "X-Policy-Version", Type::String, "The version of the policies that decided.")
+        .header(
+            200,
+            "X-Policy-Version",
+            Type::String,
+            "The version of the policies that decided; empty where the route is public.",
+        )
 }
 
 /// `GET /v2/authorize/forward`.
 async fn forward(request: HttpRequest, action: &'static str) -> Result<HttpResponse, Problem> {
-    // Of all errors of a request, proxies know 401 and 403. That somebody asks too much is no answer to what it asks.
+    // Proxies read 401 and 403 as a refusal; 429 and 5xx say that there is no decision. Everything else is a denial.
     let known = |status: StatusCode| {
         [StatusCode::UNAUTHORIZED, StatusCode::TOO_MANY_REQUESTS].contains(&status)
             || !status.is_client_error()
     };
-    decide(&request, action).await.map_err(|problem| match known(problem.status) {
+    authorize(&request, action).await.map_err(|problem| match known(problem.status) {
         true => problem,
         false => Problem { status: StatusCode::FORBIDDEN, ..problem },
     })
 }
 
-async fn decide(request: &HttpRequest, action: &'static str) -> Result<HttpResponse, Problem> {
-    let original = Original::of(request, BASE);
+async fn authorize(request: &HttpRequest, action: &'static str) -> Result<HttpResponse, Problem> {
+    let original = Original::of(request, PATH);
     let table = &Parts::of(request)?.forward;
     let meaning = original.as_ref().ok().and_then(|original| table.find(original));
     if meaning == Some(Meaning::Public) {
-        // Who sends it is not looked at: a bearer that is no good any more keeps nobody from a new one. That nobody is
-        // named is said, since a proxy may pass on what a client says of itself otherwise.
-        return Ok(HttpResponse::NoContent()
-            .insert_header((header::CACHE_CONTROL, "no-store"))
-            .insert_header(("X-User-Id", ""))
-            .insert_header(("X-Scope", ""))
-            .finish());
+        // The credential is not checked: an expired token must not keep its user from the login.
+        return Ok(HttpResponse::Ok().insert_header((header::CACHE_CONTROL, "no-store")).finish());
     }
     let gate = Gate::of_request(request, action).await?;
+    let user = gate.caller().id.to_string();
+    let scopes = gate.caller().scopes.as_ref().map(ToString::to_string).unwrap_or_default();
     let version = gate.engine().bundle().version();
-    let denied = |action: &str| Problem::forbidden(action).with(POLICY_VERSION, version);
+    match decide(&gate, action, original, meaning).await {
+        Ok(()) => Ok(HttpResponse::Ok()
+            .insert_header((header::CACHE_CONTROL, "no-store"))
+            .insert_header((USER_ID, user))
+            .insert_header((SCOPE, scopes))
+            .insert_header((POLICY_VERSION, version))
+            .finish()),
+        Err(problem) => Err(problem.with(USER_ID, user).with(SCOPE, scopes).with(POLICY_VERSION, version)),
+    }
+}
+
+/// Decides whether the caller may ask here, and whether it may do what the request stands for.
+///
+/// # Errors
+/// A problem unless both are permitted.
+async fn decide(
+    gate: &Gate,
+    action: &'static str,
+    original: Result<Original, String>,
+    meaning: Option<Meaning>,
+) -> Result<(), Problem> {
     if !permitted(&gate.step(action), action, Of::Caller, &[]).await? {
-        return Err(denied(action));
+        return Err(Problem::forbidden(action));
     }
     let original =
         original.map_err(|message| refused("bad_original", format!("It cannot be decided: {message}.")))?;
-    let (action, of) = match meaning {
-        Some(Meaning::Asked { action, of }) => (action, of),
-        _ => return Err(refused("no_such_route", "No route says what this request stands for.")),
+    let Some(Meaning::Asked { action, of }) = meaning else {
+        return Err(refused("no_such_route", "No route says what this request stands for."));
     };
-    if !permitted(&gate, &action, of, &original.parameters("organization")).await? {
-        return Err(denied(&action));
+    if permitted(gate, &action, of, &original.parameters("organization")).await? {
+        Ok(())
+    } else {
+        Err(Problem::forbidden(&action))
     }
-    let scopes = gate.caller().scopes.as_ref().map(ToString::to_string);
-    Ok(HttpResponse::NoContent()
-        .insert_header((header::CACHE_CONTROL, "no-store"))
-        .insert_header(("X-User-Id", gate.caller().id.to_string()))
-        .insert_header(("X-Scope", scopes.unwrap_or_default()))
-        .insert_header((POLICY_VERSION, version))
-        .finish())
 }
 
 /// 403: what is asked about is not what it should be.

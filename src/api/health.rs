@@ -123,7 +123,7 @@ async fn metrics(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem> 
     let waiting = u64::try_from(parts.passwords.waiting()).unwrap_or(u64::MAX);
     add("passwords_waiting", "gauge", "Passwords that are being hashed, or wait for it.", &plain(waiting));
     latencies(&mut text, &decisions);
-    Ok(HttpResponse::Ok().content_type("text/plain; version=0.0.4").body(text))
+    Ok(HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body(text))
 }
 
 /// How long decisions took, as a histogram in seconds.

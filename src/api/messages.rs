@@ -171,7 +171,7 @@ async fn create(
     reached(&gate, id, field).await?;
     let (_, stored) = append(&gate, id, field, &[new]).await?;
     let row = stored.first().ok_or_else(|| Problem::internal("one message made none"))?;
-    Ok(crud::created(&gate, &request, row.id, row))
+    Ok(crud::created(&request, row.id, row))
 }
 
 /// Whether the caller may write messages in this conversation: asked before anybody is kept waiting.

@@ -163,7 +163,7 @@ async fn create(
     let row = work.insert(row).await?;
     work.audit(about(Event::OrganizationCreated, &row, &row.path));
     work.commit().await?;
-    Ok(crud::created(&gate, &request, row.id, &row))
+    Ok(crud::created(&request, row.id, &row))
 }
 
 /// An entry of the audit trail about an organization that stands there.

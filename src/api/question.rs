@@ -2,17 +2,14 @@
 //! answer looks.
 
 use crate::authz::{About, Answer, Ask, Circumstances, Engine, Missing, Principal, Resourced};
+pub use crate::http::forward::POLICY_VERSION;
 use crate::http::{ByRole, Caller, Gate, Problem};
 use crate::values::Id;
-use actix_web::http::header::HeaderName;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use utoipa::ToSchema;
-
-/// The header that says by which version of the policies it was decided.
-pub const POLICY_VERSION: HeaderName = HeaderName::from_static("x-policy-version");
 
 /// What stood in the way of a decision.
 #[derive(Debug, Clone, Serialize, ToSchema)]

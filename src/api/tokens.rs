@@ -24,6 +24,7 @@ pub fn routes() -> Routes {
     Routes::new("Tokens", "/v2/auth/token")
         .public(Method::POST, "", "createToken", create_doc, create)
         .public(Method::GET, "", "refreshToken", refresh_doc, refresh)
+        .without_head()
 }
 
 /// What is presented for a token: email and password, or a refresh token and the email of its user.

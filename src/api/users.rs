@@ -216,7 +216,7 @@ async fn create(
     (request, Json(fields)): (HttpRequest, Json<Patch>),
 ) -> Result<HttpResponse, Problem> {
     let user = add(&gate, fields).await?;
-    Ok(crud::created(&gate, &request, user.id, &user))
+    Ok(crud::created(&request, user.id, &user))
 }
 
 /// Makes a user from the fields of a body, if the caller may.

@@ -90,17 +90,7 @@ impl Config {
                 return wrong(setting, format!("it is {number}; it must be {least} to {most}"));
             }
         }
-        if let Some(url) = &self.public_url {
-            match url::Url::parse(url) {
-                Ok(parsed) if matches!(parsed.scheme(), "http" | "https") && parsed.query().is_none() => {}
-                _ => {
-                    return wrong(
-                        "public_url",
-                        format!("{url:?} is not an address such as https://api.example.com"),
-                    );
-                }
-            }
-        }
+        self.public_address()?;
         check_collector(&self.traces).map_err(|message| ConfigError::new("traces", message))?;
         let url = secrecy::ExposeSecret::expose_secret(&self.database_url);
         if !["sqlite:", "postgres:", "postgresql:"].iter().any(|scheme| url.starts_with(scheme)) {
@@ -115,6 +105,33 @@ impl Config {
             return wrong("signing_key_rotation", alone.into());
         }
         check_secret(secret)
+    }
+}
+
+impl Config {
+    /// Returns `public_url` in its normal form, without a slash at its end.
+    ///
+    /// # Errors
+    /// It is no http or https URL, or has user information, a query or a fragment: paths are appended to it, and it is the
+    /// issuer of the tokens (RFC 8414, 2).
+    pub fn public_address(&self) -> Result<Option<String>, ConfigError> {
+        let Some(text) = &self.public_url else { return Ok(None) };
+        let wrong = |message: String| Err(ConfigError::new("public_url", message));
+        let url = match url::Url::parse(text) {
+            Ok(url) if matches!(url.scheme(), "http" | "https") => url,
+            _ => return wrong(format!("{text:?} is not an address such as https://api.example.com")),
+        };
+        // A password is not repeated in the message.
+        if !url.username().is_empty() || url.password().is_some() {
+            return wrong(
+                "it has user information; it must be an address without, such as https://api.example.com"
+                    .into(),
+            );
+        }
+        if url.query().or(url.fragment()).is_some() {
+            return wrong(format!("{text:?} has a query or a fragment; leave out what follows the path"));
+        }
+        Ok(Some(url.as_str().trim_end_matches('/').to_owned()))
     }
 }
 

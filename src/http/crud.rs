@@ -1,5 +1,6 @@
 //! The five verbs, for every resource that does not differ: the whole path of a request on one screen.
 
+use super::address::absolute;
 use super::list::Field;
 use super::{Gate, Json, PathId, Problem, body, list};
 use crate::authz::{Permitted, Undecided};
@@ -24,7 +25,7 @@ pub async fn list<R: Resource>(
     let wanted = list::Wanted::parse(&request, &fields)?;
     let within = gate.listable(wanted.organization.as_deref()).await?;
     let page = gate.parts().store.list::<R>(&within, &wanted.query).await?;
-    Ok(list::answer(&request, &gate.parts().rules, &wanted.query, &page))
+    Ok(list::answer(&request, &wanted.query, &page))
 }
 
 /// `GET /{id}`: the thing.
@@ -42,7 +43,7 @@ pub async fn create<R: Resource>(
     let work = gate.begin().await?;
     let row = work.insert(row).await?;
     work.commit().await?;
-    Ok(created(&gate, &request, row.id(), &row))
+    Ok(created(&request, row.id(), &row))
 }
 
 /// What the service itself writes on a new row of this organization.
@@ -159,7 +160,7 @@ pub fn shown<T: Serialize>(thing: &Permitted<T>) -> HttpResponse {
 }
 
 /// 201 with the thing and its `Location`.
-pub fn created(gate: &Gate, request: &HttpRequest, id: Id, thing: &impl Serialize) -> HttpResponse {
-    let location = gate.location(&format!("{}/{id}", request.path().trim_end_matches('/')));
+pub fn created(request: &HttpRequest, id: Id, thing: &impl Serialize) -> HttpResponse {
+    let location = absolute(request, &format!("{}/{id}", request.path().trim_end_matches('/')));
     HttpResponse::Created().insert_header((header::LOCATION, location)).json(thing)
 }

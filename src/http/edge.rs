@@ -1,7 +1,7 @@
 //! What every request passes on its way in and out: it gets an id, and its problems become answers with that id, and entries
 //! of the audit trail where they are to be told there. And from where a request came.
 
-use super::{Parts, Problem, audit, limits, span};
+use super::{Parts, Problem, audit, forward, limits, span};
 use crate::store::Origin;
 use crate::trace;
 use crate::values::{random_number, write_hex};
@@ -123,6 +123,9 @@ async fn pass<B: MessageBody + 'static>(
     for (name, value) in limits::tell(response.request()).into_iter().flatten() {
         response.headers_mut().insert(name, value);
     }
+    if forward::is_forward_path(response.request().match_info().as_str()) {
+        forward::complete_identity_headers(response.headers_mut());
+    }
     protect(&mut response);
     span::answered(&response);
     Ok(response)
@@ -165,6 +168,13 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// Where a request came from, found out already.
 #[derive(Debug, Clone, Copy)]
 struct ClientAddress(IpAddr);
+
+/// Returns whether a request comes from a trusted proxy (`trusted_proxies`).
+pub fn is_from_trusted_proxy(request: &HttpRequest) -> bool {
+    let Some((peer, parts)) = request.peer_addr().zip(Parts::held(request)) else { return false };
+    let peer = peer.ip().to_canonical();
+    parts.rules.trusted_proxies.iter().any(|network| network.contains(&peer))
+}
 
 /// The address of the client that made a request, an IPv4 address in the form of one; none where it came by no network.
 ///

@@ -1,20 +1,46 @@
-//! What a request means that a proxy asks about: which action on which thing its method and path stand for. The service's
-//! own routes tell it, and a file for those of other services. Decides nothing.
+//! Forward authentication: the action and the resource that the method and the path of a proxied request stand for.
+//! They are defined by the routes file, and by the service's own routes where that file says so. Decides nothing.
 
 mod original;
 mod pattern;
 
-pub use original::{Original, PAIRS};
+pub use original::{HEADER_PAIRS, Original};
 
 use super::Routes;
 use crate::authz::Engine;
 use actix_web::http::Method;
+use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use pattern::{Holes, Pattern, Step};
 use serde::Deserialize;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::Path;
 use std::str::FromStr;
+
+/// The path of forward authentication. Envoy appends the path of the proxied request.
+pub const PATH: &str = "/v2/authorize/forward";
+
+/// The caller's user id; empty where the caller is unknown.
+pub const USER_ID: HeaderName = HeaderName::from_static("x-user-id");
+/// The scopes of the caller's credential, ascending and space-delimited; empty where the caller is unknown.
+pub const SCOPE: HeaderName = HeaderName::from_static("x-scope");
+/// The version of the policies that decided; empty where no policy was evaluated.
+pub const POLICY_VERSION: HeaderName = HeaderName::from_static("x-policy-version");
+
+/// Returns whether a path, as the router reads it, is the one of forward authentication or below it.
+pub fn is_forward_path(path: &str) -> bool {
+    path.strip_prefix(PATH).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// Adds the identity headers that an answer lacks, with empty values. A proxy that copies headers from the answer would
+/// otherwise pass on what the client sent under these names.
+pub fn complete_identity_headers(headers: &mut HeaderMap) {
+    for name in [USER_ID, SCOPE, POLICY_VERSION] {
+        if !headers.contains_key(&name) {
+            headers.insert(name, HeaderValue::from_static(""));
+        }
+    }
+}
 
 /// What a request has to do with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +90,8 @@ pub struct Table(Vec<Entry>);
 struct Entry {
     /// None for every method.
     method: Option<Method>,
+    /// Whether a GET route applies to HEAD, too.
+    has_head: bool,
     pattern: Pattern,
     meaning: Template,
 }
@@ -92,32 +120,39 @@ enum Part {
 }
 
 impl Table {
-    /// The routes of a file, if there is one, and after them those of the service itself. Says what is wrong with the
-    /// file, and where.
+    /// Reads the routes file, if there is one. The service's own routes follow those of the file where it has
+    /// `own = true`: otherwise `/metrics` or `/v2/auth/token` of the service behind the proxy would be public.
+    ///
+    /// # Errors
+    /// The file, the line and what is wrong there.
     pub fn read(file: Option<&Path>, own: &[Routes], engine: &Engine) -> Result<Self, String> {
-        let mut entries = Vec::new();
-        if let Some(file) = file {
-            let name = file.display();
-            let text = std::fs::read_to_string(file).map_err(|error| format!("{name}: {error}"))?;
-            let read = parse(&text, engine);
-            entries = read.map_err(|(at, message)| {
-                format!("{name}:{}: {message}", at.map_or(1, |at| line(&text, at.start)))
-            })?;
+        let Some(file) = file else { return Ok(Self::default()) };
+        let name = file.display();
+        let text = std::fs::read_to_string(file).map_err(|error| format!("{name}: {error}"))?;
+        let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+        let (mut entries, includes_own) = parse(text, engine).map_err(|(at, message)| {
+            format!("{name}:{}: {message}", at.map_or(1, |at| line(text, at.start)))
+        })?;
+        if includes_own {
+            entries.extend(own_entries(own, engine));
         }
-        entries.extend(own_entries(own, engine));
         Ok(Self(entries))
     }
 
     /// What a request means; none where no route is for it. The first that fits says it.
     pub fn find(&self, request: &Original) -> Option<Meaning> {
-        // Whatever can be got can be asked for its head (RFC 9110, 9.3.2).
-        let fits = |method: &Method| {
-            *method == request.method || (*method == Method::GET && request.method == Method::HEAD)
-        };
         self.0.iter().find_map(|entry| {
             let holes = entry.pattern.holes(&request.segments)?;
-            entry.method.as_ref().is_none_or(fits).then(|| entry.meaning.filled(&holes))
+            entry.fits(&request.method).then(|| entry.meaning.filled(&holes))
         })
+    }
+}
+
+impl Entry {
+    /// Whether it is for this method. A GET route is for HEAD, too (RFC 9110, 9.3.2).
+    fn fits(&self, method: &Method) -> bool {
+        let Some(own) = &self.method else { return true };
+        own == method || (*own == Method::GET && *method == Method::HEAD && self.has_head)
     }
 }
 
@@ -173,16 +208,19 @@ fn own_entries(own: &[Routes], engine: &Engine) -> Vec<Entry> {
                 }
             };
             let method = (!route.any_method).then(|| route.method.clone());
-            entries.push(Entry { method, pattern, meaning });
+            entries.push(Entry { method, has_head: route.has_head, pattern, meaning });
         }
     }
     entries
 }
 
-/// The file: `[[route]]`, as often as there are routes.
+/// The routes file.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
+    /// Whether the service's own routes are included.
+    #[serde(default)]
+    own: bool,
     #[serde(default)]
     route: Vec<toml::Spanned<FileRoute>>,
 }
@@ -208,7 +246,8 @@ struct FileResource {
     id: String,
 }
 
-fn parse(text: &str, engine: &Engine) -> Result<Vec<Entry>, (Option<Range<usize>>, String)> {
+/// The routes of a file, and whether the service's own ones are included. An error has its place in the text.
+fn parse(text: &str, engine: &Engine) -> Result<(Vec<Entry>, bool), (Option<Range<usize>>, String)> {
     let file: File =
         toml::from_str(text).map_err(|error| (error.span(), error.message().trim().to_owned()))?;
     let mut entries = Vec::with_capacity(file.route.len());
@@ -219,7 +258,7 @@ fn parse(text: &str, engine: &Engine) -> Result<Vec<Entry>, (Option<Range<usize>
         let entry = route.entry(engine).map_err(|message| (place, format!("{named}: {message}")))?;
         entries.push(entry);
     }
-    Ok(entries)
+    Ok((entries, file.own))
 }
 
 /// The line on which a byte of a text stands, from 1.
@@ -243,7 +282,7 @@ impl FileRoute {
             (false, Some(action), Some(resource)) => asked(&pattern, &action, resource, engine)?,
             (false, ..) => return Err("it needs `action` and `resource`, or `public = true`".into()),
         };
-        Ok(Entry { method, pattern, meaning })
+        Ok(Entry { method, has_head: true, pattern, meaning })
     }
 }
 

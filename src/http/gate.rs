@@ -445,11 +445,6 @@ impl Gate {
         Ok(self.parts().store.begin(self.cause()).await?)
     }
 
-    /// The address of a path of this service, as a client reaches it: with the public address where that is set.
-    pub fn location(&self, path: &str) -> String {
-        format!("{}{path}", self.parts().rules.public_url.as_deref().unwrap_or_default())
-    }
-
     /// A new id.
     pub fn new_id(&self) -> Id {
         Id::new(&self.parts().clock)

@@ -1,7 +1,8 @@
 //! Lists: which part is wanted (`limit`, `offset`, `sort`, a filter for every field), and the answer with its count and
 //! its link to the next page.
 
-use super::{FieldError, Problem, body, parts::Rules};
+use super::address::absolute;
+use super::{FieldError, Problem, body};
 use crate::resource::Resource;
 use crate::store::{ListQuery, Page};
 use crate::values::{Email, Id, Invalid, NO_NUL, OrgPath, Timestamp};
@@ -274,12 +275,7 @@ fn sort(text: &str, fields: &[Field]) -> Result<Vec<(String, Order)>, String> {
 }
 
 /// 200 with a part of a list, `X-Total-Count`, and a `Link` to the next part where there is one.
-pub fn answer<T: Serialize>(
-    request: &HttpRequest,
-    rules: &Rules,
-    query: &ListQuery,
-    page: &Page<T>,
-) -> HttpResponse {
+pub fn answer<T: Serialize>(request: &HttpRequest, query: &ListQuery, page: &Page<T>) -> HttpResponse {
     let mut response = HttpResponse::Ok();
     response.insert_header(("X-Total-Count", page.total));
     let next = query.offset.saturating_add(query.limit);
@@ -291,17 +287,8 @@ pub fn answer<T: Serialize>(
             }
         }
         pairs.append_pair("limit", &query.limit.to_string()).append_pair("offset", &next.to_string());
-        let link =
-            format!("<{}{}?{}>; rel=\"next\"", base_url(request, rules), request.path(), pairs.finish());
+        let link = format!("<{}?{}>; rel=\"next\"", absolute(request, request.path()), pairs.finish());
         response.insert_header((header::LINK, link));
     }
     response.json(&page.items)
-}
-
-/// The address under which clients reach the service, without a slash at its end.
-pub fn base_url(request: &HttpRequest, rules: &Rules) -> String {
-    rules.public_url.clone().unwrap_or_else(|| {
-        let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
-        format!("http://{}", host.unwrap_or("localhost"))
-    })
 }

@@ -1,9 +1,12 @@
 //! How a call becomes an answer: route -> authn -> decision -> store -> answer. Knows HTTP; knows no single resource.
 
+pub mod address;
 pub mod audit;
 pub mod body;
 pub mod caller;
+pub mod cors;
 pub mod crud;
+pub mod docs;
 pub mod edge;
 pub mod forward;
 pub mod gate;

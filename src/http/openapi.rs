@@ -355,7 +355,7 @@ pub fn create<R: Resource, B: ToSchema>() -> Doc {
     Doc::of_action()
         .body::<B>(None)
         .answer::<R>(201, "The new thing.", None)
-        .header(201, "Location", Type::String, "The path of the new thing.")
+        .header(201, "Location", Type::String, "The address of the new resource.")
         .problems(&[409])
 }
 

@@ -94,12 +94,14 @@ pub struct Rules {
     pub session_ttl: u64,
     /// What an expired access token is answered with.
     pub expired_status: StatusCode,
-    /// The address under which clients reach the service, without a slash at its end; the request's own where none.
+    /// The setting `public_url` without a slash at its end.
     pub public_url: Option<String>,
     /// How many questions a batch may have.
     pub access_batch_limit: usize,
     /// The proxies that are believed whom they speak for.
     pub trusted_proxies: Vec<IpNet>,
+    /// Whether the service speaks TLS itself.
+    pub has_tls: bool,
     /// Whether clients reach the service by TLS only.
     pub is_secure: bool,
     /// The `iss` and `aud` of the access tokens.

@@ -29,6 +29,8 @@ pub struct Route {
     pub of_root: bool,
     /// Whether it is for every method; the document has only one.
     pub any_method: bool,
+    /// Whether a GET route answers HEAD, too (RFC 9110, 9.3.2).
+    pub has_head: bool,
     doc: Arc<dyn Documents>,
     mount: Arc<dyn Fn() -> actix_web::Route + Send + Sync>,
 }
@@ -270,6 +272,7 @@ impl Routes {
             also: &[],
             of_root: false,
             any_method: false,
+            has_head: true,
             doc: Arc::new(doc),
             mount: Arc::new(mount),
         });
@@ -298,6 +301,12 @@ impl Routes {
     #[must_use]
     pub fn of_root(self) -> Self {
         self.but(|route| route.of_root = true)
+    }
+
+    /// The route just declared answers no HEAD: its GET has a side effect, and HEAD must be safe (RFC 9110, 9.2.1).
+    #[must_use]
+    pub fn without_head(self) -> Self {
+        self.but(|route| route.has_head = false)
     }
 
     /// What the paths begin with.
@@ -365,11 +374,14 @@ pub fn mount(all: &[Routes], server: &mut web::ServiceConfig) {
 /// All that a path has.
 fn resource(path: &str, routes: &[&Route]) -> actix_web::Resource {
     let mut methods: Vec<&str> = routes.iter().map(|route| route.method.as_str()).collect();
-    if methods.contains(&"GET") {
+    if routes.iter().any(|route| route.method == Method::GET && route.has_head) {
         methods.push("HEAD");
     }
     let allow = methods.join(", ");
-    let resource = routes.iter().fold(web::resource(path), |resource, route| resource.route((route.mount)()));
+    let resource = routes.iter().fold(web::resource(path), |resource, route| {
+        let mounted = (route.mount)();
+        resource.route(if route.has_head { mounted } else { mounted.guard(guard::Not(guard::Head())) })
+    });
     resource.default_service(web::to(move || {
         let allow = allow.clone();
         async move { Err::<HttpResponse, Problem>(method_not_allowed(allow)) }
@@ -377,7 +389,7 @@ fn resource(path: &str, routes: &[&Route]) -> actix_web::Resource {
 }
 
 /// A route for this method. Whatever can be got can be asked for its head (RFC 9110, 9.3.2).
-fn on(method: &Method) -> actix_web::Route {
+pub(super) fn on(method: &Method) -> actix_web::Route {
     if method == Method::GET {
         web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
     } else {
@@ -385,16 +397,17 @@ fn on(method: &Method) -> actix_web::Route {
     }
 }
 
-fn method_not_allowed(allow: String) -> Problem {
+pub(super) fn method_not_allowed(allow: String) -> Problem {
     let detail = format!("This path does not have this method; it has {allow}.");
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail).with(header::ALLOW, allow)
 }
 
-/// What is answered where no route fits.
+/// 404: there is no route with this path.
+pub fn no_such_path() -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "no_such_path", "There is no such path. /docs lists the paths.")
+}
+
+/// Answers requests that no route matches.
 pub async fn no_route() -> Result<HttpResponse, Problem> {
-    Err(Problem::new(
-        StatusCode::NOT_FOUND,
-        "no_such_path",
-        "There is nothing at this path. /docs shows what there is.",
-    ))
+    Err(no_such_path())
 }

@@ -5,7 +5,7 @@ use crate::command_line::{client, program, run, start, text};
 use crate::families::access;
 use crate::refresh::refresh_token;
 use crate::secrets::Secrets;
-use crate::support::{ADMIN, Client, Database, Reply, to_base64};
+use crate::support::{ADMIN, Client, Database, Reply, project_file, to_base64};
 use reqwest::{Method, StatusCode};
 use sea_orm::{ConnectionTrait, Statement};
 use serde_json::{Value, json};
@@ -325,9 +325,11 @@ async fn search_everywhere(format: &str, more: &[(&str, &str)], mut secrets: Sec
     // The server of the tests asks for no password. A SQLite file has none.
     let url =
         database.url.replace("cedargate@", &format!("cedargate:{}@", secrets.make("database password")));
+    let routes = project_file("tests/fixtures/own-routes.toml");
     let settings = [
         &[
             ("CEDARGATE_DATABASE_URL", url.as_str()),
+            ("CEDARGATE_FORWARD_ROUTES", routes.to_str().unwrap()),
             ("CEDARGATE_ADMIN_PASSWORD", &admin_password),
             ("CEDARGATE_LOG", "trace"),
             ("CEDARGATE_LOG_FORMAT", format),

@@ -79,7 +79,7 @@ async fn one_message_is_answered_with_one_and_a_list_with_a_list() {
     let path = format!("/v2/conversations/{conversation}/messages");
 
     let one = admin.post(&path, json!({ "text": "one" })).await;
-    let location = one.header("location").to_owned();
+    let location = one.header("location").strip_prefix(&app.base).unwrap().to_owned();
     let one = one.expect(StatusCode::CREATED);
     assert_eq!(admin.get(&location).await.expect(StatusCode::OK), one);
 

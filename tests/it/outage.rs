@@ -46,7 +46,7 @@ impl Away {
 
 #[tokio::test]
 async fn while_the_database_is_away_the_answer_is_503_and_afterwards_everything_works() {
-    let app = TestApp::start().await;
+    let app = crate::forward::with_own_routes().await;
     let admin = app.admin().await;
     let form = json!({ "name": "form" });
     let made = admin.post("/v2/forms", form.clone()).await;

@@ -5,9 +5,15 @@ use actix_web::http::Method;
 use actix_web::http::header::HeaderMap;
 use std::str::FromStr;
 
-/// The pairs of headers by which proxies name a request: nginx's, and those of Traefik and Caddy.
-pub const PAIRS: [(&str, &str); 2] =
-    [("X-Original-Method", "X-Original-URI"), ("X-Forwarded-Method", "X-Forwarded-Uri")];
+/// The pairs of headers by which proxies name a request: nginx, ingress-nginx, and Traefik and Caddy.
+pub const HEADER_PAIRS: [(&str, &str); 3] = [
+    ("X-Original-Method", "X-Original-URI"),
+    ("X-Original-Method", ORIGINAL_URL),
+    ("X-Forwarded-Method", "X-Forwarded-Uri"),
+];
+
+/// The header of ingress-nginx, which has an absolute URL: `$scheme://$http_host$request_uri`.
+const ORIGINAL_URL: &str = "X-Original-URL";
 
 /// The longest address that is looked at.
 const MAX_ADDRESS: usize = 8192;
@@ -22,39 +28,49 @@ pub struct Original {
 }
 
 impl Original {
-    /// The request that this one is about: what the headers say, and what follows `prefix` in its own path. Where it is
-    /// named more than once, all have to say the same: a proxy sets one of them, and passes on what a client sends as
-    /// the others. Says what is missing or wrong.
+    /// Returns the request that a proxy asks about: the one that the headers name, or the one that follows `prefix` in
+    /// the path. A request that is named in several ways must be the same in all of them, because a proxy sets one of
+    /// them and may pass on what a client sends as the others.
+    ///
+    /// # Errors
+    /// What is missing, contradictory or ambiguous.
     pub fn of(request: &HttpRequest, prefix: &str) -> Result<Self, String> {
-        let mut found: Option<(String, String)> = None;
-        let mut note = |method: String, address: String| match &found {
-            Some(first) if *first != (method.clone(), address.clone()) => {
-                Err("the original request is named twice, and not the same".to_owned())
+        let headers = request.headers();
+        let mut named: Vec<(String, String)> = Vec::new();
+        let (mut methods, mut addresses) = (Vec::new(), Vec::new());
+        for (method_name, address_name) in HEADER_PAIRS {
+            let (method, address) = (header(headers, method_name)?, header(headers, address_name)?);
+            methods.extend(method.is_some().then_some((method_name, address_name)));
+            addresses.extend(address.is_some().then_some((method_name, address_name)));
+            if let (Some(method), Some(address)) = (method, address) {
+                let is_url = address_name == ORIGINAL_URL;
+                named.push((method, if is_url { path_and_query(&address)?.to_owned() } else { address }));
             }
-            _ => {
-                found = Some((method, address));
-                Ok(())
+        }
+        for (method_name, address_name) in addresses.iter().copied() {
+            if !methods.contains(&(method_name, address_name)) {
+                return Err(format!("the header {method_name} is missing"));
             }
-        };
-        for (method_name, address_name) in PAIRS {
-            let headers = request.headers();
-            match (header(headers, method_name)?, header(headers, address_name)?) {
-                (Some(method), Some(address)) => note(method, address)?,
-                (None, None) => {}
-                (Some(_), None) => return Err(format!("the header {address_name} is missing")),
-                (None, Some(_)) => return Err(format!("the header {method_name} is missing")),
+        }
+        for (method_name, address_name) in methods {
+            if !addresses.iter().any(|(method, _)| *method == method_name) {
+                return Err(format!("the header {address_name} is missing"));
             }
         }
         let own = request.uri().path_and_query().map_or("", |own| own.as_str());
         let rest = own.strip_prefix(prefix).ok_or("the path is not written plainly")?;
         if rest.starts_with('/') {
-            note(request.method().to_string(), rest.to_owned())?;
+            named.push((request.method().to_string(), rest.to_owned()));
         }
-        let (method, address) = found.ok_or_else(|| {
-            let [(method, address), (other, another)] = PAIRS;
-            format!("the headers {method} and {address} are missing, and so are {other} and {another}")
+        let mut named = named.into_iter();
+        let first = named.next().ok_or_else(|| {
+            let pairs = HEADER_PAIRS.map(|(method, address)| format!("{method} and {address}"));
+            format!("no headers name the original request: {}", pairs.join(", or "))
         })?;
-        Self::new(&method, &address)
+        if named.any(|other| other != first) {
+            return Err("the original request is named twice, and not the same".to_owned());
+        }
+        Self::new(&first.0, &first.1)
     }
 
     /// A request with this method and this address: a path, and what may follow it.
@@ -78,6 +94,25 @@ impl Original {
         let pairs = url::form_urlencoded::parse(self.query.as_bytes());
         pairs.filter(|(known, _)| known == name).map(|(_, value)| value.into_owned()).collect()
     }
+}
+
+/// Returns the path and the query of an `X-Original-URL`: an absolute http or https URL, or the path alone.
+///
+/// Nothing is normalized, because the service behind the proxy gets the path as it is. The host comes from the client, so
+/// one that another parser could split in another place is an error.
+fn path_and_query(address: &str) -> Result<&str, String> {
+    if address.starts_with('/') {
+        return Ok(address);
+    }
+    let rest = ["http://", "https://"].iter().find_map(|scheme| address.strip_prefix(scheme));
+    let rest = rest.ok_or("X-Original-URL is neither an http or https URL nor a path")?;
+    let end = rest.find('/').ok_or("X-Original-URL has no path")?;
+    let (host, path) = rest.split_at(end);
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte);
+    if host.is_empty() || !host.bytes().all(is_plain) {
+        return Err("X-Original-URL has a host that is not one".to_owned());
+    }
+    Ok(path)
 }
 
 /// The value of a header that stands once.

