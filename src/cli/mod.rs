@@ -2,6 +2,7 @@
 
 mod audit;
 mod backup;
+mod health;
 mod janitor;
 mod key;
 mod log;
@@ -114,6 +115,8 @@ enum Command {
     /// Look after the audit trail
     #[command(subcommand)]
     Audit(audit::Command),
+    /// Ask the service that runs with these settings whether it is ready: exit 0 if it is, else 1
+    Health,
     /// Delete what has expired long ago, as the service does every now and then; prints what that was
     Janitor,
     /// Copy the database, while it is in use, to a file that is not there yet (SQLite)
@@ -194,6 +197,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Some(Command::SigningKey(command)) => signing_key::run(&config, &command),
         Some(Command::Policy(command)) => policy::run(&config, command),
         Some(Command::Audit(command)) => audit::run(&config, command),
+        Some(Command::Health) => health::run(&config),
         Some(Command::Janitor) => janitor::run(&config),
         Some(Command::Backup { file }) => backup::back_up(&config, &file),
         Some(Command::RevokeAll { keep_api_keys }) => backup::revoke_all(&config, keep_api_keys),

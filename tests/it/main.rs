@@ -40,6 +40,7 @@ mod forward;
 mod forward_routes;
 mod gate;
 mod guessing;
+mod health_command;
 mod jwt;
 mod keys;
 mod killed;
