@@ -122,6 +122,7 @@ impl App {
             access_batch_limit: config.access_batch_limit,
             access_ttl: config.access_ttl,
             trusted_proxies: config.trusted_proxies.clone(),
+            provisioning_keys: config.provisioning_keys.clone(),
             refresh_ttl: config.refresh_ttl,
             refresh_grace: config.refresh_grace,
             session_ttl: config.session_ttl,
@@ -257,7 +258,7 @@ async fn make_root(parts: &Arc<Parts>) -> Result<(), StartError> {
     );
     let failed =
         |problem: Problem| StartError::Failed(format!("the root organization cannot be made: {problem}"));
-    let row = gate.decide_new(Undecided::new(row, path)).map_err(failed)?;
+    let row = gate.decide_new(&path, Undecided::new(row, path.clone())).map_err(failed)?;
     let work = parts.store.begin(gate.cause()).await?;
     work.audit(Entry::new(Event::OrganizationCreated).subject("Organization", id).within(row.path()));
     match work.insert(row).await {

@@ -31,6 +31,9 @@ pub trait Resource:
     /// What a client may write: the body of a create, and the fields of an update.
     type Body: Serialize + DeserializeOwned + ToSchema + 'static;
 
+    /// The action that permits to fetch it, such as `fetchForm`.
+    const FETCH: &'static str;
+
     /// The fields that only the service writes.
     const READ_ONLY: &'static [&'static str] = &["id", "createdAt", "updatedAt"];
 

@@ -12,6 +12,7 @@ mod m0003_families;
 mod m0004_keyring;
 mod m0005_attempts;
 mod m0006_audit;
+mod m0009_inactive_organizations;
 
 /// All steps, in their order.
 #[derive(Debug)]
@@ -27,6 +28,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0004_keyring::Migration),
             Box::new(m0005_attempts::Migration),
             Box::new(m0006_audit::Migration),
+            Box::new(m0009_inactive_organizations::Migration),
         ]
     }
 }

@@ -4,7 +4,7 @@ use super::question::{
     self, Asked, Decision, Named, Obstacle, POLICY_VERSION, PolicyView, Reasons, with_said,
 };
 use super::users::User;
-use crate::authz::{Ask, Circumstances};
+use crate::authz::Ask;
 use crate::http::openapi::Doc;
 use crate::http::{Caller, Gate, Json, Problem, Routes};
 use crate::values::{Id, Term, given, object_only};
@@ -218,8 +218,7 @@ async fn of_token(gate: &Gate, token: &SecretString) -> Result<Asked, Problem> {
     let obstacle = match Caller::of_token(parts, gate.engine(), token).await {
         Ok(caller) => match gate.step("evaluateAccess").find::<User>(&caller.id.to_string()).await {
             Ok(_) => {
-                let credential = Some(caller.credential.as_str());
-                let circumstances = Circumstances { credential, ..gate.moment() };
+                let circumstances = gate.circumstances_of(caller.credential);
                 return Ok(Asked::Known(Arc::clone(&caller.principal), circumstances));
             }
             // A token of somebody out of reach is like one of nobody.

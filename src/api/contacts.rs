@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 pub fn routes() -> Routes {
     Routes::of::<Contact>("Contacts", "/v2/contacts")
         .list::<Contact>("listContacts")
-        .fetch::<Contact>("fetchContact")
+        .fetch::<Contact>()
         .create::<Contact>("createContact")
         .update::<Contact>("updateContact")
         .delete::<Contact>("deleteContact")
@@ -102,6 +102,8 @@ impl Thing for Contact {
 impl Resource for Contact {
     type Entity = Entity;
     type Body = ContactBody;
+
+    const FETCH: &'static str = "fetchContact";
 
     fn holder_column() -> Column {
         Column::Organization

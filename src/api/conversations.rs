@@ -24,7 +24,7 @@ use utoipa::{PartialSchema, ToSchema};
 pub fn routes() -> Routes {
     Routes::of::<Conversation>("Conversations", "/v2/conversations")
         .list::<Conversation>("listConversations")
-        .fetch::<Conversation>("fetchConversation")
+        .fetch::<Conversation>()
         .post("", "createConversation", openapi::create::<Conversation, NewConversation>, create)
         .also(&["createMessage", "createContact", "referTo"])
         .patch("/{id}", "updateConversation", openapi::update::<Conversation>, update)
@@ -217,6 +217,8 @@ impl Resource for Conversation {
     type Entity = Entity;
     type Body = ConversationBody;
 
+    const FETCH: &'static str = "fetchConversation";
+
     fn holder_column() -> Column {
         Column::Organization
     }
@@ -254,7 +256,7 @@ async fn create(
             let held_by =
                 at.holder(&gate.reader(), Some(contact.organization), "contact.organization").await?;
             fields.insert("contact".into(), Value::String(contact.id.to_string()));
-            Some(at.decide_new(Undecided::new(contact, held_by))?)
+            Some(at.decide_new(&held_by, Undecided::new(contact, held_by.clone()))?)
         }
         None => None,
     };
@@ -264,7 +266,7 @@ async fn create(
     references.retain(|reference| contact.as_ref().is_none_or(|contact| contact.id != reference.id));
     row.participants = with_first(row.participants, gate.caller().id)?;
 
-    let row = gate.decide_new(Undecided::new(row, holder.clone()))?;
+    let row = gate.decide_new(&holder, Undecided::new(row, holder.clone()))?;
     let at = gate.at("createMessage");
     let first = new.messages.iter().map(|body| messages::permitted(&at, &row, body));
     let first = first.collect::<Result<Vec<_>, _>>()?;
@@ -300,7 +302,7 @@ async fn update(gate: Gate, (id, Json(patch)): (PathId, Json<Patch>)) -> Result<
         work.take_messages_along(&row).await?;
     }
     work.commit().await?;
-    Ok(crud::shown(&row))
+    Ok(crud::updated(&gate, &row))
 }
 
 /// The participants with this user as the first one, active.

@@ -46,7 +46,11 @@ pub async fn log_in(
     let (account, passed) = match (account, passed) {
         (Some(account), Some(passed)) if account.is_active() => (account, passed),
         (Some(account), passed) => {
-            let reason = if passed.is_some() { "blocked" } else { "wrong_password" };
+            let reason = match passed {
+                None => "wrong_password",
+                Some(_) if account.is_organization_active => "blocked",
+                Some(_) => "organization_inactive",
+            };
             return Err(failed(Some(&account), reason));
         }
         (None, _) => return Err(failed(None, "unknown_account")),

@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 pub fn routes() -> Routes {
     Routes::of::<Form>("Forms", "/v2/forms")
         .list::<Form>("listForms")
-        .fetch::<Form>("fetchForm")
+        .fetch::<Form>()
         .create::<Form>("createForm")
         .update::<Form>("updateForm")
         .delete::<Form>("deleteForm")
@@ -109,6 +109,8 @@ impl Thing for Form {
 impl Resource for Form {
     type Entity = Entity;
     type Body = FormBody;
+
+    const FETCH: &'static str = "fetchForm";
 
     fn holder_column() -> Column {
         Column::Organization

@@ -13,7 +13,7 @@ pub fn routes() -> Routes {
     Routes::of::<KnowledgeItem>("Knowledge items", "/v2/kbitems")
         .alias("/v2/knowledge-items")
         .list::<KnowledgeItem>("listKnowledgeItems")
-        .fetch::<KnowledgeItem>("fetchKnowledgeItem")
+        .fetch::<KnowledgeItem>()
         .create::<KnowledgeItem>("createKnowledgeItem")
         .update::<KnowledgeItem>("updateKnowledgeItem")
         .delete::<KnowledgeItem>("deleteKnowledgeItem")
@@ -98,6 +98,8 @@ impl Thing for KnowledgeItem {
 impl Resource for KnowledgeItem {
     type Entity = Entity;
     type Body = KnowledgeItemBody;
+
+    const FETCH: &'static str = "fetchKnowledgeItem";
 
     fn holder_column() -> Column {
         Column::Organization

@@ -166,7 +166,9 @@ pub async fn add(gate: &Gate, user: &Permitted<User>, new: NewKey) -> Result<Cre
     let work = gate.begin().await?;
     // Whoever blocks the user meanwhile has ended its keys already, and whoever ends the caller's session means its keys, too.
     if !work.account(user.id).await?.is_some_and(|account| account.is_active()) {
-        return Err(Problem::conflict("The user is blocked: it has no keys. Unblock it first."));
+        return Err(Problem::conflict(
+            "The user is blocked, or its organization is inactive: it can have no API keys.",
+        ));
     }
     gate.caller().check_again(&work, now).await?;
     work.insert_api_key(user, &row).await?;

@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 pub fn routes() -> Routes {
     Routes::of::<Message>("Messages", "/v2/messages")
         .list::<Message>("listMessages")
-        .fetch::<Message>("fetchMessage")
+        .fetch::<Message>()
         .post("", "createMessage", openapi::create::<Message, NewMessage>, create)
         .also(&["referTo"])
         .update::<Message>("updateMessage")
@@ -150,6 +150,8 @@ impl Resource for Message {
     type Entity = Entity;
     type Body = MessageBody;
 
+    const FETCH: &'static str = "fetchMessage";
+
     const READ_ONLY: &'static [&'static str] =
         &["id", "createdAt", "updatedAt", "organization", "conversation", "user"];
 
@@ -216,5 +218,6 @@ pub(super) fn permitted(
     fields.insert("conversation".into(), Value::String(conversation.id.to_string()));
     fields.insert("user".into(), Value::String(gate.caller().id.to_string()));
     let row: Message = resource::compose(&fields, crud::stamp(gate, conversation.organization))?;
-    gate.decide_new(Undecided::new(row, conversation.path().clone()))
+    let holder = conversation.path();
+    gate.decide_new(holder, Undecided::new(row, holder.clone()))
 }

@@ -15,6 +15,7 @@ pub mod keys;
 pub mod messages;
 pub mod organizations;
 pub mod orggroups;
+mod password_change;
 pub mod policies;
 pub mod question;
 pub mod revocation;

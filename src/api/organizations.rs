@@ -6,6 +6,7 @@ use crate::http::{Gate, Json, PathId, Problem, Routes, openapi};
 use crate::resource::{self, Reference, Resource};
 use crate::store::{Entry, Event, Reader, Work};
 use crate::values::{Email, Id, JsonObject, Label, Name, OrgPath, Timestamp, Url, json_list, word};
+use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse};
 use sea_orm::entity::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -16,7 +17,7 @@ use utoipa::ToSchema;
 pub fn routes() -> Routes {
     Routes::of::<Organization>("Organizations", "/v2/organizations")
         .list::<Organization>("listOrganizations")
-        .fetch::<Organization>("fetchOrganization")
+        .fetch::<Organization>()
         .post("", "createOrganization", openapi::create::<Organization, OrganizationBody>, create)
         .also(&["referTo"])
         .patch("/{id}", "updateOrganization", openapi::update::<Organization>, update)
@@ -105,7 +106,9 @@ json_list!(
 );
 
 word!(
-    /// Whether an organization is in use.
+    /// Whether an organization is active. While it is inactive, the users of the organization and of all organizations below
+    /// it cannot log in, and their access tokens, refresh tokens and API keys are not accepted. The root organization cannot
+    /// become inactive.
     OrganizationStatus { Active = "active", Inactive = "inactive" }
 );
 
@@ -126,6 +129,8 @@ impl Thing for Organization {
 impl Resource for Organization {
     type Entity = Entity;
     type Body = OrganizationBody;
+
+    const FETCH: &'static str = "fetchOrganization";
 
     const READ_ONLY: &'static [&'static str] = &["id", "createdAt", "updatedAt", "path", "level"];
 
@@ -159,7 +164,7 @@ async fn create(
     fields.insert("path".into(), Value::String(path.to_string()));
     fields.insert("level".into(), path.level().into());
     let row: Organization = resource::compose(&fields, stamp)?;
-    let row = gate.decide_new(Undecided::new(row, parent))?;
+    let row = gate.decide_new(&parent, Undecided::new(row, path))?;
     let row = work.insert(row).await?;
     work.audit(about(Event::OrganizationCreated, &row, &row.path));
     work.commit().await?;
@@ -204,9 +209,12 @@ async fn update(gate: Gate, (id, Json(patch)): (PathId, Json<Patch>)) -> Result<
         Some(_) => work.path(first.row.id).await?,
         None => None,
     };
-    let row = changed(&gate, &work.reader(), thing, &patch).await?.row;
+    let Proposal { before, row, .. } = changed(&gate, &work.reader(), thing, &patch).await?;
     let path = row.path.clone();
     let row = work.save(row).await?;
+    if before.status != row.status {
+        set_status(&work, &row)?;
+    }
     if let Some(old) = old.filter(|old| *old != path) {
         work.move_below(&row, &old, &path).await?;
         // Of both, the place that it leaves and the one that it comes to.
@@ -218,7 +226,23 @@ async fn update(gate: Gate, (id, Json(patch)): (PathId, Json<Patch>)) -> Result<
         [&old, &path].into_iter().for_each(|place| work.audit(moved(place)));
     }
     work.commit().await?;
-    Ok(crud::shown(&row))
+    Ok(crud::updated(&gate, &row))
+}
+
+/// Makes a change of the status take effect with the next request of each user of the organization and of those below it.
+fn set_status(work: &Work, organization: &Organization) -> Result<(), Problem> {
+    let event = match organization.status {
+        OrganizationStatus::Active => Event::OrganizationActivated,
+        OrganizationStatus::Inactive if organization.parent.is_none() => {
+            let message =
+                "The root organization cannot become inactive: nobody could log in to activate it again.";
+            return Err(Problem::new(StatusCode::CONFLICT, "root_organization", message));
+        }
+        OrganizationStatus::Inactive => Event::OrganizationDeactivated,
+    };
+    work.invalidate_all();
+    work.audit(about(event, organization, &organization.path));
+    Ok(())
 }
 
 /// The changed organization at its new place, if the caller may change it like this.

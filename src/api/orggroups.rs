@@ -14,7 +14,7 @@ pub fn routes() -> Routes {
     Routes::of::<OrganizationGroup>("Organization groups", "/v2/orggroups")
         .alias("/v2/organizationGroups")
         .list::<OrganizationGroup>("listOrganizationGroups")
-        .fetch::<OrganizationGroup>("fetchOrganizationGroup")
+        .fetch::<OrganizationGroup>()
         .create::<OrganizationGroup>("createOrganizationGroup")
         .update::<OrganizationGroup>("updateOrganizationGroup")
         .delete::<OrganizationGroup>("deleteOrganizationGroup")
@@ -88,6 +88,8 @@ impl Thing for OrganizationGroup {
 impl Resource for OrganizationGroup {
     type Entity = Entity;
     type Body = OrganizationGroupBody;
+
+    const FETCH: &'static str = "fetchOrganizationGroup";
 
     fn holder_column() -> Column {
         Column::Organization

@@ -3,7 +3,7 @@
 use super::question::{self, Asked, Named, POLICY_VERSION, PolicyView};
 use super::search::permitted_actions;
 use super::users::User;
-use crate::authz::{BundleError, Engine, matrix_rows};
+use crate::authz::{BundleError, Engine, ScopeCells, matrix_rows};
 use crate::http::openapi::{self, Doc};
 use crate::http::{Gate, Parts, PathId, Problem, Routes, audit, body};
 use crate::store::{Cause, Entry, Event, Outcome};
@@ -42,7 +42,7 @@ struct Policies {
     files: Vec<String>,
     /// The policies.
     policies: Vec<PolicyView>,
-    /// Every action, and what each scope may do with it.
+    /// The permission matrix, one row per action.
     matrix: Vec<MatrixRow>,
     /// Why the files as they are now are not in force; nothing where they are.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -50,17 +50,33 @@ struct Policies {
     fault: Option<String>,
 }
 
-/// What each scope may do with an action: `+`, `-`, or `self`.
+/// The permission matrix for one action: the decisions on a resource of the caller's own organization, of an organization
+/// below it, of one beside it and of the one above it.
 #[derive(Debug, Serialize, ToSchema)]
 struct MatrixRow {
-    /// The type that it is asked of; `*` where it is the same for all.
+    /// The resource type; `*` if all types of the action have the same decisions.
     resource: String,
     /// The action.
     action: String,
+    own: ScopeDecisions,
+    below: ScopeDecisions,
+    sibling: ScopeDecisions,
+    above: ScopeDecisions,
+}
+
+/// The decisions for the four scopes: `+` allow, `-` deny, `self` allow for the caller's own user only.
+#[derive(Debug, Serialize, ToSchema)]
+struct ScopeDecisions {
     guest: &'static str,
     agent: &'static str,
     bot: &'static str,
     admin: &'static str,
+}
+
+impl From<ScopeCells> for ScopeDecisions {
+    fn from([guest, agent, bot, admin]: ScopeCells) -> Self {
+        Self { guest, agent, bot, admin }
+    }
 }
 
 /// What came of reading the policies again.
@@ -116,8 +132,8 @@ async fn fetch(gate: Gate, (): ()) -> Result<HttpResponse, Problem> {
 fn view(gate: &Gate, engine: &Engine) -> Policies {
     let bundle = engine.bundle();
     let rows = matrix_rows(engine).into_iter().map(|row| {
-        let [guest, agent, bot, admin] = row.cells;
-        MatrixRow { resource: row.kind, action: row.action, guest, agent, bot, admin }
+        let [own, below, sibling, above] = row.cells.map(ScopeDecisions::from);
+        MatrixRow { resource: row.kind, action: row.action, own, below, sibling, above }
     });
     Policies {
         version: bundle.version().to_owned(),

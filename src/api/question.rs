@@ -92,7 +92,9 @@ pub async fn user_by_role(gate: &Gate, user: Id) -> Result<Asked, Problem> {
 fn asked(gate: &Gate, user: Option<&ByRole>) -> Asked {
     match user.and_then(|user| user.principal.as_ref()) {
         Some(principal) => Asked::Known(Arc::clone(principal), gate.moment()),
-        None => Asked::Unknown(Obstacle::new("blocked", "the user is blocked")),
+        None => {
+            Asked::Unknown(Obstacle::new("blocked", "the user is blocked, or its organization is inactive"))
+        }
     }
 }
 

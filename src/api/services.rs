@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 pub fn routes() -> Routes {
     Routes::of::<Service>("Services", "/v2/services")
         .list::<Service>("listServices")
-        .fetch::<Service>("fetchService")
+        .fetch::<Service>()
         .create::<Service>("createService")
         .update::<Service>("updateService")
         .delete::<Service>("deleteService")
@@ -89,6 +89,8 @@ impl Thing for Service {
 impl Resource for Service {
     type Entity = Entity;
     type Body = ServiceBody;
+
+    const FETCH: &'static str = "fetchService";
 
     fn holder_column() -> Column {
         Column::Organization

@@ -1,29 +1,31 @@
 //! Users: whoever calls, calls as one of them.
 
+use super::password_change::PasswordFields;
 use crate::authn::PasswordRules;
 use crate::authz::{Attribute, Permitted, Scope, Thing, UserFacts};
 use crate::http::body::from_value;
 use crate::http::crud::{self, Change, Patch, Proposal};
 use crate::http::guessing::Attempt;
 use crate::http::openapi::{self, Doc};
-use crate::http::{Credential, FieldError, Gate, Json, PathId, Problem, Routes};
+use crate::http::{FieldError, Gate, Json, PathId, Problem, Routes};
 use crate::resource::{self, Resource};
 use crate::store::{Account, Ending, Entry, Event, Outcome, Sessions, Work};
 use crate::values::{Email, Id, JsonObject, Name, Timestamp, Url, word};
+use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse};
 use sea_orm::entity::prelude::*;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::openapi::RefOr;
-use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaType, Type};
+use utoipa::openapi::schema::{Object, ObjectBuilder, Schema, SchemaType, Type};
 use utoipa::{PartialSchema, ToSchema};
 
 /// The routes.
 pub fn routes() -> Routes {
     Routes::of::<User>("Users", "/v2/users")
         .list::<User>("listUsers")
-        .fetch::<User>("fetchUser")
+        .fetch::<User>()
         .post("", "createUser", create_doc, create)
         .also(&["referTo"])
         .patch("/{id}", "updateUser", update_doc, update)
@@ -71,7 +73,8 @@ pub struct Model {
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct UserBody {
-    /// The organization that it is to belong to; the caller's if none.
+    /// The organization that the user belongs to. It decides where the user may act. Without it, the organization of the
+    /// caller: for an admin of the root organization that is the root, above all tenants.
     pub organization: Option<Id>,
     /// Its address, which it logs in with. No two users have the same.
     pub email: Email,
@@ -81,7 +84,8 @@ pub struct UserBody {
     pub family_name: Option<Name>,
     /// A picture of it.
     pub avatar: Option<Url>,
-    /// What it may do at most; `guest` if nothing is said.
+    /// The highest scope that its credentials can have; `guest` by default. At most the scope of the caller. Guests and
+    /// agents act in their own organization only, bots and admins also in the organizations below it.
     #[serde(default = "guest")]
     pub role: Scope,
     /// Whether its credentials are good at all.
@@ -97,7 +101,7 @@ const fn guest() -> Scope {
 }
 
 word!(
-    /// Whether a user can log in. One that is blocked has no credentials any more, and gets none back.
+    /// Whether a user can log in. Blocking a user ends its sessions and API keys for good.
     UserStatus { Active = "active", Blocked = "blocked" }
 );
 
@@ -124,11 +128,17 @@ impl Thing for User {
         };
         facts.attributes()
     }
+
+    fn granted_role(&self) -> Option<Scope> {
+        Some(self.role)
+    }
 }
 
 impl Resource for User {
     type Entity = Entity;
     type Body = UserBody;
+
+    const FETCH: &'static str = "fetchUser";
 
     const READ_ONLY: &'static [&'static str] = &["id", "createdAt", "updatedAt", "name"];
 
@@ -148,7 +158,10 @@ fn full_name(given: Option<&Name>, family: Option<&Name>) -> String {
 }
 
 /// Takes a text out of the fields of a body.
-fn take_secret(fields: &mut Map<String, Value>, name: &str) -> Result<Option<SecretString>, Problem> {
+pub(super) fn take_secret(
+    fields: &mut Map<String, Value>,
+    name: &str,
+) -> Result<Option<SecretString>, Problem> {
     match fields.remove(name) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(secret)) => Ok(Some(secret.into())),
@@ -157,13 +170,14 @@ fn take_secret(fields: &mut Map<String, Value>, name: &str) -> Result<Option<Sec
 }
 
 /// A password for this user: kept to the rules, then hashed.
-async fn hashed(gate: &Gate, user: &User, password: SecretString) -> Result<String, Problem> {
+pub(super) async fn hashed(gate: &Gate, user: &User, password: SecretString) -> Result<String, Problem> {
     let names = [&user.given_name, &user.family_name].into_iter().flatten().map(Name::as_str);
     let known = names.chain([user.email.as_str()]).map(str::to_owned).collect();
     Ok(gate.parts().passwords.hash(password, known).await?)
 }
 
-fn with_property(schema: RefOr<Schema>, name: &str, what: &str) -> RefOr<Schema> {
+/// A body with the further property `name`, a password.
+fn with_secret(schema: RefOr<Schema>, name: &str, what: &str) -> RefOr<Schema> {
     let secret = ObjectBuilder::new()
         .schema_type(SchemaType::from_iter([Type::String, Type::Null]))
         .description(Some(what))
@@ -171,9 +185,14 @@ fn with_property(schema: RefOr<Schema>, name: &str, what: &str) -> RefOr<Schema>
         .max_length(Some(PasswordRules::MAX))
         .write_only(true)
         .build();
+    with_property(schema, name, secret)
+}
+
+/// A body with a further property.
+fn with_property(schema: RefOr<Schema>, name: &str, property: Object) -> RefOr<Schema> {
     match schema {
         RefOr::T(Schema::Object(mut object)) => {
-            object.properties.insert(name.into(), RefOr::T(Schema::Object(secret)));
+            object.properties.insert(name.into(), RefOr::T(Schema::Object(property)));
             RefOr::T(Schema::Object(object))
         }
         other => other,
@@ -186,7 +205,7 @@ pub struct NewUser;
 
 impl PartialSchema for NewUser {
     fn schema() -> RefOr<Schema> {
-        with_property(
+        with_secret(
             UserBody::schema(),
             "password",
             "Its password. Without one it cannot log in, but use API keys.",
@@ -205,9 +224,22 @@ fn create_doc() -> Doc {
 }
 
 fn update_doc() -> Doc {
-    let body = with_property(UserBody::schema(), "password", "The new password.");
-    let current = "The password until now, which changing one's own password asks for.";
-    openapi::patch::<User>(with_property(body, "currentPassword", current))
+    let body = with_secret(
+        UserBody::schema(),
+        "password",
+        "The new password. It ends all other sessions of the user.",
+    );
+    let current = "The current password, which is required to change one's own password.";
+    let body = with_secret(body, "currentPassword", current);
+    let end_keys = ObjectBuilder::new()
+        .schema_type(SchemaType::from_iter([Type::Boolean, Type::Null]))
+        .description(Some(
+            "With `password`: whether all API keys of the user end, too. By default they do when an admin sets the password of \
+             another user, and do not when users change their own.",
+        ))
+        .write_only(true)
+        .build();
+    openapi::patch::<User>(with_property(body, "endKeys", end_keys))
 }
 
 /// `POST /v2/users`.
@@ -248,57 +280,36 @@ pub async fn add(gate: &Gate, mut fields: Patch) -> Result<Permitted<User>, Prob
 
 /// `PATCH /v2/users/{id}`.
 async fn update(gate: Gate, (id, Json(patch)): (PathId, Json<Patch>)) -> Result<HttpResponse, Problem> {
-    Ok(crud::shown(&change(&gate, &id.0, patch).await?))
+    let row = change(&gate, &id.0, patch).await?;
+    Ok(crud::updated(&gate, &row))
 }
 
-/// Changes a user, if the caller may. Changing one's own password asks for the current one (decision 13). Another password
-/// ends the user's other sessions; blocking ends all of its sessions and keys, for good.
+/// Changes a user, if the caller may. A change of one's own password requires the current one (decision 13). Blocking a user
+/// ends all of its sessions and API keys for good.
 pub async fn change(gate: &Gate, id: &str, mut patch: Patch) -> Result<Permitted<User>, Problem> {
-    let password = take_secret(&mut patch, "password")?;
-    let current = take_secret(&mut patch, "currentPassword")?;
-    if password.is_none() && current.is_some() {
-        return Err(Problem::field("currentPassword", "it is for changing `password`, which is missing"));
-    }
-    let change = Change { patch: &patch, also: if password.is_some() { &["password"] } else { &[] } };
+    let password = PasswordFields::take(&mut patch)?;
+    let change = Change { patch: &patch, also: password.changes() };
     let settle = |row: &mut User| {
         row.name = full_name(row.given_name.as_ref(), row.family_name.as_ref());
         None
     };
     let first = change.proposed(gate, &gate.reader(), gate.look_up(id).await?, settle).await?;
     gate.check_references(&gate.reader(), first.references).await?;
-    // Hashing is dear and must not keep others waiting: it comes before the unit of work.
-    let mut verified = None;
-    let hash = match password {
-        Some(password) => {
-            if first.row.id == gate.caller().id {
-                verified = Some(check_current(gate, &first.row, current).await?);
-            }
-            Some(hashed(gate, &first.row, password).await?)
-        }
-        None => None,
-    };
+    let password = password.prepare(gate, &first.row).await?;
     let work = gate.begin().await?;
     let thing = gate.look_up_in(&work, id).await?;
-    // Meanwhile the session may have ended, and the password be another one.
+    // The session may have ended while the password was hashed.
     let now = gate.parts().clock.now();
     gate.caller().check_again(&work, now).await?;
     let Proposal { before, row, .. } = change.proposed(gate, &work.reader(), thing, settle).await?;
-    if let Some(verified) = verified
-        && work.account(row.id).await?.and_then(|account| account.hash) != Some(verified)
-    {
-        return Err(not_current(gate, &row, "changed_meanwhile"));
+    if let Some(password) = &password {
+        password.check_unchanged(gate, &work, &row).await?;
     }
+    keep_root_admin(&work, &before, Some(&row)).await?;
     let row = work.save(row).await?;
     audit_change(&work, &before, &row);
-    if let Some(hash) = hash {
-        work.set_password(&row, &hash, now).await?;
-        work.audit(about(Event::UserPasswordChanged, &row));
-        // Whoever knew the old one is out; whoever changes its own stays.
-        let which = match gate.caller().credential {
-            Credential::Session(own) => Sessions::AllBut(own),
-            _ => Sessions::All,
-        };
-        work.end_sessions(row.id, which, Ending::Password, now).await?;
+    if let Some(password) = password {
+        password.set(gate, &work, &row, now).await?;
     }
     if row.status == UserStatus::Blocked {
         work.end_sessions(row.id, Sessions::All, Ending::Blocked, now).await?;
@@ -308,12 +319,37 @@ pub async fn change(gate: &Gate, id: &str, mut patch: Patch) -> Result<Permitted
     Ok(row)
 }
 
+/// 409 if the user is the last active admin of the root organization and would no longer be one. Nobody else could appoint
+/// another one. `after` is the changed user; none if it is deleted.
+async fn keep_root_admin(
+    work: &Work,
+    before: &Permitted<User>,
+    after: Option<&Permitted<User>>,
+) -> Result<(), Problem> {
+    let is_root_admin = |user: &Permitted<User>| {
+        user.path().parent().is_none() && user.role == Scope::Admin && user.status == UserStatus::Active
+    };
+    if !is_root_admin(before) || after.is_some_and(is_root_admin) {
+        return Ok(());
+    }
+    if work.has_other_root_admin(before.id).await? {
+        return Ok(());
+    }
+    Err(Problem::new(
+        StatusCode::CONFLICT,
+        "last_root_admin",
+        "The user is the last active admin of the root organization. It cannot be deleted, blocked, moved or given another \
+         role before another active user of the root organization has the role admin.",
+    ))
+}
+
 /// `DELETE /v2/users/{id}`.
 async fn delete(gate: Gate, id: PathId) -> Result<HttpResponse, Problem> {
     gate.find::<User>(&id.0).await?;
     let work = gate.begin().await?;
     let row = gate.decide(gate.look_up_in::<User>(&work, &id.0).await?, &gate.circumstances())?;
     gate.caller().check_again(&work, gate.parts().clock.now()).await?;
+    keep_root_admin(&work, &row, None).await?;
     work.delete(&row).await?;
     work.audit(about(Event::UserDeleted, &row));
     work.commit().await?;
@@ -321,7 +357,7 @@ async fn delete(gate: Gate, id: PathId) -> Result<HttpResponse, Problem> {
 }
 
 /// An entry of the audit trail about a user, where it belongs.
-fn about(event: Event, user: &Permitted<User>) -> Entry {
+pub(super) fn about(event: Event, user: &Permitted<User>) -> Entry {
     Entry::new(event).user(user.id).within(user.path())
 }
 
@@ -352,13 +388,13 @@ fn wrong_current(message: &str) -> Problem {
 }
 
 /// The same, of which the audit trail is told: whoever has found a token may want to find the password, too.
-fn not_current(gate: &Gate, user: &Permitted<User>, reason: &str) -> Problem {
+pub(super) fn not_current(gate: &Gate, user: &Permitted<User>, reason: &str) -> Problem {
     let entry = about(Event::UserPasswordChanged, user).outcome(Outcome::Failed).with("reason", reason);
     wrong_current("it is not your current password").told(gate.cause(), entry)
 }
 
 /// Checks the password until now of the caller's own user, and gives the hash by which it is right.
-async fn check_current(
+pub(super) async fn check_current(
     gate: &Gate,
     user: &Permitted<User>,
     current: Option<SecretString>,

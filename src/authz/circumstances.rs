@@ -12,6 +12,8 @@ use std::net::IpAddr;
 pub struct Circumstances {
     /// How the caller proved who it is: `password`, `apiKey` or `terminal`.
     pub credential: Option<&'static str>,
+    /// Whether an API key is one of the provisioning keys of the settings; none for other credentials.
+    pub provisioning: Option<bool>,
     /// From where it calls.
     pub ip: Option<IpAddr>,
     /// When.
@@ -20,6 +22,8 @@ pub struct Circumstances {
     pub changes: Option<Vec<String>>,
     /// The scope that a key is wanted for.
     pub scope: Option<Scope>,
+    /// The role that a user would get: of a new user its role, of a changed one the new role.
+    pub role: Option<Scope>,
     /// What whoever asks says of the call, in Cedar's JSON form; what the service itself knows goes before it.
     pub said: Map<String, Value>,
 }
@@ -29,10 +33,12 @@ impl Circumstances {
     pub(super) fn knows(&self, name: &str) -> bool {
         match name {
             "credential" => self.credential.is_some(),
+            "provisioning" => self.provisioning.is_some(),
             "ip" => self.ip.is_some(),
             "now" => self.now.is_some(),
             "changes" => self.changes.is_some(),
             "scope" => self.scope.is_some(),
+            "role" => self.role.is_some(),
             _ => false,
         }
     }
@@ -48,6 +54,9 @@ impl Circumstances {
             let credential = self.credential.map(str::to_owned);
             add("credential", credential.map(RestrictedExpression::new_string));
         }
+        if wanted("provisioning") {
+            add("provisioning", self.provisioning.map(RestrictedExpression::new_bool));
+        }
         if wanted("ip") {
             add("ip", self.ip.map(|ip| RestrictedExpression::new_ip(ip.to_string())));
         }
@@ -58,9 +67,11 @@ impl Circumstances {
             let changes = self.changes.as_ref();
             add("changes", changes.map(|changes| RestrictedExpression::new_set(changes.iter().map(text))));
         }
-        if wanted("scope") {
-            let scope = self.scope.and_then(|scope| uid(SCOPE, scope.as_str()));
-            add("scope", scope.map(RestrictedExpression::new_entity_uid));
+        for (name, scope) in [("scope", self.scope), ("role", self.role)] {
+            if wanted(name) {
+                let scope = scope.and_then(|scope| uid(SCOPE, scope.as_str()));
+                add(name, scope.map(RestrictedExpression::new_entity_uid));
+            }
         }
         known
     }

@@ -25,7 +25,7 @@ use quick_cache::sync::Cache;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -306,7 +306,8 @@ impl Engine {
             return Err(unfit("subject", principal.type_name()));
         }
         let (kind, id) = resource.body().name();
-        let thing = slice.resources.get(kind).ok_or_else(|| unfit("resource", &kind))?;
+        let is_new = matches!(resource.body(), Body::Own(own) if own.is_new);
+        let thing = slice.resource_type(kind, is_new).ok_or_else(|| unfit("resource", &kind))?;
         let thing = EntityUid::from_type_name_and_id(thing.clone(), EntityId::new(id));
         let entity = match resource.body() {
             Body::Own(own) => {
@@ -338,9 +339,10 @@ impl Engine {
     /// The entities that the context names, since policies may look at them, too.
     fn named(&self, slice: &Slice, circumstances: &Circumstances) -> Vec<Arc<Entity>> {
         let said = slice.heard(circumstances).map(|(_, value)| value);
-        let scope = circumstances.scope.and_then(|scope| uid(SCOPE, scope.as_str()));
+        let scopes = BTreeSet::from_iter([circumstances.scope, circumstances.role].into_iter().flatten());
+        let scopes = scopes.into_iter().filter_map(|scope| uid(SCOPE, scope.as_str()));
         let mut named = self.domain.named_in(said);
-        named.extend(scope.and_then(|scope| self.domain.entity(&scope)));
+        named.extend(scopes.filter_map(|scope| self.domain.entity(&scope)));
         named
     }
 
@@ -370,13 +372,15 @@ impl Engine {
         }
     }
 
-    /// The new thing, if the action is permitted in the organization that is to hold it.
-    pub fn permit_within<T: Thing>(
+    /// The new resource, if the action is permitted on the organization that is to hold it, at `holder`, and on the
+    /// resource itself (decision 14). A new organization is held by the organization above it.
+    pub fn permit_new<T: Thing>(
         &self,
         ask: &Ask<'_>,
+        holder: &OrgPath,
         thing: Undecided<T>,
     ) -> Result<Permitted<T>, Denied> {
-        if self.allows(ask, &Resourced::organization(thing.path())) {
+        if self.allows(ask, &Resourced::organization(holder)) && self.allows(ask, &thing.created()) {
             Ok(thing.permitted())
         } else {
             Err(Denied::new(ask.action))

@@ -46,9 +46,14 @@ pub trait Thing {
     /// Its id.
     fn id(&self) -> Id;
 
-    /// Its attributes, as the schema declares them. Its place in the tree of organizations is not among them.
+    /// Its attributes, as the schema declares them. `organization` is added from its place in the tree of organizations.
     fn attributes(&self) -> Vec<(&'static str, Attribute)> {
         Vec::new()
+    }
+
+    /// The role that a user has or would have; none for other resources. Policies read it as `context.role`.
+    fn granted_role(&self) -> Option<Scope> {
+        None
     }
 }
 
@@ -305,6 +310,8 @@ pub(super) struct Own {
     pub(super) attributes: Attributes,
     /// Where the organization stands that holds it; an organization itself. None of what stands nowhere.
     pub(super) path: Option<OrgPath>,
+    /// Whether the resource is being created. Only then does a create action apply to its type.
+    pub(super) is_new: bool,
 }
 
 impl Body {
@@ -335,20 +342,33 @@ impl Own {
 
 impl Resourced {
     /// A thing held by the organization that stands at `path`. An organization stands there itself.
-    pub(super) fn new(kind: &str, id: Id, mut attributes: Attributes, path: &OrgPath) -> Self {
+    pub(super) fn new(kind: &str, id: Id, attributes: Attributes, path: &OrgPath) -> Self {
+        Self::local(kind, id, attributes, path, false)
+    }
+
+    /// The same of a resource that is being created.
+    pub(super) fn created(kind: &str, id: Id, attributes: Attributes, path: &OrgPath) -> Self {
+        Self::local(kind, id, attributes, path, true)
+    }
+
+    fn local(kind: &str, id: Id, mut attributes: Attributes, path: &OrgPath, is_new: bool) -> Self {
         if kind == ORGANIZATION {
             attributes = organization_attributes(path);
         }
         let path = Some(path.clone());
-        Self::own(Own { kind: kind.to_owned(), id: id.to_string(), attributes, path })
+        Self::own(Own { kind: kind.to_owned(), id: id.to_string(), attributes, path, is_new })
     }
 
-    fn own(own: Own) -> Self {
+    fn own(mut own: Own) -> Self {
+        if place(&own.attributes).is_none() {
+            let holder = own.path.as_ref().map_or(Id::NONE, OrgPath::own);
+            own.attributes.push((PLACE, Attribute::Thing(ORGANIZATION, holder)));
+        }
         let fingerprint = Fingerprint::of(&own);
         let place_print = match place(&own.attributes) {
             _ if own.kind == ORGANIZATION => fingerprint,
             Some(Attribute::Thing(ORGANIZATION, _)) | None => {
-                Fingerprint::of(&(&own.kind, place(&own.attributes), &own.path))
+                Fingerprint::of(&(&own.kind, place(&own.attributes), &own.path, own.is_new))
             }
             Some(_) => fingerprint,
         };
@@ -380,7 +400,7 @@ impl Resourced {
     /// A thing of type `kind` that stands nowhere, so that nobody has it within reach. `id` is what the caller calls it.
     pub fn nowhere(kind: &str, id: &str) -> Self {
         let attributes = least_attributes(kind, Id::NONE);
-        Self::own(Own { kind: kind.to_owned(), id: id.to_owned(), attributes, path: None })
+        Self::own(Own { kind: kind.to_owned(), id: id.to_owned(), attributes, path: None, is_new: false })
     }
 
     /// Where the organization stands that holds it; an organization itself. None of what stands nowhere.
@@ -438,5 +458,6 @@ fn least_attributes(kind: &str, organization: Id) -> Attributes {
 fn organization_attributes(path: &OrgPath) -> Attributes {
     let parent = path.parent().map(|parent| ("parent", Attribute::Thing(ORGANIZATION, parent)));
     let level = Attribute::Long(i64::try_from(path.level()).unwrap_or(i64::MAX));
-    [("level", level)].into_iter().chain(parent).collect()
+    let own = Attribute::Thing(ORGANIZATION, path.own());
+    [(PLACE, own), ("level", level)].into_iter().chain(parent).collect()
 }

@@ -1,4 +1,4 @@
-//! Who may do what, in one table: every action, asked for every scope.
+//! The permission matrix: what each scope may do, for every action, in its own organization and around it.
 
 use super::circumstances::Circumstances;
 use super::facts::{Principal, Resourced, USER, UserFacts};
@@ -6,33 +6,63 @@ use super::{Ask, Engine, Scope, ScopeSet};
 use crate::values::{Id, OrgPath};
 use std::fmt::Write;
 
-/// What a scope may do with an action: to any thing of its own organization, to its own user only, or not at all.
-fn cell(engine: &Engine, action: &str, kind: &str, scope: Scope) -> &'static str {
-    let path = OrgPath::root(Id::NONE);
+/// Where a resource is, seen from the organization of the caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Location {
+    Own,
+    Below,
+    Sibling,
+    Above,
+}
+
+impl Location {
+    const ALL: [Self; 4] = [Self::Own, Self::Below, Self::Sibling, Self::Above];
+
+    /// The organization there. The caller's organization has one above it, one beside it and one below it.
+    fn path(self) -> OrgPath {
+        let id = |number: u8| format!("{number:024x}").parse().unwrap_or(Id::NONE);
+        let above = OrgPath::root(id(1));
+        let own = above.child(id(2));
+        match self {
+            Self::Own => own,
+            Self::Below => own.child(id(3)),
+            Self::Sibling => above.child(id(4)),
+            Self::Above => above,
+        }
+    }
+}
+
+/// The decisions for a scope: `+` allow, `-` deny, `self` allow for the caller's own user only.
+fn cell(engine: &Engine, action: &str, kind: &str, scope: Scope, location: Location) -> &'static str {
+    let home = Location::Own.path();
     let own = Id::EXAMPLE;
-    let facts = UserFacts { organization: path.own(), role: scope, status: "active", email: None };
+    let facts = UserFacts { organization: home.own(), role: scope, status: "active", email: None };
     let scopes = engine.effective(&ScopeSet::from(scope), scope);
-    let principal = Principal::new(own, &path, facts, scopes.as_ref());
+    let principal = Principal::new(own, &home, facts, scopes.as_ref());
     let circumstances = Circumstances::default();
     let ask = Ask { principal: &principal, action, circumstances: &circumstances, trail: None };
-    if engine.could(&ask, kind) {
+    let is_self = || engine.allows(&ask, &Resourced::new(USER, own, facts.attributes(), &home));
+    if engine.allows(&ask, &Resourced::hypothetical(kind, &location.path())) {
         "+"
-    } else if kind == USER && engine.allows(&ask, &Resourced::new(USER, own, facts.attributes(), &path)) {
+    } else if location == Location::Own && kind == USER && is_self() {
         "self"
     } else {
         "-"
     }
 }
 
+/// The decisions for the four scopes, in ascending order: `+`, `-` or `self`.
+pub type ScopeCells = [&'static str; 4];
+
 /// A row: what each scope may do with an action.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct MatrixRow {
-    /// The type that it is asked of; `*` where all its types have the same cells.
+    /// The resource type; `*` if all types of the action have the same cells.
     pub kind: String,
     /// The action.
     pub action: String,
-    /// `+`, `-` or `self`, by scope in ascending order.
-    pub cells: [&'static str; 4],
+    /// On a resource of the caller's own organization, of one below it, of one beside it and of the one above it.
+    pub cells: [ScopeCells; 4],
 }
 
 /// The rows of the matrix: every action that users take, by type and name.
@@ -40,11 +70,13 @@ pub fn matrix_rows(engine: &Engine) -> Vec<MatrixRow> {
     let mut rows = Vec::new();
     for action in engine.bundle().actions() {
         let kinds = engine.kinds(&action);
-        // Actions of other domains are no matter of scopes.
+        // The matrix is about scopes, which principals of other domains do not have.
         if !kinds.iter().any(|kind| engine.actions_between(USER, kind).contains(&action.as_str())) {
             continue;
         }
-        let cells = |kind: &String| Scope::ALL.map(|scope| cell(engine, &action, kind, scope));
+        let cells = |kind: &String| {
+            Location::ALL.map(|location| Scope::ALL.map(|scope| cell(engine, &action, kind, scope, location)))
+        };
         let row =
             |kind: &String| MatrixRow { kind: kind.clone(), action: action.clone(), cells: cells(kind) };
         let mut of_kinds: Vec<MatrixRow> = kinds.iter().map(row).collect();
@@ -60,22 +92,36 @@ pub fn matrix_rows(engine: &Engine) -> Vec<MatrixRow> {
     rows
 }
 
+/// The scopes of a cell that may, such as `bot, admin`; `-` if none may.
+fn permitted_scopes(cells: &ScopeCells) -> String {
+    let permitted = Scope::ALL.iter().zip(cells).filter_map(|(scope, cell)| match *cell {
+        "+" => Some(scope.to_string()),
+        "self" => Some(format!("{scope} (self)")),
+        _ => None,
+    });
+    let permitted: Vec<String> = permitted.collect();
+    if permitted.is_empty() { "-".to_owned() } else { permitted.join(", ") }
+}
+
 /// The matrix as a Markdown page.
 pub fn matrix(engine: &Engine) -> String {
     let mut page = String::from(
-        "# Who may do what\n\n\
-         Made by `cedargate policy matrix` from the policies, and checked by a test. Each cell is Cedar's own answer for a\n\
-         caller with that scope, asked of a thing in the caller's organization: `+` permitted, `-` denied, `self` permitted\n\
-         on the caller's own user only. Creating and listing are asked of the organization that holds the things.\n\n\
-         | asked of | action | guest | agent | bot | admin |\n\
-         | --- | --- | :-: | :-: | :-: | :-: |\n",
+        "# Permission matrix\n\n\
+         Generated by `cedargate policy matrix` from the policies, and compared by a test. Each cell lists the scopes for which\n\
+         Cedar allows the action on a resource of the caller's own organization, of an organization below it, of one beside it\n\
+         (sibling), and of the one above it. `(self)`: on the caller's own user only. Lists and creations are authorized on the\n\
+         organization that holds the resources; a creation is authorized on the new resource, too.\n\n\
+         | resource | action | own | below | sibling | above |\n\
+         | --- | --- | --- | --- | --- | --- |\n",
     );
     for MatrixRow { kind, action, cells } in matrix_rows(engine) {
+        let cells = cells.each_ref().map(permitted_scopes);
         let _ = writeln!(page, "| {kind} | {action} | {} |", cells.join(" | "));
     }
     page.push_str(
-        "\n## Conditions\n\nWhat a forbid takes away whoever permits it, and why. The table above asks without its condition.\n\n\
-         | policy | file | why |\n| --- | --- | --- |\n",
+        "\n## Conditions\n\nThe forbid policies. They apply to every caller, and no permit overrides them. The matrix is computed with an\n\
+         empty request context: conditions on the credential, on the changed fields and on the granted role or scope are not in it.\n\n\
+         | policy | file | description |\n| --- | --- | --- |\n",
     );
     for policy in engine.bundle().policies().filter(|policy| !policy.permits) {
         let file = policy.file.rsplit('/').next().unwrap_or_default();

@@ -29,7 +29,7 @@ pub use engine::{Ask, Engine};
 pub use explain::Missing;
 pub use facts::{Attribute, Foreign, Principal, Resourced, Thing, UserFacts, boolean, entity, text};
 pub use live::{Live, Reloads};
-pub use matrix::{MatrixRow, matrix, matrix_rows};
+pub use matrix::{MatrixRow, ScopeCells, matrix, matrix_rows};
 pub use permitted::{Denied, Permitted, Undecided, Within};
 pub use scope::{Scope, ScopeSet};
 pub use trail::Trail;

@@ -1,8 +1,8 @@
 //! Undecided -> Permitted. Only the engine turns the one into the other, and only what is permitted can be shown or
 //! saved: a handler that forgets to ask does not compile.
 
-use super::Resourced;
 use super::facts::Thing;
+use super::{Resourced, Scope};
 use crate::values::{Id, OrgPath};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -55,11 +55,6 @@ impl<T> Undecided<T> {
         Self { thing: Arc::new(thing), path, resourced: OnceLock::new() }
     }
 
-    /// Where the organization stands that holds it.
-    pub(super) fn path(&self) -> &OrgPath {
-        &self.path
-    }
-
     /// To be called by the engine when it has permitted it.
     pub(super) fn permitted(self) -> Permitted<T> {
         Permitted { thing: self.thing, path: self.path }
@@ -73,6 +68,16 @@ impl<T: Thing> Undecided<T> {
             Resourced::new(T::TYPE, self.thing.id(), self.thing.attributes(), &self.path).into()
         });
         Arc::clone(resourced)
+    }
+
+    /// What Cedar must know of it as a resource that is being created.
+    pub(super) fn created(&self) -> Resourced {
+        Resourced::created(T::TYPE, self.thing.id(), self.thing.attributes(), &self.path)
+    }
+
+    /// The role that a user has or would have; none for other resources.
+    pub fn granted_role(&self) -> Option<Scope> {
+        self.thing.granted_role()
     }
 }
 
@@ -110,6 +115,13 @@ impl<T> Permitted<T> {
     /// A changed form of it, to be asked about, held by the organization that stands at `path`.
     pub fn changed(&self, thing: T, path: OrgPath) -> Undecided<T> {
         Undecided::new(thing, path)
+    }
+}
+
+impl<T: Thing> Permitted<T> {
+    /// What Cedar must know of it, to decide whether another action on it is permitted.
+    pub fn resourced(&self) -> Resourced {
+        Resourced::new(T::TYPE, self.thing.id(), self.thing.attributes(), &self.path)
     }
 }
 

@@ -6,7 +6,8 @@ use cedar_policy::{EntityTypeName, EntityUid};
 use serde_json::Value;
 use std::collections::{BTreeSet, HashSet};
 
-/// The attribute that names the organization of a thing.
+/// The attribute that names the organization of a principal or resource. It is part of the place, which every cache key
+/// has, so that reading it is no further read.
 pub(super) const PLACE: &str = "organization";
 
 /// What the policies of one action read.
@@ -105,6 +106,7 @@ impl Found {
             ("." | "has", Some("context"), Some(name)) => {
                 self.context.insert(name.to_owned());
             }
+            ("." | "has", Some("principal" | "resource"), Some(PLACE)) => {}
             // The type is always known.
             ("is", Some(_), None) if operands.get("in").is_none() => {}
             // In a place, which is no thing of its own type.
@@ -168,7 +170,11 @@ mod tests {
             ("resource in principal", true, true),
             ("resource in principal.team", true, true),
             ("resource in principal.organization.parent", true, true),
-            (r#"principal.organization == Organization::"x""#, true, false),
+            (r#"principal.organization == Organization::"x""#, false, false),
+            ("resource has organization && resource.organization != principal.organization", false, false),
+            ("resource.organization == principal", true, false),
+            ("principal.organization.parent == resource.organization", true, true),
+            ("principal has organization", false, false),
             (r#"principal.role == Scope::"a""#, true, false),
             ("resource has type", false, true),
             (r#"resource.type like "a*""#, false, true),

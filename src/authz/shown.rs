@@ -160,6 +160,9 @@ impl Serialize for Circumstances {
         if let Some(credential) = &self.credential {
             context.serialize_entry("credential", credential)?;
         }
+        if let Some(provisioning) = self.provisioning {
+            context.serialize_entry("provisioning", &provisioning)?;
+        }
         if let Some(ip) = &self.ip {
             context.serialize_entry("ip", &extension("ip", ip))?;
         }
@@ -169,8 +172,10 @@ impl Serialize for Circumstances {
         if let Some(changes) = &self.changes {
             context.serialize_entry("changes", changes)?;
         }
-        if let Some(scope) = self.scope {
-            context.serialize_entry("scope", &reference(SCOPE, scope.as_str()))?;
+        for (name, scope) in [("scope", self.scope), ("role", self.role)] {
+            if let Some(scope) = scope {
+                context.serialize_entry(name, &reference(SCOPE, scope.as_str()))?;
+            }
         }
         context.end()
     }

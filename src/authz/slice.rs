@@ -72,6 +72,8 @@ pub(super) struct Slice {
     /// The types that the action applies to, by their names.
     pub(super) principals: BTreeMap<String, EntityTypeName>,
     pub(super) resources: BTreeMap<String, EntityTypeName>,
+    /// The type of the resources that the action creates: it applies to a resource of this type that is being created.
+    creates: Option<EntityTypeName>,
     /// Tells the slices of an engine apart.
     pub(super) number: usize,
     /// What the action's context declares.
@@ -125,13 +127,20 @@ impl Slice {
         let base = actions.chain(named).collect();
         let named = |kind: EntityTypeName| (kind.to_string(), kind);
         let reads = Reads::of(rules.iter().map(|rule| &rule.found), &declared, &principals, &resources);
+        let mut resources: BTreeMap<String, EntityTypeName> = resources.into_iter().map(named).collect();
+        let creates = created_type(action).and_then(|kind| resources.get(kind).cloned());
+        // A question is about the organization that would hold a new resource: an existing one is not created.
+        if let Some(creates) = creates.as_ref().filter(|_| resources.len() > 1) {
+            resources.remove(&creates.to_string());
+        }
         Ok(Self {
             action: action.clone(),
             name: raw(&action_name(action)),
             rules,
             base,
             principals: principals.into_iter().map(named).collect(),
-            resources: resources.into_iter().map(named).collect(),
+            resources,
+            creates,
             number,
             declared,
             reads,
@@ -139,6 +148,14 @@ impl Slice {
             shape,
             answers: Answers::default(),
         })
+    }
+
+    /// The resource type of this name, if the action applies to such a resource, or to one that is being created.
+    pub(super) fn resource_type(&self, kind: &str, is_new: bool) -> Option<&EntityTypeName> {
+        match is_new {
+            true => self.creates.as_ref().filter(|creates| creates.basename() == kind),
+            false => self.resources.get(kind),
+        }
     }
 
     /// Whether any of the policies reads anything of the context.
@@ -202,11 +219,17 @@ impl Slice {
             circumstances.ip.filter(|_| reads("ip")),
             circumstances.now.filter(|_| reads("now")),
             circumstances.changes.as_ref().filter(|_| reads("changes")),
-            circumstances.scope.filter(|_| reads("scope")),
-            // What the service knows goes before what is said, so it counts whether it knows.
+            (
+                circumstances.provisioning.filter(|_| reads("provisioning")),
+                circumstances.scope.filter(|_| reads("scope")),
+                circumstances.role.filter(|_| reads("role")),
+            ),
+            // A value that the service knows replaces what a client says, so the key depends on which values are known.
             circumstances.credential.is_some(),
+            circumstances.provisioning.is_some(),
             circumstances.ip.is_some(),
             circumstances.changes.is_some(),
+            circumstances.role.is_some(),
             said,
         )))
     }
@@ -243,6 +266,12 @@ impl Slice {
         Context::from_json_value(Value::Object(fields), Some((schema, &self.action)))
             .map_err(|error| format!("context: {}", with_causes(&error)))
     }
+}
+
+/// The name of the type that an action of this service creates: `Form` for `createForm`; none for other actions.
+fn created_type(action: &EntityUid) -> Option<&str> {
+    let is_own = action.type_name().namespace().is_empty();
+    action.id().unescaped().strip_prefix("create").filter(|_| is_own)
 }
 
 /// Whether a policy can speak of a principal and a resource of these types.

@@ -56,6 +56,7 @@ Settings, from the file (in small letters, without the prefix) and from the envi
   CEDARGATE_ACCESS_BATCH_LIMIT    questions in one batch of /access/v1/evaluations at most  [1000]
   CEDARGATE_FORWARD_ROUTES        a TOML file with the routes of other services, for /v2/authorize/forward
   CEDARGATE_TRUSTED_PROXIES       proxies whose X-Forwarded-For is believed: addresses and ranges, separated by commas
+  CEDARGATE_PROVISIONING_KEYS     ids of API keys that may administer users, sessions and keys, separated by commas  [none]
   CEDARGATE_GUESSING_WAIT_MAX     seconds that somebody who guesses passwords waits at most  [900]
   CEDARGATE_RATE_LIMIT_PER_CALLER   requests a second of one user, 0 for any number  [0]
   CEDARGATE_RATE_LIMIT_PER_ADDRESS  requests a second from one address, 0 for any number  [0]

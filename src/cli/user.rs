@@ -1,10 +1,11 @@
 //! `cedargate user`.
 
 use super::{Failure, Outcome, block_on, open, password_from_stdin, say};
+use crate::api::organizations::Organization;
 use crate::api::users::{self, User};
 use crate::app::App;
 use crate::authn::random_password;
-use crate::authz::Scope;
+use crate::authz::{Permitted, Scope};
 use crate::config::Config;
 use crate::http::Problem;
 use crate::store::ListQuery;
@@ -12,18 +13,19 @@ use crate::values::{Email, Id};
 use clap::Subcommand;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value, json};
+use std::io::Write;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Make a user; prints its id, and its password if that is a random one
+    /// Create a user; prints its id, its password if that is a random one, and on standard error its organization
     Add {
         /// What it logs in with
         #[arg(long)]
         email: Email,
-        /// guest, agent, bot or admin
+        /// guest, agent, bot or admin: guests and agents act in their own organization only, bots and admins also below it
         #[arg(long, default_value = "guest")]
         role: Scope,
-        /// Its organization; the root if none
+        /// Its organization; without it the root organization, above all tenants
         #[arg(long, value_name = "ID")]
         organization: Option<Id>,
         /// Its given name
@@ -74,6 +76,8 @@ pub(super) fn run(config: &Config, command: Command) -> Outcome {
                 if let Some(password) = random {
                     say(password.expose_secret());
                 }
+                let place = place(&app, &user).await.map_err(|problem| Failure::problem(&problem))?;
+                let _ = writeln!(std::io::stderr(), "{place}");
                 Ok(())
             }
             Command::List => list(&app).await.map_err(|problem| Failure::problem(&problem)),
@@ -87,6 +91,21 @@ pub(super) fn run(config: &Config, command: Command) -> Outcome {
             }
         }
     })
+}
+
+/// Says in which organization a user is, and where it may act.
+async fn place(app: &App, user: &Permitted<User>) -> Result<String, Problem> {
+    let gate = app.terminal("fetchOrganization").await.map_err(Problem::internal)?;
+    let organization = gate.find::<Organization>(&user.organization.to_string()).await?;
+    let rank = if organization.parent.is_none() { ", the root organization, above all tenants" } else { "" };
+    let reach = match user.role {
+        Scope::Guest | Scope::Agent => "in it only",
+        Scope::Bot | Scope::Admin => "in it and in the organizations below it",
+    };
+    let (id, name, role) = (organization.id, organization.name.as_str(), user.role);
+    Ok(format!(
+        "The user belongs to the organization {id} ({name:?}{rank}). With the role {role} it acts {reach}."
+    ))
 }
 
 /// The user with this address.

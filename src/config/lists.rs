@@ -1,5 +1,6 @@
 //! Settings that are lists: arrays in the file, separated by commas in the environment.
 
+use crate::values::Id;
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer};
 use std::net::IpAddr;
@@ -37,6 +38,11 @@ pub(super) fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec
         })
     };
     names(deserializer)?.into_iter().map(network).collect()
+}
+
+/// A list of ids, such as those of API keys.
+pub(super) fn ids<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Id>, D::Error> {
+    names(deserializer)?.iter().map(|text| text.parse().map_err(serde::de::Error::custom)).collect()
 }
 
 /// A list: an array in the file, separated by commas in the environment.

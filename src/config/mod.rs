@@ -6,7 +6,7 @@ mod load;
 #[cfg(test)]
 mod tests;
 
-use crate::values::word;
+use crate::values::{Id, word};
 use ipnet::IpNet;
 use secrecy::SecretString;
 use serde::Deserialize;
@@ -68,6 +68,9 @@ pub struct Config {
     /// The proxies whose `X-Forwarded-For` is believed: addresses and CIDR ranges.
     #[serde(deserialize_with = "lists::networks")]
     pub trusted_proxies: Vec<IpNet>,
+    /// The ids of the API keys that may administer identities: create, change and delete users, and end sessions and keys.
+    #[serde(deserialize_with = "lists::ids")]
+    pub provisioning_keys: Vec<Id>,
     /// How long somebody who guesses passwords has to wait at most, in seconds.
     pub guessing_wait_max: u64,
     /// How many requests a second one user may make of this process; 0 for any number.
@@ -191,6 +194,7 @@ impl Default for Config {
             access_batch_limit: 1000,
             forward_routes: None,
             trusted_proxies: Vec::new(),
+            provisioning_keys: Vec::new(),
             guessing_wait_max: 900,
             rate_limit_per_caller: 0,
             rate_limit_per_address: 0,

@@ -55,7 +55,7 @@ pub fn stamp(gate: &Gate, organization: Id) -> Stamp {
 pub async fn permitted_new<R: Resource>(gate: &Gate, row: R) -> Result<Permitted<R>, Problem> {
     let holder = gate.holder(&gate.reader(), Some(row.organization()), "organization").await?;
     let references = row.references();
-    let row = gate.decide_new(Undecided::new(row, holder))?;
+    let row = gate.decide_new(&holder, Undecided::new(row, holder.clone()))?;
     gate.check_references(&gate.reader(), references).await?;
     Ok(row)
 }
@@ -75,7 +75,7 @@ pub async fn update<R: Resource>(
     let row = change.proposed(&gate, &work.reader(), thing, stays).await?.row;
     let row = work.save(row).await?;
     work.commit().await?;
-    Ok(shown(&row))
+    Ok(updated(&gate, &row))
 }
 
 /// What an update wants.
@@ -130,6 +130,9 @@ impl Change<'_> {
             }
         };
         let references = new_references(&*row, &changed);
+        if changed.granted_role() != row.granted_role() {
+            circumstances.role = changed.granted_role();
+        }
         let before = row;
         let row = gate.decide_changed(before.changed(changed, holder), &circumstances)?;
         Ok(Proposal { before, row, references })
@@ -154,8 +157,13 @@ pub async fn delete<R: Resource>(gate: Gate, id: PathId) -> Result<HttpResponse,
     Ok(HttpResponse::NoContent().finish())
 }
 
+/// The answer to an update: 200 with the resource if the caller may fetch it, else 204 (decision 21).
+pub fn updated<R: Resource>(gate: &Gate, row: &Permitted<R>) -> HttpResponse {
+    if gate.may_fetch(row) { shown(row) } else { HttpResponse::NoContent().finish() }
+}
+
 /// 200 with the thing.
-pub fn shown<T: Serialize>(thing: &Permitted<T>) -> HttpResponse {
+fn shown<T: Serialize>(thing: &Permitted<T>) -> HttpResponse {
     HttpResponse::Ok().json(thing)
 }
 

@@ -174,14 +174,18 @@ impl Gate {
         &self.call.parts
     }
 
-    /// What the caller says, with nothing changed and no scope wanted.
+    /// The request context of the caller's own request, without changed fields, a role or a scope.
     pub fn circumstances(&self) -> Circumstances {
-        Circumstances {
-            credential: Some(self.caller().credential.as_str()),
-            ip: self.call.ip,
-            now: Some(self.now()),
-            ..Circumstances::default()
-        }
+        Circumstances { ip: self.call.ip, ..self.circumstances_of(self.caller().credential) }
+    }
+
+    /// The request context of a request that is made with this credential at the time of this request.
+    pub fn circumstances_of(&self, credential: Credential) -> Circumstances {
+        let provisioning = match credential {
+            Credential::ApiKey(key) => Some(self.parts().rules.provisioning_keys.contains(&key)),
+            Credential::Session(_) | Credential::Terminal => None,
+        };
+        Circumstances { credential: Some(credential.as_str()), provisioning, ..self.moment() }
     }
 
     /// What is known of a call that another than the caller would make at this moment.
@@ -264,10 +268,22 @@ impl Gate {
         self.engine().permit(&self.ask(circumstances), thing).map_err(|denied| self.denied(&denied))
     }
 
-    /// The new thing, if the caller may make it: asked of the organization that is to hold it.
-    pub fn decide_new<R: Resource>(&self, thing: Undecided<R>) -> Result<Permitted<R>, Problem> {
-        let circumstances = self.circumstances();
-        self.engine().permit_within(&self.ask(&circumstances), thing).map_err(|denied| self.denied(&denied))
+    /// The new resource, if the caller may create it: authorized on the organization that is to hold it, at `holder`, and
+    /// on the resource itself (decision 14).
+    pub fn decide_new<R: Resource>(
+        &self,
+        holder: &OrgPath,
+        thing: Undecided<R>,
+    ) -> Result<Permitted<R>, Problem> {
+        let circumstances = Circumstances { role: thing.granted_role(), ..self.circumstances() };
+        self.engine()
+            .permit_new(&self.ask(&circumstances), holder, thing)
+            .map_err(|denied| self.denied(&denied))
+    }
+
+    /// Whether the caller may fetch this resource.
+    pub fn may_fetch<R: Resource>(&self, thing: &Permitted<R>) -> bool {
+        self.step(R::FETCH).permits(&thing.resourced())
     }
 
     /// Where a new thing goes: the organization that it names, else the caller's. One that is out of reach is, for one

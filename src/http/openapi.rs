@@ -367,7 +367,10 @@ pub fn update<R: Resource>() -> Doc {
 /// `PATCH /{id}` of a resource whose update has further fields.
 pub fn patch<R: Resource>(body: RefOr<Schema>) -> Doc {
     let mut doc = Doc::of_action()
-        .describe("The fields that are sent are set, nested objects and lists as a whole; the others stay. `null` clears.")
+        .describe(
+            "Sets the fields that are sent, nested objects and lists as a whole, and leaves the others as they are. `null` \
+             clears a field. The answer contains the resource only if the caller may fetch it.",
+        )
         .path_id("id", "The id of the thing.");
     let name = format!("{}Patch", R::TYPE);
     if let RefOr::T(Schema::Object(body)) = body {
@@ -378,7 +381,8 @@ pub fn patch<R: Resource>(body: RefOr<Schema>) -> Doc {
     }
     R::Body::schemas(&mut doc.schemas);
     doc.body_of(Ref::from_schema_name(name), None)
-        .answer::<R>(200, "The thing as it is now.", None)
+        .answer::<R>(200, "The changed resource.", None)
+        .empty(204, "The resource was changed. The caller may not fetch it.")
         .problems(&[404, 409])
 }
 

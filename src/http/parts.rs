@@ -11,7 +11,7 @@ use crate::http::guessing::Guessing;
 use crate::http::limits::Limits;
 use crate::http::metrics::Metrics;
 use crate::store::{Kinds, Store, StoreError, Swept};
-use crate::values::Clock;
+use crate::values::{Clock, Id};
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, web};
 use ipnet::IpNet;
@@ -102,6 +102,8 @@ pub struct Rules {
     pub trusted_proxies: Vec<IpNet>,
     /// Whether the service speaks TLS itself.
     pub has_tls: bool,
+    /// The API keys that may administer identities: `context.provisioning` of the policies.
+    pub provisioning_keys: Vec<Id>,
     /// Whether clients reach the service by TLS only.
     pub is_secure: bool,
     /// The `iss` and `aud` of the access tokens.

@@ -117,8 +117,8 @@ impl Routes {
 
     /// `GET /{id}`.
     #[must_use]
-    pub fn fetch<R: Resource>(self, action: &'static str) -> Self {
-        self.get("/{id}", action, openapi::fetch::<R>, crud::fetch::<R>)
+    pub fn fetch<R: Resource>(self) -> Self {
+        self.get("/{id}", R::FETCH, openapi::fetch::<R>, crud::fetch::<R>)
     }
 
     /// `POST /`.

@@ -19,6 +19,8 @@ pub struct Account {
     pub role: Scope,
     /// `active` or `blocked`.
     pub status: String,
+    /// Whether its organization and all organizations above that are active.
+    pub is_organization_active: bool,
     /// Its organization.
     pub path: OrgPath,
     /// The hash of its password, where it has one.
@@ -28,17 +30,24 @@ pub struct Account {
 }
 
 impl Account {
-    /// Whether its credentials are good at all.
+    /// Whether its credentials are accepted at all: neither is the user blocked nor its organization inactive.
     pub fn is_active(&self) -> bool {
-        self.status == "active"
+        self.status == "active" && self.is_organization_active
     }
 }
+
+/// An inactive organization deactivates all organizations below it. The literal `'inactive'` lets the databases use the
+/// partial index `organizations_inactive_idx`.
+const IS_ORGANIZATION_ACTIVE: &str = r#"NOT EXISTS (SELECT 1 FROM "organizations" AS "above"
+    WHERE "above"."status" = 'inactive'
+    AND ("organizations"."path" = "above"."path" OR "organizations"."path" LIKE "above"."path" || '#%'))"#;
 
 fn accounts() -> SelectStatement {
     let mut select = Query::select();
     select
         .columns([("users", "id"), ("users", "email"), ("users", "role"), ("users", "status")])
         .column(("organizations", "path"))
+        .expr_as(Expr::cust(IS_ORGANIZATION_ACTIVE), "is_organization_active")
         .columns([("passwords", "hash"), ("passwords", "changed_at")])
         .from("users")
         .join(

@@ -34,6 +34,8 @@ word!(
         UserPasswordChanged = "user.password_changed",
         OrganizationCreated = "organization.created",
         OrganizationMoved = "organization.moved",
+        OrganizationActivated = "organization.activated",
+        OrganizationDeactivated = "organization.deactivated",
         OrganizationDeleted = "organization.deleted",
         PoliciesReloaded = "policies.reloaded",
         PoliciesRefused = "policies.refused",

@@ -2,6 +2,7 @@
 //! or of what a policy says.
 
 mod accounts;
+mod admins;
 mod attempts;
 mod audit;
 mod backup;

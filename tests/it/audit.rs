@@ -246,7 +246,7 @@ async fn what_happens_to_users_and_their_keys_is_told() {
         &watch.next().await,
         &[
             ("user.password_changed", "failed", json!({ "reason": "wrong_password" })),
-            ("user.password_changed", "ok", json!({})),
+            ("user.password_changed", "ok", json!({ "endKeys": false })),
             ("session.ended", "ok", json!({ "session": sid(&other), "reason": "password" })),
             ("user.blocked", "ok", json!({})),
             ("session.ended", "ok", json!({ "session": own, "reason": "blocked" })),

@@ -226,6 +226,13 @@ async fn users_and_keys_are_made_at_the_terminal() {
     let tokens = app.anonymous().post("/v2/auth/token", body).await.expect(StatusCode::OK);
     assert_eq!((tokens["user"].as_str(), tokens["scope"].as_str()), (Some(id), Some("agent")));
 
+    let told = text(&output.stderr);
+    let root = app.admin().await.get("/v2/users/me").await.json["organization"].as_str().unwrap().to_owned();
+    assert!(
+        told.contains(&root) && told.contains("root organization") && told.contains("in it only"),
+        "{told}"
+    );
+
     let again = run(directory, &settings, &["user", "add", "--email", "ada@example.com"]);
     assert_eq!(again.status.code(), Some(1));
     assert!(text(&again.stderr).contains("email"), "{}", text(&again.stderr));
@@ -299,7 +306,7 @@ fn policies_are_checked_tested_and_tabulated_without_a_database() {
         run(directory.path(), &[], &["policy", "matrix", "--check", "-o", file]).status.code(),
         Some(0)
     );
-    std::fs::write(&matrix, "# Who may do what\n\nAnybody, anything.\n").unwrap();
+    std::fs::write(&matrix, "# Permission matrix\n\nAnybody, anything.\n").unwrap();
     let stale = run(directory.path(), &[], &["policy", "matrix", "--check", "-o", file]);
     assert_eq!(stale.status.code(), Some(3));
     assert!(text(&stale.stderr).contains("MATRIX.md:3: it is stale"), "{}", text(&stale.stderr));

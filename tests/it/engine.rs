@@ -133,6 +133,12 @@ fn policies() -> impl Strategy<Value = String> {
         (0..2_usize).prop_map(|what| format!("when {{ resource == Conversation::\"{}\" }}", THINGS[what])),
         Just("unless { resource has type && resource.type == \"chat\" }".to_owned()),
         Just("when { resource in principal.organization && principal has email }".to_owned()),
+        Just("when { resource.organization != principal.organization }".to_owned()),
+        Just("unless { principal in resource.organization || principal has email }".to_owned()),
+        (0..4_usize).prop_map(|at| format!(
+            "when {{ resource.organization == Organization::\"{}\" }}",
+            organization(at)
+        )),
     ];
     (effect, principal, action, resource, condition).prop_map(
         |(effect, principal, action, resource, condition)| {
@@ -184,7 +190,8 @@ fn plainly(question: &Question, engine: &Engine, all: &PolicySet, schema: &cedar
     for at in 0..4 {
         let parent = path(at).parent().map(|parent| reference("Organization", parent.to_string()));
         entities.push(json!({
-            "uid": reference("Organization", organization(at).to_string()), "attrs": {},
+            "uid": reference("Organization", organization(at).to_string()),
+            "attrs": { "organization": reference("Organization", organization(at).to_string()) },
             "parents": parent.into_iter().collect::<Vec<_>>()
         }));
     }
@@ -204,9 +211,11 @@ fn plainly(question: &Question, engine: &Engine, all: &PolicySet, schema: &cedar
     }));
     let thing = if is_self { person(question) } else { thing(question) };
     if !is_self {
+        let holder = reference("Organization", organization(question.place).to_string());
+        let word = WORDS[question.word];
         let attributes = match kind {
-            "Conversation" => json!({ "type": WORDS[question.word] }),
-            "Message" => json!({ "type": WORDS[question.word], "isBackchannel": question.flag }),
+            "Conversation" => json!({ "organization": holder, "type": word }),
+            "Message" => json!({ "organization": holder, "type": word, "isBackchannel": question.flag }),
             _ => user(question.place, Scope::Guest),
         };
         entities.push(json!({

@@ -101,9 +101,10 @@ async fn of_the_other_routes_of_the_service_it_says_what_they_do_too() {
         ("GET", "/v2/users/me/permissions", all),
         ("GET", &format!("/v2/users/{other}/permissions"), bots),
         ("POST", &format!("/v2/conversations/{conversation}/messages"), all),
-        ("POST", &format!("/v2/conversations/{below}/messages"), all),
+        // Guests and agents act in their own organization only.
+        ("POST", &format!("/v2/conversations/{below}/messages"), bots),
         ("POST", &format!("/v2/conversations/{NOBODY}/messages"), none),
-        ("GET", &format!("/v2/conversations/{below}"), all),
+        ("GET", &format!("/v2/conversations/{below}"), bots),
         ("GET", &format!("/v2/conversations/{NOBODY}"), none),
         ("GET", "/v2/conversations/me", none),
         ("GET", "/v2/conversations/nonsense", none),

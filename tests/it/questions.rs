@@ -186,7 +186,7 @@ async fn nobody_talks_itself_into_another_credential() {
     for context in [json!({}), json!({ "credential": "password" }), json!({ "credential": "terminal" })] {
         let asked = within(context, question("createApiKey", "User", &admin.id));
         let answer = answer(&key, asked.clone()).await;
-        assert_eq!((&answer["decision"], policy_ids(&answer)), (&json!(false), vec!["key.breeding"]));
+        assert_eq!((&answer["decision"], policy_ids(&answer)), (&json!(false), vec!["key.creation"]));
         let by_token = about(json!({ "token": key.bearer }), asked);
         assert!(!decision(&admin, by_token).await);
     }

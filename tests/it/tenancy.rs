@@ -312,3 +312,59 @@ async fn who_is_not_known_is_told_so_before_anything_else() {
         admin.get(&thing).await.expect(StatusCode::OK);
     }
 }
+
+#[tokio::test]
+async fn guests_and_agents_act_in_their_own_organization_only_bots_and_admins_also_below() {
+    let app = TestApp::start().await;
+    let root = app.admin().await;
+    let (_, tenant) = app.tenant("acme").await;
+    let theirs = make(&tenant, "/v2/conversations", json!({ "messages": [{ "text": "Hello" }] })).await;
+    let own = make(&root, "/v2/conversations", json!({})).await;
+    for scope in Scope::ALL {
+        let client = app.user(scope).await;
+        let reaches_below = scope >= Scope::Bot;
+        client.get(&format!("/v2/conversations/{own}")).await.expect(StatusCode::OK);
+        let write = |id: &str| {
+            let (client, path) = (client.clone(), format!("/v2/conversations/{id}/messages"));
+            async move { client.post(&path, json!({ "text": "Hello" })).await }
+        };
+        write(&own).await.expect(StatusCode::CREATED);
+        let below = client.get(&format!("/v2/conversations/{theirs}")).await;
+        if reaches_below {
+            below.expect(StatusCode::OK);
+            write(&theirs).await.expect(StatusCode::CREATED);
+        } else {
+            below.expect_problem(404, "not_found");
+            write(&theirs).await.expect_problem(404, "not_found");
+        }
+        if scope >= Scope::Agent {
+            let list = client.get("/v2/conversations").await.expect(StatusCode::OK);
+            let ids: Vec<&str> =
+                list.as_array().unwrap().iter().map(|found| found["id"].as_str().unwrap()).collect();
+            assert!(ids.contains(&own.as_str()), "{scope}");
+            assert_eq!(ids.contains(&theirs.as_str()), reaches_below, "{scope}");
+        }
+        // Nor with a credential of a lower scope.
+        let key = app.bearer(&client.key(&[Scope::Guest]).await);
+        key.get(&format!("/v2/conversations/{own}")).await.expect(StatusCode::OK);
+        key.get(&format!("/v2/conversations/{theirs}")).await.expect_problem(404, "not_found");
+    }
+}
+
+#[tokio::test]
+async fn the_answer_of_a_creation_says_in_which_organization_the_user_is() {
+    let app = TestApp::start().await;
+    let root = app.admin().await;
+    let top = root.get("/v2/users/me").await.json["organization"].clone();
+    let (home, tenant) = app.tenant("acme").await;
+    for (client, organization, expected) in
+        [(&root, None, &top), (&root, Some(&home), &json!(home)), (&tenant, None, &json!(home))]
+    {
+        let mut body = json!({ "email": address() });
+        if let Some(organization) = organization {
+            body["organization"] = json!(organization);
+        }
+        let made = client.post("/v2/users", body).await.expect(StatusCode::CREATED);
+        assert_eq!(&made["organization"], expected);
+    }
+}

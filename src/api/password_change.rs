@@ -1,0 +1,109 @@
+//! A change of a user's password: what the request says of it, the checks before the unit of work, and what ends with it.
+
+use super::users::{User, about, check_current, hashed, not_current, take_secret};
+use crate::authz::Permitted;
+use crate::http::crud::Patch;
+use crate::http::{Credential, Gate, Problem};
+use crate::store::{Ending, Event, Sessions, Work};
+use crate::values::Timestamp;
+use secrecy::SecretString;
+use serde_json::Value;
+
+/// The fields of an update of a user that are about its password.
+pub(super) struct PasswordFields {
+    password: Option<SecretString>,
+    current: Option<SecretString>,
+    end_keys: Option<bool>,
+}
+
+/// A new password, hashed, and checked as far as that is possible before the unit of work.
+pub(super) struct NewPassword {
+    hash: String,
+    /// The hash that the current password was checked against, if the user changes its own password.
+    verified: Option<String>,
+    end_keys: bool,
+}
+
+impl PasswordFields {
+    /// Takes these fields out of a patch.
+    pub(super) fn take(patch: &mut Patch) -> Result<Self, Problem> {
+        let password = take_secret(patch, "password")?;
+        let current = take_secret(patch, "currentPassword")?;
+        let end_keys = match patch.remove("endKeys") {
+            None | Some(Value::Null) => None,
+            Some(Value::Bool(end_keys)) => Some(end_keys),
+            Some(_) => return Err(Problem::field("endKeys", "it must be true or false")),
+        };
+        for (field, is_given) in [("currentPassword", current.is_some()), ("endKeys", end_keys.is_some())] {
+            if is_given && password.is_none() {
+                return Err(Problem::field(field, "it belongs to a change of `password`, which is missing"));
+            }
+        }
+        Ok(Self { password, current, end_keys })
+    }
+
+    /// The names of the fields that change besides those of the row.
+    pub(super) fn changes(&self) -> &'static [&'static str] {
+        if self.password.is_some() { &["password"] } else { &[] }
+    }
+
+    /// Checks the current password where that is required, and hashes the new one. Both take long, so they are done before
+    /// the unit of work.
+    pub(super) async fn prepare(
+        self,
+        gate: &Gate,
+        user: &Permitted<User>,
+    ) -> Result<Option<NewPassword>, Problem> {
+        let Some(password) = self.password else { return Ok(None) };
+        let is_own = user.id == gate.caller().id;
+        let verified = match is_own {
+            true => Some(check_current(gate, user, self.current).await?),
+            false => None,
+        };
+        let hash = hashed(gate, user, password).await?;
+        // A reset by an admin answers a leak more often than a routine change does.
+        Ok(Some(NewPassword { hash, verified, end_keys: self.end_keys.unwrap_or(!is_own) }))
+    }
+}
+
+impl NewPassword {
+    /// 400 if the user got another password since the current one was checked.
+    pub(super) async fn check_unchanged(
+        &self,
+        gate: &Gate,
+        work: &Work,
+        user: &Permitted<User>,
+    ) -> Result<(), Problem> {
+        match &self.verified {
+            Some(verified)
+                if work.account(user.id).await?.and_then(|account| account.hash).as_ref()
+                    != Some(verified) =>
+            {
+                Err(not_current(gate, user, "changed_meanwhile"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Sets the password. Ends all sessions of the user but the caller's own, and its API keys where the request or the
+    /// default says so (decision 26).
+    pub(super) async fn set(
+        self,
+        gate: &Gate,
+        work: &Work,
+        user: &Permitted<User>,
+        now: Timestamp,
+    ) -> Result<(), Problem> {
+        work.set_password(user, &self.hash, now).await?;
+        work.audit(about(Event::UserPasswordChanged, user).with("endKeys", self.end_keys));
+        let which = match gate.caller().credential {
+            Credential::Session(own) => Sessions::AllBut(own),
+            Credential::ApiKey(_) | Credential::Terminal => Sessions::All,
+        };
+        work.end_sessions(user.id, which, Ending::Password, now).await?;
+        if self.end_keys {
+            work.delete_api_keys(user, Ending::Password).await?;
+        }
+        Ok(())
+    }
+}

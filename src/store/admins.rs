@@ -1,0 +1,38 @@
+//! The admins of the root organization: at least one active one is kept, because nobody else could make another.
+
+use super::rows::holder;
+use super::{StoreError, Work};
+use crate::authz::Scope;
+use crate::values::Id;
+use sea_orm::sea_query::{Expr, ExprTrait, Query};
+use sea_orm::{ColumnTrait, ConnectionTrait, DbErr, EntityTrait, QueryFilter, TryGetable};
+
+impl Work {
+    /// Whether the root organization has an active admin other than `user`.
+    ///
+    /// Locks the root organization until the work ends, so that of two requests that each remove one of the last two admins
+    /// the second one counts after the first has committed.
+    pub async fn has_other_root_admin(&self, user: Id) -> Result<bool, StoreError> {
+        self.lock_tree().await?;
+        let root = holder::Entity::find().filter(holder::Column::Parent.is_null()).one(&self.tx).await?;
+        let Some(root) = root else { return Ok(false) };
+        let mut count = Query::select();
+        count
+            .expr_as(Expr::col("id").count(), "others")
+            .from("users")
+            .and_where(Expr::col("organization").eq(root.id))
+            .and_where(Expr::col("role").eq(Scope::Admin.as_str()))
+            .and_where(Expr::col("status").eq("active"))
+            .and_where(Expr::col("id").ne(user));
+        let others = match self.tx.query_one(&count).await? {
+            Some(row) => i64::try_get(&row, "", "others").map_err(DbErr::from)?,
+            None => 0,
+        };
+        Ok(others > 0)
+    }
+
+    /// Makes every process read all callers and rows again once the work has been committed.
+    pub fn invalidate_all(&self) {
+        self.wrote_all();
+    }
+}

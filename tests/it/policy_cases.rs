@@ -1,0 +1,70 @@
+//! The shipped policy tests (`policies/cases/*.json`): they pass, and they notice the loss of every shipped forbid.
+
+use crate::support::project_file;
+use cedar_policy::PolicySet;
+use cedargate::authz::cases::{self, Case};
+use cedargate::authz::{Bundle, Sources};
+use std::path::{Path, PathBuf};
+
+/// The files in a directory of the project, in the order of their names.
+fn files(directory: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(project_file(directory)).unwrap();
+    let mut files: Vec<PathBuf> =
+        entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_file()).collect();
+    files.sort();
+    files
+}
+
+fn bundle(policies: &Path) -> Bundle {
+    let sources =
+        Sources { schema: vec![project_file("schema")], policies: vec![policies.to_owned()], stored: vec![] };
+    Bundle::read(&sources).unwrap()
+}
+
+fn shipped_cases() -> Vec<Case> {
+    files("policies/cases").iter().flat_map(|file| cases::read(file).unwrap()).collect()
+}
+
+#[test]
+fn the_shipped_cases_pass() {
+    let bundle = bundle(&project_file("policies"));
+    let failures: Vec<String> = shipped_cases()
+        .iter()
+        .filter_map(|case| Some(format!("{}: {}", case.name, case.run(&bundle).err()?)))
+        .collect();
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+/// A copy of the shipped policies without one of them.
+fn without(id: &str) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for path in files("policies") {
+        let mut text = std::fs::read_to_string(&path).unwrap();
+        if path.extension().is_some_and(|extension| extension == "cedar") {
+            let policies: PolicySet = text.parse().unwrap();
+            let kept = policies.policies().filter(|policy| policy.annotation("id") != Some(id));
+            text = kept.map(|policy| format!("{policy}\n")).collect();
+        }
+        std::fs::write(copy.path().join(path.file_name().unwrap()), text).unwrap();
+    }
+    copy
+}
+
+#[test]
+fn the_shipped_cases_notice_the_loss_of_every_forbid() {
+    let shipped = bundle(&project_file("policies"));
+    let forbids: Vec<&str> =
+        shipped.policies().filter(|policy| !policy.permits).map(|policy| policy.id.as_str()).collect();
+    assert!(forbids.contains(&"tenancy") && forbids.contains(&"key.identities"), "{forbids:?}");
+    let cases = shipped_cases();
+    let mut unnoticed = Vec::new();
+    for forbid in forbids {
+        let copy = without(forbid);
+        let lesser = bundle(copy.path());
+        assert_eq!(lesser.policies().count() + 1, shipped.policies().count(), "{forbid}");
+        if cases.iter().all(|case| case.run(&lesser).is_ok()) {
+            unnoticed.push(forbid);
+        }
+    }
+    assert!(unnoticed.is_empty(), "no case fails without {}", unnoticed.join(", "));
+}
