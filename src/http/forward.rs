@@ -246,8 +246,11 @@ struct FileResource {
     id: String,
 }
 
-/// The routes of a file, and whether the service's own ones are included. An error has its place in the text.
-fn parse(text: &str, engine: &Engine) -> Result<(Vec<Entry>, bool), (Option<Range<usize>>, String)> {
+/// The place of an error in the text of a routes file, and what is wrong there.
+type FileError = (Option<Range<usize>>, String);
+
+/// Parses a routes file. Returns its routes, and whether the service's own ones are included.
+fn parse(text: &str, engine: &Engine) -> Result<(Vec<Entry>, bool), FileError> {
     let file: File =
         toml::from_str(text).map_err(|error| (error.span(), error.message().trim().to_owned()))?;
     let mut entries = Vec::with_capacity(file.route.len());
