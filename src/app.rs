@@ -150,6 +150,7 @@ impl App {
             is_ending: AtomicBool::new(false),
             noting: Default::default(),
             untold: Default::default(),
+            refusals: Default::default(),
             kinds: api::kinds(),
             callers: Default::default(),
             tokens,

@@ -139,7 +139,9 @@ pub async fn rotate(
     } else {
         // Neither spent now nor before: it has expired.
         let spent = work.spent_token(&hash).await?.ok_or_else(refused)?;
-        let is_retry = now < spent.at.plus_seconds(parts.rules.refresh_grace);
+        let grace = parts.rules.refresh_grace;
+        // Neither longer ago than the grace period, nor so much later: the clock was set back.
+        let is_retry = now < spent.at.plus_seconds(grace) && spent.at < now.plus_seconds(grace);
         match spent.salt.filter(|_| is_retry) {
             Some(salt) => (token.successor(&salt), true),
             None => {

@@ -3,6 +3,7 @@
 use crate::authz::{Decisions, LATENCIES};
 use crate::http::openapi::Doc;
 use crate::http::{Parts, Problem, Routes};
+use crate::trace;
 use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Serialize;
@@ -114,6 +115,15 @@ async fn metrics(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem> 
     let log = &parts.decision_log;
     add("decision_log_lines_total", "counter", "Lines of the decision log.", &plain(log.written()));
     add("decision_log_dropped_total", "counter", "Decisions that the log has lost.", &plain(log.dropped()));
+    let dropped = trace::dropped_log_lines();
+    add("log_dropped_total", "counter", "Lines that the application log has lost.", &plain(dropped));
+    let pending = u64::try_from(parts.refusals.pending_entries()).unwrap_or(u64::MAX);
+    add(
+        "audit_refusals_pending",
+        "gauge",
+        "Entries of refusals that wait for the end of their minute.",
+        &plain(pending),
+    );
     let (connections, idle) = parts.store.connections();
     let connections = [
         of("state=\"used\"", (connections - idle.min(connections)).into()),

@@ -5,7 +5,7 @@ use crate::authn::PasswordRules;
 use crate::authz::{Attribute, Permitted, Scope, Thing, UserFacts};
 use crate::http::body::from_value;
 use crate::http::crud::{self, Change, Patch, Proposal};
-use crate::http::guessing::Attempt;
+use crate::http::guessing::{Attempt, Guessing};
 use crate::http::openapi::{self, Doc};
 use crate::http::{FieldError, Gate, Json, PathId, Problem, Routes};
 use crate::resource::{self, Resource};
@@ -354,6 +354,17 @@ async fn delete(gate: Gate, id: PathId) -> Result<HttpResponse, Problem> {
     work.audit(about(Event::UserDeleted, &row));
     work.commit().await?;
     Ok(HttpResponse::NoContent().finish())
+}
+
+/// Ends the login back-off of a user, if the caller may change the user. The back-off of an address for its attempts at all
+/// accounts goes on.
+pub async fn unlock(gate: &Gate, id: Id) -> Result<(), Problem> {
+    let user = gate.find::<User>(&id.to_string()).await?;
+    let work = gate.begin().await?;
+    let accounts = Guessing::account_keys(&user.email, &user.id.to_string());
+    work.clear_account_attempts(&accounts).await?;
+    work.audit(about(Event::UserUnlocked, &user));
+    Ok(work.commit().await?)
 }
 
 /// An entry of the audit trail about a user, where it belongs.

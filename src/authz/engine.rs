@@ -256,13 +256,15 @@ impl Engine {
         match self.call(slice, ask, resource, |call| rules::answer(&slice.rules, call)) {
             Ok(answer) => {
                 if !answer.errors.is_empty() {
-                    let errors = &answer.errors;
-                    tracing::error!(action = ask.action, ?errors, "a policy could not be evaluated: denied");
+                    // An error may cite values, which the decision log masks.
+                    tracing::error!(action = ask.action, "a policy could not be evaluated: denied");
+                    tracing::debug!(action = ask.action, errors = ?answer.errors, "why a policy could not be evaluated");
                 }
                 answer
             }
             Err(error) => {
-                tracing::warn!(action = ask.action, error, "a question could not be decided: denied");
+                // A client names the action and the types.
+                tracing::debug!(action = ask.action, error, "a question could not be decided: denied");
                 Answer::undecidable(error)
             }
         }

@@ -4,6 +4,7 @@ use super::Answer;
 use super::circumstances::Circumstances;
 use super::facts::{Principal, Resourced};
 use crate::decision_log::{DecisionLog, Gathered, Inputs, Record, Subject, Thing};
+use crate::trace;
 use crate::values::{Timestamp, raw};
 use serde_json::value::RawValue;
 use std::time::Duration;
@@ -47,7 +48,8 @@ impl Trail<'_> {
     fn hand_over(&self, record: &Record<'_>) {
         match self.gathered {
             Some(gathered) => gathered.record(record),
-            None => self.log.record(record),
+            None if self.log.record(record) => {}
+            None => trace::mark_unrecorded(),
         }
     }
 

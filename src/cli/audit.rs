@@ -1,27 +1,107 @@
 //! `cedargate audit`.
 
 use super::{Failure, Outcome, block_on, open, say};
+use crate::app::App;
 use crate::config::Config;
-use crate::store::{Head, Verified};
+use crate::http::Credential;
+use crate::store::{ArchiveError, ArchiveFile, ArchiveWriter, Cause, Head, Segment};
+use crate::values::Timestamp;
 use clap::Subcommand;
+use std::path::{Path, PathBuf};
+
+/// How many entries one archive file has at most: they are deleted in one transaction, for which logins wait.
+const ENTRIES_PER_FILE: u32 = 10_000;
+
+/// How many entries are read at a time.
+const PAGE: u64 = 1_000;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Look whether an entry of the audit trail was changed, taken out or put elsewhere; prints how many there are, and the head
+    /// Verify that no audit entry was changed, removed or moved; prints the number of entries, and the head
     Verify {
-        /// The trail has to have this head still, which was printed before and kept elsewhere: without it, nobody can tell a
-        /// trail that was written anew from its beginning, or whose last entries were taken off
+        /// Require the log to contain this head, which an earlier `audit verify` printed and which was kept elsewhere:
+        /// without it, a log that was rewritten from its beginning, or whose last entries were removed, is not noticed
         #[arg(long, value_name = "SEQ:HASH")]
         head: Option<Head>,
+        /// Verify these archive files, too, in any order; without them, only the entries that are not archived
+        #[arg(long, value_name = "FILE", num_args = 1..)]
+        archive: Vec<PathBuf>,
+    },
+    /// Move old audit entries to files, at most 10,000 to a file; prints the name and the SHA-256 of each
+    Archive {
+        /// The entries that were made before this time, such as 2026-01-01T00:00:00Z
+        #[arg(long, value_name = "TIME")]
+        before: Timestamp,
+        /// The directory of the files
+        #[arg(long, value_name = "DIRECTORY")]
+        to: PathBuf,
     },
 }
 
 pub(super) fn run(config: &Config, command: Command) -> Outcome {
-    let Command::Verify { head: known } = command;
     block_on(async {
         let app = open(config).await?;
-        let Verified { entries, head, faults } = app.parts.store.verify_audit(known.as_ref()).await?;
-        say(format_args!("{entries} entries, head {head}"));
-        if faults.is_empty() { Ok(()) } else { Err(Failure::Found(faults.join("\n"))) }
+        match command {
+            Command::Verify { head, archive } => verify(&app, head.as_ref(), &archive).await,
+            Command::Archive { before, to } => archive(&app, before, &to).await,
+        }
     })
+}
+
+async fn verify(app: &App, known: Option<&Head>, files: &[PathBuf]) -> Outcome {
+    let found = app.parts.store.verify_audit_with(known, files).await?;
+    let since = match found.start.seq {
+        0 => String::new(),
+        archived => format!(" after entry {archived}, the last one of the archives that were not checked"),
+    };
+    say(format_args!("{} entries{since}, head {}", found.entries, found.head));
+    if found.faults.is_empty() { Ok(()) } else { Err(Failure::Found(found.faults.join("\n"))) }
+}
+
+/// Exports segment by segment. The entries of one are deleted only when its file is on the disk; what fails in between leaves
+/// both.
+async fn archive(app: &App, before: Timestamp, directory: &Path) -> Outcome {
+    let store = &app.parts.store;
+    // Each archive is an entry itself, which this command must not archive in turn.
+    let up_to = store.archivable_up_to(before).await?;
+    let mut is_empty = true;
+    while let Some(segment) = store.next_segment(up_to, ENTRIES_PER_FILE).await? {
+        let file = export(app, &segment, directory).await?;
+        let credential = Some(Credential::Terminal.as_str());
+        let cause = Cause { credential, ..Cause::service(app.parts.clock.now()) };
+        if !store.seal(cause, &segment, &file).await? {
+            return Err(Failure::failed(format!(
+                "another command has archived entries in the meantime; nothing was deleted for {}, which is of no use \
+                 unless that command has printed its name",
+                file.name
+            )));
+        }
+        is_empty = false;
+        let (first, last) = (segment.first(), segment.last.seq);
+        say(format_args!("entries {first} to {last}: {}, SHA-256 {}", file.name, file.digest));
+    }
+    if is_empty {
+        say(format_args!("no entries were made before {before}"));
+    }
+    Ok(())
+}
+
+async fn export(app: &App, segment: &Segment, directory: &Path) -> Result<ArchiveFile, Failure> {
+    let failed = |error: ArchiveError| match error {
+        ArchiveError::Faults(faults) => {
+            Failure::Found(format!("nothing was archived, because the audit log is damaged:\n{faults}"))
+        }
+        other => Failure::failed(other),
+    };
+    let mut writer = ArchiveWriter::create(directory, segment).map_err(failed)?;
+    let mut after = segment.previous.seq;
+    loop {
+        let rows = app.parts.store.segment_rows(segment, after, PAGE).await?;
+        let Some(last) = rows.last() else { break };
+        after = last.seq;
+        for row in &rows {
+            writer.add(row).map_err(failed)?;
+        }
+    }
+    writer.finish().map_err(failed)
 }

@@ -1,10 +1,11 @@
 //! The log: on standard error, as text or JSON. What is logged while a request is handled has the ids of the request and of
 //! its trace.
 
-use super::Outcome;
+use super::Failure;
 use crate::config::{Config, ConfigError, LogFormat};
-use crate::trace;
+use crate::trace::{self, LogGuard};
 use std::fmt;
+use std::io::IsTerminal;
 use tracing::{Event, Subscriber};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::field::RecordFields;
@@ -12,15 +13,20 @@ use tracing_subscriber::fmt::format::{DefaultFields, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-/// Begins to write the log as the settings say.
-pub(super) fn start(config: &Config) -> Outcome {
+/// Begins to write the log as the settings say, without blocking those who log. It ends when the guard is dropped.
+pub(super) fn start(config: &Config) -> Result<LogGuard, Failure> {
     let filter = EnvFilter::try_new(&config.log).map_err(|error| ConfigError::new("log", error))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let (writer, guard) = trace::start_log().map_err(Failure::failed)?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
+    // No colour codes in a file or a journal.
+    let builder = builder.with_ansi(std::io::stderr().is_terminal());
     match config.log_format {
         LogFormat::Text => builder.with_target(false).fmt_fields(Text(DefaultFields::new())).init(),
         LogFormat::Json => builder.json().map_event_format(Json).init(),
     }
-    Ok(())
+    // The default hook writes to standard error itself, and so waits for its reader.
+    std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "a thread panicked")));
+    Ok(guard)
 }
 
 /// The fields of a line of text, and after them the ids.

@@ -60,6 +60,9 @@ Settings, from the file (in small letters, without the prefix) and from the envi
   CEDARGATE_GUESSING_WAIT_MAX     seconds that somebody who guesses passwords waits at most  [900]
   CEDARGATE_RATE_LIMIT_PER_CALLER   requests a second of one user, 0 for any number  [0]
   CEDARGATE_RATE_LIMIT_PER_ADDRESS  requests a second from one address, 0 for any number  [0]
+  CEDARGATE_RATE_LIMIT_ANONYMOUS    requests a second without a valid credential from one address, 0 for any number  [100]
+  CEDARGATE_RATE_LIMIT_REFUSALS     refused requests a second of one user, 0 for any number  [100]
+  CEDARGATE_RATE_LIMIT_WRITES       writes a second of one user, 0 for any number  [200]
   CEDARGATE_RATE_LIMIT_WINDOW     seconds over which these are counted   [10]
   CEDARGATE_PASSWORD_PROFILE      what new passwords must be: standard or strict  [standard]
   CEDARGATE_ARGON2_MEMORY_KIB     memory that a password is hashed with  [19456]
@@ -80,6 +83,7 @@ Settings, from the file (in small letters, without the prefix) and from the envi
   CEDARGATE_DECISION_LOG_KEEP     full files that are kept               [10]
   CEDARGATE_DECISION_LOG_QUEUE    decisions that may wait to be written  [10000]
   CEDARGATE_DECISION_LOG_OVERFLOW  when that many wait: block or drop    [block]
+  CEDARGATE_DECISION_LOG_WAIT     seconds that a request waits with block; then the answer is 503  [5]
   CEDARGATE_DECISION_LOG_MASK     attributes whose values stay out of it, separated by commas
 CEDARGATE_DATABASE_URL, CEDARGATE_JWT_SECRET and CEDARGATE_ADMIN_PASSWORD may stand in a file of which
 CEDARGATE_DATABASE_URL_FILE and so on is the name.

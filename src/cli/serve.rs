@@ -17,11 +17,12 @@ use std::io::Write;
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::task::JoinSet;
 
 pub(super) fn run(config: &Config) -> Outcome {
-    log::start(config)?;
+    // Dropped last: it writes the last lines.
+    let _log = log::start(config)?;
     let traces = trace::start(config)?;
     let served = serve(config);
     if let Some(traces) = traces {
@@ -59,12 +60,13 @@ fn serve(config: &Config) -> Outcome {
         let served = server.await.map_err(Failure::failed);
         // A connection to the database has to be given back while there is a runtime.
         tasks.shutdown().await;
+        audit::finish(&app.parts).await;
         app.parts.decision_log.close();
         served
     })
 }
 
-/// Has the policies read again when their files change, and with the certificates on SIGHUP.
+/// Has the policies read again when their files change, and with the certificates on SIGHUP, which opens the decision log again.
 fn watch(tasks: &mut JoinSet<()>, app: &App, seconds: u64) -> Outcome {
     // From here on a hangup does not end the process any more.
     let mut hangups = unix::signal(unix::SignalKind::hangup()).map_err(Failure::failed)?;
@@ -75,6 +77,7 @@ fn watch(tasks: &mut JoinSet<()>, app: &App, seconds: u64) -> Outcome {
             if let Some(Err(error)) = certificates.as_ref().map(|certificates| certificates.reload()) {
                 tracing::error!(error, "the certificates cannot be used; the old ones stay");
             }
+            on_hangup.decision_log.reopen();
             reload(&on_hangup).await;
         }
     });
@@ -122,13 +125,9 @@ const LONGEST_END: Duration = Duration::from_secs(28);
 fn end_in_time() {
     let end = || {
         std::thread::sleep(LONGEST_END);
-        // The log may be what it waits for.
-        let told =
-            std::thread::spawn(|| tracing::error!("the service has not ended in time, and is broken off"));
-        let begun = Instant::now();
-        while !told.is_finished() && begun.elapsed() < Duration::from_secs(1) {
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        tracing::error!("the service has not ended in time, and is broken off");
+        // So long the line may take.
+        std::thread::sleep(Duration::from_millis(500));
         std::process::exit(1);
     };
     if let Err(error) = std::thread::Builder::new().name("end".into()).spawn(end) {

@@ -40,6 +40,11 @@ pub(super) enum Command {
     },
     /// List the users: id, role, status, email
     List,
+    /// End the waits that failed logins of a user have caused
+    Unlock {
+        /// The user's address
+        email: Email,
+    },
     /// Give a user another password, from standard input
     SetPassword {
         /// The user's address
@@ -81,6 +86,13 @@ pub(super) fn run(config: &Config, command: Command) -> Outcome {
                 Ok(())
             }
             Command::List => list(&app).await.map_err(|problem| Failure::problem(&problem)),
+            Command::Unlock { email } => {
+                let id = user_id(&app, &email).await?;
+                let gate = app.terminal("updateUser").await?;
+                users::unlock(&gate, id).await.map_err(|problem| Failure::problem(&problem))?;
+                say(format_args!("unlocked {email}"));
+                Ok(())
+            }
             Command::SetPassword { email } => {
                 let id = user_id(&app, &email).await?;
                 let password = password_from_stdin()?;

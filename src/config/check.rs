@@ -51,6 +51,9 @@ impl Config {
             ("guessing_wait_max", self.guessing_wait_max, 10, 86_400),
             ("rate_limit_per_caller", u64::from(self.rate_limit_per_caller), 0, 1_000_000),
             ("rate_limit_per_address", u64::from(self.rate_limit_per_address), 0, 1_000_000),
+            ("rate_limit_anonymous", u64::from(self.rate_limit_anonymous), 0, 1_000_000),
+            ("rate_limit_refusals", u64::from(self.rate_limit_refusals), 0, 1_000_000),
+            ("rate_limit_writes", u64::from(self.rate_limit_writes), 0, 1_000_000),
             ("rate_limit_window", u64::from(self.rate_limit_window), 1, 3_600),
             // The least memory of all that OWASP's list has, and no more than a server has.
             ("argon2_memory_kib", u64::from(self.argon2_memory_kib), 7 * 1024, 4 * 1024 * 1024),
@@ -84,6 +87,7 @@ impl Config {
         for (setting, number, least, most) in [
             ("decision_log_max_bytes", self.decision_log_max_bytes, 4_096, 1 << 50),
             ("decision_log_keep", u64::from(self.decision_log_keep), 1, 1_000),
+            ("decision_log_wait", self.decision_log_wait, 1, 60),
             ("decision_log_queue", self.decision_log_queue as u64, 1, 1_000_000),
         ] {
             if !(least..=most).contains(&number) {

@@ -77,6 +77,12 @@ pub struct Config {
     pub rate_limit_per_caller: u32,
     /// How many requests a second may come from one address to this process; 0 for any number.
     pub rate_limit_per_address: u32,
+    /// How many requests a second without a valid credential may come from one address to this process; 0 for any number.
+    pub rate_limit_anonymous: u32,
+    /// How many requests a second of one user this process may refuse; 0 for any number.
+    pub rate_limit_refusals: u32,
+    /// How many requests a second of one user may change something; 0 for any number.
+    pub rate_limit_writes: u32,
     /// Over how many seconds the rate limits are counted: so much of them may come at once.
     pub rate_limit_window: u32,
     /// What a new password must be: `standard` or `strict`.
@@ -118,6 +124,8 @@ pub struct Config {
     pub decision_log_queue: usize,
     /// What happens to a decision when that many wait: `block` or `drop`.
     pub decision_log_overflow: Overflow,
+    /// How long a request waits until its decisions can be recorded, in seconds, with `block`; then the answer is 503.
+    pub decision_log_wait: u64,
     /// The names of attributes whose values stay out of the decision log.
     #[serde(deserialize_with = "lists::names")]
     pub decision_log_mask: Vec<String>,
@@ -198,6 +206,9 @@ impl Default for Config {
             guessing_wait_max: 900,
             rate_limit_per_caller: 0,
             rate_limit_per_address: 0,
+            rate_limit_anonymous: 100,
+            rate_limit_refusals: 100,
+            rate_limit_writes: 200,
             rate_limit_window: 10,
             password_profile: PasswordProfile::Standard,
             argon2_memory_kib: 19 * 1024,
@@ -218,6 +229,7 @@ impl Default for Config {
             decision_log_keep: 10,
             decision_log_queue: 10_000,
             decision_log_overflow: Overflow::Block,
+            decision_log_wait: 5,
             decision_log_mask: Vec::new(),
         }
     }

@@ -30,6 +30,11 @@ impl Batch {
         self.ends.len()
     }
 
+    /// How many bytes the lines have.
+    pub(super) fn bytes(&self) -> usize {
+        self.text.len()
+    }
+
     /// Whether the next line goes into another one.
     pub(super) fn is_full(&self) -> bool {
         self.text.len() >= FULL

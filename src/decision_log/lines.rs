@@ -6,9 +6,10 @@ use super::queue::Missed;
 use super::{Counts, LogError, Settings, Target};
 use crate::values::Timestamp;
 use serde::Serialize;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -36,12 +37,40 @@ pub(super) struct Lines {
 #[derive(Debug, Clone)]
 struct Files {
     path: PathBuf,
+    /// Which file it is, whatever its name.
+    identity: Identity,
     /// The bytes of the file.
     length: u64,
     max_bytes: u64,
     keep: u32,
     /// Whether the last attempt to begin the next file failed.
     is_failing: bool,
+}
+
+/// The device and the inode of a file.
+type Identity = (u64, u64);
+
+fn identity(about: &Metadata) -> Identity {
+    (about.dev(), about.ino())
+}
+
+/// A file that was opened to append to.
+struct Opened {
+    file: File,
+    /// None where it is a pipe or a device.
+    identity: Option<Identity>,
+    length: u64,
+    is_torn: bool,
+}
+
+impl Opened {
+    fn at(path: &Path) -> io::Result<Self> {
+        let file = append_to(path)?;
+        let about = file.metadata()?;
+        let (is_file, length) = (about.is_file(), about.len());
+        let is_torn = is_file && length > 0 && last_byte(path)? != b'\n';
+        Ok(Self { file, identity: is_file.then(|| identity(&about)), length, is_torn })
+    }
 }
 
 impl Lines {
@@ -51,18 +80,17 @@ impl Lines {
             Target::File(path) => path,
         };
         let failed = |error| LogError::File { path: path.clone(), error };
-        let file = append_to(path).map_err(failed)?;
-        let about = file.metadata().map_err(failed)?;
+        let opened = Opened::at(path).map_err(failed)?;
         // A pipe or a device is neither read nor renamed.
-        let files = about.is_file().then(|| Files {
+        let files = opened.identity.map(|identity| Files {
             path: path.clone(),
-            length: about.len(),
+            identity,
+            length: opened.length,
             max_bytes: settings.max_bytes,
             keep: settings.keep.max(1),
             is_failing: false,
         });
-        let is_torn = about.is_file() && about.len() > 0 && last_byte(path).map_err(failed)? != b'\n';
-        Ok(Self { is_torn, ..Self::new(Box::new(file), files, counts) })
+        Ok(Self { is_torn: opened.is_torn, ..Self::new(Box::new(opened.file), files, counts) })
     }
 
     #[cfg(test)]
@@ -76,6 +104,7 @@ impl Lines {
 
     /// Writes the lines of a batch. What could not be written is lost: to hold it would only move the loss to later lines.
     pub(super) fn write(&mut self, batch: &Batch) {
+        self.follow();
         let mut next = 0;
         // What is missing before a line is told before it.
         while next < batch.count() && self.tell_missed() {
@@ -105,6 +134,38 @@ impl Lines {
         for time in batch.times(lines) {
             self.counts.lose(1);
             self.missed.add(Missed { records: 1, last: time });
+        }
+    }
+
+    /// Opens the file again where its name stands for another one, or for none: another program has rotated it.
+    fn follow(&mut self) {
+        let Some(files) = &mut self.files else { return };
+        match std::fs::metadata(&files.path) {
+            Ok(about) if identity(&about) == files.identity => {
+                // Shorter than it was, if another program has copied and truncated it.
+                if about.len() == 0 {
+                    self.is_torn = false;
+                }
+                files.length = about.len();
+            }
+            Ok(_) => self.reopen(),
+            Err(error) if error.kind() == ErrorKind::NotFound => self.reopen(),
+            // The file that is open can be written still.
+            Err(_) => {}
+        }
+    }
+
+    /// Opens the file again by its name. Where that fails, the lines go on in the one that is open.
+    pub(super) fn reopen(&mut self) {
+        let Some(files) = &mut self.files else { return };
+        match Opened::at(&files.path) {
+            Ok(Opened { file, identity: Some(identity), length, is_torn }) => {
+                self.out = Box::new(file);
+                self.is_torn = is_torn;
+                *files = Files { identity, length, is_failing: false, ..files.clone() };
+            }
+            Ok(_) => files.failed(&"it is not a file"),
+            Err(error) => files.failed(&error),
         }
     }
 
@@ -183,19 +244,14 @@ impl Lines {
     /// Begins the next file, unless there is nothing in this one.
     fn rotate(&mut self) {
         let Some(files) = self.files.as_mut().filter(|files| files.length > 0) else { return };
-        match files.next() {
-            Ok(file) => {
+        match files.next().and_then(|file| Ok((identity(&file.metadata()?), file))) {
+            Ok((identity, file)) => {
                 self.out = Box::new(file);
                 self.is_torn = false;
-                *files = Files { length: 0, is_failing: false, ..files.clone() };
+                *files = Files { identity, length: 0, is_failing: false, ..files.clone() };
             }
             // The lines go on in the same file.
-            Err(error) => {
-                let path = files.path.display();
-                if !std::mem::replace(&mut files.is_failing, true) {
-                    tracing::error!(%error, %path, "the next file of the decision log could not be begun");
-                }
-            }
+            Err(error) => files.failed(&error),
         }
     }
 
@@ -208,6 +264,14 @@ impl Lines {
 }
 
 impl Files {
+    /// Logs that another file could not be opened, but not with every line.
+    fn failed(&mut self, error: &dyn std::fmt::Display) {
+        if !std::mem::replace(&mut self.is_failing, true) {
+            let path = self.path.display();
+            tracing::error!(%error, %path, "the next file of the decision log could not be begun");
+        }
+    }
+
     /// Begins the next file. It is there before anything is renamed, so that a failure leaves the files as they are.
     fn next(&self) -> io::Result<File> {
         let new = self.beside("new");

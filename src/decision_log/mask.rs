@@ -1,4 +1,4 @@
-//! Masking: the values of attributes that the settings name stay out of the log.
+//! Masking: the values of attributes that the settings name stay out of the log, wherever in the line they would stand.
 
 use super::record::{Inputs, Record};
 use crate::values::raw;
@@ -8,6 +8,10 @@ use std::collections::HashSet;
 
 /// What is written instead of a value that is masked.
 const MASKED: &str = "***";
+
+/// How many characters a text must have to be masked where it is a part of another text. A shorter one is masked where it is the
+/// whole text: `a` is a part of almost everything.
+const MIN_PART: usize = 4;
 
 /// The names of the attributes whose values are masked.
 #[derive(Debug)]
@@ -20,32 +24,47 @@ impl Mask {
 
     /// Appends the line of a record.
     pub(super) fn write(&self, record: &Record<'_>, line: &mut Vec<u8>) {
-        if self.0.is_empty() {
+        let Some(Inputs { entities, context }) = record.inputs.filter(|_| !self.0.is_empty()) else {
             return record.write(line);
-        }
+        };
         let mut hidden = Vec::new();
-        let masked = record.inputs.map(|Inputs { entities, context }| {
-            let entities = entities.map(|words| self.masked("entities", words, &mut hidden));
-            (entities, self.masked("context", context, &mut hidden))
-        });
-        let inputs = masked.as_ref().map(|(entities, context)| Inputs {
-            entities: entities.each_ref().map(|words| &**words),
-            context,
-        });
-        Record { errors: &errors(record.errors, &hidden), inputs, ..record.clone() }.write(line);
+        let mut entities = entities.map(|entity| self.masked("entities", entity, &mut hidden));
+        let mut context = self.masked("context", context, &mut hidden);
+        if hidden.is_empty() {
+            let entities = entities.each_ref().map(|entity| &**entity);
+            return Record { inputs: Some(Inputs { entities, context: &context }), ..record.clone() }
+                .write(line);
+        }
+        // The same values may stand elsewhere: as the id of an entity, under another name, or in what an error cites.
+        let [subject, resource, caller] =
+            [record.subject, record.resource, record.caller].map(|value| without(value, &hidden));
+        entities = entities.map(|entity| without(&entity, &hidden));
+        context = without(&context, &hidden);
+        let request = record.request.map(|request| masked_text(request, &hidden));
+        let errors: Vec<String> = record.errors.iter().map(|error| without_values(error)).collect();
+        Record {
+            request: request.as_deref(),
+            caller: &caller,
+            subject: &subject,
+            resource: &resource,
+            errors: &errors,
+            inputs: Some(Inputs { entities: entities.each_ref().map(|entity| &**entity), context: &context }),
+            ..record.clone()
+        }
+        .write(line);
     }
 
-    /// The words of what has this name, without the values that are masked, of which the texts are kept; nothing of what
-    /// cannot be read.
-    fn masked(&self, name: &str, words: &RawValue, hidden: &mut Vec<String>) -> Box<RawValue> {
-        let value: Value = serde_json::from_str(words.get()).unwrap_or_else(|_| MASKED.into());
+    /// The JSON of what has this name, without the values that are masked, of which the texts are kept; nothing of what cannot
+    /// be read.
+    fn masked(&self, name: &str, json: &RawValue, hidden: &mut Vec<String>) -> Box<RawValue> {
+        let value: Value = serde_json::from_str(json.get()).unwrap_or_else(|_| MASKED.into());
         let mut named = json!({ name: value });
         mask(&mut named, &self.0, hidden);
         raw(&named.get(name))
     }
 }
 
-/// Masks the values of the attributes with these names, and keeps the texts that were hidden.
+/// Masks the values of the attributes with these names, and keeps the texts of what was hidden.
 fn mask(value: &mut Value, names: &HashSet<String>, hidden: &mut Vec<String>) {
     match value {
         Value::Object(fields) => {
@@ -62,22 +81,47 @@ fn mask(value: &mut Value, names: &HashSet<String>, hidden: &mut Vec<String>) {
     }
 }
 
-/// The texts in a value.
+/// The texts in a value, and its numbers as text.
 fn texts(value: &Value, found: &mut Vec<String>) {
     match value {
         Value::String(text) if !text.is_empty() => found.push(text.clone()),
+        Value::Number(number) => found.push(number.to_string()),
         Value::Array(items) => items.iter().for_each(|item| texts(item, found)),
         Value::Object(fields) => fields.values().for_each(|value| texts(value, found)),
         _ => {}
     }
 }
 
-/// What went wrong, without the texts that are hidden: an error may cite the value that it is about.
-fn errors(errors: &[String], hidden: &[String]) -> Vec<String> {
-    let without = |error: &String| {
-        hidden.iter().fold(error.clone(), |error, text| {
-            error.replace(text, MASKED).replace(&text.escape_debug().to_string(), MASKED)
-        })
-    };
-    errors.iter().map(without).collect()
+/// The JSON without the texts that are hidden; nothing of what cannot be read.
+fn without(json: &RawValue, hidden: &[String]) -> Box<RawValue> {
+    let mut value: Value = serde_json::from_str(json.get()).unwrap_or_else(|_| MASKED.into());
+    hide(&mut value, hidden);
+    raw(&value)
+}
+
+fn hide(value: &mut Value, hidden: &[String]) {
+    match value {
+        Value::String(text) => *text = masked_text(text, hidden),
+        Value::Array(items) => items.iter_mut().for_each(|item| hide(item, hidden)),
+        Value::Object(fields) => fields.values_mut().for_each(|value| hide(value, hidden)),
+        _ => {}
+    }
+}
+
+fn masked_text(text: &str, hidden: &[String]) -> String {
+    if hidden.iter().any(|hidden| hidden == text) {
+        return MASKED.to_owned();
+    }
+    let long = hidden.iter().filter(|hidden| hidden.chars().count() >= MIN_PART);
+    long.fold(text.to_owned(), |text, hidden| text.replace(hidden.as_str(), MASKED))
+}
+
+/// An error without what it cites: up to the policy that it names. In which form an error cites a value (escaped, normalized,
+/// computed), nobody can tell.
+fn without_values(error: &str) -> String {
+    let policy = error.split_once("` ").or_else(|| error.split_once("`: ")).map(|(policy, _)| policy);
+    match policy.filter(|policy| policy.starts_with("error while evaluating policy `")) {
+        Some(policy) => format!("{policy}`: {MASKED}"),
+        None => MASKED.to_owned(),
+    }
 }

@@ -14,12 +14,13 @@ use crate::config::Config;
 use batch::Batch;
 use lines::Lines;
 use mask::Mask;
-use queue::{Pushed, Queue};
+use queue::{Pushed, Queue, Taken};
 use std::cell::RefCell;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// How much room a thread keeps for its next line: 8 KiB.
 const USUAL: usize = 8 * 1024;
@@ -38,8 +39,10 @@ pub struct Settings {
     /// How many records may wait for the writer. As many again may be in its hands, and 32 KiB of them with each request that
     /// asks for many decisions.
     pub queue: usize,
-    /// What happens to a record when that many wait.
+    /// What happens when that many wait.
     pub overflow: Overflow,
+    /// How long a request waits for room, where it waits.
+    pub wait: Duration,
     /// The names of attributes of which `***` is written instead of the value.
     pub mask: Vec<String>,
 }
@@ -65,6 +68,7 @@ impl From<&Config> for Settings {
             keep: config.decision_log_keep,
             queue: config.decision_log_queue,
             overflow: config.decision_log_overflow,
+            wait: Duration::from_secs(config.decision_log_wait),
             mask: config.decision_log_mask.clone(),
         }
     }
@@ -124,7 +128,7 @@ impl DecisionLog {
     }
 
     fn start(settings: &Settings, lines: Lines, counts: Arc<Counts>) -> Result<Self, LogError> {
-        let queue = Arc::new(Queue::new(settings.queue, settings.overflow));
+        let queue = Arc::new(Queue::new(settings.queue, settings.overflow, settings.wait));
         let taken = Arc::clone(&queue);
         let writer = std::thread::Builder::new()
             .name("decision-log".into())
@@ -144,10 +148,26 @@ impl DecisionLog {
         }
     }
 
-    /// Hands the line of a record to the writer, if it is wanted. When the queue is full it waits for room, which blocks
-    /// the thread, or drops the record, as the settings say.
-    pub fn record(&self, record: &Record<'_>) {
-        let Some(open) = self.0.as_ref().filter(|_| self.wants(record.decision)) else { return };
+    /// Whether a request has to [wait for room](Self::wait_for_room) before its decisions are made.
+    #[inline]
+    pub fn is_full(&self) -> bool {
+        self.0.as_ref().is_some_and(|open| open.queue.is_full())
+    }
+
+    /// Waits until there is room, without blocking the thread. Gives whether there is: not if there has been none for as long
+    /// as the settings allow a request to wait.
+    pub async fn wait_for_room(&self) -> bool {
+        match &self.0 {
+            Some(open) => open.queue.wait_for_room().await,
+            None => true,
+        }
+    }
+
+    /// Hands the line of a record to the writer, if it is wanted. Gives whether the decision may take effect: not where the
+    /// settings require its record and too many wait.
+    #[must_use = "a decision whose record is required and refused must not take effect"]
+    pub fn record(&self, record: &Record<'_>) -> bool {
+        let Some(open) = self.0.as_ref().filter(|_| self.wants(record.decision)) else { return true };
         // Each thread makes its lines in the same place.
         thread_local! {
             static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -156,15 +176,24 @@ impl DecisionLog {
             line.clear();
             line.shrink_to(USUAL);
             open.mask.write(record, line);
-            if open.queue.push(line, record.time) == Pushed::Dropped {
+            let pushed = open.queue.push(line, record.time);
+            if pushed != Pushed::Taken {
                 open.counts.lose(1);
             }
-        });
+            pushed != Pushed::Refused
+        })
     }
 
-    /// Records of one request that asks for many decisions.
-    pub fn gather(&self) -> Gathered {
-        Gathered { log: self.clone(), lines: Mutex::default() }
+    /// Records of one request that asks for many decisions. Calls `refused` where one of them is required and too many wait.
+    pub fn gather(&self, refused: fn()) -> Gathered {
+        Gathered { log: self.clone(), lines: Mutex::default(), refused }
+    }
+
+    /// Opens the file again, which another program has renamed or deleted.
+    pub fn reopen(&self) {
+        if let Some(open) = &self.0 {
+            open.queue.reopen();
+        }
     }
 
     /// How many records are not in the log: there was no room, they could not be written, or the log was closed.
@@ -191,6 +220,7 @@ impl DecisionLog {
 pub struct Gathered {
     log: DecisionLog,
     lines: Mutex<Batch>,
+    refused: fn(),
 }
 
 impl Gathered {
@@ -200,7 +230,7 @@ impl Gathered {
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         lines.make(record.time, |line| open.mask.write(record, line));
         if lines.is_full() {
-            hand_over(open, &mut lines);
+            hand_over(open, &mut lines, self.refused);
         }
     }
 }
@@ -208,14 +238,18 @@ impl Gathered {
 impl Drop for Gathered {
     fn drop(&mut self) {
         if let Some(open) = &self.log.0 {
-            hand_over(open, self.lines.get_mut().unwrap_or_else(PoisonError::into_inner));
+            hand_over(open, self.lines.get_mut().unwrap_or_else(PoisonError::into_inner), self.refused);
         }
     }
 }
 
-fn hand_over(open: &Open, lines: &mut Batch) {
+fn hand_over(open: &Open, lines: &mut Batch, refused: fn()) {
     if lines.count() > 0 {
-        open.counts.lose(open.queue.push_all(lines));
+        let (lost, is_refused) = open.queue.push_all(lines);
+        open.counts.lose(lost);
+        if is_refused {
+            refused();
+        }
     }
 }
 
@@ -248,7 +282,10 @@ impl Drop for Open {
 /// The writer: it lasts until the queue is closed and empty.
 fn write(queue: &Queue, mut lines: Lines) {
     let mut batches = Vec::new();
-    while let Some(missed) = queue.take(&mut batches) {
+    while let Some(Taken { missed, reopen }) = queue.take(&mut batches) {
+        if reopen {
+            lines.reopen();
+        }
         batches.iter().for_each(|batch| lines.write(batch));
         // They came when the queue was full of those above.
         lines.miss(missed);

@@ -8,6 +8,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 mod disk;
+mod rotation;
 
 /// As long as the tests run.
 fn words(form: &impl Serialize) -> &'static serde_json::value::RawValue {
@@ -34,7 +35,7 @@ fn record(id: &str) -> Record<'_> {
 
 /// Records a decision about the thing with this number.
 fn put(log: &DecisionLog, number: u64) {
-    log.record(&record(&number.to_string()));
+    assert!(log.record(&record(&number.to_string())));
 }
 
 /// The line of such a decision.
@@ -52,6 +53,7 @@ fn settings(path: &Path) -> Settings {
         keep: 3,
         queue: 64,
         overflow: Overflow::Block,
+        wait: Duration::from_secs(20),
         mask: Vec::new(),
     }
 }
@@ -116,7 +118,7 @@ fn a_line_has_its_fields_in_their_order() {
     let log = DecisionLog::open(&settings(&path)).unwrap();
     let entities = [words(&json!({"uid": 1})), words(&json!({"uid": 2}))];
     let inputs = Some(Inputs { entities, context: words(&json!({"ip": "127.0.0.1"})) });
-    log.record(&Record { inputs, ..record("7") });
+    assert!(log.record(&Record { inputs, ..record("7") }));
     log.close();
     let expected = r#"{"time":"2026-01-01T00:00:00.000Z","requestId":"r-1",
         "caller":{"user":"599e1fcd9da1c72645c95886","credential":"apiKey","credentialId":"599e1fcd9da1c72645c95886"},
@@ -144,9 +146,9 @@ fn the_id_of_a_request_is_one_text_whatever_it_says() {
         "größer \u{1f600}",
     ];
     for id in ids {
-        log.record(&Record { request: Some(id), decision: false, ..record("1") });
+        assert!(log.record(&Record { request: Some(id), decision: false, ..record("1") }));
     }
-    log.record(&Record { request: None, ..record("1") });
+    assert!(log.record(&Record { request: None, ..record("1") }));
     log.close();
     let lines = lines(&path);
     let found: Vec<&Value> = lines.iter().map(|line| &line["requestId"]).collect();
@@ -170,7 +172,7 @@ fn every_record_of_many_threads_is_written_once_and_in_its_order() {
             let log = &log;
             scope.spawn(move || {
                 // Every other one hands them over many at a time.
-                let gathered = (thread % 2 == 1).then(|| log.gather());
+                let gathered = (thread % 2 == 1).then(|| log.gather(|| panic!("no record is refused")));
                 for number in thread * EACH..(thread + 1) * EACH {
                     match &gathered {
                         Some(gathered) => gathered.record(&record(&number.to_string())),
@@ -210,18 +212,18 @@ fn what_is_gathered_is_handed_over_at_the_end_and_finds_room_or_is_dropped() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log");
     let (log, door) = stopped(&Settings { queue: 4, overflow: Overflow::Drop, ..settings(&path) });
-    let gathered = log.gather();
+    let gathered = log.gather(|| panic!("no record is refused"));
     (1..=3).for_each(|number| gathered.record(&record(&number.to_string())));
     put(&log, 4);
     drop(gathered);
-    let gathered = log.gather();
+    let gathered = log.gather(|| panic!("no record is refused"));
     (5..=6).for_each(|number| gathered.record(&record(&number.to_string())));
     assert_eq!(log.dropped(), 0);
     drop(gathered);
     assert_eq!(log.dropped(), 2);
     drop(door);
     log.close();
-    let gathered = log.gather();
+    let gathered = log.gather(|| panic!("no record is refused"));
     gathered.record(&record("7"));
     drop(gathered);
     assert_eq!((log.written(), log.dropped()), (5, 3));
@@ -247,30 +249,55 @@ fn what_is_written_and_what_is_dropped_is_all_that_was_sent() {
     assert_eq!(lines.iter().filter(|line| line.get("action").is_some()).count() as u64, log.written());
 }
 
-#[test]
-fn closing_writes_the_records_of_those_who_are_blocked_and_no_later_ones() {
+#[tokio::test]
+async fn a_full_queue_makes_a_request_wait_and_no_thread() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("log");
+    let wait = Duration::from_millis(20);
+    let (log, door) = stopped(&Settings { queue: 2, wait, ..settings(&path) });
+    put(&log, 1);
+    assert!(!log.is_full() && log.wait_for_room().await);
+    // A request that was admitted records all of its decisions.
+    (2..=9).for_each(|number| put(&log, number));
+    assert!(log.is_full() && !log.wait_for_room().await);
+    drop(door);
+    while log.is_full() {
+        tokio::task::yield_now().await;
+    }
+    assert!(log.wait_for_room().await);
+    log.close();
+    put(&log, 10);
+    assert!(numbers(&lines(&path)).into_iter().eq(0..=9));
+    assert_eq!((log.written(), log.dropped()), (10, 1));
+}
+
+#[tokio::test]
+async fn a_request_that_waits_goes_on_when_there_is_room() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log");
     let (log, door) = stopped(&Settings { queue: 1, ..settings(&path) });
-    let open = log.0.as_ref().unwrap();
-    std::thread::scope(|scope| {
-        for number in 1..=4 {
-            let log = &log;
-            scope.spawn(move || put(log, number));
-        }
-        while open.queue.blocked() < 3 {
-            std::thread::yield_now();
-        }
-        open.queue.close();
+    put(&log, 1);
+    let waiting = (0..50).map(|_| log.wait_for_room());
+    let open = async {
+        tokio::task::yield_now().await;
         drop(door);
-    });
+    };
+    let (found, ()) = tokio::join!(futures_util::future::join_all(waiting), open);
+    assert!(found.into_iter().all(|has_room| has_room));
+}
+
+#[test]
+fn memory_is_bounded_and_a_refused_record_is_counted_and_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("log");
+    let (log, door) = stopped(&settings(&path));
+    let long = "7".repeat(1 << 20);
+    let taken = (0..100).take_while(|_| log.record(&record(&long))).count();
+    assert!((60..=64).contains(&taken), "{taken}");
+    drop(door);
     log.close();
-    log.close();
-    put(&log, 5);
-    let mut found = numbers(&lines(&path));
-    found.sort_unstable();
-    assert_eq!(found, [0, 1, 2, 3, 4]);
-    assert_eq!((log.written(), log.dropped()), (5, 1));
+    assert_eq!((log.written(), log.dropped()), (taken as u64 + 1, 1));
+    assert_eq!(told(&lines(&path)), 1);
 }
 
 #[test]
@@ -342,13 +369,13 @@ fn masked_attributes_show_their_names_only() {
     let context = json!({"named": [{"address": {"street": "\"Elm\" 1"}}, {"mail": "email"}]});
     let errors = ["guest: no date: ada@example.com", r#"guest: "\"Elm\" 1""#].map(str::to_owned);
     let inputs = Some(Inputs { entities: [words(&person), words(&thing)], context: words(&context) });
-    log.record(&Record { inputs, errors: &errors, ..record("1") });
+    assert!(log.record(&Record { inputs, errors: &errors, ..record("1") }));
     log.close();
     let [line] = lines(&path).try_into().unwrap();
     let person = json!({"uid": "ada", "attrs": {"email": "***", "role": "agent"}});
     let context = json!({"named": [{"address": "***"}, {"mail": "email"}]});
     assert_eq!(line["inputs"], json!({"entities": [person, thing], "context": context}));
-    assert_eq!(line["errors"], json!(["guest: no date: ***", "guest: \"***\""]));
+    assert_eq!(line["errors"], json!(["***", "***"]));
 }
 
 #[test]
@@ -359,11 +386,48 @@ fn a_whole_context_is_masked_by_its_name() {
     let entity = words(&json!({"uid": "ada"}));
     let inputs = Some(Inputs { entities: [entity; 2], context: words(&json!({"code": "open sesame"})) });
     let errors = ["guest: no date: open sesame".to_owned()];
-    log.record(&Record { inputs, errors: &errors, ..record("1") });
+    assert!(log.record(&Record { inputs, errors: &errors, ..record("1") }));
     log.close();
     let [line] = lines(&path).try_into().unwrap();
     assert_eq!(line["inputs"], json!({"entities": [{"uid": "ada"}, {"uid": "ada"}], "context": "***"}));
-    assert_eq!(line["errors"], json!(["guest: no date: ***"]));
+    assert_eq!(line["errors"], json!(["***"]));
+}
+
+#[test]
+fn a_masked_value_stands_nowhere_in_the_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("log");
+    let mask = ["email", "salary", "born", "pin"].map(str::to_owned).to_vec();
+    let log = DecisionLog::open(&Settings { mask, ..settings(&path) }).unwrap();
+    let person = json!({
+        "uid": {"type": "Person", "id": "ada@example.com"},
+        "attrs": {
+            "email": "ada@example.com", "salary": 81234, "pin": "12", "role": "agent",
+            "born": {"__extn": {"fn": "datetime", "arg": "1815-12-10"}}, "note": "mail ada@example.com",
+        },
+    });
+    let context = json!({"named": "ada@example.com", "code": "12", "room": "512"});
+    let errors = [
+        "error while evaluating policy `pay`: integer overflow while attempting to add the values `81234` and `1`",
+        "error while evaluating policy `age`: `1815-12-10T00:00:00.000Z` is no duration",
+        "something else with 81234",
+    ];
+    let errors = errors.map(str::to_owned);
+    let inputs = Some(Inputs { entities: [words(&person), words(&json!({}))], context: words(&context) });
+    let subject = words(&Subject { kind: "Person", id: "ada@example.com", scopes: &[] });
+    let request = Some("for-ada@example.com");
+    assert!(log.record(&Record { inputs, subject, request, errors: &errors, ..record("ada@example.com") }));
+    log.close();
+    let text = std::fs::read_to_string(&path).unwrap();
+    for masked in ["ada@example.com", "81234", "1815", "\"12\""] {
+        assert!(!text.contains(masked), "{masked}: {text}");
+    }
+    let [line] = lines(&path).try_into().unwrap();
+    assert_eq!(line["errors"][0], "error while evaluating policy `pay`: ***");
+    assert_eq!(line["inputs"]["entities"][0]["attrs"]["note"], "mail ***");
+    assert_eq!(line["inputs"]["context"], json!({"named": "***", "code": "***", "room": "512"}));
+    assert_eq!((&line["requestId"], &line["subject"]["id"]), (&json!("for-***"), &json!("***")));
+    assert_eq!(line["inputs"]["entities"][0]["attrs"]["role"], "agent");
 }
 
 #[test]
@@ -373,7 +437,7 @@ fn denials_only_are_wanted_if_so_set_and_nothing_if_off() {
     let log = DecisionLog::open(&Settings { decisions: Decisions::Denials, ..settings(&path) }).unwrap();
     assert!(log.wants(false) && !log.wants(true));
     put(&log, 1);
-    log.record(&Record { decision: false, ..record("2") });
+    assert!(log.record(&Record { decision: false, ..record("2") }));
     log.close();
     assert_eq!(numbers(&lines(&path)), [2]);
     assert_eq!((log.written(), log.dropped()), (1, 0));

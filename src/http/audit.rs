@@ -1,17 +1,20 @@
 //! What the audit trail is told besides what a unit of work does: that somebody was refused. A problem takes along what is
 //! to be told of it, and it is told when the request has failed with it.
 
+use super::refusals::{Refusal, Target};
 use super::{Parts, Problem};
 use crate::store::{Cause, Entry, Event, StoreError};
 use actix_web::HttpRequest;
 use std::collections::VecDeque;
 use tokio::sync::Mutex;
 
-/// What the audit trail is to be told of a problem.
+/// What the audit log records of a request that failed.
 #[derive(Debug, Clone)]
-pub struct Untold {
-    cause: Cause,
-    entry: Entry,
+pub enum Untold {
+    /// An entry of its own.
+    Event(Cause, Entry),
+    /// A refusal, which is counted with others of the same caller.
+    Refusal(Refusal),
 }
 
 /// Whether the audit trail is told when the policies refuse this action: making, changing and ending users, organizations,
@@ -29,18 +32,27 @@ impl Problem {
     /// The same, of which the audit trail is to be told.
     #[must_use]
     pub fn told(self, cause: Cause, entry: Entry) -> Self {
-        Self { untold: Some(Box::new(Untold { cause, entry })), ..self }
+        Self { untold: Some(Box::new(Untold::Event(cause, entry))), ..self }
+    }
+
+    /// Adds the refusal that the audit log records of this problem.
+    #[must_use]
+    pub fn refused_by_policy(self, refusal: Refusal) -> Self {
+        Self { untold: Some(Box::new(Untold::Refusal(refusal))), ..self }
     }
 }
 
-/// Tells the audit trail of a problem with which a request has failed, where there is something to tell. That it cannot be
-/// told changes nothing of the answer.
+/// Records in the audit log why a request failed. A failure to do so does not change the answer.
 pub async fn tell(request: &HttpRequest, untold: Untold) {
     let Some(parts) = Parts::held(request) else { return };
-    let entry = of_path(untold.entry, request);
-    let event = entry.event();
-    if let Err(error) = parts.store.audit(untold.cause, entry).await {
-        failed(&error, event);
+    match untold {
+        Untold::Refusal(refusal) => parts.refusals.add(refusal, target(request)),
+        Untold::Event(cause, entry) => {
+            let event = entry.event();
+            if let Err(error) = parts.store.audit(cause, entry).await {
+                failed(&error, event);
+            }
+        }
     }
 }
 
@@ -68,9 +80,22 @@ pub async fn note(parts: &Parts, cause: Cause, entry: Entry) {
     }
 }
 
-/// Tells the audit trail of what it could not be told before.
+/// Appends what could not be appended before, and the refusals of the minutes that are over.
 pub async fn catch_up(parts: &Parts) -> Result<(), StoreError> {
-    tell_all(parts, &mut *parts.untold.0.lock().await).await
+    tell_all(parts, &mut *parts.untold.0.lock().await).await?;
+    parts.refusals.write_complete(&parts.store, parts.clock.now()).await
+}
+
+/// Appends all that is still pending when the service shuts down; logs what cannot be appended.
+pub async fn finish(parts: &Parts) {
+    let now = parts.clock.now();
+    if let Err(error) = tell_all(parts, &mut *parts.untold.0.lock().await).await {
+        tracing::error!(%error, "events are missing in the audit log: it could not be written before the shutdown");
+    }
+    if let Err(error) = parts.refusals.write_all(&parts.store, now).await {
+        let entries = parts.refusals.pending_entries();
+        tracing::error!(%error, entries, "refusals are missing in the audit log: it could not be written before the shutdown");
+    }
 }
 
 async fn tell_all(parts: &Parts, waiting: &mut VecDeque<(Cause, Entry)>) -> Result<(), StoreError> {
@@ -87,17 +112,12 @@ async fn tell_all(parts: &Parts, waiting: &mut VecDeque<(Cause, Entry)>) -> Resu
     Ok(())
 }
 
-/// A denial is one to the thing that the path names, whether there is one or not: the trail must not tell one that is
-/// missing from one that is out of reach either.
-fn of_path(entry: Entry, request: &HttpRequest) -> Entry {
-    if entry.event() != Event::AccessDenied {
-        return entry;
-    }
-    match request.match_info().get("id").and_then(|id| id.parse().ok()) {
-        Some(id) if request.path().starts_with("/v2/organizations") => entry.subject("Organization", id),
-        Some(id) => entry.user(id),
-        None => entry,
-    }
+/// The target of a refused request: the resource that its path names, whether it exists or not. The audit log must not
+/// disclose whether it does.
+fn target(request: &HttpRequest) -> Option<Target> {
+    let id = request.match_info().get("id").and_then(|id| id.parse().ok())?;
+    let kind = if request.path().starts_with("/v2/organizations") { "Organization" } else { "User" };
+    Some((kind, id))
 }
 
 #[cfg(test)]

@@ -92,6 +92,8 @@ struct Known {
     engine: u64,
     /// By which keyring its token was checked.
     keyring: u64,
+    /// When it was read. Before that time nothing is known of it: the clock was set back.
+    from: Timestamp,
     /// Until when its credential is good without another look.
     until: Timestamp,
 }
@@ -144,7 +146,9 @@ impl Caller {
         let keyring = parts.tokens.current_number().await?;
         let is_good = |known: &&Known| {
             let is_same = known.engine == engine.number() && known.keyring == keyring;
-            is_same && now < known.until && parts.store.is_good(known.stamp, known.caller.id)
+            is_same
+                && (known.from..known.until).contains(&now)
+                && parts.store.is_good(known.stamp, known.caller.id)
         };
         let near = NEAR
             .with_borrow(|near| near.get(fingerprint).filter(is_good).map(|known| Arc::clone(&known.caller)));
@@ -190,7 +194,7 @@ impl Caller {
             }
             Bearer::ApiKey(key) => Self::of_api_key(parts, engine, &key, now).await?,
         };
-        Ok(Known { caller: Arc::new(caller), stamp, engine: engine.number(), keyring, until })
+        Ok(Known { caller: Arc::new(caller), stamp, engine: engine.number(), keyring, from: now, until })
     }
 
     async fn of_api_key(

@@ -4,9 +4,10 @@
 use super::{Parts, Problem, audit, forward, limits, span};
 use crate::store::Origin;
 use crate::trace;
-use crate::values::{random_number, write_hex};
+use crate::values::{Id, random_number, write_hex};
 use actix_web::body::{BoxBody, EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage, HttpRequest};
@@ -24,6 +25,8 @@ pub struct Passage {
     id: HeaderValue,
     /// The action whose gate it has come to.
     action: Cell<Option<&'static str>>,
+    /// The user whose credential was found valid.
+    caller: Cell<Option<Id>>,
 }
 
 impl Passage {
@@ -31,7 +34,7 @@ impl Passage {
         let sent = request.headers().get(REQUEST_ID).filter(|value| {
             (1..=128).contains(&value.len()) && value.as_bytes().iter().all(u8::is_ascii_graphic)
         });
-        Self { id: sent.cloned().unwrap_or_else(new_id), action: Cell::new(None) }
+        Self { id: sent.cloned().unwrap_or_else(new_id), action: Cell::new(None), caller: Cell::new(None) }
     }
 
     /// The id as text.
@@ -42,6 +45,11 @@ impl Passage {
     /// The id as the header has it.
     pub fn header(&self) -> HeaderValue {
         self.id.clone()
+    }
+
+    /// Notes the user whose credential was found valid.
+    pub fn authenticated(&self, caller: Id) {
+        self.caller.set(Some(caller));
     }
 
     /// Notes that it has come to the gate of this action.
@@ -100,9 +108,14 @@ async fn pass<B: MessageBody + 'static>(
         Ok(()) => next.call(request).await?.map_into_left_body(),
         Err(problem) => request.error_response(problem).map_into_right_body(),
     };
+    let unrecorded = trace::is_unrecorded().then(Problem::decision_log_full);
     let problem = response.response().error().and_then(|error| error.as_error::<Problem>());
+    let problem = unrecorded.as_ref().or(problem);
     let untold = problem.and_then(|problem| problem.untold.clone());
-    let answer = problem.map(|problem| problem.answer(text(&id).unwrap_or_default()));
+    let answer = problem.map(|problem| {
+        let counted = count_refusal(response.request(), problem);
+        counted.as_ref().err().unwrap_or(problem).answer(text(&id).unwrap_or_default())
+    });
     if let Some(untold) = untold {
         // Boxed, since it is rare and large, and every request would make room for it.
         Box::pin(audit::tell(response.request(), *untold)).await;
@@ -129,6 +142,16 @@ async fn pass<B: MessageBody + 'static>(
     protect(&mut response);
     span::answered(&response);
     Ok(response)
+}
+
+/// Counts a request that was refused; 429 where there were too many.
+fn count_refusal(request: &HttpRequest, problem: &Problem) -> Result<(), Problem> {
+    let is_hidden = matches!(problem.untold.as_deref(), Some(audit::Untold::Refusal(_)));
+    if !is_hidden && !matches!(problem.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+        return Ok(());
+    }
+    let caller = request.extensions().get::<Passage>().and_then(|passage| passage.caller.get());
+    limits::count_refusal(request, caller)
 }
 
 /// Counts a request that was answered.

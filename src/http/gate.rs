@@ -5,11 +5,13 @@ use super::caller::{Caller, Credential, bearer, facts};
 use super::edge::{Passage, client_address, text};
 use super::limits::count_caller;
 use super::parts::Held;
+use super::refusals::Refusal;
 use super::{FieldError, Parts, Problem};
 use crate::authz::{Ask, Circumstances, Denied, Engine, Permitted, Resourced, Trail, Undecided, Within};
 use crate::decision_log::Gathered;
 use crate::resource::{Reference, Resource};
-use crate::store::{Account, Cause, Entry, Event, Outcome, Reader, Work};
+use crate::store::{Account, Cause, Reader, Work};
+use crate::trace;
 use crate::values::{Id, OrgPath, Timestamp};
 use actix_web::http::header::HeaderValue;
 use actix_web::{HttpMessage, HttpRequest};
@@ -53,8 +55,14 @@ impl Gate {
         let token = bearer(request)?.ok_or_else(Problem::no_bearer)?;
         let engine = parts.policies.in_force();
         let caller = Caller::of_token(&parts, &engine, token).await?;
+        if let Some(passage) = request.extensions().get::<Passage>() {
+            passage.authenticated(caller.id);
+        }
         count_caller(&parts, request, caller.id)?;
         caller.touch(&parts, request).await;
+        if parts.decision_log.is_full() && !Box::pin(parts.decision_log.wait_for_room()).await {
+            return Err(Problem::decision_log_full());
+        }
         let ip = client_address(request);
         let request = request.extensions().get::<Passage>().map(Passage::header);
         let call = Call { parts, engine, caller, ip, now: OnceLock::new(), request };
@@ -90,7 +98,10 @@ impl Gate {
 
     /// The same door for many decisions, which are recorded together.
     pub fn for_many(&self) -> Self {
-        Self { gathered: Some(Arc::new(self.parts().decision_log.gather())), ..self.clone() }
+        Self {
+            gathered: Some(Arc::new(self.parts().decision_log.gather(trace::mark_unrecorded))),
+            ..self.clone()
+        }
     }
 
     /// Who causes what is written in this request.
@@ -112,7 +123,7 @@ impl Gate {
         if !is_administrative(self.action) {
             return problem;
         }
-        problem.told(self.cause(), self.denial().within(&self.caller().organization))
+        problem.refused_by_policy(self.refusal(Some(self.caller().organization.clone()), None))
     }
 
     fn denied(&self, denied: &Denied) -> Problem {
@@ -125,11 +136,11 @@ impl Gate {
         if !is_administrative(self.action) {
             return problem;
         }
-        problem.told(self.cause(), self.denial().with("found", is_found))
+        problem.refused_by_policy(self.refusal(None, Some(is_found)))
     }
 
-    fn denial(&self) -> Entry {
-        Entry::new(Event::AccessDenied).outcome(Outcome::Denied).with("action", self.action)
+    fn refusal(&self, organization: Option<OrgPath>, is_found: Option<bool>) -> Refusal {
+        Refusal { cause: self.cause(), action: self.action, organization, is_found }
     }
 
     /// Who is calling.

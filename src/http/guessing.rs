@@ -57,6 +57,8 @@ struct Counter {
     forget: u64,
     /// Whether it lets those pass who are known at their address.
     spares_known: bool,
+    /// The key of the account that it counts for; none where it counts for an address.
+    account: Option<String>,
 }
 
 /// What is counted of a try: those at the account first, and last those from the address.
@@ -87,8 +89,50 @@ impl Guessing {
         counter.free - 1 + steps.unwrap_or_default()
     }
 
+    /// A row as it can be at most at this time. A later wait was counted while a clock was ahead: it ends after the longest
+    /// wait, and not when the clock comes to that time again.
+    fn clamped(&self, counter: &Counter, row: &AttemptRow, now: Timestamp) -> AttemptRow {
+        let longest_count = (self.most(counter) + 1) * counter.forget;
+        let allowed_at = row.allowed_at.min(now.plus_seconds(self.longest));
+        let forgotten_at = row.forgotten_at.min(now.plus_seconds(longest_count)).max(allowed_at);
+        AttemptRow { key: row.key.clone(), allowed_at, forgotten_at }
+    }
+
+    /// Shortens the waits that are longer than they can be, for good.
+    async fn repair(
+        &self,
+        parts: &Parts,
+        counters: &Counters,
+        rows: &mut [AttemptRow],
+        now: Timestamp,
+    ) -> Result<(), Problem> {
+        let mut repaired = Vec::new();
+        for row in rows.iter_mut() {
+            let Some(counter) = counters.iter().find(|counter| counter.key == row.key) else { continue };
+            let clamped = self.clamped(counter, row, now);
+            if clamped.allowed_at.millis().saturating_add(SKEW) < row.allowed_at.millis() {
+                *row = clamped.clone();
+                repaired.push(clamped);
+            }
+        }
+        if repaired.is_empty() {
+            return Ok(());
+        }
+        let work = parts.store.begin(Cause::service(now)).await?;
+        for row in &repaired {
+            work.delay_attempts(row).await?;
+        }
+        Ok(work.commit().await?)
+    }
+
+    /// The keys under which the attempts at an account are counted, by its email and by its user.
+    pub fn account_keys(email: &Email, user: &str) -> [String; 2] {
+        [print(&format!("account {email}")), print(&format!("user {user}"))]
+    }
+
     /// A row as it is to be after the try that has just been counted in it.
     fn delayed(&self, counter: &Counter, row: &AttemptRow, now: Timestamp) -> AttemptRow {
+        let row = &self.clamped(counter, row, now);
         let left = row.forgotten_at.millis().saturating_sub(now.millis()).saturating_sub(SKEW);
         let count = u64::try_from(left).unwrap_or_default().div_ceil(counter.forget * 1_000);
         let count = count.min(self.most(counter));
@@ -102,19 +146,38 @@ impl Guessing {
     /// each is locked. The last key is the one under which it is known that the user logs in from there.
     fn counters(&self, email: &Email, user: Option<Id>, address: Option<IpAddr>) -> (Counters, String) {
         let network = address.map(network_of).map(|address| address.to_string()).unwrap_or_default();
-        let counter = |kind: &str, what: &str, free, forget, spares_known| {
-            // The email in its one form: upper and lower case are one account.
-            Counter { key: print(&format!("{kind} {what}")), free, forget, spares_known }
-        };
         // Where there is no user as much is counted, and takes as long.
         let user = user.map_or_else(|| email.to_string(), |user| user.to_string());
         let (pair, user_pair) = (format!("{email} {network}"), format!("{user} {network}"));
+        // The email in its one form: upper and lower case are one account.
+        let [of_email, of_user] = Self::account_keys(email, &user);
+        let forget = 2 * self.longest;
+        let of_pair = |key: &str, account: &String| Counter {
+            key: print(key),
+            free: FREE_OF_PAIR,
+            forget,
+            spares_known: false,
+            account: Some(account.clone()),
+        };
+        let of_account = |key: &String| Counter {
+            key: key.clone(),
+            free: FREE_OF_ACCOUNT,
+            forget,
+            spares_known: true,
+            account: Some(key.clone()),
+        };
         let counters = [
-            counter("pair", &pair, FREE_OF_PAIR, 2 * self.longest, false),
-            counter("user pair", &user_pair, FREE_OF_PAIR, 2 * self.longest, false),
-            counter("account", email.as_str(), FREE_OF_ACCOUNT, 2 * self.longest, true),
-            counter("user", &user, FREE_OF_ACCOUNT, 2 * self.longest, true),
-            counter("address", &network, FREE_OF_ADDRESS, ADDRESS_FORGETS, true),
+            of_pair(&format!("pair {pair}"), &of_email),
+            of_pair(&format!("user pair {user_pair}"), &of_user),
+            of_account(&of_email),
+            of_account(&of_user),
+            Counter {
+                key: print(&format!("address {network}")),
+                free: FREE_OF_ADDRESS,
+                forget: ADDRESS_FORGETS,
+                spares_known: true,
+                account: None,
+            },
         ];
         (counters, print(&format!("known {user_pair}")))
     }
@@ -184,7 +247,8 @@ impl<'a> Attempt<'a> {
         let keys = counters.iter().map(|counter| counter.key.as_str()).chain([known.as_str()]);
         // A flood is turned away by a look, and keeps nobody from writing.
         let now = parts.clock.now();
-        let rows = parts.store.attempts(keys, now).await?;
+        let mut rows = parts.store.attempts(keys, now).await?;
+        guessing.repair(parts, &counters, &mut rows, now).await?;
         let is_known = rows.iter().any(|row| row.key == known);
         if let Some(seconds) = wait_of(&counters, &rows, is_known, now) {
             return Err(too_many(seconds));
@@ -234,7 +298,10 @@ impl Guessing {
     ) -> Result<Option<(Timestamp, Timestamp)>, Problem> {
         let work = parts.store.begin(Cause::service(parts.clock.now())).await?;
         let now = parts.clock.now();
-        let tries: Vec<_> = counters.iter().map(|counter| (counter.key.as_str(), counter.forget)).collect();
+        let tries: Vec<_> = counters
+            .iter()
+            .map(|counter| (counter.key.as_str(), counter.forget, counter.account.as_deref()))
+            .collect();
         let rows = work.count_attempt(&tries, now).await?;
         // By now another process may have counted, for which this one has waited.
         let now = parts.clock.now();

@@ -1,13 +1,16 @@
-//! How many requests somebody may make of this process: by its address before it is known who it is, and then by its
-//! user. Off unless the settings say otherwise. Each process counts for itself, in memory of a bounded size: whoever has
-//! not been there for long is dropped. The answers say where one stands in the fields of the IETF draft
+//! Rate limits: how many requests this process answers for one user or one address.
+//!
+//! By default there are limits for requests without a valid credential (by address), and for refusals and writes (by user).
+//! Limits for all requests of a user or an address are off unless they are set. Decision endpoints have only the latter. Each
+//! process counts for itself, by the monotonic clock, in memory of a bounded size. Answers carry the fields of the IETF draft
 //! draft-ietf-httpapi-ratelimit-headers-10.
 
 use super::edge::{client_address, network_of};
 use super::{Parts, Problem};
 use crate::config::Config;
-use crate::values::{Id, Timestamp};
-use actix_web::http::header::{HeaderName, HeaderValue};
+use crate::values::Id;
+use actix_web::http::Method;
+use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::{HttpMessage, HttpRequest};
 use quick_cache::UnitWeighter;
 use quick_cache::sync::Cache;
@@ -16,6 +19,7 @@ use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const STANDING: HeaderName = HeaderName::from_static("ratelimit");
@@ -25,6 +29,12 @@ const STANDING: HeaderName = HeaderName::from_static("ratelimit");
 pub struct Limits {
     caller: Option<Limit<Id>>,
     address: Option<Limit<IpAddr>>,
+    /// Requests without a valid credential.
+    anonymous: Option<Limit<IpAddr>>,
+    /// Requests that the policies refuse.
+    refusals: Option<Limit<Id>>,
+    /// Requests that change something.
+    writes: Option<Limit<Id>>,
 }
 
 /// A limit for each key: a bucket of tokens that fills evenly. Of a bucket only the moment is kept at which it is full
@@ -75,23 +85,40 @@ impl<K: Hash + Eq + Clone> Limit<K> {
     }
 
     /// Takes a token out of a bucket, if there is one.
-    fn take(&self, key: &K, now: Timestamp) -> Standing {
+    fn take(&self, key: &K, now: Duration) -> Standing {
         let new = || Ok::<_, Infallible>(Arc::default());
         let Ok(bucket) = self.full_at.get_or_insert_with(key, new);
-        let now = now.millis().saturating_mul(1_000);
-        let token = self.window / self.quota;
+        let now = micros(now);
+        let token = self.token();
         let after = |full_at: i64| full_at.max(now).saturating_add(token);
         let taken = bucket.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |full_at| {
             Some(after(full_at)).filter(|after| after - now <= self.window)
         });
-        let (full_at, wait) = match taken {
-            Ok(before) => (after(before), None),
-            Err(before) => (before, Some(after(before) - self.window - now)),
-        };
-        let full_in = full_at - now;
-        let left = ((self.window - full_in) / token).max(0);
+        match taken {
+            Ok(before) => self.standing(after(before) - now, None),
+            Err(before) => self.standing(before - now, Some(after(before) - self.window - now)),
+        }
+    }
+
+    /// Where the client stands, if the bucket has no token left; takes none.
+    fn exhausted(&self, key: &K, now: Duration) -> Option<Standing> {
+        let full_in = self.full_at.get(key)?.load(Ordering::Relaxed) - micros(now);
+        let wait = full_in + self.token() - self.window;
+        (wait > 0).then(|| self.standing(full_in, Some(wait)))
+    }
+
+    fn token(&self) -> i64 {
+        self.window / self.quota
+    }
+
+    fn standing(&self, full_in: i64, wait: Option<i64>) -> Standing {
+        let left = ((self.window - full_in) / self.token()).max(0);
         Standing { name: self.name, quota: self.quota, window: self.window, left, full_in, wait }
     }
+}
+
+fn micros(time: Duration) -> i64 {
+    i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
 }
 
 impl Limits {
@@ -101,31 +128,93 @@ impl Limits {
         Self {
             caller: Limit::new("caller", config.rate_limit_per_caller, window),
             address: Limit::new("address", config.rate_limit_per_address, window),
+            anonymous: Limit::new("anonymous", config.rate_limit_anonymous, window),
+            refusals: Limit::new("refusals", config.rate_limit_refusals, window),
+            writes: Limit::new("writes", config.rate_limit_writes, window),
         }
     }
-
-    /// Whether there is any.
-    fn are_on(&self) -> bool {
-        self.caller.is_some() || self.address.is_some()
-    }
 }
 
-/// Counts a request of which it is not known yet who makes it; 429 where there were too many from its address.
+/// Whether a path is a decision endpoint, or asks what a token is: a `POST` there changes nothing.
+fn is_evaluation(path: &str) -> bool {
+    ["/access/v1/", "/v2/authorize", "/v2/auth/introspect"].iter().any(|start| path.starts_with(start))
+}
+
+/// Whether a request tells who makes it only in its body, whatever header it has.
+fn ignores_authorization(request: &HttpRequest) -> bool {
+    request.method() == Method::POST && matches!(request.path(), "/v2/auth/token" | "/v2/auth/revoke")
+}
+
+/// Whether requests without a credential are not counted: those of monitoring, preflights, and those of a proxy, which must be
+/// answered with a decision.
+fn is_exempt(request: &HttpRequest) -> bool {
+    let path = request.path();
+    path.starts_with("/health/")
+        || path == "/metrics"
+        || path.starts_with("/v2/authorize/forward")
+        || request.method() == Method::OPTIONS
+}
+
+/// Counts a request before it is known who makes it; 429 where there were too many from its address.
 pub(super) fn count_address(request: &HttpRequest) -> Result<(), Problem> {
     let Some(parts) = Parts::held(request) else { return Ok(()) };
-    let Some(limit) = &parts.limits.address else { return Ok(()) };
-    // Who looks after the service is not to be kept from it by who overruns it.
-    if request.path().starts_with("/health/") || request.path() == "/metrics" {
-        return Ok(());
+    if let Some(limit) = &parts.limits.address {
+        // Monitoring must work while a client is over the limit.
+        let is_monitoring = request.path().starts_with("/health/") || request.path() == "/metrics";
+        if let Some(address) = client_address(request).filter(|_| !is_monitoring) {
+            note(request, limit.take(&network_of(address), parts.clock.monotonic()))?;
+        }
     }
-    let Some(address) = client_address(request) else { return Ok(()) };
-    note(request, limit.take(&network_of(address), parts.clock.now()))
+    if !request.headers().contains_key(header::AUTHORIZATION) || ignores_authorization(request) {
+        return count_anonymous(parts, request);
+    }
+    Ok(())
 }
 
-/// Counts a request of this user; 429 where there were too many.
+/// Counts a request without a valid credential; 429 where there were too many from its address.
+fn count_anonymous(parts: &Parts, request: &HttpRequest) -> Result<(), Problem> {
+    let Some(limit) = parts.limits.anonymous.as_ref().filter(|_| !is_exempt(request)) else { return Ok(()) };
+    let Some(address) = client_address(request) else { return Ok(()) };
+    note(request, limit.take(&network_of(address), parts.clock.monotonic()))
+}
+
+/// Counts a request of this user; 429 where there were too many, or too many refusals or writes before.
 pub fn count_caller(parts: &Parts, request: &HttpRequest, user: Id) -> Result<(), Problem> {
-    match &parts.limits.caller {
-        Some(limit) => note(request, limit.take(&user, parts.clock.now())),
+    let Limits { caller, refusals, writes, .. } = &parts.limits;
+    if let Some(limit) = caller {
+        note(request, limit.take(&user, parts.clock.monotonic()))?;
+    }
+    if is_evaluation(request.path()) {
+        return Ok(());
+    }
+    if let Some(standing) =
+        refusals.as_ref().and_then(|limit| limit.exhausted(&user, parts.clock.monotonic()))
+    {
+        note(request, standing)?;
+    }
+    match writes {
+        Some(limit) if !request.method().is_safe() => {
+            note(request, limit.take(&user, parts.clock.monotonic()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Counts the answer to a request that was refused: for its user, whose next requests are stopped where there were too many;
+/// or where it has no valid credential for its address, with 429 in place of the answer.
+pub(super) fn count_refusal(request: &HttpRequest, caller: Option<Id>) -> Result<(), Problem> {
+    let Some(parts) = Parts::held(request) else { return Ok(()) };
+    match caller {
+        Some(user) => {
+            if let Some(limit) = parts.limits.refusals.as_ref().filter(|_| !is_evaluation(request.path())) {
+                limit.take(&user, parts.clock.monotonic());
+            }
+            Ok(())
+        }
+        // The others were counted when they came.
+        None if request.headers().contains_key(header::AUTHORIZATION) && !ignores_authorization(request) => {
+            count_anonymous(parts, request)
+        }
         None => Ok(()),
     }
 }
@@ -136,17 +225,19 @@ fn note(request: &HttpRequest, standing: Standing) -> Result<(), Problem> {
     let Some(wait) = standing.wait else { return Ok(()) };
     let wait = seconds(wait).max(1);
     let whose = standing.name;
-    let detail = format!("Too many requests of this {whose}. Try again in {wait} seconds.");
+    let what = match whose {
+        "anonymous" => "requests without a valid credential from this address".to_owned(),
+        "refusals" => "requests of this caller that were refused".to_owned(),
+        "writes" => "writes of this caller".to_owned(),
+        whose => format!("requests of this {whose}"),
+    };
+    let detail = format!("Too many {what}. Try again in {wait} seconds.");
     Err(Problem::too_many("rate_limited", detail, wait))
 }
 
 /// Says in an answer where the client stands: how many requests there may be in how many seconds (`q`, `w`), how many
 /// are left (`r`), and in how many seconds it is all of them (`t`).
 pub(super) fn tell(request: &HttpRequest) -> Option<[(HeaderName, HeaderValue); 2]> {
-    let parts = Parts::held(request)?;
-    if !parts.limits.are_on() {
-        return None;
-    }
     let extensions = request.extensions();
     let Standings(standings) = extensions.get()?;
     let list = |item: fn(&Standing) -> String| {
@@ -166,7 +257,7 @@ mod tests {
         #[test]
         fn in_no_span_of_time_more_pass_than_the_quota_and_what_has_filled_since(
             (rate, window) in (1u32..2_000, 1u32..20),
-            pauses in proptest::collection::vec(0i64..3_000, 1..400),
+            pauses in proptest::collection::vec(0u64..3_000, 1..400),
         ) {
             let limit = Limit::new("test", rate, window).unwrap();
             let (mut now, mut passed) = (1_000_000, Vec::new());
@@ -174,13 +265,14 @@ mod tests {
                 now += pause;
                 // Some come alone, and some many at once.
                 for _ in 0..=pause % 7 {
-                    let standing = limit.take(&1, Timestamp::from_millis(now));
+                    let standing = limit.take(&1, Duration::from_millis(now));
                     if let Some(wait) = standing.wait {
                         prop_assert!(standing.left == 0 && wait > 0);
                         // What it says is true: then one passes, if nobody else came.
-                        let then = Timestamp::from_millis(now + (wait + 999) / 1_000);
+                        let then = Duration::from_millis(now + u64::try_from((wait + 999) / 1_000).unwrap());
                         let other = Limit::new("test", rate, window).unwrap();
-                        other.full_at.insert(1, Arc::new(AtomicI64::new(now * 1_000 + standing.full_in)));
+                        let full_at = i64::try_from(now * 1_000).unwrap() + standing.full_in;
+                        other.full_at.insert(1, Arc::new(AtomicI64::new(full_at)));
                         prop_assert!(other.take(&1, then).wait.is_none());
                     } else {
                         passed.push(now);
@@ -193,7 +285,8 @@ mod tests {
                 let count = i64::try_from(passed.len() - at).unwrap();
                 // Tokens are whole microseconds apart.
                 let token = i64::from(window) * 1_000_000 / quota;
-                prop_assert!(count <= quota + ((end - start) * 1_000 / token) + 1, "{count} of {quota}");
+                let passed = i64::try_from((end - start) * 1_000).unwrap();
+                prop_assert!(count <= quota + (passed / token) + 1, "{count} of {quota}");
             }
         }
     }

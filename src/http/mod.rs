@@ -17,6 +17,7 @@ pub mod metrics;
 pub mod openapi;
 pub mod parts;
 pub mod problem;
+pub mod refusals;
 pub mod routes;
 mod span;
 pub mod tls;

@@ -2,6 +2,7 @@
 
 use super::audit::Waiting;
 use super::caller::Callers;
+use super::refusals::Refusals;
 use super::{Problem, TokenKeys};
 use crate::authn::Passwords;
 use crate::authz::Live;
@@ -51,6 +52,8 @@ pub struct Parts {
     pub noting: tokio::sync::Mutex<()>,
     /// What the audit trail is still to be told.
     pub untold: Waiting,
+    /// Refusals that are counted, and not in the audit log yet.
+    pub refusals: Refusals,
     /// Where decisions are recorded.
     pub decision_log: DecisionLog,
     /// Tells the time.

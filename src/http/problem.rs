@@ -161,6 +161,14 @@ impl Problem {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail).with(header::RETRY_AFTER, "1")
     }
 
+    /// 503: the decision cannot be recorded, and so it is not made, or does not take effect.
+    pub fn decision_log_full() -> Self {
+        Self::unavailable(
+            "decision_log_full",
+            "The decision cannot be recorded, because too many records wait to be written. Try again in a moment.",
+        )
+    }
+
     /// 500: something that should not happen did. What it was goes into the log only.
     pub fn internal(cause: impl fmt::Display) -> Self {
         tracing::error!(%cause, "a request failed");

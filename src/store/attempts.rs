@@ -41,19 +41,20 @@ impl Store {
 }
 
 impl Work {
-    /// Counts a try under each of these keys, of which the second part says in how many seconds it is forgotten, and
-    /// keeps them from other writers until the work ends. Gives what is counted now.
+    /// Counts a try under each of these keys, of which the second part says in how many seconds it is forgotten, and the third
+    /// to which account it belongs, and keeps them from other writers until the work ends. Gives what is counted now.
     pub async fn count_attempt(
         &self,
-        keys: &[(&str, u64)],
+        keys: &[(&str, u64, Option<&str>)],
         now: Timestamp,
     ) -> Result<Vec<AttemptRow>, StoreError> {
         let mut insert = Query::insert();
-        insert.into_table("attempts").columns(COLUMNS);
-        for (key, forget) in keys {
+        insert.into_table("attempts").columns(COLUMNS.into_iter().chain(["account"]));
+        for (key, forget, account) in keys {
             // Nothing to wait for: also for another process, whose clock is behind.
             let at_once = Timestamp::from_millis(0);
-            insert.values_panic([(*key).into(), at_once.into(), now.plus_seconds(*forget).into()]);
+            let forgotten_at = now.plus_seconds(*forget);
+            insert.values_panic([(*key).into(), at_once.into(), forgotten_at.into(), (*account).into()]);
         }
         let old = || Expr::col(("attempts", "forgotten_at"));
         let left = Expr::case(old().gt(now), old().sub(now)).finally(0i64);
@@ -81,6 +82,18 @@ impl Work {
     pub async fn clear_attempts(&self, key: &str) -> Result<(), StoreError> {
         let mut delete = Query::delete();
         delete.from_table("attempts").and_where(Expr::col("key").eq(key));
+        self.tx.execute(&delete).await?;
+        Ok(())
+    }
+
+    /// Forgets whatever was counted for the accounts with these keys.
+    pub async fn clear_account_attempts(&self, accounts: &[String]) -> Result<(), StoreError> {
+        let accounts = || accounts.iter().map(String::as_str);
+        let mut delete = Query::delete();
+        // What was counted before accounts were kept has only its key.
+        delete
+            .from_table("attempts")
+            .and_where(Expr::col("account").is_in(accounts()).or(Expr::col("key").is_in(accounts())));
         self.tx.execute(&delete).await?;
         Ok(())
     }

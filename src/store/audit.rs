@@ -10,6 +10,7 @@ use crate::store::ListQuery;
 use crate::values::{Id, OrgPath, Timestamp, json, word};
 use sea_orm::sea_query::{Condition, Expr, ExprTrait, Func, Order, Query, SelectStatement};
 use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, TryGetable};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::sync::PoisonError;
 
@@ -30,6 +31,7 @@ word!(
         UserRoleChanged = "user.role_changed",
         UserBlocked = "user.blocked",
         UserUnblocked = "user.unblocked",
+        UserUnlocked = "user.unlocked",
         UserEmailChanged = "user.email_changed",
         UserPasswordChanged = "user.password_changed",
         OrganizationCreated = "organization.created",
@@ -40,6 +42,7 @@ word!(
         PoliciesReloaded = "policies.reloaded",
         PoliciesRefused = "policies.refused",
         AccessDenied = "access.denied",
+        AuditArchived = "audit.archived",
         SigningKeyCreated = "signing_key.created",
         SigningKeyDeleted = "signing_key.deleted",
         SigningKeysRevoked = "signing_key.revoked",
@@ -99,12 +102,20 @@ pub struct Entry {
     subject: Option<(&'static str, Id)>,
     place: Option<OrgPath>,
     details: Map<String, Value>,
+    /// The actor and origin of this entry, where they are not those of the unit of work that appends it.
+    cause: Option<Box<Cause>>,
 }
 
 impl Entry {
     /// That this was done.
     pub fn new(event: Event) -> Self {
-        Self { event, outcome: Outcome::Ok, subject: None, place: None, details: Map::new() }
+        Self { event, outcome: Outcome::Ok, subject: None, place: None, details: Map::new(), cause: None }
+    }
+
+    /// Sets the actor, the origin and the time of the entry, where it is appended on behalf of another request.
+    #[must_use]
+    pub fn caused_by(self, cause: Cause) -> Self {
+        Self { cause: Some(Box::new(cause)), ..self }
     }
 
     /// What happened.
@@ -145,8 +156,9 @@ impl Entry {
     }
 }
 
-/// An entry, as it is kept.
-#[derive(Debug, Clone, FromQueryResult)]
+/// An entry, as it is kept, and as a line of an archive file has it.
+#[derive(Debug, Clone, FromQueryResult, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct AuditRow {
     /// 1, 2, 3 and so on, without a gap.
     pub seq: i64,
@@ -211,6 +223,7 @@ const TURN: i64 = 4_839_272;
 impl AuditRow {
     /// The entry that follows `head`.
     fn following(head: &Head, cause: &Cause, entry: Entry) -> Self {
+        let cause = entry.cause.as_deref().unwrap_or(cause);
         let (subject_type, subject) = entry.subject.unzip();
         let mut row = Self {
             seq: head.seq.saturating_add(1),

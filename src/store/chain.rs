@@ -2,13 +2,17 @@
 //! taken out or put elsewhere without changing all that follow. Whoever may rewrite the whole table can do just that:
 //! against this helps a head that was noted somewhere else.
 
-use super::audit::{AuditRow, COLUMNS};
+use super::archive::{self, ArchiveRow};
+use super::archive_file;
+use super::audit::{AuditRow, COLUMNS, Event};
 use super::{Store, StoreError};
 use crate::values::Invalid;
 use aws_lc_rs::digest::{Context, SHA256};
 use sea_orm::sea_query::{Expr, ExprTrait, Order, Query};
 use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, TryGetable};
+use std::collections::HashMap;
 use std::fmt::{self, Write};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 /// How many entries are read at a time.
@@ -53,15 +57,19 @@ impl FromStr for Head {
     }
 }
 
-/// What came of looking at every entry.
+/// The result of a verification.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verified {
-    /// How many there are.
+    /// How many entries were checked.
     pub entries: u64,
-    /// The last one.
+    /// The last entry.
     pub head: Head,
     /// What is wrong, in sentences that name the entries; the first 100.
     pub faults: Vec<String>,
+    /// The entry after which the verification began: the last one that was archived, where no archive files were given.
+    pub start: Head,
+    /// The archives that the log itself records, as the last entry of each.
+    archived: HashMap<i64, String>,
 }
 
 /// The hash of an entry: SHA-256 over its columns but the last one, in their order. Each is a byte that says whether it is
@@ -112,25 +120,26 @@ pub(super) async fn head(db: &impl ConnectionTrait) -> Result<Head, StoreError> 
 }
 
 impl Verified {
-    fn fault(&mut self, fault: String) {
+    /// Nothing is checked yet; the next entry has to follow this one.
+    pub(super) fn after(start: Head) -> Self {
+        Self { entries: 0, head: start.clone(), faults: Vec::new(), start, archived: HashMap::new() }
+    }
+
+    pub(super) fn fault(&mut self, fault: String) {
         if self.faults.len() < MAX_FAULTS {
             self.faults.push(fault);
         }
     }
 
-    /// Looks at the entry that comes next.
-    fn look_at(&mut self, row: &AuditRow, known: Option<&Head>) {
+    /// Checks the next entry.
+    pub(super) fn check(&mut self, row: &AuditRow, known: Option<&Head>) {
         let AuditRow { seq, previous, .. } = row;
         let next = self.head.seq.saturating_add(1);
         if *seq > next {
-            let last = seq.saturating_sub(1);
-            self.fault(if last == next {
-                format!("entry {next} is missing")
-            } else {
-                format!("the entries {next} to {last} are missing")
-            });
+            self.missing(next, seq.saturating_sub(1));
         } else if *seq < next {
-            self.fault(format!("entry {seq} does not belong here: the first one is 1"));
+            let first = self.start.seq.saturating_add(1);
+            self.fault(format!("entry {seq} does not belong here: the first one is {first}"));
         } else if *previous != self.head.hash {
             let before = self.head.seq;
             self.fault(format!(
@@ -143,15 +152,148 @@ impl Verified {
         if known.is_some_and(|known| known.seq == *seq && known.hash != row.hash) {
             self.fault(format!("entry {seq} is not the one that it was: its hash is another one"));
         }
+        if row.event == Event::AuditArchived.to_string() {
+            self.note_archive(row);
+        }
         self.entries += 1;
         self.head = Head { seq: *seq, hash: row.hash.clone() };
     }
+
+    fn missing(&mut self, first: i64, last: i64) {
+        self.fault(if first == last {
+            format!("entry {first} is missing")
+        } else {
+            format!("the entries {first} to {last} are missing")
+        });
+    }
+
+    fn note_archive(&mut self, row: &AuditRow) {
+        let details: serde_json::Value = serde_json::from_str(&row.details).unwrap_or_default();
+        let last = details.get("last").and_then(serde_json::Value::as_i64);
+        let hash = details.get("hash").and_then(serde_json::Value::as_str);
+        if let (Some(last), Some(hash)) = (last, hash) {
+            self.archived.insert(last, hash.to_owned());
+        }
+    }
+
+    /// Checks that the archives continue each other, and that the log records the newest one.
+    fn check_archives(&mut self, archives: &[ArchiveRow]) {
+        let mut next = 1;
+        for archive in archives {
+            if archive.first_seq != next {
+                self.missing(next, archive.first_seq.saturating_sub(1));
+            }
+            next = archive.last_seq.saturating_add(1);
+            let is_newest = Some(archive) == archives.last();
+            let recorded = self.archived.get(&archive.last_seq);
+            if recorded.map_or(is_newest, |hash| *hash != archive.hash) {
+                let ArchiveRow { first_seq, last_seq, .. } = archive;
+                self.fault(format!(
+                    "the entries {first_seq} to {last_seq} are missing: no entry audit.archived confirms their archive"
+                ));
+            }
+        }
+    }
+
+    /// Checks a head that was noted before, where its entry was not among those that were checked.
+    fn check_known(&mut self, known: &Head) {
+        if known.seq > self.head.seq {
+            let (last, head) = (self.head.seq, known.seq);
+            self.fault(format!(
+                "the trail ends at entry {last}, and has had {head}: the last ones are missing"
+            ));
+        } else if known.seq == self.start.seq && known.hash != self.start.hash {
+            let seq = known.seq;
+            self.fault(format!("entry {seq} is not the one that it was: its hash is another one"));
+        } else if known.seq < self.start.seq && known.seq > 0 {
+            let seq = known.seq;
+            self.fault(format!(
+                "entry {seq} is archived: name the archive files to compare it with the head"
+            ));
+        }
+    }
+
+    /// Checks archive files, the oldest first, against what the database records of them.
+    fn check_files(&mut self, files: &[PathBuf], archives: &[ArchiveRow], known: Option<&Head>) {
+        for path in files {
+            let name = path.display();
+            let checked = archive_file::digest(path).and_then(|digest| {
+                let last = archive_file::header(path)?.last;
+                let recorded = archives.iter().find(|archive| archive.last_seq == last);
+                if recorded.is_none_or(|archive| archive.digest != digest) {
+                    self.fault(format!("{name}: the database records no archive with the SHA-256 {digest}"));
+                }
+                archive_file::check(path, self, known)
+            });
+            if let Err(error) = checked {
+                self.fault(format!("{name}: {error}"));
+            }
+        }
+    }
+}
+
+/// Archive files in the order of their entries, and the archive after which the first of them begins.
+fn in_order(files: &[PathBuf], archives: &[ArchiveRow]) -> (Vec<PathBuf>, Head) {
+    let first = |path: &PathBuf| archive_file::header(path).map_or(i64::MAX, |header| header.first);
+    let mut files = files.to_vec();
+    files.sort_by_cached_key(first);
+    let start = files.first().map(first).unwrap_or(i64::MAX);
+    let before = archives.iter().rev().find(|archive| archive.last_seq < start);
+    (files, before.map_or_else(Head::default, ArchiveRow::head))
 }
 
 impl Store {
-    /// Looks at every entry of the audit trail. With a head that was noted before, the trail has to have it still.
+    /// Verifies the audit log in the database. With a head that was noted before, the log must still contain it.
     pub async fn verify_audit(&self, known: Option<&Head>) -> Result<Verified, StoreError> {
-        let mut found = Verified { entries: 0, head: Head::default(), faults: Vec::new() };
+        self.verify_audit_with(known, &[]).await
+    }
+
+    /// Verifies the archive files, and the audit log that continues them.
+    pub async fn verify_audit_with(
+        &self,
+        known: Option<&Head>,
+        files: &[PathBuf],
+    ) -> Result<Verified, StoreError> {
+        let mut archives = archive::archives(&self.db).await?;
+        loop {
+            let found = self.verify_after(&archives, known, files).await?;
+            // Entries that were archived in the meantime are not missing.
+            let later = archive::archives(&self.db).await?;
+            if later == archives {
+                return Ok(found);
+            }
+            archives = later;
+        }
+    }
+
+    async fn verify_after(
+        &self,
+        archives: &[ArchiveRow],
+        known: Option<&Head>,
+        files: &[PathBuf],
+    ) -> Result<Verified, StoreError> {
+        let archived = archives.last().map_or_else(Head::default, ArchiveRow::head);
+        let (files, start) = in_order(files, archives);
+        let mut found = Verified::after(if files.is_empty() { archived.clone() } else { start });
+        found.check_files(&files, archives, known);
+        if found.head.seq < archived.seq {
+            found.missing(found.head.seq.saturating_add(1), archived.seq);
+            found.head = archived.clone();
+        }
+        self.verify_rows(&mut found, archived.seq, known).await?;
+        found.check_archives(archives);
+        if let Some(known) = known {
+            found.check_known(known);
+        }
+        Ok(found)
+    }
+
+    async fn verify_rows(
+        &self,
+        found: &mut Verified,
+        archived: i64,
+        known: Option<&Head>,
+    ) -> Result<(), StoreError> {
         let mut after = None;
         loop {
             let mut page = Query::select();
@@ -164,7 +306,11 @@ impl Store {
                 let seq = i64::try_get(row, "", "seq").map_err(DbErr::from)?;
                 after = Some(seq);
                 match AuditRow::from_query_result(row, "") {
-                    Ok(row) => found.look_at(&row, known),
+                    Ok(row) if seq <= archived && archived > 0 => {
+                        let seq = row.seq;
+                        found.fault(format!("entry {seq} does not belong here: it is archived"));
+                    }
+                    Ok(row) => found.check(&row, known),
                     Err(_) => {
                         found.fault(format!("entry {seq} has been changed: it cannot be read"));
                         found.entries += 1;
@@ -173,16 +319,9 @@ impl Store {
                 }
             }
             if rows.is_empty() {
-                break;
+                return Ok(());
             }
         }
-        if let Some(known) = known.filter(|known| known.seq > found.head.seq) {
-            let (last, head) = (found.head.seq, known.seq);
-            found.fault(format!(
-                "the trail ends at entry {last}, and has had {head}: the last ones are missing"
-            ));
-        }
-        Ok(found)
     }
 }
 

@@ -3,6 +3,8 @@
 
 mod accounts;
 mod admins;
+mod archive;
+mod archive_file;
 mod attempts;
 mod audit;
 mod backup;
@@ -22,6 +24,8 @@ mod spans;
 
 use crate::values::Id;
 pub use accounts::Account;
+pub use archive::{ArchiveFile, Segment};
+pub use archive_file::{ArchiveError, ArchiveWriter};
 pub use attempts::AttemptRow;
 pub use audit::{AuditRow, Cause, Entry, Event, Outcome};
 pub use chain::{Head, Verified};

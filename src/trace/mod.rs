@@ -4,9 +4,11 @@
 //! A request has one span, and what takes time in it is one below that, told when it has ended.
 
 mod export;
+mod log;
 
 use actix_web::http::header::HeaderValue;
 pub use export::{Traces, start};
+pub use log::{LogGuard, dropped_log_lines, start_log};
 use opentelemetry::propagation::{Extractor, TextMapPropagator};
 pub use opentelemetry::trace::SpanKind;
 use opentelemetry::trace::{Span, SpanBuilder, Status, TraceContextExt, TraceId, Tracer};
@@ -33,6 +35,8 @@ const MOST: u32 = 128;
 pub struct Request {
     id: HeaderValue,
     span: Option<RequestSpan>,
+    /// Whether a decision of this request is missing in the decision log, which has to have it.
+    is_unrecorded: Cell<bool>,
 }
 
 /// The span of a request.
@@ -54,7 +58,7 @@ impl Request {
             let span = tracer.build_with_context(builder, &around);
             RequestSpan { context: around.with_span(span), steps: Cell::default() }
         });
-        Self { id, span }
+        Self { id, span, is_unrecorded: Cell::default() }
     }
 
     /// Does the work of this request: all that is logged and told in it is of this request. What the work hands to
@@ -87,6 +91,16 @@ pub fn ids<T>(to: impl FnOnce(&str, Option<TraceId>) -> T) -> Option<T> {
         to(request.id.to_str().unwrap_or_default(), trace)
     };
     REQUEST.try_with(ids).ok()
+}
+
+/// Notes that a decision of the request that is being handled could not be recorded, though it has to be.
+pub fn mark_unrecorded() {
+    let _ = REQUEST.try_with(|request| request.is_unrecorded.set(true));
+}
+
+/// Whether that was noted.
+pub fn is_unrecorded() -> bool {
+    REQUEST.try_with(|request| request.is_unrecorded.get()).unwrap_or_default()
 }
 
 /// Ends the span of the request that is being handled, with what its answer says of it.

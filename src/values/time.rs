@@ -5,8 +5,9 @@ use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
 
 /// A moment: milliseconds since 1970 in UTC. In JSON an ISO 8601 string, in a column a number.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, sea_orm::DeriveValueType)]
@@ -149,10 +150,18 @@ impl utoipa::PartialSchema for Millis {
 
 impl utoipa::ToSchema for Millis {}
 
-/// Tells the time. A settable one stands still until it is told to go on; its copies share the hand.
+/// Tells the time: the time of day, which can be set forward and back, and the time since a start, which cannot. A settable
+/// clock stands still until a test moves it; its copies share the time.
 #[derive(Debug, Clone, Default)]
 pub struct Clock {
-    hand: Option<Arc<AtomicI64>>,
+    settable: Option<Arc<Settable>>,
+}
+
+/// The time of a settable clock, in milliseconds.
+#[derive(Debug)]
+struct Settable {
+    wall: AtomicI64,
+    monotonic: AtomicI64,
 }
 
 impl Clock {
@@ -163,13 +172,14 @@ impl Clock {
 
     /// A clock that stands at `moment` until [`Clock::advance`] moves it.
     pub fn settable(moment: Timestamp) -> Self {
-        Self { hand: Some(Arc::new(AtomicI64::new(moment.0))) }
+        let settable = Settable { wall: AtomicI64::new(moment.0), monotonic: AtomicI64::new(0) };
+        Self { settable: Some(Arc::new(settable)) }
     }
 
     /// Now.
     pub fn now(&self) -> Timestamp {
-        match &self.hand {
-            Some(hand) => Timestamp(hand.load(Ordering::SeqCst)),
+        match &self.settable {
+            Some(settable) => Timestamp(settable.wall.load(Ordering::SeqCst)),
             None => {
                 let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
                 Timestamp(since.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX)))
@@ -177,10 +187,30 @@ impl Clock {
         }
     }
 
-    /// Moves a settable clock on; the machine's own time goes its way.
+    /// The time since a start that is the same for all clocks of the process. It goes on evenly when the time of day is set.
+    pub fn monotonic(&self) -> Duration {
+        static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+        match &self.settable {
+            Some(settable) => {
+                let millis = settable.monotonic.load(Ordering::SeqCst);
+                Duration::from_millis(u64::try_from(millis).unwrap_or_default())
+            }
+            None => START.elapsed(),
+        }
+    }
+
+    /// Lets this time pass on a settable clock.
     pub fn advance(&self, millis: i64) {
-        if let Some(hand) = &self.hand {
-            hand.fetch_add(millis, Ordering::SeqCst);
+        self.step(millis);
+        if let Some(settable) = &self.settable {
+            settable.monotonic.fetch_add(millis.max(0), Ordering::SeqCst);
+        }
+    }
+
+    /// Sets the time of day of a settable clock forward, or back by a negative number; no time passes.
+    pub fn step(&self, millis: i64) {
+        if let Some(settable) = &self.settable {
+            settable.wall.fetch_add(millis, Ordering::SeqCst);
         }
     }
 }
@@ -202,6 +232,8 @@ mod tests {
         let clock = Clock::settable(Timestamp::from_millis(5));
         let copy = clock.clone();
         clock.advance(10);
-        assert_eq!(copy.now(), Timestamp::from_millis(15));
+        assert_eq!((copy.now(), copy.monotonic()), (Timestamp::from_millis(15), Duration::from_millis(10)));
+        clock.step(-7);
+        assert_eq!((copy.now(), copy.monotonic()), (Timestamp::from_millis(8), Duration::from_millis(10)));
     }
 }

@@ -54,7 +54,7 @@ async fn the_database_refuses_to_change_it() {
 /// Takes away what keeps entries from being changed.
 async fn unlock(app: &TestApp) {
     let statements: &[&str] = match app.postgres() {
-        Some(_) => &["DROP TRIGGER audit_append_only ON audit"],
+        Some(_) => &["DROP TRIGGER audit_append_only ON audit", "DROP TRIGGER audit_no_delete ON audit"],
         None => &["DROP TRIGGER audit_no_update", "DROP TRIGGER audit_no_delete"],
     };
     for statement in statements {

@@ -1,5 +1,7 @@
 //! Limits on how many requests one user may make, and how many may come from one address.
 
+use crate::access::{EVALUATION, may};
+use crate::authorize::user;
 use crate::support::{ADMIN, Reply, TestApp};
 use cedargate::authz::Scope;
 use cedargate::config::Config;
@@ -25,12 +27,141 @@ fn two_a_second(config: &mut Config) {
 }
 
 #[tokio::test]
-async fn without_settings_there_are_no_limits_and_no_answer_speaks_of_any() {
+async fn by_default_reads_and_decisions_are_not_limited() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
+    let question = may(user(&admin.id), "fetchUser", user(&admin.id));
     for _ in 0..50 {
-        let reply = admin.get("/v2/users/me").await;
-        assert_eq!((reply.status, standing(&reply)), (StatusCode::OK, ("", "")));
+        for reply in [admin.get("/v2/users/me").await, admin.post(EVALUATION, question.clone()).await] {
+            assert_eq!((reply.status, standing(&reply)), (StatusCode::OK, ("", "")));
+        }
+    }
+}
+
+/// One request a second, counted over three seconds, of the kinds that are limited by default.
+fn three_of_each(config: &mut Config) {
+    config.rate_limit_window = 3;
+    (config.rate_limit_anonymous, config.rate_limit_refusals, config.rate_limit_writes) = (1, 1, 1);
+}
+
+#[tokio::test]
+async fn the_defaults_limit_what_has_no_credential_is_refused_or_writes() {
+    let defaults = Config::default();
+    let limits = [defaults.rate_limit_anonymous, defaults.rate_limit_refusals, defaults.rate_limit_writes];
+    assert!(limits.iter().all(|limit| *limit > 0), "{limits:?}");
+}
+
+#[tokio::test]
+async fn requests_without_a_valid_credential_are_limited_by_address() {
+    let app = TestApp::with(|config| {
+        three_of_each(config);
+        config.trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()];
+    })
+    .await;
+    let admin = app.admin().await;
+    let (nobody, wrong) = (app.anonymous(), app.bearer("cg_00000000000000000000000000000000"));
+    let login = Some(json!({ "email": ADMIN, "password": "wrong" }).to_string().into_bytes());
+    let json = ("content-type", "application/json");
+    // Each kind has an address of its own, and all of them are counted together at the last one.
+    for (address, kinds) in [
+        ("192.0.2.1", vec![0]),
+        ("192.0.2.2", vec![1]),
+        ("192.0.2.3", vec![2]),
+        ("192.0.2.4", vec![3]),
+        ("192.0.2.5", vec![0, 1, 2, 3]),
+    ] {
+        let from = ("x-forwarded-for", address);
+        let send = async |kind: usize| match kind {
+            0 => nobody.send(Method::GET, "/v2/users/me", &[from], None).await,
+            1 => wrong.send(Method::GET, "/v2/users/me", &[from], None).await,
+            2 => nobody.send(Method::POST, "/v2/auth/token", &[from, json], login.clone()).await,
+            // This route ignores the header, which must not get it out of the count.
+            _ => wrong.send(Method::POST, "/v2/auth/token", &[from, json], login.clone()).await,
+        };
+        let mut sent = kinds.iter().cycle().map(|kind| send(*kind));
+        for _ in 0..3 {
+            let reply = sent.next().unwrap().await;
+            assert_eq!(reply.status, StatusCode::UNAUTHORIZED, "{address}: {}", reply.text);
+        }
+        for _ in 0..4 {
+            let refused = sent.next().unwrap().await;
+            assert_eq!(wait(&refused), 1, "{address}");
+        }
+        // A caller with a valid credential is not affected, nor are monitoring and the decisions that a proxy asks for.
+        admin.send(Method::GET, "/v2/users/me", &[from], None).await.expect(StatusCode::OK);
+        nobody.send(Method::GET, "/health/live", &[from], None).await.expect(StatusCode::NO_CONTENT);
+        let asked = nobody.send(Method::GET, "/v2/authorize/forward", &[from], None).await;
+        assert_eq!(asked.status, StatusCode::UNAUTHORIZED, "{}", asked.text);
+    }
+    app.clock.advance(1_000);
+    let reply = nobody.send(Method::GET, "/v2/users/me", &[("x-forwarded-for", "192.0.2.1")], None).await;
+    reply.expect_problem(401, "missing_token");
+}
+
+#[tokio::test]
+async fn a_caller_with_too_many_refusals_waits_and_its_decisions_go_on() {
+    let app = TestApp::with(|config| {
+        three_of_each(config);
+        (config.rate_limit_anonymous, config.rate_limit_writes) = (0, 0);
+    })
+    .await;
+    let (guest, bot) = (app.user(Scope::Guest).await, app.user(Scope::Bot).await);
+    for _ in 0..3 {
+        guest.get("/v2/contacts").await.expect_problem(403, "forbidden");
+    }
+    for path in ["/v2/contacts", "/v2/users/me"] {
+        assert_eq!(wait(&guest.get(path).await), 1, "{path}");
+    }
+    let question = may(user(&guest.id), "listContacts", user(&guest.id));
+    guest.post(EVALUATION, question.clone()).await.expect(StatusCode::OK);
+    bot.get("/v2/users/me").await.expect(StatusCode::OK);
+    app.clock.advance(1_000);
+    guest.get("/v2/users/me").await.expect(StatusCode::OK);
+    // A decision that is no is no refusal.
+    for _ in 0..10 {
+        bot.post(EVALUATION, question.clone()).await.expect(StatusCode::OK);
+    }
+    bot.get("/v2/users/me").await.expect(StatusCode::OK);
+}
+
+#[tokio::test]
+async fn writes_are_limited_and_reads_are_not() {
+    let app = TestApp::with(|config| {
+        three_of_each(config);
+        config.rate_limit_anonymous = 0;
+    })
+    .await;
+    let admin = app.admin().await;
+    let write = async || admin.patch("/v2/users/me", json!({ "givenName": "Ada" })).await;
+    for left in [2, 1, 0] {
+        let reply = write().await;
+        assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
+        let expected = format!("\"writes\";r={left};t={}", 3 - left);
+        assert_eq!(standing(&reply), ("\"writes\";q=3;w=3", &*expected));
+    }
+    assert_eq!(wait(&write().await), 1);
+    admin.get("/v2/users/me").await.expect(StatusCode::OK);
+    app.clock.advance(1_000);
+    write().await.expect(StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_clock_that_is_set_changes_no_limit() {
+    let app = TestApp::with(two_a_second).await;
+    let admin = app.admin().await;
+    for step in [-7_200_000, 86_400_000] {
+        while admin.get("/v2/users/me").await.status == StatusCode::OK {}
+        app.clock.step(step);
+        let refused = admin.get("/v2/users/me").await;
+        if refused.status != StatusCode::TOO_MANY_REQUESTS {
+            // The access token has expired by the time of day.
+            refused.expect_problem(403, "token_expired");
+            break;
+        }
+        assert_eq!(wait(&refused), 1);
+        app.clock.advance(500);
+        admin.get("/v2/users/me").await.expect(StatusCode::OK);
+        app.clock.step(-step);
     }
 }
 
@@ -87,6 +218,7 @@ async fn from_an_address_so_many_requests_may_come_whoever_makes_them() {
     let app = TestApp::with(|config| {
         config.trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()];
         (config.rate_limit_per_address, config.rate_limit_per_caller, config.rate_limit_window) = (1, 5, 4);
+        config.rate_limit_anonymous = 0;
     })
     .await;
     let (admin, nobody) = (app.admin().await, app.anonymous());

@@ -1,0 +1,188 @@
+//! Archiving of the audit log: which entries can be exported, and deleting them once their file is safe.
+//!
+//! The database deletes an entry only if a row of `audit_archives` covers it, and accepts such a row only if it continues the
+//! previous archive. Both are done in one transaction, together with the entry `audit.archived`, which keeps the last hash of
+//! the archive in the chain.
+
+use super::audit::{AuditRow, COLUMNS};
+use super::chain::Head;
+use super::{Cause, Entry, Event, Store, StoreError, Work};
+use crate::values::Timestamp;
+use sea_orm::sea_query::{Expr, ExprTrait, Order, Query};
+use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, TryGetable};
+
+/// Consecutive entries at the beginning of the audit log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Segment {
+    /// The last entry before it; that of an empty log if there is none.
+    pub previous: Head,
+    /// Its last entry.
+    pub last: Head,
+}
+
+impl Segment {
+    /// The number of its first entry.
+    pub fn first(&self) -> i64 {
+        self.previous.seq.saturating_add(1)
+    }
+}
+
+/// A file that holds a segment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ArchiveFile {
+    /// Its name, without a directory.
+    pub name: String,
+    /// Its SHA-256 in hex.
+    pub digest: String,
+}
+
+/// An archive as the database records it.
+#[derive(Debug, Clone, PartialEq, Eq, FromQueryResult)]
+pub(super) struct ArchiveRow {
+    pub(super) first_seq: i64,
+    pub(super) last_seq: i64,
+    pub(super) hash: String,
+    pub(super) file: String,
+    pub(super) digest: String,
+}
+
+impl ArchiveRow {
+    pub(super) fn head(&self) -> Head {
+        Head { seq: self.last_seq, hash: self.hash.clone() }
+    }
+}
+
+/// All archives, the oldest first.
+pub(super) async fn archives(db: &impl ConnectionTrait) -> Result<Vec<ArchiveRow>, StoreError> {
+    let mut select = Query::select();
+    select
+        .columns(["first_seq", "last_seq", "hash", "file", "digest"])
+        .from("audit_archives")
+        .order_by("last_seq", Order::Asc);
+    let rows = db.query_all(&select).await?;
+    Ok(rows.iter().map(|row| ArchiveRow::from_query_result(row, "")).collect::<Result<_, _>>()?)
+}
+
+/// The number in the only column of the only row; none where there is no row or it is null.
+async fn number(
+    db: &impl ConnectionTrait,
+    select: &sea_orm::sea_query::SelectStatement,
+) -> Result<Option<i64>, StoreError> {
+    match db.query_one(select).await? {
+        Some(row) => Ok(Option::<i64>::try_get(&row, "", "number").map_err(DbErr::from)?),
+        None => Ok(None),
+    }
+}
+
+impl Store {
+    /// The number of the last entry before which all entries were made before this time. The newest entry is never archived:
+    /// the next one continues it.
+    pub async fn archivable_up_to(&self, before: Timestamp) -> Result<i64, StoreError> {
+        let seq = || Expr::col("seq");
+        let mut newest = Query::select();
+        newest.expr_as(seq().max(), "number").from("audit");
+        let mut younger = Query::select();
+        younger.expr_as(seq().min(), "number").from("audit").and_where(Expr::col("time").gte(before));
+        let newest = number(&self.db, &newest).await?;
+        let younger = number(&self.db, &younger).await?;
+        Ok([newest, younger].into_iter().flatten().fold(i64::MAX, Ord::min).saturating_sub(1))
+    }
+
+    /// The oldest entries of the audit log up to this one, at most `limit`; none where there are none.
+    pub async fn next_segment(&self, up_to: i64, limit: u32) -> Result<Option<Segment>, StoreError> {
+        let previous = archives(&self.db).await?.last().map_or_else(Head::default, ArchiveRow::head);
+        let up_to = Ord::min(up_to, previous.seq.saturating_add(i64::from(limit)));
+        let mut last = Query::select();
+        last.columns(["seq", "hash"])
+            .from("audit")
+            .and_where(Expr::col("seq").gt(previous.seq))
+            .and_where(Expr::col("seq").lte(up_to))
+            .order_by("seq", Order::Desc)
+            .limit(1);
+        let Some(row) = self.db.query_one(&last).await? else { return Ok(None) };
+        let hash = String::try_get(&row, "", "hash").map_err(DbErr::from)?;
+        let last = Head { seq: i64::try_get(&row, "", "seq").map_err(DbErr::from)?, hash };
+        Ok(Some(Segment { previous, last }))
+    }
+
+    /// The entries of a segment after this one, at most `limit`.
+    pub async fn segment_rows(
+        &self,
+        segment: &Segment,
+        after: i64,
+        limit: u64,
+    ) -> Result<Vec<AuditRow>, StoreError> {
+        let mut page = Query::select();
+        page.columns(COLUMNS)
+            .from("audit")
+            .and_where(Expr::col("seq").gt(after))
+            .and_where(Expr::col("seq").lte(segment.last.seq))
+            .order_by("seq", Order::Asc)
+            .limit(limit);
+        let rows = self.db.query_all(&page).await?;
+        Ok(rows.iter().map(|row| AuditRow::from_query_result(row, "")).collect::<Result<_, _>>()?)
+    }
+
+    /// Deletes the entries of a segment, which this file holds. Gives whether it did: another process may have archived
+    /// entries of the segment in the meantime.
+    pub async fn seal(
+        &self,
+        cause: Cause,
+        segment: &Segment,
+        file: &ArchiveFile,
+    ) -> Result<bool, StoreError> {
+        let at = cause.at;
+        let work = self.begin(cause).await?;
+        let before = archives(&work.tx).await?.last().map_or_else(Head::default, ArchiveRow::head);
+        if before != segment.previous {
+            return Ok(false);
+        }
+        match work.record_archive(segment, file, at).await {
+            Ok(()) => {}
+            Err(StoreError::Duplicate(_)) => return Ok(false),
+            Err(error) => return Err(error),
+        }
+        let mut delete = Query::delete();
+        delete.from_table("audit").and_where(Expr::col("seq").lte(segment.last.seq));
+        let deleted = work.tx.execute(&delete).await?.rows_affected();
+        let expected = segment.last.seq.saturating_sub(segment.previous.seq);
+        if i64::try_from(deleted) != Ok(expected) {
+            return Err(StoreError::Failed(format!(
+                "the archive has {expected} audit entries, and {deleted} would be deleted; nothing was"
+            )));
+        }
+        let entry = Entry::new(Event::AuditArchived)
+            .with("first", segment.first())
+            .with("last", segment.last.seq)
+            .with("hash", segment.last.hash.as_str())
+            .with("file", file.name.as_str())
+            .with("digest", file.digest.as_str());
+        work.audit(entry);
+        work.commit().await?;
+        Ok(true)
+    }
+}
+
+impl Work {
+    async fn record_archive(
+        &self,
+        segment: &Segment,
+        file: &ArchiveFile,
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
+        let mut insert = Query::insert();
+        insert
+            .into_table("audit_archives")
+            .columns(["first_seq", "last_seq", "hash", "file", "digest", "archived_at"])
+            .values_panic([
+                segment.first().into(),
+                segment.last.seq.into(),
+                segment.last.hash.as_str().into(),
+                file.name.as_str().into(),
+                file.digest.as_str().into(),
+                at.into(),
+            ]);
+        self.tx.execute(&insert).await?;
+        Ok(())
+    }
+}

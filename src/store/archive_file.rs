@@ -1,0 +1,235 @@
+//! Archive files of the audit log: a line of JSON that says what the file holds, then one line for each entry, with its hash
+//! and that of the entry before it. A file is complete and synced before it gets its name.
+
+use super::archive::{ArchiveFile, Segment};
+use super::audit::AuditRow;
+use super::chain::{Head, Verified};
+use aws_lc_rs::digest::{Context, SHA256};
+use serde::{Deserialize, Serialize};
+use std::fmt::{self, Write as _};
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead, BufReader, BufWriter, ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// What the first line of each file says of its format.
+const FORMAT: &str = "cedargate-audit-archive-1";
+
+/// How long a line may be. An entry has ids, words and a few short texts.
+const MAX_LINE: u64 = 1024 * 1024;
+
+/// The first line of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Header {
+    format: String,
+    /// The number of the first entry.
+    pub(super) first: i64,
+    /// The number of the last entry.
+    pub(super) last: i64,
+    /// The hash of the entry before the first one.
+    previous: String,
+    /// The hash of the last entry.
+    hash: String,
+}
+
+/// Writes a file.
+pub struct ArchiveWriter {
+    out: BufWriter<File>,
+    digest: Context,
+    directory: PathBuf,
+    temporary: PathBuf,
+    segment: Segment,
+    verified: Verified,
+}
+
+impl fmt::Debug for ArchiveWriter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ArchiveWriter").field("temporary", &self.temporary).finish_non_exhaustive()
+    }
+}
+
+/// Why a segment was not written to a file.
+#[derive(Debug, thiserror::Error)]
+pub enum ArchiveError {
+    /// The file cannot be written.
+    #[error("{}: {error}", path.display())]
+    File {
+        /// The file or directory.
+        path: PathBuf,
+        /// The error of the system.
+        error: io::Error,
+    },
+    /// There is a file of this name with other content.
+    #[error("{} exists and has other content; move it away", .0.display())]
+    Exists(PathBuf),
+    /// The entries were changed; what is wrong, one fault a line.
+    #[error("{0}")]
+    Faults(String),
+}
+
+impl ArchiveWriter {
+    /// Begins the file of a segment in this directory.
+    ///
+    /// # Errors
+    /// The file cannot be created.
+    pub fn create(directory: &Path, segment: &Segment) -> Result<Self, ArchiveError> {
+        let temporary = directory.join(format!(".{}.{}", name(segment), std::process::id()));
+        let failed = |error| ArchiveError::File { path: temporary.clone(), error };
+        match std::fs::remove_file(&temporary) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary);
+        let out = BufWriter::new(file.map_err(failed)?);
+        let mut this = Self {
+            out,
+            digest: Context::new(&SHA256),
+            directory: directory.to_owned(),
+            temporary,
+            segment: segment.clone(),
+            verified: Verified::after(segment.previous.clone()),
+        };
+        let header = Header {
+            format: FORMAT.to_owned(),
+            first: segment.first(),
+            last: segment.last.seq,
+            previous: segment.previous.hash.clone(),
+            hash: segment.last.hash.clone(),
+        };
+        this.line(&header)?;
+        Ok(this)
+    }
+
+    /// Adds the next entry.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn add(&mut self, row: &AuditRow) -> Result<(), ArchiveError> {
+        self.verified.check(row, None);
+        self.line(row)
+    }
+
+    fn line(&mut self, value: &impl Serialize) -> Result<(), ArchiveError> {
+        let text = serde_json::to_string(value).map_err(|error| self.failed(error.into()))? + "\n";
+        self.digest.update(text.as_bytes());
+        self.out.write_all(text.as_bytes()).map_err(|error| self.failed(error))
+    }
+
+    fn failed(&self, error: io::Error) -> ArchiveError {
+        ArchiveError::File { path: self.temporary.clone(), error }
+    }
+
+    /// Checks the entries, syncs the file to the disk, and gives it its name. A file of that name with the same content, which
+    /// an archive that did not end has left, is as good.
+    ///
+    /// # Errors
+    /// The entries are not those of the segment or were changed, or the file cannot be written.
+    pub fn finish(mut self) -> Result<ArchiveFile, ArchiveError> {
+        let finished = self.publish();
+        let _ = std::fs::remove_file(&self.temporary);
+        finished
+    }
+
+    fn publish(&mut self) -> Result<ArchiveFile, ArchiveError> {
+        if self.verified.faults.is_empty() && self.verified.head != self.segment.last {
+            let (first, last) = (self.segment.first(), self.segment.last.seq);
+            self.verified.fault(format!("the entries {first} to {last} changed while they were archived"));
+        }
+        if !self.verified.faults.is_empty() {
+            return Err(ArchiveError::Faults(self.verified.faults.join("\n")));
+        }
+        self.out.flush().map_err(|error| self.failed(error))?;
+        self.out.get_ref().sync_all().map_err(|error| self.failed(error))?;
+        let file = ArchiveFile { name: name(&self.segment), digest: hex(self.digest.clone()) };
+        let path = self.directory.join(&file.name);
+        let failed = |error| ArchiveError::File { path: path.clone(), error };
+        match std::fs::hard_link(&self.temporary, &path) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                if digest(&path).map_err(failed)? != file.digest {
+                    return Err(ArchiveError::Exists(path));
+                }
+                File::open(&path).and_then(|file| file.sync_all()).map_err(failed)?;
+            }
+            linked => linked.map_err(failed)?,
+        }
+        // The name, too, must survive a crash.
+        File::open(&self.directory).and_then(|directory| directory.sync_all()).map_err(failed)?;
+        Ok(file)
+    }
+}
+
+/// What the file of a segment is called. The hash tells apart segments of different databases.
+fn name(segment: &Segment) -> String {
+    let hash: String = segment.last.hash.chars().take(8).collect();
+    format!("audit-{}-{}-{hash}.ndjson", segment.first(), segment.last.seq)
+}
+
+fn hex(context: Context) -> String {
+    context.finish().as_ref().iter().fold(String::with_capacity(64), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// The SHA-256 of a file.
+pub(super) fn digest(path: &Path) -> io::Result<String> {
+    let mut context = Context::new(&SHA256);
+    let mut file = BufReader::new(File::open(path)?);
+    loop {
+        let bytes = file.fill_buf()?;
+        if bytes.is_empty() {
+            return Ok(hex(context));
+        }
+        context.update(bytes);
+        let count = bytes.len();
+        file.consume(count);
+    }
+}
+
+/// Reads a line of bounded length; none at the end of the file.
+fn read_line(file: &mut impl BufRead) -> io::Result<Option<String>> {
+    let mut line = String::new();
+    let mut limited = io::Read::take(file, MAX_LINE);
+    if limited.read_line(&mut line)? == 0 {
+        return Ok(None);
+    }
+    if !line.ends_with('\n') {
+        return Err(io::Error::new(ErrorKind::InvalidData, "the last line is not complete"));
+    }
+    Ok(Some(line))
+}
+
+/// What the first line of a file says.
+pub(super) fn header(path: &Path) -> io::Result<Header> {
+    let mut file = BufReader::new(File::open(path)?);
+    read_header(&mut file)
+}
+
+fn read_header(file: &mut impl BufRead) -> io::Result<Header> {
+    let line = read_line(file)?.unwrap_or_default();
+    let header: Header = serde_json::from_str(&line).map_err(|_| not_an_archive())?;
+    if header.format == FORMAT { Ok(header) } else { Err(not_an_archive()) }
+}
+
+fn not_an_archive() -> io::Error {
+    io::Error::new(ErrorKind::InvalidData, "it is not an archive of an audit log")
+}
+
+/// Checks the entries of a file, which follow those that were checked before.
+pub(super) fn check(path: &Path, verified: &mut Verified, known: Option<&Head>) -> io::Result<()> {
+    let mut file = BufReader::new(File::open(path)?);
+    let header = read_header(&mut file)?;
+    while let Some(line) = read_line(&mut file)? {
+        match serde_json::from_str::<AuditRow>(&line) {
+            Ok(row) => verified.check(&row, known),
+            Err(error) => verified.fault(format!("{}: {error}", path.display())),
+        }
+    }
+    let end = Head { seq: header.last, hash: header.hash };
+    if verified.head != end {
+        let head = &verified.head;
+        verified.fault(format!("{}: ends with entry {head}, and its first line says {end}", path.display()));
+    }
+    Ok(())
+}
