@@ -7,6 +7,9 @@ use crate::authn::{PasswordError, Passwords, SecretError, random_password};
 use crate::authz::{Bundle, BundleError, Live, Sources, Undecided};
 use crate::config::{Config, ConfigError};
 use crate::decision_log::{DecisionLog, Settings};
+use crate::http::budget::BodyBudget;
+use crate::http::connection::Deadlines;
+use crate::http::connections::{Connections, within_file_limit};
 use crate::http::cors::CorsLayer;
 use crate::http::docs::{self, Document};
 use crate::http::forward::Table;
@@ -14,19 +17,24 @@ use crate::http::guessing::Guessing;
 use crate::http::limits::Limits;
 use crate::http::metrics::Metrics;
 use crate::http::parts::{Held, Rules};
+use crate::http::server::{Transport, listen};
 use crate::http::tls::Certificates;
 use crate::http::token_keys::TokenKeysError;
 use crate::http::{Caller, Gate, Parts, Problem, TokenKeys, edge, routes};
 use crate::resource::{self, Stamp};
 use crate::store::{Entry, Event, Store, StoreError};
 use crate::values::{Clock, Email, Id, Invalid, OrgPath};
+use actix_server::ServerBuilder;
+use actix_web::dev::Server;
 use actix_web::http::StatusCode;
-use actix_web::{HttpServer, middleware, web};
+use actix_web::{middleware, web};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+use tokio_rustls::TlsAcceptor;
 
 /// Why the service cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -95,7 +103,13 @@ pub struct App {
     pub certificates: Option<Arc<Certificates>>,
     workers: Option<usize>,
     cors_origins: Vec<String>,
+    deadlines: Deadlines,
+    /// Whether `/metrics` is served by a listener of its own.
+    has_management: bool,
 }
+
+/// The connections of the management listener: those of probes and of a few collectors of metrics.
+const MANAGEMENT_CONNECTIONS: usize = 64;
 
 /// Where the policies are that the settings name.
 fn sources(config: &Config) -> Sources {
@@ -120,6 +134,7 @@ impl App {
         let public_url = config.public_address()?;
         let rules = Rules {
             access_batch_limit: config.access_batch_limit,
+            list_max_bytes: config.list_max_bytes,
             access_ttl: config.access_ttl,
             trusted_proxies: config.trusted_proxies.clone(),
             provisioning_keys: config.provisioning_keys.clone(),
@@ -147,6 +162,8 @@ impl App {
             forward,
             decision_log,
             metrics: Metrics::new(&api::all()),
+            connections: connections(config),
+            budget: BodyBudget::new(config.body_budget),
             is_ending: AtomicBool::new(false),
             noting: Default::default(),
             untold: Default::default(),
@@ -163,7 +180,14 @@ impl App {
         });
         let first_admin = first_admin(&parts, config).await?;
         let (workers, cors_origins) = (config.workers, config.cors_origins.clone());
-        Ok(Self { parts, first_admin, workers, cors_origins, certificates })
+        let deadlines = Deadlines {
+            head: Duration::from_secs(config.header_timeout),
+            body: Duration::from_secs(config.body_timeout),
+            write: Duration::from_secs(config.write_timeout),
+            min_rate: config.min_transfer_rate,
+        };
+        let has_management = config.management_listen.is_some();
+        Ok(Self { parts, first_admin, workers, cors_origins, certificates, deadlines, has_management })
     }
 
     /// A gate for whoever sits at the terminal.
@@ -173,13 +197,30 @@ impl App {
 
     /// Serves on this listener until the server is told to stop; then it finishes what it has begun. Tokens are signed as
     /// the settings say from here on.
-    pub async fn serve(&self, listener: TcpListener) -> Result<actix_web::dev::Server, StartError> {
+    pub async fn serve(&self, listener: TcpListener) -> Result<Server, StartError> {
         self.parts.tokens.adopt().await?;
         let parts = Arc::clone(&self.parts);
-        let all = Arc::new(api::all());
+        let mut all = api::all();
+        if self.has_management {
+            all = all.into_iter().map(|routes| routes.without("/metrics")).collect();
+        }
+        let all = Arc::new(all);
         let document = Document::new(Arc::clone(&all));
         let origins = self.cors_origins.clone();
-        let mut server = HttpServer::new(move || {
+        let tls = match &self.certificates {
+            Some(certificates) => {
+                let config = Arc::clone(certificates).server_config().map_err(StartError::Failed)?;
+                Some(TlsAcceptor::from(Arc::new(config)))
+            }
+            None => None,
+        };
+        let connections = Arc::clone(&self.parts.connections);
+        let mut server = builder(&connections);
+        if let Some(workers) = self.workers {
+            server = server.workers(workers);
+        }
+        let transport = Transport { tls, connections, deadlines: self.deadlines };
+        let server = listen(server, listener, transport, move || {
             actix_web::App::new()
                 .app_data(Held::new(Arc::clone(&parts)))
                 .configure(|server| routes::mount(&all, server))
@@ -189,20 +230,41 @@ impl App {
                 // Outermost: errors that the others answer with have the CORS headers, too.
                 .wrap(CorsLayer::new(&origins))
         });
-        if let Some(workers) = self.workers {
-            server = server.workers(workers);
-        }
-        let server = server.shutdown_timeout(10).disable_signals();
-        let failed = |error: std::io::Error| StartError::Failed(error.to_string());
-        let server = match &self.certificates {
-            Some(certificates) => {
-                let tls = Arc::clone(certificates).server_config().map_err(StartError::Failed)?;
-                server.listen_rustls_0_23(listener, tls).map_err(failed)?
-            }
-            None => server.listen(listener).map_err(failed)?,
-        };
-        Ok(server.run())
+        server.map(ServerBuilder::run).map_err(|error| StartError::Failed(error.to_string()))
     }
+
+    /// Serves `/health/*` and `/metrics` on this listener, with a thread and connections of its own: it answers while
+    /// all others are taken.
+    pub fn serve_management(&self, listener: TcpListener) -> Result<Server, StartError> {
+        let connections = Connections::new(MANAGEMENT_CONNECTIONS, 0, Vec::new());
+        let server = builder(&connections).workers(1);
+        let transport = Transport { tls: None, connections, deadlines: self.deadlines };
+        let parts = Arc::clone(&self.parts);
+        let server = listen(server, listener, transport, move || {
+            actix_web::App::new()
+                .app_data(Held::new(Arc::clone(&parts)))
+                .configure(|server| routes::mount(&[api::health::routes()], server))
+                .default_service(web::to(routes::no_route))
+                .wrap(middleware::from_fn(edge::edge))
+        });
+        server.map(ServerBuilder::run).map_err(|error| StartError::Failed(error.to_string()))
+    }
+}
+
+/// A server that ends as it is told, and leaves it to `connections` how many there are.
+fn builder(connections: &Connections) -> ServerBuilder {
+    // A worker that had reached its own limit would leave new connections waiting instead of refusing them.
+    let never = connections.max().saturating_add(1);
+    ServerBuilder::new().shutdown_timeout(10).disable_signals().max_concurrent_connections(never)
+}
+
+/// The connections that the settings and the limit on open files allow.
+fn connections(config: &Config) -> Arc<Connections> {
+    let max = within_file_limit(config.max_connections);
+    if max < config.max_connections {
+        tracing::warn!(max, "the limit on open files leaves room for fewer connections than max_connections");
+    }
+    Connections::new(max, config.max_connections_per_address, config.trusted_proxies.clone())
 }
 
 async fn terminal(parts: &Arc<Parts>, action: &'static str) -> Result<Gate, StartError> {

@@ -3,10 +3,11 @@
 
 use crate::authz::Thing;
 use crate::values::{Id, Invalid, Timestamp};
-use sea_orm::{EntityTrait, FromQueryResult, IntoActiveModel};
+use sea_orm::{DbErr, EntityTrait, FromQueryResult, IntoActiveModel, QueryResult, TryGetable};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+use std::marker::PhantomData;
 use utoipa::ToSchema;
 
 /// A resource: a row of a table, which is also what a client sees of it.
@@ -28,6 +29,12 @@ pub trait Resource:
     /// The table.
     type Entity: EntityTrait<Model = Self>;
 
+    /// The part of a row from which its Cedar entity is built. Searches read this part only.
+    type DecisionRow: Thing + FromQueryResult + Send + 'static;
+
+    /// The columns of [`Resource::DecisionRow`], each with the name of its field there.
+    const DECISION_COLUMNS: &'static [(<Self::Entity as EntityTrait>::Column, &'static str)];
+
     /// What a client may write: the body of a create, and the fields of an update.
     type Body: Serialize + DeserializeOwned + ToSchema + 'static;
 
@@ -46,6 +53,27 @@ pub trait Resource:
     /// The other things that this one names, its organization aside.
     fn references(&self) -> Vec<Reference> {
         Vec::new()
+    }
+}
+
+/// The part of a row that decisions on a resource without attributes read: its id.
+#[derive(Debug)]
+pub struct IdRow<R> {
+    id: Id,
+    resource: PhantomData<fn() -> R>,
+}
+
+impl<R> FromQueryResult for IdRow<R> {
+    fn from_query_result(row: &QueryResult, prefix: &str) -> Result<Self, DbErr> {
+        Ok(Self { id: Id::try_get(row, prefix, "id")?, resource: PhantomData })
+    }
+}
+
+impl<R: Thing> Thing for IdRow<R> {
+    const TYPE: &'static str = R::TYPE;
+
+    fn id(&self) -> Id {
+        self.id
     }
 }
 

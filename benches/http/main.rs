@@ -1,7 +1,7 @@
 //! How many requests a second, as ratios to a bare actix handler that parses the same body and answers a constant. Both
 //! servers run as processes of their own and take turns, because the machine may be busy with something else too.
 //! `make bench` runs it; it needs `wrk` and the release build. `BENCH_ROWS` is how many users and conversations the large
-//! database has. Words after `--` choose rows: `cargo bench --bench http -- login refresh`. With `TEST_POSTGRES_URL`, logins
+//! database has. `memory` prints the peak of the resident memory while callers try to exhaust the process. Words after `--` choose rows: `cargo bench --bench http -- login refresh`. With `TEST_POSTGRES_URL`, logins
 //! and refreshes are measured on PostgreSQL, too.
 
 #![allow(
@@ -15,6 +15,7 @@
 )]
 
 mod logins;
+mod memory;
 
 use actix_web::{App, HttpResponse, HttpServer, web};
 use sea_orm::ConnectionTrait;
@@ -282,6 +283,9 @@ async fn compare() {
         large(directory.path()).await;
     }
     logins::measured().await;
+    if wanted("memory") {
+        memory::measured().await;
+    }
 }
 
 /// The same question while the policies change ten times a second.

@@ -2,8 +2,9 @@
 
 use crate::http::list::{self, Field, Wanted};
 use crate::http::openapi::{self, Doc};
+use crate::http::page::PageWriter;
 use crate::http::{Gate, Problem, Routes};
-use crate::store::{AuditRow, Event, Outcome, Page};
+use crate::store::{AuditRow, Event, Listed, Outcome, Page};
 use crate::values::{Id, OrgPath, Timestamp, string_schema};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Serialize;
@@ -128,11 +129,13 @@ fn fields() -> Vec<Field> {
 
 /// `GET /v2/audit`.
 async fn list(gate: Gate, request: HttpRequest, fields: Arc<Vec<Field>>) -> Result<HttpResponse, Problem> {
-    let Wanted { organization, mut query } = Wanted::parse(&request, &fields)?;
-    // It says what is asked about, which is more than the events of that very organization.
-    query.filters.retain(|(column, _)| column != "organization");
-    let within = gate.listable_below(organization.as_deref()).await?;
-    let Page { items, total } = gate.parts().store.audit_rows(&within, &query).await?;
-    let page = Page { items: items.into_iter().map(AuditEvent::from).collect(), total };
-    Ok(list::answer(&request, &query, &page))
+    let within = gate.listable_below(list::organization(&request).as_deref()).await?;
+    let mut wanted = Wanted::parse(&request, &fields)?;
+    // It selects the subtree that the list is about, which is more than the events of that very organization.
+    wanted.query.filters.retain(|(column, _)| column != "organization");
+    let Page { items, total } = gate.parts().store.audit_rows(&within, &wanted.query).await?;
+    let mut page = PageWriter::new(gate.parts());
+    let taken = items.into_iter().map(AuditEvent::from).take_while(|event| page.push(event)).count();
+    let listed = Listed { total, taken: u64::try_from(taken).unwrap_or(u64::MAX) };
+    list::answer(&request, &wanted, page, listed)
 }

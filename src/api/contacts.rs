@@ -3,7 +3,7 @@
 use super::conversations::Conversation;
 use crate::authz::Thing;
 use crate::http::Routes;
-use crate::resource::{Reference, Resource};
+use crate::resource::{IdRow, Reference, Resource};
 use crate::values::{Email, Id, JsonObject, Label, Name, Timestamp, json_value, object_only};
 use sea_orm::entity::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -101,9 +101,11 @@ impl Thing for Contact {
 
 impl Resource for Contact {
     type Entity = Entity;
+    type DecisionRow = IdRow<Self>;
     type Body = ContactBody;
 
     const FETCH: &'static str = "fetchContact";
+    const DECISION_COLUMNS: &'static [(Column, &'static str)] = &[(Column::Id, "id")];
 
     fn holder_column() -> Column {
         Column::Organization

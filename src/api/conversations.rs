@@ -13,6 +13,7 @@ use crate::resource::{self, Reference, Resource};
 use crate::values::{Id, JsonObject, Label, Name, Timestamp, json_list, object_only, word};
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse};
+use sea_orm::FromQueryResult;
 use sea_orm::entity::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -202,22 +203,55 @@ impl Thing for Conversation {
     }
 
     fn attributes(&self) -> Vec<(&'static str, Attribute)> {
-        [
-            ("type", Some(text(self.r#type))),
-            ("status", self.status.as_ref().map(text)),
-            ("category", self.category.as_ref().map(text)),
-        ]
+        attributes(self.r#type, self.status.as_ref(), self.category.as_ref())
+    }
+}
+
+/// The attributes of a conversation, as the schema declares them.
+fn attributes(
+    kind: ConversationType,
+    status: Option<&Label>,
+    category: Option<&Label>,
+) -> Vec<(&'static str, Attribute)> {
+    [("type", Some(text(kind))), ("status", status.map(text)), ("category", category.map(text))]
         .into_iter()
         .filter_map(|(name, value)| Some((name, value?)))
         .collect()
+}
+
+/// The columns of a conversation from which its Cedar entity is built.
+#[derive(Debug, FromQueryResult)]
+pub struct ConversationDecisionRow {
+    id: Id,
+    kind: ConversationType,
+    status: Option<Label>,
+    category: Option<Label>,
+}
+
+impl Thing for ConversationDecisionRow {
+    const TYPE: &'static str = Conversation::TYPE;
+
+    fn id(&self) -> Id {
+        self.id
+    }
+
+    fn attributes(&self) -> Vec<(&'static str, Attribute)> {
+        attributes(self.kind, self.status.as_ref(), self.category.as_ref())
     }
 }
 
 impl Resource for Conversation {
     type Entity = Entity;
+    type DecisionRow = ConversationDecisionRow;
     type Body = ConversationBody;
 
     const FETCH: &'static str = "fetchConversation";
+    const DECISION_COLUMNS: &'static [(Column, &'static str)] = &[
+        (Column::Id, "id"),
+        (Column::Type, "kind"),
+        (Column::Status, "status"),
+        (Column::Category, "category"),
+    ];
 
     fn holder_column() -> Column {
         Column::Organization

@@ -2,7 +2,7 @@
 
 use crate::authz::Thing;
 use crate::http::Routes;
-use crate::resource::Resource;
+use crate::resource::{IdRow, Resource};
 use crate::values::{Id, JsonObject, Label, Name, ShortText, Timestamp, json_list, object_only};
 use sea_orm::entity::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -108,9 +108,11 @@ impl Thing for Form {
 
 impl Resource for Form {
     type Entity = Entity;
+    type DecisionRow = IdRow<Self>;
     type Body = FormBody;
 
     const FETCH: &'static str = "fetchForm";
+    const DECISION_COLUMNS: &'static [(Column, &'static str)] = &[(Column::Id, "id")];
 
     fn holder_column() -> Column {
         Column::Organization

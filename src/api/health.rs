@@ -130,10 +130,28 @@ async fn metrics(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem> 
         of("state=\"idle\"", idle.into()),
     ];
     add("database_connections", "gauge", "Connections to the database.", &connections);
+    exchange(&parts, &mut add);
     let waiting = u64::try_from(parts.passwords.waiting()).unwrap_or(u64::MAX);
     add("passwords_waiting", "gauge", "Passwords that are being hashed, or wait for it.", &plain(waiting));
     latencies(&mut text, &decisions);
     Ok(HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body(text))
+}
+
+/// The figures of connections and bodies.
+fn exchange(parts: &Parts, add: &mut impl FnMut(&str, &str, &str, &[(String, u64)])) {
+    let plain = |value: u64| vec![(String::new(), value)];
+    let size = |value: usize| u64::try_from(value).unwrap_or(u64::MAX);
+    add("connections", "gauge", "Open client connections.", &plain(size(parts.connections.open())));
+    let (total, address) = parts.connections.refused();
+    let refused = [("{limit=\"total\"}".to_owned(), total), ("{limit=\"address\"}".to_owned(), address)];
+    add("connections_refused_total", "counter", "Client connections refused because of a limit.", &refused);
+    add("body_bytes", "gauge", "Memory reserved for large bodies.", &plain(size(parts.budget.used())));
+    add(
+        "bodies_refused_total",
+        "counter",
+        "Bodies refused because the budget was used up.",
+        &plain(parts.budget.refused()),
+    );
 }
 
 /// How long decisions took, as a histogram in seconds.

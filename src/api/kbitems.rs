@@ -4,6 +4,7 @@ use crate::authz::{Attribute, Thing, text};
 use crate::http::Routes;
 use crate::resource::Resource;
 use crate::values::{Id, JsonObject, Label, LongText, Name, Timestamp, word};
+use sea_orm::FromQueryResult;
 use sea_orm::entity::prelude::*;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -88,18 +89,46 @@ impl Thing for KnowledgeItem {
     }
 
     fn attributes(&self) -> Vec<(&'static str, Attribute)> {
-        [("kbase", self.kbase.as_ref().map(text)), ("status", Some(text(self.status)))]
-            .into_iter()
-            .filter_map(|(name, value)| Some((name, value?)))
-            .collect()
+        attributes(self.kbase.as_ref(), self.status)
+    }
+}
+
+/// The attributes of a knowledge item, as the schema declares them.
+fn attributes(kbase: Option<&Label>, status: KnowledgeStatus) -> Vec<(&'static str, Attribute)> {
+    [("kbase", kbase.map(text)), ("status", Some(text(status)))]
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value?)))
+        .collect()
+}
+
+/// The columns of a knowledge item from which its Cedar entity is built.
+#[derive(Debug, FromQueryResult)]
+pub struct KnowledgeItemDecisionRow {
+    id: Id,
+    kbase: Option<Label>,
+    status: KnowledgeStatus,
+}
+
+impl Thing for KnowledgeItemDecisionRow {
+    const TYPE: &'static str = KnowledgeItem::TYPE;
+
+    fn id(&self) -> Id {
+        self.id
+    }
+
+    fn attributes(&self) -> Vec<(&'static str, Attribute)> {
+        attributes(self.kbase.as_ref(), self.status)
     }
 }
 
 impl Resource for KnowledgeItem {
     type Entity = Entity;
+    type DecisionRow = KnowledgeItemDecisionRow;
     type Body = KnowledgeItemBody;
 
     const FETCH: &'static str = "fetchKnowledgeItem";
+    const DECISION_COLUMNS: &'static [(Column, &'static str)] =
+        &[(Column::Id, "id"), (Column::Kbase, "kbase"), (Column::Status, "status")];
 
     fn holder_column() -> Column {
         Column::Organization

@@ -7,6 +7,7 @@ use crate::http::{Gate, Json, Problem, Routes, crud, openapi};
 use crate::resource::{self, Resource};
 use crate::values::{Id, JsonObject, Label, LongText, Millis, Timestamp, json_list, object_only};
 use actix_web::{HttpRequest, HttpResponse};
+use sea_orm::FromQueryResult;
 use sea_orm::entity::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -138,19 +139,48 @@ impl Thing for Message {
     }
 
     fn attributes(&self) -> Vec<(&'static str, Attribute)> {
-        vec![
-            ("type", text(&self.r#type)),
-            ("user", entity::<User>(self.user)),
-            ("isBackchannel", boolean(self.is_backchannel)),
-        ]
+        attributes(&self.r#type, self.user, self.is_backchannel)
+    }
+}
+
+/// The attributes of a message, as the schema declares them.
+fn attributes(kind: &Label, user: Id, is_backchannel: bool) -> Vec<(&'static str, Attribute)> {
+    vec![("type", text(kind)), ("user", entity::<User>(user)), ("isBackchannel", boolean(is_backchannel))]
+}
+
+/// The columns of a message from which its Cedar entity is built.
+#[derive(Debug, FromQueryResult)]
+pub struct MessageDecisionRow {
+    id: Id,
+    kind: Label,
+    user: Id,
+    is_backchannel: bool,
+}
+
+impl Thing for MessageDecisionRow {
+    const TYPE: &'static str = Message::TYPE;
+
+    fn id(&self) -> Id {
+        self.id
+    }
+
+    fn attributes(&self) -> Vec<(&'static str, Attribute)> {
+        attributes(&self.kind, self.user, self.is_backchannel)
     }
 }
 
 impl Resource for Message {
     type Entity = Entity;
+    type DecisionRow = MessageDecisionRow;
     type Body = MessageBody;
 
     const FETCH: &'static str = "fetchMessage";
+    const DECISION_COLUMNS: &'static [(Column, &'static str)] = &[
+        (Column::Id, "id"),
+        (Column::Type, "kind"),
+        (Column::User, "user"),
+        (Column::IsBackchannel, "is_backchannel"),
+    ];
 
     const READ_ONLY: &'static [&'static str] =
         &["id", "createdAt", "updatedAt", "organization", "conversation", "user"];

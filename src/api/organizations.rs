@@ -3,7 +3,7 @@
 use crate::authz::{Thing, Undecided};
 use crate::http::crud::{self, Change, Patch, Proposal};
 use crate::http::{Gate, Json, PathId, Problem, Routes, openapi};
-use crate::resource::{self, Reference, Resource};
+use crate::resource::{self, IdRow, Reference, Resource};
 use crate::store::{Entry, Event, Reader, Work};
 use crate::values::{Email, Id, JsonObject, Label, Name, OrgPath, Timestamp, Url, json_list, word};
 use actix_web::http::StatusCode;
@@ -128,9 +128,11 @@ impl Thing for Organization {
 
 impl Resource for Organization {
     type Entity = Entity;
+    type DecisionRow = IdRow<Self>;
     type Body = OrganizationBody;
 
     const FETCH: &'static str = "fetchOrganization";
+    const DECISION_COLUMNS: &'static [(Column, &'static str)] = &[(Column::Id, "id")];
 
     const READ_ONLY: &'static [&'static str] = &["id", "createdAt", "updatedAt", "path", "level"];
 

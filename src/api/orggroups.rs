@@ -3,7 +3,7 @@
 use super::organizations::Organization;
 use crate::authz::Thing;
 use crate::http::Routes;
-use crate::resource::{Reference, Resource};
+use crate::resource::{IdRow, Reference, Resource};
 use crate::values::{Id, JsonObject, LongText, Name, Timestamp, json_list};
 use sea_orm::entity::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -87,9 +87,11 @@ impl Thing for OrganizationGroup {
 
 impl Resource for OrganizationGroup {
     type Entity = Entity;
+    type DecisionRow = IdRow<Self>;
     type Body = OrganizationGroupBody;
 
     const FETCH: &'static str = "fetchOrganizationGroup";
+    const DECISION_COLUMNS: &'static [(Column, &'static str)] = &[(Column::Id, "id")];
 
     fn holder_column() -> Column {
         Column::Organization

@@ -189,7 +189,7 @@ fn term(name: &str, value: &str) -> Result<String, Problem> {
 async fn permissions(gate: Gate, (request, id): (HttpRequest, PathId)) -> Result<HttpResponse, Problem> {
     let user = gate.find::<User>(&id.0).await?;
     let (mut kind, mut thing) = (None, None);
-    for (name, value) in body::query_pairs(&request) {
+    for (name, value) in body::query_pairs(&request)? {
         match name.as_str() {
             "type" if kind.is_none() => kind = Some(term(&name, &value)?),
             "id" if thing.is_none() => thing = Some(term(&name, &value)?),

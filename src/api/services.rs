@@ -4,6 +4,7 @@ use crate::authz::{Attribute, Thing, text};
 use crate::http::Routes;
 use crate::resource::Resource;
 use crate::values::{Id, JsonObject, Label, Name, Timestamp, Url};
+use sea_orm::FromQueryResult;
 use sea_orm::entity::prelude::*;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -82,15 +83,41 @@ impl Thing for Service {
     }
 
     fn attributes(&self) -> Vec<(&'static str, Attribute)> {
-        self.r#type.iter().map(|kind| ("type", text(kind))).collect()
+        attributes(self.r#type.as_ref())
+    }
+}
+
+/// The attributes of a service, as the schema declares them.
+fn attributes(kind: Option<&Label>) -> Vec<(&'static str, Attribute)> {
+    kind.map(|kind| ("type", text(kind))).into_iter().collect()
+}
+
+/// The columns of a service from which its Cedar entity is built.
+#[derive(Debug, FromQueryResult)]
+pub struct ServiceDecisionRow {
+    id: Id,
+    kind: Option<Label>,
+}
+
+impl Thing for ServiceDecisionRow {
+    const TYPE: &'static str = Service::TYPE;
+
+    fn id(&self) -> Id {
+        self.id
+    }
+
+    fn attributes(&self) -> Vec<(&'static str, Attribute)> {
+        attributes(self.kind.as_ref())
     }
 }
 
 impl Resource for Service {
     type Entity = Entity;
+    type DecisionRow = ServiceDecisionRow;
     type Body = ServiceBody;
 
     const FETCH: &'static str = "fetchService";
+    const DECISION_COLUMNS: &'static [(Column, &'static str)] = &[(Column::Id, "id"), (Column::Type, "kind")];
 
     fn holder_column() -> Column {
         Column::Organization

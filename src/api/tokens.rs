@@ -192,7 +192,7 @@ async fn refresh(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem> 
     let caller = Caller::of_token(&parts, &parts.policies.current(), token).await.map_err(no_help)?;
     count_caller(&parts, &request, caller.id)?;
     let mut token = None;
-    for (name, value) in body::query_pairs(&request) {
+    for (name, value) in body::query_pairs(&request)? {
         if name != "refreshToken" || token.is_some() {
             return Err(Problem::field(name, "`refreshToken`, once, is all that is taken here"));
         }

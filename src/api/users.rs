@@ -13,6 +13,7 @@ use crate::store::{Account, Ending, Entry, Event, Outcome, Sessions, Work};
 use crate::values::{Email, Id, JsonObject, Name, Timestamp, Url, word};
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse};
+use sea_orm::FromQueryResult;
 use sea_orm::entity::prelude::*;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
@@ -119,14 +120,40 @@ impl Thing for User {
     }
 
     fn attributes(&self) -> Vec<(&'static str, Attribute)> {
-        let status = self.status.to_string();
-        let facts = UserFacts {
-            organization: self.organization,
-            role: self.role,
-            status: &status,
-            email: Some(&self.email),
-        };
-        facts.attributes()
+        attributes(self.organization, self.role, self.status, &self.email)
+    }
+}
+
+/// The attributes of a user, as the schema declares them.
+fn attributes(
+    organization: Id,
+    role: Scope,
+    status: UserStatus,
+    email: &Email,
+) -> Vec<(&'static str, Attribute)> {
+    let status = status.to_string();
+    UserFacts { organization, role, status: &status, email: Some(email) }.attributes()
+}
+
+/// The columns of a user from which its Cedar entity is built.
+#[derive(Debug, FromQueryResult)]
+pub struct UserDecisionRow {
+    id: Id,
+    organization: Id,
+    role: Scope,
+    status: UserStatus,
+    email: Email,
+}
+
+impl Thing for UserDecisionRow {
+    const TYPE: &'static str = User::TYPE;
+
+    fn id(&self) -> Id {
+        self.id
+    }
+
+    fn attributes(&self) -> Vec<(&'static str, Attribute)> {
+        attributes(self.organization, self.role, self.status, &self.email)
     }
 
     fn granted_role(&self) -> Option<Scope> {
@@ -136,9 +163,17 @@ impl Thing for User {
 
 impl Resource for User {
     type Entity = Entity;
+    type DecisionRow = UserDecisionRow;
     type Body = UserBody;
 
     const FETCH: &'static str = "fetchUser";
+    const DECISION_COLUMNS: &'static [(Column, &'static str)] = &[
+        (Column::Id, "id"),
+        (Column::Organization, "organization"),
+        (Column::Role, "role"),
+        (Column::Status, "status"),
+        (Column::Email, "email"),
+    ];
 
     const READ_ONLY: &'static [&'static str] = &["id", "createdAt", "updatedAt", "name"];
 

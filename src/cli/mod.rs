@@ -36,6 +36,15 @@ struct Cli {
 const AFTER_HELP: &str = "\
 Settings, from the file (in small letters, without the prefix) and from the environment, which goes first:
   CEDARGATE_LISTEN                where to listen                        [127.0.0.1:8080]
+  CEDARGATE_MANAGEMENT_LISTEN     where /health/* and /metrics listen apart from the rest  [none]
+  CEDARGATE_MAX_CONNECTIONS       client connections at most             [4096]
+  CEDARGATE_MAX_CONNECTIONS_PER_ADDRESS  those of one address, 0 for any number  [512]
+  CEDARGATE_HEADER_TIMEOUT        seconds for the head of a request      [10]
+  CEDARGATE_BODY_TIMEOUT          seconds for the body of a request, and more for large ones  [10]
+  CEDARGATE_WRITE_TIMEOUT         seconds for a client to receive a response, and more for large ones  [30]
+  CEDARGATE_MIN_TRANSFER_RATE     bytes a second that clients must send or receive beyond these times  [16384]
+  CEDARGATE_BODY_BUDGET           bytes for the bodies of all requests and responses together  [134217728]
+  CEDARGATE_LIST_MAX_BYTES        bytes of one page of a list at most    [4194304]
   CEDARGATE_DATABASE_URL          sqlite://file or postgres://…          [sqlite://cedargate.db]
   CEDARGATE_DATABASE_CONNECTIONS  connections to the database at most    [10]
   CEDARGATE_POLICIES              directories with *.cedar and *.json, separated by commas  [policies]

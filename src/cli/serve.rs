@@ -14,7 +14,7 @@ use actix_web::rt::signal::unix;
 use secrecy::ExposeSecret;
 use std::fmt;
 use std::io::Write;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -33,12 +33,13 @@ pub(super) fn run(config: &Config) -> Outcome {
 
 fn serve(config: &Config) -> Outcome {
     block_on(async {
-        let listener = TcpListener::bind(&config.listen).map_err(|error| {
-            StartError::Listen(ConfigError::new(
-                "listen",
-                format!("cannot listen on {:?}: {error}", config.listen),
-            ))
-        })?;
+        // Connections are limited by it.
+        if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+            tracing::warn!(%error, "the limit on open files cannot be raised");
+        }
+        let listener = bind("listen", &config.listen)?;
+        let management = config.management_listen.as_deref();
+        let management = management.map(|address| bind("management_listen", address)).transpose()?;
         let app = App::open(config, Clock::system()).await?;
         let address = listener.local_addr().map_err(Failure::failed)?;
         let server = app.serve(listener).await?;
@@ -47,6 +48,7 @@ fn serve(config: &Config) -> Outcome {
         let started = Entry::new(Event::ServiceStarted).with("policies", version);
         app.parts.store.audit(Cause::service(app.parts.clock.now()), started).await?;
         let mut tasks = JoinSet::new();
+        let management = management.map(|listener| manage(&mut tasks, &app, listener)).transpose()?;
         watch(&mut tasks, &app, config.policy_poll)?;
         tend_keys(&mut tasks, &app.parts);
         end_on_signal(&mut tasks, &app.parts, server.handle(), config.drain)?;
@@ -56,14 +58,44 @@ fn serve(config: &Config) -> Outcome {
             if config.decision_log_goes_to_stdout() { whisper } else { say_line };
         let scheme = if app.certificates.is_some() { "https" } else { "http" };
         greet(&app, &format!("{scheme}://{address}"), say);
+        if let Some((address, _)) = &management {
+            say(format_args!("Health and metrics: http://{address}"));
+        }
         say(format_args!("Ctrl-C ends it."));
         let served = server.await.map_err(Failure::failed);
+        if let Some((_, management)) = management {
+            management.stop(false).await;
+        }
         // A connection to the database has to be given back while there is a runtime.
         tasks.shutdown().await;
         audit::finish(&app.parts).await;
         app.parts.decision_log.close();
         served
     })
+}
+
+/// Listens on the address of a setting.
+fn bind(setting: &str, address: &str) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).map_err(|error| {
+        StartError::Listen(ConfigError::new(setting, format!("cannot listen on {address:?}: {error}")))
+    })
+}
+
+/// Starts the management listener, which answers until the service has ended. Returns its address and its handle.
+fn manage(
+    tasks: &mut JoinSet<()>,
+    app: &App,
+    listener: TcpListener,
+) -> Result<(SocketAddr, ServerHandle), Failure> {
+    let address = listener.local_addr().map_err(Failure::failed)?;
+    let server = app.serve_management(listener)?;
+    let handle = server.handle();
+    tasks.spawn_local(async move {
+        if let Err(error) = server.await {
+            tracing::error!(%error, "the management listener has failed");
+        }
+    });
+    Ok((address, handle))
 }
 
 /// Has the policies read again when their files change, and with the certificates on SIGHUP, which opens the decision log again.

@@ -131,8 +131,7 @@ async fn list(app: &App) -> Result<(), Problem> {
     let within = gate.listable(None).await?;
     let mut query = ListQuery { limit: 1000, ..ListQuery::default() };
     loop {
-        let page = app.parts.store.list::<User>(&within, &query).await?;
-        for user in &page.items {
+        let print = |user: Permitted<User>| {
             say(format_args!(
                 "{}  {:5}  {:7}  {}",
                 user.id,
@@ -140,9 +139,11 @@ async fn list(app: &App) -> Result<(), Problem> {
                 user.status.to_string(),
                 user.email
             ));
-        }
+            true
+        };
+        let listed = app.parts.store.list::<User>(&within, &query, print).await?;
         query.offset += query.limit;
-        if query.offset >= page.total {
+        if query.offset >= listed.total {
             return Ok(());
         }
     }

@@ -35,15 +35,17 @@ impl Config {
             );
         }
         let counts = [
-            ("database_connections", Some(self.database_connections as usize)),
-            ("password_workers", self.password_workers),
-            ("workers", self.workers),
+            ("database_connections", Some(self.database_connections as usize), 1000),
+            ("password_workers", self.password_workers, 1000),
+            // The most that actix takes.
+            ("workers", self.workers, 512),
         ];
-        for (setting, count) in counts {
-            if count.is_some_and(|count| !(1..=1000).contains(&count)) {
-                return wrong(setting, "it must be 1 to 1000".into());
+        for (setting, count, most) in counts {
+            if count.is_some_and(|count| !(1..=most).contains(&count)) {
+                return wrong(setting, format!("it must be 1 to {most}"));
             }
         }
+        self.check_exchange()?;
         if !(1..=100_000).contains(&self.access_batch_limit) {
             return wrong("access_batch_limit", "it must be 1 to 100000".into());
         }
@@ -136,6 +138,29 @@ impl Config {
             return wrong(format!("{text:?} has a query or a fragment; leave out what follows the path"));
         }
         Ok(Some(url.as_str().trim_end_matches('/').to_owned()))
+    }
+
+    /// Checks the settings of connections and bodies.
+    fn check_exchange(&self) -> Result<(), ConfigError> {
+        const MIB: u64 = 1024 * 1024;
+        let size = |bytes: usize| u64::try_from(bytes).unwrap_or(u64::MAX);
+        for (setting, number, least, most) in [
+            ("max_connections", size(self.max_connections), 16, 1_000_000),
+            ("max_connections_per_address", size(self.max_connections_per_address), 0, 1_000_000),
+            ("header_timeout", self.header_timeout, 1, 600),
+            ("body_timeout", self.body_timeout, 1, 600),
+            ("write_timeout", self.write_timeout, 1, 600),
+            ("min_transfer_rate", self.min_transfer_rate, 1, 1024 * MIB),
+            // Less than the largest page would refuse lists for good.
+            ("body_budget", size(self.body_budget), 4 * size(self.list_max_bytes), 1024 * 1024 * MIB),
+            ("list_max_bytes", size(self.list_max_bytes), 1024, 64 * MIB),
+        ] {
+            if !(least..=most).contains(&number) {
+                let message = format!("it is {number}; it must be {least} to {most}");
+                return Err(ConfigError::new(setting, message));
+            }
+        }
+        Ok(())
     }
 }
 

@@ -24,6 +24,25 @@ pub const DEFAULT_FILE: &str = "cedargate.toml";
 pub struct Config {
     /// Where to listen: an address or host name and a port.
     pub listen: String,
+    /// Where `/health/*` and `/metrics` listen apart from everything else: an address or host name and a port. `/metrics`
+    /// is then served there only, and `/health/*` at both listeners. Without TLS.
+    pub management_listen: Option<String>,
+    /// The most client connections. Fewer where the limit on open files is lower.
+    pub max_connections: usize,
+    /// The most client connections from one address, proxies of `trusted_proxies` excepted; 0 for any number.
+    pub max_connections_per_address: usize,
+    /// How long the head of a request may take, in seconds.
+    pub header_timeout: u64,
+    /// How long the body of a request may take, in seconds, extended by its size over `min_transfer_rate`.
+    pub body_timeout: u64,
+    /// How long a client may take to receive a response, in seconds, extended by its size over `min_transfer_rate`.
+    pub write_timeout: u64,
+    /// The bytes a second that a client must send or receive beyond these times.
+    pub min_transfer_rate: u64,
+    /// The memory for the bodies of all requests and responses of more than 8 KiB, in bytes.
+    pub body_budget: usize,
+    /// The most bytes of one page of a list.
+    pub list_max_bytes: usize,
     /// `sqlite://file` or `postgres://user:password@host/database`.
     pub database_url: SecretString,
     /// How many connections to the database at most.
@@ -182,6 +201,15 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen: "127.0.0.1:8080".into(),
+            management_listen: None,
+            max_connections: 4096,
+            max_connections_per_address: 512,
+            header_timeout: 10,
+            body_timeout: 10,
+            write_timeout: 30,
+            min_transfer_rate: 16 * 1024,
+            body_budget: 128 * 1024 * 1024,
+            list_max_bytes: 4 * 1024 * 1024,
             database_url: "sqlite://cedargate.db".into(),
             database_connections: 10,
             policies: vec!["policies".into()],

@@ -1,9 +1,10 @@
 //! Reading what a request brings: JSON bodies with errors that name the fields, forms, ids in paths, query strings.
 
+use super::incoming::{read_body, too_large};
+use super::problem::{MAX_ERRORS, shortened};
 use super::{FieldError, Problem};
 use actix_web::http::{StatusCode, header};
 use actix_web::{FromRequest, HttpRequest, dev::Payload, web};
-use futures_util::StreamExt;
 use futures_util::future::LocalBoxFuture;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -13,8 +14,10 @@ use std::future::{Ready, ready};
 /// The largest body, unless a route says less: 1 MiB.
 pub const MAX_BODY: usize = 1024 * 1024;
 
-/// How many wrong fields one answer lists.
-const MAX_ERRORS: usize = 20;
+/// The most parameters that a query string has.
+const MAX_PARAMETERS: usize = 100;
+/// The most characters of a message of serde, which may repeat what was sent.
+const MAX_MESSAGE: usize = 300;
 
 /// A JSON body of at most `MAX` bytes.
 #[derive(Debug)]
@@ -80,18 +83,10 @@ fn read(
     max: usize,
 ) -> impl Future<Output = Result<web::BytesMut, Problem>> + use<> {
     let checked = check_content_type(request, kind).and_then(|()| check_length(request, max));
-    let mut payload = payload.take();
+    let (request, mut payload) = (request.clone(), payload.take());
     async move {
         checked?;
-        let mut bytes = web::BytesMut::new();
-        while let Some(chunk) = payload.next().await {
-            let chunk = chunk.map_err(|_| Problem::bad_request("The body broke off."))?;
-            if bytes.len() + chunk.len() > max {
-                return Err(too_large(max));
-            }
-            bytes.extend_from_slice(&chunk);
-        }
-        Ok(bytes)
+        read_body(&request, &mut payload, max).await
     }
 }
 
@@ -107,14 +102,6 @@ fn check_content_type(request: &HttpRequest, kind: &str) -> Result<(), Problem> 
         "unsupported_media_type",
         format!("The body is {sent:?}; send it with Content-Type: {kind}."),
     ))
-}
-
-fn too_large(max: usize) -> Problem {
-    Problem::new(
-        StatusCode::PAYLOAD_TOO_LARGE,
-        "too_large",
-        format!("The body is larger than {max} bytes, the most that is taken here."),
-    )
 }
 
 fn check_length(request: &HttpRequest, max: usize) -> Result<(), Problem> {
@@ -149,15 +136,8 @@ pub fn parse<T: DeserializeOwned + 'static>(bytes: &[u8]) -> Result<T, Problem> 
         return Err(no_object());
     }
     // A field that stands twice is an error in the text and none in the value.
-    from_value(value, "").and_then(|_: T| Err(Problem::bad_request(shortened(first.to_string()))))
-}
-
-/// A message that repeats what was sent is cut.
-fn shortened(message: String) -> String {
-    match message.char_indices().nth(300) {
-        Some((end, _)) => message.get(..end).map(|start| format!("{start}…")).unwrap_or(message),
-        None => message,
-    }
+    from_value(value, "")
+        .and_then(|_: T| Err(Problem::bad_request(shortened(first.to_string(), MAX_MESSAGE))))
 }
 
 /// A value from JSON; `within` is where that JSON stands in the body, for the names of wrong fields.
@@ -174,7 +154,8 @@ pub fn from_value<T: DeserializeOwned>(mut value: Value, within: &str) -> Result
         if removed.contains(&field) || errors.len() >= MAX_ERRORS {
             break;
         }
-        errors.push(FieldError::new(joined(within, &field), shortened(error.inner().to_string())));
+        errors
+            .push(FieldError::new(joined(within, &field), shortened(error.inner().to_string(), MAX_MESSAGE)));
         // Without the wrong field the others can be checked too.
         if value.as_object_mut().and_then(|fields| fields.shift_remove(&top)).is_none() {
             break;
@@ -226,9 +207,28 @@ impl FromRequest for PathId {
     }
 }
 
-/// The pairs of a query string.
-pub fn query_pairs(request: &HttpRequest) -> Vec<(String, String)> {
-    url::form_urlencoded::parse(request.query_string().as_bytes()).into_owned().collect()
+/// The parameters of a query string, at most 100.
+///
+/// # Errors
+/// 400 `too_many_parameters` where there are more.
+pub fn query_pairs(request: &HttpRequest) -> Result<Vec<(String, String)>, Problem> {
+    let pairs = url::form_urlencoded::parse(request.query_string().as_bytes());
+    let pairs: Vec<_> =
+        pairs.take(MAX_PARAMETERS + 1).map(|(name, value)| (name.into_owned(), value.into_owned())).collect();
+    if pairs.len() > MAX_PARAMETERS {
+        return Err(Problem::new(
+            StatusCode::BAD_REQUEST,
+            "too_many_parameters",
+            format!("The query string has more than {MAX_PARAMETERS} parameters; send at most that many."),
+        ));
+    }
+    Ok(pairs)
+}
+
+/// The value of the first of these parameters with this name.
+pub fn query_value(request: &HttpRequest, name: &str) -> Option<String> {
+    let pairs = url::form_urlencoded::parse(request.query_string().as_bytes());
+    pairs.take(MAX_PARAMETERS).find(|(other, _)| other == name).map(|(_, value)| value.into_owned())
 }
 
 #[cfg(test)]

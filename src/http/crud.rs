@@ -2,6 +2,7 @@
 
 use super::address::absolute;
 use super::list::Field;
+use super::page::PageWriter;
 use super::{Gate, Json, PathId, Problem, body, list};
 use crate::authz::{Permitted, Undecided};
 use crate::resource::{self, Reference, Resource, Stamp};
@@ -22,10 +23,11 @@ pub async fn list<R: Resource>(
     request: HttpRequest,
     fields: Arc<Vec<Field>>,
 ) -> Result<HttpResponse, Problem> {
+    let within = gate.listable(list::organization(&request).as_deref()).await?;
     let wanted = list::Wanted::parse(&request, &fields)?;
-    let within = gate.listable(wanted.organization.as_deref()).await?;
-    let page = gate.parts().store.list::<R>(&within, &wanted.query).await?;
-    Ok(list::answer(&request, &wanted.query, &page))
+    let mut page = PageWriter::new(gate.parts());
+    let listed = gate.parts().store.list::<R>(&within, &wanted.query, |row| page.push(&row)).await?;
+    list::answer(&request, &wanted, page, listed)
 }
 
 /// `GET /{id}`: the thing.

@@ -1,11 +1,13 @@
 //! What every request passes on its way in and out: it gets an id, and its problems become answers with that id, and entries
 //! of the audit trail where they are to be told there. And from where a request came.
 
+use super::connection::ConnectionState;
+use super::paced::PacedBody;
 use super::{Parts, Problem, audit, forward, limits, span};
 use crate::store::Origin;
 use crate::trace;
 use crate::values::{Id, random_number, write_hex};
-use actix_web::body::{BoxBody, EitherBody, MessageBody};
+use actix_web::body::{BodySize, BoxBody, EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderName, HeaderValue};
@@ -103,6 +105,10 @@ async fn pass<B: MessageBody + 'static>(
     passage: Passage,
 ) -> Result<ServiceResponse<EitherBody<B, BoxBody>>, Error> {
     let id = passage.id.clone();
+    let connection = ConnectionState::of(request.request()).cloned();
+    if let Some(connection) = &connection {
+        connection.begin_request();
+    }
     request.extensions_mut().insert(passage);
     let response = match limits::count_address(request.request()) {
         Ok(()) => next.call(request).await?.map_into_left_body(),
@@ -122,8 +128,12 @@ async fn pass<B: MessageBody + 'static>(
     }
     let mut response = match answer {
         Some(answer) => response.into_response(answer).map_into_right_body(),
+        None if is_large(response.response().body().size()) => paced(response, &id),
         None => response,
     };
+    if let Some(connection) = connection {
+        connection.end_request();
+    }
     // The path only: a query string may hold a refresh token.
     tracing::debug!(
         method = %response.request().method(),
@@ -152,6 +162,36 @@ fn count_refusal(request: &HttpRequest, problem: &Problem) -> Result<(), Problem
     }
     let caller = request.extensions().get::<Passage>().and_then(|passage| passage.caller.get());
     limits::count_refusal(request, caller)
+}
+
+/// The size from which a response body is sent in pieces and counted in the budget: 64 KiB.
+pub(super) const LARGE: usize = 64 * 1024;
+
+fn is_large(size: BodySize) -> bool {
+    matches!(size, BodySize::Sized(bytes) if usize::try_from(bytes).is_ok_and(|bytes| bytes > LARGE))
+}
+
+/// The response with its body sent in pieces and counted in the budget; 503 where that is used up.
+fn paced<B: MessageBody + 'static>(
+    response: ServiceResponse<EitherBody<B, BoxBody>>,
+    id: &HeaderValue,
+) -> ServiceResponse<EitherBody<B, BoxBody>> {
+    let (request, response) = response.into_parts();
+    let (response, body) = response.into_parts();
+    let bytes = match body.try_into_bytes() {
+        Ok(bytes) => bytes,
+        // It is sent in pieces already.
+        Err(body) => return ServiceResponse::new(request, response.set_body(body)),
+    };
+    let reserved = Parts::of(&request).and_then(|parts| parts.budget.reserve(bytes.len()));
+    let response = match reserved {
+        Ok(reservation) => {
+            let connection = ConnectionState::of(&request).cloned();
+            response.set_body(BoxBody::new(PacedBody::new(bytes, reservation, connection)))
+        }
+        Err(problem) => problem.answer(text(id).unwrap_or_default()),
+    };
+    ServiceResponse::new(request, response.map_body(|_, body| EitherBody::right(body)))
 }
 
 /// Counts a request that was answered.

@@ -2,15 +2,15 @@
 //! its link to the next page.
 
 use super::address::absolute;
+use super::page::PageWriter;
 use super::{FieldError, Problem, body};
 use crate::resource::Resource;
-use crate::store::{ListQuery, Page};
+use crate::store::{ListQuery, Listed};
 use crate::values::{Email, Id, Invalid, NO_NUL, OrgPath, Timestamp};
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse};
 use sea_orm::sea_query::Order;
 use sea_orm::{EntityTrait, Iden};
-use serde::Serialize;
 use std::collections::HashSet;
 use std::str::FromStr;
 use utoipa::Number;
@@ -22,13 +22,19 @@ pub const DEFAULT_LIMIT: u64 = 100;
 /// How many things a list has at most.
 pub const MAX_LIMIT: u64 = 1000;
 
-/// Which part of a list is wanted.
+/// Which part of a list is requested.
 #[derive(Debug)]
 pub struct Wanted {
-    /// The filter on `organization`, which also says which organization is asked about.
-    pub organization: Option<String>,
-    /// Everything else.
+    /// The part.
     pub query: ListQuery,
+    /// The parameters of the query string, `limit` and `offset` left out.
+    kept: Vec<(String, String)>,
+}
+
+/// The organization that a list is requested of: the one that the authorization asks about. It is read before the other
+/// parameters, so that a caller who may not list learns nothing of these.
+pub fn organization(request: &HttpRequest) -> Option<String> {
+    body::query_value(request, "organization")
 }
 
 /// How many characters a filter has at most: the address of a request has its limits, too.
@@ -207,10 +213,10 @@ impl Wanted {
     /// a slip of the pen does not show everything.
     pub fn parse(request: &HttpRequest, fields: &[Field]) -> Result<Self, Problem> {
         let mut query = ListQuery { limit: DEFAULT_LIMIT, ..ListQuery::default() };
-        let mut organization = None;
         let mut errors = Vec::new();
         let mut seen = Vec::new();
-        for (name, text) in body::query_pairs(request) {
+        let mut kept = Vec::new();
+        for (name, text) in body::query_pairs(request)? {
             if seen.contains(&name) {
                 errors.push(FieldError::new(name, "it is given twice"));
                 continue;
@@ -221,24 +227,21 @@ impl Wanted {
                 "offset" => number(&text, 0, i64::MAX.unsigned_abs()).map(|offset| query.offset = offset),
                 "sort" => sort(&text, fields).map(|sort| query.sort = sort),
                 _ => match fields.iter().find(|field| field.name == name) {
-                    Some(field) => {
-                        if name == "organization" {
-                            organization = Some(text.clone());
-                        }
-                        // A malformed organization is one that is not there: the gate says so.
-                        match field.value(&text) {
-                            Err(_) if name == "organization" => Ok(()),
-                            value => value.map(|value| query.filters.push((field.column.clone(), value))),
-                        }
-                    }
+                    Some(field) => match field.value(&text) {
+                        // A malformed organization is one that does not exist: the authorization answers it.
+                        Err(_) if name == "organization" => Ok(()),
+                        value => value.map(|value| query.filters.push((field.column.clone(), value))),
+                    },
                     None => Err(format!("there is no such parameter; there are {}", known(fields))),
                 },
             };
-            if let Err(message) = parsed {
-                errors.push(FieldError::new(name, message));
+            match parsed {
+                Err(message) => errors.push(FieldError::new(name, message)),
+                Ok(()) if name != "limit" && name != "offset" => kept.push((name, text)),
+                Ok(()) => {}
             }
         }
-        if errors.is_empty() { Ok(Self { organization, query }) } else { Err(Problem::fields(errors)) }
+        if errors.is_empty() { Ok(Self { query, kept }) } else { Err(Problem::fields(errors)) }
     }
 }
 
@@ -275,20 +278,25 @@ fn sort(text: &str, fields: &[Field]) -> Result<Vec<(String, Order)>, String> {
 }
 
 /// 200 with a part of a list, `X-Total-Count`, and a `Link` to the next part where there is one.
-pub fn answer<T: Serialize>(request: &HttpRequest, query: &ListQuery, page: &Page<T>) -> HttpResponse {
+///
+/// # Errors
+/// 503 where the budget for bodies did not last for the page.
+pub fn answer(
+    request: &HttpRequest,
+    wanted: &Wanted,
+    page: PageWriter,
+    listed: Listed,
+) -> Result<HttpResponse, Problem> {
     let mut response = HttpResponse::Ok();
-    response.insert_header(("X-Total-Count", page.total));
-    let next = query.offset.saturating_add(query.limit);
-    if next < page.total {
+    response.insert_header(("X-Total-Count", listed.total));
+    // A page that has reached its limit in bytes has fewer rows than `limit`.
+    let next = wanted.query.offset.saturating_add(listed.taken.min(wanted.query.limit));
+    if next < listed.total && listed.taken > 0 {
         let mut pairs = url::form_urlencoded::Serializer::new(String::new());
-        for (name, value) in body::query_pairs(request) {
-            if name != "limit" && name != "offset" {
-                pairs.append_pair(&name, &value);
-            }
-        }
-        pairs.append_pair("limit", &query.limit.to_string()).append_pair("offset", &next.to_string());
+        pairs.extend_pairs(&wanted.kept);
+        pairs.append_pair("limit", &wanted.query.limit.to_string()).append_pair("offset", &next.to_string());
         let link = format!("<{}?{}>; rel=\"next\"", absolute(request, request.path()), pairs.finish());
         response.insert_header((header::LINK, link));
     }
-    response.json(&page.items)
+    page.finish(request, response)
 }

@@ -107,7 +107,7 @@ impl Doc {
         let content = ContentBuilder::new().schema(Some(schema)).example(example).build();
         let body = RequestBodyBuilder::new().required(Some(Required::True)).content(kind, content);
         self.operation.request_body = Some(body.build().into());
-        self.problems(&[400, 413, 415])
+        self.problems(&[400, 408, 413, 415])
     }
 
     /// An answer with a body.
@@ -249,8 +249,9 @@ fn meaning(status: u16) -> &'static str {
         401 => "No valid caller.",
         403 => "The policies do not permit this, or the access token has expired (`token_expired`).",
         404 => "There is no such thing within the caller's reach.",
+        408 => "The body did not arrive in time.",
         409 => "It collides with what is there.",
-        413 => "The body is too large.",
+        413 => "The body or the resource is too large.",
         415 => "The body is not of the type that is taken here.",
         429 => "Too many attempts or requests. Try again after `Retry-After` seconds.",
         500 => "Something went wrong in the service; its log says what, under the request's id.",
@@ -314,9 +315,12 @@ pub fn list_of<T: ToSchema>(mut doc: Doc, fields: &[Field]) -> Doc {
     let sort = ArrayBuilder::new().items(order).min_items(Some(1)).unique_items(true);
     doc = doc
         .parameter(
-            parameter("limit", "How many at most.")
-                .schema(Some(number(1, Some(MAX_LIMIT), DEFAULT_LIMIT)))
-                .build(),
+            parameter(
+                "limit",
+                "How many at most. A page whose rows are large has fewer, and a `Link` to the rest.",
+            )
+            .schema(Some(number(1, Some(MAX_LIMIT), DEFAULT_LIMIT)))
+            .build(),
         )
         .parameter(parameter("offset", "How many to pass over.").schema(Some(number(0, None, 0))).build())
         .parameter(

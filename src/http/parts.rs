@@ -1,7 +1,9 @@
 //! What every request needs, made once.
 
 use super::audit::Waiting;
+use super::budget::BodyBudget;
 use super::caller::Callers;
+use super::connections::Connections;
 use super::refusals::Refusals;
 use super::{Problem, TokenKeys};
 use crate::authn::Passwords;
@@ -46,6 +48,10 @@ pub struct Parts {
     pub limits: Limits,
     /// Counts requests.
     pub metrics: Metrics,
+    /// Counts the client connections.
+    pub connections: Arc<Connections>,
+    /// Bounds the memory of the bodies of requests and responses.
+    pub budget: Arc<BodyBudget>,
     /// Whether the process has been told to end: it answers still, and asks for no more.
     pub is_ending: AtomicBool,
     /// Held while the use of a credential is noted: that must not keep all connections waiting for a place to write.
@@ -101,6 +107,8 @@ pub struct Rules {
     pub public_url: Option<String>,
     /// How many questions a batch may have.
     pub access_batch_limit: usize,
+    /// The most bytes of one page of a list.
+    pub list_max_bytes: usize,
     /// The proxies that are believed whom they speak for.
     pub trusted_proxies: Vec<IpNet>,
     /// Whether the service speaks TLS itself.

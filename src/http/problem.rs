@@ -22,11 +22,35 @@ pub struct FieldError {
     pub message: String,
 }
 
+/// The most field errors that one problem lists.
+pub(super) const MAX_ERRORS: usize = 20;
+/// The most characters of the name of a field, which may come from the client.
+const MAX_FIELD: usize = 200;
+/// The most characters of the message of a field error.
+const MAX_MESSAGE: usize = 500;
+/// The most characters of the sentence of a problem.
+const MAX_DETAIL: usize = 4000;
+
 impl FieldError {
-    /// Says what is wrong with a field.
+    /// A field error. Names and messages that repeat what a client sent are shortened.
     pub fn new(field: impl Into<String>, message: impl ToString) -> Self {
-        Self { field: field.into(), message: message.to_string() }
+        Self {
+            field: shortened(field.into(), MAX_FIELD),
+            message: shortened(message.to_string(), MAX_MESSAGE),
+        }
     }
+}
+
+/// The text, cut after `max` characters.
+pub(super) fn shortened(mut text: String, max: usize) -> String {
+    // A character has at least one byte, so most texts need no count.
+    if text.len() > max
+        && let Some((end, _)) = text.char_indices().nth(max)
+    {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
 }
 
 /// Why a request was not answered as it was meant.
@@ -89,7 +113,8 @@ pub struct ErrorMessage {
 impl Problem {
     /// A problem with this status, word and sentence.
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, detail: detail.into(), errors: Vec::new(), headers: Vec::new(), untold: None }
+        let detail = shortened(detail.into(), MAX_DETAIL);
+        Self { status, code, detail, errors: Vec::new(), headers: Vec::new(), untold: None }
     }
 
     /// 400: the request is not what it should be.
@@ -97,8 +122,9 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, "bad_request", detail)
     }
 
-    /// 400: these fields are not what they should be.
-    pub fn fields(errors: Vec<FieldError>) -> Self {
+    /// 400: these fields are not what they should be. The first [`MAX_ERRORS`] of them are listed.
+    pub fn fields(mut errors: Vec<FieldError>) -> Self {
+        errors.truncate(MAX_ERRORS);
         let detail: Vec<String> =
             errors.iter().map(|error| format!("{}: {}", error.field, error.message)).collect();
         Self { errors, ..Self::new(StatusCode::BAD_REQUEST, "invalid_fields", detail.join("; ")) }
@@ -157,7 +183,7 @@ impl Problem {
     }
 
     /// 503: try again in a moment.
-    fn unavailable(code: &'static str, detail: impl Into<String>) -> Self {
+    pub(super) fn unavailable(code: &'static str, detail: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail).with(header::RETRY_AFTER, "1")
     }
 
@@ -241,6 +267,11 @@ impl From<StoreError> for Problem {
             StoreError::Referenced => {
                 Self::conflict("Something else still refers to it, or what it refers to has just gone.")
             }
+            StoreError::TooLarge { bytes, max } => Self::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "resource_too_large",
+                format!("The resource would have {bytes} bytes as JSON; it may have {max}."),
+            ),
             StoreError::Foreign(cause) | StoreError::Failed(cause) => Self::internal(cause),
         }
     }

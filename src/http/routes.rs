@@ -309,6 +309,13 @@ impl Routes {
         self.but(|route| route.has_head = false)
     }
 
+    /// The same without the routes of this path.
+    #[must_use]
+    pub fn without(mut self, path: &str) -> Self {
+        self.routes.retain(|route| route.path != path);
+        self
+    }
+
     /// What the paths begin with.
     pub fn base(&self) -> &'static str {
         self.base

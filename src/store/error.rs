@@ -15,6 +15,14 @@ pub enum StoreError {
     /// Another row refers to this one, or this one to a row that is no longer there.
     #[error("something else still refers to it, or what it refers to has gone")]
     Referenced,
+    /// A resource is larger than what is stored of one.
+    #[error("the resource has {bytes} bytes as JSON; at most {max} are stored")]
+    TooLarge {
+        /// Its size, as JSON.
+        bytes: usize,
+        /// The largest size.
+        max: usize,
+    },
     /// The database was migrated by a newer program, or is not one of this program's.
     #[error("{0}")]
     Foreign(String),

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-/// How many bytes of rows are remembered, as JSON; in memory they take some more.
+/// How much memory the cached rows take, in bytes, by the estimate of [`crate::values::JsonSize`].
 const REMEMBERED: u64 = 32 * 1024 * 1024;
 /// How many accounts are.
 const ACCOUNTS: u64 = 50_000;

@@ -55,15 +55,8 @@ impl Kind {
             read: |store, id| {
                 Box::pin(async move { Ok(store.read::<R>(id).await?.map(|thing| thing.resourced())) })
             },
-            page: |reader, top, after, limit| {
-                Box::pin(async move {
-                    let page = reader.page::<R>(top, after, limit).await?;
-                    Ok(page.into_iter().map(|(id, thing)| (id, thing.resourced())).collect())
-                })
-            },
-            load: |reader, id| {
-                Box::pin(async move { Ok(reader.find::<R>(id).await?.map(|thing| thing.resourced())) })
-            },
+            page: |reader, top, after, limit| Box::pin(reader.page::<R>(top, after, limit)),
+            load: |reader, id| Box::pin(reader.resource_entity::<R>(id)),
         }
     }
 }

@@ -35,7 +35,7 @@ pub use facts::Stamp;
 use facts::{Facts, Written};
 pub use janitor::Swept;
 pub use kinds::{Kind, Kinds};
-pub use list::{ListQuery, Page};
+pub use list::{ListQuery, Listed, Page};
 use sea_orm::sea_query::{Func, Query};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseExecutor, DatabaseTransaction, DbBackend, DbErr};
 pub use sessions::{Ending, NewRefreshToken, Origin, Session, Sessions, SpentToken};

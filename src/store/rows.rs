@@ -1,14 +1,18 @@
 //! The rows of the resources: found, inserted, saved, deleted.
 
 use super::{Kinds, Reader, Store, StoreError, Work};
-use crate::authz::{Permitted, Undecided};
+use crate::authz::{Permitted, Resourced, Thing, Undecided};
 use crate::resource::Resource;
-use crate::values::{Id, OrgPath};
+use crate::values::{Id, JsonSize, OrgPath};
 use sea_orm::sea_query::{Alias, Expr, ExprTrait, LockType, Order, Query};
 use sea_orm::{
     ActiveModelTrait as _, ColumnTrait, ConnectionTrait, DbErr, EntityTrait, FromQueryResult, JoinType,
     QueryFilter, QueryOrder, QueryResult, QuerySelect, QueryTrait, Select, TryGetable,
 };
+use std::sync::Arc;
+
+/// The largest resource that is stored, in bytes as JSON: 256 KiB.
+const MAX_RESOURCE: usize = 256 * 1024;
 
 /// The organizations, seen from the things that they hold.
 pub(super) mod holder {
@@ -56,19 +60,49 @@ impl<R: Resource> Held<R> {
     }
 }
 
+impl<P: Thing> Held<P> {
+    /// The id and the Cedar entity of a row.
+    fn resourced(self) -> (Id, Arc<Resourced>) {
+        (self.row.id(), Undecided::new(self.row, self.path).resourced())
+    }
+}
+
 /// The rows of a resource, each with the organization that holds it.
 pub(super) fn held<R: Resource>() -> Select<R::Entity> {
+    with_holder::<R>(<R::Entity as EntityTrait>::find())
+}
+
+/// The columns of the rows of a resource that decisions read, each with the organization that holds the row.
+fn decision_rows<R: Resource>() -> Select<R::Entity> {
+    let columns = R::DECISION_COLUMNS.iter();
+    let select = <R::Entity as EntityTrait>::find().select_only();
+    with_holder::<R>(columns.fold(select, |select, (column, field)| select.column_as(*column, *field)))
+}
+
+fn with_holder<R: Resource>(select: Select<R::Entity>) -> Select<R::Entity> {
     let relation = <R::Entity as EntityTrait>::belongs_to(holder::Entity)
         .from(R::holder_column())
         .to(holder::Column::Id)
         .into();
-    <R::Entity as EntityTrait>::find()
-        .join_as(JoinType::InnerJoin, relation, HOLDER)
-        .expr_as(Expr::col((HOLDER, "path")), "holder_path")
+    select.join_as(JoinType::InnerJoin, relation, HOLDER).expr_as(Expr::col((HOLDER, "path")), "holder_path")
 }
 
 fn by_id<R: Resource>(id: Id) -> Select<R::Entity> {
-    held::<R>().filter(Expr::col((Alias::new(table::<R>()), Alias::new("id"))).eq(id))
+    held::<R>().filter(id_column::<R>().eq(id))
+}
+
+/// The id of a resource, named with its table.
+pub(super) fn id_column<R: Resource>() -> Expr {
+    Expr::col((Alias::new(table::<R>()), Alias::new("id")))
+}
+
+/// Checks that a row is not too large to be stored.
+///
+/// # Errors
+/// [`StoreError::TooLarge`] above [`MAX_RESOURCE`].
+fn check_size(row: &impl serde::Serialize) -> Result<(), StoreError> {
+    let JsonSize { bytes, .. } = JsonSize::of(row);
+    if bytes > MAX_RESOURCE { Err(StoreError::TooLarge { bytes, max: MAX_RESOURCE }) } else { Ok(()) }
 }
 
 /// The name of a resource's table.
@@ -89,21 +123,28 @@ impl Reader<'_> {
 }
 
 impl Reader<'_> {
-    /// At most `limit` things that stand in `top` or below it, after the id `after`, by id.
+    /// At most `limit` resources of `top` and the organizations below it, after the id `after`, by id: their Cedar
+    /// entities.
     pub async fn page<R: Resource>(
         &self,
         top: &OrgPath,
         after: Option<Id>,
         limit: u64,
-    ) -> Result<Vec<(Id, Undecided<R>)>, StoreError> {
-        let id = || Expr::col((Alias::new(table::<R>()), Alias::new("id")));
-        let mut select = held::<R>().filter(is_within(Expr::col((HOLDER, "path")), top));
+    ) -> Result<Vec<(Id, Arc<Resourced>)>, StoreError> {
+        let mut select = decision_rows::<R>().filter(is_within(Expr::col((HOLDER, "path")), top));
         if let Some(after) = after {
-            select = select.filter(id().gt(after));
+            select = select.filter(id_column::<R>().gt(after));
         }
-        let rows =
-            select.order_by(id(), Order::Asc).limit(limit).into_model::<Held<R>>().all(&self.0).await?;
-        Ok(rows.into_iter().map(|held| (held.row.id(), held.undecided())).collect())
+        let select = select.order_by(id_column::<R>(), Order::Asc).limit(limit);
+        let rows = select.into_model::<Held<R::DecisionRow>>().all(&self.0).await?;
+        Ok(rows.into_iter().map(Held::resourced).collect())
+    }
+
+    /// The Cedar entity of the resource with this id; none where there is no such resource.
+    pub async fn resource_entity<R: Resource>(&self, id: Id) -> Result<Option<Arc<Resourced>>, StoreError> {
+        let select = decision_rows::<R>().filter(id_column::<R>().eq(id));
+        let row = select.into_model::<Held<R::DecisionRow>>().one(&self.0).await?;
+        Ok(row.map(|row| row.resourced().1))
     }
 
     /// This organization and all those below it, itself first.
@@ -134,7 +175,7 @@ impl Store {
     pub(super) async fn read<R: Resource>(&self, id: Id) -> Result<Option<Undecided<R>>, StoreError> {
         let stamp = self.facts.stamp(id);
         let Some(held) = by_id::<R>(id).into_model::<Held<R>>().one(&self.db).await? else { return Ok(None) };
-        let bytes = serde_json::to_string(&held.row).map_or(0, |text| text.len());
+        let bytes = JsonSize::of(&held.row).memory();
         let thing = held.undecided();
         // Its copies know it from now on.
         thing.resourced();
@@ -180,17 +221,25 @@ impl Work {
     }
 
     /// Stores a new thing.
+    ///
+    /// # Errors
+    /// [`StoreError::TooLarge`] if it has more than 256 KiB as JSON.
     pub async fn insert<R: Resource>(&self, row: Permitted<R>) -> Result<Permitted<R>, StoreError> {
+        check_size(&row)?;
         let new = (*row).clone().into_active_model().reset_all();
         <R::Entity as EntityTrait>::insert(new).exec_without_returning(&self.tx).await?;
         Ok(row)
     }
 
     /// Stores a changed thing.
+    ///
+    /// # Errors
+    /// [`StoreError::TooLarge`] if it has more than 256 KiB as JSON.
     pub async fn save<R>(&self, row: Permitted<R>) -> Result<Permitted<R>, StoreError>
     where
         R: Resource,
     {
+        check_size(&row)?;
         self.wrote(row.id());
         let changed = (*row).clone().into_active_model().reset_all();
         <R::Entity as EntityTrait>::update(changed).exec(&self.tx).await?;

@@ -27,6 +27,52 @@ pub(crate) fn from_column<T: serde::de::DeserializeOwned>(text: &str) -> Result<
     serde_json::from_str(text).map_err(|error| Invalid(format!("the column holds no such value: {error}")))
 }
 
+/// The size of a value: in bytes as JSON, and an estimate of the memory that it takes when it is parsed.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct JsonSize {
+    /// The length of its JSON.
+    pub(crate) bytes: usize,
+    /// An upper bound of the number of values in it.
+    values: usize,
+}
+
+impl JsonSize {
+    /// The memory of one parsed value: `serde_json::Value` has 72 bytes, and its collections have spare capacity.
+    const MEMORY_PER_VALUE: usize = 96;
+
+    /// The size of a value that serde serializes.
+    pub(crate) fn of(value: &impl serde::Serialize) -> Self {
+        let mut size = Self::default();
+        // Nothing is written, so nothing fails but the value's own serialization; what it wrote until then counts.
+        let _ = serde_json::to_writer(&mut size, value);
+        size
+    }
+
+    /// The size of a JSON text.
+    pub(crate) fn of_text(text: &[u8]) -> Self {
+        // Each value but the first of an array or object follows a comma. Those in strings are counted, too.
+        Self { bytes: text.len(), values: memchr::memchr3_iter(b',', b'[', b'{', text).count() }
+    }
+
+    /// An estimate of the memory of the parsed value, in bytes.
+    pub(crate) fn memory(self) -> usize {
+        self.bytes.saturating_add(self.values.saturating_mul(Self::MEMORY_PER_VALUE))
+    }
+}
+
+impl std::io::Write for JsonSize {
+    fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
+        let Self { bytes, values } = Self::of_text(text);
+        self.bytes += bytes;
+        self.values += values;
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Makes a type that serde knows a value of a text column.
 macro_rules! json_value {
     ($name:ident) => {

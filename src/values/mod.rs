@@ -17,7 +17,7 @@ pub use fingerprint::{Fingerprint, random_number};
 pub use id::Id;
 pub(crate) use id::write_hex;
 pub use json::JsonObject;
-pub(crate) use json::{ObjectOnly, Whole, given, json_list, json_value, object_only, raw};
+pub(crate) use json::{JsonSize, ObjectOnly, Whole, given, json_list, json_value, object_only, raw};
 pub use near::Near;
 pub use path::OrgPath;
 pub(crate) use text::{FromText, NO_NUL, string_schema, text_serde, word};

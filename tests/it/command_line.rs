@@ -82,7 +82,13 @@ impl Drop for Running {
 /// Starts the service and reads its greeting.
 pub fn start(directory: &Path, settings: &[(&str, &str)]) -> Running {
     let mut command = program(directory, &[("CEDARGATE_LISTEN", "127.0.0.1:0")]);
-    command.envs(settings.iter().copied()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.envs(settings.iter().copied());
+    start_command(command)
+}
+
+/// Starts the service by this command and reads its greeting.
+pub fn start_command(mut command: Command) -> Running {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let stdout = BufReader::new(child.stdout.take().unwrap());
     let stderr = BufReader::new(child.stderr.take().unwrap());

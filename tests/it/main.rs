@@ -38,6 +38,7 @@ mod documents;
 mod domains;
 mod engine;
 mod engine_foreign;
+mod exhaustion;
 mod families;
 mod family_model;
 mod forward;

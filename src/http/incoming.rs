@@ -1,0 +1,112 @@
+//! Reading request bodies: within their size, the deadline of their connection, and the budget for bodies.
+
+use super::budget::{FREE, Reservation};
+use super::connection::ConnectionState;
+use super::{Parts, Problem};
+use crate::values::JsonSize;
+use actix_web::dev::Payload;
+use actix_web::http::StatusCode;
+use actix_web::web::BytesMut;
+use actix_web::{HttpMessage, HttpRequest};
+use futures_util::StreamExt;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::Poll;
+
+/// Has the connection watch the deadline of a body until it is dropped.
+struct Expected(Option<Rc<ConnectionState>>);
+
+impl Expected {
+    fn of(request: &HttpRequest) -> Self {
+        let connection = ConnectionState::of(request).cloned();
+        if let Some(connection) = &connection {
+            connection.expect_body();
+        }
+        Self(connection)
+    }
+
+    fn is_late(&self) -> bool {
+        self.0.as_ref().is_some_and(|connection| connection.is_body_late())
+    }
+}
+
+impl Drop for Expected {
+    fn drop(&mut self) {
+        if let Some(connection) = &self.0 {
+            connection.end_body();
+        }
+    }
+}
+
+/// The body of a request. Its part of the budget is released with the request.
+///
+/// # Errors
+/// 413 above `max` bytes, 408 where it arrives too slowly, 503 where the budget is used up.
+pub(super) async fn read_body(
+    request: &HttpRequest,
+    payload: &mut Payload,
+    max: usize,
+) -> Result<BytesMut, Problem> {
+    let expected = Expected::of(request);
+    let mut bytes = BytesMut::new();
+    let mut reservation = None;
+    loop {
+        let chunk = poll_fn(|cx| match payload.poll_next_unpin(cx) {
+            Poll::Pending if expected.is_late() => Poll::Ready(Some(Err(too_slow()))),
+            polled => polled.map(|chunk| Some(chunk?.map_err(|_| broken_off()))),
+        });
+        let Some(chunk) = chunk.await else { break };
+        let chunk = chunk?;
+        if bytes.len() + chunk.len() > max {
+            return Err(too_large(max));
+        }
+        bytes.extend_from_slice(&chunk);
+        if bytes.len() > FREE {
+            reserve(&mut reservation, request, bytes.len())?;
+        }
+    }
+    drop(expected);
+    if bytes.len() > FREE {
+        reserve(&mut reservation, request, JsonSize::of_text(&bytes).memory())?;
+    }
+    if let Some(reservation) = reservation {
+        request.extensions_mut().insert::<Reservation>(reservation);
+    }
+    Ok(bytes)
+}
+
+/// Extends a reservation, which is made when it is needed first.
+fn reserve(
+    reservation: &mut Option<Reservation>,
+    request: &HttpRequest,
+    bytes: usize,
+) -> Result<(), Problem> {
+    match reservation {
+        Some(reservation) => reservation.grow_to(bytes),
+        None => {
+            *reservation = Some(Parts::of(request)?.budget.reserve(bytes)?);
+            Ok(())
+        }
+    }
+}
+
+/// 413: the body is larger than a route accepts.
+pub(super) fn too_large(max: usize) -> Problem {
+    Problem::new(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        "too_large",
+        format!("The body is larger than {max} bytes, the most that is accepted here."),
+    )
+}
+
+fn broken_off() -> Problem {
+    Problem::bad_request("The body is incomplete: the connection was closed before its end.")
+}
+
+fn too_slow() -> Problem {
+    Problem::new(
+        StatusCode::REQUEST_TIMEOUT,
+        "body_timeout",
+        "The body did not arrive in time. Send it again, without pauses.",
+    )
+}

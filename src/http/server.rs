@@ -1,0 +1,112 @@
+//! The server: listeners, with or without TLS, whose connections are limited in number and have deadlines.
+
+use super::connection::{Connection, Deadlines, Stream};
+use super::connections::{Connections, Slot};
+use actix_http::error::DispatchError;
+use actix_http::{HttpService, Protocol, Request, Response};
+use actix_server::ServerBuilder;
+use actix_service::{IntoServiceFactory, ServiceFactory, ServiceFactoryExt, fn_service, map_config};
+use actix_web::Error;
+use actix_web::body::{BoxBody, MessageBody};
+use actix_web::dev::AppConfig;
+use actix_web::rt::time::timeout;
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+
+/// How long an idle connection is kept.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// How long a connection may take to close.
+const CLOSING: Duration = Duration::from_secs(1);
+
+/// What the connections of a listener have in common.
+#[derive(Clone)]
+pub struct Transport {
+    /// Speaks TLS, where the listener does.
+    pub tls: Option<TlsAcceptor>,
+    /// Counts the connections.
+    pub connections: Arc<Connections>,
+    /// How long they wait for their clients.
+    pub deadlines: Deadlines,
+}
+
+impl fmt::Debug for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Transport").field("connections", &self.connections).finish_non_exhaustive()
+    }
+}
+
+impl Transport {
+    /// Performs the TLS handshake, where there is one, and wraps the connection.
+    async fn accept(self, stream: TcpStream, slot: Slot) -> io::Result<Connection> {
+        let Self { tls, deadlines, .. } = self;
+        let stream = match tls {
+            Some(tls) => Stream::Tls(Box::new(timeout(deadlines.head, tls.accept(stream)).await??)),
+            None => Stream::Plain(stream),
+        };
+        Ok(Connection::new(stream, deadlines, slot))
+    }
+}
+
+/// Adds a listener to a server. `factory` makes the application for each worker.
+///
+/// # Errors
+/// Where the listener cannot be used.
+pub fn listen<F, I, S, B>(
+    server: ServerBuilder,
+    listener: TcpListener,
+    transport: Transport,
+    factory: F,
+) -> io::Result<ServerBuilder>
+where
+    F: Fn() -> I + Send + Clone + 'static,
+    I: IntoServiceFactory<S, Request>,
+    S: ServiceFactory<Request, Config = AppConfig> + 'static,
+    S::Error: Into<Error> + 'static,
+    S::InitError: fmt::Debug,
+    S::Response: Into<Response<B>> + 'static,
+    B: MessageBody + 'static,
+{
+    let address = listener.local_addr()?;
+    let ending = server.graceful_shutdown_signal();
+    server.listen(format!("cedargate-{address}"), listener, move || {
+        let transport = transport.clone();
+        let (is_secure, head) = (transport.tls.is_some(), transport.deadlines.head);
+        let application = factory().into_factory().map_err(error_response);
+        // The one way to tell actix whether a connection is secure; its own server does the same.
+        let config = move |()| AppConfig::__priv_test_new(is_secure, address.to_string(), address);
+        let ending = ending.clone();
+        let http = HttpService::<Connection, _, B>::build()
+            .graceful_shutdown_signal(move || {
+                let ending = ending.clone();
+                async move { ending.notified().await }
+            })
+            .keep_alive(KEEP_ALIVE)
+            .client_request_timeout(head)
+            .client_disconnect_timeout(CLOSING)
+            .local_addr(address)
+            .on_connect_ext(|connection: &Connection, data| {
+                data.insert(connection.state());
+            })
+            .finish(map_config(application, config));
+        fn_service(move |stream: TcpStream| {
+            let transport = transport.clone();
+            async move {
+                let peer: Option<SocketAddr> = stream.peer_addr().ok();
+                let slot = transport.connections.admit(peer.map(|peer| peer.ip()));
+                let slot = slot.ok_or_else(|| io::Error::other("too many connections"))?;
+                let connection = transport.accept(stream, slot).await?;
+                Ok::<_, DispatchError>((connection, Protocol::Http1, peer))
+            }
+        })
+        .and_then(http)
+    })
+}
+
+fn error_response(error: impl Into<Error>) -> Response<BoxBody> {
+    error.into().error_response().into()
+}
