@@ -131,6 +131,8 @@ async fn metrics(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem> 
     ];
     add("database_connections", "gauge", "Connections to the database.", &connections);
     exchange(&parts, &mut add);
+    let unstored = u64::try_from(parts.store.unstored_revocations()).unwrap_or(u64::MAX);
+    add("unstored_revocations", "gauge", "Revocations in effect that are not stored.", &plain(unstored));
     let waiting = u64::try_from(parts.passwords.waiting()).unwrap_or(u64::MAX);
     add("passwords_waiting", "gauge", "Passwords that are being hashed, or wait for it.", &plain(waiting));
     latencies(&mut text, &decisions);

@@ -6,7 +6,7 @@ use crate::authn::{ApiKey, Bearer, Claims, RefreshToken};
 use crate::authz::ScopeSet;
 use crate::http::openapi::Doc;
 use crate::http::{Caller, Credential, Form, Gate, Parts, Problem, Routes, edge};
-use crate::store::{Cause, Ending, Event, Sessions};
+use crate::store::{Cause, Ending, Event, Session, Sessions};
 use crate::values::{Email, Id, Timestamp};
 use actix_web::http::{Method, header};
 use actix_web::{HttpRequest, HttpResponse};
@@ -232,7 +232,9 @@ async fn of_bearer(gate: &Gate, bearer: &Bearer) -> Result<Option<Introspection>
 async fn of_refresh_token(gate: &Gate, token: &RefreshToken) -> Result<Option<Introspection>, Problem> {
     let (store, now) = (&gate.parts().store, gate.parts().clock.now());
     let hash = token.hash();
-    let Some(session) = store.session_of(&hash).await?.filter(|session| session.is_live(now)) else {
+    let is_live =
+        |session: &Session| session.is_live(now) && !store.is_session_revoked(session.user, session.id);
+    let Some(session) = store.session_of(&hash).await?.filter(is_live) else {
         return Ok(None);
     };
     let Some((issued_at, expires_at)) = store.good_refresh_token(&hash, now).await? else { return Ok(None) };

@@ -341,6 +341,11 @@ pub async fn change(gate: &Gate, id: &str, mut patch: Patch) -> Result<Permitted
         password.check_unchanged(gate, &work, &row).await?;
     }
     keep_root_admin(&work, &before, Some(&row)).await?;
+    match row.status {
+        UserStatus::Blocked => work.revokes_user(row.id, now),
+        UserStatus::Active if patch.contains_key("status") => work.unblocks_user(row.id),
+        UserStatus::Active => {}
+    }
     let row = work.save(row).await?;
     audit_change(&work, &before, &row);
     if let Some(password) = password {
@@ -383,8 +388,10 @@ async fn delete(gate: Gate, id: PathId) -> Result<HttpResponse, Problem> {
     gate.find::<User>(&id.0).await?;
     let work = gate.begin().await?;
     let row = gate.decide(gate.look_up_in::<User>(&work, &id.0).await?, &gate.circumstances())?;
-    gate.caller().check_again(&work, gate.parts().clock.now()).await?;
+    let now = gate.parts().clock.now();
+    gate.caller().check_again(&work, now).await?;
     keep_root_admin(&work, &row, None).await?;
+    work.revokes_user(row.id, now);
     work.delete(&row).await?;
     work.audit(about(Event::UserDeleted, &row));
     work.commit().await?;

@@ -5,8 +5,8 @@ use super::{Failure, Outcome, block_on, log, say};
 use crate::api::policies;
 use crate::app::{App, StartError};
 use crate::config::{Config, ConfigError};
-use crate::http::{Parts, audit};
-use crate::store::{Cause, Entry, Event};
+use crate::http::{Parts, audit, drain};
+use crate::store::{Cause, Entry, Event, ServeLock};
 use crate::trace;
 use crate::values::Clock;
 use actix_web::dev::ServerHandle;
@@ -40,8 +40,11 @@ fn serve(config: &Config) -> Outcome {
         let listener = bind("listen", &config.listen)?;
         let management = config.management_listen.as_deref();
         let management = management.map(|address| bind("management_listen", address)).transpose()?;
+        // Before the database is opened, and until the end of the process.
+        let _serving = ServeLock::acquire(config.database_url.expose_secret())?;
         let app = App::open(config, Clock::system()).await?;
         let address = listener.local_addr().map_err(Failure::failed)?;
+        let own_listener = listener.try_clone().map_err(Failure::failed)?;
         let server = app.serve(listener).await?;
         // Policies that changed while nothing served come into force here.
         let version = app.parts.policies.current().bundle().version().to_owned();
@@ -51,7 +54,7 @@ fn serve(config: &Config) -> Outcome {
         let management = management.map(|listener| manage(&mut tasks, &app, listener)).transpose()?;
         watch(&mut tasks, &app, config.policy_poll)?;
         tend_keys(&mut tasks, &app.parts);
-        end_on_signal(&mut tasks, &app.parts, server.handle(), config.drain)?;
+        end_on_signal(&mut tasks, &app.parts, server.handle(), own_listener, config.drain)?;
         keep_sweeping(&mut tasks, &app.parts, config.janitor_interval);
         // The log may have the standard output to itself.
         let say: fn(fmt::Arguments<'_>) =
@@ -129,7 +132,7 @@ fn watch(tasks: &mut JoinSet<()>, app: &App, seconds: u64) -> Outcome {
 }
 
 /// Looks after the keys that sign, once a second: so soon is one refused that was revoked at the terminal. And where the
-/// database answers, the audit trail is told what it could not be told before.
+/// database answers, the audit trail is told what it could not be told before, and revocations are stored that could not be.
 fn tend_keys(tasks: &mut JoinSet<()>, parts: &Arc<Parts>) {
     let parts = Arc::clone(parts);
     tasks.spawn_local(async move {
@@ -144,6 +147,7 @@ fn tend_keys(tasks: &mut JoinSet<()>, parts: &Arc<Parts>) {
             if is_well {
                 // Where it cannot, there is another time.
                 let _ = audit::catch_up(&parts).await;
+                let _ = parts.store.store_revocations().await;
             }
         }
     });
@@ -169,7 +173,13 @@ fn end_in_time() {
 
 /// Ends the service: on SIGTERM when it has said for so many seconds that it is not ready, so that nobody sends it requests
 /// any more; on SIGINT, or a second signal, without that. What it has begun it finishes, for ten seconds at most.
-fn end_on_signal(tasks: &mut JoinSet<()>, parts: &Arc<Parts>, server: ServerHandle, seconds: u64) -> Outcome {
+fn end_on_signal(
+    tasks: &mut JoinSet<()>,
+    parts: &Arc<Parts>,
+    server: ServerHandle,
+    listener: TcpListener,
+    seconds: u64,
+) -> Outcome {
     let mut terminate = unix::signal(unix::SignalKind::terminate()).map_err(Failure::failed)?;
     let mut interrupt = unix::signal(unix::SignalKind::interrupt()).map_err(Failure::failed)?;
     let parts = Arc::clone(parts);
@@ -188,6 +198,11 @@ fn end_on_signal(tasks: &mut JoinSet<()>, parts: &Arc<Parts>, server: ServerHand
                 _ = interrupt.recv() => {}
             }
         }
+        match drain::refuse_new_connections(&listener) {
+            Ok(()) => actix_web::rt::time::sleep(drain::ACCEPT_REST).await,
+            Err(error) => tracing::warn!(%error, "connections that wait to be accepted may be reset"),
+        }
+        drop(listener);
         server.stop(true).await;
     });
     Ok(())

@@ -208,6 +208,9 @@ impl Caller {
         // Read once more under the stamp of its user, which a deletion of the key changes.
         let stamp = parts.store.stamp(found.user);
         let found = parts.store.api_key(&hash).await?.ok_or_else(revoked)?;
+        if parts.store.is_key_revoked(found.user, found.id) {
+            return Err(revoked());
+        }
         if found.expires_at.is_some_and(|end| end <= now) {
             return Err(Problem::token(&crate::authn::TokenError::Expired, parts.rules.expired_status));
         }

@@ -10,12 +10,14 @@ use crate::values::{Id, random_number, write_hex};
 use actix_web::body::{BodySize, BoxBody, EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::StatusCode;
+use actix_web::http::ConnectionType;
 use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage, HttpRequest};
 use ipnet::IpNet;
 use std::cell::Cell;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::Ordering;
 
 /// The header that carries the id of a request, in and out.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -150,6 +152,7 @@ async fn pass<B: MessageBody + 'static>(
         forward::complete_identity_headers(response.headers_mut());
     }
     protect(&mut response);
+    close_while_draining(&mut response);
     span::answered(&response);
     Ok(response)
 }
@@ -199,6 +202,14 @@ fn count(request: &HttpRequest, status: u16) {
     let action = request.extensions().get::<Passage>().and_then(|passage| passage.action.get());
     if let Some(parts) = Parts::held(request) {
         parts.metrics.count(action, status);
+    }
+}
+
+/// While the service drains, has each answer close its connection: a proxy sends no further request on it.
+fn close_while_draining<B>(response: &mut ServiceResponse<B>) {
+    let parts = Parts::held(response.request());
+    if parts.is_some_and(|parts| parts.is_ending.load(Ordering::Relaxed)) {
+        response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
     }
 }
 

@@ -10,6 +10,7 @@ pub mod connections;
 pub mod cors;
 pub mod crud;
 pub mod docs;
+pub mod drain;
 pub mod edge;
 pub mod forward;
 pub mod gate;

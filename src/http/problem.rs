@@ -257,6 +257,22 @@ impl From<StoreError> for Problem {
                     "The database cannot be reached. Try again in a moment.",
                 )
             }
+            StoreError::NotWritable(cause) => {
+                tracing::warn!(%cause, "the database cannot be written");
+                Self::unavailable(
+                    "database_not_writable",
+                    "The database cannot be written. Nothing was stored.",
+                )
+            }
+            StoreError::NotStored(cause) => {
+                tracing::error!(%cause, "a revocation is in effect in this process, but is not stored");
+                Self::unavailable(
+                    "revocation_not_stored",
+                    "The database cannot be written: nothing was stored. This process refuses the revoked credentials all the \
+                     same, and stores the revocation of sessions and keys as soon as it can. Other replicas do not know of it, \
+                     nor does this one after a restart before that: repeat the request later.",
+                )
+            }
             StoreError::Duplicate(column) => {
                 let message = format!("another one has the same {column} already");
                 Self {

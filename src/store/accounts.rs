@@ -34,6 +34,11 @@ impl Account {
     pub fn is_active(&self) -> bool {
         self.status == "active" && self.is_organization_active
     }
+
+    /// The same, blocked where a revocation says so that could not be stored.
+    fn unless_revoked(self, is_revoked: impl FnOnce(Id) -> bool) -> Self {
+        if is_revoked(self.id) { Self { status: "blocked".to_owned(), ..self } } else { self }
+    }
 }
 
 /// An inactive organization deactivates all organizations below it. The literal `'inactive'` lets the databases use the
@@ -67,14 +72,16 @@ impl Work {
         lock.column("id").from("users").and_where(Expr::col("id").eq(user)).lock(LockType::Share);
         self.tx.query_one(&lock).await?;
         let found = self.tx.query_one(accounts().and_where(Expr::col(("users", "id")).eq(user))).await?;
-        Ok(found.map(|row| Account::from_query_result(&row, "")).transpose()?)
+        let found = found.map(|row| Account::from_query_result(&row, "")).transpose()?;
+        Ok(found.map(|account| account.unless_revoked(|user| self.is_user_revoked(user))))
     }
 }
 
 impl Store {
     async fn one_account(&self, condition: Expr) -> Result<Option<Account>, StoreError> {
         let found = self.db.query_one(accounts().and_where(condition)).await?;
-        Ok(found.map(|row| Account::from_query_result(&row, "")).transpose()?)
+        let found = found.map(|row| Account::from_query_result(&row, "")).transpose()?;
+        Ok(found.map(|account| account.unless_revoked(|user| self.is_user_revoked(user))))
     }
 
     /// The account of this user.
@@ -99,6 +106,9 @@ impl Store {
             .and_where(Expr::col(("sessions", "expires_at")).gt(now));
         let Some(row) = self.db.query_one(&select).await? else { return Ok(None) };
         let last_used = Timestamp::try_get(&row, "", "last_used_at").map_err(DbErr::from)?;
+        if self.is_session_revoked(user, session) {
+            return Ok(None);
+        }
         Ok(Some((Account::from_query_result(&row, "")?, last_used)))
     }
 

@@ -1,6 +1,6 @@
 //! Copies of the database, for SQLite, and who has credentials in it.
 
-use super::connect::make_private;
+use super::database_file::create_private;
 use super::{Store, StoreError, is_shared};
 use crate::values::{Id, Timestamp};
 use sea_orm::sea_query::{Expr, ExprTrait, Order, Query, UnionType};
@@ -17,7 +17,7 @@ impl Store {
         }
         let name =
             file.to_str().ok_or_else(|| StoreError::Foreign("the name of the file is no text".into()))?;
-        make_private(file).map_err(|error| {
+        create_private(file).map_err(|error| {
             let error = match error.kind() {
                 ErrorKind::AlreadyExists => "is there already".to_owned(),
                 _ => format!("cannot be made: {error}"),

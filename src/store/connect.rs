@@ -1,19 +1,19 @@
 //! Opening the database, and bringing it to the present form.
 
+use super::database_file::{self, DatabaseFile};
+use super::durability::Durability;
 use super::facts::Facts;
+use super::revocations::Settlement;
 use super::{Cause, Store, StoreError, Work, is_shared, migrate, spans};
 use migrations::Migrator;
 use sea_orm::sea_query::{Expr, ExprTrait, Query};
 use sea_orm::sqlx::ConnectOptions as _;
 use sea_orm::sqlx::postgres::PgConnectOptions;
-use sea_orm::sqlx::sqlite::SqliteConnectOptions;
 use sea_orm::{
     ConnectOptions, ConnectionTrait, Database, DbBackend, SqliteTransactionMode, TransactionOptions,
     TransactionTrait,
 };
 use sea_orm_migration::MigratorTrait;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -49,27 +49,22 @@ fn options(url: &str, connections: u32, create: bool) -> Result<ConnectOptions, 
     Ok(options)
 }
 
-/// Makes a new file that its owner only may read.
-pub(super) fn make_private(file: &Path) -> std::io::Result<()> {
-    std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(file).map(drop)
-}
-
 impl Store {
     /// Opens the database at `url` (`sqlite://file` or `postgres://…`) with at most `connections` connections, and brings
     /// it to the present form. A SQLite file is made where there is none.
     pub async fn open(url: &str, connections: u32) -> Result<Self, StoreError> {
-        // Made here and never again: a file that is moved away later is missing, not empty. SQLite gives the files that it
-        // makes beside it the same rights. Whatever else is wrong with the name, it will say.
-        if let Ok(file) = url.parse::<SqliteConnectOptions>()
-            && !url.contains(":memory:")
-        {
-            let _ = make_private(file.get_filename());
+        // Created here and never again: a file that is moved away later is missing, not empty. SQLite gives the files that it
+        // creates beside it the same owner and mode.
+        let path = database_file::path_of_url(url);
+        if let Some(path) = &path {
+            database_file::prepare(path)?;
         }
         let first = Database::connect(options(url, 1, true)?).await;
-        let first = first.map_err(|error| match url.strip_prefix("sqlite:") {
-            Some(_) => StoreError::Unavailable(format!(
-                "{url} does not open; does another program keep it locked? ({error})"
-            )),
+        let first = first.map_err(|error| match &path {
+            Some(path) => StoreError::Unavailable(match database_file::permission_fault(path) {
+                Some(fault) => fault,
+                None => format!("{url} does not open; does another program keep it locked? ({error})"),
+            }),
             None => error.into(),
         })?;
         let migrated = migrate::migrate(&first).await;
@@ -83,12 +78,17 @@ impl Store {
         if is_shared(&db) {
             tokio::spawn(Facts::listen(Arc::downgrade(&facts), url.to_owned()));
         }
-        Ok(Self { db, facts })
+        let durability = match &path {
+            Some(path) => Durability::of_file(DatabaseFile::of(path)?),
+            None => Durability::default(),
+        };
+        Ok(Self { db, facts, durability: Arc::new(durability) })
     }
 
-    /// Whether the database answers and has the form that this program gave it: one that was replaced by an older one has
-    /// not.
+    /// Checks that the database answers, can be written, and has the schema that this program gave it: one that was
+    /// replaced by an older one has not.
     pub async fn check(&self) -> Result<(), StoreError> {
+        self.check_writable().await?;
         let known = Migrator::migrations();
         let last = known.last().map(|step| step.name().to_owned()).unwrap_or_default();
         let mut select = Query::select();
@@ -127,6 +127,7 @@ impl Store {
         let begun = self.db.begin_with_options(options);
         let tx = spans::timed(self.db.get_database_backend(), "BEGIN", begun).await?;
         let facts = Arc::clone(&self.facts);
-        Ok(Work { tx, facts, written: Mutex::default(), cause, entries: Mutex::default() })
+        let settlement = Settlement::new(&self.durability);
+        Ok(Work { tx, facts, written: Mutex::default(), cause, entries: Mutex::default(), settlement })
     }
 }

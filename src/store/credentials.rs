@@ -1,6 +1,7 @@
 //! What proves who is calling: passwords and API keys. (Sessions, and the keys that sign, are next door.) A secret that a
 //! client holds is here as a hash only.
 
+use super::revocations::Revoked;
 use super::{Ending, Entry, Event, Store, StoreError, Work};
 use crate::authz::{Permitted, ScopeSet};
 use crate::resource::Resource;
@@ -102,7 +103,7 @@ impl Work {
             .from("api_keys")
             .and_where(Expr::col("id").eq(key))
             .and_where(Expr::col("user").eq(user));
-        Ok(self.tx.query_one(&select).await?.is_some())
+        Ok(self.tx.query_one(&select).await?.is_some() && !self.is_key_revoked(user, key))
     }
 
     /// Ends a user's key: false where the user has no such key.
@@ -111,7 +112,7 @@ impl Work {
         user: &Permitted<U>,
         key: Id,
     ) -> Result<bool, StoreError> {
-        self.end_keys(user.id(), Some(key), Ending::Deleted).await
+        self.end_keys(user.id(), Some(key), Ending::Deleted, None).await
     }
 
     /// Ends all keys of a user.
@@ -120,18 +121,26 @@ impl Work {
         user: &Permitted<U>,
         because: Ending,
     ) -> Result<(), StoreError> {
-        self.end_keys(user.id(), None, because).await?;
+        self.end_keys(user.id(), None, because, None).await?;
         Ok(())
     }
 
     /// Ends the key of whoever presents it: false where somebody else has just done so.
     pub async fn give_up_api_key(&self, key: &ApiKeyRow) -> Result<bool, StoreError> {
-        self.end_keys(key.user, Some(key.id), Ending::Revoked).await
+        self.end_keys(key.user, Some(key.id), Ending::Revoked, None).await
     }
 
     /// Ends keys of a user, one or all, and tells whether there were any. Every key that ends before its time ends here; only
     /// those of a deleted user go with that.
-    async fn end_keys(&self, user: Id, which: Option<Id>, because: Ending) -> Result<bool, StoreError> {
+    /// Where a time is given, keys that were created later stay.
+    pub(super) async fn end_keys(
+        &self,
+        user: Id,
+        which: Option<Id>,
+        because: Ending,
+        until: Option<Timestamp>,
+    ) -> Result<bool, StoreError> {
+        self.revokes(user, Revoked::Keys(which), because, until.unwrap_or(self.cause.at));
         // Whoever calls with one of them is remembered as its user.
         self.wrote(user);
         let mut delete = Query::delete();
@@ -139,7 +148,10 @@ impl Work {
         if let Some(key) = which {
             delete.and_where(Expr::col("id").eq(key));
         }
-        let ended = self.tx.query_all(&delete).await?;
+        if let Some(until) = until {
+            delete.and_where(Expr::col("created_at").lte(until));
+        }
+        let ended = self.tx.query_all(&delete).await.map_err(|error| self.failed(error))?;
         if ended.is_empty() {
             return Ok(false);
         }

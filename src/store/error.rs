@@ -9,6 +9,12 @@ pub enum StoreError {
     /// The database cannot be reached or is too busy. It may work a moment later.
     #[error("the database cannot be reached: {0}")]
     Unavailable(String),
+    /// The database refuses writes: its disk is full or fails, it is read-only, or its file was moved away.
+    #[error("the database cannot be written: {0}")]
+    NotWritable(String),
+    /// A revocation could not be stored, but is in effect in this process.
+    #[error("the revocation could not be stored: {0}")]
+    NotStored(String),
     /// Another row has this value already, where each may have it once.
     #[error("another one has the same {0} already")]
     Duplicate(String),
@@ -39,6 +45,9 @@ impl From<DbErr> for StoreError {
             _ => {}
         }
         let message = error.to_string();
+        if is_refused_write(&error) {
+            return Self::NotWritable(message);
+        }
         if is_passing(&error) { Self::Unavailable(message) } else { Self::Failed(message) }
     }
 }
@@ -49,6 +58,28 @@ fn column_in(message: &str) -> String {
     let name = message.rsplit(['"', ' ']).find(|word| !word.is_empty()).unwrap_or(message);
     let name = name.trim_end_matches("_key").trim_end_matches("_pkey");
     name.rsplit(['.', '_']).next().unwrap_or(name).to_owned()
+}
+
+/// Whether the storage of the database refuses to be written.
+fn is_refused_write(error: &DbErr) -> bool {
+    let (DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error))) = error
+    else {
+        return false;
+    };
+    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| is_refused_write_code(&code))
+}
+
+fn is_refused_write_code(code: &str) -> bool {
+    match code.len() {
+        // PostgreSQL: disk_full, io_error, read_only_sql_transaction.
+        5 => matches!(code, "53100" | "58030" | "25006"),
+        // SQLite: READONLY, FULL, and IOERR unless it is one of reading.
+        _ => code.parse::<u32>().is_ok_and(|code| match code & 0xff {
+            8 | 13 => true,
+            10 => !matches!(code, 10 | 266 | 522),
+            _ => false,
+        }),
+    }
 }
 
 /// Whether trying again later may help: no connection, a lost one, a server that is starting or stopping, a lock that

@@ -11,12 +11,15 @@ mod backup;
 mod chain;
 mod connect;
 mod credentials;
+mod database_file;
+mod durability;
 mod error;
 mod facts;
 mod janitor;
 mod kinds;
 mod list;
 mod migrate;
+mod revocations;
 mod rows;
 mod sessions;
 mod signing_keys;
@@ -30,12 +33,15 @@ pub use attempts::AttemptRow;
 pub use audit::{AuditRow, Cause, Entry, Event, Outcome};
 pub use chain::{Head, Verified};
 pub use credentials::ApiKeyRow;
+pub use database_file::ServeLock;
+use durability::Durability;
 pub use error::StoreError;
 pub use facts::Stamp;
 use facts::{Facts, Written};
 pub use janitor::Swept;
 pub use kinds::{Kind, Kinds};
 pub use list::{ListQuery, Listed, Page};
+use revocations::Settlement;
 use sea_orm::sea_query::{Func, Query};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseExecutor, DatabaseTransaction, DbBackend, DbErr};
 pub use sessions::{Ending, NewRefreshToken, Origin, Session, Sessions, SpentToken};
@@ -47,6 +53,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub struct Store {
     db: DatabaseConnection,
     facts: Arc<Facts>,
+    durability: Arc<Durability>,
 }
 
 /// A unit of work: everything that is written in it becomes visible at once, at [`Work::commit`], or not at all.
@@ -59,6 +66,7 @@ pub struct Work {
     written: Mutex<Written>,
     cause: Cause,
     entries: Mutex<Vec<Entry>>,
+    settlement: Settlement,
 }
 
 /// What reads: the database as everybody sees it, or a unit of work, which has its connection already. Whoever has one
@@ -96,25 +104,34 @@ impl Work {
 
     /// Makes everything that was written visible, and the audit trail tell of it.
     pub async fn commit(self) -> Result<(), StoreError> {
-        let Self { tx, facts, written, cause, entries } = self;
+        let Self { tx, facts, written, cause, entries, settlement } = self;
         let written = written.into_inner().unwrap_or_else(PoisonError::into_inner);
-        if let Some((channel, text)) = Facts::notice(&written).filter(|_| is_shared(&tx)) {
-            let mut notify = Query::select();
-            notify.expr(Func::cust("pg_notify").arg(channel).arg(text));
-            tx.execute(&notify).await?;
+        // Also where it is not known whether it was written.
+        let forget = facts::Forget(facts, written);
+        let appended = async {
+            if let Some((channel, text)) = Facts::notice(&forget.1).filter(|_| is_shared(&tx)) {
+                let mut notify = Query::select();
+                notify.expr(Func::cust("pg_notify").arg(channel).arg(text));
+                tx.execute(&notify).await?;
+            }
+            // Last of all: others who append wait from here on.
+            audit::append(&tx, &cause, entries.into_inner().unwrap_or_else(PoisonError::into_inner)).await
+        };
+        if let Err(error) = appended.await {
+            return settlement.settle(Err(error));
         }
-        // Last of all: others who append wait from here on.
-        audit::append(&tx, &cause, entries.into_inner().unwrap_or_else(PoisonError::into_inner)).await?;
         let backend = tx.get_database_backend();
         // By a task of its own: a request whose client goes away ends here, and the database may commit all the same.
         let committed = tokio::spawn(async move {
-            // Also where it is not known whether it was written.
-            let _forget = facts::Forget(facts, written);
-            tx.commit().await
+            let _forget = forget;
+            let committed = match settlement.check_in_place() {
+                Ok(()) => tx.commit().await.map_err(StoreError::from),
+                Err(error) => Err(error),
+            };
+            settlement.settle(committed)
         });
         let ended = |error: tokio::task::JoinError| DbErr::Custom(error.to_string());
-        let committed = async { committed.await.map_err(ended)? };
-        Ok(spans::timed(backend, "COMMIT", committed).await?)
+        spans::timed(backend, "COMMIT", async { committed.await.map_err(ended)? }).await
     }
 
     /// Notes that a thing is being written.

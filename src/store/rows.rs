@@ -242,7 +242,10 @@ impl Work {
         check_size(&row)?;
         self.wrote(row.id());
         let changed = (*row).clone().into_active_model().reset_all();
-        <R::Entity as EntityTrait>::update(changed).exec(&self.tx).await?;
+        <R::Entity as EntityTrait>::update(changed)
+            .exec(&self.tx)
+            .await
+            .map_err(|error| self.failed(error))?;
         Ok(row)
     }
 
@@ -252,7 +255,7 @@ impl Work {
         self.wrote_all();
         let mut delete = Query::delete();
         delete.from_table(Alias::new(table::<R>())).and_where(Expr::col("id").eq(row.id()));
-        self.tx.execute(&delete).await?;
+        self.tx.execute(&delete).await.map_err(|error| self.failed(error))?;
         Ok(())
     }
 

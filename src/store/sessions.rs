@@ -2,6 +2,7 @@
 //! token is here as a hash only, with the salt by which it follows from the one before: neither this nor that token alone
 //! gives the next one away.
 
+use super::revocations::Revoked;
 use super::{Event, Store, StoreError, Work};
 use crate::values::{Id, Timestamp, word};
 use sea_orm::sea_query::{Expr, ExprTrait, LockType, Order, Query, UpdateStatement};
@@ -86,7 +87,7 @@ word!(
 );
 
 /// Which sessions of a user.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sessions {
     /// All of them.
     All,
@@ -147,7 +148,11 @@ impl Work {
         let mut select = Query::select();
         select.columns(COLUMNS).from("sessions").and_where(Expr::col("id").eq(id)).lock(LockType::Update);
         let found = self.tx.query_one(&select).await?;
-        Ok(found.map(|row| Session::from_query_result(&row, "")).transpose()?)
+        let found = found.map(|row| Session::from_query_result(&row, "")).transpose()?;
+        Ok(found.map(|session| match self.is_session_revoked(session.user, session.id) {
+            true => Session { ended_at: Some(session.last_used_at), ..session },
+            false => session,
+        }))
     }
 
     /// Whether a user has this session still, and it is live at `now`.
@@ -160,7 +165,7 @@ impl Work {
             .and_where(Expr::col("user").eq(user))
             .and_where(Expr::col("ended_at").is_null())
             .and_where(Expr::col("expires_at").gt(now));
-        Ok(self.tx.query_one(&select).await?.is_some())
+        Ok(self.tx.query_one(&select).await?.is_some() && !self.is_session_revoked(user, session))
     }
 
     /// Notes that a session was used, and until when its tokens can be good now.
@@ -184,6 +189,19 @@ impl Work {
         because: Ending,
         now: Timestamp,
     ) -> Result<u64, StoreError> {
+        self.end_sessions_opened(user, which, because, now, None).await
+    }
+
+    /// The same, of the sessions that were opened until then, where a time is given.
+    pub(super) async fn end_sessions_opened(
+        &self,
+        user: Id,
+        which: Sessions,
+        because: Ending,
+        now: Timestamp,
+        until: Option<Timestamp>,
+    ) -> Result<u64, StoreError> {
+        self.revokes(user, Revoked::Sessions(which), because, now);
         // Whoever calls with one of them is remembered as its user.
         self.wrote(user);
         let mut update = Query::update();
@@ -200,7 +218,11 @@ impl Work {
             Sessions::One(session) => drop(update.and_where(Expr::col("id").eq(session))),
             Sessions::AllBut(session) => drop(update.and_where(Expr::col("id").ne(session))),
         }
-        let ended = self.tx.query_all(update.returning_col("id")).await?;
+        if let Some(until) = until {
+            update.and_where(Expr::col("created_at").lte(until));
+        }
+        let ended =
+            self.tx.query_all(update.returning_col("id")).await.map_err(|error| self.failed(error))?;
         if ended.is_empty() {
             return Ok(0);
         }

@@ -2,7 +2,7 @@
 //! which table, never with which values.
 
 use crate::trace::{self, SpanKind, Step};
-use sea_orm::{DatabaseConnection, DbBackend, DbErr};
+use sea_orm::{DatabaseConnection, DbBackend};
 
 /// Has every query tell of itself, where traces are on.
 pub(super) fn watch(db: &mut DatabaseConnection) {
@@ -17,11 +17,11 @@ pub(super) fn watch(db: &mut DatabaseConnection) {
 }
 
 /// Waits for something that is no query.
-pub(super) async fn timed<T>(
+pub(super) async fn timed<T, E>(
     backend: DbBackend,
     operation: &'static str,
-    work: impl Future<Output = Result<T, DbErr>>,
-) -> Result<T, DbErr> {
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
     let begun = trace::begin();
     let done = work.await;
     begun.end(|| step(backend, operation, None, done.is_err()));

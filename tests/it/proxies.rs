@@ -62,9 +62,9 @@ fn binary(name: &str, install: &str) -> PathBuf {
 }
 
 /// A running proxy, ended when it goes out of scope.
-struct Proxy {
+pub(crate) struct Proxy {
     child: Child,
-    base: String,
+    pub(crate) base: String,
 }
 
 impl Drop for Proxy {
@@ -80,12 +80,9 @@ impl Proxy {
         let example = std::fs::read_to_string(project_file(kind.example())).unwrap();
         let port = |base: &str| base.rsplit(':').next().unwrap().to_owned();
         let file = Path::new(kind.example()).file_name().unwrap().to_str().unwrap();
-        let log = directory.join("proxy.log");
-        // Another process may take the port before the proxy does: then it gets another one.
-        for _ in 0..5 {
-            let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+        Self::run(kind, directory, file, |free| {
             let mut text = example.clone();
-            let ports = [("8000", port(&free)), ("8080", port(cedargate)), ("9000", port(service))];
+            let ports = [("8000", port(free)), ("8080", port(cedargate)), ("9000", port(service))];
             // In two steps: a port may have the digits of another one.
             for (documented, _) in &ports {
                 let lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
@@ -95,7 +92,21 @@ impl Proxy {
             for (documented, own) in &ports {
                 text = text.replace(&format!("\0{documented}\0"), own);
             }
-            std::fs::write(directory.join(file), text).unwrap();
+            text
+        })
+    }
+
+    /// Starts nginx with a configuration for the address where it listens.
+    pub(crate) fn nginx(directory: &Path, configuration: impl Fn(&str) -> String) -> Self {
+        Self::run(Kind::Nginx, directory, "nginx.conf", configuration)
+    }
+
+    fn run(kind: Kind, directory: &Path, file: &str, configuration: impl Fn(&str) -> String) -> Self {
+        let log = directory.join("proxy.log");
+        // Another process may take the port before the proxy does: then it gets another one.
+        for _ in 0..5 {
+            let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+            std::fs::write(directory.join(file), configuration(&free)).unwrap();
             let output = std::fs::File::create(&log).unwrap();
             let mut command = kind.command(directory, file);
             command.stdout(Stdio::null()).stderr(output);

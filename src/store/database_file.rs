@@ -1,0 +1,237 @@
+//! The file of a SQLite database: which process serves it, whether it is still in its place, and why it does not open.
+
+use super::StoreError;
+use sea_orm::sqlx::sqlite::SqliteConnectOptions;
+use std::fs::{File, Metadata, OpenOptions, TryLockError};
+use std::io::{ErrorKind, Read, Seek, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// The disk counts as full with fewer free bytes: SQLite needs some pages for the smallest transaction.
+const MIN_FREE_BYTES: u64 = 1024 * 1024;
+
+/// The path of the SQLite file that a URL names; none for PostgreSQL and for a database in memory.
+pub(super) fn path_of_url(url: &str) -> Option<PathBuf> {
+    if !url.starts_with("sqlite:") || url.contains(":memory:") || url.contains("mode=memory") {
+        return None;
+    }
+    url.parse::<SqliteConnectOptions>().ok().map(|options| options.get_filename().to_owned())
+}
+
+/// Creates a new file that only its owner may read.
+pub(super) fn create_private(file: &Path) -> std::io::Result<()> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(file).map(drop)
+}
+
+/// Creates the file that a URL names, where there is none. A file that root creates belongs to the owner of its directory, as does a
+/// file of root's that a backup was copied to: the service runs as that user.
+pub(super) fn prepare(path: &Path) -> Result<(), StoreError> {
+    // Whatever is wrong with the name, the attempt to open it says.
+    let _ = create_private(path);
+    let Some((directory, file)) = metadata_of(directory_of(path)).zip(metadata_of(path)) else {
+        return Ok(());
+    };
+    if !rustix::process::geteuid().is_root() || file.uid() == directory.uid() || !file.uid().eq(&0) {
+        return Ok(());
+    }
+    hand_over(path, &directory).map_err(|error| {
+        StoreError::Foreign(format!(
+            "the database file {} belongs to root, and cannot be given to the owner of its directory (user {}): {error}",
+            path.display(),
+            directory.uid()
+        ))
+    })
+}
+
+/// Gives a file of root's to the owner of its directory. The directory is another user's, who could have put a link there.
+fn hand_over(path: &Path, directory: &Metadata) -> std::io::Result<()> {
+    let flags = i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or_default();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let found = file.metadata()?;
+    if !found.is_file() || found.nlink() != 1 {
+        return Err(std::io::Error::other("it is not a regular file with one name"));
+    }
+    std::os::unix::fs::fchown(&file, Some(directory.uid()), Some(directory.gid()))?;
+    file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600))
+}
+
+fn metadata_of(path: &Path) -> Option<Metadata> {
+    std::fs::metadata(path).ok()
+}
+
+fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Why this process may not use the database file, and how to change that; none where its permissions are not the reason.
+pub(super) fn permission_fault(path: &Path) -> Option<String> {
+    use rustix::fs::{Access, AtFlags, CWD, accessat};
+    let user = rustix::process::geteuid().as_raw();
+    let is_denied = |path: &Path, access: Access| {
+        matches!(
+            accessat(CWD, path, access, AtFlags::EACCESS),
+            Err(rustix::io::Errno::ACCESS | rustix::io::Errno::PERM | rustix::io::Errno::ROFS)
+        )
+    };
+    let of = |path: &Path| match metadata_of(path) {
+        Some(found) => {
+            format!("owner {}, group {}, mode {:04o}", found.uid(), found.gid(), found.mode() & 0o7777)
+        }
+        None => "owner unknown".to_owned(),
+    };
+    let directory = directory_of(path);
+    let beside = ["-wal", "-shm"].map(|ending| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(ending);
+        PathBuf::from(name)
+    });
+    let files = std::iter::once(path.to_owned()).chain(beside);
+    if let Some(file) = files.into_iter().find(|file| is_denied(file, Access::READ_OK | Access::WRITE_OK)) {
+        return Some(format!(
+            "permission denied: {} ({}) is not readable and writable for this process, which runs as user {user}; \
+             run `chown {user} {}`, or start the service as the owner",
+            file.display(),
+            of(&file),
+            file.display()
+        ));
+    }
+    is_denied(directory, Access::WRITE_OK | Access::EXEC_OK).then(|| {
+        format!(
+            "permission denied: the directory {} ({}) is not writable for this process, which runs as user {user}; \
+             SQLite creates files beside the database",
+            directory.display(),
+            of(directory)
+        )
+    })
+}
+
+/// The file that was opened, by its path and its identity.
+#[derive(Debug)]
+pub(super) struct DatabaseFile {
+    path: PathBuf,
+    /// Device and inode.
+    identity: (u64, u64),
+    /// Whether it is known to be no longer there, so that the log says so once.
+    is_missing: AtomicBool,
+}
+
+impl DatabaseFile {
+    /// The file at this path, which exists.
+    pub(super) fn of(path: &Path) -> Result<Self, StoreError> {
+        let unreadable = |error: std::io::Error| {
+            StoreError::Unavailable(format!("the database file {}: {error}", path.display()))
+        };
+        // A later change of the working directory is no move of the file.
+        let path = std::path::absolute(path).map_err(unreadable)?;
+        let found = std::fs::metadata(&path).map_err(unreadable)?;
+        Ok(Self { path, identity: (found.dev(), found.ino()), is_missing: AtomicBool::new(false) })
+    }
+
+    /// Checks that the path still names the file that was opened.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NotWritable`] where it was moved, deleted or replaced: what this process writes would be lost.
+    pub(super) fn check_in_place(&self) -> Result<(), StoreError> {
+        let what = match std::fs::metadata(&self.path) {
+            Ok(found) if (found.dev(), found.ino()) == self.identity => {
+                self.is_missing.store(false, Ordering::Relaxed);
+                return Ok(());
+            }
+            Ok(_) => "was replaced by another file".to_owned(),
+            Err(error) if error.kind() == ErrorKind::NotFound => "was moved away or deleted".to_owned(),
+            Err(error) => format!("cannot be found: {error}"),
+        };
+        let message = format!(
+            "the database file {} {what} while the service uses it, which writes nothing any more; put the file back, or \
+             stop the service before the file is exchanged",
+            self.path.display()
+        );
+        if !self.is_missing.swap(true, Ordering::Relaxed) {
+            tracing::error!("{message}");
+        }
+        Err(StoreError::NotWritable(message))
+    }
+
+    /// Checks that the disk of the file has room.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NotWritable`] where it is full.
+    pub(super) fn check_room(&self) -> Result<(), StoreError> {
+        let Ok(disk) = rustix::fs::statvfs(directory_of(&self.path)) else { return Ok(()) };
+        // Root may use the blocks that are reserved for it.
+        let blocks = if rustix::process::geteuid().is_root() { disk.f_bfree } else { disk.f_bavail };
+        let free = blocks.saturating_mul(disk.f_frsize);
+        if free >= MIN_FREE_BYTES {
+            return Ok(());
+        }
+        Err(StoreError::NotWritable(format!(
+            "the disk is full: {free} bytes are free for the database file {}, which needs {MIN_FREE_BYTES} or more",
+            self.path.display()
+        )))
+    }
+}
+
+/// The right to serve a SQLite database, which one process has at a time. The kernel releases it when the process ends.
+/// Commands beside the service do not need it.
+#[derive(Debug)]
+pub struct ServeLock {
+    /// Locked as long as it is open; none for PostgreSQL, which several processes may serve.
+    _file: Option<File>,
+}
+
+impl ServeLock {
+    /// Takes the right to serve the database that a URL names.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Foreign`] where another process serves it, or the lock file cannot be used.
+    pub fn acquire(url: &str) -> Result<Self, StoreError> {
+        let Some(path) = path_of_url(url) else { return Ok(Self { _file: None }) };
+        let path = resolved(&path);
+        let mut name = path.as_os_str().to_owned();
+        name.push(".lock");
+        let name = PathBuf::from(name);
+        let cause = |error: std::io::Error| {
+            let cause = permission_fault(&name).or_else(|| permission_fault(&path));
+            let cause = cause.unwrap_or_else(|| error.to_string());
+            StoreError::Foreign(format!("the lock file {} cannot be used: {cause}", name.display()))
+        };
+        prepare(&name)?;
+        let mut file = OpenOptions::new().read(true).write(true).open(&name).map_err(cause)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                let _ = file.take(20).read_to_string(&mut holder);
+                return Err(StoreError::Foreign(format!(
+                    "another process{} serves the database file {} already (it holds {}); stop that process first, or \
+                     use PostgreSQL to run several replicas",
+                    if holder.is_empty() { String::new() } else { format!(" ({})", holder.trim()) },
+                    path.display(),
+                    name.display()
+                )));
+            }
+            Err(TryLockError::Error(error)) => return Err(cause(error)),
+        }
+        // The number of the process is for people only; a disk that is full has no room for it.
+        let _ = file
+            .set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| write!(file, "{}", std::process::id()));
+        Ok(Self { _file: Some(file) })
+    }
+}
+
+/// The path without symbolic links, so that all names of a file have one lock.
+fn resolved(path: &Path) -> PathBuf {
+    if let Ok(path) = path.canonicalize() {
+        return path;
+    }
+    match (directory_of(path).canonicalize(), path.file_name()) {
+        (Ok(directory), Some(name)) => directory.join(name),
+        _ => path.to_owned(),
+    }
+}

@@ -1,0 +1,80 @@
+//! Whether what is written is kept: the place of the database file, room on its disk, and whether the last write failed.
+
+use super::database_file::DatabaseFile;
+use super::migrate::APPLIED_STEPS;
+use super::revocations::Revocations;
+use super::{Store, StoreError};
+use sea_orm::ConnectionTrait;
+use sea_orm::sea_query::{Expr, ExprTrait, Query};
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::sync::Mutex;
+
+/// What is known of the storage of a database.
+#[derive(Debug, Default)]
+pub(super) struct Durability {
+    /// The file of a SQLite database; none for PostgreSQL and for a database in memory.
+    file: Option<DatabaseFile>,
+    /// Whether a write failed, and none has succeeded since.
+    is_failing: AtomicBool,
+    /// Held during a test write, of which one is enough.
+    probing: Mutex<()>,
+    pub(super) revocations: Revocations,
+}
+
+impl Durability {
+    pub(super) fn of_file(file: DatabaseFile) -> Self {
+        Self { file: Some(file), ..Self::default() }
+    }
+
+    /// Checks that what is written is not lost with a file that was moved away.
+    pub(super) fn check_in_place(&self) -> Result<(), StoreError> {
+        self.file.as_ref().map_or(Ok(()), DatabaseFile::check_in_place)
+    }
+
+    /// Records whether a write succeeded.
+    pub(super) fn record(&self, written: &Result<(), StoreError>) {
+        match written {
+            Ok(()) => self.is_failing.store(false, Ordering::Relaxed),
+            Err(StoreError::NotWritable(cause)) => {
+                if !self.is_failing.swap(true, Ordering::Relaxed) {
+                    tracing::error!(%cause, "the database cannot be written");
+                }
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+impl Store {
+    /// Checks that the database can be written: the file is in its place, its disk has room, and where the last write failed,
+    /// a test write succeeds.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NotWritable`] with the cause.
+    pub(super) async fn check_writable(&self) -> Result<(), StoreError> {
+        self.durability.check_in_place()?;
+        if let Some(file) = &self.durability.file {
+            file.check_room()?;
+        }
+        if !self.durability.is_failing.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let failing = || StoreError::NotWritable("the last write failed".to_owned());
+        let _probing = self.durability.probing.try_lock().map_err(|_| failing())?;
+        let written = self.write_test_row().await;
+        self.durability.record(&written);
+        written
+    }
+
+    /// Changes a row and changes it back, which writes a page although nothing differs afterwards.
+    async fn write_test_row(&self) -> Result<(), StoreError> {
+        let work = self.begin(super::Cause::service(crate::values::Clock::system().now())).await?;
+        for difference in [1, -1] {
+            let mut update = Query::update();
+            update.table(APPLIED_STEPS).value("applied_at", Expr::col("applied_at").add(difference));
+            work.tx.execute(&update).await?;
+        }
+        work.commit().await
+    }
+}

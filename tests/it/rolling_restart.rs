@@ -1,0 +1,146 @@
+//! Replicas behind nginx are restarted one after the other under load, and no request is lost.
+
+use crate::access::{EVALUATION, may, thing};
+use crate::command_line::{Running, client, start};
+use crate::families::access;
+use crate::processes::{PATIENCE, log_in};
+use crate::proxies::Proxy;
+use crate::support::{ADMIN, Client, Database, PASSWORD};
+use reqwest::StatusCode;
+use serde_json::json;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use tokio::task::{JoinSet, block_in_place};
+
+/// The number of clients that send requests all the time.
+const CLIENTS: usize = 8;
+
+/// The configuration that the documentation recommends: connections are kept open, and a request that changes something is
+/// not sent twice.
+fn configuration(listen: &str, replicas: &[String; 2]) -> String {
+    format!(
+        "events {{}}
+         http {{
+           access_log off;
+           upstream cedargate {{ server {}; server {}; keepalive 16; }}
+           server {{
+             listen {listen};
+             location / {{
+               proxy_pass http://cedargate;
+               proxy_http_version 1.1;
+               proxy_set_header Connection \"\";
+             }}
+           }}
+         }}",
+        replicas[0], replicas[1]
+    )
+}
+
+/// Sends requests until the end, and returns what was not answered as it should be.
+async fn send(
+    asking: Client,
+    body: serde_json::Value,
+    is_over: Arc<AtomicBool>,
+    answered: Arc<AtomicU64>,
+) -> Vec<String> {
+    let mut lost = Vec::new();
+    while !is_over.load(Ordering::SeqCst) {
+        let sent = asking
+            .try_send(
+                reqwest::Method::POST,
+                EVALUATION,
+                &[("content-type", "application/json")],
+                Some(body.to_string().into_bytes()),
+            )
+            .await;
+        match sent {
+            Ok(reply) if reply.status == StatusCode::OK => drop(answered.fetch_add(1, Ordering::SeqCst)),
+            Ok(reply) => lost.push(format!("{}: {}", reply.status, reply.text)),
+            Err(error) => lost.push(format!("{error:?}")),
+        }
+    }
+    lost
+}
+
+/// Waits until some more requests have been answered.
+async fn until_answered(answered: &AtomicU64, more: u64) {
+    let (begun, before) = (Instant::now(), answered.load(Ordering::SeqCst));
+    while answered.load(Ordering::SeqCst) < before + more {
+        assert!(begun.elapsed() < PATIENCE, "requests are not answered");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rolling_restart_behind_nginx_loses_no_request() {
+    let database = Database::new().await;
+    if database.server.is_none() {
+        return; // One process serves a SQLite file.
+    }
+    let addresses =
+        [0, 1].map(|_| TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string());
+    let serve = |at: usize| -> Running {
+        let settings = [
+            ("CEDARGATE_DATABASE_URL", database.url.as_str()),
+            ("CEDARGATE_LISTEN", addresses[at].as_str()),
+            ("CEDARGATE_ADMIN_PASSWORD", PASSWORD),
+            ("CEDARGATE_WORKERS", "2"),
+            ("CEDARGATE_DRAIN", "1"),
+        ];
+        block_in_place(|| start(database.directory.path(), &settings))
+    };
+    let mut replicas = [Some(serve(0)), Some(serve(1))];
+    let nginx = Proxy::nginx(database.directory.path(), |listen| configuration(listen, &addresses));
+
+    let tokens = log_in(&nginx.base, ADMIN).await;
+    let (is_over, answered) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
+    let user = tokens["user"].as_str().unwrap();
+    let question = may(thing("User", user), "fetchUser", thing("User", user));
+    let mut clients = JoinSet::new();
+    for _ in 0..CLIENTS {
+        let asking = Client { bearer: Some(access(&tokens).to_owned()), ..client(&nginx.base) };
+        clients.spawn(send(asking, question.clone(), Arc::clone(&is_over), Arc::clone(&answered)));
+    }
+    for round in 0..4 {
+        until_answered(&answered, 200).await;
+        let replica = replicas[round % 2].take().unwrap();
+        block_in_place(|| replica.end());
+        until_answered(&answered, 200).await;
+        replicas[round % 2] = Some(serve(round % 2));
+    }
+    until_answered(&answered, 200).await;
+    is_over.store(true, Ordering::SeqCst);
+    let lost: Vec<String> = clients.join_all().await.into_iter().flatten().collect();
+    let answered = answered.load(Ordering::SeqCst);
+    println!("{answered} requests were answered, {} were lost", lost.len());
+    let log = std::fs::read_to_string(database.directory.path().join("error.log")).unwrap_or_default();
+    assert!(lost.is_empty(), "{} of {answered} were lost: {lost:?}\n{log}", lost.len());
+}
+
+#[tokio::test]
+async fn answers_of_a_draining_service_close_their_connections() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = [("CEDARGATE_ADMIN_PASSWORD", PASSWORD), ("CEDARGATE_DRAIN", "15")];
+    let mut running = start(directory.path(), &settings);
+    let tokens = log_in(&running.base, ADMIN).await;
+    let admin = Client { bearer: Some(access(&tokens).to_owned()), ..client(&running.base) };
+    let paths = ["/v2/users/me", "/health/live", "/v2/nothing", "/openapi.json", "/docs/"];
+    for path in paths {
+        assert_eq!(admin.get(path).await.header("connection"), "", "{path}");
+    }
+    crate::running::signal("-TERM", running.id());
+    let begun = Instant::now();
+    while admin.get("/health/ready").await.status == StatusCode::OK {
+        assert!(begun.elapsed() < PATIENCE, "it is still ready");
+    }
+    for path in paths {
+        assert_eq!(admin.get(path).await.header("connection"), "close", "{path}");
+    }
+    let login = admin.post("/v2/auth/token", json!({ "email": ADMIN, "password": "wrong password" })).await;
+    assert_eq!((login.status, login.header("connection")), (StatusCode::UNAUTHORIZED, "close"));
+    // The second signal ends the drain.
+    crate::running::signal("-TERM", running.id());
+    assert!(running.wait().success());
+}

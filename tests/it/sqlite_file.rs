@@ -1,0 +1,325 @@
+//! The SQLite file: one process serves it, it stays in its place, its disk may be full, and root may restore it.
+
+use crate::command_line::{client, run, start, text};
+use crate::families::access;
+use crate::processes::{PATIENCE, count, log_in};
+use crate::support::{ADMIN, Client, PASSWORD, project_file};
+use reqwest::StatusCode;
+use sea_orm::{ConnectOptions, ConnectionTrait};
+use serde_json::json;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Instant;
+use tempfile::TempDir;
+use tokio::task::block_in_place;
+
+const SETTINGS: [(&str, &str); 3] = [
+    ("CEDARGATE_ADMIN_PASSWORD", PASSWORD),
+    ("CEDARGATE_ARGON2_MEMORY_KIB", "7168"),
+    ("CEDARGATE_ARGON2_ITERATIONS", "1"),
+];
+
+fn bearer(base: &str, token: &str) -> Client {
+    Client { bearer: Some(token.to_owned()), ..client(base) }
+}
+
+async fn logged_in(base: &str) -> Client {
+    bearer(base, access(&log_in(base, ADMIN).await))
+}
+
+/// The last words of a `serve` that does not start.
+fn refused(directory: &Path, settings: &[(&str, &str)]) -> String {
+    let output = run(directory, settings, &["serve"]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stdout));
+    text(&output.stderr)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_process_serves_a_file_and_commands_work_beside_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("cedargate.db");
+    let running = start(directory.path(), &SETTINGS);
+    let process = running.id().to_string();
+
+    symlink("cedargate.db", directory.path().join("other.db")).unwrap();
+    let absolute = format!("sqlite://{}", file.display());
+    for url in ["sqlite://cedargate.db", "sqlite://other.db", absolute.as_str()] {
+        let settings = [("CEDARGATE_LISTEN", "127.0.0.1:0"), ("CEDARGATE_DATABASE_URL", url)];
+        let message = block_in_place(|| refused(directory.path(), &settings));
+        let canonical = file.canonicalize().unwrap().display().to_string();
+        for part in [canonical.as_str(), process.as_str(), "stop that process first"] {
+            assert!(message.contains(part), "{url}: {part} is not in {message}");
+        }
+    }
+    for arguments in [
+        &["user", "add", "--email", "ada@example.com"] as &[&str],
+        &["user", "list"],
+        &["janitor"],
+        &["audit", "verify"],
+        &["backup", "copy.db"],
+    ] {
+        let output = block_in_place(|| run(directory.path(), &[], arguments));
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", text(&output.stderr));
+    }
+    logged_in(&running.base).await;
+
+    // The kernel releases the lock of a process that was killed.
+    drop(running);
+    let running = block_in_place(|| start(directory.path(), &SETTINGS));
+    logged_in(&running.base).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_was_moved_away_or_replaced_is_neither_ready_nor_written() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let running = start(directory.path(), &SETTINGS);
+    let admin = logged_in(&running.base).await;
+    admin.get("/health/ready").await.expect(StatusCode::OK);
+    let form = json!({ "name": "form" });
+
+    fs::rename(path("cedargate.db"), path("away.db")).unwrap();
+    admin.get("/health/ready").await.expect_problem(503, "database_not_writable");
+    admin.post("/v2/forms", form.clone()).await.expect_problem(503, "database_not_writable");
+    assert!(running.log().contains("cedargate.db was moved away or deleted"), "{}", running.log());
+    fs::rename(path("away.db"), path("cedargate.db")).unwrap();
+    admin.get("/health/ready").await.expect(StatusCode::OK);
+    admin.post("/v2/forms", form.clone()).await.expect(StatusCode::CREATED);
+
+    let copied = block_in_place(|| run(directory.path(), &SETTINGS, &["backup", "copy.db"]));
+    assert!(copied.status.success(), "{}", text(&copied.stderr));
+    fs::rename(path("copy.db"), path("cedargate.db")).unwrap();
+    admin.get("/health/ready").await.expect_problem(503, "database_not_writable");
+    admin.post("/v2/forms", form).await.expect_problem(503, "database_not_writable");
+    assert!(running.log().contains("cedargate.db was replaced by another file"), "{}", running.log());
+}
+
+/// A file system of its own, which a test may fill; unmounted when it goes out of scope.
+struct Disk(TempDir);
+
+impl Disk {
+    /// None where the test may not mount one.
+    fn mount() -> Option<Self> {
+        let directory = tempfile::tempdir().unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=24m,mode=0700", "tmpfs"])
+            .arg(directory.path())
+            .output();
+        if mounted.as_ref().is_ok_and(|output| output.status.success()) {
+            return Some(Self(directory));
+        }
+        println!("SKIPPED: a full disk is tested as root only, who may mount a tmpfs: {mounted:?}");
+        None
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.0.path().join("filler")
+    }
+
+    fn fill(&self) {
+        use std::io::Write;
+        let mut file = fs::File::create(self.filler()).unwrap();
+        while file.write_all(&[0; 4096]).is_ok() {}
+    }
+
+    fn free(&self) {
+        fs::remove_file(self.filler()).unwrap();
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
+    }
+}
+
+/// A user of the service with one session and one API key.
+struct User {
+    id: String,
+    session: Client,
+    key: Client,
+    key_id: String,
+}
+
+impl User {
+    async fn new(admin: &Client, name: &str) -> Self {
+        let email = format!("{name}@example.com");
+        let body = json!({ "email": email, "password": PASSWORD, "role": "agent" });
+        let id = admin.post("/v2/users", body).await.id();
+        let session = bearer(&admin.base, access(&log_in(&admin.base, &email).await));
+        let key = json!({ "name": "key", "scopes": ["agent"] });
+        let key = session.post("/v2/users/me/keys", key).await.expect(StatusCode::CREATED);
+        let user = Self {
+            id,
+            session,
+            key: bearer(&admin.base, key["key"].as_str().unwrap()),
+            key_id: key["id"].as_str().unwrap().to_owned(),
+        };
+        user.expect(StatusCode::OK, StatusCode::OK).await;
+        user
+    }
+
+    #[track_caller]
+    fn expect(&self, session: StatusCode, key: StatusCode) -> impl Future<Output = ()> {
+        let (first, second) = (self.session.clone(), self.key.clone());
+        let id = self.id.clone();
+        async move {
+            let statuses = [first.get("/v2/users/me").await.status, second.get("/v2/users/me").await.status];
+            assert_eq!(statuses, [session, key], "session and key of {id}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_full_disk_the_service_is_not_ready_and_revocations_take_effect_in_memory() {
+    let Some(disk) = Disk::mount() else { return };
+    let (ok, unauthorized) = (StatusCode::OK, StatusCode::UNAUTHORIZED);
+    let running = start(disk.0.path(), &SETTINGS);
+    let admin = logged_in(&running.base).await;
+    let mut users = Vec::new();
+    for name in ["logout", "sessions", "token", "key", "blocked", "deleted", "unblocked", "untouched"] {
+        users.push(User::new(&admin, name).await);
+    }
+    let [logout, sessions, token, key, blocked, deleted, unblocked, untouched] =
+        <[User; 8]>::try_from(users).ok().unwrap();
+
+    let url = format!("sqlite://{}", disk.0.path().join("cedargate.db").display());
+    disk.fill();
+    // As long as it reads, SQLite appends to its log, and does not use the room in it again.
+    let mut options = ConnectOptions::new(&url);
+    options.max_connections(1);
+    let reader = sea_orm::Database::connect(options).await.unwrap();
+    for statement in ["BEGIN", "SELECT COUNT(*) FROM users"] {
+        reader.execute_unprepared(statement).await.unwrap();
+    }
+    admin.get("/health/ready").await.expect_problem(503, "database_not_writable");
+    admin.post("/v2/forms", json!({ "name": "form" })).await.expect_problem(503, "database_not_writable");
+    let login = json!({ "email": ADMIN, "password": PASSWORD });
+    admin.post("/v2/auth/token", login).await.expect_problem(503, "database_not_writable");
+
+    let path = |user: &User, rest: &str| format!("/v2/users/{}{rest}", user.id);
+    let secret = token.key.bearer.clone().unwrap();
+    let form = [("content-type", "application/x-www-form-urlencoded")];
+    let revoke = format!("token={secret}").into_bytes();
+    let block = json!({ "status": "blocked" });
+    for reply in [
+        logout.session.post("/v2/auth/logout", json!({})).await,
+        admin.delete(&path(&sessions, "/sessions")).await,
+        client(&running.base).send(reqwest::Method::POST, "/v2/auth/revoke", &form, Some(revoke)).await,
+        admin.delete(&path(&key, &format!("/keys/{}", key.key_id))).await,
+        admin.patch(&path(&blocked, ""), block.clone()).await,
+        admin.delete(&path(&deleted, "")).await,
+        admin.patch(&path(&unblocked, ""), block).await,
+    ] {
+        reply.expect_problem(503, "revocation_not_stored");
+        assert!(!reply.header("retry-after").is_empty());
+    }
+    // What was revoked is refused, and nothing else is.
+    let refused = async || {
+        logout.expect(unauthorized, ok).await;
+        sessions.expect(unauthorized, ok).await;
+        token.expect(ok, unauthorized).await;
+        key.expect(ok, unauthorized).await;
+        blocked.expect(unauthorized, unauthorized).await;
+        deleted.expect(unauthorized, unauthorized).await;
+        untouched.expect(ok, ok).await;
+    };
+    refused().await;
+    unblocked.expect(unauthorized, unauthorized).await;
+    let ended = "SELECT COUNT(*) FROM sessions WHERE ended_at IS NOT NULL";
+    assert_eq!(count(&url, ended).await, 0, "nothing is stored");
+
+    // Sessions and keys are stored as soon as there is room; a block is, where it is repeated.
+    reader.execute_unprepared("ROLLBACK").await.unwrap();
+    reader.close().await.unwrap();
+    disk.free();
+    let begun = Instant::now();
+    while count(&url, ended).await < 4 || count(&url, "SELECT COUNT(*) FROM api_keys").await > 3 {
+        assert!(begun.elapsed() < PATIENCE, "the revocations are not stored: {}", running.log());
+    }
+    admin.get("/health/ready").await.expect(ok);
+    refused().await;
+    admin.patch(&path(&unblocked, ""), json!({ "status": "active" })).await.expect(ok);
+    admin.patch(&path(&blocked, ""), json!({ "status": "blocked" })).await.expect(ok);
+    assert_eq!(admin.delete(&path(&deleted, "")).await.status, StatusCode::NO_CONTENT);
+    let metrics = client(&running.base).get("/metrics").await.text;
+    assert!(metrics.contains("cedargate_unstored_revocations 0"), "{metrics}");
+    log_in(&running.base, "unblocked@example.com").await;
+
+    // Another process knows them all.
+    let base = running.base.clone();
+    drop(running);
+    let address = base.trim_start_matches("http://");
+    let settings = [&SETTINGS[..], &[("CEDARGATE_LISTEN", address)]].concat();
+    let _running = block_in_place(|| start(disk.0.path(), &settings));
+    refused().await;
+}
+
+/// Any user but root.
+const SERVICE_USER: u32 = 12_345;
+
+/// A directory of the user that the service runs as, with a copy of the program and its policies, which that user may read
+/// wherever the project is; none where this test does not run as root.
+fn directory_of_service() -> Option<TempDir> {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    if fs::metadata(path).unwrap().uid() != 0 {
+        println!("SKIPPED: a restore by root is tested as root only");
+        return None;
+    }
+    fs::copy(env!("CARGO_BIN_EXE_cedargate"), path.join("cedargate")).unwrap();
+    for name in ["policies", "schema"] {
+        let copied = Command::new("cp").arg("-r").arg(project_file(name)).arg(path).status().unwrap();
+        assert!(copied.success());
+    }
+    chown(path, Some(SERVICE_USER), Some(SERVICE_USER)).unwrap();
+    Some(directory)
+}
+
+/// The program as the user of the service.
+fn as_service(directory: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(directory.join("cedargate"));
+    command.args(arguments).current_dir(directory).env_clear().envs(SETTINGS);
+    command.env("CEDARGATE_LISTEN", "127.0.0.1:0").uid(SERVICE_USER).gid(SERVICE_USER);
+    command
+}
+
+fn succeed(output: Output) -> Output {
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    output
+}
+
+#[test]
+fn a_backup_that_root_restores_is_one_that_the_service_can_open() {
+    let Some(directory) = directory_of_service() else { return };
+    let path = directory.path();
+    let file = path.join("cedargate.db");
+    succeed(as_service(path, &["user", "add", "--email", "ada@example.com"]).output().unwrap());
+    succeed(as_service(path, &["backup", "copy.db"]).output().unwrap());
+
+    // As the README says, as root.
+    for ending in ["", "-wal", "-shm"] {
+        let _ = fs::remove_file(path.join(format!("cedargate.db{ending}")));
+    }
+    fs::copy(path.join("copy.db"), &file).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+
+    // Without the next step the service does not start, and says why.
+    let refused = as_service(path, &["serve"]).output().unwrap();
+    assert_eq!(refused.status.code(), Some(1), "{}", text(&refused.stdout));
+    let message = text(&refused.stderr);
+    for part in ["permission denied", "cedargate.db", "owner 0", "chown 12345"] {
+        assert!(message.contains(part), "{part} is not in {message}");
+    }
+
+    succeed(run(path, &SETTINGS, &["revoke-all"]));
+    for ending in ["", "-wal", "-shm"] {
+        let Ok(found) = fs::metadata(path.join(format!("cedargate.db{ending}"))) else { continue };
+        assert_eq!((found.uid(), found.mode() & 0o777), (SERVICE_USER, 0o600), "{ending}");
+    }
+    let listed = succeed(as_service(path, &["user", "list"]).output().unwrap());
+    assert!(text(&listed.stdout).contains("ada@example.com"));
+}
