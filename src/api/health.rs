@@ -112,6 +112,9 @@ async fn metrics(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem> 
         "Decisions that had been made before.",
         &plain(decisions.remembered),
     );
+    let stale = parts.metrics.stale_decisions.load(Ordering::Relaxed);
+    let help = "Answers with decisions that were made while the database was away.";
+    add("stale_decisions_total", "counter", help, &plain(stale));
     let log = &parts.decision_log;
     add("decision_log_lines_total", "counter", "Lines of the decision log.", &plain(log.written()));
     add("decision_log_dropped_total", "counter", "Decisions that the log has lost.", &plain(log.dropped()));

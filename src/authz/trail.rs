@@ -24,6 +24,8 @@ pub struct Trail<'a> {
     pub time: Timestamp,
     /// Whether these decisions are steps on the way to another one, which are recorded only where they deny.
     pub is_step: bool,
+    /// Whether they are made while the database is away, with what was read before.
+    pub is_stale: bool,
 }
 
 /// A decision, and what it was made of.
@@ -72,6 +74,7 @@ impl Trail<'_> {
                 errors: &answer.errors,
                 policy_version: decided.version,
                 latency,
+                is_stale: self.is_stale,
                 inputs: Some(Inputs { entities, context }),
             });
         });
@@ -102,6 +105,7 @@ impl Trail<'_> {
             errors: &[code.to_owned()],
             policy_version: version,
             latency: Duration::ZERO,
+            is_stale: self.is_stale,
             inputs: None,
         });
     }

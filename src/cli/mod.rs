@@ -47,6 +47,7 @@ Settings, from the file (in small letters, without the prefix) and from the envi
   CEDARGATE_LIST_MAX_BYTES        bytes of one page of a list at most    [4194304]
   CEDARGATE_DATABASE_URL          sqlite://file or postgres://…          [sqlite://cedargate.db]
   CEDARGATE_DATABASE_CONNECTIONS  connections to the database at most    [10]
+  CEDARGATE_STALE_DECISIONS       seconds that decisions go on from memory while PostgreSQL is away, 0 for none  [60]
   CEDARGATE_POLICIES              directories with *.cedar and *.json, separated by commas  [policies]
   CEDARGATE_POLICY_POLL           seconds between looks whether these files have changed, 0 for never  [1]
   CEDARGATE_SCHEMA                directories with *.cedarschema         [schema]

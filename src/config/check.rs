@@ -16,6 +16,7 @@ impl Config {
             ("refresh_grace", self.refresh_grace, 0, 600),
             ("session_ttl", self.session_ttl, 1, 10 * 366 * 86_400),
             ("janitor_interval", self.janitor_interval, 0, 366 * 86_400),
+            ("stale_decisions", self.stale_decisions, 0, 86_400),
         ] {
             if !(least..=most).contains(&seconds) {
                 return wrong(setting, format!("it is {seconds} seconds; it must be {least} to {most}"));

@@ -47,6 +47,8 @@ pub struct Config {
     pub database_url: SecretString,
     /// How many connections to the database at most.
     pub database_connections: u32,
+    /// How long decisions go on during an outage of PostgreSQL with what was read before it, in seconds; 0 for not at all.
+    pub stale_decisions: u64,
     /// Directories with policies and entity data.
     #[serde(deserialize_with = "lists::paths")]
     pub policies: Vec<PathBuf>,
@@ -212,6 +214,7 @@ impl Default for Config {
             list_max_bytes: 4 * 1024 * 1024,
             database_url: "sqlite://cedargate.db".into(),
             database_connections: 10,
+            stale_decisions: 60,
             policies: vec!["policies".into()],
             policy_poll: 1,
             schema: vec!["schema".into()],

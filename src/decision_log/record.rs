@@ -31,6 +31,8 @@ pub struct Record<'a> {
     pub policy_version: &'a RawValue,
     /// How long it took.
     pub latency: Duration,
+    /// Whether it was made while the database was away, with what was read before.
+    pub is_stale: bool,
     /// What else was read; none where nobody could decide.
     pub inputs: Option<Inputs<'a>>,
 }
@@ -66,6 +68,9 @@ impl Record<'_> {
         // Nothing goes wrong where it is written to memory.
         let nanos = self.latency.as_nanos();
         let _ = write!(line, ",\"latencyMicros\":{}.{:03}", nanos / 1_000, nanos % 1_000);
+        if self.is_stale {
+            line.extend_from_slice(b",\"stale\":true");
+        }
         match &self.inputs {
             Some(Inputs { entities: [one, other], context }) => {
                 put(line, ",\"inputs\":{\"entities\":[", one);

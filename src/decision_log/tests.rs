@@ -29,6 +29,7 @@ fn record(id: &str) -> Record<'_> {
         errors: &[],
         policy_version: words(&"v1"),
         latency: Duration::from_nanos(12_345),
+        is_stale: false,
         inputs: None,
     }
 }

@@ -96,6 +96,8 @@ struct Known {
     from: Timestamp,
     /// Until when its credential is good without another look.
     until: Timestamp,
+    /// When its credential expires. It is good until then while the database is away.
+    expires_at: Timestamp,
 }
 
 /// For how long a caller is known without another look, in seconds: so long may what another program on the same SQLite
@@ -146,9 +148,9 @@ impl Caller {
         let keyring = parts.tokens.current_number().await?;
         let is_good = |known: &&Known| {
             let is_same = known.engine == engine.number() && known.keyring == keyring;
-            is_same
-                && (known.from..known.until).contains(&now)
-                && parts.store.is_good(known.stamp, known.caller.id)
+            let is_in_time = (known.from..known.until).contains(&now)
+                || (now < known.expires_at && parts.store.is_stale());
+            is_same && is_in_time && parts.store.is_good(known.stamp, known.caller.id)
         };
         let near = NEAR
             .with_borrow(|near| near.get(fingerprint).filter(is_good).map(|known| Arc::clone(&known.caller)));
@@ -178,7 +180,7 @@ impl Caller {
         mut keyring: u64,
         now: Timestamp,
     ) -> Result<Known, Problem> {
-        let (caller, stamp, until) = match token.parse().map_err(|_| revoked())? {
+        let (caller, stamp, until, expires_at) = match token.parse().map_err(|_| revoked())? {
             Bearer::Jwt(token) => {
                 let verified = parts.tokens.verify(&token, now).await?;
                 let good = verified.map_err(|error| Problem::token(&error, parts.rules.expired_status))?;
@@ -190,11 +192,12 @@ impl Caller {
                 let (account, last_used) = found.ok_or_else(revoked)?;
                 let caller = Self::new(engine, &account, &scope, Credential::Session(sid))?;
                 let (caller, until) = caller.used(Some(last_used), now);
-                (caller, stamp, good.expires_at.min(until))
+                (caller, stamp, good.expires_at.min(until), good.expires_at)
             }
             Bearer::ApiKey(key) => Self::of_api_key(parts, engine, &key, now).await?,
         };
-        Ok(Known { caller: Arc::new(caller), stamp, engine: engine.number(), keyring, from: now, until })
+        let (caller, engine) = (Arc::new(caller), engine.number());
+        Ok(Known { caller, stamp, engine, keyring, from: now, until, expires_at })
     }
 
     async fn of_api_key(
@@ -202,7 +205,7 @@ impl Caller {
         engine: &Engine,
         key: &ApiKey,
         now: Timestamp,
-    ) -> Result<(Self, Stamp, Timestamp), Problem> {
+    ) -> Result<(Self, Stamp, Timestamp, Timestamp), Problem> {
         let hash = key.hash();
         let found = parts.store.api_key(&hash).await?.ok_or_else(revoked)?;
         // Read once more under the stamp of its user, which a deletion of the key changes.
@@ -217,7 +220,8 @@ impl Caller {
         let account = parts.store.account(found.user).await?.ok_or_else(revoked)?;
         let caller = Self::new(engine, &account, &found.scopes, Credential::ApiKey(found.id))?;
         let (caller, until) = caller.used(found.last_used_at, now);
-        Ok((caller, stamp, found.expires_at.map_or(until, |end| end.min(until))))
+        let expires_at = found.expires_at.unwrap_or(Timestamp::from_millis(i64::MAX));
+        Ok((caller, stamp, expires_at.min(until), expires_at))
     }
 
     /// The same, whose credential was last used then, and until when it is known: its use is noted to the minute.
@@ -230,7 +234,10 @@ impl Caller {
 
     /// Notes that its credential was used, to the minute. A request that only reads goes on where that cannot be written.
     pub(super) async fn touch(&self, parts: &Parts, request: &HttpRequest) {
-        if !self.is_noted.load(Ordering::Relaxed) && !self.is_noted.swap(true, Ordering::Relaxed) {
+        if self.is_noted.load(Ordering::Relaxed) || parts.store.is_stale() {
+            return;
+        }
+        if !self.is_noted.swap(true, Ordering::Relaxed) {
             // Boxed, since it is rare and large, and every request would make room for it.
             Box::pin(self.note_use(parts, request)).await;
         }

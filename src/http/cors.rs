@@ -12,7 +12,7 @@ use futures_util::future::{Either, LocalBoxFuture, MapOk, TryFutureExt};
 use std::rc::Rc;
 
 /// The headers of answers that pages may read, besides those that the Fetch Standard permits anyway.
-const EXPOSED: [&str; 10] = [
+const EXPOSED: [&str; 11] = [
     "allow",
     "link",
     "location",
@@ -21,6 +21,7 @@ const EXPOSED: [&str; 10] = [
     "retry-after",
     "www-authenticate",
     "x-policy-version",
+    "x-decision-stale",
     "x-request-id",
     "x-total-count",
 ];

@@ -3,14 +3,14 @@
 
 use super::connection::ConnectionState;
 use super::paced::PacedBody;
-use super::{Parts, Problem, audit, forward, limits, span};
+use super::{Parts, Problem, audit, forward, gate, limits, span};
 use crate::store::Origin;
 use crate::trace;
 use crate::values::{Id, random_number, write_hex};
 use actix_web::body::{BodySize, BoxBody, EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::http::StatusCode;
 use actix_web::http::ConnectionType;
+use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage, HttpRequest};
@@ -21,6 +21,9 @@ use std::sync::atomic::Ordering;
 
 /// The header that carries the id of a request, in and out.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The header of decisions that were made while the database was away: the seconds since it last answered.
+pub const DECISION_STALE: HeaderName = HeaderName::from_static("x-decision-stale");
 
 /// What is known of a request on its way: its id, which is the one that it came with if that is a short printable word,
 /// else a new one.
@@ -111,6 +114,7 @@ async fn pass<B: MessageBody + 'static>(
     if let Some(connection) = &connection {
         connection.begin_request();
     }
+    let before = Parts::held(request.request()).map(|parts| parts.store.stale_changes());
     request.extensions_mut().insert(passage);
     let response = match limits::count_address(request.request()) {
         Ok(()) => next.call(request).await?.map_into_left_body(),
@@ -151,6 +155,7 @@ async fn pass<B: MessageBody + 'static>(
     if forward::is_forward_path(response.request().match_info().as_str()) {
         forward::complete_identity_headers(response.headers_mut());
     }
+    mark_stale(&mut response, before.unwrap_or_default());
     protect(&mut response);
     close_while_draining(&mut response);
     span::answered(&response);
@@ -202,6 +207,22 @@ fn count(request: &HttpRequest, status: u16) {
     let action = request.extensions().get::<Passage>().and_then(|passage| passage.action.get());
     if let Some(parts) = Parts::held(request) {
         parts.metrics.count(action, status);
+    }
+}
+
+/// Says of a decision that it was made while the database was away, and how many seconds ago that answered last. `before` is
+/// the count of changes at the beginning of the request.
+fn mark_stale<B>(response: &mut ServiceResponse<B>, before: u64) {
+    let request = response.request();
+    let Some(parts) = Parts::held(request) else { return };
+    if before % 2 == 0 && before == parts.store.stale_changes() {
+        return;
+    }
+    let action = request.extensions().get::<Passage>().and_then(|passage| passage.action.get());
+    if action == Some(gate::DECIDE) && !response.status().is_server_error() {
+        parts.metrics.stale_decisions.fetch_add(1, Ordering::Relaxed);
+        let seconds = HeaderValue::from(parts.store.since_contact().as_secs());
+        response.headers_mut().insert(DECISION_STALE, seconds);
     }
 }
 

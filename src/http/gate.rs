@@ -10,7 +10,7 @@ use super::{FieldError, Parts, Problem};
 use crate::authz::{Ask, Circumstances, Denied, Engine, Permitted, Resourced, Trail, Undecided, Within};
 use crate::decision_log::Gathered;
 use crate::resource::{Reference, Resource};
-use crate::store::{Account, Cause, Reader, Work};
+use crate::store::{Account, Cause, Reader, StoreError, Work};
 use crate::trace;
 use crate::values::{Id, OrgPath, Timestamp};
 use actix_web::http::header::HeaderValue;
@@ -19,6 +19,9 @@ use arc_swap::Guard;
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
+
+/// The action of the endpoints that decide for others, which go on for a while when the database is away.
+pub(super) const DECIDE: &str = "evaluateAccess";
 
 /// A caller at the door of one action.
 #[derive(Debug, Clone)]
@@ -57,6 +60,9 @@ impl Gate {
         let caller = Caller::of_token(&parts, &engine, token).await?;
         if let Some(passage) = request.extensions().get::<Passage>() {
             passage.authenticated(caller.id);
+        }
+        if action != DECIDE && parts.store.is_stale() {
+            return Err(StoreError::Unavailable("only decisions are made while it is away".to_owned()).into());
         }
         count_caller(&parts, request, caller.id)?;
         caller.touch(&parts, request).await;
@@ -157,6 +163,7 @@ impl Gate {
             caller: self.caller().shown(),
             time: self.now(),
             is_step: self.is_step,
+            is_stale: self.parts().store.is_stale(),
         }
     }
 

@@ -19,6 +19,8 @@ const PUBLIC: &str = "public";
 pub struct Metrics {
     places: HashMap<&'static str, usize>,
     parts: Vec<Box<[AtomicU64]>>,
+    /// Requests for decisions that were answered while the database was away.
+    pub stale_decisions: AtomicU64,
 }
 
 impl Metrics {
@@ -30,7 +32,8 @@ impl Metrics {
             names.into_iter().enumerate().map(|(at, name)| (name, at * OUTCOMES.len())).collect();
         let counts = places.len() * OUTCOMES.len();
         let part = || std::iter::repeat_with(AtomicU64::default).take(counts).collect();
-        Self { parts: std::iter::repeat_with(part).take(PARTS).collect(), places }
+        let parts = std::iter::repeat_with(part).take(PARTS).collect();
+        Self { parts, places, stale_decisions: AtomicU64::new(0) }
     }
 
     /// Counts a request about this action, or about none, that was answered with this status.

@@ -1,5 +1,6 @@
 //! The OpenAPI document, from the table of routes.
 
+use super::gate::DECIDE;
 use super::list::{DEFAULT_LIMIT, Field, MAX_LIMIT};
 use super::problem::ProblemBody;
 use super::routes::Routes;
@@ -182,6 +183,12 @@ impl Doc {
             self.operation.summary = Some(in_words(action));
         }
         self.operation.extensions = Some(ExtensionsBuilder::new().add("x-cedar-action", action).build());
+        if action == DECIDE {
+            let what = "Only while the database is away: the seconds since it last answered.";
+            for status in [200, 204] {
+                self = self.header(status, "X-Decision-Stale", Type::Integer, what);
+            }
+        }
         self.secured().problems(&[401, 403])
     }
 

@@ -3,12 +3,14 @@
 use super::database_file::{self, DatabaseFile};
 use super::durability::Durability;
 use super::facts::Facts;
+use super::freshness::Freshness;
 use super::revocations::Settlement;
 use super::{Cause, Store, StoreError, Work, is_shared, migrate, spans};
+use crate::values::Clock;
 use migrations::Migrator;
 use sea_orm::sea_query::{Expr, ExprTrait, Query};
-use sea_orm::sqlx::ConnectOptions as _;
 use sea_orm::sqlx::postgres::PgConnectOptions;
+use sea_orm::sqlx::{ConnectOptions as _, Connection as _};
 use sea_orm::{
     ConnectOptions, ConnectionTrait, Database, DbBackend, SqliteTransactionMode, TransactionOptions,
     TransactionTrait,
@@ -38,6 +40,17 @@ fn options(url: &str, connections: u32, create: bool) -> Result<ConnectOptions, 
         .sqlx_logging(false)
         // A connection is tried before it is used: a database that was restarted costs a reconnect, not a failed request.
         .test_before_acquire(true)
+        // A commit that fails, for example on a full disk, leaves a connection whose count of transactions is wrong: the next
+        // unit of work on it would be a savepoint, whose commit succeeds and stores nothing.
+        .map_sqlx_sqlite_pool_opts(|pool| {
+            pool.after_release(|connection, _| {
+                Box::pin(async move {
+                    // Waits for the rollback that was sent when the transaction was dropped.
+                    connection.ping().await?;
+                    Ok(!connection.is_in_transaction())
+                })
+            })
+        })
         .map_sqlx_sqlite_opts(move |options| {
             options
                 .create_if_missing(create)
@@ -52,7 +65,14 @@ fn options(url: &str, connections: u32, create: bool) -> Result<ConnectOptions, 
 impl Store {
     /// Opens the database at `url` (`sqlite://file` or `postgres://…`) with at most `connections` connections, and brings
     /// it to the present form. A SQLite file is made where there is none.
-    pub async fn open(url: &str, connections: u32) -> Result<Self, StoreError> {
+    ///
+    /// During an outage of PostgreSQL, decisions may use what was read before for `stale_limit`.
+    pub async fn open(
+        url: &str,
+        connections: u32,
+        stale_limit: Duration,
+        clock: &Clock,
+    ) -> Result<Self, StoreError> {
         // Created here and never again: a file that is moved away later is missing, not empty. SQLite gives the files that it
         // creates beside it the same owner and mode.
         let path = database_file::path_of_url(url);
@@ -74,9 +94,13 @@ impl Store {
         let mut db = Database::connect(options(url, connections, false)?).await?;
         spans::watch(&mut db);
         // With PostgreSQL it begins to remember when it hears what other processes write.
-        let facts = Arc::new(Facts::new(!is_shared(&db)));
+        let freshness = match is_shared(&db) {
+            true => Freshness::after_contact(stale_limit, clock.clone()),
+            false => Freshness::always(),
+        };
+        let facts = Arc::new(Facts::new(freshness));
         if is_shared(&db) {
-            tokio::spawn(Facts::listen(Arc::downgrade(&facts), url.to_owned()));
+            tokio::spawn(Facts::listen(Arc::downgrade(&facts), url.to_owned(), db.clone()));
         }
         let durability = match &path {
             Some(path) => Durability::of_file(DatabaseFile::of(path)?),

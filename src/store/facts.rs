@@ -5,6 +5,7 @@
 //! process cannot listen, it remembers nothing. SQLite has one process that serves.
 
 use super::Account;
+use super::freshness::Freshness;
 use crate::authz::Undecided;
 use crate::resource::Resource;
 use crate::values::Id;
@@ -12,8 +13,9 @@ use quick_cache::sync::Cache;
 use quick_cache::{UnitWeighter, Weighter};
 use sea_orm::sqlx::Executor;
 use sea_orm::sqlx::postgres::PgListener;
+use sea_orm::{ConnectionTrait, DatabaseConnection};
 use std::any::Any;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -29,6 +31,8 @@ const SIGNING_KEYS: usize = 0;
 const QUIET: Duration = Duration::from_secs(1);
 /// By what slots are told from those of versions of this service that find them otherwise, which then forget everything.
 const SLOTTED: &str = "v2";
+/// The time until the next attempt to receive notifications.
+const RETRY: Duration = Duration::from_millis(500);
 /// The channel on which processes tell each other what they wrote.
 const CHANNEL: &str = "cedargate_facts";
 
@@ -66,7 +70,7 @@ impl Weighter<(&'static str, Id), Arc<Entry>> for Bytes {
 pub(super) struct Facts {
     all: AtomicU64,
     slots: Vec<AtomicU64>,
-    is_on: AtomicBool,
+    freshness: Freshness,
     rows: Cache<(&'static str, Id), Arc<Entry>, Bytes>,
     accounts: Cache<Id, (Stamp, Arc<Account>)>,
 }
@@ -103,14 +107,19 @@ impl Written {
 }
 
 impl Facts {
-    pub(super) fn new(is_on: bool) -> Self {
+    pub(super) fn new(freshness: Freshness) -> Self {
         Self {
             all: AtomicU64::new(0),
             slots: std::iter::repeat_with(AtomicU64::default).take(SLOTS).collect(),
-            is_on: AtomicBool::new(is_on),
+            freshness,
             rows: Cache::with_weighter(1_000, REMEMBERED, Bytes),
             accounts: Cache::with_weighter(1_000, ACCOUNTS, UnitWeighter),
         }
+    }
+
+    /// Whether what was read before may be used.
+    pub(super) fn freshness(&self) -> &Freshness {
+        &self.freshness
     }
 
     /// The same in every process, since they tell each other.
@@ -133,7 +142,7 @@ impl Facts {
 
     /// Whether what was read with this stamp is still so.
     pub(super) fn is_good(&self, stamp: Stamp, id: Id) -> bool {
-        self.is_on.load(Ordering::Acquire) && self.stamp(id) == stamp
+        self.freshness.is_usable() && self.stamp(id) == stamp
     }
 
     pub(super) fn row(&self, kind: &'static str, id: Id) -> Option<Arc<Entry>> {
@@ -148,7 +157,7 @@ impl Facts {
         bytes: usize,
         thing: Undecided<R>,
     ) {
-        if !self.is_on.load(Ordering::Acquire) {
+        if !self.freshness.is_current() {
             return;
         }
         let weight = u64::try_from(bytes + 256).unwrap_or(u64::MAX);
@@ -161,7 +170,7 @@ impl Facts {
     }
 
     pub(super) fn remember_account(&self, stamp: Stamp, account: &Arc<Account>) {
-        if self.is_on.load(Ordering::Acquire) {
+        if self.freshness.is_current() {
             self.accounts.insert(account.id, (stamp, Arc::clone(account)));
         }
     }
@@ -212,16 +221,22 @@ impl Facts {
     }
 
     /// Listens to what other processes write, as long as there are facts to forget.
-    pub(super) async fn listen(facts: Weak<Self>, url: String) {
+    pub(super) async fn listen(facts: Weak<Self>, url: String, db: DatabaseConnection) {
         while facts.strong_count() > 0 {
             if let Err(error) = Self::listen_once(&facts, &url).await {
                 tracing::warn!(%error, "other processes cannot be heard; nothing is remembered for now");
             }
             let Some(facts) = facts.upgrade() else { return };
-            facts.is_on.store(false, Ordering::Release);
-            facts.forget_all();
+            facts.freshness.lose_contact();
+            // Decisions go on with what was read before as long as the database is away, and no longer than permitted.
+            let is_away =
+                facts.freshness.is_stale() && facts.freshness.is_usable() && !is_reachable(&db).await;
+            if !is_away && !facts.freshness.is_current() {
+                facts.freshness.turn_off();
+                facts.forget_all();
+            }
             drop(facts);
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            tokio::time::sleep(RETRY).await;
         }
     }
 
@@ -231,29 +246,41 @@ impl Facts {
         answered.map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))?.map(drop)
     }
 
-    async fn listen_once(facts: &Weak<Self>, url: &str) -> Result<(), sea_orm::sqlx::Error> {
+    async fn listen_once(weak: &Weak<Self>, url: &str) -> Result<(), sea_orm::sqlx::Error> {
         let mut listener = PgListener::connect(url).await?;
         // Connecting again by itself, it would tell of the loss only when the database is back, or not at all.
         listener.eager_reconnect(false);
         listener.listen(CHANNEL).await?;
-        if let Some(facts) = facts.upgrade() {
+        if let Some(facts) = weak.upgrade() {
             // What was written before it could be heard.
             facts.forget_all();
-            facts.is_on.store(true, Ordering::Release);
+            facts.freshness.turn_current();
         }
         loop {
             let heard = tokio::time::timeout(QUIET, listener.try_recv()).await;
-            let Some(facts) = facts.upgrade() else { return Ok(()) };
+            let Some(facts) = weak.upgrade() else { return Ok(()) };
             match heard {
-                Ok(Ok(Some(notice))) => facts.hear(notice.payload()),
+                Ok(Ok(Some(notice))) => {
+                    facts.freshness.contact();
+                    facts.hear(notice.payload());
+                }
                 // The connection is gone, and with it what was said meanwhile.
                 Ok(Ok(None)) => return Ok(()),
                 Ok(Err(error)) => return Err(error),
                 Err(_) => {
                     drop(facts);
                     Self::expect_answer(&mut listener).await?;
+                    if let Some(facts) = weak.upgrade() {
+                        facts.freshness.contact();
+                    }
                 }
             }
         }
     }
+}
+
+/// Whether the database answers on the connections that requests use.
+async fn is_reachable(db: &impl ConnectionTrait) -> bool {
+    let answered = tokio::time::timeout(QUIET, db.execute_unprepared("SELECT 1")).await;
+    matches!(answered, Ok(Ok(_)))
 }

@@ -15,6 +15,7 @@ mod database_file;
 mod durability;
 mod error;
 mod facts;
+mod freshness;
 mod janitor;
 mod kinds;
 mod list;
@@ -88,6 +89,21 @@ impl Store {
     /// Whether what was read with this stamp of the thing with this id is still so.
     pub fn is_good(&self, stamp: Stamp, id: Id) -> bool {
         self.facts.is_good(stamp, id)
+    }
+
+    /// Whether the database is away, and decisions use what was read before.
+    pub fn is_stale(&self) -> bool {
+        self.facts.freshness().is_stale()
+    }
+
+    /// The number of times that a stale period began or ended: odd during one.
+    pub fn stale_changes(&self) -> u64 {
+        self.facts.freshness().changes()
+    }
+
+    /// The time since this process last received something from the database.
+    pub fn since_contact(&self) -> std::time::Duration {
+        self.facts.freshness().since_contact()
     }
 
     /// Reads what everybody sees.

@@ -71,6 +71,10 @@ async fn while_the_database_is_away_the_answer_is_503_and_afterwards_everything_
     admin.patch(&path, json!({ "name": "other" })).await.expect_problem(503, "database_unavailable");
 
     away.back().await;
+    let begun = Instant::now();
+    while admin.get(&path).await.status != StatusCode::OK {
+        assert!(begun.elapsed() < PATIENCE, "it is away still");
+    }
     assert_eq!(admin.get(&path).await.expect(StatusCode::OK)["name"], "form", "nothing was half done");
     admin.patch(&path, json!({ "name": "other" })).await.expect(StatusCode::OK);
     assert_eq!(admin.get("/v2/forms").await.expect(StatusCode::OK)[0]["name"], "other");

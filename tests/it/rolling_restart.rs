@@ -17,14 +17,14 @@ use tokio::task::{JoinSet, block_in_place};
 /// The number of clients that send requests all the time.
 const CLIENTS: usize = 8;
 
-/// The configuration that the documentation recommends: connections are kept open, and a request that changes something is
-/// not sent twice.
+/// The configuration that the README recommends: connections are kept open, a request that changes something is not sent twice,
+/// and a replica that refuses connections is tried again at once.
 fn configuration(listen: &str, replicas: &[String; 2]) -> String {
     format!(
         "events {{}}
          http {{
            access_log off;
-           upstream cedargate {{ server {}; server {}; keepalive 16; }}
+           upstream cedargate {{ server {} max_fails=0; server {} max_fails=0; keepalive 16; }}
            server {{
              listen {listen};
              location / {{

@@ -237,7 +237,7 @@ async fn on_a_full_disk_the_service_is_not_ready_and_revocations_take_effect_in_
     reader.close().await.unwrap();
     disk.free();
     let begun = Instant::now();
-    while count(&url, ended).await < 4 || count(&url, "SELECT COUNT(*) FROM api_keys").await > 3 {
+    while count(&url, ended).await < 4 || count(&url, "SELECT COUNT(*) FROM api_keys").await > 4 {
         assert!(begun.elapsed() < PATIENCE, "the revocations are not stored: {}", running.log());
     }
     admin.get("/health/ready").await.expect(ok);

@@ -1,0 +1,169 @@
+//! While PostgreSQL is away, decisions about what is cached go on for cached callers, for a limited time, and say so.
+
+use crate::access::{EVALUATION, may, thing};
+use crate::outage::Away;
+use crate::processes::PATIENCE;
+use crate::support::{ADMIN, Client, PASSWORD, Reply, TestApp};
+use cedargate::authz::Scope;
+use cedargate::config::{Config, Decisions};
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+const STALE: &str = "x-decision-stale";
+const AUTHORIZE: &str = "/v2/authorize";
+
+/// An app on PostgreSQL that logs its decisions; none on SQLite, which is never away.
+async fn start(change: impl FnOnce(&mut Config)) -> Option<TestApp> {
+    if std::env::var_os("TEST_POSTGRES_URL").is_none() {
+        return None;
+    }
+    let directory = tempfile::tempdir().unwrap().keep();
+    let app = TestApp::with(|config| {
+        config.decision_log = Decisions::All;
+        config.decision_log_to = directory.join("decisions.ndjson").display().to_string();
+        change(config);
+    });
+    Some(app.await)
+}
+
+/// The decisions in the log about this subject. The log is closed first.
+fn logged(app: &TestApp, subject: &str) -> Vec<Value> {
+    app.parts.decision_log.close();
+    let text = std::fs::read_to_string(Path::new(&app.config.decision_log_to)).unwrap();
+    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    lines.filter(|line| line["subject"]["id"] == subject).collect()
+}
+
+/// Repeats a request until its answer is as expected.
+async fn until(what: &str, ask: impl AsyncFn() -> Reply, is_expected: impl Fn(&Reply) -> bool) -> Reply {
+    let begun = Instant::now();
+    loop {
+        let reply = ask().await;
+        if is_expected(&reply) {
+            return reply;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{what}: {}", reply.text);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Waits until answers are not marked: the notifications of other processes arrive.
+async fn until_current(client: &Client, question: &Value) {
+    let ask = async || client.post(EVALUATION, question.clone()).await;
+    until("it is back", ask, |reply| reply.status == StatusCode::OK && reply.header(STALE).is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn decisions_go_on_for_a_limited_time_and_are_marked() {
+    let Some(app) = start(|_| ()).await else { return };
+    let (admin, agent) = (app.admin().await, app.user(Scope::Agent).await);
+    let conversation = agent.post("/v2/conversations", json!({})).await.id();
+    let conversation_path = format!("/v2/conversations/{conversation}");
+    let question = may(thing("User", &agent.id), "fetchConversation", thing("Conversation", &conversation));
+    let denied = may(thing("User", &agent.id), "deleteConversation", thing("Conversation", &conversation));
+    let own = json!({ "action": question["action"], "resource": question["resource"] });
+    // Both workers know the caller and the resource.
+    for _ in 0..20 {
+        assert_eq!(admin.post(EVALUATION, question.clone()).await.expect(StatusCode::OK)["decision"], true);
+        assert_eq!(agent.post(AUTHORIZE, own.clone()).await.expect(StatusCode::OK)["decision"], true);
+    }
+    // Beyond the time after which a cached caller is read again.
+    app.clock.advance(30_000);
+    let ask = async || admin.post(EVALUATION, question.clone()).await;
+    until("contact", ask, |_| app.parts.store.since_contact() < Duration::from_secs(1)).await;
+
+    let away = Away::take(app.url(), app.postgres()).await;
+    let reply = until("stale", ask, |reply| !reply.header(STALE).is_empty()).await;
+    assert_eq!(reply.expect(StatusCode::OK), json!({ "decision": true }));
+    for seconds in [0, 30, 59] {
+        app.clock.advance(if seconds == 59 { 29_000 } else { seconds * 1_000 });
+        let reply = admin.post(EVALUATION, question.clone()).await;
+        let marked: i64 = reply.header(STALE).parse().unwrap();
+        assert!((seconds - 1..=seconds).contains(&marked), "{marked} after {seconds} seconds");
+        assert_eq!(reply.expect(StatusCode::OK)["decision"], true);
+        let reply = admin.post(EVALUATION, denied.clone()).await;
+        assert!(!reply.header(STALE).is_empty());
+        assert_eq!(reply.expect(StatusCode::OK)["decision"], false);
+        let reply = agent.post(AUTHORIZE, own.clone()).await;
+        assert!(!reply.header(STALE).is_empty());
+        assert_eq!(reply.expect(StatusCode::OK)["decision"], true);
+    }
+    let metrics = app.anonymous().get("/metrics").await.text;
+    let count = metrics.lines().find_map(|line| line.strip_prefix("cedargate_stale_decisions_total "));
+    assert!(count.unwrap().parse::<u64>().unwrap() >= 9, "{metrics}");
+
+    // Everything else is refused at once.
+    let login = json!({ "email": ADMIN, "password": PASSWORD });
+    let unknown = app.bearer("cg_94c70d470e391bdc16a8d8363b5d48910a67162d");
+    let other = may(thing("User", &admin.id), "fetchUser", thing("User", "599e1fcd9da1c72645c95886"));
+    for reply in [
+        timed(agent.get(&conversation_path)).await,
+        timed(agent.get("/v2/users/me")).await,
+        timed(agent.patch(&conversation_path, json!({ "name": "other" }))).await,
+        timed(unknown.post(EVALUATION, question.clone())).await,
+        timed(admin.post(EVALUATION, other)).await,
+        timed(app.anonymous().post("/v2/auth/token", login)).await,
+        timed(app.anonymous().get("/health/ready")).await,
+    ] {
+        reply.expect_problem(503, "database_unavailable");
+        assert!(reply.header(STALE).is_empty());
+    }
+
+    app.clock.advance(1_000);
+    admin.post(EVALUATION, question.clone()).await.expect_problem(503, "database_unavailable");
+    away.back().await;
+    until_current(&admin, &question).await;
+    let lines = logged(&app, &agent.id);
+    let (stale, current): (Vec<_>, Vec<_>) = lines.iter().partition(|line| line["stale"] == true);
+    assert!(stale.len() >= 6 && !current.is_empty(), "{} and {}", stale.len(), current.len());
+    assert!(current.iter().all(|line| line["stale"] == Value::Null));
+}
+
+/// The answer to a request, which takes a second at most.
+async fn timed(request: impl Future<Output = Reply>) -> Reply {
+    let begun = Instant::now();
+    let reply = request.await;
+    assert!(begun.elapsed() < Duration::from_millis(1_500), "{:?}: {}", begun.elapsed(), reply.text);
+    reply
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_0_seconds_nothing_is_decided_during_an_outage() {
+    let Some(app) = start(|config| config.stale_decisions = 0).await else { return };
+    let admin = app.admin().await;
+    let question = may(thing("User", &admin.id), "fetchUser", thing("User", &admin.id));
+    for _ in 0..20 {
+        admin.post(EVALUATION, question.clone()).await.expect(StatusCode::OK);
+    }
+    let away = Away::take(app.url(), app.postgres()).await;
+    let ask = async || admin.post(EVALUATION, question.clone()).await;
+    let refused = until("refused", ask, |reply| reply.status != StatusCode::OK).await;
+    refused.expect_problem(503, "database_unavailable");
+    for _ in 0..10 {
+        admin.post(EVALUATION, question.clone()).await.expect_problem(503, "database_unavailable");
+    }
+    away.back().await;
+    until_current(&admin, &question).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_revoked_during_an_outage_is_refused_as_soon_as_it_is_over() {
+    let Some(app) = start(|_| ()).await else { return };
+    let (admin, agent) = (app.admin().await, app.user(Scope::Agent).await);
+    let question = may(thing("User", &agent.id), "fetchUser", thing("User", &agent.id));
+    for _ in 0..20 {
+        agent.post(EVALUATION, question.clone()).await.expect(StatusCode::OK);
+    }
+    let away = Away::take(app.url(), app.postgres()).await;
+    let ask = async || agent.post(EVALUATION, question.clone()).await;
+    until("stale", ask, |reply| !reply.header(STALE).is_empty()).await;
+    away.back().await;
+    // As another process does it: the notification is received, or what was read before is forgotten at the reconnection.
+    let ended = format!("UPDATE sessions SET ended_at = 1 WHERE \"user\" = '{}'", agent.id);
+    app.sql(&format!("BEGIN; {ended}; SELECT pg_notify('cedargate_facts', 'v2 all'); COMMIT")).await;
+    let refused = until("refused", ask, |reply| reply.status == StatusCode::UNAUTHORIZED).await;
+    refused.expect_problem(401, "invalid_token");
+    until_current(&admin, &may(thing("User", &admin.id), "fetchUser", thing("User", &admin.id))).await;
+}
