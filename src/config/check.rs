@@ -37,6 +37,7 @@ impl Config {
         }
         let counts = [
             ("database_connections", Some(self.database_connections as usize), 1000),
+            ("database_read_connections", Some(self.database_read_connections as usize), 1000),
             ("password_workers", self.password_workers, 1000),
             // The most that actix takes.
             ("workers", self.workers, 512),
@@ -63,6 +64,18 @@ impl Config {
             ("argon2_iterations", u64::from(self.argon2_iterations), 1, 100),
             ("argon2_parallelism", u64::from(self.argon2_parallelism), 1, 64),
             ("drain", self.drain, 0, 15),
+            ("database_acquire_timeout_ms", self.database_acquire_timeout_ms, 100, 60_000),
+            ("database_work_timeout_ms", self.database_work_timeout_ms, 1_000, 600_000),
+            ("database_lock_timeout_ms", self.database_lock_timeout_ms, 100, 60_000),
+            ("database_statement_timeout_ms", self.database_statement_timeout_ms, 100, 600_000),
+            (
+                "database_idle_in_transaction_timeout_ms",
+                self.database_idle_in_transaction_timeout_ms,
+                100,
+                60_000,
+            ),
+            ("database_keepalive", self.database_keepalive, 1, 7_200),
+            ("database_tcp_user_timeout_ms", self.database_tcp_user_timeout_ms, 1_000, 600_000),
         ] {
             if !(least..=most).contains(&number) {
                 return wrong(setting, format!("it is {number}; it must be {least} to {most}"));
@@ -102,6 +115,13 @@ impl Config {
         let url = secrecy::ExposeSecret::expose_secret(&self.database_url);
         if !["sqlite:", "postgres:", "postgresql:"].iter().any(|scheme| url.starts_with(scheme)) {
             return wrong("database_url", "it begins with neither sqlite: nor postgres:".into());
+        }
+        let listen_url = self.database_listen_url.as_ref().map(secrecy::ExposeSecret::expose_secret);
+        if listen_url.is_some_and(|url| !url.starts_with("postgres:") && !url.starts_with("postgresql:")) {
+            return wrong(
+                "database_listen_url",
+                "expected an address such as postgres://user:password@host/name".into(),
+            );
         }
         let Some(secret) = &self.jwt_secret else { return Ok(()) };
         let alone = "it is the one key that signs, with HS256, as long as jwt_secret is set; leave out one of the two";

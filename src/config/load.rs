@@ -4,7 +4,7 @@ use super::{Config, ConfigError, DEFAULT_FILE, PREFIX};
 use std::path::Path;
 
 /// The settings of which `…_FILE` names a file that holds the value.
-const SECRETS: [&str; 3] = ["admin_password", "database_url", "jwt_secret"];
+const SECRETS: [&str; 4] = ["admin_password", "database_listen_url", "database_url", "jwt_secret"];
 
 impl Config {
     /// Reads `file`, or [`DEFAULT_FILE`] if none is named and it is there, and then the environment.

@@ -49,6 +49,25 @@ pub struct Config {
     pub database_connections: u32,
     /// How long decisions go on during an outage of PostgreSQL with what was read before it, in seconds; 0 for not at all.
     pub stale_decisions: u64,
+    /// How many further connections to PostgreSQL for reads at most.
+    pub database_read_connections: u32,
+    /// The address of PostgreSQL itself for notifications, where `database_url` is that of a pooler in transaction mode.
+    pub database_listen_url: Option<SecretString>,
+    /// How long a request waits for a connection to the database, in milliseconds.
+    pub database_acquire_timeout_ms: u64,
+    /// How long a unit of work on PostgreSQL may take, in milliseconds.
+    pub database_work_timeout_ms: u64,
+    /// How long a statement waits for a lock (`lock_timeout` of PostgreSQL), in milliseconds.
+    pub database_lock_timeout_ms: u64,
+    /// How long a statement may take (`statement_timeout` of PostgreSQL), in milliseconds.
+    pub database_statement_timeout_ms: u64,
+    /// How long a transaction may be idle before PostgreSQL ends it (`idle_in_transaction_session_timeout`), in
+    /// milliseconds.
+    pub database_idle_in_transaction_timeout_ms: u64,
+    /// After how many idle seconds PostgreSQL sends TCP keepalives to this process (`tcp_keepalives_idle`).
+    pub database_keepalive: u64,
+    /// After how many milliseconds without acknowledgement PostgreSQL closes a connection (`tcp_user_timeout`).
+    pub database_tcp_user_timeout_ms: u64,
     /// Directories with policies and entity data.
     #[serde(deserialize_with = "lists::paths")]
     pub policies: Vec<PathBuf>,
@@ -215,6 +234,15 @@ impl Default for Config {
             database_url: "sqlite://cedargate.db".into(),
             database_connections: 10,
             stale_decisions: 60,
+            database_read_connections: 5,
+            database_listen_url: None,
+            database_acquire_timeout_ms: 3_000,
+            database_work_timeout_ms: 10_000,
+            database_lock_timeout_ms: 3_000,
+            database_statement_timeout_ms: 5_000,
+            database_idle_in_transaction_timeout_ms: 2_000,
+            database_keepalive: 15,
+            database_tcp_user_timeout_ms: 15_000,
             policies: vec!["policies".into()],
             policy_poll: 1,
             schema: vec!["schema".into()],

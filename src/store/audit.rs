@@ -4,11 +4,11 @@
 
 use super::chain::{self, Head};
 use super::sessions::Origin;
-use super::{Page, Store, StoreError, Work, is_shared};
+use super::{Page, Store, StoreError, Work};
 use crate::authz::{Permitted, Within};
 use crate::store::ListQuery;
 use crate::values::{Id, OrgPath, Timestamp, json, word};
-use sea_orm::sea_query::{Condition, Expr, ExprTrait, Func, Order, Query, SelectStatement};
+use sea_orm::sea_query::{Condition, Expr, ExprTrait, Order, Query, SelectStatement};
 use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, TryGetable};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -217,12 +217,9 @@ pub(super) const COLUMNS: [&str; 16] = [
 /// How many entries one statement inserts.
 const BATCH: usize = 500;
 
-/// The lock of those who append, in PostgreSQL: any number that nothing else uses.
-const TURN: i64 = 4_839_272;
-
 impl AuditRow {
     /// The entry that follows `head`.
-    fn following(head: &Head, cause: &Cause, entry: Entry) -> Self {
+    pub(super) fn following(head: &Head, cause: &Cause, entry: Entry) -> Self {
         let cause = entry.cause.as_deref().unwrap_or(cause);
         let (subject_type, subject) = entry.subject.unzip();
         let mut row = Self {
@@ -269,7 +266,7 @@ impl AuditRow {
     }
 }
 
-/// Appends entries, at the end of the transaction that they tell of: whoever appends keeps the others waiting until it ends.
+/// Appends entries at the end of a transaction of SQLite, which has one writer.
 pub(super) async fn append(
     tx: &impl ConnectionTrait,
     cause: &Cause,
@@ -277,12 +274,6 @@ pub(super) async fn append(
 ) -> Result<(), StoreError> {
     if entries.is_empty() {
         return Ok(());
-    }
-    // SQLite has one writer, and this is it.
-    if is_shared(tx) {
-        let mut turn = Query::select();
-        turn.expr(Func::cust("pg_advisory_xact_lock").arg(TURN));
-        tx.execute(&turn).await?;
     }
     let mut head = chain::head(tx).await?;
     let mut rows = Vec::with_capacity(entries.len());

@@ -77,18 +77,24 @@ pub struct Verified {
 /// the text. Numbers are in decimal digits.
 pub(super) fn hash(row: &AuditRow) -> String {
     let mut context = Context::new(&SHA256);
-    let mut feed = |field: Option<&str>| match field {
-        Some(text) => {
-            context.update(&[1]);
-            context.update(&u64::try_from(text.len()).unwrap_or(u64::MAX).to_be_bytes());
-            context.update(text.as_bytes());
-        }
-        None => context.update(&[0]),
-    };
-    feed(Some(&row.seq.to_string()));
-    feed(Some(&row.time.millis().to_string()));
-    feed(Some(&row.event));
-    feed(Some(&row.outcome));
+    let mut first = Vec::with_capacity(32);
+    feed(&mut first, Some(&row.seq.to_string()));
+    context.update(&first);
+    let mut rest = body(row);
+    feed(&mut rest, Some(&row.previous));
+    context.update(&rest);
+    context.finish().as_ref().iter().fold(String::with_capacity(64), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// The hashed bytes of all columns that do not depend on the entry before: those between `seq` and `previous`.
+pub(super) fn body(row: &AuditRow) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(512);
+    feed(&mut bytes, Some(&row.time.millis().to_string()));
+    feed(&mut bytes, Some(&row.event));
+    feed(&mut bytes, Some(&row.outcome));
     for field in [
         &row.actor,
         &row.credential,
@@ -100,15 +106,26 @@ pub(super) fn hash(row: &AuditRow) -> String {
         &row.address,
         &row.request,
     ] {
-        feed(field.as_deref());
+        feed(&mut bytes, field.as_deref());
     }
-    feed(Some(&row.details));
-    feed(Some(&row.previous));
-    context.finish().as_ref().iter().fold(String::with_capacity(64), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    feed(&mut bytes, Some(&row.details));
+    bytes
 }
+
+fn feed(bytes: &mut Vec<u8>, field: Option<&str>) {
+    match field {
+        Some(text) => {
+            bytes.push(1);
+            bytes.extend(u64::try_from(text.len()).unwrap_or(u64::MAX).to_be_bytes());
+            bytes.extend(text.as_bytes());
+        }
+        None => bytes.push(0),
+    }
+}
+
+/// The query for `seq` and `hash` of the last entry, in PostgreSQL; those of [`Head::default`] where there is none.
+pub(super) const LAST: &str = "SELECT coalesce(found.seq, 0) AS seq, coalesce(found.hash, repeat('0', 64)) AS hash \
+     FROM (SELECT 1) one LEFT JOIN (SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1) found ON true";
 
 /// The last entry as this connection sees it.
 pub(super) async fn head(db: &impl ConnectionTrait) -> Result<Head, StoreError> {

@@ -1,45 +1,34 @@
 //! Opening the database, and bringing it to the present form.
 
+use super::connections::{Connections, Transaction};
 use super::database_file::{self, DatabaseFile};
 use super::durability::Durability;
 use super::facts::Facts;
 use super::freshness::Freshness;
+use super::postgres::{Pools, Target};
 use super::revocations::Settlement;
-use super::{Cause, Store, StoreError, Work, is_shared, migrate, spans};
+use super::{Cause, Store, StoreError, Work, migrate, spans};
+use crate::config::Config;
 use crate::values::Clock;
 use migrations::Migrator;
 use sea_orm::sea_query::{Expr, ExprTrait, Query};
-use sea_orm::sqlx::postgres::PgConnectOptions;
-use sea_orm::sqlx::{ConnectOptions as _, Connection as _};
 use sea_orm::{
     ConnectOptions, ConnectionTrait, Database, DbBackend, SqliteTransactionMode, TransactionOptions,
     TransactionTrait,
 };
 use sea_orm_migration::MigratorTrait;
+use secrecy::ExposeSecret;
+use sqlx::Connection as _;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-fn options(url: &str, connections: u32, create: bool) -> Result<ConnectOptions, StoreError> {
-    let is_file = url.starts_with("sqlite:");
-    // Of an address with a password in it the library is told the parts only: its errors and its log repeat the whole.
-    let mut options = ConnectOptions::new(if is_file { url } else { "postgres://database" });
-    if !is_file {
-        let parts: PgConnectOptions = url.parse().map_err(|error| {
-            StoreError::Foreign(format!(
-                "its address is not such as postgres://user:password@host:5432/name, with %40 for a @ in the password: \
-                 {error}"
-            ))
-        })?;
-        let parts = parts.disable_statement_logging();
-        options.map_sqlx_postgres_opts(move |_| parts.clone());
-    }
+fn options(url: &str, config: &Config, connections: u32, create: bool) -> ConnectOptions {
+    let mut options = ConnectOptions::new(url);
     options
         .max_connections(connections)
-        .acquire_timeout(Duration::from_secs(3))
+        .acquire_timeout(Duration::from_millis(config.database_acquire_timeout_ms))
         .connect_timeout(Duration::from_secs(3))
         .sqlx_logging(false)
-        // A connection is tried before it is used: a database that was restarted costs a reconnect, not a failed request.
-        .test_before_acquire(true)
         // A commit that fails, for example on a full disk, leaves a connection whose count of transactions is wrong: the next
         // unit of work on it would be a savepoint, whose commit succeeds and stores nothing.
         .map_sqlx_sqlite_pool_opts(|pool| {
@@ -56,57 +45,71 @@ fn options(url: &str, connections: u32, create: bool) -> Result<ConnectOptions, 
                 .create_if_missing(create)
                 .foreign_keys(true)
                 .busy_timeout(Duration::from_secs(5))
-                .journal_mode(sea_orm::sqlx::sqlite::SqliteJournalMode::Wal)
-                .synchronous(sea_orm::sqlx::sqlite::SqliteSynchronous::Full)
+                .journal_mode(sqlx::sqlite::SqliteJournalMode::Wal)
+                .synchronous(sqlx::sqlite::SqliteSynchronous::Full)
         });
-    Ok(options)
+    options
 }
 
 impl Store {
-    /// Opens the database at `url` (`sqlite://file` or `postgres://…`) with at most `connections` connections, and brings
-    /// it to the present form. A SQLite file is made where there is none.
-    ///
-    /// During an outage of PostgreSQL, decisions may use what was read before for `stale_limit`.
-    pub async fn open(
-        url: &str,
-        connections: u32,
-        stale_limit: Duration,
-        clock: &Clock,
-    ) -> Result<Self, StoreError> {
+    /// Opens the database that the settings name, and brings it to the present form. A SQLite file is made where there is
+    /// none.
+    pub async fn open(config: &Config, clock: &Clock) -> Result<Self, StoreError> {
+        let url = config.database_url.expose_secret();
+        if url.starts_with("sqlite:") {
+            Self::open_sqlite(url, config).await
+        } else {
+            Self::open_postgres(config, clock).await
+        }
+    }
+
+    async fn open_sqlite(url: &str, config: &Config) -> Result<Self, StoreError> {
         // Created here and never again: a file that is moved away later is missing, not empty. SQLite gives the files that it
         // creates beside it the same owner and mode.
         let path = database_file::path_of_url(url);
         if let Some(path) = &path {
             database_file::prepare(path)?;
         }
-        let first = Database::connect(options(url, 1, true)?).await;
-        let first = first.map_err(|error| match &path {
-            Some(path) => StoreError::Unavailable(match database_file::permission_fault(path) {
-                Some(fault) => fault,
-                None => format!("{url} does not open; does another program keep it locked? ({error})"),
-            }),
-            None => error.into(),
+        let first = Database::connect(options(url, config, 1, true)).await.map_err(|error| {
+            let fault = path.as_deref().and_then(database_file::permission_fault);
+            StoreError::Unavailable(fault.unwrap_or_else(|| {
+                format!("{url} does not open; does another program keep it locked? ({error})")
+            }))
         })?;
         let migrated = migrate::migrate(&first).await;
         first.close().await?;
         migrated?;
         // Only now: a connection to SQLite goes on for a while to believe of the tables what it saw first.
-        let mut db = Database::connect(options(url, connections, false)?).await?;
+        let mut db = Database::connect(options(url, config, config.database_connections, false)).await?;
         spans::watch(&mut db);
-        // With PostgreSQL it begins to remember when it hears what other processes write.
-        let freshness = match is_shared(&db) {
-            true => Freshness::after_contact(stale_limit, clock.clone()),
-            false => Freshness::always(),
-        };
-        let facts = Arc::new(Facts::new(freshness));
-        if is_shared(&db) {
-            tokio::spawn(Facts::listen(Arc::downgrade(&facts), url.to_owned(), db.clone()));
-        }
         let durability = match &path {
             Some(path) => Durability::of_file(DatabaseFile::of(path)?),
             None => Durability::default(),
         };
-        Ok(Self { db, facts, durability: Arc::new(durability) })
+        let facts = Arc::new(Facts::new(Freshness::always()));
+        Ok(Self { db: Connections::Sqlite(db), facts, durability: Arc::new(durability) })
+    }
+
+    async fn open_postgres(config: &Config, clock: &Clock) -> Result<Self, StoreError> {
+        let target = Target::database(config).await?;
+        let single = target.connect_once().await?;
+        let migrated = migrate::migrate_postgres(&single, target.is_pooled).await;
+        let closed = single.close().await;
+        migrated?;
+        closed?;
+        let db = Connections::Postgres(Arc::new(Pools::new(&target, config)));
+        // The row cache is on while notifications of other processes are received, and for a limited time in an outage.
+        let limit = Duration::from_secs(config.stale_decisions);
+        let facts = Arc::new(Facts::new(Freshness::after_contact(limit, clock.clone())));
+        if target.is_pooled && config.database_listen_url.is_none() {
+            tracing::warn!(
+                "a connection pooler in transaction mode passes no notifications on: the row cache is off; \
+                 CEDARGATE_DATABASE_LISTEN_URL may name the address of the server itself"
+            );
+        } else {
+            tokio::spawn(Facts::listen(Arc::downgrade(&facts), config.clone(), db.clone()));
+        }
+        Ok(Self { db, facts, durability: Arc::default() })
     }
 
     /// Checks that the database answers, can be written, and has the schema that this program gave it: one that was
@@ -120,7 +123,7 @@ impl Store {
             .column("version")
             .from(migrate::APPLIED_STEPS)
             .and_where(Expr::col("version").eq(last.as_str()));
-        match self.db.query_one(&select).await? {
+        match self.db.query_health(self.db.get_database_backend().build(&select)).await? {
             Some(_) => Ok(()),
             None => Err(StoreError::Foreign(format!("the database has no longer the step {last}"))),
         }
@@ -128,13 +131,10 @@ impl Store {
 
     /// How many connections there are, and how many of them nobody uses.
     pub fn connections(&self) -> (u32, u32) {
-        let (size, idle) = match self.db.get_database_backend() {
-            DbBackend::Postgres => {
-                let pool = self.db.get_postgres_connection_pool();
-                (pool.size(), pool.num_idle())
-            }
-            _ => {
-                let pool = self.db.get_sqlite_connection_pool();
+        let (size, idle) = match &self.db {
+            Connections::Postgres(pools) => pools.count(),
+            Connections::Sqlite(db) => {
+                let pool = db.get_sqlite_connection_pool();
                 (pool.size(), pool.num_idle())
             }
         };
@@ -143,13 +143,19 @@ impl Store {
 
     /// Starts a unit of work that somebody causes.
     pub async fn begin(&self, cause: Cause) -> Result<Work, StoreError> {
-        // SQLite has one writer: asking for its place at once spares a transaction that has read the refusal to write.
-        let options = TransactionOptions {
-            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
-            ..TransactionOptions::default()
+        let tx = match &self.db {
+            Connections::Postgres(pools) => Transaction::Postgres(pools.begin().await?),
+            Connections::Sqlite(db) => {
+                // SQLite has one writer: asking for its place at once spares a transaction that has read the refusal to
+                // write.
+                let options = TransactionOptions {
+                    sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+                    ..TransactionOptions::default()
+                };
+                let begun = db.begin_with_options(options);
+                Transaction::Sqlite(spans::timed(DbBackend::Sqlite, "BEGIN", begun).await?)
+            }
         };
-        let begun = self.db.begin_with_options(options);
-        let tx = spans::timed(self.db.get_database_backend(), "BEGIN", begun).await?;
         let facts = Arc::clone(&self.facts);
         let settlement = Settlement::new(&self.durability);
         Ok(Work { tx, facts, written: Mutex::default(), cause, entries: Mutex::default(), settlement })

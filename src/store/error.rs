@@ -1,13 +1,13 @@
 //! What can go wrong with a database, without HTTP in it.
 
-use sea_orm::sqlx::Error;
 use sea_orm::{DbErr, RuntimeErr, SqlErr};
+use sqlx::Error;
 
 /// Why the store could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The database cannot be reached or is too busy. It may work a moment later.
-    #[error("the database cannot be reached: {0}")]
+    #[error("the database is unavailable: {0}")]
     Unavailable(String),
     /// The database refuses writes: its disk is full or fails, it is read-only, or its file was moved away.
     #[error("the database cannot be written: {0}")]
@@ -83,33 +83,48 @@ fn is_refused_write_code(code: &str) -> bool {
 }
 
 /// Whether trying again later may help: no connection, a lost one, a server that is starting or stopping, a lock that
-/// another program holds.
+/// another transaction or program holds, a time limit.
 fn is_passing(error: &DbErr) -> bool {
     match error {
         DbErr::ConnectionAcquire(_) | DbErr::Conn(_) => true,
-        DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error)) => {
-            match error.as_database_error() {
-                // PostgreSQL's classes 08 (connection), 53 (resources), 57P (shutting down), and 40 (serialization
-                // and deadlocks); SQLite's BUSY, LOCKED, IOERR, FULL and CANTOPEN
-                // with their extended codes.
-                Some(error) => error.code().is_some_and(|code| match code.len() {
-                    5 => ["08", "53", "57P", "40"].iter().any(|class| code.starts_with(class)),
-                    _ => code.parse::<u32>().is_ok_and(|code| matches!(code & 0xff, 5 | 6 | 10 | 13 | 14)),
-                }),
-                // Not an answer of the database: the connection itself failed.
-                None => matches!(
-                    **error,
-                    Error::Io(_)
-                        | Error::Tls(_)
-                        | Error::Protocol(_)
-                        | Error::PoolTimedOut
-                        | Error::PoolClosed
-                        | Error::WorkerCrashed
-                ),
-            }
-        }
+        DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error)) => match error
+            .as_database_error()
+        {
+            Some(error) => error.code().is_some_and(|code| is_connection_code(&code) || is_busy_code(&code)),
+            None => is_connection_error(error),
+        },
         _ => false,
     }
+}
+
+/// Whether an error code of PostgreSQL ends the connection: class 08 (connection), 57P (the server shuts down or starts),
+/// and 25P03 (a transaction was idle for too long).
+pub(super) fn is_connection_code(code: &str) -> bool {
+    code.len() == 5 && (code.starts_with("08") || code.starts_with("57P") || code == "25P03")
+}
+
+/// Whether an error code says that the database is too busy, or locked.
+fn is_busy_code(code: &str) -> bool {
+    match code.len() {
+        // PostgreSQL's classes 53 (resources) and 40 (serialization and deadlocks), lock_timeout, statement_timeout.
+        5 => code.starts_with("53") || code.starts_with("40") || matches!(code, "55P03" | "57014"),
+        // SQLite's BUSY, LOCKED, IOERR, FULL and CANTOPEN with their extended codes.
+        _ => code.parse::<u32>().is_ok_and(|code| matches!(code & 0xff, 5 | 6 | 10 | 13 | 14)),
+    }
+}
+
+/// Whether an error is not an answer of the database: the connection itself failed.
+pub(super) fn is_connection_error(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Io(_)
+            | Error::Tls(_)
+            | Error::Protocol(_)
+            | Error::BeginFailed
+            | Error::PoolTimedOut
+            | Error::PoolClosed
+            | Error::WorkerCrashed
+    )
 }
 
 #[cfg(test)]

@@ -4,16 +4,19 @@
 //! Several processes on one PostgreSQL tell each other (`LISTEN` and `NOTIFY`, in the transaction that writes). While a
 //! process cannot listen, it remembers nothing. SQLite has one process that serves.
 
-use super::Account;
+use super::connections::Connections;
 use super::freshness::Freshness;
+use super::postgres::{Target, cause_of};
+use super::{Account, StoreError};
 use crate::authz::Undecided;
+use crate::config::Config;
 use crate::resource::Resource;
 use crate::values::Id;
 use quick_cache::sync::Cache;
 use quick_cache::{UnitWeighter, Weighter};
-use sea_orm::sqlx::Executor;
-use sea_orm::sqlx::postgres::PgListener;
-use sea_orm::{ConnectionTrait, DatabaseConnection};
+use sea_orm::{DbBackend, Statement};
+use sqlx::Executor;
+use sqlx::postgres::PgListener;
 use std::any::Any;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -29,6 +32,8 @@ const SLOTS: usize = 4096;
 const SIGNING_KEYS: usize = 0;
 /// After so long without a notice the connection is tried, and for so long: within 2 s one that is lost counts for nothing.
 const QUIET: Duration = Duration::from_secs(1);
+/// The same where the address is that of a pooler.
+const POOLED_RETRY: Duration = Duration::from_secs(60);
 /// By what slots are told from those of versions of this service that find them otherwise, which then forget everything.
 const SLOTTED: &str = "v2";
 /// The time until the next attempt to receive notifications.
@@ -220,11 +225,12 @@ impl Facts {
         }
     }
 
-    /// Listens to what other processes write, as long as there are facts to forget.
-    pub(super) async fn listen(facts: Weak<Self>, url: String, db: DatabaseConnection) {
+    /// Receives the notifications of other processes, as long as there are facts to forget.
+    pub(super) async fn listen(facts: Weak<Self>, config: Config, db: Connections) {
         while facts.strong_count() > 0 {
-            if let Err(error) = Self::listen_once(&facts, &url).await {
-                tracing::warn!(%error, "other processes cannot be heard; nothing is remembered for now");
+            let received = Self::listen_once(&facts, &config).await;
+            if let Err(error) = &received {
+                tracing::warn!(%error, "notifications of other processes cannot be received; the row cache is off");
             }
             let Some(facts) = facts.upgrade() else { return };
             facts.freshness.lose_contact();
@@ -236,21 +242,32 @@ impl Facts {
                 facts.forget_all();
             }
             drop(facts);
-            tokio::time::sleep(RETRY).await;
+            let is_pooled = matches!(received, Err(StoreError::Foreign(_)));
+            tokio::time::sleep(if is_pooled { POOLED_RETRY } else { RETRY }).await;
         }
     }
 
     /// Nothing has been heard for a while, which is so too where the network has lost the connection and tells nobody.
-    async fn expect_answer(listener: &mut PgListener) -> Result<(), sea_orm::sqlx::Error> {
+    async fn expect_answer(listener: &mut PgListener) -> Result<(), sqlx::Error> {
         let answered = tokio::time::timeout(QUIET, listener.execute("SELECT 1")).await;
         answered.map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))?.map(drop)
     }
 
-    async fn listen_once(weak: &Weak<Self>, url: &str) -> Result<(), sea_orm::sqlx::Error> {
-        let mut listener = PgListener::connect(url).await?;
+    async fn listen_once(weak: &Weak<Self>, config: &Config) -> Result<(), StoreError> {
+        let target = Target::notifications(config).await?;
+        if target.is_pooled {
+            return Err(StoreError::Foreign(
+                "CEDARGATE_DATABASE_LISTEN_URL is the address of a connection pooler in transaction mode; expected that of \
+                 the server itself"
+                    .into(),
+            ));
+        }
+        let pool = target.connect().await.map_err(failed)?;
+        let mut listener = PgListener::connect_with(&pool).await.map_err(failed)?;
+        listener.ignore_pool_close_event(true);
         // Connecting again by itself, it would tell of the loss only when the database is back, or not at all.
         listener.eager_reconnect(false);
-        listener.listen(CHANNEL).await?;
+        listener.listen(CHANNEL).await.map_err(failed)?;
         if let Some(facts) = weak.upgrade() {
             // What was written before it could be heard.
             facts.forget_all();
@@ -266,10 +283,10 @@ impl Facts {
                 }
                 // The connection is gone, and with it what was said meanwhile.
                 Ok(Ok(None)) => return Ok(()),
-                Ok(Err(error)) => return Err(error),
+                Ok(Err(error)) => return Err(failed(error)),
                 Err(_) => {
                     drop(facts);
-                    Self::expect_answer(&mut listener).await?;
+                    Self::expect_answer(&mut listener).await.map_err(failed)?;
                     if let Some(facts) = weak.upgrade() {
                         facts.freshness.contact();
                     }
@@ -279,8 +296,13 @@ impl Facts {
     }
 }
 
-/// Whether the database answers on the connections that requests use.
-async fn is_reachable(db: &impl ConnectionTrait) -> bool {
-    let answered = tokio::time::timeout(QUIET, db.execute_unprepared("SELECT 1")).await;
+/// Whether the database answers on the connection that readiness has for itself.
+async fn is_reachable(db: &Connections) -> bool {
+    let statement = Statement::from_string(DbBackend::Postgres, "SELECT 1");
+    let answered = tokio::time::timeout(QUIET, db.query_health(statement)).await;
     matches!(answered, Ok(Ok(_)))
+}
+
+fn failed(error: sqlx::Error) -> StoreError {
+    StoreError::Unavailable(cause_of(&error))
 }

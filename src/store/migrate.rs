@@ -1,23 +1,26 @@
 //! Brings a database to the schema of this program. Each step is one transaction together with the row that records it:
 //! a process that is killed leaves either both or neither.
 
-use super::{StoreError, is_shared};
+use super::StoreError;
 use crate::values::Clock;
 use migrations::Migrator;
-use sea_orm::sea_query::{Func, Query};
+use sea_orm::sea_query::{Expr, Query};
 use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DbErr, SqliteTransactionMode, TransactionOptions, TransactionTrait,
-    TryGetable,
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, SqliteTransactionMode,
+    TransactionOptions, TransactionTrait, TryGetable,
 };
 use sea_orm_migration::{MigratorTrait, SchemaManager};
+use std::time::{Duration, Instant};
 
 /// The table in which sea-orm-migration records the steps that a database has.
 pub(super) const APPLIED_STEPS: &str = "seaql_migrations";
 
-/// The advisory lock under which PostgreSQL databases are migrated: an arbitrary number.
-const LOCK: i64 = 4_839_271;
+/// How long a start waits for another process that migrates a PostgreSQL database.
+const LOCK_LIMIT: Duration = Duration::from_secs(60);
+/// The time between two attempts to get the lock.
+const LOCK_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Applies the steps that the database does not have yet, in their order. Several processes may do so at once.
+/// Applies the steps that a SQLite database does not have yet, in their order. Several processes may do so at once.
 ///
 /// # Errors
 ///
@@ -25,38 +28,80 @@ const LOCK: i64 = 4_839_271;
 pub(super) async fn migrate(db: &DatabaseConnection) -> Result<(), StoreError> {
     // A database that has all steps is neither locked nor written.
     while next_step(&applied_steps(&SchemaManager::new(db)).await?)?.is_some() {
-        apply_next_step(db).await?;
+        // The lock for writing comes before the first read: otherwise SQLite refuses to write what another process has
+        // written since.
+        let options = TransactionOptions {
+            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+            ..TransactionOptions::default()
+        };
+        let tx = db.begin_with_options(options).await?;
+        apply_next_step(&tx).await?;
+        tx.commit().await?;
     }
     Ok(())
 }
 
-/// Applies the first step that the database does not have; none where another process has just applied the last one.
-async fn apply_next_step(db: &DatabaseConnection) -> Result<(), StoreError> {
-    // The lock for writing comes before the first read: otherwise SQLite refuses to write what another process has written since.
-    let options = TransactionOptions {
-        sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
-        ..TransactionOptions::default()
-    };
-    let tx = db.begin_with_options(options).await?;
-    if is_shared(&tx) {
-        // Until the end of the transaction, so that it works through a connection pool in transaction mode, too.
-        let mut lock = Query::select();
-        lock.expr(Func::cust("pg_advisory_xact_lock").arg(LOCK));
-        tx.execute(&lock).await?;
+/// The same for PostgreSQL, also through a connection pooler in transaction mode.
+///
+/// # Errors
+///
+/// Those of [`migrate`], and [`StoreError::Unavailable`] where another process migrates for more than a minute.
+pub(super) async fn migrate_postgres(db: &DatabaseConnection, is_pooled: bool) -> Result<(), StoreError> {
+    loop {
+        let tx = db.begin().await?;
+        // The time limits of requests are too short for migrations.
+        let limits = "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '30s'; \
+                      SET LOCAL idle_in_transaction_session_timeout = '60s'";
+        tx.execute_unprepared(limits).await?;
+        // A server connection behind a pooler may have prepared statements of the same names.
+        let deallocate =
+            async || if is_pooled { tx.execute_unprepared("DEALLOCATE ALL").await.map(drop) } else { Ok(()) };
+        deallocate().await?;
+        lock(&tx).await?;
+        let is_applied = apply_next_step(&tx).await?;
+        deallocate().await?;
+        tx.commit().await?;
+        if !is_applied {
+            return Ok(());
+        }
     }
-    let Some(step) = next_step(&applied_steps(&SchemaManager::new(&tx)).await?)? else {
-        return Ok(tx.rollback().await?);
-    };
+}
+
+/// Keeps other processes from migrating until the transaction ends.
+async fn lock(tx: &DatabaseTransaction) -> Result<(), StoreError> {
+    let begun = Instant::now();
+    loop {
+        let mut lock = Query::select();
+        // An arbitrary number.
+        lock.expr_as(Expr::cust("pg_try_advisory_xact_lock(4839271)"), "locked");
+        let row = tx.query_one(&lock).await?;
+        let is_locked = row.map(|row| bool::try_get(&row, "", "locked")).transpose().map_err(DbErr::from)?;
+        if is_locked == Some(true) {
+            return Ok(());
+        }
+        if begun.elapsed() > LOCK_LIMIT {
+            return Err(StoreError::Unavailable(format!(
+                "another process has been migrating it for more than {LOCK_LIMIT:?}"
+            )));
+        }
+        tracing::info!("waiting for another process that migrates the database");
+        tokio::time::sleep(LOCK_INTERVAL).await;
+    }
+}
+
+/// Applies the first step that the database does not have; false where it has all of them.
+async fn apply_next_step(tx: &DatabaseTransaction) -> Result<bool, StoreError> {
+    let Some(step) = next_step(&applied_steps(&SchemaManager::new(tx)).await?)? else { return Ok(false) };
     tracing::info!(step = step.name(), "the database is being migrated");
-    Migrator::install(&tx).await?;
-    step.up(&SchemaManager::new(&tx)).await?;
+    Migrator::install(tx).await?;
+    step.up(&SchemaManager::new(tx)).await?;
     let mut record = Query::insert();
     record
         .into_table(APPLIED_STEPS)
         .columns(["version", "applied_at"])
         .values_panic([step.name().into(), Clock::system().now().seconds().into()]);
     tx.execute(&record).await?;
-    Ok(tx.commit().await?)
+    Ok(true)
 }
 
 /// The names of the steps that the database has.

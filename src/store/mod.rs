@@ -3,6 +3,7 @@
 
 mod accounts;
 mod admins;
+mod append;
 mod archive;
 mod archive_file;
 mod attempts;
@@ -10,6 +11,7 @@ mod audit;
 mod backup;
 mod chain;
 mod connect;
+mod connections;
 mod credentials;
 mod database_file;
 mod durability;
@@ -20,6 +22,7 @@ mod janitor;
 mod kinds;
 mod list;
 mod migrate;
+mod postgres;
 mod revocations;
 mod rows;
 mod sessions;
@@ -33,6 +36,7 @@ pub use archive_file::{ArchiveError, ArchiveWriter};
 pub use attempts::AttemptRow;
 pub use audit::{AuditRow, Cause, Entry, Event, Outcome};
 pub use chain::{Head, Verified};
+use connections::{Connections, Executor, Transaction};
 pub use credentials::ApiKeyRow;
 pub use database_file::ServeLock;
 use durability::Durability;
@@ -43,8 +47,7 @@ pub use janitor::Swept;
 pub use kinds::{Kind, Kinds};
 pub use list::{ListQuery, Listed, Page};
 use revocations::Settlement;
-use sea_orm::sea_query::{Func, Query};
-use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseExecutor, DatabaseTransaction, DbBackend, DbErr};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr};
 pub use sessions::{Ending, NewRefreshToken, Origin, Session, Sessions, SpentToken};
 pub use signing_keys::SigningKeyRow;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -52,7 +55,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// The database, for reading. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Store {
-    db: DatabaseConnection,
+    db: Connections,
     facts: Arc<Facts>,
     durability: Arc<Durability>,
 }
@@ -62,7 +65,7 @@ pub struct Store {
 /// What it reads of a row it keeps for itself until it ends, so that a decision holds until the row is written.
 #[derive(Debug)]
 pub struct Work {
-    tx: DatabaseTransaction,
+    tx: Transaction,
     facts: Arc<Facts>,
     written: Mutex<Written>,
     cause: Cause,
@@ -73,7 +76,7 @@ pub struct Work {
 /// What reads: the database as everybody sees it, or a unit of work, which has its connection already. Whoever has one
 /// open reads with that: to wait for a second connection while holding one is how all of them end up waiting.
 #[derive(Debug)]
-pub struct Reader<'a>(DatabaseExecutor<'a>);
+pub struct Reader<'a>(Executor<'a>);
 
 /// Whether several processes may serve this database.
 fn is_shared(db: &impl ConnectionTrait) -> bool {
@@ -108,41 +111,43 @@ impl Store {
 
     /// Reads what everybody sees.
     pub fn reader(&self) -> Reader<'_> {
-        Reader((&self.db).into())
+        Reader(Executor::Connections(&self.db))
     }
 }
 
 impl Work {
     /// Reads within the unit of work, and keeps nothing of it from others.
     pub fn reader(&self) -> Reader<'_> {
-        Reader((&self.tx).into())
+        Reader(Executor::Transaction(&self.tx))
     }
 
     /// Makes everything that was written visible, and the audit trail tell of it.
     pub async fn commit(self) -> Result<(), StoreError> {
         let Self { tx, facts, written, cause, entries, settlement } = self;
         let written = written.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let entries = entries.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let last = match &tx {
+            Transaction::Sqlite(tx) => {
+                // SQLite has one writer, and this is it.
+                if let Err(error) = audit::append(tx, &cause, entries).await {
+                    return settlement.settle(Err(error));
+                }
+                String::new()
+            }
+            Transaction::Postgres(_) => append::statements(Facts::notice(&written), &cause, entries),
+        };
         // Also where it is not known whether it was written.
         let forget = facts::Forget(facts, written);
-        let appended = async {
-            if let Some((channel, text)) = Facts::notice(&forget.1).filter(|_| is_shared(&tx)) {
-                let mut notify = Query::select();
-                notify.expr(Func::cust("pg_notify").arg(channel).arg(text));
-                tx.execute(&notify).await?;
-            }
-            // Last of all: others who append wait from here on.
-            audit::append(&tx, &cause, entries.into_inner().unwrap_or_else(PoisonError::into_inner)).await
-        };
-        if let Err(error) = appended.await {
-            return settlement.settle(Err(error));
-        }
         let backend = tx.get_database_backend();
         // By a task of its own: a request whose client goes away ends here, and the database may commit all the same.
         let committed = tokio::spawn(async move {
             let _forget = forget;
-            let committed = match settlement.check_in_place() {
-                Ok(()) => tx.commit().await.map_err(StoreError::from),
-                Err(error) => Err(error),
+            let committed = match (settlement.check_in_place(), tx) {
+                (Ok(()), Transaction::Sqlite(tx)) => tx.commit().await.map_err(StoreError::from),
+                (Ok(()), Transaction::Postgres(session)) => {
+                    session.commit(&last).await.map_err(StoreError::from)
+                }
+                (Err(error), _) => Err(error),
             };
             settlement.settle(committed)
         });

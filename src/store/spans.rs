@@ -16,6 +16,18 @@ pub(super) fn watch(db: &mut DatabaseConnection) {
     }
 }
 
+/// Waits for a query that runs outside the library's connections.
+pub(super) async fn query<T, E>(
+    backend: DbBackend,
+    sql: &str,
+    query: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    let begun = trace::begin();
+    let done = query.await;
+    begun.end(|| step(backend, operation(sql), table(sql), done.is_err()));
+    done
+}
+
 /// Waits for something that is no query.
 pub(super) async fn timed<T, E>(
     backend: DbBackend,

@@ -1,7 +1,8 @@
 //! A PostgreSQL that a test may stop and start.
 
 use crate::command_line::text;
-use crate::support::project_file;
+use crate::support::{project_file, run_sql};
+use std::path::Path;
 use std::process::Command;
 use tempfile::TempDir;
 use tokio::task::block_in_place;
@@ -17,11 +18,49 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     pub(crate) fn new() -> Self {
+        Self::with(|_| Vec::new())
+    }
+
+    /// A server with these options. Files that they name are created in its directory first.
+    pub(crate) fn with(prepare: impl FnOnce(&Path) -> Vec<String>) -> Self {
         let directory = TempDir::new().unwrap();
         // What it has committed has to be there when it was stopped in the middle of things, though not after a power cut.
-        let url = Self::run(&directory, "make", &["-c", "fsync=off"]);
+        let mut options: Vec<String> = vec!["-c".into(), "fsync=off".into()];
+        options.extend(prepare(directory.path()));
+        if is_root() {
+            let owner =
+                Command::new("chown").args(["-R", "postgres"]).arg(directory.path()).status().unwrap();
+            assert!(owner.success());
+        }
+        let options: Vec<&str> = options.iter().map(String::as_str).collect();
+        let url = Self::run(&directory, "make", &options);
         let url = url.trim().replace("cedargate@", &format!("cedargate:{DATABASE_PASSWORD}@"));
         Self { directory, url }
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        reqwest::Url::parse(&self.url).unwrap().port().unwrap()
+    }
+
+    /// Replaces the rules that say who may connect and how.
+    pub(crate) async fn set_access(&self, rules: &str) {
+        std::fs::write(self.directory.path().join("data/pg_hba.conf"), rules).unwrap();
+        run_sql(&self.url, "SELECT pg_reload_conf()").await;
+    }
+
+    /// Sends a signal to all processes of the server.
+    pub(crate) fn signal(&self, name: &str) {
+        let file = std::fs::read_to_string(self.directory.path().join("data/postmaster.pid")).unwrap();
+        let postmaster = file.lines().next().unwrap();
+        let children = Command::new("ps").args(["-o", "pid=", "--ppid", postmaster]).output().unwrap();
+        for process in text(&children.stdout).split_whitespace().chain([postmaster]) {
+            // A child may have ended meanwhile.
+            let _ = Command::new("kill").args([name, process]).output();
+        }
     }
 
     fn run(directory: &TempDir, command: &str, arguments: &[&str]) -> String {
@@ -43,7 +82,13 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
+        // A server that a test has stopped ends only once it goes on.
+        self.signal("-CONT");
         let mut program = Command::new(project_file("tests/postgres"));
         let _ = program.arg("stop").arg(self.directory.path()).arg("immediate").output();
     }
+}
+
+pub(crate) fn is_root() -> bool {
+    text(&Command::new("id").arg("-u").output().unwrap().stdout).trim() == "0"
 }

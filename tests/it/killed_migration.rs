@@ -3,6 +3,7 @@
 use crate::command_line::{program, start};
 use crate::processes::{PATIENCE, count};
 use crate::support::{Database, PASSWORD};
+use cedargate::config::Config;
 use cedargate::store::Store;
 use cedargate::values::Clock;
 use std::process::{Command, Stdio};
@@ -88,7 +89,8 @@ async fn a_process_killed_during_the_migration_leaves_a_database_that_starts_aga
         window = if steps < all { window * 11 / 10 } else { window * 9 / 10 };
         window = window.clamp(Duration::from_millis(2), LONGEST_MIGRATION);
 
-        let store = Store::open(&database.url, 1, Duration::ZERO, &Clock::system()).await;
+        let config = Config { database_url: database.url.clone().into(), ..Config::default() };
+        let store = Store::open(&config, &Clock::system()).await;
         let store = store.unwrap_or_else(|error| panic!("round {round}, after {steps} steps: {error}"));
         store.check().await.unwrap();
         assert_eq!(recorded_steps(&database).await, all, "round {round}");
