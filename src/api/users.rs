@@ -122,6 +122,10 @@ impl Thing for User {
     fn attributes(&self) -> Vec<(&'static str, Attribute)> {
         attributes(self.organization, self.role, self.status, &self.email)
     }
+
+    fn granted_role(&self) -> Option<Scope> {
+        Some(self.role)
+    }
 }
 
 /// The attributes of a user, as the schema declares them.
@@ -154,10 +158,6 @@ impl Thing for UserDecisionRow {
 
     fn attributes(&self) -> Vec<(&'static str, Attribute)> {
         attributes(self.organization, self.role, self.status, &self.email)
-    }
-
-    fn granted_role(&self) -> Option<Scope> {
-        Some(self.role)
     }
 }
 
