@@ -250,3 +250,19 @@ async fn each_item_of_a_batch_has_a_line_in_the_order_of_the_items() {
     let lines = lines.iter().filter(|line| line["requestId"] == "batch");
     assert!(lines.map(|line| line["action"].as_str().unwrap()).eq(actions));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hangup_opens_the_file_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = directory.path().join("decisions.ndjson");
+    let settings = [("CEDARGATE_ADMIN_PASSWORD", PASSWORD), ("CEDARGATE_DECISION_LOG", "all")];
+    let running = start(directory.path(), &settings);
+    std::fs::rename(&log, directory.path().join("old")).unwrap();
+    signal("-HUP", running.id());
+    // Nothing is decided in the meantime.
+    let begun = std::time::Instant::now();
+    while !log.exists() {
+        assert!(begun.elapsed() < crate::processes::PATIENCE, "{}", running.log());
+        tokio::task::yield_now().await;
+    }
+}
