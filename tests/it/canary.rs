@@ -365,8 +365,9 @@ async fn search_everywhere(format: &str, more: &[(&str, &str)], mut secrets: Sec
         asked.answers.keep_output(&run(directory.path(), &settings, &["backup", "copy.db"]));
     }
     let Asked { mut secrets, answers, .. } = asked;
-    let stored = database.stored().await;
     let (log, output) = tokio::task::block_in_place(|| service.end_with_output());
+    // Refusals are appended to the audit log at the end at the latest.
+    let stored = database.stored().await;
     let said = log + &output;
 
     // What is known to be there is found there, so what is there is looked at.
@@ -378,7 +379,7 @@ async fn search_everywhere(format: &str, more: &[(&str, &str)], mut secrets: Sec
         ("the log", &said, "canary-login"),
         ("the log", &said, "/v2/auth/introspect"),
         ("the trail", &trail, "canary-login"),
-        ("the trail", &trail, "access.denied"),
+        ("the database", &stored, "access.denied"),
         ("the decisions", &decisions, "canary-authorize"),
         ("the decisions", &decisions, "\"email\":\"***\""),
         ("the database", &stored, "ada@example.com"),
