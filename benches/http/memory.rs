@@ -132,7 +132,11 @@ pub(crate) async fn measured() {
     drop(server);
 
     let server = serve(directory.path());
-    let mut body = b"POST /v2/auth/token HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\n\r\n".to_vec();
+    let head = format!(
+        "POST /access/v1/evaluation HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {token}\r\n\
+         Content-Type: application/json\r\nContent-Length: 1000000\r\n\r\n"
+    );
+    let mut body = head.into_bytes();
     body.extend(std::iter::repeat_n(b'[', 900_000));
     let clients = connections(&server, &body);
     let health = watched(&server, clients).await;

@@ -62,7 +62,7 @@ pub(super) async fn read_body(
         }
         bytes.extend_from_slice(&chunk);
         if bytes.len() > FREE {
-            reserve(&mut reservation, request, bytes.len())?;
+            reserve(&mut reservation, request, bytes.capacity())?;
         }
     }
     drop(expected);
