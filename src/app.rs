@@ -2,10 +2,11 @@
 
 use crate::api;
 use crate::api::organizations::Organization;
+use crate::api::policy_reload;
 use crate::api::users;
 use crate::authn::{PasswordError, Passwords, SecretError, random_password};
-use crate::authz::{Bundle, BundleError, Live, Sources, Undecided};
-use crate::config::{Config, ConfigError};
+use crate::authz::{Bundle, BundleError, Live, ReloadRules, Sources, Undecided};
+use crate::config::{Config, ConfigError, PolicyReload, PolicyTests};
 use crate::decision_log::{DecisionLog, Settings};
 use crate::http::budget::BodyBudget;
 use crate::http::connection::Deadlines;
@@ -45,6 +46,9 @@ pub enum StartError {
     /// The policies, the schema or the data are.
     #[error("the policies cannot be used:\n{0}")]
     Policies(#[from] BundleError),
+    /// They need a confirmation.
+    #[error("the policies are not activated: {0}")]
+    Unconfirmed(String),
     /// The database does not do.
     #[error("the database cannot be used: {0}")]
     Store(#[from] StoreError),
@@ -92,6 +96,17 @@ pub struct FirstAdmin {
     pub random_password: Option<SecretString>,
 }
 
+/// What the parts of the service are opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// To serve requests.
+    Serve,
+    /// For a command that may create the database.
+    CreatingCommand,
+    /// For a command on a database that exists.
+    Command,
+}
+
 /// The service, ready to serve.
 #[derive(Debug)]
 pub struct App {
@@ -122,15 +137,45 @@ pub fn read_policies(config: &Config) -> Result<Bundle, BundleError> {
     Bundle::read(&sources(config))
 }
 
+/// The policies that the settings name, validated and tested as for serving.
+pub fn open_policies(config: &Config) -> Result<Live, BundleError> {
+    Live::open(sources(config), ReloadRules { mode: config.policy_reload, tests: config.policy_tests })
+}
+
 impl App {
-    /// Opens the database, brings it to the present form, reads the policies, and makes the first organization and
-    /// admin where there are none.
+    /// Opens everything that serving needs: reads and tests the policies, opens and migrates the database, and creates the
+    /// first organization and admin if there are none.
     pub async fn open(config: &Config, clock: Clock) -> Result<Self, StartError> {
-        let policies = Live::open(sources(config))?;
+        Self::open_for(Purpose::Serve, config, clock).await
+    }
+
+    /// Opens what a command needs, without the decision log, which belongs to the running service. The database must exist,
+    /// unless the command may create it.
+    pub async fn open_for_command(
+        config: &Config,
+        clock: Clock,
+        may_create: bool,
+    ) -> Result<Self, StartError> {
+        let purpose = if may_create { Purpose::CreatingCommand } else { Purpose::Command };
+        Self::open_for(purpose, config, clock).await
+    }
+
+    async fn open_for(purpose: Purpose, config: &Config, clock: Clock) -> Result<Self, StartError> {
+        let policies = match purpose {
+            Purpose::Serve => open_policies(config)?,
+            // A command makes no decision for others.
+            _ => Live::open(
+                sources(config),
+                ReloadRules { mode: PolicyReload::Auto, tests: PolicyTests::Off },
+            )?,
+        };
         let file = config.forward_routes.as_deref();
         let forward = Table::read(file, &api::all(), &policies.current())
             .map_err(|error| ConfigError::new("forward_routes", error))?;
         let store = Store::open(config, &clock).await?;
+        if purpose == Purpose::Serve {
+            policy_reload::check_start(&policies, &store).await?.map_err(StartError::Unconfirmed)?;
+        }
         let public_url = config.public_address()?;
         let rules = Rules {
             access_batch_limit: config.access_batch_limit,
@@ -199,6 +244,7 @@ impl App {
     /// the settings say from here on.
     pub async fn serve(&self, listener: TcpListener) -> Result<Server, StartError> {
         self.parts.tokens.adopt().await?;
+        policy_reload::record_active(&self.parts).await?;
         let parts = Arc::clone(&self.parts);
         let mut all = api::all();
         if self.has_management {

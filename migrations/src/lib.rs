@@ -13,6 +13,7 @@ mod m0004_keyring;
 mod m0005_attempts;
 mod m0006_audit;
 mod m0007_audit_archives;
+mod m0008_policy_state;
 mod m0009_inactive_organizations;
 
 /// All steps, in their order.
@@ -30,6 +31,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0005_attempts::Migration),
             Box::new(m0006_audit::Migration),
             Box::new(m0007_audit_archives::Migration),
+            Box::new(m0008_policy_state::Migration),
             Box::new(m0009_inactive_organizations::Migration),
         ]
     }

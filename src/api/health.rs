@@ -1,6 +1,7 @@
 //! How the service is: for whoever keeps it running, and for Prometheus.
 
-use crate::authz::{Decisions, LATENCIES};
+use super::policy_reload::PendingView;
+use crate::authz::{Decisions, LATENCIES, Live};
 use crate::http::openapi::Doc;
 use crate::http::{Parts, Problem, Routes};
 use crate::trace;
@@ -32,6 +33,10 @@ struct Health {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     policy_fault: Option<String>,
+    /// A policy version that becomes active only when it is confirmed; absent if there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    policy_pending: Option<PendingView>,
 }
 
 fn live_doc() -> Doc {
@@ -67,6 +72,7 @@ async fn ready(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem> {
             // What it is stays between the service and its log.
             format!("the policies cannot be used: {}; the old ones stay in force", failure.places())
         }),
+        policy_pending: PendingView::of(&parts.policies),
     }))
 }
 
@@ -89,6 +95,15 @@ async fn metrics(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem> 
     add("policy_reloads_total", "counter", "How often the policies were read again.", &reloads);
     let fault = u64::from(parts.policies.failure().is_some());
     add("policy_fault", "gauge", "1 where the files as they are now are not in force.", &plain(fault));
+    let pending = pending_samples(&parts.policies);
+    add(
+        "policy_pending",
+        "gauge",
+        "1 while a policy version waits for a confirmation.",
+        &plain(u64::from(!pending.is_empty())),
+    );
+    let help = "1 for each forbid policy and each file that the pending policy version would lose.";
+    add("policy_pending_losses", "gauge", help, &pending);
     let requests = parts.metrics.sum();
     let requests: Vec<_> = requests
         .into_iter()
@@ -157,6 +172,27 @@ fn exchange(parts: &Parts, add: &mut impl FnMut(&str, &str, &str, &[(String, u64
         "Bodies refused because the budget was used up.",
         &plain(parts.budget.refused()),
     );
+}
+
+/// How many lost policies and files the metrics list.
+const MAX_LOSSES: usize = 100;
+
+/// A sample for each policy and file that the pending version would lose; one without a name if it loses nothing.
+fn pending_samples(policies: &Live) -> Vec<(String, u64)> {
+    let Some(pending) = policies.pending() else { return Vec::new() };
+    let losses = &pending.losses;
+    let named = [("policy", &losses.policies), ("policy", &losses.changed), ("file", &losses.files)];
+    let labels =
+        named.into_iter().flat_map(|(kind, names)| names.iter().map(move |name| (kind, name.as_str())));
+    let mut samples: Vec<_> = labels
+        .take(MAX_LOSSES)
+        // Debug text escapes quotes, backslashes and line ends as the text format of Prometheus does.
+        .map(|(kind, name)| (format!("{{version={:?},{kind}={name:?}}}", pending.version), 1))
+        .collect();
+    if samples.is_empty() {
+        samples.push((format!("{{version={:?}}}", pending.version), 1));
+    }
+    samples
 }
 
 /// How long decisions took, as a histogram in seconds.

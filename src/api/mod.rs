@@ -17,6 +17,7 @@ pub mod organizations;
 pub mod orggroups;
 mod password_change;
 pub mod policies;
+pub mod policy_reload;
 pub mod question;
 pub mod revocation;
 pub mod search;

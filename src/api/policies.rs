@@ -1,18 +1,19 @@
 //! The policies in force: which files and policies there are, who may do what, and having them read again.
 
+use super::policy_reload::{self, PendingView, Reload, Trigger};
 use super::question::{self, Asked, Named, POLICY_VERSION, PolicyView};
 use super::search::permitted_actions;
 use super::users::User;
-use crate::authz::{BundleError, Engine, ScopeCells, matrix_rows};
+use crate::authz::{Engine, ScopeCells, matrix_rows};
 use crate::http::openapi::{self, Doc};
-use crate::http::{Gate, Parts, PathId, Problem, Routes, audit, body};
-use crate::store::{Cause, Entry, Event, Outcome};
+use crate::http::{Gate, Json, PathId, Problem, Routes, body};
 use crate::values::Term;
-use actix_web::http::StatusCode;
-use actix_web::{HttpRequest, HttpResponse};
-use serde::Serialize;
-use serde_json::Map;
-use std::sync::Arc;
+use actix_web::dev::Payload;
+use actix_web::http::{StatusCode, header};
+use actix_web::{FromRequest, HttpRequest, HttpResponse};
+use futures_util::future::LocalBoxFuture;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, json};
 use utoipa::ToSchema;
 use utoipa::openapi::schema::Type;
 
@@ -48,6 +49,10 @@ struct Policies {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     fault: Option<String>,
+    /// A version that becomes active only when it is confirmed; absent if there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pending: Option<PendingView>,
 }
 
 /// The permission matrix for one action: the decisions on a resource of the caller's own organization, of an organization
@@ -79,6 +84,41 @@ impl From<ScopeCells> for ScopeDecisions {
     }
 }
 
+/// A request to reload the policies.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct ReloadRequest {
+    /// The version to activate although it loses a forbid policy or a file; the files must have it.
+    #[serde(default, deserialize_with = "crate::values::given")]
+    #[schema(nullable = false)]
+    version: Option<String>,
+}
+
+/// The largest body of a request to reload, in bytes.
+const MAX_RELOAD_BODY: usize = 1_024;
+
+/// The body of a request to reload, which may be left out.
+#[derive(Debug)]
+struct ReloadBody(ReloadRequest);
+
+impl FromRequest for ReloadBody {
+    type Error = Problem;
+    type Future = LocalBoxFuture<'static, Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let headers = request.headers();
+        let length = headers.get(header::CONTENT_LENGTH);
+        let is_empty = length.is_none_or(|length| length.as_bytes() == b"0")
+            && !headers.contains_key(header::TRANSFER_ENCODING);
+        // HTTP/2 allows a body with neither header; a body without a content type is not read.
+        if is_empty && !headers.contains_key(header::CONTENT_TYPE) {
+            return Box::pin(async { Ok(Self(ReloadRequest::default())) });
+        }
+        let body = Json::<ReloadRequest, MAX_RELOAD_BODY>::from_request(request, payload);
+        Box::pin(async move { body.await.map(|Json(body)| Self(body)) })
+    }
+}
+
 /// What came of reading the policies again.
 #[derive(Debug, Serialize, ToSchema)]
 struct Reloaded {
@@ -106,9 +146,14 @@ fn fetch_doc() -> Doc {
 }
 
 fn reload_doc() -> Doc {
-    Doc::new("Have the policies read again")
-        .describe("A bundle that cannot be used changes nothing: 409, with what is wrong and where.")
-        .answer::<Reloaded>(200, "They are in force.", None)
+    Doc::new("Reload the policies")
+        .describe(
+            "Invalid policies, and policies whose own tests fail, are rejected: 409 `bad_policies`, with file and line. \
+             A version that loses a forbid policy or a file is held as pending: 409 `confirmation_required`. It becomes \
+             active when the request names it in `version`. The body may be left out.",
+        )
+        .body::<ReloadRequest>(Some(json!({ "version": "8d969eef6ecad3c2" })))
+        .answer::<Reloaded>(200, "The version in the files is active.", None)
         .problems(&[409])
 }
 
@@ -141,43 +186,30 @@ fn view(gate: &Gate, engine: &Engine) -> Policies {
         policies: bundle.policies().map(|about| PolicyView::whole(about)).collect(),
         matrix: rows.collect(),
         fault: gate.parts().policies.failure().map(|failure| failure.to_string()),
+        pending: PendingView::of(&gate.parts().policies),
     }
 }
 
-/// `POST /v2/policies/reload`: asked of the root organization, since the policies are everybody's.
-async fn reload(gate: Gate, (): ()) -> Result<HttpResponse, Problem> {
+/// `POST /v2/policies/reload`. It is authorized on the root organization, because the policies apply to every organization.
+async fn reload(gate: Gate, ReloadBody(body): ReloadBody) -> Result<HttpResponse, Problem> {
     let root = gate.parts().store.root().await?;
     gate.require(&root.ok_or_else(|| Problem::internal("there is no root organization"))?)?;
-    // By a task of its own: a request whose client goes away ends, and what was begun is told all the same.
-    let reading = actix_web::rt::spawn(read_again(gate.shared_parts(), gate.cause()));
-    let outcome = reading.await.map_err(Problem::internal)??;
+    let trigger = body.version.map_or(Trigger::Request, Trigger::Confirmation);
+    // In a task of its own: it is completed and recorded even if the client closes the connection.
+    let reload = policy_reload::reload(gate.shared_parts(), gate.cause(), trigger);
+    let result = actix_web::rt::spawn(reload).await.map_err(Problem::internal)?;
     let version = gate.parts().policies.current().bundle().version().to_owned();
-    match outcome {
-        Ok(changed) => Ok(HttpResponse::Ok().json(Reloaded { changed, version })),
-        Err(error) => Err(Problem::new(
+    match result.map_err(|error| error.problem(&version))? {
+        Reload::Active(changed) => Ok(HttpResponse::Ok().json(Reloaded { changed, version })),
+        Reload::Held(pending) => Err(Problem::new(
             StatusCode::CONFLICT,
-            "bad_policies",
-            format!("The policies cannot be used; version {version} stays in force. {error}"),
+            "confirmation_required",
+            format!(
+                "Version {} is pending and version {version} stays active; {}. Send {{\"version\": \"{}\"}} to confirm it.",
+                pending.version, pending.losses, pending.version
+            ),
         )),
     }
-}
-
-/// Has the policies read again, whoever wants it: whether they are others than before. The audit trail tells of it where they
-/// are, and where they cannot be used.
-pub async fn read_again(parts: Arc<Parts>, cause: Cause) -> Result<Result<bool, BundleError>, Problem> {
-    let reader = Arc::clone(&parts);
-    let outcome = actix_web::web::block(move || reader.policies.reload()).await.map_err(Problem::internal)?;
-    let version = parts.policies.current().bundle().version().to_owned();
-    let entry = match &outcome {
-        Ok(false) => return Ok(outcome),
-        Ok(true) => Entry::new(Event::PoliciesReloaded),
-        Err(error) => {
-            let reason: String = error.to_string().chars().take(1_000).collect();
-            Entry::new(Event::PoliciesRefused).outcome(Outcome::Failed).with("reason", reason)
-        }
-    };
-    audit::note(&parts, cause, entry.with("version", version)).await;
-    Ok(outcome)
 }
 
 fn term(name: &str, value: &str) -> Result<String, Problem> {

@@ -3,7 +3,9 @@
 
 use super::Scope;
 use super::facts::SCOPE;
+use super::inventory::Inventory;
 use super::shape::Shape;
+use super::snapshot::{FileKind, Snapshot};
 use crate::values::quoted;
 use cedar_policy::{
     Effect, Entities, Entity, EntityTypeName, EntityUid, Policy, PolicyId, PolicySet, Schema, SchemaFragment,
@@ -55,6 +57,7 @@ pub struct Bundle {
     about: BTreeMap<String, Arc<About>>,
     files: Vec<String>,
     version: Arc<str>,
+    inventory: Inventory,
 }
 
 /// Something that is wrong with a file.
@@ -152,28 +155,59 @@ impl Faults {
 impl Bundle {
     /// Reads and checks everything.
     pub fn read(sources: &Sources) -> Result<Self, BundleError> {
+        Self::parse(&Snapshot::read(sources)?, &sources.stored)
+    }
+
+    /// Parses and checks the files of a snapshot. `stored` names the entity types whose entities are in the database.
+    ///
+    /// # Errors
+    /// All faults that were found, with file and line.
+    pub fn parse(snapshot: &Snapshot, stored: &[&str]) -> Result<Self, BundleError> {
         let mut faults = Faults::default();
-        let schemas = read_all(&sources.schema, "cedarschema", &mut faults);
-        let policies = read_all(&sources.policies, "cedar", &mut faults);
-        let data = read_all(&sources.policies, "json", &mut faults);
-        faults.check()?;
+        let of_kind = |kind| -> Vec<Source> {
+            let files = snapshot.of_kind(kind);
+            files.map(|file| Source::new(file.path.clone(), file.text.clone())).collect()
+        };
+        let (schemas, policies, data) =
+            (of_kind(FileKind::Schema), of_kind(FileKind::Policies), of_kind(FileKind::Data));
         let version = version(&[&schemas, &policies, &data]);
         let files =
             [&schemas, &policies, &data].into_iter().flatten().map(|file| file.name.clone()).collect();
 
         let (schema, (contexts, shapes)) = read_schema(&schemas, &mut faults)?;
         let (policies, about) = read_policies(&policies, &schema, &mut faults);
-        let data = read_data(&data, &schema, &sources.stored, &mut faults);
+        let data = read_data(&data, &schema, stored, &mut faults);
         lint(&policies, &about, &data, &mut faults);
         faults.check()?;
+        let texts = policies.policies().filter_map(|policy| {
+            let about: &About = about.get::<str>(policy.id().as_ref())?;
+            Some((about, policy.to_string()))
+        });
+        let inventory = Inventory::new(snapshot, texts);
         let about = about.into_iter().map(|(id, about)| (id, Arc::new(about))).collect();
-        Ok(Self { schema, policies, data, contexts, shapes, about, files, version: version.into() })
+        Ok(Self {
+            schema,
+            policies,
+            data,
+            contexts,
+            shapes,
+            about,
+            files,
+            version: version.into(),
+            inventory,
+        })
+    }
+
+    /// Its forbid policies and files, for the comparison with another bundle.
+    pub fn inventory(&self) -> &Inventory {
+        &self.inventory
     }
 
     /// A hash over all of it: two bundles with the same version decide alike.
     pub fn version(&self) -> &str {
         &self.version
     }
+
     /// The files that it was read from.
     pub fn files(&self) -> &[String] {
         &self.files
@@ -202,37 +236,6 @@ pub(super) fn action_name(action: &EntityUid) -> String {
     } else {
         action.to_string()
     }
-}
-
-fn read_all(directories: &[PathBuf], extension: &str, faults: &mut Faults) -> Vec<Source> {
-    directories
-        .iter()
-        .flat_map(|directory| faults.keep(read_directory(directory, extension)))
-        .flatten()
-        .collect()
-}
-
-fn read_directory(directory: &Path, extension: &str) -> Result<Vec<Source>, Fault> {
-    let unreadable = |path: &Path, error: std::io::Error| Fault {
-        file: path.display().to_string(),
-        line: None,
-        message: format!("it cannot be read: {error}"),
-    };
-    let mut paths = Vec::new();
-    for entry in std::fs::read_dir(directory).map_err(|error| unreadable(directory, error))? {
-        let path = entry.map_err(|error| unreadable(directory, error))?.path();
-        if path.is_file() && path.extension().is_some_and(|found| found == extension) {
-            paths.push(path);
-        }
-    }
-    paths.sort();
-    paths
-        .into_iter()
-        .map(|path| {
-            let text = std::fs::read_to_string(&path).map_err(|error| unreadable(&path, error))?;
-            Ok(Source::new(path.display().to_string(), text))
-        })
-        .collect()
 }
 
 fn version(files: &[&Vec<Source>]) -> String {

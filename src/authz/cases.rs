@@ -1,10 +1,14 @@
 //! Policy tests as data, in the format of `cedar run-tests`: a list of requests, each with its entities and with the
 //! decision that it should have.
 
-use super::Bundle;
-use cedar_policy::{Authorizer, Context, Decision, Entities, EntityUid, Request};
+use super::snapshot::{FileKind, Snapshot};
+use super::{Bundle, Fault};
+use crate::values::read_text;
+use cedar_policy::{Authorizer, Context, Decision, Entities, EntityUid, Request, Schema};
 use serde::Deserialize;
 use serde_json::Value;
+use serde_json::value::RawValue;
+use std::collections::HashMap;
 use std::path::Path;
 
 /// A case.
@@ -14,7 +18,7 @@ pub struct Case {
     /// What it is about.
     pub name: String,
     request: CaseRequest,
-    entities: Value,
+    entities: Box<RawValue>,
     decision: Expected,
     /// Policies that must be among those that decide.
     #[serde(default)]
@@ -42,13 +46,75 @@ enum Expected {
 
 /// The cases of a file.
 pub fn read(path: &Path) -> Result<Vec<Case>, String> {
-    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
-    serde_json::from_str(&text).map_err(|error| error.to_string())
+    parse(&read_text(path).map_err(|error| error.to_string())?)
+}
+
+fn parse(text: &str) -> Result<Vec<Case>, String> {
+    serde_json::from_str(text).map_err(|error| error.to_string())
+}
+
+/// How many failing cases are listed by name.
+const MAX_LISTED: usize = 20;
+
+/// Runs all cases of a snapshot against the bundle that was parsed from it.
+///
+/// Returns a fault with the name of each failing case, at most [`MAX_LISTED`], and for each file that is not a list of
+/// cases; nothing if all cases pass.
+pub(super) fn run_all(bundle: &Bundle, snapshot: &Snapshot) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    let mut parsed = ParsedEntities::default();
+    let mut unlisted = 0_usize;
+    for file in snapshot.of_kind(FileKind::Cases) {
+        let fault = |message| Fault { file: file.path.clone(), line: None, message };
+        let cases = match parse(&file.text) {
+            Ok(cases) => cases,
+            Err(error) => {
+                faults.push(fault(format!("it is not a list of policy tests: {error}")));
+                continue;
+            }
+        };
+        for case in cases {
+            let Err(message) = case.run_with(bundle, &mut parsed) else { continue };
+            if faults.len() < MAX_LISTED {
+                faults.push(fault(format!("case {:?} fails: {message}", case.name)));
+            } else {
+                unlisted += 1;
+            }
+        }
+    }
+    if unlisted > 0 {
+        faults.push(Fault {
+            file: "cases".into(),
+            line: None,
+            message: format!("{unlisted} more cases fail"),
+        });
+    }
+    faults
+}
+
+/// The entities of cases that ran before, by their JSON text: most cases share theirs with others.
+#[derive(Debug, Default)]
+pub struct ParsedEntities(HashMap<String, Entities>);
+
+impl ParsedEntities {
+    fn parse(&mut self, text: &str, schema: &Schema) -> Result<&Entities, String> {
+        if !self.0.contains_key(text) {
+            let entities =
+                Entities::from_json_str(text, Some(schema)).map_err(|error| format!("entities: {error}"))?;
+            self.0.insert(text.to_owned(), entities);
+        }
+        self.0.get(text).ok_or_else(|| "entities: they are missing".to_owned())
+    }
 }
 
 impl Case {
     /// Asks the whole policy set, without any of the engine's shortcuts; says what is not as expected.
     pub fn run(&self, bundle: &Bundle) -> Result<(), String> {
+        self.run_with(bundle, &mut ParsedEntities::default())
+    }
+
+    /// The same, with the entities of the cases that ran before.
+    pub fn run_with(&self, bundle: &Bundle, parsed: &mut ParsedEntities) -> Result<(), String> {
         let uid = |text: &str| text.parse::<EntityUid>().map_err(|error| format!("{text}: {error}"));
         let action = uid(&self.request.action)?;
         let schema = &bundle.schema;
@@ -57,9 +123,8 @@ impl Case {
         let (principal, resource) = (uid(&self.request.principal)?, uid(&self.request.resource)?);
         let request = Request::new(principal, action, resource, context, Some(schema))
             .map_err(|error| format!("request: {error}"))?;
-        let entities = Entities::from_json_value(self.entities.clone(), Some(schema))
-            .map_err(|error| format!("entities: {error}"))?;
-        let response = Authorizer::new().is_authorized(&request, &bundle.policies, &entities);
+        let entities = parsed.parse(self.entities.get(), schema)?;
+        let response = Authorizer::new().is_authorized(&request, &bundle.policies, entities);
         let decision = if response.decision() == Decision::Allow { Expected::Allow } else { Expected::Deny };
         let reasons: Vec<&str> = response.diagnostics().reason().map(AsRef::as_ref).collect();
         let errors = response.diagnostics().errors().count();

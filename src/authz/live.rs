@@ -1,58 +1,102 @@
-//! The policies in force, which can be read again while the service runs: a new bundle is read, checked and sliced off to
-//! the side, and then takes the place of the old one at once. A bad one changes nothing.
+//! The active policies, and how others take their place while the service runs. A candidate is read, checked and compiled
+//! beside the active version, and replaces it at once. Which candidate may do so without a confirmation is decided by the
+//! caller, who knows the database.
 
-use super::{Bundle, BundleError, Engine, Sources};
+use super::candidate::{Candidate, Pending};
+use super::snapshot::{ContentHash, Snapshot, content_hash};
+use super::{BundleError, Engine, Losses, Sources};
+use crate::config::{PolicyReload, PolicyTests};
 use arc_swap::{ArcSwap, Guard};
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The policies in force.
+/// The settings of a reload.
+#[derive(Debug, Clone, Copy)]
+pub struct ReloadRules {
+    /// Which candidates need a confirmation.
+    pub mode: PolicyReload,
+    /// What a failing policy test does.
+    pub tests: PolicyTests,
+}
+
+/// The active policies.
 #[derive(Debug)]
 pub struct Live {
     sources: Sources,
+    rules: ReloadRules,
     current: ArcSwap<Engine>,
-    /// Why the files as they are now are not in force.
-    failure: Mutex<Option<BundleError>>,
+    waiting: Mutex<Waiting>,
     reloads: AtomicU64,
     failures: AtomicU64,
-    /// Held while a bundle is read, so that the newest one is the last to take its place: what the files looked like
-    /// when they were last read.
-    turn: Mutex<Looks>,
+    is_recorded: AtomicBool,
+    turn: Arc<tokio::sync::Mutex<Scans>>,
 }
 
-/// How often policies were read again.
+/// The candidate of the last reload that is not active.
+#[derive(Debug, Default)]
+struct Waiting {
+    /// Why it cannot be used.
+    failure: Option<BundleError>,
+    /// That it needs a confirmation.
+    pending: Option<Arc<Pending>>,
+}
+
+/// How many reloads there were.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reloads {
-    /// With success.
+    /// Those whose files could be used.
     pub reloads: u64,
-    /// Without.
+    /// Those whose files could not.
     pub failures: u64,
 }
 
-/// What a file looks like from outside.
-type Look = (PathBuf, Option<SystemTime>, u64);
+/// Which content of the files was seen. Held for the duration of a reload, so that the newest content is considered last.
+#[derive(Debug)]
+pub struct Scans {
+    last: ContentHash,
+    considered: ContentHash,
+}
 
-/// What the files look like from outside.
-type Looks = Vec<Look>;
+impl Scans {
+    /// Records the content that a scan found. True if the scan before it found the same and it has not been considered yet.
+    fn is_settled(&mut self, found: ContentHash) -> bool {
+        let is_stable = self.last == found;
+        self.last = found;
+        is_stable && self.considered != found
+    }
+
+    /// Records that the content that was read last was considered: it is not considered again until it changes.
+    pub fn consider_last(&mut self) {
+        self.considered = self.last;
+    }
+}
 
 impl Live {
-    /// Reads the files for the first time.
-    pub fn open(sources: Sources) -> Result<Self, BundleError> {
-        let looks = looks(&sources);
-        let engine = Engine::new(Bundle::read(&sources)?)?;
+    /// Reads, checks and tests the policies for the first time.
+    ///
+    /// # Errors
+    /// What is wrong with the files, or which of their tests fail.
+    pub fn open(sources: Sources, rules: ReloadRules) -> Result<Self, BundleError> {
+        let snapshot = Snapshot::read_stable(&sources)?;
+        let Candidate { engine, hash } = Candidate::new(&snapshot, &sources.stored, rules.tests)?;
         Ok(Self {
             sources,
+            rules,
             current: ArcSwap::from_pointee(engine),
-            failure: Mutex::new(None),
+            waiting: Mutex::default(),
             reloads: AtomicU64::new(0),
             failures: AtomicU64::new(0),
-            turn: Mutex::new(looks),
+            is_recorded: AtomicBool::new(false),
+            turn: Arc::new(tokio::sync::Mutex::new(Scans { last: hash, considered: hash })),
         })
     }
 
-    /// What decides now. Whoever has begun with it goes on with it.
+    /// The settings of a reload.
+    pub fn rules(&self) -> ReloadRules {
+        self.rules
+    }
+
+    /// The engine of the active version. A request keeps the one that it began with.
     pub fn current(&self) -> Arc<Engine> {
         self.current.load_full()
     }
@@ -63,69 +107,104 @@ impl Live {
         self.current.load()
     }
 
-    /// Reads the files again, and decides by them from now on: true where they say something else than before. Where
-    /// they cannot be used, the old ones stay in force.
-    pub fn reload(&self) -> Result<bool, BundleError> {
-        let mut turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        *turn = looks(&self.sources);
-        let read = Bundle::read(&self.sources).and_then(|bundle| {
-            let is_new = bundle.version() != self.current.load().bundle().version();
-            Ok(is_new.then_some(Engine::new(bundle)?))
-        });
-        let outcome = read.map(|engine| {
-            let is_new = engine.is_some();
-            engine.into_iter().for_each(|engine| self.current.store(Arc::new(engine)));
-            is_new
-        });
-        let failure = outcome.as_ref().err().cloned();
-        let count = if failure.is_some() { &self.failures } else { &self.reloads };
-        count.fetch_add(1, Ordering::Relaxed);
-        match &outcome {
-            Ok(true) => {
-                let version = self.current();
-                tracing::info!(version = version.bundle().version(), "the policies were read again");
-            }
-            Ok(false) => tracing::debug!("the policies were read again, and are the same"),
-            Err(error) => tracing::error!(%error, "the policies cannot be used; the old ones stay in force"),
+    /// Waits until no other reload is in progress.
+    pub async fn begin_reload(&self) -> tokio::sync::OwnedMutexGuard<Scans> {
+        Arc::clone(&self.turn).lock_owned().await
+    }
+
+    /// Reads the files for a reload that was requested.
+    pub fn read(&self, scans: &mut Scans) -> Result<Candidate, BundleError> {
+        let read = Snapshot::read_stable(&self.sources);
+        scans.last = content_hash(&read);
+        self.prepare(read)
+    }
+
+    /// Reads the files for a periodic scan. Nothing while they are those that were considered last, and while two
+    /// consecutive scans do not find the same content: files that are being copied are incomplete.
+    pub fn scan(&self, scans: &mut Scans) -> Option<Result<Candidate, BundleError>> {
+        let read = Snapshot::read(&self.sources);
+        scans.is_settled(content_hash(&read)).then(|| self.prepare(read))
+    }
+
+    fn prepare(&self, read: Result<Snapshot, BundleError>) -> Result<Candidate, BundleError> {
+        read.and_then(|snapshot| Candidate::new(&snapshot, &self.sources.stored, self.rules.tests))
+    }
+
+    /// What would be lost if this candidate became active.
+    pub fn losses(&self, candidate: &Candidate) -> Losses {
+        self.current.load().bundle().inventory().losses(candidate.bundle().inventory())
+    }
+
+    /// Whether a candidate with these losses becomes active only when its version is confirmed. `is_requested` is true if a
+    /// caller of the API has requested the reload; a changed file, a signal and a start have not.
+    pub fn needs_confirmation(&self, losses: &Losses, is_requested: bool) -> bool {
+        match self.rules.mode {
+            PolicyReload::Auto => false,
+            PolicyReload::Guarded => !losses.is_empty(),
+            PolicyReload::Manual => !(is_requested && losses.is_empty()),
         }
-        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = failure;
-        outcome
     }
 
-    /// Why the files as they were last read are not in force; none where they are.
+    /// Whether this candidate has the active version and protects with the same files.
+    pub fn is_active(&self, candidate: &Candidate) -> bool {
+        let active = self.current.load();
+        let (active, candidate) = (active.bundle(), candidate.bundle());
+        active.version() == candidate.version() && active.inventory() == candidate.inventory()
+    }
+
+    /// Makes a candidate the active version, unless it is already.
+    pub fn activate(&self, candidate: Candidate) {
+        if !self.is_active(&candidate) {
+            self.current.store(Arc::new(candidate.engine));
+        }
+        self.reloads.fetch_add(1, Ordering::Relaxed);
+        *self.waiting() = Waiting::default();
+    }
+
+    /// Notes whether the database has the active version as such.
+    pub fn set_recorded(&self, is_recorded: bool) {
+        self.is_recorded.store(is_recorded, Ordering::Release);
+    }
+
+    /// Whether the database has the active version as such.
+    pub fn is_recorded(&self) -> bool {
+        self.is_recorded.load(Ordering::Acquire)
+    }
+
+    /// Keeps the active version and remembers which candidate needs a confirmation. True if it is another one than before.
+    pub fn hold(&self, pending: Pending) -> bool {
+        self.reloads.fetch_add(1, Ordering::Relaxed);
+        let mut waiting = self.waiting();
+        let is_new = waiting.pending.as_deref() != Some(&pending);
+        *waiting = Waiting { failure: None, pending: Some(Arc::new(pending)) };
+        is_new
+    }
+
+    /// Keeps the active version and remembers why the files cannot be used.
+    pub fn refuse(&self, error: BundleError) {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+        *self.waiting() = Waiting { failure: Some(error), pending: None };
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why the files as they were last read are not active; nothing if they are.
     pub fn failure(&self) -> Option<BundleError> {
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.waiting().failure.clone()
     }
 
-    /// How often they were read again.
+    /// The candidate that needs a confirmation.
+    pub fn pending(&self) -> Option<Arc<Pending>> {
+        self.waiting().pending.clone()
+    }
+
+    /// How many reloads there were.
     pub fn counts(&self) -> Reloads {
         Reloads {
             reloads: self.reloads.load(Ordering::Relaxed),
             failures: self.failures.load(Ordering::Relaxed),
         }
     }
-
-    /// Whether the files look otherwise than when they were last read.
-    pub fn is_stale(&self) -> bool {
-        *self.turn.lock().unwrap_or_else(PoisonError::into_inner) != looks(&self.sources)
-    }
-}
-
-/// What the files look like now: names, sizes and times of change.
-fn looks(sources: &Sources) -> Looks {
-    let directories = sources.schema.iter().chain(&sources.policies);
-    let mut looks: Looks = directories
-        .filter_map(|directory| std::fs::read_dir(directory).ok())
-        .flatten()
-        .filter_map(|entry| {
-            let path = entry.ok()?.path();
-            let kind = path.extension()?.to_str()?;
-            // Of what a link leads to.
-            let meta = std::fs::metadata(&path).ok()?;
-            let is_ours = ["cedar", "cedarschema", "json"].contains(&kind) && meta.is_file();
-            is_ours.then(|| (path, meta.modified().ok(), meta.len()))
-        })
-        .collect();
-    looks.sort();
-    looks
 }

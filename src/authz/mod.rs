@@ -2,6 +2,7 @@
 
 mod answer;
 mod bundle;
+mod candidate;
 pub mod cases;
 mod circumstances;
 mod counts;
@@ -9,6 +10,7 @@ mod domain;
 mod engine;
 mod explain;
 mod facts;
+mod inventory;
 mod live;
 mod matrix;
 mod permitted;
@@ -18,17 +20,20 @@ mod scope;
 mod shape;
 mod shown;
 mod slice;
+mod snapshot;
 mod trail;
 
 pub use answer::Answer;
 pub use bundle::{About, Bundle, BundleError, Fault, Sources};
+pub use candidate::{Candidate, Pending};
 pub use circumstances::Circumstances;
 pub use counts::{Decisions, LATENCIES};
 pub use domain::Domain;
 pub use engine::{Ask, Engine};
 pub use explain::Missing;
 pub use facts::{Attribute, Foreign, Principal, Resourced, Thing, UserFacts, boolean, entity, text};
-pub use live::{Live, Reloads};
+pub use inventory::{Inventory, Losses};
+pub use live::{Live, ReloadRules, Reloads, Scans};
 pub use matrix::{MatrixRow, ScopeCells, matrix, matrix_rows};
 pub use permitted::{Denied, Permitted, Undecided, Within};
 pub use scope::{Scope, ScopeSet};

@@ -7,6 +7,7 @@ mod janitor;
 mod key;
 mod log;
 mod policy;
+mod policy_watch;
 mod serve;
 mod signing_key;
 mod user;
@@ -58,7 +59,11 @@ Settings, from the file (in small letters, without the prefix) and from the envi
   CEDARGATE_DATABASE_KEEPALIVE            seconds after which PostgreSQL sends TCP keepalives  [15]
   CEDARGATE_DATABASE_TCP_USER_TIMEOUT_MS  tcp_user_timeout of PostgreSQL  [15000]
   CEDARGATE_POLICIES              directories with *.cedar and *.json, separated by commas  [policies]
-  CEDARGATE_POLICY_POLL           seconds between looks whether these files have changed, 0 for never  [1]
+  CEDARGATE_POLICY_POLL           seconds between scans of these files for changes, 0 for never  [1]
+  CEDARGATE_POLICY_RELOAD         changes that need a confirmation: those that lose a forbid policy or a file (guarded),
+                                  none (auto), or all (manual)           [guarded]
+  CEDARGATE_POLICY_TESTS          a failing test in cases/*.json rejects the policies (enforce), is logged (warn), or is
+                                  not run (off)                          [enforce]
   CEDARGATE_SCHEMA                directories with *.cedarschema         [schema]
   CEDARGATE_ACCESS_TTL            seconds that an access token is good   [86400]
   CEDARGATE_REFRESH_TTL           seconds that a refresh token is good   [2592000]
@@ -231,7 +236,7 @@ fn dispatch(cli: Cli) -> Outcome {
 
 /// The service, for a command. Where that makes the first admin, its password is told: nobody could find it out later.
 async fn open(config: &Config) -> Result<App, Failure> {
-    let app = App::open(config, Clock::system()).await?;
+    let app = App::open_for_command(config, Clock::system(), true).await?;
     if let Some(FirstAdmin { email, random_password: Some(password) }) = &app.first_admin {
         let password = password.expose_secret();
         let told = format!("This database is new. It has an admin, {email}, with the password {password}");

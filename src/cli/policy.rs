@@ -1,8 +1,9 @@
 //! `cedargate policy`.
 
 use super::{Failure, Outcome, block_on, open, say, write_or_check};
+use crate::api::policy_reload;
 use crate::api::question::{self, Asked, Named};
-use crate::app::{App, read_policies};
+use crate::app::{App, open_policies, read_policies};
 use crate::authz::{
     About, Ask, Bundle, BundleError, Circumstances, Engine, Missing, Scope, ScopeSet, cases, matrix,
 };
@@ -33,6 +34,12 @@ pub(super) enum Command {
     Test {
         /// These files [default: cases/*.json in the policy directories]
         files: Vec<PathBuf>,
+    },
+    /// Confirm a pending policy version: the running services whose files have it activate it within seconds
+    Reload {
+        /// The version, as the log, /health/ready and GET /v2/policies name it; the policy files must have it
+        #[arg(long, value_name = "VERSION")]
+        confirm: String,
     },
 }
 
@@ -78,11 +85,31 @@ pub(super) fn run(config: &Config, command: Command) -> Outcome {
             write_or_check(Some(output), check, &matrix(&engine))
         }
         Command::Test { files } => test(config, &bundle, files),
+        Command::Reload { confirm } => reload(config, &confirm),
         Command::Explain(question) => block_on(async {
             let app = open(config).await?;
             explain(&app, &question).await.map_err(|problem| Failure::problem(&problem))
         }),
     }
+}
+
+/// Confirms the version in the policy files, after the checks of a start.
+fn reload(config: &Config, version: &str) -> Outcome {
+    let policies = open_policies(config).map_err(|error| Failure::Found(error.to_string()))?;
+    let found = policies.current().bundle().version().to_owned();
+    if version != found {
+        let message =
+            format!("the policy files have the version {found}, not {version:?}; nothing is confirmed");
+        return Err(Failure::Failed(message));
+    }
+    block_on(async {
+        let app = open(config).await?;
+        let gate = app.terminal("reloadPolicies").await?;
+        let confirmed = policy_reload::confirm_at_terminal(&gate, version).await;
+        confirmed.map_err(|problem| Failure::problem(&problem))?;
+        say(format_args!("confirmed policy version {version}"));
+        Ok(())
+    })
 }
 
 /// A JSON object.
@@ -177,7 +204,13 @@ fn test(config: &Config, bundle: &Bundle, mut files: Vec<PathBuf>) -> Outcome {
         for directory in &config.policies {
             let Ok(entries) = std::fs::read_dir(directory.join("cases")) else { continue };
             let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
-            files.extend(paths.filter(|path| path.extension().is_some_and(|found| found == "json")));
+            let is_hidden = |path: &PathBuf| {
+                path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
+            };
+            files
+                .extend(paths.filter(|path| {
+                    path.extension().is_some_and(|found| found == "json") && !is_hidden(path)
+                }));
         }
         files.sort();
     }
@@ -185,12 +218,13 @@ fn test(config: &Config, bundle: &Bundle, mut files: Vec<PathBuf>) -> Outcome {
         return Err(Failure::failed("there are no cases: none of the policy directories has cases/*.json"));
     }
     let mut passed = 0;
+    let mut parsed = cases::ParsedEntities::default();
     let mut failures = Vec::new();
     for file in files {
         let name = file.display();
         let read = cases::read(&file).map_err(|error| Failure::failed(format!("{name}: {error}")))?;
         for case in read {
-            match case.run(bundle) {
+            match case.run_with(bundle, &mut parsed) {
                 Ok(()) => passed += 1,
                 Err(message) => failures.push(format!("{name}: {}: {message}", case.name)),
             }

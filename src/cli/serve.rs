@@ -1,8 +1,8 @@
 //! `cedargate serve`.
 
 use super::janitor::keep_sweeping;
+use super::policy_watch::watch;
 use super::{Failure, Outcome, block_on, log, say};
-use crate::api::policies;
 use crate::app::{App, StartError};
 use crate::config::{Config, ConfigError};
 use crate::http::{Parts, audit, drain};
@@ -101,36 +101,6 @@ fn manage(
     Ok((address, handle))
 }
 
-/// Has the policies read again when their files change, and with the certificates on SIGHUP, which opens the decision log again.
-fn watch(tasks: &mut JoinSet<()>, app: &App, seconds: u64) -> Outcome {
-    // From here on a hangup does not end the process any more.
-    let mut hangups = unix::signal(unix::SignalKind::hangup()).map_err(Failure::failed)?;
-    let on_hangup = Arc::clone(&app.parts);
-    let certificates = app.certificates.clone();
-    tasks.spawn_local(async move {
-        while hangups.recv().await.is_some() {
-            if let Some(Err(error)) = certificates.as_ref().map(|certificates| certificates.reload()) {
-                tracing::error!(error, "the certificates cannot be used; the old ones stay");
-            }
-            on_hangup.decision_log.reopen();
-            reload(&on_hangup).await;
-        }
-    });
-    let on_change = Arc::clone(&app.parts);
-    if seconds > 0 {
-        tasks.spawn_local(async move {
-            loop {
-                actix_web::rt::time::sleep(Duration::from_secs(seconds)).await;
-                let parts = Arc::clone(&on_change);
-                if actix_web::web::block(move || parts.policies.is_stale()).await.unwrap_or(false) {
-                    reload(&on_change).await;
-                }
-            }
-        });
-    }
-    Ok(())
-}
-
 /// Looks after the keys that sign, once a second: so soon is one refused that was revoked at the terminal. And where the
 /// database answers, the audit trail is told what it could not be told before, and revocations are stored that could not be.
 fn tend_keys(tasks: &mut JoinSet<()>, parts: &Arc<Parts>) {
@@ -206,11 +176,6 @@ fn end_on_signal(
         server.stop(true).await;
     });
     Ok(())
-}
-
-async fn reload(parts: &Arc<Parts>) {
-    // What came of it is in the log, and in the audit trail.
-    let _ = policies::read_again(Arc::clone(parts), Cause::service(parts.clock.now())).await;
 }
 
 fn say_line(line: fmt::Arguments<'_>) {

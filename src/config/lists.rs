@@ -1,10 +1,11 @@
 //! Settings that are lists: arrays in the file, separated by commas in the environment.
 
-use crate::values::Id;
+use crate::values::{Id, Invalid};
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer};
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 /// A list of directories, of which there is one at least.
 pub(super) fn paths<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PathBuf>, D::Error> {
@@ -43,6 +44,13 @@ pub(super) fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec
 /// A list of ids, such as those of API keys.
 pub(super) fn ids<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Id>, D::Error> {
     names(deserializer)?.iter().map(|text| text.parse().map_err(serde::de::Error::custom)).collect()
+}
+
+/// One of a few words. Unlike the message of the derived implementation, the error lists the words that are accepted.
+pub(super) fn word<'de, D: Deserializer<'de>, T: FromStr<Err = Invalid>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
 }
 
 /// A list: an array in the file, separated by commas in the environment.

@@ -73,6 +73,12 @@ pub struct Config {
     pub policies: Vec<PathBuf>,
     /// How often to look whether the files of the policies have changed, in seconds; 0 for never.
     pub policy_poll: u64,
+    /// Which changed policies need a confirmation: `guarded`, `auto` or `manual`.
+    #[serde(deserialize_with = "lists::word")]
+    pub policy_reload: PolicyReload,
+    /// Whether changed policies must pass the tests in `cases/*.json`: `enforce`, `warn` or `off`.
+    #[serde(deserialize_with = "lists::word")]
+    pub policy_tests: PolicyTests,
     /// Directories with schemas.
     #[serde(deserialize_with = "lists::paths")]
     pub schema: Vec<PathBuf>,
@@ -89,6 +95,7 @@ pub struct Config {
     /// The status that an expired access token is answered with: 403, as the seed says, or 401.
     pub expired_status: u16,
     /// What access tokens are signed with: `HS256`, or `EdDSA`, which others can check.
+    #[serde(deserialize_with = "lists::word")]
     pub token_algorithm: TokenAlgorithm,
     /// How long a key signs until the next one follows, in seconds; 0 for ever.
     pub signing_key_rotation: u64,
@@ -126,6 +133,7 @@ pub struct Config {
     /// Over how many seconds the rate limits are counted: so much of them may come at once.
     pub rate_limit_window: u32,
     /// What a new password must be: `standard` or `strict`.
+    #[serde(deserialize_with = "lists::word")]
     pub password_profile: PasswordProfile,
     /// The memory that a password is hashed with, in KiB (RFC 9106, `m`).
     pub argon2_memory_kib: u32,
@@ -149,10 +157,12 @@ pub struct Config {
     /// What is logged: `error`, `warn`, `info`, `debug`, or a filter such as `info,cedargate=debug`.
     pub log: String,
     /// How the log is written: `text` or `json`.
+    #[serde(deserialize_with = "lists::word")]
     pub log_format: LogFormat,
     /// The base address of the OpenTelemetry collector that gets the traces, by OTLP over HTTP; empty for no traces.
     pub traces: String,
     /// Which decisions are kept in the decision log: `off`, `denials` or `all`.
+    #[serde(deserialize_with = "lists::word")]
     pub decision_log: Decisions,
     /// Where the decision log is written: `stdout`, or the path of a file.
     pub decision_log_to: String,
@@ -163,6 +173,7 @@ pub struct Config {
     /// How many decisions may wait to be written.
     pub decision_log_queue: usize,
     /// What happens to a decision when that many wait: `block` or `drop`.
+    #[serde(deserialize_with = "lists::word")]
     pub decision_log_overflow: Overflow,
     /// How long a request waits until its decisions can be recorded, in seconds, with `block`; then the answer is 503.
     pub decision_log_wait: u64,
@@ -176,47 +187,37 @@ word!(
     TokenAlgorithm { Hs256 = "HS256", EdDsa = "EdDSA" }
 );
 
-/// What a new password must be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum PasswordProfile {
-    /// 8 characters and hard to guess.
-    Standard,
-    /// 15 characters and very hard to guess.
-    Strict,
-}
+word!(
+    /// Which changed policies need a confirmation before they become active: those that lose a `forbid` or a file
+    /// (`guarded`), none (`auto`), or all (`manual`).
+    PolicyReload { Guarded = "guarded", Auto = "auto", Manual = "manual" }
+);
 
-/// How the log is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// A line for people.
-    Text,
-    /// A JSON object a line.
-    Json,
-}
+word!(
+    /// What a failing policy test does: it rejects the policies (`enforce`), it is logged (`warn`), or no test runs (`off`).
+    PolicyTests { Enforce = "enforce", Warn = "warn", Off = "off" }
+);
 
-/// Which decisions are kept in the decision log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Decisions {
-    /// None.
-    Off,
-    /// Those that permit nothing.
-    Denials,
-    /// All.
-    All,
-}
+word!(
+    /// What a new password must be: 8 characters and hard to guess, or 15 characters and very hard to guess.
+    PasswordProfile { Standard = "standard", Strict = "strict" }
+);
 
-/// What happens to a decision when the queue of the decision log is full.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Overflow {
-    /// Its request waits until there is room.
-    Block,
-    /// It is left out of the log and counted.
-    Drop,
-}
+word!(
+    /// How the log is written: one line of text per event, or one JSON object per event.
+    LogFormat { Text = "text", Json = "json" }
+);
+
+word!(
+    /// Which decisions are kept in the decision log: none, those that permit nothing, or all.
+    Decisions { Off = "off", Denials = "denials", All = "all" }
+);
+
+word!(
+    /// What happens to a decision when the queue of the decision log is full: its request waits, or it is left out of the
+    /// log and counted.
+    Overflow { Block = "block", Drop = "drop" }
+);
 
 impl Default for Config {
     fn default() -> Self {
@@ -245,6 +246,8 @@ impl Default for Config {
             database_tcp_user_timeout_ms: 15_000,
             policies: vec!["policies".into()],
             policy_poll: 1,
+            policy_reload: PolicyReload::Guarded,
+            policy_tests: PolicyTests::Enforce,
             schema: vec!["schema".into()],
             access_ttl: 86_400,
             refresh_ttl: 30 * 86_400,

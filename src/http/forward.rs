@@ -128,10 +128,9 @@ impl Table {
     pub fn read(file: Option<&Path>, own: &[Routes], engine: &Engine) -> Result<Self, String> {
         let Some(file) = file else { return Ok(Self::default()) };
         let name = file.display();
-        let text = std::fs::read_to_string(file).map_err(|error| format!("{name}: {error}"))?;
-        let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-        let (mut entries, includes_own) = parse(text, engine).map_err(|(at, message)| {
-            format!("{name}:{}: {message}", at.map_or(1, |at| line(text, at.start)))
+        let text = crate::values::read_text(file).map_err(|error| format!("{name}: {error}"))?;
+        let (mut entries, includes_own) = parse(&text, engine).map_err(|(at, message)| {
+            format!("{name}:{}: {message}", at.map_or(1, |at| line(&text, at.start)))
         })?;
         if includes_own {
             entries.extend(own_entries(own, engine));

@@ -41,6 +41,8 @@ word!(
         OrganizationDeleted = "organization.deleted",
         PoliciesReloaded = "policies.reloaded",
         PoliciesRefused = "policies.refused",
+        PoliciesHeld = "policies.held",
+        PoliciesConfirmed = "policies.confirmed",
         AccessDenied = "access.denied",
         AuditArchived = "audit.archived",
         SigningKeyCreated = "signing_key.created",

@@ -1,6 +1,7 @@
 //! The values that every layer speaks: ids, times, texts with limits. A string becomes one of these at the edge and is
 //! never checked again. Knows JSON, OpenAPI and how a value lies in a column; knows nothing of requests or policies.
 
+mod bom;
 mod email;
 mod fingerprint;
 mod id;
@@ -12,6 +13,7 @@ mod thread;
 mod time;
 mod unicode;
 
+pub(crate) use bom::{read_text, without_bom};
 pub use email::Email;
 pub use fingerprint::{Fingerprint, random_number};
 pub use id::Id;

@@ -117,7 +117,11 @@ macro_rules! word {
                 match text {
                     $first_word => Ok(Self::$first),
                     $($word => Ok(Self::$other),)*
-                    _ => Err($crate::values::Invalid(format!("{text:?} is none of the words that are known here"))),
+                    _ => Err($crate::values::Invalid(format!(
+                        "{} is not one of {}",
+                        $crate::values::quoted(text),
+                        concat!($first_word $(, ", ", $word)*),
+                    ))),
                 }
             }
         }

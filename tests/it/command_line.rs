@@ -16,7 +16,9 @@ pub fn program(directory: &Path, settings: &[(&str, &str)]) -> Command {
     command.current_dir(directory).env_clear().envs(settings.iter().copied());
     command
         .env("CEDARGATE_POLICIES", project_file("policies"))
-        .env("CEDARGATE_SCHEMA", project_file("schema"));
+        .env("CEDARGATE_SCHEMA", project_file("schema"))
+        // The policy tests are run by the tests of the policies.
+        .env("CEDARGATE_POLICY_TESTS", "off");
     command.envs(settings.iter().copied());
     command
 }

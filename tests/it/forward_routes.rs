@@ -5,6 +5,7 @@ use crate::resources::NOBODY;
 use crate::support::{TestApp, project_file};
 use cedargate::app::App;
 use cedargate::authz::Scope;
+use cedargate::config::PolicyReload;
 use cedargate::values::Clock;
 use reqwest::StatusCode;
 use serde_json::json;
@@ -65,6 +66,8 @@ pub(crate) async fn with_routes(routes: &str) -> TestApp {
         config.schema.push(directory.clone());
         config.policies = vec![directory.clone()];
         config.forward_routes = Some(directory.join("routes.toml"));
+        // The policies are others than at the first start.
+        config.policy_reload = PolicyReload::Auto;
     })
     .await
 }
@@ -192,6 +195,7 @@ async fn a_wrong_file_stops_the_start_and_says_what_is_wrong_and_where() {
     let mut config = app.config.clone();
     config.schema.push(directory.clone());
     config.policies = vec![directory.clone()];
+    config.policy_reload = PolicyReload::Auto;
     config.forward_routes = Some(file.clone());
     let route = |method: &str, path: &str, rest: &str| {
         format!("# A comment.\n[[route]]\nmethod = \"{method}\"\npath = \"{path}\"\n{rest}\n")

@@ -59,6 +59,7 @@ mod organizations;
 mod outage;
 mod passwords;
 mod policy_cases;
+mod policy_reload;
 mod postgres_outage;
 mod postgres_pooler;
 mod postgres_tls;

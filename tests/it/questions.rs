@@ -4,6 +4,7 @@ use crate::authorize::{NOBODY, about, answer, ask, decision, home, obstacle, pol
 use crate::support::{Client, TestApp, project_file};
 use crate::tokens::change;
 use cedargate::authz::Scope;
+use cedargate::config::PolicyReload;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -97,7 +98,13 @@ async fn the_version_is_that_of_the_policies() {
             std::fs::write(copy.path().join(path.file_name().unwrap()), text).unwrap();
         }
     }
-    let other = app.again(|config| config.policies = vec![copy.path().to_owned()]).await;
+    let other = app
+        .again(|config| {
+            config.policies = vec![copy.path().to_owned()];
+            // The copy is without the policy tests.
+            config.policy_reload = PolicyReload::Auto;
+        })
+        .await;
     let admin = other.admin().await;
     assert_ne!(version(&admin).await, first);
     let listing = question("listForms", "Organization", &home(&admin).await);

@@ -2,7 +2,7 @@
 
 use crate::support::{TestApp, project_file};
 use cedargate::authz::Scope;
-use cedargate::config::Config;
+use cedargate::config::{Config, PolicyReload};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -44,6 +44,8 @@ impl Files {
         TestApp::with(|config| {
             config.policies = vec![policies];
             config.schema = vec![schema];
+            // Most tests change policies back and forth.
+            config.policy_reload = PolicyReload::Auto;
             change(config);
         })
         .await
@@ -236,6 +238,7 @@ async fn a_changed_file_and_a_hangup_are_noticed() {
             ("CEDARGATE_POLICIES", policies.to_str().unwrap()),
             ("CEDARGATE_SCHEMA", schema.to_str().unwrap()),
             ("CEDARGATE_POLICY_POLL", poll),
+            ("CEDARGATE_POLICY_RELOAD", "auto"),
             ("CEDARGATE_ADMIN_PASSWORD", crate::support::PASSWORD),
         ];
         let running = crate::command_line::start(directory.path(), &settings);

@@ -2,7 +2,7 @@
 
 use cedargate::app::App;
 use cedargate::authz::Scope;
-use cedargate::config::Config;
+use cedargate::config::{Config, PolicyTests};
 use cedargate::values::{Clock, Id};
 use reqwest::{Method, StatusCode};
 use sea_orm::{ConnectionTrait, DbBackend, Statement};
@@ -177,6 +177,8 @@ impl TestApp {
             // The minimum that Argon2 accepts: hashing would dominate the run time of the tests.
             argon2_memory_kib: 8,
             argon2_iterations: 1,
+            // The policy tests are run by the tests of the policies.
+            policy_tests: PolicyTests::Off,
             ..Config::default()
         };
         change(&mut config);

@@ -1,0 +1,167 @@
+//! What a bundle protects with: its forbid policies and its files. Comparing two inventories shows what would be lost if one
+//! bundle replaced the other.
+
+use super::bundle::About;
+use super::snapshot::{FileKind, Snapshot, SnapshotFile};
+use cedar_policy::Policy;
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
+
+/// The forbid policies and the files of a bundle. It is stored in the database, so that a start can be compared with the
+/// version that was active before.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inventory {
+    /// The text of each forbid policy, by its id.
+    forbids: BTreeMap<String, String>,
+    /// How many files with content have this name: several directories may have files of the same name.
+    files: BTreeMap<String, usize>,
+}
+
+/// What would be lost if a candidate replaced the active version.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Losses {
+    /// The ids of forbid policies that the candidate does not have, or has as permit policies.
+    pub policies: Vec<String>,
+    /// The ids of forbid policies that the candidate has with another scope or condition.
+    pub changed: Vec<String>,
+    /// The names of files that have disappeared or have become empty.
+    pub files: Vec<String>,
+}
+
+impl Losses {
+    /// Whether nothing would be lost.
+    pub fn is_empty(&self) -> bool {
+        self.policies.is_empty() && self.changed.is_empty() && self.files.is_empty()
+    }
+}
+
+impl fmt::Display for Losses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parts = [
+            ("forbid policies lost", &self.policies),
+            ("forbid policies changed", &self.changed),
+            ("files missing or empty", &self.files),
+        ];
+        let parts = parts.into_iter().filter(|(_, names)| !names.is_empty());
+        let texts: Vec<String> = parts.map(|(what, names)| format!("{what}: {}", names.join(", "))).collect();
+        f.write_str(&texts.join("; "))
+    }
+}
+
+impl Inventory {
+    /// The inventory of files that were read and of the policies in them.
+    pub(super) fn new<'a>(snapshot: &Snapshot, policies: impl Iterator<Item = (&'a About, String)>) -> Self {
+        let mut forbids = BTreeMap::new();
+        let mut with_policies = HashSet::new();
+        for (about, text) in policies {
+            with_policies.insert(about.file.as_str());
+            if !about.permits {
+                forbids.insert(about.id.clone(), text);
+            }
+        }
+        let mut files = BTreeMap::new();
+        for file in snapshot.files() {
+            let has_content = match file.kind {
+                FileKind::Policies => with_policies.contains(file.path.as_str()),
+                _ => has_content(file),
+            };
+            if has_content {
+                *files.entry(file.label()).or_default() += 1;
+            }
+        }
+        Self { forbids, files }
+    }
+
+    /// What would be lost if `candidate` replaced this one.
+    ///
+    /// Whether a forbid with another condition forbids less cannot be decided here, so that every change counts; comments,
+    /// annotations and white space do not.
+    pub fn losses(&self, candidate: &Self) -> Losses {
+        let mut losses = Losses::default();
+        for (id, text) in &self.forbids {
+            match candidate.forbids.get(id) {
+                None => losses.policies.push(id.clone()),
+                Some(new) if !is_same_policy(text, new) => losses.changed.push(id.clone()),
+                Some(_) => {}
+            }
+        }
+        for (name, count) in &self.files {
+            if candidate.files.get(name).is_none_or(|found| found < count) {
+                losses.files.push(name.clone());
+            }
+        }
+        losses
+    }
+}
+
+/// Whether a file other than one of policies has any content.
+fn has_content(file: &SnapshotFile) -> bool {
+    let text = file.text.trim();
+    match file.kind {
+        FileKind::Schema | FileKind::Policies => !text.is_empty(),
+        // A file that is no list is rejected elsewhere, or has content that cannot be counted.
+        FileKind::Data | FileKind::Cases => {
+            !text.is_empty()
+                && serde_json::from_str::<Vec<IgnoredAny>>(text).map_or(true, |list| !list.is_empty())
+        }
+    }
+}
+
+/// Whether two texts of a policy have the same effect, scope and conditions.
+fn is_same_policy(one: &str, other: &str) -> bool {
+    one == other || statement(one).is_some_and(|one| statement(other) == Some(one))
+}
+
+/// The effect, scope and conditions of a policy.
+fn statement(text: &str) -> Option<Value> {
+    let mut json = Policy::parse(None, text).ok()?.to_json().ok()?;
+    json.as_object_mut()?.shift_remove("annotations");
+    Some(json)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn inventory(forbids: &[(&str, &str)], files: &[(&str, usize)]) -> Inventory {
+        Inventory {
+            forbids: forbids.iter().map(|(id, text)| ((*id).to_owned(), (*text).to_owned())).collect(),
+            files: files.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect(),
+        }
+    }
+
+    #[test]
+    fn a_forbid_with_another_text_is_lost_only_if_it_says_something_else() {
+        let text = "@id(\"a\") forbid (principal, action, resource) unless { principal == resource };";
+        let active = inventory(&[("a", text)], &[]);
+        for (candidate, is_lost) in [
+            (text, false),
+            (
+                "@id(\"a\") @doc(\"why\")\nforbid (principal, action, resource) // where\nunless { principal == resource };",
+                false,
+            ),
+            ("@id(\"a\") forbid (principal, action, resource) unless { true };", true),
+            (
+                "@id(\"a\") forbid (principal is User, action, resource) unless { principal == resource };",
+                true,
+            ),
+            ("@id(\"a\") forbid (principal, action, resource) when { principal == resource };", true),
+            ("no policy", true),
+        ] {
+            let losses = active.losses(&inventory(&[("a", candidate)], &[]));
+            assert_eq!(losses.changed, if is_lost { vec!["a"] } else { vec![] }, "{candidate}");
+            assert_eq!(losses.is_empty(), !is_lost);
+        }
+    }
+
+    #[test]
+    fn each_of_several_files_of_one_name_counts() {
+        let active = inventory(&[], &[("a.cedar", 2), ("b.json", 1)]);
+        let losses = |files| active.losses(&inventory(&[], files)).files;
+        assert_eq!(losses(&[("a.cedar", 2), ("b.json", 1)]), [] as [&str; 0]);
+        assert_eq!(losses(&[("a.cedar", 1), ("c.json", 1)]), ["a.cedar", "b.json"]);
+    }
+}

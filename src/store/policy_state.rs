@@ -1,0 +1,78 @@
+//! Which policy version was active last, and which one was confirmed to replace it. One row for all processes.
+
+use super::{Store, StoreError, Work};
+use crate::values::Timestamp;
+use sea_orm::sea_query::{CaseStatement, Expr, ExprTrait, OnConflict, Query};
+use sea_orm::{ConnectionTrait, FromQueryResult};
+
+/// The policy versions that all processes share.
+#[derive(Debug, Clone, PartialEq, Eq, FromQueryResult)]
+pub struct PolicyState {
+    /// The version that became active last; empty before the first one.
+    pub version: String,
+    /// What that version protects with, as JSON; empty before the first one.
+    pub inventory: String,
+    /// The version that was confirmed last. It is forgotten when another version becomes active.
+    pub confirmed_version: Option<String>,
+    /// When it was confirmed.
+    pub confirmed_at: Option<Timestamp>,
+}
+
+const TABLE: &str = "policy_state";
+
+/// The key of the only row.
+const ROW: i32 = 1;
+
+impl Store {
+    /// The active and the confirmed version; nothing before the first start.
+    pub async fn policy_state(&self) -> Result<Option<PolicyState>, StoreError> {
+        let mut select = Query::select();
+        select
+            .columns(["version", "inventory", "confirmed_version", "confirmed_at"])
+            .from(TABLE)
+            .and_where(Expr::col("id").eq(ROW));
+        let row = self.db.query_one(&select).await?;
+        Ok(row.map(|row| PolicyState::from_query_result(&row, "")).transpose()?)
+    }
+}
+
+impl Work {
+    /// Records which version is active. A confirmation of another version ends with that: it was meant for the change from
+    /// the version before.
+    pub async fn record_active_policies(&self, version: &str, inventory: &str) -> Result<(), StoreError> {
+        let mut insert = Query::insert();
+        insert
+            .into_table(TABLE)
+            .columns(["id", "version", "inventory"])
+            .values_panic([ROW.into(), version.into(), inventory.into()])
+            .on_conflict(
+                OnConflict::column("id")
+                    .update_columns(["version", "inventory"])
+                    .value("confirmed_version", kept_for(version, "confirmed_version"))
+                    .value("confirmed_at", kept_for(version, "confirmed_at"))
+                    .to_owned(),
+            );
+        self.tx.execute(&insert).await?;
+        Ok(())
+    }
+
+    /// Records that this version was confirmed to become active.
+    pub async fn confirm_policies(&self, version: &str, at: Timestamp) -> Result<(), StoreError> {
+        let mut insert = Query::insert();
+        insert
+            .into_table(TABLE)
+            .columns(["id", "version", "inventory", "confirmed_version", "confirmed_at"])
+            .values_panic([ROW.into(), "".into(), "".into(), version.into(), at.into()])
+            .on_conflict(
+                OnConflict::column("id").update_columns(["confirmed_version", "confirmed_at"]).to_owned(),
+            );
+        self.tx.execute(&insert).await?;
+        Ok(())
+    }
+}
+
+/// The value of a column where `version` is the confirmed one, else null.
+fn kept_for(version: &str, column: &'static str) -> Expr {
+    let is_confirmed = Expr::col((TABLE, "confirmed_version")).eq(version);
+    CaseStatement::new().case(is_confirmed, Expr::col((TABLE, column))).into()
+}

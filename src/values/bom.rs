@@ -1,0 +1,31 @@
+//! Text files of editors that begin with a byte-order mark.
+
+use std::path::Path;
+
+/// The byte-order mark (U+FEFF) as some editors write it at the beginning of a UTF-8 file.
+const BOM: char = '\u{feff}';
+
+/// The text without a byte-order mark at its beginning.
+pub(crate) fn without_bom(mut text: String) -> String {
+    if text.starts_with(BOM) {
+        text.remove(0);
+    }
+    text
+}
+
+/// Reads a UTF-8 text file without its byte-order mark.
+pub(crate) fn read_text(path: &Path) -> std::io::Result<String> {
+    std::fs::read_to_string(path).map(without_bom)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_bom;
+
+    #[test]
+    fn only_a_mark_at_the_beginning_is_removed() {
+        for (text, expected) in [("\u{feff}a", "a"), ("a\u{feff}", "a\u{feff}"), ("\u{feff}", ""), ("", "")] {
+            assert_eq!(without_bom(text.to_owned()), expected);
+        }
+    }
+}

@@ -1,0 +1,553 @@
+//! Which changed policies become active, which wait for a confirmation, and which are rejected.
+
+use crate::command_line::{client, run, text};
+use crate::processes::{PATIENCE, serve_with};
+use crate::reload::Files;
+use crate::support::{Client, Database, PASSWORD, TestApp, project_file};
+use cedargate::api::policy_reload::{self, Followed, Reload, ReloadError, Trigger};
+use cedargate::app::App;
+use cedargate::authz::Scope;
+use cedargate::config::{Config, PolicyReload, PolicyTests};
+use cedargate::store::Cause;
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::task::block_in_place;
+
+/// A permit that no shipped policy needs, in a file of its own.
+const MORE: &str = "@id(\"more\")\npermit (principal, action == Action::\"fetchForm\", resource);";
+
+const RELOAD: &str = "/v2/policies/reload";
+
+/// A forbid that no shipped policy needs.
+const EXTRA: &str = "@id(\"extra\")\nforbid (principal, action == Action::\"listForms\", resource);";
+
+fn guarded(config: &mut Config) {
+    config.policy_reload = PolicyReload::Guarded;
+}
+
+/// What the service does when a scan of the files is due.
+async fn scan(app: &TestApp) -> Result<Reload, ReloadError> {
+    trigger(app, Trigger::Scan).await
+}
+
+async fn trigger(app: &TestApp, trigger: Trigger) -> Result<Reload, ReloadError> {
+    policy_reload::reload(Arc::clone(&app.parts), Cause::service(app.clock.now()), trigger).await
+}
+
+async fn view(client: &Client) -> Value {
+    client.get("/v2/policies").await.expect(StatusCode::OK)
+}
+
+async fn version(client: &Client) -> String {
+    view(client).await["version"].as_str().unwrap().to_owned()
+}
+
+fn read(files: &Files, name: &str) -> String {
+    std::fs::read_to_string(files.at(name)).unwrap()
+}
+
+/// A case of the shipped policy tests, written to `cases/one.json`: a guest does not list forms.
+fn write_case(files: &Files) -> String {
+    let cases = std::fs::read_to_string(project_file("policies/cases/seed-table.json")).unwrap();
+    let cases: Vec<Value> = serde_json::from_str(&cases).unwrap();
+    let is_meant =
+        |case: &&Value| case["request"]["action"] == "Action::\"listForms\"" && case["decision"] == "deny";
+    let case = cases.iter().find(is_meant).unwrap();
+    std::fs::create_dir_all(files.at("policies/cases")).unwrap();
+    files.write("policies/cases/one.json", &json!([case]).to_string());
+    case["name"].as_str().unwrap().to_owned()
+}
+
+/// A permit with which that case fails.
+const FORMS: &str = "@id(\"forms\")\npermit (principal, action == Action::\"listForms\", resource);";
+
+/// A forbid that takes effect on every user, in a file of its own.
+const OWN: &str = "@id(\"own\")\nforbid (principal is User, action == Action::\"listForms\", resource);";
+
+/// Changes that need a confirmation: what changes the files, and which policies and files would be lost.
+type Loss = (&'static str, fn(&Files), [&'static [&'static str]; 3]);
+
+const LOSSES: [Loss; 7] = [
+    (
+        "a file has disappeared",
+        |files| std::fs::remove_file(files.at("policies/own.cedar")).unwrap(),
+        [&["own"], &[], &["own.cedar"]],
+    ),
+    ("a file is empty", |files| files.write("policies/own.cedar", ""), [&["own"], &[], &["own.cedar"]]),
+    (
+        "a file has comments only",
+        |files| files.write("policies/own.cedar", &format!("// {}\n", OWN.replace('\n', " "))),
+        [&["own"], &[], &["own.cedar"]],
+    ),
+    (
+        "a forbid permits",
+        |files| files.write("policies/own.cedar", &OWN.replace("forbid", "permit")),
+        [&["own"], &[], &[]],
+    ),
+    (
+        "a forbid has another condition",
+        |files| {
+            let weaker = OWN.replace(';', "\nunless { principal in Scope::\"admin\" };");
+            files.write("policies/own.cedar", &weaker);
+        },
+        [&[], &["own"], &[]],
+    ),
+    (
+        "a file of permits has disappeared",
+        |files| std::fs::remove_file(files.at("policies/more.cedar")).unwrap(),
+        [&[], &[], &["more.cedar"]],
+    ),
+    (
+        "a file of tests is empty",
+        |files| {
+            files.write("policies/cases/one.json", "[]");
+            files.write("policies/extra.cedar", EXTRA);
+        },
+        [&[], &[], &["cases/one.json"]],
+    ),
+];
+
+/// The files that these changes need.
+fn lossy_files() -> Files {
+    let files = Files::new();
+    write_case(&files);
+    files.write("policies/own.cedar", OWN);
+    files.write("policies/more.cedar", MORE);
+    files
+}
+
+fn restore(files: &Files) {
+    write_case(files);
+    files.write("policies/own.cedar", OWN);
+    files.write("policies/more.cedar", MORE);
+    let _ = std::fs::remove_file(files.at("policies/extra.cedar"));
+}
+
+#[tokio::test]
+async fn a_version_that_loses_a_forbid_or_a_file_is_held_as_pending() {
+    let files = lossy_files();
+    let app = files.serve_with(guarded).await;
+    let admin = app.admin().await;
+    let active = version(&admin).await;
+    for (what, change, [lost, changed, lost_files]) in LOSSES {
+        change(&files);
+        for _ in 0..3 {
+            scan(&app).await.unwrap();
+            admin.get("/v2/forms").await.expect_problem(403, "forbidden");
+        }
+        let found = view(&admin).await;
+        assert_eq!(found["version"], active.as_str(), "{what}");
+        let pending = &found["pending"];
+        let losses = json!([pending["lostPolicies"], pending["changedPolicies"], pending["lostFiles"]]);
+        assert_eq!(losses, json!([lost, changed, lost_files]), "{what}");
+        let ready = app.anonymous().get("/health/ready").await.expect(StatusCode::OK);
+        assert_eq!((&ready["ready"], &ready["policyPending"]), (&json!(true), pending), "{what}");
+        let metrics = app.anonymous().get("/metrics").await.text;
+        for name in lost.iter().chain(changed) {
+            let sample = format!("policy=\"{name}\"}} 1");
+            assert!(
+                metrics
+                    .lines()
+                    .any(|line| line.starts_with("cedargate_policy_pending_losses{")
+                        && line.ends_with(&sample)),
+                "{what}"
+            );
+        }
+        assert!(metrics.contains("\ncedargate_policy_pending 1\n"), "{what}");
+        let refused = admin.post(RELOAD, json!({})).await;
+        refused.expect_problem(409, "confirmation_required");
+        for name in [lost, changed, lost_files].into_iter().flatten() {
+            assert!(refused.json["detail"].as_str().unwrap().contains(name), "{what}: {}", refused.text);
+        }
+        // Once, however often the files are read.
+        let held = admin.get("/v2/audit?event=policies.held&sort=-seq").await.expect(StatusCode::OK);
+        assert_eq!(held[0]["details"]["version"], pending["version"], "{what}");
+
+        restore(&files);
+        for _ in 0..2 {
+            scan(&app).await.unwrap();
+        }
+        let found = view(&admin).await;
+        assert_eq!((&found["version"], &found["pending"]), (&json!(active), &Value::Null), "{what}");
+    }
+    let held = admin.get("/v2/audit?event=policies.held").await.expect(StatusCode::OK);
+    assert_eq!(held.as_array().unwrap().len(), LOSSES.len());
+}
+
+#[tokio::test]
+async fn a_version_that_loses_nothing_needs_no_confirmation() {
+    let files = Files::new();
+    let app = files.serve_with(guarded).await;
+    let admin = app.admin().await;
+    let tenancy = read(&files, "policies/tenancy.cedar");
+    for (name, text) in [
+        ("policies/extra.cedar", EXTRA.to_owned()),
+        ("policies/tenancy.cedar", format!("// Why.\n{}", tenancy.replace("@doc(\"", "@doc(\"In short: "))),
+        ("policies/tenancy.cedar", tenancy.replace('\n', "\r\n")),
+        (
+            "policies/more.cedar",
+            "@id(\"more\")\npermit (principal, action == Action::\"listForms\", resource);".into(),
+        ),
+        (
+            "policies/more.cedar",
+            "@id(\"less\")\npermit (principal, action == Action::\"fetchForm\", resource);".into(),
+        ),
+    ] {
+        let before = version(&admin).await;
+        files.write(name, &text);
+        scan(&app).await.unwrap();
+        assert_eq!(version(&admin).await, before, "one scan is not enough: {name}");
+        assert_eq!(scan(&app).await.unwrap(), Reload::Active(true), "{name}: {text}");
+        assert_ne!(version(&admin).await, before, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_change_is_considered_when_two_scans_find_the_same_content() {
+    let files = Files::new();
+    let directory = tempfile::tempdir().unwrap();
+    let link = directory.path().join("current");
+    std::os::unix::fs::symlink(files.at("policies"), &link).unwrap();
+    let app = files
+        .serve_with(|config| {
+            guarded(config);
+            config.policies = vec![link.clone()];
+        })
+        .await;
+    let admin = app.admin().await;
+    let first = version(&admin).await;
+    // Each scan finds other bytes, with the same name, size and modification time.
+    let written = files.at("policies/more.cedar");
+    let write = |text: &str| {
+        std::fs::write(&written, text).unwrap();
+        std::fs::File::options()
+            .append(true)
+            .open(&written)
+            .unwrap()
+            .set_modified(std::time::UNIX_EPOCH)
+            .unwrap();
+    };
+    for text in [MORE.to_owned(), MORE.replace("more", "morf"), MORE.replace("more", "morg")] {
+        write(&text);
+        scan(&app).await.unwrap();
+        assert_eq!(version(&admin).await, first);
+    }
+    assert_eq!(scan(&app).await.unwrap(), Reload::Active(true));
+    let policies = view(&admin).await["policies"].clone();
+    assert!(policies.as_array().unwrap().iter().any(|policy| policy["id"] == "morg"), "{policies}");
+
+    // The link leads to another directory, whose file differs in its bytes only.
+    let second = version(&admin).await;
+    let other = directory.path().join("other");
+    std::fs::create_dir(&other).unwrap();
+    for entry in std::fs::read_dir(files.at("policies")).unwrap() {
+        let path = entry.unwrap().path();
+        let modified = std::fs::metadata(&path).unwrap().modified().unwrap();
+        let text = std::fs::read_to_string(&path).unwrap().replace("morg", "morh");
+        let copy = other.join(path.file_name().unwrap());
+        std::fs::write(&copy, text).unwrap();
+        std::fs::File::options().append(true).open(&copy).unwrap().set_modified(modified).unwrap();
+    }
+    std::fs::remove_file(&link).unwrap();
+    std::os::unix::fs::symlink(&other, &link).unwrap();
+    for _ in 0..2 {
+        scan(&app).await.unwrap();
+    }
+    assert_ne!(version(&admin).await, second);
+}
+
+#[tokio::test]
+async fn a_confirmation_names_the_version_and_is_audited() {
+    let files = Files::new();
+    let app = files.serve_with(guarded).await;
+    let admin = app.admin().await;
+    let (_, tenant) = app.tenant("acme").await;
+    std::fs::remove_file(files.at("policies/tenancy.cedar")).unwrap();
+    admin.post(RELOAD, json!({})).await.expect_problem(409, "confirmation_required");
+    let found = view(&admin).await;
+    let (active, pending) = (&found["version"], found["pending"]["version"].clone());
+
+    let wrong = admin.post(RELOAD, json!({ "version": active })).await;
+    wrong.expect_problem(409, "policy_version_mismatch");
+    assert!(wrong.text.contains(pending.as_str().unwrap()), "{}", wrong.text);
+    admin.post(RELOAD, json!({ "versoin": pending })).await.expect_problem(400, "invalid_fields");
+    tenant.post(RELOAD, json!({ "version": pending })).await.expect_problem(403, "forbidden");
+    let bot = app.user(Scope::Bot).await;
+    bot.post(RELOAD, json!({ "version": pending })).await.expect_problem(403, "forbidden");
+    assert_eq!(&view(&admin).await["version"], active);
+
+    let confirmed = admin.post(RELOAD, json!({ "version": pending })).await.expect(StatusCode::OK);
+    assert_eq!(confirmed, json!({ "changed": true, "version": pending }));
+    assert!(view(&admin).await["pending"].is_null());
+    let events = admin.get("/v2/audit?event=policies.confirmed").await.expect(StatusCode::OK);
+    assert_eq!(events.as_array().unwrap().len(), 1, "{events}");
+    let event = &events[0];
+    assert_eq!((&event["actor"], &event["details"]["version"]), (&json!(admin.id), &pending), "{event}");
+    assert!(event["details"]["losses"].as_str().unwrap().contains("tenancy"), "{event}");
+}
+
+#[tokio::test]
+async fn a_confirmation_holds_for_every_process_until_another_version_is_active() {
+    let files = Files::new();
+    let app = files.serve_with(guarded).await;
+    let other = app.again(|_| ()).await;
+    let admin = app.admin().await;
+    let at_other = Client { base: other.base.clone(), ..admin.clone() };
+    let tenancy = read(&files, "policies/tenancy.cedar");
+    let first = version(&admin).await;
+    let mut followed = Followed::default();
+    for _ in 0..2 {
+        std::fs::remove_file(files.at("policies/tenancy.cedar")).unwrap();
+        for _ in 0..2 {
+            for process in [&app, &other] {
+                scan(process).await.unwrap();
+            }
+        }
+        // The version was active before, and is held nevertheless.
+        let pending = view(&at_other).await["pending"]["version"].as_str().unwrap().to_owned();
+        policy_reload::follow_confirmations(&other.parts, &mut followed).await;
+        assert_eq!(version(&at_other).await, first);
+        admin.post(RELOAD, json!({ "version": pending })).await.expect(StatusCode::OK);
+        policy_reload::follow_confirmations(&other.parts, &mut followed).await;
+        assert_eq!([version(&admin).await, version(&at_other).await], [pending.as_str(), pending.as_str()]);
+
+        files.write("policies/tenancy.cedar", &tenancy);
+        for _ in 0..2 {
+            for process in [&app, &other] {
+                scan(process).await.unwrap();
+            }
+        }
+        assert_eq!([version(&admin).await, version(&at_other).await], [first.as_str(), first.as_str()]);
+    }
+}
+
+#[tokio::test]
+async fn a_confirmed_version_is_activated_where_its_files_arrive_later() {
+    let (files, late) = (Files::new(), Files::new());
+    let app = files.serve_with(guarded).await;
+    let other = app.again(|config| config.policies = vec![late.at("policies")]).await;
+    let admin = app.admin().await;
+    std::fs::remove_file(files.at("policies/tenancy.cedar")).unwrap();
+    admin.post(RELOAD, json!({})).await.expect_problem(409, "confirmation_required");
+    let pending = view(&admin).await["pending"]["version"].as_str().unwrap().to_owned();
+    admin.post(RELOAD, json!({ "version": pending })).await.expect(StatusCode::OK);
+    policy_reload::follow_confirmations(&other.parts, &mut Followed::default()).await;
+    let at_other = Client { base: other.base.clone(), ..admin };
+    assert_ne!(version(&at_other).await, pending);
+    std::fs::remove_file(late.at("policies/tenancy.cedar")).unwrap();
+    for _ in 0..2 {
+        scan(&other).await.unwrap();
+    }
+    assert_eq!(version(&at_other).await, pending);
+}
+
+#[tokio::test]
+async fn the_reload_mode_says_which_changes_need_a_confirmation() {
+    for mode in [PolicyReload::Guarded, PolicyReload::Auto, PolicyReload::Manual] {
+        let files = Files::new();
+        let app = files.serve_with(|config| config.policy_reload = mode).await;
+        let admin = app.admin().await;
+        let is_manual = mode == PolicyReload::Manual;
+        let is_held = async || !view(&admin).await["pending"].is_null();
+
+        files.write("policies/extra.cedar", EXTRA);
+        for _ in 0..2 {
+            scan(&app).await.unwrap();
+        }
+        assert_eq!(is_held().await, is_manual, "{mode}: a harmless change, by a scan");
+        trigger(&app, Trigger::Signal).await.unwrap();
+        assert_eq!(is_held().await, is_manual, "{mode}: a harmless change, by a signal");
+        admin.post(RELOAD, json!({})).await.expect(StatusCode::OK);
+        assert!(!is_held().await, "{mode}: a harmless change, by a request");
+
+        std::fs::remove_file(files.at("policies/tenancy.cedar")).unwrap();
+        for _ in 0..2 {
+            scan(&app).await.unwrap();
+        }
+        assert_eq!(is_held().await, mode != PolicyReload::Auto, "{mode}: a loss, by a scan");
+        trigger(&app, Trigger::Signal).await.unwrap();
+        assert_eq!(is_held().await, mode != PolicyReload::Auto, "{mode}: a loss, by a signal");
+        let status = admin.post(RELOAD, json!({})).await.status.as_u16();
+        assert_eq!(
+            status,
+            if mode == PolicyReload::Auto { 200 } else { 409 },
+            "{mode}: a loss, by a request"
+        );
+    }
+}
+
+/// Why a start with these settings is refused; nothing if it is not.
+async fn start_error(config: &Config, app: &TestApp) -> Option<String> {
+    App::open(config, app.clock.clone()).await.err().map(|error| error.to_string())
+}
+
+#[tokio::test]
+async fn a_start_that_lost_a_forbid_or_a_file_is_refused() {
+    let files = lossy_files();
+    let app = files.serve_with(guarded).await;
+    for (what, change, losses) in LOSSES {
+        change(&files);
+        let error = start_error(&app.config, &app).await.unwrap_or_else(|| panic!("{what}: it has started"));
+        assert!(error.contains("cedargate policy reload --confirm"), "{what}: {error}");
+        for name in losses.into_iter().flatten() {
+            assert!(error.contains(name), "{what}: {error}");
+        }
+        restore(&files);
+        assert_eq!(start_error(&app.config, &app).await, None, "{what}");
+    }
+    let mode = |policy_reload| Config { policy_reload, ..app.config.clone() };
+    files.write("policies/extra.cedar", EXTRA);
+    assert_eq!(start_error(&app.config, &app).await, None, "nothing is lost");
+    let error = start_error(&mode(PolicyReload::Manual), &app).await.unwrap();
+    assert!(error.contains("every change needs a confirmation"), "{error}");
+    std::fs::remove_file(files.at("policies/tenancy.cedar")).unwrap();
+    assert_eq!(start_error(&mode(PolicyReload::Auto), &app).await, None);
+}
+
+#[tokio::test]
+async fn policies_whose_own_tests_fail_are_rejected() {
+    let files = Files::new();
+    let name = write_case(&files);
+    let with = |tests| {
+        move |config: &mut Config| {
+            guarded(config);
+            config.policy_tests = tests;
+        }
+    };
+    let app = files.serve_with(with(Config::default().policy_tests)).await;
+    let admin = app.admin().await;
+    let active = version(&admin).await;
+    files.write("policies/forms.cedar", FORMS);
+    let refused = admin.post(RELOAD, json!({})).await;
+    refused.expect_problem(409, "bad_policies");
+    assert!(refused.text.contains(&name) && refused.text.contains("one.json"), "{}", refused.text);
+    for _ in 0..2 {
+        let _ = scan(&app).await;
+    }
+    let found = view(&admin).await;
+    assert_eq!(found["version"], active.as_str());
+    assert!(found["fault"].as_str().unwrap().contains(&name), "{found}");
+    // Nor can it be confirmed.
+    let candidate =
+        Config { policy_tests: PolicyTests::Off, policy_reload: PolicyReload::Auto, ..app.config.clone() };
+    let candidate = App::open(&candidate, app.clock.clone()).await.unwrap().parts.policies.current();
+    let body = json!({ "version": candidate.bundle().version() });
+    admin.post(RELOAD, body).await.expect_problem(409, "bad_policies");
+    let error = start_error(&app.config, &app).await.unwrap();
+    assert!(error.contains(&name), "{error}");
+
+    for tests in [PolicyTests::Warn, PolicyTests::Off] {
+        let app = files.serve_with(with(tests)).await;
+        assert_eq!(version(&app.admin().await).await, candidate.bundle().version(), "{tests}");
+    }
+    files.write("policies/cases/one.json", "{}");
+    let error = start_error(&app.config, &app).await.unwrap();
+    assert!(error.contains("one.json") && error.contains("not a list of policy tests"), "{error}");
+}
+
+#[tokio::test]
+async fn hidden_files_are_ignored_and_a_byte_order_mark_and_crlf_are_accepted() {
+    let files = Files::new();
+    write_case(&files);
+    let app = files.serve_with(guarded).await;
+    for hidden in ["._tenancy.cedar", ".tenancy.cedar.swp", ".scopes.json", "cases/._one.json"] {
+        std::fs::write(files.at("policies").join(hidden), b"\0\x05\x16\x07\xff forbid").unwrap();
+    }
+    std::fs::write(files.at("schema/._cedargate.cedarschema"), b"\xff").unwrap();
+    assert_eq!(scan(&app).await.unwrap(), Reload::Active(false));
+    assert_eq!(scan(&app).await.unwrap(), Reload::Active(false));
+    let admin = app.admin().await;
+    let before = version(&admin).await;
+    let names = [
+        "policies/tenancy.cedar",
+        "policies/scopes.json",
+        "policies/cases/one.json",
+        "schema/cedargate.cedarschema",
+    ];
+    for name in names {
+        let text = format!("\u{feff}{}", read(&files, name).replace('\n', "\r\n"));
+        files.write(name, &text);
+    }
+    let reloaded = admin.post(RELOAD, json!({})).await.expect(StatusCode::OK);
+    assert_ne!(reloaded["version"], before.as_str());
+    assert_eq!(start_error(&app.config, &app).await, None);
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_read_is_named() {
+    let damages: [(&str, fn(&Path)); 3] = [
+        ("a link that leads nowhere", |path| std::os::unix::fs::symlink("nowhere", path).unwrap()),
+        ("a directory", |path| std::fs::create_dir(path).unwrap()),
+        ("not text", |path| std::fs::write(path, b"\xff\xfe").unwrap()),
+    ];
+    let files = Files::new();
+    let app = files.serve_with(guarded).await;
+    for (what, damage) in damages {
+        damage(&files.at("policies/more.cedar"));
+        let error = start_error(&app.config, &app).await.unwrap_or_else(|| panic!("{what}: it has started"));
+        assert!(error.contains("more.cedar"), "{what}: {error}");
+        let path = files.at("policies/more.cedar");
+        if path.is_dir() { std::fs::remove_dir(path).unwrap() } else { std::fs::remove_file(path).unwrap() }
+    }
+}
+
+/// Waits until a running service has this value in its readiness answer.
+async fn until_ready(base: &str, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+    let begun = Instant::now();
+    loop {
+        let ready = client(base).get("/health/ready").await.expect(StatusCode::OK);
+        if is_so(&ready) {
+            return ready;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{what}: {ready}");
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_is_confirmed_at_the_terminal() {
+    let (database, files) = (Database::new().await, Files::new());
+    let [policies, schema] = ["policies", "schema"].map(|name| files.at(name).display().to_string());
+    let settings = [
+        ("CEDARGATE_DATABASE_URL", database.url.as_str()),
+        ("CEDARGATE_ADMIN_PASSWORD", PASSWORD),
+        ("CEDARGATE_POLICIES", &policies),
+        ("CEDARGATE_SCHEMA", &schema),
+        ("CEDARGATE_LISTEN", "127.0.0.1:0"),
+        ("CEDARGATE_DRAIN", "0"),
+    ];
+    let directory = database.directory.path();
+    let command = |arguments: &[&str]| {
+        let output = block_in_place(|| run(directory, &settings, arguments));
+        (output.status.code(), text(&output.stderr))
+    };
+    let confirm = |version: &str| command(&["policy", "reload", "--confirm", version]);
+    let tenancy = read(&files, "policies/tenancy.cedar");
+
+    let running = block_in_place(|| serve_with(&database, &settings));
+    std::fs::remove_file(files.at("policies/tenancy.cedar")).unwrap();
+    let ready = until_ready(&running.base, "it is pending", |ready| !ready["policyPending"].is_null()).await;
+    let pending = ready["policyPending"]["version"].as_str().unwrap();
+    let (code, error) = confirm("0123456789abcdef");
+    assert!(code == Some(1) && error.contains(pending), "{error}");
+    assert_eq!(confirm(pending), (Some(0), String::new()));
+    until_ready(&running.base, "it is active", |ready| ready["policyVersion"] == pending).await;
+    files.write("policies/tenancy.cedar", &tenancy);
+    until_ready(&running.base, "it is restored", |ready| ready["policyVersion"] != pending).await;
+    let log = block_in_place(|| running.end());
+    assert!(log.contains("need a confirmation") && log.contains("tenancy"), "{log}");
+
+    // A start that nobody has confirmed.
+    std::fs::remove_file(files.at("policies/tenancy.cedar")).unwrap();
+    let (code, error) = command(&[]);
+    assert!(
+        code == Some(1) && error.contains(&format!("cedargate policy reload --confirm {pending}")),
+        "{error}"
+    );
+    assert_eq!(confirm(pending), (Some(0), String::new()));
+    let running = block_in_place(|| serve_with(&database, &settings));
+    until_ready(&running.base, "it is active", |ready| ready["policyVersion"] == pending).await;
+}
