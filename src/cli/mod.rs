@@ -51,7 +51,7 @@ Settings, from the file (in small letters, without the prefix) and from the envi
   CEDARGATE_STALE_DECISIONS       seconds that decisions go on from memory while PostgreSQL is away, 0 for none  [60]
   CEDARGATE_DATABASE_READ_CONNECTIONS     further connections to PostgreSQL for reads  [5]
   CEDARGATE_DATABASE_LISTEN_URL           PostgreSQL itself, where DATABASE_URL is a pooler in transaction mode  [none]
-  CEDARGATE_DATABASE_ACQUIRE_TIMEOUT_MS   milliseconds that a request waits for a connection  [3000]
+  CEDARGATE_DATABASE_ACQUIRE_TIMEOUT_MS   milliseconds that a request waits for a connection  [5000]
   CEDARGATE_DATABASE_WORK_TIMEOUT_MS      milliseconds that a unit of work on PostgreSQL may take  [10000]
   CEDARGATE_DATABASE_LOCK_TIMEOUT_MS      lock_timeout of PostgreSQL     [3000]
   CEDARGATE_DATABASE_STATEMENT_TIMEOUT_MS  statement_timeout of PostgreSQL  [5000]

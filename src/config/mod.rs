@@ -237,7 +237,7 @@ impl Default for Config {
             stale_decisions: 60,
             database_read_connections: 5,
             database_listen_url: None,
-            database_acquire_timeout_ms: 3_000,
+            database_acquire_timeout_ms: 5_000,
             database_work_timeout_ms: 10_000,
             database_lock_timeout_ms: 3_000,
             database_statement_timeout_ms: 5_000,

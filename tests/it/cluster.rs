@@ -49,7 +49,13 @@ impl Cluster {
     /// Replaces the rules that say who may connect and how.
     pub(crate) async fn set_access(&self, rules: &str) {
         std::fs::write(self.directory.path().join("data/pg_hba.conf"), rules).unwrap();
-        run_sql(&self.url, "SELECT pg_reload_conf()").await;
+        // By the socket, which the rules leave open.
+        let socket = format!(
+            "postgres:///postgres?host={}&port={}&user=cedargate",
+            self.directory.path().display(),
+            self.port()
+        );
+        run_sql(&socket, "SELECT pg_reload_conf()").await;
     }
 
     /// Sends a signal to all processes of the server.

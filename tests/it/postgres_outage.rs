@@ -35,7 +35,8 @@ impl Relay {
                 let mut silence = silence.subscribe();
                 tokio::spawn(async move {
                     let forward = async {
-                        let mut outer = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+                        // A server that is stopped refuses the connection.
+                        let Ok(mut outer) = TcpStream::connect(("127.0.0.1", port)).await else { return };
                         drop(tokio::io::copy_bidirectional(&mut inner, &mut outer).await);
                     };
                     let silenced = async { drop(silence.wait_for(|is_silent| *is_silent).await) };
