@@ -13,8 +13,13 @@ use ureq::tls::TlsConfig;
 const PATIENCE: Duration = Duration::from_secs(4);
 
 pub(super) fn run(config: &Config) -> Outcome {
-    let scheme = if config.tls_cert.is_some() { "https" } else { "http" };
-    let url = format!("{scheme}://{}/health/ready", own_socket("listen", &config.listen)?);
+    // The management listener answers while all connections of the other one are taken, and speaks no TLS.
+    let (scheme, setting, listen) = match &config.management_listen {
+        Some(listen) => ("http", "management_listen", listen),
+        None if config.tls_cert.is_some() => ("https", "listen", &config.listen),
+        None => ("http", "listen", &config.listen),
+    };
+    let url = format!("{scheme}://{}/health/ready", own_socket(setting, listen)?);
     // The service is asked by its address, for which its certificate was not made; the connection does not leave this host.
     let tls = TlsConfig::builder()
         .unversioned_rustls_crypto_provider(Arc::new(aws_lc_rs::default_provider()))

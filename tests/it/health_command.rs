@@ -37,6 +37,22 @@ fn it_says_by_its_exit_code_whether_the_service_is_ready() {
 }
 
 #[test]
+fn it_asks_the_management_listener_where_there_is_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    certificate(path, "tls");
+    let tls = [("CEDARGATE_TLS_CERT", "tls.pem"), ("CEDARGATE_TLS_KEY", "tls.key")];
+    let running = start(path, &[&tls[..], &[("CEDARGATE_MANAGEMENT_LISTEN", "127.0.0.1:0")]].concat());
+    let address = running.greeting.lines().find_map(|line| line.strip_prefix("Health and metrics: http://"));
+    // Nothing listens at the other address, so an answer can come from the management listener only.
+    let settings =
+        [&tls[..], &[("CEDARGATE_LISTEN", "127.0.0.1:1"), ("CEDARGATE_MANAGEMENT_LISTEN", address.unwrap())]]
+            .concat();
+    let output = run(path, &settings, &["health"]);
+    assert_eq!((text(&output.stdout).as_str(), output.status.code()), ("ready\n", Some(0)));
+}
+
+#[test]
 fn where_nothing_answers_it_fails() {
     let directory = tempfile::tempdir().unwrap();
     // A listener that accepts nothing.
