@@ -128,6 +128,8 @@ impl Work {
         let Self { tx, facts, written, cause, entries, settlement } = self;
         let written = written.into_inner().unwrap_or_else(PoisonError::into_inner);
         let entries = entries.into_inner().unwrap_or_else(PoisonError::into_inner);
+        // What was written is forgotten when this ends, also where it is not known whether it was written.
+        let forget = facts::Forget(facts, written);
         let last = match &tx {
             Transaction::Sqlite(tx) => {
                 // SQLite has one writer, and this is it.
@@ -136,10 +138,8 @@ impl Work {
                 }
                 String::new()
             }
-            Transaction::Postgres(_) => append::statements(Facts::notice(&written), &cause, entries),
+            Transaction::Postgres(_) => append::statements(Facts::notice(&forget.1), &cause, entries),
         };
-        // Also where it is not known whether it was written.
-        let forget = facts::Forget(facts, written);
         let backend = tx.get_database_backend();
         // By a task of its own: a request whose client goes away ends here, and the database may commit all the same.
         let committed = tokio::spawn(async move {
