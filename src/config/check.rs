@@ -7,6 +7,7 @@ impl Config {
     /// What is wrong with the first setting that is.
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         let wrong = |setting: &str, message: String| Err(ConfigError::new(setting, message));
+        check_log(&self.log).map_err(|message| ConfigError::new("log", message))?;
         if !matches!(self.expired_status, 401 | 403) {
             return wrong("expired_status", format!("it is {}; it must be 403 or 401", self.expired_status));
         }
@@ -183,6 +184,21 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// The levels of the log; a filter without `=` would take any other word for the name of a module.
+fn check_log(filter: &str) -> Result<(), String> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    let directives = filter.split(',').map(str::trim).filter(|directive| !directive.is_empty());
+    for directive in directives.filter(|directive| !directive.contains(['=', '['])) {
+        if !LEVELS.iter().any(|level| directive.eq_ignore_ascii_case(level)) {
+            return Err(format!(
+                "{directive:?} is not one of {}; a module is written as {directive}=debug",
+                LEVELS.join(", ")
+            ));
+        }
+    }
+    tracing_subscriber::EnvFilter::try_new(filter).map(drop).map_err(|error| format!("{filter:?}: {error}"))
 }
 
 /// The base address of a collector, to which the exporter adds `/v1/traces` (OTLP specification, OTLP/HTTP); empty for none.

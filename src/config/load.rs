@@ -1,6 +1,7 @@
 //! Reads the settings.
 
 use super::{Config, ConfigError, DEFAULT_FILE, PREFIX};
+use config::Source as _;
 use std::path::Path;
 
 /// The settings of which `…_FILE` names a file that holds the value.
@@ -26,6 +27,10 @@ impl Config {
             let Some(setting) = name.strip_prefix(PREFIX).and_then(|rest| rest.strip_prefix('_')) else {
                 continue;
             };
+            // An empty value is an unset one, as in a compose file with `${NAME:-}`.
+            if value.is_empty() {
+                continue;
+            }
             let setting = setting.to_lowercase();
             match setting.strip_suffix("_file") {
                 Some(secret) if SECRETS.contains(&secret) => {
@@ -48,11 +53,26 @@ impl Config {
             builder =
                 builder.set_override(&setting, value).map_err(|error| ConfigError::new(&setting, error))?;
         }
-        let read = builder.build().map_err(|error| unreadable(&error))?;
-        let config: Self = read.try_deserialize().map_err(|error| unreadable(&error))?;
+        let read = without_empty(&builder.build().map_err(|error| unreadable(&error))?);
+        let config: Self = read
+            .map_err(|error| unreadable(&error))?
+            .try_deserialize()
+            .map_err(|error| unreadable(&error))?;
         config.check()?;
         Ok(config)
     }
+}
+
+/// The settings without those of the file that are empty.
+fn without_empty(read: &config::Config) -> Result<config::Config, config::ConfigError> {
+    let mut builder = config::Config::builder();
+    for (name, value) in read.collect()? {
+        let is_empty = matches!(&value.kind, config::ValueKind::String(text) if text.is_empty());
+        if !is_empty {
+            builder = builder.set_override(name, value)?;
+        }
+    }
+    builder.build()
 }
 
 fn unreadable(error: &config::ConfigError) -> ConfigError {

@@ -35,7 +35,6 @@ fn a_wrong_setting_is_named() {
         ("CEDARGATE_JANITOR_INTERVAL", "-1"),
         ("CEDARGATE_EXPIRED_STATUS", "404"),
         ("CEDARGATE_LISTEM", "127.0.0.1:1"),
-        ("CEDARGATE_JWT_SECRET", ""),
         ("CEDARGATE_JWT_SECRET", "short"),
         ("CEDARGATE_JWT_SECRET", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"),
         ("CEDARGATE_JWT_SECRET_FILE", "/no/such/file"),
@@ -45,8 +44,10 @@ fn a_wrong_setting_is_named() {
         ("CEDARGATE_SIGNING_KEY_ROTATION", "-1"),
         ("CEDARGATE_PUBLIC_URL", "example.com"),
         ("CEDARGATE_DATABASE_URL", "mysql://localhost"),
-        ("CEDARGATE_POLICIES", ""),
         ("CEDARGATE_LOG_FORMAT", "xml"),
+        ("CEDARGATE_LOG", "inof"),
+        ("CEDARGATE_LOG", "cedargate=loud"),
+        ("CEDARGATE_LOG", "info,cedargate"),
         ("CEDARGATE_WORKERS", "0"),
         ("CEDARGATE_TRUSTED_PROXIES", "10.0.0.0/33"),
         ("CEDARGATE_TRUSTED_PROXIES", "10.0.0.1,proxy.example.com"),
@@ -64,7 +65,6 @@ fn a_wrong_setting_is_named() {
         ("CEDARGATE_TRACES", "http://localhost:4318/v1/traces/"),
         ("CEDARGATE_TRACES", "http://user@localhost:4318"),
         ("CEDARGATE_DECISION_LOG", "some"),
-        ("CEDARGATE_DECISION_LOG_TO", ""),
         ("CEDARGATE_DECISION_LOG_MAX_BYTES", "1"),
         ("CEDARGATE_DECISION_LOG_KEEP", "0"),
         ("CEDARGATE_DECISION_LOG_QUEUE", "0"),
@@ -115,4 +115,32 @@ fn a_secret_may_stand_in_a_file_and_stays_out_of_the_debug_form() {
     let password = config.admin_password.clone().unwrap();
     assert_eq!(secrecy::ExposeSecret::expose_secret(&password), "t0pZ3kR3t");
     assert!(!format!("{config:?}").contains("t0pZ3kR3t"));
+}
+
+#[test]
+fn an_empty_value_is_an_unset_one() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "drain = 3\nadmin_password = \"\"\nlog = \"\"\n").unwrap();
+    let names = ["DRAIN", "JWT_SECRET", "JWT_SECRET_FILE", "POLICIES", "LOG_FORMAT", "WORKERS"];
+    let environment = names.map(|name| (format!("CEDARGATE_{name}"), String::new()));
+    let config = Config::from(Some(file.path()), environment.into()).unwrap();
+    assert_eq!((config.drain, config.log.as_str()), (3, "info"));
+    assert!(config.jwt_secret.is_none() && config.admin_password.is_none() && config.workers.is_none());
+    assert_eq!(config.policies, [PathBuf::from("policies")]);
+}
+
+#[test]
+fn a_wrong_word_is_answered_with_the_words_that_are_accepted() {
+    for (name, words) in [
+        ("CEDARGATE_POLICY_RELOAD", "guarded, auto, manual"),
+        ("CEDARGATE_POLICY_TESTS", "enforce, warn, off"),
+        ("CEDARGATE_LOG_FORMAT", "text, json"),
+        ("CEDARGATE_PASSWORD_PROFILE", "standard, strict"),
+        ("CEDARGATE_TOKEN_ALGORITHM", "HS256, EdDSA"),
+        ("CEDARGATE_DECISION_LOG", "off, denials, all"),
+        ("CEDARGATE_DECISION_LOG_OVERFLOW", "block, drop"),
+    ] {
+        let error = from(&[(name, "xml")]).unwrap_err().to_string();
+        assert!(error.contains(name) && error.contains(words), "{error}");
+    }
 }
