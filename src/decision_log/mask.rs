@@ -119,9 +119,9 @@ fn masked_text(text: &str, hidden: &[String]) -> String {
 /// An error without what it cites: up to the policy that it names. In which form an error cites a value (escaped, normalized,
 /// computed), nobody can tell.
 fn without_values(error: &str) -> String {
-    let policy = error.split_once("` ").or_else(|| error.split_once("`: ")).map(|(policy, _)| policy);
-    match policy.filter(|policy| policy.starts_with("error while evaluating policy `")) {
-        Some(policy) => format!("{policy}`: {MASKED}"),
+    const START: &str = "error while evaluating policy `";
+    match error.strip_prefix(START).and_then(|rest| rest.split_once('`')) {
+        Some((policy, _)) => format!("{START}{policy}`: {MASKED}"),
         None => MASKED.to_owned(),
     }
 }
