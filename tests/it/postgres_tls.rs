@@ -31,10 +31,13 @@ fn with_tls(directory: &Path) -> Vec<String> {
         directory,
         "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=authority -keyout ca.key -out ca.pem",
     );
-    openssl(directory, "req -newkey rsa:2048 -nodes -subj /CN=cedargate -keyout client.key -out client.csr");
     openssl(
         directory,
-        "x509 -req -in client.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -out client.pem",
+        "req -newkey rsa:2048 -nodes -subj /CN=cedargate -addext basicConstraints=CA:FALSE -keyout client.key -out client.csr",
+    );
+    openssl(
+        directory,
+        "x509 -req -in client.csr -CA ca.pem -CAkey ca.key -CAcreateserial -copy_extensions copy -days 2 -out client.pem",
     );
     let file = |name: &str| directory.join(name).display().to_string();
     let options = [
