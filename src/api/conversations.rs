@@ -302,8 +302,7 @@ async fn create(
 
     let row = gate.decide_new(&holder, Undecided::new(row, holder.clone()))?;
     let at = gate.at("createMessage");
-    let first = new.messages.iter().map(|body| messages::permitted(&at, &row, body));
-    let first = first.collect::<Result<Vec<_>, _>>()?;
+    let first = messages::permitted(&at, &row, &new.messages)?;
     gate.check_references(&gate.reader(), references).await?;
 
     let work = gate.begin().await?;

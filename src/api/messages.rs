@@ -4,7 +4,7 @@ use super::conversations::Conversation;
 use super::users::User;
 use crate::authz::{Attribute, Permitted, Thing, Undecided, boolean, entity, text};
 use crate::http::{Gate, Json, Problem, Routes, crud, openapi};
-use crate::resource::{self, Resource};
+use crate::resource::{self, Resource, Stamp};
 use crate::values::{Id, JsonObject, Label, LongText, Millis, Timestamp, json_list, object_only};
 use actix_web::{HttpRequest, HttpResponse};
 use sea_orm::FromQueryResult;
@@ -231,23 +231,28 @@ pub(super) async fn append(
     };
     let conversation = gate.reach(thing, id, field)?;
     let mut stored = Vec::with_capacity(bodies.len());
-    for body in bodies {
-        stored.push(work.insert(permitted(gate, &conversation, body)?).await?);
+    for message in permitted(gate, &conversation, bodies)? {
+        stored.push(work.insert(message).await?);
     }
     work.commit().await?;
     Ok((conversation.id, stored))
 }
 
-/// A new message of this conversation, if the caller may make it.
+/// New messages of this conversation, if the caller may create them: listed in their order, since their ids ascend.
 pub(super) fn permitted(
     gate: &Gate,
     conversation: &Permitted<Conversation>,
-    body: &impl Serialize,
-) -> Result<Permitted<Message>, Problem> {
-    let mut fields = resource::object(body)?;
-    fields.insert("conversation".into(), Value::String(conversation.id.to_string()));
-    fields.insert("user".into(), Value::String(gate.caller().id.to_string()));
-    let row: Message = resource::compose(&fields, crud::stamp(gate, conversation.organization))?;
-    let holder = conversation.path();
-    gate.decide_new(holder, Undecided::new(row, holder.clone()))
+    bodies: &[impl Serialize],
+) -> Result<Vec<Permitted<Message>>, Problem> {
+    let stamp = crud::stamp(gate, conversation.organization);
+    let ids = Id::ascending(&gate.parts().clock, bodies.len());
+    let message = |(body, id): (_, Id)| {
+        let mut fields = resource::object(body)?;
+        fields.insert("conversation".into(), Value::String(conversation.id.to_string()));
+        fields.insert("user".into(), Value::String(gate.caller().id.to_string()));
+        let row: Message = resource::compose(&fields, Stamp { id, ..stamp })?;
+        let holder = conversation.path();
+        gate.decide_new(holder, Undecided::new(row, holder.clone()))
+    };
+    bodies.iter().zip(ids).map(message).collect()
 }

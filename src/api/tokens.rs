@@ -6,7 +6,7 @@ use crate::http::limits::count_caller;
 use crate::http::openapi::Doc;
 use crate::http::{Caller, FieldError, Json, Parts, Problem, Routes, body, caller, edge};
 use crate::values::{Email, Id, Timestamp, given};
-use actix_web::http::{Method, header};
+use actix_web::http::{Method, StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer, Serialize, de};
@@ -206,7 +206,7 @@ async fn refresh(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem> 
 /// The problem of a bearer that is no good for a refresh: with none of the messages by which clients know that a refresh
 /// would help, since they would send the same one again (decision 5).
 fn no_help(problem: Problem) -> Problem {
-    if problem.status.is_server_error() {
+    if problem.status.is_server_error() || problem.status == StatusCode::BAD_REQUEST {
         return problem;
     }
     let detail =

@@ -8,7 +8,7 @@ use crate::decision_log;
 use crate::store::{Account, Stamp, Work};
 use crate::values::{Fingerprint, Id, Near, OrgPath, Timestamp, raw};
 use actix_web::HttpRequest;
-use actix_web::http::header;
+use actix_web::http::{StatusCode, header};
 use quick_cache::UnitWeighter;
 use quick_cache::sync::Cache;
 use serde_json::value::RawValue;
@@ -110,17 +110,20 @@ const REMEMBERED: u64 = 60;
 pub struct Callers {
     by_credential: Cache<Fingerprint, Known>,
     /// Users as they are by their roles, each with when it was read and by whose cascade: good until they are written, or
-    /// the policies change.
-    by_role: Cache<Id, (Stamp, u64, Arc<ByRole>)>,
+    /// the policies change. None of an id of nobody, good until a user with that id is created.
+    by_role: Cache<Id, KnownByRole>,
     /// Tells these callers from those of other services in this process.
     number: u32,
 }
+
+/// A user by its role, or that there is none, with when it was read and by whose cascade.
+type KnownByRole = (Stamp, u64, Option<Arc<ByRole>>);
 
 thread_local! {
     /// The callers of late, each by its credential and the number of its service. They are this thread's own copies.
     static NEAR: RefCell<Near<Known>> = const { RefCell::new(Near::EMPTY) };
     /// The users of late that were asked about, likewise.
-    static NEAR_BY_ROLE: RefCell<Near<(Stamp, u64, Arc<ByRole>)>> = const { RefCell::new(Near::EMPTY) };
+    static NEAR_BY_ROLE: RefCell<Near<KnownByRole>> = const { RefCell::new(Near::EMPTY) };
 }
 
 /// How many callers a thread has near.
@@ -307,28 +310,31 @@ impl Caller {
     /// A user, to be asked about; none where there is none.
     pub async fn by_role(parts: &Parts, engine: &Engine, user: Id) -> Result<Option<Arc<ByRole>>, Problem> {
         let key = Fingerprint::of_id(parts.callers.number, user);
-        let is_good = |(stamp, by, _): &&(Stamp, u64, Arc<ByRole>)| {
-            *by == engine.number() && parts.store.is_good(*stamp, user)
+        let is_good = |(stamp, by, found): &&KnownByRole| match found {
+            Some(_) => *by == engine.number() && parts.store.is_good(*stamp, user),
+            None => parts.store.is_still_absent(*stamp, user),
         };
         if let Some((.., near)) = NEAR_BY_ROLE.with_borrow(|near| near.get(key).filter(is_good).cloned()) {
-            return Ok(Some(near));
+            return Ok(near);
         }
         let known = match parts.callers.by_role.get(&user).filter(|known| is_good(&known)) {
             Some(known) => known,
             None => {
                 let stamp = parts.store.stamp(user);
-                let Some(account) = parts.store.known_account(user).await? else { return Ok(None) };
-                let thing = Resourced::user(user, &account.path, facts(&account));
-                let principal = Self::of_account(engine, &account).map(|caller| caller.principal);
-                let known = (stamp, engine.number(), Arc::new(ByRole { thing, principal }));
+                let by_role = parts.store.known_account(user).await?.map(|account| {
+                    let thing = Resourced::user(user, &account.path, facts(&account));
+                    let principal = Self::of_account(engine, &account).map(|caller| caller.principal);
+                    Arc::new(ByRole { thing, principal })
+                });
+                let known = (stamp, engine.number(), by_role);
                 parts.callers.by_role.insert(user, known.clone());
                 known
             }
         };
         let (stamp, by, known) = known;
-        let own = Arc::new(known.apart());
-        NEAR_BY_ROLE.with_borrow_mut(|near| near.keep(NEAR_USERS, key, (stamp, by, Arc::clone(&own))));
-        Ok(Some(own))
+        let own = known.map(|known| Arc::new(known.apart()));
+        NEAR_BY_ROLE.with_borrow_mut(|near| near.keep(NEAR_USERS, key, (stamp, by, own.clone())));
+        Ok(own)
     }
 
     /// A user as it would be with a credential that carries its whole role; none where it is blocked.
@@ -372,8 +378,17 @@ fn revoked() -> Problem {
 }
 
 /// The token that a request bears: none where it has no Authorization header (RFC 6750, 2.1).
+///
+/// # Errors
+///
+/// 401 where the header holds no bearer token, 400 where there are several: a proxy may have checked another one.
 pub fn bearer(request: &HttpRequest) -> Result<Option<&str>, Problem> {
-    let Some(value) = request.headers().get(header::AUTHORIZATION) else { return Ok(None) };
+    let mut values = request.headers().get_all(header::AUTHORIZATION);
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        let detail = "The request has several Authorization headers. Send one.";
+        return Err(Problem::new(StatusCode::BAD_REQUEST, "duplicate_authorization", detail));
+    }
     let text = std::str::from_utf8(value.as_bytes()).map_err(|_| revoked())?;
     Bearer::in_header(text).map(Some).map_err(|_| revoked())
 }

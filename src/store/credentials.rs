@@ -180,6 +180,7 @@ impl Store {
             .columns(KEY_COLUMNS)
             .from("api_keys")
             .and_where(Expr::col("user").eq(user.id()))
+            .order_by("created_at", Order::Asc)
             .order_by("id", Order::Asc);
         let found = self.db.query_all(&select).await?;
         Ok(found.iter().map(|row| ApiKeyRow::from_query_result(row, "")).collect::<Result<_, _>>()?)

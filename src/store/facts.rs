@@ -26,6 +26,8 @@ use std::time::Duration;
 const REMEMBERED: u64 = 32 * 1024 * 1024;
 /// How many accounts are.
 const ACCOUNTS: u64 = 50_000;
+/// How many ids of nothing are.
+const ABSENCES: u64 = 50_000;
 /// Writes are told apart by as many slots.
 const SLOTS: usize = 4096;
 /// The slot of the keys that sign. A few things share it, which costs a look at the keys when these are written.
@@ -35,17 +37,21 @@ const QUIET: Duration = Duration::from_secs(1);
 /// The same where the address is that of a pooler.
 const POOLED_RETRY: Duration = Duration::from_secs(60);
 /// By what slots are told from those of versions of this service that find them otherwise, which then forget everything.
-const SLOTTED: &str = "v2";
+const SLOTTED: &str = "v3";
+/// How many slots of one sort a notification names at most; it has room for 8,000 bytes.
+const MOST_SLOTS: usize = 500;
 /// The time until the next attempt to receive notifications.
 const RETRY: Duration = Duration::from_millis(500);
 /// The channel on which processes tell each other what they wrote.
 const CHANNEL: &str = "cedargate_facts";
 
-/// When something was read: good until the next write to its slot, or to everything.
+/// When something was read. That it was there is good until the next write to its slot, or to everything; that it was absent,
+/// until the next creation in its slot, or a write to everything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stamp {
     all: u64,
     slot: u64,
+    created: u64,
 }
 
 /// A thing that was read.
@@ -75,9 +81,13 @@ impl Weighter<(&'static str, Id), Arc<Entry>> for Bytes {
 pub(super) struct Facts {
     all: AtomicU64,
     slots: Vec<AtomicU64>,
+    /// The same for creations, which leave everything good that was there.
+    created: Vec<AtomicU64>,
     freshness: Freshness,
     rows: Cache<(&'static str, Id), Arc<Entry>, Bytes>,
     accounts: Cache<Id, (Stamp, Arc<Account>)>,
+    /// Ids that are of nothing, so that such an id is answered as quickly as one of a resource out of reach.
+    absent: Cache<(&'static str, Id), Stamp>,
 }
 
 impl std::fmt::Debug for Facts {
@@ -90,6 +100,7 @@ impl std::fmt::Debug for Facts {
 #[derive(Debug, Default)]
 pub(super) struct Written {
     slots: Vec<usize>,
+    created: Vec<usize>,
     all: bool,
 }
 
@@ -103,22 +114,54 @@ impl Drop for Forget {
 }
 
 impl Written {
+    /// The notification: the slots of what was written, and with a plus those of what was created.
     fn text(&self) -> String {
-        let words: Vec<String> = self.slots.iter().map(ToString::to_string).collect();
+        let mut words = vec![SLOTTED.to_owned()];
         // What does not fit into a notification is everything.
-        let what = if self.all || self.slots.len() > 500 { "all".to_owned() } else { words.join(" ") };
-        format!("{SLOTTED} {what}")
+        match self.all || self.slots.len() > MOST_SLOTS {
+            true => words.push("all".to_owned()),
+            false => words.extend(self.slots.iter().map(ToString::to_string)),
+        }
+        match self.created.len() > MOST_SLOTS {
+            true => words.push("+all".to_owned()),
+            false => words.extend(self.created.iter().map(|slot| format!("+{slot}"))),
+        }
+        words.join(" ")
     }
+
+    /// What a notification of another process says; none where it is of another version.
+    fn parse(text: &str) -> Option<Self> {
+        let mut words = text.split_ascii_whitespace();
+        words.next().filter(|version| *version == SLOTTED)?;
+        let mut written = Self::default();
+        for word in words {
+            match word.strip_prefix('+') {
+                Some("all") => written.created.extend(0..SLOTS),
+                Some(slot) => written.created.push(slot.parse().ok()?),
+                None if word == "all" => written.all = true,
+                None => written.slots.push(word.parse().ok()?),
+            }
+        }
+        Some(written)
+    }
+}
+
+/// How often the things of a slot have been written, or created.
+fn count(counts: &[AtomicU64], slot: usize) -> u64 {
+    counts.get(slot).map_or(0, |count| count.load(Ordering::Acquire))
 }
 
 impl Facts {
     pub(super) fn new(freshness: Freshness) -> Self {
+        let slots = || std::iter::repeat_with(AtomicU64::default).take(SLOTS).collect();
         Self {
             all: AtomicU64::new(0),
-            slots: std::iter::repeat_with(AtomicU64::default).take(SLOTS).collect(),
+            slots: slots(),
+            created: slots(),
             freshness,
             rows: Cache::with_weighter(1_000, REMEMBERED, Bytes),
             accounts: Cache::with_weighter(1_000, ACCOUNTS, UnitWeighter),
+            absent: Cache::with_weighter(1_000, ABSENCES, UnitWeighter),
         }
     }
 
@@ -135,19 +178,43 @@ impl Facts {
 
     /// The stamp for what is read from now on.
     pub(super) fn stamp(&self, id: Id) -> Stamp {
-        let slot = self.slots.get(Self::slot(id)).map_or(0, |slot| slot.load(Ordering::Acquire));
-        Stamp { all: self.all.load(Ordering::Acquire), slot }
+        let slot = Self::slot(id);
+        Stamp { all: self.all(), slot: count(&self.slots, slot), created: count(&self.created, slot) }
     }
 
     /// The stamp for what is read of the keys that sign.
     pub(super) fn stamp_of_signing_keys(&self) -> Stamp {
-        let slot = self.slots.get(SIGNING_KEYS).map_or(0, |slot| slot.load(Ordering::Acquire));
-        Stamp { all: self.all.load(Ordering::Acquire), slot }
+        Stamp { all: self.all(), slot: count(&self.slots, SIGNING_KEYS), created: 0 }
     }
 
-    /// Whether what was read with this stamp is still so.
+    fn all(&self) -> u64 {
+        self.all.load(Ordering::Acquire)
+    }
+
+    /// Whether what was read with this stamp, and was there, is still so.
     pub(super) fn is_good(&self, stamp: Stamp, id: Id) -> bool {
-        self.freshness.is_usable() && self.stamp(id) == stamp
+        self.freshness.is_usable()
+            && stamp.slot == count(&self.slots, Self::slot(id))
+            && stamp.all == self.all()
+    }
+
+    /// Whether what was absent at this stamp still is.
+    pub(super) fn is_still_absent(&self, stamp: Stamp, id: Id) -> bool {
+        self.freshness.is_usable()
+            && stamp.created == count(&self.created, Self::slot(id))
+            && stamp.all == self.all()
+    }
+
+    /// Whether it is known that there is nothing of this type with this id.
+    pub(super) fn is_absent(&self, kind: &'static str, id: Id) -> bool {
+        self.absent.get(&(kind, id)).is_some_and(|stamp| self.is_still_absent(stamp, id))
+    }
+
+    /// Remembers that there was nothing of this type with this id.
+    pub(super) fn remember_absent(&self, kind: &'static str, id: Id, stamp: Stamp) {
+        if self.freshness.is_current() {
+            self.absent.insert((kind, id), stamp);
+        }
     }
 
     pub(super) fn row(&self, kind: &'static str, id: Id) -> Option<Arc<Entry>> {
@@ -185,6 +252,11 @@ impl Facts {
         written.slots.push(Self::slot(id));
     }
 
+    /// Notes that a resource is being created.
+    pub(super) fn note_created(written: &mut Written, id: Id) {
+        written.created.push(Self::slot(id));
+    }
+
     /// Notes that a key that signs is being written.
     pub(super) fn note_signing_keys(written: &mut Written) {
         written.slots.push(SIGNING_KEYS);
@@ -197,7 +269,8 @@ impl Facts {
 
     /// What other processes are to be told; none where there is nothing.
     pub(super) fn notice(written: &Written) -> Option<(&'static str, String)> {
-        (written.all || !written.slots.is_empty()).then(|| (CHANNEL, written.text()))
+        let is_any = written.all || !written.slots.is_empty() || !written.created.is_empty();
+        is_any.then(|| (CHANNEL, written.text()))
     }
 
     /// What was written is there for everybody now, or may be.
@@ -205,8 +278,8 @@ impl Facts {
         if written.all {
             self.forget_all();
         }
-        for slot in &written.slots {
-            if let Some(slot) = self.slots.get(*slot) {
+        for (counts, written) in [(&self.slots, &written.slots), (&self.created, &written.created)] {
+            for slot in written.iter().filter_map(|slot| counts.get(*slot)) {
                 slot.fetch_add(1, Ordering::AcqRel);
             }
         }
@@ -217,10 +290,8 @@ impl Facts {
     }
 
     fn hear(&self, text: &str) {
-        let words = text.strip_prefix(SLOTTED).map(str::split_ascii_whitespace);
-        let slots: Option<Vec<usize>> = words.and_then(|words| words.map(|word| word.parse().ok()).collect());
-        match slots {
-            Some(slots) => self.forget(&Written { slots, all: false }),
+        match Written::parse(text) {
+            Some(written) => self.forget(&written),
             None => self.forget_all(),
         }
     }
@@ -305,4 +376,72 @@ async fn is_reachable(db: &Connections) -> bool {
 
 fn failed(error: sqlx::Error) -> StoreError {
     StoreError::Unavailable(cause_of(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::values::Clock;
+
+    fn id(number: u32) -> Id {
+        format!("{number:024x}").parse().unwrap()
+    }
+
+    #[test]
+    fn a_creation_ends_the_absence_of_its_id_and_no_presence() {
+        let (facts, other) = (Facts::new(Freshness::always()), Facts::new(Freshness::always()));
+        let stamps = [facts.stamp(id(1)), other.stamp(id(1))];
+        facts.remember_absent("Form", id(1), stamps[0]);
+        other.remember_absent("Form", id(1), stamps[1]);
+        assert!(facts.is_absent("Form", id(1)) && !facts.is_absent("User", id(1)));
+        let mut written = Written::default();
+        Facts::note_created(&mut written, id(1));
+        let (_, notice) = Facts::notice(&written).unwrap();
+        facts.forget(&written);
+        other.hear(&notice);
+        for (facts, stamp) in [(&facts, stamps[0]), (&other, stamps[1])] {
+            assert!(!facts.is_absent("Form", id(1)));
+            assert!(facts.is_good(stamp, id(1)));
+        }
+    }
+
+    #[test]
+    fn a_write_ends_a_presence_and_no_absence() {
+        let facts = Facts::new(Freshness::always());
+        let stamp = facts.stamp(id(1));
+        facts.remember_absent("Form", id(1), stamp);
+        let mut written = Written::default();
+        Facts::note(&mut written, id(1));
+        facts.hear(&written.text());
+        assert!(!facts.is_good(stamp, id(1)));
+        assert!(facts.is_absent("Form", id(1)));
+        facts.hear("v3 all");
+        assert!(!facts.is_absent("Form", id(1)));
+    }
+
+    #[test]
+    fn what_cannot_be_named_or_is_of_another_version_is_everything() {
+        for notice in ["v2 1", "v3 x", "v3 +x", "", "v4 all"] {
+            let facts = Facts::new(Freshness::always());
+            let stamp = facts.stamp(id(1));
+            facts.hear(notice);
+            assert!(!facts.is_good(stamp, id(1)) && !facts.is_still_absent(stamp, id(1)), "{notice}");
+        }
+        let mut written = Written::default();
+        (0..1_000).for_each(|number| Facts::note_created(&mut written, id(number)));
+        assert_eq!(written.text(), "v3 +all");
+        (0..1_000).for_each(|number| Facts::note(&mut written, id(number)));
+        assert_eq!(written.text(), "v3 all +all");
+        let facts = Facts::new(Freshness::always());
+        let stamp = facts.stamp(id(1));
+        facts.hear("v3 +all");
+        assert!(facts.is_good(stamp, id(1)) && !facts.is_still_absent(stamp, id(1)));
+    }
+
+    #[test]
+    fn nothing_is_remembered_while_others_cannot_be_heard() {
+        let facts = Facts::new(Freshness::after_contact(Duration::ZERO, Clock::system()));
+        facts.remember_absent("Form", id(1), facts.stamp(id(1)));
+        assert!(!facts.is_absent("Form", id(1)));
+    }
 }

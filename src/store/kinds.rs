@@ -22,8 +22,9 @@ type Recall = fn(&Store, Id) -> Option<Arc<Resourced>>;
 type Read = for<'a> fn(&'a Store, Id) -> BoxFuture<'a, Result<Option<Arc<Resourced>>, StoreError>>;
 
 thread_local! {
-    /// The things of late, each by its id and the number of its kind. They are this thread's own copies.
-    static NEAR: RefCell<Near<(Stamp, Arc<Resourced>)>> = const { RefCell::new(Near::EMPTY) };
+    /// The things of late, each by its id and the number of its kind; none of an id of nothing. They are this thread's own
+    /// copies.
+    static NEAR: RefCell<Near<(Stamp, Option<Arc<Resourced>>)>> = const { RefCell::new(Near::EMPTY) };
 }
 
 /// How many things a thread has near.
@@ -87,19 +88,20 @@ impl Kinds {
     ) -> Result<Option<Arc<Resourced>>, StoreError> {
         let Some(kind) = self.0.get(kind) else { return Ok(None) };
         let key = Fingerprint::of_id(kind.number, id);
-        let is_good = |(stamp, _): &&(Stamp, Arc<Resourced>)| store.is_good(*stamp, id);
+        let is_good = |(stamp, found): &&(Stamp, Option<Arc<Resourced>>)| match found {
+            Some(_) => store.is_good(*stamp, id),
+            None => store.is_still_absent(*stamp, id),
+        };
         if let Some((_, near)) = NEAR.with_borrow(|near| near.get(key).filter(is_good).cloned()) {
-            return Ok(Some(near));
+            return Ok(near);
         }
         let stamp = store.stamp(id);
         let known = match (kind.recall)(store, id) {
             Some(known) => Some(known),
             None => (kind.read)(store, id).await?,
         };
-        if let Some(known) = &known {
-            let own = Arc::new((**known).clone());
-            NEAR.with_borrow_mut(|near| near.keep(NEAR_THINGS, key, (stamp, own)));
-        }
+        let own = known.as_ref().map(|known| Arc::new((**known).clone()));
+        NEAR.with_borrow_mut(|near| near.keep(NEAR_THINGS, key, (stamp, own)));
         Ok(known)
     }
 

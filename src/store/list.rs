@@ -18,7 +18,7 @@ pub struct ListQuery {
     pub limit: u64,
     /// How many to pass over.
     pub offset: u64,
-    /// By which columns to sort; by id after all of them.
+    /// By which columns to sort; after all of them by the time of creation and the id.
     pub sort: Vec<(String, Order)>,
     /// Which columns must have which value.
     pub filters: Vec<(String, sea_orm::Value)>,
@@ -122,7 +122,8 @@ fn sorted<R: Resource>(select: Select<R::Entity>, query: &ListQuery) -> Select<R
         let nulls = if *order == Order::Desc { NullOrdering::First } else { NullOrdering::Last };
         select.order_by_with_nulls(column::<R>(name), order.clone(), nulls)
     });
-    sorted.order_by(id_column::<R>(), Order::Asc)
+    // Ids of one second are in no order.
+    sorted.order_by(column::<R>("created_at"), Order::Asc).order_by(id_column::<R>(), Order::Asc)
 }
 
 fn column<R: Resource>(name: &str) -> Expr {

@@ -96,6 +96,11 @@ impl Store {
         self.facts.is_good(stamp, id)
     }
 
+    /// Whether what was absent at this stamp still is.
+    pub fn is_still_absent(&self, stamp: Stamp, id: Id) -> bool {
+        self.facts.is_still_absent(stamp, id)
+    }
+
     /// Whether the database is away, and decisions use what was read before.
     pub fn is_stale(&self) -> bool {
         self.facts.freshness().is_stale()
@@ -160,6 +165,11 @@ impl Work {
     /// Notes that a thing is being written.
     fn wrote(&self, id: Id) {
         Facts::note(&mut self.written.lock().unwrap_or_else(PoisonError::into_inner), id);
+    }
+
+    /// Notes that a resource is being created.
+    fn created(&self, id: Id) {
+        Facts::note_created(&mut self.written.lock().unwrap_or_else(PoisonError::into_inner), id);
     }
 
     /// Notes that things are being written that nobody counts.

@@ -171,10 +171,17 @@ impl Store {
         self.facts.row(R::TYPE, id)?.thing::<R>().map(of)
     }
 
-    /// Reads a thing, and remembers it.
+    /// Reads a resource, and remembers it, or that it is absent: else the time of an answer would tell an id of nothing from
+    /// one of a resource in another tenant.
     pub(super) async fn read<R: Resource>(&self, id: Id) -> Result<Option<Undecided<R>>, StoreError> {
+        if self.facts.is_absent(R::TYPE, id) {
+            return Ok(None);
+        }
         let stamp = self.facts.stamp(id);
-        let Some(held) = by_id::<R>(id).into_model::<Held<R>>().one(&self.db).await? else { return Ok(None) };
+        let Some(held) = by_id::<R>(id).into_model::<Held<R>>().one(&self.db).await? else {
+            self.facts.remember_absent(R::TYPE, id, stamp);
+            return Ok(None);
+        };
         let bytes = JsonSize::of(&held.row).memory();
         let thing = held.undecided();
         // Its copies know it from now on.
@@ -226,6 +233,7 @@ impl Work {
     /// [`StoreError::TooLarge`] if it has more than 256 KiB as JSON.
     pub async fn insert<R: Resource>(&self, row: Permitted<R>) -> Result<Permitted<R>, StoreError> {
         check_size(&row)?;
+        self.created(row.id());
         let new = (*row).clone().into_active_model().reset_all();
         <R::Entity as EntityTrait>::insert(new).exec_without_returning(&self.tx).await?;
         Ok(row)

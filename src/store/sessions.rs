@@ -344,6 +344,7 @@ impl Store {
             .and_where(Expr::col("ended_at").is_null())
             .and_where(Expr::col("good_until").gt(now))
             .order_by("last_used_at", Order::Desc)
+            .order_by("created_at", Order::Desc)
             .order_by("id", Order::Desc)
             .limit(limit);
         let found = self.db.query_all(&select).await?;

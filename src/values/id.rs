@@ -1,12 +1,11 @@
-//! Ids: 24 hex digits, ordered by time, like an ObjectId.
+//! Ids: 24 hex digits, ordered by the second, like an ObjectId (decision 19).
 
-use super::{Clock, Invalid, quoted, string_schema, text_serde};
+use super::{Clock, Invalid, quoted, random_number, string_schema, text_serde};
 use std::fmt;
 use std::str::FromStr;
-use std::sync::atomic::{AtomicU32, Ordering};
 
-/// The id of a thing: 12 bytes, written as 24 lower-case hex digits. The first 4 bytes are the second of its making,
-/// so ids order by time; 5 are random, drawn once a process; 3 count up.
+/// The id of a resource: 12 bytes, written as 24 lower-case hex digits. The first 4 bytes are the second of its creation;
+/// the other 8 are random, so that an id cannot be guessed from others. Ids of one second are in no order.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, sea_orm::DeriveValueType)]
 #[sea_orm(value_type = "String", column_type = "String(sea_orm::sea_query::StringLen::N(24))")]
 pub struct Id([u8; 12]);
@@ -14,20 +13,21 @@ pub struct Id([u8; 12]);
 impl Id {
     /// A new id, different from every other one.
     pub fn new(clock: &Clock) -> Self {
-        static PROCESS: std::sync::OnceLock<[u8; 8]> = std::sync::OnceLock::new();
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let process = PROCESS.get_or_init(|| {
-            let mut random = [0; 8];
-            // With no random bytes to be had, the counter and the database's primary key still keep ids apart.
-            let _ = aws_lc_rs::rand::fill(&mut random);
-            random
-        });
-        let [p0, p1, p2, p3, p4, c0, c1, c2] = *process;
-        let seconds = u32::try_from(clock.now().seconds()).unwrap_or(u32::MAX).to_be_bytes();
-        let start = u32::from_be_bytes([0, c0 & 0x7f, c1, c2]);
-        let [_, n0, n1, n2] = start.wrapping_add(COUNT.fetch_add(1, Ordering::Relaxed)).to_be_bytes();
-        let [s0, s1, s2, s3] = seconds;
-        Self([s0, s1, s2, s3, p0, p1, p2, p3, p4, n0, n1, n2])
+        let mut random = [0; 8];
+        if aws_lc_rs::rand::fill(&mut random).is_err() {
+            let [r0, r1, r2, r3, r4, r5, r6, r7, ..] = random_number().to_be_bytes();
+            random = [r0, r1, r2, r3, r4, r5, r6, r7];
+        }
+        let [s0, s1, s2, s3] = u32::try_from(clock.now().seconds()).unwrap_or(u32::MAX).to_be_bytes();
+        let [r0, r1, r2, r3, r4, r5, r6, r7] = random;
+        Self([s0, s1, s2, s3, r0, r1, r2, r3, r4, r5, r6, r7])
+    }
+
+    /// So many new ids in ascending order, for resources that are created together and listed in that order.
+    pub fn ascending(clock: &Clock, count: usize) -> Vec<Self> {
+        let mut ids: Vec<Self> = (0..count).map(|_| Self::new(clock)).collect();
+        ids.sort_unstable();
+        ids
     }
 
     /// What an id looks like, as a regular expression.
@@ -115,7 +115,7 @@ text_serde!(Id);
 
 impl utoipa::PartialSchema for Id {
     fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
-        string_schema("An id: 24 hex digits, ordered by time.")
+        string_schema("An id: 24 hex digits. Its first 8 are the second of creation, the others are random.")
             .pattern(Some(Self::PATTERN))
             .examples(["599e1fcd9da1c72645c95886"])
             .into()
@@ -136,7 +136,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn ids_are_ordered_by_the_second_of_their_making() {
+    fn ids_are_ordered_by_the_second_of_creation() {
         let clock = Clock::settable("2026-01-01T00:00:00Z".parse().unwrap());
         let first = Id::new(&clock);
         clock.advance(1_000);
@@ -145,10 +145,25 @@ mod tests {
     }
 
     #[test]
-    fn no_two_ids_are_alike() {
-        let clock = Clock::system();
-        let ids: std::collections::HashSet<_> = (0..10_000).map(|_| Id::new(&clock)).collect();
+    fn all_64_bits_after_the_second_differ_from_id_to_id() {
+        let clock = Clock::settable("2026-01-01T00:00:00Z".parse().unwrap());
+        let ids: std::collections::HashSet<Id> = (0..10_000).map(|_| Id::new(&clock)).collect();
         assert_eq!(ids.len(), 10_000);
+        // Of each bit, about half are set: a deviation of 500 is ten standard deviations.
+        for bit in 0..64 {
+            let set = ids.iter().filter(|id| id.number() >> bit & 1 == 1).count();
+            assert!((4_500..5_500).contains(&set), "bit {bit} is set in {set} of 10,000");
+        }
+        // Consecutive ids are no nearer to each other than others.
+        let (one, other) = (Id::new(&clock), Id::new(&clock));
+        assert!(one.number().abs_diff(other.number()) > 1 << 32);
+        assert_eq!(one.second(), other.second());
+    }
+
+    #[test]
+    fn ids_for_what_is_created_together_ascend() {
+        let ids = Id::ascending(&Clock::system(), 1_000);
+        assert!(ids.len() == 1_000 && ids.is_sorted());
     }
 
     proptest! {

@@ -83,7 +83,9 @@ async fn one_message_is_answered_with_one_and_a_list_with_a_list() {
     let one = one.expect(StatusCode::CREATED);
     assert_eq!(admin.get(&location).await.expect(StatusCode::OK), one);
 
+    app.clock.advance(1);
     let list = admin.post(&path, json!([{ "text": "two", "type": "note" }, { "text": "three" }])).await;
+    app.clock.advance(1);
     let list = list.expect(StatusCode::CREATED);
     assert_eq!(list.as_array().unwrap().len(), 2);
     assert_eq!((&list[0]["text"], &list[0]["type"]), (&json!("two"), &json!("note")));
@@ -95,6 +97,11 @@ async fn one_message_is_answered_with_one_and_a_list_with_a_list() {
     let single = admin.post(&path, json!([{ "text": "four" }])).await.expect(StatusCode::CREATED);
     assert_eq!(single.as_array().unwrap().len(), 1);
     assert_eq!(texts(&admin, &conversation).await, ["one", "two", "three", "four"]);
+    // Of those that are created together, the order is that of the request.
+    let many: Vec<String> = (0..100).map(|at| format!("{at}")).collect();
+    let bodies: Vec<Value> = many.iter().map(|text| json!({ "text": text })).collect();
+    let together = make(&admin, "/v2/conversations", json!({ "messages": bodies })).await;
+    assert_eq!(texts(&admin, &together).await, many);
 }
 
 #[tokio::test]

@@ -89,6 +89,7 @@ async fn keys_are_listed_in_the_order_of_their_making() {
     let mut ids = Vec::new();
     for _ in 0..3 {
         ids.push(made(&user, &["guest"]).await["id"].clone());
+        app.clock.advance(1);
     }
     let seen: Vec<Value> = listed(&user, &user.id).await.iter().map(|key| key["id"].clone()).collect();
     assert_eq!(seen, ids);
@@ -98,7 +99,9 @@ async fn keys_are_listed_in_the_order_of_their_making() {
 async fn it_is_told_when_a_key_was_last_used() {
     let app = TestApp::start().await;
     let user = app.user(Scope::Guest).await;
-    let (used, unused) = (made(&user, &["guest"]).await, made(&user, &["guest"]).await);
+    let used = made(&user, &["guest"]).await;
+    app.clock.advance(1);
+    let unused = made(&user, &["guest"]).await;
     let last_used = async || {
         let keys = listed(&user, "me").await;
         keys.iter().map(|key| key["lastUsedAt"].clone()).collect::<Vec<_>>()
@@ -153,6 +156,26 @@ async fn a_key_expires_when_it_was_said_to() {
     expired.expect_problem(403, "token_expired");
     assert!(expired.header("www-authenticate").contains("error=\"invalid_token\""));
     assert_eq!(listed(&user, "me").await.len(), 1, "it is there still, for its owner to see");
+}
+
+#[tokio::test]
+async fn a_key_may_expire_at_the_end_of_the_year_9999() {
+    let app = TestApp::start().await;
+    let user = app.user(Scope::Guest).await;
+    for (end, stored) in [
+        ("9999-12-31T23:59:59.999Z", "9999-12-31T23:59:59.999Z"),
+        ("9999-12-31T23:59:59+14:00", "9999-12-31T09:59:59.000Z"),
+    ] {
+        let body = json!({ "name": "for long", "scopes": ["guest"], "expiresAt": end });
+        let made = make(&user, body).await.expect(StatusCode::CREATED);
+        assert_eq!(made["expiresAt"], stored);
+        app.bearer(secret(&made)).get("/v2/users/me").await.expect(StatusCode::OK);
+    }
+    for key in listed(&user, "me").await {
+        assert!(key["expiresAt"].as_str().unwrap().starts_with("9999-12-31T"), "{key}");
+    }
+    let body = json!({ "name": "beyond", "scopes": ["guest"], "expiresAt": "9999-12-31T23:59:59-00:01" });
+    assert_eq!(make(&user, body).await.expect_problem(400, "invalid_fields"), ["expiresAt"]);
 }
 
 #[tokio::test]

@@ -117,7 +117,7 @@ async fn the_links_lead_past_everything_exactly_once() {
     let texts: Vec<String> = (0..33).map(|at| format!("text {:02}", at % 11)).collect();
     messages(&admin, &conversation, &texts).await;
     messages(&admin, &other, &texts).await;
-    for sort in ["text", "-text", "createdAt", "type,-text", "-id"] {
+    for sort in ["text", "-text", "createdAt", "type,-text", "-id", "id"] {
         let pairs = [("conversation", conversation.as_str()), ("sort", sort), ("limit", "5")];
         let pages = walk(&admin, &query("/v2/messages", &pairs)).await;
         let lengths: Vec<usize> = pages.iter().map(|page| page.as_array().unwrap().len()).collect();
@@ -195,15 +195,18 @@ async fn a_list_is_sorted_by_several_fields_up_and_down() {
     let admin = app.admin().await;
     for (name, kind) in [("b", "x"), ("a", "y"), ("a", "x"), ("c", "x"), ("b", "y")] {
         make(&admin, "/v2/services", json!({ "name": name, "type": kind })).await;
+        app.clock.advance(1);
     }
     for (sort, expected) in [
         ("name,type", "ax ay bx by cx"),
         ("name,-type", "ay ax by bx cx"),
         ("-name,type", "cx bx by ax ay"),
         ("-type,-name", "by ay cx bx ax"),
-        // In the order of their making, of which the ids tell.
-        ("id", "bx ay ax cx by"),
-        ("-id", "by cx ax ay bx"),
+        // In the order of creation, which also decides between equals.
+        ("createdAt", "bx ay ax cx by"),
+        ("-createdAt", "by cx ax ay bx"),
+        ("name", "ay ax bx by cx"),
+        ("-type", "ay by bx ax cx"),
     ] {
         let list = admin.get(&query("/v2/services", &[("sort", sort)])).await.expect(StatusCode::OK);
         let found: Vec<String> = column(&list, "name")
@@ -213,6 +216,8 @@ async fn a_list_is_sorted_by_several_fields_up_and_down() {
             .collect();
         assert_eq!(found.join(" "), expected, "{sort}");
     }
+    let unsorted = admin.get("/v2/services").await.expect(StatusCode::OK);
+    assert_eq!(column(&unsorted, "name"), ["b", "a", "a", "c", "b"]);
     for sort in [
         "",
         "nome",
