@@ -1,7 +1,7 @@
 //! Logins and refreshes a second, and what bounds them; and whether a failed login tells by its time that an account is there.
 
 use super::{Load, Server, call, measure, median, service, start, wanted};
-use cedargate::authn::Passwords;
+use cedargate::authn::{Lane, Passwords};
 use cedargate::config::Config;
 use cedargate::values::{Clock, Id};
 use sea_orm::{ConnectionTrait, Database, DatabaseConnection};
@@ -63,7 +63,7 @@ async fn one_hash(config: &Config) -> f64 {
     let passwords = Passwords::new(config).unwrap();
     let mut times = Vec::new();
     for _ in 0..21 {
-        let turn = passwords.place().unwrap().turn().await.unwrap();
+        let turn = passwords.place(Lane::Unknown).unwrap().turn().await.unwrap();
         let began = Instant::now();
         turn.verify(PASSWORD.to_owned().into(), None).await.unwrap();
         times.push(began.elapsed().as_secs_f64());

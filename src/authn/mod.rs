@@ -14,7 +14,7 @@ pub use api_key::{ApiKey, KeyFormat};
 pub use bearer::Bearer;
 pub use keyring::{Keyring, KeyringError, PublicKey, SigningKey};
 pub use password_rules::PasswordRules;
-pub use passwords::{PasswordError, Passwords, Turn, Verdict, normalize_password};
+pub use passwords::{Lane, PasswordError, Passwords, Turn, Verdict, normalize_password};
 pub use refresh::RefreshToken;
 pub use secret::{SecretError, print, random_hex, random_password};
 pub use tokens::{Claims, Issued, TokenError, Verified};

@@ -11,7 +11,7 @@ use argon2::{Algorithm, Argon2, Params, Version};
 use secrecy::{ExposeSecret, SecretString};
 use std::borrow::Cow;
 use std::sync::Arc;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 
 /// Returns a password in NFC, in which it is the same from every keyboard (RFC 8265, 4.2.2).
 pub fn normalize_password(password: SecretString) -> SecretString {
@@ -43,24 +43,48 @@ pub struct Passwords {
     rules: PasswordRules,
     /// What an unknown email's password is checked against, so that it costs what a known one's does: the hash of none.
     decoy: Arc<PasswordHash>,
+    /// One permit for each worker, given in the order in which it was asked for.
     working: Arc<Semaphore>,
-    waiting: Arc<Semaphore>,
-    /// How many may be worked on or wait.
+    /// As many permits, which those of [`Lane::Unknown`] need before they ask for a worker. So no more of them are ahead of
+    /// those of [`Lane::Known`] than are being worked on, and a free worker is never idle.
+    unknown_turns: Arc<Semaphore>,
+    /// The places of each lane.
+    places: [Arc<Semaphore>; 2],
+    /// How many places each lane has.
     most: usize,
 }
 
-/// A place among those who wait for their turn.
+/// In which of the two queues for the workers a password waits. Each has places of its own, and a worker goes to either in
+/// turn: a flood of one kind fills its own queue only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lane {
+    /// Of a user at an address where it has logged in before, or of a caller who is authenticated.
+    Known,
+    /// Of anyone else.
+    Unknown,
+}
+
+/// A place in a queue for the workers.
 #[derive(Debug)]
 pub struct Place {
     passwords: Passwords,
+    lane: Lane,
     place: OwnedSemaphorePermit,
 }
 
-/// A turn at hashing or checking one password. Whoever goes away without using it gives it back.
+/// A turn at hashing or checking one password. It is given back when it is dropped.
 #[derive(Debug)]
 pub struct Turn {
     passwords: Passwords,
-    kept: (OwnedSemaphorePermit, OwnedSemaphorePermit),
+    kept: Kept,
+}
+
+/// The permits of a turn, given back in this order.
+#[derive(Debug)]
+struct Kept {
+    _worker: OwnedSemaphorePermit,
+    _unknown: Option<OwnedSemaphorePermit>,
+    _place: OwnedSemaphorePermit,
 }
 
 /// What came of checking a password.
@@ -94,7 +118,8 @@ impl Passwords {
             rules: PasswordRules::new(config.password_profile),
             decoy,
             working: Arc::new(Semaphore::new(workers)),
-            waiting: Arc::new(Semaphore::new(workers * (1 + Self::QUEUE))),
+            unknown_turns: Arc::new(Semaphore::new(workers)),
+            places: [(); 2].map(|()| Arc::new(Semaphore::new(workers * (1 + Self::QUEUE)))),
             most: workers * (1 + Self::QUEUE),
         })
     }
@@ -107,18 +132,31 @@ impl Passwords {
             passwords.rules.check(&password, &known).map_err(PasswordError::Refused)?;
             hash(&passwords.argon2, &password)
         };
-        self.place()?.turn().await?.run(work).await?
+        self.place(Lane::Known)?.turn().await?.run(work).await?
     }
 
-    /// A place among those who wait, where there is one left.
-    pub fn place(&self) -> Result<Place, PasswordError> {
-        let place = Arc::clone(&self.waiting).try_acquire_owned().map_err(|_| PasswordError::Busy)?;
-        Ok(Place { passwords: self.clone(), place })
+    /// A place in a queue.
+    ///
+    /// # Errors
+    ///
+    /// Where the queue is full.
+    pub fn place(&self, lane: Lane) -> Result<Place, PasswordError> {
+        let place = Arc::clone(self.places_of(lane)).try_acquire_owned().map_err(|_| PasswordError::Busy)?;
+        Ok(Place { passwords: self.clone(), lane, place })
     }
 
-    /// How many are being worked on or wait.
+    fn places_of(&self, lane: Lane) -> &Arc<Semaphore> {
+        let [known, unknown] = &self.places;
+        match lane {
+            Lane::Known => known,
+            Lane::Unknown => unknown,
+        }
+    }
+
+    /// How many are being worked on or wait, in both queues.
     pub fn waiting(&self) -> usize {
-        self.most.saturating_sub(self.waiting.available_permits())
+        let taken = |places: &Arc<Semaphore>| self.most.saturating_sub(places.available_permits());
+        self.places.iter().map(taken).sum()
     }
 
     /// Whether a hash is weaker than the one that would be made today.
@@ -138,9 +176,18 @@ impl Passwords {
 impl Place {
     /// Waits for a turn.
     pub async fn turn(self) -> Result<Turn, PasswordError> {
-        let working = Arc::clone(&self.passwords.working).acquire_owned();
-        let turn = trace::timed("argon2 queue", working).await.map_err(|error| failed(&error))?;
-        Ok(Turn { passwords: self.passwords, kept: (self.place, turn) })
+        let Self { passwords, lane, place } = self;
+        let permits = async {
+            let unknown = match lane {
+                Lane::Known => None,
+                Lane::Unknown => Some(Arc::clone(&passwords.unknown_turns).acquire_owned().await?),
+            };
+            let worker = Arc::clone(&passwords.working).acquire_owned().await?;
+            Ok((worker, unknown))
+        };
+        let permits: Result<_, AcquireError> = trace::timed("argon2 queue", permits).await;
+        let (worker, unknown) = permits.map_err(|error| failed(&error))?;
+        Ok(Turn { passwords, kept: Kept { _worker: worker, _unknown: unknown, _place: place } })
     }
 }
 
@@ -218,7 +265,7 @@ mod tests {
     type Change = fn(&mut Config);
 
     async fn verify(passwords: &Passwords, password: &str, stored: Option<&str>) -> Verdict {
-        let turn = passwords.place().unwrap().turn().await.unwrap();
+        let turn = passwords.place(Lane::Known).unwrap().turn().await.unwrap();
         turn.verify(password.into(), stored.map(str::to_owned)).await.unwrap()
     }
 
@@ -266,15 +313,46 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn when_too_many_wait_the_next_one_is_turned_away_at_once() {
-        let passwords = passwords(|_| ());
-        let turn = passwords.place().unwrap().turn().await.unwrap();
-        let places: Vec<_> = (0..Passwords::QUEUE).map(|_| passwords.place().unwrap()).collect();
-        assert!(matches!(passwords.place(), Err(PasswordError::Busy)));
-        drop(turn);
-        for place in places {
-            place.turn().await.unwrap().run(|_| ()).await.unwrap();
+    async fn when_a_queue_is_full_the_next_one_is_refused_at_once() {
+        for (lane, other) in [(Lane::Known, Lane::Unknown), (Lane::Unknown, Lane::Known)] {
+            let passwords = passwords(|_| ());
+            let turn = passwords.place(lane).unwrap().turn().await.unwrap();
+            let places: Vec<_> = (0..Passwords::QUEUE).map(|_| passwords.place(lane).unwrap()).collect();
+            assert!(matches!(passwords.place(lane), Err(PasswordError::Busy)));
+            assert_eq!(passwords.waiting(), 1 + Passwords::QUEUE);
+            passwords.place(other).unwrap();
+            drop(turn);
+            for place in places {
+                place.turn().await.unwrap().run(|_| ()).await.unwrap();
+            }
+            assert_eq!(passwords.waiting(), 0);
+            passwords.place(lane).unwrap();
         }
-        assert!(passwords.place().is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_known_one_waits_for_no_more_unknown_ones_than_are_worked_on() {
+        use std::future::{Future, poll_fn};
+        use std::pin::pin;
+        use std::task::Poll;
+        let passwords = passwords(|_| ());
+        let first = passwords.place(Lane::Unknown).unwrap().turn().await.unwrap();
+        let mut unknown = pin!(passwords.place(Lane::Unknown).unwrap().turn());
+        let mut known = pin!(passwords.place(Lane::Known).unwrap().turn());
+        // All of them wait; the unknown one has asked first.
+        poll_fn(|context| {
+            assert!(unknown.as_mut().poll(context).is_pending());
+            assert!(known.as_mut().poll(context).is_pending());
+            Poll::Ready(())
+        })
+        .await;
+        drop(first);
+        let turn = poll_fn(|context| {
+            assert!(unknown.as_mut().poll(context).is_pending(), "the known one is next");
+            known.as_mut().poll(context)
+        })
+        .await;
+        drop(turn.unwrap());
+        unknown.await.unwrap();
     }
 }

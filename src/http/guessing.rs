@@ -5,14 +5,15 @@
 //! Three things are counted: tries at an account from one address, at an account from all addresses, and from an address
 //! at all accounts. The first keeps a forgetful user waiting, and nobody else. The other two keep those waiting who have
 //! many addresses or try many accounts, and let everybody pass who has logged in from that address within
-//! [`KNOWN_DAYS`] days: so nobody who guesses can keep a user out of its usual places.
+//! [`KNOWN_DAYS`] days: so nobody who guesses can keep a user out of its usual places. For the same reason such attempts have
+//! a queue of their own for the password workers ([`Lane`]).
 //!
 //! An account is known by its email and by its user, and counted as both: another email is no fresh start, and the end of an
 //! account ends no wait.
 
 use super::edge::network_of;
 use super::{Parts, Problem};
-use crate::authn::{Turn, Verdict, print};
+use crate::authn::{Lane, Turn, Verdict, print};
 use crate::store::{AttemptRow, Cause, Work};
 use crate::values::{Email, Fingerprint, Id, Timestamp};
 use secrecy::SecretString;
@@ -43,8 +44,9 @@ const SKEW: i64 = 1_000;
 pub struct Guessing {
     /// The longest wait, in seconds.
     longest: u64,
-    /// One turn for each share of the accounts: tries at one account come one after the other.
-    turns: Box<[Mutex<()>]>,
+    /// A lock for each share of the accounts, so that attempts at one account come one after the other. Those of a user at an
+    /// address where it is known have locks of their own: they do not wait behind a flood of others.
+    turns: [Box<[Mutex<()>]>; 2],
 }
 
 /// What is counted under one key.
@@ -67,7 +69,7 @@ type Counters = [Counter; 5];
 impl Guessing {
     /// With this as the longest wait, in seconds.
     pub fn new(longest: u64) -> Self {
-        Self { longest, turns: (0..1024).map(|_| Mutex::default()).collect() }
+        Self { longest, turns: [(); 2].map(|()| (0..1024).map(|_| Mutex::default()).collect()) }
     }
 
     /// The wait after the nth try that is not free, in seconds: 1, 3, 5, 10, 20, 40 and so on.
@@ -182,9 +184,15 @@ impl Guessing {
         (counters, print(&format!("known {user_pair}")))
     }
 
-    /// Waits until no other try at the account with this key is under way here. A few accounts share a turn.
-    async fn alone(&self, key: &str) -> Option<MutexGuard<'_, ()>> {
-        let turn = self.turns.get(Fingerprint::of(&key).share_of(self.turns.len()))?;
+    /// Waits until no other attempt of this lane at the account with this key is under way here. A few accounts share a
+    /// lock.
+    async fn alone(&self, lane: Lane, key: &str) -> Option<MutexGuard<'_, ()>> {
+        let [known, unknown] = &self.turns;
+        let turns = match lane {
+            Lane::Known => known,
+            Lane::Unknown => unknown,
+        };
+        let turn = turns.get(Fingerprint::of(&key).share_of(turns.len()))?;
         Some(turn.lock().await)
     }
 }
@@ -253,9 +261,10 @@ impl<'a> Attempt<'a> {
         if let Some(seconds) = wait_of(&counters, &rows, is_known, now) {
             return Err(too_many(seconds));
         }
-        let place = parts.passwords.place()?;
+        let lane = if is_known { Lane::Known } else { Lane::Unknown };
+        let place = parts.passwords.place(lane)?;
         let [.., user, _] = &counters;
-        let alone = guessing.alone(&user.key).await;
+        let alone = guessing.alone(lane, &user.key).await;
         let turn = place.turn().await?;
         let wait = guessing.count(parts, &counters, is_known).await?;
         Ok(Self { counted: Counted { parts, counters, known, wait, _alone: alone }, turn })

@@ -1,0 +1,49 @@
+//! A flood of logins leaves users at addresses where they are known their share of the password workers.
+
+use crate::support::{ADMIN, PASSWORD, Reply, TestApp};
+use reqwest::{Method, StatusCode};
+use serde_json::json;
+use std::sync::Arc;
+
+/// A login from an address, as the proxy names it.
+async fn log_in(app: &TestApp, address: &str, email: &str, password: &str) -> Reply {
+    let headers = [("content-type", "application/json"), ("x-forwarded-for", address)];
+    let body = json!({ "email": email, "password": password }).to_string().into_bytes();
+    app.anonymous().send(Method::POST, "/v2/auth/token", &headers, Some(body)).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_logins_keeps_nobody_out_who_is_known_at_its_address() {
+    let app = TestApp::with(|config| {
+        config.trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()];
+        config.password_workers = Some(1);
+        // So that the flood outlasts the logins of this test.
+        config.argon2_memory_kib = 64 * 1024;
+        config.argon2_iterations = 4;
+    })
+    .await;
+    log_in(&app, "192.0.2.1", ADMIN, PASSWORD).await.expect(StatusCode::OK);
+    // Every attempt of the flood is one at another account from another address, so that none has to wait.
+    let app = Arc::new(app);
+    let flood = (0..60).map(|at| {
+        let app = Arc::clone(&app);
+        tokio::spawn(async move {
+            let address = format!("198.51.100.{at}");
+            log_in(&app, &address, &format!("user{at}@example.com"), "not-the-s3cret-at-all").await
+        })
+    });
+    let flood: Vec<_> = flood.collect();
+    // Until its queue is full: one is worked on, and 16 wait.
+    while app.parts.passwords.waiting() < 17 {
+        tokio::task::yield_now().await;
+    }
+    // The account and the address that are known together are served meanwhile, however often.
+    for _ in 0..2 {
+        log_in(&app, "192.0.2.1", ADMIN, PASSWORD).await.expect(StatusCode::OK);
+    }
+    assert!(flood.iter().any(|attempt| !attempt.is_finished()), "the flood lasts still");
+    for attempt in flood {
+        let status = attempt.await.unwrap().status;
+        assert!([StatusCode::UNAUTHORIZED, StatusCode::SERVICE_UNAVAILABLE].contains(&status), "{status}");
+    }
+}
