@@ -1,7 +1,7 @@
 //! Decisions for other services: may this one do that? In the shape of AuthZEN's evaluation.
 
 use super::question::{
-    self, Asked, Decision, Named, Obstacle, POLICY_VERSION, PolicyView, Reasons, with_said,
+    self, Asked, Basis, Decision, Named, Obstacle, POLICY_VERSION, PolicyView, Reasons, with_said,
 };
 use super::users::User;
 use crate::authz::Ask;
@@ -52,6 +52,8 @@ struct Subject {
     id: Option<Term>,
     #[serde(default)]
     properties: Map<String, Value>,
+    #[serde(default, deserialize_with = "given")]
+    basis: Option<Basis>,
 }
 
 object_only!(Subject, read);
@@ -78,7 +80,7 @@ struct TokenSubject {
     properties: Map<String, Value>,
 }
 
-/// A user, by its role, or somebody of another domain.
+/// A user, or an external subject.
 #[derive(Debug, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "it is for the document only")]
@@ -87,9 +89,14 @@ struct NamedSubject {
     r#type: Term,
     /// Its id.
     id: Term,
-    /// What is said of somebody of another domain. Passed over for users: what is known of them comes from the store.
+    /// What is said of an external subject: attributes that its stored data do not have. Stored data take precedence, and
+    /// of users nothing is taken from here.
     #[schema(value_type = Object, required = false)]
     properties: Map<String, Value>,
+    /// Of the caller's own user: whether to answer for the `credential` in hand, which is the default, or for its whole
+    /// `role`. Of other users it is always the role.
+    #[schema(required = false)]
+    basis: Basis,
 }
 
 /// How many characters a token has at most.
@@ -117,8 +124,8 @@ struct ThingName {
     r#type: Term,
     /// Its id.
     id: Term,
-    /// What is said of a thing of another domain. Passed over for the service's own: what is known of them comes from the
-    /// store.
+    /// What is said of an external resource: attributes that its stored data do not have. Stored data take precedence, and
+    /// of the service's own types nothing is taken from here.
     #[serde(default)]
     #[schema(value_type = Object)]
     properties: Map<String, Value>,
@@ -138,8 +145,9 @@ fn doc() -> Doc {
     });
     Doc::new("Decide whether somebody may do something")
         .describe(
-            "Without a subject: whether the bearer itself may. Asking about another user is itself a decision \
-             (`evaluateAccess`). A thing that the bearer could not name is decided about as one that is not there.",
+            "Without a subject: whether the bearer itself may, with the credential in hand. So is a question answered that \
+             names the bearer's own user, unless its `basis` is `role`; one about another user is answered for that user's \
+             role. Asking about another user is itself a decision (`evaluateAccess`). A thing that the bearer could not name is decided about as one that is not there.",
         )
         .body::<Question>(Some(question))
         .answer::<Decision>(200, "The decision, whichever it is.", Some(answer))
@@ -191,20 +199,28 @@ async fn asked(gate: &Gate, subject: Option<&Subject>) -> Result<Asked, Problem>
     match subject {
         None => {
             gate.step("evaluateAccess").find::<User>("me").await?;
-            Ok(Asked::Known(Arc::clone(&gate.caller().principal), gate.circumstances()))
+            Ok(question::in_hand(gate))
         }
-        Some(Subject { token: Some(token), r#type: None, id: None, .. }) => of_token(gate, token).await,
-        Some(Subject { token: None, r#type: Some(kind), id: Some(id), properties }) => {
+        Some(Subject { token: Some(token), r#type: None, id: None, basis: None, .. }) => {
+            of_token(gate, token).await
+        }
+        Some(Subject { token: None, r#type: Some(kind), id: Some(id), properties, basis }) => {
             let named = Named { kind: kind.as_str(), id: id.as_str(), properties };
-            match question::subject(gate, named).await? {
-                Asked::Unknown(Obstacle { code: "unknown_subject", message }) => {
+            match question::subject(gate, named, *basis).await? {
+                Asked::Unknown(Obstacle { code: "unknown_subject", message, .. }) => {
                     let field = if kind.as_str() == "User" { "subject.id" } else { "subject.type" };
                     Err(Problem::field(field, message))
+                }
+                Asked::Unknown(Obstacle { code: "invalid", message, .. }) => {
+                    Err(Problem::field("subject.basis", message))
                 }
                 asked => Ok(asked),
             }
         }
-        Some(_) => Err(Problem::field("subject", "it has either `token`, or `type` and `id`")),
+        Some(_) => Err(Problem::field(
+            "subject",
+            "it has either `token`, or `type` and `id`, and with these perhaps `basis`",
+        )),
     }
 }
 

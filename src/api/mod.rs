@@ -3,6 +3,7 @@
 pub mod access;
 pub mod audit;
 pub mod authorize;
+mod batch;
 pub mod contacts;
 pub mod conversations;
 pub mod discovery;

@@ -1,13 +1,13 @@
 //! The policies in force: which files and policies there are, who may do what, and having them read again.
 
 use super::policy_reload::{self, PendingView, Reload, Trigger};
-use super::question::{self, Asked, Named, POLICY_VERSION, PolicyView};
+use super::question::{self, Asked, Basis, Named, POLICY_VERSION, PolicyView};
 use super::search::permitted_actions;
 use super::users::User;
 use crate::authz::{Engine, ScopeCells, matrix_rows};
 use crate::http::openapi::{self, Doc};
 use crate::http::{Gate, Json, PathId, Problem, Routes, body};
-use crate::values::Term;
+use crate::values::{Term, quoted};
 use actix_web::dev::Payload;
 use actix_web::http::{StatusCode, header};
 use actix_web::{FromRequest, HttpRequest, HttpResponse};
@@ -159,10 +159,18 @@ fn reload_doc() -> Doc {
 
 fn permissions_doc() -> Doc {
     Doc::new("What a user may do, for menus and buttons")
-        .describe("Every action that the user may take on a thing by its role; on its organization if no thing is named.")
+        .describe(
+            "Every action that the user may take on a resource, and on its organization if none is named. For the caller's own \
+             user that is by the credential in hand, and with `basis=role` by its whole role; for another user by its role.",
+        )
         .path_id("id", "The id of the user, or `me`.")
         .parameter(openapi::query("type", "The type of the thing; with `id`.", false))
         .parameter(openapi::query("id", "The id of the thing; with `type`.", false))
+        .parameter(openapi::query(
+            "basis",
+            "`credential`, the default for the caller's own user, or `role`, the default for others.",
+            false,
+        ))
         .answer::<Permissions>(200, "The actions.", None)
         .header(200, "X-Policy-Version", Type::String, "The version of the policies that decided.")
         .problems(&[400, 404])
@@ -217,15 +225,31 @@ fn term(name: &str, value: &str) -> Result<String, Problem> {
     Ok(term.to_string())
 }
 
+/// A basis as a query names it.
+fn basis_of(value: &str, is_own: bool) -> Result<Basis, Problem> {
+    match value {
+        "role" => Ok(Basis::Role),
+        "credential" if is_own => Ok(Basis::Credential),
+        "credential" => {
+            Err(Problem::field("basis", "`credential` is for the caller's own user; leave it out"))
+        }
+        _ => Err(Problem::field("basis", format!("expected `credential` or `role`, got {}", quoted(value)))),
+    }
+}
+
 /// `GET /v2/users/{id}/permissions?type=…&id=…`.
 async fn permissions(gate: Gate, (request, id): (HttpRequest, PathId)) -> Result<HttpResponse, Problem> {
     let user = gate.find::<User>(&id.0).await?;
-    let (mut kind, mut thing) = (None, None);
+    let (mut kind, mut thing, mut basis) = (None, None, None);
     for (name, value) in body::query_pairs(&request)? {
         match name.as_str() {
             "type" if kind.is_none() => kind = Some(term(&name, &value)?),
             "id" if thing.is_none() => thing = Some(term(&name, &value)?),
-            _ => return Err(Problem::field(name, "`type` and `id`, each once, are all that is taken here")),
+            "basis" if basis.is_none() => basis = Some(basis_of(&value, user.id == gate.caller().id)?),
+            _ => {
+                let known = "`type`, `id` and `basis`, each once, are all that is taken here";
+                return Err(Problem::field(name, known));
+            }
         }
     }
     let (kind, thing) = match (kind, thing) {
@@ -236,7 +260,11 @@ async fn permissions(gate: Gate, (request, id): (HttpRequest, PathId)) -> Result
     };
     let none = Map::new();
     let named = Named { kind: &kind, id: &thing, properties: &none };
-    let actions = match question::user_by_role(&gate, user.id).await? {
+    let asked = match user.id == gate.caller().id && basis != Some(Basis::Role) {
+        true => question::in_hand(&gate),
+        false => question::user_by_role(&gate, user.id).await?,
+    };
+    let actions = match asked {
         Asked::Known(principal, circumstances) => {
             let target = question::target(&gate, named).await?;
             permitted_actions(&gate, "User", &principal, &circumstances, &target, named)

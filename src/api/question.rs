@@ -1,11 +1,12 @@
 //! What the decision endpoints share: who is asked about and whether the caller may ask, which thing is meant, and how an
 //! answer looks.
 
-use crate::authz::{About, Answer, Ask, Circumstances, Engine, Missing, Principal, Resourced};
+use crate::authz::{About, Answer, Ask, Circumstances, Engine, ExternalError, Missing};
+use crate::authz::{Principal, Resourced, UnfitAttribute};
 pub use crate::http::forward::POLICY_VERSION;
 use crate::http::{ByRole, Caller, Gate, Problem};
 use crate::values::Id;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,17 +15,37 @@ use utoipa::ToSchema;
 /// What stood in the way of a decision.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Obstacle {
-    /// A word for programs to go by: `undecidable`, `unknown_subject`, `invalid`, `blocked`, `forbidden`,
-    /// `token_expired`, `invalid_token`.
+    /// A word for programs to go by: `undecidable`, `invalid_attribute`, `missing_attribute`, `unknown_subject`,
+    /// `invalid`, `blocked`, `forbidden`, `token_expired`, `invalid_token`.
     pub code: &'static str,
     /// A sentence for people.
     pub message: String,
+    /// The attribute that does not fit its declaration, as in `resource.properties.amount`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub attribute: Option<String>,
 }
 
 impl Obstacle {
     /// Says what stands in the way.
     pub fn new(code: &'static str, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
+        Self { code, message: message.into(), attribute: None }
+    }
+
+    /// An attribute does not fit its declaration.
+    fn unfit(unfit: &UnfitAttribute) -> Self {
+        Self { attribute: Some(unfit.path.clone()), ..Self::new(unfit.code, unfit.to_string()) }
+    }
+
+    /// A question about the external entity `part` (`subject` or `resource`) cannot be evaluated.
+    fn external(error: ExternalError, part: &str, unknown: &'static str) -> Self {
+        match error {
+            ExternalError::Attribute(unfit) => {
+                Self::unfit(&UnfitAttribute { path: format!("{part}.properties.{}", unfit.path), ..unfit })
+            }
+            ExternalError::UnknownType(_) => Self::new(unknown, error.to_string()),
+            ExternalError::Failed(message) => Self::new("undecidable", message),
+        }
     }
 }
 
@@ -39,6 +60,16 @@ pub struct Named<'a> {
     pub properties: &'a Map<String, Value>,
 }
 
+/// For which scopes of a user a question is answered (decision 31).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Basis {
+    /// For those of the credential in hand: the default of a question about the caller itself, and never of another user.
+    Credential,
+    /// For those of the user's whole role: the default, and the only choice, of a question about another user.
+    Role,
+}
+
 /// Who is asked about: a principal and what is known of its call, or what stands in the way.
 pub enum Asked {
     /// Somebody.
@@ -49,39 +80,60 @@ pub enum Asked {
     Refused,
 }
 
-/// Who a question names, by its role, if the caller may ask about it: `evaluateAccess` on a user, and
-/// `evaluateForeignAccess` for everybody of another domain.
-pub async fn subject(gate: &Gate, named: Named<'_>) -> Result<Asked, Problem> {
+/// Who a question names, if the caller may ask about it: `evaluateAccess` on a user, and `evaluateForeignAccess` for every
+/// external subject. The caller itself is answered for with the credential in hand, unless `basis` is its role; other users
+/// with their whole role.
+pub async fn subject(gate: &Gate, named: Named<'_>, basis: Option<Basis>) -> Result<Asked, Problem> {
     if named.kind != "User" {
-        if gate.parts().kinds.has(named.kind) {
-            let message = format!(
-                "{:?} is not a type of subject; of this service's own types that is \"User\"",
-                named.kind
-            );
-            return Ok(Asked::Unknown(Obstacle::new("unknown_subject", message)));
-        }
-        if !gate.step("evaluateForeignAccess").allows(&gate.caller().organization) {
-            return Ok(Asked::Refused);
-        }
-        let found = gate.engine().domain().find(named.kind, named.id, named.properties);
-        return Ok(match found {
-            Ok(foreign) => Asked::Known(Arc::new(Principal::foreign(foreign)), gate.moment()),
-            Err(message) => Asked::Unknown(Obstacle::new("unknown_subject", message)),
-        });
+        return Ok(external_subject(gate, named, basis));
     }
     let door = gate.step("evaluateAccess");
-    let known = match door.id(named.id) {
+    let id = door.id(named.id);
+    let known = match id {
         Some(id) => Caller::by_role(gate.parts(), gate.engine(), id).await?,
         None => None,
     };
+    let is_own = id == Some(gate.caller().id);
     Ok(match known {
-        Some(user) if door.permits(&user.thing) => asked(gate, Some(&user)),
+        Some(user) if door.permits(&user.thing) => match basis {
+            Some(Basis::Credential) if !is_own => Asked::Unknown(Obstacle::new("invalid", OWN_ONLY)),
+            None | Some(Basis::Credential) if is_own => in_hand(gate),
+            _ => asked(gate, Some(&user)),
+        },
         // As with a path (decision 16).
         _ if door.could("User") => {
             Asked::Unknown(Obstacle::new("unknown_subject", "there is no such User within your reach"))
         }
         _ => Asked::Refused,
     })
+}
+
+/// What is wrong with a question that asks for the credential of another subject than the caller.
+const OWN_ONLY: &str = "basis: \"credential\" is for questions about the caller itself; leave it out";
+
+fn external_subject(gate: &Gate, named: Named<'_>, basis: Option<Basis>) -> Asked {
+    if gate.parts().kinds.has(named.kind) {
+        let message = format!(
+            "{:?} is not a type of subject; of this service's own types that is \"User\"",
+            named.kind
+        );
+        return Asked::Unknown(Obstacle::new("unknown_subject", message));
+    }
+    if !gate.step("evaluateForeignAccess").allows(&gate.caller().organization) {
+        return Asked::Refused;
+    }
+    if basis == Some(Basis::Credential) {
+        return Asked::Unknown(Obstacle::new("invalid", OWN_ONLY));
+    }
+    match gate.engine().domain().find(named.kind, named.id, named.properties) {
+        Ok(foreign) => Asked::Known(Arc::new(Principal::foreign(foreign)), gate.moment()),
+        Err(error) => Asked::Unknown(Obstacle::external(error, "subject", "unknown_subject")),
+    }
+}
+
+/// The caller itself, with the credential in hand.
+pub fn in_hand(gate: &Gate) -> Asked {
+    Asked::Known(Arc::clone(&gate.caller().principal), gate.circumstances())
 }
 
 /// A user that the caller may ask about, as it would be with a credential that carries its whole role.
@@ -119,7 +171,7 @@ pub async fn target(gate: &Gate, named: Named<'_>) -> Result<Target, Problem> {
     }
     Ok(match gate.engine().domain().find(named.kind, named.id, named.properties) {
         Ok(foreign) => Target::There(Arc::new(Resourced::foreign(foreign))),
-        Err(message) => Target::Wrong(Obstacle::new("undecidable", message)),
+        Err(error) => Target::Wrong(Obstacle::external(error, "resource", "undecidable")),
     })
 }
 
@@ -215,8 +267,11 @@ fn verdict(
     answer: Arc<Answer>,
     explain: bool,
 ) -> Verdict {
-    let obstacle =
-        (!answer.errors.is_empty()).then(|| Obstacle::new("undecidable", answer.errors.join("; ")));
+    let obstacle = match &answer.unfit {
+        Some(unfit) => Some(Obstacle::unfit(unfit)),
+        None if answer.errors.is_empty() => None,
+        None => Some(Obstacle::new("undecidable", answer.errors.join("; "))),
+    };
     let missing = if explain && obstacle.is_none() { engine.missing(ask, resource, &answer) } else { None };
     Verdict { answer, obstacle, missing }
 }

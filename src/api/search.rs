@@ -1,13 +1,13 @@
 //! The searches of AuthZEN: who may do that, what may this one do it to, and what may it do. They give exactly those of
 //! whom an evaluation would say yes, a page at a time.
 
-use super::access::{Action, Entity, answered};
-use super::question::{self, Asked, Named, Target, with_said};
+use super::access::{Action, Entity, Subject, answered};
+use super::question::{self, Asked, Basis, Named, Target, with_said};
 use super::sent::Body;
 use crate::authz::{Ask, Circumstances, Principal, Resourced};
 use crate::http::openapi::Doc;
 use crate::http::{Caller, Gate, Problem};
-use crate::values::{Id, Term, Whole, given, object_only};
+use crate::values::{Id, Term, Whole, null_is_absent, object_only};
 use actix_web::HttpResponse;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -34,12 +34,27 @@ struct EntityType {
 
 object_only!(EntityType, read);
 
+/// The subjects that are searched for.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(remote = "Self")]
+struct SubjectType {
+    /// A Cedar entity type.
+    r#type: Term,
+    /// Whether the caller's own user is found by the `credential` in hand, which is the default, or by its whole `role`.
+    /// Other users are always found by their role.
+    #[serde(default)]
+    basis: Option<Basis>,
+}
+
+object_only!(SubjectType, read);
+
 /// The document of a search whose body is a `B`.
 pub(super) fn search_doc<B: ToSchema>(what: &str) -> Doc {
     Doc::new(format!("Search {what} (AuthZEN)"))
         .describe(
             "Gives exactly those of whom an evaluation would say yes, a page at a time. A search looks at 10,000 \
-             candidates at most, and may then answer with less than a full page and a token to go on with.",
+             candidates at most, and may then answer with less than a full page and a token to go on with. The caller's own \
+             user is asked about with the credential in hand unless `subject.basis` is `role`.",
         )
         .body::<B>(None)
         .answer::<Found>(200, "A page of results.", None)
@@ -52,9 +67,9 @@ pub(super) struct Search {
     subject: Value,
     action: Option<Value>,
     resource: Value,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_absent")]
     context: Map<String, Value>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_absent")]
     page: PageWanted,
 }
 
@@ -67,11 +82,10 @@ macro_rules! search {
         pub(super) struct $name {
             $(#[doc = $who] $part: $kind,)+
             /// What policies may read besides.
-            #[schema(value_type = Object, required = false)]
-            context: Map<String, Value>,
+            #[schema(value_type = Option<Object>)]
+            context: Option<Map<String, Value>>,
             /// Which page.
-            #[schema(required = false)]
-            page: PageWanted,
+            page: Option<PageWanted>,
         }
     };
 }
@@ -80,7 +94,7 @@ search!(
     /// Who may do that?
     SubjectSearch {
         #[doc = "What kind of subject."]
-        subject: EntityType,
+        subject: SubjectType,
         #[doc = "Does what."]
         action: Action,
         #[doc = "To which thing."]
@@ -91,7 +105,7 @@ search!(
     /// What may this one do that to?
     ResourceSearch {
         #[doc = "Who."]
-        subject: Entity,
+        subject: Subject,
         #[doc = "Does what."]
         action: Action,
         #[doc = "To what kind of thing."]
@@ -102,7 +116,7 @@ search!(
     /// What may this one do to that?
     ActionSearch {
         #[doc = "Who."]
-        subject: Entity,
+        subject: Subject,
         #[doc = "To which thing."]
         resource: Entity,
     }
@@ -113,12 +127,12 @@ search!(
 #[serde(remote = "Self")]
 struct PageWanted {
     /// The `next_token` of the page before; nothing for the first one.
-    #[serde(default, deserialize_with = "given")]
-    #[schema(nullable = false)]
+    #[serde(default)]
     token: Option<String>,
-    /// How many results at most; 100 if nothing is said, and never more than 1,000.
-    #[serde(default, deserialize_with = "given")]
-    #[schema(value_type = Option<usize>, nullable = false, minimum = 0)]
+    /// How many results at most: 100 by default, and never more than 1,000. With 0 the page is empty and has no
+    /// `next_token`.
+    #[serde(default)]
+    #[schema(value_type = Option<usize>, minimum = 0)]
     limit: Option<Whole>,
 }
 
@@ -226,9 +240,10 @@ impl Walk {
         self.looked_at >= MAX_SCAN
     }
 
-    /// The page; `is_over` where there is nothing after it.
+    /// The page; `is_over` where there is nothing after it. A page of no results has no next one: its token would stand for
+    /// the same page again, and a client that follows tokens would never end.
     fn found(self, is_over: bool) -> Found {
-        let next_token = match is_over {
+        let next_token = match is_over || self.limit == 0 {
             false => Self::token(&self.asked, self.limit, self.after().unwrap_or_default()),
             true => String::new(),
         };
@@ -238,7 +253,7 @@ impl Walk {
 
 /// `POST /access/v1/search/subject`: who may do that?
 pub(super) async fn search_subjects(gate: Gate, Body(search): Body<Search>) -> Result<HttpResponse, Problem> {
-    let wanted: EntityType = Search::part(&search.subject, "subject")?;
+    let wanted: SubjectType = Search::part(&search.subject, "subject")?;
     let resource: Entity = Search::part(&search.resource, "resource")?;
     let action = search.action()?;
     let mut walk = Walk::new(&gate, "subject", &search)?;
@@ -260,8 +275,13 @@ pub(super) async fn search_subjects(gate: Gate, Body(search): Body<Search>) -> R
             for account in page {
                 let id = account.id;
                 let asked = may_ask.may_evaluate(&account);
-                let caller = Caller::of_account(engine, &account).filter(|_| asked);
-                let fits = caller.is_some_and(|caller| fits(&caller.principal, gate.moment()));
+                let in_hand = id == gate.caller().id && wanted.basis != Some(Basis::Role);
+                let fits = asked
+                    && match in_hand {
+                        true => fits(&gate.caller().principal, gate.circumstances()),
+                        false => Caller::of_account(engine, &account)
+                            .is_some_and(|caller| fits(&caller.principal, gate.moment())),
+                    };
                 if walk.note(&id.to_string(), fits.then(|| json!({ "type": "User", "id": id }))) {
                     is_over = false;
                     break 'pages;
@@ -293,7 +313,7 @@ pub(super) async fn search_resources(
     Body(search): Body<Search>,
 ) -> Result<HttpResponse, Problem> {
     let wanted: EntityType = Search::part(&search.resource, "resource")?;
-    let subject: Entity = Search::part(&search.subject, "subject")?;
+    let subject: Subject = Search::part(&search.subject, "subject")?;
     let action = search.action()?;
     let mut walk = Walk::new(&gate, "resource", &search)?;
     let Some((principal, circumstances)) = known_subject(&gate, &subject).await? else {
@@ -339,9 +359,9 @@ pub(super) async fn search_resources(
 /// Who a search is about; none where there is nobody, 403 where the caller may not ask about it.
 async fn known_subject(
     gate: &Gate,
-    subject: &Entity,
+    subject: &Subject,
 ) -> Result<Option<(Arc<Principal>, Circumstances)>, Problem> {
-    match question::subject(gate, subject.named()).await? {
+    match question::subject(gate, subject.named(), subject.basis).await? {
         Asked::Known(principal, circumstances) => Ok(Some((principal, circumstances))),
         Asked::Unknown(_) => Ok(None),
         Asked::Refused => Err(Problem::forbidden("ask about this subject")),
@@ -350,7 +370,7 @@ async fn known_subject(
 
 /// `POST /access/v1/search/action`: what may this one do to that?
 pub(super) async fn search_actions(gate: Gate, Body(search): Body<Search>) -> Result<HttpResponse, Problem> {
-    let subject: Entity = Search::part(&search.subject, "subject")?;
+    let subject: Subject = Search::part(&search.subject, "subject")?;
     let resource: Entity = Search::part(&search.resource, "resource")?;
     let mut walk = Walk::new(&gate, "action", &search)?;
     let Some((principal, circumstances)) = known_subject(&gate, &subject).await? else {

@@ -37,15 +37,15 @@ impl FromRequest for Sent {
     }
 }
 
-/// What was sent as JSON. AuthZEN answers another type of content with 400, too.
+/// What was sent as JSON. AuthZEN answers another type of content with 400, too; a compressed body stays a 415.
 fn sent(
     request: &HttpRequest,
     payload: &mut Payload,
 ) -> impl Future<Output = Result<BytesMut, Problem>> + use<> {
     let bytes = body::read_json(request, payload, MAX_BODY);
     async move {
-        bytes.await.map_err(|problem| match problem.status {
-            StatusCode::UNSUPPORTED_MEDIA_TYPE => Problem { status: StatusCode::BAD_REQUEST, ..problem },
+        bytes.await.map_err(|problem| match problem.code {
+            "unsupported_media_type" => Problem { status: StatusCode::BAD_REQUEST, ..problem },
             _ => problem,
         })
     }

@@ -40,6 +40,8 @@ impl Words {
 #[derive(Debug)]
 pub(super) struct Understood {
     pub(super) principal: Arc<Principal>,
+    /// Whether it is the caller itself, with the credential in hand.
+    pub(super) is_own: bool,
     pub(super) action: String,
     pub(super) thing: Arc<Resourced>,
     /// What is said of the call.
@@ -65,7 +67,8 @@ pub(super) fn decide(gate: &Gate, words: Words) -> Option<Verdict> {
         if !known.read.iter().flatten().all(|(id, stamp)| store.is_good(*stamp, *id)) {
             return None;
         }
-        let circumstances = Circumstances { said: known.said.clone(), ..gate.moment() };
+        let call = if known.is_own { gate.circumstances() } else { gate.moment() };
+        let circumstances = Circumstances { said: known.said.clone(), ..call };
         let ask = Ask {
             principal: &known.principal,
             action: &known.action,

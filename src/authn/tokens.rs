@@ -26,6 +26,9 @@ struct Payload {
     scope: String,
     iat: i64,
     exp: i64,
+    /// From when on it is good (RFC 7519, 4.1.5); the service itself issues tokens without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    nbf: Option<i64>,
     iss: String,
     aud: String,
     jti: String,
@@ -88,6 +91,7 @@ pub(super) fn issue(
         scope: claims.scope.to_string(),
         iat,
         exp,
+        nbf: None,
         iss: issuer.to_owned(),
         aud: issuer.to_owned(),
         jti: random_hex::<16>()?,
@@ -97,7 +101,7 @@ pub(super) fn issue(
     Ok(Issued { token, expires_at: moment(exp) })
 }
 
-/// What a token says, if this key signed it and it has not expired at `now`.
+/// What a token says, if this key signed it and it is valid at `now`: not before its `nbf`, not from its `exp` on.
 pub(super) fn verify(
     token: &str,
     key: &DecodingKey,
@@ -111,6 +115,10 @@ pub(super) fn verify(
         })?
         .claims;
     let scope = payload.scope.parse().map_err(|_| TokenError::Invalid)?;
+    // By the service's own clock, as the expiry.
+    if payload.nbf.is_some_and(|nbf| nbf > now.seconds()) {
+        return Err(TokenError::Invalid);
+    }
     if payload.exp <= now.seconds() {
         return Err(TokenError::Expired);
     }

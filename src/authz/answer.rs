@@ -1,6 +1,7 @@
 //! What Cedar says of a question.
 
 use super::bundle::About;
+use super::unfit::{Undecidable, UnfitAttribute};
 use crate::values::raw;
 use serde_json::value::RawValue;
 use std::cell::RefCell;
@@ -16,13 +17,15 @@ pub struct Answer {
     pub policies: Vec<Arc<About>>,
     /// What went wrong.
     pub errors: Vec<String>,
+    /// The field of the context that does not fit its declaration, where that is what went wrong.
+    pub unfit: Option<UnfitAttribute>,
     /// The ids of the policies in words, once that is wanted.
     ids: OnceLock<Box<RawValue>>,
 }
 
 impl Answer {
     pub(super) fn new(allowed: bool, policies: Vec<Arc<About>>, errors: Vec<String>) -> Self {
-        Self { allowed, policies, errors, ids: OnceLock::new() }
+        Self { allowed, policies, errors, unfit: None, ids: OnceLock::new() }
     }
 
     /// The ids of the policies that decided.
@@ -38,8 +41,9 @@ impl Answer {
             && self.policies.iter().zip(&other.policies).all(|(one, other)| Arc::ptr_eq(one, other))
     }
 
-    pub(super) fn undecidable(error: String) -> Self {
-        Self::new(false, Vec::new(), vec![error])
+    pub(super) fn undecidable(error: impl Into<Undecidable>) -> Self {
+        let Undecidable { message, attribute } = error.into();
+        Self { unfit: attribute, ..Self::new(false, Vec::new(), vec![message]) }
     }
 }
 

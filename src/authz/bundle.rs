@@ -7,6 +7,7 @@ use super::inventory::Inventory;
 use super::shape::Shape;
 use super::snapshot::{FileKind, Snapshot};
 use crate::values::quoted;
+use crate::values::strict_json::{self, JsonError};
 use cedar_policy::{
     Effect, Entities, Entity, EntityTypeName, EntityUid, Policy, PolicyId, PolicySet, Schema, SchemaFragment,
     ValidationMode, Validator,
@@ -395,6 +396,10 @@ fn read_data(files: &[Source], schema: &Schema, stored: &[&str], faults: &mut Fa
     let mut all: Vec<Entity> = Vec::new();
     let mut known: HashMap<EntityUid, &Source> = HashMap::new();
     for file in files {
+        if let Err(JsonError::DuplicateKey(path)) = strict_json::check(file.text.as_bytes()) {
+            faults.0.push(file.fault(None, format!("{path}: the key occurs twice in its object")));
+            continue;
+        }
         match Entities::from_json_str(&file.text, Some(schema)) {
             Ok(entities) => {
                 // Parsing with the schema adds its actions, which are no data.

@@ -3,7 +3,7 @@
 
 use super::snapshot::{FileKind, Snapshot};
 use super::{Bundle, Fault};
-use crate::values::read_text;
+use crate::values::{read_text, strict_json};
 use cedar_policy::{Authorizer, Context, Decision, Entities, EntityUid, Request, Schema};
 use serde::Deserialize;
 use serde_json::Value;
@@ -50,6 +50,7 @@ pub fn read(path: &Path) -> Result<Vec<Case>, String> {
 }
 
 fn parse(text: &str) -> Result<Vec<Case>, String> {
+    strict_json::check(text.as_bytes()).map_err(|error| error.to_string())?;
     serde_json::from_str(text).map_err(|error| error.to_string())
 }
 

@@ -1,9 +1,10 @@
-//! The entities of other domains: what the data files say of them, overlaid by what whoever asks says.
+//! The entities of external domains: what the data files say of them, and what a question adds to that.
 
 use super::bundle::Bundle;
 use super::facts::{Foreign, core, uid};
 use super::shape::Shape;
 use super::shown::Text;
+use super::unfit::UnfitAttribute;
 use crate::values::Fingerprint;
 use cedar_policy::{Entities, EntityUid, Schema};
 use cedar_policy_core::ast::Entity;
@@ -54,14 +55,26 @@ impl Domain {
         ids.flat_map(move |ids| ids.range::<str, _>((from, Bound::Unbounded))).map(String::as_str)
     }
 
-    /// The entity of this type with this id: what the data says of it, overlaid by `properties`. Says what is wrong with
-    /// the type or the properties.
-    pub fn find(&self, kind: &str, id: &str, properties: &Map<String, Value>) -> Result<Foreign, String> {
-        let shape =
-            self.shapes.get(kind).ok_or_else(|| format!("{kind:?} is not an entity type of the schema"))?;
-        let uid = uid(kind, id).ok_or_else(|| format!("{kind:?} is not an entity type"))?;
+    /// The entity of this type with this id: what the data says of it, and of `properties` those attributes that the data
+    /// does not have (decision 24). Properties that are not declared are left out.
+    ///
+    /// # Errors
+    ///
+    /// Where the type is unknown, or a property does not fit its declaration.
+    pub fn find(
+        &self,
+        kind: &str,
+        id: &str,
+        properties: &Map<String, Value>,
+    ) -> Result<Foreign, ExternalError> {
+        let unknown = || ExternalError::UnknownType(kind.to_owned());
+        let shape = self.shapes.get(kind).ok_or_else(unknown)?;
+        let uid = uid(kind, id).ok_or_else(unknown)?;
         let known = self.entities.get(&uid);
-        let said = shape.project(properties);
+        let mut said = shape.project(properties);
+        if let Some((entity, _)) = known {
+            said.retain(|name, _| entity.get(name).is_none());
+        }
         if said.is_empty() {
             let fingerprint = Fingerprint::of(&(kind, id));
             let (entity, text) =
@@ -69,21 +82,33 @@ impl Domain {
             return Ok(Foreign { kind: kind.to_owned(), uid, entity, text, fingerprint });
         }
         let fingerprint = Fingerprint::of(&(kind, id, serde_json::to_string(&said).unwrap_or_default()));
-        let form = known.map(|(entity, _)| json_form(entity)).transpose()?.unwrap_or_default();
+        let entity = Arc::new(self.completed(&uid, known.map(|(entity, _)| entity), said, shape)?);
+        Ok(Foreign { kind: kind.to_owned(), uid, entity: Some(entity), text: Text::default(), fingerprint })
+    }
+
+    /// The entity with these attributes besides those that the data has of it.
+    fn completed(
+        &self,
+        uid: &EntityUid,
+        known: Option<&Arc<Entity>>,
+        said: Map<String, Value>,
+        shape: &Shape,
+    ) -> Result<Entity, ExternalError> {
+        let form = known.map(json_form).transpose().map_err(ExternalError::Failed)?.unwrap_or_default();
         let fields = |name: &str| form.get(name).and_then(Value::as_object).cloned().unwrap_or_default();
         let (mut attributes, tags) = (fields("attrs"), fields("tags"));
-        attributes.extend(said);
-        let form =
-            json!({ "uid": { "type": kind, "id": id }, "attrs": attributes, "tags": tags, "parents": [] });
-        let parsed = cedar_policy::Entity::from_json_value(form, Some(&self.schema))
-            .map_err(|error| format!("the properties of {uid}: {}", with_causes(&error)))?;
-        let ancestors = known.map(|(entity, _)| entity.ancestors().cloned().collect()).unwrap_or_default();
+        attributes.extend(said.clone());
+        let name = json!({ "type": uid.type_name().to_string(), "id": uid.id().unescaped() });
+        let form = json!({ "uid": name, "attrs": attributes, "tags": tags, "parents": [] });
+        let parsed = cedar_policy::Entity::from_json_value(form, Some(&self.schema)).map_err(|error| {
+            let other = || ExternalError::Failed(format!("the properties of {uid}: {}", with_causes(&error)));
+            let unfit = shape.first_invalid(&said).or_else(|| shape.first_missing(&attributes));
+            unfit.map_or_else(other, ExternalError::Attribute)
+        })?;
+        let ancestors = known.map(|entity| entity.ancestors().cloned().collect()).unwrap_or_default();
         let attributes = parsed.as_ref().attrs().map(|(name, value)| (name.clone(), value.clone()));
         let tags = parsed.as_ref().tags().map(|(name, value)| (name.clone(), value.clone()));
-        let entity =
-            Entity::new_with_attr_partial_value(core(&uid), attributes, Default::default(), ancestors, tags);
-        let (entity, text) = (Some(Arc::new(entity)), Text::default());
-        Ok(Foreign { kind: kind.to_owned(), uid, entity, text, fingerprint })
+        Ok(Entity::new_with_attr_partial_value(core(uid), attributes, Default::default(), ancestors, tags))
     }
 
     /// The entities that a context names, since policies may read their attributes too.
@@ -111,6 +136,20 @@ impl Domain {
             Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
         }
     }
+}
+
+/// Why a question about an external entity cannot be evaluated.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ExternalError {
+    /// The schema has no such entity type.
+    #[error("{0:?} is not an entity type of the schema")]
+    UnknownType(String),
+    /// A property does not fit the declaration of its attribute.
+    #[error("{0}")]
+    Attribute(UnfitAttribute),
+    /// Anything else that Cedar refuses.
+    #[error("{0}")]
+    Failed(String),
 }
 
 /// An entity in Cedar's JSON form.

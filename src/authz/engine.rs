@@ -12,6 +12,7 @@ use super::permitted::{Denied, Permitted, Undecided, Within};
 use super::rules;
 use super::slice::{Candidates, Slice};
 use super::trail::{Decided, Trail};
+use super::unfit::Undecidable;
 use super::{BundleError, Fault, Scope, ScopeSet};
 use crate::decision_log;
 use crate::trace::{self, Step};
@@ -264,7 +265,12 @@ impl Engine {
             }
             Err(error) => {
                 // A client names the action and the types.
-                tracing::debug!(action = ask.action, error, "a question could not be decided: denied");
+                let message = &error.message;
+                tracing::debug!(
+                    action = ask.action,
+                    error = message,
+                    "a question could not be decided: denied"
+                );
                 Answer::undecidable(error)
             }
         }
@@ -298,14 +304,14 @@ impl Engine {
         ask: &Ask<'_>,
         resource: &Resourced,
         to_ask: impl FnOnce(&Evaluator<'_>) -> T,
-    ) -> Result<T, String> {
-        let principal =
-            ask.principal.uid.clone().ok_or("the subject is not of a type that the schema knows")?;
+    ) -> Result<T, Undecidable> {
+        let unknown = "the subject is not of a type that the schema knows";
+        let principal = ask.principal.uid.clone().ok_or(unknown)?;
         let unfit = |what: &str, kind: &dyn std::fmt::Display| {
             format!("the action {} does not apply to the {what} type {kind}", ask.action)
         };
         if !slice.principals.values().any(|kind| kind == principal.type_name()) {
-            return Err(unfit("subject", principal.type_name()));
+            return Err(unfit("subject", principal.type_name()).into());
         }
         let (kind, id) = resource.body().name();
         let is_new = matches!(resource.body(), Body::Own(own) if own.is_new);
@@ -333,7 +339,7 @@ impl Engine {
         let entities = with(known, others.chain(entity))?;
         let schema = slice.is_checked(ask.circumstances).then_some(&self.bundle.schema);
         let request = Request::new(principal, slice.action.clone(), thing, context, schema)
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| slice.unfit_context(ask.circumstances, || error.to_string()))?;
         let request = AsRef::<ast::Request>::as_ref(&request).clone();
         Ok(to_ask(&Evaluator::new(request, &entities, Extensions::all_available())))
     }

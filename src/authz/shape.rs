@@ -11,7 +11,17 @@ pub(super) enum Shape {
     Record(BTreeMap<String, (Shape, bool)>),
     /// A set of such.
     Set(Box<Shape>),
-    /// Anything without fields of its own.
+    /// A whole number.
+    Long,
+    /// True or false.
+    Boolean,
+    /// A string.
+    String,
+    /// An entity of this type.
+    Entity(String),
+    /// A value of this extension type.
+    Extension(String),
+    /// A value of a type that is not understood.
     #[default]
     Other,
 }
@@ -39,9 +49,20 @@ impl Shape {
             .find_map(|space| schema.get(space)?.get("commonTypes")?.get(base).map(|form| (space, form)));
         match (kind, common) {
             ("Record", _) => Some(Self::Record(BTreeMap::new())),
-            ("Entity" | "Extension" | "String" | "Long" | "Boolean", _) => Some(Self::Other),
+            ("Entity", _) => Some(Self::Entity(name.to_owned())),
             (_, Some((space, form))) => Self::read(schema, space, form),
-            (_, None) => Some(Self::Other),
+            (_, None) => Some(Self::built_in(base)),
+        }
+    }
+
+    /// A type that Cedar has of itself.
+    fn built_in(name: &str) -> Self {
+        match name {
+            "String" => Self::String,
+            "Long" => Self::Long,
+            "Bool" | "Boolean" => Self::Boolean,
+            "datetime" | "duration" | "decimal" | "ipaddr" => Self::Extension(name.to_owned()),
+            _ => Self::Other,
         }
     }
 
@@ -49,7 +70,7 @@ impl Shape {
     pub(super) fn names(&self) -> BTreeSet<String> {
         match self {
             Self::Record(fields) => fields.keys().cloned().collect(),
-            Self::Set(_) | Self::Other => BTreeSet::new(),
+            _ => BTreeSet::new(),
         }
     }
 
@@ -73,7 +94,7 @@ impl Shape {
             (Self::Set(element), Value::Array(items)) => {
                 Value::Array(items.iter().map(|item| element.projected(item)).collect())
             }
-            (Self::Record(_) | Self::Set(_) | Self::Other, value) => value.clone(),
+            (_, value) => value.clone(),
         }
     }
 }

@@ -8,6 +8,7 @@ use super::facts::{Principal, Resourced};
 use super::reads::Reads;
 use super::rules::Rule;
 use super::shape::Shape;
+use super::unfit::{Undecidable, UnfitAttribute};
 use crate::values::{Fingerprint, raw};
 use cedar_policy::{
     ActionConstraint, Context, Entities, EntityTypeName, EntityUid, Policy, PrincipalConstraint,
@@ -247,7 +248,11 @@ impl Slice {
 
     /// The context of a call, with what the action's context declares. Where nothing is said and nothing read, it is
     /// empty: that changes no decision.
-    pub(super) fn context(&self, schema: &Schema, circumstances: &Circumstances) -> Result<Context, String> {
+    pub(super) fn context(
+        &self,
+        schema: &Schema,
+        circumstances: &Circumstances,
+    ) -> Result<Context, Undecidable> {
         let is_checked = self.is_checked(circumstances);
         if !is_checked && !self.reads_context() {
             return Ok(Context::empty());
@@ -263,8 +268,28 @@ impl Slice {
         if let Ok(Value::Object(known)) = known.to_json_value() {
             fields.extend(known);
         }
-        Context::from_json_value(Value::Object(fields), Some((schema, &self.action)))
-            .map_err(|error| format!("context: {}", with_causes(&error)))
+        Context::from_json_value(Value::Object(fields), Some((schema, &self.action))).map_err(|error| {
+            self.unfit_context(circumstances, || format!("context: {}", with_causes(&error)))
+        })
+    }
+
+    /// Why a context cannot be used: the field that does not fit, or else this message.
+    pub(super) fn unfit_context(
+        &self,
+        circumstances: &Circumstances,
+        message: impl FnOnce() -> String,
+    ) -> Undecidable {
+        let mut said = self.declared_of(&circumstances.said);
+        said.retain(|name, _| !circumstances.knows(name));
+        let unfit = self.shape.first_invalid(&said).or_else(|| {
+            let known = self.declared.iter().filter(|name| circumstances.knows(name));
+            said.extend(known.map(|name| (name.clone(), Value::Null)));
+            self.shape.first_missing(&said)
+        });
+        match unfit {
+            Some(unfit) => UnfitAttribute { path: format!("context.{}", unfit.path), ..unfit }.into(),
+            None => message().into(),
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use crate::authz::{
 use crate::config::Config;
 use crate::http::Problem;
 use crate::values::Email;
+use crate::values::strict_json;
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value};
 use std::path::PathBuf;
@@ -117,6 +118,7 @@ fn reload(config: &Config, version: &str) -> Outcome {
 pub(super) struct Fields(Map<String, Value>);
 
 fn fields(text: &str) -> Result<Fields, String> {
+    strict_json::check(text.as_bytes()).map_err(|error| format!("it is not a JSON object: {error}"))?;
     match serde_json::from_str(text) {
         Ok(Value::Object(fields)) => Ok(Fields(fields)),
         Ok(_) => Err("it is not a JSON object".to_owned()),
@@ -154,7 +156,7 @@ async fn explain(app: &App, question: &Question) -> Result<(), Problem> {
         }
         (None, Some(subject)) => {
             let named = thing(subject, &question.subject_properties);
-            (format!("{}:{}", named.kind, named.id), question::subject(&gate, named).await?, None)
+            (format!("{}:{}", named.kind, named.id), question::subject(&gate, named, None).await?, None)
         }
         (None, None) => return Err(Problem::bad_request("--user or --subject says who")),
     };

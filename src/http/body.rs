@@ -3,6 +3,7 @@
 use super::incoming::{read_body, too_large};
 use super::problem::{MAX_ERRORS, shortened};
 use super::{FieldError, Problem};
+use crate::values::strict_json::{self, JsonError};
 use actix_web::http::{StatusCode, header};
 use actix_web::{FromRequest, HttpRequest, dev::Payload, web};
 use futures_util::future::LocalBoxFuture;
@@ -82,7 +83,9 @@ fn read(
     kind: &'static str,
     max: usize,
 ) -> impl Future<Output = Result<web::BytesMut, Problem>> + use<> {
-    let checked = check_content_type(request, kind).and_then(|()| check_length(request, max));
+    let checked = check_content_type(request, kind)
+        .and_then(|()| check_content_encoding(request))
+        .and_then(|()| check_length(request, max));
     let (request, mut payload) = (request.clone(), payload.take());
     async move {
         checked?;
@@ -104,6 +107,20 @@ fn check_content_type(request: &HttpRequest, kind: &str) -> Result<(), Problem> 
     ))
 }
 
+/// 415 for a body with a content coding such as gzip: the service decodes none (RFC 9110, section 8.4).
+fn check_content_encoding(request: &HttpRequest) -> Result<(), Problem> {
+    let is_identity = |value: &header::HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"identity");
+    if request.headers().get_all(header::CONTENT_ENCODING).all(is_identity) {
+        return Ok(());
+    }
+    let problem = Problem::new(
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        "unsupported_content_encoding",
+        "The body is compressed. Send it without Content-Encoding.",
+    );
+    Err(problem.with(header::ACCEPT_ENCODING, "identity"))
+}
+
 fn check_length(request: &HttpRequest, max: usize) -> Result<(), Problem> {
     let length = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
     match length.and_then(|length| length.parse::<usize>().ok()) {
@@ -117,25 +134,49 @@ pub fn is_object(bytes: &[u8]) -> bool {
     bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{')
 }
 
+impl From<JsonError> for Problem {
+    fn from(error: JsonError) -> Self {
+        match error {
+            JsonError::Malformed(error) => malformed(&error),
+            JsonError::DuplicateKey(path) => {
+                let message = "the key occurs twice in its object; send it once";
+                let detail = format!("{path}: {message}");
+                let errors = vec![FieldError::new(path, message)];
+                Self { errors, ..Self::new(StatusCode::BAD_REQUEST, "duplicate_key", detail) }
+            }
+        }
+    }
+}
+
+fn malformed(error: &serde_json::Error) -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, "malformed_json", format!("The body is not JSON: {error}."))
+}
+
+/// 400: the body is JSON, but no object. serde's own message would repeat what was sent, and name an internal type.
+pub fn no_object() -> Problem {
+    Problem::bad_request("The body is JSON, but not an object: send {…} with the fields.")
+}
+
 /// A value from the bytes of a JSON document. Where it is well-formed but not such a value, every wrong field is named.
+///
+/// # Errors
+///
+/// 400, also where an object has a key twice, at any depth.
 pub fn parse<T: DeserializeOwned + 'static>(bytes: &[u8]) -> Result<T, Problem> {
+    strict_json::check(bytes)?;
     // serde would also read a list as the fields of an object in their order. Only who asks for any JSON gets a list.
     let is_any = TypeId::of::<T>() == TypeId::of::<Value>();
     let is_object = is_object(bytes);
-    // serde's own message would repeat what was sent, and name a type that only we know.
-    let no_object = || Problem::bad_request("The body is JSON, but not an object: send {…} with the fields.");
     let first = match serde_json::from_slice(bytes) {
         Ok(value) if is_any || is_object => return Ok(value),
         Ok(_) => return Err(no_object()),
         Err(error) => error,
     };
-    let value: Value = serde_json::from_slice(bytes).map_err(|error| {
-        Problem::new(StatusCode::BAD_REQUEST, "malformed_json", format!("The body is not JSON: {error}."))
-    })?;
+    let value: Value = serde_json::from_slice(bytes).map_err(|error| malformed(&error))?;
     if !value.is_object() {
         return Err(no_object());
     }
-    // A field that stands twice is an error in the text and none in the value.
+    // An error of the text that the value does not have.
     from_value(value, "")
         .and_then(|_: T| Err(Problem::bad_request(shortened(first.to_string(), MAX_MESSAGE))))
 }
@@ -294,9 +335,15 @@ mod tests {
     }
 
     #[test]
-    fn a_field_that_stands_twice_is_refused() {
-        let twice = br#"{"name": "A", "name": "B", "email": "a@b.c", "friends": []}"#;
-        assert!(parse::<Person>(twice).unwrap_err().detail.contains("duplicate field `name`"));
+    fn a_key_that_occurs_twice_is_refused_and_named() {
+        for (json, path) in [
+            (r#"{"name": "A", "name": "B", "email": "a@b.c", "friends": []}"#, "name"),
+            (r#"{"name": "A", "email": "a@b.c", "friends": [{"age": 1, "age": 2}]}"#, "friends.0.age"),
+        ] {
+            let problem = parse::<Person>(json.as_bytes()).unwrap_err();
+            assert_eq!((problem.code, problem.errors[0].field.as_str()), ("duplicate_key", path));
+            assert_eq!(parse::<Value>(json.as_bytes()).unwrap_err().code, "duplicate_key");
+        }
     }
 
     #[test]

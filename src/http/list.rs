@@ -6,6 +6,7 @@ use super::page::PageWriter;
 use super::{FieldError, Problem, body};
 use crate::resource::Resource;
 use crate::store::{ListQuery, Listed};
+use crate::values::strict_json;
 use crate::values::{Email, Id, Invalid, NO_NUL, OrgPath, Timestamp};
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse};
@@ -199,6 +200,7 @@ fn text_value(schema: &Object, text: &str) -> Result<sea_orm::Value, String> {
 
 /// A field that is an object or a list equals a JSON text with the same value.
 fn json_value(text: &str) -> Result<sea_orm::Value, String> {
+    strict_json::check(text.as_bytes()).map_err(|error| format!("it is not usable JSON: {error}"))?;
     match serde_json::from_str::<serde_json::Value>(text) {
         Ok(mut value) => {
             value.sort_all_objects();

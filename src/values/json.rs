@@ -246,6 +246,14 @@ pub(crate) fn given<'de, D: Deserializer<'de>, T: serde::Deserialize<'de>>(
     T::deserialize(deserializer).map(Some)
 }
 
+/// A member that may be left out, for which `null` means the same: the default of its type.
+pub(crate) fn null_is_absent<'de, D: Deserializer<'de>, T: Default + serde::Deserialize<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    let value: Option<T> = serde::Deserialize::deserialize(deserializer)?;
+    Ok(value.unwrap_or_default())
+}
+
 /// A whole number, however it is written: to JSON Schema `2.0` is an integer, too.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Whole(pub(crate) i64);

@@ -8,6 +8,7 @@ mod id;
 pub(crate) mod json;
 mod near;
 mod path;
+pub(crate) mod strict_json;
 mod text;
 mod thread;
 mod time;
@@ -19,7 +20,9 @@ pub use fingerprint::{Fingerprint, random_number};
 pub use id::Id;
 pub(crate) use id::write_hex;
 pub use json::JsonObject;
-pub(crate) use json::{JsonSize, ObjectOnly, Whole, given, json_list, json_value, object_only, raw};
+pub(crate) use json::{
+    JsonSize, ObjectOnly, Whole, given, json_list, json_value, null_is_absent, object_only, raw,
+};
 pub use near::Near;
 pub use path::OrgPath;
 pub(crate) use text::{FromText, NO_NUL, string_schema, text_serde, word};

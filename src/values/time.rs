@@ -1,6 +1,9 @@
 //! Time, and the one clock that everything reads.
 
 use super::{Invalid, quoted, string_schema, text_serde};
+use jiff::SignedDuration;
+use jiff::civil::DateTime;
+use jiff::fmt::temporal::Pieces;
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::fmt;
@@ -55,13 +58,30 @@ impl FromStr for Timestamp {
     type Err = Invalid;
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
-        text.parse::<jiff::Timestamp>().map(|moment| Self(moment.as_millisecond())).map_err(|_| {
+        let parsed = parse_millis(text).filter(|millis| (MIN_MILLIS..=MAX_MILLIS).contains(millis));
+        parsed.map(Self).ok_or_else(|| {
             Invalid(format!(
-                "{} is not a time such as 2026-01-31T12:00:00Z (ISO 8601, with an offset)",
+                "{} is not a time such as 2026-01-31T12:00:00Z (ISO 8601, with an offset, in UTC from year 0 to 9999)",
                 quoted(text)
             ))
         })
     }
+}
+
+/// The first and the last millisecond that RFC 3339 can write in UTC.
+const MIN_MILLIS: i64 = -62_167_219_200_000;
+const MAX_MILLIS: i64 = 253_402_300_799_999;
+
+/// The start of 1970.
+const EPOCH: DateTime = jiff::civil::datetime(1970, 1, 1, 0, 0, 0, 0);
+
+/// Milliseconds since 1970 of a text with date, time and offset. The range of `jiff::Timestamp` ends a day before the year
+/// 9999 does, so this computes with the civil time.
+fn parse_millis(text: &str) -> Option<i64> {
+    let pieces = Pieces::parse(text).ok()?;
+    let civil = pieces.date().to_datetime(pieces.time()?).duration_since(EPOCH);
+    let offset = SignedDuration::from_secs(pieces.offset()?.to_numeric_offset().seconds().into());
+    i64::try_from(civil.checked_sub(offset)?.as_millis()).ok()
 }
 
 impl Timestamp {
@@ -87,7 +107,8 @@ impl Timestamp {
     }
 
     fn written(self) -> String {
-        format!("{:.3}", jiff::Timestamp::from_millisecond(self.0).unwrap_or_default())
+        let since = SignedDuration::from_millis(self.0.clamp(MIN_MILLIS, MAX_MILLIS));
+        format!("{:.3}Z", EPOCH.saturating_add(since))
     }
 }
 
@@ -225,6 +246,33 @@ mod tests {
         assert_eq!(moment.to_string(), "2026-01-31T12:00:00.000Z");
         assert_eq!(moment.plus_seconds(90).to_string(), "2026-01-31T12:01:30.000Z");
         assert!("yesterday".parse::<Timestamp>().is_err());
+    }
+
+    #[test]
+    fn the_years_from_0_to_9999_are_read_and_written() {
+        for (text, written) in [
+            ("9999-12-31T23:59:59.999Z", "9999-12-31T23:59:59.999Z"),
+            ("9999-12-31T23:59:59+01:00", "9999-12-31T22:59:59.000Z"),
+            ("9999-12-30T22:00:00-12:30", "9999-12-31T10:30:00.000Z"),
+            ("0000-01-01T00:00:00Z", "0000-01-01T00:00:00.000Z"),
+            ("1969-12-31T23:59:59.5Z", "1969-12-31T23:59:59.500Z"),
+            ("2024-02-29T12:00:00z", "2024-02-29T12:00:00.000Z"),
+        ] {
+            let moment: Timestamp = text.parse().unwrap();
+            assert_eq!(moment.to_string(), written);
+            assert_eq!(written.parse::<Timestamp>().unwrap(), moment);
+        }
+        for text in [
+            "9999-12-31T23:59:59-00:01",
+            "0000-01-01T00:00:00+00:01",
+            "10000-01-01T00:00:00Z",
+            "2026-01-31T12:00:00",
+            "2026-01-31Z",
+            "2026-02-30T12:00:00Z",
+        ] {
+            assert!(text.parse::<Timestamp>().is_err(), "{text}");
+        }
+        assert_eq!(Timestamp::from_millis(i64::MAX).to_string(), "9999-12-31T23:59:59.999Z");
     }
 
     #[test]

@@ -274,9 +274,9 @@ async fn what_cannot_be_decided_is_a_denial_that_says_why() {
         may(user(&admin.id), "read", record.clone()),
         may(user(NOBODY), "fetchUser", user(&admin.id)),
         may(user("no-id"), "fetchUser", user(&admin.id)),
-        may(with(thing("user", "bob"), json!({ "role": 5 })), "write", thing("record", "record-2")),
-        may(alice.clone(), "write", with(record.clone(), json!({ "status": ["active"] }))),
-        may(alice.clone(), "write", with(record.clone(), json!({ "status": null }))),
+        may(with(thing("user", "carol"), json!({ "role": 5 })), "write", thing("record", "record-2")),
+        may(alice.clone(), "write", with(thing("record", "new"), json!({ "status": ["active"] }))),
+        may(alice.clone(), "write", with(thing("record", "new"), json!({ "status": null }))),
         soft,
     ] {
         let answer = evaluate(&admin, question.clone()).await;

@@ -2,7 +2,7 @@
 
 use crate::access::{EVALUATION, EVALUATIONS, decides, evaluate, may, obstacle, thing, with_records};
 use crate::authorize::user;
-use crate::support::{Client, TestApp};
+use crate::support::{Client, Reply, TestApp};
 use cedargate::authz::Scope;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -83,12 +83,12 @@ async fn defaults_are_overridden_as_whole_objects() {
     let body = json!({
         "subject": { "type": "user", "id": "nobody", "properties": { "role": "admin" } },
         "action": { "name": "delete", "properties": { "soft": true } },
-        "resource": { "type": "record", "id": "record-1", "properties": { "status": "archived" } },
+        "resource": { "type": "record", "id": "new", "properties": { "status": "archived" } },
         "context": { "soft": false },
         "evaluations": [
             { "action": { "name": "write" } },
             { "action": { "name": "write" }, "subject": thing("user", "nobody") },
-            { "action": { "name": "write" }, "resource": thing("record", "record-1") },
+            { "action": { "name": "write" }, "resource": thing("record", "new") },
             { "subject": thing("user", "alice") },
             { "subject": thing("user", "alice"), "context": {} },
             { "subject": thing("user", "alice"), "context": {}, "action": { "name": "delete" } },
@@ -126,7 +126,7 @@ async fn without_items_it_is_a_single_question_with_all_that_belongs_to_one() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_an_item_is_a_denial_of_that_item_and_what_is_wrong_with_the_rest_is_not() {
+async fn what_is_wrong_with_an_item_is_a_denial_of_that_item() {
     let app = with_records().await;
     let admin = app.admin().await;
     let good = json!({ "resource": thing("record", "record-1") });
@@ -150,18 +150,6 @@ async fn what_is_wrong_with_an_item_is_a_denial_of_that_item_and_what_is_wrong_w
         }
         assert!(!obstacle(&answers[1]).is_empty(), "{wrong}");
     }
-    for (field, value) in [
-        ("subject", json!("alice")),
-        ("action", json!({ "name": 1 })),
-        ("resource", json!([])),
-        ("context", json!(1)),
-    ] {
-        let mut body =
-            json!({ "evaluations": [may(thing("user", "alice"), "read", thing("record", "record-1"))] });
-        body[field] = value;
-        let reply = admin.post(EVALUATIONS, body).await;
-        assert_eq!(reply.status, StatusCode::BAD_REQUEST, "{field}: {}", reply.text);
-    }
     // The fields in their order are no object.
     let question = may(thing("user", "alice"), "read", thing("record", "record-1"));
     let fields = json!([question["subject"], question["action"], question["resource"], {}, [{}], {}]);
@@ -180,6 +168,61 @@ async fn what_is_wrong_with_an_item_is_a_denial_of_that_item_and_what_is_wrong_w
     let reply =
         admin.send(Method::POST, EVALUATIONS, &[("content-type", "application/json")], Some(body)).await;
     assert_eq!(reply.status, StatusCode::BAD_REQUEST, "{}", reply.text);
+}
+
+#[tokio::test]
+async fn a_default_is_checked_only_where_an_item_uses_it() {
+    let app = with_records().await;
+    let admin = app.admin().await;
+    let mut whole = may(thing("user", "alice"), "read", thing("record", "record-1"));
+    whole["context"] = json!({});
+    for (field, value) in [
+        ("subject", r#""alice""#),
+        ("subject", r#"{"type":"user"}"#),
+        ("action", r#"{"name":1}"#),
+        ("action", r#"{"name":"read","name":"write"}"#),
+        ("resource", "[]"),
+        ("resource", r#"{"type":"record","id":"record-1","properties":{"status":"a","status":"b"}}"#),
+        ("context", "1"),
+        ("context", r#"{"a":{"b":1,"b":2}}"#),
+    ] {
+        let mut partial = whole.clone();
+        partial.as_object_mut().unwrap().shift_remove(field).unwrap();
+        let body = format!(r#"{{"{field}":{value},"evaluations":[{whole},{partial},{whole}]}}"#);
+        let reply = send(&admin, &body).await;
+        let answers = reply.expect(StatusCode::OK)["evaluations"].as_array().unwrap().clone();
+        assert_eq!((&answers[0], &answers[2]), (&json!({ "decision": true }), &json!({ "decision": true })));
+        assert_eq!(obstacle(&answers[1]), "invalid", "{body}");
+        let message = answers[1]["context"]["error"]["message"].as_str().unwrap();
+        assert!(message.starts_with(&format!("{field}: ")), "{body}: {message}");
+    }
+}
+
+/// Sends a batch as this text.
+async fn send(client: &Client, body: &str) -> Reply {
+    let headers = [("content-type", "application/json")];
+    client.send(Method::POST, EVALUATIONS, &headers, Some(body.as_bytes().to_vec())).await
+}
+
+#[tokio::test]
+async fn a_key_that_occurs_twice_is_a_denial_of_its_item_and_elsewhere_an_error_of_the_batch() {
+    let app = with_records().await;
+    let admin = app.admin().await;
+    let good = may(thing("user", "alice"), "read", thing("record", "record-1"));
+    let twice = format!(r#"{{"context":{{"amount":99,"amount":1}},{}"#, &good.to_string()[1..]);
+    let reply = send(&admin, &format!(r#"{{"evaluations":[{good},{twice},{good}]}}"#)).await;
+    let answers = reply.expect(StatusCode::OK)["evaluations"].as_array().unwrap().clone();
+    assert_eq!((&answers[0], &answers[2]), (&json!({ "decision": true }), &json!({ "decision": true })));
+    assert_eq!(obstacle(&answers[1]), "invalid");
+    assert!(answers[1].to_string().contains("context.amount"), "{}", answers[1]);
+    for (body, key) in [
+        (format!(r#"{{"evaluations":[{good}],"evaluations":[]}}"#), "evaluations"),
+        (format!(r#"{{"evaluations":[{good}],"later":1,"later":2}}"#), "later"),
+        (format!(r#"{{"evaluations":[{good}],"later":[{{"a":1,"a":2}}]}}"#), "0.a"),
+        (format!(r#"{{"evaluations":[{good}],"options":{{"x":1,"x":2}}}}"#), "x"),
+    ] {
+        assert_eq!(send(&admin, &body).await.expect_problem(400, "duplicate_key"), [key], "{body}");
+    }
 }
 
 #[tokio::test]

@@ -166,7 +166,7 @@ async fn an_action_is_looked_up_in_the_namespace_of_the_resource() {
 }
 
 #[tokio::test]
-async fn properties_lie_over_what_the_files_say() {
+async fn what_the_files_say_takes_precedence_over_properties() {
     let app = start().await;
     let bot = app.user(Scope::Bot).await;
     let dan = json!({ "type": "Docs::Person", "id": "dan" });
@@ -188,13 +188,17 @@ async fn properties_lie_over_what_the_files_say() {
             document_with("4711", json!({ "readerGroups": [thing("Docs::Group", "staff")] })),
             false,
         ),
-        // One attribute is replaced; the others, and the folder, stay as they are in the file.
+        // What the file has of a document stays; an attribute that it does not have may be supplied.
         ("ben", "edit", document_with("plan", json!({ "state": "final" })), false),
         ("ben", "share", document_with("plan", json!({ "state": "final" })), true),
-        ("ben", "share", document_with("plan", json!({ "owner": dan })), false),
-        ("ben", "edit", document_with("plan", json!({ "owner": dan })), true),
-        ("dan", "read", document_with("plan", json!({ "readers": [] })), false),
-        ("cleo", "edit", document_with("report", json!({ "state": "draft" })), true),
+        ("ben", "share", document_with("plan", json!({ "owner": dan })), true),
+        ("dan", "share", document_with("plan", json!({ "owner": dan })), false),
+        ("dan", "edit", document_with("plan", json!({ "editors": [dan] })), true),
+        ("dan", "read", document_with("plan", json!({ "readers": [] })), true),
+        ("dan", "edit", document_with("plan", json!({ "editorGroups": [], "editors": [dan] })), true),
+        ("cleo", "edit", document_with("report", json!({ "state": "draft" })), false),
+        // What the file says is not checked against what is sent.
+        ("dan", "read", document_with("plan", json!({ "owner": "dan", "readers": null })), true),
         ("ann", "delete", document_with("diary", json!({ "owner": dan })), true),
         // What the schema does not declare is passed over; where something stands cannot be sent.
         ("dan", "read", document_with("plan", json!({ "title": "Plan", "size": 1.5, "tags": [null] })), true),
@@ -211,9 +215,17 @@ async fn properties_lie_over_what_the_files_say() {
     let mut placed = may(person("ann"), "read", document("4711"));
     placed["resource"]["parents"] = json!([thing("Docs::Folder", "handbook")]);
     assert!(!decides(&bot, placed).await);
-    for properties in [json!({ "owner": "dan" }), json!({ "readers": dan }), json!({ "state": 1 })] {
-        let question = may(person("ben"), "read", document_with("plan", properties.clone()));
-        assert!(!obstacle(&evaluate(&bot, question).await).is_empty(), "{properties}");
+    for (id, properties, attribute) in [
+        ("4711", json!({ "owner": "dan" }), "owner"),
+        ("4711", json!({ "readers": dan }), "readers"),
+        ("4711", json!({ "readers": [dan, "dan"] }), "readers.1"),
+        ("plan", json!({ "state": 1 }), "state"),
+    ] {
+        let question = may(person("ben"), "read", document_with(id, properties.clone()));
+        let answer = evaluate(&bot, question).await;
+        assert_eq!(obstacle(&answer), "invalid_attribute", "{properties}");
+        let named = answer["context"]["error"]["attribute"].as_str().unwrap();
+        assert_eq!(named, format!("resource.properties.{attribute}"));
     }
 }
 

@@ -189,8 +189,8 @@ async fn every_answer_has_a_line_whatever_stood_in_its_way() {
     let mistyped_clerk = json!({ "type": "Vault::Clerk", "id": "ada", "properties": { "badge": SECRET } });
     let cases = [
         (may(clerk("ada"), "open", safe("cash")), true, ""),
-        (may(clerk("ada"), "open", safe_with("cash", json!({ "label": 5 }))), false, "undecidable"),
-        (may(mistyped_clerk, "open", safe("cash")), false, "unknown_subject"),
+        (may(clerk("ada"), "open", safe_with("gold", json!({ "label": 5 }))), false, "invalid_attribute"),
+        (may(mistyped_clerk, "open", safe("cash")), false, "invalid_attribute"),
         (may(clerk("ada"), "open", thing("Vault::Cellar", "x")), false, "undecidable"),
         (may(thing("Vault::Nobody", "x"), "open", safe("cash")), false, "unknown_subject"),
         (may(user(nobody), "open", safe("cash")), false, "unknown_subject"),

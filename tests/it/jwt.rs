@@ -317,6 +317,29 @@ async fn a_public_key_is_no_secret_to_sign_with() {
 }
 
 #[tokio::test]
+async fn a_token_is_not_good_before_its_nbf() {
+    let app = start().await;
+    let (_, header, claims) = issued(&app).await;
+    let now = app.clock.now().seconds();
+    let with_nbf = |nbf: Value| {
+        let mut claims = claims.clone();
+        claims["nbf"] = nbf;
+        signed(&header, &claims, SECRET, Algorithm::HS256)
+    };
+    for nbf in [json!(now), json!(now - 60), json!(0)] {
+        app.bearer(&with_nbf(nbf)).get("/v2/users/me").await.expect(StatusCode::OK);
+    }
+    let later = with_nbf(json!(now + 10));
+    for token in [&later, &with_nbf(json!(i64::MAX)), &with_nbf(json!("soon"))] {
+        assert_eq!(refused(&app, "nbf", token).await, "invalid token");
+    }
+    app.clock.advance(9_999);
+    assert_eq!(refused(&app, "a millisecond before", &later).await, "invalid token");
+    app.clock.advance(1);
+    app.bearer(&later).get("/v2/users/me").await.expect(StatusCode::OK);
+}
+
+#[tokio::test]
 async fn what_is_no_whole_token_is_refused() {
     let app = start().await;
     let (token, ..) = issued(&app).await;

@@ -11,6 +11,7 @@
     reason = "a test ends where something is not as expected, and nobody reaches into its binary"
 )]
 
+mod absence;
 mod access;
 mod access_batch;
 mod access_search;
@@ -54,9 +55,11 @@ mod killed_migration;
 mod layering;
 mod limits;
 mod lists;
+mod login_flood;
 mod normalization;
 mod organizations;
 mod outage;
+mod own_credential;
 mod passwords;
 mod policy_cases;
 mod policy_reload;
@@ -82,6 +85,7 @@ mod signing_keys;
 mod sqlite_file;
 mod stale_decisions;
 mod stalled;
+mod strict_input;
 mod support;
 mod table;
 mod tenancy;
