@@ -215,7 +215,7 @@ fn count(request: &HttpRequest, status: u16) {
 fn mark_stale<B>(response: &mut ServiceResponse<B>, before: u64) {
     let request = response.request();
     let Some(parts) = Parts::held(request) else { return };
-    if before % 2 == 0 && before == parts.store.stale_changes() {
+    if before.is_multiple_of(2) && before == parts.store.stale_changes() {
         return;
     }
     let action = request.extensions().get::<Passage>().and_then(|passage| passage.action.get());
