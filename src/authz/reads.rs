@@ -188,7 +188,7 @@ mod tests {
             (r#"resource.hasTag("x")"#, false, true),
             (
                 r#"(if true then principal.organization else principal.organization) in Scope::"x""#,
-                true,
+                false,
                 false,
             ),
         ] {

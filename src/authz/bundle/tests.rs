@@ -104,7 +104,11 @@ fn data_that_would_break_a_decision_is_refused() {
     let found =
         fault("policies/scopes.json", |text| text.replace("\"id\": \"agent\" }]", "\"id\": \"agnet\" }]"));
     assert!(found.contains("has the parent Scope::\"agnet\", which is not in the data"), "{found}");
-    let organization = r#"[{ "uid": { "type": "Organization", "id": "x" }, "attrs": {}, "parents": [] }]"#;
+    let organization = r#"[{
+        "uid": { "type": "Organization", "id": "x" },
+        "attrs": { "organization": { "type": "Organization", "id": "x" } },
+        "parents": []
+    }]"#;
     let found = fault("policies/more.json", |_| organization.to_owned());
     assert!(found.contains("more.json") || found.contains("in the database"), "{found}");
     assert!(found.contains("Organization::\"x\" is of a type whose things are in the database"), "{found}");

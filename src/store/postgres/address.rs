@@ -148,7 +148,7 @@ mod tests {
             ("postgres://u@db.example.com/d", Some("VerifyFull")),
             ("postgres://u@192.0.2.1/d", Some("VerifyFull")),
             ("postgres://u@[2001:db8::1]/d", Some("VerifyFull")),
-            ("postgres://u@/d?host=db.example.com", Some("VerifyFull")),
+            ("postgres://u@/d?host=db.example.com", None),
             ("postgres://u@localhost/d?host=db.example.com", Some("VerifyFull")),
             ("postgres://u@db.example.com/d?sslmode=require", Some("Require")),
             ("postgres://u@db.example.com/d?sslmode=require&sslrootcert=Cargo.toml", Some("VerifyFull")),
