@@ -4,7 +4,7 @@ use crate::api;
 use crate::api::organizations::Organization;
 use crate::api::policy_reload;
 use crate::api::users;
-use crate::authn::{PasswordError, Passwords, SecretError, random_password};
+use crate::authn::{PasswordError, PasswordRules, Passwords, SecretError, random_password};
 use crate::authz::{Bundle, BundleError, Live, ReloadRules, Sources, Undecided};
 use crate::config::{Config, ConfigError, PolicyReload, PolicyTests};
 use crate::decision_log::{DecisionLog, Settings};
@@ -96,13 +96,16 @@ pub struct FirstAdmin {
     pub random_password: Option<SecretString>,
 }
 
+/// Shows the first admin before it is stored. An error, which says why it could not be shown, prevents that.
+pub type Announce = fn(&FirstAdmin) -> Result<(), String>;
+
 /// What the parts of the service are opened for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 enum Purpose {
     /// To serve requests.
-    Serve,
+    Serve(Announce),
     /// For a command that may create the database.
-    CreatingCommand,
+    CreatingCommand(Announce),
     /// For a command on a database that exists.
     Command,
 }
@@ -142,27 +145,57 @@ pub fn open_policies(config: &Config) -> Result<Live, BundleError> {
     Live::open(sources(config), ReloadRules { mode: config.policy_reload, tests: config.policy_tests })
 }
 
+/// Checks the settings that only their use would check otherwise: those of the first admin, and the TLS files.
+pub fn check_settings(config: &Config) -> Result<(), StartError> {
+    let email: Email = config.admin_email.parse().map_err(|error| ConfigError::new("admin_email", error))?;
+    if let Some(password) = &config.admin_password {
+        PasswordRules::new(config.password_profile)
+            .check(password, &[email.to_string()])
+            .map_err(|error| ConfigError::new("admin_password", error))?;
+    }
+    certificates(config).map(drop)
+}
+
+/// The certificates that the settings name.
+fn certificates(config: &Config) -> Result<Option<Arc<Certificates>>, StartError> {
+    let (Some(cert), Some(key)) = (&config.tls_cert, &config.tls_key) else { return Ok(None) };
+    Ok(Some(Certificates::read(cert, key).map_err(|error| ConfigError::new("tls_cert", error))?))
+}
+
 impl App {
     /// Opens everything that serving needs: reads and tests the policies, opens and migrates the database, and creates the
     /// first organization and admin if there are none.
     pub async fn open(config: &Config, clock: Clock) -> Result<Self, StartError> {
-        Self::open_for(Purpose::Serve, config, clock).await
+        Self::open_to_serve(config, clock, |_| Ok(())).await
     }
 
-    /// Opens what a command needs, without the decision log, which belongs to the running service. The database must exist,
-    /// unless the command may create it.
-    pub async fn open_for_command(
+    /// The same, but calls `announce` before the first admin is stored, which it is not where that fails.
+    pub async fn open_to_serve(
         config: &Config,
         clock: Clock,
-        may_create: bool,
+        announce: Announce,
     ) -> Result<Self, StartError> {
-        let purpose = if may_create { Purpose::CreatingCommand } else { Purpose::Command };
-        Self::open_for(purpose, config, clock).await
+        Self::open_for(Purpose::Serve(announce), config, clock).await
+    }
+
+    /// Opens what a command needs, without the decision log, which belongs to the running service. The database must exist.
+    pub async fn open_for_command(config: &Config, clock: Clock) -> Result<Self, StartError> {
+        Self::open_for(Purpose::Command, config, clock).await
+    }
+
+    /// The same, but creates the database with the first organization and admin where there is none.
+    pub async fn open_for_creating_command(
+        config: &Config,
+        clock: Clock,
+        announce: Announce,
+    ) -> Result<Self, StartError> {
+        Self::open_for(Purpose::CreatingCommand(announce), config, clock).await
     }
 
     async fn open_for(purpose: Purpose, config: &Config, clock: Clock) -> Result<Self, StartError> {
+        check_settings(config)?;
         let policies = match purpose {
-            Purpose::Serve => open_policies(config)?,
+            Purpose::Serve(_) => open_policies(config)?,
             // A command makes no decision for others.
             _ => Live::open(
                 sources(config),
@@ -172,8 +205,11 @@ impl App {
         let file = config.forward_routes.as_deref();
         let forward = Table::read(file, &api::all(), &policies.current())
             .map_err(|error| ConfigError::new("forward_routes", error))?;
-        let store = Store::open(config, &clock).await?;
-        if purpose == Purpose::Serve {
+        let store = match purpose {
+            Purpose::Command => Store::open_existing(config, &clock).await?,
+            _ => Store::open(config, &clock).await?,
+        };
+        if matches!(purpose, Purpose::Serve(_)) {
             policy_reload::check_start(&policies, &store).await?.map_err(StartError::Unconfirmed)?;
         }
         let public_url = config.public_address()?;
@@ -193,14 +229,12 @@ impl App {
             issuer: public_url.clone().unwrap_or_else(|| "cedargate".to_owned()),
             public_url,
         };
-        let certificates = match (&config.tls_cert, &config.tls_key) {
-            (Some(cert), Some(key)) => {
-                Some(Certificates::read(cert, key).map_err(|error| ConfigError::new("tls_cert", error))?)
-            }
-            _ => None,
+        let certificates = certificates(config)?;
+        let decision_log = match purpose {
+            Purpose::Serve(_) => DecisionLog::open(&Settings::from(config))
+                .map_err(|error| ConfigError::new("decision_log_to", error))?,
+            _ => DecisionLog::off(),
         };
-        let decision_log = DecisionLog::open(&Settings::from(config))
-            .map_err(|error| ConfigError::new("decision_log_to", error))?;
         let tokens = TokenKeys::open(config, &rules.issuer, &store, &clock).await?;
         let parts = Arc::new(Parts {
             policies,
@@ -223,7 +257,12 @@ impl App {
             clock,
             rules,
         });
-        let first_admin = first_admin(&parts, config).await?;
+        let first_admin = match purpose {
+            Purpose::Serve(announce) | Purpose::CreatingCommand(announce) => {
+                first_admin(&parts, config, announce).await?
+            }
+            Purpose::Command => None,
+        };
         let (workers, cors_origins) = (config.workers, config.cors_origins.clone());
         let deadlines = Deadlines {
             head: Duration::from_secs(config.header_timeout),
@@ -320,7 +359,11 @@ async fn terminal(parts: &Arc<Parts>, action: &'static str) -> Result<Gate, Star
 }
 
 /// Makes the root organization and an admin in a database without users. Cedar is asked about both.
-async fn first_admin(parts: &Arc<Parts>, config: &Config) -> Result<Option<FirstAdmin>, StartError> {
+async fn first_admin(
+    parts: &Arc<Parts>,
+    config: &Config,
+    announce: Announce,
+) -> Result<Option<FirstAdmin>, StartError> {
     if parts.store.root().await?.is_none() {
         make_root(parts).await?;
     }
@@ -337,8 +380,16 @@ async fn first_admin(parts: &Arc<Parts>, config: &Config) -> Result<Option<First
     };
     let gate = terminal(parts, "createUser").await?;
     let fields = json!({ "email": email, "password": password.expose_secret(), "role": "admin" });
-    match users::add(&gate, resource::object(&fields)?).await {
-        Ok(_) => Ok(Some(FirstAdmin { email, random_password: random })),
+    let admin = FirstAdmin { email, random_password: random };
+    let mut unshown = None;
+    let added = users::add_shown(&gate, resource::object(&fields)?, |_| {
+        announce(&admin).map_err(|error| Problem::internal(unshown.insert(error)))
+    });
+    match added.await {
+        Ok(_) => Ok(Some(admin)),
+        Err(_) if let Some(error) = unshown => {
+            Err(StartError::Failed(format!("the first admin was not created: {error}")))
+        }
         // Another process that starts on the same database has just made it.
         Err(problem) if problem.status == StatusCode::CONFLICT => Ok(None),
         Err(Problem { errors, .. }) if errors.iter().any(|error| error.field == "password") => {

@@ -142,6 +142,16 @@ pub async fn permitted(gate: &Gate, id: &str, scopes: &ScopeSet) -> Result<Permi
 
 /// Makes a key for a user.
 pub async fn add(gate: &Gate, user: &Permitted<User>, new: NewKey) -> Result<CreatedKey, Problem> {
+    add_shown(gate, user, new, |_| Ok(())).await
+}
+
+/// The same, but calls `show` with the key before it becomes valid. There is no key where `show` fails.
+pub async fn add_shown(
+    gate: &Gate,
+    user: &Permitted<User>,
+    new: NewKey,
+    show: impl FnOnce(&str) -> Result<(), Problem>,
+) -> Result<CreatedKey, Problem> {
     let now = gate.parts().clock.now();
     if let Some(end) = new.expires_at.filter(|end| *end <= now) {
         return Err(Problem::field("expiresAt", format!("{end} is not in the future; now is {now}")));
@@ -172,6 +182,7 @@ pub async fn add(gate: &Gate, user: &Permitted<User>, new: NewKey) -> Result<Cre
     }
     gate.caller().check_again(&work, now).await?;
     work.insert_api_key(user, &row).await?;
+    show(key.expose())?;
     work.commit().await?;
     Ok(CreatedKey { view: row.into(), key: key.expose().to_owned() })
 }

@@ -287,7 +287,17 @@ async fn create(
 }
 
 /// Makes a user from the fields of a body, if the caller may.
-pub async fn add(gate: &Gate, mut fields: Patch) -> Result<Permitted<User>, Problem> {
+pub async fn add(gate: &Gate, fields: Patch) -> Result<Permitted<User>, Problem> {
+    add_shown(gate, fields, |_| Ok(())).await
+}
+
+/// The same, but calls `show` before the user becomes visible. There is no user where `show` fails: nobody would know its
+/// random password.
+pub async fn add_shown(
+    gate: &Gate,
+    mut fields: Patch,
+    show: impl FnOnce(&User) -> Result<(), Problem>,
+) -> Result<Permitted<User>, Problem> {
     let password = take_secret(&mut fields, "password")?;
     let body: UserBody = from_value(Value::Object(fields), "")?;
     let mut fields = resource::object(&body)?;
@@ -309,6 +319,7 @@ pub async fn add(gate: &Gate, mut fields: Patch) -> Result<Permitted<User>, Prob
     if let Some(hash) = hash {
         work.set_password(&row, &hash, now).await?;
     }
+    show(&row)?;
     work.commit().await?;
     Ok(row)
 }

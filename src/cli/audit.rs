@@ -54,7 +54,7 @@ async fn verify(app: &App, known: Option<&Head>, files: &[PathBuf]) -> Outcome {
         0 => String::new(),
         archived => format!(" after entry {archived}, the last one of the archives that were not checked"),
     };
-    say(format_args!("{} entries{since}, head {}", found.entries, found.head));
+    say(format_args!("{} entries{since}, head {}", found.entries, found.head))?;
     if found.faults.is_empty() { Ok(()) } else { Err(Failure::Found(found.faults.join("\n"))) }
 }
 
@@ -78,10 +78,10 @@ async fn archive(app: &App, before: Timestamp, directory: &Path) -> Outcome {
         }
         is_empty = false;
         let (first, last) = (segment.first(), segment.last.seq);
-        say(format_args!("entries {first} to {last}: {}, SHA-256 {}", file.name, file.digest));
+        say(format_args!("entries {first} to {last}: {}, SHA-256 {}", file.name, file.digest))?;
     }
     if is_empty {
-        say(format_args!("no entries were made before {before}"));
+        say(format_args!("no entries were made before {before}"))?;
     }
     Ok(())
 }

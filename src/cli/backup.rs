@@ -17,8 +17,7 @@ pub(super) fn back_up(config: &Config, file: &Path) -> Outcome {
     block_on(async {
         let app = open(config).await?;
         app.parts.store.back_up(file).await?;
-        say(format_args!("copied to {}", file.display()));
-        Ok(())
+        say(format_args!("copied to {}", file.display()))
     })
 }
 
@@ -58,9 +57,8 @@ pub(super) fn revoke_all(config: &Config, keep_api_keys: bool) -> Outcome {
             work.commit().await?;
         }
         let what = if keep_api_keys { "" } else { " and all API keys" };
-        say(format_args!("ended {sessions} sessions{what} of {users} users"));
-        say(signing);
-        Ok(())
+        say(format_args!("ended {sessions} sessions{what} of {users} users"))?;
+        say(signing)
     })
 }
 

@@ -35,10 +35,7 @@ pub(super) fn run(config: &Config) -> Outcome {
         .into();
     let response = agent.get(&url).call().map_err(|error| Failure::failed(format!("{url}: {error}")))?;
     match response.status().as_u16() {
-        200 => {
-            say("ready");
-            Ok(())
-        }
+        200 => say("ready"),
         status => Err(Failure::failed(format!("{url}: the service is not ready, it answers {status}"))),
     }
 }

@@ -12,8 +12,7 @@ pub(super) fn run(config: &Config) -> Outcome {
     block_on(async {
         let app = open(config).await?;
         let swept = app.parts.clean_up().await?;
-        say(format_args!("deleted {swept}"));
-        Ok(())
+        say(format_args!("deleted {swept}"))
     })
 }
 

@@ -1,7 +1,7 @@
 //! `cedargate key`.
 
 use super::user::user_id;
-use super::{Failure, Outcome, block_on, open, say};
+use super::{Failure, Outcome, block_on, open, show};
 use crate::api::keys::{self, NewKey};
 use crate::authn::KeyFormat;
 use crate::authz::{Scope, ScopeSet};
@@ -40,8 +40,8 @@ pub(super) fn run(config: &Config, command: Command) -> Outcome {
         let gate = app.terminal("createApiKey").await?;
         let user =
             keys::permitted(&gate, &id, &scopes).await.map_err(|problem| Failure::problem(&problem))?;
-        let key = keys::add(&gate, &user, NewKey { name, scopes, expires_at, format }).await;
-        say(key.map_err(|problem| Failure::problem(&problem))?.key);
-        Ok(())
+        let new = NewKey { name, scopes, expires_at, format };
+        let key = keys::add_shown(&gate, &user, new, |key| show(key)).await;
+        key.map(drop).map_err(|problem| Failure::problem(&problem))
     })
 }

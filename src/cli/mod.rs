@@ -12,7 +12,7 @@ mod serve;
 mod signing_key;
 mod user;
 
-use crate::app::{App, FirstAdmin, StartError};
+use crate::app::{Announce, App, FirstAdmin, StartError};
 use crate::config::Config;
 use crate::http::Problem;
 use crate::values::Clock;
@@ -199,8 +199,15 @@ type Outcome = Result<(), Failure>;
 
 /// Runs the command that the arguments of the process name.
 pub fn run() -> ExitCode {
-    let cli = Cli::parse();
-    match dispatch(cli) {
+    let outcome = match Cli::try_parse() {
+        Ok(cli) => dispatch(cli),
+        // --help and --version come here, too.
+        Err(error) => match error.print() {
+            Ok(()) => return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2)),
+            Err(error) => Err(Failure::failed(unwritable("standard output", &error))),
+        },
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Failed(message)) => {
             let _ = writeln!(std::io::stderr(), "cedargate: {message}");
@@ -234,28 +241,54 @@ fn dispatch(cli: Cli) -> Outcome {
     }
 }
 
-/// The service, for a command. Where that makes the first admin, its password is told: nobody could find it out later.
+/// Opens the parts of the service for a command on a database that exists.
 async fn open(config: &Config) -> Result<App, Failure> {
-    let app = App::open_for_command(config, Clock::system(), true).await?;
-    if let Some(FirstAdmin { email, random_password: Some(password) }) = &app.first_admin {
-        let password = password.expose_secret();
-        let told = format!("This database is new. It has an admin, {email}, with the password {password}");
-        let _ = writeln!(std::io::stderr(), "{told}");
-    }
-    Ok(app)
+    Ok(App::open_for_command(config, Clock::system()).await?)
 }
 
-/// A line on the terminal.
-fn say(line: impl fmt::Display) {
-    // A reader that has gone away (`| head`) is no failure.
-    let _ = writeln!(std::io::stdout(), "{line}");
+/// The same for a command that creates the database where there is none. The random password of the first admin is written to
+/// standard error.
+async fn open_or_create(config: &Config) -> Result<App, Failure> {
+    let announce: Announce = |FirstAdmin { email, random_password }| {
+        let Some(password) = random_password else { return Ok(()) };
+        let password = password.expose_secret();
+        writeln!(
+            std::io::stderr(),
+            "This database is new. It has an admin, {email}, with the password {password}"
+        )
+        .map_err(|error| unwritable("standard error", &error))
+    };
+    Ok(App::open_for_creating_command(config, Clock::system(), announce).await?)
+}
+
+/// Writes a line to standard output.
+///
+/// # Errors
+/// The line cannot be written, because the disk is full or the reader has closed its end.
+fn say(line: impl fmt::Display) -> Outcome {
+    write_line(line).map_err(Failure::Failed)
+}
+
+/// Writes a line with a secret to standard output, before what it belongs to is stored.
+fn show(line: impl fmt::Display) -> Result<(), Problem> {
+    write_line(line).map_err(|error| Problem::bad_request(format!("nothing was created: {error}")))
+}
+
+fn write_line(line: impl fmt::Display) -> Result<(), String> {
+    let mut output = std::io::stdout().lock();
+    writeln!(output, "{line}")
+        .and_then(|()| output.flush())
+        .map_err(|error| unwritable("standard output", &error))
+}
+
+fn unwritable(stream: &str, error: &std::io::Error) -> String {
+    format!("{stream} cannot be written: {error}")
 }
 
 /// Writes a generated text, or compares it with the file.
 fn write_or_check(file: Option<PathBuf>, check: bool, text: &str) -> Outcome {
     let Some(file) = file else {
-        say(text.trim_end());
-        return Ok(());
+        return say(text.trim_end());
     };
     let name = file.display();
     if !check {

@@ -78,8 +78,7 @@ pub(super) fn run(config: &Config, command: Command) -> Outcome {
     let bundle = read_policies(config).map_err(found)?;
     match command {
         Command::Check => {
-            say(format_args!("{} policies, version {}", bundle.policies().count(), bundle.version()));
-            Ok(())
+            say(format_args!("{} policies, version {}", bundle.policies().count(), bundle.version()))
         }
         Command::Matrix { output, check } => {
             let engine = Engine::new(bundle).map_err(found)?;
@@ -89,7 +88,8 @@ pub(super) fn run(config: &Config, command: Command) -> Outcome {
         Command::Reload { confirm } => reload(config, &confirm),
         Command::Explain(question) => block_on(async {
             let app = open(config).await?;
-            explain(&app, &question).await.map_err(|problem| Failure::problem(&problem))
+            let lines = explain(&app, &question).await.map_err(|problem| Failure::problem(&problem))?;
+            say(lines.join("\n"))
         }),
     }
 }
@@ -108,8 +108,7 @@ fn reload(config: &Config, version: &str) -> Outcome {
         let gate = app.terminal("reloadPolicies").await?;
         let confirmed = policy_reload::confirm_at_terminal(&gate, version).await;
         confirmed.map_err(|problem| Failure::problem(&problem))?;
-        say(format_args!("confirmed policy version {version}"));
-        Ok(())
+        say(format_args!("confirmed policy version {version}"))
     })
 }
 
@@ -143,7 +142,8 @@ fn thing<'a>((kind, id): &'a (String, String), Fields(properties): &'a Fields) -
     Named { kind, id, properties }
 }
 
-async fn explain(app: &App, question: &Question) -> Result<(), Problem> {
+/// Decides a question. Returns the lines of the explanation.
+async fn explain(app: &App, question: &Question) -> Result<Vec<String>, Problem> {
     let gate = app.terminal("evaluateAccess").await.map_err(Problem::internal)?;
     let engine = gate.engine();
     let (name, asked, scopes) = match (&question.user, &question.subject) {
@@ -176,29 +176,33 @@ async fn explain(app: &App, question: &Question) -> Result<(), Problem> {
     let ask = Ask { principal: &principal, action: known, circumstances: &circumstances, trail: None };
     let verdict = question::decide(engine, &ask, &target, named, true);
     let answer = if verdict.answer.allowed { "yes" } else { "no" };
-    say(format_args!("{answer}: {name} {action} {}:{}", named.kind, named.id));
+    let mut lines = vec![format!("{answer}: {name} {action} {}:{}", named.kind, named.id)];
     let line = |about: &About| {
         let doc = about.doc.as_deref().unwrap_or_default();
-        say(format_args!("    {}  {}:{}  {doc}", about.id, about.file, about.line));
+        format!("    {}  {}:{}  {doc}", about.id, about.file, about.line)
     };
     if !verdict.answer.policies.is_empty() {
-        say(if verdict.answer.allowed { "  permitted by" } else { "  forbidden by" });
-        verdict.answer.policies.iter().for_each(|about| line(about));
+        lines.push(if verdict.answer.allowed { "  permitted by" } else { "  forbidden by" }.to_owned());
+        lines.extend(verdict.answer.policies.iter().map(|about| line(about)));
     }
     if let Some(obstacle) = &verdict.obstacle {
-        say(format_args!("  it cannot be decided: {}", obstacle.message));
+        lines.push(format!("  it cannot be decided: {}", obstacle.message));
     }
     match &verdict.missing {
-        Some(Missing::Scope(scope)) => say(format_args!("  it would be permitted with the scope {scope}")),
-        Some(Missing::Conditions(policies)) => {
-            say("  these would permit it, but for their conditions, or permit it to others or of others:");
-            policies.iter().for_each(|about| line(about));
+        Some(Missing::Scope(scope)) => {
+            lines.push(format!("  it would be permitted with the scope {scope}"));
         }
-        Some(Missing::Nothing) => say("  no policy permits it to anybody"),
+        Some(Missing::Conditions(policies)) => {
+            let what =
+                "  these would permit it, but for their conditions, or permit it to others or of others:";
+            lines.push(what.to_owned());
+            lines.extend(policies.iter().map(|about| line(about)));
+        }
+        Some(Missing::Nothing) => lines.push("  no policy permits it to anybody".to_owned()),
         Some(Missing::Forbidden(_)) | None => {}
     }
-    say(format_args!("  policies of version {}", engine.bundle().version()));
-    Ok(())
+    lines.push(format!("  policies of version {}", engine.bundle().version()));
+    Ok(lines)
 }
 
 fn test(config: &Config, bundle: &Bundle, mut files: Vec<PathBuf>) -> Outcome {
@@ -232,6 +236,6 @@ fn test(config: &Config, bundle: &Bundle, mut files: Vec<PathBuf>) -> Outcome {
             }
         }
     }
-    say(format_args!("{passed} passed, {} failed", failures.len()));
+    say(format_args!("{passed} passed, {} failed", failures.len()))?;
     if failures.is_empty() { Ok(()) } else { Err(Failure::Found(failures.join("\n"))) }
 }

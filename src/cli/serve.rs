@@ -2,8 +2,8 @@
 
 use super::janitor::keep_sweeping;
 use super::policy_watch::watch;
-use super::{Failure, Outcome, block_on, log, say};
-use crate::app::{App, StartError};
+use super::{Failure, Outcome, block_on, log, unwritable, write_line};
+use crate::app::{App, FirstAdmin, StartError, check_settings};
 use crate::config::{Config, ConfigError};
 use crate::http::{Parts, audit, drain};
 use crate::store::{Cause, Entry, Event, ServeLock};
@@ -37,12 +37,16 @@ fn serve(config: &Config) -> Outcome {
         if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
             tracing::warn!(%error, "the limit on open files cannot be raised");
         }
+        check_settings(config)?;
         let listener = bind("listen", &config.listen)?;
         let management = config.management_listen.as_deref();
         let management = management.map(|address| bind("management_listen", address)).transpose()?;
         // Before the database is opened, and until the end of the process.
         let _serving = ServeLock::acquire(config.database_url.expose_secret())?;
-        let app = App::open(config, Clock::system()).await?;
+        // The decision log may have the standard output to itself.
+        let to_stderr = config.decision_log_goes_to_stdout();
+        let announce = if to_stderr { announce_on_stderr } else { announce_on_stdout };
+        let app = App::open_to_serve(config, Clock::system(), announce).await?;
         let address = listener.local_addr().map_err(Failure::failed)?;
         let own_listener = listener.try_clone().map_err(Failure::failed)?;
         let server = app.serve(listener).await?;
@@ -56,9 +60,7 @@ fn serve(config: &Config) -> Outcome {
         tend_keys(&mut tasks, &app.parts);
         end_on_signal(&mut tasks, &app.parts, server.handle(), own_listener, config.drain)?;
         keep_sweeping(&mut tasks, &app.parts, config.janitor_interval);
-        // The log may have the standard output to itself.
-        let say: fn(fmt::Arguments<'_>) =
-            if config.decision_log_goes_to_stdout() { whisper } else { say_line };
+        let say: fn(fmt::Arguments<'_>) = if to_stderr { whisper } else { say_line };
         let scheme = if app.certificates.is_some() { "https" } else { "http" };
         greet(&app, &format!("{scheme}://{address}"), say);
         if let Some((address, _)) = &management {
@@ -179,11 +181,31 @@ fn end_on_signal(
 }
 
 fn say_line(line: fmt::Arguments<'_>) {
-    say(line);
+    // Nothing of the greeting is needed to serve.
+    let _ = write_line(line);
 }
 
 fn whisper(line: fmt::Arguments<'_>) {
     let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+fn announce_on_stdout(admin: &FirstAdmin) -> Result<(), String> {
+    write_line(announcement(admin))
+}
+
+fn announce_on_stderr(admin: &FirstAdmin) -> Result<(), String> {
+    writeln!(std::io::stderr(), "{}", announcement(admin))
+        .map_err(|error| unwritable("standard error", &error))
+}
+
+/// The lines about the first admin, written before it is stored: where they cannot be, there is no admin.
+fn announcement(admin: &FirstAdmin) -> String {
+    let mut text =
+        format!("This database is new. It has one user, an admin:\n  email           {}", admin.email);
+    if let Some(password) = &admin.random_password {
+        text += &format!("\n  password        {}   (shown this once)", password.expose_secret());
+    }
+    text + "\n"
 }
 
 fn greet(app: &App, base: &str, say: fn(fmt::Arguments<'_>)) {
@@ -197,17 +219,7 @@ fn greet(app: &App, base: &str, say: fn(fmt::Arguments<'_>)) {
         policies.policies().count()
     ));
     let Some(admin) = &app.first_admin else { return };
-    say(format_args!(
-        "\nThis database is new. It has one user, an admin:\n  email           {}",
-        admin.email
-    ));
-    let password = match &admin.random_password {
-        Some(password) => {
-            say(format_args!("  password        {}   (shown this once)", password.expose_secret()));
-            password.expose_secret()
-        }
-        None => "…",
-    };
+    let password = admin.random_password.as_ref().map_or("…", |password| password.expose_secret());
     say(format_args!(
         "\nTo log in:\n  curl {base}/v2/auth/token -H 'Content-Type: application/json' \\\n    -d '{{\"email\": \"{}\", \"password\": \"{password}\"}}'",
         admin.email

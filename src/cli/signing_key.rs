@@ -31,12 +31,11 @@ pub(super) fn run(config: &Config, command: &Command) -> Outcome {
             Command::Rotate { revoke: false } => keys.rotate(cause).await?,
             Command::Rotate { revoke: true } => keys.revoke(cause).await?,
         };
-        list(&ring, app.parts.clock.now());
-        Ok(())
+        list(&ring, app.parts.clock.now())
     })
 }
 
-fn list(ring: &Keyring, now: Timestamp) {
+fn list(ring: &Keyring, now: Timestamp) -> Outcome {
     let signing = ring.signing(now).map(|key| key.number);
     for (key, ends_at) in ring.keys() {
         let use_of = match ends_at {
@@ -46,6 +45,7 @@ fn list(ring: &Keyring, now: Timestamp) {
             Some(end) if Some(key.number) != signing => format!("checks until {end}"),
             _ => "signs".to_owned(),
         };
-        say(format_args!("{:16}  {:5}  {use_of}", key.kid, key.algorithm.to_string()));
+        say(format_args!("{:16}  {:5}  {use_of}", key.kid, key.algorithm.to_string()))?;
     }
+    Ok(())
 }

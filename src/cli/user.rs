@@ -1,6 +1,6 @@
 //! `cedargate user`.
 
-use super::{Failure, Outcome, block_on, open, password_from_stdin, say};
+use super::{Failure, Outcome, block_on, open, open_or_create, password_from_stdin, say, show};
 use crate::api::organizations::Organization;
 use crate::api::users::{self, User};
 use crate::app::App;
@@ -55,7 +55,10 @@ pub(super) enum Command {
 
 pub(super) fn run(config: &Config, command: Command) -> Outcome {
     block_on(async {
-        let app = open(config).await?;
+        let app = match command {
+            Command::Add { .. } => open_or_create(config).await?,
+            _ => open(config).await?,
+        };
         match command {
             Command::Add { email, role, organization, given_name, family_name, password_stdin } => {
                 let random = if password_stdin { None } else { Some(SecretString::from(random_password()?)) };
@@ -76,22 +79,22 @@ pub(super) fn run(config: &Config, command: Command) -> Outcome {
                     value.into_iter().for_each(|value| drop(set(name, value)));
                 }
                 let gate = app.terminal("createUser").await?;
-                let user = users::add(&gate, fields).await.map_err(|problem| Failure::problem(&problem))?;
-                say(user.id);
-                if let Some(password) = random {
-                    say(password.expose_secret());
-                }
+                let written = |user: &User| match &random {
+                    Some(password) => show(format_args!("{}\n{}", user.id, password.expose_secret())),
+                    None => show(user.id),
+                };
+                let user = users::add_shown(&gate, fields, written).await;
+                let user = user.map_err(|problem| Failure::problem(&problem))?;
                 let place = place(&app, &user).await.map_err(|problem| Failure::problem(&problem))?;
                 let _ = writeln!(std::io::stderr(), "{place}");
                 Ok(())
             }
-            Command::List => list(&app).await.map_err(|problem| Failure::problem(&problem)),
+            Command::List => list(&app).await,
             Command::Unlock { email } => {
                 let id = user_id(&app, &email).await?;
                 let gate = app.terminal("updateUser").await?;
                 users::unlock(&gate, id).await.map_err(|problem| Failure::problem(&problem))?;
-                say(format_args!("unlocked {email}"));
-                Ok(())
+                say(format_args!("unlocked {email}"))
             }
             Command::SetPassword { email } => {
                 let id = user_id(&app, &email).await?;
@@ -126,22 +129,21 @@ pub(super) async fn user_id(app: &App, email: &Email) -> Result<Id, Failure> {
     account.map(|account| account.id).ok_or_else(|| Failure::failed(format!("there is no user {email}")))
 }
 
-async fn list(app: &App) -> Result<(), Problem> {
-    let gate = app.terminal("listUsers").await.map_err(Problem::internal)?;
-    let within = gate.listable(None).await?;
+async fn list(app: &App) -> Outcome {
+    let gate = app.terminal("listUsers").await?;
+    let within = gate.listable(None).await.map_err(|problem| Failure::problem(&problem))?;
     let mut query = ListQuery { limit: 1000, ..ListQuery::default() };
     loop {
-        let print = |user: Permitted<User>| {
-            say(format_args!(
-                "{}  {:5}  {:7}  {}",
-                user.id,
-                user.role.as_str(),
-                user.status.to_string(),
-                user.email
-            ));
+        let mut lines = Vec::new();
+        let add = |user: Permitted<User>| {
+            let (role, status) = (user.role.as_str(), user.status.to_string());
+            lines.push(format!("{}  {role:5}  {status:7}  {}", user.id, user.email));
             true
         };
-        let listed = app.parts.store.list::<User>(&within, &query, print).await?;
+        let listed = app.parts.store.list::<User>(&within, &query, add).await?;
+        if !lines.is_empty() {
+            say(lines.join("\n"))?;
+        }
         query.offset += query.limit;
         if query.offset >= listed.total {
             return Ok(());

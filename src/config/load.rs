@@ -2,6 +2,7 @@
 
 use super::{Config, ConfigError, DEFAULT_FILE, PREFIX};
 use config::Source as _;
+use std::collections::HashMap;
 use std::path::Path;
 
 /// The settings of which `…_FILE` names a file that holds the value.
@@ -22,7 +23,8 @@ impl Config {
         if let Some(file) = file.or_else(|| default.exists().then_some(default)) {
             builder = builder.add_source(config::File::from(file).format(config::FileFormat::Toml));
         }
-        let mut values: std::collections::HashMap<String, String> = std::collections::HashMap::new();
+        let mut values = HashMap::new();
+        let mut from_files = HashMap::new();
         for (name, value) in environment {
             let Some(setting) = name.strip_prefix(PREFIX).and_then(|rest| rest.strip_prefix('_')) else {
                 continue;
@@ -34,9 +36,9 @@ impl Config {
             let setting = setting.to_lowercase();
             match setting.strip_suffix("_file") {
                 Some(secret) if SECRETS.contains(&secret) => {
-                    let text = std::fs::read_to_string(&value)
+                    let text = crate::values::read_text(Path::new(&value))
                         .map_err(|error| ConfigError::new(&setting, format!("{value}: {error}")))?;
-                    values.insert(secret.to_owned(), text.trim_end_matches(['\r', '\n']).to_owned());
+                    from_files.insert(secret.to_owned(), text.trim_end_matches(['\r', '\n']).to_owned());
                 }
                 // The file that was read above.
                 _ if setting == "config" => {}
@@ -49,7 +51,12 @@ impl Config {
                 }
             }
         }
-        for (setting, value) in values {
+        if let Some(setting) = from_files.keys().find(|setting| values.contains_key(*setting)) {
+            let name = format!("{PREFIX}_{}", setting.to_uppercase());
+            let message = format!("{name} and {name}_FILE are both set; only one of them may be");
+            return Err(ConfigError::new(setting, message));
+        }
+        for (setting, value) in values.into_iter().chain(from_files) {
             builder =
                 builder.set_override(&setting, value).map_err(|error| ConfigError::new(&setting, error))?;
         }

@@ -1,5 +1,6 @@
 //! TLS: the certificates and their key, which can be read again while the service runs.
 
+use crate::values::without_bom_bytes;
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
@@ -48,15 +49,20 @@ impl ResolvesServerCert for Certificates {
     }
 }
 
+/// Reads a PEM file without its byte-order mark, which would hide the first of its parts.
+fn read_pem(file: &Path) -> Result<Vec<u8>, String> {
+    let pem = std::fs::read(file).map_err(|error| format!("{}: {error}", file.display()))?;
+    Ok(without_bom_bytes(pem))
+}
+
 fn certified(cert: &Path, key: &Path) -> Result<CertifiedKey, String> {
     let wrong = |file: &Path, error: &dyn std::fmt::Display| format!("{}: {error}", file.display());
-    let chain: Result<Vec<_>, _> =
-        CertificateDer::pem_file_iter(cert).map_err(|error| wrong(cert, &error))?.collect();
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read_pem(cert)?).collect();
     let chain = chain.map_err(|error| wrong(cert, &error))?;
     if chain.is_empty() {
         return Err(wrong(cert, &"there is no certificate in it"));
     }
-    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| wrong(key, &error))?;
+    let private = PrivateKeyDer::from_pem_slice(&read_pem(key)?).map_err(|error| wrong(key, &error))?;
     let certified = CertifiedKey::from_der(chain, private, &aws_lc_rs::default_provider());
     certified.map_err(|error| wrong(key, &error))
 }

@@ -51,32 +51,61 @@ fn options(url: &str, config: &Config, connections: u32, create: bool) -> Connec
     options
 }
 
+/// What is done about tables that a database does not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Schema {
+    /// They are created, as is the file of SQLite.
+    Create,
+    /// The database is not opened.
+    Require,
+}
+
 impl Store {
     /// Opens the database that the settings name, and brings it to the present form. A SQLite file is made where there is
     /// none.
     pub async fn open(config: &Config, clock: &Clock) -> Result<Self, StoreError> {
+        Self::open_with(Schema::Create, config, clock).await
+    }
+
+    /// Opens the database that the settings name, which must exist and have the present form.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Unavailable`] where there is no such SQLite file, [`StoreError::Foreign`] where the database does not
+    /// have the tables of this version.
+    pub async fn open_existing(config: &Config, clock: &Clock) -> Result<Self, StoreError> {
+        Self::open_with(Schema::Require, config, clock).await
+    }
+
+    async fn open_with(schema: Schema, config: &Config, clock: &Clock) -> Result<Self, StoreError> {
         let url = config.database_url.expose_secret();
         if url.starts_with("sqlite:") {
-            Self::open_sqlite(url, config).await
+            Self::open_sqlite(schema, url, config).await
         } else {
-            Self::open_postgres(config, clock).await
+            Self::open_postgres(schema, config, clock).await
         }
     }
 
-    async fn open_sqlite(url: &str, config: &Config) -> Result<Self, StoreError> {
+    async fn open_sqlite(schema: Schema, url: &str, config: &Config) -> Result<Self, StoreError> {
         // Created here and never again: a file that is moved away later is missing, not empty. SQLite gives the files that it
         // creates beside it the same owner and mode.
         let path = database_file::path_of_url(url);
-        if let Some(path) = &path {
-            database_file::prepare(path)?;
+        match (&path, schema) {
+            (Some(path), Schema::Create) => database_file::prepare(path)?,
+            (Some(path), Schema::Require) => database_file::require(path)?,
+            (None, _) => {}
         }
-        let first = Database::connect(options(url, config, 1, true)).await.map_err(|error| {
-            let fault = path.as_deref().and_then(database_file::permission_fault);
-            StoreError::Unavailable(fault.unwrap_or_else(|| {
-                format!("{url} does not open; does another program keep it locked? ({error})")
-            }))
-        })?;
-        let migrated = migrate::migrate(&first).await;
+        let first =
+            Database::connect(options(url, config, 1, schema == Schema::Create)).await.map_err(|error| {
+                let fault = path.as_deref().and_then(database_file::permission_fault);
+                StoreError::Unavailable(fault.unwrap_or_else(|| {
+                    format!("{url} does not open; does another program keep it locked? ({error})")
+                }))
+            })?;
+        let migrated = match schema {
+            Schema::Create => migrate::migrate(&first).await,
+            Schema::Require => migrate::require_all_steps(&first).await,
+        };
         first.close().await?;
         migrated?;
         // Only now: a connection to SQLite goes on for a while to believe of the tables what it saw first.
@@ -90,10 +119,13 @@ impl Store {
         Ok(Self { db: Connections::Sqlite(db), facts, durability: Arc::new(durability) })
     }
 
-    async fn open_postgres(config: &Config, clock: &Clock) -> Result<Self, StoreError> {
+    async fn open_postgres(schema: Schema, config: &Config, clock: &Clock) -> Result<Self, StoreError> {
         let target = Target::database(config).await?;
         let single = target.connect_once().await?;
-        let migrated = migrate::migrate_postgres(&single, target.is_pooled).await;
+        let migrated = match schema {
+            Schema::Create => migrate::migrate_postgres(&single, target.is_pooled).await,
+            Schema::Require => migrate::require_all_steps_postgres(&single, target.is_pooled).await,
+        };
         let closed = single.close().await;
         migrated?;
         closed?;

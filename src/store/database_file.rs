@@ -44,6 +44,22 @@ pub(super) fn prepare(path: &Path) -> Result<(), StoreError> {
     })
 }
 
+/// Checks that the file that a URL names exists.
+///
+/// # Errors
+///
+/// [`StoreError::Unavailable`] where it does not.
+pub(super) fn require(path: &Path) -> Result<(), StoreError> {
+    match std::fs::metadata(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Err(StoreError::Unavailable(format!(
+            "the database file {} does not exist; `cedargate serve` and `cedargate user add` create it",
+            path.display()
+        ))),
+        // Other errors are reported by the attempt to open it.
+        _ => Ok(()),
+    }
+}
+
 /// Gives a file of root's to the owner of its directory. The directory is another user's, who could have put a link there.
 fn hand_over(path: &Path, directory: &Metadata) -> std::io::Result<()> {
     let flags = i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or_default();

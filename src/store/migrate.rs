@@ -67,6 +67,51 @@ pub(super) async fn migrate_postgres(db: &DatabaseConnection, is_pooled: bool) -
     }
 }
 
+/// Checks that a database has all steps, and writes nothing.
+///
+/// # Errors
+///
+/// [`StoreError::Foreign`] for a database that has not, that a newer program migrated, or that another program created.
+pub(super) async fn require_all_steps(db: &DatabaseConnection) -> Result<(), StoreError> {
+    require_steps(&SchemaManager::new(db)).await
+}
+
+async fn require_steps(tables: &SchemaManager<'_>) -> Result<(), StoreError> {
+    let applied = applied_steps(tables).await?;
+    let Some(step) = next_step(&applied)? else { return Ok(()) };
+    Err(StoreError::Foreign(if applied.is_empty() {
+        "the database has no tables of this program; `cedargate serve` and `cedargate user add` create them"
+            .into()
+    } else {
+        format!(
+            "the database was created by an older version of this program: it does not have the step {}; start \
+             `cedargate serve` of this version, which migrates it",
+            step.name()
+        )
+    }))
+}
+
+/// The same for PostgreSQL, also through a connection pooler in transaction mode.
+///
+/// # Errors
+///
+/// Those of [`require_all_steps`].
+pub(super) async fn require_all_steps_postgres(
+    db: &DatabaseConnection,
+    is_pooled: bool,
+) -> Result<(), StoreError> {
+    let tx = db.begin().await?;
+    // A server connection behind a pooler may have prepared statements of the same names.
+    if is_pooled {
+        tx.execute_unprepared("DEALLOCATE ALL").await?;
+    }
+    require_steps(&SchemaManager::new(&tx)).await?;
+    if is_pooled {
+        tx.execute_unprepared("DEALLOCATE ALL").await?;
+    }
+    Ok(tx.commit().await?)
+}
+
 /// Keeps other processes from migrating until the transaction ends.
 async fn lock(tx: &DatabaseTransaction) -> Result<(), StoreError> {
     let begun = Instant::now();

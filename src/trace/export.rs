@@ -158,6 +158,7 @@ fn roots() -> Result<RootCerts, String> {
     })?;
     let name = std::path::Path::new(&file).display();
     let pem = std::fs::read(&file).map_err(|error| format!("{name}: {error}"))?;
+    let pem = crate::values::without_bom_bytes(pem);
     let certificates: Vec<Certificate<'static>> = parse_pem(&pem)
         .filter_map(|item| match item {
             Ok(PemItem::Certificate(certificate)) => Some(Ok(certificate)),

@@ -13,6 +13,14 @@ pub(crate) fn without_bom(mut text: String) -> String {
     text
 }
 
+/// The bytes of a text file without a byte-order mark at its beginning.
+pub(crate) fn without_bom_bytes(bytes: Vec<u8>) -> Vec<u8> {
+    match bytes.strip_prefix("\u{feff}".as_bytes()) {
+        Some(rest) => rest.to_vec(),
+        None => bytes,
+    }
+}
+
 /// Reads a UTF-8 text file without its byte-order mark.
 pub(crate) fn read_text(path: &Path) -> std::io::Result<String> {
     std::fs::read_to_string(path).map(without_bom)

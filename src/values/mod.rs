@@ -14,7 +14,7 @@ mod thread;
 mod time;
 mod unicode;
 
-pub(crate) use bom::{read_text, without_bom};
+pub(crate) use bom::{read_text, without_bom, without_bom_bytes};
 pub use email::Email;
 pub use fingerprint::{Fingerprint, random_number};
 pub use id::Id;

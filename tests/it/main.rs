@@ -31,6 +31,7 @@ mod certification;
 mod clock_steps;
 mod cluster;
 mod command_line;
+mod command_output;
 mod conversations;
 mod creations;
 mod decision_log;
