@@ -128,7 +128,11 @@ fn plainly(question: &Question, all: &PolicySet, schema: &Schema, scopes: &[Valu
         let uid = json!({ "type": kind, "id": id });
         let said = only(said, &["level", "friend", "owner", "label"]);
         match entities.iter_mut().find(|entity| entity["uid"] == uid) {
-            Some(known) => known["attrs"].as_object_mut().unwrap().extend(said),
+            // Stored attributes take precedence.
+            Some(known) => {
+                let known = known["attrs"].as_object_mut().unwrap();
+                said.into_iter().for_each(|(name, value)| drop(known.entry(name).or_insert(value)));
+            }
             None if said.is_empty() => {}
             None => entities.push(json!({ "uid": uid, "attrs": said, "parents": [] })),
         }

@@ -478,7 +478,8 @@ async fn hidden_files_are_ignored_and_a_byte_order_mark_and_crlf_are_accepted() 
 
 #[tokio::test]
 async fn a_file_that_cannot_be_read_is_named() {
-    let damages: [(&str, fn(&Path)); 3] = [
+    type Damage = (&'static str, fn(&Path));
+    let damages: [Damage; 3] = [
         ("a link that leads nowhere", |path| std::os::unix::fs::symlink("nowhere", path).unwrap()),
         ("a directory", |path| std::fs::create_dir(path).unwrap()),
         ("not text", |path| std::fs::write(path, b"\xff\xfe").unwrap()),
