@@ -179,6 +179,11 @@ impl TestApp {
             argon2_iterations: 1,
             // The policy tests are run by the tests of the policies.
             policy_tests: PolicyTests::Off,
+            // Many tests run at the same time: a busy machine is no outage.
+            database_acquire_timeout_ms: 15_000,
+            database_lock_timeout_ms: 15_000,
+            database_statement_timeout_ms: 20_000,
+            database_work_timeout_ms: 30_000,
             ..Config::default()
         };
         change(&mut config);
