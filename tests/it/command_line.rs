@@ -102,7 +102,11 @@ pub fn start_command(mut command: Command) -> Running {
     let rest = keep(lines, &output);
     let base = greeting.iter().find_map(|line| line.split(" listens on ").nth(1)).map(str::to_owned);
     let greeting = greeting.join("\n");
-    let base = base.unwrap_or_else(|| panic!("it did not start: {greeting}"));
+    let Some(base) = base else {
+        let _ = child.kill();
+        errors.join().unwrap();
+        panic!("it did not start: {greeting}\n{}", log.lock().unwrap());
+    };
     Running { child, base, greeting, log, output, readers: vec![errors, rest] }
 }
 

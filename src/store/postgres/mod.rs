@@ -13,7 +13,7 @@ use sea_orm::{DatabaseConnection, DbErr, RuntimeErr};
 use secrecy::ExposeSecret;
 pub(super) use session::Session;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use sqlx::{ConnectOptions as _, Connection, Error};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection, Error, Row};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
@@ -165,8 +165,9 @@ impl Target {
 async fn has_session(options: &PgConnectOptions, session: &str) -> Result<bool, Error> {
     let mut connection = options.connect().await?;
     let query = format!("SELECT current_setting('{SESSION}', true)");
-    let query = sqlx::query_scalar(sqlx::AssertSqlSafe(query)).persistent(false);
-    let found: Option<String> = query.fetch_one(&mut connection).await?;
+    // The simple query protocol: behind a pooler, the two steps of the extended one may run on different connections.
+    let row = sqlx::raw_sql(AssertSqlSafe(query)).fetch_one(&mut connection).await?;
+    let found: Option<String> = row.try_get(0)?;
     connection.close().await?;
     Ok(found.as_deref() == Some(session))
 }
