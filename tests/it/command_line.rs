@@ -117,7 +117,7 @@ fn keep(lines: impl Iterator<Item = String> + Send + 'static, kept: &Arc<Mutex<S
 }
 
 pub fn client(base: &str) -> Client {
-    Client { http: reqwest::Client::new(), base: base.to_owned(), bearer: None, id: String::new() }
+    Client { http: crate::support::http_client(), base: base.to_owned(), bearer: None, id: String::new() }
 }
 
 #[tokio::test]

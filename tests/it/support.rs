@@ -39,6 +39,12 @@ pub fn slow_hashing(config: &mut Config) {
     config.argon2_iterations = default.argon2_iterations;
 }
 
+/// A client that reuses no connection that the service is about to close: it keeps idle ones for 5 seconds.
+pub fn http_client() -> reqwest::Client {
+    let client = reqwest::Client::builder().pool_idle_timeout(std::time::Duration::from_secs(2));
+    client.build().unwrap()
+}
+
 /// Bytes in base64url without padding (RFC 7515, 2).
 pub fn to_base64(bytes: &[u8]) -> String {
     let digit = |bits: u32| char::from(BASE64[(bits & 63) as usize]);
@@ -252,7 +258,7 @@ impl TestApp {
 
     /// A client without credentials.
     pub fn anonymous(&self) -> Client {
-        Client { http: reqwest::Client::new(), base: self.base.clone(), bearer: None, id: String::new() }
+        Client { http: http_client(), base: self.base.clone(), bearer: None, id: String::new() }
     }
 
     /// A client with this bearer.
