@@ -131,7 +131,9 @@ fn plainly(question: &Question, all: &PolicySet, schema: &Schema, scopes: &[Valu
             // Stored attributes take precedence.
             Some(known) => {
                 let known = known["attrs"].as_object_mut().unwrap();
-                said.into_iter().for_each(|(name, value)| drop(known.entry(name).or_insert(value)));
+                for (name, value) in said {
+                    known.entry(name).or_insert(value);
+                }
             }
             None if said.is_empty() => {}
             None => entities.push(json!({ "uid": uid, "attrs": said, "parents": [] })),
