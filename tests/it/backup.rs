@@ -98,6 +98,8 @@ async fn a_restored_backup_brings_back_what_was_kept_and_nothing_that_was_revoke
 fn a_key_of_the_settings_is_to_be_changed_there() {
     let directory = tempfile::tempdir().unwrap();
     let settings = [("CEDARGATE_JWT_SECRET", "a key for tests: 0123456789abcdef")];
+    let added = run(directory.path(), &settings, &["user", "add", "--email", "ada@example.com"]);
+    assert!(added.status.success(), "{}", text(&added.stderr));
     let revoked = run(directory.path(), &settings, &["revoke-all"]);
     assert!(revoked.status.success(), "{}", text(&revoked.stderr));
     assert!(text(&revoked.stdout).contains("CEDARGATE_JWT_SECRET"), "{}", text(&revoked.stdout));

@@ -190,6 +190,7 @@ impl TestApp {
             database_lock_timeout_ms: 15_000,
             database_statement_timeout_ms: 20_000,
             database_work_timeout_ms: 30_000,
+            database_idle_in_transaction_timeout_ms: 15_000,
             ..Config::default()
         };
         change(&mut config);
