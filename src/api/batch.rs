@@ -47,7 +47,9 @@ impl PartialSchema for Evaluations {
         let needs =
             |names: &[&str]| names.iter().fold(ObjectBuilder::new(), |object, name| object.required(*name));
         let several = needs(&["evaluations"]).property("evaluations", ArrayBuilder::new().min_items(Some(1)));
-        let one = needs(&["subject", "action", "resource"]);
+        let names = ["subject", "action", "resource"];
+        // `null` is the same as absent.
+        let one = names.iter().fold(needs(&names), |one, name| one.property(*name, ObjectBuilder::new()));
         AllOfBuilder::new()
             .description(Some("Several questions, or where there are no `evaluations` a single one."))
             .item(Ref::from_schema_name(BatchFields::name()))

@@ -153,6 +153,7 @@ fn reload_doc() -> Doc {
              active when the request names it in `version`. The body may be left out.",
         )
         .body::<ReloadRequest>(Some(json!({ "version": "8d969eef6ecad3c2" })))
+        .optional_body()
         .answer::<Reloaded>(200, "The version in the files is active.", None)
         .problems(&[409])
 }
@@ -166,10 +167,10 @@ fn permissions_doc() -> Doc {
         .path_id("id", "The id of the user, or `me`.")
         .parameter(openapi::query("type", "The type of the thing; with `id`.", false))
         .parameter(openapi::query("id", "The id of the thing; with `type`.", false))
-        .parameter(openapi::query(
+        .parameter(openapi::query_word(
             "basis",
             "`credential`, the default for the caller's own user, or `role`, the default for others.",
-            false,
+            ["credential", "role"],
         ))
         .answer::<Permissions>(200, "The actions.", None)
         .header(200, "X-Policy-Version", Type::String, "The version of the policies that decided.")

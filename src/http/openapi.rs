@@ -93,6 +93,15 @@ impl Doc {
         self.body_of(schema, example)
     }
 
+    /// Its body may be left out.
+    #[must_use]
+    pub fn optional_body(mut self) -> Self {
+        if let Some(RefOr::T(body)) = &mut self.operation.request_body {
+            body.required = Some(Required::False);
+        }
+        self
+    }
+
     /// Its body, as a form.
     #[must_use]
     pub fn form<T: ToSchema>(mut self, example: Value) -> Self {
@@ -276,6 +285,13 @@ pub fn query(name: &str, what: &str, is_required: bool) -> Parameter {
         .description(Some(what))
         .schema(Some(ObjectBuilder::new().schema_type(SchemaType::Type(Type::String)).max_length(Some(200))))
         .build()
+}
+
+/// An optional parameter of the query that is one of these words.
+pub fn query_word<const N: usize>(name: &str, what: &str, words: [&str; N]) -> Parameter {
+    let schema = ObjectBuilder::new().schema_type(SchemaType::Type(Type::String)).enum_values(Some(words));
+    let parameter = ParameterBuilder::new().name(name).parameter_in(ParameterIn::Query);
+    parameter.required(Required::False).description(Some(what)).schema(Some(schema)).build()
 }
 
 /// A header of a request.

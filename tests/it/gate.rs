@@ -157,6 +157,8 @@ async fn of_processes_that_start_at_once_on_an_empty_database_all_serve_and_ther
             policies: vec![project_file("policies")],
             schema: vec![project_file("schema")],
             admin_password: Some(PASSWORD.into()),
+            // They would keep the one thread of this test busy for seconds.
+            policy_tests: cedargate::config::PolicyTests::Off,
             ..Default::default()
         };
         tokio::spawn(async move { App::open(&config, Clock::system()).await })
