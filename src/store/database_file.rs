@@ -24,11 +24,16 @@ pub(super) fn create_private(file: &Path) -> std::io::Result<()> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(file).map(drop)
 }
 
-/// Creates the file that a URL names, where there is none. A file that root creates belongs to the owner of its directory, as does a
-/// file of root's that a backup was copied to: the service runs as that user.
+/// Creates the file that a URL names, where there is none.
 pub(super) fn prepare(path: &Path) -> Result<(), StoreError> {
     // Whatever is wrong with the name, the attempt to open it says.
     let _ = create_private(path);
+    adopt(path)
+}
+
+/// Gives a file of root's to the owner of its directory: one that root creates, or that a backup was copied to. The service
+/// runs as that user.
+fn adopt(path: &Path) -> Result<(), StoreError> {
     let Some((directory, file)) = metadata_of(directory_of(path)).zip(metadata_of(path)) else {
         return Ok(());
     };
@@ -48,7 +53,7 @@ pub(super) fn prepare(path: &Path) -> Result<(), StoreError> {
 ///
 /// # Errors
 ///
-/// [`StoreError::Unavailable`] where it does not.
+/// [`StoreError::Unavailable`] where it does not, [`StoreError::Foreign`] where root cannot give it to its owner.
 pub(super) fn require(path: &Path) -> Result<(), StoreError> {
     match std::fs::metadata(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => Err(StoreError::Unavailable(format!(
@@ -56,7 +61,7 @@ pub(super) fn require(path: &Path) -> Result<(), StoreError> {
             path.display()
         ))),
         // Other errors are reported by the attempt to open it.
-        _ => Ok(()),
+        _ => adopt(path),
     }
 }
 
