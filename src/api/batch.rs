@@ -16,7 +16,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use std::cell::OnceCell;
-use utoipa::openapi::schema::{AllOfBuilder, AnyOfBuilder, ArrayBuilder, ObjectBuilder, Schema, Type};
+use utoipa::openapi::schema::{
+    AllOfBuilder, AnyOfBuilder, ArrayBuilder, ObjectBuilder, Schema, SchemaType, Type,
+};
 use utoipa::openapi::{Ref, RefOr};
 use utoipa::{PartialSchema, ToSchema};
 
@@ -25,11 +27,15 @@ use utoipa::{PartialSchema, ToSchema};
 #[schema(as = EvaluationsFields)]
 #[expect(dead_code, reason = "it is for the document only")]
 struct BatchFields {
-    subject: Option<Subject>,
-    action: Option<Action>,
-    resource: Option<Entity>,
-    #[schema(value_type = Option<Object>)]
-    context: Option<Map<String, Value>>,
+    /// The default of the items, which is checked where an item uses it; so are the next three.
+    #[schema(value_type = Option<Value>)]
+    subject: Option<Value>,
+    #[schema(value_type = Option<Value>)]
+    action: Option<Value>,
+    #[schema(value_type = Option<Value>)]
+    resource: Option<Value>,
+    #[schema(value_type = Option<Value>)]
+    context: Option<Value>,
     /// The questions: objects with what each has of its own of `subject`, `action`, `resource` and `context`. One that
     /// cannot be understood is denied, with the reason in its `context.error`.
     #[schema(value_type = Option<Vec<Value>>)]
@@ -47,9 +53,12 @@ impl PartialSchema for Evaluations {
         let needs =
             |names: &[&str]| names.iter().fold(ObjectBuilder::new(), |object, name| object.required(*name));
         let several = needs(&["evaluations"]).property("evaluations", ArrayBuilder::new().min_items(Some(1)));
-        let names = ["subject", "action", "resource"];
-        // `null` is the same as absent.
-        let one = names.iter().fold(needs(&names), |one, name| one.property(*name, ObjectBuilder::new()));
+        let context = SchemaType::from_iter([Type::Object, Type::Null]);
+        let one = needs(&["subject", "action", "resource"])
+            .property("subject", Ref::from_schema_name(<Subject as ToSchema>::name()))
+            .property("action", Ref::from_schema_name(<Action as ToSchema>::name()))
+            .property("resource", Ref::from_schema_name(<Entity as ToSchema>::name()))
+            .property("context", ObjectBuilder::new().schema_type(context));
         AllOfBuilder::new()
             .description(Some("Several questions, or where there are no `evaluations` a single one."))
             .item(Ref::from_schema_name(BatchFields::name()))
