@@ -5,6 +5,7 @@ use super::list::{DEFAULT_LIMIT, Field, MAX_LIMIT};
 use super::problem::ProblemBody;
 use super::routes::Routes;
 use crate::resource::Resource;
+use crate::values::Term;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use utoipa::openapi::content::ContentBuilder;
@@ -283,7 +284,7 @@ pub fn query(name: &str, what: &str, is_required: bool) -> Parameter {
         .parameter_in(ParameterIn::Query)
         .required(if is_required { Required::True } else { Required::False })
         .description(Some(what))
-        .schema(Some(ObjectBuilder::new().schema_type(SchemaType::Type(Type::String)).max_length(Some(200))))
+        .schema(Some(Term::schema()))
         .build()
 }
 
