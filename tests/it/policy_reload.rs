@@ -51,7 +51,7 @@ fn read(files: &Files, name: &str) -> String {
 
 /// A case of the shipped policy tests, written to `cases/one.json`: a guest does not list forms.
 fn write_case(files: &Files) -> String {
-    let cases = std::fs::read_to_string(project_file("policies/cases/seed-table.json")).unwrap();
+    let cases = std::fs::read_to_string(project_file("policies/cases/permission-table.json")).unwrap();
     let cases: Vec<Value> = serde_json::from_str(&cases).unwrap();
     let is_meant =
         |case: &&Value| case["request"]["action"] == "Action::\"listForms\"" && case["decision"] == "deny";
