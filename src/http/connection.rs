@@ -57,6 +57,8 @@ enum Phase {
 /// The part of a connection that requests share with it.
 #[derive(Debug)]
 pub struct ConnectionState {
+    /// Whether the connection has TLS.
+    is_secure: bool,
     phase: Cell<Phase>,
     /// Counts the changes of the phase, to tell for which of them a timer was set.
     change: Cell<u64>,
@@ -69,8 +71,9 @@ pub struct ConnectionState {
 }
 
 impl ConnectionState {
-    fn new() -> Rc<Self> {
+    fn new(is_secure: bool) -> Rc<Self> {
         Rc::new(Self {
+            is_secure,
             phase: Cell::new(Phase::Idle),
             change: Cell::new(0),
             received: Cell::new(0),
@@ -109,6 +112,11 @@ impl ConnectionState {
     /// Notes that the response is ready to be sent.
     pub fn end_request(&self) {
         self.enter(Phase::Idle);
+    }
+
+    /// Whether the connection has TLS.
+    pub fn is_secure(&self) -> bool {
+        self.is_secure
     }
 
     /// Whether the deadline of the body that is expected has passed.
@@ -175,15 +183,8 @@ impl Connection {
     /// A connection that was admitted.
     pub fn new(stream: Stream, deadlines: Deadlines, slot: Slot) -> Self {
         let between = Between { change: 0, since: Instant::now(), timer: None };
-        Self {
-            stream,
-            state: ConnectionState::new(),
-            deadlines,
-            watch: None,
-            between,
-            written: 0,
-            _slot: slot,
-        }
+        let state = ConnectionState::new(matches!(stream, Stream::Tls(_)));
+        Self { stream, state, deadlines, watch: None, between, written: 0, _slot: slot }
     }
 
     /// The part that its requests share.

@@ -75,10 +75,10 @@ where
     let ending = server.graceful_shutdown_signal();
     server.listen(format!("cedargate-{address}"), listener, move || {
         let transport = transport.clone();
-        let (is_secure, head) = (transport.tls.is_some(), transport.deadlines.head);
+        let head = transport.deadlines.head;
         let application = factory().into_factory().map_err(error_response);
-        // The one way to tell actix whether a connection is secure; its own server does the same.
-        let config = move |()| AppConfig::__priv_test_new(is_secure, address.to_string(), address);
+        // The scheme, host and address in it stay unused: `address.rs` reads the settings, and `ConnectionState` has the scheme.
+        let config = |()| AppConfig::default();
         let ending = ending.clone();
         let http = HttpService::<Connection, _, B>::build()
             .graceful_shutdown_signal(move || {

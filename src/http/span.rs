@@ -1,6 +1,7 @@
 //! What the span of a request says, by the semantic conventions of OpenTelemetry for HTTP servers. Of what a client sends it has
 //! the method, the path of a route and the id of the request, and nothing else: queries, other headers and bodies hold secrets.
 
+use super::connection::ConnectionState;
 use super::edge::{Passage, client_address};
 use crate::trace::{self, Step};
 use actix_web::HttpMessage;
@@ -17,10 +18,11 @@ pub(super) fn answered<B>(response: &ServiceResponse<B>) {
         let verb = if method == OTHER { "HTTP" } else { method };
         let name = route.as_ref().map_or_else(|| verb.to_owned(), |route| format!("{verb} {route}"));
         let is_failure = status.is_server_error();
+        let is_secure = ConnectionState::of(request).is_some_and(|connection| connection.is_secure());
         let mut step = Step { is_failure, ..Step::new(name) }
             .with("http.request.method", method)
             .with("http.response.status_code", i64::from(status.as_u16()))
-            .with("url.scheme", if request.app_config().secure() { "https" } else { "http" });
+            .with("url.scheme", if is_secure { "https" } else { "http" });
         let address = client_address(request).map(|address| address.to_string());
         let id = request.extensions().get::<Passage>().map(|passage| passage.id().to_owned());
         // What no route fits, or a proxy asks about, is not a path of this service: who knows what stands in it.

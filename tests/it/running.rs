@@ -151,7 +151,7 @@ pub fn certificate(directory: &Path, name: &str) {
 }
 
 /// Whether curl, which trusts this certificate and no other, gets an answer, and the headers of that.
-fn fetched(directory: &Path, trusted: &str, base: &str) -> Option<String> {
+pub fn fetched(directory: &Path, trusted: &str, base: &str) -> Option<String> {
     let address = base.replace("127.0.0.1", "localhost");
     let asked = Command::new("curl")
         .args(["-s", "-i", "--cacert"])

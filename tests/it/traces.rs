@@ -1,7 +1,7 @@
 //! Traces as a collector gets them, and the ids on the lines of the log.
 
 use crate::command_line::{Running, client, start};
-use crate::running::{certificate, signal};
+use crate::running::{certificate, fetched, signal};
 use crate::support::{ADMIN, Client, Database, PASSWORD};
 use actix_web::http::StatusCode as Status;
 use actix_web::{HttpRequest, HttpResponse, HttpServer, web};
@@ -349,6 +349,19 @@ async fn the_variables_of_opentelemetry_say_who_is_traced_what_of_it_and_with_wh
     assert_eq!(resource["service.version"], "7");
     assert_eq!(resource["deployment.environment.name"], "test");
     assert!(collector.received.lock().unwrap().iter().all(|(key, _)| key == "k3y"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_scheme_of_a_span_is_that_of_the_connection() {
+    let (collector, database) = (Collector::start(), Database::new().await);
+    let directory = database.directory.path();
+    certificate(directory, "tls");
+    let tls = [("CEDARGATE_TLS_CERT", "tls.pem"), ("CEDARGATE_TLS_KEY", "tls.key")];
+    let service = serve(&database, &[&[("CEDARGATE_TRACES", collector.base.as_str())], &tls[..]].concat());
+    fetched(directory, "tls.pem", &service.base).unwrap();
+    service.end();
+    let span = collector.spans().into_iter().find(|span| span.name == "GET /health/ready").unwrap();
+    assert_eq!(attributes(&span.attributes)["url.scheme"], "https");
 }
 
 #[tokio::test(flavor = "multi_thread")]
