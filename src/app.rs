@@ -146,14 +146,27 @@ pub fn open_policies(config: &Config) -> Result<Live, BundleError> {
 }
 
 /// Checks the settings that only their use would check otherwise: those of the first admin, and the TLS files.
+///
+/// The password of the first admin is checked here only where there is no database yet: one that has users does not need it.
 pub fn check_settings(config: &Config) -> Result<(), StartError> {
-    let email: Email = config.admin_email.parse().map_err(|error| ConfigError::new("admin_email", error))?;
-    if let Some(password) = &config.admin_password {
-        PasswordRules::new(config.password_profile)
-            .check(password, &[email.to_string()])
-            .map_err(|error| ConfigError::new("admin_password", error))?;
+    let email = admin_email(config)?;
+    if Store::is_missing(config) {
+        check_admin_password(config, &email)?;
     }
     certificates(config).map(drop)
+}
+
+/// The email address of the first admin.
+fn admin_email(config: &Config) -> Result<Email, ConfigError> {
+    config.admin_email.parse().map_err(|error| ConfigError::new("admin_email", error))
+}
+
+/// Checks the password that the settings give the first admin.
+fn check_admin_password(config: &Config, email: &Email) -> Result<(), ConfigError> {
+    let Some(password) = &config.admin_password else { return Ok(()) };
+    PasswordRules::new(config.password_profile)
+        .check(password, &[email.to_string()])
+        .map_err(|error| ConfigError::new("admin_password", error))
 }
 
 /// The certificates that the settings name.
@@ -364,13 +377,18 @@ async fn first_admin(
     config: &Config,
     announce: Announce,
 ) -> Result<Option<FirstAdmin>, StartError> {
+    let email = admin_email(config)?;
+    let checked = check_admin_password(config, &email);
+    if parts.store.has_users().await? {
+        if let Err(error) = checked {
+            tracing::warn!(%error, "the password of the first admin is not used: the database has users");
+        }
+        return Ok(None);
+    }
+    checked?;
     if parts.store.root().await?.is_none() {
         make_root(parts).await?;
     }
-    if parts.store.has_users().await? {
-        return Ok(None);
-    }
-    let email: Email = config.admin_email.parse().map_err(|error| ConfigError::new("admin_email", error))?;
     let (password, random) = match &config.admin_password {
         Some(password) => (password.clone(), None),
         None => {
@@ -392,10 +410,6 @@ async fn first_admin(
         }
         // Another process that starts on the same database has just made it.
         Err(problem) if problem.status == StatusCode::CONFLICT => Ok(None),
-        Err(Problem { errors, .. }) if errors.iter().any(|error| error.field == "password") => {
-            let messages: Vec<_> = errors.into_iter().map(|error| error.message).collect();
-            Err(ConfigError::new("admin_password", messages.join("; ")).into())
-        }
         Err(problem) => Err(StartError::Failed(format!("the first admin cannot be made: {problem}"))),
     }
 }

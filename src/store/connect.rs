@@ -61,6 +61,13 @@ enum Schema {
 }
 
 impl Store {
+    /// Whether opening the database creates it: the SQLite file does not exist, or the database is in memory.
+    pub fn is_missing(config: &Config) -> bool {
+        let url = config.database_url.expose_secret();
+        let path = database_file::path_of_url(url);
+        url.starts_with("sqlite:") && path.is_none_or(|path| matches!(path.try_exists(), Ok(false)))
+    }
+
     /// Opens the database that the settings name, and brings it to the present form. A SQLite file is made where there is
     /// none.
     pub async fn open(config: &Config, clock: &Clock) -> Result<Self, StoreError> {

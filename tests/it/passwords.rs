@@ -1,6 +1,8 @@
 //! What a new password must be wherever one is set, and the hashes under which passwords are kept.
 
+use crate::command_line::start;
 use crate::support::{ADMIN, PASSWORD, TestApp, slow_hashing};
+use cedargate::app::App;
 use cedargate::authz::Scope;
 use cedargate::config::{Config, PasswordProfile};
 use cedargate::store::Cause;
@@ -108,9 +110,34 @@ async fn the_first_admin_has_a_good_password_or_there_is_no_start() {
             ..Config::default()
         };
         let clock = cedargate::values::Clock::system();
-        let error = cedargate::app::App::open(&config, clock).await.unwrap_err().to_string();
+        let error = App::open(&config, clock).await.unwrap_err().to_string();
         assert!(error.contains("CEDARGATE_ADMIN_PASSWORD"), "{error}");
         assert!(!error.contains(password), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_weak_password_of_the_first_admin_stops_no_start_where_users_exist() {
+    let app = TestApp::start().await;
+    let again = app.again(|config| config.admin_password = Some("short".into())).await;
+    again.log_in(ADMIN).await;
+
+    // Without users it would be used. The file of SQLite exists already, so nothing but the database says that.
+    again.sql("DELETE FROM users").await;
+    let error = App::open(&again.config, again.clock.clone()).await.unwrap_err().to_string();
+    assert!(error.contains("CEDARGATE_ADMIN_PASSWORD"), "{error}");
+    assert_eq!(again.count("SELECT COUNT(*) FROM users").await, 0);
+}
+
+#[test]
+fn a_password_of_the_first_admin_that_is_not_used_is_a_warning_in_the_log() {
+    let directory = tempfile::tempdir().unwrap();
+    start(directory.path(), &[("CEDARGATE_DRAIN", "0")]).end();
+    for (password, is_weak) in [("short", true), (PASSWORD, false)] {
+        let settings = [("CEDARGATE_ADMIN_PASSWORD", password), ("CEDARGATE_DRAIN", "0")];
+        let log = start(directory.path(), &settings).end();
+        let warning = log.lines().find(|line| line.contains("CEDARGATE_ADMIN_PASSWORD"));
+        assert_eq!(warning.is_some_and(|line| line.contains("WARN")), is_weak, "{log}");
     }
 }
 
