@@ -109,8 +109,9 @@ Settings, from the file (in small letters, without the prefix) and from the envi
   CEDARGATE_DECISION_LOG_OVERFLOW  when that many wait: block or drop    [block]
   CEDARGATE_DECISION_LOG_WAIT     seconds that a request waits with block; then the answer is 503  [5]
   CEDARGATE_DECISION_LOG_MASK     attributes whose values stay out of it, separated by commas
-CEDARGATE_DATABASE_URL, CEDARGATE_JWT_SECRET and CEDARGATE_ADMIN_PASSWORD may stand in a file of which
-CEDARGATE_DATABASE_URL_FILE and so on is the name.
+CEDARGATE_DATABASE_URL_FILE, CEDARGATE_DATABASE_LISTEN_URL_FILE, CEDARGATE_JWT_SECRET_FILE and
+CEDARGATE_ADMIN_PASSWORD_FILE name a file that contains the value. A setting and its _FILE exclude each other.
+Only `serve` and `user add` create a database; every other command needs one that exists.
 With CEDARGATE_TRACES, OTEL_SERVICE_NAME and other variables of OpenTelemetry say how.
 
 Exit codes:

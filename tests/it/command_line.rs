@@ -416,6 +416,11 @@ fn the_help_names_every_setting_and_exit_code() {
     for name in names {
         assert!(help.contains(&format!("CEDARGATE_{name} ")), "{name} is not in the help");
     }
+    for secret in ["DATABASE_URL", "DATABASE_LISTEN_URL", "JWT_SECRET", "ADMIN_PASSWORD"] {
+        assert!(help.contains(&format!("CEDARGATE_{secret}_FILE")), "{help}");
+    }
+    assert!(help.contains("A setting and its _FILE exclude each other."), "{help}");
+    assert!(help.contains("Only `serve` and `user add` create a database"), "{help}");
     for code in ["  0  ", "  1  ", "  2  ", "  3  "] {
         assert!(help.contains(code), "{help}");
     }
