@@ -77,6 +77,13 @@ impl Reservation {
         self.bytes = bytes;
         Ok(())
     }
+
+    /// Returns what the reservation has beyond so many bytes.
+    pub fn shrink_to(&mut self, bytes: usize) {
+        let less = self.bytes.saturating_sub(bytes);
+        self.budget.used.fetch_sub(less, Ordering::Relaxed);
+        self.bytes -= less;
+    }
 }
 
 impl Drop for Reservation {
@@ -98,6 +105,10 @@ mod tests {
         assert!(first.grow_to(61).is_err());
         assert!(first.grow_to(10).is_ok());
         assert_eq!((budget.used(), budget.refused()), (100, 2));
+        first.shrink_to(70);
+        assert_eq!(budget.used(), 100);
+        first.shrink_to(20);
+        assert_eq!(budget.used(), 60);
         drop((first, second));
         assert_eq!(budget.used(), 0);
     }

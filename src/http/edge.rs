@@ -195,7 +195,7 @@ fn paced<B: MessageBody + 'static>(
     let response = match reserved {
         Ok(reservation) => {
             let connection = ConnectionState::of(&request).cloned();
-            response.set_body(BoxBody::new(PacedBody::new(bytes, reservation, connection)))
+            response.set_body(BoxBody::new(PacedBody::new([bytes], reservation, connection)))
         }
         Err(problem) => problem.answer(text(id).unwrap_or_default()),
     };

@@ -1,37 +1,58 @@
-//! Large response bodies: sent in pieces, counted in the budget, and ended where the client takes them too slowly.
+//! Large response bodies: sent in pieces, counted in the budget until they are taken, and ended where the client takes them
+//! too slowly.
 
 use super::budget::Reservation;
 use super::connection::ConnectionState;
 use actix_web::body::{BodySize, MessageBody};
 use actix_web::web::Bytes;
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
 /// The length of a piece: what the server copies into its write buffer at once.
-const PIECE: usize = 32 * 1024;
+pub(super) const PIECE: usize = 32 * 1024;
 
-/// A large response body. Its memory counts in the budget until the last piece was taken.
+/// A large response body, a sequence of chunks. The memory of a chunk is released, and returned to the budget, when the
+/// server has taken its last piece, which it does as the client takes what precedes it.
 #[derive(Debug)]
 pub(super) struct PacedBody {
-    rest: Bytes,
+    /// Each with the memory that it occupies.
+    chunks: VecDeque<(Bytes, usize)>,
     /// The connection that it is sent on; none where the request did not come by one.
     connection: Option<Rc<ConnectionState>>,
-    _reservation: Reservation,
+    reservation: Reservation,
 }
 
 impl PacedBody {
     /// A body whose memory is reserved already.
     pub(super) fn new(
-        bytes: Bytes,
+        chunks: impl IntoIterator<Item = Bytes>,
         reservation: Reservation,
         connection: Option<Rc<ConnectionState>>,
     ) -> Self {
         if let Some(connection) = &connection {
             connection.set_large_response(true);
         }
-        Self { rest: bytes, connection, _reservation: reservation }
+        let chunks = chunks.into_iter().filter(|chunk| !chunk.is_empty());
+        let chunks = chunks.map(|chunk| (chunk.clone(), chunk.len())).collect();
+        Self { chunks, connection, reservation }
+    }
+
+    /// Removes the next piece.
+    fn take_piece(&mut self) -> Option<Bytes> {
+        let (chunk, _) = self.chunks.front_mut()?;
+        let piece = chunk.split_to(chunk.len().min(PIECE));
+        if chunk.is_empty() {
+            self.chunks.pop_front();
+            let memory = self.chunks.iter().map(|(_, size)| size).sum();
+            self.reservation.shrink_to(memory);
+        }
+        if self.chunks.is_empty() {
+            self.end();
+        }
+        Some(piece)
     }
 }
 
@@ -39,19 +60,12 @@ impl MessageBody for PacedBody {
     type Error = Infallible;
 
     fn size(&self) -> BodySize {
-        BodySize::Sized(u64::try_from(self.rest.len()).unwrap_or(u64::MAX))
+        let rest: usize = self.chunks.iter().map(|(chunk, _)| chunk.len()).sum();
+        BodySize::Sized(u64::try_from(rest).unwrap_or(u64::MAX))
     }
 
     fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
-        if self.rest.is_empty() {
-            return Poll::Ready(None);
-        }
-        let length = self.rest.len().min(PIECE);
-        let piece = self.rest.split_to(length);
-        if self.rest.is_empty() {
-            self.end();
-        }
-        Poll::Ready(Some(Ok(piece)))
+        Poll::Ready(self.take_piece().map(Ok))
     }
 }
 
@@ -67,5 +81,27 @@ impl PacedBody {
 impl Drop for PacedBody {
     fn drop(&mut self) {
         self.end();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::budget::BodyBudget;
+
+    #[test]
+    fn each_chunk_returns_its_memory_when_its_last_piece_is_taken() {
+        let budget = BodyBudget::new(1 << 20);
+        let chunks = [PIECE, 2 * PIECE + 1, 0, 7].map(|length| Bytes::from(vec![b'x'; length]));
+        let total: usize = chunks.iter().map(Bytes::len).sum();
+        let mut body = PacedBody::new(chunks, budget.reserve(total).unwrap(), None);
+        assert_eq!(body.size(), BodySize::Sized(total as u64));
+        let mut taken = Vec::new();
+        while let Some(piece) = body.take_piece() {
+            taken.push((piece.len(), budget.used()));
+        }
+        let second = 2 * PIECE + 8;
+        assert_eq!(taken, [(PIECE, second), (PIECE, second), (PIECE, second), (1, 7), (7, 0)]);
+        assert_eq!(body.size(), BodySize::Sized(0));
     }
 }

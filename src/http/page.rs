@@ -1,18 +1,27 @@
-//! A page of a list: a JSON array, written row by row up to a limit in bytes.
+//! A page of a list: a JSON array, written row by row up to a limit in bytes, and sent chunk by chunk.
+//!
+//! The whole page is written before its first byte is sent, since `Link` depends on the number of rows that fit. From then on
+//! its memory is released as the client takes it.
 
 use super::budget::{FREE, Reservation};
 use super::connection::ConnectionState;
 use super::edge::LARGE;
-use super::paced::PacedBody;
+use super::paced::{PIECE, PacedBody};
 use super::{Parts, Problem};
 use actix_web::http::header::ContentType;
+use actix_web::web::Bytes;
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 use serde::Serialize;
 
 /// Writes the rows of a page.
 #[derive(Debug)]
 pub struct PageWriter {
-    json: Vec<u8>,
+    /// The complete chunks.
+    chunks: Vec<Bytes>,
+    /// The bytes of these.
+    complete: usize,
+    /// The chunk that is being written.
+    chunk: Vec<u8>,
     max: usize,
     reservation: Reservation,
     /// Why the page cannot be sent.
@@ -22,30 +31,51 @@ pub struct PageWriter {
 impl PageWriter {
     /// An empty page.
     pub fn new(parts: &Parts) -> Self {
-        let max = parts.rules.list_max_bytes;
-        Self { json: Vec::new(), max, reservation: parts.budget.open(), failure: None }
+        Self {
+            chunks: Vec::new(),
+            complete: 0,
+            chunk: Vec::new(),
+            max: parts.rules.list_max_bytes,
+            reservation: parts.budget.open(),
+            failure: None,
+        }
+    }
+
+    /// The bytes that are written.
+    fn len(&self) -> usize {
+        self.complete + self.chunk.len()
     }
 
     /// Writes a row. False where it has no place on this page any more; the first row always has.
     pub fn push(&mut self, row: &impl Serialize) -> bool {
-        let end = self.json.len();
-        self.json.push(if end == 0 { b'[' } else { b',' });
-        if let Err(error) = serde_json::to_writer(&mut self.json, row) {
+        let (is_first, end) = (self.len() == 0, self.chunk.len());
+        self.chunk.push(if is_first { b'[' } else { b',' });
+        if let Err(error) = serde_json::to_writer(&mut self.chunk, row) {
             self.failure = Some(Problem::internal(error));
             return false;
         }
         // One byte more closes the array.
-        if end > 0 && self.json.len() >= self.max {
-            self.json.truncate(end);
+        if !is_first && self.len() >= self.max {
+            self.chunk.truncate(end);
             return false;
         }
-        if self.json.len() > FREE
-            && let Err(problem) = self.reservation.grow_to(self.json.capacity())
+        if self.len() > FREE
+            && let Err(problem) = self.reservation.grow_to(self.complete + self.chunk.capacity())
         {
             self.failure = Some(problem);
             return false;
         }
+        if self.chunk.len() >= PIECE {
+            self.complete_chunk();
+        }
         true
+    }
+
+    fn complete_chunk(&mut self) {
+        let mut chunk = std::mem::take(&mut self.chunk);
+        chunk.shrink_to_fit();
+        self.complete += chunk.len();
+        self.chunks.push(chunk.into());
     }
 
     /// The response with the page.
@@ -60,15 +90,21 @@ impl PageWriter {
         if let Some(problem) = self.failure {
             return Err(problem);
         }
-        if self.json.is_empty() {
-            self.json.push(b'[');
+        if self.len() == 0 {
+            self.chunk.push(b'[');
         }
-        self.json.push(b']');
+        self.chunk.push(b']');
         response.content_type(ContentType::json());
-        if self.json.len() <= LARGE {
-            return Ok(response.body(self.json));
+        if self.chunks.is_empty() {
+            return Ok(response.body(self.chunk));
         }
+        if self.len() <= LARGE {
+            self.chunks.push(self.chunk.into());
+            return Ok(response.body(self.chunks.concat()));
+        }
+        self.complete_chunk();
+        self.reservation.shrink_to(self.complete);
         let connection = ConnectionState::of(request).cloned();
-        Ok(response.body(PacedBody::new(self.json.into(), self.reservation, connection)))
+        Ok(response.body(PacedBody::new(self.chunks, self.reservation, connection)))
     }
 }

@@ -5,6 +5,7 @@ use crate::processes::{PATIENCE, log_in};
 use crate::resources::{kinds, make};
 use crate::support::{ADMIN, Client, Database, PASSWORD, TestApp};
 use cedargate::authz::Scope;
+use cedargate::config::Config;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -12,6 +13,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 use std::time::Instant;
+use tokio::task::block_in_place;
 
 const MEBIBYTE: usize = 1024 * 1024;
 
@@ -260,35 +262,89 @@ async fn the_parts_of_a_request_have_deadlines() {
     assert_eq!(second.matches("HTTP/1.1 204 ").count(), 1, "{second}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_does_not_read_holds_neither_memory_nor_its_connection() {
-    // More than the buffers of two sockets hold, of which the client's is small.
+/// A page of a list of so many messages of 100,000 bytes: more than the buffers of two sockets hold.
+const LARGE_PAGE: &str = "/v2/messages?limit=1000";
+const LARGE_MESSAGES: usize = 110;
+
+/// An app with a page of 10 MiB, and an admin.
+async fn with_large_page(change: impl FnOnce(&mut Config)) -> (TestApp, Client) {
     let app = TestApp::with(|config| {
-        // Long enough for the requests in between on a busy machine.
-        config.write_timeout = 8;
         config.list_max_bytes = 10 * MEBIBYTE;
-        config.body_budget = 20 * MEBIBYTE;
+        change(config);
     })
     .await;
     let admin = app.admin().await;
-    let messages = vec![json!({ "text": "t" }); 110];
+    let messages = vec![json!({ "text": "t" }); LARGE_MESSAGES];
     make(&admin, "/v2/conversations", json!({ "messages": messages })).await;
     let text = match app.postgres() {
         Some(_) => "repeat('x', 100000)",
         None => "printf('%.*c', 100000, 'x')",
     };
     app.sql(&format!("UPDATE messages SET text = {text}")).await;
-    let path = "/v2/messages?limit=1000";
-    let anonymous = app.anonymous();
+    (app, admin)
+}
+
+/// A connection with a small receive buffer that has requested the large page, and reads nothing of it.
+fn request_large_page(admin: &Client) -> TcpStream {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
-    let address: SocketAddr = app.base.strip_prefix("http://").unwrap().parse().unwrap();
+    let address: SocketAddr = admin.base.strip_prefix("http://").unwrap().parse().unwrap();
     socket.connect(&address.into()).unwrap();
     let mut stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let bearer = admin.bearer.as_deref().unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {bearer}\r\n\r\n");
-    stream.write_all(request.as_bytes()).unwrap();
-    until_metric(&anonymous, "body_bytes", |bytes| bytes >= 10_000_000).await;
+    let headers = format!("Host: h\r\nConnection: close\r\nAuthorization: Bearer {bearer}");
+    stream.write_all(format!("GET {LARGE_PAGE} HTTP/1.1\r\n{headers}\r\n\r\n").as_bytes()).unwrap();
+    stream
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_memory_of_a_page_is_released_as_the_client_reads_it() {
+    let (_app, admin) = with_large_page(|_| ()).await;
+    let mut stream = request_large_page(&admin);
+    let mut read = |count: usize| {
+        let mut bytes = vec![0; count];
+        block_in_place(|| stream.read_exact(&mut bytes)).unwrap();
+        bytes
+    };
+    // Once it has begun, the sockets take what their buffers hold.
+    let mut page = read(1);
+    until_metric(&admin, "body_bytes", |bytes| (3_000_000..9_000_000).contains(&bytes)).await;
+    let held = metric(&admin, "body_bytes").await;
+    for part in 1..=3 {
+        page.extend(read(MEBIBYTE));
+        until_metric(&admin, "body_bytes", |bytes| bytes < held - part * 900_000).await;
+    }
+    assert!(metric(&admin, "body_bytes").await > 0, "the client has read 3 MiB of 10");
+
+    block_in_place(|| stream.read_to_end(&mut page)).unwrap();
+    until_metric(&admin, "body_bytes", |bytes| bytes == 0).await;
+    let page = String::from_utf8(page).unwrap();
+    let (head, body) = page.split_once("\r\n\r\n").unwrap();
+    let header =
+        |name: &str| head.lines().find_map(|line| line.to_lowercase().strip_prefix(name).map(str::to_owned));
+    assert_eq!(header("content-length: "), Some(body.len().to_string()));
+    assert_eq!(header("x-total-count: "), Some(LARGE_MESSAGES.to_string()));
+    let rows: Vec<Value> = serde_json::from_str(body).unwrap();
+    let next = header("link: ").unwrap();
+    assert!(next.contains(&format!("offset={}>", rows.len())), "{} rows, and {next}", rows.len());
+    let rest = admin.get(&format!("{LARGE_PAGE}&offset={}", rows.len())).await.expect(StatusCode::OK);
+    assert_eq!(rows.len() + rest.as_array().unwrap().len(), LARGE_MESSAGES);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_does_not_read_holds_neither_memory_nor_its_connection() {
+    let (app, admin) = with_large_page(|config| {
+        // Long enough for the requests in between on a busy machine.
+        config.write_timeout = 8;
+        // Less than a page and what the buffers of the sockets leave of another one.
+        config.body_budget = 13 * MEBIBYTE;
+    })
+    .await;
+    let path = LARGE_PAGE;
+    let anonymous = app.anonymous();
+    let stream = request_large_page(&admin);
+    until_metric(&anonymous, "body_bytes", |bytes| bytes >= 3_000_000).await;
 
     // Meanwhile the budget is used up, for responses and for requests, and small ones need none.
     let busy = admin.get(path).await;
