@@ -116,8 +116,11 @@ fn keep(lines: impl Iterator<Item = String> + Send + 'static, kept: &Arc<Mutex<S
     std::thread::spawn(move || lines.for_each(|line| *kept.lock().unwrap() += &format!("{line}\n")))
 }
 
+/// A client of a service that is a process, with a connection for each request: a test that waits for another process meanwhile
+/// does not notice that the service closes an idle one.
 pub fn client(base: &str) -> Client {
-    Client { http: crate::support::http_client(), base: base.to_owned(), bearer: None, id: String::new() }
+    let http = reqwest::Client::builder().pool_max_idle_per_host(0).build().unwrap();
+    Client { http, base: base.to_owned(), bearer: None, id: String::new() }
 }
 
 #[tokio::test]

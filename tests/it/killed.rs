@@ -1,5 +1,6 @@
 //! A process that is killed in the middle of refreshes.
 
+use crate::command_line::client;
 use crate::processes::{count, log_in, refresh, serve_with};
 use crate::refresh::refresh_token;
 use crate::support::{ADMIN, Database};
@@ -70,11 +71,14 @@ async fn kill(kills: u64, lane: u64) -> i64 {
             .iter()
             .map(|token| tokio::spawn(refresh_on(running.base.clone(), token.clone(), Arc::clone(&requests))))
             .collect();
+        let probe = client(&running.base);
         let begun = requests.answered.acquire_many(FAMILIES);
         drop(tokio::time::timeout(Duration::from_secs(60), begun).await.expect("no answers").unwrap());
-        // Another moment of a rotation each time. It is the time of another process, which no clock of ours sets; and nothing
-        // is waited for: whatever has happened by then, what follows has to hold.
-        tokio::time::sleep(Duration::from_micros((rounds * LANES + lane) * 137 % 10_000)).await;
+        // Another moment of a rotation each time: that at which so many other requests have been answered. Whatever has happened
+        // by then, what follows has to hold.
+        for _ in 0..(rounds * LANES + lane) % 20 {
+            probe.get("/health/live").await.expect(StatusCode::NO_CONTENT);
+        }
         hit += u64::from(requests.under_way.load(Ordering::SeqCst) > 0);
         // SIGKILL.
         block_in_place(|| drop(running));

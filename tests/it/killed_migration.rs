@@ -1,19 +1,23 @@
 //! A process that is killed while it creates its database leaves one that the next start can use.
 
 use crate::command_line::{program, start};
-use crate::processes::{PATIENCE, count};
-use crate::support::{Database, PASSWORD};
+use crate::processes::count;
+use crate::support::{Database, PASSWORD, until};
 use cedargate::config::Config;
 use cedargate::store::Store;
 use cedargate::values::Clock;
+use std::fs::File;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 use tokio::task::block_in_place;
 
 /// The number of kills unless `TEST_KILLS` names another one, such as 200.
 const KILLS: u32 = 60;
-/// The last steps are applied well within this time after the database file was created.
-const LONGEST_MIGRATION: Duration = Duration::from_secs(2);
+/// Bytes of the write-ahead log, about as many as the migration writes.
+const FIRST_WINDOW: u64 = 256 * 1024;
+/// The write-ahead log of SQLite.
+const WRITE_AHEAD_LOG: &str = "test.db-wal";
+/// What the service writes to its standard output when it serves.
+const GREETING: &str = "greeting.txt";
 
 fn settings(database: &Database) -> [(&'static str, String); 3] {
     [
@@ -23,30 +27,32 @@ fn settings(database: &Database) -> [(&'static str, String); 3] {
     ]
 }
 
-/// Starts `cedargate serve` on a new database.
+/// Starts `cedargate serve` on a new database. Its standard output goes to [`GREETING`].
 fn serve(database: &Database) -> Command {
     let settings = settings(database);
     let settings: Vec<_> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let mut command = program(database.directory.path(), &settings);
-    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let greeting = File::create(database.directory.path().join(GREETING)).unwrap();
+    command.stdout(greeting).stderr(Stdio::null());
     command
 }
 
-/// Waits until the process has begun to use its database: the SQLite file exists, or PostgreSQL has a connection.
-async fn until_begun(database: &Database) {
-    let begun = Instant::now();
-    let file = database.directory.path().join("test.db");
-    let has_begun = async || match &database.server {
-        None => file.exists(),
-        Some((server, name)) => {
-            let connections = format!("SELECT COUNT(*) FROM pg_stat_activity WHERE datname = '{name}'");
-            count(server, &connections).await > 0
-        }
-    };
-    while !has_begun().await {
-        assert!(begun.elapsed() < PATIENCE, "the database is not created");
-        tokio::time::sleep(Duration::from_micros(200)).await;
-    }
+/// The size of a file in the directory of a database; 0 where there is none.
+fn size(database: &Database, name: &str) -> u64 {
+    std::fs::metadata(database.directory.path().join(name)).map_or(0, |file| file.len())
+}
+
+/// Waits until the process has come so far with its database, or serves already: the write-ahead log of SQLite has more than
+/// so many bytes, or PostgreSQL has so many steps.
+async fn until_progress(database: &Database, bytes: u64, steps: i64) {
+    until(async || {
+        let has_come = match &database.server {
+            None => size(database, WRITE_AHEAD_LOG) > bytes,
+            Some(_) => recorded_steps(database).await >= steps,
+        };
+        (has_come || size(database, GREETING) > 0).then_some(()).ok_or("there is no progress".to_owned())
+    })
+    .await;
 }
 
 /// The number of steps that are recorded in a database.
@@ -71,14 +77,13 @@ async fn a_process_killed_during_the_migration_leaves_a_database_that_starts_aga
         migrations::Migrator::migrations().len()
     })
     .unwrap();
-    // The time from the first use of the database to the kill: up to where the last kills still hit the migration.
-    let mut window = LONGEST_MIGRATION / 20;
+    // What is written before the kill, at most: up to where the last kills still hit the migration.
+    let mut window = FIRST_WINDOW;
     let (mut incomplete, mut between) = (0, 0);
     for round in 0..kills {
         let database = Database::new().await;
         let mut child = serve(&database).spawn().unwrap();
-        until_begun(&database).await;
-        tokio::time::sleep(window * (round * 37 % 100) / 100).await;
+        until_progress(&database, window * u64::from(round * 37 % 100) / 100, i64::from(round) % all).await;
         // SIGKILL.
         child.kill().unwrap();
         child.wait().unwrap();
@@ -87,7 +92,7 @@ async fn a_process_killed_during_the_migration_leaves_a_database_that_starts_aga
         incomplete += u32::from(steps < all);
         between += u32::from(0 < steps && steps < all);
         window = if steps < all { window * 11 / 10 } else { window * 9 / 10 };
-        window = window.clamp(Duration::from_millis(2), LONGEST_MIGRATION);
+        window = window.clamp(FIRST_WINDOW / 20, FIRST_WINDOW * 20);
 
         let config = Config { database_url: database.url.clone().into(), ..Config::default() };
         let store = Store::open(&config, &Clock::system()).await;

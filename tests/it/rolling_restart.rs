@@ -10,8 +10,9 @@ use reqwest::StatusCode;
 use serde_json::json;
 use std::net::TcpListener;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+use tokio::sync::watch;
 use tokio::task::{JoinSet, block_in_place};
 
 /// The number of clients that send requests all the time.
@@ -43,7 +44,7 @@ async fn send(
     asking: Client,
     body: serde_json::Value,
     is_over: Arc<AtomicBool>,
-    answered: Arc<AtomicU64>,
+    answered: watch::Sender<u64>,
 ) -> Vec<String> {
     let mut lost = Vec::new();
     while !is_over.load(Ordering::SeqCst) {
@@ -56,7 +57,7 @@ async fn send(
             )
             .await;
         match sent {
-            Ok(reply) if reply.status == StatusCode::OK => drop(answered.fetch_add(1, Ordering::SeqCst)),
+            Ok(reply) if reply.status == StatusCode::OK => answered.send_modify(|count| *count += 1),
             Ok(reply) => lost.push(format!("{}: {}", reply.status, reply.text)),
             Err(error) => lost.push(format!("{error:?}")),
         }
@@ -65,12 +66,11 @@ async fn send(
 }
 
 /// Waits until some more requests have been answered.
-async fn until_answered(answered: &AtomicU64, more: u64) {
-    let (begun, before) = (Instant::now(), answered.load(Ordering::SeqCst));
-    while answered.load(Ordering::SeqCst) < before + more {
-        assert!(begun.elapsed() < PATIENCE, "requests are not answered");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+async fn until_answered(answered: &watch::Sender<u64>, more: u64) {
+    let mut answered = answered.subscribe();
+    let enough = *answered.borrow() + more;
+    let wait = answered.wait_for(|count| *count >= enough);
+    tokio::time::timeout(PATIENCE, wait).await.expect("requests are not answered").unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -96,13 +96,13 @@ async fn a_rolling_restart_behind_nginx_loses_no_request() {
     let nginx = Proxy::nginx(database.directory.path(), |listen| configuration(listen, &addresses));
 
     let tokens = log_in(&nginx.base, ADMIN).await;
-    let (is_over, answered) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
+    let (is_over, answered) = (Arc::<AtomicBool>::default(), watch::Sender::new(0));
     let user = tokens["user"].as_str().unwrap();
     let question = may(thing("User", user), "fetchUser", thing("User", user));
     let mut clients = JoinSet::new();
     for _ in 0..CLIENTS {
         let asking = Client { bearer: Some(access(&tokens).to_owned()), ..client(&nginx.base) };
-        clients.spawn(send(asking, question.clone(), Arc::clone(&is_over), Arc::clone(&answered)));
+        clients.spawn(send(asking, question.clone(), Arc::clone(&is_over), answered.clone()));
     }
     for round in 0..2 {
         until_answered(&answered, 200).await;
@@ -114,7 +114,7 @@ async fn a_rolling_restart_behind_nginx_loses_no_request() {
     until_answered(&answered, 200).await;
     is_over.store(true, Ordering::SeqCst);
     let lost: Vec<String> = clients.join_all().await.into_iter().flatten().collect();
-    let answered = answered.load(Ordering::SeqCst);
+    let answered = *answered.borrow();
     println!("{answered} requests were answered, {} were lost", lost.len());
     let log = std::fs::read_to_string(database.directory.path().join("error.log")).unwrap_or_default();
     assert!(lost.is_empty(), "{} of {answered} were lost: {lost:?}\n{log}", lost.len());

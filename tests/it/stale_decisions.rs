@@ -2,8 +2,7 @@
 
 use crate::access::{EVALUATION, may, thing};
 use crate::outage::Away;
-use crate::processes::PATIENCE;
-use crate::support::{ADMIN, Client, PASSWORD, Reply, TestApp};
+use crate::support::{ADMIN, Client, PASSWORD, Reply, TestApp, until};
 use cedargate::authz::Scope;
 use cedargate::config::{Config, Decisions};
 use reqwest::StatusCode;
@@ -35,22 +34,18 @@ fn logged(app: &TestApp, subject: &str) -> Vec<Value> {
 }
 
 /// Repeats a request until its answer is as expected.
-async fn until(what: &str, ask: impl AsyncFn() -> Reply, is_expected: impl Fn(&Reply) -> bool) -> Reply {
-    let begun = Instant::now();
-    loop {
+async fn repeat(what: &str, ask: impl AsyncFn() -> Reply, is_expected: impl Fn(&Reply) -> bool) -> Reply {
+    until(async || {
         let reply = ask().await;
-        if is_expected(&reply) {
-            return reply;
-        }
-        assert!(begun.elapsed() < PATIENCE, "{what}: {}", reply.text);
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+        if is_expected(&reply) { Ok(reply) } else { Err(format!("{what}: {}", reply.text)) }
+    })
+    .await
 }
 
 /// Waits until answers are not marked: the notifications of other processes arrive.
 async fn until_current(client: &Client, question: &Value) {
     let ask = async || client.post(EVALUATION, question.clone()).await;
-    until("it is back", ask, |reply| reply.status == StatusCode::OK && reply.header(STALE).is_empty()).await;
+    repeat("it is back", ask, |reply| reply.status == StatusCode::OK && reply.header(STALE).is_empty()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -70,10 +65,10 @@ async fn decisions_go_on_for_a_limited_time_and_are_marked() {
     // Beyond the time after which a cached caller is read again.
     app.clock.advance(30_000);
     let ask = async || admin.post(EVALUATION, question.clone()).await;
-    until("contact", ask, |_| app.parts.store.since_contact() < Duration::from_secs(1)).await;
+    repeat("contact", ask, |_| app.parts.store.since_contact() < Duration::from_secs(1)).await;
 
     let away = Away::take(app.url(), app.postgres()).await;
-    let reply = until("stale", ask, |reply| !reply.header(STALE).is_empty()).await;
+    let reply = repeat("stale", ask, |reply| !reply.header(STALE).is_empty()).await;
     assert_eq!(reply.expect(StatusCode::OK), json!({ "decision": true }));
     for seconds in [0, 30, 59] {
         app.clock.advance(if seconds == 59 { 29_000 } else { seconds * 1_000 });
@@ -137,7 +132,7 @@ async fn with_0_seconds_nothing_is_decided_during_an_outage() {
     }
     let away = Away::take(app.url(), app.postgres()).await;
     let ask = async || admin.post(EVALUATION, question.clone()).await;
-    let refused = until("refused", ask, |reply| reply.status != StatusCode::OK).await;
+    let refused = repeat("refused", ask, |reply| reply.status != StatusCode::OK).await;
     refused.expect_problem(503, "database_unavailable");
     for _ in 0..10 {
         admin.post(EVALUATION, question.clone()).await.expect_problem(503, "database_unavailable");
@@ -156,12 +151,12 @@ async fn what_was_revoked_during_an_outage_is_refused_as_soon_as_it_is_over() {
     }
     let away = Away::take(app.url(), app.postgres()).await;
     let ask = async || agent.post(EVALUATION, question.clone()).await;
-    until("stale", ask, |reply| !reply.header(STALE).is_empty()).await;
+    repeat("stale", ask, |reply| !reply.header(STALE).is_empty()).await;
     away.back().await;
     // As another process does it: the notification is received, or what was read before is forgotten at the reconnection.
     let ended = format!("UPDATE sessions SET ended_at = 1 WHERE \"user\" = '{}'", agent.id);
     app.sql(&format!("BEGIN; {ended}; SELECT pg_notify('cedargate_facts', 'v2 all'); COMMIT")).await;
-    let refused = until("refused", ask, |reply| reply.status == StatusCode::UNAUTHORIZED).await;
+    let refused = repeat("refused", ask, |reply| reply.status == StatusCode::UNAUTHORIZED).await;
     refused.expect_problem(401, "invalid_token");
     until_current(&admin, &may(thing("User", &admin.id), "fetchUser", thing("User", &admin.id))).await;
 }

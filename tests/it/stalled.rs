@@ -5,13 +5,13 @@ use crate::authorize::user;
 use crate::command_line::{client, program};
 use crate::processes::{PATIENCE, log_in};
 use crate::running::signal;
-use crate::support::{ADMIN, Client, PASSWORD};
+use crate::support::{ADMIN, Client, PASSWORD, until};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, ChildStderr, ChildStdout, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// A service whose output is read by the test only.
 struct Stalled {
@@ -66,15 +66,10 @@ impl Stalled {
         line.rsplit(' ').next().unwrap().parse().unwrap()
     }
 
-    /// Ends the service, and gives how long that took.
-    fn end(&mut self) -> Duration {
+    /// Ends the service.
+    async fn end(&mut self) {
         signal("-TERM", self.child.id());
-        let begun = Instant::now();
-        while self.child.try_wait().unwrap().is_none() {
-            assert!(begun.elapsed() < PATIENCE, "it does not end");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        begun.elapsed()
+        until(async || self.child.try_wait().unwrap().ok_or("the service does not end".to_owned())).await;
     }
 }
 
@@ -106,7 +101,7 @@ async fn a_log_that_is_not_read_blocks_no_worker_and_counts_what_it_loses() {
     }
     service.expect_answers().await;
     // It ends in time, though the last lines cannot be written.
-    service.end();
+    service.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -116,7 +111,7 @@ async fn the_last_lines_of_the_log_are_written() {
     let id = "the-last-request";
     let headers = [("x-request-id", id)];
     client(&service.base).send(reqwest::Method::GET, "/health/live", &headers, None).await;
-    service.end();
+    service.end().await;
     let mut log = String::new();
     service.stderr.read_to_string(&mut log).unwrap();
     assert!(log.contains(id) && log.contains("no longer ready"), "{log}");
@@ -173,7 +168,7 @@ async fn a_decision_log_that_is_not_read_delays_only_decisions_which_are_refused
     while admin.post(EVALUATION, question.clone()).await.status != StatusCode::OK {
         assert!(begun.elapsed() < PATIENCE, "decisions are refused still");
     }
-    service.end();
+    service.end().await;
     let text = reader.join().unwrap();
     let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert!(lines.iter().all(|line| line["dropped"].is_null()));
@@ -199,7 +194,7 @@ async fn what_a_client_got_wrong_is_not_in_the_log() {
     ] {
         assert!(reply.status.is_client_error(), "{}", reply.text);
     }
-    service.end();
+    service.end().await;
     let mut log = String::new();
     service.stderr.read_to_string(&mut log).unwrap();
     let is_unexpected = |line: &&str| ["requestId", "WARN", "ERROR"].iter().any(|word| line.contains(word));

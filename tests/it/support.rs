@@ -1,5 +1,6 @@
 //! A whole service for each test, on a database of its own, and clients that talk to it over HTTP.
 
+use crate::processes::PATIENCE;
 use cedargate::app::App;
 use cedargate::authz::Scope;
 use cedargate::config::{Config, PolicyTests};
@@ -10,6 +11,7 @@ use serde_json::{Value, json};
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// The password of everybody in the tests: that of the seed.
@@ -41,8 +43,21 @@ pub fn slow_hashing(config: &mut Config) {
 
 /// A client that reuses no connection that the service is about to close: it keeps idle ones for 5 seconds.
 pub fn http_client() -> reqwest::Client {
-    let client = reqwest::Client::builder().pool_idle_timeout(std::time::Duration::from_secs(2));
+    let client = reqwest::Client::builder().pool_idle_timeout(Duration::from_secs(2));
     client.build().unwrap()
+}
+
+/// Repeats a probe until it succeeds. Its error says what is missing, where that takes too long.
+pub async fn until<T>(mut probe: impl AsyncFnMut() -> Result<T, String>) -> T {
+    let begun = Instant::now();
+    loop {
+        match probe().await {
+            Ok(value) => return value,
+            Err(missing) => assert!(begun.elapsed() < PATIENCE, "{missing}"),
+        }
+        // Between two looks at the condition: the service needs the processor, too.
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
 }
 
 /// Bytes in base64url without padding (RFC 7515, 2).
