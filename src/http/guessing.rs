@@ -47,6 +47,9 @@ pub struct Guessing {
     /// A lock for each share of the accounts, so that attempts at one account come one after the other. Those of a user at an
     /// address where it is known have locks of their own: they do not wait behind a flood of others.
     turns: [Box<[Mutex<()>]>; 2],
+    /// The same for each account and address, of both lanes: otherwise a user who logs in several times at once at an address
+    /// that becomes known has one attempt of either lane under way, and with a second replica more than are free.
+    pair_turns: Box<[Mutex<()>]>,
 }
 
 /// What is counted under one key.
@@ -69,7 +72,8 @@ type Counters = [Counter; 5];
 impl Guessing {
     /// With this as the longest wait, in seconds.
     pub fn new(longest: u64) -> Self {
-        Self { longest, turns: [(); 2].map(|()| (0..1024).map(|_| Mutex::default()).collect()) }
+        let turns = || (0..1024).map(|_| Mutex::default()).collect();
+        Self { longest, turns: [turns(), turns()], pair_turns: turns() }
     }
 
     /// The wait after the nth try that is not free, in seconds: 1, 3, 5, 10, 20, 40 and so on.
@@ -192,9 +196,14 @@ impl Guessing {
             Lane::Known => known,
             Lane::Unknown => unknown,
         };
-        let turn = turns.get(Fingerprint::of(&key).share_of(turns.len()))?;
-        Some(turn.lock().await)
+        lock_share(turns, key).await
     }
+}
+
+/// Locks the share of the locks that this key has.
+async fn lock_share<'a>(locks: &'a [Mutex<()>], key: &str) -> Option<MutexGuard<'a, ()>> {
+    let lock = locks.get(Fingerprint::of(&key).share_of(locks.len()))?;
+    Some(lock.lock().await)
 }
 
 /// The wait that the counters ask for, in whole seconds; none where there is nothing to wait for. Whoever is known at its
@@ -224,6 +233,8 @@ struct Counted<'a> {
     wait: Option<(Timestamp, Timestamp)>,
     /// Until this is dropped, others at the same account wait.
     _alone: Option<MutexGuard<'a, ()>>,
+    /// The same for others at the same account from the same address.
+    _pair_alone: Option<MutexGuard<'a, ()>>,
 }
 
 /// A try at a password, before the password is looked at.
@@ -263,11 +274,14 @@ impl<'a> Attempt<'a> {
         }
         let lane = if is_known { Lane::Known } else { Lane::Unknown };
         let place = parts.passwords.place(lane)?;
-        let [.., user, _] = &counters;
+        let [_, user_pair, _, user, _] = &counters;
         let alone = guessing.alone(lane, &user.key).await;
         let turn = place.turn().await?;
+        // Only with a password worker: whoever waits for one keeps no user of the other lane waiting.
+        let pair_alone = lock_share(&guessing.pair_turns, &user_pair.key).await;
         let wait = guessing.count(parts, &counters, is_known).await?;
-        Ok(Self { counted: Counted { parts, counters, known, wait, _alone: alone }, turn })
+        let counted = Counted { parts, counters, known, wait, _alone: alone, _pair_alone: pair_alone };
+        Ok(Self { counted, turn })
     }
 
     /// Looks at the password: none where it is not the one with this hash, which takes as long where there is no hash.

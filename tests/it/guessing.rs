@@ -1,8 +1,9 @@
 //! Guessing passwords: who has to wait for how long, who has not, and what of it is kept.
 
-use crate::support::{ADMIN, PASSWORD, Reply, TestApp, project_file};
+use crate::support::{ADMIN, PASSWORD, Reply, TestApp, project_file, slow_hashing};
 use cedargate::authz::Scope;
 use futures_util::future::join_all;
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use reqwest::{Method, StatusCode};
 use sea_orm::ConnectionTrait;
 use serde_json::json;
@@ -241,6 +242,28 @@ async fn processes_on_one_database_count_together() {
     pass(&app, 1);
     attempt(&other, "192.0.2.1", ADMIN, PASSWORD).await.expect(StatusCode::OK);
     assert_eq!(guess_until_stopped(&app, guess).await, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn right_logins_at_two_replicas_are_no_guessing_while_their_address_becomes_known() {
+    let app = TestApp::with(|config| {
+        slow_hashing(config);
+        config.password_workers = Some(4);
+        config.trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()];
+    })
+    .await;
+    let other = app.again(|_| ()).await;
+    let both = [&app, &other];
+    for address in ["192.0.2.1", "192.0.2.2", "192.0.2.3"] {
+        let log_in = |at: usize| attempt(both[at % 2], address, ADMIN, PASSWORD);
+        let mut logins: FuturesUnordered<_> = (0..6).map(log_in).collect();
+        // Once one has succeeded, the address is known: those that follow do not wait behind those that came before.
+        logins.next().await.unwrap().expect(StatusCode::OK);
+        logins.extend((0..6).map(log_in));
+        while let Some(login) = logins.next().await {
+            login.expect(StatusCode::OK);
+        }
+    }
 }
 
 #[tokio::test]
