@@ -4,27 +4,27 @@ use crate::api;
 use crate::api::organizations::Organization;
 use crate::api::policy_reload;
 use crate::api::users;
-use crate::authn::{PasswordError, PasswordRules, Passwords, SecretError, random_password};
-use crate::authz::{Bundle, BundleError, Live, ReloadRules, Sources, Undecided};
+use crate::authn::{PasswordError, PasswordRules, PasswordService, SecretError, random_password};
+use crate::authz::{Bundle, BundleError, PolicyHandle, ReloadConfig, Sources, Unchecked};
 use crate::config::{Config, ConfigError, PolicyReload, PolicyTests};
 use crate::decision_log::{DecisionLog, Settings};
-use crate::http::budget::BodyBudget;
+use crate::http::body_budget::BodyBudget;
 use crate::http::connection::Deadlines;
-use crate::http::connections::{Connections, within_file_limit};
+use crate::http::connection_limiter::{ConnectionLimiter, cap_by_file_limit};
 use crate::http::cors::CorsLayer;
-use crate::http::docs::{self, Document};
-use crate::http::forward::Table;
-use crate::http::guessing::Guessing;
-use crate::http::limits::Limits;
+use crate::http::docs::{self, OpenApiDocument};
+use crate::http::forward_auth::ForwardRoutes;
+use crate::http::login_throttle::LoginThrottle;
 use crate::http::metrics::Metrics;
-use crate::http::parts::{Held, Rules};
+use crate::http::rate_limits::RateLimits;
 use crate::http::server::{Transport, listen};
+use crate::http::signing_keys::SigningKeysError;
+use crate::http::state::{RequestConfig, SharedState};
 use crate::http::tls::Certificates;
-use crate::http::token_keys::TokenKeysError;
-use crate::http::{Caller, Gate, Parts, Problem, TokenKeys, edge, routes};
-use crate::resource::{self, Stamp};
-use crate::store::{Entry, Event, Store, StoreError};
-use crate::values::{Clock, Email, Id, Invalid, OrgPath};
+use crate::http::{AppState, Authorizer, Caller, Problem, SigningKeys, request_middleware, routes};
+use crate::resource::{self, CreationInfo};
+use crate::store::{AuditEntry, Event, Store, StoreError};
+use crate::types::{Clock, Email, Id, InvalidValue, OrgPath};
 use actix_server::ServerBuilder;
 use actix_web::dev::Server;
 use actix_web::http::StatusCode;
@@ -60,16 +60,16 @@ pub enum StartError {
     Failed(String),
 }
 
-impl From<Invalid> for StartError {
-    fn from(error: Invalid) -> Self {
+impl From<InvalidValue> for StartError {
+    fn from(error: InvalidValue) -> Self {
         Self::Failed(error.to_string())
     }
 }
 
-impl From<TokenKeysError> for StartError {
-    fn from(error: TokenKeysError) -> Self {
+impl From<SigningKeysError> for StartError {
+    fn from(error: SigningKeysError) -> Self {
         match error {
-            TokenKeysError::Store(error) => Self::Store(error),
+            SigningKeysError::Store(error) => Self::Store(error),
             other => Self::Failed(other.to_string()),
         }
     }
@@ -97,15 +97,15 @@ pub struct FirstAdmin {
 }
 
 /// Shows the first admin before it is stored. An error, which says why it could not be shown, prevents that.
-pub type Announce = fn(&FirstAdmin) -> Result<(), String>;
+pub type AnnounceFirstAdmin = fn(&FirstAdmin) -> Result<(), String>;
 
 /// What the parts of the service are opened for.
 #[derive(Debug, Clone, Copy)]
 enum Purpose {
     /// To serve requests.
-    Serve(Announce),
+    Serve(AnnounceFirstAdmin),
     /// For a command that may create the database.
-    CreatingCommand(Announce),
+    CreatingCommand(AnnounceFirstAdmin),
     /// For a command on a database that exists.
     Command,
 }
@@ -114,7 +114,7 @@ enum Purpose {
 #[derive(Debug)]
 pub struct App {
     /// Its parts.
-    pub parts: Arc<Parts>,
+    pub state: Arc<AppState>,
     /// The admin that was made at this start.
     pub first_admin: Option<FirstAdmin>,
     /// The certificates, where it speaks TLS.
@@ -123,26 +123,29 @@ pub struct App {
     cors_origins: Vec<String>,
     deadlines: Deadlines,
     /// Whether `/metrics` is served by a listener of its own.
-    has_management: bool,
+    has_management_listener: bool,
 }
 
 /// The connections of the management listener: those of probes and of a few collectors of metrics.
-const MANAGEMENT_CONNECTIONS: usize = 64;
+const MAX_MANAGEMENT_CONNECTIONS: usize = 64;
 
 /// Where the policies are that the settings name.
-fn sources(config: &Config) -> Sources {
-    let stored = api::kinds().iter().map(|kind| kind.name).collect();
+fn policy_sources(config: &Config) -> Sources {
+    let stored = api::resource_types().iter().map(|kind| kind.name).collect();
     Sources { schema: config.schema.clone(), policies: config.policies.clone(), stored }
 }
 
 /// The policies that the settings name.
 pub fn read_policies(config: &Config) -> Result<Bundle, BundleError> {
-    Bundle::read(&sources(config))
+    Bundle::read(&policy_sources(config))
 }
 
 /// The policies that the settings name, validated and tested as for serving.
-pub fn open_policies(config: &Config) -> Result<Live, BundleError> {
-    Live::open(sources(config), ReloadRules { mode: config.policy_reload, tests: config.policy_tests })
+pub fn open_policies(config: &Config) -> Result<PolicyHandle, BundleError> {
+    PolicyHandle::open(
+        policy_sources(config),
+        ReloadConfig { mode: config.policy_reload, tests: config.policy_tests },
+    )
 }
 
 /// Checks the settings that only their use would check otherwise: those of the first admin, and the TLS files.
@@ -153,7 +156,7 @@ pub fn check_settings(config: &Config) -> Result<(), StartError> {
     if Store::is_missing(config) {
         check_admin_password(config, &email)?;
     }
-    certificates(config).map(drop)
+    load_certificates(config).map(drop)
 }
 
 /// The email address of the first admin.
@@ -170,7 +173,7 @@ fn check_admin_password(config: &Config, email: &Email) -> Result<(), ConfigErro
 }
 
 /// The certificates that the settings name.
-fn certificates(config: &Config) -> Result<Option<Arc<Certificates>>, StartError> {
+fn load_certificates(config: &Config) -> Result<Option<Arc<Certificates>>, StartError> {
     let (Some(cert), Some(key)) = (&config.tls_cert, &config.tls_key) else { return Ok(None) };
     Ok(Some(Certificates::read(cert, key).map_err(|error| ConfigError::new("tls_cert", error))?))
 }
@@ -186,7 +189,7 @@ impl App {
     pub async fn open_to_serve(
         config: &Config,
         clock: Clock,
-        announce: Announce,
+        announce: AnnounceFirstAdmin,
     ) -> Result<Self, StartError> {
         Self::open_for(Purpose::Serve(announce), config, clock).await
     }
@@ -200,7 +203,7 @@ impl App {
     pub async fn open_for_creating_command(
         config: &Config,
         clock: Clock,
-        announce: Announce,
+        announce: AnnounceFirstAdmin,
     ) -> Result<Self, StartError> {
         Self::open_for(Purpose::CreatingCommand(announce), config, clock).await
     }
@@ -210,23 +213,25 @@ impl App {
         let policies = match purpose {
             Purpose::Serve(_) => open_policies(config)?,
             // A command makes no decision for others.
-            _ => Live::open(
-                sources(config),
-                ReloadRules { mode: PolicyReload::Auto, tests: PolicyTests::Off },
+            _ => PolicyHandle::open(
+                policy_sources(config),
+                ReloadConfig { mode: PolicyReload::Auto, tests: PolicyTests::Off },
             )?,
         };
         let file = config.forward_routes.as_deref();
-        let forward = Table::read(file, &api::all(), &policies.current())
+        let forward = ForwardRoutes::read(file, &api::all_routes(), &policies.current())
             .map_err(|error| ConfigError::new("forward_routes", error))?;
         let store = match purpose {
             Purpose::Command => Store::open_existing(config, &clock).await?,
             _ => Store::open(config, &clock).await?,
         };
         if matches!(purpose, Purpose::Serve(_)) {
-            policy_reload::check_start(&policies, &store).await?.map_err(StartError::Unconfirmed)?;
+            policy_reload::check_startup_version(&policies, &store)
+                .await?
+                .map_err(StartError::Unconfirmed)?;
         }
         let public_url = config.public_address()?;
-        let rules = Rules {
+        let request_config = RequestConfig {
             access_batch_limit: config.access_batch_limit,
             list_max_bytes: config.list_max_bytes,
             access_ttl: config.access_ttl,
@@ -242,37 +247,37 @@ impl App {
             issuer: public_url.clone().unwrap_or_else(|| "cedargate".to_owned()),
             public_url,
         };
-        let certificates = certificates(config)?;
+        let certificates = load_certificates(config)?;
         let decision_log = match purpose {
             Purpose::Serve(_) => DecisionLog::open(&Settings::from(config))
                 .map_err(|error| ConfigError::new("decision_log_to", error))?,
             _ => DecisionLog::off(),
         };
-        let tokens = TokenKeys::open(config, &rules.issuer, &store, &clock).await?;
-        let parts = Arc::new(Parts {
+        let signing_keys = SigningKeys::open(config, &request_config.issuer, &store, &clock).await?;
+        let state = Arc::new(AppState {
             policies,
-            forward,
+            forward_auth: forward,
             decision_log,
-            metrics: Metrics::new(&api::all()),
-            connections: connections(config),
-            budget: BodyBudget::new(config.body_budget),
-            is_ending: AtomicBool::new(false),
-            noting: Default::default(),
-            untold: Default::default(),
+            metrics: Metrics::new(&api::all_routes()),
+            connection_limiter: connection_limiter(config),
+            body_budget: BodyBudget::new(config.body_budget),
+            is_shutting_down: AtomicBool::new(false),
+            last_used_lock: Default::default(),
+            pending_audit: Default::default(),
             refusals: Default::default(),
-            kinds: api::kinds(),
-            callers: Default::default(),
-            tokens,
-            passwords: Passwords::new(config)?,
-            guessing: Guessing::new(config.guessing_wait_max),
-            limits: Limits::new(config),
+            resource_types: api::resource_types(),
+            caller_cache: Default::default(),
+            signing_keys,
+            passwords: PasswordService::new(config)?,
+            login_throttle: LoginThrottle::new(config.guessing_wait_max),
+            rate_limits: RateLimits::new(config),
             store,
             clock,
-            rules,
+            request_config,
         });
         let first_admin = match purpose {
             Purpose::Serve(announce) | Purpose::CreatingCommand(announce) => {
-                first_admin(&parts, config, announce).await?
+                ensure_first_admin(&state, config, announce).await?
             }
             Purpose::Command => None,
         };
@@ -284,26 +289,34 @@ impl App {
             min_rate: config.min_transfer_rate,
         };
         let has_management = config.management_listen.is_some();
-        Ok(Self { parts, first_admin, workers, cors_origins, certificates, deadlines, has_management })
+        Ok(Self {
+            state,
+            first_admin,
+            workers,
+            cors_origins,
+            certificates,
+            deadlines,
+            has_management_listener: has_management,
+        })
     }
 
     /// A gate for whoever sits at the terminal.
-    pub async fn terminal(&self, action: &'static str) -> Result<Gate, StartError> {
-        terminal(&self.parts, action).await
+    pub async fn terminal_authorizer(&self, action: &'static str) -> Result<Authorizer, StartError> {
+        terminal_authorizer(&self.state, action).await
     }
 
     /// Serves on this listener until the server is told to stop; then it finishes what it has begun. Tokens are signed as
     /// the settings say from here on.
     pub async fn serve(&self, listener: TcpListener) -> Result<Server, StartError> {
-        self.parts.tokens.adopt().await?;
-        policy_reload::record_active(&self.parts).await?;
-        let parts = Arc::clone(&self.parts);
-        let mut all = api::all();
-        if self.has_management {
-            all = all.into_iter().map(|routes| routes.without("/metrics")).collect();
+        self.state.signing_keys.ensure_algorithm().await?;
+        policy_reload::record_active(&self.state).await?;
+        let state = Arc::clone(&self.state);
+        let mut all = api::all_routes();
+        if self.has_management_listener {
+            all = all.into_iter().map(|group| group.without_path("/metrics")).collect();
         }
         let all = Arc::new(all);
-        let document = Document::new(Arc::clone(&all));
+        let document = OpenApiDocument::new(Arc::clone(&all));
         let origins = self.cors_origins.clone();
         let tls = match &self.certificates {
             Some(certificates) => {
@@ -312,19 +325,19 @@ impl App {
             }
             None => None,
         };
-        let connections = Arc::clone(&self.parts.connections);
-        let mut server = builder(&connections);
+        let connections = Arc::clone(&self.state.connection_limiter);
+        let mut server = server_builder(&connections);
         if let Some(workers) = self.workers {
             server = server.workers(workers);
         }
-        let transport = Transport { tls, connections, deadlines: self.deadlines };
+        let transport = Transport { tls, connection_limiter: connections, deadlines: self.deadlines };
         let server = listen(server, listener, transport, move || {
             actix_web::App::new()
-                .app_data(Held::new(Arc::clone(&parts)))
+                .app_data(SharedState::new(Arc::clone(&state)))
                 .configure(|server| routes::mount(&all, server))
                 .configure(|server| docs::mount(server, &document))
-                .default_service(web::to(routes::no_route))
-                .wrap(middleware::from_fn(edge::edge))
+                .default_service(web::to(routes::handle_unmatched))
+                .wrap(middleware::from_fn(request_middleware::request_middleware))
                 // Outermost: errors that the others answer with have the CORS headers, too.
                 .wrap(CorsLayer::new(&origins))
         });
@@ -334,60 +347,60 @@ impl App {
     /// Serves `/health/*` and `/metrics` on this listener, with a thread and connections of its own: it answers while
     /// all others are taken.
     pub fn serve_management(&self, listener: TcpListener) -> Result<Server, StartError> {
-        let connections = Connections::new(MANAGEMENT_CONNECTIONS, 0, Vec::new());
-        let server = builder(&connections).workers(1);
-        let transport = Transport { tls: None, connections, deadlines: self.deadlines };
-        let parts = Arc::clone(&self.parts);
+        let connections = ConnectionLimiter::new(MAX_MANAGEMENT_CONNECTIONS, 0, Vec::new());
+        let server = server_builder(&connections).workers(1);
+        let transport = Transport { tls: None, connection_limiter: connections, deadlines: self.deadlines };
+        let state = Arc::clone(&self.state);
         let server = listen(server, listener, transport, move || {
             actix_web::App::new()
-                .app_data(Held::new(Arc::clone(&parts)))
+                .app_data(SharedState::new(Arc::clone(&state)))
                 .configure(|server| routes::mount(&[api::health::routes()], server))
-                .default_service(web::to(routes::no_route))
-                .wrap(middleware::from_fn(edge::edge))
+                .default_service(web::to(routes::handle_unmatched))
+                .wrap(middleware::from_fn(request_middleware::request_middleware))
         });
         server.map(ServerBuilder::run).map_err(|error| StartError::Failed(error.to_string()))
     }
 }
 
 /// A server that ends as it is told, and leaves it to `connections` how many there are.
-fn builder(connections: &Connections) -> ServerBuilder {
+fn server_builder(connections: &ConnectionLimiter) -> ServerBuilder {
     // A worker that had reached its own limit would leave new connections waiting instead of refusing them.
-    let never = connections.max().saturating_add(1);
-    ServerBuilder::new().shutdown_timeout(10).disable_signals().max_concurrent_connections(never)
+    let above_limit = connections.max().saturating_add(1);
+    ServerBuilder::new().shutdown_timeout(10).disable_signals().max_concurrent_connections(above_limit)
 }
 
 /// The connections that the settings and the limit on open files allow.
-fn connections(config: &Config) -> Arc<Connections> {
-    let max = within_file_limit(config.max_connections);
+fn connection_limiter(config: &Config) -> Arc<ConnectionLimiter> {
+    let max = cap_by_file_limit(config.max_connections);
     if max < config.max_connections {
         tracing::warn!(max, "the limit on open files leaves room for fewer connections than max_connections");
     }
-    Connections::new(max, config.max_connections_per_address, config.trusted_proxies.clone())
+    ConnectionLimiter::new(max, config.max_connections_per_address, config.trusted_proxies.clone())
 }
 
-async fn terminal(parts: &Arc<Parts>, action: &'static str) -> Result<Gate, StartError> {
-    let root = parts.store.root().await?;
+async fn terminal_authorizer(state: &Arc<AppState>, action: &'static str) -> Result<Authorizer, StartError> {
+    let root = state.store.root().await?;
     let root = root.ok_or_else(|| StartError::Failed("the database has no root organization".into()))?;
-    Ok(Gate::new(Arc::clone(parts), Caller::at_terminal(&parts.policies.current(), root), action))
+    Ok(Authorizer::new(Arc::clone(state), Caller::for_terminal(&state.policies.current(), root), action))
 }
 
 /// Makes the root organization and an admin in a database without users. Cedar is asked about both.
-async fn first_admin(
-    parts: &Arc<Parts>,
+async fn ensure_first_admin(
+    state: &Arc<AppState>,
     config: &Config,
-    announce: Announce,
+    announce: AnnounceFirstAdmin,
 ) -> Result<Option<FirstAdmin>, StartError> {
     let email = admin_email(config)?;
     let checked = check_admin_password(config, &email);
-    if parts.store.has_users().await? {
+    if state.store.has_users().await? {
         if let Err(error) = checked {
             tracing::warn!(%error, "the password of the first admin is not used: the database has users");
         }
         return Ok(None);
     }
     checked?;
-    if parts.store.root().await?.is_none() {
-        make_root(parts).await?;
+    if state.store.root().await?.is_none() {
+        create_root_organization(state).await?;
     }
     let (password, random) = match &config.admin_password {
         Some(password) => (password.clone(), None),
@@ -396,16 +409,16 @@ async fn first_admin(
             (password.clone(), Some(password))
         }
     };
-    let gate = terminal(parts, "createUser").await?;
+    let authorizer = terminal_authorizer(state, "createUser").await?;
     let fields = json!({ "email": email, "password": password.expose_secret(), "role": "admin" });
     let admin = FirstAdmin { email, random_password: random };
-    let mut unshown = None;
-    let added = users::add_shown(&gate, resource::object(&fields)?, |_| {
-        announce(&admin).map_err(|error| Problem::internal(unshown.insert(error)))
+    let mut announce_error = None;
+    let added = users::create_user_with(&authorizer, resource::to_json_object(&fields)?, |_| {
+        announce(&admin).map_err(|error| Problem::internal(announce_error.insert(error)))
     });
     match added.await {
         Ok(_) => Ok(Some(admin)),
-        Err(_) if let Some(error) = unshown => {
+        Err(_) if let Some(error) = announce_error => {
             Err(StartError::Failed(format!("the first admin was not created: {error}")))
         }
         // Another process that starts on the same database has just made it.
@@ -414,27 +427,29 @@ async fn first_admin(
     }
 }
 
-async fn make_root(parts: &Arc<Parts>) -> Result<(), StartError> {
-    let id = Id::new(&parts.clock);
+async fn create_root_organization(state: &Arc<AppState>) -> Result<(), StartError> {
+    let id = Id::new(&state.clock);
     let path = OrgPath::root(id);
     let fields =
         json!({ "name": "root", "status": "active", "tags": [], "meta": {}, "path": path, "level": 0 });
-    let stamp = Stamp { id, organization: id, now: parts.clock.now() };
-    let mut row = resource::object(&fields)?;
+    let creation = CreationInfo { id, organization: id, now: state.clock.now() };
+    let mut row = resource::to_json_object(&fields)?;
     for name in ["displayName", "email", "url", "country", "logo", "industry", "parent"] {
         row.insert(name.into(), serde_json::Value::Null);
     }
-    let row: Organization = resource::compose(&row, stamp)?;
-    let gate = Gate::new(
-        Arc::clone(parts),
-        Caller::at_terminal(&parts.policies.current(), path.clone()),
+    let row: Organization = resource::build_row(&row, creation)?;
+    let authorizer = Authorizer::new(
+        Arc::clone(state),
+        Caller::for_terminal(&state.policies.current(), path.clone()),
         "createOrganization",
     );
     let failed =
         |problem: Problem| StartError::Failed(format!("the root organization cannot be made: {problem}"));
-    let row = gate.decide_new(&path, Undecided::new(row, path.clone())).map_err(failed)?;
-    let work = parts.store.begin(gate.cause()).await?;
-    work.audit(Entry::new(Event::OrganizationCreated).subject("Organization", id).within(row.path()));
+    let row = authorizer.authorize_new(&path, Unchecked::new(row, path.clone())).map_err(failed)?;
+    let work = state.store.begin(authorizer.audit_actor()).await?;
+    work.audit(
+        AuditEntry::new(Event::OrganizationCreated).target("Organization", id).in_organization(row.path()),
+    );
     match work.insert(row).await {
         Ok(_) => Ok(work.commit().await?),
         // Another process that starts on the same database has just made it.

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! main, cli -> app -> api -> http -> { authn, store } -> resource -> authz
-//! trace, decision_log, config, values: leaves, each of which may name those after it
+//! telemetry, decision_log, config, types: leaves, each of which may name those after it
 //! ```
 //!
 //! The path of a request is one straight line, and [`http::crud`] shows it: route -> authn -> decision -> store ->
@@ -22,5 +22,5 @@ pub mod decision_log;
 pub mod http;
 pub mod resource;
 pub mod store;
-pub mod trace;
-pub mod values;
+pub mod telemetry;
+pub mod types;

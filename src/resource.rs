@@ -1,8 +1,8 @@
 //! What one of the nine resources must say about itself. Everything else (the five verbs, lists, the OpenAPI document,
 //! what Cedar learns of it) follows from this.
 
-use crate::authz::Thing;
-use crate::values::{Id, Invalid, Timestamp};
+use crate::authz::AuthzResource;
+use crate::types::{Id, InvalidValue, Timestamp};
 use sea_orm::{DbErr, EntityTrait, FromQueryResult, IntoActiveModel, QueryResult, TryGetable};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 /// The row's JSON has the fields of [`Resource::Body`], `id`, `organization`, `createdAt`, `updatedAt`, and what else
 /// stands in [`Resource::READ_ONLY`]; each field is a column of the same name in snake case.
 pub trait Resource:
-    Thing
+    AuthzResource
     + FromQueryResult
     + IntoActiveModel<<Self::Entity as EntityTrait>::ActiveModel>
     + Serialize
@@ -30,7 +30,7 @@ pub trait Resource:
     type Entity: EntityTrait<Model = Self>;
 
     /// The part of a row from which its Cedar entity is built. Searches read this part only.
-    type DecisionRow: Thing + FromQueryResult + Send + 'static;
+    type DecisionRow: AuthzResource + FromQueryResult + Send + 'static;
 
     /// The columns of [`Resource::DecisionRow`], each with the name of its field there.
     const DECISION_COLUMNS: &'static [(<Self::Entity as EntityTrait>::Column, &'static str)];
@@ -39,13 +39,13 @@ pub trait Resource:
     type Body: Serialize + DeserializeOwned + ToSchema + 'static;
 
     /// The action that permits to fetch it, such as `fetchForm`.
-    const FETCH: &'static str;
+    const FETCH_ACTION: &'static str;
 
     /// The fields that only the service writes.
-    const READ_ONLY: &'static [&'static str] = &["id", "createdAt", "updatedAt"];
+    const READ_ONLY_FIELDS: &'static [&'static str] = &["id", "createdAt", "updatedAt"];
 
     /// The column that names the organization that holds the thing.
-    fn holder_column() -> <Self::Entity as EntityTrait>::Column;
+    fn organization_column() -> <Self::Entity as EntityTrait>::Column;
 
     /// The organization that holds the thing.
     fn organization(&self) -> Id;
@@ -69,7 +69,7 @@ impl<R> FromQueryResult for IdRow<R> {
     }
 }
 
-impl<R: Thing> Thing for IdRow<R> {
+impl<R: AuthzResource> AuthzResource for IdRow<R> {
     const TYPE: &'static str = R::TYPE;
 
     fn id(&self) -> Id {
@@ -90,14 +90,14 @@ pub struct Reference {
 
 impl Reference {
     /// From `field` to the thing of type `R` with this id.
-    pub fn to<R: Thing>(field: impl Into<String>, id: Id) -> Self {
+    pub fn new<R: AuthzResource>(field: impl Into<String>, id: Id) -> Self {
         Self { field: field.into(), kind: R::TYPE, id }
     }
 }
 
 /// What the service itself writes on a new row.
 #[derive(Debug, Clone, Copy)]
-pub struct Stamp {
+pub struct CreationInfo {
     /// The id of the new thing.
     pub id: Id,
     /// The organization that holds it where the body names none.
@@ -107,30 +107,37 @@ pub struct Stamp {
 }
 
 /// The row that a checked body makes.
-pub fn compose<R: Resource>(body: &impl Serialize, stamp: Stamp) -> Result<R, Invalid> {
-    let mut row = object(body)?;
+pub fn build_row<R: Resource>(body: &impl Serialize, creation: CreationInfo) -> Result<R, InvalidValue> {
+    let mut row = to_json_object(body)?;
     if row.get("organization").is_none_or(Value::is_null) {
-        row.insert("organization".into(), Value::String(stamp.organization.to_string()));
+        row.insert("organization".into(), Value::String(creation.organization.to_string()));
     }
-    row.insert("id".into(), Value::String(stamp.id.to_string()));
-    let now = Value::String(stamp.now.to_string());
+    row.insert("id".into(), Value::String(creation.id.to_string()));
+    let now = Value::String(creation.now.to_string());
     row.insert("createdAt".into(), now.clone());
     row.insert("updatedAt".into(), now);
     parse(row)
 }
 
 /// The body that a row would have after `patch`: its own fields, overlaid by those of the patch, top level only.
-pub fn patched<R: Resource>(row: &R, patch: &Map<String, Value>) -> Result<Map<String, Value>, Invalid> {
-    let mut body = object(row)?;
-    body.retain(|field, _| !R::READ_ONLY.contains(&field.as_str()));
+pub fn apply_patch<R: Resource>(
+    row: &R,
+    patch: &Map<String, Value>,
+) -> Result<Map<String, Value>, InvalidValue> {
+    let mut body = to_json_object(row)?;
+    body.retain(|field, _| !R::READ_ONLY_FIELDS.contains(&field.as_str()));
     body.extend(patch.iter().map(|(field, value)| (field.clone(), value.clone())));
     Ok(body)
 }
 
 /// A row with the fields of a checked body instead of its own.
-pub fn amend<R: Resource>(row: &R, body: &impl Serialize, now: Timestamp) -> Result<R, Invalid> {
-    let mut new = object(row)?;
-    let mut body = object(body)?;
+pub fn replace_fields<R: Resource>(
+    row: &R,
+    body: &impl Serialize,
+    now: Timestamp,
+) -> Result<R, InvalidValue> {
+    let mut new = to_json_object(row)?;
+    let mut body = to_json_object(body)?;
     if body.get("organization").is_some_and(Value::is_null) {
         body.remove("organization");
     }
@@ -140,14 +147,14 @@ pub fn amend<R: Resource>(row: &R, body: &impl Serialize, now: Timestamp) -> Res
 }
 
 /// A value's JSON object.
-pub fn object(value: &impl Serialize) -> Result<Map<String, Value>, Invalid> {
+pub fn to_json_object(value: &impl Serialize) -> Result<Map<String, Value>, InvalidValue> {
     match serde_json::to_value(value) {
         Ok(Value::Object(fields)) => Ok(fields),
-        Ok(other) => Err(Invalid(format!("{other} is not an object"))),
-        Err(error) => Err(Invalid(error.to_string())),
+        Ok(other) => Err(InvalidValue(format!("{other} is not an object"))),
+        Err(error) => Err(InvalidValue(error.to_string())),
     }
 }
 
-fn parse<R: Resource>(row: Map<String, Value>) -> Result<R, Invalid> {
-    R::deserialize(Value::Object(row)).map_err(|error| Invalid(error.to_string()))
+fn parse<R: Resource>(row: Map<String, Value>) -> Result<R, InvalidValue> {
+    R::deserialize(Value::Object(row)).map_err(|error| InvalidValue(error.to_string()))
 }

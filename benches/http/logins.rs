@@ -1,9 +1,9 @@
 //! Logins and refreshes a second, and what bounds them; and whether a failed login tells by its time that an account is there.
 
-use super::{Load, Server, call, measure, median, service, start, wanted};
-use cedargate::authn::{Lane, Passwords};
+use super::{Load, Server, call, is_selected, measure, median, service_command, start};
+use cedargate::authn::{Lane, PasswordService};
 use cedargate::config::Config;
-use cedargate::values::{Clock, Id};
+use cedargate::types::{Clock, Id};
 use sea_orm::{ConnectionTrait, Database, DatabaseConnection};
 use serde_json::json;
 use std::fmt::Write;
@@ -17,20 +17,20 @@ const ACCOUNTS: usize = 400;
 /// How many sessions are refreshed. `wrk` has 16 connections.
 const SESSIONS: usize = 32;
 /// How many failed logins of each kind are timed.
-const TRIES: usize = 200;
+const ATTEMPTS: usize = 200;
 const PASSWORD: &str = "t0pZ3kR3t";
 const LOGIN: &str = "login";
 const REFRESH: &str = "refresh";
-const ALIKE: &str = "known and unknown emails";
+const LOGIN_TIMES: &str = "known and unknown emails";
 
 /// All that has to do with logins, on SQLite and, where `TEST_POSTGRES_URL` names a server, on PostgreSQL.
-pub(super) async fn measured() {
-    if ![LOGIN, REFRESH, ALIKE].iter().any(|name| wanted(name)) {
+pub(super) async fn run_benchmark() {
+    if ![LOGIN, REFRESH, LOGIN_TIMES].iter().any(|name| is_selected(name)) {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
     let config = Config::default();
-    let hash = one_hash(&config).await;
+    let hash = time_one_hash(&config).await;
     let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     println!(
         "one password hash: {:.1} ms ({} KiB, {} passes, {} lanes); {workers} at the same time: {:.0} logins/s at most",
@@ -40,16 +40,16 @@ pub(super) async fn measured() {
         config.argon2_parallelism,
         workers as f64 / hash,
     );
-    println!("one write of 4 KiB with fsync: {:.2} ms", one_sync(directory.path()) * 1e3);
+    println!("one write of 4 KiB with fsync: {:.2} ms", time_one_sync(directory.path()) * 1e3);
     println!("{:28} {:>12} {:>22}", "", "req/s", "audited commits/s");
     let sqlite = format!("sqlite://{}", directory.path().join("cedargate.db").display());
-    rows("SQLite", &sqlite, directory.path()).await;
+    measure_database("SQLite", &sqlite, directory.path()).await;
     if let Ok(server) = std::env::var("TEST_POSTGRES_URL") {
         let admin = Database::connect(&server).await.unwrap();
         let name = format!("bench{}", Id::new(&Clock::system()));
         admin.execute_unprepared(&format!("CREATE DATABASE {name}")).await.unwrap();
         let url = format!("{}/{name}", server.rsplit_once('/').unwrap().0);
-        rows("PostgreSQL", &url, directory.path()).await;
+        measure_database("PostgreSQL", &url, directory.path()).await;
         let row =
             admin.query_one_raw(sea_orm::Statement::from_string(admin.get_database_backend(), "SHOW fsync"));
         let fsync: String = row.await.unwrap().unwrap().try_get_by_index(0).unwrap();
@@ -59,11 +59,11 @@ pub(super) async fn measured() {
 }
 
 /// Seconds that one password hash takes, with nothing else to do.
-async fn one_hash(config: &Config) -> f64 {
-    let passwords = Passwords::new(config).unwrap();
+async fn time_one_hash(config: &Config) -> f64 {
+    let passwords = PasswordService::new(config).unwrap();
     let mut times = Vec::new();
     for _ in 0..21 {
-        let turn = passwords.place(Lane::Unknown).unwrap().turn().await.unwrap();
+        let turn = passwords.reserve_slot(Lane::Unknown).unwrap().acquire_permit().await.unwrap();
         let began = Instant::now();
         turn.verify(PASSWORD.to_owned().into(), None).await.unwrap();
         times.push(began.elapsed().as_secs_f64());
@@ -72,7 +72,7 @@ async fn one_hash(config: &Config) -> f64 {
 }
 
 /// Seconds until 4 KiB are on the disk.
-fn one_sync(directory: &Path) -> f64 {
+fn time_one_sync(directory: &Path) -> f64 {
     let mut file = std::fs::File::create(directory.join("sync")).unwrap();
     let times = (0..51).map(|_| {
         let began = Instant::now();
@@ -84,15 +84,15 @@ fn one_sync(directory: &Path) -> f64 {
 }
 
 /// The rows of one kind of database.
-async fn rows(kind: &str, url: &str, directory: &Path) {
+async fn measure_database(kind: &str, url: &str, directory: &Path) {
     let policies = Path::new(env!("CARGO_MANIFEST_DIR")).join("policies");
-    let mut command = service(directory, "off", &policies);
+    let mut command = service_command(directory, "off", &policies);
     // Each login here comes from an address of its own. What `wrk` breaks off counts as a guess, and nobody is to wait for it.
     command.env("CEDARGATE_DATABASE_URL", url).env("CEDARGATE_TRUSTED_PROXIES", "127.0.0.1");
     let server = start(command);
     let db = Database::connect(url).await.unwrap();
-    accounts(&db).await;
-    if wanted(LOGIN) {
+    create_accounts(&db).await;
+    if is_selected(LOGIN) {
         let script = format!(
             "wrk.headers[\"Content-Type\"] = \"application/json\"\nlocal n = 0\nrequest = function()\n  n = n + 1\n  \
              local body = string.format('{{\"email\":\"login%d@example.com\",\"password\":\"{PASSWORD}\"}}', n % {ACCOUNTS})\n  \
@@ -102,27 +102,27 @@ async fn rows(kind: &str, url: &str, directory: &Path) {
         let load = Load { name: LOGIN.into(), path: "/v2/auth/token", script, decisions: 0.0 };
         let mut rates = Vec::new();
         for _ in 0..ROUNDS {
-            rates.push(audited(&db, &server, &load, directory).await);
+            rates.push(measure_with_audit_entries(&db, &server, &load, directory).await);
         }
         print_rates(&format!("{LOGIN}, {kind}"), rates);
     }
-    if wanted(REFRESH) {
+    if is_selected(REFRESH) {
         let mut rates = Vec::new();
         for _ in 0..ROUNDS {
-            let load = refreshes(&server).await;
-            rates.push(audited(&db, &server, &load, directory).await);
+            let load = refresh_load(&server).await;
+            rates.push(measure_with_audit_entries(&db, &server, &load, directory).await);
         }
         print_rates(&format!("{REFRESH}, {kind}"), rates);
     }
-    if wanted(ALIKE) {
-        alike(kind, &server).await;
+    if is_selected(LOGIN_TIMES) {
+        compare_login_times(kind, &server).await;
     }
     db.close().await.unwrap();
 }
 
 /// Puts users with passwords into the database, behind the service's back.
-async fn accounts(db: &DatabaseConnection) {
-    let passwords = Passwords::new(&Config::default()).unwrap();
+async fn create_accounts(db: &DatabaseConnection) {
+    let passwords = PasswordService::new(&Config::default()).unwrap();
     // All have the same hash: to make one for each takes longer than the rest.
     let hash = passwords.hash(PASSWORD.to_owned().into(), Vec::new()).await.unwrap();
     let organization = "(SELECT id FROM organizations LIMIT 1)";
@@ -140,7 +140,7 @@ async fn accounts(db: &DatabaseConnection) {
 }
 
 /// Each request spends a token and brings the next one: `wrk` keeps those that nobody is about to spend.
-async fn refreshes(server: &Server) -> Load {
+async fn refresh_load(server: &Server) -> Load {
     let mut script =
         "wrk.headers[\"Content-Type\"] = \"application/json\"\nlocal tokens, first, last = {}, 1, 0\n"
             .to_owned();
@@ -165,14 +165,19 @@ async fn refreshes(server: &Server) -> Load {
 }
 
 /// Requests a second, and entries of the audit trail a second.
-async fn audited(db: &DatabaseConnection, server: &Server, load: &Load, directory: &Path) -> (f64, f64) {
-    let (before, began) = (entries(db).await, Instant::now());
+async fn measure_with_audit_entries(
+    db: &DatabaseConnection,
+    server: &Server,
+    load: &Load,
+    directory: &Path,
+) -> (f64, f64) {
+    let (before, began) = (count_audit_entries(db).await, Instant::now());
     let rate = measure(&server.base, load.path, load, directory);
     let seconds = began.elapsed().as_secs_f64();
-    (rate, (entries(db).await - before) as f64 / seconds)
+    (rate, (count_audit_entries(db).await - before) as f64 / seconds)
 }
 
-async fn entries(db: &DatabaseConnection) -> i64 {
+async fn count_audit_entries(db: &DatabaseConnection) -> i64 {
     let count = sea_orm::Statement::from_string(db.get_database_backend(), "SELECT count(*) FROM audit");
     db.query_one_raw(count).await.unwrap().unwrap().try_get_by_index(0).unwrap()
 }
@@ -183,11 +188,11 @@ fn print_rates(name: &str, rates: Vec<(f64, f64)>) {
 }
 
 /// Failed logins with emails that somebody has and that nobody has, in turn, each email and each address but once.
-async fn alike(kind: &str, server: &Server) {
+async fn compare_login_times(kind: &str, server: &Server) {
     let client = reqwest::Client::new();
     let (mut known, mut unknown) = (Vec::new(), Vec::new());
     // The first ones only warm up.
-    for n in 0..TRIES + 10 {
+    for n in 0..ATTEMPTS + 10 {
         for (who, times) in [("login", &mut known), ("nobody", &mut unknown)] {
             let body = json!({ "email": format!("{who}{n}@example.com"), "password": "not-the-one" });
             let from = format!("{}.{}.{}.1", if who == "login" { 10 } else { 11 }, n / 256, n % 256);
@@ -207,7 +212,7 @@ async fn alike(kind: &str, server: &Server) {
         (times[times.len() / 10], times[times.len() / 2], times[times.len() * 9 / 10])
     };
     let (one, other) = (spread(&known), spread(&unknown));
-    println!("a failed login on {kind}, {TRIES} of each, in ms:");
+    println!("a failed login on {kind}, {ATTEMPTS} of each, in ms:");
     for (name, (tenth, half, most)) in [("a known email", one), ("an unknown email", other)] {
         println!("  {name:26} {half:8.2}   (80 % between {tenth:.2} and {most:.2})");
     }

@@ -80,16 +80,16 @@ fn start(mut command: Command) -> Server {
     Server { child, base }
 }
 
-fn cedargate(directory: &Path, decision_log: &str) -> Server {
-    served(directory, decision_log, &Path::new(env!("CARGO_MANIFEST_DIR")).join("policies"))
+fn start_cedargate(directory: &Path, decision_log: &str) -> Server {
+    start_service(directory, decision_log, &Path::new(env!("CARGO_MANIFEST_DIR")).join("policies"))
 }
 
-fn served(directory: &Path, decision_log: &str, policies: &Path) -> Server {
-    start(service(directory, decision_log, policies))
+fn start_service(directory: &Path, decision_log: &str, policies: &Path) -> Server {
+    start(service_command(directory, decision_log, policies))
 }
 
 /// The service, with its database in this directory unless more is said.
-fn service(directory: &Path, decision_log: &str, policies: &Path) -> Command {
+fn service_command(directory: &Path, decision_log: &str, policies: &Path) -> Command {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut command = Command::new(env!("CARGO_BIN_EXE_cedargate"));
     command
@@ -107,7 +107,7 @@ fn service(directory: &Path, decision_log: &str, policies: &Path) -> Command {
 }
 
 /// Whether a row is to be measured: all are, unless words are given.
-fn wanted(name: &str) -> bool {
+fn is_selected(name: &str) -> bool {
     let mut words = std::env::args().skip(1).filter(|word| !word.starts_with('-')).peekable();
     words.peek().is_none() || words.any(|word| name.contains(&word))
 }
@@ -121,7 +121,7 @@ struct Load {
     decisions: f64,
 }
 
-fn head(token: &str) -> String {
+fn wrk_headers(token: &str) -> String {
     format!(
         "wrk.headers[\"Content-Type\"] = \"application/json\"\nwrk.headers[\"Authorization\"] = \"Bearer {token}\"\n"
     )
@@ -168,7 +168,7 @@ async fn log_in(base: &str) -> String {
 }
 
 /// Puts users and conversations into the database at once, behind the service's back.
-async fn fill(directory: &Path, rows: usize) {
+async fn insert_rows(directory: &Path, rows: usize) {
     let url = format!("sqlite://{}", directory.join("cedargate.db").display());
     let db = sea_orm::Database::connect(url).await.unwrap();
     let series = format!("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {rows})");
@@ -197,7 +197,7 @@ fn question(user: usize, conversation: usize) -> Value {
 }
 
 fn loads(token: &str) -> Vec<Load> {
-    let head = head(token);
+    let head = wrk_headers(token);
     let post = |body: &Value| format!("{head}wrk.method = \"POST\"\nwrk.body = [[{body}]]\n");
     let same = question(1, 1);
     // A pair that has not been asked before, until all of the four million have been.
@@ -210,7 +210,9 @@ fn loads(token: &str) -> Vec<Load> {
     let mut batches = format!("{head}wrk.method = \"POST\"\nlocal n = 0\nlocal bodies = {{}}\n");
     for batch in 0..32 {
         let items: Vec<Value> = (0..1000)
-            .map(|at| question((batch * 61 + at) % DISTINCT + 1, (batch * 1000 + at * 7) % DISTINCT + 1))
+            .map(|index| {
+                question((batch * 61 + index) % DISTINCT + 1, (batch * 1000 + index * 7) % DISTINCT + 1)
+            })
             .collect();
         let _ = writeln!(batches, "bodies[{}] = [[{}]]", batch + 1, json!({ "evaluations": items }));
     }
@@ -244,25 +246,25 @@ fn loads(token: &str) -> Vec<Load> {
     ]
 }
 
-async fn compare() {
+async fn compare_with_bare_actix() {
     let directory = tempfile::tempdir().unwrap();
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.arg("echo");
     let bare = start(command);
     let began = Instant::now();
-    let first = cedargate(directory.path(), "off");
+    let first = start_cedargate(directory.path(), "off");
     println!("start to ready, empty database made and migrated: {} ms", began.elapsed().as_millis());
-    fill(directory.path(), DISTINCT).await;
+    insert_rows(directory.path(), DISTINCT).await;
     drop(first);
     // With every decision logged, and with none.
     for (decision_log, suffix) in [("all", ", logged"), ("off", "")] {
-        let ours = cedargate(directory.path(), decision_log);
+        let ours = start_cedargate(directory.path(), decision_log);
         println!("resident memory{suffix}, idle: {}", ours.memory());
         println!("{:32} {:>10} {:>12} {:>7} {:>13}", "", "req/s", "bare actix", "ratio", "decisions/s");
         let token = log_in(&ours.base).await;
         for load in loads(&token) {
             let name = format!("{}{suffix}", load.name);
-            if !wanted(&name) {
+            if !is_selected(&name) {
                 continue;
             }
             let (mut own, mut ceiling) = (Vec::new(), Vec::new());
@@ -276,20 +278,20 @@ async fn compare() {
         }
         println!("resident memory{suffix}, afterwards: {}", ours.memory());
     }
-    if wanted("reloads") {
-        reloaded(directory.path()).await;
+    if is_selected("reloads") {
+        measure_reloads(directory.path()).await;
     }
-    if wanted("large") {
-        large(directory.path()).await;
+    if is_selected("large") {
+        measure_large_database(directory.path()).await;
     }
-    logins::measured().await;
-    if wanted("memory") {
-        memory::measured().await;
+    logins::run_benchmark().await;
+    if is_selected("memory") {
+        memory::run_benchmark().await;
     }
 }
 
 /// The same question while the policies change ten times a second.
-async fn reloaded(directory: &Path) {
+async fn measure_reloads(directory: &Path) {
     let policies = tempfile::tempdir().unwrap();
     for file in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("policies")).unwrap() {
         let file = file.unwrap();
@@ -297,7 +299,7 @@ async fn reloaded(directory: &Path) {
             std::fs::copy(file.path(), policies.path().join(file.file_name())).unwrap();
         }
     }
-    let server = served(directory, "off", policies.path());
+    let server = start_service(directory, "off", policies.path());
     let token = log_in(&server.base).await;
     let loads = loads(&token);
     let load = loads.iter().find(|load| load.name == "evaluation, the same").unwrap();
@@ -323,20 +325,20 @@ async fn reloaded(directory: &Path) {
 }
 
 /// A fetch from a large database against one from a small one, with things that have not been read before.
-async fn large(small: &Path) {
+async fn measure_large_database(small: &Path) {
     let rows: usize =
         std::env::var("BENCH_ROWS").ok().and_then(|rows| rows.parse().ok()).unwrap_or(1_000_000);
     let directory = tempfile::tempdir().unwrap();
-    drop(cedargate(directory.path(), "off"));
-    fill(directory.path(), rows).await;
-    let (one, other) = (cedargate(small, "off"), cedargate(directory.path(), "off"));
+    drop(start_cedargate(directory.path(), "off"));
+    insert_rows(directory.path(), rows).await;
+    let (one, other) = (start_cedargate(small, "off"), start_cedargate(directory.path(), "off"));
     let mut times = Vec::new();
     for (server, rows) in [(&one, DISTINCT), (&other, rows)] {
         let token = log_in(&server.base).await;
         let client = reqwest::Client::new();
         let began = Instant::now();
-        for at in 0..DISTINCT {
-            let id = format!("bbbb{:020x}", (at * (rows / DISTINCT)) % rows + 1);
+        for index in 0..DISTINCT {
+            let id = format!("bbbb{:020x}", (index * (rows / DISTINCT)) % rows + 1);
             let url = format!("{}/v2/conversations/{id}", server.base);
             client.get(url).bearer_auth(&token).send().await.unwrap().error_for_status().unwrap();
         }
@@ -354,6 +356,6 @@ fn main() {
     if is_echo {
         system.block_on(echo());
     } else {
-        system.block_on(compare());
+        system.block_on(compare_with_bare_actix());
     }
 }

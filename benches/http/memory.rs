@@ -1,7 +1,7 @@
 //! The peak of the resident memory while callers try to exhaust the process. Each attack has a service of its own, with the
 //! default settings but for the limit per address, since all clients of a benchmark have one address.
 
-use super::{Server, fill, log_in, service, start};
+use super::{Server, insert_rows, log_in, service_command, start};
 use sea_orm::ConnectionTrait;
 use serde_json::json;
 use std::io::Write;
@@ -13,14 +13,14 @@ use std::time::{Duration, Instant};
 /// How many large messages there are.
 const MESSAGES: usize = 1000;
 /// How many requests are made at the same time.
-const AT_ONCE: usize = 8;
+const CONCURRENCY: usize = 8;
 /// How many clients send half of a body, and how many read no response.
 const CLIENTS: usize = 1100;
 /// How long the memory is watched while clients do nothing.
-const WATCHED: Duration = Duration::from_secs(8);
+const WATCH_DURATION: Duration = Duration::from_secs(8);
 
 /// Puts messages of 250 KiB into the database of this directory, which are those of one conversation.
-async fn fill_messages(directory: &Path) {
+async fn insert_messages(directory: &Path) {
     let url = format!("sqlite://{}", directory.join("cedargate.db").display());
     let db = sea_orm::Database::connect(url).await.unwrap();
     let series =
@@ -40,14 +40,15 @@ async fn fill_messages(directory: &Path) {
 }
 
 fn serve(directory: &Path) -> Server {
-    let mut command = service(directory, "off", &Path::new(env!("CARGO_MANIFEST_DIR")).join("policies"));
+    let mut command =
+        service_command(directory, "off", &Path::new(env!("CARGO_MANIFEST_DIR")).join("policies"));
     command.env("CEDARGATE_MAX_CONNECTIONS_PER_ADDRESS", "0").env("CEDARGATE_WORKERS", "4");
     start(command)
 }
 
 impl Server {
     /// The peak of the resident memory, in MiB.
-    fn peak(&self) -> u64 {
+    fn peak_memory_mib(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
@@ -55,9 +56,9 @@ impl Server {
 }
 
 /// Several requests at the same time. Returns how many were answered with 200.
-async fn at_once(request: impl Fn(&reqwest::Client) -> reqwest::RequestBuilder) -> usize {
+async fn run_concurrently(request: impl Fn(&reqwest::Client) -> reqwest::RequestBuilder) -> usize {
     let client = reqwest::Client::new();
-    let answers = (0..AT_ONCE).map(|_| async {
+    let answers = (0..CONCURRENCY).map(|_| async {
         let answer = request(&client).send().await.unwrap();
         let is_ok = answer.status().is_success();
         answer.bytes().await.unwrap();
@@ -67,7 +68,7 @@ async fn at_once(request: impl Fn(&reqwest::Client) -> reqwest::RequestBuilder) 
 }
 
 /// Connections that have sent this much. Those that the service refuses are left out.
-fn connections(server: &Server, bytes: &[u8]) -> Vec<TcpStream> {
+fn open_connections(server: &Server, bytes: &[u8]) -> Vec<TcpStream> {
     let address = server.base.strip_prefix("http://").unwrap();
     let send = |_| {
         let mut stream = TcpStream::connect(address).ok()?;
@@ -80,9 +81,9 @@ fn connections(server: &Server, bytes: &[u8]) -> Vec<TcpStream> {
 }
 
 /// How long the service takes for a question about its health, while these clients hold their connections.
-async fn watched(server: &Server, clients: Vec<TcpStream>) -> Duration {
+async fn watch_health(server: &Server, clients: Vec<TcpStream>) -> Duration {
     let (began, mut longest) = (Instant::now(), Duration::ZERO);
-    while began.elapsed() < WATCHED {
+    while began.elapsed() < WATCH_DURATION {
         let asked = Instant::now();
         reqwest::get(format!("{}/health/live", server.base)).await.unwrap();
         longest = longest.max(asked.elapsed());
@@ -92,16 +93,16 @@ async fn watched(server: &Server, clients: Vec<TcpStream>) -> Duration {
     longest
 }
 
-pub(crate) async fn measured() {
+pub(crate) async fn run_benchmark() {
     rlimit::increase_nofile_limit(u64::MAX).unwrap();
     let directory = tempfile::tempdir().unwrap();
     drop(serve(directory.path()));
-    fill(directory.path(), 1).await;
-    fill_messages(directory.path()).await;
+    insert_rows(directory.path(), 1).await;
+    insert_messages(directory.path()).await;
 
     println!("{:52} {:>10}", "", "peak, MiB");
     let server = serve(directory.path());
-    println!("{:52} {:10}", "resident memory, idle", server.peak());
+    println!("{:52} {:10}", "resident memory, idle", server.peak_memory_mib());
 
     let token: Arc<str> = log_in(&server.base).await.into();
     let user = reqwest::Client::new().get(format!("{}/v2/users/me", server.base)).bearer_auth(&token);
@@ -113,21 +114,21 @@ pub(crate) async fn measured() {
         "page": { "limit": 1000 }
     });
     let url = format!("{}/access/v1/search/resource", server.base);
-    let ok = at_once(|client| client.post(&url).bearer_auth(&token).json(&search)).await;
+    let ok = run_concurrently(|client| client.post(&url).bearer_auth(&token).json(&search)).await;
     println!(
         "{:52} {:10}",
-        format!("{AT_ONCE} searches of {MESSAGES} large messages, {ok} answered"),
-        server.peak()
+        format!("{CONCURRENCY} searches of {MESSAGES} large messages, {ok} answered"),
+        server.peak_memory_mib()
     );
     drop(server);
 
     let server = serve(directory.path());
     let url = format!("{}/v2/messages?limit=1000", server.base);
-    let ok = at_once(|client| client.get(&url).bearer_auth(&token)).await;
+    let ok = run_concurrently(|client| client.get(&url).bearer_auth(&token)).await;
     println!(
         "{:52} {:10}",
-        format!("{AT_ONCE} lists of {MESSAGES} large messages, {ok} answered"),
-        server.peak()
+        format!("{CONCURRENCY} lists of {MESSAGES} large messages, {ok} answered"),
+        server.peak_memory_mib()
     );
     drop(server);
 
@@ -138,17 +139,17 @@ pub(crate) async fn measured() {
     );
     let mut body = head.into_bytes();
     body.extend(std::iter::repeat_n(b'[', 900_000));
-    let clients = connections(&server, &body);
-    let health = watched(&server, clients).await;
+    let clients = open_connections(&server, &body);
+    let health = watch_health(&server, clients).await;
     let name = format!("{CLIENTS} half-sent bodies, health within {} ms", health.as_millis());
-    println!("{name:52} {:10}", server.peak());
+    println!("{name:52} {:10}", server.peak_memory_mib());
     drop(server);
 
     let server = serve(directory.path());
     let head =
         format!("GET /v2/messages?limit=1000 HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {token}\r\n\r\n");
-    let clients = connections(&server, head.as_bytes());
-    let health = watched(&server, clients).await;
+    let clients = open_connections(&server, head.as_bytes());
+    let health = watch_health(&server, clients).await;
     let name = format!("{CLIENTS} clients that do not read, health within {} ms", health.as_millis());
-    println!("{name:52} {:10}", server.peak());
+    println!("{name:52} {:10}", server.peak_memory_mib());
 }

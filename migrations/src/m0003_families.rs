@@ -8,7 +8,7 @@ use sea_orm_migration::prelude::*;
 pub(crate) struct Migration;
 
 /// How long the sessions that are there already last from their login on, in milliseconds: 90 days.
-const SESSION: i64 = 90 * 86_400_000;
+const SESSION_MILLIS: i64 = 90 * 86_400_000;
 
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
@@ -30,7 +30,7 @@ impl MigrationTrait for Migration {
             manager.alter_table(Table::alter().table(table).add_column(column).to_owned()).await?;
         }
         let mut ends = Query::update();
-        let end = || Expr::col("created_at").add(SESSION);
+        let end = || Expr::col("created_at").add(SESSION_MILLIS);
         ends.table("sessions").value("expires_at", end()).value("good_until", end());
         manager.execute(ends).await?;
         // A token has one successor, whatever happens.

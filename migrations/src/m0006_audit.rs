@@ -8,7 +8,7 @@ use sea_orm_migration::sea_orm::DbBackend;
 #[derive(Debug, DeriveMigrationName)]
 pub(crate) struct Migration;
 
-const REFUSED: &str = "the audit trail is append-only";
+const APPEND_ONLY: &str = "the audit trail is append-only";
 
 /// What makes the database refuse every change of an entry.
 fn triggers(backend: DbBackend) -> Vec<String> {
@@ -16,7 +16,7 @@ fn triggers(backend: DbBackend) -> Vec<String> {
         return vec![
             format!(
                 "CREATE FUNCTION audit_is_append_only() RETURNS trigger LANGUAGE plpgsql AS \
-                 $$ BEGIN RAISE EXCEPTION '{REFUSED}'; END $$"
+                 $$ BEGIN RAISE EXCEPTION '{APPEND_ONLY}'; END $$"
             ),
             "CREATE TRIGGER audit_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit \
              FOR EACH STATEMENT EXECUTE FUNCTION audit_is_append_only()"
@@ -25,7 +25,7 @@ fn triggers(backend: DbBackend) -> Vec<String> {
     }
     let trigger = |verb: &str, name: &str| {
         format!(
-            "CREATE TRIGGER audit_{name} BEFORE {verb} ON audit BEGIN SELECT RAISE(ABORT, '{REFUSED}'); END"
+            "CREATE TRIGGER audit_{name} BEFORE {verb} ON audit BEGIN SELECT RAISE(ABORT, '{APPEND_ONLY}'); END"
         )
     };
     vec![trigger("UPDATE", "no_update"), trigger("DELETE", "no_delete")]

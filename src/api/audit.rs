@@ -1,11 +1,11 @@
 //! The audit trail, read: what happened to credentials, users, organizations and policies.
 
-use crate::http::list::{self, Field, Wanted};
-use crate::http::openapi::{self, Doc};
+use crate::http::list::{self, ListField, ListRequest};
+use crate::http::openapi::{self, OperationDoc};
 use crate::http::page::PageWriter;
-use crate::http::{Gate, Problem, Routes};
-use crate::store::{AuditRow, Event, Listed, Outcome, Page};
-use crate::values::{Id, OrgPath, Timestamp, string_schema};
+use crate::http::{Authorizer, Problem, RouteGroup};
+use crate::store::{AuditRow, Event, ListResult, Outcome, Page};
+use crate::types::{Id, OrgPath, Timestamp, string_schema};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Serialize;
 use serde_json::Value;
@@ -15,20 +15,20 @@ use utoipa::openapi::schema::Schema;
 use utoipa::{PartialSchema, ToSchema};
 
 /// The routes.
-pub fn routes() -> Routes {
+pub fn routes() -> RouteGroup {
     let fields = Arc::new(fields());
     let documented = Arc::clone(&fields);
-    Routes::new("Audit trail", "/v2/audit").get(
+    RouteGroup::new("Audit trail", "/v2/audit").get(
         "",
         "listAuditEvents",
         move || list_doc(&documented),
-        move |gate, request| list(gate, request, Arc::clone(&fields)),
+        move |authorizer, request| list(authorizer, request, Arc::clone(&fields)),
     )
 }
 
-fn list_doc(fields: &[Field]) -> Doc {
-    openapi::list_of::<AuditEvent>(
-        Doc::new("List the events of the audit trail").describe(
+fn list_doc(fields: &[ListField]) -> OperationDoc {
+    openapi::list_doc::<AuditEvent>(
+        OperationDoc::new("List the events of the audit trail").describe(
             "Those of an organization, the caller's if none is named, and of what stood below it at that time. Those of no \
              organization, such as a change of the policies, are seen from the root only. By `seq`, or from the newest on with \
              `sort=-seq`.",
@@ -108,34 +108,38 @@ impl From<AuditRow> for AuditEvent {
 }
 
 /// By what it can be filtered, and by `seq` sorted.
-fn fields() -> Vec<Field> {
+fn fields() -> Vec<ListField> {
     let field = |name: &str, schema: RefOr<Schema>, what: &'static str| {
         let column = if name == "requestId" { "request" } else { name };
-        Field { sorts: name == "seq", ..Field::new(name, column, schema, what) }
+        ListField { is_sortable: name == "seq", ..ListField::new(name, column, schema, what) }
     };
     let request_id = string_schema("").min_length(Some(1)).max_length(Some(128));
     vec![
         field("organization", Id::schema(), "The organization that is asked about, with all below it."),
-        field("seq", i64::schema(), Field::EXACTLY),
-        field("event", Event::schema(), Field::EXACTLY),
-        field("outcome", Outcome::schema(), Field::EXACTLY),
-        field("actor", Id::schema(), Field::EXACTLY),
-        field("subject", Id::schema(), Field::EXACTLY),
-        field("requestId", request_id.into(), Field::EXACTLY),
+        field("seq", i64::schema(), ListField::EXACT_MATCH),
+        field("event", Event::schema(), ListField::EXACT_MATCH),
+        field("outcome", Outcome::schema(), ListField::EXACT_MATCH),
+        field("actor", Id::schema(), ListField::EXACT_MATCH),
+        field("subject", Id::schema(), ListField::EXACT_MATCH),
+        field("requestId", request_id.into(), ListField::EXACT_MATCH),
         field("from", Timestamp::schema(), "Only those that happened then or later."),
         field("to", Timestamp::schema(), "Only those that happened before."),
     ]
 }
 
 /// `GET /v2/audit`.
-async fn list(gate: Gate, request: HttpRequest, fields: Arc<Vec<Field>>) -> Result<HttpResponse, Problem> {
-    let within = gate.listable_below(list::organization(&request).as_deref()).await?;
-    let mut wanted = Wanted::parse(&request, &fields)?;
+async fn list(
+    authorizer: Authorizer,
+    request: HttpRequest,
+    fields: Arc<Vec<ListField>>,
+) -> Result<HttpResponse, Problem> {
+    let authorized_orgs = authorizer.authorized_subtree(list::organization(&request).as_deref()).await?;
+    let mut wanted = ListRequest::parse(&request, &fields)?;
     // It selects the subtree that the list is about, which is more than the events of that very organization.
     wanted.query.filters.retain(|(column, _)| column != "organization");
-    let Page { items, total } = gate.parts().store.audit_rows(&within, &wanted.query).await?;
-    let mut page = PageWriter::new(gate.parts());
+    let Page { items, total } = authorizer.state().store.audit_rows(&authorized_orgs, &wanted.query).await?;
+    let mut page = PageWriter::new(authorizer.state());
     let taken = items.into_iter().map(AuditEvent::from).take_while(|event| page.push(event)).count();
-    let listed = Listed { total, taken: u64::try_from(taken).unwrap_or(u64::MAX) };
-    list::answer(&request, &wanted, page, listed)
+    let listed = ListResult { total, item_count: u64::try_from(taken).unwrap_or(u64::MAX) };
+    list::list_response(&request, &wanted, page, listed)
 }

@@ -1,13 +1,14 @@
 //! Decisions for other services: may this one do that? In the shape of AuthZEN's evaluation.
 
-use super::question::{
-    self, Asked, Basis, Decision, Named, Obstacle, POLICY_VERSION, PolicyView, Reasons, with_said,
+use super::evaluation::{
+    self, Basis, Decision, DecisionError, EntityRef, POLICY_VERSION, PolicyView, Reasons, ResolvedSubject,
+    merge_client_context,
 };
 use super::users::User;
-use crate::authz::Ask;
-use crate::http::openapi::Doc;
-use crate::http::{Caller, Gate, Json, Problem, Routes};
-use crate::values::{Id, Term, given, object_only};
+use crate::authz::AuthzRequest;
+use crate::http::openapi::OperationDoc;
+use crate::http::{Authorizer, Caller, Json, Problem, RouteGroup};
+use crate::types::{Id, Term, non_null, object_only};
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
 use secrecy::SecretString;
@@ -18,22 +19,24 @@ use utoipa::ToSchema;
 use utoipa::openapi::schema::Type;
 
 /// The routes.
-pub fn routes() -> Routes {
-    Routes::new("Decisions", "/v2/authorize").post("", "evaluateAccess", doc, evaluate).also(&["referTo"])
+pub fn routes() -> RouteGroup {
+    RouteGroup::new("Decisions", "/v2/authorize")
+        .post("", "evaluateAccess", doc, evaluate)
+        .additional_actions(&["referTo"])
 }
 
 /// A question: may this one do that?
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct Question {
+struct AuthorizeRequest {
     /// Who. The bearer itself if nothing is said.
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "non_null")]
     #[schema(value_type = Option<SubjectChoice>, nullable = false)]
     subject: Option<Subject>,
     /// Does what.
     action: ActionName,
     /// To which thing. List and create are asked of the organization that holds the things.
-    resource: ThingName,
+    resource: ResourceName,
     /// What else policies may read: the fields that the schema declares for the action; others are passed over.
     #[serde(default)]
     #[schema(value_type = Object)]
@@ -44,15 +47,15 @@ struct Question {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, remote = "Self")]
 struct Subject {
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "non_null")]
     token: Option<SecretString>,
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "non_null")]
     r#type: Option<Term>,
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "non_null")]
     id: Option<Term>,
     #[serde(default)]
     properties: Map<String, Value>,
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "non_null")]
     basis: Option<Basis>,
 }
 
@@ -119,7 +122,7 @@ object_only!(ActionName, read);
 /// A thing.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, remote = "Self")]
-struct ThingName {
+struct ResourceName {
     /// Its type, as in the schema: `Conversation`.
     r#type: Term,
     /// Its id.
@@ -131,9 +134,9 @@ struct ThingName {
     properties: Map<String, Value>,
 }
 
-object_only!(ThingName, read);
+object_only!(ResourceName, read);
 
-fn doc() -> Doc {
+fn doc() -> OperationDoc {
     let question = json!({
         "subject": {"type": "User", "id": "599e1fcd9da1c72645c95886"},
         "action": {"name": "fetchConversation"},
@@ -143,99 +146,122 @@ fn doc() -> Doc {
         "decision": true,
         "context": {"policies": [{"id": "guest"}], "version": "0f3b6c5d9a7e1824"}
     });
-    Doc::new("Decide whether somebody may do something")
+    OperationDoc::new("Decide whether somebody may do something")
         .describe(
             "Without a subject: whether the bearer itself may, with the credential in hand. So is a question answered that \
              names the bearer's own user, unless its `basis` is `role`; one about another user is answered for that user's \
              role. Asking about another user is itself a decision (`evaluateAccess`). A thing that the bearer could not name is decided about as one that is not there.",
         )
-        .body::<Question>(Some(question))
-        .answer::<Decision>(200, "The decision, whichever it is.", Some(answer))
-        .header(200, "X-Policy-Version", Type::String, "The version of the policies that decided.")
+        .body::<AuthorizeRequest>(Some(question))
+        .response::<Decision>(200, "The decision, whichever it is.", Some(answer))
+        .response_header(200, "X-Policy-Version", Type::String, "The version of the policies that decided.")
 }
 
 /// `POST /v2/authorize`.
-async fn evaluate(gate: Gate, Json(question): Json<Question>) -> Result<HttpResponse, Problem> {
-    let engine = gate.engine();
-    let ThingName { r#type, id, properties } = &question.resource;
-    let named = Named { kind: r#type.as_str(), id: id.as_str(), properties };
-    let action = engine.action_for(question.action.name.as_str(), named.kind);
+async fn evaluate(
+    authorizer: Authorizer,
+    Json(question): Json<AuthorizeRequest>,
+) -> Result<HttpResponse, Problem> {
+    let engine = authorizer.engine();
+    let ResourceName { r#type, id, properties } = &question.resource;
+    let entity_ref = EntityRef { kind: r#type.as_str(), id: id.as_str(), properties };
+    let action = engine.resolve_action(question.action.name.as_str(), entity_ref.kind);
     let subject = question.subject.as_ref();
     let subject =
         subject.and_then(|subject| Some((subject.r#type.as_ref()?.as_str(), subject.id.as_ref()?.as_str())));
-    let verdict = match asked(&gate, question.subject.as_ref()).await? {
-        Asked::Known(principal, circumstances) => {
-            let circumstances = with_said(circumstances, &question.action.properties, &question.context);
-            let target = question::target(&gate, named).await?;
-            let ask = Ask {
+    let result = match resolve_subject_choice(&authorizer, question.subject.as_ref()).await? {
+        ResolvedSubject::Principal(principal, circumstances) => {
+            let circumstances =
+                merge_client_context(circumstances, &question.action.properties, &question.context);
+            let target = evaluation::resolve_resource(&authorizer, entity_ref).await?;
+            let ask = AuthzRequest {
                 principal: &principal,
                 action,
-                circumstances: &circumstances,
-                trail: Some(gate.trail()),
+                context: &circumstances,
+                recorder: Some(authorizer.decision_recorder()),
             };
-            question::decide(engine, &ask, &target, named, false)
+            evaluation::decide(engine, &ask, &target, entity_ref, false)
         }
-        Asked::Unknown(obstacle) => {
-            let thing = (named.kind, named.id);
-            question::undecided(&gate, subject.unwrap_or_default(), action, thing, obstacle)
+        ResolvedSubject::Error(error) => {
+            let resource = (entity_ref.kind, entity_ref.id);
+            evaluation::record_failed_evaluation(
+                &authorizer,
+                subject.unwrap_or_default(),
+                action,
+                resource,
+                error,
+            )
         }
-        Asked::Refused => return Err(Problem::forbidden("evaluateAccess")),
+        ResolvedSubject::Forbidden => return Err(Problem::forbidden("evaluateAccess")),
     };
-    let policies = verdict.answer.policies.iter().map(|about| PolicyView::short(about)).collect();
+    let policies = result.answer.policies.iter().map(|policy| PolicyView::summary(policy)).collect();
     let version = engine.bundle().version().to_owned();
     let context = Reasons {
         policies: Some(policies),
         version: Some(version.clone()),
-        error: verdict.obstacle,
+        error: result.error,
         ..Reasons::default()
     };
     Ok(HttpResponse::Ok()
         .insert_header((POLICY_VERSION, version))
-        .json(Decision { decision: verdict.answer.allowed, context: Some(context) }))
+        .json(Decision { decision: result.answer.allowed, context: Some(context) }))
 }
 
 /// Who is asked about, if the caller may ask about it. A user that is missing or out of reach is a wrong field.
-async fn asked(gate: &Gate, subject: Option<&Subject>) -> Result<Asked, Problem> {
+async fn resolve_subject_choice(
+    authorizer: &Authorizer,
+    subject: Option<&Subject>,
+) -> Result<ResolvedSubject, Problem> {
     match subject {
         None => {
-            gate.step("evaluateAccess").find::<User>("me").await?;
-            Ok(question::in_hand(gate))
+            authorizer.for_prerequisite("evaluateAccess").find_authorized::<User>("me").await?;
+            Ok(evaluation::caller_as_subject(authorizer))
         }
         Some(Subject { token: Some(token), r#type: None, id: None, basis: None, .. }) => {
-            of_token(gate, token).await
+            resolve_token_subject(authorizer, token).await
         }
         Some(Subject { token: None, r#type: Some(kind), id: Some(id), properties, basis }) => {
-            let named = Named { kind: kind.as_str(), id: id.as_str(), properties };
-            match question::subject(gate, named, *basis).await? {
-                Asked::Unknown(Obstacle { code: "unknown_subject", message, .. }) => {
+            let entity_ref = EntityRef { kind: kind.as_str(), id: id.as_str(), properties };
+            match evaluation::resolve_subject(authorizer, entity_ref, *basis).await? {
+                ResolvedSubject::Error(DecisionError { code: "unknown_subject", message, .. }) => {
                     let field = if kind.as_str() == "User" { "subject.id" } else { "subject.type" };
-                    Err(Problem::field(field, message))
+                    Err(Problem::invalid_field(field, message))
                 }
-                Asked::Unknown(Obstacle { code: "invalid", message, .. }) => {
-                    Err(Problem::field("subject.basis", message))
+                ResolvedSubject::Error(DecisionError { code: "invalid", message, .. }) => {
+                    Err(Problem::invalid_field("subject.basis", message))
                 }
-                asked => Ok(asked),
+                resolved => Ok(resolved),
             }
         }
-        Some(_) => Err(Problem::field(
+        Some(_) => Err(Problem::invalid_field(
             "subject",
             "it has either `token`, or `type` and `id`, and with these perhaps `basis`",
         )),
     }
 }
 
-async fn of_token(gate: &Gate, token: &SecretString) -> Result<Asked, Problem> {
-    let parts = gate.parts();
+async fn resolve_token_subject(
+    authorizer: &Authorizer,
+    token: &SecretString,
+) -> Result<ResolvedSubject, Problem> {
+    let parts = authorizer.state();
     let invalid = || Problem::unauthorized("invalid_token", "invalid token");
     let token = secrecy::ExposeSecret::expose_secret(token);
     if token.chars().count() > MAX_TOKEN {
-        return Err(Problem::field("subject.token", format!("it has more than {MAX_TOKEN} characters")));
+        return Err(Problem::invalid_field(
+            "subject.token",
+            format!("it has more than {MAX_TOKEN} characters"),
+        ));
     }
-    let obstacle = match Caller::of_token(parts, gate.engine(), token).await {
-        Ok(caller) => match gate.step("evaluateAccess").find::<User>(&caller.id.to_string()).await {
+    let error = match Caller::from_token(parts, authorizer.engine(), token).await {
+        Ok(caller) => match authorizer
+            .for_prerequisite("evaluateAccess")
+            .find_authorized::<User>(&caller.id.to_string())
+            .await
+        {
             Ok(_) => {
-                let circumstances = gate.circumstances_of(caller.credential);
-                return Ok(Asked::Known(Arc::clone(&caller.principal), circumstances));
+                let circumstances = authorizer.request_context_for(caller.credential);
+                return Ok(ResolvedSubject::Principal(Arc::clone(&caller.principal), circumstances));
             }
             // A token of somebody out of reach is like one of nobody.
             Err(problem) if problem.status == StatusCode::NOT_FOUND => invalid(),
@@ -245,8 +271,8 @@ async fn of_token(gate: &Gate, token: &SecretString) -> Result<Asked, Problem> {
         Err(problem) => problem,
     };
     // Whoever may not ask about others is not told what is wrong with their tokens.
-    match gate.step("evaluateAccess").find::<User>(&Id::NONE.to_string()).await {
+    match authorizer.for_prerequisite("evaluateAccess").find_authorized::<User>(&Id::NIL.to_string()).await {
         Err(problem) if problem.status != StatusCode::NOT_FOUND => Err(problem),
-        _ => Ok(Asked::Unknown(Obstacle::new(obstacle.code, obstacle.detail))),
+        _ => Ok(ResolvedSubject::Error(DecisionError::new(error.code, error.detail))),
     }
 }

@@ -1,17 +1,17 @@
 //! Contacts: the people whom conversations are with.
 
 use super::conversations::Conversation;
-use crate::authz::Thing;
-use crate::http::Routes;
+use crate::authz::AuthzResource;
+use crate::http::RouteGroup;
 use crate::resource::{IdRow, Reference, Resource};
-use crate::values::{Email, Id, JsonObject, Label, Name, Timestamp, json_value, object_only};
+use crate::types::{Email, Id, JsonObject, Label, Name, Timestamp, json_value, object_only};
 use sea_orm::entity::prelude::*;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 /// The routes.
-pub fn routes() -> Routes {
-    Routes::of::<Contact>("Contacts", "/v2/contacts")
+pub fn routes() -> RouteGroup {
+    RouteGroup::for_resource::<Contact>("Contacts", "/v2/contacts")
         .list::<Contact>("listContacts")
         .fetch::<Contact>()
         .create::<Contact>("createContact")
@@ -91,7 +91,7 @@ pub enum Relation {}
 
 impl ActiveModelBehavior for ActiveModel {}
 
-impl Thing for Contact {
+impl AuthzResource for Contact {
     const TYPE: &'static str = "Contact";
 
     fn id(&self) -> Id {
@@ -104,10 +104,10 @@ impl Resource for Contact {
     type DecisionRow = IdRow<Self>;
     type Body = ContactBody;
 
-    const FETCH: &'static str = "fetchContact";
+    const FETCH_ACTION: &'static str = "fetchContact";
     const DECISION_COLUMNS: &'static [(Column, &'static str)] = &[(Column::Id, "id")];
 
-    fn holder_column() -> Column {
+    fn organization_column() -> Column {
         Column::Organization
     }
 
@@ -117,6 +117,6 @@ impl Resource for Contact {
 
     fn references(&self) -> Vec<Reference> {
         let conversation = self.conversation.iter();
-        conversation.map(|id| Reference::to::<Conversation>("conversation", *id)).collect()
+        conversation.map(|id| Reference::new::<Conversation>("conversation", *id)).collect()
     }
 }

@@ -3,14 +3,14 @@
 use super::contacts::{Contact, Profile};
 use super::messages::{self, Message, MessageBody};
 use super::users::User;
-use crate::authz::{Attribute, Thing, Undecided, text};
-use crate::http::address::absolute;
+use crate::authz::{Attribute, AuthzResource, Unchecked, text};
+use crate::http::base_url::absolute_url;
 use crate::http::body::from_value;
-use crate::http::crud::{self, Change, Patch};
-use crate::http::openapi::{self, Doc};
-use crate::http::{Gate, Json, PathId, Problem, Routes};
+use crate::http::crud::{self, Patch, UpdateRequest};
+use crate::http::openapi::{self, OperationDoc};
+use crate::http::{Authorizer, Json, PathId, Problem, RouteGroup};
 use crate::resource::{self, Reference, Resource};
-use crate::values::{Id, JsonObject, Label, Name, Timestamp, json_list, object_only, word};
+use crate::types::{Id, JsonObject, Label, Name, Timestamp, json_list, object_only, string_enum};
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse};
 use sea_orm::FromQueryResult;
@@ -22,22 +22,22 @@ use utoipa::openapi::{Ref, RefOr};
 use utoipa::{PartialSchema, ToSchema};
 
 /// The routes.
-pub fn routes() -> Routes {
-    Routes::of::<Conversation>("Conversations", "/v2/conversations")
+pub fn routes() -> RouteGroup {
+    RouteGroup::for_resource::<Conversation>("Conversations", "/v2/conversations")
         .list::<Conversation>("listConversations")
         .fetch::<Conversation>()
         .post("", "createConversation", openapi::create::<Conversation, NewConversation>, create)
-        .also(&["createMessage", "createContact", "referTo"])
+        .additional_actions(&["createMessage", "createContact", "referTo"])
         .patch("/{id}", "updateConversation", openapi::update::<Conversation>, update)
-        .also(&["referTo"])
+        .additional_actions(&["referTo"])
         .delete::<Conversation>("deleteConversation")
 }
 
 /// The route of the messages of one conversation.
-pub fn message_routes() -> Routes {
-    Routes::new("Messages", "/v2/conversations")
+pub fn message_routes() -> RouteGroup {
+    RouteGroup::new("Messages", "/v2/conversations")
         .post("/{id}/messages", "createMessage", append_doc, append)
-        .called("createMessages")
+        .with_operation_id("createMessages")
 }
 
 /// A conversation.
@@ -174,17 +174,17 @@ pub struct Participant {
     #[serde(default)]
     pub role: Option<Label>,
     /// Whether it still does.
-    #[serde(default = "yes")]
+    #[serde(default = "default_true")]
     pub active: bool,
 }
 
 object_only!(Participant);
 
-const fn yes() -> bool {
+const fn default_true() -> bool {
     true
 }
 
-word!(
+string_enum!(
     /// Whom a conversation is with.
     ConversationType { Contact = "contact", Agent = "agent", Bot = "bot", System = "system" }
 );
@@ -195,7 +195,7 @@ pub enum Relation {}
 
 impl ActiveModelBehavior for ActiveModel {}
 
-impl Thing for Conversation {
+impl AuthzResource for Conversation {
     const TYPE: &'static str = "Conversation";
 
     fn id(&self) -> Id {
@@ -228,7 +228,7 @@ pub struct ConversationDecisionRow {
     category: Option<Label>,
 }
 
-impl Thing for ConversationDecisionRow {
+impl AuthzResource for ConversationDecisionRow {
     const TYPE: &'static str = Conversation::TYPE;
 
     fn id(&self) -> Id {
@@ -245,7 +245,7 @@ impl Resource for Conversation {
     type DecisionRow = ConversationDecisionRow;
     type Body = ConversationBody;
 
-    const FETCH: &'static str = "fetchConversation";
+    const FETCH_ACTION: &'static str = "fetchConversation";
     const DECISION_COLUMNS: &'static [(Column, &'static str)] = &[
         (Column::Id, "id"),
         (Column::Type, "kind"),
@@ -253,7 +253,7 @@ impl Resource for Conversation {
         (Column::Category, "category"),
     ];
 
-    fn holder_column() -> Column {
+    fn organization_column() -> Column {
         Column::Organization
     }
 
@@ -262,9 +262,9 @@ impl Resource for Conversation {
     }
 
     fn references(&self) -> Vec<Reference> {
-        let contact = self.contact.iter().map(|id| Reference::to::<Contact>("contact", *id));
-        let users = self.participants.iter().enumerate().map(|(at, participant)| {
-            Reference::to::<User>(format!("participants.{at}.user"), participant.user)
+        let contact = self.contact.iter().map(|id| Reference::new::<Contact>("contact", *id));
+        let users = self.participants.iter().enumerate().map(|(index, participant)| {
+            Reference::new::<User>(format!("participants.{index}.user"), participant.user)
         });
         contact.chain(users).collect()
     }
@@ -273,48 +273,50 @@ impl Resource for Conversation {
 /// `POST /v2/conversations`: a conversation, its first messages, and a new contact where the body has one. Each of them
 /// is asked about (decision 14), and all of them are stored or none.
 async fn create(
-    gate: Gate,
+    authorizer: Authorizer,
     (request, Json(new)): (HttpRequest, Json<NewConversation>),
 ) -> Result<HttpResponse, Problem> {
-    let holder = gate.holder(&gate.reader(), new.organization, "organization").await?;
-    let stamp = crud::stamp(&gate, holder.own());
-    let mut fields = resource::object(&new)?;
+    let holder = authorizer.resolve_owner_org(&authorizer.reader(), new.organization, "organization").await?;
+    let stamp = crud::creation_info(&authorizer, holder.org_id());
+    let mut fields = resource::to_json_object(&new)?;
     fields.remove("messages");
 
     // A new contact is held by the same organization unless it names another, and knows its conversation.
     let contact = match new.contact.filter(|contact| contact.is_object()) {
         Some(contact) => {
             let body: FirstContact = from_value(contact, "contact")?;
-            let contact: Contact = resource::compose(&body, crud::stamp(&gate, holder.own()))?;
-            let at = gate.at("createContact");
-            let held_by =
-                at.holder(&gate.reader(), Some(contact.organization), "contact.organization").await?;
+            let contact: Contact =
+                resource::build_row(&body, crud::creation_info(&authorizer, holder.org_id()))?;
+            let at = authorizer.with_action("createContact");
+            let held_by = at
+                .resolve_owner_org(&authorizer.reader(), Some(contact.organization), "contact.organization")
+                .await?;
             fields.insert("contact".into(), Value::String(contact.id.to_string()));
-            Some(at.decide_new(&held_by, Undecided::new(contact, held_by.clone()))?)
+            Some(at.authorize_new(&held_by, Unchecked::new(contact, held_by.clone()))?)
         }
         None => None,
     };
     let body: ConversationBody = from_value(Value::Object(fields), "")?;
-    let mut row: Conversation = resource::compose(&body, stamp)?;
+    let mut row: Conversation = resource::build_row(&body, stamp)?;
     let mut references = row.references();
     references.retain(|reference| contact.as_ref().is_none_or(|contact| contact.id != reference.id));
-    row.participants = with_first(row.participants, gate.caller().id)?;
+    row.participants = with_creator_first(row.participants, authorizer.caller().id)?;
 
-    let row = gate.decide_new(&holder, Undecided::new(row, holder.clone()))?;
-    let at = gate.at("createMessage");
-    let first = messages::permitted(&at, &row, &new.messages)?;
-    gate.check_references(&gate.reader(), references).await?;
+    let row = authorizer.authorize_new(&holder, Unchecked::new(row, holder.clone()))?;
+    let at = authorizer.with_action("createMessage");
+    let first_messages = messages::authorize_new_messages(&at, &row, &new.messages)?;
+    authorizer.check_references(&authorizer.reader(), references).await?;
 
-    let work = gate.begin().await?;
+    let work = authorizer.begin().await?;
     let contact = match contact {
         Some(contact) => Some(work.insert(contact).await?),
         None => None,
     };
     let row = work.insert(row).await?;
     if let Some(contact) = contact {
-        work.tie_contact(&contact, &row).await?;
+        work.set_contact_conversation(&contact, &row).await?;
     }
-    for message in first {
+    for message in first_messages {
         work.insert(message).await?;
     }
     work.commit().await?;
@@ -322,29 +324,34 @@ async fn create(
 }
 
 /// `PATCH /v2/conversations/{id}`. Its messages go along where it moves to another organization.
-async fn update(gate: Gate, (id, Json(patch)): (PathId, Json<Patch>)) -> Result<HttpResponse, Problem> {
-    let change = Change { patch: &patch, also: &[] };
-    let stays = |_: &mut Conversation| None;
-    let first = change.proposed(&gate, &gate.reader(), gate.look_up(&id.0).await?, stays).await?;
-    gate.check_references(&gate.reader(), first.references).await?;
-    let work = gate.begin().await?;
-    let thing = gate.look_up_in(&work, &id.0).await?;
-    let row = change.proposed(&gate, &work.reader(), thing, stays).await?.row;
+async fn update(
+    authorizer: Authorizer,
+    (id, Json(patch)): (PathId, Json<Patch>),
+) -> Result<HttpResponse, Problem> {
+    let change = UpdateRequest { patch: &patch, extra_changes: &[] };
+    let keep_path = |_: &mut Conversation| None;
+    let proposal = change
+        .authorize(&authorizer, &authorizer.reader(), authorizer.find_unchecked(&id.0).await?, keep_path)
+        .await?;
+    authorizer.check_references(&authorizer.reader(), proposal.references).await?;
+    let work = authorizer.begin().await?;
+    let unchecked = authorizer.find_unchecked_in(&work, &id.0).await?;
+    let row = change.authorize(&authorizer, &work.reader(), unchecked, keep_path).await?.row;
     let row = work.save(row).await?;
     if patch.contains_key("organization") {
-        work.take_messages_along(&row).await?;
+        work.move_messages_to_org(&row).await?;
     }
     work.commit().await?;
-    Ok(crud::updated(&gate, &row))
+    Ok(crud::updated(&authorizer, &row))
 }
 
 /// The participants with this user as the first one, active.
-fn with_first(participants: Participants, user: Id) -> Result<Participants, Problem> {
-    let own = participants.iter().find(|participant| participant.user == user);
-    let first = own.cloned().unwrap_or(Participant { user, role: None, active: true });
+fn with_creator_first(participants: Participants, user: Id) -> Result<Participants, Problem> {
+    let existing = participants.iter().find(|participant| participant.user == user);
+    let first = existing.cloned().unwrap_or(Participant { user, role: None, active: true });
     let others = participants.iter().filter(|participant| participant.user != user).cloned();
     Participants::try_from([first].into_iter().chain(others).collect::<Vec<_>>())
-        .map_err(|error| Problem::field("participants", error))
+        .map_err(|error| Problem::invalid_field("participants", error))
 }
 
 /// One message or several, as they are sent.
@@ -379,48 +386,51 @@ enum StoredMessages {
     More(Vec<Message>),
 }
 
-fn append_doc() -> Doc {
-    Doc::new("Create messages in a conversation")
+fn append_doc() -> OperationDoc {
+    OperationDoc::new("Create messages in a conversation")
         .describe("One message, or a list of at most 1000: all of them are stored or none. The answer has the same form.")
         .path_id("id", "The id of the conversation.")
         .body::<NewMessages>(Some(json!({"text": "Hello"})))
-        .answer::<StoredMessages>(201, "The new messages, as they were sent: one, or a list.", None)
-        .header(201, "Location", Type::String, "The address of the new message, or of the list of the messages of the conversation.")
+        .response::<StoredMessages>(201, "The new messages, as they were sent: one, or a list.", None)
+        .response_header(201, "Location", Type::String, "The address of the new message, or of the list of the messages of the conversation.")
         .problems(&[404, 409])
 }
 
 /// `POST /v2/conversations/{id}/messages`.
 async fn append(
-    gate: Gate,
-    (request, id, Json(sent)): (HttpRequest, PathId, Json<Value>),
+    authorizer: Authorizer,
+    (request, id, Json(body)): (HttpRequest, PathId, Json<Value>),
 ) -> Result<HttpResponse, Problem> {
-    let id = gate.id(&id.0);
-    messages::reached(&gate, id, None).await?;
-    let is_list = sent.is_array();
-    let bodies: MessageBodies =
-        if is_list { from_value(sent, "")? } else { from_value(json!([sent]), "").map_err(unlisted)? };
+    let id = authorizer.resolve_id(&id.0);
+    messages::check_access(&authorizer, id, None).await?;
+    let is_list = body.is_array();
+    let bodies: MessageBodies = if is_list {
+        from_value(body, "")?
+    } else {
+        from_value(json!([body]), "").map_err(without_list_index)?
+    };
     if bodies.is_empty() {
-        return Err(Problem::field("", "the list is empty; send one message or more"));
+        return Err(Problem::invalid_field("", "the list is empty; send one message or more"));
     }
-    let (conversation, stored) = messages::append(&gate, id, None, &bodies).await?;
+    let (conversation, stored) = messages::append(&authorizer, id, None, &bodies).await?;
     let mut response = HttpResponse::Created();
     Ok(match stored.as_slice() {
         [one] if !is_list => response
-            .insert_header((header::LOCATION, absolute(&request, &format!("/v2/messages/{}", one.id))))
+            .insert_header((header::LOCATION, absolute_url(&request, &format!("/v2/messages/{}", one.id))))
             .json(one),
         all => response
             .insert_header((
                 header::LOCATION,
-                absolute(&request, &format!("/v2/messages?conversation={conversation}")),
+                absolute_url(&request, &format!("/v2/messages?conversation={conversation}")),
             ))
             .json(all),
     })
 }
 
 /// The fields of a single message are named without their place in a list of one.
-fn unlisted(mut problem: Problem) -> Problem {
+fn without_list_index(mut problem: Problem) -> Problem {
     for error in &mut problem.errors {
         error.field = error.field.trim_start_matches('0').trim_start_matches('.').to_owned();
     }
-    Problem::fields(problem.errors)
+    Problem::invalid_fields(problem.errors)
 }

@@ -2,10 +2,10 @@
 
 use crate::authn::PublicKey;
 use crate::authz::Scope;
-use crate::http::address::own_address;
-use crate::http::openapi::Doc;
-use crate::http::token_keys::MAX_AGE;
-use crate::http::{Parts, Problem, Routes};
+use crate::http::base_url::base_url;
+use crate::http::openapi::OperationDoc;
+use crate::http::signing_keys::JWKS_MAX_AGE;
+use crate::http::{AppState, Problem, RouteGroup};
 use actix_web::http::{Method, header};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Serialize;
@@ -13,14 +13,10 @@ use utoipa::ToSchema;
 use utoipa::openapi::schema::Type;
 
 /// The routes.
-pub fn routes() -> Routes {
-    Routes::new("Discovery", "/.well-known").public(Method::GET, "/jwks.json", "jwks", jwks_doc, jwks).public(
-        Method::GET,
-        "/oauth-authorization-server",
-        "authorizationServer",
-        metadata_doc,
-        metadata,
-    )
+pub fn routes() -> RouteGroup {
+    RouteGroup::new("Discovery", "/.well-known")
+        .public(Method::GET, "/jwks.json", "jwks", jwks_doc, jwks)
+        .public(Method::GET, "/oauth-authorization-server", "authorizationServer", metadata_doc, metadata)
 }
 
 /// The public keys with which access tokens can be checked.
@@ -61,49 +57,49 @@ struct ServerMetadata {
     service_documentation: String,
 }
 
-fn jwks_doc() -> Doc {
-    Doc::new("The public keys with which access tokens can be checked")
+fn jwks_doc() -> OperationDoc {
+    OperationDoc::new("The public keys with which access tokens can be checked")
         .describe(
             "A JSON Web Key Set (RFC 7517) of Ed25519 keys (RFC 8037). A new key is in it ten minutes before it signs, and an \
              old one as long as there may be good tokens that it signed.",
         )
-        .answer::<KeySet>(200, "The keys.", None)
-        .header(200, "Cache-Control", Type::String, "For how many seconds the answer may be kept.")
+        .response::<KeySet>(200, "The keys.", None)
+        .response_header(200, "Cache-Control", Type::String, "For how many seconds the answer may be kept.")
 }
 
-fn metadata_doc() -> Doc {
-    Doc::new("Where tokens are issued, checked and revoked")
+fn metadata_doc() -> OperationDoc {
+    OperationDoc::new("Where tokens are issued, checked and revoked")
         .describe("The OAuth 2.0 Authorization Server Metadata (RFC 8414).")
-        .answer::<ServerMetadata>(200, "The metadata.", None)
+        .response::<ServerMetadata>(200, "The metadata.", None)
 }
 
 /// `GET /.well-known/jwks.json`.
 async fn jwks(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem> {
-    let parts = Parts::of(&request)?;
-    let keys = parts.tokens.known().public(parts.clock.now());
+    let state = AppState::from_request(&request)?;
+    let keys = state.signing_keys.cached().public_keys(state.clock.now());
     Ok(HttpResponse::Ok()
-        .insert_header((header::CACHE_CONTROL, format!("public, max-age={MAX_AGE}")))
+        .insert_header((header::CACHE_CONTROL, format!("public, max-age={JWKS_MAX_AGE}")))
         .json(KeySet { keys }))
 }
 
 /// `GET /.well-known/oauth-authorization-server`.
 async fn metadata(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem> {
-    let parts = Parts::of(&request)?;
-    let base = own_address(&request);
-    let at = |path: &str| format!("{base}{path}");
-    let has_keys = !parts.tokens.known().public(parts.clock.now()).is_empty();
+    let state = AppState::from_request(&request)?;
+    let base = base_url(&request);
+    let url = |path: &str| format!("{base}{path}");
+    let has_keys = !state.signing_keys.cached().public_keys(state.clock.now()).is_empty();
     Ok(HttpResponse::Ok().json(ServerMetadata {
-        issuer: parts.rules.issuer.clone(),
-        token_endpoint: at("/v2/auth/token"),
-        jwks_uri: has_keys.then(|| at("/.well-known/jwks.json")),
-        revocation_endpoint: at("/v2/auth/revoke"),
-        introspection_endpoint: at("/v2/auth/introspect"),
+        issuer: state.request_config.issuer.clone(),
+        token_endpoint: url("/v2/auth/token"),
+        jwks_uri: has_keys.then(|| url("/.well-known/jwks.json")),
+        revocation_endpoint: url("/v2/auth/revoke"),
+        introspection_endpoint: url("/v2/auth/introspect"),
         scopes_supported: Scope::ALL.iter().map(|scope| scope.as_str()).collect(),
         grant_types_supported: ["refresh_token"],
         response_types_supported: [],
         token_endpoint_auth_methods_supported: ["none"],
         revocation_endpoint_auth_methods_supported: ["none"],
         introspection_endpoint_auth_methods_supported: ["Bearer"],
-        service_documentation: at("/docs"),
+        service_documentation: url("/docs"),
     }))
 }

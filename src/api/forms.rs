@@ -1,16 +1,16 @@
 //! Forms: fields for somebody to fill in.
 
-use crate::authz::Thing;
-use crate::http::Routes;
+use crate::authz::AuthzResource;
+use crate::http::RouteGroup;
 use crate::resource::{IdRow, Resource};
-use crate::values::{Id, JsonObject, Label, Name, ShortText, Timestamp, json_list, object_only};
+use crate::types::{Id, JsonObject, Label, Name, ShortText, Timestamp, json_list, object_only};
 use sea_orm::entity::prelude::*;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 /// The routes.
-pub fn routes() -> Routes {
-    Routes::of::<Form>("Forms", "/v2/forms")
+pub fn routes() -> RouteGroup {
+    RouteGroup::for_resource::<Form>("Forms", "/v2/forms")
         .list::<Form>("listForms")
         .fetch::<Form>()
         .create::<Form>("createForm")
@@ -98,7 +98,7 @@ pub enum Relation {}
 
 impl ActiveModelBehavior for ActiveModel {}
 
-impl Thing for Form {
+impl AuthzResource for Form {
     const TYPE: &'static str = "Form";
 
     fn id(&self) -> Id {
@@ -111,10 +111,10 @@ impl Resource for Form {
     type DecisionRow = IdRow<Self>;
     type Body = FormBody;
 
-    const FETCH: &'static str = "fetchForm";
+    const FETCH_ACTION: &'static str = "fetchForm";
     const DECISION_COLUMNS: &'static [(Column, &'static str)] = &[(Column::Id, "id")];
 
-    fn holder_column() -> Column {
+    fn organization_column() -> Column {
         Column::Organization
     }
 

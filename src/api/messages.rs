@@ -2,10 +2,10 @@
 
 use super::conversations::Conversation;
 use super::users::User;
-use crate::authz::{Attribute, Permitted, Thing, Undecided, boolean, entity, text};
-use crate::http::{Gate, Json, Problem, Routes, crud, openapi};
-use crate::resource::{self, Resource, Stamp};
-use crate::values::{Id, JsonObject, Label, LongText, Millis, Timestamp, json_list, object_only};
+use crate::authz::{Attribute, AuthzResource, Permitted, Unchecked, boolean, entity, text};
+use crate::http::{Authorizer, Json, Problem, RouteGroup, crud, openapi};
+use crate::resource::{self, CreationInfo, Resource};
+use crate::types::{Id, JsonObject, Label, LongText, Millis, Timestamp, json_list, object_only};
 use actix_web::{HttpRequest, HttpResponse};
 use sea_orm::FromQueryResult;
 use sea_orm::entity::prelude::*;
@@ -14,12 +14,12 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 /// The routes.
-pub fn routes() -> Routes {
-    Routes::of::<Message>("Messages", "/v2/messages")
+pub fn routes() -> RouteGroup {
+    RouteGroup::for_resource::<Message>("Messages", "/v2/messages")
         .list::<Message>("listMessages")
         .fetch::<Message>()
         .post("", "createMessage", openapi::create::<Message, NewMessage>, create)
-        .also(&["referTo"])
+        .additional_actions(&["referTo"])
         .update::<Message>("updateMessage")
         .delete::<Message>("deleteMessage")
 }
@@ -69,7 +69,7 @@ pub struct MessageBody {
     /// What it says.
     pub text: LongText,
     /// What kind of message it is: `chat` if nothing is said.
-    #[serde(default = "chat")]
+    #[serde(default = "default_type")]
     pub r#type: Label,
     /// As what its writer writes it.
     #[serde(default)]
@@ -99,7 +99,7 @@ pub struct NewMessage {
     /// What it says.
     pub text: LongText,
     /// What kind of message it is: `chat` if nothing is said.
-    #[serde(default = "chat")]
+    #[serde(default = "default_type")]
     pub r#type: Label,
     /// As what its writer writes it.
     pub role: Option<Label>,
@@ -121,8 +121,8 @@ json_list!(
     MessageActions, JsonObject, 100
 );
 
-fn chat() -> Label {
-    Label::fixed("chat")
+fn default_type() -> Label {
+    Label::from_static("chat")
 }
 
 /// What its rows are related to is said by [`Resource::references`].
@@ -131,7 +131,7 @@ pub enum Relation {}
 
 impl ActiveModelBehavior for ActiveModel {}
 
-impl Thing for Message {
+impl AuthzResource for Message {
     const TYPE: &'static str = "Message";
 
     fn id(&self) -> Id {
@@ -157,7 +157,7 @@ pub struct MessageDecisionRow {
     is_backchannel: bool,
 }
 
-impl Thing for MessageDecisionRow {
+impl AuthzResource for MessageDecisionRow {
     const TYPE: &'static str = Message::TYPE;
 
     fn id(&self) -> Id {
@@ -174,7 +174,7 @@ impl Resource for Message {
     type DecisionRow = MessageDecisionRow;
     type Body = MessageBody;
 
-    const FETCH: &'static str = "fetchMessage";
+    const FETCH_ACTION: &'static str = "fetchMessage";
     const DECISION_COLUMNS: &'static [(Column, &'static str)] = &[
         (Column::Id, "id"),
         (Column::Type, "kind"),
@@ -182,10 +182,10 @@ impl Resource for Message {
         (Column::IsBackchannel, "is_backchannel"),
     ];
 
-    const READ_ONLY: &'static [&'static str] =
+    const READ_ONLY_FIELDS: &'static [&'static str] =
         &["id", "createdAt", "updatedAt", "organization", "conversation", "user"];
 
-    fn holder_column() -> Column {
+    fn organization_column() -> Column {
         Column::Organization
     }
 
@@ -196,42 +196,50 @@ impl Resource for Message {
 
 /// `POST /v2/messages`.
 async fn create(
-    gate: Gate,
+    authorizer: Authorizer,
     (request, Json(new)): (HttpRequest, Json<NewMessage>),
 ) -> Result<HttpResponse, Problem> {
     let (id, field) = (Some(new.conversation), Some("conversation"));
-    reached(&gate, id, field).await?;
-    let (_, stored) = append(&gate, id, field, &[new]).await?;
+    check_access(&authorizer, id, field).await?;
+    let (_, stored) = append(&authorizer, id, field, &[new]).await?;
     let row = stored.first().ok_or_else(|| Problem::internal("one message made none"))?;
     Ok(crud::created(&request, row.id, row))
 }
 
 /// Whether the caller may write messages in this conversation: asked before anybody is kept waiting.
-pub(super) async fn reached(gate: &Gate, id: Option<Id>, field: Option<&str>) -> Result<(), Problem> {
-    let thing = match id {
-        Some(id) => gate.parts().store.find::<Conversation>(id).await?,
+pub(super) async fn check_access(
+    authorizer: &Authorizer,
+    id: Option<Id>,
+    field: Option<&str>,
+) -> Result<(), Problem> {
+    let found = match id {
+        Some(id) => authorizer.state().store.find::<Conversation>(id).await?,
         None => None,
     };
-    let conversation = gate.reach(thing, id, field)?;
-    if gate.allows(conversation.path()) { Ok(()) } else { Err(Problem::forbidden("createMessage")) }
+    let conversation = authorizer.authorize_reference(found, id, field)?;
+    if authorizer.is_permitted_in(conversation.path()) {
+        Ok(())
+    } else {
+        Err(Problem::forbidden("createMessage"))
+    }
 }
 
 /// Writes messages in a conversation, all of them or none, if the caller may: their writer is the caller. The
 /// conversation stays where it is until they are written.
 pub(super) async fn append(
-    gate: &Gate,
+    authorizer: &Authorizer,
     id: Option<Id>,
     field: Option<&str>,
     bodies: &[impl Serialize],
 ) -> Result<(Id, Vec<Permitted<Message>>), Problem> {
-    let work = gate.begin().await?;
-    let thing = match id {
+    let work = authorizer.begin().await?;
+    let found = match id {
         Some(id) => work.find::<Conversation>(id).await?,
         None => None,
     };
-    let conversation = gate.reach(thing, id, field)?;
+    let conversation = authorizer.authorize_reference(found, id, field)?;
     let mut stored = Vec::with_capacity(bodies.len());
-    for message in permitted(gate, &conversation, bodies)? {
+    for message in authorize_new_messages(authorizer, &conversation, bodies)? {
         stored.push(work.insert(message).await?);
     }
     work.commit().await?;
@@ -239,20 +247,20 @@ pub(super) async fn append(
 }
 
 /// New messages of this conversation, if the caller may create them: listed in their order, since their ids ascend.
-pub(super) fn permitted(
-    gate: &Gate,
+pub(super) fn authorize_new_messages(
+    authorizer: &Authorizer,
     conversation: &Permitted<Conversation>,
     bodies: &[impl Serialize],
 ) -> Result<Vec<Permitted<Message>>, Problem> {
-    let stamp = crud::stamp(gate, conversation.organization);
-    let ids = Id::ascending(&gate.parts().clock, bodies.len());
+    let stamp = crud::creation_info(authorizer, conversation.organization);
+    let ids = Id::new_ascending(&authorizer.state().clock, bodies.len());
     let message = |(body, id): (_, Id)| {
-        let mut fields = resource::object(body)?;
+        let mut fields = resource::to_json_object(body)?;
         fields.insert("conversation".into(), Value::String(conversation.id.to_string()));
-        fields.insert("user".into(), Value::String(gate.caller().id.to_string()));
-        let row: Message = resource::compose(&fields, Stamp { id, ..stamp })?;
-        let holder = conversation.path();
-        gate.decide_new(holder, Undecided::new(row, holder.clone()))
+        fields.insert("user".into(), Value::String(authorizer.caller().id.to_string()));
+        let row: Message = resource::build_row(&fields, CreationInfo { id, ..stamp })?;
+        let owner_path = conversation.path();
+        authorizer.authorize_new(owner_path, Unchecked::new(row, owner_path.clone()))
     };
     bodies.iter().zip(ids).map(message).collect()
 }

@@ -1,61 +1,61 @@
 //! What a client may call: one file a part, each with its routes, bodies, rows and what Cedar learns of them.
 
-pub mod access;
+pub mod api_keys;
 pub mod audit;
 pub mod authorize;
-mod batch;
+pub mod authzen;
+mod authzen_batch;
+mod authzen_body;
+pub mod authzen_search;
 pub mod contacts;
 pub mod conversations;
 pub mod discovery;
-pub mod families;
+pub mod evaluation;
 pub mod forms;
 pub mod forward;
 pub mod health;
-pub mod kbitems;
-pub mod keys;
+pub mod knowledge_items;
 pub mod messages;
+pub mod organization_groups;
 pub mod organizations;
-pub mod orggroups;
 mod password_change;
 pub mod policies;
 pub mod policy_reload;
-pub mod question;
+mod question_cache;
 pub mod revocation;
-pub mod search;
-mod sent;
 pub mod services;
 pub mod sessions;
+pub mod token_families;
 pub mod tokens;
-mod understood;
 pub mod users;
 
-use crate::http::Routes;
-use crate::store::Kinds;
+use crate::http::RouteGroup;
+use crate::store::ResourceTypes;
 
 /// Every route: the table of contents.
-pub fn all() -> Vec<Routes> {
+pub fn all_routes() -> Vec<RouteGroup> {
     vec![
         tokens::routes(),
         revocation::routes(),
         sessions::log_out_routes(),
         sessions::routes(),
-        keys::routes(),
+        api_keys::routes(),
         authorize::routes(),
         forward::routes(),
-        access::routes(),
-        access::metadata_routes(),
+        authzen::routes(),
+        authzen::metadata_routes(),
         discovery::routes(),
         policies::routes(),
         policies::permission_routes(),
         audit::routes(),
         organizations::routes(),
-        orggroups::routes(),
+        organization_groups::routes(),
         users::routes(),
         conversations::routes(),
         conversations::message_routes(),
         messages::routes(),
         contacts::routes(),
-        kbitems::routes(),
+        knowledge_items::routes(),
         forms::routes(),
         services::routes(),
         health::routes(),
@@ -63,6 +63,6 @@ pub fn all() -> Vec<Routes> {
 }
 
 /// The kinds of things that the routes are for.
-pub fn kinds() -> Kinds {
-    all().iter().filter_map(Routes::kind).collect()
+pub fn resource_types() -> ResourceTypes {
+    all_routes().iter().filter_map(RouteGroup::kind).collect()
 }

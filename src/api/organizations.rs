@@ -1,11 +1,11 @@
 //! Organizations: the tenants, a tree under one root. Everything is held by one of them.
 
-use crate::authz::{Thing, Undecided};
-use crate::http::crud::{self, Change, Patch, Proposal};
-use crate::http::{Gate, Json, PathId, Problem, Routes, openapi};
+use crate::authz::{AuthzResource, Unchecked};
+use crate::http::crud::{self, AuthorizedUpdate, Patch, UpdateRequest};
+use crate::http::{Authorizer, Json, PathId, Problem, RouteGroup, openapi};
 use crate::resource::{self, IdRow, Reference, Resource};
-use crate::store::{Entry, Event, Reader, Work};
-use crate::values::{Email, Id, JsonObject, Label, Name, OrgPath, Timestamp, Url, json_list, word};
+use crate::store::{AuditEntry, Event, Reader, UnitOfWork};
+use crate::types::{Email, Id, JsonObject, Label, Name, OrgPath, Timestamp, Url, json_list, string_enum};
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse};
 use sea_orm::entity::prelude::*;
@@ -14,14 +14,14 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 /// The routes.
-pub fn routes() -> Routes {
-    Routes::of::<Organization>("Organizations", "/v2/organizations")
+pub fn routes() -> RouteGroup {
+    RouteGroup::for_resource::<Organization>("Organizations", "/v2/organizations")
         .list::<Organization>("listOrganizations")
         .fetch::<Organization>()
         .post("", "createOrganization", openapi::create::<Organization, OrganizationBody>, create)
-        .also(&["referTo"])
+        .additional_actions(&["referTo"])
         .patch("/{id}", "updateOrganization", openapi::update::<Organization>, update)
-        .also(&["referTo"])
+        .additional_actions(&["referTo"])
         .remove("/{id}", "deleteOrganization", openapi::delete::<Organization>, delete)
 }
 
@@ -105,7 +105,7 @@ json_list!(
     Tags, Label, 50
 );
 
-word!(
+string_enum!(
     /// Whether an organization is active. While it is inactive, the users of the organization and of all organizations below
     /// it cannot log in, and their access tokens, refresh tokens and API keys are not accepted. The root organization cannot
     /// become inactive.
@@ -118,7 +118,7 @@ pub enum Relation {}
 
 impl ActiveModelBehavior for ActiveModel {}
 
-impl Thing for Organization {
+impl AuthzResource for Organization {
     const TYPE: &'static str = "Organization";
 
     fn id(&self) -> Id {
@@ -131,12 +131,12 @@ impl Resource for Organization {
     type DecisionRow = IdRow<Self>;
     type Body = OrganizationBody;
 
-    const FETCH: &'static str = "fetchOrganization";
+    const FETCH_ACTION: &'static str = "fetchOrganization";
     const DECISION_COLUMNS: &'static [(Column, &'static str)] = &[(Column::Id, "id")];
 
-    const READ_ONLY: &'static [&'static str] = &["id", "createdAt", "updatedAt", "path", "level"];
+    const READ_ONLY_FIELDS: &'static [&'static str] = &["id", "createdAt", "updatedAt", "path", "level"];
 
-    fn holder_column() -> Column {
+    fn organization_column() -> Column {
         Column::Id
     }
 
@@ -145,53 +145,53 @@ impl Resource for Organization {
     }
 
     fn references(&self) -> Vec<Reference> {
-        self.parent.iter().map(|parent| Reference::to::<Self>("parent", *parent)).collect()
+        self.parent.iter().map(|parent| Reference::new::<Self>("parent", *parent)).collect()
     }
 }
 
 /// `POST /v2/organizations`: asked of the organization that is to stand above it.
 async fn create(
-    gate: Gate,
+    authorizer: Authorizer,
     (request, Json(body)): (HttpRequest, Json<OrganizationBody>),
 ) -> Result<HttpResponse, Problem> {
-    let parent = gate.holder(&gate.reader(), body.parent, "parent").await?;
-    let stamp = crud::stamp(&gate, parent.own());
-    gate.require(&parent)?;
-    let work = gate.begin().await?;
+    let parent = authorizer.resolve_owner_org(&authorizer.reader(), body.parent, "parent").await?;
+    let stamp = crud::creation_info(&authorizer, parent.org_id());
+    authorizer.require(&parent)?;
+    let work = authorizer.begin().await?;
     work.lock_tree().await?;
-    let parent = current(&work, parent.own()).await?;
-    let path = below(&parent, stamp.id, 0)?;
-    let mut fields = resource::object(&body)?;
-    fields.insert("parent".into(), Value::String(parent.own().to_string()));
+    let parent = current_path(&work, parent.org_id()).await?;
+    let path = child_path(&parent, stamp.id, 0)?;
+    let mut fields = resource::to_json_object(&body)?;
+    fields.insert("parent".into(), Value::String(parent.org_id().to_string()));
     fields.insert("path".into(), Value::String(path.to_string()));
     fields.insert("level".into(), path.level().into());
-    let row: Organization = resource::compose(&fields, stamp)?;
-    let row = gate.decide_new(&parent, Undecided::new(row, path))?;
+    let row: Organization = resource::build_row(&fields, stamp)?;
+    let row = authorizer.authorize_new(&parent, Unchecked::new(row, path))?;
     let row = work.insert(row).await?;
-    work.audit(about(Event::OrganizationCreated, &row, &row.path));
+    work.audit(organization_event(Event::OrganizationCreated, &row, &row.path));
     work.commit().await?;
     Ok(crud::created(&request, row.id, &row))
 }
 
 /// An entry of the audit trail about an organization that stands there.
-fn about(event: Event, organization: &Organization, place: &OrgPath) -> Entry {
-    Entry::new(event).subject(Organization::TYPE, organization.id).within(place)
+fn organization_event(event: Event, organization: &Organization, path: &OrgPath) -> AuditEntry {
+    AuditEntry::new(event).target(Organization::TYPE, organization.id).in_organization(path)
 }
 
 /// Where an organization stands, now that the tree keeps still.
-async fn current(work: &Work, organization: Id) -> Result<OrgPath, Problem> {
+async fn current_path(work: &UnitOfWork, organization: Id) -> Result<OrgPath, Problem> {
     let path = work.path(organization).await?;
     path.ok_or_else(|| {
-        Problem::field("parent", format!("there is no Organization {organization} within your reach"))
+        Problem::invalid_field("parent", format!("there is no Organization {organization} within your reach"))
     })
 }
 
 /// The path of an organization below `parent`, with `deeper` levels below itself.
-fn below(parent: &OrgPath, own: Id, deeper: usize) -> Result<OrgPath, Problem> {
+fn child_path(parent: &OrgPath, own: Id, subtree_depth: usize) -> Result<OrgPath, Problem> {
     let path = parent.child(own);
-    if path.level() + deeper > OrgPath::MAX_LEVEL {
+    if path.level() + subtree_depth > OrgPath::MAX_LEVEL {
         let most = OrgPath::MAX_LEVEL;
-        return Err(Problem::field(
+        return Err(Problem::invalid_field(
             "parent",
             format!("the tree of organizations would be deeper than {most} levels"),
         ));
@@ -200,39 +200,44 @@ fn below(parent: &OrgPath, own: Id, deeper: usize) -> Result<OrgPath, Problem> {
 }
 
 /// `PATCH /v2/organizations/{id}`. With another `parent` it moves, and everything below it moves along.
-async fn update(gate: Gate, (id, Json(patch)): (PathId, Json<Patch>)) -> Result<HttpResponse, Problem> {
-    let reader = gate.reader();
-    let first = changed(&gate, &reader, gate.look_up(&id.0).await?, &patch).await?;
-    gate.check_references(&reader, first.references).await?;
-    let work = gate.begin().await?;
+async fn update(
+    authorizer: Authorizer,
+    (id, Json(patch)): (PathId, Json<Patch>),
+) -> Result<HttpResponse, Problem> {
+    let reader = authorizer.reader();
+    let proposal =
+        proposed_change(&authorizer, &reader, authorizer.find_unchecked(&id.0).await?, &patch).await?;
+    authorizer.check_references(&reader, proposal.references).await?;
+    let work = authorizer.begin().await?;
     work.lock_tree().await?;
-    let thing = gate.look_up_in::<Organization>(&work, &id.0).await?;
-    let old = match &thing {
-        Some(_) => work.path(first.row.id).await?,
+    let unchecked = authorizer.find_unchecked_in::<Organization>(&work, &id.0).await?;
+    let old = match &unchecked {
+        Some(_) => work.path(proposal.row.id).await?,
         None => None,
     };
-    let Proposal { before, row, .. } = changed(&gate, &work.reader(), thing, &patch).await?;
+    let AuthorizedUpdate { before, row, .. } =
+        proposed_change(&authorizer, &work.reader(), unchecked, &patch).await?;
     let path = row.path.clone();
     let row = work.save(row).await?;
     if before.status != row.status {
-        set_status(&work, &row)?;
+        apply_status_change(&work, &row)?;
     }
     if let Some(old) = old.filter(|old| *old != path) {
-        work.move_below(&row, &old, &path).await?;
+        work.move_subtree(&row, &old, &path).await?;
         // Of both, the place that it leaves and the one that it comes to.
-        let moved = |place| {
-            about(Event::OrganizationMoved, &row, place)
+        let moved = |org_path| {
+            organization_event(Event::OrganizationMoved, &row, org_path)
                 .with("from", old.to_string())
                 .with("to", path.to_string())
         };
-        [&old, &path].into_iter().for_each(|place| work.audit(moved(place)));
+        [&old, &path].into_iter().for_each(|org_path| work.audit(moved(org_path)));
     }
     work.commit().await?;
-    Ok(crud::updated(&gate, &row))
+    Ok(crud::updated(&authorizer, &row))
 }
 
 /// Makes a change of the status take effect with the next request of each user of the organization and of those below it.
-fn set_status(work: &Work, organization: &Organization) -> Result<(), Problem> {
+fn apply_status_change(work: &UnitOfWork, organization: &Organization) -> Result<(), Problem> {
     let event = match organization.status {
         OrganizationStatus::Active => Event::OrganizationActivated,
         OrganizationStatus::Inactive if organization.parent.is_none() => {
@@ -243,56 +248,59 @@ fn set_status(work: &Work, organization: &Organization) -> Result<(), Problem> {
         OrganizationStatus::Inactive => Event::OrganizationDeactivated,
     };
     work.invalidate_all();
-    work.audit(about(event, organization, &organization.path));
+    work.audit(organization_event(event, organization, &organization.path));
     Ok(())
 }
 
 /// The changed organization at its new place, if the caller may change it like this.
-async fn changed(
-    gate: &Gate,
+async fn proposed_change(
+    authorizer: &Authorizer,
     reader: &Reader<'_>,
-    thing: Option<Undecided<Organization>>,
+    unchecked: Option<Unchecked<Organization>>,
     patch: &Patch,
-) -> Result<Proposal<Organization>, Problem> {
+) -> Result<AuthorizedUpdate<Organization>, Problem> {
     let parent = match patch.get("parent").and_then(Value::as_str).map(str::parse::<Id>) {
         Some(Ok(parent)) => reader.path(parent).await?,
         _ => None,
     };
     // A parent that the caller may not name is, like one that is missing, a wrong field: no move.
-    let parent = parent.filter(|parent| gate.step("referTo").allows(parent));
-    let mut place = None;
-    let change = Change { patch, also: &[] };
-    let proposal = change.proposed(gate, reader, thing, |row: &mut Organization| {
+    let parent = parent.filter(|parent| authorizer.for_prerequisite("referTo").is_permitted_in(parent));
+    let mut moved = None;
+    let change = UpdateRequest { patch, extra_changes: &[] };
+    let proposal = change.authorize(authorizer, reader, unchecked, |row: &mut Organization| {
         let parent =
-            parent.filter(|parent| row.parent == Some(parent.own()) && row.path.parent() != row.parent)?;
+            parent.filter(|parent| row.parent == Some(parent.org_id()) && row.path.parent() != row.parent)?;
         let old = std::mem::replace(&mut row.path, parent.child(row.id));
         row.level = i64::try_from(row.path.level()).unwrap_or(i64::MAX);
-        place = Some((old, parent));
+        moved = Some((old, parent));
         Some(row.path.clone())
     });
     let proposal = proposal.await?;
     // Only now, so that nobody learns of a place that is out of reach.
-    if let Some((old, parent)) = place {
-        if parent.is_within(old.own()) {
-            return Err(Problem::field("parent", "an organization cannot stand below itself"));
+    if let Some((old, parent)) = moved {
+        if parent.is_within(old.org_id()) {
+            return Err(Problem::invalid_field("parent", "an organization cannot stand below itself"));
         }
-        let below_it = reader.subtree(&old).await?.iter().map(OrgPath::level).max();
-        let deeper = below_it.unwrap_or_default().saturating_sub(old.level());
-        below(&parent, old.own(), deeper)?;
+        let deepest = reader.subtree(&old).await?.iter().map(OrgPath::level).max();
+        let subtree_depth = deepest.unwrap_or_default().saturating_sub(old.level());
+        child_path(&parent, old.org_id(), subtree_depth)?;
     }
     if proposal.row.parent.is_none() != proposal.row.path.parent().is_none() {
-        return Err(Problem::field("parent", "every organization but the root has one above it"));
+        return Err(Problem::invalid_field("parent", "every organization but the root has one above it"));
     }
     Ok(proposal)
 }
 
 /// `DELETE /v2/organizations/{id}`: only one that holds nothing.
-async fn delete(gate: Gate, id: PathId) -> Result<HttpResponse, Problem> {
-    gate.find::<Organization>(&id.0).await?;
-    let work = gate.begin().await?;
+async fn delete(authorizer: Authorizer, id: PathId) -> Result<HttpResponse, Problem> {
+    authorizer.find_authorized::<Organization>(&id.0).await?;
+    let work = authorizer.begin().await?;
     work.lock_tree().await?;
-    let row = gate.decide(gate.look_up_in::<Organization>(&work, &id.0).await?, &gate.circumstances())?;
-    let holdings = work.holdings(row.id, &gate.parts().kinds).await?;
+    let row = authorizer.authorize(
+        authorizer.find_unchecked_in::<Organization>(&work, &id.0).await?,
+        &authorizer.request_context(),
+    )?;
+    let holdings = work.count_held_resources(row.id, &authorizer.state().resource_types).await?;
     if !holdings.is_empty() {
         let what: Vec<String> =
             holdings.iter().map(|(kind, count)| format!("{count} of type {kind}")).collect();
@@ -302,7 +310,7 @@ async fn delete(gate: Gate, id: PathId) -> Result<HttpResponse, Problem> {
         )));
     }
     work.delete(&row).await?;
-    work.audit(about(Event::OrganizationDeleted, &row, &row.path));
+    work.audit(organization_event(Event::OrganizationDeleted, &row, &row.path));
     work.commit().await?;
     Ok(HttpResponse::NoContent().finish())
 }

@@ -1,11 +1,13 @@
 //! A change of a user's password: what the request says of it, the checks before the unit of work, and what ends with it.
 
-use super::users::{User, about, check_current, hashed, not_current, take_secret};
+use super::users::{
+    User, hash_password, take_secret, user_event, verify_current_password, wrong_current_password_audited,
+};
 use crate::authz::Permitted;
 use crate::http::crud::Patch;
-use crate::http::{Credential, Gate, Problem};
-use crate::store::{Ending, Event, Sessions, Work};
-use crate::values::Timestamp;
+use crate::http::{Authorizer, Credential, Problem};
+use crate::store::{EndReason, Event, SessionSelection, UnitOfWork};
+use crate::types::Timestamp;
 use secrecy::SecretString;
 use serde_json::Value;
 
@@ -20,7 +22,7 @@ pub(super) struct PasswordFields {
 pub(super) struct NewPassword {
     hash: String,
     /// The hash that the current password was checked against, if the user changes its own password.
-    verified: Option<String>,
+    verified_hash: Option<String>,
     end_keys: bool,
 }
 
@@ -32,11 +34,14 @@ impl PasswordFields {
         let end_keys = match patch.remove("endKeys") {
             None | Some(Value::Null) => None,
             Some(Value::Bool(end_keys)) => Some(end_keys),
-            Some(_) => return Err(Problem::field("endKeys", "it must be true or false")),
+            Some(_) => return Err(Problem::invalid_field("endKeys", "it must be true or false")),
         };
         for (field, is_given) in [("currentPassword", current.is_some()), ("endKeys", end_keys.is_some())] {
             if is_given && password.is_none() {
-                return Err(Problem::field(field, "it belongs to a change of `password`, which is missing"));
+                return Err(Problem::invalid_field(
+                    field,
+                    "it belongs to a change of `password`, which is missing",
+                ));
             }
         }
         Ok(Self { password, current, end_keys })
@@ -51,18 +56,18 @@ impl PasswordFields {
     /// the unit of work.
     pub(super) async fn prepare(
         self,
-        gate: &Gate,
+        authorizer: &Authorizer,
         user: &Permitted<User>,
     ) -> Result<Option<NewPassword>, Problem> {
         let Some(password) = self.password else { return Ok(None) };
-        let is_own = user.id == gate.caller().id;
-        let verified = match is_own {
-            true => Some(check_current(gate, user, self.current).await?),
+        let is_own = user.id == authorizer.caller().id;
+        let verified_hash = match is_own {
+            true => Some(verify_current_password(authorizer, user, self.current).await?),
             false => None,
         };
-        let hash = hashed(gate, user, password).await?;
+        let hash = hash_password(authorizer, user, password).await?;
         // A reset by an admin answers a leak more often than a routine change does.
-        Ok(Some(NewPassword { hash, verified, end_keys: self.end_keys.unwrap_or(!is_own) }))
+        Ok(Some(NewPassword { hash, verified_hash, end_keys: self.end_keys.unwrap_or(!is_own) }))
     }
 }
 
@@ -70,16 +75,16 @@ impl NewPassword {
     /// 400 if the user got another password since the current one was checked.
     pub(super) async fn check_unchanged(
         &self,
-        gate: &Gate,
-        work: &Work,
+        authorizer: &Authorizer,
+        work: &UnitOfWork,
         user: &Permitted<User>,
     ) -> Result<(), Problem> {
-        match &self.verified {
-            Some(verified)
-                if work.account(user.id).await?.and_then(|account| account.hash).as_ref()
-                    != Some(verified) =>
+        match &self.verified_hash {
+            Some(verified_hash)
+                if work.account(user.id).await?.and_then(|account| account.password_hash).as_ref()
+                    != Some(verified_hash) =>
             {
-                Err(not_current(gate, user, "changed_meanwhile"))
+                Err(wrong_current_password_audited(authorizer, user, "changed_meanwhile"))
             }
             _ => Ok(()),
         }
@@ -89,20 +94,20 @@ impl NewPassword {
     /// default says so (decision 26).
     pub(super) async fn set(
         self,
-        gate: &Gate,
-        work: &Work,
+        authorizer: &Authorizer,
+        work: &UnitOfWork,
         user: &Permitted<User>,
         now: Timestamp,
     ) -> Result<(), Problem> {
         work.set_password(user, &self.hash, now).await?;
-        work.audit(about(Event::UserPasswordChanged, user).with("endKeys", self.end_keys));
-        let which = match gate.caller().credential {
-            Credential::Session(own) => Sessions::AllBut(own),
-            Credential::ApiKey(_) | Credential::Terminal => Sessions::All,
+        work.audit(user_event(Event::UserPasswordChanged, user).with("endKeys", self.end_keys));
+        let which = match authorizer.caller().credential {
+            Credential::Session(own) => SessionSelection::AllExcept(own),
+            Credential::ApiKey(_) | Credential::Terminal => SessionSelection::All,
         };
-        work.end_sessions(user.id, which, Ending::Password, now).await?;
+        work.end_sessions(user.id, which, EndReason::Password, now).await?;
         if self.end_keys {
-            work.delete_api_keys(user, Ending::Password).await?;
+            work.delete_api_keys(user, EndReason::Password).await?;
         }
         Ok(())
     }

@@ -1,13 +1,13 @@
 //! The policies in force: which files and policies there are, who may do what, and having them read again.
 
-use super::policy_reload::{self, PendingView, Reload, Trigger};
-use super::question::{self, Asked, Basis, Named, POLICY_VERSION, PolicyView};
-use super::search::permitted_actions;
+use super::authzen_search::permitted_actions;
+use super::evaluation::{self, Basis, EntityRef, POLICY_VERSION, PolicyView, ResolvedSubject};
+use super::policy_reload::{self, PendingView, ReloadOutcome, Trigger};
 use super::users::User;
 use crate::authz::{Engine, ScopeCells, matrix_rows};
-use crate::http::openapi::{self, Doc};
-use crate::http::{Gate, Json, PathId, Problem, Routes, body};
-use crate::values::{Term, quoted};
+use crate::http::openapi::{self, OperationDoc};
+use crate::http::{Authorizer, Json, PathId, Problem, RouteGroup, body};
+use crate::types::{Term, quoted};
 use actix_web::dev::Payload;
 use actix_web::http::{StatusCode, header};
 use actix_web::{FromRequest, HttpRequest, HttpResponse};
@@ -18,19 +18,19 @@ use utoipa::ToSchema;
 use utoipa::openapi::schema::Type;
 
 /// The routes.
-pub fn routes() -> Routes {
-    Routes::new("Policies", "/v2/policies")
+pub fn routes() -> RouteGroup {
+    RouteGroup::new("Policies", "/v2/policies")
         .get("", "fetchPolicies", fetch_doc, fetch)
         .post("/reload", "reloadPolicies", reload_doc, reload)
-        .of_root()
+        .on_root_organization()
 }
 
 /// The route of what a user may do.
-pub fn permission_routes() -> Routes {
-    Routes::new("Policies", "/v2/users")
+pub fn permission_routes() -> RouteGroup {
+    RouteGroup::new("Policies", "/v2/users")
         .get("/{id}/permissions", "evaluateAccess", permissions_doc, permissions)
-        .called("listPermissions")
-        .also(&["referTo"])
+        .with_operation_id("listPermissions")
+        .additional_actions(&["referTo"])
 }
 
 /// The policies in force.
@@ -89,7 +89,7 @@ impl From<ScopeCells> for ScopeDecisions {
 #[serde(deny_unknown_fields)]
 struct ReloadRequest {
     /// The version to activate although it loses a forbid policy or a file; the files must have it.
-    #[serde(default, deserialize_with = "crate::values::given")]
+    #[serde(default, deserialize_with = "crate::types::non_null")]
     #[schema(nullable = false)]
     version: Option<String>,
 }
@@ -132,7 +132,7 @@ struct Reloaded {
 #[derive(Debug, Serialize, ToSchema)]
 struct Permissions {
     /// The user.
-    user: crate::values::Id,
+    user: crate::types::Id,
     /// The type of the thing.
     r#type: String,
     /// Its id.
@@ -141,12 +141,16 @@ struct Permissions {
     actions: Vec<String>,
 }
 
-fn fetch_doc() -> Doc {
-    Doc::new("The policies in force, and who may do what").answer::<Policies>(200, "The policies.", None)
+fn fetch_doc() -> OperationDoc {
+    OperationDoc::new("The policies in force, and who may do what").response::<Policies>(
+        200,
+        "The policies.",
+        None,
+    )
 }
 
-fn reload_doc() -> Doc {
-    Doc::new("Reload the policies")
+fn reload_doc() -> OperationDoc {
+    OperationDoc::new("Reload the policies")
         .describe(
             "Invalid policies, and policies whose own tests fail, are rejected: 409 `bad_policies`, with file and line. \
              A version that loses a forbid policy or a file is held as pending: 409 `confirmation_required`. It becomes \
@@ -154,36 +158,36 @@ fn reload_doc() -> Doc {
         )
         .body::<ReloadRequest>(Some(json!({ "version": "8d969eef6ecad3c2" })))
         .optional_body()
-        .answer::<Reloaded>(200, "The version in the files is active.", None)
+        .response::<Reloaded>(200, "The version in the files is active.", None)
         .problems(&[409])
 }
 
-fn permissions_doc() -> Doc {
-    Doc::new("What a user may do, for menus and buttons")
+fn permissions_doc() -> OperationDoc {
+    OperationDoc::new("What a user may do, for menus and buttons")
         .describe(
             "Every action that the user may take on a resource, and on its organization if none is named. For the caller's own \
              user that is by the credential in hand, and with `basis=role` by its whole role; for another user by its role.",
         )
         .path_id("id", "The id of the user, or `me`.")
-        .parameter(openapi::query("type", "The type of the thing; with `id`.", false))
-        .parameter(openapi::query("id", "The id of the thing; with `type`.", false))
-        .parameter(openapi::query_word(
+        .parameter(openapi::query_parameter("type", "The type of the thing; with `id`.", false))
+        .parameter(openapi::query_parameter("id", "The id of the thing; with `type`.", false))
+        .parameter(openapi::enum_query_parameter(
             "basis",
             "`credential`, the default for the caller's own user, or `role`, the default for others.",
             ["credential", "role"],
         ))
-        .answer::<Permissions>(200, "The actions.", None)
-        .header(200, "X-Policy-Version", Type::String, "The version of the policies that decided.")
+        .response::<Permissions>(200, "The actions.", None)
+        .response_header(200, "X-Policy-Version", Type::String, "The version of the policies that decided.")
         .problems(&[400, 404])
 }
 
 /// `GET /v2/policies`.
-async fn fetch(gate: Gate, (): ()) -> Result<HttpResponse, Problem> {
-    gate.require(&gate.caller().organization)?;
-    Ok(HttpResponse::Ok().json(view(&gate, gate.engine())))
+async fn fetch(authorizer: Authorizer, (): ()) -> Result<HttpResponse, Problem> {
+    authorizer.require(&authorizer.caller().organization)?;
+    Ok(HttpResponse::Ok().json(view(&authorizer, authorizer.engine())))
 }
 
-fn view(gate: &Gate, engine: &Engine) -> Policies {
+fn view(authorizer: &Authorizer, engine: &Engine) -> Policies {
     let bundle = engine.bundle();
     let rows = matrix_rows(engine).into_iter().map(|row| {
         let [own, below, sibling, above] = row.cells.map(ScopeDecisions::from);
@@ -192,25 +196,25 @@ fn view(gate: &Gate, engine: &Engine) -> Policies {
     Policies {
         version: bundle.version().to_owned(),
         files: bundle.files().to_vec(),
-        policies: bundle.policies().map(|about| PolicyView::whole(about)).collect(),
+        policies: bundle.policies().map(|policy| PolicyView::detailed(policy)).collect(),
         matrix: rows.collect(),
-        fault: gate.parts().policies.failure().map(|failure| failure.to_string()),
-        pending: PendingView::of(&gate.parts().policies),
+        fault: authorizer.state().policies.failure().map(|failure| failure.to_string()),
+        pending: PendingView::from_handle(&authorizer.state().policies),
     }
 }
 
 /// `POST /v2/policies/reload`. It is authorized on the root organization, because the policies apply to every organization.
-async fn reload(gate: Gate, ReloadBody(body): ReloadBody) -> Result<HttpResponse, Problem> {
-    let root = gate.parts().store.root().await?;
-    gate.require(&root.ok_or_else(|| Problem::internal("there is no root organization"))?)?;
+async fn reload(authorizer: Authorizer, ReloadBody(body): ReloadBody) -> Result<HttpResponse, Problem> {
+    let root = authorizer.state().store.root().await?;
+    authorizer.require(&root.ok_or_else(|| Problem::internal("there is no root organization"))?)?;
     let trigger = body.version.map_or(Trigger::Request, Trigger::Confirmation);
     // In a task of its own: it is completed and recorded even if the client closes the connection.
-    let reload = policy_reload::reload(gate.shared_parts(), gate.cause(), trigger);
+    let reload = policy_reload::reload(authorizer.shared_state(), authorizer.audit_actor(), trigger);
     let result = actix_web::rt::spawn(reload).await.map_err(Problem::internal)?;
-    let version = gate.parts().policies.current().bundle().version().to_owned();
-    match result.map_err(|error| error.problem(&version))? {
-        Reload::Active(changed) => Ok(HttpResponse::Ok().json(Reloaded { changed, version })),
-        Reload::Held(pending) => Err(Problem::new(
+    let version = authorizer.state().policies.current().bundle().version().to_owned();
+    match result.map_err(|error| error.into_problem(&version))? {
+        ReloadOutcome::Active(changed) => Ok(HttpResponse::Ok().json(Reloaded { changed, version })),
+        ReloadOutcome::Pending(pending) => Err(Problem::new(
             StatusCode::CONFLICT,
             "confirmation_required",
             format!(
@@ -221,58 +225,66 @@ async fn reload(gate: Gate, ReloadBody(body): ReloadBody) -> Result<HttpResponse
     }
 }
 
-fn term(name: &str, value: &str) -> Result<String, Problem> {
-    let term: Term = value.parse().map_err(|error| Problem::field(name, error))?;
+fn parse_term(name: &str, value: &str) -> Result<String, Problem> {
+    let term: Term = value.parse().map_err(|error| Problem::invalid_field(name, error))?;
     Ok(term.to_string())
 }
 
 /// A basis as a query names it.
-fn basis_of(value: &str, is_own: bool) -> Result<Basis, Problem> {
+fn parse_basis(value: &str, is_own: bool) -> Result<Basis, Problem> {
     match value {
         "role" => Ok(Basis::Role),
         "credential" if is_own => Ok(Basis::Credential),
         "credential" => {
-            Err(Problem::field("basis", "`credential` is for the caller's own user; leave it out"))
+            Err(Problem::invalid_field("basis", "`credential` is for the caller's own user; leave it out"))
         }
-        _ => Err(Problem::field("basis", format!("expected `credential` or `role`, got {}", quoted(value)))),
+        _ => Err(Problem::invalid_field(
+            "basis",
+            format!("expected `credential` or `role`, got {}", quoted(value)),
+        )),
     }
 }
 
 /// `GET /v2/users/{id}/permissions?type=…&id=…`.
-async fn permissions(gate: Gate, (request, id): (HttpRequest, PathId)) -> Result<HttpResponse, Problem> {
-    let user = gate.find::<User>(&id.0).await?;
-    let (mut kind, mut thing, mut basis) = (None, None, None);
+async fn permissions(
+    authorizer: Authorizer,
+    (request, id): (HttpRequest, PathId),
+) -> Result<HttpResponse, Problem> {
+    let user = authorizer.find_authorized::<User>(&id.0).await?;
+    let (mut kind, mut resource_id, mut basis) = (None, None, None);
     for (name, value) in body::query_pairs(&request)? {
         match name.as_str() {
-            "type" if kind.is_none() => kind = Some(term(&name, &value)?),
-            "id" if thing.is_none() => thing = Some(term(&name, &value)?),
-            "basis" if basis.is_none() => basis = Some(basis_of(&value, user.id == gate.caller().id)?),
+            "type" if kind.is_none() => kind = Some(parse_term(&name, &value)?),
+            "id" if resource_id.is_none() => resource_id = Some(parse_term(&name, &value)?),
+            "basis" if basis.is_none() => {
+                basis = Some(parse_basis(&value, user.id == authorizer.caller().id)?);
+            }
             _ => {
-                let known = "`type`, `id` and `basis`, each once, are all that is taken here";
-                return Err(Problem::field(name, known));
+                let message = "`type`, `id` and `basis`, each once, are all that is taken here";
+                return Err(Problem::invalid_field(name, message));
             }
         }
     }
-    let (kind, thing) = match (kind, thing) {
-        (Some(kind), Some(thing)) => (kind, thing),
+    let (kind, resource_id) = match (kind, resource_id) {
+        (Some(kind), Some(resource_id)) => (kind, resource_id),
         (None, None) => ("Organization".to_owned(), user.organization.to_string()),
-        (Some(_), None) => return Err(Problem::field("id", "it is needed with `type`")),
-        (None, Some(_)) => return Err(Problem::field("type", "it is needed with `id`")),
+        (Some(_), None) => return Err(Problem::invalid_field("id", "it is needed with `type`")),
+        (None, Some(_)) => return Err(Problem::invalid_field("type", "it is needed with `id`")),
     };
     let none = Map::new();
-    let named = Named { kind: &kind, id: &thing, properties: &none };
-    let asked = match user.id == gate.caller().id && basis != Some(Basis::Role) {
-        true => question::in_hand(&gate),
-        false => question::user_by_role(&gate, user.id).await?,
+    let entity_ref = EntityRef { kind: &kind, id: &resource_id, properties: &none };
+    let subject = match user.id == authorizer.caller().id && basis != Some(Basis::Role) {
+        true => evaluation::caller_as_subject(&authorizer),
+        false => evaluation::resolve_user_at_full_role(&authorizer, user.id).await?,
     };
-    let actions = match asked {
-        Asked::Known(principal, circumstances) => {
-            let target = question::target(&gate, named).await?;
-            permitted_actions(&gate, "User", &principal, &circumstances, &target, named)
+    let actions = match subject {
+        ResolvedSubject::Principal(principal, circumstances) => {
+            let target = evaluation::resolve_resource(&authorizer, entity_ref).await?;
+            permitted_actions(&authorizer, "User", &principal, &circumstances, &target, entity_ref)
         }
-        Asked::Unknown(_) | Asked::Refused => Vec::new(),
+        ResolvedSubject::Error(_) | ResolvedSubject::Forbidden => Vec::new(),
     };
     Ok(HttpResponse::Ok()
-        .insert_header((POLICY_VERSION, gate.engine().bundle().version()))
-        .json(Permissions { user: user.id, r#type: kind, id: thing, actions }))
+        .insert_header((POLICY_VERSION, authorizer.engine().bundle().version()))
+        .json(Permissions { user: user.id, r#type: kind, id: resource_id, actions }))
 }

@@ -5,10 +5,10 @@
 //! database: each process reads it, and activates the version if its own files have it. The row also has the version that was
 //! active last, so that a start cannot lose silently what a running process would have held.
 
-use crate::authz::{Bundle, BundleError, Candidate, Inventory, Live, Losses, Pending};
-use crate::http::{Gate, Parts, Problem, audit};
-use crate::store::{Cause, Entry, Event, Outcome, PolicyState, Store, StoreError};
-use crate::values::Timestamp;
+use crate::authz::{Bundle, BundleError, Candidate, Inventory, Losses, PendingConfirmation, PolicyHandle};
+use crate::http::{AppState, Authorizer, Problem, audit};
+use crate::store::{AuditActor, AuditEntry, Event, Outcome, PolicyState, Store, StoreError};
+use crate::types::Timestamp;
 use actix_web::http::StatusCode;
 use serde::Serialize;
 use std::sync::Arc;
@@ -29,11 +29,11 @@ pub enum Trigger {
 
 /// The result of a reload whose files could be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Reload {
+pub enum ReloadOutcome {
     /// The active version is the one in the files; true if it was another one before.
     Active(bool),
     /// The files have a version that needs a confirmation.
-    Held(Pending),
+    Pending(PendingConfirmation),
 }
 
 /// Why a reload has changed nothing.
@@ -44,7 +44,7 @@ pub enum ReloadError {
     Invalid(BundleError),
     /// The files have another version than the one that was confirmed.
     #[error("the files have the version {0}")]
-    OtherVersion(String),
+    VersionMismatch(String),
     /// The database is not available.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -69,7 +69,7 @@ pub struct PendingView {
 
 impl PendingView {
     /// The candidate that needs a confirmation, if any.
-    pub fn of(policies: &Live) -> Option<Self> {
+    pub fn from_handle(policies: &PolicyHandle) -> Option<Self> {
         let pending = policies.pending()?;
         let Losses { policies, changed, files } = pending.losses.clone();
         let version = pending.version.clone();
@@ -82,122 +82,131 @@ impl PendingView {
 /// # Errors
 /// [`ReloadError::Invalid`] if the files cannot be used; [`ReloadError::OtherVersion`] if they do not have the version that
 /// was confirmed; [`ReloadError::Store`] if a confirmation cannot be read or recorded. The active version stays in each case.
-pub async fn reload(parts: Arc<Parts>, cause: Cause, trigger: Trigger) -> Result<Reload, ReloadError> {
-    let mut scans = parts.policies.begin_reload().await;
-    let (reader, is_scan) = (Arc::clone(&parts), trigger == Trigger::Scan);
+pub async fn reload(
+    state: Arc<AppState>,
+    actor: AuditActor,
+    trigger: Trigger,
+) -> Result<ReloadOutcome, ReloadError> {
+    let mut scans = state.policies.begin_reload().await;
+    let (reader, is_scan) = (Arc::clone(&state), trigger == Trigger::Scan);
     let reading = actix_web::web::block(move || {
         let read =
             if is_scan { reader.policies.scan(&mut scans) } else { Some(reader.policies.read(&mut scans)) };
         (scans, read)
     });
     let (mut scans, read) = reading.await.map_err(|error| ReloadError::Internal(error.to_string()))?;
-    let Some(candidate) = read else { return Ok(Reload::Active(false)) };
+    let Some(candidate) = read else { return Ok(ReloadOutcome::Active(false)) };
     let result = match candidate {
-        Ok(candidate) => settle(&parts, cause, &trigger, candidate).await,
+        Ok(candidate) => apply_candidate(&state, actor, &trigger, candidate).await,
         Err(error) => {
-            refuse(&parts, cause, &error).await;
+            reject_candidate(&state, actor, &error).await;
             Err(ReloadError::Invalid(error))
         }
     };
     // Otherwise the next scan tries again.
-    if !matches!(result, Err(ReloadError::Store(_) | ReloadError::OtherVersion(_))) {
-        scans.consider_last();
+    if !matches!(result, Err(ReloadError::Store(_) | ReloadError::VersionMismatch(_))) {
+        scans.mark_processed();
     }
     result
 }
 
 /// Activates a valid candidate, or holds it.
-async fn settle(
-    parts: &Parts,
-    cause: Cause,
+async fn apply_candidate(
+    state: &AppState,
+    actor: AuditActor,
     trigger: &Trigger,
     candidate: Candidate,
-) -> Result<Reload, ReloadError> {
-    let policies = &parts.policies;
+) -> Result<ReloadOutcome, ReloadError> {
+    let policies = &state.policies;
     if let Trigger::Confirmation(version) = trigger {
         if version != candidate.version() {
-            return Err(ReloadError::OtherVersion(candidate.version().to_owned()));
+            return Err(ReloadError::VersionMismatch(candidate.version().to_owned()));
         }
-        return activate_confirmed(parts, cause, candidate, true).await;
+        return activate_confirmed(state, actor, candidate, true).await;
     }
     if policies.is_active(&candidate) {
         tracing::debug!("the policies were reloaded and are unchanged");
         policies.activate(candidate);
-        return Ok(Reload::Active(false));
+        return Ok(ReloadOutcome::Active(false));
     }
     let losses = policies.losses(&candidate);
     if !policies.needs_confirmation(&losses, *trigger == Trigger::Request) {
-        return Ok(activate(parts, cause, candidate, &losses).await);
+        return Ok(activate(state, actor, candidate, &losses).await);
     }
-    let pending = Pending { version: candidate.version().to_owned(), losses };
-    match parts.store.policy_state().await {
-        Ok(Some(state)) if state.confirmed_version.as_deref() == Some(candidate.version()) => {
-            activate_confirmed(parts, cause, candidate, false).await
+    let pending = PendingConfirmation { version: candidate.version().to_owned(), losses };
+    match state.store.policy_state().await {
+        Ok(Some(stored_state)) if stored_state.confirmed_version.as_deref() == Some(candidate.version()) => {
+            activate_confirmed(state, actor, candidate, false).await
         }
         Ok(_) => {
-            hold(parts, cause, pending.clone()).await;
-            Ok(Reload::Held(pending))
+            hold_pending(state, actor, pending.clone()).await;
+            Ok(ReloadOutcome::Pending(pending))
         }
         Err(error) => {
-            hold(parts, cause, pending).await;
+            hold_pending(state, actor, pending).await;
             Err(error.into())
         }
     }
 }
 
 /// Activates a candidate that needs no confirmation. It takes effect even while the database is away; the record follows.
-async fn activate(parts: &Parts, cause: Cause, candidate: Candidate, losses: &Losses) -> Reload {
+async fn activate(
+    state: &AppState,
+    actor: AuditActor,
+    candidate: Candidate,
+    losses: &Losses,
+) -> ReloadOutcome {
     let version = candidate.version().to_owned();
-    let is_new = parts.policies.current().bundle().version() != version;
+    let is_new = state.policies.current().bundle().version() != version;
     // Before it is active: a process that ends here has recorded too much, and not too little.
-    if let Err(error) = record(parts, candidate.bundle()).await {
+    if let Err(error) = record_active_version(state, candidate.bundle()).await {
         tracing::warn!(%error, "the active policy version could not be recorded; this is tried again");
     }
-    parts.policies.activate(candidate);
+    state.policies.activate(candidate);
     if is_new {
         log_active(&version, losses);
-        audit::note(parts, cause, reloaded(&version, losses)).await;
+        audit::record_or_queue(state, actor, reload_event(&version, losses)).await;
     }
-    Reload::Active(is_new)
+    ReloadOutcome::Active(is_new)
 }
 
 /// Activates a candidate whose version is confirmed: first in the database, then in this process. `confirms` is true if it is
 /// confirmed by this reload, and false if it was before.
 async fn activate_confirmed(
-    parts: &Parts,
-    cause: Cause,
+    state: &AppState,
+    actor: AuditActor,
     candidate: Candidate,
     confirms: bool,
-) -> Result<Reload, ReloadError> {
-    let losses = parts.policies.losses(&candidate);
+) -> Result<ReloadOutcome, ReloadError> {
+    let losses = state.policies.losses(&candidate);
     let version = candidate.version().to_owned();
-    let is_new = parts.policies.current().bundle().version() != version;
+    let is_new = state.policies.current().bundle().version() != version;
     let inventory = inventory_text(candidate.bundle().inventory());
-    let at = cause.at;
-    let work = parts.store.begin(cause).await?;
+    let at = actor.time;
+    let work = state.store.begin(actor).await?;
     work.record_active_policies(&version, &inventory).await?;
     if confirms {
         work.confirm_policies(&version, at).await?;
-        work.audit(with_losses(Entry::new(Event::PoliciesConfirmed), &version, &losses));
+        work.audit(with_losses(AuditEntry::new(Event::PoliciesConfirmed), &version, &losses));
     }
     if is_new {
-        work.audit(reloaded(&version, &losses));
+        work.audit(reload_event(&version, &losses));
     }
     work.commit().await?;
-    parts.policies.activate(candidate);
-    parts.policies.set_recorded(true);
+    state.policies.activate(candidate);
+    state.policies.set_recorded(true);
     if is_new {
         log_active(&version, &losses);
     }
-    Ok(Reload::Active(is_new))
+    Ok(ReloadOutcome::Active(is_new))
 }
 
-async fn hold(parts: &Parts, cause: Cause, pending: Pending) {
-    if !parts.policies.hold(pending.clone()) {
+async fn hold_pending(state: &AppState, actor: AuditActor, pending: PendingConfirmation) {
+    if !state.policies.set_pending(pending.clone()) {
         return;
     }
-    let Pending { version, losses } = &pending;
-    let active = parts.policies.current();
+    let PendingConfirmation { version, losses } = &pending;
+    let active = state.policies.current();
     tracing::warn!(
         pending = version,
         active = active.bundle().version(),
@@ -206,16 +215,17 @@ async fn hold(parts: &Parts, cause: Cause, pending: Pending) {
         lost_files = losses.files.join(","),
         "the changed policies need a confirmation; the active version stays"
     );
-    audit::note(parts, cause, with_losses(Entry::new(Event::PoliciesHeld), version, losses)).await;
+    audit::record_or_queue(state, actor, with_losses(AuditEntry::new(Event::PoliciesHeld), version, losses))
+        .await;
 }
 
-async fn refuse(parts: &Parts, cause: Cause, error: &BundleError) {
+async fn reject_candidate(state: &AppState, actor: AuditActor, error: &BundleError) {
     tracing::error!(%error, "the policies cannot be used; the active version stays");
-    parts.policies.refuse(error.clone());
+    state.policies.set_failure(error.clone());
     let reason: String = error.to_string().chars().take(1_000).collect();
-    let version = parts.policies.current().bundle().version().to_owned();
-    let entry = Entry::new(Event::PoliciesRefused).outcome(Outcome::Failed).with("reason", reason);
-    audit::note(parts, cause, entry.with("version", version)).await;
+    let version = state.policies.current().bundle().version().to_owned();
+    let entry = AuditEntry::new(Event::PoliciesRefused).outcome(Outcome::Failed).with("reason", reason);
+    audit::record_or_queue(state, actor, entry.with("version", version)).await;
 }
 
 fn log_active(version: &str, losses: &Losses) {
@@ -226,14 +236,14 @@ fn log_active(version: &str, losses: &Losses) {
     }
 }
 
-fn reloaded(version: &str, losses: &Losses) -> Entry {
-    with_losses(Entry::new(Event::PoliciesReloaded), version, losses)
+fn reload_event(version: &str, losses: &Losses) -> AuditEntry {
+    with_losses(AuditEntry::new(Event::PoliciesReloaded), version, losses)
 }
 
 /// How many characters of the lost ids an audit event has.
 const MAX_LOSSES: usize = 1_000;
 
-fn with_losses(entry: Entry, version: &str, losses: &Losses) -> Entry {
+fn with_losses(entry: AuditEntry, version: &str, losses: &Losses) -> AuditEntry {
     let entry = entry.with("version", version);
     if losses.is_empty() {
         return entry;
@@ -250,70 +260,75 @@ fn inventory_text(inventory: &Inventory) -> String {
 ///
 /// # Errors
 /// Where the database is not available.
-pub async fn record_active(parts: &Parts) -> Result<(), StoreError> {
-    record(parts, parts.policies.current().bundle()).await
+pub async fn record_active(state: &AppState) -> Result<(), StoreError> {
+    record_active_version(state, state.policies.current().bundle()).await
 }
 
-async fn record(parts: &Parts, bundle: &Bundle) -> Result<(), StoreError> {
-    parts.policies.set_recorded(false);
+async fn record_active_version(state: &AppState, bundle: &Bundle) -> Result<(), StoreError> {
+    state.policies.set_recorded(false);
     let (version, inventory) = (bundle.version(), inventory_text(bundle.inventory()));
-    let is_recorded = |state: &PolicyState| state.version == version && state.inventory == inventory;
-    if !parts.store.policy_state().await?.as_ref().is_some_and(is_recorded) {
-        let work = parts.store.begin(Cause::service(parts.clock.now())).await?;
+    let is_recorded =
+        |stored_state: &PolicyState| stored_state.version == version && stored_state.inventory == inventory;
+    if !state.store.policy_state().await?.as_ref().is_some_and(is_recorded) {
+        let work = state.store.begin(AuditActor::service(state.clock.now())).await?;
         work.record_active_policies(version, &inventory).await?;
         work.commit().await?;
     }
-    parts.policies.set_recorded(true);
+    state.policies.set_recorded(true);
     Ok(())
 }
 
 /// The confirmation that this process has followed last.
 #[derive(Debug, Default)]
-pub struct Followed(Option<(String, Option<Timestamp>)>);
+pub struct LastConfirmation(Option<(String, Option<Timestamp>)>);
 
 /// Reloads the policies if a version was confirmed that this process has not activated, and records the active version if
 /// that could not be done before.
-pub async fn follow_confirmations(parts: &Arc<Parts>, followed: &mut Followed) {
-    if !parts.policies.is_recorded() && record_active(parts).await.is_err() {
+pub async fn apply_confirmations(state: &Arc<AppState>, last_confirmation: &mut LastConfirmation) {
+    if !state.policies.is_recorded() && record_active(state).await.is_err() {
         return;
     }
-    let Ok(state) = parts.store.policy_state().await else { return };
-    let confirmed = state.and_then(|state| Some((state.confirmed_version?, state.confirmed_at)));
-    if confirmed == followed.0 {
+    let Ok(stored_state) = state.store.policy_state().await else { return };
+    let confirmed = stored_state
+        .and_then(|stored_state| Some((stored_state.confirmed_version?, stored_state.confirmed_at)));
+    if confirmed == last_confirmation.0 {
         return;
     }
     if let Some((version, _)) = &confirmed
-        && parts.policies.current().bundle().version() != version
+        && state.policies.current().bundle().version() != version
     {
-        let cause = Cause::service(parts.clock.now());
-        if let Err(ReloadError::Store(_)) = reload(Arc::clone(parts), cause, Trigger::Signal).await {
+        let actor = AuditActor::service(state.clock.now());
+        if let Err(ReloadError::Store(_)) = reload(Arc::clone(state), actor, Trigger::Signal).await {
             return;
         }
     }
-    followed.0 = confirmed;
+    last_confirmation.0 = confirmed;
 }
 
 /// Checks that the policies that were read at the start need no confirmation, compared with the version that was active last.
 ///
 /// # Errors
 /// The text says what would be lost and how to confirm it; or the database is not available.
-pub async fn check_start(policies: &Live, store: &Store) -> Result<Result<(), String>, StoreError> {
-    let Some(state) = store.policy_state().await? else { return Ok(Ok(())) };
+pub async fn check_startup_version(
+    policies: &PolicyHandle,
+    store: &Store,
+) -> Result<Result<(), String>, StoreError> {
+    let Some(stored_state) = store.policy_state().await? else { return Ok(Ok(())) };
     let active = policies.current();
     let bundle = active.bundle();
     let version = bundle.version();
-    if state.version.is_empty() || state.confirmed_version.as_deref() == Some(version) {
+    if stored_state.version.is_empty() || stored_state.confirmed_version.as_deref() == Some(version) {
         return Ok(Ok(()));
     }
-    let recorded: Inventory = serde_json::from_str(&state.inventory).map_err(|error| {
+    let recorded: Inventory = serde_json::from_str(&stored_state.inventory).map_err(|error| {
         let column = "policy_state.inventory";
         StoreError::Failed(format!(
             "{column} is not readable ({error}); `cedargate policy reload --confirm {version}` replaces it"
         ))
     })?;
     let losses = recorded.losses(bundle.inventory());
-    let is_same = state.version == version && losses.is_empty();
-    if is_same || !policies.needs_confirmation(&losses, false) {
+    let is_unchanged = stored_state.version == version && losses.is_empty();
+    if is_unchanged || !policies.needs_confirmation(&losses, false) {
         if !losses.is_empty() {
             tracing::warn!(version, %losses, "the policies have losses, compared with the version that was active last");
         }
@@ -324,7 +339,7 @@ pub async fn check_start(policies: &Live, store: &Store) -> Result<Result<(), St
     Ok(Err(format!(
         "version {version} is not the version {} that was active last: {what}; restore the files, or confirm the version \
          with `cedargate policy reload --confirm {version}`",
-        state.version
+        stored_state.version
     )))
 }
 
@@ -333,33 +348,33 @@ pub async fn check_start(policies: &Live, store: &Store) -> Result<Result<(), St
 ///
 /// # Errors
 /// Where the action is not permitted on the root organization, or the database is not available.
-pub async fn confirm_at_terminal(gate: &Gate, version: &str) -> Result<(), Problem> {
-    let parts = gate.parts();
+pub async fn confirm_from_cli(authorizer: &Authorizer, version: &str) -> Result<(), Problem> {
+    let parts = authorizer.state();
     let root = parts.store.root().await?;
-    gate.require(&root.ok_or_else(|| Problem::internal("there is no root organization"))?)?;
+    authorizer.require(&root.ok_or_else(|| Problem::internal("there is no root organization"))?)?;
     let state = parts.store.policy_state().await?;
     let recorded = state.and_then(|state| serde_json::from_str::<Inventory>(&state.inventory).ok());
-    let losses = recorded.unwrap_or_default().losses(gate.engine().bundle().inventory());
-    let work = gate.begin().await?;
+    let losses = recorded.unwrap_or_default().losses(authorizer.engine().bundle().inventory());
+    let work = authorizer.begin().await?;
     work.confirm_policies(version, parts.clock.now()).await?;
-    work.audit(with_losses(Entry::new(Event::PoliciesConfirmed), version, &losses));
+    work.audit(with_losses(AuditEntry::new(Event::PoliciesConfirmed), version, &losses));
     Ok(work.commit().await?)
 }
 
 impl ReloadError {
     /// The problem that answers a request to reload. `active` is the version that stays.
-    pub fn problem(self, active: &str) -> Problem {
+    pub fn into_problem(self, active: &str) -> Problem {
         match self {
             Self::Invalid(error) => Problem::new(
                 StatusCode::CONFLICT,
                 "bad_policies",
                 format!("The policies cannot be used; version {active} stays active. {error}"),
             ),
-            Self::OtherVersion(found) => Problem::new(
+            Self::VersionMismatch(actual) => Problem::new(
                 StatusCode::CONFLICT,
                 "policy_version_mismatch",
                 format!(
-                    "The policy files have the version {found}, not the confirmed one; version {active} stays active."
+                    "The policy files have the version {actual}, not the confirmed one; version {active} stays active."
                 ),
             ),
             Self::Store(error) => error.into(),

@@ -1,13 +1,13 @@
 //! What to do with a token in hand: end it (RFC 7009), or find out what it is worth (RFC 7662).
 
-use super::families::{LOGIN, REFRESH};
+use super::token_families::{REFRESH_TOKEN_CREDENTIAL, SESSION_CREDENTIAL};
 use super::users::User;
-use crate::authn::{ApiKey, Bearer, Claims, RefreshToken};
+use crate::authn::{ApiKey, BearerToken, Claims, RefreshToken};
 use crate::authz::ScopeSet;
-use crate::http::openapi::Doc;
-use crate::http::{Caller, Credential, Form, Gate, Parts, Problem, Routes, edge};
-use crate::store::{Cause, Ending, Event, Session, Sessions};
-use crate::values::{Email, Id, Timestamp};
+use crate::http::openapi::OperationDoc;
+use crate::http::{AppState, Authorizer, Caller, Credential, Form, Problem, RouteGroup, request_middleware};
+use crate::store::{AuditActor, EndReason, Event, Session, SessionSelection};
+use crate::types::{Email, Id, Timestamp};
 use actix_web::http::{Method, header};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Serialize;
@@ -15,13 +15,10 @@ use serde_json::json;
 use utoipa::ToSchema;
 
 /// The routes.
-pub fn routes() -> Routes {
-    Routes::new("Tokens", "/v2/auth").public(Method::POST, "/revoke", "revokeToken", revoke_doc, revoke).post(
-        "/introspect",
-        "introspectToken",
-        introspect_doc,
-        introspect,
-    )
+pub fn routes() -> RouteGroup {
+    RouteGroup::new("Tokens", "/v2/auth")
+        .public(Method::POST, "/revoke", "revokeToken", revoke_doc, revoke)
+        .post("/introspect", "introspectToken", introspect_doc, introspect)
 }
 
 /// A token in hand, as the requests of RFC 7009 and RFC 7662 name it. What else they say is passed over.
@@ -89,12 +86,12 @@ struct Introspection {
 }
 
 /// What is presented, by its form.
-enum Presented {
+enum PresentedToken {
     Refresh(RefreshToken),
-    Bearer(Bearer),
+    Bearer(BearerToken),
 }
 
-impl Presented {
+impl PresentedToken {
     fn parse(token: &str) -> Option<Self> {
         let refresh = token.parse().map(Self::Refresh);
         refresh.or_else(|_| token.parse().map(Self::Bearer)).ok()
@@ -102,93 +99,105 @@ impl Presented {
 }
 
 /// The token of a form; none where it has the form of no token.
-fn presented(mut form: Form) -> Result<Option<Presented>, Problem> {
+fn parse_presented_token(mut form: Form) -> Result<Option<PresentedToken>, Problem> {
     form.take("token_type_hint", 200)?;
-    let token = form.take("token", 4096)?.ok_or_else(|| Problem::field("token", "it is missing"))?;
-    Ok(Presented::parse(&token))
+    let token = form.take("token", 4096)?.ok_or_else(|| Problem::invalid_field("token", "it is missing"))?;
+    Ok(PresentedToken::parse(&token))
 }
 
-fn revoke_doc() -> Doc {
-    Doc::new("End a token")
+fn revoke_doc() -> OperationDoc {
+    OperationDoc::new("End a token")
         .describe(
             "RFC 7009. Whoever holds a token may end it, which needs no other proof. A refresh token, spent or not, and an \
              access token end their session with all of its tokens. An API key ends itself: this is what to do with one that \
              has leaked, wherever it was found. What is no token, or no good any more, is answered alike.",
         )
         .form::<TokenForm>(json!({"token": "599e1fcd9da1c72645c95886.28167e54e423275c0d948ce2efcaa481d4ab229ea53800502c26adae924a217f924fe2ba343d78ac"}))
-        .answer::<Revoked>(200, "It is no longer good.", Some(json!({})))
+        .response::<Revoked>(200, "It is no longer good.", Some(json!({})))
 }
 
-fn introspect_doc() -> Doc {
-    Doc::new("Find out what a token is worth")
+fn introspect_doc() -> OperationDoc {
+    OperationDoc::new("Find out what a token is worth")
         .describe(
             "RFC 7662, for access tokens, refresh tokens and API keys. It asks about `introspectToken` on the user that the \
              token belongs to; a token that is out of reach is answered like one that is not active.",
         )
         .form::<TokenForm>(json!({"token": "cg_94c70d470e391bdc16a8d8363b5d48910a67162d"}))
-        .answer::<Introspection>(200, "What it is worth.", Some(json!({"active": false})))
+        .response::<Introspection>(200, "What it is worth.", Some(json!({"active": false})))
 }
 
 /// `POST /v2/auth/revoke`.
 async fn revoke(request: HttpRequest, form: Form) -> Result<HttpResponse, Problem> {
-    let parts = Parts::of(&request)?;
-    let cause = Cause::stranger(&edge::origin(&request), parts.clock.now());
-    match presented(form)? {
-        Some(Presented::Refresh(token)) => {
-            if let Some(session) = parts.store.session_of(&token.hash()).await? {
-                end_session(&parts, session.user, session.id, cause.by(session.user, REFRESH, session.id))
-                    .await?;
+    let state = AppState::from_request(&request)?;
+    let actor = AuditActor::unauthenticated(&request_middleware::request_origin(&request), state.clock.now());
+    match parse_presented_token(form)? {
+        Some(PresentedToken::Refresh(token)) => {
+            if let Some(session) = state.store.session_by_refresh_token(&token.hash()).await? {
+                revoke_session(
+                    &state,
+                    session.user,
+                    session.id,
+                    actor.with_credential(session.user, REFRESH_TOKEN_CREDENTIAL, session.id),
+                )
+                .await?;
             }
         }
-        Some(Presented::Bearer(Bearer::Jwt(token))) => {
-            if let Ok(good) = parts.tokens.verify(&token, parts.clock.now()).await? {
-                let Claims { id, sid, .. } = good.claims;
-                end_session(&parts, id, sid, cause.by(id, LOGIN, sid)).await?;
+        Some(PresentedToken::Bearer(BearerToken::Jwt(token))) => {
+            if let Ok(verified) = state.signing_keys.verify(&token, state.clock.now()).await? {
+                let Claims { id, sid, .. } = verified.claims;
+                revoke_session(&state, id, sid, actor.with_credential(id, SESSION_CREDENTIAL, sid)).await?;
             }
         }
-        Some(Presented::Bearer(Bearer::ApiKey(key))) => end_key(&parts, cause, &key).await?,
+        Some(PresentedToken::Bearer(BearerToken::ApiKey(key))) => revoke_key(&state, actor, &key).await?,
         None => {}
     }
     Ok(HttpResponse::Ok().insert_header((header::CACHE_CONTROL, "no-store")).json(Revoked {}))
 }
 
 /// Ends the session with which a token was presented.
-async fn end_session(parts: &Parts, user: Id, session: Id, cause: Cause) -> Result<(), Problem> {
-    let work = parts.store.begin(cause).await?;
-    let ended = work.end_sessions(user, Sessions::One(session), Ending::Revoked, parts.clock.now()).await?;
+async fn revoke_session(state: &AppState, user: Id, session: Id, actor: AuditActor) -> Result<(), Problem> {
+    let work = state.store.begin(actor).await?;
+    let ended = work
+        .end_sessions(user, SessionSelection::One(session), EndReason::Revoked, state.clock.now())
+        .await?;
     if ended > 0 {
-        work.audit_about(Event::TokenRevoked, user, "session", session).await?;
+        work.audit_user_event(Event::TokenRevoked, user, "session", session).await?;
     }
     Ok(work.commit().await?)
 }
 
-async fn end_key(parts: &Parts, cause: Cause, key: &ApiKey) -> Result<(), Problem> {
-    let Some(key) = parts.store.api_key(&key.hash()).await? else { return Ok(()) };
-    let work = parts.store.begin(cause.by(key.user, Credential::ApiKey(key.id).as_str(), key.id)).await?;
-    if work.give_up_api_key(&key).await? {
-        work.audit_about(Event::TokenRevoked, key.user, "key", key.id).await?;
+async fn revoke_key(state: &AppState, actor: AuditActor, key: &ApiKey) -> Result<(), Problem> {
+    let Some(key) = state.store.api_key(&key.hash()).await? else { return Ok(()) };
+    let work = state
+        .store
+        .begin(actor.with_credential(key.user, Credential::ApiKey(key.id).as_str(), key.id))
+        .await?;
+    if work.revoke_api_key(&key).await? {
+        work.audit_user_event(Event::TokenRevoked, key.user, "key", key.id).await?;
     }
     Ok(work.commit().await?)
 }
 
 /// `POST /v2/auth/introspect`.
-async fn introspect(gate: Gate, form: Form) -> Result<HttpResponse, Problem> {
-    let found = match presented(form)? {
-        Some(Presented::Refresh(token)) => of_refresh_token(&gate, &token).await?,
-        Some(Presented::Bearer(bearer)) => of_bearer(&gate, &bearer).await?,
+async fn introspect(authorizer: Authorizer, form: Form) -> Result<HttpResponse, Problem> {
+    let introspection = match parse_presented_token(form)? {
+        Some(PresentedToken::Refresh(token)) => introspect_refresh_token(&authorizer, &token).await?,
+        Some(PresentedToken::Bearer(bearer)) => introspect_bearer(&authorizer, &bearer).await?,
         None => None,
     };
-    Ok(HttpResponse::Ok().insert_header((header::CACHE_CONTROL, "no-store")).json(found.unwrap_or_default()))
+    Ok(HttpResponse::Ok()
+        .insert_header((header::CACHE_CONTROL, "no-store"))
+        .json(introspection.unwrap_or_default()))
 }
 
 /// The user of a token, if the caller may introspect its tokens.
-async fn within_reach(gate: &Gate, user: Id) -> Result<Option<Introspection>, Problem> {
-    match gate.find::<User>(&user.to_string()).await {
+async fn introspect_user(authorizer: &Authorizer, user: Id) -> Result<Option<Introspection>, Problem> {
+    match authorizer.find_authorized::<User>(&user.to_string()).await {
         Ok(user) => Ok(Some(Introspection {
             active: true,
             username: Some(user.email.clone()),
             sub: Some(user.id),
-            iss: Some(gate.parts().rules.issuer.clone()),
+            iss: Some(authorizer.state().request_config.issuer.clone()),
             ..Introspection::default()
         })),
         Err(problem) if problem.status.is_server_error() => Err(problem),
@@ -196,31 +205,34 @@ async fn within_reach(gate: &Gate, user: Id) -> Result<Option<Introspection>, Pr
     }
 }
 
-async fn of_bearer(gate: &Gate, bearer: &Bearer) -> Result<Option<Introspection>, Problem> {
-    let parts = gate.parts();
-    let caller = match Caller::of_token(parts, gate.engine(), bearer.expose()).await {
+async fn introspect_bearer(
+    authorizer: &Authorizer,
+    bearer: &BearerToken,
+) -> Result<Option<Introspection>, Problem> {
+    let parts = authorizer.state();
+    let caller = match Caller::from_token(parts, authorizer.engine(), bearer.expose()).await {
         Ok(caller) => caller,
         Err(problem) if problem.status.is_server_error() => return Err(problem),
         Err(_) => return Ok(None),
     };
-    let Some(user) = within_reach(gate, caller.id).await? else { return Ok(None) };
+    let Some(user) = introspect_user(authorizer, caller.id).await? else { return Ok(None) };
     let user = Introspection {
         scope: caller.scopes.as_ref().map(ToString::to_string),
         token_type: Some("Bearer"),
         ..user
     };
     Ok(match bearer {
-        Bearer::Jwt(token) => {
-            parts.tokens.verify(token, parts.clock.now()).await?.ok().map(|good| Introspection {
-                exp: Some(good.expires_at.seconds()),
-                iat: Some(good.issued_at.seconds()),
+        BearerToken::Jwt(token) => {
+            parts.signing_keys.verify(token, parts.clock.now()).await?.ok().map(|verified| Introspection {
+                exp: Some(verified.expires_at.seconds()),
+                iat: Some(verified.issued_at.seconds()),
                 aud: user.iss.clone(),
-                jti: Some(good.jti),
-                sid: Some(good.claims.sid),
+                jti: Some(verified.jti),
+                sid: Some(verified.claims.sid),
                 ..user
             })
         }
-        Bearer::ApiKey(key) => parts.store.api_key(&key.hash()).await?.map(|key| Introspection {
+        BearerToken::ApiKey(key) => parts.store.api_key(&key.hash()).await?.map(|key| Introspection {
             exp: key.expires_at.map(Timestamp::seconds),
             iat: Some(key.created_at.seconds()),
             jti: Some(key.id.to_string()),
@@ -229,21 +241,24 @@ async fn of_bearer(gate: &Gate, bearer: &Bearer) -> Result<Option<Introspection>
     })
 }
 
-async fn of_refresh_token(gate: &Gate, token: &RefreshToken) -> Result<Option<Introspection>, Problem> {
-    let (store, now) = (&gate.parts().store, gate.parts().clock.now());
+async fn introspect_refresh_token(
+    authorizer: &Authorizer,
+    token: &RefreshToken,
+) -> Result<Option<Introspection>, Problem> {
+    let (store, now) = (&authorizer.state().store, authorizer.state().clock.now());
     let hash = token.hash();
     let is_live =
         |session: &Session| session.is_live(now) && !store.is_session_revoked(session.user, session.id);
-    let Some(session) = store.session_of(&hash).await?.filter(is_live) else {
+    let Some(session) = store.session_by_refresh_token(&hash).await?.filter(is_live) else {
         return Ok(None);
     };
-    let Some((issued_at, expires_at)) = store.good_refresh_token(&hash, now).await? else { return Ok(None) };
+    let Some((issued_at, expires_at)) = store.valid_refresh_token(&hash, now).await? else { return Ok(None) };
     let account = store.account(session.user).await?.filter(|account| account.is_active());
-    let (Some(account), Some(user)) = (account, within_reach(gate, session.user).await?) else {
+    let (Some(account), Some(user)) = (account, introspect_user(authorizer, session.user).await?) else {
         return Ok(None);
     };
     // What the access tokens can do that it is good for.
-    let scopes = gate.engine().effective(&ScopeSet::from(account.role), account.role);
+    let scopes = authorizer.engine().effective_scopes(&ScopeSet::from(account.role), account.role);
     Ok(Some(Introspection {
         scope: scopes.as_ref().map(ToString::to_string),
         token_type: Some("refresh_token"),

@@ -1,17 +1,17 @@
 //! Services: what else the platform talks to.
 
-use crate::authz::{Attribute, Thing, text};
-use crate::http::Routes;
+use crate::authz::{Attribute, AuthzResource, text};
+use crate::http::RouteGroup;
 use crate::resource::Resource;
-use crate::values::{Id, JsonObject, Label, Name, Timestamp, Url};
+use crate::types::{Id, JsonObject, Label, Name, Timestamp, Url};
 use sea_orm::FromQueryResult;
 use sea_orm::entity::prelude::*;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 /// The routes.
-pub fn routes() -> Routes {
-    Routes::of::<Service>("Services", "/v2/services")
+pub fn routes() -> RouteGroup {
+    RouteGroup::for_resource::<Service>("Services", "/v2/services")
         .list::<Service>("listServices")
         .fetch::<Service>()
         .create::<Service>("createService")
@@ -75,7 +75,7 @@ pub enum Relation {}
 
 impl ActiveModelBehavior for ActiveModel {}
 
-impl Thing for Service {
+impl AuthzResource for Service {
     const TYPE: &'static str = "Service";
 
     fn id(&self) -> Id {
@@ -99,7 +99,7 @@ pub struct ServiceDecisionRow {
     kind: Option<Label>,
 }
 
-impl Thing for ServiceDecisionRow {
+impl AuthzResource for ServiceDecisionRow {
     const TYPE: &'static str = Service::TYPE;
 
     fn id(&self) -> Id {
@@ -116,10 +116,10 @@ impl Resource for Service {
     type DecisionRow = ServiceDecisionRow;
     type Body = ServiceBody;
 
-    const FETCH: &'static str = "fetchService";
+    const FETCH_ACTION: &'static str = "fetchService";
     const DECISION_COLUMNS: &'static [(Column, &'static str)] = &[(Column::Id, "id"), (Column::Type, "kind")];
 
-    fn holder_column() -> Column {
+    fn organization_column() -> Column {
         Column::Organization
     }
 

@@ -1,11 +1,13 @@
 //! Tokens: logging in, and refreshing (the seed, "Requesting and Refreshing API Tokens"; decisions 1 to 9).
 
-use super::families::{self, Pair};
+use super::token_families::{self, TokenPair};
 use crate::authn::{PasswordRules, normalize_password};
-use crate::http::limits::count_caller;
-use crate::http::openapi::Doc;
-use crate::http::{Caller, FieldError, Json, Parts, Problem, Routes, body, caller, edge};
-use crate::values::{Email, Id, Timestamp, given};
+use crate::http::openapi::OperationDoc;
+use crate::http::rate_limits::count_caller;
+use crate::http::{
+    AppState, Caller, FieldError, Json, Problem, RouteGroup, body, caller, request_middleware,
+};
+use crate::types::{Email, Id, Timestamp, non_null};
 use actix_web::http::{Method, StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse};
 use secrecy::{ExposeSecret, SecretString};
@@ -20,8 +22,8 @@ use utoipa::openapi::schema::{ObjectBuilder, SchemaType, Type};
 const MAX_BODY: usize = 16 * 1024;
 
 /// The routes.
-pub fn routes() -> Routes {
-    Routes::new("Tokens", "/v2/auth/token")
+pub fn routes() -> RouteGroup {
+    RouteGroup::new("Tokens", "/v2/auth/token")
         .public(Method::POST, "", "createToken", create_doc, create)
         .public(Method::GET, "", "refreshToken", refresh_doc, refresh)
         .without_head()
@@ -31,13 +33,13 @@ pub fn routes() -> Routes {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct TokenRequest {
-    #[serde(default, deserialize_with = "address")]
+    #[serde(default, deserialize_with = "parse_email")]
     email: Option<Email>,
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "non_null")]
     password: Option<SecretString>,
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "non_null")]
     refresh_token: Option<SecretString>,
-    #[serde(default, deserialize_with = "address")]
+    #[serde(default, deserialize_with = "parse_email")]
     client_id: Option<Email>,
 }
 
@@ -46,7 +48,7 @@ struct TokenRequest {
 #[serde(untagged)]
 #[schema(as = TokenRequest, example = json!({"email": "admin@example.com", "password": "t0pZ3kR3t"}))]
 #[expect(dead_code, reason = "it is for the document only")]
-enum Presented {
+enum TokenRequestSchema {
     Password(ByPassword),
     RefreshToken(ByRefreshToken),
 }
@@ -76,18 +78,16 @@ struct ByRefreshToken {
 }
 
 /// An email address. The message does not repeat what was sent: whoever mixes up the fields sends a secret here.
-fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Email>, D::Error> {
-    let address = String::deserialize(deserializer)?.parse();
-    address
-        .map(Some)
-        .map_err(|_| de::Error::custom("it is not an email address such as somebody@example.com"))
+fn parse_email<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Email>, D::Error> {
+    let email = String::deserialize(deserializer)?.parse();
+    email.map(Some).map_err(|_| de::Error::custom("it is not an email address such as somebody@example.com"))
 }
 
 /// An access token and a refresh token.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(example = json!(sample()))]
-struct TokenAnswer {
+struct TokenResponse {
     /// `Bearer`.
     token_type: &'static str,
     /// The access token, a JWT.
@@ -114,19 +114,19 @@ fn sample() -> Value {
     })
 }
 
-fn create_doc() -> Doc {
-    Doc::new("Create an access token")
+fn create_doc() -> OperationDoc {
+    OperationDoc::new("Create an access token")
         .describe(
             "With `email` and `password`, or without an access token with `refreshToken` and `clientId`, the email of its user. \
              An Authorization header is ignored. After several wrong passwords there is a wait, told by a 429 with \
              `Retry-After`, whether the account is there or not.",
         )
-        .body::<Presented>(Some(json!({"email": "admin@example.com", "password": "t0pZ3kR3t"})))
-        .answer::<TokenAnswer>(200, "A new pair of tokens.", None)
+        .body::<TokenRequestSchema>(Some(json!({"email": "admin@example.com", "password": "t0pZ3kR3t"})))
+        .response::<TokenResponse>(200, "A new pair of tokens.", None)
         .problems(&[401])
 }
 
-fn refresh_doc() -> Doc {
+fn refresh_doc() -> OperationDoc {
     let parameter = ParameterBuilder::new()
         .name("refreshToken")
         .parameter_in(ParameterIn::Query)
@@ -134,10 +134,10 @@ fn refresh_doc() -> Doc {
         .description(Some("The refresh token, whole, of the caller's own user. It is spent: coming again later, it ends its session."))
         .schema(Some(ObjectBuilder::new().schema_type(SchemaType::Type(Type::String))))
         .build();
-    Doc::new("Refresh an access token that is still good")
+    OperationDoc::new("Refresh an access token that is still good")
         .parameter(parameter)
-        .answer::<TokenAnswer>(200, "A new pair of tokens.", None)
-        .secured()
+        .response::<TokenResponse>(200, "A new pair of tokens.", None)
+        .requires_bearer()
         .problems(&[400, 401, 403])
 }
 
@@ -146,39 +146,45 @@ async fn create(
     request: HttpRequest,
     Json(body): Json<TokenRequest, MAX_BODY>,
 ) -> Result<HttpResponse, Problem> {
-    let parts = Parts::of(&request)?;
-    let origin = edge::origin(&request);
-    let missing = |field: &str, with: &str| Problem::field(field, format!("it is needed with `{with}`"));
+    let state = AppState::from_request(&request)?;
+    let origin = request_middleware::request_origin(&request);
+    let missing =
+        |field: &str, with: &str| Problem::invalid_field(field, format!("it is needed with `{with}`"));
     match body {
-        TokenRequest { password: Some(_), refresh_token: Some(_), .. } => Err(Problem::fields(vec![
+        TokenRequest { password: Some(_), refresh_token: Some(_), .. } => Err(Problem::invalid_fields(vec![
             FieldError::new("password", "send either a password or a refresh token, not both"),
             FieldError::new("refreshToken", "send either a password or a refresh token, not both"),
         ])),
         TokenRequest { email, password: Some(password), client_id, .. } => {
             if client_id.is_some() {
-                return Err(Problem::field("clientId", "it goes with `refreshToken`, not with `password`"));
+                return Err(Problem::invalid_field(
+                    "clientId",
+                    "it goes with `refreshToken`, not with `password`",
+                ));
             }
             let email = email.ok_or_else(|| missing("email", "password"))?;
             let password = normalize_password(password);
             if password.expose_secret().chars().count() > PasswordRules::MAX {
                 let message = format!("no password has more than {} characters", PasswordRules::MAX);
-                return Err(Problem::field("password", message));
+                return Err(Problem::invalid_field("password", message));
             }
-            families::log_in(&parts, &origin, email, password).await.map(answer)
+            token_families::log_in(&state, &origin, email, password).await.map(token_response)
         }
         TokenRequest { refresh_token: Some(token), client_id, email, .. } => {
             if email.is_some() {
-                return Err(Problem::field(
+                return Err(Problem::invalid_field(
                     "email",
                     "it goes with `password`; a refresh token goes with `clientId`",
                 ));
             }
             let client = client_id.ok_or_else(|| missing("clientId", "refreshToken"))?;
-            families::rotate(&parts, &origin, &token, |account| account.email == client).await.map(answer)
+            token_families::rotate(&state, &origin, &token, |account| account.email == client)
+                .await
+                .map(token_response)
         }
         TokenRequest { email: Some(_), .. } => Err(missing("password", "email")),
         TokenRequest { client_id: Some(_), .. } => Err(missing("refreshToken", "clientId")),
-        _ => Err(Problem::fields(vec![
+        _ => Err(Problem::invalid_fields(vec![
             FieldError::new("email", "send `email` and `password`, or `refreshToken` and `clientId`"),
             FieldError::new("password", "send `email` and `password`, or `refreshToken` and `clientId`"),
         ])),
@@ -187,25 +193,29 @@ async fn create(
 
 /// `GET /v2/auth/token?refreshToken=…`: needs a valid bearer of the same user (decision 9).
 async fn refresh(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem> {
-    let parts = Parts::of(&request)?;
-    let token = caller::bearer(&request).map_err(no_help)?.ok_or_else(Problem::no_bearer)?;
-    let caller = Caller::of_token(&parts, &parts.policies.current(), token).await.map_err(no_help)?;
-    count_caller(&parts, &request, caller.id)?;
+    let state = AppState::from_request(&request)?;
+    let token =
+        caller::bearer_token(&request).map_err(with_refresh_hint)?.ok_or_else(Problem::missing_bearer)?;
+    let caller =
+        Caller::from_token(&state, &state.policies.current(), token).await.map_err(with_refresh_hint)?;
+    count_caller(&state, &request, caller.id)?;
     let mut token = None;
     for (name, value) in body::query_pairs(&request)? {
         if name != "refreshToken" || token.is_some() {
-            return Err(Problem::field(name, "`refreshToken`, once, is all that is taken here"));
+            return Err(Problem::invalid_field(name, "`refreshToken`, once, is all that is taken here"));
         }
         token = Some(SecretString::from(value));
     }
-    let token = token.ok_or_else(|| Problem::field("refreshToken", "it is missing"))?;
-    let origin = edge::origin(&request);
-    families::rotate(&parts, &origin, &token, |account| account.id == caller.id).await.map(answer)
+    let token = token.ok_or_else(|| Problem::invalid_field("refreshToken", "it is missing"))?;
+    let origin = request_middleware::request_origin(&request);
+    token_families::rotate(&state, &origin, &token, |account| account.id == caller.id)
+        .await
+        .map(token_response)
 }
 
 /// The problem of a bearer that is no good for a refresh: with none of the messages by which clients know that a refresh
 /// would help, since they would send the same one again (decision 5).
-fn no_help(problem: Problem) -> Problem {
+fn with_refresh_hint(problem: Problem) -> Problem {
     if problem.status.is_server_error() || problem.status == StatusCode::BAD_REQUEST {
         return problem;
     }
@@ -215,8 +225,8 @@ fn no_help(problem: Problem) -> Problem {
 }
 
 /// 200 with a pair of tokens, which nobody keeps (RFC 6749, 5.1).
-fn answer(pair: Pair) -> HttpResponse {
-    let answer = TokenAnswer {
+fn token_response(pair: TokenPair) -> HttpResponse {
+    let body = TokenResponse {
         token_type: "Bearer",
         token: pair.access.token,
         refresh_token: pair.refresh.expose().to_owned(),
@@ -227,5 +237,5 @@ fn answer(pair: Pair) -> HttpResponse {
     HttpResponse::Ok()
         .insert_header((header::CACHE_CONTROL, "no-store"))
         .insert_header((header::PRAGMA, "no-cache"))
-        .json(answer)
+        .json(body)
 }

@@ -2,15 +2,15 @@
 
 use super::password_change::PasswordFields;
 use crate::authn::PasswordRules;
-use crate::authz::{Attribute, Permitted, Scope, Thing, UserFacts};
+use crate::authz::{Attribute, AuthzResource, Permitted, Scope, UserAttributes};
 use crate::http::body::from_value;
-use crate::http::crud::{self, Change, Patch, Proposal};
-use crate::http::guessing::{Attempt, Guessing};
-use crate::http::openapi::{self, Doc};
-use crate::http::{FieldError, Gate, Json, PathId, Problem, Routes};
+use crate::http::crud::{self, AuthorizedUpdate, Patch, UpdateRequest};
+use crate::http::login_throttle::{LoginAttempt, LoginThrottle};
+use crate::http::openapi::{self, OperationDoc};
+use crate::http::{Authorizer, FieldError, Json, PathId, Problem, RouteGroup};
 use crate::resource::{self, Resource};
-use crate::store::{Account, Ending, Entry, Event, Outcome, Sessions, Work};
-use crate::values::{Email, Id, JsonObject, Name, Timestamp, Url, word};
+use crate::store::{Account, AuditEntry, EndReason, Event, Outcome, SessionSelection, UnitOfWork};
+use crate::types::{Email, Id, JsonObject, Name, Timestamp, Url, string_enum};
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse};
 use sea_orm::FromQueryResult;
@@ -23,14 +23,14 @@ use utoipa::openapi::schema::{Object, ObjectBuilder, Schema, SchemaType, Type};
 use utoipa::{PartialSchema, ToSchema};
 
 /// The routes.
-pub fn routes() -> Routes {
-    Routes::of::<User>("Users", "/v2/users")
+pub fn routes() -> RouteGroup {
+    RouteGroup::for_resource::<User>("Users", "/v2/users")
         .list::<User>("listUsers")
         .fetch::<User>()
         .post("", "createUser", create_doc, create)
-        .also(&["referTo"])
+        .additional_actions(&["referTo"])
         .patch("/{id}", "updateUser", update_doc, update)
-        .also(&["referTo"])
+        .additional_actions(&["referTo"])
         .remove("/{id}", "deleteUser", openapi::delete::<User>, delete)
 }
 
@@ -87,7 +87,7 @@ pub struct UserBody {
     pub avatar: Option<Url>,
     /// The highest scope that its credentials can have; `guest` by default. At most the scope of the caller. Guests and
     /// agents act in their own organization only, bots and admins also in the organizations below it.
-    #[serde(default = "guest")]
+    #[serde(default = "default_role")]
     pub role: Scope,
     /// Whether its credentials are good at all.
     #[serde(default)]
@@ -97,11 +97,11 @@ pub struct UserBody {
     pub meta: JsonObject,
 }
 
-const fn guest() -> Scope {
+const fn default_role() -> Scope {
     Scope::Guest
 }
 
-word!(
+string_enum!(
     /// Whether a user can log in. Blocking a user ends its sessions and API keys for good.
     UserStatus { Active = "active", Blocked = "blocked" }
 );
@@ -112,7 +112,7 @@ pub enum Relation {}
 
 impl ActiveModelBehavior for ActiveModel {}
 
-impl Thing for User {
+impl AuthzResource for User {
     const TYPE: &'static str = "User";
 
     fn id(&self) -> Id {
@@ -136,7 +136,7 @@ fn attributes(
     email: &Email,
 ) -> Vec<(&'static str, Attribute)> {
     let status = status.to_string();
-    UserFacts { organization, role, status: &status, email: Some(email) }.attributes()
+    UserAttributes { organization, role, status: &status, email: Some(email) }.attributes()
 }
 
 /// The columns of a user from which its Cedar entity is built.
@@ -149,7 +149,7 @@ pub struct UserDecisionRow {
     email: Email,
 }
 
-impl Thing for UserDecisionRow {
+impl AuthzResource for UserDecisionRow {
     const TYPE: &'static str = User::TYPE;
 
     fn id(&self) -> Id {
@@ -166,7 +166,7 @@ impl Resource for User {
     type DecisionRow = UserDecisionRow;
     type Body = UserBody;
 
-    const FETCH: &'static str = "fetchUser";
+    const FETCH_ACTION: &'static str = "fetchUser";
     const DECISION_COLUMNS: &'static [(Column, &'static str)] = &[
         (Column::Id, "id"),
         (Column::Organization, "organization"),
@@ -175,9 +175,9 @@ impl Resource for User {
         (Column::Email, "email"),
     ];
 
-    const READ_ONLY: &'static [&'static str] = &["id", "createdAt", "updatedAt", "name"];
+    const READ_ONLY_FIELDS: &'static [&'static str] = &["id", "createdAt", "updatedAt", "name"];
 
-    fn holder_column() -> Column {
+    fn organization_column() -> Column {
         Column::Organization
     }
 
@@ -200,15 +200,19 @@ pub(super) fn take_secret(
     match fields.remove(name) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(secret)) => Ok(Some(secret.into())),
-        Some(_) => Err(Problem::field(name, "it must be a string")),
+        Some(_) => Err(Problem::invalid_field(name, "it must be a string")),
     }
 }
 
 /// A password for this user: kept to the rules, then hashed.
-pub(super) async fn hashed(gate: &Gate, user: &User, password: SecretString) -> Result<String, Problem> {
+pub(super) async fn hash_password(
+    authorizer: &Authorizer,
+    user: &User,
+    password: SecretString,
+) -> Result<String, Problem> {
     let names = [&user.given_name, &user.family_name].into_iter().flatten().map(Name::as_str);
-    let known = names.chain([user.email.as_str()]).map(str::to_owned).collect();
-    Ok(gate.parts().passwords.hash(password, known).await?)
+    let user_inputs = names.chain([user.email.as_str()]).map(str::to_owned).collect();
+    Ok(authorizer.state().passwords.hash(password, user_inputs).await?)
 }
 
 /// A body with the further property `name`, a password.
@@ -254,11 +258,11 @@ impl ToSchema for NewUser {
     }
 }
 
-fn create_doc() -> Doc {
+fn create_doc() -> OperationDoc {
     openapi::create::<User, NewUser>()
 }
 
-fn update_doc() -> Doc {
+fn update_doc() -> OperationDoc {
     let body = with_secret(
         UserBody::schema(),
         "password",
@@ -279,92 +283,105 @@ fn update_doc() -> Doc {
 
 /// `POST /v2/users`.
 async fn create(
-    gate: Gate,
+    authorizer: Authorizer,
     (request, Json(fields)): (HttpRequest, Json<Patch>),
 ) -> Result<HttpResponse, Problem> {
-    let user = add(&gate, fields).await?;
+    let user = create_user(&authorizer, fields).await?;
     Ok(crud::created(&request, user.id, &user))
 }
 
 /// Makes a user from the fields of a body, if the caller may.
-pub async fn add(gate: &Gate, fields: Patch) -> Result<Permitted<User>, Problem> {
-    add_shown(gate, fields, |_| Ok(())).await
+pub async fn create_user(authorizer: &Authorizer, fields: Patch) -> Result<Permitted<User>, Problem> {
+    create_user_with(authorizer, fields, |_| Ok(())).await
 }
 
 /// The same, but calls `show` before the user becomes visible. There is no user where `show` fails: nobody would know its
 /// random password.
-pub async fn add_shown(
-    gate: &Gate,
+pub async fn create_user_with(
+    authorizer: &Authorizer,
     mut fields: Patch,
-    show: impl FnOnce(&User) -> Result<(), Problem>,
+    before_commit: impl FnOnce(&User) -> Result<(), Problem>,
 ) -> Result<Permitted<User>, Problem> {
     let password = take_secret(&mut fields, "password")?;
     let body: UserBody = from_value(Value::Object(fields), "")?;
-    let mut fields = resource::object(&body)?;
+    let mut fields = resource::to_json_object(&body)?;
     let name = full_name(body.given_name.as_ref(), body.family_name.as_ref());
     fields.insert("name".into(), Value::String(name));
-    let row: User = resource::compose(&fields, crud::stamp(gate, gate.caller().organization.own()))?;
-    let row = crud::permitted_new(gate, row).await?;
+    let row: User = resource::build_row(
+        &fields,
+        crud::creation_info(authorizer, authorizer.caller().organization.org_id()),
+    )?;
+    let row = crud::authorize_new_row(authorizer, row).await?;
     let hash = match password {
-        Some(password) => Some(hashed(gate, &row, password).await?),
+        Some(password) => Some(hash_password(authorizer, &row, password).await?),
         None => None,
     };
-    let now = gate.parts().clock.now();
-    let work = gate.begin().await?;
-    gate.caller().check_again(&work, now).await?;
+    let now = authorizer.state().clock.now();
+    let work = authorizer.begin().await?;
+    authorizer.caller().ensure_credential_still_valid(&work, now).await?;
     let row = work.insert(row).await?;
     work.audit(
-        about(Event::UserCreated, &row).with("role", row.role.as_str()).with("password", hash.is_some()),
+        user_event(Event::UserCreated, &row).with("role", row.role.as_str()).with("password", hash.is_some()),
     );
     if let Some(hash) = hash {
         work.set_password(&row, &hash, now).await?;
     }
-    show(&row)?;
+    before_commit(&row)?;
     work.commit().await?;
     Ok(row)
 }
 
 /// `PATCH /v2/users/{id}`.
-async fn update(gate: Gate, (id, Json(patch)): (PathId, Json<Patch>)) -> Result<HttpResponse, Problem> {
-    let row = change(&gate, &id.0, patch).await?;
-    Ok(crud::updated(&gate, &row))
+async fn update(
+    authorizer: Authorizer,
+    (id, Json(patch)): (PathId, Json<Patch>),
+) -> Result<HttpResponse, Problem> {
+    let row = apply_update(&authorizer, &id.0, patch).await?;
+    Ok(crud::updated(&authorizer, &row))
 }
 
 /// Changes a user, if the caller may. A change of one's own password requires the current one (decision 13). Blocking a user
 /// ends all of its sessions and API keys for good.
-pub async fn change(gate: &Gate, id: &str, mut patch: Patch) -> Result<Permitted<User>, Problem> {
+pub async fn apply_update(
+    authorizer: &Authorizer,
+    id: &str,
+    mut patch: Patch,
+) -> Result<Permitted<User>, Problem> {
     let password = PasswordFields::take(&mut patch)?;
-    let change = Change { patch: &patch, also: password.changes() };
-    let settle = |row: &mut User| {
+    let change = UpdateRequest { patch: &patch, extra_changes: password.changes() };
+    let update_name = |row: &mut User| {
         row.name = full_name(row.given_name.as_ref(), row.family_name.as_ref());
         None
     };
-    let first = change.proposed(gate, &gate.reader(), gate.look_up(id).await?, settle).await?;
-    gate.check_references(&gate.reader(), first.references).await?;
-    let password = password.prepare(gate, &first.row).await?;
-    let work = gate.begin().await?;
-    let thing = gate.look_up_in(&work, id).await?;
+    let proposal = change
+        .authorize(authorizer, &authorizer.reader(), authorizer.find_unchecked(id).await?, update_name)
+        .await?;
+    authorizer.check_references(&authorizer.reader(), proposal.references).await?;
+    let password = password.prepare(authorizer, &proposal.row).await?;
+    let work = authorizer.begin().await?;
+    let unchecked = authorizer.find_unchecked_in(&work, id).await?;
     // The session may have ended while the password was hashed.
-    let now = gate.parts().clock.now();
-    gate.caller().check_again(&work, now).await?;
-    let Proposal { before, row, .. } = change.proposed(gate, &work.reader(), thing, settle).await?;
+    let now = authorizer.state().clock.now();
+    authorizer.caller().ensure_credential_still_valid(&work, now).await?;
+    let AuthorizedUpdate { before, row, .. } =
+        change.authorize(authorizer, &work.reader(), unchecked, update_name).await?;
     if let Some(password) = &password {
-        password.check_unchanged(gate, &work, &row).await?;
+        password.check_unchanged(authorizer, &work, &row).await?;
     }
-    keep_root_admin(&work, &before, Some(&row)).await?;
+    ensure_root_admin_remains(&work, &before, Some(&row)).await?;
     match row.status {
-        UserStatus::Blocked => work.revokes_user(row.id, now),
-        UserStatus::Active if patch.contains_key("status") => work.unblocks_user(row.id),
+        UserStatus::Blocked => work.note_user_blocked(row.id, now),
+        UserStatus::Active if patch.contains_key("status") => work.note_user_unblocked(row.id),
         UserStatus::Active => {}
     }
     let row = work.save(row).await?;
     audit_change(&work, &before, &row);
     if let Some(password) = password {
-        password.set(gate, &work, &row, now).await?;
+        password.set(authorizer, &work, &row, now).await?;
     }
     if row.status == UserStatus::Blocked {
-        work.end_sessions(row.id, Sessions::All, Ending::Blocked, now).await?;
-        work.delete_api_keys(&row, Ending::Blocked).await?;
+        work.end_sessions(row.id, SessionSelection::All, EndReason::Blocked, now).await?;
+        work.delete_api_keys(&row, EndReason::Blocked).await?;
     }
     work.commit().await?;
     Ok(row)
@@ -372,8 +389,8 @@ pub async fn change(gate: &Gate, id: &str, mut patch: Patch) -> Result<Permitted
 
 /// 409 if the user is the last active admin of the root organization and would no longer be one. Nobody else could appoint
 /// another one. `after` is the changed user; none if it is deleted.
-async fn keep_root_admin(
-    work: &Work,
+async fn ensure_root_admin_remains(
+    work: &UnitOfWork,
     before: &Permitted<User>,
     after: Option<&Permitted<User>>,
 ) -> Result<(), Problem> {
@@ -395,85 +412,96 @@ async fn keep_root_admin(
 }
 
 /// `DELETE /v2/users/{id}`.
-async fn delete(gate: Gate, id: PathId) -> Result<HttpResponse, Problem> {
-    gate.find::<User>(&id.0).await?;
-    let work = gate.begin().await?;
-    let row = gate.decide(gate.look_up_in::<User>(&work, &id.0).await?, &gate.circumstances())?;
-    let now = gate.parts().clock.now();
-    gate.caller().check_again(&work, now).await?;
-    keep_root_admin(&work, &row, None).await?;
-    work.revokes_user(row.id, now);
+async fn delete(authorizer: Authorizer, id: PathId) -> Result<HttpResponse, Problem> {
+    authorizer.find_authorized::<User>(&id.0).await?;
+    let work = authorizer.begin().await?;
+    let row = authorizer.authorize(
+        authorizer.find_unchecked_in::<User>(&work, &id.0).await?,
+        &authorizer.request_context(),
+    )?;
+    let now = authorizer.state().clock.now();
+    authorizer.caller().ensure_credential_still_valid(&work, now).await?;
+    ensure_root_admin_remains(&work, &row, None).await?;
+    work.note_user_blocked(row.id, now);
     work.delete(&row).await?;
-    work.audit(about(Event::UserDeleted, &row));
+    work.audit(user_event(Event::UserDeleted, &row));
     work.commit().await?;
     Ok(HttpResponse::NoContent().finish())
 }
 
 /// Ends the login back-off of a user, if the caller may change the user. The back-off of an address for its attempts at all
 /// accounts goes on.
-pub async fn unlock(gate: &Gate, id: Id) -> Result<(), Problem> {
-    let user = gate.find::<User>(&id.to_string()).await?;
-    let work = gate.begin().await?;
-    let accounts = Guessing::account_keys(&user.email, &user.id.to_string());
+pub async fn unlock(authorizer: &Authorizer, id: Id) -> Result<(), Problem> {
+    let user = authorizer.find_authorized::<User>(&id.to_string()).await?;
+    let work = authorizer.begin().await?;
+    let accounts = LoginThrottle::account_keys(&user.email, &user.id.to_string());
     work.clear_account_attempts(&accounts).await?;
-    work.audit(about(Event::UserUnlocked, &user));
+    work.audit(user_event(Event::UserUnlocked, &user));
     Ok(work.commit().await?)
 }
 
 /// An entry of the audit trail about a user, where it belongs.
-pub(super) fn about(event: Event, user: &Permitted<User>) -> Entry {
-    Entry::new(event).user(user.id).within(user.path())
+pub(super) fn user_event(event: Event, user: &Permitted<User>) -> AuditEntry {
+    AuditEntry::new(event).target_user(user.id).in_organization(user.path())
 }
 
 /// Has the audit trail tell of what decides what a user may do, and of what it logs in with.
-fn audit_change(work: &Work, before: &Permitted<User>, row: &Permitted<User>) {
+fn audit_change(work: &UnitOfWork, before: &Permitted<User>, row: &Permitted<User>) {
     if before.organization != row.organization {
         // Of the organization that it leaves; what follows is of the other one.
         let (from, to) = (before.organization.to_string(), row.organization.to_string());
-        work.audit(about(Event::UserMoved, before).with("from", from).with("to", to));
+        work.audit(user_event(Event::UserMoved, before).with("from", from).with("to", to));
     }
     if before.role != row.role {
         let (from, to) = (before.role.as_str(), row.role.as_str());
-        work.audit(about(Event::UserRoleChanged, row).with("from", from).with("to", to));
+        work.audit(user_event(Event::UserRoleChanged, row).with("from", from).with("to", to));
     }
     match (before.status, row.status) {
-        (UserStatus::Active, UserStatus::Blocked) => work.audit(about(Event::UserBlocked, row)),
-        (UserStatus::Blocked, UserStatus::Active) => work.audit(about(Event::UserUnblocked, row)),
+        (UserStatus::Active, UserStatus::Blocked) => work.audit(user_event(Event::UserBlocked, row)),
+        (UserStatus::Blocked, UserStatus::Active) => work.audit(user_event(Event::UserUnblocked, row)),
         _ => {}
     }
     if before.email != row.email {
-        work.audit(about(Event::UserEmailChanged, row));
+        work.audit(user_event(Event::UserEmailChanged, row));
     }
 }
 
 /// The problem of a current password that is not.
-fn wrong_current(message: &str) -> Problem {
-    Problem::fields(vec![FieldError::new("currentPassword", message)])
+fn wrong_current_password(message: &str) -> Problem {
+    Problem::invalid_fields(vec![FieldError::new("currentPassword", message)])
 }
 
 /// The same, of which the audit trail is told: whoever has found a token may want to find the password, too.
-pub(super) fn not_current(gate: &Gate, user: &Permitted<User>, reason: &str) -> Problem {
-    let entry = about(Event::UserPasswordChanged, user).outcome(Outcome::Failed).with("reason", reason);
-    wrong_current("it is not your current password").told(gate.cause(), entry)
+pub(super) fn wrong_current_password_audited(
+    authorizer: &Authorizer,
+    user: &Permitted<User>,
+    reason: &str,
+) -> Problem {
+    let entry = user_event(Event::UserPasswordChanged, user).outcome(Outcome::Failed).with("reason", reason);
+    wrong_current_password("it is not your current password").with_audit(authorizer.audit_actor(), entry)
 }
 
 /// Checks the password until now of the caller's own user, and gives the hash by which it is right.
-pub(super) async fn check_current(
-    gate: &Gate,
+pub(super) async fn verify_current_password(
+    authorizer: &Authorizer,
     user: &Permitted<User>,
     current: Option<SecretString>,
 ) -> Result<String, Problem> {
-    let account = gate.parts().store.account(user.id).await?;
-    let Some(Account { email, hash: Some(stored), .. }) = account else {
-        return Err(wrong_current("you have no password yet; ask an admin to give you the first one"));
+    let account = authorizer.state().store.account(user.id).await?;
+    let Some(Account { email, password_hash: Some(stored), .. }) = account else {
+        return Err(wrong_current_password(
+            "you have no password yet; ask an admin to give you the first one",
+        ));
     };
-    let current =
-        current.ok_or_else(|| wrong_current("changing your own password asks for the current one"))?;
-    let attempt = Attempt::begin(gate.parts(), &email, Some(user.id), gate.address()).await?;
-    let passed = attempt.check(current, Some(stored.clone())).await?;
-    let passed = passed.ok_or_else(|| not_current(gate, user, "wrong_password"))?;
-    let work = gate.begin().await?;
-    passed.settle(&work).await?;
+    let current = current
+        .ok_or_else(|| wrong_current_password("changing your own password asks for the current one"))?;
+    let attempt =
+        LoginAttempt::begin(authorizer.state(), &email, Some(user.id), authorizer.client_address()).await?;
+    let verified = attempt.verify_password(current, Some(stored.clone())).await?;
+    let verified =
+        verified.ok_or_else(|| wrong_current_password_audited(authorizer, user, "wrong_password"))?;
+    let work = authorizer.begin().await?;
+    verified.record_success(&work).await?;
     work.commit().await?;
     Ok(stored)
 }

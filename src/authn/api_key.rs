@@ -2,11 +2,11 @@
 //! of the seed's first example (decision 10).
 
 use super::secret::{self, SecretError, random_hex};
-use crate::values::{Invalid, word};
+use crate::types::{InvalidValue, string_enum};
 use secrecy::{ExposeSecret, SecretString};
 use std::str::FromStr;
 
-word!(
+string_enum!(
     /// What a key looks like: `cg_` with a checksum, or plain hex digits.
     KeyFormat { Prefixed = "cg", Hex = "hex" }
 );
@@ -29,7 +29,7 @@ impl ApiKey {
 
     /// The hash under which it is kept.
     pub fn hash(&self) -> String {
-        secret::hash(self.0.expose_secret())
+        secret::sha256_hex(self.0.expose_secret())
     }
 
     /// The key itself, for whom it is made for.
@@ -53,10 +53,10 @@ fn is_hex(text: &str) -> bool {
 }
 
 impl FromStr for ApiKey {
-    type Err = Invalid;
+    type Err = InvalidValue;
 
-    fn from_str(text: &str) -> Result<Self, Invalid> {
-        let formed = match text.strip_prefix(PREFIX) {
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        let is_well_formed = match text.strip_prefix(PREFIX) {
             Some(rest) => {
                 is_hex(rest)
                     && rest.len() == 40
@@ -64,7 +64,7 @@ impl FromStr for ApiKey {
             }
             None => text.len() == 32 && is_hex(text),
         };
-        if formed { Ok(Self(text.into())) } else { Err(Invalid::new("it is not an API key")) }
+        if is_well_formed { Ok(Self(text.into())) } else { Err(InvalidValue::new("it is not an API key")) }
     }
 }
 
@@ -74,7 +74,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn both_forms_are_read_as_they_are_written() {
+    fn both_formats_parse_from_their_own_text() {
         for (format, length) in [(KeyFormat::Prefixed, 43), (KeyFormat::Hex, 32)] {
             let key = ApiKey::new(format).unwrap();
             assert_eq!(key.expose().len(), length);
@@ -85,7 +85,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_has_one_of_the_two_forms_is_a_key_and_nothing_else_is(
+        fn only_the_two_formats_parse_as_an_api_key(
             text in "(cg_)?[0-9a-f]{30,34}([0-9a-f]{8})?|cg_[0-9a-fA-F]{40}|\\PC{0,50}",
             digits in "[0-9a-f]{32}",
         ) {
@@ -109,20 +109,20 @@ mod tests {
         }
 
         #[test]
-        fn no_slip_of_the_pen_makes_another_key_of_one(digits in "[0-9a-f]{32}", at in 0..43_usize, slip in "\\PC") {
+        fn a_single_typo_never_yields_another_valid_key(digits in "[0-9a-f]{32}", index in 0..43_usize, typo in "\\PC") {
             let key = format!("{PREFIX}{digits}{}", checksum(&digits));
-            let (before, after) = key.split_at(at);
+            let (before, after) = key.split_at(index);
             let rest = after.split_at(1).1;
-            let wrong = format!("{before}{slip}{rest}");
+            let wrong = format!("{before}{typo}{rest}");
             prop_assert_eq!(wrong.parse::<ApiKey>().is_ok(), wrong == key, "{}", wrong);
-            for wrong in [format!("{before}{slip}{after}"), format!("{before}{rest}")] {
+            for wrong in [format!("{before}{typo}{after}"), format!("{before}{rest}")] {
                 prop_assert!(wrong.parse::<ApiKey>().is_err(), "{}", wrong);
             }
         }
     }
 
     #[test]
-    fn a_key_with_a_wrong_digit_is_none() {
+    fn a_key_with_a_wrong_digit_is_rejected() {
         let key = ApiKey::new(KeyFormat::Prefixed).unwrap();
         let digit = if key.expose().as_bytes()[10] == b'0' { "1" } else { "0" };
         let mut wrong = key.expose().to_owned();

@@ -1,20 +1,20 @@
 //! The bearer token of a request (RFC 6750, 2.1): an access token or an API key.
 
 use super::ApiKey;
-use crate::values::Invalid;
+use crate::types::InvalidValue;
 use secrecy::{ExposeSecret, SecretString};
 use std::str::FromStr;
 
 /// What stands after `Bearer` in an Authorization header.
 #[derive(Debug, Clone)]
-pub enum Bearer {
+pub enum BearerToken {
     /// An access token, not checked yet.
     Jwt(SecretString),
     /// An API key, not looked up yet.
     ApiKey(ApiKey),
 }
 
-impl Bearer {
+impl BearerToken {
     /// The token itself.
     pub fn expose(&self) -> &str {
         match self {
@@ -24,18 +24,18 @@ impl Bearer {
     }
 
     /// What stands after `Bearer` in the value of an Authorization header, whatever it is.
-    pub fn in_header(header: &str) -> Result<&str, Invalid> {
+    pub fn token_from_header(header: &str) -> Result<&str, InvalidValue> {
         match header.split_once(' ') {
             Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Ok(token.trim_start()),
-            _ => Err(Invalid::new("the header is not `Authorization: Bearer <token>`")),
+            _ => Err(InvalidValue::new("the header is not `Authorization: Bearer <token>`")),
         }
     }
 }
 
-impl FromStr for Bearer {
-    type Err = Invalid;
+impl FromStr for BearerToken {
+    type Err = InvalidValue;
 
-    fn from_str(token: &str) -> Result<Self, Invalid> {
+    fn from_str(token: &str) -> Result<Self, InvalidValue> {
         let is_jwt_part = |part: &str| {
             !part.is_empty()
                 && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
@@ -46,7 +46,7 @@ impl FromStr for Bearer {
         token
             .parse()
             .map(Self::ApiKey)
-            .map_err(|_| Invalid::new("it is neither an access token nor an API key"))
+            .map_err(|_| InvalidValue::new("it is neither an access token nor an API key"))
     }
 }
 
@@ -55,14 +55,14 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn parse(header: &str) -> Result<Bearer, Invalid> {
-        Bearer::in_header(header)?.parse()
+    fn parse(header: &str) -> Result<BearerToken, InvalidValue> {
+        BearerToken::token_from_header(header)?.parse()
     }
 
     #[test]
-    fn the_scheme_is_read_in_any_case() {
+    fn the_scheme_is_case_insensitive() {
         for header in ["Bearer a.b.c", "bearer a.b.c", "BEARER  a.b.c"] {
-            assert!(matches!(parse(header), Ok(Bearer::Jwt(_))), "{header}");
+            assert!(matches!(parse(header), Ok(BearerToken::Jwt(_))), "{header}");
         }
         for header in
             ["", "Bearer", "Bearer ", "Basic a.b.c", "a.b.c", "Bearer a.b", "Bearer a..c", "Bearer a.b.c d"]
@@ -73,7 +73,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_stands_in_the_header_it_is_read_or_refused(header in "\\PC{0,80}") {
+        fn any_header_value_is_parsed_or_rejected_without_a_panic(header in "\\PC{0,80}") {
             let _ = parse(&header);
             let _ = parse(&format!("Bearer {header}"));
         }

@@ -2,10 +2,10 @@
 //! algorithm, whatever the header of a token says (RFC 8725, 3.1). Where they are kept, and when there are new ones, is
 //! not known here.
 
-use super::secret::{SecretError, hex, random_hex, unhex};
-use super::tokens::{self, Claims, Issued, TokenError, Verified};
+use super::secret::{SecretError, decode_hex, encode_hex, random_hex};
+use super::tokens::{self, Claims, IssuedToken, TokenError, VerifiedToken};
 use crate::config::TokenAlgorithm;
-use crate::values::Timestamp;
+use crate::types::Timestamp;
 use aws_lc_rs::signature::Ed25519KeyPair;
 use jsonwebtoken::jwk::{AlgorithmParameters, Jwk};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
@@ -36,14 +36,14 @@ impl SigningKey {
             TokenAlgorithm::Hs256 => random_hex::<32>()?,
             TokenAlgorithm::EdDsa => {
                 let pair = Ed25519KeyPair::generate().map_err(|_| SecretError)?;
-                hex(pair.to_pkcs8v1().map_err(|_| SecretError)?.as_ref())
+                encode_hex(pair.to_pkcs8v1().map_err(|_| SecretError)?.as_ref())
             }
         };
         Ok(Self { kid: random_hex::<8>()?, number, algorithm, secret: secret.into(), signs_from })
     }
 
     /// The one of the settings.
-    pub fn configured(secret: SecretString) -> Self {
+    pub fn from_configured_secret(secret: SecretString) -> Self {
         let algorithm = TokenAlgorithm::Hs256;
         Self { kid: "configured".into(), number: 1, algorithm, secret, signs_from: Timestamp::from_millis(0) }
     }
@@ -83,44 +83,44 @@ pub struct PublicKey {
 }
 
 /// A key, made ready to be used.
-struct Key {
+struct KeyEntry {
     key: SigningKey,
     /// From when on what it signed is no good.
-    ends_at: Option<Timestamp>,
+    verifies_until: Option<Timestamp>,
     header: Header,
-    signs: EncodingKey,
-    checks: DecodingKey,
-    public: Option<PublicKey>,
+    encoding_key: EncodingKey,
+    decoding_key: DecodingKey,
+    public_key: Option<PublicKey>,
 }
 
-impl Key {
-    fn new(key: SigningKey, ends_at: Option<Timestamp>) -> Result<Self, KeyringError> {
+impl KeyEntry {
+    fn new(key: SigningKey, verifies_until: Option<Timestamp>) -> Result<Self, KeyringError> {
         let mut header = Header::new(algorithm(key.algorithm));
         header.kid = Some(key.kid.clone());
         let secret = key.secret.expose_secret();
-        let (signs, checks, public) = match key.algorithm {
+        let (encoding_key, decoding_key, public_key) = match key.algorithm {
             TokenAlgorithm::Hs256 => {
                 let secret = secret.as_bytes();
                 (EncodingKey::from_secret(secret), DecodingKey::from_secret(secret), None)
             }
             TokenAlgorithm::EdDsa => {
                 let malformed = || KeyringError::Malformed(key.kid.clone());
-                let signs = EncodingKey::from_ed_der(&unhex(secret).ok_or_else(malformed)?);
-                let jwk = Jwk::from_encoding_key(&signs, Algorithm::EdDSA).map_err(|_| malformed())?;
+                let encoding_key = EncodingKey::from_ed_der(&decode_hex(secret).ok_or_else(malformed)?);
+                let jwk = Jwk::from_encoding_key(&encoding_key, Algorithm::EdDSA).map_err(|_| malformed())?;
                 let AlgorithmParameters::OctetKeyPair(pair) = jwk.algorithm else {
                     return Err(malformed());
                 };
-                let checks = DecodingKey::from_ed_components(&pair.x).map_err(|_| malformed())?;
+                let decoding_key = DecodingKey::from_ed_components(&pair.x).map_err(|_| malformed())?;
                 let (kid, x) = (key.kid.clone(), pair.x);
-                let public = PublicKey { kty: "OKP", crv: "Ed25519", x, kid, usage: "sig", alg: "EdDSA" };
-                (signs, checks, Some(public))
+                let public_key = PublicKey { kty: "OKP", crv: "Ed25519", x, kid, usage: "sig", alg: "EdDSA" };
+                (encoding_key, decoding_key, Some(public_key))
             }
         };
-        Ok(Self { key, ends_at, header, signs, checks, public })
+        Ok(Self { key, verifies_until, header, encoding_key, decoding_key, public_key })
     }
 
-    fn is_good(&self, now: Timestamp) -> bool {
-        self.ends_at.is_none_or(|end| now < end)
+    fn is_valid_at(&self, now: Timestamp) -> bool {
+        self.verifies_until.is_none_or(|end| now < end)
     }
 }
 
@@ -128,7 +128,7 @@ impl Key {
 pub struct Keyring {
     number: u64,
     /// By their numbers; there is one at least.
-    keys: Vec<Key>,
+    keys: Vec<KeyEntry>,
     /// For HS256 and for EdDSA.
     validations: (Validation, Validation),
     issuer: String,
@@ -144,7 +144,7 @@ impl fmt::Debug for Keyring {
 impl Keyring {
     /// How long a key is good for checking beyond the last token that it should have signed, in seconds: processes that
     /// serve together do not learn of its successor at once, and their clocks differ.
-    const APART: u64 = 60;
+    const CLOCK_SKEW_ALLOWANCE: u64 = 60;
 
     /// From keys in the order of their numbers. `number` tells keyrings apart. An access token is good for `access_ttl`
     /// seconds; `issuer` is both its `iss` and its `aud`.
@@ -154,16 +154,21 @@ impl Keyring {
         access_ttl: u64,
         issuer: &str,
     ) -> Result<Self, KeyringError> {
-        let mut ready = Vec::with_capacity(keys.len());
+        let mut entries = Vec::with_capacity(keys.len());
         // When the first of the keys after this one begins to sign.
-        let mut next: Option<Timestamp> = None;
+        let mut next_signs_from: Option<Timestamp> = None;
         for key in keys.into_iter().rev() {
             let from = key.signs_from;
-            ready.push(Key::new(key, next.map(|next| next.plus_seconds(access_ttl + Self::APART)))?);
-            next = Some(next.map_or(from, |next| next.min(from)));
+            entries.push(KeyEntry::new(
+                key,
+                next_signs_from.map(|next_signs_from| {
+                    next_signs_from.plus_seconds(access_ttl + Self::CLOCK_SKEW_ALLOWANCE)
+                }),
+            )?);
+            next_signs_from = Some(next_signs_from.map_or(from, |next_signs_from| next_signs_from.min(from)));
         }
-        ready.reverse();
-        if ready.is_empty() {
+        entries.reverse();
+        if entries.is_empty() {
             return Err(KeyringError::Empty);
         }
         let validation = |algorithm| {
@@ -177,7 +182,7 @@ impl Keyring {
             validation
         };
         let validations = (validation(Algorithm::HS256), validation(Algorithm::EdDSA));
-        Ok(Self { number, keys: ready, validations, issuer: issuer.to_owned() })
+        Ok(Self { number, keys: entries, validations, issuer: issuer.to_owned() })
     }
 
     /// Tells this keyring from those before and after it.
@@ -187,32 +192,32 @@ impl Keyring {
 
     /// The keys, by their numbers, each with the moment from which on what it signed is no good.
     pub fn keys(&self) -> impl DoubleEndedIterator<Item = (&SigningKey, Option<Timestamp>)> {
-        self.keys.iter().map(|key| (&key.key, key.ends_at))
+        self.keys.iter().map(|key| (&key.key, key.verifies_until))
     }
 
     /// The key that signs at this moment: the last one whose time has come.
-    pub fn signing(&self, now: Timestamp) -> Option<&SigningKey> {
-        self.signing_at(now).map(|key| &key.key)
+    pub fn signing_key(&self, now: Timestamp) -> Option<&SigningKey> {
+        self.signing_entry(now).map(|key| &key.key)
     }
 
-    fn signing_at(&self, now: Timestamp) -> Option<&Key> {
+    fn signing_entry(&self, now: Timestamp) -> Option<&KeyEntry> {
         // Where the clock has gone back, the first one signs.
         self.keys.iter().rev().find(|key| key.key.signs_from <= now).or(self.keys.first())
     }
 
     /// The public keys that are good for checking. A key that both signs and checks is never among them.
-    pub fn public(&self, now: Timestamp) -> Vec<PublicKey> {
-        self.keys.iter().filter(|key| key.is_good(now)).filter_map(|key| key.public.clone()).collect()
+    pub fn public_keys(&self, now: Timestamp) -> Vec<PublicKey> {
+        self.keys.iter().filter(|key| key.is_valid_at(now)).filter_map(|key| key.public_key.clone()).collect()
     }
 
     /// A token with these claims, good for `ttl` seconds from `now`, from the whole second on.
-    pub fn issue(&self, claims: &Claims, now: Timestamp, ttl: u64) -> Result<Issued, SecretError> {
-        let key = self.signing_at(now).ok_or(SecretError)?;
-        tokens::issue((&key.header, &key.signs), &self.issuer, claims, now, ttl)
+    pub fn issue(&self, claims: &Claims, now: Timestamp, ttl: u64) -> Result<IssuedToken, SecretError> {
+        let key = self.signing_entry(now).ok_or(SecretError)?;
+        tokens::issue((&key.header, &key.encoding_key), &self.issuer, claims, now, ttl)
     }
 
     /// What a token says, if one of the keys signed it and it has not expired at `now`.
-    pub fn verify(&self, token: &SecretString, now: Timestamp) -> Result<Verified, TokenError> {
+    pub fn verify(&self, token: &SecretString, now: Timestamp) -> Result<VerifiedToken, TokenError> {
         let token = token.expose_secret();
         let header = jsonwebtoken::decode_header(token).map_err(|_| TokenError::Invalid)?;
         // Extensions that must be understood (RFC 7515, 4.1.11), of which none is.
@@ -221,17 +226,18 @@ impl Keyring {
         }
         let kid = header.kid.ok_or(TokenError::InvalidSignature)?;
         let key = self.keys.iter().find(|key| key.key.kid == kid).ok_or(TokenError::UnknownKey)?;
-        if !key.is_good(now) {
+        if !key.is_valid_at(now) {
             return Err(TokenError::InvalidSignature);
         }
         let validation = match key.key.algorithm {
             TokenAlgorithm::Hs256 => &self.validations.0,
             TokenAlgorithm::EdDsa => &self.validations.1,
         };
-        let mut verified = tokens::verify(token, &key.checks, validation, now)?;
-        verified.keyring = self.number;
+        let mut verified = tokens::verify(token, &key.decoding_key, validation, now)?;
+        verified.keyring_number = self.number;
         // So that who is remembered by it is forgotten with the key.
-        verified.expires_at = key.ends_at.map_or(verified.expires_at, |end| verified.expires_at.min(end));
+        verified.expires_at =
+            key.verifies_until.map_or(verified.expires_at, |end| verified.expires_at.min(end));
         Ok(verified)
     }
 }
@@ -247,92 +253,102 @@ fn algorithm(algorithm: TokenAlgorithm) -> Algorithm {
 mod tests {
     use super::*;
     use crate::authz::Scope;
-    use crate::values::Id;
+    use crate::types::Id;
     use TokenAlgorithm::{EdDsa, Hs256};
     use proptest::prelude::*;
 
     const TTL: u64 = 60;
 
-    fn at(second: i64) -> Timestamp {
+    fn at_second(second: i64) -> Timestamp {
         Timestamp::from_millis(second * 1_000)
     }
 
     fn key(algorithm: TokenAlgorithm, number: i64, second: i64) -> SigningKey {
-        SigningKey::new(algorithm, number, at(second)).unwrap()
+        SigningKey::new(algorithm, number, at_second(second)).unwrap()
     }
 
-    fn ring(keys: &[&SigningKey]) -> Keyring {
+    fn keyring(keys: &[&SigningKey]) -> Keyring {
         Keyring::new(1, keys.iter().map(|key| (*key).clone()).collect(), TTL, "us").unwrap()
     }
 
-    fn issued(keys: &Keyring, now: Timestamp) -> SecretString {
+    fn issue_token(keys: &Keyring, now: Timestamp) -> SecretString {
         let claims = Claims { id: Id::EXAMPLE, scope: Scope::Admin.into(), sid: Id::EXAMPLE };
         keys.issue(&claims, now, TTL).unwrap().token.into()
     }
 
     #[test]
-    fn a_token_is_good_until_the_second_of_its_expiry() {
+    fn a_token_is_valid_until_the_second_of_its_expiry() {
         for algorithm in [Hs256, EdDsa] {
-            let keys = ring(&[&key(algorithm, 1, 0)]);
-            let token = issued(&keys, Timestamp::from_millis(1_500));
-            let good = keys.verify(&token, at(2)).unwrap();
-            assert_eq!((good.claims.scope.to_string(), good.issued_at), ("admin".into(), at(1)));
+            let keys = keyring(&[&key(algorithm, 1, 0)]);
+            let token = issue_token(&keys, Timestamp::from_millis(1_500));
+            let verified = keys.verify(&token, at_second(2)).unwrap();
+            assert_eq!(
+                (verified.claims.scope.to_string(), verified.issued_at),
+                ("admin".into(), at_second(1))
+            );
             assert!(keys.verify(&token, Timestamp::from_millis(60_999)).is_ok());
-            assert_eq!(keys.verify(&token, at(61)).unwrap_err(), TokenError::Expired);
+            assert_eq!(keys.verify(&token, at_second(61)).unwrap_err(), TokenError::Expired);
         }
     }
 
     #[test]
-    fn a_token_of_another_key_issuer_or_kid_is_refused_even_when_it_has_expired() {
+    fn a_token_of_another_key_issuer_or_kid_is_rejected_even_when_expired() {
         for algorithm in [Hs256, EdDsa] {
             let ours = key(algorithm, 1, 0);
-            let keys = ring(&[&ours]);
-            let late = at(9_000);
-            let foreign = SigningKey { kid: ours.kid.clone(), ..key(algorithm, 1, 0) };
-            let wrong = issued(&ring(&[&foreign]), at(0));
+            let keys = keyring(&[&ours]);
+            let late = at_second(9_000);
+            let other_secret = SigningKey { kid: ours.kid.clone(), ..key(algorithm, 1, 0) };
+            let wrong = issue_token(&keyring(&[&other_secret]), at_second(0));
             assert_eq!(keys.verify(&wrong, late), Err(TokenError::InvalidSignature));
             let other = SigningKey { kid: "other".into(), ..ours.clone() };
-            let wrong = issued(&ring(&[&other]), at(0));
-            assert_eq!(keys.verify(&wrong, at(0)), Err(TokenError::UnknownKey));
+            let wrong = issue_token(&keyring(&[&other]), at_second(0));
+            assert_eq!(keys.verify(&wrong, at_second(0)), Err(TokenError::UnknownKey));
             let them = Keyring::new(1, vec![ours], TTL, "them").unwrap();
-            assert_eq!(keys.verify(&issued(&them, at(0)), at(0)), Err(TokenError::Invalid));
+            assert_eq!(
+                keys.verify(&issue_token(&them, at_second(0)), at_second(0)),
+                Err(TokenError::Invalid)
+            );
         }
     }
 
     #[test]
-    fn what_is_no_token_is_refused() {
-        let keys = ring(&[&key(Hs256, 1, 0)]);
+    fn malformed_tokens_are_rejected() {
+        let keys = keyring(&[&key(Hs256, 1, 0)]);
         for text in ["a.b.c", "eyJhbGciOiJub25lIn0.e30.", "", "…"] {
-            assert_eq!(keys.verify(&text.into(), at(0)), Err(TokenError::Invalid), "{text}");
+            assert_eq!(keys.verify(&text.into(), at_second(0)), Err(TokenError::Invalid), "{text}");
         }
     }
 
     #[test]
-    fn a_successor_signs_when_its_time_comes_and_the_key_before_it_checks_as_long_as_a_token_lives() {
+    fn a_rotated_key_verifies_until_its_last_token_expires() {
         let (first, second) = (key(Hs256, 1, 0), key(EdDsa, 2, 100));
-        let keys = ring(&[&first, &second]);
-        assert_eq!(keys.signing(at(99)).unwrap().kid, first.kid);
-        assert_eq!(keys.signing(at(100)).unwrap().kid, second.kid);
+        let keys = keyring(&[&first, &second]);
+        assert_eq!(keys.signing_key(at_second(99)).unwrap().kid, first.kid);
+        assert_eq!(keys.signing_key(at_second(100)).unwrap().kid, second.kid);
         let ends: Vec<_> = keys.keys().map(|(_, end)| end).collect();
-        assert_eq!(ends, [Some(at(100 + 60 + 60)), None]);
+        assert_eq!(ends, [Some(at_second(100 + 60 + 60)), None]);
         // Of a process that was late to learn of the successor.
-        let late = issued(&ring(&[&first]), at(165));
-        assert!(keys.verify(&late, at(219)).is_ok());
-        assert_eq!(keys.verify(&late, at(219)).unwrap().expires_at, at(220), "no longer than its key");
-        assert_eq!(keys.verify(&late, at(220)), Err(TokenError::InvalidSignature));
+        let late = issue_token(&keyring(&[&first]), at_second(165));
+        assert!(keys.verify(&late, at_second(219)).is_ok());
+        assert_eq!(
+            keys.verify(&late, at_second(219)).unwrap().expires_at,
+            at_second(220),
+            "no longer than its key"
+        );
+        assert_eq!(keys.verify(&late, at_second(220)), Err(TokenError::InvalidSignature));
     }
 
     #[test]
-    fn a_key_that_was_passed_over_before_its_time_never_signs() {
-        let (first, passed, now) = (key(Hs256, 1, 0), key(Hs256, 2, 600), key(EdDsa, 3, 10));
-        let keys = ring(&[&first, &passed, &now]);
+    fn a_key_superseded_before_its_start_never_signs() {
+        let (first, skipped, now) = (key(Hs256, 1, 0), key(Hs256, 2, 600), key(EdDsa, 3, 10));
+        let keys = keyring(&[&first, &skipped, &now]);
         for second in [10, 599, 600, 10_000] {
-            assert_eq!(keys.signing(at(second)).unwrap().kid, now.kid, "{second}");
+            assert_eq!(keys.signing_key(at_second(second)).unwrap().kid, now.kid, "{second}");
         }
     }
 
     #[test]
-    fn a_key_that_is_none_is_told_without_its_secret() {
+    fn errors_and_debug_output_do_not_contain_key_secrets() {
         for secret in ["", "zz", "0123456789abcdef", "abc"] {
             let wrong = SigningKey { secret: secret.into(), ..key(EdDsa, 1, 0) };
             let error = Keyring::new(1, vec![wrong.clone()], TTL, "us").unwrap_err().to_string();
@@ -342,15 +358,15 @@ mod tests {
         }
         assert!(Keyring::new(1, vec![], TTL, "us").is_err());
         let one = key(EdDsa, 1, 0);
-        let told = format!("{:?} {:?}", one, ring(&[&one]));
-        assert!(!told.contains(one.secret.expose_secret()), "{told}");
+        let debug = format!("{:?} {:?}", one, keyring(&[&one]));
+        assert!(!debug.contains(one.secret.expose_secret()), "{debug}");
     }
 
     proptest! {
         // Whatever keys there are: one signs at any moment, what it signs is good as long as it should be, and what is public
         // has nothing of a key that signs.
         #[test]
-        fn a_token_outlives_any_rotation(
+        fn tokens_stay_valid_across_rotations(
             steps in proptest::collection::vec((0..300i64, proptest::bool::ANY), 1..6), now in 0..2_000i64, age in 0..60i64
         ) {
             let mut from = 0;
@@ -358,17 +374,17 @@ mod tests {
                 from += step;
                 key(if *is_public { EdDsa } else { Hs256 }, number, from)
             }).collect();
-            let all = ring(&keys.iter().collect::<Vec<_>>());
-            let token = issued(&all, at(now));
-            prop_assert!(all.verify(&token, at(now + age)).is_ok());
-            prop_assert_eq!(all.verify(&token, at(now + 60)).is_ok(), false);
-            let public = serde_json::to_string(&all.public(at(now))).unwrap();
+            let all = keyring(&keys.iter().collect::<Vec<_>>());
+            let token = issue_token(&all, at_second(now));
+            prop_assert!(all.verify(&token, at_second(now + age)).is_ok());
+            prop_assert_eq!(all.verify(&token, at_second(now + 60)).is_ok(), false);
+            let public = serde_json::to_string(&all.public_keys(at_second(now))).unwrap();
             for key in &keys {
                 prop_assert!(!public.contains(key.secret.expose_secret()));
                 prop_assert!(key.algorithm == EdDsa || !public.contains(&key.kid));
             }
             prop_assert!(!public.contains("\"k\"") && !public.contains("\"d\"") && !public.contains("oct"));
-            if let Some(key) = all.signing(at(now)).filter(|key| key.algorithm == EdDsa) {
+            if let Some(key) = all.signing_key(at_second(now)).filter(|key| key.algorithm == EdDsa) {
                 prop_assert!(public.contains(&key.kid));
             }
         }

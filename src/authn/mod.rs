@@ -11,10 +11,10 @@ mod secret;
 mod tokens;
 
 pub use api_key::{ApiKey, KeyFormat};
-pub use bearer::Bearer;
+pub use bearer::BearerToken;
 pub use keyring::{Keyring, KeyringError, PublicKey, SigningKey};
 pub use password_rules::PasswordRules;
-pub use passwords::{Lane, PasswordError, Passwords, Turn, Verdict, normalize_password};
+pub use passwords::{HashingPermit, Lane, PasswordCheck, PasswordError, PasswordService, normalize_password};
 pub use refresh::RefreshToken;
-pub use secret::{SecretError, print, random_hex, random_password};
-pub use tokens::{Claims, Issued, TokenError, Verified};
+pub use secret::{SecretError, random_hex, random_password, short_digest};
+pub use tokens::{Claims, IssuedToken, TokenError, VerifiedToken};

@@ -2,15 +2,15 @@
 //! characters it has to be made of.
 
 use crate::config::PasswordProfile;
-use crate::values::Invalid;
+use crate::types::InvalidValue;
 use secrecy::{ExposeSecret, SecretString};
 use zxcvbn::Score;
 
 /// What a new password must be.
 #[derive(Debug, Clone, Copy)]
 pub struct PasswordRules {
-    least: usize,
-    score: Score,
+    min_chars: usize,
+    min_score: Score,
 }
 
 impl PasswordRules {
@@ -19,29 +19,32 @@ impl PasswordRules {
     /// How many characters it may have.
     pub const MAX: usize = 200;
     /// How many characters are looked at to find out how hard it is to guess: what the time that this takes grows with.
-    const LOOKED_AT: usize = 72;
+    const MAX_SCORED_CHARS: usize = 72;
 
     /// The rules of a profile.
     pub const fn new(profile: PasswordProfile) -> Self {
         match profile {
-            PasswordProfile::Standard => Self { least: Self::MIN, score: Score::Three },
-            PasswordProfile::Strict => Self { least: 15, score: Score::Four },
+            PasswordProfile::Standard => Self { min_chars: Self::MIN, min_score: Score::Three },
+            PasswordProfile::Strict => Self { min_chars: 15, min_score: Score::Four },
         }
     }
 
     /// Checks a new password of somebody of whom these words are known: names, the address. It is never repeated in the
     /// message. Takes milliseconds, of an artful one tenths of a second.
-    pub fn check(&self, password: &SecretString, known: &[String]) -> Result<(), Invalid> {
+    pub fn check(&self, password: &SecretString, user_inputs: &[String]) -> Result<(), InvalidValue> {
         let password = password.expose_secret();
         let length = password.chars().count();
-        let (least, most) = (self.least, Self::MAX);
-        if !(least..=most).contains(&length) {
-            return Err(Invalid(format!("the password has {length} characters; it needs {least} to {most}")));
+        let (min_chars, max_chars) = (self.min_chars, Self::MAX);
+        if !(min_chars..=max_chars).contains(&length) {
+            return Err(InvalidValue(format!(
+                "the password has {length} characters; it needs {min_chars} to {max_chars}"
+            )));
         }
-        let looked_at: String = password.chars().take(Self::LOOKED_AT).collect();
-        let words: Vec<&str> = known.iter().flat_map(|text| words(text)).chain(["cedargate"]).collect();
-        let guess = zxcvbn::zxcvbn(&looked_at, &words);
-        if guess.score() >= self.score {
+        let scored: String = password.chars().take(Self::MAX_SCORED_CHARS).collect();
+        let words: Vec<&str> =
+            user_inputs.iter().flat_map(|text| split_words(text)).chain(["cedargate"]).collect();
+        let guess = zxcvbn::zxcvbn(&scored, &words);
+        if guess.score() >= self.min_score {
             return Ok(());
         }
         let mut message = "the password can be guessed".to_owned();
@@ -49,12 +52,12 @@ impl PasswordRules {
             message += &format!(" ({})", warning.to_string().trim_end_matches('.'));
         }
         message += "; several words that have nothing to do with one another, or with you, make a better one";
-        Err(Invalid(message))
+        Err(InvalidValue(message))
     }
 }
 
 /// A text, and the words that it is made of.
-fn words(text: &str) -> impl Iterator<Item = &str> {
+fn split_words(text: &str) -> impl Iterator<Item = &str> {
     let parts = text.split(|letter: char| !letter.is_alphanumeric()).filter(|part| part.chars().count() > 2);
     std::iter::once(text).chain(parts)
 }
@@ -65,8 +68,9 @@ mod tests {
     use proptest::prelude::*;
 
     fn check(profile: PasswordProfile, password: &str) -> Result<(), String> {
-        let known = ["ada.lovelace@analytical.example".to_owned(), "Ada".to_owned(), "Lovelace".to_owned()];
-        let checked = PasswordRules::new(profile).check(&password.into(), &known);
+        let user_inputs =
+            ["ada.lovelace@analytical.example".to_owned(), "Ada".to_owned(), "Lovelace".to_owned()];
+        let checked = PasswordRules::new(profile).check(&password.into(), &user_inputs);
         checked.map_err(|error| error.to_string())
     }
 
@@ -111,7 +115,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_the_password_the_message_does_not_repeat_it(password in "\\PC{1,40}") {
+        fn the_message_never_contains_the_password(password in "\\PC{1,40}") {
             if let Err(message) = check(PasswordProfile::Strict, &password) {
                 prop_assert!(password.chars().count() < 8 || !message.contains(&password), "{message}");
             }

@@ -2,7 +2,7 @@
 //! and a salt (decision 8), so that whoever asks twice gets the same, and nothing but hashes and salts is kept.
 
 use super::secret::{self, SecretError, random_hex};
-use crate::values::{Id, Invalid};
+use crate::types::{Id, InvalidValue};
 use aws_lc_rs::hmac;
 use secrecy::{ExposeSecret, SecretString};
 use std::str::FromStr;
@@ -21,7 +21,7 @@ impl RefreshToken {
     }
 
     /// A salt for [`Self::successor`]: 256 random bits, in hex.
-    pub fn salt() -> Result<String, SecretError> {
+    pub fn new_salt() -> Result<String, SecretError> {
         random_hex::<32>()
     }
 
@@ -30,7 +30,7 @@ impl RefreshToken {
     pub fn successor(&self, salt: &str) -> Self {
         let key = hmac::Key::new(hmac::HMAC_SHA512, salt.as_bytes());
         let tag = hmac::sign(&key, self.text.expose_secret().as_bytes());
-        let digits: String = secret::hex(tag.as_ref()).chars().take(80).collect();
+        let digits: String = secret::encode_hex(tag.as_ref()).chars().take(80).collect();
         Self { user: self.user, text: format!("{}.{digits}", self.user).into() }
     }
 
@@ -41,7 +41,7 @@ impl RefreshToken {
 
     /// The hash under which it is kept.
     pub fn hash(&self) -> String {
-        secret::hash(self.text.expose_secret())
+        secret::sha256_hex(self.text.expose_secret())
     }
 
     /// The token itself, for whom it is issued to.
@@ -51,11 +51,11 @@ impl RefreshToken {
 }
 
 impl FromStr for RefreshToken {
-    type Err = Invalid;
+    type Err = InvalidValue;
 
-    fn from_str(text: &str) -> Result<Self, Invalid> {
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
         // The message does not repeat what was sent: it may be most of a good token.
-        let malformed = || Invalid::new("a refresh token is a user id, a dot and 80 hex digits");
+        let malformed = || InvalidValue::new("a refresh token is a user id, a dot and 80 hex digits");
         let (user, rest) = text.split_once('.').ok_or_else(malformed)?;
         let is_hex = |digit: u8| digit.is_ascii_digit() || (b'a'..=b'f').contains(&digit);
         if rest.len() != 80 || !text.bytes().all(|byte| byte == b'.' || is_hex(byte)) {
@@ -71,7 +71,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn a_token_is_read_as_it_is_written_and_never_by_a_part_of_it() {
+    fn a_token_parses_from_its_own_text_and_never_from_a_prefix() {
         let token = RefreshToken::new(Id::EXAMPLE).unwrap();
         let text = token.expose();
         assert_eq!(text.len(), 24 + 1 + 80);
@@ -87,10 +87,10 @@ mod tests {
     }
 
     #[test]
-    fn a_successor_follows_from_the_token_and_the_salt_and_from_neither_alone() {
+    fn a_successor_depends_on_both_token_and_salt() {
         let (token, other) =
             (RefreshToken::new(Id::EXAMPLE).unwrap(), RefreshToken::new(Id::EXAMPLE).unwrap());
-        let (salt, pepper) = (RefreshToken::salt().unwrap(), RefreshToken::salt().unwrap());
+        let (salt, pepper) = (RefreshToken::new_salt().unwrap(), RefreshToken::new_salt().unwrap());
         let next = token.successor(&salt);
         assert_eq!(next.expose(), token.successor(&salt).expose());
         assert_eq!(next.expose().parse::<RefreshToken>().unwrap().hash(), next.hash());
@@ -102,7 +102,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_presented_it_is_read_or_refused(text in "\\PC{0,120}", digits in "[0-9a-f]{24}\\.[0-9a-f]{78,82}") {
+        fn any_text_is_parsed_or_rejected_without_a_panic(text in "\\PC{0,120}", digits in "[0-9a-f]{24}\\.[0-9a-f]{78,82}") {
             prop_assert!(text.parse::<RefreshToken>().is_err());
             prop_assert_eq!(digits.parse::<RefreshToken>().is_ok(), digits.len() == 105);
         }

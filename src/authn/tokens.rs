@@ -2,7 +2,7 @@
 
 use super::secret::{SecretError, random_hex};
 use crate::authz::ScopeSet;
-use crate::values::{Id, Timestamp};
+use crate::types::{Id, Timestamp};
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
@@ -37,7 +37,7 @@ struct Payload {
 
 /// A token that has just been issued.
 #[derive(Debug, Clone)]
-pub struct Issued {
+pub struct IssuedToken {
     /// The token.
     pub token: String,
     /// Until when it is good.
@@ -46,7 +46,7 @@ pub struct Issued {
 
 /// An access token that is good.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Verified {
+pub struct VerifiedToken {
     /// What it says.
     pub claims: Claims,
     /// Its own name.
@@ -56,7 +56,7 @@ pub struct Verified {
     /// Until when it is good.
     pub expires_at: Timestamp,
     /// The keyring by which it is.
-    pub keyring: u64,
+    pub keyring_number: u64,
 }
 
 /// Why an access token is no good. The messages are those that existing clients know (decision 5).
@@ -83,7 +83,7 @@ pub(super) fn issue(
     claims: &Claims,
     now: Timestamp,
     ttl: u64,
-) -> Result<Issued, SecretError> {
+) -> Result<IssuedToken, SecretError> {
     let iat = now.seconds();
     let exp = now.plus_seconds(ttl).seconds();
     let payload = Payload {
@@ -98,7 +98,7 @@ pub(super) fn issue(
         sid: claims.sid,
     };
     let token = jsonwebtoken::encode(header, &payload, key).map_err(|_| SecretError)?;
-    Ok(Issued { token, expires_at: moment(exp) })
+    Ok(IssuedToken { token, expires_at: from_unix_seconds(exp) })
 }
 
 /// What a token says, if this key signed it and it is valid at `now`: not before its `nbf`, not from its `exp` on.
@@ -107,7 +107,7 @@ pub(super) fn verify(
     key: &DecodingKey,
     validation: &Validation,
     now: Timestamp,
-) -> Result<Verified, TokenError> {
+) -> Result<VerifiedToken, TokenError> {
     let payload = jsonwebtoken::decode::<Payload>(token, key, validation)
         .map_err(|error| match error.kind() {
             ErrorKind::InvalidSignature | ErrorKind::InvalidAlgorithm => TokenError::InvalidSignature,
@@ -122,15 +122,15 @@ pub(super) fn verify(
     if payload.exp <= now.seconds() {
         return Err(TokenError::Expired);
     }
-    Ok(Verified {
+    Ok(VerifiedToken {
         claims: Claims { id: payload.id, scope, sid: payload.sid },
         jti: payload.jti,
-        issued_at: moment(payload.iat),
-        expires_at: moment(payload.exp),
-        keyring: 0,
+        issued_at: from_unix_seconds(payload.iat),
+        expires_at: from_unix_seconds(payload.exp),
+        keyring_number: 0,
     })
 }
 
-fn moment(seconds: i64) -> Timestamp {
+fn from_unix_seconds(seconds: i64) -> Timestamp {
     Timestamp::from_millis(seconds.saturating_mul(1_000))
 }

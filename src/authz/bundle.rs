@@ -2,12 +2,12 @@
 //! version. What is wrong is told with file and line, all of it at once.
 
 use super::Scope;
-use super::facts::SCOPE;
+use super::entities::SCOPE;
 use super::inventory::Inventory;
-use super::shape::Shape;
+use super::schema_type::SchemaType;
 use super::snapshot::{FileKind, Snapshot};
-use crate::values::quoted;
-use crate::values::strict_json::{self, JsonError};
+use crate::types::quoted;
+use crate::types::strict_json::{self, JsonError};
 use cedar_policy::{
     Effect, Entities, Entity, EntityTypeName, EntityUid, Policy, PolicyId, PolicySet, Schema, SchemaFragment,
     ValidationMode, Validator,
@@ -32,7 +32,7 @@ pub struct Sources {
 
 /// What is known of a policy besides what it says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct About {
+pub struct PolicyMetadata {
     /// Its `@id`.
     pub id: String,
     /// Its `@doc`.
@@ -53,9 +53,9 @@ pub struct Bundle {
     pub(super) schema: Schema,
     pub(super) policies: PolicySet,
     pub(super) data: Vec<Entity>,
-    pub(super) contexts: BTreeMap<EntityUid, Shape>,
-    pub(super) shapes: BTreeMap<String, Shape>,
-    about: BTreeMap<String, Arc<About>>,
+    pub(super) context_types: BTreeMap<EntityUid, SchemaType>,
+    pub(super) entity_types: BTreeMap<String, SchemaType>,
+    metadata: BTreeMap<String, Arc<PolicyMetadata>>,
     files: Vec<String>,
     version: Arc<str>,
     inventory: Inventory,
@@ -63,7 +63,7 @@ pub struct Bundle {
 
 /// Something that is wrong with a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
+pub struct BundleDiagnostic {
     /// The file, or the directory.
     pub file: String,
     /// The line, from 1, where it can be told.
@@ -72,7 +72,7 @@ pub struct Fault {
     pub message: String,
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for BundleDiagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.line {
             Some(line) => write!(f, "{}:{line}: {}", self.file, self.message),
@@ -83,45 +83,45 @@ impl fmt::Display for Fault {
 
 /// Why a bundle cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{}", .0.iter().map(Fault::to_string).collect::<Vec<_>>().join("\n"))]
-pub struct BundleError(pub Vec<Fault>);
+#[error("{}", .0.iter().map(BundleDiagnostic::to_string).collect::<Vec<_>>().join("\n"))]
+pub struct BundleError(pub Vec<BundleDiagnostic>);
 
 impl BundleError {
     /// Where something is wrong, by the names of the files and the lines, without what and without directories.
-    pub fn places(&self) -> String {
-        let place = |fault: &Fault| {
-            let name = fault.file.rsplit('/').next().unwrap_or_default();
-            fault.line.map_or_else(|| name.to_owned(), |line| format!("{name}:{line}"))
+    pub fn locations(&self) -> String {
+        let location = |diagnostic: &BundleDiagnostic| {
+            let name = diagnostic.file.rsplit('/').next().unwrap_or_default();
+            diagnostic.line.map_or_else(|| name.to_owned(), |line| format!("{name}:{line}"))
         };
-        self.0.iter().map(place).collect::<Vec<_>>().join(", ")
+        self.0.iter().map(location).collect::<Vec<_>>().join(", ")
     }
 }
 
 /// A file as it was read.
-struct Source {
+struct SourceFile {
     name: String,
     text: String,
     /// Where its lines end.
-    breaks: Vec<usize>,
+    newline_offsets: Vec<usize>,
 }
 
-impl Source {
+impl SourceFile {
     fn new(name: String, text: String) -> Self {
-        let breaks = text.match_indices('\n').map(|(at, _)| at).collect();
-        Self { name, text, breaks }
+        let newline_offsets = text.match_indices('\n').map(|(offset, _)| offset).collect();
+        Self { name, text, newline_offsets }
     }
 
-    fn fault(&self, line: Option<usize>, message: impl fmt::Display) -> Fault {
-        Fault { file: self.name.clone(), line, message: message.to_string() }
+    fn diagnostic(&self, line: Option<usize>, message: impl fmt::Display) -> BundleDiagnostic {
+        BundleDiagnostic { file: self.name.clone(), line, message: message.to_string() }
     }
 
     /// The line at this byte, from 1.
     fn line_at(&self, offset: usize) -> usize {
-        self.breaks.partition_point(|at| *at < offset) + 1
+        self.newline_offsets.partition_point(|newline| *newline < offset) + 1
     }
 
     /// What a diagnosis of Cedar says, with the line that it points at.
-    fn diagnosed(&self, diagnostic: &dyn Diagnostic) -> Fault {
+    fn to_bundle_diagnostic(&self, diagnostic: &dyn Diagnostic) -> BundleDiagnostic {
         let offset = diagnostic.labels().and_then(|mut labels| labels.next()).map(|label| label.offset());
         let mut message = diagnostic.to_string();
         let mut source = std::error::Error::source(diagnostic);
@@ -135,17 +135,17 @@ impl Source {
         if let Some(help) = diagnostic.help() {
             message = format!("{message} ({help})");
         }
-        self.fault(offset.map(|offset| self.line_at(offset)), message)
+        self.diagnostic(offset.map(|offset| self.line_at(offset)), message)
     }
 }
 
 /// Collects faults, so that all of them are told.
 #[derive(Default)]
-struct Faults(Vec<Fault>);
+struct Diagnostics(Vec<BundleDiagnostic>);
 
-impl Faults {
-    fn keep<T>(&mut self, result: Result<T, Fault>) -> Option<T> {
-        result.map_err(|fault| self.0.push(fault)).ok()
+impl Diagnostics {
+    fn ok_or_record<T>(&mut self, result: Result<T, BundleDiagnostic>) -> Option<T> {
+        result.map_err(|diagnostic| self.0.push(diagnostic)).ok()
     }
 
     fn check(&mut self) -> Result<(), BundleError> {
@@ -164,10 +164,10 @@ impl Bundle {
     /// # Errors
     /// All faults that were found, with file and line.
     pub fn parse(snapshot: &Snapshot, stored: &[&str]) -> Result<Self, BundleError> {
-        let mut faults = Faults::default();
-        let of_kind = |kind| -> Vec<Source> {
+        let mut diagnostics = Diagnostics::default();
+        let of_kind = |kind| -> Vec<SourceFile> {
             let files = snapshot.of_kind(kind);
-            files.map(|file| Source::new(file.path.clone(), file.text.clone())).collect()
+            files.map(|file| SourceFile::new(file.path.clone(), file.text.clone())).collect()
         };
         let (schemas, policies, data) =
             (of_kind(FileKind::Schema), of_kind(FileKind::Policies), of_kind(FileKind::Data));
@@ -175,24 +175,24 @@ impl Bundle {
         let files =
             [&schemas, &policies, &data].into_iter().flatten().map(|file| file.name.clone()).collect();
 
-        let (schema, (contexts, shapes)) = read_schema(&schemas, &mut faults)?;
-        let (policies, about) = read_policies(&policies, &schema, &mut faults);
-        let data = read_data(&data, &schema, stored, &mut faults);
-        lint(&policies, &about, &data, &mut faults);
-        faults.check()?;
+        let (schema, (context_types, entity_types)) = parse_schema(&schemas, &mut diagnostics)?;
+        let (policies, metadata) = parse_policies(&policies, &schema, &mut diagnostics);
+        let data = parse_data(&data, &schema, stored, &mut diagnostics);
+        lint(&policies, &metadata, &data, &mut diagnostics);
+        diagnostics.check()?;
         let texts = policies.policies().filter_map(|policy| {
-            let about: &About = about.get::<str>(policy.id().as_ref())?;
-            Some((about, policy.to_string()))
+            let metadata: &PolicyMetadata = metadata.get::<str>(policy.id().as_ref())?;
+            Some((metadata, policy.to_string()))
         });
         let inventory = Inventory::new(snapshot, texts);
-        let about = about.into_iter().map(|(id, about)| (id, Arc::new(about))).collect();
+        let metadata = metadata.into_iter().map(|(id, metadata)| (id, Arc::new(metadata))).collect();
         Ok(Self {
             schema,
             policies,
             data,
-            contexts,
-            shapes,
-            about,
+            context_types,
+            entity_types,
+            metadata,
             files,
             version: version.into(),
             inventory,
@@ -215,13 +215,13 @@ impl Bundle {
     }
 
     /// What is known of the policies, in the order of their ids.
-    pub fn policies(&self) -> impl Iterator<Item = &Arc<About>> {
-        self.about.values()
+    pub fn policies(&self) -> impl Iterator<Item = &Arc<PolicyMetadata>> {
+        self.metadata.values()
     }
 
     /// What is known of the policy with this id.
-    pub fn policy(&self, id: &str) -> Option<&Arc<About>> {
-        self.about.get(id)
+    pub fn policy(&self, id: &str) -> Option<&Arc<PolicyMetadata>> {
+        self.metadata.get(id)
     }
 
     /// The names of all actions: an action of the empty namespace by its id, any other by its whole name.
@@ -239,7 +239,7 @@ pub(super) fn action_name(action: &EntityUid) -> String {
     }
 }
 
-fn version(files: &[&Vec<Source>]) -> String {
+fn version(files: &[&Vec<SourceFile>]) -> String {
     let mut hash = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
     for file in files.iter().copied().flatten() {
         // The name of the file only: the same files elsewhere are the same version.
@@ -253,109 +253,116 @@ fn version(files: &[&Vec<Source>]) -> String {
 }
 
 /// What the schema declares: of the context of each action, and of each entity type.
-type Shapes = (BTreeMap<EntityUid, Shape>, BTreeMap<String, Shape>);
+type SchemaTypes = (BTreeMap<EntityUid, SchemaType>, BTreeMap<String, SchemaType>);
 
-fn read_schema(files: &[Source], faults: &mut Faults) -> Result<(Schema, Shapes), BundleError> {
+fn parse_schema(
+    files: &[SourceFile],
+    diagnostics: &mut Diagnostics,
+) -> Result<(Schema, SchemaTypes), BundleError> {
     let mut fragments = Vec::new();
     for file in files {
         match SchemaFragment::from_cedarschema_str(&file.text) {
             Ok((fragment, warnings)) => {
-                faults.0.extend(warnings.map(|warning| file.diagnosed(&warning)));
+                diagnostics.0.extend(warnings.map(|warning| file.to_bundle_diagnostic(&warning)));
                 fragments.push(fragment);
             }
-            Err(error) => faults.0.push(file.diagnosed(&error)),
+            Err(error) => diagnostics.0.push(file.to_bundle_diagnostic(&error)),
         }
     }
-    faults.check()?;
-    let whole = |error: &dyn fmt::Display| {
+    diagnostics.check()?;
+    let schema_error = |error: &dyn fmt::Display| {
         let names: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
-        BundleError(vec![Fault { file: names.join(", "), line: None, message: error.to_string() }])
+        BundleError(vec![BundleDiagnostic { file: names.join(", "), line: None, message: error.to_string() }])
     };
     if files.is_empty() {
-        return Err(BundleError(vec![Fault {
+        return Err(BundleError(vec![BundleDiagnostic {
             file: "schema".into(),
             line: None,
             message: "none of the schema directories has a *.cedarschema file".into(),
         }]));
     }
-    let schema = Schema::from_schema_fragments(fragments).map_err(|error| whole(&error))?;
+    let schema = Schema::from_schema_fragments(fragments).map_err(|error| schema_error(&error))?;
     let all: Vec<&str> = files.iter().map(|file| file.text.as_str()).collect();
     let (json, _) = cedar_policy::schema_str_to_json_with_resolved_types(&all.join("\n"))
-        .map_err(|error| whole(&error))?;
-    let shapes = shapes(&json, &schema).map_err(|message| whole(&message))?;
-    Ok((schema, shapes))
+        .map_err(|error| schema_error(&error))?;
+    let types = schema_types(&json, &schema).map_err(|message| schema_error(&message))?;
+    Ok((schema, types))
 }
 
-fn shapes(json: &Value, schema: &Schema) -> Result<Shapes, String> {
-    let mut contexts = BTreeMap::new();
+fn schema_types(json: &Value, schema: &Schema) -> Result<SchemaTypes, String> {
+    let mut context_types = BTreeMap::new();
     for action in schema.actions() {
         let namespace = action.type_name().namespace();
         let declared =
             json.get(&namespace).and_then(|space| space.get("actions")?.get(action.id().unescaped()));
         let context = declared.and_then(|declared| declared.get("appliesTo")?.get("context"));
         let shape = match context {
-            Some(form) => Shape::read(json, &namespace, form),
-            None => Some(Shape::default()),
+            Some(definition) => SchemaType::parse(json, &namespace, definition),
+            None => Some(SchemaType::default()),
         };
         let shape =
             shape.ok_or_else(|| format!("the context of {action} is not a record with named fields"))?;
-        contexts.insert(action.clone(), shape);
+        context_types.insert(action.clone(), shape);
     }
-    let mut types = BTreeMap::new();
+    let mut entity_types = BTreeMap::new();
     for kind in schema.entity_types() {
         let namespace = kind.namespace();
         let declared = json.get(&namespace).and_then(|space| space.get("entityTypes")?.get(kind.basename()));
         let shape = match declared.and_then(|declared| declared.get("shape")) {
-            Some(form) => Shape::read(json, &namespace, form),
-            None => Some(Shape::Record(BTreeMap::new())),
+            Some(definition) => SchemaType::parse(json, &namespace, definition),
+            None => Some(SchemaType::Record(BTreeMap::new())),
         };
         let shape =
             shape.ok_or_else(|| format!("the attributes of {kind} are not a record with named fields"))?;
-        types.insert(kind.to_string(), shape);
+        entity_types.insert(kind.to_string(), shape);
     }
-    Ok((contexts, types))
+    Ok((context_types, entity_types))
 }
 
-fn read_policies(
-    files: &[Source],
+fn parse_policies(
+    files: &[SourceFile],
     schema: &Schema,
-    faults: &mut Faults,
-) -> (PolicySet, BTreeMap<String, About>) {
+    diagnostics: &mut Diagnostics,
+) -> (PolicySet, BTreeMap<String, PolicyMetadata>) {
     let mut all = PolicySet::new();
-    let mut about: BTreeMap<String, About> = BTreeMap::new();
+    let mut metadata: BTreeMap<String, PolicyMetadata> = BTreeMap::new();
     let mut sources = HashMap::new();
     for file in files {
         let parsed: PolicySet = match file.text.parse() {
             Ok(parsed) => parsed,
             Err(error) => {
                 let error: cedar_policy::ParseErrors = error;
-                faults.0.extend(error.iter().map(|error| file.diagnosed(error)));
+                diagnostics.0.extend(error.iter().map(|error| file.to_bundle_diagnostic(error)));
                 continue;
             }
         };
         for template in parsed.templates() {
             let start = template.as_ref().loc().map_or(0, |loc| loc.span.offset());
             let message = "it is a template (?principal or ?resource); write a policy instead";
-            faults.0.push(file.fault(Some(file.line_at(start)), message));
+            diagnostics.0.push(file.diagnostic(Some(file.line_at(start)), message));
         }
         for policy in parsed.policies() {
-            let Some(found) = faults.keep(about_policy(file, policy)) else { continue };
-            if let Some(first) = about.get(&found.id) {
-                let message =
-                    format!("the id {:?} is taken: {}:{} has it already", found.id, first.file, first.line);
-                faults.0.push(file.fault(Some(found.line), message));
+            let Some(policy_metadata) = diagnostics.ok_or_record(policy_metadata(file, policy)) else {
+                continue;
+            };
+            if let Some(first) = metadata.get(&policy_metadata.id) {
+                let message = format!(
+                    "the id {:?} is taken: {}:{} has it already",
+                    policy_metadata.id, first.file, first.line
+                );
+                diagnostics.0.push(file.diagnostic(Some(policy_metadata.line), message));
                 continue;
             }
-            if let Err(error) = all.add(policy.new_id(PolicyId::new(&found.id))) {
-                faults.0.push(file.fault(Some(found.line), error));
+            if let Err(error) = all.add(policy.new_id(PolicyId::new(&policy_metadata.id))) {
+                diagnostics.0.push(file.diagnostic(Some(policy_metadata.line), error));
             }
-            sources.insert(found.id.clone(), file);
-            about.insert(found.id.clone(), found);
+            sources.insert(policy_metadata.id.clone(), file);
+            metadata.insert(policy_metadata.id.clone(), policy_metadata);
         }
     }
-    if about.is_empty() && faults.0.is_empty() {
+    if metadata.is_empty() && diagnostics.0.is_empty() {
         let message = "none of the policy directories has a policy: everything would be denied".into();
-        faults.0.push(Fault { file: "policies".into(), line: None, message });
+        diagnostics.0.push(BundleDiagnostic { file: "policies".into(), line: None, message });
     }
     // Level 1: a policy reads the attributes of principal and resource, and not those of what they name in turn, which
     // are not there when it is asked.
@@ -365,24 +372,24 @@ fn read_policies(
         checked.validation_warnings().map(|warning| (warning.policy_id(), warning as &dyn Diagnostic));
     for (id, problem) in errors.chain(warnings) {
         let id: &str = id.as_ref();
-        let (Some(file), Some(found)) = (sources.get(id), about.get(id)) else { continue };
-        let fault = file.diagnosed(problem);
-        faults.0.push(Fault { line: fault.line.or(Some(found.line)), ..fault });
+        let (Some(file), Some(policy_metadata)) = (sources.get(id), metadata.get(id)) else { continue };
+        let fault = file.to_bundle_diagnostic(problem);
+        diagnostics.0.push(BundleDiagnostic { line: fault.line.or(Some(policy_metadata.line)), ..fault });
     }
-    (all, about)
+    (all, metadata)
 }
 
-fn about_policy(file: &Source, policy: &Policy) -> Result<About, Fault> {
+fn policy_metadata(file: &SourceFile, policy: &Policy) -> Result<PolicyMetadata, BundleDiagnostic> {
     let start = policy.as_ref().loc().map_or(0, |loc| loc.span.offset());
     let Some(id) = policy.annotation("id").filter(|id| !id.is_empty()) else {
         let text = policy.to_string();
-        let head = text.lines().find(|line| !line.starts_with('@')).unwrap_or_default();
-        let message = format!("the policy that begins with {} has no @id(\"…\")", quoted(head));
-        return Err(file.fault(Some(file.line_at(start)), message));
+        let first_line = text.lines().find(|line| !line.starts_with('@')).unwrap_or_default();
+        let message = format!("the policy that begins with {} has no @id(\"…\")", quoted(first_line));
+        return Err(file.diagnostic(Some(file.line_at(start)), message));
     };
     // The @id among the policy's own annotations.
-    let annotation = file.text.get(start..).and_then(|own| own.find(&format!("@id({id:?})")));
-    Ok(About {
+    let annotation = file.text.get(start..).and_then(|source| source.find(&format!("@id({id:?})")));
+    Ok(PolicyMetadata {
         id: id.to_owned(),
         doc: policy.annotation("doc").map(str::to_owned),
         annotations: policy.annotations().map(|(name, text)| (name.to_owned(), text.to_owned())).collect(),
@@ -392,12 +399,17 @@ fn about_policy(file: &Source, policy: &Policy) -> Result<About, Fault> {
     })
 }
 
-fn read_data(files: &[Source], schema: &Schema, stored: &[&str], faults: &mut Faults) -> Vec<Entity> {
+fn parse_data(
+    files: &[SourceFile],
+    schema: &Schema,
+    stored: &[&str],
+    diagnostics: &mut Diagnostics,
+) -> Vec<Entity> {
     let mut all: Vec<Entity> = Vec::new();
-    let mut known: HashMap<EntityUid, &Source> = HashMap::new();
+    let mut files_by_uid: HashMap<EntityUid, &SourceFile> = HashMap::new();
     for file in files {
         if let Err(JsonError::DuplicateKey(path)) = strict_json::check(file.text.as_bytes()) {
-            faults.0.push(file.fault(None, format!("{path}: the key occurs twice in its object")));
+            diagnostics.0.push(file.diagnostic(None, format!("{path}: the key occurs twice in its object")));
             continue;
         }
         match Entities::from_json_str(&file.text, Some(schema)) {
@@ -405,33 +417,35 @@ fn read_data(files: &[Source], schema: &Schema, stored: &[&str], faults: &mut Fa
                 // Parsing with the schema adds its actions, which are no data.
                 for entity in entities.iter().filter(|entity| entity.uid().type_name().basename() != "Action")
                 {
-                    if let Some(first) = known.insert(entity.uid(), file) {
+                    if let Some(first) = files_by_uid.insert(entity.uid(), file) {
                         let message = format!("{} stands in {} already", entity.uid(), first.name);
-                        faults.0.push(file.fault(None, message));
+                        diagnostics.0.push(file.diagnostic(None, message));
                     }
                     all.push(entity.clone());
                 }
             }
-            Err(error) => faults.0.push(file.diagnosed(&error)),
+            Err(error) => diagnostics.0.push(file.to_bundle_diagnostic(&error)),
         }
     }
-    lint_data(&all, &known, stored, faults);
+    lint_data(&all, &files_by_uid, stored, diagnostics);
     // What one file names as a parent may stand in another.
     if let Err(error) = Entities::from_entities(all.clone(), None) {
-        faults.0.push(Fault { file: "data".into(), line: None, message: error.to_string() });
+        diagnostics.0.push(BundleDiagnostic { file: "data".into(), line: None, message: error.to_string() });
     }
     let names: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
-    let place = |message: String| Fault { file: names.join(", "), line: None, message };
+    let diagnostic = |message: String| BundleDiagnostic { file: names.join(", "), line: None, message };
     let scopes: HashSet<EntityUid> =
-        known.into_keys().filter(|uid| uid.type_name().to_string() == SCOPE).collect();
+        files_by_uid.into_keys().filter(|uid| uid.type_name().to_string() == SCOPE).collect();
     for scope in Scope::ALL {
         if !scopes.iter().any(|uid| uid.id().unescaped() == scope.as_str()) {
-            faults.0.push(place(format!("the entity {SCOPE}::\"{scope}\" is missing")));
+            diagnostics.0.push(diagnostic(format!("the entity {SCOPE}::\"{scope}\" is missing")));
         }
     }
     for uid in scopes {
         if uid.id().unescaped().parse::<Scope>().is_err() {
-            faults.0.push(place(format!("{uid} is not a scope; the scopes are guest, agent, bot and admin")));
+            diagnostics.0.push(diagnostic(format!(
+                "{uid} is not a scope; the scopes are guest, agent, bot and admin"
+            )));
         }
     }
     all
@@ -439,42 +453,57 @@ fn read_data(files: &[Source], schema: &Schema, stored: &[&str], faults: &mut Fa
 
 /// Validation lets a parent pass that is nowhere, which breaks a cascade unseen, and things that the store has already,
 /// which would stand twice when they are asked about.
-fn lint_data(data: &[Entity], known: &HashMap<EntityUid, &Source>, stored: &[&str], faults: &mut Faults) {
+fn lint_data(
+    data: &[Entity],
+    files_by_uid: &HashMap<EntityUid, &SourceFile>,
+    stored: &[&str],
+    diagnostics: &mut Diagnostics,
+) {
     for entity in data {
         let uid = entity.uid();
-        let Some(file) = known.get(&uid) else { continue };
+        let Some(file) = files_by_uid.get(&uid) else { continue };
         if stored.contains(&uid.type_name().to_string().as_str()) {
-            faults.0.push(
-                file.fault(None, format!("{uid} is of a type whose things are in the database, not here")),
+            diagnostics.0.push(
+                file.diagnostic(
+                    None,
+                    format!("{uid} is of a type whose things are in the database, not here"),
+                ),
             );
         }
         // What is in the database may be named, so that a thing of another domain can stand in an organization.
         let is_stored = |uid: &EntityUid| stored.contains(&uid.type_name().to_string().as_str());
         let parents = entity.clone().into_inner().2;
-        for parent in parents.iter().filter(|parent| !known.contains_key(*parent) && !is_stored(parent)) {
-            faults
-                .0
-                .push(file.fault(None, format!("{uid} has the parent {parent}, which is not in the data")));
+        for parent in
+            parents.iter().filter(|parent| !files_by_uid.contains_key(*parent) && !is_stored(parent))
+        {
+            diagnostics.0.push(
+                file.diagnostic(None, format!("{uid} has the parent {parent}, which is not in the data")),
+            );
         }
     }
 }
 
 /// Strict validation lets `Scope::"agnet"` pass: an entity literal of a type that the data lists must be in that list.
-fn lint(policies: &PolicySet, about: &BTreeMap<String, About>, data: &[Entity], faults: &mut Faults) {
+fn lint(
+    policies: &PolicySet,
+    metadata: &BTreeMap<String, PolicyMetadata>,
+    data: &[Entity],
+    diagnostics: &mut Diagnostics,
+) {
     let uids: HashSet<EntityUid> = data.iter().map(Entity::uid).collect();
-    let kinds: HashSet<&EntityTypeName> = uids.iter().map(EntityUid::type_name).collect();
+    let types: HashSet<&EntityTypeName> = uids.iter().map(EntityUid::type_name).collect();
     for policy in policies.policies() {
-        let Some(about) = about.get::<str>(policy.id().as_ref()) else { continue };
+        let Some(metadata) = metadata.get::<str>(policy.id().as_ref()) else { continue };
         for literal in policy.entity_literals() {
-            if uids.contains(&literal) || !kinds.contains(literal.type_name()) {
+            if uids.contains(&literal) || !types.contains(literal.type_name()) {
                 continue;
             }
             let same_type = |uid: &&EntityUid| uid.type_name() == literal.type_name();
             let mut listed: Vec<String> = uids.iter().filter(same_type).map(EntityUid::to_string).collect();
             listed.sort();
-            faults.0.push(Fault {
-                file: about.file.clone(),
-                line: Some(about.line),
+            diagnostics.0.push(BundleDiagnostic {
+                file: metadata.file.clone(),
+                line: Some(metadata.line),
                 message: format!("{literal} is not in the data, which has {}", listed.join(", ")),
             });
         }

@@ -13,7 +13,7 @@ pub struct Candidate {
 
 /// A candidate that becomes active only when its version is confirmed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pending {
+pub struct PendingConfirmation {
     /// Its version.
     pub version: String,
     /// What would be lost; empty where every change needs a confirmation.

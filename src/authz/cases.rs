@@ -2,8 +2,8 @@
 //! decision that it should have.
 
 use super::snapshot::{FileKind, Snapshot};
-use super::{Bundle, Fault};
-use crate::values::{read_text, strict_json};
+use super::{Bundle, BundleDiagnostic};
+use crate::types::{read_text, strict_json};
 use cedar_policy::{Authorizer, Context, Decision, Entities, EntityUid, Request, Schema};
 use serde::Deserialize;
 use serde_json::Value;
@@ -14,12 +14,12 @@ use std::path::Path;
 /// A case.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Case {
+pub struct PolicyTest {
     /// What it is about.
     pub name: String,
-    request: CaseRequest,
+    request: PolicyTestRequest,
     entities: Box<RawValue>,
-    decision: Expected,
+    decision: ExpectedDecision,
     /// Policies that must be among those that decide.
     #[serde(default)]
     reason: Vec<String>,
@@ -30,7 +30,7 @@ pub struct Case {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct CaseRequest {
+struct PolicyTestRequest {
     principal: String,
     action: String,
     resource: String,
@@ -39,58 +39,58 @@ struct CaseRequest {
 
 #[derive(Debug, Deserialize, PartialEq, Eq, Clone, Copy)]
 #[serde(rename_all = "lowercase")]
-enum Expected {
+enum ExpectedDecision {
     Allow,
     Deny,
 }
 
 /// The cases of a file.
-pub fn read(path: &Path) -> Result<Vec<Case>, String> {
+pub fn read(path: &Path) -> Result<Vec<PolicyTest>, String> {
     parse(&read_text(path).map_err(|error| error.to_string())?)
 }
 
-fn parse(text: &str) -> Result<Vec<Case>, String> {
+fn parse(text: &str) -> Result<Vec<PolicyTest>, String> {
     strict_json::check(text.as_bytes()).map_err(|error| error.to_string())?;
     serde_json::from_str(text).map_err(|error| error.to_string())
 }
 
 /// How many failing cases are listed by name.
-const MAX_LISTED: usize = 20;
+const MAX_REPORTED_FAILURES: usize = 20;
 
 /// Runs all cases of a snapshot against the bundle that was parsed from it.
 ///
 /// Returns a fault with the name of each failing case, at most [`MAX_LISTED`], and for each file that is not a list of
 /// cases; nothing if all cases pass.
-pub(super) fn run_all(bundle: &Bundle, snapshot: &Snapshot) -> Vec<Fault> {
-    let mut faults = Vec::new();
+pub(super) fn run_all(bundle: &Bundle, snapshot: &Snapshot) -> Vec<BundleDiagnostic> {
+    let mut diagnostics = Vec::new();
     let mut parsed = ParsedEntities::default();
     let mut unlisted = 0_usize;
     for file in snapshot.of_kind(FileKind::Cases) {
-        let fault = |message| Fault { file: file.path.clone(), line: None, message };
+        let diagnostic = |message| BundleDiagnostic { file: file.path.clone(), line: None, message };
         let cases = match parse(&file.text) {
             Ok(cases) => cases,
             Err(error) => {
-                faults.push(fault(format!("it is not a list of policy tests: {error}")));
+                diagnostics.push(diagnostic(format!("it is not a list of policy tests: {error}")));
                 continue;
             }
         };
         for case in cases {
             let Err(message) = case.run_with(bundle, &mut parsed) else { continue };
-            if faults.len() < MAX_LISTED {
-                faults.push(fault(format!("case {:?} fails: {message}", case.name)));
+            if diagnostics.len() < MAX_REPORTED_FAILURES {
+                diagnostics.push(diagnostic(format!("case {:?} fails: {message}", case.name)));
             } else {
                 unlisted += 1;
             }
         }
     }
     if unlisted > 0 {
-        faults.push(Fault {
+        diagnostics.push(BundleDiagnostic {
             file: "cases".into(),
             line: None,
             message: format!("{unlisted} more cases fail"),
         });
     }
-    faults
+    diagnostics
 }
 
 /// The entities of cases that ran before, by their JSON text: most cases share theirs with others.
@@ -108,7 +108,7 @@ impl ParsedEntities {
     }
 }
 
-impl Case {
+impl PolicyTest {
     /// Asks the whole policy set, without any of the engine's shortcuts; says what is not as expected.
     pub fn run(&self, bundle: &Bundle) -> Result<(), String> {
         self.run_with(bundle, &mut ParsedEntities::default())
@@ -126,7 +126,11 @@ impl Case {
             .map_err(|error| format!("request: {error}"))?;
         let entities = parsed.parse(self.entities.get(), schema)?;
         let response = Authorizer::new().is_authorized(&request, &bundle.policies, entities);
-        let decision = if response.decision() == Decision::Allow { Expected::Allow } else { Expected::Deny };
+        let decision = if response.decision() == Decision::Allow {
+            ExpectedDecision::Allow
+        } else {
+            ExpectedDecision::Deny
+        };
         let reasons: Vec<&str> = response.diagnostics().reason().map(AsRef::as_ref).collect();
         let errors = response.diagnostics().errors().count();
         if decision != self.decision {

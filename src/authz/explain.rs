@@ -1,55 +1,66 @@
 //! Why it was decided so, and for a denial what is missing.
 
-use super::bundle::About;
-use super::facts::Resourced;
-use super::{Answer, Ask, Engine, Scope, ScopeSet};
+use super::bundle::PolicyMetadata;
+use super::entities::ResourceEntity;
+use super::{AuthzDecision, AuthzRequest, Engine, Scope, ScopeSet};
 use std::sync::Arc;
 
 /// What stands between a question and a yes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Missing {
+pub enum DenialReason {
     /// The lowest scope that would be allowed.
-    Scope(Scope),
+    MissingScope(Scope),
     /// These forbid it.
-    Forbidden(Vec<Arc<About>>),
+    ForbiddenBy(Vec<Arc<PolicyMetadata>>),
     /// These would permit it, but for their conditions, or permit it to others or of others.
-    Conditions(Vec<Arc<About>>),
+    UnmetConditions(Vec<Arc<PolicyMetadata>>),
     /// No policy permits it to anybody.
-    Nothing,
+    NoPermit,
 }
 
 impl Engine {
     /// What is missing for a yes; none where the answer is one.
-    pub fn missing(&self, ask: &Ask<'_>, resource: &Resourced, answer: &Answer) -> Option<Missing> {
-        if answer.allowed {
+    pub fn denial_reason(
+        &self,
+        request: &AuthzRequest<'_>,
+        resource: &ResourceEntity,
+        decision: &AuthzDecision,
+    ) -> Option<DenialReason> {
+        if decision.allowed {
             return None;
         }
         for scope in Scope::ALL {
-            let scopes = self.effective(&ScopeSet::from(scope), scope);
-            let Some(principal) = ask.principal.with_scopes(scopes.as_ref()) else { break };
-            if self.allows(&Ask { principal: &principal, trail: None, ..*ask }, resource) {
-                return Some(Missing::Scope(scope));
+            let scopes = self.effective_scopes(&ScopeSet::from(scope), scope);
+            let Some(principal) = request.principal.with_scopes(scopes.as_ref()) else { break };
+            if self.allows(&AuthzRequest { principal: &principal, recorder: None, ..*request }, resource) {
+                return Some(DenialReason::MissingScope(scope));
             }
         }
-        if !answer.policies.is_empty() {
-            return Some(Missing::Forbidden(answer.policies.clone()));
+        if !decision.policies.is_empty() {
+            return Some(DenialReason::ForbiddenBy(decision.policies.clone()));
         }
-        let near = [[false, false], [true, false], [true, true]];
-        let mut near = near.into_iter().map(|widened| self.permits_but_for(widened, ask, resource));
-        let near = near.find(|permits| !permits.is_empty());
-        Some(near.map_or(Missing::Nothing, Missing::Conditions))
+        let candidates = [[false, false], [true, false], [true, true]];
+        let mut candidates =
+            candidates.into_iter().map(|ignored| self.permits_ignoring(ignored, request, resource));
+        let candidates = candidates.find(|permits| !permits.is_empty());
+        Some(candidates.map_or(DenialReason::NoPermit, DenialReason::UnmetConditions))
     }
 
     /// The permits that would apply if they had no conditions, and were for every principal or resource of their type.
-    fn permits_but_for(&self, widened: [bool; 2], ask: &Ask<'_>, resource: &Resourced) -> Vec<Arc<About>> {
-        let Some(slice) = self.slice(ask.action) else { return Vec::new() };
-        let permits = slice.rules.iter().filter(|rule| rule.about.permits);
-        let would = self.call(slice, ask, resource, |call| {
+    fn permits_ignoring(
+        &self,
+        ignored: [bool; 2],
+        request: &AuthzRequest<'_>,
+        resource: &ResourceEntity,
+    ) -> Vec<Arc<PolicyMetadata>> {
+        let Some(action_policies) = self.action_policies(request.action) else { return Vec::new() };
+        let permits = action_policies.policies.iter().filter(|rule| rule.metadata.permits);
+        let matching = self.with_evaluator(action_policies, request, resource, |evaluator| {
             permits
-                .filter(|rule| rule.would_apply(call, widened))
-                .map(|rule| Arc::clone(&rule.about))
+                .filter(|rule| rule.matches_scope(evaluator, ignored))
+                .map(|rule| Arc::clone(&rule.metadata))
                 .collect()
         });
-        would.unwrap_or_default()
+        matching.unwrap_or_default()
     }
 }

@@ -1,7 +1,7 @@
 //! What a bundle protects with: its forbid policies and its files. Comparing two inventories shows what would be lost if one
 //! bundle replaced the other.
 
-use super::bundle::About;
+use super::bundle::PolicyMetadata;
 use super::snapshot::{FileKind, Snapshot, SnapshotFile};
 use cedar_policy::Policy;
 use serde::de::IgnoredAny;
@@ -53,13 +53,16 @@ impl fmt::Display for Losses {
 
 impl Inventory {
     /// The inventory of files that were read and of the policies in them.
-    pub(super) fn new<'a>(snapshot: &Snapshot, policies: impl Iterator<Item = (&'a About, String)>) -> Self {
+    pub(super) fn new<'a>(
+        snapshot: &Snapshot,
+        policies: impl Iterator<Item = (&'a PolicyMetadata, String)>,
+    ) -> Self {
         let mut forbids = BTreeMap::new();
         let mut with_policies = HashSet::new();
-        for (about, text) in policies {
-            with_policies.insert(about.file.as_str());
-            if !about.permits {
-                forbids.insert(about.id.clone(), text);
+        for (policy, text) in policies {
+            with_policies.insert(policy.file.as_str());
+            if !policy.permits {
+                forbids.insert(policy.id.clone(), text);
             }
         }
         let mut files = BTreeMap::new();
@@ -134,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_forbid_with_another_text_is_lost_only_if_it_says_something_else() {
+    fn a_changed_forbid_is_lost_unless_the_change_is_cosmetic() {
         let text = "@id(\"a\") forbid (principal, action, resource) unless { principal == resource };";
         let active = inventory(&[("a", text)], &[]);
         for (candidate, is_lost) in [
@@ -158,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn each_of_several_files_of_one_name_counts() {
+    fn files_with_the_same_name_are_counted_separately() {
         let active = inventory(&[], &[("a.cedar", 2), ("b.json", 1)]);
         let losses = |files| active.losses(&inventory(&[], files)).files;
         assert_eq!(losses(&[("a.cedar", 2), ("b.json", 1)]), [] as [&str; 0]);

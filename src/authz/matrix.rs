@@ -1,9 +1,9 @@
 //! The permission matrix: what each scope may do, for every action, in its own organization and around it.
 
-use super::circumstances::Circumstances;
-use super::facts::{Principal, Resourced, USER, UserFacts};
-use super::{Ask, Engine, Scope, ScopeSet};
-use crate::values::{Id, OrgPath};
+use super::decision_context::DecisionContext;
+use super::entities::{Principal, ResourceEntity, USER, UserAttributes};
+use super::{AuthzRequest, Engine, Scope, ScopeSet};
+use crate::types::{Id, OrgPath};
 use std::fmt::Write;
 
 /// Where a resource is, seen from the organization of the caller.
@@ -20,7 +20,7 @@ impl Location {
 
     /// The organization there. The caller's organization has one above it, one beside it and one below it.
     fn path(self) -> OrgPath {
-        let id = |number: u8| format!("{number:024x}").parse().unwrap_or(Id::NONE);
+        let id = |number: u8| format!("{number:024x}").parse().unwrap_or(Id::NIL);
         let above = OrgPath::root(id(1));
         let own = above.child(id(2));
         match self {
@@ -36,15 +36,16 @@ impl Location {
 fn cell(engine: &Engine, action: &str, kind: &str, scope: Scope, location: Location) -> &'static str {
     let home = Location::Own.path();
     let own = Id::EXAMPLE;
-    let facts = UserFacts { organization: home.own(), role: scope, status: "active", email: None };
-    let scopes = engine.effective(&ScopeSet::from(scope), scope);
-    let principal = Principal::new(own, &home, facts, scopes.as_ref());
-    let circumstances = Circumstances::default();
-    let ask = Ask { principal: &principal, action, circumstances: &circumstances, trail: None };
-    let is_self = || engine.allows(&ask, &Resourced::new(USER, own, facts.attributes(), &home));
-    if engine.allows(&ask, &Resourced::hypothetical(kind, &location.path())) {
+    let user = UserAttributes { organization: home.org_id(), role: scope, status: "active", email: None };
+    let scopes = engine.effective_scopes(&ScopeSet::from(scope), scope);
+    let principal = Principal::new(own, &home, user, scopes.as_ref());
+    let context = DecisionContext::default();
+    let request = AuthzRequest { principal: &principal, action, context: &context, recorder: None };
+    let is_allowed_on_self =
+        || engine.allows(&request, &ResourceEntity::new(USER, own, user.attributes(), &home));
+    if engine.allows(&request, &ResourceEntity::hypothetical(kind, &location.path())) {
         "+"
-    } else if location == Location::Own && kind == USER && is_self() {
+    } else if location == Location::Own && kind == USER && is_allowed_on_self() {
         "self"
     } else {
         "-"
@@ -69,9 +70,9 @@ pub struct MatrixRow {
 pub fn matrix_rows(engine: &Engine) -> Vec<MatrixRow> {
     let mut rows = Vec::new();
     for action in engine.bundle().actions() {
-        let kinds = engine.kinds(&action);
+        let kinds = engine.resource_types(&action);
         // The matrix is about scopes, which principals of other domains do not have.
-        if !kinds.iter().any(|kind| engine.actions_between(USER, kind).contains(&action.as_str())) {
+        if !kinds.iter().any(|kind| engine.applicable_actions(USER, kind).contains(&action.as_str())) {
             continue;
         }
         let cells = |kind: &String| {
@@ -79,14 +80,14 @@ pub fn matrix_rows(engine: &Engine) -> Vec<MatrixRow> {
         };
         let row =
             |kind: &String| MatrixRow { kind: kind.clone(), action: action.clone(), cells: cells(kind) };
-        let mut of_kinds: Vec<MatrixRow> = kinds.iter().map(row).collect();
-        if of_kinds.len() > 1
-            && of_kinds.windows(2).all(|pair| matches!(pair, [one, two] if one.cells == two.cells))
+        let mut type_rows: Vec<MatrixRow> = kinds.iter().map(row).collect();
+        if type_rows.len() > 1
+            && type_rows.windows(2).all(|pair| matches!(pair, [one, two] if one.cells == two.cells))
         {
-            of_kinds.truncate(1);
-            of_kinds.iter_mut().for_each(|row| "*".clone_into(&mut row.kind));
+            type_rows.truncate(1);
+            type_rows.iter_mut().for_each(|row| "*".clone_into(&mut row.kind));
         }
-        rows.extend(of_kinds);
+        rows.extend(type_rows);
     }
     rows.sort();
     rows

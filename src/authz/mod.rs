@@ -1,42 +1,45 @@
 //! May it? Cedar and nothing else: no SQL, no HTTP.
 
-mod answer;
+mod action_policies;
 mod bundle;
 mod candidate;
 pub mod cases;
-mod circumstances;
-mod counts;
-mod domain;
+mod compiled_policy;
+mod counters;
+mod decision;
+mod decision_context;
 mod engine;
+mod entities;
 mod explain;
-mod facts;
+mod external_entities;
+mod invalid_attribute;
 mod inventory;
-mod live;
+mod log_json;
 mod matrix;
 mod permitted;
-mod reads;
-mod rules;
+mod policy_handle;
+mod read_set;
+mod recorder;
+mod schema_type;
 mod scope;
-mod shape;
-mod shown;
-mod slice;
 mod snapshot;
-mod trail;
-mod unfit;
 
-pub use answer::Answer;
-pub use bundle::{About, Bundle, BundleError, Fault, Sources};
-pub use candidate::{Candidate, Pending};
-pub use circumstances::Circumstances;
-pub use counts::{Decisions, LATENCIES};
-pub use domain::{Domain, ExternalError};
-pub use engine::{Ask, Engine};
-pub use explain::Missing;
-pub use facts::{Attribute, Foreign, Principal, Resourced, Thing, UserFacts, boolean, entity, text};
+pub use bundle::{Bundle, BundleDiagnostic, BundleError, PolicyMetadata, Sources};
+pub use candidate::{Candidate, PendingConfirmation};
+pub use counters::{DecisionCounts, LATENCY_BUCKETS_NANOS};
+pub use decision::AuthzDecision;
+pub use decision_context::DecisionContext;
+pub use engine::{AuthzRequest, Engine};
+pub use entities::{
+    Attribute, AuthzResource, ExternalEntity, Principal, ResourceEntity, UserAttributes, boolean, entity,
+    text,
+};
+pub use explain::DenialReason;
+pub use external_entities::{ExternalEntities, ExternalError};
+pub use invalid_attribute::InvalidAttribute;
 pub use inventory::{Inventory, Losses};
-pub use live::{Live, ReloadRules, Reloads, Scans};
 pub use matrix::{MatrixRow, ScopeCells, matrix, matrix_rows};
-pub use permitted::{Denied, Permitted, Undecided, Within};
+pub use permitted::{AuthorizedOrgs, Denied, Permitted, Unchecked};
+pub use policy_handle::{PolicyHandle, ReloadConfig, ReloadCounts, ScanState};
+pub use recorder::DecisionRecorder;
 pub use scope::{Scope, ScopeSet};
-pub use trail::Trail;
-pub use unfit::UnfitAttribute;

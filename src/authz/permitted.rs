@@ -1,9 +1,9 @@
 //! Undecided -> Permitted. Only the engine turns the one into the other, and only what is permitted can be shown or
 //! saved: a handler that forgets to ask does not compile.
 
-use super::facts::Thing;
-use super::{Resourced, Scope};
-use crate::values::{Id, OrgPath};
+use super::entities::AuthzResource;
+use super::{ResourceEntity, Scope};
+use crate::types::{Id, OrgPath};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::collections::HashSet;
@@ -35,74 +35,74 @@ use std::sync::{Arc, OnceLock};
 ///     let _ = work.save(row).await;
 /// }
 /// ```
-pub struct Undecided<T> {
-    thing: Arc<T>,
+pub struct Unchecked<T> {
+    resource: Arc<T>,
     path: OrgPath,
     /// What Cedar must know of it, once that is wanted.
-    resourced: OnceLock<Arc<Resourced>>,
+    entity: OnceLock<Arc<ResourceEntity>>,
 }
 
-impl<T> Clone for Undecided<T> {
+impl<T> Clone for Unchecked<T> {
     fn clone(&self) -> Self {
-        let (thing, path) = (Arc::clone(&self.thing), self.path.clone());
-        Self { thing, path, resourced: self.resourced.clone() }
+        let (resource, path) = (Arc::clone(&self.resource), self.path.clone());
+        Self { resource, path, entity: self.entity.clone() }
     }
 }
 
-impl<T> Undecided<T> {
+impl<T> Unchecked<T> {
     /// A thing held by the organization that stands at `path`; an organization stands there itself.
-    pub fn new(thing: T, path: OrgPath) -> Self {
-        Self { thing: Arc::new(thing), path, resourced: OnceLock::new() }
+    pub fn new(resource: T, path: OrgPath) -> Self {
+        Self { resource: Arc::new(resource), path, entity: OnceLock::new() }
     }
 
     /// To be called by the engine when it has permitted it.
-    pub(super) fn permitted(self) -> Permitted<T> {
-        Permitted { thing: self.thing, path: self.path }
+    pub(super) fn into_permitted(self) -> Permitted<T> {
+        Permitted { resource: self.resource, path: self.path }
     }
 }
 
-impl<T: Thing> Undecided<T> {
+impl<T: AuthzResource> Unchecked<T> {
     /// What Cedar must know of it.
-    pub fn resourced(&self) -> Arc<Resourced> {
-        let resourced = self.resourced.get_or_init(|| {
-            Resourced::new(T::TYPE, self.thing.id(), self.thing.attributes(), &self.path).into()
+    pub fn resource_entity(&self) -> Arc<ResourceEntity> {
+        let resourced = self.entity.get_or_init(|| {
+            ResourceEntity::new(T::TYPE, self.resource.id(), self.resource.attributes(), &self.path).into()
         });
         Arc::clone(resourced)
     }
 
     /// What Cedar must know of it as a resource that is being created.
-    pub(super) fn created(&self) -> Resourced {
-        Resourced::created(T::TYPE, self.thing.id(), self.thing.attributes(), &self.path)
+    pub(super) fn created_entity(&self) -> ResourceEntity {
+        ResourceEntity::created(T::TYPE, self.resource.id(), self.resource.attributes(), &self.path)
     }
 
     /// The role that a user has or would have; none for other resources.
     pub fn granted_role(&self) -> Option<Scope> {
-        self.thing.granted_role()
+        self.resource.granted_role()
     }
 }
 
-impl<T: Serialize> Undecided<T> {
+impl<T: Serialize> Unchecked<T> {
     /// The names of those fields of a patch that would get a new value, which policies may read before they decide.
-    pub fn differing(&self, patch: &Map<String, Value>) -> Vec<String> {
-        let own = serde_json::to_value(&*self.thing).unwrap_or(Value::Null);
+    pub fn changed_fields(&self, patch: &Map<String, Value>) -> Vec<String> {
+        let current = serde_json::to_value(&*self.resource).unwrap_or(Value::Null);
         patch
             .iter()
-            .filter(|(name, value)| own.get(name) != Some(value))
+            .filter(|(name, value)| current.get(name) != Some(value))
             .map(|(name, _)| name.clone())
             .collect()
     }
 }
 
-impl<T> fmt::Debug for Undecided<T> {
+impl<T> fmt::Debug for Unchecked<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Undecided<{}>", std::any::type_name::<T>())
+        write!(f, "Unchecked<{}>", std::any::type_name::<T>())
     }
 }
 
 /// A thing that the caller may have, because Cedar said so.
 #[derive(Clone)]
 pub struct Permitted<T> {
-    thing: Arc<T>,
+    resource: Arc<T>,
     path: OrgPath,
 }
 
@@ -113,15 +113,15 @@ impl<T> Permitted<T> {
     }
 
     /// A changed form of it, to be asked about, held by the organization that stands at `path`.
-    pub fn changed(&self, thing: T, path: OrgPath) -> Undecided<T> {
-        Undecided::new(thing, path)
+    pub fn with_changes(&self, resource: T, path: OrgPath) -> Unchecked<T> {
+        Unchecked::new(resource, path)
     }
 }
 
-impl<T: Thing> Permitted<T> {
+impl<T: AuthzResource> Permitted<T> {
     /// What Cedar must know of it, to decide whether another action on it is permitted.
-    pub fn resourced(&self) -> Resourced {
-        Resourced::new(T::TYPE, self.thing.id(), self.thing.attributes(), &self.path)
+    pub fn resource_entity(&self) -> ResourceEntity {
+        ResourceEntity::new(T::TYPE, self.resource.id(), self.resource.attributes(), &self.path)
     }
 }
 
@@ -129,13 +129,13 @@ impl<T> std::ops::Deref for Permitted<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        &self.thing
+        &self.resource
     }
 }
 
 impl<T: Serialize> Serialize for Permitted<T> {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.thing.serialize(serializer)
+        self.resource.serialize(serializer)
     }
 }
 
@@ -147,31 +147,31 @@ impl<T> fmt::Debug for Permitted<T> {
 
 /// Organizations of which an action is permitted. Never empty.
 #[derive(Debug, Clone)]
-pub struct Within {
+pub struct AuthorizedOrgs {
     organizations: HashSet<Id>,
     denied: Vec<Id>,
-    whole: bool,
+    is_complete: bool,
 }
 
-impl Within {
+impl AuthorizedOrgs {
     /// Those of `asked` that `allowed` says yes to; none where it says yes to none.
-    pub(super) fn permitted(
-        asked: Vec<OrgPath>,
+    pub(super) fn new_permitted(
+        candidates: Vec<OrgPath>,
         allowed: impl Fn(&OrgPath) -> bool,
     ) -> Option<Permitted<Self>> {
-        let top = asked.first()?.clone();
+        let top = candidates.first()?.clone();
         let (organizations, denied): (Vec<&OrgPath>, Vec<&OrgPath>) =
-            asked.iter().partition(|path| allowed(path));
-        let organizations: HashSet<Id> = organizations.into_iter().map(OrgPath::own).collect();
-        let denied: Vec<Id> = denied.into_iter().map(OrgPath::own).collect();
-        let whole = asked.len() > 1 && denied.is_empty();
-        let within = Self { organizations, denied, whole };
-        (!within.organizations.is_empty()).then_some(Permitted { thing: within.into(), path: top })
+            candidates.iter().partition(|path| allowed(path));
+        let organizations: HashSet<Id> = organizations.into_iter().map(OrgPath::org_id).collect();
+        let denied: Vec<Id> = denied.into_iter().map(OrgPath::org_id).collect();
+        let is_complete = candidates.len() > 1 && denied.is_empty();
+        let authorized = Self { organizations, denied, is_complete };
+        (!authorized.organizations.is_empty()).then_some(Permitted { resource: authorized.into(), path: top })
     }
 
     /// Whether these are all organizations of a subtree.
-    pub fn is_whole(&self) -> bool {
-        self.whole
+    pub fn is_complete(&self) -> bool {
+        self.is_complete
     }
 
     /// Those that were asked about, too, and of which it is not permitted.
@@ -185,15 +185,15 @@ impl Within {
     }
 }
 
-impl Permitted<Within> {
+impl Permitted<AuthorizedOrgs> {
     /// The organization at the top of the subtree that was asked about.
     pub fn top(&self) -> &OrgPath {
         &self.path
     }
 
     /// A thing of the list, if one of these organizations holds it.
-    pub fn admit<T>(&self, thing: Undecided<T>) -> Option<Permitted<T>> {
-        self.organizations.contains(&thing.path.own()).then(|| thing.permitted())
+    pub fn admit<T>(&self, resource: Unchecked<T>) -> Option<Permitted<T>> {
+        self.organizations.contains(&resource.path.org_id()).then(|| resource.into_permitted())
     }
 }
 

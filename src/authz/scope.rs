@@ -1,6 +1,6 @@
 //! The permission tiers, and sets of them. That guest < agent < bot < admin stands in `policies/scopes.json`, not here.
 
-use crate::values::{Invalid, quoted, string_schema};
+use crate::types::{InvalidValue, quoted, string_schema};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -55,11 +55,11 @@ impl fmt::Display for Scope {
 }
 
 impl FromStr for Scope {
-    type Err = Invalid;
+    type Err = InvalidValue;
 
-    fn from_str(text: &str) -> Result<Self, Invalid> {
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
         Self::ALL.into_iter().find(|scope| scope.as_str() == text).ok_or_else(|| {
-            Invalid::new(format!(
+            InvalidValue::new(format!(
                 "{} is not a scope; the scopes are guest, agent, bot and admin",
                 quoted(text)
             ))
@@ -101,11 +101,11 @@ impl fmt::Display for ScopeSet {
 }
 
 impl FromStr for ScopeSet {
-    type Err = Invalid;
+    type Err = InvalidValue;
 
-    fn from_str(text: &str) -> Result<Self, Invalid> {
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
         let scopes = text.split(' ').map(str::parse).collect::<Result<Vec<Scope>, _>>()?;
-        Self::new(scopes).ok_or_else(|| Invalid::new("at least one scope is needed"))
+        Self::new(scopes).ok_or_else(|| InvalidValue::new("at least one scope is needed"))
     }
 }
 

@@ -1,7 +1,7 @@
 //! A copy of all policy files in memory: what is hashed and compared is exactly what is parsed afterwards.
 
-use super::{BundleError, Fault, Sources};
-use crate::values::without_bom;
+use super::{BundleDiagnostic, BundleError, Sources};
+use crate::types::strip_bom;
 use aws_lc_rs::digest::{Context, SHA256};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -60,7 +60,7 @@ impl Snapshot {
     /// A fault for every directory and file that cannot be read.
     pub fn read(sources: &Sources) -> Result<Self, BundleError> {
         let mut reader =
-            Reader { files: Vec::new(), faults: Vec::new(), hash: Context::new(&SHA256), bytes: 0 };
+            SnapshotReader { files: Vec::new(), faults: Vec::new(), hash: Context::new(&SHA256), bytes: 0 };
         for directory in &sources.schema {
             reader.read_directory(directory, FileKind::Schema, "cedarschema");
         }
@@ -92,7 +92,7 @@ impl Snapshot {
             }
             last = Some(hash);
         }
-        Err(BundleError(vec![Fault {
+        Err(BundleError(vec![BundleDiagnostic {
             file: "policies".into(),
             line: None,
             message: format!(
@@ -123,13 +123,13 @@ pub(super) fn content_hash(read: &Result<Snapshot, BundleError>) -> ContentHash 
         Ok(snapshot) => snapshot.hash,
         Err(error) => {
             let mut hash = Context::new(&SHA256);
-            feed(&mut hash, error.to_string().as_bytes());
+            hash_part(&mut hash, error.to_string().as_bytes());
             digest(hash)
         }
     }
 }
 
-fn feed(hash: &mut Context, part: &[u8]) {
+fn hash_part(hash: &mut Context, part: &[u8]) {
     hash.update(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
     hash.update(part);
 }
@@ -142,28 +142,28 @@ fn digest(hash: Context) -> ContentHash {
     bytes
 }
 
-struct Reader {
+struct SnapshotReader {
     files: Vec<SnapshotFile>,
-    faults: Vec<Fault>,
+    faults: Vec<BundleDiagnostic>,
     hash: Context,
     bytes: u64,
 }
 
-impl Reader {
+impl SnapshotReader {
     /// Reads the files with this extension, without those in directories below. Files whose name begins with a dot are those
     /// of editors, archives and file systems, and are ignored.
     fn read_directory(&mut self, directory: &Path, kind: FileKind, extension: &str) {
         // Resolved once: a symbolic link to a directory that is replaced meanwhile does not mix old and new files.
-        let listed = std::fs::canonicalize(directory).and_then(|resolved| list(&resolved, extension));
+        let listed = std::fs::canonicalize(directory).and_then(|resolved| list_files(&resolved, extension));
         let paths = match listed {
             Ok(paths) => paths,
-            Err(error) => return self.unreadable(directory, &error),
+            Err(error) => return self.add_read_error(directory, &error),
         };
         for path in paths {
             let shown = path.file_name().map_or_else(|| directory.to_owned(), |name| directory.join(name));
             match self.read_file(&path) {
-                Ok(bytes) => self.keep(kind, &shown, bytes),
-                Err(error) => self.unreadable(&shown, &error),
+                Ok(bytes) => self.add_file(kind, &shown, bytes),
+                Err(error) => self.add_read_error(&shown, &error),
             }
         }
     }
@@ -185,27 +185,27 @@ impl Reader {
         Ok(bytes)
     }
 
-    fn keep(&mut self, kind: FileKind, path: &Path, bytes: Vec<u8>) {
+    fn add_file(&mut self, kind: FileKind, path: &Path, bytes: Vec<u8>) {
         let path = path.display().to_string();
-        feed(&mut self.hash, path.as_bytes());
-        feed(&mut self.hash, &bytes);
+        hash_part(&mut self.hash, path.as_bytes());
+        hash_part(&mut self.hash, &bytes);
         match String::from_utf8(bytes) {
-            Ok(text) => self.files.push(SnapshotFile { kind, path, text: without_bom(text) }),
+            Ok(text) => self.files.push(SnapshotFile { kind, path, text: strip_bom(text) }),
             Err(error) => {
                 let message = format!("it is not UTF-8 text: {}", error.utf8_error());
-                self.faults.push(Fault { file: path, line: None, message });
+                self.faults.push(BundleDiagnostic { file: path, line: None, message });
             }
         }
     }
 
-    fn unreadable(&mut self, path: &Path, error: &std::io::Error) {
+    fn add_read_error(&mut self, path: &Path, error: &std::io::Error) {
         let message = format!("it cannot be read: {error}");
-        self.faults.push(Fault { file: path.display().to_string(), line: None, message });
+        self.faults.push(BundleDiagnostic { file: path.display().to_string(), line: None, message });
     }
 }
 
 /// The entries of a directory with this extension, in the order of their names.
-fn list(directory: &Path, extension: &str) -> std::io::Result<Vec<PathBuf>> {
+fn list_files(directory: &Path, extension: &str) -> std::io::Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     for entry in std::fs::read_dir(directory)? {
         let entry = entry?;

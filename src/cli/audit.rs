@@ -1,11 +1,11 @@
 //! `cedargate audit`.
 
-use super::{Failure, Outcome, block_on, open, say};
+use super::{CommandResult, Failure, block_on, open, print_line};
 use crate::app::App;
 use crate::config::Config;
 use crate::http::Credential;
-use crate::store::{ArchiveError, ArchiveFile, ArchiveWriter, Cause, Head, Segment};
-use crate::values::Timestamp;
+use crate::store::{ArchiveError, ArchiveFile, ArchiveSegment, ArchiveWriter, AuditActor, ChainHead};
+use crate::types::Timestamp;
 use clap::Subcommand;
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 const ENTRIES_PER_FILE: u32 = 10_000;
 
 /// How many entries are read at a time.
-const PAGE: u64 = 1_000;
+const PAGE_SIZE: u64 = 1_000;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -22,7 +22,7 @@ pub(super) enum Command {
         /// Require the log to contain this head, which an earlier `audit verify` printed and which was kept elsewhere:
         /// without it, a log that was rewritten from its beginning, or whose last entries were removed, is not noticed
         #[arg(long, value_name = "SEQ:HASH")]
-        head: Option<Head>,
+        head: Option<ChainHead>,
         /// Verify these archive files, too, in any order; without them, only the entries that are not archived
         #[arg(long, value_name = "FILE", num_args = 1..)]
         archive: Vec<PathBuf>,
@@ -38,7 +38,7 @@ pub(super) enum Command {
     },
 }
 
-pub(super) fn run(config: &Config, command: Command) -> Outcome {
+pub(super) fn run(config: &Config, command: Command) -> CommandResult {
     block_on(async {
         let app = open(config).await?;
         match command {
@@ -48,28 +48,28 @@ pub(super) fn run(config: &Config, command: Command) -> Outcome {
     })
 }
 
-async fn verify(app: &App, known: Option<&Head>, files: &[PathBuf]) -> Outcome {
-    let found = app.parts.store.verify_audit_with(known, files).await?;
-    let since = match found.start.seq {
+async fn verify(app: &App, expected_head: Option<&ChainHead>, files: &[PathBuf]) -> CommandResult {
+    let report = app.state.store.verify_audit_with(expected_head, files).await?;
+    let since = match report.start.seq {
         0 => String::new(),
         archived => format!(" after entry {archived}, the last one of the archives that were not checked"),
     };
-    say(format_args!("{} entries{since}, head {}", found.entries, found.head))?;
-    if found.faults.is_empty() { Ok(()) } else { Err(Failure::Found(found.faults.join("\n"))) }
+    print_line(format_args!("{} entries{since}, head {}", report.entries, report.head))?;
+    if report.faults.is_empty() { Ok(()) } else { Err(Failure::CheckFailed(report.faults.join("\n"))) }
 }
 
 /// Exports segment by segment. The entries of one are deleted only when its file is on the disk; what fails in between leaves
 /// both.
-async fn archive(app: &App, before: Timestamp, directory: &Path) -> Outcome {
-    let store = &app.parts.store;
+async fn archive(app: &App, before: Timestamp, directory: &Path) -> CommandResult {
+    let store = &app.state.store;
     // Each archive is an entry itself, which this command must not archive in turn.
     let up_to = store.archivable_up_to(before).await?;
     let mut is_empty = true;
     while let Some(segment) = store.next_segment(up_to, ENTRIES_PER_FILE).await? {
         let file = export(app, &segment, directory).await?;
         let credential = Some(Credential::Terminal.as_str());
-        let cause = Cause { credential, ..Cause::service(app.parts.clock.now()) };
-        if !store.seal(cause, &segment, &file).await? {
+        let actor = AuditActor { credential, ..AuditActor::service(app.state.clock.now()) };
+        if !store.replace_with_archive(actor, &segment, &file).await? {
             return Err(Failure::failed(format!(
                 "another command has archived entries in the meantime; nothing was deleted for {}, which is of no use \
                  unless that command has printed its name",
@@ -78,25 +78,25 @@ async fn archive(app: &App, before: Timestamp, directory: &Path) -> Outcome {
         }
         is_empty = false;
         let (first, last) = (segment.first(), segment.last.seq);
-        say(format_args!("entries {first} to {last}: {}, SHA-256 {}", file.name, file.digest))?;
+        print_line(format_args!("entries {first} to {last}: {}, SHA-256 {}", file.name, file.digest))?;
     }
     if is_empty {
-        say(format_args!("no entries were made before {before}"))?;
+        print_line(format_args!("no entries were made before {before}"))?;
     }
     Ok(())
 }
 
-async fn export(app: &App, segment: &Segment, directory: &Path) -> Result<ArchiveFile, Failure> {
+async fn export(app: &App, segment: &ArchiveSegment, directory: &Path) -> Result<ArchiveFile, Failure> {
     let failed = |error: ArchiveError| match error {
         ArchiveError::Faults(faults) => {
-            Failure::Found(format!("nothing was archived, because the audit log is damaged:\n{faults}"))
+            Failure::CheckFailed(format!("nothing was archived, because the audit log is damaged:\n{faults}"))
         }
         other => Failure::failed(other),
     };
     let mut writer = ArchiveWriter::create(directory, segment).map_err(failed)?;
     let mut after = segment.previous.seq;
     loop {
-        let rows = app.parts.store.segment_rows(segment, after, PAGE).await?;
+        let rows = app.state.store.segment_rows(segment, after, PAGE_SIZE).await?;
         let Some(last) = rows.last() else { break };
         after = last.seq;
         for row in &rows {

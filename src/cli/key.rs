@@ -1,12 +1,12 @@
 //! `cedargate key`.
 
 use super::user::user_id;
-use super::{Failure, Outcome, block_on, open, show};
-use crate::api::keys::{self, NewKey};
+use super::{CommandResult, Failure, block_on, open, print_created};
+use crate::api::api_keys::{self, NewKey};
 use crate::authn::KeyFormat;
 use crate::authz::{Scope, ScopeSet};
 use crate::config::Config;
-use crate::values::{Email, Name, Timestamp};
+use crate::types::{Email, Name, Timestamp};
 use clap::Subcommand;
 
 #[derive(Debug, Subcommand)]
@@ -31,17 +31,18 @@ pub(super) enum Command {
     },
 }
 
-pub(super) fn run(config: &Config, command: Command) -> Outcome {
+pub(super) fn run(config: &Config, command: Command) -> CommandResult {
     let Command::Add { user, name, scopes, expires_at, format } = command;
     let scopes = ScopeSet::new(scopes).ok_or_else(|| Failure::failed("at least one scope is needed"))?;
     block_on(async {
         let app = open(config).await?;
         let id = user_id(&app, &user).await?.to_string();
-        let gate = app.terminal("createApiKey").await?;
-        let user =
-            keys::permitted(&gate, &id, &scopes).await.map_err(|problem| Failure::problem(&problem))?;
+        let authorizer = app.terminal_authorizer("createApiKey").await?;
+        let user = api_keys::authorize_scopes(&authorizer, &id, &scopes)
+            .await
+            .map_err(|problem| Failure::problem(&problem))?;
         let new = NewKey { name, scopes, expires_at, format };
-        let key = keys::add_shown(&gate, &user, new, |key| show(key)).await;
+        let key = api_keys::create_key_with(&authorizer, &user, new, |key| print_created(key)).await;
         key.map(drop).map_err(|problem| Failure::problem(&problem))
     })
 }

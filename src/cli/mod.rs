@@ -12,10 +12,10 @@ mod serve;
 mod signing_key;
 mod user;
 
-use crate::app::{Announce, App, FirstAdmin, StartError};
+use crate::app::{AnnounceFirstAdmin, App, FirstAdmin, StartError};
 use crate::config::Config;
 use crate::http::Problem;
-use crate::values::Clock;
+use crate::types::Clock;
 use clap::{Parser, Subcommand};
 use secrecy::ExposeSecret;
 use std::fmt;
@@ -177,7 +177,7 @@ enum Failure {
     /// It could not be done.
     Failed(String),
     /// What was checked is not as it should be.
-    Found(String),
+    CheckFailed(String),
 }
 
 impl<E: Into<StartError>> From<E> for Failure {
@@ -196,7 +196,7 @@ impl Failure {
     }
 }
 
-type Outcome = Result<(), Failure>;
+type CommandResult = Result<(), Failure>;
 
 /// Runs the command that the arguments of the process name.
 pub fn run() -> ExitCode {
@@ -205,7 +205,7 @@ pub fn run() -> ExitCode {
         // --help and --version come here, too.
         Err(error) => match error.print() {
             Ok(()) => return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2)),
-            Err(error) => Err(Failure::failed(unwritable("standard output", &error))),
+            Err(error) => Err(Failure::failed(write_error("standard output", &error))),
         },
     };
     match outcome {
@@ -214,17 +214,17 @@ pub fn run() -> ExitCode {
             let _ = writeln!(std::io::stderr(), "cedargate: {message}");
             ExitCode::from(1)
         }
-        Err(Failure::Found(message)) => {
+        Err(Failure::CheckFailed(message)) => {
             let _ = writeln!(std::io::stderr(), "{message}");
             ExitCode::from(3)
         }
     }
 }
 
-fn dispatch(cli: Cli) -> Outcome {
+fn dispatch(cli: Cli) -> CommandResult {
     if let Some(Command::Openapi { output, check }) = cli.command {
-        let document = crate::http::openapi::document(&crate::api::all());
-        return write_or_check(output, check, &crate::http::openapi::text(&document));
+        let document = crate::http::openapi::document(&crate::api::all_routes());
+        return write_or_check(output, check, &crate::http::openapi::document_json(&document));
     }
     let config = Config::load(cli.config.as_deref())?;
     match cli.command {
@@ -250,14 +250,14 @@ async fn open(config: &Config) -> Result<App, Failure> {
 /// The same for a command that creates the database where there is none. The random password of the first admin is written to
 /// standard error.
 async fn open_or_create(config: &Config) -> Result<App, Failure> {
-    let announce: Announce = |FirstAdmin { email, random_password }| {
+    let announce: AnnounceFirstAdmin = |FirstAdmin { email, random_password }| {
         let Some(password) = random_password else { return Ok(()) };
         let password = password.expose_secret();
         writeln!(
             std::io::stderr(),
             "This database is new. It has an admin, {email}, with the password {password}"
         )
-        .map_err(|error| unwritable("standard error", &error))
+        .map_err(|error| write_error("standard error", &error))
     };
     Ok(App::open_for_creating_command(config, Clock::system(), announce).await?)
 }
@@ -266,12 +266,12 @@ async fn open_or_create(config: &Config) -> Result<App, Failure> {
 ///
 /// # Errors
 /// The line cannot be written, because the disk is full or the reader has closed its end.
-fn say(line: impl fmt::Display) -> Outcome {
+fn print_line(line: impl fmt::Display) -> CommandResult {
     write_line(line).map_err(Failure::Failed)
 }
 
 /// Writes a line with a secret to standard output, before what it belongs to is stored.
-fn show(line: impl fmt::Display) -> Result<(), Problem> {
+fn print_created(line: impl fmt::Display) -> Result<(), Problem> {
     write_line(line).map_err(|error| Problem::bad_request(format!("nothing was created: {error}")))
 }
 
@@ -279,29 +279,29 @@ fn write_line(line: impl fmt::Display) -> Result<(), String> {
     let mut output = std::io::stdout().lock();
     writeln!(output, "{line}")
         .and_then(|()| output.flush())
-        .map_err(|error| unwritable("standard output", &error))
+        .map_err(|error| write_error("standard output", &error))
 }
 
-fn unwritable(stream: &str, error: &std::io::Error) -> String {
+fn write_error(stream: &str, error: &std::io::Error) -> String {
     format!("{stream} cannot be written: {error}")
 }
 
 /// Writes a generated text, or compares it with the file.
-fn write_or_check(file: Option<PathBuf>, check: bool, text: &str) -> Outcome {
+fn write_or_check(file: Option<PathBuf>, check: bool, text: &str) -> CommandResult {
     let Some(file) = file else {
-        return say(text.trim_end());
+        return print_line(text.trim_end());
     };
     let name = file.display();
     if !check {
         return std::fs::write(&file, text).map_err(|error| Failure::failed(format!("{name}: {error}")));
     }
-    let found =
+    let existing =
         std::fs::read_to_string(&file).map_err(|error| Failure::failed(format!("{name}: {error}")))?;
-    if found == text {
+    if existing == text {
         return Ok(());
     }
-    let line = found.lines().zip(text.lines()).take_while(|(old, new)| old == new).count() + 1;
-    Err(Failure::Found(format!("{name}:{line}: it is stale; write it again without --check")))
+    let line = existing.lines().zip(text.lines()).take_while(|(old, new)| old == new).count() + 1;
+    Err(Failure::CheckFailed(format!("{name}:{line}: it is stale; write it again without --check")))
 }
 
 /// Runs something that waits.

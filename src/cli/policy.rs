@@ -1,16 +1,17 @@
 //! `cedargate policy`.
 
-use super::{Failure, Outcome, block_on, open, say, write_or_check};
+use super::{CommandResult, Failure, block_on, open, print_line, write_or_check};
+use crate::api::evaluation::{self, EntityRef, ResolvedSubject};
 use crate::api::policy_reload;
-use crate::api::question::{self, Asked, Named};
 use crate::app::{App, open_policies, read_policies};
 use crate::authz::{
-    About, Ask, Bundle, BundleError, Circumstances, Engine, Missing, Scope, ScopeSet, cases, matrix,
+    AuthzRequest, Bundle, BundleError, DecisionContext, DenialReason, Engine, PolicyMetadata, Scope,
+    ScopeSet, cases, matrix,
 };
 use crate::config::Config;
 use crate::http::Problem;
-use crate::values::Email;
-use crate::values::strict_json;
+use crate::types::Email;
+use crate::types::strict_json;
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value};
 use std::path::PathBuf;
@@ -30,7 +31,7 @@ pub(super) enum Command {
         check: bool,
     },
     /// Say whether somebody may do something, and why; needs the database
-    Explain(Box<Question>),
+    Explain(Box<ExplainArgs>),
     /// Run test cases in the format of `cedar run-tests`
     Test {
         /// These files [default: cases/*.json in the policy directories]
@@ -46,7 +47,7 @@ pub(super) enum Command {
 
 /// May somebody do something?
 #[derive(Debug, Args)]
-pub(super) struct Question {
+pub(super) struct ExplainArgs {
     /// Who: the address of a user
     #[arg(long, required_unless_present = "subject")]
     user: Option<Email>,
@@ -54,31 +55,31 @@ pub(super) struct Question {
     #[arg(long = "scope", requires = "user")]
     scopes: Vec<Scope>,
     /// Who instead: somebody by type and id, such as one of another domain
-    #[arg(long, value_name = "TYPE:ID", value_parser = named, conflicts_with = "user")]
+    #[arg(long, value_name = "TYPE:ID", value_parser = parse_entity_uid, conflicts_with = "user")]
     subject: Option<(String, String)>,
     /// What is said of a subject of another domain, as a JSON object
-    #[arg(long, value_name = "JSON", value_parser = fields, requires = "subject", default_value = "{}")]
-    subject_properties: Fields,
+    #[arg(long, value_name = "JSON", value_parser = parse_json_object, requires = "subject", default_value = "{}")]
+    subject_properties: JsonObjectArg,
     /// The action, such as fetchForm
     #[arg(long)]
     action: String,
     /// The thing, by type and id
-    #[arg(long, value_name = "TYPE:ID", value_parser = named)]
+    #[arg(long, value_name = "TYPE:ID", value_parser = parse_entity_uid)]
     resource: (String, String),
     /// What is said of a thing of another domain, as a JSON object
-    #[arg(long, value_name = "JSON", value_parser = fields, default_value = "{}")]
-    resource_properties: Fields,
+    #[arg(long, value_name = "JSON", value_parser = parse_json_object, default_value = "{}")]
+    resource_properties: JsonObjectArg,
     /// What else policies may read, as a JSON object
-    #[arg(long, value_name = "JSON", value_parser = fields, default_value = "{}")]
-    context: Fields,
+    #[arg(long, value_name = "JSON", value_parser = parse_json_object, default_value = "{}")]
+    context: JsonObjectArg,
 }
 
-pub(super) fn run(config: &Config, command: Command) -> Outcome {
-    let found = |error: BundleError| Failure::Found(error.to_string());
+pub(super) fn run(config: &Config, command: Command) -> CommandResult {
+    let found = |error: BundleError| Failure::CheckFailed(error.to_string());
     let bundle = read_policies(config).map_err(found)?;
     match command {
         Command::Check => {
-            say(format_args!("{} policies, version {}", bundle.policies().count(), bundle.version()))
+            print_line(format_args!("{} policies, version {}", bundle.policies().count(), bundle.version()))
         }
         Command::Matrix { output, check } => {
             let engine = Engine::new(bundle).map_err(found)?;
@@ -89,14 +90,14 @@ pub(super) fn run(config: &Config, command: Command) -> Outcome {
         Command::Explain(question) => block_on(async {
             let app = open(config).await?;
             let lines = explain(&app, &question).await.map_err(|problem| Failure::problem(&problem))?;
-            say(lines.join("\n"))
+            print_line(lines.join("\n"))
         }),
     }
 }
 
 /// Confirms the version in the policy files, after the checks of a start.
-fn reload(config: &Config, version: &str) -> Outcome {
-    let policies = open_policies(config).map_err(|error| Failure::Found(error.to_string()))?;
+fn reload(config: &Config, version: &str) -> CommandResult {
+    let policies = open_policies(config).map_err(|error| Failure::CheckFailed(error.to_string()))?;
     let found = policies.current().bundle().version().to_owned();
     if version != found {
         let message =
@@ -105,107 +106,117 @@ fn reload(config: &Config, version: &str) -> Outcome {
     }
     block_on(async {
         let app = open(config).await?;
-        let gate = app.terminal("reloadPolicies").await?;
-        let confirmed = policy_reload::confirm_at_terminal(&gate, version).await;
+        let authorizer = app.terminal_authorizer("reloadPolicies").await?;
+        let confirmed = policy_reload::confirm_from_cli(&authorizer, version).await;
         confirmed.map_err(|problem| Failure::problem(&problem))?;
-        say(format_args!("confirmed policy version {version}"))
+        print_line(format_args!("confirmed policy version {version}"))
     })
 }
 
 /// A JSON object.
 #[derive(Debug, Clone)]
-pub(super) struct Fields(Map<String, Value>);
+pub(super) struct JsonObjectArg(Map<String, Value>);
 
-fn fields(text: &str) -> Result<Fields, String> {
+fn parse_json_object(text: &str) -> Result<JsonObjectArg, String> {
     strict_json::check(text.as_bytes()).map_err(|error| format!("it is not a JSON object: {error}"))?;
     match serde_json::from_str(text) {
-        Ok(Value::Object(fields)) => Ok(Fields(fields)),
+        Ok(Value::Object(fields)) => Ok(JsonObjectArg(fields)),
         Ok(_) => Err("it is not a JSON object".to_owned()),
         Err(error) => Err(format!("it is not a JSON object: {error}")),
     }
 }
 
 /// A type and an id, apart at the first single colon: a type may have double ones, and an id any.
-fn named(text: &str) -> Result<(String, String), String> {
+fn parse_entity_uid(text: &str) -> Result<(String, String), String> {
     let bytes = text.as_bytes();
-    let is_colon = |at: Option<usize>| at.and_then(|at| bytes.get(at)) == Some(&b':');
-    let single = text.match_indices(':').map(|(at, _)| at);
-    let at = single.into_iter().find(|at| !is_colon(at.checked_sub(1)) && !is_colon(Some(at + 1)));
-    match at.and_then(|at| Some((text.get(..at)?, text.get(at + 1..)?))) {
+    let is_colon = |position: Option<usize>| position.and_then(|position| bytes.get(position)) == Some(&b':');
+    let colons = text.match_indices(':').map(|(position, _)| position);
+    let position = colons
+        .into_iter()
+        .find(|position| !is_colon(position.checked_sub(1)) && !is_colon(Some(position + 1)));
+    match position.and_then(|position| Some((text.get(..position)?, text.get(position + 1..)?))) {
         Some((kind, id)) if !kind.is_empty() && !id.is_empty() => Ok((kind.to_owned(), id.to_owned())),
         _ => Err("it is not TYPE:ID, such as Form:599e1fcd9da1c72645c95886".to_owned()),
     }
 }
 
 /// What the arguments name.
-fn thing<'a>((kind, id): &'a (String, String), Fields(properties): &'a Fields) -> Named<'a> {
-    Named { kind, id, properties }
+fn named_entity<'a>(
+    (kind, id): &'a (String, String),
+    JsonObjectArg(properties): &'a JsonObjectArg,
+) -> EntityRef<'a> {
+    EntityRef { kind, id, properties }
 }
 
 /// Decides a question. Returns the lines of the explanation.
-async fn explain(app: &App, question: &Question) -> Result<Vec<String>, Problem> {
-    let gate = app.terminal("evaluateAccess").await.map_err(Problem::internal)?;
-    let engine = gate.engine();
+async fn explain(app: &App, question: &ExplainArgs) -> Result<Vec<String>, Problem> {
+    let authorizer = app.terminal_authorizer("evaluateAccess").await.map_err(Problem::internal)?;
+    let engine = authorizer.engine();
     let (name, asked, scopes) = match (&question.user, &question.subject) {
         (Some(user), _) => {
-            let account = app.parts.store.account_by_email(user).await?;
+            let account = app.state.store.account_by_email(user).await?;
             let account = account.ok_or_else(|| Problem::bad_request(format!("there is no user {user}")))?;
             let scopes = ScopeSet::new(question.scopes.iter().copied());
-            let scopes = scopes.map(|scopes| engine.effective(&scopes, account.role));
-            (user.to_string(), question::user_by_role(&gate, account.id).await?, scopes)
+            let scopes = scopes.map(|scopes| engine.effective_scopes(&scopes, account.role));
+            (user.to_string(), evaluation::resolve_user_at_full_role(&authorizer, account.id).await?, scopes)
         }
         (None, Some(subject)) => {
-            let named = thing(subject, &question.subject_properties);
-            (format!("{}:{}", named.kind, named.id), question::subject(&gate, named, None).await?, None)
+            let named = named_entity(subject, &question.subject_properties);
+            (
+                format!("{}:{}", named.kind, named.id),
+                evaluation::resolve_subject(&authorizer, named, None).await?,
+                None,
+            )
         }
         (None, None) => return Err(Problem::bad_request("--user or --subject says who")),
     };
     let (principal, circumstances) = match asked {
-        Asked::Known(principal, circumstances) => (principal, circumstances),
-        Asked::Unknown(obstacle) => return Err(Problem::bad_request(obstacle.message)),
-        Asked::Refused => return Err(Problem::forbidden("evaluateAccess")),
+        ResolvedSubject::Principal(principal, circumstances) => (principal, circumstances),
+        ResolvedSubject::Error(obstacle) => return Err(Problem::bad_request(obstacle.message)),
+        ResolvedSubject::Forbidden => return Err(Problem::forbidden("evaluateAccess")),
     };
     let principal = match scopes {
         Some(scopes) => principal.with_scopes(scopes.as_ref()).map_or(principal, Arc::new),
         None => principal,
     };
-    let circumstances = Circumstances { said: question.context.0.clone(), ..circumstances };
-    let (action, named) = (&question.action, thing(&question.resource, &question.resource_properties));
-    let target = question::target(&gate, named).await?;
-    let known = engine.action_for(action, named.kind);
-    let ask = Ask { principal: &principal, action: known, circumstances: &circumstances, trail: None };
-    let verdict = question::decide(engine, &ask, &target, named, true);
+    let circumstances = DecisionContext { client_context: question.context.0.clone(), ..circumstances };
+    let (action, named) = (&question.action, named_entity(&question.resource, &question.resource_properties));
+    let target = evaluation::resolve_resource(&authorizer, named).await?;
+    let action_name = engine.resolve_action(action, named.kind);
+    let request =
+        AuthzRequest { principal: &principal, action: action_name, context: &circumstances, recorder: None };
+    let verdict = evaluation::decide(engine, &request, &target, named, true);
     let answer = if verdict.answer.allowed { "yes" } else { "no" };
     let mut lines = vec![format!("{answer}: {name} {action} {}:{}", named.kind, named.id)];
-    let line = |about: &About| {
-        let doc = about.doc.as_deref().unwrap_or_default();
-        format!("    {}  {}:{}  {doc}", about.id, about.file, about.line)
+    let line = |policy: &PolicyMetadata| {
+        let doc = policy.doc.as_deref().unwrap_or_default();
+        format!("    {}  {}:{}  {doc}", policy.id, policy.file, policy.line)
     };
     if !verdict.answer.policies.is_empty() {
         lines.push(if verdict.answer.allowed { "  permitted by" } else { "  forbidden by" }.to_owned());
-        lines.extend(verdict.answer.policies.iter().map(|about| line(about)));
+        lines.extend(verdict.answer.policies.iter().map(|policy| line(policy)));
     }
-    if let Some(obstacle) = &verdict.obstacle {
+    if let Some(obstacle) = &verdict.error {
         lines.push(format!("  it cannot be decided: {}", obstacle.message));
     }
-    match &verdict.missing {
-        Some(Missing::Scope(scope)) => {
+    match &verdict.denial_reason {
+        Some(DenialReason::MissingScope(scope)) => {
             lines.push(format!("  it would be permitted with the scope {scope}"));
         }
-        Some(Missing::Conditions(policies)) => {
+        Some(DenialReason::UnmetConditions(policies)) => {
             let what =
                 "  these would permit it, but for their conditions, or permit it to others or of others:";
             lines.push(what.to_owned());
-            lines.extend(policies.iter().map(|about| line(about)));
+            lines.extend(policies.iter().map(|policy| line(policy)));
         }
-        Some(Missing::Nothing) => lines.push("  no policy permits it to anybody".to_owned()),
-        Some(Missing::Forbidden(_)) | None => {}
+        Some(DenialReason::NoPermit) => lines.push("  no policy permits it to anybody".to_owned()),
+        Some(DenialReason::ForbiddenBy(_)) | None => {}
     }
     lines.push(format!("  policies of version {}", engine.bundle().version()));
     Ok(lines)
 }
 
-fn test(config: &Config, bundle: &Bundle, mut files: Vec<PathBuf>) -> Outcome {
+fn test(config: &Config, bundle: &Bundle, mut files: Vec<PathBuf>) -> CommandResult {
     if files.is_empty() {
         for directory in &config.policies {
             let Ok(entries) = std::fs::read_dir(directory.join("cases")) else { continue };
@@ -236,6 +247,6 @@ fn test(config: &Config, bundle: &Bundle, mut files: Vec<PathBuf>) -> Outcome {
             }
         }
     }
-    say(format_args!("{passed} passed, {} failed", failures.len()))?;
-    if failures.is_empty() { Ok(()) } else { Err(Failure::Found(failures.join("\n"))) }
+    print_line(format_args!("{passed} passed, {} failed", failures.len()))?;
+    if failures.is_empty() { Ok(()) } else { Err(Failure::CheckFailed(failures.join("\n"))) }
 }

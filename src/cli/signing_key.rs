@@ -1,11 +1,11 @@
 //! `cedargate signing-key`.
 
-use super::{Outcome, block_on, open, say};
+use super::{CommandResult, block_on, open, print_line};
 use crate::authn::Keyring;
 use crate::config::Config;
 use crate::http::Credential;
-use crate::store::Cause;
-use crate::values::Timestamp;
+use crate::store::AuditActor;
+use crate::types::Timestamp;
 use clap::Subcommand;
 
 #[derive(Debug, Subcommand)]
@@ -20,32 +20,32 @@ pub(super) enum Command {
     },
 }
 
-pub(super) fn run(config: &Config, command: &Command) -> Outcome {
+pub(super) fn run(config: &Config, command: &Command) -> CommandResult {
     block_on(async {
         let app = open(config).await?;
-        let keys = &app.parts.tokens;
+        let keys = &app.state.signing_keys;
         let credential = Some(Credential::Terminal.as_str());
-        let cause = Cause { credential, ..Cause::service(app.parts.clock.now()) };
+        let actor = AuditActor { credential, ..AuditActor::service(app.state.clock.now()) };
         let ring = match command {
-            Command::List => keys.known(),
-            Command::Rotate { revoke: false } => keys.rotate(cause).await?,
-            Command::Rotate { revoke: true } => keys.revoke(cause).await?,
+            Command::List => keys.cached(),
+            Command::Rotate { revoke: false } => keys.rotate(actor).await?,
+            Command::Rotate { revoke: true } => keys.revoke(actor).await?,
         };
-        list(&ring, app.parts.clock.now())
+        list(&ring, app.state.clock.now())
     })
 }
 
-fn list(ring: &Keyring, now: Timestamp) -> Outcome {
-    let signing = ring.signing(now).map(|key| key.number);
+fn list(ring: &Keyring, now: Timestamp) -> CommandResult {
+    let signing = ring.signing_key(now).map(|key| key.number);
     for (key, ends_at) in ring.keys() {
-        let use_of = match ends_at {
+        let status = match ends_at {
             _ if key.signs_from > now && Some(key.number) > signing => {
                 format!("signs from {}", key.signs_from)
             }
             Some(end) if Some(key.number) != signing => format!("checks until {end}"),
             _ => "signs".to_owned(),
         };
-        say(format_args!("{:16}  {:5}  {use_of}", key.kid, key.algorithm.to_string()))?;
+        print_line(format_args!("{:16}  {:5}  {status}", key.kid, key.algorithm.to_string()))?;
     }
     Ok(())
 }

@@ -1,6 +1,8 @@
 //! `cedargate user`.
 
-use super::{Failure, Outcome, block_on, open, open_or_create, password_from_stdin, say, show};
+use super::{
+    CommandResult, Failure, block_on, open, open_or_create, password_from_stdin, print_created, print_line,
+};
 use crate::api::organizations::Organization;
 use crate::api::users::{self, User};
 use crate::app::App;
@@ -9,7 +11,7 @@ use crate::authz::{Permitted, Scope};
 use crate::config::Config;
 use crate::http::Problem;
 use crate::store::ListQuery;
-use crate::values::{Email, Id};
+use crate::types::{Email, Id};
 use clap::Subcommand;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value, json};
@@ -53,7 +55,7 @@ pub(super) enum Command {
     },
 }
 
-pub(super) fn run(config: &Config, command: Command) -> Outcome {
+pub(super) fn run(config: &Config, command: Command) -> CommandResult {
     block_on(async {
         let app = match command {
             Command::Add { .. } => open_or_create(config).await?,
@@ -78,30 +80,33 @@ pub(super) fn run(config: &Config, command: Command) -> Outcome {
                 ] {
                     value.into_iter().for_each(|value| drop(set(name, value)));
                 }
-                let gate = app.terminal("createUser").await?;
+                let authorizer = app.terminal_authorizer("createUser").await?;
                 let written = |user: &User| match &random {
-                    Some(password) => show(format_args!("{}\n{}", user.id, password.expose_secret())),
-                    None => show(user.id),
+                    Some(password) => {
+                        print_created(format_args!("{}\n{}", user.id, password.expose_secret()))
+                    }
+                    None => print_created(user.id),
                 };
-                let user = users::add_shown(&gate, fields, written).await;
+                let user = users::create_user_with(&authorizer, fields, written).await;
                 let user = user.map_err(|problem| Failure::problem(&problem))?;
-                let place = place(&app, &user).await.map_err(|problem| Failure::problem(&problem))?;
+                let place =
+                    describe_placement(&app, &user).await.map_err(|problem| Failure::problem(&problem))?;
                 let _ = writeln!(std::io::stderr(), "{place}");
                 Ok(())
             }
             Command::List => list(&app).await,
             Command::Unlock { email } => {
                 let id = user_id(&app, &email).await?;
-                let gate = app.terminal("updateUser").await?;
-                users::unlock(&gate, id).await.map_err(|problem| Failure::problem(&problem))?;
-                say(format_args!("unlocked {email}"))
+                let authorizer = app.terminal_authorizer("updateUser").await?;
+                users::unlock(&authorizer, id).await.map_err(|problem| Failure::problem(&problem))?;
+                print_line(format_args!("unlocked {email}"))
             }
             Command::SetPassword { email } => {
                 let id = user_id(&app, &email).await?;
                 let password = password_from_stdin()?;
                 let patch = Map::from_iter([("password".to_owned(), password.expose_secret().into())]);
-                let gate = app.terminal("updateUser").await?;
-                let changed = users::change(&gate, &id.to_string(), patch).await;
+                let authorizer = app.terminal_authorizer("updateUser").await?;
+                let changed = users::apply_update(&authorizer, &id.to_string(), patch).await;
                 changed.map(|_| ()).map_err(|problem| Failure::problem(&problem))
             }
         }
@@ -109,29 +114,31 @@ pub(super) fn run(config: &Config, command: Command) -> Outcome {
 }
 
 /// Says in which organization a user is, and where it may act.
-async fn place(app: &App, user: &Permitted<User>) -> Result<String, Problem> {
-    let gate = app.terminal("fetchOrganization").await.map_err(Problem::internal)?;
-    let organization = gate.find::<Organization>(&user.organization.to_string()).await?;
-    let rank = if organization.parent.is_none() { ", the root organization, above all tenants" } else { "" };
-    let reach = match user.role {
+async fn describe_placement(app: &App, user: &Permitted<User>) -> Result<String, Problem> {
+    let authorizer = app.terminal_authorizer("fetchOrganization").await.map_err(Problem::internal)?;
+    let organization = authorizer.find_authorized::<Organization>(&user.organization.to_string()).await?;
+    let root_note =
+        if organization.parent.is_none() { ", the root organization, above all tenants" } else { "" };
+    let reach_text = match user.role {
         Scope::Guest | Scope::Agent => "in it only",
         Scope::Bot | Scope::Admin => "in it and in the organizations below it",
     };
     let (id, name, role) = (organization.id, organization.name.as_str(), user.role);
     Ok(format!(
-        "The user belongs to the organization {id} ({name:?}{rank}). With the role {role} it acts {reach}."
+        "The user belongs to the organization {id} ({name:?}{root_note}). With the role {role} it acts {reach_text}."
     ))
 }
 
 /// The user with this address.
 pub(super) async fn user_id(app: &App, email: &Email) -> Result<Id, Failure> {
-    let account = app.parts.store.account_by_email(email).await?;
+    let account = app.state.store.account_by_email(email).await?;
     account.map(|account| account.id).ok_or_else(|| Failure::failed(format!("there is no user {email}")))
 }
 
-async fn list(app: &App) -> Outcome {
-    let gate = app.terminal("listUsers").await?;
-    let within = gate.listable(None).await.map_err(|problem| Failure::problem(&problem))?;
+async fn list(app: &App) -> CommandResult {
+    let authorizer = app.terminal_authorizer("listUsers").await?;
+    let organizations =
+        authorizer.authorized_orgs(None).await.map_err(|problem| Failure::problem(&problem))?;
     let mut query = ListQuery { limit: 1000, ..ListQuery::default() };
     loop {
         let mut lines = Vec::new();
@@ -140,9 +147,9 @@ async fn list(app: &App) -> Outcome {
             lines.push(format!("{}  {role:5}  {status:7}  {}", user.id, user.email));
             true
         };
-        let listed = app.parts.store.list::<User>(&within, &query, add).await?;
+        let listed = app.state.store.list::<User>(&organizations, &query, add).await?;
         if !lines.is_empty() {
-            say(lines.join("\n"))?;
+            print_line(lines.join("\n"))?;
         }
         query.offset += query.limit;
         if query.offset >= listed.total {

@@ -6,10 +6,13 @@ use secrecy::SecretString;
 impl Config {
     /// What is wrong with the first setting that is.
     pub(super) fn check(&self) -> Result<(), ConfigError> {
-        let wrong = |setting: &str, message: String| Err(ConfigError::new(setting, message));
+        let invalid = |setting: &str, message: String| Err(ConfigError::new(setting, message));
         check_log(&self.log).map_err(|message| ConfigError::new("log", message))?;
         if !matches!(self.expired_status, 401 | 403) {
-            return wrong("expired_status", format!("it is {}; it must be 403 or 401", self.expired_status));
+            return invalid(
+                "expired_status",
+                format!("it is {}; it must be 403 or 401", self.expired_status),
+            );
         }
         for (setting, seconds, least, most) in [
             ("access_ttl", self.access_ttl, 1, 366 * 86_400),
@@ -20,7 +23,7 @@ impl Config {
             ("stale_decisions", self.stale_decisions, 0, 86_400),
         ] {
             if !(least..=most).contains(&seconds) {
-                return wrong(setting, format!("it is {seconds} seconds; it must be {least} to {most}"));
+                return invalid(setting, format!("it is {seconds} seconds; it must be {least} to {most}"));
             }
         }
         // As many keys as a set of them may have, and as few rotations as caches of that set can follow.
@@ -29,7 +32,7 @@ impl Config {
             || (least..=10 * 366 * 86_400).contains(&self.signing_key_rotation))
         {
             let is = self.signing_key_rotation;
-            return wrong(
+            return invalid(
                 "signing_key_rotation",
                 format!(
                     "it is {is} seconds; it must be 0, or at least {least} (an hour, and a 50th of access_ttl)"
@@ -45,12 +48,12 @@ impl Config {
         ];
         for (setting, count, most) in counts {
             if count.is_some_and(|count| !(1..=most).contains(&count)) {
-                return wrong(setting, format!("it must be 1 to {most}"));
+                return invalid(setting, format!("it must be 1 to {most}"));
             }
         }
-        self.check_exchange()?;
+        self.check_http_limits()?;
         if !(1..=100_000).contains(&self.access_batch_limit) {
-            return wrong("access_batch_limit", "it must be 1 to 100000".into());
+            return invalid("access_batch_limit", "it must be 1 to 100000".into());
         }
         for (setting, number, least, most) in [
             ("guessing_wait_max", self.guessing_wait_max, 10, 86_400),
@@ -79,15 +82,15 @@ impl Config {
             ("database_tcp_user_timeout_ms", self.database_tcp_user_timeout_ms, 1_000, 600_000),
         ] {
             if !(least..=most).contains(&number) {
-                return wrong(setting, format!("it is {number}; it must be {least} to {most}"));
+                return invalid(setting, format!("it is {number}; it must be {least} to {most}"));
             }
         }
-        for (setting, other, is_alone) in [
+        for (setting, other, is_incomplete) in [
             ("tls_key", "tls_cert", self.tls_cert.is_some() && self.tls_key.is_none()),
             ("tls_cert", "tls_key", self.tls_key.is_some() && self.tls_cert.is_none()),
         ] {
-            if is_alone {
-                return wrong(setting, format!("it is missing; it goes with {other}"));
+            if is_incomplete {
+                return invalid(setting, format!("it is missing; it goes with {other}"));
             }
         }
         for origin in &self.cors_origins {
@@ -95,11 +98,11 @@ impl Config {
                 url::Url::parse(origin).is_ok_and(|url| url.origin().ascii_serialization() == *origin);
             if !is_origin {
                 let message = format!("{origin:?} is not an origin such as https://app.example.com");
-                return wrong("cors_origins", message);
+                return invalid("cors_origins", message);
             }
         }
         if self.decision_log_to.is_empty() {
-            return wrong("decision_log_to", "it is empty; it must be stdout or the path of a file".into());
+            return invalid("decision_log_to", "it is empty; it must be stdout or the path of a file".into());
         }
         for (setting, number, least, most) in [
             ("decision_log_max_bytes", self.decision_log_max_bytes, 4_096, 1 << 50),
@@ -108,29 +111,29 @@ impl Config {
             ("decision_log_queue", self.decision_log_queue as u64, 1, 1_000_000),
         ] {
             if !(least..=most).contains(&number) {
-                return wrong(setting, format!("it is {number}; it must be {least} to {most}"));
+                return invalid(setting, format!("it is {number}; it must be {least} to {most}"));
             }
         }
         self.public_address()?;
         check_collector(&self.traces).map_err(|message| ConfigError::new("traces", message))?;
         let url = secrecy::ExposeSecret::expose_secret(&self.database_url);
         if !["sqlite:", "postgres:", "postgresql:"].iter().any(|scheme| url.starts_with(scheme)) {
-            return wrong("database_url", "it begins with neither sqlite: nor postgres:".into());
+            return invalid("database_url", "it begins with neither sqlite: nor postgres:".into());
         }
         let listen_url = self.database_listen_url.as_ref().map(secrecy::ExposeSecret::expose_secret);
         if listen_url.is_some_and(|url| !url.starts_with("postgres:") && !url.starts_with("postgresql:")) {
-            return wrong(
+            return invalid(
                 "database_listen_url",
                 "expected an address such as postgres://user:password@host/name".into(),
             );
         }
         let Some(secret) = &self.jwt_secret else { return Ok(()) };
-        let alone = "it is the one key that signs, with HS256, as long as jwt_secret is set; leave out one of the two";
+        let incompatible = "it is the one key that signs, with HS256, as long as jwt_secret is set; leave out one of the two";
         if self.token_algorithm != TokenAlgorithm::Hs256 {
-            return wrong("token_algorithm", format!("it is {}, but {alone}", self.token_algorithm));
+            return invalid("token_algorithm", format!("it is {}, but {incompatible}", self.token_algorithm));
         }
         if self.signing_key_rotation != 0 {
-            return wrong("signing_key_rotation", alone.into());
+            return invalid("signing_key_rotation", incompatible.into());
         }
         check_secret(secret)
     }
@@ -144,26 +147,26 @@ impl Config {
     /// issuer of the tokens (RFC 8414, 2).
     pub fn public_address(&self) -> Result<Option<String>, ConfigError> {
         let Some(text) = &self.public_url else { return Ok(None) };
-        let wrong = |message: String| Err(ConfigError::new("public_url", message));
+        let invalid = |message: String| Err(ConfigError::new("public_url", message));
         let url = match url::Url::parse(text) {
             Ok(url) if matches!(url.scheme(), "http" | "https") => url,
-            _ => return wrong(format!("{text:?} is not an address such as https://api.example.com")),
+            _ => return invalid(format!("{text:?} is not an address such as https://api.example.com")),
         };
         // A password is not repeated in the message.
         if !url.username().is_empty() || url.password().is_some() {
-            return wrong(
+            return invalid(
                 "it has user information; it must be an address without, such as https://api.example.com"
                     .into(),
             );
         }
         if url.query().or(url.fragment()).is_some() {
-            return wrong(format!("{text:?} has a query or a fragment; leave out what follows the path"));
+            return invalid(format!("{text:?} has a query or a fragment; leave out what follows the path"));
         }
         Ok(Some(url.as_str().trim_end_matches('/').to_owned()))
     }
 
     /// Checks the settings of connections and bodies.
-    fn check_exchange(&self) -> Result<(), ConfigError> {
+    fn check_http_limits(&self) -> Result<(), ConfigError> {
         const MIB: u64 = 1024 * 1024;
         let size = |bytes: usize| u64::try_from(bytes).unwrap_or(u64::MAX);
         for (setting, number, least, most) in [
@@ -206,8 +209,8 @@ fn check_collector(address: &str) -> Result<(), String> {
     if address.is_empty() {
         return Ok(());
     }
-    let wrong = || format!("{address:?} is not the address of a collector such as http://localhost:4318");
-    let url = url::Url::parse(address).map_err(|_| wrong())?;
+    let invalid = || format!("{address:?} is not the address of a collector such as http://localhost:4318");
+    let url = url::Url::parse(address).map_err(|_| invalid())?;
     if !url.username().is_empty() || url.password().is_some() {
         // Nor is it told with them.
         return Err("it must be without user and password; OTEL_EXPORTER_OTLP_HEADERS may have them".into());
@@ -216,7 +219,7 @@ fn check_collector(address: &str) -> Result<(), String> {
         return Err(format!("{address:?} has /v1/traces at its end, which is added to it; leave that out"));
     }
     let is_base = matches!(url.scheme(), "http" | "https") && url.query().or(url.fragment()).is_none();
-    if is_base { Ok(()) } else { Err(wrong()) }
+    if is_base { Ok(()) } else { Err(invalid()) }
 }
 
 /// A key that can be guessed signs for everybody (RFC 8725, 3.5).

@@ -1,6 +1,6 @@
 //! Settings that are lists: arrays in the file, separated by commas in the environment.
 
-use crate::values::{Id, Invalid};
+use crate::types::{Id, InvalidValue};
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer};
 use std::net::IpAddr;
@@ -47,7 +47,7 @@ pub(super) fn ids<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Id>,
 }
 
 /// One of a few words. Unlike the message of the derived implementation, the error lists the words that are accepted.
-pub(super) fn word<'de, D: Deserializer<'de>, T: FromStr<Err = Invalid>>(
+pub(super) fn from_text<'de, D: Deserializer<'de>, T: FromStr<Err = InvalidValue>>(
     deserializer: D,
 ) -> Result<T, D::Error> {
     String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)

@@ -14,10 +14,13 @@ impl Config {
         // What is no text is no setting of ours.
         let texts = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-        Self::from(file, texts.collect())
+        Self::from_environment(file, texts.collect())
     }
 
-    pub(super) fn from(file: Option<&Path>, environment: Vec<(String, String)>) -> Result<Self, ConfigError> {
+    pub(super) fn from_environment(
+        file: Option<&Path>,
+        environment: Vec<(String, String)>,
+    ) -> Result<Self, ConfigError> {
         let mut builder = config::Config::builder();
         let default = Path::new(DEFAULT_FILE);
         if let Some(file) = file.or_else(|| default.exists().then_some(default)) {
@@ -36,7 +39,7 @@ impl Config {
             let setting = setting.to_lowercase();
             match setting.strip_suffix("_file") {
                 Some(secret) if SECRETS.contains(&secret) => {
-                    let text = crate::values::read_text(Path::new(&value))
+                    let text = crate::types::read_text(Path::new(&value))
                         .map_err(|error| ConfigError::new(&setting, format!("{value}: {error}")))?;
                     from_files.insert(secret.to_owned(), text.trim_end_matches(['\r', '\n']).to_owned());
                 }
@@ -60,18 +63,18 @@ impl Config {
             builder =
                 builder.set_override(&setting, value).map_err(|error| ConfigError::new(&setting, error))?;
         }
-        let read = without_empty(&builder.build().map_err(|error| unreadable(&error))?);
+        let read = remove_empty_values(&builder.build().map_err(|error| to_config_error(&error))?);
         let config: Self = read
-            .map_err(|error| unreadable(&error))?
+            .map_err(|error| to_config_error(&error))?
             .try_deserialize()
-            .map_err(|error| unreadable(&error))?;
+            .map_err(|error| to_config_error(&error))?;
         config.check()?;
         Ok(config)
     }
 }
 
 /// The settings without those of the file that are empty.
-fn without_empty(read: &config::Config) -> Result<config::Config, config::ConfigError> {
+fn remove_empty_values(read: &config::Config) -> Result<config::Config, config::ConfigError> {
     let mut builder = config::Config::builder();
     for (name, value) in read.collect()? {
         let is_empty = matches!(&value.kind, config::ValueKind::String(text) if text.is_empty());
@@ -82,7 +85,7 @@ fn without_empty(read: &config::Config) -> Result<config::Config, config::Config
     builder.build()
 }
 
-fn unreadable(error: &config::ConfigError) -> ConfigError {
+fn to_config_error(error: &config::ConfigError) -> ConfigError {
     use config::ConfigError as Error;
     match error {
         Error::Type { key: Some(key), origin, unexpected, expected } => {

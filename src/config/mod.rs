@@ -6,7 +6,7 @@ mod load;
 #[cfg(test)]
 mod tests;
 
-use crate::values::{Id, word};
+use crate::types::{Id, string_enum};
 use ipnet::IpNet;
 use secrecy::SecretString;
 use serde::Deserialize;
@@ -74,10 +74,10 @@ pub struct Config {
     /// How often to look whether the files of the policies have changed, in seconds; 0 for never.
     pub policy_poll: u64,
     /// Which changed policies need a confirmation: `guarded`, `auto` or `manual`.
-    #[serde(deserialize_with = "lists::word")]
+    #[serde(deserialize_with = "lists::from_text")]
     pub policy_reload: PolicyReload,
     /// Whether changed policies must pass the tests in `cases/*.json`: `enforce`, `warn` or `off`.
-    #[serde(deserialize_with = "lists::word")]
+    #[serde(deserialize_with = "lists::from_text")]
     pub policy_tests: PolicyTests,
     /// Directories with schemas.
     #[serde(deserialize_with = "lists::paths")]
@@ -95,7 +95,7 @@ pub struct Config {
     /// The status that an expired access token is answered with: 403, as the seed says, or 401.
     pub expired_status: u16,
     /// What access tokens are signed with: `HS256`, or `EdDSA`, which others can check.
-    #[serde(deserialize_with = "lists::word")]
+    #[serde(deserialize_with = "lists::from_text")]
     pub token_algorithm: TokenAlgorithm,
     /// How long a key signs until the next one follows, in seconds; 0 for ever.
     pub signing_key_rotation: u64,
@@ -133,7 +133,7 @@ pub struct Config {
     /// Over how many seconds the rate limits are counted: so much of them may come at once.
     pub rate_limit_window: u32,
     /// What a new password must be: `standard` or `strict`.
-    #[serde(deserialize_with = "lists::word")]
+    #[serde(deserialize_with = "lists::from_text")]
     pub password_profile: PasswordProfile,
     /// The memory that a password is hashed with, in KiB (RFC 9106, `m`).
     pub argon2_memory_kib: u32,
@@ -157,13 +157,13 @@ pub struct Config {
     /// What is logged: `error`, `warn`, `info`, `debug`, or a filter such as `info,cedargate=debug`.
     pub log: String,
     /// How the log is written: `text` or `json`.
-    #[serde(deserialize_with = "lists::word")]
+    #[serde(deserialize_with = "lists::from_text")]
     pub log_format: LogFormat,
     /// The base address of the OpenTelemetry collector that gets the traces, by OTLP over HTTP; empty for no traces.
     pub traces: String,
     /// Which decisions are kept in the decision log: `off`, `denials` or `all`.
-    #[serde(deserialize_with = "lists::word")]
-    pub decision_log: Decisions,
+    #[serde(deserialize_with = "lists::from_text")]
+    pub decision_log: DecisionLogFilter,
     /// Where the decision log is written: `stdout`, or the path of a file.
     pub decision_log_to: String,
     /// How many bytes a file of the decision log may have before the next one is begun.
@@ -173,7 +173,7 @@ pub struct Config {
     /// How many decisions may wait to be written.
     pub decision_log_queue: usize,
     /// What happens to a decision when that many wait: `block` or `drop`.
-    #[serde(deserialize_with = "lists::word")]
+    #[serde(deserialize_with = "lists::from_text")]
     pub decision_log_overflow: Overflow,
     /// How long a request waits until its decisions can be recorded, in seconds, with `block`; then the answer is 503.
     pub decision_log_wait: u64,
@@ -182,38 +182,38 @@ pub struct Config {
     pub decision_log_mask: Vec<String>,
 }
 
-word!(
+string_enum!(
     /// What access tokens are signed with.
     TokenAlgorithm { Hs256 = "HS256", EdDsa = "EdDSA" }
 );
 
-word!(
+string_enum!(
     /// Which changed policies need a confirmation before they become active: those that lose a `forbid` or a file
     /// (`guarded`), none (`auto`), or all (`manual`).
     PolicyReload { Guarded = "guarded", Auto = "auto", Manual = "manual" }
 );
 
-word!(
+string_enum!(
     /// What a failing policy test does: it rejects the policies (`enforce`), it is logged (`warn`), or no test runs (`off`).
     PolicyTests { Enforce = "enforce", Warn = "warn", Off = "off" }
 );
 
-word!(
+string_enum!(
     /// What a new password must be: 8 characters and hard to guess, or 15 characters and very hard to guess.
     PasswordProfile { Standard = "standard", Strict = "strict" }
 );
 
-word!(
+string_enum!(
     /// How the log is written: one line of text per event, or one JSON object per event.
     LogFormat { Text = "text", Json = "json" }
 );
 
-word!(
+string_enum!(
     /// Which decisions are kept in the decision log: none, those that permit nothing, or all.
-    Decisions { Off = "off", Denials = "denials", All = "all" }
+    DecisionLogFilter { Off = "off", Denials = "denials", All = "all" }
 );
 
-word!(
+string_enum!(
     /// What happens to a decision when the queue of the decision log is full: its request waits, or it is left out of the
     /// log and counted.
     Overflow { Block = "block", Drop = "drop" }
@@ -285,7 +285,7 @@ impl Default for Config {
             log: "info".into(),
             log_format: LogFormat::Text,
             traces: String::new(),
-            decision_log: Decisions::Off,
+            decision_log: DecisionLogFilter::Off,
             decision_log_to: "decisions.ndjson".into(),
             decision_log_max_bytes: 100 * 1024 * 1024,
             decision_log_keep: 10,
@@ -312,6 +312,6 @@ impl ConfigError {
 impl Config {
     /// Whether the decision log is written to the standard output.
     pub fn decision_log_goes_to_stdout(&self) -> bool {
-        self.decision_log != Decisions::Off && self.decision_log_to == "stdout"
+        self.decision_log != DecisionLogFilter::Off && self.decision_log_to == "stdout"
     }
 }

@@ -2,14 +2,14 @@ use super::{Config, ConfigError};
 use ipnet::IpNet;
 use std::path::PathBuf;
 
-fn from(pairs: &[(&str, &str)]) -> Result<Config, ConfigError> {
+fn config_from(pairs: &[(&str, &str)]) -> Result<Config, ConfigError> {
     let nothing = tempfile::NamedTempFile::new().unwrap();
     let pairs = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    Config::from(Some(nothing.path()), pairs)
+    Config::from_environment(Some(nothing.path()), pairs)
 }
 
 #[test]
-fn the_environment_goes_before_the_file() {
+fn the_environment_overrides_the_file() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "access_ttl = 60\nrefresh_ttl = 120\npolicies = [\"a\", \"b\"]\n").unwrap();
     let environment = vec![
@@ -17,16 +17,16 @@ fn the_environment_goes_before_the_file() {
         ("CEDARGATE_SCHEMA".into(), "x, y".into()),
         ("HOME".into(), "/".into()),
     ];
-    let config = Config::from(Some(file.path()), environment).unwrap();
+    let config = Config::from_environment(Some(file.path()), environment).unwrap();
     assert_eq!((config.access_ttl, config.refresh_ttl), (90, 120));
     assert_eq!(config.policies, [PathBuf::from("a"), PathBuf::from("b")]);
     assert_eq!(config.schema, [PathBuf::from("x"), PathBuf::from("y")]);
 }
 
 #[test]
-fn a_wrong_setting_is_named() {
+fn an_invalid_setting_is_named() {
     let strong = "0123456789abcdefghijklmnopqrstuvwxyz";
-    assert!(from(&[("CEDARGATE_JWT_SECRET", strong)]).is_ok());
+    assert!(config_from(&[("CEDARGATE_JWT_SECRET", strong)]).is_ok());
     for (name, value) in [
         ("CEDARGATE_ACCESS_TTL", "soon"),
         ("CEDARGATE_ACCESS_TTL", "0"),
@@ -71,27 +71,27 @@ fn a_wrong_setting_is_named() {
         ("CEDARGATE_DECISION_LOG_OVERFLOW", "wait"),
         ("CEDARGATE_DECISION_LOG_MASK", "email,,phone"),
     ] {
-        let error = from(&[(name, value)]).unwrap_err().to_string();
+        let error = config_from(&[(name, value)]).unwrap_err().to_string();
         assert!(error.contains(name), "{name}={value}: {error}");
     }
 }
 
 #[test]
-fn a_key_of_the_settings_neither_rotates_nor_has_another_algorithm() {
+fn jwt_secret_excludes_rotation_and_other_algorithms() {
     let secret = ("CEDARGATE_JWT_SECRET", "0123456789abcdefghijklmnopqrstuvwxyz");
     for (name, value) in [("CEDARGATE_TOKEN_ALGORITHM", "EdDSA"), ("CEDARGATE_SIGNING_KEY_ROTATION", "86400")]
     {
-        assert!(from(&[(name, value)]).is_ok());
-        let error = from(&[secret, (name, value)]).unwrap_err().to_string();
+        assert!(config_from(&[(name, value)]).is_ok());
+        let error = config_from(&[secret, (name, value)]).unwrap_err().to_string();
         assert!(error.contains(name) && error.contains("jwt_secret"), "{error}");
     }
     let long = [("CEDARGATE_ACCESS_TTL", "31622400"), ("CEDARGATE_SIGNING_KEY_ROTATION", "86400")];
-    assert!(from(&long).unwrap_err().to_string().contains("CEDARGATE_SIGNING_KEY_ROTATION"));
+    assert!(config_from(&long).unwrap_err().to_string().contains("CEDARGATE_SIGNING_KEY_ROTATION"));
 }
 
 #[test]
-fn the_proxies_are_addresses_and_ranges_and_may_be_none() {
-    let proxies = |text| from(&[("CEDARGATE_TRUSTED_PROXIES", text)]).unwrap().trusted_proxies;
+fn trusted_proxies_are_addresses_or_ranges() {
+    let proxies = |text| config_from(&[("CEDARGATE_TRUSTED_PROXIES", text)]).unwrap().trusted_proxies;
     let expected: Vec<IpNet> = ["10.0.0.0/8", "192.0.2.1/32", "192.0.2.2/32", "2001:db8::/32"]
         .iter()
         .map(|text| text.parse().unwrap())
@@ -101,36 +101,36 @@ fn the_proxies_are_addresses_and_ranges_and_may_be_none() {
 }
 
 #[test]
-fn the_names_to_mask_are_separated_by_commas_and_may_be_none() {
-    let masked = |text| from(&[("CEDARGATE_DECISION_LOG_MASK", text)]).unwrap().decision_log_mask;
+fn masked_names_are_comma_separated() {
+    let masked = |text| config_from(&[("CEDARGATE_DECISION_LOG_MASK", text)]).unwrap().decision_log_mask;
     assert_eq!(masked("email, phone"), ["email", "phone"]);
     assert_eq!(masked(""), [] as [&str; 0]);
 }
 
 #[test]
-fn a_secret_may_stand_in_a_file_and_stays_out_of_the_debug_form() {
+fn secrets_are_read_from_files_and_hidden_in_debug_output() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "t0pZ3kR3t\n").unwrap();
-    let config = from(&[("CEDARGATE_ADMIN_PASSWORD_FILE", file.path().to_str().unwrap())]).unwrap();
+    let config = config_from(&[("CEDARGATE_ADMIN_PASSWORD_FILE", file.path().to_str().unwrap())]).unwrap();
     let password = config.admin_password.clone().unwrap();
     assert_eq!(secrecy::ExposeSecret::expose_secret(&password), "t0pZ3kR3t");
     assert!(!format!("{config:?}").contains("t0pZ3kR3t"));
 }
 
 #[test]
-fn an_empty_value_is_an_unset_one() {
+fn empty_values_are_treated_as_unset() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "drain = 3\nadmin_password = \"\"\nlog = \"\"\n").unwrap();
     let names = ["DRAIN", "JWT_SECRET", "JWT_SECRET_FILE", "POLICIES", "LOG_FORMAT", "WORKERS"];
     let environment = names.map(|name| (format!("CEDARGATE_{name}"), String::new()));
-    let config = Config::from(Some(file.path()), environment.into()).unwrap();
+    let config = Config::from_environment(Some(file.path()), environment.into()).unwrap();
     assert_eq!((config.drain, config.log.as_str()), (3, "info"));
     assert!(config.jwt_secret.is_none() && config.admin_password.is_none() && config.workers.is_none());
     assert_eq!(config.policies, [PathBuf::from("policies")]);
 }
 
 #[test]
-fn a_wrong_word_is_answered_with_the_words_that_are_accepted() {
+fn an_invalid_choice_lists_the_accepted_values() {
     for (name, words) in [
         ("CEDARGATE_POLICY_RELOAD", "guarded, auto, manual"),
         ("CEDARGATE_POLICY_TESTS", "enforce, warn, off"),
@@ -140,7 +140,7 @@ fn a_wrong_word_is_answered_with_the_words_that_are_accepted() {
         ("CEDARGATE_DECISION_LOG", "off, denials, all"),
         ("CEDARGATE_DECISION_LOG_OVERFLOW", "block, drop"),
     ] {
-        let error = from(&[(name, "xml")]).unwrap_err().to_string();
+        let error = config_from(&[(name, "xml")]).unwrap_err().to_string();
         assert!(error.contains(name) && error.contains(words), "{error}");
     }
 }

@@ -1,10 +1,10 @@
 //! Lines that are handed on together.
 
-use crate::values::Timestamp;
+use crate::types::Timestamp;
 use std::ops::Range;
 
 /// How many bytes of lines are one batch: 32 KiB.
-const FULL: usize = 32 * 1024;
+const FULL_BYTES: usize = 32 * 1024;
 
 /// Lines in their order.
 #[derive(Debug, Default)]
@@ -16,12 +16,12 @@ pub(super) struct Batch {
 
 impl Batch {
     pub(super) fn push(&mut self, line: &[u8], time: Timestamp) {
-        self.make(time, |text| text.extend_from_slice(line));
+        self.push_with(time, |text| text.extend_from_slice(line));
     }
 
     /// Adds a line that is made where it is to stand.
-    pub(super) fn make(&mut self, time: Timestamp, make: impl FnOnce(&mut Vec<u8>)) {
-        make(&mut self.text);
+    pub(super) fn push_with(&mut self, time: Timestamp, write: impl FnOnce(&mut Vec<u8>)) {
+        write(&mut self.text);
         self.ends.push((self.text.len(), time));
     }
 
@@ -37,7 +37,7 @@ impl Batch {
 
     /// Whether the next line goes into another one.
     pub(super) fn is_full(&self) -> bool {
-        self.text.len() >= FULL
+        self.text.len() >= FULL_BYTES
     }
 
     /// The lines, each with its time.
@@ -56,7 +56,7 @@ impl Batch {
     }
 
     /// How many of the lines from this one on have no more than so many bytes together.
-    pub(super) fn that_fit(&self, first: usize, bytes: u64) -> usize {
+    pub(super) fn count_fitting(&self, first: usize, bytes: u64) -> usize {
         let start = self.start(first);
         let ends = self.ends.get(first..).unwrap_or_default();
         ends.partition_point(|(end, _)| (end - start) as u64 <= bytes)
@@ -71,7 +71,7 @@ impl Batch {
     pub(super) fn clear(&mut self) {
         self.text.clear();
         // A long line needs more once.
-        self.text.shrink_to(2 * FULL);
+        self.text.shrink_to(2 * FULL_BYTES);
         self.ends.clear();
     }
 }

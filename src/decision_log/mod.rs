@@ -2,19 +2,19 @@
 //! of its [`Record`] and hands it over; a thread of its own writes the lines. Knows nothing of requests, policies or Cedar.
 
 mod batch;
-mod lines;
+mod line_writer;
 mod mask;
 mod queue;
 mod record;
 
-pub use crate::config::{Decisions, Overflow};
-pub use record::{Caller, Inputs, Record, Subject, Thing};
+pub use crate::config::{DecisionLogFilter, Overflow};
+pub use record::{Caller, Inputs, Record, ResourceUid, Subject};
 
 use crate::config::Config;
 use batch::Batch;
-use lines::Lines;
+use line_writer::LineWriter;
 use mask::Mask;
-use queue::{Pushed, Queue, Taken};
+use queue::{PushOutcome, Queue, QueueDrain};
 use std::cell::RefCell;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,33 +23,33 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// How much room a thread keeps for its next line: 8 KiB.
-const USUAL: usize = 8 * 1024;
+const LINE_CAPACITY: usize = 8 * 1024;
 
 /// Which decisions are logged, where, and what gives way when there are too many.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Which decisions are logged.
-    pub decisions: Decisions,
+    pub decisions: DecisionLogFilter,
     /// Where the lines go.
-    pub to: Target,
+    pub target: LogTarget,
     /// How many bytes a file may have: before a line that would make it longer, the next one is begun.
     pub max_bytes: u64,
     /// How many full files are kept beside the one that is written: `file.1` is the youngest.
-    pub keep: u32,
+    pub max_files: u32,
     /// How many records may wait for the writer. As many again may be in its hands, and 32 KiB of them with each request that
     /// asks for many decisions.
-    pub queue: usize,
+    pub queue_length: usize,
     /// What happens when that many wait.
     pub overflow: Overflow,
     /// How long a request waits for room, where it waits.
-    pub wait: Duration,
+    pub max_wait: Duration,
     /// The names of attributes of which `***` is written instead of the value.
     pub mask: Vec<String>,
 }
 
 /// Where lines go.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Target {
+pub enum LogTarget {
     /// The standard output.
     Stdout,
     /// A file, to which they are appended.
@@ -60,15 +60,15 @@ impl From<&Config> for Settings {
     fn from(config: &Config) -> Self {
         Self {
             decisions: config.decision_log,
-            to: match config.decision_log_to.as_str() {
-                "stdout" => Target::Stdout,
-                path => Target::File(path.into()),
+            target: match config.decision_log_to.as_str() {
+                "stdout" => LogTarget::Stdout,
+                path => LogTarget::File(path.into()),
             },
             max_bytes: config.decision_log_max_bytes,
-            keep: config.decision_log_keep,
-            queue: config.decision_log_queue,
+            max_files: config.decision_log_keep,
+            queue_length: config.decision_log_queue,
             overflow: config.decision_log_overflow,
-            wait: Duration::from_secs(config.decision_log_wait),
+            max_wait: Duration::from_secs(config.decision_log_wait),
             mask: config.decision_log_mask.clone(),
         }
     }
@@ -76,7 +76,7 @@ impl From<&Config> for Settings {
 
 /// Why the log cannot be opened.
 #[derive(Debug, thiserror::Error)]
-pub enum LogError {
+pub enum DecisionLogError {
     /// The file cannot be opened.
     #[error("the decision log cannot be written to {}: {error}", path.display())]
     File {
@@ -93,20 +93,20 @@ pub enum LogError {
 /// The decision log. Its copies are one log. What was recorded is written at the latest when it is closed, or when the
 /// last copy is gone.
 #[derive(Debug, Clone, Default)]
-pub struct DecisionLog(Option<Arc<Open>>);
+pub struct DecisionLog(Option<Arc<OpenLog>>);
 
 #[derive(Debug)]
-struct Open {
-    decisions: Decisions,
+struct OpenLog {
+    filter: DecisionLogFilter,
     mask: Mask,
     queue: Arc<Queue>,
-    counts: Arc<Counts>,
+    counts: Arc<LogCounters>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// What became of the records.
 #[derive(Debug, Default)]
-struct Counts {
+struct LogCounters {
     written: AtomicU64,
     dropped: AtomicU64,
 }
@@ -118,33 +118,37 @@ impl DecisionLog {
     }
 
     /// Opens the log and starts its writer.
-    pub fn open(settings: &Settings) -> Result<Self, LogError> {
-        if settings.decisions == Decisions::Off {
+    pub fn open(settings: &Settings) -> Result<Self, DecisionLogError> {
+        if settings.decisions == DecisionLogFilter::Off {
             return Ok(Self::off());
         }
-        let counts = Arc::<Counts>::default();
-        let lines = Lines::open(settings, Arc::clone(&counts))?;
-        Self::start(settings, lines, counts)
+        let counts = Arc::<LogCounters>::default();
+        let line_writer = LineWriter::open(settings, Arc::clone(&counts))?;
+        Self::start(settings, line_writer, counts)
     }
 
-    fn start(settings: &Settings, lines: Lines, counts: Arc<Counts>) -> Result<Self, LogError> {
-        let queue = Arc::new(Queue::new(settings.queue, settings.overflow, settings.wait));
-        let taken = Arc::clone(&queue);
+    fn start(
+        settings: &Settings,
+        line_writer: LineWriter,
+        counts: Arc<LogCounters>,
+    ) -> Result<Self, DecisionLogError> {
+        let queue = Arc::new(Queue::new(settings.queue_length, settings.overflow, settings.max_wait));
+        let writer_queue = Arc::clone(&queue);
         let writer = std::thread::Builder::new()
             .name("decision-log".into())
-            .spawn(move || write(&taken, lines))
-            .map_err(LogError::Thread)?;
+            .spawn(move || run_writer(&writer_queue, line_writer))
+            .map_err(DecisionLogError::Thread)?;
         let writer = Mutex::new(Some(writer));
         let (decisions, mask) = (settings.decisions, Mask::new(&settings.mask));
-        Ok(Self(Some(Arc::new(Open { decisions, mask, queue, counts, writer }))))
+        Ok(Self(Some(Arc::new(OpenLog { filter: decisions, mask, queue, counts, writer }))))
     }
 
     /// Whether a decision is to be recorded; ask before making the record of it.
     #[inline]
-    pub fn wants(&self, decision: bool) -> bool {
+    pub fn should_record(&self, decision: bool) -> bool {
         match &self.0 {
             None => false,
-            Some(open) => open.decisions == Decisions::All || !decision,
+            Some(open) => open.filter == DecisionLogFilter::All || !decision,
         }
     }
 
@@ -158,7 +162,7 @@ impl DecisionLog {
     /// as the settings allow a request to wait.
     pub async fn wait_for_room(&self) -> bool {
         match &self.0 {
-            Some(open) => open.queue.wait_for_room().await,
+            Some(open) => open.queue.wait_for_space().await,
             None => true,
         }
     }
@@ -167,26 +171,26 @@ impl DecisionLog {
     /// settings require its record and too many wait.
     #[must_use = "a decision whose record is required and refused must not take effect"]
     pub fn record(&self, record: &Record<'_>) -> bool {
-        let Some(open) = self.0.as_ref().filter(|_| self.wants(record.decision)) else { return true };
+        let Some(open) = self.0.as_ref().filter(|_| self.should_record(record.decision)) else { return true };
         // Each thread makes its lines in the same place.
         thread_local! {
             static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
         }
         LINE.with_borrow_mut(|line| {
             line.clear();
-            line.shrink_to(USUAL);
+            line.shrink_to(LINE_CAPACITY);
             open.mask.write(record, line);
-            let pushed = open.queue.push(line, record.time);
-            if pushed != Pushed::Taken {
-                open.counts.lose(1);
+            let outcome = open.queue.push(line, record.time);
+            if outcome != PushOutcome::Accepted {
+                open.counts.add_dropped(1);
             }
-            pushed != Pushed::Refused
+            outcome != PushOutcome::Refused
         })
     }
 
     /// Records of one request that asks for many decisions. Calls `refused` where one of them is required and too many wait.
-    pub fn gather(&self, refused: fn()) -> Gathered {
-        Gathered { log: self.clone(), lines: Mutex::default(), refused }
+    pub fn batch_recorder(&self, on_refused: fn()) -> BatchRecorder {
+        BatchRecorder { log: self.clone(), batch: Mutex::default(), on_refused }
     }
 
     /// Opens the file again, which another program has renamed or deleted.
@@ -217,53 +221,55 @@ impl DecisionLog {
 /// Records that are handed to the writer many at a time, and the last ones when this is dropped: threads that hand over each
 /// line for itself wait for one another.
 #[derive(Debug)]
-pub struct Gathered {
+pub struct BatchRecorder {
     log: DecisionLog,
-    lines: Mutex<Batch>,
-    refused: fn(),
+    batch: Mutex<Batch>,
+    on_refused: fn(),
 }
 
-impl Gathered {
+impl BatchRecorder {
     /// As [`DecisionLog::record`].
     pub fn record(&self, record: &Record<'_>) {
-        let Some(open) = self.log.0.as_ref().filter(|_| self.log.wants(record.decision)) else { return };
-        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        lines.make(record.time, |line| open.mask.write(record, line));
-        if lines.is_full() {
-            hand_over(open, &mut lines, self.refused);
+        let Some(open) = self.log.0.as_ref().filter(|_| self.log.should_record(record.decision)) else {
+            return;
+        };
+        let mut batch = self.batch.lock().unwrap_or_else(PoisonError::into_inner);
+        batch.push_with(record.time, |line| open.mask.write(record, line));
+        if batch.is_full() {
+            flush_batch(open, &mut batch, self.on_refused);
         }
     }
 }
 
-impl Drop for Gathered {
+impl Drop for BatchRecorder {
     fn drop(&mut self) {
         if let Some(open) = &self.log.0 {
-            hand_over(open, self.lines.get_mut().unwrap_or_else(PoisonError::into_inner), self.refused);
+            flush_batch(open, self.batch.get_mut().unwrap_or_else(PoisonError::into_inner), self.on_refused);
         }
     }
 }
 
-fn hand_over(open: &Open, lines: &mut Batch, refused: fn()) {
-    if lines.count() > 0 {
-        let (lost, is_refused) = open.queue.push_all(lines);
-        open.counts.lose(lost);
+fn flush_batch(open: &OpenLog, batch: &mut Batch, on_refused: fn()) {
+    if batch.count() > 0 {
+        let (dropped, is_refused) = open.queue.push_all(batch);
+        open.counts.add_dropped(dropped);
         if is_refused {
-            refused();
+            on_refused();
         }
     }
 }
 
-impl Counts {
-    fn keep(&self, records: u64) {
+impl LogCounters {
+    fn add_written(&self, records: u64) {
         self.written.fetch_add(records, Ordering::Relaxed);
     }
 
-    fn lose(&self, records: u64) {
+    fn add_dropped(&self, records: u64) {
         self.dropped.fetch_add(records, Ordering::Relaxed);
     }
 }
 
-impl Open {
+impl OpenLog {
     fn close(&self) {
         self.queue.close();
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
@@ -273,24 +279,24 @@ impl Open {
     }
 }
 
-impl Drop for Open {
+impl Drop for OpenLog {
     fn drop(&mut self) {
         self.close();
     }
 }
 
 /// The writer: it lasts until the queue is closed and empty.
-fn write(queue: &Queue, mut lines: Lines) {
+fn run_writer(queue: &Queue, mut line_writer: LineWriter) {
     let mut batches = Vec::new();
-    while let Some(Taken { missed, reopen }) = queue.take(&mut batches) {
+    while let Some(QueueDrain { dropped, reopen }) = queue.take(&mut batches) {
         if reopen {
-            lines.reopen();
+            line_writer.reopen();
         }
-        batches.iter().for_each(|batch| lines.write(batch));
+        batches.iter().for_each(|batch| line_writer.write(batch));
         // They came when the queue was full of those above.
-        lines.miss(missed);
+        line_writer.report_dropped(dropped);
     }
-    lines.end();
+    line_writer.finish();
 }
 
 #[cfg(test)]

@@ -6,17 +6,17 @@
 
 use super::Overflow;
 use super::batch::Batch;
-use crate::values::Timestamp;
+use crate::types::Timestamp;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 /// How long the writer lets records gather: what has gathered by then still lies in the cache of the core that made it.
-const NAP: Duration = Duration::from_millis(1);
+const FLUSH_INTERVAL: Duration = Duration::from_millis(1);
 
 /// How many empty batches are kept for later lines.
-const SPARE: usize = 32;
+const MAX_SPARE_BATCHES: usize = 32;
 
 /// How many bytes of lines may wait, however long the queue is: 64 MiB.
 const MAX_BYTES: usize = 64 * 1024 * 1024;
@@ -24,29 +24,29 @@ const MAX_BYTES: usize = 64 * 1024 * 1024;
 /// Lines that wait for the writer.
 #[derive(Debug)]
 pub(super) struct Queue {
-    state: Mutex<State>,
+    state: Mutex<QueueState>,
     /// To the writer: there is something to do.
-    work: Condvar,
+    has_work: Condvar,
     /// Whether there are as many lines as the queue is long, and requests have to wait.
     is_full: AtomicBool,
     /// To the requests that wait: there is room.
-    room: Notify,
-    length: usize,
+    space_available: Notify,
+    capacity: usize,
     overflow: Overflow,
     /// How long a request waits for room.
-    wait: Duration,
+    max_wait: Duration,
 }
 
 #[derive(Debug)]
-struct State {
-    waiting: Vec<Batch>,
+struct QueueState {
+    batches: Vec<Batch>,
     /// How many lines they have.
     lines: usize,
     /// How many bytes these have.
     bytes: usize,
     spare: Vec<Batch>,
-    missed: Missed,
-    writer: Writer,
+    dropped: DroppedRecords,
+    writer: WriterState,
     /// Since when there has been no room.
     full_since: Option<Instant>,
     /// Whether the writer is to open its file again.
@@ -56,25 +56,25 @@ struct State {
 
 /// What the writer does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Writer {
+enum WriterState {
     /// It writes, or is about to look.
     Busy,
     /// It looks again soon, and at once if the queue fills.
-    Naps,
+    WaitingForBatch,
     /// It waits to be woken.
-    Sleeps,
+    Idle,
 }
 
 /// Records that were dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Missed {
+pub(super) struct DroppedRecords {
     /// How many.
     pub(super) records: u64,
     /// The time of the last one.
     pub(super) last: Timestamp,
 }
 
-impl Missed {
+impl DroppedRecords {
     /// Nothing is missed.
     pub(super) const NONE: Self = Self { records: 0, last: Timestamp::from_millis(0) };
 
@@ -88,18 +88,18 @@ impl Missed {
 
 /// What the writer has to do besides writing the lines that it has taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Taken {
+pub(super) struct QueueDrain {
     /// How many records were dropped after them.
-    pub(super) missed: Missed,
+    pub(super) dropped: DroppedRecords,
     /// Whether to open the file again before writing them.
     pub(super) reopen: bool,
 }
 
 /// What became of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Pushed {
+pub(super) enum PushOutcome {
     /// It will be written.
-    Taken,
+    Accepted,
     /// It is gone, as the settings allow.
     Dropped,
     /// It is gone, though the settings require it.
@@ -107,87 +107,87 @@ pub(super) enum Pushed {
 }
 
 impl Queue {
-    pub(super) fn new(length: usize, overflow: Overflow, wait: Duration) -> Self {
-        let state = State {
-            waiting: Vec::new(),
+    pub(super) fn new(capacity: usize, overflow: Overflow, max_wait: Duration) -> Self {
+        let state = QueueState {
+            batches: Vec::new(),
             lines: 0,
             bytes: 0,
             spare: Vec::new(),
-            missed: Missed::NONE,
-            writer: Writer::Busy,
+            dropped: DroppedRecords::NONE,
+            writer: WriterState::Busy,
             full_since: None,
             reopen: false,
             is_closed: false,
         };
         Self {
             state: Mutex::new(state),
-            work: Condvar::new(),
+            has_work: Condvar::new(),
             is_full: AtomicBool::new(false),
-            room: Notify::new(),
-            length: length.max(1),
+            space_available: Notify::new(),
+            capacity: capacity.max(1),
             overflow,
-            wait,
+            max_wait,
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, QueueState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether there is room for so many lines with so many bytes, from a request that was admitted.
-    fn has_room(&self, state: &State, lines: usize, bytes: usize) -> bool {
+    fn has_space(&self, state: &QueueState, lines: usize, bytes: usize) -> bool {
         match self.overflow {
-            Overflow::Drop => state.lines + lines <= self.length,
+            Overflow::Drop => state.lines + lines <= self.capacity,
             Overflow::Block => state.bytes + bytes <= MAX_BYTES,
         }
     }
 
     /// Adds the line of a record at the end.
-    pub(super) fn push(&self, line: &[u8], time: Timestamp) -> Pushed {
+    pub(super) fn push(&self, line: &[u8], time: Timestamp) -> PushOutcome {
         let mut state = self.state();
         if state.is_closed {
-            return Pushed::Dropped;
+            return PushOutcome::Dropped;
         }
-        if !self.has_room(&state, 1, line.len()) {
-            state.missed.add(Missed { records: 1, last: time });
+        if !self.has_space(&state, 1, line.len()) {
+            state.dropped.add(DroppedRecords { records: 1, last: time });
             return match self.overflow {
-                Overflow::Drop => Pushed::Dropped,
-                Overflow::Block => Pushed::Refused,
+                Overflow::Drop => PushOutcome::Dropped,
+                Overflow::Block => PushOutcome::Refused,
             };
         }
         state.add(line, time);
-        self.note_length(&mut state);
-        self.wake(state);
-        Pushed::Taken
+        self.update_full(&mut state);
+        self.wake_writer(state);
+        PushOutcome::Accepted
     }
 
     /// Adds the lines of a batch at the end, and leaves it empty. Gives how many of them are gone, and whether the settings
     /// require them.
     pub(super) fn push_all(&self, batch: &mut Batch) -> (u64, bool) {
         let mut state = self.state();
-        if !state.is_closed && self.has_room(&state, batch.count(), batch.bytes()) {
+        if !state.is_closed && self.has_space(&state, batch.count(), batch.bytes()) {
             let spare = state.spare.pop().unwrap_or_default();
             state.lines += batch.count();
             state.bytes += batch.bytes();
-            state.waiting.push(std::mem::replace(batch, spare));
-            self.note_length(&mut state);
-            self.wake(state);
+            state.batches.push(std::mem::replace(batch, spare));
+            self.update_full(&mut state);
+            self.wake_writer(state);
             return (0, false);
         }
         drop(state);
-        let (mut lost, mut is_refused) = (0, false);
+        let (mut dropped, mut is_refused) = (0, false);
         for (line, time) in batch.lines() {
             let pushed = self.push(line, time);
-            lost += u64::from(pushed != Pushed::Taken);
-            is_refused |= pushed == Pushed::Refused;
+            dropped += u64::from(pushed != PushOutcome::Accepted);
+            is_refused |= pushed == PushOutcome::Refused;
         }
         batch.clear();
-        (lost, is_refused)
+        (dropped, is_refused)
     }
 
     /// Notes that requests have to wait from now on, if they have.
-    fn note_length(&self, state: &mut State) {
-        if state.lines >= self.length && self.overflow == Overflow::Block && state.full_since.is_none() {
+    fn update_full(&self, state: &mut QueueState) {
+        if state.lines >= self.capacity && self.overflow == Overflow::Block && state.full_since.is_none() {
             state.full_since = Some(Instant::now());
             self.is_full.store(true, Ordering::Relaxed);
         }
@@ -200,99 +200,99 @@ impl Queue {
     }
 
     /// Waits until there is room. Gives whether there is: not if there has been none for as long as a request may wait.
-    pub(super) async fn wait_for_room(&self) -> bool {
+    pub(super) async fn wait_for_space(&self) -> bool {
         let deadline = match self.state().full_since {
-            Some(since) => since + self.wait,
+            Some(since) => since + self.max_wait,
             None => return true,
         };
         // Others may take the room first.
-        let waiting = async {
+        let until_space = async {
             loop {
-                let room = self.room.notified();
+                let notified = self.space_available.notified();
                 if !self.is_full() {
                     return;
                 }
-                room.await;
+                notified.await;
             }
         };
         let left = deadline.saturating_duration_since(Instant::now());
-        tokio::time::timeout(left, waiting).await.is_ok()
+        tokio::time::timeout(left, until_space).await.is_ok()
     }
 
     /// Wakes the writer, where there is something for it to do.
-    fn wake(&self, mut state: MutexGuard<'_, State>) {
-        let must_look = match state.writer {
-            Writer::Busy => false,
-            Writer::Naps => state.lines >= self.length.div_ceil(2),
-            Writer::Sleeps => true,
+    fn wake_writer(&self, mut state: MutexGuard<'_, QueueState>) {
+        let must_wake = match state.writer {
+            WriterState::Busy => false,
+            WriterState::WaitingForBatch => state.lines >= self.capacity.div_ceil(2),
+            WriterState::Idle => true,
         };
-        if must_look {
-            state.writer = Writer::Busy;
+        if must_wake {
+            state.writer = WriterState::Busy;
             drop(state);
-            self.work.notify_one();
+            self.has_work.notify_one();
         }
     }
 
     /// Exchanges all that waits for what was `taken` before. Waits until there is something; none when the queue is closed and
     /// nothing more comes.
-    pub(super) fn take(&self, taken: &mut Vec<Batch>) -> Option<Taken> {
-        taken.truncate(SPARE);
-        taken.iter_mut().for_each(Batch::clear);
+    pub(super) fn take(&self, batches: &mut Vec<Batch>) -> Option<QueueDrain> {
+        batches.truncate(MAX_SPARE_BATCHES);
+        batches.iter_mut().for_each(Batch::clear);
         let mut state = self.state();
-        let room = SPARE.saturating_sub(state.spare.len()).min(taken.len());
-        state.spare.extend(taken.drain(..room));
-        if !state.is_closed && !state.reopen && state.lines < self.length.div_ceil(2) {
-            state.writer = Writer::Naps;
-            let napping = |state: &mut State| state.writer == Writer::Naps;
-            let woken = self.work.wait_timeout_while(state, NAP, napping);
+        let reusable = MAX_SPARE_BATCHES.saturating_sub(state.spare.len()).min(batches.len());
+        state.spare.extend(batches.drain(..reusable));
+        if !state.is_closed && !state.reopen && state.lines < self.capacity.div_ceil(2) {
+            state.writer = WriterState::WaitingForBatch;
+            let still_waiting = |state: &mut QueueState| state.writer == WriterState::WaitingForBatch;
+            let woken = self.has_work.wait_timeout_while(state, FLUSH_INTERVAL, still_waiting);
             state = woken.unwrap_or_else(PoisonError::into_inner).0;
         }
-        while state.is_idle() && !state.is_closed {
-            state.writer = Writer::Sleeps;
-            let sleeping = |state: &mut State| state.writer == Writer::Sleeps;
-            state = self.work.wait_while(state, sleeping).unwrap_or_else(PoisonError::into_inner);
+        while state.is_empty() && !state.is_closed {
+            state.writer = WriterState::Idle;
+            let still_idle = |state: &mut QueueState| state.writer == WriterState::Idle;
+            state = self.has_work.wait_while(state, still_idle).unwrap_or_else(PoisonError::into_inner);
         }
-        state.writer = Writer::Busy;
-        if state.is_idle() {
+        state.writer = WriterState::Busy;
+        if state.is_empty() {
             return None;
         }
-        taken.clear();
-        std::mem::swap(&mut state.waiting, taken);
+        batches.clear();
+        std::mem::swap(&mut state.batches, batches);
         (state.lines, state.bytes) = (0, 0);
         if state.full_since.take().is_some() {
             self.is_full.store(false, Ordering::Relaxed);
-            self.room.notify_waiters();
+            self.space_available.notify_waiters();
         }
-        let missed = std::mem::replace(&mut state.missed, Missed::NONE);
-        Some(Taken { missed, reopen: std::mem::take(&mut state.reopen) })
+        let dropped = std::mem::replace(&mut state.dropped, DroppedRecords::NONE);
+        Some(QueueDrain { dropped, reopen: std::mem::take(&mut state.reopen) })
     }
 
     /// Has the writer open its file again.
     pub(super) fn reopen(&self) {
         let mut state = self.state();
         state.reopen = true;
-        state.writer = Writer::Busy;
+        state.writer = WriterState::Busy;
         drop(state);
-        self.work.notify_one();
+        self.has_work.notify_one();
     }
 
     /// Takes no more records.
     pub(super) fn close(&self) {
         let mut state = self.state();
         state.is_closed = true;
-        state.writer = Writer::Busy;
+        state.writer = WriterState::Busy;
         drop(state);
-        self.work.notify_one();
+        self.has_work.notify_one();
     }
 }
 
-impl State {
+impl QueueState {
     /// Adds a line at the end.
     fn add(&mut self, line: &[u8], time: Timestamp) {
-        if self.waiting.last().is_none_or(Batch::is_full) {
-            self.waiting.push(self.spare.pop().unwrap_or_default());
+        if self.batches.last().is_none_or(Batch::is_full) {
+            self.batches.push(self.spare.pop().unwrap_or_default());
         }
-        if let Some(last) = self.waiting.last_mut() {
+        if let Some(last) = self.batches.last_mut() {
             last.push(line, time);
             self.lines += 1;
             self.bytes += line.len();
@@ -300,7 +300,7 @@ impl State {
     }
 
     /// Whether there is nothing to do.
-    fn is_idle(&self) -> bool {
-        self.lines == 0 && self.missed.records == 0 && !self.reopen
+    fn is_empty(&self) -> bool {
+        self.lines == 0 && self.dropped.records == 0 && !self.reopen
     }
 }

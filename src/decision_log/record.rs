@@ -1,6 +1,6 @@
 //! What is recorded of a decision. A record owns nothing: its line is made at once, from what the decision was made of.
 
-use crate::values::{Id, Timestamp, raw};
+use crate::types::{Id, Timestamp, to_raw_json};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use std::io::Write as _;
@@ -49,22 +49,22 @@ pub struct Inputs<'a> {
 impl Record<'_> {
     /// Appends its line.
     pub(super) fn write(&self, line: &mut Vec<u8>) {
-        self.time.as_text(|time| put_text(line, "{\"time\":", time));
+        self.time.with_str(|time| write_text_field(line, "{\"time\":", time));
         match self.request {
-            Some(id) => put_text(line, ",\"requestId\":", id),
-            None => put(line, ",\"requestId\":", RawValue::NULL),
+            Some(id) => write_text_field(line, ",\"requestId\":", id),
+            None => write_field(line, ",\"requestId\":", RawValue::NULL),
         }
-        put(line, ",\"caller\":", self.caller);
-        put(line, ",\"subject\":", self.subject);
-        put(line, ",\"action\":", self.action);
-        put(line, ",\"resource\":", self.resource);
-        put(line, ",\"decision\":", if self.decision { RawValue::TRUE } else { RawValue::FALSE });
-        put(line, ",\"policies\":", self.policies);
+        write_field(line, ",\"caller\":", self.caller);
+        write_field(line, ",\"subject\":", self.subject);
+        write_field(line, ",\"action\":", self.action);
+        write_field(line, ",\"resource\":", self.resource);
+        write_field(line, ",\"decision\":", if self.decision { RawValue::TRUE } else { RawValue::FALSE });
+        write_field(line, ",\"policies\":", self.policies);
         match self.errors {
             [] => line.extend_from_slice(b",\"errors\":[]"),
-            errors => put(line, ",\"errors\":", &raw(&errors)),
+            errors => write_field(line, ",\"errors\":", &to_raw_json(&errors)),
         }
-        put(line, ",\"policyVersion\":", self.policy_version);
+        write_field(line, ",\"policyVersion\":", self.policy_version);
         // Nothing goes wrong where it is written to memory.
         let nanos = self.latency.as_nanos();
         let _ = write!(line, ",\"latencyMicros\":{}.{:03}", nanos / 1_000, nanos % 1_000);
@@ -73,9 +73,9 @@ impl Record<'_> {
         }
         match &self.inputs {
             Some(Inputs { entities: [one, other], context }) => {
-                put(line, ",\"inputs\":{\"entities\":[", one);
-                put(line, ",", other);
-                put(line, "],\"context\":", context);
+                write_field(line, ",\"inputs\":{\"entities\":[", one);
+                write_field(line, ",", other);
+                write_field(line, "],\"context\":", context);
                 line.extend_from_slice(b"}}\n");
             }
             None => line.extend_from_slice(b",\"inputs\":null}\n"),
@@ -84,17 +84,17 @@ impl Record<'_> {
 }
 
 /// Appends a field of an object, with all that stands before its value.
-fn put(line: &mut Vec<u8>, before: &str, value: &RawValue) {
-    line.extend_from_slice(before.as_bytes());
+fn write_field(line: &mut Vec<u8>, prefix: &str, value: &RawValue) {
+    line.extend_from_slice(prefix.as_bytes());
     line.extend_from_slice(value.get().as_bytes());
 }
 
 /// The same of a text.
-fn put_text(line: &mut Vec<u8>, before: &str, text: &str) {
+fn write_text_field(line: &mut Vec<u8>, prefix: &str, text: &str) {
     if !is_plain(text) {
-        return put(line, before, &raw(&text));
+        return write_field(line, prefix, &to_raw_json(&text));
     }
-    line.extend_from_slice(before.as_bytes());
+    line.extend_from_slice(prefix.as_bytes());
     line.push(b'"');
     line.extend_from_slice(text.as_bytes());
     line.push(b'"');
@@ -131,7 +131,7 @@ pub struct Subject<'a> {
 
 /// What a decision is about.
 #[derive(Debug, Clone, Copy, Serialize)]
-pub struct Thing<'a> {
+pub struct ResourceUid<'a> {
     /// Its Cedar entity type.
     #[serde(rename = "type")]
     pub kind: &'a str,

@@ -1,5 +1,5 @@
 use super::*;
-use crate::values::{Id, Timestamp, raw};
+use crate::types::{Id, Timestamp, to_raw_json};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::io::{self, Write};
@@ -11,8 +11,8 @@ mod disk;
 mod rotation;
 
 /// As long as the tests run.
-fn words(form: &impl Serialize) -> &'static serde_json::value::RawValue {
-    Box::leak(raw(form))
+fn leak_json(form: &impl Serialize) -> &'static serde_json::value::RawValue {
+    Box::leak(to_raw_json(form))
 }
 
 /// The record of a decision about the thing with this id.
@@ -20,14 +20,18 @@ fn record(id: &str) -> Record<'_> {
     Record {
         time: Timestamp::from_millis(1_767_225_600_000),
         request: Some("r-1"),
-        caller: words(&Caller { user: Id::EXAMPLE, credential: "apiKey", credential_id: Some(Id::EXAMPLE) }),
-        subject: words(&Subject { kind: "User", id: "599e1fcd9da1c72645c95886", scopes: &["guest"] }),
-        action: words(&"fetchConversation"),
-        resource: words(&Thing { kind: "Conversation", id }),
+        caller: leak_json(&Caller {
+            user: Id::EXAMPLE,
+            credential: "apiKey",
+            credential_id: Some(Id::EXAMPLE),
+        }),
+        subject: leak_json(&Subject { kind: "User", id: "599e1fcd9da1c72645c95886", scopes: &["guest"] }),
+        action: leak_json(&"fetchConversation"),
+        resource: leak_json(&ResourceUid { kind: "Conversation", id }),
         decision: true,
-        policies: words(&["guest"]),
+        policies: leak_json(&["guest"]),
         errors: &[],
-        policy_version: words(&"v1"),
+        policy_version: leak_json(&"v1"),
         latency: Duration::from_nanos(12_345),
         is_stale: false,
         inputs: None,
@@ -35,7 +39,7 @@ fn record(id: &str) -> Record<'_> {
 }
 
 /// Records a decision about the thing with this number.
-fn put(log: &DecisionLog, number: u64) {
+fn record_number(log: &DecisionLog, number: u64) {
     assert!(log.record(&record(&number.to_string())));
 }
 
@@ -48,13 +52,13 @@ fn line(number: u64) -> Vec<u8> {
 
 fn settings(path: &Path) -> Settings {
     Settings {
-        decisions: Decisions::All,
-        to: Target::File(path.to_owned()),
+        decisions: DecisionLogFilter::All,
+        target: LogTarget::File(path.to_owned()),
         max_bytes: u64::MAX,
-        keep: 3,
-        queue: 64,
+        max_files: 3,
+        queue_length: 64,
         overflow: Overflow::Block,
-        wait: Duration::from_secs(20),
+        max_wait: Duration::from_secs(20),
         mask: Vec::new(),
     }
 }
@@ -74,22 +78,22 @@ fn numbers(lines: &[Value]) -> Vec<u64> {
 }
 
 /// How many records the lines say are missing.
-fn told(lines: &[Value]) -> u64 {
+fn reported_drops(lines: &[Value]) -> u64 {
     lines.iter().filter_map(|line| line["dropped"].as_u64()).sum()
 }
 
 /// Where the writer stands still at the first line until it is told to go on.
-struct Door {
-    arrived: mpsc::Sender<()>,
-    go_on: mpsc::Receiver<()>,
+struct BlockingWriter {
+    entered: mpsc::Sender<()>,
+    resume: mpsc::Receiver<()>,
     file: std::fs::File,
 }
 
-impl Write for Door {
+impl Write for BlockingWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         // Both are gone once the door is open for good.
-        let _ = self.arrived.send(());
-        let _ = self.go_on.recv();
+        let _ = self.entered.send(());
+        let _ = self.resume.recv();
         self.file.write(bytes)
     }
 
@@ -99,26 +103,26 @@ impl Write for Door {
 }
 
 /// A log whose writer stands before a first line, number 0, until the answer is dropped.
-fn stopped(settings: &Settings) -> (DecisionLog, mpsc::Sender<()>) {
-    let Target::File(path) = &settings.to else { panic!("a file") };
-    let (arrived, is_there) = mpsc::channel();
-    let (open, go_on) = mpsc::channel();
-    let door = Door { arrived, go_on, file: std::fs::File::create(path).unwrap() };
-    let counts = Arc::<Counts>::default();
-    let lines = Lines::to_writer(Box::new(door), Arc::clone(&counts));
+fn blocked_log(settings: &Settings) -> (DecisionLog, mpsc::Sender<()>) {
+    let LogTarget::File(path) = &settings.target else { panic!("a file") };
+    let (entered, has_entered) = mpsc::channel();
+    let (release, resume) = mpsc::channel();
+    let writer = BlockingWriter { entered, resume, file: std::fs::File::create(path).unwrap() };
+    let counts = Arc::<LogCounters>::default();
+    let lines = LineWriter::to_writer(Box::new(writer), Arc::clone(&counts));
     let log = DecisionLog::start(settings, lines, counts).unwrap();
-    put(&log, 0);
-    is_there.recv().unwrap();
-    (log, open)
+    record_number(&log, 0);
+    has_entered.recv().unwrap();
+    (log, release)
 }
 
 #[test]
-fn a_line_has_its_fields_in_their_order() {
+fn a_line_has_its_fields_in_order() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log");
     let log = DecisionLog::open(&settings(&path)).unwrap();
-    let entities = [words(&json!({"uid": 1})), words(&json!({"uid": 2}))];
-    let inputs = Some(Inputs { entities, context: words(&json!({"ip": "127.0.0.1"})) });
+    let entities = [leak_json(&json!({"uid": 1})), leak_json(&json!({"uid": 2}))];
+    let inputs = Some(Inputs { entities, context: leak_json(&json!({"ip": "127.0.0.1"})) });
     assert!(log.record(&Record { inputs, ..record("7") }));
     log.close();
     let expected = r#"{"time":"2026-01-01T00:00:00.000Z","requestId":"r-1",
@@ -132,7 +136,7 @@ fn a_line_has_its_fields_in_their_order() {
 }
 
 #[test]
-fn the_id_of_a_request_is_one_text_whatever_it_says() {
+fn request_ids_are_escaped() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log");
     let log = DecisionLog::open(&settings(&path)).unwrap();
@@ -161,23 +165,24 @@ fn the_id_of_a_request_is_one_text_whatever_it_says() {
 }
 
 #[test]
-fn every_record_of_many_threads_is_written_once_and_in_its_order() {
+fn records_of_many_threads_are_written_once_and_in_order() {
     const THREADS: u64 = 8;
     const EACH: u64 = 10_000;
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log");
     // What is gathered finds room as a whole at times, and line by line at others.
-    let log = DecisionLog::open(&Settings { queue: 100, ..settings(&path) }).unwrap();
+    let log = DecisionLog::open(&Settings { queue_length: 100, ..settings(&path) }).unwrap();
     std::thread::scope(|scope| {
         for thread in 0..THREADS {
             let log = &log;
             scope.spawn(move || {
                 // Every other one hands them over many at a time.
-                let gathered = (thread % 2 == 1).then(|| log.gather(|| panic!("no record is refused")));
+                let gathered =
+                    (thread % 2 == 1).then(|| log.batch_recorder(|| panic!("no record is refused")));
                 for number in thread * EACH..(thread + 1) * EACH {
                     match &gathered {
                         Some(gathered) => gathered.record(&record(&number.to_string())),
-                        None => put(log, number),
+                        None => record_number(log, number),
                     }
                 }
             });
@@ -194,11 +199,11 @@ fn every_record_of_many_threads_is_written_once_and_in_its_order() {
 }
 
 #[test]
-fn what_finds_no_room_is_dropped_and_told_in_its_place() {
+fn records_beyond_capacity_are_dropped_and_reported_in_place() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log");
-    let (log, door) = stopped(&Settings { queue: 4, overflow: Overflow::Drop, ..settings(&path) });
-    (1..=10).for_each(|number| put(&log, number));
+    let (log, door) = blocked_log(&Settings { queue_length: 4, overflow: Overflow::Drop, ..settings(&path) });
+    (1..=10).for_each(|number| record_number(&log, number));
     assert_eq!(log.dropped(), 6);
     drop(door);
     log.close();
@@ -209,22 +214,22 @@ fn what_finds_no_room_is_dropped_and_told_in_its_place() {
 }
 
 #[test]
-fn what_is_gathered_is_handed_over_at_the_end_and_finds_room_or_is_dropped() {
+fn a_batch_is_flushed_on_drop_or_dropped_when_full() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log");
-    let (log, door) = stopped(&Settings { queue: 4, overflow: Overflow::Drop, ..settings(&path) });
-    let gathered = log.gather(|| panic!("no record is refused"));
+    let (log, door) = blocked_log(&Settings { queue_length: 4, overflow: Overflow::Drop, ..settings(&path) });
+    let gathered = log.batch_recorder(|| panic!("no record is refused"));
     (1..=3).for_each(|number| gathered.record(&record(&number.to_string())));
-    put(&log, 4);
+    record_number(&log, 4);
     drop(gathered);
-    let gathered = log.gather(|| panic!("no record is refused"));
+    let gathered = log.batch_recorder(|| panic!("no record is refused"));
     (5..=6).for_each(|number| gathered.record(&record(&number.to_string())));
     assert_eq!(log.dropped(), 0);
     drop(gathered);
     assert_eq!(log.dropped(), 2);
     drop(door);
     log.close();
-    let gathered = log.gather(|| panic!("no record is refused"));
+    let gathered = log.batch_recorder(|| panic!("no record is refused"));
     gathered.record(&record("7"));
     drop(gathered);
     assert_eq!((log.written(), log.dropped()), (5, 3));
@@ -234,32 +239,33 @@ fn what_is_gathered_is_handed_over_at_the_end_and_finds_room_or_is_dropped() {
 }
 
 #[test]
-fn what_is_written_and_what_is_dropped_is_all_that_was_sent() {
+fn written_and_dropped_records_add_up() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log");
-    let log = DecisionLog::open(&Settings { queue: 8, overflow: Overflow::Drop, ..settings(&path) }).unwrap();
+    let log = DecisionLog::open(&Settings { queue_length: 8, overflow: Overflow::Drop, ..settings(&path) })
+        .unwrap();
     std::thread::scope(|scope| {
         for _ in 0..4 {
-            scope.spawn(|| (0..5_000).for_each(|number| put(&log, number)));
+            scope.spawn(|| (0..5_000).for_each(|number| record_number(&log, number)));
         }
     });
     log.close();
     assert_eq!(log.written() + log.dropped(), 20_000);
     let lines = lines(&path);
-    assert_eq!(told(&lines), log.dropped());
+    assert_eq!(reported_drops(&lines), log.dropped());
     assert_eq!(lines.iter().filter(|line| line.get("action").is_some()).count() as u64, log.written());
 }
 
 #[tokio::test]
-async fn a_full_queue_makes_a_request_wait_and_no_thread() {
+async fn a_full_queue_delays_requests_without_blocking_a_thread() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log");
     let wait = Duration::from_millis(20);
-    let (log, door) = stopped(&Settings { queue: 2, wait, ..settings(&path) });
-    put(&log, 1);
+    let (log, door) = blocked_log(&Settings { queue_length: 2, max_wait: wait, ..settings(&path) });
+    record_number(&log, 1);
     assert!(!log.is_full() && log.wait_for_room().await);
     // A request that was admitted records all of its decisions.
-    (2..=9).for_each(|number| put(&log, number));
+    (2..=9).for_each(|number| record_number(&log, number));
     assert!(log.is_full() && !log.wait_for_room().await);
     drop(door);
     while log.is_full() {
@@ -267,17 +273,17 @@ async fn a_full_queue_makes_a_request_wait_and_no_thread() {
     }
     assert!(log.wait_for_room().await);
     log.close();
-    put(&log, 10);
+    record_number(&log, 10);
     assert!(numbers(&lines(&path)).into_iter().eq(0..=9));
     assert_eq!((log.written(), log.dropped()), (10, 1));
 }
 
 #[tokio::test]
-async fn a_request_that_waits_goes_on_when_there_is_room() {
+async fn a_waiting_request_continues_when_there_is_space() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log");
-    let (log, door) = stopped(&Settings { queue: 1, ..settings(&path) });
-    put(&log, 1);
+    let (log, door) = blocked_log(&Settings { queue_length: 1, ..settings(&path) });
+    record_number(&log, 1);
     let waiting = (0..50).map(|_| log.wait_for_room());
     let open = async {
         tokio::task::yield_now().await;
@@ -288,45 +294,45 @@ async fn a_request_that_waits_goes_on_when_there_is_room() {
 }
 
 #[test]
-fn memory_is_bounded_and_a_refused_record_is_counted_and_told() {
+fn memory_is_bounded_and_refused_records_are_counted_and_reported() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log");
-    let (log, door) = stopped(&settings(&path));
+    let (log, door) = blocked_log(&settings(&path));
     let long = "7".repeat(1 << 20);
     let taken = (0..100).take_while(|_| log.record(&record(&long))).count();
     assert!((60..=64).contains(&taken), "{taken}");
     drop(door);
     log.close();
     assert_eq!((log.written(), log.dropped()), (taken as u64 + 1, 1));
-    assert_eq!(told(&lines(&path)), 1);
+    assert_eq!(reported_drops(&lines(&path)), 1);
 }
 
 #[test]
-fn the_last_copy_closes_the_log() {
+fn dropping_the_last_handle_closes_the_log() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log");
     let log = DecisionLog::open(&settings(&path)).unwrap();
     let copy = log.clone();
     drop(log);
-    put(&copy, 1);
+    record_number(&copy, 1);
     drop(copy);
     assert_eq!(numbers(&lines(&path)), [1]);
 }
 
 #[test]
-fn a_full_file_makes_room_and_so_many_are_kept() {
+fn a_full_file_is_rotated_and_old_files_are_limited() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log");
     let size = {
         let log = DecisionLog::open(&settings(&path)).unwrap();
-        put(&log, 100);
+        record_number(&log, 100);
         log.close();
         std::fs::metadata(&path).unwrap().len()
     };
     // Ten lines a file, and the log is opened again in between.
     for numbers in [101..125, 125..150] {
         let log = DecisionLog::open(&Settings { max_bytes: 10 * size + 5, ..settings(&path) }).unwrap();
-        numbers.for_each(|number| put(&log, number));
+        numbers.for_each(|number| record_number(&log, number));
     }
     let beside = |ending: &str| directory.path().join(format!("log{ending}"));
     for (ending, first) in [("", 140), (".1", 130), (".2", 120), (".3", 110)] {
@@ -337,11 +343,11 @@ fn a_full_file_makes_room_and_so_many_are_kept() {
 }
 
 #[test]
-fn a_line_that_is_longer_than_a_file_has_one_of_its_own() {
+fn a_line_longer_than_the_limit_gets_its_own_file() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log");
     let log = DecisionLog::open(&Settings { max_bytes: 10, ..settings(&path) }).unwrap();
-    (1..=3).for_each(|number| put(&log, number));
+    (1..=3).for_each(|number| record_number(&log, number));
     log.close();
     assert_eq!(numbers(&lines(&path)), [3]);
     assert_eq!(numbers(&lines(&directory.path().join("log.1"))), [2]);
@@ -349,18 +355,18 @@ fn a_line_that_is_longer_than_a_file_has_one_of_its_own() {
 }
 
 #[test]
-fn where_the_next_file_cannot_be_begun_the_lines_go_on_in_this_one() {
+fn writing_continues_when_rotation_fails() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log");
     std::fs::create_dir(directory.path().join("log.new")).unwrap();
     let log = DecisionLog::open(&Settings { max_bytes: 10, ..settings(&path) }).unwrap();
-    (1..=3).for_each(|number| put(&log, number));
+    (1..=3).for_each(|number| record_number(&log, number));
     log.close();
     assert_eq!(numbers(&lines(&path)), [1, 2, 3]);
 }
 
 #[test]
-fn masked_attributes_show_their_names_only() {
+fn masked_attributes_keep_only_their_names() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log");
     let mask = vec!["email".into(), "address".into()];
@@ -369,7 +375,8 @@ fn masked_attributes_show_their_names_only() {
     let thing = json!({"attrs": {"mail": "email"}});
     let context = json!({"named": [{"address": {"street": "\"Elm\" 1"}}, {"mail": "email"}]});
     let errors = ["guest: no date: ada@example.com", r#"guest: "\"Elm\" 1""#].map(str::to_owned);
-    let inputs = Some(Inputs { entities: [words(&person), words(&thing)], context: words(&context) });
+    let inputs =
+        Some(Inputs { entities: [leak_json(&person), leak_json(&thing)], context: leak_json(&context) });
     assert!(log.record(&Record { inputs, errors: &errors, ..record("1") }));
     log.close();
     let [line] = lines(&path).try_into().unwrap();
@@ -380,12 +387,12 @@ fn masked_attributes_show_their_names_only() {
 }
 
 #[test]
-fn a_whole_context_is_masked_by_its_name() {
+fn masking_context_masks_the_whole_context() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log");
     let log = DecisionLog::open(&Settings { mask: vec!["context".into()], ..settings(&path) }).unwrap();
-    let entity = words(&json!({"uid": "ada"}));
-    let inputs = Some(Inputs { entities: [entity; 2], context: words(&json!({"code": "open sesame"})) });
+    let entity = leak_json(&json!({"uid": "ada"}));
+    let inputs = Some(Inputs { entities: [entity; 2], context: leak_json(&json!({"code": "open sesame"})) });
     let errors = ["guest: no date: open sesame".to_owned()];
     assert!(log.record(&Record { inputs, errors: &errors, ..record("1") }));
     log.close();
@@ -395,7 +402,7 @@ fn a_whole_context_is_masked_by_its_name() {
 }
 
 #[test]
-fn a_masked_value_stands_nowhere_in_the_line() {
+fn a_masked_value_appears_nowhere_in_the_line() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log");
     let mask = ["email", "salary", "born", "pin"].map(str::to_owned).to_vec();
@@ -414,8 +421,9 @@ fn a_masked_value_stands_nowhere_in_the_line() {
         "something else with 81234",
     ];
     let errors = errors.map(str::to_owned);
-    let inputs = Some(Inputs { entities: [words(&person), words(&json!({}))], context: words(&context) });
-    let subject = words(&Subject { kind: "Person", id: "ada@example.com", scopes: &[] });
+    let inputs =
+        Some(Inputs { entities: [leak_json(&person), leak_json(&json!({}))], context: leak_json(&context) });
+    let subject = leak_json(&Subject { kind: "Person", id: "ada@example.com", scopes: &[] });
     let request = Some("for-ada@example.com");
     assert!(log.record(&Record { inputs, subject, request, errors: &errors, ..record("ada@example.com") }));
     log.close();
@@ -432,39 +440,42 @@ fn a_masked_value_stands_nowhere_in_the_line() {
 }
 
 #[test]
-fn denials_only_are_wanted_if_so_set_and_nothing_if_off() {
+fn the_filter_selects_denials_or_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log");
-    let log = DecisionLog::open(&Settings { decisions: Decisions::Denials, ..settings(&path) }).unwrap();
-    assert!(log.wants(false) && !log.wants(true));
-    put(&log, 1);
+    let log =
+        DecisionLog::open(&Settings { decisions: DecisionLogFilter::Denials, ..settings(&path) }).unwrap();
+    assert!(log.should_record(false) && !log.should_record(true));
+    record_number(&log, 1);
     assert!(log.record(&Record { decision: false, ..record("2") }));
     log.close();
     assert_eq!(numbers(&lines(&path)), [2]);
     assert_eq!((log.written(), log.dropped()), (1, 0));
 
     let path = directory.path().join("none");
-    let off = DecisionLog::open(&Settings { decisions: Decisions::Off, ..settings(&path) }).unwrap();
-    assert!(!off.wants(false) && !off.wants(true) && !DecisionLog::off().wants(false));
-    put(&off, 1);
+    let off = DecisionLog::open(&Settings { decisions: DecisionLogFilter::Off, ..settings(&path) }).unwrap();
+    assert!(
+        !off.should_record(false) && !off.should_record(true) && !DecisionLog::off().should_record(false)
+    );
+    record_number(&off, 1);
     off.close();
     // Neither a file nor a thread.
     assert!(!path.exists() && off.0.is_none());
 }
 
 #[test]
-fn a_file_that_cannot_be_opened_is_named() {
+fn an_open_error_names_the_file() {
     let error = DecisionLog::open(&settings(Path::new("/no/such/directory/log"))).unwrap_err().to_string();
     assert!(error.contains("/no/such/directory/log"), "{error}");
 }
 
 #[test]
-fn a_line_that_was_left_half_written_is_not_continued() {
+fn a_partial_line_is_not_continued() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log");
     std::fs::write(&path, "{\"time\":").unwrap();
     let log = DecisionLog::open(&settings(&path)).unwrap();
-    put(&log, 1);
+    record_number(&log, 1);
     log.close();
     let text = std::fs::read_to_string(&path).unwrap();
     let (half, rest) = text.split_once('\n').unwrap();
@@ -473,21 +484,21 @@ fn a_line_that_was_left_half_written_is_not_continued() {
 }
 
 #[test]
-fn the_settings_are_those_of_the_service() {
+fn settings_are_taken_from_the_config() {
     let config = Config { decision_log_to: "stdout".into(), ..Config::default() };
     let settings = Settings::from(&config);
-    assert_eq!((settings.decisions, settings.to), (Decisions::Off, Target::Stdout));
+    assert_eq!((settings.decisions, settings.target), (DecisionLogFilter::Off, LogTarget::Stdout));
     let config = Config { decision_log_to: "a/log".into(), ..config };
-    assert_eq!(Settings::from(&config).to, Target::File("a/log".into()));
+    assert_eq!(Settings::from(&config).target, LogTarget::File("a/log".into()));
 }
 
 #[test]
-fn a_record_is_handed_over_without_waiting_for_the_disk() {
+fn recording_does_not_wait_for_the_disk() {
     const RECORDS: u32 = 20_000;
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log");
-    let (log, door) = stopped(&Settings { queue: RECORDS as usize, ..settings(&path) });
-    (1..RECORDS).for_each(|number| put(&log, number.into()));
+    let (log, door) = blocked_log(&Settings { queue_length: RECORDS as usize, ..settings(&path) });
+    (1..RECORDS).for_each(|number| record_number(&log, number.into()));
     // Not one line is written so far.
     assert_eq!(log.written(), 0);
     drop(door);

@@ -2,17 +2,17 @@
 //! to be told of it, and it is told when the request has failed with it.
 
 use super::refusals::{Refusal, Target};
-use super::{Parts, Problem};
-use crate::store::{Cause, Entry, Event, StoreError};
+use super::{AppState, Problem};
+use crate::store::{AuditActor, AuditEntry, Event, StoreError};
 use actix_web::HttpRequest;
 use std::collections::VecDeque;
 use tokio::sync::Mutex;
 
 /// What the audit log records of a request that failed.
 #[derive(Debug, Clone)]
-pub enum Untold {
+pub enum PendingAuditEntry {
     /// An entry of its own.
-    Event(Cause, Entry),
+    Event(AuditActor, AuditEntry),
     /// A refusal, which is counted with others of the same caller.
     Refusal(Refusal),
 }
@@ -31,83 +31,86 @@ pub fn is_administrative(action: &str) -> bool {
 impl Problem {
     /// The same, of which the audit trail is to be told.
     #[must_use]
-    pub fn told(self, cause: Cause, entry: Entry) -> Self {
-        Self { untold: Some(Box::new(Untold::Event(cause, entry))), ..self }
+    pub fn with_audit(self, cause: AuditActor, entry: AuditEntry) -> Self {
+        Self { pending_audit: Some(Box::new(PendingAuditEntry::Event(cause, entry))), ..self }
     }
 
     /// Adds the refusal that the audit log records of this problem.
     #[must_use]
-    pub fn refused_by_policy(self, refusal: Refusal) -> Self {
-        Self { untold: Some(Box::new(Untold::Refusal(refusal))), ..self }
+    pub fn with_refusal(self, refusal: Refusal) -> Self {
+        Self { pending_audit: Some(Box::new(PendingAuditEntry::Refusal(refusal))), ..self }
     }
 }
 
 /// Records in the audit log why a request failed. A failure to do so does not change the answer.
-pub async fn tell(request: &HttpRequest, untold: Untold) {
-    let Some(parts) = Parts::held(request) else { return };
-    match untold {
-        Untold::Refusal(refusal) => parts.refusals.add(refusal, target(request)),
-        Untold::Event(cause, entry) => {
+pub async fn record(request: &HttpRequest, pending_audit: PendingAuditEntry) {
+    let Some(state) = AppState::get(request) else { return };
+    match pending_audit {
+        PendingAuditEntry::Refusal(refusal) => state.refusals.add(refusal, target(request)),
+        PendingAuditEntry::Event(cause, entry) => {
             let event = entry.event();
-            if let Err(error) = parts.store.audit(cause, entry).await {
-                failed(&error, event);
+            if let Err(error) = state.store.audit(cause, entry).await {
+                log_write_failure(&error, event);
             }
         }
     }
 }
 
-fn failed(error: &StoreError, event: Event) {
+fn log_write_failure(error: &StoreError, event: Event) {
     tracing::error!(%error, %event, "the audit trail could not be told");
 }
 
 /// What has happened and could not be told yet, in its order.
 #[derive(Debug, Default)]
-pub struct Waiting(Mutex<VecDeque<(Cause, Entry)>>);
+pub struct PendingAudit(Mutex<VecDeque<(AuditActor, AuditEntry)>>);
 
 /// How many entries may wait while the database is away.
-const MOST: usize = 1_000;
+const MAX_PENDING: usize = 1_000;
 
 /// Tells the audit trail of something that has happened already; where that cannot be done, the next time that somebody
 /// [catches up](catch_up).
-pub async fn note(parts: &Parts, cause: Cause, entry: Entry) {
+pub async fn record_or_queue(state: &AppState, cause: AuditActor, entry: AuditEntry) {
     let event = entry.event();
-    let mut waiting = parts.untold.0.lock().await;
-    if waiting.len() < MOST {
-        waiting.push_back((cause, entry));
+    let mut queue = state.pending_audit.0.lock().await;
+    if queue.len() < MAX_PENDING {
+        queue.push_back((cause, entry));
     }
-    if let Err(error) = tell_all(parts, &mut waiting).await {
-        failed(&error, event);
+    if let Err(error) = write_queue(state, &mut queue).await {
+        log_write_failure(&error, event);
     }
 }
 
 /// Appends what could not be appended before, and the refusals of the minutes that are over.
-pub async fn catch_up(parts: &Parts) -> Result<(), StoreError> {
-    tell_all(parts, &mut *parts.untold.0.lock().await).await?;
-    parts.refusals.write_complete(&parts.store, parts.clock.now()).await
+pub async fn write_pending(state: &AppState) -> Result<(), StoreError> {
+    write_queue(state, &mut *state.pending_audit.0.lock().await).await?;
+    state.refusals.write_completed_minutes(&state.store, state.clock.now()).await
 }
 
 /// Appends all that is still pending when the service shuts down; logs what cannot be appended.
-pub async fn finish(parts: &Parts) {
-    let now = parts.clock.now();
-    if let Err(error) = tell_all(parts, &mut *parts.untold.0.lock().await).await {
+pub async fn flush_on_shutdown(state: &AppState) {
+    let now = state.clock.now();
+    if let Err(error) = write_queue(state, &mut *state.pending_audit.0.lock().await).await {
         tracing::error!(%error, "events are missing in the audit log: it could not be written before the shutdown");
     }
-    if let Err(error) = parts.refusals.write_all(&parts.store, now).await {
-        let entries = parts.refusals.pending_entries();
+    if let Err(error) = state.refusals.write_all(&state.store, now).await {
+        let entries = state.refusals.pending_entries();
         tracing::error!(%error, entries, "refusals are missing in the audit log: it could not be written before the shutdown");
     }
 }
 
-async fn tell_all(parts: &Parts, waiting: &mut VecDeque<(Cause, Entry)>) -> Result<(), StoreError> {
-    while let Some((cause, entry)) = waiting.front().cloned() {
+async fn write_queue(
+    state: &AppState,
+    queue: &mut VecDeque<(AuditActor, AuditEntry)>,
+) -> Result<(), StoreError> {
+    while let Some((cause, entry)) = queue.front().cloned() {
         let event = entry.event();
-        match parts.store.audit(cause, entry).await {
+        match state.store.audit(cause, entry).await {
             Ok(()) => {}
             Err(error @ StoreError::Unavailable(_)) => return Err(error),
             // What cannot be told at all keeps no other from being told.
-            Err(error) => failed(&error, event),
+            Err(error) => log_write_failure(&error, event),
         }
-        waiting.pop_front();
+        queue.pop_front();
     }
     Ok(())
 }

@@ -1,9 +1,9 @@
 //! Reading what a request brings: JSON bodies with errors that name the fields, forms, ids in paths, query strings.
 
-use super::incoming::{read_body, too_large};
-use super::problem::{MAX_ERRORS, shortened};
+use super::body_reader::{body_too_large, read_body};
+use super::problem::{MAX_ERRORS, truncate_chars};
 use super::{FieldError, Problem};
-use crate::values::strict_json::{self, JsonError};
+use crate::types::strict_json::{self, JsonError};
 use actix_web::http::{StatusCode, header};
 use actix_web::{FromRequest, HttpRequest, dev::Payload, web};
 use futures_util::future::LocalBoxFuture;
@@ -40,7 +40,7 @@ pub fn read_json(
     payload: &mut Payload,
     max: usize,
 ) -> impl Future<Output = Result<web::BytesMut, Problem>> + use<> {
-    read(request, payload, "application/json", max)
+    read_typed_body(request, payload, "application/json", max)
 }
 
 /// The largest form: 16 KiB.
@@ -55,7 +55,7 @@ impl FromRequest for Form {
     type Future = LocalBoxFuture<'static, Result<Self, Problem>>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let bytes = read(request, payload, "application/x-www-form-urlencoded", MAX_FORM);
+        let bytes = read_typed_body(request, payload, "application/x-www-form-urlencoded", MAX_FORM);
         Box::pin(async move { Ok(Self(url::form_urlencoded::parse(&bytes.await?).into_owned().collect())) })
     }
 }
@@ -63,21 +63,21 @@ impl FromRequest for Form {
 impl Form {
     /// The value of a parameter, of at most so many characters. One without a value counts as left out, and none stands
     /// twice (RFC 6749, 3.1).
-    pub fn take(&mut self, name: &str, most: usize) -> Result<Option<String>, Problem> {
-        let mut found = self.0.extract_if(.., |(other, value)| other == name && !value.is_empty());
-        let first = found.next().map(|(_, value)| value);
-        if found.next().is_some() {
-            return Err(Problem::field(name, "it stands twice; send it once"));
+    pub fn take(&mut self, name: &str, max: usize) -> Result<Option<String>, Problem> {
+        let mut matches = self.0.extract_if(.., |(other, value)| other == name && !value.is_empty());
+        let first = matches.next().map(|(_, value)| value);
+        if matches.next().is_some() {
+            return Err(Problem::invalid_field(name, "it stands twice; send it once"));
         }
-        if first.as_ref().is_some_and(|value| value.chars().count() > most) {
-            return Err(Problem::field(name, format!("it has more than {most} characters")));
+        if first.as_ref().is_some_and(|value| value.chars().count() > max) {
+            return Err(Problem::invalid_field(name, format!("it has more than {max} characters")));
         }
         Ok(first)
     }
 }
 
 /// The body of a request, if it is of this type and has at most `max` bytes.
-fn read(
+fn read_typed_body(
     request: &HttpRequest,
     payload: &mut Payload,
     kind: &'static str,
@@ -118,13 +118,13 @@ fn check_content_encoding(request: &HttpRequest) -> Result<(), Problem> {
         "unsupported_content_encoding",
         "The body is compressed. Send it without Content-Encoding.",
     );
-    Err(problem.with(header::ACCEPT_ENCODING, "identity"))
+    Err(problem.with_header(header::ACCEPT_ENCODING, "identity"))
 }
 
 fn check_length(request: &HttpRequest, max: usize) -> Result<(), Problem> {
     let length = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
     match length.and_then(|length| length.parse::<usize>().ok()) {
-        Some(length) if length > max => Err(too_large(max)),
+        Some(length) if length > max => Err(body_too_large(max)),
         _ => Ok(()),
     }
 }
@@ -153,7 +153,7 @@ fn malformed(error: &serde_json::Error) -> Problem {
 }
 
 /// 400: the body is JSON, but no object. serde's own message would repeat what was sent, and name an internal type.
-pub fn no_object() -> Problem {
+pub fn not_an_object() -> Problem {
     Problem::bad_request("The body is JSON, but not an object: send {…} with the fields.")
 }
 
@@ -169,20 +169,20 @@ pub fn parse<T: DeserializeOwned + 'static>(bytes: &[u8]) -> Result<T, Problem> 
     let is_object = is_object(bytes);
     let first = match serde_json::from_slice(bytes) {
         Ok(value) if is_any || is_object => return Ok(value),
-        Ok(_) => return Err(no_object()),
+        Ok(_) => return Err(not_an_object()),
         Err(error) => error,
     };
     let value: Value = serde_json::from_slice(bytes).map_err(|error| malformed(&error))?;
     if !value.is_object() {
-        return Err(no_object());
+        return Err(not_an_object());
     }
     // An error of the text that the value does not have.
     from_value(value, "")
-        .and_then(|_: T| Err(Problem::bad_request(shortened(first.to_string(), MAX_MESSAGE))))
+        .and_then(|_: T| Err(Problem::bad_request(truncate_chars(first.to_string(), MAX_MESSAGE))))
 }
 
 /// A value from JSON; `within` is where that JSON stands in the body, for the names of wrong fields.
-pub fn from_value<T: DeserializeOwned>(mut value: Value, within: &str) -> Result<T, Problem> {
+pub fn from_value<T: DeserializeOwned>(mut value: Value, prefix: &str) -> Result<T, Problem> {
     let mut errors: Vec<FieldError> = Vec::new();
     let mut removed: Vec<String> = Vec::new();
     loop {
@@ -191,12 +191,14 @@ pub fn from_value<T: DeserializeOwned>(mut value: Value, within: &str) -> Result
             Ok(_) => break,
             Err(error) => error,
         };
-        let (field, top) = place(&error);
+        let (field, top) = error_location(&error);
         if removed.contains(&field) || errors.len() >= MAX_ERRORS {
             break;
         }
-        errors
-            .push(FieldError::new(joined(within, &field), shortened(error.inner().to_string(), MAX_MESSAGE)));
+        errors.push(FieldError::new(
+            join_path(prefix, &field),
+            truncate_chars(error.inner().to_string(), MAX_MESSAGE),
+        ));
         // Without the wrong field the others can be checked too.
         if value.as_object_mut().and_then(|fields| fields.shift_remove(&top)).is_none() {
             break;
@@ -204,12 +206,12 @@ pub fn from_value<T: DeserializeOwned>(mut value: Value, within: &str) -> Result
         removed.push(top);
     }
     // A field that was wrong has been taken out, and that it is missing now is no second error.
-    Err(Problem::fields(errors))
+    Err(Problem::invalid_fields(errors))
 }
 
 /// Where an error is: the path of the field, and its first step. serde tells the names of unknown and missing fields in
 /// its message only.
-fn place(error: &serde_path_to_error::Error<serde_json::Error>) -> (String, String) {
+fn error_location(error: &serde_path_to_error::Error<serde_json::Error>) -> (String, String) {
     let path = error.path().to_string();
     let path = path.replace('[', ".").replace(']', "").trim_start_matches('.').to_owned();
     let message = error.inner().to_string();
@@ -219,18 +221,18 @@ fn place(error: &serde_path_to_error::Error<serde_json::Error>) -> (String, Stri
         .and_then(|rest| rest.split('`').next());
     let field = match named {
         Some(name) if path == name || path.ends_with(&format!(".{name}")) => path,
-        Some(name) => joined(&path, name),
+        Some(name) => join_path(&path, name),
         None => path,
     };
     let top = field.split('.').next().unwrap_or_default().to_owned();
     (field, top)
 }
 
-fn joined(within: &str, field: &str) -> String {
-    match (within.is_empty(), field.is_empty()) {
+fn join_path(prefix: &str, field: &str) -> String {
+    match (prefix.is_empty(), field.is_empty()) {
         (true, _) => field.to_owned(),
-        (_, true) => within.to_owned(),
-        _ => format!("{within}.{field}"),
+        (_, true) => prefix.to_owned(),
+        _ => format!("{prefix}.{field}"),
     }
 }
 
@@ -275,7 +277,7 @@ pub fn query_value(request: &HttpRequest, name: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::values::{Email, Name};
+    use crate::types::{Email, Name};
     use serde::Deserialize;
 
     #[derive(Debug, Deserialize)]

@@ -1,12 +1,12 @@
 //! Who is calling: from a bearer to a user as it stands now, and what Cedar knows of it.
 
-use super::edge::origin;
-use super::{Parts, Problem};
-use crate::authn::{ApiKey, Bearer, Claims};
-use crate::authz::{Engine, Principal, Resourced, Scope, ScopeSet, UserFacts};
+use super::request_middleware::request_origin;
+use super::{AppState, Problem};
+use crate::authn::{ApiKey, BearerToken, Claims};
+use crate::authz::{Engine, Principal, ResourceEntity, Scope, ScopeSet, UserAttributes};
 use crate::decision_log;
-use crate::store::{Account, Stamp, Work};
-use crate::values::{Fingerprint, Id, Near, OrgPath, Timestamp, raw};
+use crate::store::{Account, CacheVersion, UnitOfWork};
+use crate::types::{Fingerprint, Id, OrgPath, ThreadCache, Timestamp, to_raw_json};
 use actix_web::HttpRequest;
 use actix_web::http::{StatusCode, header};
 use quick_cache::UnitWeighter;
@@ -60,217 +60,240 @@ pub struct Caller {
     /// What its credential grants, the cascade applied; none where that is nothing.
     pub scopes: Option<ScopeSet>,
     /// Whether there is nothing to note of the use of its credential. As long as the caller is known, it is noted once.
-    is_noted: Arc<AtomicBool>,
+    is_use_recorded: Arc<AtomicBool>,
     /// In words, once that is wanted.
-    shown: OnceLock<Box<RawValue>>,
+    log_json: OnceLock<Box<RawValue>>,
 }
 
 /// A user that is asked about.
 #[derive(Debug)]
-pub struct ByRole {
+pub struct UserAtFullRole {
     /// What Cedar must know of it as a thing.
-    pub thing: Resourced,
+    pub resource: ResourceEntity,
     /// What Cedar knows of it, as it would be with a credential that carries its whole role; none where it is blocked.
     pub principal: Option<Arc<Principal>>,
 }
 
-impl ByRole {
+impl UserAtFullRole {
     /// A copy that shares nothing which is counted when a decision about it is remembered.
-    fn apart(&self) -> Self {
+    fn deep_clone(&self) -> Self {
         let principal = self.principal.as_ref().map(|principal| Arc::new((**principal).clone()));
-        Self { thing: self.thing.clone(), principal }
+        Self { resource: self.resource.clone(), principal }
     }
 }
 
 /// A caller that is known already.
 #[derive(Debug, Clone)]
-struct Known {
+struct CachedCaller {
     caller: Arc<Caller>,
     /// When its user was read.
-    stamp: Stamp,
+    cache_version: CacheVersion,
     /// By whose cascade its scopes were found.
-    engine: u64,
+    engine_version: u64,
     /// By which keyring its token was checked.
-    keyring: u64,
+    keyring_version: u64,
     /// When it was read. Before that time nothing is known of it: the clock was set back.
-    from: Timestamp,
+    read_at: Timestamp,
     /// Until when its credential is good without another look.
-    until: Timestamp,
+    cached_until: Timestamp,
     /// When its credential expires. It is good until then while the database is away.
     expires_at: Timestamp,
 }
 
 /// For how long a caller is known without another look, in seconds: so long may what another program on the same SQLite
 /// file does, or a notice that got lost, go unseen.
-const REMEMBERED: u64 = 60;
+const CALLER_CACHE_SECONDS: u64 = 60;
 
 /// The callers that are known already, each by its credential: good for a minute, until the credential expires, its user
 /// is written, the policies change, or the keys that sign.
 #[derive(Debug)]
-pub struct Callers {
-    by_credential: Cache<Fingerprint, Known>,
+pub struct CallerCache {
+    by_credential: Cache<Fingerprint, CachedCaller>,
     /// Users as they are by their roles, each with when it was read and by whose cascade: good until they are written, or
     /// the policies change. None of an id of nobody, good until a user with that id is created.
-    by_role: Cache<Id, KnownByRole>,
+    users: Cache<Id, CachedUser>,
     /// Tells these callers from those of other services in this process.
-    number: u32,
+    instance_id: u32,
 }
 
 /// A user by its role, or that there is none, with when it was read and by whose cascade.
-type KnownByRole = (Stamp, u64, Option<Arc<ByRole>>);
+type CachedUser = (CacheVersion, u64, Option<Arc<UserAtFullRole>>);
 
 thread_local! {
     /// The callers of late, each by its credential and the number of its service. They are this thread's own copies.
-    static NEAR: RefCell<Near<Known>> = const { RefCell::new(Near::EMPTY) };
+    static THREAD_CALLERS: RefCell<ThreadCache<CachedCaller>> = const { RefCell::new(ThreadCache::EMPTY) };
     /// The users of late that were asked about, likewise.
-    static NEAR_BY_ROLE: RefCell<Near<KnownByRole>> = const { RefCell::new(Near::EMPTY) };
+    static THREAD_USERS: RefCell<ThreadCache<CachedUser>> = const { RefCell::new(ThreadCache::EMPTY) };
 }
 
 /// How many callers a thread has near.
-const NEAR_CALLERS: usize = 1_024;
+const MAX_THREAD_CALLERS: usize = 1_024;
 
 /// How many users that were asked about.
-const NEAR_USERS: usize = 8_192;
+const MAX_THREAD_USERS: usize = 8_192;
 
-impl Default for Callers {
+impl Default for CallerCache {
     fn default() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         Self {
             by_credential: Cache::with_weighter(1_000, 20_000, UnitWeighter),
-            by_role: Cache::with_weighter(1_000, 50_000, UnitWeighter),
-            number: COUNT.fetch_add(1, Ordering::Relaxed),
+            users: Cache::with_weighter(1_000, 50_000, UnitWeighter),
+            instance_id: COUNT.fetch_add(1, Ordering::Relaxed),
         }
     }
 }
 
 impl Caller {
     /// The caller that a token names, an access token or an API key, as its user stands now.
-    pub async fn of_token(parts: &Parts, engine: &Engine, token: &str) -> Result<Arc<Self>, Problem> {
-        let fingerprint = Fingerprint::of(&(parts.callers.number, token));
-        let now = parts.clock.now();
-        let keyring = parts.tokens.current_number().await?;
-        let is_good = |known: &&Known| {
-            let is_same = known.engine == engine.number() && known.keyring == keyring;
-            let is_in_time = (known.from..known.until).contains(&now)
-                || (now < known.expires_at && parts.store.is_stale());
-            is_same && is_in_time && parts.store.is_good(known.stamp, known.caller.id)
+    pub async fn from_token(state: &AppState, engine: &Engine, token: &str) -> Result<Arc<Self>, Problem> {
+        let fingerprint = Fingerprint::of(&(state.caller_cache.instance_id, token));
+        let now = state.clock.now();
+        let keyring = state.signing_keys.current_number().await?;
+        let is_good = |entry: &&CachedCaller| {
+            let is_same = entry.engine_version == engine.instance_id() && entry.keyring_version == keyring;
+            let is_in_time = (entry.read_at..entry.cached_until).contains(&now)
+                || (now < entry.expires_at && state.store.is_stale());
+            is_same && is_in_time && state.store.is_unchanged(entry.cache_version, entry.caller.id)
         };
-        let near = NEAR
-            .with_borrow(|near| near.get(fingerprint).filter(is_good).map(|known| Arc::clone(&known.caller)));
-        if let Some(caller) = near {
+        let cached = THREAD_CALLERS.with_borrow(|cached| {
+            cached.get(fingerprint).filter(is_good).map(|entry| Arc::clone(&entry.caller))
+        });
+        if let Some(caller) = cached {
             return Ok(caller);
         }
-        let known = match parts.callers.by_credential.get(&fingerprint).filter(|known| is_good(&known)) {
-            Some(known) => known,
+        let entry = match state.caller_cache.by_credential.get(&fingerprint).filter(|entry| is_good(&entry)) {
+            Some(entry) => entry,
             None => {
                 // Boxed, since it is rare and large, and every request would make room for it.
-                let known = Box::pin(Self::read(parts, engine, token, keyring, now)).await?;
-                parts.callers.by_credential.insert(fingerprint, known.clone());
-                known
+                let entry = Box::pin(Self::load(state, engine, token, keyring, now)).await?;
+                state.caller_cache.by_credential.insert(fingerprint, entry.clone());
+                entry
             }
         };
-        let own = Known { caller: Arc::new(known.caller.apart()), ..known };
-        let caller = Arc::clone(&own.caller);
-        NEAR.with_borrow_mut(|near| near.keep(NEAR_CALLERS, fingerprint, own));
+        let thread_copy = CachedCaller { caller: Arc::new(entry.caller.deep_clone()), ..entry };
+        let caller = Arc::clone(&thread_copy.caller);
+        THREAD_CALLERS.with_borrow_mut(|thread_cache| {
+            thread_cache.insert(MAX_THREAD_CALLERS, fingerprint, thread_copy);
+        });
         Ok(caller)
     }
 
     /// The same, read from the database.
-    async fn read(
-        parts: &Parts,
+    async fn load(
+        state: &AppState,
         engine: &Engine,
         token: &str,
         mut keyring: u64,
         now: Timestamp,
-    ) -> Result<Known, Problem> {
-        let (caller, stamp, until, expires_at) = match token.parse().map_err(|_| revoked())? {
-            Bearer::Jwt(token) => {
-                let verified = parts.tokens.verify(&token, now).await?;
-                let good = verified.map_err(|error| Problem::token(&error, parts.rules.expired_status))?;
-                keyring = good.keyring;
-                let Claims { id, scope, sid } = good.claims;
+    ) -> Result<CachedCaller, Problem> {
+        let (caller, stamp, until, expires_at) = match token.parse().map_err(|_| invalid_token())? {
+            BearerToken::Jwt(token) => {
+                let verified = state.signing_keys.verify(&token, now).await?;
+                let valid = verified
+                    .map_err(|error| Problem::invalid_token(&error, state.request_config.expired_status))?;
+                keyring = valid.keyring_number;
+                let Claims { id, scope, sid } = valid.claims;
                 // The end of its session is a write to its user; and it expires before its session does.
-                let stamp = parts.store.stamp(id);
-                let found = parts.store.account_in_session(id, sid, now).await?;
-                let (account, last_used) = found.ok_or_else(revoked)?;
+                let stamp = state.store.cache_version(id);
+                let found = state.store.account_in_session(id, sid, now).await?;
+                let (account, last_used) = found.ok_or_else(invalid_token)?;
                 let caller = Self::new(engine, &account, &scope, Credential::Session(sid))?;
-                let (caller, until) = caller.used(Some(last_used), now);
-                (caller, stamp, good.expires_at.min(until), good.expires_at)
+                let (caller, until) = caller.with_last_use(Some(last_used), now);
+                (caller, stamp, valid.expires_at.min(until), valid.expires_at)
             }
-            Bearer::ApiKey(key) => Self::of_api_key(parts, engine, &key, now).await?,
+            BearerToken::ApiKey(key) => Self::from_api_key(state, engine, &key, now).await?,
         };
-        let (caller, engine) = (Arc::new(caller), engine.number());
-        Ok(Known { caller, stamp, engine, keyring, from: now, until, expires_at })
+        let (caller, engine) = (Arc::new(caller), engine.instance_id());
+        Ok(CachedCaller {
+            caller,
+            cache_version: stamp,
+            engine_version: engine,
+            keyring_version: keyring,
+            read_at: now,
+            cached_until: until,
+            expires_at,
+        })
     }
 
-    async fn of_api_key(
-        parts: &Parts,
+    async fn from_api_key(
+        state: &AppState,
         engine: &Engine,
         key: &ApiKey,
         now: Timestamp,
-    ) -> Result<(Self, Stamp, Timestamp, Timestamp), Problem> {
+    ) -> Result<(Self, CacheVersion, Timestamp, Timestamp), Problem> {
         let hash = key.hash();
-        let found = parts.store.api_key(&hash).await?.ok_or_else(revoked)?;
+        let row = state.store.api_key(&hash).await?.ok_or_else(invalid_token)?;
         // Read once more under the stamp of its user, which a deletion of the key changes.
-        let stamp = parts.store.stamp(found.user);
-        let found = parts.store.api_key(&hash).await?.ok_or_else(revoked)?;
-        if parts.store.is_key_revoked(found.user, found.id) {
-            return Err(revoked());
+        let stamp = state.store.cache_version(row.user);
+        let row = state.store.api_key(&hash).await?.ok_or_else(invalid_token)?;
+        if state.store.is_key_revoked(row.user, row.id) {
+            return Err(invalid_token());
         }
-        if found.expires_at.is_some_and(|end| end <= now) {
-            return Err(Problem::token(&crate::authn::TokenError::Expired, parts.rules.expired_status));
+        if row.expires_at.is_some_and(|end| end <= now) {
+            return Err(Problem::invalid_token(
+                &crate::authn::TokenError::Expired,
+                state.request_config.expired_status,
+            ));
         }
-        let account = parts.store.account(found.user).await?.ok_or_else(revoked)?;
-        let caller = Self::new(engine, &account, &found.scopes, Credential::ApiKey(found.id))?;
-        let (caller, until) = caller.used(found.last_used_at, now);
-        let expires_at = found.expires_at.unwrap_or(Timestamp::from_millis(i64::MAX));
+        let account = state.store.account(row.user).await?.ok_or_else(invalid_token)?;
+        let caller = Self::new(engine, &account, &row.scopes, Credential::ApiKey(row.id))?;
+        let (caller, until) = caller.with_last_use(row.last_used_at, now);
+        let expires_at = row.expires_at.unwrap_or(Timestamp::from_millis(i64::MAX));
         Ok((caller, stamp, expires_at.min(until), expires_at))
     }
 
     /// The same, whose credential was last used then, and until when it is known: its use is noted to the minute.
-    fn used(self, last: Option<Timestamp>, now: Timestamp) -> (Self, Timestamp) {
-        let until = now.plus_seconds(REMEMBERED);
-        let again = last.map(|last| last.plus_seconds(REMEMBERED)).filter(|again| *again > now);
-        self.is_noted.store(again.is_some(), Ordering::Relaxed);
-        (self, again.map_or(until, |again| again.min(until)))
+    fn with_last_use(self, last: Option<Timestamp>, now: Timestamp) -> (Self, Timestamp) {
+        let until = now.plus_seconds(CALLER_CACHE_SECONDS);
+        let next_record_at = last
+            .map(|last| last.plus_seconds(CALLER_CACHE_SECONDS))
+            .filter(|next_record_at| *next_record_at > now);
+        self.is_use_recorded.store(next_record_at.is_some(), Ordering::Relaxed);
+        (self, next_record_at.map_or(until, |next_record_at| next_record_at.min(until)))
     }
 
     /// Notes that its credential was used, to the minute. A request that only reads goes on where that cannot be written.
-    pub(super) async fn touch(&self, parts: &Parts, request: &HttpRequest) {
-        if self.is_noted.load(Ordering::Relaxed) || parts.store.is_stale() {
+    pub(super) async fn record_use(&self, state: &AppState, request: &HttpRequest) {
+        if self.is_use_recorded.load(Ordering::Relaxed) || state.store.is_stale() {
             return;
         }
-        if !self.is_noted.swap(true, Ordering::Relaxed) {
+        if !self.is_use_recorded.swap(true, Ordering::Relaxed) {
             // Boxed, since it is rare and large, and every request would make room for it.
-            Box::pin(self.note_use(parts, request)).await;
+            Box::pin(self.write_last_used(state, request)).await;
         }
     }
 
-    async fn note_use(&self, parts: &Parts, request: &HttpRequest) {
-        let Ok(_noting) = parts.noting.try_lock() else {
+    async fn write_last_used(&self, state: &AppState, request: &HttpRequest) {
+        let Ok(_lock) = state.last_used_lock.try_lock() else {
             // Another one is at it, and this one's next request has another try.
-            return self.is_noted.store(false, Ordering::Relaxed);
+            return self.is_use_recorded.store(false, Ordering::Relaxed);
         };
-        let now = parts.clock.now();
-        let noted = match self.credential {
-            Credential::Session(session) => parts.store.touch_session(session, &origin(request), now).await,
-            Credential::ApiKey(key) => parts.store.touch_api_key(key, now).await,
+        let now = state.clock.now();
+        let result = match self.credential {
+            Credential::Session(session) => {
+                state.store.record_session_use(session, &request_origin(request), now).await
+            }
+            Credential::ApiKey(key) => state.store.record_api_key_use(key, now).await,
             Credential::Terminal => Ok(()),
         };
-        if let Err(error) = noted {
+        if let Err(error) = result {
             tracing::warn!(%error, id = ?self.credential, "the use of a credential could not be noted");
         }
     }
 
     /// 401 where its credential has ended since the request began: what gives or takes credentials must not outlive that.
     /// Whoever calls this has the user's row locked where it is about the caller's own.
-    pub async fn check_again(&self, work: &Work, now: Timestamp) -> Result<(), Problem> {
+    pub async fn ensure_credential_still_valid(
+        &self,
+        work: &UnitOfWork,
+        now: Timestamp,
+    ) -> Result<(), Problem> {
         let is_live = match self.credential {
-            Credential::Session(session) => work.has_session(self.id, session, now).await?,
+            Credential::Session(session) => work.has_live_session(self.id, session, now).await?,
             Credential::ApiKey(key) => work.has_api_key(self.id, key).await?,
             Credential::Terminal => true,
         };
-        if is_live { Ok(()) } else { Err(revoked()) }
+        if is_live { Ok(()) } else { Err(invalid_token()) }
     }
 
     fn new(
@@ -280,92 +303,103 @@ impl Caller {
         credential: Credential,
     ) -> Result<Self, Problem> {
         if !account.is_active() {
-            return Err(revoked());
+            return Err(invalid_token());
         }
-        let scopes = engine.effective(claimed, account.role);
-        let principal = Arc::new(Principal::new(account.id, &account.path, facts(account), scopes.as_ref()));
+        let scopes = engine.effective_scopes(claimed, account.role);
+        let principal =
+            Arc::new(Principal::new(account.id, &account.path, user_attributes(account), scopes.as_ref()));
         Ok(Self {
             id: account.id,
             organization: account.path.clone(),
             credential,
             principal,
             scopes,
-            is_noted: Arc::default(),
-            shown: OnceLock::new(),
+            is_use_recorded: Arc::default(),
+            log_json: OnceLock::new(),
         })
     }
 
     /// A copy that shares nothing which is counted when a decision about it is remembered.
-    fn apart(&self) -> Self {
+    fn deep_clone(&self) -> Self {
         Self { principal: Arc::new((*self.principal).clone()), ..self.clone() }
     }
 
     /// As the decision log has it.
-    pub(super) fn shown(&self) -> &RawValue {
+    pub(super) fn log_json(&self) -> &RawValue {
         let Self { id, credential, .. } = *self;
         let (kind, credential_id) = (credential.as_str(), credential.id());
-        self.shown.get_or_init(|| raw(&decision_log::Caller { user: id, credential: kind, credential_id }))
+        self.log_json
+            .get_or_init(|| to_raw_json(&decision_log::Caller { user: id, credential: kind, credential_id }))
     }
 
     /// A user, to be asked about; none where there is none.
-    pub async fn by_role(parts: &Parts, engine: &Engine, user: Id) -> Result<Option<Arc<ByRole>>, Problem> {
-        let key = Fingerprint::of_id(parts.callers.number, user);
-        let is_good = |(stamp, by, found): &&KnownByRole| match found {
-            Some(_) => *by == engine.number() && parts.store.is_good(*stamp, user),
-            None => parts.store.is_still_absent(*stamp, user),
+    pub async fn load_user_at_full_role(
+        state: &AppState,
+        engine: &Engine,
+        user: Id,
+    ) -> Result<Option<Arc<UserAtFullRole>>, Problem> {
+        let key = Fingerprint::of_id(state.caller_cache.instance_id, user);
+        let is_good = |(stamp, engine_version, found): &&CachedUser| match found {
+            Some(_) => *engine_version == engine.instance_id() && state.store.is_unchanged(*stamp, user),
+            None => state.store.is_still_absent(*stamp, user),
         };
-        if let Some((.., near)) = NEAR_BY_ROLE.with_borrow(|near| near.get(key).filter(is_good).cloned()) {
-            return Ok(near);
+        if let Some((.., cached)) =
+            THREAD_USERS.with_borrow(|cached| cached.get(key).filter(is_good).cloned())
+        {
+            return Ok(cached);
         }
-        let known = match parts.callers.by_role.get(&user).filter(|known| is_good(&known)) {
-            Some(known) => known,
+        let entry = match state.caller_cache.users.get(&user).filter(|entry| is_good(&entry)) {
+            Some(entry) => entry,
             None => {
-                let stamp = parts.store.stamp(user);
-                let by_role = parts.store.known_account(user).await?.map(|account| {
-                    let thing = Resourced::user(user, &account.path, facts(&account));
-                    let principal = Self::of_account(engine, &account).map(|caller| caller.principal);
-                    Arc::new(ByRole { thing, principal })
+                let stamp = state.store.cache_version(user);
+                let user_at_full_role = state.store.cached_account(user).await?.map(|account| {
+                    let resource = ResourceEntity::user(user, &account.path, user_attributes(&account));
+                    let principal = Self::from_account(engine, &account).map(|caller| caller.principal);
+                    Arc::new(UserAtFullRole { resource, principal })
                 });
-                let known = (stamp, engine.number(), by_role);
-                parts.callers.by_role.insert(user, known.clone());
-                known
+                let entry = (stamp, engine.instance_id(), user_at_full_role);
+                state.caller_cache.users.insert(user, entry.clone());
+                entry
             }
         };
-        let (stamp, by, known) = known;
-        let own = known.map(|known| Arc::new(known.apart()));
-        NEAR_BY_ROLE.with_borrow_mut(|near| near.keep(NEAR_USERS, key, (stamp, by, own.clone())));
-        Ok(own)
+        let (stamp, engine_version, entry) = entry;
+        let thread_copy = entry.map(|entry| Arc::new(entry.deep_clone()));
+        THREAD_USERS.with_borrow_mut(|thread_cache| {
+            thread_cache.insert(MAX_THREAD_USERS, key, (stamp, engine_version, thread_copy.clone()));
+        });
+        Ok(thread_copy)
     }
 
     /// A user as it would be with a credential that carries its whole role; none where it is blocked.
-    pub fn of_account(engine: &Engine, account: &Account) -> Option<Self> {
+    pub fn from_account(engine: &Engine, account: &Account) -> Option<Self> {
         let scopes = ScopeSet::from(account.role);
         Self::new(engine, account, &scopes, Credential::Terminal).ok()
     }
 
     /// Whoever sits at the terminal of the machine that holds the database. For the policies it is the user
     /// `User::"000000000000000000000000"` of the root organization, with the scope admin.
-    pub fn at_terminal(engine: &Engine, root: OrgPath) -> Self {
+    pub fn for_terminal(engine: &Engine, root: OrgPath) -> Self {
         let scopes = ScopeSet::from(Scope::Admin);
-        let facts = UserFacts { organization: root.own(), role: Scope::Admin, status: "active", email: None };
-        let scopes = engine.effective(&scopes, Scope::Admin);
-        let principal = Arc::new(Principal::new(Id::NONE, &root, facts, scopes.as_ref()));
+        let facts =
+            UserAttributes { organization: root.org_id(), role: Scope::Admin, status: "active", email: None };
+        let scopes = engine.effective_scopes(&scopes, Scope::Admin);
+        let principal = Arc::new(Principal::new(Id::NIL, &root, facts, scopes.as_ref()));
         Self {
-            id: Id::NONE,
+            id: Id::NIL,
             organization: root,
             credential: Credential::Terminal,
             principal,
             scopes,
-            is_noted: Arc::default(),
-            shown: OnceLock::new(),
+            is_use_recorded: Arc::default(),
+            log_json: OnceLock::new(),
         }
     }
 }
 
 /// What policies may know of the user with this account.
-pub(super) fn facts(account: &Account) -> UserFacts<'_> {
-    UserFacts {
-        organization: account.path.own(),
+pub(super) fn user_attributes(account: &Account) -> UserAttributes<'_> {
+    UserAttributes {
+        organization: account.path.org_id(),
         role: account.role,
         status: &account.status,
         email: Some(&account.email),
@@ -373,7 +407,7 @@ pub(super) fn facts(account: &Account) -> UserFacts<'_> {
 }
 
 /// A token that is none, or whose user, session or key is no longer there.
-fn revoked() -> Problem {
+fn invalid_token() -> Problem {
     Problem::unauthorized("invalid_token", "invalid token")
 }
 
@@ -382,13 +416,13 @@ fn revoked() -> Problem {
 /// # Errors
 ///
 /// 401 where the header holds no bearer token, 400 where there are several: a proxy may have checked another one.
-pub fn bearer(request: &HttpRequest) -> Result<Option<&str>, Problem> {
+pub fn bearer_token(request: &HttpRequest) -> Result<Option<&str>, Problem> {
     let mut values = request.headers().get_all(header::AUTHORIZATION);
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() {
         let detail = "The request has several Authorization headers. Send one.";
         return Err(Problem::new(StatusCode::BAD_REQUEST, "duplicate_authorization", detail));
     }
-    let text = std::str::from_utf8(value.as_bytes()).map_err(|_| revoked())?;
-    Bearer::in_header(text).map(Some).map_err(|_| revoked())
+    let text = std::str::from_utf8(value.as_bytes()).map_err(|_| invalid_token())?;
+    BearerToken::token_from_header(text).map(Some).map_err(|_| invalid_token())
 }

@@ -5,7 +5,7 @@
 //! connection would wait for it, and the timer between requests is set once in a while: a request that arrives at once
 //! sets none.
 
-use super::connections::Slot;
+use super::connection_limiter::ConnectionSlot;
 use actix_web::HttpRequest;
 use actix_web::rt::time::{Instant, Sleep, sleep_until};
 use std::cell::Cell;
@@ -39,7 +39,7 @@ impl Deadlines {
 }
 
 /// So much earlier the deadline of actix for the first head ends, which answers 408.
-const FIRST: Duration = Duration::from_millis(500);
+const FIRST_HEAD_MARGIN: Duration = Duration::from_millis(500);
 
 /// What a connection expects of its client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,7 +61,7 @@ pub struct ConnectionState {
     is_secure: bool,
     phase: Cell<Phase>,
     /// Counts the changes of the phase, to tell for which of them a timer was set.
-    change: Cell<u64>,
+    phase_number: Cell<u64>,
     /// The bytes received in this phase.
     received: Cell<u64>,
     /// Whether the deadline of the body has passed.
@@ -75,7 +75,7 @@ impl ConnectionState {
         Rc::new(Self {
             is_secure,
             phase: Cell::new(Phase::Idle),
-            change: Cell::new(0),
+            phase_number: Cell::new(0),
             received: Cell::new(0),
             is_body_late: Cell::new(false),
             has_large_response: Cell::new(false),
@@ -83,13 +83,13 @@ impl ConnectionState {
     }
 
     /// The state of the connection of a request; none where it did not come by one.
-    pub fn of(request: &HttpRequest) -> Option<&Rc<Self>> {
+    pub fn from_request(request: &HttpRequest) -> Option<&Rc<Self>> {
         request.conn_data::<Rc<Self>>()
     }
 
     fn enter(&self, phase: Phase) {
         self.phase.set(phase);
-        self.change.set(self.change.get().wrapping_add(1));
+        self.phase_number.set(self.phase_number.get().wrapping_add(1));
         self.received.set(0);
     }
 
@@ -141,7 +141,7 @@ pub enum Stream {
 
 /// What a timer was set for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Watched {
+enum TimerTarget {
     /// The client takes the response.
     Write,
     /// The client sends what is expected since this change of the phase.
@@ -150,17 +150,17 @@ enum Watched {
 
 /// A timer for a deadline that moves with the bytes that pass.
 #[derive(Debug)]
-struct Watch {
-    of: Watched,
+struct DeadlineTimer {
+    target: TimerTarget,
     since: Instant,
     sleep: Pin<Box<Sleep>>,
 }
 
 /// The timer between requests. It outlives many requests, and when it fires it is set to what is left.
 #[derive(Debug)]
-struct Between {
+struct HeadTimer {
     /// The change of the phase with which the wait began.
-    change: u64,
+    phase_number: u64,
     since: Instant,
     /// When the timer fires; none before it was set first.
     timer: Option<(Instant, Pin<Box<Sleep>>)>,
@@ -172,19 +172,19 @@ pub struct Connection {
     stream: Stream,
     state: Rc<ConnectionState>,
     deadlines: Deadlines,
-    watch: Option<Watch>,
-    between: Between,
+    deadline_timer: Option<DeadlineTimer>,
+    head_timer: HeadTimer,
     /// The bytes that the client took since the timer for the response was set.
     written: u64,
-    _slot: Slot,
+    _slot: ConnectionSlot,
 }
 
 impl Connection {
     /// A connection that was admitted.
-    pub fn new(stream: Stream, deadlines: Deadlines, slot: Slot) -> Self {
-        let between = Between { change: 0, since: Instant::now(), timer: None };
+    pub fn new(stream: Stream, deadlines: Deadlines, slot: ConnectionSlot) -> Self {
+        let head_timer = HeadTimer { phase_number: 0, since: Instant::now(), timer: None };
         let state = ConnectionState::new(matches!(stream, Stream::Tls(_)));
-        Self { stream, state, deadlines, watch: None, between, written: 0, _slot: slot }
+        Self { stream, state, deadlines, deadline_timer: None, head_timer, written: 0, _slot: slot }
     }
 
     /// The part that its requests share.
@@ -193,54 +193,54 @@ impl Connection {
     }
 
     /// Waits for the deadline that `deadline` computes. Ready when it has passed.
-    fn poll_watch(
+    fn poll_deadline_timer(
         &mut self,
         cx: &mut Context<'_>,
-        of: Watched,
+        target: TimerTarget,
         deadline: impl Fn(&Self) -> Duration,
     ) -> Poll<()> {
-        let mut watch = match self.watch.take() {
-            Some(watch) if watch.of == of => watch,
+        let mut deadline_timer = match self.deadline_timer.take() {
+            Some(deadline_timer) if deadline_timer.target == target => deadline_timer,
             _ => {
                 let since = Instant::now();
                 self.written = 0;
-                Watch { of, since, sleep: Box::pin(sleep_until(since + deadline(self))) }
+                DeadlineTimer { target, since, sleep: Box::pin(sleep_until(since + deadline(self))) }
             }
         };
-        while watch.sleep.as_mut().poll(cx).is_ready() {
-            let until = watch.since + deadline(self);
+        while deadline_timer.sleep.as_mut().poll(cx).is_ready() {
+            let until = deadline_timer.since + deadline(self);
             if until <= Instant::now() {
                 return Poll::Ready(());
             }
-            watch.sleep.as_mut().reset(until);
+            deadline_timer.sleep.as_mut().reset(until);
         }
-        self.watch = Some(watch);
+        self.deadline_timer = Some(deadline_timer);
         Poll::Pending
     }
 
     /// Watches a client that does not take the response.
-    fn poll_stalled<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
-        let late = self.poll_watch(cx, Watched::Write, |connection| {
+    fn poll_write_deadline<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        let late = self.poll_deadline_timer(cx, TimerTarget::Write, |connection| {
             connection.deadlines.extended(connection.deadlines.write, connection.written)
         });
         late.map(|()| Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not take the response")))
     }
 
     /// Waits for the head of the next request. Ready when its deadline has passed.
-    fn poll_between(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let (now, change) = (Instant::now(), self.state.change.get());
+    fn poll_head_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let (now, phase_number) = (Instant::now(), self.state.phase_number.get());
         // A response that is still being sent is no pause between requests.
-        if self.between.change != change || self.state.has_large_response.get() {
-            (self.between.change, self.between.since) = (change, now);
+        if self.head_timer.phase_number != phase_number || self.state.has_large_response.get() {
+            (self.head_timer.phase_number, self.head_timer.since) = (phase_number, now);
         }
-        if self.between.timer.as_ref().is_some_and(|(until, _)| now < *until) {
+        if self.head_timer.timer.as_ref().is_some_and(|(until, _)| now < *until) {
             return Poll::Pending;
         }
-        let until = self.between.since + self.deadlines.head + FIRST;
+        let until = self.head_timer.since + self.deadlines.head + FIRST_HEAD_MARGIN;
         if until <= now {
             return Poll::Ready(());
         }
-        let mut sleep = match self.between.timer.take() {
+        let mut sleep = match self.head_timer.timer.take() {
             Some((_, mut sleep)) => {
                 sleep.as_mut().reset(until);
                 sleep
@@ -250,21 +250,21 @@ impl Connection {
         if sleep.as_mut().poll(cx).is_ready() {
             cx.waker().wake_by_ref();
         }
-        self.between.timer = Some((until, sleep));
+        self.head_timer.timer = Some((until, sleep));
         Poll::Pending
     }
 
     /// Watches a client from which the rest of a head or a body is expected.
-    fn poll_expected(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_read_deadline(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let state = Rc::clone(&self.state);
-        let of = Watched::Read(state.change.get());
+        let target = TimerTarget::Read(state.phase_number.get());
         if state.phase.get() != Phase::Body && !state.has_large_response.get() {
-            self.watch = None;
+            self.deadline_timer = None;
         }
         match state.phase.get() {
             Phase::Handler => {}
             Phase::Idle | Phase::Head => {
-                if self.poll_between(cx).is_ready() {
+                if self.poll_head_deadline(cx).is_ready() {
                     let late = "the client does not send the rest of a request";
                     return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, late)));
                 }
@@ -274,7 +274,7 @@ impl Connection {
                     let received = connection.state.received.get();
                     connection.deadlines.extended(connection.deadlines.body, received)
                 };
-                if self.poll_watch(cx, of, deadline).is_ready() {
+                if self.poll_deadline_timer(cx, target, deadline).is_ready() {
                     // The handler answers 408 when it is polled again.
                     state.is_body_late.set(true);
                     state.end_body();
@@ -326,7 +326,7 @@ impl AsyncWrite for Connection {
                 Poll::Ready(Ok(count))
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            Poll::Pending => self.poll_stalled(cx),
+            Poll::Pending => self.poll_write_deadline(cx),
         }
     }
 
@@ -337,9 +337,9 @@ impl AsyncWrite for Connection {
             Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
         };
         match flushed {
-            Poll::Ready(Ok(())) => self.poll_expected(cx),
+            Poll::Ready(Ok(())) => self.poll_read_deadline(cx),
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            Poll::Pending => self.poll_stalled(cx),
+            Poll::Pending => self.poll_write_deadline(cx),
         }
     }
 
@@ -349,7 +349,7 @@ impl AsyncWrite for Connection {
             Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         };
         match closed {
-            Poll::Pending => self.poll_stalled(cx),
+            Poll::Pending => self.poll_write_deadline(cx),
             closed => closed,
         }
     }

@@ -3,7 +3,7 @@
 //! The outermost middleware, so that errors of the others have the headers, too. Forward authentication is left out: its
 //! requests come from proxies, and a preflight that a proxy asks about is decided like any other request.
 
-use super::forward::is_forward_path;
+use super::forward_auth::is_forward_path;
 use actix_cors::{Cors, CorsMiddleware};
 use actix_web::Error;
 use actix_web::body::{EitherBody, MessageBody};
@@ -55,14 +55,14 @@ where
     type Future = LocalBoxFuture<'static, Result<Self::Transform, ()>>;
 
     fn new_transform(&self, service: S) -> Self::Future {
-        let plain = Rc::new(service);
-        let cors = self.0.as_ref().map(|cors| cors.new_transform(Rc::clone(&plain)));
+        let inner = Rc::new(service);
+        let cors = self.0.as_ref().map(|cors| cors.new_transform(Rc::clone(&inner)));
         Box::pin(async move {
             let cors = match cors {
                 Some(cors) => Some(cors.await?),
                 None => None,
             };
-            Ok(CorsService { plain, cors })
+            Ok(CorsService { inner, cors })
         })
     }
 }
@@ -70,7 +70,7 @@ where
 /// The middleware of a worker.
 #[derive(Debug)]
 pub struct CorsService<S> {
-    plain: Rc<S>,
+    inner: Rc<S>,
     cors: Option<CorsMiddleware<Rc<S>>>,
 }
 
@@ -85,12 +85,12 @@ where
     type Error = Error;
     type Future = Either<LocalBoxFuture<'static, Result<Self::Response, Error>>, WithoutCors<S::Future, B>>;
 
-    forward_ready!(plain);
+    forward_ready!(inner);
 
     fn call(&self, request: ServiceRequest) -> Self::Future {
         match &self.cors {
             Some(cors) if !is_forward_path(request.match_info().as_str()) => Either::Left(cors.call(request)),
-            _ => Either::Right(self.plain.call(request).map_ok(ServiceResponse::map_into_left_body)),
+            _ => Either::Right(self.inner.call(request).map_ok(ServiceResponse::map_into_left_body)),
         }
     }
 }

@@ -1,13 +1,13 @@
 //! The five verbs, for every resource that does not differ: the whole path of a request on one screen.
 
-use super::address::absolute;
-use super::list::Field;
+use super::base_url::absolute_url;
+use super::list::ListField;
 use super::page::PageWriter;
-use super::{Gate, Json, PathId, Problem, body, list};
-use crate::authz::{Permitted, Undecided};
-use crate::resource::{self, Reference, Resource, Stamp};
+use super::{Authorizer, Json, PathId, Problem, body, list};
+use crate::authz::{Permitted, Unchecked};
+use crate::resource::{self, CreationInfo, Reference, Resource};
 use crate::store::Reader;
-use crate::values::{Id, OrgPath};
+use crate::types::{Id, OrgPath};
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Serialize;
@@ -19,79 +19,87 @@ pub type Patch = Map<String, Value>;
 
 /// `GET /`: what is there, of the organizations of which the list is permitted.
 pub async fn list<R: Resource>(
-    gate: Gate,
+    authorizer: Authorizer,
     request: HttpRequest,
-    fields: Arc<Vec<Field>>,
+    fields: Arc<Vec<ListField>>,
 ) -> Result<HttpResponse, Problem> {
-    let within = gate.listable(list::organization(&request).as_deref()).await?;
-    let wanted = list::Wanted::parse(&request, &fields)?;
-    let mut page = PageWriter::new(gate.parts());
-    let listed = gate.parts().store.list::<R>(&within, &wanted.query, |row| page.push(&row)).await?;
-    list::answer(&request, &wanted, page, listed)
+    let within = authorizer.authorized_orgs(list::organization(&request).as_deref()).await?;
+    let list_request = list::ListRequest::parse(&request, &fields)?;
+    let mut page = PageWriter::new(authorizer.state());
+    let listed =
+        authorizer.state().store.list::<R>(&within, &list_request.query, |row| page.push(&row)).await?;
+    list::list_response(&request, &list_request, page, listed)
 }
 
 /// `GET /{id}`: the thing.
-pub async fn fetch<R: Resource>(gate: Gate, id: PathId) -> Result<HttpResponse, Problem> {
-    Ok(shown(&gate.find::<R>(&id.0).await?))
+pub async fn fetch<R: Resource>(authorizer: Authorizer, id: PathId) -> Result<HttpResponse, Problem> {
+    Ok(ok_json(&authorizer.find_authorized::<R>(&id.0).await?))
 }
 
 /// `POST /`: a new thing.
 pub async fn create<R: Resource>(
-    gate: Gate,
+    authorizer: Authorizer,
     (request, Json(body)): (HttpRequest, Json<R::Body>),
 ) -> Result<HttpResponse, Problem> {
-    let row: R = resource::compose(&body, stamp(&gate, gate.caller().organization.own()))?;
-    let row = permitted_new(&gate, row).await?;
-    let work = gate.begin().await?;
+    let row: R =
+        resource::build_row(&body, creation_info(&authorizer, authorizer.caller().organization.org_id()))?;
+    let row = authorize_new_row(&authorizer, row).await?;
+    let work = authorizer.begin().await?;
     let row = work.insert(row).await?;
     work.commit().await?;
     Ok(created(&request, row.id(), &row))
 }
 
 /// What the service itself writes on a new row of this organization.
-pub fn stamp(gate: &Gate, organization: Id) -> Stamp {
-    Stamp { id: gate.new_id(), organization, now: gate.parts().clock.now() }
+pub fn creation_info(authorizer: &Authorizer, organization: Id) -> CreationInfo {
+    CreationInfo { id: authorizer.new_id(), organization, now: authorizer.state().clock.now() }
 }
 
 /// The new row, if the caller may make it where it says and may name what it names.
-pub async fn permitted_new<R: Resource>(gate: &Gate, row: R) -> Result<Permitted<R>, Problem> {
-    let holder = gate.holder(&gate.reader(), Some(row.organization()), "organization").await?;
+pub async fn authorize_new_row<R: Resource>(
+    authorizer: &Authorizer,
+    row: R,
+) -> Result<Permitted<R>, Problem> {
+    let owner_path =
+        authorizer.resolve_owner_org(&authorizer.reader(), Some(row.organization()), "organization").await?;
     let references = row.references();
-    let row = gate.decide_new(&holder, Undecided::new(row, holder.clone()))?;
-    gate.check_references(&gate.reader(), references).await?;
+    let row = authorizer.authorize_new(&owner_path, Unchecked::new(row, owner_path.clone()))?;
+    authorizer.check_references(&authorizer.reader(), references).await?;
     Ok(row)
 }
 
 /// `PATCH /{id}`: the thing with some fields changed.
 pub async fn update<R: Resource>(
-    gate: Gate,
+    authorizer: Authorizer,
     (id, Json(patch)): (PathId, Json<Patch>),
 ) -> Result<HttpResponse, Problem> {
-    let change = Change { patch: &patch, also: &[] };
-    let stays = |_: &mut R| None;
+    let change = UpdateRequest { patch: &patch, extra_changes: &[] };
+    let keep_location = |_: &mut R| None;
     // Asked first without keeping anybody waiting; then once more of the row as it is until it is written.
-    let first = change.proposed(&gate, &gate.reader(), gate.look_up(&id.0).await?, stays).await?;
-    gate.check_references(&gate.reader(), first.references).await?;
-    let work = gate.begin().await?;
-    let thing = gate.look_up_in(&work, &id.0).await?;
-    let row = change.proposed(&gate, &work.reader(), thing, stays).await?.row;
+    let first = change
+        .authorize(&authorizer, &authorizer.reader(), authorizer.find_unchecked(&id.0).await?, keep_location)
+        .await?;
+    authorizer.check_references(&authorizer.reader(), first.references).await?;
+    let work = authorizer.begin().await?;
+    let resource = authorizer.find_unchecked_in(&work, &id.0).await?;
+    let row = change.authorize(&authorizer, &work.reader(), resource, keep_location).await?.row;
     let row = work.save(row).await?;
     work.commit().await?;
-    Ok(updated(&gate, &row))
+    Ok(updated(&authorizer, &row))
 }
 
 /// What an update wants.
 #[derive(Debug, Clone, Copy)]
-pub struct Change<'a> {
+pub struct UpdateRequest<'a> {
     /// The fields to set.
     pub patch: &'a Patch,
     /// What changes besides the row.
-    pub also: &'a [&'a str],
+    pub extra_changes: &'a [&'a str],
 }
 
 /// A changed row that may be saved, once what it newly names has been checked.
 #[derive(Debug)]
-pub struct Proposal<R> {
+pub struct AuthorizedUpdate<R> {
     /// The row as it was.
     pub before: Permitted<R>,
     /// The changed row.
@@ -100,77 +108,82 @@ pub struct Proposal<R> {
     pub references: Vec<Reference>,
 }
 
-impl Change<'_> {
+impl UpdateRequest<'_> {
     /// The changed row, if the caller may change it like this: asked with the names of the changed fields, of the thing
     /// as it is, and once more as it would be. `settle` sets what follows from the changed fields, and says where the
     /// thing then stands if its organization does not tell.
-    pub async fn proposed<R: Resource>(
+    pub async fn authorize<R: Resource>(
         &self,
-        gate: &Gate,
+        authorizer: &Authorizer,
         reader: &Reader<'_>,
-        thing: Option<Undecided<R>>,
-        settle: impl FnOnce(&mut R) -> Option<OrgPath>,
-    ) -> Result<Proposal<R>, Problem> {
-        let also = || self.also.iter().map(|&field| field.to_owned());
-        let mut all = gate.circumstances();
-        all.changes = Some(self.patch.keys().cloned().chain(also()).collect());
-        let mut circumstances = gate.circumstances();
-        circumstances.changes = thing.as_ref().map_or_else(
-            || all.changes.clone(),
-            |thing| Some(thing.differing(self.patch).into_iter().chain(also()).collect()),
+        resource: Option<Unchecked<R>>,
+        adjust: impl FnOnce(&mut R) -> Option<OrgPath>,
+    ) -> Result<AuthorizedUpdate<R>, Problem> {
+        let extra_changes = || self.extra_changes.iter().map(|&field| field.to_owned());
+        let mut home_context = authorizer.request_context();
+        home_context.changes = Some(self.patch.keys().cloned().chain(extra_changes()).collect());
+        let mut request_context = authorizer.request_context();
+        request_context.changes = resource.as_ref().map_or_else(
+            || home_context.changes.clone(),
+            |resource| Some(resource.changed_fields(self.patch).into_iter().chain(extra_changes()).collect()),
         );
-        let row = gate.decide_or(thing, &circumstances, &all)?;
+        let row = authorizer.authorize_with_home_context(resource, &request_context, &home_context)?;
 
-        let body: R::Body = body::from_value(Value::Object(resource::patched(&*row, self.patch)?), "")?;
-        let mut changed: R = resource::amend(&*row, &body, gate.parts().clock.now())?;
-        let holder = match settle(&mut changed) {
-            Some(place) => place,
+        let body: R::Body = body::from_value(Value::Object(resource::apply_patch(&*row, self.patch)?), "")?;
+        let mut changed: R = resource::replace_fields(&*row, &body, authorizer.state().clock.now())?;
+        let owner_path = match adjust(&mut changed) {
+            Some(location) => location,
             None if changed.organization() == row.organization() => row.path().clone(),
             None => {
                 let named = Some(changed.organization());
-                gate.step("referTo").holder(reader, named, "organization").await?
+                authorizer
+                    .for_prerequisite("referTo")
+                    .resolve_owner_org(reader, named, "organization")
+                    .await?
             }
         };
         let references = new_references(&*row, &changed);
         if changed.granted_role() != row.granted_role() {
-            circumstances.role = changed.granted_role();
+            request_context.role = changed.granted_role();
         }
         let before = row;
-        let row = gate.decide_changed(before.changed(changed, holder), &circumstances)?;
-        Ok(Proposal { before, row, references })
+        let row = authorizer.authorize_changed(before.with_changes(changed, owner_path), &request_context)?;
+        Ok(AuthorizedUpdate { before, row, references })
     }
 }
 
 /// What a changed thing names that it did not name before. What it names already may have gone since.
 fn new_references<R: Resource>(old: &R, new: &R) -> Vec<Reference> {
-    let known = old.references();
-    let is_new =
-        |reference: &Reference| !known.iter().any(|old| (old.kind, old.id) == (reference.kind, reference.id));
+    let existing = old.references();
+    let is_new = |reference: &Reference| {
+        !existing.iter().any(|old| (old.kind, old.id) == (reference.kind, reference.id))
+    };
     new.references().into_iter().filter(is_new).collect()
 }
 
 /// `DELETE /{id}`.
-pub async fn delete<R: Resource>(gate: Gate, id: PathId) -> Result<HttpResponse, Problem> {
-    gate.find::<R>(&id.0).await?;
-    let work = gate.begin().await?;
-    let row = gate.decide(gate.look_up_in::<R>(&work, &id.0).await?, &gate.circumstances())?;
+pub async fn delete<R: Resource>(authorizer: Authorizer, id: PathId) -> Result<HttpResponse, Problem> {
+    authorizer.find_authorized::<R>(&id.0).await?;
+    let work = authorizer.begin().await?;
+    let row = authorizer
+        .authorize(authorizer.find_unchecked_in::<R>(&work, &id.0).await?, &authorizer.request_context())?;
     work.delete(&row).await?;
     work.commit().await?;
     Ok(HttpResponse::NoContent().finish())
 }
 
 /// The answer to an update: 200 with the resource if the caller may fetch it, else 204 (decision 21).
-pub fn updated<R: Resource>(gate: &Gate, row: &Permitted<R>) -> HttpResponse {
-    if gate.may_fetch(row) { shown(row) } else { HttpResponse::NoContent().finish() }
+pub fn updated<R: Resource>(authorizer: &Authorizer, row: &Permitted<R>) -> HttpResponse {
+    if authorizer.can_fetch(row) { ok_json(row) } else { HttpResponse::NoContent().finish() }
 }
 
 /// 200 with the thing.
-fn shown<T: Serialize>(thing: &Permitted<T>) -> HttpResponse {
-    HttpResponse::Ok().json(thing)
+fn ok_json<T: Serialize>(resource: &Permitted<T>) -> HttpResponse {
+    HttpResponse::Ok().json(resource)
 }
 
 /// 201 with the thing and its `Location`.
-pub fn created(request: &HttpRequest, id: Id, thing: &impl Serialize) -> HttpResponse {
-    let location = absolute(request, &format!("{}/{id}", request.path().trim_end_matches('/')));
-    HttpResponse::Created().insert_header((header::LOCATION, location)).json(thing)
+pub fn created(request: &HttpRequest, id: Id, resource: &impl Serialize) -> HttpResponse {
+    let location = absolute_url(request, &format!("{}/{id}", request.path().trim_end_matches('/')));
+    HttpResponse::Created().insert_header((header::LOCATION, location)).json(resource)
 }

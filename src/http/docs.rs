@@ -2,9 +2,9 @@
 //! relative addresses, and the document names the address of the service under `servers`.
 
 use super::Problem;
-use super::address::own_address;
+use super::base_url::base_url;
 use super::openapi;
-use super::routes::{self, Routes};
+use super::routes::{self, RouteGroup};
 use actix_web::body::SizedStream;
 use actix_web::http::{Method, header};
 use actix_web::{Error, HttpRequest, HttpResponse, web};
@@ -21,15 +21,15 @@ const ADDRESS: &str = "{address}";
 
 /// The document as it is served, made for the first request.
 #[derive(Debug, Clone)]
-pub struct Document {
-    routes: Arc<Vec<Routes>>,
+pub struct OpenApiDocument {
+    routes: Arc<Vec<RouteGroup>>,
     /// What comes before and after the address of the service.
     text: Arc<OnceLock<(web::Bytes, web::Bytes)>>,
 }
 
-impl Document {
+impl OpenApiDocument {
     /// The document of these routes.
-    pub fn new(routes: Arc<Vec<Routes>>) -> Self {
+    pub fn new(routes: Arc<Vec<RouteGroup>>) -> Self {
         Self { routes, text: Arc::default() }
     }
 
@@ -37,17 +37,17 @@ impl Document {
         self.text.get_or_init(|| {
             let mut document = openapi::document(&self.routes);
             document.servers = Some(vec![Server::new(ADDRESS)]);
-            let text = openapi::text(&document);
+            let text = openapi::document_json(&document);
             let (before, after) = text.split_once(ADDRESS).unwrap_or((&text, ""));
             (before.to_owned().into(), after.to_owned().into())
         })
     }
 
     /// 200 with the document.
-    fn answer(&self, request: &HttpRequest) -> HttpResponse {
+    fn to_response(&self, request: &HttpRequest) -> HttpResponse {
         let (before, after) = self.text().clone();
         // An address has no character that JSON escapes: it is a URL, or a plain host name.
-        let chunks = [before, own_address(request).into(), after];
+        let chunks = [before, base_url(request).into(), after];
         let length = chunks.iter().map(|chunk| chunk.len() as u64).sum();
         let body = SizedStream::new(length, stream::iter(chunks.map(Ok::<_, Error>)));
         HttpResponse::Ok().content_type("application/json").body(body)
@@ -55,19 +55,19 @@ impl Document {
 }
 
 /// Mounts `/openapi.json`, and the page at `/docs/`.
-pub fn mount(server: &mut web::ServiceConfig, document: &Document) {
+pub fn mount(server: &mut web::ServiceConfig, document: &OpenApiDocument) {
     let document = document.clone();
-    server.service(resource("/openapi.json").route(routes::on(&Method::GET).to(
+    server.service(resource("/openapi.json").route(routes::method_route(&Method::GET).to(
         move |request: HttpRequest| {
-            let answer = document.answer(&request);
+            let answer = document.to_response(&request);
             async move { answer }
         },
     )));
-    server.service(resource("/docs").route(routes::on(&Method::GET).to(async || {
+    server.service(resource("/docs").route(routes::method_route(&Method::GET).to(async || {
         // Relative, since a proxy may have removed a base path (RFC 9110, 10.2.2).
         HttpResponse::TemporaryRedirect().insert_header((header::LOCATION, "docs/")).finish()
     })));
-    server.service(resource("/docs/{file:.*}").route(routes::on(&Method::GET).to(file)));
+    server.service(resource("/docs/{file:.*}").route(routes::method_route(&Method::GET).to(file)));
 }
 
 fn resource(path: &str) -> actix_web::Resource {
@@ -79,7 +79,7 @@ fn resource(path: &str) -> actix_web::Resource {
 async fn file(path: web::Path<String>) -> Result<HttpResponse, Problem> {
     let config = Arc::new(Config::from("../openapi.json"));
     let file = utoipa_swagger_ui::serve(&path, config).map_err(Problem::internal)?;
-    let file = file.ok_or_else(routes::no_such_path)?;
+    let file = file.ok_or_else(routes::path_not_found)?;
     let mut response = HttpResponse::Ok();
     if file.gzpipped {
         response.insert_header(header::ContentEncoding::Gzip);

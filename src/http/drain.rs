@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 /// How long the connections are accepted that were established before new ones were refused.
-pub const ACCEPT_REST: Duration = Duration::from_secs(1);
+pub const BACKLOG_DRAIN_TIME: Duration = Duration::from_secs(1);
 
 /// Has the kernel drop the first packet of every new connection to this listener, while those that are established already
 /// are still accepted. When the listener is closed afterwards, the client repeats that packet and is refused: a proxy then takes

@@ -1,13 +1,13 @@
 //! Lists: which part is wanted (`limit`, `offset`, `sort`, a filter for every field), and the answer with its count and
 //! its link to the next page.
 
-use super::address::absolute;
+use super::base_url::absolute_url;
 use super::page::PageWriter;
 use super::{FieldError, Problem, body};
 use crate::resource::Resource;
-use crate::store::{ListQuery, Listed};
-use crate::values::strict_json;
-use crate::values::{Email, Id, Invalid, NO_NUL, OrgPath, Timestamp};
+use crate::store::{ListQuery, ListResult};
+use crate::types::strict_json;
+use crate::types::{Email, Id, InvalidValue, NO_NUL_PATTERN, OrgPath, Timestamp};
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse};
 use sea_orm::sea_query::Order;
@@ -25,11 +25,11 @@ pub const MAX_LIMIT: u64 = 1000;
 
 /// Which part of a list is requested.
 #[derive(Debug)]
-pub struct Wanted {
+pub struct ListRequest {
     /// The part.
     pub query: ListQuery,
     /// The parameters of the query string, `limit` and `offset` left out.
-    kept: Vec<(String, String)>,
+    other_parameters: Vec<(String, String)>,
 }
 
 /// The organization that a list is requested of: the one that the authorization asks about. It is read before the other
@@ -43,7 +43,7 @@ const MAX_FILTER: usize = 2000;
 
 /// A field by which a list can be filtered and sorted.
 #[derive(Clone)]
-pub struct Field {
+pub struct ListField {
     /// Its name in JSON.
     pub name: String,
     /// Its column.
@@ -51,37 +51,46 @@ pub struct Field {
     /// What its filter takes; none where that is JSON, for fields that are objects or lists.
     pub schema: Option<Object>,
     /// What its filter does.
-    pub what: &'static str,
+    pub description: &'static str,
     /// Whether a list can be sorted by it.
-    pub sorts: bool,
+    pub is_sortable: bool,
 }
 
-impl Field {
+impl ListField {
     /// What the filter of a field does.
-    pub const EXACTLY: &'static str = "Only those with exactly this value.";
+    pub const EXACT_MATCH: &'static str = "Only those with exactly this value.";
 
     /// A field whose values have this schema, without references.
     pub fn new(name: &str, column: &str, schema: RefOr<Schema>, what: &'static str) -> Self {
         let schema = match schema {
-            RefOr::T(Schema::Object(schema)) if kind(&schema) != Type::Object => Some(filter(schema)),
+            RefOr::T(Schema::Object(schema)) if value_type(&schema) != Type::Object => {
+                Some(filter_schema(schema))
+            }
             _ => None,
         };
-        Self { name: name.to_owned(), column: column.to_owned(), schema, what, sorts: true }
+        Self {
+            name: name.to_owned(),
+            column: column.to_owned(),
+            schema,
+            description: what,
+            is_sortable: true,
+        }
     }
 }
 
 /// What a filter takes of what a field can be.
-fn filter(mut schema: Object) -> Object {
-    let is_text = kind(&schema) == Type::String && schema.enum_values.is_none() && schema.format.is_none();
-    if is_text && schema.pattern.as_deref().is_none_or(|pattern| pattern == NO_NUL) {
-        schema.pattern = Some(NO_NUL.to_owned());
+fn filter_schema(mut schema: Object) -> Object {
+    let is_text =
+        value_type(&schema) == Type::String && schema.enum_values.is_none() && schema.format.is_none();
+    if is_text && schema.pattern.as_deref().is_none_or(|pattern| pattern == NO_NUL_PATTERN) {
+        schema.pattern = Some(NO_NUL_PATTERN.to_owned());
         schema.max_length = Some(schema.max_length.map_or(MAX_FILTER, |most| most.min(MAX_FILTER)));
     }
     schema
 }
 
 /// The type of the values of a schema that are not null.
-fn kind(schema: &Object) -> Type {
+fn value_type(schema: &Object) -> Type {
     match &schema.schema_type {
         SchemaType::Type(kind) => kind.clone(),
         SchemaType::Array(kinds) => {
@@ -92,7 +101,7 @@ fn kind(schema: &Object) -> Type {
 }
 
 /// The fields of a resource that are columns of its table, in the order of its schema.
-pub fn fields<R: Resource>() -> Vec<Field> {
+pub fn fields<R: Resource>() -> Vec<ListField> {
     let RefOr::T(Schema::Object(row)) = R::schema() else { return Vec::new() };
     let mut components = Vec::new();
     R::schemas(&mut components);
@@ -107,7 +116,7 @@ pub fn fields<R: Resource>() -> Vec<Field> {
         .into_iter()
         .filter_map(|(name, schema)| {
             let column = <<R::Entity as EntityTrait>::Column as FromStr>::from_str(&name).ok()?;
-            Some(Field::new(&name, column.unquoted(), resolved(non_null(schema)), Field::EXACTLY))
+            Some(ListField::new(&name, column.unquoted(), resolved(non_null(schema)), ListField::EXACT_MATCH))
         })
         .collect()
 }
@@ -129,18 +138,18 @@ fn non_null(schema: RefOr<Schema>) -> RefOr<Schema> {
     }
 }
 
-impl std::fmt::Debug for Field {
+impl std::fmt::Debug for ListField {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} -> {}", self.name, self.column)
     }
 }
 
-impl Field {
+impl ListField {
     /// What a query string says of this field, as the column holds it.
-    fn value(&self, text: &str) -> Result<sea_orm::Value, String> {
-        let Some(schema) = &self.schema else { return json_value(text) };
-        match kind(schema) {
-            Type::String => text_value(schema, text),
+    fn parse_value(&self, text: &str) -> Result<sea_orm::Value, String> {
+        let Some(schema) = &self.schema else { return parse_json_value(text) };
+        match value_type(schema) {
+            Type::String => parse_text_value(schema, text),
             Type::Boolean => match text {
                 "true" => Ok(true.into()),
                 "false" => Ok(false.into()),
@@ -148,18 +157,18 @@ impl Field {
             },
             Type::Integer => {
                 let number: i64 = text.parse().map_err(|_| format!("{text:?} is not a whole number"))?;
-                match (limit(schema.minimum.as_ref()), limit(schema.maximum.as_ref())) {
+                match (as_i64(schema.minimum.as_ref()), as_i64(schema.maximum.as_ref())) {
                     (Some(min), _) if number < min => Err(format!("{number} is less than {min}")),
                     (_, Some(max)) if number > max => Err(format!("{number} is more than {max}")),
                     _ => Ok(number.into()),
                 }
             }
-            Type::Object | Type::Array | Type::Number | Type::Null => json_value(text),
+            Type::Object | Type::Array | Type::Number | Type::Null => parse_json_value(text),
         }
     }
 }
 
-fn limit(number: Option<&Number>) -> Option<i64> {
+fn as_i64(number: Option<&Number>) -> Option<i64> {
     match number? {
         Number::Int(number) => i64::try_from(*number).ok(),
         Number::UInt(number) => i64::try_from(*number).ok(),
@@ -168,8 +177,10 @@ fn limit(number: Option<&Number>) -> Option<i64> {
 }
 
 /// What a field that is a string in JSON can be, as the column holds it.
-fn text_value(schema: &Object, text: &str) -> Result<sea_orm::Value, String> {
-    fn read<T: FromStr<Err = Invalid> + Into<sea_orm::Value>>(text: &str) -> Result<sea_orm::Value, String> {
+fn parse_text_value(schema: &Object, text: &str) -> Result<sea_orm::Value, String> {
+    fn read<T: FromStr<Err = InvalidValue> + Into<sea_orm::Value>>(
+        text: &str,
+    ) -> Result<sea_orm::Value, String> {
         text.parse::<T>().map(Into::into).map_err(|error| error.to_string())
     }
     if text.contains('\0') {
@@ -179,8 +190,8 @@ fn text_value(schema: &Object, text: &str) -> Result<sea_orm::Value, String> {
         if allowed.iter().any(|value| value.as_str() == Some(text)) {
             return Ok(text.into());
         }
-        let words: Vec<&str> = allowed.iter().filter_map(|value| value.as_str()).collect();
-        return Err(format!("{text:?} is none of {}", words.join(", ")));
+        let values: Vec<&str> = allowed.iter().filter_map(|value| value.as_str()).collect();
+        return Err(format!("{text:?} is none of {}", values.join(", ")));
     }
     match (&schema.format, schema.pattern.as_deref()) {
         (Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)), _) => return read::<Timestamp>(text),
@@ -189,17 +200,17 @@ fn text_value(schema: &Object, text: &str) -> Result<sea_orm::Value, String> {
         (_, Some(OrgPath::PATTERN)) => return read::<OrgPath>(text),
         _ => {}
     }
-    let (length, least) = (text.chars().count(), schema.min_length.unwrap_or(0));
-    let most = schema.max_length.unwrap_or(MAX_FILTER);
-    if (least..=most).contains(&length) {
+    let (length, min) = (text.chars().count(), schema.min_length.unwrap_or(0));
+    let max = schema.max_length.unwrap_or(MAX_FILTER);
+    if (min..=max).contains(&length) {
         Ok(text.into())
     } else {
-        Err(format!("it has {length} characters; it needs {least} to {most}"))
+        Err(format!("it has {length} characters; it needs {min} to {max}"))
     }
 }
 
 /// A field that is an object or a list equals a JSON text with the same value.
-fn json_value(text: &str) -> Result<sea_orm::Value, String> {
+fn parse_json_value(text: &str) -> Result<sea_orm::Value, String> {
     strict_json::check(text.as_bytes()).map_err(|error| format!("it is not usable JSON: {error}"))?;
     match serde_json::from_str::<serde_json::Value>(text) {
         Ok(mut value) => {
@@ -210,14 +221,14 @@ fn json_value(text: &str) -> Result<sea_orm::Value, String> {
     }
 }
 
-impl Wanted {
+impl ListRequest {
     /// What the query string of a request wants of a list of things with these fields. An unknown parameter is an error, so that a filter with
     /// a slip of the pen does not show everything.
-    pub fn parse(request: &HttpRequest, fields: &[Field]) -> Result<Self, Problem> {
+    pub fn parse(request: &HttpRequest, fields: &[ListField]) -> Result<Self, Problem> {
         let mut query = ListQuery { limit: DEFAULT_LIMIT, ..ListQuery::default() };
         let mut errors = Vec::new();
         let mut seen = Vec::new();
-        let mut kept = Vec::new();
+        let mut other_parameters = Vec::new();
         for (name, text) in body::query_pairs(request)? {
             if seen.contains(&name) {
                 errors.push(FieldError::new(name, "it is given twice"));
@@ -225,53 +236,59 @@ impl Wanted {
             }
             seen.push(name.clone());
             let parsed = match name.as_str() {
-                "limit" => number(&text, 1, MAX_LIMIT).map(|limit| query.limit = limit),
-                "offset" => number(&text, 0, i64::MAX.unsigned_abs()).map(|offset| query.offset = offset),
-                "sort" => sort(&text, fields).map(|sort| query.sort = sort),
+                "limit" => parse_number(&text, 1, MAX_LIMIT).map(|limit| query.limit = limit),
+                "offset" => {
+                    parse_number(&text, 0, i64::MAX.unsigned_abs()).map(|offset| query.offset = offset)
+                }
+                "sort" => parse_sort(&text, fields).map(|sort| query.sort = sort),
                 _ => match fields.iter().find(|field| field.name == name) {
-                    Some(field) => match field.value(&text) {
+                    Some(field) => match field.parse_value(&text) {
                         // A malformed organization is one that does not exist: the authorization answers it.
                         Err(_) if name == "organization" => Ok(()),
                         value => value.map(|value| query.filters.push((field.column.clone(), value))),
                     },
-                    None => Err(format!("there is no such parameter; there are {}", known(fields))),
+                    None => Err(format!("there is no such parameter; there are {}", parameter_names(fields))),
                 },
             };
             match parsed {
                 Err(message) => errors.push(FieldError::new(name, message)),
-                Ok(()) if name != "limit" && name != "offset" => kept.push((name, text)),
+                Ok(()) if name != "limit" && name != "offset" => other_parameters.push((name, text)),
                 Ok(()) => {}
             }
         }
-        if errors.is_empty() { Ok(Self { query, kept }) } else { Err(Problem::fields(errors)) }
+        if errors.is_empty() {
+            Ok(Self { query, other_parameters })
+        } else {
+            Err(Problem::invalid_fields(errors))
+        }
     }
 }
 
-fn known(fields: &[Field]) -> String {
+fn parameter_names(fields: &[ListField]) -> String {
     let mut names = vec!["limit", "offset", "sort"];
     names.extend(fields.iter().map(|field| field.name.as_str()));
     names.join(", ")
 }
 
-fn number(text: &str, min: u64, max: u64) -> Result<u64, String> {
+fn parse_number(text: &str, min: u64, max: u64) -> Result<u64, String> {
     match text.parse() {
         Ok(number) if (min..=max).contains(&number) => Ok(number),
         _ => Err(format!("{text:?} is not a whole number from {min} to {max}")),
     }
 }
 
-fn sort(text: &str, fields: &[Field]) -> Result<Vec<(String, Order)>, String> {
-    let mut named = HashSet::new();
+fn parse_sort(text: &str, fields: &[ListField]) -> Result<Vec<(String, Order)>, String> {
+    let mut seen = HashSet::new();
     text.split(',')
-        .map(|word| {
-            let (name, order) = word.strip_prefix('-').map_or((word, Order::Asc), |name| (name, Order::Desc));
-            let field = fields.iter().find(|field| field.sorts && field.name == name);
+        .map(|item| {
+            let (name, order) = item.strip_prefix('-').map_or((item, Order::Asc), |name| (name, Order::Desc));
+            let field = fields.iter().find(|field| field.is_sortable && field.name == name);
             let field = field.ok_or_else(|| {
-                let fields = fields.iter().filter(|field| field.sorts);
+                let fields = fields.iter().filter(|field| field.is_sortable);
                 let names: Vec<&str> = fields.map(|field| field.name.as_str()).collect();
                 format!("{name:?} is not a field to sort by; there are {}", names.join(", "))
             })?;
-            if !named.insert(name) {
+            if !seen.insert(name) {
                 return Err(format!("{name:?} is given twice"));
             }
             Ok((field.column.clone(), order))
@@ -283,21 +300,23 @@ fn sort(text: &str, fields: &[Field]) -> Result<Vec<(String, Order)>, String> {
 ///
 /// # Errors
 /// 503 where the budget for bodies did not last for the page.
-pub fn answer(
+pub fn list_response(
     request: &HttpRequest,
-    wanted: &Wanted,
+    list_request: &ListRequest,
     page: PageWriter,
-    listed: Listed,
+    listed: ListResult,
 ) -> Result<HttpResponse, Problem> {
     let mut response = HttpResponse::Ok();
     response.insert_header(("X-Total-Count", listed.total));
     // A page that has reached its limit in bytes has fewer rows than `limit`.
-    let next = wanted.query.offset.saturating_add(listed.taken.min(wanted.query.limit));
-    if next < listed.total && listed.taken > 0 {
+    let next = list_request.query.offset.saturating_add(listed.item_count.min(list_request.query.limit));
+    if next < listed.total && listed.item_count > 0 {
         let mut pairs = url::form_urlencoded::Serializer::new(String::new());
-        pairs.extend_pairs(&wanted.kept);
-        pairs.append_pair("limit", &wanted.query.limit.to_string()).append_pair("offset", &next.to_string());
-        let link = format!("<{}?{}>; rel=\"next\"", absolute(request, request.path()), pairs.finish());
+        pairs.extend_pairs(&list_request.other_parameters);
+        pairs
+            .append_pair("limit", &list_request.query.limit.to_string())
+            .append_pair("offset", &next.to_string());
+        let link = format!("<{}?{}>; rel=\"next\"", absolute_url(request, request.path()), pairs.finish());
         response.insert_header((header::LINK, link));
     }
     page.finish(request, response)

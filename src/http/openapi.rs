@@ -1,11 +1,11 @@
 //! The OpenAPI document, from the table of routes.
 
-use super::gate::DECIDE;
-use super::list::{DEFAULT_LIMIT, Field, MAX_LIMIT};
+use super::authorizer::EVALUATE_ACTION;
+use super::list::{DEFAULT_LIMIT, ListField, MAX_LIMIT};
 use super::problem::ProblemBody;
-use super::routes::Routes;
+use super::routes::RouteGroup;
 use crate::resource::Resource;
-use crate::values::Term;
+use crate::types::Term;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use utoipa::openapi::content::ContentBuilder;
@@ -28,20 +28,20 @@ type Schemas = Vec<(String, RefOr<Schema>)>;
 
 /// What the document says of a route.
 #[derive(Clone)]
-pub struct Doc {
+pub struct OperationDoc {
     operation: Operation,
-    answers: BTreeMap<u16, Response>,
+    responses: BTreeMap<u16, Response>,
     /// The statuses of problems, which are described once for all operations.
     problems: BTreeSet<u16>,
     schemas: Schemas,
 }
 
-impl Doc {
+impl OperationDoc {
     /// A route that does this.
     pub fn new(summary: impl Into<String>) -> Self {
         Self {
             operation: OperationBuilder::new().summary(Some(summary)).build(),
-            answers: BTreeMap::new(),
+            responses: BTreeMap::new(),
             problems: BTreeSet::new(),
             schemas: Vec::new(),
         }
@@ -49,7 +49,7 @@ impl Doc {
     }
 
     /// A route that does what its action says: `listForms` is "List forms".
-    pub fn of_action() -> Self {
+    pub fn from_action() -> Self {
         Self::new("")
     }
 
@@ -91,7 +91,7 @@ impl Doc {
     #[must_use]
     pub fn body<T: ToSchema>(mut self, example: Option<Value>) -> Self {
         let schema = self.reference::<T>();
-        self.body_of(schema, example)
+        self.json_body(schema, example)
     }
 
     /// Its body may be left out.
@@ -107,14 +107,19 @@ impl Doc {
     #[must_use]
     pub fn form<T: ToSchema>(mut self, example: Value) -> Self {
         let schema = self.reference::<T>();
-        self.body_as("application/x-www-form-urlencoded", schema, Some(example))
+        self.body_with_type("application/x-www-form-urlencoded", schema, Some(example))
     }
 
-    fn body_of(self, schema: impl Into<RefOr<Schema>>, example: Option<Value>) -> Self {
-        self.body_as("application/json", schema, example)
+    fn json_body(self, schema: impl Into<RefOr<Schema>>, example: Option<Value>) -> Self {
+        self.body_with_type("application/json", schema, example)
     }
 
-    fn body_as(mut self, kind: &str, schema: impl Into<RefOr<Schema>>, example: Option<Value>) -> Self {
+    fn body_with_type(
+        mut self,
+        kind: &str,
+        schema: impl Into<RefOr<Schema>>,
+        example: Option<Value>,
+    ) -> Self {
         let content = ContentBuilder::new().schema(Some(schema)).example(example).build();
         let body = RequestBodyBuilder::new().required(Some(Required::True)).content(kind, content);
         self.operation.request_body = Some(body.build().into());
@@ -123,19 +128,19 @@ impl Doc {
 
     /// An answer with a body.
     #[must_use]
-    pub fn answer<T: ToSchema>(mut self, status: u16, what: &str, example: Option<Value>) -> Self {
+    pub fn response<T: ToSchema>(mut self, status: u16, what: &str, example: Option<Value>) -> Self {
         let schema = self.reference::<T>();
-        self.answer_of(status, what, schema, example)
+        self.json_response(status, what, schema, example)
     }
 
     /// An answer that is a list.
     #[must_use]
-    pub fn answer_list<T: ToSchema>(mut self, what: &str) -> Self {
+    pub fn list_response<T: ToSchema>(mut self, what: &str) -> Self {
         let items = self.reference::<T>();
-        self.answer_of(200, what, ArrayBuilder::new().items(items), None)
+        self.json_response(200, what, ArrayBuilder::new().items(items), None)
     }
 
-    fn answer_of(
+    fn json_response(
         mut self,
         status: u16,
         what: &str,
@@ -144,31 +149,31 @@ impl Doc {
     ) -> Self {
         let content = ContentBuilder::new().schema(Some(schema)).example(example).build();
         let answer = ResponseBuilder::new().description(what).content("application/json", content);
-        self.answers.insert(status, answer.build());
+        self.responses.insert(status, answer.build());
         self
     }
 
     /// An answer that is plain text.
     #[must_use]
-    pub fn text(mut self, status: u16, what: &str) -> Self {
+    pub fn text_response(mut self, status: u16, what: &str) -> Self {
         let schema = ObjectBuilder::new().schema_type(SchemaType::Type(Type::String));
         let content = ContentBuilder::new().schema(Some(schema)).build();
         let answer = ResponseBuilder::new().description(what).content("text/plain", content);
-        self.answers.insert(status, answer.build());
+        self.responses.insert(status, answer.build());
         self
     }
 
     /// An answer without a body.
     #[must_use]
-    pub fn empty(mut self, status: u16, what: &str) -> Self {
-        self.answers.insert(status, ResponseBuilder::new().description(what).build());
+    pub fn empty_response(mut self, status: u16, what: &str) -> Self {
+        self.responses.insert(status, ResponseBuilder::new().description(what).build());
         self
     }
 
     /// A header of an answer that has been said before.
     #[must_use]
-    pub fn header(mut self, status: u16, name: &str, kind: Type, what: &str) -> Self {
-        if let Some(answer) = self.answers.get_mut(&status) {
+    pub fn response_header(mut self, status: u16, name: &str, kind: Type, what: &str) -> Self {
+        if let Some(answer) = self.responses.get_mut(&status) {
             let header = HeaderBuilder::new()
                 .schema(Some(ObjectBuilder::new().schema_type(SchemaType::Type(kind))))
                 .description(Some(what))
@@ -188,29 +193,29 @@ impl Doc {
 
     /// It asks about a Cedar action, of a caller with a bearer token.
     #[must_use]
-    pub(super) fn gated(mut self, action: &str) -> Self {
+    pub(super) fn with_authorization(mut self, action: &str) -> Self {
         if self.operation.summary.as_deref() == Some("") {
-            self.operation.summary = Some(in_words(action));
+            self.operation.summary = Some(humanize_action(action));
         }
         self.operation.extensions = Some(ExtensionsBuilder::new().add("x-cedar-action", action).build());
-        if action == DECIDE {
+        if action == EVALUATE_ACTION {
             let what = "Only while the database is away: the seconds since it last answered.";
             for status in [200, 204] {
-                self = self.header(status, "X-Decision-Stale", Type::Integer, what);
+                self = self.response_header(status, "X-Decision-Stale", Type::Integer, what);
             }
         }
-        self.secured().problems(&[401, 403])
+        self.requires_bearer().problems(&[401, 403])
     }
 
     /// It wants a bearer token.
     #[must_use]
-    pub fn secured(mut self) -> Self {
+    pub fn requires_bearer(mut self) -> Self {
         self.operation.security = Some(vec![SecurityRequirement::new("bearer", [] as [&str; 0])]);
         self
     }
 }
 
-impl std::fmt::Debug for Doc {
+impl std::fmt::Debug for OperationDoc {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Doc").finish_non_exhaustive()
     }
@@ -232,7 +237,7 @@ fn problem(status: u16) -> Response {
             .build()
     };
     let answer = ResponseBuilder::new()
-        .description(meaning(status))
+        .description(status_description(status))
         .content("application/problem+json", content)
         .header("X-Request-ID", header("The id of the request, as in `requestId`."));
     match status {
@@ -245,11 +250,11 @@ fn problem(status: u16) -> Response {
 }
 
 /// `listOrganizationGroups` as "List organization groups".
-fn in_words(action: &str) -> String {
+fn humanize_action(action: &str) -> String {
     let mut words = String::new();
-    for (at, letter) in action.chars().enumerate() {
+    for (index, letter) in action.chars().enumerate() {
         match letter {
-            _ if at == 0 => words.extend(letter.to_uppercase()),
+            _ if index == 0 => words.extend(letter.to_uppercase()),
             _ if letter.is_uppercase() => {
                 words.push(' ');
                 words.extend(letter.to_lowercase());
@@ -260,7 +265,7 @@ fn in_words(action: &str) -> String {
     words
 }
 
-fn meaning(status: u16) -> &'static str {
+fn status_description(status: u16) -> &'static str {
     match status {
         400 => "The request is not what it should be; `errors` lists the fields.",
         401 => "No valid caller.",
@@ -278,7 +283,7 @@ fn meaning(status: u16) -> &'static str {
 }
 
 /// A text parameter of the query string.
-pub fn query(name: &str, what: &str, is_required: bool) -> Parameter {
+pub fn query_parameter(name: &str, what: &str, is_required: bool) -> Parameter {
     ParameterBuilder::new()
         .name(name)
         .parameter_in(ParameterIn::Query)
@@ -289,14 +294,14 @@ pub fn query(name: &str, what: &str, is_required: bool) -> Parameter {
 }
 
 /// An optional parameter of the query that is one of these words.
-pub fn query_word<const N: usize>(name: &str, what: &str, words: [&str; N]) -> Parameter {
+pub fn enum_query_parameter<const N: usize>(name: &str, what: &str, words: [&str; N]) -> Parameter {
     let schema = ObjectBuilder::new().schema_type(SchemaType::Type(Type::String)).enum_values(Some(words));
     let parameter = ParameterBuilder::new().name(name).parameter_in(ParameterIn::Query);
     parameter.required(Required::False).description(Some(what)).schema(Some(schema)).build()
 }
 
 /// A header of a request.
-pub fn header(name: &str, what: &str, example: &str) -> Parameter {
+pub fn header_parameter(name: &str, what: &str, example: &str) -> Parameter {
     ParameterBuilder::new()
         .name(name)
         .parameter_in(ParameterIn::Header)
@@ -312,15 +317,15 @@ pub fn header(name: &str, what: &str, example: &str) -> Parameter {
 }
 
 /// `GET /` of a resource.
-pub(super) fn list<R: Resource>(fields: &[Field]) -> Doc {
-    let doc = Doc::of_action().describe(
+pub(super) fn list<R: Resource>(fields: &[ListField]) -> OperationDoc {
+    let doc = OperationDoc::from_action().describe(
         "What is there, of the organizations within the caller's reach of which the list is permitted.",
     );
-    list_of::<R>(doc, fields)
+    list_doc::<R>(doc, fields)
 }
 
 /// A list, of which a part is asked for by these fields.
-pub fn list_of<T: ToSchema>(mut doc: Doc, fields: &[Field]) -> Doc {
+pub fn list_doc<T: ToSchema>(mut doc: OperationDoc, fields: &[ListField]) -> OperationDoc {
     let parameter = |name: &str, what: &str| {
         ParameterBuilder::new()
             .name(name)
@@ -333,7 +338,7 @@ pub fn list_of<T: ToSchema>(mut doc: Doc, fields: &[Field]) -> Doc {
         let format = SchemaFormat::KnownFormat(KnownFormat::Int64);
         number.format(Some(format)).minimum(Some(min)).maximum(max).default(Some(json!(default)))
     };
-    let sorts = fields.iter().filter(|field| field.sorts);
+    let sorts = fields.iter().filter(|field| field.is_sortable);
     let orders = sorts.flat_map(|field| [field.name.clone(), format!("-{}", field.name)]);
     let order = ObjectBuilder::new().schema_type(SchemaType::Type(Type::String)).enum_values(Some(orders));
     let sort = ArrayBuilder::new().items(order).min_items(Some(1)).unique_items(true);
@@ -355,7 +360,7 @@ pub fn list_of<T: ToSchema>(mut doc: Doc, fields: &[Field]) -> Doc {
                 .build(),
         );
     for field in fields {
-        let parameter = parameter(&field.name, field.what);
+        let parameter = parameter(&field.name, field.description);
         doc = doc.parameter(match &field.schema {
             Some(schema) => parameter.schema(Some(schema.clone())).build(),
             None => {
@@ -364,37 +369,42 @@ pub fn list_of<T: ToSchema>(mut doc: Doc, fields: &[Field]) -> Doc {
             }
         });
     }
-    doc.answer_list::<T>("The things, a bare list.")
-        .header(200, "X-Total-Count", Type::Integer, "How many there are in all.")
-        .header(200, "Link", Type::String, "The next part, absolute, with every filter: `<…>; rel=\"next\"`.")
+    doc.list_response::<T>("The things, a bare list.")
+        .response_header(200, "X-Total-Count", Type::Integer, "How many there are in all.")
+        .response_header(
+            200,
+            "Link",
+            Type::String,
+            "The next part, absolute, with every filter: `<…>; rel=\"next\"`.",
+        )
         .problems(&[400, 404])
 }
 
 /// `GET /{id}` of a resource.
-pub(super) fn fetch<R: Resource>() -> Doc {
-    Doc::of_action()
+pub(super) fn fetch<R: Resource>() -> OperationDoc {
+    OperationDoc::from_action()
         .path_id("id", "The id of the thing.")
-        .answer::<R>(200, "The thing.", None)
+        .response::<R>(200, "The thing.", None)
         .problems(&[404])
 }
 
 /// `POST /` of a resource, with a body of its own.
-pub fn create<R: Resource, B: ToSchema>() -> Doc {
-    Doc::of_action()
+pub fn create<R: Resource, B: ToSchema>() -> OperationDoc {
+    OperationDoc::from_action()
         .body::<B>(None)
-        .answer::<R>(201, "The new thing.", None)
-        .header(201, "Location", Type::String, "The address of the new resource.")
+        .response::<R>(201, "The new thing.", None)
+        .response_header(201, "Location", Type::String, "The address of the new resource.")
         .problems(&[409])
 }
 
 /// `PATCH /{id}` of a resource.
-pub fn update<R: Resource>() -> Doc {
+pub fn update<R: Resource>() -> OperationDoc {
     patch::<R>(R::Body::schema())
 }
 
 /// `PATCH /{id}` of a resource whose update has further fields.
-pub fn patch<R: Resource>(body: RefOr<Schema>) -> Doc {
-    let mut doc = Doc::of_action()
+pub fn patch<R: Resource>(body: RefOr<Schema>) -> OperationDoc {
+    let mut doc = OperationDoc::from_action()
         .describe(
             "Sets the fields that are sent, nested objects and lists as a whole, and leaves the others as they are. `null` \
              clears a field. The answer contains the resource only if the caller may fetch it.",
@@ -408,19 +418,22 @@ pub fn patch<R: Resource>(body: RefOr<Schema>) -> Doc {
         doc.schemas.push((name.clone(), RefOr::T(Schema::Object(patch))));
     }
     R::Body::schemas(&mut doc.schemas);
-    doc.body_of(Ref::from_schema_name(name), None)
-        .answer::<R>(200, "The changed resource.", None)
-        .empty(204, "The resource was changed. The caller may not fetch it.")
+    doc.json_body(Ref::from_schema_name(name), None)
+        .response::<R>(200, "The changed resource.", None)
+        .empty_response(204, "The resource was changed. The caller may not fetch it.")
         .problems(&[404, 409])
 }
 
 /// `DELETE /{id}` of a resource.
-pub fn delete<R: Resource>() -> Doc {
-    Doc::of_action().path_id("id", "The id of the thing.").empty(204, "It is gone.").problems(&[404, 409])
+pub fn delete<R: Resource>() -> OperationDoc {
+    OperationDoc::from_action()
+        .path_id("id", "The id of the thing.")
+        .empty_response(204, "It is gone.")
+        .problems(&[404, 409])
 }
 
 /// The document.
-pub fn document(parts: &[Routes]) -> OpenApi {
+pub fn document(groups: &[RouteGroup]) -> OpenApi {
     let mut paths = PathsBuilder::new();
     let mut components = ComponentsBuilder::new().security_scheme(
         "bearer",
@@ -432,13 +445,13 @@ pub fn document(parts: &[Routes]) -> OpenApi {
         ),
     );
     let mut schemas = BTreeMap::new();
-    for part in parts {
-        for route in part.routes() {
+    for group in groups {
+        for route in group.routes() {
             let mut doc = route.doc();
-            doc.operation.tags = Some(vec![part.tag.to_owned()]);
-            doc.operation.operation_id = Some(route.operation.to_owned());
-            if !route.also.is_empty() {
-                let also = ExtensionsBuilder::new().add("x-cedar-also", route.also).build();
+            doc.operation.tags = Some(vec![group.tag.to_owned()]);
+            doc.operation.operation_id = Some(route.operation_id.to_owned());
+            if !route.additional_actions.is_empty() {
+                let also = ExtensionsBuilder::new().add("x-cedar-also", route.additional_actions).build();
                 doc.operation.extensions.get_or_insert_default().merge(also);
             }
             let responses = &mut doc.operation.responses.responses;
@@ -447,7 +460,7 @@ pub fn document(parts: &[Routes]) -> OpenApi {
                 responses.insert(status.to_string(), Ref::from_response_name(&name).into());
                 components = components.response(name, problem(status));
             }
-            for (status, answer) in doc.answers {
+            for (status, answer) in doc.responses {
                 responses.insert(status.to_string(), answer.into());
             }
             let method = match route.method.as_str() {
@@ -464,10 +477,10 @@ pub fn document(parts: &[Routes]) -> OpenApi {
         components = components.schema(name, schema);
     }
     let mut named = HashSet::new();
-    let tags = parts
+    let tags = groups
         .iter()
-        .filter(|part| named.insert(part.tag))
-        .map(|part| TagBuilder::new().name(part.tag).build());
+        .filter(|group| named.insert(group.tag))
+        .map(|group| TagBuilder::new().name(group.tag).build());
     OpenApiBuilder::new()
         .info(
             InfoBuilder::new()
@@ -487,7 +500,7 @@ pub fn document(parts: &[Routes]) -> OpenApi {
 }
 
 /// The document as it is served and committed: the same text in every run.
-pub fn text(document: &OpenApi) -> String {
+pub fn document_json(document: &OpenApi) -> String {
     let mut document = serde_json::to_value(document).unwrap_or_default();
     order_extensions(&mut document);
     let mut text = serde_json::to_string_pretty(&document).unwrap_or_default();

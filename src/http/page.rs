@@ -3,11 +3,11 @@
 //! The whole page is written before its first byte is sent, since `Link` depends on the number of rows that fit. From then on
 //! its memory is released as the client takes it.
 
-use super::budget::{FREE, Reservation};
+use super::body_budget::{BUDGET_EXEMPT_BYTES, Reservation};
 use super::connection::ConnectionState;
-use super::edge::LARGE;
-use super::paced::{PIECE, PacedBody};
-use super::{Parts, Problem};
+use super::paced_body::{CHUNK_SIZE, PacedBody};
+use super::request_middleware::LARGE_BODY;
+use super::{AppState, Problem};
 use actix_web::http::header::ContentType;
 use actix_web::web::Bytes;
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
@@ -30,13 +30,13 @@ pub struct PageWriter {
 
 impl PageWriter {
     /// An empty page.
-    pub fn new(parts: &Parts) -> Self {
+    pub fn new(state: &AppState) -> Self {
         Self {
             chunks: Vec::new(),
             complete: 0,
             chunk: Vec::new(),
-            max: parts.rules.list_max_bytes,
-            reservation: parts.budget.open(),
+            max: state.request_config.list_max_bytes,
+            reservation: state.body_budget.empty_reservation(),
             failure: None,
         }
     }
@@ -59,13 +59,13 @@ impl PageWriter {
             self.chunk.truncate(end);
             return false;
         }
-        if self.len() > FREE
+        if self.len() > BUDGET_EXEMPT_BYTES
             && let Err(problem) = self.reservation.grow_to(self.complete + self.chunk.capacity())
         {
             self.failure = Some(problem);
             return false;
         }
-        if self.chunk.len() >= PIECE {
+        if self.chunk.len() >= CHUNK_SIZE {
             self.complete_chunk();
         }
         true
@@ -98,13 +98,13 @@ impl PageWriter {
         if self.chunks.is_empty() {
             return Ok(response.body(self.chunk));
         }
-        if self.len() <= LARGE {
+        if self.len() <= LARGE_BODY {
             self.chunks.push(self.chunk.into());
             return Ok(response.body(self.chunks.concat()));
         }
         self.complete_chunk();
         self.reservation.shrink_to(self.complete);
-        let connection = ConnectionState::of(request).cloned();
+        let connection = ConnectionState::from_request(request).cloned();
         Ok(response.body(PacedBody::new(self.chunks, self.reservation, connection)))
     }
 }

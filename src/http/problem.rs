@@ -1,10 +1,10 @@
 //! Errors as clients see them: RFC 9457 problem details, with the `error` member that existing clients read.
 
-use super::audit::Untold;
+use super::audit::PendingAuditEntry;
 use crate::authn::{PasswordError, TokenError};
 use crate::authz::Denied;
 use crate::store::StoreError;
-use crate::values::Invalid;
+use crate::types::InvalidValue;
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpResponse, ResponseError};
 use serde::Serialize;
@@ -35,14 +35,14 @@ impl FieldError {
     /// A field error. Names and messages that repeat what a client sent are shortened.
     pub fn new(field: impl Into<String>, message: impl ToString) -> Self {
         Self {
-            field: shortened(field.into(), MAX_FIELD),
-            message: shortened(message.to_string(), MAX_MESSAGE),
+            field: truncate_chars(field.into(), MAX_FIELD),
+            message: truncate_chars(message.to_string(), MAX_MESSAGE),
         }
     }
 }
 
 /// The text, cut after `max` characters.
-pub(super) fn shortened(mut text: String, max: usize) -> String {
+pub(super) fn truncate_chars(mut text: String, max: usize) -> String {
     // A character has at least one byte, so most texts need no count.
     if text.len() > max
         && let Some((end, _)) = text.char_indices().nth(max)
@@ -67,7 +67,7 @@ pub struct Problem {
     /// Further headers of the answer.
     pub headers: Vec<(header::HeaderName, String)>,
     /// What the audit trail is to be told of it.
-    pub untold: Option<Box<Untold>>,
+    pub pending_audit: Option<Box<PendingAuditEntry>>,
 }
 
 /// The body of a problem, as it is documented.
@@ -113,8 +113,8 @@ pub struct ErrorMessage {
 impl Problem {
     /// A problem with this status, word and sentence.
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        let detail = shortened(detail.into(), MAX_DETAIL);
-        Self { status, code, detail, errors: Vec::new(), headers: Vec::new(), untold: None }
+        let detail = truncate_chars(detail.into(), MAX_DETAIL);
+        Self { status, code, detail, errors: Vec::new(), headers: Vec::new(), pending_audit: None }
     }
 
     /// 400: the request is not what it should be.
@@ -123,7 +123,7 @@ impl Problem {
     }
 
     /// 400: these fields are not what they should be. The first [`MAX_ERRORS`] of them are listed.
-    pub fn fields(mut errors: Vec<FieldError>) -> Self {
+    pub fn invalid_fields(mut errors: Vec<FieldError>) -> Self {
         errors.truncate(MAX_ERRORS);
         let detail: Vec<String> =
             errors.iter().map(|error| format!("{}: {}", error.field, error.message)).collect();
@@ -131,24 +131,27 @@ impl Problem {
     }
 
     /// 400: this field is not what it should be.
-    pub fn field(field: impl Into<String>, message: impl ToString) -> Self {
-        Self::fields(vec![FieldError::new(field, message)])
+    pub fn invalid_field(field: impl Into<String>, message: impl ToString) -> Self {
+        Self::invalid_fields(vec![FieldError::new(field, message)])
     }
 
     /// 401: nothing was presented that tells who is calling (RFC 6750, 3: a challenge without an error).
-    pub fn no_bearer() -> Self {
-        Self::refused("missing_token", "Send an access token or an API key: `Authorization: Bearer <token>`")
+    pub fn missing_bearer() -> Self {
+        Self::unauthenticated(
+            "missing_token",
+            "Send an access token or an API key: `Authorization: Bearer <token>`",
+        )
     }
 
     /// 401: what was presented in the request's body or query string is no good.
-    pub fn refused(code: &'static str, message: &str) -> Self {
-        Self::new(StatusCode::UNAUTHORIZED, code, message).with(header::WWW_AUTHENTICATE, "Bearer")
+    pub fn unauthenticated(code: &'static str, message: &str) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, code, message).with_header(header::WWW_AUTHENTICATE, "Bearer")
     }
 
     /// 401: the bearer token is no good (RFC 6750, 3.1).
     pub fn unauthorized(code: &'static str, message: &str) -> Self {
         let challenge = format!("Bearer error=\"invalid_token\", error_description=\"{message}\"");
-        Self::new(StatusCode::UNAUTHORIZED, code, message).with(header::WWW_AUTHENTICATE, challenge)
+        Self::new(StatusCode::UNAUTHORIZED, code, message).with_header(header::WWW_AUTHENTICATE, challenge)
     }
 
     /// 403: the caller may not do this, to anything of this kind.
@@ -171,20 +174,21 @@ impl Problem {
     }
 
     /// 429: it would do after so many seconds (RFC 6585, 4).
-    pub fn too_many(code: &'static str, detail: impl Into<String>, seconds: u64) -> Self {
-        Self::new(StatusCode::TOO_MANY_REQUESTS, code, detail).with(header::RETRY_AFTER, seconds.to_string())
+    pub fn too_many_requests(code: &'static str, detail: impl Into<String>, seconds: u64) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, code, detail)
+            .with_header(header::RETRY_AFTER, seconds.to_string())
     }
 
     /// The same with one header more.
     #[must_use]
-    pub fn with(mut self, name: header::HeaderName, value: impl Into<String>) -> Self {
+    pub fn with_header(mut self, name: header::HeaderName, value: impl Into<String>) -> Self {
         self.headers.push((name, value.into()));
         self
     }
 
     /// 503: try again in a moment.
     pub(super) fn unavailable(code: &'static str, detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail).with(header::RETRY_AFTER, "1")
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail).with_header(header::RETRY_AFTER, "1")
     }
 
     /// 503: the decision cannot be recorded, and so it is not made, or does not take effect.
@@ -206,7 +210,7 @@ impl Problem {
     }
 
     /// The answer, with the id of the request in it.
-    pub fn answer(&self, request_id: &str) -> HttpResponse {
+    pub fn to_response(&self, request_id: &str) -> HttpResponse {
         let mut response = HttpResponse::build(self.status);
         for (name, value) in &self.headers {
             response.insert_header((name.clone(), value.as_str()));
@@ -243,7 +247,7 @@ impl ResponseError for Problem {
 
     fn error_response(&self) -> HttpResponse {
         // `edge` writes the answer again, with the id of the request.
-        self.answer("")
+        self.to_response("")
     }
 }
 
@@ -264,7 +268,7 @@ impl From<StoreError> for Problem {
                     "The database cannot be written. Nothing was stored.",
                 )
             }
-            StoreError::NotStored(cause) => {
+            StoreError::RevocationNotStored(cause) => {
                 tracing::error!(%cause, "a revocation is in effect in this process, but is not stored");
                 Self::unavailable(
                     "revocation_not_stored",
@@ -288,13 +292,13 @@ impl From<StoreError> for Problem {
                 "resource_too_large",
                 format!("The resource would have {bytes} bytes as JSON; it may have {max}."),
             ),
-            StoreError::Foreign(cause) | StoreError::Failed(cause) => Self::internal(cause),
+            StoreError::Misconfigured(cause) | StoreError::Failed(cause) => Self::internal(cause),
         }
     }
 }
 
-impl From<Invalid> for Problem {
-    fn from(invalid: Invalid) -> Self {
+impl From<InvalidValue> for Problem {
+    fn from(invalid: InvalidValue) -> Self {
         Self::bad_request(invalid.to_string())
     }
 }
@@ -302,7 +306,7 @@ impl From<Invalid> for Problem {
 impl From<PasswordError> for Problem {
     fn from(error: PasswordError) -> Self {
         match error {
-            PasswordError::Refused(why) => Self::field("password", why),
+            PasswordError::Refused(why) => Self::invalid_field("password", why),
             PasswordError::Busy => {
                 Self::unavailable("busy", "Too many logins at once. Try again in a moment.")
             }
@@ -313,7 +317,7 @@ impl From<PasswordError> for Problem {
 
 impl Problem {
     /// A bearer that is no good. An expired one has the status that the settings say (the seed says 403).
-    pub fn token(error: &TokenError, expired_status: StatusCode) -> Self {
+    pub fn invalid_token(error: &TokenError, expired_status: StatusCode) -> Self {
         let message = error.to_string();
         match error {
             TokenError::Expired => {

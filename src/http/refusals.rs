@@ -4,10 +4,10 @@
 //! entry under the lock that every login needs. The entries of a minute are appended when it is over, and all of them when the
 //! service shuts down. A process that is killed loses those of its last minute.
 
-use crate::store::{Cause, Entry, Event, Outcome, Store, StoreError};
-use crate::values::{Id, OrgPath, Timestamp};
+use crate::store::{AuditActor, AuditEntry, Event, Outcome, Store, StoreError};
+use crate::types::{Id, OrgPath, Timestamp};
 use std::collections::HashMap;
-use std::collections::hash_map::Entry as Slot;
+use std::collections::hash_map::Entry as MapEntry;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -18,7 +18,7 @@ const MAX_PENDING: usize = 10_000;
 const MAX_OTHER_TARGETS: usize = 10;
 
 /// How many entries one unit of work appends: the audit log is locked until it ends.
-const MAX_IN_ONE_WORK: usize = 500;
+const MAX_ENTRIES_PER_TRANSACTION: usize = 500;
 
 const MINUTE: i64 = 60_000;
 
@@ -26,7 +26,7 @@ const MINUTE: i64 = 60_000;
 #[derive(Debug, Clone)]
 pub struct Refusal {
     /// Who was refused, from where and when.
-    pub cause: Cause,
+    pub audit_actor: AuditActor,
     /// The Cedar action.
     pub action: &'static str,
     /// The organization whose admins see the entry; none where only those of the root organization do.
@@ -40,7 +40,7 @@ pub type Target = (&'static str, Id);
 
 /// Which refusals are one entry. Whether the target exists is no part of it: the numbers of the entries would disclose that.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Key {
+struct RefusalKey {
     actor: Option<Id>,
     credential_id: Option<Id>,
     action: &'static str,
@@ -50,10 +50,10 @@ struct Key {
 
 /// What is known of the refusals that are one entry.
 #[derive(Debug, Clone)]
-struct Count {
+struct CoalescedRefusals {
     /// The number of the first refusal, counted over all keys.
     order: u64,
-    first: Cause,
+    first: AuditActor,
     last: Timestamp,
     count: u64,
     is_found: Option<bool>,
@@ -61,31 +61,36 @@ struct Count {
     other_targets: Vec<Id>,
 }
 
-type Pending = HashMap<Key, Count>;
+type PendingRefusals = HashMap<RefusalKey, CoalescedRefusals>;
 
 /// The refusals that are not in the audit log yet.
 #[derive(Debug, Clone, Default)]
-pub struct Refusals(Arc<State>);
+pub struct RefusalAggregator(Arc<RefusalState>);
 
 #[derive(Debug, Default)]
-struct State {
-    pending: Mutex<Pending>,
+struct RefusalState {
+    pending: Mutex<PendingRefusals>,
     next: AtomicU64,
     /// Held while entries are appended, so that no refusal is appended twice.
     writer: tokio::sync::Mutex<()>,
 }
 
-impl Refusals {
+impl RefusalAggregator {
     /// Counts a refusal.
     pub fn add(&self, refusal: Refusal, target: Option<Target>) {
-        let Refusal { cause, action, organization, is_found } = refusal;
-        let minute = cause.at.millis().div_euclid(MINUTE);
-        let key =
-            Key { actor: cause.actor, credential_id: cause.credential_id, action, organization, minute };
+        let Refusal { audit_actor: cause, action, organization, is_found } = refusal;
+        let minute = cause.time.millis().div_euclid(MINUTE);
+        let key = RefusalKey {
+            actor: cause.user,
+            credential_id: cause.credential_id,
+            action,
+            organization,
+            minute,
+        };
         let order = self.0.next.fetch_add(1, Ordering::Relaxed);
-        let count = Count {
+        let count = CoalescedRefusals {
             order,
-            last: cause.at,
+            last: cause.time,
             first: cause,
             count: 1,
             is_found,
@@ -104,7 +109,7 @@ impl Refusals {
     ///
     /// # Errors
     /// The refusals that could not be appended stay pending.
-    pub async fn write_complete(&self, store: &Store, now: Timestamp) -> Result<(), StoreError> {
+    pub async fn write_completed_minutes(&self, store: &Store, now: Timestamp) -> Result<(), StoreError> {
         let minute = now.millis().div_euclid(MINUTE);
         // A minute after this one is complete as well: the clock was set back.
         self.write(store, now, move |key| key.minute != minute).await
@@ -122,7 +127,7 @@ impl Refusals {
         &self,
         store: &Store,
         now: Timestamp,
-        is_due: impl Fn(&Key) -> bool + Send + 'static,
+        is_due: impl Fn(&RefusalKey) -> bool + Send + 'static,
     ) -> Result<(), StoreError> {
         if self.pending().is_empty() {
             return Ok(());
@@ -131,10 +136,11 @@ impl Refusals {
         // A task of its own: one that is dropped half-way would not know whether the entries were committed.
         let written = tokio::spawn(async move {
             let _writer = this.0.writer.lock().await;
-            let mut due: Vec<(Key, Count)> = this.pending().extract_if(|key, _| is_due(key)).collect();
+            let mut due: Vec<(RefusalKey, CoalescedRefusals)> =
+                this.pending().extract_if(|key, _| is_due(key)).collect();
             due.sort_by_key(|(_, count)| count.order);
             while !due.is_empty() {
-                let later = due.split_off(due.len().min(MAX_IN_ONE_WORK));
+                let later = due.split_off(due.len().min(MAX_ENTRIES_PER_TRANSACTION));
                 if let Err(error) = append(&store, now, &due).await {
                     let mut pending = this.pending();
                     due.into_iter().chain(later).for_each(|(key, count)| insert(&mut pending, key, count));
@@ -147,29 +153,29 @@ impl Refusals {
         written.await.unwrap_or_else(|error| Err(StoreError::Failed(error.to_string())))
     }
 
-    fn pending(&self) -> MutexGuard<'_, Pending> {
+    fn pending(&self) -> MutexGuard<'_, PendingRefusals> {
         self.0.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Adds a count to the one of the same key. Where there is no room for another key, only its minute and number are kept.
-fn insert(pending: &mut Pending, key: Key, count: Count) {
+fn insert(pending: &mut PendingRefusals, key: RefusalKey, count: CoalescedRefusals) {
     let is_full = pending.len() >= MAX_PENDING && !pending.contains_key(&key);
     let (key, count) = if is_full { (anonymous(&key), count.anonymous()) } else { (key, count) };
     match pending.entry(key) {
-        Slot::Vacant(slot) => drop(slot.insert(count)),
-        Slot::Occupied(mut slot) => slot.get_mut().add(count),
+        MapEntry::Vacant(slot) => drop(slot.insert(count)),
+        MapEntry::Occupied(mut slot) => slot.get_mut().add(count),
     }
 }
 
 /// The key of the refusals whose callers are not kept.
-fn anonymous(key: &Key) -> Key {
-    Key { actor: None, credential_id: None, action: "any", organization: None, minute: key.minute }
+fn anonymous(key: &RefusalKey) -> RefusalKey {
+    RefusalKey { actor: None, credential_id: None, action: "any", organization: None, minute: key.minute }
 }
 
-impl Count {
+impl CoalescedRefusals {
     fn anonymous(self) -> Self {
-        let first = Cause::service(self.first.at);
+        let first = AuditActor::service(self.first.time);
         Self { first, is_found: None, target: None, other_targets: Vec::new(), ..self }
     }
 
@@ -192,10 +198,10 @@ impl Count {
 }
 
 /// The audit entry of the refusals with this key.
-fn entry(key: &Key, count: &Count) -> Entry {
-    let mut entry = Entry::new(Event::AccessDenied)
+fn entry(key: &RefusalKey, count: &CoalescedRefusals) -> AuditEntry {
+    let mut entry = AuditEntry::new(Event::AccessDenied)
         .outcome(Outcome::Denied)
-        .caused_by(count.first.clone())
+        .with_actor(count.first.clone())
         .with("action", key.action)
         .with("count", count.count);
     if let Some(is_found) = count.is_found {
@@ -209,17 +215,21 @@ fn entry(key: &Key, count: &Count) -> Entry {
         entry = entry.with("otherSubjects", others);
     }
     if let Some((kind, id)) = count.target {
-        entry = entry.subject(kind, id);
+        entry = entry.target(kind, id);
     }
     match &key.organization {
-        Some(organization) => entry.within(organization),
+        Some(organization) => entry.in_organization(organization),
         None => entry,
     }
 }
 
 /// Appends the entries in one unit of work.
-async fn append(store: &Store, now: Timestamp, due: &[(Key, Count)]) -> Result<(), StoreError> {
-    let work = store.begin(Cause::service(now)).await?;
+async fn append(
+    store: &Store,
+    now: Timestamp,
+    due: &[(RefusalKey, CoalescedRefusals)],
+) -> Result<(), StoreError> {
+    let work = store.begin(AuditActor::service(now)).await?;
     due.iter().for_each(|(key, count)| work.audit(entry(key, count)));
     work.commit().await
 }
@@ -230,13 +240,13 @@ mod tests {
 
     fn refusal(actor: u128, at: i64) -> Refusal {
         let actor = format!("{actor:024x}").parse().unwrap();
-        let cause = Cause { actor: Some(actor), ..Cause::service(Timestamp::from_millis(at)) };
-        Refusal { cause, action: "deleteUser", organization: None, is_found: Some(false) }
+        let cause = AuditActor { user: Some(actor), ..AuditActor::service(Timestamp::from_millis(at)) };
+        Refusal { audit_actor: cause, action: "deleteUser", organization: None, is_found: Some(false) }
     }
 
     #[test]
     fn memory_is_bounded_and_every_refusal_is_counted() {
-        let refusals = Refusals::default();
+        let refusals = RefusalAggregator::default();
         let callers = MAX_PENDING + 500;
         for at in 0..callers {
             for _ in 0..2 {
@@ -253,7 +263,7 @@ mod tests {
 
     #[test]
     fn a_count_names_a_bounded_number_of_targets_each_once() {
-        let refusals = Refusals::default();
+        let refusals = RefusalAggregator::default();
         for id in 0..100u32 {
             let target = format!("{:024x}", id % 50).parse().unwrap();
             refusals.add(refusal(1, i64::from(id)), Some(("User", target)));

@@ -2,11 +2,11 @@
 //! handler gets a gate before anything else of the request is looked at, or it says that it is public. One that is for
 //! every method goes through the gate itself.
 
-use super::gate::Gate;
-use super::openapi::{self, Doc};
+use super::authorizer::Authorizer;
+use super::openapi::{self, OperationDoc};
 use super::{Problem, crud, list};
 use crate::resource::Resource;
-use crate::store::Kind;
+use crate::store::ResourceType;
 use actix_web::http::{Method, StatusCode, header};
 use actix_web::{FromRequest, HttpRequest, HttpResponse, guard, web};
 use std::collections::BTreeMap;
@@ -20,18 +20,18 @@ pub struct Route {
     /// Its path, with `{id}` and the like.
     pub path: String,
     /// Its operation id, which is also the Cedar action where it has one.
-    pub operation: &'static str,
+    pub operation_id: &'static str,
     /// The Cedar action that is asked about; none where the route is public.
     pub action: Option<&'static str>,
     /// The further actions that are asked about, depending on what the body says.
-    pub also: &'static [&'static str],
+    pub additional_actions: &'static [&'static str],
     /// Whether the action is asked of the root organization, and not of the caller's.
-    pub of_root: bool,
+    pub on_root_organization: bool,
     /// Whether it is for every method; the document has only one.
-    pub any_method: bool,
+    pub matches_any_method: bool,
     /// Whether a GET route answers HEAD, too (RFC 9110, 9.3.2).
-    pub has_head: bool,
-    doc: Arc<dyn Documents>,
+    pub answers_head: bool,
+    doc: Arc<dyn OperationDocFn>,
     mount: Arc<dyn Fn() -> actix_web::Route + Send + Sync>,
 }
 
@@ -43,20 +43,20 @@ impl std::fmt::Debug for Route {
 
 impl Route {
     /// What the OpenAPI document says of it.
-    pub fn doc(&self) -> Doc {
+    pub fn doc(&self) -> OperationDoc {
         (self.doc)()
     }
 }
 
 /// Says what the OpenAPI document has of a route, when that is wanted: all of it together is large.
-pub trait Documents: Fn() -> Doc + Send + Sync + 'static {}
+pub trait OperationDocFn: Fn() -> OperationDoc + Send + Sync + 'static {}
 
-impl<F: Fn() -> Doc + Send + Sync + 'static> Documents for F {}
+impl<F: Fn() -> OperationDoc + Send + Sync + 'static> OperationDocFn for F {}
 
 /// What answers a request, of which it is given a gate or the head, and what else it asks for.
 pub trait Handler<Head, A>: Clone + Send + Sync + 'static {
     /// The answer.
-    fn answer(
+    fn call(
         &self,
         head: Head,
         arguments: A,
@@ -68,7 +68,7 @@ where
     F: Fn(Head, A) -> Fut + Clone + Send + Sync + 'static,
     Fut: Future<Output = Result<HttpResponse, Problem>> + 'static,
 {
-    fn answer(
+    fn call(
         &self,
         head: Head,
         arguments: A,
@@ -79,24 +79,24 @@ where
 
 /// The routes of one part of the API.
 #[derive(Debug)]
-pub struct Routes {
+pub struct RouteGroup {
     /// What the part is called in the document.
     pub tag: &'static str,
     base: &'static str,
     aliases: Vec<&'static str>,
     routes: Vec<Route>,
-    kind: Option<Kind>,
+    kind: Option<ResourceType>,
 }
 
-impl Routes {
+impl RouteGroup {
     /// No routes yet, for paths that begin with `base`.
     pub fn new(tag: &'static str, base: &'static str) -> Self {
         Self { tag, base, aliases: Vec::new(), routes: Vec::new(), kind: None }
     }
 
     /// The routes of a resource.
-    pub fn of<R: Resource>(tag: &'static str, base: &'static str) -> Self {
-        Self { kind: Some(Kind::of::<R>()), ..Self::new(tag, base) }
+    pub fn for_resource<R: Resource>(tag: &'static str, base: &'static str) -> Self {
+        Self { kind: Some(ResourceType::new::<R>()), ..Self::new(tag, base) }
     }
 
     /// The same paths with another beginning. The document has the first one only.
@@ -112,25 +112,28 @@ impl Routes {
         let fields = Arc::new(list::fields::<R>());
         let documented = Arc::clone(&fields);
         let doc = move || openapi::list::<R>(&documented);
-        self.get("", action, doc, move |gate, request| crud::list::<R>(gate, request, Arc::clone(&fields)))
+        self.get("", action, doc, move |authorizer, request| {
+            crud::list::<R>(authorizer, request, Arc::clone(&fields))
+        })
     }
 
     /// `GET /{id}`.
     #[must_use]
     pub fn fetch<R: Resource>(self) -> Self {
-        self.get("/{id}", R::FETCH, openapi::fetch::<R>, crud::fetch::<R>)
+        self.get("/{id}", R::FETCH_ACTION, openapi::fetch::<R>, crud::fetch::<R>)
     }
 
     /// `POST /`.
     #[must_use]
     pub fn create<R: Resource>(self, action: &'static str) -> Self {
-        self.post("", action, openapi::create::<R, R::Body>, crud::create::<R>).also(&["referTo"])
+        self.post("", action, openapi::create::<R, R::Body>, crud::create::<R>)
+            .additional_actions(&["referTo"])
     }
 
     /// `PATCH /{id}`.
     #[must_use]
     pub fn update<R: Resource>(self, action: &'static str) -> Self {
-        self.patch("/{id}", action, openapi::update::<R>, crud::update::<R>).also(&["referTo"])
+        self.patch("/{id}", action, openapi::update::<R>, crud::update::<R>).additional_actions(&["referTo"])
     }
 
     /// `DELETE /{id}`.
@@ -145,10 +148,10 @@ impl Routes {
         self,
         path: &str,
         action: &'static str,
-        doc: impl Documents,
-        handler: impl Handler<Gate, A>,
+        doc: impl OperationDocFn,
+        handler: impl Handler<Authorizer, A>,
     ) -> Self {
-        self.gated(Method::GET, path, action, doc, handler)
+        self.with_authorization(Method::GET, path, action, doc, handler)
     }
 
     /// A `POST` that asks about `action`.
@@ -157,10 +160,10 @@ impl Routes {
         self,
         path: &str,
         action: &'static str,
-        doc: impl Documents,
-        handler: impl Handler<Gate, A>,
+        doc: impl OperationDocFn,
+        handler: impl Handler<Authorizer, A>,
     ) -> Self {
-        self.gated(Method::POST, path, action, doc, handler)
+        self.with_authorization(Method::POST, path, action, doc, handler)
     }
 
     /// A `PATCH` that asks about `action`.
@@ -169,10 +172,10 @@ impl Routes {
         self,
         path: &str,
         action: &'static str,
-        doc: impl Documents,
-        handler: impl Handler<Gate, A>,
+        doc: impl OperationDocFn,
+        handler: impl Handler<Authorizer, A>,
     ) -> Self {
-        self.gated(Method::PATCH, path, action, doc, handler)
+        self.with_authorization(Method::PATCH, path, action, doc, handler)
     }
 
     /// A `DELETE` that asks about `action`.
@@ -181,57 +184,57 @@ impl Routes {
         self,
         path: &str,
         action: &'static str,
-        doc: impl Documents,
-        handler: impl Handler<Gate, A>,
+        doc: impl OperationDocFn,
+        handler: impl Handler<Authorizer, A>,
     ) -> Self {
-        self.gated(Method::DELETE, path, action, doc, handler)
+        self.with_authorization(Method::DELETE, path, action, doc, handler)
     }
 
-    fn gated<A: FromRequest>(
+    fn with_authorization<A: FromRequest>(
         self,
         method: Method,
         path: &str,
         action: &'static str,
-        doc: impl Documents,
-        handler: impl Handler<Gate, A>,
+        doc: impl OperationDocFn,
+        handler: impl Handler<Authorizer, A>,
     ) -> Self {
         let verb = method.clone();
         let mount = move || {
             let handler = handler.clone();
-            on(&verb).to(move |request: HttpRequest, payload: web::Payload| {
+            method_route(&verb).to(move |request: HttpRequest, payload: web::Payload| {
                 let handler = handler.clone();
                 async move {
-                    let gate = Gate::of_request(&request, action).await?;
+                    let authorizer = Authorizer::from_request(&request, action).await?;
                     let arguments =
                         A::from_request(&request, &mut payload.into_inner()).await.map_err(Into::into)?;
                     // Boxed, since what is on the way to it is moved several times.
-                    Box::pin(handler.answer(gate, arguments)).await.map_err(actix_web::Error::from)
+                    Box::pin(handler.call(authorizer, arguments)).await.map_err(actix_web::Error::from)
                 }
             })
         };
-        self.with(method, path, action, Some(action), move || doc().gated(action), mount)
+        self.add(method, path, action, Some(action), move || doc().with_authorization(action), mount)
     }
 
     /// A route for every method, documented as a `GET`. Its handler goes through the gate of the action itself, and leaves
     /// the body unread.
     #[must_use]
-    pub fn any(
+    pub fn all_methods(
         self,
         path: &str,
         action: &'static str,
-        doc: impl Documents,
+        doc: impl OperationDocFn,
         handler: impl Handler<HttpRequest, &'static str>,
     ) -> Self {
         let mount = move || {
             let handler = handler.clone();
             web::route().to(move |request: HttpRequest| {
-                let answer = handler.answer(request, action);
+                let answer = handler.call(request, action);
                 async move { answer.await.map_err(actix_web::Error::from) }
             })
         };
-        let doc = move || doc().gated(action);
-        let routes = self.with(Method::GET, path, action, Some(action), doc, mount);
-        routes.but(|route| route.any_method = true)
+        let doc = move || doc().with_authorization(action);
+        let routes = self.add(Method::GET, path, action, Some(action), doc, mount);
+        routes.update_last(|route| route.matches_any_method = true)
     }
 
     /// A route that asks about nothing.
@@ -241,38 +244,38 @@ impl Routes {
         method: Method,
         path: &str,
         operation: &'static str,
-        doc: impl Documents,
+        doc: impl OperationDocFn,
         handler: impl Handler<HttpRequest, A>,
     ) -> Self {
         let verb = method.clone();
         let mount = move || {
             let handler = handler.clone();
-            on(&verb).to(move |request: HttpRequest, arguments: A| {
-                let answer = handler.answer(request, arguments);
+            method_route(&verb).to(move |request: HttpRequest, arguments: A| {
+                let answer = handler.call(request, arguments);
                 async move { answer.await.map_err(actix_web::Error::from) }
             })
         };
-        self.with(method, path, operation, None, doc, mount)
+        self.add(method, path, operation, None, doc, mount)
     }
 
-    fn with(
+    fn add(
         mut self,
         method: Method,
         path: &str,
         operation: &'static str,
         action: Option<&'static str>,
-        doc: impl Documents,
+        doc: impl OperationDocFn,
         mount: impl Fn() -> actix_web::Route + Send + Sync + 'static,
     ) -> Self {
         self.routes.push(Route {
             method,
             path: format!("{}{path}", self.base),
-            operation,
+            operation_id: operation,
             action,
-            also: &[],
-            of_root: false,
-            any_method: false,
-            has_head: true,
+            additional_actions: &[],
+            on_root_organization: false,
+            matches_any_method: false,
+            answers_head: true,
             doc: Arc::new(doc),
             mount: Arc::new(mount),
         });
@@ -280,38 +283,38 @@ impl Routes {
     }
 
     /// Changes the route just declared.
-    fn but(mut self, change: impl FnOnce(&mut Route)) -> Self {
+    fn update_last(mut self, change: impl FnOnce(&mut Route)) -> Self {
         self.routes.last_mut().map(change);
         self
     }
 
     /// The route just declared has an operation of this name, where another one is named after its action already.
     #[must_use]
-    pub fn called(self, operation: &'static str) -> Self {
-        self.but(|route| route.operation = operation)
+    pub fn with_operation_id(self, operation: &'static str) -> Self {
+        self.update_last(|route| route.operation_id = operation)
     }
 
     /// The route just declared may ask about these actions too.
     #[must_use]
-    pub fn also(self, actions: &'static [&'static str]) -> Self {
-        self.but(|route| route.also = actions)
+    pub fn additional_actions(self, actions: &'static [&'static str]) -> Self {
+        self.update_last(|route| route.additional_actions = actions)
     }
 
     /// The route just declared asks about the root organization.
     #[must_use]
-    pub fn of_root(self) -> Self {
-        self.but(|route| route.of_root = true)
+    pub fn on_root_organization(self) -> Self {
+        self.update_last(|route| route.on_root_organization = true)
     }
 
     /// The route just declared answers no HEAD: its GET has a side effect, and HEAD must be safe (RFC 9110, 9.2.1).
     #[must_use]
     pub fn without_head(self) -> Self {
-        self.but(|route| route.has_head = false)
+        self.update_last(|route| route.answers_head = false)
     }
 
     /// The same without the routes of this path.
     #[must_use]
-    pub fn without(mut self, path: &str) -> Self {
+    pub fn without_path(mut self, path: &str) -> Self {
         self.routes.retain(|route| route.path != path);
         self
     }
@@ -340,7 +343,7 @@ impl Routes {
     }
 
     /// The kind of thing that the routes are for, where they are for one.
-    pub fn kind(&self) -> Option<Kind> {
+    pub fn kind(&self) -> Option<ResourceType> {
         self.kind
     }
 }
@@ -348,11 +351,11 @@ impl Routes {
 /// Adds all routes to a server, aliases included. Paths without variables come first: to compare one is cheap, and what is
 /// asked for most has none. Those with variables stand together behind what they begin with, since each that is tried costs
 /// more than the rest of a request.
-pub fn mount(all: &[Routes], server: &mut web::ServiceConfig) {
+pub fn mount(all: &[RouteGroup], server: &mut web::ServiceConfig) {
     let mut paths: BTreeMap<(usize, String), Vec<&Route>> = BTreeMap::new();
-    for (at, part) in all.iter().enumerate() {
-        for (path, route) in part.paths() {
-            paths.entry((at, path)).or_default().push(route);
+    for (index, group) in all.iter().enumerate() {
+        for (path, route) in group.paths() {
+            paths.entry((index, path)).or_default().push(route);
         }
     }
     let mut scopes: BTreeMap<String, Vec<(String, Vec<&Route>)>> = BTreeMap::new();
@@ -381,13 +384,13 @@ pub fn mount(all: &[Routes], server: &mut web::ServiceConfig) {
 /// All that a path has.
 fn resource(path: &str, routes: &[&Route]) -> actix_web::Resource {
     let mut methods: Vec<&str> = routes.iter().map(|route| route.method.as_str()).collect();
-    if routes.iter().any(|route| route.method == Method::GET && route.has_head) {
+    if routes.iter().any(|route| route.method == Method::GET && route.answers_head) {
         methods.push("HEAD");
     }
     let allow = methods.join(", ");
     let resource = routes.iter().fold(web::resource(path), |resource, route| {
         let mounted = (route.mount)();
-        resource.route(if route.has_head { mounted } else { mounted.guard(guard::Not(guard::Head())) })
+        resource.route(if route.answers_head { mounted } else { mounted.guard(guard::Not(guard::Head())) })
     });
     resource.default_service(web::to(move || {
         let allow = allow.clone();
@@ -396,7 +399,7 @@ fn resource(path: &str, routes: &[&Route]) -> actix_web::Resource {
 }
 
 /// A route for this method. Whatever can be got can be asked for its head (RFC 9110, 9.3.2).
-pub(super) fn on(method: &Method) -> actix_web::Route {
+pub(super) fn method_route(method: &Method) -> actix_web::Route {
     if method == Method::GET {
         web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
     } else {
@@ -406,15 +409,16 @@ pub(super) fn on(method: &Method) -> actix_web::Route {
 
 pub(super) fn method_not_allowed(allow: String) -> Problem {
     let detail = format!("This path does not have this method; it has {allow}.");
-    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail).with(header::ALLOW, allow)
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
+        .with_header(header::ALLOW, allow)
 }
 
 /// 404: there is no route with this path.
-pub fn no_such_path() -> Problem {
+pub fn path_not_found() -> Problem {
     Problem::new(StatusCode::NOT_FOUND, "no_such_path", "There is no such path. /docs lists the paths.")
 }
 
 /// Answers requests that no route matches.
-pub async fn no_route() -> Result<HttpResponse, Problem> {
-    Err(no_such_path())
+pub async fn handle_unmatched() -> Result<HttpResponse, Problem> {
+    Err(path_not_found())
 }

@@ -1,7 +1,7 @@
 //! The server: listeners, with or without TLS, whose connections are limited in number and have deadlines.
 
 use super::connection::{Connection, Deadlines, Stream};
-use super::connections::{Connections, Slot};
+use super::connection_limiter::{ConnectionLimiter, ConnectionSlot};
 use actix_http::error::DispatchError;
 use actix_http::{HttpService, Protocol, Request, Response};
 use actix_server::ServerBuilder;
@@ -21,7 +21,7 @@ use tokio_rustls::TlsAcceptor;
 /// How long an idle connection is kept.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// How long a connection may take to close.
-const CLOSING: Duration = Duration::from_secs(1);
+const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What the connections of a listener have in common.
 #[derive(Clone)]
@@ -29,20 +29,20 @@ pub struct Transport {
     /// Speaks TLS, where the listener does.
     pub tls: Option<TlsAcceptor>,
     /// Counts the connections.
-    pub connections: Arc<Connections>,
+    pub connection_limiter: Arc<ConnectionLimiter>,
     /// How long they wait for their clients.
     pub deadlines: Deadlines,
 }
 
 impl fmt::Debug for Transport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Transport").field("connections", &self.connections).finish_non_exhaustive()
+        f.debug_struct("Transport").field("connections", &self.connection_limiter).finish_non_exhaustive()
     }
 }
 
 impl Transport {
     /// Performs the TLS handshake, where there is one, and wraps the connection.
-    async fn accept(self, stream: TcpStream, slot: Slot) -> io::Result<Connection> {
+    async fn accept(self, stream: TcpStream, slot: ConnectionSlot) -> io::Result<Connection> {
         let Self { tls, deadlines, .. } = self;
         let stream = match tls {
             Some(tls) => Stream::Tls(Box::new(timeout(deadlines.head, tls.accept(stream)).await??)),
@@ -72,22 +72,22 @@ where
     B: MessageBody + 'static,
 {
     let address = listener.local_addr()?;
-    let ending = server.graceful_shutdown_signal();
+    let shutdown_signal = server.graceful_shutdown_signal();
     server.listen(format!("cedargate-{address}"), listener, move || {
         let transport = transport.clone();
         let head = transport.deadlines.head;
         let application = factory().into_factory().map_err(error_response);
         // The scheme, host and address in it stay unused: `address.rs` reads the settings, and `ConnectionState` has the scheme.
         let config = |()| AppConfig::default();
-        let ending = ending.clone();
+        let shutdown_signal = shutdown_signal.clone();
         let http = HttpService::<Connection, _, B>::build()
             .graceful_shutdown_signal(move || {
-                let ending = ending.clone();
-                async move { ending.notified().await }
+                let shutdown_signal = shutdown_signal.clone();
+                async move { shutdown_signal.notified().await }
             })
             .keep_alive(KEEP_ALIVE)
             .client_request_timeout(head)
-            .client_disconnect_timeout(CLOSING)
+            .client_disconnect_timeout(DISCONNECT_TIMEOUT)
             .local_addr(address)
             .on_connect_ext(|connection: &Connection, data| {
                 data.insert(connection.state());
@@ -97,7 +97,7 @@ where
             let transport = transport.clone();
             async move {
                 let peer: Option<SocketAddr> = stream.peer_addr().ok();
-                let slot = transport.connections.admit(peer.map(|peer| peer.ip()));
+                let slot = transport.connection_limiter.admit(peer.map(|peer| peer.ip()));
                 let slot = slot.ok_or_else(|| io::Error::other("too many connections"))?;
                 let connection = transport.accept(stream, slot).await?;
                 Ok::<_, DispatchError>((connection, Protocol::Http1, peer))

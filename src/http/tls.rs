@@ -1,6 +1,6 @@
 //! TLS: the certificates and their key, which can be read again while the service runs.
 
-use crate::values::without_bom_bytes;
+use crate::types::strip_bom_bytes;
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
@@ -22,13 +22,13 @@ pub struct Certificates {
 impl Certificates {
     /// Reads PEM files: the certificates, the service's own first, and the key of that one. Says which file is wrong.
     pub fn read(cert: &Path, key: &Path) -> Result<Arc<Self>, String> {
-        let current = ArcSwap::from_pointee(certified(cert, key)?);
+        let current = ArcSwap::from_pointee(load_certified_key(cert, key)?);
         Ok(Arc::new(Self { cert: cert.to_owned(), key: key.to_owned(), current }))
     }
 
     /// Reads the files again. Where they are no good, the old ones stay.
     pub fn reload(&self) -> Result<(), String> {
-        self.current.store(Arc::new(certified(&self.cert, &self.key)?));
+        self.current.store(Arc::new(load_certified_key(&self.cert, &self.key)?));
         Ok(())
     }
 
@@ -52,17 +52,18 @@ impl ResolvesServerCert for Certificates {
 /// Reads a PEM file without its byte-order mark, which would hide the first of its parts.
 fn read_pem(file: &Path) -> Result<Vec<u8>, String> {
     let pem = std::fs::read(file).map_err(|error| format!("{}: {error}", file.display()))?;
-    Ok(without_bom_bytes(pem))
+    Ok(strip_bom_bytes(pem))
 }
 
-fn certified(cert: &Path, key: &Path) -> Result<CertifiedKey, String> {
-    let wrong = |file: &Path, error: &dyn std::fmt::Display| format!("{}: {error}", file.display());
+fn load_certified_key(cert: &Path, key: &Path) -> Result<CertifiedKey, String> {
+    let error_at = |file: &Path, error: &dyn std::fmt::Display| format!("{}: {error}", file.display());
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read_pem(cert)?).collect();
-    let chain = chain.map_err(|error| wrong(cert, &error))?;
+    let chain = chain.map_err(|error| error_at(cert, &error))?;
     if chain.is_empty() {
-        return Err(wrong(cert, &"there is no certificate in it"));
+        return Err(error_at(cert, &"there is no certificate in it"));
     }
-    let private = PrivateKeyDer::from_pem_slice(&read_pem(key)?).map_err(|error| wrong(key, &error))?;
-    let certified = CertifiedKey::from_der(chain, private, &aws_lc_rs::default_provider());
-    certified.map_err(|error| wrong(key, &error))
+    let private_key =
+        PrivateKeyDer::from_pem_slice(&read_pem(key)?).map_err(|error| error_at(key, &error))?;
+    let certified = CertifiedKey::from_der(chain, private_key, &aws_lc_rs::default_provider());
+    certified.map_err(|error| error_at(key, &error))
 }

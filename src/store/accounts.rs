@@ -1,9 +1,9 @@
 //! Users as the authentication sees them: who they are, where they belong, what they may be at most.
 
 use super::rows::is_within;
-use super::{Store, StoreError, Work};
+use super::{Store, StoreError, UnitOfWork};
 use crate::authz::Scope;
-use crate::values::{Email, Id, OrgPath, Timestamp};
+use crate::types::{Email, Id, OrgPath, Timestamp};
 use sea_orm::sea_query::{Alias, Expr, ExprTrait, LockType, Order, Query, SelectStatement};
 use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, JoinType, TryGetable};
 use std::sync::Arc;
@@ -24,9 +24,11 @@ pub struct Account {
     /// Its organization.
     pub path: OrgPath,
     /// The hash of its password, where it has one.
-    pub hash: Option<String>,
+    #[sea_orm(from_alias = "hash")]
+    pub password_hash: Option<String>,
     /// When it got this password.
-    pub changed_at: Option<Timestamp>,
+    #[sea_orm(from_alias = "changed_at")]
+    pub password_changed_at: Option<Timestamp>,
 }
 
 impl Account {
@@ -36,7 +38,7 @@ impl Account {
     }
 
     /// The same, blocked where a revocation says so that could not be stored.
-    fn unless_revoked(self, is_revoked: impl FnOnce(Id) -> bool) -> Self {
+    fn blocked_if_revoked(self, is_revoked: impl FnOnce(Id) -> bool) -> Self {
         if is_revoked(self.id) { Self { status: "blocked".to_owned(), ..self } } else { self }
     }
 }
@@ -47,7 +49,7 @@ const IS_ORGANIZATION_ACTIVE: &str = r#"NOT EXISTS (SELECT 1 FROM "organizations
     WHERE "above"."status" = 'inactive'
     AND ("organizations"."path" = "above"."path" OR "organizations"."path" LIKE "above"."path" || '#%'))"#;
 
-fn accounts() -> SelectStatement {
+fn select_accounts() -> SelectStatement {
     let mut select = Query::select();
     select
         .columns([("users", "id"), ("users", "email"), ("users", "role"), ("users", "status")])
@@ -64,29 +66,30 @@ fn accounts() -> SelectStatement {
     select
 }
 
-impl Work {
+impl UnitOfWork {
     /// The account of this user as it stays until the work ends: nobody changes or deletes the user meanwhile.
     pub async fn account(&self, user: Id) -> Result<Option<Account>, StoreError> {
         // The lock first, as in `Work::find`.
         let mut lock = Query::select();
         lock.column("id").from("users").and_where(Expr::col("id").eq(user)).lock(LockType::Share);
         self.tx.query_one(&lock).await?;
-        let found = self.tx.query_one(accounts().and_where(Expr::col(("users", "id")).eq(user))).await?;
+        let found =
+            self.tx.query_one(select_accounts().and_where(Expr::col(("users", "id")).eq(user))).await?;
         let found = found.map(|row| Account::from_query_result(&row, "")).transpose()?;
-        Ok(found.map(|account| account.unless_revoked(|user| self.is_user_revoked(user))))
+        Ok(found.map(|account| account.blocked_if_revoked(|user| self.is_user_blocked(user))))
     }
 }
 
 impl Store {
-    async fn one_account(&self, condition: Expr) -> Result<Option<Account>, StoreError> {
-        let found = self.db.query_one(accounts().and_where(condition)).await?;
+    async fn account_where(&self, condition: Expr) -> Result<Option<Account>, StoreError> {
+        let found = self.db.query_one(select_accounts().and_where(condition)).await?;
         let found = found.map(|row| Account::from_query_result(&row, "")).transpose()?;
-        Ok(found.map(|account| account.unless_revoked(|user| self.is_user_revoked(user))))
+        Ok(found.map(|account| account.blocked_if_revoked(|user| self.is_user_blocked(user))))
     }
 
     /// The account of this user.
     pub async fn account(&self, user: Id) -> Result<Option<Account>, StoreError> {
-        self.one_account(Expr::col(("users", "id")).eq(user)).await
+        self.account_where(Expr::col(("users", "id")).eq(user)).await
     }
 
     /// The account of this user, if it has this session and the session is live at `now`; and when that was last used.
@@ -96,7 +99,7 @@ impl Store {
         session: Id,
         now: Timestamp,
     ) -> Result<Option<(Account, Timestamp)>, StoreError> {
-        let mut select = accounts();
+        let mut select = select_accounts();
         select
             .column(("sessions", "last_used_at"))
             .inner_join("sessions", Expr::col(("sessions", "user")).equals(("users", "id")))
@@ -113,21 +116,21 @@ impl Store {
     }
 
     /// The account of this user without its password, from what was read not long ago where that is still so.
-    pub async fn known_account(&self, user: Id) -> Result<Option<Arc<Account>>, StoreError> {
-        if let Some(account) = self.facts.account(user) {
+    pub async fn cached_account(&self, user: Id) -> Result<Option<Arc<Account>>, StoreError> {
+        if let Some(account) = self.cache.account(user) {
             return Ok(Some(account));
         }
-        let stamp = self.stamp(user);
+        let version = self.cache_version(user);
         // Boxed, since it is rare and large, and every question would make room for it.
         let Some(account) = Box::pin(self.account(user)).await? else { return Ok(None) };
-        let account = Arc::new(Account { hash: None, ..account });
-        self.facts.remember_account(stamp, &account);
+        let account = Arc::new(Account { password_hash: None, ..account });
+        self.cache.insert_account(version, &account);
         Ok(Some(account))
     }
 
     /// The account with this address.
     pub async fn account_by_email(&self, email: &Email) -> Result<Option<Account>, StoreError> {
-        self.one_account(Expr::col(("users", "email")).eq(email.clone())).await
+        self.account_where(Expr::col(("users", "email")).eq(email.clone())).await
     }
 
     /// At most `limit` accounts that stand in `top` or below it, after the id `after`, by id.
@@ -137,7 +140,7 @@ impl Store {
         after: Option<Id>,
         limit: u64,
     ) -> Result<Vec<Account>, StoreError> {
-        let mut select = accounts();
+        let mut select = select_accounts();
         select.and_where(is_within(Expr::col(("organizations", "path")), top));
         if let Some(after) = after {
             select.and_where(Expr::col(("users", "id")).gt(after));

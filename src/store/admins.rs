@@ -1,20 +1,21 @@
 //! The admins of the root organization: at least one active one is kept, because nobody else could make another.
 
-use super::rows::holder;
-use super::{StoreError, Work};
+use super::rows::owner_org;
+use super::{StoreError, UnitOfWork};
 use crate::authz::Scope;
-use crate::values::Id;
+use crate::types::Id;
 use sea_orm::sea_query::{Expr, ExprTrait, Query};
 use sea_orm::{ColumnTrait, ConnectionTrait, DbErr, EntityTrait, QueryFilter, TryGetable};
 
-impl Work {
+impl UnitOfWork {
     /// Whether the root organization has an active admin other than `user`.
     ///
     /// Locks the root organization until the work ends, so that of two requests that each remove one of the last two admins
     /// the second one counts after the first has committed.
     pub async fn has_other_root_admin(&self, user: Id) -> Result<bool, StoreError> {
         self.lock_tree().await?;
-        let root = holder::Entity::find().filter(holder::Column::Parent.is_null()).one(&self.tx).await?;
+        let root =
+            owner_org::Entity::find().filter(owner_org::Column::Parent.is_null()).one(&self.tx).await?;
         let Some(root) = root else { return Ok(false) };
         let mut count = Query::select();
         count
@@ -33,6 +34,6 @@ impl Work {
 
     /// Makes every process read all callers and rows again once the work has been committed.
     pub fn invalidate_all(&self) {
-        self.wrote_all();
+        self.mark_all_written();
     }
 }

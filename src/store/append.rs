@@ -4,46 +4,50 @@
 //! lock from the first of these statements to the COMMIT and waits for no client meanwhile, so that a process that stops
 //! at any moment keeps no other from appending.
 
-use super::audit::{AuditRow, COLUMNS, Cause, Entry};
-use super::chain::{self, Head};
+use super::audit::{AuditActor, AuditEntry, AuditRow, COLUMNS};
+use super::chain::{self, ChainHead};
 use std::fmt::Write;
 
 /// The advisory lock of the audit log: any number that nothing else uses.
-const LOCK: i64 = 4_839_272;
+const AUDIT_LOCK_KEY: i64 = 4_839_272;
 
 /// The statements that notify other processes and append the entries, each ending in a semicolon.
 ///
 /// They have no parameters, which a message of several statements cannot have. All texts are written as hex digits.
-pub(super) fn statements(notice: Option<(&str, String)>, cause: &Cause, entries: Vec<Entry>) -> String {
+pub(super) fn append_statements(
+    notice: Option<(&str, String)>,
+    actor: &AuditActor,
+    entries: Vec<AuditEntry>,
+) -> String {
     let mut sql = String::new();
     if let Some((channel, payload)) = notice {
         let _ = write!(sql, "SELECT pg_notify({}, {});", literal(channel), literal(&payload));
     }
     if !entries.is_empty() {
-        let _ = write!(sql, "SELECT pg_advisory_xact_lock({LOCK});");
+        let _ = write!(sql, "SELECT pg_advisory_xact_lock({AUDIT_LOCK_KEY});");
     }
     for entry in entries {
-        insert(&mut sql, &AuditRow::following(&Head::default(), cause, entry));
+        write_insert(&mut sql, &AuditRow::after(&ChainHead::default(), actor, entry));
     }
     sql
 }
 
 /// Appends a row after the last one. Its number, the hash of the row before and its own hash are computed by the server.
-fn insert(sql: &mut String, row: &AuditRow) {
+fn write_insert(sql: &mut String, row: &AuditRow) {
     let columns = COLUMNS.map(|column| format!("\"{column}\"")).join(", ");
     let optional = |text: &Option<String>| text.as_deref().map_or_else(|| "NULL".to_owned(), literal);
-    let number = "(last.seq + 1)";
+    let next_seq = "(last.seq + 1)";
     // The bytes of `chain::hash`: the number with its length, the body, and the hash before, which has 64 digits.
-    let hashed = format!(
-        "decode('01', 'hex') || int8send(length({number}::text)) || convert_to({number}::text, 'UTF8') || {body} || \
+    let hash_input = format!(
+        "decode('01', 'hex') || int8send(length({next_seq}::text)) || convert_to({next_seq}::text, 'UTF8') || {body} || \
          {before} || convert_to(last.hash, 'UTF8')",
-        body = bytes(&chain::body(row)),
-        before = bytes(&[1, 0, 0, 0, 0, 0, 0, 0, 64]),
+        body = bytea_literal(&chain::hashed_fields(row)),
+        before = bytea_literal(&[1, 0, 0, 0, 0, 0, 0, 0, 64]),
     );
     let _ = write!(
         sql,
-        "INSERT INTO audit ({columns}) SELECT {number}, {time}, {event}, {outcome}, {optional}, {details}, last.hash, \
-         encode(sha256({hashed}), 'hex') FROM ({last}) last;",
+        "INSERT INTO audit ({columns}) SELECT {next_seq}, {time}, {event}, {outcome}, {optional}, {details}, last.hash, \
+         encode(sha256({hash_input}), 'hex') FROM ({last}) last;",
         time = row.time.millis(),
         event = literal(&row.event),
         outcome = literal(&row.outcome),
@@ -61,15 +65,15 @@ fn insert(sql: &mut String, row: &AuditRow) {
         .map(optional)
         .join(", "),
         details = literal(&row.details),
-        last = chain::LAST,
+        last = chain::LAST_ENTRY_SQL,
     );
 }
 
 fn literal(text: &str) -> String {
-    format!("convert_from({}, 'UTF8')", bytes(text.as_bytes()))
+    format!("convert_from({}, 'UTF8')", bytea_literal(text.as_bytes()))
 }
 
-fn bytes(bytes: &[u8]) -> String {
+fn bytea_literal(bytes: &[u8]) -> String {
     let mut digits = String::with_capacity(bytes.len() * 2 + 16);
     for byte in bytes {
         let _ = write!(digits, "{byte:02x}");
@@ -81,17 +85,17 @@ fn bytes(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
     use crate::store::Event;
-    use crate::values::Timestamp;
+    use crate::types::Timestamp;
 
     #[test]
-    fn no_text_of_an_entry_is_part_of_the_statement() {
-        let cause = Cause {
+    fn entry_text_is_never_interpolated_into_sql() {
+        let cause = AuditActor {
             address: Some("'); DROP TABLE audit; --".into()),
             request: Some("\\'; --".into()),
-            ..Cause::service(Timestamp::from_millis(0))
+            ..AuditActor::service(Timestamp::from_millis(0))
         };
-        let entry = Entry::new(Event::LoginFailed).with("name", "'; COMMIT; --");
-        let sql = statements(Some(("channel", "v2 1".into())), &cause, vec![entry]);
+        let entry = AuditEntry::new(Event::LoginFailed).with("name", "'; COMMIT; --");
+        let sql = append_statements(Some(("channel", "v2 1".into())), &cause, vec![entry]);
         assert!(!["DROP", "COMMIT", "--", "\\'"].iter().any(|text| sql.contains(text)), "{sql}");
         assert_eq!(sql.matches(';').count(), 3, "{sql}");
     }

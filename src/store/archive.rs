@@ -5,22 +5,22 @@
 //! the archive in the chain.
 
 use super::audit::{AuditRow, COLUMNS};
-use super::chain::Head;
-use super::{Cause, Entry, Event, Store, StoreError, Work};
-use crate::values::Timestamp;
+use super::chain::ChainHead;
+use super::{AuditActor, AuditEntry, Event, Store, StoreError, UnitOfWork};
+use crate::types::Timestamp;
 use sea_orm::sea_query::{Expr, ExprTrait, Order, Query};
 use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, TryGetable};
 
 /// Consecutive entries at the beginning of the audit log.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Segment {
+pub struct ArchiveSegment {
     /// The last entry before it; that of an empty log if there is none.
-    pub previous: Head,
+    pub previous: ChainHead,
     /// Its last entry.
-    pub last: Head,
+    pub last: ChainHead,
 }
 
-impl Segment {
+impl ArchiveSegment {
     /// The number of its first entry.
     pub fn first(&self) -> i64 {
         self.previous.seq.saturating_add(1)
@@ -47,8 +47,8 @@ pub(super) struct ArchiveRow {
 }
 
 impl ArchiveRow {
-    pub(super) fn head(&self) -> Head {
-        Head { seq: self.last_seq, hash: self.hash.clone() }
+    pub(super) fn head(&self) -> ChainHead {
+        ChainHead { seq: self.last_seq, hash: self.hash.clone() }
     }
 }
 
@@ -64,7 +64,7 @@ pub(super) async fn archives(db: &impl ConnectionTrait) -> Result<Vec<ArchiveRow
 }
 
 /// The number in the only column of the only row; none where there is no row or it is null.
-async fn number(
+async fn query_number(
     db: &impl ConnectionTrait,
     select: &sea_orm::sea_query::SelectStatement,
 ) -> Result<Option<i64>, StoreError> {
@@ -83,14 +83,14 @@ impl Store {
         newest.expr_as(seq().max(), "number").from("audit");
         let mut younger = Query::select();
         younger.expr_as(seq().min(), "number").from("audit").and_where(Expr::col("time").gte(before));
-        let newest = number(&self.db, &newest).await?;
-        let younger = number(&self.db, &younger).await?;
+        let newest = query_number(&self.db, &newest).await?;
+        let younger = query_number(&self.db, &younger).await?;
         Ok([newest, younger].into_iter().flatten().fold(i64::MAX, Ord::min).saturating_sub(1))
     }
 
     /// The oldest entries of the audit log up to this one, at most `limit`; none where there are none.
-    pub async fn next_segment(&self, up_to: i64, limit: u32) -> Result<Option<Segment>, StoreError> {
-        let previous = archives(&self.db).await?.last().map_or_else(Head::default, ArchiveRow::head);
+    pub async fn next_segment(&self, up_to: i64, limit: u32) -> Result<Option<ArchiveSegment>, StoreError> {
+        let previous = archives(&self.db).await?.last().map_or_else(ChainHead::default, ArchiveRow::head);
         let up_to = Ord::min(up_to, previous.seq.saturating_add(i64::from(limit)));
         let mut last = Query::select();
         last.columns(["seq", "hash"])
@@ -101,14 +101,14 @@ impl Store {
             .limit(1);
         let Some(row) = self.db.query_one(&last).await? else { return Ok(None) };
         let hash = String::try_get(&row, "", "hash").map_err(DbErr::from)?;
-        let last = Head { seq: i64::try_get(&row, "", "seq").map_err(DbErr::from)?, hash };
-        Ok(Some(Segment { previous, last }))
+        let last = ChainHead { seq: i64::try_get(&row, "", "seq").map_err(DbErr::from)?, hash };
+        Ok(Some(ArchiveSegment { previous, last }))
     }
 
     /// The entries of a segment after this one, at most `limit`.
     pub async fn segment_rows(
         &self,
-        segment: &Segment,
+        segment: &ArchiveSegment,
         after: i64,
         limit: u64,
     ) -> Result<Vec<AuditRow>, StoreError> {
@@ -125,19 +125,19 @@ impl Store {
 
     /// Deletes the entries of a segment, which this file holds. Gives whether it did: another process may have archived
     /// entries of the segment in the meantime.
-    pub async fn seal(
+    pub async fn replace_with_archive(
         &self,
-        cause: Cause,
-        segment: &Segment,
+        actor: AuditActor,
+        segment: &ArchiveSegment,
         file: &ArchiveFile,
     ) -> Result<bool, StoreError> {
-        let at = cause.at;
-        let work = self.begin(cause).await?;
-        let before = archives(&work.tx).await?.last().map_or_else(Head::default, ArchiveRow::head);
+        let time = actor.time;
+        let work = self.begin(actor).await?;
+        let before = archives(&work.tx).await?.last().map_or_else(ChainHead::default, ArchiveRow::head);
         if before != segment.previous {
             return Ok(false);
         }
-        match work.record_archive(segment, file, at).await {
+        match work.record_archive(segment, file, time).await {
             Ok(()) => {}
             Err(StoreError::Duplicate(_)) => return Ok(false),
             Err(error) => return Err(error),
@@ -151,7 +151,7 @@ impl Store {
                 "the archive has {expected} audit entries, and {deleted} would be deleted; nothing was"
             )));
         }
-        let entry = Entry::new(Event::AuditArchived)
+        let entry = AuditEntry::new(Event::AuditArchived)
             .with("first", segment.first())
             .with("last", segment.last.seq)
             .with("hash", segment.last.hash.as_str())
@@ -163,12 +163,12 @@ impl Store {
     }
 }
 
-impl Work {
+impl UnitOfWork {
     async fn record_archive(
         &self,
-        segment: &Segment,
+        segment: &ArchiveSegment,
         file: &ArchiveFile,
-        at: Timestamp,
+        time: Timestamp,
     ) -> Result<(), StoreError> {
         let mut insert = Query::insert();
         insert
@@ -180,7 +180,7 @@ impl Work {
                 segment.last.hash.as_str().into(),
                 file.name.as_str().into(),
                 file.digest.as_str().into(),
-                at.into(),
+                time.into(),
             ]);
         self.tx.execute(&insert).await?;
         Ok(())

@@ -1,9 +1,9 @@
 //! Archive files of the audit log: a line of JSON that says what the file holds, then one line for each entry, with its hash
 //! and that of the entry before it. A file is complete and synced before it gets its name.
 
-use super::archive::{ArchiveFile, Segment};
+use super::archive::{ArchiveFile, ArchiveSegment};
 use super::audit::AuditRow;
-use super::chain::{Head, Verified};
+use super::chain::{ChainHead, VerificationReport};
 use aws_lc_rs::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
 use std::fmt::{self, Write as _};
@@ -39,8 +39,8 @@ pub struct ArchiveWriter {
     digest: Context,
     directory: PathBuf,
     temporary: PathBuf,
-    segment: Segment,
-    verified: Verified,
+    segment: ArchiveSegment,
+    verified: VerificationReport,
 }
 
 impl fmt::Debug for ArchiveWriter {
@@ -73,8 +73,8 @@ impl ArchiveWriter {
     ///
     /// # Errors
     /// The file cannot be created.
-    pub fn create(directory: &Path, segment: &Segment) -> Result<Self, ArchiveError> {
-        let temporary = directory.join(format!(".{}.{}", name(segment), std::process::id()));
+    pub fn create(directory: &Path, segment: &ArchiveSegment) -> Result<Self, ArchiveError> {
+        let temporary = directory.join(format!(".{}.{}", file_name(segment), std::process::id()));
         let failed = |error| ArchiveError::File { path: temporary.clone(), error };
         match std::fs::remove_file(&temporary) {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed(error)),
@@ -82,13 +82,13 @@ impl ArchiveWriter {
         }
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary);
         let out = BufWriter::new(file.map_err(failed)?);
-        let mut this = Self {
+        let mut writer = Self {
             out,
             digest: Context::new(&SHA256),
             directory: directory.to_owned(),
             temporary,
             segment: segment.clone(),
-            verified: Verified::after(segment.previous.clone()),
+            verified: VerificationReport::starting_at(segment.previous.clone()),
         };
         let header = Header {
             format: FORMAT.to_owned(),
@@ -97,8 +97,8 @@ impl ArchiveWriter {
             previous: segment.previous.hash.clone(),
             hash: segment.last.hash.clone(),
         };
-        this.line(&header)?;
-        Ok(this)
+        writer.write_line(&header)?;
+        Ok(writer)
     }
 
     /// Adds the next entry.
@@ -107,16 +107,16 @@ impl ArchiveWriter {
     /// The file cannot be written.
     pub fn add(&mut self, row: &AuditRow) -> Result<(), ArchiveError> {
         self.verified.check(row, None);
-        self.line(row)
+        self.write_line(row)
     }
 
-    fn line(&mut self, value: &impl Serialize) -> Result<(), ArchiveError> {
-        let text = serde_json::to_string(value).map_err(|error| self.failed(error.into()))? + "\n";
+    fn write_line(&mut self, value: &impl Serialize) -> Result<(), ArchiveError> {
+        let text = serde_json::to_string(value).map_err(|error| self.io_error(error.into()))? + "\n";
         self.digest.update(text.as_bytes());
-        self.out.write_all(text.as_bytes()).map_err(|error| self.failed(error))
+        self.out.write_all(text.as_bytes()).map_err(|error| self.io_error(error))
     }
 
-    fn failed(&self, error: io::Error) -> ArchiveError {
+    fn io_error(&self, error: io::Error) -> ArchiveError {
         ArchiveError::File { path: self.temporary.clone(), error }
     }
 
@@ -134,14 +134,15 @@ impl ArchiveWriter {
     fn publish(&mut self) -> Result<ArchiveFile, ArchiveError> {
         if self.verified.faults.is_empty() && self.verified.head != self.segment.last {
             let (first, last) = (self.segment.first(), self.segment.last.seq);
-            self.verified.fault(format!("the entries {first} to {last} changed while they were archived"));
+            self.verified
+                .add_fault(format!("the entries {first} to {last} changed while they were archived"));
         }
         if !self.verified.faults.is_empty() {
             return Err(ArchiveError::Faults(self.verified.faults.join("\n")));
         }
-        self.out.flush().map_err(|error| self.failed(error))?;
-        self.out.get_ref().sync_all().map_err(|error| self.failed(error))?;
-        let file = ArchiveFile { name: name(&self.segment), digest: hex(self.digest.clone()) };
+        self.out.flush().map_err(|error| self.io_error(error))?;
+        self.out.get_ref().sync_all().map_err(|error| self.io_error(error))?;
+        let file = ArchiveFile { name: file_name(&self.segment), digest: hex(self.digest.clone()) };
         let path = self.directory.join(&file.name);
         let failed = |error| ArchiveError::File { path: path.clone(), error };
         match std::fs::hard_link(&self.temporary, &path) {
@@ -160,7 +161,7 @@ impl ArchiveWriter {
 }
 
 /// What the file of a segment is called. The hash tells apart segments of different databases.
-fn name(segment: &Segment) -> String {
+fn file_name(segment: &ArchiveSegment) -> String {
     let hash: String = segment.last.hash.chars().take(8).collect();
     format!("audit-{}-{}-{hash}.ndjson", segment.first(), segment.last.seq)
 }
@@ -217,19 +218,24 @@ fn not_an_archive() -> io::Error {
 }
 
 /// Checks the entries of a file, which follow those that were checked before.
-pub(super) fn check(path: &Path, verified: &mut Verified, known: Option<&Head>) -> io::Result<()> {
+pub(super) fn check_archive(
+    path: &Path,
+    report: &mut VerificationReport,
+    expected_head: Option<&ChainHead>,
+) -> io::Result<()> {
     let mut file = BufReader::new(File::open(path)?);
     let header = read_header(&mut file)?;
     while let Some(line) = read_line(&mut file)? {
         match serde_json::from_str::<AuditRow>(&line) {
-            Ok(row) => verified.check(&row, known),
-            Err(error) => verified.fault(format!("{}: {error}", path.display())),
+            Ok(row) => report.check(&row, expected_head),
+            Err(error) => report.add_fault(format!("{}: {error}", path.display())),
         }
     }
-    let end = Head { seq: header.last, hash: header.hash };
-    if verified.head != end {
-        let head = &verified.head;
-        verified.fault(format!("{}: ends with entry {head}, and its first line says {end}", path.display()));
+    let end = ChainHead { seq: header.last, hash: header.hash };
+    if report.head != end {
+        let head = &report.head;
+        report
+            .add_fault(format!("{}: ends with entry {head}, and its first line says {end}", path.display()));
     }
     Ok(())
 }

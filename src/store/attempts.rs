@@ -1,8 +1,8 @@
 //! Tries at passwords. Each is counted as a span of time until it is forgotten: `forgotten_at` is the moment at which
 //! nothing is left of what was counted under a key, and its row is of no use any more.
 
-use super::{Store, StoreError, Work};
-use crate::values::Timestamp;
+use super::{Store, StoreError, UnitOfWork};
+use crate::types::Timestamp;
 use sea_orm::sea_query::{Expr, ExprTrait, LockBehavior, LockType, OnConflict, Order, Query};
 use sea_orm::{ConnectionTrait, FromQueryResult};
 
@@ -20,7 +20,7 @@ pub struct AttemptRow {
 const COLUMNS: [&str; 3] = ["key", "allowed_at", "forgotten_at"];
 
 /// How many rows that are forgotten a try takes away. It adds at most six.
-const TAKEN_AWAY: u64 = 100;
+const CLEANUP_BATCH: u64 = 100;
 
 impl Store {
     /// What is counted under these keys and not forgotten.
@@ -40,7 +40,7 @@ impl Store {
     }
 }
 
-impl Work {
+impl UnitOfWork {
     /// Counts a try under each of these keys, of which the second part says in how many seconds it is forgotten, and the third
     /// to which account it belongs, and keeps them from other writers until the work ends. Gives what is counted now.
     pub async fn count_attempt(
@@ -50,15 +50,15 @@ impl Work {
     ) -> Result<Vec<AttemptRow>, StoreError> {
         let mut insert = Query::insert();
         insert.into_table("attempts").columns(COLUMNS.into_iter().chain(["account"]));
-        for (key, forget, account) in keys {
+        for (key, expiry_seconds, account) in keys {
             // Nothing to wait for: also for another process, whose clock is behind.
             let at_once = Timestamp::from_millis(0);
-            let forgotten_at = now.plus_seconds(*forget);
+            let forgotten_at = now.plus_seconds(*expiry_seconds);
             insert.values_panic([(*key).into(), at_once.into(), forgotten_at.into(), (*account).into()]);
         }
         let old = || Expr::col(("attempts", "forgotten_at"));
-        let left = Expr::case(old().gt(now), old().sub(now)).finally(0i64);
-        let sum = Expr::col(("excluded", "forgotten_at")).add(left);
+        let remaining = Expr::case(old().gt(now), old().sub(now)).finally(0i64);
+        let sum = Expr::col(("excluded", "forgotten_at")).add(remaining);
         insert
             .on_conflict(OnConflict::column("key").value("forgotten_at", sum).to_owned())
             .returning(Query::returning().columns(COLUMNS));
@@ -100,19 +100,19 @@ impl Work {
 
     /// Takes one try back that was counted under a key, and with it the wait that came of it: the next try is allowed at
     /// the second moment of the two again, where it is still the first.
-    pub async fn take_attempt_back(
+    pub async fn undo_attempt(
         &self,
         key: &str,
-        forget: u64,
-        wait: Option<(Timestamp, Timestamp)>,
+        expiry_seconds: u64,
+        delay: Option<(Timestamp, Timestamp)>,
     ) -> Result<(), StoreError> {
-        let span = i64::try_from(forget.saturating_mul(1_000)).unwrap_or(i64::MAX);
+        let span = i64::try_from(expiry_seconds.saturating_mul(1_000)).unwrap_or(i64::MAX);
         let mut update = Query::update();
         update
             .table("attempts")
             .value("forgotten_at", Expr::col("forgotten_at").sub(span))
             .and_where(Expr::col("key").eq(key));
-        if let Some((new, old)) = wait {
+        if let Some((new, old)) = delay {
             let allowed = || Expr::col("allowed_at");
             update.value("allowed_at", Expr::case(allowed().eq(new), old).finally(allowed()));
         }
@@ -121,7 +121,12 @@ impl Work {
     }
 
     /// Keeps a key until then, with nothing to wait for.
-    pub async fn keep_attempts(&self, key: &str, now: Timestamp, until: Timestamp) -> Result<(), StoreError> {
+    pub async fn set_attempt_expiry(
+        &self,
+        key: &str,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<(), StoreError> {
         let mut insert = Query::insert();
         insert
             .into_table("attempts")
@@ -133,17 +138,17 @@ impl Work {
     }
 
     /// Takes rows away of which everything is forgotten, those first that have been so longest. It waits for nobody.
-    pub async fn sweep_attempts(&self, now: Timestamp) -> Result<(), StoreError> {
-        let mut forgotten = Query::select();
-        forgotten
+    pub async fn delete_expired_attempts(&self, now: Timestamp) -> Result<(), StoreError> {
+        let mut expired = Query::select();
+        expired
             .column("key")
             .from("attempts")
             .and_where(Expr::col("forgotten_at").lte(now))
             .order_by("forgotten_at", Order::Asc)
-            .limit(TAKEN_AWAY)
+            .limit(CLEANUP_BATCH)
             .lock_with_behavior(LockType::Update, LockBehavior::SkipLocked);
         let mut delete = Query::delete();
-        delete.from_table("attempts").and_where(Expr::col("key").in_subquery(forgotten));
+        delete.from_table("attempts").and_where(Expr::col("key").in_subquery(expired));
         self.tx.execute(&delete).await?;
         Ok(())
     }

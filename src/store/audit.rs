@@ -2,19 +2,19 @@
 //! them when it commits: an entry is there exactly when what it tells of is. No entry is ever changed or deleted; how they
 //! hang together is next door, in `chain`.
 
-use super::chain::{self, Head};
+use super::chain::{self, ChainHead};
 use super::sessions::Origin;
-use super::{Page, Store, StoreError, Work};
-use crate::authz::{Permitted, Within};
+use super::{Page, Store, StoreError, UnitOfWork};
+use crate::authz::{AuthorizedOrgs, Permitted};
 use crate::store::ListQuery;
-use crate::values::{Id, OrgPath, Timestamp, json, word};
+use crate::types::{Id, OrgPath, Timestamp, json, string_enum};
 use sea_orm::sea_query::{Condition, Expr, ExprTrait, Order, Query, SelectStatement};
 use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, TryGetable};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::sync::PoisonError;
 
-word!(
+string_enum!(
     /// What happened.
     Event {
         LoginSucceeded = "login.succeeded",
@@ -52,16 +52,16 @@ word!(
     }
 );
 
-word!(
+string_enum!(
     /// What came of it: it was done; the policies or the rules said no; it went wrong.
     Outcome { Ok = "ok", Denied = "denied", Failed = "failed" }
 );
 
 /// Who causes what a unit of work writes: with which credential, from where, in which request, and when.
 #[derive(Debug, Clone)]
-pub struct Cause {
+pub struct AuditActor {
     /// The user on whose behalf it happens; none where nobody is known.
-    pub actor: Option<Id>,
+    pub user: Option<Id>,
     /// The word for its credential.
     pub credential: Option<&'static str>,
     /// The session or the key.
@@ -71,53 +71,60 @@ pub struct Cause {
     /// The id of the request.
     pub request: Option<String>,
     /// When.
-    pub at: Timestamp,
+    pub time: Timestamp,
 }
 
-impl Cause {
+impl AuditActor {
     /// The service itself, of its own accord.
-    pub fn service(at: Timestamp) -> Self {
-        Self { actor: None, credential: None, credential_id: None, address: None, request: None, at }
+    pub fn service(time: Timestamp) -> Self {
+        Self { user: None, credential: None, credential_id: None, address: None, request: None, time }
     }
 
     /// Somebody who calls from there and has not proved yet who it is.
-    pub fn stranger(origin: &Origin, at: Timestamp) -> Self {
+    pub fn unauthenticated(origin: &Origin, time: Timestamp) -> Self {
         Self {
             address: origin.address.map(|address| address.to_string()),
             request: origin.request.clone(),
-            ..Self::service(at)
+            ..Self::service(time)
         }
     }
 
     /// The same, by this user with this credential.
     #[must_use]
-    pub fn by(self, user: Id, credential: &'static str, id: Id) -> Self {
-        Self { actor: Some(user), credential: Some(credential), credential_id: Some(id), ..self }
+    pub fn with_credential(self, user: Id, credential: &'static str, id: Id) -> Self {
+        Self { user: Some(user), credential: Some(credential), credential_id: Some(id), ..self }
     }
 }
 
 /// An entry that is to be made. It takes ids and words, and no text in which a secret could stand.
 #[derive(Debug, Clone)]
-pub struct Entry {
+pub struct AuditEntry {
     event: Event,
     outcome: Outcome,
-    subject: Option<(&'static str, Id)>,
-    place: Option<OrgPath>,
+    target: Option<(&'static str, Id)>,
+    organization_path: Option<OrgPath>,
     details: Map<String, Value>,
     /// The actor and origin of this entry, where they are not those of the unit of work that appends it.
-    cause: Option<Box<Cause>>,
+    actor: Option<Box<AuditActor>>,
 }
 
-impl Entry {
+impl AuditEntry {
     /// That this was done.
     pub fn new(event: Event) -> Self {
-        Self { event, outcome: Outcome::Ok, subject: None, place: None, details: Map::new(), cause: None }
+        Self {
+            event,
+            outcome: Outcome::Ok,
+            target: None,
+            organization_path: None,
+            details: Map::new(),
+            actor: None,
+        }
     }
 
     /// Sets the actor, the origin and the time of the entry, where it is appended on behalf of another request.
     #[must_use]
-    pub fn caused_by(self, cause: Cause) -> Self {
-        Self { cause: Some(Box::new(cause)), ..self }
+    pub fn with_actor(self, actor: AuditActor) -> Self {
+        Self { actor: Some(Box::new(actor)), ..self }
     }
 
     /// What happened.
@@ -133,21 +140,21 @@ impl Entry {
 
     /// To this user.
     #[must_use]
-    pub fn user(self, user: Id) -> Self {
-        self.subject("User", user)
+    pub fn target_user(self, user: Id) -> Self {
+        self.target("User", user)
     }
 
     /// To this thing.
     #[must_use]
-    pub fn subject(self, kind: &'static str, id: Id) -> Self {
-        Self { subject: Some((kind, id)), ..self }
+    pub fn target(self, kind: &'static str, id: Id) -> Self {
+        Self { target: Some((kind, id)), ..self }
     }
 
     /// In this organization: its admins see it, and those of the organizations above it. One that is in none is seen by the
     /// admins of the root only.
     #[must_use]
-    pub fn within(self, place: &OrgPath) -> Self {
-        Self { place: Some(place.clone()), ..self }
+    pub fn in_organization(self, organization_path: &OrgPath) -> Self {
+        Self { organization_path: Some(organization_path.clone()), ..self }
     }
 
     /// With this detail. Never a secret, nor a text that somebody may have mistaken for the field of one.
@@ -221,23 +228,23 @@ const BATCH: usize = 500;
 
 impl AuditRow {
     /// The entry that follows `head`.
-    pub(super) fn following(head: &Head, cause: &Cause, entry: Entry) -> Self {
-        let cause = entry.cause.as_deref().unwrap_or(cause);
-        let (subject_type, subject) = entry.subject.unzip();
+    pub(super) fn after(head: &ChainHead, actor: &AuditActor, entry: AuditEntry) -> Self {
+        let actor = entry.actor.as_deref().unwrap_or(actor);
+        let (subject_type, subject) = entry.target.unzip();
         let mut row = Self {
             seq: head.seq.saturating_add(1),
-            time: cause.at,
+            time: actor.time,
             event: entry.event.to_string(),
             outcome: entry.outcome.to_string(),
-            actor: cause.actor.map(|id| id.to_string()),
-            credential: cause.credential.map(str::to_owned),
-            credential_id: cause.credential_id.map(|id| id.to_string()),
+            actor: actor.user.map(|id| id.to_string()),
+            credential: actor.credential.map(str::to_owned),
+            credential_id: actor.credential_id.map(|id| id.to_string()),
             subject_type: subject_type.map(str::to_owned),
             subject: subject.map(|id| id.to_string()),
-            organization: entry.place.as_ref().map(|place| place.own().to_string()),
-            path: entry.place.as_ref().map(ToString::to_string),
-            address: cause.address.clone(),
-            request: cause.request.clone(),
+            organization: entry.organization_path.as_ref().map(|path| path.org_id().to_string()),
+            path: entry.organization_path.as_ref().map(ToString::to_string),
+            address: actor.address.clone(),
+            request: actor.request.clone(),
             details: json::to_column(&entry.details),
             previous: head.hash.clone(),
             hash: String::new(),
@@ -271,8 +278,8 @@ impl AuditRow {
 /// Appends entries at the end of a transaction of SQLite, which has one writer.
 pub(super) async fn append(
     tx: &impl ConnectionTrait,
-    cause: &Cause,
-    entries: Vec<Entry>,
+    actor: &AuditActor,
+    entries: Vec<AuditEntry>,
 ) -> Result<(), StoreError> {
     if entries.is_empty() {
         return Ok(());
@@ -280,8 +287,8 @@ pub(super) async fn append(
     let mut head = chain::head(tx).await?;
     let mut rows = Vec::with_capacity(entries.len());
     for entry in entries {
-        let row = AuditRow::following(&head, cause, entry);
-        head = Head { seq: row.seq, hash: row.hash.clone() };
+        let row = AuditRow::after(&head, actor, entry);
+        head = ChainHead { seq: row.seq, hash: row.hash.clone() };
         rows.push(row);
     }
     let mut rows = rows.into_iter().peekable();
@@ -296,38 +303,44 @@ pub(super) async fn append(
     Ok(())
 }
 
-impl Work {
+impl UnitOfWork {
     /// Has the audit trail tell of what this unit of work does, once it is done.
-    pub fn audit(&self, entry: Entry) {
+    pub fn audit(&self, entry: AuditEntry) {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner).push(entry);
     }
 
     /// Has it tell of something of a user's, with this further id.
-    pub async fn audit_about(&self, event: Event, user: Id, name: &str, id: Id) -> Result<(), StoreError> {
-        self.audit(self.about(event, user).await?.with(name, id.to_string()));
+    pub async fn audit_user_event(
+        &self,
+        event: Event,
+        user: Id,
+        name: &str,
+        id: Id,
+    ) -> Result<(), StoreError> {
+        self.audit(self.entry_for_user(event, user).await?.with(name, id.to_string()));
         Ok(())
     }
 
     /// An entry about a user, in the organization that it belongs to now.
-    pub(super) async fn about(&self, event: Event, user: Id) -> Result<Entry, StoreError> {
+    pub(super) async fn entry_for_user(&self, event: Event, user: Id) -> Result<AuditEntry, StoreError> {
         let mut select = Query::select();
         select
             .column(("organizations", "path"))
             .from("users")
             .inner_join("organizations", Expr::col(("organizations", "id")).equals(("users", "organization")))
             .and_where(Expr::col(("users", "id")).eq(user));
-        let place = match self.tx.query_one(&select).await? {
+        let organization_path = match self.tx.query_one(&select).await? {
             Some(row) => Some(OrgPath::try_get(&row, "", "path").map_err(DbErr::from)?),
             None => None,
         };
-        Ok(Entry { place, ..Entry::new(event).user(user) })
+        Ok(AuditEntry { organization_path, ..AuditEntry::new(event).target_user(user) })
     }
 }
 
 impl Store {
     /// Has the audit trail tell of something that wrote nothing.
-    pub async fn audit(&self, cause: Cause, entry: Entry) -> Result<(), StoreError> {
-        let work = self.begin(cause).await?;
+    pub async fn audit(&self, actor: AuditActor, entry: AuditEntry) -> Result<(), StoreError> {
+        let work = self.begin(actor).await?;
         work.audit(entry);
         work.commit().await
     }
@@ -337,43 +350,47 @@ impl Store {
     /// the order that the query says for it.
     pub async fn audit_rows(
         &self,
-        within: &Permitted<Within>,
+        organizations: &Permitted<AuthorizedOrgs>,
         query: &ListQuery,
     ) -> Result<Page<AuditRow>, StoreError> {
-        let mut asked = Query::select();
-        asked.from("audit").cond_where(placed(within));
+        let mut select = Query::select();
+        select.from("audit").cond_where(organization_condition(organizations));
         for (name, value) in &query.filters {
-            asked.and_where(match name.as_str() {
+            select.and_where(match name.as_str() {
                 "from" => Expr::col("time").gte(value.clone()),
                 "to" => Expr::col("time").lt(value.clone()),
                 _ => Expr::col(sea_orm::sea_query::Alias::new(name)).eq(value.clone()),
             });
         }
-        let mut count: SelectStatement = asked.clone();
+        let mut count: SelectStatement = select.clone();
         count.expr_as(Expr::col("seq").count(), "total");
         let total = match self.db.query_one(&count).await? {
             Some(row) => i64::try_get(&row, "", "total").map_err(DbErr::from)?,
             None => 0,
         };
         let order = query.sort.first().map_or(Order::Asc, |(_, order)| order.clone());
-        asked.columns(COLUMNS).order_by("seq", order).limit(query.limit).offset(query.offset);
-        let rows = self.db.query_all(&asked).await?;
+        select.columns(COLUMNS).order_by("seq", order).limit(query.limit).offset(query.offset);
+        let rows = self.db.query_all(&select).await?;
         let items = rows.iter().map(|row| AuditRow::from_query_result(row, "")).collect::<Result<_, _>>()?;
         Ok(Page { items, total: u64::try_from(total).unwrap_or_default() })
     }
 }
 
 /// That an entry is one of these organizations'.
-fn placed(within: &Permitted<Within>) -> Condition {
-    let is_root = within.top().level() == 0;
-    let mut placed = Condition::all();
+fn organization_condition(organizations: &Permitted<AuthorizedOrgs>) -> Condition {
+    let is_root = organizations.top().level() == 0;
+    let mut condition = Condition::all();
     if !is_root {
         // A path is made of ids, which are all of one length: whatever has it in it has it as one of them.
-        placed = placed.add(Expr::col("path").like(format!("%{}%", within.top().own())));
+        condition = condition.add(Expr::col("path").like(format!("%{}%", organizations.top().org_id())));
     }
-    if !within.denied().is_empty() {
-        let others = Expr::col("organization").is_not_in(within.denied().iter().copied());
-        placed = placed.add(if is_root { others.or(Expr::col("organization").is_null()) } else { others });
+    if !organizations.denied().is_empty() {
+        let not_denied = Expr::col("organization").is_not_in(organizations.denied().iter().copied());
+        condition = condition.add(if is_root {
+            not_denied.or(Expr::col("organization").is_null())
+        } else {
+            not_denied
+        });
     }
-    placed
+    condition
 }

@@ -1,8 +1,8 @@
 //! Copies of the database, for SQLite, and who has credentials in it.
 
 use super::database_file::create_private;
-use super::{Store, StoreError, is_shared};
-use crate::values::{Id, Timestamp};
+use super::{Store, StoreError, is_shared_database};
+use crate::types::{Id, Timestamp};
 use sea_orm::sea_query::{Expr, ExprTrait, Order, Query, UnionType};
 use sea_orm::{ConnectionTrait, TryGetable};
 use std::io::ErrorKind;
@@ -12,17 +12,18 @@ impl Store {
     /// Copies the database, as it is at one moment, to a file that is not there yet, and that its owner only may read. Others
     /// go on reading and writing.
     pub async fn back_up(&self, file: &Path) -> Result<(), StoreError> {
-        if is_shared(&self.db) {
-            return Err(StoreError::Foreign("a PostgreSQL database is backed up with pg_dump".into()));
+        if is_shared_database(&self.db) {
+            return Err(StoreError::Misconfigured("a PostgreSQL database is backed up with pg_dump".into()));
         }
-        let name =
-            file.to_str().ok_or_else(|| StoreError::Foreign("the name of the file is no text".into()))?;
+        let name = file
+            .to_str()
+            .ok_or_else(|| StoreError::Misconfigured("the name of the file is no text".into()))?;
         create_private(file).map_err(|error| {
             let error = match error.kind() {
                 ErrorKind::AlreadyExists => "is there already".to_owned(),
                 _ => format!("cannot be made: {error}"),
             };
-            StoreError::Foreign(format!("{name} {error}"))
+            StoreError::Misconfigured(format!("{name} {error}"))
         })?;
         // The statement takes no parameter there; a quote in a text is written twice.
         let copy = format!("VACUUM INTO '{}'", name.replace('\'', "''"));
@@ -35,13 +36,13 @@ impl Store {
     }
 
     /// At most `limit` users, by id after `after`, that have a session that can be good still, or an API key.
-    pub async fn holders(
+    pub async fn users_with_credentials(
         &self,
         after: Option<Id>,
         now: Timestamp,
         limit: u64,
     ) -> Result<Vec<Id>, StoreError> {
-        let of = |table: &'static str| {
+        let users_in = |table: &'static str| {
             let mut select = Query::select();
             select.column("user").from(table);
             if let Some(after) = after {
@@ -49,9 +50,9 @@ impl Store {
             }
             select
         };
-        let mut sessions = of("sessions");
+        let mut sessions = users_in("sessions");
         sessions.and_where(Expr::col("ended_at").is_null()).and_where(Expr::col("good_until").gt(now));
-        let mut all = sessions.union(UnionType::Distinct, of("api_keys")).to_owned();
+        let mut all = sessions.union(UnionType::Distinct, users_in("api_keys")).to_owned();
         all.order_by("user", Order::Asc).limit(limit);
         let found = self.db.query_all(&all).await?;
         Ok(found

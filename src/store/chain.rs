@@ -6,7 +6,7 @@ use super::archive::{self, ArchiveRow};
 use super::archive_file;
 use super::audit::{AuditRow, COLUMNS, Event};
 use super::{Store, StoreError};
-use crate::values::Invalid;
+use crate::types::InvalidValue;
 use aws_lc_rs::digest::{Context, SHA256};
 use sea_orm::sea_query::{Expr, ExprTrait, Order, Query};
 use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, TryGetable};
@@ -23,53 +23,53 @@ const MAX_FAULTS: usize = 100;
 
 /// The last entry of a trail: its number and its hash.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Head {
+pub struct ChainHead {
     /// Its number; 0 of a trail without entries.
     pub seq: i64,
     /// Its hash; 64 zeros of a trail without entries.
     pub hash: String,
 }
 
-impl Default for Head {
+impl Default for ChainHead {
     fn default() -> Self {
         Self { seq: 0, hash: "0".repeat(64) }
     }
 }
 
-impl fmt::Display for Head {
+impl fmt::Display for ChainHead {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.seq, self.hash)
     }
 }
 
-impl FromStr for Head {
-    type Err = Invalid;
+impl FromStr for ChainHead {
+    type Err = InvalidValue;
 
-    fn from_str(text: &str) -> Result<Self, Invalid> {
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
         let head = text.split_once(':').and_then(|(seq, hash)| {
             let seq = seq.parse().ok().filter(|seq| *seq >= 0)?;
             let is_hash = hash.len() == 64 && hash.bytes().all(|digit| digit.is_ascii_hexdigit());
             is_hash.then(|| Self { seq, hash: hash.to_ascii_lowercase() })
         });
         head.ok_or_else(|| {
-            Invalid::new("a head is a number, a colon and 64 hex digits, as `audit verify` prints it")
+            InvalidValue::new("a head is a number, a colon and 64 hex digits, as `audit verify` prints it")
         })
     }
 }
 
 /// The result of a verification.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Verified {
+pub struct VerificationReport {
     /// How many entries were checked.
     pub entries: u64,
     /// The last entry.
-    pub head: Head,
+    pub head: ChainHead,
     /// What is wrong, in sentences that name the entries; the first 100.
     pub faults: Vec<String>,
     /// The entry after which the verification began: the last one that was archived, where no archive files were given.
-    pub start: Head,
+    pub start: ChainHead,
     /// The archives that the log itself records, as the last entry of each.
-    archived: HashMap<i64, String>,
+    confirmed_archives: HashMap<i64, String>,
 }
 
 /// The hash of an entry: SHA-256 over its columns but the last one, in their order. Each is a byte that says whether it is
@@ -78,10 +78,10 @@ pub struct Verified {
 pub(super) fn hash(row: &AuditRow) -> String {
     let mut context = Context::new(&SHA256);
     let mut first = Vec::with_capacity(32);
-    feed(&mut first, Some(&row.seq.to_string()));
+    append_field(&mut first, Some(&row.seq.to_string()));
     context.update(&first);
-    let mut rest = body(row);
-    feed(&mut rest, Some(&row.previous));
+    let mut rest = hashed_fields(row);
+    append_field(&mut rest, Some(&row.previous));
     context.update(&rest);
     context.finish().as_ref().iter().fold(String::with_capacity(64), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
@@ -90,11 +90,11 @@ pub(super) fn hash(row: &AuditRow) -> String {
 }
 
 /// The hashed bytes of all columns that do not depend on the entry before: those between `seq` and `previous`.
-pub(super) fn body(row: &AuditRow) -> Vec<u8> {
+pub(super) fn hashed_fields(row: &AuditRow) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(512);
-    feed(&mut bytes, Some(&row.time.millis().to_string()));
-    feed(&mut bytes, Some(&row.event));
-    feed(&mut bytes, Some(&row.outcome));
+    append_field(&mut bytes, Some(&row.time.millis().to_string()));
+    append_field(&mut bytes, Some(&row.event));
+    append_field(&mut bytes, Some(&row.outcome));
     for field in [
         &row.actor,
         &row.credential,
@@ -106,13 +106,13 @@ pub(super) fn body(row: &AuditRow) -> Vec<u8> {
         &row.address,
         &row.request,
     ] {
-        feed(&mut bytes, field.as_deref());
+        append_field(&mut bytes, field.as_deref());
     }
-    feed(&mut bytes, Some(&row.details));
+    append_field(&mut bytes, Some(&row.details));
     bytes
 }
 
-fn feed(bytes: &mut Vec<u8>, field: Option<&str>) {
+fn append_field(bytes: &mut Vec<u8>, field: Option<&str>) {
     match field {
         Some(text) => {
             bytes.push(1);
@@ -124,72 +124,80 @@ fn feed(bytes: &mut Vec<u8>, field: Option<&str>) {
 }
 
 /// The query for `seq` and `hash` of the last entry, in PostgreSQL; those of [`Head::default`] where there is none.
-pub(super) const LAST: &str = "SELECT coalesce(found.seq, 0) AS seq, coalesce(found.hash, repeat('0', 64)) AS hash \
+pub(super) const LAST_ENTRY_SQL: &str = "SELECT coalesce(found.seq, 0) AS seq, coalesce(found.hash, repeat('0', 64)) AS hash \
      FROM (SELECT 1) one LEFT JOIN (SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1) found ON true";
 
 /// The last entry as this connection sees it.
-pub(super) async fn head(db: &impl ConnectionTrait) -> Result<Head, StoreError> {
+pub(super) async fn head(db: &impl ConnectionTrait) -> Result<ChainHead, StoreError> {
     let mut last = Query::select();
     last.columns(["seq", "hash"]).from("audit").order_by("seq", Order::Desc).limit(1);
-    let Some(row) = db.query_one(&last).await? else { return Ok(Head::default()) };
+    let Some(row) = db.query_one(&last).await? else { return Ok(ChainHead::default()) };
     let hash = String::try_get(&row, "", "hash").map_err(DbErr::from)?;
-    Ok(Head { seq: i64::try_get(&row, "", "seq").map_err(DbErr::from)?, hash })
+    Ok(ChainHead { seq: i64::try_get(&row, "", "seq").map_err(DbErr::from)?, hash })
 }
 
-impl Verified {
+impl VerificationReport {
     /// Nothing is checked yet; the next entry has to follow this one.
-    pub(super) fn after(start: Head) -> Self {
-        Self { entries: 0, head: start.clone(), faults: Vec::new(), start, archived: HashMap::new() }
+    pub(super) fn starting_at(start: ChainHead) -> Self {
+        Self {
+            entries: 0,
+            head: start.clone(),
+            faults: Vec::new(),
+            start,
+            confirmed_archives: HashMap::new(),
+        }
     }
 
-    pub(super) fn fault(&mut self, fault: String) {
+    pub(super) fn add_fault(&mut self, fault: String) {
         if self.faults.len() < MAX_FAULTS {
             self.faults.push(fault);
         }
     }
 
     /// Checks the next entry.
-    pub(super) fn check(&mut self, row: &AuditRow, known: Option<&Head>) {
+    pub(super) fn check(&mut self, row: &AuditRow, expected_head: Option<&ChainHead>) {
         let AuditRow { seq, previous, .. } = row;
         let next = self.head.seq.saturating_add(1);
         if *seq > next {
-            self.missing(next, seq.saturating_sub(1));
+            self.add_missing(next, seq.saturating_sub(1));
         } else if *seq < next {
             let first = self.start.seq.saturating_add(1);
-            self.fault(format!("entry {seq} does not belong here: the first one is {first}"));
+            self.add_fault(format!("entry {seq} does not belong here: the first one is {first}"));
         } else if *previous != self.head.hash {
             let before = self.head.seq;
-            self.fault(format!(
+            self.add_fault(format!(
                 "entry {seq} does not follow entry {before}: it names another hash before it"
             ));
         }
         if hash(row) != row.hash {
-            self.fault(format!("entry {seq} has been changed: its hash is not that of what it says"));
+            self.add_fault(format!("entry {seq} has been changed: its hash is not that of what it says"));
         }
-        if known.is_some_and(|known| known.seq == *seq && known.hash != row.hash) {
-            self.fault(format!("entry {seq} is not the one that it was: its hash is another one"));
+        if expected_head
+            .is_some_and(|expected_head| expected_head.seq == *seq && expected_head.hash != row.hash)
+        {
+            self.add_fault(format!("entry {seq} is not the one that it was: its hash is another one"));
         }
         if row.event == Event::AuditArchived.to_string() {
-            self.note_archive(row);
+            self.record_archive(row);
         }
         self.entries += 1;
-        self.head = Head { seq: *seq, hash: row.hash.clone() };
+        self.head = ChainHead { seq: *seq, hash: row.hash.clone() };
     }
 
-    fn missing(&mut self, first: i64, last: i64) {
-        self.fault(if first == last {
+    fn add_missing(&mut self, first: i64, last: i64) {
+        self.add_fault(if first == last {
             format!("entry {first} is missing")
         } else {
             format!("the entries {first} to {last} are missing")
         });
     }
 
-    fn note_archive(&mut self, row: &AuditRow) {
+    fn record_archive(&mut self, row: &AuditRow) {
         let details: serde_json::Value = serde_json::from_str(&row.details).unwrap_or_default();
         let last = details.get("last").and_then(serde_json::Value::as_i64);
         let hash = details.get("hash").and_then(serde_json::Value::as_str);
         if let (Some(last), Some(hash)) = (last, hash) {
-            self.archived.insert(last, hash.to_owned());
+            self.confirmed_archives.insert(last, hash.to_owned());
         }
     }
 
@@ -198,14 +206,14 @@ impl Verified {
         let mut next = 1;
         for archive in archives {
             if archive.first_seq != next {
-                self.missing(next, archive.first_seq.saturating_sub(1));
+                self.add_missing(next, archive.first_seq.saturating_sub(1));
             }
             next = archive.last_seq.saturating_add(1);
             let is_newest = Some(archive) == archives.last();
-            let recorded = self.archived.get(&archive.last_seq);
+            let recorded = self.confirmed_archives.get(&archive.last_seq);
             if recorded.map_or(is_newest, |hash| *hash != archive.hash) {
                 let ArchiveRow { first_seq, last_seq, .. } = archive;
-                self.fault(format!(
+                self.add_fault(format!(
                     "the entries {first_seq} to {last_seq} are missing: no entry audit.archived confirms their archive"
                 ));
             }
@@ -213,103 +221,109 @@ impl Verified {
     }
 
     /// Checks a head that was noted before, where its entry was not among those that were checked.
-    fn check_known(&mut self, known: &Head) {
-        if known.seq > self.head.seq {
-            let (last, head) = (self.head.seq, known.seq);
-            self.fault(format!(
+    fn check_expected_head(&mut self, expected_head: &ChainHead) {
+        if expected_head.seq > self.head.seq {
+            let (last, head) = (self.head.seq, expected_head.seq);
+            self.add_fault(format!(
                 "the trail ends at entry {last}, and has had {head}: the last ones are missing"
             ));
-        } else if known.seq == self.start.seq && known.hash != self.start.hash {
-            let seq = known.seq;
-            self.fault(format!("entry {seq} is not the one that it was: its hash is another one"));
-        } else if known.seq < self.start.seq && known.seq > 0 {
-            let seq = known.seq;
-            self.fault(format!(
+        } else if expected_head.seq == self.start.seq && expected_head.hash != self.start.hash {
+            let seq = expected_head.seq;
+            self.add_fault(format!("entry {seq} is not the one that it was: its hash is another one"));
+        } else if expected_head.seq < self.start.seq && expected_head.seq > 0 {
+            let seq = expected_head.seq;
+            self.add_fault(format!(
                 "entry {seq} is archived: name the archive files to compare it with the head"
             ));
         }
     }
 
     /// Checks archive files, the oldest first, against what the database records of them.
-    fn check_files(&mut self, files: &[PathBuf], archives: &[ArchiveRow], known: Option<&Head>) {
+    fn check_files(&mut self, files: &[PathBuf], archives: &[ArchiveRow], expected_head: Option<&ChainHead>) {
         for path in files {
             let name = path.display();
             let checked = archive_file::digest(path).and_then(|digest| {
                 let last = archive_file::header(path)?.last;
                 let recorded = archives.iter().find(|archive| archive.last_seq == last);
                 if recorded.is_none_or(|archive| archive.digest != digest) {
-                    self.fault(format!("{name}: the database records no archive with the SHA-256 {digest}"));
+                    self.add_fault(format!(
+                        "{name}: the database records no archive with the SHA-256 {digest}"
+                    ));
                 }
-                archive_file::check(path, self, known)
+                archive_file::check_archive(path, self, expected_head)
             });
             if let Err(error) = checked {
-                self.fault(format!("{name}: {error}"));
+                self.add_fault(format!("{name}: {error}"));
             }
         }
     }
 }
 
 /// Archive files in the order of their entries, and the archive after which the first of them begins.
-fn in_order(files: &[PathBuf], archives: &[ArchiveRow]) -> (Vec<PathBuf>, Head) {
+fn sort_archive_files(files: &[PathBuf], archives: &[ArchiveRow]) -> (Vec<PathBuf>, ChainHead) {
     let first = |path: &PathBuf| archive_file::header(path).map_or(i64::MAX, |header| header.first);
     let mut files = files.to_vec();
     files.sort_by_cached_key(first);
     let start = files.first().map(first).unwrap_or(i64::MAX);
     let before = archives.iter().rev().find(|archive| archive.last_seq < start);
-    (files, before.map_or_else(Head::default, ArchiveRow::head))
+    (files, before.map_or_else(ChainHead::default, ArchiveRow::head))
 }
 
 impl Store {
     /// Verifies the audit log in the database. With a head that was noted before, the log must still contain it.
-    pub async fn verify_audit(&self, known: Option<&Head>) -> Result<Verified, StoreError> {
-        self.verify_audit_with(known, &[]).await
+    pub async fn verify_audit(
+        &self,
+        expected_head: Option<&ChainHead>,
+    ) -> Result<VerificationReport, StoreError> {
+        self.verify_audit_with(expected_head, &[]).await
     }
 
     /// Verifies the archive files, and the audit log that continues them.
     pub async fn verify_audit_with(
         &self,
-        known: Option<&Head>,
+        expected_head: Option<&ChainHead>,
         files: &[PathBuf],
-    ) -> Result<Verified, StoreError> {
+    ) -> Result<VerificationReport, StoreError> {
         let mut archives = archive::archives(&self.db).await?;
         loop {
-            let found = self.verify_after(&archives, known, files).await?;
+            let report = self.verify_once(&archives, expected_head, files).await?;
             // Entries that were archived in the meantime are not missing.
             let later = archive::archives(&self.db).await?;
             if later == archives {
-                return Ok(found);
+                return Ok(report);
             }
             archives = later;
         }
     }
 
-    async fn verify_after(
+    async fn verify_once(
         &self,
         archives: &[ArchiveRow],
-        known: Option<&Head>,
+        expected_head: Option<&ChainHead>,
         files: &[PathBuf],
-    ) -> Result<Verified, StoreError> {
-        let archived = archives.last().map_or_else(Head::default, ArchiveRow::head);
-        let (files, start) = in_order(files, archives);
-        let mut found = Verified::after(if files.is_empty() { archived.clone() } else { start });
-        found.check_files(&files, archives, known);
-        if found.head.seq < archived.seq {
-            found.missing(found.head.seq.saturating_add(1), archived.seq);
-            found.head = archived.clone();
+    ) -> Result<VerificationReport, StoreError> {
+        let archived = archives.last().map_or_else(ChainHead::default, ArchiveRow::head);
+        let (files, start) = sort_archive_files(files, archives);
+        let mut report =
+            VerificationReport::starting_at(if files.is_empty() { archived.clone() } else { start });
+        report.check_files(&files, archives, expected_head);
+        if report.head.seq < archived.seq {
+            report.add_missing(report.head.seq.saturating_add(1), archived.seq);
+            report.head = archived.clone();
         }
-        self.verify_rows(&mut found, archived.seq, known).await?;
-        found.check_archives(archives);
-        if let Some(known) = known {
-            found.check_known(known);
+        self.verify_rows(&mut report, archived.seq, expected_head).await?;
+        report.check_archives(archives);
+        if let Some(expected_head) = expected_head {
+            report.check_expected_head(expected_head);
         }
-        Ok(found)
+        Ok(report)
     }
 
     async fn verify_rows(
         &self,
-        found: &mut Verified,
+        report: &mut VerificationReport,
         archived: i64,
-        known: Option<&Head>,
+        expected_head: Option<&ChainHead>,
     ) -> Result<(), StoreError> {
         let mut after = None;
         loop {
@@ -325,13 +339,14 @@ impl Store {
                 match AuditRow::from_query_result(row, "") {
                     Ok(row) if seq <= archived && archived > 0 => {
                         let seq = row.seq;
-                        found.fault(format!("entry {seq} does not belong here: it is archived"));
+                        report.add_fault(format!("entry {seq} does not belong here: it is archived"));
                     }
-                    Ok(row) => found.check(&row, known),
+                    Ok(row) => report.check(&row, expected_head),
                     Err(_) => {
-                        found.fault(format!("entry {seq} has been changed: it cannot be read"));
-                        found.entries += 1;
-                        found.head = Head { seq, hash: String::try_get(row, "", "hash").unwrap_or_default() };
+                        report.add_fault(format!("entry {seq} has been changed: it cannot be read"));
+                        report.entries += 1;
+                        report.head =
+                            ChainHead { seq, hash: String::try_get(row, "", "hash").unwrap_or_default() };
                     }
                 }
             }
@@ -345,7 +360,7 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::values::Timestamp;
+    use crate::types::Timestamp;
 
     fn row() -> AuditRow {
         AuditRow {
@@ -363,19 +378,19 @@ mod tests {
             address: Some("192.0.2.7".into()),
             request: None,
             details: "{}".into(),
-            previous: Head::default().hash,
+            previous: ChainHead::default().hash,
             hash: String::new(),
         }
     }
 
     #[test]
-    fn the_hash_is_that_of_the_documented_bytes() {
+    fn the_hash_matches_the_documented_encoding() {
         // Computed by another program from the description of `hash`.
         assert_eq!(hash(&row()), "d7c8d791d3acd7f876f43a222fbaa7b27f80379a487c1d94f241621bd1fa375f");
     }
 
     #[test]
-    fn a_text_does_not_hash_alike_in_another_column_or_beside_nothing() {
+    fn the_hash_depends_on_the_column_and_distinguishes_null_from_empty() {
         let mut moved = row();
         (moved.credential, moved.credential_id) = (None, Some("password".into()));
         let mut empty = row();
@@ -385,11 +400,11 @@ mod tests {
     }
 
     #[test]
-    fn a_head_is_read_as_it_is_written() {
-        let head = Head { seq: 7, hash: "ab".repeat(32) };
+    fn a_head_round_trips_through_its_text() {
+        let head = ChainHead { seq: 7, hash: "ab".repeat(32) };
         assert_eq!(head.to_string().parse(), Ok(head));
         for wrong in ["", "7", "7:", "7:ab", "-1:", ":", &format!("-1:{}", "ab".repeat(32))] {
-            assert!(wrong.parse::<Head>().is_err(), "{wrong}");
+            assert!(wrong.parse::<ChainHead>().is_err(), "{wrong}");
         }
     }
 }

@@ -1,15 +1,15 @@
 //! Opening the database, and bringing it to the present form.
 
+use super::cache::RowCache;
 use super::connections::{Connections, Transaction};
 use super::database_file::{self, DatabaseFile};
 use super::durability::Durability;
-use super::facts::Facts;
 use super::freshness::Freshness;
-use super::postgres::{Pools, Target};
-use super::revocations::Settlement;
-use super::{Cause, Store, StoreError, Work, migrate, spans};
+use super::postgres::{ConnectTarget, Pools};
+use super::revocations::PendingRevocations;
+use super::{AuditActor, Store, StoreError, UnitOfWork, migrate, spans};
 use crate::config::Config;
-use crate::values::Clock;
+use crate::types::Clock;
 use migrations::Migrator;
 use sea_orm::sea_query::{Expr, ExprTrait, Query};
 use sea_orm::{
@@ -22,7 +22,7 @@ use sqlx::Connection as _;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-fn options(url: &str, config: &Config, connections: u32, create: bool) -> ConnectOptions {
+fn connect_options(url: &str, config: &Config, connections: u32, create: bool) -> ConnectOptions {
     let mut options = ConnectOptions::new(url);
     options
         .max_connections(connections)
@@ -53,7 +53,7 @@ fn options(url: &str, config: &Config, connections: u32, create: bool) -> Connec
 
 /// What is done about tables that a database does not have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Schema {
+enum SchemaMode {
     /// They are created, as is the file of SQLite.
     Create,
     /// The database is not opened.
@@ -71,7 +71,7 @@ impl Store {
     /// Opens the database that the settings name, and brings it to the present form. A SQLite file is made where there is
     /// none.
     pub async fn open(config: &Config, clock: &Clock) -> Result<Self, StoreError> {
-        Self::open_with(Schema::Create, config, clock).await
+        Self::open_with(SchemaMode::Create, config, clock).await
     }
 
     /// Opens the database that the settings name, which must exist and have the present form.
@@ -81,10 +81,10 @@ impl Store {
     /// [`StoreError::Unavailable`] where there is no such SQLite file, [`StoreError::Foreign`] where the database does not
     /// have the tables of this version.
     pub async fn open_existing(config: &Config, clock: &Clock) -> Result<Self, StoreError> {
-        Self::open_with(Schema::Require, config, clock).await
+        Self::open_with(SchemaMode::Require, config, clock).await
     }
 
-    async fn open_with(schema: Schema, config: &Config, clock: &Clock) -> Result<Self, StoreError> {
+    async fn open_with(schema: SchemaMode, config: &Config, clock: &Clock) -> Result<Self, StoreError> {
         let url = config.database_url.expose_secret();
         if url.starts_with("sqlite:") {
             Self::open_sqlite(schema, url, config).await
@@ -93,45 +93,47 @@ impl Store {
         }
     }
 
-    async fn open_sqlite(schema: Schema, url: &str, config: &Config) -> Result<Self, StoreError> {
+    async fn open_sqlite(schema: SchemaMode, url: &str, config: &Config) -> Result<Self, StoreError> {
         // Created here and never again: a file that is moved away later is missing, not empty. SQLite gives the files that it
         // creates beside it the same owner and mode.
         let path = database_file::path_of_url(url);
         match (&path, schema) {
-            (Some(path), Schema::Create) => database_file::prepare(path)?,
-            (Some(path), Schema::Require) => database_file::require(path)?,
+            (Some(path), SchemaMode::Create) => database_file::create_if_missing(path)?,
+            (Some(path), SchemaMode::Require) => database_file::require_exists(path)?,
             (None, _) => {}
         }
-        let first =
-            Database::connect(options(url, config, 1, schema == Schema::Create)).await.map_err(|error| {
-                let fault = path.as_deref().and_then(database_file::permission_fault);
+        let first = Database::connect(connect_options(url, config, 1, schema == SchemaMode::Create))
+            .await
+            .map_err(|error| {
+                let fault = path.as_deref().and_then(database_file::permission_problem);
                 StoreError::Unavailable(fault.unwrap_or_else(|| {
                     format!("{url} does not open; does another program keep it locked? ({error})")
                 }))
             })?;
         let migrated = match schema {
-            Schema::Create => migrate::migrate(&first).await,
-            Schema::Require => migrate::require_all_steps(&first).await,
+            SchemaMode::Create => migrate::migrate(&first).await,
+            SchemaMode::Require => migrate::require_all_steps(&first).await,
         };
         first.close().await?;
         migrated?;
         // Only now: a connection to SQLite goes on for a while to believe of the tables what it saw first.
-        let mut db = Database::connect(options(url, config, config.database_connections, false)).await?;
-        spans::watch(&mut db);
+        let mut db =
+            Database::connect(connect_options(url, config, config.database_connections, false)).await?;
+        spans::trace_queries(&mut db);
         let durability = match &path {
-            Some(path) => Durability::of_file(DatabaseFile::of(path)?),
+            Some(path) => Durability::for_file(DatabaseFile::new(path)?),
             None => Durability::default(),
         };
-        let facts = Arc::new(Facts::new(Freshness::always()));
-        Ok(Self { db: Connections::Sqlite(db), facts, durability: Arc::new(durability) })
+        let cache = Arc::new(RowCache::new(Freshness::always()));
+        Ok(Self { db: Connections::Sqlite(db), cache, durability: Arc::new(durability) })
     }
 
-    async fn open_postgres(schema: Schema, config: &Config, clock: &Clock) -> Result<Self, StoreError> {
-        let target = Target::database(config).await?;
+    async fn open_postgres(schema: SchemaMode, config: &Config, clock: &Clock) -> Result<Self, StoreError> {
+        let target = ConnectTarget::for_database(config).await?;
         let single = target.connect_once().await?;
         let migrated = match schema {
-            Schema::Create => migrate::migrate_postgres(&single, target.is_pooled).await,
-            Schema::Require => migrate::require_all_steps_postgres(&single, target.is_pooled).await,
+            SchemaMode::Create => migrate::migrate_postgres(&single, target.is_pooled).await,
+            SchemaMode::Require => migrate::require_all_steps_postgres(&single, target.is_pooled).await,
         };
         let closed = single.close().await;
         migrated?;
@@ -139,24 +141,24 @@ impl Store {
         let db = Connections::Postgres(Arc::new(Pools::new(&target, config)));
         // The row cache is on while notifications of other processes are received, and for a limited time in an outage.
         let limit = Duration::from_secs(config.stale_decisions);
-        let facts = Arc::new(Facts::new(Freshness::after_contact(limit, clock.clone())));
+        let cache = Arc::new(RowCache::new(Freshness::with_max_stale(limit, clock.clone())));
         if target.is_pooled && config.database_listen_url.is_none() {
             tracing::warn!(
                 "a connection pooler in transaction mode passes no notifications on: the row cache is off; \
                  CEDARGATE_DATABASE_LISTEN_URL may name the address of the server itself"
             );
         } else {
-            tokio::spawn(Facts::listen(Arc::downgrade(&facts), config.clone(), db.clone()));
+            tokio::spawn(RowCache::listen(Arc::downgrade(&cache), config.clone(), db.clone()));
         }
-        Ok(Self { db, facts, durability: Arc::default() })
+        Ok(Self { db, cache, durability: Arc::default() })
     }
 
     /// Checks that the database answers, can be written, and has the schema that this program gave it: one that was
     /// replaced by an older one has not.
     pub async fn check(&self) -> Result<(), StoreError> {
         self.check_writable().await?;
-        let known = Migrator::migrations();
-        let last = known.last().map(|step| step.name().to_owned()).unwrap_or_default();
+        let migrations = Migrator::migrations();
+        let last = migrations.last().map(|step| step.name().to_owned()).unwrap_or_default();
         let mut select = Query::select();
         select
             .column("version")
@@ -164,7 +166,7 @@ impl Store {
             .and_where(Expr::col("version").eq(last.as_str()));
         match self.db.query_health(self.db.get_database_backend().build(&select)).await? {
             Some(_) => Ok(()),
-            None => Err(StoreError::Foreign(format!("the database has no longer the step {last}"))),
+            None => Err(StoreError::Misconfigured(format!("the database has no longer the step {last}"))),
         }
     }
 
@@ -181,7 +183,7 @@ impl Store {
     }
 
     /// Starts a unit of work that somebody causes.
-    pub async fn begin(&self, cause: Cause) -> Result<Work, StoreError> {
+    pub async fn begin(&self, actor: AuditActor) -> Result<UnitOfWork, StoreError> {
         let tx = match &self.db {
             Connections::Postgres(pools) => Transaction::Postgres(pools.begin().await?),
             Connections::Sqlite(db) => {
@@ -191,12 +193,19 @@ impl Store {
                     sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
                     ..TransactionOptions::default()
                 };
-                let begun = db.begin_with_options(options);
-                Transaction::Sqlite(spans::timed(DbBackend::Sqlite, "BEGIN", begun).await?)
+                let transaction = db.begin_with_options(options);
+                Transaction::Sqlite(spans::traced(DbBackend::Sqlite, "BEGIN", transaction).await?)
             }
         };
-        let facts = Arc::clone(&self.facts);
-        let settlement = Settlement::new(&self.durability);
-        Ok(Work { tx, facts, written: Mutex::default(), cause, entries: Mutex::default(), settlement })
+        let cache = Arc::clone(&self.cache);
+        let pending_revocations = PendingRevocations::new(&self.durability);
+        Ok(UnitOfWork {
+            tx,
+            cache,
+            write_set: Mutex::default(),
+            actor,
+            entries: Mutex::default(),
+            pending_revocations,
+        })
     }
 }

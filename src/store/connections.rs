@@ -1,6 +1,6 @@
 //! The connections to the database, and transactions on them, for both databases alike.
 
-use super::postgres::{Pools, Purpose, Session};
+use super::postgres::{PgSession, Pools, Purpose};
 use async_trait::async_trait;
 use sea_orm::{
     ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, ExecResult, QueryResult,
@@ -20,7 +20,7 @@ pub(super) enum Connections {
 #[derive(Debug)]
 pub(super) enum Transaction {
     Sqlite(DatabaseTransaction),
-    Postgres(Session),
+    Postgres(PgSession),
 }
 
 /// What a [`Reader`](super::Reader) reads on.

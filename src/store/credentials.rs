@@ -1,11 +1,11 @@
 //! What proves who is calling: passwords and API keys. (Sessions, and the keys that sign, are next door.) A secret that a
 //! client holds is here as a hash only.
 
-use super::revocations::Revoked;
-use super::{Ending, Entry, Event, Store, StoreError, Work};
+use super::revocations::RevocationTarget;
+use super::{AuditEntry, EndReason, Event, Store, StoreError, UnitOfWork};
 use crate::authz::{Permitted, ScopeSet};
 use crate::resource::Resource;
-use crate::values::{Id, Name, Timestamp};
+use crate::types::{Id, Name, Timestamp};
 use sea_orm::sea_query::{Expr, ExprTrait, OnConflict, Order, Query};
 use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, TryGetable};
 
@@ -35,7 +35,7 @@ pub struct ApiKeyRow {
 const KEY_COLUMNS: [&str; 9] =
     ["id", "user", "name", "hash", "hint", "scopes", "created_at", "expires_at", "last_used_at"];
 
-impl Work {
+impl UnitOfWork {
     /// Sets a user's password.
     pub async fn set_password<U: Resource>(
         &self,
@@ -54,7 +54,7 @@ impl Work {
     }
 
     /// Keeps a password under another hash of it, where it still is the one with the old hash.
-    pub async fn renew_password(&self, user: Id, old: &str, new: &str) -> Result<(), StoreError> {
+    pub async fn replace_password_hash(&self, user: Id, old: &str, new: &str) -> Result<(), StoreError> {
         let mut update = Query::update();
         update
             .table("passwords")
@@ -85,9 +85,9 @@ impl Work {
         ]);
         self.tx.execute(&insert).await?;
         self.audit(
-            Entry::new(Event::KeyCreated)
-                .user(user.id())
-                .within(user.path())
+            AuditEntry::new(Event::KeyCreated)
+                .target_user(user.id())
+                .in_organization(user.path())
                 .with("key", key.id.to_string())
                 .with("scopes", key.scopes.to_string())
                 .with("expiresAt", key.expires_at.map(|end| end.to_string())),
@@ -112,37 +112,42 @@ impl Work {
         user: &Permitted<U>,
         key: Id,
     ) -> Result<bool, StoreError> {
-        self.end_keys(user.id(), Some(key), Ending::Deleted, None).await
+        self.delete_matching_keys(user.id(), Some(key), EndReason::Deleted, None).await
     }
 
     /// Ends all keys of a user.
     pub async fn delete_api_keys<U: Resource>(
         &self,
         user: &Permitted<U>,
-        because: Ending,
+        reason: EndReason,
     ) -> Result<(), StoreError> {
-        self.end_keys(user.id(), None, because, None).await?;
+        self.delete_matching_keys(user.id(), None, reason, None).await?;
         Ok(())
     }
 
     /// Ends the key of whoever presents it: false where somebody else has just done so.
-    pub async fn give_up_api_key(&self, key: &ApiKeyRow) -> Result<bool, StoreError> {
-        self.end_keys(key.user, Some(key.id), Ending::Revoked, None).await
+    pub async fn revoke_api_key(&self, key: &ApiKeyRow) -> Result<bool, StoreError> {
+        self.delete_matching_keys(key.user, Some(key.id), EndReason::Revoked, None).await
     }
 
     /// Ends keys of a user, one or all, and tells whether there were any. Every key that ends before its time ends here; only
     /// those of a deleted user go with that.
     /// Where a time is given, keys that were created later stay.
-    pub(super) async fn end_keys(
+    pub(super) async fn delete_matching_keys(
         &self,
         user: Id,
         which: Option<Id>,
-        because: Ending,
+        reason: EndReason,
         until: Option<Timestamp>,
     ) -> Result<bool, StoreError> {
-        self.revokes(user, Revoked::Keys(which), because, until.unwrap_or(self.cause.at));
+        self.note_revocation(
+            user,
+            RevocationTarget::ApiKeys(which),
+            reason,
+            until.unwrap_or(self.actor.time),
+        );
         // Whoever calls with one of them is remembered as its user.
-        self.wrote(user);
+        self.mark_written(user);
         let mut delete = Query::delete();
         delete.from_table("api_keys").and_where(Expr::col("user").eq(user)).returning_col("id");
         if let Some(key) = which {
@@ -151,12 +156,12 @@ impl Work {
         if let Some(until) = until {
             delete.and_where(Expr::col("created_at").lte(until));
         }
-        let ended = self.tx.query_all(&delete).await.map_err(|error| self.failed(error))?;
-        if ended.is_empty() {
+        let deleted = self.tx.query_all(&delete).await.map_err(|error| self.statement_error(error))?;
+        if deleted.is_empty() {
             return Ok(false);
         }
-        let entry = self.about(Event::KeyDeleted, user).await?.with("reason", because.to_string());
-        for row in &ended {
+        let entry = self.entry_for_user(Event::KeyDeleted, user).await?.with("reason", reason.to_string());
+        for row in &deleted {
             let key = Id::try_get(row, "", "id").map_err(DbErr::from)?;
             self.audit(entry.clone().with("key", key.to_string()));
         }
@@ -187,7 +192,7 @@ impl Store {
     }
 
     /// Notes that a key was used.
-    pub async fn touch_api_key(&self, key: Id, now: Timestamp) -> Result<(), StoreError> {
+    pub async fn record_api_key_use(&self, key: Id, now: Timestamp) -> Result<(), StoreError> {
         let mut touch = Query::update();
         touch.table("api_keys").value("last_used_at", now).and_where(Expr::col("id").eq(key));
         self.db.execute(&touch).await?;

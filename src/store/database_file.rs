@@ -25,23 +25,23 @@ pub(super) fn create_private(file: &Path) -> std::io::Result<()> {
 }
 
 /// Creates the file that a URL names, where there is none.
-pub(super) fn prepare(path: &Path) -> Result<(), StoreError> {
+pub(super) fn create_if_missing(path: &Path) -> Result<(), StoreError> {
     // Whatever is wrong with the name, the attempt to open it says.
     let _ = create_private(path);
-    adopt(path)
+    chown_to_directory_owner(path)
 }
 
 /// Gives a file of root's to the owner of its directory: one that root creates, or that a backup was copied to. The service
 /// runs as that user.
-fn adopt(path: &Path) -> Result<(), StoreError> {
+fn chown_to_directory_owner(path: &Path) -> Result<(), StoreError> {
     let Some((directory, file)) = metadata_of(directory_of(path)).zip(metadata_of(path)) else {
         return Ok(());
     };
     if !rustix::process::geteuid().is_root() || file.uid() == directory.uid() || !file.uid().eq(&0) {
         return Ok(());
     }
-    hand_over(path, &directory).map_err(|error| {
-        StoreError::Foreign(format!(
+    set_owner_from(path, &directory).map_err(|error| {
+        StoreError::Misconfigured(format!(
             "the database file {} belongs to root, and cannot be given to the owner of its directory (user {}): {error}",
             path.display(),
             directory.uid()
@@ -54,19 +54,19 @@ fn adopt(path: &Path) -> Result<(), StoreError> {
 /// # Errors
 ///
 /// [`StoreError::Unavailable`] where it does not, [`StoreError::Foreign`] where root cannot give it to its owner.
-pub(super) fn require(path: &Path) -> Result<(), StoreError> {
+pub(super) fn require_exists(path: &Path) -> Result<(), StoreError> {
     match std::fs::metadata(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => Err(StoreError::Unavailable(format!(
             "the database file {} does not exist; `cedargate serve` and `cedargate user add` create it",
             path.display()
         ))),
         // Other errors are reported by the attempt to open it.
-        _ => adopt(path),
+        _ => chown_to_directory_owner(path),
     }
 }
 
 /// Gives a file of root's to the owner of its directory. The directory is another user's, who could have put a link there.
-fn hand_over(path: &Path, directory: &Metadata) -> std::io::Result<()> {
+fn set_owner_from(path: &Path, directory: &Metadata) -> std::io::Result<()> {
     let flags = i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or_default();
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     let found = file.metadata()?;
@@ -86,7 +86,7 @@ fn directory_of(path: &Path) -> &Path {
 }
 
 /// Why this process may not use the database file, and how to change that; none where its permissions are not the reason.
-pub(super) fn permission_fault(path: &Path) -> Option<String> {
+pub(super) fn permission_problem(path: &Path) -> Option<String> {
     use rustix::fs::{Access, AtFlags, CWD, accessat};
     let user = rustix::process::geteuid().as_raw();
     let is_denied = |path: &Path, access: Access| {
@@ -95,34 +95,34 @@ pub(super) fn permission_fault(path: &Path) -> Option<String> {
             Err(rustix::io::Errno::ACCESS | rustix::io::Errno::PERM | rustix::io::Errno::ROFS)
         )
     };
-    let of = |path: &Path| match metadata_of(path) {
+    let describe = |path: &Path| match metadata_of(path) {
         Some(found) => {
             format!("owner {}, group {}, mode {:04o}", found.uid(), found.gid(), found.mode() & 0o7777)
         }
         None => "owner unknown".to_owned(),
     };
     let directory = directory_of(path);
-    let beside = ["-wal", "-shm"].map(|ending| {
+    let companions = ["-wal", "-shm"].map(|ending| {
         let mut name = path.as_os_str().to_owned();
         name.push(ending);
         PathBuf::from(name)
     });
-    let files = std::iter::once(path.to_owned()).chain(beside);
+    let files = std::iter::once(path.to_owned()).chain(companions);
     if let Some(file) = files.into_iter().find(|file| is_denied(file, Access::READ_OK | Access::WRITE_OK)) {
         return Some(format!(
             "permission denied: {} ({}) is not readable and writable for this process, which runs as user {user}; \
              run `chown {user} {}`, or start the service as the owner",
             file.display(),
-            of(&file),
+            describe(&file),
             file.display()
         ));
     }
     is_denied(directory, Access::WRITE_OK | Access::EXEC_OK).then(|| {
         format!(
             "permission denied: the directory {} ({}) is not writable for this process, which runs as user {user}; \
-             SQLite creates files beside the database",
+             SQLite creates files companions the database",
             directory.display(),
-            of(directory)
+            describe(directory)
         )
     })
 }
@@ -139,7 +139,7 @@ pub(super) struct DatabaseFile {
 
 impl DatabaseFile {
     /// The file at this path, which exists.
-    pub(super) fn of(path: &Path) -> Result<Self, StoreError> {
+    pub(super) fn new(path: &Path) -> Result<Self, StoreError> {
         let unreadable = |error: std::io::Error| {
             StoreError::Unavailable(format!("the database file {}: {error}", path.display()))
         };
@@ -180,7 +180,7 @@ impl DatabaseFile {
     /// # Errors
     ///
     /// [`StoreError::NotWritable`] where it is full.
-    pub(super) fn check_room(&self) -> Result<(), StoreError> {
+    pub(super) fn check_free_space(&self) -> Result<(), StoreError> {
         let Ok(disk) = rustix::fs::statvfs(directory_of(&self.path)) else { return Ok(()) };
         // Root may use the blocks that are reserved for it.
         let blocks = if rustix::process::geteuid().is_root() { disk.f_bfree } else { disk.f_bavail };
@@ -211,23 +211,23 @@ impl ServeLock {
     /// [`StoreError::Foreign`] where another process serves it, or the lock file cannot be used.
     pub fn acquire(url: &str) -> Result<Self, StoreError> {
         let Some(path) = path_of_url(url) else { return Ok(Self { _file: None }) };
-        let path = resolved(&path);
+        let path = resolve_path(&path);
         let mut name = path.as_os_str().to_owned();
         name.push(".lock");
         let name = PathBuf::from(name);
         let cause = |error: std::io::Error| {
-            let cause = permission_fault(&name).or_else(|| permission_fault(&path));
+            let cause = permission_problem(&name).or_else(|| permission_problem(&path));
             let cause = cause.unwrap_or_else(|| error.to_string());
-            StoreError::Foreign(format!("the lock file {} cannot be used: {cause}", name.display()))
+            StoreError::Misconfigured(format!("the lock file {} cannot be used: {cause}", name.display()))
         };
-        prepare(&name)?;
+        create_if_missing(&name)?;
         let mut file = OpenOptions::new().read(true).write(true).open(&name).map_err(cause)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();
                 let _ = file.take(20).read_to_string(&mut holder);
-                return Err(StoreError::Foreign(format!(
+                return Err(StoreError::Misconfigured(format!(
                     "another process{} serves the database file {} already (it holds {}); stop that process first, or \
                      use PostgreSQL to run several replicas",
                     if holder.is_empty() { String::new() } else { format!(" ({})", holder.trim()) },
@@ -247,7 +247,7 @@ impl ServeLock {
 }
 
 /// The path without symbolic links, so that all names of a file have one lock.
-fn resolved(path: &Path) -> PathBuf {
+fn resolve_path(path: &Path) -> PathBuf {
     if let Ok(path) = path.canonicalize() {
         return path;
     }

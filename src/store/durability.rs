@@ -2,7 +2,7 @@
 
 use super::database_file::DatabaseFile;
 use super::migrate::APPLIED_STEPS;
-use super::revocations::Revocations;
+use super::revocations::UnstoredRevocations;
 use super::{Store, StoreError};
 use sea_orm::ConnectionTrait;
 use sea_orm::sea_query::{Expr, ExprTrait, Query};
@@ -17,12 +17,12 @@ pub(super) struct Durability {
     /// Whether a write failed, and none has succeeded since.
     is_failing: AtomicBool,
     /// Held during a test write, of which one is enough.
-    probing: Mutex<()>,
-    pub(super) revocations: Revocations,
+    probe_lock: Mutex<()>,
+    pub(super) revocations: UnstoredRevocations,
 }
 
 impl Durability {
-    pub(super) fn of_file(file: DatabaseFile) -> Self {
+    pub(super) fn for_file(file: DatabaseFile) -> Self {
         Self { file: Some(file), ..Self::default() }
     }
 
@@ -55,13 +55,13 @@ impl Store {
     pub(super) async fn check_writable(&self) -> Result<(), StoreError> {
         self.durability.check_in_place()?;
         if let Some(file) = &self.durability.file {
-            file.check_room()?;
+            file.check_free_space()?;
         }
         if !self.durability.is_failing.load(Ordering::Relaxed) {
             return Ok(());
         }
-        let failing = || StoreError::NotWritable("the last write failed".to_owned());
-        let _probing = self.durability.probing.try_lock().map_err(|_| failing())?;
+        let last_write_failed = || StoreError::NotWritable("the last write failed".to_owned());
+        let _probing = self.durability.probe_lock.try_lock().map_err(|_| last_write_failed())?;
         let written = self.write_test_row().await;
         self.durability.record(&written);
         written
@@ -69,7 +69,7 @@ impl Store {
 
     /// Changes a row and changes it back, which writes a page although nothing differs afterwards.
     async fn write_test_row(&self) -> Result<(), StoreError> {
-        let work = self.begin(super::Cause::service(crate::values::Clock::system().now())).await?;
+        let work = self.begin(super::AuditActor::service(crate::types::Clock::system().now())).await?;
         for difference in [1, -1] {
             let mut update = Query::update();
             update.table(APPLIED_STEPS).value("applied_at", Expr::col("applied_at").add(difference));

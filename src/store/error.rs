@@ -14,7 +14,7 @@ pub enum StoreError {
     NotWritable(String),
     /// A revocation could not be stored, but is in effect in this process.
     #[error("the revocation could not be stored: {0}")]
-    NotStored(String),
+    RevocationNotStored(String),
     /// Another row has this value already, where each may have it once.
     #[error("another one has the same {0} already")]
     Duplicate(String),
@@ -31,7 +31,7 @@ pub enum StoreError {
     },
     /// The database was migrated by a newer program, or is not one of this program's.
     #[error("{0}")]
-    Foreign(String),
+    Misconfigured(String),
     /// The database says something that this program does not understand.
     #[error("the database failed: {0}")]
     Failed(String),
@@ -40,36 +40,38 @@ pub enum StoreError {
 impl From<DbErr> for StoreError {
     fn from(error: DbErr) -> Self {
         match error.sql_err() {
-            Some(SqlErr::UniqueConstraintViolation(message)) => return Self::Duplicate(column_in(&message)),
+            Some(SqlErr::UniqueConstraintViolation(message)) => {
+                return Self::Duplicate(constraint_column(&message));
+            }
             Some(SqlErr::ForeignKeyConstraintViolation(_)) => return Self::Referenced,
             _ => {}
         }
         let message = error.to_string();
-        if is_refused_write(&error) {
+        if is_write_refused(&error) {
             return Self::NotWritable(message);
         }
-        if is_passing(&error) { Self::Unavailable(message) } else { Self::Failed(message) }
+        if is_transient(&error) { Self::Unavailable(message) } else { Self::Failed(message) }
     }
 }
 
 /// The column that a message about a unique constraint names: SQLite says `table.column`, PostgreSQL quotes
 /// `table_column_key`.
-fn column_in(message: &str) -> String {
+fn constraint_column(message: &str) -> String {
     let name = message.rsplit(['"', ' ']).find(|word| !word.is_empty()).unwrap_or(message);
     let name = name.trim_end_matches("_key").trim_end_matches("_pkey");
     name.rsplit(['.', '_']).next().unwrap_or(name).to_owned()
 }
 
 /// Whether the storage of the database refuses to be written.
-fn is_refused_write(error: &DbErr) -> bool {
+fn is_write_refused(error: &DbErr) -> bool {
     let (DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error))) = error
     else {
         return false;
     };
-    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| is_refused_write_code(&code))
+    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| is_write_refused_code(&code))
 }
 
-fn is_refused_write_code(code: &str) -> bool {
+fn is_write_refused_code(code: &str) -> bool {
     match code.len() {
         // PostgreSQL: disk_full, io_error, read_only_sql_transaction.
         5 => matches!(code, "53100" | "58030" | "25006"),
@@ -84,7 +86,7 @@ fn is_refused_write_code(code: &str) -> bool {
 
 /// Whether trying again later may help: no connection, a lost one, a server that is starting or stopping, a lock that
 /// another transaction or program holds, a time limit.
-fn is_passing(error: &DbErr) -> bool {
+fn is_transient(error: &DbErr) -> bool {
     match error {
         DbErr::ConnectionAcquire(_) | DbErr::Conn(_) => true,
         DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error)) => match error
@@ -129,11 +131,14 @@ pub(super) fn is_connection_error(error: &Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::column_in;
+    use super::constraint_column;
 
     #[test]
     fn the_column_of_a_violated_constraint_is_named() {
-        assert_eq!(column_in("UNIQUE constraint failed: users.email"), "email");
-        assert_eq!(column_in("duplicate key value violates unique constraint \"users_email_key\""), "email");
+        assert_eq!(constraint_column("UNIQUE constraint failed: users.email"), "email");
+        assert_eq!(
+            constraint_column("duplicate key value violates unique constraint \"users_email_key\""),
+            "email"
+        );
     }
 }

@@ -1,10 +1,10 @@
 //! Lists: the things of the organizations of which the list is permitted, filtered, sorted, a page at a time.
 
-use super::rows::{HOLDER, Held, held, id_column, is_within, table};
+use super::rows::{OWNER_ORG, RowWithOrg, id_column, is_within, select_with_org, table};
 use super::{Store, StoreError};
-use crate::authz::{Permitted, Within};
+use crate::authz::{AuthorizedOrgs, Permitted};
 use crate::resource::Resource;
-use crate::values::Id;
+use crate::types::Id;
 use sea_orm::sea_query::{Alias, Expr, ExprTrait, Func, NullOrdering, Order};
 use sea_orm::{
     ColumnTrait, ColumnType, EntityTrait, IdenStatic, Iterable, PaginatorTrait, QueryFilter, QueryOrder,
@@ -35,11 +35,11 @@ pub struct Page<T> {
 
 /// The extent of a list, and of the page that was read of it.
 #[derive(Debug, Clone, Copy)]
-pub struct Listed {
+pub struct ListResult {
     /// The number of rows of the whole list.
     pub total: u64,
     /// The number of rows that the page has taken.
-    pub taken: u64,
+    pub item_count: u64,
 }
 
 /// The stored size of the rows that are read at once, in bytes; a single row may be larger.
@@ -54,13 +54,13 @@ impl Store {
     /// the database's sorting ever holds the whole page.
     pub async fn list<R: Resource>(
         &self,
-        within: &Permitted<Within>,
+        organizations: &Permitted<AuthorizedOrgs>,
         query: &ListQuery,
-        mut take: impl FnMut(Permitted<R>) -> bool,
-    ) -> Result<Listed, StoreError> {
-        let select = selected::<R>(within, query);
+        mut visit: impl FnMut(Permitted<R>) -> bool,
+    ) -> Result<ListResult, StoreError> {
+        let select = filtered_select::<R>(organizations, query);
         let total = PaginatorTrait::count(select.clone(), &self.db).await?;
-        let rows: Vec<(Id, i64)> = sorted::<R>(select.clone(), query)
+        let rows: Vec<(Id, i64)> = apply_sort::<R>(select.clone(), query)
             .select_only()
             .expr_as(id_column::<R>(), "id")
             .expr_as(stored_size::<R>(), "size")
@@ -69,22 +69,22 @@ impl Store {
             .into_tuple()
             .all(&self.db)
             .await?;
-        let (mut taken, mut rest) = (0, rows.as_slice());
+        let (mut item_count, mut rest) = (0, rows.as_slice());
         while !rest.is_empty() {
-            let (group, after) = rest.split_at(group_length(rest).min(rest.len()));
-            let ids = group.iter().map(|(id, _)| *id);
-            let found = sorted::<R>(select.clone().filter(id_column::<R>().is_in(ids)), query);
-            for row in found.into_model::<Held<R>>().all(&self.db).await? {
+            let (batch, after) = rest.split_at(group_length(rest).min(rest.len()));
+            let ids = batch.iter().map(|(id, _)| *id);
+            let found = apply_sort::<R>(select.clone().filter(id_column::<R>().is_in(ids)), query);
+            for row in found.into_model::<RowWithOrg<R>>().all(&self.db).await? {
                 let id = row.row.id();
-                let Some(row) = within.admit(row.undecided()) else { continue };
-                if !take(row) {
-                    taken += group.iter().take_while(|(other, _)| *other != id).count();
-                    return Ok(Listed { total, taken: count(taken) });
+                let Some(row) = organizations.admit(row.into_unchecked()) else { continue };
+                if !visit(row) {
+                    item_count += batch.iter().take_while(|(other, _)| *other != id).count();
+                    return Ok(ListResult { total, item_count: count(item_count) });
                 }
             }
-            (taken, rest) = (taken + group.len(), after);
+            (item_count, rest) = (item_count + batch.len(), after);
         }
-        Ok(Listed { total, taken: count(taken) })
+        Ok(ListResult { total, item_count: count(item_count) })
     }
 }
 
@@ -103,11 +103,15 @@ fn group_length(rows: &[(Id, i64)]) -> usize {
 }
 
 /// The rows of these organizations that fit the filters.
-fn selected<R: Resource>(within: &Permitted<Within>, query: &ListQuery) -> Select<R::Entity> {
-    let select = if within.is_whole() {
-        held::<R>().filter(is_within(Expr::col((HOLDER, "path")), within.top()))
+fn filtered_select<R: Resource>(
+    organizations: &Permitted<AuthorizedOrgs>,
+    query: &ListQuery,
+) -> Select<R::Entity> {
+    let select = if organizations.is_complete() {
+        select_with_org::<R>().filter(is_within(Expr::col((OWNER_ORG, "path")), organizations.top()))
     } else {
-        held::<R>().filter(Expr::col((HOLDER, "id")).is_in(within.organizations().iter().copied()))
+        select_with_org::<R>()
+            .filter(Expr::col((OWNER_ORG, "id")).is_in(organizations.organizations().iter().copied()))
     };
     query
         .filters
@@ -116,14 +120,14 @@ fn selected<R: Resource>(within: &Permitted<Within>, query: &ListQuery) -> Selec
 }
 
 /// The same, in the order of the list.
-fn sorted<R: Resource>(select: Select<R::Entity>, query: &ListQuery) -> Select<R::Entity> {
-    let sorted = query.sort.iter().fold(select, |select, (name, order)| {
+fn apply_sort<R: Resource>(select: Select<R::Entity>, query: &ListQuery) -> Select<R::Entity> {
+    let select = query.sort.iter().fold(select, |select, (name, order)| {
         // The databases differ in where nothing stands, so it is said: last, and first in descending order.
         let nulls = if *order == Order::Desc { NullOrdering::First } else { NullOrdering::Last };
         select.order_by_with_nulls(column::<R>(name), order.clone(), nulls)
     });
     // Ids of one second are in no order.
-    sorted.order_by(column::<R>("created_at"), Order::Asc).order_by(id_column::<R>(), Order::Asc)
+    select.order_by(column::<R>("created_at"), Order::Asc).order_by(id_column::<R>(), Order::Asc)
 }
 
 fn column<R: Resource>(name: &str) -> Expr {

@@ -2,7 +2,7 @@
 //! a process that is killed leaves either both or neither.
 
 use super::StoreError;
-use crate::values::Clock;
+use crate::types::Clock;
 use migrations::Migrator;
 use sea_orm::sea_query::{Expr, Query};
 use sea_orm::{
@@ -57,7 +57,7 @@ pub(super) async fn migrate_postgres(db: &DatabaseConnection, is_pooled: bool) -
         let deallocate =
             async || if is_pooled { tx.execute_unprepared("DEALLOCATE ALL").await.map(drop) } else { Ok(()) };
         deallocate().await?;
-        lock(&tx).await?;
+        acquire_lock(&tx).await?;
         let is_applied = apply_next_step(&tx).await?;
         deallocate().await?;
         tx.commit().await?;
@@ -79,7 +79,7 @@ pub(super) async fn require_all_steps(db: &DatabaseConnection) -> Result<(), Sto
 async fn require_steps(tables: &SchemaManager<'_>) -> Result<(), StoreError> {
     let applied = applied_steps(tables).await?;
     let Some(step) = next_step(&applied)? else { return Ok(()) };
-    Err(StoreError::Foreign(if applied.is_empty() {
+    Err(StoreError::Misconfigured(if applied.is_empty() {
         "the database has no tables of this program; `cedargate serve` and `cedargate user add` create them"
             .into()
     } else {
@@ -113,18 +113,18 @@ pub(super) async fn require_all_steps_postgres(
 }
 
 /// Keeps other processes from migrating until the transaction ends.
-async fn lock(tx: &DatabaseTransaction) -> Result<(), StoreError> {
-    let begun = Instant::now();
+async fn acquire_lock(tx: &DatabaseTransaction) -> Result<(), StoreError> {
+    let started = Instant::now();
     loop {
-        let mut lock = Query::select();
+        let mut query = Query::select();
         // An arbitrary number.
-        lock.expr_as(Expr::cust("pg_try_advisory_xact_lock(4839271)"), "locked");
-        let row = tx.query_one(&lock).await?;
+        query.expr_as(Expr::cust("pg_try_advisory_xact_lock(4839271)"), "locked");
+        let row = tx.query_one(&query).await?;
         let is_locked = row.map(|row| bool::try_get(&row, "", "locked")).transpose().map_err(DbErr::from)?;
         if is_locked == Some(true) {
             return Ok(());
         }
-        if begun.elapsed() > LOCK_LIMIT {
+        if started.elapsed() > LOCK_LIMIT {
             return Err(StoreError::Unavailable(format!(
                 "another process has been migrating it for more than {LOCK_LIMIT:?}"
             )));
@@ -150,10 +150,10 @@ async fn apply_next_step(tx: &DatabaseTransaction) -> Result<bool, StoreError> {
 }
 
 /// The names of the steps that the database has.
-async fn applied_steps(tables: &SchemaManager<'_>) -> Result<Vec<String>, StoreError> {
-    if !tables.has_table(APPLIED_STEPS).await? {
-        if tables.has_table("users").await? {
-            return Err(StoreError::Foreign(
+async fn applied_steps(schema: &SchemaManager<'_>) -> Result<Vec<String>, StoreError> {
+    if !schema.has_table(APPLIED_STEPS).await? {
+        if schema.has_table("users").await? {
+            return Err(StoreError::Misconfigured(
                 "the database has a table `users` but was not made by this program; name another database"
                     .into(),
             ));
@@ -162,7 +162,7 @@ async fn applied_steps(tables: &SchemaManager<'_>) -> Result<Vec<String>, StoreE
     }
     let mut select = Query::select();
     select.column("version").from(APPLIED_STEPS);
-    let rows = tables.get_connection().query_all(&select).await?;
+    let rows = schema.get_connection().query_all(&select).await?;
     let names = rows.iter().map(|row| String::try_get(row, "", "version"));
     Ok(names.collect::<Result<_, _>>().map_err(DbErr::from)?)
 }
@@ -173,7 +173,7 @@ fn next_step(applied: &[String]) -> Result<Option<Box<dyn sea_orm_migration::Mig
     let unknown = |name: &&String| steps.iter().all(|step| step.name() != name.as_str());
     let newer: Vec<&str> = applied.iter().filter(unknown).map(String::as_str).collect();
     if !newer.is_empty() {
-        return Err(StoreError::Foreign(format!(
+        return Err(StoreError::Misconfigured(format!(
             "the database was migrated by a newer version of this program: it has the step {}, which this \
              version does not know; start the newer version, or restore a backup",
             newer.join(", ")

@@ -9,48 +9,48 @@ mod archive_file;
 mod attempts;
 mod audit;
 mod backup;
+mod cache;
 mod chain;
+mod cleanup;
 mod connect;
 mod connections;
 mod credentials;
 mod database_file;
 mod durability;
 mod error;
-mod facts;
 mod freshness;
-mod janitor;
-mod kinds;
 mod list;
 mod migrate;
 mod policy_state;
 mod postgres;
+mod resource_types;
 mod revocations;
 mod rows;
 mod sessions;
 mod signing_keys;
 mod spans;
 
-use crate::values::Id;
+use crate::types::Id;
 pub use accounts::Account;
-pub use archive::{ArchiveFile, Segment};
+pub use archive::{ArchiveFile, ArchiveSegment};
 pub use archive_file::{ArchiveError, ArchiveWriter};
 pub use attempts::AttemptRow;
-pub use audit::{AuditRow, Cause, Entry, Event, Outcome};
-pub use chain::{Head, Verified};
+pub use audit::{AuditActor, AuditEntry, AuditRow, Event, Outcome};
+pub use cache::CacheVersion;
+use cache::{RowCache, WriteSet};
+pub use chain::{ChainHead, VerificationReport};
+pub use cleanup::CleanupCounts;
 use connections::{Connections, Executor, Transaction};
 pub use credentials::ApiKeyRow;
 pub use database_file::ServeLock;
 use durability::Durability;
 pub use error::StoreError;
-pub use facts::Stamp;
-use facts::{Facts, Written};
-pub use janitor::Swept;
-pub use kinds::{Kind, Kinds};
-pub use list::{ListQuery, Listed, Page};
+pub use list::{ListQuery, ListResult, Page};
 pub use policy_state::PolicyState;
-use revocations::Settlement;
+pub use resource_types::{ResourceType, ResourceTypes};
+use revocations::PendingRevocations;
 use sea_orm::{ConnectionTrait, DbBackend, DbErr};
-pub use sessions::{Ending, NewRefreshToken, Origin, Session, Sessions, SpentToken};
+pub use sessions::{EndReason, NewRefreshToken, Origin, Session, SessionSelection, SpentToken};
 pub use signing_keys::SigningKeyRow;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -58,7 +58,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 #[derive(Debug, Clone)]
 pub struct Store {
     db: Connections,
-    facts: Arc<Facts>,
+    cache: Arc<RowCache>,
     durability: Arc<Durability>,
 }
 
@@ -66,13 +66,13 @@ pub struct Store {
 ///
 /// What it reads of a row it keeps for itself until it ends, so that a decision holds until the row is written.
 #[derive(Debug)]
-pub struct Work {
+pub struct UnitOfWork {
     tx: Transaction,
-    facts: Arc<Facts>,
-    written: Mutex<Written>,
-    cause: Cause,
-    entries: Mutex<Vec<Entry>>,
-    settlement: Settlement,
+    cache: Arc<RowCache>,
+    write_set: Mutex<WriteSet>,
+    actor: AuditActor,
+    entries: Mutex<Vec<AuditEntry>>,
+    pending_revocations: PendingRevocations,
 }
 
 /// What reads: the database as everybody sees it, or a unit of work, which has its connection already. Whoever has one
@@ -81,39 +81,39 @@ pub struct Work {
 pub struct Reader<'a>(Executor<'a>);
 
 /// Whether several processes may serve this database.
-fn is_shared(db: &impl ConnectionTrait) -> bool {
+fn is_shared_database(db: &impl ConnectionTrait) -> bool {
     db.get_database_backend() == DbBackend::Postgres
 }
 
 impl Store {
     /// The stamp for what is read from now on of the thing with this id.
-    pub fn stamp(&self, id: Id) -> Stamp {
-        self.facts.stamp(id)
+    pub fn cache_version(&self, id: Id) -> CacheVersion {
+        self.cache.cache_version(id)
     }
 
     /// Whether what was read with this stamp of the thing with this id is still so.
-    pub fn is_good(&self, stamp: Stamp, id: Id) -> bool {
-        self.facts.is_good(stamp, id)
+    pub fn is_unchanged(&self, version: CacheVersion, id: Id) -> bool {
+        self.cache.is_unchanged(version, id)
     }
 
     /// Whether what was absent at this stamp still is.
-    pub fn is_still_absent(&self, stamp: Stamp, id: Id) -> bool {
-        self.facts.is_still_absent(stamp, id)
+    pub fn is_still_absent(&self, version: CacheVersion, id: Id) -> bool {
+        self.cache.is_still_absent(version, id)
     }
 
     /// Whether the database is away, and decisions use what was read before.
     pub fn is_stale(&self) -> bool {
-        self.facts.freshness().is_stale()
+        self.cache.freshness().is_stale()
     }
 
     /// The number of times that a stale period began or ended: odd during one.
-    pub fn stale_changes(&self) -> u64 {
-        self.facts.freshness().changes()
+    pub fn stale_transitions(&self) -> u64 {
+        self.cache.freshness().transitions()
     }
 
     /// The time since this process last received something from the database.
-    pub fn since_contact(&self) -> std::time::Duration {
-        self.facts.freshness().since_contact()
+    pub fn time_since_contact(&self) -> std::time::Duration {
+        self.cache.freshness().time_since_contact()
     }
 
     /// Reads what everybody sees.
@@ -122,7 +122,7 @@ impl Store {
     }
 }
 
-impl Work {
+impl UnitOfWork {
     /// Reads within the unit of work, and keeps nothing of it from others.
     pub fn reader(&self) -> Reader<'_> {
         Reader(Executor::Transaction(&self.tx))
@@ -130,50 +130,52 @@ impl Work {
 
     /// Makes everything that was written visible, and the audit trail tell of it.
     pub async fn commit(self) -> Result<(), StoreError> {
-        let Self { tx, facts, written, cause, entries, settlement } = self;
-        let written = written.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let Self { tx, cache, write_set, actor, entries, pending_revocations } = self;
+        let write_set = write_set.into_inner().unwrap_or_else(PoisonError::into_inner);
         let entries = entries.into_inner().unwrap_or_else(PoisonError::into_inner);
         // What was written is forgotten when this ends, also where it is not known whether it was written.
-        let forget = facts::Forget(facts, written);
+        let invalidate = cache::InvalidateOnDrop(cache, write_set);
         let last = match &tx {
             Transaction::Sqlite(tx) => {
                 // SQLite has one writer, and this is it.
-                if let Err(error) = audit::append(tx, &cause, entries).await {
-                    return settlement.settle(Err(error));
+                if let Err(error) = audit::append(tx, &actor, entries).await {
+                    return pending_revocations.finish(Err(error));
                 }
                 String::new()
             }
-            Transaction::Postgres(_) => append::statements(Facts::notice(&forget.1), &cause, entries),
+            Transaction::Postgres(_) => {
+                append::append_statements(RowCache::notification(&invalidate.1), &actor, entries)
+            }
         };
         let backend = tx.get_database_backend();
         // By a task of its own: a request whose client goes away ends here, and the database may commit all the same.
-        let committed = tokio::spawn(async move {
-            let _forget = forget;
-            let committed = match (settlement.check_in_place(), tx) {
+        let task = tokio::spawn(async move {
+            let _invalidate = invalidate;
+            let result = match (pending_revocations.check_file_in_place(), tx) {
                 (Ok(()), Transaction::Sqlite(tx)) => tx.commit().await.map_err(StoreError::from),
                 (Ok(()), Transaction::Postgres(session)) => {
                     session.commit(&last).await.map_err(StoreError::from)
                 }
                 (Err(error), _) => Err(error),
             };
-            settlement.settle(committed)
+            pending_revocations.finish(result)
         });
-        let ended = |error: tokio::task::JoinError| DbErr::Custom(error.to_string());
-        spans::timed(backend, "COMMIT", async { committed.await.map_err(ended)? }).await
+        let join_error = |error: tokio::task::JoinError| DbErr::Custom(error.to_string());
+        spans::traced(backend, "COMMIT", async { task.await.map_err(join_error)? }).await
     }
 
     /// Notes that a thing is being written.
-    fn wrote(&self, id: Id) {
-        Facts::note(&mut self.written.lock().unwrap_or_else(PoisonError::into_inner), id);
+    fn mark_written(&self, id: Id) {
+        RowCache::add_written(&mut self.write_set.lock().unwrap_or_else(PoisonError::into_inner), id);
     }
 
     /// Notes that a resource is being created.
-    fn created(&self, id: Id) {
-        Facts::note_created(&mut self.written.lock().unwrap_or_else(PoisonError::into_inner), id);
+    fn mark_created(&self, id: Id) {
+        RowCache::add_created(&mut self.write_set.lock().unwrap_or_else(PoisonError::into_inner), id);
     }
 
     /// Notes that things are being written that nobody counts.
-    fn wrote_all(&self) {
-        Facts::note_all(&mut self.written.lock().unwrap_or_else(PoisonError::into_inner));
+    fn mark_all_written(&self) {
+        RowCache::add_all(&mut self.write_set.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }

@@ -1,7 +1,7 @@
 //! Which policy version was active last, and which one was confirmed to replace it. One row for all processes.
 
-use super::{Store, StoreError, Work};
-use crate::values::Timestamp;
+use super::{Store, StoreError, UnitOfWork};
+use crate::types::Timestamp;
 use sea_orm::sea_query::{CaseStatement, Expr, ExprTrait, OnConflict, Query};
 use sea_orm::{ConnectionTrait, FromQueryResult};
 
@@ -21,7 +21,7 @@ pub struct PolicyState {
 const TABLE: &str = "policy_state";
 
 /// The key of the only row.
-const ROW: i32 = 1;
+const SINGLETON_ID: i32 = 1;
 
 impl Store {
     /// The active and the confirmed version; nothing before the first start.
@@ -30,13 +30,13 @@ impl Store {
         select
             .columns(["version", "inventory", "confirmed_version", "confirmed_at"])
             .from(TABLE)
-            .and_where(Expr::col("id").eq(ROW));
+            .and_where(Expr::col("id").eq(SINGLETON_ID));
         let row = self.db.query_one(&select).await?;
         Ok(row.map(|row| PolicyState::from_query_result(&row, "")).transpose()?)
     }
 }
 
-impl Work {
+impl UnitOfWork {
     /// Records which version is active. A confirmation of another version ends with that: it was meant for the change from
     /// the version before.
     pub async fn record_active_policies(&self, version: &str, inventory: &str) -> Result<(), StoreError> {
@@ -44,12 +44,12 @@ impl Work {
         insert
             .into_table(TABLE)
             .columns(["id", "version", "inventory"])
-            .values_panic([ROW.into(), version.into(), inventory.into()])
+            .values_panic([SINGLETON_ID.into(), version.into(), inventory.into()])
             .on_conflict(
                 OnConflict::column("id")
                     .update_columns(["version", "inventory"])
-                    .value("confirmed_version", kept_for(version, "confirmed_version"))
-                    .value("confirmed_at", kept_for(version, "confirmed_at"))
+                    .value("confirmed_version", keep_if_version_unchanged(version, "confirmed_version"))
+                    .value("confirmed_at", keep_if_version_unchanged(version, "confirmed_at"))
                     .to_owned(),
             );
         self.tx.execute(&insert).await?;
@@ -57,12 +57,12 @@ impl Work {
     }
 
     /// Records that this version was confirmed to become active.
-    pub async fn confirm_policies(&self, version: &str, at: Timestamp) -> Result<(), StoreError> {
+    pub async fn confirm_policies(&self, version: &str, time: Timestamp) -> Result<(), StoreError> {
         let mut insert = Query::insert();
         insert
             .into_table(TABLE)
             .columns(["id", "version", "inventory", "confirmed_version", "confirmed_at"])
-            .values_panic([ROW.into(), "".into(), "".into(), version.into(), at.into()])
+            .values_panic([SINGLETON_ID.into(), "".into(), "".into(), version.into(), time.into()])
             .on_conflict(
                 OnConflict::column("id").update_columns(["confirmed_version", "confirmed_at"]).to_owned(),
             );
@@ -72,7 +72,7 @@ impl Work {
 }
 
 /// The value of a column where `version` is the confirmed one, else null.
-fn kept_for(version: &str, column: &'static str) -> Expr {
+fn keep_if_version_unchanged(version: &str, column: &'static str) -> Expr {
     let is_confirmed = Expr::col((TABLE, "confirmed_version")).eq(version);
     CaseStatement::new().case(is_confirmed, Expr::col((TABLE, column))).into()
 }

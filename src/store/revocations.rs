@@ -3,129 +3,132 @@
 //! do not know them.
 
 use super::durability::Durability;
-use super::{Cause, Ending, Sessions, Store, StoreError, Work};
-use crate::values::{Id, Timestamp};
+use super::{AuditActor, EndReason, SessionSelection, Store, StoreError, UnitOfWork};
+use crate::types::{Id, Timestamp};
 use sea_orm::DbErr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The number of revocations that are kept. Beyond it all credentials are revoked that exist by then.
-const MAX: usize = 10_000;
+const MAX_UNSTORED: usize = 10_000;
 
 /// The credentials that a revocation ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Revoked {
+pub(super) enum RevocationTarget {
     /// Sessions of the user.
-    Sessions(Sessions),
+    Sessions(SessionSelection),
     /// API keys of the user: this one, else all.
-    Keys(Option<Id>),
+    ApiKeys(Option<Id>),
     /// All credentials of the user, those of the future too: it is blocked or deleted.
     User,
     /// The credentials of all users.
-    Everyone,
+    AllUsers,
 }
 
 /// A revocation, and who caused it.
 #[derive(Debug, Clone)]
 pub(super) struct Revocation {
     pub(super) user: Id,
-    pub(super) what: Revoked,
-    pub(super) because: Ending,
-    pub(super) cause: Cause,
-    pub(super) at: Timestamp,
+    pub(super) target: RevocationTarget,
+    pub(super) reason: EndReason,
+    pub(super) actor: AuditActor,
+    pub(super) time: Timestamp,
 }
 
 impl Revocation {
     /// Whether a credential with this id existed when the revocation was made.
-    fn is_older(&self, credential: Id) -> bool {
-        i64::from(credential.second()) <= self.at.seconds()
+    fn existed_before(&self, credential: Id) -> bool {
+        i64::from(credential.created_second()) <= self.time.seconds()
     }
 
     fn covers_session(&self, user: Id, session: Id) -> bool {
-        match self.what {
-            Revoked::Everyone => self.is_older(session),
+        match self.target {
+            RevocationTarget::AllUsers => self.existed_before(session),
             _ if self.user != user => false,
-            Revoked::User => true,
-            Revoked::Sessions(Sessions::All) => self.is_older(session),
-            Revoked::Sessions(Sessions::One(one)) => one == session,
-            Revoked::Sessions(Sessions::AllBut(own)) => own != session && self.is_older(session),
-            Revoked::Keys(_) => false,
+            RevocationTarget::User => true,
+            RevocationTarget::Sessions(SessionSelection::All) => self.existed_before(session),
+            RevocationTarget::Sessions(SessionSelection::One(one)) => one == session,
+            RevocationTarget::Sessions(SessionSelection::AllExcept(own)) => {
+                own != session && self.existed_before(session)
+            }
+            RevocationTarget::ApiKeys(_) => false,
         }
     }
 
     fn covers_key(&self, user: Id, key: Id) -> bool {
-        match self.what {
-            Revoked::Everyone => self.is_older(key),
+        match self.target {
+            RevocationTarget::AllUsers => self.existed_before(key),
             _ if self.user != user => false,
-            Revoked::User => true,
-            Revoked::Keys(one) => one.map_or_else(|| self.is_older(key), |one| one == key),
-            Revoked::Sessions(_) => false,
+            RevocationTarget::User => true,
+            RevocationTarget::ApiKeys(one) => one.map_or_else(|| self.existed_before(key), |one| one == key),
+            RevocationTarget::Sessions(_) => false,
         }
     }
 
-    fn blocks(&self, user: Id) -> bool {
-        self.what == Revoked::User && self.user == user
+    fn blocks_user(&self, user: Id) -> bool {
+        self.target == RevocationTarget::User && self.user == user
     }
 }
 
 /// The revocations that are not stored.
 #[derive(Debug, Default)]
-pub(super) struct Revocations {
+pub(super) struct UnstoredRevocations {
     /// Whether there are any, so that nobody else takes the lock.
     is_any: AtomicBool,
     pending: Mutex<Vec<Revocation>>,
 }
 
-impl Revocations {
+impl UnstoredRevocations {
     fn lock(&self) -> MutexGuard<'_, Vec<Revocation>> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn any(&self, is_covered: impl Fn(&Revocation) -> bool) -> bool {
+    fn has_any(&self, is_covered: impl Fn(&Revocation) -> bool) -> bool {
         self.is_any.load(Ordering::Acquire) && self.lock().iter().any(is_covered)
     }
 
-    fn has_session(&self, user: Id, session: Id) -> bool {
-        self.any(|revocation| revocation.covers_session(user, session))
+    fn is_session_revoked(&self, user: Id, session: Id) -> bool {
+        self.has_any(|revocation| revocation.covers_session(user, session))
     }
 
-    fn has_key(&self, user: Id, key: Id) -> bool {
-        self.any(|revocation| revocation.covers_key(user, key))
+    fn is_key_revoked(&self, user: Id, key: Id) -> bool {
+        self.has_any(|revocation| revocation.covers_key(user, key))
     }
 
-    fn has_user(&self, user: Id) -> bool {
-        self.any(|revocation| revocation.blocks(user))
+    fn is_user_blocked(&self, user: Id) -> bool {
+        self.has_any(|revocation| revocation.blocks_user(user))
     }
 
     /// Puts revocations into effect.
     pub(super) fn add(&self, new: &[Revocation]) {
         let mut pending = self.lock();
         for new in new {
-            pending.retain(|old| (old.user, old.what) != (new.user, new.what));
+            pending.retain(|old| (old.user, old.target) != (new.user, new.target));
             pending.push(new.clone());
         }
-        if let Some(last) = pending.last().filter(|_| pending.len() > MAX).cloned() {
+        if let Some(last) = pending.last().filter(|_| pending.len() > MAX_UNSTORED).cloned() {
             tracing::error!(
-                "more than {MAX} revocations cannot be stored: this process refuses all sessions and API keys that exist now"
+                "more than {MAX_UNSTORED} revocations cannot be stored: this process refuses all sessions and API keys that exist now"
             );
             // Users that are blocked stay so: their new credentials count, too.
-            pending.retain(|old| old.what == Revoked::User);
-            pending.truncate(MAX);
-            pending.push(Revocation { what: Revoked::Everyone, ..last });
+            pending.retain(|old| old.target == RevocationTarget::User);
+            pending.truncate(MAX_UNSTORED);
+            pending.push(Revocation { target: RevocationTarget::AllUsers, ..last });
         }
         self.is_any.store(!pending.is_empty(), Ordering::Release);
     }
 
     /// Forgets revocations that have been stored.
-    pub(super) fn settle(&self, stored: &[Revocation], unblocked: Option<Id>) {
+    pub(super) fn remove_stored(&self, stored: &[Revocation], unblocked: Option<Id>) {
         if !self.is_any.load(Ordering::Acquire) {
             return;
         }
         let mut pending = self.lock();
         pending.retain(|old| {
-            let is_stored =
-                |new: &Revocation| (new.user, new.what) == (old.user, old.what) || new.blocks(old.user);
-            !(stored.iter().any(is_stored) || unblocked.is_some_and(|user| old.blocks(user)))
+            let is_stored = |new: &Revocation| {
+                (new.user, new.target) == (old.user, old.target) || new.blocks_user(old.user)
+            };
+            !(stored.iter().any(is_stored) || unblocked.is_some_and(|user| old.blocks_user(user)))
         });
         self.is_any.store(!pending.is_empty(), Ordering::Release);
     }
@@ -133,102 +136,108 @@ impl Revocations {
 
 /// What becomes of the revocations of a unit of work when it ends.
 #[derive(Debug)]
-pub(super) struct Settlement {
+pub(super) struct PendingRevocations {
     durability: Arc<Durability>,
     /// What the unit of work revokes, in this process even where that cannot be stored.
     revocations: Mutex<Vec<Revocation>>,
     /// The user that it unblocks.
-    unblocked: Mutex<Option<Id>>,
+    unblocked_user: Mutex<Option<Id>>,
 }
 
-impl Settlement {
+impl PendingRevocations {
     pub(super) fn new(durability: &Arc<Durability>) -> Self {
         Self {
             durability: Arc::clone(durability),
             revocations: Mutex::default(),
-            unblocked: Mutex::default(),
+            unblocked_user: Mutex::default(),
         }
     }
 
     /// Checks that what is written is not lost with a file that was moved away.
-    pub(super) fn check_in_place(&self) -> Result<(), StoreError> {
+    pub(super) fn check_file_in_place(&self) -> Result<(), StoreError> {
         self.durability.check_in_place()
     }
 
     /// Puts the revocations into effect where they could not be stored, and forgets those that were.
-    pub(super) fn settle(&self, written: Result<(), StoreError>) -> Result<(), StoreError> {
+    pub(super) fn finish(&self, written: Result<(), StoreError>) -> Result<(), StoreError> {
         self.durability.record(&written);
         let revocations = self.revocations.lock().unwrap_or_else(PoisonError::into_inner);
         match written {
             Ok(()) => {
-                let unblocked = *self.unblocked.lock().unwrap_or_else(PoisonError::into_inner);
-                self.durability.revocations.settle(&revocations, unblocked);
+                let unblocked_user = *self.unblocked_user.lock().unwrap_or_else(PoisonError::into_inner);
+                self.durability.revocations.remove_stored(&revocations, unblocked_user);
                 Ok(())
             }
             Err(StoreError::NotWritable(cause)) if !revocations.is_empty() => {
                 self.durability.revocations.add(&revocations);
-                Err(StoreError::NotStored(cause))
+                Err(StoreError::RevocationNotStored(cause))
             }
             Err(error) => Err(error),
         }
     }
 }
 
-impl Work {
+impl UnitOfWork {
     /// Notes that this unit of work revokes credentials, which holds in this process even where it cannot be stored. To be
     /// called when the revocation is permitted, before it is written.
-    pub(super) fn revokes(&self, user: Id, what: Revoked, because: Ending, at: Timestamp) {
-        let revocation = Revocation { user, what, because, cause: self.cause.clone(), at };
-        self.settlement.revocations.lock().unwrap_or_else(PoisonError::into_inner).push(revocation);
+    pub(super) fn note_revocation(
+        &self,
+        user: Id,
+        target: RevocationTarget,
+        reason: EndReason,
+        time: Timestamp,
+    ) {
+        let revocation = Revocation { user, target, reason, actor: self.actor.clone(), time };
+        self.pending_revocations.revocations.lock().unwrap_or_else(PoisonError::into_inner).push(revocation);
     }
 
     /// Notes that a user is blocked or deleted: its credentials are refused even where that cannot be stored.
-    pub fn revokes_user(&self, user: Id, at: Timestamp) {
-        self.wrote(user);
-        self.revokes(user, Revoked::User, Ending::Blocked, at);
+    pub fn note_user_blocked(&self, user: Id, time: Timestamp) {
+        self.mark_written(user);
+        self.note_revocation(user, RevocationTarget::User, EndReason::Blocked, time);
     }
 
     /// Notes that a user is no longer blocked.
-    pub fn unblocks_user(&self, user: Id) {
-        *self.settlement.unblocked.lock().unwrap_or_else(PoisonError::into_inner) = Some(user);
+    pub fn note_user_unblocked(&self, user: Id) {
+        *self.pending_revocations.unblocked_user.lock().unwrap_or_else(PoisonError::into_inner) = Some(user);
     }
 
     /// The error of a statement that failed. Where the database cannot be written, the revocations are in effect.
-    pub(super) fn failed(&self, error: DbErr) -> StoreError {
-        let Err(error) = self.settlement.settle(Err(error.into())) else {
+    pub(super) fn statement_error(&self, error: DbErr) -> StoreError {
+        let Err(error) = self.pending_revocations.finish(Err(error.into())) else {
             return StoreError::Failed("a failed statement was settled".to_owned());
         };
-        self.facts.forget(&self.written.lock().unwrap_or_else(PoisonError::into_inner));
+        self.cache.invalidate(&self.write_set.lock().unwrap_or_else(PoisonError::into_inner));
         error
     }
 
     pub(super) fn is_session_revoked(&self, user: Id, session: Id) -> bool {
-        self.settlement.durability.revocations.has_session(user, session)
+        self.pending_revocations.durability.revocations.is_session_revoked(user, session)
     }
 
     pub(super) fn is_key_revoked(&self, user: Id, key: Id) -> bool {
-        self.settlement.durability.revocations.has_key(user, key)
+        self.pending_revocations.durability.revocations.is_key_revoked(user, key)
     }
 
-    pub(super) fn is_user_revoked(&self, user: Id) -> bool {
-        self.settlement.durability.revocations.has_user(user)
+    pub(super) fn is_user_blocked(&self, user: Id) -> bool {
+        self.pending_revocations.durability.revocations.is_user_blocked(user)
     }
 }
 
 impl Store {
     /// Whether a session was revoked by a revocation that is not stored.
     pub fn is_session_revoked(&self, user: Id, session: Id) -> bool {
-        self.durability.revocations.has_session(user, session)
+        self.durability.revocations.is_session_revoked(user, session)
     }
 
     /// Whether an API key was.
     pub fn is_key_revoked(&self, user: Id, key: Id) -> bool {
-        self.durability.revocations.has_key(user, key)
+        self.durability.revocations.is_key_revoked(user, key)
     }
 
     /// Whether a user was blocked or deleted by a revocation that is not stored.
-    pub fn is_user_revoked(&self, user: Id) -> bool {
-        self.durability.revocations.has_user(user)
+    pub fn is_user_blocked(&self, user: Id) -> bool {
+        self.durability.revocations.is_user_blocked(user)
     }
 
     /// The number of revocations that are not stored.
@@ -243,16 +252,16 @@ impl Store {
             return Ok(());
         }
         let pending = self.durability.revocations.lock().clone();
-        for Revocation { user, what, because, cause, at } in pending {
-            let work = self.begin(cause).await?;
-            match what {
-                Revoked::Sessions(which) => {
-                    work.end_sessions_opened(user, which, because, at, Some(at)).await?;
+        for Revocation { user, target, reason, actor, time } in pending {
+            let work = self.begin(actor).await?;
+            match target {
+                RevocationTarget::Sessions(selection) => {
+                    work.end_sessions_opened_until(user, selection, reason, time, Some(time)).await?;
                 }
-                Revoked::Keys(which) => {
-                    work.end_keys(user, which, because, Some(at)).await?;
+                RevocationTarget::ApiKeys(selection) => {
+                    work.delete_matching_keys(user, selection, reason, Some(time)).await?;
                 }
-                Revoked::User | Revoked::Everyone => continue,
+                RevocationTarget::User | RevocationTarget::AllUsers => continue,
             }
             work.commit().await?;
             tracing::info!(%user, "a revocation is stored that could not be stored before");

@@ -1,9 +1,9 @@
 //! The rows of the resources: found, inserted, saved, deleted.
 
-use super::{Kinds, Reader, Store, StoreError, Work};
-use crate::authz::{Permitted, Resourced, Thing, Undecided};
+use super::{Reader, ResourceTypes, Store, StoreError, UnitOfWork};
+use crate::authz::{AuthzResource, Permitted, ResourceEntity, Unchecked};
 use crate::resource::Resource;
-use crate::values::{Id, JsonSize, OrgPath};
+use crate::types::{Id, JsonSize, OrgPath};
 use sea_orm::sea_query::{Alias, Expr, ExprTrait, LockType, Order, Query};
 use sea_orm::{
     ActiveModelTrait as _, ColumnTrait, ConnectionTrait, DbErr, EntityTrait, FromQueryResult, JoinType,
@@ -12,11 +12,11 @@ use sea_orm::{
 use std::sync::Arc;
 
 /// The largest resource that is stored, in bytes as JSON: 256 KiB.
-const MAX_RESOURCE: usize = 256 * 1024;
+const MAX_RESOURCE_BYTES: usize = 256 * 1024;
 
 /// The organizations, seen from the things that they hold.
-pub(super) mod holder {
-    use crate::values::{Id, OrgPath};
+pub(super) mod owner_org {
+    use crate::types::{Id, OrgPath};
     use sea_orm::entity::prelude::*;
 
     /// Where an organization stands.
@@ -37,15 +37,15 @@ pub(super) mod holder {
 }
 
 /// The alias under which the organization that holds a thing is joined to it.
-pub(super) const HOLDER: &str = "holder";
+pub(super) const OWNER_ORG: &str = "holder";
 
 /// A row with the place of the organization that holds it.
-pub(super) struct Held<R> {
+pub(super) struct RowWithOrg<R> {
     pub(super) row: R,
     path: OrgPath,
 }
 
-impl<R: FromQueryResult> FromQueryResult for Held<R> {
+impl<R: FromQueryResult> FromQueryResult for RowWithOrg<R> {
     fn from_query_result(result: &QueryResult, prefix: &str) -> Result<Self, DbErr> {
         Ok(Self {
             row: R::from_query_result(result, prefix)?,
@@ -54,41 +54,43 @@ impl<R: FromQueryResult> FromQueryResult for Held<R> {
     }
 }
 
-impl<R: Resource> Held<R> {
-    pub(super) fn undecided(self) -> Undecided<R> {
-        Undecided::new(self.row, self.path)
+impl<R: Resource> RowWithOrg<R> {
+    pub(super) fn into_unchecked(self) -> Unchecked<R> {
+        Unchecked::new(self.row, self.path)
     }
 }
 
-impl<P: Thing> Held<P> {
+impl<P: AuthzResource> RowWithOrg<P> {
     /// The id and the Cedar entity of a row.
-    fn resourced(self) -> (Id, Arc<Resourced>) {
-        (self.row.id(), Undecided::new(self.row, self.path).resourced())
+    fn into_id_and_entity(self) -> (Id, Arc<ResourceEntity>) {
+        (self.row.id(), Unchecked::new(self.row, self.path).resource_entity())
     }
 }
 
 /// The rows of a resource, each with the organization that holds it.
-pub(super) fn held<R: Resource>() -> Select<R::Entity> {
-    with_holder::<R>(<R::Entity as EntityTrait>::find())
+pub(super) fn select_with_org<R: Resource>() -> Select<R::Entity> {
+    join_owner_org::<R>(<R::Entity as EntityTrait>::find())
 }
 
 /// The columns of the rows of a resource that decisions read, each with the organization that holds the row.
-fn decision_rows<R: Resource>() -> Select<R::Entity> {
+fn select_decision_columns<R: Resource>() -> Select<R::Entity> {
     let columns = R::DECISION_COLUMNS.iter();
     let select = <R::Entity as EntityTrait>::find().select_only();
-    with_holder::<R>(columns.fold(select, |select, (column, field)| select.column_as(*column, *field)))
+    join_owner_org::<R>(columns.fold(select, |select, (column, field)| select.column_as(*column, *field)))
 }
 
-fn with_holder<R: Resource>(select: Select<R::Entity>) -> Select<R::Entity> {
-    let relation = <R::Entity as EntityTrait>::belongs_to(holder::Entity)
-        .from(R::holder_column())
-        .to(holder::Column::Id)
+fn join_owner_org<R: Resource>(select: Select<R::Entity>) -> Select<R::Entity> {
+    let relation = <R::Entity as EntityTrait>::belongs_to(owner_org::Entity)
+        .from(R::organization_column())
+        .to(owner_org::Column::Id)
         .into();
-    select.join_as(JoinType::InnerJoin, relation, HOLDER).expr_as(Expr::col((HOLDER, "path")), "holder_path")
+    select
+        .join_as(JoinType::InnerJoin, relation, OWNER_ORG)
+        .expr_as(Expr::col((OWNER_ORG, "path")), "holder_path")
 }
 
 fn by_id<R: Resource>(id: Id) -> Select<R::Entity> {
-    held::<R>().filter(id_column::<R>().eq(id))
+    select_with_org::<R>().filter(id_column::<R>().eq(id))
 }
 
 /// The id of a resource, named with its table.
@@ -102,7 +104,11 @@ pub(super) fn id_column<R: Resource>() -> Expr {
 /// [`StoreError::TooLarge`] above [`MAX_RESOURCE`].
 fn check_size(row: &impl serde::Serialize) -> Result<(), StoreError> {
     let JsonSize { bytes, .. } = JsonSize::of(row);
-    if bytes > MAX_RESOURCE { Err(StoreError::TooLarge { bytes, max: MAX_RESOURCE }) } else { Ok(()) }
+    if bytes > MAX_RESOURCE_BYTES {
+        Err(StoreError::TooLarge { bytes, max: MAX_RESOURCE_BYTES })
+    } else {
+        Ok(())
+    }
 }
 
 /// The name of a resource's table.
@@ -112,13 +118,13 @@ pub(super) fn table<R: Resource>() -> &'static str {
 
 impl Reader<'_> {
     /// The thing with this id; none where there is none.
-    pub async fn find<R: Resource>(&self, id: Id) -> Result<Option<Undecided<R>>, StoreError> {
-        Ok(by_id::<R>(id).into_model::<Held<R>>().one(&self.0).await?.map(Held::undecided))
+    pub async fn find<R: Resource>(&self, id: Id) -> Result<Option<Unchecked<R>>, StoreError> {
+        Ok(by_id::<R>(id).into_model::<RowWithOrg<R>>().one(&self.0).await?.map(RowWithOrg::into_unchecked))
     }
 
     /// Where this organization stands in the tree; none where there is no such organization.
     pub async fn path(&self, organization: Id) -> Result<Option<OrgPath>, StoreError> {
-        Ok(holder::Entity::find_by_id(organization).one(&self.0).await?.map(|found| found.path))
+        Ok(owner_org::Entity::find_by_id(organization).one(&self.0).await?.map(|found| found.path))
     }
 }
 
@@ -130,26 +136,30 @@ impl Reader<'_> {
         top: &OrgPath,
         after: Option<Id>,
         limit: u64,
-    ) -> Result<Vec<(Id, Arc<Resourced>)>, StoreError> {
-        let mut select = decision_rows::<R>().filter(is_within(Expr::col((HOLDER, "path")), top));
+    ) -> Result<Vec<(Id, Arc<ResourceEntity>)>, StoreError> {
+        let mut select =
+            select_decision_columns::<R>().filter(is_within(Expr::col((OWNER_ORG, "path")), top));
         if let Some(after) = after {
             select = select.filter(id_column::<R>().gt(after));
         }
         let select = select.order_by(id_column::<R>(), Order::Asc).limit(limit);
-        let rows = select.into_model::<Held<R::DecisionRow>>().all(&self.0).await?;
-        Ok(rows.into_iter().map(Held::resourced).collect())
+        let rows = select.into_model::<RowWithOrg<R::DecisionRow>>().all(&self.0).await?;
+        Ok(rows.into_iter().map(RowWithOrg::into_id_and_entity).collect())
     }
 
     /// The Cedar entity of the resource with this id; none where there is no such resource.
-    pub async fn resource_entity<R: Resource>(&self, id: Id) -> Result<Option<Arc<Resourced>>, StoreError> {
-        let select = decision_rows::<R>().filter(id_column::<R>().eq(id));
-        let row = select.into_model::<Held<R::DecisionRow>>().one(&self.0).await?;
-        Ok(row.map(|row| row.resourced().1))
+    pub async fn resource_entity<R: Resource>(
+        &self,
+        id: Id,
+    ) -> Result<Option<Arc<ResourceEntity>>, StoreError> {
+        let select = select_decision_columns::<R>().filter(id_column::<R>().eq(id));
+        let row = select.into_model::<RowWithOrg<R::DecisionRow>>().one(&self.0).await?;
+        Ok(row.map(|row| row.into_id_and_entity().1))
     }
 
     /// This organization and all those below it, itself first.
     pub async fn subtree(&self, top: &OrgPath) -> Result<Vec<OrgPath>, StoreError> {
-        let found = holder::Entity::find().filter(is_within(Expr::col("path"), top)).all(&self.0).await?;
+        let found = owner_org::Entity::find().filter(is_within(Expr::col("path"), top)).all(&self.0).await?;
         let mut paths: Vec<OrgPath> = found.into_iter().map(|found| found.path).collect();
         paths.sort_by_key(OrgPath::level);
         Ok(paths)
@@ -158,36 +168,43 @@ impl Reader<'_> {
 
 impl Store {
     /// The thing with this id; none where there is none.
-    pub async fn find<R: Resource>(&self, id: Id) -> Result<Option<Undecided<R>>, StoreError> {
-        if let Some(thing) = self.recall(id, Undecided::<R>::clone) {
-            return Ok(Some(thing));
+    pub async fn find<R: Resource>(&self, id: Id) -> Result<Option<Unchecked<R>>, StoreError> {
+        if let Some(resource) = self.map_cached(id, Unchecked::<R>::clone) {
+            return Ok(Some(resource));
         }
         // Boxed, since it is rare and large, and every request would make room for it.
-        Box::pin(self.read(id)).await
+        Box::pin(self.load_and_cache(id)).await
     }
 
     /// What is wanted of the thing with this id; none where it is not in memory.
-    pub(super) fn recall<R: Resource, T>(&self, id: Id, of: impl FnOnce(&Undecided<R>) -> T) -> Option<T> {
-        self.facts.row(R::TYPE, id)?.thing::<R>().map(of)
+    pub(super) fn map_cached<R: Resource, T>(
+        &self,
+        id: Id,
+        project: impl FnOnce(&Unchecked<R>) -> T,
+    ) -> Option<T> {
+        self.cache.row(R::TYPE, id)?.downcast::<R>().map(project)
     }
 
     /// Reads a resource, and remembers it, or that it is absent: else the time of an answer would tell an id of nothing from
     /// one of a resource in another tenant.
-    pub(super) async fn read<R: Resource>(&self, id: Id) -> Result<Option<Undecided<R>>, StoreError> {
-        if self.facts.is_absent(R::TYPE, id) {
+    pub(super) async fn load_and_cache<R: Resource>(
+        &self,
+        id: Id,
+    ) -> Result<Option<Unchecked<R>>, StoreError> {
+        if self.cache.is_absent(R::TYPE, id) {
             return Ok(None);
         }
-        let stamp = self.facts.stamp(id);
-        let Some(held) = by_id::<R>(id).into_model::<Held<R>>().one(&self.db).await? else {
-            self.facts.remember_absent(R::TYPE, id, stamp);
+        let version = self.cache.cache_version(id);
+        let Some(row_with_org) = by_id::<R>(id).into_model::<RowWithOrg<R>>().one(&self.db).await? else {
+            self.cache.insert_absent(R::TYPE, id, version);
             return Ok(None);
         };
-        let bytes = JsonSize::of(&held.row).memory();
-        let thing = held.undecided();
+        let bytes = JsonSize::of(&row_with_org.row).memory_estimate();
+        let resource = row_with_org.into_unchecked();
         // Its copies know it from now on.
-        thing.resourced();
-        self.facts.remember_row((R::TYPE, id), stamp, bytes, thing.clone());
-        Ok(Some(thing))
+        resource.resource_entity();
+        self.cache.insert_row((R::TYPE, id), version, bytes, resource.clone());
+        Ok(Some(resource))
     }
 
     /// Where this organization stands in the tree; none where there is no such organization.
@@ -197,7 +214,8 @@ impl Store {
 
     /// The root organization; none in a database that is still empty.
     pub async fn root(&self) -> Result<Option<OrgPath>, StoreError> {
-        let root = holder::Entity::find().filter(holder::Column::Parent.is_null()).one(&self.db).await?;
+        let root =
+            owner_org::Entity::find().filter(owner_org::Column::Parent.is_null()).one(&self.db).await?;
         Ok(root.map(|found| found.path))
     }
 
@@ -213,9 +231,9 @@ pub(super) fn is_within(path: Expr, top: &OrgPath) -> Expr {
     path.clone().eq(top.to_string()).or(path.like(format!("{top}#%")))
 }
 
-impl Work {
+impl UnitOfWork {
     /// The thing with this id, kept from other writers until the work ends; none where there is none.
-    pub async fn find<R: Resource>(&self, id: Id) -> Result<Option<Undecided<R>>, StoreError> {
+    pub async fn find<R: Resource>(&self, id: Id) -> Result<Option<Unchecked<R>>, StoreError> {
         // The lock first, and then the row with its organization: what is joined to a row that had to be waited for is
         // what was joined to it before.
         let mut lock = Query::select();
@@ -233,7 +251,7 @@ impl Work {
     /// [`StoreError::TooLarge`] if it has more than 256 KiB as JSON.
     pub async fn insert<R: Resource>(&self, row: Permitted<R>) -> Result<Permitted<R>, StoreError> {
         check_size(&row)?;
-        self.created(row.id());
+        self.mark_created(row.id());
         let new = (*row).clone().into_active_model().reset_all();
         <R::Entity as EntityTrait>::insert(new).exec_without_returning(&self.tx).await?;
         Ok(row)
@@ -248,28 +266,28 @@ impl Work {
         R: Resource,
     {
         check_size(&row)?;
-        self.wrote(row.id());
+        self.mark_written(row.id());
         let changed = (*row).clone().into_active_model().reset_all();
         <R::Entity as EntityTrait>::update(changed)
             .exec(&self.tx)
             .await
-            .map_err(|error| self.failed(error))?;
+            .map_err(|error| self.statement_error(error))?;
         Ok(row)
     }
 
     /// Deletes a thing, and what the database deletes with it.
     pub async fn delete<R: Resource>(&self, row: &Permitted<R>) -> Result<(), StoreError> {
         // What the database deletes with it is not counted here: the messages of a conversation, the keys of a user.
-        self.wrote_all();
+        self.mark_all_written();
         let mut delete = Query::delete();
         delete.from_table(Alias::new(table::<R>())).and_where(Expr::col("id").eq(row.id()));
-        self.tx.execute(&delete).await.map_err(|error| self.failed(error))?;
+        self.tx.execute(&delete).await.map_err(|error| self.statement_error(error))?;
         Ok(())
     }
 
     /// Keeps the tree of organizations from every other writer until the work ends.
     pub async fn lock_tree(&self) -> Result<(), StoreError> {
-        let mut root = holder::Entity::find().filter(holder::Column::Parent.is_null());
+        let mut root = owner_org::Entity::find().filter(owner_org::Column::Parent.is_null());
         QueryTrait::query(&mut root).lock(LockType::Update);
         root.one(&self.tx).await?;
         Ok(())
@@ -281,7 +299,7 @@ impl Work {
     }
 
     /// Makes a conversation that of a contact.
-    pub async fn tie_contact<A: Resource, B: Resource>(
+    pub async fn set_contact_conversation<A: Resource, B: Resource>(
         &self,
         contact: &Permitted<A>,
         conversation: &Permitted<B>,
@@ -290,12 +308,12 @@ impl Work {
     }
 
     /// Takes the messages of a conversation along to the organization that holds it now.
-    pub async fn take_messages_along<R: Resource>(
+    pub async fn move_messages_to_org<R: Resource>(
         &self,
         conversation: &Permitted<R>,
     ) -> Result<(), StoreError> {
-        let own = Expr::col("conversation").eq(conversation.id());
-        self.set_column("messages", "organization", conversation.organization(), own).await
+        let condition = Expr::col("conversation").eq(conversation.id());
+        self.set_column("messages", "organization", conversation.organization(), condition).await
     }
 
     async fn set_column(
@@ -303,27 +321,29 @@ impl Work {
         table: &'static str,
         column: &'static str,
         value: Id,
-        of: Expr,
+        condition: Expr,
     ) -> Result<(), StoreError> {
-        self.wrote_all();
+        self.mark_all_written();
         let mut update = Query::update();
-        update.table(table).value(column, value).and_where(of);
+        update.table(table).value(column, value).and_where(condition);
         self.tx.execute(&update).await?;
         Ok(())
     }
 
     /// Moves everything that stands below `old` to below `new`. The organization itself has been saved already.
-    pub async fn move_below<R: Resource>(
+    pub async fn move_subtree<R: Resource>(
         &self,
         moved: &Permitted<R>,
         old: &OrgPath,
         new: &OrgPath,
     ) -> Result<(), StoreError> {
-        debug_assert_eq!(moved.id(), new.own());
-        self.wrote_all();
-        let below =
-            holder::Entity::find().filter(Expr::col("path").like(format!("{old}#%"))).all(&self.tx).await?;
-        for organization in below {
+        debug_assert_eq!(moved.id(), new.org_id());
+        self.mark_all_written();
+        let descendants = owner_org::Entity::find()
+            .filter(Expr::col("path").like(format!("{old}#%")))
+            .all(&self.tx)
+            .await?;
+        for organization in descendants {
             let path =
                 organization.path.ids().skip(old.level() + 1).fold(new.clone(), |path, id| path.child(id));
             let mut update = Query::update();
@@ -339,27 +359,27 @@ impl Work {
 
     /// What an organization holds, as `(type, count)`, where it holds any: the organizations right below it, and the
     /// things of every other kind.
-    pub async fn holdings(
+    pub async fn count_held_resources(
         &self,
         organization: Id,
-        kinds: &Kinds,
+        types: &ResourceTypes,
     ) -> Result<Vec<(&'static str, i64)>, StoreError> {
-        let mut holdings = Vec::new();
-        for kind in kinds.iter() {
-            let holder = if kind.table == "organizations" { "parent" } else { "organization" };
+        let mut counts = Vec::new();
+        for resource_type in types.iter() {
+            let owner_column = if resource_type.table == "organizations" { "parent" } else { "organization" };
             let mut count = Query::select();
             count
                 .expr_as(Expr::col("id").count(), "held")
-                .from(Alias::new(kind.table))
-                .and_where(Expr::col(holder).eq(organization));
+                .from(Alias::new(resource_type.table))
+                .and_where(Expr::col(owner_column).eq(organization));
             let held = match self.tx.query_one(&count).await? {
                 Some(row) => i64::try_get(&row, "", "held").map_err(DbErr::from)?,
                 None => 0,
             };
             if held > 0 {
-                holdings.push((kind.name, held));
+                counts.push((resource_type.name, held));
             }
         }
-        Ok(holdings)
+        Ok(counts)
     }
 }

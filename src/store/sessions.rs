@@ -2,9 +2,9 @@
 //! token is here as a hash only, with the salt by which it follows from the one before: neither this nor that token alone
 //! gives the next one away.
 
-use super::revocations::Revoked;
-use super::{Event, Store, StoreError, Work};
-use crate::values::{Id, Timestamp, word};
+use super::revocations::RevocationTarget;
+use super::{Event, Store, StoreError, UnitOfWork};
+use crate::types::{Id, Timestamp, string_enum};
 use sea_orm::sea_query::{Expr, ExprTrait, LockType, Order, Query, UpdateStatement};
 use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, JoinType, TryGetable};
 use std::net::IpAddr;
@@ -42,7 +42,8 @@ pub struct Session {
     /// When it ends, however it is used.
     pub expires_at: Timestamp,
     /// Until when any of its tokens can be good.
-    pub good_until: Timestamp,
+    #[sea_orm(from_alias = "good_until")]
+    pub last_token_expiry: Timestamp,
     /// When it was ended before its time.
     pub ended_at: Option<Timestamp>,
 }
@@ -62,21 +63,21 @@ pub struct NewRefreshToken {
     /// Until when it is good.
     pub expires_at: Timestamp,
     /// The hash of the token that it follows, and the salt, in hex, by which it follows from that; none for the first.
-    pub follows: Option<(String, String)>,
+    pub predecessor: Option<(String, String)>,
 }
 
 /// What became of a spent refresh token.
 #[derive(Debug, Clone, FromQueryResult)]
 pub struct SpentToken {
     /// When it was spent.
-    pub at: Timestamp,
+    pub spent_at: Timestamp,
     /// The salt of its successor, as long as that has not been spent itself.
     pub salt: Option<String>,
 }
 
-word!(
+string_enum!(
     /// Why a session, or a key, ended before its time.
-    Ending {
+    EndReason {
         Logout = "logout",
         Deleted = "deleted",
         Revoked = "revoked",
@@ -88,13 +89,13 @@ word!(
 
 /// Which sessions of a user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sessions {
+pub enum SessionSelection {
     /// All of them.
     All,
     /// This one.
     One(Id),
     /// All but this one.
-    AllBut(Id),
+    AllExcept(Id),
 }
 
 const COLUMNS: [&str; 11] = [
@@ -112,7 +113,7 @@ const COLUMNS: [&str; 11] = [
 ];
 
 /// A session is used now, from there.
-fn used(session: Id, origin: &Origin, now: Timestamp) -> UpdateStatement {
+fn last_use_update(session: Id, origin: &Origin, now: Timestamp) -> UpdateStatement {
     Query::update()
         .table("sessions")
         .value("last_used_at", now)
@@ -122,9 +123,9 @@ fn used(session: Id, origin: &Origin, now: Timestamp) -> UpdateStatement {
         .to_owned()
 }
 
-impl Work {
+impl UnitOfWork {
     /// Opens a session.
-    pub async fn open_session(&self, session: &Session) -> Result<(), StoreError> {
+    pub async fn insert_session(&self, session: &Session) -> Result<(), StoreError> {
         let mut insert = Query::insert();
         insert.into_table("sessions").columns(COLUMNS).values_panic([
             session.id.into(),
@@ -136,7 +137,7 @@ impl Work {
             session.used_address.clone().into(),
             session.used_agent.clone().into(),
             session.expires_at.into(),
-            session.good_until.into(),
+            session.last_token_expiry.into(),
             session.ended_at.into(),
         ]);
         self.tx.execute(&insert).await?;
@@ -156,7 +157,7 @@ impl Work {
     }
 
     /// Whether a user has this session still, and it is live at `now`.
-    pub async fn has_session(&self, user: Id, session: Id, now: Timestamp) -> Result<bool, StoreError> {
+    pub async fn has_live_session(&self, user: Id, session: Id, now: Timestamp) -> Result<bool, StoreError> {
         let mut select = Query::select();
         select
             .column("id")
@@ -169,14 +170,14 @@ impl Work {
     }
 
     /// Notes that a session was used, and until when its tokens can be good now.
-    pub async fn use_session(
+    pub async fn record_session_refresh(
         &self,
         session: Id,
         origin: &Origin,
         good_until: Timestamp,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        self.tx.execute(used(session, origin, now).value("good_until", good_until)).await?;
+        self.tx.execute(last_use_update(session, origin, now).value("good_until", good_until)).await?;
         Ok(())
     }
 
@@ -185,48 +186,51 @@ impl Work {
     pub async fn end_sessions(
         &self,
         user: Id,
-        which: Sessions,
-        because: Ending,
+        selection: SessionSelection,
+        reason: EndReason,
         now: Timestamp,
     ) -> Result<u64, StoreError> {
-        self.end_sessions_opened(user, which, because, now, None).await
+        self.end_sessions_opened_until(user, selection, reason, now, None).await
     }
 
     /// The same, of the sessions that were opened until then, where a time is given.
-    pub(super) async fn end_sessions_opened(
+    pub(super) async fn end_sessions_opened_until(
         &self,
         user: Id,
-        which: Sessions,
-        because: Ending,
+        selection: SessionSelection,
+        reason: EndReason,
         now: Timestamp,
         until: Option<Timestamp>,
     ) -> Result<u64, StoreError> {
-        self.revokes(user, Revoked::Sessions(which), because, now);
+        self.note_revocation(user, RevocationTarget::Sessions(selection), reason, now);
         // Whoever calls with one of them is remembered as its user.
-        self.wrote(user);
+        self.mark_written(user);
         let mut update = Query::update();
         update
             .table("sessions")
             .value("ended_at", now)
-            .value("ended_because", because)
+            .value("ended_because", reason)
             .value("good_until", now)
             .and_where(Expr::col("user").eq(user))
             .and_where(Expr::col("ended_at").is_null())
             .and_where(Expr::col("good_until").gt(now));
-        match which {
-            Sessions::All => {}
-            Sessions::One(session) => drop(update.and_where(Expr::col("id").eq(session))),
-            Sessions::AllBut(session) => drop(update.and_where(Expr::col("id").ne(session))),
+        match selection {
+            SessionSelection::All => {}
+            SessionSelection::One(session) => drop(update.and_where(Expr::col("id").eq(session))),
+            SessionSelection::AllExcept(session) => drop(update.and_where(Expr::col("id").ne(session))),
         }
         if let Some(until) = until {
             update.and_where(Expr::col("created_at").lte(until));
         }
-        let ended =
-            self.tx.query_all(update.returning_col("id")).await.map_err(|error| self.failed(error))?;
+        let ended = self
+            .tx
+            .query_all(update.returning_col("id"))
+            .await
+            .map_err(|error| self.statement_error(error))?;
         if ended.is_empty() {
             return Ok(0);
         }
-        let entry = self.about(Event::SessionEnded, user).await?.with("reason", because.to_string());
+        let entry = self.entry_for_user(Event::SessionEnded, user).await?.with("reason", reason.to_string());
         for row in &ended {
             let session = Id::try_get(row, "", "id").map_err(DbErr::from)?;
             self.audit(entry.clone().with("session", session.to_string()));
@@ -241,7 +245,7 @@ impl Work {
         token: &NewRefreshToken,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        let (predecessor, salt) = token.follows.clone().unzip();
+        let (predecessor, salt) = token.predecessor.clone().unzip();
         let mut insert = Query::insert();
         insert
             .into_table("refresh_tokens")
@@ -276,7 +280,7 @@ impl Work {
     pub async fn spent_token(&self, hash: &str) -> Result<Option<SpentToken>, StoreError> {
         let mut select = Query::select();
         select
-            .expr_as(Expr::col(("spent", "spent_at")), "at")
+            .expr_as(Expr::col(("spent", "spent_at")), "spent_at")
             .column(("next", "salt"))
             .from_as("refresh_tokens", "spent")
             .join_as(
@@ -294,7 +298,7 @@ impl Work {
 
 impl Store {
     /// The session that a refresh token belongs to, spent or not.
-    pub async fn session_of(&self, refresh_hash: &str) -> Result<Option<Session>, StoreError> {
+    pub async fn session_by_refresh_token(&self, refresh_hash: &str) -> Result<Option<Session>, StoreError> {
         let mut select = Query::select();
         select
             .columns(COLUMNS.map(|column| ("sessions", column)))
@@ -306,7 +310,7 @@ impl Store {
     }
 
     /// When an unspent refresh token was issued and until when it is good; none where it is not good at `now`.
-    pub async fn good_refresh_token(
+    pub async fn valid_refresh_token(
         &self,
         hash: &str,
         now: Timestamp,
@@ -324,13 +328,15 @@ impl Store {
     }
 
     /// Notes that an access token of a session was used, unless it was used later.
-    pub async fn touch_session(
+    pub async fn record_session_use(
         &self,
         session: Id,
         origin: &Origin,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        self.db.execute(used(session, origin, now).and_where(Expr::col("last_used_at").lt(now))).await?;
+        self.db
+            .execute(last_use_update(session, origin, now).and_where(Expr::col("last_used_at").lt(now)))
+            .await?;
         Ok(())
     }
 

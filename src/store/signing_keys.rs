@@ -1,10 +1,10 @@
 //! The keys that sign access tokens. Each has a number, one more than the one before; that no number is there twice
 //! decides which of several processes makes the next one.
 
-use super::facts::Facts;
-use super::{Entry, Event, Stamp, Store, StoreError, Work};
+use super::cache::RowCache;
+use super::{AuditEntry, CacheVersion, Event, Store, StoreError, UnitOfWork};
 use crate::config::TokenAlgorithm;
-use crate::values::Timestamp;
+use crate::types::Timestamp;
 use sea_orm::sea_query::{Expr, ExprTrait, OnConflict, Order, Query};
 use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, TryGetable};
 use std::sync::PoisonError;
@@ -38,8 +38,8 @@ const COLUMNS: [&str; 6] = ["kid", "number", "algorithm", "secret", "created_at"
 impl Store {
     /// The stamp for what is read of the keys that sign from now on. It changes when a process that can be heard writes
     /// one.
-    pub fn stamp_of_signing_keys(&self) -> Stamp {
-        self.facts.stamp_of_signing_keys()
+    pub fn signing_keys_version(&self) -> CacheVersion {
+        self.cache.signing_keys_version()
     }
 
     /// The keys that sign, by their numbers.
@@ -51,14 +51,14 @@ impl Store {
     }
 }
 
-impl Work {
-    fn wrote_signing_keys(&self) {
-        Facts::note_signing_keys(&mut self.written.lock().unwrap_or_else(PoisonError::into_inner));
+impl UnitOfWork {
+    fn mark_signing_keys_written(&self) {
+        RowCache::add_signing_keys(&mut self.write_set.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Keeps a key that signs: false where another one has its number already.
     pub async fn insert_signing_key(&self, key: &SigningKeyRow) -> Result<bool, StoreError> {
-        self.wrote_signing_keys();
+        self.mark_signing_keys_written();
         let mut insert = Query::insert();
         insert
             .into_table("signing_keys")
@@ -77,19 +77,19 @@ impl Work {
 
     /// Deletes the keys with these names whose time is over, as far as they are there; the audit trail tells of each.
     pub async fn delete_signing_keys(&self, kids: &[String]) -> Result<(), StoreError> {
-        self.wrote_signing_keys();
+        self.mark_signing_keys_written();
         let mut delete = Query::delete();
         delete.from_table("signing_keys").and_where(Expr::col("kid").is_in(kids)).returning_col("kid");
         for row in self.tx.query_all(&delete).await? {
             let kid = String::try_get(&row, "", "kid").map_err(DbErr::from)?;
-            self.audit(Entry::new(Event::SigningKeyDeleted).with("kid", kid));
+            self.audit(AuditEntry::new(Event::SigningKeyDeleted).with("kid", kid));
         }
         Ok(())
     }
 
     /// Ends every key but the one with this name.
     pub async fn delete_other_signing_keys(&self, kid: &str) -> Result<(), StoreError> {
-        self.wrote_signing_keys();
+        self.mark_signing_keys_written();
         let mut delete = Query::delete();
         delete.from_table("signing_keys").and_where(Expr::col("kid").ne(kid));
         self.tx.execute(&delete).await?;

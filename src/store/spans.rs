@@ -1,57 +1,57 @@
 //! The spans of what is asked of the database, by the semantic conventions of OpenTelemetry for databases: what is done and to
 //! which table, never with which values.
 
-use crate::trace::{self, SpanKind, Step};
+use crate::telemetry::{self, SpanData, SpanKind};
 use sea_orm::{DatabaseConnection, DbBackend};
 
 /// Has every query tell of itself, where traces are on.
-pub(super) fn watch(db: &mut DatabaseConnection) {
-    if trace::is_on() {
+pub(super) fn trace_queries(db: &mut DatabaseConnection) {
+    if telemetry::is_enabled() {
         db.set_metric_callback(|info| {
             let sql = info.statement.sql.as_str();
-            trace::ended(info.elapsed, || {
-                step(info.statement.db_backend, operation(sql), table(sql), info.failed)
+            telemetry::record_span(info.elapsed, || {
+                query_span(info.statement.db_backend, operation(sql), table(sql), info.failed)
             });
         });
     }
 }
 
 /// Waits for a query that runs outside the library's connections.
-pub(super) async fn query<T, E>(
+pub(super) async fn traced_query<T, E>(
     backend: DbBackend,
     sql: &str,
     query: impl Future<Output = Result<T, E>>,
 ) -> Result<T, E> {
-    let begun = trace::begin();
-    let done = query.await;
-    begun.end(|| step(backend, operation(sql), table(sql), done.is_err()));
-    done
+    let timer = telemetry::start_timer();
+    let result = query.await;
+    timer.record(|| query_span(backend, operation(sql), table(sql), result.is_err()));
+    result
 }
 
 /// Waits for something that is no query.
-pub(super) async fn timed<T, E>(
+pub(super) async fn traced<T, E>(
     backend: DbBackend,
     operation: &'static str,
     work: impl Future<Output = Result<T, E>>,
 ) -> Result<T, E> {
-    let begun = trace::begin();
-    let done = work.await;
-    begun.end(|| step(backend, operation, None, done.is_err()));
-    done
+    let timer = telemetry::start_timer();
+    let result = work.await;
+    timer.record(|| query_span(backend, operation, None, result.is_err()));
+    result
 }
 
-fn step(backend: DbBackend, operation: &str, table: Option<&str>, is_failure: bool) -> Step {
+fn query_span(backend: DbBackend, operation: &str, table: Option<&str>, is_failure: bool) -> SpanData {
     let system = match backend {
         DbBackend::Postgres => "postgresql",
         _ => "sqlite",
     };
     let name = table.map_or_else(|| operation.to_owned(), |table| format!("{operation} {table}"));
-    let step = Step { kind: SpanKind::Client, is_failure, ..Step::new(name) }
+    let span = SpanData { kind: SpanKind::Client, is_failure, ..SpanData::new(name) }
         .with("db.system.name", system)
         .with("db.operation.name", operation.to_owned());
     match table {
-        Some(table) => step.with("db.collection.name", table.to_owned()),
-        None => step,
+        Some(table) => span.with("db.collection.name", table.to_owned()),
+        None => span,
     }
 }
 
@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_statement_is_known_by_its_first_word_and_its_table() {
+    fn a_span_is_named_after_operation_and_table() {
         for (sql, expected) in [
             (r#"SELECT "id", "email" FROM "users" WHERE "email" = ?"#, ("SELECT", Some("users"))),
             (r#"INSERT INTO "sessions" ("id") VALUES ($1)"#, ("INSERT", Some("sessions"))),

@@ -1,16 +1,16 @@
 //! The audit trail: what it tells, that it tells it exactly when it happened, who sees it, and what cannot be done to it unseen.
 
-use crate::families::access;
-use crate::outage::Away;
-use crate::processes::{PATIENCE, count, known_at, log_in, serve_with};
-use crate::refresh::{expect_refused, refresh, refresh_token};
-use crate::reload::Files;
+use crate::database_outage::DatabaseOutage;
+use crate::multi_process::{TIMEOUT, cached_client, count, log_in, serve_with};
+use crate::refresh::{expect_refresh_rejected, refresh, refresh_token};
+use crate::reload::PolicyFiles;
 use crate::revocation::revoke;
-use crate::support::{ADMIN, Client, Database, PASSWORD, TestApp, jwt};
-use crate::tokens::{email, present};
+use crate::support::{ADMIN, Client, Database, PASSWORD, TestApp, decode_jwt};
+use crate::token_families::access_token;
+use crate::tokens::{email, request_token};
 use cedargate::authz::Scope;
 use cedargate::http::audit;
-use cedargate::store::Head;
+use cedargate::store::ChainHead;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -26,21 +26,21 @@ pub(crate) async fn events(client: &Client, query: &str) -> Vec<Value> {
 }
 
 /// What an admin of the root has not seen yet.
-struct Watch {
+struct AuditCursor {
     admin: Client,
-    parts: Arc<cedargate::http::Parts>,
+    state: Arc<cedargate::http::AppState>,
     seen: u64,
 }
 
-impl Watch {
+impl AuditCursor {
     async fn new(app: &TestApp) -> Self {
         let admin = app.admin().await;
         let seen = events(&admin, "").await.len() as u64;
-        Self { admin, parts: Arc::clone(&app.parts), seen }
+        Self { admin, state: Arc::clone(&app.state), seen }
     }
 
     async fn next(&mut self) -> Vec<Value> {
-        audit::finish(&self.parts).await;
+        audit::flush_on_shutdown(&self.state).await;
         let path = format!("/v2/audit?limit=1000&offset={}", self.seen);
         let new = self.admin.get(&path).await.expect(StatusCode::OK).as_array().unwrap().clone();
         self.seen += new.len() as u64;
@@ -49,7 +49,7 @@ impl Watch {
 
     /// Checks that exactly these were made since, each as `(event, outcome, details)`, and gives them.
     #[track_caller]
-    fn check(new: &[Value], expected: &[(&str, &str, Value)]) {
+    fn assert_events(new: &[Value], expected: &[(&str, &str, Value)]) {
         let got: Vec<Value> =
             new.iter().map(|one| json!([one["event"], one["outcome"], one["details"]])).collect();
         let expected: Vec<Value> =
@@ -59,19 +59,19 @@ impl Watch {
 }
 
 pub(crate) fn sid(tokens: &Value) -> String {
-    jwt(access(tokens)).1["sid"].as_str().unwrap().to_owned()
+    decode_jwt(access_token(tokens)).1["sid"].as_str().unwrap().to_owned()
 }
 
 /// Checks that the chain is whole, and gives its head.
-pub(crate) async fn whole(app: &TestApp) -> Head {
-    let found = app.parts.store.verify_audit(None).await.unwrap();
+pub(crate) async fn verify_chain(app: &TestApp) -> ChainHead {
+    let found = app.state.store.verify_audit(None).await.unwrap();
     assert_eq!(found.faults, [] as [&str; 0]);
     assert_eq!(i64::try_from(found.entries).unwrap(), found.head.seq);
     found.head
 }
 
 #[tokio::test]
-async fn the_first_start_is_where_it_begins() {
+async fn the_first_start_writes_the_first_entries() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     let all = events(&admin, "").await;
@@ -86,11 +86,11 @@ async fn the_first_start_is_where_it_begins() {
 }
 
 #[tokio::test]
-async fn logins_and_what_becomes_of_their_tokens_are_told() {
+async fn logins_refreshes_and_session_ends_are_logged() {
     let app = TestApp::start().await;
     let user = app.user(Scope::Agent).await;
     let email = email(&user).await;
-    let mut watch = Watch::new(&app).await;
+    let mut watch = AuditCursor::new(&app).await;
 
     let headers = [("content-type", "application/json"), ("x-request-id", "login-1")];
     let body = json!({ "email": email, "password": PASSWORD }).to_string().into_bytes();
@@ -98,11 +98,11 @@ async fn logins_and_what_becomes_of_their_tokens_are_told() {
     let tokens = tokens.expect(StatusCode::OK);
     let session = sid(&tokens);
     let new = watch.next().await;
-    let place = app.parts.store.root().await.unwrap().unwrap();
+    let place = app.state.store.root().await.unwrap().unwrap();
     let expected = json!({
         "seq": watch.seen, "time": app.clock.now().to_string(), "event": "login.succeeded", "outcome": "ok",
         "actor": user.id, "credential": "password", "credentialId": session,
-        "subjectType": "User", "subject": user.id, "organization": place.own(), "path": place,
+        "subjectType": "User", "subject": user.id, "organization": place.org_id(), "path": place,
         "address": "127.0.0.1", "requestId": "login-1", "details": { "session": session },
         "previous": new[0]["previous"], "hash": new[0]["hash"],
     });
@@ -113,7 +113,7 @@ async fn logins_and_what_becomes_of_their_tokens_are_told() {
     refresh(&app, &first, &email).await.expect(StatusCode::OK);
     let new = watch.next().await;
     let refreshed = |retry: bool| json!({ "session": session, "retry": retry });
-    Watch::check(
+    AuditCursor::assert_events(
         &new,
         &[("token.refreshed", "ok", refreshed(false)), ("token.refreshed", "ok", refreshed(true))],
     );
@@ -122,9 +122,9 @@ async fn logins_and_what_becomes_of_their_tokens_are_told() {
     // The request fails, and what it did stays: the end of the family, and both entries.
     app.clock.advance(31_000);
     refresh(&app, &refresh_token(&second), &email).await.expect(StatusCode::OK);
-    expect_refused(&refresh(&app, &first, &email).await);
+    expect_refresh_rejected(&refresh(&app, &first, &email).await);
     let new = watch.next().await;
-    Watch::check(
+    AuditCursor::assert_events(
         &new,
         &[
             ("token.refreshed", "ok", refreshed(false)),
@@ -134,17 +134,17 @@ async fn logins_and_what_becomes_of_their_tokens_are_told() {
     );
     assert_eq!((&new[1]["actor"], &new[2]["subject"]), (&json!(user.id), &json!(user.id)));
     // What is refused without doing anything is not told.
-    expect_refused(&refresh(&app, &first, &email).await);
-    expect_refused(&refresh(&app, &format!("{}.{}", user.id, "0".repeat(80)), &email).await);
+    expect_refresh_rejected(&refresh(&app, &first, &email).await);
+    expect_refresh_rejected(&refresh(&app, &format!("{}.{}", user.id, "0".repeat(80)), &email).await);
     assert_eq!(watch.next().await, [] as [Value; 0]);
 
     let [one, two] = [app.log_in(&email).await, app.log_in(&email).await];
     watch.next().await;
     for _ in 0..2 {
         revoke(&app, &refresh_token(&one)).await;
-        app.bearer(access(&two)).call(Method::POST, "/v2/auth/logout", None).await;
+        app.bearer(access_token(&two)).call(Method::POST, "/v2/auth/logout", None).await;
     }
-    Watch::check(
+    AuditCursor::assert_events(
         &watch.next().await,
         &[
             ("session.ended", "ok", json!({ "session": sid(&one), "reason": "revoked" })),
@@ -155,38 +155,38 @@ async fn logins_and_what_becomes_of_their_tokens_are_told() {
 }
 
 #[tokio::test]
-async fn failed_logins_are_told_and_an_address_that_nobody_has_is_not_kept() {
+async fn failed_logins_are_logged_without_unknown_email_addresses() {
     let app = TestApp::start().await;
     let user = app.user(Scope::Agent).await;
     let email = email(&user).await;
-    let mut watch = Watch::new(&app).await;
-    let mistaken = "my-dear-secret@example.com";
-    present(&app, json!({ "email": email, "password": "not this one" })).await;
-    present(&app, json!({ "email": mistaken, "password": PASSWORD })).await;
-    crate::tokens::change(&app, &user.id, json!({ "status": "blocked" })).await;
+    let mut watch = AuditCursor::new(&app).await;
+    let unknown_email = "my-dear-secret@example.com";
+    request_token(&app, json!({ "email": email, "password": "not this one" })).await;
+    request_token(&app, json!({ "email": unknown_email, "password": PASSWORD })).await;
+    crate::tokens::update_user(&app, &user.id, json!({ "status": "blocked" })).await;
     let new = watch.next().await;
     let failed = |reason: &str| ("login.failed", "failed", json!({ "reason": reason }));
-    Watch::check(&new[..2], &[failed("wrong_password"), failed("unknown_account")]);
+    AuditCursor::assert_events(&new[..2], &[failed("wrong_password"), failed("unknown_account")]);
     assert_eq!((&new[0]["subject"], &new[0]["actor"]), (&json!(user.id), &Value::Null));
     assert_eq!((&new[1]["subject"], &new[1]["organization"]), (&Value::Null, &Value::Null));
     assert_eq!(new[1]["address"], "127.0.0.1");
-    present(&app, json!({ "email": email, "password": PASSWORD })).await;
-    Watch::check(&watch.next().await, &[failed("blocked")]);
-    assert!(!app.stored().await.contains("my-dear-secret"));
+    request_token(&app, json!({ "email": email, "password": PASSWORD })).await;
+    AuditCursor::assert_events(&watch.next().await, &[failed("blocked")]);
+    assert!(!app.dump().await.contains("my-dear-secret"));
 }
 
 #[tokio::test]
-async fn what_happens_to_users_and_their_keys_is_told() {
+async fn changes_of_users_and_their_keys_are_logged() {
     let app = TestApp::start().await;
     let (tenant, _) = app.tenant("ours").await;
-    let mut watch = Watch::new(&app).await;
+    let mut watch = AuditCursor::new(&app).await;
     let admin = watch.admin.clone();
     let body = json!({ "email": "ada@example.com", "password": PASSWORD });
     let id = admin.post("/v2/users", body).await.id();
     let path = format!("/v2/users/{id}");
-    let root = app.parts.store.root().await.unwrap().unwrap().own().to_string();
+    let root = app.state.store.root().await.unwrap().unwrap().org_id().to_string();
     let new = watch.next().await;
-    Watch::check(&new, &[("user.created", "ok", json!({ "role": "guest", "password": true }))]);
+    AuditCursor::assert_events(&new, &[("user.created", "ok", json!({ "role": "guest", "password": true }))]);
     assert_eq!((&new[0]["actor"], &new[0]["subject"]), (&json!(admin.id), &json!(id)));
 
     let user = app.client("ada@example.com").await;
@@ -197,7 +197,7 @@ async fn what_happens_to_users_and_their_keys_is_told() {
     let change = json!({ "role": "agent", "email": "countess@example.com", "organization": tenant });
     admin.patch(&path, change).await.expect(StatusCode::OK);
     let new = watch.next().await;
-    Watch::check(
+    AuditCursor::assert_events(
         &new,
         &[
             ("user.moved", "ok", json!({ "from": root, "to": tenant })),
@@ -208,28 +208,29 @@ async fn what_happens_to_users_and_their_keys_is_told() {
     assert_eq!((&new[0]["organization"], &new[1]["organization"]), (&json!(root), &json!(tenant)));
 
     let body = json!({ "name": "n", "scopes": ["guest"], "expiresAt": "2026-03-01T00:00:00Z" });
-    let made = user.post("/v2/users/me/keys", body).await.expect(StatusCode::CREATED);
+    let created = user.post("/v2/users/me/keys", body).await.expect(StatusCode::CREATED);
     // Keys are listed in the order of their creation; ids of one moment are in no order.
     app.clock.advance(1);
     let gone = user.key(&[Scope::Guest]).await;
     app.clock.advance(1);
     user.key(&[Scope::Guest]).await;
     let keys = user.get("/v2/users/me/keys").await.expect(StatusCode::OK);
-    let key = |at: usize| keys[at]["id"].clone();
-    user.delete(&format!("/v2/users/me/keys/{}", made["id"].as_str().unwrap())).await;
+    let key = |index: usize| keys[index]["id"].clone();
+    user.delete(&format!("/v2/users/me/keys/{}", created["id"].as_str().unwrap())).await;
     revoke(&app, &gone).await;
     revoke(&app, &gone).await;
-    let made = |at: usize, scopes: &str, end: Value| {
-        ("key.created", "ok", json!({ "key": key(at), "scopes": scopes, "expiresAt": end }))
+    let created = |index: usize, scopes: &str, end: Value| {
+        ("key.created", "ok", json!({ "key": key(index), "scopes": scopes, "expiresAt": end }))
     };
-    let ended = |at: usize, reason: &str| ("key.deleted", "ok", json!({ "key": key(at), "reason": reason }));
+    let ended =
+        |index: usize, reason: &str| ("key.deleted", "ok", json!({ "key": key(index), "reason": reason }));
     let new = watch.next().await;
-    Watch::check(
+    AuditCursor::assert_events(
         &new,
         &[
-            made(0, "guest", json!("2026-03-01T00:00:00.000Z")),
-            made(1, "guest", Value::Null),
-            made(2, "guest", Value::Null),
+            created(0, "guest", json!("2026-03-01T00:00:00.000Z")),
+            created(1, "guest", Value::Null),
+            created(2, "guest", Value::Null),
             ended(0, "deleted"),
             ended(1, "revoked"),
             ("token.revoked", "ok", json!({ "key": key(1) })),
@@ -248,8 +249,8 @@ async fn what_happens_to_users_and_their_keys_is_told() {
     admin.patch(&path, json!({ "status": "blocked" })).await.expect(StatusCode::OK);
     admin.patch(&path, json!({ "status": "active" })).await.expect(StatusCode::OK);
     admin.delete(&path).await.expect(StatusCode::NO_CONTENT);
-    let own = jwt(user.bearer.as_deref().unwrap()).1["sid"].clone();
-    Watch::check(
+    let own = decode_jwt(user.bearer.as_deref().unwrap()).1["sid"].clone();
+    AuditCursor::assert_events(
         &watch.next().await,
         &[
             ("user.password_changed", "failed", json!({ "reason": "wrong_password" })),
@@ -265,10 +266,10 @@ async fn what_happens_to_users_and_their_keys_is_told() {
 }
 
 #[tokio::test]
-async fn organizations_and_policies_are_told_of_too() {
-    let files = Files::new();
+async fn changes_of_organizations_and_policies_are_logged() {
+    let files = PolicyFiles::new();
     let app = files.serve().await;
-    let mut watch = Watch::new(&app).await;
+    let mut watch = AuditCursor::new(&app).await;
     let admin = watch.admin.clone();
     let make = async |name: &str| admin.post("/v2/organizations", json!({ "name": name })).await.id();
     let (one, two) = (make("one").await, make("two").await);
@@ -276,10 +277,10 @@ async fn organizations_and_policies_are_told_of_too() {
     admin.patch(&path, json!({ "displayName": "Two" })).await.expect(StatusCode::OK);
     admin.patch(&path, json!({ "parent": one })).await.expect(StatusCode::OK);
     admin.delete(&path).await.expect(StatusCode::NO_CONTENT);
-    let root = app.parts.store.root().await.unwrap().unwrap();
+    let root = app.state.store.root().await.unwrap().unwrap();
     let moved = json!({ "from": format!("{root}#{two}"), "to": format!("{root}#{one}#{two}") });
     let new = watch.next().await;
-    Watch::check(
+    AuditCursor::assert_events(
         &new,
         &[
             ("organization.created", "ok", json!({})),
@@ -300,7 +301,7 @@ async fn organizations_and_policies_are_told_of_too() {
     files.write("policies/late.cedar", "forbid (");
     reload().await.expect_problem(409, "bad_policies");
     let new = watch.next().await;
-    Watch::check(&new[..1], &[("policies.reloaded", "ok", json!({ "version": version }))]);
+    AuditCursor::assert_events(&new[..1], &[("policies.reloaded", "ok", json!({ "version": version }))]);
     assert_eq!((new.len(), &new[0]["actor"]), (2, &json!(admin.id)));
     assert_eq!((&new[1]["event"], &new[1]["outcome"]), (&json!("policies.refused"), &json!("failed")));
     assert_eq!(new[1]["details"]["version"], version);
@@ -308,12 +309,12 @@ async fn organizations_and_policies_are_told_of_too() {
 }
 
 #[tokio::test]
-async fn refused_administration_is_told_and_the_daily_work_is_not() {
+async fn denied_administration_is_logged_and_other_denials_are_not() {
     let app = TestApp::start().await;
     let (tenant, theirs) = app.tenant("theirs").await;
     let guest = app.user(Scope::Guest).await;
     let user = json!({ "email": "new@example.com" });
-    let mut watch = Watch::new(&app).await;
+    let mut watch = AuditCursor::new(&app).await;
     let admin = watch.admin.clone();
     let path = format!("/v2/users/{}", admin.id);
     for (client, method, path, body, action) in [
@@ -344,11 +345,14 @@ async fn refused_administration_is_told_and_the_daily_work_is_not() {
         };
         reply.expect_problem(403, code);
         let new = watch.next().await;
-        Watch::check(&new, &[("access.denied", "denied", json!({ "action": action, "count": 1 }))]);
+        AuditCursor::assert_events(
+            &new,
+            &[("access.denied", "denied", json!({ "action": action, "count": 1 }))],
+        );
         assert_eq!((&new[0]["actor"], &new[0]["address"]), (&json!(client.id), &json!("127.0.0.1")));
         assert_eq!(new[0]["requestId"], reply.header("x-request-id"));
-        let of = path.split('/').nth(3).filter(|id| id.len() == 24);
-        assert_eq!(new[0]["subject"].as_str(), of, "{path}");
+        let target = path.split('/').nth(3).filter(|id| id.len() == 24);
+        assert_eq!(new[0]["subject"].as_str(), target, "{path}");
     }
     // Reading, and what is no administration.
     for path in ["/v2/users", "/v2/forms", &path as &str] {
@@ -362,11 +366,11 @@ async fn refused_administration_is_told_and_the_daily_work_is_not() {
 }
 
 #[tokio::test]
-async fn whoever_reaches_out_of_its_organization_learns_nothing_of_it_from_the_trail() {
+async fn denied_cross_tenant_requests_are_visible_to_neither_tenant() {
     let app = TestApp::start().await;
     let (_, ours) = app.tenant("ours").await;
     let (theirs, their_admin) = app.tenant("theirs").await;
-    let mut watch = Watch::new(&app).await;
+    let mut watch = AuditCursor::new(&app).await;
     let missing = "599e1fcd9da1c72645c95886";
     for (organization, user, found) in
         [(theirs.as_str(), their_admin.id.as_str(), true), (missing, missing, false)]
@@ -379,7 +383,10 @@ async fn whoever_reaches_out_of_its_organization_learns_nothing_of_it_from_the_t
             ("access.denied", "denied", json!({ "action": action, "count": 1, "found": found }))
         };
         let new = watch.next().await;
-        Watch::check(&new, &[denied("deleteUser"), denied("listAuditEvents"), denied("createUser")]);
+        AuditCursor::assert_events(
+            &new,
+            &[denied("deleteUser"), denied("listAuditEvents"), denied("createUser")],
+        );
         assert!(new.iter().all(|one| one["organization"].is_null() && one["actor"] == json!(ours.id)));
     }
     for client in [&ours, &their_admin] {
@@ -388,9 +395,9 @@ async fn whoever_reaches_out_of_its_organization_learns_nothing_of_it_from_the_t
 }
 
 #[tokio::test]
-async fn what_fails_leaves_no_entry_behind() {
+async fn a_failed_change_writes_no_entry() {
     let app = TestApp::start().await;
-    let mut watch = Watch::new(&app).await;
+    let mut watch = AuditCursor::new(&app).await;
     let admin = watch.admin.clone();
     // The address is taken: the row is refused by the database, in the same transaction.
     let body = json!({ "email": ADMIN, "password": PASSWORD });
@@ -399,24 +406,26 @@ async fn what_fails_leaves_no_entry_behind() {
     watch.next().await;
     let change = json!({ "role": "admin", "email": ADMIN, "status": "blocked" });
     admin.patch(&format!("/v2/users/{user}"), change).await.expect_problem(409, "conflict");
-    let root = app.parts.store.root().await.unwrap().unwrap().own();
+    let root = app.state.store.root().await.unwrap().unwrap().org_id();
     admin.delete(&format!("/v2/organizations/{root}")).await.expect_problem(409, "conflict");
     assert_eq!(watch.next().await, [] as [Value; 0]);
-    whole(&app).await;
+    verify_chain(&app).await;
 }
 
 #[tokio::test]
-async fn what_cannot_be_told_does_not_happen() {
+async fn a_change_that_cannot_be_logged_is_rolled_back() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     app.sql("DROP TABLE audit").await;
     let body = json!({ "email": "ada@example.com" });
     admin.post("/v2/users", body).await.expect_problem(500, "internal");
-    present(&app, json!({ "email": ADMIN, "password": PASSWORD })).await.expect_problem(500, "internal");
+    request_token(&app, json!({ "email": ADMIN, "password": PASSWORD }))
+        .await
+        .expect_problem(500, "internal");
     assert_eq!(app.count("SELECT COUNT(*) FROM users").await, 1);
     assert_eq!(app.count("SELECT COUNT(*) FROM sessions").await, 1);
     // But a no stays a no.
-    present(&app, json!({ "email": ADMIN, "password": "wrong" }))
+    request_token(&app, json!({ "email": ADMIN, "password": "wrong" }))
         .await
         .expect_problem(401, "invalid_credentials");
     let missing = "/v2/users/599e1fcd9da1c72645c95886";
@@ -424,7 +433,7 @@ async fn what_cannot_be_told_does_not_happen() {
 }
 
 #[tokio::test]
-async fn no_secret_is_in_it() {
+async fn the_audit_log_contains_no_secrets() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     let user = app.user(Scope::Admin).await;
@@ -434,13 +443,13 @@ async fn no_secret_is_in_it() {
     let third = refresh(&app, &refresh_token(&second), &email).await.expect(StatusCode::OK);
     let keys = [user.key(&[Scope::Admin]).await, user.key(&[Scope::Guest]).await];
     let mistyped = "an0ther-s3cret-in-the-wrong-field@example.com";
-    present(&app, json!({ "email": mistyped, "password": "wr0ng-p4ssw0rd" })).await;
-    present(&app, json!({ "email": email, "password": "wr0ng-p4ssw0rd" })).await;
+    request_token(&app, json!({ "email": mistyped, "password": "wr0ng-p4ssw0rd" })).await;
+    request_token(&app, json!({ "email": email, "password": "wr0ng-p4ssw0rd" })).await;
     let wrong = json!({ "password": NEW_PASSWORD, "currentPassword": "wr0ng-p4ssw0rd" });
     user.patch("/v2/users/me", wrong).await.expect_problem(400, "invalid_fields");
     let right = json!({ "password": NEW_PASSWORD, "currentPassword": PASSWORD });
     user.patch("/v2/users/me", right).await.expect(StatusCode::OK);
-    expect_refused(&refresh(&app, &refresh_token(&first), &email).await);
+    expect_refresh_rejected(&refresh(&app, &refresh_token(&first), &email).await);
     revoke(&app, &keys[0]).await;
     revoke(&app, user.bearer.as_deref().unwrap()).await;
     app.bearer(&keys[1])
@@ -448,7 +457,7 @@ async fn no_secret_is_in_it() {
         .await
         .expect_problem(403, "forbidden");
     admin.delete(&format!("/v2/users/{}", user.id)).await.expect(StatusCode::NO_CONTENT);
-    audit::finish(&app.parts).await;
+    audit::flush_on_shutdown(&app.state).await;
 
     let all = Value::Array(events(&admin, "").await).to_string();
     assert!(all.contains(&user.id) && all.contains("token.revoked") && all.contains("access.denied"));
@@ -457,10 +466,10 @@ async fn no_secret_is_in_it() {
     for tokens in [&first, &second, &third] {
         let token = refresh_token(tokens);
         secrets.push(token.split_once('.').unwrap().1.to_owned());
-        secrets.extend([access(tokens).to_owned(), token]);
+        secrets.extend([access_token(tokens).to_owned(), token]);
         // The signature alone, too, and what the token is called.
-        secrets.push(access(tokens).rsplit('.').next().unwrap().to_owned());
-        secrets.push(jwt(access(tokens)).1["jti"].as_str().unwrap().to_owned());
+        secrets.push(access_token(tokens).rsplit('.').next().unwrap().to_owned());
+        secrets.push(decode_jwt(access_token(tokens)).1["jti"].as_str().unwrap().to_owned());
     }
     secrets.extend(keys.iter().flat_map(|key| [key.clone(), key[3..35].to_owned()]));
     secrets.extend([&admin, &user].map(|client| client.bearer.clone().unwrap()));
@@ -475,26 +484,26 @@ async fn no_secret_is_in_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn policies_that_are_read_while_the_database_is_away_are_told_of_when_it_is_back() {
-    let (database, files) = (Database::new().await, Files::new());
-    let [policies, schema] = ["policies", "schema"].map(|name| files.at(name).display().to_string());
+async fn policy_reloads_during_a_database_outage_are_logged_afterwards() {
+    let (database, files) = (Database::new().await, PolicyFiles::new());
+    let [policies, schema] = ["policies", "schema"].map(|name| files.path(name).display().to_string());
     let settings = [("CEDARGATE_POLICIES", policies.as_str()), ("CEDARGATE_SCHEMA", &schema)];
     let running = block_in_place(|| serve_with(&database, &settings));
-    let away = Away::take(&database.url, database.server.clone()).await;
+    let outage = DatabaseOutage::begin(&database.url, database.server.clone()).await;
     let policy = "@id(\"late\")\nforbid (principal, action == Action::\"listForms\", resource);";
     files.write("policies/late.cedar", policy);
-    let begun = Instant::now();
+    let started = Instant::now();
     while !running.log().contains("the audit trail could not be told") {
-        assert!(begun.elapsed() < PATIENCE, "{}", running.log());
+        assert!(started.elapsed() < TIMEOUT, "{}", running.log());
         tokio::task::yield_now().await;
     }
-    away.back().await;
-    let begun = Instant::now();
-    let told = "SELECT COUNT(*) FROM audit WHERE event = 'policies.reloaded'";
-    while count(&database.url, told).await == 0 {
-        assert!(begun.elapsed() < PATIENCE, "{}", running.log());
+    outage.end_outage().await;
+    let started = Instant::now();
+    let reloads = "SELECT COUNT(*) FROM audit WHERE event = 'policies.reloaded'";
+    while count(&database.url, reloads).await == 0 {
+        assert!(started.elapsed() < TIMEOUT, "{}", running.log());
     }
-    let admin = known_at(&running.base, access(&log_in(&running.base, ADMIN).await)).await;
+    let admin = cached_client(&running.base, access_token(&log_in(&running.base, ADMIN).await)).await;
     let version = admin.get("/v2/policies").await.expect(StatusCode::OK)["version"].clone();
     let found = events(&admin, "event=policies.reloaded").await;
     let found: Vec<&Value> = found.iter().map(|one| &one["details"]["version"]).collect();

@@ -1,6 +1,6 @@
 //! Archives of the audit log: old entries move to files, and the chain stays verifiable.
 
-use crate::audit::{events, whole};
+use crate::audit::{events, verify_chain};
 use crate::command_line::{program, run, text};
 use crate::support::{ADMIN, TestApp};
 use std::collections::BTreeSet;
@@ -47,9 +47,9 @@ async fn old_entries_move_to_files_and_the_chain_stays_verifiable() {
     let app = TestApp::start().await;
     let directory = tempfile::tempdir().unwrap();
     log_in(&app, 4).await;
-    let early = whole(&app).await;
+    let early = verify_chain(&app).await;
     log_in(&app, 3).await;
-    let old = whole(&app).await;
+    let old = verify_chain(&app).await;
     assert_eq!(old.seq, 10);
 
     let (code, printed, error) = archive(&app, directory.path());
@@ -75,8 +75,8 @@ async fn old_entries_move_to_files_and_the_chain_stays_verifiable() {
     log_in(&app, 3).await;
     let later = directory.path().join("later");
     std::fs::create_dir(&later).unwrap();
-    let far = ["archive", "--before", "2100-01-01T00:00:00Z", "--to", later.to_str().unwrap()];
-    let (code, _, error) = audit(&app, &far);
+    let archive_all = ["archive", "--before", "2100-01-01T00:00:00Z", "--to", later.to_str().unwrap()];
+    let (code, _, error) = audit(&app, &archive_all);
     assert_eq!(code, 0, "{error}");
     let second = files(&later);
     let all = [first.clone(), second.clone()].concat();
@@ -94,7 +94,7 @@ async fn old_entries_move_to_files_and_the_chain_stays_verifiable() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_changed_or_missing_file_is_found() {
+async fn a_changed_or_missing_archive_file_is_detected() {
     let app = TestApp::start().await;
     let directory = tempfile::tempdir().unwrap();
     log_in(&app, 4).await;
@@ -103,7 +103,7 @@ async fn a_changed_or_missing_file_is_found() {
     let original = std::fs::read_to_string(&archived[0]).unwrap();
     let lines: Vec<&str> = original.lines().collect();
     let joined = |lines: &[&str]| lines.iter().map(|line| format!("{line}\n")).collect::<String>();
-    for (what, changed, told) in [
+    for (what, changed, expected_fault) in [
         (
             "a changed entry",
             original.replacen("organization.created", "organization.deleted", 1),
@@ -118,9 +118,9 @@ async fn a_changed_or_missing_file_is_found() {
         assert_ne!(changed, original, "{what}");
         std::fs::write(&archived[0], changed).unwrap();
         let (code, _, faults) = verify(&app, &archived, &[]);
-        assert_eq!((code, faults.contains(told)), (3, true), "{what}: {faults}");
+        assert_eq!((code, faults.contains(expected_fault)), (3, true), "{what}: {faults}");
         assert!(
-            faults.contains("records no archive with the SHA-256") || told == "not an archive",
+            faults.contains("records no archive with the SHA-256") || expected_fault == "not an archive",
             "{what}: {faults}"
         );
     }
@@ -176,7 +176,7 @@ async fn the_database_deletes_archived_entries_only() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn entries_that_were_deleted_without_the_command_are_found() {
+async fn entries_deleted_without_the_archive_command_are_detected() {
     let app = TestApp::start().await;
     log_in(&app, 4).await;
     app.sql("INSERT INTO audit_archives VALUES (3, 1, (SELECT hash FROM audit WHERE seq = 3), 'f', 'd', 0)")
@@ -187,18 +187,18 @@ async fn entries_that_were_deleted_without_the_command_are_found() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failure_after_the_export_loses_nothing_and_is_repeated() {
+async fn a_failed_archive_after_the_export_loses_nothing_and_can_be_retried() {
     let app = TestApp::start().await;
     let directory = tempfile::tempdir().unwrap();
     log_in(&app, 4).await;
-    let head = whole(&app).await;
+    let head = verify_chain(&app).await;
     // The file is written, and the transaction that would delete its entries fails.
     app.sql("ALTER TABLE audit_archives ADD COLUMN fails text NOT NULL DEFAULT 'x' CHECK (fails = 'y')")
         .await;
     let (code, ..) = archive(&app, directory.path());
     assert_eq!(code, 1);
     assert_eq!(files(directory.path()).len(), 1, "no temporary file stays");
-    assert_eq!(whole(&app).await, head);
+    assert_eq!(verify_chain(&app).await, head);
     app.sql("ALTER TABLE audit_archives DROP COLUMN fails").await;
     let (code, _, error) = archive(&app, directory.path());
     assert_eq!(code, 0, "{error}");
@@ -217,11 +217,11 @@ async fn a_failure_after_the_export_loses_nothing_and_is_repeated() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn archives_at_the_same_time_lose_nothing() {
+async fn concurrent_archives_lose_nothing() {
     let app = TestApp::start().await;
     let directory = tempfile::tempdir().unwrap();
     log_in(&app, 9).await;
-    let total = whole(&app).await.seq;
+    let total = verify_chain(&app).await.seq;
     let settings = [("CEDARGATE_DATABASE_URL", app.url())];
     let children: Vec<_> = (0..4)
         .map(|_| {

@@ -1,6 +1,6 @@
 //! The audit trail as a chain: one of many writers at once, changed by nobody, and what is done to it is found.
 
-use crate::audit::{events, sid, whole};
+use crate::audit::{events, sid, verify_chain};
 use crate::command_line::run;
 use crate::refresh::{refresh, refresh_token};
 use crate::support::{ADMIN, TestApp};
@@ -10,36 +10,36 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_many_at_once_there_is_one_chain() {
-    const MANY: usize = 50;
-    let app = TestApp::with(|config| config.database_connections = 8).await;
+async fn concurrent_writers_append_to_one_chain() {
+    const WRITERS: usize = 50;
+    let app = TestApp::start_with(|config| config.database_connections = 8).await;
     let other = match app.postgres() {
-        Some(_) => app.again(|_| ()).await,
-        None => app.again(|config| config.database_connections = 1).await,
+        Some(_) => app.start_replica(|_| ()).await,
+        None => app.start_replica(|config| config.database_connections = 1).await,
     };
-    let both = |at: usize| if at.is_multiple_of(2) { &app } else { &other };
-    let before = whole(&app).await.seq;
-    let logins = join_all((0..MANY).map(|at| both(at).log_in(ADMIN))).await;
-    assert_eq!(whole(&app).await.seq - before, 50);
+    let both = |index: usize| if index.is_multiple_of(2) { &app } else { &other };
+    let before = verify_chain(&app).await.seq;
+    let logins = join_all((0..WRITERS).map(|index| both(index).log_in(ADMIN))).await;
+    assert_eq!(verify_chain(&app).await.seq - before, 50);
     // Logins from one address wait for one another as it is. Refreshes of several sessions have nothing else in common.
     for _ in 0..3 {
-        let before = whole(&app).await.seq;
+        let before = verify_chain(&app).await.seq;
         app.clock.advance(31_000);
-        let logins = join_all((0..MANY).map(|at| both(at).log_in(ADMIN))).await;
-        let refreshes = logins.iter().enumerate().map(async |(at, tokens)| {
-            refresh(both(at), &refresh_token(tokens), ADMIN).await.expect(StatusCode::OK);
+        let logins = join_all((0..WRITERS).map(|index| both(index).log_in(ADMIN))).await;
+        let refreshes = logins.iter().enumerate().map(async |(index, tokens)| {
+            refresh(both(index), &refresh_token(tokens), ADMIN).await.expect(StatusCode::OK);
         });
         join_all(refreshes).await;
-        assert_eq!(whole(&app).await.seq - before, 100);
+        assert_eq!(verify_chain(&app).await.seq - before, 100);
     }
     let sessions: BTreeSet<String> = logins.iter().map(sid).collect();
-    let told = events(&app.admin().await, "event=login.succeeded").await;
-    let told: BTreeSet<&str> = told.iter().map(|one| one["credentialId"].as_str().unwrap()).collect();
-    assert!(sessions.iter().all(|session| told.contains(session.as_str())));
+    let logged = events(&app.admin().await, "event=login.succeeded").await;
+    let logged: BTreeSet<&str> = logged.iter().map(|one| one["credentialId"].as_str().unwrap()).collect();
+    assert!(sessions.iter().all(|session| logged.contains(session.as_str())));
 }
 
 #[tokio::test]
-async fn the_database_refuses_to_change_it() {
+async fn the_database_rejects_changes_of_entries() {
     let app = TestApp::start().await;
     for statement in
         ["UPDATE audit SET event = 'x' WHERE seq = 1", "DELETE FROM audit WHERE seq = 1", "DELETE FROM audit"]
@@ -49,11 +49,11 @@ async fn the_database_refuses_to_change_it() {
         assert!(done.unwrap_err().to_string().contains("append-only"), "{statement}");
         connection.close().await.unwrap();
     }
-    whole(&app).await;
+    verify_chain(&app).await;
 }
 
 /// Takes away what keeps entries from being changed.
-async fn unlock(app: &TestApp) {
+async fn drop_append_only_triggers(app: &TestApp) {
     let statements: &[&str] = match app.postgres() {
         Some(_) => &["DROP TRIGGER audit_append_only ON audit", "DROP TRIGGER audit_no_delete ON audit"],
         None => &["DROP TRIGGER audit_no_update", "DROP TRIGGER audit_no_delete"],
@@ -64,14 +64,14 @@ async fn unlock(app: &TestApp) {
 }
 
 #[tokio::test]
-async fn whatever_is_done_to_it_is_found_and_named() {
+async fn every_manipulation_is_detected_and_described() {
     let app = TestApp::start().await;
     for _ in 0..6 {
         app.log_in(ADMIN).await;
     }
-    let head = whole(&app).await;
+    let head = verify_chain(&app).await;
     assert_eq!(head.seq, 9);
-    unlock(&app).await;
+    drop_append_only_triggers(&app).await;
     app.sql("CREATE TABLE kept AS SELECT * FROM audit").await;
     let restore = ["DELETE FROM audit", "INSERT INTO audit SELECT * FROM kept"];
     let changed = "entry 4 has been changed: its hash is not that of what it says";
@@ -124,28 +124,28 @@ async fn whatever_is_done_to_it_is_found_and_named() {
     ));
     for (statement, expected) in cases {
         app.sql(&statement).await;
-        let found = app.parts.store.verify_audit(Some(&head)).await.unwrap();
+        let found = app.state.store.verify_audit(Some(&head)).await.unwrap();
         assert_eq!(found.faults, expected, "{statement}");
         for statement in restore {
             app.sql(statement).await;
         }
-        assert_eq!(whole(&app).await, head);
+        assert_eq!(verify_chain(&app).await, head);
     }
     // The end taken off is whole in itself: the head that was noted finds it, and so it does a trail that was written anew.
     app.sql("DELETE FROM audit WHERE seq > 6").await;
-    whole(&app).await;
-    let found = app.parts.store.verify_audit(Some(&head)).await.unwrap();
+    verify_chain(&app).await;
+    let found = app.state.store.verify_audit(Some(&head)).await.unwrap();
     assert_eq!(found.faults, ["the trail ends at entry 6, and has had 9: the last ones are missing"]);
     for _ in 0..3 {
         app.log_in(ADMIN).await;
     }
-    assert_eq!(whole(&app).await.seq, 9);
-    let found = app.parts.store.verify_audit(Some(&head)).await.unwrap();
+    assert_eq!(verify_chain(&app).await.seq, 9);
+    let found = app.state.store.verify_audit(Some(&head)).await.unwrap();
     assert_eq!(found.faults, ["entry 9 is not the one that it was: its hash is another one"]);
 }
 
 #[tokio::test]
-async fn at_the_terminal_it_is_verified_and_what_is_done_there_is_told() {
+async fn the_cli_verifies_the_chain_and_its_own_changes_are_logged() {
     let app = TestApp::start().await;
     let settings = [("CEDARGATE_DATABASE_URL", app.url())];
     let verify = |arguments: &[&str]| {
@@ -153,29 +153,29 @@ async fn at_the_terminal_it_is_verified_and_what_is_done_there_is_told() {
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
         (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
     };
-    let head = whole(&app).await;
-    let (code, told, _) = verify(&[]);
-    assert_eq!((code, told), (0, format!("3 entries, head {head}\n")));
-    let made =
+    let head = verify_chain(&app).await;
+    let (code, printed, _) = verify(&[]);
+    assert_eq!((code, printed), (0, format!("3 entries, head {head}\n")));
+    let added =
         run(app.directory(), &settings, &["user", "add", "--email", "ada@example.com", "--role", "bot"]);
-    assert!(made.status.success());
-    let made = run(
+    assert!(added.status.success());
+    let added = run(
         app.directory(),
         &settings,
         &["key", "add", "--user", "ada@example.com", "--name", "n", "--scope", "bot"],
     );
-    assert!(made.status.success());
+    assert!(added.status.success());
     let new = events(&app.admin().await, "from=2026-02-01T00:00:00Z").await;
-    let told: Vec<_> = new.iter().map(|one| [&one["event"], &one["credential"], &one["actor"]]).collect();
+    let logged: Vec<_> = new.iter().map(|one| [&one["event"], &one["credential"], &one["actor"]]).collect();
     let by = |event: &str| [json!(event), json!("terminal"), Value::Null];
-    assert_eq!(told, [by("user.created").each_ref(), by("key.created").each_ref()]);
+    assert_eq!(logged, [by("user.created").each_ref(), by("key.created").each_ref()]);
     let (code, ..) = verify(&["--head", &head.to_string()]);
     assert_eq!(code, 0);
 
-    unlock(&app).await;
+    drop_append_only_triggers(&app).await;
     app.sql("UPDATE audit SET actor = NULL, address = '192.0.2.7' WHERE seq = 2").await;
-    let (code, told, faults) = verify(&["--head", &head.to_string()]);
-    assert_eq!((code, told.lines().count()), (3, 1));
+    let (code, printed, faults) = verify(&["--head", &head.to_string()]);
+    assert_eq!((code, printed.lines().count()), (3, 1));
     assert_eq!(faults, "entry 2 has been changed: its hash is not that of what it says\n");
     app.sql("DELETE FROM audit WHERE seq > 1").await;
     let (code, _, faults) = verify(&["--head", &head.to_string()]);

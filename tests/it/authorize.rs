@@ -1,18 +1,18 @@
 //! The decision endpoint: who may ask about whom, and what is answered.
 
+use crate::permission_table::{Fixture, cells};
 use crate::support::{Client, Reply, TestApp};
-use crate::table::{World, cells};
-use crate::tokens::change;
+use crate::tokens::update_user;
 use cedargate::authz::Scope;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 /// An id of nothing.
-pub const NOBODY: &str = "599e1fcd9da1c72645c95886";
+pub const UNKNOWN_ID: &str = "599e1fcd9da1c72645c95886";
 
 /// Asks.
-pub async fn ask(client: &Client, question: Value) -> Reply {
+pub async fn authorize(client: &Client, question: Value) -> Reply {
     client.post("/v2/authorize", question).await
 }
 
@@ -22,7 +22,7 @@ pub fn question(action: &str, kind: &str, id: &str) -> Value {
 }
 
 /// The same about somebody else.
-pub fn about(subject: Value, mut question: Value) -> Value {
+pub fn with_subject(subject: Value, mut question: Value) -> Value {
     question["subject"] = subject;
     question
 }
@@ -34,7 +34,7 @@ pub fn user(id: &str) -> Value {
 
 /// The answer, which has the form that all of them have.
 pub async fn answer(client: &Client, question: Value) -> Value {
-    let answer = ask(client, question.clone()).await.expect(StatusCode::OK);
+    let answer = authorize(client, question.clone()).await.expect(StatusCode::OK);
     assert!(answer["decision"].is_boolean(), "{question}: {answer}");
     assert!(answer["context"]["version"].as_str().is_some_and(|version| !version.is_empty()), "{answer}");
     for policy in answer["context"]["policies"].as_array().unwrap() {
@@ -52,7 +52,7 @@ pub async fn decision(client: &Client, question: Value) -> bool {
 }
 
 /// The code of what stands in the way of a decision.
-pub async fn obstacle(client: &Client, question: Value) -> String {
+pub async fn error_code(client: &Client, question: Value) -> String {
     let answer = answer(client, question.clone()).await;
     assert_eq!(answer["decision"], false, "{question}");
     assert_eq!(answer["context"]["policies"], json!([]), "{question}");
@@ -68,92 +68,95 @@ pub fn policy_ids(answer: &Value) -> Vec<&str> {
 }
 
 /// The organization of a client's user.
-pub async fn home(client: &Client) -> String {
+pub async fn home_organization(client: &Client) -> String {
     client.get("/v2/users/me").await.expect(StatusCode::OK)["organization"].as_str().unwrap().to_owned()
 }
 
 #[tokio::test]
-async fn without_a_caller_there_is_no_answer() {
+async fn requests_without_a_valid_credential_are_rejected() {
     let app = TestApp::start().await;
-    let question = question("fetchUser", "User", NOBODY);
-    ask(&app.anonymous(), question.clone()).await.expect_problem(401, "missing_token");
-    ask(&app.bearer(NOBODY), question.clone()).await.expect_problem(401, "invalid_token");
+    let question = question("fetchUser", "User", UNKNOWN_ID);
+    authorize(&app.anonymous(), question.clone()).await.expect_problem(401, "missing_token");
+    authorize(&app.bearer(UNKNOWN_ID), question.clone()).await.expect_problem(401, "invalid_token");
     let late = app.admin().await;
     app.clock.advance(86_400_000);
-    ask(&late, question).await.expect_problem(403, "token_expired");
+    authorize(&late, question).await.expect_problem(403, "token_expired");
 }
 
 #[tokio::test]
-async fn for_every_cell_the_answer_is_what_the_routes_do() {
+async fn decisions_agree_with_the_routes_for_every_cell() {
     let app = TestApp::start().await;
-    let world = World::new(&app).await;
+    let fixture = Fixture::new(&app).await;
     let admin = app.admin().await;
-    let home = home(&admin).await;
+    let home = home_organization(&admin).await;
     let mut clients = BTreeMap::new();
     for scope in Scope::ALL {
         clients.insert(scope.as_str(), app.user(scope).await);
     }
     for cell in cells() {
         let client = &clients[cell.scope.as_str()];
-        let target = world.target(client, &cell).await;
+        let target = fixture.target(client, &cell).await;
         let (kind, id) = target.resource(&home);
         let question = question(&cell.action, kind, id);
         let itself = decision(client, question.clone()).await;
         let token = json!({ "token": client.bearer });
-        let by_token = decision(&admin, about(token, question.clone())).await;
-        let by_id = decision(&admin, about(user(&client.id), question)).await;
-        let (permitted, how) = world.act(client, &cell, &target).await;
+        let by_token = decision(&admin, with_subject(token, question.clone())).await;
+        let by_id = decision(&admin, with_subject(user(&client.id), question)).await;
+        let (permitted, how) = fixture.perform(client, &cell, &target).await;
         assert_eq!([itself, by_token, by_id], [permitted; 3], "{cell:?}: {how}");
         assert_eq!(permitted, cell.expected, "{cell:?}");
     }
 }
 
 #[tokio::test]
-async fn without_a_subject_the_question_is_about_the_bearer_itself() {
+async fn the_default_subject_is_the_caller() {
     let app = TestApp::start().await;
     for (role, expected) in Scope::ALL.into_iter().zip([false, false, true, true]) {
         let client = app.user(role).await;
-        let listing = question("listMessages", "Organization", &home(&client).await);
+        let listing = question("listMessages", "Organization", &home_organization(&client).await);
         assert_eq!(decision(&client, listing).await, expected, "{role}");
         assert!(decision(&client, question("fetchUser", "User", &client.id)).await, "{role}");
     }
 }
 
 #[tokio::test]
-async fn a_token_is_asked_about_with_its_own_scopes_and_a_user_with_its_role() {
+async fn a_token_has_its_own_scopes_and_a_user_those_of_its_role() {
     let app = TestApp::start().await;
     let (bot, admin) = (app.user(Scope::Bot).await, app.user(Scope::Admin).await);
-    let listing = |of: &str| question("listServices", "Organization", of);
-    let home = home(&bot).await;
+    let listing = |organization: &str| question("listServices", "Organization", organization);
+    let home_organization = home_organization(&bot).await;
     let key = admin.key(&[Scope::Agent]).await;
-    assert!(!decision(&bot, listing(&home)).await);
-    assert!(decision(&bot, about(json!({ "token": admin.bearer }), listing(&home))).await);
-    assert!(decision(&bot, about(user(&admin.id), listing(&home))).await);
-    assert!(!decision(&bot, about(json!({ "token": key }), listing(&home))).await);
-    let talking = question("listConversations", "Organization", &home);
-    assert!(decision(&bot, about(json!({ "token": key }), talking.clone())).await);
+    assert!(!decision(&bot, listing(&home_organization)).await);
+    assert!(
+        decision(&bot, with_subject(json!({ "token": admin.bearer }), listing(&home_organization))).await
+    );
+    assert!(decision(&bot, with_subject(user(&admin.id), listing(&home_organization))).await);
+    assert!(!decision(&bot, with_subject(json!({ "token": key }), listing(&home_organization))).await);
+    let list_conversations = question("listConversations", "Organization", &home_organization);
+    assert!(decision(&bot, with_subject(json!({ "token": key }), list_conversations.clone())).await);
     // The key asks for itself, too.
-    assert!(!decision(&app.bearer(&key), listing(&home)).await);
-    assert!(decision(&app.bearer(&key), talking).await);
+    assert!(!decision(&app.bearer(&key), listing(&home_organization)).await);
+    assert!(decision(&app.bearer(&key), list_conversations).await);
     // How the subject proved who it is, is the subject's own: a key makes no keys, whoever asks about it.
-    let breeding = question("createApiKey", "User", &admin.id);
-    assert!(decision(&bot, about(json!({ "token": admin.bearer }), breeding.clone())).await);
-    let answer = answer(&bot, about(json!({ "token": key }), breeding)).await;
+    let create_key = question("createApiKey", "User", &admin.id);
+    assert!(decision(&bot, with_subject(json!({ "token": admin.bearer }), create_key.clone())).await);
+    let answer = answer(&bot, with_subject(json!({ "token": key }), create_key)).await;
     assert_eq!((&answer["decision"], policy_ids(&answer)), (&json!(false), vec!["key.creation"]));
 }
 
 #[tokio::test]
-async fn bots_and_admins_ask_about_others_and_everybody_about_itself() {
+async fn only_bots_and_admins_may_ask_about_other_subjects() {
     let app = TestApp::start().await;
     let mut users = Vec::new();
     for role in Scope::ALL {
         users.push((role, app.user(role).await));
     }
-    for (role, asking) in &users {
-        for (_, asked) in &users {
-            for subject in [user(&asked.id), json!({ "token": asked.bearer })] {
-                let reply = ask(asking, about(subject, question("fetchUser", "User", &asked.id))).await;
-                if *role >= Scope::Bot || asking.id == asked.id {
+    for (role, caller) in &users {
+        for (_, target) in &users {
+            for subject in [user(&target.id), json!({ "token": target.bearer })] {
+                let reply =
+                    authorize(caller, with_subject(subject, question("fetchUser", "User", &target.id))).await;
+                if *role >= Scope::Bot || caller.id == target.id {
                     assert_eq!(reply.expect(StatusCode::OK)["decision"], true);
                 } else {
                     reply.expect_problem(403, "forbidden");
@@ -162,27 +165,29 @@ async fn bots_and_admins_ask_about_others_and_everybody_about_itself() {
         }
         // Nor are those who may not ask told who there is.
         if *role < Scope::Bot {
-            let reply = ask(asking, about(user(NOBODY), question("fetchUser", "User", NOBODY))).await;
+            let reply =
+                authorize(caller, with_subject(user(UNKNOWN_ID), question("fetchUser", "User", UNKNOWN_ID)))
+                    .await;
             reply.expect_problem(403, "forbidden");
         }
     }
     // What counts is the scope of the credential.
     let (_, admin) = &users[3];
     let key = app.bearer(&admin.key(&[Scope::Agent]).await);
-    let about_other = about(user(&users[0].1.id), question("fetchUser", "User", &admin.id));
-    ask(&key, about_other).await.expect_problem(403, "forbidden");
-    assert!(decision(&key, about(user(&admin.id), question("fetchUser", "User", &admin.id))).await);
+    let about_other = with_subject(user(&users[0].1.id), question("fetchUser", "User", &admin.id));
+    authorize(&key, about_other).await.expect_problem(403, "forbidden");
+    assert!(decision(&key, with_subject(user(&admin.id), question("fetchUser", "User", &admin.id))).await);
 }
 
 #[tokio::test]
-async fn a_subject_that_is_missing_and_one_out_of_reach_are_the_same_wrong_field() {
+async fn missing_and_inaccessible_subjects_yield_the_same_error() {
     let app = TestApp::start().await;
     let (_, ours) = app.tenant("ours").await;
     let (_, theirs) = app.tenant("theirs").await;
     let root = app.admin().await;
     let mut bodies = Vec::new();
-    for id in [NOBODY, &theirs.id, &root.id, "no-id", ""] {
-        let reply = ask(&ours, about(user(id), question("fetchUser", "User", &ours.id))).await;
+    for id in [UNKNOWN_ID, &theirs.id, &root.id, "no-id", ""] {
+        let reply = authorize(&ours, with_subject(user(id), question("fetchUser", "User", &ours.id))).await;
         assert_eq!(reply.expect_problem(400, "invalid_fields"), ["subject.id"]);
         let mut body = reply.json.clone();
         body.as_object_mut().unwrap().remove("requestId").unwrap();
@@ -192,15 +197,15 @@ async fn a_subject_that_is_missing_and_one_out_of_reach_are_the_same_wrong_field
     assert_eq!(bodies.len(), 1, "{bodies:?}");
     // A token of somebody out of reach is as good as any word.
     let own = question("fetchUser", "User", &ours.id);
-    let far = answer(&ours, about(json!({ "token": theirs.bearer }), own.clone())).await;
-    assert_eq!(far["decision"], false);
-    assert_eq!(far, answer(&ours, about(json!({ "token": "garbage" }), own)).await);
+    let inaccessible = answer(&ours, with_subject(json!({ "token": theirs.bearer }), own.clone())).await;
+    assert_eq!(inaccessible["decision"], false);
+    assert_eq!(inaccessible, answer(&ours, with_subject(json!({ "token": "garbage" }), own)).await);
     // The root reaches all of them.
-    assert!(decision(&root, about(user(&theirs.id), question("fetchUser", "User", &theirs.id))).await);
+    assert!(decision(&root, with_subject(user(&theirs.id), question("fetchUser", "User", &theirs.id))).await);
 }
 
 #[tokio::test]
-async fn a_token_that_is_no_good_is_a_denial_that_says_why() {
+async fn an_invalid_subject_token_is_denied_with_an_error_code() {
     let app = TestApp::start().await;
     let guest = app.user(Scope::Guest).await;
     let end = app.clock.now().plus_seconds(60).to_string();
@@ -221,43 +226,47 @@ async fn a_token_that_is_no_good_is_a_denial_that_says_why() {
         (json!(format!("Bearer {lasting}")), "invalid_token"),
         (json!(tampered), "invalid_token"),
     ] {
-        let reply = ask(&bot, about(json!({ "token": token }), own.clone())).await;
+        let reply = authorize(&bot, with_subject(json!({ "token": token }), own.clone())).await;
         let sent = token.as_str().unwrap();
         assert!(sent.len() < 20 || !reply.text.contains(sent), "the answer repeats the token");
-        assert_eq!(obstacle(&bot, about(json!({ "token": token }), own.clone())).await, code, "{token}");
+        assert_eq!(
+            error_code(&bot, with_subject(json!({ "token": token }), own.clone())).await,
+            code,
+            "{token}"
+        );
     }
-    assert!(decision(&bot, about(json!({ "token": lasting }), own)).await);
+    assert!(decision(&bot, with_subject(json!({ "token": lasting }), own)).await);
 }
 
 #[tokio::test]
-async fn a_blocked_user_may_do_nothing() {
+async fn a_blocked_user_is_denied_everything() {
     let app = TestApp::start().await;
     let (bot, admin) = (app.user(Scope::Bot).await, app.user(Scope::Admin).await);
     let key = admin.key(&[Scope::Admin]).await;
     let own = question("fetchUser", "User", &admin.id);
     let subjects = [user(&admin.id), json!({ "token": admin.bearer }), json!({ "token": key })];
     for subject in subjects.clone() {
-        assert!(decision(&bot, about(subject, own.clone())).await);
+        assert!(decision(&bot, with_subject(subject, own.clone())).await);
     }
-    change(&app, &admin.id, json!({ "status": "blocked" })).await;
+    update_user(&app, &admin.id, json!({ "status": "blocked" })).await;
     for subject in subjects.clone() {
-        let code = obstacle(&bot, about(subject, own.clone())).await;
+        let code = error_code(&bot, with_subject(subject, own.clone())).await;
         assert!(["blocked", "invalid_token"].contains(&code.as_str()), "{code}");
     }
-    change(&app, &admin.id, json!({ "status": "active" })).await;
+    update_user(&app, &admin.id, json!({ "status": "active" })).await;
     let [by_id, token, key] = subjects;
-    assert!(decision(&bot, about(by_id, own.clone())).await);
+    assert!(decision(&bot, with_subject(by_id, own.clone())).await);
     // The credentials that it had are gone for good.
     for subject in [token, key] {
-        assert_eq!(obstacle(&bot, about(subject, own.clone())).await, "invalid_token");
+        assert_eq!(error_code(&bot, with_subject(subject, own.clone())).await, "invalid_token");
     }
 }
 
 #[tokio::test]
-async fn what_the_schema_does_not_know_is_a_denial_that_says_so() {
+async fn unknown_actions_and_types_are_denied_with_an_error_code() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
-    let home = home(&admin).await;
+    let home_organization = home_organization(&admin).await;
     let conversation = admin.post("/v2/conversations", json!({})).await.id();
     for (action, kind, id) in [
         ("fetchConversations", "Conversation", conversation.as_str()),
@@ -265,7 +274,7 @@ async fn what_the_schema_does_not_know_is_a_denial_that_says_so() {
         ("", "Conversation", &conversation),
         ("fetchConversation", "Message", &conversation),
         ("fetchConversation", "User", &admin.id),
-        ("fetchConversation", "Organization", &home),
+        ("fetchConversation", "Organization", &home_organization),
         ("listConversations", "Conversation", &conversation),
         ("createConversation", "Conversation", &conversation),
         ("fetchConversation", "Chat", &conversation),
@@ -274,52 +283,52 @@ async fn what_the_schema_does_not_know_is_a_denial_that_says_so() {
         ("fetchConversation", "Scope", "admin"),
         ("fetchConversation", "Not::A type\"", &conversation),
     ] {
-        let code = obstacle(&admin, question(action, kind, id)).await;
+        let code = error_code(&admin, question(action, kind, id)).await;
         assert!(!code.is_empty(), "{action} {kind}");
     }
     assert!(decision(&admin, question("fetchConversation", "Conversation", &conversation)).await);
 }
 
 #[tokio::test]
-async fn a_thing_that_is_missing_and_one_out_of_reach_answer_exactly_alike() {
+async fn missing_and_inaccessible_resources_yield_the_same_answer() {
     let app = TestApp::start().await;
     let (_, ours) = app.tenant("ours").await;
     let (their_home, theirs) = app.tenant("theirs").await;
-    let made = async |path: &str, body: Value| theirs.post(path, body).await.id();
-    let conversation = made("/v2/conversations", json!({ "status": "open" })).await;
-    let things = [
+    let create = async |path: &str, body: Value| theirs.post(path, body).await.id();
+    let conversation = create("/v2/conversations", json!({ "status": "open" })).await;
+    let resources = [
         ("Organization", their_home.clone()),
-        ("OrganizationGroup", made("/v2/orggroups", json!({ "name": "group" })).await),
+        ("OrganizationGroup", create("/v2/orggroups", json!({ "name": "group" })).await),
         ("User", theirs.id.clone()),
-        ("Message", made("/v2/messages", json!({ "conversation": conversation, "text": "x" })).await),
+        ("Message", create("/v2/messages", json!({ "conversation": conversation, "text": "x" })).await),
         ("Conversation", conversation),
-        ("Contact", made("/v2/contacts", json!({})).await),
-        ("KnowledgeItem", made("/v2/kbitems", json!({ "title": "title" })).await),
-        ("Form", made("/v2/forms", json!({ "name": "form" })).await),
-        ("Service", made("/v2/services", json!({ "name": "service" })).await),
+        ("Contact", create("/v2/contacts", json!({})).await),
+        ("KnowledgeItem", create("/v2/kbitems", json!({ "title": "title" })).await),
+        ("Form", create("/v2/forms", json!({ "name": "form" })).await),
+        ("Service", create("/v2/services", json!({ "name": "service" })).await),
     ];
-    for (kind, id) in things {
+    for (kind, id) in resources {
         let action = |verb: &str| format!("{verb}{kind}");
         for verb in ["fetch", "update", "delete"] {
             let theirs_seen = answer(&theirs, question(&action(verb), kind, &id)).await;
             assert_eq!(theirs_seen["decision"], true, "{verb} {kind}");
-            let far = answer(&ours, question(&action(verb), kind, &id)).await;
-            let missing = answer(&ours, question(&action(verb), kind, NOBODY)).await;
-            assert_eq!(far["decision"], false, "{verb} {kind}");
-            assert_eq!(far, missing, "{verb} {kind}");
+            let inaccessible = answer(&ours, question(&action(verb), kind, &id)).await;
+            let missing = answer(&ours, question(&action(verb), kind, UNKNOWN_ID)).await;
+            assert_eq!(inaccessible["decision"], false, "{verb} {kind}");
+            assert_eq!(inaccessible, missing, "{verb} {kind}");
             assert_eq!(answer(&ours, question(&action(verb), kind, "no-id")).await, missing, "{verb} {kind}");
         }
     }
     // List and create are asked of an organization.
     for action in ["listForms", "createForm"] {
-        let far = answer(&ours, question(action, "Organization", &their_home)).await;
-        assert_eq!(far["decision"], false);
-        assert_eq!(far, answer(&ours, question(action, "Organization", NOBODY)).await);
+        let inaccessible = answer(&ours, question(action, "Organization", &their_home)).await;
+        assert_eq!(inaccessible["decision"], false);
+        assert_eq!(inaccessible, answer(&ours, question(action, "Organization", UNKNOWN_ID)).await);
     }
 }
 
 #[tokio::test]
-async fn list_and_create_are_asked_of_the_organization_that_holds_the_things() {
+async fn list_and_create_are_authorized_on_the_owning_organization() {
     let app = TestApp::start().await;
     let (child, below) = app.tenant("below").await;
     for (role, lists, creates) in [
@@ -329,7 +338,7 @@ async fn list_and_create_are_asked_of_the_organization_that_holds_the_things() {
         (Scope::Admin, true, true),
     ] {
         let client = app.user(role).await;
-        for organization in [home(&client).await, child.clone()] {
+        for organization in [home_organization(&client).await, child.clone()] {
             let listing = question("listConversations", "Organization", &organization);
             // Guests and agents act in their own organization only.
             let reaches = organization != child || role >= Scope::Bot;
@@ -339,9 +348,9 @@ async fn list_and_create_are_asked_of_the_organization_that_holds_the_things() {
         }
     }
     // What is above one is out of reach.
-    let root = home(&app.admin().await).await;
+    let root_organization = home_organization(&app.admin().await).await;
     for action in ["listConversations", "createConversation"] {
         assert!(decision(&below, question(action, "Organization", &child)).await);
-        assert!(!decision(&below, question(action, "Organization", &root)).await);
+        assert!(!decision(&below, question(action, "Organization", &root_organization)).await);
     }
 }

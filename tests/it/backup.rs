@@ -1,16 +1,16 @@
 //! A copy of the database, and what it may not bring back.
 
 use crate::command_line::{client, run, start, text};
-use crate::families::access;
-use crate::processes::PATIENCE;
-use crate::support::{ADMIN, Client, PASSWORD, jwt};
+use crate::multi_process::TIMEOUT;
+use crate::support::{ADMIN, Client, PASSWORD, decode_jwt};
+use crate::token_families::access_token;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::time::Instant;
 
-async fn logged_in(base: &str) -> Value {
+async fn log_in_admin(base: &str) -> Value {
     let login = json!({ "email": ADMIN, "password": PASSWORD });
     client(base).post("/v2/auth/token", login).await.expect(StatusCode::OK)
 }
@@ -20,27 +20,27 @@ fn bearer(base: &str, token: &Value) -> Client {
 }
 
 fn kid(tokens: &Value) -> Value {
-    jwt(access(tokens)).0["kid"].clone()
+    decode_jwt(access_token(tokens)).0["kid"].clone()
 }
 
 /// Logs in until the service has heard of the key that now signs.
-async fn until_signed_by_another(base: &str, tokens: &Value) -> Value {
-    let begun = Instant::now();
+async fn wait_for_new_signing_key(base: &str, tokens: &Value) -> Value {
+    let started = Instant::now();
     loop {
-        let later = logged_in(base).await;
+        let later = log_in_admin(base).await;
         if kid(&later) != kid(tokens) {
             return later;
         }
-        assert!(begun.elapsed() < PATIENCE, "a key that was revoked signs still");
+        assert!(started.elapsed() < TIMEOUT, "a key that was revoked signs still");
     }
 }
 
 #[tokio::test]
-async fn a_restored_backup_brings_back_what_was_kept_and_nothing_that_was_revoked() {
+async fn a_restored_backup_keeps_data_but_no_revoked_credentials() {
     let directory = tempfile::tempdir().unwrap();
     let settings = [("CEDARGATE_ADMIN_PASSWORD", PASSWORD), ("CEDARGATE_TOKEN_ALGORITHM", "EdDSA")];
     let running = start(directory.path(), &settings);
-    let tokens = logged_in(&running.base).await;
+    let tokens = log_in_admin(&running.base).await;
     let admin = bearer(&running.base, &tokens["token"]);
     let key = json!({ "name": "import", "scopes": ["agent"] });
     let key = admin.post("/v2/users/me/keys", key).await.expect(StatusCode::CREATED);
@@ -59,7 +59,7 @@ async fn a_restored_backup_brings_back_what_was_kept_and_nothing_that_was_revoke
     assert_eq!(admin.post("/v2/auth/logout", json!({})).await.status, StatusCode::NO_CONTENT);
     let rotated = run(directory.path(), &settings, &["signing-key", "rotate", "--revoke"]);
     assert!(rotated.status.success(), "{}", text(&rotated.stderr));
-    let later = until_signed_by_another(&running.base, &tokens).await;
+    let later = wait_for_new_signing_key(&running.base, &tokens).await;
     drop(running);
 
     // As the README says.
@@ -68,9 +68,9 @@ async fn a_restored_backup_brings_back_what_was_kept_and_nothing_that_was_revoke
     }
     std::fs::copy(directory.path().join("copy.db"), directory.path().join("cedargate.db")).unwrap();
     let revoked = run(directory.path(), &settings, &["revoke-all"]);
-    let told =
+    let expected =
         "ended 1 sessions and all API keys of 1 users\nrevoked the keys that sign, and made a new one\n";
-    assert_eq!(text(&revoked.stdout), told);
+    assert_eq!(text(&revoked.stdout), expected);
 
     let running = start(directory.path(), &settings);
     for token in [&tokens["token"], &key["key"], &later["token"]] {
@@ -82,7 +82,7 @@ async fn a_restored_backup_brings_back_what_was_kept_and_nothing_that_was_revoke
     // Nobody else takes what the revoked keys have signed either.
     let public = client(&running.base).get("/.well-known/jwks.json").await.expect(StatusCode::OK);
     let public: Vec<&Value> = public["keys"].as_array().unwrap().iter().map(|key| &key["kid"]).collect();
-    let fresh = logged_in(&running.base).await;
+    let fresh = log_in_admin(&running.base).await;
     assert_eq!(public, [&kid(&fresh)]);
     for tokens in [&tokens, &later] {
         let refresh = json!({ "refreshToken": tokens["refreshToken"], "clientId": ADMIN });
@@ -95,7 +95,7 @@ async fn a_restored_backup_brings_back_what_was_kept_and_nothing_that_was_revoke
 }
 
 #[test]
-fn a_key_of_the_settings_is_to_be_changed_there() {
+fn revoke_all_names_the_setting_of_a_configured_signing_key() {
     let directory = tempfile::tempdir().unwrap();
     let settings = [("CEDARGATE_JWT_SECRET", "a key for tests: 0123456789abcdef")];
     let added = run(directory.path(), &settings, &["user", "add", "--email", "ada@example.com"]);
@@ -106,12 +106,12 @@ fn a_key_of_the_settings_is_to_be_changed_there() {
 }
 
 #[tokio::test]
-async fn the_database_and_its_copies_are_for_their_owner_only() {
+async fn the_database_and_its_backups_are_accessible_to_their_owner_only() {
     let directory = tempfile::tempdir().unwrap();
     let settings =
         [("CEDARGATE_ADMIN_PASSWORD", PASSWORD), ("CEDARGATE_DATABASE_URL", "sqlite://data.db?mode=rwc")];
     let running = start(directory.path(), &settings);
-    logged_in(&running.base).await;
+    log_in_admin(&running.base).await;
     let copied = run(directory.path(), &settings, &["backup", "copy.db"]);
     assert!(copied.status.success(), "{}", text(&copied.stderr));
     let files: BTreeMap<String, u32> = std::fs::read_dir(directory.path())

@@ -1,6 +1,6 @@
 //! What is not as it should be is refused with a problem that names it, and leaves nothing behind.
 
-use crate::resources::{NOBODY, kinds, make};
+use crate::resources::{UNKNOWN_ID, create_resource, resource_specs};
 use crate::support::{Client, PASSWORD, Reply, TestApp};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -31,13 +31,13 @@ async fn counts(client: &Client) -> Vec<(&'static str, String)> {
 }
 
 /// A thing of each kind, as `(path of the kind, path of the thing, its least body)`.
-pub(crate) async fn things(admin: &Client) -> Vec<(&'static str, String, Value)> {
-    let mut things = Vec::new();
-    for kind in kinds(admin).await {
-        let id = make(admin, kind.path, kind.least.clone()).await;
-        things.push((kind.path, format!("{}/{id}", kind.path), kind.least));
+pub(crate) async fn create_resources(admin: &Client) -> Vec<(&'static str, String, Value)> {
+    let mut resources = Vec::new();
+    for kind in resource_specs(admin).await {
+        let id = create_resource(admin, kind.path, kind.minimal.clone()).await;
+        resources.push((kind.path, format!("{}/{id}", kind.path), kind.minimal));
     }
-    things
+    resources
 }
 
 async fn send(client: &Client, method: Method, path: &str, body: impl Into<Vec<u8>>) -> Reply {
@@ -45,7 +45,7 @@ async fn send(client: &Client, method: Method, path: &str, body: impl Into<Vec<u
 }
 
 /// Wrong values: the path of the resource, the wrong field as a pointer into the body, its value, the name in the answer. `own` is the id of a user.
-fn wrong_values(own: &str) -> Vec<(&'static str, &'static str, Value, &'static str)> {
+fn invalid_values(own: &str) -> Vec<(&'static str, &'static str, Value, &'static str)> {
     let texts = |length: usize| json!("x".repeat(length));
     let list = |item: Value, length: usize| Value::Array(vec![item; length]);
     vec![
@@ -68,7 +68,7 @@ fn wrong_values(own: &str) -> Vec<(&'static str, &'static str, Value, &'static s
         ("/v2/orggroups", "description", texts(100_001), "description"),
         ("/v2/orggroups", "organizations", json!({}), "organizations"),
         ("/v2/orggroups", "organizations", json!(["none"]), "organizations.0"),
-        ("/v2/orggroups", "organizations", list(json!(NOBODY), 1001), "organizations"),
+        ("/v2/orggroups", "organizations", list(json!(UNKNOWN_ID), 1001), "organizations"),
         ("/v2/orggroups", "organization", json!("none"), "organization"),
         ("/v2/users", "email", json!("ada"), "email"),
         ("/v2/users", "email", json!("ada@@example.com"), "email"),
@@ -88,22 +88,22 @@ fn wrong_values(own: &str) -> Vec<(&'static str, &'static str, Value, &'static s
         ("/v2/conversations", "status", texts(61), "status"),
         ("/v2/conversations", "category", json!("a\0"), "category"),
         ("/v2/conversations", "contact", json!("none"), "contact"),
-        ("/v2/conversations", "participants", json!(NOBODY), "participants"),
+        ("/v2/conversations", "participants", json!(UNKNOWN_ID), "participants"),
         ("/v2/conversations", "participants", json!([{}]), "participants.0.user"),
         ("/v2/conversations", "participants", json!([{ "user": "me" }]), "participants.0.user"),
         (
             "/v2/conversations",
             "participants",
-            json!([{ "user": NOBODY, "active": "yes" }]),
+            json!([{ "user": UNKNOWN_ID, "active": "yes" }]),
             "participants.0.active",
         ),
         (
             "/v2/conversations",
             "participants",
-            json!([{ "user": NOBODY, "name": "x" }]),
+            json!([{ "user": UNKNOWN_ID, "name": "x" }]),
             "participants.0.name",
         ),
-        ("/v2/conversations", "participants", list(json!({ "user": NOBODY }), 1001), "participants"),
+        ("/v2/conversations", "participants", list(json!({ "user": UNKNOWN_ID }), 1001), "participants"),
         // The fields of an object in a row are no object.
         ("/v2/conversations", "participants", json!([[own]]), "participants.0"),
         ("/v2/contacts", "profile", json!(["Grace", null, null, null, null, null]), "profile"),
@@ -144,22 +144,22 @@ fn wrong_values(own: &str) -> Vec<(&'static str, &'static str, Value, &'static s
         ("/v2/services", "params", json!([]), "params"),
         ("/v2/services", "type", texts(61), "type"),
         ("/v2/services", "url", json!("a\0"), "url"),
-        ("/v2/services", "organization", json!({ "id": NOBODY }), "organization"),
+        ("/v2/services", "organization", json!({ "id": UNKNOWN_ID }), "organization"),
     ]
 }
 
 #[tokio::test]
-async fn a_wrong_value_is_named_on_create_and_on_update() {
+async fn an_invalid_value_is_named_on_create_and_on_update() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
-    let things = things(&admin).await;
+    let resources = create_resources(&admin).await;
     let before = counts(&admin).await;
-    for (path, field, value, named) in wrong_values(&admin.id) {
-        let (_, thing, least) = things.iter().find(|(kind, ..)| *kind == path).unwrap();
-        let stored = admin.get(thing).await.expect(StatusCode::OK);
-        let mut body = least.clone();
+    for (path, field, value, named) in invalid_values(&admin.id) {
+        let (_, resource_path, minimal) = resources.iter().find(|(kind, ..)| *kind == path).unwrap();
+        let stored = admin.get(resource_path).await.expect(StatusCode::OK);
+        let mut body = minimal.clone();
         if path == "/v2/users" {
-            body["email"] = json!(crate::resources::address());
+            body["email"] = json!(crate::resources::unique_email());
         }
         body[field] = value.clone();
         let refused = admin.post(path, body).await;
@@ -169,9 +169,9 @@ async fn a_wrong_value_is_named_on_create_and_on_update() {
             "an answer does not repeat all of what is wrong: {}",
             refused.text
         );
-        let refused = admin.patch(thing, json!({ "meta": { "a": 1 }, field: value })).await;
+        let refused = admin.patch(resource_path, json!({ "meta": { "a": 1 }, field: value })).await;
         assert_eq!(refused.expect_problem(400, "invalid_fields"), [named], "PATCH {path} {field}");
-        assert_eq!(admin.get(thing).await.expect(StatusCode::OK), stored, "{path} {field}");
+        assert_eq!(admin.get(resource_path).await.expect(StatusCode::OK), stored, "{path} {field}");
     }
     assert_eq!(counts(&admin).await, before);
 }
@@ -180,25 +180,25 @@ async fn a_wrong_value_is_named_on_create_and_on_update() {
 async fn an_unknown_field_is_named_on_create_and_on_update() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
-    let things = things(&admin).await;
+    let resources = create_resources(&admin).await;
     let before = counts(&admin).await;
-    for (path, thing, least) in &things {
-        let stored = admin.get(thing).await.expect(StatusCode::OK);
+    for (path, resource_path, minimal) in &resources {
+        let stored = admin.get(resource_path).await.expect(StatusCode::OK);
         for field in ["colour", "Name", "created_at", "__proto__", "", "a.b", "ä"] {
-            let mut body = least.clone();
+            let mut body = minimal.clone();
             body[field] = json!(1);
             let refused = admin.post(path, body).await;
             assert_eq!(refused.expect_problem(400, "invalid_fields"), [field], "POST {path}");
-            let refused = admin.patch(thing, json!({ field: null })).await;
+            let refused = admin.patch(resource_path, json!({ field: null })).await;
             assert_eq!(refused.expect_problem(400, "invalid_fields"), [field], "PATCH {path}");
         }
-        assert_eq!(admin.get(thing).await.expect(StatusCode::OK), stored);
+        assert_eq!(admin.get(resource_path).await.expect(StatusCode::OK), stored);
     }
     assert_eq!(counts(&admin).await, before);
 }
 
 #[tokio::test]
-async fn every_wrong_field_is_named_at_once() {
+async fn all_invalid_fields_are_named_together() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     let body = json!({ "title": "", "status": "lost", "kbase": 5, "colour": 1, "content": "fine" });
@@ -208,7 +208,7 @@ async fn every_wrong_field_is_named_at_once() {
 }
 
 #[tokio::test]
-async fn a_question_of_which_a_part_is_a_list_is_refused() {
+async fn an_array_in_place_of_an_object_in_a_question_is_rejected() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     let question = json!({
@@ -230,34 +230,34 @@ async fn a_question_of_which_a_part_is_a_list_is_refused() {
 }
 
 #[tokio::test]
-async fn a_free_object_has_its_limits_too() {
+async fn free_form_objects_are_limited_in_size_and_depth() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     let deep = (0..40).fold(json!({}), |inner, _| json!({ "a": inner }));
-    let things = things(&admin).await;
+    let resources = create_resources(&admin).await;
     let before = counts(&admin).await;
-    for (path, thing, least) in &things {
+    for (path, resource_path, minimal) in &resources {
         for meta in [json!("x"), json!([1]), json!(true), json!({ "a": "x".repeat(70_000) }), deep.clone()] {
-            let mut body = least.clone();
+            let mut body = minimal.clone();
             body["meta"] = meta.clone();
             let refused = admin.post(path, body).await;
             assert_eq!(refused.expect_problem(400, "invalid_fields"), ["meta"], "POST {path}");
-            let refused = admin.patch(thing, json!({ "meta": meta })).await;
+            let refused = admin.patch(resource_path, json!({ "meta": meta })).await;
             assert_eq!(refused.expect_problem(400, "invalid_fields"), ["meta"], "PATCH {path}");
         }
         // Within them anything goes, and comes back as it was.
         let meta = json!({ "\0": "a\0b", "𝄞": [1e300, -0.5, 18_446_744_073_709_551_615_u64, null], "": {} });
-        admin.patch(thing, json!({ "meta": meta })).await.expect(StatusCode::OK);
-        assert_eq!(admin.get(thing).await.json["meta"], meta, "{path}");
+        admin.patch(resource_path, json!({ "meta": meta })).await.expect(StatusCode::OK);
+        assert_eq!(admin.get(resource_path).await.json["meta"], meta, "{path}");
     }
     assert_eq!(counts(&admin).await, before);
 }
 
 #[tokio::test]
-async fn what_is_no_json_is_refused() {
+async fn malformed_json_is_rejected() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
-    let things = things(&admin).await;
+    let resources = create_resources(&admin).await;
     let before = counts(&admin).await;
     let nested = "[".repeat(10_000);
     let bodies: [&[u8]; 12] = [
@@ -275,16 +275,16 @@ async fn what_is_no_json_is_refused() {
         nested.as_bytes(),
     ];
     for body in bodies {
-        for (path, thing, _) in &things {
+        for (path, resource_path, _) in &resources {
             send(&admin, Method::POST, path, body).await.expect_problem(400, "malformed_json");
-            send(&admin, Method::PATCH, thing, body).await.expect_problem(400, "malformed_json");
+            send(&admin, Method::PATCH, resource_path, body).await.expect_problem(400, "malformed_json");
         }
         send(&admin, Method::POST, "/v2/auth/token", body).await.expect_problem(400, "malformed_json");
     }
     for body in ["null", "1", "\"text\"", "[]", "[{}]", "true"] {
-        for (path, thing, _) in &things {
+        for (path, resource_path, _) in &resources {
             send(&admin, Method::POST, path, body).await.expect_problem(400, "bad_request");
-            send(&admin, Method::PATCH, thing, body).await.expect_problem(400, "bad_request");
+            send(&admin, Method::PATCH, resource_path, body).await.expect_problem(400, "bad_request");
         }
         send(&admin, Method::POST, "/v2/auth/token", body).await.expect_problem(400, "bad_request");
     }
@@ -292,12 +292,12 @@ async fn what_is_no_json_is_refused() {
 }
 
 #[tokio::test]
-async fn a_body_must_say_that_it_is_json() {
+async fn a_body_requires_a_json_content_type() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     let before = counts(&admin).await;
     let body = json!({ "name": "a" }).to_string();
-    let form = make(&admin, "/v2/forms", json!({ "name": "a" })).await;
+    let form = create_resource(&admin, "/v2/forms", json!({ "name": "a" })).await;
     for kind in ["text/plain", "application/x-www-form-urlencoded", "application/jsonp", "", "json"] {
         for (method, path) in [
             (Method::POST, "/v2/forms".to_owned()),
@@ -316,9 +316,9 @@ async fn a_body_must_say_that_it_is_json() {
     admin.delete(&format!("/v2/forms/{form}")).await.expect(StatusCode::NO_CONTENT);
     assert_eq!(counts(&admin).await, before);
     for kind in ["application/json; charset=utf-8", "Application/JSON"] {
-        let made =
+        let created =
             admin.send(Method::POST, "/v2/forms", &[("content-type", kind)], Some(body.clone().into())).await;
-        made.expect(StatusCode::CREATED);
+        created.expect(StatusCode::CREATED);
     }
 }
 
@@ -330,10 +330,10 @@ fn padded(body: &Value, length: usize) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_body_may_have_a_mebibyte_and_no_more() {
+async fn a_body_is_limited_to_one_mebibyte() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
-    let form = make(&admin, "/v2/forms", json!({ "name": "a" })).await;
+    let form = create_resource(&admin, "/v2/forms", json!({ "name": "a" })).await;
     for (method, path, status) in [
         (Method::POST, "/v2/forms".to_owned(), StatusCode::CREATED),
         (Method::PATCH, format!("/v2/forms/{form}"), StatusCode::OK),
@@ -347,7 +347,7 @@ async fn a_body_may_have_a_mebibyte_and_no_more() {
 }
 
 #[tokio::test]
-async fn a_body_for_a_token_may_have_sixteen_kibibytes_and_no_more() {
+async fn a_token_request_body_is_limited_to_16_kib() {
     let app = TestApp::start().await;
     let anonymous = app.anonymous();
     let body = json!({ "email": crate::support::ADMIN, "password": PASSWORD });
@@ -359,7 +359,7 @@ async fn a_body_for_a_token_may_have_sixteen_kibibytes_and_no_more() {
 }
 
 #[tokio::test]
-async fn a_body_that_does_not_say_how_long_it_is_has_the_same_limit() {
+async fn a_chunked_body_has_the_same_limit() {
     let app = TestApp::start().await;
     let address = app.base.strip_prefix("http://").unwrap().to_owned();
     let answer = tokio::task::spawn_blocking(move || {
@@ -387,7 +387,7 @@ async fn a_body_that_does_not_say_how_long_it_is_has_the_same_limit() {
 }
 
 #[tokio::test]
-async fn a_wrong_method_is_told_which_there_are() {
+async fn an_unsupported_method_is_answered_with_the_allowed_ones() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     let allowed = |reply: &Reply| {
@@ -395,16 +395,16 @@ async fn a_wrong_method_is_told_which_there_are() {
         methods.sort();
         methods.join(" ")
     };
-    for (path, thing, least) in things(&admin).await {
+    for (path, resource_path, minimal) in create_resources(&admin).await {
         for method in [Method::PUT, Method::DELETE, Method::PATCH] {
-            let refused = admin.call(method, path, Some(least.clone())).await;
+            let refused = admin.call(method, path, Some(minimal.clone())).await;
             refused.expect_problem(405, "method_not_allowed");
             assert_eq!(allowed(&refused), "GET HEAD POST", "{path}");
         }
         for method in [Method::PUT, Method::POST] {
-            let refused = admin.call(method, &thing, Some(least.clone())).await;
+            let refused = admin.call(method, &resource_path, Some(minimal.clone())).await;
             refused.expect_problem(405, "method_not_allowed");
-            assert_eq!(allowed(&refused), "DELETE GET HEAD PATCH", "{thing}");
+            assert_eq!(allowed(&refused), "DELETE GET HEAD PATCH", "{resource_path}");
         }
     }
     let refused = admin.delete("/v2/auth/token").await;
@@ -413,7 +413,7 @@ async fn a_wrong_method_is_told_which_there_are() {
 }
 
 #[tokio::test]
-async fn there_is_nothing_at_an_unknown_path() {
+async fn an_unknown_path_is_not_found() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     let id = &admin.id;

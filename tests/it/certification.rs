@@ -104,7 +104,7 @@ cases! {
 }
 
 #[test]
-fn every_case_is_a_test_and_every_level_is_whole() {
+fn every_case_has_a_test_and_every_level_is_complete() {
     let cases = cases();
     let names: Vec<String> = cases.iter().map(name).collect();
     assert_eq!(names, TESTS);
@@ -133,7 +133,7 @@ fn name(case: &Value) -> String {
 
 /// The service with the fixture of the scenario.
 pub async fn start() -> TestApp {
-    TestApp::with(|config| {
+    TestApp::start_with(|config| {
         config.schema.push(project_file("tests/fixtures/authzen/schema"));
         config.policies.push(project_file("tests/fixtures/authzen/policies"));
         config.public_url = Some(PUBLIC_URL.into());
@@ -155,10 +155,10 @@ async fn run(test: &str) {
 
 /// The requests of a case: each has whatever the case has and it does not say otherwise.
 fn requests(case: &Value) -> Vec<Value> {
-    let mut whole = case.as_object().unwrap().clone();
-    let Some(requests) = whole.remove("requests") else { return vec![whole.into()] };
+    let mut shared = case.as_object().unwrap().clone();
+    let Some(requests) = shared.remove("requests") else { return vec![shared.into()] };
     let each = |request: &Value| {
-        let mut all = whole.clone();
+        let mut all = shared.clone();
         let further = request.as_object().unwrap();
         all.extend(further.iter().map(|(name, value)| (name.clone(), value.clone())));
         Value::from(all)
@@ -190,55 +190,55 @@ async fn send(client: &Client, request: &Value) -> Reply {
 
 async fn check(client: &Client, cases: &[Value], request: &Value) {
     let reply = send(client, request).await;
-    let told = format!("{request}\n-> {} {}", reply.status, reply.text);
-    assert_eq!(u64::from(reply.status.as_u16()), request["status"].as_u64().unwrap(), "{told}");
+    let exchange = format!("{request}\n-> {} {}", reply.status, reply.text);
+    assert_eq!(u64::from(reply.status.as_u16()), request["status"].as_u64().unwrap(), "{exchange}");
     if reply.status.is_success() {
-        assert!(reply.header("content-type").starts_with("application/json"), "{told}");
+        assert!(reply.header("content-type").starts_with("application/json"), "{exchange}");
     }
     for (what, value) in request["expect"].as_object().unwrap() {
         let body = &reply.json;
         match what.as_str() {
-            "body" => assert_eq!(body, value, "{told}"),
-            "decision" => assert_eq!(&body["decision"], value, "{told}"),
-            "context" => assert!(body["context"].is_object(), "{told}"),
-            "decisions" => check_decisions(body, value.as_array().unwrap(), &told),
+            "body" => assert_eq!(body, value, "{exchange}"),
+            "decision" => assert_eq!(&body["decision"], value, "{exchange}"),
+            "context" => assert!(body["context"].is_object(), "{exchange}"),
+            "decisions" => check_decisions(body, value.as_array().unwrap(), &exchange),
             "problem" => {
-                assert_eq!(reply.header("content-type"), "application/problem+json", "{told}");
-                assert!(body["code"].is_string() && body["detail"].is_string(), "{told}");
+                assert_eq!(reply.header("content-type"), "application/problem+json", "{exchange}");
+                assert!(body["code"].is_string() && body["detail"].is_string(), "{exchange}");
             }
             "headers" => {
                 for (name, value) in value.as_object().unwrap() {
-                    assert_eq!(reply.header(name), text(value), "{told}");
+                    assert_eq!(reply.header(name), text(value), "{exchange}");
                 }
             }
             "results" => {
                 let found = results(body);
-                assert!(value.as_array().unwrap().iter().all(|wanted| found.contains(&wanted)), "{told}");
+                assert!(value.as_array().unwrap().iter().all(|wanted| found.contains(&wanted)), "{exchange}");
             }
             "type" => {
-                let are = |found: &&Value| found["type"] == *value && found["id"].is_string();
-                assert!(results(body).iter().all(are), "{told}");
+                let has_type = |found: &&Value| found["type"] == *value && found["id"].is_string();
+                assert!(results(body).iter().all(has_type), "{exchange}");
             }
-            "empty" => assert!(results(body).is_empty(), "{told}"),
+            "empty" => assert!(results(body).is_empty(), "{exchange}"),
             "page" => drop(check_page(body, value.as_u64().unwrap())),
             "pages" => {
-                for is_limit_said_again in [true, false] {
-                    let found = pages(client, request, is_limit_said_again).await;
+                for repeats_limit in [true, false] {
+                    let found = pages(client, request, repeats_limit).await;
                     assert_eq!(
                         sorted(&found),
-                        of_case(client, cases, &request["expect"]["as"]).await,
-                        "{told}"
+                        results_of_case(client, cases, &request["expect"]["as"]).await,
+                        "{exchange}"
                     );
                 }
             }
             "as" if request["expect"].get("pages").is_none() => {
                 let found: Vec<Value> = results(body).into_iter().cloned().collect();
-                assert_eq!(sorted(&found), of_case(client, cases, value).await, "{told}");
+                assert_eq!(sorted(&found), results_of_case(client, cases, value).await, "{exchange}");
             }
             "as" => {}
             "has" => {
                 for (name, value) in value.as_object().unwrap() {
-                    assert_eq!(&body[name], value, "{told}");
+                    assert_eq!(&body[name], value, "{exchange}");
                 }
             }
             "https" => check_addresses(body, text(value)),
@@ -247,14 +247,14 @@ async fn check(client: &Client, cases: &[Value], request: &Value) {
     }
 }
 
-fn check_decisions(body: &Value, expected: &[Value], told: &str) {
-    let answers = body["evaluations"].as_array().unwrap_or_else(|| panic!("{told}"));
-    assert_eq!(answers.len(), expected.len(), "{told}");
-    assert_eq!(body.get("decision"), None, "{told}");
+fn check_decisions(body: &Value, expected: &[Value], exchange: &str) {
+    let answers = body["evaluations"].as_array().unwrap_or_else(|| panic!("{exchange}"));
+    assert_eq!(answers.len(), expected.len(), "{exchange}");
+    assert_eq!(body.get("decision"), None, "{exchange}");
     for (answer, expected) in answers.iter().zip(expected) {
-        assert!(answer["decision"].is_boolean(), "{told}");
-        assert!(expected.is_null() || answer["decision"] == *expected, "{told}");
-        assert!(answer.get("context").is_none_or(Value::is_object), "{told}");
+        assert!(answer["decision"].is_boolean(), "{exchange}");
+        assert!(expected.is_null() || answer["decision"] == *expected, "{exchange}");
+        assert!(answer.get("context").is_none_or(Value::is_object), "{exchange}");
     }
 }
 
@@ -270,7 +270,7 @@ fn sorted(found: &[Value]) -> BTreeSet<String> {
 }
 
 /// What the request of another case finds.
-async fn of_case(client: &Client, cases: &[Value], id: &Value) -> BTreeSet<String> {
+async fn results_of_case(client: &Client, cases: &[Value], id: &Value) -> BTreeSet<String> {
     let case = cases.iter().find(|case| case["id"] == *id).unwrap();
     let reply = send(client, case).await;
     sorted(&results(&reply.json).into_iter().cloned().collect::<Vec<_>>())
@@ -285,7 +285,7 @@ fn check_page(body: &Value, limit: u64) -> String {
 }
 
 /// All that is found page by page. A token stands for the limit too, which need not be said again.
-async fn pages(client: &Client, request: &Value, is_limit_said_again: bool) -> Vec<Value> {
+async fn pages(client: &Client, request: &Value, repeats_limit: bool) -> Vec<Value> {
     let mut request = request.clone();
     let limit = request["expect"]["pages"].as_u64().unwrap();
     let mut found = Vec::new();
@@ -300,11 +300,8 @@ async fn pages(client: &Client, request: &Value, is_limit_said_again: bool) -> V
         if token.is_empty() {
             return found;
         }
-        request["body"]["page"] = if is_limit_said_again {
-            json!({ "limit": limit, "token": token })
-        } else {
-            json!({ "token": token })
-        };
+        request["body"]["page"] =
+            if repeats_limit { json!({ "limit": limit, "token": token }) } else { json!({ "token": token }) };
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::audit::events;
 use crate::command_line::run;
-use crate::refresh::{expect_refused, refresh, refresh_token};
+use crate::refresh::{expect_refresh_rejected, refresh, refresh_token};
 use crate::support::{ADMIN, PASSWORD, Reply, TestApp};
 use cedargate::authz::Scope;
 use reqwest::StatusCode;
@@ -29,9 +29,9 @@ async fn guess(app: &TestApp, email: &str, longest: u64) -> u64 {
 }
 
 #[tokio::test]
-async fn a_wait_that_a_clock_ahead_has_set_is_not_longer_than_the_longest() {
+async fn a_clock_step_does_not_extend_the_login_back_off_beyond_its_maximum() {
     for ahead in [DAY, 3_600_000, 365 * DAY] {
-        let app = TestApp::with(|config| config.guessing_wait_max = 20).await;
+        let app = TestApp::start_with(|config| config.guessing_wait_max = 20).await;
         app.clock.step(ahead);
         assert_eq!(guess(&app, ADMIN, 20).await, 20);
         app.clock.step(-ahead);
@@ -47,18 +47,18 @@ async fn a_wait_that_a_clock_ahead_has_set_is_not_longer_than_the_longest() {
 }
 
 #[tokio::test]
-async fn the_grace_period_of_a_refresh_token_does_not_come_back() {
+async fn a_clock_step_does_not_reopen_the_refresh_grace_period() {
     let app = TestApp::start().await;
     let first = refresh_token(&app.log_in(ADMIN).await);
     let second = refresh_token(&refresh(&app, &first, ADMIN).await.expect(StatusCode::OK));
     app.clock.step(-7_200_000);
-    expect_refused(&refresh(&app, &first, ADMIN).await);
+    expect_refresh_rejected(&refresh(&app, &first, ADMIN).await);
     // It was reused, so its session has ended.
-    expect_refused(&refresh(&app, &second, ADMIN).await);
+    expect_refresh_rejected(&refresh(&app, &second, ADMIN).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_user_is_unlocked_at_the_terminal() {
+async fn the_cli_unlocks_a_user() {
     let app = TestApp::start().await;
     let user = app.user(Scope::Agent).await;
     let email = crate::tokens::email(&user).await;

@@ -18,11 +18,11 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     pub(crate) fn new() -> Self {
-        Self::with(|_| Vec::new())
+        Self::start_with(|_| Vec::new())
     }
 
     /// A server with these options. Files that they name are created in its directory first.
-    pub(crate) fn with(prepare: impl FnOnce(&Path) -> Vec<String>) -> Self {
+    pub(crate) fn start_with(prepare: impl FnOnce(&Path) -> Vec<String>) -> Self {
         let directory = TempDir::new().unwrap();
         // What it has committed has to be there when it was stopped in the middle of things, though not after a power cut.
         let mut options: Vec<String> = vec!["-c".into(), "fsync=off".into()];

@@ -32,16 +32,16 @@ pub fn text(bytes: &[u8]) -> String {
 }
 
 /// A running service, ended when it goes out of scope.
-pub struct Running {
+pub struct RunningService {
     child: Child,
     pub base: String,
-    pub greeting: String,
+    pub banner: String,
     log: Arc<Mutex<String>>,
     output: Arc<Mutex<String>>,
     readers: Vec<JoinHandle<()>>,
 }
 
-impl Running {
+impl RunningService {
     /// The id of the process.
     pub fn id(&self) -> u32 {
         self.child.id()
@@ -57,13 +57,13 @@ impl Running {
     }
 
     /// Ends it as a service manager does, waits until it has ended, and gives what it has logged.
-    pub fn end(self) -> String {
-        self.end_with_output().0
+    pub fn stop(self) -> String {
+        self.stop_with_output().0
     }
 
     /// The same, and what it has written to its standard output, too.
-    pub fn end_with_output(mut self) -> (String, String) {
-        crate::running::signal("-TERM", self.id());
+    pub fn stop_with_output(mut self) -> (String, String) {
+        crate::lifecycle::send_signal("-TERM", self.id());
         assert!(self.wait().success(), "it ends by itself");
         (self.log(), self.output.lock().unwrap().clone())
     }
@@ -74,7 +74,7 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningService {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -82,38 +82,41 @@ impl Drop for Running {
 }
 
 /// Starts the service and reads its greeting.
-pub fn start(directory: &Path, settings: &[(&str, &str)]) -> Running {
+pub fn start(directory: &Path, settings: &[(&str, &str)]) -> RunningService {
     let mut command = program(directory, &[("CEDARGATE_LISTEN", "127.0.0.1:0")]);
     command.envs(settings.iter().copied());
     start_command(command)
 }
 
 /// Starts the service by this command and reads its greeting.
-pub fn start_command(mut command: Command) -> Running {
+pub fn start_command(mut command: Command) -> RunningService {
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let stdout = BufReader::new(child.stdout.take().unwrap());
     let stderr = BufReader::new(child.stderr.take().unwrap());
     // Whoever reads neither of them any more would block it one day, so both are read to their ends.
     let (log, output) = (Arc::default(), Arc::default());
-    let errors = keep(stderr.lines().map_while(Result::ok), &log);
+    let errors = collect_lines(stderr.lines().map_while(Result::ok), &log);
     let mut lines = stdout.lines().map_while(Result::ok);
-    let greeting: Vec<String> = lines.by_ref().take_while(|line| line != "Ctrl-C ends it.").collect();
-    let rest = keep(lines, &output);
-    let base = greeting.iter().find_map(|line| line.split(" listens on ").nth(1)).map(str::to_owned);
-    let greeting = greeting.join("\n");
+    let banner: Vec<String> = lines.by_ref().take_while(|line| line != "Ctrl-C ends it.").collect();
+    let rest = collect_lines(lines, &output);
+    let base = banner.iter().find_map(|line| line.split(" listens on ").nth(1)).map(str::to_owned);
+    let banner = banner.join("\n");
     let Some(base) = base else {
         let _ = child.kill();
         errors.join().unwrap();
-        panic!("it did not start: {greeting}\n{}", log.lock().unwrap());
+        panic!("it did not start: {banner}\n{}", log.lock().unwrap());
     };
-    Running { child, base, greeting, log, output, readers: vec![errors, rest] }
+    RunningService { child, base, banner, log, output, readers: vec![errors, rest] }
 }
 
 /// Keeps lines as they come.
-fn keep(lines: impl Iterator<Item = String> + Send + 'static, kept: &Arc<Mutex<String>>) -> JoinHandle<()> {
-    let kept = Arc::clone(kept);
-    std::thread::spawn(move || lines.for_each(|line| *kept.lock().unwrap() += &format!("{line}\n")))
+fn collect_lines(
+    lines: impl Iterator<Item = String> + Send + 'static,
+    buffer: &Arc<Mutex<String>>,
+) -> JoinHandle<()> {
+    let buffer = Arc::clone(buffer);
+    std::thread::spawn(move || lines.for_each(|line| *buffer.lock().unwrap() += &format!("{line}\n")))
 }
 
 /// A client of a service that is a process, with a connection for each request: a test that waits for another process meanwhile
@@ -124,12 +127,12 @@ pub fn client(base: &str) -> Client {
 }
 
 #[tokio::test]
-async fn with_nothing_configured_it_starts_makes_an_admin_and_says_what_to_try() {
+async fn without_configuration_the_service_creates_an_admin_and_prints_a_banner() {
     let directory = tempfile::tempdir().unwrap();
     let running = start(directory.path(), &[]);
     assert!(directory.path().join("cedargate.db").exists());
-    assert!(running.greeting.contains("/docs"), "{}", running.greeting);
-    let password = running.greeting.lines().find_map(|line| line.trim().strip_prefix("password ")).unwrap();
+    assert!(running.banner.contains("/docs"), "{}", running.banner);
+    let password = running.banner.lines().find_map(|line| line.trim().strip_prefix("password ")).unwrap();
     let password = password.trim().split(' ').next().unwrap();
     let body = json!({ "email": "admin@example.com", "password": password });
     let tokens = client(&running.base).post("/v2/auth/token", body.clone()).await.expect(StatusCode::OK);
@@ -137,7 +140,7 @@ async fn with_nothing_configured_it_starts_makes_an_admin_and_says_what_to_try()
     drop(running);
 
     let again = start(directory.path(), &[]);
-    assert!(!again.greeting.contains("password"), "{}", again.greeting);
+    assert!(!again.banner.contains("password"), "{}", again.banner);
     assert_eq!(client(&again.base).post("/v2/auth/token", body).await.status, StatusCode::OK);
     // The key that signs was kept, so old tokens are good.
     let old = Client { bearer: Some(tokens["token"].as_str().unwrap().into()), ..client(&again.base) };
@@ -145,11 +148,11 @@ async fn with_nothing_configured_it_starts_makes_an_admin_and_says_what_to_try()
 }
 
 #[test]
-fn a_wrong_setting_stops_the_start_with_its_name() {
+fn an_invalid_setting_aborts_the_start_and_is_named() {
     let directory = tempfile::tempdir().unwrap();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    for (name, value, told) in [
+    for (name, value, expected) in [
         ("CEDARGATE_ACCESS_TTL", "soon", "CEDARGATE_ACCESS_TTL"),
         ("CEDARGATE_ACESS_TTL", "60", "CEDARGATE_ACESS_TTL"),
         ("CEDARGATE_JWT_SECRET", "weak", "CEDARGATE_JWT_SECRET"),
@@ -167,12 +170,12 @@ fn a_wrong_setting_stops_the_start_with_its_name() {
         let output = run(directory.path(), &settings, &[]);
         let error = text(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{name}={value}: {error}");
-        assert!(error.contains(told), "{name}={value}: {error}");
+        assert!(error.contains(expected), "{name}={value}: {error}");
     }
 }
 
 #[test]
-fn policies_that_are_wrong_stop_the_start_with_file_and_line() {
+fn invalid_policies_abort_the_start_with_file_and_line() {
     let directory = tempfile::tempdir().unwrap();
     let more = directory.path().join("more");
     std::fs::create_dir(&more).unwrap();
@@ -192,7 +195,7 @@ fn policies_that_are_wrong_stop_the_start_with_file_and_line() {
 }
 
 #[tokio::test]
-async fn a_database_of_a_newer_version_or_of_another_program_is_left_alone() {
+async fn a_database_of_a_newer_version_or_another_program_is_rejected() {
     let app = TestApp::start().await;
     app.sql("INSERT INTO seaql_migrations (version, applied_at) VALUES ('m9999_later', 0)").await;
     let url = app.url().to_owned();
@@ -212,7 +215,7 @@ async fn a_database_of_a_newer_version_or_of_another_program_is_left_alone() {
 }
 
 #[tokio::test]
-async fn a_locked_database_is_told() {
+async fn a_locked_database_is_reported() {
     let database = Database::new().await;
     if database.url.starts_with("postgres") {
         return; // Nobody locks the whole of a PostgreSQL.
@@ -228,24 +231,24 @@ async fn a_locked_database_is_told() {
 }
 
 #[tokio::test]
-async fn users_and_keys_are_made_at_the_terminal() {
+async fn the_cli_creates_users_and_keys() {
     let app = TestApp::start().await;
     let url = app.url().to_owned();
     let settings = [("CEDARGATE_DATABASE_URL", url.as_str())];
     let directory = app.directory();
 
     let output = run(directory, &settings, &["user", "add", "--email", "Ada@example.com", "--role", "agent"]);
-    let said = text(&output.stdout);
-    let (id, password) = said.trim_end().split_once('\n').unwrap();
+    let stdout = text(&output.stdout);
+    let (id, password) = stdout.trim_end().split_once('\n').unwrap();
     let body = json!({ "email": "ada@example.com", "password": password });
     let tokens = app.anonymous().post("/v2/auth/token", body).await.expect(StatusCode::OK);
     assert_eq!((tokens["user"].as_str(), tokens["scope"].as_str()), (Some(id), Some("agent")));
 
-    let told = text(&output.stderr);
+    let notice = text(&output.stderr);
     let root = app.admin().await.get("/v2/users/me").await.json["organization"].as_str().unwrap().to_owned();
     assert!(
-        told.contains(&root) && told.contains("root organization") && told.contains("in it only"),
-        "{told}"
+        notice.contains(&root) && notice.contains("root organization") && notice.contains("in it only"),
+        "{notice}"
     );
 
     let again = run(directory, &settings, &["user", "add", "--email", "ada@example.com"]);
@@ -288,7 +291,7 @@ async fn users_and_keys_are_made_at_the_terminal() {
 }
 
 #[tokio::test]
-async fn what_has_expired_long_ago_is_deleted_at_the_terminal() {
+async fn the_janitor_command_deletes_expired_sessions_and_keys() {
     let app = TestApp::start().await;
     let user = app.user(cedargate::authz::Scope::Guest).await;
     user.key(&[cedargate::authz::Scope::Guest]).await;
@@ -305,7 +308,7 @@ async fn what_has_expired_long_ago_is_deleted_at_the_terminal() {
 }
 
 #[test]
-fn policies_are_checked_tested_and_tabulated_without_a_database() {
+fn policy_commands_need_no_database() {
     let directory = tempfile::tempdir().unwrap();
     let check = run(directory.path(), &[], &["policy", "check"]);
     assert_eq!(check.status.code(), Some(0), "{}", text(&check.stderr));
@@ -329,30 +332,30 @@ fn policies_are_checked_tested_and_tabulated_without_a_database() {
 }
 
 #[tokio::test]
-async fn a_decision_is_explained_to_a_person() {
+async fn policy_explain_explains_a_decision() {
     let app = TestApp::start().await;
     let settings = [("CEDARGATE_DATABASE_URL", app.url())];
     let form = app.admin().await.post("/v2/forms", json!({ "name": "form" })).await.id();
     let bot = app.user(cedargate::authz::Scope::Bot).await;
     let email = bot.get("/v2/users/me").await.json["email"].as_str().unwrap().to_owned();
     let resource = format!("Form:{form}");
-    let explained = |action: &str| {
+    let explain = |action: &str| {
         let arguments = ["policy", "explain", "--user", &email, "--action", action, "--resource", &resource];
         let output = run(app.directory(), &settings, &arguments);
         assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
         text(&output.stdout)
     };
-    let no = explained("fetchForm");
+    let no = explain("fetchForm");
     assert!(no.starts_with("no: ") && no.contains("it would be permitted with the scope admin"), "{no}");
-    let yes = explained("updateForm");
+    let allowed = explain("updateForm");
     assert!(
-        yes.starts_with("yes: ") && yes.contains("permitted by") && yes.contains("scopes.cedar:"),
-        "{yes}"
+        allowed.starts_with("yes: ") && allowed.contains("permitted by") && allowed.contains("scopes.cedar:"),
+        "{allowed}"
     );
 }
 
 #[tokio::test]
-async fn a_decision_about_another_domain_is_explained_to_a_person() {
+async fn policy_explain_explains_a_decision_about_an_external_domain() {
     let app = TestApp::start().await;
     let [policies, schema] = ["policies", "schema"].map(|name| {
         let more = project_file(&format!("examples/documents/{name}"));
@@ -363,32 +366,32 @@ async fn a_decision_about_another_domain_is_explained_to_a_person() {
         ("CEDARGATE_POLICIES", policies.as_str()),
         ("CEDARGATE_SCHEMA", schema.as_str()),
     ];
-    let explained = |more: &[&str]| {
+    let explain = |more: &[&str]| {
         let about = ["policy", "explain", "--subject", "Docs::Person:dan", "--action", "read"];
         let output = run(app.directory(), &settings, &[&about[..], more].concat());
         (output.status.code(), text(&output.stdout), text(&output.stderr))
     };
-    let yes = explained(&["--resource", "Docs::Document:plan"]);
+    let allowed = explain(&["--resource", "Docs::Document:plan"]);
     assert!(
-        yes.0 == Some(0) && yes.1.starts_with("yes: Docs::Person:dan read Docs::Document:plan"),
-        "{yes:?}"
+        allowed.0 == Some(0) && allowed.1.starts_with("yes: Docs::Person:dan read Docs::Document:plan"),
+        "{allowed:?}"
     );
-    let no = explained(&["--resource", "Docs::Document:a:b"]);
+    let no = explain(&["--resource", "Docs::Document:a:b"]);
     assert!(no.1.starts_with("no: Docs::Person:dan read Docs::Document:a:b"), "{no:?}");
     assert!(no.1.contains("these would permit it, but for") && no.1.contains("docs.reader"), "{no:?}");
     let owner = r#"{"owner": {"type": "Docs::Person", "id": "dan"}}"#;
-    let said = explained(&["--resource", "Docs::Document:a:b", "--resource-properties", owner]);
-    assert!(said.1.starts_with("yes: ") && said.1.contains("docs.owner"), "{said:?}");
+    let as_owner = explain(&["--resource", "Docs::Document:a:b", "--resource-properties", owner]);
+    assert!(as_owner.1.starts_with("yes: ") && as_owner.1.contains("docs.owner"), "{as_owner:?}");
     for wrong in ["Docs::Document", "Docs::Document::a", ":x", "Docs::Document:"] {
-        let refused = explained(&["--resource", wrong]);
+        let refused = explain(&["--resource", wrong]);
         assert!(refused.0 == Some(2) && refused.2.contains("TYPE:ID"), "{wrong}: {refused:?}");
     }
-    let refused = explained(&["--resource", "Docs::Document:plan", "--context", "[1]"]);
+    let refused = explain(&["--resource", "Docs::Document:plan", "--context", "[1]"]);
     assert!(refused.0 == Some(2) && refused.2.contains("it is not a JSON object"), "{refused:?}");
 }
 
 #[test]
-fn a_case_that_fails_is_named() {
+fn a_failing_policy_test_is_named() {
     let directory = tempfile::tempdir().unwrap();
     let cases = std::fs::read_to_string(project_file("policies/cases/service.json")).unwrap();
     let mut cases: Vec<serde_json::Value> = serde_json::from_str(&cases).unwrap();

@@ -36,12 +36,12 @@ const OTHER_COMMANDS: [&[&str]; 6] = [
 ];
 
 /// A file that accepts no bytes.
-fn full() -> File {
+fn full_device() -> File {
     OpenOptions::new().write(true).open("/dev/full").unwrap()
 }
 
 /// The subcommands that a help text lists.
-fn listed(directory: &Path, arguments: &[&str]) -> Vec<String> {
+fn subcommands(directory: &Path, arguments: &[&str]) -> Vec<String> {
     let help = text(&run(directory, &[], &[arguments, &["--help"]].concat()).stdout);
     let Some((_, rest)) = help.split_once("Commands:\n") else { return Vec::new() };
     let lines = rest.split("\n\n").next().unwrap().lines();
@@ -50,18 +50,18 @@ fn listed(directory: &Path, arguments: &[&str]) -> Vec<String> {
 }
 
 fn version(directory: &Path) -> String {
-    let said = text(&run(directory, &[], &["policy", "check"]).stdout);
-    said.trim().rsplit(' ').next().unwrap().to_owned()
+    let stdout = text(&run(directory, &[], &["policy", "check"]).stdout);
+    stdout.trim().rsplit(' ').next().unwrap().to_owned()
 }
 
 #[test]
-fn the_tables_of_these_tests_have_every_command() {
+fn the_command_tables_of_these_tests_are_complete() {
     let directory = tempfile::tempdir().unwrap();
     let tables = DATABASE_COMMANDS.iter().chain(&OTHER_COMMANDS);
     let known: Vec<String> =
         tables.map(|words| words.iter().take(2).copied().collect::<Vec<_>>().join(" ")).collect();
-    for command in listed(directory.path(), &[]) {
-        let below = listed(directory.path(), &[&command]);
+    for command in subcommands(directory.path(), &[]) {
+        let below = subcommands(directory.path(), &[&command]);
         let names = below.iter().map(|name| format!("{command} {name}"));
         let names: Vec<String> = if below.is_empty() { vec![command] } else { names.collect() };
         for name in names.into_iter().filter(|name| name != "health") {
@@ -108,11 +108,11 @@ async fn a_command_on_postgres_creates_no_tables() {
     let error = text(&output.stderr);
     assert!(output.status.code() == Some(1) && error.contains("no tables of this program"), "{error}");
     let tables = "SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = 'public'";
-    assert_eq!(crate::processes::count(&database.url, tables).await, 0);
+    assert_eq!(crate::multi_process::count(&database.url, tables).await, 0);
 }
 
 #[tokio::test]
-async fn a_command_leaves_the_decision_log_alone() {
+async fn commands_do_not_write_the_decision_log() {
     let app = TestApp::start().await;
     let settings = [("CEDARGATE_DATABASE_URL", app.url()), ("CEDARGATE_DECISION_LOG", "all")];
     let work = tempfile::tempdir().unwrap();
@@ -124,7 +124,7 @@ async fn a_command_leaves_the_decision_log_alone() {
 }
 
 #[tokio::test]
-async fn a_secret_that_cannot_be_written_is_not_created() {
+async fn a_secret_that_cannot_be_printed_is_not_created() {
     let app = TestApp::start().await;
     let settings = [("CEDARGATE_DATABASE_URL", app.url())];
     let key = ["key", "add", "--user", "bob@example.com", "--name", "n", "--scope", "guest"];
@@ -141,12 +141,12 @@ async fn a_secret_that_cannot_be_written_is_not_created() {
             drop(reader);
             Stdio::from(writer)
         };
-        for stdout in [Stdio::from(full()), closed()] {
+        for stdout in [Stdio::from(full_device()), closed()] {
             let output = program(app.directory(), &settings).args(arguments).stdout(stdout).output().unwrap();
             let error = text(&output.stderr);
             assert_eq!(output.status.code(), Some(1), "{arguments:?}: {error}");
-            let told = "nothing was created: standard output cannot be written";
-            assert!(error.contains(told) && error.lines().count() == 1, "{arguments:?}: {error}");
+            let expected = "nothing was created: standard output cannot be written";
+            assert!(error.contains(expected) && error.lines().count() == 1, "{arguments:?}: {error}");
         }
         assert_eq!(counted().await, before, "{arguments:?}");
     }
@@ -172,7 +172,8 @@ async fn a_command_whose_output_cannot_be_written_fails() {
         &["--help"],
         &["--version"],
     ] {
-        let output = program(app.directory(), &settings).args(arguments).stdout(full()).output().unwrap();
+        let output =
+            program(app.directory(), &settings).args(arguments).stdout(full_device()).output().unwrap();
         let error = text(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{arguments:?}: {error}");
         assert!(error.contains("standard output cannot be written"), "{arguments:?}: {error}");
@@ -180,20 +181,20 @@ async fn a_command_whose_output_cannot_be_written_fails() {
 }
 
 #[tokio::test]
-async fn a_first_admin_whose_password_cannot_be_written_is_not_created() {
+async fn a_first_admin_whose_password_cannot_be_printed_is_not_created() {
     let directory = tempfile::tempdir().unwrap();
     let settings = [("CEDARGATE_LISTEN", "127.0.0.1:0")];
-    let with_full_stdout = program(directory.path(), &settings).stdout(full()).output().unwrap();
+    let with_full_stdout = program(directory.path(), &settings).stdout(full_device()).output().unwrap();
     let error = text(&with_full_stdout.stderr);
     assert_eq!(with_full_stdout.status.code(), Some(1), "{error}");
     assert!(error.contains("the first admin was not created"), "{error}");
     let mut add = program(directory.path(), &[]);
-    let add = add.args(["user", "add", "--email", "ada@example.com"]).stderr(full()).output().unwrap();
+    let add = add.args(["user", "add", "--email", "ada@example.com"]).stderr(full_device()).output().unwrap();
     assert_eq!((add.status.code(), text(&add.stdout).as_str()), (Some(1), ""));
 
     // The next start has a new password to show.
     let running = start(directory.path(), &[]);
-    let password = running.greeting.lines().find_map(|line| line.trim().strip_prefix("password ")).unwrap();
+    let password = running.banner.lines().find_map(|line| line.trim().strip_prefix("password ")).unwrap();
     let password = password.trim().split(' ').next().unwrap();
     let body = json!({ "email": "admin@example.com", "password": password });
     let client = crate::command_line::client(&running.base);
@@ -202,7 +203,7 @@ async fn a_first_admin_whose_password_cannot_be_written_is_not_created() {
 
 #[test]
 fn all_settings_are_checked_before_anything_is_opened() {
-    for (name, value, told) in [
+    for (name, value, expected) in [
         ("CEDARGATE_ADMIN_EMAIL", "nobody", "CEDARGATE_ADMIN_EMAIL"),
         ("CEDARGATE_ADMIN_PASSWORD", "short", "CEDARGATE_ADMIN_PASSWORD"),
         ("CEDARGATE_TLS_CERT", "no/such.pem", "no/such.pem"),
@@ -220,21 +221,21 @@ fn all_settings_are_checked_before_anything_is_opened() {
             }
             let output = run(directory.path(), &settings, arguments);
             let error = text(&output.stderr);
-            assert!(output.status.code() == Some(1) && error.contains(told), "{name}: {error}");
+            assert!(output.status.code() == Some(1) && error.contains(expected), "{name}: {error}");
             assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "{name} {arguments:?}");
         }
     }
 }
 
 #[test]
-fn files_of_settings_may_begin_with_a_byte_order_mark() {
+fn settings_files_may_begin_with_a_byte_order_mark() {
     let directory = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| {
         std::fs::write(directory.path().join(name), format!("\u{feff}{text}")).unwrap();
     };
     write("cedargate.toml", "listen = \"127.0.0.1:0\"\n");
     write("password", &format!("{PASSWORD}\n"));
-    crate::running::certificate(directory.path(), "tls");
+    crate::lifecycle::create_certificate(directory.path(), "tls");
     for name in ["tls.pem", "tls.key"] {
         let pem = std::fs::read_to_string(directory.path().join(name)).unwrap();
         write(name, &pem);
@@ -246,7 +247,7 @@ fn files_of_settings_may_begin_with_a_byte_order_mark() {
     ];
     // A password with the mark would log nobody in.
     let running = crate::command_line::start_command(program(directory.path(), &files));
-    assert!(running.base.starts_with("https://"), "{}", running.greeting);
+    assert!(running.base.starts_with("https://"), "{}", running.banner);
     drop(running);
     let running = start(directory.path(), &[]);
     let body = json!({ "email": "admin@example.com", "password": PASSWORD });
@@ -265,5 +266,5 @@ fn the_program_starts_with_the_shipped_policies_and_its_default_settings() {
     // Only the port is another one, so that tests can run beside each other.
     command.current_dir(directory.path()).env_clear().env("CEDARGATE_LISTEN", "127.0.0.1:0");
     let running = crate::command_line::start_command(command);
-    assert!(running.greeting.contains("policies        version "), "{}", running.greeting);
+    assert!(running.banner.contains("policies        version "), "{}", running.banner);
 }

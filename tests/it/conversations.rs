@@ -1,12 +1,12 @@
 //! Conversations with their participants, their messages and their contacts.
 
-use crate::resources::{NOBODY, address, make};
+use crate::resources::{UNKNOWN_ID, create_resource, unique_email};
 use crate::support::{Client, TestApp};
 use cedargate::authz::Scope;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-async fn texts(client: &Client, conversation: &str) -> Vec<String> {
+async fn message_texts(client: &Client, conversation: &str) -> Vec<String> {
     let path = format!("/v2/messages?conversation={conversation}&limit=1000");
     let messages = client.get(&path).await.expect(StatusCode::OK);
     messages.as_array().unwrap().iter().map(|message| message["text"].as_str().unwrap().to_owned()).collect()
@@ -23,9 +23,9 @@ async fn the_caller_is_the_first_participant_of_a_conversation_that_it_creates()
     let app = TestApp::start().await;
     let admin = app.admin().await;
     let agent = app.user(Scope::Agent).await;
-    let other = make(&admin, "/v2/users", json!({ "email": address() })).await;
-    let participants = |made: &Value| -> Vec<String> {
-        let participants = made["participants"].as_array().unwrap();
+    let other = create_resource(&admin, "/v2/users", json!({ "email": unique_email() })).await;
+    let participants = |created: &Value| -> Vec<String> {
+        let participants = created["participants"].as_array().unwrap();
         participants.iter().map(|participant| participant["user"].as_str().unwrap().to_owned()).collect()
     };
     for (named, expected) in [
@@ -33,30 +33,30 @@ async fn the_caller_is_the_first_participant_of_a_conversation_that_it_creates()
         (json!([{ "user": other }]), vec![agent.id.as_str(), other.as_str()]),
         (json!([{ "user": other }, { "user": agent.id }]), vec![agent.id.as_str(), other.as_str()]),
     ] {
-        let made = agent.post("/v2/conversations", json!({ "participants": named })).await;
-        let id = made.id();
-        assert_eq!(participants(&made.expect(StatusCode::CREATED)), expected);
+        let created = agent.post("/v2/conversations", json!({ "participants": named })).await;
+        let id = created.id();
+        assert_eq!(participants(&created.expect(StatusCode::CREATED)), expected);
         assert_eq!(participants(&agent.get(&format!("/v2/conversations/{id}")).await.json), expected);
     }
 }
 
 #[tokio::test]
-async fn the_user_of_a_message_is_the_caller_and_its_type_is_chat_if_nothing_is_said() {
+async fn a_message_defaults_to_the_caller_as_user_and_to_type_chat() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     let guest = app.user(Scope::Guest).await;
-    let conversation = make(&admin, "/v2/conversations", json!({})).await;
+    let conversation = create_resource(&admin, "/v2/conversations", json!({})).await;
     let path = format!("/v2/conversations/{conversation}/messages");
-    for made in [
+    for created in [
         guest.post("/v2/messages", json!({ "conversation": conversation, "text": "one" })).await,
         guest.post(&path, json!({ "text": "two" })).await,
     ] {
-        let made = made.expect(StatusCode::CREATED);
-        assert_eq!((&made["user"], &made["type"]), (&json!(guest.id), &json!("chat")));
-        assert_eq!(made["conversation"], conversation);
-        let thing = format!("/v2/messages/{}", made["id"].as_str().unwrap());
+        let created = created.expect(StatusCode::CREATED);
+        assert_eq!((&created["user"], &created["type"]), (&json!(guest.id), &json!("chat")));
+        assert_eq!(created["conversation"], conversation);
+        let message_path = format!("/v2/messages/{}", created["id"].as_str().unwrap());
         // Nor does it become that of whoever changes it.
-        let changed = admin.patch(&thing, json!({ "text": "three" })).await.expect(StatusCode::OK);
+        let changed = admin.patch(&message_path, json!({ "text": "three" })).await.expect(StatusCode::OK);
         assert_eq!(changed["user"], guest.id.as_str());
     }
 }
@@ -65,17 +65,17 @@ async fn the_user_of_a_message_is_the_caller_and_its_type_is_chat_if_nothing_is_
 async fn the_organization_of_a_message_is_that_of_its_conversation() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
-    let below = make(&admin, "/v2/organizations", json!({ "name": "below" })).await;
-    let conversation = make(&admin, "/v2/conversations", json!({ "organization": below })).await;
-    let made = admin.post("/v2/messages", json!({ "conversation": conversation, "text": "one" })).await;
-    assert_eq!(made.expect(StatusCode::CREATED)["organization"], below);
+    let below = create_resource(&admin, "/v2/organizations", json!({ "name": "below" })).await;
+    let conversation = create_resource(&admin, "/v2/conversations", json!({ "organization": below })).await;
+    let created = admin.post("/v2/messages", json!({ "conversation": conversation, "text": "one" })).await;
+    assert_eq!(created.expect(StatusCode::CREATED)["organization"], below);
 }
 
 #[tokio::test]
-async fn one_message_is_answered_with_one_and_a_list_with_a_list() {
+async fn one_message_returns_an_object_and_a_list_returns_an_array() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
-    let conversation = make(&admin, "/v2/conversations", json!({})).await;
+    let conversation = create_resource(&admin, "/v2/conversations", json!({})).await;
     let path = format!("/v2/conversations/{conversation}/messages");
 
     let one = admin.post(&path, json!({ "text": "one" })).await;
@@ -91,36 +91,36 @@ async fn one_message_is_answered_with_one_and_a_list_with_a_list() {
     assert_eq!((&list[0]["text"], &list[0]["type"]), (&json!("two"), &json!("note")));
     assert_eq!((&list[1]["text"], &list[1]["type"]), (&json!("three"), &json!("chat")));
     for message in list.as_array().unwrap() {
-        let thing = format!("/v2/messages/{}", message["id"].as_str().unwrap());
-        assert_eq!(admin.get(&thing).await.expect(StatusCode::OK), *message);
+        let message_path = format!("/v2/messages/{}", message["id"].as_str().unwrap());
+        assert_eq!(admin.get(&message_path).await.expect(StatusCode::OK), *message);
     }
     let single = admin.post(&path, json!([{ "text": "four" }])).await.expect(StatusCode::CREATED);
     assert_eq!(single.as_array().unwrap().len(), 1);
-    assert_eq!(texts(&admin, &conversation).await, ["one", "two", "three", "four"]);
+    assert_eq!(message_texts(&admin, &conversation).await, ["one", "two", "three", "four"]);
     // Of those that are created together, the order is that of the request.
-    let many: Vec<String> = (0..100).map(|at| format!("{at}")).collect();
+    let many: Vec<String> = (0..100).map(|index| format!("{index}")).collect();
     let bodies: Vec<Value> = many.iter().map(|text| json!({ "text": text })).collect();
-    let together = make(&admin, "/v2/conversations", json!({ "messages": bodies })).await;
-    assert_eq!(texts(&admin, &together).await, many);
+    let together = create_resource(&admin, "/v2/conversations", json!({ "messages": bodies })).await;
+    assert_eq!(message_texts(&admin, &together).await, many);
 }
 
 #[tokio::test]
-async fn of_a_list_of_messages_all_are_stored_or_none() {
+async fn a_list_of_messages_is_stored_atomically() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
-    let conversation = make(&admin, "/v2/conversations", json!({})).await;
+    let conversation = create_resource(&admin, "/v2/conversations", json!({})).await;
     let path = format!("/v2/conversations/{conversation}/messages");
     let long = "x".repeat(100_001);
     for (body, field) in [
         (json!([{ "text": "one" }, { "text": 2 }]), "1.text"),
         (json!([{ "text": "one" }, { "text": long }]), "1.text"),
         (json!([{ "text": "one" }, {}]), "1.text"),
-        (json!([{ "text": "one", "user": NOBODY }, { "text": "two" }]), "0.user"),
+        (json!([{ "text": "one", "user": UNKNOWN_ID }, { "text": "two" }]), "0.user"),
         (json!([{ "text": "one" }, { "text": "two", "delay": "soon" }]), "1.delay"),
         (json!([{ "text": "one" }, { "text": "two", "conversation": conversation }]), "1.conversation"),
         (json!({ "text": "one", "actions": [{}, 1] }), "actions.1"),
         (json!([{ "text": "one" }, ["two"]]), "1"),
-        (json!({ "text": "one", "id": NOBODY }), "id"),
+        (json!({ "text": "one", "id": UNKNOWN_ID }), "id"),
         (json!({}), "text"),
     ] {
         let refused = admin.post(&path, body).await;
@@ -131,14 +131,14 @@ async fn of_a_list_of_messages_all_are_stored_or_none() {
     }
     let many: Vec<Value> = (0..1001).map(|_| json!({ "text": "x" })).collect();
     admin.post(&path, json!(many)).await.expect_problem(400, "invalid_fields");
-    assert_eq!(texts(&admin, &conversation).await, [""; 0]);
+    assert_eq!(message_texts(&admin, &conversation).await, [""; 0]);
 }
 
 #[tokio::test]
-async fn a_conversation_of_nothing_takes_no_messages() {
+async fn a_missing_conversation_accepts_no_messages() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
-    for id in [NOBODY, "none", "me"] {
+    for id in [UNKNOWN_ID, "none", "me"] {
         let refused = admin.post(&format!("/v2/conversations/{id}/messages"), json!({ "text": "one" })).await;
         refused.expect_problem(404, "not_found");
     }
@@ -146,12 +146,12 @@ async fn a_conversation_of_nothing_takes_no_messages() {
 }
 
 #[tokio::test]
-async fn a_conversation_is_made_with_its_first_messages_and_a_new_contact() {
+async fn a_conversation_is_created_with_messages_and_a_new_contact() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     let bot = app.user(Scope::Bot).await;
-    let below = make(&admin, "/v2/organizations", json!({ "name": "below" })).await;
-    let made = bot
+    let below = create_resource(&admin, "/v2/organizations", json!({ "name": "below" })).await;
+    let created = bot
         .post(
             "/v2/conversations",
             json!({
@@ -162,13 +162,13 @@ async fn a_conversation_is_made_with_its_first_messages_and_a_new_contact() {
         )
         .await
         .expect(StatusCode::CREATED);
-    let id = made["id"].as_str().unwrap();
-    let contact = format!("/v2/contacts/{}", made["contact"].as_str().unwrap());
+    let id = created["id"].as_str().unwrap();
+    let contact = format!("/v2/contacts/{}", created["contact"].as_str().unwrap());
     let contact = admin.get(&contact).await.expect(StatusCode::OK);
     assert_eq!(contact["profile"]["name"], "Grace");
     assert_eq!(contact["conversation"], id);
     assert_eq!(contact["organization"], below);
-    assert_eq!(texts(&admin, id).await, ["one", "two"]);
+    assert_eq!(message_texts(&admin, id).await, ["one", "two"]);
     let messages = admin.get(&format!("/v2/messages?conversation={id}")).await.json;
     for message in messages.as_array().unwrap() {
         assert_eq!((&message["user"], &message["organization"]), (&json!(bot.id), &json!(below)));
@@ -176,19 +176,22 @@ async fn a_conversation_is_made_with_its_first_messages_and_a_new_contact() {
 }
 
 #[tokio::test]
-async fn of_a_conversation_with_what_goes_with_it_all_is_stored_or_nothing() {
+async fn a_conversation_with_messages_and_contact_is_stored_atomically() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     let contact = json!({ "profile": { "name": "Grace" } });
     for (body, field) in [
         (json!({ "contact": contact, "messages": [{ "text": "one" }, {}] }), "messages.1.text"),
-        (json!({ "contact": contact, "messages": [{ "text": "one", "user": NOBODY }] }), "messages.0.user"),
+        (
+            json!({ "contact": contact, "messages": [{ "text": "one", "user": UNKNOWN_ID }] }),
+            "messages.0.user",
+        ),
         (
             json!({ "contact": { "profile": { "age": 3 } }, "messages": [{ "text": "one" }] }),
             "contact.profile.age",
         ),
         (
-            json!({ "contact": { "organization": NOBODY }, "messages": [{ "text": "one" }] }),
+            json!({ "contact": { "organization": UNKNOWN_ID }, "messages": [{ "text": "one" }] }),
             "contact.organization",
         ),
         (json!({ "contact": contact, "messages": [["one"]] }), "messages.0"),
@@ -196,11 +199,11 @@ async fn of_a_conversation_with_what_goes_with_it_all_is_stored_or_nothing() {
         (json!({ "contact": "none", "messages": [{ "text": "one" }] }), "contact"),
         (json!({ "contact": 5, "messages": [{ "text": "one" }] }), "contact"),
         (
-            json!({ "contact": contact, "messages": [{ "text": "one" }], "participants": [{ "user": NOBODY }] }),
+            json!({ "contact": contact, "messages": [{ "text": "one" }], "participants": [{ "user": UNKNOWN_ID }] }),
             "participants.0.user",
         ),
         (
-            json!({ "contact": contact, "messages": [{ "text": "one" }], "organization": NOBODY }),
+            json!({ "contact": contact, "messages": [{ "text": "one" }], "organization": UNKNOWN_ID }),
             "organization",
         ),
     ] {
@@ -213,7 +216,7 @@ async fn of_a_conversation_with_what_goes_with_it_all_is_stored_or_nothing() {
 }
 
 #[tokio::test]
-async fn who_may_not_make_a_contact_makes_no_conversation_with_a_new_one() {
+async fn a_new_contact_in_a_conversation_requires_permission_to_create_contacts() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     let agent = app.user(Scope::Agent).await;
@@ -223,41 +226,46 @@ async fn who_may_not_make_a_contact_makes_no_conversation_with_a_new_one() {
         assert_eq!(count(&admin, path).await, "0", "{path}");
     }
     // With one that is there already it does.
-    let contact = make(&admin, "/v2/contacts", json!({})).await;
+    let contact = create_resource(&admin, "/v2/contacts", json!({})).await;
     let body = json!({ "contact": contact, "messages": [{ "text": "one" }] });
-    let made = agent.post("/v2/conversations", body).await.expect(StatusCode::CREATED);
-    assert_eq!(made["contact"], contact);
+    let created = agent.post("/v2/conversations", body).await.expect(StatusCode::CREATED);
+    assert_eq!(created["contact"], contact);
     assert_eq!(count(&admin, "/v2/contacts").await, "1");
 }
 
 #[tokio::test]
-async fn a_conversation_that_is_deleted_takes_its_messages_along_and_no_others() {
+async fn deleting_a_conversation_deletes_its_own_messages_only() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
-    let gone =
-        make(&admin, "/v2/conversations", json!({ "messages": [{ "text": "a" }, { "text": "b" }] })).await;
-    let kept = make(&admin, "/v2/conversations", json!({ "messages": [{ "text": "c" }] })).await;
-    let messages = admin.get(&format!("/v2/messages?conversation={gone}")).await.expect(StatusCode::OK);
-    admin.delete(&format!("/v2/conversations/{gone}")).await.expect(StatusCode::NO_CONTENT);
+    let deleted = create_resource(
+        &admin,
+        "/v2/conversations",
+        json!({ "messages": [{ "text": "a" }, { "text": "b" }] }),
+    )
+    .await;
+    let remaining =
+        create_resource(&admin, "/v2/conversations", json!({ "messages": [{ "text": "c" }] })).await;
+    let messages = admin.get(&format!("/v2/messages?conversation={deleted}")).await.expect(StatusCode::OK);
+    admin.delete(&format!("/v2/conversations/{deleted}")).await.expect(StatusCode::NO_CONTENT);
     assert_eq!(messages.as_array().unwrap().len(), 2);
     for message in messages.as_array().unwrap() {
         let path = format!("/v2/messages/{}", message["id"].as_str().unwrap());
         admin.get(&path).await.expect_problem(404, "not_found");
     }
-    assert_eq!(texts(&admin, &gone).await, [""; 0]);
-    assert_eq!(texts(&admin, &kept).await, ["c"]);
+    assert_eq!(message_texts(&admin, &deleted).await, [""; 0]);
+    assert_eq!(message_texts(&admin, &remaining).await, ["c"]);
 }
 
 #[tokio::test]
-async fn a_contact_and_a_conversation_that_name_each_other_can_both_be_deleted() {
+async fn a_contact_and_a_conversation_that_refer_to_each_other_can_be_deleted() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     for first in ["contacts", "conversations"] {
-        let made =
+        let created =
             admin.post("/v2/conversations", json!({ "contact": {} })).await.expect(StatusCode::CREATED);
         let paths = [
-            format!("/v2/contacts/{}", made["contact"].as_str().unwrap()),
-            format!("/v2/conversations/{}", made["id"].as_str().unwrap()),
+            format!("/v2/contacts/{}", created["contact"].as_str().unwrap()),
+            format!("/v2/conversations/{}", created["id"].as_str().unwrap()),
         ];
         let (one, other) = if first == "contacts" { (&paths[0], &paths[1]) } else { (&paths[1], &paths[0]) };
         admin.delete(one).await.expect(StatusCode::NO_CONTENT);

@@ -1,12 +1,12 @@
 //! The decision log: as many lines as decisions, with what is needed to decide again, and no secret.
 
-use crate::access::{EVALUATION, EVALUATIONS, may};
 use crate::authorize::user;
+use crate::authzen::{EVALUATION, EVALUATIONS, evaluation_request};
 use crate::command_line::{client, start};
-use crate::running::signal;
+use crate::lifecycle::send_signal;
 use crate::support::{ADMIN, Client, PASSWORD, TestApp, project_file};
 use cedargate::authz::Scope;
-use cedargate::config::{Config, Decisions};
+use cedargate::config::{Config, DecisionLogFilter};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-fn to(directory: &Path, decisions: Decisions) -> impl FnOnce(&mut Config) {
+fn logging_to(directory: &Path, decisions: DecisionLogFilter) -> impl FnOnce(&mut Config) {
     let file = directory.join("decisions.ndjson").display().to_string();
     move |config| {
         config.decision_log = decisions;
@@ -24,16 +24,16 @@ fn to(directory: &Path, decisions: Decisions) -> impl FnOnce(&mut Config) {
 }
 
 /// The lines, once the log has been closed.
-fn lines(app: &TestApp, directory: &Path) -> Vec<Value> {
-    app.parts.decision_log.close();
+fn read_log_lines(app: &TestApp, directory: &Path) -> Vec<Value> {
+    app.state.decision_log.close();
     let text = std::fs::read_to_string(directory.join("decisions.ndjson")).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn there_are_as_many_lines_as_answers() {
+async fn every_decision_is_logged_exactly_once() {
     let directory = tempfile::tempdir().unwrap();
-    let app = TestApp::with(to(directory.path(), Decisions::All)).await;
+    let app = TestApp::start_with(logging_to(directory.path(), DecisionLogFilter::All)).await;
     let bot = app.user(Scope::Bot).await;
     let person = app.user(Scope::Agent).await;
     let admin = app.admin().await;
@@ -43,14 +43,14 @@ async fn there_are_as_many_lines_as_answers() {
         let (bot, person, conversation) = (bot.clone(), person.id.clone(), conversation.clone());
         tasks.spawn(async move {
             let mut permitted = 0;
-            for at in 0..100 {
-                let action = ["fetchConversation", "deleteConversation"][at % 2];
+            for index in 0..100 {
+                let action = ["fetchConversation", "deleteConversation"][index % 2];
                 let question = json!({
                     "subject": { "type": "User", "id": person }, "action": { "name": action },
                     "resource": { "type": "Conversation", "id": conversation }
                 });
                 let body = serde_json::to_vec(&question).unwrap();
-                let id = format!("load-{task}-{at}");
+                let id = format!("load-{task}-{index}");
                 let headers = [("content-type", "application/json"), ("x-request-id", id.as_str())];
                 let reply = bot.send(Method::POST, "/access/v1/evaluation", &headers, Some(body)).await;
                 permitted += usize::from(reply.expect(StatusCode::OK)["decision"] == true);
@@ -61,7 +61,7 @@ async fn there_are_as_many_lines_as_answers() {
     let permitted: usize = tasks.join_all().await.into_iter().sum();
     assert_eq!(permitted, 400);
     let mut seen: BTreeMap<String, Value> = BTreeMap::new();
-    for line in lines(&app, directory.path()) {
+    for line in read_log_lines(&app, directory.path()) {
         let request = line["requestId"].as_str().unwrap_or_default().to_owned();
         if request.starts_with("load-") {
             assert!(seen.insert(request, line).is_none(), "a decision has two lines");
@@ -80,7 +80,7 @@ async fn there_are_as_many_lines_as_answers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_was_answered_before_the_end_has_a_line() {
+async fn every_answer_before_a_shutdown_is_logged() {
     let directory = tempfile::tempdir().unwrap();
     let log = directory.path().join("decisions.ndjson");
     let settings = [
@@ -96,7 +96,7 @@ async fn whoever_was_answered_before_the_end_has_a_line() {
     let token = anonymous.post("/v2/auth/token", login).await.json["token"].as_str().unwrap().to_owned();
     let admin = Client { bearer: Some(token), ..client(&running.base) };
     let id = admin.get("/v2/users/me").await.id();
-    let question = may(user(&id), "fetchUser", user(&id));
+    let question = evaluation_request(user(&id), "fetchUser", user(&id));
     let answered = Arc::new(AtomicUsize::new(0));
     let mut tasks = tokio::task::JoinSet::new();
     for task in 0..8 {
@@ -104,8 +104,8 @@ async fn whoever_was_answered_before_the_end_has_a_line() {
         tasks.spawn(async move {
             let mut own = Vec::new();
             // Until nobody answers any more.
-            for at in 0.. {
-                let id = format!("load-{task}-{at}");
+            for index in 0.. {
+                let id = format!("load-{task}-{index}");
                 let headers = [("content-type", "application/json"), ("x-request-id", id.as_str())];
                 let body = Some(serde_json::to_vec(&question).unwrap());
                 match admin.try_send(Method::POST, EVALUATION, &headers, body).await {
@@ -121,8 +121,8 @@ async fn whoever_was_answered_before_the_end_has_a_line() {
     while answered.load(Ordering::SeqCst) < 200 {
         tokio::task::yield_now().await;
     }
-    signal("-TERM", running.id());
-    let asked: Vec<String> = tasks.join_all().await.into_iter().flatten().collect();
+    send_signal("-TERM", running.id());
+    let request_ids: Vec<String> = tasks.join_all().await.into_iter().flatten().collect();
     assert!(running.wait().success());
     let mut lines: BTreeMap<String, usize> = BTreeMap::new();
     for line in std::fs::read_to_string(log).unwrap().lines() {
@@ -131,21 +131,21 @@ async fn whoever_was_answered_before_the_end_has_a_line() {
         // The first admin is made without a request.
         *lines.entry(line["requestId"].as_str().unwrap_or_default().to_owned()).or_default() += 1;
     }
-    assert!(asked.len() >= 200);
-    for id in asked {
+    assert!(request_ids.len() >= 200);
+    for id in request_ids {
         assert_eq!(lines.get(&id), Some(&1), "{id}");
     }
 }
 
 #[tokio::test]
-async fn a_line_says_what_is_needed_to_decide_again_and_no_secret() {
+async fn a_logged_decision_can_be_replayed_and_contains_no_secret() {
     let directory = tempfile::tempdir().unwrap();
-    let app = TestApp::with(to(directory.path(), Decisions::All)).await;
+    let app = TestApp::start_with(logging_to(directory.path(), DecisionLogFilter::All)).await;
     let guest = app.user(Scope::Guest).await;
     let key = guest.key(&[Scope::Guest]).await;
     app.bearer(&key).get("/v2/forms").await.expect_problem(403, "forbidden");
     guest.patch("/v2/users/me", json!({ "givenName": "Ada" })).await.expect(StatusCode::OK);
-    let lines = lines(&app, directory.path());
+    let lines = read_log_lines(&app, directory.path());
     let text = lines.iter().map(Value::to_string).collect::<Vec<_>>().join("\n");
     for secret in [key.as_str(), guest.bearer.as_deref().unwrap(), PASSWORD, "@example.com"] {
         assert!(!text.contains(secret), "{secret} is in the log");
@@ -187,13 +187,13 @@ async fn a_line_says_what_is_needed_to_decide_again_and_no_secret() {
 }
 
 #[tokio::test]
-async fn the_context_of_a_line_is_that_of_its_own_decision() {
+async fn a_logged_decision_has_its_own_context() {
     let directory = tempfile::tempdir().unwrap();
-    let app = TestApp::with(to(directory.path(), Decisions::All)).await;
+    let app = TestApp::start_with(logging_to(directory.path(), DecisionLogFilter::All)).await;
     let (admin, person) = (app.admin().await, app.user(Scope::Agent).await);
     let conversation = admin.post("/v2/conversations", json!({})).await.id();
-    let thing = json!({ "type": "Conversation", "id": conversation });
-    let question = may(user(&person.id), "fetchConversation", thing);
+    let resource = json!({ "type": "Conversation", "id": conversation });
+    let question = evaluation_request(user(&person.id), "fetchConversation", resource);
     for _ in 0..3 {
         admin.post(EVALUATION, question.clone()).await.expect(StatusCode::OK);
         admin.get("/v2/forms").await.expect(StatusCode::OK);
@@ -204,7 +204,7 @@ async fn the_context_of_a_line_is_that_of_its_own_decision() {
         app.clock.advance(1_000);
     }
     let mut seen: BTreeMap<String, Vec<Value>> = BTreeMap::new();
-    for line in lines(&app, directory.path()) {
+    for line in read_log_lines(&app, directory.path()) {
         let mut context = line["inputs"]["context"].clone();
         let now = context.as_object_mut().unwrap().remove("now");
         assert_eq!(now, Some(json!({ "__extn": { "fn": "datetime", "arg": line["time"] } })), "{line}");
@@ -220,49 +220,50 @@ async fn the_context_of_a_line_is_that_of_its_own_decision() {
 }
 
 #[tokio::test]
-async fn denials_only_means_denials_only() {
+async fn the_denials_setting_logs_denials_only() {
     let directory = tempfile::tempdir().unwrap();
-    let app = TestApp::with(to(directory.path(), Decisions::Denials)).await;
+    let app = TestApp::start_with(logging_to(directory.path(), DecisionLogFilter::Denials)).await;
     let guest = app.user(Scope::Guest).await;
     guest.get("/v2/users/me").await.expect(StatusCode::OK);
     guest.get("/v2/forms").await.expect_problem(403, "forbidden");
-    let lines = lines(&app, directory.path());
+    let lines = read_log_lines(&app, directory.path());
     assert!(lines.iter().all(|line| line["decision"] == false));
     let denied: Vec<&Value> = lines.iter().filter(|line| line["action"] == "listForms").collect();
     assert_eq!(denied.len(), 1, "{denied:?}");
 }
 
 #[tokio::test]
-async fn each_item_of_a_batch_has_a_line_in_the_order_of_the_items() {
+async fn batch_items_are_logged_individually_and_in_order() {
     let directory = tempfile::tempdir().unwrap();
-    let app = TestApp::with(to(directory.path(), Decisions::All)).await;
+    let app = TestApp::start_with(logging_to(directory.path(), DecisionLogFilter::All)).await;
     let (admin, person) = (app.admin().await, app.user(Scope::Agent).await);
     let conversation = admin.post("/v2/conversations", json!({})).await.id();
     // More than are handed over together, and some more.
-    let actions: Vec<&str> = (0..99).map(|at| ["fetchConversation", "deleteConversation"][at % 2]).collect();
-    let thing = json!({ "type": "Conversation", "id": conversation });
+    let actions: Vec<&str> =
+        (0..99).map(|index| ["fetchConversation", "deleteConversation"][index % 2]).collect();
+    let resource = json!({ "type": "Conversation", "id": conversation });
     let items: Vec<Value> = actions.iter().map(|action| json!({ "action": { "name": action } })).collect();
-    let batch = json!({ "subject": user(&person.id), "resource": thing, "evaluations": items });
+    let batch = json!({ "subject": user(&person.id), "resource": resource, "evaluations": items });
     let headers = [("content-type", "application/json"), ("x-request-id", "batch")];
     let body = Some(batch.to_string().into_bytes());
     admin.send(Method::POST, EVALUATIONS, &headers, body).await.expect(StatusCode::OK);
-    let lines = lines(&app, directory.path());
+    let lines = read_log_lines(&app, directory.path());
     let lines = lines.iter().filter(|line| line["requestId"] == "batch");
     assert!(lines.map(|line| line["action"].as_str().unwrap()).eq(actions));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hangup_opens_the_file_again() {
+async fn sighup_reopens_the_log_file() {
     let directory = tempfile::tempdir().unwrap();
     let log = directory.path().join("decisions.ndjson");
     let settings = [("CEDARGATE_ADMIN_PASSWORD", PASSWORD), ("CEDARGATE_DECISION_LOG", "all")];
     let running = start(directory.path(), &settings);
     std::fs::rename(&log, directory.path().join("old")).unwrap();
-    signal("-HUP", running.id());
+    send_signal("-HUP", running.id());
     // Nothing is decided in the meantime.
-    let begun = std::time::Instant::now();
+    let started = std::time::Instant::now();
     while !log.exists() {
-        assert!(begun.elapsed() < crate::processes::PATIENCE, "{}", running.log());
+        assert!(started.elapsed() < crate::multi_process::TIMEOUT, "{}", running.log());
         tokio::task::yield_now().await;
     }
 }

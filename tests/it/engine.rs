@@ -4,10 +4,10 @@
 use crate::support::project_file;
 use cedar_policy::{Authorizer, Context, Decision, Entities, EntityUid, PolicyId, PolicySet, Request};
 use cedargate::authz::{
-    Ask, Attribute, Bundle, Circumstances, Engine, Principal, Resourced, Scope, ScopeSet, Sources, Thing,
-    Undecided, UserFacts,
+    Attribute, AuthzRequest, AuthzResource, Bundle, DecisionContext, Engine, Principal, ResourceEntity,
+    Scope, ScopeSet, Sources, Unchecked, UserAttributes,
 };
-use cedargate::values::{Id, OrgPath};
+use cedargate::types::{Id, OrgPath};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -25,14 +25,14 @@ const ACTIONS: [&str; 8] = [
 
 /// A thing of one of three types.
 #[derive(Debug, Clone)]
-struct Sample<const KIND: usize> {
+struct SampleResource<const KIND: usize> {
     id: Id,
     attributes: Vec<(&'static str, Attribute)>,
 }
 
 const KINDS: [&str; 3] = ["Conversation", "Message", "User"];
 
-impl<const KIND: usize> Thing for Sample<KIND> {
+impl<const KIND: usize> AuthzResource for SampleResource<KIND> {
     const TYPE: &'static str = KINDS[KIND];
 
     fn id(&self) -> Id {
@@ -47,12 +47,12 @@ impl<const KIND: usize> Thing for Sample<KIND> {
 /// A question, in numbers that proptest can shrink.
 #[derive(Debug, Clone)]
 struct Question {
-    who: usize,
-    what: usize,
+    principal_index: usize,
+    resource_index: usize,
     scope: usize,
     role: usize,
     home: usize,
-    place: usize,
+    resource_home: usize,
     action: usize,
     is_own: bool,
     word: usize,
@@ -74,14 +74,20 @@ fn questions() -> impl Strategy<Value = Question> {
         proptest::option::of(0..2_usize),
     )
         .prop_map(
-            |((who, what), (scope, role, home, place, action), (is_own, word, flag), changes, credential)| {
+            |(
+                (principal_index, resource_index),
+                (scope, role, home, resource_home, action),
+                (is_own, word, flag),
+                changes,
+                credential,
+            )| {
                 Question {
-                    who,
-                    what,
+                    principal_index,
+                    resource_index,
                     scope,
                     role,
                     home,
-                    place,
+                    resource_home,
                     action,
                     is_own,
                     word,
@@ -103,15 +109,16 @@ fn policies() -> impl Strategy<Value = String> {
     ];
     let action = prop_oneof![
         Just("action".to_owned()),
-        (0..ACTIONS.len()).prop_map(|at| format!("action == Action::\"{}\"", ACTIONS[at])),
+        (0..ACTIONS.len()).prop_map(|index| format!("action == Action::\"{}\"", ACTIONS[index])),
         proptest::collection::vec(0..ACTIONS.len(), 1..4).prop_map(|all| {
-            let all: Vec<String> = all.iter().map(|at| format!("Action::\"{}\"", ACTIONS[*at])).collect();
+            let all: Vec<String> =
+                all.iter().map(|index| format!("Action::\"{}\"", ACTIONS[*index])).collect();
             format!("action in [{}]", all.join(", "))
         }),
     ];
     let resource = prop_oneof![
         Just("resource".to_owned()),
-        (0..4_usize).prop_map(|at| format!("resource in Organization::\"{}\"", organization(at))),
+        (0..4_usize).prop_map(|index| format!("resource in Organization::\"{}\"", organization(index))),
     ];
     let condition = prop_oneof![
         Just(String::new()),
@@ -125,19 +132,35 @@ fn policies() -> impl Strategy<Value = String> {
         Just("when { principal has email && principal.email like \"a*\" }".to_owned()),
         Just("when { context has now && context.now > datetime(\"2020-01-01\") }".to_owned()),
         // What tells people and things apart that stand in the same place.
-        (0..2_usize).prop_map(|who| format!("when {{ principal == {} }}", user(who))),
-        (0..2_usize).prop_map(|who| format!("when {{ {{Var: principal}} == {{Var: {}}} }}", user(who))),
-        (0..2_usize).prop_map(|who| format!("unless {{ [{}].contains(principal) }}", user(who))),
-        (0..2_usize).prop_map(|who| format!("when {{ {}.status == \"active\" }}", user(who))),
-        (0..2_usize).prop_map(|who| format!("unless {{ {} in principal.organization }}", user(who))),
-        (0..2_usize).prop_map(|what| format!("when {{ resource == Conversation::\"{}\" }}", THINGS[what])),
+        (0..2_usize)
+            .prop_map(|principal_index| format!("when {{ principal == {} }}", user_uid(principal_index))),
+        (0..2_usize).prop_map(|principal_index| format!(
+            "when {{ {{Var: principal}} == {{Var: {}}} }}",
+            user_uid(principal_index)
+        )),
+        (0..2_usize).prop_map(|principal_index| format!(
+            "unless {{ [{}].contains(principal) }}",
+            user_uid(principal_index)
+        )),
+        (0..2_usize).prop_map(|principal_index| format!(
+            "when {{ {}.status == \"active\" }}",
+            user_uid(principal_index)
+        )),
+        (0..2_usize).prop_map(|principal_index| format!(
+            "unless {{ {} in principal.organization }}",
+            user_uid(principal_index)
+        )),
+        (0..2_usize).prop_map(|resource_index| format!(
+            "when {{ resource == Conversation::\"{}\" }}",
+            RESOURCE_IDS[resource_index]
+        )),
         Just("unless { resource has type && resource.type == \"chat\" }".to_owned()),
         Just("when { resource in principal.organization && principal has email }".to_owned()),
         Just("when { resource.organization != principal.organization }".to_owned()),
         Just("unless { principal in resource.organization || principal has email }".to_owned()),
-        (0..4_usize).prop_map(|at| format!(
+        (0..4_usize).prop_map(|index| format!(
             "when {{ resource.organization == Organization::\"{}\" }}",
-            organization(at)
+            organization(index)
         )),
     ];
     (effect, principal, action, resource, condition).prop_map(
@@ -147,14 +170,14 @@ fn policies() -> impl Strategy<Value = String> {
     )
 }
 
-fn organization(at: usize) -> Id {
-    format!("599e1fcd9da1c72645c9580{at}").parse().unwrap()
+fn organization(index: usize) -> Id {
+    format!("599e1fcd9da1c72645c9580{index}").parse().unwrap()
 }
 
 /// Root, two below it, and one below the first of these.
-fn path(at: usize) -> OrgPath {
+fn path(index: usize) -> OrgPath {
     let root = OrgPath::root(organization(0));
-    match at {
+    match index {
         0 => root,
         3 => root.child(organization(1)).child(organization(3)),
         other => root.child(organization(other)),
@@ -162,36 +185,41 @@ fn path(at: usize) -> OrgPath {
 }
 
 const PEOPLE: [&str; 2] = ["599e1fcd9da1c72645c95886", "599e1fcd9da1c72645c95896"];
-const THINGS: [&str; 2] = ["599e1fcd9da1c72645c95887", "599e1fcd9da1c72645c95897"];
+const RESOURCE_IDS: [&str; 2] = ["599e1fcd9da1c72645c95887", "599e1fcd9da1c72645c95897"];
 const EMAILS: [&str; 2] = ["ada@example.com", "bob@example.com"];
 
-fn person(question: &Question) -> Id {
-    PEOPLE[question.who].parse().unwrap()
+fn principal_id(question: &Question) -> Id {
+    PEOPLE[question.principal_index].parse().unwrap()
 }
 
-fn thing(question: &Question) -> Id {
-    THINGS[question.what].parse().unwrap()
+fn resource_id(question: &Question) -> Id {
+    RESOURCE_IDS[question.resource_index].parse().unwrap()
 }
 
-fn user(who: usize) -> String {
-    format!("User::\"{}\"", PEOPLE[who])
+fn user_uid(principal_index: usize) -> String {
+    format!("User::\"{}\"", PEOPLE[principal_index])
 }
 
 /// What Cedar says, of everything, without a shortcut: the decision, and how many policies err.
-fn plainly(question: &Question, engine: &Engine, all: &PolicySet, schema: &cedar_policy::Schema) -> Decided {
+fn decide_with_cedar(
+    question: &Question,
+    engine: &Engine,
+    all: &PolicySet,
+    schema: &cedar_policy::Schema,
+) -> DecisionSummary {
     let role = Scope::ALL[question.role];
-    let scopes = engine.effective(&ScopeSet::from(Scope::ALL[question.scope]), role);
+    let scopes = engine.effective_scopes(&ScopeSet::from(Scope::ALL[question.scope]), role);
     let scopes = scopes.iter().flat_map(ScopeSet::iter);
     let mut entities: Vec<Value> = serde_json::from_str::<Vec<Value>>(
         &std::fs::read_to_string(project_file("policies/scopes.json")).unwrap(),
     )
     .unwrap();
     let reference = |kind: &str, id: String| json!({ "type": kind, "id": id });
-    for at in 0..4 {
-        let parent = path(at).parent().map(|parent| reference("Organization", parent.to_string()));
+    for index in 0..4 {
+        let parent = path(index).parent().map(|parent| reference("Organization", parent.to_string()));
         entities.push(json!({
-            "uid": reference("Organization", organization(at).to_string()),
-            "attrs": { "organization": reference("Organization", organization(at).to_string()) },
+            "uid": reference("Organization", organization(index).to_string()),
+            "attrs": { "organization": reference("Organization", organization(index).to_string()) },
             "parents": parent.into_iter().collect::<Vec<_>>()
         }));
     }
@@ -201,56 +229,56 @@ fn plainly(question: &Question, engine: &Engine, all: &PolicySet, schema: &cedar
         json!({
             "organization": { "__entity": reference("Organization", organization(home).to_string()) },
             "role": { "__entity": reference("Scope", role.to_string()) },
-            "status": "active", "email": EMAILS[question.who]
+            "status": "active", "email": EMAILS[question.principal_index]
         })
     };
     let mut parents: Vec<Value> = scopes.map(|scope| reference("Scope", scope.to_string())).collect();
     parents.push(reference("Organization", organization(question.home).to_string()));
     entities.push(json!({
-        "uid": reference("User", person(question).to_string()), "attrs": user(question.home, role), "parents": parents
+        "uid": reference("User", principal_id(question).to_string()), "attrs": user(question.home, role), "parents": parents
     }));
-    let thing = if is_self { person(question) } else { thing(question) };
+    let resource = if is_self { principal_id(question) } else { resource_id(question) };
     if !is_self {
-        let holder = reference("Organization", organization(question.place).to_string());
+        let holder = reference("Organization", organization(question.resource_home).to_string());
         let word = WORDS[question.word];
         let attributes = match kind {
             "Conversation" => json!({ "organization": holder, "type": word }),
             "Message" => json!({ "organization": holder, "type": word, "isBackchannel": question.flag }),
-            _ => user(question.place, Scope::Guest),
+            _ => user(question.resource_home, Scope::Guest),
         };
         entities.push(json!({
-            "uid": reference(kind, thing.to_string()), "attrs": attributes,
-            "parents": [reference("Organization", organization(question.place).to_string())]
+            "uid": reference(kind, resource.to_string()), "attrs": attributes,
+            "parents": [reference("Organization", organization(question.resource_home).to_string())]
         }));
     }
     let action = ACTIONS[question.action];
     let mut context = serde_json::Map::new();
-    if let Some(at) = question.credential {
-        context.insert("credential".into(), CREDENTIALS[at].into());
+    if let Some(index) = question.credential {
+        context.insert("credential".into(), CREDENTIALS[index].into());
     }
     if let Some(changes) = question.changes.as_ref().filter(|_| action.starts_with("update")) {
-        context.insert("changes".into(), changes.iter().map(|at| FIELDS[*at]).collect());
+        context.insert("changes".into(), changes.iter().map(|index| FIELDS[*index]).collect());
     }
     context
         .insert("now".into(), json!({ "__extn": { "fn": "datetime", "arg": "2026-01-31T12:00:00.000Z" } }));
     let uid = |kind: &str, id: &str| format!("{kind}::\"{id}\"").parse::<EntityUid>().unwrap();
     let request = Request::new(
-        uid("User", &person(question).to_string()),
+        uid("User", &principal_id(question).to_string()),
         uid("Action", action),
-        uid(kind, &thing.to_string()),
+        uid(kind, &resource.to_string()),
         Context::from_json_value(Value::Object(context), None).unwrap(),
         Some(schema),
     )
     .unwrap();
     let entities = Entities::from_json_value(Value::Array(entities), Some(schema)).unwrap();
-    plain_answer(&request, all, &entities)
+    cedar_decision(&request, all, &entities)
 }
 
 /// What was decided, by which policies, and how many errors there are.
-pub(crate) type Decided = (bool, Vec<String>, usize);
+pub(crate) type DecisionSummary = (bool, Vec<String>, usize);
 
 /// What Cedar says by all policies. One with no `@id` is called by its number, as in [`bundle`]. An error denies.
-pub(crate) fn plain_answer(request: &Request, all: &PolicySet, entities: &Entities) -> Decided {
+pub(crate) fn cedar_decision(request: &Request, all: &PolicySet, entities: &Entities) -> DecisionSummary {
     let response = Authorizer::new().is_authorized(request, all, entities);
     let errors = response.diagnostics().errors().count();
     let is_allowed = response.decision() == Decision::Allow;
@@ -274,50 +302,59 @@ fn kind(question: &Question) -> &'static str {
 }
 
 /// What the engine says.
-fn quickly(question: &Question, engine: &Engine) -> Decided {
+fn decide_with_engine(question: &Question, engine: &Engine) -> DecisionSummary {
     let home = path(question.home);
     let role = Scope::ALL[question.role];
-    let email = EMAILS[question.who].parse().unwrap();
-    let facts = UserFacts { organization: home.own(), role, status: "active", email: Some(&email) };
-    let scopes = engine.effective(&ScopeSet::from(Scope::ALL[question.scope]), role);
-    let principal = Principal::new(person(question), &home, facts, scopes.as_ref());
+    let email = EMAILS[question.principal_index].parse().unwrap();
+    let facts = UserAttributes { organization: home.org_id(), role, status: "active", email: Some(&email) };
+    let scopes = engine.effective_scopes(&ScopeSet::from(Scope::ALL[question.scope]), role);
+    let principal = Principal::new(principal_id(question), &home, facts, scopes.as_ref());
     let action = ACTIONS[question.action];
     let changes = question.changes.as_ref().filter(|_| action.starts_with("update"));
-    let circumstances = Circumstances {
-        credential: question.credential.map(|at| CREDENTIALS[at]),
+    let circumstances = DecisionContext {
+        credential: question.credential.map(|index| CREDENTIALS[index]),
         now: Some("2026-01-31T12:00:00Z".parse().unwrap()),
-        changes: changes.map(|changes| changes.iter().map(|at| FIELDS[*at].to_owned()).collect()),
-        ..Circumstances::default()
+        changes: changes.map(|changes| changes.iter().map(|index| FIELDS[*index].to_owned()).collect()),
+        ..DecisionContext::default()
     };
-    let other = thing(question);
+    let other = resource_id(question);
     let word = ("type", cedargate::authz::text(WORDS[question.word]));
     let resource = match kind(question) {
-        "Conversation" => {
-            Undecided::new(Sample::<0> { id: other, attributes: vec![word] }, path(question.place))
-                .resourced()
-        }
+        "Conversation" => Unchecked::new(
+            SampleResource::<0> { id: other, attributes: vec![word] },
+            path(question.resource_home),
+        )
+        .resource_entity(),
         "Message" => {
             let flag = ("isBackchannel", cedargate::authz::boolean(question.flag));
-            Undecided::new(Sample::<1> { id: other, attributes: vec![word, flag] }, path(question.place))
-                .resourced()
+            Unchecked::new(
+                SampleResource::<1> { id: other, attributes: vec![word, flag] },
+                path(question.resource_home),
+            )
+            .resource_entity()
         }
-        _ if question.is_own => {
-            Undecided::new(Sample::<2> { id: person(question), attributes: facts.attributes() }, home)
-                .resourced()
-        }
+        _ if question.is_own => Unchecked::new(
+            SampleResource::<2> { id: principal_id(question), attributes: facts.attributes() },
+            home,
+        )
+        .resource_entity(),
         _ => {
-            let organization = organization(question.place);
-            let facts = UserFacts { organization, role: Scope::Guest, ..facts };
-            let thing = Sample::<2> { id: other, attributes: facts.attributes() };
-            Undecided::new(thing, path(question.place)).resourced()
+            let organization = organization(question.resource_home);
+            let facts = UserAttributes { organization, role: Scope::Guest, ..facts };
+            let user = SampleResource::<2> { id: other, attributes: facts.attributes() };
+            Unchecked::new(user, path(question.resource_home)).resource_entity()
         }
     };
-    let ask = Ask { principal: &principal, action, circumstances: &circumstances, trail: None };
-    decided(engine, &ask, &resource)
+    let ask = AuthzRequest { principal: &principal, action, context: &circumstances, recorder: None };
+    engine_decision(engine, &ask, &resource)
 }
 
 /// What the engine says, the first time and when it remembers.
-pub(crate) fn decided(engine: &Engine, ask: &Ask<'_>, resource: &Resourced) -> Decided {
+pub(crate) fn engine_decision(
+    engine: &Engine,
+    ask: &AuthzRequest<'_>,
+    resource: &ResourceEntity,
+) -> DecisionSummary {
     let answer = engine.decide(ask, resource);
     let again = engine.decide(ask, resource);
     assert_eq!((answer.allowed, &answer.policies), (again.allowed, &again.policies), "remembered otherwise");
@@ -328,7 +365,7 @@ pub(crate) fn decided(engine: &Engine, ask: &Ask<'_>, resource: &Resourced) -> D
 /// The schema of the service and of this directory, with these policies beside the data there.
 pub(crate) fn bundle(directory: &Path, policies: &[String]) -> Result<Bundle, cedargate::authz::BundleError> {
     let numbered: Vec<String> =
-        policies.iter().enumerate().map(|(at, text)| format!("@id(\"p{at}\")\n{text}\n")).collect();
+        policies.iter().enumerate().map(|(index, text)| format!("@id(\"p{index}\")\n{text}\n")).collect();
     std::fs::write(directory.join("generated.cedar"), numbered.join("\n")).unwrap();
     std::fs::copy(project_file("policies/scopes.json"), directory.join("scopes.json")).unwrap();
     Bundle::read(&Sources {
@@ -342,9 +379,9 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_quick_way_decides_as_the_plain_way(
+    fn cached_engine_agrees_with_cedar_authorizer(
         texts in proptest::collection::vec(policies(), 1..12),
-        asked in proptest::collection::vec(questions(), 1..60),
+        samples in proptest::collection::vec(questions(), 1..60),
     ) {
         let directory = tempfile::tempdir().unwrap();
         // What never applies is a warning, and a warning an error: such sets are not decided by.
@@ -355,13 +392,13 @@ proptest! {
         let schema: cedar_policy::Schema =
             std::fs::read_to_string(project_file("schema/cedargate.cedarschema")).unwrap().parse().unwrap();
         let all: PolicySet = usable.join("\n").parse().unwrap();
-        for question in &asked {
-            prop_assert_eq!(quickly(question, &engine), plainly(question, &engine, &all, &schema), "{:?}", question);
+        for question in &samples {
+            prop_assert_eq!(decide_with_engine(question, &engine), decide_with_cedar(question, &engine, &all, &schema), "{:?}", question);
         }
     }
 
     #[test]
-    fn the_service_s_own_policies_decide_alike_both_ways(asked in proptest::collection::vec(questions(), 1..200)) {
+    fn engine_agrees_with_cedar_authorizer_on_the_shipped_policies(samples in proptest::collection::vec(questions(), 1..200)) {
         let sources = Sources {
             schema: vec![project_file("schema")],
             policies: vec![project_file("policies")],
@@ -374,8 +411,8 @@ proptest! {
             std::fs::read_to_string(project_file(&format!("policies/{name}.cedar"))).unwrap()
         });
         let all: PolicySet = files.join("\n").parse().unwrap();
-        for question in &asked {
-            prop_assert_eq!(quickly(question, &engine), plainly(question, &engine, &all, &schema), "{:?}", question);
+        for question in &samples {
+            prop_assert_eq!(decide_with_engine(question, &engine), decide_with_cedar(question, &engine, &all, &schema), "{:?}", question);
         }
     }
 }

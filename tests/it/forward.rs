@@ -2,9 +2,9 @@
 //! nothing of requests that could be read in two ways. With the real nginx in front of a small service.
 
 use crate::forward_routes::{DOCUMENTS, with_routes};
-use crate::resources::NOBODY;
+use crate::permission_table::{Fixture, cells};
+use crate::resources::UNKNOWN_ID;
 use crate::support::{Client, Reply, TestApp, project_file};
-use crate::table::{World, cells};
 use cedargate::authz::Scope;
 use reqwest::{Method, StatusCode};
 use serde_json::json;
@@ -17,7 +17,8 @@ const FORWARD: &str = "/v2/authorize/forward";
 
 /// The service with a routes file that includes the service's own routes, and nothing else.
 pub(crate) async fn with_own_routes() -> TestApp {
-    TestApp::with(|config| config.forward_routes = Some(project_file("tests/fixtures/own-routes.toml"))).await
+    TestApp::start_with(|config| config.forward_routes = Some(project_file("tests/fixtures/own-routes.toml")))
+        .await
 }
 
 /// Asks as nginx does whether `client` may send this.
@@ -28,7 +29,7 @@ pub(crate) async fn forward(client: &Client, method: &str, uri: &str) -> Reply {
 
 /// Whether it may; of a no, that it is a 403.
 #[track_caller]
-pub(crate) fn permitted(reply: &Reply) -> bool {
+pub(crate) fn is_allowed(reply: &Reply) -> bool {
     match reply.status.as_u16() {
         200 => true,
         403 => {
@@ -55,34 +56,34 @@ async fn clients(app: &TestApp) -> BTreeMap<&'static str, Client> {
 }
 
 #[tokio::test]
-async fn of_every_cell_it_says_what_the_route_does() {
+async fn forward_auth_agrees_with_the_routes_for_every_cell() {
     let app = with_own_routes().await;
-    let world = World::new(&app).await;
+    let fixture = Fixture::new(&app).await;
     let clients = clients(&app).await;
     for cell in cells() {
         let client = &clients[cell.scope.as_str()];
-        let target = world.target(client, &cell).await;
-        let (method, path) = world.request(&target);
+        let target = fixture.target(client, &cell).await;
+        let (method, path) = fixture.request(&target);
         let reply = forward(client, method.as_str(), &path).await;
-        let said = permitted(&reply);
-        let (done, how) = world.act(client, &cell, &target).await;
-        assert_eq!((said, said), (cell.expected, done), "{cell:?} {method} {path}: {how}");
-        if said {
+        let allowed = is_allowed(&reply);
+        let (done, how) = fixture.perform(client, &cell, &target).await;
+        assert_eq!((allowed, allowed), (cell.expected, done), "{cell:?} {method} {path}: {how}");
+        if allowed {
             assert_eq!(reply.header("x-user-id"), client.id);
         } else {
-            let told = reply.json["detail"].as_str().unwrap();
-            assert!(told.contains(&cell.action), "{cell:?}: {told}");
+            let detail = reply.json["detail"].as_str().unwrap();
+            assert!(detail.contains(&cell.action), "{cell:?}: {detail}");
         }
     }
 }
 
 #[tokio::test]
-async fn of_the_other_routes_of_the_service_it_says_what_they_do_too() {
+async fn forward_auth_agrees_with_the_other_routes() {
     let app = with_own_routes().await;
     let admin = app.admin().await;
-    let (tenant, stranger) = app.tenant("tenant").await;
+    let (tenant, tenant_admin) = app.tenant("tenant").await;
     let conversation = admin.post("/v2/conversations", json!({})).await.id();
-    let below = stranger.post("/v2/conversations", json!({})).await.id();
+    let below = tenant_admin.post("/v2/conversations", json!({})).await.id();
     let other = app.user(Scope::Guest).await.id;
     let clients = clients(&app).await;
     let (all, bots, admins, none) =
@@ -96,16 +97,16 @@ async fn of_the_other_routes_of_the_service_it_says_what_they_do_too() {
         ("DELETE", "/v2/users/me", admins),
         ("GET", "/v2/users/me/keys", all),
         ("POST", "/v2/users/me/keys", all),
-        ("DELETE", &format!("/v2/users/me/keys/{NOBODY}"), all),
+        ("DELETE", &format!("/v2/users/me/keys/{UNKNOWN_ID}"), all),
         ("GET", &format!("/v2/users/{other}/keys"), admins),
         ("GET", "/v2/users/me/permissions", all),
         ("GET", &format!("/v2/users/{other}/permissions"), bots),
         ("POST", &format!("/v2/conversations/{conversation}/messages"), all),
         // Guests and agents act in their own organization only.
         ("POST", &format!("/v2/conversations/{below}/messages"), bots),
-        ("POST", &format!("/v2/conversations/{NOBODY}/messages"), none),
+        ("POST", &format!("/v2/conversations/{UNKNOWN_ID}/messages"), none),
         ("GET", &format!("/v2/conversations/{below}"), bots),
-        ("GET", &format!("/v2/conversations/{NOBODY}"), none),
+        ("GET", &format!("/v2/conversations/{UNKNOWN_ID}"), none),
         ("GET", "/v2/conversations/me", none),
         ("GET", "/v2/conversations/nonsense", none),
         ("POST", "/v2/authorize", all),
@@ -117,12 +118,12 @@ async fn of_the_other_routes_of_the_service_it_says_what_they_do_too() {
         ("POST", "/v2/policies/reload", admins),
         ("GET", "/v2/organizationGroups", bots),
         ("GET", "/v2/knowledge-items", agents),
-        ("GET", &format!("/v2/users?limit=5&organization={NOBODY}"), none),
+        ("GET", &format!("/v2/users?limit=5&organization={UNKNOWN_ID}"), none),
         ("GET", "/v2/conversations?organization=nonsense", none),
     ] {
         for (scope, expected) in Scope::ALL.into_iter().zip(expected) {
             let reply = forward(&clients[scope.as_str()], method, path).await;
-            assert_eq!(permitted(&reply), expected, "{scope} {method} {path}: {}", reply.text);
+            assert_eq!(is_allowed(&reply), expected, "{scope} {method} {path}: {}", reply.text);
         }
     }
     // From a tenant, nothing above it is within reach; that is a 404 of the routes, which proxies do not know.
@@ -131,31 +132,34 @@ async fn of_the_other_routes_of_the_service_it_says_what_they_do_too() {
         (Method::GET, format!("/v2/users/{other}")),
         (Method::POST, format!("/v2/conversations/{conversation}/messages")),
     ] {
-        assert!(!permitted(&forward(&stranger, method.as_str(), &path).await), "{method} {path}");
+        assert!(!is_allowed(&forward(&tenant_admin, method.as_str(), &path).await), "{method} {path}");
         let body = (method == Method::POST).then(|| json!({ "messages": [{ "text": "hello" }] }));
-        let done = stranger.call(method.clone(), &path, body).await;
+        let done = tenant_admin.call(method.clone(), &path, body).await;
         assert_eq!(done.status, StatusCode::NOT_FOUND, "{method} {path}: {}", done.text);
     }
     // The policies are everybody's: the admins of a tenant read them, and have them read again no more than the route does.
-    assert!(permitted(&forward(&stranger, "GET", "/v2/policies").await));
-    assert!(!permitted(&forward(&stranger, "POST", "/v2/policies/reload").await));
-    assert_eq!(stranger.post("/v2/policies/reload", json!({})).await.status, StatusCode::FORBIDDEN);
+    assert!(is_allowed(&forward(&tenant_admin, "GET", "/v2/policies").await));
+    assert!(!is_allowed(&forward(&tenant_admin, "POST", "/v2/policies/reload").await));
+    assert_eq!(tenant_admin.post("/v2/policies/reload", json!({})).await.status, StatusCode::FORBIDDEN);
     // Lists are asked of the organization that the query string names.
     let home = admin.get("/v2/users/me").await.json["organization"].as_str().unwrap().to_owned();
-    assert!(permitted(&forward(&admin, "GET", &format!("/v2/users?organization={tenant}")).await));
-    assert!(permitted(&forward(&stranger, "GET", &format!("/v2/users?organization={tenant}")).await));
-    assert!(!permitted(&forward(&stranger, "GET", &format!("/v2/users?organization={home}")).await));
+    assert!(is_allowed(&forward(&admin, "GET", &format!("/v2/users?organization={tenant}")).await));
+    assert!(is_allowed(&forward(&tenant_admin, "GET", &format!("/v2/users?organization={tenant}")).await));
+    assert!(!is_allowed(&forward(&tenant_admin, "GET", &format!("/v2/users?organization={home}")).await));
     let twice = format!("/v2/users?organization={tenant}&organization={home}");
     forward(&admin, "GET", &twice).await.expect_problem(403, "bad_original");
 }
 
 #[tokio::test]
-async fn every_route_of_the_service_is_known_and_nothing_else() {
+async fn forward_auth_knows_the_routes_of_the_service_only() {
     let app = with_own_routes().await;
     let admin = app.admin().await;
-    let all = cedargate::api::all();
+    let all = cedargate::api::all_routes();
     for (path, route) in all.iter().flat_map(|part| part.paths()) {
-        let path = path.replace("{id}", NOBODY).replace("{keyId}", NOBODY).replace("{sessionId}", NOBODY);
+        let path = path
+            .replace("{id}", UNKNOWN_ID)
+            .replace("{keyId}", UNKNOWN_ID)
+            .replace("{sessionId}", UNKNOWN_ID);
         let path = path.replace("{rest:.*}", "a/b");
         let reply = forward(&admin, route.method.as_str(), &path).await;
         assert_ne!(reply.json["code"], "no_such_route", "{} {path}", route.method);
@@ -180,7 +184,7 @@ async fn every_route_of_the_service_is_known_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn public_routes_need_no_bearer_and_name_nobody() {
+async fn public_routes_need_no_credential_and_set_no_identity() {
     let app = with_own_routes().await;
     let guest = app.user(Scope::Guest).await;
     for (method, path) in [
@@ -205,7 +209,7 @@ async fn public_routes_need_no_bearer_and_name_nobody() {
 }
 
 #[tokio::test]
-async fn a_yes_names_the_user_its_scopes_and_the_policies() {
+async fn a_permitted_request_names_the_user_its_scopes_and_the_policy_version() {
     let app = with_own_routes().await;
     let admin = app.admin().await;
     let key = admin.key(&[Scope::Agent]).await;
@@ -221,23 +225,23 @@ async fn a_yes_names_the_user_its_scopes_and_the_policies() {
     // What the credential can do counts, and not who holds it.
     let key = app.bearer(&admin.key(&[Scope::Guest]).await);
     let denied = forward(&key, "GET", "/v2/conversations").await;
-    assert!(!permitted(&denied));
+    assert!(!is_allowed(&denied));
     let version = admin.get("/v2/policies").await.json["version"].clone();
     assert_eq!(denied.header("x-policy-version"), version.as_str().unwrap());
     // A key that leaked makes no further keys: policies see by which credential it is asked.
-    assert!(!permitted(&forward(&key, "POST", "/v2/users/me/keys").await));
-    assert!(permitted(&forward(&admin, "POST", "/v2/users/me/keys").await));
+    assert!(!is_allowed(&forward(&key, "POST", "/v2/users/me/keys").await));
+    assert!(is_allowed(&forward(&admin, "POST", "/v2/users/me/keys").await));
 }
 
 #[tokio::test]
-async fn what_the_headers_leave_open_is_refused() {
+async fn ambiguous_headers_are_rejected() {
     let app = with_own_routes().await;
     let admin = app.admin().await;
     let (original, forwarded) =
         (["X-Original-Method", "X-Original-URI"], ["X-Forwarded-Method", "X-Forwarded-Uri"]);
     let pair = |names: [&'static str; 2], path: &'static str| [(names[0], "GET"), (names[1], path)];
     let ask = async |headers: &[(&str, &str)]| admin.send(Method::GET, FORWARD, headers, None).await;
-    for (headers, told) in [
+    for (headers, expected) in [
         (vec![], "no headers name the original request"),
         (vec![(original[0], "GET")], "X-Original-URI is missing"),
         (vec![(original[1], "/v2/users")], "X-Original-Method is missing"),
@@ -253,10 +257,10 @@ async fn what_the_headers_leave_open_is_refused() {
     ] {
         let reply = ask(&headers).await;
         reply.expect_problem(403, "bad_original");
-        assert!(reply.json["detail"].as_str().unwrap().contains(told), "{headers:?}: {}", reply.text);
+        assert!(reply.json["detail"].as_str().unwrap().contains(expected), "{headers:?}: {}", reply.text);
     }
     // ingress-nginx names the request by its absolute URL, whose host comes from the client.
-    for (url, told) in [
+    for (url, expected) in [
         ("ftp://api.example.com/v2/users", "neither an http or https URL nor a path"),
         ("HTTPS://api.example.com/v2/users", "neither an http or https URL nor a path"),
         ("v2/users", "neither an http or https URL nor a path"),
@@ -274,10 +278,10 @@ async fn what_the_headers_leave_open_is_refused() {
     ] {
         let reply = ask(&[(original[0], "GET"), ("X-Original-URL", url)]).await;
         reply.expect_problem(403, "bad_original");
-        assert!(reply.json["detail"].as_str().unwrap().contains(told), "{url}: {}", reply.text);
+        assert!(reply.json["detail"].as_str().unwrap().contains(expected), "{url}: {}", reply.text);
     }
     let url = ("X-Original-URL", "https://api.example.com:8443/v2/users?a=b");
-    for (headers, told) in [
+    for (headers, expected) in [
         (vec![url], "X-Original-Method is missing"),
         (vec![url, ("X-Forwarded-Method", "GET")], "X-Original-Method is missing"),
         (vec![(original[0], "GET"), url, url], "stands twice"),
@@ -293,7 +297,7 @@ async fn what_the_headers_leave_open_is_refused() {
     ] {
         let reply = ask(&headers).await;
         reply.expect_problem(403, "bad_original");
-        assert!(reply.json["detail"].as_str().unwrap().contains(told), "{headers:?}: {}", reply.text);
+        assert!(reply.json["detail"].as_str().unwrap().contains(expected), "{headers:?}: {}", reply.text);
     }
     for headers in [
         vec![(original[0], "GET"), url],
@@ -304,15 +308,15 @@ async fn what_the_headers_leave_open_is_refused() {
         pair(forwarded, "/v2/users?a=b").to_vec(),
         [pair(original, "/v2/users"), pair(forwarded, "/v2/users")].concat(),
     ] {
-        assert!(permitted(&ask(&headers).await), "{headers:?}");
+        assert!(is_allowed(&ask(&headers).await), "{headers:?}");
     }
 }
 
 #[tokio::test]
-async fn paths_that_can_be_read_in_two_ways_are_refused() {
+async fn ambiguous_paths_are_rejected() {
     let app = with_routes(DOCUMENTS).await;
     let admin = app.admin().await;
-    for (path, told) in [
+    for (path, expected) in [
         ("", "does not begin"),
         ("v2/users", "does not begin"),
         ("http://host/v2/users", "does not begin"),
@@ -354,7 +358,7 @@ async fn paths_that_can_be_read_in_two_ways_are_refused() {
     ] {
         let reply = forward(&admin, "GET", path).await;
         reply.expect_problem(403, "bad_original");
-        assert!(reply.json["detail"].as_str().unwrap().contains(told), "{path}: {}", reply.text);
+        assert!(reply.json["detail"].as_str().unwrap().contains(expected), "{path}: {}", reply.text);
         // Nobody is let through who is not known, either.
         forward(&app.anonymous(), "GET", path).await.expect_problem(401, "missing_token");
     }
@@ -372,7 +376,7 @@ async fn paths_that_can_be_read_in_two_ways_are_refused() {
 }
 
 /// Sends this on a connection of its own, as it stands; gives the status and the rest of the answer.
-pub(crate) fn raw(base: &str, request: &str) -> (u16, String) {
+pub(crate) fn send_raw_request(base: &str, request: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(base.trim_start_matches("http://")).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     stream.write_all(request.as_bytes()).unwrap();
@@ -384,13 +388,13 @@ pub(crate) fn raw(base: &str, request: &str) -> (u16, String) {
 
 // The service goes on while a thread waits for its answer.
 #[tokio::test(flavor = "multi_thread")]
-async fn where_no_header_names_the_request_its_own_method_and_the_rest_of_its_path_do() {
+async fn without_headers_the_method_and_the_path_suffix_name_the_request() {
     let app = with_routes(DOCUMENTS).await;
     let (admin, guest) = (app.admin().await, app.user(Scope::Guest).await);
     let ask = |client: &Client, method: &str, rest: &str, more: &str| {
         let bearer = client.bearer.clone().unwrap_or_default();
         let head = format!("{method} {FORWARD}{rest} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n");
-        raw(&client.base, &format!("{head}Authorization: Bearer {bearer}\r\n{more}\r\n")).0
+        send_raw_request(&client.base, &format!("{head}Authorization: Bearer {bearer}\r\n{more}\r\n")).0
     };
     for (method, rest, admins, guests) in [
         ("GET", "/v2/users/me", 200, 200),
@@ -420,6 +424,7 @@ async fn where_no_header_names_the_request_its_own_method_and_the_rest_of_its_pa
     // Nor is the path taken for another one because it is written in another way.
     let bearer = admin.bearer.unwrap();
     let head = "GET /v2/authorize/%66orward/public/a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n";
-    let (status, answer) = raw(&app.base, &format!("{head}Authorization: Bearer {bearer}\r\n\r\n"));
+    let (status, answer) =
+        send_raw_request(&app.base, &format!("{head}Authorization: Bearer {bearer}\r\n\r\n"));
     assert!(status == 403 || status == 404, "{answer}");
 }

@@ -1,12 +1,12 @@
 //! The routes file of forward authentication: paths of other services.
 
-use crate::forward::{forward, permitted, with_own_routes};
-use crate::resources::NOBODY;
+use crate::forward::{forward, is_allowed, with_own_routes};
+use crate::resources::UNKNOWN_ID;
 use crate::support::{TestApp, project_file};
 use cedargate::app::App;
 use cedargate::authz::Scope;
 use cedargate::config::PolicyReload;
-use cedargate::values::Clock;
+use cedargate::types::Clock;
 use reqwest::StatusCode;
 use serde_json::json;
 use std::path::Path;
@@ -60,9 +60,9 @@ public = true
 pub(crate) async fn with_routes(routes: &str) -> TestApp {
     let app = TestApp::start().await;
     let directory = app.directory().join("domain");
-    document_store(&directory);
+    write_document_store(&directory);
     std::fs::write(directory.join("routes.toml"), routes).unwrap();
-    app.again(|config| {
+    app.start_replica(|config| {
         config.schema.push(directory.clone());
         config.policies = vec![directory.clone()];
         config.forward_routes = Some(directory.join("routes.toml"));
@@ -73,7 +73,7 @@ pub(crate) async fn with_routes(routes: &str) -> TestApp {
 }
 
 /// The policies of the service and of a document store of which nothing stands in an organization.
-fn document_store(directory: &Path) {
+fn write_document_store(directory: &Path) {
     std::fs::create_dir(directory).unwrap();
     for entry in std::fs::read_dir(project_file("policies")).unwrap() {
         let path = entry.unwrap().path();
@@ -114,10 +114,10 @@ fn document_store(directory: &Path) {
 }
 
 #[tokio::test]
-async fn a_file_says_what_the_paths_of_other_services_mean() {
+async fn a_routes_file_maps_paths_of_other_services_to_actions() {
     let app = with_routes(DOCUMENTS).await;
     let admin = app.admin().await;
-    let (_, stranger) = app.tenant("tenant").await;
+    let (_, tenant_admin) = app.tenant("tenant").await;
     let conversation = admin.post("/v2/conversations", json!({})).await.id();
     let (guest, bot) = (app.user(Scope::Guest).await, app.user(Scope::Bot).await);
     for (client, method, path, expected) in [
@@ -135,8 +135,8 @@ async fn a_file_says_what_the_paths_of_other_services_mean() {
         (&guest, "GET", "/tree/de/a", false),
         (&guest, "GET", "/tree/de/a/b/", false),
         (&guest, "POST", &format!("/files/{conversation}"), true),
-        (&stranger, "POST", &format!("/files/{conversation}"), false),
-        (&guest, "POST", &format!("/files/{NOBODY}"), false),
+        (&tenant_admin, "POST", &format!("/files/{conversation}"), false),
+        (&guest, "POST", &format!("/files/{UNKNOWN_ID}"), false),
         // `me` is a name of the service's own routes only.
         (&guest, "GET", "/files/me", false),
         (&guest, "DELETE", "/public/a", false),
@@ -146,12 +146,12 @@ async fn a_file_says_what_the_paths_of_other_services_mean() {
         (&guest, "POST", "/v2/forms", false),
     ] {
         let reply = forward(client, method, path).await;
-        assert_eq!(permitted(&reply), expected, "{method} {path}: {}", reply.text);
+        assert_eq!(is_allowed(&reply), expected, "{method} {path}: {}", reply.text);
     }
     // A thing that is missing and one out of reach do not answer differently.
-    let [missing, foreign] = [NOBODY, &conversation].map(|id| format!("/files/{id}"));
+    let [missing, foreign] = [UNKNOWN_ID, &conversation].map(|id| format!("/files/{id}"));
     let [missing, foreign] =
-        [forward(&stranger, "GET", &missing).await, forward(&stranger, "GET", &foreign).await];
+        [forward(&tenant_admin, "GET", &missing).await, forward(&tenant_admin, "GET", &foreign).await];
     assert_eq!(missing.json["detail"], foreign.json["detail"]);
     for path in ["/documents", "/documents/", "/documents/a/b", "/tree/de", "/public"] {
         forward(&admin, "GET", path).await.expect_problem(403, "no_such_route");
@@ -160,7 +160,7 @@ async fn a_file_says_what_the_paths_of_other_services_mean() {
 }
 
 #[tokio::test]
-async fn the_routes_of_the_service_itself_are_included_only_where_the_file_says_so() {
+async fn own_routes_are_included_only_if_the_file_says_so() {
     let others = DOCUMENTS.replace("own = true", "");
     for app in [
         TestApp::start().await,
@@ -182,15 +182,15 @@ async fn the_routes_of_the_service_itself_are_included_only_where_the_file_says_
         }
     }
     let app = with_own_routes().await;
-    assert!(permitted(&forward(&app.anonymous(), "POST", "/v2/auth/token").await));
-    assert!(permitted(&forward(&app.admin().await, "GET", "/v2/users/me").await));
+    assert!(is_allowed(&forward(&app.anonymous(), "POST", "/v2/auth/token").await));
+    assert!(is_allowed(&forward(&app.admin().await, "GET", "/v2/users/me").await));
 }
 
 #[tokio::test]
-async fn a_wrong_file_stops_the_start_and_says_what_is_wrong_and_where() {
+async fn an_invalid_routes_file_aborts_the_start_with_location() {
     let app = TestApp::start().await;
     let directory = app.directory().join("domain");
-    document_store(&directory);
+    write_document_store(&directory);
     let file = directory.join("routes.toml");
     let mut config = app.config.clone();
     config.schema.push(directory.clone());
@@ -202,7 +202,7 @@ async fn a_wrong_file_stops_the_start_and_says_what_is_wrong_and_where() {
     };
     let read =
         |id: &str| format!("action = \"read\"\nresource = {{ type = \"Docs::Document\", id = \"{id}\" }}");
-    for (text, told) in [
+    for (text, expected) in [
         ("route = 1".to_owned(), "routes.toml:1: "),
         ("[[route]]\nmethod = \"GET".to_owned(), "routes.toml:2: "),
         ("[[routes]]\nmethod = \"GET\"".to_owned(), "routes.toml:1: unknown field `routes`"),
@@ -245,8 +245,8 @@ async fn a_wrong_file_stops_the_start_and_says_what_is_wrong_and_where() {
     ] {
         std::fs::write(&file, &text).unwrap();
         let error = App::open(&config, Clock::system()).await.unwrap_err().to_string();
-        for told in ["CEDARGATE_FORWARD_ROUTES", "routes.toml:", told] {
-            assert!(error.contains(told), "{text}\n{told}: {error}");
+        for expected in ["CEDARGATE_FORWARD_ROUTES", "routes.toml:", expected] {
+            assert!(error.contains(expected), "{text}\n{expected}: {error}");
         }
     }
     std::fs::remove_file(&file).unwrap();
@@ -257,19 +257,19 @@ async fn a_wrong_file_stops_the_start_and_says_what_is_wrong_and_where() {
 }
 
 #[tokio::test]
-async fn a_change_of_the_user_or_of_the_thing_is_seen_by_the_next_answer() {
+async fn changes_of_the_user_or_the_resource_affect_the_next_answer() {
     let app = with_own_routes().await;
     let admin = app.admin().await;
     let bot = app.user(Scope::Bot).await;
     let contact = admin.post("/v2/contacts", json!({})).await.id();
     let path = format!("/v2/contacts/{contact}");
-    assert!(permitted(&forward(&bot, "GET", &path).await));
+    assert!(is_allowed(&forward(&bot, "GET", &path).await));
     admin.patch(&format!("/v2/users/{}", bot.id), json!({ "role": "guest" })).await.expect(StatusCode::OK);
-    assert!(!permitted(&forward(&bot, "GET", &path).await));
+    assert!(!is_allowed(&forward(&bot, "GET", &path).await));
     admin.patch(&format!("/v2/users/{}", bot.id), json!({ "role": "bot" })).await.expect(StatusCode::OK);
-    assert!(permitted(&forward(&bot, "GET", &path).await));
+    assert!(is_allowed(&forward(&bot, "GET", &path).await));
     admin.delete(&path).await;
-    assert!(!permitted(&forward(&bot, "GET", &path).await));
+    assert!(!is_allowed(&forward(&bot, "GET", &path).await));
     admin
         .patch(&format!("/v2/users/{}", bot.id), json!({ "status": "blocked" }))
         .await

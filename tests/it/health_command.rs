@@ -1,15 +1,15 @@
 //! `cedargate health`, by which a container asks whether its service is ready.
 
 use crate::command_line::{run, start, text};
-use crate::running::{certificate, signal};
+use crate::lifecycle::{create_certificate, send_signal};
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 #[test]
-fn it_says_by_its_exit_code_whether_the_service_is_ready() {
+fn the_exit_code_reflects_readiness() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path();
-    certificate(path, "tls");
+    create_certificate(path, "tls");
     let tls = [("CEDARGATE_TLS_CERT", "tls.pem"), ("CEDARGATE_TLS_KEY", "tls.key")];
     for (settings, any) in [(&[] as &[(&str, &str)], "0.0.0.0"), (&tls, "127.0.0.1")] {
         let running = start(path, &[settings, &[("CEDARGATE_DRAIN", "15")]].concat());
@@ -21,7 +21,7 @@ fn it_says_by_its_exit_code_whether_the_service_is_ready() {
         assert_eq!(text(&output.stdout), "ready\n", "{}", text(&output.stderr));
         assert_eq!(output.status.code(), Some(0));
 
-        signal("-TERM", running.id());
+        send_signal("-TERM", running.id());
         let end = Instant::now() + Duration::from_secs(20);
         loop {
             let output = run(path, &settings, &["health"]);
@@ -37,13 +37,13 @@ fn it_says_by_its_exit_code_whether_the_service_is_ready() {
 }
 
 #[test]
-fn it_asks_the_management_listener_where_there_is_one() {
+fn the_management_listener_is_preferred() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path();
-    certificate(path, "tls");
+    create_certificate(path, "tls");
     let tls = [("CEDARGATE_TLS_CERT", "tls.pem"), ("CEDARGATE_TLS_KEY", "tls.key")];
     let running = start(path, &[&tls[..], &[("CEDARGATE_MANAGEMENT_LISTEN", "127.0.0.1:0")]].concat());
-    let address = running.greeting.lines().find_map(|line| line.strip_prefix("Health and metrics: http://"));
+    let address = running.banner.lines().find_map(|line| line.strip_prefix("Health and metrics: http://"));
     // Nothing listens at the other address, so an answer can come from the management listener only.
     let settings =
         [&tls[..], &[("CEDARGATE_LISTEN", "127.0.0.1:1"), ("CEDARGATE_MANAGEMENT_LISTEN", address.unwrap())]]
@@ -53,13 +53,13 @@ fn it_asks_the_management_listener_where_there_is_one() {
 }
 
 #[test]
-fn where_nothing_answers_it_fails() {
+fn an_unreachable_service_is_an_error() {
     let directory = tempfile::tempdir().unwrap();
     // A listener that accepts nothing.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let silent = silent.local_addr().unwrap().to_string();
-    for (listen, told) in [
+    for (listen, expected) in [
         (free.as_str(), "http://127.0.0.1:"),
         (&silent, "timeout"),
         ("127.0.0.1:0", "CEDARGATE_LISTEN"),
@@ -67,7 +67,7 @@ fn where_nothing_answers_it_fails() {
     ] {
         let output = run(directory.path(), &[("CEDARGATE_LISTEN", listen)], &["health"]);
         assert_eq!(output.status.code(), Some(1), "{listen}");
-        assert!(text(&output.stderr).contains(told), "{listen}: {}", text(&output.stderr));
+        assert!(text(&output.stderr).contains(expected), "{listen}: {}", text(&output.stderr));
     }
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "no database is made");
 }

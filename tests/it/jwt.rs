@@ -1,6 +1,6 @@
 //! Access tokens that are no good: whatever is done to one, it is a 401 that says so (decisions 3 and 5).
 
-use crate::support::{ADMIN, TestApp, from_base64, jwt, to_base64};
+use crate::support::{ADMIN, TestApp, decode_jwt, from_base64, to_base64};
 use cedargate::config::TokenAlgorithm;
 use jsonwebtoken::{Algorithm, EncodingKey, crypto};
 use reqwest::StatusCode;
@@ -9,21 +9,21 @@ use serde_json::{Value, json};
 /// The key of the service in these tests, so that they can sign as it does.
 const SECRET: &str = "a key for tests: 0123456789abcdef";
 /// A key that the service does not know.
-const FOREIGN: &str = "another key for tests: fedcba987654";
+const UNKNOWN_SECRET: &str = "another key for tests: fedcba987654";
 
 async fn start() -> TestApp {
-    TestApp::with(|config| config.jwt_secret = Some(SECRET.into())).await
+    TestApp::start_with(|config| config.jwt_secret = Some(SECRET.into())).await
 }
 
 /// A token with this header and these claims, signed with this key.
-fn signed(header: &Value, claims: &Value, secret: &str, algorithm: Algorithm) -> String {
-    let message = format!("{}.{}", encoded(header), encoded(claims));
+fn sign_token(header: &Value, claims: &Value, secret: &str, algorithm: Algorithm) -> String {
+    let message = format!("{}.{}", encode_part(header), encode_part(claims));
     let key = EncodingKey::from_secret(secret.as_bytes());
     let signature = crypto::sign(message.as_bytes(), &key, algorithm).unwrap();
     format!("{message}.{signature}")
 }
 
-fn encoded(part: &Value) -> String {
+fn encode_part(part: &Value) -> String {
     to_base64(part.to_string().as_bytes())
 }
 
@@ -38,7 +38,7 @@ fn with(object: &Value, name: &str, value: impl Into<Option<Value>>) -> Value {
 }
 
 /// Checks that a token is refused, and gives the message.
-async fn refused(app: &TestApp, what: &str, token: &str) -> String {
+async fn expect_invalid_token(app: &TestApp, what: &str, token: &str) -> String {
     let reply = app.bearer(token).get("/v2/users/me").await;
     assert_eq!(reply.status, StatusCode::UNAUTHORIZED, "{what}: {}", reply.text);
     reply.expect_problem(401, "invalid_token");
@@ -49,46 +49,46 @@ async fn refused(app: &TestApp, what: &str, token: &str) -> String {
 }
 
 /// A token of the admin, and its header and claims.
-async fn issued(app: &TestApp) -> (String, Value, Value) {
+async fn issue_token(app: &TestApp) -> (String, Value, Value) {
     let token = app.log_in(ADMIN).await["token"].as_str().unwrap().to_owned();
-    let (header, claims) = jwt(&token);
+    let (header, claims) = decode_jwt(&token);
     (token, header, claims)
 }
 
 #[test]
-fn the_base64_of_these_tests_is_that_of_the_tokens() {
+fn the_base64url_helpers_of_these_tests_are_correct() {
     for length in 0..9u8 {
-        let bytes: Vec<u8> = (0..length).map(|at| at.wrapping_mul(97)).collect();
+        let bytes: Vec<u8> = (0..length).map(|index| index.wrapping_mul(97)).collect();
         assert_eq!(from_base64(&to_base64(&bytes)), bytes);
     }
     assert_eq!(to_base64(br#"{"alg":"HS256","typ":"JWT"}"#), "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9");
 }
 
 #[tokio::test]
-async fn a_token_that_is_signed_here_as_the_service_signs_is_good() {
+async fn a_token_signed_by_the_test_helper_is_accepted() {
     let app = start().await;
-    let (_, header, claims) = issued(&app).await;
-    let copy = signed(&header, &claims, SECRET, Algorithm::HS256);
+    let (_, header, claims) = issue_token(&app).await;
+    let copy = sign_token(&header, &claims, SECRET, Algorithm::HS256);
     app.bearer(&copy).get("/v2/users/me").await.expect(StatusCode::OK);
     // So what makes the tokens of the other tests bad is the one thing that each of them changes.
     let later = with(&claims, "exp", json!(claims["exp"].as_i64().unwrap() + 60));
-    let copy = signed(&header, &later, SECRET, Algorithm::HS256);
+    let copy = sign_token(&header, &later, SECRET, Algorithm::HS256);
     app.bearer(&copy).get("/v2/users/me").await.expect(StatusCode::OK);
 }
 
 #[tokio::test]
-async fn a_token_that_was_not_signed_with_our_key_has_an_invalid_signature() {
+async fn a_token_signed_with_another_key_has_an_invalid_signature() {
     let app = start().await;
-    let (token, header, claims) = issued(&app).await;
+    let (token, header, claims) = issue_token(&app).await;
     let parts: Vec<&str> = token.split('.').collect();
     let (head, body, signature) = (parts[0], parts[1], parts[2]);
     let other = if signature.starts_with('A') { "B" } else { "A" };
-    let raised = encoded(&with(&claims, "exp", json!(4_102_444_800_i64)));
-    let renamed = encoded(&with(&claims, "_id", json!("599e1fcd9da1c72645c95886")));
+    let raised = encode_part(&with(&claims, "exp", json!(4_102_444_800_i64)));
+    let renamed = encode_part(&with(&claims, "_id", json!("599e1fcd9da1c72645c95886")));
     let half = to_base64(&from_base64(signature)[..16]);
     let longer = to_base64(&[from_base64(signature), vec![0]].concat());
     for (what, token) in [
-        ("signed with a foreign key", signed(&header, &claims, FOREIGN, Algorithm::HS256)),
+        ("signed with a foreign key", sign_token(&header, &claims, UNKNOWN_SECRET, Algorithm::HS256)),
         ("a later expiry", format!("{head}.{raised}.{signature}")),
         ("another user", format!("{head}.{renamed}.{signature}")),
         ("another signature", format!("{head}.{body}.{other}{}", &signature[1..])),
@@ -96,58 +96,60 @@ async fn a_token_that_was_not_signed_with_our_key_has_an_invalid_signature() {
         ("a longer signature", format!("{head}.{body}.{longer}")),
         ("the header as the signature", format!("{head}.{body}.{head}")),
     ] {
-        assert_eq!(refused(&app, what, &token).await, "invalid signature", "{what}");
+        assert_eq!(expect_invalid_token(&app, what, &token).await, "invalid signature", "{what}");
     }
 }
 
 #[tokio::test]
-async fn a_kid_has_one_algorithm_and_every_other_one_is_refused() {
+async fn a_key_accepts_only_its_own_algorithm() {
     let app = start().await;
-    let (token, header, claims) = issued(&app).await;
+    let (token, header, claims) = issue_token(&app).await;
     let signature = token.rsplit('.').next().unwrap();
     let mut wrong = Vec::new();
     for name in ["none", "None", "NONE", "", "hs256", "HS384", "HS512", "RS256", "ES256", "EdDSA", "PS256"] {
         let header = with(&header, "alg", json!(name));
-        let message = format!("{}.{}", encoded(&header), encoded(&claims));
+        let message = format!("{}.{}", encode_part(&header), encode_part(&claims));
         wrong.push((format!("{name}, unsigned"), format!("{message}.")));
         wrong.push((format!("{name}, with no third part"), message.clone()));
         wrong.push((format!("{name}, with the signature of another"), format!("{message}.{signature}")));
         // Were the header's word taken, this one would be rightly signed.
-        wrong
-            .push((format!("{name}, signed with HS256"), signed(&header, &claims, SECRET, Algorithm::HS256)));
+        wrong.push((
+            format!("{name}, signed with HS256"),
+            sign_token(&header, &claims, SECRET, Algorithm::HS256),
+        ));
     }
     for (name, algorithm) in [("HS384", Algorithm::HS384), ("HS512", Algorithm::HS512)] {
         let header = with(&header, "alg", json!(name));
-        for secret in [SECRET, FOREIGN] {
-            wrong.push((format!("{name}, signed so"), signed(&header, &claims, secret, algorithm)));
+        for secret in [SECRET, UNKNOWN_SECRET] {
+            wrong.push((format!("{name}, signed so"), sign_token(&header, &claims, secret, algorithm)));
         }
     }
-    wrong.push(("HS256, signed with HS384".into(), signed(&header, &claims, SECRET, Algorithm::HS384)));
+    wrong.push(("HS256, signed with HS384".into(), sign_token(&header, &claims, SECRET, Algorithm::HS384)));
     let no_algorithm = with(&header, "alg", None);
-    wrong.push(("no algorithm".into(), signed(&no_algorithm, &claims, SECRET, Algorithm::HS256)));
+    wrong.push(("no algorithm".into(), sign_token(&no_algorithm, &claims, SECRET, Algorithm::HS256)));
     for (what, token) in wrong {
-        let message = refused(&app, &what, &token).await;
+        let message = expect_invalid_token(&app, &what, &token).await;
         assert!(["invalid signature", "invalid token"].contains(&message.as_str()), "{what}: {message}");
     }
 }
 
 #[tokio::test]
-async fn a_kid_that_is_missing_or_foreign_is_refused() {
+async fn a_missing_or_unknown_kid_is_rejected() {
     let app = start().await;
-    let (_, header, claims) = issued(&app).await;
+    let (_, header, claims) = issue_token(&app).await;
     for kid in [None, Some(json!("foreign")), Some(json!("")), Some(json!(1)), Some(json!(["configured"]))] {
         let header = with(&header, "kid", kid.clone());
         let what = format!("kid {kid:?}");
-        let token = signed(&header, &claims, SECRET, Algorithm::HS256);
-        let message = refused(&app, &what, &token).await;
+        let token = sign_token(&header, &claims, SECRET, Algorithm::HS256);
+        let message = expect_invalid_token(&app, &what, &token).await;
         assert!(["invalid signature", "invalid token"].contains(&message.as_str()), "{what}: {message}");
     }
 }
 
 #[tokio::test]
-async fn claims_that_are_not_ours_are_refused_even_when_rightly_signed() {
+async fn invalid_claims_are_rejected_despite_a_valid_signature() {
     let app = start().await;
-    let (_, header, claims) = issued(&app).await;
+    let (_, header, claims) = issue_token(&app).await;
     for (name, value) in [
         ("iss", Some(json!("https://elsewhere.example"))),
         ("iss", None),
@@ -182,23 +184,22 @@ async fn claims_that_are_not_ours_are_refused_even_when_rightly_signed() {
         ("_id", Some(json!("000000000000000000000000"))),
     ] {
         let what = format!("{name}: {value:?}");
-        let token = signed(&header, &with(&claims, name, value), SECRET, Algorithm::HS256);
-        assert_eq!(refused(&app, &what, &token).await, "invalid token", "{what}");
+        let token = sign_token(&header, &with(&claims, name, value), SECRET, Algorithm::HS256);
+        assert_eq!(expect_invalid_token(&app, &what, &token).await, "invalid token", "{what}");
     }
     // The same claims by somebody who has no key.
     for name in ["iss", "aud"] {
         let claims = with(&claims, name, json!("https://elsewhere.example"));
-        let token = signed(&header, &claims, FOREIGN, Algorithm::HS256);
-        assert_eq!(refused(&app, name, &token).await, "invalid signature");
+        let token = sign_token(&header, &claims, UNKNOWN_SECRET, Algorithm::HS256);
+        assert_eq!(expect_invalid_token(&app, name, &token).await, "invalid signature");
     }
 }
 
 #[tokio::test]
-async fn no_key_is_taken_from_the_token_itself_and_no_extension_is_passed_over() {
+async fn keys_in_the_header_are_ignored_and_critical_extensions_are_rejected() {
     let app = start().await;
-    let (_, header, claims) = issued(&app).await;
-    let jwk =
-        json!({ "kty": "oct", "k": to_base64(FOREIGN.as_bytes()), "alg": "HS256", "kid": "configured" });
+    let (_, header, claims) = issue_token(&app).await;
+    let jwk = json!({ "kty": "oct", "k": to_base64(UNKNOWN_SECRET.as_bytes()), "alg": "HS256", "kid": "configured" });
     // A key that comes along is not looked at (RFC 8725, 3.10) ...
     for (name, value) in [
         ("jwk", jwk),
@@ -207,41 +208,44 @@ async fn no_key_is_taken_from_the_token_itself_and_no_extension_is_passed_over()
         ("x5c", json!(["MIIB"])),
     ] {
         let header = with(&header, name, value);
-        let token = signed(&header, &claims, FOREIGN, Algorithm::HS256);
-        assert_eq!(refused(&app, name, &token).await, "invalid signature", "{name}");
+        let token = sign_token(&header, &claims, UNKNOWN_SECRET, Algorithm::HS256);
+        assert_eq!(expect_invalid_token(&app, name, &token).await, "invalid signature", "{name}");
     }
     // ... nor is a name a path or a query.
     for kid in ["../../dev/null", "configured' OR '1'='1", "configured\u{0}", " configured", "CONFIGURED"] {
         let header = with(&header, "kid", json!(kid));
         assert_eq!(
-            refused(&app, kid, &signed(&header, &claims, "", Algorithm::HS256)).await,
+            expect_invalid_token(&app, kid, &sign_token(&header, &claims, "", Algorithm::HS256)).await,
             "invalid signature"
         );
         assert_eq!(
-            refused(&app, kid, &signed(&header, &claims, SECRET, Algorithm::HS256)).await,
+            expect_invalid_token(&app, kid, &sign_token(&header, &claims, SECRET, Algorithm::HS256)).await,
             "invalid signature"
         );
     }
     // What must be understood is not (RFC 7515, 4.1.11), however rightly it is signed.
     for crit in [json!(["b64"]), json!(["exp"]), json!([]), json!("exp"), json!([1])] {
         let header = with(&with(&header, "crit", crit.clone()), "b64", json!(true));
-        let token = signed(&header, &claims, SECRET, Algorithm::HS256);
-        assert_eq!(refused(&app, &crit.to_string(), &token).await, "invalid token", "{crit}");
+        let token = sign_token(&header, &claims, SECRET, Algorithm::HS256);
+        assert_eq!(expect_invalid_token(&app, &crit.to_string(), &token).await, "invalid token", "{crit}");
     }
 }
 
 #[tokio::test]
-async fn a_token_of_any_size_is_refused() {
+async fn oversized_tokens_are_rejected() {
     let app = start().await;
-    let (token, header, claims) = issued(&app).await;
+    let (token, header, claims) = issue_token(&app).await;
     let long = json!("x".repeat(8_000));
     for (what, token) in [
-        ("a long kid", signed(&with(&header, "kid", long.clone()), &claims, SECRET, Algorithm::HS256)),
-        ("a long claim", signed(&header, &with(&claims, "jti", long.clone()), FOREIGN, Algorithm::HS256)),
-        ("a long scope", signed(&header, &with(&claims, "scope", long), SECRET, Algorithm::HS256)),
+        ("a long kid", sign_token(&with(&header, "kid", long.clone()), &claims, SECRET, Algorithm::HS256)),
+        (
+            "a long claim",
+            sign_token(&header, &with(&claims, "jti", long.clone()), UNKNOWN_SECRET, Algorithm::HS256),
+        ),
+        ("a long scope", sign_token(&header, &with(&claims, "scope", long), SECRET, Algorithm::HS256)),
         ("a long tail", format!("{token}{}", "A".repeat(16_000))),
     ] {
-        refused(&app, what, &token).await;
+        expect_invalid_token(&app, what, &token).await;
     }
     // One that is longer than a head may be is refused before anybody looks at it.
     let huge = app.bearer(&"A".repeat(400_000)).http.get(format!("{}/v2/users/me", app.base));
@@ -251,9 +255,9 @@ async fn a_token_of_any_size_is_refused() {
 }
 
 #[tokio::test]
-async fn a_public_key_is_no_secret_to_sign_with() {
-    let app = TestApp::with(|config| config.token_algorithm = TokenAlgorithm::EdDsa).await;
-    let (token, header, claims) = issued(&app).await;
+async fn a_public_key_is_not_accepted_as_an_hmac_secret() {
+    let app = TestApp::start_with(|config| config.token_algorithm = TokenAlgorithm::EdDsa).await;
+    let (token, header, claims) = issue_token(&app).await;
     let text = app.anonymous().get("/.well-known/jwks.json").await.text;
     let keys: Value = serde_json::from_str(&text).unwrap();
     let key = &keys["keys"][0];
@@ -289,12 +293,12 @@ async fn a_public_key_is_no_secret_to_sign_with() {
         let as_hmac = with(&header, "alg", serde_json::to_value(algorithm).unwrap());
         for secret in &secrets {
             for header in [&as_hmac, &header] {
-                let message = format!("{}.{}", encoded(header), encoded(&claims));
+                let message = format!("{}.{}", encode_part(header), encode_part(&claims));
                 let signature =
                     crypto::sign(message.as_bytes(), &EncodingKey::from_secret(secret), algorithm).unwrap();
                 let what = format!("{header} with {}", String::from_utf8_lossy(secret));
                 assert_eq!(
-                    refused(&app, &what, &format!("{message}.{signature}")).await,
+                    expect_invalid_token(&app, &what, &format!("{message}.{signature}")).await,
                     "invalid signature"
                 );
             }
@@ -303,46 +307,46 @@ async fn a_public_key_is_no_secret_to_sign_with() {
     // Nor does another word in the header help, or another key of the same kind.
     let (_, rest) = token.split_once('.').unwrap();
     for name in ["none", "HS256", "ES256", "RS256", "Ed25519", "ed25519", "eddsa", ""] {
-        let header = encoded(&with(&header, "alg", json!(name)));
-        let message = refused(&app, name, &format!("{header}.{rest}")).await;
+        let header = encode_part(&with(&header, "alg", json!(name)));
+        let message = expect_invalid_token(&app, name, &format!("{header}.{rest}")).await;
         assert!(["invalid signature", "invalid token"].contains(&message.as_str()), "{name}: {message}");
     }
-    let other = TestApp::with(|config| config.token_algorithm = TokenAlgorithm::EdDsa).await;
-    let (foreign, foreign_header, _) = issued(&other).await;
-    assert_eq!(refused(&app, "a foreign kid", &foreign).await, "invalid signature");
+    let other = TestApp::start_with(|config| config.token_algorithm = TokenAlgorithm::EdDsa).await;
+    let (foreign, foreign_header, _) = issue_token(&other).await;
+    assert_eq!(expect_invalid_token(&app, "a foreign kid", &foreign).await, "invalid signature");
     let (_, rest) = foreign.split_once('.').unwrap();
     assert_ne!(foreign_header["kid"], header["kid"]);
-    let token = format!("{}.{rest}", encoded(&header));
-    assert_eq!(refused(&app, "a foreign key by our name", &token).await, "invalid signature");
+    let token = format!("{}.{rest}", encode_part(&header));
+    assert_eq!(expect_invalid_token(&app, "a foreign key by our name", &token).await, "invalid signature");
 }
 
 #[tokio::test]
-async fn a_token_is_not_good_before_its_nbf() {
+async fn a_token_is_rejected_before_its_nbf() {
     let app = start().await;
-    let (_, header, claims) = issued(&app).await;
+    let (_, header, claims) = issue_token(&app).await;
     let now = app.clock.now().seconds();
     let with_nbf = |nbf: Value| {
         let mut claims = claims.clone();
         claims["nbf"] = nbf;
-        signed(&header, &claims, SECRET, Algorithm::HS256)
+        sign_token(&header, &claims, SECRET, Algorithm::HS256)
     };
     for nbf in [json!(now), json!(now - 60), json!(0)] {
         app.bearer(&with_nbf(nbf)).get("/v2/users/me").await.expect(StatusCode::OK);
     }
     let later = with_nbf(json!(now + 10));
     for token in [&later, &with_nbf(json!(i64::MAX)), &with_nbf(json!("soon"))] {
-        assert_eq!(refused(&app, "nbf", token).await, "invalid token");
+        assert_eq!(expect_invalid_token(&app, "nbf", token).await, "invalid token");
     }
     app.clock.advance(9_999);
-    assert_eq!(refused(&app, "a millisecond before", &later).await, "invalid token");
+    assert_eq!(expect_invalid_token(&app, "a millisecond before", &later).await, "invalid token");
     app.clock.advance(1);
     app.bearer(&later).get("/v2/users/me").await.expect(StatusCode::OK);
 }
 
 #[tokio::test]
-async fn what_is_no_whole_token_is_refused() {
+async fn malformed_tokens_are_rejected() {
     let app = start().await;
-    let (token, ..) = issued(&app).await;
+    let (token, ..) = issue_token(&app).await;
     let parts: Vec<&str> = token.split('.').collect();
     let (head, body, signature) = (parts[0], parts[1], parts[2]);
     // The last letter of 43 carries four bits of the signature; another one with the same four bits is not canonical.
@@ -372,7 +376,7 @@ async fn what_is_no_whole_token_is_refused() {
     ];
     wrong.extend([1, 10, token.len() / 2, token.len() - 1].map(|length| token[..length].to_owned()));
     for token in wrong {
-        let message = refused(&app, &token, &token).await;
+        let message = expect_invalid_token(&app, &token, &token).await;
         assert!(["invalid signature", "invalid token"].contains(&message.as_str()), "{token}: {message}");
     }
     app.bearer(&token).get("/v2/users/me").await.expect(StatusCode::OK);
@@ -381,24 +385,24 @@ async fn what_is_no_whole_token_is_refused() {
 #[tokio::test]
 async fn the_signature_is_checked_before_the_expiry() {
     let app = start().await;
-    let (token, header, claims) = issued(&app).await;
-    let foreign = signed(&header, &claims, FOREIGN, Algorithm::HS256);
+    let (token, header, claims) = issue_token(&app).await;
+    let foreign = sign_token(&header, &claims, UNKNOWN_SECRET, Algorithm::HS256);
     app.clock.advance(25 * 3_600_000);
     let expired = app.bearer(&token).get("/v2/users/me").await;
     expired.expect_problem(403, "token_expired");
     assert_eq!(expired.json["error"]["message"], "jwt expired");
-    assert_eq!(refused(&app, "foreign and expired", &foreign).await, "invalid signature");
+    assert_eq!(expect_invalid_token(&app, "foreign and expired", &foreign).await, "invalid signature");
 }
 
 #[tokio::test]
-async fn the_cascade_is_applied_when_a_token_is_used_whatever_scopes_stand_in_it() {
+async fn the_scope_hierarchy_applies_to_every_scope_of_a_token() {
     let app = start().await;
-    let (_, header, claims) = issued(&app).await;
+    let (_, header, claims) = issue_token(&app).await;
     // Of several scopes, space-delimited, each counts with those below it; the role of the user caps them.
     for (scope, lists_messages, lists_services) in
         [("guest", false, false), ("guest bot", true, false), ("agent admin", true, true)]
     {
-        let token = signed(&header, &with(&claims, "scope", json!(scope)), SECRET, Algorithm::HS256);
+        let token = sign_token(&header, &with(&claims, "scope", json!(scope)), SECRET, Algorithm::HS256);
         let client = app.bearer(&token);
         for (path, expected) in [("/v2/messages", lists_messages), ("/v2/services", lists_services)] {
             let reply = client.get(path).await;
@@ -409,12 +413,12 @@ async fn the_cascade_is_applied_when_a_token_is_used_whatever_scopes_stand_in_it
 }
 
 #[tokio::test]
-async fn leeway_is_none() {
+async fn expiry_has_no_leeway() {
     let app = start().await;
-    let (_, header, claims) = issued(&app).await;
+    let (_, header, claims) = issue_token(&app).await;
     let now = app.clock.now().seconds();
     for (exp, status) in [(now + 1, 200), (now, 403), (now - 1, 403)] {
-        let token = signed(&header, &with(&claims, "exp", json!(exp)), SECRET, Algorithm::HS256);
+        let token = sign_token(&header, &with(&claims, "exp", json!(exp)), SECRET, Algorithm::HS256);
         let reply = app.bearer(&token).get("/v2/users/me").await;
         assert_eq!(reply.status.as_u16(), status, "{exp}: {}", reply.text);
     }

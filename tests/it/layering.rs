@@ -4,7 +4,7 @@ use crate::support::project_file;
 use std::path::{Path, PathBuf};
 
 /// The rooms by floor, from the top: each may name those below its own floor, and itself.
-const FLOORS: [&[&str]; 11] = [
+const LAYERS: [&[&str]; 11] = [
     &["main", "cli"],
     &["app"],
     &["api"],
@@ -18,11 +18,11 @@ const FLOORS: [&[&str]; 11] = [
     &["values"],
 ];
 
-fn floor(room: &str) -> usize {
-    FLOORS
+fn layer(module: &str) -> usize {
+    LAYERS
         .iter()
-        .position(|rooms| rooms.contains(&room))
-        .unwrap_or_else(|| panic!("{room} stands on no floor"))
+        .position(|modules| modules.contains(&module))
+        .unwrap_or_else(|| panic!("{module} stands on no layer"))
 }
 
 fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
@@ -37,7 +37,7 @@ fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
 }
 
 /// The rooms that a text names: what follows `crate::`.
-fn named(text: &str) -> Vec<String> {
+fn referenced_modules(text: &str) -> Vec<String> {
     let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
     code.flat_map(|line| line.split("crate::").skip(1))
         .map(|rest| rest.chars().take_while(|letter| letter.is_alphanumeric() || *letter == '_').collect())
@@ -45,37 +45,40 @@ fn named(text: &str) -> Vec<String> {
 }
 
 /// The steps that a room must not take.
-fn wrong_steps(room: &str, text: &str) -> Vec<String> {
-    let below = |other: &str| other == room || floor(other) > floor(room);
-    named(text).into_iter().filter(|other| !below(other)).collect()
+fn forbidden_references(module: &str, text: &str) -> Vec<String> {
+    let below = |other: &str| other == module || layer(other) > layer(module);
+    referenced_modules(text).into_iter().filter(|other| !below(other)).collect()
 }
 
 #[test]
-fn every_step_leads_downwards() {
+fn modules_depend_on_lower_layers_only() {
     let root = project_file("src");
     let mut files = Vec::new();
     sources(&root, &mut files);
     assert!(files.len() > 30);
     for file in files {
         let inner = file.strip_prefix(&root).unwrap();
-        let room = inner.iter().next().unwrap().to_str().unwrap().trim_end_matches(".rs");
-        if room == "lib" {
+        let module = inner.iter().next().unwrap().to_str().unwrap().trim_end_matches(".rs");
+        if module == "lib" {
             continue;
         }
-        let wrong = wrong_steps(room, &std::fs::read_to_string(&file).unwrap());
-        assert!(wrong.is_empty(), "{}: {room} must not name {}", inner.display(), wrong.join(", "));
+        let wrong = forbidden_references(module, &std::fs::read_to_string(&file).unwrap());
+        assert!(wrong.is_empty(), "{}: {module} must not name {}", inner.display(), wrong.join(", "));
     }
 }
 
 #[test]
-fn a_step_upwards_or_sideways_is_seen() {
-    assert_eq!(wrong_steps("store", "use crate::authn::Bearer; use crate::authz::Scope;"), ["authn"]);
-    assert_eq!(wrong_steps("authz", "crate::http::Problem"), ["http"]);
-    assert_eq!(wrong_steps("api", "// crate::app\nuse crate::store::Work;"), [] as [&str; 0]);
+fn forbidden_references_are_detected() {
+    assert_eq!(
+        forbidden_references("store", "use crate::authn::Bearer; use crate::authz::Scope;"),
+        ["authn"]
+    );
+    assert_eq!(forbidden_references("authz", "crate::http::Problem"), ["http"]);
+    assert_eq!(forbidden_references("api", "// crate::app\nuse crate::store::Work;"), [] as [&str; 0]);
 }
 
 #[test]
-fn nothing_but_the_store_has_queries_and_nothing_but_authz_has_cedar() {
+fn only_the_store_has_queries_and_only_authz_uses_cedar() {
     let root = project_file("src");
     let mut files = Vec::new();
     sources(&root, &mut files);

@@ -1,6 +1,6 @@
 //! Lists: which part of what is there is shown, in which order, and how to get to the rest.
 
-use crate::resources::{NOBODY, fields, kinds, make};
+use crate::resources::{UNKNOWN_ID, create_resource, fields, resource_specs};
 use crate::support::{Client, Reply, TestApp};
 use cedargate::authz::Scope;
 use reqwest::{StatusCode, Url};
@@ -32,12 +32,12 @@ fn column(list: &Value, field: &str) -> Vec<String> {
 }
 
 /// Every page, by following the links.
-async fn walk(client: &Client, path: &str) -> Vec<Value> {
+async fn fetch_all_pages(client: &Client, path: &str) -> Vec<Value> {
     let mut pages = Vec::new();
-    let mut at = Some(path.to_owned());
-    while let Some(path) = at {
+    let mut next_path = Some(path.to_owned());
+    while let Some(path) = next_path {
         let reply = client.get(&path).await;
-        at = next(&reply).map(|address| {
+        next_path = next(&reply).map(|address| {
             address
                 .strip_prefix(&client.base)
                 .unwrap_or_else(|| panic!("{address} leads elsewhere"))
@@ -49,36 +49,39 @@ async fn walk(client: &Client, path: &str) -> Vec<Value> {
     pages
 }
 
-async fn messages(client: &Client, conversation: &str, texts: &[String]) {
+async fn create_messages(client: &Client, conversation: &str, texts: &[String]) {
     let body: Vec<Value> = texts.iter().map(|text| json!({ "text": text })).collect();
     let path = format!("/v2/conversations/{conversation}/messages");
     client.post(&path, json!(body)).await.expect(StatusCode::CREATED);
 }
 
 #[tokio::test]
-async fn a_list_is_a_bare_array_with_its_count() {
+async fn a_list_is_a_json_array_with_a_count_header() {
     let app = TestApp::start().await;
     let (_, admin) = app.tenant("acme").await;
-    for kind in kinds(&admin).await {
+    for kind in resource_specs(&admin).await {
         let before: usize = admin.get(kind.path).await.header("x-total-count").parse().unwrap();
-        let made = [make(&admin, kind.path, kind.least).await, make(&admin, kind.path, kind.full).await];
+        let created = [
+            create_resource(&admin, kind.path, kind.minimal).await,
+            create_resource(&admin, kind.path, kind.full).await,
+        ];
         let list = admin.get(kind.path).await;
         assert_eq!(list.header("x-total-count"), (before + 2).to_string(), "{}", kind.path);
         assert_eq!(list.header("link"), "", "{}", kind.path);
         let ids = column(&list.expect(StatusCode::OK), "id");
         assert_eq!(ids.len(), before + 2);
-        assert!(made.iter().all(|id| ids.contains(id)), "{}", kind.path);
+        assert!(created.iter().all(|id| ids.contains(id)), "{}", kind.path);
     }
 }
 
 #[tokio::test]
-async fn a_list_has_a_hundred_things_if_nothing_is_said_and_at_most_a_thousand() {
+async fn a_list_has_100_items_by_default_and_at_most_1000() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
-    let conversation = make(&admin, "/v2/conversations", json!({})).await;
-    let texts: Vec<String> = (0..1000).map(|at| format!("{at}")).collect();
-    messages(&admin, &conversation, &texts).await;
-    messages(&admin, &conversation, &texts[..1]).await;
+    let conversation = create_resource(&admin, "/v2/conversations", json!({})).await;
+    let texts: Vec<String> = (0..1000).map(|index| format!("{index}")).collect();
+    create_messages(&admin, &conversation, &texts).await;
+    create_messages(&admin, &conversation, &texts[..1]).await;
     for (path, length) in [
         ("/v2/messages", 100),
         ("/v2/messages?limit=1", 1),
@@ -108,18 +111,18 @@ async fn a_list_has_a_hundred_things_if_nothing_is_said_and_at_most_a_thousand()
 }
 
 #[tokio::test]
-async fn the_links_lead_past_everything_exactly_once() {
+async fn following_the_links_visits_every_item_once() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
-    let conversation = make(&admin, "/v2/conversations", json!({})).await;
-    let other = make(&admin, "/v2/conversations", json!({})).await;
+    let conversation = create_resource(&admin, "/v2/conversations", json!({})).await;
+    let other = create_resource(&admin, "/v2/conversations", json!({})).await;
     // Every text three times, so that the sort alone does not say which is first.
-    let texts: Vec<String> = (0..33).map(|at| format!("text {:02}", at % 11)).collect();
-    messages(&admin, &conversation, &texts).await;
-    messages(&admin, &other, &texts).await;
+    let texts: Vec<String> = (0..33).map(|index| format!("text {:02}", index % 11)).collect();
+    create_messages(&admin, &conversation, &texts).await;
+    create_messages(&admin, &other, &texts).await;
     for sort in ["text", "-text", "createdAt", "type,-text", "-id", "id"] {
         let pairs = [("conversation", conversation.as_str()), ("sort", sort), ("limit", "5")];
-        let pages = walk(&admin, &query("/v2/messages", &pairs)).await;
+        let pages = fetch_all_pages(&admin, &query("/v2/messages", &pairs)).await;
         let lengths: Vec<usize> = pages.iter().map(|page| page.as_array().unwrap().len()).collect();
         assert_eq!(lengths, [5, 5, 5, 5, 5, 5, 3], "{sort}");
         let mut ids: Vec<String> = pages.iter().flat_map(|page| column(page, "id")).collect();
@@ -136,65 +139,67 @@ async fn the_links_lead_past_everything_exactly_once() {
         }
     }
     // Where the last page is full, there is no empty one after it.
-    let pages = walk(&admin, &query("/v2/messages", &[("conversation", &other), ("limit", "11")])).await;
+    let pages =
+        fetch_all_pages(&admin, &query("/v2/messages", &[("conversation", &other), ("limit", "11")])).await;
     assert_eq!(pages.len(), 3);
 }
 
 #[tokio::test]
-async fn the_link_keeps_every_filter_whatever_is_in_it() {
+async fn the_next_link_keeps_every_filter() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     let category = "a&b=c #d+e%20 \"ä\"; <f>, g";
     for name in ["1", "2", "3"] {
-        make(
+        create_resource(
             &admin,
             "/v2/conversations",
             json!({ "name": name, "category": category, "meta": { "k": "&" } }),
         )
         .await;
-        make(&admin, "/v2/conversations", json!({ "name": name })).await;
+        create_resource(&admin, "/v2/conversations", json!({ "name": name })).await;
     }
     let pairs = [("category", category), ("meta", r#"{"k":"&"}"#), ("sort", "-name"), ("limit", "2")];
     let first = admin.get(&query("/v2/conversations", &pairs)).await;
     let address = Url::parse(&next(&first).unwrap()).unwrap();
-    let kept: Vec<(String, String)> = address.query_pairs().into_owned().collect();
+    let parameters: Vec<(String, String)> = address.query_pairs().into_owned().collect();
     for (name, value) in &pairs {
         assert_eq!(
-            kept.iter().filter(|pair| (pair.0.as_str(), pair.1.as_str()) == (*name, *value)).count(),
+            parameters.iter().filter(|pair| (pair.0.as_str(), pair.1.as_str()) == (*name, *value)).count(),
             1
         );
     }
-    assert_eq!(kept.len(), pairs.len() + 1);
-    assert!(kept.contains(&("offset".into(), "2".into())), "{address}");
-    let pages = walk(&admin, &query("/v2/conversations", &pairs)).await;
+    assert_eq!(parameters.len(), pairs.len() + 1);
+    assert!(parameters.contains(&("offset".into(), "2".into())), "{address}");
+    let pages = fetch_all_pages(&admin, &query("/v2/conversations", &pairs)).await;
     let names: Vec<String> = pages.iter().flat_map(|page| column(page, "name")).collect();
     assert_eq!(names, ["3", "2", "1"]);
 }
 
 #[tokio::test]
-async fn the_link_has_the_address_under_which_clients_reach_the_service() {
-    let app = TestApp::with(|config| config.public_url = Some("https://api.example.com/gate/".into())).await;
+async fn the_next_link_uses_the_public_url() {
+    let app =
+        TestApp::start_with(|config| config.public_url = Some("https://api.example.com/gate/".into())).await;
     let admin = app.admin().await;
     for name in ["1", "2"] {
-        make(&admin, "/v2/forms", json!({ "name": name })).await;
+        create_resource(&admin, "/v2/forms", json!({ "name": name })).await;
     }
     let link = next(&admin.get("/v2/forms?limit=1&sort=name").await).unwrap();
     assert!(link.starts_with("https://api.example.com/gate/v2/forms?"), "{link}");
     let aliased = TestApp::start().await;
     let admin = aliased.admin().await;
     for title in ["1", "2"] {
-        make(&admin, "/v2/kbitems", json!({ "title": title })).await;
+        create_resource(&admin, "/v2/kbitems", json!({ "title": title })).await;
     }
     let link = next(&admin.get("/v2/knowledge-items?limit=1").await).unwrap();
     assert!(link.starts_with(&format!("{}/v2/knowledge-items?", aliased.base)), "{link}");
 }
 
 #[tokio::test]
-async fn a_list_is_sorted_by_several_fields_up_and_down() {
+async fn a_list_can_be_sorted_by_several_fields() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     for (name, kind) in [("b", "x"), ("a", "y"), ("a", "x"), ("c", "x"), ("b", "y")] {
-        make(&admin, "/v2/services", json!({ "name": name, "type": kind })).await;
+        create_resource(&admin, "/v2/services", json!({ "name": name, "type": kind })).await;
         app.clock.advance(1);
     }
     for (sort, expected) in [
@@ -240,17 +245,17 @@ fn as_parameter(value: &Value) -> String {
 }
 
 #[tokio::test]
-async fn every_field_of_every_resource_filters_by_equality_and_sorts() {
+async fn every_field_can_be_filtered_and_sorted() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
-    for kind in kinds(&admin).await {
-        make(&admin, kind.path, kind.least).await;
+    for kind in resource_specs(&admin).await {
+        create_resource(&admin, kind.path, kind.minimal).await;
         app.clock.advance(60_000);
-        let id = make(&admin, kind.path, kind.full).await;
+        let id = create_resource(&admin, kind.path, kind.full).await;
         app.clock.advance(60_000);
-        let thing = admin.patch(&format!("{}/{id}", kind.path), kind.patch).await.expect(StatusCode::OK);
+        let resource = admin.patch(&format!("{}/{id}", kind.path), kind.patch).await.expect(StatusCode::OK);
         let all = admin.get(kind.path).await.expect(StatusCode::OK);
-        for (field, value) in fields(&thing) {
+        for (field, value) in fields(&resource) {
             let sorted = admin.get(&query(kind.path, &[("sort", field)])).await;
             assert_eq!(
                 sorted.expect(StatusCode::OK).as_array().unwrap().len(),
@@ -283,8 +288,8 @@ async fn filters_are_combined_and_compare_the_whole_value() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     let body = json!({ "name": "Search", "type": "index", "params": { "b": 1, "a": [2] } });
-    let id = make(&admin, "/v2/services", body).await;
-    make(&admin, "/v2/services", json!({ "name": "Search", "type": "other" })).await;
+    let id = create_resource(&admin, "/v2/services", body).await;
+    create_resource(&admin, "/v2/services", json!({ "name": "Search", "type": "other" })).await;
     for (pairs, found) in [
         (vec![("name", "Search"), ("type", "index")], true),
         (vec![("type", "index"), ("params", r#"{ "a": [2], "b": 1 }"#)], true),
@@ -293,19 +298,19 @@ async fn filters_are_combined_and_compare_the_whole_value() {
         (vec![("type", "inde%")], false),
         (vec![("type", "index' OR '1'='1")], false),
         (vec![("params", r#"{"a":[2]}"#)], false),
-        (vec![("id", NOBODY)], false),
+        (vec![("id", UNKNOWN_ID)], false),
     ] {
         let list = admin.get(&query("/v2/services", &pairs)).await.expect(StatusCode::OK);
         let expected = if found { vec![id.clone()] } else { Vec::new() };
         assert_eq!(column(&list, "id"), expected, "{pairs:?}");
     }
-    let user = make(&admin, "/v2/users", json!({ "email": "Ada@Example.com" })).await;
+    let user = create_resource(&admin, "/v2/users", json!({ "email": "Ada@Example.com" })).await;
     let list = admin.get("/v2/users?email=ADA%40example.com").await.expect(StatusCode::OK);
     assert_eq!(column(&list, "id"), [user]);
 }
 
 #[tokio::test]
-async fn an_unknown_parameter_or_an_impossible_value_is_named() {
+async fn an_unknown_parameter_or_an_invalid_value_is_named() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     let mut cases: Vec<(&str, Pairs<'_>, Vec<&str>)> = vec![
@@ -321,7 +326,7 @@ async fn an_unknown_parameter_or_an_impossible_value_is_named() {
         ("/v2/services", vec![("name", "a\0b")], vec!["name"]),
         ("/v2/services", vec![("nome", "x"), ("limit", "0"), ("name", "x")], vec!["nome", "limit"]),
     ];
-    let unknown: Vec<&str> = kinds(&admin).await.into_iter().map(|kind| kind.path).collect();
+    let unknown: Vec<&str> = resource_specs(&admin).await.into_iter().map(|kind| kind.path).collect();
     for path in unknown {
         for name in ["colour", "q", "Limit", "id[]", "filter", ""] {
             cases.push((path, vec![(name, "x")], vec![name]));
@@ -334,16 +339,17 @@ async fn an_unknown_parameter_or_an_impossible_value_is_named() {
 }
 
 #[tokio::test]
-async fn a_list_shows_what_is_in_the_callers_subtree_and_with_organization_only_what_is_there() {
+async fn a_list_covers_the_callers_subtree_or_the_given_organization() {
     let app = TestApp::start().await;
     let root = app.admin().await;
     let (home, admin) = app.tenant("acme").await;
-    let below = make(&admin, "/v2/organizations", json!({ "name": "below" })).await;
-    let deeper = make(&admin, "/v2/organizations", json!({ "name": "deeper", "parent": below })).await;
+    let below = create_resource(&admin, "/v2/organizations", json!({ "name": "below" })).await;
+    let deeper =
+        create_resource(&admin, "/v2/organizations", json!({ "name": "deeper", "parent": below })).await;
     let (abroad, _) = app.tenant("other").await;
     for (name, organization) in [("home", &home), ("below", &below), ("deeper", &deeper), ("abroad", &abroad)]
     {
-        make(&root, "/v2/forms", json!({ "name": name, "organization": organization })).await;
+        create_resource(&root, "/v2/forms", json!({ "name": name, "organization": organization })).await;
     }
     let list = async |client: &Client, path: &str| {
         let reply = client.get(path).await;
@@ -360,17 +366,17 @@ async fn a_list_shows_what_is_in_the_callers_subtree_and_with_organization_only_
     assert_eq!(list(&admin, &format!("/v2/forms?organization={below}&name=home")).await, "");
     assert_eq!(list(&admin, "/v2/organizations?sort=name").await, "acme below deeper");
     assert_eq!(list(&admin, &format!("/v2/organizations?parent={home}")).await, "below");
-    for organization in [abroad.as_str(), NOBODY, "none"] {
+    for organization in [abroad.as_str(), UNKNOWN_ID, "none"] {
         let refused = admin.get(&format!("/v2/forms?organization={organization}")).await;
         refused.expect_problem(404, "not_found");
     }
 }
 
 #[tokio::test]
-async fn a_list_is_not_filtered_by_what_may_be_fetched() {
+async fn a_list_is_not_filtered_by_fetch_permissions() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
-    let form = make(&admin, "/v2/forms", json!({ "name": "form" })).await;
+    let form = create_resource(&admin, "/v2/forms", json!({ "name": "form" })).await;
     let bot = app.user(Scope::Bot).await;
     bot.get(&format!("/v2/forms/{form}")).await.expect_problem(403, "forbidden");
     let list = bot.get("/v2/forms").await;

@@ -13,8 +13,8 @@ async fn log_in(app: &TestApp, address: &str, email: &str, password: &str) -> Re
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_flood_of_logins_keeps_nobody_out_who_is_known_at_its_address() {
-    let app = TestApp::with(|config| {
+async fn a_login_flood_does_not_block_users_at_known_addresses() {
+    let app = TestApp::start_with(|config| {
         config.trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()];
         config.password_workers = Some(1);
         // So that the flood outlasts the logins of this test.
@@ -34,7 +34,7 @@ async fn a_flood_of_logins_keeps_nobody_out_who_is_known_at_its_address() {
     });
     let flood: Vec<_> = flood.collect();
     // Until its queue is full: one is worked on, and 16 wait.
-    while app.parts.passwords.waiting() < 17 {
+    while app.state.passwords.queue_depth() < 17 {
         tokio::task::yield_now().await;
     }
     // The account and the address that are known together are served meanwhile, however often.

@@ -13,7 +13,7 @@ const DECOMPOSED: &str = "Re\u{301}my@BU\u{308}CHER.example";
 const STORED: &str = "r\u{e9}my@xn--bcher-kva.example";
 
 #[tokio::test]
-async fn an_address_is_one_user_in_whatever_form_it_is_written() {
+async fn equivalent_email_spellings_identify_one_user() {
     for first in [COMPOSED, DECOMPOSED, STORED] {
         let app = TestApp::start().await;
         let admin = app.admin().await;
@@ -36,7 +36,7 @@ async fn an_address_is_one_user_in_whatever_form_it_is_written() {
 }
 
 #[tokio::test]
-async fn an_address_with_characters_that_are_not_shown_is_refused() {
+async fn email_addresses_with_invisible_characters_are_rejected() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     let user = app.client(crate::support::ADMIN).await;
@@ -61,7 +61,7 @@ async fn an_address_with_characters_that_are_not_shown_is_refused() {
 }
 
 #[tokio::test]
-async fn a_password_is_the_same_composed_and_decomposed() {
+async fn passwords_are_normalized() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     let (composed, decomposed) =
@@ -99,7 +99,7 @@ async fn a_password_is_the_same_composed_and_decomposed() {
 }
 
 #[tokio::test]
-async fn a_byte_order_mark_is_no_part_of_a_password() {
+async fn a_byte_order_mark_is_not_part_of_a_password() {
     let app = TestApp::start().await;
     let settings = [("CEDARGATE_DATABASE_URL", app.url())];
     for arguments in [

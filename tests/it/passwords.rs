@@ -5,13 +5,13 @@ use crate::support::{ADMIN, PASSWORD, TestApp, slow_hashing};
 use cedargate::app::App;
 use cedargate::authz::Scope;
 use cedargate::config::{Config, PasswordProfile};
-use cedargate::store::Cause;
+use cedargate::store::AuditActor;
 use reqwest::StatusCode;
 use sea_orm::ConnectionTrait;
 use serde_json::json;
 
 /// The hash of the password of the only user that has one.
-async fn hash(app: &TestApp) -> String {
+async fn stored_hash(app: &TestApp) -> String {
     let connection = sea_orm::Database::connect(app.url()).await.unwrap();
     let mut hashes = sea_orm::sea_query::Query::select();
     hashes.column("hash").from("passwords");
@@ -22,7 +22,7 @@ async fn hash(app: &TestApp) -> String {
 }
 
 #[tokio::test]
-async fn a_password_that_can_be_guessed_is_refused_wherever_one_is_set() {
+async fn a_guessable_password_is_rejected_everywhere() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     let user = app.user(Scope::Guest).await;
@@ -51,8 +51,8 @@ async fn a_password_that_can_be_guessed_is_refused_wherever_one_is_set() {
         }
         for refused in refused {
             assert_eq!(refused.expect_problem(400, "invalid_fields"), ["password"]);
-            let told = &refused.json["errors"][0]["message"];
-            assert!(told.as_str().unwrap().contains("several words"), "{told}");
+            let message = &refused.json["errors"][0]["message"];
+            assert!(message.as_str().unwrap().contains("several words"), "{message}");
             assert!(
                 !refused.text.to_lowercase().contains(&password.to_lowercase()) || password == "password"
             );
@@ -77,9 +77,9 @@ async fn there_are_no_composition_rules() {
 }
 
 #[tokio::test]
-async fn a_stricter_profile_asks_for_more_of_new_passwords_and_leaves_old_ones() {
+async fn a_stricter_profile_applies_to_new_passwords_only() {
     let app = TestApp::start().await;
-    let strict = app.again(|config| {
+    let strict = app.start_replica(|config| {
         config.password_profile = PasswordProfile::Strict;
         config.admin_password = None;
     });
@@ -97,7 +97,7 @@ async fn a_stricter_profile_asks_for_more_of_new_passwords_and_leaves_old_ones()
 }
 
 #[tokio::test]
-async fn the_first_admin_has_a_good_password_or_there_is_no_start() {
+async fn a_weak_first_admin_password_aborts_the_start() {
     let database = crate::support::Database::new().await;
     for (password, profile) in [("password1", PasswordProfile::Standard), (PASSWORD, PasswordProfile::Strict)]
     {
@@ -109,7 +109,7 @@ async fn the_first_admin_has_a_good_password_or_there_is_no_start() {
             password_profile: profile,
             ..Config::default()
         };
-        let clock = cedargate::values::Clock::system();
+        let clock = cedargate::types::Clock::system();
         let error = App::open(&config, clock).await.unwrap_err().to_string();
         assert!(error.contains("CEDARGATE_ADMIN_PASSWORD"), "{error}");
         assert!(!error.contains(password), "{error}");
@@ -117,9 +117,9 @@ async fn the_first_admin_has_a_good_password_or_there_is_no_start() {
 }
 
 #[tokio::test]
-async fn a_weak_password_of_the_first_admin_stops_no_start_where_users_exist() {
+async fn a_weak_first_admin_password_is_ignored_if_users_exist() {
     let app = TestApp::start().await;
-    let again = app.again(|config| config.admin_password = Some("short".into())).await;
+    let again = app.start_replica(|config| config.admin_password = Some("short".into())).await;
     again.log_in(ADMIN).await;
 
     // Without users it would be used. The file of SQLite exists already, so nothing but the database says that.
@@ -130,50 +130,50 @@ async fn a_weak_password_of_the_first_admin_stops_no_start_where_users_exist() {
 }
 
 #[test]
-fn a_password_of_the_first_admin_that_is_not_used_is_a_warning_in_the_log() {
+fn an_unused_weak_first_admin_password_is_logged_as_a_warning() {
     let directory = tempfile::tempdir().unwrap();
-    start(directory.path(), &[("CEDARGATE_DRAIN", "0")]).end();
+    start(directory.path(), &[("CEDARGATE_DRAIN", "0")]).stop();
     for (password, is_weak) in [("short", true), (PASSWORD, false)] {
         let settings = [("CEDARGATE_ADMIN_PASSWORD", password), ("CEDARGATE_DRAIN", "0")];
-        let log = start(directory.path(), &settings).end();
+        let log = start(directory.path(), &settings).stop();
         let warning = log.lines().find(|line| line.contains("CEDARGATE_ADMIN_PASSWORD"));
         assert_eq!(warning.is_some_and(|line| line.contains("WARN")), is_weak, "{log}");
     }
 }
 
 #[tokio::test]
-async fn a_login_keeps_its_password_under_a_better_hash_where_the_settings_ask_for_one() {
-    let app = TestApp::with(slow_hashing).await;
-    let usual = hash(&app).await;
+async fn a_login_rehashes_the_password_with_the_current_parameters() {
+    let app = TestApp::start_with(slow_hashing).await;
+    let usual = stored_hash(&app).await;
     assert!(usual.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{usual}");
     app.log_in(ADMIN).await;
-    assert_eq!(hash(&app).await, usual, "nothing asks for another one");
+    assert_eq!(stored_hash(&app).await, usual, "nothing asks for another one");
 
-    let better = app.again(|config| config.argon2_iterations = 3).await;
+    let better = app.start_replica(|config| config.argon2_iterations = 3).await;
     let wrong = json!({ "email": ADMIN, "password": "not-the-s3cret-at-all" });
     better.anonymous().post("/v2/auth/token", wrong).await.expect_problem(401, "invalid_credentials");
-    assert_eq!(hash(&app).await, usual, "the wrong one changes nothing");
+    assert_eq!(stored_hash(&app).await, usual, "the wrong one changes nothing");
     better.log_in(ADMIN).await;
-    let renewed = hash(&app).await;
+    let renewed = stored_hash(&app).await;
     assert!(renewed.starts_with("$argon2id$v=19$m=19456,t=3,p=1$"), "{renewed}");
     // With it goes what went before, in both processes, and it stays.
     for app in [&app, &better] {
         app.log_in(ADMIN).await;
-        assert_eq!(hash(app).await, renewed);
+        assert_eq!(stored_hash(app).await, renewed);
     }
 }
 
 #[tokio::test]
-async fn a_hash_is_not_renewed_over_a_password_that_was_changed_meanwhile() {
+async fn rehashing_does_not_overwrite_a_changed_password() {
     let app = TestApp::start().await;
-    let old = hash(&app).await;
+    let old = stored_hash(&app).await;
     let admin = app.admin().await;
     let user = admin.id.parse().unwrap();
     let patch = json!({ "password": "an0ther-s3cret", "currentPassword": PASSWORD });
     admin.patch("/v2/users/me", patch).await.expect(StatusCode::OK);
-    let changed = hash(&app).await;
-    let work = app.parts.store.begin(Cause::service(app.clock.now())).await.unwrap();
-    work.renew_password(user, &old, "another hash of the old one").await.unwrap();
-    work.commit().await.unwrap();
-    assert_eq!(hash(&app).await, changed);
+    let changed = stored_hash(&app).await;
+    let unit_of_work = app.state.store.begin(AuditActor::service(app.clock.now())).await.unwrap();
+    unit_of_work.replace_password_hash(user, &old, "another hash of the old one").await.unwrap();
+    unit_of_work.commit().await.unwrap();
+    assert_eq!(stored_hash(&app).await, changed);
 }

@@ -2,7 +2,7 @@
 
 use crate::support::project_file;
 use cedar_policy::PolicySet;
-use cedargate::authz::cases::{self, Case};
+use cedargate::authz::cases::{self, PolicyTest};
 use cedargate::authz::{Bundle, Sources};
 use std::path::{Path, PathBuf};
 
@@ -21,12 +21,12 @@ fn bundle(policies: &Path) -> Bundle {
     Bundle::read(&sources).unwrap()
 }
 
-fn shipped_cases() -> Vec<Case> {
+fn shipped_cases() -> Vec<PolicyTest> {
     files("policies/cases").iter().flat_map(|file| cases::read(file).unwrap()).collect()
 }
 
 #[test]
-fn the_shipped_cases_pass() {
+fn the_shipped_policy_tests_pass() {
     let bundle = bundle(&project_file("policies"));
     let failures: Vec<String> = shipped_cases()
         .iter()
@@ -36,7 +36,7 @@ fn the_shipped_cases_pass() {
 }
 
 /// A copy of the shipped policies without one of them.
-fn without(id: &str) -> tempfile::TempDir {
+fn policies_without(id: &str) -> tempfile::TempDir {
     let copy = tempfile::tempdir().unwrap();
     for path in files("policies") {
         let mut text = std::fs::read_to_string(&path).unwrap();
@@ -51,7 +51,7 @@ fn without(id: &str) -> tempfile::TempDir {
 }
 
 #[test]
-fn the_shipped_cases_notice_the_loss_of_every_forbid() {
+fn the_shipped_policy_tests_detect_the_loss_of_every_forbid() {
     let shipped = bundle(&project_file("policies"));
     let forbids: Vec<&str> =
         shipped.policies().filter(|policy| !policy.permits).map(|policy| policy.id.as_str()).collect();
@@ -59,10 +59,10 @@ fn the_shipped_cases_notice_the_loss_of_every_forbid() {
     let cases = shipped_cases();
     let mut unnoticed = Vec::new();
     for forbid in forbids {
-        let copy = without(forbid);
-        let lesser = bundle(copy.path());
-        assert_eq!(lesser.policies().count() + 1, shipped.policies().count(), "{forbid}");
-        if cases.iter().all(|case| case.run(&lesser).is_ok()) {
+        let copy = policies_without(forbid);
+        let reduced = bundle(copy.path());
+        assert_eq!(reduced.policies().count() + 1, shipped.policies().count(), "{forbid}");
+        if cases.iter().all(|case| case.run(&reduced).is_ok()) {
             unnoticed.push(forbid);
         }
     }

@@ -1,14 +1,14 @@
 //! Which changed policies become active, which wait for a confirmation, and which are rejected.
 
 use crate::command_line::{client, run, text};
-use crate::processes::{PATIENCE, serve_with};
-use crate::reload::Files;
+use crate::multi_process::{TIMEOUT, serve_with};
+use crate::reload::PolicyFiles;
 use crate::support::{Client, Database, PASSWORD, TestApp, project_file};
-use cedargate::api::policy_reload::{self, Followed, Reload, ReloadError, Trigger};
+use cedargate::api::policy_reload::{self, LastConfirmation, ReloadError, ReloadOutcome, Trigger};
 use cedargate::app::App;
 use cedargate::authz::Scope;
 use cedargate::config::{Config, PolicyReload, PolicyTests};
-use cedargate::store::Cause;
+use cedargate::store::AuditActor;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -24,39 +24,39 @@ const RELOAD: &str = "/v2/policies/reload";
 /// A forbid that no shipped policy needs.
 const EXTRA: &str = "@id(\"extra\")\nforbid (principal, action == Action::\"listForms\", resource);";
 
-fn guarded(config: &mut Config) {
+fn use_guarded_reload(config: &mut Config) {
     config.policy_reload = PolicyReload::Guarded;
 }
 
 /// What the service does when a scan of the files is due.
-async fn scan(app: &TestApp) -> Result<Reload, ReloadError> {
+async fn scan(app: &TestApp) -> Result<ReloadOutcome, ReloadError> {
     trigger(app, Trigger::Scan).await
 }
 
-async fn trigger(app: &TestApp, trigger: Trigger) -> Result<Reload, ReloadError> {
-    policy_reload::reload(Arc::clone(&app.parts), Cause::service(app.clock.now()), trigger).await
+async fn trigger(app: &TestApp, trigger: Trigger) -> Result<ReloadOutcome, ReloadError> {
+    policy_reload::reload(Arc::clone(&app.state), AuditActor::service(app.clock.now()), trigger).await
 }
 
-async fn view(client: &Client) -> Value {
+async fn policy_status(client: &Client) -> Value {
     client.get("/v2/policies").await.expect(StatusCode::OK)
 }
 
 async fn version(client: &Client) -> String {
-    view(client).await["version"].as_str().unwrap().to_owned()
+    policy_status(client).await["version"].as_str().unwrap().to_owned()
 }
 
-fn read(files: &Files, name: &str) -> String {
-    std::fs::read_to_string(files.at(name)).unwrap()
+fn read(files: &PolicyFiles, name: &str) -> String {
+    std::fs::read_to_string(files.path(name)).unwrap()
 }
 
 /// A case of the shipped policy tests, written to `cases/one.json`: a guest does not list forms.
-fn write_case(files: &Files) -> String {
+fn write_case(files: &PolicyFiles) -> String {
     let cases = std::fs::read_to_string(project_file("policies/cases/permission-table.json")).unwrap();
     let cases: Vec<Value> = serde_json::from_str(&cases).unwrap();
-    let is_meant =
+    let denies_list_forms =
         |case: &&Value| case["request"]["action"] == "Action::\"listForms\"" && case["decision"] == "deny";
-    let case = cases.iter().find(is_meant).unwrap();
-    std::fs::create_dir_all(files.at("policies/cases")).unwrap();
+    let case = cases.iter().find(denies_list_forms).unwrap();
+    std::fs::create_dir_all(files.path("policies/cases")).unwrap();
     files.write("policies/cases/one.json", &json!([case]).to_string());
     case["name"].as_str().unwrap().to_owned()
 }
@@ -68,12 +68,12 @@ const FORMS: &str = "@id(\"forms\")\npermit (principal, action == Action::\"list
 const OWN: &str = "@id(\"own\")\nforbid (principal is User, action == Action::\"listForms\", resource);";
 
 /// Changes that need a confirmation: what changes the files, and which policies and files would be lost.
-type Loss = (&'static str, fn(&Files), [&'static [&'static str]; 3]);
+type Loss = (&'static str, fn(&PolicyFiles), [&'static [&'static str]; 3]);
 
 const LOSSES: [Loss; 7] = [
     (
         "a file has disappeared",
-        |files| std::fs::remove_file(files.at("policies/own.cedar")).unwrap(),
+        |files| std::fs::remove_file(files.path("policies/own.cedar")).unwrap(),
         [&["own"], &[], &["own.cedar"]],
     ),
     ("a file is empty", |files| files.write("policies/own.cedar", ""), [&["own"], &[], &["own.cedar"]]),
@@ -97,7 +97,7 @@ const LOSSES: [Loss; 7] = [
     ),
     (
         "a file of permits has disappeared",
-        |files| std::fs::remove_file(files.at("policies/more.cedar")).unwrap(),
+        |files| std::fs::remove_file(files.path("policies/more.cedar")).unwrap(),
         [&[], &[], &["more.cedar"]],
     ),
     (
@@ -111,25 +111,25 @@ const LOSSES: [Loss; 7] = [
 ];
 
 /// The files that these changes need.
-fn lossy_files() -> Files {
-    let files = Files::new();
+fn lossy_files() -> PolicyFiles {
+    let files = PolicyFiles::new();
     write_case(&files);
     files.write("policies/own.cedar", OWN);
     files.write("policies/more.cedar", MORE);
     files
 }
 
-fn restore(files: &Files) {
+fn restore(files: &PolicyFiles) {
     write_case(files);
     files.write("policies/own.cedar", OWN);
     files.write("policies/more.cedar", MORE);
-    let _ = std::fs::remove_file(files.at("policies/extra.cedar"));
+    let _ = std::fs::remove_file(files.path("policies/extra.cedar"));
 }
 
 #[tokio::test]
 async fn a_version_that_loses_a_forbid_or_a_file_is_held_as_pending() {
     let files = lossy_files();
-    let app = files.serve_with(guarded).await;
+    let app = files.serve_with(use_guarded_reload).await;
     let admin = app.admin().await;
     let active = version(&admin).await;
     for (what, change, [lost, changed, lost_files]) in LOSSES {
@@ -138,7 +138,7 @@ async fn a_version_that_loses_a_forbid_or_a_file_is_held_as_pending() {
             scan(&app).await.unwrap();
             admin.get("/v2/forms").await.expect_problem(403, "forbidden");
         }
-        let found = view(&admin).await;
+        let found = policy_status(&admin).await;
         assert_eq!(found["version"], active.as_str(), "{what}");
         let pending = &found["pending"];
         let losses = json!([pending["lostPolicies"], pending["changedPolicies"], pending["lostFiles"]]);
@@ -170,7 +170,7 @@ async fn a_version_that_loses_a_forbid_or_a_file_is_held_as_pending() {
         for _ in 0..2 {
             scan(&app).await.unwrap();
         }
-        let found = view(&admin).await;
+        let found = policy_status(&admin).await;
         assert_eq!((&found["version"], &found["pending"]), (&json!(active), &Value::Null), "{what}");
     }
     let held = admin.get("/v2/audit?event=policies.held").await.expect(StatusCode::OK);
@@ -179,8 +179,8 @@ async fn a_version_that_loses_a_forbid_or_a_file_is_held_as_pending() {
 
 #[tokio::test]
 async fn a_version_that_loses_nothing_needs_no_confirmation() {
-    let files = Files::new();
-    let app = files.serve_with(guarded).await;
+    let files = PolicyFiles::new();
+    let app = files.serve_with(use_guarded_reload).await;
     let admin = app.admin().await;
     let tenancy = read(&files, "policies/tenancy.cedar");
     for (name, text) in [
@@ -200,27 +200,27 @@ async fn a_version_that_loses_nothing_needs_no_confirmation() {
         files.write(name, &text);
         scan(&app).await.unwrap();
         assert_eq!(version(&admin).await, before, "one scan is not enough: {name}");
-        assert_eq!(scan(&app).await.unwrap(), Reload::Active(true), "{name}: {text}");
+        assert_eq!(scan(&app).await.unwrap(), ReloadOutcome::Active(true), "{name}: {text}");
         assert_ne!(version(&admin).await, before, "{name}");
     }
 }
 
 #[tokio::test]
 async fn a_change_is_considered_when_two_scans_find_the_same_content() {
-    let files = Files::new();
+    let files = PolicyFiles::new();
     let directory = tempfile::tempdir().unwrap();
     let link = directory.path().join("current");
-    std::os::unix::fs::symlink(files.at("policies"), &link).unwrap();
+    std::os::unix::fs::symlink(files.path("policies"), &link).unwrap();
     let app = files
         .serve_with(|config| {
-            guarded(config);
+            use_guarded_reload(config);
             config.policies = vec![link.clone()];
         })
         .await;
     let admin = app.admin().await;
     let first = version(&admin).await;
     // Each scan finds other bytes, with the same name, size and modification time.
-    let written = files.at("policies/more.cedar");
+    let written = files.path("policies/more.cedar");
     let write = |text: &str| {
         std::fs::write(&written, text).unwrap();
         std::fs::File::options()
@@ -235,15 +235,15 @@ async fn a_change_is_considered_when_two_scans_find_the_same_content() {
         scan(&app).await.unwrap();
         assert_eq!(version(&admin).await, first);
     }
-    assert_eq!(scan(&app).await.unwrap(), Reload::Active(true));
-    let policies = view(&admin).await["policies"].clone();
+    assert_eq!(scan(&app).await.unwrap(), ReloadOutcome::Active(true));
+    let policies = policy_status(&admin).await["policies"].clone();
     assert!(policies.as_array().unwrap().iter().any(|policy| policy["id"] == "morg"), "{policies}");
 
     // The link leads to another directory, whose file differs in its bytes only.
     let second = version(&admin).await;
     let other = directory.path().join("other");
     std::fs::create_dir(&other).unwrap();
-    for entry in std::fs::read_dir(files.at("policies")).unwrap() {
+    for entry in std::fs::read_dir(files.path("policies")).unwrap() {
         let path = entry.unwrap().path();
         let modified = std::fs::metadata(&path).unwrap().modified().unwrap();
         let text = std::fs::read_to_string(&path).unwrap().replace("morg", "morh");
@@ -261,13 +261,13 @@ async fn a_change_is_considered_when_two_scans_find_the_same_content() {
 
 #[tokio::test]
 async fn a_confirmation_names_the_version_and_is_audited() {
-    let files = Files::new();
-    let app = files.serve_with(guarded).await;
+    let files = PolicyFiles::new();
+    let app = files.serve_with(use_guarded_reload).await;
     let admin = app.admin().await;
     let (_, tenant) = app.tenant("acme").await;
-    std::fs::remove_file(files.at("policies/tenancy.cedar")).unwrap();
+    std::fs::remove_file(files.path("policies/tenancy.cedar")).unwrap();
     admin.post(RELOAD, json!({})).await.expect_problem(409, "confirmation_required");
-    let found = view(&admin).await;
+    let found = policy_status(&admin).await;
     let (active, pending) = (&found["version"], found["pending"]["version"].clone());
 
     let wrong = admin.post(RELOAD, json!({ "version": active })).await;
@@ -277,11 +277,11 @@ async fn a_confirmation_names_the_version_and_is_audited() {
     tenant.post(RELOAD, json!({ "version": pending })).await.expect_problem(403, "forbidden");
     let bot = app.user(Scope::Bot).await;
     bot.post(RELOAD, json!({ "version": pending })).await.expect_problem(403, "forbidden");
-    assert_eq!(&view(&admin).await["version"], active);
+    assert_eq!(&policy_status(&admin).await["version"], active);
 
     let confirmed = admin.post(RELOAD, json!({ "version": pending })).await.expect(StatusCode::OK);
     assert_eq!(confirmed, json!({ "changed": true, "version": pending }));
-    assert!(view(&admin).await["pending"].is_null());
+    assert!(policy_status(&admin).await["pending"].is_null());
     let events = admin.get("/v2/audit?event=policies.confirmed").await.expect(StatusCode::OK);
     assert_eq!(events.as_array().unwrap().len(), 1, "{events}");
     let event = &events[0];
@@ -291,27 +291,27 @@ async fn a_confirmation_names_the_version_and_is_audited() {
 
 #[tokio::test]
 async fn a_confirmation_holds_for_every_process_until_another_version_is_active() {
-    let files = Files::new();
-    let app = files.serve_with(guarded).await;
-    let other = app.again(|_| ()).await;
+    let files = PolicyFiles::new();
+    let app = files.serve_with(use_guarded_reload).await;
+    let other = app.start_replica(|_| ()).await;
     let admin = app.admin().await;
     let at_other = Client { base: other.base.clone(), ..admin.clone() };
     let tenancy = read(&files, "policies/tenancy.cedar");
     let first = version(&admin).await;
-    let mut followed = Followed::default();
+    let mut followed = LastConfirmation::default();
     for _ in 0..2 {
-        std::fs::remove_file(files.at("policies/tenancy.cedar")).unwrap();
+        std::fs::remove_file(files.path("policies/tenancy.cedar")).unwrap();
         for _ in 0..2 {
             for process in [&app, &other] {
                 scan(process).await.unwrap();
             }
         }
         // The version was active before, and is held nevertheless.
-        let pending = view(&at_other).await["pending"]["version"].as_str().unwrap().to_owned();
-        policy_reload::follow_confirmations(&other.parts, &mut followed).await;
+        let pending = policy_status(&at_other).await["pending"]["version"].as_str().unwrap().to_owned();
+        policy_reload::apply_confirmations(&other.state, &mut followed).await;
         assert_eq!(version(&at_other).await, first);
         admin.post(RELOAD, json!({ "version": pending })).await.expect(StatusCode::OK);
-        policy_reload::follow_confirmations(&other.parts, &mut followed).await;
+        policy_reload::apply_confirmations(&other.state, &mut followed).await;
         assert_eq!([version(&admin).await, version(&at_other).await], [pending.as_str(), pending.as_str()]);
 
         files.write("policies/tenancy.cedar", &tenancy);
@@ -326,18 +326,18 @@ async fn a_confirmation_holds_for_every_process_until_another_version_is_active(
 
 #[tokio::test]
 async fn a_confirmed_version_is_activated_where_its_files_arrive_later() {
-    let (files, late) = (Files::new(), Files::new());
-    let app = files.serve_with(guarded).await;
-    let other = app.again(|config| config.policies = vec![late.at("policies")]).await;
+    let (files, late) = (PolicyFiles::new(), PolicyFiles::new());
+    let app = files.serve_with(use_guarded_reload).await;
+    let other = app.start_replica(|config| config.policies = vec![late.path("policies")]).await;
     let admin = app.admin().await;
-    std::fs::remove_file(files.at("policies/tenancy.cedar")).unwrap();
+    std::fs::remove_file(files.path("policies/tenancy.cedar")).unwrap();
     admin.post(RELOAD, json!({})).await.expect_problem(409, "confirmation_required");
-    let pending = view(&admin).await["pending"]["version"].as_str().unwrap().to_owned();
+    let pending = policy_status(&admin).await["pending"]["version"].as_str().unwrap().to_owned();
     admin.post(RELOAD, json!({ "version": pending })).await.expect(StatusCode::OK);
-    policy_reload::follow_confirmations(&other.parts, &mut Followed::default()).await;
+    policy_reload::apply_confirmations(&other.state, &mut LastConfirmation::default()).await;
     let at_other = Client { base: other.base.clone(), ..admin };
     assert_ne!(version(&at_other).await, pending);
-    std::fs::remove_file(late.at("policies/tenancy.cedar")).unwrap();
+    std::fs::remove_file(late.path("policies/tenancy.cedar")).unwrap();
     for _ in 0..2 {
         scan(&other).await.unwrap();
     }
@@ -345,13 +345,13 @@ async fn a_confirmed_version_is_activated_where_its_files_arrive_later() {
 }
 
 #[tokio::test]
-async fn the_reload_mode_says_which_changes_need_a_confirmation() {
+async fn the_reload_mode_determines_which_changes_need_a_confirmation() {
     for mode in [PolicyReload::Guarded, PolicyReload::Auto, PolicyReload::Manual] {
-        let files = Files::new();
+        let files = PolicyFiles::new();
         let app = files.serve_with(|config| config.policy_reload = mode).await;
         let admin = app.admin().await;
         let is_manual = mode == PolicyReload::Manual;
-        let is_held = async || !view(&admin).await["pending"].is_null();
+        let is_held = async || !policy_status(&admin).await["pending"].is_null();
 
         files.write("policies/extra.cedar", EXTRA);
         for _ in 0..2 {
@@ -363,7 +363,7 @@ async fn the_reload_mode_says_which_changes_need_a_confirmation() {
         admin.post(RELOAD, json!({})).await.expect(StatusCode::OK);
         assert!(!is_held().await, "{mode}: a harmless change, by a request");
 
-        std::fs::remove_file(files.at("policies/tenancy.cedar")).unwrap();
+        std::fs::remove_file(files.path("policies/tenancy.cedar")).unwrap();
         for _ in 0..2 {
             scan(&app).await.unwrap();
         }
@@ -387,7 +387,7 @@ async fn start_error(config: &Config, app: &TestApp) -> Option<String> {
 #[tokio::test]
 async fn a_start_that_lost_a_forbid_or_a_file_is_refused() {
     let files = lossy_files();
-    let app = files.serve_with(guarded).await;
+    let app = files.serve_with(use_guarded_reload).await;
     for (what, change, losses) in LOSSES {
         change(&files);
         let error = start_error(&app.config, &app).await.unwrap_or_else(|| panic!("{what}: it has started"));
@@ -403,17 +403,17 @@ async fn a_start_that_lost_a_forbid_or_a_file_is_refused() {
     assert_eq!(start_error(&app.config, &app).await, None, "nothing is lost");
     let error = start_error(&mode(PolicyReload::Manual), &app).await.unwrap();
     assert!(error.contains("every change needs a confirmation"), "{error}");
-    std::fs::remove_file(files.at("policies/tenancy.cedar")).unwrap();
+    std::fs::remove_file(files.path("policies/tenancy.cedar")).unwrap();
     assert_eq!(start_error(&mode(PolicyReload::Auto), &app).await, None);
 }
 
 #[tokio::test]
 async fn policies_whose_own_tests_fail_are_rejected() {
-    let files = Files::new();
+    let files = PolicyFiles::new();
     let name = write_case(&files);
     let with = |tests| {
         move |config: &mut Config| {
-            guarded(config);
+            use_guarded_reload(config);
             config.policy_tests = tests;
         }
     };
@@ -427,13 +427,13 @@ async fn policies_whose_own_tests_fail_are_rejected() {
     for _ in 0..2 {
         let _ = scan(&app).await;
     }
-    let found = view(&admin).await;
+    let found = policy_status(&admin).await;
     assert_eq!(found["version"], active.as_str());
     assert!(found["fault"].as_str().unwrap().contains(&name), "{found}");
     // Nor can it be confirmed.
     let candidate =
         Config { policy_tests: PolicyTests::Off, policy_reload: PolicyReload::Auto, ..app.config.clone() };
-    let candidate = App::open(&candidate, app.clock.clone()).await.unwrap().parts.policies.current();
+    let candidate = App::open(&candidate, app.clock.clone()).await.unwrap().state.policies.current();
     let body = json!({ "version": candidate.bundle().version() });
     admin.post(RELOAD, body).await.expect_problem(409, "bad_policies");
     let error = start_error(&app.config, &app).await.unwrap();
@@ -450,15 +450,15 @@ async fn policies_whose_own_tests_fail_are_rejected() {
 
 #[tokio::test]
 async fn hidden_files_are_ignored_and_a_byte_order_mark_and_crlf_are_accepted() {
-    let files = Files::new();
+    let files = PolicyFiles::new();
     write_case(&files);
-    let app = files.serve_with(guarded).await;
+    let app = files.serve_with(use_guarded_reload).await;
     for hidden in ["._tenancy.cedar", ".tenancy.cedar.swp", ".scopes.json", "cases/._one.json"] {
-        std::fs::write(files.at("policies").join(hidden), b"\0\x05\x16\x07\xff forbid").unwrap();
+        std::fs::write(files.path("policies").join(hidden), b"\0\x05\x16\x07\xff forbid").unwrap();
     }
-    std::fs::write(files.at("schema/._cedargate.cedarschema"), b"\xff").unwrap();
-    assert_eq!(scan(&app).await.unwrap(), Reload::Active(false));
-    assert_eq!(scan(&app).await.unwrap(), Reload::Active(false));
+    std::fs::write(files.path("schema/._cedargate.cedarschema"), b"\xff").unwrap();
+    assert_eq!(scan(&app).await.unwrap(), ReloadOutcome::Active(false));
+    assert_eq!(scan(&app).await.unwrap(), ReloadOutcome::Active(false));
     let admin = app.admin().await;
     let before = version(&admin).await;
     let names = [
@@ -484,34 +484,34 @@ async fn a_file_that_cannot_be_read_is_named() {
         ("a directory", |path| std::fs::create_dir(path).unwrap()),
         ("not text", |path| std::fs::write(path, b"\xff\xfe").unwrap()),
     ];
-    let files = Files::new();
-    let app = files.serve_with(guarded).await;
+    let files = PolicyFiles::new();
+    let app = files.serve_with(use_guarded_reload).await;
     for (what, damage) in damages {
-        damage(&files.at("policies/more.cedar"));
+        damage(&files.path("policies/more.cedar"));
         let error = start_error(&app.config, &app).await.unwrap_or_else(|| panic!("{what}: it has started"));
         assert!(error.contains("more.cedar"), "{what}: {error}");
-        let path = files.at("policies/more.cedar");
+        let path = files.path("policies/more.cedar");
         if path.is_dir() { std::fs::remove_dir(path).unwrap() } else { std::fs::remove_file(path).unwrap() }
     }
 }
 
 /// Waits until a running service has this value in its readiness answer.
-async fn until_ready(base: &str, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
-    let begun = Instant::now();
+async fn wait_for_readiness(base: &str, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+    let started = Instant::now();
     loop {
         let ready = client(base).get("/health/ready").await.expect(StatusCode::OK);
         if is_so(&ready) {
             return ready;
         }
-        assert!(begun.elapsed() < PATIENCE, "{what}: {ready}");
+        assert!(started.elapsed() < TIMEOUT, "{what}: {ready}");
         tokio::task::yield_now().await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_version_is_confirmed_at_the_terminal() {
-    let (database, files) = (Database::new().await, Files::new());
-    let [policies, schema] = ["policies", "schema"].map(|name| files.at(name).display().to_string());
+async fn the_cli_confirms_a_version() {
+    let (database, files) = (Database::new().await, PolicyFiles::new());
+    let [policies, schema] = ["policies", "schema"].map(|name| files.path(name).display().to_string());
     let settings = [
         ("CEDARGATE_DATABASE_URL", database.url.as_str()),
         ("CEDARGATE_ADMIN_PASSWORD", PASSWORD),
@@ -529,20 +529,21 @@ async fn a_version_is_confirmed_at_the_terminal() {
     let tenancy = read(&files, "policies/tenancy.cedar");
 
     let running = block_in_place(|| serve_with(&database, &settings));
-    std::fs::remove_file(files.at("policies/tenancy.cedar")).unwrap();
-    let ready = until_ready(&running.base, "it is pending", |ready| !ready["policyPending"].is_null()).await;
+    std::fs::remove_file(files.path("policies/tenancy.cedar")).unwrap();
+    let ready =
+        wait_for_readiness(&running.base, "it is pending", |ready| !ready["policyPending"].is_null()).await;
     let pending = ready["policyPending"]["version"].as_str().unwrap();
     let (code, error) = confirm("0123456789abcdef");
     assert!(code == Some(1) && error.contains(pending), "{error}");
     assert_eq!(confirm(pending), (Some(0), String::new()));
-    until_ready(&running.base, "it is active", |ready| ready["policyVersion"] == pending).await;
+    wait_for_readiness(&running.base, "it is active", |ready| ready["policyVersion"] == pending).await;
     files.write("policies/tenancy.cedar", &tenancy);
-    until_ready(&running.base, "it is restored", |ready| ready["policyVersion"] != pending).await;
-    let log = block_in_place(|| running.end());
+    wait_for_readiness(&running.base, "it is restored", |ready| ready["policyVersion"] != pending).await;
+    let log = block_in_place(|| running.stop());
     assert!(log.contains("need a confirmation") && log.contains("tenancy"), "{log}");
 
     // A start that nobody has confirmed.
-    std::fs::remove_file(files.at("policies/tenancy.cedar")).unwrap();
+    std::fs::remove_file(files.path("policies/tenancy.cedar")).unwrap();
     let (code, error) = command(&[]);
     assert!(
         code == Some(1) && error.contains(&format!("cedargate policy reload --confirm {pending}")),
@@ -550,5 +551,5 @@ async fn a_version_is_confirmed_at_the_terminal() {
     );
     assert_eq!(confirm(pending), (Some(0), String::new()));
     let running = block_in_place(|| serve_with(&database, &settings));
-    until_ready(&running.base, "it is active", |ready| ready["policyVersion"] == pending).await;
+    wait_for_readiness(&running.base, "it is active", |ready| ready["policyVersion"] == pending).await;
 }

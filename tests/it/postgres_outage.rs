@@ -2,8 +2,8 @@
 
 use crate::cluster::Cluster;
 use crate::command_line::client;
-use crate::processes::{PATIENCE, known_at, log_in, serve_with};
-use crate::running::signal;
+use crate::lifecycle::send_signal;
+use crate::multi_process::{TIMEOUT, cached_client, log_in, serve_with};
 use crate::support::{ADMIN, Client, Database, PASSWORD, TestApp};
 use futures_util::future::join_all;
 use reqwest::StatusCode;
@@ -16,7 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 /// An outage is answered within a second; a busy machine may take longer.
-const PROMPT: Duration = Duration::from_millis(2_500);
+const PROMPT_RESPONSE: Duration = Duration::from_millis(2_500);
 
 /// A TCP proxy that accepts connections and forwards nothing while it is silent. Connections from that time stay silent.
 struct Relay {
@@ -25,7 +25,7 @@ struct Relay {
 }
 
 impl Relay {
-    async fn to(port: u16) -> Self {
+    async fn start_to(port: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let is_silent = watch::Sender::new(false);
@@ -64,47 +64,47 @@ async fn expect_unavailable(app: &TestApp, admin: &Client) -> Duration {
     let login = || async {
         app.anonymous().post("/v2/auth/token", json!({ "email": ADMIN, "password": PASSWORD })).await
     };
-    let begun = Instant::now();
+    let started = Instant::now();
     let list = admin.get("/v2/forms").await;
-    let first = begun.elapsed();
+    let first = started.elapsed();
     list.expect_problem(503, "database_unavailable");
     assert_eq!(list.header("retry-after"), "1");
-    assert!(first < PROMPT, "{first:?}");
+    assert!(first < PROMPT_RESPONSE, "{first:?}");
     // From now on nobody waits.
-    let begun = Instant::now();
+    let started = Instant::now();
     app.anonymous().get("/health/ready").await.expect_problem(503, "database_unavailable");
     login().await.expect_problem(503, "database_unavailable");
     admin.post("/v2/forms", json!({ "name": "form" })).await.expect_problem(503, "database_unavailable");
-    assert!(begun.elapsed() < PROMPT, "{:?}", begun.elapsed());
+    assert!(started.elapsed() < PROMPT_RESPONSE, "{:?}", started.elapsed());
     first
 }
 
 /// Waits until the service answers again, and returns how long that took.
-async fn until_available(app: &TestApp, admin: &Client) -> Duration {
-    let begun = Instant::now();
+async fn wait_until_available(app: &TestApp, admin: &Client) -> Duration {
+    let started = Instant::now();
     for path in ["/health/ready", "/v2/forms"] {
         while admin.get(path).await.status != StatusCode::OK {
-            assert!(begun.elapsed() < PATIENCE, "{path}: it does not recover");
+            assert!(started.elapsed() < TIMEOUT, "{path}: it does not recover");
         }
     }
-    let recovered = begun.elapsed();
+    let recovered = started.elapsed();
     admin.post("/v2/forms", json!({ "name": "form" })).await.expect(StatusCode::CREATED);
     app.admin().await;
     recovered
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_silent_frozen_or_stopped_server_is_answered_at_once_and_recovered_from() {
+async fn requests_fail_fast_and_recover_from_a_silent_frozen_or_stopped_server() {
     if std::env::var("TEST_POSTGRES_URL").is_err() {
         return;
     }
     let server = Cluster::new();
-    let relay = Relay::to(server.port()).await;
+    let relay = Relay::start_to(server.port()).await;
     let url = server.url.replace(&format!(":{}/", server.port()), &format!(":{}/", relay.address.port()));
-    let app = TestApp::on(database_at(url)).await;
+    let app = TestApp::start_on(database_at(url)).await;
     let admin = app.admin().await;
     for how in ["silent", "frozen", "stopped"] {
-        until_available(&app, &admin).await;
+        wait_until_available(&app, &admin).await;
         // Connections that the outage hits idle, and more of them than one.
         join_all((0..8).map(|_| admin.get("/v2/forms"))).await;
         match how {
@@ -118,7 +118,7 @@ async fn a_silent_frozen_or_stopped_server_is_answered_at_once_and_recovered_fro
             "frozen" => server.signal("-CONT"),
             _ => server.start(),
         }
-        let recovered = until_available(&app, &admin).await;
+        let recovered = wait_until_available(&app, &admin).await;
         println!("{how}: refused after {refused:?}, recovered after {recovered:?}");
     }
 }
@@ -137,19 +137,19 @@ async fn unlock(connection: DatabaseConnection) {
 }
 
 /// Waits until so many sessions of this database wait for a lock.
-async fn until_waiting(url: &str, sessions: i64) {
+async fn wait_for_lock_waiters(url: &str, sessions: i64) {
     let waiting = "SELECT COUNT(*) FROM pg_stat_activity \
                    WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    let begun = Instant::now();
-    while crate::processes::count(url, waiting).await < sessions {
-        assert!(begun.elapsed() < PATIENCE, "nobody waits for the lock");
+    let started = Instant::now();
+    while crate::multi_process::count(url, waiting).await < sessions {
+        assert!(started.elapsed() < TIMEOUT, "nobody waits for the lock");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_locked_table_costs_its_own_requests_a_503_and_no_other_request() {
+async fn a_locked_table_fails_only_the_requests_that_need_it() {
     for (lock_timeout, statement_timeout) in [(1_000, 60_000), (60_000, 1_000)] {
-        let app = TestApp::with(|config| {
+        let app = TestApp::start_with(|config| {
             config.database_lock_timeout_ms = lock_timeout;
             config.database_statement_timeout_ms = statement_timeout;
         })
@@ -159,100 +159,100 @@ async fn a_locked_table_costs_its_own_requests_a_503_and_no_other_request() {
         }
         let admin = app.admin().await;
         // More blocked reads than there are connections for reads.
-        let held = lock(app.url(), "LOCK TABLE forms IN ACCESS EXCLUSIVE MODE").await;
+        let lock_holder = lock(app.url(), "LOCK TABLE forms IN ACCESS EXCLUSIVE MODE").await;
         let blocked = tokio::spawn({
             let admin = admin.clone();
             async move { join_all((0..8).map(|_| admin.get("/v2/forms"))).await }
         });
-        until_waiting(app.url(), 2).await;
+        wait_for_lock_waiters(app.url(), 2).await;
         app.anonymous().get("/health/ready").await.expect(StatusCode::OK);
         for reply in blocked.await.unwrap() {
             reply.expect_problem(503, "database_unavailable");
         }
-        unlock(held).await;
+        unlock(lock_holder).await;
         admin.get("/v2/forms").await.expect(StatusCode::OK);
 
         // More blocked units of work than there are connections for them.
-        let held = lock(app.url(), "LOCK TABLE audit IN SHARE MODE").await;
+        let lock_holder = lock(app.url(), "LOCK TABLE audit IN SHARE MODE").await;
         let blocked = tokio::spawn({
             let admin = admin.clone();
-            let make = move |at| {
-                let (admin, body) = (admin.clone(), json!({ "email": format!("user{at}@example.com") }));
+            let make = move |index| {
+                let (admin, body) = (admin.clone(), json!({ "email": format!("user{index}@example.com") }));
                 async move { admin.post("/v2/users", body).await }
             };
             async move { join_all((0..8).map(make)).await }
         });
-        until_waiting(app.url(), 2).await;
+        wait_for_lock_waiters(app.url(), 2).await;
         app.anonymous().get("/health/ready").await.expect(StatusCode::OK);
         admin.get("/v2/forms").await.expect(StatusCode::OK);
         for reply in blocked.await.unwrap() {
             reply.expect_problem(503, "database_unavailable");
         }
-        unlock(held).await;
+        unlock(lock_holder).await;
         admin.post("/v2/users", json!({ "email": "user@example.com" })).await.expect(StatusCode::CREATED);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replica_that_freezes_while_it_appends_to_the_audit_log_blocks_no_other() {
+async fn a_replica_frozen_during_an_audit_append_blocks_no_other_replica() {
     let database = Database::new().await;
     if database.server.is_none() {
         return;
     }
     let (frozen, other) = (serve_with(&database, &[]), serve_with(&database, &[]));
     let tokens = log_in(&other.base, ADMIN).await;
-    let admin = known_at(&other.base, tokens["token"].as_str().unwrap()).await;
+    let admin = cached_client(&other.base, tokens["token"].as_str().unwrap()).await;
 
     // The replica waits for the table in the middle of its append, with the lock of the audit log.
-    let held = lock(&database.url, "LOCK TABLE audit IN SHARE MODE").await;
+    let lock_holder = lock(&database.url, "LOCK TABLE audit IN SHARE MODE").await;
     let base = frozen.base.clone();
     let login = tokio::spawn(async move {
         client(&base).post("/v2/auth/token", json!({ "email": ADMIN, "password": PASSWORD })).await
     });
-    until_waiting(&database.url, 1).await;
-    signal("-STOP", frozen.id());
-    unlock(held).await;
-    let begun = Instant::now();
+    wait_for_lock_waiters(&database.url, 1).await;
+    send_signal("-STOP", frozen.id());
+    unlock(lock_holder).await;
+    let started = Instant::now();
     let email = "user@example.com";
     let body = json!({ "email": email, "password": PASSWORD });
     admin.post("/v2/users", body).await.expect(StatusCode::CREATED);
     log_in(&other.base, email).await;
     admin.get("/v2/forms").await.expect(StatusCode::OK);
-    let appended = begun.elapsed();
+    let appended = started.elapsed();
     assert!(appended < Duration::from_secs(5), "{appended:?}");
 
     // What it had begun was committed.
-    signal("-CONT", frozen.id());
+    send_signal("-CONT", frozen.id());
     login.await.unwrap().expect(StatusCode::OK);
     println!("another replica appended after {appended:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replica_that_freezes_with_a_row_lock_loses_it_after_the_idle_timeout() {
+async fn a_replica_frozen_with_a_row_lock_loses_it_after_the_idle_timeout() {
     let database = Database::new().await;
     if database.server.is_none() {
         return;
     }
     let (frozen, other) = (serve_with(&database, &[]), serve_with(&database, &[]));
     let tokens = log_in(&other.base, ADMIN).await;
-    let admin = known_at(&other.base, tokens["token"].as_str().unwrap()).await;
-    let there = known_at(&frozen.base, tokens["token"].as_str().unwrap()).await;
+    let admin = cached_client(&other.base, tokens["token"].as_str().unwrap()).await;
+    let there = cached_client(&frozen.base, tokens["token"].as_str().unwrap()).await;
     let id = admin.post("/v2/forms", json!({ "name": "form" })).await.id();
     let path = format!("/v2/forms/{id}");
 
-    let held = lock(&database.url, &format!("SELECT 1 FROM forms WHERE id = '{id}' FOR UPDATE")).await;
+    let lock_holder = lock(&database.url, &format!("SELECT 1 FROM forms WHERE id = '{id}' FOR UPDATE")).await;
     let change = tokio::spawn({
         let path = path.clone();
         async move { there.patch(&path, json!({ "name": "frozen" })).await }
     });
-    until_waiting(&database.url, 1).await;
-    signal("-STOP", frozen.id());
-    unlock(held).await;
-    let begun = Instant::now();
+    wait_for_lock_waiters(&database.url, 1).await;
+    send_signal("-STOP", frozen.id());
+    unlock(lock_holder).await;
+    let started = Instant::now();
     admin.patch(&path, json!({ "name": "other" })).await.expect(StatusCode::OK);
-    let changed = begun.elapsed();
+    let changed = started.elapsed();
     assert!(changed < Duration::from_secs(5), "{changed:?}");
-    signal("-CONT", frozen.id());
+    send_signal("-CONT", frozen.id());
     change.await.unwrap().expect_problem(503, "database_unavailable");
     assert_eq!(admin.get(&path).await.expect(StatusCode::OK)["name"], "other");
     println!("another replica changed the row after {changed:?}");

@@ -1,8 +1,8 @@
 //! PostgreSQL behind the real PgBouncer in transaction mode.
 
 use crate::cluster::is_root;
-use crate::command_line::{Running, run, text};
-use crate::processes::{PATIENCE, count, known_at, log_in, serve_with};
+use crate::command_line::{RunningService, run, text};
+use crate::multi_process::{TIMEOUT, cached_client, count, log_in, serve_with};
 use crate::support::{ADMIN, Client, Database};
 use futures_util::future::join_all;
 use reqwest::StatusCode;
@@ -51,9 +51,9 @@ impl Pooler {
             command.args(["-u", "postgres"]);
         }
         let child = command.spawn().expect("pgbouncer is needed: apt-get install pgbouncer");
-        let begun = Instant::now();
+        let started = Instant::now();
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(begun.elapsed() < PATIENCE, "PgBouncer does not start");
+            assert!(started.elapsed() < TIMEOUT, "PgBouncer does not start");
             std::thread::yield_now();
         }
         Self { child, port, _directory: directory }
@@ -61,12 +61,13 @@ impl Pooler {
 }
 
 /// Writes and reads at both replicas at the same time, and checks the audit log.
-async fn use_both(services: [&Running; 2]) -> [Client; 2] {
+async fn exercise_both(services: [&RunningService; 2]) -> [Client; 2] {
     let tokens = log_in(&services[0].base, ADMIN).await;
     let token = tokens["token"].as_str().unwrap();
-    let admins = [known_at(&services[0].base, token).await, known_at(&services[1].base, token).await];
-    let work = async |at: usize| {
-        let (here, there) = (&admins[at % 2], &admins[(at + 1) % 2]);
+    let admins =
+        [cached_client(&services[0].base, token).await, cached_client(&services[1].base, token).await];
+    let work = async |index: usize| {
+        let (here, there) = (&admins[index % 2], &admins[(index + 1) % 2]);
         let id = here.post("/v2/forms", json!({ "name": "form" })).await.id();
         let path = format!("/v2/forms/{id}");
         for name in ["one", "two"] {
@@ -74,17 +75,17 @@ async fn use_both(services: [&Running; 2]) -> [Client; 2] {
             here.patch(&path, json!({ "name": name })).await.expect(StatusCode::OK);
             here.get("/v2/forms").await.expect(StatusCode::OK);
         }
-        let body = json!({ "email": format!("user{at}-{id}@example.com") });
+        let body = json!({ "email": format!("user{index}-{id}@example.com") });
         here.post("/v2/users", body).await.expect(StatusCode::CREATED);
         log_in(&there.base, ADMIN).await;
         path
     };
     for path in join_all((0..12).map(work)).await {
         for admin in &admins {
-            let begun = Instant::now();
+            let started = Instant::now();
             // Where notifications are received, the other replica may see a change a moment later.
             while admin.get(&path).await.expect(StatusCode::OK)["name"] != "two" {
-                assert!(begun.elapsed() < PATIENCE, "{path} is stale");
+                assert!(started.elapsed() < TIMEOUT, "{path} is stale");
             }
         }
     }
@@ -111,34 +112,34 @@ async fn replicas_start_and_work_behind_a_pooler_in_transaction_mode() {
                 .map(|started| started.join().unwrap())
         });
         let [one, two] = &services;
-        use_both([one, two]).await;
+        exercise_both([one, two]).await;
         let settings = [("CEDARGATE_DATABASE_URL", pooled.as_str())];
         let verified = block_in_place(|| run(database.directory.path(), &settings, &["audit", "verify"]));
         assert!(verified.status.success(), "{}", text(&verified.stderr));
         for service in services {
-            let log = service.end();
+            let log = service.stop();
             assert!(log.contains("CEDARGATE_DATABASE_LISTEN_URL"), "{log}");
         }
 
         // With an address for notifications the row cache works.
         let listening = [("CEDARGATE_DATABASE_LISTEN_URL", direct.as_str())];
         let services = [serve(&listening), serve(&listening)];
-        use_both([&services[0], &services[1]]).await;
+        exercise_both([&services[0], &services[1]]).await;
         let listeners = format!(
             "SELECT COUNT(*) FROM pg_stat_activity WHERE datname = '{name}' AND application_name = 'cedargate' \
              AND (query LIKE 'LISTEN%' OR query = 'SELECT 1')"
         );
         assert!(count(&direct, &listeners).await >= 2);
         for service in services {
-            let log = service.end();
+            let log = service.stop();
             assert!(!log.contains("row cache is off"), "{log}");
         }
 
         // The pooler itself is no such address.
         let service = serve(&[("CEDARGATE_DATABASE_LISTEN_URL", pooled.as_str())]);
-        let begun = Instant::now();
+        let started = Instant::now();
         while !service.log().contains("CEDARGATE_DATABASE_LISTEN_URL is the address of a connection pooler") {
-            assert!(begun.elapsed() < PATIENCE, "{}", service.log());
+            assert!(started.elapsed() < TIMEOUT, "{}", service.log());
             tokio::task::yield_now().await;
         }
     }

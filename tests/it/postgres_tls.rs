@@ -2,12 +2,12 @@
 
 use crate::cluster::Cluster;
 use crate::command_line::{run, text};
-use crate::processes::{count, known_at, log_in, serve_with};
-use crate::running::certificate;
+use crate::lifecycle::create_certificate;
+use crate::multi_process::{cached_client, count, log_in, serve_with};
 use crate::support::{ADMIN, Database};
 use cedargate::config::Config;
 use cedargate::store::Store;
-use cedargate::values::Clock;
+use cedargate::types::Clock;
 use reqwest::StatusCode;
 use serde_json::json;
 use std::path::Path;
@@ -24,8 +24,8 @@ fn openssl(directory: &Path, arguments: &str) {
 
 /// The options of a server with TLS: a certificate for localhost, and an authority for client certificates.
 fn with_tls(directory: &Path) -> Vec<String> {
-    certificate(directory, "server");
-    certificate(directory, "other");
+    create_certificate(directory, "server");
+    create_certificate(directory, "other");
     // A client certificate for the user, from an authority of its own.
     openssl(
         directory,
@@ -57,11 +57,11 @@ async fn open(url: &str) -> Result<Store, String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_are_encrypted_and_verified_as_the_address_says() {
+async fn connections_are_encrypted_and_verified_as_the_url_says() {
     if !runs_on_postgres() {
         return;
     }
-    let server = Cluster::with(with_tls);
+    let server = Cluster::start_with(with_tls);
     let (port, file) = (server.port(), |name: &str| server.directory().join(name).display().to_string());
     let (trusted, other) = (file("server.pem"), file("other.pem"));
     let client = format!("sslcert={}&sslkey={}", file("client.pem"), file("client.key"));
@@ -117,7 +117,7 @@ async fn the_service_runs_on_a_server_that_permits_tls_only_and_on_a_socket() {
     if !runs_on_postgres() {
         return;
     }
-    let server = Cluster::with(with_tls);
+    let server = Cluster::start_with(with_tls);
     server.set_access("local all all trust\nhostssl all all all trust\n").await;
     let socket = format!(
         "postgres:///postgres?host={}&port={}&user=cedargate",
@@ -131,7 +131,7 @@ async fn the_service_runs_on_a_server_that_permits_tls_only_and_on_a_socket() {
         let database = Database { url, directory, server: None };
         let running = serve_with(&database, &[]);
         let tokens = log_in(&running.base, ADMIN).await;
-        let admin = known_at(&running.base, tokens["token"].as_str().unwrap()).await;
+        let admin = cached_client(&running.base, tokens["token"].as_str().unwrap()).await;
         admin.post("/v2/forms", json!({ "name": "form" })).await.expect(StatusCode::CREATED);
         // Also the connection that receives notifications.
         let sessions = |what: &str| {
@@ -144,7 +144,7 @@ async fn the_service_runs_on_a_server_that_permits_tls_only_and_on_a_socket() {
             assert_eq!(count(&socket, &sessions("NOT ssl")).await, 0);
             assert!(count(&socket, &sessions("query LIKE 'LISTEN%' OR query = 'SELECT 1'")).await > 0);
         }
-        let log = running.end();
+        let log = running.stop();
         assert!(!log.contains("row cache is off"), "{log}");
     }
 }

@@ -1,6 +1,6 @@
 //! Forward authentication behind real proxies: nginx, Envoy and Caddy, each with the configuration of its example.
 
-use crate::forward::raw;
+use crate::forward::send_raw_request;
 use crate::support::{Client, TestApp, project_file};
 use actix_web::{HttpRequest, HttpResponse, HttpServer, web};
 use cedargate::authz::Scope;
@@ -13,13 +13,13 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum ProxyKind {
     Nginx,
     Envoy,
     Caddy,
 }
 
-impl Kind {
+impl ProxyKind {
     /// The configuration. In it, 8000 is the port of the proxy, 8080 that of Cedargate, and 9000 that of the service.
     fn example(self) -> &'static str {
         match self {
@@ -76,7 +76,7 @@ impl Drop for Proxy {
 
 impl Proxy {
     /// Starts a proxy with its example's configuration between Cedargate and a service.
-    fn start(kind: Kind, directory: &Path, cedargate: &str, service: &str) -> Self {
+    fn start(kind: ProxyKind, directory: &Path, cedargate: &str, service: &str) -> Self {
         let example = std::fs::read_to_string(project_file(kind.example())).unwrap();
         let port = |base: &str| base.rsplit(':').next().unwrap().to_owned();
         let file = Path::new(kind.example()).file_name().unwrap().to_str().unwrap();
@@ -98,10 +98,10 @@ impl Proxy {
 
     /// Starts nginx with a configuration for the address where it listens.
     pub(crate) fn nginx(directory: &Path, configuration: impl Fn(&str) -> String) -> Self {
-        Self::run(Kind::Nginx, directory, "nginx.conf", configuration)
+        Self::run(ProxyKind::Nginx, directory, "nginx.conf", configuration)
     }
 
-    fn run(kind: Kind, directory: &Path, file: &str, configuration: impl Fn(&str) -> String) -> Self {
+    fn run(kind: ProxyKind, directory: &Path, file: &str, configuration: impl Fn(&str) -> String) -> Self {
         let log = directory.join("proxy.log");
         // Another process may take the port before the proxy does: then it gets another one.
         for _ in 0..5 {
@@ -167,8 +167,8 @@ const SPOOFED: [(&str, &str); 12] = [
     ("X-Forwarded-Uri", "/public/x"),
 ];
 
-async fn sends_on_what_is_permitted_and_says_who_sent_it(kind: Kind) {
-    let app = TestApp::with(|config| {
+async fn forwards_permitted_requests_with_identity(kind: ProxyKind) {
+    let app = TestApp::start_with(|config| {
         config.forward_routes = Some(project_file("examples/nginx/routes.toml"));
         config.cors_origins = vec!["https://app.example.com".into()];
     })
@@ -178,9 +178,9 @@ async fn sends_on_what_is_permitted_and_says_who_sent_it(kind: Kind) {
     let through = |client: &Client| Client { base: proxy.base.clone(), ..client.clone() };
     let (anonymous, admin) = (through(&app.anonymous()), app.admin().await);
     let guest = app.user(Scope::Guest).await;
-    let (_, stranger) = app.tenant("tenant").await;
+    let (_, tenant_admin) = app.tenant("tenant").await;
     let conversation = admin.post("/v2/conversations", json!({})).await.id();
-    let (admin, guest, stranger) = (through(&admin), through(&guest), through(&stranger));
+    let (admin, guest, tenant_admin) = (through(&admin), through(&guest), through(&tenant_admin));
     let file = format!("/files/{conversation}/a%20b.txt?version=2");
 
     for spoofed in [&[] as &[_], &SPOOFED] {
@@ -193,7 +193,9 @@ async fn sends_on_what_is_permitted_and_says_who_sent_it(kind: Kind) {
         let refused = anonymous.send(Method::GET, &file, spoofed, None).await;
         assert_eq!(refused.status, StatusCode::UNAUTHORIZED);
         assert_eq!(refused.header("www-authenticate"), "Bearer");
-        for (client, method) in [(&stranger, Method::GET), (&guest, Method::PUT), (&admin, Method::DELETE)] {
+        for (client, method) in
+            [(&tenant_admin, Method::GET), (&guest, Method::PUT), (&admin, Method::DELETE)]
+        {
             let refused = client.send(method.clone(), &file, spoofed, None).await;
             assert_eq!(refused.status, StatusCode::FORBIDDEN, "{method}");
         }
@@ -232,12 +234,12 @@ async fn sends_on_what_is_permitted_and_says_who_sent_it(kind: Kind) {
     assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
     assert_eq!(answer.header("access-control-allow-origin"), "");
 
-    refuses_ambiguous_paths(kind, &proxy, &admin, &conversation);
+    rejects_ambiguous_paths(kind, &proxy, &admin, &conversation);
     handle.stop(false).await;
 }
 
 /// Each proxy normalizes such paths in its own way; none of them reaches the service.
-fn refuses_ambiguous_paths(kind: Kind, proxy: &Proxy, admin: &Client, conversation: &str) {
+fn rejects_ambiguous_paths(kind: ProxyKind, proxy: &Proxy, admin: &Client, conversation: &str) {
     for path in [
         format!("/public/../files/{conversation}/a"),
         format!("/public/..%2ffiles/{conversation}/a"),
@@ -250,7 +252,8 @@ fn refuses_ambiguous_paths(kind: Kind, proxy: &Proxy, admin: &Client, conversati
     ] {
         let bearer = admin.bearer.clone().unwrap();
         let head = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n");
-        let (status, answer) = raw(&proxy.base, &format!("{head}Authorization: Bearer {bearer}\r\n\r\n"));
+        let (status, answer) =
+            send_raw_request(&proxy.base, &format!("{head}Authorization: Bearer {bearer}\r\n\r\n"));
         assert!((400..=404).contains(&status), "{kind:?} {path}: {answer}");
         assert!(!answer.to_lowercase().contains("x-service"), "{kind:?} {path}: {answer}");
     }
@@ -258,16 +261,16 @@ fn refuses_ambiguous_paths(kind: Kind, proxy: &Proxy, admin: &Client, conversati
 
 // The proxies wait for the service, and threads of the tests for the proxies.
 #[tokio::test(flavor = "multi_thread")]
-async fn nginx_sends_on_what_is_permitted_and_says_who_sent_it() {
-    sends_on_what_is_permitted_and_says_who_sent_it(Kind::Nginx).await;
+async fn nginx_forwards_permitted_requests_with_identity() {
+    forwards_permitted_requests_with_identity(ProxyKind::Nginx).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn envoy_sends_on_what_is_permitted_and_says_who_sent_it() {
-    sends_on_what_is_permitted_and_says_who_sent_it(Kind::Envoy).await;
+async fn envoy_forwards_permitted_requests_with_identity() {
+    forwards_permitted_requests_with_identity(ProxyKind::Envoy).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn caddy_sends_on_what_is_permitted_and_says_who_sent_it() {
-    sends_on_what_is_permitted_and_says_who_sent_it(Kind::Caddy).await;
+async fn caddy_forwards_permitted_requests_with_identity() {
+    forwards_permitted_requests_with_identity(ProxyKind::Caddy).await;
 }

@@ -1,7 +1,7 @@
 //! Random bodies and query strings: whatever comes, the service answers, and never with a failure of its own.
 
-use crate::bad_input::things;
-use crate::resources::{NOBODY, make};
+use crate::bad_input::create_resources;
+use crate::resources::{UNKNOWN_ID, create_resource};
 use crate::support::TestApp;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
@@ -18,7 +18,7 @@ fn any_json() -> impl Strategy<Value = Value> {
         any::<f64>().prop_map(Value::from),
         any::<String>().prop_map(Value::from),
         prop::sample::select(vec![
-            NOBODY,
+            UNKNOWN_ID,
             "me",
             "admin",
             "active",
@@ -89,7 +89,10 @@ fn any_name() -> impl Strategy<Value = String> {
 }
 
 /// Runs `one` on many values of a strategy.
-async fn throw<T: std::fmt::Debug>(values: impl Strategy<Value = T>, mut one: impl AsyncFnMut(T)) {
+async fn for_random_values<T: std::fmt::Debug>(
+    values: impl Strategy<Value = T>,
+    mut one: impl AsyncFnMut(T),
+) {
     // The same ones in every run; `PROPTEST_CASES` says how many.
     let mut runner = TestRunner::deterministic();
     for _ in 0..ProptestConfig::default().cases {
@@ -99,27 +102,27 @@ async fn throw<T: std::fmt::Debug>(values: impl Strategy<Value = T>, mut one: im
 }
 
 #[tokio::test]
-async fn no_body_makes_the_service_fail() {
+async fn random_bodies_cause_no_server_error() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
-    let conversation = make(&admin, "/v2/conversations", json!({})).await;
+    let conversation = create_resource(&admin, "/v2/conversations", json!({})).await;
     let mut targets = vec![
         (Method::POST, "/v2/auth/token".to_owned()),
         (Method::POST, "/v2/authorize".to_owned()),
         (Method::POST, "/v2/users/me/keys".to_owned()),
         (Method::POST, format!("/v2/conversations/{conversation}/messages")),
     ];
-    for (path, thing, _) in things(&admin).await {
+    for (path, resource_path, _) in create_resources(&admin).await {
         targets.push((Method::POST, path.to_owned()));
-        targets.push((Method::PATCH, thing));
+        targets.push((Method::PATCH, resource_path));
     }
     let bodies = prop_oneof![
         1 => any_json(),
         4 => prop::collection::hash_map(any_name(), any_json(), 0..6)
             .prop_map(|fields| Value::Object(fields.into_iter().collect())),
     ];
-    throw((0..targets.len(), bodies), async |(at, body)| {
-        let (method, path) = &targets[at];
+    for_random_values((0..targets.len(), bodies), async |(index, body)| {
+        let (method, path) = &targets[index];
         let reply = admin.call(method.clone(), path, Some(body.clone())).await;
         assert!(!reply.status.is_server_error(), "{method} {path} {body}: {}", reply.text);
         if reply.status.is_client_error() {
@@ -131,22 +134,23 @@ async fn no_body_makes_the_service_fail() {
 }
 
 #[tokio::test]
-async fn no_query_string_makes_the_service_fail() {
+async fn random_query_strings_cause_no_server_error() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
-    let mut paths: Vec<String> = things(&admin).await.into_iter().map(|(path, ..)| path.to_owned()).collect();
+    let mut paths: Vec<String> =
+        create_resources(&admin).await.into_iter().map(|(path, ..)| path.to_owned()).collect();
     // The filters of the audit trail come up as often as those of all others together.
     paths.extend(std::iter::repeat_n("/v2/audit".to_owned(), paths.len()));
     paths.push("/v2/auth/token".into());
     let value = prop_oneof![any::<String>(), any_json().prop_map(|value| value.to_string()), any_name()];
     let pairs = prop::collection::vec((any_name(), value), 0..4);
     let raw = "[ -~]{0,30}";
-    throw((0..paths.len(), pairs, raw), async |(at, pairs, raw)| {
+    for_random_values((0..paths.len(), pairs, raw), async |(index, pairs, raw)| {
         let mut url = reqwest::Url::parse("http://host").unwrap();
         url.query_pairs_mut().extend_pairs(&pairs);
         for query in [url.query().unwrap_or_default(), &raw.replace('#', "%23")] {
-            let reply = admin.get(&format!("{}?{query}", paths[at])).await;
-            assert!(!reply.status.is_server_error(), "{} {query}: {}", paths[at], reply.text);
+            let reply = admin.get(&format!("{}?{query}", paths[index])).await;
+            assert!(!reply.status.is_server_error(), "{} {query}: {}", paths[index], reply.text);
             if reply.status.is_client_error() {
                 let code = reply.json["code"].as_str().unwrap_or_default().to_owned();
                 reply.expect_problem(reply.status.as_u16(), &code);

@@ -15,7 +15,7 @@ fn directives(text: &str) -> Vec<&str> {
 }
 
 #[test]
-fn what_the_readme_shows_of_nginx_is_in_the_example() {
+fn the_nginx_snippet_of_the_readme_matches_the_example() {
     let read = |name: &str| std::fs::read_to_string(project_file(name)).unwrap();
     let (readme, example) = (read("README.md"), read("examples/nginx/nginx.conf"));
     let shown = readme.split("```nginx\n").nth(1).unwrap().split("```").next().unwrap();
@@ -33,7 +33,7 @@ fn what_the_readme_shows_of_nginx_is_in_the_example() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_first_session_goes_as_the_readme_says() {
+async fn the_quick_start_of_the_readme_works_as_documented() {
     let app = TestApp::start().await;
     let readme = std::fs::read_to_string(project_file("README.md")).unwrap();
     assert!(readme.contains(&format!("CEDARGATE_ADMIN_PASSWORD={PASSWORD} cargo run")));

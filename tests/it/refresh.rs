@@ -1,14 +1,14 @@
 //! Refreshing: who may spend a refresh token, and how often (decisions 7 to 9).
 
 use crate::support::{ADMIN, Client, PASSWORD, Reply, TestApp};
-use crate::tokens::{TRY_A_REFRESH, email, present};
+use crate::tokens::{REFRESHABLE_ERRORS, email, request_token};
 use cedargate::authz::Scope;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 /// Refreshes as the seed does after the expiry: as nobody, with the refresh token and the email.
 pub(crate) async fn refresh(app: &TestApp, token: &str, client_id: &str) -> Reply {
-    present(app, json!({ "refreshToken": token, "clientId": client_id })).await
+    request_token(app, json!({ "refreshToken": token, "clientId": client_id })).await
 }
 
 /// Refreshes as the seed does before the expiry: with the bearer.
@@ -22,25 +22,25 @@ pub(crate) fn refresh_token(tokens: &Value) -> String {
 
 /// Checks that a refresh failed, and in a way that does not make a client try another one.
 #[track_caller]
-pub(crate) fn expect_refused(reply: &Reply) {
+pub(crate) fn expect_refresh_rejected(reply: &Reply) {
     reply.expect_problem(401, "invalid_refresh_token");
     assert_eq!(reply.json["error"]["message"], "Invalid refresh token");
 }
 
 #[tokio::test]
-async fn a_spent_refresh_token_is_refused() {
+async fn a_used_refresh_token_is_rejected() {
     let app = TestApp::start().await;
     let first = refresh_token(&app.log_in(ADMIN).await);
     let second = refresh_token(&refresh(&app, &first, ADMIN).await.expect(StatusCode::OK));
     assert_ne!(first, second);
     // Long enough after, so that it is no retry of one who lost the answer.
     app.clock.advance(31_000);
-    expect_refused(&refresh(&app, &first, ADMIN).await);
-    expect_refused(&refresh_as(&app.admin().await, &first).await);
+    expect_refresh_rejected(&refresh(&app, &first, ADMIN).await);
+    expect_refresh_rejected(&refresh_as(&app.admin().await, &first).await);
 }
 
 #[tokio::test]
-async fn each_refresh_gives_the_next_token_of_a_chain() {
+async fn every_refresh_returns_a_new_refresh_token() {
     let app = TestApp::start().await;
     let mut tokens = app.log_in(ADMIN).await;
     let mut seen = vec![refresh_token(&tokens)];
@@ -61,7 +61,7 @@ async fn a_refresh_with_a_bearer_needs_a_bearer_of_the_same_user() {
     let app = TestApp::start().await;
     let token = refresh_token(&app.log_in(ADMIN).await);
     for other in [Scope::Guest, Scope::Admin] {
-        expect_refused(&refresh_as(&app.user(other).await, &token).await);
+        expect_refresh_rejected(&refresh_as(&app.user(other).await, &token).await);
     }
     let nobody = refresh_as(&app.anonymous(), &token).await;
     assert_eq!(nobody.status, StatusCode::UNAUTHORIZED);
@@ -70,7 +70,7 @@ async fn a_refresh_with_a_bearer_needs_a_bearer_of_the_same_user() {
 }
 
 #[tokio::test]
-async fn a_failed_refresh_never_says_what_makes_a_client_try_a_refresh() {
+async fn a_failed_refresh_does_not_trigger_another_refresh() {
     let app = TestApp::start().await;
     let tokens = app.log_in(ADMIN).await;
     let (bearer, token) = (tokens["token"].as_str().unwrap(), refresh_token(&tokens));
@@ -90,7 +90,7 @@ async fn a_failed_refresh_never_says_what_makes_a_client_try_a_refresh() {
     for reply in &failed {
         assert!([401, 403].contains(&reply.status.as_u16()), "{}", reply.text);
         let message = reply.json["error"]["message"].as_str().unwrap();
-        assert!(!TRY_A_REFRESH.contains(&message), "{}", reply.text);
+        assert!(!REFRESHABLE_ERRORS.contains(&message), "{}", reply.text);
     }
     refresh(&app, &token, ADMIN).await.expect(StatusCode::OK);
 }
@@ -111,13 +111,13 @@ async fn a_refresh_without_a_bearer_ignores_the_authorization_header() {
 }
 
 #[tokio::test]
-async fn a_wrong_client_id_is_refused_and_spends_nothing() {
+async fn a_wrong_client_id_is_rejected_and_does_not_use_the_token() {
     let app = TestApp::start().await;
     let other = email(&app.user(Scope::Admin).await).await;
     let tokens = app.log_in(ADMIN).await;
     let token = refresh_token(&tokens);
     for wrong in ["nobody@example.com", &other, "admin@example.co", "xadmin@example.com"] {
-        expect_refused(&refresh(&app, &token, wrong).await);
+        expect_refresh_rejected(&refresh(&app, &token, wrong).await);
     }
     // The id of the user is not its email.
     let reply = refresh(&app, &token, tokens["user"].as_str().unwrap()).await;
@@ -126,33 +126,33 @@ async fn a_wrong_client_id_is_refused_and_spends_nothing() {
 }
 
 #[tokio::test]
-async fn the_client_id_is_the_email_in_any_letter_case() {
+async fn the_client_id_is_the_email_ignoring_case() {
     let app = TestApp::start().await;
     let token = refresh_token(&app.log_in(ADMIN).await);
     refresh(&app, &token, "ADMIN@Example.COM").await.expect(StatusCode::OK);
 }
 
 #[tokio::test]
-async fn after_a_change_of_the_email_the_client_id_is_the_new_one() {
+async fn changing_the_email_changes_the_client_id() {
     let app = TestApp::start().await;
     let user = app.user(Scope::Agent).await;
     let old = email(&user).await;
     let token = refresh_token(&app.log_in(&old).await);
-    crate::tokens::change(&app, &user.id, json!({ "email": "renamed@example.com" })).await;
-    expect_refused(&refresh(&app, &token, &old).await);
+    crate::tokens::update_user(&app, &user.id, json!({ "email": "renamed@example.com" })).await;
+    expect_refresh_rejected(&refresh(&app, &token, &old).await);
     refresh(&app, &token, "renamed@example.com").await.expect(StatusCode::OK);
 }
 
 #[tokio::test]
-async fn a_refresh_token_is_never_matched_by_a_part_of_it() {
+async fn a_partial_refresh_token_is_rejected() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     let token = refresh_token(&app.log_in(ADMIN).await);
     // As long as the seed's samples, which are cut, and some more.
     for length in [0, 24, 25, 25 + 20, 25 + 36, 25 + 40, 25 + 79] {
-        expect_refused(&refresh(&app, &token[..length], ADMIN).await);
+        expect_refresh_rejected(&refresh(&app, &token[..length], ADMIN).await);
         if length > 0 {
-            expect_refused(&refresh_as(&admin, &token[..length]).await);
+            expect_refresh_rejected(&refresh_as(&admin, &token[..length]).await);
         }
     }
     let (user, secret) = token.split_once('.').unwrap();
@@ -169,30 +169,30 @@ async fn a_refresh_token_is_never_matched_by_a_part_of_it() {
         &other_user,
         "599e1fcd9da1c72645c95886.28167e54e423275c0d948ce2efcaa481d4ab229ea53800502c26adae924a217f924fe2ba343d78ac",
     ] {
-        expect_refused(&refresh(&app, wrong, ADMIN).await);
+        expect_refresh_rejected(&refresh(&app, wrong, ADMIN).await);
     }
     refresh(&app, &token, ADMIN).await.expect(StatusCode::OK);
 }
 
 #[tokio::test]
-async fn a_refresh_token_ends_at_its_expiry() {
-    let app = TestApp::with(|config| config.refresh_ttl = 7 * 86_400).await;
+async fn a_refresh_token_expires() {
+    let app = TestApp::start_with(|config| config.refresh_ttl = 7 * 86_400).await;
     let (early, late) = (app.log_in(ADMIN).await, app.log_in(ADMIN).await);
     app.clock.advance(7 * 86_400_000 - 1);
     let next = refresh(&app, &refresh_token(&early), ADMIN).await.expect(StatusCode::OK);
     app.clock.advance(1);
-    expect_refused(&refresh(&app, &refresh_token(&late), ADMIN).await);
-    expect_refused(&refresh_as(&app.admin().await, &refresh_token(&late)).await);
+    expect_refresh_rejected(&refresh(&app, &refresh_token(&late), ADMIN).await);
+    expect_refresh_rejected(&refresh_as(&app.admin().await, &refresh_token(&late)).await);
     // The next one has its own time.
     refresh(&app, &refresh_token(&next), ADMIN).await.expect(StatusCode::OK);
 }
 
 #[tokio::test]
-async fn refresh_tokens_and_passwords_lie_in_the_database_as_hashes_only() {
+async fn refresh_tokens_and_passwords_are_stored_as_hashes_only() {
     let app = TestApp::start().await;
     let tokens = app.log_in(ADMIN).await;
     let next = refresh(&app, &refresh_token(&tokens), ADMIN).await.expect(StatusCode::OK);
-    let stored = app.stored().await;
+    let stored = app.dump().await;
     assert!(stored.contains(ADMIN), "the search sees what is stored");
     for tokens in [tokens, next] {
         let token = refresh_token(&tokens);
@@ -203,11 +203,11 @@ async fn refresh_tokens_and_passwords_lie_in_the_database_as_hashes_only() {
 }
 
 #[tokio::test]
-async fn a_restart_keeps_the_tokens_that_are_out() {
+async fn issued_tokens_survive_a_restart() {
     let app = TestApp::start().await;
     let tokens = app.log_in(ADMIN).await;
     let key = app.admin().await.key(&[Scope::Bot]).await;
-    let restarted = app.again(|_| ()).await;
+    let restarted = app.start_replica(|_| ()).await;
     for bearer in [tokens["token"].as_str().unwrap(), &key] {
         restarted.bearer(bearer).get("/v2/users/me").await.expect(StatusCode::OK);
     }
@@ -215,17 +215,18 @@ async fn a_restart_keeps_the_tokens_that_are_out() {
     // Both work on the same database: what one has issued the other knows.
     app.bearer(next["token"].as_str().unwrap()).get("/v2/users/me").await.expect(StatusCode::OK);
     app.clock.advance(31_000);
-    expect_refused(&refresh(&app, &refresh_token(&tokens), ADMIN).await);
+    expect_refresh_rejected(&refresh(&app, &refresh_token(&tokens), ADMIN).await);
 }
 
 #[tokio::test]
-async fn another_secret_ends_the_access_tokens_and_nothing_else() {
+async fn changing_the_secret_invalidates_access_tokens_only() {
     let app = TestApp::start().await;
     let tokens = app.log_in(ADMIN).await;
     let key = app.admin().await.key(&[Scope::Bot]).await;
-    let first = app.again(|config| config.jwt_secret = Some("0123456789abcdefghijklmnopqrstuv".into())).await;
+    let first =
+        app.start_replica(|config| config.jwt_secret = Some("0123456789abcdefghijklmnopqrstuv".into())).await;
     let second =
-        app.again(|config| config.jwt_secret = Some("vutsrqponmlkjihgfedcba9876543210".into())).await;
+        app.start_replica(|config| config.jwt_secret = Some("vutsrqponmlkjihgfedcba9876543210".into())).await;
     let of_first = first.admin().await.bearer.unwrap();
     for (app, token) in [
         (&first, tokens["token"].as_str().unwrap()),

@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 use std::path::Path;
 
 /// A copy of the service's own policies and schema that a test may change.
-pub(crate) struct Files(tempfile::TempDir);
+pub(crate) struct PolicyFiles(tempfile::TempDir);
 
-impl Files {
+impl PolicyFiles {
     pub(crate) fn new() -> Self {
         let copy = tempfile::tempdir().unwrap();
         for name in ["policies", "schema"] {
@@ -27,10 +27,10 @@ impl Files {
 
     /// Writes one of them.
     pub(crate) fn write(&self, name: &str, text: &str) {
-        write(&self.at(name), text);
+        write(&self.path(name), text);
     }
 
-    pub(crate) fn at(&self, name: &str) -> std::path::PathBuf {
+    pub(crate) fn path(&self, name: &str) -> std::path::PathBuf {
         self.0.path().join(name)
     }
 
@@ -40,8 +40,8 @@ impl Files {
 
     /// With other settings than the usual ones.
     pub(crate) async fn serve_with(&self, change: impl FnOnce(&mut Config)) -> TestApp {
-        let (policies, schema) = (self.at("policies"), self.at("schema"));
-        TestApp::with(|config| {
+        let (policies, schema) = (self.path("policies"), self.path("schema"));
+        TestApp::start_with(|config| {
             config.policies = vec![policies];
             config.schema = vec![schema];
             // Most tests change policies back and forth.
@@ -59,13 +59,13 @@ fn write(path: &Path, text: &str) {
 }
 
 #[tokio::test]
-async fn what_is_read_again_decides_from_then_on() {
-    let files = Files::new();
+async fn reloaded_policies_take_effect_immediately() {
+    let files = PolicyFiles::new();
     let app = files.serve().await;
     let admin = app.admin().await;
     let before = admin.get("/v2/policies").await.expect(StatusCode::OK);
     admin.get("/v2/forms").await.expect(StatusCode::OK);
-    write(&files.at("policies/late.cedar"), LATE);
+    write(&files.path("policies/late.cedar"), LATE);
     let reloaded = admin.post("/v2/policies/reload", json!({})).await.expect(StatusCode::OK);
     assert_eq!(reloaded["changed"], true);
     assert_ne!(reloaded["version"], before["version"]);
@@ -75,20 +75,20 @@ async fn what_is_read_again_decides_from_then_on() {
     let late = after["policies"].as_array().unwrap().iter().find(|policy| policy["id"] == "late").unwrap();
     assert_eq!((late["effect"].as_str(), late["file"].as_str()), (Some("forbid"), Some("late.cedar")));
     // A deleted file counts, and so does the schema.
-    std::fs::remove_file(files.at("policies/late.cedar")).unwrap();
+    std::fs::remove_file(files.path("policies/late.cedar")).unwrap();
     let back = admin.post("/v2/policies/reload", json!({})).await.expect(StatusCode::OK);
     assert_eq!(back["version"], before["version"]);
     admin.get("/v2/forms").await.expect(StatusCode::OK);
     assert_eq!(admin.post("/v2/policies/reload", json!({})).await.json["changed"], false);
-    let schema = files.at("schema/cedargate.cedarschema");
+    let schema = files.path("schema/cedargate.cedarschema");
     let text = std::fs::read_to_string(&schema).unwrap();
     write(&schema, &format!("{text}\n// another form of the same"));
     assert_eq!(admin.post("/v2/policies/reload", json!({})).await.json["changed"], true);
 }
 
 #[tokio::test]
-async fn a_cascade_that_changed_is_that_of_the_next_question() {
-    let files = Files::new();
+async fn a_changed_scope_hierarchy_takes_effect_on_the_next_question() {
+    let files = PolicyFiles::new();
     let app = files.serve().await;
     let (admin, agent) = (app.admin().await, app.user(Scope::Agent).await);
     let conversation = admin.post("/v2/conversations", json!({})).await.id();
@@ -98,9 +98,9 @@ async fn a_cascade_that_changed_is_that_of_the_next_question() {
         "action": { "name": "fetchConversation" },
         "resource": { "type": "Conversation", "id": conversation }
     });
-    let whole = std::fs::read_to_string(files.at("policies/scopes.json")).unwrap();
-    let mut torn: Value = serde_json::from_str(&whole).unwrap();
-    let scopes = torn.as_array_mut().unwrap();
+    let whole = std::fs::read_to_string(files.path("policies/scopes.json")).unwrap();
+    let mut modified: Value = serde_json::from_str(&whole).unwrap();
+    let scopes = modified.as_array_mut().unwrap();
     let mut below = |scope: &str, all: &[&str]| {
         let found = scopes.iter_mut().find(|other| other["uid"]["id"] == scope).unwrap();
         found["parents"] = all.iter().map(|id| json!({ "type": "Scope", "id": id })).collect();
@@ -108,7 +108,7 @@ async fn a_cascade_that_changed_is_that_of_the_next_question() {
     // Agents alone lose what guests may do, and whoever asks about them does not.
     below("agent", &[]);
     below("bot", &["agent", "guest"]);
-    for (cascade, status) in [(&whole, 200), (&torn.to_string(), 403), (&whole, 200)] {
+    for (cascade, status) in [(&whole, 200), (&modified.to_string(), 403), (&whole, 200)] {
         files.write("policies/scopes.json", cascade);
         admin.post("/v2/policies/reload", json!({})).await.expect(StatusCode::OK);
         // Once more, since then it may be remembered.
@@ -117,19 +117,19 @@ async fn a_cascade_that_changed_is_that_of_the_next_question() {
             let batch = json!({ "evaluations": [question, question] });
             let both = admin.post("/access/v1/evaluations", batch).await.expect(StatusCode::OK);
             let decisions = [&one, &both["evaluations"][0], &both["evaluations"][1]];
-            assert!(decisions.iter().all(|said| said["decision"] == (status == 200)), "{decisions:?}");
+            assert!(decisions.iter().all(|answer| answer["decision"] == (status == 200)), "{decisions:?}");
             assert_eq!(agent.get(&path).await.status.as_u16(), status);
         }
     }
 }
 
 #[tokio::test]
-async fn a_bad_bundle_changes_nothing_and_is_told_with_file_and_line() {
-    let files = Files::new();
+async fn invalid_policies_are_rejected_with_file_and_line() {
+    let files = PolicyFiles::new();
     let app = files.serve().await;
     let admin = app.admin().await;
     let before = admin.get("/v2/policies").await.expect(StatusCode::OK);
-    write(&files.at("policies/late.cedar"), "@id(\"late\")\nforbid (principal,, resource);");
+    write(&files.path("policies/late.cedar"), "@id(\"late\")\nforbid (principal,, resource);");
     let refused = admin.post("/v2/policies/reload", json!({})).await;
     refused.expect_problem(409, "bad_policies");
     assert!(refused.text.contains("late.cedar:2: "), "{}", refused.text);
@@ -142,11 +142,11 @@ async fn a_bad_bundle_changes_nothing_and_is_told_with_file_and_line() {
     assert_eq!((ready["ready"].as_bool(), &ready["policyVersion"]), (Some(true), &before["version"]));
     let fault = ready["policyFault"].as_str().unwrap();
     assert!(fault.contains(" late.cedar:2;") && !fault.contains('/'), "{fault}");
-    let figures = app.anonymous().get("/metrics").await.text;
+    let metrics = app.anonymous().get("/metrics").await.text;
     for line in ["cedargate_policy_fault 1", "cedargate_policy_reloads_total{outcome=\"failed\"} 1"] {
-        assert!(figures.lines().any(|found| found == line), "{line}: {figures}");
+        assert!(metrics.lines().any(|found| found == line), "{line}: {metrics}");
     }
-    std::fs::remove_file(files.at("policies/late.cedar")).unwrap();
+    std::fs::remove_file(files.path("policies/late.cedar")).unwrap();
     admin.post("/v2/policies/reload", json!({})).await.expect(StatusCode::OK);
     let ready = app.anonymous().get("/health/ready").await.expect(StatusCode::OK);
     assert!(ready["policyFault"].is_null());
@@ -154,7 +154,7 @@ async fn a_bad_bundle_changes_nothing_and_is_told_with_file_and_line() {
 }
 
 #[tokio::test]
-async fn only_admins_of_the_root_have_them_read_again() {
+async fn only_admins_of_the_root_may_reload_policies() {
     let app = TestApp::start().await;
     let (_, tenant) = app.tenant("acme").await;
     tenant.get("/v2/policies").await.expect(StatusCode::OK);
@@ -173,8 +173,8 @@ const RATE: u32 = 2_000;
 const CLIENTS: u32 = 16;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn under_2000_requests_a_second_every_answer_is_that_of_one_version() {
-    let files = Files::new();
+async fn every_answer_under_load_is_from_one_policy_version() {
+    let files = PolicyFiles::new();
     let app = files.serve().await;
     let admin = app.admin().await;
     let organization = admin.get("/v2/users/me").await.json["organization"].clone();
@@ -207,9 +207,9 @@ async fn under_2000_requests_a_second_every_answer_is_that_of_one_version() {
     let mut permitted = 0;
     while !tasks.is_empty() || reloads < 10 {
         if reloads % 2 == 0 {
-            write(&files.at("policies/late.cedar"), LATE);
+            write(&files.path("policies/late.cedar"), LATE);
         } else {
-            std::fs::remove_file(files.at("policies/late.cedar")).unwrap();
+            std::fs::remove_file(files.path("policies/late.cedar")).unwrap();
         }
         let reloaded = admin.post("/v2/policies/reload", json!({})).await.expect(StatusCode::OK);
         assert_eq!(reloaded["version"] == first.as_str(), reloads % 2 == 1);
@@ -225,14 +225,14 @@ async fn under_2000_requests_a_second_every_answer_is_that_of_one_version() {
 }
 
 #[tokio::test]
-async fn a_changed_file_and_a_hangup_are_noticed() {
-    let files = Files::new();
+async fn changed_files_and_sighup_trigger_a_reload() {
+    let files = PolicyFiles::new();
     let directory = tempfile::tempdir().unwrap();
-    let (policies, schema) = (files.at("policies"), files.at("schema"));
+    let (policies, schema) = (files.path("policies"), files.path("schema"));
     // A link is as good as a file, and what it leads to is what changes.
     let linked = directory.path().join("late");
-    std::os::unix::fs::symlink(&linked, files.at("policies/late.cedar")).unwrap();
-    for (poll, hangs_up) in [("1", false), ("0", true)] {
+    std::os::unix::fs::symlink(&linked, files.path("policies/late.cedar")).unwrap();
+    for (poll, sends_sighup) in [("1", false), ("0", true)] {
         write(&linked, "// Nothing yet.");
         let settings = [
             ("CEDARGATE_POLICIES", policies.to_str().unwrap()),
@@ -249,7 +249,7 @@ async fn a_changed_file_and_a_hangup_are_noticed() {
         let version = async || admin.get("/v2/policies").await.expect(StatusCode::OK)["version"].clone();
         let before = version().await;
         write(&linked, LATE);
-        if hangs_up {
+        if sends_sighup {
             let hangup =
                 std::process::Command::new("kill").args(["-HUP", &running.id().to_string()]).status();
             assert!(hangup.unwrap().success());
@@ -262,7 +262,7 @@ async fn a_changed_file_and_a_hangup_are_noticed() {
 }
 
 #[tokio::test]
-async fn what_a_user_may_do_is_listed_for_menus_and_buttons() {
+async fn the_permitted_actions_of_a_user_are_listed() {
     let app = TestApp::start().await;
     let agent = app.user(Scope::Agent).await;
     let admin = app.admin().await;

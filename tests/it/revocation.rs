@@ -1,9 +1,9 @@
 //! Ending a token that one holds (RFC 7009), and finding out what one is worth (RFC 7662).
 
-use crate::families::{access, expect_ended};
-use crate::refresh::{expect_refused, refresh, refresh_token};
-use crate::support::{ADMIN, Client, Reply, TestApp, jwt};
-use crate::tokens::{change, email};
+use crate::refresh::{expect_refresh_rejected, refresh, refresh_token};
+use crate::support::{ADMIN, Client, Reply, TestApp, decode_jwt};
+use crate::token_families::{access_token, expect_session_ended};
+use crate::tokens::{email, update_user};
 use cedargate::authz::Scope;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
@@ -46,24 +46,28 @@ fn is_active(body: &Value) -> bool {
 }
 
 #[tokio::test]
-async fn whoever_holds_a_token_ends_its_session() {
+async fn revoking_any_token_ends_its_session() {
     let app = TestApp::start().await;
     // The first refresh token, which is spent, the last one, and either access token.
     for which in 0..4 {
         let first = app.log_in(ADMIN).await;
         let second = refresh(&app, &refresh_token(&first), ADMIN).await.expect(StatusCode::OK);
         let other = app.admin().await;
-        let clients = [&first, &second].map(|tokens| app.bearer(access(tokens)));
+        let clients = [&first, &second].map(|tokens| app.bearer(access_token(tokens)));
         for client in &clients {
             client.get("/v2/users/me").await.expect(StatusCode::OK);
         }
-        let tokens =
-            [refresh_token(&first), refresh_token(&second), access(&first).into(), access(&second).into()];
+        let tokens = [
+            refresh_token(&first),
+            refresh_token(&second),
+            access_token(&first).into(),
+            access_token(&second).into(),
+        ];
         revoke(&app, &tokens[which]).await;
         for client in &clients {
-            expect_ended(&client.get("/v2/users/me").await);
+            expect_session_ended(&client.get("/v2/users/me").await);
         }
-        expect_refused(&refresh(&app, &refresh_token(&second), ADMIN).await);
+        expect_refresh_rejected(&refresh(&app, &refresh_token(&second), ADMIN).await);
         other.get("/v2/users/me").await.expect(StatusCode::OK);
         // Once more is no error (RFC 7009, 2.2).
         for token in &tokens {
@@ -73,7 +77,7 @@ async fn whoever_holds_a_token_ends_its_session() {
 }
 
 #[tokio::test]
-async fn a_key_that_is_presented_ends() {
+async fn revoking_an_api_key_ends_it() {
     let app = TestApp::start().await;
     let user = app.user(Scope::Agent).await;
     let (leaked, kept) = (user.key(&[Scope::Agent]).await, user.key(&[Scope::Agent]).await);
@@ -82,7 +86,7 @@ async fn a_key_that_is_presented_ends() {
         client.get("/v2/users/me").await.expect(StatusCode::OK);
     }
     revoke(&app, &leaked).await;
-    expect_ended(&leaked_client.get("/v2/users/me").await);
+    expect_session_ended(&leaked_client.get("/v2/users/me").await);
     for client in [&user, &kept_client] {
         client.get("/v2/users/me").await.expect(StatusCode::OK);
     }
@@ -90,10 +94,10 @@ async fn a_key_that_is_presented_ends() {
 }
 
 #[tokio::test]
-async fn what_is_no_good_token_revokes_nothing_and_is_no_error() {
+async fn revoking_an_invalid_token_succeeds_without_effect() {
     let app = TestApp::start().await;
     let tokens = app.log_in(ADMIN).await;
-    let (token, bearer) = (refresh_token(&tokens), access(&tokens));
+    let (token, bearer) = (refresh_token(&tokens), access_token(&tokens));
     let cut = &token[..token.len() - 1];
     let (start, end) = token.split_at(token.len() - 1);
     let other = format!("{start}{}", if end == "0" { "1" } else { "0" });
@@ -121,7 +125,7 @@ async fn what_is_no_good_token_revokes_nothing_and_is_no_error() {
 }
 
 #[tokio::test]
-async fn the_form_is_that_of_the_standards() {
+async fn revocation_and_introspection_requests_follow_the_rfcs() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     for path in [REVOKE, INTROSPECT] {
@@ -153,20 +157,20 @@ async fn the_form_is_that_of_the_standards() {
 }
 
 #[tokio::test]
-async fn a_service_learns_what_a_token_is_worth_now() {
+async fn introspection_returns_the_current_state_of_a_token() {
     let app = TestApp::start().await;
     let service = app.bearer(&app.user(Scope::Bot).await.key(&[Scope::Bot]).await);
     let user = app.user(Scope::Agent).await;
     let email = email(&user).await;
     let now = app.clock.now();
     let tokens = app.log_in(&email).await;
-    let (_, claims) = jwt(access(&tokens));
-    let whole = json!({
+    let (_, claims) = decode_jwt(access_token(&tokens));
+    let expected_access = json!({
         "active": true, "scope": "guest agent", "username": email, "token_type": "Bearer",
         "exp": claims["exp"], "iat": claims["iat"], "sub": user.id, "aud": claims["aud"], "iss": claims["iss"],
         "jti": claims["jti"], "sid": claims["sid"],
     });
-    assert_eq!(introspect(&service, access(&tokens)).await, whole);
+    assert_eq!(introspect(&service, access_token(&tokens)).await, expected_access);
     let refresh = introspect(&service, &refresh_token(&tokens)).await;
     let expected = json!({
         "active": true, "scope": "guest agent", "username": email, "token_type": "refresh_token",
@@ -187,14 +191,14 @@ async fn a_service_learns_what_a_token_is_worth_now() {
     assert!(is_active(&lasting) && lasting.get("exp").is_none(), "{lasting}");
 
     // The role as it is now caps what a token can do.
-    change(&app, &user.id, json!({ "role": "guest" })).await;
-    for token in [access(&tokens), &refresh_token(&tokens)] {
+    update_user(&app, &user.id, json!({ "role": "guest" })).await;
+    for token in [access_token(&tokens), &refresh_token(&tokens)] {
         assert_eq!(introspect(&service, token).await["scope"], "guest");
     }
 }
 
 #[tokio::test]
-async fn what_is_not_active_is_that_and_nothing_else() {
+async fn inactive_tokens_are_reported_as_inactive_only() {
     let app = TestApp::start().await;
     let service = app.bearer(&app.user(Scope::Bot).await.key(&[Scope::Bot]).await);
     let user = app.user(Scope::Agent).await;
@@ -212,11 +216,11 @@ async fn what_is_not_active_is_that_and_nothing_else() {
     inactive(&[&refresh_token(&first)]).await;
     assert!(is_active(&introspect(&service, &refresh_token(&second)).await));
     revoke(&app, &refresh_token(&second)).await;
-    inactive(&[&refresh_token(&second), access(&first), access(&second)]).await;
+    inactive(&[&refresh_token(&second), access_token(&first), access_token(&second)]).await;
 
     let tokens = fresh().await;
     app.clock.advance(86_400_000);
-    inactive(&[access(&tokens)]).await;
+    inactive(&[access_token(&tokens)]).await;
     assert!(is_active(&introspect(&service, &refresh_token(&tokens)).await));
     app.clock.advance(29 * 86_400_000);
     inactive(&[&refresh_token(&tokens)]).await;
@@ -230,12 +234,12 @@ async fn what_is_not_active_is_that_and_nothing_else() {
     inactive(&[key["key"].as_str().unwrap()]).await;
 
     let (tokens, key) = (fresh().await, owner.key(&[Scope::Guest]).await);
-    change(&app, &user.id, json!({ "status": "blocked" })).await;
-    inactive(&[access(&tokens), &refresh_token(&tokens), &key]).await;
+    update_user(&app, &user.id, json!({ "status": "blocked" })).await;
+    inactive(&[access_token(&tokens), &refresh_token(&tokens), &key]).await;
 }
 
 #[tokio::test]
-async fn everybody_may_introspect_its_own_and_services_what_is_below_them() {
+async fn users_introspect_their_own_tokens_and_bots_those_of_their_subtree() {
     let app = TestApp::start().await;
     let (organization, theirs) = app.tenant("theirs").await;
     let (_, strangers) = app.tenant("strangers").await;
@@ -245,7 +249,7 @@ async fn everybody_may_introspect_its_own_and_services_what_is_below_them() {
     let their_bot = app.client("bot@theirs.example").await;
     let tokens = app.log_in("bot@theirs.example").await;
     let key = their_bot.key(&[Scope::Guest]).await;
-    for token in [access(&tokens), &refresh_token(&tokens), &key] {
+    for token in [access_token(&tokens), &refresh_token(&tokens), &key] {
         for (client, expected) in [
             (&their_bot, true),
             (&app.bearer(&key), true),
@@ -263,22 +267,22 @@ async fn everybody_may_introspect_its_own_and_services_what_is_below_them() {
     }
     // From below one sees nothing of what is above.
     let above = app.log_in(ADMIN).await;
-    assert!(!is_active(&introspect(&their_bot, access(&above)).await));
+    assert!(!is_active(&introspect(&their_bot, access_token(&above)).await));
 }
 
 #[tokio::test]
-async fn no_form_makes_the_service_fail_or_say_what_it_held() {
+async fn random_forms_cause_no_server_error_and_are_not_echoed() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     let tokens = app.log_in(ADMIN).await;
-    let (refresh, bearer) = (refresh_token(&tokens), access(&tokens).to_owned());
+    let (refresh, bearer) = (refresh_token(&tokens), access_token(&tokens).to_owned());
     let token = prop_oneof![
         2 => any::<String>(),
         2 => "[0-9a-f]{24}\\.[0-9a-f]{78,82}",
         2 => "(cg_)?[0-9a-f]{30,42}",
         2 => "[A-Za-z0-9_-]{0,40}(\\.[A-Za-z0-9_-]{0,40}){0,4}",
-        1 => (0..refresh.len()).prop_map(move |at| refresh[..at].to_owned()),
-        1 => (0..bearer.len()).prop_map(move |at| bearer[..at].to_owned()),
+        1 => (0..refresh.len()).prop_map(move |index| refresh[..index].to_owned()),
+        1 => (0..bearer.len()).prop_map(move |index| bearer[..index].to_owned()),
     ];
     let name = prop::sample::select(vec!["token", "token", "token_type_hint", "client_id", "", "Token"]);
     let pairs = prop::collection::vec((name, token), 0..4);
@@ -293,11 +297,11 @@ async fn no_form_makes_the_service_fail_or_say_what_it_held() {
                 admin.send(Method::POST, path, &[FORM], Some(raw.clone())).await,
             ] {
                 assert!([200, 400].contains(&reply.status.as_u16()), "{pairs:?}: {}", reply.text);
-                let said = reply.text.clone();
-                assert!(pairs.iter().all(|(_, value)| value.len() < 30 || !said.contains(value)), "{said}");
+                let text = reply.text.clone();
+                assert!(pairs.iter().all(|(_, value)| value.len() < 30 || !text.contains(value)), "{text}");
             }
         }
     }
     admin.get("/v2/users/me").await.expect(StatusCode::OK);
-    app.bearer(access(&tokens)).get("/v2/users/me").await.expect(StatusCode::OK);
+    app.bearer(access_token(&tokens)).get("/v2/users/me").await.expect(StatusCode::OK);
 }

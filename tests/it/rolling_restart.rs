@@ -1,11 +1,11 @@
 //! Replicas behind nginx are restarted one after the other under load, and no request is lost.
 
-use crate::access::{EVALUATION, may, thing};
-use crate::command_line::{Running, client, start};
-use crate::families::access;
-use crate::processes::{PATIENCE, log_in};
+use crate::authzen::{EVALUATION, entity, evaluation_request};
+use crate::command_line::{RunningService, client, start};
+use crate::multi_process::{TIMEOUT, log_in};
 use crate::proxies::Proxy;
 use crate::support::{ADMIN, Client, Database, PASSWORD};
+use crate::token_families::access_token;
 use reqwest::StatusCode;
 use serde_json::json;
 use std::net::TcpListener;
@@ -41,14 +41,14 @@ fn configuration(listen: &str, replicas: &[String; 2]) -> String {
 
 /// Sends requests until the end, and returns what was not answered as it should be.
 async fn send(
-    asking: Client,
+    caller: Client,
     body: serde_json::Value,
     is_over: Arc<AtomicBool>,
     answered: watch::Sender<u64>,
 ) -> Vec<String> {
     let mut lost = Vec::new();
     while !is_over.load(Ordering::SeqCst) {
-        let sent = asking
+        let sent = caller
             .try_send(
                 reqwest::Method::POST,
                 EVALUATION,
@@ -66,11 +66,11 @@ async fn send(
 }
 
 /// Waits until some more requests have been answered.
-async fn until_answered(answered: &watch::Sender<u64>, more: u64) {
+async fn wait_for_answers(answered: &watch::Sender<u64>, more: u64) {
     let mut answered = answered.subscribe();
     let enough = *answered.borrow() + more;
     let wait = answered.wait_for(|count| *count >= enough);
-    tokio::time::timeout(PATIENCE, wait).await.expect("requests are not answered").unwrap();
+    tokio::time::timeout(TIMEOUT, wait).await.expect("requests are not answered").unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -81,10 +81,10 @@ async fn a_rolling_restart_behind_nginx_loses_no_request() {
     }
     let addresses =
         [0, 1].map(|_| TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string());
-    let serve = |at: usize| -> Running {
+    let serve = |index: usize| -> RunningService {
         let settings = [
             ("CEDARGATE_DATABASE_URL", database.url.as_str()),
-            ("CEDARGATE_LISTEN", addresses[at].as_str()),
+            ("CEDARGATE_LISTEN", addresses[index].as_str()),
             ("CEDARGATE_ADMIN_PASSWORD", PASSWORD),
             ("CEDARGATE_WORKERS", "2"),
             // Longer than nginx keeps an idle connection: none is left that the end could close under a request.
@@ -98,20 +98,20 @@ async fn a_rolling_restart_behind_nginx_loses_no_request() {
     let tokens = log_in(&nginx.base, ADMIN).await;
     let (is_over, answered) = (Arc::<AtomicBool>::default(), watch::Sender::new(0));
     let user = tokens["user"].as_str().unwrap();
-    let question = may(thing("User", user), "fetchUser", thing("User", user));
+    let question = evaluation_request(entity("User", user), "fetchUser", entity("User", user));
     let mut clients = JoinSet::new();
     for _ in 0..CLIENTS {
-        let asking = Client { bearer: Some(access(&tokens).to_owned()), ..client(&nginx.base) };
-        clients.spawn(send(asking, question.clone(), Arc::clone(&is_over), answered.clone()));
+        let caller = Client { bearer: Some(access_token(&tokens).to_owned()), ..client(&nginx.base) };
+        clients.spawn(send(caller, question.clone(), Arc::clone(&is_over), answered.clone()));
     }
     for round in 0..2 {
-        until_answered(&answered, 200).await;
+        wait_for_answers(&answered, 200).await;
         let replica = replicas[round % 2].take().unwrap();
-        block_in_place(|| replica.end());
-        until_answered(&answered, 200).await;
+        block_in_place(|| replica.stop());
+        wait_for_answers(&answered, 200).await;
         replicas[round % 2] = Some(serve(round % 2));
     }
-    until_answered(&answered, 200).await;
+    wait_for_answers(&answered, 200).await;
     is_over.store(true, Ordering::SeqCst);
     let lost: Vec<String> = clients.join_all().await.into_iter().flatten().collect();
     let answered = *answered.borrow();
@@ -126,15 +126,15 @@ async fn answers_of_a_draining_service_close_their_connections() {
     let settings = [("CEDARGATE_ADMIN_PASSWORD", PASSWORD), ("CEDARGATE_DRAIN", "15")];
     let mut running = start(directory.path(), &settings);
     let tokens = log_in(&running.base, ADMIN).await;
-    let admin = Client { bearer: Some(access(&tokens).to_owned()), ..client(&running.base) };
+    let admin = Client { bearer: Some(access_token(&tokens).to_owned()), ..client(&running.base) };
     let paths = ["/v2/users/me", "/health/live", "/v2/nothing", "/openapi.json", "/docs/"];
     for path in paths {
         assert_eq!(admin.get(path).await.header("connection"), "", "{path}");
     }
-    crate::running::signal("-TERM", running.id());
-    let begun = Instant::now();
+    crate::lifecycle::send_signal("-TERM", running.id());
+    let started = Instant::now();
     while admin.get("/health/ready").await.status == StatusCode::OK {
-        assert!(begun.elapsed() < PATIENCE, "it is still ready");
+        assert!(started.elapsed() < TIMEOUT, "it is still ready");
     }
     for path in paths {
         assert_eq!(admin.get(path).await.header("connection"), "close", "{path}");
@@ -142,6 +142,6 @@ async fn answers_of_a_draining_service_close_their_connections() {
     let login = admin.post("/v2/auth/token", json!({ "email": ADMIN, "password": "wrong password" })).await;
     assert_eq!((login.status, login.header("connection")), (StatusCode::UNAUTHORIZED, "close"));
     // The second signal ends the drain.
-    crate::running::signal("-TERM", running.id());
+    crate::lifecycle::send_signal("-TERM", running.id());
     assert!(running.wait().success());
 }

@@ -1,9 +1,9 @@
 //! Sessions: where a user is logged in, and what ends that.
 
-use crate::families::{access, expect_ended};
-use crate::refresh::{expect_refused, refresh, refresh_token};
-use crate::support::{ADMIN, Client, PASSWORD, Reply, TestApp, jwt};
-use crate::tokens::{change, email, present};
+use crate::refresh::{expect_refresh_rejected, refresh, refresh_token};
+use crate::support::{ADMIN, Client, PASSWORD, Reply, TestApp, decode_jwt};
+use crate::token_families::{access_token, expect_session_ended};
+use crate::tokens::{email, request_token, update_user};
 use cedargate::authz::Scope;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -11,20 +11,20 @@ use serde_json::{Value, json};
 const NEW_PASSWORD: &str = "b3tt3rTh4nB3f0r3";
 
 fn sid(token: &str) -> String {
-    jwt(token).1["sid"].as_str().unwrap().to_owned()
+    decode_jwt(token).1["sid"].as_str().unwrap().to_owned()
 }
 
 fn sid_of(client: &Client) -> String {
     sid(client.bearer.as_deref().unwrap())
 }
 
-async fn listed(client: &Client, user: &str) -> Vec<Value> {
+async fn list_sessions(client: &Client, user: &str) -> Vec<Value> {
     let reply = client.get(&format!("/v2/users/{user}/sessions")).await.expect(StatusCode::OK);
     reply.as_array().unwrap().clone()
 }
 
 /// Logs in, or refreshes, with this program.
-async fn with_agent(app: &TestApp, agent: &str, body: Value) -> Value {
+async fn authenticate_with_user_agent(app: &TestApp, agent: &str, body: Value) -> Value {
     let headers = [("content-type", "application/json"), ("user-agent", agent)];
     let body = Some(body.to_string().into_bytes());
     let reply = app.anonymous().send(Method::POST, "/v2/auth/token", &headers, body).await;
@@ -32,21 +32,22 @@ async fn with_agent(app: &TestApp, agent: &str, body: Value) -> Value {
 }
 
 #[tokio::test]
-async fn a_user_sees_where_it_is_logged_in_when_from_where_and_with_what() {
+async fn sessions_are_listed_with_time_address_and_user_agent() {
     let app = TestApp::start().await;
     let user = app.user(Scope::Guest).await;
     let email = email(&user).await;
     let start = app.clock.now();
     app.clock.advance(60_000);
     let long = format!("agent/1.0 {}", "x".repeat(400));
-    let tokens = with_agent(&app, &long, json!({ "email": email, "password": PASSWORD })).await;
+    let tokens =
+        authenticate_with_user_agent(&app, &long, json!({ "email": email, "password": PASSWORD })).await;
     app.clock.advance(60_000);
     let body = json!({ "refreshToken": tokens["refreshToken"], "clientId": email });
-    with_agent(&app, "agent/2.0", body).await;
+    authenticate_with_user_agent(&app, "agent/2.0", body).await;
 
-    let sessions = listed(&user, "me").await;
+    let sessions = list_sessions(&user, "me").await;
     let expected = json!({
-        "id": sid(access(&tokens)), "current": false,
+        "id": sid(access_token(&tokens)), "current": false,
         "createdAt": start.plus_seconds(60).to_string(),
         "createdFrom": { "address": "127.0.0.1", "userAgent": long[..256] },
         "lastUsedAt": start.plus_seconds(120).to_string(),
@@ -56,38 +57,38 @@ async fn a_user_sees_where_it_is_logged_in_when_from_where_and_with_what() {
     assert_eq!(sessions.len(), 2);
     assert_eq!(sessions[0], expected, "the one last used comes first");
     assert_eq!((&sessions[1]["current"], &sessions[1]["id"]), (&json!(true), &json!(sid_of(&user))));
-    let own = listed(&app.bearer(access(&tokens)), &user.id).await;
+    let own = list_sessions(&app.bearer(access_token(&tokens)), &user.id).await;
     assert_eq!(own[0]["current"], true);
     assert_eq!(own[1]["current"], false);
     // A key sees them too, and none is its own.
-    let keyed = listed(&app.bearer(&user.key(&[Scope::Guest]).await), "me").await;
+    let keyed = list_sessions(&app.bearer(&user.key(&[Scope::Guest]).await), "me").await;
     assert!(keyed.len() == 2 && keyed.iter().all(|session| session["current"] == false));
 }
 
 #[tokio::test]
-async fn a_session_of_which_nothing_can_be_good_any_more_is_not_listed() {
-    let app = TestApp::with(|config| config.refresh_ttl = 7 * 86_400).await;
+async fn fully_expired_sessions_are_not_listed() {
+    let app = TestApp::start_with(|config| config.refresh_ttl = 7 * 86_400).await;
     let user = app.user(Scope::Guest).await;
     let key = app.bearer(&user.key(&[Scope::Guest]).await);
     app.clock.advance(7 * 86_400_000 - 1);
-    assert_eq!(listed(&key, "me").await.len(), 1);
+    assert_eq!(list_sessions(&key, "me").await.len(), 1);
     app.clock.advance(1);
-    assert_eq!(listed(&key, "me").await.len(), 0);
+    assert_eq!(list_sessions(&key, "me").await.len(), 0);
 }
 
 #[tokio::test]
-async fn a_deleted_session_ends_at_once_and_no_other() {
+async fn deleting_a_session_ends_only_that_session() {
     let app = TestApp::start().await;
     let user = app.user(Scope::Guest).await;
     let email = email(&user).await;
     let other = app.log_in(&email).await;
-    let client = app.bearer(access(&other));
+    let client = app.bearer(access_token(&other));
     client.get("/v2/users/me").await.expect(StatusCode::OK);
-    let path = format!("/v2/users/me/sessions/{}", sid(access(&other)));
+    let path = format!("/v2/users/me/sessions/{}", sid(access_token(&other)));
     user.delete(&path).await.expect(StatusCode::NO_CONTENT);
-    expect_ended(&client.get("/v2/users/me").await);
-    expect_refused(&refresh(&app, &refresh_token(&other), &email).await);
-    assert_eq!(listed(&user, "me").await.len(), 1);
+    expect_session_ended(&client.get("/v2/users/me").await);
+    expect_refresh_rejected(&refresh(&app, &refresh_token(&other), &email).await);
+    assert_eq!(list_sessions(&user, "me").await.len(), 1);
     user.delete(&path).await.expect_problem(404, "not_found");
     for nothing in ["599e1fcd9da1c72645c95886", "no-id", "me"] {
         let reply = user.delete(&format!("/v2/users/me/sessions/{nothing}")).await;
@@ -95,11 +96,11 @@ async fn a_deleted_session_ends_at_once_and_no_other() {
     }
     // One's own, too.
     user.delete(&format!("/v2/users/me/sessions/{}", sid_of(&user))).await.expect(StatusCode::NO_CONTENT);
-    expect_ended(&user.get("/v2/users/me").await);
+    expect_session_ended(&user.get("/v2/users/me").await);
 }
 
 #[tokio::test]
-async fn all_sessions_but_ones_own_end_at_once() {
+async fn all_other_sessions_can_be_ended() {
     let app = TestApp::start().await;
     let user = app.user(Scope::Agent).await;
     let (email, key) = (email(&user).await, app.bearer(&user.key(&[Scope::Agent]).await));
@@ -107,44 +108,44 @@ async fn all_sessions_but_ones_own_end_at_once() {
     let bystander = app.user(Scope::Agent).await;
     user.delete("/v2/users/me/sessions").await.expect(StatusCode::NO_CONTENT);
     for other in &others {
-        expect_ended(&other.get("/v2/users/me").await);
+        expect_session_ended(&other.get("/v2/users/me").await);
     }
     for client in [&user, &key, &bystander] {
         client.get("/v2/users/me").await.expect(StatusCode::OK);
     }
-    let left = listed(&user, "me").await;
+    let left = list_sessions(&user, "me").await;
     assert!(left.len() == 1 && left[0]["current"] == true);
     // For an admin none of them is its own.
     let admin = app.admin().await;
     admin.delete(&format!("/v2/users/{}/sessions", user.id)).await.expect(StatusCode::NO_CONTENT);
-    expect_ended(&user.get("/v2/users/me").await);
+    expect_session_ended(&user.get("/v2/users/me").await);
     for client in [&admin, &key] {
         client.get("/v2/users/me").await.expect(StatusCode::OK);
     }
 }
 
 #[tokio::test]
-async fn logging_out_ends_the_session_of_the_bearer() {
+async fn logout_ends_the_session_of_the_token() {
     let app = TestApp::start().await;
     for role in Scope::ALL {
         let user = app.user(role).await;
         let email = email(&user).await;
         let tokens = app.log_in(&email).await;
         let next = refresh(&app, &refresh_token(&tokens), &email).await.expect(StatusCode::OK);
-        let reply = app.bearer(access(&tokens)).call(Method::POST, "/v2/auth/logout", None).await;
+        let reply = app.bearer(access_token(&tokens)).call(Method::POST, "/v2/auth/logout", None).await;
         assert_eq!((reply.status, reply.text.as_str()), (StatusCode::NO_CONTENT, ""));
         for tokens in [&tokens, &next] {
-            let client = app.bearer(access(tokens));
-            expect_ended(&client.get("/v2/users/me").await);
-            expect_ended(&client.call(Method::POST, "/v2/auth/logout", None).await);
+            let client = app.bearer(access_token(tokens));
+            expect_session_ended(&client.get("/v2/users/me").await);
+            expect_session_ended(&client.call(Method::POST, "/v2/auth/logout", None).await);
         }
-        expect_refused(&refresh(&app, &refresh_token(&next), &email).await);
+        expect_refresh_rejected(&refresh(&app, &refresh_token(&next), &email).await);
         user.get("/v2/users/me").await.expect(StatusCode::OK);
     }
 }
 
 #[tokio::test]
-async fn a_key_ends_no_sessions_and_has_none_to_log_out_of() {
+async fn an_api_key_cannot_end_sessions_or_log_out() {
     let app = TestApp::start().await;
     let admin = app.user(Scope::Admin).await;
     let other = app.user(Scope::Guest).await;
@@ -163,7 +164,7 @@ async fn a_key_ends_no_sessions_and_has_none_to_log_out_of() {
 }
 
 #[tokio::test]
-async fn the_sessions_of_another_are_there_for_admins_above_it_only() {
+async fn only_admins_above_a_user_see_its_sessions() {
     let app = TestApp::start().await;
     let (_, ours) = app.tenant("ours").await;
     let (_, theirs) = app.tenant("theirs").await;
@@ -193,19 +194,19 @@ async fn the_sessions_of_another_are_there_for_admins_above_it_only() {
     }
     theirs.get("/v2/users/me").await.expect(StatusCode::OK);
     // The admin of a user's own organization looks after them, and the root's.
-    assert_eq!(listed(&app.admin().await, &theirs.id).await.len(), 1);
+    assert_eq!(list_sessions(&app.admin().await, &theirs.id).await.len(), 1);
     let path = format!("/v2/users/{}/sessions/{their_sid}", theirs.id);
     app.admin().await.delete(&path).await.expect(StatusCode::NO_CONTENT);
-    expect_ended(&theirs.get("/v2/users/me").await);
+    expect_session_ended(&theirs.get("/v2/users/me").await);
 }
 
 #[tokio::test]
-async fn a_new_password_ends_the_other_sessions_of_its_user() {
+async fn a_password_change_ends_the_other_sessions_of_the_user() {
     let app = TestApp::start().await;
     let user = app.user(Scope::Agent).await;
     let email = email(&user).await;
     let (key, other) = (app.bearer(&user.key(&[Scope::Agent]).await), app.log_in(&email).await);
-    let client = app.bearer(access(&other));
+    let client = app.bearer(access_token(&other));
     // What goes wrong ends nothing, nor does another change.
     let wrong = json!({ "password": NEW_PASSWORD, "currentPassword": "wrong password" });
     user.patch("/v2/users/me", wrong).await.expect_problem(400, "invalid_fields");
@@ -214,34 +215,34 @@ async fn a_new_password_ends_the_other_sessions_of_its_user() {
 
     let body = json!({ "password": NEW_PASSWORD, "currentPassword": PASSWORD });
     user.patch("/v2/users/me", body).await.expect(StatusCode::OK);
-    expect_ended(&client.get("/v2/users/me").await);
-    expect_refused(&refresh(&app, &refresh_token(&other), &email).await);
+    expect_session_ended(&client.get("/v2/users/me").await);
+    expect_refresh_rejected(&refresh(&app, &refresh_token(&other), &email).await);
     for client in [&user, &key] {
         client.get("/v2/users/me").await.expect(StatusCode::OK);
     }
     // By another hand, all of them.
-    change(&app, &user.id, json!({ "password": PASSWORD })).await;
-    expect_ended(&user.get("/v2/users/me").await);
+    update_user(&app, &user.id, json!({ "password": PASSWORD })).await;
+    expect_session_ended(&user.get("/v2/users/me").await);
     app.client(&email).await.get("/v2/users/me").await.expect(StatusCode::OK);
 }
 
 #[tokio::test]
-async fn blocking_ends_sessions_and_keys_for_good() {
+async fn blocking_a_user_ends_its_sessions_and_keys_permanently() {
     let app = TestApp::start().await;
     let user = app.user(Scope::Agent).await;
     let email = email(&user).await;
     let (key, tokens) = (app.bearer(&user.key(&[Scope::Agent]).await), app.log_in(&email).await);
     let bystander = app.user(Scope::Agent).await;
-    change(&app, &user.id, json!({ "status": "blocked" })).await;
+    update_user(&app, &user.id, json!({ "status": "blocked" })).await;
     let body = json!({ "name": "while blocked", "scopes": ["guest"] });
     let path = format!("/v2/users/{}/keys", user.id);
     app.admin().await.post(&path, body).await.expect_problem(409, "conflict");
     for step in ["blocked", "active"] {
-        change(&app, &user.id, json!({ "status": step })).await;
-        for client in [&user, &key, &app.bearer(access(&tokens))] {
-            expect_ended(&client.get("/v2/users/me").await);
+        update_user(&app, &user.id, json!({ "status": step })).await;
+        for client in [&user, &key, &app.bearer(access_token(&tokens))] {
+            expect_session_ended(&client.get("/v2/users/me").await);
         }
-        expect_refused(&refresh(&app, &refresh_token(&tokens), &email).await);
+        expect_refresh_rejected(&refresh(&app, &refresh_token(&tokens), &email).await);
     }
     assert_eq!(app.admin().await.get(&path).await.expect(StatusCode::OK), json!([]));
     bystander.get("/v2/users/me").await.expect(StatusCode::OK);
@@ -249,13 +250,13 @@ async fn blocking_ends_sessions_and_keys_for_good() {
 }
 
 #[tokio::test]
-async fn a_deleted_user_leaves_no_session_and_no_key() {
+async fn deleting_a_user_deletes_its_sessions_and_keys() {
     let app = TestApp::start().await;
     let user = app.user(Scope::Agent).await;
     let key = app.bearer(&user.key(&[Scope::Agent]).await);
     app.admin().await.delete(&format!("/v2/users/{}", user.id)).await.expect(StatusCode::NO_CONTENT);
     for client in [&user, &key] {
-        expect_ended(&client.get("/v2/users/me").await);
+        expect_session_ended(&client.get("/v2/users/me").await);
     }
     for table in ["sessions", "api_keys"] {
         let left = format!("SELECT COUNT(*) FROM {table} WHERE \"user\" = '{}'", user.id);
@@ -264,7 +265,7 @@ async fn a_deleted_user_leaves_no_session_and_no_key() {
 }
 
 #[tokio::test]
-async fn a_token_that_is_known_costs_no_query_and_ends_all_the_same() {
+async fn a_cached_token_needs_no_query_and_is_revalidated() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     admin.get("/v2/users/me").await.expect(StatusCode::OK);
@@ -275,20 +276,22 @@ async fn a_token_that_is_known_costs_no_query_and_ends_all_the_same() {
     }
     // It looks again now and then, whoever wrote what.
     app.clock.advance(60_000);
-    expect_ended(&admin.get("/v2/users/me").await);
+    expect_session_ended(&admin.get("/v2/users/me").await);
     // Another service on the same database knows nothing yet, so it looks.
-    expect_ended(&app.again(|_| ()).await.bearer(admin.bearer.as_deref().unwrap()).get("/v2/users/me").await);
-    present(&app, json!({ "email": ADMIN, "password": PASSWORD })).await.expect(StatusCode::OK);
+    expect_session_ended(
+        &app.start_replica(|_| ()).await.bearer(admin.bearer.as_deref().unwrap()).get("/v2/users/me").await,
+    );
+    request_token(&app, json!({ "email": ADMIN, "password": PASSWORD })).await.expect(StatusCode::OK);
 }
 
 #[tokio::test]
-async fn what_ended_while_a_request_was_under_way_gives_and_takes_no_credentials_any_more() {
+async fn a_credential_revoked_during_a_request_cannot_change_data() {
     let app = TestApp::start().await;
     for credential in ["session", "key"] {
         let user = app.user(Scope::Admin).await;
         let other = app.user(Scope::Guest).await;
-        let made = json!({ "name": "key", "scopes": ["guest"] });
-        let made = user.post("/v2/users/me/keys", made).await.expect(StatusCode::CREATED);
+        let created = json!({ "name": "key", "scopes": ["guest"] });
+        let created = user.post("/v2/users/me/keys", created).await.expect(StatusCode::CREATED);
         let key = app.bearer(&user.key(&[Scope::Admin]).await);
         let client = if credential == "session" { &user } else { &key };
         let of_other = format!("/v2/users/{}", other.id);
@@ -298,7 +301,7 @@ async fn what_ended_while_a_request_was_under_way_gives_and_takes_no_credentials
         if credential == "session" {
             let new = json!({ "email": "new@example.com", "password": PASSWORD });
             let password = json!({ "password": NEW_PASSWORD, "currentPassword": PASSWORD });
-            let own_key = format!("/v2/users/me/keys/{}", made["id"].as_str().unwrap());
+            let own_key = format!("/v2/users/me/keys/{}", created["id"].as_str().unwrap());
             cases.extend([
                 (Method::POST, "/v2/users".to_owned(), new),
                 (Method::PATCH, of_other.clone(), json!({ "role": "admin" })),
@@ -321,7 +324,7 @@ async fn what_ended_while_a_request_was_under_way_gives_and_takes_no_credentials
                 "{credential} {method} {path}: {}",
                 reply.text
             );
-            expect_ended(&reply);
+            expect_session_ended(&reply);
         }
         for who in [&user, &other] {
             app.client(&email_of(&app, &who.id).await).await.get("/v2/users/me").await.expect(StatusCode::OK);
@@ -336,12 +339,12 @@ async fn email_of(app: &TestApp, user: &str) -> String {
 }
 
 #[tokio::test]
-async fn the_use_of_an_access_token_is_a_use_of_its_session_to_the_minute() {
+async fn the_last_use_of_a_session_is_recorded_to_the_minute() {
     let app = TestApp::start().await;
     let user = app.user(Scope::Guest).await;
     let key = app.bearer(&user.key(&[Scope::Guest]).await);
     let mut expected = app.clock.now();
-    for (wait, is_noted) in [
+    for (wait, is_recorded) in [
         (0, false),
         (59_999, false),
         (1, true),
@@ -356,8 +359,8 @@ async fn the_use_of_an_access_token_is_a_use_of_its_session_to_the_minute() {
             let headers = [("user-agent", agent.as_str())];
             user.send(Method::GET, "/v2/users/me", &headers, None).await.expect(StatusCode::OK);
         }
-        let session = &listed(&key, "me").await[0];
-        if is_noted {
+        let session = &list_sessions(&key, "me").await[0];
+        if is_recorded {
             expected = app.clock.now();
             assert_eq!(session["lastUsedFrom"], json!({ "address": "127.0.0.1", "userAgent": agent }));
         }
@@ -368,7 +371,7 @@ async fn the_use_of_an_access_token_is_a_use_of_its_session_to_the_minute() {
     let form = [("content-type", "application/x-www-form-urlencoded")];
     let body = format!("token={}", user.bearer.as_deref().unwrap()).into_bytes();
     let admin = app.admin().await;
-    let worth = admin.send(Method::POST, "/v2/auth/introspect", &form, Some(body)).await;
-    assert_eq!(worth.expect(StatusCode::OK)["active"], true);
-    assert_eq!(listed(&key, "me").await[0]["lastUsedAt"], expected.to_string());
+    let introspection = admin.send(Method::POST, "/v2/auth/introspect", &form, Some(body)).await;
+    assert_eq!(introspection.expect(StatusCode::OK)["active"], true);
+    assert_eq!(list_sessions(&key, "me").await[0]["lastUsedAt"], expected.to_string());
 }

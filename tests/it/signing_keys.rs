@@ -1,10 +1,10 @@
 //! The keys that sign: how one follows another, who can check what they signed, and what becomes of one that has leaked.
 
 use crate::command_line::{client, run, start, text};
-use crate::support::{ADMIN, Client, Database, PASSWORD, TestApp, from_base64, jwt};
+use crate::support::{ADMIN, Client, Database, PASSWORD, TestApp, decode_jwt, from_base64};
 use cedargate::app::App;
 use cedargate::config::{Config, TokenAlgorithm};
-use cedargate::store::Cause;
+use cedargate::store::AuditActor;
 use jwt_compact::alg::Ed25519;
 use jwt_compact::jwk::JsonWebKey;
 use jwt_compact::{Algorithm, AlgorithmExt, UntrustedToken};
@@ -15,11 +15,11 @@ use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
 /// What the tests wait for at most.
-const PATIENCE: Duration = Duration::from_secs(20);
-const LEAD: i64 = 600;
+const TIMEOUT: Duration = Duration::from_secs(20);
+const LEAD_SECONDS: i64 = 600;
 const DAY: i64 = 86_400;
 
-fn eddsa(config: &mut Config) {
+fn use_eddsa(config: &mut Config) {
     config.token_algorithm = TokenAlgorithm::EdDsa;
 }
 
@@ -28,7 +28,7 @@ async fn token(app: &TestApp) -> String {
 }
 
 fn kid(token: &str) -> String {
-    jwt(token).0["kid"].as_str().unwrap().to_owned()
+    decode_jwt(token).0["kid"].as_str().unwrap().to_owned()
 }
 
 async fn status(app: &TestApp, token: &str) -> (u16, String) {
@@ -47,7 +47,7 @@ async fn public_kids(app: &TestApp) -> Vec<String> {
 
 /// The claims of a token, as another service would find them: with a library that is not ours, and nothing but the
 /// address of this one.
-async fn checked_elsewhere(base: &str, token: &str) -> Result<Value, String> {
+async fn verify_with_external_library(base: &str, token: &str) -> Result<Value, String> {
     let anonymous = client(base);
     let metadata = anonymous.get("/.well-known/oauth-authorization-server").await.expect(StatusCode::OK);
     let keys = anonymous.http.get(metadata["jwks_uri"].as_str().unwrap()).send().await.unwrap();
@@ -64,10 +64,10 @@ async fn checked_elsewhere(base: &str, token: &str) -> Result<Value, String> {
 }
 
 #[tokio::test]
-async fn another_service_checks_a_token_with_a_library_of_its_own() {
-    let app = TestApp::with(eddsa).await;
+async fn tokens_can_be_verified_by_another_library() {
+    let app = TestApp::start_with(use_eddsa).await;
     let good = token(&app).await;
-    let claims = checked_elsewhere(&app.base, &good).await.unwrap();
+    let claims = verify_with_external_library(&app.base, &good).await.unwrap();
     assert_eq!(claims["_id"], app.admin().await.id);
     assert_eq!((&claims["scope"], &claims["aud"]), (&json!("admin"), &json!("cedargate")));
     // It would see a token that was tampered with, and one of another service.
@@ -76,16 +76,21 @@ async fn another_service_checks_a_token_with_a_library_of_its_own() {
     let raised = crate::support::to_base64(
         String::from_utf8(from_base64(body)).unwrap().replace("admin", "owner").as_bytes(),
     );
-    assert!(checked_elsewhere(&app.base, &format!("{head}.{raised}.{signature}")).await.is_err());
-    let other = TestApp::with(eddsa).await;
-    assert!(checked_elsewhere(&app.base, &token(&other).await).await.unwrap_err().contains("no public key"));
+    assert!(verify_with_external_library(&app.base, &format!("{head}.{raised}.{signature}")).await.is_err());
+    let other = TestApp::start_with(use_eddsa).await;
+    assert!(
+        verify_with_external_library(&app.base, &token(&other).await)
+            .await
+            .unwrap_err()
+            .contains("no public key")
+    );
     // And this service takes what it has signed itself.
     assert_eq!(status(&app, &good).await.0, 200);
 }
 
 #[tokio::test]
-async fn the_public_keys_are_those_that_sign_with_eddsa_and_may_be_kept_for_a_while() {
-    let app = TestApp::with(eddsa).await;
+async fn jwks_contains_eddsa_keys_and_may_be_cached() {
+    let app = TestApp::start_with(use_eddsa).await;
     let reply = app.anonymous().get("/.well-known/jwks.json").await;
     assert_eq!(reply.header("cache-control"), "public, max-age=300");
     let key = &reply.json["keys"][0];
@@ -95,14 +100,14 @@ async fn the_public_keys_are_those_that_sign_with_eddsa_and_may_be_kept_for_a_wh
     );
     assert_eq!(from_base64(key["x"].as_str().unwrap()).len(), 32);
     assert_eq!(key.as_object().unwrap().len(), 6, "{key}");
-    let header = jwt(&token(&app).await).0;
+    let header = decode_jwt(&token(&app).await).0;
     assert_eq!(header, json!({ "typ": "JWT", "alg": "EdDSA", "kid": key["kid"] }));
 }
 
 #[tokio::test]
-async fn a_key_that_signs_with_hs256_is_never_public() {
+async fn hs256_keys_are_never_published() {
     for secret in [None, Some("a key for tests: 0123456789abcdef")] {
-        let app = TestApp::with(|config| config.jwt_secret = secret.map(Into::into)).await;
+        let app = TestApp::start_with(|config| config.jwt_secret = secret.map(Into::into)).await;
         assert_eq!(public_keys(&app).await, [] as [Value; 0]);
         let metadata = app.anonymous().get("/.well-known/oauth-authorization-server").await;
         assert_eq!(metadata.json.get("jwks_uri"), None, "there is nothing in it");
@@ -110,8 +115,8 @@ async fn a_key_that_signs_with_hs256_is_never_public() {
     // Not even where it stands beside one that is public.
     let app = TestApp::start().await;
     let secret = kid(&token(&app).await);
-    let app = app.again(eddsa).await;
-    app.parts.tokens.rotate(Cause::service(app.clock.now())).await.unwrap();
+    let app = app.start_replica(use_eddsa).await;
+    app.state.signing_keys.rotate(AuditActor::service(app.clock.now())).await.unwrap();
     let kids = public_kids(&app).await;
     assert_eq!((kids.len(), kids.contains(&secret)), (2, false));
     for key in public_keys(&app).await {
@@ -120,16 +125,16 @@ async fn a_key_that_signs_with_hs256_is_never_public() {
 }
 
 #[tokio::test]
-async fn the_metadata_say_where_things_are_and_do_not_advertise_passwords() {
-    let app = TestApp::with(|config| {
-        eddsa(config);
+async fn the_metadata_list_endpoints_and_no_password_grant() {
+    let app = TestApp::start_with(|config| {
+        use_eddsa(config);
         config.public_url = Some("https://id.example.com/".into());
     })
     .await;
     let reply = app.anonymous().get("/.well-known/oauth-authorization-server").await;
     let metadata = reply.expect(StatusCode::OK);
     assert_eq!(metadata["issuer"], "https://id.example.com");
-    assert_eq!(metadata["issuer"], jwt(&token(&app).await).1["iss"]);
+    assert_eq!(metadata["issuer"], decode_jwt(&token(&app).await).1["iss"]);
     assert_eq!(metadata["jwks_uri"], "https://id.example.com/.well-known/jwks.json");
     assert_eq!(metadata["token_endpoint"], "https://id.example.com/v2/auth/token");
     assert_eq!(metadata["revocation_endpoint"], "https://id.example.com/v2/auth/revoke");
@@ -141,13 +146,13 @@ async fn the_metadata_say_where_things_are_and_do_not_advertise_passwords() {
 }
 
 #[tokio::test]
-async fn after_a_rotation_old_tokens_are_good_exactly_as_long_as_they_would_have_been() {
-    let app = TestApp::with(eddsa).await;
+async fn rotation_does_not_change_the_lifetime_of_issued_tokens() {
+    let app = TestApp::start_with(use_eddsa).await;
     let first = token(&app).await;
-    app.parts.tokens.rotate(Cause::service(app.clock.now())).await.unwrap();
+    app.state.signing_keys.rotate(AuditActor::service(app.clock.now())).await.unwrap();
     // The new key is public before it signs.
     assert_eq!(public_kids(&app).await.len(), 2);
-    app.clock.advance((LEAD - 1) * 1_000);
+    app.clock.advance((LEAD_SECONDS - 1) * 1_000);
     let last = token(&app).await;
     assert_eq!(kid(&last), kid(&first));
     app.clock.advance(1_000);
@@ -156,14 +161,14 @@ async fn after_a_rotation_old_tokens_are_good_exactly_as_long_as_they_would_have
     assert_eq!(public_kids(&app).await, [kid(&first), kid(&next)]);
     for good in [&first, &last, &next] {
         assert_eq!(status(&app, good).await.0, 200);
-        assert!(checked_elsewhere(&app.base, good).await.is_ok());
+        assert!(verify_with_external_library(&app.base, good).await.is_ok());
     }
     // At LEAD + n: the first ones expire, each in its second and not earlier.
-    app.clock.advance((DAY - LEAD - 1) * 1_000);
+    app.clock.advance((DAY - LEAD_SECONDS - 1) * 1_000);
     assert_eq!(status(&app, &first).await.0, 200);
     app.clock.advance(1_000);
     assert_eq!(status(&app, &first).await, (403, "jwt expired".into()));
-    app.clock.advance((LEAD - 2) * 1_000);
+    app.clock.advance((LEAD_SECONDS - 2) * 1_000);
     assert_eq!(status(&app, &last).await.0, 200);
     app.clock.advance(1_000);
     assert_eq!(status(&app, &last).await, (403, "jwt expired".into()));
@@ -171,22 +176,22 @@ async fn after_a_rotation_old_tokens_are_good_exactly_as_long_as_they_would_have
     assert_eq!(status(&app, &next).await, (403, "jwt expired".into()));
     // The old key is there for a minute more, and then it is gone for good.
     app.clock.advance(59_000);
-    app.parts.tokens.tend().await.unwrap();
+    app.state.signing_keys.maintain().await.unwrap();
     assert_eq!(public_kids(&app).await, [kid(&first), kid(&next)]);
     assert_eq!(status(&app, &last).await, (403, "jwt expired".into()));
     app.clock.advance(1_000);
     assert_eq!(public_kids(&app).await, [kid(&next)]);
     assert_eq!(status(&app, &last).await, (401, "invalid signature".into()));
-    app.parts.tokens.tend().await.unwrap();
-    assert_eq!(app.parts.tokens.known().keys().count(), 1);
+    app.state.signing_keys.maintain().await.unwrap();
+    assert_eq!(app.state.signing_keys.cached().keys().count(), 1);
     assert_eq!(status(&app, &token(&app).await).await.0, 200);
 }
 
 #[tokio::test]
-async fn another_process_knows_a_new_key_when_it_sees_a_token_of_it_and_asks_once_a_second() {
+async fn another_process_loads_a_new_key_on_demand_at_most_once_a_second() {
     let app = TestApp::start().await;
-    let other = app.again(|_| ()).await;
-    app.parts.tokens.revoke(Cause::service(app.clock.now())).await.unwrap();
+    let other = app.start_replica(|_| ()).await;
+    app.state.signing_keys.revoke(AuditActor::service(app.clock.now())).await.unwrap();
     let new = token(&app).await;
     if app.postgres().is_none() {
         // It has read the keys in this very second, and cannot be told.
@@ -198,9 +203,9 @@ async fn another_process_knows_a_new_key_when_it_sees_a_token_of_it_and_asks_onc
 }
 
 #[tokio::test]
-async fn what_a_revoked_key_signed_is_refused_at_the_next_request_and_a_refresh_helps() {
-    let app = TestApp::with(eddsa).await;
-    let other = app.again(|_| ()).await;
+async fn tokens_of_a_revoked_key_are_rejected_and_can_be_refreshed() {
+    let app = TestApp::start_with(use_eddsa).await;
+    let other = app.start_replica(|_| ()).await;
     let tokens = app.log_in(ADMIN).await;
     let old = tokens["token"].as_str().unwrap();
     let key = app.admin().await.key(&[cedargate::authz::Scope::Admin]).await;
@@ -209,18 +214,18 @@ async fn what_a_revoked_key_signed_is_refused_at_the_next_request_and_a_refresh_
         assert_eq!(status(app, old).await.0, 200);
         assert_eq!(status(app, &key).await.0, 200);
     }
-    app.parts.tokens.revoke(Cause::service(app.clock.now())).await.unwrap();
+    app.state.signing_keys.revoke(AuditActor::service(app.clock.now())).await.unwrap();
     assert_eq!(status(&app, old).await, (401, "invalid signature".into()));
     assert_eq!(status(&app, &key).await.0, 200, "API keys have nothing to do with it");
     assert_eq!(public_kids(&app).await, [kid(&token(&app).await)]);
-    assert!(checked_elsewhere(&app.base, old).await.is_err());
+    assert!(verify_with_external_library(&app.base, old).await.is_err());
     // What a process does every second, where it cannot be told.
     if app.postgres().is_none() {
-        other.parts.tokens.tend().await.unwrap();
+        other.state.signing_keys.maintain().await.unwrap();
     }
-    let begun = Instant::now();
+    let started = Instant::now();
     while status(&other, old).await != (401, "invalid signature".into()) {
-        assert!(begun.elapsed() < PATIENCE, "the other process goes on with a revoked key");
+        assert!(started.elapsed() < TIMEOUT, "the other process goes on with a revoked key");
     }
     let body = json!({ "refreshToken": tokens["refreshToken"], "clientId": ADMIN });
     let fresh = app.anonymous().post("/v2/auth/token", body).await.expect(StatusCode::OK);
@@ -228,77 +233,77 @@ async fn what_a_revoked_key_signed_is_refused_at_the_next_request_and_a_refresh_
 }
 
 #[tokio::test]
-async fn by_schedule_one_key_follows_another_however_many_processes_see_to_it() {
+async fn scheduled_rotation_creates_one_key_for_all_processes() {
     let change = |config: &mut Config| {
         config.access_ttl = 60;
         config.signing_key_rotation = 3_600;
     };
-    let app = TestApp::with(change).await;
-    let other = app.again(|_| ()).await;
-    let newest = |app: &TestApp| app.parts.tokens.known().keys().next_back().unwrap().0.number;
+    let app = TestApp::start_with(change).await;
+    let other = app.start_replica(|_| ()).await;
+    let newest = |app: &TestApp| app.state.signing_keys.cached().keys().next_back().unwrap().0.number;
     for round in 1..=30 {
-        app.parts.tokens.tend().await.unwrap();
+        app.state.signing_keys.maintain().await.unwrap();
         assert_eq!(newest(&app), round, "nothing is done before its time");
         // The next one is there ten minutes before the hour is over.
-        app.clock.advance((3_600 - LEAD) * 1_000);
-        let tending: Vec<_> = [&app, &other, &app, &other]
+        app.clock.advance((3_600 - LEAD_SECONDS) * 1_000);
+        let maintenance: Vec<_> = [&app, &other, &app, &other]
             .map(|app| {
-                let parts = app.parts.clone();
-                tokio::spawn(async move { parts.tokens.tend().await })
+                let parts = app.state.clone();
+                tokio::spawn(async move { parts.signing_keys.maintain().await })
             })
             .into();
-        for one in tending {
+        for one in maintenance {
             one.await.unwrap().unwrap();
         }
-        other.parts.tokens.tend().await.unwrap();
-        app.parts.tokens.tend().await.unwrap();
+        other.state.signing_keys.maintain().await.unwrap();
+        app.state.signing_keys.maintain().await.unwrap();
         assert_eq!((newest(&app), newest(&other)), (round + 1, round + 1));
         let old = token(&app).await;
-        app.clock.advance(LEAD * 1_000);
+        app.clock.advance(LEAD_SECONDS * 1_000);
         let new = token(&other).await;
         assert_ne!(kid(&old), kid(&new));
         assert_eq!((status(&app, &new).await.0, status(&other, &new).await.0), (200, 200));
-        assert!(app.parts.tokens.known().keys().count() <= 3);
+        assert!(app.state.signing_keys.cached().keys().count() <= 3);
     }
     // The trail tells of each key when it is made and when it goes, once.
-    let told = async |event: &str| {
+    let logged = async |event: &str| {
         app.count(&format!("SELECT COUNT(*) FROM audit WHERE event = 'signing_key.{event}'")).await
     };
-    assert_eq!(told("created").await, 31);
+    assert_eq!(logged("created").await, 31);
     assert_eq!(
-        told("created").await - told("deleted").await,
+        logged("created").await - logged("deleted").await,
         app.count("SELECT COUNT(*) FROM signing_keys").await
     );
-    assert!(told("deleted").await >= 28);
+    assert!(logged("deleted").await >= 28);
 }
 
 #[tokio::test]
-async fn a_start_with_another_algorithm_signs_with_it_and_what_was_signed_stays_good() {
+async fn changing_the_algorithm_keeps_issued_tokens_valid() {
     let app = TestApp::start().await;
     let old = token(&app).await;
-    assert_eq!(jwt(&old).0["alg"], "HS256");
-    let moved = app.again(eddsa).await;
+    assert_eq!(decode_jwt(&old).0["alg"], "HS256");
+    let moved = app.start_replica(use_eddsa).await;
     let new = token(&moved).await;
-    assert_eq!(jwt(&new).0["alg"], "EdDSA");
+    assert_eq!(decode_jwt(&new).0["alg"], "EdDSA");
     assert_eq!((status(&moved, &old).await.0, status(&moved, &new).await.0), (200, 200));
     app.clock.advance(1_000);
     assert_eq!(status(&app, &new).await.0, 200, "a process of before knows it too");
     // Another start changes nothing, nor does a command with other settings, and a rotation keeps to the algorithm.
-    let again = app.again(eddsa).await;
+    let again = app.start_replica(use_eddsa).await;
     assert_eq!(kid(&token(&again).await), kid(&new));
     run(app.directory(), &[("CEDARGATE_DATABASE_URL", app.url())], &["user", "list"]);
-    app.parts.tokens.tend().await.unwrap();
+    app.state.signing_keys.maintain().await.unwrap();
     assert_eq!(kid(&token(&app).await), kid(&new));
-    app.parts.tokens.rotate(Cause::service(app.clock.now())).await.unwrap();
-    app.clock.advance(LEAD * 1_000);
-    assert_eq!(jwt(&token(&app).await).0["alg"], "EdDSA");
-    let back = app.again(|config| config.token_algorithm = TokenAlgorithm::Hs256).await;
-    assert_eq!(jwt(&token(&back).await).0["alg"], "HS256");
+    app.state.signing_keys.rotate(AuditActor::service(app.clock.now())).await.unwrap();
+    app.clock.advance(LEAD_SECONDS * 1_000);
+    assert_eq!(decode_jwt(&token(&app).await).0["alg"], "EdDSA");
+    let back = app.start_replica(|config| config.token_algorithm = TokenAlgorithm::Hs256).await;
+    assert_eq!(decode_jwt(&token(&back).await).0["alg"], "HS256");
     assert_eq!(status(&back, &new).await.0, 200);
 }
 
 #[tokio::test]
-async fn the_key_of_a_database_of_before_goes_on() {
+async fn the_signing_key_survives_a_database_upgrade() {
     let database = Database::new().await;
     let url = if database.url.starts_with("sqlite") {
         format!("{}?mode=rwc", database.url)
@@ -313,24 +318,24 @@ async fn the_key_of_a_database_of_before_goes_on() {
         "INSERT INTO signing_keys (kid, algorithm, secret, created_at) VALUES ('1', 'HS256', '{secret}', 0)"
     );
     database.sql(&row).await;
-    let app = TestApp::on(database).await;
+    let app = TestApp::start_on(database).await;
     let token = token(&app).await;
-    assert_eq!(jwt(&token).0, json!({ "typ": "JWT", "alg": "HS256", "kid": "1" }));
-    app.parts.tokens.rotate(Cause::service(app.clock.now())).await.unwrap();
-    app.clock.advance(LEAD * 1_000);
+    assert_eq!(decode_jwt(&token).0, json!({ "typ": "JWT", "alg": "HS256", "kid": "1" }));
+    app.state.signing_keys.rotate(AuditActor::service(app.clock.now())).await.unwrap();
+    app.clock.advance(LEAD_SECONDS * 1_000);
     assert_eq!(status(&app, &token).await.0, 200);
 }
 
 #[tokio::test]
-async fn a_key_that_is_stored_wrongly_stops_the_start() {
-    let app = TestApp::with(eddsa).await;
+async fn an_invalid_stored_key_aborts_the_start() {
+    let app = TestApp::start_with(use_eddsa).await;
     app.sql("UPDATE signing_keys SET secret = 'c0ffee'").await;
     let error = App::open(&app.config, app.clock.clone()).await.unwrap_err().to_string();
     assert!(error.contains("that signs") && !error.contains("c0ffee"), "{error}");
 }
 
 #[tokio::test]
-async fn keys_are_rotated_and_revoked_at_the_terminal_while_the_service_runs() {
+async fn the_cli_rotates_and_revokes_keys_while_the_service_runs() {
     let database = Database::new().await;
     let settings = [
         ("CEDARGATE_DATABASE_URL", database.url.as_str()),
@@ -360,18 +365,18 @@ async fn keys_are_rotated_and_revoked_at_the_terminal_while_the_service_runs() {
     let lines: Vec<&str> = rotated.lines().collect();
     assert_eq!((lines.len(), lines[0]), (2, list.trim_end()));
     assert!(lines[1].contains("  EdDSA  signs from 20"), "{rotated}");
-    let until = async |what: &str, is_so: &dyn Fn(u16, &Value) -> bool| {
-        let begun = Instant::now();
+    let wait_until = async |what: &str, condition: &dyn Fn(u16, &Value) -> bool| {
+        let started = Instant::now();
         loop {
             let reply = old.get("/v2/users/me").await;
             let keys = anonymous.get("/.well-known/jwks.json").await.json;
-            if is_so(reply.status.as_u16(), &keys["keys"]) {
+            if condition(reply.status.as_u16(), &keys["keys"]) {
                 return;
             }
-            assert!(begun.elapsed() < PATIENCE, "{what}: {} {keys}", reply.text);
+            assert!(started.elapsed() < TIMEOUT, "{what}: {} {keys}", reply.text);
         }
     };
-    until("the new key is public", &|status, keys| {
+    wait_until("the new key is public", &|status, keys| {
         assert_eq!(status, 200);
         keys.as_array().unwrap().len() == 2
     })
@@ -380,14 +385,14 @@ async fn keys_are_rotated_and_revoked_at_the_terminal_while_the_service_runs() {
     let revoked = command(&["rotate", "--revoke"]);
     assert_eq!((revoked.lines().count(), revoked.contains(&old_kid)), (1, false), "{revoked}");
     assert!(revoked.ends_with("  EdDSA  signs\n"), "{revoked}");
-    until("the old token is refused", &|status, _| status == 401).await;
+    wait_until("the old token is refused", &|status, _| status == 401).await;
     let new = log_in().await;
     new.get("/v2/users/me").await.expect(StatusCode::OK);
     assert!(revoked.starts_with(&kid(new.bearer.as_ref().unwrap())), "{revoked}");
 }
 
 #[tokio::test]
-async fn the_key_of_the_settings_is_changed_there() {
+async fn a_configured_key_cannot_be_rotated_by_the_cli() {
     let app = TestApp::start().await;
     let settings = [
         ("CEDARGATE_DATABASE_URL", app.url()),

@@ -1,9 +1,9 @@
 //! The SQLite file: one process serves it, it stays in its place, its disk may be full, and root may restore it.
 
 use crate::command_line::{client, run, start, text};
-use crate::families::access;
-use crate::processes::{PATIENCE, count, log_in};
+use crate::multi_process::{TIMEOUT, count, log_in};
 use crate::support::{ADMIN, Client, PASSWORD, project_file};
+use crate::token_families::access_token;
 use reqwest::StatusCode;
 use sea_orm::{ConnectOptions, ConnectionTrait};
 use serde_json::json;
@@ -26,19 +26,19 @@ fn bearer(base: &str, token: &str) -> Client {
     Client { bearer: Some(token.to_owned()), ..client(base) }
 }
 
-async fn logged_in(base: &str) -> Client {
-    bearer(base, access(&log_in(base, ADMIN).await))
+async fn log_in_admin(base: &str) -> Client {
+    bearer(base, access_token(&log_in(base, ADMIN).await))
 }
 
 /// The last words of a `serve` that does not start.
-fn refused(directory: &Path, settings: &[(&str, &str)]) -> String {
+fn serve_error(directory: &Path, settings: &[(&str, &str)]) -> String {
     let output = run(directory, settings, &["serve"]);
     assert_eq!(output.status.code(), Some(1), "{}", text(&output.stdout));
     text(&output.stderr)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_process_serves_a_file_and_commands_work_beside_it() {
+async fn one_process_serves_a_file_while_commands_can_access_it() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("cedargate.db");
     let running = start(directory.path(), &SETTINGS);
@@ -48,7 +48,7 @@ async fn one_process_serves_a_file_and_commands_work_beside_it() {
     let absolute = format!("sqlite://{}", file.display());
     for url in ["sqlite://cedargate.db", "sqlite://other.db", absolute.as_str()] {
         let settings = [("CEDARGATE_LISTEN", "127.0.0.1:0"), ("CEDARGATE_DATABASE_URL", url)];
-        let message = block_in_place(|| refused(directory.path(), &settings));
+        let message = block_in_place(|| serve_error(directory.path(), &settings));
         let canonical = file.canonicalize().unwrap().display().to_string();
         for part in [canonical.as_str(), process.as_str(), "stop that process first"] {
             assert!(message.contains(part), "{url}: {part} is not in {message}");
@@ -64,20 +64,20 @@ async fn one_process_serves_a_file_and_commands_work_beside_it() {
         let output = block_in_place(|| run(directory.path(), &[], arguments));
         assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", text(&output.stderr));
     }
-    logged_in(&running.base).await;
+    log_in_admin(&running.base).await;
 
     // The kernel releases the lock of a process that was killed.
     drop(running);
     let running = block_in_place(|| start(directory.path(), &SETTINGS));
-    logged_in(&running.base).await;
+    log_in_admin(&running.base).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_that_was_moved_away_or_replaced_is_neither_ready_nor_written() {
+async fn a_moved_or_replaced_database_file_makes_the_service_not_ready() {
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name);
     let running = start(directory.path(), &SETTINGS);
-    let admin = logged_in(&running.base).await;
+    let admin = log_in_admin(&running.base).await;
     admin.get("/health/ready").await.expect(StatusCode::OK);
     let form = json!({ "name": "form" });
 
@@ -149,7 +149,7 @@ impl User {
         let email = format!("{name}@example.com");
         let body = json!({ "email": email, "password": PASSWORD, "role": "agent" });
         let id = admin.post("/v2/users", body).await.id();
-        let session = bearer(&admin.base, access(&log_in(&admin.base, &email).await));
+        let session = bearer(&admin.base, access_token(&log_in(&admin.base, &email).await));
         let key = json!({ "name": "key", "scopes": ["agent"] });
         let key = session.post("/v2/users/me/keys", key).await.expect(StatusCode::CREATED);
         let user = Self {
@@ -178,7 +178,7 @@ async fn on_a_full_disk_the_service_is_not_ready_and_revocations_take_effect_in_
     let Some(disk) = Disk::mount() else { return };
     let (ok, unauthorized) = (StatusCode::OK, StatusCode::UNAUTHORIZED);
     let running = start(disk.0.path(), &SETTINGS);
-    let admin = logged_in(&running.base).await;
+    let admin = log_in_admin(&running.base).await;
     let mut users = Vec::new();
     for name in ["logout", "sessions", "token", "key", "blocked", "deleted", "unblocked", "untouched"] {
         users.push(User::new(&admin, name).await);
@@ -236,9 +236,9 @@ async fn on_a_full_disk_the_service_is_not_ready_and_revocations_take_effect_in_
     reader.execute_unprepared("ROLLBACK").await.unwrap();
     reader.close().await.unwrap();
     disk.free();
-    let begun = Instant::now();
+    let started = Instant::now();
     while count(&url, ended).await < 4 || count(&url, "SELECT COUNT(*) FROM api_keys").await > 4 {
-        assert!(begun.elapsed() < PATIENCE, "the revocations are not stored: {}", running.log());
+        assert!(started.elapsed() < TIMEOUT, "the revocations are not stored: {}", running.log());
     }
     admin.get("/health/ready").await.expect(ok);
     refused().await;
@@ -263,7 +263,7 @@ const SERVICE_USER: u32 = 12_345;
 
 /// A directory of the user that the service runs as, with a copy of the program and its policies, which that user may read
 /// wherever the project is; none where this test does not run as root.
-fn directory_of_service() -> Option<TempDir> {
+fn service_directory() -> Option<TempDir> {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path();
     if fs::metadata(path).unwrap().uid() != 0 {
@@ -280,25 +280,27 @@ fn directory_of_service() -> Option<TempDir> {
 }
 
 /// The program as the user of the service.
-fn as_service(directory: &Path, arguments: &[&str]) -> Command {
+fn run_as_service_user(directory: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(directory.join("cedargate"));
     command.args(arguments).current_dir(directory).env_clear().envs(SETTINGS);
     command.env("CEDARGATE_LISTEN", "127.0.0.1:0").uid(SERVICE_USER).gid(SERVICE_USER);
     command
 }
 
-fn succeed(output: Output) -> Output {
+fn expect_success(output: Output) -> Output {
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     output
 }
 
 #[test]
-fn a_backup_that_root_restores_is_one_that_the_service_can_open() {
-    let Some(directory) = directory_of_service() else { return };
+fn a_backup_restored_by_root_can_be_opened_by_the_service() {
+    let Some(directory) = service_directory() else { return };
     let path = directory.path();
     let file = path.join("cedargate.db");
-    succeed(as_service(path, &["user", "add", "--email", "ada@example.com"]).output().unwrap());
-    succeed(as_service(path, &["backup", "copy.db"]).output().unwrap());
+    expect_success(
+        run_as_service_user(path, &["user", "add", "--email", "ada@example.com"]).output().unwrap(),
+    );
+    expect_success(run_as_service_user(path, &["backup", "copy.db"]).output().unwrap());
 
     // As the README says, as root.
     for ending in ["", "-wal", "-shm"] {
@@ -308,18 +310,18 @@ fn a_backup_that_root_restores_is_one_that_the_service_can_open() {
     fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
 
     // Without the next step the service does not start, and says why.
-    let refused = as_service(path, &["serve"]).output().unwrap();
+    let refused = run_as_service_user(path, &["serve"]).output().unwrap();
     assert_eq!(refused.status.code(), Some(1), "{}", text(&refused.stdout));
     let message = text(&refused.stderr);
     for part in ["permission denied", "cedargate.db", "owner 0", "chown 12345"] {
         assert!(message.contains(part), "{part} is not in {message}");
     }
 
-    succeed(run(path, &SETTINGS, &["revoke-all"]));
+    expect_success(run(path, &SETTINGS, &["revoke-all"]));
     for ending in ["", "-wal", "-shm"] {
         let Ok(found) = fs::metadata(path.join(format!("cedargate.db{ending}"))) else { continue };
         assert_eq!((found.uid(), found.mode() & 0o777), (SERVICE_USER, 0o600), "{ending}");
     }
-    let listed = succeed(as_service(path, &["user", "list"]).output().unwrap());
+    let listed = expect_success(run_as_service_user(path, &["user", "list"]).output().unwrap());
     assert!(text(&listed.stdout).contains("ada@example.com"));
 }

@@ -1,10 +1,10 @@
 //! While PostgreSQL is away, decisions about what is cached go on for cached callers, for a limited time, and say so.
 
-use crate::access::{EVALUATION, may, thing};
-use crate::outage::Away;
-use crate::support::{ADMIN, Client, PASSWORD, Reply, TestApp, until};
+use crate::authzen::{EVALUATION, entity, evaluation_request};
+use crate::database_outage::DatabaseOutage;
+use crate::support::{ADMIN, Client, PASSWORD, Reply, TestApp, wait_until};
 use cedargate::authz::Scope;
-use cedargate::config::{Config, Decisions};
+use cedargate::config::{Config, DecisionLogFilter};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -17,8 +17,8 @@ const AUTHORIZE: &str = "/v2/authorize";
 async fn start(change: impl FnOnce(&mut Config)) -> Option<TestApp> {
     std::env::var_os("TEST_POSTGRES_URL")?;
     let directory = tempfile::tempdir().unwrap().keep();
-    let app = TestApp::with(|config| {
-        config.decision_log = Decisions::All;
+    let app = TestApp::start_with(|config| {
+        config.decision_log = DecisionLogFilter::All;
         config.decision_log_to = directory.join("decisions.ndjson").display().to_string();
         change(config);
     });
@@ -27,7 +27,7 @@ async fn start(change: impl FnOnce(&mut Config)) -> Option<TestApp> {
 
 /// The decisions in the log about this subject. The log is closed first.
 fn logged(app: &TestApp, subject: &str) -> Vec<Value> {
-    app.parts.decision_log.close();
+    app.state.decision_log.close();
     let text = std::fs::read_to_string(Path::new(&app.config.decision_log_to)).unwrap();
     let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     lines.filter(|line| line["subject"]["id"] == subject).collect()
@@ -35,7 +35,7 @@ fn logged(app: &TestApp, subject: &str) -> Vec<Value> {
 
 /// Repeats a request until its answer is as expected.
 async fn repeat(what: &str, ask: impl AsyncFn() -> Reply, is_expected: impl Fn(&Reply) -> bool) -> Reply {
-    until(async || {
+    wait_until(async || {
         let reply = ask().await;
         if is_expected(&reply) { Ok(reply) } else { Err(format!("{what}: {}", reply.text)) }
     })
@@ -43,19 +43,27 @@ async fn repeat(what: &str, ask: impl AsyncFn() -> Reply, is_expected: impl Fn(&
 }
 
 /// Waits until answers are not marked: the notifications of other processes arrive.
-async fn until_current(client: &Client, question: &Value) {
+async fn wait_until_current(client: &Client, question: &Value) {
     let ask = async || client.post(EVALUATION, question.clone()).await;
     repeat("it is back", ask, |reply| reply.status == StatusCode::OK && reply.header(STALE).is_empty()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn decisions_go_on_for_a_limited_time_and_are_marked() {
+async fn cached_decisions_continue_for_a_limited_time_and_are_marked_stale() {
     let Some(app) = start(|_| ()).await else { return };
     let (admin, agent) = (app.admin().await, app.user(Scope::Agent).await);
     let conversation = agent.post("/v2/conversations", json!({})).await.id();
     let conversation_path = format!("/v2/conversations/{conversation}");
-    let question = may(thing("User", &agent.id), "fetchConversation", thing("Conversation", &conversation));
-    let denied = may(thing("User", &agent.id), "deleteConversation", thing("Conversation", &conversation));
+    let question = evaluation_request(
+        entity("User", &agent.id),
+        "fetchConversation",
+        entity("Conversation", &conversation),
+    );
+    let denied = evaluation_request(
+        entity("User", &agent.id),
+        "deleteConversation",
+        entity("Conversation", &conversation),
+    );
     let own = json!({ "action": question["action"], "resource": question["resource"] });
     // Both workers know the caller and the resource.
     for _ in 0..20 {
@@ -65,9 +73,9 @@ async fn decisions_go_on_for_a_limited_time_and_are_marked() {
     // Beyond the time after which a cached caller is read again.
     app.clock.advance(30_000);
     let ask = async || admin.post(EVALUATION, question.clone()).await;
-    repeat("contact", ask, |_| app.parts.store.since_contact() < Duration::from_secs(1)).await;
+    repeat("contact", ask, |_| app.state.store.time_since_contact() < Duration::from_secs(1)).await;
 
-    let away = Away::take(app.url(), app.postgres()).await;
+    let outage = DatabaseOutage::begin(app.url(), app.postgres()).await;
     let reply = repeat("stale", ask, |reply| !reply.header(STALE).is_empty()).await;
     assert_eq!(reply.expect(StatusCode::OK), json!({ "decision": true }));
     for seconds in [0, 30, 59] {
@@ -90,15 +98,19 @@ async fn decisions_go_on_for_a_limited_time_and_are_marked() {
     // Everything else is refused at once.
     let login = json!({ "email": ADMIN, "password": PASSWORD });
     let unknown = app.bearer("cg_94c70d470e391bdc16a8d8363b5d48910a67162d");
-    let other = may(thing("User", &admin.id), "fetchUser", thing("User", "599e1fcd9da1c72645c95886"));
+    let other = evaluation_request(
+        entity("User", &admin.id),
+        "fetchUser",
+        entity("User", "599e1fcd9da1c72645c95886"),
+    );
     for reply in [
-        timed(agent.get(&conversation_path)).await,
-        timed(agent.get("/v2/users/me")).await,
-        timed(agent.patch(&conversation_path, json!({ "name": "other" }))).await,
-        timed(unknown.post(EVALUATION, question.clone())).await,
-        timed(admin.post(EVALUATION, other)).await,
-        timed(app.anonymous().post("/v2/auth/token", login)).await,
-        timed(app.anonymous().get("/health/ready")).await,
+        expect_within_a_second(agent.get(&conversation_path)).await,
+        expect_within_a_second(agent.get("/v2/users/me")).await,
+        expect_within_a_second(agent.patch(&conversation_path, json!({ "name": "other" }))).await,
+        expect_within_a_second(unknown.post(EVALUATION, question.clone())).await,
+        expect_within_a_second(admin.post(EVALUATION, other)).await,
+        expect_within_a_second(app.anonymous().post("/v2/auth/token", login)).await,
+        expect_within_a_second(app.anonymous().get("/health/ready")).await,
     ] {
         reply.expect_problem(503, "database_unavailable");
         assert!(reply.header(STALE).is_empty());
@@ -106,8 +118,8 @@ async fn decisions_go_on_for_a_limited_time_and_are_marked() {
 
     app.clock.advance(1_000);
     admin.post(EVALUATION, question.clone()).await.expect_problem(503, "database_unavailable");
-    away.back().await;
-    until_current(&admin, &question).await;
+    outage.end_outage().await;
+    wait_until_current(&admin, &question).await;
     let lines = logged(&app, &agent.id);
     let (stale, current): (Vec<_>, Vec<_>) = lines.iter().partition(|line| line["stale"] == true);
     assert!(stale.len() >= 6 && !current.is_empty(), "{} and {}", stale.len(), current.len());
@@ -115,48 +127,52 @@ async fn decisions_go_on_for_a_limited_time_and_are_marked() {
 }
 
 /// The answer to a request, which takes a second at most.
-async fn timed(request: impl Future<Output = Reply>) -> Reply {
-    let begun = Instant::now();
+async fn expect_within_a_second(request: impl Future<Output = Reply>) -> Reply {
+    let started = Instant::now();
     let reply = request.await;
-    assert!(begun.elapsed() < Duration::from_millis(1_500), "{:?}: {}", begun.elapsed(), reply.text);
+    assert!(started.elapsed() < Duration::from_millis(1_500), "{:?}: {}", started.elapsed(), reply.text);
     reply
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_0_seconds_nothing_is_decided_during_an_outage() {
+async fn without_stale_decisions_nothing_is_decided_during_an_outage() {
     let Some(app) = start(|config| config.stale_decisions = 0).await else { return };
     let admin = app.admin().await;
-    let question = may(thing("User", &admin.id), "fetchUser", thing("User", &admin.id));
+    let question = evaluation_request(entity("User", &admin.id), "fetchUser", entity("User", &admin.id));
     for _ in 0..20 {
         admin.post(EVALUATION, question.clone()).await.expect(StatusCode::OK);
     }
-    let away = Away::take(app.url(), app.postgres()).await;
+    let outage = DatabaseOutage::begin(app.url(), app.postgres()).await;
     let ask = async || admin.post(EVALUATION, question.clone()).await;
     let refused = repeat("refused", ask, |reply| reply.status != StatusCode::OK).await;
     refused.expect_problem(503, "database_unavailable");
     for _ in 0..10 {
         admin.post(EVALUATION, question.clone()).await.expect_problem(503, "database_unavailable");
     }
-    away.back().await;
-    until_current(&admin, &question).await;
+    outage.end_outage().await;
+    wait_until_current(&admin, &question).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_revoked_during_an_outage_is_refused_as_soon_as_it_is_over() {
+async fn credentials_revoked_during_an_outage_are_rejected_afterwards() {
     let Some(app) = start(|_| ()).await else { return };
     let (admin, agent) = (app.admin().await, app.user(Scope::Agent).await);
-    let question = may(thing("User", &agent.id), "fetchUser", thing("User", &agent.id));
+    let question = evaluation_request(entity("User", &agent.id), "fetchUser", entity("User", &agent.id));
     for _ in 0..20 {
         agent.post(EVALUATION, question.clone()).await.expect(StatusCode::OK);
     }
-    let away = Away::take(app.url(), app.postgres()).await;
+    let outage = DatabaseOutage::begin(app.url(), app.postgres()).await;
     let ask = async || agent.post(EVALUATION, question.clone()).await;
     repeat("stale", ask, |reply| !reply.header(STALE).is_empty()).await;
-    away.back().await;
+    outage.end_outage().await;
     // As another process does it: the notification is received, or what was read before is forgotten at the reconnection.
     let ended = format!("UPDATE sessions SET ended_at = 1 WHERE \"user\" = '{}'", agent.id);
     app.sql(&format!("BEGIN; {ended}; SELECT pg_notify('cedargate_facts', 'v2 all'); COMMIT")).await;
     let refused = repeat("refused", ask, |reply| reply.status == StatusCode::UNAUTHORIZED).await;
     refused.expect_problem(401, "invalid_token");
-    until_current(&admin, &may(thing("User", &admin.id), "fetchUser", thing("User", &admin.id))).await;
+    wait_until_current(
+        &admin,
+        &evaluation_request(entity("User", &admin.id), "fetchUser", entity("User", &admin.id)),
+    )
+    .await;
 }

@@ -1,8 +1,11 @@
 //! Input that can be read in two ways is refused: repeated keys, compressed bodies, several Authorization headers. A member
 //! that is `null` and one that is absent mean the same in AuthZEN requests.
 
-use crate::access::{EVALUATION, EVALUATIONS, decides, evaluate, may, obstacle, thing, with_records};
-use crate::access_search::{ACTIONS, RESOURCES, SUBJECTS};
+use crate::authzen::{
+    EVALUATION, EVALUATIONS, entity, error_code, evaluate, evaluation_request, is_permitted,
+    start_with_records,
+};
+use crate::authzen_search::{ACTION_SEARCH, RESOURCE_SEARCH, SUBJECT_SEARCH};
 use crate::support::{ADMIN, Client, PASSWORD, Reply, TestApp};
 use cedargate::authz::Scope;
 use reqwest::{Method, StatusCode};
@@ -16,7 +19,7 @@ async fn send(client: &Client, method: Method, path: &str, body: &str) -> Reply 
 }
 
 #[tokio::test]
-async fn a_key_that_occurs_twice_is_refused_at_every_depth() {
+async fn duplicate_keys_are_rejected_at_every_depth() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     let form = format!("/v2/forms/{}", admin.post("/v2/forms", json!({ "name": "form" })).await.id());
@@ -39,9 +42,9 @@ async fn a_key_that_occurs_twice_is_refused_at_every_depth() {
         (Method::POST, EVALUATION, question(r#","later":{"a":1,"a":1}"#), "later.a"),
         (Method::POST, EVALUATION, properties.clone(), "subject.properties.x"),
         (Method::POST, EVALUATIONS, question(amounts), "context.amount"),
-        (Method::POST, SUBJECTS, question(amounts), "context.amount"),
-        (Method::POST, RESOURCES, question(amounts), "context.amount"),
-        (Method::POST, ACTIONS, question(r#","page":{"limit":1,"limit":2}"#), "page.limit"),
+        (Method::POST, SUBJECT_SEARCH, question(amounts), "context.amount"),
+        (Method::POST, RESOURCE_SEARCH, question(amounts), "context.amount"),
+        (Method::POST, ACTION_SEARCH, question(r#","page":{"limit":1,"limit":2}"#), "page.limit"),
         (Method::POST, "/v2/authorize", question(amounts), "context.amount"),
         (Method::POST, "/v2/authorize", properties, "subject.properties.x"),
         (Method::POST, "/v2/forms", meta.to_owned(), "meta.a.0.b"),
@@ -68,14 +71,14 @@ async fn a_key_that_occurs_twice_is_refused_at_every_depth() {
 
 #[tokio::test]
 async fn null_for_an_optional_member_is_the_same_as_absent() {
-    let app = with_records().await;
+    let app = start_with_records().await;
     let admin = app.admin().await;
     let alice = json!({ "type": "user", "id": "alice", "properties": null });
     let record = json!({ "type": "record", "id": "record-1", "properties": null });
     let action = json!({ "name": "read", "properties": null });
     let question = json!({ "subject": alice, "action": action, "resource": record, "context": null });
     for _ in 0..2 {
-        assert!(decides(&admin, question.clone()).await);
+        assert!(is_permitted(&admin, question.clone()).await);
     }
     for (options, evaluations) in [
         (json!(null), json!(null)),
@@ -96,11 +99,11 @@ async fn null_for_an_optional_member_is_the_same_as_absent() {
     });
     let answers = admin.post(EVALUATIONS, batch).await.expect(StatusCode::OK)["evaluations"].clone();
     assert_eq!(answers[0], json!({ "decision": true }));
-    assert_eq!(obstacle(&answers[1]), "invalid");
+    assert_eq!(error_code(&answers[1]), "invalid");
     for (path, search) in [
-        (SUBJECTS, json!({ "subject": { "type": "user" }, "action": action, "resource": record })),
-        (RESOURCES, json!({ "subject": alice, "action": action, "resource": { "type": "record" } })),
-        (ACTIONS, json!({ "subject": alice, "action": null, "resource": record })),
+        (SUBJECT_SEARCH, json!({ "subject": { "type": "user" }, "action": action, "resource": record })),
+        (RESOURCE_SEARCH, json!({ "subject": alice, "action": action, "resource": { "type": "record" } })),
+        (ACTION_SEARCH, json!({ "subject": alice, "action": null, "resource": record })),
     ] {
         let absent = admin.post(path, search.clone()).await.expect(StatusCode::OK);
         assert!(absent["page"]["count"].as_u64().unwrap() > 0, "{absent}");
@@ -121,18 +124,21 @@ async fn null_for_an_optional_member_is_the_same_as_absent() {
 }
 
 #[tokio::test]
-async fn a_value_that_a_declared_attribute_cannot_hold_names_the_attribute() {
-    let app = with_records().await;
+async fn an_invalid_attribute_value_names_the_attribute() {
+    let app = start_with_records().await;
     let admin = app.admin().await;
-    let alice = thing("user", "alice");
+    let alice = entity("user", "alice");
     let with = |kind: &str, properties: Value| json!({ "type": kind, "id": "new", "properties": properties });
     let mut questions = Vec::new();
     for value in [json!(null), json!(7), json!(1.5), json!(["active"]), json!({ "status": "active" })] {
         let record = with("record", json!({ "status": value, "other": null }));
-        questions.push((may(alice.clone(), "write", record), "resource.properties.status"));
+        questions.push((evaluation_request(alice.clone(), "write", record), "resource.properties.status"));
         let subject = with("user", json!({ "role": value }));
-        questions.push((may(subject, "read", thing("record", "record-1")), "subject.properties.role"));
-        let mut soft = may(alice.clone(), "delete", thing("record", "record-1"));
+        questions.push((
+            evaluation_request(subject, "read", entity("record", "record-1")),
+            "subject.properties.role",
+        ));
+        let mut soft = evaluation_request(alice.clone(), "delete", entity("record", "record-1"));
         soft["action"]["properties"] = json!({ "soft": value });
         questions.push((soft.clone(), "context.soft"));
         soft["action"]["properties"] = json!({});
@@ -142,14 +148,14 @@ async fn a_value_that_a_declared_attribute_cannot_hold_names_the_attribute() {
     for (question, attribute) in questions {
         for _ in 0..2 {
             let answer = evaluate(&admin, question.clone()).await;
-            assert_eq!(obstacle(&answer), "invalid_attribute", "{question}");
+            assert_eq!(error_code(&answer), "invalid_attribute", "{question}");
             assert_eq!(answer["context"]["error"]["attribute"], attribute, "{question}");
         }
     }
 }
 
 #[tokio::test]
-async fn a_value_of_an_extension_type_that_cannot_be_made_names_its_attribute() {
+async fn an_invalid_extension_value_names_the_attribute() {
     let schema = r#"namespace Shop {
         entity Visitor;
         entity Door = { opened?: datetime, address?: ipaddr };
@@ -159,7 +165,7 @@ async fn a_value_of_an_extension_type_that_cannot_be_made_names_its_attribute() 
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join("shop.cedarschema"), schema).unwrap();
     std::fs::write(directory.path().join("shop.cedar"), policy).unwrap();
-    let app = TestApp::with(|config| {
+    let app = TestApp::start_with(|config| {
         config.schema.push(directory.path().to_owned());
         config.policies.push(directory.path().to_owned());
     })
@@ -167,7 +173,7 @@ async fn a_value_of_an_extension_type_that_cannot_be_made_names_its_attribute() 
     let admin = app.admin().await;
     let question = |properties: Value, context: Value| {
         let door = json!({ "type": "Shop::Door", "id": "front", "properties": properties });
-        json!({ "subject": thing("Shop::Visitor", "ada"), "action": { "name": "enter" }, "resource": door,
+        json!({ "subject": entity("Shop::Visitor", "ada"), "action": { "name": "enter" }, "resource": door,
             "context": context })
     };
     for (properties, context, attribute) in [
@@ -181,24 +187,24 @@ async fn a_value_of_an_extension_type_that_cannot_be_made_names_its_attribute() 
         (json!({}), json!({ "fee": "1.23456" }), "context.fee"),
     ] {
         let answer = evaluate(&admin, question(properties, context)).await;
-        assert_eq!(obstacle(&answer), "invalid_attribute", "{attribute}");
+        assert_eq!(error_code(&answer), "invalid_attribute", "{attribute}");
         assert_eq!(answer["context"]["error"]["attribute"], attribute);
     }
     let good = json!({ "until": "2026-12-01", "fee": "1.5" });
-    assert!(decides(&admin, question(json!({ "opened": "2026-01-31T12:00:00Z" }), good)).await);
+    assert!(is_permitted(&admin, question(json!({ "opened": "2026-01-31T12:00:00Z" }), good)).await);
 }
 
 #[tokio::test]
 async fn a_compressed_body_is_refused() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
-    let me = thing("User", &admin.id);
-    let question = may(me.clone(), "fetchUser", me).to_string();
+    let me = entity("User", &admin.id);
+    let question = evaluation_request(me.clone(), "fetchUser", me).to_string();
     let form = json!({ "name": "form" }).to_string();
     for (path, body) in [
         (EVALUATION, &question),
         (EVALUATIONS, &question),
-        (RESOURCES, &question),
+        (RESOURCE_SEARCH, &question),
         ("/v2/authorize", &question),
         ("/v2/forms", &form),
     ] {
@@ -222,7 +228,7 @@ async fn a_compressed_body_is_refused() {
 }
 
 /// The status line and the body of the answer to a request of these lines.
-fn raw(app: &TestApp, lines: &[&str]) -> (String, Value) {
+fn send_raw_request(app: &TestApp, lines: &[&str]) -> (String, Value) {
     let mut stream = std::net::TcpStream::connect(app.base.strip_prefix("http://").unwrap()).unwrap();
     write!(stream, "{}\r\nHost: localhost\r\nConnection: close\r\n\r\n", lines.join("\r\n")).unwrap();
     let mut answer = String::new();
@@ -238,11 +244,11 @@ async fn several_authorization_headers_are_refused() {
     let guest = app.user(Scope::Guest).await;
     let header = |client: &Client| format!("Authorization: Bearer {}", client.bearer.as_deref().unwrap());
     let (one, other) = (header(&admin), header(&guest));
-    assert!(raw(&app, &["GET /v2/users/me HTTP/1.1", &one]).0.contains(" 200 "));
+    assert!(send_raw_request(&app, &["GET /v2/users/me HTTP/1.1", &one]).0.contains(" 200 "));
     for second in [&other, &one, "Authorization: Basic YTpi", "authorization: "] {
         for line in ["GET /v2/users/me HTTP/1.1", "GET /v2/auth/token?refreshToken=x HTTP/1.1"] {
             for headers in [[line, one.as_str(), second], [line, second, one.as_str()]] {
-                let (status, problem) = raw(&app, &headers);
+                let (status, problem) = send_raw_request(&app, &headers);
                 assert!(status.contains(" 400 "), "{headers:?}: {status}");
                 assert_eq!(problem["code"], "duplicate_authorization", "{headers:?}");
             }
@@ -250,6 +256,6 @@ async fn several_authorization_headers_are_refused() {
         // A proxy that asks is told no.
         let asked = ["X-Original-Method: GET", "X-Original-URI: /v2/users/me"];
         let headers = ["GET /v2/authorize/forward HTTP/1.1", asked[0], asked[1], &one, second];
-        assert!(raw(&app, &headers).0.contains(" 403 "), "{second}");
+        assert!(send_raw_request(&app, &headers).0.contains(" 403 "), "{second}");
     }
 }

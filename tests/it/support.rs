@@ -1,10 +1,10 @@
 //! A whole service for each test, on a database of its own, and clients that talk to it over HTTP.
 
-use crate::processes::PATIENCE;
+use crate::multi_process::TIMEOUT;
 use cedargate::app::App;
 use cedargate::authz::Scope;
 use cedargate::config::{Config, PolicyTests};
-use cedargate::values::{Clock, Id};
+use cedargate::types::{Clock, Id};
 use reqwest::{Method, StatusCode};
 use sea_orm::{ConnectionTrait, DbBackend, Statement};
 use serde_json::{Value, json};
@@ -28,7 +28,7 @@ pub struct TestApp {
     /// What it was started with.
     pub config: Config,
     /// Its parts.
-    pub parts: Arc<cedargate::http::Parts>,
+    pub state: Arc<cedargate::http::AppState>,
     database: Arc<Database>,
     handle: actix_web::dev::ServerHandle,
 }
@@ -48,12 +48,12 @@ pub fn http_client() -> reqwest::Client {
 }
 
 /// Repeats a probe until it succeeds. Its error says what is missing, where that takes too long.
-pub async fn until<T>(mut probe: impl AsyncFnMut() -> Result<T, String>) -> T {
-    let begun = Instant::now();
+pub async fn wait_until<T>(mut probe: impl AsyncFnMut() -> Result<T, String>) -> T {
+    let started = Instant::now();
     loop {
         match probe().await {
             Ok(value) => return value,
-            Err(missing) => assert!(begun.elapsed() < PATIENCE, "{missing}"),
+            Err(missing) => assert!(started.elapsed() < TIMEOUT, "{missing}"),
         }
         // Between two looks at the condition: the service needs the processor, too.
         tokio::time::sleep(Duration::from_millis(2)).await;
@@ -65,7 +65,7 @@ pub fn to_base64(bytes: &[u8]) -> String {
     let digit = |bits: u32| char::from(BASE64[(bits & 63) as usize]);
     let mut text = String::new();
     for chunk in bytes.chunks(3) {
-        let bits = (0..3).fold(0, |bits, at| bits << 8 | u32::from(*chunk.get(at).unwrap_or(&0)));
+        let bits = (0..3).fold(0, |bits, index| bits << 8 | u32::from(*chunk.get(index).unwrap_or(&0)));
         text.extend([18, 12, 6, 0].iter().take(chunk.len() + 1).map(|shift| digit(bits >> shift)));
     }
     text
@@ -86,7 +86,7 @@ pub fn from_base64(text: &str) -> Vec<u8> {
 }
 
 /// The header and the claims of a JWT, unchecked.
-pub fn jwt(token: &str) -> (Value, Value) {
+pub fn decode_jwt(token: &str) -> (Value, Value) {
     let parts: Vec<&str> = token.split('.').collect();
     assert_eq!(parts.len(), 3, "{token}");
     let read = |part| serde_json::from_slice(&from_base64(part)).unwrap();
@@ -131,7 +131,7 @@ impl Database {
     }
 
     /// Everything that it holds, as text: the bytes of the files, or every row of every table.
-    pub async fn stored(&self) -> String {
+    pub async fn dump(&self) -> String {
         if self.server.is_none() {
             let files = std::fs::read_dir(self.directory.path()).unwrap();
             let bytes = files.map(|file| std::fs::read(file.unwrap().path()).unwrap());
@@ -174,20 +174,20 @@ pub async fn run_sql(url: &str, sql: &str) {
 
 impl TestApp {
     pub async fn start() -> Self {
-        Self::with(|_| ()).await
+        Self::start_with(|_| ()).await
     }
 
     /// With other settings than the usual ones.
-    pub async fn with(change: impl FnOnce(&mut Config)) -> Self {
-        Self::on_with(Database::new().await, change).await
+    pub async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
+        Self::start_on_with(Database::new().await, change).await
     }
 
     /// On a database that was made before.
-    pub async fn on(database: Database) -> Self {
-        Self::on_with(database, |_| ()).await
+    pub async fn start_on(database: Database) -> Self {
+        Self::start_on_with(database, |_| ()).await
     }
 
-    async fn on_with(database: Database, change: impl FnOnce(&mut Config)) -> Self {
+    async fn start_on_with(database: Database, change: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config {
             database_url: database.url.clone().into(),
             database_connections: 4,
@@ -209,20 +209,20 @@ impl TestApp {
             ..Config::default()
         };
         change(&mut config);
-        let clock = Clock::settable("2026-01-31T12:00:00Z".parse().unwrap());
+        let clock = Clock::manual("2026-01-31T12:00:00Z".parse().unwrap());
         Self::open(database.into(), config, clock).await
     }
 
     /// Another start on the same database and by the same clock, with some settings changed.
-    pub async fn again(&self, change: impl FnOnce(&mut Config)) -> Self {
+    pub async fn start_replica(&self, change: impl FnOnce(&mut Config)) -> Self {
         let mut config = self.config.clone();
         change(&mut config);
         Self::open(Arc::clone(&self.database), config, self.clock.clone()).await
     }
 
     /// Another start on the same database and with the same settings, by a clock that is so many milliseconds ahead now.
-    pub async fn ahead(&self, millis: i64) -> Self {
-        let clock = Clock::settable(self.clock.now());
+    pub async fn start_replica_ahead(&self, millis: i64) -> Self {
+        let clock = Clock::manual(self.clock.now());
         clock.advance(millis);
         Self::open(Arc::clone(&self.database), self.config.clone(), clock).await
     }
@@ -234,7 +234,7 @@ impl TestApp {
         let server = app.serve(listener).await.unwrap();
         let handle = server.handle();
         tokio::spawn(server);
-        Self { base, clock, config, parts: Arc::clone(&app.parts), database, handle }
+        Self { base, clock, config, state: Arc::clone(&app.state), database, handle }
     }
 
     /// A connection to its database, behind its back.
@@ -253,8 +253,8 @@ impl TestApp {
     }
 
     /// Everything that its database holds, as text: the bytes of the files, or every row of every table.
-    pub async fn stored(&self) -> String {
-        self.database.stored().await
+    pub async fn dump(&self) -> String {
+        self.database.dump().await
     }
 
     /// The number that a query gives.
@@ -344,14 +344,14 @@ pub struct Reply {
     pub headers: reqwest::header::HeaderMap,
     pub text: String,
     pub json: Value,
-    what: String,
+    request_line: String,
 }
 
 impl Reply {
     /// The body, where the status is as expected.
     #[track_caller]
     pub fn expect(self, status: StatusCode) -> Value {
-        assert_eq!(self.status, status, "{}: {}", self.what, self.text);
+        assert_eq!(self.status, status, "{}: {}", self.request_line, self.text);
         self.json
     }
 
@@ -363,10 +363,10 @@ impl Reply {
             (self.status.as_u16(), self.json["code"].as_str()),
             (status, Some(code)),
             "{}: {}",
-            self.what,
+            self.request_line,
             self.text
         );
-        assert_eq!(self.header("content-type"), "application/problem+json", "{}", self.what);
+        assert_eq!(self.header("content-type"), "application/problem+json", "{}", self.request_line);
         assert_eq!(self.json["status"], status);
         assert_eq!(self.json["error"]["message"], self.json["detail"]);
         assert_eq!(self.json["requestId"], self.header("x-request-id"));
@@ -383,7 +383,10 @@ impl Reply {
 
     /// The id in the body.
     pub fn id(&self) -> String {
-        self.json["id"].as_str().unwrap_or_else(|| panic!("{}: no id in {}", self.what, self.text)).to_owned()
+        self.json["id"]
+            .as_str()
+            .unwrap_or_else(|| panic!("{}: no id in {}", self.request_line, self.text))
+            .to_owned()
     }
 }
 
@@ -407,7 +410,7 @@ impl Client {
         headers: &[(&str, &str)],
         body: Option<Vec<u8>>,
     ) -> reqwest::Result<Reply> {
-        let what = format!("{method} {path}");
+        let request_line = format!("{method} {path}");
         let mut request = self.http.request(method, format!("{}{path}", self.base));
         if let Some(bearer) = &self.bearer {
             request = request.bearer_auth(bearer);
@@ -422,7 +425,7 @@ impl Client {
         let (status, headers) = (response.status(), response.headers().clone());
         let text = response.text().await?;
         let json = serde_json::from_str(&text).unwrap_or(Value::Null);
-        Ok(Reply { status, headers, text, json, what })
+        Ok(Reply { status, headers, text, json, request_line })
     }
 
     /// Sends JSON, if any.

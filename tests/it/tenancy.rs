@@ -1,13 +1,15 @@
 //! Tenants: nobody sees, names or touches what is outside the subtree of its own organization, or learns that it is there.
 
-use crate::resources::{Kind, NOBODY, address, apart_from, kinds, make};
+use crate::resources::{
+    ResourceSpec, UNKNOWN_ID, comparable_response, create_resource, resource_specs, unique_email,
+};
 use crate::support::{Client, Reply, TestApp};
 use cedargate::authz::Scope;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 /// The least scope for each verb, as the seed's table has it.
-struct Least {
+struct MinimumScopes {
     list: Scope,
     fetch: Scope,
     create: Scope,
@@ -15,7 +17,7 @@ struct Least {
     delete: Scope,
 }
 
-fn least(path: &str) -> Least {
+fn minimum_scopes(path: &str) -> MinimumScopes {
     use Scope::{Admin, Agent, Bot, Guest};
     let [list, fetch, create, update, delete] = match path {
         "/v2/organizations" | "/v2/orggroups" | "/v2/users" => [Bot, Bot, Admin, Admin, Admin],
@@ -26,32 +28,32 @@ fn least(path: &str) -> Least {
         "/v2/forms" => [Bot, Admin, Bot, Bot, Admin],
         _ => [Admin, Admin, Admin, Admin, Admin],
     };
-    Least { list, fetch, create, update, delete }
+    MinimumScopes { list, fetch, create, update, delete }
 }
 
 /// A user of each scope in an organization.
-async fn staff(app: &TestApp, admin: &Client) -> Vec<(Scope, Client)> {
+async fn create_users_of_each_scope(app: &TestApp, admin: &Client) -> Vec<(Scope, Client)> {
     let mut staff = Vec::new();
     for scope in Scope::ALL {
-        let email = address();
+        let email = unique_email();
         let body = json!({ "email": email, "password": crate::support::PASSWORD, "role": scope });
-        make(admin, "/v2/users", body).await;
+        create_resource(admin, "/v2/users", body).await;
         staff.push((scope, app.client(&email).await));
     }
     staff
 }
 
 /// A thing of every kind, as `(kind, path of the thing, its id)`.
-async fn things(admin: &Client) -> Vec<(Kind, String, String)> {
-    let mut things = Vec::new();
-    for kind in kinds(admin).await {
-        let id = make(admin, kind.path, kind.full.clone()).await;
-        things.push((kind, String::new(), id));
+async fn create_resources(admin: &Client) -> Vec<(ResourceSpec, String, String)> {
+    let mut resources = Vec::new();
+    for kind in resource_specs(admin).await {
+        let id = create_resource(admin, kind.path, kind.full.clone()).await;
+        resources.push((kind, String::new(), id));
     }
-    for (kind, path, id) in &mut things {
+    for (kind, path, id) in &mut resources {
         *path = format!("{}/{id}", kind.path);
     }
-    things
+    resources
 }
 
 #[tokio::test]
@@ -59,12 +61,12 @@ async fn a_list_shows_nothing_of_another_tenant() {
     let app = TestApp::start().await;
     let (_, admin) = app.tenant("acme").await;
     let (_, stranger) = app.tenant("other").await;
-    let own = kinds(&stranger).await;
+    let own = resource_specs(&stranger).await;
     let mut before = Vec::new();
     for kind in &own {
         before.push(stranger.get(kind.path).await.expect(StatusCode::OK));
     }
-    for (kind, _, id) in things(&admin).await {
+    for (kind, _, id) in create_resources(&admin).await {
         let list = admin.get(&format!("{}?id={id}", kind.path)).await;
         assert_eq!(list.expect(StatusCode::OK).as_array().unwrap().len(), 1, "{}", kind.path);
         let list = stranger.get(&format!("{}?id={id}", kind.path)).await;
@@ -78,92 +80,100 @@ async fn a_list_shows_nothing_of_another_tenant() {
 }
 
 /// Does to a thing what the method says.
-async fn act(client: &Client, method: &Method, path: &str, patch: &Value) -> Reply {
+async fn send_request(client: &Client, method: &Method, path: &str, patch: &Value) -> Reply {
     let body = (*method == Method::PATCH).then(|| patch.clone());
     client.call(method.clone(), path, body).await
 }
 
 #[tokio::test]
-async fn what_is_missing_malformed_or_out_of_reach_answers_alike() {
+async fn missing_malformed_and_inaccessible_ids_yield_the_same_response() {
     let app = TestApp::start().await;
     let (_, admin) = app.tenant("acme").await;
     let (_, stranger) = app.tenant("other").await;
-    let staff = staff(&app, &admin).await;
-    for (kind, thing, id) in things(&stranger).await {
-        let before = stranger.get(&thing).await.expect(StatusCode::OK);
+    let staff = create_users_of_each_scope(&app, &admin).await;
+    for (kind, resource_path, id) in create_resources(&stranger).await {
+        let before = stranger.get(&resource_path).await.expect(StatusCode::OK);
         for (scope, client) in &staff {
-            let Least { fetch, update, delete, .. } = least(kind.path);
-            for (method, least) in [(Method::GET, fetch), (Method::PATCH, update), (Method::DELETE, delete)] {
-                let (status, code) = if *scope >= least { (404, "not_found") } else { (403, "forbidden") };
+            let MinimumScopes { fetch, update, delete, .. } = minimum_scopes(kind.path);
+            for (method, minimum) in [(Method::GET, fetch), (Method::PATCH, update), (Method::DELETE, delete)]
+            {
+                let (status, code) = if *scope >= minimum { (404, "not_found") } else { (403, "forbidden") };
                 let patch = json!({ "meta": { "touched": true } });
-                let abroad = act(client, &method, &thing, &patch).await;
-                let abroad_answer = apart_from(&abroad, &id);
+                let inaccessible = send_request(client, &method, &resource_path, &patch).await;
+                let inaccessible_answer = comparable_response(&inaccessible, &id);
                 for other in
-                    [NOBODY, "none", "599e1fcd9da1c72645c9588", "%20", "%00", "0x599e1fcd9da1c72645c958"]
+                    [UNKNOWN_ID, "none", "599e1fcd9da1c72645c9588", "%20", "%00", "0x599e1fcd9da1c72645c958"]
                 {
-                    let missing = act(client, &method, &format!("{}/{other}", kind.path), &patch).await;
+                    let missing =
+                        send_request(client, &method, &format!("{}/{other}", kind.path), &patch).await;
                     assert_eq!(
-                        apart_from(&missing, other),
-                        abroad_answer,
-                        "{scope} {method} {thing} {other}"
+                        comparable_response(&missing, other),
+                        inaccessible_answer,
+                        "{scope} {method} {resource_path} {other}"
                     );
                 }
-                abroad.expect_problem(status, code);
+                inaccessible.expect_problem(status, code);
             }
         }
-        assert_eq!(stranger.get(&thing).await.expect(StatusCode::OK), before, "{thing}");
+        assert_eq!(stranger.get(&resource_path).await.expect(StatusCode::OK), before, "{resource_path}");
     }
 }
 
 #[tokio::test]
-async fn nobody_below_admin_learns_which_users_there_are() {
+async fn callers_without_permission_cannot_tell_which_users_exist() {
     let app = TestApp::start().await;
     let (_, admin) = app.tenant("acme").await;
     let (_, stranger) = app.tenant("other").await;
-    let staff = staff(&app, &admin).await;
+    let staff = create_users_of_each_scope(&app, &admin).await;
     // At home too: whoever may not do it to another user is answered as if there were none.
     for (scope, client) in &staff {
         let meta = json!({ "meta": {} });
-        for (method, least) in
+        for (method, minimum) in
             [(Method::GET, Scope::Bot), (Method::PATCH, Scope::Admin), (Method::DELETE, Scope::Admin)]
         {
-            if *scope >= least {
+            if *scope >= minimum {
                 continue;
             }
-            let answers = [admin.id.as_str(), stranger.id.as_str(), NOBODY].map(|id| {
-                let (client, method, meta, id) = (client.clone(), method.clone(), meta.clone(), id.to_owned());
-                async move { apart_from(&act(&client, &method, &format!("/v2/users/{id}"), &meta).await, &id) }
+            let answers = [admin.id.as_str(), stranger.id.as_str(), UNKNOWN_ID].map(|id| {
+                let (client, method, meta, id) =
+                    (client.clone(), method.clone(), meta.clone(), id.to_owned());
+                async move {
+                    comparable_response(
+                        &send_request(&client, &method, &format!("/v2/users/{id}"), &meta).await,
+                        &id,
+                    )
+                }
             });
-            let [home, abroad, missing] = answers;
-            let (home, abroad, missing) = (home.await, abroad.await, missing.await);
+            let [home, inaccessible, missing] = answers;
+            let (home, inaccessible, missing) = (home.await, inaccessible.await, missing.await);
             assert_eq!(home, missing, "{scope} {method}");
-            assert_eq!(abroad, missing, "{scope} {method}");
+            assert_eq!(inaccessible, missing, "{scope} {method}");
         }
     }
 }
 
 #[tokio::test]
-async fn nobody_creates_in_an_organization_out_of_reach() {
+async fn creating_in_an_inaccessible_organization_is_rejected() {
     let app = TestApp::start().await;
     let (_, admin) = app.tenant("acme").await;
-    let (abroad, stranger) = app.tenant("other").await;
-    let staff = staff(&app, &admin).await;
-    let theirs = make(&stranger, "/v2/conversations", json!({})).await;
-    for kind in kinds(&admin).await {
+    let (other_organization, stranger) = app.tenant("other").await;
+    let staff = create_users_of_each_scope(&app, &admin).await;
+    let theirs = create_resource(&stranger, "/v2/conversations", json!({})).await;
+    for kind in resource_specs(&admin).await {
         let (field, there) = match kind.path {
-            "/v2/organizations" => ("parent", &abroad),
+            "/v2/organizations" => ("parent", &other_organization),
             "/v2/messages" => ("conversation", &theirs),
-            _ => ("organization", &abroad),
+            _ => ("organization", &other_organization),
         };
         let count = stranger.get(kind.path).await.header("x-total-count").to_owned();
         for (scope, client) in &staff {
-            let least = least(kind.path).create;
+            let minimum = minimum_scopes(kind.path).create;
             let mut answers = Vec::new();
-            for id in [there.as_str(), NOBODY] {
-                let mut body = kind.least.clone();
+            for id in [there.as_str(), UNKNOWN_ID] {
+                let mut body = kind.minimal.clone();
                 body[field] = json!(id);
                 let refused = client.post(kind.path, body).await;
-                if *scope >= least {
+                if *scope >= minimum {
                     assert_eq!(
                         refused.expect_problem(400, "invalid_fields"),
                         [field],
@@ -173,20 +183,20 @@ async fn nobody_creates_in_an_organization_out_of_reach() {
                 } else {
                     refused.expect_problem(403, "forbidden");
                 }
-                answers.push(apart_from(&refused, id));
+                answers.push(comparable_response(&refused, id));
             }
             assert_eq!(answers[0], answers[1], "{scope} {}", kind.path);
         }
         assert_eq!(stranger.get(kind.path).await.header("x-total-count"), count, "{}", kind.path);
     }
     for (_, client) in &staff {
-        let answers = [theirs.as_str(), NOBODY, "none"].map(|id| {
+        let answers = [theirs.as_str(), UNKNOWN_ID, "none"].map(|id| {
             let path = format!("/v2/conversations/{id}/messages");
             let (client, id) = (client.clone(), id.to_owned());
             async move {
                 let refused = client.post(&path, json!({ "text": "Hello" })).await;
                 refused.expect_problem(404, "not_found");
-                apart_from(&refused, &id)
+                comparable_response(&refused, &id)
             }
         });
         let [theirs, missing, malformed] = answers;
@@ -198,49 +208,50 @@ async fn nobody_creates_in_an_organization_out_of_reach() {
 }
 
 #[tokio::test]
-async fn nobody_moves_a_thing_out_of_its_reach() {
+async fn moving_a_resource_to_an_inaccessible_organization_is_rejected() {
     let app = TestApp::start().await;
     let (home, admin) = app.tenant("acme").await;
-    let (abroad, stranger) = app.tenant("other").await;
+    let (other_organization, stranger) = app.tenant("other").await;
     let root = app.admin().await.get("/v2/users/me").await.json["organization"].clone();
     let root = root.as_str().unwrap();
-    for (kind, thing, id) in things(&admin).await {
+    for (kind, resource_path, id) in create_resources(&admin).await {
         let field = match kind.path {
             "/v2/organizations" => "parent",
             "/v2/messages" => continue,
             _ => "organization",
         };
-        let before = admin.get(&thing).await.expect(StatusCode::OK);
+        let before = admin.get(&resource_path).await.expect(StatusCode::OK);
         let mut answers = Vec::new();
-        for there in [abroad.as_str(), root, NOBODY] {
-            let refused = admin.patch(&thing, json!({ field: there })).await;
-            assert_eq!(refused.expect_problem(400, "invalid_fields"), [field], "{thing}");
-            answers.push(apart_from(&refused, there));
+        for there in [other_organization.as_str(), root, UNKNOWN_ID] {
+            let refused = admin.patch(&resource_path, json!({ field: there })).await;
+            assert_eq!(refused.expect_problem(400, "invalid_fields"), [field], "{resource_path}");
+            answers.push(comparable_response(&refused, there));
         }
-        assert_eq!(answers[0], answers[2], "{thing}");
-        assert_eq!(answers[1], answers[2], "{thing}");
-        assert_eq!(admin.get(&thing).await.expect(StatusCode::OK), before);
+        assert_eq!(answers[0], answers[2], "{resource_path}");
+        assert_eq!(answers[1], answers[2], "{resource_path}");
+        assert_eq!(admin.get(&resource_path).await.expect(StatusCode::OK), before);
         let list = stranger.get(&format!("{}?id={id}", kind.path)).await;
         assert_eq!(list.expect(StatusCode::OK), json!([]));
     }
     // Nor its own organization.
-    let refused = admin.patch(&format!("/v2/organizations/{home}"), json!({ "parent": abroad })).await;
+    let refused =
+        admin.patch(&format!("/v2/organizations/{home}"), json!({ "parent": other_organization })).await;
     assert_eq!(refused.expect_problem(400, "invalid_fields"), ["parent"]);
 }
 
 #[tokio::test]
-async fn nobody_looks_up_the_tree() {
+async fn ancestor_organizations_are_not_accessible() {
     let app = TestApp::start().await;
     let root = app.admin().await;
     let (home, admin) = app.tenant("acme").await;
     let top = root.get("/v2/users/me").await.json["organization"].as_str().unwrap().to_owned();
-    let form = make(&root, "/v2/forms", json!({ "name": "of the root" })).await;
+    let form = create_resource(&root, "/v2/forms", json!({ "name": "of the root" })).await;
     admin.get(&format!("/v2/organizations/{top}")).await.expect_problem(404, "not_found");
     admin.get(&format!("/v2/users/{}", root.id)).await.expect_problem(404, "not_found");
     admin.get(&format!("/v2/forms/{form}")).await.expect_problem(404, "not_found");
     admin.get(&format!("/v2/forms?organization={top}")).await.expect_problem(404, "not_found");
     // Down the tree it goes: what is below belongs to the subtree.
-    let own = make(&admin, "/v2/forms", json!({ "name": "of the tenant" })).await;
+    let own = create_resource(&admin, "/v2/forms", json!({ "name": "of the tenant" })).await;
     let seen = root.get(&format!("/v2/forms/{own}")).await.expect(StatusCode::OK);
     assert_eq!(seen["organization"], home);
     root.patch(&format!("/v2/forms/{own}"), json!({ "name": "seen" })).await.expect(StatusCode::OK);
@@ -248,44 +259,44 @@ async fn nobody_looks_up_the_tree() {
 }
 
 #[tokio::test]
-async fn without_a_list_at_home_the_list_of_any_organization_is_forbidden() {
+async fn callers_that_may_not_list_their_own_organization_may_list_no_other() {
     let app = TestApp::start().await;
     let (home, admin) = app.tenant("acme").await;
-    let (abroad, _) = app.tenant("other").await;
-    let staff = staff(&app, &admin).await;
-    for kind in kinds(&admin).await {
+    let (other_organization, _) = app.tenant("other").await;
+    let staff = create_users_of_each_scope(&app, &admin).await;
+    for kind in resource_specs(&admin).await {
         if kind.path == "/v2/organizations" {
             continue;
         }
         for (scope, client) in &staff {
-            let least = least(kind.path).list;
+            let minimum = minimum_scopes(kind.path).list;
             let answer = |organization: &str| {
                 let (client, path) = (client.clone(), format!("{}?organization={organization}", kind.path));
                 let organization = organization.to_owned();
                 async move { (client.get(&path).await, organization) }
             };
             let mut refused = Vec::new();
-            for organization in [&abroad, NOBODY, "none"] {
+            for organization in [&other_organization, UNKNOWN_ID, "none"] {
                 let (reply, organization) = answer(organization).await;
-                let (status, code) = if *scope >= least { (404, "not_found") } else { (403, "forbidden") };
+                let (status, code) = if *scope >= minimum { (404, "not_found") } else { (403, "forbidden") };
                 reply.expect_problem(status, code);
-                refused.push(apart_from(&reply, &organization));
+                refused.push(comparable_response(&reply, &organization));
             }
             assert_eq!(refused[0], refused[1], "{scope} {}", kind.path);
             assert_eq!(refused[0], refused[2], "{scope} {}", kind.path);
             let (own, _) = answer(&home).await;
-            let status = if *scope >= least { StatusCode::OK } else { StatusCode::FORBIDDEN };
+            let status = if *scope >= minimum { StatusCode::OK } else { StatusCode::FORBIDDEN };
             own.expect(status);
         }
     }
 }
 
 #[tokio::test]
-async fn who_is_not_known_is_told_so_before_anything_else() {
+async fn authentication_precedes_all_other_checks() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     let json_type = ("content-type", "application/json");
-    for (kind, thing, _) in things(&admin).await {
+    for (kind, resource_path, _) in create_resources(&admin).await {
         let malformed = format!("{}/none", kind.path);
         for (who, client) in
             [("missing_token", app.anonymous()), ("invalid_token", app.bearer("599e1fcd9da1c72645c95886"))]
@@ -293,15 +304,15 @@ async fn who_is_not_known_is_told_so_before_anything_else() {
             for (method, path, headers, body) in [
                 (Method::GET, kind.path, vec![], None),
                 (Method::GET, &format!("{}?colour=red&limit=0", kind.path), vec![], None),
-                (Method::GET, &thing, vec![], None),
+                (Method::GET, &resource_path, vec![], None),
                 (Method::GET, &malformed, vec![], None),
                 (Method::POST, kind.path, vec![json_type], Some(b"{".to_vec())),
                 (Method::POST, kind.path, vec![json_type], Some(b"{\"colour\":1}".to_vec())),
                 (Method::POST, kind.path, vec![("content-type", "text/plain")], Some(b"{}".to_vec())),
                 (Method::POST, kind.path, vec![], None),
-                (Method::PATCH, &thing, vec![json_type], Some(b"[".to_vec())),
+                (Method::PATCH, &resource_path, vec![json_type], Some(b"[".to_vec())),
                 (Method::PATCH, &malformed, vec![json_type], Some(b"{}".to_vec())),
-                (Method::DELETE, &thing, vec![], None),
+                (Method::DELETE, &resource_path, vec![], None),
                 (Method::DELETE, &malformed, vec![], None),
             ] {
                 let refused = client.send(method, path, &headers, body).await;
@@ -309,17 +320,18 @@ async fn who_is_not_known_is_told_so_before_anything_else() {
                 assert!(refused.header("www-authenticate").starts_with("Bearer"), "{path}");
             }
         }
-        admin.get(&thing).await.expect(StatusCode::OK);
+        admin.get(&resource_path).await.expect(StatusCode::OK);
     }
 }
 
 #[tokio::test]
-async fn guests_and_agents_act_in_their_own_organization_only_bots_and_admins_also_below() {
+async fn guests_and_agents_are_limited_to_their_own_organization() {
     let app = TestApp::start().await;
     let root = app.admin().await;
     let (_, tenant) = app.tenant("acme").await;
-    let theirs = make(&tenant, "/v2/conversations", json!({ "messages": [{ "text": "Hello" }] })).await;
-    let own = make(&root, "/v2/conversations", json!({})).await;
+    let theirs =
+        create_resource(&tenant, "/v2/conversations", json!({ "messages": [{ "text": "Hello" }] })).await;
+    let own = create_resource(&root, "/v2/conversations", json!({})).await;
     for scope in Scope::ALL {
         let client = app.user(scope).await;
         let reaches_below = scope >= Scope::Bot;
@@ -352,7 +364,7 @@ async fn guests_and_agents_act_in_their_own_organization_only_bots_and_admins_al
 }
 
 #[tokio::test]
-async fn the_answer_of_a_creation_says_in_which_organization_the_user_is() {
+async fn creating_a_user_returns_its_organization() {
     let app = TestApp::start().await;
     let root = app.admin().await;
     let top = root.get("/v2/users/me").await.json["organization"].clone();
@@ -360,11 +372,11 @@ async fn the_answer_of_a_creation_says_in_which_organization_the_user_is() {
     for (client, organization, expected) in
         [(&root, None, &top), (&root, Some(&home), &json!(home)), (&tenant, None, &json!(home))]
     {
-        let mut body = json!({ "email": address() });
+        let mut body = json!({ "email": unique_email() });
         if let Some(organization) = organization {
             body["organization"] = json!(organization);
         }
-        let made = client.post("/v2/users", body).await.expect(StatusCode::CREATED);
-        assert_eq!(&made["organization"], expected);
+        let created = client.post("/v2/users", body).await.expect(StatusCode::CREATED);
+        assert_eq!(&created["organization"], expected);
     }
 }

@@ -1,16 +1,16 @@
 //! Logging in, what a token is worth as its user changes, and the answers to those who have none (decisions 1 to 6).
 
-use crate::support::{ADMIN, Client, PASSWORD, Reply, TestApp, jwt, slow_hashing};
+use crate::support::{ADMIN, Client, PASSWORD, Reply, TestApp, decode_jwt, slow_hashing};
 use cedargate::authz::Scope;
 use futures_util::future::join_all;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 /// The messages by which clients know that a refresh may help.
-pub(crate) const TRY_A_REFRESH: [&str; 3] = ["jwt expired", "invalid signature", "invalid token"];
+pub(crate) const REFRESHABLE_ERRORS: [&str; 3] = ["jwt expired", "invalid signature", "invalid token"];
 
 /// Presents this for a token.
-pub(crate) async fn present(app: &TestApp, body: Value) -> Reply {
+pub(crate) async fn request_token(app: &TestApp, body: Value) -> Reply {
     app.anonymous().post("/v2/auth/token", body).await
 }
 
@@ -20,7 +20,7 @@ pub(crate) async fn email(client: &Client) -> String {
 }
 
 /// Changes a user, as the first admin.
-pub(crate) async fn change(app: &TestApp, user: &str, change: Value) {
+pub(crate) async fn update_user(app: &TestApp, user: &str, change: Value) {
     app.admin().await.patch(&format!("/v2/users/{user}"), change).await.expect(StatusCode::OK);
 }
 
@@ -32,14 +32,14 @@ fn without_id(reply: &Reply) -> (u16, Value, String) {
 }
 
 #[tokio::test]
-async fn a_wrong_password_and_an_unknown_email_answer_alike() {
+async fn a_wrong_password_and_an_unknown_email_yield_the_same_error() {
     let app = TestApp::start().await;
-    let wrong = present(&app, json!({ "email": ADMIN, "password": "not the password" })).await;
-    let unknown = present(&app, json!({ "email": "nobody@example.com", "password": PASSWORD })).await;
+    let wrong = request_token(&app, json!({ "email": ADMIN, "password": "not the password" })).await;
+    let unknown = request_token(&app, json!({ "email": "nobody@example.com", "password": PASSWORD })).await;
     wrong.expect_problem(401, "invalid_credentials");
     assert_eq!(without_id(&wrong), without_id(&unknown));
     let message = wrong.json["error"]["message"].as_str().unwrap();
-    assert!(!TRY_A_REFRESH.contains(&message), "{message}");
+    assert!(!REFRESHABLE_ERRORS.contains(&message), "{message}");
 }
 
 #[tokio::test]
@@ -48,30 +48,30 @@ async fn a_user_without_a_password_cannot_log_in() {
     let body = json!({ "email": "silent@example.com" });
     app.admin().await.post("/v2/users", body).await.expect(StatusCode::CREATED);
     for password in ["", PASSWORD] {
-        let reply = present(&app, json!({ "email": "silent@example.com", "password": password })).await;
+        let reply = request_token(&app, json!({ "email": "silent@example.com", "password": password })).await;
         assert!([400, 401].contains(&reply.status.as_u16()), "{}", reply.text);
     }
 }
 
 #[tokio::test]
-async fn an_email_is_the_same_in_any_letter_case() {
+async fn email_addresses_are_case_insensitive() {
     let app = TestApp::start().await;
     let body = json!({ "email": "Admin@EXAMPLE.com", "password": PASSWORD });
-    present(&app, body).await.expect(StatusCode::OK);
+    request_token(&app, body).await.expect(StatusCode::OK);
 }
 
 #[tokio::test]
-async fn a_blocked_user_can_neither_log_in_nor_use_what_it_has() {
+async fn a_blocked_user_cannot_log_in_or_use_its_credentials() {
     let app = TestApp::start().await;
     let user = app.user(Scope::Admin).await;
     let (email, key) = (email(&user).await, user.key(&[Scope::Guest]).await);
     let tokens = app.log_in(&email).await;
     let (bearer, keyed) = (app.bearer(tokens["token"].as_str().unwrap()), app.bearer(&key));
-    change(&app, &user.id, json!({ "status": "blocked" })).await;
+    update_user(&app, &user.id, json!({ "status": "blocked" })).await;
 
     let login = json!({ "email": email, "password": PASSWORD });
-    let blocked = present(&app, login.clone()).await;
-    let wrong = present(&app, json!({ "email": email, "password": "not the password" })).await;
+    let blocked = request_token(&app, login.clone()).await;
+    let wrong = request_token(&app, json!({ "email": email, "password": "not the password" })).await;
     assert_eq!(without_id(&blocked), without_id(&wrong), "nobody learns that the password was right");
     for client in [&user, &bearer, &keyed] {
         let reply = client.get("/v2/users/me").await;
@@ -79,49 +79,49 @@ async fn a_blocked_user_can_neither_log_in_nor_use_what_it_has() {
         assert_eq!(reply.json["error"]["message"], "invalid token");
     }
     let refresh = json!({ "refreshToken": tokens["refreshToken"], "clientId": email });
-    present(&app, refresh).await.expect_problem(401, "invalid_refresh_token");
+    request_token(&app, refresh).await.expect_problem(401, "invalid_refresh_token");
 
-    change(&app, &user.id, json!({ "status": "active" })).await;
-    present(&app, login).await.expect(StatusCode::OK);
+    update_user(&app, &user.id, json!({ "status": "active" })).await;
+    request_token(&app, login).await.expect(StatusCode::OK);
 }
 
 #[tokio::test]
-async fn a_demotion_bites_at_the_next_request() {
+async fn a_demotion_takes_effect_on_the_next_request() {
     let app = TestApp::start().await;
     let user = app.user(Scope::Admin).await;
     user.get("/v2/services").await.expect(StatusCode::OK);
-    change(&app, &user.id, json!({ "role": "bot" })).await;
+    update_user(&app, &user.id, json!({ "role": "bot" })).await;
     user.get("/v2/services").await.expect_problem(403, "forbidden");
     user.get("/v2/messages").await.expect(StatusCode::OK);
-    change(&app, &user.id, json!({ "role": "guest" })).await;
+    update_user(&app, &user.id, json!({ "role": "guest" })).await;
     user.get("/v2/messages").await.expect_problem(403, "forbidden");
     user.get("/v2/users/me").await.expect(StatusCode::OK);
     // The token says admin still: it is the role that holds it down.
-    change(&app, &user.id, json!({ "role": "admin" })).await;
+    update_user(&app, &user.id, json!({ "role": "admin" })).await;
     user.get("/v2/services").await.expect(StatusCode::OK);
 }
 
 #[tokio::test]
-async fn a_promotion_does_not_raise_a_token_that_is_out_already() {
+async fn a_promotion_does_not_extend_issued_tokens() {
     let app = TestApp::start().await;
     let user = app.user(Scope::Guest).await;
     let email = email(&user).await;
     let tokens = app.log_in(&email).await;
-    change(&app, &user.id, json!({ "role": "admin" })).await;
+    update_user(&app, &user.id, json!({ "role": "admin" })).await;
     user.get("/v2/services").await.expect_problem(403, "forbidden");
     user.get("/v2/conversations").await.expect_problem(403, "forbidden");
     // The next token has the role of the user.
     let refresh = json!({ "refreshToken": tokens["refreshToken"], "clientId": email });
-    let refreshed = present(&app, refresh).await.expect(StatusCode::OK);
+    let refreshed = request_token(&app, refresh).await.expect(StatusCode::OK);
     assert_eq!(refreshed["scope"], "admin");
-    assert_eq!(jwt(refreshed["token"].as_str().unwrap()).1["scope"], "admin");
+    assert_eq!(decode_jwt(refreshed["token"].as_str().unwrap()).1["scope"], "admin");
     app.bearer(refreshed["token"].as_str().unwrap()).get("/v2/services").await.expect(StatusCode::OK);
 }
 
 #[tokio::test]
-async fn an_expired_token_is_answered_with_the_status_of_the_settings() {
+async fn an_expired_token_is_answered_with_the_configured_status() {
     for status in [403, 401] {
-        let app = TestApp::with(|config| config.expired_status = status).await;
+        let app = TestApp::start_with(|config| config.expired_status = status).await;
         let admin = app.admin().await;
         app.clock.advance(86_400_000);
         for path in ["/v2/users/me", "/v2/conversations", "/v2/forms/599e1fcd9da1c72645c95886"] {
@@ -145,7 +145,7 @@ async fn without_a_token_the_challenge_names_no_error() {
 }
 
 #[tokio::test]
-async fn a_malformed_authorization_header_is_no_caller() {
+async fn a_malformed_authorization_header_is_rejected() {
     let app = TestApp::start().await;
     let token = app.admin().await.bearer.unwrap();
     let (basic, bare) = (format!("Basic {token}"), token.clone());
@@ -189,7 +189,7 @@ async fn a_malformed_authorization_header_is_no_caller() {
 }
 
 #[tokio::test]
-async fn no_valid_caller_is_a_401_before_anything_else_is_looked_at() {
+async fn an_invalid_credential_is_rejected_before_any_other_check() {
     let app = TestApp::start().await;
     let nobody = app.bearer("94c70d470e391bdc16a8d8363b5d4891");
     let long = "x".repeat(2_000_000).into_bytes();
@@ -210,7 +210,7 @@ async fn no_valid_caller_is_a_401_before_anything_else_is_looked_at() {
 }
 
 #[tokio::test]
-async fn a_login_names_what_is_missing_and_what_it_does_not_know() {
+async fn a_login_names_missing_and_unknown_fields() {
     let app = TestApp::start().await;
     let token = "599e1fcd9da1c72645c95886.28167e54e423275c0d948ce2efcaa481d4ab229ea53800502c26adae924a217f924fe2ba343d78ac";
     for (body, named) in [
@@ -234,14 +234,14 @@ async fn a_login_names_what_is_missing_and_what_it_does_not_know() {
             vec!["password", "refreshToken"],
         ),
     ] {
-        let mut fields = present(&app, body.clone()).await.expect_problem(400, "invalid_fields");
+        let mut fields = request_token(&app, body.clone()).await.expect_problem(400, "invalid_fields");
         fields.sort();
         assert_eq!(fields, named, "{body}");
     }
 }
 
 #[tokio::test]
-async fn a_login_takes_16_kib_and_no_more() {
+async fn a_login_body_is_limited_to_16_kib() {
     let app = TestApp::start().await;
     let body = |size: usize| {
         let empty = json!({ "email": ADMIN, "password": "" }).to_string();
@@ -259,7 +259,7 @@ async fn a_login_takes_16_kib_and_no_more() {
 }
 
 #[tokio::test]
-async fn what_is_no_json_object_is_refused() {
+async fn a_body_that_is_not_a_json_object_is_rejected() {
     let app = TestApp::start().await;
     let in_order = format!("[\"{ADMIN}\", \"{PASSWORD}\", null, null]");
     for body in [
@@ -287,7 +287,7 @@ async fn what_is_no_json_object_is_refused() {
 }
 
 #[tokio::test]
-async fn no_error_answer_repeats_a_secret() {
+async fn no_error_response_contains_a_secret() {
     let app = TestApp::start().await;
     let tokens = app.log_in(ADMIN).await;
     let secret = "S3cret-that-nobody-else-may-read";
@@ -310,7 +310,7 @@ async fn no_error_answer_repeats_a_secret() {
         json!([secret, refresh]),
     ];
     for body in bodies {
-        let reply = present(&app, body.clone()).await;
+        let reply = request_token(&app, body.clone()).await;
         assert!(reply.status.is_client_error(), "{body}: {}", reply.text);
         for hidden in hidden {
             assert!(!reply.text.contains(hidden), "{body} is answered with {}", reply.text);
@@ -326,11 +326,11 @@ async fn no_error_answer_repeats_a_secret() {
 }
 
 #[tokio::test]
-async fn a_flood_of_logins_is_shed_and_leaves_room_for_others() {
-    let app = TestApp::with(slow_hashing).await;
+async fn excess_logins_are_shed_without_blocking_other_requests() {
+    let app = TestApp::start_with(slow_hashing).await;
     let admin = app.admin().await;
     let body = json!({ "email": ADMIN, "password": PASSWORD });
-    let flood = join_all((0..100).map(|_| present(&app, body.clone())));
+    let flood = join_all((0..100).map(|_| request_token(&app, body.clone())));
     let (answers, other) = tokio::join!(flood, admin.get("/v2/users/me"));
     other.expect(StatusCode::OK);
     let (good, shed): (Vec<_>, Vec<_>) =
@@ -340,7 +340,7 @@ async fn a_flood_of_logins_is_shed_and_leaves_room_for_others() {
         assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE, "{}", reply.text);
         assert!(reply.header("retry-after").parse::<u32>().is_ok());
     }
-    present(&app, body).await.expect(StatusCode::OK);
+    request_token(&app, body).await.expect(StatusCode::OK);
 }
 
 #[tokio::test]
@@ -353,10 +353,10 @@ async fn no_token_survives_the_deletion_of_its_user() {
     deleted.expect(StatusCode::NO_CONTENT);
     user.get("/v2/users/me").await.expect_problem(401, "invalid_token");
     let refresh = json!({ "refreshToken": tokens["refreshToken"], "clientId": email });
-    present(&app, refresh.clone()).await.expect_problem(401, "invalid_refresh_token");
+    request_token(&app, refresh.clone()).await.expect_problem(401, "invalid_refresh_token");
     // A new user with the same address is another one.
     let body = json!({ "email": email, "password": PASSWORD, "role": "admin" });
     app.admin().await.post("/v2/users", body).await.expect(StatusCode::CREATED);
     user.get("/v2/users/me").await.expect_problem(401, "invalid_token");
-    present(&app, refresh).await.expect_problem(401, "invalid_refresh_token");
+    request_token(&app, refresh).await.expect_problem(401, "invalid_refresh_token");
 }

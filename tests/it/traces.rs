@@ -1,7 +1,7 @@
 //! Traces as a collector gets them, and the ids on the lines of the log.
 
-use crate::command_line::{Running, client, start};
-use crate::running::{certificate, fetched, signal};
+use crate::command_line::{RunningService, client, start};
+use crate::lifecycle::{create_certificate, fetch_with_curl, send_signal};
 use crate::support::{ADMIN, Client, Database, PASSWORD};
 use actix_web::http::StatusCode as Status;
 use actix_web::{HttpRequest, HttpResponse, HttpServer, web};
@@ -31,10 +31,10 @@ type Received = (String, Vec<u8>);
 
 impl Collector {
     fn start() -> Self {
-        Self::with(None)
+        Self::start_with(None)
     }
 
-    fn with(certificates: Option<Arc<Certificates>>) -> Self {
+    fn start_with(certificates: Option<Arc<Certificates>>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let scheme = if certificates.is_some() { "https" } else { "http" };
         let base = format!("{scheme}://localhost:{}", listener.local_addr().unwrap().port());
@@ -85,7 +85,7 @@ impl Collector {
     }
 
     /// The span of the one request with this id.
-    fn of_request(&self, id: &str) -> Span {
+    fn span_of_request(&self, id: &str) -> Span {
         let is_its =
             |span: &Span| attributes(&span.attributes).get("cedargate.request_id") == Some(&json!(id));
         let mut found: Vec<Span> = self.spans().into_iter().filter(is_its).collect();
@@ -93,7 +93,7 @@ impl Collector {
         found.remove(0)
     }
 
-    fn below(&self, parent: &Span) -> Vec<Span> {
+    fn child_spans(&self, parent: &Span) -> Vec<Span> {
         self.spans().into_iter().filter(|span| span.parent_span_id == parent.span_id).collect()
     }
 }
@@ -113,7 +113,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// Starts the service with these further settings.
-fn serve(database: &Database, settings: &[(&str, &str)]) -> Running {
+fn serve(database: &Database, settings: &[(&str, &str)]) -> RunningService {
     let usual = [
         ("CEDARGATE_DATABASE_URL", database.url.as_str()),
         ("CEDARGATE_ADMIN_PASSWORD", PASSWORD),
@@ -141,7 +141,7 @@ fn login() -> Value {
 }
 
 /// Waits until something is so.
-async fn until(what: &str, is_so: impl Fn() -> bool) {
+async fn wait_until(what: &str, is_so: impl Fn() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while !is_so() {
         assert!(Instant::now() < deadline, "{what}");
@@ -153,7 +153,7 @@ const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const PARENT: &str = "b7ad6b7169203331";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_is_a_span_with_what_took_time_below_it_and_nothing_secret() {
+async fn a_request_span_has_child_spans_and_no_secrets() {
     let (collector, database) = (Collector::start(), Database::new().await);
     let settings = [("CEDARGATE_TRACES", collector.base.as_str()), ("CEDARGATE_DRAIN", "15")];
     let mut running = serve(&database, &settings);
@@ -176,14 +176,14 @@ async fn a_request_is_a_span_with_what_took_time_below_it_and_nothing_secret() {
     send(&anonymous, "method", "BREW", "/v2/users", &[("traceparent", "garbage")], None).await;
     let refresh = format!("/v2/auth/token?refreshToken={}", token("refreshToken"));
     let next = send(&admin, "refresh", "GET", &refresh, &[], None).await.expect(StatusCode::OK);
-    signal("-TERM", running.id());
+    send_signal("-TERM", running.id());
     // It is no longer ready soon, and a server that fails has failed.
     let mut ready = StatusCode::OK;
     while ready == StatusCode::OK {
         ready = send(&anonymous, "ready", "GET", "/health/ready", &[], None).await.status;
     }
     send(&anonymous, "ending", "GET", "/health/ready", &[], None).await.expect_problem(503, "ending");
-    signal("-TERM", running.id());
+    send_signal("-TERM", running.id());
     assert!(running.wait().success());
 
     for (id, name, route, path, status) in [
@@ -198,7 +198,7 @@ async fn a_request_is_a_span_with_what_took_time_below_it_and_nothing_secret() {
         ("refresh", "GET /v2/auth/token", Some("/v2/auth/token"), "/v2/auth/token", 200),
         ("ending", "GET /health/ready", Some("/health/ready"), "/health/ready", 503),
     ] {
-        let span = collector.of_request(id);
+        let span = collector.span_of_request(id);
         assert_eq!(span.name, name, "{id}");
         assert_eq!(span.kind, 2, "{id}: a server's");
         let method = name.split(' ').next().unwrap().replace("HTTP", "_OTHER");
@@ -217,7 +217,7 @@ async fn a_request_is_a_span_with_what_took_time_below_it_and_nothing_secret() {
         }
         assert_eq!(json!(attributes(&span.attributes)), expected, "{id}");
         assert_eq!(span.status.as_ref().unwrap().code, if status >= 500 { 2 } else { 0 }, "{id}");
-        for child in collector.below(&span) {
+        for child in collector.child_spans(&span) {
             assert_eq!(child.trace_id, span.trace_id, "{id}: {child:?}");
             let (from, to) = (span.start_time_unix_nano, span.end_time_unix_nano);
             assert!(
@@ -229,23 +229,23 @@ async fn a_request_is_a_span_with_what_took_time_below_it_and_nothing_secret() {
         }
     }
 
-    let own = collector.of_request("own");
+    let own = collector.span_of_request("own");
     assert_eq!((hex(&own.trace_id), hex(&own.parent_span_id)), (TRACE.into(), PARENT.into()));
     assert_eq!(own.trace_state, "vendor=opaque");
     for id in ["again", "method"] {
-        let span = collector.of_request(id);
+        let span = collector.span_of_request(id);
         assert!(span.parent_span_id.is_empty() && hex(&span.trace_id) != TRACE, "{id}: {span:?}");
     }
 
     let names = |id: &str| -> Vec<String> {
-        collector.below(&collector.of_request(id)).into_iter().map(|span| span.name).collect()
+        collector.child_spans(&collector.span_of_request(id)).into_iter().map(|span| span.name).collect()
     };
     let login = names("login");
     for name in ["argon2 queue", "argon2", "SELECT users", "BEGIN", "INSERT sessions", "COMMIT"] {
         assert!(login.iter().any(|found| found == name), "{name} is not in {login:?}");
     }
     let system = if database.url.starts_with("sqlite") { "sqlite" } else { "postgresql" };
-    let below = collector.below(&collector.of_request("login"));
+    let below = collector.child_spans(&collector.span_of_request("login"));
     let insert = below.iter().find(|span| span.name == "INSERT sessions").unwrap();
     let expected = json!({
         "db.system.name": system, "db.operation.name": "INSERT", "db.collection.name": "sessions"
@@ -253,20 +253,20 @@ async fn a_request_is_a_span_with_what_took_time_below_it_and_nothing_secret() {
     assert_eq!((json!(attributes(&insert.attributes)), insert.kind), (expected, 3));
 
     let decision = |id: &str| -> Value {
-        let below = collector.below(&collector.of_request(id));
+        let below = collector.child_spans(&collector.span_of_request(id));
         let mut decisions = below.iter().filter(|span| span.name == "authorize");
         let mut found = json!(attributes(&decisions.next().unwrap().attributes));
         let version = found.as_object_mut().unwrap().remove("cedargate.policy_version").unwrap();
         assert!(!version.as_str().unwrap().is_empty());
         found
     };
-    for (id, action, decided, remembered) in [
+    for (id, action, decided, is_cached) in [
         ("own", "fetchUser", "allow", false),
         ("again", "fetchUser", "allow", true),
         ("denied", "listForms", "deny", false),
     ] {
         let expected = json!({
-            "cedargate.action": action, "cedargate.decision": decided, "cedargate.remembered": remembered
+            "cedargate.action": action, "cedargate.decision": decided, "cedargate.remembered": is_cached
         });
         assert_eq!(decision(id), expected, "{id}");
     }
@@ -294,7 +294,7 @@ async fn a_request_is_a_span_with_what_took_time_below_it_and_nothing_secret() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_with_many_decisions_tells_of_some_and_how_many_more_there_are() {
+async fn spans_per_request_are_limited_and_the_rest_is_counted() {
     let (collector, database) = (Collector::start(), Database::new().await);
     let running = serve(&database, &[("CEDARGATE_TRACES", &collector.base)]);
     let anonymous = client(&running.base);
@@ -310,20 +310,20 @@ async fn a_request_with_many_decisions_tells_of_some_and_how_many_more_there_are
     let batch = json!({ "evaluations": vec![question; 500] });
     send(&admin, "batch", "POST", "/access/v1/evaluations", &[], Some(batch)).await.expect(StatusCode::OK);
     send(&admin, "unknown", "POST", "/access/v1/evaluation", &[], Some(unknown)).await;
-    running.end();
-    let batch = collector.of_request("batch");
-    assert_eq!(collector.below(&batch).len(), 128);
+    running.stop();
+    let batch = collector.span_of_request("batch");
+    assert_eq!(collector.child_spans(&batch).len(), 128);
     let more = &attributes(&batch.attributes)["cedargate.spans_left_out"];
     assert!(more.as_i64().unwrap() >= 500 - 128, "{more}");
     assert!(!String::from_utf8_lossy(&collector.bytes()).contains("whatever somebody wrote"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_variables_of_opentelemetry_say_who_is_traced_what_of_it_and_with_which_headers() {
+async fn opentelemetry_variables_configure_service_sampling_and_headers() {
     let (collector, database) = (Collector::start(), Database::new().await);
     let running = serve(&database, &[("CEDARGATE_TRACES", &format!("{}/", collector.base))]);
     client(&running.base).get("/health/live").await.expect(StatusCode::NO_CONTENT);
-    running.end();
+    running.stop();
     let resource = collector.resource();
     assert_eq!(resource["service.name"], "cedargate");
     assert_eq!(resource["service.version"], env!("CARGO_PKG_VERSION"));
@@ -341,8 +341,8 @@ async fn the_variables_of_opentelemetry_say_who_is_traced_what_of_it_and_with_wh
     let traceparent = format!("00-{TRACE}-{PARENT}-01");
     send(&anonymous, "unasked", "GET", "/health/live", &[], None).await;
     send(&anonymous, "asked", "GET", "/health/live", &[("traceparent", &traceparent)], None).await;
-    running.end();
-    collector.of_request("asked");
+    running.stop();
+    collector.span_of_request("asked");
     assert_eq!(collector.spans().len(), 1, "{:?}", collector.spans());
     let resource = collector.resource();
     assert_eq!(resource["service.name"], "gate");
@@ -355,39 +355,39 @@ async fn the_variables_of_opentelemetry_say_who_is_traced_what_of_it_and_with_wh
 async fn the_scheme_of_a_span_is_that_of_the_connection() {
     let (collector, database) = (Collector::start(), Database::new().await);
     let directory = database.directory.path();
-    certificate(directory, "tls");
+    create_certificate(directory, "tls");
     let tls = [("CEDARGATE_TLS_CERT", "tls.pem"), ("CEDARGATE_TLS_KEY", "tls.key")];
     let service = serve(&database, &[&[("CEDARGATE_TRACES", collector.base.as_str())], &tls[..]].concat());
-    fetched(directory, "tls.pem", &service.base).unwrap();
-    service.end();
+    fetch_with_curl(directory, "tls.pem", &service.base).unwrap();
+    service.stop();
     let span = collector.spans().into_iter().find(|span| span.name == "GET /health/ready").unwrap();
     assert_eq!(attributes(&span.attributes)["url.scheme"], "https");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_collector_with_tls_is_known_by_the_certificates_that_are_named() {
+async fn a_tls_collector_is_verified_with_the_configured_certificate() {
     let database = Database::new().await;
     let directory = database.directory.path();
-    certificate(directory, "its");
-    certificate(directory, "other");
+    create_certificate(directory, "its");
+    create_certificate(directory, "other");
     let file = |name: &str| directory.join(name);
     let certificates = Certificates::read(&file("its.pem"), &file("its.key")).unwrap();
-    let collector = Collector::with(Some(certificates));
+    let collector = Collector::start_with(Some(certificates));
     for (trusted, is_known) in [("its.pem", true), ("other.pem", false)] {
         let before = collector.received();
         let settings =
             [("CEDARGATE_TRACES", collector.base.as_str()), ("OTEL_EXPORTER_OTLP_CERTIFICATE", trusted)];
         let running = serve(&database, &settings);
         send(&client(&running.base), trusted, "GET", "/health/live", &[], None).await;
-        let log = running.end();
+        let log = running.stop();
         assert_eq!(collector.received() > before, is_known, "{trusted}: {log}");
         assert_eq!(log.contains("traces cannot be exported"), !is_known, "{trusted}: {log}");
     }
-    collector.of_request("its.pem");
+    collector.span_of_request("its.pem");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_collector_that_fails_is_told_of_once_until_it_works_again() {
+async fn a_failing_collector_is_logged_once_until_it_recovers() {
     let (collector, database) = (Collector::start(), Database::new().await);
     collector.status.store(400, Ordering::SeqCst);
     let settings = [("CEDARGATE_TRACES", collector.base.as_str()), ("OTEL_BSP_SCHEDULE_DELAY", "20")];
@@ -398,35 +398,35 @@ async fn a_collector_that_fails_is_told_of_once_until_it_works_again() {
         for _ in 0..count {
             let before = collector.received();
             anonymous.get("/health/live").await.expect(StatusCode::NO_CONTENT);
-            until("the batch has not arrived", || collector.received() > before).await;
+            wait_until("the batch has not arrived", || collector.received() > before).await;
         }
     };
-    let told = |text: &str| running.log().matches(text).count();
+    let logged = |text: &str| running.log().matches(text).count();
     let (fails, works) = ("traces cannot be exported", "traces are exported again");
     batches(5).await;
-    until("it is not told", || told(fails) == 1).await;
+    wait_until("it is not logged", || logged(fails) == 1).await;
     collector.status.store(200, Ordering::SeqCst);
     batches(5).await;
-    until("it is not told", || told(works) == 1).await;
+    wait_until("it is not logged", || logged(works) == 1).await;
     collector.status.store(400, Ordering::SeqCst);
     batches(5).await;
-    until("it is not told again", || told(fails) == 2).await;
-    let log = running.end();
+    wait_until("it is not logged again", || logged(fails) == 2).await;
+    let log = running.stop();
     assert_eq!((log.matches(fails).count(), log.matches(works).count()), (2, 1), "{log}");
     assert_eq!(log.matches("ERROR").count(), 0, "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_collector_that_is_away_or_never_answers_holds_up_neither_requests_nor_the_end() {
+async fn an_unavailable_collector_delays_neither_requests_nor_the_shutdown() {
     let database = Database::new().await;
-    let away = {
+    let closed = {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         format!("http://{}", listener.local_addr().unwrap())
     };
     // The system takes connections for it, and nobody reads from them.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let silent = (format!("http://{}", silent.local_addr().unwrap()), silent);
-    for address in [away.as_str(), &silent.0] {
+    for address in [closed.as_str(), &silent.0] {
         // Room for few, and nobody takes them.
         let settings = [
             ("CEDARGATE_TRACES", address),
@@ -441,16 +441,16 @@ async fn a_collector_that_is_away_or_never_answers_holds_up_neither_requests_nor
         }
         assert!(start.elapsed() < Duration::from_secs(5), "{address}: {:?}", start.elapsed());
         let start = Instant::now();
-        let log = running.end();
+        let log = running.stop();
         assert!(start.elapsed() < Duration::from_secs(10), "{address}: {:?}", start.elapsed());
-        if address == away {
+        if address == closed {
             assert_eq!(log.matches("traces cannot be exported").count(), 1, "{log}");
         }
     }
 }
 
 /// What is logged of a spent refresh token that came again, with these settings, in a request with this id.
-async fn line_of(request: &str, settings: &[(&str, &str)]) -> String {
+async fn reuse_log_line(request: &str, settings: &[(&str, &str)]) -> String {
     let database = Database::new().await;
     let running = serve(&database, &[&[("CEDARGATE_REFRESH_GRACE", "0")], settings].concat());
     let anonymous = client(&running.base);
@@ -464,27 +464,27 @@ async fn line_of(request: &str, settings: &[(&str, &str)]) -> String {
     let again = send(&anonymous, request, "POST", "/v2/auth/token", &headers, Some(spend));
     let (again, _) = tokio::join!(again, others);
     assert_eq!(again.status, StatusCode::UNAUTHORIZED);
-    let log = running.end();
+    let log = running.stop();
     let lines: Vec<&str> = log.lines().filter(|line| line.contains("came again")).collect();
     assert_eq!(lines.len(), 1, "{log}");
     lines[0].to_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_line_of_the_log_has_the_ids_of_its_request_and_trace_in_both_formats() {
+async fn log_lines_have_request_and_trace_ids_in_both_formats() {
     let collector = Collector::start();
     let traces = ("CEDARGATE_TRACES", collector.base.as_str());
     let json = ("CEDARGATE_LOG_FORMAT", "json");
     for id in ["r-1", r#""},{\"#] {
-        let line: Value = serde_json::from_str(&line_of(id, &[json]).await).unwrap();
+        let line: Value = serde_json::from_str(&reuse_log_line(id, &[json]).await).unwrap();
         assert_eq!(line["requestId"], id, "{line}");
         assert_eq!((&line["trace_id"], &line["level"]), (&Value::Null, &json!("WARN")), "{line}");
         assert_eq!(line["fields"]["message"], "a spent refresh token came again");
     }
-    let line: Value = serde_json::from_str(&line_of("r-2", &[json, traces]).await).unwrap();
+    let line: Value = serde_json::from_str(&reuse_log_line("r-2", &[json, traces]).await).unwrap();
     assert_eq!((&line["requestId"], &line["trace_id"]), (&json!("r-2"), &json!(TRACE)), "{line}");
-    let line = line_of("r-3", &[]).await;
+    let line = reuse_log_line("r-3", &[]).await;
     assert!(line.contains(" requestId=\"r-3\"") && !line.contains("trace_id"), "{line}");
-    let line = line_of("r-4", &[traces]).await;
+    let line = reuse_log_line("r-4", &[traces]).await;
     assert!(line.ends_with(&format!(" requestId=\"r-4\" trace_id={TRACE}")), "{line}");
 }

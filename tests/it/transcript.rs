@@ -1,6 +1,6 @@
 //! The examples of the seed, in the order of the document: each request as it stands there, each answer as it is shown.
 
-use crate::support::{ADMIN, PASSWORD, Reply, TestApp, from_base64, jwt, project_file};
+use crate::support::{ADMIN, PASSWORD, Reply, TestApp, decode_jwt, from_base64, project_file};
 use cedargate::authz::Scope;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -72,7 +72,7 @@ fn check_tokens(reply: Reply, user: &str, scope: &str, issued: i64) -> Value {
     assert!(is_hex(owner, 24) && is_hex(secret, 80), "{refresh}");
 
     let token = body["token"].as_str().unwrap();
-    let (header, claims) = jwt(token);
+    let (header, claims) = decode_jwt(token);
     assert_eq!((&header["alg"], &header["typ"]), (&json!("HS256"), &json!("JWT")));
     assert!(header["kid"].as_str().is_some_and(|kid| !kid.is_empty()), "{header}");
     assert_eq!(from_base64(token.rsplit('.').next().unwrap()).len(), 32, "HS256 signs with 256 bits");
@@ -84,7 +84,7 @@ fn check_tokens(reply: Reply, user: &str, scope: &str, issued: i64) -> Value {
     for name in ["iss", "aud", "jti", "sid"] {
         assert!(claims[name].as_str().is_some_and(|claim| !claim.is_empty()), "{name} of {claims}");
     }
-    let until: cedargate::values::Timestamp = body["expiresAt"].as_str().unwrap().parse().unwrap();
+    let until: cedargate::types::Timestamp = body["expiresAt"].as_str().unwrap().parse().unwrap();
     assert_eq!(until.seconds(), issued + DAY);
     body
 }
@@ -95,7 +95,7 @@ fn the_sample_of_the_seed_has_the_shape_that_is_checked_here() {
     assert_eq!(names(&sample), ["refreshToken", "scope", "token", "tokenType", "user"]);
     let (owner, secret) = sample["refreshToken"].as_str().unwrap().split_once('.').unwrap();
     assert!(owner == sample["user"] && is_hex(owner, 24) && is_hex(secret, 80));
-    let (header, claims) = jwt(sample["token"].as_str().unwrap());
+    let (header, claims) = decode_jwt(sample["token"].as_str().unwrap());
     assert_eq!(header, json!({ "alg": "HS256", "typ": "JWT" }));
     assert_eq!(names(&claims), ["_id", "exp", "iat", "scope"]);
     assert_eq!((&claims["_id"], &claims["scope"]), (&sample["user"], &sample["scope"]));
@@ -103,7 +103,7 @@ fn the_sample_of_the_seed_has_the_shape_that_is_checked_here() {
 }
 
 #[tokio::test]
-async fn the_document_from_its_first_request_to_its_last() {
+async fn the_examples_of_the_seed_work_in_order() {
     let app = TestApp::start().await;
     let anonymous = app.anonymous();
     let start = app.clock.now().seconds();
@@ -164,7 +164,7 @@ async fn the_document_from_its_first_request_to_its_last() {
 }
 
 #[tokio::test]
-async fn time_based_tokens_have_the_scope_of_the_role_of_the_user() {
+async fn login_tokens_have_the_scope_of_the_role_of_the_user() {
     let app = TestApp::start().await;
     for role in Scope::ALL {
         let user = app.user(role).await;
@@ -180,7 +180,7 @@ async fn time_based_tokens_have_the_scope_of_the_role_of_the_user() {
 }
 
 #[tokio::test]
-async fn the_curl_example_works_with_a_key_of_the_same_form() {
+async fn the_curl_example_works_with_a_key_of_the_same_format() {
     let app = TestApp::start().await;
     let seed = seed();
     let header = seed.split("curl -H \"").nth(1).unwrap().split('"').next().unwrap();
@@ -191,8 +191,8 @@ async fn the_curl_example_works_with_a_key_of_the_same_form() {
     as_it_stands.expect_problem(401, "invalid_token");
 
     let body = json!({ "name": "as in the seed", "scopes": ["guest"], "format": "hex" });
-    let made = app.admin().await.post("/v2/users/me/keys", body).await.expect(StatusCode::CREATED);
-    let key = made["key"].as_str().unwrap();
+    let created = app.admin().await.post("/v2/users/me/keys", body).await.expect(StatusCode::CREATED);
+    let key = created["key"].as_str().unwrap();
     assert!(is_hex(key, example.len()), "{key}");
     let value = value.replace(example, key);
     let reply = app.anonymous().send(Method::GET, "/v2/users/me", &[(name, &value)], None).await;
@@ -200,7 +200,7 @@ async fn the_curl_example_works_with_a_key_of_the_same_form() {
 }
 
 #[tokio::test]
-async fn the_token_of_the_seed_opens_nothing_here() {
+async fn the_token_of_the_seed_is_rejected() {
     let app = TestApp::start().await;
     let token = sample_answer()["token"].as_str().unwrap().to_owned();
     let reply = app.bearer(&token).get("/v2/users/me").await;
@@ -217,7 +217,7 @@ async fn every_token_has_its_own_jti_and_the_tokens_of_one_login_share_a_sid() {
     let refreshed = app.anonymous().post("/v2/auth/token", body).await.expect(StatusCode::OK);
     let other = app.log_in(ADMIN).await;
     let [first, refreshed, other] =
-        [first, refreshed, other].map(|tokens| jwt(tokens["token"].as_str().unwrap()).1);
+        [first, refreshed, other].map(|tokens| decode_jwt(tokens["token"].as_str().unwrap()).1);
     assert_eq!(first["sid"], refreshed["sid"]);
     assert_ne!(first["sid"], other["sid"]);
     assert_ne!(first["jti"], refreshed["jti"]);
@@ -225,10 +225,10 @@ async fn every_token_has_its_own_jti_and_the_tokens_of_one_login_share_a_sid() {
 }
 
 #[tokio::test]
-async fn the_lifetime_of_an_access_token_is_a_setting() {
-    let app = TestApp::with(|config| config.access_ttl = 90).await;
+async fn the_lifetime_of_an_access_token_is_configurable() {
+    let app = TestApp::start_with(|config| config.access_ttl = 90).await;
     let tokens = app.log_in(ADMIN).await;
-    let (_, claims) = jwt(tokens["token"].as_str().unwrap());
+    let (_, claims) = decode_jwt(tokens["token"].as_str().unwrap());
     assert_eq!(claims["exp"].as_i64().unwrap() - claims["iat"].as_i64().unwrap(), 90);
     let client = app.bearer(tokens["token"].as_str().unwrap());
     app.clock.advance(89_999);

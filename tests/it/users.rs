@@ -1,6 +1,6 @@
 //! Users: their addresses and names, their passwords, what they may change of themselves, and what goes with them.
 
-use crate::resources::{address, make};
+use crate::resources::{create_resource, unique_email};
 use crate::support::{Client, PASSWORD, Reply, TestApp};
 use cedargate::authz::Scope;
 use reqwest::StatusCode;
@@ -12,16 +12,16 @@ async fn log_in(app: &TestApp, email: &str, password: &str) -> Reply {
     app.anonymous().post("/v2/auth/token", json!({ "email": email, "password": password })).await
 }
 
-async fn own(client: &Client) -> Value {
+async fn fetch_own_user(client: &Client) -> Value {
     client.get("/v2/users/me").await.expect(StatusCode::OK)
 }
 
 #[tokio::test]
-async fn an_address_belongs_to_one_user_in_whatever_case_it_is_written() {
+async fn email_addresses_are_unique_ignoring_case() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
-    make(&admin, "/v2/users", json!({ "email": "Ada@Example.com" })).await;
-    let other = make(&admin, "/v2/users", json!({ "email": "other@example.com" })).await;
+    create_resource(&admin, "/v2/users", json!({ "email": "Ada@Example.com" })).await;
+    let other = create_resource(&admin, "/v2/users", json!({ "email": "other@example.com" })).await;
     let (_, tenant) = app.tenant("acme").await;
     let count = admin.get("/v2/users").await.header("x-total-count").to_owned();
     for email in ["Ada@Example.com", "ada@example.com", "ADA@EXAMPLE.COM"] {
@@ -37,12 +37,13 @@ async fn an_address_belongs_to_one_user_in_whatever_case_it_is_written() {
 }
 
 #[tokio::test]
-async fn of_twenty_who_want_the_same_address_at_once_one_gets_it() {
+async fn concurrent_creations_with_one_email_create_one_user() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
-    let email = address();
-    let creates = (0..20).map(|at| {
-        let (admin, email) = (admin.clone(), if at % 2 == 0 { email.clone() } else { email.to_uppercase() });
+    let email = unique_email();
+    let creates = (0..20).map(|index| {
+        let (admin, email) =
+            (admin.clone(), if index % 2 == 0 { email.clone() } else { email.to_uppercase() });
         tokio::spawn(async move { admin.post("/v2/users", json!({ "email": email })).await })
     });
     let mut won = 0;
@@ -59,14 +60,14 @@ async fn of_twenty_who_want_the_same_address_at_once_one_gets_it() {
 }
 
 #[tokio::test]
-async fn many_changes_at_once_are_all_made() {
+async fn concurrent_updates_all_succeed() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
-    let other = make(&admin, "/v2/users", json!({ "email": address() })).await;
-    let organization = make(&admin, "/v2/organizations", json!({ "name": "target" })).await;
+    let other = create_resource(&admin, "/v2/users", json!({ "email": unique_email() })).await;
+    let organization = create_resource(&admin, "/v2/organizations", json!({ "name": "target" })).await;
     let mut changes = Vec::new();
     for _ in 0..20 {
-        let id = make(&admin, "/v2/conversations", json!({})).await;
+        let id = create_resource(&admin, "/v2/conversations", json!({})).await;
         let (admin, other, organization) = (admin.clone(), other.clone(), organization.clone());
         changes.push(tokio::spawn(async move {
             let patch = json!({ "participants": [{ "user": other }], "organization": organization });
@@ -82,10 +83,10 @@ async fn many_changes_at_once_are_all_made() {
 async fn the_name_of_a_user_is_its_given_and_its_family_name() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
-    let body = json!({ "email": address(), "givenName": "Ada", "familyName": "Lovelace" });
-    let made = admin.post("/v2/users", body).await.expect(StatusCode::CREATED);
-    assert_eq!(made["name"], "Ada Lovelace");
-    let user = format!("/v2/users/{}", made["id"].as_str().unwrap());
+    let body = json!({ "email": unique_email(), "givenName": "Ada", "familyName": "Lovelace" });
+    let created = admin.post("/v2/users", body).await.expect(StatusCode::CREATED);
+    assert_eq!(created["name"], "Ada Lovelace");
+    let user = format!("/v2/users/{}", created["id"].as_str().unwrap());
     for (patch, name) in [
         (json!({ "familyName": "King" }), "Ada King"),
         (json!({ "givenName": null }), "King"),
@@ -97,12 +98,12 @@ async fn the_name_of_a_user_is_its_given_and_its_family_name() {
 }
 
 #[tokio::test]
-async fn a_user_that_is_deleted_takes_its_keys_and_sessions_along() {
+async fn deleting_a_user_ends_its_keys_and_sessions() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
-    let email = address();
+    let email = unique_email();
     let body = json!({ "email": email, "password": PASSWORD, "role": "admin" });
-    let id = make(&admin, "/v2/users", body).await;
+    let id = create_resource(&admin, "/v2/users", body).await;
     let tokens = app.log_in(&email).await;
     let user = app.bearer(tokens["token"].as_str().unwrap());
     let key = app.bearer(&user.key(&[Scope::Admin]).await);
@@ -118,17 +119,18 @@ async fn a_user_that_is_deleted_takes_its_keys_and_sessions_along() {
     app.anonymous().post("/v2/auth/token", refresh).await.expect_problem(401, "invalid_refresh_token");
     log_in(&app, &email, PASSWORD).await.expect_problem(401, "invalid_credentials");
     // The address is free again, and its next owner inherits nothing.
-    make(&admin, "/v2/users", json!({ "email": email })).await;
+    create_resource(&admin, "/v2/users", json!({ "email": email })).await;
     user.get("/v2/users/me").await.expect_problem(401, "invalid_token");
     log_in(&app, &email, PASSWORD).await.expect_problem(401, "invalid_credentials");
 }
 
 #[tokio::test]
-async fn what_a_user_wrote_outlives_it() {
+async fn resources_survive_the_deletion_of_their_author() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     let agent = app.user(Scope::Agent).await;
-    let conversation = make(&agent, "/v2/conversations", json!({ "messages": [{ "text": "Hello" }] })).await;
+    let conversation =
+        create_resource(&agent, "/v2/conversations", json!({ "messages": [{ "text": "Hello" }] })).await;
     admin.delete(&format!("/v2/users/{}", agent.id)).await.expect(StatusCode::NO_CONTENT);
     let path = format!("/v2/conversations/{conversation}");
     assert_eq!(admin.get(&path).await.expect(StatusCode::OK)["participants"][0]["user"], agent.id.as_str());
@@ -139,14 +141,14 @@ async fn what_a_user_wrote_outlives_it() {
 }
 
 #[tokio::test]
-async fn no_answer_shows_a_password() {
+async fn no_response_contains_a_password() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
-    let email = address();
-    let made = admin.post("/v2/users", json!({ "email": email, "password": PASSWORD })).await;
-    let user = format!("/v2/users/{}", made.id());
+    let email = unique_email();
+    let created = admin.post("/v2/users", json!({ "email": email, "password": PASSWORD })).await;
+    let user = format!("/v2/users/{}", created.id());
     let replies = [
-        made,
+        created,
         admin.get(&user).await,
         admin.get("/v2/users").await,
         admin.patch(&user, json!({ "password": NEW_PASSWORD })).await,
@@ -176,7 +178,7 @@ async fn a_password_that_is_too_short_or_too_long_is_refused() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     for password in ["", "short", &"x".repeat(20_000)] {
-        let refused = admin.post("/v2/users", json!({ "email": address(), "password": password })).await;
+        let refused = admin.post("/v2/users", json!({ "email": unique_email(), "password": password })).await;
         assert_eq!(refused.expect_problem(400, "invalid_fields"), ["password"]);
         let patch = json!({ "password": password, "currentPassword": PASSWORD });
         let refused = admin.patch("/v2/users/me", patch).await;
@@ -187,11 +189,11 @@ async fn a_password_that_is_too_short_or_too_long_is_refused() {
 }
 
 #[tokio::test]
-async fn changing_ones_own_password_asks_for_the_current_one() {
+async fn changing_the_own_password_requires_the_current_one() {
     let app = TestApp::start().await;
     for scope in Scope::ALL {
         let user = app.user(scope).await;
-        let email = own(&user).await["email"].as_str().unwrap().to_owned();
+        let email = fetch_own_user(&user).await["email"].as_str().unwrap().to_owned();
         for path in ["/v2/users/me".to_owned(), format!("/v2/users/{}", user.id)] {
             for current in [None, Some("wrong-password"), Some("")] {
                 let mut patch = json!({ "password": NEW_PASSWORD, "givenName": "Mallory" });
@@ -203,7 +205,7 @@ async fn changing_ones_own_password_asks_for_the_current_one() {
             }
             log_in(&app, &email, PASSWORD).await.expect(StatusCode::OK);
         }
-        assert_eq!(own(&user).await["givenName"], Value::Null);
+        assert_eq!(fetch_own_user(&user).await["givenName"], Value::Null);
         log_in(&app, &email, NEW_PASSWORD).await.expect_problem(401, "invalid_credentials");
 
         let patch = json!({ "password": NEW_PASSWORD, "currentPassword": PASSWORD, "givenName": "Ada" });
@@ -215,10 +217,10 @@ async fn changing_ones_own_password_asks_for_the_current_one() {
 }
 
 #[tokio::test]
-async fn a_password_is_not_changed_where_another_field_is_wrong() {
+async fn a_password_is_not_changed_if_another_field_is_invalid() {
     let app = TestApp::start().await;
     let user = app.user(Scope::Guest).await;
-    let email = own(&user).await["email"].as_str().unwrap().to_owned();
+    let email = fetch_own_user(&user).await["email"].as_str().unwrap().to_owned();
     let patch = json!({ "password": NEW_PASSWORD, "currentPassword": PASSWORD, "givenName": "" });
     let refused = user.patch("/v2/users/me", patch).await;
     assert_eq!(refused.expect_problem(400, "invalid_fields"), ["givenName"]);
@@ -231,7 +233,7 @@ async fn an_admin_sets_the_password_of_another_without_knowing_the_current_one()
     let app = TestApp::start().await;
     let admin = app.admin().await;
     let user = app.user(Scope::Guest).await;
-    let email = own(&user).await["email"].as_str().unwrap().to_owned();
+    let email = fetch_own_user(&user).await["email"].as_str().unwrap().to_owned();
     let path = format!("/v2/users/{}", user.id);
     admin.patch(&path, json!({ "password": NEW_PASSWORD })).await.expect(StatusCode::OK);
     log_in(&app, &email, NEW_PASSWORD).await.expect(StatusCode::OK);
@@ -241,13 +243,13 @@ async fn an_admin_sets_the_password_of_another_without_knowing_the_current_one()
 }
 
 #[tokio::test]
-async fn below_admin_nobody_changes_its_own_role_organization_or_status() {
+async fn only_admins_change_their_own_role_organization_or_status() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
-    let below = make(&admin, "/v2/organizations", json!({ "name": "below" })).await;
+    let below = create_resource(&admin, "/v2/organizations", json!({ "name": "below" })).await;
     for scope in Scope::ALL {
         let user = app.user(scope).await;
-        let before = own(&user).await;
+        let before = fetch_own_user(&user).await;
         for path in ["/v2/users/me".to_owned(), format!("/v2/users/{}", user.id)] {
             for patch in [
                 json!({ "role": if scope == Scope::Admin { "bot" } else { "admin" } }),
@@ -263,7 +265,7 @@ async fn below_admin_nobody_changes_its_own_role_organization_or_status() {
             user.patch(&path, json!({ "avatar": "https://example.com/a.png" })).await.expect(StatusCode::OK);
             user.patch(&path, json!({ "avatar": null })).await.expect(StatusCode::OK);
         }
-        assert_eq!(own(&user).await, before, "{scope}");
+        assert_eq!(fetch_own_user(&user).await, before, "{scope}");
     }
     // An admin may, and it bites at once.
     let user = app.user(Scope::Admin).await;
@@ -272,7 +274,7 @@ async fn below_admin_nobody_changes_its_own_role_organization_or_status() {
 }
 
 #[tokio::test]
-async fn a_self_update_under_a_key_of_a_lower_scope_cannot_touch_the_role_either() {
+async fn a_key_of_a_lower_scope_cannot_change_the_role_of_its_user() {
     let app = TestApp::start().await;
     let user = app.user(Scope::Admin).await;
     for scope in [Scope::Guest, Scope::Agent, Scope::Bot] {
@@ -280,5 +282,5 @@ async fn a_self_update_under_a_key_of_a_lower_scope_cannot_touch_the_role_either
         key.patch("/v2/users/me", json!({ "role": "bot" })).await.expect_problem(403, "forbidden");
         key.patch("/v2/users/me", json!({ "givenName": "Ada" })).await.expect(StatusCode::OK);
     }
-    assert_eq!(own(&user).await["role"], "admin");
+    assert_eq!(fetch_own_user(&user).await["role"], "admin");
 }

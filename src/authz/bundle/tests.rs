@@ -20,7 +20,7 @@ fn changed(file: &str, change: impl Fn(&str) -> String) -> Result<Bundle, Bundle
     Bundle::read(&Sources { schema: vec![schema], policies: vec![policies], stored: vec!["Organization"] })
 }
 
-fn fault(file: &str, change: impl Fn(&str) -> String) -> String {
+fn first_diagnostic(file: &str, change: impl Fn(&str) -> String) -> String {
     let error = changed(file, change).unwrap_err();
     let all = error.to_string();
     // Without the directory, which is another one each time.
@@ -29,15 +29,15 @@ fn fault(file: &str, change: impl Fn(&str) -> String) -> String {
 }
 
 #[test]
-fn the_policies_are_whole() {
+fn the_shipped_policies_load() {
     let bundle = changed("policies/scopes.cedar", str::to_owned).unwrap();
     let admin = bundle.policy("admin").unwrap();
     assert!(admin.permits && admin.file.ends_with("scopes.cedar") && admin.line > 1);
-    assert!(bundle.contexts.values().all(|shape| shape.names().contains("credential")));
+    assert!(bundle.context_types.values().all(|shape| shape.field_names().contains("credential")));
 }
 
 #[test]
-fn any_change_is_another_version() {
+fn any_change_to_a_file_changes_the_version() {
     let same = changed("policies/scopes.cedar", str::to_owned).unwrap();
     let again = changed("policies/scopes.cedar", str::to_owned).unwrap();
     assert_eq!(same.version(), again.version());
@@ -48,8 +48,9 @@ fn any_change_is_another_version() {
 }
 
 #[test]
-fn a_slip_in_a_scope_is_found_with_file_and_line() {
-    let found = fault("policies/self.cedar", |text| text.replace("Scope::\"admin\"", "Scope::\"admni\""));
+fn a_misspelled_scope_is_reported_with_file_and_line() {
+    let found =
+        first_diagnostic("policies/self.cedar", |text| text.replace("Scope::\"admin\"", "Scope::\"admni\""));
     assert!(
         found.starts_with("self.cedar:") && found.contains("Scope::\"admni\" is not in the data"),
         "{found}"
@@ -57,42 +58,44 @@ fn a_slip_in_a_scope_is_found_with_file_and_line() {
 }
 
 #[test]
-fn two_policies_with_one_id_are_refused() {
+fn duplicate_policy_ids_are_rejected() {
     let twice = "@id(\"admin\")\npermit (principal, action == Action::\"fetchForm\", resource);";
-    let found = fault("policies/more.cedar", |_| twice.to_owned());
+    let found = first_diagnostic("policies/more.cedar", |_| twice.to_owned());
     // Files are read in the order of their names.
     assert!(found.starts_with("scopes.cedar:") && found.contains("more.cedar:1 has it already"), "{found}");
 }
 
 #[test]
-fn a_policy_without_an_id_is_refused() {
-    let found = fault("policies/more.cedar", |_| "\n\npermit (principal, action, resource);".to_owned());
+fn a_policy_without_an_id_is_rejected() {
+    let found =
+        first_diagnostic("policies/more.cedar", |_| "\n\npermit (principal, action, resource);".to_owned());
     assert!(found.starts_with("more.cedar:3: ") && found.contains("has no @id"), "{found}");
 }
 
 #[test]
-fn what_does_not_parse_or_validate_is_told_with_its_line() {
-    let found = fault("policies/more.cedar", |_| "@id(\"a\")\npermit (principal,, resource);".to_owned());
+fn parse_and_validation_errors_name_the_line() {
+    let found =
+        first_diagnostic("policies/more.cedar", |_| "@id(\"a\")\npermit (principal,, resource);".to_owned());
     assert!(found.starts_with("more.cedar:2: "), "{found}");
     let unknown = "@id(\"a\")\npermit (\n  principal,\n  action == Action::\"fetchFrom\",\n  resource\n);";
-    let found = fault("policies/more.cedar", |_| unknown.to_owned());
+    let found = first_diagnostic("policies/more.cedar", |_| unknown.to_owned());
     assert!(found.starts_with("more.cedar:4: ") && found.contains("fetchFrom"), "{found}");
     let never = "@id(\"a\")\npermit (principal, action == Action::\"fetchForm\", resource)\nwhen { 1 == 2 };";
-    let found = fault("policies/more.cedar", |_| never.to_owned());
+    let found = first_diagnostic("policies/more.cedar", |_| never.to_owned());
     assert!(found.starts_with("more.cedar:"), "a warning is an error: {found}");
 }
 
 #[test]
-fn a_policy_reads_no_attribute_of_what_an_attribute_names() {
+fn a_policy_cannot_dereference_an_attribute_of_an_attribute() {
     let deep = "@id(\"a\")\npermit (principal, action == Action::\"fetchForm\", resource)\n\
                 when { principal.organization.level == 0 };";
-    let found = fault("policies/more.cedar", |_| deep.to_owned());
+    let found = first_diagnostic("policies/more.cedar", |_| deep.to_owned());
     assert!(found.starts_with("more.cedar:"), "{found}");
 }
 
 #[test]
-fn the_cascade_is_whole() {
-    let found = fault("policies/scopes.json", |text| text.replace("\"guest\"", "\"gast\""));
+fn the_scope_cascade_is_complete() {
+    let found = first_diagnostic("policies/scopes.json", |text| text.replace("\"guest\"", "\"gast\""));
     assert!(
         found.contains("Scope::\"guest\" is missing") && found.contains("Scope::\"gast\" is not a scope"),
         "{found}"
@@ -100,22 +103,23 @@ fn the_cascade_is_whole() {
 }
 
 #[test]
-fn data_that_would_break_a_decision_is_refused() {
-    let found =
-        fault("policies/scopes.json", |text| text.replace("\"id\": \"agent\" }]", "\"id\": \"agnet\" }]"));
+fn invalid_data_is_rejected() {
+    let found = first_diagnostic("policies/scopes.json", |text| {
+        text.replace("\"id\": \"agent\" }]", "\"id\": \"agnet\" }]")
+    });
     assert!(found.contains("has the parent Scope::\"agnet\", which is not in the data"), "{found}");
     let organization = r#"[{
         "uid": { "type": "Organization", "id": "x" },
         "attrs": { "organization": { "type": "Organization", "id": "x" } },
         "parents": []
     }]"#;
-    let found = fault("policies/more.json", |_| organization.to_owned());
+    let found = first_diagnostic("policies/more.json", |_| organization.to_owned());
     assert!(found.contains("more.json") || found.contains("in the database"), "{found}");
     assert!(found.contains("Organization::\"x\" is of a type whose things are in the database"), "{found}");
 }
 
 #[test]
-fn a_missing_directory_is_named() {
+fn a_missing_directory_is_reported() {
     let nowhere = vec![PathBuf::from("no/such/directory")];
     let error =
         Bundle::read(&Sources { schema: nowhere.clone(), policies: nowhere, stored: vec![] }).unwrap_err();

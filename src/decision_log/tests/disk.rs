@@ -30,18 +30,18 @@ impl Write for Disk {
 }
 
 #[test]
-fn a_full_disk_loses_lines_but_neither_the_count_nor_the_next_ones() {
-    let counts = Arc::<Counts>::default();
+fn a_full_disk_drops_and_counts_lines_then_recovers() {
+    let counts = Arc::<LogCounters>::default();
     let content = Arc::<Mutex<Vec<u8>>>::default();
     let one = record("1").caller.get().len();
     let disk = Disk { content: Arc::clone(&content), room: one, failures: 3 };
-    let mut lines = Lines::to_writer(Box::new(disk), Arc::clone(&counts));
+    let mut lines = LineWriter::to_writer(Box::new(disk), Arc::clone(&counts));
     for number in 1..=10 {
         let mut batch = Batch::default();
         batch.push(&line(number), record("").time);
         lines.write(&batch);
     }
-    lines.end();
+    lines.finish();
     let text = String::from_utf8(content.lock().unwrap().clone()).unwrap();
     let (half, rest) = text.split_once('\n').unwrap();
     assert_eq!(half.len(), one);
@@ -54,19 +54,19 @@ fn a_full_disk_loses_lines_but_neither_the_count_nor_the_next_ones() {
 }
 
 #[test]
-fn of_a_batch_that_the_disk_takes_in_part_the_whole_lines_count() {
-    let counts = Arc::<Counts>::default();
+fn a_partially_written_batch_counts_complete_lines() {
+    let counts = Arc::<LogCounters>::default();
     let content = Arc::<Mutex<Vec<u8>>>::default();
     let one = line(1).len();
     // Three whole lines and a half one; then it fails once.
     let disk = Disk { content: Arc::clone(&content), room: 3 * one + one / 2, failures: 1 };
-    let mut lines = Lines::to_writer(Box::new(disk), Arc::clone(&counts));
+    let mut lines = LineWriter::to_writer(Box::new(disk), Arc::clone(&counts));
     let mut batch = Batch::default();
     (1..=9).for_each(|number| batch.push(&line(number), record("").time));
     lines.write(&batch);
     assert_eq!((counts.written.load(Ordering::Relaxed), counts.dropped.load(Ordering::Relaxed)), (3, 6));
     lines.write(&batch);
-    lines.end();
+    lines.finish();
     assert_eq!((counts.written.load(Ordering::Relaxed), counts.dropped.load(Ordering::Relaxed)), (12, 6));
     let text = String::from_utf8(content.lock().unwrap().clone()).unwrap();
     let (first, rest) = text.split_at(3 * one);
@@ -79,9 +79,9 @@ fn of_a_batch_that_the_disk_takes_in_part_the_whole_lines_count() {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn a_device_that_takes_nothing_stops_nobody() {
-    let log = DecisionLog::open(&Settings { queue: 2, ..settings(Path::new("/dev/full")) }).unwrap();
-    (1..=1_000).for_each(|number| put(&log, number));
+fn a_failing_device_blocks_no_caller() {
+    let log = DecisionLog::open(&Settings { queue_length: 2, ..settings(Path::new("/dev/full")) }).unwrap();
+    (1..=1_000).for_each(|number| record_number(&log, number));
     log.close();
     assert_eq!((log.written(), log.dropped()), (0, 1_000));
 }

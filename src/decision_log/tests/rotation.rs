@@ -3,11 +3,11 @@
 use super::*;
 
 /// A log with a line, and what another program does to its file.
-fn rotated_by(rotate: impl FnOnce(&Path)) -> (tempfile::TempDir, DecisionLog) {
+fn log_after_rotation(rotate: impl FnOnce(&Path)) -> (tempfile::TempDir, DecisionLog) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log");
     let log = DecisionLog::open(&settings(&path)).unwrap();
-    put(&log, 1);
+    record_number(&log, 1);
     while log.written() < 1 {
         std::thread::yield_now();
     }
@@ -20,7 +20,7 @@ fn old(path: &Path) -> PathBuf {
 }
 
 #[test]
-fn lines_go_to_the_file_that_has_the_name_now() {
+fn lines_follow_an_external_rotation() {
     let rename = |path: &Path| std::fs::rename(path, old(path)).unwrap();
     let replace = |path: &Path| {
         std::fs::rename(path, old(path)).unwrap();
@@ -35,8 +35,8 @@ fn lines_go_to_the_file_that_has_the_name_now() {
         ("replace", &replace),
         ("copy and truncate", &copy_and_truncate),
     ] {
-        let (directory, log) = rotated_by(rotate);
-        (2..=3).for_each(|number| put(&log, number));
+        let (directory, log) = log_after_rotation(rotate);
+        (2..=3).for_each(|number| record_number(&log, number));
         log.close();
         let path = directory.path().join("log");
         assert_eq!(numbers(&lines(&old(&path))), [1], "{name}");
@@ -46,28 +46,28 @@ fn lines_go_to_the_file_that_has_the_name_now() {
 }
 
 #[test]
-fn a_deleted_file_is_created_again() {
-    let (directory, log) = rotated_by(|path| std::fs::remove_file(path).unwrap());
-    put(&log, 2);
+fn a_deleted_file_is_recreated() {
+    let (directory, log) = log_after_rotation(|path| std::fs::remove_file(path).unwrap());
+    record_number(&log, 2);
     log.close();
     assert_eq!(numbers(&lines(&directory.path().join("log"))), [2]);
 }
 
 #[test]
-fn where_the_file_cannot_be_opened_again_the_lines_go_on_in_the_old_one() {
-    let (directory, log) = rotated_by(|path| {
+fn writing_continues_in_the_old_file_when_reopening_fails() {
+    let (directory, log) = log_after_rotation(|path| {
         std::fs::rename(path, old(path)).unwrap();
         std::fs::create_dir(path).unwrap();
     });
-    put(&log, 2);
+    record_number(&log, 2);
     log.close();
     assert_eq!(numbers(&lines(&directory.path().join("old"))), [1, 2]);
     assert_eq!(log.dropped(), 0);
 }
 
 #[test]
-fn on_request_the_file_is_opened_again_though_nothing_is_written() {
-    let (directory, log) = rotated_by(|path| std::fs::rename(path, old(path)).unwrap());
+fn reopen_takes_effect_without_new_records() {
+    let (directory, log) = log_after_rotation(|path| std::fs::rename(path, old(path)).unwrap());
     log.reopen();
     let path = directory.path().join("log");
     while !path.exists() {

@@ -16,8 +16,8 @@ use std::str::FromStr;
 /// [`StoreError::Foreign`] where the URL is malformed, its `sslmode` may fall back to plaintext or verifies less than it
 /// says, or a certificate file cannot be read.
 pub(super) fn parse(url: &str) -> Result<PgConnectOptions, StoreError> {
-    let invalid = |message: String| StoreError::Foreign(format!("invalid PostgreSQL URL: {message}"));
-    let parameters = Parameters::of(url);
+    let invalid = |message: String| StoreError::Misconfigured(format!("invalid PostgreSQL URL: {message}"));
+    let parameters = Parameters::from_url(url);
     parameters.check().map_err(invalid)?;
     let options: PgConnectOptions = url.parse().map_err(|error| {
         invalid(format!(
@@ -79,7 +79,7 @@ struct Parameters {
 }
 
 impl Parameters {
-    fn of(url: &str) -> Self {
+    fn from_url(url: &str) -> Self {
         let url = url::Url::parse(url).ok();
         let find = |names: [&str; 2], variable: &str| {
             let mut pairs = url.iter().flat_map(url::Url::query_pairs);
@@ -138,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn plaintext_to_a_remote_host_needs_sslmode_disable() {
+    fn plaintext_to_a_remote_host_requires_sslmode_disable() {
         for (url, expected) in [
             ("postgres://u@127.0.0.1/d", Some("Prefer")),
             ("postgres://u@localhost/d", Some("Prefer")),
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ipv6_address_loses_its_brackets_and_a_message_has_them() {
+    fn ipv6_hosts_are_unbracketed_for_connecting_and_bracketed_in_messages() {
         let options = parse("postgres://u:secret@[::1]:5433/d").unwrap();
         assert_eq!((options.get_host(), options.get_port()), ("::1", 5433));
         assert_eq!(describe(&options), "[::1]:5433");

@@ -1,7 +1,7 @@
 //! Whether PostgreSQL answers. Operations that take long start a probe; once the probe fails, all operations fail at once
 //! with its cause until a later probe succeeds.
 
-use super::{cause_of, is_connection_failure, unavailable};
+use super::{error_message, is_connection_failure, unavailable};
 use sea_orm::DbErr;
 use sqlx::postgres::{PgConnectOptions, PgPool};
 use sqlx::{ConnectOptions, Connection, Error, Executor};
@@ -34,9 +34,9 @@ pub(super) struct Availability {
 }
 
 /// Permits the next probe when this one ends, also where its runtime ends first.
-struct Probing(Weak<Availability>);
+struct ProbeGuard(Weak<Availability>);
 
-impl Drop for Probing {
+impl Drop for ProbeGuard {
     fn drop(&mut self) {
         if let Some(availability) = self.0.upgrade() {
             availability.outage.send_replace(None);
@@ -57,7 +57,7 @@ impl Availability {
     }
 
     /// Waits for an operation, until `deadline` or an outage at most.
-    pub(super) async fn limit<T>(
+    pub(super) async fn run<T>(
         self: &Arc<Self>,
         deadline: Instant,
         operation: impl Future<Output = Result<T, Error>>,
@@ -71,7 +71,7 @@ impl Availability {
         let result = match timeout(SUSPECT_AFTER, &mut operation).await {
             Ok(result) => result,
             Err(_) => {
-                self.suspect();
+                self.start_probing();
                 tokio::select! {
                     result = &mut operation => result,
                     cause = cause_of_outage(&mut outage) => return Err(unavailable(&cause)),
@@ -83,21 +83,21 @@ impl Availability {
         };
         match &result {
             Ok(_) => drop(self.successes.fetch_add(1, Ordering::AcqRel)),
-            Err(error) if is_connection_failure(error) => self.suspect(),
+            Err(error) if is_connection_failure(error) => self.start_probing(),
             Err(_) => {}
         }
         Ok(result)
     }
 
     /// Starts a probe unless one is running.
-    fn suspect(self: &Arc<Self>) {
+    fn start_probing(self: &Arc<Self>) {
         if !self.is_probing.swap(true, Ordering::AcqRel) {
-            tokio::spawn(Self::watch(Probing(Arc::downgrade(self))));
+            tokio::spawn(Self::monitor_outage(ProbeGuard(Arc::downgrade(self))));
         }
     }
 
     /// Probes once, and where that fails, until it succeeds.
-    async fn watch(probing: Probing) {
+    async fn monitor_outage(probing: ProbeGuard) {
         let Some(availability) = probing.0.upgrade() else { return };
         let successes = availability.successes.load(Ordering::Acquire);
         let Err(cause) = availability.probe().await else { return };
@@ -105,7 +105,7 @@ impl Availability {
             return;
         }
         tracing::error!(cause, "the database is unavailable");
-        let begun = Instant::now();
+        let started = Instant::now();
         availability.outage.send_replace(Some(cause.into()));
         availability.close_idle();
         drop(availability);
@@ -117,7 +117,7 @@ impl Availability {
                 Err(cause) => drop(availability.outage.send_replace(Some(cause.into()))),
             }
         }
-        let milliseconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let milliseconds = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::info!(milliseconds, "the database is available again");
     }
 
@@ -139,7 +139,7 @@ impl Availability {
             Ok(Ok(())) => Ok(()),
             // Too many connections: the server answers.
             Ok(Err(Error::Database(error))) if error.code().as_deref() == Some("53300") => Ok(()),
-            Ok(Err(error)) => Err(cause_of(&error)),
+            Ok(Err(error)) => Err(error_message(&error)),
             Err(_) => Err(format!("no answer within {} ms", CONNECT_LIMIT.as_millis())),
         }
     }

@@ -6,12 +6,12 @@ mod session;
 
 use super::{StoreError, error};
 use crate::config::Config;
-use crate::values::random_number;
+use crate::types::random_u128;
 use address::{describe, parse};
 use availability::Availability;
 use sea_orm::{DatabaseConnection, DbErr, RuntimeErr};
 use secrecy::ExposeSecret;
-pub(super) use session::Session;
+pub(super) use session::PgSession;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection, Error, Row};
 use std::sync::Arc;
@@ -59,7 +59,7 @@ impl From<&Config> for Limits {
 
 impl Limits {
     /// The settings that a connection has from its start.
-    fn session(&self) -> Vec<(&'static str, String)> {
+    fn session_settings(&self) -> Vec<(&'static str, String)> {
         // Three probes within the interval: the server gives up a client that vanished after twice the interval.
         let interval = self.keepalive.div_ceil(3);
         let counted = [
@@ -75,7 +75,7 @@ impl Limits {
     }
 
     /// Begins a transaction that has the limits for itself, for a connection that is shared between clients.
-    fn begin_pooled(&self) -> String {
+    fn pooled_begin_statement(&self) -> String {
         format!(
             "BEGIN; SET LOCAL lock_timeout = {}; SET LOCAL statement_timeout = {}; \
              SET LOCAL idle_in_transaction_session_timeout = {}",
@@ -86,7 +86,7 @@ impl Limits {
 
 /// Where a database is, and how it is reached.
 #[derive(Debug, Clone)]
-pub(super) struct Target {
+pub(super) struct ConnectTarget {
     pub(super) options: PgConnectOptions,
     /// Whether a pooler in transaction mode is in between: nothing that belongs to a session lasts.
     pub(super) is_pooled: bool,
@@ -113,39 +113,39 @@ pub(super) enum Purpose {
     Health,
 }
 
-impl Target {
+impl ConnectTarget {
     /// Connects once, and finds out whether a pooler in transaction mode is in between: it rejects or ignores the settings
     /// that a session would have from its start.
-    async fn reach(url: &str, limits: &Limits) -> Result<Self, StoreError> {
+    async fn probe(url: &str, limits: &Limits) -> Result<Self, StoreError> {
         let options = parse(url)?;
-        let session = format!("{:032x}", random_number());
-        let mut settings = limits.session();
+        let session = format!("{:032x}", random_u128());
+        let mut settings = limits.session_settings();
         settings.push((SESSION, session.clone()));
         let direct = options.clone().options(settings);
-        let is_pooled = match within(CONNECT_LIMIT, has_session(&direct, &session)).await {
+        let is_pooled = match with_timeout(CONNECT_LIMIT, has_session(&direct, &session)).await {
             Ok(is_kept) => !is_kept,
             // PgBouncer: "unsupported startup parameter: options", and since 1.20 "… in options: lock_timeout".
             Err(Error::Database(error)) if error.message().contains("unsupported startup parameter") => true,
-            Err(error) => return Err(unreachable(&options, &error)),
+            Err(error) => return Err(connect_error(&options, &error)),
         };
         let options = if is_pooled { options.statement_cache_capacity(0) } else { direct };
         if is_pooled {
-            within(CONNECT_LIMIT, has_session(&options, &session))
+            with_timeout(CONNECT_LIMIT, has_session(&options, &session))
                 .await
-                .map_err(|error| unreachable(&options, &error))?;
+                .map_err(|error| connect_error(&options, &error))?;
         }
         Ok(Self { options, is_pooled })
     }
 
     /// The database of this configuration.
-    pub(super) async fn database(config: &Config) -> Result<Self, StoreError> {
-        Self::reach(config.database_url.expose_secret(), &Limits::from(config)).await
+    pub(super) async fn for_database(config: &Config) -> Result<Self, StoreError> {
+        Self::probe(config.database_url.expose_secret(), &Limits::from(config)).await
     }
 
     /// Where notifications are received: directly from the server, or nowhere behind a pooler.
-    pub(super) async fn notifications(config: &Config) -> Result<Self, StoreError> {
+    pub(super) async fn for_notifications(config: &Config) -> Result<Self, StoreError> {
         let url = config.database_listen_url.as_ref().unwrap_or(&config.database_url);
-        Self::reach(url.expose_secret(), &Limits::from(config)).await
+        Self::probe(url.expose_secret(), &Limits::from(config)).await
     }
 
     /// A single connection.
@@ -156,7 +156,7 @@ impl Target {
 
     /// A single connection for migrations.
     pub(super) async fn connect_once(&self) -> Result<DatabaseConnection, StoreError> {
-        let pool = self.connect().await.map_err(|error| unreachable(&self.options, &error))?;
+        let pool = self.connect().await.map_err(|error| connect_error(&self.options, &error))?;
         Ok(DatabaseConnection::from(pool))
     }
 }
@@ -172,7 +172,7 @@ async fn has_session(options: &PgConnectOptions, session: &str) -> Result<bool, 
     Ok(found.as_deref() == Some(session))
 }
 
-async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+async fn with_timeout<T>(limit: Duration, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     let timed_out = |_| {
         Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, format!("no answer within {limit:?}")))
     };
@@ -181,7 +181,7 @@ async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, Error>>
 
 impl Pools {
     /// Pools for this target; connections are opened when they are needed.
-    pub(super) fn new(target: &Target, config: &Config) -> Self {
+    pub(super) fn new(target: &ConnectTarget, config: &Config) -> Self {
         let limits = Limits::from(config);
         let pool =
             |connections| pool_options(connections, limits.acquire).connect_lazy_with(target.options.clone());
@@ -189,7 +189,7 @@ impl Pools {
         let pools = vec![health.clone(), reads.clone(), writes.clone()];
         Self {
             availability: Availability::new(target.options.clone(), pools),
-            begin: if target.is_pooled { limits.begin_pooled() } else { "BEGIN".to_owned() },
+            begin: if target.is_pooled { limits.pooled_begin_statement() } else { "BEGIN".to_owned() },
             is_pooled: target.is_pooled,
             writes,
             reads,
@@ -199,17 +199,17 @@ impl Pools {
     }
 
     /// A connection for one query. Behind a pooler it is a transaction, which has the time limits.
-    pub(super) async fn session(&self, purpose: Purpose) -> Result<Session, DbErr> {
+    pub(super) async fn session(&self, purpose: Purpose) -> Result<PgSession, DbErr> {
         let session = self.acquire(purpose).await?;
         if self.is_pooled { session.begin(&self.begin).await } else { Ok(session) }
     }
 
     /// A connection with a transaction for a unit of work.
-    pub(super) async fn begin(&self) -> Result<Session, DbErr> {
+    pub(super) async fn begin(&self) -> Result<PgSession, DbErr> {
         self.acquire(Purpose::Write).await?.begin(&self.begin).await
     }
 
-    async fn acquire(&self, purpose: Purpose) -> Result<Session, DbErr> {
+    async fn acquire(&self, purpose: Purpose) -> Result<PgSession, DbErr> {
         let pool = match purpose {
             Purpose::Write => &self.writes,
             Purpose::Read => &self.reads,
@@ -217,15 +217,15 @@ impl Pools {
         };
         let deadline = Instant::now() + self.limits.work;
         let connection =
-            self.availability.limit(deadline, pool.acquire()).await?.map_err(|error| match error {
+            self.availability.run(deadline, pool.acquire()).await?.map_err(|error| match error {
                 Error::PoolTimedOut => unavailable(&format!(
                     "none of {} connections became free within {:?}",
                     pool.options().get_max_connections(),
                     self.limits.acquire
                 )),
-                error => unavailable(&cause_of(&error)),
+                error => unavailable(&error_message(&error)),
             })?;
-        Ok(Session::new(connection, Arc::clone(&self.availability), deadline, self.is_pooled))
+        Ok(PgSession::new(connection, Arc::clone(&self.availability), deadline, self.is_pooled))
     }
 
     /// How many connections there are, and how many of them are idle.
@@ -243,17 +243,17 @@ fn pool_options(connections: u32, acquire: Duration) -> PgPoolOptions {
         .acquire_timeout(acquire)
         .test_before_acquire(false)
         .before_acquire(|connection, _| {
-            Box::pin(async move { within(IDLE_LIMIT, connection.ping()).await.map(|()| true) })
+            Box::pin(async move { with_timeout(IDLE_LIMIT, connection.ping()).await.map(|()| true) })
         })
         .after_release(|connection, _| {
-            Box::pin(async move { within(RELEASE_LIMIT, connection.ping()).await.map(|()| true) })
+            Box::pin(async move { with_timeout(RELEASE_LIMIT, connection.ping()).await.map(|()| true) })
         })
 }
 
 /// The first cause of an error, without the words of the library around it.
-pub(super) fn cause_of(error: &Error) -> String {
+pub(super) fn error_message(error: &Error) -> String {
     match error {
-        Error::Io(error) if is_of_tls(error) => format!("TLS: {error}"),
+        Error::Io(error) if is_tls_error(error) => format!("TLS: {error}"),
         Error::Io(error) => error.to_string(),
         Error::Tls(error) => format!("TLS: {error}"),
         Error::Database(error) => error.message().to_owned(),
@@ -262,23 +262,23 @@ pub(super) fn cause_of(error: &Error) -> String {
 }
 
 /// Whether an error of a handshake, which arrives as one of the socket, is one of TLS.
-fn is_of_tls(error: &std::io::Error) -> bool {
+fn is_tls_error(error: &std::io::Error) -> bool {
     error.get_ref().is_some_and(|source| source.is::<rustls::Error>())
 }
 
 /// The database cannot be reached at the start.
-fn unreachable(options: &PgConnectOptions, error: &Error) -> StoreError {
+fn connect_error(options: &PgConnectOptions, error: &Error) -> StoreError {
     let hint = match error {
         Error::Tls(error) if error.to_string().contains("does not support TLS") => {
             "; sslmode=disable permits plaintext"
         }
-        Error::Io(error) if !is_of_tls(error) => "",
+        Error::Io(error) if !is_tls_error(error) => "",
         Error::Io(_) | Error::Tls(_) => {
             "; sslrootcert names the certificate authority, sslmode=require encrypts without verification"
         }
         _ => "",
     };
-    StoreError::Unavailable(format!("{}: {}{hint}", describe(options), cause_of(error)))
+    StoreError::Unavailable(format!("{}: {}{hint}", describe(options), error_message(error)))
 }
 
 fn unavailable(cause: &str) -> DbErr {

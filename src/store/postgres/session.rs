@@ -18,7 +18,7 @@ const ROLLBACK_LIMIT: Duration = Duration::from_secs(1);
 
 /// A connection that is in use, within a transaction or not.
 #[derive(Debug)]
-pub(in crate::store) struct Session {
+pub(in crate::store) struct PgSession {
     connection: Mutex<Option<PoolConnection<Postgres>>>,
     availability: Arc<Availability>,
     deadline: Instant,
@@ -27,7 +27,7 @@ pub(in crate::store) struct Session {
     is_in_transaction: bool,
 }
 
-impl Session {
+impl PgSession {
     /// A connection to use until `deadline`; behind a pooler without prepared statements that outlive a transaction.
     pub(super) fn new(
         connection: PoolConnection<Postgres>,
@@ -48,7 +48,7 @@ impl Session {
     pub(super) async fn begin(mut self, statements: &str) -> Result<Self, DbErr> {
         // From here on it is rolled back: the server may have begun it without an answer.
         self.is_in_transaction = true;
-        spans::timed(DbBackend::Postgres, "BEGIN", self.execute_unprepared(statements)).await?;
+        spans::traced(DbBackend::Postgres, "BEGIN", self.execute_unprepared(statements)).await?;
         Ok(self)
     }
 
@@ -72,11 +72,11 @@ impl Session {
     }
 
     /// Runs a query with a time limit, and reports it to the trace.
-    async fn limit<T>(&self, sql: &str, query: impl Future<Output = Result<T, Error>>) -> Result<T, DbErr> {
-        let result = self.availability.limit(self.deadline, query);
+    async fn run<T>(&self, sql: &str, query: impl Future<Output = Result<T, Error>>) -> Result<T, DbErr> {
+        let result = self.availability.run(self.deadline, query);
         let result =
             async { result.await?.map_err(|error| DbErr::Query(RuntimeErr::SqlxError(error.into()))) };
-        spans::query(DbBackend::Postgres, sql, result).await
+        spans::traced_query(DbBackend::Postgres, sql, result).await
     }
 
     fn query<'a>(&self, statement: &'a Statement) -> Query<'a, Postgres, SqlxValues> {
@@ -92,7 +92,7 @@ fn closed() -> DbErr {
 }
 
 #[async_trait]
-impl ConnectionTrait for Session {
+impl ConnectionTrait for PgSession {
     fn get_database_backend(&self) -> DbBackend {
         DbBackend::Postgres
     }
@@ -101,13 +101,13 @@ impl ConnectionTrait for Session {
         let mut guard = self.connection().await;
         let connection = &mut **guard.as_mut().ok_or_else(closed)?;
         let query = self.query(&statement).execute(connection);
-        self.limit(&statement.sql, query).await.map(Into::into)
+        self.run(&statement.sql, query).await.map(Into::into)
     }
 
     async fn execute_unprepared(&self, sql: &str) -> Result<ExecResult, DbErr> {
         let mut guard = self.connection().await;
         let connection = &mut **guard.as_mut().ok_or_else(closed)?;
-        let query = self.availability.limit(self.deadline, connection.execute(AssertSqlSafe(sql.to_owned())));
+        let query = self.availability.run(self.deadline, connection.execute(AssertSqlSafe(sql.to_owned())));
         query.await?.map(Into::into).map_err(|error| DbErr::Exec(RuntimeErr::SqlxError(error.into())))
     }
 
@@ -115,18 +115,18 @@ impl ConnectionTrait for Session {
         let mut guard = self.connection().await;
         let connection = &mut **guard.as_mut().ok_or_else(closed)?;
         let query = self.query(&statement).fetch_optional(connection);
-        Ok(self.limit(&statement.sql, query).await?.map(Into::into))
+        Ok(self.run(&statement.sql, query).await?.map(Into::into))
     }
 
     async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
         let mut guard = self.connection().await;
         let connection = &mut **guard.as_mut().ok_or_else(closed)?;
         let query = self.query(&statement).fetch_all(connection);
-        Ok(self.limit(&statement.sql, query).await?.into_iter().map(Into::into).collect())
+        Ok(self.run(&statement.sql, query).await?.into_iter().map(Into::into).collect())
     }
 }
 
-impl Drop for Session {
+impl Drop for PgSession {
     fn drop(&mut self) {
         let Some(mut connection) = self.connection.get_mut().take().filter(|_| self.is_in_transaction) else {
             return;

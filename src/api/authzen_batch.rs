@@ -1,0 +1,373 @@
+//! AuthZEN's evaluations: many questions in one request, with defaults for what an item leaves out.
+//!
+//! A default is read when an item first needs it. What is wrong with an item, or with a default that it uses, is a denial of
+//! that item; only what concerns the request as a whole is an error of the request.
+
+use super::authzen::{
+    Action, Entity, Evaluation, Subject, authzen_response, evaluate, evaluate_single, is_explain_requested,
+};
+use super::authzen_body::RawBody;
+use super::evaluation::{self, Decision, DecisionError, EvaluationResult};
+use crate::http::openapi::OperationDoc;
+use crate::http::{Authorizer, Problem, body};
+use crate::types::strict_json::{self, JsonError};
+use crate::types::{null_as_default, object_only};
+use actix_web::{HttpRequest, HttpResponse};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
+use std::cell::OnceCell;
+use utoipa::openapi::schema::{
+    AllOfBuilder, AnyOfBuilder, ArrayBuilder, ObjectBuilder, Schema, SchemaType, Type,
+};
+use utoipa::openapi::{Ref, RefOr};
+use utoipa::{PartialSchema, ToSchema};
+
+/// Several questions. What stands here and not in an item holds for that item.
+#[derive(Debug, ToSchema)]
+#[schema(as = EvaluationsFields)]
+#[expect(dead_code, reason = "it is for the document only")]
+struct BatchFields {
+    /// The default of the items, which is checked where an item uses it; so are the next three.
+    #[schema(value_type = Option<Value>)]
+    subject: Option<Value>,
+    #[schema(value_type = Option<Value>)]
+    action: Option<Value>,
+    #[schema(value_type = Option<Value>)]
+    resource: Option<Value>,
+    #[schema(value_type = Option<Value>)]
+    context: Option<Value>,
+    /// The questions: objects with what each has of its own of `subject`, `action`, `resource` and `context`. One that
+    /// cannot be understood is denied, with the reason in its `context.error`.
+    #[schema(value_type = Option<Vec<Value>>)]
+    evaluations: Option<Vec<Value>>,
+    /// How far to go.
+    options: Option<Options>,
+}
+
+/// Several questions, or where there are no `evaluations` a single one.
+#[derive(Debug)]
+pub(super) struct Evaluations;
+
+impl PartialSchema for Evaluations {
+    fn schema() -> RefOr<Schema> {
+        let needs =
+            |names: &[&str]| names.iter().fold(ObjectBuilder::new(), |object, name| object.required(*name));
+        let several = needs(&["evaluations"]).property("evaluations", ArrayBuilder::new().min_items(Some(1)));
+        let context = SchemaType::from_iter([Type::Object, Type::Null]);
+        let one = needs(&["subject", "action", "resource"])
+            .property("subject", Ref::from_schema_name(<Subject as ToSchema>::name()))
+            .property("action", Ref::from_schema_name(<Action as ToSchema>::name()))
+            .property("resource", Ref::from_schema_name(<Entity as ToSchema>::name()))
+            .property("context", ObjectBuilder::new().schema_type(context));
+        AllOfBuilder::new()
+            .description(Some("Several questions, or where there are no `evaluations` a single one."))
+            .item(Ref::from_schema_name(BatchFields::name()))
+            .item(AnyOfBuilder::new().item(several).item(one))
+            .into()
+    }
+}
+
+impl ToSchema for Evaluations {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        schemas.push((BatchFields::name().into_owned(), BatchFields::schema()));
+        BatchFields::schemas(schemas);
+    }
+}
+
+/// How far a batch goes.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(remote = "Self")]
+struct Options {
+    /// Through all of them, or up to the first denial or permit.
+    #[serde(default, deserialize_with = "null_as_default")]
+    #[schema(value_type = Option<Semantic>)]
+    evaluations_semantic: Semantic,
+}
+
+object_only!(Options, read);
+
+/// How far a batch goes.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum Semantic {
+    /// Through all of them.
+    #[default]
+    ExecuteAll,
+    /// Up to the first denial.
+    DenyOnFirstDeny,
+    /// Up to the first permit.
+    PermitOnFirstPermit,
+}
+
+impl Semantic {
+    /// Whether a batch ends with this decision.
+    fn stops_after(self, decision: bool) -> bool {
+        match self {
+            Self::ExecuteAll => false,
+            Self::DenyOnFirstDeny => !decision,
+            Self::PermitOnFirstPermit => decision,
+        }
+    }
+}
+
+/// The answers of a batch, in the order of its questions.
+#[derive(Debug, Serialize, ToSchema)]
+struct Decisions {
+    evaluations: Vec<Decision>,
+}
+
+/// The answers of a batch, or that of a single question.
+#[derive(Debug, ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "it is for the document only")]
+enum EvaluationsResponse {
+    Several(Decisions),
+    One(Decision),
+}
+
+/// The document of the operation.
+pub(super) fn evaluations_doc() -> OperationDoc {
+    OperationDoc::new("Decide several questions at once (AuthZEN)")
+        .describe(
+            "All of them by one version of the policies and as of one time; of a resource that is written meanwhile, each \
+             sees what is stored when its turn comes. A default is checked where an item uses it. Without `evaluations` it \
+             is a single evaluation.",
+        )
+        .body::<Evaluations>(None)
+        .response::<EvaluationsResponse>(200, "The decisions, in the order of the questions.", None)
+        .response_header(200, "X-Policy-Version", Type::String, "The version of the policies that decided.")
+}
+
+/// The members of a batch.
+#[derive(Debug, Default)]
+struct Batch<'a> {
+    defaults: Defaults<'a>,
+    items: Vec<&'a RawValue>,
+    options: Options,
+}
+
+/// What items of a batch use where they have nothing of their own.
+#[derive(Debug, Default)]
+struct Defaults<'a> {
+    subject: BatchDefault<'a, Subject>,
+    action: BatchDefault<'a, Action>,
+    resource: BatchDefault<'a, Entity>,
+    context: BatchDefault<'a, Map<String, Value>>,
+}
+
+/// A default: its text, and once an item has needed it what that means or what is wrong with it.
+#[derive(Debug)]
+struct BatchDefault<'a, T> {
+    text: Option<&'a RawValue>,
+    value: OnceCell<Result<T, String>>,
+}
+
+/// What an item of a batch has of its own.
+#[derive(Debug, Default, Deserialize)]
+#[serde(remote = "Self")]
+struct Item {
+    #[serde(default)]
+    subject: Option<Subject>,
+    #[serde(default)]
+    action: Option<Action>,
+    #[serde(default)]
+    resource: Option<Entity>,
+    #[serde(default)]
+    context: Option<Map<String, Value>>,
+}
+
+object_only!(Item, read);
+
+impl<T> Default for BatchDefault<'_, T> {
+    fn default() -> Self {
+        Self { text: None, value: OnceCell::new() }
+    }
+}
+
+impl<T: DeserializeOwned> BatchDefault<'_, T> {
+    /// The value; none where there is no default. An error says what is wrong with the member of this name.
+    fn get(&self, name: &str) -> Result<Option<&T>, String> {
+        let Some(text) = self.text else { return Ok(None) };
+        match self.value.get_or_init(|| parse_strict(text)) {
+            Ok(value) => Ok(Some(value)),
+            Err(message) => Err(format!("{name}: {message}")),
+        }
+    }
+}
+
+/// What the text of an item or a default means. An error says where in it something is wrong.
+fn parse_strict<T: DeserializeOwned>(text: &RawValue) -> Result<T, String> {
+    let text = text.get();
+    strict_json::check(text.as_bytes()).map_err(|error| match error {
+        JsonError::Malformed(error) => error.to_string(),
+        JsonError::DuplicateKey(path) => format!("{path}: the key occurs twice in its object"),
+    })?;
+    serde_json::from_str(text).or_else(|_| {
+        // Once more, to say where it is wrong.
+        let value: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        serde_path_to_error::deserialize(&value).map_err(|error| error.to_string())
+    })
+}
+
+impl<'a> Batch<'a> {
+    /// Reads what concerns the batch as a whole; its items and defaults are read when their turn comes.
+    fn parse(bytes: &'a [u8], limit: usize) -> Result<Self, Problem> {
+        let mut batch = Self::default();
+        if !body::is_object(bytes) {
+            // Whether it is malformed, or JSON and no object.
+            strict_json::check(bytes)?;
+            return Err(body::not_an_object());
+        }
+        for (name, text) in strict_json::members(bytes)? {
+            let is_null = text.get() == "null";
+            match &*name {
+                "subject" | "action" | "resource" | "context" | "evaluations" | "options" if is_null => {}
+                "subject" => batch.defaults.subject.text = Some(text),
+                "action" => batch.defaults.action.text = Some(text),
+                "resource" => batch.defaults.resource.text = Some(text),
+                "context" => batch.defaults.context.text = Some(text),
+                "evaluations" => batch.items = parse_items(text, limit)?,
+                "options" => batch.options = parse_member(&name, text)?,
+                _ => strict_json::check(text.get().as_bytes())?,
+            }
+        }
+        Ok(batch)
+    }
+}
+
+/// A member of the batch that concerns it as a whole.
+fn parse_member<T: DeserializeOwned>(name: &str, text: &RawValue) -> Result<T, Problem> {
+    strict_json::check(text.get().as_bytes())?;
+    let value: Value =
+        serde_json::from_str(text.get()).map_err(|error| Problem::invalid_field(name, error))?;
+    body::from_value(value, name)
+}
+
+/// The texts of the items, of which there may be so many.
+fn parse_items(text: &RawValue, most: usize) -> Result<Vec<&RawValue>, Problem> {
+    let items: Vec<&RawValue> = serde_json::from_str(text.get())
+        .map_err(|_| Problem::invalid_field("evaluations", "it must be a list of objects"))?;
+    if items.len() > most {
+        let message = format!("there are {} of them; one batch has at most {most}", items.len());
+        return Err(Problem::invalid_field("evaluations", message));
+    }
+    Ok(items)
+}
+
+/// `POST /access/v1/evaluations`.
+pub(super) async fn evaluations(
+    authorizer: Authorizer,
+    (request, RawBody(body)): (HttpRequest, RawBody),
+) -> Result<HttpResponse, Problem> {
+    let batch = Batch::parse(&body, authorizer.state().request_config.access_batch_limit)?;
+    if batch.items.is_empty() {
+        let question: Evaluation = body::parse(&body)?;
+        return evaluate_single(&authorizer, &request, &question, None).await;
+    }
+    let authorizer = authorizer.with_batched_log();
+    let mut decisions = Vec::with_capacity(batch.items.len());
+    for item in batch.items {
+        let decision = decide_item(&authorizer, &request, &batch.defaults, item).await?;
+        let is_last = batch.options.evaluations_semantic.stops_after(decision.decision);
+        decisions.push(decision);
+        if is_last {
+            break;
+        }
+    }
+    Ok(authzen_response(&authorizer, &Decisions { evaluations: decisions }))
+}
+
+/// An item with the defaults that it uses: each part is its own, the default, absent, or wrong.
+struct ResolvedItem<'a> {
+    subject: Result<Option<&'a Subject>, String>,
+    action: Result<Option<&'a Action>, String>,
+    resource: Result<Option<&'a Entity>, String>,
+    context: Result<Option<&'a Map<String, Value>>, String>,
+}
+
+impl<'a> ResolvedItem<'a> {
+    fn new(item: &'a Item, defaults: &'a Defaults<'_>) -> Self {
+        fn part<'a, T: DeserializeOwned>(
+            value: Option<&'a T>,
+            default: &'a BatchDefault<'_, T>,
+            name: &str,
+        ) -> Result<Option<&'a T>, String> {
+            value.map_or_else(|| default.get(name), |value| Ok(Some(value)))
+        }
+        Self {
+            subject: part(item.subject.as_ref(), &defaults.subject, "subject"),
+            action: part(item.action.as_ref(), &defaults.action, "action"),
+            resource: part(item.resource.as_ref(), &defaults.resource, "resource"),
+            context: part(item.context.as_ref(), &defaults.context, "context"),
+        }
+    }
+
+    /// What is wrong with the parts, and which of those that a question needs are missing.
+    fn error_message(&self) -> Option<String> {
+        let Self { subject, action, resource, context } = self;
+        let errors =
+            [subject.as_ref().err(), action.as_ref().err(), resource.as_ref().err(), context.as_ref().err()];
+        let errors: Vec<&str> = errors.into_iter().flatten().map(String::as_str).collect();
+        if !errors.is_empty() {
+            return Some(errors.join("; "));
+        }
+        let is_missing = [
+            ("subject", matches!(subject, Ok(None))),
+            ("action", matches!(action, Ok(None))),
+            ("resource", matches!(resource, Ok(None))),
+        ];
+        let missing = is_missing.into_iter().filter(|(_, is_missing)| *is_missing).map(|(name, _)| name);
+        let missing: Vec<&str> = missing.collect();
+        (!missing.is_empty()).then(|| format!("missing field `{}`", missing.join("`, `")))
+    }
+
+    /// The denial of an item that cannot be understood.
+    fn denied_decision(&self, authorizer: &Authorizer, message: String) -> Decision {
+        fn valid<'a, T>(part: &Result<Option<&'a T>, String>) -> Option<&'a T> {
+            part.as_ref().ok().copied().flatten()
+        }
+        let action = valid(&self.action).map(|action| action.name.as_str()).unwrap_or_default();
+        let subject = valid(&self.subject).map(Subject::type_and_id).unwrap_or_default();
+        let resource = valid(&self.resource).map(Entity::type_and_id).unwrap_or_default();
+        let error = DecisionError::new("invalid", message);
+        let result = evaluation::record_failed_evaluation(authorizer, subject, action, resource, error);
+        Decision::new(&result, authorizer.engine(), false)
+    }
+}
+
+/// The decision on one question of a batch; one that cannot be understood is a denial with the reason.
+async fn decide_item(
+    authorizer: &Authorizer,
+    request: &HttpRequest,
+    defaults: &Defaults<'_>,
+    text: &RawValue,
+) -> Result<Decision, Problem> {
+    let parsed = match text.get().starts_with('{') {
+        true => parse_strict::<Item>(text),
+        false => Err("an evaluation is an object".to_owned()),
+    };
+    let (item, error_message) = match parsed {
+        Ok(item) => (item, None),
+        Err(message) => (Item::default(), Some(message)),
+    };
+    let resolved = ResolvedItem::new(&item, defaults);
+    if let Some(message) = error_message.or_else(|| resolved.error_message()) {
+        return Ok(resolved.denied_decision(authorizer, message));
+    }
+    let (Ok(Some(subject)), Ok(Some(action)), Ok(Some(resource)), Ok(context)) =
+        (&resolved.subject, &resolved.action, &resolved.resource, &resolved.context)
+    else {
+        return Ok(resolved.denied_decision(authorizer, "it cannot be understood".to_owned()));
+    };
+    let none = Map::new();
+    let context = context.unwrap_or(&none);
+    let explain = is_explain_requested(request, context);
+    let result = evaluate(authorizer, subject, action, resource, context, explain, None).await?;
+    Ok(Decision::new(
+        &result.unwrap_or_else(EvaluationResult::subject_forbidden),
+        authorizer.engine(),
+        explain,
+    ))
+}

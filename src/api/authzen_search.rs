@@ -1,0 +1,455 @@
+//! The searches of AuthZEN: who may do that, what may this one do it to, and what may it do. They give exactly those of
+//! whom an evaluation would say yes, a page at a time.
+
+use super::authzen::{Action, Entity, Subject, authzen_response};
+use super::authzen_body::AuthzenJson;
+use super::evaluation::{self, Basis, EntityRef, ResolvedResource, ResolvedSubject, merge_client_context};
+use crate::authz::{AuthzRequest, DecisionContext, Principal, ResourceEntity};
+use crate::http::openapi::OperationDoc;
+use crate::http::{Authorizer, Caller, Problem};
+use crate::types::{Id, JsonInteger, Term, null_as_default, object_only};
+use actix_web::HttpResponse;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use std::sync::Arc;
+use utoipa::ToSchema;
+use utoipa::openapi::schema::Type;
+
+/// How many results a page has if nothing is said, and at most.
+const DEFAULT_PAGE_SIZE: usize = 100;
+const MAX_PAGE_SIZE: usize = 1000;
+/// How many rows one search looks at before it answers with what it has found.
+const MAX_SCAN: usize = 10_000;
+/// How many rows are read at once.
+const SCAN_BATCH: u64 = 500;
+
+/// An entity that is searched for: its id is what is wanted.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(remote = "Self")]
+struct EntityType {
+    /// A Cedar entity type.
+    r#type: Term,
+}
+
+object_only!(EntityType, read);
+
+/// The subjects that are searched for.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(remote = "Self")]
+struct SubjectType {
+    /// A Cedar entity type.
+    r#type: Term,
+    /// Whether the caller's own user is found by the `credential` in hand, which is the default, or by its whole `role`.
+    /// Other users are always found by their role.
+    #[serde(default)]
+    basis: Option<Basis>,
+}
+
+object_only!(SubjectType, read);
+
+/// The document of a search whose body is a `B`.
+pub(super) fn search_doc<B: ToSchema>(what: &str) -> OperationDoc {
+    OperationDoc::new(format!("Search {what} (AuthZEN)"))
+        .describe(
+            "Gives exactly those of whom an evaluation would say yes, a page at a time. A search looks at 10,000 \
+             candidates at most, and may then answer with less than a full page and a token to go on with. The caller's own \
+             user is asked about with the credential in hand unless `subject.basis` is `role`.",
+        )
+        .body::<B>(None)
+        .response::<SearchResults>(200, "A page of results.", None)
+        .response_header(200, "X-Policy-Version", Type::String, "The version of the policies that decided.")
+}
+
+/// What is searched for, and who or what it has to do with. The kind of search says what each part is.
+#[derive(Debug, Deserialize)]
+pub(super) struct Search {
+    subject: Value,
+    action: Option<Value>,
+    resource: Value,
+    #[serde(default, deserialize_with = "null_as_default")]
+    context: Map<String, Value>,
+    #[serde(default, deserialize_with = "null_as_default")]
+    page: PageRequest,
+}
+
+/// A search as it is documented.
+macro_rules! search_schema {
+    ($(#[doc = $doc:literal])* $name:ident { $(#[doc = $who:literal] $part:ident: $kind:ty,)+ }) => {
+        $(#[doc = $doc])*
+        #[derive(Debug, ToSchema)]
+        #[expect(dead_code, reason = "it is for the document only")]
+        pub(super) struct $name {
+            $(#[doc = $who] $part: $kind,)+
+            /// What policies may read besides.
+            #[schema(value_type = Option<Object>)]
+            context: Option<Map<String, Value>>,
+            /// Which page.
+            page: Option<PageRequest>,
+        }
+    };
+}
+
+search_schema!(
+    /// Who may do that?
+    SubjectSearch {
+        #[doc = "What kind of subject."]
+        subject: SubjectType,
+        #[doc = "Does what."]
+        action: Action,
+        #[doc = "To which thing."]
+        resource: Entity,
+    }
+);
+search_schema!(
+    /// What may this one do that to?
+    ResourceSearch {
+        #[doc = "Who."]
+        subject: Subject,
+        #[doc = "Does what."]
+        action: Action,
+        #[doc = "To what kind of thing."]
+        resource: EntityType,
+    }
+);
+search_schema!(
+    /// What may this one do to that?
+    ActionSearch {
+        #[doc = "Who."]
+        subject: Subject,
+        #[doc = "To which thing."]
+        resource: Entity,
+    }
+);
+
+/// Which page is wanted.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(remote = "Self")]
+struct PageRequest {
+    /// The `next_token` of the page before; nothing for the first one.
+    #[serde(default)]
+    token: Option<String>,
+    /// How many results at most: 100 by default, and never more than 1,000. With 0 the page is empty and has no
+    /// `next_token`.
+    #[serde(default)]
+    #[schema(value_type = Option<usize>, minimum = 0)]
+    limit: Option<JsonInteger>,
+}
+
+object_only!(PageRequest, read);
+
+/// A page of results.
+#[derive(Debug, Serialize, ToSchema)]
+struct SearchResults {
+    /// Entities with `type` and `id`, or actions with `name`.
+    #[schema(value_type = Vec<Object>)]
+    results: Vec<Value>,
+    page: ResultPage,
+}
+
+/// Where a page stands.
+#[derive(Debug, Serialize, ToSchema)]
+struct ResultPage {
+    /// What to send for the next page; empty where there is none.
+    next_token: String,
+    /// How many results this page has.
+    count: usize,
+}
+
+impl Search {
+    fn parse_part<T: DeserializeOwned>(value: &Value, field: &str) -> Result<T, Problem> {
+        crate::http::body::from_value(value.clone(), field)
+    }
+
+    fn action(&self) -> Result<Action, Problem> {
+        let action = self.action.as_ref().ok_or_else(|| Problem::invalid_field("action", "it is missing"))?;
+        Self::parse_part(action, "action")
+    }
+}
+
+/// Walks through candidates, and collects a page of those that fit.
+struct PageBuilder {
+    query: String,
+    limit: usize,
+    after: Option<String>,
+    scanned: usize,
+    results: Vec<Value>,
+    last: Option<String>,
+}
+
+impl PageBuilder {
+    /// The page that is wanted of the search `what`. A token belongs to the search that it was given for.
+    fn new(authorizer: &Authorizer, what: &str, search: &Search) -> Result<Self, Problem> {
+        let mut query = json!([
+            what,
+            authorizer.caller().id,
+            search.subject,
+            search.action,
+            search.resource,
+            search.context
+        ]);
+        query.sort_all_objects();
+        let query = query.to_string();
+        let requested_limit = match search.page.limit {
+            None => None,
+            Some(JsonInteger(limit)) => match usize::try_from(limit) {
+                Ok(limit) => Some(limit.min(MAX_PAGE_SIZE)),
+                Err(_) => {
+                    return Err(Problem::invalid_field(
+                        "page.limit",
+                        format!("it is {limit}; it must be 0 or more"),
+                    ));
+                }
+            },
+        };
+        let (limit, after) = match search.page.token.as_deref() {
+            None | Some("") => (requested_limit.unwrap_or(DEFAULT_PAGE_SIZE), None),
+            Some(token) => match Self::parse_token(&query, token) {
+                Some((limit, after))
+                    if requested_limit.is_none_or(|requested_limit| requested_limit == limit) =>
+                {
+                    (limit, Some(after.to_owned()))
+                }
+                _ => {
+                    return Err(Problem::invalid_field(
+                        "page.token",
+                        "it belongs to another search; send the same question as with the page before",
+                    ));
+                }
+            },
+        };
+        Ok(Self { query, limit, after, scanned: 0, results: Vec::new(), last: None })
+    }
+
+    /// The token of the page after this position: it holds for this question, with this limit.
+    fn token(query: &str, limit: usize, after: &str) -> String {
+        let print = crate::authn::short_digest(&format!("{query} {limit} {after}"));
+        format!("{print}.{limit}.{after}")
+    }
+
+    /// The limit and the position of a token, if it was given for this question.
+    fn parse_token<'a>(query: &str, token: &'a str) -> Option<(usize, &'a str)> {
+        let (limit, after) = token.split_once('.')?.1.split_once('.')?;
+        let limit = limit.parse().ok().filter(|limit| *limit <= MAX_PAGE_SIZE)?;
+        (Self::token(query, limit, after) == token).then_some((limit, after))
+    }
+
+    /// Where to go on.
+    fn after(&self) -> Option<&str> {
+        self.last.as_deref().or(self.after.as_deref())
+    }
+
+    /// Notes a candidate; true where the search ends with it. A full page ends only with what would be the first of the
+    /// next one: after the last page there is none (AuthZEN 1.0, `next_token`).
+    fn push(&mut self, position: &str, result: Option<Value>) -> bool {
+        if result.is_some() && self.results.len() >= self.limit {
+            return true;
+        }
+        self.scanned += 1;
+        self.last = Some(position.to_owned());
+        self.results.extend(result);
+        self.scanned >= MAX_SCAN
+    }
+
+    /// The page; `is_over` where there is nothing after it. A page of no results has no next one: its token would stand for
+    /// the same page again, and a client that follows tokens would never end.
+    fn finish(self, is_complete: bool) -> SearchResults {
+        let next_token = match is_complete || self.limit == 0 {
+            false => Self::token(&self.query, self.limit, self.after().unwrap_or_default()),
+            true => String::new(),
+        };
+        SearchResults { page: ResultPage { next_token, count: self.results.len() }, results: self.results }
+    }
+}
+
+/// `POST /access/v1/search/subject`: who may do that?
+pub(super) async fn search_subjects(
+    authorizer: Authorizer,
+    AuthzenJson(search): AuthzenJson<Search>,
+) -> Result<HttpResponse, Problem> {
+    let requested_type: SubjectType = Search::parse_part(&search.subject, "subject")?;
+    let resource: Entity = Search::parse_part(&search.resource, "resource")?;
+    let action = search.action()?;
+    let mut builder = PageBuilder::new(&authorizer, "subject", &search)?;
+    let target = evaluation::resolve_resource(&authorizer, resource.entity_ref()).await?;
+    let engine = authorizer.engine();
+    let name = engine.resolve_action(action.name.as_str(), resource.r#type.as_str());
+    let is_permitted = |principal: &Principal, circumstances: DecisionContext| {
+        let circumstances = merge_client_context(circumstances, &action.properties, &search.context);
+        let ask = AuthzRequest { principal, action: name, context: &circumstances, recorder: None };
+        evaluation::decide(engine, &ask, &target, resource.entity_ref(), false).answer.allowed
+    };
+    let mut is_complete = true;
+    if requested_type.r#type.as_str() == "User" {
+        let evaluation_authorizer = authorizer.for_prerequisite("evaluateAccess");
+        'pages: loop {
+            let after = builder.after().and_then(|after| after.parse::<Id>().ok());
+            let page = authorizer
+                .state()
+                .store
+                .accounts(&authorizer.caller().organization, after, SCAN_BATCH)
+                .await?;
+            let is_last = page.len() < usize::try_from(SCAN_BATCH).unwrap_or(usize::MAX);
+            for account in page {
+                let id = account.id;
+                let can_evaluate = evaluation_authorizer.can_evaluate(&account);
+                let is_by_credential =
+                    id == authorizer.caller().id && requested_type.basis != Some(Basis::Role);
+                let is_permitted = can_evaluate
+                    && match is_by_credential {
+                        true => is_permitted(&authorizer.caller().principal, authorizer.request_context()),
+                        false => Caller::from_account(engine, &account)
+                            .is_some_and(|caller| is_permitted(&caller.principal, authorizer.bare_context())),
+                    };
+                if builder.push(&id.to_string(), is_permitted.then(|| json!({ "type": "User", "id": id }))) {
+                    is_complete = false;
+                    break 'pages;
+                }
+            }
+            if is_last {
+                break;
+            }
+        }
+    } else if !authorizer
+        .for_prerequisite("evaluateForeignAccess")
+        .is_permitted_in(&authorizer.caller().organization)
+    {
+        return Err(Problem::forbidden("ask about these subjects"));
+    } else {
+        let after = builder.after().map(str::to_owned);
+        for id in engine.external_entities().ids(requested_type.r#type.as_str(), after.as_deref()) {
+            let found = engine.external_entities().resolve(requested_type.r#type.as_str(), id, &Map::new());
+            let is_permitted = found
+                .is_ok_and(|foreign| is_permitted(&Principal::external(foreign), authorizer.bare_context()));
+            if builder.push(id, is_permitted.then(|| json!({ "type": requested_type.r#type, "id": id }))) {
+                is_complete = false;
+                break;
+            }
+        }
+    }
+    Ok(authzen_response(&authorizer, &builder.finish(is_complete)))
+}
+
+/// `POST /access/v1/search/resource`: what may this one do that to?
+pub(super) async fn search_resources(
+    authorizer: Authorizer,
+    AuthzenJson(search): AuthzenJson<Search>,
+) -> Result<HttpResponse, Problem> {
+    let requested_type: EntityType = Search::parse_part(&search.resource, "resource")?;
+    let subject: Subject = Search::parse_part(&search.subject, "subject")?;
+    let action = search.action()?;
+    let mut builder = PageBuilder::new(&authorizer, "resource", &search)?;
+    let Some((principal, circumstances)) = resolve_principal(&authorizer, &subject).await? else {
+        return Ok(authzen_response(&authorizer, &builder.finish(true)));
+    };
+    let circumstances = merge_client_context(circumstances, &action.properties, &search.context);
+    let engine = authorizer.engine();
+    let name = engine.resolve_action(action.name.as_str(), requested_type.r#type.as_str());
+    let ask = AuthzRequest { principal: &principal, action: name, context: &circumstances, recorder: None };
+    let result = |id: &str| json!({ "type": requested_type.r#type, "id": id });
+    let mut is_complete = true;
+    if authorizer.state().resource_types.contains(requested_type.r#type.as_str()) {
+        'pages: loop {
+            let after = builder.after().and_then(|after| after.parse::<Id>().ok());
+            let page =
+                authorizer.page_referenceable(requested_type.r#type.as_str(), after, SCAN_BATCH).await?;
+            let is_last = page.len() < usize::try_from(SCAN_BATCH).unwrap_or(usize::MAX);
+            for (id, resource) in page {
+                let id = id.to_string();
+                let is_permitted = resource.is_some_and(|resource| engine.allows(&ask, &resource));
+                if builder.push(&id, is_permitted.then(|| result(&id))) {
+                    is_complete = false;
+                    break 'pages;
+                }
+            }
+            if is_last {
+                break;
+            }
+        }
+    } else {
+        let after = builder.after().map(str::to_owned);
+        for id in engine.external_entities().ids(requested_type.r#type.as_str(), after.as_deref()) {
+            let found = engine.external_entities().resolve(requested_type.r#type.as_str(), id, &Map::new());
+            let is_permitted =
+                found.is_ok_and(|foreign| engine.allows(&ask, &ResourceEntity::external(foreign)));
+            if builder.push(id, is_permitted.then(|| result(id))) {
+                is_complete = false;
+                break;
+            }
+        }
+    }
+    Ok(authzen_response(&authorizer, &builder.finish(is_complete)))
+}
+
+/// Who a search is about; none where there is nobody, 403 where the caller may not ask about it.
+async fn resolve_principal(
+    authorizer: &Authorizer,
+    subject: &Subject,
+) -> Result<Option<(Arc<Principal>, DecisionContext)>, Problem> {
+    match evaluation::resolve_subject(authorizer, subject.entity_ref(), subject.basis).await? {
+        ResolvedSubject::Principal(principal, circumstances) => Ok(Some((principal, circumstances))),
+        ResolvedSubject::Error(_) => Ok(None),
+        ResolvedSubject::Forbidden => Err(Problem::forbidden("ask about this subject")),
+    }
+}
+
+/// `POST /access/v1/search/action`: what may this one do to that?
+pub(super) async fn search_actions(
+    authorizer: Authorizer,
+    AuthzenJson(search): AuthzenJson<Search>,
+) -> Result<HttpResponse, Problem> {
+    let subject: Subject = Search::parse_part(&search.subject, "subject")?;
+    let resource: Entity = Search::parse_part(&search.resource, "resource")?;
+    let mut builder = PageBuilder::new(&authorizer, "action", &search)?;
+    let Some((principal, circumstances)) = resolve_principal(&authorizer, &subject).await? else {
+        return Ok(authzen_response(&authorizer, &builder.finish(true)));
+    };
+    let circumstances = merge_client_context(circumstances, &Map::new(), &search.context);
+    let target = evaluation::resolve_resource(&authorizer, resource.entity_ref()).await?;
+    let after = builder.after().map(str::to_owned);
+    let mut is_complete = true;
+    for name in permitted_actions(
+        &authorizer,
+        subject.r#type.as_str(),
+        &principal,
+        &circumstances,
+        &target,
+        resource.entity_ref(),
+    ) {
+        if after.as_deref().is_some_and(|after| name.as_str() <= after) {
+            continue;
+        }
+        if builder.push(&name, Some(json!({ "name": name }))) {
+            is_complete = false;
+            break;
+        }
+    }
+    Ok(authzen_response(&authorizer, &builder.finish(is_complete)))
+}
+
+/// The names, as a question would have them, of the actions that a principal may take on a thing, in their order.
+pub(super) fn permitted_actions(
+    authorizer: &Authorizer,
+    subject: &str,
+    principal: &Principal,
+    circumstances: &DecisionContext,
+    target: &ResolvedResource,
+    entity_ref: EntityRef<'_>,
+) -> Vec<String> {
+    let engine = authorizer.engine();
+    let prefix = entity_ref.kind.rsplit_once("::").map(|(namespace, _)| format!("{namespace}::Action::\""));
+    let mut names: Vec<String> = engine
+        .applicable_actions(subject, entity_ref.kind)
+        .into_iter()
+        .filter(|action| {
+            let ask = AuthzRequest { principal, action, context: circumstances, recorder: None };
+            evaluation::decide(engine, &ask, target, entity_ref, false).answer.allowed
+        })
+        .map(|action| {
+            let short = prefix.as_deref().and_then(|prefix| action.strip_prefix(prefix)?.strip_suffix('"'));
+            short.unwrap_or(action).to_owned()
+        })
+        .collect();
+    names.sort_unstable();
+    names
+}

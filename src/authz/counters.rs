@@ -1,0 +1,93 @@
+//! How many decisions an engine has made. Threads count apart from each other, so that none waits for another's cache.
+
+use super::AuthzDecision;
+use crate::types::thread_index;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// How many parts there are; more threads than that share them.
+const SHARDS: usize = 16;
+
+/// Up to which nanoseconds each of the classes of latency goes; what is slower is in none.
+pub const LATENCY_BUCKETS_NANOS: [u64; 9] =
+    [250, 500, 1_000, 2_500, 5_000, 10_000, 50_000, 250_000, 1_000_000];
+
+/// How many decisions an engine has made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DecisionCounts {
+    /// That permit.
+    pub allowed: u64,
+    /// That do not.
+    pub denied: u64,
+    /// That do not because something went wrong.
+    pub errors: u64,
+    /// How many of all these had been made before.
+    pub cache_hits: u64,
+    /// How many took up to so many nanoseconds, and no more than that is less.
+    pub latencies: [u64; LATENCY_BUCKETS_NANOS.len()],
+    /// How many were timed.
+    pub latency_count: u64,
+    /// How many nanoseconds these took together.
+    pub latency_sum_nanos: u64,
+}
+
+/// What some threads have counted, on cache lines of its own.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Shard {
+    allowed: AtomicU64,
+    denied: AtomicU64,
+    errors: AtomicU64,
+    cache_hits: AtomicU64,
+    latencies: [AtomicU64; LATENCY_BUCKETS_NANOS.len()],
+    latency_count: AtomicU64,
+    latency_sum_nanos: AtomicU64,
+}
+
+/// Counts decisions.
+#[derive(Debug, Default)]
+pub(super) struct DecisionCounters([Shard; SHARDS]);
+
+impl DecisionCounters {
+    /// Counts a decision.
+    pub(super) fn record(&self, decision: &AuthzDecision, is_cached: bool) {
+        let Some(shard) = self.0.get(thread_index() % SHARDS) else { return };
+        let count = match (decision.allowed, decision.errors.is_empty()) {
+            (true, _) => &shard.allowed,
+            (false, true) => &shard.denied,
+            (false, false) => &shard.errors,
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+        if is_cached {
+            shard.cache_hits.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts how long a decision took.
+    pub(super) fn record_latency(&self, latency: Duration) {
+        let Some(shard) = self.0.get(thread_index() % SHARDS) else { return };
+        let nanos = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
+        let bucket = LATENCY_BUCKETS_NANOS.iter().position(|upper_bound| nanos <= *upper_bound);
+        if let Some(count) = bucket.and_then(|bucket| shard.latencies.get(bucket)) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        shard.latency_count.fetch_add(1, Ordering::Relaxed);
+        shard.latency_sum_nanos.fetch_add(nanos, Ordering::Relaxed);
+    }
+
+    /// What all have counted.
+    pub(super) fn sum(&self) -> DecisionCounts {
+        let mut sum = DecisionCounts::default();
+        for shard in &self.0 {
+            let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+            sum.allowed += read(&shard.allowed);
+            sum.denied += read(&shard.denied);
+            sum.errors += read(&shard.errors);
+            sum.cache_hits += read(&shard.cache_hits);
+            sum.latency_count += read(&shard.latency_count);
+            sum.latency_sum_nanos += read(&shard.latency_sum_nanos);
+            sum.latencies.iter_mut().zip(&shard.latencies).for_each(|(sum, count)| *sum += read(count));
+        }
+        sum
+    }
+}

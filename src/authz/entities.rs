@@ -1,0 +1,485 @@
+//! What Cedar learns of a caller and of a thing. The names here are those of the schema.
+
+use super::log_json::{EntityJson, PrincipalJson};
+use super::read_set::ORGANIZATION_ATTRIBUTE;
+use super::{Scope, ScopeSet};
+use crate::decision_log;
+use crate::types::{Email, Fingerprint, Id, OrgPath, to_raw_json};
+use cedar_policy::{EntityId, EntityTypeName, EntityUid};
+use cedar_policy_core::ast::{Entity, EntityUID, PartialValue, Value as CedarValue};
+use cedar_policy_core::entities::{Entities, NoEntitiesSchema, TCComputation};
+use cedar_policy_core::extensions::Extensions;
+use quick_cache::sync::Cache;
+use serde_json::value::RawValue;
+use std::collections::HashSet;
+use std::fmt::Display;
+use std::str::FromStr;
+use std::sync::{Arc, LazyLock, OnceLock};
+
+pub(super) const USER: &str = "User";
+pub(super) const SCOPE: &str = "Scope";
+pub(super) const ORGANIZATION: &str = "Organization";
+
+/// The value of an attribute.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Attribute {
+    /// A text.
+    Text(String),
+    /// A truth.
+    Bool(bool),
+    /// A whole number.
+    Long(i64),
+    /// Another thing, by type and id.
+    EntityRef(&'static str, Id),
+    /// A scope.
+    Scope(Scope),
+}
+
+/// The attributes of an entity.
+pub(super) type Attributes = Vec<(&'static str, Attribute)>;
+
+/// A thing that policies speak of.
+pub trait AuthzResource {
+    /// Its Cedar entity type.
+    const TYPE: &'static str;
+
+    /// Its id.
+    fn id(&self) -> Id;
+
+    /// Its attributes, as the schema declares them. `organization` is added from its place in the tree of organizations.
+    fn attributes(&self) -> Vec<(&'static str, Attribute)> {
+        Vec::new()
+    }
+
+    /// The role that a user has or would have; none for other resources. Policies read it as `context.role`.
+    fn granted_role(&self) -> Option<Scope> {
+        None
+    }
+}
+
+/// A text attribute.
+pub fn text(value: impl Display) -> Attribute {
+    Attribute::Text(value.to_string())
+}
+
+/// A truth attribute.
+pub fn boolean(value: bool) -> Attribute {
+    Attribute::Bool(value)
+}
+
+/// An attribute that names another thing.
+pub fn entity<T: AuthzResource>(id: Id) -> Attribute {
+    Attribute::EntityRef(T::TYPE, id)
+}
+
+impl Attribute {
+    fn value(&self) -> Option<CedarValue> {
+        Some(match self {
+            Self::Text(text) => text.as_str().into(),
+            Self::Bool(value) => (*value).into(),
+            Self::Long(value) => (*value).into(),
+            Self::EntityRef(kind, id) => core(&uid(kind, &id.to_string())?).into(),
+            Self::Scope(scope) => core(&uid(SCOPE, scope.as_str())?).into(),
+        })
+    }
+}
+
+/// The entity of this type with this id; none where the type is no name.
+pub(super) fn uid(kind: &str, id: &str) -> Option<EntityUid> {
+    Some(EntityUid::from_type_name_and_id(type_name(kind)?, EntityId::new(id)))
+}
+
+/// The name of a type, which takes Cedar longer to read than to decide by; none where it is none.
+fn type_name(kind: &str) -> Option<EntityTypeName> {
+    static TYPE_NAMES: LazyLock<Cache<String, EntityTypeName>> = LazyLock::new(|| Cache::new(1_000));
+    if let Some(cached) = TYPE_NAMES.get(kind) {
+        return Some(cached);
+    }
+    let name = EntityTypeName::from_str(kind).ok()?;
+    TYPE_NAMES.insert(kind.to_owned(), name.clone());
+    Some(name)
+}
+
+pub(super) fn core(uid: &EntityUid) -> EntityUID {
+    uid.as_ref().clone()
+}
+
+/// An entity with its ancestors, all of them, so that nothing has to be computed when it is asked about.
+fn build_entity<'a>(
+    uid: EntityUID,
+    attributes: impl IntoIterator<Item = &'a (&'static str, Attribute)>,
+    ancestors: HashSet<EntityUID>,
+) -> Option<Arc<Entity>> {
+    let attributes: Option<Vec<_>> = attributes
+        .into_iter()
+        .map(|(name, value)| Some(((*name).into(), PartialValue::from(value.value()?))))
+        .collect();
+    Some(Arc::new(Entity::new_with_attr_partial_value(uid, attributes?, HashSet::new(), ancestors, [])))
+}
+
+/// These entities and those, all of whose ancestors are known.
+pub(super) fn add_entities(
+    entities: Entities,
+    added: impl IntoIterator<Item = Arc<Entity>>,
+) -> Result<Entities, String> {
+    let closure = TCComputation::AssumeAlreadyComputed;
+    let all = entities.add_entities(added, None::<&NoEntitiesSchema>, closure, Extensions::all_available());
+    all.map_err(|error| error.to_string())
+}
+
+fn organization_ancestors(path: &OrgPath) -> impl Iterator<Item = EntityUID> + '_ {
+    static KIND: LazyLock<Option<EntityTypeName>> = LazyLock::new(|| type_name(ORGANIZATION));
+    path.ids().filter_map(|id| {
+        let id = id.with_str(|text| EntityId::new(text));
+        Some(EntityUid::from_type_name_and_id(KIND.clone()?, id).into())
+    })
+}
+
+/// What policies may know of a user, whether it is the caller or the thing that is asked about.
+#[derive(Debug, Clone, Copy)]
+pub struct UserAttributes<'a> {
+    /// Its organization.
+    pub organization: Id,
+    /// Its role.
+    pub role: Scope,
+    /// `active` or `blocked`.
+    pub status: &'a str,
+    /// Its address; whoever sits at the terminal has none.
+    pub email: Option<&'a Email>,
+}
+
+impl UserAttributes<'_> {
+    /// Its attributes, as the schema declares them.
+    pub fn attributes(&self) -> Vec<(&'static str, Attribute)> {
+        let mut attributes = vec![
+            ("organization", Attribute::EntityRef(ORGANIZATION, self.organization)),
+            ("role", Attribute::Scope(self.role)),
+            ("status", text(self.status)),
+        ];
+        attributes.extend(self.email.map(|email| ("email", text(email))));
+        attributes
+    }
+}
+
+/// Who is asked about: a user with the scopes of the credential in hand, or somebody of another domain.
+#[derive(Debug, Clone)]
+pub struct Principal {
+    pub(super) uid: Option<EntityUid>,
+    /// None of somebody of another domain that nothing is known of.
+    pub(super) entity: Option<Arc<Entity>>,
+    /// That entity and no other, once that is wanted.
+    entities: Arc<OnceLock<Entities>>,
+    /// Where a user stands.
+    pub(super) organization: Option<Arc<OrgPath>>,
+    /// What a user's credential grants, the cascade applied.
+    pub(super) scopes: Arc<HashSet<EntityUID>>,
+    pub(super) fingerprint: Fingerprint,
+    /// Of its type, scopes and place only.
+    pub(super) location_fingerprint: Fingerprint,
+    /// In words, once that is wanted.
+    json: Arc<OnceLock<PrincipalJson>>,
+}
+
+impl Principal {
+    /// A user that stands at `organization`. `scopes` are all that its credential grants, the cascade applied
+    /// ([`super::Engine::effective`]).
+    pub fn new(id: Id, organization: &OrgPath, user: UserAttributes<'_>, scopes: Option<&ScopeSet>) -> Self {
+        let attributes = user.attributes();
+        let fingerprint = Fingerprint::of(&(USER, id, &attributes, organization, scopes));
+        let location_fingerprint =
+            Fingerprint::of(&(USER, find_organization_attribute(&attributes), organization, scopes));
+        let scopes = scopes.into_iter().flat_map(ScopeSet::iter);
+        let scopes: HashSet<EntityUID> =
+            scopes.filter_map(|scope| uid(SCOPE, scope.as_str())).map(|uid| core(&uid)).collect();
+        let uid = uid(USER, &id.to_string());
+        let ancestors = scopes.iter().cloned().chain(organization_ancestors(organization)).collect();
+        let entity = uid.as_ref().and_then(|uid| build_entity(core(uid), &attributes, ancestors));
+        let (organization, scopes) = (Some(Arc::new(organization.clone())), Arc::new(scopes));
+        let (entities, json) = Default::default();
+        Self { uid, entity, entities, organization, scopes, fingerprint, location_fingerprint, json }
+    }
+
+    /// Its entity and no other.
+    pub(super) fn entities(&self) -> &Entities {
+        // Only two of one name could not stand together.
+        self.entities.get_or_init(|| add_entities(Entities::new(), self.entity.clone()).unwrap_or_default())
+    }
+
+    /// Whether its credential grants this.
+    pub(super) fn has_scope(&self, scope: Scope) -> bool {
+        uid(SCOPE, scope.as_str()).is_some_and(|uid| self.scopes.contains(uid.as_ref()))
+    }
+
+    /// What stands for all that Cedar knows of it.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint
+    }
+
+    /// Its type and id.
+    pub fn uid_parts(&self) -> (&str, &str) {
+        let json = self.json();
+        (&json.kind, &json.id)
+    }
+
+    /// In words.
+    pub(super) fn json(&self) -> &PrincipalJson {
+        self.json.get_or_init(|| PrincipalJson::new(self))
+    }
+
+    /// The same user with other scopes; none of somebody who has no scopes.
+    pub fn with_scopes(&self, scopes: Option<&ScopeSet>) -> Option<Self> {
+        let organization = self.organization.as_ref()?;
+        let entity = self.entity.as_ref()?;
+        let granted = scopes.into_iter().flat_map(ScopeSet::iter);
+        let granted: HashSet<EntityUID> =
+            granted.filter_map(|scope| uid(SCOPE, scope.as_str())).map(|uid| core(&uid)).collect();
+        let attributes = entity.attrs().map(|(name, value)| (name.clone(), value.clone()));
+        let ancestors = granted.iter().cloned().chain(organization_ancestors(organization)).collect();
+        let entity = Entity::new_with_attr_partial_value(
+            entity.uid().clone(),
+            attributes,
+            HashSet::new(),
+            ancestors,
+            [],
+        );
+        Some(Self {
+            entity: Some(Arc::new(entity)),
+            entities: Arc::default(),
+            scopes: Arc::new(granted),
+            fingerprint: Fingerprint::of(&(self.fingerprint, scopes)),
+            location_fingerprint: Fingerprint::of(&(self.location_fingerprint, scopes)),
+            json: Arc::default(),
+            ..self.clone()
+        })
+    }
+
+    /// Somebody of another domain.
+    pub fn external(external: ExternalEntity) -> Self {
+        Self {
+            uid: Some(external.uid),
+            entity: external.entity,
+            entities: Arc::default(),
+            organization: None,
+            scopes: Arc::default(),
+            fingerprint: external.fingerprint,
+            location_fingerprint: external.fingerprint,
+            json: Arc::default(),
+        }
+    }
+}
+
+/// Somebody or something of another domain: what the data says of it, and what whoever asks says besides.
+#[derive(Debug, Clone)]
+pub struct ExternalEntity {
+    pub(super) kind: String,
+    pub(super) uid: EntityUid,
+    pub(super) entity: Option<Arc<Entity>>,
+    pub(super) json: EntityJson,
+    pub(super) fingerprint: Fingerprint,
+}
+
+/// What Cedar must know of a thing that is asked about. Its copies share all but what stands for it.
+#[derive(Debug, Clone)]
+pub struct ResourceEntity {
+    inner: Arc<ResourceInner>,
+    pub(super) fingerprint: Fingerprint,
+    /// Of its type and place only, where that is an organization above it.
+    pub(super) location_fingerprint: Fingerprint,
+}
+
+#[derive(Debug)]
+struct ResourceInner {
+    data: EntityData,
+    /// Its type and id in words, once that is wanted.
+    uid_json: OnceLock<Box<RawValue>>,
+    /// The same of all that is known of it.
+    json: OnceLock<Box<RawValue>>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) enum EntityData {
+    /// A thing of this service.
+    Local(LocalEntity),
+    /// A thing of another domain.
+    External(ExternalEntity),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct LocalEntity {
+    pub(super) kind: String,
+    pub(super) id: String,
+    pub(super) attributes: Attributes,
+    /// Where the organization stands that holds it; an organization itself. None of what stands nowhere.
+    pub(super) path: Option<OrgPath>,
+    /// Whether the resource is being created. Only then does a create action apply to its type.
+    pub(super) is_new: bool,
+}
+
+impl EntityData {
+    /// Its type and id.
+    pub(super) fn uid_parts(&self) -> (&str, &str) {
+        match self {
+            Self::Local(local) => (&local.kind, &local.id),
+            Self::External(external) => (&external.kind, external.uid.id().unescaped()),
+        }
+    }
+}
+
+impl LocalEntity {
+    /// The entity, with these ancestors besides the organizations above it, and with all of its attributes or only the one
+    /// that says where it stands.
+    pub(super) fn build(
+        &self,
+        uid: &EntityUid,
+        extra_ancestors: &HashSet<EntityUID>,
+        has_all_attributes: bool,
+    ) -> Option<Arc<Entity>> {
+        let entity_uid = core(uid);
+        let organization_ancestors = self
+            .path
+            .iter()
+            .flat_map(organization_ancestors)
+            .filter(|organization_ancestors| *organization_ancestors != entity_uid);
+        let ancestors = organization_ancestors.chain(extra_ancestors.iter().cloned()).collect();
+        build_entity(
+            entity_uid,
+            self.attributes.iter().filter(|(name, _)| has_all_attributes || *name == ORGANIZATION_ATTRIBUTE),
+            ancestors,
+        )
+    }
+}
+
+impl ResourceEntity {
+    /// A thing held by the organization that stands at `path`. An organization stands there itself.
+    pub(super) fn new(kind: &str, id: Id, attributes: Attributes, path: &OrgPath) -> Self {
+        Self::local(kind, id, attributes, path, false)
+    }
+
+    /// The same of a resource that is being created.
+    pub(super) fn created(kind: &str, id: Id, attributes: Attributes, path: &OrgPath) -> Self {
+        Self::local(kind, id, attributes, path, true)
+    }
+
+    fn local(kind: &str, id: Id, mut attributes: Attributes, path: &OrgPath, is_new: bool) -> Self {
+        if kind == ORGANIZATION {
+            attributes = organization_attributes(path);
+        }
+        let path = Some(path.clone());
+        Self::from_local(LocalEntity { kind: kind.to_owned(), id: id.to_string(), attributes, path, is_new })
+    }
+
+    fn from_local(mut local: LocalEntity) -> Self {
+        if find_organization_attribute(&local.attributes).is_none() {
+            let owner_org = local.path.as_ref().map_or(Id::NIL, OrgPath::org_id);
+            local.attributes.push((ORGANIZATION_ATTRIBUTE, Attribute::EntityRef(ORGANIZATION, owner_org)));
+        }
+        let fingerprint = Fingerprint::of(&local);
+        let location_fingerprint = match find_organization_attribute(&local.attributes) {
+            _ if local.kind == ORGANIZATION => fingerprint,
+            Some(Attribute::EntityRef(ORGANIZATION, _)) | None => Fingerprint::of(&(
+                &local.kind,
+                find_organization_attribute(&local.attributes),
+                &local.path,
+                local.is_new,
+            )),
+            Some(_) => fingerprint,
+        };
+        Self { inner: ResourceInner::new(EntityData::Local(local)), fingerprint, location_fingerprint }
+    }
+
+    pub(super) fn data(&self) -> &EntityData {
+        &self.inner.data
+    }
+
+    /// An organization.
+    pub fn organization(path: &OrgPath) -> Self {
+        Self::new(ORGANIZATION, path.org_id(), Vec::new(), path)
+    }
+
+    /// A user.
+    pub fn user(id: Id, path: &OrgPath, user_attributes: UserAttributes<'_>) -> Self {
+        Self::new(USER, id, user_attributes.attributes(), path)
+    }
+
+    /// A thing of type `kind` that does not exist, as it would be in an organization.
+    pub(super) fn hypothetical(kind: &str, path: &OrgPath) -> Self {
+        if kind == ORGANIZATION {
+            return Self::organization(path);
+        }
+        Self::new(kind, Id::NIL, required_attributes(kind, path.org_id()), path)
+    }
+
+    /// A thing of type `kind` that stands nowhere, so that nobody has it within reach. `id` is what the caller calls it.
+    pub fn detached(kind: &str, id: &str) -> Self {
+        let attributes = required_attributes(kind, Id::NIL);
+        Self::from_local(LocalEntity {
+            kind: kind.to_owned(),
+            id: id.to_owned(),
+            attributes,
+            path: None,
+            is_new: false,
+        })
+    }
+
+    /// Where the organization stands that holds it; an organization itself. None of what stands nowhere.
+    pub fn organization_path(&self) -> Option<&OrgPath> {
+        match self.data() {
+            EntityData::Local(local) => local.path.as_ref(),
+            EntityData::External(_) => None,
+        }
+    }
+
+    /// Its type and id in words.
+    pub(super) fn uid_json(&self) -> &RawValue {
+        self.inner.uid_json.get_or_init(|| {
+            let (kind, id) = self.data().uid_parts();
+            to_raw_json(&decision_log::ResourceUid { kind, id })
+        })
+    }
+
+    /// All that is known of it in words.
+    pub(super) fn json(&self) -> &RawValue {
+        match self.data() {
+            EntityData::Local(local) => self.inner.json.get_or_init(|| to_raw_json(local)),
+            EntityData::External(external) => external.json.get_or_serialize(external.entity.as_deref()),
+        }
+    }
+
+    /// A thing of another domain.
+    pub fn external(external: ExternalEntity) -> Self {
+        let fingerprint = external.fingerprint;
+        Self {
+            inner: ResourceInner::new(EntityData::External(external)),
+            fingerprint,
+            location_fingerprint: fingerprint,
+        }
+    }
+}
+
+impl ResourceInner {
+    fn new(body: EntityData) -> Arc<Self> {
+        Arc::new(Self { data: body, uid_json: OnceLock::new(), json: OnceLock::new() })
+    }
+}
+
+/// The organization that a thing names as its own.
+fn find_organization_attribute(attributes: &Attributes) -> Option<&Attribute> {
+    attributes.iter().find(|(name, _)| *name == ORGANIZATION_ATTRIBUTE).map(|(_, value)| value)
+}
+
+/// The attributes that the schema requires of a thing of this type.
+fn required_attributes(kind: &str, organization: Id) -> Attributes {
+    if kind == USER {
+        UserAttributes { organization, role: Scope::Guest, status: "active", email: None }.attributes()
+    } else {
+        Vec::new()
+    }
+}
+
+/// What policies may know of an organization: what its place in the tree tells.
+fn organization_attributes(path: &OrgPath) -> Attributes {
+    let parent = path.parent().map(|parent| ("parent", Attribute::EntityRef(ORGANIZATION, parent)));
+    let level = Attribute::Long(i64::try_from(path.level()).unwrap_or(i64::MAX));
+    let own = Attribute::EntityRef(ORGANIZATION, path.org_id());
+    [(ORGANIZATION_ATTRIBUTE, own), ("level", level)].into_iter().chain(parent).collect()
+}

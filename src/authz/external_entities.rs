@@ -1,0 +1,184 @@
+//! The entities of external domains: what the data files say of them, and what a question adds to that.
+
+use super::bundle::Bundle;
+use super::entities::{ExternalEntity, core, uid};
+use super::invalid_attribute::InvalidAttribute;
+use super::log_json::EntityJson;
+use super::schema_type::SchemaType;
+use crate::types::Fingerprint;
+use cedar_policy::{Entities, EntityUid, Schema};
+use cedar_policy_core::ast::Entity;
+use serde_json::{Map, Value, json};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound;
+use std::sync::Arc;
+
+/// The entities of other domains.
+#[derive(Debug)]
+pub struct ExternalEntities {
+    schema: Schema,
+    /// Each with all its ancestors.
+    entities: HashMap<EntityUid, (Arc<Entity>, EntityJson)>,
+    ids: BTreeMap<String, BTreeSet<String>>,
+    entity_types: BTreeMap<String, SchemaType>,
+}
+
+impl ExternalEntities {
+    /// The entities of `data`, which has been closed: each knows all its ancestors. A context may name `actions`, too.
+    pub(super) fn new(bundle: &Bundle, data: &Entities, actions: &Entities) -> Self {
+        let mut entities = HashMap::new();
+        let mut ids: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for entity in data.iter() {
+            let uid = entity.uid();
+            ids.entry(uid.type_name().to_string()).or_default().insert(uid.id().unescaped().to_owned());
+            entities.insert(uid, (Arc::new(entity.as_ref().clone()), EntityJson::default()));
+        }
+        for action in actions.iter() {
+            entities.insert(action.uid(), (Arc::new(action.as_ref().clone()), EntityJson::default()));
+        }
+        Self { schema: bundle.schema.clone(), entities, ids, entity_types: bundle.entity_types.clone() }
+    }
+
+    pub(super) fn entity(&self, uid: &EntityUid) -> Option<Arc<Entity>> {
+        self.entities.get(uid).map(|(entity, _)| Arc::clone(entity))
+    }
+
+    /// Whether the schema has this entity type.
+    pub fn has_type(&self, kind: &str) -> bool {
+        self.entity_types.contains_key(kind)
+    }
+
+    /// The ids of the entities of a type, in their order, from the first one or from the one behind `after` on.
+    pub fn ids(&self, kind: &str, after: Option<&str>) -> impl Iterator<Item = &str> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let ids = self.ids.get(kind).into_iter();
+        ids.flat_map(move |ids| ids.range::<str, _>((from, Bound::Unbounded))).map(String::as_str)
+    }
+
+    /// The entity of this type with this id: what the data says of it, and of `properties` those attributes that the data
+    /// does not have (decision 24). Properties that are not declared are left out.
+    ///
+    /// # Errors
+    ///
+    /// Where the type is unknown, or a property does not fit its declaration.
+    pub fn resolve(
+        &self,
+        kind: &str,
+        id: &str,
+        properties: &Map<String, Value>,
+    ) -> Result<ExternalEntity, ExternalError> {
+        let unknown = || ExternalError::UnknownType(kind.to_owned());
+        let entity_type = self.entity_types.get(kind).ok_or_else(unknown)?;
+        let uid = uid(kind, id).ok_or_else(unknown)?;
+        let stored = self.entities.get(&uid);
+        let mut given = entity_type.project(properties);
+        if let Some((entity, _)) = stored {
+            given.retain(|name, _| entity.get(name).is_none());
+        }
+        if given.is_empty() {
+            let fingerprint = Fingerprint::of(&(kind, id));
+            let (entity, text) =
+                stored.cloned().map(|(entity, text)| (Some(entity), text)).unwrap_or_default();
+            return Ok(ExternalEntity { kind: kind.to_owned(), uid, entity, json: text, fingerprint });
+        }
+        let fingerprint = Fingerprint::of(&(kind, id, serde_json::to_string(&given).unwrap_or_default()));
+        let entity =
+            Arc::new(self.merge_properties(&uid, stored.map(|(entity, _)| entity), given, entity_type)?);
+        Ok(ExternalEntity {
+            kind: kind.to_owned(),
+            uid,
+            entity: Some(entity),
+            json: EntityJson::default(),
+            fingerprint,
+        })
+    }
+
+    /// The entity with these attributes besides those that the data has of it.
+    fn merge_properties(
+        &self,
+        uid: &EntityUid,
+        stored: Option<&Arc<Entity>>,
+        given: Map<String, Value>,
+        shape: &SchemaType,
+    ) -> Result<Entity, ExternalError> {
+        let entity_json =
+            stored.map(entity_json).transpose().map_err(ExternalError::Failed)?.unwrap_or_default();
+        let fields =
+            |name: &str| entity_json.get(name).and_then(Value::as_object).cloned().unwrap_or_default();
+        let (mut attributes, tags) = (fields("attrs"), fields("tags"));
+        attributes.extend(given.clone());
+        let name = json!({ "type": uid.type_name().to_string(), "id": uid.id().unescaped() });
+        let entity_json = json!({ "uid": name, "attrs": attributes, "tags": tags, "parents": [] });
+        let parsed =
+            cedar_policy::Entity::from_json_value(entity_json, Some(&self.schema)).map_err(|error| {
+                let other =
+                    || ExternalError::Failed(format!("the properties of {uid}: {}", error_chain(&error)));
+                let invalid = shape.first_invalid(&given).or_else(|| shape.first_missing(&attributes));
+                invalid.map_or_else(other, ExternalError::Attribute)
+            })?;
+        let ancestors = stored.map(|entity| entity.ancestors().cloned().collect()).unwrap_or_default();
+        let attributes = parsed.as_ref().attrs().map(|(name, value)| (name.clone(), value.clone()));
+        let tags = parsed.as_ref().tags().map(|(name, value)| (name.clone(), value.clone()));
+        Ok(Entity::new_with_attr_partial_value(core(uid), attributes, Default::default(), ancestors, tags))
+    }
+
+    /// The entities that a context names, since policies may read their attributes too.
+    pub(super) fn referenced_in<'a>(&self, context: impl Iterator<Item = &'a Value>) -> Vec<Arc<Entity>> {
+        let mut found = BTreeMap::new();
+        context.for_each(|value| self.collect_entities(value, &mut found));
+        found.into_values().collect()
+    }
+
+    fn collect_entities(&self, value: &Value, found: &mut BTreeMap<EntityUid, Arc<Entity>>) {
+        match value {
+            Value::Object(fields) => {
+                let text = |name: &str| fields.get(name).and_then(Value::as_str);
+                if let (Some(kind), Some(id)) = (text("type"), text("id")) {
+                    let uid = uid(kind, id);
+                    if let Some((uid, entity)) =
+                        uid.and_then(|uid| self.entity(&uid).map(|entity| (uid, entity)))
+                    {
+                        found.insert(uid, entity);
+                    }
+                }
+                fields.values().for_each(|value| self.collect_entities(value, found));
+            }
+            Value::Array(items) => items.iter().for_each(|value| self.collect_entities(value, found)),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        }
+    }
+}
+
+/// Why a question about an external entity cannot be evaluated.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ExternalError {
+    /// The schema has no such entity type.
+    #[error("{0:?} is not an entity type of the schema")]
+    UnknownType(String),
+    /// A property does not fit the declaration of its attribute.
+    #[error("{0}")]
+    Attribute(InvalidAttribute),
+    /// Anything else that Cedar refuses.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// An entity in Cedar's JSON form.
+fn entity_json(entity: &Arc<Entity>) -> Result<Value, String> {
+    let entity = cedar_policy::Entity::from(entity.as_ref().clone());
+    entity.to_json_value().map_err(|error| error.to_string())
+}
+
+/// What an error says, and what it says of its causes.
+pub(super) fn error_chain(error: &dyn std::error::Error) -> String {
+    let mut message = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let text = cause.to_string();
+        if !message.contains(&text) {
+            message = format!("{message}: {text}");
+        }
+        source = cause.source();
+    }
+    message
+}

@@ -1,0 +1,182 @@
+//! Entities and circumstances as Cedar's JSON has them, for whoever reads the decision log.
+
+use super::decision_context::DecisionContext;
+use super::entities::{Attribute, Attributes, LocalEntity, ORGANIZATION, Principal, SCOPE};
+use super::scope::Scope;
+use crate::decision_log::Subject;
+use crate::types::to_raw_json;
+use cedar_policy_core::ast::Entity;
+use serde::ser::{SerializeMap, SerializeSeq};
+use serde::{Serialize, Serializer};
+use serde_json::value::RawValue;
+use std::cell::RefCell;
+use std::sync::{Arc, OnceLock};
+
+/// The text of an entity, made when it is first wanted. Its copies share it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct EntityJson(Arc<OnceLock<Box<RawValue>>>);
+
+impl EntityJson {
+    /// The text; `null` where there is no entity.
+    pub(super) fn get_or_serialize(&self, entity: Option<&Entity>) -> &RawValue {
+        self.0.get_or_init(|| {
+            let json = entity.map(|entity| cedar_policy::Entity::from(entity.clone()));
+            let json = json.and_then(|entity| entity.to_json_value().ok());
+            to_raw_json(&json)
+        })
+    }
+}
+
+/// A principal in words.
+#[derive(Debug)]
+pub(super) struct PrincipalJson {
+    pub(super) kind: String,
+    pub(super) id: String,
+    /// With its scopes, in ascending order.
+    pub(super) subject: Box<RawValue>,
+    pub(super) entity: Box<RawValue>,
+}
+
+impl PrincipalJson {
+    pub(super) fn new(principal: &Principal) -> Self {
+        let has = |scope: &Scope| principal.has_scope(*scope);
+        let uid = principal.uid.as_ref();
+        let kind = uid.map(|uid| uid.type_name().to_string()).unwrap_or_default();
+        let id = uid.map(|uid| uid.id().unescaped().to_owned()).unwrap_or_default();
+        let scopes: Vec<&str> = Scope::ALL.into_iter().filter(has).map(Scope::as_str).collect();
+        let subject = to_raw_json(&Subject { kind: &kind, id: &id, scopes: &scopes });
+        let entity = EntityJson::default().get_or_serialize(principal.entity.as_deref()).to_owned();
+        Self { kind, id, subject, entity }
+    }
+}
+
+/// A reference to an entity.
+#[derive(Serialize)]
+struct EntityUidJson<'a, I> {
+    r#type: &'a str,
+    id: I,
+}
+
+/// A reference as the value of an attribute.
+#[derive(Serialize)]
+struct EntityReferenceJson<'a, I> {
+    __entity: EntityUidJson<'a, I>,
+}
+
+fn reference<I>(kind: &str, id: I) -> EntityReferenceJson<'_, I> {
+    EntityReferenceJson { __entity: EntityUidJson { r#type: kind, id } }
+}
+
+/// A call of an extension function as a value.
+#[derive(Serialize)]
+struct ExtensionJson<I> {
+    __extn: ExtensionCallJson<I>,
+}
+
+#[derive(Serialize)]
+struct ExtensionCallJson<I> {
+    r#fn: &'static str,
+    arg: I,
+}
+
+fn extension<I>(name: &'static str, arg: I) -> ExtensionJson<I> {
+    ExtensionJson { __extn: ExtensionCallJson { r#fn: name, arg } }
+}
+
+impl Serialize for Attribute {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Text(text) => serializer.serialize_str(text),
+            Self::Bool(value) => serializer.serialize_bool(*value),
+            Self::Long(value) => serializer.serialize_i64(*value),
+            Self::EntityRef(kind, id) => reference(kind, id).serialize(serializer),
+            Self::Scope(scope) => reference(SCOPE, scope.as_str()).serialize(serializer),
+        }
+    }
+}
+
+/// Attributes as the fields of an object.
+struct AttributesJson<'a>(&'a Attributes);
+
+impl Serialize for AttributesJson<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
+    }
+}
+
+/// The organizations above a thing.
+struct ParentsJson<'a>(&'a LocalEntity);
+
+impl Serialize for ParentsJson<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let is_organization = self.0.kind == ORGANIZATION;
+        let mut parents = serializer.serialize_seq(None)?;
+        if let Some(path) = &self.0.path {
+            for id in path.ids().filter(|id| !(is_organization && *id == path.org_id())) {
+                parents.serialize_element(&EntityUidJson { r#type: ORGANIZATION, id })?;
+            }
+        }
+        parents.end()
+    }
+}
+
+impl Serialize for LocalEntity {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut entity = serializer.serialize_map(Some(3))?;
+        entity.serialize_entry("uid", &EntityUidJson { r#type: &self.kind, id: &self.id })?;
+        entity.serialize_entry("attrs", &AttributesJson(&self.attributes))?;
+        entity.serialize_entry("parents", &ParentsJson(self))?;
+        entity.end()
+    }
+}
+
+impl DecisionContext {
+    /// Gives them in words. Many decisions that are made one after the other are made in the same ones, and nothing is kept
+    /// of what is said.
+    pub(super) fn with_json<T>(&self, write: impl FnOnce(&RawValue) -> T) -> T {
+        thread_local! {
+            static LAST_CONTEXT: RefCell<Option<(DecisionContext, Box<RawValue>)>> = const { RefCell::new(None) };
+        }
+        if !self.client_context.is_empty() {
+            return write(&to_raw_json(self));
+        }
+        LAST_CONTEXT.with_borrow_mut(|cached| {
+            if cached.as_ref().is_none_or(|(context, _)| context != self) {
+                *cached = None;
+            }
+            let (_, json) = cached.get_or_insert_with(|| (self.clone(), to_raw_json(self)));
+            write(json)
+        })
+    }
+}
+
+/// As a context: what is said of the call, and before that what the service itself knows.
+impl Serialize for DecisionContext {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut context = serializer.serialize_map(None)?;
+        for (name, value) in self.client_context.iter().filter(|(name, _)| !self.is_set(name)) {
+            context.serialize_entry(name, value)?;
+        }
+        if let Some(credential) = &self.credential {
+            context.serialize_entry("credential", credential)?;
+        }
+        if let Some(provisioning) = self.provisioning {
+            context.serialize_entry("provisioning", &provisioning)?;
+        }
+        if let Some(ip) = &self.ip {
+            context.serialize_entry("ip", &extension("ip", ip))?;
+        }
+        if let Some(now) = self.now {
+            now.with_str(|now| context.serialize_entry("now", &extension("datetime", now)))?;
+        }
+        if let Some(changes) = &self.changes {
+            context.serialize_entry("changes", changes)?;
+        }
+        for (name, scope) in [("scope", self.scope), ("role", self.role)] {
+            if let Some(scope) = scope {
+                context.serialize_entry(name, &reference(SCOPE, scope.as_str()))?;
+            }
+        }
+        context.end()
+    }
+}

@@ -1,0 +1,241 @@
+//! What the decisions on an action read: of the context, of the principal and of the resource. A remembered decision is
+//! found again under just that, so the less is read, the more questions are the same one. Whatever is not understood
+//! counts as read.
+
+use cedar_policy::{EntityTypeName, EntityUid};
+use serde_json::Value;
+use std::collections::{BTreeSet, HashSet};
+
+/// The attribute that names the organization of a principal or resource. It is part of the place, which every cache key
+/// has, so that reading it is no further read.
+pub(super) const ORGANIZATION_ATTRIBUTE: &str = "organization";
+
+/// What the policies of one action read.
+#[derive(Debug, Clone, Default)]
+pub(super) struct ActionReadSet {
+    /// The names of the context.
+    pub(super) context: BTreeSet<String>,
+    /// Of the principal, more than its type, scopes and place among the organizations.
+    pub(super) principal: bool,
+    /// Of the resource, more than its type and place.
+    pub(super) resource: bool,
+}
+
+/// The use that a policy makes of the variables.
+#[derive(Debug, Default)]
+pub(super) struct PolicyReadSet {
+    context: BTreeSet<String>,
+    has_whole_context: bool,
+    principal: bool,
+    resource: bool,
+    /// The types of the entities that it names.
+    entity_types: HashSet<EntityTypeName>,
+}
+
+impl ActionReadSet {
+    /// What these policies read. `declared` are the names of the context, and the others the types to which the action
+    /// applies.
+    pub(super) fn new<'a>(
+        policies: impl IntoIterator<Item = &'a PolicyReadSet>,
+        declared: &BTreeSet<String>,
+        principals: &HashSet<EntityTypeName>,
+        resources: &HashSet<EntityTypeName>,
+    ) -> Self {
+        // One that can be either, or that a policy names, may be looked at under another name than its variable's.
+        let is_mixed = !principals.is_disjoint(resources);
+        let mut combined = Self { context: BTreeSet::new(), principal: is_mixed, resource: is_mixed };
+        for read_set in policies {
+            let names_entity = read_set
+                .entity_types
+                .iter()
+                .any(|kind| principals.contains(kind) || resources.contains(kind));
+            let context = if read_set.has_whole_context { declared } else { &read_set.context };
+            combined.context.extend(context.iter().cloned());
+            combined.principal |= read_set.principal || names_entity;
+            combined.resource |= read_set.resource || names_entity;
+        }
+        combined
+    }
+}
+
+impl PolicyReadSet {
+    /// Of a policy in its JSON form, which names these entities: of its scope, then of its conditions.
+    pub(super) fn new(policy_json: &Value, entity_literals: impl IntoIterator<Item = EntityUid>) -> Self {
+        let entity_literals = entity_literals.into_iter().map(|uid| uid.type_name().clone()).collect();
+        let mut read_set = Self { entity_types: entity_literals, ..Self::default() };
+        for variable in ["principal", "resource"] {
+            let constraint = policy_json.get(variable).unwrap_or(&Value::Null);
+            let op = constraint.get("op").and_then(Value::as_str).unwrap_or_default();
+            // What is in a literal is in none of its own type: those are refused by name.
+            let has_slot = constraint.get("slot").or_else(|| constraint.pointer("/in/slot")).is_some();
+            if !["All", "in", "is"].contains(&op) || has_slot {
+                read_set.add_variable(variable);
+            }
+        }
+        read_set.visit(policy_json.get("conditions").unwrap_or(&Value::Null));
+        read_set
+    }
+
+    fn add_variable(&mut self, variable: &str) {
+        match variable {
+            "principal" => self.principal = true,
+            "resource" => self.resource = true,
+            "context" => self.has_whole_context = true,
+            _ => {}
+        }
+    }
+
+    fn add_both_entities(&mut self) {
+        self.principal = true;
+        self.resource = true;
+    }
+
+    fn visit(&mut self, expression: &Value) {
+        match expression {
+            Value::Object(fields) => {
+                fields.iter().for_each(|(operator, operands)| self.visit_operator(operator, operands));
+            }
+            Value::Array(items) => items.iter().for_each(|item| self.visit(item)),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        }
+    }
+
+    fn visit_operator(&mut self, operator: &str, operands: &Value) {
+        let left = operands.get("left").unwrap_or(&Value::Null);
+        let right = operands.get("right").unwrap_or(&Value::Null);
+        let attribute = operands.get("attr").and_then(Value::as_str);
+        match (operator, variable(left), attribute) {
+            ("." | "has", Some("context"), Some(name)) => {
+                self.context.insert(name.to_owned());
+            }
+            ("." | "has", Some("principal" | "resource"), Some(ORGANIZATION_ATTRIBUTE)) => {}
+            // The type is always known.
+            ("is", Some(_), None) if operands.get("in").is_none() => {}
+            // In a place, which is no thing of its own type.
+            ("in", Some("principal" | "resource"), None) if is_organization_operand(right) => {}
+            // A record may have a field of that name.
+            ("Var", ..) => match operands.as_str() {
+                Some(name) => self.add_variable(name),
+                None => self.visit(operands),
+            },
+            ("." | "has" | "getTag" | "hasTag", ..) => {
+                // An attribute of what an attribute names may be one of either.
+                if variable(left).is_none() {
+                    self.add_both_entities();
+                }
+                self.visit(operands);
+            }
+            _ => self.visit(operands),
+        }
+    }
+}
+
+/// The variable that an expression is, if it is no more than that.
+fn variable(expression: &Value) -> Option<&str> {
+    expression.get("Var").and_then(Value::as_str)
+}
+
+/// Whether an expression is an organization by the place of the principal or the resource, or a thing that the policy
+/// names, or a set of such.
+fn is_organization_operand(expression: &Value) -> bool {
+    if let Some(access) = expression.get(".") {
+        let entity = access.get("left").and_then(variable);
+        return matches!(entity, Some("principal" | "resource"))
+            && access.get("attr").and_then(Value::as_str) == Some(ORGANIZATION_ATTRIBUTE);
+    }
+    let is_entity = |expression: &Value| expression.pointer("/Value/__entity").is_some();
+    let items = expression.get("Set").and_then(Value::as_array);
+    is_entity(expression) || items.is_some_and(|items| items.iter().all(is_entity))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cedar_policy::Policy;
+    use std::str::FromStr;
+
+    /// Conditions with what they read of the principal and the resource: `-` for no more than type and place.
+    #[test]
+    fn reads_of_principal_and_resource_are_found() {
+        for (condition, principal, resource) in [
+            ("true", false, false),
+            ("resource in principal.organization", false, false),
+            ("principal in resource.organization || principal is User", false, false),
+            (
+                r#"principal in Scope::"a" && resource in [Organization::"x", Organization::"y"]"#,
+                false,
+                false,
+            ),
+            (r#"Scope::"a" in Scope::"b" && context.now == 1 && context has later"#, false, false),
+            ("principal == resource", true, true),
+            ("principal in resource", true, true),
+            ("resource in principal", true, true),
+            ("resource in principal.team", true, true),
+            ("resource in principal.organization.parent", true, true),
+            (r#"principal.organization == Organization::"x""#, false, false),
+            ("resource has organization && resource.organization != principal.organization", false, false),
+            ("resource.organization == principal", true, false),
+            ("principal.organization.parent == resource.organization", true, true),
+            ("principal has organization", false, false),
+            (r#"principal.role == Scope::"a""#, true, false),
+            ("resource has type", false, true),
+            (r#"resource.type like "a*""#, false, true),
+            (r#"resource in User::"x""#, true, true),
+            (r#"User::"x".status == "y""#, true, true),
+            (r#"[principal].contains(User::"x")"#, true, true),
+            ("{Var: resource} == {Var: context.thing}", false, true),
+            ("principal in context.scope", true, false),
+            ("context.thing.owner.name == 1", true, true),
+            (r#"if principal is User in Organization::"x" then true else false"#, true, false),
+            (r#"resource.hasTag("x")"#, false, true),
+            (
+                r#"(if true then principal.organization else principal.organization) in Scope::"x""#,
+                false,
+                false,
+            ),
+        ] {
+            let text = format!(
+                r#"permit (principal in Scope::"a", action, resource is Form) when {{ {condition} }};"#
+            );
+            let found = found(&text);
+            let reads = |kinds| reads(&found, kinds);
+            let of = reads(["User", "Form"]);
+            assert_eq!((of.principal, of.resource), (principal, resource), "{condition}");
+            let mixed = reads(["User", "User"]);
+            assert!(mixed.principal && mixed.resource, "one may be the other: {condition}");
+        }
+        for scope in
+            ["principal == User::\"x\", action, resource", "principal, action, resource == Form::\"x\""]
+        {
+            let reads = reads(&found(&format!("permit ({scope});")), ["User", "Form"]);
+            assert!(reads.principal && reads.resource, "{scope}");
+        }
+    }
+
+    #[test]
+    fn reads_of_the_context_are_found() {
+        let declared = BTreeSet::from(["now", "later", "ip"].map(str::to_owned));
+        let kinds = HashSet::new();
+        for (condition, expected) in [
+            ("true", &[][..]),
+            ("context.now == 1 && context has later", &["later", "now"]),
+            ("[context].contains(context)", &["ip", "later", "now"]),
+            ("{ of: if context has now then context else context } has of", &["ip", "later", "now"]),
+        ] {
+            let found = found(&format!("permit (principal, action, resource) when {{ {condition} }};"));
+            let reads = ActionReadSet::new([&found], &declared, &kinds, &kinds);
+            assert_eq!(reads.context.iter().collect::<Vec<_>>(), expected, "{condition}");
+        }
+    }
+
+    fn found(text: &str) -> PolicyReadSet {
+        let policy = Policy::from_str(text).unwrap();
+        PolicyReadSet::new(&policy.to_json().unwrap(), policy.entity_literals())
+    }
+
+    fn reads(found: &PolicyReadSet, kinds: [&str; 2]) -> ActionReadSet {
+        let [principals, resources] =
+            kinds.map(|kind| HashSet::from([EntityTypeName::from_str(kind).unwrap()]));
+        ActionReadSet::new([found], &BTreeSet::new(), &principals, &resources)
+    }
+}

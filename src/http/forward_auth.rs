@@ -1,0 +1,349 @@
+//! Forward authentication: the action and the resource that the method and the path of a proxied request stand for.
+//! They are defined by the routes file, and by the service's own routes where that file says so. Decides nothing.
+
+mod original;
+mod pattern;
+
+pub use original::{HEADER_PAIRS, OriginalRequest};
+
+use super::RouteGroup;
+use crate::authz::Engine;
+use actix_web::http::Method;
+use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
+use pattern::{Pattern, PlaceholderValues, Segment};
+use serde::Deserialize;
+use std::collections::HashMap;
+use std::ops::Range;
+use std::path::Path;
+use std::str::FromStr;
+
+/// The path of forward authentication. Envoy appends the path of the proxied request.
+pub const PATH: &str = "/v2/authorize/forward";
+
+/// The caller's user id; empty where the caller is unknown.
+pub const USER_ID: HeaderName = HeaderName::from_static("x-user-id");
+/// The scopes of the caller's credential, ascending and space-delimited; empty where the caller is unknown.
+pub const SCOPE: HeaderName = HeaderName::from_static("x-scope");
+/// The version of the policies that decided; empty where no policy was evaluated.
+pub const POLICY_VERSION: HeaderName = HeaderName::from_static("x-policy-version");
+
+/// Returns whether a path, as the router reads it, is the one of forward authentication or below it.
+pub fn is_forward_path(path: &str) -> bool {
+    path.strip_prefix(PATH).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// Adds the identity headers that an answer lacks, with empty values. A proxy that copies headers from the answer would
+/// otherwise pass on what the client sent under these names.
+pub fn complete_identity_headers(headers: &mut HeaderMap) {
+    for name in [USER_ID, SCOPE, POLICY_VERSION] {
+        if !headers.contains_key(&name) {
+            headers.insert(name, HeaderValue::from_static(""));
+        }
+    }
+}
+
+/// What a request has to do with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RouteMatch {
+    /// Anybody may send it.
+    Public,
+    /// It does this to that.
+    Authorize {
+        /// The action.
+        action: String,
+        /// What it is asked of.
+        resource: ResourceRef,
+    },
+}
+
+/// What an action is asked of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ResourceRef {
+    /// The caller's own user.
+    Caller,
+    /// The organization that the query string names, else the caller's.
+    Organization,
+    /// The root organization.
+    Root,
+    /// A thing.
+    Resource(NamedResource),
+    /// The organization that holds a thing.
+    OwnerOrganization(NamedResource),
+}
+
+/// A thing, by the type and the id that a path gives it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedResource {
+    /// Its Cedar entity type.
+    pub kind: String,
+    /// Its id.
+    pub id: String,
+    /// Whether `me` is the caller.
+    pub resolves_me: bool,
+}
+
+/// Which requests mean what.
+#[derive(Debug, Default)]
+pub struct ForwardRoutes(Vec<ForwardRoute>);
+
+#[derive(Debug)]
+struct ForwardRoute {
+    /// None for every method.
+    method: Option<Method>,
+    /// Whether a GET route applies to HEAD, too.
+    answers_head: bool,
+    pattern: Pattern,
+    meaning: MatchTemplate,
+}
+
+/// What a request means, with the names of placeholders where it says something else each time.
+#[derive(Debug)]
+enum MatchTemplate {
+    Public,
+    Authorize { action: String, of: ResourceRefTemplate },
+}
+
+#[derive(Debug)]
+enum ResourceRefTemplate {
+    Caller,
+    Organization,
+    Root,
+    Resource { kind: String, id: Vec<IdPart>, resolves_me: bool },
+    OwnerOrganization { kind: String, id: Vec<IdPart> },
+}
+
+/// A part of an id.
+#[derive(Debug, PartialEq, Eq)]
+enum IdPart {
+    Text(String),
+    Placeholder(String),
+}
+
+impl ForwardRoutes {
+    /// Reads the routes file, if there is one. The service's own routes follow those of the file where it has
+    /// `own = true`: otherwise `/metrics` or `/v2/auth/token` of the service behind the proxy would be public.
+    ///
+    /// # Errors
+    /// The file, the line and what is wrong there.
+    pub fn read(file: Option<&Path>, own: &[RouteGroup], engine: &Engine) -> Result<Self, String> {
+        let Some(file) = file else { return Ok(Self::default()) };
+        let name = file.display();
+        let text = crate::types::read_text(file).map_err(|error| format!("{name}: {error}"))?;
+        let (mut entries, includes_own) = parse(&text, engine).map_err(|(at, message)| {
+            format!("{name}:{}: {message}", at.map_or(1, |at| line_number(&text, at.start)))
+        })?;
+        if includes_own {
+            entries.extend(own_routes(own, engine));
+        }
+        Ok(Self(entries))
+    }
+
+    /// What a request means; none where no route is for it. The first that fits says it.
+    pub fn find(&self, request: &OriginalRequest) -> Option<RouteMatch> {
+        self.0.iter().find_map(|entry| {
+            let holes = entry.pattern.match_segments(&request.segments)?;
+            entry.matches_method(&request.method).then(|| entry.meaning.resolve(&holes))
+        })
+    }
+}
+
+impl ForwardRoute {
+    /// Whether it is for this method. A GET route is for HEAD, too (RFC 9110, 9.3.2).
+    fn matches_method(&self, method: &Method) -> bool {
+        let Some(own) = &self.method else { return true };
+        own == method || (*own == Method::GET && *method == Method::HEAD && self.answers_head)
+    }
+}
+
+impl MatchTemplate {
+    fn resolve(&self, values: &PlaceholderValues<'_>) -> RouteMatch {
+        let named = |kind: &str, id: &[IdPart], resolves_me| {
+            let id = id.iter().map(|part| match part {
+                IdPart::Text(text) => text.as_str(),
+                IdPart::Placeholder(name) => values.get(name.as_str()).map_or("", String::as_str),
+            });
+            NamedResource { kind: kind.to_owned(), id: id.collect(), resolves_me }
+        };
+        let Self::Authorize { action, of } = self else { return RouteMatch::Public };
+        let of = match of {
+            ResourceRefTemplate::Caller => ResourceRef::Caller,
+            ResourceRefTemplate::Organization => ResourceRef::Organization,
+            ResourceRefTemplate::Root => ResourceRef::Root,
+            ResourceRefTemplate::Resource { kind, id, resolves_me } => {
+                ResourceRef::Resource(named(kind, id, *resolves_me))
+            }
+            ResourceRefTemplate::OwnerOrganization { kind, id } => {
+                ResourceRef::OwnerOrganization(named(kind, id, false))
+            }
+        };
+        RouteMatch::Authorize { action: action.clone(), resource: of }
+    }
+}
+
+/// What the service's own routes mean, aliases included. What has an id is asked of that thing, or where the action is
+/// not for things of its type, of the organization that holds it; all else of an organization or of the caller, as the
+/// schema says.
+fn own_routes(own: &[RouteGroup], engine: &Engine) -> Vec<ForwardRoute> {
+    let kinds: HashMap<&str, &str> =
+        own.iter().filter_map(|group| Some((group.base(), group.kind()?.name))).collect();
+    let mut entries = Vec::new();
+    for group in own {
+        for (path, route) in group.paths() {
+            let Ok(pattern) = Pattern::parse(&path.replace(":.*}", "...}")) else { continue };
+            let has_id = pattern.segments.contains(&Segment::Placeholder("id".into()));
+            let meaning = match route.action {
+                None => MatchTemplate::Public,
+                Some(action) => {
+                    let takes = |kind: &str| engine.resource_types(action).iter().any(|known| known == kind);
+                    let id = || vec![IdPart::Placeholder("id".into())];
+                    let of = match kinds.get(group.base()).filter(|_| has_id) {
+                        _ if route.on_root_organization => ResourceRefTemplate::Root,
+                        Some(kind) if takes(kind) => ResourceRefTemplate::Resource {
+                            kind: (*kind).into(),
+                            id: id(),
+                            resolves_me: true,
+                        },
+                        Some(kind) => {
+                            ResourceRefTemplate::OwnerOrganization { kind: (*kind).into(), id: id() }
+                        }
+                        // Of whatever it is, it is not to be taken for something else.
+                        None if has_id => continue,
+                        None if takes("Organization") => ResourceRefTemplate::Organization,
+                        None => ResourceRefTemplate::Caller,
+                    };
+                    MatchTemplate::Authorize { action: action.to_owned(), of }
+                }
+            };
+            let method = (!route.matches_any_method).then(|| route.method.clone());
+            entries.push(ForwardRoute { method, answers_head: route.answers_head, pattern, meaning });
+        }
+    }
+    entries
+}
+
+/// The routes file.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RoutesFile {
+    /// Whether the service's own routes are included.
+    #[serde(default)]
+    own: bool,
+    #[serde(default)]
+    route: Vec<toml::Spanned<FileRoute>>,
+}
+
+/// A route of the file.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileRoute {
+    /// `*` for every method.
+    method: String,
+    path: String,
+    action: Option<String>,
+    resource: Option<FileResource>,
+    #[serde(default)]
+    public: bool,
+}
+
+/// A thing that a route of the file is asked of.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileResource {
+    r#type: String,
+    id: String,
+}
+
+/// The place of an error in the text of a routes file, and what is wrong there.
+type FileError = (Option<Range<usize>>, String);
+
+/// Parses a routes file. Returns its routes, and whether the service's own ones are included.
+fn parse(text: &str, engine: &Engine) -> Result<(Vec<ForwardRoute>, bool), FileError> {
+    let file: RoutesFile =
+        toml::from_str(text).map_err(|error| (error.span(), error.message().trim().to_owned()))?;
+    let mut entries = Vec::with_capacity(file.route.len());
+    for route in file.route {
+        let place = Some(route.span());
+        let route = route.into_inner();
+        let named = format!("the route {} {}", route.method, route.path);
+        let entry = route.into_route(engine).map_err(|message| (place, format!("{named}: {message}")))?;
+        entries.push(entry);
+    }
+    Ok((entries, file.own))
+}
+
+/// The line on which a byte of a text stands, from 1.
+fn line_number(text: &str, at: usize) -> usize {
+    text.bytes().take(at).filter(|byte| *byte == b'\n').count() + 1
+}
+
+impl FileRoute {
+    fn into_route(self, engine: &Engine) -> Result<ForwardRoute, String> {
+        let method = match self.method.as_str() {
+            "*" => None,
+            name if !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_uppercase()) => {
+                Some(Method::from_str(name).map_err(|error| format!("{name:?} is not a method: {error}"))?)
+            }
+            name => return Err(format!("{name:?} is not a method in capitals, such as GET, nor \"*\"")),
+        };
+        let pattern = Pattern::parse(&self.path)?;
+        let meaning = match (self.public, self.action, self.resource) {
+            (true, None, None) => MatchTemplate::Public,
+            (true, ..) => return Err("what is public has neither `action` nor `resource`".into()),
+            (false, Some(action), Some(resource)) => authorize_template(&pattern, &action, resource, engine)?,
+            (false, ..) => return Err("it needs `action` and `resource`, or `public = true`".into()),
+        };
+        Ok(ForwardRoute { method, answers_head: true, pattern, meaning })
+    }
+}
+
+fn authorize_template(
+    pattern: &Pattern,
+    action: &str,
+    resource: FileResource,
+    engine: &Engine,
+) -> Result<MatchTemplate, String> {
+    let kind = resource.r#type;
+    if !engine.external_entities().has_type(&kind) {
+        return Err(format!("there is no type {kind:?} in the schema"));
+    }
+    let known = engine.resolve_action(action, &kind);
+    if engine.resource_types(known).is_empty() {
+        return Err(format!("there is no action {action:?} for the type {kind:?} in the schema"));
+    }
+    if !engine.applicable_actions("User", &kind).contains(&known) {
+        return Err(format!("the action {action:?} is not one of users on things of the type {kind:?}"));
+    }
+    let id = parse_id_template(&resource.id)?;
+    for part in &id {
+        if let IdPart::Placeholder(name) = part
+            && !pattern.placeholder_names().any(|known| known == name)
+        {
+            return Err(format!("the id names {{{name}}}, which is not in the path"));
+        }
+    }
+    let of = ResourceRefTemplate::Resource { kind, id, resolves_me: false };
+    Ok(MatchTemplate::Authorize { action: known.to_owned(), of })
+}
+
+/// The parts of an id: `{name}` and what stands around it.
+fn parse_id_template(text: &str) -> Result<Vec<IdPart>, String> {
+    let mut parts = Vec::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('{') {
+        let (name, after_brace) =
+            after.split_once('}').ok_or_else(|| format!("the id {text:?} has a `{{` without its `}}`"))?;
+        parts.push(IdPart::Text(before.to_owned()));
+        parts.push(IdPart::Placeholder(name.to_owned()));
+        rest = after_brace;
+    }
+    parts.push(IdPart::Text(rest.to_owned()));
+    let is_empty = |part: &IdPart| *part == IdPart::Text(String::new());
+    parts.retain(|part| !is_empty(part));
+    if parts.is_empty() {
+        return Err("the id is empty".into());
+    }
+    Ok(parts)
+}
+
+#[cfg(test)]
+mod tests;

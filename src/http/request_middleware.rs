@@ -1,0 +1,384 @@
+//! What every request passes on its way in and out: it gets an id, and its problems become answers with that id, and entries
+//! of the audit trail where they are to be told there. And from where a request came.
+
+use super::connection::ConnectionState;
+use super::paced_body::PacedBody;
+use super::{AppState, Problem, audit, authorizer, forward_auth, rate_limits, request_span};
+use crate::store::Origin;
+use crate::telemetry;
+use crate::types::{Id, random_u128, write_hex};
+use actix_web::body::{BodySize, BoxBody, EitherBody, MessageBody};
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::ConnectionType;
+use actix_web::http::StatusCode;
+use actix_web::http::header::{self, HeaderName, HeaderValue};
+use actix_web::middleware::Next;
+use actix_web::{Error, HttpMessage, HttpRequest};
+use ipnet::IpNet;
+use std::cell::Cell;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::Ordering;
+
+/// The header that carries the id of a request, in and out.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The header of decisions that were made while the database was away: the seconds since it last answered.
+pub const DECISION_STALE: HeaderName = HeaderName::from_static("x-decision-stale");
+
+/// What is known of a request on its way: its id, which is the one that it came with if that is a short printable word,
+/// else a new one.
+#[derive(Debug, Clone)]
+pub struct RequestInfo {
+    id: HeaderValue,
+    /// The action whose gate it has come to.
+    action: Cell<Option<&'static str>>,
+    /// The user whose credential was found valid.
+    caller: Cell<Option<Id>>,
+}
+
+impl RequestInfo {
+    fn from_request(request: &ServiceRequest) -> Self {
+        let sent = request.headers().get(REQUEST_ID).filter(|value| {
+            (1..=128).contains(&value.len()) && value.as_bytes().iter().all(u8::is_ascii_graphic)
+        });
+        Self { id: sent.cloned().unwrap_or_else(new_id), action: Cell::new(None), caller: Cell::new(None) }
+    }
+
+    /// The id as text.
+    pub fn id(&self) -> &str {
+        header_text(&self.id).unwrap_or_default()
+    }
+
+    /// The id as the header has it.
+    pub fn id_header(&self) -> HeaderValue {
+        self.id.clone()
+    }
+
+    /// Notes the user whose credential was found valid.
+    pub fn set_caller(&self, caller: Id) {
+        self.caller.set(Some(caller));
+    }
+
+    /// Notes that it has come to the gate of this action.
+    pub fn set_action(&self, action: &'static str) {
+        self.action.set(Some(action));
+    }
+}
+
+/// The text of a header's value. `HeaderValue::to_str` looks at each byte for itself.
+pub(super) fn header_text(value: &HeaderValue) -> Option<&str> {
+    std::str::from_utf8(value.as_bytes()).ok()
+}
+
+/// The id of a request that brings none: counted from a random number on, for each thread its own.
+fn new_id() -> HeaderValue {
+    thread_local! {
+        static NEXT: Cell<u128> = Cell::new(random_u128());
+    }
+    let number = NEXT.get();
+    NEXT.set(number.wrapping_add(1));
+    let mut digits = [0; 32];
+    write_hex(&number.to_be_bytes(), &mut digits);
+    HeaderValue::from_bytes(&digits).unwrap_or(HeaderValue::from_static("none"))
+}
+
+/// From where a request comes, as it is kept of a login: the address, and at most 256 characters of the `User-Agent`.
+pub fn request_origin(request: &HttpRequest) -> Origin {
+    let agent = request.headers().get(header::USER_AGENT).map(|value| {
+        let text = String::from_utf8_lossy(value.as_bytes());
+        text.chars().filter(|letter| !letter.is_control()).take(256).collect()
+    });
+    let address = client_address(request);
+    let id = request.extensions().get::<RequestInfo>().map(|request_info| request_info.id().to_owned());
+    Origin { address, agent, request: id }
+}
+
+/// The middleware.
+pub async fn request_middleware<B: MessageBody + 'static>(
+    request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<EitherBody<B, BoxBody>>, Error> {
+    let request_info = RequestInfo::from_request(&request);
+    // Whatever is logged on the way says of which request.
+    let span = telemetry::RequestTrace::begin(request_info.id.clone(), |name| {
+        request.headers().get(name)?.to_str().ok()
+    });
+    span.scope(process(request, next, request_info)).await
+}
+
+async fn process<B: MessageBody + 'static>(
+    request: ServiceRequest,
+    next: Next<B>,
+    request_info: RequestInfo,
+) -> Result<ServiceResponse<EitherBody<B, BoxBody>>, Error> {
+    let id = request_info.id.clone();
+    let connection = ConnectionState::from_request(request.request()).cloned();
+    if let Some(connection) = &connection {
+        connection.begin_request();
+    }
+    let stale_changes_before = AppState::get(request.request()).map(|state| state.store.stale_transitions());
+    request.extensions_mut().insert(request_info);
+    let response = match rate_limits::count_address(request.request()) {
+        Ok(()) => next.call(request).await?.map_into_left_body(),
+        Err(problem) => request.error_response(problem).map_into_right_body(),
+    };
+    let unrecorded = telemetry::is_unrecorded().then(Problem::decision_log_full);
+    let problem = response.response().error().and_then(|error| error.as_error::<Problem>());
+    let problem = unrecorded.as_ref().or(problem);
+    let pending_audit = problem.and_then(|problem| problem.pending_audit.clone());
+    let problem_response = problem.map(|problem| {
+        let counted = count_refusal(response.request(), problem);
+        counted.as_ref().err().unwrap_or(problem).to_response(header_text(&id).unwrap_or_default())
+    });
+    if let Some(pending_audit) = pending_audit {
+        // Boxed, since it is rare and large, and every request would make room for it.
+        Box::pin(audit::record(response.request(), *pending_audit)).await;
+    }
+    let mut response = match problem_response {
+        Some(problem_response) => response.into_response(problem_response).map_into_right_body(),
+        None if is_large(response.response().body().size()) => into_paced(response, &id),
+        None => response,
+    };
+    if let Some(connection) = connection {
+        connection.end_request();
+    }
+    // The path only: a query string may hold a refresh token.
+    tracing::debug!(
+        method = %response.request().method(),
+        path = response.request().path(),
+        status = response.status().as_u16(),
+        "answered"
+    );
+    count_request(response.request(), response.status().as_u16());
+    response.headers_mut().insert(REQUEST_ID, id);
+    for (name, value) in rate_limits::rate_limit_headers(response.request()).into_iter().flatten() {
+        response.headers_mut().insert(name, value);
+    }
+    if forward_auth::is_forward_path(response.request().match_info().as_str()) {
+        forward_auth::complete_identity_headers(response.headers_mut());
+    }
+    mark_stale_decision(&mut response, stale_changes_before.unwrap_or_default());
+    set_security_headers(&mut response);
+    close_while_draining(&mut response);
+    request_span::end_request_span(&response);
+    Ok(response)
+}
+
+/// Counts a request that was refused; 429 where there were too many.
+fn count_refusal(request: &HttpRequest, problem: &Problem) -> Result<(), Problem> {
+    let is_hidden = matches!(problem.pending_audit.as_deref(), Some(audit::PendingAuditEntry::Refusal(_)));
+    if !is_hidden && !matches!(problem.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+        return Ok(());
+    }
+    let caller = request.extensions().get::<RequestInfo>().and_then(|request_info| request_info.caller.get());
+    rate_limits::count_refusal(request, caller)
+}
+
+/// The size from which a response body is sent in pieces and counted in the budget: 64 KiB.
+pub(super) const LARGE_BODY: usize = 64 * 1024;
+
+fn is_large(size: BodySize) -> bool {
+    matches!(size, BodySize::Sized(bytes) if usize::try_from(bytes).is_ok_and(|bytes| bytes > LARGE_BODY))
+}
+
+/// The response with its body sent in pieces and counted in the budget; 503 where that is used up.
+fn into_paced<B: MessageBody + 'static>(
+    response: ServiceResponse<EitherBody<B, BoxBody>>,
+    id: &HeaderValue,
+) -> ServiceResponse<EitherBody<B, BoxBody>> {
+    let (request, response) = response.into_parts();
+    let (response, body) = response.into_parts();
+    let bytes = match body.try_into_bytes() {
+        Ok(bytes) => bytes,
+        // It is sent in pieces already.
+        Err(body) => return ServiceResponse::new(request, response.set_body(body)),
+    };
+    let reserved = AppState::from_request(&request).and_then(|state| state.body_budget.reserve(bytes.len()));
+    let response = match reserved {
+        Ok(reservation) => {
+            let connection = ConnectionState::from_request(&request).cloned();
+            response.set_body(BoxBody::new(PacedBody::new([bytes], reservation, connection)))
+        }
+        Err(problem) => problem.to_response(header_text(id).unwrap_or_default()),
+    };
+    ServiceResponse::new(request, response.map_body(|_, body| EitherBody::right(body)))
+}
+
+/// Counts a request that was answered.
+fn count_request(request: &HttpRequest, status: u16) {
+    let action = request.extensions().get::<RequestInfo>().and_then(|request_info| request_info.action.get());
+    if let Some(state) = AppState::get(request) {
+        state.metrics.count(action, status);
+    }
+}
+
+/// Says of a decision that it was made while the database was away, and how many seconds ago that answered last. `before` is
+/// the count of changes at the beginning of the request.
+fn mark_stale_decision<B>(response: &mut ServiceResponse<B>, stale_changes_before: u64) {
+    let request = response.request();
+    let Some(state) = AppState::get(request) else { return };
+    if stale_changes_before.is_multiple_of(2) && stale_changes_before == state.store.stale_transitions() {
+        return;
+    }
+    let action = request.extensions().get::<RequestInfo>().and_then(|request_info| request_info.action.get());
+    if action == Some(authorizer::EVALUATE_ACTION) && !response.status().is_server_error() {
+        state.metrics.stale_decisions.fetch_add(1, Ordering::Relaxed);
+        let seconds = HeaderValue::from(state.store.time_since_contact().as_secs());
+        response.headers_mut().insert(DECISION_STALE, seconds);
+    }
+}
+
+/// While the service drains, has each answer close its connection: a proxy sends no further request on it.
+fn close_while_draining<B>(response: &mut ServiceResponse<B>) {
+    let state = AppState::get(response.request());
+    if state.is_some_and(|state| state.is_shutting_down.load(Ordering::Relaxed)) {
+        response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
+    }
+}
+
+/// What keeps browsers from making more of an answer than it is (OWASP, REST Security: Security Headers): it is no page,
+/// stands in no frame, and stays in no cache unless it says so. Only the documentation is a page.
+fn set_security_headers<B>(response: &mut ServiceResponse<B>) {
+    let is_page = response.request().path().starts_with("/docs");
+    let is_secure = AppState::get(response.request()).is_some_and(|state| state.request_config.is_secure);
+    let headers = response.headers_mut();
+    let fixed = HeaderValue::from_static;
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, fixed("nosniff"));
+    headers.insert(header::REFERRER_POLICY, fixed("no-referrer"));
+    let policy = if is_page {
+        "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'"
+    } else {
+        "default-src 'none'; frame-ancestors 'none'"
+    };
+    headers.insert(header::CONTENT_SECURITY_POLICY, fixed(policy));
+    if !headers.contains_key(header::CACHE_CONTROL) {
+        headers.insert(header::CACHE_CONTROL, fixed("no-store"));
+    }
+    if is_secure {
+        headers.insert(header::STRICT_TRANSPORT_SECURITY, fixed("max-age=31536000"));
+    }
+}
+
+/// The header in which a proxy says whom it speaks for.
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// Where a request came from, found out already.
+#[derive(Debug, Clone, Copy)]
+struct CachedClientAddress(IpAddr);
+
+/// Returns whether a request comes from a trusted proxy (`trusted_proxies`).
+pub fn is_from_trusted_proxy(request: &HttpRequest) -> bool {
+    let Some((peer, state)) = request.peer_addr().zip(AppState::get(request)) else { return false };
+    let peer = peer.ip().to_canonical();
+    state.request_config.trusted_proxies.iter().any(|network| network.contains(&peer))
+}
+
+/// The address of the client that made a request, an IPv4 address in the form of one; none where it came by no network.
+///
+/// That is the peer, unless the peer is a trusted proxy (`trusted_proxies`): then it is the right-most address of
+/// `X-Forwarded-For` that is not one. What stands to the left of that the client itself may have written. (The header
+/// of RFC 7239 is not read: a proxy that sets one of the two passes on whatever a client sends as the other.)
+pub fn client_address(request: &HttpRequest) -> Option<IpAddr> {
+    // An IPv4 client at an IPv6 socket is an IPv4 client: Cedar knows no other form.
+    let peer = request.peer_addr()?.ip().to_canonical();
+    let proxies = &AppState::get(request)?.request_config.trusted_proxies;
+    if proxies.is_empty() {
+        return Some(peer);
+    }
+    if let Some(cached) = request.extensions().get::<CachedClientAddress>() {
+        return Some(cached.0);
+    }
+    let lines: Vec<&[u8]> = request.headers().get_all(FORWARDED_FOR).map(HeaderValue::as_bytes).collect();
+    let client =
+        resolve_client(peer, proxies, lines.iter().rev().flat_map(|line| line.rsplit(|byte| *byte == b',')));
+    request.extensions_mut().insert(CachedClientAddress(client));
+    Some(client)
+}
+
+/// The first address on the way from `peer` outwards that is no trusted proxy; where something on the way is no address,
+/// the last one before it. `hops` are the addresses behind the peer, the nearest first.
+fn resolve_client<'a>(peer: IpAddr, proxies: &[IpNet], hops: impl Iterator<Item = &'a [u8]>) -> IpAddr {
+    let is_proxy = |address: &IpAddr| proxies.iter().any(|network| network.contains(address));
+    let mut client = peer;
+    for hop in hops {
+        match parse_hop(hop).filter(|_| is_proxy(&client)) {
+            Some(next) => client = next,
+            None => break,
+        }
+    }
+    client
+}
+
+/// What stands for an address where addresses are counted: of IPv6 its first 64 bits, which is the least that one
+/// subscriber has (RFC 6177).
+pub(super) fn network_prefix(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+    }
+}
+
+/// The address that a hop names, with or without a port.
+fn parse_hop(hop: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(hop).ok()?.trim();
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    let address = bare.parse().or_else(|_| text.parse().map(|socket: SocketAddr| socket.ip()));
+    address.ok().map(|address: IpAddr| address.to_canonical())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn from(peer: &str, forwarded: &str) -> String {
+        let proxies = ["10.0.0.0/8", "2001:db8:1::/48"].map(|text| text.parse().unwrap());
+        resolve_client(peer.parse().unwrap(), &proxies, forwarded.as_bytes().rsplit(|byte| *byte == b','))
+            .to_string()
+    }
+
+    #[test]
+    fn the_client_is_the_first_on_the_way_out_that_is_no_trusted_proxy() {
+        for (peer, forwarded, client) in [
+            // Nobody trusts a stranger.
+            ("192.0.2.1", "198.51.100.1", "192.0.2.1"),
+            ("10.0.0.1", "198.51.100.1", "198.51.100.1"),
+            ("10.0.0.1", "198.51.100.1, 10.0.0.2", "198.51.100.1"),
+            // What a client sent stands to the left of what the proxy has seen.
+            ("10.0.0.1", "203.0.113.9, 198.51.100.1", "198.51.100.1"),
+            ("10.0.0.1", "10.0.0.9, 198.51.100.1,10.0.0.2", "198.51.100.1"),
+            // All of it within the house.
+            ("10.0.0.1", "10.0.0.3, 10.0.0.2", "10.0.0.3"),
+            // With ports, in brackets, and mapped.
+            ("10.0.0.1", "198.51.100.1:4711", "198.51.100.1"),
+            ("2001:db8:1::1", "[2001:db8:2::7]:4711", "2001:db8:2::7"),
+            ("2001:db8:1::1", "[2001:db8:2::7]", "2001:db8:2::7"),
+            ("10.0.0.1", "2001:db8:2::7", "2001:db8:2::7"),
+            ("10.0.0.1", "::ffff:198.51.100.1", "198.51.100.1"),
+            // Behind what is no address nothing is believed.
+            ("10.0.0.1", "", "10.0.0.1"),
+            ("10.0.0.1", "unknown", "10.0.0.1"),
+            ("10.0.0.1", "198.51.100.1, unknown, 10.0.0.2", "10.0.0.2"),
+            ("10.0.0.1", "198.51.100.1,", "10.0.0.1"),
+            ("10.0.0.1", "198.51.100.256", "10.0.0.1"),
+        ] {
+            assert_eq!(from(peer, forwarded), client, "{peer} says {forwarded:?}");
+        }
+    }
+
+    #[test]
+    fn of_ipv6_the_first_half_is_one_address() {
+        let of = |text: &str| network_prefix(text.parse().unwrap());
+        assert_eq!(of("2001:db8:1:2::1"), of("2001:db8:1:2:ffff::9"));
+        assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));
+        assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
+    }
+
+    proptest! {
+        #[test]
+        fn what_a_client_writes_before_its_own_address_does_not_matter(spoofed in "[0-9a-f:., \\[\\]]{0,60}") {
+            prop_assert_eq!(from("10.0.0.1", &format!("{spoofed},198.51.100.1")), "198.51.100.1");
+            prop_assert_eq!(from("192.0.2.1", &spoofed), "192.0.2.1");
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! The kinds of things that the store holds, by the names that Cedar knows them by.
+
+use super::rows::table;
+use super::{CacheVersion, Reader, Store, StoreError};
+use crate::authz::{ResourceEntity, Unchecked};
+use crate::resource::Resource;
+use crate::types::{Fingerprint, Id, OrgPath, ThreadCache};
+use futures_util::future::BoxFuture;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+type PageFn = for<'a> fn(
+    &'a Reader<'a>,
+    &'a OrgPath,
+    Option<Id>,
+    u64,
+) -> BoxFuture<'a, Result<Vec<(Id, Arc<ResourceEntity>)>, StoreError>>;
+type LoadFn =
+    for<'a> fn(&'a Reader<'a>, Id) -> BoxFuture<'a, Result<Option<Arc<ResourceEntity>>, StoreError>>;
+type CachedFn = fn(&Store, Id) -> Option<Arc<ResourceEntity>>;
+type LoadAndCacheFn =
+    for<'a> fn(&'a Store, Id) -> BoxFuture<'a, Result<Option<Arc<ResourceEntity>>, StoreError>>;
+
+thread_local! {
+    /// The things of late, each by its id and the number of its kind; none of an id of nothing. They are this thread's own
+    /// copies.
+    static THREAD_CACHE: RefCell<ThreadCache<(CacheVersion, Option<Arc<ResourceEntity>>)>> = const { RefCell::new(ThreadCache::EMPTY) };
+}
+
+/// How many things a thread has near.
+const THREAD_CACHE_CAPACITY: usize = 8_192;
+
+/// A kind of thing.
+#[derive(Clone, Copy)]
+pub struct ResourceType {
+    /// Its Cedar entity type.
+    pub name: &'static str,
+    pub(super) table: &'static str,
+    /// Tells it from the other kinds, and from its like of other services in this process.
+    index: u32,
+    load: LoadFn,
+    cached: CachedFn,
+    load_and_cache: LoadAndCacheFn,
+    page: PageFn,
+}
+
+impl ResourceType {
+    /// The kind of this resource.
+    pub fn new<R: Resource>() -> Self {
+        static NEXT_INDEX: AtomicU32 = AtomicU32::new(0);
+        Self {
+            name: R::TYPE,
+            table: table::<R>(),
+            index: NEXT_INDEX.fetch_add(1, Ordering::Relaxed),
+            cached: |store, id| store.map_cached::<R, _>(id, Unchecked::resource_entity),
+            load_and_cache: |store, id| {
+                Box::pin(async move {
+                    Ok(store.load_and_cache::<R>(id).await?.map(|resource| resource.resource_entity()))
+                })
+            },
+            page: |reader, top, after, limit| Box::pin(reader.page::<R>(top, after, limit)),
+            load: |reader, id| Box::pin(reader.resource_entity::<R>(id)),
+        }
+    }
+}
+
+impl std::fmt::Debug for ResourceType {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+/// All kinds of things.
+#[derive(Debug, Clone, Default)]
+pub struct ResourceTypes(BTreeMap<&'static str, ResourceType>);
+
+impl ResourceTypes {
+    /// Every kind, in the order of the names.
+    pub fn iter(&self) -> impl Iterator<Item = &ResourceType> {
+        self.0.values()
+    }
+
+    /// What Cedar must know of the thing of this type with this id, from what was read not long ago where that is still so;
+    /// none where there is no such type or thing.
+    pub async fn load_cached(
+        &self,
+        store: &Store,
+        type_name: &str,
+        id: Id,
+    ) -> Result<Option<Arc<ResourceEntity>>, StoreError> {
+        let Some(resource_type) = self.0.get(type_name) else { return Ok(None) };
+        let key = Fingerprint::of_id(resource_type.index, id);
+        let is_valid = |(version, found): &&(CacheVersion, Option<Arc<ResourceEntity>>)| match found {
+            Some(_) => store.is_unchanged(*version, id),
+            None => store.is_still_absent(*version, id),
+        };
+        if let Some((_, entity)) = THREAD_CACHE.with_borrow(|cache| cache.get(key).filter(is_valid).cloned())
+        {
+            return Ok(entity);
+        }
+        let version = store.cache_version(id);
+        let entity = match (resource_type.cached)(store, id) {
+            Some(entity) => Some(entity),
+            None => (resource_type.load_and_cache)(store, id).await?,
+        };
+        let thread_local_copy = entity.as_ref().map(|entity| Arc::new((**entity).clone()));
+        THREAD_CACHE
+            .with_borrow_mut(|cache| cache.insert(THREAD_CACHE_CAPACITY, key, (version, thread_local_copy)));
+        Ok(entity)
+    }
+
+    /// Whether things of this type are kept.
+    pub fn contains(&self, kind: &str) -> bool {
+        self.0.contains_key(kind)
+    }
+
+    /// At most `limit` things of this type that stand in `top` or below it, after the id `after`, by id.
+    pub async fn page(
+        &self,
+        reader: &Reader<'_>,
+        kind: &str,
+        top: &OrgPath,
+        after: Option<Id>,
+        limit: u64,
+    ) -> Result<Vec<(Id, Arc<ResourceEntity>)>, StoreError> {
+        match self.0.get(kind) {
+            Some(kind) => (kind.page)(reader, top, after, limit).await,
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// What Cedar must know of the thing of this type with this id; none where there is no such type or thing.
+    pub async fn load(
+        &self,
+        reader: &Reader<'_>,
+        kind: &str,
+        id: Id,
+    ) -> Result<Option<Arc<ResourceEntity>>, StoreError> {
+        match self.0.get(kind) {
+            Some(kind) => (kind.load)(reader, id).await,
+            None => Ok(None),
+        }
+    }
+}
+
+impl FromIterator<ResourceType> for ResourceTypes {
+    fn from_iter<I: IntoIterator<Item = ResourceType>>(types: I) -> Self {
+        Self(types.into_iter().map(|resource_type| (resource_type.name, resource_type)).collect())
+    }
+}

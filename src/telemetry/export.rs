@@ -1,0 +1,176 @@
+//! The way of the spans to a collector: batched by a thread of their own, in OTLP over HTTP.
+
+use super::TRACER;
+use crate::config::{Config, ConfigError};
+use async_trait::async_trait;
+use opentelemetry::trace::TracerProvider;
+use opentelemetry::{Key, KeyValue};
+use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
+use opentelemetry_otlp::{Protocol, WithExportConfig, WithHttpConfig};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::trace::{SdkTracerProvider, SpanData, SpanExporter};
+use rustls::crypto::aws_lc_rs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use ureq::Agent;
+use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
+
+/// How long a collector may take to answer (the default of `OTEL_EXPORTER_OTLP_TIMEOUT`).
+const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the end of the service may wait for a collector.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The traces of a process, which are to be ended before it ends.
+#[derive(Debug)]
+pub struct TracingGuard(SdkTracerProvider);
+
+impl TracingGuard {
+    /// Sends what waits, for three seconds at most.
+    pub fn shutdown(self) {
+        if let Err(error) = self.0.shutdown_with_timeout(SHUTDOWN_TIMEOUT) {
+            tracing::warn!(%error, "the last spans could not be exported");
+        }
+    }
+}
+
+/// Turns traces on for this process, if the settings say so.
+pub fn start(config: &Config) -> Result<Option<TracingGuard>, ConfigError> {
+    if config.traces.is_empty() {
+        return Ok(None);
+    }
+    let collector = Arc::new(CollectorClient::new(&config.traces)?);
+    let exporter = opentelemetry_otlp::SpanExporter::builder()
+        .with_http()
+        .with_shared_http_client(Arc::clone(&collector) as Arc<dyn HttpClient>)
+        .with_protocol(Protocol::HttpBinary)
+        .with_endpoint(format!("{}/v1/traces", config.traces.trim_end_matches('/')))
+        .build()
+        .map_err(|error| ConfigError::new("traces", error))?;
+    let exporter = LogOnceExporter { exporter, collector, is_failing: AtomicBool::new(false) };
+    let provider =
+        SdkTracerProvider::builder().with_resource(resource()).with_batch_exporter(exporter).build();
+    let _ = TRACER.set(provider.tracer("cedargate"));
+    Ok(Some(TracingGuard(provider)))
+}
+
+/// Who it is that is traced: what `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` say, and this program and its version
+/// where they say nothing.
+fn resource() -> Resource {
+    let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
+    let from_environment = Resource::builder().build();
+    let is_named = from_environment
+        .get(&Key::new("service.name"))
+        .is_some_and(|name| !name.as_str().starts_with("unknown_service"));
+    let builder = Resource::builder_empty().with_attribute(version);
+    let builder = builder.with_attributes(
+        from_environment.iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone())),
+    );
+    if is_named { builder.build() } else { builder.with_service_name("cedargate").build() }
+}
+
+/// An exporter whose failures are told once, and not with every batch.
+#[derive(Debug)]
+struct LogOnceExporter {
+    exporter: opentelemetry_otlp::SpanExporter,
+    collector: Arc<CollectorClient>,
+    is_failing: AtomicBool,
+}
+
+impl SpanExporter for LogOnceExporter {
+    async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+        match self.exporter.export(batch).await {
+            Ok(()) if self.is_failing.swap(false, Ordering::Relaxed) => {
+                tracing::info!("traces are exported again");
+            }
+            Err(error) if !self.is_failing.swap(true, Ordering::Relaxed) => {
+                let error = self.collector.failure().unwrap_or_else(|| error.to_string());
+                tracing::warn!(error, "traces cannot be exported; spans are lost until they can");
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.exporter.set_resource(resource);
+    }
+}
+
+/// The HTTP client that reaches the collector.
+#[derive(Debug)]
+struct CollectorClient {
+    agent: Agent,
+    /// Why it was not reached the last time.
+    failure: Mutex<Option<String>>,
+}
+
+impl CollectorClient {
+    fn new(address: &str) -> Result<Self, ConfigError> {
+        let mut tls = TlsConfig::builder();
+        if address.starts_with("https:") {
+            let roots = trusted_roots().map_err(|error| ConfigError::new("traces", error))?;
+            tls = tls
+                .root_certs(roots)
+                .unversioned_rustls_crypto_provider(Arc::new(aws_lc_rs::default_provider()));
+        }
+        let config = Agent::config_builder()
+            .timeout_global(Some(EXPORT_TIMEOUT))
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .tls_config(tls.build());
+        Ok(Self { agent: config.build().new_agent(), failure: Mutex::default() })
+    }
+
+    fn failure(&self) -> Option<String> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn send(&self, request: Request<Bytes>) -> Result<Response<Bytes>, ureq::Error> {
+        let (head, body) = request.into_parts();
+        let response = self.agent.run(Request::from_parts(head, &*body))?;
+        let (head, mut body) = response.into_parts();
+        Ok(Response::from_parts(head, body.read_to_vec()?.into()))
+    }
+}
+
+#[async_trait]
+impl HttpClient for CollectorClient {
+    // The thread that batches has nothing else to do, so it waits.
+    async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+        let sent = self.send(request);
+        let failure = sent.as_ref().err().map(ToString::to_string);
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = failure;
+        Ok(sent?)
+    }
+}
+
+/// Where OpenTelemetry has the certificates named that a collector is known by.
+const CA_FILE_VARIABLES: [&str; 2] =
+    ["OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", "OTEL_EXPORTER_OTLP_CERTIFICATE"];
+
+fn trusted_roots() -> Result<RootCerts, String> {
+    let file = CA_FILE_VARIABLES.iter().find_map(std::env::var_os).ok_or_else(|| {
+        let [_, name] = CA_FILE_VARIABLES;
+        format!(
+            "it is an https address; {name} must name a PEM file with the certificates to trust, such as \
+             /etc/ssl/certs/ca-certificates.crt"
+        )
+    })?;
+    let name = std::path::Path::new(&file).display();
+    let pem = std::fs::read(&file).map_err(|error| format!("{name}: {error}"))?;
+    let pem = crate::types::strip_bom_bytes(pem);
+    let certificates: Vec<Certificate<'static>> = parse_pem(&pem)
+        .filter_map(|item| match item {
+            Ok(PemItem::Certificate(certificate)) => Some(Ok(certificate)),
+            Ok(_) => None,
+            Err(error) => Some(Err(format!("{name}: {error}"))),
+        })
+        .collect::<Result<_, _>>()?;
+    if certificates.is_empty() {
+        return Err(format!("{name}: there is no certificate in it"));
+    }
+    Ok(certificates.into())
+}

@@ -1,0 +1,183 @@
+//! Ids: 24 hex digits, ordered by the second, like an ObjectId (decision 19).
+
+use super::{Clock, InvalidValue, quoted, random_u128, string_schema, text_serde};
+use std::fmt;
+use std::str::FromStr;
+
+/// The id of a resource: 12 bytes, written as 24 lower-case hex digits. The first 4 bytes are the second of its creation;
+/// the other 8 are random, so that an id cannot be guessed from others. Ids of one second are in no order.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, sea_orm::DeriveValueType)]
+#[sea_orm(value_type = "String", column_type = "String(sea_orm::sea_query::StringLen::N(24))")]
+pub struct Id([u8; 12]);
+
+impl Id {
+    /// A new id, different from every other one.
+    pub fn new(clock: &Clock) -> Self {
+        let mut random = [0; 8];
+        if aws_lc_rs::rand::fill(&mut random).is_err() {
+            let [r0, r1, r2, r3, r4, r5, r6, r7, ..] = random_u128().to_be_bytes();
+            random = [r0, r1, r2, r3, r4, r5, r6, r7];
+        }
+        let [s0, s1, s2, s3] = u32::try_from(clock.now().seconds()).unwrap_or(u32::MAX).to_be_bytes();
+        let [r0, r1, r2, r3, r4, r5, r6, r7] = random;
+        Self([s0, s1, s2, s3, r0, r1, r2, r3, r4, r5, r6, r7])
+    }
+
+    /// So many new ids in ascending order, for resources that are created together and listed in that order.
+    pub fn new_ascending(clock: &Clock, count: usize) -> Vec<Self> {
+        let mut ids: Vec<Self> = (0..count).map(|_| Self::new(clock)).collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    /// What an id looks like, as a regular expression.
+    pub const PATTERN: &str = "^[0-9a-fA-F]{24}$";
+
+    /// The id of no thing: what a hypothetical one has.
+    pub const NIL: Self = Self([0; 12]);
+
+    /// An id for examples: that of the seed.
+    pub const EXAMPLE: Self = Self([0x59, 0x9e, 0x1f, 0xcd, 0x9d, 0xa1, 0xc7, 0x26, 0x45, 0xc9, 0x58, 0x86]);
+
+    /// What tells it from others of its second, as a number.
+    pub(crate) fn random_bits(self) -> u64 {
+        let [_, _, _, _, rest @ ..] = self.0;
+        u64::from_be_bytes(rest)
+    }
+
+    /// The second of its making, since 1970.
+    pub(crate) fn created_second(self) -> u32 {
+        let [s0, s1, s2, s3, ..] = self.0;
+        u32::from_be_bytes([s0, s1, s2, s3])
+    }
+
+    /// The digits, as they are written.
+    pub(crate) fn hex_digits(self) -> [u8; 24] {
+        let mut digits = [0; 24];
+        write_hex(&self.0, &mut digits);
+        digits
+    }
+
+    /// Gives its text.
+    pub fn with_str<T>(self, f: impl FnOnce(&str) -> T) -> T {
+        f(std::str::from_utf8(&self.hex_digits()).unwrap_or_default())
+    }
+}
+
+/// Writes bytes as lower-case hex digits, as many as there is room for.
+pub(crate) fn write_hex(bytes: &[u8], digits: &mut [u8]) {
+    let digit = |nibble: u8| nibble + if nibble < 10 { b'0' } else { b'a' - 10 };
+    for (pair, byte) in digits.chunks_exact_mut(2).zip(bytes) {
+        if let [high, low] = pair {
+            (*high, *low) = (digit(byte >> 4), digit(byte & 15));
+        }
+    }
+}
+
+impl FromStr for Id {
+    type Err = InvalidValue;
+
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        // What is no digit counts as 255, and is looked for at the end: there is nothing to guess on the way.
+        let nibble = |digit: u8| match (digit.wrapping_sub(b'0'), (digit | 0x20).wrapping_sub(b'a')) {
+            (decimal, _) if decimal < 10 => decimal,
+            (_, letter) if letter < 6 => letter + 10,
+            _ => u8::MAX,
+        };
+        if let Ok(digits) = <[u8; 24]>::try_from(text.as_bytes()) {
+            let values = digits.map(nibble);
+            let (pairs, _) = values.as_chunks::<2>();
+            let mut bytes = [0; 12];
+            for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
+                *byte = (high << 4) | (low & 15);
+            }
+            if values.iter().fold(0, |all, value| all | value) <= 15 {
+                return Ok(Self(bytes));
+            }
+        }
+        Err(InvalidValue(format!("{} is not an id: an id has 24 hex digits", quoted(text))))
+    }
+}
+
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.with_str(|text| f.write_str(text))
+    }
+}
+
+impl fmt::Debug for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+text_serde!(Id);
+
+impl utoipa::PartialSchema for Id {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+        string_schema("An id: 24 hex digits. Its first 8 are the second of creation, the others are random.")
+            .pattern(Some(Self::PATTERN))
+            .examples(["599e1fcd9da1c72645c95886"])
+            .into()
+    }
+}
+
+impl utoipa::ToSchema for Id {}
+
+impl sea_orm::TryFromU64 for Id {
+    fn try_from_u64(_: u64) -> Result<Self, sea_orm::DbErr> {
+        Err(sea_orm::DbErr::ConvertFromU64("Id"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn ids_are_ordered_by_the_second_of_creation() {
+        let clock = Clock::manual("2026-01-01T00:00:00Z".parse().unwrap());
+        let first = Id::new(&clock);
+        clock.advance(1_000);
+        let second = Id::new(&clock);
+        assert!(first < second && first.to_string() < second.to_string());
+    }
+
+    #[test]
+    fn all_64_bits_after_the_second_differ_from_id_to_id() {
+        let clock = Clock::manual("2026-01-01T00:00:00Z".parse().unwrap());
+        let ids: std::collections::HashSet<Id> = (0..10_000).map(|_| Id::new(&clock)).collect();
+        assert_eq!(ids.len(), 10_000);
+        // Of each bit, about half are set: a deviation of 500 is ten standard deviations.
+        for bit in 0..64 {
+            let set = ids.iter().filter(|id| id.random_bits() >> bit & 1 == 1).count();
+            assert!((4_500..5_500).contains(&set), "bit {bit} is set in {set} of 10,000");
+        }
+        // Consecutive ids are no nearer to each other than others.
+        let (one, other) = (Id::new(&clock), Id::new(&clock));
+        assert!(one.random_bits().abs_diff(other.random_bits()) > 1 << 32);
+        assert_eq!(one.created_second(), other.created_second());
+    }
+
+    #[test]
+    fn ids_created_together_are_in_ascending_order() {
+        let ids = Id::new_ascending(&Clock::system(), 1_000);
+        assert!(ids.len() == 1_000 && ids.is_sorted());
+    }
+
+    proptest! {
+        #[test]
+        fn an_id_parses_from_its_own_text(bytes: [u8; 12]) {
+            let id = Id(bytes);
+            prop_assert_eq!(id.to_string().parse::<Id>(), Ok(id));
+            prop_assert_eq!(id.to_string().to_uppercase().parse::<Id>(), Ok(id));
+        }
+
+        #[test]
+        fn only_24_hex_digits_parse_as_an_id(text in "\\PC{0,30}") {
+            let hex = text.len() == 24 && text.bytes().all(|b| b.is_ascii_hexdigit());
+            prop_assert_eq!(text.parse::<Id>().is_ok(), hex);
+        }
+    }
+}

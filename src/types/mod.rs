@@ -1,0 +1,54 @@
+//! The values that every layer speaks: ids, times, texts with limits. A string becomes one of these at the edge and is
+//! never checked again. Knows JSON, OpenAPI and how a value lies in a column; knows nothing of requests or policies.
+
+mod bom;
+mod email;
+mod fingerprint;
+mod id;
+pub(crate) mod json;
+mod org_path;
+pub(crate) mod strict_json;
+mod text;
+mod thread;
+mod thread_cache;
+mod time;
+mod unicode;
+
+pub(crate) use bom::{read_text, strip_bom, strip_bom_bytes};
+pub use email::Email;
+pub use fingerprint::{Fingerprint, random_u128};
+pub use id::Id;
+pub(crate) use id::write_hex;
+pub use json::JsonObject;
+pub(crate) use json::{
+    JsonInteger, JsonSize, ObjectOnly, json_list, json_value, non_null, null_as_default, object_only,
+    to_raw_json,
+};
+pub use org_path::OrgPath;
+pub(crate) use text::{FromStrVisitor, NO_NUL_PATTERN, string_enum, string_schema, text_serde};
+pub use text::{Label, LongText, Name, ShortText, Term, Url};
+pub use thread::thread_index;
+pub use thread_cache::ThreadCache;
+pub use time::{Clock, Millis, Timestamp};
+pub use unicode::nfc;
+
+/// A value that is not what it should be. The message says what is wrong, with which value, and what would be right.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct InvalidValue(pub String);
+
+impl InvalidValue {
+    /// Says what is wrong.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self(message.into())
+    }
+}
+
+/// At most the first 40 characters of what a caller sent, quoted, for an error message.
+pub(crate) fn quoted(text: &str) -> String {
+    let mut start: String = text.chars().take(40).collect();
+    if start.len() < text.len() {
+        start.push('…');
+    }
+    format!("{start:?}")
+}

@@ -1,0 +1,232 @@
+//! Texts with limits. Each is a type of its own, so that its limits stand in one place: here, and from here in the
+//! OpenAPI document.
+
+use super::{InvalidValue, quoted};
+use compact_str::CompactString;
+use serde::de::{Error, Visitor};
+use std::fmt;
+use std::marker::PhantomData;
+use std::str::FromStr;
+use utoipa::openapi::schema::{ObjectBuilder, SchemaType, Type};
+
+/// The schema of a string value, for [`utoipa::PartialSchema`].
+pub(crate) fn string_schema(description: &str) -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(SchemaType::Type(Type::String)).description(Some(description))
+}
+
+/// What a text without the character U+0000 looks like, as a regular expression: no database stores that.
+pub(crate) const NO_NUL_PATTERN: &str = "^[^\\u0000]*$";
+
+fn check_length(what: &str, text: &str, min: usize, max: usize) -> Result<(), InvalidValue> {
+    // A character has 1 to 4 bytes, which is mostly enough to know.
+    let is_within = text.len() <= max && text.len() / 4 >= min;
+    let length = if is_within { min } else { text.chars().count() };
+    if length < min || length > max {
+        return Err(InvalidValue(format!(
+            "{what} {} has {length} characters; it needs {min} to {max}",
+            quoted(text)
+        )));
+    }
+    if text.contains('\0') {
+        return Err(InvalidValue(format!(
+            "{what} {} holds the character U+0000, which cannot be stored",
+            quoted(text)
+        )));
+    }
+    Ok(())
+}
+
+/// Serde by [`std::fmt::Display`] and [`std::str::FromStr`], for values that are strings in JSON.
+macro_rules! text_serde {
+    ($name:ident) => {
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                deserializer.deserialize_str($crate::types::FromStrVisitor(std::marker::PhantomData))
+            }
+        }
+    };
+}
+pub(crate) use text_serde;
+
+/// Reads a value from a text where that stands, without a copy of it.
+pub(crate) struct FromStrVisitor<T>(pub(crate) PhantomData<T>);
+
+impl<T: FromStr<Err = InvalidValue>> Visitor<'_> for FromStrVisitor<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<T, E> {
+        text.parse().map_err(E::custom)
+    }
+}
+
+/// A value that is one of a few words; the first is its default.
+macro_rules! string_enum {
+    ($(#[doc = $doc:literal])* $name:ident { $first:ident = $first_word:literal $(, $other:ident = $word:literal)* $(,)? }) => {
+        $(#[doc = $doc])*
+        #[derive(
+            Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize,
+            sea_orm::DeriveValueType,
+        )]
+        #[sea_orm(value_type = "String", column_type = "Text")]
+        pub enum $name {
+            #[doc = concat!("`", $first_word, "`")]
+            #[default]
+            #[serde(rename = $first_word)]
+            $first,
+            $(
+                #[doc = concat!("`", $word, "`")]
+                #[serde(rename = $word)]
+                $other,
+            )*
+        }
+
+        // By hand: the derive does not see the words through the macro, and says the names of the variants.
+        impl utoipa::PartialSchema for $name {
+            fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+                $crate::types::string_schema(concat!($($doc),*).trim())
+                    .enum_values(Some([$first_word $(, $word)*]))
+                    .into()
+            }
+        }
+
+        impl utoipa::ToSchema for $name {}
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(match self {
+                    Self::$first => $first_word,
+                    $(Self::$other => $word,)*
+                })
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = $crate::types::InvalidValue;
+
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                match text {
+                    $first_word => Ok(Self::$first),
+                    $($word => Ok(Self::$other),)*
+                    _ => Err($crate::types::InvalidValue(format!(
+                        "{} is not one of {}",
+                        $crate::types::quoted(text),
+                        concat!($first_word $(, ", ", $word)*),
+                    ))),
+                }
+            }
+        }
+    };
+}
+pub(crate) use string_enum;
+
+/// A text that is kept in a column, or one that is kept in something else.
+macro_rules! string_newtype {
+    ($(#[doc = $doc:literal])* $name:ident, $what:literal, $min:literal ..= $max:literal) => {
+        string_newtype! {
+            #[derive(sea_orm::DeriveValueType)]
+            #[sea_orm(value_type = "String", column_type = "Text")]
+            in String: $(#[doc = $doc])* $name, $what, $min ..= $max
+        }
+    };
+    (
+        $(#[$attribute:meta])*
+        in $inner:ident: $(#[doc = $doc:literal])* $name:ident, $what:literal, $min:literal ..= $max:literal
+    ) => {
+        $(#[doc = $doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        $(#[$attribute])*
+        pub struct $name($inner);
+
+        impl $name {
+            /// The text itself.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+
+            /// A text of the program's own, which is within the limits.
+            pub fn from_static(text: &'static str) -> Self {
+                Self(text.into())
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = InvalidValue;
+
+            fn from_str(text: &str) -> Result<Self, InvalidValue> {
+                check_length($what, text, $min, $max)?;
+                Ok(Self(text.into()))
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        text_serde!($name);
+
+        impl utoipa::PartialSchema for $name {
+            fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+                string_schema(concat!($($doc),*).trim())
+                    .min_length(Some($min))
+                    .max_length(Some($max))
+                    .pattern(Some(NO_NUL_PATTERN))
+                    .into()
+            }
+        }
+
+        impl utoipa::ToSchema for $name {}
+    };
+}
+
+string_newtype!(
+    /// A name or title that is not empty.
+    Name, "the name", 1..=200
+);
+string_newtype!(
+    /// A word from the caller's own vocabulary: a type, a category, a role.
+    Label, "the label", 1..=60
+);
+string_newtype!(
+    /// A short text, possibly empty.
+    ShortText, "the text", 0..=500
+);
+string_newtype!(
+    /// A long text, possibly empty: a message, an article, a description.
+    LongText, "the text", 0..=100_000
+);
+string_newtype!(
+    // A question has five of them, and most have no more characters than an id.
+    in CompactString:
+    /// A type, an id or a name in a question. What names nothing is answered by a no.
+    Term, "the term", 0..=200
+);
+string_newtype!(
+    /// An address of something on the web. It is kept as it is given.
+    Url, "the address", 1..=2_000
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn length_limits_count_characters() {
+        assert!("".parse::<Name>().is_err());
+        assert!("ö".repeat(200).parse::<Name>().is_ok());
+        let error = "ö".repeat(201).parse::<Name>().unwrap_err().to_string();
+        assert!(error.contains("has 201 characters; it needs 1 to 200"), "{error}");
+        assert!("a\0b".parse::<LongText>().is_err());
+    }
+}

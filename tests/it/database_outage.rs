@@ -1,0 +1,126 @@
+//! A database that is gone, and comes back.
+
+use crate::multi_process::TIMEOUT;
+use crate::support::{TestApp, run_sql};
+use reqwest::StatusCode;
+use sea_orm::{ConnectionTrait, DatabaseConnection, Statement};
+use serde_json::json;
+use std::collections::HashSet;
+use std::time::Instant;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+/// A database that is away. PostgreSQL ends all connections and takes no new ones. Of SQLite somebody else holds the only place
+/// for a writer, which is as much as a file can be away.
+pub(crate) enum DatabaseOutage {
+    Server(String, String),
+    File(DatabaseConnection),
+}
+
+impl DatabaseOutage {
+    pub(crate) async fn begin(url: &str, postgres: Option<(String, String)>) -> Self {
+        let Some((server, name)) = postgres else {
+            let holder = sea_orm::Database::connect(url).await.unwrap();
+            holder.execute_unprepared("BEGIN IMMEDIATE").await.unwrap();
+            return Self::File(holder);
+        };
+        // One after the other: in one transaction somebody could come back before the first is so.
+        run_sql(&server, &format!("ALTER DATABASE {name} ALLOW_CONNECTIONS false")).await;
+        let of_it = format!("FROM pg_stat_activity WHERE datname = '{name}'");
+        run_sql(&server, &format!("SELECT pg_terminate_backend(pid) {of_it}")).await;
+        Self::Server(server, name)
+    }
+
+    pub(crate) async fn end_outage(self) {
+        match self {
+            Self::Server(server, name) => {
+                run_sql(&server, &format!("ALTER DATABASE {name} ALLOW_CONNECTIONS true")).await;
+            }
+            Self::File(holder) => {
+                holder.execute_unprepared("ROLLBACK").await.unwrap();
+                holder.close().await.unwrap();
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn requests_get_503_during_a_database_outage_and_succeed_afterwards() {
+    let app = crate::forward::with_own_routes().await;
+    let admin = app.admin().await;
+    let form = json!({ "name": "form" });
+    let created = admin.post("/v2/forms", form.clone()).await;
+    let path = format!("/v2/forms/{}", created.id());
+
+    let outage = DatabaseOutage::begin(app.url(), app.postgres()).await;
+    match &outage {
+        DatabaseOutage::Server(..) => {
+            let read = admin.get(&path).await;
+            read.expect_problem(503, "database_unavailable");
+            assert_eq!(read.header("retry-after"), "1");
+            // What cannot be looked at is neither permitted nor denied to a proxy.
+            let asked = crate::forward::forward(&admin, "GET", &path).await;
+            asked.expect_problem(503, "database_unavailable");
+            let login = json!({ "email": "admin@example.com", "password": crate::support::PASSWORD });
+            app.anonymous().post("/v2/auth/token", login).await.expect_problem(503, "database_unavailable");
+        }
+        DatabaseOutage::File(_) => {
+            assert_eq!(admin.get(&path).await.status, StatusCode::OK, "it can still be read");
+        }
+    }
+    admin.patch(&path, json!({ "name": "other" })).await.expect_problem(503, "database_unavailable");
+
+    outage.end_outage().await;
+    let started = Instant::now();
+    while admin.get(&path).await.status != StatusCode::OK {
+        assert!(started.elapsed() < TIMEOUT, "it is away still");
+    }
+    assert_eq!(admin.get(&path).await.expect(StatusCode::OK)["name"], "form", "nothing was half done");
+    admin.patch(&path, json!({ "name": "other" })).await.expect(StatusCode::OK);
+    assert_eq!(admin.get("/v2/forms").await.expect(StatusCode::OK)[0]["name"], "other");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_whose_client_disconnected_is_visible_to_everyone() {
+    let app = TestApp::start().await;
+    let admin = app.admin().await;
+    let id = admin.post("/v2/forms", json!({ "name": "form" })).await.id();
+    let (path, bearer) = (format!("/v2/forms/{id}"), admin.bearer.as_deref().unwrap());
+    let database = sea_orm::Database::connect(app.url()).await.unwrap();
+    let stored = Statement::from_string(
+        database.get_database_backend(),
+        format!("SELECT name FROM forms WHERE id = '{id}'"),
+    );
+    let mut names = HashSet::new();
+    for round in 0..200_u32 {
+        // Now it is remembered.
+        admin.get(&path).await.expect(StatusCode::OK);
+        let body = json!({ "name": format!("name{round}") }).to_string();
+        let request = format!(
+            "PATCH {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {bearer}\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let mut stream = TcpStream::connect(app.base.strip_prefix("http://").unwrap()).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        // Another moment of the unit of work each time: that at which so many other requests have been answered.
+        for _ in 0..round % 25 {
+            admin.get("/health/live").await.expect(StatusCode::NO_CONTENT);
+        }
+        stream.set_zero_linger().unwrap();
+        drop(stream);
+        let started = Instant::now();
+        loop {
+            let seen = admin.get(&path).await.expect(StatusCode::OK)["name"].as_str().unwrap().to_owned();
+            let row = database.query_one_raw(stored.clone()).await.unwrap().unwrap();
+            let stored: String = row.try_get_by_index(0).unwrap();
+            if seen == stored {
+                names.insert(stored);
+                break;
+            }
+            assert!(started.elapsed() < TIMEOUT, "{stored} is stored, and {seen} is shown");
+        }
+    }
+    database.close().await.unwrap();
+    assert!(names.len() >= 20, "{} of 200 were written", names.len());
+}

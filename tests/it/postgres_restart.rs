@@ -1,0 +1,505 @@
+//! A PostgreSQL that is stopped and started again under load: while it is away everybody is told so, no answer is wrong,
+//! nothing that was answered is lost, and afterwards everything goes on without a restart of the service.
+
+use crate::authzen::{EVALUATION, EVALUATIONS, entity, evaluation_request};
+use crate::cluster::{Cluster, DATABASE_PASSWORD};
+use crate::command_line::{RunningService, client, run, start, text};
+use crate::multi_process::{cached_client, count, wait_until_ended};
+use crate::refresh::{expect_refresh_rejected, refresh_token};
+use crate::support::{ADMIN, Client, PASSWORD, Reply, decode_jwt};
+use crate::token_families::access_token;
+use futures_util::future::join;
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+use tokio::task::{JoinSet, block_in_place};
+
+/// What the test waits for at most.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// What is done all the time.
+#[derive(Clone, Copy)]
+enum RequestKind {
+    LogIn,
+    Refresh,
+    Write,
+    Decide,
+    /// What has ended is tried again.
+    Ended,
+    /// What is somebody else's is asked for.
+    Foreign,
+}
+
+const KINDS: usize = 6;
+/// How the server is stopped, one time after the other: at once as in a crash, and in order.
+const STOPS: [&str; 5] = ["immediate", "fast", "immediate", "fast", "immediate"];
+
+/// How much of it was answered, and how often the database was away.
+#[derive(Default)]
+struct Load {
+    is_over: AtomicBool,
+    answered: [AtomicU64; KINDS],
+    unavailable: [AtomicU64; KINDS],
+}
+
+impl Load {
+    fn is_running(&self) -> bool {
+        !self.is_over.load(Ordering::SeqCst)
+    }
+
+    /// The answer, which has this status; or none where it says that the database is away. There is no other one.
+    #[track_caller]
+    fn expect_status(&self, kind: RequestKind, reply: Reply, expected: u16) -> Option<Value> {
+        if reply.status == StatusCode::SERVICE_UNAVAILABLE {
+            reply.expect_problem(503, "database_unavailable");
+            assert_eq!(reply.header("retry-after"), "1");
+            self.unavailable[kind as usize].fetch_add(1, Ordering::SeqCst);
+            return None;
+        }
+        let answer = reply.expect(StatusCode::from_u16(expected).unwrap());
+        self.answered[kind as usize].fetch_add(1, Ordering::SeqCst);
+        Some(answer)
+    }
+}
+
+fn bearer(base: &str, token: &str) -> Client {
+    Client { bearer: Some(token.to_owned()), ..client(base) }
+}
+
+async fn log_in(base: &str, email: &str) -> Reply {
+    client(base).post("/v2/auth/token", json!({ "email": email, "password": PASSWORD })).await
+}
+
+async fn present(base: &str, token: &str, email: &str) -> Reply {
+    client(base).post("/v2/auth/token", json!({ "refreshToken": token, "clientId": email })).await
+}
+
+/// Logs in on and on; gives the access tokens.
+async fn log_in_repeatedly(load: Arc<Load>, base: String, email: String) -> Vec<String> {
+    let mut tokens = Vec::new();
+    while load.is_running() {
+        let Some(pair) = load.expect_status(RequestKind::LogIn, log_in(&base, &email).await, 200) else {
+            continue;
+        };
+        let own = bearer(&base, access_token(&pair)).get("/v2/users/me").await;
+        if let Some(own) = load.expect_status(RequestKind::LogIn, own, 200) {
+            assert_eq!((&own["email"], &own["id"]), (&json!(email), &pair["user"]));
+        }
+        tokens.push(access_token(&pair).to_owned());
+    }
+    tokens
+}
+
+/// Refreshes on and on, at both processes at once; gives all tokens of the family.
+async fn refresh_repeatedly(
+    load: Arc<Load>,
+    bases: [String; 2],
+    email: String,
+    first: String,
+) -> Vec<String> {
+    let mut family = vec![first];
+    while load.is_running() {
+        let token = family.last().unwrap();
+        let replies = join(present(&bases[0], token, &email), present(&bases[1], token, &email)).await;
+        let [one, two] = [replies.0, replies.1].map(|reply| {
+            load.expect_status(RequestKind::Refresh, reply, 200).map(|pair| refresh_token(&pair))
+        });
+        if let (Some(one), Some(two)) = (&one, &two) {
+            assert_eq!(one, two, "a token is good twice");
+        }
+        let Some(next) = one.or(two) else { continue };
+        assert!(!family.contains(&next));
+        // A client that has lost the answer asks again.
+        let again = present(&bases[family.len() % 2], token, &email).await;
+        if let Some(again) = load.expect_status(RequestKind::Refresh, again, 200) {
+            assert_eq!(refresh_token(&again), next, "a token is good twice");
+        }
+        family.push(next);
+    }
+    family
+}
+
+/// Makes things and changes one; gives those that were made, by id and name.
+async fn write_repeatedly(load: Arc<Load>, admin: Client, counter: String) -> Vec<(String, String)> {
+    let mut created = Vec::new();
+    let path = format!("/v2/forms/{counter}");
+    // What it may be: what was answered last, or anything since of which there was no answer.
+    let mut possible = vec!["0".to_owned()];
+    for number in 1.. {
+        if !load.is_running() {
+            break;
+        }
+        let name = number.to_string();
+        let reply = admin.post("/v2/forms", json!({ "name": name })).await;
+        if let Some(form) = load.expect_status(RequestKind::Write, reply, 201) {
+            created.push((form["id"].as_str().unwrap().to_owned(), name.clone()));
+        }
+        let reply = admin.patch(&path, json!({ "name": name })).await;
+        match load.expect_status(RequestKind::Write, reply, 200) {
+            Some(form) => {
+                assert_eq!(form["name"], name);
+                possible = vec![name];
+            }
+            None => possible.push(name),
+        }
+        if let Some(form) = load.expect_status(RequestKind::Write, admin.get(&path).await, 200) {
+            let found = form["name"].as_str().unwrap().to_owned();
+            assert!(possible.contains(&found), "it is {found}, and was {possible:?}");
+            possible = vec![found];
+        }
+    }
+    created.push((counter, possible.pop().unwrap()));
+    created
+}
+
+/// Changes the role of a user, and asks what follows from it.
+async fn decide_repeatedly(load: Arc<Load>, admin: Client, user: String, conversation: String) {
+    let subject = || entity("User", &user);
+    let fetch = evaluation_request(subject(), "fetchConversation", entity("Conversation", &conversation));
+    let delete = evaluation_request(subject(), "deleteConversation", entity("Conversation", &conversation));
+    let update = evaluation_request(subject(), "updateMessage", entity("Conversation", &conversation));
+    let list =
+        evaluation_request(subject(), "listContacts", entity("Organization", &organization_of(&admin).await));
+    for role in ["guest", "agent"].into_iter().cycle() {
+        if !load.is_running() {
+            break;
+        }
+        let changed = admin.patch(&format!("/v2/users/{user}"), json!({ "role": role })).await;
+        let is_known = load.expect_status(RequestKind::Decide, changed, 200).is_some();
+        for _ in 0..3 {
+            if let Some(answer) =
+                load.expect_status(RequestKind::Decide, admin.post(EVALUATION, list.clone()).await, 200)
+            {
+                let is_right = !is_known || answer == json!({ "decision": role == "agent" });
+                assert!(is_right, "{role}: {answer}");
+            }
+            let batch = json!({ "evaluations": [fetch, delete, update] });
+            if let Some(answers) =
+                load.expect_status(RequestKind::Decide, admin.post(EVALUATIONS, batch).await, 200)
+            {
+                let answers = &answers["evaluations"];
+                assert_eq!(answers[0], json!({ "decision": true }), "{answers}");
+                assert_eq!(
+                    (&answers[1]["decision"], &answers[2]["decision"]),
+                    (&json!(false), &json!(false))
+                );
+            }
+        }
+    }
+}
+
+async fn organization_of(client: &Client) -> String {
+    let own = client.get("/v2/users/me").await.expect(StatusCode::OK);
+    own["organization"].as_str().unwrap().to_owned()
+}
+
+/// Tries what has ended: bearers, and a refresh token.
+async fn use_ended_credentials(
+    load: Arc<Load>,
+    bases: [String; 2],
+    bearers: Vec<String>,
+    token: String,
+    email: String,
+) {
+    while load.is_running() {
+        for base in &bases {
+            for ended in &bearers {
+                load.expect_status(RequestKind::Ended, bearer(base, ended).get("/v2/users/me").await, 401);
+            }
+            load.expect_status(RequestKind::Ended, present(base, &token, &email).await, 401);
+        }
+    }
+}
+
+/// Asks for what is somebody else's, and for all that there is.
+async fn access_other_tenant(load: Arc<Load>, admin: Client, own: String, foreign: String) {
+    while load.is_running() {
+        load.expect_status(RequestKind::Foreign, admin.get(&format!("/v2/forms/{foreign}")).await, 404);
+        if let Some(all) = load.expect_status(RequestKind::Foreign, admin.get("/v2/forms").await, 200) {
+            let ids: Vec<_> = all.as_array().unwrap().iter().map(|form| &form["id"]).collect();
+            assert_eq!(ids, [&json!(own)]);
+        }
+    }
+}
+
+/// Logs out as soon as the database is there.
+async fn log_out(client: &Client) {
+    let started = Instant::now();
+    loop {
+        let reply = client.post("/v2/auth/logout", json!({})).await;
+        if reply.status == StatusCode::NO_CONTENT {
+            return;
+        }
+        reply.expect_problem(503, "database_unavailable");
+        assert!(started.elapsed() < TIMEOUT, "it is still away");
+    }
+}
+
+/// Waits until a session that has been ended at another process is refused, and not for long while it is good.
+async fn wait_until_refused(client: &Client) {
+    let started = Instant::now();
+    loop {
+        let reply = client.get("/v2/users/me").await;
+        match reply.status {
+            StatusCode::UNAUTHORIZED => return,
+            StatusCode::OK => assert!(started.elapsed() < Duration::from_secs(20), "it is good still"),
+            _ => drop(reply.expect_problem(503, "database_unavailable")),
+        }
+    }
+}
+
+/// Both services, and what the test has made there.
+struct Fixture {
+    services: [RunningService; 2],
+    admin: Client,
+}
+
+impl Fixture {
+    fn base(&self, index: usize) -> String {
+        self.services[index % 2].base.clone()
+    }
+
+    fn bases(&self) -> [String; 2] {
+        [self.base(0), self.base(1)]
+    }
+
+    /// A new user, by email and id.
+    async fn user(&self, name: &str, role: &str, organization: Option<&str>) -> (String, String) {
+        let email = format!("{name}@example.com");
+        let mut body = json!({ "email": email, "password": PASSWORD, "role": role });
+        if let Some(organization) = organization {
+            body["organization"] = json!(organization);
+        }
+        (email, self.admin.post("/v2/users", body).await.id())
+    }
+
+    /// A new organization with an admin, who has logged in at one of the two, and a form.
+    async fn tenant(&self, name: &str, index: usize) -> (Client, String) {
+        let organization = self.admin.post("/v2/organizations", json!({ "name": name })).await.id();
+        let (email, _) = self.user(name, "admin", Some(&organization)).await;
+        let pair = log_in(&self.base(index), &email).await.expect(StatusCode::OK);
+        let admin = bearer(&self.base(index), access_token(&pair));
+        let form = admin.post("/v2/forms", json!({ "name": "0" })).await.id();
+        (admin, form)
+    }
+
+    /// What both say of whether they are ready.
+    async fn readiness(&self) -> [u16; 2] {
+        let [one, two] = self.bases().map(|base| client(&base));
+        let (one, two) = join(one.get("/health/ready"), two.get("/health/ready")).await;
+        [one.status.as_u16(), two.status.as_u16()]
+    }
+
+    /// Waits until something is so, while the work goes on.
+    async fn wait_until<T: 'static>(
+        &self,
+        work: &mut JoinSet<T>,
+        what: &str,
+        is_so: impl Fn([u16; 2]) -> bool,
+    ) {
+        let started = Instant::now();
+        while !is_so(self.readiness().await) {
+            assert!(started.elapsed() < TIMEOUT, "{what}");
+            if let Some(ended) = work.try_join_next() {
+                drop(ended.unwrap());
+                panic!("somebody has ended early");
+            }
+        }
+    }
+}
+
+fn counts(of: &[AtomicU64; KINDS]) -> [u64; KINDS] {
+    std::array::from_fn(|index| of[index].load(Ordering::SeqCst))
+}
+
+fn all_above(now: &[AtomicU64; KINDS], before: [u64; KINDS], by: u64) -> bool {
+    counts(now).iter().zip(before).all(|(now, before)| *now >= before + by)
+}
+
+/// What a client keeps of its work.
+enum ClientResult {
+    Tokens(Vec<String>),
+    Family(String, Vec<String>),
+    Forms(Client, Vec<(String, String)>),
+    Nothing,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn restarting_postgresql_under_load_causes_errors_but_no_wrong_answers() {
+    if std::env::var_os("TEST_POSTGRES_URL").is_none() {
+        return; // SQLite is a file, and cannot be restarted.
+    }
+    let cluster = Cluster::new();
+    let directory = TempDir::new().unwrap();
+    let settings = [
+        ("CEDARGATE_DATABASE_URL", cluster.url.as_str()),
+        ("CEDARGATE_ADMIN_PASSWORD", PASSWORD),
+        ("CEDARGATE_WORKERS", "2"),
+        // However long it is away: who has lost an answer gets it again.
+        ("CEDARGATE_REFRESH_GRACE", "600"),
+        ("CEDARGATE_LOG", "trace"),
+        ("CEDARGATE_DRAIN", "0"),
+    ];
+    let services = [0, 1].map(|_| block_in_place(|| start(directory.path(), &settings)));
+    let pair = log_in(&services[0].base, ADMIN).await.expect(StatusCode::OK);
+    let admin = bearer(&services[0].base, access_token(&pair));
+    let fixture = Fixture { services, admin };
+
+    let load = Arc::new(Load::default());
+    let mut work = JoinSet::new();
+    for index in 0..2 {
+        let load = || Arc::clone(&load);
+        let (email, _) = fixture.user(&format!("login{index}"), "guest", None).await;
+        let logins = log_in_repeatedly(load(), fixture.base(index), email);
+        work.spawn(async { ClientResult::Tokens(logins.await) });
+
+        let (email, _) = fixture.user(&format!("refresh{index}"), "guest", None).await;
+        let first = refresh_token(&log_in(&fixture.base(index), &email).await.expect(StatusCode::OK));
+        let refreshes = refresh_repeatedly(load(), fixture.bases(), email.clone(), first);
+        work.spawn(async { ClientResult::Family(email, refreshes.await) });
+
+        let (ours, form) = fixture.tenant(&format!("ours{index}"), index).await;
+        let writes = write_repeatedly(load(), ours.clone(), form.clone());
+        work.spawn(async { ClientResult::Forms(ours, writes.await) });
+
+        let (theirs, own) = fixture.tenant(&format!("theirs{index}"), index).await;
+        let foreign = access_other_tenant(load(), theirs, own, form);
+        work.spawn(async {
+            foreign.await;
+            ClientResult::Nothing
+        });
+
+        let (_, user) = fixture.user(&format!("decide{index}"), "guest", None).await;
+        let asking = Client { base: fixture.base(index), ..fixture.admin.clone() };
+        let conversation = asking.post("/v2/conversations", json!({})).await.id();
+        let decisions = decide_repeatedly(load(), asking, user, conversation);
+        work.spawn(async {
+            decisions.await;
+            ClientResult::Nothing
+        });
+    }
+    // A family that was ended by reuse, and a key that was deleted.
+    let (email, _) = fixture.user("ended", "guest", None).await;
+    let first = log_in(&fixture.base(0), &email).await.expect(StatusCode::OK);
+    let owner = bearer(&fixture.base(0), access_token(&log_in(&fixture.base(0), &email).await.json));
+    let second = present(&fixture.base(0), &refresh_token(&first), &email).await.expect(StatusCode::OK);
+    let third = present(&fixture.base(0), &refresh_token(&second), &email).await.expect(StatusCode::OK);
+    expect_refresh_rejected(&present(&fixture.base(0), &refresh_token(&first), &email).await);
+    let key = owner.post("/v2/users/me/keys", json!({ "name": "key", "scopes": ["guest"] })).await.json;
+    owner.delete(&format!("/v2/users/me/keys/{}", key["id"].as_str().unwrap())).await;
+    let bearers =
+        [access_token(&first), access_token(&third), key["key"].as_str().unwrap()].map(str::to_owned);
+    let tried = use_ended_credentials(
+        Arc::clone(&load),
+        fixture.bases(),
+        bearers.into(),
+        refresh_token(&third),
+        email,
+    );
+    work.spawn(async {
+        tried.await;
+        ClientResult::Nothing
+    });
+
+    for how in STOPS {
+        let answered = counts(&load.answered);
+        fixture.wait_until(&mut work, "it goes on", |_| all_above(&load.answered, answered, 4)).await;
+        let pair = log_in(&fixture.base(0), ADMIN).await.expect(StatusCode::OK);
+        let here = bearer(&fixture.base(0), access_token(&pair));
+        let there = cached_client(&fixture.base(1), access_token(&pair)).await;
+        let away = counts(&load.unavailable);
+        cluster.stop(how);
+        fixture
+            .wait_until(&mut work, "everybody is told", |ready| {
+                ready == [503, 503] && all_above(&load.unavailable, away, 1)
+            })
+            .await;
+        for base in fixture.bases() {
+            let live = client(&base).get("/health/live").await;
+            assert_eq!(live.status, StatusCode::NO_CONTENT, "it is the database that is away");
+        }
+        cluster.start();
+        // What one ends as soon as it can, the other one sees, though it does not listen again yet.
+        log_out(&here).await;
+        wait_until_refused(&there).await;
+        fixture.wait_until(&mut work, "it is back", |ready| ready == [200, 200]).await;
+    }
+    let answered = counts(&load.answered);
+    fixture.wait_until(&mut work, "it works again", |_| all_above(&load.answered, answered, 4)).await;
+    load.is_over.store(true, Ordering::SeqCst);
+    let kept = tokio::time::timeout(TIMEOUT, work.join_all()).await.expect("everybody ends");
+    println!("answered {:?}, away {:?}", counts(&load.answered), counts(&load.unavailable));
+
+    // Those sessions have ended that were to.
+    let ended = "SELECT COUNT(*) FROM sessions WHERE ended_at IS NOT NULL";
+    assert_eq!(count(&cluster.url, ended).await, 1 + i64::try_from(STOPS.len()).unwrap());
+    // What was answered is there, whatever came between.
+    let mut sessions = HashSet::new();
+    for kept in kept {
+        match kept {
+            ClientResult::Tokens(tokens) => {
+                for token in tokens {
+                    let me = bearer(&fixture.base(1), &token).get("/v2/users/me").await;
+                    me.expect(StatusCode::OK);
+                    sessions.insert(decode_jwt(&token).1["sid"].as_str().unwrap().to_owned());
+                }
+            }
+            ClientResult::Forms(admin, forms) => {
+                for (id, name) in forms {
+                    let form = admin.get(&format!("/v2/forms/{id}")).await.expect(StatusCode::OK);
+                    assert_eq!(form["name"], name);
+                }
+            }
+            ClientResult::Family(email, family) => {
+                let (last, spent) = family.split_last().unwrap();
+                present(&fixture.base(0), last, &email).await.expect(StatusCode::OK);
+                expect_refresh_rejected(&present(&fixture.base(1), &spent[spent.len() / 2], &email).await);
+            }
+            ClientResult::Nothing => {}
+        }
+    }
+    let twice =
+        "SELECT COUNT(*) - COUNT(DISTINCT predecessor) FROM refresh_tokens WHERE predecessor IS NOT NULL";
+    assert_eq!(count(&cluster.url, twice).await, 0);
+    // The audit trail is whole, and tells of all of them.
+    let verified = block_in_place(|| run(directory.path(), &settings[..1], &["audit", "verify"]));
+    assert_eq!(verified.status.code(), Some(0), "{}", text(&verified.stderr));
+    let mut offset = 0;
+    loop {
+        let path = format!("/v2/audit?event=login.succeeded&limit=1000&offset={offset}");
+        let page = fixture.admin.get(&path).await.expect(StatusCode::OK);
+        for entry in page.as_array().unwrap() {
+            sessions.remove(entry["details"]["session"].as_str().unwrap());
+        }
+        offset += page.as_array().unwrap().len();
+        if page.as_array().unwrap().is_empty() {
+            break;
+        }
+    }
+    assert_eq!(sessions, HashSet::new(), "logins of which the trail does not tell");
+
+    // Both hear each other again.
+    let listening = "SELECT COUNT(*) FROM pg_stat_activity WHERE query LIKE 'LISTEN %' OR query = 'SELECT 1'";
+    let started = Instant::now();
+    while count(&cluster.url, listening).await != 2 {
+        assert!(started.elapsed() < TIMEOUT, "one of them does not listen");
+    }
+    for index in 0..2 {
+        let pair = log_in(&fixture.base(index), ADMIN).await.expect(StatusCode::OK);
+        let there = cached_client(&fixture.base(index + 1), access_token(&pair)).await;
+        let here = bearer(&fixture.base(index), access_token(&pair));
+        here.post("/v2/auth/logout", json!({})).await.expect(StatusCode::NO_CONTENT);
+        wait_until_ended(&there).await;
+    }
+    for service in fixture.services {
+        let log = service.stop();
+        assert!(log.contains("the database cannot be reached"), "it tells the log what is the matter");
+        assert!(!log.contains(DATABASE_PASSWORD), "the password of the database is in the log");
+        let is_other = |line: &&str| line.contains("ERROR") && !line.contains("the database is unavailable");
+        let errors: Vec<_> = log.lines().filter(is_other).collect();
+        assert_eq!(errors, [] as [&str; 0]);
+    }
+}

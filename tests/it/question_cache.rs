@@ -1,0 +1,208 @@
+//! What is asked again in the same words is answered like what is asked for the first time, whatever has changed since.
+
+use crate::authzen::{EVALUATION, evaluation_request};
+use crate::reload::PolicyFiles;
+use crate::support::{Client, TestApp};
+use cedargate::authz::Scope;
+use cedargate::config::Config;
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use std::cell::Cell;
+
+/// Somebody who asks one question, in the same words and in others.
+struct RepeatedQuestion {
+    client: Client,
+    question: Value,
+    /// How many spaces the words have behind them that nobody used before.
+    next_padding: Cell<usize>,
+}
+
+impl RepeatedQuestion {
+    fn new(client: Client, question: Value) -> Self {
+        Self { client, question, next_padding: Cell::new(1) }
+    }
+
+    async fn send(&self, body: String) -> (StatusCode, Value) {
+        let headers = [("content-type", "application/json")];
+        let reply = self.client.send(Method::POST, EVALUATION, &headers, Some(body.into_bytes())).await;
+        let mut answer = reply.json;
+        // The id of the request is another one each time.
+        answer.as_object_mut().unwrap().shift_remove("requestId");
+        (reply.status, answer)
+    }
+
+    /// The answer: the decision, else the code of what stands in the way.
+    async fn answer(&self) -> String {
+        let body = self.question.to_string();
+        let same = self.send(body.clone()).await;
+        let unused = self.next_padding.replace(self.next_padding.get() + 1);
+        assert_eq!(same, self.send(body.clone() + &" ".repeat(unused)).await, "{body}");
+        // And once more, now that it is known again.
+        assert_eq!(same, self.send(body.clone()).await, "{body}");
+        let (status, answer) = same;
+        match (status, answer["context"]["error"]["code"].as_str()) {
+            (StatusCode::OK, None) => answer["decision"].to_string(),
+            (StatusCode::OK, Some(code)) => code.to_owned(),
+            _ => answer["code"].as_str().unwrap_or_default().to_owned(),
+        }
+    }
+}
+
+async fn home_organization(admin: &Client) -> String {
+    admin.get("/v2/users/me").await.json["organization"].as_str().unwrap().to_owned()
+}
+
+/// What is known of a question is known to one thread.
+fn use_one_worker(config: &mut Config) {
+    config.workers = Some(1);
+}
+
+#[tokio::test]
+async fn a_repeated_question_reflects_every_change() {
+    let files = PolicyFiles::new();
+    let app = files.serve_with(use_one_worker).await;
+    let admin = app.admin().await;
+    let (tenant, owner) = app.tenant("one").await;
+    let other = admin.post("/v2/organizations", json!({ "name": "other" })).await.id();
+    let form = owner.post("/v2/forms", json!({ "name": "form" })).await.id();
+    let bot = app.user(Scope::Bot).await;
+    let weaker = app.bearer(&bot.key(&[Scope::Agent]).await);
+    let bot = Client { bearer: Some(bot.key(&[Scope::Bot]).await), ..bot };
+    let subject = json!({ "type": "User", "id": owner.id });
+    let question = evaluation_request(subject.clone(), "deleteForm", json!({ "type": "Form", "id": form }));
+    let repeated = RepeatedQuestion::new(bot.clone(), question);
+    let user = async |id: &str, change: Value| {
+        admin.patch(&format!("/v2/users/{id}"), change).await.expect(StatusCode::OK);
+    };
+    let policy = async |text: &str| {
+        files.write("policies/late.cedar", text);
+        admin.post("/v2/policies/reload", json!({})).await.expect(StatusCode::OK);
+    };
+    assert_eq!(repeated.answer().await, "true");
+
+    // The one that is asked about.
+    user(&owner.id, json!({ "role": "agent" })).await;
+    assert_eq!(repeated.answer().await, "false");
+    user(&owner.id, json!({ "role": "admin" })).await;
+    assert_eq!(repeated.answer().await, "true");
+    user(&owner.id, json!({ "status": "blocked" })).await;
+    assert_eq!(repeated.answer().await, "blocked");
+    user(&owner.id, json!({ "status": "active" })).await;
+    assert_eq!(repeated.answer().await, "true");
+    user(&owner.id, json!({ "organization": other })).await;
+    assert_eq!(repeated.answer().await, "false");
+    user(&owner.id, json!({ "organization": tenant })).await;
+    assert_eq!(repeated.answer().await, "true");
+
+    // The organization that both are in.
+    let move_to = async |parent: Value| {
+        let change = json!({ "parent": parent });
+        admin.patch(&format!("/v2/organizations/{tenant}"), change).await.expect(StatusCode::OK);
+    };
+    let root = json!(home_organization(&admin).await);
+    move_to(json!(other)).await;
+    assert_eq!(repeated.answer().await, "true");
+    user(&bot.id, json!({ "organization": tenant })).await;
+    assert_eq!(repeated.answer().await, "true");
+    user(&bot.id, json!({ "organization": other })).await;
+    move_to(root).await;
+    assert_eq!(repeated.answer().await, "unknown_subject");
+    user(&bot.id, json!({ "organization": tenant })).await;
+    assert_eq!(repeated.answer().await, "true");
+
+    // The one that asks.
+    user(&bot.id, json!({ "role": "agent" })).await;
+    assert_eq!(repeated.answer().await, "forbidden");
+    user(&bot.id, json!({ "role": "bot" })).await;
+    assert_eq!(repeated.answer().await, "true");
+    let weaker = RepeatedQuestion {
+        client: weaker,
+        question: repeated.question.clone(),
+        next_padding: Cell::new(100),
+    };
+    assert_eq!(weaker.answer().await, "forbidden");
+
+    // The policies: of the question, and of the steps on the way to it.
+    for (action, answer) in [("deleteForm", "false"), ("evaluateAccess", "forbidden"), ("referTo", "false")] {
+        policy(&format!("@id(\"late\") forbid (principal, action == Action::\"{action}\", resource);")).await;
+        assert_eq!(repeated.answer().await, answer, "{action}");
+        policy("").await;
+        assert_eq!(repeated.answer().await, "true");
+    }
+
+    // The thing.
+    let move_form = async |to: &str| {
+        let change = json!({ "organization": to });
+        admin.patch(&format!("/v2/forms/{form}"), change).await.expect(StatusCode::OK);
+    };
+    user(&bot.id, json!({ "organization": home_organization(&admin).await })).await;
+    assert_eq!(repeated.answer().await, "true");
+    move_form(&other).await;
+    assert_eq!(repeated.answer().await, "false");
+    move_form(&tenant).await;
+    assert_eq!(repeated.answer().await, "true");
+    admin.delete(&format!("/v2/forms/{form}")).await.expect(StatusCode::NO_CONTENT);
+    assert_eq!(repeated.answer().await, "false");
+    user(&bot.id, json!({ "status": "blocked" })).await;
+    assert_eq!(repeated.answer().await, "invalid_token");
+}
+
+#[tokio::test]
+async fn time_dependent_policies_are_evaluated_on_every_repetition() {
+    for (action, answer) in
+        [("fetchConversation", "false"), ("evaluateAccess", "forbidden"), ("referTo", "false")]
+    {
+        let files = PolicyFiles::new();
+        let late = format!(
+            "@id(\"late\") forbid (principal, action == Action::\"{action}\", resource) \
+             when {{ context has now && context.now >= datetime(\"2026-02-01\") }};"
+        );
+        files.write("policies/late.cedar", &late);
+        let app = files.serve_with(use_one_worker).await;
+        let admin = app.admin().await;
+        let admin = Client { bearer: Some(admin.key(&[Scope::Admin]).await), ..admin };
+        let resource = admin.post("/v2/conversations", json!({})).await.id();
+        let subject = json!({ "type": "User", "id": admin.id });
+        let resource = json!({ "type": "Conversation", "id": resource });
+        let repeated =
+            RepeatedQuestion::new(admin.clone(), evaluation_request(subject, "fetchConversation", resource));
+        assert_eq!(repeated.answer().await, "true", "{action}");
+        app.clock.advance(2 * 86_400_000);
+        assert_eq!(repeated.answer().await, answer, "{action}");
+    }
+}
+
+#[tokio::test]
+async fn a_repeated_question_returns_reasons_only_if_requested() {
+    let app = TestApp::start_with(use_one_worker).await;
+    let admin = app.admin().await;
+    let conversation = admin.post("/v2/conversations", json!({})).await.id();
+    let subject = json!({ "type": "User", "id": admin.id });
+    let question = evaluation_request(
+        subject,
+        "fetchConversation",
+        json!({ "type": "Conversation", "id": conversation }),
+    );
+    for _ in 0..3 {
+        let bare = admin.post(EVALUATION, question.clone()).await.expect(StatusCode::OK);
+        assert_eq!(bare, json!({ "decision": true }));
+        let headers = [("content-type", "application/json"), ("x-explain", "true")];
+        let body = Some(question.to_string().into_bytes());
+        let full = admin.send(Method::POST, EVALUATION, &headers, body).await.expect(StatusCode::OK);
+        assert_eq!(full["context"]["policies"][0]["id"], "guest", "{full}");
+    }
+}
+
+#[tokio::test]
+async fn a_question_too_long_for_the_cache_reflects_changes() {
+    let app = TestApp::start_with(use_one_worker).await;
+    let admin = app.admin().await;
+    let form = admin.post("/v2/forms", json!({ "name": "form" })).await.id();
+    let subject = json!({ "type": "User", "id": admin.id });
+    let mut question = evaluation_request(subject, "fetchForm", json!({ "type": "Form", "id": form }));
+    question["context"] = json!({ "said": "x".repeat(100_000) });
+    let repeated = RepeatedQuestion::new(admin.clone(), question);
+    assert_eq!(repeated.answer().await, "true");
+    admin.delete(&format!("/v2/forms/{form}")).await.expect(StatusCode::NO_CONTENT);
+    assert_eq!(repeated.answer().await, "false");
+}

@@ -1,0 +1,263 @@
+//! Families of tokens against a model of one, whatever happens to them in whatever order.
+
+use crate::multi_process::TIMEOUT;
+use crate::refresh::{expect_refresh_rejected, refresh, refresh_as, refresh_token};
+use crate::support::{PASSWORD, TestApp, decode_jwt};
+use crate::token_families::access_token;
+use crate::tokens::email;
+use cedargate::authz::Scope;
+use proptest::prelude::*;
+use proptest::test_runner::{Config as ProptestConfig, TestRunner};
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+use std::time::Instant;
+
+/// What may happen to a family.
+#[derive(Debug, Clone)]
+enum Step {
+    /// A token of the family is presented: the one with this number, counted from the last one.
+    Refresh { back: usize, by_get: bool },
+    /// One is presented with the wrong address.
+    WrongClientId { back: usize },
+    /// Time passes.
+    Wait(i64),
+    /// A refresh token is revoked.
+    RevokeRefresh { back: usize },
+    /// An access token is.
+    RevokeAccess { back: usize },
+    /// Its user ends it from another session.
+    Delete,
+    /// It is left.
+    LogOut,
+    /// Its user gets a password by another hand, which ends all of its sessions.
+    Password,
+    /// Its user is blocked, which ends all of its sessions and keys, and may come back.
+    Block,
+    /// What is old is deleted.
+    CleanUp,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let back = || prop_oneof![4 => Just(0_usize), 3 => Just(1), 1 => 2_usize..5];
+    let waits = vec![0, 1, 5_000, 29_999, 30_000, 3_600_000, 86_400_000, 2 * 86_400_000];
+    prop_oneof![
+        12 => (back(), any::<bool>()).prop_map(|(back, by_get)| Step::Refresh { back, by_get }),
+        2 => back().prop_map(|back| Step::WrongClientId { back }),
+        8 => prop::sample::select(waits).prop_map(Step::Wait),
+        1 => back().prop_map(|back| Step::RevokeRefresh { back }),
+        1 => back().prop_map(|back| Step::RevokeAccess { back }),
+        1 => Just(Step::Delete),
+        1 => Just(Step::LogOut),
+        1 => Just(Step::Password),
+        1 => Just(Step::Block),
+        2 => Just(Step::CleanUp),
+    ]
+}
+
+const HOUR: i64 = 3_600_000;
+pub(crate) const DAY: i64 = 86_400_000;
+
+/// A refresh token as the model sees it.
+struct TokenRecord {
+    text: String,
+    expires_at: i64,
+    spent_at: Option<i64>,
+}
+
+/// A family as it should be. An access token is good for an hour, a refresh token for two days, a session for a week.
+struct Model {
+    sid: String,
+    refresh: Vec<TokenRecord>,
+    /// The access tokens, and when they expire.
+    access: Vec<(String, i64)>,
+    ends_at: i64,
+    is_ended: bool,
+}
+
+/// What a refresh should give.
+#[derive(Debug, PartialEq)]
+enum Expected {
+    Next,
+    Same,
+    Refused,
+}
+
+impl Model {
+    fn new(tokens: &Value, now: i64) -> Self {
+        let sid = decode_jwt(access_token(tokens)).1["sid"].as_str().unwrap().to_owned();
+        let mut model =
+            Self { sid, refresh: vec![], access: vec![], ends_at: now + 7 * DAY, is_ended: false };
+        model.record_tokens(tokens, now);
+        model
+    }
+
+    fn record_tokens(&mut self, tokens: &Value, now: i64) {
+        let expires_at = (now + 2 * DAY).min(self.ends_at);
+        self.refresh.push(TokenRecord { text: refresh_token(tokens), expires_at, spent_at: None });
+        self.record_access_token(tokens, now);
+    }
+
+    fn record_access_token(&mut self, tokens: &Value, now: i64) {
+        let ends = (now + HOUR).min(self.ends_at) / 1_000 * 1_000;
+        self.access.push((access_token(tokens).to_owned(), ends));
+    }
+
+    fn token_index(&self, back: usize) -> usize {
+        self.refresh.len() - 1 - back.min(self.refresh.len() - 1)
+    }
+
+    fn is_live(&self, now: i64) -> bool {
+        !self.is_ended && now < self.ends_at
+    }
+
+    /// What presenting this token should give, with what follows from it.
+    fn present(&mut self, index: usize, now: i64) -> Expected {
+        let last = self.refresh.len() - 1;
+        let token = &mut self.refresh[index];
+        if self.is_ended || now >= self.ends_at {
+            return Expected::Refused;
+        }
+        match token.spent_at {
+            None if now < token.expires_at => {
+                token.spent_at = Some(now);
+                Expected::Next
+            }
+            None => Expected::Refused,
+            Some(spent) if index + 1 == last && now < spent + 30_000 => Expected::Same,
+            Some(_) => {
+                self.is_ended = true;
+                Expected::Refused
+            }
+        }
+    }
+}
+
+/// Plays steps on a family of its own, each at one of the services, and checks after each that all of them say what the model
+/// says.
+async fn run_steps(apps: &[TestApp], user: &str, steps: &[(usize, Step)]) {
+    let first = &apps[0];
+    let now = || first.clock.now().millis();
+    let mut model = Model::new(&first.log_in(user).await, now());
+    let (bystander, mut is_undisturbed) = (first.log_in(user).await, true);
+    // Is good whatever becomes of the family.
+    let mut key = first.client(user).await.key(&[Scope::Agent]).await;
+    let started_at = now();
+    for (at, step) in steps {
+        let app = &apps[at % apps.len()];
+        let watcher = app.bearer(&key);
+        match step {
+            Step::Refresh { back, by_get } => {
+                let at = model.token_index(*back);
+                let text = &model.refresh[at].text;
+                let reply =
+                    if *by_get { refresh_as(&watcher, text).await } else { refresh(app, text, user).await };
+                match model.present(at, now()) {
+                    Expected::Next => {
+                        let tokens = reply.expect(StatusCode::OK);
+                        assert!(model.refresh.iter().all(|known| known.text != refresh_token(&tokens)));
+                        model.record_tokens(&tokens, now());
+                    }
+                    Expected::Same => {
+                        let tokens = reply.expect(StatusCode::OK);
+                        assert_eq!(refresh_token(&tokens), model.refresh.last().unwrap().text);
+                        model.record_access_token(&tokens, now());
+                    }
+                    Expected::Refused => expect_refresh_rejected(&reply),
+                }
+            }
+            Step::WrongClientId { back } => {
+                let text = &model.refresh[model.token_index(*back)].text;
+                expect_refresh_rejected(&refresh(app, text, "somebody@else.example").await);
+            }
+            Step::Wait(millis) => app.clock.advance(*millis),
+            Step::RevokeRefresh { back } => {
+                crate::revocation::revoke(app, &model.refresh[model.token_index(*back)].text).await;
+                model.is_ended = true;
+            }
+            Step::RevokeAccess { back } => {
+                let (token, ends) =
+                    &model.access[model.access.len() - 1 - back.min(&(model.access.len() - 1))];
+                crate::revocation::revoke(app, token).await;
+                model.is_ended |= now() < *ends;
+            }
+            Step::Delete => {
+                let path = format!("/v2/users/me/sessions/{}", model.sid);
+                // A key of the user ends nothing.
+                watcher.delete(&path).await.expect_problem(403, "forbidden");
+                let other = app.client(user).await;
+                let reply = other.delete(&path).await;
+                assert!([204, 404].contains(&reply.status.as_u16()), "{}", reply.text);
+                model.is_ended = true;
+            }
+            Step::LogOut => {
+                let (token, ends) = model.access.last().unwrap();
+                let reply = app.bearer(token).post("/v2/auth/logout", json!({})).await;
+                let was_live = model.is_live(now()) && now() < *ends;
+                assert_eq!(reply.status == StatusCode::NO_CONTENT, was_live, "{}", reply.text);
+                model.is_ended |= was_live;
+            }
+            Step::Password | Step::Block => {
+                let admin = app.admin().await;
+                let path = format!("/v2/users/{}", bystander["user"].as_str().unwrap());
+                let changes = match step {
+                    Step::Password => vec![json!({ "password": PASSWORD })],
+                    _ => vec![json!({ "status": "blocked" }), json!({ "status": "active" })],
+                };
+                for change in changes {
+                    admin.patch(&path, change).await.expect(StatusCode::OK);
+                }
+                key = app.client(user).await.key(&[Scope::Agent]).await;
+                (model.is_ended, is_undisturbed) = (true, false);
+            }
+            Step::CleanUp => drop(app.state.clean_up().await.unwrap()),
+        }
+        let tail = model.access.len().saturating_sub(3);
+        for (token, ends) in &model.access[tail..] {
+            let expected = if now() >= *ends {
+                403
+            } else if model.is_live(now()) {
+                200
+            } else {
+                401
+            };
+            for app in apps {
+                // Another service has to be told.
+                let started = Instant::now();
+                let mut reply = app.bearer(token).get("/v2/users/me").await;
+                while reply.status == StatusCode::OK && expected != 200 && started.elapsed() < TIMEOUT {
+                    reply = app.bearer(token).get("/v2/users/me").await;
+                }
+                assert_eq!(reply.status.as_u16(), expected, "{step:?}: {}", reply.text);
+            }
+        }
+    }
+    // Another session of the same user has seen nothing of all this.
+    if is_undisturbed && now() < started_at + 2 * DAY {
+        refresh(first, &refresh_token(&bystander), user).await.expect(StatusCode::OK);
+    }
+}
+
+#[test]
+fn token_families_match_the_model_under_random_steps() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let (apps, user) = runtime.block_on(async {
+        let app = TestApp::start_with(|config| {
+            (config.access_ttl, config.refresh_ttl, config.session_ttl) = (3_600, 2 * 86_400, 7 * 86_400);
+        })
+        .await;
+        let user = email(&app.user(Scope::Agent).await).await;
+        // Two of them where they can tell each other. (SQLite has one process that serves.)
+        let other = if app.postgres().is_some() { Some(app.start_replica(|_| ()).await) } else { None };
+        (std::iter::once(app).chain(other).collect::<Vec<_>>(), user)
+    });
+    let cases = std::env::var("PROPTEST_CASES").map_or(64, |cases| cases.parse().unwrap());
+    let mut runner =
+        TestRunner::new(ProptestConfig { cases, failure_persistence: None, ..Default::default() });
+    let steps = prop::collection::vec((0..2_usize, step()), 1..24);
+    let outcome = runner.run(&steps, |steps| {
+        runtime.block_on(run_steps(&apps, &user, &steps));
+        Ok(())
+    });
+    let _guard = runtime.enter();
+    outcome.unwrap();
+}
