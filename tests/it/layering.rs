@@ -12,10 +12,10 @@ const LAYERS: [&[&str]; 11] = [
     &["authn", "store"],
     &["resource"],
     &["authz"],
-    &["trace"],
+    &["telemetry"],
     &["decision_log"],
     &["config"],
-    &["values"],
+    &["types"],
 ];
 
 fn layer(module: &str) -> usize {
