@@ -1,8 +1,8 @@
-//! The steps that bring a Cedargate database to its present form, the same for SQLite and PostgreSQL. A step that has
-//! been released is never changed; a new one is added at the end.
+//! The migrations of a Cedargate database, the same for SQLite and PostgreSQL. A released migration is never changed; new
+//! ones are appended.
 //!
-//! The service runs each step in one transaction together with the row that records it. `PRAGMA foreign_keys` has no effect
-//! inside a transaction: a step that rebuilds a table in SQLite uses `PRAGMA defer_foreign_keys = ON` instead.
+//! The service runs each migration in a transaction with the row that records it. `PRAGMA foreign_keys` has no effect inside
+//! a transaction: a migration that rebuilds a table in SQLite uses `PRAGMA defer_foreign_keys = ON` instead.
 
 use sea_orm_migration::prelude::*;
 
@@ -16,7 +16,7 @@ mod m0007_audit_archives;
 mod m0008_policy_state;
 mod m0009_inactive_organizations;
 
-/// All steps, in their order.
+/// The migrations in their order.
 #[derive(Debug)]
 pub struct Migrator;
 
@@ -37,28 +37,28 @@ impl MigratorTrait for Migrator {
     }
 }
 
-/// A column that holds an id.
+/// Returns a column for an id.
 fn id(name: &'static str) -> ColumnDef {
     let mut column = ColumnDef::new(name);
     column.string_len(24);
     column
 }
 
-/// A column that holds a moment, in milliseconds since 1970.
+/// Returns a column for a time, in milliseconds since 1970.
 fn time(name: &'static str) -> ColumnDef {
     let mut column = ColumnDef::new(name);
     column.big_integer();
     column
 }
 
-/// A column that holds a text; its limit is the program's.
+/// Returns a column for a text; the service checks its length.
 fn text(name: &'static str) -> ColumnDef {
     let mut column = ColumnDef::new(name);
     column.text();
     column
 }
 
-/// A foreign key `table.column` -> `other.id`.
+/// Returns a foreign key from `table.column` to `other.id`.
 fn reference(
     table: &'static str,
     column: &'static str,
@@ -73,7 +73,7 @@ fn reference(
         .to_owned()
 }
 
-/// An index over columns of a table.
+/// Returns an index over columns of a table.
 fn index(table: &'static str, columns: &[&'static str]) -> IndexCreateStatement {
     let mut index = Index::create();
     index.name(format!("{table}_{}_idx", columns.join("_"))).table(table);

@@ -1,4 +1,4 @@
-//! The nine resources. Each has an id, the organization that holds it, and the times of its making and last change.
+//! The nine resource types. Each has an id, its organization, and the times of creation and last change.
 
 use super::{id, index, reference, text, time};
 use sea_orm_migration::prelude::*;
@@ -6,7 +6,7 @@ use sea_orm_migration::prelude::*;
 #[derive(Debug, DeriveMigrationName)]
 pub(crate) struct Migration;
 
-/// A table of things that an organization holds, with the columns that all of them have.
+/// Returns a table for a resource type that an organization owns, with the common columns.
 fn held_by_organization(table: &'static str) -> TableCreateStatement {
     Table::create()
         .table(table)
@@ -115,15 +115,15 @@ impl MigrationTrait for Migration {
         {
             manager.create_table(table).await?;
         }
-        // Conversations and contacts name each other, so one of the two columns can only come now. The statement is
-        // the same in both databases; the builder has no foreign key in an added column.
+        // Conversations and contacts refer to each other, so one of the columns is added last. The SQL is the same for both
+        // databases; the query builder cannot add a column with a foreign key.
         manager
             .get_connection()
             .execute_unprepared(
                 "ALTER TABLE conversations ADD COLUMN contact VARCHAR(24) REFERENCES contacts(id) ON DELETE SET NULL",
             )
             .await?;
-        // There is one root, however many processes make one at the same time.
+        // A single root, even if several processes create one at the same time.
         manager
             .get_connection()
             .execute_unprepared(

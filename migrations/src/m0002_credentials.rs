@@ -1,5 +1,5 @@
-//! What proves who is calling: passwords, sessions with their refresh tokens, API keys, and the keys that sign. Every
-//! secret that a client holds lies here as a hash.
+//! Credentials: passwords, sessions with their refresh tokens, API keys, and signing keys. Secrets that a client holds are
+//! stored as hashes.
 
 use super::{id, index, reference, text, time};
 use sea_orm_migration::prelude::*;
@@ -17,7 +17,7 @@ impl MigrationTrait for Migration {
             .col(time("changed_at").not_null())
             .foreign_key(&mut reference("passwords", "user", "users", ForeignKeyAction::Cascade))
             .to_owned();
-        // One login. Its refresh tokens are a family: each but the last one is spent.
+        // One login. Its refresh tokens are a family: all except the last are spent.
         let sessions = Table::create()
             .table("sessions")
             .col(id("id").not_null().primary_key())

@@ -1,5 +1,5 @@
-//! Families of refresh tokens: what follows what, and when and why a session ended. What of a session can be good still
-//! lasts until `good_until`; the session itself until `expires_at`, however it is used.
+//! Refresh-token families: the predecessor of each token, and when and why a session ended. A session ends at `expires_at`,
+//! however it is used; the last of its tokens expires at `good_until`.
 
 use super::{index, text, time};
 use sea_orm_migration::prelude::*;
@@ -7,7 +7,7 @@ use sea_orm_migration::prelude::*;
 #[derive(Debug, DeriveMigrationName)]
 pub(crate) struct Migration;
 
-/// How long the sessions that are there already last from their login on, in milliseconds: 90 days.
+/// The duration of existing sessions from their login, in milliseconds: 90 days.
 const SESSION_MILLIS: i64 = 90 * 86_400_000;
 
 #[async_trait::async_trait]
@@ -22,7 +22,7 @@ impl MigrationTrait for Migration {
             ("sessions", text("created_agent")),
             ("sessions", text("used_address")),
             ("sessions", text("used_agent")),
-            // The hash of the token that this one follows, and the salt by which it follows from that.
+            // The hash of the predecessor, and the salt by which this token was derived from it.
             ("refresh_tokens", text("predecessor")),
             ("refresh_tokens", text("salt")),
         ];
@@ -33,7 +33,7 @@ impl MigrationTrait for Migration {
         let end = || Expr::col("created_at").add(SESSION_MILLIS);
         ends.table("sessions").value("expires_at", end()).value("good_until", end());
         manager.execute(ends).await?;
-        // A token has one successor, whatever happens.
+        // At most one successor per token.
         let mut successor = Index::create();
         successor.name("refresh_tokens_predecessor_key").table("refresh_tokens").col("predecessor").unique();
         manager.create_index(successor).await?;

@@ -1,4 +1,4 @@
-//! Tries at passwords, counted until they are forgotten: who has to wait before the next one.
+//! Login attempts, for login throttling.
 
 use super::{index, text, time};
 use sea_orm_migration::prelude::*;
@@ -9,7 +9,7 @@ pub(crate) struct Migration;
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        // What is counted is named by a hash: an account, an address, or both.
+        // The key is a hash of what is counted: an account, an IP address, or both.
         let attempts = Table::create()
             .table("attempts")
             .col(text("key").not_null().primary_key())

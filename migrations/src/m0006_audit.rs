@@ -1,5 +1,5 @@
-//! The audit trail: what happened to credentials, users, organizations and policies, one entry after the other. Each has
-//! the hash of the one before it. None is ever changed or deleted, which the database itself refuses.
+//! The audit log: events about credentials, users, organizations and policies. Each entry contains the hash of its
+//! predecessor. Triggers reject changes and deletions.
 
 use super::{id, index, text, time};
 use sea_orm_migration::prelude::*;
@@ -8,9 +8,9 @@ use sea_orm_migration::sea_orm::DbBackend;
 #[derive(Debug, DeriveMigrationName)]
 pub(crate) struct Migration;
 
-const APPEND_ONLY: &str = "the audit trail is append-only";
+const APPEND_ONLY: &str = "the audit log is append-only";
 
-/// What makes the database refuse every change of an entry.
+/// Returns the statements that create the triggers.
 fn triggers(backend: DbBackend) -> Vec<String> {
     if backend == DbBackend::Postgres {
         return vec![
@@ -41,14 +41,14 @@ impl MigrationTrait for Migration {
             .col(time("time").not_null())
             .col(text("event").not_null())
             .col(text("outcome").not_null())
-            // Who did it, with which credential. What it names may have gone since, so nothing refers to it.
+            // The actor and its credential. They may be deleted later, so there are no foreign keys.
             .col(id("actor"))
             .col(text("credential"))
             .col(id("credential_id"))
-            // To whom or what.
+            // The target.
             .col(text("subject_type"))
             .col(id("subject"))
-            // The organization whose event it is, and its path at that time.
+            // The organization of the event, and its path at the time.
             .col(id("organization"))
             .col(text("path"))
             .col(text("address"))

@@ -1,6 +1,6 @@
-//! Archives of the audit log: which entries were exported to a file and deleted. Deleting an entry is refused unless an
-//! archive covers it, and an archive is accepted only if it continues the previous one and its hash is that of its last
-//! entry. Login attempts get the account that they belong to, so that one account can be unlocked.
+//! Archives of the audit log: which entries were exported to a file and deleted. Triggers reject the deletion of an entry
+//! that no archive covers, and an archive that does not continue the previous one or whose hash is not that of its last
+//! entry. Login attempts get a column for their account, so that one account can be unlocked.
 
 use super::{index, text, time};
 use sea_orm_migration::prelude::*;
@@ -9,11 +9,11 @@ use sea_orm_migration::sea_orm::DbBackend;
 #[derive(Debug, DeriveMigrationName)]
 pub(crate) struct Migration;
 
-const APPEND_ONLY: &str = "the audit trail is append-only";
+const APPEND_ONLY: &str = "the audit log is append-only";
 const NOT_NEXT: &str = "an audit archive must continue the previous one and end with an existing entry";
 
-/// Whether the new archive may not be recorded. It starts at the oldest entry, and never takes the newest one: the next
-/// entry needs its hash.
+/// The condition that a new archive is rejected. An archive starts at the oldest entry and never includes the newest one,
+/// whose hash the next entry needs.
 const IS_NOT_NEXT: &str = "NEW.first_seq <> COALESCE((SELECT MAX(last_seq) FROM audit_archives), 0) + 1 \
      OR NEW.first_seq <> (SELECT MIN(seq) FROM audit) \
      OR NEW.last_seq < NEW.first_seq \
@@ -94,7 +94,7 @@ impl MigrationTrait for Migration {
         for trigger in triggers {
             manager.get_connection().execute_unprepared(&trigger).await?;
         }
-        // A hash of the account; none of what is counted for an address, and of earlier attempts.
+        // A hash of the account; null for attempts counted by address, and for earlier ones.
         let account = Table::alter().table("attempts").add_column(text("account")).to_owned();
         manager.alter_table(account).await?;
         manager.create_index(index("attempts", &["account"])).await

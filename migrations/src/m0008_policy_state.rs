@@ -1,4 +1,4 @@
-//! Which policy version was active last, and which version was confirmed to replace it.
+//! The active policy version, and the version that was confirmed to replace it.
 
 use super::{text, time};
 use sea_orm_migration::prelude::*;
@@ -9,7 +9,7 @@ pub(crate) struct Migration;
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        // One row: the primary key has one value only.
+        // A single row: the primary key has one value.
         let table = Table::create()
             .table("policy_state")
             .col(ColumnDef::new("id").integer().not_null().primary_key())

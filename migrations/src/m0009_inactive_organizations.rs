@@ -1,5 +1,5 @@
-//! An index of the inactive organizations. Every lookup of an account asks whether the organization of the user or one above
-//! it is inactive.
+//! An index of the inactive organizations. Every query of an account checks whether the organization of the user or one of
+//! its ancestors is inactive.
 
 use sea_orm_migration::prelude::*;
 
@@ -9,7 +9,7 @@ pub(crate) struct Migration;
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        // Both databases have partial indexes in this syntax; the builder has not.
+        // The query builder does not support partial indexes; this syntax works in both databases.
         let sql = "CREATE INDEX organizations_inactive_idx ON organizations (path) WHERE status = 'inactive'";
         manager.get_connection().execute_unprepared(sql).await?;
         Ok(())

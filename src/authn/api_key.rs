@@ -1,5 +1,5 @@
-//! API keys: `cg_<32 hex digits><checksum>`, which scanners can find where one has leaked, or the plain 32 hex digits
-//! of the seed's first example (decision 10).
+//! API keys: `cg_<32 hex digits><checksum>`, which secret scanners recognize, or the plain 32 hex digits of the first
+//! example in the specification (see "API keys" in docs/decisions.md).
 
 use super::secret::{self, SecretError, random_hex};
 use crate::types::{InvalidValue, string_enum};
@@ -7,18 +7,22 @@ use secrecy::{ExposeSecret, SecretString};
 use std::str::FromStr;
 
 string_enum!(
-    /// What a key looks like: `cg_` with a checksum, or plain hex digits.
+    /// The format of an API key: `cg_` with a checksum, or plain hex digits.
     KeyFormat { Prefixed = "cg", Hex = "hex" }
 );
 
 const PREFIX: &str = "cg_";
 
-/// An API key, as a client holds it: 128 random bits.
+/// An API key in plain text: 128 random bits.
 #[derive(Debug, Clone)]
 pub struct ApiKey(SecretString);
 
 impl ApiKey {
-    /// A new one.
+    /// Generates a key.
+    ///
+    /// # Errors
+    ///
+    /// If the system provides no random bytes.
     pub fn new(format: KeyFormat) -> Result<Self, SecretError> {
         let digits = random_hex::<16>()?;
         Ok(Self(match format {
@@ -27,23 +31,23 @@ impl ApiKey {
         }))
     }
 
-    /// The hash under which it is kept.
+    /// The SHA-256 of the key, under which it is stored.
     pub fn hash(&self) -> String {
         secret::sha256_hex(self.0.expose_secret())
     }
 
-    /// The key itself, for whom it is made for.
+    /// The key in plain text, for the response that creates it.
     pub fn expose(&self) -> &str {
         self.0.expose_secret()
     }
 
-    /// Its first characters, by which its owner can tell it from others.
+    /// The first 7 characters, by which its owner recognizes it.
     pub fn hint(&self) -> String {
         self.expose().chars().take(7).collect()
     }
 }
 
-/// The CRC-32 of the digits, as 8 hex digits: tells a key from a slip of the pen without a look at the database.
+/// Returns the CRC-32 of the digits as 8 hex digits. It detects typing errors without a database query.
 fn checksum(digits: &str) -> String {
     format!("{:08x}", crc32fast::hash(digits.as_bytes()))
 }
@@ -64,7 +68,7 @@ impl FromStr for ApiKey {
             }
             None => text.len() == 32 && is_hex(text),
         };
-        if is_well_formed { Ok(Self(text.into())) } else { Err(InvalidValue::new("it is not an API key")) }
+        if is_well_formed { Ok(Self(text.into())) } else { Err(InvalidValue::new("not an API key")) }
     }
 }
 
@@ -80,7 +84,7 @@ mod tests {
             assert_eq!(key.expose().len(), length);
             assert_eq!(key.expose().parse::<ApiKey>().unwrap().hash(), key.hash());
         }
-        assert!("94c70d470e391bdc16a8d8363b5d4891".parse::<ApiKey>().is_ok(), "the seed's example");
+        assert!("94c70d470e391bdc16a8d8363b5d4891".parse::<ApiKey>().is_ok(), "the specification's example");
     }
 
     proptest! {

@@ -1,21 +1,21 @@
-//! The bearer token of a request (RFC 6750, 2.1): an access token or an API key.
+//! The bearer token of a request (RFC 6750, section 2.1): an access token or an API key.
 
 use super::ApiKey;
 use crate::types::InvalidValue;
 use secrecy::{ExposeSecret, SecretString};
 use std::str::FromStr;
 
-/// What stands after `Bearer` in an Authorization header.
+/// The token of an `Authorization: Bearer` header.
 #[derive(Debug, Clone)]
 pub enum BearerToken {
-    /// An access token, not checked yet.
+    /// An access token, not verified yet.
     Jwt(SecretString),
     /// An API key, not looked up yet.
     ApiKey(ApiKey),
 }
 
 impl BearerToken {
-    /// The token itself.
+    /// The token in plain text.
     pub fn expose(&self) -> &str {
         match self {
             Self::Jwt(token) => token.expose_secret(),
@@ -23,7 +23,11 @@ impl BearerToken {
         }
     }
 
-    /// What stands after `Bearer` in the value of an Authorization header, whatever it is.
+    /// Returns the text after `Bearer` in an Authorization header, in whatever form.
+    ///
+    /// # Errors
+    ///
+    /// If the header has another scheme or no token.
     pub fn token_from_header(header: &str) -> Result<&str, InvalidValue> {
         match header.split_once(' ') {
             Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Ok(token.trim_start()),
@@ -46,7 +50,7 @@ impl FromStr for BearerToken {
         token
             .parse()
             .map(Self::ApiKey)
-            .map_err(|_| InvalidValue::new("it is neither an access token nor an API key"))
+            .map_err(|_| InvalidValue::new("neither an access token nor an API key"))
     }
 }
 

@@ -1,6 +1,7 @@
-//! The keys that sign access tokens: one signs now, and all of them are good for checking what they signed. Each has one
-//! algorithm, whatever the header of a token says (RFC 8725, 3.1). Where they are kept, and when there are new ones, is
-//! not known here.
+//! The key ring: one key signs access tokens, the others still verify the tokens that they signed.
+//!
+//! Each key has exactly one algorithm; the `alg` header of a token is not trusted (RFC 8725, section 3.1). The module
+//! neither stores keys nor decides when to rotate them.
 
 use super::secret::{SecretError, decode_hex, encode_hex, random_hex};
 use super::tokens::{self, Claims, IssuedToken, TokenError, VerifiedToken};
@@ -17,20 +18,24 @@ use utoipa::ToSchema;
 /// A key that signs access tokens.
 #[derive(Debug, Clone)]
 pub struct SigningKey {
-    /// Its name, in the header of the tokens that it signs.
+    /// The key id, as in the header of the tokens that it signs.
     pub kid: String,
-    /// Its place among the others: whichever has the highest number of those that sign already is the one that signs.
+    /// The position in the key ring. Of the keys whose `signs_from` has passed, the one with the highest number signs.
     pub number: i64,
-    /// The only algorithm that it is used with.
+    /// The only algorithm that the key is used with.
     pub algorithm: TokenAlgorithm,
-    /// The key: for HS256 the text itself, for EdDSA a PKCS#8 document in hex (RFC 8410).
+    /// The key material: for HS256 the text itself, for EdDSA a PKCS#8 document in hex (RFC 8410).
     pub secret: SecretString,
-    /// From when on it signs.
+    /// The time from which the key signs.
     pub signs_from: Timestamp,
 }
 
 impl SigningKey {
-    /// A new random one.
+    /// Generates a random key.
+    ///
+    /// # Errors
+    ///
+    /// If the system provides no random bytes.
     pub fn new(algorithm: TokenAlgorithm, number: i64, signs_from: Timestamp) -> Result<Self, SecretError> {
         let secret = match algorithm {
             TokenAlgorithm::Hs256 => random_hex::<32>()?,
@@ -42,25 +47,25 @@ impl SigningKey {
         Ok(Self { kid: random_hex::<8>()?, number, algorithm, secret: secret.into(), signs_from })
     }
 
-    /// The one of the settings.
+    /// Returns the key with the secret from the configuration.
     pub fn from_configured_secret(secret: SecretString) -> Self {
         let algorithm = TokenAlgorithm::Hs256;
         Self { kid: "configured".into(), number: 1, algorithm, secret, signs_from: Timestamp::from_millis(0) }
     }
 }
 
-/// A key that cannot be used.
+/// Why a key ring cannot be built.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum KeyringError {
-    /// It is not what its algorithm needs.
-    #[error("the key {0} that signs is not one of its algorithm")]
+    /// The key material does not fit the algorithm.
+    #[error("the signing key {0} is not valid for its algorithm")]
     Malformed(String),
-    /// There is none.
-    #[error("there is no key that signs")]
+    /// There are no keys.
+    #[error("there is no signing key")]
     Empty,
 }
 
-/// A public key, as a JSON Web Key (RFC 7517; RFC 8037, 2).
+/// A public key as a JSON Web Key (RFC 7517; RFC 8037, section 2).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[schema(example = json!({
     "kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo",
@@ -71,21 +76,21 @@ pub struct PublicKey {
     kty: &'static str,
     /// `Ed25519`.
     crv: &'static str,
-    /// The key, base64url.
+    /// The public key, base64url-encoded.
     x: String,
-    /// Its name, in the header of the tokens that it is for.
+    /// The key id, as in the header of the tokens that it verifies.
     kid: String,
-    /// `sig`: for signatures.
+    /// `sig`: the key is for signatures.
     #[serde(rename = "use")]
     usage: &'static str,
     /// `EdDSA`.
     alg: &'static str,
 }
 
-/// A key, made ready to be used.
+/// A signing key with its prepared forms.
 struct KeyEntry {
     key: SigningKey,
-    /// From when on what it signed is no good.
+    /// The time from which the tokens of the key are rejected; none while it has no successor.
     verifies_until: Option<Timestamp>,
     header: Header,
     encoding_key: EncodingKey,
@@ -124,12 +129,12 @@ impl KeyEntry {
     }
 }
 
-/// The keys that sign, ready to be used.
+/// The key ring: all signing keys that may still be needed, prepared for use.
 pub struct Keyring {
     number: u64,
-    /// By their numbers; there is one at least.
+    /// In ascending order of their numbers; never empty.
     keys: Vec<KeyEntry>,
-    /// For HS256 and for EdDSA.
+    /// The validation rules for HS256 and for EdDSA.
     validations: (Validation, Validation),
     issuer: String,
 }
@@ -142,12 +147,18 @@ impl fmt::Debug for Keyring {
 }
 
 impl Keyring {
-    /// How long a key is good for checking beyond the last token that it should have signed, in seconds: processes that
-    /// serve together do not learn of its successor at once, and their clocks differ.
+    /// How many seconds a rotated key verifies beyond the last token that it should have signed. Other processes learn
+    /// of the successor with a delay, and their clocks differ.
     const CLOCK_SKEW_ALLOWANCE: u64 = 60;
 
-    /// From keys in the order of their numbers. `number` tells keyrings apart. An access token is good for `access_ttl`
-    /// seconds; `issuer` is both its `iss` and its `aud`.
+    /// Builds a key ring from keys in ascending order of their numbers.
+    ///
+    /// `number` distinguishes key rings. An access token is valid for `access_ttl` seconds; `issuer` is both its `iss` and
+    /// its `aud`.
+    ///
+    /// # Errors
+    ///
+    /// If there is no key, or the material of one does not fit its algorithm.
     pub fn new(
         number: u64,
         keys: Vec<SigningKey>,
@@ -155,7 +166,7 @@ impl Keyring {
         issuer: &str,
     ) -> Result<Self, KeyringError> {
         let mut entries = Vec::with_capacity(keys.len());
-        // When the first of the keys after this one begins to sign.
+        // The earliest `signs_from` of the keys with higher numbers.
         let mut next_signs_from: Option<Timestamp> = None;
         for key in keys.into_iter().rev() {
             let from = key.signs_from;
@@ -174,7 +185,7 @@ impl Keyring {
         let validation = |algorithm| {
             let mut validation = Validation::new(algorithm);
             validation.leeway = 0;
-            // The expiry is checked below, by the service's own clock, and last of all.
+            // `tokens::verify` checks the expiry: with the clock of the service, and after everything else.
             validation.validate_exp = false;
             validation.set_issuer(&[issuer]);
             validation.set_audience(&[issuer]);
@@ -185,42 +196,50 @@ impl Keyring {
         Ok(Self { number, keys: entries, validations, issuer: issuer.to_owned() })
     }
 
-    /// Tells this keyring from those before and after it.
+    /// The number that distinguishes this key ring from earlier and later ones.
     pub fn number(&self) -> u64 {
         self.number
     }
 
-    /// The keys, by their numbers, each with the moment from which on what it signed is no good.
+    /// The keys in ascending order of their numbers, each with the time from which its tokens are rejected.
     pub fn keys(&self) -> impl DoubleEndedIterator<Item = (&SigningKey, Option<Timestamp>)> {
         self.keys.iter().map(|key| (&key.key, key.verifies_until))
     }
 
-    /// The key that signs at this moment: the last one whose time has come.
+    /// The key that signs at `now`: the last one whose `signs_from` has passed.
     pub fn signing_key(&self, now: Timestamp) -> Option<&SigningKey> {
         self.signing_entry(now).map(|key| &key.key)
     }
 
     fn signing_entry(&self, now: Timestamp) -> Option<&KeyEntry> {
-        // Where the clock has gone back, the first one signs.
+        // If the clock has been set back to before the first key, that key signs.
         self.keys.iter().rev().find(|key| key.key.signs_from <= now).or(self.keys.first())
     }
 
-    /// The public keys that are good for checking. A key that both signs and checks is never among them.
+    /// The public keys that verify tokens at `now`. HS256 keys are secret and never among them.
     pub fn public_keys(&self, now: Timestamp) -> Vec<PublicKey> {
         self.keys.iter().filter(|key| key.is_valid_at(now)).filter_map(|key| key.public_key.clone()).collect()
     }
 
-    /// A token with these claims, good for `ttl` seconds from `now`, from the whole second on.
+    /// Issues a token with these claims. Its times are whole seconds; it is valid for `ttl` seconds from that of `now`.
+    ///
+    /// # Errors
+    ///
+    /// If the token cannot be signed, or the system provides no random bytes.
     pub fn issue(&self, claims: &Claims, now: Timestamp, ttl: u64) -> Result<IssuedToken, SecretError> {
         let key = self.signing_entry(now).ok_or(SecretError)?;
         tokens::issue((&key.header, &key.encoding_key), &self.issuer, claims, now, ttl)
     }
 
-    /// What a token says, if one of the keys signed it and it has not expired at `now`.
+    /// Verifies a token and returns its claims.
+    ///
+    /// # Errors
+    ///
+    /// If no valid key of the ring signed it, it is malformed, or it has expired at `now`.
     pub fn verify(&self, token: &SecretString, now: Timestamp) -> Result<VerifiedToken, TokenError> {
         let token = token.expose_secret();
         let header = jsonwebtoken::decode_header(token).map_err(|_| TokenError::Invalid)?;
-        // Extensions that must be understood (RFC 7515, 4.1.11), of which none is.
+        // The header `crit` lists extensions that must be understood (RFC 7515, section 4.1.11); none is supported.
         if header.crit.is_some() {
             return Err(TokenError::Invalid);
         }
@@ -235,7 +254,7 @@ impl Keyring {
         };
         let mut verified = tokens::verify(token, &key.decoding_key, validation, now)?;
         verified.keyring_number = self.number;
-        // So that who is remembered by it is forgotten with the key.
+        // Caches of the verified token must not outlive the key.
         verified.expires_at =
             key.verifies_until.map_or(verified.expires_at, |end| verified.expires_at.min(end));
         Ok(verified)
@@ -327,7 +346,7 @@ mod tests {
         assert_eq!(keys.signing_key(at_second(100)).unwrap().kid, second.kid);
         let ends: Vec<_> = keys.keys().map(|(_, end)| end).collect();
         assert_eq!(ends, [Some(at_second(100 + 60 + 60)), None]);
-        // Of a process that was late to learn of the successor.
+        // Signed by a process that learned late of the successor.
         let late = issue_token(&keyring(&[&first]), at_second(165));
         assert!(keys.verify(&late, at_second(219)).is_ok());
         assert_eq!(
@@ -352,7 +371,7 @@ mod tests {
         for secret in ["", "zz", "0123456789abcdef", "abc"] {
             let wrong = SigningKey { secret: secret.into(), ..key(EdDsa, 1, 0) };
             let error = Keyring::new(1, vec![wrong.clone()], TTL, "us").unwrap_err().to_string();
-            // A secret so short may be in the name by chance.
+            // A very short secret may occur in the kid by chance.
             let rest = error.replacen(&wrong.kid, "", 1);
             assert!(rest != error && (secret.is_empty() || !rest.contains(secret)), "{error}");
         }
@@ -363,8 +382,8 @@ mod tests {
     }
 
     proptest! {
-        // Whatever keys there are: one signs at any moment, what it signs is good as long as it should be, and what is public
-        // has nothing of a key that signs.
+        // For all sequences of rotations: some key signs at any time, its tokens are valid for their whole lifetime, and the
+        // public keys reveal nothing of a secret.
         #[test]
         fn tokens_stay_valid_across_rotations(
             steps in proptest::collection::vec((0..300i64, proptest::bool::ANY), 1..6), now in 0..2_000i64, age in 0..60i64

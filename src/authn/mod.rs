@@ -1,5 +1,6 @@
-//! Who is calling: access tokens, refresh tokens, API keys, passwords, and the keys that sign. Knows no database, no
-//! request and no policy.
+//! Credentials: access tokens, refresh tokens, API keys, passwords, and the key ring.
+//!
+//! Knows neither the database, nor HTTP, nor the policies.
 
 mod api_key;
 mod bearer;

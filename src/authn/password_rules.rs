@@ -1,12 +1,12 @@
-//! What a new password must be: long enough and hard to guess (OWASP ASVS 5, 6.2; NIST SP 800-63B, 3.1.1.2). Never which
-//! characters it has to be made of.
+//! Rules for new passwords: long enough and hard to guess (OWASP ASVS 5, section 6.2; NIST SP 800-63B, section 3.1.1.2).
+//! There are no composition rules.
 
 use crate::config::PasswordProfile;
 use crate::types::InvalidValue;
 use secrecy::{ExposeSecret, SecretString};
 use zxcvbn::Score;
 
-/// What a new password must be.
+/// The requirements on a new password: a length and a strength.
 #[derive(Debug, Clone, Copy)]
 pub struct PasswordRules {
     min_chars: usize,
@@ -14,14 +14,14 @@ pub struct PasswordRules {
 }
 
 impl PasswordRules {
-    /// How many characters it has at least, by the laxest rules.
+    /// The minimum length under the weakest profile, in characters.
     pub const MIN: usize = 8;
-    /// How many characters it may have.
+    /// The maximum length, in characters.
     pub const MAX: usize = 200;
-    /// How many characters are looked at to find out how hard it is to guess: what the time that this takes grows with.
+    /// How many characters are scored for strength; the running time of the scoring grows with it.
     const MAX_SCORED_CHARS: usize = 72;
 
-    /// The rules of a profile.
+    /// Returns the rules of a profile.
     pub const fn new(profile: PasswordProfile) -> Self {
         match profile {
             PasswordProfile::Standard => Self { min_chars: Self::MIN, min_score: Score::Three },
@@ -29,15 +29,20 @@ impl PasswordRules {
         }
     }
 
-    /// Checks a new password of somebody of whom these words are known: names, the address. It is never repeated in the
-    /// message. Takes milliseconds, of an artful one tenths of a second.
+    /// Checks a new password. `user_inputs` are texts about its user that make it easier to guess: names, the email address.
+    ///
+    /// Takes milliseconds; for a password constructed to be slow, tenths of a second.
+    ///
+    /// # Errors
+    ///
+    /// If the password is too short, too long or too easy to guess. The message never contains it.
     pub fn check(&self, password: &SecretString, user_inputs: &[String]) -> Result<(), InvalidValue> {
         let password = password.expose_secret();
         let length = password.chars().count();
         let (min_chars, max_chars) = (self.min_chars, Self::MAX);
         if !(min_chars..=max_chars).contains(&length) {
             return Err(InvalidValue(format!(
-                "the password has {length} characters; it needs {min_chars} to {max_chars}"
+                "the password has {length} characters; expected {min_chars} to {max_chars}"
             )));
         }
         let scored: String = password.chars().take(Self::MAX_SCORED_CHARS).collect();
@@ -47,16 +52,16 @@ impl PasswordRules {
         if guess.score() >= self.min_score {
             return Ok(());
         }
-        let mut message = "the password can be guessed".to_owned();
+        let mut message = "the password is too easy to guess".to_owned();
         if let Some(warning) = guess.feedback().and_then(|feedback| feedback.warning()) {
             message += &format!(" ({})", warning.to_string().trim_end_matches('.'));
         }
-        message += "; several words that have nothing to do with one another, or with you, make a better one";
+        message += "; use several unrelated words";
         Err(InvalidValue(message))
     }
 }
 
-/// A text, and the words that it is made of.
+/// Returns a text and the words in it that have more than two characters.
 fn split_words(text: &str) -> impl Iterator<Item = &str> {
     let parts = text.split(|letter: char| !letter.is_alphanumeric()).filter(|part| part.chars().count() > 2);
     std::iter::once(text).chain(parts)
@@ -81,19 +86,19 @@ mod tests {
         for (password, standard, strict) in [
             ("", "0 characters", "0 characters"),
             ("x7#kQ9z", "7 characters", "7 characters"),
-            // Eight that could be anything are 10^8 guesses to zxcvbn, and it asks for more than that.
-            ("x7#kQ9z!", "can be guessed", "8 characters"),
+            // zxcvbn assumes 10^8 guesses for eight random characters; the standard profile requires more.
+            ("x7#kQ9z!", "too easy to guess", "8 characters"),
             ("x7#kQ9z!m", "", "9 characters"),
             ("t0pZ3kR3t", "", "9 characters"),
-            ("password", "can be guessed", "8 characters"),
-            ("Password123!", "can be guessed", "12 characters"),
-            ("aaaaaaaaaaaaaaaaaaaaaaaa", "can be guessed", "can be guessed"),
-            ("qwertyuiopasdfghjkl", "can be guessed", "can be guessed"),
-            ("lovelace", "can be guessed", "8 characters"),
-            ("ada.lovelace@analytical.example", "can be guessed", "can be guessed"),
-            ("analytical1843", "can be guessed", "14 characters"),
-            ("cedargatecedargate", "can be guessed", "can be guessed"),
-            // No composition rules: letters alone do, and blanks, and any script.
+            ("password", "too easy to guess", "8 characters"),
+            ("Password123!", "too easy to guess", "12 characters"),
+            ("aaaaaaaaaaaaaaaaaaaaaaaa", "too easy to guess", "too easy to guess"),
+            ("qwertyuiopasdfghjkl", "too easy to guess", "too easy to guess"),
+            ("lovelace", "too easy to guess", "8 characters"),
+            ("ada.lovelace@analytical.example", "too easy to guess", "too easy to guess"),
+            ("analytical1843", "too easy to guess", "14 characters"),
+            ("cedargatecedargate", "too easy to guess", "too easy to guess"),
+            // No composition rules: only letters, spaces, and any script are accepted.
             ("correct horse battery staple", "", ""),
             ("мосты туман шестерёнка", "", ""),
             (&long(200), "", ""),

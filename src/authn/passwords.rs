@@ -1,5 +1,5 @@
-//! Passwords: Argon2id (RFC 9106), off the async workers and behind one bound, so that a rush of logins neither starves
-//! other requests nor eats the memory.
+//! Passwords: Argon2id (RFC 9106) on blocking threads, with a limit on concurrent hashing, so that a burst of logins neither
+//! delays other requests nor exhausts the memory.
 
 use super::PasswordRules;
 use crate::config::Config;
@@ -13,7 +13,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 
-/// Returns a password in NFC, in which it is the same from every keyboard (RFC 8265, 4.2.2).
+/// Returns a password in NFC, so that it does not depend on the keyboard (RFC 8265, section 4.2.2).
 pub fn normalize_password(password: SecretString) -> SecretString {
     let normalized = match nfc(password.expose_secret()) {
         Cow::Borrowed(_) => None,
@@ -22,49 +22,50 @@ pub fn normalize_password(password: SecretString) -> SecretString {
     normalized.map_or(password, Into::into)
 }
 
-/// Why a password was neither hashed nor checked.
+/// Why a password could not be hashed or verified.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum PasswordError {
-    /// It is not what a new one must be.
+    /// The new password does not meet the rules.
     #[error("{0}")]
     Refused(InvalidValue),
-    /// Too many wait already.
+    /// The queue is full.
     #[error("too many passwords are waiting to be checked")]
     Busy,
-    /// It could not be done at all.
-    #[error("a password could not be hashed: {0}")]
+    /// Hashing failed.
+    #[error("cannot hash a password: {0}")]
     Failed(String),
 }
 
-/// Hashes and checks passwords, a few at a time.
+/// Hashes and verifies passwords with a limited number of workers.
 #[derive(Debug, Clone)]
 pub struct PasswordService {
     argon2: Argon2<'static>,
     rules: PasswordRules,
-    /// What an unknown email's password is checked against, so that it costs what a known one's does: the hash of none.
+    /// The random hash that a password is verified against if the email is unknown, so that the response time does not
+    /// reveal whether the account exists.
     dummy_hash: Arc<PasswordHash>,
-    /// One permit for each worker, given in the order in which it was asked for.
+    /// One permit per worker, granted in the order of the requests.
     worker_permits: Arc<Semaphore>,
-    /// As many permits, which those of [`Lane::Unknown`] need before they ask for a worker. So no more of them are ahead of
-    /// those of [`Lane::Known`] than are being worked on, and a free worker is never idle.
+    /// As many permits, of which a password in [`Lane::Unknown`] needs one before it waits for a worker. So at most as
+    /// many of them as there are workers can be ahead of a password in [`Lane::Known`], and no worker is idle.
     unknown_permits: Arc<Semaphore>,
-    /// The places of each lane.
+    /// The free slots of each lane.
     queue_slots: [Arc<Semaphore>; 2],
-    /// How many places each lane has.
+    /// The number of slots of each lane.
     max_queued: usize,
 }
 
-/// In which of the two queues for the workers a password waits. Each has places of its own, and a worker goes to either in
-/// turn: a flood of one kind fills its own queue only.
+/// The queue in which a password waits for a worker. Each lane has its own slots, and workers alternate between the
+/// lanes, so that a flood of one kind fills only its own queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lane {
-    /// Of a user at an address where it has logged in before, or of a caller who is authenticated.
+    /// A user at an address where it has logged in before, or an authenticated caller.
     Known,
-    /// Of anyone else.
+    /// Any other login.
     Unknown,
 }
 
-/// A place in a queue for the workers.
+/// A reserved slot in a queue.
 #[derive(Debug)]
 pub struct QueueSlot {
     passwords: PasswordService,
@@ -72,14 +73,14 @@ pub struct QueueSlot {
     slot: OwnedSemaphorePermit,
 }
 
-/// A turn at hashing or checking one password. It is given back when it is dropped.
+/// Permission to hash or verify one password. Dropping it releases the worker.
 #[derive(Debug)]
 pub struct HashingPermit {
     passwords: PasswordService,
     permits: HeldPermits,
 }
 
-/// The permits of a turn, given back in this order.
+/// The permits of a [`HashingPermit`], released in this order.
 #[derive(Debug)]
 struct HeldPermits {
     _worker: OwnedSemaphorePermit,
@@ -87,24 +88,29 @@ struct HeldPermits {
     _slot: OwnedSemaphorePermit,
 }
 
-/// What came of checking a password.
+/// The result of verifying a password.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PasswordCheck {
-    /// It is not the one.
+    /// The password is wrong.
     Wrong,
-    /// It is the one.
+    /// The password is correct.
     Correct {
-        /// Another hash of it, where the one that is kept is weaker than the settings ask for.
+        /// A new hash of it, if the stored one is weaker than the configuration requires.
         rehashed: Option<String>,
     },
 }
 
 impl PasswordService {
-    /// How many may wait for each that is being worked on.
+    /// How many passwords may wait in a lane per worker.
     const QUEUE_PER_WORKER: usize = 16;
 
-    /// As many at the same time, with such parameters and rules, as the settings say. The defaults are 19 MiB of memory
-    /// each and two passes: OWASP's first choice for Argon2id.
+    /// Creates the service with the workers, Argon2 parameters and rules of the configuration.
+    ///
+    /// The default parameters are 19 MiB of memory and two passes, the first choice of OWASP for Argon2id.
+    ///
+    /// # Errors
+    ///
+    /// If the Argon2 parameters are invalid.
     pub fn new(config: &Config) -> Result<Self, PasswordError> {
         let params =
             Params::new(config.argon2_memory_kib, config.argon2_iterations, config.argon2_parallelism, None);
@@ -124,8 +130,13 @@ impl PasswordService {
         })
     }
 
-    /// The hash under which a new password is kept, a PHC string with its own salt, where the password is one that
-    /// somebody of whom these words are known may have.
+    /// Checks a new password against the rules and returns its hash: a PHC string with a random salt.
+    ///
+    /// `user_inputs` are texts about its user that make it easier to guess.
+    ///
+    /// # Errors
+    ///
+    /// If the password does not meet the rules, the queue is full, or hashing fails.
     pub async fn hash(
         &self,
         password: SecretString,
@@ -139,11 +150,11 @@ impl PasswordService {
         self.reserve_slot(Lane::Known)?.acquire_permit().await?.run(work).await?
     }
 
-    /// A place in a queue.
+    /// Reserves a slot in a queue.
     ///
     /// # Errors
     ///
-    /// Where the queue is full.
+    /// If the queue is full.
     pub fn reserve_slot(&self, lane: Lane) -> Result<QueueSlot, PasswordError> {
         let slot =
             Arc::clone(self.queue_slots_for(lane)).try_acquire_owned().map_err(|_| PasswordError::Busy)?;
@@ -158,14 +169,14 @@ impl PasswordService {
         }
     }
 
-    /// How many are being worked on or wait, in both queues.
+    /// The number of passwords that are being hashed or wait, in both queues.
     pub fn queue_depth(&self) -> usize {
         let taken =
             |queue_slots: &Arc<Semaphore>| self.max_queued.saturating_sub(queue_slots.available_permits());
         self.queue_slots.iter().map(taken).sum()
     }
 
-    /// Whether a hash is weaker than the one that would be made today.
+    /// Returns whether a hash is weaker than the configuration requires.
     fn needs_rehash(&self, hash: &PasswordHash) -> bool {
         let required = self.argon2.params();
         let is_current_algorithm =
@@ -180,7 +191,11 @@ impl PasswordService {
 }
 
 impl QueueSlot {
-    /// Waits for a turn.
+    /// Waits for a worker.
+    ///
+    /// # Errors
+    ///
+    /// If the service is shutting down.
     pub async fn acquire_permit(self) -> Result<HashingPermit, PasswordError> {
         let Self { passwords, lane, slot } = self;
         let permits = async {
@@ -201,7 +216,11 @@ impl QueueSlot {
 }
 
 impl HashingPermit {
-    /// Whether a password is the one with this hash. Without a hash it is not, and finding out takes as long.
+    /// Verifies a password against a stored hash. Without a hash it is wrong, which takes the same time to find out.
+    ///
+    /// # Errors
+    ///
+    /// If the stored hash cannot be parsed, or hashing fails.
     pub async fn verify(
         self,
         password: SecretString,
@@ -218,8 +237,8 @@ impl HashingPermit {
             if !(is_known && is_match) {
                 return Ok(PasswordCheck::Wrong);
             }
-            let renewed = passwords.needs_rehash(&stored).then(|| hash(argon2, &password)).transpose()?;
-            Ok(PasswordCheck::Correct { rehashed: renewed })
+            let rehashed = passwords.needs_rehash(&stored).then(|| hash(argon2, &password)).transpose()?;
+            Ok(PasswordCheck::Correct { rehashed })
         })
         .await?
     }
@@ -228,7 +247,7 @@ impl HashingPermit {
         self,
         work: impl FnOnce(&PasswordService) -> T + Send + 'static,
     ) -> Result<T, PasswordError> {
-        // A caller that goes away leaves its work running: it keeps its place until that ends.
+        // If the request is cancelled, the hashing continues, so the task holds the permits until it ends.
         let task = tokio::task::spawn_blocking(move || {
             let output = work(&self.passwords);
             drop(self.permits);
@@ -244,7 +263,7 @@ fn hash(argon2: &Argon2<'_>, password: &SecretString) -> Result<String, Password
     Ok(hashed.to_string())
 }
 
-/// What looks like a hash with these parameters, and was not made of anything.
+/// Returns a random hash with these parameters, which no password matches.
 fn dummy_hash(params: &Params) -> Result<PasswordHash, PasswordError> {
     let (mut salt, mut output) = ([0; Salt::RECOMMENDED_LENGTH], [0; Params::DEFAULT_OUTPUT_LEN]);
     aws_lc_rs::rand::fill(&mut salt).map_err(|error| hashing_error(&error))?;
@@ -275,8 +294,8 @@ mod tests {
     type Change = fn(&mut Config);
 
     async fn verify(passwords: &PasswordService, password: &str, stored: Option<&str>) -> PasswordCheck {
-        let turn = passwords.reserve_slot(Lane::Known).unwrap().acquire_permit().await.unwrap();
-        turn.verify(password.into(), stored.map(str::to_owned)).await.unwrap()
+        let permit = passwords.reserve_slot(Lane::Known).unwrap().acquire_permit().await.unwrap();
+        permit.verify(password.into(), stored.map(str::to_owned)).await.unwrap()
     }
 
     #[tokio::test]
@@ -284,7 +303,7 @@ mod tests {
         let passwords = passwords(|_| ());
         let hash = passwords.hash("t0pZ3kR3t".into(), Vec::new()).await.unwrap();
         assert!(hash.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{hash}");
-        // What an unknown email is checked against asks for the same work.
+        // An unknown email costs the same work.
         let dummy_hash = passwords.dummy_hash.to_string();
         assert!(
             dummy_hash.starts_with("$argon2id$v=19$m=19456,t=2,p=1$") && dummy_hash.len() == hash.len(),
@@ -313,18 +332,17 @@ mod tests {
             (|config| config.argon2_memory_kib -= 1024, None),
             (|config| config.argon2_iterations -= 1, None),
         ];
-        for (change, renewed) in changes {
+        for (change, expected) in changes {
             let passwords = passwords(change);
-            let PasswordCheck::Correct { rehashed: rehashed_hash } =
-                verify(&passwords, "t0pZ3kR3t", Some(&hash)).await
+            let PasswordCheck::Correct { rehashed } = verify(&passwords, "t0pZ3kR3t", Some(&hash)).await
             else {
-                panic!("{renewed:?}: it is right");
+                panic!("{expected:?}: the password is correct");
             };
-            assert_eq!(rehashed_hash.is_some(), renewed.is_some(), "{rehashed_hash:?}");
-            if let (Some(rehashed_hash), Some(renewed)) = (rehashed_hash, renewed) {
-                assert!(rehashed_hash.contains(renewed), "{rehashed_hash}");
-                let last = verify(&passwords, "t0pZ3kR3t", Some(&rehashed_hash)).await;
-                assert_eq!(last, PasswordCheck::Correct { rehashed: None }, "{rehashed_hash}");
+            assert_eq!(rehashed.is_some(), expected.is_some(), "{rehashed:?}");
+            if let (Some(rehashed), Some(expected)) = (rehashed, expected) {
+                assert!(rehashed.contains(expected), "{rehashed}");
+                let last = verify(&passwords, "t0pZ3kR3t", Some(&rehashed)).await;
+                assert_eq!(last, PasswordCheck::Correct { rehashed: None }, "{rehashed}");
             }
             assert_eq!(verify(&passwords, "t0pZ3kR3T", Some(&hash)).await, PasswordCheck::Wrong);
         }
@@ -334,14 +352,14 @@ mod tests {
     async fn a_full_queue_rejects_immediately() {
         for (lane, other) in [(Lane::Known, Lane::Unknown), (Lane::Unknown, Lane::Known)] {
             let passwords = passwords(|_| ());
-            let turn = passwords.reserve_slot(lane).unwrap().acquire_permit().await.unwrap();
+            let permit = passwords.reserve_slot(lane).unwrap().acquire_permit().await.unwrap();
             let queue_slots: Vec<_> = (0..PasswordService::QUEUE_PER_WORKER)
                 .map(|_| passwords.reserve_slot(lane).unwrap())
                 .collect();
             assert!(matches!(passwords.reserve_slot(lane), Err(PasswordError::Busy)));
             assert_eq!(passwords.queue_depth(), 1 + PasswordService::QUEUE_PER_WORKER);
             passwords.reserve_slot(other).unwrap();
-            drop(turn);
+            drop(permit);
             for slot in queue_slots {
                 slot.acquire_permit().await.unwrap().run(|_| ()).await.unwrap();
             }
@@ -359,7 +377,7 @@ mod tests {
         let first = passwords.reserve_slot(Lane::Unknown).unwrap().acquire_permit().await.unwrap();
         let mut unknown = pin!(passwords.reserve_slot(Lane::Unknown).unwrap().acquire_permit());
         let mut known = pin!(passwords.reserve_slot(Lane::Known).unwrap().acquire_permit());
-        // All of them wait; the unknown one has asked first.
+        // Both wait; the unknown one asked first.
         poll_fn(|context| {
             assert!(unknown.as_mut().poll(context).is_pending());
             assert!(known.as_mut().poll(context).is_pending());
@@ -367,12 +385,12 @@ mod tests {
         })
         .await;
         drop(first);
-        let turn = poll_fn(|context| {
+        let permit = poll_fn(|context| {
             assert!(unknown.as_mut().poll(context).is_pending(), "the known one is next");
             known.as_mut().poll(context)
         })
         .await;
-        drop(turn.unwrap());
+        drop(permit.unwrap());
         unknown.await.unwrap();
     }
 }

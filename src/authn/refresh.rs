@@ -1,5 +1,7 @@
-//! Refresh tokens: `<userId>.<80 hex digits>` (decision 7), of which each one after the first follows from the one before
-//! and a salt (decision 8), so that whoever asks twice gets the same, and nothing but hashes and salts is kept.
+//! Refresh tokens: `<userId>.<80 hex digits>` (see "Refresh-token format" in docs/decisions.md).
+//!
+//! Each token after the first is derived from its predecessor and a salt (see "Refresh-token rotation"). So a repeated
+//! refresh returns the same successor, although only hashes and salts are stored.
 
 use super::secret::{self, SecretError, random_hex};
 use crate::types::{Id, InvalidValue};
@@ -7,7 +9,7 @@ use aws_lc_rs::hmac;
 use secrecy::{ExposeSecret, SecretString};
 use std::str::FromStr;
 
-/// A refresh token, as a client holds it. It is kept as a hash of the whole of it, so a part of it matches nothing.
+/// A refresh token in plain text. The hash of the whole token is stored, so that a part of it matches nothing.
 #[derive(Debug, Clone)]
 pub struct RefreshToken {
     user: Id,
@@ -15,18 +17,26 @@ pub struct RefreshToken {
 }
 
 impl RefreshToken {
-    /// A new one for this user.
+    /// Generates the first token of a family.
+    ///
+    /// # Errors
+    ///
+    /// If the system provides no random bytes.
     pub fn new(user: Id) -> Result<Self, SecretError> {
         Ok(Self { user, text: format!("{user}.{}", random_hex::<40>()?).into() })
     }
 
-    /// A salt for [`Self::successor`]: 256 random bits, in hex.
+    /// Generates a salt for [`Self::successor`]: 256 random bits in hex.
+    ///
+    /// # Errors
+    ///
+    /// If the system provides no random bytes.
     pub fn new_salt() -> Result<String, SecretError> {
         random_hex::<32>()
     }
 
-    /// The token that follows this one with this salt: the first 320 bits of HMAC-SHA-512 of the whole token, keyed with
-    /// the salt. Whoever lacks either can tell nothing of it.
+    /// Derives the next token: the first 320 bits of the HMAC-SHA-512 of this whole token, keyed with the salt. Without both
+    /// of them it cannot be predicted.
     pub fn successor(&self, salt: &str) -> Self {
         let key = hmac::Key::new(hmac::HMAC_SHA512, salt.as_bytes());
         let tag = hmac::sign(&key, self.text.expose_secret().as_bytes());
@@ -34,17 +44,17 @@ impl RefreshToken {
         Self { user: self.user, text: format!("{}.{digits}", self.user).into() }
     }
 
-    /// Whose it says it is.
+    /// The user that the token names; not verified.
     pub fn user(&self) -> Id {
         self.user
     }
 
-    /// The hash under which it is kept.
+    /// The SHA-256 of the token, under which it is stored.
     pub fn hash(&self) -> String {
         secret::sha256_hex(self.text.expose_secret())
     }
 
-    /// The token itself, for whom it is issued to.
+    /// The token in plain text, for the response that issues it.
     pub fn expose(&self) -> &str {
         self.text.expose_secret()
     }
@@ -54,8 +64,8 @@ impl FromStr for RefreshToken {
     type Err = InvalidValue;
 
     fn from_str(text: &str) -> Result<Self, InvalidValue> {
-        // The message does not repeat what was sent: it may be most of a good token.
-        let malformed = || InvalidValue::new("a refresh token is a user id, a dot and 80 hex digits");
+        // The message does not repeat the input, which may be most of a valid token.
+        let malformed = || InvalidValue::new("expected a refresh token: a user id, a dot and 80 hex digits");
         let (user, rest) = text.split_once('.').ok_or_else(malformed)?;
         let is_hex = |digit: u8| digit.is_ascii_digit() || (b'a'..=b'f').contains(&digit);
         if rest.len() != 80 || !text.bytes().all(|byte| byte == b'.' || is_hex(byte)) {
@@ -80,9 +90,9 @@ mod tests {
         for length in 0..text.len() {
             assert!(text.chars().take(length).collect::<String>().parse::<RefreshToken>().is_err());
         }
-        // The seed's samples: one whole, two cut short.
-        let seed = "599e1fcd9da1c72645c95886.28167e54e423275c0d948ce2efcaa481d4ab229ea53800502c26adae924a217f924fe2ba343d78ac";
-        assert!(seed.parse::<RefreshToken>().is_ok());
+        // The samples in the specification: one complete, two truncated.
+        let sample = "599e1fcd9da1c72645c95886.28167e54e423275c0d948ce2efcaa481d4ab229ea53800502c26adae924a217f924fe2ba343d78ac";
+        assert!(sample.parse::<RefreshToken>().is_ok());
         assert!("599e1fcd9da1c72645c95886.28167e54e423275c0d948".parse::<RefreshToken>().is_err());
     }
 

@@ -1,13 +1,13 @@
-//! Random secrets, and the hashes under which they are kept.
+//! Random secrets, and the hashes under which they are stored.
 
 use std::fmt::Write;
 
-/// The machine has no random bytes to give.
+/// The system provides no random bytes.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
-#[error("the machine gives no random bytes")]
+#[error("the system provides no random bytes")]
 pub struct SecretError;
 
-/// Bytes as lower-case hex digits.
+/// Encodes bytes as lower-case hex digits.
 pub(super) fn encode_hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
@@ -15,7 +15,7 @@ pub(super) fn encode_hex(bytes: &[u8]) -> String {
     })
 }
 
-/// The bytes that hex digits stand for; none where they are not whole bytes of hex digits.
+/// Decodes hex digits; none if the text is not an even number of hex digits.
 pub(super) fn decode_hex(text: &str) -> Option<Vec<u8>> {
     let digit = |digit: &u8| char::from(*digit).to_digit(16).and_then(|value| u8::try_from(value).ok());
     let pairs = text.as_bytes().chunks(2);
@@ -27,14 +27,22 @@ pub(super) fn decode_hex(text: &str) -> Option<Vec<u8>> {
         .collect()
 }
 
-/// This many random bytes as hex digits.
+/// Generates this many random bytes, as hex digits.
+///
+/// # Errors
+///
+/// If the system provides no random bytes.
 pub fn random_hex<const BYTES: usize>() -> Result<String, SecretError> {
     let mut bytes = [0; BYTES];
     aws_lc_rs::rand::fill(&mut bytes).map_err(|_| SecretError)?;
     Ok(encode_hex(&bytes))
 }
 
-/// A password that nobody can guess: 20 letters and digits that are not easily mistaken for one another.
+/// Generates a random password: 20 letters and digits that are hard to confuse, 100 bits.
+///
+/// # Errors
+///
+/// If the system provides no random bytes.
 pub fn random_password() -> Result<String, SecretError> {
     const ALPHABET: &[u8; 32] = b"abcdefghjkmnpqrstuvwxyz23456789A";
     let mut bytes = [0; 20];
@@ -47,13 +55,13 @@ pub fn random_password() -> Result<String, SecretError> {
         .collect())
 }
 
-/// The first half of the SHA-256 of a text, as hex digits: tells texts apart.
+/// Returns the first half of the SHA-256 of a text as hex digits, to compare texts without storing them.
 pub fn short_digest(text: &str) -> String {
     sha256_hex(text).chars().take(32).collect()
 }
 
-/// The hash under which a secret of at least 128 random bits is kept: SHA-256. (A password needs more: it can be
-/// guessed.)
+/// Returns the SHA-256 of a secret with at least 128 random bits, under which it is stored. (A password can be guessed and
+/// needs a slow hash.)
 pub(super) fn sha256_hex(secret: &str) -> String {
     encode_hex(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, secret.as_bytes()).as_ref())
 }

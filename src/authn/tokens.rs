@@ -1,4 +1,4 @@
-//! Access tokens: JWTs with the claims of the seed's sample and those that RFC 7519 registers (decision 2).
+//! Access tokens: JWTs with the claims of the specification and registered ones (see "Token claims" in docs/decisions.md).
 
 use super::secret::{SecretError, random_hex};
 use crate::authz::ScopeSet;
@@ -7,18 +7,18 @@ use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 
-/// What an access token says.
+/// The claims of an access token that depend on the login.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claims {
-    /// The user on whose behalf it is used.
+    /// The user on whose behalf the token is used.
     pub id: Id,
-    /// What it was issued for. The cascade is applied when it is used (decision 2).
+    /// The granted scopes. The scope cascade is applied when the token is used (see "Token claims" in docs/decisions.md).
     pub scope: ScopeSet,
-    /// The login that it comes from.
+    /// The session that the token belongs to.
     pub sid: Id,
 }
 
-/// The claims as they stand in the token.
+/// The claims as serialized.
 #[derive(Serialize, Deserialize)]
 struct Payload {
     #[serde(rename = "_id")]
@@ -26,7 +26,7 @@ struct Payload {
     scope: String,
     iat: i64,
     exp: i64,
-    /// From when on it is good (RFC 7519, 4.1.5); the service itself issues tokens without it.
+    /// The time before which the token is invalid (RFC 7519, section 4.1.5). Tokens of this service have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     nbf: Option<i64>,
     iss: String,
@@ -38,45 +38,45 @@ struct Payload {
 /// A token that has just been issued.
 #[derive(Debug, Clone)]
 pub struct IssuedToken {
-    /// The token.
+    /// The token in compact serialization.
     pub token: String,
-    /// Until when it is good.
+    /// The time of expiry.
     pub expires_at: Timestamp,
 }
 
-/// An access token that is good.
+/// A token whose signature, claims and expiry were verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerifiedToken {
-    /// What it says.
+    /// Its claims.
     pub claims: Claims,
-    /// Its own name.
+    /// The token id.
     pub jti: String,
     /// When it was issued.
     pub issued_at: Timestamp,
-    /// Until when it is good.
+    /// The time of expiry: that of the token, or the end of its key if that is earlier.
     pub expires_at: Timestamp,
-    /// The keyring by which it is.
+    /// The number of the key ring that verified it.
     pub keyring_number: u64,
 }
 
-/// Why an access token is no good. The messages are those that existing clients know (decision 5).
+/// Why an access token is rejected. Existing clients depend on the messages (see "Expired token" in docs/decisions.md).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
-    /// It was good once. Its signature is.
+    /// The token has expired; its signature is valid.
     #[error("jwt expired")]
     Expired,
-    /// None of our keys signed it.
+    /// No key of the service signed it.
     #[error("invalid signature")]
     InvalidSignature,
-    /// It names a key that is not known, or not yet.
+    /// Its `kid` is unknown; another process may have added the key.
     #[error("invalid signature")]
     UnknownKey,
-    /// It is not one of our tokens.
+    /// It is malformed, or a claim is wrong.
     #[error("invalid token")]
     Invalid,
 }
 
-/// A token with these claims, good for `ttl` seconds from `now`, from the whole second on.
+/// Issues a token; see [`super::Keyring::issue`].
 pub(super) fn issue(
     (header, key): (&Header, &EncodingKey),
     issuer: &str,
@@ -101,7 +101,7 @@ pub(super) fn issue(
     Ok(IssuedToken { token, expires_at: from_unix_seconds(exp) })
 }
 
-/// What a token says, if this key signed it and it is valid at `now`: not before its `nbf`, not from its `exp` on.
+/// Verifies the signature and claims of a token: `nbf` must not be later than `now`, `exp` must be.
 pub(super) fn verify(
     token: &str,
     key: &DecodingKey,
@@ -115,7 +115,7 @@ pub(super) fn verify(
         })?
         .claims;
     let scope = payload.scope.parse().map_err(|_| TokenError::Invalid)?;
-    // By the service's own clock, as the expiry.
+    // Not checked by the library, which would use the clock of the system.
     if payload.nbf.is_some_and(|nbf| nbf > now.seconds()) {
         return Err(TokenError::Invalid);
     }

@@ -1,4 +1,4 @@
-//! Users as the authentication sees them: who they are, where they belong, what they may be at most.
+//! Accounts: what authentication needs to know of users, namely their credentials, role, status and organization.
 
 use super::rows::is_within;
 use super::{Store, StoreError, UnitOfWork};
@@ -8,42 +8,42 @@ use sea_orm::sea_query::{Alias, Expr, ExprTrait, LockType, Order, Query, SelectS
 use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, JoinType, TryGetable};
 use std::sync::Arc;
 
-/// A user, and where it stands.
+/// A user with its password hash and the path of its organization.
 #[derive(Debug, Clone, FromQueryResult)]
 pub struct Account {
-    /// The user.
+    /// The id of the user.
     pub id: Id,
-    /// Its address.
+    /// The email address.
     pub email: Email,
-    /// Its role, which caps what its credentials can do.
+    /// The role; it caps the scope of every credential of the user.
     pub role: Scope,
     /// `active` or `blocked`.
     pub status: String,
-    /// Whether its organization and all organizations above that are active.
+    /// Whether its organization and all ancestors of that are active.
     pub is_organization_active: bool,
-    /// Its organization.
+    /// The path of its organization.
     pub path: OrgPath,
-    /// The hash of its password, where it has one.
+    /// The hash of the password; none if it has no password.
     #[sea_orm(from_alias = "hash")]
     pub password_hash: Option<String>,
-    /// When it got this password.
+    /// When the password was set.
     #[sea_orm(from_alias = "changed_at")]
     pub password_changed_at: Option<Timestamp>,
 }
 
 impl Account {
-    /// Whether its credentials are accepted at all: neither is the user blocked nor its organization inactive.
+    /// Returns whether its credentials are accepted: the user is not blocked, and its organization is active.
     pub fn is_active(&self) -> bool {
         self.status == "active" && self.is_organization_active
     }
 
-    /// The same, blocked where a revocation says so that could not be stored.
+    /// Returns the account, as blocked if a revocation that could not be stored says so.
     fn blocked_if_revoked(self, is_revoked: impl FnOnce(Id) -> bool) -> Self {
         if is_revoked(self.id) { Self { status: "blocked".to_owned(), ..self } } else { self }
     }
 }
 
-/// An inactive organization deactivates all organizations below it. The literal `'inactive'` lets the databases use the
+/// An inactive organization deactivates all its descendants. The literal `'inactive'` lets the databases use the
 /// partial index `organizations_inactive_idx`.
 const IS_ORGANIZATION_ACTIVE: &str = r#"NOT EXISTS (SELECT 1 FROM "organizations" AS "above"
     WHERE "above"."status" = 'inactive'
@@ -67,9 +67,13 @@ fn select_accounts() -> SelectStatement {
 }
 
 impl UnitOfWork {
-    /// The account of this user as it stays until the work ends: nobody changes or deletes the user meanwhile.
+    /// Returns the account of a user and locks its row against changes until the unit of work ends.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn account(&self, user: Id) -> Result<Option<Account>, StoreError> {
-        // The lock first, as in `Work::find`.
+        // Lock first, as in `UnitOfWork::find`.
         let mut lock = Query::select();
         lock.column("id").from("users").and_where(Expr::col("id").eq(user)).lock(LockType::Share);
         self.tx.query_one(&lock).await?;
@@ -87,12 +91,20 @@ impl Store {
         Ok(found.map(|account| account.blocked_if_revoked(|user| self.is_user_blocked(user))))
     }
 
-    /// The account of this user.
+    /// Returns the account of a user.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn account(&self, user: Id) -> Result<Option<Account>, StoreError> {
         self.account_where(Expr::col(("users", "id")).eq(user)).await
     }
 
-    /// The account of this user, if it has this session and the session is live at `now`; and when that was last used.
+    /// Returns the account of a user and when the session was last used, if the session belongs to it and is live at `now`.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn account_in_session(
         &self,
         user: Id,
@@ -115,25 +127,37 @@ impl Store {
         Ok(Some((Account::from_query_result(&row, "")?, last_used)))
     }
 
-    /// The account of this user without its password, from what was read not long ago where that is still so.
+    /// Returns the account of a user without its password hash, from the cache if that is current.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn cached_account(&self, user: Id) -> Result<Option<Arc<Account>>, StoreError> {
         if let Some(account) = self.cache.account(user) {
             return Ok(Some(account));
         }
         let version = self.cache_version(user);
-        // Boxed, since it is rare and large, and every question would make room for it.
+        // Boxed, since this branch is rare and its future large: it would enlarge the future of every request.
         let Some(account) = Box::pin(self.account(user)).await? else { return Ok(None) };
         let account = Arc::new(Account { password_hash: None, ..account });
         self.cache.insert_account(version, &account);
         Ok(Some(account))
     }
 
-    /// The account with this address.
+    /// Returns the account with this email address.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn account_by_email(&self, email: &Email) -> Result<Option<Account>, StoreError> {
         self.account_where(Expr::col(("users", "email")).eq(email.clone())).await
     }
 
-    /// At most `limit` accounts that stand in `top` or below it, after the id `after`, by id.
+    /// Returns a page of the accounts in `top` and its descendants, by id: at most `limit`, after the id `after`.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn accounts(
         &self,
         top: &OrgPath,
@@ -150,7 +174,11 @@ impl Store {
         Ok(found.iter().map(|row| Account::from_query_result(row, "")).collect::<Result<_, _>>()?)
     }
 
-    /// Whether there is any user at all.
+    /// Returns whether there is any user.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn has_users(&self) -> Result<bool, StoreError> {
         let mut any = Query::select();
         any.column(Alias::new("id")).from("users").limit(1);

@@ -1,4 +1,4 @@
-//! The admins of the root organization: at least one active one is kept, because nobody else could make another.
+//! The admins of the root organization. One of them must stay active, since nobody else could create another.
 
 use super::rows::owner_org;
 use super::{StoreError, UnitOfWork};
@@ -8,10 +8,14 @@ use sea_orm::sea_query::{Expr, ExprTrait, Query};
 use sea_orm::{ColumnTrait, ConnectionTrait, DbErr, EntityTrait, QueryFilter, TryGetable};
 
 impl UnitOfWork {
-    /// Whether the root organization has an active admin other than `user`.
+    /// Returns whether the root organization has an active admin other than `user`.
     ///
-    /// Locks the root organization until the work ends, so that of two requests that each remove one of the last two admins
-    /// the second one counts after the first has committed.
+    /// Locks the root organization until the unit of work ends. Of two concurrent requests that each remove one of the
+    /// last two admins, the second one counts after the first has committed.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn has_other_root_admin(&self, user: Id) -> Result<bool, StoreError> {
         self.lock_tree().await?;
         let root =
@@ -32,7 +36,7 @@ impl UnitOfWork {
         Ok(others > 0)
     }
 
-    /// Makes every process read all callers and rows again once the work has been committed.
+    /// Invalidates the caches of all processes when the unit of work commits.
     pub fn invalidate_all(&self) {
         self.mark_all_written();
     }

@@ -1,19 +1,19 @@
-//! Appending to the audit log on PostgreSQL: as statements that run with the COMMIT in one round trip.
+//! Appends to the audit log on PostgreSQL, as statements that run with the COMMIT in one round trip.
 //!
-//! Appends exclude one another by an advisory lock, since each entry has the hash of the one before. The server holds the
-//! lock from the first of these statements to the COMMIT and waits for no client meanwhile, so that a process that stops
-//! at any moment keeps no other from appending.
+//! Each entry contains the hash of its predecessor, so an advisory lock serializes the appends. The server holds the
+//! lock from the first of these statements to the COMMIT without waiting for the client, so that a stopped process
+//! never blocks other writers.
 
 use super::audit::{AuditActor, AuditEntry, AuditRow, COLUMNS};
 use super::chain::{self, ChainHead};
 use std::fmt::Write;
 
-/// The advisory lock of the audit log: any number that nothing else uses.
+/// The key of the advisory lock: an arbitrary number that nothing else uses.
 const AUDIT_LOCK_KEY: i64 = 4_839_272;
 
-/// The statements that notify other processes and append the entries, each ending in a semicolon.
+/// Returns the statements that notify other processes and append the entries, each ending in a semicolon.
 ///
-/// They have no parameters, which a message of several statements cannot have. All texts are written as hex digits.
+/// A message with several statements cannot have parameters, so all texts are encoded as hex digits.
 pub(super) fn append_statements(
     notice: Option<(&str, String)>,
     actor: &AuditActor,
@@ -32,12 +32,12 @@ pub(super) fn append_statements(
     sql
 }
 
-/// Appends a row after the last one. Its number, the hash of the row before and its own hash are computed by the server.
+/// Writes the statement that appends a row. The server computes its number, the previous hash and its own hash.
 fn write_insert(sql: &mut String, row: &AuditRow) {
     let columns = COLUMNS.map(|column| format!("\"{column}\"")).join(", ");
     let optional = |text: &Option<String>| text.as_deref().map_or_else(|| "NULL".to_owned(), literal);
     let next_seq = "(last.seq + 1)";
-    // The bytes of `chain::hash`: the number with its length, the body, and the hash before, which has 64 digits.
+    // The input of `chain::hash`: the number with its length, the other fields, and the previous hash of 64 digits.
     let hash_input = format!(
         "decode('01', 'hex') || int8send(length({next_seq}::text)) || convert_to({next_seq}::text, 'UTF8') || {body} || \
          {before} || convert_to(last.hash, 'UTF8')",
@@ -89,13 +89,13 @@ mod tests {
 
     #[test]
     fn entry_text_is_never_interpolated_into_sql() {
-        let cause = AuditActor {
+        let actor = AuditActor {
             address: Some("'); DROP TABLE audit; --".into()),
             request: Some("\\'; --".into()),
             ..AuditActor::service(Timestamp::from_millis(0))
         };
         let entry = AuditEntry::new(Event::LoginFailed).with("name", "'; COMMIT; --");
-        let sql = append_statements(Some(("channel", "v2 1".into())), &cause, vec![entry]);
+        let sql = append_statements(Some(("channel", "v2 1".into())), &actor, vec![entry]);
         assert!(!["DROP", "COMMIT", "--", "\\'"].iter().any(|text| sql.contains(text)), "{sql}");
         assert_eq!(sql.matches(';').count(), 3, "{sql}");
     }

@@ -1,8 +1,8 @@
-//! Archiving of the audit log: which entries can be exported, and deleting them once their file is safe.
+//! Archiving of the audit log: selects the entries to export, and deletes them once their file is complete.
 //!
-//! The database deletes an entry only if a row of `audit_archives` covers it, and accepts such a row only if it continues the
-//! previous archive. Both are done in one transaction, together with the entry `audit.archived`, which keeps the last hash of
-//! the archive in the chain.
+//! A trigger rejects the deletion of an entry that no row of `audit_archives` covers, and another one a row that does not
+//! continue the previous archive. Both changes are made in one transaction together with the entry `audit.archived`,
+//! which keeps the last hash of the archive in the chain.
 
 use super::audit::{AuditRow, COLUMNS};
 use super::chain::ChainHead;
@@ -14,29 +14,29 @@ use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, TryGetable};
 /// Consecutive entries at the beginning of the audit log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ArchiveSegment {
-    /// The last entry before it; that of an empty log if there is none.
+    /// The last entry before the segment; that of an empty log if there is none.
     pub previous: ChainHead,
-    /// Its last entry.
+    /// The last entry of the segment.
     pub last: ChainHead,
 }
 
 impl ArchiveSegment {
-    /// The number of its first entry.
+    /// The number of the first entry.
     pub fn first(&self) -> i64 {
         self.previous.seq.saturating_add(1)
     }
 }
 
-/// A file that holds a segment.
+/// A file with the entries of a segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ArchiveFile {
-    /// Its name, without a directory.
+    /// The name, without a directory.
     pub name: String,
-    /// Its SHA-256 in hex.
+    /// The SHA-256 in hex.
     pub digest: String,
 }
 
-/// An archive as the database records it.
+/// A row of `audit_archives`.
 #[derive(Debug, Clone, PartialEq, Eq, FromQueryResult)]
 pub(super) struct ArchiveRow {
     pub(super) first_seq: i64,
@@ -52,7 +52,7 @@ impl ArchiveRow {
     }
 }
 
-/// All archives, the oldest first.
+/// Returns all archives, the oldest first.
 pub(super) async fn archives(db: &impl ConnectionTrait) -> Result<Vec<ArchiveRow>, StoreError> {
     let mut select = Query::select();
     select
@@ -63,7 +63,7 @@ pub(super) async fn archives(db: &impl ConnectionTrait) -> Result<Vec<ArchiveRow
     Ok(rows.iter().map(|row| ArchiveRow::from_query_result(row, "")).collect::<Result<_, _>>()?)
 }
 
-/// The number in the only column of the only row; none where there is no row or it is null.
+/// Runs a query for a single number; none if it has no row or the number is null.
 async fn query_number(
     db: &impl ConnectionTrait,
     select: &sea_orm::sea_query::SelectStatement,
@@ -75,8 +75,12 @@ async fn query_number(
 }
 
 impl Store {
-    /// The number of the last entry before which all entries were made before this time. The newest entry is never archived:
-    /// the next one continues it.
+    /// Returns the number of the last entry to archive: it and all before it are older than `before`. The newest entry
+    /// is never archived, since the next one continues it.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn archivable_up_to(&self, before: Timestamp) -> Result<i64, StoreError> {
         let seq = || Expr::col("seq");
         let mut newest = Query::select();
@@ -88,7 +92,11 @@ impl Store {
         Ok([newest, younger].into_iter().flatten().fold(i64::MAX, Ord::min).saturating_sub(1))
     }
 
-    /// The oldest entries of the audit log up to this one, at most `limit`; none where there are none.
+    /// Returns the oldest segment: entries up to the number `up_to`, at most `limit`; none if there are none.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn next_segment(&self, up_to: i64, limit: u32) -> Result<Option<ArchiveSegment>, StoreError> {
         let previous = archives(&self.db).await?.last().map_or_else(ChainHead::default, ArchiveRow::head);
         let up_to = Ord::min(up_to, previous.seq.saturating_add(i64::from(limit)));
@@ -105,7 +113,11 @@ impl Store {
         Ok(Some(ArchiveSegment { previous, last }))
     }
 
-    /// The entries of a segment after this one, at most `limit`.
+    /// Returns the entries of a segment with numbers above `after`, at most `limit`.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn segment_rows(
         &self,
         segment: &ArchiveSegment,
@@ -123,8 +135,12 @@ impl Store {
         Ok(rows.iter().map(|row| AuditRow::from_query_result(row, "")).collect::<Result<_, _>>()?)
     }
 
-    /// Deletes the entries of a segment, which this file holds. Gives whether it did: another process may have archived
-    /// entries of the segment in the meantime.
+    /// Deletes the entries of a segment that `file` contains. Returns false if another process has archived entries of
+    /// the segment in the meantime.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable, or the segment does not have the expected number of entries.
     pub async fn replace_with_archive(
         &self,
         actor: AuditActor,
@@ -148,7 +164,7 @@ impl Store {
         let expected = segment.last.seq.saturating_sub(segment.previous.seq);
         if i64::try_from(deleted) != Ok(expected) {
             return Err(StoreError::Failed(format!(
-                "the archive has {expected} audit entries, and {deleted} would be deleted; nothing was"
+                "the archive has {expected} audit entries, but the database would delete {deleted}; nothing was deleted"
             )));
         }
         let entry = AuditEntry::new(Event::AuditArchived)

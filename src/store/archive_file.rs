@@ -1,5 +1,5 @@
-//! Archive files of the audit log: a line of JSON that says what the file holds, then one line for each entry, with its hash
-//! and that of the entry before it. A file is complete and synced before it gets its name.
+//! Archive files of the audit log: a header as a line of JSON, then one line for each entry with its hash and the previous
+//! hash. A file gets its final name only when it is complete and synced.
 
 use super::archive::{ArchiveFile, ArchiveSegment};
 use super::audit::AuditRow;
@@ -12,13 +12,13 @@ use std::io::{self, BufRead, BufReader, BufWriter, ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// What the first line of each file says of its format.
+/// The format in the header.
 const FORMAT: &str = "cedargate-audit-archive-1";
 
-/// How long a line may be. An entry has ids, words and a few short texts.
+/// The maximum length of a line in bytes. Entries have only ids, keywords and a few short texts.
 const MAX_LINE: u64 = 1024 * 1024;
 
-/// The first line of a file.
+/// The first line of an archive file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Header {
@@ -33,7 +33,7 @@ pub(super) struct Header {
     hash: String,
 }
 
-/// Writes a file.
+/// Writes an archive file.
 pub struct ArchiveWriter {
     out: BufWriter<File>,
     digest: Context,
@@ -49,10 +49,10 @@ impl fmt::Debug for ArchiveWriter {
     }
 }
 
-/// Why a segment was not written to a file.
+/// Why an archive file was not written.
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
-    /// The file cannot be written.
+    /// An input or output error.
     #[error("{}: {error}", path.display())]
     File {
         /// The file or directory.
@@ -60,19 +60,19 @@ pub enum ArchiveError {
         /// The error of the system.
         error: io::Error,
     },
-    /// There is a file of this name with other content.
-    #[error("{} exists and has other content; move it away", .0.display())]
+    /// A file of this name exists with other content.
+    #[error("{} exists with other content; move it away", .0.display())]
     Exists(PathBuf),
-    /// The entries were changed; what is wrong, one fault a line.
+    /// The entries do not verify; one fault per line.
     #[error("{0}")]
     Faults(String),
 }
 
 impl ArchiveWriter {
-    /// Begins the file of a segment in this directory.
+    /// Creates the file of a segment under a temporary name in this directory.
     ///
     /// # Errors
-    /// The file cannot be created.
+    /// If the file cannot be created.
     pub fn create(directory: &Path, segment: &ArchiveSegment) -> Result<Self, ArchiveError> {
         let temporary = directory.join(format!(".{}.{}", file_name(segment), std::process::id()));
         let failed = |error| ArchiveError::File { path: temporary.clone(), error };
@@ -101,10 +101,10 @@ impl ArchiveWriter {
         Ok(writer)
     }
 
-    /// Adds the next entry.
+    /// Writes the next entry.
     ///
     /// # Errors
-    /// The file cannot be written.
+    /// If the file cannot be written.
     pub fn add(&mut self, row: &AuditRow) -> Result<(), ArchiveError> {
         self.verified.check(row, None);
         self.write_line(row)
@@ -120,11 +120,11 @@ impl ArchiveWriter {
         ArchiveError::File { path: self.temporary.clone(), error }
     }
 
-    /// Checks the entries, syncs the file to the disk, and gives it its name. A file of that name with the same content, which
-    /// an archive that did not end has left, is as good.
+    /// Verifies the entries, syncs the file and gives it its final name. An existing file with the same content, left by an
+    /// interrupted run, is accepted.
     ///
     /// # Errors
-    /// The entries are not those of the segment or were changed, or the file cannot be written.
+    /// If the entries are not those of the segment or do not verify, or the file cannot be written.
     pub fn finish(mut self) -> Result<ArchiveFile, ArchiveError> {
         let finished = self.publish();
         let _ = std::fs::remove_file(&self.temporary);
@@ -134,8 +134,7 @@ impl ArchiveWriter {
     fn publish(&mut self) -> Result<ArchiveFile, ArchiveError> {
         if self.verified.faults.is_empty() && self.verified.head != self.segment.last {
             let (first, last) = (self.segment.first(), self.segment.last.seq);
-            self.verified
-                .add_fault(format!("the entries {first} to {last} changed while they were archived"));
+            self.verified.add_fault(format!("entries {first} to {last} changed while they were archived"));
         }
         if !self.verified.faults.is_empty() {
             return Err(ArchiveError::Faults(self.verified.faults.join("\n")));
@@ -154,13 +153,13 @@ impl ArchiveWriter {
             }
             linked => linked.map_err(failed)?,
         }
-        // The name, too, must survive a crash.
+        // The directory entry must survive a crash, too.
         File::open(&self.directory).and_then(|directory| directory.sync_all()).map_err(failed)?;
         Ok(file)
     }
 }
 
-/// What the file of a segment is called. The hash tells apart segments of different databases.
+/// Returns the name of the file of a segment. The hash distinguishes segments of different databases.
 fn file_name(segment: &ArchiveSegment) -> String {
     let hash: String = segment.last.hash.chars().take(8).collect();
     format!("audit-{}-{}-{hash}.ndjson", segment.first(), segment.last.seq)
@@ -173,7 +172,7 @@ fn hex(context: Context) -> String {
     })
 }
 
-/// The SHA-256 of a file.
+/// Returns the SHA-256 of a file in hex.
 pub(super) fn digest(path: &Path) -> io::Result<String> {
     let mut context = Context::new(&SHA256);
     let mut file = BufReader::new(File::open(path)?);
@@ -196,12 +195,12 @@ fn read_line(file: &mut impl BufRead) -> io::Result<Option<String>> {
         return Ok(None);
     }
     if !line.ends_with('\n') {
-        return Err(io::Error::new(ErrorKind::InvalidData, "the last line is not complete"));
+        return Err(io::Error::new(ErrorKind::InvalidData, "the last line is incomplete"));
     }
     Ok(Some(line))
 }
 
-/// What the first line of a file says.
+/// Reads the header of a file.
 pub(super) fn header(path: &Path) -> io::Result<Header> {
     let mut file = BufReader::new(File::open(path)?);
     read_header(&mut file)
@@ -214,10 +213,10 @@ fn read_header(file: &mut impl BufRead) -> io::Result<Header> {
 }
 
 fn not_an_archive() -> io::Error {
-    io::Error::new(ErrorKind::InvalidData, "it is not an archive of an audit log")
+    io::Error::new(ErrorKind::InvalidData, "not an archive of an audit log")
 }
 
-/// Checks the entries of a file, which follow those that were checked before.
+/// Verifies the entries of a file, which continue those verified before.
 pub(super) fn check_archive(
     path: &Path,
     report: &mut VerificationReport,
@@ -234,8 +233,7 @@ pub(super) fn check_archive(
     let end = ChainHead { seq: header.last, hash: header.hash };
     if report.head != end {
         let head = &report.head;
-        report
-            .add_fault(format!("{}: ends with entry {head}, and its first line says {end}", path.display()));
+        report.add_fault(format!("{}: ends with entry {head}, but its header says {end}", path.display()));
     }
     Ok(())
 }

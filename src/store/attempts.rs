@@ -1,29 +1,35 @@
-//! Tries at passwords. Each is counted as a span of time until it is forgotten: `forgotten_at` is the moment at which
-//! nothing is left of what was counted under a key, and its row is of no use any more.
+//! Login attempts, for login throttling.
+//!
+//! Each attempt counts as a period of time that is added to `forgotten_at` of its key. From that time on, the key counts no
+//! attempts, and its row may be deleted.
 
 use super::{Store, StoreError, UnitOfWork};
 use crate::types::Timestamp;
 use sea_orm::sea_query::{Expr, ExprTrait, LockBehavior, LockType, OnConflict, Order, Query};
 use sea_orm::{ConnectionTrait, FromQueryResult};
 
-/// What was counted under a key.
+/// The attempts counted under a key.
 #[derive(Debug, Clone, PartialEq, Eq, FromQueryResult)]
 pub struct AttemptRow {
-    /// What is counted: the hash of an account, an address, or both.
+    /// What is counted: the hash of an account, of an IP address, or of both.
     pub key: String,
-    /// When the next try is allowed.
+    /// When the next attempt is allowed.
     pub allowed_at: Timestamp,
-    /// When all tries until now are forgotten.
+    /// When all attempts so far are forgotten.
     pub forgotten_at: Timestamp,
 }
 
 const COLUMNS: [&str; 3] = ["key", "allowed_at", "forgotten_at"];
 
-/// How many rows that are forgotten a try takes away. It adds at most six.
+/// How many expired rows an attempt deletes; it adds at most six.
 const CLEANUP_BATCH: u64 = 100;
 
 impl Store {
-    /// What is counted under these keys and not forgotten.
+    /// Returns the rows of these keys that are not expired.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn attempts<'a>(
         &self,
         keys: impl IntoIterator<Item = &'a str>,
@@ -41,8 +47,13 @@ impl Store {
 }
 
 impl UnitOfWork {
-    /// Counts a try under each of these keys, of which the second part says in how many seconds it is forgotten, and the third
-    /// to which account it belongs, and keeps them from other writers until the work ends. Gives what is counted now.
+    /// Counts an attempt under each of these keys and returns the updated rows. Locks them until the unit of work ends.
+    ///
+    /// Each key comes with the seconds after which the attempt is forgotten, and with the account that it belongs to.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn count_attempt(
         &self,
         keys: &[(&str, u64, Option<&str>)],
@@ -51,7 +62,7 @@ impl UnitOfWork {
         let mut insert = Query::insert();
         insert.into_table("attempts").columns(COLUMNS.into_iter().chain(["account"]));
         for (key, expiry_seconds, account) in keys {
-            // Nothing to wait for: also for another process, whose clock is behind.
+            // The next attempt is allowed at once, also for a process whose clock is behind.
             let at_once = Timestamp::from_millis(0);
             let forgotten_at = now.plus_seconds(*expiry_seconds);
             insert.values_panic([(*key).into(), at_once.into(), forgotten_at.into(), (*account).into()]);
@@ -66,7 +77,11 @@ impl UnitOfWork {
         Ok(counted.iter().map(|row| AttemptRow::from_query_result(row, "")).collect::<Result<_, _>>()?)
     }
 
-    /// Sets when the next try is allowed, and when all of them are forgotten.
+    /// Sets when the next attempt is allowed, and when all attempts are forgotten.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn delay_attempts(&self, row: &AttemptRow) -> Result<(), StoreError> {
         let mut update = Query::update();
         update
@@ -78,7 +93,11 @@ impl UnitOfWork {
         Ok(())
     }
 
-    /// Forgets whatever was counted under a key.
+    /// Deletes the attempts under a key.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn clear_attempts(&self, key: &str) -> Result<(), StoreError> {
         let mut delete = Query::delete();
         delete.from_table("attempts").and_where(Expr::col("key").eq(key));
@@ -86,11 +105,15 @@ impl UnitOfWork {
         Ok(())
     }
 
-    /// Forgets whatever was counted for the accounts with these keys.
+    /// Deletes the attempts of these accounts.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn clear_account_attempts(&self, accounts: &[String]) -> Result<(), StoreError> {
         let accounts = || accounts.iter().map(String::as_str);
         let mut delete = Query::delete();
-        // What was counted before accounts were kept has only its key.
+        // Rows from before the column `account` existed have only the key.
         delete
             .from_table("attempts")
             .and_where(Expr::col("account").is_in(accounts()).or(Expr::col("key").is_in(accounts())));
@@ -98,8 +121,14 @@ impl UnitOfWork {
         Ok(())
     }
 
-    /// Takes one try back that was counted under a key, and with it the wait that came of it: the next try is allowed at
-    /// the second moment of the two again, where it is still the first.
+    /// Takes back one attempt under a key, which is forgotten after `expiry_seconds`.
+    ///
+    /// `delay` is the back-off of the attempt: when it allowed the next one, and when that was allowed before. The
+    /// back-off is undone only if no other attempt has changed it.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn undo_attempt(
         &self,
         key: &str,
@@ -120,7 +149,11 @@ impl UnitOfWork {
         Ok(())
     }
 
-    /// Keeps a key until then, with nothing to wait for.
+    /// Stores a key until `until`, without a delay.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn set_attempt_expiry(
         &self,
         key: &str,
@@ -137,7 +170,11 @@ impl UnitOfWork {
         Ok(())
     }
 
-    /// Takes rows away of which everything is forgotten, those first that have been so longest. It waits for nobody.
+    /// Deletes some expired rows, the oldest first. Skips rows that are locked.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn delete_expired_attempts(&self, now: Timestamp) -> Result<(), StoreError> {
         let mut expired = Query::select();
         expired

@@ -1,6 +1,7 @@
-//! The audit trail: who did what to whom, from where, and what came of it. A unit of work collects its entries and appends
-//! them when it commits: an entry is there exactly when what it tells of is. No entry is ever changed or deleted; how they
-//! hang together is next door, in `chain`.
+//! The audit log: who did what to whom, from where, with which outcome.
+//!
+//! A unit of work collects its entries and appends them when it commits, so that an entry exists exactly when the event has
+//! happened. Entries are never changed, and deleted only after archiving; the module `chain` links them by hashes.
 
 use super::chain::{self, ChainHead};
 use super::sessions::Origin;
@@ -15,7 +16,7 @@ use serde_json::{Map, Value};
 use std::sync::PoisonError;
 
 string_enum!(
-    /// What happened.
+    /// The kind of an audit event.
     Event {
         LoginSucceeded = "login.succeeded",
         LoginFailed = "login.failed",
@@ -53,34 +54,34 @@ string_enum!(
 );
 
 string_enum!(
-    /// What came of it: it was done; the policies or the rules said no; it went wrong.
+    /// The outcome of an event: done, denied by a policy or rule, or failed.
     Outcome { Ok = "ok", Denied = "denied", Failed = "failed" }
 );
 
-/// Who causes what a unit of work writes: with which credential, from where, in which request, and when.
+/// The actor of audit entries: who, with which credential, from where, in which request, and when.
 #[derive(Debug, Clone)]
 pub struct AuditActor {
-    /// The user on whose behalf it happens; none where nobody is known.
+    /// The user on whose behalf it happens; none if nobody is authenticated.
     pub user: Option<Id>,
-    /// The word for its credential.
+    /// The kind of its credential.
     pub credential: Option<&'static str>,
-    /// The session or the key.
+    /// The id of the session or API key.
     pub credential_id: Option<Id>,
-    /// From which address.
+    /// The IP address of the client.
     pub address: Option<String>,
     /// The id of the request.
     pub request: Option<String>,
-    /// When.
+    /// The time of the event.
     pub time: Timestamp,
 }
 
 impl AuditActor {
-    /// The service itself, of its own accord.
+    /// The service itself, without a request.
     pub fn service(time: Timestamp) -> Self {
         Self { user: None, credential: None, credential_id: None, address: None, request: None, time }
     }
 
-    /// Somebody who calls from there and has not proved yet who it is.
+    /// A client that has not authenticated (yet).
     pub fn unauthenticated(origin: &Origin, time: Timestamp) -> Self {
         Self {
             address: origin.address.map(|address| address.to_string()),
@@ -89,14 +90,14 @@ impl AuditActor {
         }
     }
 
-    /// The same, by this user with this credential.
+    /// Sets the user and its credential.
     #[must_use]
     pub fn with_credential(self, user: Id, credential: &'static str, id: Id) -> Self {
         Self { user: Some(user), credential: Some(credential), credential_id: Some(id), ..self }
     }
 }
 
-/// An entry that is to be made. It takes ids and words, and no text in which a secret could stand.
+/// An audit entry to append. It consists of ids and keywords, without free text that might contain a secret.
 #[derive(Debug, Clone)]
 pub struct AuditEntry {
     event: Event,
@@ -109,7 +110,7 @@ pub struct AuditEntry {
 }
 
 impl AuditEntry {
-    /// That this was done.
+    /// Creates the entry of an event with the outcome `ok`.
     pub fn new(event: Event) -> Self {
         Self {
             event,
@@ -121,43 +122,43 @@ impl AuditEntry {
         }
     }
 
-    /// Sets the actor, the origin and the time of the entry, where it is appended on behalf of another request.
+    /// Sets the actor of an entry that is appended on behalf of another request.
     #[must_use]
     pub fn with_actor(self, actor: AuditActor) -> Self {
         Self { actor: Some(Box::new(actor)), ..self }
     }
 
-    /// What happened.
+    /// The kind of the event.
     pub fn event(&self) -> Event {
         self.event
     }
 
-    /// That this came of it.
+    /// Sets the outcome.
     #[must_use]
     pub fn outcome(self, outcome: Outcome) -> Self {
         Self { outcome, ..self }
     }
 
-    /// To this user.
+    /// Sets a user as the target.
     #[must_use]
     pub fn target_user(self, user: Id) -> Self {
         self.target("User", user)
     }
 
-    /// To this thing.
+    /// Sets the target: the type and id of a resource.
     #[must_use]
     pub fn target(self, kind: &'static str, id: Id) -> Self {
         Self { target: Some((kind, id)), ..self }
     }
 
-    /// In this organization: its admins see it, and those of the organizations above it. One that is in none is seen by the
-    /// admins of the root only.
+    /// Sets the organization of the event. Its admins and those of its ancestors may read the entry; one without an
+    /// organization only the admins of the root.
     #[must_use]
     pub fn in_organization(self, organization_path: &OrgPath) -> Self {
         Self { organization_path: Some(organization_path.clone()), ..self }
     }
 
-    /// With this detail. Never a secret, nor a text that somebody may have mistaken for the field of one.
+    /// Adds a detail. Never pass a secret, or text from a field into which a user might have typed one by mistake.
     #[must_use]
     pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.details.insert(name.to_owned(), value.into());
@@ -165,45 +166,45 @@ impl AuditEntry {
     }
 }
 
-/// An entry, as it is kept, and as a line of an archive file has it.
+/// An audit entry as stored, and as a line of an archive file.
 #[derive(Debug, Clone, FromQueryResult, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AuditRow {
-    /// 1, 2, 3 and so on, without a gap.
+    /// The sequence number: 1, 2, 3 and so on, without gaps.
     pub seq: i64,
-    /// When the unit of work began that it belongs to.
+    /// When the unit of work began.
     pub time: Timestamp,
-    /// What happened.
+    /// The kind of the event.
     pub event: String,
-    /// What came of it.
+    /// The outcome.
     pub outcome: String,
-    /// On whose behalf.
+    /// The user on whose behalf it happened.
     pub actor: Option<String>,
-    /// With what kind of credential.
+    /// The kind of the credential.
     pub credential: Option<String>,
-    /// With which session or key.
+    /// The id of the session or API key.
     pub credential_id: Option<String>,
-    /// To what kind of thing.
+    /// The type of the target.
     pub subject_type: Option<String>,
-    /// To which one.
+    /// The id of the target.
     pub subject: Option<String>,
-    /// Of which organization it is an event.
+    /// The organization of the event.
     pub organization: Option<String>,
-    /// Where that stood then.
+    /// The path of that organization at the time.
     pub path: Option<String>,
-    /// From which address.
+    /// The IP address of the client.
     pub address: Option<String>,
-    /// In which request.
+    /// The id of the request.
     pub request: Option<String>,
-    /// What else there is to say, a JSON object with sorted keys.
+    /// Further details: a JSON object with sorted keys.
     pub details: String,
-    /// The hash of the entry before; of the first one, 64 zeros.
+    /// The hash of the previous entry; 64 zeros in the first one.
     pub previous: String,
-    /// The hash of all of the above.
+    /// The hash of all fields above.
     pub hash: String,
 }
 
-/// Its columns, in the order in which they are hashed.
+/// The columns, in the order in which they are hashed.
 pub(super) const COLUMNS: [&str; 16] = [
     "seq",
     "time",
@@ -223,11 +224,11 @@ pub(super) const COLUMNS: [&str; 16] = [
     "hash",
 ];
 
-/// How many entries one statement inserts.
+/// The number of entries per INSERT statement.
 const BATCH: usize = 500;
 
 impl AuditRow {
-    /// The entry that follows `head`.
+    /// Builds the entry that follows `head`.
     pub(super) fn after(head: &ChainHead, actor: &AuditActor, entry: AuditEntry) -> Self {
         let actor = entry.actor.as_deref().unwrap_or(actor);
         let (subject_type, subject) = entry.target.unzip();
@@ -275,7 +276,7 @@ impl AuditRow {
     }
 }
 
-/// Appends entries at the end of a transaction of SQLite, which has one writer.
+/// Appends entries at the end of a transaction on SQLite, which has a single writer.
 pub(super) async fn append(
     tx: &impl ConnectionTrait,
     actor: &AuditActor,
@@ -304,12 +305,16 @@ pub(super) async fn append(
 }
 
 impl UnitOfWork {
-    /// Has the audit trail tell of what this unit of work does, once it is done.
+    /// Adds an entry, which is appended when this unit of work commits.
     pub fn audit(&self, entry: AuditEntry) {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner).push(entry);
     }
 
-    /// Has it tell of something of a user's, with this further id.
+    /// Adds an entry about a user with one more id as a detail.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn audit_user_event(
         &self,
         event: Event,
@@ -321,7 +326,7 @@ impl UnitOfWork {
         Ok(())
     }
 
-    /// An entry about a user, in the organization that it belongs to now.
+    /// Creates an entry about a user, in its current organization.
     pub(super) async fn entry_for_user(&self, event: Event, user: Id) -> Result<AuditEntry, StoreError> {
         let mut select = Query::select();
         select
@@ -338,16 +343,25 @@ impl UnitOfWork {
 }
 
 impl Store {
-    /// Has the audit trail tell of something that wrote nothing.
+    /// Appends an entry about an event that wrote nothing else.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn audit(&self, actor: AuditActor, entry: AuditEntry) -> Result<(), StoreError> {
         let work = self.begin(actor).await?;
         work.audit(entry);
         work.commit().await
     }
 
-    /// The entries that are those of these organizations, or of what stood below the topmost one of them when they were
-    /// made; from the root also those of none. Of the filters, `from` and `to` bound the time; they are sorted by `seq`, in
-    /// the order that the query says for it.
+    /// Returns a page of the entries of these organizations, and of all that were below the topmost of them at the
+    /// time. From the root, entries without an organization are included.
+    ///
+    /// The filters `from` and `to` limit the time. Entries are sorted by `seq`; the query sets only the direction.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn audit_rows(
         &self,
         organizations: &Permitted<AuthorizedOrgs>,
@@ -376,12 +390,12 @@ impl Store {
     }
 }
 
-/// That an entry is one of these organizations'.
+/// Returns the condition that an entry belongs to one of these organizations.
 fn organization_condition(organizations: &Permitted<AuthorizedOrgs>) -> Condition {
     let is_root = organizations.top().level() == 0;
     let mut condition = Condition::all();
     if !is_root {
-        // A path is made of ids, which are all of one length: whatever has it in it has it as one of them.
+        // A path consists of ids of equal length, so a substring match is a match of one of its ids.
         condition = condition.add(Expr::col("path").like(format!("%{}%", organizations.top().org_id())));
     }
     if !organizations.denied().is_empty() {

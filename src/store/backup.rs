@@ -1,4 +1,4 @@
-//! Copies of the database, for SQLite, and who has credentials in it.
+//! Backups of a SQLite database, and the users with credentials in a database.
 
 use super::database_file::create_private;
 use super::{Store, StoreError, is_shared_database};
@@ -9,23 +9,26 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 impl Store {
-    /// Copies the database, as it is at one moment, to a file that is not there yet, and that its owner only may read. Others
-    /// go on reading and writing.
+    /// Copies a snapshot of the database to a new file that only its owner may read. Readers and writers are not blocked.
+    ///
+    /// # Errors
+    ///
+    /// If the database is PostgreSQL, the file exists or cannot be created, or the copy fails.
     pub async fn back_up(&self, file: &Path) -> Result<(), StoreError> {
         if is_shared_database(&self.db) {
-            return Err(StoreError::Misconfigured("a PostgreSQL database is backed up with pg_dump".into()));
+            return Err(StoreError::Misconfigured("back up a PostgreSQL database with pg_dump".into()));
         }
         let name = file
             .to_str()
-            .ok_or_else(|| StoreError::Misconfigured("the name of the file is no text".into()))?;
+            .ok_or_else(|| StoreError::Misconfigured("the file name is not valid UTF-8".into()))?;
         create_private(file).map_err(|error| {
             let error = match error.kind() {
-                ErrorKind::AlreadyExists => "is there already".to_owned(),
-                _ => format!("cannot be made: {error}"),
+                ErrorKind::AlreadyExists => "already exists".to_owned(),
+                _ => format!("cannot be created: {error}"),
             };
             StoreError::Misconfigured(format!("{name} {error}"))
         })?;
-        // The statement takes no parameter there; a quote in a text is written twice.
+        // `VACUUM INTO` takes no parameter; a quote in a string literal is doubled.
         let copy = format!("VACUUM INTO '{}'", name.replace('\'', "''"));
         let copied = self.db.execute_unprepared(&copy).await;
         if copied.is_err() {
@@ -35,7 +38,12 @@ impl Store {
         Ok(())
     }
 
-    /// At most `limit` users, by id after `after`, that have a session that can be good still, or an API key.
+    /// Returns users that have a session with a token that may still be valid, or an API key; by id, at most `limit`
+    /// after `after`.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn users_with_credentials(
         &self,
         after: Option<Id>,

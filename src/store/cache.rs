@@ -1,8 +1,8 @@
-//! What was read of the rows not long ago, so that a question about them needs no query. An entry is good as long as
-//! nothing that it was read from has been written: every unit of work says what it wrote when it ends.
+//! The row cache: resources, accounts and absent ids, so that decisions need no query.
 //!
-//! Several processes on one PostgreSQL tell each other (`LISTEN` and `NOTIFY`, in the transaction that writes). While a
-//! process cannot listen, it remembers nothing. SQLite has one process that serves.
+//! An entry is valid until a row that it was read from is written: each unit of work invalidates what it wrote when it ends.
+//! Processes on one PostgreSQL notify each other (`LISTEN` and `NOTIFY`, in the transaction that writes); a process without
+//! a connection for notifications caches nothing. A SQLite database is served by one process.
 
 use super::connections::Connections;
 use super::freshness::Freshness;
@@ -22,31 +22,33 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-/// How much memory the cached rows take, in bytes, by the estimate of [`crate::types::JsonSize`].
+/// The memory for cached resources in bytes, by the estimate of [`crate::types::JsonSize`].
 const ROW_CACHE_BYTES: u64 = 32 * 1024 * 1024;
-/// How many accounts are.
+/// The number of cached accounts.
 const ACCOUNT_CACHE_CAPACITY: u64 = 50_000;
-/// How many ids of nothing are.
+/// The number of cached absent ids.
 const ABSENT_CACHE_CAPACITY: u64 = 50_000;
-/// Writes are told apart by as many slots.
+/// The number of slots. Each id belongs to one; a write invalidates all ids of its slot.
 const SLOTS: usize = 4096;
-/// The slot of the keys that sign. A few things share it, which costs a look at the keys when these are written.
+/// The slot of the signing keys. Some ids share it; writing one of them reloads the signing keys.
 const SIGNING_KEYS_SLOT: usize = 0;
-/// After so long without a notice the connection is tried, and for so long: within 2 s one that is lost counts for nothing.
+/// How long to wait for a notification before pinging the connection, and for the reply: a lost one is detected within 2 s.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
-/// The same where the address is that of a pooler.
+/// The time between attempts to listen if the address is that of a pooler.
 const POOLED_RETRY_INTERVAL: Duration = Duration::from_secs(60);
-/// By what slots are told from those of versions of this service that find them otherwise, which then forget everything.
+/// The format of notifications. A version with another mapping of ids to slots is not understood and invalidates everything.
 const NOTIFICATION_VERSION: &str = "v3";
-/// How many slots of one sort a notification names at most; it has room for 8,000 bytes.
+/// The maximum number of slots of one kind in a notification, which has room for 8,000 bytes.
 const MAX_NOTIFIED_SLOTS: usize = 500;
-/// The time until the next attempt to receive notifications.
+/// The time between attempts to listen.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
-/// The channel on which processes tell each other what they wrote.
+/// The channel of the notifications.
 const CHANNEL: &str = "cedargate_facts";
 
-/// When something was read. That it was there is good until the next write to its slot, or to everything; that it was absent,
-/// until the next creation in its slot, or a write to everything.
+/// The state of the write counters when something was read.
+///
+/// What was present is valid until the next write to its slot or to everything; what was absent until the next creation in
+/// its slot, or a write to everything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CacheVersion {
     all: u64,
@@ -54,7 +56,7 @@ pub struct CacheVersion {
     created: u64,
 }
 
-/// A thing that was read.
+/// A cached resource.
 pub(super) struct CachedRow {
     version: CacheVersion,
     weight: u64,
@@ -62,7 +64,7 @@ pub(super) struct CachedRow {
 }
 
 impl CachedRow {
-    /// The thing, if it is one of these.
+    /// Returns the resource, if it has this type.
     pub(super) fn downcast<R: Resource>(&self) -> Option<&Unchecked<R>> {
         self.resource.downcast_ref()
     }
@@ -77,16 +79,16 @@ impl Weighter<(&'static str, Id), Arc<CachedRow>> for RowWeight {
     }
 }
 
-/// What was read not long ago.
+/// The row cache of a process.
 pub(super) struct RowCache {
     all: AtomicU64,
     slots: Vec<AtomicU64>,
-    /// The same for creations, which leave everything good that was there.
+    /// Counters of creations, which do not invalidate what was present.
     created_slots: Vec<AtomicU64>,
     freshness: Freshness,
     rows: Cache<(&'static str, Id), Arc<CachedRow>, RowWeight>,
     accounts: Cache<Id, (CacheVersion, Arc<Account>)>,
-    /// Ids that are of nothing, so that such an id is answered as quickly as one of a resource out of reach.
+    /// Ids without a resource, so that these are answered as quickly as resources out of reach.
     absent: Cache<(&'static str, Id), CacheVersion>,
 }
 
@@ -96,7 +98,7 @@ impl std::fmt::Debug for RowCache {
     }
 }
 
-/// What a unit of work wrote.
+/// The slots that a unit of work wrote.
 #[derive(Debug, Default)]
 pub(super) struct WriteSet {
     slots: Vec<usize>,
@@ -104,7 +106,7 @@ pub(super) struct WriteSet {
     all: bool,
 }
 
-/// Forgets what was written, at its end.
+/// Invalidates what was written when dropped.
 pub(super) struct InvalidateOnDrop(pub(super) Arc<RowCache>, pub(super) WriteSet);
 
 impl Drop for InvalidateOnDrop {
@@ -114,10 +116,10 @@ impl Drop for InvalidateOnDrop {
 }
 
 impl WriteSet {
-    /// The notification: the slots of what was written, and with a plus those of what was created.
+    /// Encodes the notification: the written slots, and with a plus those with creations.
     fn to_notification(&self) -> String {
         let mut parts = vec![NOTIFICATION_VERSION.to_owned()];
-        // What does not fit into a notification is everything.
+        // More slots than fit into a notification become `all`.
         match self.all || self.slots.len() > MAX_NOTIFIED_SLOTS {
             true => parts.push("all".to_owned()),
             false => parts.extend(self.slots.iter().map(ToString::to_string)),
@@ -129,7 +131,7 @@ impl WriteSet {
         parts.join(" ")
     }
 
-    /// What a notification of another process says; none where it is of another version.
+    /// Parses a notification of another process; none if it has another version or is malformed.
     fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split_ascii_whitespace();
         parts.next().filter(|version| *version == NOTIFICATION_VERSION)?;
@@ -146,7 +148,7 @@ impl WriteSet {
     }
 }
 
-/// How often the things of a slot have been written, or created.
+/// Returns the write counter of a slot.
 fn counter(counts: &[AtomicU64], slot: usize) -> u64 {
     counts.get(slot).map_or(0, |count| count.load(Ordering::Acquire))
 }
@@ -165,19 +167,19 @@ impl RowCache {
         }
     }
 
-    /// Whether what was read before may be used.
+    /// The state that decides whether cached data may be used.
     pub(super) fn freshness(&self) -> &Freshness {
         &self.freshness
     }
 
-    /// The same in every process, since they tell each other.
+    /// Returns the slot of an id, the same in every process.
     fn slot_of(id: Id) -> usize {
-        // By the golden ratio, so that ids that follow one another lie far apart.
+        // Multiplying by 2^64 divided by the golden ratio spreads consecutive ids over the slots.
         usize::try_from(id.random_bits().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32).unwrap_or_default()
             % SLOTS
     }
 
-    /// The stamp for what is read from now on.
+    /// Returns the cache version for data about this id that is read from now on.
     pub(super) fn cache_version(&self, id: Id) -> CacheVersion {
         let slot = Self::slot_of(id);
         CacheVersion {
@@ -187,7 +189,7 @@ impl RowCache {
         }
     }
 
-    /// The stamp for what is read of the keys that sign.
+    /// Returns the cache version for signing keys that are read from now on.
     pub(super) fn signing_keys_version(&self) -> CacheVersion {
         CacheVersion { all: self.all(), slot: counter(&self.slots, SIGNING_KEYS_SLOT), created: 0 }
     }
@@ -196,26 +198,26 @@ impl RowCache {
         self.all.load(Ordering::Acquire)
     }
 
-    /// Whether what was read with this stamp, and was there, is still so.
+    /// Returns whether something that was present at this version is unchanged.
     pub(super) fn is_unchanged(&self, version: CacheVersion, id: Id) -> bool {
         self.freshness.is_usable()
             && version.slot == counter(&self.slots, Self::slot_of(id))
             && version.all == self.all()
     }
 
-    /// Whether what was absent at this stamp still is.
+    /// Returns whether something that was absent at this version is still absent.
     pub(super) fn is_still_absent(&self, version: CacheVersion, id: Id) -> bool {
         self.freshness.is_usable()
             && version.created == counter(&self.created_slots, Self::slot_of(id))
             && version.all == self.all()
     }
 
-    /// Whether it is known that there is nothing of this type with this id.
+    /// Returns whether it is known that no resource of this type has this id.
     pub(super) fn is_absent(&self, kind: &'static str, id: Id) -> bool {
         self.absent.get(&(kind, id)).is_some_and(|version| self.is_still_absent(version, id))
     }
 
-    /// Remembers that there was nothing of this type with this id.
+    /// Caches that no resource of this type had this id.
     pub(super) fn insert_absent(&self, kind: &'static str, id: Id, version: CacheVersion) {
         if self.freshness.is_current() {
             self.absent.insert((kind, id), version);
@@ -226,7 +228,7 @@ impl RowCache {
         self.rows.get(&(kind, id)).filter(|entry| self.is_unchanged(entry.version, id))
     }
 
-    /// Remembers a thing that has so many bytes as JSON.
+    /// Caches a resource with this estimated size.
     pub(super) fn insert_row<R: Resource>(
         &self,
         key: (&'static str, Id),
@@ -252,33 +254,33 @@ impl RowCache {
         }
     }
 
-    /// Notes that a thing is being written.
+    /// Records that a row with this id is being written.
     pub(super) fn add_written(write_set: &mut WriteSet, id: Id) {
         write_set.slots.push(Self::slot_of(id));
     }
 
-    /// Notes that a resource is being created.
+    /// Records that a resource with this id is being created.
     pub(super) fn add_created(write_set: &mut WriteSet, id: Id) {
         write_set.created_slots.push(Self::slot_of(id));
     }
 
-    /// Notes that a key that signs is being written.
+    /// Records that the signing keys are being written.
     pub(super) fn add_signing_keys(write_set: &mut WriteSet) {
         write_set.slots.push(SIGNING_KEYS_SLOT);
     }
 
-    /// Notes that so much is being written that everything has to be read anew.
+    /// Records that an unknown set of rows is being written.
     pub(super) fn add_all(write_set: &mut WriteSet) {
         write_set.all = true;
     }
 
-    /// What other processes are to be told; none where there is nothing.
+    /// Returns the channel and the notification for other processes; none if nothing was written.
     pub(super) fn notification(write_set: &WriteSet) -> Option<(&'static str, String)> {
         let is_any = write_set.all || !write_set.slots.is_empty() || !write_set.created_slots.is_empty();
         is_any.then(|| (CHANNEL, write_set.to_notification()))
     }
 
-    /// What was written is there for everybody now, or may be.
+    /// Invalidates what was, or may have been, written.
     pub(super) fn invalidate(&self, write_set: &WriteSet) {
         if write_set.all {
             self.invalidate_all();
@@ -303,16 +305,16 @@ impl RowCache {
         }
     }
 
-    /// Receives the notifications of other processes, as long as there are facts to forget.
+    /// Receives the notifications of other processes until the cache is dropped.
     pub(super) async fn listen(cache: Weak<Self>, config: Config, db: Connections) {
         while cache.strong_count() > 0 {
             let received = Self::listen_once(&cache, &config).await;
             if let Err(error) = &received {
-                tracing::warn!(%error, "notifications of other processes cannot be received; the row cache is off");
+                tracing::warn!(%error, "cannot receive notifications from other processes; the row cache is off");
             }
             let Some(cache) = cache.upgrade() else { return };
             cache.freshness.lose_contact();
-            // Decisions go on with what was read before as long as the database is away, and no longer than permitted.
+            // In an outage of the database, decisions use cached rows for the permitted time.
             let is_outage =
                 cache.freshness.is_stale() && cache.freshness.is_usable() && !is_reachable(&db).await;
             if !is_outage && !cache.freshness.is_current() {
@@ -325,7 +327,7 @@ impl RowCache {
         }
     }
 
-    /// Nothing has been heard for a while, which is so too where the network has lost the connection and tells nobody.
+    /// Checks a silent connection: the network may have lost it without an error.
     async fn ping(listener: &mut PgListener) -> Result<(), sqlx::Error> {
         let answered = tokio::time::timeout(HEARTBEAT_INTERVAL, listener.execute("SELECT 1")).await;
         answered.map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))?.map(drop)
@@ -343,11 +345,11 @@ impl RowCache {
         let pool = target.connect().await.map_err(failed)?;
         let mut listener = PgListener::connect_with(&pool).await.map_err(failed)?;
         listener.ignore_pool_close_event(true);
-        // Connecting again by itself, it would tell of the loss only when the database is back, or not at all.
+        // With automatic reconnection, the loss would be reported only once the database is back, if at all.
         listener.eager_reconnect(false);
         listener.listen(CHANNEL).await.map_err(failed)?;
         if let Some(cache) = weak.upgrade() {
-            // What was written before it could be heard.
+            // Writes before the LISTEN were not notified.
             cache.invalidate_all();
             cache.freshness.set_current();
         }
@@ -359,7 +361,7 @@ impl RowCache {
                     cache.freshness.record_contact();
                     cache.on_notification(notice.payload());
                 }
-                // The connection is gone, and with it what was said meanwhile.
+                // The connection is lost, and with it the notifications since.
                 Ok(Ok(None)) => return Ok(()),
                 Ok(Err(error)) => return Err(failed(error)),
                 Err(_) => {
@@ -374,7 +376,7 @@ impl RowCache {
     }
 }
 
-/// Whether the database answers on the connection that readiness has for itself.
+/// Returns whether the database answers on the connection that is reserved for readiness checks.
 async fn is_reachable(db: &Connections) -> bool {
     let statement = Statement::from_string(DbBackend::Postgres, "SELECT 1");
     let answered = tokio::time::timeout(HEARTBEAT_INTERVAL, db.query_health(statement)).await;

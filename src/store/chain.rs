@@ -1,6 +1,7 @@
-//! How the entries of the audit trail hang together: each has the hash of the one before, so that none can be changed,
-//! taken out or put elsewhere without changing all that follow. Whoever may rewrite the whole table can do just that:
-//! against this helps a head that was noted somewhere else.
+//! The hash chain of the audit log: each entry contains the hash of its predecessor, so that none can be changed, removed or
+//! moved without changing all that follow.
+//!
+//! Somebody with write access to the whole table can recompute the hashes; a head that was recorded elsewhere detects that.
 
 use super::archive::{self, ArchiveRow};
 use super::archive_file;
@@ -15,18 +16,18 @@ use std::fmt::{self, Write};
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// How many entries are read at a time.
+/// The number of entries per query.
 const PAGE: u64 = 1_000;
 
-/// How many faults are told.
+/// The maximum number of faults in a report.
 const MAX_FAULTS: usize = 100;
 
-/// The last entry of a trail: its number and its hash.
+/// The last entry of an audit log: its number and its hash.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChainHead {
-    /// Its number; 0 of a trail without entries.
+    /// The sequence number; 0 in an empty log.
     pub seq: i64,
-    /// Its hash; 64 zeros of a trail without entries.
+    /// The hash; 64 zeros in an empty log.
     pub hash: String,
 }
 
@@ -52,7 +53,9 @@ impl FromStr for ChainHead {
             is_hash.then(|| Self { seq, hash: hash.to_ascii_lowercase() })
         });
         head.ok_or_else(|| {
-            InvalidValue::new("a head is a number, a colon and 64 hex digits, as `audit verify` prints it")
+            InvalidValue::new(
+                "expected a head: a number, a colon and 64 hex digits, as `audit verify` prints it",
+            )
         })
     }
 }
@@ -60,21 +63,22 @@ impl FromStr for ChainHead {
 /// The result of a verification.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerificationReport {
-    /// How many entries were checked.
+    /// The number of entries that were verified.
     pub entries: u64,
     /// The last entry.
     pub head: ChainHead,
-    /// What is wrong, in sentences that name the entries; the first 100.
+    /// The first 100 faults, as sentences that name the entries.
     pub faults: Vec<String>,
-    /// The entry after which the verification began: the last one that was archived, where no archive files were given.
+    /// The entry after which the verification began: the last archived one, unless archive files were given.
     pub start: ChainHead,
-    /// The archives that the log itself records, as the last entry of each.
+    /// The archives that entries of the log confirm: the number and hash of the last entry of each.
     confirmed_archives: HashMap<i64, String>,
 }
 
-/// The hash of an entry: SHA-256 over its columns but the last one, in their order. Each is a byte that says whether it is
-/// there (1) or null (0), and where it is there the length of its text in bytes, as 8 bytes with the highest first, and
-/// the text. Numbers are in decimal digits.
+/// Returns the hash of an entry: the SHA-256 over its columns except the last one, in their order.
+///
+/// A column is encoded as one byte, 1 for a value and 0 for null. A value follows as the length of its text in bytes (8
+/// bytes, big-endian) and the text. Numbers are in decimal digits.
 pub(super) fn hash(row: &AuditRow) -> String {
     let mut context = Context::new(&SHA256);
     let mut first = Vec::with_capacity(32);
@@ -89,7 +93,7 @@ pub(super) fn hash(row: &AuditRow) -> String {
     })
 }
 
-/// The hashed bytes of all columns that do not depend on the entry before: those between `seq` and `previous`.
+/// Encodes the columns that do not depend on the previous entry: those between `seq` and `previous`.
 pub(super) fn hashed_fields(row: &AuditRow) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(512);
     append_field(&mut bytes, Some(&row.time.millis().to_string()));
@@ -123,11 +127,11 @@ fn append_field(bytes: &mut Vec<u8>, field: Option<&str>) {
     }
 }
 
-/// The query for `seq` and `hash` of the last entry, in PostgreSQL; those of [`Head::default`] where there is none.
+/// The query for `seq` and `hash` of the last entry in PostgreSQL; those of `ChainHead::default()` if there is none.
 pub(super) const LAST_ENTRY_SQL: &str = "SELECT coalesce(found.seq, 0) AS seq, coalesce(found.hash, repeat('0', 64)) AS hash \
      FROM (SELECT 1) one LEFT JOIN (SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1) found ON true";
 
-/// The last entry as this connection sees it.
+/// Returns the last entry that this connection sees.
 pub(super) async fn head(db: &impl ConnectionTrait) -> Result<ChainHead, StoreError> {
     let mut last = Query::select();
     last.columns(["seq", "hash"]).from("audit").order_by("seq", Order::Desc).limit(1);
@@ -137,7 +141,7 @@ pub(super) async fn head(db: &impl ConnectionTrait) -> Result<ChainHead, StoreEr
 }
 
 impl VerificationReport {
-    /// Nothing is checked yet; the next entry has to follow this one.
+    /// Creates an empty report; the next entry must follow `start`.
     pub(super) fn starting_at(start: ChainHead) -> Self {
         Self {
             entries: 0,
@@ -154,7 +158,7 @@ impl VerificationReport {
         }
     }
 
-    /// Checks the next entry.
+    /// Verifies the next entry.
     pub(super) fn check(&mut self, row: &AuditRow, expected_head: Option<&ChainHead>) {
         let AuditRow { seq, previous, .. } = row;
         let next = self.head.seq.saturating_add(1);
@@ -162,20 +166,20 @@ impl VerificationReport {
             self.add_missing(next, seq.saturating_sub(1));
         } else if *seq < next {
             let first = self.start.seq.saturating_add(1);
-            self.add_fault(format!("entry {seq} does not belong here: the first one is {first}"));
+            self.add_fault(format!("entry {seq} is out of place: the first entry is {first}"));
         } else if *previous != self.head.hash {
             let before = self.head.seq;
             self.add_fault(format!(
-                "entry {seq} does not follow entry {before}: it names another hash before it"
+                "entry {seq} does not follow entry {before}: its previous hash is a different one"
             ));
         }
         if hash(row) != row.hash {
-            self.add_fault(format!("entry {seq} has been changed: its hash is not that of what it says"));
+            self.add_fault(format!("entry {seq} was changed: its hash does not match its content"));
         }
         if expected_head
             .is_some_and(|expected_head| expected_head.seq == *seq && expected_head.hash != row.hash)
         {
-            self.add_fault(format!("entry {seq} is not the one that it was: its hash is another one"));
+            self.add_fault(format!("entry {seq} was replaced: its hash does not match the expected head"));
         }
         if row.event == Event::AuditArchived.to_string() {
             self.record_archive(row);
@@ -188,7 +192,7 @@ impl VerificationReport {
         self.add_fault(if first == last {
             format!("entry {first} is missing")
         } else {
-            format!("the entries {first} to {last} are missing")
+            format!("entries {first} to {last} are missing")
         });
     }
 
@@ -201,7 +205,7 @@ impl VerificationReport {
         }
     }
 
-    /// Checks that the archives continue each other, and that the log records the newest one.
+    /// Verifies that the archives continue one another, and that the log confirms the newest one.
     fn check_archives(&mut self, archives: &[ArchiveRow]) {
         let mut next = 1;
         for archive in archives {
@@ -214,31 +218,31 @@ impl VerificationReport {
             if recorded.map_or(is_newest, |hash| *hash != archive.hash) {
                 let ArchiveRow { first_seq, last_seq, .. } = archive;
                 self.add_fault(format!(
-                    "the entries {first_seq} to {last_seq} are missing: no entry audit.archived confirms their archive"
+                    "entries {first_seq} to {last_seq} are missing: no entry audit.archived confirms their archive"
                 ));
             }
         }
     }
 
-    /// Checks a head that was noted before, where its entry was not among those that were checked.
+    /// Verifies the expected head if its entry was not among those verified.
     fn check_expected_head(&mut self, expected_head: &ChainHead) {
         if expected_head.seq > self.head.seq {
             let (last, head) = (self.head.seq, expected_head.seq);
             self.add_fault(format!(
-                "the trail ends at entry {last}, and has had {head}: the last ones are missing"
+                "the audit log ends at entry {last}, before the expected head {head}: the last entries are missing"
             ));
         } else if expected_head.seq == self.start.seq && expected_head.hash != self.start.hash {
             let seq = expected_head.seq;
-            self.add_fault(format!("entry {seq} is not the one that it was: its hash is another one"));
+            self.add_fault(format!("entry {seq} was replaced: its hash does not match the expected head"));
         } else if expected_head.seq < self.start.seq && expected_head.seq > 0 {
             let seq = expected_head.seq;
             self.add_fault(format!(
-                "entry {seq} is archived: name the archive files to compare it with the head"
+                "entry {seq} is archived: name the archive files to compare it with the expected head"
             ));
         }
     }
 
-    /// Checks archive files, the oldest first, against what the database records of them.
+    /// Verifies archive files, the oldest first, and compares them with the records in the database.
     fn check_files(&mut self, files: &[PathBuf], archives: &[ArchiveRow], expected_head: Option<&ChainHead>) {
         for path in files {
             let name = path.display();
@@ -259,7 +263,7 @@ impl VerificationReport {
     }
 }
 
-/// Archive files in the order of their entries, and the archive after which the first of them begins.
+/// Sorts archive files by their first entries. Returns them, and the archive that the first one continues.
 fn sort_archive_files(files: &[PathBuf], archives: &[ArchiveRow]) -> (Vec<PathBuf>, ChainHead) {
     let first = |path: &PathBuf| archive_file::header(path).map_or(i64::MAX, |header| header.first);
     let mut files = files.to_vec();
@@ -270,7 +274,11 @@ fn sort_archive_files(files: &[PathBuf], archives: &[ArchiveRow]) -> (Vec<PathBu
 }
 
 impl Store {
-    /// Verifies the audit log in the database. With a head that was noted before, the log must still contain it.
+    /// Verifies the audit log in the database. If a head was recorded earlier, the log must still contain it.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable. Faults of the log are in the report.
     pub async fn verify_audit(
         &self,
         expected_head: Option<&ChainHead>,
@@ -278,7 +286,11 @@ impl Store {
         self.verify_audit_with(expected_head, &[]).await
     }
 
-    /// Verifies the archive files, and the audit log that continues them.
+    /// Verifies the archive files and the audit log that continues them.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable. Faults of the log and of the files are in the report.
     pub async fn verify_audit_with(
         &self,
         expected_head: Option<&ChainHead>,
@@ -287,7 +299,7 @@ impl Store {
         let mut archives = archive::archives(&self.db).await?;
         loop {
             let report = self.verify_once(&archives, expected_head, files).await?;
-            // Entries that were archived in the meantime are not missing.
+            // Entries that were archived in the meantime are not missing: verify again.
             let later = archive::archives(&self.db).await?;
             if later == archives {
                 return Ok(report);
@@ -339,11 +351,11 @@ impl Store {
                 match AuditRow::from_query_result(row, "") {
                     Ok(row) if seq <= archived && archived > 0 => {
                         let seq = row.seq;
-                        report.add_fault(format!("entry {seq} does not belong here: it is archived"));
+                        report.add_fault(format!("entry {seq} is out of place: it is archived"));
                     }
                     Ok(row) => report.check(&row, expected_head),
                     Err(_) => {
-                        report.add_fault(format!("entry {seq} has been changed: it cannot be read"));
+                        report.add_fault(format!("entry {seq} was changed: it cannot be parsed"));
                         report.entries += 1;
                         report.head =
                             ChainHead { seq, hash: String::try_get(row, "", "hash").unwrap_or_default() };
@@ -385,7 +397,7 @@ mod tests {
 
     #[test]
     fn the_hash_matches_the_documented_encoding() {
-        // Computed by another program from the description of `hash`.
+        // Computed independently from the documentation of `hash`.
         assert_eq!(hash(&row()), "d7c8d791d3acd7f876f43a222fbaa7b27f80379a487c1d94f241621bd1fa375f");
     }
 

@@ -1,5 +1,5 @@
-//! What is of no use to anybody any more goes: a little at a time, so that nobody waits for it, and harmless however many
-//! processes do it at once.
+//! Cleanup of expired sessions, refresh tokens and API keys: in small batches, so that other writers are not blocked,
+//! and safe to run in several processes at once.
 
 use super::{Store, StoreError};
 use crate::types::Timestamp;
@@ -7,10 +7,10 @@ use sea_orm::ConnectionTrait;
 use sea_orm::sea_query::{Expr, ExprTrait, LockBehavior, LockType, Query, SelectStatement};
 use std::fmt;
 
-/// How many rows one statement deletes.
+/// The number of rows per DELETE statement.
 const BATCH_SIZE: u64 = 500;
 
-/// What was deleted.
+/// The number of deleted rows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CleanupCounts {
     /// Sessions, with their refresh tokens.
@@ -27,9 +27,15 @@ impl fmt::Display for CleanupCounts {
 }
 
 impl Store {
-    /// Deletes the sessions of which nothing has been good since `ended_before`, whether they were ended or ran out, and the API
-    /// keys that have been expired since `expired_before`. A refresh token goes with its session and not before: as long as that
-    /// lives, one that comes again ends it.
+    /// Deletes the sessions whose tokens all ended before `ended_before`, and the API keys that expired before
+    /// `expired_before`.
+    ///
+    /// Refresh tokens are deleted with their session and not earlier, since the reuse of a spent token must be detected
+    /// as long as the session lives.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn delete_expired(
         &self,
         ended_before: Timestamp,
@@ -41,7 +47,7 @@ impl Store {
             batch
         };
         let mut sessions = expired_in("sessions", "good_until", ended_before);
-        // A session may have very many, and taking all of them at once would keep others from writing.
+        // A session may have many tokens; deleting them by the cascade in one statement would block other writers.
         let mut tokens = Query::select();
         tokens
             .column("hash")
@@ -62,7 +68,7 @@ impl Store {
         key: &'static str,
         batch: &mut SelectStatement,
     ) -> Result<u64, StoreError> {
-        // What another one is at is left to it.
+        // Rows that another process is deleting are skipped.
         batch.limit(BATCH_SIZE).lock_with_behavior(LockType::Update, LockBehavior::SkipLocked);
         let mut total = 0;
         loop {

@@ -1,4 +1,4 @@
-//! Opening the database, and bringing it to the present form.
+//! Opening the database and migrating it.
 
 use super::cache::RowCache;
 use super::connections::{Connections, Transaction};
@@ -29,12 +29,12 @@ fn connect_options(url: &str, config: &Config, connections: u32, create: bool) -
         .acquire_timeout(Duration::from_millis(config.database_acquire_timeout_ms))
         .connect_timeout(Duration::from_secs(3))
         .sqlx_logging(false)
-        // A commit that fails, for example on a full disk, leaves a connection whose count of transactions is wrong: the next
+        // A failed commit, for example on a full disk, leaves a connection with a wrong transaction depth: the next
         // unit of work on it would be a savepoint, whose commit succeeds and stores nothing.
         .map_sqlx_sqlite_pool_opts(|pool| {
             pool.after_release(|connection, _| {
                 Box::pin(async move {
-                    // Waits for the rollback that was sent when the transaction was dropped.
+                    // Waits for the rollback that was queued when the transaction was dropped.
                     connection.ping().await?;
                     Ok(!connection.is_in_transaction())
                 })
@@ -51,35 +51,38 @@ fn connect_options(url: &str, config: &Config, connections: u32, create: bool) -
     options
 }
 
-/// What is done about tables that a database does not have.
+/// What to do if the tables are missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum SchemaMode {
-    /// They are created, as is the file of SQLite.
+    /// Create them, and the SQLite file.
     Create,
-    /// The database is not opened.
+    /// Fail.
     Require,
 }
 
 impl Store {
-    /// Whether opening the database creates it: the SQLite file does not exist, or the database is in memory.
+    /// Returns whether opening the database would create it: the SQLite file does not exist, or the database is in memory.
     pub fn is_missing(config: &Config) -> bool {
         let url = config.database_url.expose_secret();
         let path = database_file::path_of_url(url);
         url.starts_with("sqlite:") && path.is_none_or(|path| matches!(path.try_exists(), Ok(false)))
     }
 
-    /// Opens the database that the settings name, and brings it to the present form. A SQLite file is made where there is
-    /// none.
+    /// Opens the configured database and migrates it. Creates a SQLite file that does not exist.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable, or was created by a newer version or another program.
     pub async fn open(config: &Config, clock: &Clock) -> Result<Self, StoreError> {
         Self::open_with(SchemaMode::Create, config, clock).await
     }
 
-    /// Opens the database that the settings name, which must exist and have the present form.
+    /// Opens the configured database, which must exist and have all migrations.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Unavailable`] where there is no such SQLite file, [`StoreError::Foreign`] where the database does not
-    /// have the tables of this version.
+    /// [`StoreError::Unavailable`] if the SQLite file does not exist, [`StoreError::Misconfigured`] if the database
+    /// does not have the tables of this version.
     pub async fn open_existing(config: &Config, clock: &Clock) -> Result<Self, StoreError> {
         Self::open_with(SchemaMode::Require, config, clock).await
     }
@@ -94,8 +97,8 @@ impl Store {
     }
 
     async fn open_sqlite(schema: SchemaMode, url: &str, config: &Config) -> Result<Self, StoreError> {
-        // Created here and never again: a file that is moved away later is missing, not empty. SQLite gives the files that it
-        // creates beside it the same owner and mode.
+        // Created only here: if the file is moved away later, the database is missing, not empty. SQLite creates its
+        // companion files with the owner and mode of the database file.
         let path = database_file::path_of_url(url);
         match (&path, schema) {
             (Some(path), SchemaMode::Create) => database_file::create_if_missing(path)?,
@@ -107,7 +110,7 @@ impl Store {
             .map_err(|error| {
                 let fault = path.as_deref().and_then(database_file::permission_problem);
                 StoreError::Unavailable(fault.unwrap_or_else(|| {
-                    format!("{url} does not open; does another program keep it locked? ({error})")
+                    format!("cannot open {url}: {error}; another program may have locked the file")
                 }))
             })?;
         let migrated = match schema {
@@ -116,7 +119,7 @@ impl Store {
         };
         first.close().await?;
         migrated?;
-        // Only now: a connection to SQLite goes on for a while to believe of the tables what it saw first.
+        // Opened after the migration, since a connection to SQLite caches the schema that it saw first.
         let mut db =
             Database::connect(connect_options(url, config, config.database_connections, false)).await?;
         spans::trace_queries(&mut db);
@@ -139,13 +142,13 @@ impl Store {
         migrated?;
         closed?;
         let db = Connections::Postgres(Arc::new(Pools::new(&target, config)));
-        // The row cache is on while notifications of other processes are received, and for a limited time in an outage.
+        // The row cache is on while notifications are received, and for a limited time in an outage.
         let limit = Duration::from_secs(config.stale_decisions);
         let cache = Arc::new(RowCache::new(Freshness::with_max_stale(limit, clock.clone())));
         if target.is_pooled && config.database_listen_url.is_none() {
             tracing::warn!(
-                "a connection pooler in transaction mode passes no notifications on: the row cache is off; \
-                 CEDARGATE_DATABASE_LISTEN_URL may name the address of the server itself"
+                "a connection pooler in transaction mode does not pass on notifications, so the row cache is off; set \
+                 CEDARGATE_DATABASE_LISTEN_URL to the address of the server itself to turn it on"
             );
         } else {
             tokio::spawn(RowCache::listen(Arc::downgrade(&cache), config.clone(), db.clone()));
@@ -153,8 +156,12 @@ impl Store {
         Ok(Self { db, cache, durability: Arc::default() })
     }
 
-    /// Checks that the database answers, can be written, and has the schema that this program gave it: one that was
-    /// replaced by an older one has not.
+    /// Checks that the database answers, is writable, and has the latest migration of this program. A restored older backup
+    /// does not have it.
+    ///
+    /// # Errors
+    ///
+    /// If one of the checks fails.
     pub async fn check(&self) -> Result<(), StoreError> {
         self.check_writable().await?;
         let migrations = Migrator::migrations();
@@ -166,11 +173,13 @@ impl Store {
             .and_where(Expr::col("version").eq(last.as_str()));
         match self.db.query_health(self.db.get_database_backend().build(&select)).await? {
             Some(_) => Ok(()),
-            None => Err(StoreError::Misconfigured(format!("the database has no longer the step {last}"))),
+            None => {
+                Err(StoreError::Misconfigured(format!("the database no longer has the migration {last}")))
+            }
         }
     }
 
-    /// How many connections there are, and how many of them nobody uses.
+    /// Returns the number of connections, and how many of them are idle.
     pub fn connections(&self) -> (u32, u32) {
         let (size, idle) = match &self.db {
             Connections::Postgres(pools) => pools.count(),
@@ -182,13 +191,17 @@ impl Store {
         (size, u32::try_from(idle).unwrap_or(u32::MAX))
     }
 
-    /// Starts a unit of work that somebody causes.
+    /// Begins a unit of work on behalf of an actor.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable, or no connection becomes free in time.
     pub async fn begin(&self, actor: AuditActor) -> Result<UnitOfWork, StoreError> {
         let tx = match &self.db {
             Connections::Postgres(pools) => Transaction::Postgres(pools.begin().await?),
             Connections::Sqlite(db) => {
-                // SQLite has one writer: asking for its place at once spares a transaction that has read the refusal to
-                // write.
+                // SQLite has a single writer. Taking the write lock at once avoids a transaction that has read and then
+                // may not write.
                 let options = TransactionOptions {
                     sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
                     ..TransactionOptions::default()

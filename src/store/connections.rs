@@ -1,4 +1,4 @@
-//! The connections to the database, and transactions on them, for both databases alike.
+//! Connections and transactions with one interface for both databases.
 
 use super::postgres::{PgSession, Pools, Purpose};
 use async_trait::async_trait;
@@ -8,8 +8,8 @@ use sea_orm::{
 };
 use std::sync::Arc;
 
-/// The connections of a store. Queries read on connections of their own, so that units of work that wait for one another
-/// do not keep them waiting.
+/// The connections of a store. On PostgreSQL, reads have their own pool, so that they do not wait behind units of work that
+/// wait for locks.
 #[derive(Debug, Clone)]
 pub(super) enum Connections {
     Sqlite(DatabaseConnection),
@@ -23,14 +23,14 @@ pub(super) enum Transaction {
     Postgres(PgSession),
 }
 
-/// What a [`Reader`](super::Reader) reads on.
+/// Where a [`Reader`](super::Reader) runs its queries.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Executor<'a> {
     Connections(&'a Connections),
     Transaction(&'a Transaction),
 }
 
-/// Runs one query on PostgreSQL and ends its transaction, where it has one.
+/// Runs one query on a PostgreSQL connection and ends its transaction, if it has one.
 macro_rules! on_session {
     ($pools:expr, $purpose:expr, $method:ident($statement:expr)) => {{
         let session = $pools.session($purpose).await?;
@@ -79,7 +79,7 @@ impl ConnectionTrait for Connections {
 }
 
 impl Connections {
-    /// Runs a query on the connection that readiness has for itself.
+    /// Runs a query on the connection that is reserved for readiness checks.
     pub(super) async fn query_health(&self, statement: Statement) -> Result<Option<QueryResult>, DbErr> {
         match self {
             Self::Sqlite(db) => db.query_one_raw(statement).await,
@@ -88,7 +88,7 @@ impl Connections {
     }
 }
 
-/// Passes all queries on to the connection inside.
+/// Implements `ConnectionTrait` for an enum by delegating to its variants.
 macro_rules! delegate {
     ($type:ty, $($variant:ident),+) => {
         #[async_trait]

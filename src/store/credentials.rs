@@ -1,5 +1,5 @@
-//! What proves who is calling: passwords and API keys. (Sessions, and the keys that sign, are next door.) A secret that a
-//! client holds is here as a hash only.
+//! Passwords and API keys. (Sessions and signing keys are in their own modules.) Secrets that a client holds are stored as
+//! hashes only.
 
 use super::revocations::RevocationTarget;
 use super::{AuditEntry, EndReason, Event, Store, StoreError, UnitOfWork};
@@ -12,23 +12,23 @@ use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, TryGetable};
 /// An API key, without its secret.
 #[derive(Debug, Clone, FromQueryResult)]
 pub struct ApiKeyRow {
-    /// The key.
+    /// The id of the key.
     pub id: Id,
-    /// Whose it is.
+    /// The user it belongs to.
     pub user: Id,
-    /// What its owner calls it.
+    /// The name that its owner gave it.
     pub name: Name,
     /// The hash of the secret.
     pub hash: String,
-    /// The first characters of the secret, to tell keys apart.
+    /// The first characters of the secret, by which its owner recognizes it.
     pub hint: String,
-    /// What it was made for.
+    /// The scopes granted at creation.
     pub scopes: ScopeSet,
-    /// When it was made.
+    /// When it was created.
     pub created_at: Timestamp,
-    /// Until when it is good; for ever where there is none.
+    /// When it expires; never if none.
     pub expires_at: Option<Timestamp>,
-    /// When it was last used, to the minute.
+    /// When it was last used, accurate to the minute.
     pub last_used_at: Option<Timestamp>,
 }
 
@@ -36,7 +36,11 @@ const KEY_COLUMNS: [&str; 9] =
     ["id", "user", "name", "hash", "hint", "scopes", "created_at", "expires_at", "last_used_at"];
 
 impl UnitOfWork {
-    /// Sets a user's password.
+    /// Sets the password of a user.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn set_password<U: Resource>(
         &self,
         user: &Permitted<U>,
@@ -53,7 +57,11 @@ impl UnitOfWork {
         Ok(())
     }
 
-    /// Keeps a password under another hash of it, where it still is the one with the old hash.
+    /// Replaces the hash of an unchanged password by a stronger one. Does nothing if the stored hash is no longer `old`.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn replace_password_hash(&self, user: Id, old: &str, new: &str) -> Result<(), StoreError> {
         let mut update = Query::update();
         update
@@ -65,7 +73,11 @@ impl UnitOfWork {
         Ok(())
     }
 
-    /// Gives a user a key.
+    /// Creates an API key of a user.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn insert_api_key<U: Resource>(
         &self,
         user: &Permitted<U>,
@@ -95,7 +107,11 @@ impl UnitOfWork {
         Ok(())
     }
 
-    /// Whether a user has this key still.
+    /// Returns whether a user still has this API key.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn has_api_key(&self, user: Id, key: Id) -> Result<bool, StoreError> {
         let mut select = Query::select();
         select
@@ -106,7 +122,11 @@ impl UnitOfWork {
         Ok(self.tx.query_one(&select).await?.is_some() && !self.is_key_revoked(user, key))
     }
 
-    /// Ends a user's key: false where the user has no such key.
+    /// Deletes an API key of a user. Returns false if the user has no such key.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable. [`StoreError::RevocationNotStored`] if the revocation could not be stored.
     pub async fn delete_api_key<U: Resource>(
         &self,
         user: &Permitted<U>,
@@ -115,7 +135,11 @@ impl UnitOfWork {
         self.delete_matching_keys(user.id(), Some(key), EndReason::Deleted, None).await
     }
 
-    /// Ends all keys of a user.
+    /// Deletes all API keys of a user.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable. [`StoreError::RevocationNotStored`] if the revocation could not be stored.
     pub async fn delete_api_keys<U: Resource>(
         &self,
         user: &Permitted<U>,
@@ -125,14 +149,18 @@ impl UnitOfWork {
         Ok(())
     }
 
-    /// Ends the key of whoever presents it: false where somebody else has just done so.
+    /// Deletes an API key at the request of its bearer. Returns false if it has just been deleted.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable. [`StoreError::RevocationNotStored`] if the revocation could not be stored.
     pub async fn revoke_api_key(&self, key: &ApiKeyRow) -> Result<bool, StoreError> {
         self.delete_matching_keys(key.user, Some(key.id), EndReason::Revoked, None).await
     }
 
-    /// Ends keys of a user, one or all, and tells whether there were any. Every key that ends before its time ends here; only
-    /// those of a deleted user go with that.
-    /// Where a time is given, keys that were created later stay.
+    /// Deletes one or all API keys of a user and returns whether there were any. With `until`, keys created later stay.
+    ///
+    /// Every deletion of a key before its expiry goes through here, except that of keys of a deleted user.
     pub(super) async fn delete_matching_keys(
         &self,
         user: Id,
@@ -146,7 +174,7 @@ impl UnitOfWork {
             reason,
             until.unwrap_or(self.actor.time),
         );
-        // Whoever calls with one of them is remembered as its user.
+        // Caches identify callers with one of the keys as this user.
         self.mark_written(user);
         let mut delete = Query::delete();
         delete.from_table("api_keys").and_where(Expr::col("user").eq(user)).returning_col("id");
@@ -170,7 +198,11 @@ impl UnitOfWork {
 }
 
 impl Store {
-    /// The key with this hash.
+    /// Returns the API key with this hash.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn api_key(&self, hash: &str) -> Result<Option<ApiKeyRow>, StoreError> {
         let mut select = Query::select();
         select.columns(KEY_COLUMNS).from("api_keys").and_where(Expr::col("hash").eq(hash));
@@ -178,7 +210,11 @@ impl Store {
         Ok(found.map(|row| ApiKeyRow::from_query_result(&row, "")).transpose()?)
     }
 
-    /// A user's keys, in the order of their making.
+    /// Returns the API keys of a user in the order of creation.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn api_keys<U: Resource>(&self, user: &Permitted<U>) -> Result<Vec<ApiKeyRow>, StoreError> {
         let mut select = Query::select();
         select
@@ -191,11 +227,15 @@ impl Store {
         Ok(found.iter().map(|row| ApiKeyRow::from_query_result(row, "")).collect::<Result<_, _>>()?)
     }
 
-    /// Notes that a key was used.
+    /// Records that an API key was used.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn record_api_key_use(&self, key: Id, now: Timestamp) -> Result<(), StoreError> {
-        let mut touch = Query::update();
-        touch.table("api_keys").value("last_used_at", now).and_where(Expr::col("id").eq(key));
-        self.db.execute(&touch).await?;
+        let mut update = Query::update();
+        update.table("api_keys").value("last_used_at", now).and_where(Expr::col("id").eq(key));
+        self.db.execute(&update).await?;
         Ok(())
     }
 }

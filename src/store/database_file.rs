@@ -1,4 +1,4 @@
-//! The file of a SQLite database: which process serves it, whether it is still in its place, and why it does not open.
+//! The file of a SQLite database: its owner and permissions, the lock of the serving process, and whether it was moved.
 
 use super::StoreError;
 use sea_orm::sqlx::sqlite::SqliteConnectOptions;
@@ -8,10 +8,10 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// The disk counts as full with fewer free bytes: SQLite needs some pages for the smallest transaction.
+/// With fewer free bytes the disk counts as full: the smallest transaction of SQLite needs some pages.
 const MIN_FREE_BYTES: u64 = 1024 * 1024;
 
-/// The path of the SQLite file that a URL names; none for PostgreSQL and for a database in memory.
+/// Returns the path of the SQLite file in a URL; none for PostgreSQL and for a database in memory.
 pub(super) fn path_of_url(url: &str) -> Option<PathBuf> {
     if !url.starts_with("sqlite:") || url.contains(":memory:") || url.contains("mode=memory") {
         return None;
@@ -24,15 +24,15 @@ pub(super) fn create_private(file: &Path) -> std::io::Result<()> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(file).map(drop)
 }
 
-/// Creates the file that a URL names, where there is none.
+/// Creates the database file if it does not exist.
 pub(super) fn create_if_missing(path: &Path) -> Result<(), StoreError> {
-    // Whatever is wrong with the name, the attempt to open it says.
+    // Errors are reported by the attempt to open the file.
     let _ = create_private(path);
     chown_to_directory_owner(path)
 }
 
-/// Gives a file of root's to the owner of its directory: one that root creates, or that a backup was copied to. The service
-/// runs as that user.
+/// Gives a file that belongs to root to the owner of its directory, as whom the service runs. Root's are a file that it
+/// creates, and a restored backup.
 fn chown_to_directory_owner(path: &Path) -> Result<(), StoreError> {
     let Some((directory, file)) = metadata_of(directory_of(path)).zip(metadata_of(path)) else {
         return Ok(());
@@ -42,36 +42,36 @@ fn chown_to_directory_owner(path: &Path) -> Result<(), StoreError> {
     }
     set_owner_from(path, &directory).map_err(|error| {
         StoreError::Misconfigured(format!(
-            "the database file {} belongs to root, and cannot be given to the owner of its directory (user {}): {error}",
+            "the database file {} belongs to root and cannot be given to the owner of its directory (user {}): {error}",
             path.display(),
             directory.uid()
         ))
     })
 }
 
-/// Checks that the file that a URL names exists.
+/// Checks that the database file exists.
 ///
 /// # Errors
 ///
-/// [`StoreError::Unavailable`] where it does not, [`StoreError::Foreign`] where root cannot give it to its owner.
+/// [`StoreError::Unavailable`] if it does not, [`StoreError::Misconfigured`] if root cannot give it to its owner.
 pub(super) fn require_exists(path: &Path) -> Result<(), StoreError> {
     match std::fs::metadata(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => Err(StoreError::Unavailable(format!(
-            "the database file {} does not exist; `cedargate serve` and `cedargate user add` create it",
+            "the database file {} does not exist; run `cedargate serve` or `cedargate user add` to create it",
             path.display()
         ))),
-        // Other errors are reported by the attempt to open it.
+        // The attempt to open it reports other errors.
         _ => chown_to_directory_owner(path),
     }
 }
 
-/// Gives a file of root's to the owner of its directory. The directory is another user's, who could have put a link there.
+/// Sets the owner of a file to that of its directory. Another user owns the directory and could have put a link there.
 fn set_owner_from(path: &Path, directory: &Metadata) -> std::io::Result<()> {
     let flags = i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or_default();
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     let found = file.metadata()?;
     if !found.is_file() || found.nlink() != 1 {
-        return Err(std::io::Error::other("it is not a regular file with one name"));
+        return Err(std::io::Error::other("not a regular file with a single link"));
     }
     std::os::unix::fs::fchown(&file, Some(directory.uid()), Some(directory.gid()))?;
     file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600))
@@ -85,7 +85,7 @@ fn directory_of(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Why this process may not use the database file, and how to change that; none where its permissions are not the reason.
+/// Returns why this process may not use the database file and how to change that; none if permissions are not the reason.
 pub(super) fn permission_problem(path: &Path) -> Option<String> {
     use rustix::fs::{Access, AtFlags, CWD, accessat};
     let user = rustix::process::geteuid().as_raw();
@@ -120,40 +120,40 @@ pub(super) fn permission_problem(path: &Path) -> Option<String> {
     is_denied(directory, Access::WRITE_OK | Access::EXEC_OK).then(|| {
         format!(
             "permission denied: the directory {} ({}) is not writable for this process, which runs as user {user}; \
-             SQLite creates files companions the database",
+             SQLite creates files next to the database",
             directory.display(),
             describe(directory)
         )
     })
 }
 
-/// The file that was opened, by its path and its identity.
+/// The opened database file: its path and identity.
 #[derive(Debug)]
 pub(super) struct DatabaseFile {
     path: PathBuf,
     /// Device and inode.
     identity: (u64, u64),
-    /// Whether it is known to be no longer there, so that the log says so once.
+    /// Whether the file is known to be missing, so that it is logged once.
     is_missing: AtomicBool,
 }
 
 impl DatabaseFile {
-    /// The file at this path, which exists.
+    /// Records the identity of the existing file at this path.
     pub(super) fn new(path: &Path) -> Result<Self, StoreError> {
         let unreadable = |error: std::io::Error| {
             StoreError::Unavailable(format!("the database file {}: {error}", path.display()))
         };
-        // A later change of the working directory is no move of the file.
+        // An absolute path, since the working directory may change.
         let path = std::path::absolute(path).map_err(unreadable)?;
         let found = std::fs::metadata(&path).map_err(unreadable)?;
         Ok(Self { path, identity: (found.dev(), found.ino()), is_missing: AtomicBool::new(false) })
     }
 
-    /// Checks that the path still names the file that was opened.
+    /// Checks that the path still refers to the opened file.
     ///
     /// # Errors
     ///
-    /// [`StoreError::NotWritable`] where it was moved, deleted or replaced: what this process writes would be lost.
+    /// [`StoreError::NotWritable`] if it was moved, deleted or replaced: writes would be lost.
     pub(super) fn check_in_place(&self) -> Result<(), StoreError> {
         let what = match std::fs::metadata(&self.path) {
             Ok(found) if (found.dev(), found.ino()) == self.identity => {
@@ -165,8 +165,8 @@ impl DatabaseFile {
             Err(error) => format!("cannot be found: {error}"),
         };
         let message = format!(
-            "the database file {} {what} while the service uses it, which writes nothing any more; put the file back, or \
-             stop the service before the file is exchanged",
+            "the database file {} {what} while the service uses it; writes are rejected. Put the file back, or stop the service \
+             before replacing the file",
             self.path.display()
         );
         if !self.is_missing.swap(true, Ordering::Relaxed) {
@@ -175,40 +175,40 @@ impl DatabaseFile {
         Err(StoreError::NotWritable(message))
     }
 
-    /// Checks that the disk of the file has room.
+    /// Checks that the disk has free space.
     ///
     /// # Errors
     ///
-    /// [`StoreError::NotWritable`] where it is full.
+    /// [`StoreError::NotWritable`] if the disk is full.
     pub(super) fn check_free_space(&self) -> Result<(), StoreError> {
         let Ok(disk) = rustix::fs::statvfs(directory_of(&self.path)) else { return Ok(()) };
-        // Root may use the blocks that are reserved for it.
+        // Root may use the reserved blocks.
         let blocks = if rustix::process::geteuid().is_root() { disk.f_bfree } else { disk.f_bavail };
         let free = blocks.saturating_mul(disk.f_frsize);
         if free >= MIN_FREE_BYTES {
             return Ok(());
         }
         Err(StoreError::NotWritable(format!(
-            "the disk is full: {free} bytes are free for the database file {}, which needs {MIN_FREE_BYTES} or more",
+            "the disk is full: {free} bytes are free for the database file {}; at least {MIN_FREE_BYTES} are required",
             self.path.display()
         )))
     }
 }
 
-/// The right to serve a SQLite database, which one process has at a time. The kernel releases it when the process ends.
-/// Commands beside the service do not need it.
+/// The lock of the process that serves a SQLite database. The kernel releases it when the process ends. Commands that run
+/// beside the service do not need it.
 #[derive(Debug)]
 pub struct ServeLock {
-    /// Locked as long as it is open; none for PostgreSQL, which several processes may serve.
+    /// The locked file; none for PostgreSQL, which several processes may serve.
     _file: Option<File>,
 }
 
 impl ServeLock {
-    /// Takes the right to serve the database that a URL names.
+    /// Acquires the lock for the database in a URL.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Foreign`] where another process serves it, or the lock file cannot be used.
+    /// [`StoreError::Misconfigured`] if another process serves the database, or the lock file cannot be used.
     pub fn acquire(url: &str) -> Result<Self, StoreError> {
         let Some(path) = path_of_url(url) else { return Ok(Self { _file: None }) };
         let path = resolve_path(&path);
@@ -218,7 +218,7 @@ impl ServeLock {
         let cause = |error: std::io::Error| {
             let cause = permission_problem(&name).or_else(|| permission_problem(&path));
             let cause = cause.unwrap_or_else(|| error.to_string());
-            StoreError::Misconfigured(format!("the lock file {} cannot be used: {cause}", name.display()))
+            StoreError::Misconfigured(format!("cannot use the lock file {}: {cause}", name.display()))
         };
         create_if_missing(&name)?;
         let mut file = OpenOptions::new().read(true).write(true).open(&name).map_err(cause)?;
@@ -228,8 +228,8 @@ impl ServeLock {
                 let mut holder = String::new();
                 let _ = file.take(20).read_to_string(&mut holder);
                 return Err(StoreError::Misconfigured(format!(
-                    "another process{} serves the database file {} already (it holds {}); stop that process first, or \
-                     use PostgreSQL to run several replicas",
+                    "another process{} already serves the database file {} (it holds {}); stop that process first, or use \
+                     PostgreSQL to run several replicas",
                     if holder.is_empty() { String::new() } else { format!(" ({})", holder.trim()) },
                     path.display(),
                     name.display()
@@ -237,7 +237,7 @@ impl ServeLock {
             }
             Err(TryLockError::Error(error)) => return Err(cause(error)),
         }
-        // The number of the process is for people only; a disk that is full has no room for it.
+        // The process id is informational; on a full disk it cannot be written.
         let _ = file
             .set_len(0)
             .and_then(|()| file.rewind())
@@ -246,7 +246,7 @@ impl ServeLock {
     }
 }
 
-/// The path without symbolic links, so that all names of a file have one lock.
+/// Resolves symbolic links, so that all names of a file share one lock.
 fn resolve_path(path: &Path) -> PathBuf {
     if let Ok(path) = path.canonicalize() {
         return path;

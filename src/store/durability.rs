@@ -1,4 +1,4 @@
-//! Whether what is written is kept: the place of the database file, room on its disk, and whether the last write failed.
+//! Durability of writes: the database file is in place, its disk has space, and whether the last write failed.
 
 use super::database_file::DatabaseFile;
 use super::migrate::APPLIED_STEPS;
@@ -9,14 +9,14 @@ use sea_orm::sea_query::{Expr, ExprTrait, Query};
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::Mutex;
 
-/// What is known of the storage of a database.
+/// The state of the storage of a database.
 #[derive(Debug, Default)]
 pub(super) struct Durability {
     /// The file of a SQLite database; none for PostgreSQL and for a database in memory.
     file: Option<DatabaseFile>,
-    /// Whether a write failed, and none has succeeded since.
+    /// Whether a write has failed and none has succeeded since.
     is_failing: AtomicBool,
-    /// Held during a test write, of which one is enough.
+    /// Held during a test write; concurrent checks do not start another one.
     probe_lock: Mutex<()>,
     pub(super) revocations: UnstoredRevocations,
 }
@@ -26,7 +26,7 @@ impl Durability {
         Self { file: Some(file), ..Self::default() }
     }
 
-    /// Checks that what is written is not lost with a file that was moved away.
+    /// Checks that the database file was not moved away, which would lose writes.
     pub(super) fn check_in_place(&self) -> Result<(), StoreError> {
         self.file.as_ref().map_or(Ok(()), DatabaseFile::check_in_place)
     }
@@ -37,7 +37,7 @@ impl Durability {
             Ok(()) => self.is_failing.store(false, Ordering::Relaxed),
             Err(StoreError::NotWritable(cause)) => {
                 if !self.is_failing.swap(true, Ordering::Relaxed) {
-                    tracing::error!(%cause, "the database cannot be written");
+                    tracing::error!(%cause, "cannot write to the database");
                 }
             }
             Err(_) => {}
@@ -46,8 +46,8 @@ impl Durability {
 }
 
 impl Store {
-    /// Checks that the database can be written: the file is in its place, its disk has room, and where the last write failed,
-    /// a test write succeeds.
+    /// Checks that the database is writable: its file is in place, its disk has space, and if the last write failed, a
+    /// test write succeeds.
     ///
     /// # Errors
     ///
@@ -67,7 +67,7 @@ impl Store {
         written
     }
 
-    /// Changes a row and changes it back, which writes a page although nothing differs afterwards.
+    /// Changes a value and changes it back, which writes a page.
     async fn write_test_row(&self) -> Result<(), StoreError> {
         let work = self.begin(super::AuditActor::service(crate::types::Clock::system().now())).await?;
         for difference in [1, -1] {

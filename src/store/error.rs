@@ -1,38 +1,38 @@
-//! What can go wrong with a database, without HTTP in it.
+//! Errors of the store, independent of HTTP.
 
 use sea_orm::{DbErr, RuntimeErr, SqlErr};
 use sqlx::Error;
 
-/// Why the store could not do what it was asked.
+/// Why a store operation failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The database cannot be reached or is too busy. It may work a moment later.
+    /// The database is unreachable or overloaded. A retry may succeed.
     #[error("the database is unavailable: {0}")]
     Unavailable(String),
-    /// The database refuses writes: its disk is full or fails, it is read-only, or its file was moved away.
-    #[error("the database cannot be written: {0}")]
+    /// The database rejects writes: its disk is full or faulty, it is read-only, or its file was moved away.
+    #[error("the database is not writable: {0}")]
     NotWritable(String),
-    /// A revocation could not be stored, but is in effect in this process.
+    /// A revocation could not be stored but is in effect in this process.
     #[error("the revocation could not be stored: {0}")]
     RevocationNotStored(String),
-    /// Another row has this value already, where each may have it once.
-    #[error("another one has the same {0} already")]
+    /// A unique column already has this value in another row. The text is the name of the column.
+    #[error("{0} is already in use")]
     Duplicate(String),
-    /// Another row refers to this one, or this one to a row that is no longer there.
-    #[error("something else still refers to it, or what it refers to has gone")]
+    /// Another row refers to this row, or this row to one that no longer exists.
+    #[error("conflict with a referenced or referencing row")]
     Referenced,
-    /// A resource is larger than what is stored of one.
-    #[error("the resource has {bytes} bytes as JSON; at most {max} are stored")]
+    /// A resource exceeds the maximum size.
+    #[error("the resource has {bytes} bytes as JSON; at most {max} are allowed")]
     TooLarge {
-        /// Its size, as JSON.
+        /// The size as JSON.
         bytes: usize,
-        /// The largest size.
+        /// The maximum size.
         max: usize,
     },
-    /// The database was migrated by a newer program, or is not one of this program's.
+    /// The configuration or the state of the database needs a change by an operator.
     #[error("{0}")]
     Misconfigured(String),
-    /// The database says something that this program does not understand.
+    /// An unexpected error of the database.
     #[error("the database failed: {0}")]
     Failed(String),
 }
@@ -54,7 +54,7 @@ impl From<DbErr> for StoreError {
     }
 }
 
-/// The column that a message about a unique constraint names: SQLite says `table.column`, PostgreSQL quotes
+/// Returns the column in the message about a unique constraint: SQLite writes `table.column`, PostgreSQL quotes
 /// `table_column_key`.
 fn constraint_column(message: &str) -> String {
     let name = message.rsplit(['"', ' ']).find(|word| !word.is_empty()).unwrap_or(message);
@@ -62,7 +62,7 @@ fn constraint_column(message: &str) -> String {
     name.rsplit(['.', '_']).next().unwrap_or(name).to_owned()
 }
 
-/// Whether the storage of the database refuses to be written.
+/// Returns whether the storage of the database rejects writes.
 fn is_write_refused(error: &DbErr) -> bool {
     let (DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error))) = error
     else {
@@ -75,7 +75,7 @@ fn is_write_refused_code(code: &str) -> bool {
     match code.len() {
         // PostgreSQL: disk_full, io_error, read_only_sql_transaction.
         5 => matches!(code, "53100" | "58030" | "25006"),
-        // SQLite: READONLY, FULL, and IOERR unless it is one of reading.
+        // SQLite: READONLY, FULL, and IOERR except for read errors.
         _ => code.parse::<u32>().is_ok_and(|code| match code & 0xff {
             8 | 13 => true,
             10 => !matches!(code, 10 | 266 | 522),
@@ -84,8 +84,8 @@ fn is_write_refused_code(code: &str) -> bool {
     }
 }
 
-/// Whether trying again later may help: no connection, a lost one, a server that is starting or stopping, a lock that
-/// another transaction or program holds, a time limit.
+/// Returns whether a retry may succeed: no connection, a lost one, a server that starts or stops, a lock of another
+/// transaction or program, a timeout.
 fn is_transient(error: &DbErr) -> bool {
     match error {
         DbErr::ConnectionAcquire(_) | DbErr::Conn(_) => true,
@@ -99,23 +99,23 @@ fn is_transient(error: &DbErr) -> bool {
     }
 }
 
-/// Whether an error code of PostgreSQL ends the connection: class 08 (connection), 57P (the server shuts down or starts),
-/// and 25P03 (a transaction was idle for too long).
+/// Returns whether an error code of PostgreSQL ends the connection: class 08 (connection exception), 57P (the server shuts
+/// down or starts), and 25P03 (idle-in-transaction timeout).
 pub(super) fn is_connection_code(code: &str) -> bool {
     code.len() == 5 && (code.starts_with("08") || code.starts_with("57P") || code == "25P03")
 }
 
-/// Whether an error code says that the database is too busy, or locked.
+/// Returns whether an error code means that the database is overloaded or locked.
 fn is_busy_code(code: &str) -> bool {
     match code.len() {
-        // PostgreSQL's classes 53 (resources) and 40 (serialization and deadlocks), lock_timeout, statement_timeout.
+        // PostgreSQL: classes 53 (resources) and 40 (serialization failures and deadlocks), lock_timeout, statement_timeout.
         5 => code.starts_with("53") || code.starts_with("40") || matches!(code, "55P03" | "57014"),
-        // SQLite's BUSY, LOCKED, IOERR, FULL and CANTOPEN with their extended codes.
+        // SQLite: BUSY, LOCKED, IOERR, FULL and CANTOPEN with their extended codes.
         _ => code.parse::<u32>().is_ok_and(|code| matches!(code & 0xff, 5 | 6 | 10 | 13 | 14)),
     }
 }
 
-/// Whether an error is not an answer of the database: the connection itself failed.
+/// Returns whether the connection itself failed, rather than the database returning an error.
 pub(super) fn is_connection_error(error: &Error) -> bool {
     matches!(
         error,

@@ -1,38 +1,39 @@
-//! Whether what was read before may be used. With PostgreSQL that depends on the notifications of other processes: while they
-//! arrive, what was written since is known. During an outage of the database, decisions may go on for a limited period with
-//! what was known at its beginning.
+//! Whether cached data may be used.
+//!
+//! With PostgreSQL this depends on the notifications of other processes: while they arrive, all writes are known. During an
+//! outage of the database, decisions may use the data cached at its beginning for a limited time.
 
 use crate::types::Clock;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Nothing that was read before may be used.
+/// Cached data must not be used.
 const OFF: u8 = 0;
-/// What other processes write is known.
+/// Cached data is current.
 const CURRENT: u8 = 1;
-/// The database is away, and what was known at the beginning of the outage may be used for decisions.
+/// The database is unavailable, and data cached before the outage may be used for decisions.
 const STALE: u8 = 2;
 
-/// Whether what was read before may be used.
+/// The state that decides whether cached data may be used.
 #[derive(Debug)]
 pub(super) struct Freshness {
     state: AtomicU8,
-    /// How often a stale period began or ended: odd during one.
+    /// The number of times that a stale period began or ended; odd during one.
     transitions: AtomicU64,
-    /// When this process last received something, by the monotonic clock, in milliseconds.
+    /// When this process last received data from the database, in milliseconds of the monotonic clock.
     last_contact: AtomicU64,
-    /// How long a stale period may last.
+    /// The maximum duration of a stale period.
     max_stale: Duration,
     clock: Clock,
 }
 
 impl Freshness {
-    /// What is read stays usable, since no other process writes: SQLite.
+    /// For SQLite: cached data is always current, since no other process writes.
     pub(super) fn always() -> Self {
         Self { state: AtomicU8::new(CURRENT), ..Self::with_max_stale(Duration::ZERO, Clock::system()) }
     }
 
-    /// What is read is usable once notifications arrive, and for this time in an outage.
+    /// For PostgreSQL: cached data is current while notifications arrive, and usable for `max_stale` in an outage.
     pub(super) fn with_max_stale(max_stale: Duration, clock: Clock) -> Self {
         Self {
             state: AtomicU8::new(OFF),
@@ -43,7 +44,7 @@ impl Freshness {
         }
     }
 
-    /// Whether what was read before may be used now.
+    /// Returns whether cached data may be used now.
     pub(super) fn is_usable(&self) -> bool {
         match self.state.load(Ordering::Acquire) {
             CURRENT => true,
@@ -52,53 +53,53 @@ impl Freshness {
         }
     }
 
-    /// Whether what other processes write is known.
+    /// Returns whether cached data is current.
     pub(super) fn is_current(&self) -> bool {
         self.state.load(Ordering::Acquire) == CURRENT
     }
 
-    /// Whether the database is away, and what was known before is used for decisions.
+    /// Returns whether the database is unavailable and decisions use cached data.
     pub(super) fn is_stale(&self) -> bool {
         self.state.load(Ordering::Acquire) == STALE
     }
 
-    /// The number of times that a stale period began or ended: odd during one.
+    /// The number of times that a stale period began or ended; odd during one.
     pub(super) fn transitions(&self) -> u64 {
         self.transitions.load(Ordering::Acquire)
     }
 
-    /// The time since this process last received something from the database.
+    /// The time since this process last received data from the database.
     pub(super) fn time_since_contact(&self) -> Duration {
         let last = Duration::from_millis(self.last_contact.load(Ordering::Acquire));
         self.clock.monotonic().saturating_sub(last)
     }
 
-    /// Something was received: nothing was missed until now.
+    /// Records that data was received, so that no notification is missing until now.
     pub(super) fn record_contact(&self) {
         let now = u64::try_from(self.clock.monotonic().as_millis()).unwrap_or(u64::MAX);
         self.last_contact.store(now, Ordering::Release);
     }
 
-    /// Notifications arrive from now on. What was read before has to be forgotten before this is called.
+    /// Turns the cache on: notifications arrive from now on. The caller has invalidated everything that was cached before.
     pub(super) fn set_current(&self) {
         self.record_contact();
         self.set_state(CURRENT);
     }
 
-    /// The connection for notifications is lost: a stale period begins where there was one, and it may last some time.
+    /// Begins a stale period if the cache was on: the connection for notifications is lost.
     pub(super) fn lose_contact(&self) {
         if self.is_current() {
             self.set_state(if self.max_stale.is_zero() { OFF } else { STALE });
         }
     }
 
-    /// What was read before may not be used any more: the stale period is over, or the database answers.
+    /// Turns the cache off: the stale period is over, or the database answers without notifications.
     pub(super) fn set_off(&self) {
         self.set_state(OFF);
     }
 
     fn set_state(&self, state: u8) {
-        // The count first: a request that sees the state sees the count, too.
+        // The counter first, so that a request that sees the new state also sees the new count.
         let is_stale = self.is_stale();
         if is_stale != (state == STALE) {
             self.transitions.fetch_add(1, Ordering::AcqRel);

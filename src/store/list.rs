@@ -1,4 +1,4 @@
-//! Lists: the things of the organizations of which the list is permitted, filtered, sorted, a page at a time.
+//! Lists: the resources of the organizations in which listing is permitted, filtered, sorted and paged.
 
 use super::rows::{OWNER_ORG, RowWithOrg, id_column, is_within, select_with_org, table};
 use super::{Store, StoreError};
@@ -11,47 +11,51 @@ use sea_orm::{
     QuerySelect, Select,
 };
 
-/// Which part of a list is wanted. The columns are a resource's own.
+/// Filters, order and page of a list. The columns are those of the resource.
 #[derive(Debug, Clone, Default)]
 pub struct ListQuery {
-    /// How many things at most.
+    /// The maximum number of rows.
     pub limit: u64,
-    /// How many to pass over.
+    /// The number of rows to skip.
     pub offset: u64,
-    /// By which columns to sort; after all of them by the time of creation and the id.
+    /// The columns to sort by. Ties are ordered by creation time and id.
     pub sort: Vec<(String, Order)>,
-    /// Which columns must have which value.
+    /// The columns that must have a value.
     pub filters: Vec<(String, sea_orm::Value)>,
 }
 
-/// A part of a list.
+/// A page of a list.
 #[derive(Debug)]
 pub struct Page<T> {
-    /// The things in it.
+    /// The rows of the page.
     pub items: Vec<T>,
-    /// How many the whole list has.
+    /// The number of rows of the whole list.
     pub total: u64,
 }
 
-/// The extent of a list, and of the page that was read of it.
+/// The size of a list and of the page read from it.
 #[derive(Debug, Clone, Copy)]
 pub struct ListResult {
     /// The number of rows of the whole list.
     pub total: u64,
-    /// The number of rows that the page has taken.
+    /// The number of rows in the page.
     pub item_count: u64,
 }
 
-/// The stored size of the rows that are read at once, in bytes; a single row may be larger.
+/// The total size of the rows that are read at once, in bytes; a single row may be larger.
 const READ_BYTES: i64 = 512 * 1024;
-/// The most rows that are read at once.
+/// The number of rows that are read at once.
 const READ_ROWS: usize = 500;
 
 impl Store {
-    /// Passes the rows of these organizations to `take`, one after the other, until it returns false.
+    /// Passes the rows of these organizations one by one to `visit` until it returns false.
     ///
-    /// First the ids and sizes of the page are read, then the rows in groups of bounded size: so neither the process nor
-    /// the database's sorting ever holds the whole page.
+    /// The ids and sizes of the page are read first, then the rows in batches of limited size: neither the process nor
+    /// the sort buffer of the database ever holds the whole page.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn list<R: Resource>(
         &self,
         organizations: &Permitted<AuthorizedOrgs>,
@@ -92,7 +96,7 @@ fn count(rows: usize) -> u64 {
     u64::try_from(rows).unwrap_or(u64::MAX)
 }
 
-/// How many of these rows are read at once.
+/// Returns the number of rows to read at once.
 fn group_length(rows: &[(Id, i64)]) -> usize {
     let mut bytes = 0_i64;
     let fitting = rows.iter().take(READ_ROWS).take_while(|(_, size)| {
@@ -102,7 +106,7 @@ fn group_length(rows: &[(Id, i64)]) -> usize {
     fitting.count().max(1)
 }
 
-/// The rows of these organizations that fit the filters.
+/// Selects the rows of these organizations that match the filters.
 fn filtered_select<R: Resource>(
     organizations: &Permitted<AuthorizedOrgs>,
     query: &ListQuery,
@@ -119,14 +123,14 @@ fn filtered_select<R: Resource>(
         .fold(select, |select, (name, value)| select.filter(column::<R>(name).eq(value.clone())))
 }
 
-/// The same, in the order of the list.
+/// Adds the order of the list.
 fn apply_sort<R: Resource>(select: Select<R::Entity>, query: &ListQuery) -> Select<R::Entity> {
     let select = query.sort.iter().fold(select, |select, (name, order)| {
-        // The databases differ in where nothing stands, so it is said: last, and first in descending order.
+        // Explicit, since the databases differ: nulls last, and first in descending order.
         let nulls = if *order == Order::Desc { NullOrdering::First } else { NullOrdering::Last };
         select.order_by_with_nulls(column::<R>(name), order.clone(), nulls)
     });
-    // Ids of one second are in no order.
+    // Ids of the same second are in no particular order, so the creation time comes first.
     select.order_by(column::<R>("created_at"), Order::Asc).order_by(id_column::<R>(), Order::Asc)
 }
 
@@ -134,7 +138,7 @@ fn column<R: Resource>(name: &str) -> Expr {
     Expr::col((Alias::new(table::<R>()), Alias::new(name)))
 }
 
-/// The bytes of the texts of a row. The databases know the length of a text without reading it.
+/// Returns the total length of the texts of a row in bytes. The databases know the length of a text without reading it.
 fn stored_size<R: Resource>() -> Expr {
     let texts = <R::Entity as EntityTrait>::Column::iter()
         .filter(|column| matches!(column.def().get_column_type(), ColumnType::Text | ColumnType::String(_)));

@@ -1,5 +1,7 @@
-//! The only room with queries. A row leaves it undecided, and enters it permitted. Knows SQL; knows nothing of requests
-//! or of what a policy says.
+//! The store: the only module with queries.
+//!
+//! Rows leave it as [`Unchecked`](crate::authz::Unchecked) and are saved only as [`Permitted`](crate::authz::Permitted), so
+//! that the authorizer cannot be bypassed. Knows SQL; knows neither HTTP nor the policies.
 
 mod accounts;
 mod admins;
@@ -54,7 +56,7 @@ pub use sessions::{EndReason, NewRefreshToken, Origin, Session, SessionSelection
 pub use signing_keys::SigningKeyRow;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The database, for reading. Cheap to clone.
+/// A database, for reading and for starting units of work. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Store {
     db: Connections,
@@ -62,9 +64,9 @@ pub struct Store {
     durability: Arc<Durability>,
 }
 
-/// A unit of work: everything that is written in it becomes visible at once, at [`Work::commit`], or not at all.
+/// A unit of work: a transaction whose writes become visible together at [`UnitOfWork::commit`], or not at all.
 ///
-/// What it reads of a row it keeps for itself until it ends, so that a decision holds until the row is written.
+/// Rows that it reads are locked until it ends, so that an authorization decision still holds when the row is written.
 #[derive(Debug)]
 pub struct UnitOfWork {
     tx: Transaction,
@@ -75,69 +77,76 @@ pub struct UnitOfWork {
     pending_revocations: PendingRevocations,
 }
 
-/// What reads: the database as everybody sees it, or a unit of work, which has its connection already. Whoever has one
-/// open reads with that: to wait for a second connection while holding one is how all of them end up waiting.
+/// Reads rows, on the connections of the store or within a unit of work.
+///
+/// During a unit of work, read through [`UnitOfWork::reader`]: waiting for a second connection while holding one can
+/// deadlock the pool.
 #[derive(Debug)]
 pub struct Reader<'a>(Executor<'a>);
 
-/// Whether several processes may serve this database.
+/// Returns whether several processes may serve this database.
 fn is_shared_database(db: &impl ConnectionTrait) -> bool {
     db.get_database_backend() == DbBackend::Postgres
 }
 
 impl Store {
-    /// The stamp for what is read from now on of the thing with this id.
+    /// Returns the cache version for data about this id that is read from now on.
     pub fn cache_version(&self, id: Id) -> CacheVersion {
         self.cache.cache_version(id)
     }
 
-    /// Whether what was read with this stamp of the thing with this id is still so.
+    /// Returns whether data about this id that was read at this version is still current.
     pub fn is_unchanged(&self, version: CacheVersion, id: Id) -> bool {
         self.cache.is_unchanged(version, id)
     }
 
-    /// Whether what was absent at this stamp still is.
+    /// Returns whether an id that was absent at this version is still absent.
     pub fn is_still_absent(&self, version: CacheVersion, id: Id) -> bool {
         self.cache.is_still_absent(version, id)
     }
 
-    /// Whether the database is away, and decisions use what was read before.
+    /// Returns whether the database is unavailable and decisions use cached rows.
     pub fn is_stale(&self) -> bool {
         self.cache.freshness().is_stale()
     }
 
-    /// The number of times that a stale period began or ended: odd during one.
+    /// The number of times that a stale period began or ended; odd during one.
     pub fn stale_transitions(&self) -> u64 {
         self.cache.freshness().transitions()
     }
 
-    /// The time since this process last received something from the database.
+    /// The time since this process last received data from the database.
     pub fn time_since_contact(&self) -> std::time::Duration {
         self.cache.freshness().time_since_contact()
     }
 
-    /// Reads what everybody sees.
+    /// Returns a reader of the committed rows.
     pub fn reader(&self) -> Reader<'_> {
         Reader(Executor::Connections(&self.db))
     }
 }
 
 impl UnitOfWork {
-    /// Reads within the unit of work, and keeps nothing of it from others.
+    /// Returns a reader within the transaction. What it reads is not stored in the row cache.
     pub fn reader(&self) -> Reader<'_> {
         Reader(Executor::Transaction(&self.tx))
     }
 
-    /// Makes everything that was written visible, and the audit trail tell of it.
+    /// Commits the writes together with their audit entries.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable or rejects the transaction. [`StoreError::RevocationNotStored`] if a revocation
+    /// could not be stored; it is in effect in this process nevertheless.
     pub async fn commit(self) -> Result<(), StoreError> {
         let Self { tx, cache, write_set, actor, entries, pending_revocations } = self;
         let write_set = write_set.into_inner().unwrap_or_else(PoisonError::into_inner);
         let entries = entries.into_inner().unwrap_or_else(PoisonError::into_inner);
-        // What was written is forgotten when this ends, also where it is not known whether it was written.
+        // Cached rows are invalidated at the end even if it is unknown whether the transaction was committed.
         let invalidate = cache::InvalidateOnDrop(cache, write_set);
         let last = match &tx {
             Transaction::Sqlite(tx) => {
-                // SQLite has one writer, and this is it.
+                // SQLite has a single writer, so nobody else appends.
                 if let Err(error) = audit::append(tx, &actor, entries).await {
                     return pending_revocations.finish(Err(error));
                 }
@@ -148,7 +157,7 @@ impl UnitOfWork {
             }
         };
         let backend = tx.get_database_backend();
-        // By a task of its own: a request whose client goes away ends here, and the database may commit all the same.
+        // In a separate task: if the client disconnects, this future is dropped, but the database may still commit.
         let task = tokio::spawn(async move {
             let _invalidate = invalidate;
             let result = match (pending_revocations.check_file_in_place(), tx) {
@@ -164,17 +173,17 @@ impl UnitOfWork {
         spans::traced(backend, "COMMIT", async { task.await.map_err(join_error)? }).await
     }
 
-    /// Notes that a thing is being written.
+    /// Records that a row with this id is being written.
     fn mark_written(&self, id: Id) {
         RowCache::add_written(&mut self.write_set.lock().unwrap_or_else(PoisonError::into_inner), id);
     }
 
-    /// Notes that a resource is being created.
+    /// Records that a resource with this id is being created.
     fn mark_created(&self, id: Id) {
         RowCache::add_created(&mut self.write_set.lock().unwrap_or_else(PoisonError::into_inner), id);
     }
 
-    /// Notes that things are being written that nobody counts.
+    /// Records that an unknown set of rows is being written.
     fn mark_all_written(&self) {
         RowCache::add_all(&mut self.write_set.lock().unwrap_or_else(PoisonError::into_inner));
     }

@@ -1,18 +1,18 @@
-//! Which policy version was active last, and which one was confirmed to replace it. One row for all processes.
+//! The active and the confirmed policy version, in one row that all processes share.
 
 use super::{Store, StoreError, UnitOfWork};
 use crate::types::Timestamp;
 use sea_orm::sea_query::{CaseStatement, Expr, ExprTrait, OnConflict, Query};
 use sea_orm::{ConnectionTrait, FromQueryResult};
 
-/// The policy versions that all processes share.
+/// The policy versions in the database.
 #[derive(Debug, Clone, PartialEq, Eq, FromQueryResult)]
 pub struct PolicyState {
     /// The version that became active last; empty before the first one.
     pub version: String,
-    /// What that version protects with, as JSON; empty before the first one.
+    /// The inventory of that version (its forbids and files) as JSON; empty before the first one.
     pub inventory: String,
-    /// The version that was confirmed last. It is forgotten when another version becomes active.
+    /// The version that was confirmed last; cleared when another version becomes active.
     pub confirmed_version: Option<String>,
     /// When it was confirmed.
     pub confirmed_at: Option<Timestamp>,
@@ -24,7 +24,11 @@ const TABLE: &str = "policy_state";
 const SINGLETON_ID: i32 = 1;
 
 impl Store {
-    /// The active and the confirmed version; nothing before the first start.
+    /// Returns the active and the confirmed version; none before the first start.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn policy_state(&self) -> Result<Option<PolicyState>, StoreError> {
         let mut select = Query::select();
         select
@@ -37,8 +41,12 @@ impl Store {
 }
 
 impl UnitOfWork {
-    /// Records which version is active. A confirmation of another version ends with that: it was meant for the change from
-    /// the version before.
+    /// Records the active version. A confirmation of another version is cleared, since it was given for the change from the
+    /// previous one.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn record_active_policies(&self, version: &str, inventory: &str) -> Result<(), StoreError> {
         let mut insert = Query::insert();
         insert
@@ -56,7 +64,11 @@ impl UnitOfWork {
         Ok(())
     }
 
-    /// Records that this version was confirmed to become active.
+    /// Records that a version was confirmed to become active.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn confirm_policies(&self, version: &str, time: Timestamp) -> Result<(), StoreError> {
         let mut insert = Query::insert();
         insert
@@ -71,7 +83,7 @@ impl UnitOfWork {
     }
 }
 
-/// The value of a column where `version` is the confirmed one, else null.
+/// Returns the expression that keeps a column if `version` is the confirmed one, else null.
 fn keep_if_version_unchanged(version: &str, column: &'static str) -> Expr {
     let is_confirmed = Expr::col((TABLE, "confirmed_version")).eq(version);
     CaseStatement::new().case(is_confirmed, Expr::col((TABLE, column))).into()

@@ -1,4 +1,4 @@
-//! The kinds of things that the store holds, by the names that Cedar knows them by.
+//! The resource types in the store, by their Cedar entity types.
 
 use super::rows::table;
 use super::{CacheVersion, Reader, Store, StoreError};
@@ -24,21 +24,21 @@ type LoadAndCacheFn =
     for<'a> fn(&'a Store, Id) -> BoxFuture<'a, Result<Option<Arc<ResourceEntity>>, StoreError>>;
 
 thread_local! {
-    /// The things of late, each by its id and the number of its kind; none of an id of nothing. They are this thread's own
-    /// copies.
+    /// The resource entities that this thread used last, by id and resource type; none for absent ids. The entities are
+    /// copies of this thread.
     static THREAD_CACHE: RefCell<ThreadCache<(CacheVersion, Option<Arc<ResourceEntity>>)>> = const { RefCell::new(ThreadCache::EMPTY) };
 }
 
-/// How many things a thread has near.
+/// The number of entities per thread.
 const THREAD_CACHE_CAPACITY: usize = 8_192;
 
-/// A kind of thing.
+/// A resource type, with its typed operations as functions.
 #[derive(Clone, Copy)]
 pub struct ResourceType {
-    /// Its Cedar entity type.
+    /// The Cedar entity type.
     pub name: &'static str,
     pub(super) table: &'static str,
-    /// Tells it from the other kinds, and from its like of other services in this process.
+    /// Distinguishes the resource types of all services in this process.
     index: u32,
     load: LoadFn,
     cached: CachedFn,
@@ -47,7 +47,7 @@ pub struct ResourceType {
 }
 
 impl ResourceType {
-    /// The kind of this resource.
+    /// Returns the type of a resource.
     pub fn new<R: Resource>() -> Self {
         static NEXT_INDEX: AtomicU32 = AtomicU32::new(0);
         Self {
@@ -72,18 +72,21 @@ impl std::fmt::Debug for ResourceType {
     }
 }
 
-/// All kinds of things.
+/// All resource types.
 #[derive(Debug, Clone, Default)]
 pub struct ResourceTypes(BTreeMap<&'static str, ResourceType>);
 
 impl ResourceTypes {
-    /// Every kind, in the order of the names.
+    /// Iterates over the types by name.
     pub fn iter(&self) -> impl Iterator<Item = &ResourceType> {
         self.0.values()
     }
 
-    /// What Cedar must know of the thing of this type with this id, from what was read not long ago where that is still so;
-    /// none where there is no such type or thing.
+    /// Returns the Cedar entity of a resource, from a cache if that is current; none if there is no such type or resource.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn load_cached(
         &self,
         store: &Store,
@@ -111,12 +114,16 @@ impl ResourceTypes {
         Ok(entity)
     }
 
-    /// Whether things of this type are kept.
+    /// Returns whether resources of this type are stored.
     pub fn contains(&self, kind: &str) -> bool {
         self.0.contains_key(kind)
     }
 
-    /// At most `limit` things of this type that stand in `top` or below it, after the id `after`, by id.
+    /// Returns a page of the resources of a type in `top` and its descendants, by id: at most `limit`, after the id `after`.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn page(
         &self,
         reader: &Reader<'_>,
@@ -131,7 +138,11 @@ impl ResourceTypes {
         }
     }
 
-    /// What Cedar must know of the thing of this type with this id; none where there is no such type or thing.
+    /// Returns the Cedar entity of a resource from the database; none if there is no such type or resource.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn load(
         &self,
         reader: &Reader<'_>,

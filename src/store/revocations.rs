@@ -1,6 +1,8 @@
-//! Revocations that are in effect in this process although the database could not be written, for example because its disk
-//! is full. They are stored as soon as it can be written again; until then other processes, and this one after a restart,
-//! do not know them.
+//! Revocations that are in effect in this process although the database is not writable, for example because its disk
+//! is full.
+//!
+//! They are stored as soon as the database is writable again. Until then, other processes, and this one after a restart, do
+//! not know them.
 
 use super::durability::Durability;
 use super::{AuditActor, EndReason, SessionSelection, Store, StoreError, UnitOfWork};
@@ -9,7 +11,7 @@ use sea_orm::DbErr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The number of revocations that are kept. Beyond it all credentials are revoked that exist by then.
+/// The maximum number of unstored revocations. Beyond it, all credentials that exist by then are revoked.
 const MAX_UNSTORED: usize = 10_000;
 
 /// The credentials that a revocation ends.
@@ -17,15 +19,15 @@ const MAX_UNSTORED: usize = 10_000;
 pub(super) enum RevocationTarget {
     /// Sessions of the user.
     Sessions(SessionSelection),
-    /// API keys of the user: this one, else all.
+    /// API keys of the user: this one, or all.
     ApiKeys(Option<Id>),
-    /// All credentials of the user, those of the future too: it is blocked or deleted.
+    /// All credentials of the user, including future ones: it is blocked or deleted.
     User,
     /// The credentials of all users.
     AllUsers,
 }
 
-/// A revocation, and who caused it.
+/// A revocation and its actor.
 #[derive(Debug, Clone)]
 pub(super) struct Revocation {
     pub(super) user: Id,
@@ -36,7 +38,7 @@ pub(super) struct Revocation {
 }
 
 impl Revocation {
-    /// Whether a credential with this id existed when the revocation was made.
+    /// Returns whether a credential with this id existed at the time of the revocation.
     fn existed_before(&self, credential: Id) -> bool {
         i64::from(credential.created_second()) <= self.time.seconds()
     }
@@ -73,7 +75,7 @@ impl Revocation {
 /// The revocations that are not stored.
 #[derive(Debug, Default)]
 pub(super) struct UnstoredRevocations {
-    /// Whether there are any, so that nobody else takes the lock.
+    /// Whether there are any; avoids taking the lock.
     is_any: AtomicBool,
     pending: Mutex<Vec<Revocation>>,
 }
@@ -108,9 +110,9 @@ impl UnstoredRevocations {
         }
         if let Some(last) = pending.last().filter(|_| pending.len() > MAX_UNSTORED).cloned() {
             tracing::error!(
-                "more than {MAX_UNSTORED} revocations cannot be stored: this process refuses all sessions and API keys that exist now"
+                "more than {MAX_UNSTORED} revocations cannot be stored: this process rejects all existing sessions and API keys"
             );
-            // Users that are blocked stay so: their new credentials count, too.
+            // Users stay blocked, since that covers future credentials, too.
             pending.retain(|old| old.target == RevocationTarget::User);
             pending.truncate(MAX_UNSTORED);
             pending.push(Revocation { target: RevocationTarget::AllUsers, ..last });
@@ -118,7 +120,7 @@ impl UnstoredRevocations {
         self.is_any.store(!pending.is_empty(), Ordering::Release);
     }
 
-    /// Forgets revocations that have been stored.
+    /// Removes revocations that have been stored.
     pub(super) fn remove_stored(&self, stored: &[Revocation], unblocked: Option<Id>) {
         if !self.is_any.load(Ordering::Acquire) {
             return;
@@ -134,13 +136,13 @@ impl UnstoredRevocations {
     }
 }
 
-/// What becomes of the revocations of a unit of work when it ends.
+/// The revocations of a unit of work, until it ends.
 #[derive(Debug)]
 pub(super) struct PendingRevocations {
     durability: Arc<Durability>,
-    /// What the unit of work revokes, in this process even where that cannot be stored.
+    /// They take effect in this process even if they cannot be stored.
     revocations: Mutex<Vec<Revocation>>,
-    /// The user that it unblocks.
+    /// The user that the unit of work unblocks.
     unblocked_user: Mutex<Option<Id>>,
 }
 
@@ -153,12 +155,12 @@ impl PendingRevocations {
         }
     }
 
-    /// Checks that what is written is not lost with a file that was moved away.
+    /// Checks that the database file was not moved away, which would lose writes.
     pub(super) fn check_file_in_place(&self) -> Result<(), StoreError> {
         self.durability.check_in_place()
     }
 
-    /// Puts the revocations into effect where they could not be stored, and forgets those that were.
+    /// Puts the revocations into effect if they could not be stored; removes them if they were.
     pub(super) fn finish(&self, written: Result<(), StoreError>) -> Result<(), StoreError> {
         self.durability.record(&written);
         let revocations = self.revocations.lock().unwrap_or_else(PoisonError::into_inner);
@@ -178,8 +180,8 @@ impl PendingRevocations {
 }
 
 impl UnitOfWork {
-    /// Notes that this unit of work revokes credentials, which holds in this process even where it cannot be stored. To be
-    /// called when the revocation is permitted, before it is written.
+    /// Notes a revocation, which takes effect in this process even if it cannot be stored. Call it when the revocation is
+    /// authorized, before writing it.
     pub(super) fn note_revocation(
         &self,
         user: Id,
@@ -191,21 +193,21 @@ impl UnitOfWork {
         self.pending_revocations.revocations.lock().unwrap_or_else(PoisonError::into_inner).push(revocation);
     }
 
-    /// Notes that a user is blocked or deleted: its credentials are refused even where that cannot be stored.
+    /// Notes that a user is blocked or deleted. Its credentials are rejected even if that cannot be stored.
     pub fn note_user_blocked(&self, user: Id, time: Timestamp) {
         self.mark_written(user);
         self.note_revocation(user, RevocationTarget::User, EndReason::Blocked, time);
     }
 
-    /// Notes that a user is no longer blocked.
+    /// Notes that a user is unblocked.
     pub fn note_user_unblocked(&self, user: Id) {
         *self.pending_revocations.unblocked_user.lock().unwrap_or_else(PoisonError::into_inner) = Some(user);
     }
 
-    /// The error of a statement that failed. Where the database cannot be written, the revocations are in effect.
+    /// Converts the error of a failed statement. If the database is not writable, the noted revocations take effect.
     pub(super) fn statement_error(&self, error: DbErr) -> StoreError {
         let Err(error) = self.pending_revocations.finish(Err(error.into())) else {
-            return StoreError::Failed("a failed statement was settled".to_owned());
+            return StoreError::Failed("a failed statement was reported as successful".to_owned());
         };
         self.cache.invalidate(&self.write_set.lock().unwrap_or_else(PoisonError::into_inner));
         error
@@ -225,28 +227,32 @@ impl UnitOfWork {
 }
 
 impl Store {
-    /// Whether a session was revoked by a revocation that is not stored.
+    /// Returns whether an unstored revocation covers a session.
     pub fn is_session_revoked(&self, user: Id, session: Id) -> bool {
         self.durability.revocations.is_session_revoked(user, session)
     }
 
-    /// Whether an API key was.
+    /// Returns whether an unstored revocation covers an API key.
     pub fn is_key_revoked(&self, user: Id, key: Id) -> bool {
         self.durability.revocations.is_key_revoked(user, key)
     }
 
-    /// Whether a user was blocked or deleted by a revocation that is not stored.
+    /// Returns whether an unstored revocation blocks or deletes a user.
     pub fn is_user_blocked(&self, user: Id) -> bool {
         self.durability.revocations.is_user_blocked(user)
     }
 
-    /// The number of revocations that are not stored.
+    /// The number of unstored revocations.
     pub fn unstored_revocations(&self) -> usize {
         self.durability.revocations.lock().len()
     }
 
-    /// Stores the revocations of sessions and API keys that could not be stored before. A user that is to be blocked or
-    /// deleted stays refused until the request is repeated.
+    /// Stores the pending revocations of sessions and API keys. A user that is to be blocked or deleted stays rejected
+    /// in this process until that request is repeated.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable or not writable.
     pub async fn store_revocations(&self) -> Result<(), StoreError> {
         if !self.durability.revocations.is_any.load(Ordering::Acquire) {
             return Ok(());
@@ -264,7 +270,7 @@ impl Store {
                 RevocationTarget::User | RevocationTarget::AllUsers => continue,
             }
             work.commit().await?;
-            tracing::info!(%user, "a revocation is stored that could not be stored before");
+            tracing::info!(%user, "stored a pending revocation");
         }
         Ok(())
     }

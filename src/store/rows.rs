@@ -1,4 +1,4 @@
-//! The rows of the resources: found, inserted, saved, deleted.
+//! Rows of resources: find, insert, save, delete.
 
 use super::{Reader, ResourceTypes, Store, StoreError, UnitOfWork};
 use crate::authz::{AuthzResource, Permitted, ResourceEntity, Unchecked};
@@ -11,35 +11,35 @@ use sea_orm::{
 };
 use std::sync::Arc;
 
-/// The largest resource that is stored, in bytes as JSON: 256 KiB.
+/// The maximum size of a resource, in bytes as JSON: 256 KiB.
 const MAX_RESOURCE_BYTES: usize = 256 * 1024;
 
-/// The organizations, seen from the things that they hold.
+/// The organizations, as owners of resources.
 pub(super) mod owner_org {
     use crate::types::{Id, OrgPath};
     use sea_orm::entity::prelude::*;
 
-    /// Where an organization stands.
+    /// The position of an organization in the tree.
     #[sea_orm::model]
     #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
     #[sea_orm(table_name = "organizations")]
     pub(crate) struct Model {
-        /// The organization.
+        /// The id of the organization.
         #[sea_orm(primary_key, auto_increment = false)]
         pub id: Id,
-        /// The organization above it.
+        /// Its parent; none for the root.
         pub parent: Option<Id>,
-        /// Its place in the tree.
+        /// Its path.
         pub path: OrgPath,
     }
 
     impl ActiveModelBehavior for ActiveModel {}
 }
 
-/// The alias under which the organization that holds a thing is joined to it.
+/// The alias of the joined organization that owns a resource.
 pub(super) const OWNER_ORG: &str = "holder";
 
-/// A row with the place of the organization that holds it.
+/// A row with the path of the organization that owns it.
 pub(super) struct RowWithOrg<R> {
     pub(super) row: R,
     path: OrgPath,
@@ -61,18 +61,18 @@ impl<R: Resource> RowWithOrg<R> {
 }
 
 impl<P: AuthzResource> RowWithOrg<P> {
-    /// The id and the Cedar entity of a row.
+    /// Returns the id and the Cedar entity of the row.
     fn into_id_and_entity(self) -> (Id, Arc<ResourceEntity>) {
         (self.row.id(), Unchecked::new(self.row, self.path).resource_entity())
     }
 }
 
-/// The rows of a resource, each with the organization that holds it.
+/// Selects the rows of a resource with the paths of their organizations.
 pub(super) fn select_with_org<R: Resource>() -> Select<R::Entity> {
     join_owner_org::<R>(<R::Entity as EntityTrait>::find())
 }
 
-/// The columns of the rows of a resource that decisions read, each with the organization that holds the row.
+/// Selects only the columns that decisions read, with the paths of the organizations.
 fn select_decision_columns<R: Resource>() -> Select<R::Entity> {
     let columns = R::DECISION_COLUMNS.iter();
     let select = <R::Entity as EntityTrait>::find().select_only();
@@ -93,15 +93,15 @@ fn by_id<R: Resource>(id: Id) -> Select<R::Entity> {
     select_with_org::<R>().filter(id_column::<R>().eq(id))
 }
 
-/// The id of a resource, named with its table.
+/// The id column of a resource, qualified with the table.
 pub(super) fn id_column<R: Resource>() -> Expr {
     Expr::col((Alias::new(table::<R>()), Alias::new("id")))
 }
 
-/// Checks that a row is not too large to be stored.
+/// Checks the size of a row.
 ///
 /// # Errors
-/// [`StoreError::TooLarge`] above [`MAX_RESOURCE`].
+/// [`StoreError::TooLarge`] above [`MAX_RESOURCE_BYTES`].
 fn check_size(row: &impl serde::Serialize) -> Result<(), StoreError> {
     let JsonSize { bytes, .. } = JsonSize::of(row);
     if bytes > MAX_RESOURCE_BYTES {
@@ -111,26 +111,38 @@ fn check_size(row: &impl serde::Serialize) -> Result<(), StoreError> {
     }
 }
 
-/// The name of a resource's table.
+/// Returns the name of the table of a resource.
 pub(super) fn table<R: Resource>() -> &'static str {
     sea_orm::EntityName::table_name(&<R::Entity as Default>::default())
 }
 
 impl Reader<'_> {
-    /// The thing with this id; none where there is none.
+    /// Returns the resource with this id; none if there is none.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn find<R: Resource>(&self, id: Id) -> Result<Option<Unchecked<R>>, StoreError> {
         Ok(by_id::<R>(id).into_model::<RowWithOrg<R>>().one(&self.0).await?.map(RowWithOrg::into_unchecked))
     }
 
-    /// Where this organization stands in the tree; none where there is no such organization.
+    /// Returns the path of an organization; none if there is no such organization.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn path(&self, organization: Id) -> Result<Option<OrgPath>, StoreError> {
         Ok(owner_org::Entity::find_by_id(organization).one(&self.0).await?.map(|found| found.path))
     }
 }
 
 impl Reader<'_> {
-    /// At most `limit` resources of `top` and the organizations below it, after the id `after`, by id: their Cedar
-    /// entities.
+    /// Returns the Cedar entities of a page of the resources in `top` and its descendants, by id: at most `limit`,
+    /// after the id `after`.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn page<R: Resource>(
         &self,
         top: &OrgPath,
@@ -147,7 +159,11 @@ impl Reader<'_> {
         Ok(rows.into_iter().map(RowWithOrg::into_id_and_entity).collect())
     }
 
-    /// The Cedar entity of the resource with this id; none where there is no such resource.
+    /// Returns the Cedar entity of a resource; none if there is no such resource.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn resource_entity<R: Resource>(
         &self,
         id: Id,
@@ -157,7 +173,11 @@ impl Reader<'_> {
         Ok(row.map(|row| row.into_id_and_entity().1))
     }
 
-    /// This organization and all those below it, itself first.
+    /// Returns the paths of an organization and all its descendants, by level.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn subtree(&self, top: &OrgPath) -> Result<Vec<OrgPath>, StoreError> {
         let found = owner_org::Entity::find().filter(is_within(Expr::col("path"), top)).all(&self.0).await?;
         let mut paths: Vec<OrgPath> = found.into_iter().map(|found| found.path).collect();
@@ -167,16 +187,20 @@ impl Reader<'_> {
 }
 
 impl Store {
-    /// The thing with this id; none where there is none.
+    /// Returns the resource with this id, from the cache if that is current; none if there is none.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn find<R: Resource>(&self, id: Id) -> Result<Option<Unchecked<R>>, StoreError> {
         if let Some(resource) = self.map_cached(id, Unchecked::<R>::clone) {
             return Ok(Some(resource));
         }
-        // Boxed, since it is rare and large, and every request would make room for it.
+        // Boxed, since this branch is rare and its future large: it would enlarge the future of every request.
         Box::pin(self.load_and_cache(id)).await
     }
 
-    /// What is wanted of the thing with this id; none where it is not in memory.
+    /// Applies `project` to a cached resource; none if it is not cached.
     pub(super) fn map_cached<R: Resource, T>(
         &self,
         id: Id,
@@ -185,8 +209,8 @@ impl Store {
         self.cache.row(R::TYPE, id)?.downcast::<R>().map(project)
     }
 
-    /// Reads a resource, and remembers it, or that it is absent: else the time of an answer would tell an id of nothing from
-    /// one of a resource in another tenant.
+    /// Reads a resource and caches it, or that it is absent. Caching the absence prevents that response times reveal
+    /// whether an id belongs to a resource of another tenant.
     pub(super) async fn load_and_cache<R: Resource>(
         &self,
         id: Id,
@@ -201,41 +225,57 @@ impl Store {
         };
         let bytes = JsonSize::of(&row_with_org.row).memory_estimate();
         let resource = row_with_org.into_unchecked();
-        // Its copies know it from now on.
+        // Built before the resource is cached, so that all clones share it.
         resource.resource_entity();
         self.cache.insert_row((R::TYPE, id), version, bytes, resource.clone());
         Ok(Some(resource))
     }
 
-    /// Where this organization stands in the tree; none where there is no such organization.
+    /// Returns the path of an organization; none if there is no such organization.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn path(&self, organization: Id) -> Result<Option<OrgPath>, StoreError> {
         self.reader().path(organization).await
     }
 
-    /// The root organization; none in a database that is still empty.
+    /// Returns the path of the root organization; none in an empty database.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn root(&self) -> Result<Option<OrgPath>, StoreError> {
         let root =
             owner_org::Entity::find().filter(owner_org::Column::Parent.is_null()).one(&self.db).await?;
         Ok(root.map(|found| found.path))
     }
 
-    /// This organization and all those below it, itself first.
+    /// Returns the paths of an organization and all its descendants, by level.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn subtree(&self, top: &OrgPath) -> Result<Vec<OrgPath>, StoreError> {
         self.reader().subtree(top).await
     }
 }
 
-/// That a path is that of `top` or of an organization below it.
+/// Returns the condition that a path is `top` or below it.
 pub(super) fn is_within(path: Expr, top: &OrgPath) -> Expr {
-    // Ids are hex digits, so the pattern has no wildcard but its last one.
+    // Ids are hex digits, so the pattern has no wildcards except the last one.
     path.clone().eq(top.to_string()).or(path.like(format!("{top}#%")))
 }
 
 impl UnitOfWork {
-    /// The thing with this id, kept from other writers until the work ends; none where there is none.
+    /// Returns the resource with this id and locks its row until the unit of work ends; none if there is none.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn find<R: Resource>(&self, id: Id) -> Result<Option<Unchecked<R>>, StoreError> {
-        // The lock first, and then the row with its organization: what is joined to a row that had to be waited for is
-        // what was joined to it before.
+        // Lock first, then read the row with its organization: after waiting for a lock, a joined row would still be the one
+        // from before the wait.
         let mut lock = Query::select();
         lock.column(Alias::new("id"))
             .from(Alias::new(table::<R>()))
@@ -245,10 +285,10 @@ impl UnitOfWork {
         self.reader().find(id).await
     }
 
-    /// Stores a new thing.
+    /// Inserts a new resource.
     ///
     /// # Errors
-    /// [`StoreError::TooLarge`] if it has more than 256 KiB as JSON.
+    /// [`StoreError::TooLarge`] if it has more than 256 KiB as JSON; else if the database is unavailable or rejects it.
     pub async fn insert<R: Resource>(&self, row: Permitted<R>) -> Result<Permitted<R>, StoreError> {
         check_size(&row)?;
         self.mark_created(row.id());
@@ -257,10 +297,10 @@ impl UnitOfWork {
         Ok(row)
     }
 
-    /// Stores a changed thing.
+    /// Updates a resource.
     ///
     /// # Errors
-    /// [`StoreError::TooLarge`] if it has more than 256 KiB as JSON.
+    /// [`StoreError::TooLarge`] if it has more than 256 KiB as JSON; else if the database is unavailable or rejects it.
     pub async fn save<R>(&self, row: Permitted<R>) -> Result<Permitted<R>, StoreError>
     where
         R: Resource,
@@ -275,9 +315,13 @@ impl UnitOfWork {
         Ok(row)
     }
 
-    /// Deletes a thing, and what the database deletes with it.
+    /// Deletes a resource, and the rows that the database deletes with it.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Referenced`] if another row refers to it; else if the database is unavailable.
     pub async fn delete<R: Resource>(&self, row: &Permitted<R>) -> Result<(), StoreError> {
-        // What the database deletes with it is not counted here: the messages of a conversation, the keys of a user.
+        // The ids of cascaded rows, such as the messages of a conversation or the keys of a user, are unknown here.
         self.mark_all_written();
         let mut delete = Query::delete();
         delete.from_table(Alias::new(table::<R>())).and_where(Expr::col("id").eq(row.id()));
@@ -285,7 +329,11 @@ impl UnitOfWork {
         Ok(())
     }
 
-    /// Keeps the tree of organizations from every other writer until the work ends.
+    /// Locks the tree of organizations against changes until the unit of work ends.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn lock_tree(&self) -> Result<(), StoreError> {
         let mut root = owner_org::Entity::find().filter(owner_org::Column::Parent.is_null());
         QueryTrait::query(&mut root).lock(LockType::Update);
@@ -293,12 +341,20 @@ impl UnitOfWork {
         Ok(())
     }
 
-    /// Where this organization stands now; none where there is no such organization.
+    /// Returns the current path of an organization; none if there is no such organization.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn path(&self, organization: Id) -> Result<Option<OrgPath>, StoreError> {
         self.reader().path(organization).await
     }
 
-    /// Makes a conversation that of a contact.
+    /// Sets the conversation of a contact.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn set_contact_conversation<A: Resource, B: Resource>(
         &self,
         contact: &Permitted<A>,
@@ -307,7 +363,11 @@ impl UnitOfWork {
         self.set_column("contacts", "conversation", conversation.id(), Expr::col("id").eq(contact.id())).await
     }
 
-    /// Takes the messages of a conversation along to the organization that holds it now.
+    /// Moves the messages of a conversation to the organization that owns it now.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn move_messages_to_org<R: Resource>(
         &self,
         conversation: &Permitted<R>,
@@ -330,7 +390,12 @@ impl UnitOfWork {
         Ok(())
     }
 
-    /// Moves everything that stands below `old` to below `new`. The organization itself has been saved already.
+    /// Updates the paths of all descendants of an organization that has moved from `old` to `new`. The organization
+    /// itself has already been saved.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn move_subtree<R: Resource>(
         &self,
         moved: &Permitted<R>,
@@ -357,8 +422,12 @@ impl UnitOfWork {
         Ok(())
     }
 
-    /// What an organization holds, as `(type, count)`, where it holds any: the organizations right below it, and the
-    /// things of every other kind.
+    /// Counts what an organization holds, as `(type, count)` for each type with any: its child organizations, and its
+    /// resources of every other type.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn count_held_resources(
         &self,
         organization: Id,

@@ -1,6 +1,8 @@
-//! Sessions: one login is one session, and its refresh tokens are one family, of which each but the last one is spent. A
-//! token is here as a hash only, with the salt by which it follows from the one before: neither this nor that token alone
-//! gives the next one away.
+//! Sessions and their refresh tokens.
+//!
+//! One login is one session, and its refresh tokens are one family, in which all tokens except the last are spent.
+//! Tokens are stored as hashes, with the salt by which a token was derived from its predecessor: neither the salt nor
+//! the predecessor alone reveals the token.
 
 use super::revocations::RevocationTarget;
 use super::{Event, Store, StoreError, UnitOfWork};
@@ -9,74 +11,74 @@ use sea_orm::sea_query::{Expr, ExprTrait, LockType, Order, Query, UpdateStatemen
 use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, JoinType, TryGetable};
 use std::net::IpAddr;
 
-/// From where somebody calls, as far as it tells.
+/// The origin of a request, as far as known.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Origin {
-    /// Its address.
+    /// The IP address of the client.
     pub address: Option<IpAddr>,
-    /// What it says it is: its `User-Agent`.
+    /// The `User-Agent` of the client.
     pub agent: Option<String>,
-    /// The id of its request.
+    /// The id of the request.
     pub request: Option<String>,
 }
 
 /// A session.
 #[derive(Debug, Clone, FromQueryResult)]
 pub struct Session {
-    /// The session, which is also the family of its refresh tokens.
+    /// The id of the session and of its refresh-token family.
     pub id: Id,
-    /// Whose it is.
+    /// The user that it belongs to.
     pub user: Id,
-    /// When its user logged in.
+    /// When the user logged in.
     pub created_at: Timestamp,
-    /// From which address.
+    /// The IP address of the login.
     pub created_address: Option<String>,
-    /// And with what.
+    /// The `User-Agent` of the login.
     pub created_agent: Option<String>,
-    /// When it was last refreshed, or opened, or an access token of it was used; this to the minute.
+    /// When it was last used, by a login, a refresh, or an access token (the latter accurate to the minute).
     pub last_used_at: Timestamp,
-    /// From which address.
+    /// The IP address of the last use.
     pub used_address: Option<String>,
-    /// And with what.
+    /// The `User-Agent` of the last use.
     pub used_agent: Option<String>,
     /// When it ends, however it is used.
     pub expires_at: Timestamp,
-    /// Until when any of its tokens can be good.
+    /// When the last of its tokens expires.
     #[sea_orm(from_alias = "good_until")]
     pub last_token_expiry: Timestamp,
-    /// When it was ended before its time.
+    /// When it was ended early; none if it was not.
     pub ended_at: Option<Timestamp>,
 }
 
 impl Session {
-    /// Whether it has neither been ended nor come to its end.
+    /// Returns whether it has neither been ended nor expired.
     pub fn is_live(&self, now: Timestamp) -> bool {
         self.ended_at.is_none() && now < self.expires_at
     }
 }
 
-/// A refresh token that is being issued.
+/// A refresh token to issue.
 #[derive(Debug, Clone)]
 pub struct NewRefreshToken {
-    /// Its hash.
+    /// The hash of the token.
     pub hash: String,
-    /// Until when it is good.
+    /// When it expires.
     pub expires_at: Timestamp,
-    /// The hash of the token that it follows, and the salt, in hex, by which it follows from that; none for the first.
+    /// The hash of its predecessor and the salt, in hex, by which it was derived from that; none for the first of a family.
     pub predecessor: Option<(String, String)>,
 }
 
-/// What became of a spent refresh token.
+/// A refresh token that has been spent.
 #[derive(Debug, Clone, FromQueryResult)]
 pub struct SpentToken {
     /// When it was spent.
     pub spent_at: Timestamp,
-    /// The salt of its successor, as long as that has not been spent itself.
+    /// The salt of its successor, until that is spent, too.
     pub salt: Option<String>,
 }
 
 string_enum!(
-    /// Why a session, or a key, ended before its time.
+    /// Why a session or API key was ended before its expiry.
     EndReason {
         Logout = "logout",
         Deleted = "deleted",
@@ -87,14 +89,14 @@ string_enum!(
     }
 );
 
-/// Which sessions of a user.
+/// A selection of the sessions of a user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SessionSelection {
-    /// All of them.
+    /// All sessions.
     All,
-    /// This one.
+    /// A single session.
     One(Id),
-    /// All but this one.
+    /// All sessions except one.
     AllExcept(Id),
 }
 
@@ -112,7 +114,7 @@ const COLUMNS: [&str; 11] = [
     "ended_at",
 ];
 
-/// A session is used now, from there.
+/// Returns the update that records a use of a session.
 fn last_use_update(session: Id, origin: &Origin, now: Timestamp) -> UpdateStatement {
     Query::update()
         .table("sessions")
@@ -124,7 +126,11 @@ fn last_use_update(session: Id, origin: &Origin, now: Timestamp) -> UpdateStatem
 }
 
 impl UnitOfWork {
-    /// Opens a session.
+    /// Inserts a session.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn insert_session(&self, session: &Session) -> Result<(), StoreError> {
         let mut insert = Query::insert();
         insert.into_table("sessions").columns(COLUMNS).values_panic([
@@ -144,7 +150,11 @@ impl UnitOfWork {
         Ok(())
     }
 
-    /// A session, kept from other writers until the work ends. Whoever changes a family goes through here first.
+    /// Returns a session and locks it until the unit of work ends. Every change of a token family starts with this lock.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn session(&self, id: Id) -> Result<Option<Session>, StoreError> {
         let mut select = Query::select();
         select.columns(COLUMNS).from("sessions").and_where(Expr::col("id").eq(id)).lock(LockType::Update);
@@ -156,7 +166,11 @@ impl UnitOfWork {
         }))
     }
 
-    /// Whether a user has this session still, and it is live at `now`.
+    /// Returns whether a user still has this session and it is live at `now`.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn has_live_session(&self, user: Id, session: Id, now: Timestamp) -> Result<bool, StoreError> {
         let mut select = Query::select();
         select
@@ -169,20 +183,30 @@ impl UnitOfWork {
         Ok(self.tx.query_one(&select).await?.is_some() && !self.is_session_revoked(user, session))
     }
 
-    /// Notes that a session was used, and until when its tokens can be good now.
+    /// Records that a session was refreshed, and when the last of its tokens expires now.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn record_session_refresh(
         &self,
         session: Id,
         origin: &Origin,
-        good_until: Timestamp,
+        last_token_expiry: Timestamp,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        self.tx.execute(last_use_update(session, origin, now).value("good_until", good_until)).await?;
+        self.tx.execute(last_use_update(session, origin, now).value("good_until", last_token_expiry)).await?;
         Ok(())
     }
 
-    /// Ends sessions of a user that have not ended yet, and gives their number; the audit trail tells of each. Every session that ends before its time
-    /// ends here, with its refresh tokens and its access tokens; only those of a deleted user go with that.
+    /// Ends sessions of a user that have not ended yet, adds an audit entry for each, and returns their number.
+    ///
+    /// This ends their refresh tokens and access tokens. Every session that is ended early goes through here, except
+    /// those of a deleted user.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable. [`StoreError::RevocationNotStored`] if the revocation could not be stored.
     pub async fn end_sessions(
         &self,
         user: Id,
@@ -193,7 +217,7 @@ impl UnitOfWork {
         self.end_sessions_opened_until(user, selection, reason, now, None).await
     }
 
-    /// The same, of the sessions that were opened until then, where a time is given.
+    /// As [`Self::end_sessions`]; with `until`, sessions opened later stay.
     pub(super) async fn end_sessions_opened_until(
         &self,
         user: Id,
@@ -203,7 +227,7 @@ impl UnitOfWork {
         until: Option<Timestamp>,
     ) -> Result<u64, StoreError> {
         self.note_revocation(user, RevocationTarget::Sessions(selection), reason, now);
-        // Whoever calls with one of them is remembered as its user.
+        // Caches identify callers with one of the sessions as this user.
         self.mark_written(user);
         let mut update = Query::update();
         update
@@ -238,7 +262,11 @@ impl UnitOfWork {
         Ok(u64::try_from(ended.len()).unwrap_or(u64::MAX))
     }
 
-    /// Gives a session its next refresh token. The database takes one successor of a token and no second one.
+    /// Adds the next refresh token of a session. A unique constraint permits one successor per token.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Duplicate`] if the predecessor has a successor already; else if the database is unavailable.
     pub async fn insert_refresh_token(
         &self,
         session: Id,
@@ -262,8 +290,14 @@ impl UnitOfWork {
         Ok(())
     }
 
-    /// Spends a refresh token that has not expired: true for exactly one caller, however many try at once. From now on it
-    /// follows from nothing any more.
+    /// Marks a refresh token as spent if it is neither spent nor expired. Returns true for exactly one of concurrent
+    /// callers.
+    ///
+    /// Its own salt is deleted, so that it can no longer be derived from its predecessor.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn spend_refresh_token(&self, hash: &str, now: Timestamp) -> Result<bool, StoreError> {
         let mut spend = Query::update();
         spend
@@ -276,7 +310,11 @@ impl UnitOfWork {
         Ok(self.tx.execute(&spend).await?.rows_affected() == 1)
     }
 
-    /// What became of a refresh token; none where it has not been spent.
+    /// Returns a spent refresh token; none if the token is unknown or not spent.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn spent_token(&self, hash: &str) -> Result<Option<SpentToken>, StoreError> {
         let mut select = Query::select();
         select
@@ -297,7 +335,11 @@ impl UnitOfWork {
 }
 
 impl Store {
-    /// The session that a refresh token belongs to, spent or not.
+    /// Returns the session of a refresh token, spent or not.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn session_by_refresh_token(&self, refresh_hash: &str) -> Result<Option<Session>, StoreError> {
         let mut select = Query::select();
         select
@@ -309,7 +351,11 @@ impl Store {
         Ok(found.map(|row| Session::from_query_result(&row, "")).transpose()?)
     }
 
-    /// When an unspent refresh token was issued and until when it is good; none where it is not good at `now`.
+    /// Returns when a refresh token was issued and when it expires; none if it is unknown, spent or expired at `now`.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn valid_refresh_token(
         &self,
         hash: &str,
@@ -327,7 +373,11 @@ impl Store {
         Ok(Some((read("issued_at")?, read("expires_at")?)))
     }
 
-    /// Notes that an access token of a session was used, unless it was used later.
+    /// Records that an access token of a session was used, unless a later use is recorded.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn record_session_use(
         &self,
         session: Id,
@@ -340,7 +390,11 @@ impl Store {
         Ok(())
     }
 
-    /// At most `limit` sessions of a user of which something can be good still, those last used first.
+    /// Returns at most `limit` sessions of a user with a token that may still be valid, the last used first.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn sessions(&self, user: Id, limit: u64, now: Timestamp) -> Result<Vec<Session>, StoreError> {
         let mut select = Query::select();
         select

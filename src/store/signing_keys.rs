@@ -1,5 +1,5 @@
-//! The keys that sign access tokens. Each has a number, one more than the one before; that no number is there twice
-//! decides which of several processes makes the next one.
+//! The stored signing keys. Each has the next number; a unique constraint on the number serializes concurrent rotations by
+//! several processes.
 
 use super::cache::RowCache;
 use super::{AuditEntry, CacheVersion, Event, Store, StoreError, UnitOfWork};
@@ -9,24 +9,24 @@ use sea_orm::sea_query::{Expr, ExprTrait, OnConflict, Order, Query};
 use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, TryGetable};
 use std::sync::PoisonError;
 
-/// A key that signs access tokens.
+/// A signing key.
 #[derive(Clone, PartialEq, Eq, FromQueryResult)]
 pub struct SigningKeyRow {
-    /// The name in the header of the tokens that it signs.
+    /// The key id, as in the header of the tokens that it signs.
     pub kid: String,
-    /// Its place among the others.
+    /// The position in the key ring.
     pub number: i64,
-    /// The only algorithm that it is used with (RFC 8725, 3.1).
+    /// The only algorithm that the key is used with (RFC 8725, section 3.1).
     pub algorithm: TokenAlgorithm,
-    /// The key, in hex.
+    /// The key material, in hex.
     pub secret: String,
-    /// When it was made.
+    /// When it was created.
     pub created_at: Timestamp,
-    /// From when on it signs.
+    /// The time from which the key signs.
     pub signs_from: Timestamp,
 }
 
-// By hand: without the secret.
+// Not derived, so that the secret is not printed.
 impl std::fmt::Debug for SigningKeyRow {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("SigningKeyRow").field("kid", &self.kid).finish_non_exhaustive()
@@ -36,13 +36,17 @@ impl std::fmt::Debug for SigningKeyRow {
 const COLUMNS: [&str; 6] = ["kid", "number", "algorithm", "secret", "created_at", "signs_from"];
 
 impl Store {
-    /// The stamp for what is read of the keys that sign from now on. It changes when a process that can be heard writes
-    /// one.
+    /// Returns the cache version for signing keys that are read from now on. It changes when this process, or another
+    /// one that notifies it, writes a key.
     pub fn signing_keys_version(&self) -> CacheVersion {
         self.cache.signing_keys_version()
     }
 
-    /// The keys that sign, by their numbers.
+    /// Returns the signing keys in ascending order of their numbers.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn signing_keys(&self) -> Result<Vec<SigningKeyRow>, StoreError> {
         let mut select = Query::select();
         select.columns(COLUMNS).from("signing_keys").order_by("number", Order::Asc);
@@ -56,7 +60,11 @@ impl UnitOfWork {
         RowCache::add_signing_keys(&mut self.write_set.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Keeps a key that signs: false where another one has its number already.
+    /// Inserts a signing key. Returns false if another key has its number.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn insert_signing_key(&self, key: &SigningKeyRow) -> Result<bool, StoreError> {
         self.mark_signing_keys_written();
         let mut insert = Query::insert();
@@ -75,7 +83,11 @@ impl UnitOfWork {
         Ok(self.tx.execute(&insert).await?.rows_affected() == 1)
     }
 
-    /// Deletes the keys with these names whose time is over, as far as they are there; the audit trail tells of each.
+    /// Deletes expired signing keys and adds an audit entry for each that existed.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn delete_signing_keys(&self, kids: &[String]) -> Result<(), StoreError> {
         self.mark_signing_keys_written();
         let mut delete = Query::delete();
@@ -87,7 +99,11 @@ impl UnitOfWork {
         Ok(())
     }
 
-    /// Ends every key but the one with this name.
+    /// Deletes all signing keys except this one.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
     pub async fn delete_other_signing_keys(&self, kid: &str) -> Result<(), StoreError> {
         self.mark_signing_keys_written();
         let mut delete = Query::delete();

@@ -1,10 +1,10 @@
-//! The spans of what is asked of the database, by the semantic conventions of OpenTelemetry for databases: what is done and to
-//! which table, never with which values.
+//! OpenTelemetry spans of database queries, by the semantic conventions for databases. They contain the operation and the
+//! table, never values.
 
 use crate::telemetry::{self, SpanData, SpanKind};
 use sea_orm::{DatabaseConnection, DbBackend};
 
-/// Has every query tell of itself, where traces are on.
+/// Records a span for each query on a connection, if tracing is enabled.
 pub(super) fn trace_queries(db: &mut DatabaseConnection) {
     if telemetry::is_enabled() {
         db.set_metric_callback(|info| {
@@ -16,7 +16,7 @@ pub(super) fn trace_queries(db: &mut DatabaseConnection) {
     }
 }
 
-/// Waits for a query that runs outside the library's connections.
+/// Awaits a query that does not run on a sea-orm connection and records its span.
 pub(super) async fn traced_query<T, E>(
     backend: DbBackend,
     sql: &str,
@@ -28,7 +28,7 @@ pub(super) async fn traced_query<T, E>(
     result
 }
 
-/// Waits for something that is no query.
+/// Awaits a database operation that is not a query and records its span.
 pub(super) async fn traced<T, E>(
     backend: DbBackend,
     operation: &'static str,
@@ -55,12 +55,12 @@ fn query_span(backend: DbBackend, operation: &str, table: Option<&str>, is_failu
     }
 }
 
-/// The word that a statement begins with.
+/// Returns the first word of a statement.
 fn operation(sql: &str) -> &str {
     sql.split_ascii_whitespace().next().unwrap_or_default()
 }
 
-/// The first table that a statement names. sea-query writes names in quotes, and values not at all.
+/// Returns the first table that a statement names. sea-query quotes names and binds values as parameters.
 fn table(sql: &str) -> Option<&str> {
     let words = sql.split_ascii_whitespace();
     let next = words.clone().skip(1);

@@ -1,11 +1,11 @@
-//! Text files of editors that begin with a byte-order mark.
+//! Removes the byte-order mark that some editors write at the beginning of a text file.
 
 use std::path::Path;
 
-/// The byte-order mark (U+FEFF) as some editors write it at the beginning of a UTF-8 file.
+/// The byte-order mark (U+FEFF).
 const BOM: char = '\u{feff}';
 
-/// The text without a byte-order mark at its beginning.
+/// Removes a byte-order mark from the beginning of a text.
 pub(crate) fn strip_bom(mut text: String) -> String {
     if text.starts_with(BOM) {
         text.remove(0);
@@ -13,7 +13,7 @@ pub(crate) fn strip_bom(mut text: String) -> String {
     text
 }
 
-/// The bytes of a text file without a byte-order mark at its beginning.
+/// Removes a byte-order mark from the beginning of a UTF-8 file.
 pub(crate) fn strip_bom_bytes(bytes: Vec<u8>) -> Vec<u8> {
     match bytes.strip_prefix("\u{feff}".as_bytes()) {
         Some(rest) => rest.to_vec(),
@@ -22,6 +22,10 @@ pub(crate) fn strip_bom_bytes(bytes: Vec<u8>) -> Vec<u8> {
 }
 
 /// Reads a UTF-8 text file without its byte-order mark.
+///
+/// # Errors
+///
+/// If the file cannot be read or is not UTF-8.
 pub(crate) fn read_text(path: &Path) -> std::io::Result<String> {
     std::fs::read_to_string(path).map(strip_bom)
 }

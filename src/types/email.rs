@@ -1,4 +1,4 @@
-//! Email addresses, which users log in with.
+//! Email addresses, with which users log in.
 
 use super::unicode::{is_invisible, nfc};
 use super::{InvalidValue, quoted, string_schema, text_serde};
@@ -6,16 +6,17 @@ use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
 use std::fmt;
 use std::str::FromStr;
 
-/// An email address in the one form in which addresses are compared: NFC, in lower case, the domain in ASCII.
+/// An email address in its normal form, in which addresses are compared: NFC, lower case, the domain in ASCII.
 ///
-/// The local part has at most 64 bytes and no white space, control or format characters. The domain is a host name by
-/// UTS #46. The whole has at most 254 bytes (RFC 5321, 4.5.3.1).
+/// The local part has at most 64 bytes and no white space, control or format characters. The domain is a host name
+/// according to UTS #46. The address has at most 254 bytes (RFC 5321, section 4.5.3.1). See "Normalization" in
+/// docs/decisions.md.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, sea_orm::DeriveValueType)]
 #[sea_orm(value_type = "String", column_type = "Text")]
 pub struct Email(String);
 
 impl Email {
-    /// The address itself.
+    /// The normalized address.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -26,15 +27,15 @@ impl FromStr for Email {
 
     fn from_str(text: &str) -> Result<Self, InvalidValue> {
         let invalid =
-            || InvalidValue(format!("{} is not an email address such as somebody@example.com", quoted(text)));
+            || InvalidValue(format!("{} is not an email address such as ada@example.com", quoted(text)));
         normalize(text).map(Self).ok_or_else(invalid)
     }
 }
 
-/// The longest address, in bytes.
+/// The maximum length of an address, in bytes.
 const MAX: usize = 254;
 
-/// Returns the form in which an address is compared; none where it is no address.
+/// Returns the normal form of an address, or none if the text is not an address.
 fn normalize(text: &str) -> Option<String> {
     if text.chars().count() > MAX {
         return None;
@@ -47,7 +48,7 @@ fn normalize(text: &str) -> Option<String> {
     if local.is_empty() || local.contains('@') {
         return None;
     }
-    // A letter in lower case may be several characters.
+    // Lower-casing a letter can produce several characters, which may need composition.
     let local = local.to_lowercase();
     let local = nfc(&local);
     let domain = Uts46::new().to_ascii(
@@ -71,11 +72,11 @@ text_serde!(Email);
 impl utoipa::PartialSchema for Email {
     fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
         string_schema(
-            "An email address. It is compared in lower case and in NFC, with its domain in ASCII form, and shown so.",
+            "An email address. It is stored, compared and returned in lower case and NFC, with the domain in ASCII form.",
         )
             .max_length(Some(254))
             .format(Some(utoipa::openapi::SchemaFormat::KnownFormat(utoipa::openapi::KnownFormat::Email)))
-            .examples(["somebody@example.com"])
+            .examples(["ada@example.com"])
             .into()
     }
 }

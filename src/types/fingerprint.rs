@@ -1,17 +1,19 @@
-//! Values that stand for others in a cache.
+//! Fingerprints: 128-bit cache keys.
 
 use super::Id;
 use siphasher::sip128::{Hasher128, SipHasher13};
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::LazyLock;
 
-/// What stands for a value in a cache: a hash of 128 bits with a key that nobody outside this process knows, if it is no
-/// shorter itself. Where they are the same, so is what they stand for. Not to be kept beyond the process.
+/// A cache key of 128 bits: equal fingerprints stand for equal values.
+///
+/// It is a hash with a key that only this process knows, so that no client can construct a collision, or a pair of
+/// numbers that fits into 128 bits unhashed. Valid within the process only; never store it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Fingerprint(u64, u64);
 
 impl Fingerprint {
-    /// Of this value.
+    /// Returns the keyed hash of a value.
     pub fn of(value: &impl Hash) -> Self {
         static KEYED: LazyLock<SipHasher13> =
             LazyLock::new(|| SipHasher13::new_with_key(&random_u128().to_ne_bytes()));
@@ -21,21 +23,21 @@ impl Fingerprint {
         Self(hash.h1, hash.h2)
     }
 
-    /// Of a thing of this owner: of the two themselves, since there is room for both.
+    /// Returns the fingerprint of an id in the scope of an owner. It is exact, since both fit into 128 bits.
     pub fn of_id(owner: u32, id: Id) -> Self {
-        // By the golden ratio, so that ids that follow one another, however far apart, fall on different shares.
+        // Multiplying by 2^64 divided by the golden ratio spreads consecutive ids over all buckets.
         let spread = id.random_bits().wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(16);
         Self(spread, u64::from(owner) << 32 | u64::from(id.created_second()))
     }
 
-    /// One of so many shares, from 0 on. Of a hash nobody outside this process can tell which one.
+    /// Returns the index of the bucket for this fingerprint, from 0 to `buckets - 1`; 0 if there are no buckets.
     pub fn bucket_index(self, buckets: usize) -> usize {
         usize::try_from(self.0).unwrap_or_default().checked_rem(buckets).unwrap_or_default()
     }
 }
 
-/// A number that no other call, thread or process is given, and that nobody can foresee: from what the hash tables of the
-/// standard library are seeded with. Not for secrets that leave the process.
+/// Returns an unpredictable number that no other call, thread or process gets. Not for secrets that leave the process:
+/// it comes from the seed of the hash tables of the standard library.
 pub fn random_u128() -> u128 {
     let seed = RandomState::new();
     u128::from(seed.hash_one(0)) << 64 | u128::from(seed.hash_one(1))

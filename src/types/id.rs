@@ -1,17 +1,19 @@
-//! Ids: 24 hex digits, ordered by the second, like an ObjectId (decision 19).
+//! Resource ids: 24 hex digits, like an ObjectId (see "Resource ids" in docs/decisions.md).
 
 use super::{Clock, InvalidValue, quoted, random_u128, string_schema, text_serde};
 use std::fmt;
 use std::str::FromStr;
 
-/// The id of a resource: 12 bytes, written as 24 lower-case hex digits. The first 4 bytes are the second of its creation;
-/// the other 8 are random, so that an id cannot be guessed from others. Ids of one second are in no order.
+/// The id of a resource: 12 bytes, written as 24 lower-case hex digits.
+///
+/// The first 4 bytes are the second of its creation; the other 8 are random, so that ids cannot be guessed from one
+/// another. Ids of the same second are in no particular order.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, sea_orm::DeriveValueType)]
 #[sea_orm(value_type = "String", column_type = "String(sea_orm::sea_query::StringLen::N(24))")]
 pub struct Id([u8; 12]);
 
 impl Id {
-    /// A new id, different from every other one.
+    /// Returns a new unique id.
     pub fn new(clock: &Clock) -> Self {
         let mut random = [0; 8];
         if aws_lc_rs::rand::fill(&mut random).is_err() {
@@ -23,48 +25,48 @@ impl Id {
         Self([s0, s1, s2, s3, r0, r1, r2, r3, r4, r5, r6, r7])
     }
 
-    /// So many new ids in ascending order, for resources that are created together and listed in that order.
+    /// Returns `count` new ids in ascending order, for resources that are created together and listed in that order.
     pub fn new_ascending(clock: &Clock, count: usize) -> Vec<Self> {
         let mut ids: Vec<Self> = (0..count).map(|_| Self::new(clock)).collect();
         ids.sort_unstable();
         ids
     }
 
-    /// What an id looks like, as a regular expression.
+    /// The regular expression of an id, for the OpenAPI document.
     pub const PATTERN: &str = "^[0-9a-fA-F]{24}$";
 
-    /// The id of no thing: what a hypothetical one has.
+    /// The id of a hypothetical resource; no stored resource has it.
     pub const NIL: Self = Self([0; 12]);
 
-    /// An id for examples: that of the seed.
+    /// The id in the examples of the specification.
     pub const EXAMPLE: Self = Self([0x59, 0x9e, 0x1f, 0xcd, 0x9d, 0xa1, 0xc7, 0x26, 0x45, 0xc9, 0x58, 0x86]);
 
-    /// What tells it from others of its second, as a number.
+    /// The random part of the id.
     pub(crate) fn random_bits(self) -> u64 {
         let [_, _, _, _, rest @ ..] = self.0;
         u64::from_be_bytes(rest)
     }
 
-    /// The second of its making, since 1970.
+    /// The second of creation, counted from 1970.
     pub(crate) fn created_second(self) -> u32 {
         let [s0, s1, s2, s3, ..] = self.0;
         u32::from_be_bytes([s0, s1, s2, s3])
     }
 
-    /// The digits, as they are written.
+    /// The text form as ASCII digits.
     pub(crate) fn hex_digits(self) -> [u8; 24] {
         let mut digits = [0; 24];
         write_hex(&self.0, &mut digits);
         digits
     }
 
-    /// Gives its text.
+    /// Calls `f` with the text form, without allocating.
     pub fn with_str<T>(self, f: impl FnOnce(&str) -> T) -> T {
         f(std::str::from_utf8(&self.hex_digits()).unwrap_or_default())
     }
 }
 
-/// Writes bytes as lower-case hex digits, as many as there is room for.
+/// Writes bytes as lower-case hex digits, as many as fit into `digits`.
 pub(crate) fn write_hex(bytes: &[u8], digits: &mut [u8]) {
     let digit = |nibble: u8| nibble + if nibble < 10 { b'0' } else { b'a' - 10 };
     for (pair, byte) in digits.chunks_exact_mut(2).zip(bytes) {
@@ -78,7 +80,7 @@ impl FromStr for Id {
     type Err = InvalidValue;
 
     fn from_str(text: &str) -> Result<Self, InvalidValue> {
-        // What is no digit counts as 255, and is looked for at the end: there is nothing to guess on the way.
+        // A character that is not a digit counts as 255 and is detected at the end, so that the loop has no branches.
         let nibble = |digit: u8| match (digit.wrapping_sub(b'0'), (digit | 0x20).wrapping_sub(b'a')) {
             (decimal, _) if decimal < 10 => decimal,
             (_, letter) if letter < 6 => letter + 10,
@@ -115,7 +117,7 @@ text_serde!(Id);
 
 impl utoipa::PartialSchema for Id {
     fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
-        string_schema("An id: 24 hex digits. Its first 8 are the second of creation, the others are random.")
+        string_schema("An id: 24 hex digits. The first 8 are the second of creation, the others are random.")
             .pattern(Some(Self::PATTERN))
             .examples(["599e1fcd9da1c72645c95886"])
             .into()

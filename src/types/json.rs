@@ -1,12 +1,13 @@
-//! Values that are JSON objects or arrays. In a column they are JSON text with sorted keys, the same in every database,
-//! so that two of them are equal exactly when their texts are.
+//! Values that are JSON objects or arrays.
+//!
+//! A column stores them as JSON text with sorted keys, identical on every database, so that equal values have equal texts.
 
 use super::InvalidValue;
 use serde::Deserializer;
 use serde::de::{MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// The text of a value in a column.
+/// Returns the column text of a value: JSON with sorted keys.
 pub(crate) fn to_column<T: serde::Serialize>(value: &T) -> String {
     serde_json::to_value(value).map_or_else(
         |_| "null".to_owned(),
@@ -17,23 +18,26 @@ pub(crate) fn to_column<T: serde::Serialize>(value: &T) -> String {
     )
 }
 
-/// A value as the text that it is in a line of JSON; `null` where it has none.
+/// Returns a value as JSON text to embed in a line of JSON; `null` if it cannot be serialized.
 pub(crate) fn to_raw_json(value: &impl serde::Serialize) -> Box<RawValue> {
     serde_json::value::to_raw_value(value).unwrap_or_else(|_| RawValue::NULL.to_owned())
 }
 
-/// A value from the text of its column.
+/// Parses the column text of a value.
+///
+/// # Errors
+///
+/// If the text is not JSON of this type.
 pub(crate) fn from_column<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, InvalidValue> {
-    serde_json::from_str(text)
-        .map_err(|error| InvalidValue(format!("the column holds no such value: {error}")))
+    serde_json::from_str(text).map_err(|error| InvalidValue(format!("invalid JSON in a column: {error}")))
 }
 
-/// The size of a value: in bytes as JSON, and an estimate of the memory that it takes when it is parsed.
+/// The size of a value: its length as JSON, and an estimate of its memory when parsed.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct JsonSize {
-    /// The length of its JSON.
+    /// The length as JSON, in bytes.
     pub(crate) bytes: usize,
-    /// An upper bound of the number of values in it.
+    /// An upper bound of the number of values that it contains.
     values: usize,
 }
 
@@ -41,17 +45,17 @@ impl JsonSize {
     /// The memory of one parsed value: `serde_json::Value` has 72 bytes, and its collections have spare capacity.
     const MEMORY_PER_VALUE: usize = 96;
 
-    /// The size of a value that serde serializes.
+    /// Measures a value by serializing it, without storing the text.
     pub(crate) fn of(value: &impl serde::Serialize) -> Self {
         let mut size = Self::default();
-        // Nothing is written, so nothing fails but the value's own serialization; what it wrote until then counts.
+        // Writing cannot fail. If serializing the value fails, what was counted until then is the size.
         let _ = serde_json::to_writer(&mut size, value);
         size
     }
 
-    /// The size of a JSON text.
+    /// Measures a JSON text.
     pub(crate) fn of_text(text: &[u8]) -> Self {
-        // Each value but the first of an array or object follows a comma. Those in strings are counted, too.
+        // Each value except the first of an array or object follows a comma. Commas in strings count, too: an upper bound.
         Self { bytes: text.len(), values: memchr::memchr3_iter(b',', b'[', b'{', text).count() }
     }
 
@@ -74,7 +78,7 @@ impl std::io::Write for JsonSize {
     }
 }
 
-/// Makes a type that serde knows a value of a text column.
+/// Implements the sea-orm traits that store a serde type as JSON in a text column.
 macro_rules! json_value {
     ($name:ident) => {
         impl From<$name> for sea_orm::Value {
@@ -133,7 +137,7 @@ macro_rules! json_value {
 }
 pub(crate) use json_value;
 
-/// A list of at most so many items, as a type of its own and a value of a text column.
+/// Declares a list type with a maximum number of items, stored as JSON in a text column.
 macro_rules! json_list {
     ($(#[doc = $doc:literal])* $name:ident, $item:ty, $max:literal) => {
         $(#[doc = $doc])*
@@ -147,7 +151,9 @@ macro_rules! json_list {
             fn try_from(items: Vec<$item>) -> Result<Self, Self::Error> {
                 if items.len() > $max {
                     let (have, max) = (items.len(), $max);
-                    return Err($crate::types::InvalidValue(format!("the list has {have} items; it may have {max}")));
+                    return Err($crate::types::InvalidValue(format!(
+                        "the list has {have} items; at most {max} are allowed"
+                    )));
                 }
                 Ok(Self(items))
             }
@@ -188,8 +194,8 @@ macro_rules! json_list {
 }
 pub(crate) use json_list;
 
-/// Makes a type, of which `#[serde(remote = "Self")]` keeps serde's own reading aside, one that is read from JSON objects
-/// only: serde would also take a list of the values in the order of the fields.
+/// Implements `Deserialize` (and `Serialize`) for a type with `#[serde(remote = "Self")]`, so that it is read from a JSON
+/// object only. The derived implementation would also accept an array of the field values.
 macro_rules! object_only {
     ($name:ident) => {
         object_only!($name, read);
@@ -210,7 +216,7 @@ macro_rules! object_only {
 }
 pub(crate) use object_only;
 
-/// Reads the fields of an object, and no list.
+/// A deserializer that reads structs from objects only, not from arrays.
 pub(crate) struct ObjectOnly<D>(pub(crate) D);
 
 impl<'de, D: Deserializer<'de>> Deserializer<'de> for ObjectOnly<D> {
@@ -240,14 +246,14 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for FieldsOnly<V> {
     }
 }
 
-/// What is there, and not null: for a field that may be left out.
+/// Deserializes a field that may be missing but not null.
 pub(crate) fn non_null<'de, D: Deserializer<'de>, T: serde::Deserialize<'de>>(
     deserializer: D,
 ) -> Result<Option<T>, D::Error> {
     T::deserialize(deserializer).map(Some)
 }
 
-/// A member that may be left out, for which `null` means the same: the default of its type.
+/// Deserializes a field that may be missing or null; both mean the default of its type.
 pub(crate) fn null_as_default<'de, D: Deserializer<'de>, T: Default + serde::Deserialize<'de>>(
     deserializer: D,
 ) -> Result<T, D::Error> {
@@ -255,7 +261,7 @@ pub(crate) fn null_as_default<'de, D: Deserializer<'de>, T: Default + serde::Des
     Ok(value.unwrap_or_default())
 }
 
-/// A whole number, however it is written: to JSON Schema `2.0` is an integer, too.
+/// An integer in any JSON notation: for JSON Schema, `2.0` is an integer, too.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct JsonInteger(pub(crate) i64);
 
@@ -263,19 +269,17 @@ impl<'de> serde::Deserialize<'de> for JsonInteger {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let number = serde_json::Number::deserialize(deserializer)?;
         let exact_integer = |number: f64| {
-            // A float of this size is exact.
+            // Below 2^53 a float represents every integer exactly.
             let fits = number.fract() == 0.0 && number.abs() < 9_007_199_254_740_992.0;
             #[expect(clippy::cast_possible_truncation, reason = "it fits")]
             fits.then_some(number as i64)
         };
         let integer = number.as_i64().or_else(|| number.as_f64().and_then(exact_integer));
-        integer
-            .map(Self)
-            .ok_or_else(|| serde::de::Error::custom(format!("{number} is not a whole number here")))
+        integer.map(Self).ok_or_else(|| serde::de::Error::custom(format!("{number} is not a whole number")))
     }
 }
 
-/// A free JSON object, at most 64 KiB as text and 32 levels deep.
+/// A free-form JSON object of at most 64 KiB as text and 32 levels.
 #[derive(Debug, Clone, Default, PartialEq, serde::Serialize)]
 #[serde(transparent)]
 pub struct JsonObject(serde_json::Map<String, serde_json::Value>);
@@ -299,13 +303,13 @@ impl<'de> serde::Deserialize<'de> for JsonObject {
         let bytes = to_column(&object).len();
         if bytes > Self::MAX_BYTES {
             return Err(serde::de::Error::custom(format!(
-                "the object has {bytes} bytes as JSON; it may have {}",
+                "the object has {bytes} bytes as JSON; at most {} are allowed",
                 Self::MAX_BYTES
             )));
         }
         if object.0.values().map(depth).max().unwrap_or(0) >= Self::MAX_DEPTH {
             return Err(serde::de::Error::custom(format!(
-                "the object is deeper than {} levels",
+                "the object has more than {} levels",
                 Self::MAX_DEPTH
             )));
         }
@@ -318,7 +322,7 @@ json_value!(JsonObject);
 impl utoipa::PartialSchema for JsonObject {
     fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
         utoipa::openapi::ObjectBuilder::new()
-            .description(Some("A free JSON object, at most 64 KiB as text and 32 levels deep."))
+            .description(Some("A free-form JSON object of at most 64 KiB as text and 32 levels."))
             .additional_properties(Some(utoipa::openapi::schema::AdditionalProperties::FreeForm(true)))
             .into()
     }
@@ -339,7 +343,7 @@ mod tests {
     fn a_list_has_a_limit() {
         assert_eq!(serde_json::from_str::<Numbers>("[1, 2, 3]").unwrap().len(), 3);
         let error = serde_json::from_str::<Numbers>("[1, 2, 3, 4]").unwrap_err().to_string();
-        assert!(error.contains("has 4 items; it may have 3"), "{error}");
+        assert!(error.contains("has 4 items; at most 3 are allowed"), "{error}");
     }
 
     #[test]
@@ -355,6 +359,6 @@ mod tests {
         let large = format!(r#"{{"a": "{}"}}"#, "x".repeat(JsonObject::MAX_BYTES));
         assert!(serde_json::from_str::<JsonObject>(&large).unwrap_err().to_string().contains("bytes"));
         let deep = format!(r#"{{"a": {}1{}}}"#, "[".repeat(40), "]".repeat(40));
-        assert!(serde_json::from_str::<JsonObject>(&deep).unwrap_err().to_string().contains("deeper"));
+        assert!(serde_json::from_str::<JsonObject>(&deep).unwrap_err().to_string().contains("levels"));
     }
 }

@@ -1,5 +1,7 @@
-//! The values that every layer speaks: ids, times, texts with limits. A string becomes one of these at the edge and is
-//! never checked again. Knows JSON, OpenAPI and how a value lies in a column; knows nothing of requests or policies.
+//! Domain values that every layer uses: ids, timestamps, texts with limits.
+//!
+//! A string is parsed into one of these types at the edge and needs no check after that. The module knows JSON, OpenAPI and
+//! how a value is stored in a column; it knows neither requests nor policies.
 
 mod bom;
 mod email;
@@ -32,19 +34,19 @@ pub use thread_cache::ThreadCache;
 pub use time::{Clock, Millis, Timestamp};
 pub use unicode::nfc;
 
-/// A value that is not what it should be. The message says what is wrong, with which value, and what would be right.
+/// An invalid value. The message names the fault, the value and what would be valid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct InvalidValue(pub String);
 
 impl InvalidValue {
-    /// Says what is wrong.
+    /// Creates the error with this message.
     pub fn new(message: impl Into<String>) -> Self {
         Self(message.into())
     }
 }
 
-/// At most the first 40 characters of what a caller sent, quoted, for an error message.
+/// Quotes at most the first 40 characters of a text from a client, for an error message.
 pub(crate) fn quoted(text: &str) -> String {
     let mut start: String = text.chars().take(40).collect();
     if start.len() < text.len() {

@@ -1,10 +1,10 @@
-//! Where an organization stands in the tree.
+//! The position of an organization in the tree.
 
 use super::{Id, InvalidValue, string_schema, text_serde};
 use std::fmt;
 use std::str::FromStr;
 
-/// The ids from the root organization down to one organization, written `id#id#…`. Never empty.
+/// The ids from the root organization down to an organization, written `id#id#…`. Never empty.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, sea_orm::DeriveValueType)]
 #[sea_orm(value_type = "String", column_type = "Text")]
 pub struct OrgPath {
@@ -13,10 +13,10 @@ pub struct OrgPath {
 }
 
 impl OrgPath {
-    /// What a path looks like, as a regular expression.
+    /// The regular expression of a path, for the OpenAPI document.
     pub const PATTERN: &str = "^[0-9a-fA-F]{24}(#[0-9a-fA-F]{24})*$";
 
-    /// The greatest depth of the tree.
+    /// The maximum level of an organization.
     pub const MAX_LEVEL: usize = 32;
 
     /// The path of the root organization.
@@ -29,27 +29,27 @@ impl OrgPath {
         Self { ancestors: self.ids().collect(), org_id }
     }
 
-    /// The organization itself.
+    /// The id of the organization itself.
     pub fn org_id(&self) -> Id {
         self.org_id
     }
 
-    /// The organization above this one; none above the root.
+    /// The id of the parent organization; none for the root.
     pub fn parent(&self) -> Option<Id> {
         self.ancestors.last().copied()
     }
 
-    /// From the root down to the organization itself.
+    /// The ids from the root down to the organization itself.
     pub fn ids(&self) -> impl Iterator<Item = Id> {
         self.ancestors.iter().copied().chain([self.org_id])
     }
 
-    /// How many organizations stand above this one: 0 for the root.
+    /// The number of ancestors: 0 for the root.
     pub fn level(&self) -> usize {
         self.ancestors.len()
     }
 
-    /// Whether this organization is `other` or stands below it.
+    /// Returns whether the organization is `other` or one of its descendants.
     pub fn is_within(&self, other: Id) -> bool {
         self.ids().any(|id| id == other)
     }

@@ -1,5 +1,7 @@
-//! Checks of JSON texts before they are read into values: a text is well formed, and no object has a key twice (RFC 8259,
-//! section 4, leaves the meaning of a repeated key open). Keys are compared after unescaping.
+//! Strict checks of JSON texts: a text is well formed, and no object has the same key twice.
+//!
+//! RFC 8259, section 4, leaves the meaning of a repeated key open, so two readers of a body could see different values.
+//! Keys are compared after unescaping.
 
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
@@ -7,28 +9,28 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fmt;
 
-/// Up to how many keys of an object are compared one by one.
+/// Objects with at most this many keys are searched linearly; the keys beyond are hashed.
 const LINEAR_SEARCH_MAX: usize = 16;
 
-/// How many characters of a path an error repeats at most.
+/// The maximum number of characters of a path in an error message.
 const MAX_PATH_CHARS: usize = 200;
 
-/// Why a JSON text is refused.
+/// Why a JSON text is rejected.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum JsonError {
-    /// It is not well formed.
+    /// The text is not well formed.
     #[error("{0}")]
     Malformed(serde_json::Error),
-    /// An object has a key twice. The path names the key, as in `context.amount`.
+    /// An object has the same key twice. The path names the key, as in `context.amount`.
     #[error("the key {0:?} occurs twice in its object")]
     DuplicateKey(String),
 }
 
-/// Checks that a text is one well-formed JSON value in which no object has a key twice, at any depth.
+/// Checks that a text is one well-formed JSON value without repeated keys at any depth.
 ///
 /// # Errors
 ///
-/// Where the text is not well formed, and where a key occurs twice.
+/// If the text is not well formed, or a key occurs twice in an object.
 pub(crate) fn check(text: &[u8]) -> Result<(), JsonError> {
     let mut duplicate = Vec::new();
     let mut reader = serde_json::Deserializer::from_slice(text);
@@ -36,11 +38,11 @@ pub(crate) fn check(text: &[u8]) -> Result<(), JsonError> {
     checked.map_err(|error| to_json_error(error, duplicate))
 }
 
-/// The members of a JSON object, with their values as texts. The values are not checked.
+/// Returns the members of a JSON object, with the texts of their values. The values themselves are not checked.
 ///
 /// # Errors
 ///
-/// Where the text is no well-formed object, and where one of its own keys occurs twice.
+/// If the text is not a well-formed object, or one of its own keys occurs twice.
 pub(crate) fn members(text: &[u8]) -> Result<Vec<(Cow<'_, str>, &RawValue)>, JsonError> {
     let mut duplicate = Vec::new();
     let mut reader = serde_json::Deserializer::from_slice(text);
@@ -49,7 +51,7 @@ pub(crate) fn members(text: &[u8]) -> Result<Vec<(Cow<'_, str>, &RawValue)>, Jso
     members.map_err(|error| to_json_error(error, duplicate))
 }
 
-/// The error of a text, with the steps to a repeated key from the inside out where that is the cause.
+/// Returns the error of a text. `duplicate` holds the path of a repeated key, innermost segment first; empty if none.
 fn to_json_error(error: serde_json::Error, duplicate: Vec<String>) -> JsonError {
     if duplicate.is_empty() {
         return JsonError::Malformed(error);
@@ -58,7 +60,7 @@ fn to_json_error(error: serde_json::Error, duplicate: Vec<String>) -> JsonError 
     JsonError::DuplicateKey(path.chars().take(MAX_PATH_CHARS).collect())
 }
 
-/// Reads a value and keeps nothing of it but the path of a repeated key.
+/// Reads a value and keeps only the path of a repeated key.
 struct DuplicateKeyCheck<'a>(&'a mut Vec<String>);
 
 impl<'de> DeserializeSeed<'de> for DuplicateKeyCheck<'_> {
@@ -127,7 +129,7 @@ impl<'de> Visitor<'de> for DuplicateKeyCheck<'_> {
     }
 }
 
-/// Adds a step to the path of a repeated key, where that is the cause of the error.
+/// Extends the path of a repeated key by a segment, if one has been found.
 fn prepend_path_segment<E>(duplicate: &mut Vec<String>, error: E, segment: impl FnOnce() -> String) -> E {
     if !duplicate.is_empty() {
         duplicate.push(segment());
@@ -135,7 +137,7 @@ fn prepend_path_segment<E>(duplicate: &mut Vec<String>, error: E, segment: impl 
     error
 }
 
-/// Collects the members of an object.
+/// Collects the members of an object, and the path of a repeated key.
 struct MembersVisitor<'a>(&'a mut Vec<String>);
 
 impl<'de> Visitor<'de> for MembersVisitor<'_> {
@@ -159,7 +161,7 @@ impl<'de> Visitor<'de> for MembersVisitor<'_> {
     }
 }
 
-/// The keys of an object so far: a list of the first few, a set of all further ones.
+/// The keys of an object so far: the first ones in a list, the others in a hash set.
 #[derive(Default)]
 struct SeenKeys<'de> {
     linear: Vec<Cow<'de, str>>,
@@ -180,7 +182,7 @@ impl<'de> SeenKeys<'de> {
     }
 }
 
-/// A key of an object, borrowed from the text where that has it without escapes.
+/// A key of an object, borrowed from the text if it contains no escapes.
 struct Key<'de>(Cow<'de, str>);
 
 impl<'de> Deserialize<'de> for Key<'de> {
@@ -228,7 +230,7 @@ mod tests {
             (r#"{"a":1,"b":2,"a":null}"#, "a"),
             (r#"{"context":{"amount":99,"amount":1}}"#, "context.amount"),
             (r#"[{"a":[0,{"b":{"c":1,"d":2,"c":3}}]}]"#, "0.a.1.b.c"),
-            // Two ways to write one key.
+            // The same key in two notations.
             (r#"{"amount":99,"\u0061mount":1}"#, "amount"),
             (r#"{"":1,"":2}"#, ""),
         ] {

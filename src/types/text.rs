@@ -1,5 +1,4 @@
-//! Texts with limits. Each is a type of its own, so that its limits stand in one place: here, and from here in the
-//! OpenAPI document.
+//! Texts with length limits. Each is a type, so that its limits are declared once, for validation and the OpenAPI document.
 
 use super::{InvalidValue, quoted};
 use compact_str::CompactString;
@@ -9,34 +8,35 @@ use std::marker::PhantomData;
 use std::str::FromStr;
 use utoipa::openapi::schema::{ObjectBuilder, SchemaType, Type};
 
-/// The schema of a string value, for [`utoipa::PartialSchema`].
+/// Returns the OpenAPI schema of a string type.
 pub(crate) fn string_schema(description: &str) -> ObjectBuilder {
     ObjectBuilder::new().schema_type(SchemaType::Type(Type::String)).description(Some(description))
 }
 
-/// What a text without the character U+0000 looks like, as a regular expression: no database stores that.
+/// The regular expression of a text without the character U+0000, which PostgreSQL cannot store.
 pub(crate) const NO_NUL_PATTERN: &str = "^[^\\u0000]*$";
 
+/// Checks that a text has `min` to `max` characters and no U+0000.
 fn check_length(what: &str, text: &str, min: usize, max: usize) -> Result<(), InvalidValue> {
-    // A character has 1 to 4 bytes, which is mostly enough to know.
+    // A character has 1 to 4 bytes, so that the length in bytes mostly decides without counting characters.
     let is_within = text.len() <= max && text.len() / 4 >= min;
     let length = if is_within { min } else { text.chars().count() };
     if length < min || length > max {
         return Err(InvalidValue(format!(
-            "{what} {} has {length} characters; it needs {min} to {max}",
+            "{what} {} has {length} characters; expected {min} to {max}",
             quoted(text)
         )));
     }
     if text.contains('\0') {
         return Err(InvalidValue(format!(
-            "{what} {} holds the character U+0000, which cannot be stored",
+            "{what} {} contains the character U+0000, which cannot be stored",
             quoted(text)
         )));
     }
     Ok(())
 }
 
-/// Serde by [`std::fmt::Display`] and [`std::str::FromStr`], for values that are strings in JSON.
+/// Implements serde through [`std::fmt::Display`] and [`std::str::FromStr`], for values that are JSON strings.
 macro_rules! text_serde {
     ($name:ident) => {
         impl serde::Serialize for $name {
@@ -54,7 +54,7 @@ macro_rules! text_serde {
 }
 pub(crate) use text_serde;
 
-/// Reads a value from a text where that stands, without a copy of it.
+/// Parses a value from a borrowed string, without copying it.
 pub(crate) struct FromStrVisitor<T>(pub(crate) PhantomData<T>);
 
 impl<T: FromStr<Err = InvalidValue>> Visitor<'_> for FromStrVisitor<T> {
@@ -69,7 +69,7 @@ impl<T: FromStr<Err = InvalidValue>> Visitor<'_> for FromStrVisitor<T> {
     }
 }
 
-/// A value that is one of a few words; the first is its default.
+/// Declares an enum that is a string in JSON and in a column. The first variant is the default.
 macro_rules! string_enum {
     ($(#[doc = $doc:literal])* $name:ident { $first:ident = $first_word:literal $(, $other:ident = $word:literal)* $(,)? }) => {
         $(#[doc = $doc])*
@@ -90,7 +90,7 @@ macro_rules! string_enum {
             )*
         }
 
-        // By hand: the derive does not see the words through the macro, and says the names of the variants.
+        // Not derived: utoipa does not see the serde names through the macro and would list the variant names.
         impl utoipa::PartialSchema for $name {
             fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
                 $crate::types::string_schema(concat!($($doc),*).trim())
@@ -129,7 +129,7 @@ macro_rules! string_enum {
 }
 pub(crate) use string_enum;
 
-/// A text that is kept in a column, or one that is kept in something else.
+/// Declares a text type with length limits, stored in a text column or, with `in`, in another string type.
 macro_rules! string_newtype {
     ($(#[doc = $doc:literal])* $name:ident, $what:literal, $min:literal ..= $max:literal) => {
         string_newtype! {
@@ -153,7 +153,7 @@ macro_rules! string_newtype {
                 &self.0
             }
 
-            /// A text of the program's own, which is within the limits.
+            /// Wraps a constant text, which must be within the limits.
             pub fn from_static(text: &'static str) -> Self {
                 Self(text.into())
             }
@@ -191,11 +191,11 @@ macro_rules! string_newtype {
 }
 
 string_newtype!(
-    /// A name or title that is not empty.
+    /// A non-empty name or title.
     Name, "the name", 1..=200
 );
 string_newtype!(
-    /// A word from the caller's own vocabulary: a type, a category, a role.
+    /// A word from the caller's own vocabulary, such as a type, a category or a job title.
     Label, "the label", 1..=60
 );
 string_newtype!(
@@ -203,17 +203,17 @@ string_newtype!(
     ShortText, "the text", 0..=500
 );
 string_newtype!(
-    /// A long text, possibly empty: a message, an article, a description.
+    /// A long text, possibly empty, such as a message, an article or a description.
     LongText, "the text", 0..=100_000
 );
 string_newtype!(
-    // A question has five of them, and most have no more characters than an id.
+    // An evaluation request has five of these, and most are no longer than an id: `CompactString` stores them inline.
     in CompactString:
-    /// A type, an id or a name in a question. What names nothing is answered by a no.
+    /// A type, an id or a name in an evaluation request. A term that names nothing leads to a denial.
     Term, "the term", 0..=200
 );
 string_newtype!(
-    /// An address of something on the web. It is kept as it is given.
+    /// A web address, stored as given.
     Url, "the address", 1..=2_000
 );
 
@@ -226,7 +226,7 @@ mod tests {
         assert!("".parse::<Name>().is_err());
         assert!("ö".repeat(200).parse::<Name>().is_ok());
         let error = "ö".repeat(201).parse::<Name>().unwrap_err().to_string();
-        assert!(error.contains("has 201 characters; it needs 1 to 200"), "{error}");
+        assert!(error.contains("has 201 characters; expected 1 to 200"), "{error}");
         assert!("a\0b".parse::<LongText>().is_err());
     }
 }

@@ -1,10 +1,10 @@
-//! Threads, told apart.
+//! Numbering of threads.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// The number of this thread, from 0 on in the order in which they first ask: for counts that threads keep apart, so that
-/// none waits for the cache of another.
+/// Returns the number of the current thread, from 0 in the order of the first calls. Per-thread counters use it to avoid
+/// contention on cache lines.
 pub fn thread_index() -> usize {
     static THREADS: AtomicUsize = AtomicUsize::new(0);
     thread_local! {

@@ -1,24 +1,26 @@
-//! A cache for one thread, in front of one that all share.
+//! A direct-mapped cache for one thread.
 
 use super::Fingerprint;
 
-/// What a thread has met of late: values, each found without a lock and without a count that other threads change,
-/// since to write what another core has just written takes longer than all the rest of a look into a cache. Of two values
-/// that fall on the same place the later one stays. Whether what is found is good still is for its user to tell.
+/// A direct-mapped cache that one thread uses in front of a shared one.
+///
+/// A look-up takes no lock and touches no reference count that other threads change: cache-line contention would cost more
+/// than the rest of the look-up. Of two keys with the same slot the later one stays. The caller checks whether a hit is
+/// still valid.
 #[derive(Debug)]
 pub struct ThreadCache<V>(Vec<Option<(Fingerprint, V)>>);
 
 impl<V> ThreadCache<V> {
-    /// One with nothing in it.
+    /// An empty cache.
     pub const EMPTY: Self = Self(Vec::new());
 
-    /// The value with this key.
+    /// Returns the value with this key.
     pub fn get(&self, key: Fingerprint) -> Option<&V> {
         let (stored_key, value) = self.0.get(key.bucket_index(self.0.len()))?.as_ref()?;
         (*stored_key == key).then_some(value)
     }
 
-    /// Keeps a value, one of `most` at most.
+    /// Stores a value; the cache has `capacity` slots.
     pub fn insert(&mut self, capacity: usize, key: Fingerprint, value: V) {
         if self.0.len() != capacity {
             self.0.clear();

@@ -1,4 +1,4 @@
-//! Time, and the one clock that everything reads.
+//! Timestamps, and the clock from which the whole program reads the time.
 
 use super::{InvalidValue, quoted, string_schema, text_serde};
 use jiff::SignedDuration;
@@ -12,27 +12,27 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-/// A moment: milliseconds since 1970 in UTC. In JSON an ISO 8601 string, in a column a number.
+/// A point in time: milliseconds since 1970 in UTC. An ISO 8601 string in JSON, a number in a column.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, sea_orm::DeriveValueType)]
 pub struct Timestamp(i64);
 
 impl Timestamp {
-    /// From milliseconds since 1970.
+    /// Creates it from milliseconds since 1970.
     pub const fn from_millis(millis: i64) -> Self {
         Self(millis)
     }
 
-    /// Milliseconds since 1970.
+    /// Returns the milliseconds since 1970.
     pub const fn millis(self) -> i64 {
         self.0
     }
 
-    /// Whole seconds since 1970, as JWT claims count (RFC 7519, NumericDate).
+    /// Returns the whole seconds since 1970, as in JWT claims (RFC 7519, NumericDate).
     pub const fn seconds(self) -> i64 {
         self.0.div_euclid(1_000)
     }
 
-    /// This many seconds later.
+    /// Returns the timestamp this many seconds later.
     pub const fn plus_seconds(self, seconds: u64) -> Self {
         #[expect(clippy::cast_possible_wrap, reason = "clamped to what fits")]
         let seconds = if seconds > i64::MAX as u64 { i64::MAX } else { seconds as i64 };
@@ -41,12 +41,12 @@ impl Timestamp {
 }
 
 impl Timestamp {
-    /// The whole seconds from this moment until that one; 0 where that one is not later.
+    /// Returns the whole seconds until `later`; 0 if that is not later.
     pub fn seconds_until(self, later: Self) -> u64 {
         u64::try_from(later.0.saturating_sub(self.0) / 1_000).unwrap_or(0)
     }
 
-    /// The moment this many seconds before.
+    /// Returns the timestamp this many seconds earlier.
     pub const fn minus_seconds(self, seconds: u64) -> Self {
         #[expect(clippy::cast_possible_wrap, reason = "clamped to what fits")]
         let seconds = if seconds > i64::MAX as u64 { i64::MAX } else { seconds as i64 };
@@ -68,15 +68,16 @@ impl FromStr for Timestamp {
     }
 }
 
-/// The first and the last millisecond that RFC 3339 can write in UTC.
+/// The first and the last millisecond that RFC 3339 can represent in UTC.
 const MIN_MILLIS: i64 = -62_167_219_200_000;
 const MAX_MILLIS: i64 = 253_402_300_799_999;
 
 /// The start of 1970.
 const EPOCH: DateTime = jiff::civil::datetime(1970, 1, 1, 0, 0, 0, 0);
 
-/// Milliseconds since 1970 of a text with date, time and offset. The range of `jiff::Timestamp` ends a day before the year
-/// 9999 does, so this computes with the civil time.
+/// Parses a text with date, time and offset into milliseconds since 1970.
+///
+/// It computes with the civil time, because the range of `jiff::Timestamp` ends a day before the year 9999 does.
 fn parse_millis(text: &str) -> Option<i64> {
     let pieces = Pieces::parse(text).ok()?;
     let civil = pieces.date().to_datetime(pieces.time()?).duration_since(EPOCH);
@@ -85,9 +86,9 @@ fn parse_millis(text: &str) -> Option<i64> {
 }
 
 impl Timestamp {
-    /// Gives its text.
+    /// Calls `f` with the text form.
     pub fn with_str<T>(self, f: impl FnOnce(&str) -> T) -> T {
-        // Many times that are written one after the other are the same few.
+        // Responses often repeat the same few timestamps, so their texts are cached per thread.
         thread_local! {
             static RECENT: RefCell<[(i64, String); 16]> =
                 const { RefCell::new([const { (i64::MIN, String::new()) }; 16]) };
@@ -128,7 +129,7 @@ text_serde!(Timestamp);
 
 impl utoipa::PartialSchema for Timestamp {
     fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
-        string_schema("A moment, ISO 8601 in UTC, with milliseconds.")
+        string_schema("A point in time: ISO 8601 in UTC, with milliseconds.")
             .format(Some(utoipa::openapi::SchemaFormat::KnownFormat(utoipa::openapi::KnownFormat::DateTime)))
             .examples(["2026-01-31T12:00:00.000Z"])
             .into()
@@ -137,7 +138,7 @@ impl utoipa::PartialSchema for Timestamp {
 
 impl utoipa::ToSchema for Timestamp {}
 
-/// A span of time in milliseconds, a day at most.
+/// A duration in milliseconds, at most one day.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, sea_orm::DeriveValueType)]
 #[serde(try_from = "super::JsonInteger")]
 pub struct Millis(i64);
@@ -154,7 +155,7 @@ impl TryFrom<super::JsonInteger> for Millis {
             Ok(Self(millis))
         } else {
             Err(InvalidValue(format!(
-                "{millis} is not a number of milliseconds from 0 to {}, a day",
+                "{millis} is not a number of milliseconds from 0 to {} (one day)",
                 Self::MAX
             )))
         }
@@ -165,7 +166,7 @@ impl utoipa::PartialSchema for Millis {
     fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
         utoipa::openapi::ObjectBuilder::new()
             .schema_type(utoipa::openapi::schema::SchemaType::Type(utoipa::openapi::schema::Type::Integer))
-            .description(Some("A span of time in milliseconds, a day at most."))
+            .description(Some("A duration in milliseconds, at most one day."))
             .minimum(Some(0))
             .maximum(Some(Self::MAX))
             .into()
@@ -174,14 +175,15 @@ impl utoipa::PartialSchema for Millis {
 
 impl utoipa::ToSchema for Millis {}
 
-/// Tells the time: the time of day, which can be set forward and back, and the time since a start, which cannot. A settable
-/// clock stands still until a test moves it; its copies share the time.
+/// The clock: the time of day, which may be adjusted, and monotonic time, which only advances.
+///
+/// A manual clock stands still until a test moves it. Clones of a clock share its time.
 #[derive(Debug, Clone, Default)]
 pub struct Clock {
     manual: Option<Arc<ManualClock>>,
 }
 
-/// The time of a settable clock, in milliseconds.
+/// The time of a manual clock, in milliseconds.
 #[derive(Debug)]
 struct ManualClock {
     wall: AtomicI64,
@@ -189,18 +191,18 @@ struct ManualClock {
 }
 
 impl Clock {
-    /// The time of the machine.
+    /// Returns the clock of the machine.
     pub fn system() -> Self {
         Self::default()
     }
 
-    /// A clock that stands at `moment` until [`Clock::advance`] moves it.
+    /// Returns a clock that stands at `start` until [`Clock::advance`] moves it.
     pub fn manual(start: Timestamp) -> Self {
         let manual = ManualClock { wall: AtomicI64::new(start.0), monotonic: AtomicI64::new(0) };
         Self { manual: Some(Arc::new(manual)) }
     }
 
-    /// Now.
+    /// Returns the time of day.
     pub fn now(&self) -> Timestamp {
         match &self.manual {
             Some(manual) => Timestamp(manual.wall.load(Ordering::SeqCst)),
@@ -211,7 +213,7 @@ impl Clock {
         }
     }
 
-    /// The time since a start that is the same for all clocks of the process. It goes on evenly when the time of day is set.
+    /// Returns the time since a start that all clocks of the process share. Adjusting the time of day does not affect it.
     pub fn monotonic(&self) -> Duration {
         static START: LazyLock<Instant> = LazyLock::new(Instant::now);
         match &self.manual {
@@ -223,7 +225,7 @@ impl Clock {
         }
     }
 
-    /// Lets this time pass on a settable clock.
+    /// Advances the time of day and the monotonic time of a manual clock.
     pub fn advance(&self, millis: i64) {
         self.step(millis);
         if let Some(manual) = &self.manual {
@@ -231,7 +233,7 @@ impl Clock {
         }
     }
 
-    /// Sets the time of day of a settable clock forward, or back by a negative number; no time passes.
+    /// Adjusts only the time of day of a manual clock, as a correction of the system time does. `millis` may be negative.
     pub fn step(&self, millis: i64) {
         if let Some(manual) = &self.manual {
             manual.wall.fetch_add(millis, Ordering::SeqCst);

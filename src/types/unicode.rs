@@ -1,24 +1,24 @@
-//! Normalization of text that is compared, and characters that nobody sees.
+//! Unicode normalization, and invisible characters.
 
 use std::borrow::Cow;
 use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
 
-/// Returns a text in Normalization Form C (Unicode Standard Annex #15), so that `é` is the same text as `e` with an accent.
+/// Returns a text in Normalization Form C (Unicode Standard Annex #15), in which `é` equals `e` with a combining accent.
 pub fn nfc(text: &str) -> Cow<'_, str> {
     if text.is_ascii() || is_nfc_quick(text.chars()) == IsNormalized::Yes {
         return Cow::Borrowed(text);
     }
-    // Enough for every text in NFC: what a secret is normalized in is not left behind by a move to more memory.
+    // Enough for the NFC form of every text: a buffer that grew would leave a copy of a password in freed memory.
     let mut normalized = String::with_capacity(text.len().saturating_mul(3));
     normalized.extend(text.nfc());
     Cow::Owned(normalized)
 }
 
-/// Returns whether a character is a control or format character, or another one that is not shown (the Unicode property
+/// Returns whether a character is a control or format character or is otherwise not displayed (the Unicode property
 /// `Default_Ignorable_Code_Point`).
 pub(crate) fn is_invisible(character: char) -> bool {
-    // Those that are ignored and not of the category Cf, by DerivedCoreProperties.txt of Unicode 17.
+    // The ignorable characters outside the category Cf, from DerivedCoreProperties.txt of Unicode 17.
     let is_ignorable = matches!(
         character,
         '\u{34f}'

@@ -100,7 +100,7 @@ NO_SCHEMA_CAN_SAY = re.compile(
             r"is not a type of subject",
             r"it belongs to another search",  # a token of a page
             r"is given twice",  # sorting by `a` and by `-a`
-            r"bytes as JSON; it may have|is deeper than \d+ levels",  # a free object
+            r"bytes as JSON; at most \d+ are allowed|has more than \d+ levels",  # a free object
             r"changing your own password asks for the current one|it is not your current password",
             r"is for the caller's own user|is for questions about the caller itself",
             r"it belongs to a change of `password`|it is needed with `\w+`",  # two fields go together

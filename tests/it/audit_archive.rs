@@ -107,11 +107,11 @@ async fn a_changed_or_missing_archive_file_is_detected() {
         (
             "a changed entry",
             original.replacen("organization.created", "organization.deleted", 1),
-            "has been changed",
+            "was changed",
         ),
         ("a removed entry", joined(&[&lines[..2], &lines[3..]].concat()), "is missing"),
-        ("no last entry", joined(&lines[..lines.len() - 1]), "its first line says"),
-        ("a torn line", original.trim_end().to_owned(), "not complete"),
+        ("no last entry", joined(&lines[..lines.len() - 1]), "its header says"),
+        ("a torn line", original.trim_end().to_owned(), "incomplete"),
         ("another file", "{}\n".to_owned(), "not an archive"),
         ("an empty file", String::new(), "not an archive"),
     ] {
@@ -211,7 +211,7 @@ async fn a_failed_archive_after_the_export_loses_nothing_and_can_be_retried() {
     damaged.sql(&format!("DROP TRIGGER {trigger}")).await;
     damaged.sql("UPDATE audit SET address = '192.0.2.1' WHERE seq = 2").await;
     let (code, _, error) = archive(&damaged, directory.path());
-    assert_eq!((code, error.contains("entry 2 has been changed")), (3, true), "{error}");
+    assert_eq!((code, error.contains("entry 2 was changed")), (3, true), "{error}");
     assert_eq!(damaged.count("SELECT COUNT(*) FROM audit").await, 7);
     assert_eq!(files(directory.path()).len(), 1);
 }

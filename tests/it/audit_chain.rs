@@ -74,7 +74,7 @@ async fn every_manipulation_is_detected_and_described() {
     drop_append_only_triggers(&app).await;
     app.sql("CREATE TABLE kept AS SELECT * FROM audit").await;
     let restore = ["DELETE FROM audit", "INSERT INTO audit SELECT * FROM kept"];
-    let changed = "entry 4 has been changed: its hash is not that of what it says";
+    let changed = "entry 4 was changed: its hash does not match its content";
     let texts = [
         "event",
         "outcome",
@@ -97,8 +97,9 @@ async fn every_manipulation_is_detected_and_described() {
         }
     }
     let other = "f".repeat(64);
-    let follows =
-        |seq: u8| format!("entry {seq} does not follow entry {}: it names another hash before it", seq - 1);
+    let follows = |seq: u8| {
+        format!("entry {seq} does not follow entry {}: its previous hash is a different one", seq - 1)
+    };
     cases.push(("UPDATE audit SET time = time + 1 WHERE seq = 4".into(), vec![changed.into()]));
     cases.push((
         format!("UPDATE audit SET previous = '{other}' WHERE seq = 4"),
@@ -107,7 +108,7 @@ async fn every_manipulation_is_detected_and_described() {
     cases
         .push((format!("UPDATE audit SET hash = '{other}' WHERE seq = 4"), vec![changed.into(), follows(5)]));
     cases.push(("DELETE FROM audit WHERE seq = 4".into(), vec!["entry 4 is missing".into()]));
-    cases.push(("DELETE FROM audit WHERE seq < 4".into(), vec!["the entries 1 to 3 are missing".into()]));
+    cases.push(("DELETE FROM audit WHERE seq < 4".into(), vec!["entries 1 to 3 are missing".into()]));
     let moved = |seq: u8| changed.replace('4', &seq.to_string());
     cases.push((
         "UPDATE audit SET seq = 99 WHERE seq = 4; UPDATE audit SET seq = 4 WHERE seq = 5; UPDATE audit SET seq = 5 WHERE seq = 99"
@@ -117,7 +118,7 @@ async fn every_manipulation_is_detected_and_described() {
     cases.push((
         "UPDATE audit SET seq = 0 WHERE seq = 1".into(),
         vec![
-            "entry 0 does not belong here: the first one is 1".into(),
+            "entry 0 is out of place: the first entry is 1".into(),
             moved(1).replace("entry 1", "entry 0"),
             "entry 1 is missing".into(),
         ],
@@ -135,13 +136,16 @@ async fn every_manipulation_is_detected_and_described() {
     app.sql("DELETE FROM audit WHERE seq > 6").await;
     verify_chain(&app).await;
     let found = app.state.store.verify_audit(Some(&head)).await.unwrap();
-    assert_eq!(found.faults, ["the trail ends at entry 6, and has had 9: the last ones are missing"]);
+    assert_eq!(
+        found.faults,
+        ["the audit log ends at entry 6, before the expected head 9: the last entries are missing"]
+    );
     for _ in 0..3 {
         app.log_in(ADMIN).await;
     }
     assert_eq!(verify_chain(&app).await.seq, 9);
     let found = app.state.store.verify_audit(Some(&head)).await.unwrap();
-    assert_eq!(found.faults, ["entry 9 is not the one that it was: its hash is another one"]);
+    assert_eq!(found.faults, ["entry 9 was replaced: its hash does not match the expected head"]);
 }
 
 #[tokio::test]
@@ -176,10 +180,10 @@ async fn the_cli_verifies_the_chain_and_its_own_changes_are_logged() {
     app.sql("UPDATE audit SET actor = NULL, address = '192.0.2.7' WHERE seq = 2").await;
     let (code, printed, faults) = verify(&["--head", &head.to_string()]);
     assert_eq!((code, printed.lines().count()), (3, 1));
-    assert_eq!(faults, "entry 2 has been changed: its hash is not that of what it says\n");
+    assert_eq!(faults, "entry 2 was changed: its hash does not match its content\n");
     app.sql("DELETE FROM audit WHERE seq > 1").await;
     let (code, _, faults) = verify(&["--head", &head.to_string()]);
-    assert_eq!((code, faults.contains("the last ones are missing")), (3, true), "{faults}");
+    assert_eq!((code, faults.contains("the last entries are missing")), (3, true), "{faults}");
     let (code, _, error) = verify(&["--head", "2"]);
     assert_eq!((code, error.contains("64 hex digits")), (2, true), "{error}");
 }

@@ -50,7 +50,7 @@ async fn a_restored_backup_keeps_data_but_no_revoked_credentials() {
     assert!(copied.status.success(), "{}", text(&copied.stderr));
     let again = run(directory.path(), &settings, &["backup", "copy.db"]);
     assert_eq!(again.status.code(), Some(1), "a backup is not overwritten");
-    assert!(text(&again.stderr).contains("copy.db is there already"), "{}", text(&again.stderr));
+    assert!(text(&again.stderr).contains("copy.db already exists"), "{}", text(&again.stderr));
 
     // After the copy: one form more, and everything revoked.
     let lost = admin.post("/v2/forms", json!({ "name": "lost" })).await.id();
@@ -121,5 +121,5 @@ async fn the_database_and_its_backups_are_accessible_to_their_owner_only() {
         .collect();
     assert!(files.len() >= 3 && files.values().all(|mode| *mode == 0o600), "{files:?}");
     let nowhere = run(directory.path(), &settings, &["backup", "nowhere/copy.db"]);
-    assert!(text(&nowhere.stderr).contains("nowhere/copy.db cannot be made"), "{}", text(&nowhere.stderr));
+    assert!(text(&nowhere.stderr).contains("nowhere/copy.db cannot be created"), "{}", text(&nowhere.stderr));
 }

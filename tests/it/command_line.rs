@@ -211,7 +211,7 @@ async fn a_database_of_a_newer_version_or_another_program_is_rejected() {
     let output = run(database.directory.path(), &settings, &[]);
     let error = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1));
-    assert!(error.contains("was not made by this program"), "{error}");
+    assert!(error.contains("was not created by this program"), "{error}");
 }
 
 #[tokio::test]
@@ -226,7 +226,7 @@ async fn a_locked_database_is_reported() {
         run(database.directory.path(), &[("CEDARGATE_DATABASE_URL", &database.url)], &["user", "list"]);
     let error = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1));
-    assert!(error.contains("test.db") && error.contains("keep it locked"), "{error}");
+    assert!(error.contains("test.db") && error.contains("locked the file"), "{error}");
     holder.close().await.unwrap();
 }
 

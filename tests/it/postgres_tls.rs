@@ -83,7 +83,7 @@ async fn connections_are_encrypted_and_verified_as_the_url_says() {
             any,
             "localhost",
             "sslrootcert=/no/such/file",
-            Err("sslrootcert \"/no/such/file\" cannot be read: No such file"),
+            Err("cannot read sslrootcert \"/no/such/file\": No such file"),
         ),
         (tls_only, "127.0.0.1", "", Ok(true)),
         (tls_only, "127.0.0.1", "sslmode=disable", Err("no encryption")),

@@ -331,7 +331,7 @@ async fn an_invalid_stored_key_aborts_the_start() {
     let app = TestApp::start_with(use_eddsa).await;
     app.sql("UPDATE signing_keys SET secret = 'c0ffee'").await;
     let error = App::open(&app.config, app.clock.clone()).await.unwrap_err().to_string();
-    assert!(error.contains("that signs") && !error.contains("c0ffee"), "{error}");
+    assert!(error.contains("signing key") && !error.contains("c0ffee"), "{error}");
 }
 
 #[tokio::test]

@@ -6,14 +6,14 @@ use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use std::net::IpAddr;
 use std::str::FromStr;
 
-/// Parses a connection URL, and decides how its connections are encrypted.
+/// Parses a connection URL and chooses its TLS mode.
 ///
 /// A host that is neither a loopback address nor a Unix socket gets TLS with a verified certificate unless the URL says
-/// otherwise; plaintext needs `sslmode=disable`.
+/// otherwise; plaintext needs `sslmode=disable` (see "Plaintext to a remote PostgreSQL" in docs/decisions.md).
 ///
 /// # Errors
 ///
-/// [`StoreError::Foreign`] where the URL is malformed, its `sslmode` may fall back to plaintext or verifies less than it
+/// [`StoreError::Misconfigured`] if the URL is malformed, its `sslmode` may fall back to plaintext or verifies less than it
 /// says, or a certificate file cannot be read.
 pub(super) fn parse(url: &str) -> Result<PgConnectOptions, StoreError> {
     let invalid = |message: String| StoreError::Misconfigured(format!("invalid PostgreSQL URL: {message}"));
@@ -24,7 +24,7 @@ pub(super) fn parse(url: &str) -> Result<PgConnectOptions, StoreError> {
             "expected postgres://user:password@host:5432/name, with %40 for an @ in the password: {error}"
         ))
     })?;
-    // The parser leaves an IPv6 address in its brackets, which no resolver accepts.
+    // The parser keeps the brackets of an IPv6 address, which no resolver accepts.
     let host = options.get_host();
     let options = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
         Some(address) => options.clone().host(address),
@@ -38,11 +38,11 @@ pub(super) fn parse(url: &str) -> Result<PgConnectOptions, StoreError> {
         Location::Socket => PgSslMode::Disable,
         location => parameters.mode(location == Location::Loopback, options.get_host()).map_err(invalid)?,
     };
-    // PostgreSQL 12 and later show floating-point numbers exactly without this parameter, which PgBouncer rejects.
+    // PgBouncer rejects this parameter. PostgreSQL 12 and later print floating-point numbers exactly without it.
     Ok(options.ssl_mode(mode).extra_float_digits(None).disable_statement_logging())
 }
 
-/// Host and port, or the path of the socket, for messages; never user or password.
+/// Returns the host and port, or the path of the socket, for messages; never the user or password.
 pub(super) fn describe(options: &PgConnectOptions) -> String {
     let (host, port) = (options.get_host(), options.get_port());
     match options.get_socket() {
@@ -70,7 +70,7 @@ fn location(options: &PgConnectOptions) -> Location {
     if is_loopback { Location::Loopback } else { Location::Remote }
 }
 
-/// The parameters that concern TLS, from the URL, else from the environment as libpq reads it.
+/// The TLS parameters of the URL, or of the environment variables of libpq.
 struct Parameters {
     mode: Option<String>,
     root: Option<String>,
@@ -105,12 +105,12 @@ impl Parameters {
         let files = [("sslrootcert", &self.root), ("sslcert", &self.certificate), ("sslkey", &self.key)];
         for (parameter, file) in files {
             let Some(file) = file.as_deref().filter(|file| !file.starts_with("-----BEGIN")) else { continue };
-            std::fs::read(file).map_err(|error| format!("{parameter} {file:?} cannot be read: {error}"))?;
+            std::fs::read(file).map_err(|error| format!("cannot read {parameter} {file:?}: {error}"))?;
         }
         Ok(())
     }
 
-    /// The TLS mode that is used.
+    /// Returns the TLS mode to use.
     fn mode(&self, is_loopback: bool, host: &str) -> Result<PgSslMode, String> {
         let is_verified = self.root.is_some();
         match self.mode.as_deref() {
@@ -118,11 +118,11 @@ impl Parameters {
             None => Ok(PgSslMode::Prefer),
             Some("disable") => Ok(PgSslMode::Disable),
             Some("verify-full") => Ok(PgSslMode::VerifyFull),
-            // As libpq does: a certificate authority that is named is used.
+            // As in libpq: with a certificate authority, `require` verifies.
             Some("require") if is_verified => Ok(PgSslMode::VerifyFull),
             Some("require") => Ok(PgSslMode::Require),
-            // The library accepts the public authorities beside the one that is named: without a check of the host name,
-            // any certificate of theirs would do.
+            // The library accepts the public authorities besides the given one: without a check of the host name, any
+            // certificate from them would be accepted.
             Some("verify-ca") => Err("sslmode=verify-ca is not supported; expected verify-full".into()),
             Some(mode @ ("allow" | "prefer")) if !is_loopback => Err(format!(
                 "sslmode={mode} may send passwords and data to {host} in plaintext; expected verify-full or require, or \

@@ -1,4 +1,4 @@
-//! Whether PostgreSQL answers. Operations that take long start a probe; once the probe fails, all operations fail at once
+//! Detection of PostgreSQL outages. A slow operation starts a probe; if the probe fails, all operations fail at once
 //! with its cause until a later probe succeeds.
 
 use super::{error_message, is_connection_failure, unavailable};
@@ -12,28 +12,28 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::time::{sleep, sleep_until, timeout};
 
-/// After this time without an answer a probe starts.
+/// A probe starts when an operation has had no answer for this time.
 const SUSPECT_AFTER: Duration = Duration::from_millis(300);
-/// The time limits of a probe on an idle and on a new connection. With the time before, an outage is answered within a
+/// The timeouts of a probe on an idle and on a new connection. Together with `SUSPECT_AFTER`, an outage is reported within a
 /// second.
 const IDLE_LIMIT: Duration = Duration::from_millis(200);
 const CONNECT_LIMIT: Duration = Duration::from_millis(400);
-/// The time between two probes during an outage.
+/// The time between probes during an outage.
 const PROBE_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Detects outages of the server and limits the duration of operations.
 #[derive(Debug)]
 pub(super) struct Availability {
-    /// The cause of the current outage.
+    /// The cause of the current outage; none if there is none.
     outage: watch::Sender<Option<Arc<str>>>,
     is_probing: AtomicBool,
-    /// Operations that succeeded: a probe that fails while others succeed proves no outage.
+    /// The number of successful operations: a failed probe while operations succeed is not an outage.
     successes: AtomicU64,
     options: PgConnectOptions,
     pools: Vec<PgPool>,
 }
 
-/// Permits the next probe when this one ends, also where its runtime ends first.
+/// Permits the next probe when dropped, also if the runtime ends during this one.
 struct ProbeGuard(Weak<Availability>);
 
 impl Drop for ProbeGuard {
@@ -56,7 +56,7 @@ impl Availability {
         })
     }
 
-    /// Waits for an operation, until `deadline` or an outage at most.
+    /// Awaits an operation, at most until `deadline` or an outage.
     pub(super) async fn run<T>(
         self: &Arc<Self>,
         deadline: Instant,
@@ -96,7 +96,7 @@ impl Availability {
         }
     }
 
-    /// Probes once, and where that fails, until it succeeds.
+    /// Probes once, and if that fails, until a probe succeeds.
     async fn monitor_outage(probing: ProbeGuard) {
         let Some(availability) = probing.0.upgrade() else { return };
         let successes = availability.successes.load(Ordering::Acquire);
@@ -121,9 +121,9 @@ impl Availability {
         tracing::info!(milliseconds, "the database is available again");
     }
 
-    /// Whether an idle connection answers, else a new one.
+    /// Checks that an idle connection answers, or else a new one.
     async fn probe(&self) -> Result<(), String> {
-        // Where the server accepts no further connections, those that exist still work.
+        // Existing connections work even if the server accepts no new ones.
         if let Some(mut connection) = self.pools.iter().find_map(PgPool::try_acquire) {
             if matches!(timeout(IDLE_LIMIT, (&mut *connection).execute("SELECT 1")).await, Ok(Ok(_))) {
                 return Ok(());
@@ -137,14 +137,14 @@ impl Availability {
         };
         match timeout(CONNECT_LIMIT, connect).await {
             Ok(Ok(())) => Ok(()),
-            // Too many connections: the server answers.
+            // Too many connections: the server is available.
             Ok(Err(Error::Database(error))) if error.code().as_deref() == Some("53300") => Ok(()),
             Ok(Err(error)) => Err(error_message(&error)),
             Err(_) => Err(format!("no answer within {} ms", CONNECT_LIMIT.as_millis())),
         }
     }
 
-    /// Closes the idle connections: each would cost a request the time that it takes to find out that it is lost.
+    /// Closes the idle connections, since a request would first have to detect that such a connection is lost.
     fn close_idle(&self) {
         for pool in &self.pools {
             while let Some(mut connection) = pool.try_acquire() {
@@ -154,7 +154,7 @@ impl Availability {
     }
 }
 
-/// Waits for an outage, and returns its cause.
+/// Waits for an outage and returns its cause.
 async fn cause_of_outage(outage: &mut watch::Receiver<Option<Arc<str>>>) -> Arc<str> {
     // The sender lives as long as the operation that waits.
     outage.wait_for(Option::is_some).await.ok().and_then(|cause| cause.clone()).unwrap_or_default()

@@ -1,4 +1,4 @@
-//! PostgreSQL: connections, time limits, TLS, poolers.
+//! PostgreSQL: connections, timeouts, TLS, poolers.
 
 mod address;
 mod availability;
@@ -18,16 +18,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
-/// The time limit of a connection attempt at start and of the connection that listens.
+/// The timeout of connecting at start, and of the connection for notifications.
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
-/// The time limit within which an idle connection has to answer before it is used, else another one is opened.
+/// How long an idle connection may take to answer before use; after that another one is opened.
 const IDLE_LIMIT: Duration = Duration::from_millis(500);
-/// The same for one that was used.
+/// How long a connection may take to answer after use; after that it is closed.
 const RELEASE_LIMIT: Duration = Duration::from_secs(1);
-/// The setting of a session by which it is recognized.
+/// The custom setting by which a session is recognized.
 const SESSION: &str = "cedargate.session";
 
-/// Time limits and numbers of connections.
+/// Timeouts and numbers of connections.
 #[derive(Debug, Clone)]
 struct Limits {
     writes: u32,
@@ -58,9 +58,9 @@ impl From<&Config> for Limits {
 }
 
 impl Limits {
-    /// The settings that a connection has from its start.
+    /// The settings that a connection gets when it is opened.
     fn session_settings(&self) -> Vec<(&'static str, String)> {
-        // Three probes within the interval: the server gives up a client that vanished after twice the interval.
+        // Three probes per interval: the server drops a vanished client after twice the interval.
         let interval = self.keepalive.div_ceil(3);
         let counted = [
             ("lock_timeout", self.lock),
@@ -74,7 +74,7 @@ impl Limits {
         counted.into_iter().map(|(name, value)| (name, value.to_string())).collect()
     }
 
-    /// Begins a transaction that has the limits for itself, for a connection that is shared between clients.
+    /// Returns the statements that begin a transaction and set its timeouts, for a connection that clients share.
     fn pooled_begin_statement(&self) -> String {
         format!(
             "BEGIN; SET LOCAL lock_timeout = {}; SET LOCAL statement_timeout = {}; \
@@ -84,20 +84,20 @@ impl Limits {
     }
 }
 
-/// Where a database is, and how it is reached.
+/// The address of a database, and how to connect to it.
 #[derive(Debug, Clone)]
 pub(super) struct ConnectTarget {
     pub(super) options: PgConnectOptions,
-    /// Whether a pooler in transaction mode is in between: nothing that belongs to a session lasts.
+    /// Whether a pooler in transaction mode is in between, so that session state does not persist.
     pub(super) is_pooled: bool,
 }
 
-/// The connections to a database.
+/// The connection pools of a database.
 #[derive(Debug)]
 pub(super) struct Pools {
     writes: PgPool,
     reads: PgPool,
-    /// One connection of its own, so that readiness does not depend on how busy the others are.
+    /// One reserved connection, so that readiness checks do not depend on the load.
     health: PgPool,
     availability: Arc<Availability>,
     limits: Limits,
@@ -105,7 +105,7 @@ pub(super) struct Pools {
     is_pooled: bool,
 }
 
-/// What a connection is used for.
+/// The purpose of a connection.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Purpose {
     Write,
@@ -114,8 +114,7 @@ pub(super) enum Purpose {
 }
 
 impl ConnectTarget {
-    /// Connects once, and finds out whether a pooler in transaction mode is in between: it rejects or ignores the settings
-    /// that a session would have from its start.
+    /// Connects once and detects a pooler in transaction mode: it rejects or ignores the settings of a session.
     async fn probe(url: &str, limits: &Limits) -> Result<Self, StoreError> {
         let options = parse(url)?;
         let session = format!("{:032x}", random_u128());
@@ -137,35 +136,35 @@ impl ConnectTarget {
         Ok(Self { options, is_pooled })
     }
 
-    /// The database of this configuration.
+    /// Returns the target of the configured database.
     pub(super) async fn for_database(config: &Config) -> Result<Self, StoreError> {
         Self::probe(config.database_url.expose_secret(), &Limits::from(config)).await
     }
 
-    /// Where notifications are received: directly from the server, or nowhere behind a pooler.
+    /// Returns the target for notifications, which must be the server itself.
     pub(super) async fn for_notifications(config: &Config) -> Result<Self, StoreError> {
         let url = config.database_listen_url.as_ref().unwrap_or(&config.database_url);
         Self::probe(url.expose_secret(), &Limits::from(config)).await
     }
 
-    /// A single connection.
+    /// Opens a pool with a single connection.
     pub(super) async fn connect(&self) -> Result<PgPool, Error> {
         let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(CONNECT_LIMIT);
         pool.max_lifetime(None).idle_timeout(None).connect_with(self.options.clone()).await
     }
 
-    /// A single connection for migrations.
+    /// Opens a single connection for migrations.
     pub(super) async fn connect_once(&self) -> Result<DatabaseConnection, StoreError> {
         let pool = self.connect().await.map_err(|error| connect_error(&self.options, &error))?;
         Ok(DatabaseConnection::from(pool))
     }
 }
 
-/// Whether a new connection has the session setting that it was opened with.
+/// Returns whether a new connection has the session setting that it was opened with.
 async fn has_session(options: &PgConnectOptions, session: &str) -> Result<bool, Error> {
     let mut connection = options.connect().await?;
     let query = format!("SELECT current_setting('{SESSION}', true)");
-    // The simple query protocol: behind a pooler, the two steps of the extended one may run on different connections.
+    // The simple query protocol: behind a pooler, the steps of the extended one may run on different connections.
     let row = sqlx::raw_sql(AssertSqlSafe(query)).fetch_one(&mut connection).await?;
     let found: Option<String> = row.try_get(0)?;
     connection.close().await?;
@@ -180,7 +179,7 @@ async fn with_timeout<T>(limit: Duration, work: impl Future<Output = Result<T, E
 }
 
 impl Pools {
-    /// Pools for this target; connections are opened when they are needed.
+    /// Creates the pools; connections are opened on demand.
     pub(super) fn new(target: &ConnectTarget, config: &Config) -> Self {
         let limits = Limits::from(config);
         let pool =
@@ -198,13 +197,13 @@ impl Pools {
         }
     }
 
-    /// A connection for one query. Behind a pooler it is a transaction, which has the time limits.
+    /// Returns a connection for one query; behind a pooler in a transaction, which has the timeouts.
     pub(super) async fn session(&self, purpose: Purpose) -> Result<PgSession, DbErr> {
         let session = self.acquire(purpose).await?;
         if self.is_pooled { session.begin(&self.begin).await } else { Ok(session) }
     }
 
-    /// A connection with a transaction for a unit of work.
+    /// Returns a connection in a transaction, for a unit of work.
     pub(super) async fn begin(&self) -> Result<PgSession, DbErr> {
         self.acquire(Purpose::Write).await?.begin(&self.begin).await
     }
@@ -228,15 +227,15 @@ impl Pools {
         Ok(PgSession::new(connection, Arc::clone(&self.availability), deadline, self.is_pooled))
     }
 
-    /// How many connections there are, and how many of them are idle.
+    /// Returns the number of connections, and how many of them are idle.
     pub(super) fn count(&self) -> (u32, usize) {
         let pools = [&self.writes, &self.reads, &self.health];
         pools.iter().fold((0, 0), |(size, idle), pool| (size + pool.size(), idle + pool.num_idle()))
     }
 }
 
-/// A pool whose connections have to answer before and after they are used. The library waits for that without a limit,
-/// so that a silent network would keep all connections for good.
+/// Returns options for a pool that pings a connection before and after each use. The library waits for the reply without a
+/// timeout, so that a silent network failure would occupy all connections forever.
 fn pool_options(connections: u32, acquire: Duration) -> PgPoolOptions {
     PgPoolOptions::new()
         .max_connections(connections)
@@ -250,7 +249,7 @@ fn pool_options(connections: u32, acquire: Duration) -> PgPoolOptions {
         })
 }
 
-/// The first cause of an error, without the words of the library around it.
+/// Returns the cause of an error without the text that the library adds.
 pub(super) fn error_message(error: &Error) -> String {
     match error {
         Error::Io(error) if is_tls_error(error) => format!("TLS: {error}"),
@@ -261,12 +260,12 @@ pub(super) fn error_message(error: &Error) -> String {
     }
 }
 
-/// Whether an error of a handshake, which arrives as one of the socket, is one of TLS.
+/// Returns whether an I/O error is a TLS error; those of a handshake arrive in this form.
 fn is_tls_error(error: &std::io::Error) -> bool {
     error.get_ref().is_some_and(|source| source.is::<rustls::Error>())
 }
 
-/// The database cannot be reached at the start.
+/// Returns the error of a failed connection at start, with a hint.
 fn connect_error(options: &PgConnectOptions, error: &Error) -> StoreError {
     let hint = match error {
         Error::Tls(error) if error.to_string().contains("does not support TLS") => {
@@ -285,7 +284,7 @@ fn unavailable(cause: &str) -> DbErr {
     DbErr::Conn(RuntimeErr::Internal(cause.to_owned()))
 }
 
-/// Whether an error is one of the connection, not an answer to a query.
+/// Returns whether the connection failed, rather than the server returning an error for a query.
 fn is_connection_failure(error: &Error) -> bool {
     match error {
         Error::Database(error) => error.code().is_some_and(|code| error::is_connection_code(&code)),

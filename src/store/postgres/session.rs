@@ -1,4 +1,4 @@
-//! A connection while a query or a unit of work uses it.
+//! A PostgreSQL connection while a query or a unit of work uses it.
 
 use super::availability::Availability;
 use super::unavailable;
@@ -13,22 +13,22 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, MutexGuard};
 
-/// The time limit of a rollback, after which the connection is closed instead.
+/// The timeout of a rollback, after which the connection is closed instead.
 const ROLLBACK_LIMIT: Duration = Duration::from_secs(1);
 
-/// A connection that is in use, within a transaction or not.
+/// A connection in use, inside or outside a transaction.
 #[derive(Debug)]
 pub(in crate::store) struct PgSession {
     connection: Mutex<Option<PoolConnection<Postgres>>>,
     availability: Arc<Availability>,
     deadline: Instant,
-    /// Whether prepared statements stay on the connection.
+    /// Whether prepared statements persist on the connection.
     is_persistent: bool,
     is_in_transaction: bool,
 }
 
 impl PgSession {
-    /// A connection to use until `deadline`; behind a pooler without prepared statements that outlive a transaction.
+    /// Wraps a connection for use until `deadline`. Behind a pooler, prepared statements do not persist.
     pub(super) fn new(
         connection: PoolConnection<Postgres>,
         availability: Arc<Availability>,
@@ -46,23 +46,24 @@ impl PgSession {
 
     /// Begins a transaction.
     pub(super) async fn begin(mut self, statements: &str) -> Result<Self, DbErr> {
-        // From here on it is rolled back: the server may have begun it without an answer.
+        // Set before the statement, since the server may begin the transaction although the reply is lost; it is rolled
+        // back.
         self.is_in_transaction = true;
         spans::traced(DbBackend::Postgres, "BEGIN", self.execute_unprepared(statements)).await?;
         Ok(self)
     }
 
-    /// Commits the transaction after these statements, in one round trip: locks that they take are held by the server only,
-    /// however long this process or the network takes.
+    /// Runs these statements and commits, in one round trip. Locks that they take are held only by the server, however
+    /// slow this process or the network is.
     pub(in crate::store) async fn commit(mut self, statements: &str) -> Result<(), DbErr> {
-        // In a transaction that has failed, COMMIT alone would be a rollback without an error.
+        // In a failed transaction, a lone COMMIT would be a rollback without an error.
         let all = format!("SELECT 1;{statements}COMMIT");
         self.execute_unprepared(&all).await?;
         self.is_in_transaction = false;
         Ok(())
     }
 
-    /// Ends the transaction of a single query, where it has one.
+    /// Ends the transaction of a single query, if it has one.
     pub(in crate::store) async fn finish(self) -> Result<(), DbErr> {
         if self.is_in_transaction { self.commit("").await } else { Ok(()) }
     }
@@ -71,7 +72,7 @@ impl PgSession {
         self.connection.lock().await
     }
 
-    /// Runs a query with a time limit, and reports it to the trace.
+    /// Runs a query until the deadline and records its span.
     async fn run<T>(&self, sql: &str, query: impl Future<Output = Result<T, Error>>) -> Result<T, DbErr> {
         let result = self.availability.run(self.deadline, query);
         let result =
@@ -81,7 +82,7 @@ impl PgSession {
 
     fn query<'a>(&self, statement: &'a Statement) -> Query<'a, Postgres, SqlxValues> {
         let values = statement.values.clone().unwrap_or(Values(Vec::new()));
-        // Values are bound; the text comes from the query builder or from this program.
+        // Values are bound; the SQL comes from the query builder or from constants.
         let sql = AssertSqlSafe(statement.sql.as_str());
         sqlx::query_with(sql, SqlxValues(values)).persistent(self.is_persistent)
     }
@@ -138,7 +139,7 @@ impl Drop for PgSession {
         runtime.spawn(async move {
             let rollback = (&mut *connection).execute("ROLLBACK");
             if !matches!(tokio::time::timeout(ROLLBACK_LIMIT, rollback).await, Ok(Ok(_))) {
-                // The server rolls back when it notices.
+                // The server rolls back when the connection closes.
                 connection.close_on_drop();
             }
         });
