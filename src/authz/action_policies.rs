@@ -1,4 +1,4 @@
-//! The policies that can speak of one action, and what they may read.
+//! The policies that can apply to one action, and what their evaluation reads.
 
 use super::bundle::{Bundle, action_name};
 use super::compiled_policy::CompiledPolicy;
@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 type Failure = Box<dyn std::error::Error>;
 
-/// All policies, by the actions that their scopes name.
+/// All policies of a bundle, indexed by the action constraint of their scope.
 #[derive(Debug, Default)]
 pub(super) struct PolicyIndex {
     any_action: Vec<Arc<CompiledPolicy>>,
@@ -34,13 +34,13 @@ impl PolicyIndex {
     pub(super) fn new(bundle: &Bundle) -> Result<Self, Failure> {
         let mut index = Self::default();
         for policy in bundle.policies.policies() {
-            let rule = Arc::new(CompiledPolicy::new(bundle, policy)?);
+            let compiled = Arc::new(CompiledPolicy::new(bundle, policy)?);
             match policy.action_constraint() {
-                ActionConstraint::Any => index.any_action.push(rule),
-                ActionConstraint::Eq(uid) => index.by_action.entry(uid).or_default().push(rule),
+                ActionConstraint::Any => index.any_action.push(compiled),
+                ActionConstraint::Eq(uid) => index.by_action.entry(uid).or_default().push(compiled),
                 ActionConstraint::In(groups) => {
                     for group in groups {
-                        index.by_group.entry(group).or_default().push(Arc::clone(&rule));
+                        index.by_group.entry(group).or_default().push(Arc::clone(&compiled));
                     }
                 }
             }
@@ -48,7 +48,7 @@ impl PolicyIndex {
         Ok(index)
     }
 
-    /// Those that can speak of an action in these groups, which the action itself is one of.
+    /// The policies whose action constraint matches `action`. `groups` are its ancestors and the action itself.
     fn for_action<'a>(
         &'a self,
         action: &EntityUid,
@@ -59,30 +59,34 @@ impl PolicyIndex {
     }
 }
 
-/// The policies that can speak of one action, and what they may read.
+/// The policies that can apply to one action, and what their evaluation reads.
+///
+/// Policies whose scope excludes the action, or its principal or resource types, are left out. This changes no decision: a
+/// policy whose scope does not match neither determines a decision nor fails.
 #[derive(Debug)]
 pub(super) struct ActionPolicies {
     pub(super) action: EntityUid,
-    /// The name of the action in words.
+    /// The name of the action as JSON.
     pub(super) name: Box<RawValue>,
-    /// In the order of their ids.
+    /// In ascending order of their ids.
     pub(super) policies: Vec<Arc<CompiledPolicy>>,
-    /// What the conditions of the policies may look at besides the two that are asked about: the action among its groups,
-    /// and the entities that they name.
+    /// Entities that the conditions may read besides principal and resource: the action with its groups, and the entity
+    /// literals.
     pub(super) literal_entities: Vec<Arc<Entity>>,
-    /// The types that the action applies to, by their names.
+    /// The principal types that the action applies to, by name.
     pub(super) principals: BTreeMap<String, EntityTypeName>,
+    /// The resource types that the action applies to, by name.
     pub(super) resources: BTreeMap<String, EntityTypeName>,
-    /// The type of the resources that the action creates: it applies to a resource of this type that is being created.
+    /// The resource type that the action creates. The action applies to resources of this type only while they are created.
     created_type: Option<EntityTypeName>,
-    /// Tells the slices of an engine apart.
+    /// Identifies the action within its engine; part of the cache key.
     pub(super) index: usize,
-    /// What the action's context declares.
+    /// The fields that the action's context declares.
     declared_fields: BTreeSet<String>,
-    /// What of it, and of the two, the policies read.
+    /// What the policies read of the context, the principal and the resource.
     read_set: ActionReadSet,
     context_type: SchemaType,
-    /// Whether the action's context has a field that may not be left out.
+    /// Whether the action's context has a required field.
     requires_context: bool,
     pub(super) decisions: DecisionPool,
 }
@@ -90,7 +94,7 @@ pub(super) struct ActionPolicies {
 impl ActionPolicies {
     pub(super) fn new(
         bundle: &Bundle,
-        domain: &ExternalEntities,
+        external_entities: &ExternalEntities,
         candidates: &PolicyIndex,
         actions: &Entities,
         action: &EntityUid,
@@ -102,85 +106,85 @@ impl ActionPolicies {
             bundle.schema.principals_for_action(action).into_iter().flatten().cloned().collect();
         let resources: HashSet<EntityTypeName> =
             bundle.schema.resources_for_action(action).into_iter().flatten().cloned().collect();
-        // One that names several of the groups is still one.
-        let rules: BTreeMap<&str, &Arc<CompiledPolicy>> = candidates
+        // Collected by id: a policy that names several of the groups counts once.
+        let policies: BTreeMap<&str, &Arc<CompiledPolicy>> = candidates
             .for_action(action, groups.iter().copied().chain([action]))
-            .filter(|rule| can_match(&rule.policy, &principals, &resources))
-            .map(|rule| (rule.metadata.id.as_str(), rule))
+            .filter(|policy| can_match(&policy.policy, &principals, &resources))
+            .map(|policy| (policy.metadata.id.as_str(), policy))
             .collect();
-        let rules: Vec<Arc<CompiledPolicy>> = rules.into_values().cloned().collect();
-        let shape = bundle.context_types.get(action).cloned().unwrap_or_default();
-        let declared = shape.field_names();
-        let literals: HashSet<&EntityUid> = rules.iter().flat_map(|rule| &rule.entity_literals).collect();
-        let asks_for_action = rules.iter().any(|rule| rule.uses_action);
-        // The action's own place among its groups, for policies that ask for it in a condition; all actions where one
-        // asks for others.
-        let mut others =
+        let policies: Vec<Arc<CompiledPolicy>> = policies.into_values().cloned().collect();
+        let context_type = bundle.context_types.get(action).cloned().unwrap_or_default();
+        let declared_fields = context_type.field_names();
+        let literals: HashSet<&EntityUid> =
+            policies.iter().flat_map(|policy| &policy.entity_literals).collect();
+        let uses_action = policies.iter().any(|policy| policy.uses_action);
+        // Conditions may test the action: with its own groups, or with those of another action.
+        let mut other_actions =
             literals.iter().filter(|uid| uid.type_name().basename() == "Action" && !is_group(uid));
         let own = || groups.iter().copied().chain([action]).filter_map(|uid| actions.get(uid));
-        let actions: Vec<_> = match others.next() {
+        let actions: Vec<_> = match other_actions.next() {
             Some(_) => actions.iter().collect(),
-            None if asks_for_action => own().collect(),
+            None if uses_action => own().collect(),
             None => Vec::new(),
         };
         let actions = actions.into_iter().map(|entity| Arc::new(entity.as_ref().clone()));
-        let named = literals.iter().filter_map(|literal| domain.entity(literal));
-        let base = actions.chain(named).collect();
-        let named = |kind: EntityTypeName| (kind.to_string(), kind);
-        let reads =
-            ActionReadSet::new(rules.iter().map(|rule| &rule.read_set), &declared, &principals, &resources);
-        let mut resources: BTreeMap<String, EntityTypeName> = resources.into_iter().map(named).collect();
-        let creates = created_type(action).and_then(|kind| resources.get(kind).cloned());
-        // A question is about the organization that would hold a new resource: an existing one is not created.
-        if let Some(creates) = creates.as_ref().filter(|_| resources.len() > 1) {
-            resources.remove(&creates.to_string());
+        let literal_entities = literals.iter().filter_map(|literal| external_entities.entity(literal));
+        let literal_entities = actions.chain(literal_entities).collect();
+        let by_name = |kind: EntityTypeName| (kind.to_string(), kind);
+        let read_sets = policies.iter().map(|policy| &policy.read_set);
+        let read_set = ActionReadSet::new(read_sets, &declared_fields, &principals, &resources);
+        let mut resources: BTreeMap<String, EntityTypeName> = resources.into_iter().map(by_name).collect();
+        let created_type = created_type(action).and_then(|kind| resources.get(kind).cloned());
+        // A create action applies to the owning organization and to the new resource, but not to an existing one.
+        if let Some(created) = created_type.as_ref().filter(|_| resources.len() > 1) {
+            resources.remove(&created.to_string());
         }
         Ok(Self {
             action: action.clone(),
             name: to_raw_json(&action_name(action)),
-            policies: rules,
-            literal_entities: base,
-            principals: principals.into_iter().map(named).collect(),
+            policies,
+            literal_entities,
+            principals: principals.into_iter().map(by_name).collect(),
             resources,
-            created_type: creates,
+            created_type,
             index,
-            declared_fields: declared,
-            read_set: reads,
-            requires_context: shape.has_required(),
-            context_type: shape,
+            declared_fields,
+            read_set,
+            requires_context: context_type.has_required(),
+            context_type,
             decisions: DecisionPool::default(),
         })
     }
 
-    /// The resource type of this name, if the action applies to such a resource, or to one that is being created.
+    /// The resource type with this name, if the action applies to it. `is_new`: the resource is being created.
     pub(super) fn resource_type(&self, kind: &str, is_new: bool) -> Option<&EntityTypeName> {
         match is_new {
-            true => self.created_type.as_ref().filter(|creates| creates.basename() == kind),
+            true => self.created_type.as_ref().filter(|created| created.basename() == kind),
             false => self.resources.get(kind),
         }
     }
 
-    /// Whether any of the policies reads anything of the context.
+    /// Whether any policy reads the context.
     pub(super) fn reads_context(&self) -> bool {
         !self.read_set.context.is_empty()
     }
 
-    /// Whether more of the principal is read than its type, scopes and place.
+    /// Whether the policies read more of the principal than its type, scopes and organization.
     fn reads_principal(&self, context: &DecisionContext) -> bool {
         self.read_set.principal || self.may_reference_entities(context)
     }
 
-    /// Whether more of the resource is read than its type and place.
+    /// Whether the policies read more of the resource than its type and organization.
     pub(super) fn reads_resource(&self, context: &DecisionContext) -> bool {
         self.read_set.resource || self.may_reference_entities(context)
     }
 
-    /// Whether what is said of a call may name either of the two where a policy looks.
+    /// Whether the client context may name the principal or the resource where a policy reads it.
     fn may_reference_entities(&self, context: &DecisionContext) -> bool {
         self.reads_context() && self.declared_client_context(context).next().is_some()
     }
 
-    /// Everything that a decision of this engine reads.
+    /// The key of a decision in the caches: a fingerprint of everything that the decision reads.
     pub(super) fn cache_key(
         &self,
         engine_id: u64,
@@ -205,7 +209,7 @@ impl ActionPolicies {
         ))
     }
 
-    /// What the action's context declares of what is said of a call.
+    /// The fields of the client context that the action's context declares.
     pub(super) fn declared_client_context<'a>(
         &'a self,
         context: &'a DecisionContext,
@@ -213,8 +217,10 @@ impl ActionPolicies {
         context.client_context.iter().filter(|(name, _)| self.declared_fields.contains(*name))
     }
 
-    /// What a decision reads of the circumstances: what the policies read, and all that is said and declared, since that is
-    /// checked even where it is not read.
+    /// The fingerprint of what a decision reads of the context; none if it reads nothing.
+    ///
+    /// It covers what the policies read and every declared field that the client sent, because those are validated even where
+    /// no policy reads them.
     fn context_fingerprint(&self, context: &DecisionContext) -> Option<Fingerprint> {
         let client_context: Vec<(&String, &Value)> = self.declared_client_context(context).collect();
         if self.read_set.context.is_empty() && client_context.is_empty() {
@@ -233,7 +239,7 @@ impl ActionPolicies {
                 context.scope.filter(|_| is_read("scope")),
                 context.role.filter(|_| is_read("role")),
             ),
-            // A value that the service knows replaces what a client says, so the key depends on which values are known.
+            // A value that the service sets replaces that of the client, so the key depends on which values are set.
             context.credential.is_some(),
             context.provisioning.is_some(),
             context.ip.is_some(),
@@ -243,19 +249,22 @@ impl ActionPolicies {
         )))
     }
 
-    /// What the action's context declares of what somebody says of a call.
+    /// The client context without the fields that the action's context does not declare, at any depth.
     pub(super) fn project_declared(&self, client_context: &Map<String, Value>) -> Map<String, Value> {
         self.context_type.project(client_context)
     }
 
-    /// Whether the context has to be held against the schema: where somebody else says something of it, or where the
-    /// schema asks for something.
+    /// Whether the context has to be validated against the schema: if the client sent a declared field, or if a field is
+    /// required.
     pub(super) fn needs_validation(&self, context: &DecisionContext) -> bool {
         self.declared_client_context(context).next().is_some() || self.requires_context
     }
 
-    /// The context of a call, with what the action's context declares. Where nothing is said and nothing read, it is
-    /// empty: that changes no decision.
+    /// The Cedar context of a request, limited to the declared fields. It is empty if no policy reads it and nothing has to be
+    /// validated.
+    ///
+    /// # Errors
+    /// The context does not conform to the schema.
     pub(super) fn context(
         &self,
         schema: &Schema,
@@ -272,7 +281,7 @@ impl ActionPolicies {
         if !needs_validation {
             return Ok(server_values);
         }
-        // Read with the schema, which knows what is an entity and what an address, and refuses what is mistyped.
+        // Parsed with the schema, which resolves entity references and extension values and rejects values of a wrong type.
         let mut fields = self.project_declared(&decision_context.client_context);
         if let Ok(Value::Object(server_values)) = server_values.to_json_value() {
             fields.extend(server_values);
@@ -282,7 +291,7 @@ impl ActionPolicies {
         })
     }
 
-    /// Why a context cannot be used: the field that does not fit, or else this message.
+    /// The error for an invalid context: the first invalid or missing field, or else `message`.
     pub(super) fn invalid_context(
         &self,
         context: &DecisionContext,
@@ -302,13 +311,13 @@ impl ActionPolicies {
     }
 }
 
-/// The name of the type that an action of this service creates: `Form` for `createForm`; none for other actions.
+/// The resource type that an action of this service creates: `Form` for `createForm`. None for other actions.
 fn created_type(action: &EntityUid) -> Option<&str> {
-    let is_own = action.type_name().namespace().is_empty();
-    action.id().unescaped().strip_prefix("create").filter(|_| is_own)
+    let is_local = action.type_name().namespace().is_empty();
+    action.id().unescaped().strip_prefix("create").filter(|_| is_local)
 }
 
-/// Whether a policy can speak of a principal and a resource of these types.
+/// Whether the scope of a policy can match a principal and a resource of these types.
 fn can_match(
     policy: &Policy,
     principals: &HashSet<EntityTypeName>,

@@ -1,5 +1,5 @@
-//! Everything that decides: schema, policies and data, read from their directories, validated, linted, and given a
-//! version. What is wrong is told with file and line, all of it at once.
+//! Bundles: schema, policies and data, parsed, validated, linted and versioned. All errors are reported at once, with file
+//! and line.
 
 use super::Scope;
 use super::entities::SCOPE;
@@ -19,35 +19,35 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Where the files are. Each directory is read as it stands, without those below it.
+/// The directories of a bundle. Subdirectories are not read, except `cases` in a policy directory.
 #[derive(Debug, Clone)]
 pub struct Sources {
-    /// Directories with `*.cedarschema`.
+    /// Directories with `*.cedarschema` files.
     pub schema: Vec<PathBuf>,
-    /// Directories with `*.cedar` and with entity data, `*.json`.
+    /// Directories with `*.cedar` files, entity data in `*.json`, and policy tests in `cases/*.json`.
     pub policies: Vec<PathBuf>,
-    /// The entity types whose things are in the database, so that no data file may have them.
+    /// The entity types that are stored in the database. Data files must not define entities of these types.
     pub stored: Vec<&'static str>,
 }
 
-/// What is known of a policy besides what it says.
+/// The annotations, effect and source location of a policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PolicyMetadata {
     /// Its `@id`.
     pub id: String,
     /// Its `@doc`.
     pub doc: Option<String>,
-    /// Whether it permits or forbids.
+    /// Whether its effect is permit rather than forbid.
     pub permits: bool,
-    /// The file that it stands in.
+    /// The path of its file.
     pub file: String,
     /// The line of its `@id`, from 1.
     pub line: usize,
-    /// All its annotations.
+    /// All annotations, by name.
     pub annotations: BTreeMap<String, String>,
 }
 
-/// Schema, policies and data that fit together.
+/// A validated set of schema, policies and data.
 #[derive(Debug)]
 pub struct Bundle {
     pub(super) schema: Schema,
@@ -61,14 +61,14 @@ pub struct Bundle {
     inventory: Inventory,
 }
 
-/// Something that is wrong with a file.
+/// An error or warning about a file of a bundle.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BundleDiagnostic {
-    /// The file, or the directory.
+    /// The path of the file or directory.
     pub file: String,
-    /// The line, from 1, where it can be told.
+    /// The line, from 1, if it is known.
     pub line: Option<usize>,
-    /// What is wrong.
+    /// What is wrong with the file.
     pub message: String,
 }
 
@@ -81,13 +81,13 @@ impl fmt::Display for BundleDiagnostic {
     }
 }
 
-/// Why a bundle cannot be used.
+/// Why a bundle is invalid: all diagnostics.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .0.iter().map(BundleDiagnostic::to_string).collect::<Vec<_>>().join("\n"))]
 pub struct BundleError(pub Vec<BundleDiagnostic>);
 
 impl BundleError {
-    /// Where something is wrong, by the names of the files and the lines, without what and without directories.
+    /// The locations of the errors as `name:line`, without directories and messages.
     pub fn locations(&self) -> String {
         let location = |diagnostic: &BundleDiagnostic| {
             let name = diagnostic.file.rsplit('/').next().unwrap_or_default();
@@ -97,11 +97,11 @@ impl BundleError {
     }
 }
 
-/// A file as it was read.
+/// A file of a snapshot, with its line offsets.
 struct SourceFile {
     name: String,
     text: String,
-    /// Where its lines end.
+    /// The byte offsets of the line ends.
     newline_offsets: Vec<usize>,
 }
 
@@ -115,12 +115,12 @@ impl SourceFile {
         BundleDiagnostic { file: self.name.clone(), line, message: message.to_string() }
     }
 
-    /// The line at this byte, from 1.
+    /// The line at a byte offset, from 1.
     fn line_at(&self, offset: usize) -> usize {
         self.newline_offsets.partition_point(|newline| *newline < offset) + 1
     }
 
-    /// What a diagnosis of Cedar says, with the line that it points at.
+    /// Converts a diagnostic of Cedar, with its causes, help text and line.
     fn to_bundle_diagnostic(&self, diagnostic: &dyn Diagnostic) -> BundleDiagnostic {
         let offset = diagnostic.labels().and_then(|mut labels| labels.next()).map(|label| label.offset());
         let mut message = diagnostic.to_string();
@@ -139,7 +139,7 @@ impl SourceFile {
     }
 }
 
-/// Collects faults, so that all of them are told.
+/// Collects diagnostics, so that all errors are reported at once.
 #[derive(Default)]
 struct Diagnostics(Vec<BundleDiagnostic>);
 
@@ -154,15 +154,18 @@ impl Diagnostics {
 }
 
 impl Bundle {
-    /// Reads and checks everything.
+    /// Reads, parses and validates the files of these directories.
+    ///
+    /// # Errors
+    /// All errors that were found, with file and line.
     pub fn read(sources: &Sources) -> Result<Self, BundleError> {
         Self::parse(&Snapshot::read(sources)?, &sources.stored)
     }
 
-    /// Parses and checks the files of a snapshot. `stored` names the entity types whose entities are in the database.
+    /// Parses and validates the files of a snapshot. `stored` names the entity types that are stored in the database.
     ///
     /// # Errors
-    /// All faults that were found, with file and line.
+    /// All errors that were found, with file and line.
     pub fn parse(snapshot: &Snapshot, stored: &[&str]) -> Result<Self, BundleError> {
         let mut diagnostics = Diagnostics::default();
         let of_kind = |kind| -> Vec<SourceFile> {
@@ -199,38 +202,39 @@ impl Bundle {
         })
     }
 
-    /// Its forbid policies and files, for the comparison with another bundle.
+    /// The forbid policies and files, for the comparison with another bundle.
     pub fn inventory(&self) -> &Inventory {
         &self.inventory
     }
 
-    /// A hash over all of it: two bundles with the same version decide alike.
+    /// The version: a hash over all files. Bundles with the same version make the same decisions (see "Policy version" in
+    /// docs/decisions.md).
     pub fn version(&self) -> &str {
         &self.version
     }
 
-    /// The files that it was read from.
+    /// The paths of its files.
     pub fn files(&self) -> &[String] {
         &self.files
     }
 
-    /// What is known of the policies, in the order of their ids.
+    /// The metadata of all policies, in ascending order of their ids.
     pub fn policies(&self) -> impl Iterator<Item = &Arc<PolicyMetadata>> {
         self.metadata.values()
     }
 
-    /// What is known of the policy with this id.
+    /// The metadata of the policy with this id.
     pub fn policy(&self, id: &str) -> Option<&Arc<PolicyMetadata>> {
         self.metadata.get(id)
     }
 
-    /// The names of all actions: an action of the empty namespace by its id, any other by its whole name.
+    /// The names of all actions: the id in the empty namespace, else the qualified name such as `Docs::Action::"read"`.
     pub fn actions(&self) -> BTreeSet<String> {
         self.schema.actions().map(action_name).collect()
     }
 }
 
-/// What an action is called: by its id in the empty namespace, else by its whole name.
+/// The name of an action: its id in the empty namespace, else its qualified name.
 pub(super) fn action_name(action: &EntityUid) -> String {
     if action.type_name().namespace().is_empty() {
         action.id().unescaped().to_owned()
@@ -242,7 +246,7 @@ pub(super) fn action_name(action: &EntityUid) -> String {
 fn version(files: &[&Vec<SourceFile>]) -> String {
     let mut hash = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
     for file in files.iter().copied().flatten() {
-        // The name of the file only: the same files elsewhere are the same version.
+        // File names without directories: a bundle keeps its version when it is moved.
         let name = Path::new(&file.name).file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
         for part in [name.as_ref(), file.text.as_str()] {
             hash.update(&part.len().to_be_bytes());
@@ -252,7 +256,7 @@ fn version(files: &[&Vec<SourceFile>]) -> String {
     hash.finish().as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// What the schema declares: of the context of each action, and of each entity type.
+/// The declared types of the context of each action, and of the attributes of each entity type.
 type SchemaTypes = (BTreeMap<EntityUid, SchemaType>, BTreeMap<String, SchemaType>);
 
 fn parse_schema(
@@ -278,7 +282,7 @@ fn parse_schema(
         return Err(BundleError(vec![BundleDiagnostic {
             file: "schema".into(),
             line: None,
-            message: "none of the schema directories has a *.cedarschema file".into(),
+            message: "no *.cedarschema file found in the schema directories".into(),
         }]));
     }
     let schema = Schema::from_schema_fragments(fragments).map_err(|error| schema_error(&error))?;
@@ -296,25 +300,23 @@ fn schema_types(json: &Value, schema: &Schema) -> Result<SchemaTypes, String> {
         let declared =
             json.get(&namespace).and_then(|space| space.get("actions")?.get(action.id().unescaped()));
         let context = declared.and_then(|declared| declared.get("appliesTo")?.get("context"));
-        let shape = match context {
+        let context_type = match context {
             Some(definition) => SchemaType::parse(json, &namespace, definition),
             None => Some(SchemaType::default()),
         };
-        let shape =
-            shape.ok_or_else(|| format!("the context of {action} is not a record with named fields"))?;
-        context_types.insert(action.clone(), shape);
+        let invalid = || format!("the context of {action} is not a record with named fields");
+        context_types.insert(action.clone(), context_type.ok_or_else(invalid)?);
     }
     let mut entity_types = BTreeMap::new();
     for kind in schema.entity_types() {
         let namespace = kind.namespace();
         let declared = json.get(&namespace).and_then(|space| space.get("entityTypes")?.get(kind.basename()));
-        let shape = match declared.and_then(|declared| declared.get("shape")) {
+        let entity_type = match declared.and_then(|declared| declared.get("shape")) {
             Some(definition) => SchemaType::parse(json, &namespace, definition),
             None => Some(SchemaType::Record(BTreeMap::new())),
         };
-        let shape =
-            shape.ok_or_else(|| format!("the attributes of {kind} are not a record with named fields"))?;
-        entity_types.insert(kind.to_string(), shape);
+        let invalid = || format!("the attributes of {kind} are not a record with named fields");
+        entity_types.insert(kind.to_string(), entity_type.ok_or_else(invalid)?);
     }
     Ok((context_types, entity_types))
 }
@@ -338,7 +340,7 @@ fn parse_policies(
         };
         for template in parsed.templates() {
             let start = template.as_ref().loc().map_or(0, |loc| loc.span.offset());
-            let message = "it is a template (?principal or ?resource); write a policy instead";
+            let message = "templates are not supported; replace ?principal and ?resource";
             diagnostics.0.push(file.diagnostic(Some(file.line_at(start)), message));
         }
         for policy in parsed.policies() {
@@ -347,7 +349,7 @@ fn parse_policies(
             };
             if let Some(first) = metadata.get(&policy_metadata.id) {
                 let message = format!(
-                    "the id {:?} is taken: {}:{} has it already",
+                    "duplicate policy id {:?}: already used in {}:{}",
                     policy_metadata.id, first.file, first.line
                 );
                 diagnostics.0.push(file.diagnostic(Some(policy_metadata.line), message));
@@ -361,20 +363,21 @@ fn parse_policies(
         }
     }
     if metadata.is_empty() && diagnostics.0.is_empty() {
-        let message = "none of the policy directories has a policy: everything would be denied".into();
+        let message = "no policy found in the policy directories: every request would be denied".into();
         diagnostics.0.push(BundleDiagnostic { file: "policies".into(), line: None, message });
     }
-    // Level 1: a policy reads the attributes of principal and resource, and not those of what they name in turn, which
-    // are not there when it is asked.
+    // Level 1: a policy may read attributes of the principal and the resource, but not of the entities that these refer to,
+    // which are not loaded for an evaluation.
     let checked = Validator::new(schema.clone()).validate_with_level(&all, ValidationMode::Strict, 1);
     let errors = checked.validation_errors().map(|error| (error.policy_id(), error as &dyn Diagnostic));
     let warnings =
         checked.validation_warnings().map(|warning| (warning.policy_id(), warning as &dyn Diagnostic));
-    for (id, problem) in errors.chain(warnings) {
+    for (id, finding) in errors.chain(warnings) {
         let id: &str = id.as_ref();
         let (Some(file), Some(policy_metadata)) = (sources.get(id), metadata.get(id)) else { continue };
-        let fault = file.to_bundle_diagnostic(problem);
-        diagnostics.0.push(BundleDiagnostic { line: fault.line.or(Some(policy_metadata.line)), ..fault });
+        let diagnostic = file.to_bundle_diagnostic(finding);
+        let line = diagnostic.line.or(Some(policy_metadata.line));
+        diagnostics.0.push(BundleDiagnostic { line, ..diagnostic });
     }
     (all, metadata)
 }
@@ -384,10 +387,11 @@ fn policy_metadata(file: &SourceFile, policy: &Policy) -> Result<PolicyMetadata,
     let Some(id) = policy.annotation("id").filter(|id| !id.is_empty()) else {
         let text = policy.to_string();
         let first_line = text.lines().find(|line| !line.starts_with('@')).unwrap_or_default();
-        let message = format!("the policy that begins with {} has no @id(\"…\")", quoted(first_line));
+        let message =
+            format!("the policy that begins with {} has no @id(\"…\") annotation", quoted(first_line));
         return Err(file.diagnostic(Some(file.line_at(start)), message));
     };
-    // The @id among the policy's own annotations.
+    // `start` is the first annotation; the line of the policy is that of its @id.
     let annotation = file.text.get(start..).and_then(|source| source.find(&format!("@id({id:?})")));
     Ok(PolicyMetadata {
         id: id.to_owned(),
@@ -409,16 +413,17 @@ fn parse_data(
     let mut files_by_uid: HashMap<EntityUid, &SourceFile> = HashMap::new();
     for file in files {
         if let Err(JsonError::DuplicateKey(path)) = strict_json::check(file.text.as_bytes()) {
-            diagnostics.0.push(file.diagnostic(None, format!("{path}: the key occurs twice in its object")));
+            diagnostics.0.push(file.diagnostic(None, format!("{path}: duplicate key in a JSON object")));
             continue;
         }
         match Entities::from_json_str(&file.text, Some(schema)) {
             Ok(entities) => {
-                // Parsing with the schema adds its actions, which are no data.
+                // Parsing with the schema adds the schema's actions.
                 for entity in entities.iter().filter(|entity| entity.uid().type_name().basename() != "Action")
                 {
                     if let Some(first) = files_by_uid.insert(entity.uid(), file) {
-                        let message = format!("{} stands in {} already", entity.uid(), first.name);
+                        let message =
+                            format!("duplicate entity {}: already defined in {}", entity.uid(), first.name);
                         diagnostics.0.push(file.diagnostic(None, message));
                     }
                     all.push(entity.clone());
@@ -428,7 +433,7 @@ fn parse_data(
         }
     }
     lint_data(&all, &files_by_uid, stored, diagnostics);
-    // What one file names as a parent may stand in another.
+    // A parent may be defined in another file.
     if let Err(error) = Entities::from_entities(all.clone(), None) {
         diagnostics.0.push(BundleDiagnostic { file: "data".into(), line: None, message: error.to_string() });
     }
@@ -438,7 +443,7 @@ fn parse_data(
         files_by_uid.into_keys().filter(|uid| uid.type_name().to_string() == SCOPE).collect();
     for scope in Scope::ALL {
         if !scopes.iter().any(|uid| uid.id().unescaped() == scope.as_str()) {
-            diagnostics.0.push(diagnostic(format!("the entity {SCOPE}::\"{scope}\" is missing")));
+            diagnostics.0.push(diagnostic(format!("the entity {SCOPE}::\"{scope}\" is missing in the data")));
         }
     }
     for uid in scopes {
@@ -451,8 +456,8 @@ fn parse_data(
     all
 }
 
-/// Validation lets a parent pass that is nowhere, which breaks a cascade unseen, and things that the store has already,
-/// which would stand twice when they are asked about.
+/// Reports what Cedar's validation accepts: parents that are not defined anywhere, which would silently break a cascade, and
+/// entities of types that are stored in the database, which would then exist twice.
 fn lint_data(
     data: &[Entity],
     files_by_uid: &HashMap<EntityUid, &SourceFile>,
@@ -463,27 +468,28 @@ fn lint_data(
         let uid = entity.uid();
         let Some(file) = files_by_uid.get(&uid) else { continue };
         if stored.contains(&uid.type_name().to_string().as_str()) {
-            diagnostics.0.push(
-                file.diagnostic(
-                    None,
-                    format!("{uid} is of a type whose things are in the database, not here"),
-                ),
-            );
+            diagnostics.0.push(file.diagnostic(
+                None,
+                format!("{uid} must not be defined in policy data: its type is stored in the database"),
+            ));
         }
-        // What is in the database may be named, so that a thing of another domain can stand in an organization.
+        // Stored entities may be parents, so that an external entity can belong to an organization.
         let is_stored = |uid: &EntityUid| stored.contains(&uid.type_name().to_string().as_str());
         let parents = entity.clone().into_inner().2;
         for parent in
             parents.iter().filter(|parent| !files_by_uid.contains_key(*parent) && !is_stored(parent))
         {
-            diagnostics.0.push(
-                file.diagnostic(None, format!("{uid} has the parent {parent}, which is not in the data")),
-            );
+            diagnostics.0.push(file.diagnostic(
+                None,
+                format!("{uid} has the parent {parent}, which is not defined in the data"),
+            ));
         }
     }
 }
 
-/// Strict validation lets `Scope::"agnet"` pass: an entity literal of a type that the data lists must be in that list.
+/// Reports entity literals that the data does not define, if it defines other entities of their type.
+///
+/// Strict validation accepts `Scope::"agnet"`.
 fn lint(
     policies: &PolicySet,
     metadata: &BTreeMap<String, PolicyMetadata>,
@@ -504,7 +510,7 @@ fn lint(
             diagnostics.0.push(BundleDiagnostic {
                 file: metadata.file.clone(),
                 line: Some(metadata.line),
-                message: format!("{literal} is not in the data, which has {}", listed.join(", ")),
+                message: format!("{literal} is not defined in the data; defined are {}", listed.join(", ")),
             });
         }
     }

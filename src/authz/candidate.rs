@@ -1,10 +1,10 @@
-//! Policies that were read and could become the active version.
+//! Candidates: validated and tested bundles that can become the active version.
 
 use super::snapshot::{ContentHash, Snapshot};
 use super::{Bundle, BundleError, Engine, Losses, cases};
 use crate::config::PolicyTests;
 
-/// Valid policies that are not active yet.
+/// An engine for a validated bundle that is not active yet.
 #[derive(Debug)]
 pub struct Candidate {
     pub(super) engine: Engine,
@@ -14,9 +14,9 @@ pub struct Candidate {
 /// A candidate that becomes active only when its version is confirmed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PendingConfirmation {
-    /// Its version.
+    /// The version of the candidate.
     pub version: String,
-    /// What would be lost; empty where every change needs a confirmation.
+    /// What would be lost. Empty if the settings require a confirmation of every change.
     pub losses: Losses,
 }
 
@@ -24,7 +24,7 @@ impl Candidate {
     /// Parses, validates and tests the files of a snapshot.
     ///
     /// # Errors
-    /// Everything that is wrong with the files; with [`PolicyTests::Enforce`] also the names of the failing policy tests.
+    /// All errors in the files; with [`PolicyTests::Enforce`] also the failing policy tests.
     pub(super) fn new(snapshot: &Snapshot, stored: &[&str], tests: PolicyTests) -> Result<Self, BundleError> {
         let bundle = Bundle::parse(snapshot, stored)?;
         if tests != PolicyTests::Off {
@@ -32,8 +32,8 @@ impl Candidate {
             match tests {
                 PolicyTests::Enforce if !failed.is_empty() => return Err(BundleError(failed)),
                 _ => {
-                    for fault in failed {
-                        tracing::warn!(version = bundle.version(), "policy test failed: {fault}");
+                    for diagnostic in failed {
+                        tracing::warn!(version = bundle.version(), "policy test failed: {diagnostic}");
                     }
                 }
             }

@@ -1,5 +1,4 @@
-//! Policy tests as data, in the format of `cedar run-tests`: a list of requests, each with its entities and with the
-//! decision that it should have.
+//! Policy tests in the format of `cedar run-tests`: requests with their entities and the expected decision.
 
 use super::snapshot::{FileKind, Snapshot};
 use super::{Bundle, BundleDiagnostic};
@@ -11,19 +10,19 @@ use serde_json::value::RawValue;
 use std::collections::HashMap;
 use std::path::Path;
 
-/// A case.
+/// A policy test: a request and its expected decision.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PolicyTest {
-    /// What it is about.
+    /// The name of the test.
     pub name: String,
     request: PolicyTestRequest,
     entities: Box<RawValue>,
     decision: ExpectedDecision,
-    /// Policies that must be among those that decide.
+    /// Ids that must be among the determining policies.
     #[serde(default)]
     reason: Vec<String>,
-    /// How many policies must err.
+    /// The expected number of policies whose evaluation fails.
     #[serde(default)]
     num_errors: usize,
 }
@@ -44,7 +43,10 @@ enum ExpectedDecision {
     Deny,
 }
 
-/// The cases of a file.
+/// Reads the policy tests of a file.
+///
+/// # Errors
+/// The file cannot be read or is not a JSON list of policy tests.
 pub fn read(path: &Path) -> Result<Vec<PolicyTest>, String> {
     parse(&read_text(path).map_err(|error| error.to_string())?)
 }
@@ -54,13 +56,13 @@ fn parse(text: &str) -> Result<Vec<PolicyTest>, String> {
     serde_json::from_str(text).map_err(|error| error.to_string())
 }
 
-/// How many failing cases are listed by name.
+/// The maximum number of failing tests that are reported by name.
 const MAX_REPORTED_FAILURES: usize = 20;
 
-/// Runs all cases of a snapshot against the bundle that was parsed from it.
+/// Runs all policy tests of a snapshot against the bundle that was parsed from it.
 ///
-/// Returns a fault with the name of each failing case, at most [`MAX_LISTED`], and for each file that is not a list of
-/// cases; nothing if all cases pass.
+/// Returns a diagnostic for each failing test, for at most [`MAX_REPORTED_FAILURES`] by name, and for each file that is not a
+/// list of policy tests. Empty if all tests pass.
 pub(super) fn run_all(bundle: &Bundle, snapshot: &Snapshot) -> Vec<BundleDiagnostic> {
     let mut diagnostics = Vec::new();
     let mut parsed = ParsedEntities::default();
@@ -70,14 +72,14 @@ pub(super) fn run_all(bundle: &Bundle, snapshot: &Snapshot) -> Vec<BundleDiagnos
         let cases = match parse(&file.text) {
             Ok(cases) => cases,
             Err(error) => {
-                diagnostics.push(diagnostic(format!("it is not a list of policy tests: {error}")));
+                diagnostics.push(diagnostic(format!("not a list of policy tests: {error}")));
                 continue;
             }
         };
         for case in cases {
             let Err(message) = case.run_with(bundle, &mut parsed) else { continue };
             if diagnostics.len() < MAX_REPORTED_FAILURES {
-                diagnostics.push(diagnostic(format!("case {:?} fails: {message}", case.name)));
+                diagnostics.push(diagnostic(format!("policy test {:?} failed: {message}", case.name)));
             } else {
                 unlisted += 1;
             }
@@ -87,13 +89,13 @@ pub(super) fn run_all(bundle: &Bundle, snapshot: &Snapshot) -> Vec<BundleDiagnos
         diagnostics.push(BundleDiagnostic {
             file: "cases".into(),
             line: None,
-            message: format!("{unlisted} more cases fail"),
+            message: format!("{unlisted} more policy tests failed"),
         });
     }
     diagnostics
 }
 
-/// The entities of cases that ran before, by their JSON text: most cases share theirs with others.
+/// Parsed entities by their JSON text, since most policy tests of a file share their entities.
 #[derive(Debug, Default)]
 pub struct ParsedEntities(HashMap<String, Entities>);
 
@@ -104,17 +106,23 @@ impl ParsedEntities {
                 Entities::from_json_str(text, Some(schema)).map_err(|error| format!("entities: {error}"))?;
             self.0.insert(text.to_owned(), entities);
         }
-        self.0.get(text).ok_or_else(|| "entities: they are missing".to_owned())
+        self.0.get(text).ok_or_else(|| "entities: missing".to_owned())
     }
 }
 
 impl PolicyTest {
-    /// Asks the whole policy set, without any of the engine's shortcuts; says what is not as expected.
+    /// Evaluates the request with Cedar's own authorizer and the whole policy set, without the engine's optimizations.
+    ///
+    /// # Errors
+    /// How the result differs from the expected one, or why the request cannot be evaluated.
     pub fn run(&self, bundle: &Bundle) -> Result<(), String> {
         self.run_with(bundle, &mut ParsedEntities::default())
     }
 
-    /// The same, with the entities of the cases that ran before.
+    /// As [`PolicyTest::run`], reusing the entities that earlier tests parsed.
+    ///
+    /// # Errors
+    /// As [`PolicyTest::run`].
     pub fn run_with(&self, bundle: &Bundle, parsed: &mut ParsedEntities) -> Result<(), String> {
         let uid = |text: &str| text.parse::<EntityUid>().map_err(|error| format!("{text}: {error}"));
         let action = uid(&self.request.action)?;
@@ -134,10 +142,10 @@ impl PolicyTest {
         let reasons: Vec<&str> = response.diagnostics().reason().map(AsRef::as_ref).collect();
         let errors = response.diagnostics().errors().count();
         if decision != self.decision {
-            return Err(format!("expected {:?}, got {decision:?} by {reasons:?}", self.decision));
+            return Err(format!("expected {:?}, got {decision:?}, determined by {reasons:?}", self.decision));
         }
         if let Some(missing) = self.reason.iter().find(|id| !reasons.contains(&id.as_str())) {
-            return Err(format!("expected {missing:?} to decide, but it was {reasons:?}"));
+            return Err(format!("expected {missing:?} among the determining policies, got {reasons:?}"));
         }
         if errors != self.num_errors {
             return Err(format!("expected {} errors, got {errors}", self.num_errors));

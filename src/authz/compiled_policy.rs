@@ -1,4 +1,4 @@
-//! Policies as they are asked about a call.
+//! Policies compiled for evaluation: scope and conditions as one expression.
 
 use super::bundle::{Bundle, PolicyMetadata};
 use super::decision::AuthzDecision;
@@ -12,19 +12,21 @@ use std::collections::HashSet;
 use std::error::Error;
 use std::sync::Arc;
 
-/// A policy as it is asked about a call of whose action it is known to speak: with its scope and its conditions as one
-/// expression, which Cedar's own authorizer puts together each time that it asks.
+/// A policy whose scope and conditions are combined into one expression, without the action constraint.
+///
+/// Cedar's own authorizer combines them for every request. The action constraint is left out because the policy is evaluated
+/// only for actions that it matches ([`super::action_policies::PolicyIndex`]).
 #[derive(Debug)]
 pub(super) struct CompiledPolicy {
     pub(super) metadata: Arc<PolicyMetadata>,
     pub(super) policy: Policy,
     condition: Expr,
-    /// What it reads.
+    /// Which parts of a request the policy reads.
     pub(super) read_set: PolicyReadSet,
-    /// The entities that its conditions name. What its scope names is held against what stands above the two that are asked
-    /// about, and not looked at itself.
+    /// The entity literals of its conditions. Those of its scope are only compared with the ancestors of principal and
+    /// resource; their own entities are not read.
     pub(super) entity_literals: HashSet<EntityUid>,
-    /// Whether its conditions look at an action.
+    /// Whether its conditions read an action entity.
     pub(super) uses_action: bool,
 }
 
@@ -32,10 +34,10 @@ impl CompiledPolicy {
     pub(super) fn new(bundle: &Bundle, policy: &Policy) -> Result<Self, Box<dyn Error>> {
         let id = policy.id();
         let metadata =
-            bundle.policy(id.as_ref()).ok_or_else(|| format!("nothing is known of the policy `{id}`"))?;
+            bundle.policy(id.as_ref()).ok_or_else(|| format!("the policy `{id}` has no metadata"))?;
         let policy_json = policy.to_json()?;
         let read_set = PolicyReadSet::new(&policy_json, policy.entity_literals());
-        // What is read from that form has no places in a file, which Cedar would copy with each value.
+        // A policy that was parsed from JSON has no source locations, which Cedar would copy with every value.
         let policy = Policy::from_json(Some(id.clone()), policy_json)?;
         let conditions = policy.as_ref().non_scope_constraints().cloned();
         let (entity_literals, uses_action) = referenced_entities(conditions.as_ref());
@@ -43,27 +45,29 @@ impl CompiledPolicy {
         Ok(Self { metadata: Arc::clone(metadata), policy, condition, read_set, entity_literals, uses_action })
     }
 
-    /// Whether it would apply to a call if it had no conditions, and were for every principal or resource of its type.
+    /// Whether the scope matches, ignoring the conditions and, if `ignore_constraint` says so, which principal or resource of
+    /// its type the scope requires.
     pub(super) fn matches_scope(&self, evaluator: &Evaluator<'_>, ignore_constraint: [bool; 2]) -> bool {
         self.is_satisfied(&conjunction(scope_conditions(&self.policy, ignore_constraint)), evaluator)
             .unwrap_or(false)
     }
 
-    /// Whether this holds of a call. An error says why Cedar cannot tell.
+    /// Evaluates a condition. An error says why Cedar cannot evaluate it.
     fn is_satisfied(&self, condition: &Expr, evaluator: &Evaluator<'_>) -> Result<bool, String> {
         let failed = |cause: &dyn std::fmt::Display| {
             format!("error while evaluating policy `{}`: {cause}", self.policy.id())
         };
         match evaluator.interpret(condition, self.policy.as_ref().env()).map(|value| value.value) {
             Ok(ValueKind::Lit(Literal::Bool(holds))) => Ok(holds),
-            Ok(other) => Err(failed(&format_args!("{other} is no truth"))),
+            Ok(other) => Err(failed(&format_args!("expected a boolean, got {other}"))),
             Err(error) => Err(failed(&error)),
         }
     }
 }
 
-/// What policies say of a call: yes where one permits and none forbids, which is Cedar's rule, and none errs. Cedar passes
-/// over a policy that errs, so a broken forbid would fail open.
+/// Evaluates policies to a decision: allow if a policy permits, none forbids and none fails.
+///
+/// Cedar's own rule ignores a policy whose evaluation fails, so that a failing forbid would fail open.
 pub(super) fn evaluate_policies(
     policies: &[Arc<CompiledPolicy>],
     evaluator: &Evaluator<'_>,
@@ -82,14 +86,14 @@ pub(super) fn evaluate_policies(
     AuthzDecision::new(allowed, determining.into_iter().cloned().collect(), errors)
 }
 
-/// All of these, in this order.
+/// The conjunction of these conditions, in this order.
 fn conjunction(conditions: impl IntoIterator<Item = Option<Expr>, IntoIter: DoubleEndedIterator>) -> Expr {
     let conditions = conditions.into_iter().flatten().rev();
     conditions.reduce(|rest, condition| Expr::and(condition, rest)).unwrap_or_else(|| Expr::val(true))
 }
 
-/// What the scope of a policy asks of the principal and of the resource; only what it asks of the type where that is
-/// `widened`. None where it asks nothing.
+/// The conditions that the scope of a policy places on principal and resource; none without a constraint. Where
+/// `ignore_constraint` is set, only the type is constrained.
 fn scope_conditions(policy: &Policy, ignore_constraint: [bool; 2]) -> [Option<Expr>; 2] {
     let policy = policy.as_ref();
     let [principal, resource] = ignore_constraint;
@@ -114,7 +118,7 @@ fn scope_condition(
     }
 }
 
-/// The entities that conditions name, and whether they look at an action.
+/// The entity literals of conditions, and whether the conditions read an action entity.
 fn referenced_entities(conditions: Option<&Expr>) -> (HashSet<EntityUid>, bool) {
     let mut literals = HashSet::new();
     let mut uses_action = false;

@@ -1,37 +1,37 @@
-//! How many decisions an engine has made. Threads count apart from each other, so that none waits for another's cache.
+//! Counters of an engine's decisions, sharded by thread to avoid contention for their cache lines.
 
 use super::AuthzDecision;
 use crate::types::thread_index;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// How many parts there are; more threads than that share them.
+/// The number of shards. With more threads, several share one.
 const SHARDS: usize = 16;
 
-/// Up to which nanoseconds each of the classes of latency goes; what is slower is in none.
+/// The upper bounds of the latency buckets in nanoseconds. Slower decisions are in no bucket.
 pub const LATENCY_BUCKETS_NANOS: [u64; 9] =
     [250, 500, 1_000, 2_500, 5_000, 10_000, 50_000, 250_000, 1_000_000];
 
-/// How many decisions an engine has made.
+/// The number of decisions that an engine has made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DecisionCounts {
-    /// That permit.
+    /// Decisions that allow.
     pub allowed: u64,
-    /// That do not.
+    /// Decisions that deny, without those that failed.
     pub denied: u64,
-    /// That do not because something went wrong.
+    /// Decisions that deny because the evaluation failed.
     pub errors: u64,
-    /// How many of all these had been made before.
+    /// Decisions that were answered from a cache.
     pub cache_hits: u64,
-    /// How many took up to so many nanoseconds, and no more than that is less.
+    /// Timed decisions per bucket of [`LATENCY_BUCKETS_NANOS`], not cumulative.
     pub latencies: [u64; LATENCY_BUCKETS_NANOS.len()],
-    /// How many were timed.
+    /// The number of timed decisions.
     pub latency_count: u64,
-    /// How many nanoseconds these took together.
+    /// The total time of the timed decisions in nanoseconds.
     pub latency_sum_nanos: u64,
 }
 
-/// What some threads have counted, on cache lines of its own.
+/// The counters of some threads, aligned so that no two shards share a cache line.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct Shard {
@@ -44,12 +44,12 @@ struct Shard {
     latency_sum_nanos: AtomicU64,
 }
 
-/// Counts decisions.
+/// The counters of an engine.
 #[derive(Debug, Default)]
 pub(super) struct DecisionCounters([Shard; SHARDS]);
 
 impl DecisionCounters {
-    /// Counts a decision.
+    /// Counts a decision by its outcome. `is_cached`: it was answered from a cache.
     pub(super) fn record(&self, decision: &AuthzDecision, is_cached: bool) {
         let Some(shard) = self.0.get(thread_index() % SHARDS) else { return };
         let count = match (decision.allowed, decision.errors.is_empty()) {
@@ -63,7 +63,7 @@ impl DecisionCounters {
         }
     }
 
-    /// Counts how long a decision took.
+    /// Counts the time that a decision took.
     pub(super) fn record_latency(&self, latency: Duration) {
         let Some(shard) = self.0.get(thread_index() % SHARDS) else { return };
         let nanos = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
@@ -75,7 +75,7 @@ impl DecisionCounters {
         shard.latency_sum_nanos.fetch_add(nanos, Ordering::Relaxed);
     }
 
-    /// What all have counted.
+    /// The sum over all shards.
     pub(super) fn sum(&self) -> DecisionCounts {
         let mut sum = DecisionCounts::default();
         for shard in &self.0 {

@@ -1,4 +1,4 @@
-//! What Cedar says of a question.
+//! Decisions: the result of an evaluation, and copies of it that threads do not contend for.
 
 use super::bundle::PolicyMetadata;
 use super::invalid_attribute::{EvaluationError, InvalidAttribute};
@@ -8,18 +8,19 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-/// What Cedar says.
+/// The decision on a request.
 #[derive(Debug, Clone, Default)]
 pub struct AuthzDecision {
-    /// Whether it is permitted. Where anything went wrong, it is not.
+    /// Whether the request is allowed. Never if the evaluation failed.
     pub allowed: bool,
-    /// The policies that decided: those that permitted, or those that forbade; none where none permitted.
+    /// The determining policies: the matching permits of an allow, the matching forbids of a denial. Empty if no policy
+    /// matches.
     pub policies: Vec<Arc<PolicyMetadata>>,
-    /// What went wrong.
+    /// Why the evaluation failed.
     pub errors: Vec<String>,
-    /// The field of the context that does not fit its declaration, where that is what went wrong.
+    /// The field of the context that violates its declaration, if that is why the evaluation failed.
     pub invalid_attribute: Option<InvalidAttribute>,
-    /// The ids of the policies in words, once that is wanted.
+    /// The ids of the determining policies as JSON, created on first use.
     ids: OnceLock<Box<RawValue>>,
 }
 
@@ -28,13 +29,13 @@ impl AuthzDecision {
         Self { allowed, policies, errors, invalid_attribute: None, ids: OnceLock::new() }
     }
 
-    /// The ids of the policies that decided.
+    /// The ids of the determining policies as a JSON array.
     pub(super) fn ids(&self) -> &RawValue {
         self.ids
             .get_or_init(|| to_raw_json(&self.policies.iter().map(|policy| &policy.id).collect::<Vec<_>>()))
     }
 
-    /// Whether another one says the same of the same policies.
+    /// Whether two decisions have the same outcome, errors and determining policies.
     fn is_equivalent(&self, other: &Self) -> bool {
         self.allowed == other.allowed
             && self.errors == other.errors
@@ -42,18 +43,19 @@ impl AuthzDecision {
             && self.policies.iter().zip(&other.policies).all(|(one, other)| Arc::ptr_eq(one, other))
     }
 
+    /// The denial of a request that cannot be evaluated.
     pub(super) fn from_error(error: impl Into<EvaluationError>) -> Self {
         let EvaluationError { message, attribute } = error.into();
         Self { invalid_attribute: attribute, ..Self::new(false, Vec::new(), vec![message]) }
     }
 }
 
-/// This thread's own copy of an answer that others have too, so that no core waits for the count of another's.
+/// This thread's own copy of a decision. Threads that share one would contend for the cache line of its reference count.
 pub(super) fn thread_local_copy(decision: &Arc<AuthzDecision>) -> Arc<AuthzDecision> {
-    /// How many a thread keeps at the most.
+    /// The maximum number of copies per thread.
     const MAX_COPIES: usize = 256;
     thread_local! {
-        /// The answers, each by its place in memory, where it stays as long as it is here, with the copy.
+        /// The shared decision and its copy, by the address of the shared one. Holding it keeps the address from being reused.
         static COPIES: RefCell<HashMap<*const AuthzDecision, [Arc<AuthzDecision>; 2]>> = RefCell::default();
     }
     COPIES.with_borrow_mut(|copies| {
@@ -67,18 +69,18 @@ pub(super) fn thread_local_copy(decision: &Arc<AuthzDecision>) -> Arc<AuthzDecis
     })
 }
 
-/// The answers that the policies of one action have given. They are few, and most decisions share them.
+/// Distinct decisions of one action. There are few, so that most cached decisions share one allocation.
 #[derive(Debug, Default)]
 pub(super) struct DecisionPool(Mutex<Vec<Arc<AuthzDecision>>>);
 
 impl DecisionPool {
-    /// How many are kept at the most.
+    /// The maximum number of decisions.
     const CAPACITY: usize = 64;
 
-    /// The same answer, as one that others have too.
+    /// The equivalent decision of the pool, or this one, which is added if there is space.
     pub(super) fn intern(&self, decision: AuthzDecision) -> Arc<AuthzDecision> {
         let mut pool = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(existing) = pool.iter().find(|pool| pool.is_equivalent(&decision)) {
+        if let Some(existing) = pool.iter().find(|pooled| pooled.is_equivalent(&decision)) {
             return Arc::clone(existing);
         }
         let decision = Arc::new(decision);

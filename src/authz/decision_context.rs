@@ -1,4 +1,4 @@
-//! What Cedar learns of a call. The names here are those of the schema.
+//! The request context of a decision, with the field names of the schema.
 
 use super::Scope;
 use super::entities::{SCOPE, uid};
@@ -7,29 +7,29 @@ use cedar_policy::RestrictedExpression;
 use serde_json::{Map, Value};
 use std::net::IpAddr;
 
-/// What a policy may read of a call: its context. What an action's context does not declare is left out.
+/// The request context. Fields that the action's context does not declare are not passed to Cedar.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct DecisionContext {
-    /// How the caller proved who it is: `password`, `apiKey` or `terminal`.
+    /// The kind of the caller's credential: `password`, `apiKey` or `terminal`.
     pub credential: Option<&'static str>,
-    /// Whether an API key is one of the provisioning keys of the settings; none for other credentials.
+    /// Whether the API key is a provisioning key (a setting). None for other credentials.
     pub provisioning: Option<bool>,
-    /// From where it calls.
+    /// The client's address.
     pub ip: Option<IpAddr>,
-    /// When.
+    /// The time of the request.
     pub now: Option<Timestamp>,
-    /// The names of the fields that would get a new value.
+    /// The names of the fields that an update changes.
     pub changes: Option<Vec<String>>,
-    /// The scope that a key is wanted for.
+    /// The scope that a new API key is to have.
     pub scope: Option<Scope>,
-    /// The role that a user would get: of a new user its role, of a changed one the new role.
+    /// The role that a new user is to have, or the new role of an existing one.
     pub role: Option<Scope>,
-    /// What whoever asks says of the call, in Cedar's JSON form; what the service itself knows goes before it.
+    /// The context that the client sent, in Cedar's JSON format. Values that the service sets take precedence.
     pub client_context: Map<String, Value>,
 }
 
 impl DecisionContext {
-    /// Whether the service itself knows what this name of the context stands for.
+    /// Whether the service sets this field.
     pub(super) fn is_set(&self, name: &str) -> bool {
         match name {
             "credential" => self.credential.is_some(),
@@ -43,7 +43,7 @@ impl DecisionContext {
         }
     }
 
-    /// What the service itself knows, of these names of the schema.
+    /// The fields that the service sets, as far as `is_wanted` selects them by name.
     pub(super) fn server_values(
         &self,
         is_wanted: impl Fn(&str) -> bool,

@@ -1,6 +1,7 @@
-//! Decides. Policies are sliced per action when they are loaded: only those that can speak of an action, and of the types
-//! that it applies to, are asked about it, which changes no decision, since a policy whose scope does not match neither
-//! decides nor errors. What has been decided is remembered under everything that the decision reads.
+//! The engine: evaluates requests by the policies of one bundle, caches decisions and records them.
+//!
+//! Policies are indexed by action when a bundle is loaded ([`ActionPolicies`]). Decisions are cached under a fingerprint of
+//! everything that the evaluation reads, in a cache that all threads share and in a smaller one per thread.
 
 use super::action_policies::{ActionPolicies, PolicyIndex};
 use super::bundle::{Bundle, action_name};
@@ -31,31 +32,31 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// How many decisions are remembered.
+/// The maximum number of decisions in the shared cache of an engine.
 const DECISION_CACHE_CAPACITY: u64 = 100_000;
 
-/// How many decisions a thread has near.
+/// The maximum number of decisions in the cache of a thread.
 const THREAD_CACHE_CAPACITY: usize = 65_536;
 
 thread_local! {
-    /// The decisions of late, each by its fingerprint and the number of its engine. The answers are this thread's own copies.
+    /// This thread's cached decisions. The keys include the id of the engine, so that no engine finds the decisions of another.
     static THREAD_CACHE: RefCell<ThreadCache<Arc<AuthzDecision>>> = const { RefCell::new(ThreadCache::EMPTY) };
 }
 
-/// A question without its resource: may this one do that, so?
+/// A request to authorize, without its resource.
 #[derive(Debug, Clone, Copy)]
 pub struct AuthzRequest<'a> {
-    /// Who.
+    /// Who performs the action.
     pub principal: &'a Principal,
-    /// What: the name of an action.
+    /// The name of the action.
     pub action: &'a str,
-    /// What else policies may read.
+    /// The request context.
     pub context: &'a DecisionContext,
-    /// Where the decision is recorded, if it is.
+    /// Where the decision is recorded; none if it is not.
     pub recorder: Option<DecisionRecorder<'a>>,
 }
 
-/// Decides by the policies of one bundle.
+/// Evaluates requests by the policies of one bundle.
 #[derive(Debug)]
 pub struct Engine {
     bundle: Bundle,
@@ -65,12 +66,15 @@ pub struct Engine {
     decision_cache: Cache<Fingerprint, Arc<AuthzDecision>>,
     instance_id: u64,
     counters: DecisionCounters,
-    /// The version of the bundle in words.
+    /// The version of the bundle as JSON.
     version_json: Box<RawValue>,
 }
 
 impl Engine {
-    /// An engine for these policies.
+    /// Compiles the policies of a bundle.
+    ///
+    /// # Errors
+    /// The data or a policy cannot be compiled, which validation does not find.
     pub fn new(bundle: Bundle) -> Result<Self, BundleError> {
         let failed = |error: &dyn std::fmt::Display| {
             BundleError(vec![BundleDiagnostic {
@@ -85,14 +89,14 @@ impl Engine {
         let index = PolicyIndex::new(&bundle).map_err(|error| failed(&error))?;
         let mut action_policies = HashMap::new();
         for (index_in_schema, action) in bundle.schema.actions().enumerate() {
-            let slice =
+            let policies =
                 ActionPolicies::new(&bundle, &external_entities, &index, &actions, action, index_in_schema);
-            action_policies.insert(action_name(action), slice.map_err(|error| failed(&error))?);
+            action_policies.insert(action_name(action), policies.map_err(|error| failed(&error))?);
         }
         let scope_cascade =
             Scope::ALL.into_iter().map(|scope| (scope, implied_scopes(&data, scope))).collect();
-        // Room for a thousand to begin with.
-        let decision_cache = Cache::with_weighter(1_000, DECISION_CACHE_CAPACITY, UnitWeighter);
+        const INITIAL_CAPACITY: usize = 1_000;
+        let decision_cache = Cache::with_weighter(INITIAL_CAPACITY, DECISION_CACHE_CAPACITY, UnitWeighter);
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
         let instance_id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         Ok(Self {
@@ -107,22 +111,22 @@ impl Engine {
         })
     }
 
-    /// How many decisions it has made.
+    /// The number of decisions that it has made.
     pub fn decision_counts(&self) -> DecisionCounts {
         self.counters.sum()
     }
 
-    /// Tells the engines of a process apart.
+    /// A number that identifies the engine within the process.
     pub fn instance_id(&self) -> u64 {
         self.instance_id
     }
 
-    /// What it decides by.
+    /// The bundle.
     pub fn bundle(&self) -> &Bundle {
         &self.bundle
     }
 
-    /// The entities of other domains.
+    /// The entities of external domains.
     pub fn external_entities(&self) -> &ExternalEntities {
         &self.external_entities
     }
@@ -131,17 +135,19 @@ impl Engine {
         self.action_policies.get(action)
     }
 
-    /// Whether any policy that can speak of this action reads anything of the context.
+    /// Whether any policy that can apply to this action reads the context.
     pub fn reads_context(&self, action: &str) -> bool {
         self.action_policies(action).is_some_and(ActionPolicies::reads_context)
     }
 
-    /// The name under which an action is known that a caller names: a whole uid as it stands; a short name in the
-    /// namespace of the resource's type, then in the empty one.
+    /// The full name of the action that a client names.
+    ///
+    /// A uid such as `Docs::Action::"read"` is returned as it is. A short name is looked up in the namespace of the resource
+    /// type `kind`, then in the empty namespace.
     pub fn resolve_action<'a>(&'a self, name: &'a str, kind: &str) -> &'a str {
-        // To look for one letter is quicker than to look for several, and most names are short ones.
+        // Most names are short: comparing the last character first is fastest.
         if name.ends_with('"') && name.contains("::\"") {
-            // `Action::"read"` of the empty namespace is known by its id.
+            // Actions of the empty namespace are known by their id: `Action::"read"` is `read`.
             return name.strip_prefix("Action::\"").and_then(|rest| rest.strip_suffix('"')).unwrap_or(name);
         }
         let namespace = kind.rfind(':').and_then(|end| kind.get(..end)?.strip_suffix(':'));
@@ -151,23 +157,23 @@ impl Engine {
             .map_or(name, |(declared, _)| declared.as_str())
     }
 
-    /// The names of the actions that apply to these types of principal and resource, in order.
+    /// The names of the actions that apply to these principal and resource types, in ascending order.
     pub fn applicable_actions(&self, principal: &str, resource: &str) -> Vec<&str> {
-        let fits = |slice: &ActionPolicies| {
-            slice.principals.contains_key(principal) && slice.resources.contains_key(resource)
+        let applies = |action: &ActionPolicies| {
+            action.principals.contains_key(principal) && action.resources.contains_key(resource)
         };
         let mut names: Vec<&str> = self
             .action_policies
             .iter()
-            .filter(|(_, slice)| fits(slice))
+            .filter(|(_, action)| applies(action))
             .map(|(name, _)| name.as_str())
             .collect();
         names.sort_unstable();
         names
     }
 
-    /// The scopes that a credential grants to a user with this role, the cascade applied: what the credential reaches
-    /// and the role reaches too (decision 4). None where that is nothing.
+    /// The effective scopes of a credential: the scopes that both its claims and the role of its user imply (see "Effective
+    /// scope" in docs/decisions.md). None if there are none.
     pub fn effective_scopes(&self, claimed: &ScopeSet, role: Scope) -> Option<ScopeSet> {
         let implied = |scope: Scope| self.scope_cascade.get(&scope).into_iter().flatten().copied();
         ScopeSet::new(
@@ -175,12 +181,12 @@ impl Engine {
         )
     }
 
-    /// What Cedar says of this question. It is recorded where the question has a trail.
+    /// Decides a request, and records the decision if the request has a recorder.
     pub fn decide(&self, request: &AuthzRequest<'_>, resource: &ResourceEntity) -> Arc<AuthzDecision> {
         let action_policies = self.action_policies(request.action);
         let is_prerequisite = request.recorder.is_some_and(|recorder| recorder.is_prerequisite);
         let recorder = request.recorder.filter(|recorder| recorder.should_record(false));
-        // A step on the way to another decision is not timed, unless it is recorded.
+        // A prerequisite of another decision is timed only if it is recorded.
         let start = (!is_prerequisite || recorder.is_some()).then(Instant::now);
         let decision = self.decide_traced(action_policies, request, resource);
         let recorder = recorder.filter(|recorder| recorder.should_record(decision.allowed));
@@ -234,7 +240,7 @@ impl Engine {
         });
     }
 
-    /// The version of its policies, as the decision log has it.
+    /// The version of the bundle as JSON, as in the decision log.
     pub fn version_json(&self) -> &RawValue {
         &self.version_json
     }
@@ -251,9 +257,9 @@ impl Engine {
         timer.record(|| {
             let span = SpanData::new("authorize")
                 .with("cedargate.decision", if decision.allowed { "allow" } else { "deny" })
-                .with("cedargate.remembered", is_cached)
+                .with("cedargate.cached", is_cached)
                 .with("cedargate.policy_version", self.bundle.version().to_owned());
-            // An action that the schema does not have is whatever somebody wrote.
+            // An unknown action is arbitrary client input.
             match action_policies {
                 Some(_) => span.with("cedargate.action", request.action.to_owned()),
                 None => span,
@@ -262,7 +268,7 @@ impl Engine {
         decision
     }
 
-    /// The answer, and whether it was remembered.
+    /// The decision, and whether it comes from a cache.
     fn cached_or_evaluate(
         &self,
         action_policies: Option<&ActionPolicies>,
@@ -270,7 +276,7 @@ impl Engine {
         resource: &ResourceEntity,
     ) -> (Arc<AuthzDecision>, bool) {
         let Some(action_policies) = action_policies else {
-            let error = format!("there is no action {:?}", request.action);
+            let error = format!("unknown action {:?}", request.action);
             return (Arc::new(AuthzDecision::from_error(error)), false);
         };
         let key = action_policies.cache_key(self.instance_id, request.principal, resource, request.context);
@@ -284,7 +290,7 @@ impl Engine {
             return (decision, true);
         }
         let decision = self.evaluate(action_policies, request, resource);
-        // What went wrong is told with the names of those that it went wrong with.
+        // Errors name the entities of this request, so that the decision must not be used for another one.
         if !decision.errors.is_empty() {
             return (Arc::new(decision), false);
         }
@@ -304,28 +310,30 @@ impl Engine {
         }) {
             Ok(decision) => {
                 if !decision.errors.is_empty() {
-                    // An error may cite values, which the decision log masks.
-                    tracing::error!(action = request.action, "a policy could not be evaluated: denied");
-                    tracing::debug!(action = request.action, errors = ?decision.errors, "why a policy could not be evaluated");
+                    // Errors may contain attribute values, which the decision log masks.
+                    tracing::error!(action = request.action, "policy evaluation failed: denied");
+                    tracing::debug!(action = request.action, errors = ?decision.errors, "policy evaluation errors");
                 }
                 decision
             }
             Err(error) => {
-                // A client names the action and the types.
+                // At debug level, since clients choose the action and the types.
                 let message = &error.message;
                 tracing::debug!(
                     action = request.action,
                     error = message,
-                    "a question could not be decided: denied"
+                    "request cannot be evaluated: denied"
                 );
                 AuthzDecision::from_error(error)
             }
         }
     }
 
-    /// What Cedar says of a thing that is not there, or that whoever asks could not name: never yes. What would be
-    /// denied of such a thing at home is denied for the same reasons, so that the answer does not tell whether it is
-    /// there (decision 16).
+    /// Denies a request for a resource that does not exist or that the principal must not know of.
+    ///
+    /// A request that would be denied for a resource of this type in the principal's own organization is denied with the same
+    /// determining policies, so that the decision does not disclose whether the resource exists (see "403 or 404" in
+    /// docs/decisions.md).
     pub fn deny_missing(&self, request: &AuthzRequest<'_>, kind: &str, id: &str) -> Arc<AuthzDecision> {
         let start = Instant::now();
         let home = request.principal.organization.as_deref();
@@ -353,7 +361,10 @@ impl Engine {
         decision
     }
 
-    /// What `to_ask` learns from Cedar's evaluator of a call. An error says why there is nothing to be asked.
+    /// Calls `evaluate_with` with Cedar's evaluator for a request.
+    ///
+    /// # Errors
+    /// The action does not apply to the types, or the context is invalid.
     pub(super) fn with_evaluator<T>(
         &self,
         action_policies: &ActionPolicies,
@@ -361,7 +372,7 @@ impl Engine {
         resource: &ResourceEntity,
         evaluate_with: impl FnOnce(&Evaluator<'_>) -> T,
     ) -> Result<T, EvaluationError> {
-        let unknown = "the subject is not of a type that the schema knows";
+        let unknown = "the subject type is not in the schema";
         let principal = request.principal.uid.clone().ok_or(unknown)?;
         let not_applicable = |role: &str, kind: &dyn std::fmt::Display| {
             format!("the action {} does not apply to the {role} type {kind}", request.action)
@@ -376,7 +387,7 @@ impl Engine {
         let resource_uid = EntityUid::from_type_name_and_id(resource_uid.clone(), EntityId::new(id));
         let entity = match resource.data() {
             EntityData::Local(local) => {
-                // The caller itself: the thing says how it is, or would be, and the credential says with which scopes.
+                // If the resource is the caller itself, its attributes come from the resource and its scopes from the credential.
                 let no_ancestors = HashSet::new();
                 let extra_ancestors =
                     if resource_uid == principal { &*request.principal.scopes } else { &no_ancestors };
@@ -389,7 +400,7 @@ impl Engine {
             true => self.context_entities(action_policies, request.context),
             false => Vec::new(),
         };
-        // What is known of the two goes before what the data says of them.
+        // Principal and resource take precedence over entities of the data with the same uid.
         let (principal_ref, resource_ref) = (principal.as_ref(), resource_uid.as_ref());
         let others = action_policies.literal_entities.iter().cloned().chain(context_entities);
         let others = others.filter(|entity| entity.uid() != principal_ref && entity.uid() != resource_ref);
@@ -407,7 +418,7 @@ impl Engine {
         Ok(evaluate_with(&Evaluator::new(cedar_request, &entities, Extensions::all_available())))
     }
 
-    /// The entities that the context names, since policies may look at them, too.
+    /// The entities that the context refers to, since policies may read them.
     fn context_entities(
         &self,
         action_policies: &ActionPolicies,
@@ -416,17 +427,17 @@ impl Engine {
         let client_values = action_policies.declared_client_context(context).map(|(_, value)| value);
         let scopes = BTreeSet::from_iter([context.scope, context.role].into_iter().flatten());
         let scopes = scopes.into_iter().filter_map(|scope| uid(SCOPE, scope.as_str()));
-        let mut named = self.external_entities.referenced_in(client_values);
-        named.extend(scopes.filter_map(|scope| self.external_entities.entity(&scope)));
-        named
+        let mut referenced = self.external_entities.referenced_in(client_values);
+        referenced.extend(scopes.filter_map(|scope| self.external_entities.entity(&scope)));
+        referenced
     }
 
-    /// Whether it is permitted.
+    /// Whether a request is allowed, as [`Engine::decide`].
     pub fn allows(&self, request: &AuthzRequest<'_>, resource: &ResourceEntity) -> bool {
         self.decide(request, resource).allowed
     }
 
-    /// Whether the principal could do this to some other thing of this type in its own organization.
+    /// Whether the request would be allowed on another resource of this type in the principal's own organization. Not recorded.
     pub fn could_in_home_org(&self, request: &AuthzRequest<'_>, kind: &str) -> bool {
         let home = request.principal.organization.as_deref();
         let action_policies = self.action_policies(request.action);
@@ -435,7 +446,7 @@ impl Engine {
         })
     }
 
-    /// The types of things that an action applies to, in the order of their names.
+    /// The names of the resource types that an action applies to, in ascending order.
     pub fn resource_types(&self, action: &str) -> Vec<String> {
         self.action_policies(action)
             .into_iter()
@@ -443,7 +454,10 @@ impl Engine {
             .collect()
     }
 
-    /// The thing, if the action on it is permitted.
+    /// Permits a resource if the action on it is allowed.
+    ///
+    /// # Errors
+    /// The action is denied.
     pub fn permit<T: AuthzResource>(
         &self,
         request: &AuthzRequest<'_>,
@@ -456,8 +470,11 @@ impl Engine {
         }
     }
 
-    /// The new resource, if the action is permitted on the organization that is to hold it, at `holder`, and on the
-    /// resource itself (decision 14). A new organization is held by the organization above it.
+    /// Permits a new resource if the action is allowed on the organization that will own it and on the resource itself (see
+    /// "List and create" in docs/decisions.md). The owner of a new organization is its parent.
+    ///
+    /// # Errors
+    /// The action is denied on either.
     pub fn permit_create<T: AuthzResource>(
         &self,
         request: &AuthzRequest<'_>,
@@ -473,7 +490,10 @@ impl Engine {
         }
     }
 
-    /// Those of these organizations, the top of their subtree first, of which the action is permitted.
+    /// Permits those of these organizations on which the action is allowed. The first one is the root of their subtree.
+    ///
+    /// # Errors
+    /// The action is denied on all of them.
     pub fn permit_organizations(
         &self,
         request: &AuthzRequest<'_>,
@@ -484,7 +504,7 @@ impl Engine {
     }
 }
 
-/// The circumstances of a question as a decision can read them: with nothing that is said but not declared.
+/// The context of a request for the decision log, without undeclared fields of the client.
 fn logged_context<'a>(
     action_policies: Option<&ActionPolicies>,
     request: &AuthzRequest<'a>,
@@ -499,16 +519,16 @@ fn logged_context<'a>(
     Cow::Owned(DecisionContext { client_context, ..request.context.clone() })
 }
 
-/// The scopes that a scope reaches: itself and those below it.
+/// The scopes that a scope implies: itself and those below it in the cascade.
 fn implied_scopes(data: &Entities, scope: Scope) -> Vec<Scope> {
     let entity = uid(SCOPE, scope.as_str()).and_then(|uid| data.get(&uid));
     Scope::ALL
         .into_iter()
-        .filter(|below| {
-            let named = uid(SCOPE, below.as_str()).map(|uid| core(&uid));
-            *below == scope
+        .filter(|implied| {
+            let implied_uid = uid(SCOPE, implied.as_str()).map(|uid| core(&uid));
+            *implied == scope
                 || entity.is_some_and(|entity| {
-                    entity.as_ref().ancestors().any(|above| Some(above) == named.as_ref())
+                    entity.as_ref().ancestors().any(|ancestor| Some(ancestor) == implied_uid.as_ref())
                 })
         })
         .collect()

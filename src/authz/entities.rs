@@ -1,4 +1,4 @@
-//! What Cedar learns of a caller and of a thing. The names here are those of the schema.
+//! Principals and resources as Cedar entities, with the names of the schema.
 
 use super::log_json::{EntityJson, PrincipalJson};
 use super::read_set::ORGANIZATION_ATTRIBUTE;
@@ -23,22 +23,22 @@ pub(super) const ORGANIZATION: &str = "Organization";
 /// The value of an attribute.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Attribute {
-    /// A text.
+    /// A string.
     Text(String),
-    /// A truth.
+    /// A boolean.
     Bool(bool),
-    /// A whole number.
+    /// An integer.
     Long(i64),
-    /// Another thing, by type and id.
+    /// A reference to an entity, by type and id.
     EntityRef(&'static str, Id),
-    /// A scope.
+    /// A reference to a scope entity.
     Scope(Scope),
 }
 
-/// The attributes of an entity.
+/// The attributes of an entity, by name.
 pub(super) type Attributes = Vec<(&'static str, Attribute)>;
 
-/// A thing that policies speak of.
+/// A resource that policies can refer to.
 pub trait AuthzResource {
     /// Its Cedar entity type.
     const TYPE: &'static str;
@@ -46,28 +46,28 @@ pub trait AuthzResource {
     /// Its id.
     fn id(&self) -> Id;
 
-    /// Its attributes, as the schema declares them. `organization` is added from its place in the tree of organizations.
+    /// Its attributes as the schema declares them, without `organization`, which is added from the path of its organization.
     fn attributes(&self) -> Vec<(&'static str, Attribute)> {
         Vec::new()
     }
 
-    /// The role that a user has or would have; none for other resources. Policies read it as `context.role`.
+    /// The role of a user, existing or new; none for other resources. Policies read it as `context.role`.
     fn granted_role(&self) -> Option<Scope> {
         None
     }
 }
 
-/// A text attribute.
+/// A string attribute.
 pub fn text(value: impl Display) -> Attribute {
     Attribute::Text(value.to_string())
 }
 
-/// A truth attribute.
+/// A boolean attribute.
 pub fn boolean(value: bool) -> Attribute {
     Attribute::Bool(value)
 }
 
-/// An attribute that names another thing.
+/// An attribute that refers to another resource.
 pub fn entity<T: AuthzResource>(id: Id) -> Attribute {
     Attribute::EntityRef(T::TYPE, id)
 }
@@ -84,12 +84,13 @@ impl Attribute {
     }
 }
 
-/// The entity of this type with this id; none where the type is no name.
+/// The uid of an entity; none if `kind` is not a valid type name.
 pub(super) fn uid(kind: &str, id: &str) -> Option<EntityUid> {
     Some(EntityUid::from_type_name_and_id(type_name(kind)?, EntityId::new(id)))
 }
 
-/// The name of a type, which takes Cedar longer to read than to decide by; none where it is none.
+/// The parsed name of a type; none if it is invalid. Cached, since Cedar takes longer to parse a name than to evaluate a
+/// request.
 fn type_name(kind: &str) -> Option<EntityTypeName> {
     static TYPE_NAMES: LazyLock<Cache<String, EntityTypeName>> = LazyLock::new(|| Cache::new(1_000));
     if let Some(cached) = TYPE_NAMES.get(kind) {
@@ -104,7 +105,7 @@ pub(super) fn core(uid: &EntityUid) -> EntityUID {
     uid.as_ref().clone()
 }
 
-/// An entity with its ancestors, all of them, so that nothing has to be computed when it is asked about.
+/// An entity with all of its ancestors, so that the transitive closure need not be computed for an evaluation.
 fn build_entity<'a>(
     uid: EntityUID,
     attributes: impl IntoIterator<Item = &'a (&'static str, Attribute)>,
@@ -117,7 +118,7 @@ fn build_entity<'a>(
     Some(Arc::new(Entity::new_with_attr_partial_value(uid, attributes?, HashSet::new(), ancestors, [])))
 }
 
-/// These entities and those, all of whose ancestors are known.
+/// Adds entities that have all of their ancestors.
 pub(super) fn add_entities(
     entities: Entities,
     added: impl IntoIterator<Item = Arc<Entity>>,
@@ -135,7 +136,7 @@ fn organization_ancestors(path: &OrgPath) -> impl Iterator<Item = EntityUID> + '
     })
 }
 
-/// What policies may know of a user, whether it is the caller or the thing that is asked about.
+/// The attributes of a user, as principal or as resource.
 #[derive(Debug, Clone, Copy)]
 pub struct UserAttributes<'a> {
     /// Its organization.
@@ -144,7 +145,7 @@ pub struct UserAttributes<'a> {
     pub role: Scope,
     /// `active` or `blocked`.
     pub status: &'a str,
-    /// Its address; whoever sits at the terminal has none.
+    /// Its email address. None for the operator at the command line.
     pub email: Option<&'a Email>,
 }
 
@@ -161,28 +162,29 @@ impl UserAttributes<'_> {
     }
 }
 
-/// Who is asked about: a user with the scopes of the credential in hand, or somebody of another domain.
+/// A principal: a user with the scopes of a credential, or an external entity.
 #[derive(Debug, Clone)]
 pub struct Principal {
     pub(super) uid: Option<EntityUid>,
-    /// None of somebody of another domain that nothing is known of.
+    /// None for an external principal without attributes.
     pub(super) entity: Option<Arc<Entity>>,
-    /// That entity and no other, once that is wanted.
+    /// A Cedar entity store with this entity only, created on first use.
     entities: Arc<OnceLock<Entities>>,
-    /// Where a user stands.
+    /// The path of the organization of a user. None for an external principal.
     pub(super) organization: Option<Arc<OrgPath>>,
-    /// What a user's credential grants, the cascade applied.
+    /// The effective scopes of the credential as entity uids.
     pub(super) scopes: Arc<HashSet<EntityUID>>,
+    /// The fingerprint of everything that Cedar can read of it.
     pub(super) fingerprint: Fingerprint,
-    /// Of its type, scopes and place only.
+    /// The fingerprint of its type, scopes and organization only.
     pub(super) location_fingerprint: Fingerprint,
-    /// In words, once that is wanted.
+    /// Its JSON for the decision log, created on first use.
     json: Arc<OnceLock<PrincipalJson>>,
 }
 
 impl Principal {
-    /// A user that stands at `organization`. `scopes` are all that its credential grants, the cascade applied
-    /// ([`super::Engine::effective`]).
+    /// A user of an organization. `scopes` are the effective scopes of its credential
+    /// ([`super::Engine::effective_scopes`]).
     pub fn new(id: Id, organization: &OrgPath, user: UserAttributes<'_>, scopes: Option<&ScopeSet>) -> Self {
         let attributes = user.attributes();
         let fingerprint = Fingerprint::of(&(USER, id, &attributes, organization, scopes));
@@ -199,18 +201,18 @@ impl Principal {
         Self { uid, entity, entities, organization, scopes, fingerprint, location_fingerprint, json }
     }
 
-    /// Its entity and no other.
+    /// A Cedar entity store with this entity only.
     pub(super) fn entities(&self) -> &Entities {
-        // Only two of one name could not stand together.
+        // Adding fails only for a duplicate uid.
         self.entities.get_or_init(|| add_entities(Entities::new(), self.entity.clone()).unwrap_or_default())
     }
 
-    /// Whether its credential grants this.
+    /// Whether this is one of its effective scopes.
     pub(super) fn has_scope(&self, scope: Scope) -> bool {
         uid(SCOPE, scope.as_str()).is_some_and(|uid| self.scopes.contains(uid.as_ref()))
     }
 
-    /// What stands for all that Cedar knows of it.
+    /// The fingerprint of everything that Cedar can read of it.
     pub fn fingerprint(&self) -> Fingerprint {
         self.fingerprint
     }
@@ -221,12 +223,12 @@ impl Principal {
         (&json.kind, &json.id)
     }
 
-    /// In words.
+    /// Its JSON for the decision log.
     pub(super) fn json(&self) -> &PrincipalJson {
         self.json.get_or_init(|| PrincipalJson::new(self))
     }
 
-    /// The same user with other scopes; none of somebody who has no scopes.
+    /// A copy of a user with other scopes. None for an external principal.
     pub fn with_scopes(&self, scopes: Option<&ScopeSet>) -> Option<Self> {
         let organization = self.organization.as_ref()?;
         let entity = self.entity.as_ref()?;
@@ -253,7 +255,7 @@ impl Principal {
         })
     }
 
-    /// Somebody of another domain.
+    /// A principal of an external domain.
     pub fn external(external: ExternalEntity) -> Self {
         Self {
             uid: Some(external.uid),
@@ -268,7 +270,7 @@ impl Principal {
     }
 }
 
-/// Somebody or something of another domain: what the data says of it, and what whoever asks says besides.
+/// An entity of an external domain: its data, and the properties that a question adds.
 #[derive(Debug, Clone)]
 pub struct ExternalEntity {
     pub(super) kind: String,
@@ -278,29 +280,30 @@ pub struct ExternalEntity {
     pub(super) fingerprint: Fingerprint,
 }
 
-/// What Cedar must know of a thing that is asked about. Its copies share all but what stands for it.
+/// A resource as a Cedar entity. Copies share the entity.
 #[derive(Debug, Clone)]
 pub struct ResourceEntity {
     inner: Arc<ResourceInner>,
+    /// The fingerprint of everything that Cedar can read of it.
     pub(super) fingerprint: Fingerprint,
-    /// Of its type and place only, where that is an organization above it.
+    /// The fingerprint of its type and organization only, if `organization` refers to an organization.
     pub(super) location_fingerprint: Fingerprint,
 }
 
 #[derive(Debug)]
 struct ResourceInner {
     data: EntityData,
-    /// Its type and id in words, once that is wanted.
+    /// Its type and id as JSON, created on first use.
     uid_json: OnceLock<Box<RawValue>>,
-    /// The same of all that is known of it.
+    /// The whole entity as JSON, created on first use.
     json: OnceLock<Box<RawValue>>,
 }
 
 #[derive(Debug, Clone)]
 pub(super) enum EntityData {
-    /// A thing of this service.
+    /// A resource of this service.
     Local(LocalEntity),
-    /// A thing of another domain.
+    /// An entity of an external domain.
     External(ExternalEntity),
 }
 
@@ -309,7 +312,7 @@ pub(super) struct LocalEntity {
     pub(super) kind: String,
     pub(super) id: String,
     pub(super) attributes: Attributes,
-    /// Where the organization stands that holds it; an organization itself. None of what stands nowhere.
+    /// The path of its organization, or of the organization itself. None for a detached resource.
     pub(super) path: Option<OrgPath>,
     /// Whether the resource is being created. Only then does a create action apply to its type.
     pub(super) is_new: bool,
@@ -326,8 +329,8 @@ impl EntityData {
 }
 
 impl LocalEntity {
-    /// The entity, with these ancestors besides the organizations above it, and with all of its attributes or only the one
-    /// that says where it stands.
+    /// Builds the Cedar entity. Its ancestors are the organizations above it and `extra_ancestors`. Unless
+    /// `has_all_attributes` is set, `organization` is its only attribute.
     pub(super) fn build(
         &self,
         uid: &EntityUid,
@@ -335,12 +338,9 @@ impl LocalEntity {
         has_all_attributes: bool,
     ) -> Option<Arc<Entity>> {
         let entity_uid = core(uid);
-        let organization_ancestors = self
-            .path
-            .iter()
-            .flat_map(organization_ancestors)
-            .filter(|organization_ancestors| *organization_ancestors != entity_uid);
-        let ancestors = organization_ancestors.chain(extra_ancestors.iter().cloned()).collect();
+        let organizations =
+            self.path.iter().flat_map(organization_ancestors).filter(|ancestor| *ancestor != entity_uid);
+        let ancestors = organizations.chain(extra_ancestors.iter().cloned()).collect();
         build_entity(
             entity_uid,
             self.attributes.iter().filter(|(name, _)| has_all_attributes || *name == ORGANIZATION_ATTRIBUTE),
@@ -350,12 +350,12 @@ impl LocalEntity {
 }
 
 impl ResourceEntity {
-    /// A thing held by the organization that stands at `path`. An organization stands there itself.
+    /// A resource of the organization with this path. An organization has its own path.
     pub(super) fn new(kind: &str, id: Id, attributes: Attributes, path: &OrgPath) -> Self {
         Self::local(kind, id, attributes, path, false)
     }
 
-    /// The same of a resource that is being created.
+    /// As [`ResourceEntity::new`], for a resource that is being created.
     pub(super) fn created(kind: &str, id: Id, attributes: Attributes, path: &OrgPath) -> Self {
         Self::local(kind, id, attributes, path, true)
     }
@@ -391,17 +391,17 @@ impl ResourceEntity {
         &self.inner.data
     }
 
-    /// An organization.
+    /// An organization as a resource.
     pub fn organization(path: &OrgPath) -> Self {
         Self::new(ORGANIZATION, path.org_id(), Vec::new(), path)
     }
 
-    /// A user.
+    /// A user as a resource.
     pub fn user(id: Id, path: &OrgPath, user_attributes: UserAttributes<'_>) -> Self {
         Self::new(USER, id, user_attributes.attributes(), path)
     }
 
-    /// A thing of type `kind` that does not exist, as it would be in an organization.
+    /// A resource of type `kind` that does not exist, with only the required attributes, in the organization with this path.
     pub(super) fn hypothetical(kind: &str, path: &OrgPath) -> Self {
         if kind == ORGANIZATION {
             return Self::organization(path);
@@ -409,7 +409,7 @@ impl ResourceEntity {
         Self::new(kind, Id::NIL, required_attributes(kind, path.org_id()), path)
     }
 
-    /// A thing of type `kind` that stands nowhere, so that nobody has it within reach. `id` is what the caller calls it.
+    /// A resource of type `kind` that belongs to no organization, so that it is inaccessible to everybody. `id` is arbitrary.
     pub fn detached(kind: &str, id: &str) -> Self {
         let attributes = required_attributes(kind, Id::NIL);
         Self::from_local(LocalEntity {
@@ -421,7 +421,7 @@ impl ResourceEntity {
         })
     }
 
-    /// Where the organization stands that holds it; an organization itself. None of what stands nowhere.
+    /// The path of its organization, or of the organization itself. None for detached and external resources.
     pub fn organization_path(&self) -> Option<&OrgPath> {
         match self.data() {
             EntityData::Local(local) => local.path.as_ref(),
@@ -429,7 +429,7 @@ impl ResourceEntity {
         }
     }
 
-    /// Its type and id in words.
+    /// Its type and id as JSON.
     pub(super) fn uid_json(&self) -> &RawValue {
         self.inner.uid_json.get_or_init(|| {
             let (kind, id) = self.data().uid_parts();
@@ -437,7 +437,7 @@ impl ResourceEntity {
         })
     }
 
-    /// All that is known of it in words.
+    /// The whole entity as JSON.
     pub(super) fn json(&self) -> &RawValue {
         match self.data() {
             EntityData::Local(local) => self.inner.json.get_or_init(|| to_raw_json(local)),
@@ -445,7 +445,7 @@ impl ResourceEntity {
         }
     }
 
-    /// A thing of another domain.
+    /// An entity of an external domain as a resource.
     pub fn external(external: ExternalEntity) -> Self {
         let fingerprint = external.fingerprint;
         Self {
@@ -457,17 +457,17 @@ impl ResourceEntity {
 }
 
 impl ResourceInner {
-    fn new(body: EntityData) -> Arc<Self> {
-        Arc::new(Self { data: body, uid_json: OnceLock::new(), json: OnceLock::new() })
+    fn new(data: EntityData) -> Arc<Self> {
+        Arc::new(Self { data, uid_json: OnceLock::new(), json: OnceLock::new() })
     }
 }
 
-/// The organization that a thing names as its own.
+/// The attribute `organization`, if it is present.
 fn find_organization_attribute(attributes: &Attributes) -> Option<&Attribute> {
     attributes.iter().find(|(name, _)| *name == ORGANIZATION_ATTRIBUTE).map(|(_, value)| value)
 }
 
-/// The attributes that the schema requires of a thing of this type.
+/// The attributes that the schema requires of a resource of this type, with the least privileged values.
 fn required_attributes(kind: &str, organization: Id) -> Attributes {
     if kind == USER {
         UserAttributes { organization, role: Scope::Guest, status: "active", email: None }.attributes()
@@ -476,7 +476,7 @@ fn required_attributes(kind: &str, organization: Id) -> Attributes {
     }
 }
 
-/// What policies may know of an organization: what its place in the tree tells.
+/// The attributes of an organization, derived from its path.
 fn organization_attributes(path: &OrgPath) -> Attributes {
     let parent = path.parent().map(|parent| ("parent", Attribute::EntityRef(ORGANIZATION, parent)));
     let level = Attribute::Long(i64::try_from(path.level()).unwrap_or(i64::MAX));

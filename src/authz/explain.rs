@@ -1,25 +1,25 @@
-//! Why it was decided so, and for a denial what is missing.
+//! Explanations: why a request was denied, and what an allow lacks.
 
 use super::bundle::PolicyMetadata;
 use super::entities::ResourceEntity;
 use super::{AuthzDecision, AuthzRequest, Engine, Scope, ScopeSet};
 use std::sync::Arc;
 
-/// What stands between a question and a yes.
+/// Why a request was denied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DenialReason {
-    /// The lowest scope that would be allowed.
+    /// The lowest scope with which the request would be allowed.
     MissingScope(Scope),
-    /// These forbid it.
+    /// These policies forbid it.
     ForbiddenBy(Vec<Arc<PolicyMetadata>>),
-    /// These would permit it, but for their conditions, or permit it to others or of others.
+    /// These policies match except for their conditions, or except for which principal or resource they require.
     UnmetConditions(Vec<Arc<PolicyMetadata>>),
-    /// No policy permits it to anybody.
+    /// No policy permits the action on this resource type.
     NoPermit,
 }
 
 impl Engine {
-    /// What is missing for a yes; none where the answer is one.
+    /// Why a decision is a denial; none for an allow.
     pub fn denial_reason(
         &self,
         request: &AuthzRequest<'_>,
@@ -46,7 +46,7 @@ impl Engine {
         Some(candidates.map_or(DenialReason::NoPermit, DenialReason::UnmetConditions))
     }
 
-    /// The permits that would apply if they had no conditions, and were for every principal or resource of their type.
+    /// The permits whose scope matches if conditions and the `ignored` constraints, on principal and resource, are disregarded.
     fn permits_ignoring(
         &self,
         ignored: [bool; 2],
@@ -54,11 +54,11 @@ impl Engine {
         resource: &ResourceEntity,
     ) -> Vec<Arc<PolicyMetadata>> {
         let Some(action_policies) = self.action_policies(request.action) else { return Vec::new() };
-        let permits = action_policies.policies.iter().filter(|rule| rule.metadata.permits);
+        let permits = action_policies.policies.iter().filter(|policy| policy.metadata.permits);
         let matching = self.with_evaluator(action_policies, request, resource, |evaluator| {
             permits
-                .filter(|rule| rule.matches_scope(evaluator, ignored))
-                .map(|rule| Arc::clone(&rule.metadata))
+                .filter(|policy| policy.matches_scope(evaluator, ignored))
+                .map(|policy| Arc::clone(&policy.metadata))
                 .collect()
         });
         matching.unwrap_or_default()

@@ -1,4 +1,4 @@
-//! The entities of external domains: what the data files say of them, and what a question adds to that.
+//! Entities of external domains: those of the data files, merged with the properties of a question.
 
 use super::bundle::Bundle;
 use super::entities::{ExternalEntity, core, uid};
@@ -13,18 +13,18 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 
-/// The entities of other domains.
+/// The entities of the data files, and the declared attributes of every entity type.
 #[derive(Debug)]
 pub struct ExternalEntities {
     schema: Schema,
-    /// Each with all its ancestors.
+    /// The entities with all of their ancestors, and their JSON.
     entities: HashMap<EntityUid, (Arc<Entity>, EntityJson)>,
     ids: BTreeMap<String, BTreeSet<String>>,
     entity_types: BTreeMap<String, SchemaType>,
 }
 
 impl ExternalEntities {
-    /// The entities of `data`, which has been closed: each knows all its ancestors. A context may name `actions`, too.
+    /// Collects the entities of `data`, whose transitive closure is computed, and the `actions`, which a context may refer to.
     pub(super) fn new(bundle: &Bundle, data: &Entities, actions: &Entities) -> Self {
         let mut entities = HashMap::new();
         let mut ids: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
@@ -39,6 +39,7 @@ impl ExternalEntities {
         Self { schema: bundle.schema.clone(), entities, ids, entity_types: bundle.entity_types.clone() }
     }
 
+    /// The entity with this uid.
     pub(super) fn entity(&self, uid: &EntityUid) -> Option<Arc<Entity>> {
         self.entities.get(uid).map(|(entity, _)| Arc::clone(entity))
     }
@@ -48,19 +49,20 @@ impl ExternalEntities {
         self.entity_types.contains_key(kind)
     }
 
-    /// The ids of the entities of a type, in their order, from the first one or from the one behind `after` on.
+    /// The ids of the entities of a type in ascending order, those after `after` if it is given.
     pub fn ids(&self, kind: &str, after: Option<&str>) -> impl Iterator<Item = &str> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let ids = self.ids.get(kind).into_iter();
         ids.flat_map(move |ids| ids.range::<str, _>((from, Bound::Unbounded))).map(String::as_str)
     }
 
-    /// The entity of this type with this id: what the data says of it, and of `properties` those attributes that the data
-    /// does not have (decision 24). Properties that are not declared are left out.
+    /// The entity of this type with this id.
+    ///
+    /// Its attributes are those of the data files, and those `properties` that the data does not have (see "Stored data take
+    /// precedence" in docs/decisions.md). Undeclared properties are ignored.
     ///
     /// # Errors
-    ///
-    /// Where the type is unknown, or a property does not fit its declaration.
+    /// The type is unknown, or a property violates its declaration.
     pub fn resolve(
         &self,
         kind: &str,
@@ -77,9 +79,9 @@ impl ExternalEntities {
         }
         if given.is_empty() {
             let fingerprint = Fingerprint::of(&(kind, id));
-            let (entity, text) =
-                stored.cloned().map(|(entity, text)| (Some(entity), text)).unwrap_or_default();
-            return Ok(ExternalEntity { kind: kind.to_owned(), uid, entity, json: text, fingerprint });
+            let (entity, json) =
+                stored.cloned().map(|(entity, json)| (Some(entity), json)).unwrap_or_default();
+            return Ok(ExternalEntity { kind: kind.to_owned(), uid, entity, json, fingerprint });
         }
         let fingerprint = Fingerprint::of(&(kind, id, serde_json::to_string(&given).unwrap_or_default()));
         let entity =
@@ -93,13 +95,13 @@ impl ExternalEntities {
         })
     }
 
-    /// The entity with these attributes besides those that the data has of it.
+    /// The stored entity with `given` as additional attributes.
     fn merge_properties(
         &self,
         uid: &EntityUid,
         stored: Option<&Arc<Entity>>,
         given: Map<String, Value>,
-        shape: &SchemaType,
+        entity_type: &SchemaType,
     ) -> Result<Entity, ExternalError> {
         let entity_json =
             stored.map(entity_json).transpose().map_err(ExternalError::Failed)?.unwrap_or_default();
@@ -111,9 +113,9 @@ impl ExternalEntities {
         let entity_json = json!({ "uid": name, "attrs": attributes, "tags": tags, "parents": [] });
         let parsed =
             cedar_policy::Entity::from_json_value(entity_json, Some(&self.schema)).map_err(|error| {
-                let other =
-                    || ExternalError::Failed(format!("the properties of {uid}: {}", error_chain(&error)));
-                let invalid = shape.first_invalid(&given).or_else(|| shape.first_missing(&attributes));
+                let other = || ExternalError::Failed(format!("properties of {uid}: {}", error_chain(&error)));
+                let invalid =
+                    entity_type.first_invalid(&given).or_else(|| entity_type.first_missing(&attributes));
                 invalid.map_or_else(other, ExternalError::Attribute)
             })?;
         let ancestors = stored.map(|entity| entity.ancestors().cloned().collect()).unwrap_or_default();
@@ -122,7 +124,7 @@ impl ExternalEntities {
         Ok(Entity::new_with_attr_partial_value(core(uid), attributes, Default::default(), ancestors, tags))
     }
 
-    /// The entities that a context names, since policies may read their attributes too.
+    /// The entities that values of a context refer to, since policies may read their attributes.
     pub(super) fn referenced_in<'a>(&self, context: impl Iterator<Item = &'a Value>) -> Vec<Arc<Entity>> {
         let mut found = BTreeMap::new();
         context.for_each(|value| self.collect_entities(value, &mut found));
@@ -155,21 +157,21 @@ pub enum ExternalError {
     /// The schema has no such entity type.
     #[error("{0:?} is not an entity type of the schema")]
     UnknownType(String),
-    /// A property does not fit the declaration of its attribute.
+    /// A property violates the declaration of its attribute.
     #[error("{0}")]
     Attribute(InvalidAttribute),
-    /// Anything else that Cedar refuses.
+    /// Another error of Cedar.
     #[error("{0}")]
     Failed(String),
 }
 
-/// An entity in Cedar's JSON form.
+/// An entity in Cedar's JSON format.
 fn entity_json(entity: &Arc<Entity>) -> Result<Value, String> {
     let entity = cedar_policy::Entity::from(entity.as_ref().clone());
     entity.to_json_value().map_err(|error| error.to_string())
 }
 
-/// What an error says, and what it says of its causes.
+/// The message of an error followed by those of its causes.
 pub(super) fn error_chain(error: &dyn std::error::Error) -> String {
     let mut message = error.to_string();
     let mut source = error.source();

@@ -1,19 +1,20 @@
-//! Which attribute of a question does not fit its declaration. Cedar says that one does not, and often not which: this is
-//! looked up where Cedar has refused, and decides nothing.
+//! Finds the attribute that violates its declaration, after Cedar has rejected the properties or context of a question.
+//!
+//! Cedar's own error often does not name the attribute. The search only explains the error; it decides nothing.
 
 use super::schema_type::SchemaType;
 use cedar_policy::{Context, RestrictedExpression};
 use serde_json::{Map, Value};
 use std::fmt;
 
-/// An attribute, or a field of the context, that does not fit its declaration.
+/// An attribute, or a field of the context, that violates its declaration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InvalidAttribute {
-    /// `invalid_attribute`, or `missing_attribute` where it is required and absent.
+    /// `invalid_attribute`, or `missing_attribute` if a required one is absent.
     pub code: &'static str,
-    /// Its name; of a field in a record, the path: `address.city`.
+    /// The path of the attribute, such as `address.city`.
     pub path: String,
-    /// What is wrong, and what would be right. It repeats no value, since values may be masked in logs.
+    /// The expected type and the type that was found. Contains no value, since logs may mask it.
     pub message: String,
 }
 
@@ -23,11 +24,11 @@ impl fmt::Display for InvalidAttribute {
     }
 }
 
-/// Why Cedar cannot evaluate a question.
+/// Why a request cannot be evaluated.
 #[derive(Debug, Clone)]
 pub(super) struct EvaluationError {
     pub(super) message: String,
-    /// The attribute that is the reason, where it is one.
+    /// The invalid attribute, if that is the reason.
     pub(super) attribute: Option<InvalidAttribute>,
 }
 
@@ -50,13 +51,13 @@ impl From<InvalidAttribute> for EvaluationError {
 }
 
 impl SchemaType {
-    /// The first of these fields that does not fit.
+    /// The first of these fields that violates its declaration.
     pub(super) fn first_invalid(&self, fields: &Map<String, Value>) -> Option<InvalidAttribute> {
         let Self::Record(declared) = self else { return None };
         fields.iter().find_map(|(name, value)| declared.get(name)?.0.find_invalid(name, value))
     }
 
-    /// The first required field that is not among these.
+    /// The first required field that is missing in `fields`.
     pub(super) fn first_missing(&self, fields: &Map<String, Value>) -> Option<InvalidAttribute> {
         let Self::Record(declared) = self else { return None };
         let required = declared.iter().filter(|(_, (_, required))| *required).map(|(name, _)| name);
@@ -64,23 +65,23 @@ impl SchemaType {
         absent.next().map(|name| missing_attribute(name.clone()))
     }
 
-    /// What is wrong with the value of this path.
+    /// The first violation in a value; `path` is its path.
     fn find_invalid(&self, path: &str, value: &Value) -> Option<InvalidAttribute> {
         match (self, value) {
             (Self::Record(_), Value::Object(fields)) => {
-                let unfit = self.first_invalid(fields).or_else(|| self.first_missing(fields))?;
-                Some(InvalidAttribute { path: format!("{path}.{}", unfit.path), ..unfit })
+                let invalid = self.first_invalid(fields).or_else(|| self.first_missing(fields))?;
+                Some(InvalidAttribute { path: format!("{path}.{}", invalid.path), ..invalid })
             }
             (Self::Set(element), Value::Array(items)) => {
                 let mut items = items.iter().enumerate();
-                items.find_map(|(at, item)| element.find_invalid(&format!("{path}.{at}"), item))
+                items.find_map(|(index, item)| element.find_invalid(&format!("{path}.{index}"), item))
             }
             _ if self.accepts(value) => None,
             _ => Some(invalid_attribute(path, &self.expected(), json_type(value))),
         }
     }
 
-    /// Whether a value that is neither a record nor a set where one is declared fits.
+    /// Whether a value conforms to this type. False for records and sets, whose elements are checked one by one.
     fn accepts(&self, value: &Value) -> bool {
         match self {
             Self::Record(_) | Self::Set(_) => false,
@@ -104,22 +105,22 @@ impl SchemaType {
         }
     }
 
-    /// What fits, in words.
+    /// A description of the valid values.
     fn expected(&self) -> String {
         match self {
             Self::Record(_) => "an object".to_owned(),
-            Self::Set(_) => "a list".to_owned(),
-            Self::Long => format!("a whole number from {} to {}", i64::MIN, i64::MAX),
-            Self::Boolean => "true or false".to_owned(),
+            Self::Set(_) => "an array".to_owned(),
+            Self::Long => format!("an integer from {} to {}", i64::MIN, i64::MAX),
+            Self::Boolean => "a boolean".to_owned(),
             Self::String => "a string".to_owned(),
-            Self::Entity(kind) => format!("an entity: {{\"type\": {kind:?}, \"id\": …}}"),
+            Self::Entity(kind) => format!("an entity reference such as {{\"type\": {kind:?}, \"id\": …}}"),
             Self::Extension(kind) => match kind.as_str() {
                 "datetime" => "a datetime such as \"2026-01-31T12:00:00Z\"".to_owned(),
                 "duration" => "a duration such as \"1d12h\"".to_owned(),
                 "decimal" => {
-                    "a decimal such as \"12.5\", as a string, with 1 to 4 digits after the point".to_owned()
+                    "a decimal string such as \"12.5\", with 1 to 4 digits after the point".to_owned()
                 }
-                "ipaddr" => "an address or range such as \"192.0.2.0/24\"".to_owned(),
+                "ipaddr" => "an IP address or range such as \"192.0.2.0/24\"".to_owned(),
                 other => format!("a value of the type {other}"),
             },
             Self::Other => "a value of the declared type".to_owned(),
@@ -133,25 +134,25 @@ fn invalid_attribute(path: &str, expected: &str, found: &str) -> InvalidAttribut
 }
 
 fn missing_attribute(path: String) -> InvalidAttribute {
-    let message = "it is required, and neither the stored data nor the question has it".to_owned();
+    let message = "required attribute is neither in the stored data nor in the question".to_owned();
     InvalidAttribute { code: "missing_attribute", path, message }
 }
 
-/// What kind of JSON value it is, in words.
+/// A description of the JSON type of a value.
 fn json_type(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
-        Value::Bool(_) => "true or false",
-        Value::Number(number) if number.is_i64() => "a whole number",
-        Value::Number(number) if number.is_u64() => "a whole number that is out of range",
+        Value::Bool(_) => "a boolean",
+        Value::Number(number) if number.is_i64() => "an integer",
+        Value::Number(number) if number.is_u64() => "an integer that is out of range",
         Value::Number(_) => "a number with a fraction or an exponent",
         Value::String(_) => "a string",
-        Value::Array(_) => "a list",
+        Value::Array(_) => "an array",
         Value::Object(_) => "an object",
     }
 }
 
-/// Whether Cedar makes a value of this extension type from a text.
+/// Whether a string is a valid value of this extension type. Unknown types are accepted.
 fn is_extension_value(kind: &str, text: &str) -> bool {
     let value = match kind {
         "datetime" => RestrictedExpression::new_datetime(text),
@@ -168,10 +169,10 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn shape() -> SchemaType {
+    fn schema_type() -> SchemaType {
         let record = |fields: Vec<(&str, SchemaType, bool)>| {
             let field =
-                |(name, shape, required): (&str, SchemaType, bool)| (name.to_owned(), (shape, required));
+                |(name, kind, required): (&str, SchemaType, bool)| (name.to_owned(), (kind, required));
             SchemaType::Record(fields.into_iter().map(field).collect())
         };
         record(vec![
@@ -188,7 +189,7 @@ mod tests {
 
     fn first_problem(value: &Value) -> Option<InvalidAttribute> {
         let fields = value.as_object().unwrap();
-        shape().first_invalid(fields).or_else(|| shape().first_missing(fields))
+        schema_type().first_invalid(fields).or_else(|| schema_type().first_missing(fields))
     }
 
     #[test]
@@ -211,8 +212,8 @@ mod tests {
             (json!({ "amount": 1, "address": {} }), "missing_attribute", "address.city"),
             (json!({ "name": "x" }), "missing_attribute", "amount"),
         ] {
-            let unfit = first_problem(&value).unwrap();
-            assert_eq!((unfit.code, unfit.path.as_str()), (code, path), "{value}");
+            let invalid = first_problem(&value).unwrap();
+            assert_eq!((invalid.code, invalid.path.as_str()), (code, path), "{value}");
         }
     }
 

@@ -1,5 +1,4 @@
-//! What a bundle protects with: its forbid policies and its files. Comparing two inventories shows what would be lost if one
-//! bundle replaced the other.
+//! Inventories of bundles: forbid policies and files. Comparing two inventories shows what a reload would lose.
 
 use super::bundle::PolicyMetadata;
 use super::snapshot::{FileKind, Snapshot, SnapshotFile};
@@ -10,13 +9,13 @@ use serde_json::Value;
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 
-/// The forbid policies and the files of a bundle. It is stored in the database, so that a start can be compared with the
+/// The forbid policies and the files of a bundle. Stored in the database, so that the policies at a start are compared with the
 /// version that was active before.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Inventory {
     /// The text of each forbid policy, by its id.
     forbids: BTreeMap<String, String>,
-    /// How many files with content have this name: several directories may have files of the same name.
+    /// The number of non-empty files by name: several directories may have files of the same name.
     files: BTreeMap<String, usize>,
 }
 
@@ -46,7 +45,8 @@ impl fmt::Display for Losses {
             ("files missing or empty", &self.files),
         ];
         let parts = parts.into_iter().filter(|(_, names)| !names.is_empty());
-        let texts: Vec<String> = parts.map(|(what, names)| format!("{what}: {}", names.join(", "))).collect();
+        let texts: Vec<String> =
+            parts.map(|(label, names)| format!("{label}: {}", names.join(", "))).collect();
         f.write_str(&texts.join("; "))
     }
 }
@@ -58,9 +58,9 @@ impl Inventory {
         policies: impl Iterator<Item = (&'a PolicyMetadata, String)>,
     ) -> Self {
         let mut forbids = BTreeMap::new();
-        let mut with_policies = HashSet::new();
+        let mut files_with_policies = HashSet::new();
         for (policy, text) in policies {
-            with_policies.insert(policy.file.as_str());
+            files_with_policies.insert(policy.file.as_str());
             if !policy.permits {
                 forbids.insert(policy.id.clone(), text);
             }
@@ -68,7 +68,7 @@ impl Inventory {
         let mut files = BTreeMap::new();
         for file in snapshot.files() {
             let has_content = match file.kind {
-                FileKind::Policies => with_policies.contains(file.path.as_str()),
+                FileKind::Policies => files_with_policies.contains(file.path.as_str()),
                 _ => has_content(file),
             };
             if has_content {
@@ -80,8 +80,8 @@ impl Inventory {
 
     /// What would be lost if `candidate` replaced this one.
     ///
-    /// Whether a forbid with another condition forbids less cannot be decided here, so that every change counts; comments,
-    /// annotations and white space do not.
+    /// Every change of a forbid counts, since whether it forbids less is not analyzed here. Comments, annotations and white
+    /// space do not count.
     pub fn losses(&self, candidate: &Self) -> Losses {
         let mut losses = Losses::default();
         for (id, text) in &self.forbids {
@@ -100,12 +100,12 @@ impl Inventory {
     }
 }
 
-/// Whether a file other than one of policies has any content.
+/// Whether a file that is not a policy file has content.
 fn has_content(file: &SnapshotFile) -> bool {
     let text = file.text.trim();
     match file.kind {
         FileKind::Schema | FileKind::Policies => !text.is_empty(),
-        // A file that is no list is rejected elsewhere, or has content that cannot be counted.
+        // A file that is not a list is rejected when it is parsed.
         FileKind::Data | FileKind::Cases => {
             !text.is_empty()
                 && serde_json::from_str::<Vec<IgnoredAny>>(text).map_or(true, |list| !list.is_empty())
@@ -113,12 +113,12 @@ fn has_content(file: &SnapshotFile) -> bool {
     }
 }
 
-/// Whether two texts of a policy have the same effect, scope and conditions.
+/// Whether two policies have the same effect, scope and conditions.
 fn is_same_policy(one: &str, other: &str) -> bool {
     one == other || statement(one).is_some_and(|one| statement(other) == Some(one))
 }
 
-/// The effect, scope and conditions of a policy.
+/// The effect, scope and conditions of a policy as JSON; none if the text is not a policy.
 fn statement(text: &str) -> Option<Value> {
     let mut json = Policy::parse(None, text).ok()?.to_json().ok()?;
     json.as_object_mut()?.shift_remove("annotations");

@@ -1,4 +1,4 @@
-//! Entities and circumstances as Cedar's JSON has them, for whoever reads the decision log.
+//! Entities and contexts in Cedar's JSON format, for the decision log.
 
 use super::decision_context::DecisionContext;
 use super::entities::{Attribute, Attributes, LocalEntity, ORGANIZATION, Principal, SCOPE};
@@ -12,12 +12,12 @@ use serde_json::value::RawValue;
 use std::cell::RefCell;
 use std::sync::{Arc, OnceLock};
 
-/// The text of an entity, made when it is first wanted. Its copies share it.
+/// The JSON of an entity, created on first use and shared by copies.
 #[derive(Debug, Clone, Default)]
 pub(super) struct EntityJson(Arc<OnceLock<Box<RawValue>>>);
 
 impl EntityJson {
-    /// The text; `null` where there is no entity.
+    /// The JSON of the entity; `null` without one.
     pub(super) fn get_or_serialize(&self, entity: Option<&Entity>) -> &RawValue {
         self.0.get_or_init(|| {
             let json = entity.map(|entity| cedar_policy::Entity::from(entity.clone()));
@@ -27,13 +27,14 @@ impl EntityJson {
     }
 }
 
-/// A principal in words.
+/// A principal as JSON.
 #[derive(Debug)]
 pub(super) struct PrincipalJson {
     pub(super) kind: String,
     pub(super) id: String,
-    /// With its scopes, in ascending order.
+    /// Type, id and scopes in ascending order.
     pub(super) subject: Box<RawValue>,
+    /// The entity with its attributes and parents.
     pub(super) entity: Box<RawValue>,
 }
 
@@ -57,7 +58,7 @@ struct EntityUidJson<'a, I> {
     id: I,
 }
 
-/// A reference as the value of an attribute.
+/// An entity reference as an attribute value.
 #[derive(Serialize)]
 struct EntityReferenceJson<'a, I> {
     __entity: EntityUidJson<'a, I>,
@@ -67,7 +68,7 @@ fn reference<I>(kind: &str, id: I) -> EntityReferenceJson<'_, I> {
     EntityReferenceJson { __entity: EntityUidJson { r#type: kind, id } }
 }
 
-/// A call of an extension function as a value.
+/// An extension value, as a call of its constructor.
 #[derive(Serialize)]
 struct ExtensionJson<I> {
     __extn: ExtensionCallJson<I>,
@@ -95,7 +96,7 @@ impl Serialize for Attribute {
     }
 }
 
-/// Attributes as the fields of an object.
+/// Attributes as a JSON object.
 struct AttributesJson<'a>(&'a Attributes);
 
 impl Serialize for AttributesJson<'_> {
@@ -104,7 +105,7 @@ impl Serialize for AttributesJson<'_> {
     }
 }
 
-/// The organizations above a thing.
+/// The organizations above a resource.
 struct ParentsJson<'a>(&'a LocalEntity);
 
 impl Serialize for ParentsJson<'_> {
@@ -131,8 +132,10 @@ impl Serialize for LocalEntity {
 }
 
 impl DecisionContext {
-    /// Gives them in words. Many decisions that are made one after the other are made in the same ones, and nothing is kept
-    /// of what is said.
+    /// Calls `write` with the JSON of the context.
+    ///
+    /// Consecutive decisions of a thread often have the same context, so the last JSON is cached. A context with client values
+    /// is not, so that nothing of it is kept.
     pub(super) fn with_json<T>(&self, write: impl FnOnce(&RawValue) -> T) -> T {
         thread_local! {
             static LAST_CONTEXT: RefCell<Option<(DecisionContext, Box<RawValue>)>> = const { RefCell::new(None) };
@@ -150,7 +153,7 @@ impl DecisionContext {
     }
 }
 
-/// As a context: what is said of the call, and before that what the service itself knows.
+/// Serializes the context. A value that the service sets replaces a client value of the same name.
 impl Serialize for DecisionContext {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut context = serializer.serialize_map(None)?;

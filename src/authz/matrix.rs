@@ -1,4 +1,4 @@
-//! The permission matrix: what each scope may do, for every action, in its own organization and around it.
+//! The permission matrix: which scopes are allowed which actions, by where the resource is.
 
 use super::decision_context::DecisionContext;
 use super::entities::{Principal, ResourceEntity, USER, UserAttributes};
@@ -6,7 +6,7 @@ use super::{AuthzRequest, Engine, Scope, ScopeSet};
 use crate::types::{Id, OrgPath};
 use std::fmt::Write;
 
-/// Where a resource is, seen from the organization of the caller.
+/// The organization of a resource, relative to that of the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Location {
     Own,
@@ -18,7 +18,7 @@ enum Location {
 impl Location {
     const ALL: [Self; 4] = [Self::Own, Self::Below, Self::Sibling, Self::Above];
 
-    /// The organization there. The caller's organization has one above it, one beside it and one below it.
+    /// The path of the organization. The caller's organization has one above, one below and one sibling.
     fn path(self) -> OrgPath {
         let id = |number: u8| format!("{number:024x}").parse().unwrap_or(Id::NIL);
         let above = OrgPath::root(id(1));
@@ -32,7 +32,7 @@ impl Location {
     }
 }
 
-/// The decisions for a scope: `+` allow, `-` deny, `self` allow for the caller's own user only.
+/// The decision for a scope: `+` allow, `-` deny, `self` allow for the caller's own user only.
 fn cell(engine: &Engine, action: &str, kind: &str, scope: Scope, location: Location) -> &'static str {
     let home = Location::Own.path();
     let own = Id::EXAMPLE;
@@ -55,23 +55,23 @@ fn cell(engine: &Engine, action: &str, kind: &str, scope: Scope, location: Locat
 /// The decisions for the four scopes, in ascending order: `+`, `-` or `self`.
 pub type ScopeCells = [&'static str; 4];
 
-/// A row: what each scope may do with an action.
+/// A row of the matrix: the decisions for an action on a resource type.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct MatrixRow {
     /// The resource type; `*` if all types of the action have the same cells.
     pub kind: String,
     /// The action.
     pub action: String,
-    /// On a resource of the caller's own organization, of one below it, of one beside it and of the one above it.
+    /// The decisions on a resource of the caller's own organization, of one below it, of a sibling and of the one above it.
     pub cells: [ScopeCells; 4],
 }
 
-/// The rows of the matrix: every action that users take, by type and name.
+/// The rows of the matrix, for every action that applies to users, ordered by type and action.
 pub fn matrix_rows(engine: &Engine) -> Vec<MatrixRow> {
     let mut rows = Vec::new();
     for action in engine.bundle().actions() {
         let kinds = engine.resource_types(&action);
-        // The matrix is about scopes, which principals of other domains do not have.
+        // External principals have no scopes.
         if !kinds.iter().any(|kind| engine.applicable_actions(USER, kind).contains(&action.as_str())) {
             continue;
         }
@@ -93,7 +93,7 @@ pub fn matrix_rows(engine: &Engine) -> Vec<MatrixRow> {
     rows
 }
 
-/// The scopes of a cell that may, such as `bot, admin`; `-` if none may.
+/// The allowed scopes of a cell, such as `bot, admin`; `-` if there are none.
 fn permitted_scopes(cells: &ScopeCells) -> String {
     let permitted = Scope::ALL.iter().zip(cells).filter_map(|(scope, cell)| match *cell {
         "+" => Some(scope.to_string()),

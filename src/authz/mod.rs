@@ -1,4 +1,12 @@
-//! May it? Cedar and nothing else: no SQL, no HTTP.
+//! Authorization: loads and validates Cedar bundles, evaluates requests and explains denials. No SQL, no HTTP.
+//!
+//! - A [`Bundle`] is a validated set of schema, policies, data and policy tests, read from its directories ([`Sources`]).
+//! - An [`Engine`] evaluates requests by one bundle. An [`AuthzRequest`] names the principal, the action and the request
+//!   context; together with a [`ResourceEntity`] it is one question.
+//! - The [`PolicyHandle`] holds the active engine and replaces it on a reload.
+//! - Rows are [`Unchecked`] until the engine permits an action on them; only [`Permitted`] rows can be serialized or saved.
+//!
+//! A request that cannot be evaluated is denied: an unknown action or type, an invalid context, a policy that fails.
 
 mod action_policies;
 mod bundle;

@@ -1,5 +1,6 @@
-//! Undecided -> Permitted. Only the engine turns the one into the other, and only what is permitted can be shown or
-//! saved: a handler that forgets to ask does not compile.
+//! Compile-time proof of authorization: rows are [`Unchecked`] until the engine makes them [`Permitted`].
+//!
+//! Only permitted rows can be serialized or saved, so that a handler that does not authorize does not compile.
 
 use super::entities::AuthzResource;
 use super::{ResourceEntity, Scope};
@@ -10,12 +11,12 @@ use std::collections::HashSet;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
-/// A thing of which Cedar has not been asked yet. It can be neither shown nor saved.
+/// A resource on which no action has been authorized. It can be neither serialized nor saved.
 ///
-/// It does not serialize:
+/// It cannot be serialized:
 ///
 /// ```compile_fail,E0277
-/// fn show(row: cedargate::authz::Undecided<cedargate::api::forms::Form>) -> String {
+/// fn show(row: cedargate::authz::Unchecked<cedargate::api::forms::Form>) -> String {
 ///     serde_json::to_string(&row).unwrap_or_default()
 /// }
 /// ```
@@ -23,22 +24,22 @@ use std::sync::{Arc, OnceLock};
 /// Nor can it be saved:
 ///
 /// ```compile_fail,E0308
-/// async fn save(work: cedargate::store::Work, row: cedargate::authz::Undecided<cedargate::api::forms::Form>) {
+/// async fn save(work: cedargate::store::UnitOfWork, row: cedargate::authz::Unchecked<cedargate::api::forms::Form>) {
 ///     let _ = work.save(row).await;
 /// }
 /// ```
 ///
-/// What was permitted can:
+/// A permitted resource can:
 ///
 /// ```
-/// async fn save(work: cedargate::store::Work, row: cedargate::authz::Permitted<cedargate::api::forms::Form>) {
+/// async fn save(work: cedargate::store::UnitOfWork, row: cedargate::authz::Permitted<cedargate::api::forms::Form>) {
 ///     let _ = work.save(row).await;
 /// }
 /// ```
 pub struct Unchecked<T> {
     resource: Arc<T>,
     path: OrgPath,
-    /// What Cedar must know of it, once that is wanted.
+    /// Its Cedar entity, created on first use.
     entity: OnceLock<Arc<ResourceEntity>>,
 }
 
@@ -50,39 +51,39 @@ impl<T> Clone for Unchecked<T> {
 }
 
 impl<T> Unchecked<T> {
-    /// A thing held by the organization that stands at `path`; an organization stands there itself.
+    /// A resource of the organization with this path. An organization has its own path.
     pub fn new(resource: T, path: OrgPath) -> Self {
         Self { resource: Arc::new(resource), path, entity: OnceLock::new() }
     }
 
-    /// To be called by the engine when it has permitted it.
+    /// Converts a resource on which an action was allowed. Called by the engine only.
     pub(super) fn into_permitted(self) -> Permitted<T> {
         Permitted { resource: self.resource, path: self.path }
     }
 }
 
 impl<T: AuthzResource> Unchecked<T> {
-    /// What Cedar must know of it.
+    /// Its Cedar entity.
     pub fn resource_entity(&self) -> Arc<ResourceEntity> {
-        let resourced = self.entity.get_or_init(|| {
+        let entity = self.entity.get_or_init(|| {
             ResourceEntity::new(T::TYPE, self.resource.id(), self.resource.attributes(), &self.path).into()
         });
-        Arc::clone(resourced)
+        Arc::clone(entity)
     }
 
-    /// What Cedar must know of it as a resource that is being created.
+    /// Its Cedar entity as a resource that is being created.
     pub(super) fn created_entity(&self) -> ResourceEntity {
         ResourceEntity::created(T::TYPE, self.resource.id(), self.resource.attributes(), &self.path)
     }
 
-    /// The role that a user has or would have; none for other resources.
+    /// The role of a user, existing or new; none for other resources.
     pub fn granted_role(&self) -> Option<Scope> {
         self.resource.granted_role()
     }
 }
 
 impl<T: Serialize> Unchecked<T> {
-    /// The names of those fields of a patch that would get a new value, which policies may read before they decide.
+    /// The names of the fields whose value `patch` changes, for the request context.
     pub fn changed_fields(&self, patch: &Map<String, Value>) -> Vec<String> {
         let current = serde_json::to_value(&*self.resource).unwrap_or(Value::Null);
         patch
@@ -99,7 +100,7 @@ impl<T> fmt::Debug for Unchecked<T> {
     }
 }
 
-/// A thing that the caller may have, because Cedar said so.
+/// A resource on which an action was allowed.
 #[derive(Clone)]
 pub struct Permitted<T> {
     resource: Arc<T>,
@@ -107,19 +108,19 @@ pub struct Permitted<T> {
 }
 
 impl<T> Permitted<T> {
-    /// Where the organization stands that holds it.
+    /// The path of its organization.
     pub fn path(&self) -> &OrgPath {
         &self.path
     }
 
-    /// A changed form of it, to be asked about, held by the organization that stands at `path`.
+    /// The changed resource, in the organization with this path. It has to be authorized again.
     pub fn with_changes(&self, resource: T, path: OrgPath) -> Unchecked<T> {
         Unchecked::new(resource, path)
     }
 }
 
 impl<T: AuthzResource> Permitted<T> {
-    /// What Cedar must know of it, to decide whether another action on it is permitted.
+    /// Its Cedar entity, to authorize another action on it.
     pub fn resource_entity(&self) -> ResourceEntity {
         ResourceEntity::new(T::TYPE, self.resource.id(), self.resource.attributes(), &self.path)
     }
@@ -145,7 +146,7 @@ impl<T> fmt::Debug for Permitted<T> {
     }
 }
 
-/// Organizations of which an action is permitted. Never empty.
+/// The organizations of a subtree on which an action is allowed. Never empty.
 #[derive(Debug, Clone)]
 pub struct AuthorizedOrgs {
     organizations: HashSet<Id>,
@@ -154,7 +155,7 @@ pub struct AuthorizedOrgs {
 }
 
 impl AuthorizedOrgs {
-    /// Those of `asked` that `allowed` says yes to; none where it says yes to none.
+    /// The candidates that `allowed` selects; none if it selects none. The first candidate is the root of the subtree.
     pub(super) fn new_permitted(
         candidates: Vec<OrgPath>,
         allowed: impl Fn(&OrgPath) -> bool,
@@ -169,37 +170,37 @@ impl AuthorizedOrgs {
         (!authorized.organizations.is_empty()).then_some(Permitted { resource: authorized.into(), path: top })
     }
 
-    /// Whether these are all organizations of a subtree.
+    /// Whether the action is allowed on all organizations of a subtree.
     pub fn is_complete(&self) -> bool {
         self.is_complete
     }
 
-    /// Those that were asked about, too, and of which it is not permitted.
+    /// The candidates on which the action is denied.
     pub fn denied(&self) -> &[Id] {
         &self.denied
     }
 
-    /// The organizations.
+    /// The ids of the organizations.
     pub fn organizations(&self) -> &HashSet<Id> {
         &self.organizations
     }
 }
 
 impl Permitted<AuthorizedOrgs> {
-    /// The organization at the top of the subtree that was asked about.
+    /// The path of the root of the subtree.
     pub fn top(&self) -> &OrgPath {
         &self.path
     }
 
-    /// A thing of the list, if one of these organizations holds it.
+    /// Permits a resource of a list, if it belongs to one of these organizations.
     pub fn admit<T>(&self, resource: Unchecked<T>) -> Option<Permitted<T>> {
         self.organizations.contains(&resource.path.org_id()).then(|| resource.into_permitted())
     }
 }
 
-/// That an action is not permitted.
+/// The error that an action was denied.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("{action} is not permitted")]
+#[error("not authorized to perform {action}")]
 pub struct Denied {
     action: String,
 }
@@ -209,7 +210,7 @@ impl Denied {
         Self { action: action.to_owned() }
     }
 
-    /// What is not permitted.
+    /// The name of the denied action.
     pub fn action(&self) -> &str {
         &self.action
     }

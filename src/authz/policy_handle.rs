@@ -1,6 +1,8 @@
-//! The active policies, and how others take their place while the service runs. A candidate is read, checked and compiled
-//! beside the active version, and replaces it at once. Which candidate may do so without a confirmation is decided by the
-//! caller, who knows the database.
+//! The active policies and their reload.
+//!
+//! A candidate is read, validated, tested and compiled while the active version stays in use, and then replaces it
+//! atomically. The caller, who knows the inventory in the database, decides whether a candidate needs a confirmation (see
+//! "Guarded policy reload" in docs/decisions.md).
 
 use super::candidate::{Candidate, PendingConfirmation};
 use super::snapshot::{ContentHash, Snapshot, content_hash};
@@ -19,7 +21,7 @@ pub struct ReloadConfig {
     pub tests: PolicyTests,
 }
 
-/// The active policies.
+/// The engine of the active version, and the result of the last reload.
 #[derive(Debug)]
 pub struct PolicyHandle {
     sources: Sources,
@@ -32,25 +34,26 @@ pub struct PolicyHandle {
     reload_lock: Arc<tokio::sync::Mutex<ScanState>>,
 }
 
-/// The candidate of the last reload that is not active.
+/// The result of the last reload, if the candidate did not become active.
 #[derive(Debug, Default)]
 struct RejectedReload {
-    /// Why it cannot be used.
+    /// Why the files are invalid.
     failure: Option<BundleError>,
-    /// That it needs a confirmation.
+    /// The candidate, if it needs a confirmation.
     pending: Option<Arc<PendingConfirmation>>,
 }
 
-/// How many reloads there were.
+/// The number of reloads by outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReloadCounts {
-    /// Those whose files could be used.
+    /// Reloads with valid files, including those that need a confirmation.
     pub reloads: u64,
-    /// Those whose files could not.
+    /// Reloads with invalid files.
     pub failures: u64,
 }
 
-/// Which content of the files was seen. Held for the duration of a reload, so that the newest content is considered last.
+/// The content hashes of the last scan and of the last processed content. Locked during a reload, so that reloads are
+/// processed in the order of their reads.
 #[derive(Debug)]
 pub struct ScanState {
     last: ContentHash,
@@ -58,24 +61,24 @@ pub struct ScanState {
 }
 
 impl ScanState {
-    /// Records the content that a scan found. True if the scan before it found the same and it has not been considered yet.
+    /// Records the content that a scan found. True if the previous scan found the same, and it has not been processed.
     fn is_new_and_stable(&mut self, hash: ContentHash) -> bool {
         let is_stable = self.last == hash;
         self.last = hash;
         is_stable && self.processed != hash
     }
 
-    /// Records that the content that was read last was considered: it is not considered again until it changes.
+    /// Marks the content that was read last as processed: it is ignored until it changes.
     pub fn mark_processed(&mut self) {
         self.processed = self.last;
     }
 }
 
 impl PolicyHandle {
-    /// Reads, checks and tests the policies for the first time.
+    /// Reads, validates and tests the policies at the start.
     ///
     /// # Errors
-    /// What is wrong with the files, or which of their tests fail.
+    /// All errors in the files; with [`PolicyTests::Enforce`] also the failing policy tests.
     pub fn open(sources: Sources, reload_config: ReloadConfig) -> Result<Self, BundleError> {
         let snapshot = Snapshot::read_stable(&sources)?;
         let Candidate { engine, hash } = Candidate::new(&snapshot, &sources.stored, reload_config.tests)?;
@@ -96,13 +99,13 @@ impl PolicyHandle {
         self.reload_config
     }
 
-    /// The engine of the active version. A request keeps the one that it began with.
+    /// The engine of the active version. A request uses one engine from its beginning to its end.
     pub fn current(&self) -> Arc<Engine> {
         self.current.load_full()
     }
 
-    /// The same for as long as a request takes: kept without a count that the threads share, unless a thread has many
-    /// requests at once.
+    /// The engine of the active version, without changing a reference count that all threads share, unless a thread holds many
+    /// guards at once.
     pub fn current_guard(&self) -> Guard<Arc<Engine>> {
         self.current.load()
     }
@@ -113,14 +116,17 @@ impl PolicyHandle {
     }
 
     /// Reads the files for a reload that was requested.
+    ///
+    /// # Errors
+    /// As [`PolicyHandle::open`].
     pub fn read(&self, scans: &mut ScanState) -> Result<Candidate, BundleError> {
         let read = Snapshot::read_stable(&self.sources);
         scans.last = content_hash(&read);
         self.prepare(read)
     }
 
-    /// Reads the files for a periodic scan. Nothing while they are those that were considered last, and while two
-    /// consecutive scans do not find the same content: files that are being copied are incomplete.
+    /// Reads the files for a periodic scan. None if their content was processed before, or if it differs from that of the
+    /// previous scan, since files that are being copied are incomplete.
     pub fn scan(&self, scans: &mut ScanState) -> Option<Result<Candidate, BundleError>> {
         let read = Snapshot::read(&self.sources);
         scans.is_new_and_stable(content_hash(&read)).then(|| self.prepare(read))
@@ -135,8 +141,8 @@ impl PolicyHandle {
         self.current.load().bundle().inventory().losses(candidate.bundle().inventory())
     }
 
-    /// Whether a candidate with these losses becomes active only when its version is confirmed. `is_requested` is true if a
-    /// caller of the API has requested the reload; a changed file, a signal and a start have not.
+    /// Whether a candidate with these losses becomes active only when its version is confirmed. `is_requested`: the reload was
+    /// requested by an API call, rather than caused by a changed file, a signal or a start.
     pub fn needs_confirmation(&self, losses: &Losses, is_requested: bool) -> bool {
         match self.reload_config.mode {
             PolicyReload::Auto => false,
@@ -145,14 +151,14 @@ impl PolicyHandle {
         }
     }
 
-    /// Whether this candidate has the active version and protects with the same files.
+    /// Whether this candidate has the version and the inventory of the active bundle.
     pub fn is_active(&self, candidate: &Candidate) -> bool {
         let active = self.current.load();
         let (active, candidate) = (active.bundle(), candidate.bundle());
         active.version() == candidate.version() && active.inventory() == candidate.inventory()
     }
 
-    /// Makes a candidate the active version, unless it is already.
+    /// Makes a candidate the active version, unless it already is.
     pub fn activate(&self, candidate: Candidate) {
         if !self.is_active(&candidate) {
             self.current.store(Arc::new(candidate.engine));
@@ -161,17 +167,17 @@ impl PolicyHandle {
         *self.last_rejected() = RejectedReload::default();
     }
 
-    /// Notes whether the database has the active version as such.
+    /// Sets whether the database records the active version as active.
     pub fn set_recorded(&self, is_recorded: bool) {
         self.is_recorded.store(is_recorded, Ordering::Release);
     }
 
-    /// Whether the database has the active version as such.
+    /// Whether the database records the active version as active.
     pub fn is_recorded(&self) -> bool {
         self.is_recorded.load(Ordering::Acquire)
     }
 
-    /// Keeps the active version and remembers which candidate needs a confirmation. True if it is another one than before.
+    /// Keeps the active version and records which candidate needs a confirmation. True if it is not the one recorded before.
     pub fn set_pending(&self, pending: PendingConfirmation) -> bool {
         self.reloads.fetch_add(1, Ordering::Relaxed);
         let mut last_rejected = self.last_rejected();
@@ -180,7 +186,7 @@ impl PolicyHandle {
         is_new
     }
 
-    /// Keeps the active version and remembers why the files cannot be used.
+    /// Keeps the active version and records why the files are invalid.
     pub fn set_failure(&self, error: BundleError) {
         self.failures.fetch_add(1, Ordering::Relaxed);
         *self.last_rejected() = RejectedReload { failure: Some(error), pending: None };
@@ -190,7 +196,7 @@ impl PolicyHandle {
         self.last_rejected.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Why the files as they were last read are not active; nothing if they are.
+    /// Why the last reload failed; none if it did not.
     pub fn failure(&self) -> Option<BundleError> {
         self.last_rejected().failure.clone()
     }
@@ -200,7 +206,7 @@ impl PolicyHandle {
         self.last_rejected().pending.clone()
     }
 
-    /// How many reloads there were.
+    /// The number of reloads by outcome.
     pub fn counts(&self) -> ReloadCounts {
         ReloadCounts {
             reloads: self.reloads.load(Ordering::Relaxed),

@@ -1,72 +1,75 @@
-//! What the decisions on an action read: of the context, of the principal and of the resource. A remembered decision is
-//! found again under just that, so the less is read, the more questions are the same one. Whatever is not understood
-//! counts as read.
+//! Static analysis of what policies read of the context, the principal and the resource.
+//!
+//! The cache key of a decision covers only what the policies of the action read, so that more requests share a cached
+//! decision. The analysis is conservative: an unknown expression counts as reading everything that it contains.
 
 use cedar_policy::{EntityTypeName, EntityUid};
 use serde_json::Value;
 use std::collections::{BTreeSet, HashSet};
 
-/// The attribute that names the organization of a principal or resource. It is part of the place, which every cache key
-/// has, so that reading it is no further read.
+/// The attribute that refers to the organization of a principal or resource. Every cache key contains it, so that reading it
+/// does not count.
 pub(super) const ORGANIZATION_ATTRIBUTE: &str = "organization";
 
 /// What the policies of one action read.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ActionReadSet {
-    /// The names of the context.
+    /// The fields of the context that are read.
     pub(super) context: BTreeSet<String>,
-    /// Of the principal, more than its type, scopes and place among the organizations.
+    /// Whether more of the principal is read than its type, scopes and organization.
     pub(super) principal: bool,
-    /// Of the resource, more than its type and place.
+    /// Whether more of the resource is read than its type and organization.
     pub(super) resource: bool,
 }
 
-/// The use that a policy makes of the variables.
+/// What one policy reads.
 #[derive(Debug, Default)]
 pub(super) struct PolicyReadSet {
     context: BTreeSet<String>,
     has_whole_context: bool,
     principal: bool,
     resource: bool,
-    /// The types of the entities that it names.
+    /// The types of its entity literals.
     entity_types: HashSet<EntityTypeName>,
 }
 
 impl ActionReadSet {
-    /// What these policies read. `declared` are the names of the context, and the others the types to which the action
-    /// applies.
+    /// Combines what these policies read. `declared` are the fields of the context; `principals` and `resources` are the types
+    /// that the action applies to.
     pub(super) fn new<'a>(
         policies: impl IntoIterator<Item = &'a PolicyReadSet>,
         declared: &BTreeSet<String>,
         principals: &HashSet<EntityTypeName>,
         resources: &HashSet<EntityTypeName>,
     ) -> Self {
-        // One that can be either, or that a policy names, may be looked at under another name than its variable's.
+        // If a type can be both principal and resource, or if a literal has such a type, a policy may read the principal or
+        // the resource without using its variable.
         let is_mixed = !principals.is_disjoint(resources);
         let mut combined = Self { context: BTreeSet::new(), principal: is_mixed, resource: is_mixed };
         for read_set in policies {
-            let names_entity = read_set
+            let has_literal = read_set
                 .entity_types
                 .iter()
                 .any(|kind| principals.contains(kind) || resources.contains(kind));
             let context = if read_set.has_whole_context { declared } else { &read_set.context };
             combined.context.extend(context.iter().cloned());
-            combined.principal |= read_set.principal || names_entity;
-            combined.resource |= read_set.resource || names_entity;
+            combined.principal |= read_set.principal || has_literal;
+            combined.resource |= read_set.resource || has_literal;
         }
         combined
     }
 }
 
 impl PolicyReadSet {
-    /// Of a policy in its JSON form, which names these entities: of its scope, then of its conditions.
+    /// Analyzes scope and conditions of a policy in its JSON format. `entity_literals` are all literals of the policy.
     pub(super) fn new(policy_json: &Value, entity_literals: impl IntoIterator<Item = EntityUid>) -> Self {
         let entity_literals = entity_literals.into_iter().map(|uid| uid.type_name().clone()).collect();
         let mut read_set = Self { entity_types: entity_literals, ..Self::default() };
         for variable in ["principal", "resource"] {
             let constraint = policy_json.get(variable).unwrap_or(&Value::Null);
             let op = constraint.get("op").and_then(Value::as_str).unwrap_or_default();
-            // What is in a literal is in none of its own type: those are refused by name.
+            // `in` with a literal reads ancestors only. A literal of the type of the variable itself counts as a read in
+            // `ActionReadSet::new`.
             let has_slot = constraint.get("slot").or_else(|| constraint.pointer("/in/slot")).is_some();
             if !["All", "in", "is"].contains(&op) || has_slot {
                 read_set.add_variable(variable);
@@ -109,17 +112,17 @@ impl PolicyReadSet {
                 self.context.insert(name.to_owned());
             }
             ("." | "has", Some("principal" | "resource"), Some(ORGANIZATION_ATTRIBUTE)) => {}
-            // The type is always known.
+            // The cache key always contains the type.
             ("is", Some(_), None) if operands.get("in").is_none() => {}
-            // In a place, which is no thing of its own type.
+            // Membership in an organization is part of every cache key.
             ("in", Some("principal" | "resource"), None) if is_organization_operand(right) => {}
-            // A record may have a field of that name.
+            // A record may have a field that is named `Var`.
             ("Var", ..) => match operands.as_str() {
                 Some(name) => self.add_variable(name),
                 None => self.visit(operands),
             },
             ("." | "has" | "getTag" | "hasTag", ..) => {
-                // An attribute of what an attribute names may be one of either.
+                // An attribute may refer to the principal or the resource.
                 if variable(left).is_none() {
                     self.add_both_entities();
                 }
@@ -130,13 +133,12 @@ impl PolicyReadSet {
     }
 }
 
-/// The variable that an expression is, if it is no more than that.
+/// The name of the variable, if the expression is only a variable.
 fn variable(expression: &Value) -> Option<&str> {
     expression.get("Var").and_then(Value::as_str)
 }
 
-/// Whether an expression is an organization by the place of the principal or the resource, or a thing that the policy
-/// names, or a set of such.
+/// Whether an expression is the organization of the principal or the resource, an entity literal, or a set of literals.
 fn is_organization_operand(expression: &Value) -> bool {
     if let Some(access) = expression.get(".") {
         let entity = access.get("left").and_then(variable);
@@ -154,7 +156,7 @@ mod tests {
     use cedar_policy::Policy;
     use std::str::FromStr;
 
-    /// Conditions with what they read of the principal and the resource: `-` for no more than type and place.
+    /// Conditions, and whether they read more of the principal and of the resource than type, scopes and organization.
     #[test]
     fn reads_of_principal_and_resource_are_found() {
         for (condition, principal, resource) in [
@@ -197,17 +199,17 @@ mod tests {
             let text = format!(
                 r#"permit (principal in Scope::"a", action, resource is Form) when {{ {condition} }};"#
             );
-            let found = found(&text);
-            let reads = |kinds| reads(&found, kinds);
-            let of = reads(["User", "Form"]);
-            assert_eq!((of.principal, of.resource), (principal, resource), "{condition}");
+            let read_set = analyze(&text);
+            let reads = |kinds| reads(&read_set, kinds);
+            let distinct = reads(["User", "Form"]);
+            assert_eq!((distinct.principal, distinct.resource), (principal, resource), "{condition}");
             let mixed = reads(["User", "User"]);
-            assert!(mixed.principal && mixed.resource, "one may be the other: {condition}");
+            assert!(mixed.principal && mixed.resource, "a user can be both: {condition}");
         }
         for scope in
             ["principal == User::\"x\", action, resource", "principal, action, resource == Form::\"x\""]
         {
-            let reads = reads(&found(&format!("permit ({scope});")), ["User", "Form"]);
+            let reads = reads(&analyze(&format!("permit ({scope});")), ["User", "Form"]);
             assert!(reads.principal && reads.resource, "{scope}");
         }
     }
@@ -222,20 +224,20 @@ mod tests {
             ("[context].contains(context)", &["ip", "later", "now"]),
             ("{ of: if context has now then context else context } has of", &["ip", "later", "now"]),
         ] {
-            let found = found(&format!("permit (principal, action, resource) when {{ {condition} }};"));
-            let reads = ActionReadSet::new([&found], &declared, &kinds, &kinds);
+            let read_set = analyze(&format!("permit (principal, action, resource) when {{ {condition} }};"));
+            let reads = ActionReadSet::new([&read_set], &declared, &kinds, &kinds);
             assert_eq!(reads.context.iter().collect::<Vec<_>>(), expected, "{condition}");
         }
     }
 
-    fn found(text: &str) -> PolicyReadSet {
+    fn analyze(text: &str) -> PolicyReadSet {
         let policy = Policy::from_str(text).unwrap();
         PolicyReadSet::new(&policy.to_json().unwrap(), policy.entity_literals())
     }
 
-    fn reads(found: &PolicyReadSet, kinds: [&str; 2]) -> ActionReadSet {
+    fn reads(read_set: &PolicyReadSet, kinds: [&str; 2]) -> ActionReadSet {
         let [principals, resources] =
             kinds.map(|kind| HashSet::from([EntityTypeName::from_str(kind).unwrap()]));
-        ActionReadSet::new([found], &BTreeSet::new(), &principals, &resources)
+        ActionReadSet::new([read_set], &BTreeSet::new(), &principals, &resources)
     }
 }

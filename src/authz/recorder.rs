@@ -1,4 +1,4 @@
-//! What is left behind of a decision: a record of it in the decision log, with what is needed to decide it again.
+//! Records decisions in the decision log, with everything that is needed to replay them.
 
 use super::AuthzDecision;
 use super::decision_context::DecisionContext;
@@ -9,30 +9,30 @@ use crate::types::{Timestamp, to_raw_json};
 use serde_json::value::RawValue;
 use std::time::Duration;
 
-/// On whose behalf decisions are made, and where they are recorded.
+/// Where the decisions of a request are recorded, and on whose behalf they are made.
 #[derive(Debug, Clone, Copy)]
 pub struct DecisionRecorder<'a> {
-    /// The log.
+    /// The decision log.
     pub log: &'a DecisionLog,
-    /// Where the records of this request gather, if it asks for many decisions.
+    /// Collects the records of a request with many decisions.
     pub batch: Option<&'a BatchRecorder>,
-    /// The id of the request, if there is one.
+    /// The request id, if there is one.
     pub request: Option<&'a str>,
-    /// Who asks: a [`crate::decision_log::Caller`] in words.
+    /// The caller: a [`crate::decision_log::Caller`] as JSON.
     pub caller: &'a RawValue,
-    /// When.
+    /// The time of the decisions.
     pub time: Timestamp,
-    /// Whether these decisions are steps on the way to another one, which are recorded only where they deny.
+    /// Whether the decisions are prerequisites of another one. These are recorded only if they deny.
     pub is_prerequisite: bool,
-    /// Whether they are made while the database is away, with what was read before.
+    /// Whether the decisions are made from cached data while the database is unavailable.
     pub is_stale: bool,
 }
 
-/// A decision, and what it was made of.
+/// A decision with its inputs.
 pub(super) struct DecisionDetails<'a> {
     pub(super) subject: &'a Principal,
     pub(super) action: &'a RawValue,
-    /// What the thing is called.
+    /// Type and id of the resource, as the request names it.
     pub(super) resource_uid: &'a RawValue,
     pub(super) resource: &'a ResourceEntity,
     pub(super) context: &'a DecisionContext,
@@ -42,7 +42,7 @@ pub(super) struct DecisionDetails<'a> {
 }
 
 impl DecisionRecorder<'_> {
-    /// Whether this decision is to be recorded.
+    /// Whether a decision with this outcome is recorded.
     pub(super) fn should_record(&self, allowed: bool) -> bool {
         self.log.should_record(allowed) && !(self.is_prerequisite && allowed)
     }
@@ -55,8 +55,7 @@ impl DecisionRecorder<'_> {
         }
     }
 
-    /// Records a decision. Its circumstances have nothing that is said of a call and read by nobody: callers say what they
-    /// have, and that may be a token.
+    /// Records a decision. Its context must not contain undeclared fields of the client, which may be secrets such as tokens.
     pub(super) fn record(&self, details: &DecisionDetails<'_>) {
         let DecisionDetails { decision, latency, .. } = *details;
         let subject = details.subject.json();
@@ -80,8 +79,8 @@ impl DecisionRecorder<'_> {
         });
     }
 
-    /// Records a no to a question that nobody could decide: who or what it names, each by type and id, is not there or
-    /// cannot be understood. Why is a code: a message may cite what the caller said.
+    /// Records the denial of a question that could not be evaluated, such as one about an unknown subject. `subject` and
+    /// `resource` are type and id. The reason is a code, because a message may contain client input.
     pub fn record_error(
         &self,
         subject: (&str, &str),

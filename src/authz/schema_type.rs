@@ -1,19 +1,18 @@
-//! What the schema declares of the attributes of an entity type or of the context of an action, so that what a caller
-//! sends can be projected onto it: fields that are not declared are left out.
+//! The declared types of attributes and context fields, to remove undeclared fields from client input.
 
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A type of the schema, as far as fields are concerned.
+/// A type that the schema declares.
 #[derive(Debug, Clone, Default)]
 pub(super) enum SchemaType {
-    /// A record with these fields, and whether each is required.
+    /// A record: the type of each field, and whether it is required.
     Record(BTreeMap<String, (SchemaType, bool)>),
-    /// A set of such.
+    /// A set with elements of this type.
     Set(Box<SchemaType>),
-    /// A whole number.
+    /// An integer.
     Long,
-    /// True or false.
+    /// A boolean.
     Boolean,
     /// A string.
     String,
@@ -21,14 +20,14 @@ pub(super) enum SchemaType {
     Entity(String),
     /// A value of this extension type.
     Extension(String),
-    /// A value of a type that is not understood.
+    /// A type that this analysis does not support.
     #[default]
     Other,
 }
 
 impl SchemaType {
-    /// From the JSON form of a schema with resolved types; `namespace` is where `form` stands. None where it is not
-    /// understood.
+    /// Parses a type definition of a schema in JSON format with resolved types. `namespace` is that of the definition. None if
+    /// the definition is not supported.
     pub(super) fn parse(schema: &Value, namespace: &str, definition: &Value) -> Option<Self> {
         if let Some(fields) = definition.get("attributes").and_then(Value::as_object) {
             let fields = fields.iter().map(|(name, definition)| {
@@ -42,7 +41,7 @@ impl SchemaType {
         }
         let kind = definition.get("type").and_then(Value::as_str)?;
         let name = definition.get("name").and_then(Value::as_str).unwrap_or(kind);
-        // A common type may stand for another one, but not for itself: the schema has been checked.
+        // A common type may refer to other common types. The recursion ends, since a valid schema has no cycles.
         let (type_namespace, base) = name.rsplit_once("::").unwrap_or((namespace, name));
         let common = [type_namespace, namespace, ""].into_iter().find_map(|type_namespace| {
             schema
@@ -59,7 +58,7 @@ impl SchemaType {
         }
     }
 
-    /// A type that Cedar has of itself.
+    /// A built-in type of Cedar.
     fn primitive(name: &str) -> Self {
         match name {
             "String" => Self::String,
@@ -70,7 +69,7 @@ impl SchemaType {
         }
     }
 
-    /// The names of the fields.
+    /// The names of the fields of a record; empty for other types.
     pub(super) fn field_names(&self) -> BTreeSet<String> {
         match self {
             Self::Record(fields) => fields.keys().cloned().collect(),
@@ -78,12 +77,12 @@ impl SchemaType {
         }
     }
 
-    /// Whether a record without fields would lack one.
+    /// Whether it is a record with a required field.
     pub(super) fn has_required(&self) -> bool {
         matches!(self, Self::Record(fields) if fields.values().any(|(_, required)| *required))
     }
 
-    /// What of these fields is declared.
+    /// The declared ones of these fields, recursively.
     pub(super) fn project(&self, fields: &Map<String, Value>) -> Map<String, Value> {
         let Self::Record(declared) = self else { return Map::new() };
         fields

@@ -1,11 +1,11 @@
-//! The permission tiers, and sets of them. That guest < agent < bot < admin stands in `policies/scopes.json`, not here.
+//! Scopes and scope sets. The cascade guest < agent < bot < admin is defined in `policies/scopes.json`.
 
 use crate::types::{InvalidValue, quoted, string_schema};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
-/// A permission tier of the seed: what a credential carries, and what a user has as its role.
+/// A scope: a permission tier of the specification. Credentials carry scopes; the role of a user is a scope.
 #[derive(
     Debug,
     Clone,
@@ -25,19 +25,19 @@ use std::str::FromStr;
 pub enum Scope {
     /// The lowest tier.
     Guest,
-    /// A person who serves others.
+    /// Customer service agents.
     Agent,
-    /// A program that serves others.
+    /// Bots and other service programs.
     Bot,
-    /// Everything within its organization.
+    /// Administrators of an organization and of those below it.
     Admin,
 }
 
 impl Scope {
-    /// All of them, in ascending order of permissions.
+    /// All scopes, in ascending order of permissions.
     pub const ALL: [Self; 4] = [Self::Guest, Self::Agent, Self::Bot, Self::Admin];
 
-    /// The word for it, which is also the id of its Cedar entity.
+    /// Its name, which is also the id of its Cedar entity.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Guest => "guest",
@@ -67,13 +67,13 @@ impl FromStr for Scope {
     }
 }
 
-/// A non-empty set of scopes, as a token carries them: space-delimited (RFC 6749, 3.3), in ascending order.
+/// A non-empty set of scopes in ascending order. As text it is space-delimited (RFC 6749, section 3.3).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, sea_orm::DeriveValueType)]
 #[sea_orm(value_type = "String", column_type = "Text")]
 pub struct ScopeSet(Vec<Scope>);
 
 impl ScopeSet {
-    /// The set of these; none where there are none.
+    /// The set of these scopes; none if there are none.
     pub fn new(scopes: impl IntoIterator<Item = Scope>) -> Option<Self> {
         let mut scopes: Vec<Scope> = scopes.into_iter().collect();
         scopes.sort_unstable();
@@ -105,14 +105,14 @@ impl FromStr for ScopeSet {
 
     fn from_str(text: &str) -> Result<Self, InvalidValue> {
         let scopes = text.split(' ').map(str::parse).collect::<Result<Vec<Scope>, _>>()?;
-        Self::new(scopes).ok_or_else(|| InvalidValue::new("at least one scope is needed"))
+        Self::new(scopes).ok_or_else(|| InvalidValue::new("at least one scope is required"))
     }
 }
 
 impl<'de> Deserialize<'de> for ScopeSet {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Self::new(Vec::<Scope>::deserialize(deserializer)?).ok_or_else(|| {
-            serde::de::Error::custom("at least one scope is needed: guest, agent, bot or admin")
+            serde::de::Error::custom("at least one scope is required: guest, agent, bot or admin")
         })
     }
 }
@@ -126,7 +126,7 @@ impl Serialize for ScopeSet {
 impl utoipa::PartialSchema for ScopeSet {
     fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
         utoipa::openapi::schema::ArrayBuilder::new()
-            .description(Some("One scope or more. One that stands twice counts once."))
+            .description(Some("At least one scope. Duplicates are ignored."))
             .items(
                 string_schema("")
                     .description(None::<String>)
@@ -144,14 +144,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn scopes_stand_space_delimited_in_ascending_order() {
+    fn a_scope_set_is_space_delimited_in_ascending_order() {
         let set = ScopeSet::new([Scope::Bot, Scope::Guest, Scope::Bot]).unwrap();
         assert_eq!(set.to_string(), "guest bot");
         assert_eq!("bot guest".parse::<ScopeSet>().unwrap(), set);
     }
 
     #[test]
-    fn an_empty_or_unknown_scope_is_refused() {
+    fn an_empty_or_unknown_scope_is_rejected() {
         assert!("".parse::<ScopeSet>().is_err());
         assert!("agnet".parse::<ScopeSet>().unwrap_err().to_string().contains("\"agnet\" is not a scope"));
         assert!(serde_json::from_str::<ScopeSet>("[]").is_err());

@@ -1,4 +1,4 @@
-//! A copy of all policy files in memory: what is hashed and compared is exactly what is parsed afterwards.
+//! Snapshots of the policy files in memory, so that the content that is hashed is the content that is parsed.
 
 use super::{BundleDiagnostic, BundleError, Sources};
 use crate::types::strip_bom;
@@ -6,13 +6,13 @@ use aws_lc_rs::digest::{Context, SHA256};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-/// The most bytes that all files together may have.
+/// The maximum total size of all files: 64 MiB.
 const MAX_BYTES: u64 = 64 * 1024 * 1024;
 
-/// How often files that change while they are read are read again.
+/// The maximum number of reads until two consecutive ones agree.
 const MAX_READS: usize = 5;
 
-/// What a file is for.
+/// The kind of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum FileKind {
     /// `*.cedarschema` in a schema directory.
@@ -25,7 +25,7 @@ pub(super) enum FileKind {
     Cases,
 }
 
-/// A file as it was read.
+/// The content of a file.
 #[derive(Debug)]
 pub(super) struct SnapshotFile {
     pub(super) kind: FileKind,
@@ -57,10 +57,14 @@ impl Snapshot {
     /// Reads all files once.
     ///
     /// # Errors
-    /// A fault for every directory and file that cannot be read.
+    /// A diagnostic for every directory and file that cannot be read.
     pub fn read(sources: &Sources) -> Result<Self, BundleError> {
-        let mut reader =
-            SnapshotReader { files: Vec::new(), faults: Vec::new(), hash: Context::new(&SHA256), bytes: 0 };
+        let mut reader = SnapshotReader {
+            files: Vec::new(),
+            diagnostics: Vec::new(),
+            hash: Context::new(&SHA256),
+            bytes: 0,
+        };
         for directory in &sources.schema {
             reader.read_directory(directory, FileKind::Schema, "cedarschema");
         }
@@ -72,8 +76,8 @@ impl Snapshot {
                 reader.read_directory(&cases, FileKind::Cases, "json");
             }
         }
-        if !reader.faults.is_empty() {
-            return Err(BundleError(reader.faults));
+        if !reader.diagnostics.is_empty() {
+            return Err(BundleError(reader.diagnostics));
         }
         Ok(Self { files: reader.files, hash: digest(reader.hash) })
     }
@@ -81,7 +85,7 @@ impl Snapshot {
     /// Reads all files until two consecutive reads agree.
     ///
     /// # Errors
-    /// As [`Snapshot::read`]; also if the files keep changing.
+    /// As [`Snapshot::read`], or the files keep changing.
     pub fn read_stable(sources: &Sources) -> Result<Self, BundleError> {
         let mut last = None;
         for _ in 0..MAX_READS {
@@ -95,13 +99,11 @@ impl Snapshot {
         Err(BundleError(vec![BundleDiagnostic {
             file: "policies".into(),
             line: None,
-            message: format!(
-                "the files changed during each of {MAX_READS} reads; try again when they are complete"
-            ),
+            message: format!("the files changed during {MAX_READS} reads; try again when they are complete"),
         }]))
     }
 
-    /// The hash over names and bytes.
+    /// The hash over the names and bytes of all files.
     pub fn hash(&self) -> ContentHash {
         self.hash
     }
@@ -111,13 +113,13 @@ impl Snapshot {
         self.files.iter().filter(move |file| file.kind == kind)
     }
 
-    /// All files.
+    /// All files, in the order in which they were read.
     pub(super) fn files(&self) -> &[SnapshotFile] {
         &self.files
     }
 }
 
-/// The hash of what was read: of the content, or of the error.
+/// The hash of a read: of the content, or of the error.
 pub(super) fn content_hash(read: &Result<Snapshot, BundleError>) -> ContentHash {
     match read {
         Ok(snapshot) => snapshot.hash,
@@ -129,6 +131,7 @@ pub(super) fn content_hash(read: &Result<Snapshot, BundleError>) -> ContentHash 
     }
 }
 
+/// Adds a part with its length, so that two sequences of parts never have the same input.
 fn hash_part(hash: &mut Context, part: &[u8]) {
     hash.update(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
     hash.update(part);
@@ -136,49 +139,49 @@ fn hash_part(hash: &mut Context, part: &[u8]) {
 
 fn digest(hash: Context) -> ContentHash {
     let mut bytes = ContentHash::default();
-    for (byte, found) in bytes.iter_mut().zip(hash.finish().as_ref()) {
-        *byte = *found;
+    for (byte, hashed) in bytes.iter_mut().zip(hash.finish().as_ref()) {
+        *byte = *hashed;
     }
     bytes
 }
 
 struct SnapshotReader {
     files: Vec<SnapshotFile>,
-    faults: Vec<BundleDiagnostic>,
+    diagnostics: Vec<BundleDiagnostic>,
     hash: Context,
     bytes: u64,
 }
 
 impl SnapshotReader {
-    /// Reads the files with this extension, without those in directories below. Files whose name begins with a dot are those
-    /// of editors, archives and file systems, and are ignored.
+    /// Reads the files of a directory with this extension, without subdirectories. Files whose name begins with a dot are
+    /// ignored: editors, archives and file systems create them.
     fn read_directory(&mut self, directory: &Path, kind: FileKind, extension: &str) {
-        // Resolved once: a symbolic link to a directory that is replaced meanwhile does not mix old and new files.
+        // Resolved once, so that replacing a symbolic link to the directory does not mix old and new files.
         let listed = std::fs::canonicalize(directory).and_then(|resolved| list_files(&resolved, extension));
         let paths = match listed {
             Ok(paths) => paths,
             Err(error) => return self.add_read_error(directory, &error),
         };
         for path in paths {
-            let shown = path.file_name().map_or_else(|| directory.to_owned(), |name| directory.join(name));
+            let reported = path.file_name().map_or_else(|| directory.to_owned(), |name| directory.join(name));
             match self.read_file(&path) {
-                Ok(bytes) => self.add_file(kind, &shown, bytes),
-                Err(error) => self.add_read_error(&shown, &error),
+                Ok(bytes) => self.add_file(kind, &reported, bytes),
+                Err(error) => self.add_read_error(&reported, &error),
             }
         }
     }
 
     fn read_file(&mut self, path: &Path) -> std::io::Result<Vec<u8>> {
-        // Before it is opened: opening a FIFO would block.
+        // Checked before opening, since opening a FIFO would block.
         if !std::fs::metadata(path)?.is_file() {
-            return Err(std::io::Error::other("it is not a regular file"));
+            return Err(std::io::Error::other("not a regular file"));
         }
-        let left = MAX_BYTES.saturating_sub(self.bytes);
+        let remaining = MAX_BYTES.saturating_sub(self.bytes);
         let mut bytes = Vec::new();
-        std::fs::File::open(path)?.take(left.saturating_add(1)).read_to_end(&mut bytes)?;
+        std::fs::File::open(path)?.take(remaining.saturating_add(1)).read_to_end(&mut bytes)?;
         let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        if length > left {
-            let message = format!("all files together have more than {MAX_BYTES} bytes");
+        if length > remaining {
+            let message = format!("the files exceed the maximum total size of {MAX_BYTES} bytes");
             return Err(std::io::Error::other(message));
         }
         self.bytes += length;
@@ -192,15 +195,15 @@ impl SnapshotReader {
         match String::from_utf8(bytes) {
             Ok(text) => self.files.push(SnapshotFile { kind, path, text: strip_bom(text) }),
             Err(error) => {
-                let message = format!("it is not UTF-8 text: {}", error.utf8_error());
-                self.faults.push(BundleDiagnostic { file: path, line: None, message });
+                let message = format!("not valid UTF-8: {}", error.utf8_error());
+                self.diagnostics.push(BundleDiagnostic { file: path, line: None, message });
             }
         }
     }
 
     fn add_read_error(&mut self, path: &Path, error: &std::io::Error) {
-        let message = format!("it cannot be read: {error}");
-        self.faults.push(BundleDiagnostic { file: path.display().to_string(), line: None, message });
+        let message = format!("cannot be read: {error}");
+        self.diagnostics.push(BundleDiagnostic { file: path.display().to_string(), line: None, message });
     }
 }
 
@@ -211,7 +214,7 @@ fn list_files(directory: &Path, extension: &str) -> std::io::Result<Vec<PathBuf>
         let entry = entry?;
         let is_hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
         let path = entry.path();
-        if !is_hidden && path.extension().is_some_and(|found| found == extension) {
+        if !is_hidden && path.extension().is_some_and(|actual| actual == extension) {
             paths.push(path);
         }
     }

@@ -1,5 +1,7 @@
-//! The lines of the log, and the file that they go to. A line is whole or it is not there: what could not be written is
-//! counted, and told in the log as soon as that can be written again.
+//! Writes lines to the target of the log and rotates its files.
+//!
+//! A line is either complete or counted as dropped. Drops are reported in the log by a marker line, as soon as it can be
+//! written again.
 
 use super::batch::Batch;
 use super::queue::DroppedRecords;
@@ -13,51 +15,53 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// A line that stands for records that are not there.
+/// A line that reports dropped records.
 #[derive(Debug, Serialize)]
 struct DroppedMarker {
+    /// The number of dropped records.
     dropped: u64,
+    /// The time of the last dropped decision.
     time: Timestamp,
 }
 
-/// Where lines go.
+/// Writes lines to standard output or to a file.
 pub(super) struct LineWriter {
     out: Box<dyn Write + Send>,
     files: Option<RotatingFile>,
     counts: Arc<LogCounters>,
-    /// What is not in the log, and not told there yet.
+    /// Dropped records that are not yet reported in the log.
     dropped: DroppedRecords,
-    /// Whether the log ends in the midst of a line.
+    /// Whether the log ends with an incomplete line.
     ends_mid_line: bool,
     /// Whether the last attempt to write failed.
     is_failing: bool,
 }
 
-/// A file and those before it.
+/// A log file that is rotated by size.
 #[derive(Debug, Clone)]
 struct RotatingFile {
     path: PathBuf,
-    /// Which file it is, whatever its name.
+    /// Identifies the open file independently of its name.
     identity: Identity,
-    /// The bytes of the file.
+    /// The size of the file in bytes.
     length: u64,
     max_bytes: u64,
     max_files: u32,
-    /// Whether the last attempt to begin the next file failed.
+    /// Whether the last attempt to open the next file failed.
     is_failing: bool,
 }
 
-/// The device and the inode of a file.
+/// The device and inode of a file.
 type Identity = (u64, u64);
 
 fn identity(metadata: &Metadata) -> Identity {
     (metadata.dev(), metadata.ino())
 }
 
-/// A file that was opened to append to.
+/// A file that was opened for appending.
 struct OpenedFile {
     file: File,
-    /// None where it is a pipe or a device.
+    /// None for a pipe or a device.
     identity: Option<Identity>,
     length: u64,
     ends_mid_line: bool,
@@ -74,6 +78,10 @@ impl OpenedFile {
 }
 
 impl LineWriter {
+    /// Opens the target of the log.
+    ///
+    /// # Errors
+    /// The file cannot be opened.
     pub(super) fn open(settings: &Settings, counts: Arc<LogCounters>) -> Result<Self, DecisionLogError> {
         let path = match &settings.target {
             LogTarget::Stdout => return Ok(Self::new(Box::new(io::stdout()), None, counts)),
@@ -81,7 +89,7 @@ impl LineWriter {
         };
         let failed = |error| DecisionLogError::File { path: path.clone(), error };
         let opened = OpenedFile::open(path).map_err(failed)?;
-        // A pipe or a device is neither read nor renamed.
+        // Pipes and devices are not rotated.
         let files = opened.identity.map(|identity| RotatingFile {
             path: path.clone(),
             identity,
@@ -102,23 +110,23 @@ impl LineWriter {
         Self { out, files, counts, dropped: DroppedRecords::NONE, ends_mid_line: false, is_failing: false }
     }
 
-    /// Writes the lines of a batch. What could not be written is lost: to hold it would only move the loss to later lines.
+    /// Writes the lines of a batch. Lines that cannot be written are dropped: keeping them would only drop later lines instead.
     pub(super) fn write(&mut self, batch: &Batch) {
         self.reopen_if_replaced();
         let mut next = 0;
-        // What is missing before a line is told before it.
+        // Drops are reported before the lines that follow them.
         while next < batch.count() && self.write_dropped_marker() {
             next += self.write_from(batch, next);
         }
         self.count_dropped(batch, next..batch.count());
     }
 
-    /// Writes as many lines of a batch from this one on as the file has room for, and says how many those are.
+    /// Writes as many lines, starting with `first`, as fit into the file. Returns the number of lines it has processed.
     fn write_from(&mut self, batch: &Batch, first: usize) -> usize {
         let mut count = batch.count_fitting(first, self.remaining_bytes());
         if count == 0 {
             self.rotate();
-            // One that is longer than a file has one of its own.
+            // A line that exceeds the maximum size gets its own file.
             count = batch.count_fitting(first, self.remaining_bytes()).max(1);
         }
         let end = first + count;
@@ -129,7 +137,7 @@ impl LineWriter {
         count
     }
 
-    /// These lines are not written.
+    /// Counts these lines as dropped.
     fn count_dropped(&mut self, batch: &Batch, lines: Range<usize>) {
         for time in batch.times(lines) {
             self.counts.add_dropped(1);
@@ -137,12 +145,12 @@ impl LineWriter {
         }
     }
 
-    /// Opens the file again where its name stands for another one, or for none: another program has rotated it.
+    /// Reopens the file if another program has renamed, replaced or deleted it.
     fn reopen_if_replaced(&mut self) {
         let Some(files) = &mut self.files else { return };
         match std::fs::metadata(&files.path) {
             Ok(metadata) if identity(&metadata) == files.identity => {
-                // Shorter than it was, if another program has copied and truncated it.
+                // The file is shorter if another program has copied and truncated it.
                 if metadata.len() == 0 {
                     self.ends_mid_line = false;
                 }
@@ -150,12 +158,12 @@ impl LineWriter {
             }
             Ok(_) => self.reopen(),
             Err(error) if error.kind() == ErrorKind::NotFound => self.reopen(),
-            // The file that is open can be written still.
+            // The open file can still be written.
             Err(_) => {}
         }
     }
 
-    /// Opens the file again by its name. Where that fails, the lines go on in the one that is open.
+    /// Reopens the file by its path. On failure, the open file stays in use.
     pub(super) fn reopen(&mut self) {
         let Some(files) = &mut self.files else { return };
         match OpenedFile::open(&files.path) {
@@ -164,23 +172,23 @@ impl LineWriter {
                 self.ends_mid_line = ends_mid_line;
                 *files = RotatingFile { identity, length, is_failing: false, ..files.clone() };
             }
-            Ok(_) => files.report_failure(&"it is not a file"),
+            Ok(_) => files.report_failure(&"not a regular file"),
             Err(error) => files.report_failure(&error),
         }
     }
 
-    /// Tells that records were dropped after those that were written.
+    /// Reports records that were dropped after those that were written.
     pub(super) fn report_dropped(&mut self, dropped: DroppedRecords) {
         self.dropped.add(dropped);
         self.write_dropped_marker();
     }
 
-    /// Tells what is still to be told.
+    /// Writes a pending marker before the log is closed.
     pub(super) fn finish(mut self) {
         self.write_dropped_marker();
     }
 
-    /// Tells what is missing in the log. Whether nothing is left to be told.
+    /// Writes a marker for unreported drops. True if none are left.
     fn write_dropped_marker(&mut self) -> bool {
         let dropped = self.dropped;
         if dropped.records == 0 {
@@ -204,26 +212,26 @@ impl LineWriter {
         is_written
     }
 
-    /// How many bytes more the file may have.
+    /// The number of bytes until the file is full.
     fn remaining_bytes(&self) -> u64 {
         self.files.as_ref().map_or(u64::MAX, |files| files.max_bytes.saturating_sub(files.length))
     }
 
-    /// Writes whole lines, and says how many bytes of them were written.
+    /// Writes complete lines, and returns how many bytes of them were written.
     fn write_lines(&mut self, lines: &[u8]) -> usize {
         let (written, result) = self.write_bytes(lines);
         match result {
             Err(error) => self.report_failure(&error),
             Ok(()) if self.is_failing => {
                 self.is_failing = false;
-                tracing::info!("the decision log is written again");
+                tracing::info!("decision log write succeeded again");
             }
             Ok(()) => {}
         }
         written
     }
 
-    /// Writes lines, the first of them on a line of its own.
+    /// Writes lines, after a line break if the log ends with an incomplete line.
     fn write_bytes(&mut self, lines: &[u8]) -> (usize, io::Result<()>) {
         let mut newline_bytes = 0;
         if self.ends_mid_line {
@@ -242,7 +250,7 @@ impl LineWriter {
         (written, result)
     }
 
-    /// Begins the next file, unless there is nothing in this one.
+    /// Opens the next file, unless the current one is empty.
     fn rotate(&mut self) {
         let Some(files) = self.files.as_mut().filter(|files| files.length > 0) else { return };
         match files.rotate().and_then(|file| Ok((identity(&file.metadata()?), file))) {
@@ -251,33 +259,33 @@ impl LineWriter {
                 self.ends_mid_line = false;
                 *files = RotatingFile { identity, length: 0, is_failing: false, ..files.clone() };
             }
-            // The lines go on in the same file.
+            // The current file stays in use.
             Err(error) => files.report_failure(&error),
         }
     }
 
-    /// Tells of a failure, but not of the same one with every line.
+    /// Logs a failure once, until a write succeeds.
     fn report_failure(&mut self, error: &dyn std::fmt::Display) {
         if !std::mem::replace(&mut self.is_failing, true) {
-            tracing::error!(%error, "the decision log could not be written; decisions are missing in it");
+            tracing::error!(%error, "decision log write failed; records lost");
         }
     }
 }
 
 impl RotatingFile {
-    /// Logs that another file could not be opened, but not with every line.
+    /// Logs once that the next file cannot be opened, until one is.
     fn report_failure(&mut self, error: &dyn std::fmt::Display) {
         if !std::mem::replace(&mut self.is_failing, true) {
             let path = self.path.display();
-            tracing::error!(%error, %path, "the next file of the decision log could not be begun");
+            tracing::error!(%error, %path, "cannot open the next decision log file");
         }
     }
 
-    /// Begins the next file. It is there before anything is renamed, so that a failure leaves the files as they are.
+    /// Renames the files and opens the next one. It is created first, so that a failure to create it leaves the files unchanged.
     fn rotate(&self) -> io::Result<File> {
         let new = self.sibling_path("new");
         let file = append_to(&new)?;
-        // Up to the first number that is free: trying again moves no file further than it must.
+        // Files are renamed up to the first unused number, so that a retry does not move them twice.
         let free_number =
             (1..=self.max_files).find(|number| !self.sibling_path(number).exists()).unwrap_or(self.max_files);
         let last = self.sibling_path(free_number);
@@ -293,6 +301,7 @@ impl RotatingFile {
         Ok(file)
     }
 
+    /// The path of the log with a suffix, such as `log.1`.
     fn sibling_path(&self, ending: impl std::fmt::Display) -> PathBuf {
         let mut name = self.path.clone().into_os_string();
         name.push(format!(".{ending}"));
@@ -300,7 +309,7 @@ impl RotatingFile {
     }
 }
 
-/// Opens a file to append to; one that is not there is made, for its owner and group only.
+/// Opens a file for appending. A new file is accessible to its owner and group only (mode 640).
 fn append_to(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.append(true).create(true);
@@ -318,17 +327,16 @@ fn last_byte(path: &Path) -> io::Result<u8> {
     Ok(byte)
 }
 
-/// Closes a file that has lost its name, and so frees what it occupies. That can take a disk as long as the queue has room,
-/// so a thread of its own waits for it.
+/// Closes a deleted file in a background thread. Freeing its blocks can take so long that the queue would fill up.
 fn close_in_background(file: File) {
     let thread = std::thread::Builder::new().name("decision-log-old".into());
-    // Where there is no thread to be had, it is closed here.
+    // If no thread can be started, the file is closed here.
     if let Err(error) = thread.spawn(move || drop(file)) {
-        tracing::debug!(%error, "the oldest file of the decision log was closed by the writer");
+        tracing::debug!(%error, "cannot start a thread to close the oldest decision log file");
     }
 }
 
-/// Renames a file, if it is there.
+/// Renames a file if it exists.
 fn rename(from: &Path, to: &Path) -> io::Result<()> {
     match std::fs::rename(from, to) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
@@ -336,13 +344,13 @@ fn rename(from: &Path, to: &Path) -> io::Result<()> {
     }
 }
 
-/// Writes all bytes, or says how many it could.
+/// Writes all bytes, and returns how many were written.
 fn write_all_counted(out: &mut dyn Write, bytes: &[u8]) -> (usize, io::Result<()>) {
     let mut written = 0;
     while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
         match out.write(rest) {
             Ok(0) => return (written, Err(ErrorKind::WriteZero.into())),
-            Ok(more) => written += more,
+            Ok(count) => written += count,
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => return (written, Err(error)),
         }

@@ -1,4 +1,4 @@
-//! Masking: the values of attributes that the settings name stay out of the log, wherever in the line they would stand.
+//! Masks the values of configured attributes, wherever they occur in a line.
 
 use super::record::{Inputs, Record};
 use crate::types::to_raw_json;
@@ -6,11 +6,11 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use std::collections::HashSet;
 
-/// What is written instead of a value that is masked.
+/// The replacement of a masked value.
 const MASKED: &str = "***";
 
-/// How many characters a text must have to be masked where it is a part of another text. A shorter one is masked where it is the
-/// whole text: `a` is a part of almost everything.
+/// The minimum length in characters of a value that is masked within longer strings. Shorter values are masked only where they
+/// are the whole string, since a value such as `a` occurs in almost every string.
 const MIN_REPLACED_CHARS: usize = 4;
 
 /// The names of the attributes whose values are masked.
@@ -18,11 +18,12 @@ const MIN_REPLACED_CHARS: usize = 4;
 pub(super) struct Mask(HashSet<String>);
 
 impl Mask {
+    /// A mask for the attributes with these names.
     pub(super) fn new(names: &[String]) -> Self {
         Self(names.iter().cloned().collect())
     }
 
-    /// Appends the line of a record.
+    /// Appends the masked line of a record.
     pub(super) fn write(&self, record: &Record<'_>, line: &mut Vec<u8>) {
         let Some(Inputs { entities, context }) = record.inputs.filter(|_| !self.0.is_empty()) else {
             return record.write(line);
@@ -35,7 +36,7 @@ impl Mask {
             return Record { inputs: Some(Inputs { entities, context: &context }), ..record.clone() }
                 .write(line);
         }
-        // The same values may stand elsewhere: as the id of an entity, under another name, or in what an error cites.
+        // Masked values may also occur elsewhere: as an entity id, under another name, or in an error message.
         let [subject, resource, caller] =
             [record.subject, record.resource, record.caller].map(|value| redact(value, &masked_values));
         entities = entities.map(|entity| redact(&entity, &masked_values));
@@ -54,8 +55,7 @@ impl Mask {
         .write(line);
     }
 
-    /// The JSON of what has this name, without the values that are masked, of which the texts are kept; nothing of what cannot
-    /// be read.
+    /// Masks the value of a field, and adds what was masked to `masked_values`. Invalid JSON is masked as a whole.
     fn mask_named(&self, name: &str, json: &RawValue, masked_values: &mut Vec<String>) -> Box<RawValue> {
         let value: Value = serde_json::from_str(json.get()).unwrap_or_else(|_| MASKED.into());
         let mut named = json!({ name: value });
@@ -64,7 +64,7 @@ impl Mask {
     }
 }
 
-/// Masks the values of the attributes with these names, and keeps the texts of what was hidden.
+/// Masks the attributes with these names at any depth, and adds the scalars in their values to `masked_values`.
 fn mask_fields(value: &mut Value, names: &HashSet<String>, masked_values: &mut Vec<String>) {
     match value {
         Value::Object(fields) => {
@@ -81,7 +81,7 @@ fn mask_fields(value: &mut Value, names: &HashSet<String>, masked_values: &mut V
     }
 }
 
-/// The texts in a value, and its numbers as text.
+/// Adds the strings in a value, and its numbers as strings, to `scalars`.
 fn collect_scalars(value: &Value, scalars: &mut Vec<String>) {
     match value {
         Value::String(text) if !text.is_empty() => scalars.push(text.clone()),
@@ -92,7 +92,7 @@ fn collect_scalars(value: &Value, scalars: &mut Vec<String>) {
     }
 }
 
-/// The JSON without the texts that are hidden; nothing of what cannot be read.
+/// Masks these values wherever they occur. Invalid JSON is masked as a whole.
 fn redact(json: &RawValue, masked_values: &[String]) -> Box<RawValue> {
     let mut value: Value = serde_json::from_str(json.get()).unwrap_or_else(|_| MASKED.into());
     redact_value(&mut value, masked_values);
@@ -109,16 +109,14 @@ fn redact_value(value: &mut Value, masked_values: &[String]) {
 }
 
 fn redact_text(text: &str, masked_values: &[String]) -> String {
-    if masked_values.iter().any(|masked_values| masked_values == text) {
+    if masked_values.iter().any(|masked| masked == text) {
         return MASKED.to_owned();
     }
-    let long =
-        masked_values.iter().filter(|masked_values| masked_values.chars().count() >= MIN_REPLACED_CHARS);
-    long.fold(text.to_owned(), |text, masked_values| text.replace(masked_values.as_str(), MASKED))
+    let long = masked_values.iter().filter(|masked| masked.chars().count() >= MIN_REPLACED_CHARS);
+    long.fold(text.to_owned(), |text, masked| text.replace(masked.as_str(), MASKED))
 }
 
-/// An error without what it cites: up to the policy that it names. In which form an error cites a value (escaped, normalized,
-/// computed), nobody can tell.
+/// An error up to the id of its policy. The rest may contain values in any form (escaped, normalized, computed).
 fn redact_error(error: &str) -> String {
     const START: &str = "error while evaluating policy `";
     match error.strip_prefix(START).and_then(|rest| rest.split_once('`')) {

@@ -1,5 +1,7 @@
-//! The decision log: one line of JSON a decision, with what is needed to decide it again. A request makes the line
-//! of its [`Record`] and hands it over; a thread of its own writes the lines. Knows nothing of requests, policies or Cedar.
+//! The decision log: one JSON line per decision, with everything that is needed to replay it.
+//!
+//! Request threads serialize a [`Record`] and put its line into a bounded queue; a writer thread writes the lines. If the queue
+//! is full, either records are dropped and counted, or requests wait before their decisions are made ([`Overflow`]).
 
 mod batch;
 mod line_writer;
@@ -22,37 +24,37 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// How much room a thread keeps for its next line: 8 KiB.
+/// The buffer capacity that a thread keeps for its next line: 8 KiB.
 const LINE_CAPACITY: usize = 8 * 1024;
 
-/// Which decisions are logged, where, and what gives way when there are too many.
+/// The settings of the decision log.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Which decisions are logged.
     pub decisions: DecisionLogFilter,
-    /// Where the lines go.
+    /// Where the lines are written.
     pub target: LogTarget,
-    /// How many bytes a file may have: before a line that would make it longer, the next one is begun.
+    /// The maximum size of a file in bytes. A line that would exceed it goes into the next file.
     pub max_bytes: u64,
-    /// How many full files are kept beside the one that is written: `file.1` is the youngest.
+    /// How many full files are kept besides the current one. `file.1` is the newest.
     pub max_files: u32,
-    /// How many records may wait for the writer. As many again may be in its hands, and 32 KiB of them with each request that
-    /// asks for many decisions.
+    /// How many records may wait for the writer. In addition, the writer holds as many at most, and each request with many
+    /// decisions holds up to 32 KiB of records.
     pub queue_length: usize,
-    /// What happens when that many wait.
+    /// What happens when the queue is full.
     pub overflow: Overflow,
-    /// How long a request waits for room, where it waits.
+    /// How long a request waits for space with [`Overflow::Block`].
     pub max_wait: Duration,
-    /// The names of attributes of which `***` is written instead of the value.
+    /// The names of the attributes whose values are replaced by `***`.
     pub mask: Vec<String>,
 }
 
-/// Where lines go.
+/// Where lines are written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LogTarget {
-    /// The standard output.
+    /// Standard output.
     Stdout,
-    /// A file, to which they are appended.
+    /// A file, to which lines are appended.
     File(PathBuf),
 }
 
@@ -78,20 +80,20 @@ impl From<&Config> for Settings {
 #[derive(Debug, thiserror::Error)]
 pub enum DecisionLogError {
     /// The file cannot be opened.
-    #[error("the decision log cannot be written to {}: {error}", path.display())]
+    #[error("cannot open the decision log {}: {error}", path.display())]
     File {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the operating system.
         error: std::io::Error,
     },
-    /// There is no thread to be had.
-    #[error("the decision log has no thread to write it: {0}")]
+    /// The writer thread cannot be started.
+    #[error("cannot start the decision log writer: {0}")]
     Thread(std::io::Error),
 }
 
-/// The decision log. Its copies are one log. What was recorded is written at the latest when it is closed, or when the
-/// last copy is gone.
+/// A handle of the decision log; clones share the log. Recorded lines are written at the latest when the log is closed or the
+/// last handle is dropped.
 #[derive(Debug, Clone, Default)]
 pub struct DecisionLog(Option<Arc<OpenLog>>);
 
@@ -104,7 +106,7 @@ struct OpenLog {
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// What became of the records.
+/// The number of records by outcome.
 #[derive(Debug, Default)]
 struct LogCounters {
     written: AtomicU64,
@@ -112,12 +114,15 @@ struct LogCounters {
 }
 
 impl DecisionLog {
-    /// No log: it wants nothing.
+    /// A disabled log.
     pub fn off() -> Self {
         Self(None)
     }
 
     /// Opens the log and starts its writer.
+    ///
+    /// # Errors
+    /// The file cannot be opened, or the writer thread cannot be started.
     pub fn open(settings: &Settings) -> Result<Self, DecisionLogError> {
         if settings.decisions == DecisionLogFilter::Off {
             return Ok(Self::off());
@@ -143,7 +148,7 @@ impl DecisionLog {
         Ok(Self(Some(Arc::new(OpenLog { filter: decisions, mask, queue, counts, writer }))))
     }
 
-    /// Whether a decision is to be recorded; ask before making the record of it.
+    /// Whether a decision with this outcome is recorded. Call it before creating a record.
     #[inline]
     pub fn should_record(&self, decision: bool) -> bool {
         match &self.0 {
@@ -152,14 +157,14 @@ impl DecisionLog {
         }
     }
 
-    /// Whether a request has to [wait for room](Self::wait_for_room) before its decisions are made.
+    /// Whether a request has to [wait for space](Self::wait_for_room) before its decisions are made.
     #[inline]
     pub fn is_full(&self) -> bool {
         self.0.as_ref().is_some_and(|open| open.queue.is_full())
     }
 
-    /// Waits until there is room, without blocking the thread. Gives whether there is: not if there has been none for as long
-    /// as the settings allow a request to wait.
+    /// Waits until the queue has space, without blocking the thread. False if the queue has been full for longer than a request
+    /// may wait.
     pub async fn wait_for_room(&self) -> bool {
         match &self.0 {
             Some(open) => open.queue.wait_for_space().await,
@@ -167,12 +172,12 @@ impl DecisionLog {
         }
     }
 
-    /// Hands the line of a record to the writer, if it is wanted. Gives whether the decision may take effect: not where the
-    /// settings require its record and too many wait.
+    /// Queues the line of a record, if its decision is recorded. Returns whether the decision may take effect: false if its
+    /// record is required and the queue is full.
     #[must_use = "a decision whose record is required and refused must not take effect"]
     pub fn record(&self, record: &Record<'_>) -> bool {
         let Some(open) = self.0.as_ref().filter(|_| self.should_record(record.decision)) else { return true };
-        // Each thread makes its lines in the same place.
+        // The buffer is reused for every line of the thread.
         thread_local! {
             static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
         }
@@ -188,29 +193,29 @@ impl DecisionLog {
         })
     }
 
-    /// Records of one request that asks for many decisions. Calls `refused` where one of them is required and too many wait.
+    /// A recorder for a request with many decisions. Calls `on_refused` if a record is required and the queue is full.
     pub fn batch_recorder(&self, on_refused: fn()) -> BatchRecorder {
         BatchRecorder { log: self.clone(), batch: Mutex::default(), on_refused }
     }
 
-    /// Opens the file again, which another program has renamed or deleted.
+    /// Reopens the file after another program has renamed or deleted it.
     pub fn reopen(&self) {
         if let Some(open) = &self.0 {
             open.queue.reopen();
         }
     }
 
-    /// How many records are not in the log: there was no room, they could not be written, or the log was closed.
+    /// The number of dropped records: the queue was full, a write failed, or the log was closed.
     pub fn dropped(&self) -> u64 {
         self.0.as_ref().map_or(0, |open| open.counts.dropped.load(Ordering::Relaxed))
     }
 
-    /// How many records are in the log.
+    /// The number of written records.
     pub fn written(&self) -> u64 {
         self.0.as_ref().map_or(0, |open| open.counts.written.load(Ordering::Relaxed))
     }
 
-    /// Writes what was recorded, and ends the writer. What is recorded afterwards is dropped.
+    /// Writes all queued records and stops the writer. Later records are dropped.
     pub fn close(&self) {
         if let Some(open) = &self.0 {
             open.close();
@@ -218,8 +223,8 @@ impl DecisionLog {
     }
 }
 
-/// Records that are handed to the writer many at a time, and the last ones when this is dropped: threads that hand over each
-/// line for itself wait for one another.
+/// Collects the records of one request and queues them in batches, which reduces contention for the queue. The last batch is
+/// queued when the recorder is dropped.
 #[derive(Debug)]
 pub struct BatchRecorder {
     log: DecisionLog,
@@ -228,7 +233,7 @@ pub struct BatchRecorder {
 }
 
 impl BatchRecorder {
-    /// As [`DecisionLog::record`].
+    /// Records a decision, as [`DecisionLog::record`].
     pub fn record(&self, record: &Record<'_>) {
         let Some(open) = self.log.0.as_ref().filter(|_| self.log.should_record(record.decision)) else {
             return;
@@ -274,7 +279,7 @@ impl OpenLog {
         self.queue.close();
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         if writer.take().is_some_and(|writer| writer.join().is_err()) {
-            tracing::error!("the writer of the decision log has failed");
+            tracing::error!("the decision log writer panicked");
         }
     }
 }
@@ -285,7 +290,7 @@ impl Drop for OpenLog {
     }
 }
 
-/// The writer: it lasts until the queue is closed and empty.
+/// The writer thread. Runs until the queue is closed and empty.
 fn run_writer(queue: &Queue, mut line_writer: LineWriter) {
     let mut batches = Vec::new();
     while let Some(QueueDrain { dropped, reopen }) = queue.take(&mut batches) {
@@ -293,7 +298,7 @@ fn run_writer(queue: &Queue, mut line_writer: LineWriter) {
             line_writer.reopen();
         }
         batches.iter().for_each(|batch| line_writer.write(batch));
-        // They came when the queue was full of those above.
+        // Records are dropped when the queue is full, so these came after the ones above.
         line_writer.report_dropped(dropped);
     }
     line_writer.finish();

@@ -1,8 +1,10 @@
-//! The queue between the requests and the writer. The writer takes all that waits at once. While there is traffic it
-//! looks again every millisecond, so that no request pays for waking it; only a record after a pause does.
+//! The queue between request threads and the writer.
 //!
-//! No thread is ever blocked by it. With [`Overflow::Block`] a request waits for room, asynchronously, before its decisions are
-//! made; the records of the requests that were admitted are taken beyond the length, up to [`MAX_BYTES`].
+//! The writer takes all queued lines at once. Under load it polls every millisecond, so that requests need not wake it; only a
+//! record after a pause does.
+//!
+//! The queue never blocks a thread. With [`Overflow::Block`], a request waits for space asynchronously before its decisions are
+//! made. Records of admitted requests are accepted beyond the capacity, up to [`MAX_BYTES`].
 
 use super::Overflow;
 use super::batch::Batch;
@@ -12,73 +14,76 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
-/// How long the writer lets records gather: what has gathered by then still lies in the cache of the core that made it.
+/// How long the writer waits for more records. Short, so that their lines are still in the CPU cache when they are written.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(1);
 
-/// How many empty batches are kept for later lines.
+/// The maximum number of empty batches that are kept for reuse.
 const MAX_SPARE_BATCHES: usize = 32;
 
-/// How many bytes of lines may wait, however long the queue is: 64 MiB.
+/// The maximum total size of queued lines with [`Overflow::Block`]: 64 MiB.
 const MAX_BYTES: usize = 64 * 1024 * 1024;
 
-/// Lines that wait for the writer.
+/// A queue of lines for the writer.
 #[derive(Debug)]
 pub(super) struct Queue {
     state: Mutex<QueueState>,
-    /// To the writer: there is something to do.
+    /// Wakes the writer.
     has_work: Condvar,
-    /// Whether there are as many lines as the queue is long, and requests have to wait.
+    /// Whether the queue has reached its capacity and requests have to wait.
     is_full: AtomicBool,
-    /// To the requests that wait: there is room.
+    /// Wakes requests that wait for space.
     space_available: Notify,
+    /// The maximum number of lines.
     capacity: usize,
     overflow: Overflow,
-    /// How long a request waits for room.
+    /// How long a request waits for space.
     max_wait: Duration,
 }
 
 #[derive(Debug)]
 struct QueueState {
     batches: Vec<Batch>,
-    /// How many lines they have.
+    /// The number of lines in the batches.
     lines: usize,
-    /// How many bytes these have.
+    /// The total size of these lines in bytes.
     bytes: usize,
+    /// Empty batches for reuse.
     spare: Vec<Batch>,
+    /// Records that were dropped since the writer last took the batches.
     dropped: DroppedRecords,
     writer: WriterState,
-    /// Since when there has been no room.
+    /// Since when the queue has been full.
     full_since: Option<Instant>,
-    /// Whether the writer is to open its file again.
+    /// Whether the writer has to reopen its file.
     reopen: bool,
     is_closed: bool,
 }
 
-/// What the writer does.
+/// The state of the writer thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum WriterState {
-    /// It writes, or is about to look.
+    /// It is writing, or about to check the queue.
     Busy,
-    /// It looks again soon, and at once if the queue fills.
+    /// It waits for [`FLUSH_INTERVAL`], less if the queue becomes half full.
     WaitingForBatch,
-    /// It waits to be woken.
+    /// It waits until it is woken.
     Idle,
 }
 
-/// Records that were dropped.
+/// A number of dropped records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct DroppedRecords {
-    /// How many.
+    /// The number of records.
     pub(super) records: u64,
     /// The time of the last one.
     pub(super) last: Timestamp,
 }
 
 impl DroppedRecords {
-    /// Nothing is missed.
+    /// No dropped records.
     pub(super) const NONE: Self = Self { records: 0, last: Timestamp::from_millis(0) };
 
-    /// Adds others, which came later.
+    /// Adds records that were dropped later.
     pub(super) fn add(&mut self, later: Self) {
         if later.records > 0 {
             *self = Self { records: self.records + later.records, last: later.last };
@@ -86,23 +91,23 @@ impl DroppedRecords {
     }
 }
 
-/// What the writer has to do besides writing the lines that it has taken.
+/// What the writer has to do besides writing the batches that it has taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct QueueDrain {
-    /// How many records were dropped after them.
+    /// Records that were dropped after those in the batches.
     pub(super) dropped: DroppedRecords,
-    /// Whether to open the file again before writing them.
+    /// Whether to reopen the file before writing.
     pub(super) reopen: bool,
 }
 
-/// What became of a record.
+/// The outcome of queueing a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PushOutcome {
-    /// It will be written.
+    /// The record is queued.
     Accepted,
-    /// It is gone, as the settings allow.
+    /// The record is dropped, as the settings allow.
     Dropped,
-    /// It is gone, though the settings require it.
+    /// The record is dropped, although the settings require it.
     Refused,
 }
 
@@ -134,7 +139,7 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether there is room for so many lines with so many bytes, from a request that was admitted.
+    /// Whether lines of an admitted request fit into the queue.
     fn has_space(&self, state: &QueueState, lines: usize, bytes: usize) -> bool {
         match self.overflow {
             Overflow::Drop => state.lines + lines <= self.capacity,
@@ -142,7 +147,7 @@ impl Queue {
         }
     }
 
-    /// Adds the line of a record at the end.
+    /// Queues the line of a record.
     pub(super) fn push(&self, line: &[u8], time: Timestamp) -> PushOutcome {
         let mut state = self.state();
         if state.is_closed {
@@ -161,8 +166,8 @@ impl Queue {
         PushOutcome::Accepted
     }
 
-    /// Adds the lines of a batch at the end, and leaves it empty. Gives how many of them are gone, and whether the settings
-    /// require them.
+    /// Queues the lines of a batch, and leaves it empty. Returns how many of them are dropped, and whether any of these was
+    /// required.
     pub(super) fn push_all(&self, batch: &mut Batch) -> (u64, bool) {
         let mut state = self.state();
         if !state.is_closed && self.has_space(&state, batch.count(), batch.bytes()) {
@@ -185,7 +190,7 @@ impl Queue {
         (dropped, is_refused)
     }
 
-    /// Notes that requests have to wait from now on, if they have.
+    /// Marks the queue as full if it is, so that requests wait from now on.
     fn update_full(&self, state: &mut QueueState) {
         if state.lines >= self.capacity && self.overflow == Overflow::Block && state.full_since.is_none() {
             state.full_since = Some(Instant::now());
@@ -193,19 +198,19 @@ impl Queue {
         }
     }
 
-    /// Whether a request has to wait for room.
+    /// Whether requests have to wait for space.
     #[inline]
     pub(super) fn is_full(&self) -> bool {
         self.is_full.load(Ordering::Relaxed)
     }
 
-    /// Waits until there is room. Gives whether there is: not if there has been none for as long as a request may wait.
+    /// Waits until the queue has space. False if it has been full for longer than a request may wait.
     pub(super) async fn wait_for_space(&self) -> bool {
         let deadline = match self.state().full_since {
             Some(since) => since + self.max_wait,
             None => return true,
         };
-        // Others may take the room first.
+        // The flag is checked again after each wake-up, since other requests may have filled the queue.
         let until_space = async {
             loop {
                 let notified = self.space_available.notified();
@@ -215,11 +220,11 @@ impl Queue {
                 notified.await;
             }
         };
-        let left = deadline.saturating_duration_since(Instant::now());
-        tokio::time::timeout(left, until_space).await.is_ok()
+        let remaining = deadline.saturating_duration_since(Instant::now());
+        tokio::time::timeout(remaining, until_space).await.is_ok()
     }
 
-    /// Wakes the writer, where there is something for it to do.
+    /// Wakes the writer if it is idle, or if it waits for more records and the queue is half full.
     fn wake_writer(&self, mut state: MutexGuard<'_, QueueState>) {
         let must_wake = match state.writer {
             WriterState::Busy => false,
@@ -233,8 +238,8 @@ impl Queue {
         }
     }
 
-    /// Exchanges all that waits for what was `taken` before. Waits until there is something; none when the queue is closed and
-    /// nothing more comes.
+    /// Takes all queued batches, and returns the written ones in `batches` for reuse. Waits until there is work; none if the
+    /// queue is closed and empty.
     pub(super) fn take(&self, batches: &mut Vec<Batch>) -> Option<QueueDrain> {
         batches.truncate(MAX_SPARE_BATCHES);
         batches.iter_mut().for_each(Batch::clear);
@@ -267,7 +272,7 @@ impl Queue {
         Some(QueueDrain { dropped, reopen: std::mem::take(&mut state.reopen) })
     }
 
-    /// Has the writer open its file again.
+    /// Asks the writer to reopen its file.
     pub(super) fn reopen(&self) {
         let mut state = self.state();
         state.reopen = true;
@@ -276,7 +281,7 @@ impl Queue {
         self.has_work.notify_one();
     }
 
-    /// Takes no more records.
+    /// Closes the queue: later records are dropped.
     pub(super) fn close(&self) {
         let mut state = self.state();
         state.is_closed = true;
@@ -287,7 +292,7 @@ impl Queue {
 }
 
 impl QueueState {
-    /// Adds a line at the end.
+    /// Adds a line to the last batch.
     fn add(&mut self, line: &[u8], time: Timestamp) {
         if self.batches.last().is_none_or(Batch::is_full) {
             self.batches.push(self.spare.pop().unwrap_or_default());
@@ -299,7 +304,7 @@ impl QueueState {
         }
     }
 
-    /// Whether there is nothing to do.
+    /// Whether the writer has nothing to do.
     fn is_empty(&self) -> bool {
         self.lines == 0 && self.dropped.records == 0 && !self.reopen
     }

@@ -1,4 +1,4 @@
-//! What is recorded of a decision. A record owns nothing: its line is made at once, from what the decision was made of.
+//! Records of decisions, and their JSON lines. A record borrows its fields and is serialized immediately.
 
 use crate::types::{Id, Timestamp, to_raw_json};
 use serde::Serialize;
@@ -6,48 +6,48 @@ use serde_json::value::RawValue;
 use std::io::Write as _;
 use std::time::Duration;
 
-/// A decision, with all that it was made of. What many decisions are about is in words already.
+/// A decision with its inputs. Parts that many decisions share are passed as JSON.
 #[derive(Debug, Clone)]
 pub struct Record<'a> {
-    /// When it was made.
+    /// The time of the decision.
     pub time: Timestamp,
-    /// The id of the request that it was made for, if there is one.
+    /// The request id, if there is one.
     pub request: Option<&'a str>,
-    /// Who asked for it: a [`Caller`].
+    /// Who made the request: a [`Caller`] as JSON.
     pub caller: &'a RawValue,
-    /// Whom it is about: a [`Subject`].
+    /// Who performs the action: a [`Subject`] as JSON.
     pub subject: &'a RawValue,
-    /// What was to be done: a text.
+    /// The name of the action as a JSON string.
     pub action: &'a RawValue,
-    /// To what: a [`Thing`].
+    /// The resource: a [`ResourceUid`] as JSON.
     pub resource: &'a RawValue,
-    /// Whether it was permitted.
+    /// Whether the decision is allow.
     pub decision: bool,
-    /// The ids of the policies that decided: a list of texts.
+    /// The ids of the determining policies as a JSON array of strings.
     pub policies: &'a RawValue,
-    /// What went wrong in deciding.
+    /// Why the evaluation failed.
     pub errors: &'a [String],
-    /// The version of the policies: a text.
+    /// The version of the policies as a JSON string.
     pub policy_version: &'a RawValue,
-    /// How long it took.
+    /// How long the decision took.
     pub latency: Duration,
-    /// Whether it was made while the database was away, with what was read before.
+    /// Whether the decision was made from cached data while the database was unavailable.
     pub is_stale: bool,
-    /// What else was read; none where nobody could decide.
+    /// The inputs of the evaluation; none if the question could not be evaluated.
     pub inputs: Option<Inputs<'a>>,
 }
 
-/// What a decision reads besides what its record names, in the words of the policies.
+/// The inputs of an evaluation besides the request itself, in Cedar's JSON format.
 #[derive(Debug, Clone, Copy)]
 pub struct Inputs<'a> {
-    /// The attributes and parents of the two that it is about.
+    /// The entities of principal and resource, with attributes and parents.
     pub entities: [&'a RawValue; 2],
-    /// The context.
+    /// The request context.
     pub context: &'a RawValue,
 }
 
 impl Record<'_> {
-    /// Appends its line.
+    /// Appends the line of the record.
     pub(super) fn write(&self, line: &mut Vec<u8>) {
         self.time.with_str(|time| write_text_field(line, "{\"time\":", time));
         match self.request {
@@ -65,7 +65,7 @@ impl Record<'_> {
             errors => write_field(line, ",\"errors\":", &to_raw_json(&errors)),
         }
         write_field(line, ",\"policyVersion\":", self.policy_version);
-        // Nothing goes wrong where it is written to memory.
+        // Writing to a Vec cannot fail.
         let nanos = self.latency.as_nanos();
         let _ = write!(line, ",\"latencyMicros\":{}.{:03}", nanos / 1_000, nanos % 1_000);
         if self.is_stale {
@@ -83,13 +83,13 @@ impl Record<'_> {
     }
 }
 
-/// Appends a field of an object, with all that stands before its value.
+/// Appends a field: `prefix` (separators and name), then the value.
 fn write_field(line: &mut Vec<u8>, prefix: &str, value: &RawValue) {
     line.extend_from_slice(prefix.as_bytes());
     line.extend_from_slice(value.get().as_bytes());
 }
 
-/// The same of a text.
+/// Appends a field with a string value.
 fn write_text_field(line: &mut Vec<u8>, prefix: &str, text: &str) {
     if !is_plain(text) {
         return write_field(line, prefix, &to_raw_json(&text));
@@ -100,24 +100,24 @@ fn write_text_field(line: &mut Vec<u8>, prefix: &str, text: &str) {
     line.push(b'"');
 }
 
-/// Whether a text stands in JSON as it is. To look at all of it is quicker than to stop where it is not.
+/// Whether a string needs no escaping in JSON. Checks all bytes without an early exit, which vectorizes.
 fn is_plain(text: &str) -> bool {
     text.bytes().fold(true, |plain, byte| plain & (byte >= b' ') & (byte != b'"') & (byte != b'\\'))
 }
 
-/// Who asked, and with which credential. Of the credential there is no more here than its id.
+/// Who made a request, and with which credential. Contains only the id of the credential.
 #[derive(Debug, Clone, Copy, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Caller {
-    /// The user.
+    /// The id of the user.
     pub user: Id,
-    /// The kind of its credential, by the word that policies know it by.
+    /// The kind of the credential, as policies see it.
     pub credential: &'static str,
-    /// The id of the session or API key, if it is one.
+    /// The id of the session or API key.
     pub credential_id: Option<Id>,
 }
 
-/// Whom a decision is about, and with which scopes.
+/// The principal of a decision and its scopes.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Subject<'a> {
     /// Its Cedar entity type.
@@ -125,11 +125,11 @@ pub struct Subject<'a> {
     pub kind: &'a str,
     /// Its id.
     pub id: &'a str,
-    /// The scopes that it had.
+    /// Its effective scopes.
     pub scopes: &'a [&'static str],
 }
 
-/// What a decision is about.
+/// The resource of a decision.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct ResourceUid<'a> {
     /// Its Cedar entity type.

@@ -10,12 +10,12 @@ use std::time::Duration;
 mod disk;
 mod rotation;
 
-/// As long as the tests run.
-fn leak_json(form: &impl Serialize) -> &'static serde_json::value::RawValue {
-    Box::leak(to_raw_json(form))
+/// JSON that lives until the process ends.
+fn leak_json(value: &impl Serialize) -> &'static serde_json::value::RawValue {
+    Box::leak(to_raw_json(value))
 }
 
-/// The record of a decision about the thing with this id.
+/// A record of a decision on the conversation with this id.
 fn record(id: &str) -> Record<'_> {
     Record {
         time: Timestamp::from_millis(1_767_225_600_000),
@@ -38,12 +38,12 @@ fn record(id: &str) -> Record<'_> {
     }
 }
 
-/// Records a decision about the thing with this number.
+/// Records a decision on the conversation with this number as its id.
 fn record_number(log: &DecisionLog, number: u64) {
     assert!(log.record(&record(&number.to_string())));
 }
 
-/// The line of such a decision.
+/// The line of the record of [`record_number`].
 fn line(number: u64) -> Vec<u8> {
     let mut line = Vec::new();
     Mask::new(&[]).write(&record(&number.to_string()), &mut line);
@@ -72,17 +72,17 @@ fn lines(path: &Path) -> Vec<Value> {
     parsed(&std::fs::read_to_string(path).unwrap())
 }
 
-/// The numbers of the things in these lines.
+/// The conversation numbers in these lines.
 fn numbers(lines: &[Value]) -> Vec<u64> {
     lines.iter().map(|line| line["resource"]["id"].as_str().unwrap().parse().unwrap()).collect()
 }
 
-/// How many records the lines say are missing.
+/// The total number of dropped records that these lines report.
 fn reported_drops(lines: &[Value]) -> u64 {
     lines.iter().filter_map(|line| line["dropped"].as_u64()).sum()
 }
 
-/// Where the writer stands still at the first line until it is told to go on.
+/// A writer that blocks at every write until `resume` receives a message or is disconnected.
 struct BlockingWriter {
     entered: mpsc::Sender<()>,
     resume: mpsc::Receiver<()>,
@@ -91,7 +91,7 @@ struct BlockingWriter {
 
 impl Write for BlockingWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // Both are gone once the door is open for good.
+        // Both fail once the test has dropped its ends, and the writer no longer blocks.
         let _ = self.entered.send(());
         let _ = self.resume.recv();
         self.file.write(bytes)
@@ -102,9 +102,9 @@ impl Write for BlockingWriter {
     }
 }
 
-/// A log whose writer stands before a first line, number 0, until the answer is dropped.
+/// A log whose writer blocks at the first line, number 0, until the returned sender is dropped.
 fn blocked_log(settings: &Settings) -> (DecisionLog, mpsc::Sender<()>) {
-    let LogTarget::File(path) = &settings.target else { panic!("a file") };
+    let LogTarget::File(path) = &settings.target else { panic!("the target must be a file") };
     let (entered, has_entered) = mpsc::channel();
     let (release, resume) = mpsc::channel();
     let writer = BlockingWriter { entered, resume, file: std::fs::File::create(path).unwrap() };
@@ -170,18 +170,17 @@ fn records_of_many_threads_are_written_once_and_in_order() {
     const EACH: u64 = 10_000;
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log");
-    // What is gathered finds room as a whole at times, and line by line at others.
+    // With this capacity, some batches fit as a whole, and others are queued line by line.
     let log = DecisionLog::open(&Settings { queue_length: 100, ..settings(&path) }).unwrap();
     std::thread::scope(|scope| {
         for thread in 0..THREADS {
             let log = &log;
             scope.spawn(move || {
-                // Every other one hands them over many at a time.
-                let gathered =
-                    (thread % 2 == 1).then(|| log.batch_recorder(|| panic!("no record is refused")));
+                // Every other thread records in batches.
+                let batch = (thread % 2 == 1).then(|| log.batch_recorder(|| panic!("no record is refused")));
                 for number in thread * EACH..(thread + 1) * EACH {
-                    match &gathered {
-                        Some(gathered) => gathered.record(&record(&number.to_string())),
+                    match &batch {
+                        Some(batch) => batch.record(&record(&number.to_string())),
                         None => record_number(log, number),
                     }
                 }
@@ -202,10 +201,11 @@ fn records_of_many_threads_are_written_once_and_in_order() {
 fn records_beyond_capacity_are_dropped_and_reported_in_place() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log");
-    let (log, door) = blocked_log(&Settings { queue_length: 4, overflow: Overflow::Drop, ..settings(&path) });
+    let (log, release) =
+        blocked_log(&Settings { queue_length: 4, overflow: Overflow::Drop, ..settings(&path) });
     (1..=10).for_each(|number| record_number(&log, number));
     assert_eq!(log.dropped(), 6);
-    drop(door);
+    drop(release);
     log.close();
     assert_eq!(log.written(), 5);
     let lines = lines(&path);
@@ -217,21 +217,22 @@ fn records_beyond_capacity_are_dropped_and_reported_in_place() {
 fn a_batch_is_flushed_on_drop_or_dropped_when_full() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log");
-    let (log, door) = blocked_log(&Settings { queue_length: 4, overflow: Overflow::Drop, ..settings(&path) });
-    let gathered = log.batch_recorder(|| panic!("no record is refused"));
-    (1..=3).for_each(|number| gathered.record(&record(&number.to_string())));
+    let (log, release) =
+        blocked_log(&Settings { queue_length: 4, overflow: Overflow::Drop, ..settings(&path) });
+    let batch = log.batch_recorder(|| panic!("no record is refused"));
+    (1..=3).for_each(|number| batch.record(&record(&number.to_string())));
     record_number(&log, 4);
-    drop(gathered);
-    let gathered = log.batch_recorder(|| panic!("no record is refused"));
-    (5..=6).for_each(|number| gathered.record(&record(&number.to_string())));
+    drop(batch);
+    let batch = log.batch_recorder(|| panic!("no record is refused"));
+    (5..=6).for_each(|number| batch.record(&record(&number.to_string())));
     assert_eq!(log.dropped(), 0);
-    drop(gathered);
+    drop(batch);
     assert_eq!(log.dropped(), 2);
-    drop(door);
+    drop(release);
     log.close();
-    let gathered = log.batch_recorder(|| panic!("no record is refused"));
-    gathered.record(&record("7"));
-    drop(gathered);
+    let batch = log.batch_recorder(|| panic!("no record is refused"));
+    batch.record(&record("7"));
+    drop(batch);
     assert_eq!((log.written(), log.dropped()), (5, 3));
     let lines = lines(&path);
     assert_eq!(numbers(&lines[..5]), [0, 4, 1, 2, 3]);
@@ -261,13 +262,13 @@ async fn a_full_queue_delays_requests_without_blocking_a_thread() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log");
     let wait = Duration::from_millis(20);
-    let (log, door) = blocked_log(&Settings { queue_length: 2, max_wait: wait, ..settings(&path) });
+    let (log, release) = blocked_log(&Settings { queue_length: 2, max_wait: wait, ..settings(&path) });
     record_number(&log, 1);
     assert!(!log.is_full() && log.wait_for_room().await);
     // A request that was admitted records all of its decisions.
     (2..=9).for_each(|number| record_number(&log, number));
     assert!(log.is_full() && !log.wait_for_room().await);
-    drop(door);
+    drop(release);
     while log.is_full() {
         tokio::task::yield_now().await;
     }
@@ -282,14 +283,14 @@ async fn a_full_queue_delays_requests_without_blocking_a_thread() {
 async fn a_waiting_request_continues_when_there_is_space() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log");
-    let (log, door) = blocked_log(&Settings { queue_length: 1, ..settings(&path) });
+    let (log, release) = blocked_log(&Settings { queue_length: 1, ..settings(&path) });
     record_number(&log, 1);
     let waiting = (0..50).map(|_| log.wait_for_room());
-    let open = async {
+    let release_writer = async {
         tokio::task::yield_now().await;
-        drop(door);
+        drop(release);
     };
-    let (found, ()) = tokio::join!(futures_util::future::join_all(waiting), open);
+    let (found, ()) = tokio::join!(futures_util::future::join_all(waiting), release_writer);
     assert!(found.into_iter().all(|has_room| has_room));
 }
 
@@ -297,11 +298,11 @@ async fn a_waiting_request_continues_when_there_is_space() {
 fn memory_is_bounded_and_refused_records_are_counted_and_reported() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log");
-    let (log, door) = blocked_log(&settings(&path));
+    let (log, release) = blocked_log(&settings(&path));
     let long = "7".repeat(1 << 20);
     let taken = (0..100).take_while(|_| log.record(&record(&long))).count();
     assert!((60..=64).contains(&taken), "{taken}");
-    drop(door);
+    drop(release);
     log.close();
     assert_eq!((log.written(), log.dropped()), (taken as u64 + 1, 1));
     assert_eq!(reported_drops(&lines(&path)), 1);
@@ -329,15 +330,15 @@ fn a_full_file_is_rotated_and_old_files_are_limited() {
         log.close();
         std::fs::metadata(&path).unwrap().len()
     };
-    // Ten lines a file, and the log is opened again in between.
+    // Ten lines fit into a file. The log is reopened in between.
     for numbers in [101..125, 125..150] {
         let log = DecisionLog::open(&Settings { max_bytes: 10 * size + 5, ..settings(&path) }).unwrap();
         numbers.for_each(|number| record_number(&log, number));
     }
-    let beside = |ending: &str| directory.path().join(format!("log{ending}"));
-    for (ending, first) in [("", 140), (".1", 130), (".2", 120), (".3", 110)] {
-        let found = numbers(&lines(&beside(ending)));
-        assert!(found.iter().copied().eq(first..first + 10), "{ending}: {found:?}");
+    let rotated = |suffix: &str| directory.path().join(format!("log{suffix}"));
+    for (suffix, first) in [("", 140), (".1", 130), (".2", 120), (".3", 110)] {
+        let found = numbers(&lines(&rotated(suffix)));
+        assert!(found.iter().copied().eq(first..first + 10), "{suffix}: {found:?}");
     }
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 4);
 }
@@ -372,17 +373,17 @@ fn masked_attributes_keep_only_their_names() {
     let mask = vec!["email".into(), "address".into()];
     let log = DecisionLog::open(&Settings { mask, ..settings(&path) }).unwrap();
     let person = json!({"uid": "ada", "attrs": {"email": "ada@example.com", "role": "agent"}});
-    let thing = json!({"attrs": {"mail": "email"}});
+    let document = json!({"attrs": {"mail": "email"}});
     let context = json!({"named": [{"address": {"street": "\"Elm\" 1"}}, {"mail": "email"}]});
     let errors = ["guest: no date: ada@example.com", r#"guest: "\"Elm\" 1""#].map(str::to_owned);
     let inputs =
-        Some(Inputs { entities: [leak_json(&person), leak_json(&thing)], context: leak_json(&context) });
+        Some(Inputs { entities: [leak_json(&person), leak_json(&document)], context: leak_json(&context) });
     assert!(log.record(&Record { inputs, errors: &errors, ..record("1") }));
     log.close();
     let [line] = lines(&path).try_into().unwrap();
     let person = json!({"uid": "ada", "attrs": {"email": "***", "role": "agent"}});
     let context = json!({"named": [{"address": "***"}, {"mail": "email"}]});
-    assert_eq!(line["inputs"], json!({"entities": [person, thing], "context": context}));
+    assert_eq!(line["inputs"], json!({"entities": [person, document], "context": context}));
     assert_eq!(line["errors"], json!(["***", "***"]));
 }
 
@@ -459,7 +460,7 @@ fn the_filter_selects_denials_or_nothing() {
     );
     record_number(&off, 1);
     off.close();
-    // Neither a file nor a thread.
+    // A disabled log creates neither a file nor a thread.
     assert!(!path.exists() && off.0.is_none());
 }
 
@@ -478,8 +479,8 @@ fn a_partial_line_is_not_continued() {
     record_number(&log, 1);
     log.close();
     let text = std::fs::read_to_string(&path).unwrap();
-    let (half, rest) = text.split_once('\n').unwrap();
-    assert_eq!(half, "{\"time\":");
+    let (partial, rest) = text.split_once('\n').unwrap();
+    assert_eq!(partial, "{\"time\":");
     assert_eq!(numbers(&parsed(rest)), [1]);
 }
 
@@ -497,11 +498,11 @@ fn recording_does_not_wait_for_the_disk() {
     const RECORDS: u32 = 20_000;
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log");
-    let (log, door) = blocked_log(&Settings { queue_length: RECORDS as usize, ..settings(&path) });
+    let (log, release) = blocked_log(&Settings { queue_length: RECORDS as usize, ..settings(&path) });
     (1..RECORDS).for_each(|number| record_number(&log, number.into()));
-    // Not one line is written so far.
+    // No line is written yet.
     assert_eq!(log.written(), 0);
-    drop(door);
+    drop(release);
     log.close();
     assert_eq!(log.written(), u64::from(RECORDS));
 }

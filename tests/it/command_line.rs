@@ -1,4 +1,4 @@
-//! The command line, and the start: what they say, what they refuse, and with which exit code.
+//! The command line and the start of the service: output, errors and exit codes.
 
 use crate::support::{Client, Database, PASSWORD, TestApp, project_file};
 use reqwest::StatusCode;
@@ -10,14 +10,14 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-/// The program, with its settings from these pairs only, in `directory`.
+/// The program in `directory`, with only these settings.
 pub fn program(directory: &Path, settings: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cedargate"));
     command.current_dir(directory).env_clear().envs(settings.iter().copied());
     command
         .env("CEDARGATE_POLICIES", project_file("policies"))
         .env("CEDARGATE_SCHEMA", project_file("schema"))
-        // The policy tests are run by the tests of the policies.
+        // The tests of the policies run the policy tests.
         .env("CEDARGATE_POLICY_TESTS", "off");
     command.envs(settings.iter().copied());
     command
@@ -31,7 +31,7 @@ pub fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-/// A running service, ended when it goes out of scope.
+/// A running service, which is killed when this value is dropped.
 pub struct RunningService {
     child: Child,
     pub base: String,
@@ -42,12 +42,12 @@ pub struct RunningService {
 }
 
 impl RunningService {
-    /// The id of the process.
+    /// The process id.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// Waits until it has ended by itself.
+    /// Waits until the process has exited by itself.
     pub fn wait(&mut self) -> std::process::ExitStatus {
         let status = self.child.wait().unwrap();
         for reader in self.readers.drain(..) {
@@ -56,19 +56,19 @@ impl RunningService {
         status
     }
 
-    /// Ends it as a service manager does, waits until it has ended, and gives what it has logged.
+    /// Stops the service as a service manager does (SIGTERM), and returns its log.
     pub fn stop(self) -> String {
         self.stop_with_output().0
     }
 
-    /// The same, and what it has written to its standard output, too.
+    /// As [`RunningService::stop`]. Returns the log and standard output.
     pub fn stop_with_output(mut self) -> (String, String) {
         crate::lifecycle::send_signal("-TERM", self.id());
-        assert!(self.wait().success(), "it ends by itself");
+        assert!(self.wait().success(), "the service must exit with success");
         (self.log(), self.output.lock().unwrap().clone())
     }
 
-    /// What it has logged so far.
+    /// The log so far.
     pub fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
@@ -81,20 +81,20 @@ impl Drop for RunningService {
     }
 }
 
-/// Starts the service and reads its greeting.
+/// Starts the service and waits until it listens.
 pub fn start(directory: &Path, settings: &[(&str, &str)]) -> RunningService {
     let mut command = program(directory, &[("CEDARGATE_LISTEN", "127.0.0.1:0")]);
     command.envs(settings.iter().copied());
     start_command(command)
 }
 
-/// Starts the service by this command and reads its greeting.
+/// Starts this command and waits until it listens.
 pub fn start_command(mut command: Command) -> RunningService {
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let stdout = BufReader::new(child.stdout.take().unwrap());
     let stderr = BufReader::new(child.stderr.take().unwrap());
-    // Whoever reads neither of them any more would block it one day, so both are read to their ends.
+    // Both streams are read to their ends, since a full pipe would block the service.
     let (log, output) = (Arc::default(), Arc::default());
     let errors = collect_lines(stderr.lines().map_while(Result::ok), &log);
     let mut lines = stdout.lines().map_while(Result::ok);
@@ -110,7 +110,7 @@ pub fn start_command(mut command: Command) -> RunningService {
     RunningService { child, base, banner, log, output, readers: vec![errors, rest] }
 }
 
-/// Keeps lines as they come.
+/// Collects lines as they arrive.
 fn collect_lines(
     lines: impl Iterator<Item = String> + Send + 'static,
     buffer: &Arc<Mutex<String>>,
@@ -119,8 +119,8 @@ fn collect_lines(
     std::thread::spawn(move || lines.for_each(|line| *buffer.lock().unwrap() += &format!("{line}\n")))
 }
 
-/// A client of a service that is a process, with a connection for each request: a test that waits for another process meanwhile
-/// does not notice that the service closes an idle one.
+/// A client of a service process, with one connection per request: a test that waits for another process meanwhile would not
+/// notice that the service closes an idle connection.
 pub fn client(base: &str) -> Client {
     let http = reqwest::Client::builder().pool_max_idle_per_host(0).build().unwrap();
     Client { http, base: base.to_owned(), bearer: None, id: String::new() }
@@ -142,7 +142,7 @@ async fn without_configuration_the_service_creates_an_admin_and_prints_a_banner(
     let again = start(directory.path(), &[]);
     assert!(!again.banner.contains("password"), "{}", again.banner);
     assert_eq!(client(&again.base).post("/v2/auth/token", body).await.status, StatusCode::OK);
-    // The key that signs was kept, so old tokens are good.
+    // The signing key is stored, so that tokens from before the restart stay valid.
     let old = Client { bearer: Some(tokens["token"].as_str().unwrap().into()), ..client(&again.base) };
     assert_eq!(old.get("/v2/users/me").await.status, StatusCode::OK);
 }
@@ -190,7 +190,7 @@ fn invalid_policies_abort_the_start_with_file_and_line() {
         let output = run(directory.path(), &settings, arguments);
         let error = text(&output.stderr);
         assert_eq!(output.status.code(), Some(if arguments.is_empty() { 1 } else { 3 }), "{error}");
-        assert!(error.contains("more.cedar:1: Scope::\"agnet\" is not in the data"), "{error}");
+        assert!(error.contains("more.cedar:1: Scope::\"agnet\" is not defined in the data"), "{error}");
     }
 }
 
@@ -297,14 +297,18 @@ async fn the_janitor_command_deletes_expired_sessions_and_keys() {
     user.key(&[cedargate::authz::Scope::Guest]).await;
     let settings = [("CEDARGATE_DATABASE_URL", app.url())];
     let janitor = || text(&run(app.directory(), &settings, &["janitor"]).stdout);
-    // The tests' clock may be behind that of the command, by which all of this is as long as it says here.
+    // The clock of the test may differ from the system time that the command uses, so the expiry is far in the future.
     app.sql("UPDATE sessions SET good_until = 9000000000000000").await;
     app.sql("UPDATE refresh_tokens SET expires_at = 9000000000000000").await;
     assert_eq!(janitor(), "deleted 0 sessions, 0 API keys\n");
     app.sql("UPDATE sessions SET good_until = 1").await;
     app.sql("UPDATE api_keys SET expires_at = 1").await;
     assert_eq!(janitor(), "deleted 2 sessions, 1 API keys\n");
-    assert_eq!(app.count("SELECT COUNT(*) FROM refresh_tokens").await, 0, "they went with their sessions");
+    assert_eq!(
+        app.count("SELECT COUNT(*) FROM refresh_tokens").await,
+        0,
+        "refresh tokens are deleted with their sessions"
+    );
 }
 
 #[test]
@@ -420,7 +424,7 @@ fn the_help_names_every_setting_and_exit_code() {
         .collect();
     assert!(names.len() > 12);
     for name in names {
-        assert!(help.contains(&format!("CEDARGATE_{name} ")), "{name} is not in the help");
+        assert!(help.contains(&format!("CEDARGATE_{name} ")), "{name} is missing in the help");
     }
     for secret in ["DATABASE_URL", "DATABASE_LISTEN_URL", "JWT_SECRET", "ADMIN_PASSWORD"] {
         assert!(help.contains(&format!("CEDARGATE_{secret}_FILE")), "{help}");

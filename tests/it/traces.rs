@@ -1,4 +1,4 @@
-//! Traces as a collector gets them, and the ids on the lines of the log.
+//! Traces as an OTLP collector receives them, and trace ids in log lines.
 
 use crate::command_line::{RunningService, client, start};
 use crate::lifecycle::{create_certificate, fetch_with_curl, send_signal};
@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 /// A collector of OTLP over HTTP.
 struct Collector {
     base: String,
-    /// What it answers with.
+    /// The status of its responses.
     status: Arc<AtomicU16>,
     received: Arc<Mutex<Vec<Received>>>,
 }
@@ -79,12 +79,12 @@ impl Collector {
         resources.flat_map(|resource| resource.scope_spans).flat_map(|scope| scope.spans).collect()
     }
 
-    /// What it was told of the service itself.
+    /// The resource attributes of the service.
     fn resource(&self) -> BTreeMap<String, Value> {
         attributes(&self.requests()[0].resource_spans[0].resource.as_ref().unwrap().attributes)
     }
 
-    /// The span of the one request with this id.
+    /// The span of the only request with this id.
     fn span_of_request(&self, id: &str) -> Span {
         let is_its =
             |span: &Span| attributes(&span.attributes).get("cedargate.request_id") == Some(&json!(id));
@@ -112,7 +112,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Starts the service with these further settings.
+/// Starts the service with these additional settings.
 fn serve(database: &Database, settings: &[(&str, &str)]) -> RunningService {
     let usual = [
         ("CEDARGATE_DATABASE_URL", database.url.as_str()),
@@ -122,7 +122,7 @@ fn serve(database: &Database, settings: &[(&str, &str)]) -> RunningService {
     start(database.directory.path(), &[&usual, settings].concat())
 }
 
-/// Sends a request with this id and these further headers.
+/// Sends a request with this id and additional headers.
 async fn send(
     client: &Client,
     id: &str,
@@ -140,7 +140,7 @@ fn login() -> Value {
     json!({ "email": ADMIN, "password": PASSWORD })
 }
 
-/// Waits until something is so.
+/// Waits for a condition.
 async fn wait_until(what: &str, is_so: impl Fn() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while !is_so() {
@@ -177,7 +177,7 @@ async fn a_request_span_has_child_spans_and_no_secrets() {
     let refresh = format!("/v2/auth/token?refreshToken={}", token("refreshToken"));
     let next = send(&admin, "refresh", "GET", &refresh, &[], None).await.expect(StatusCode::OK);
     send_signal("-TERM", running.id());
-    // It is no longer ready soon, and a server that fails has failed.
+    // The service is no longer ready soon, and a server span with a 5xx status is an error.
     let mut ready = StatusCode::OK;
     while ready == StatusCode::OK {
         ready = send(&anonymous, "ready", "GET", "/health/ready", &[], None).await.status;
@@ -242,7 +242,7 @@ async fn a_request_span_has_child_spans_and_no_secrets() {
     };
     let login = names("login");
     for name in ["argon2 queue", "argon2", "SELECT users", "BEGIN", "INSERT sessions", "COMMIT"] {
-        assert!(login.iter().any(|found| found == name), "{name} is not in {login:?}");
+        assert!(login.iter().any(|found| found == name), "{name} is missing in {login:?}");
     }
     let system = if database.url.starts_with("sqlite") { "sqlite" } else { "postgresql" };
     let below = collector.child_spans(&collector.span_of_request("login"));
@@ -266,7 +266,7 @@ async fn a_request_span_has_child_spans_and_no_secrets() {
         ("denied", "listForms", "deny", false),
     ] {
         let expected = json!({
-            "cedargate.action": action, "cedargate.decision": decided, "cedargate.remembered": is_cached
+            "cedargate.action": action, "cedargate.decision": decided, "cedargate.cached": is_cached
         });
         assert_eq!(decision(id), expected, "{id}");
     }
@@ -286,7 +286,7 @@ async fn a_request_span_has_child_spans_and_no_secrets() {
         "argon2id".to_owned(),
     ] {
         assert!(!sent.contains(&secret), "{secret} was exported");
-        // Of a token neither its parts.
+        // The parts of a token must not be exported either.
         for part in secret.split('.').filter(|part| part.len() > 20) {
             assert!(!sent.contains(part), "{part} was exported");
         }
@@ -393,7 +393,7 @@ async fn a_failing_collector_is_logged_once_until_it_recovers() {
     let settings = [("CEDARGATE_TRACES", collector.base.as_str()), ("OTEL_BSP_SCHEDULE_DELAY", "20")];
     let running = serve(&database, &settings);
     let anonymous = client(&running.base);
-    // Each of them is in a batch of its own: the one before has arrived.
+    // Each request is exported in its own batch, since the batch before it has arrived.
     let batches = async |count: usize| {
         for _ in 0..count {
             let before = collector.received();
@@ -423,11 +423,11 @@ async fn an_unavailable_collector_delays_neither_requests_nor_the_shutdown() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         format!("http://{}", listener.local_addr().unwrap())
     };
-    // The system takes connections for it, and nobody reads from them.
+    // The system accepts connections for it, and nothing reads from them.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let silent = (format!("http://{}", silent.local_addr().unwrap()), silent);
     for address in [closed.as_str(), &silent.0] {
-        // Room for few, and nobody takes them.
+        // A small queue that is not drained.
         let settings = [
             ("CEDARGATE_TRACES", address),
             ("OTEL_BSP_MAX_QUEUE_SIZE", "4"),
@@ -449,7 +449,7 @@ async fn an_unavailable_collector_delays_neither_requests_nor_the_shutdown() {
     }
 }
 
-/// What is logged of a spent refresh token that came again, with these settings, in a request with this id.
+/// The log line about the reuse of a refresh token, with these settings, in a request with this id.
 async fn reuse_log_line(request: &str, settings: &[(&str, &str)]) -> String {
     let database = Database::new().await;
     let running = serve(&database, &[&[("CEDARGATE_REFRESH_GRACE", "0")], settings].concat());
@@ -457,7 +457,7 @@ async fn reuse_log_line(request: &str, settings: &[(&str, &str)]) -> String {
     let tokens = anonymous.post("/v2/auth/token", login()).await.expect(StatusCode::OK);
     let spend = json!({ "refreshToken": tokens["refreshToken"], "clientId": ADMIN });
     anonymous.post("/v2/auth/token", spend.clone()).await.expect(StatusCode::OK);
-    // Others are under way at the same time.
+    // Other requests are in progress at the same time.
     let others = futures_util::future::join_all((0..20).map(|_| anonymous.post("/v2/auth/token", login())));
     let traceparent = format!("00-{TRACE}-{PARENT}-01");
     let headers = [("traceparent", traceparent.as_str())];

@@ -1,8 +1,8 @@
-//! What becomes of lines that the disk does not take.
+//! Write errors: a full disk and a failing device.
 
 use super::*;
 
-/// A disk on which there is room for so many bytes, and then, after so many failures, for everything.
+/// A writer with space for `room` bytes, which then fails `failures` times and afterwards accepts everything.
 struct Disk {
     content: Arc<Mutex<Vec<u8>>>,
     room: usize,
@@ -43,8 +43,8 @@ fn a_full_disk_drops_and_counts_lines_then_recovers() {
     }
     lines.finish();
     let text = String::from_utf8(content.lock().unwrap().clone()).unwrap();
-    let (half, rest) = text.split_once('\n').unwrap();
-    assert_eq!(half.len(), one);
+    let (partial, rest) = text.split_once('\n').unwrap();
+    assert_eq!(partial.len(), one);
     let lines = parsed(rest);
     let dropped = counts.dropped.load(Ordering::Relaxed);
     assert_eq!(dropped, 3);
@@ -58,7 +58,7 @@ fn a_partially_written_batch_counts_complete_lines() {
     let counts = Arc::<LogCounters>::default();
     let content = Arc::<Mutex<Vec<u8>>>::default();
     let one = line(1).len();
-    // Three whole lines and a half one; then it fails once.
+    // Three and a half lines are written, then one write fails.
     let disk = Disk { content: Arc::clone(&content), room: 3 * one + one / 2, failures: 1 };
     let mut lines = LineWriter::to_writer(Box::new(disk), Arc::clone(&counts));
     let mut batch = Batch::default();
@@ -70,8 +70,8 @@ fn a_partially_written_batch_counts_complete_lines() {
     assert_eq!((counts.written.load(Ordering::Relaxed), counts.dropped.load(Ordering::Relaxed)), (12, 6));
     let text = String::from_utf8(content.lock().unwrap().clone()).unwrap();
     let (first, rest) = text.split_at(3 * one);
-    let (half, rest) = rest.split_once('\n').unwrap();
-    assert_eq!((numbers(&parsed(first)), half.len()), (vec![1, 2, 3], one / 2));
+    let (partial, rest) = rest.split_once('\n').unwrap();
+    assert_eq!((numbers(&parsed(first)), partial.len()), (vec![1, 2, 3], one / 2));
     let rest = parsed(rest);
     assert_eq!(rest[0], json!({"dropped": 6, "time": "2026-01-01T00:00:00.000Z"}));
     assert!(numbers(&rest[1..]).into_iter().eq(1..=9));

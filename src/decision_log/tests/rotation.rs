@@ -1,8 +1,8 @@
-//! Files that another program renames, deletes or truncates.
+//! Log files that another program renames, deletes or truncates.
 
 use super::*;
 
-/// A log with a line, and what another program does to its file.
+/// A log with one line, after `rotate` was applied to its file.
 fn log_after_rotation(rotate: impl FnOnce(&Path)) -> (tempfile::TempDir, DecisionLog) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log");
@@ -15,6 +15,7 @@ fn log_after_rotation(rotate: impl FnOnce(&Path)) -> (tempfile::TempDir, Decisio
     (directory, log)
 }
 
+/// The path to which the tests move the log.
 fn old(path: &Path) -> PathBuf {
     path.with_file_name("old")
 }
