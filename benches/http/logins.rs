@@ -1,4 +1,5 @@
-//! Logins and refreshes a second, and what bounds them; and whether a failed login tells by its time that an account is there.
+//! Measures logins and refreshes per second, what limits them, and whether the time of a failed login discloses that an account
+//! exists.
 
 use super::{Load, Server, call, is_selected, measure, median, service_command, start};
 use cedargate::authn::{Lane, PasswordService};
@@ -12,18 +13,18 @@ use std::path::Path;
 use std::time::Instant;
 
 const ROUNDS: usize = 3;
-/// How many users log in: tries at one account come one after the other.
+/// The number of users that log in. Attempts for one account are serialized.
 const ACCOUNTS: usize = 400;
-/// How many sessions are refreshed. `wrk` has 16 connections.
+/// The number of sessions that are refreshed. `wrk` has 16 connections.
 const SESSIONS: usize = 32;
-/// How many failed logins of each kind are timed.
+/// The number of failed logins of each kind that are timed.
 const ATTEMPTS: usize = 200;
 const PASSWORD: &str = "t0pZ3kR3t";
 const LOGIN: &str = "login";
 const REFRESH: &str = "refresh";
 const LOGIN_TIMES: &str = "known and unknown emails";
 
-/// All that has to do with logins, on SQLite and, where `TEST_POSTGRES_URL` names a server, on PostgreSQL.
+/// Runs the login benchmarks on SQLite and, with `TEST_POSTGRES_URL`, on PostgreSQL.
 pub(super) async fn run_benchmark() {
     if ![LOGIN, REFRESH, LOGIN_TIMES].iter().any(|name| is_selected(name)) {
         return;
@@ -33,14 +34,14 @@ pub(super) async fn run_benchmark() {
     let hash = time_one_hash(&config).await;
     let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     println!(
-        "one password hash: {:.1} ms ({} KiB, {} passes, {} lanes); {workers} at the same time: {:.0} logins/s at most",
+        "one password hash: {:.1} ms ({} KiB, {} iterations, {} lanes); upper bound with {workers} in parallel: {:.0} logins/s",
         hash * 1e3,
         config.argon2_memory_kib,
         config.argon2_iterations,
         config.argon2_parallelism,
         workers as f64 / hash,
     );
-    println!("one write of 4 KiB with fsync: {:.2} ms", time_one_sync(directory.path()) * 1e3);
+    println!("one 4 KiB write with fsync: {:.2} ms", time_one_sync(directory.path()) * 1e3);
     println!("{:28} {:>12} {:>22}", "", "req/s", "audited commits/s");
     let sqlite = format!("sqlite://{}", directory.path().join("cedargate.db").display());
     measure_database("SQLite", &sqlite, directory.path()).await;
@@ -58,20 +59,20 @@ pub(super) async fn run_benchmark() {
     }
 }
 
-/// Seconds that one password hash takes, with nothing else to do.
+/// The time of one password hash in seconds, without other load.
 async fn time_one_hash(config: &Config) -> f64 {
     let passwords = PasswordService::new(config).unwrap();
     let mut times = Vec::new();
     for _ in 0..21 {
-        let turn = passwords.reserve_slot(Lane::Unknown).unwrap().acquire_permit().await.unwrap();
+        let permit = passwords.reserve_slot(Lane::Unknown).unwrap().acquire_permit().await.unwrap();
         let began = Instant::now();
-        turn.verify(PASSWORD.to_owned().into(), None).await.unwrap();
+        permit.verify(PASSWORD.to_owned().into(), None).await.unwrap();
         times.push(began.elapsed().as_secs_f64());
     }
     median(times)
 }
 
-/// Seconds until 4 KiB are on the disk.
+/// The time in seconds to write and sync 4 KiB.
 fn time_one_sync(directory: &Path) -> f64 {
     let mut file = std::fs::File::create(directory.join("sync")).unwrap();
     let times = (0..51).map(|_| {
@@ -83,11 +84,11 @@ fn time_one_sync(directory: &Path) -> f64 {
     median(times.collect())
 }
 
-/// The rows of one kind of database.
+/// Measures the rows for one database.
 async fn measure_database(kind: &str, url: &str, directory: &Path) {
     let policies = Path::new(env!("CARGO_MANIFEST_DIR")).join("policies");
     let mut command = service_command(directory, "off", &policies);
-    // Each login here comes from an address of its own. What `wrk` breaks off counts as a guess, and nobody is to wait for it.
+    // Every login has its own client address. Requests that `wrk` aborts count as failed attempts, and must not delay others.
     command.env("CEDARGATE_DATABASE_URL", url).env("CEDARGATE_TRUSTED_PROXIES", "127.0.0.1");
     let server = start(command);
     let db = Database::connect(url).await.unwrap();
@@ -120,10 +121,10 @@ async fn measure_database(kind: &str, url: &str, directory: &Path) {
     db.close().await.unwrap();
 }
 
-/// Puts users with passwords into the database, behind the service's back.
+/// Inserts users with passwords directly into the database.
 async fn create_accounts(db: &DatabaseConnection) {
     let passwords = PasswordService::new(&Config::default()).unwrap();
-    // All have the same hash: to make one for each takes longer than the rest.
+    // All users share one hash, since computing one per user would take longer than the benchmark.
     let hash = passwords.hash(PASSWORD.to_owned().into(), Vec::new()).await.unwrap();
     let organization = "(SELECT id FROM organizations LIMIT 1)";
     for n in 0..ACCOUNTS {
@@ -139,7 +140,7 @@ async fn create_accounts(db: &DatabaseConnection) {
     }
 }
 
-/// Each request spends a token and brings the next one: `wrk` keeps those that nobody is about to spend.
+/// Every request uses a refresh token and receives the next one. The script keeps a queue of unused tokens.
 async fn refresh_load(server: &Server) -> Load {
     let mut script =
         "wrk.headers[\"Content-Type\"] = \"application/json\"\nlocal tokens, first, last = {}, 1, 0\n"
@@ -164,7 +165,7 @@ async fn refresh_load(server: &Server) -> Load {
     Load { name: REFRESH.into(), path: "/v2/auth/token", script, decisions: 0.0 }
 }
 
-/// Requests a second, and entries of the audit trail a second.
+/// Measures requests per second and audit entries per second.
 async fn measure_with_audit_entries(
     db: &DatabaseConnection,
     server: &Server,
@@ -187,18 +188,18 @@ fn print_rates(name: &str, rates: Vec<(f64, f64)>) {
     println!("{name:28} {:12.0} {:22.0}", median(requests), median(commits));
 }
 
-/// Failed logins with emails that somebody has and that nobody has, in turn, each email and each address but once.
+/// Compares the times of failed logins with known and unknown emails, in turn. Each email and client address is used once.
 async fn compare_login_times(kind: &str, server: &Server) {
     let client = reqwest::Client::new();
     let (mut known, mut unknown) = (Vec::new(), Vec::new());
-    // The first ones only warm up.
+    // The first ten are for warming up.
     for n in 0..ATTEMPTS + 10 {
         for (who, times) in [("login", &mut known), ("nobody", &mut unknown)] {
             let body = json!({ "email": format!("{who}{n}@example.com"), "password": "not-the-one" });
-            let from = format!("{}.{}.{}.1", if who == "login" { 10 } else { 11 }, n / 256, n % 256);
+            let address = format!("{}.{}.{}.1", if who == "login" { 10 } else { 11 }, n / 256, n % 256);
             let request = client.post(format!("{}/v2/auth/token", server.base)).json(&body);
             let began = Instant::now();
-            let answer = request.header("X-Forwarded-For", from).send().await.unwrap();
+            let answer = request.header("X-Forwarded-For", address).send().await.unwrap();
             assert_eq!(answer.status().as_u16(), 401);
             answer.bytes().await.unwrap();
             if n >= 10 {
@@ -211,10 +212,10 @@ async fn compare_login_times(kind: &str, server: &Server) {
         times.sort_by(f64::total_cmp);
         (times[times.len() / 10], times[times.len() / 2], times[times.len() * 9 / 10])
     };
-    let (one, other) = (spread(&known), spread(&unknown));
-    println!("a failed login on {kind}, {ATTEMPTS} of each, in ms:");
-    for (name, (tenth, half, most)) in [("a known email", one), ("an unknown email", other)] {
-        println!("  {name:26} {half:8.2}   (80 % between {tenth:.2} and {most:.2})");
+    let (known, unknown) = (spread(&known), spread(&unknown));
+    println!("time of a failed login on {kind}, median of {ATTEMPTS}, in ms:");
+    for (name, (tenth, median, ninetieth)) in [("known email", known), ("unknown email", unknown)] {
+        println!("  {name:26} {median:8.2}   (80 % between {tenth:.2} and {ninetieth:.2})");
     }
-    println!("  unknown to known: {:.3}", other.1 / one.1);
+    println!("  ratio of unknown to known: {:.3}", unknown.1 / known.1);
 }

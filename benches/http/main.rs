@@ -1,8 +1,12 @@
-//! How many requests a second, as ratios to a bare actix handler that parses the same body and answers a constant. Both
-//! servers run as processes of their own and take turns, because the machine may be busy with something else too.
-//! `make bench` runs it; it needs `wrk` and the release build. `BENCH_ROWS` is how many users and conversations the large
-//! database has. `memory` prints the peak of the resident memory while callers try to exhaust the process. Words after `--` choose rows: `cargo bench --bench http -- login refresh`. With `TEST_POSTGRES_URL`, logins
-//! and refreshes are measured on PostgreSQL, too.
+//! Measures requests per second, as a ratio to a bare Actix handler that parses the same body and returns a constant.
+//!
+//! Both servers run as separate processes and are measured in turn, so that other load on the machine affects both. Run it
+//! with `make bench`; it needs `wrk` and a release build.
+//!
+//! - Words after `--` select rows by name: `cargo bench --bench http -- login refresh`.
+//! - `BENCH_ROWS` sets the number of users and conversations in the large database (row `large`).
+//! - The row `memory` measures peak resident memory while clients try to exhaust the process.
+//! - With `TEST_POSTGRES_URL`, logins and refreshes are measured on PostgreSQL too.
 
 #![allow(
     missing_docs,
@@ -11,7 +15,7 @@
     clippy::panic,
     clippy::indexing_slicing,
     clippy::print_stdout,
-    reason = "a benchmark ends where something is not as expected"
+    reason = "a benchmark panics on unexpected results"
 )]
 
 mod logins;
@@ -26,12 +30,14 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
+/// How often each server is measured. The median counts.
 const ROUNDS: usize = 3;
+/// The duration of one measurement in seconds.
 const SECONDS: u32 = 4;
-/// How many users, and how many conversations, the distinct questions are about.
+/// The number of users, and of conversations, in distinct questions.
 const DISTINCT: usize = 2000;
 
-/// A process that ends with this value.
+/// A server process that is killed when this value is dropped.
 struct Server {
     child: Child,
     base: String,
@@ -45,6 +51,7 @@ impl Drop for Server {
 }
 
 impl Server {
+    /// The current resident memory, as Linux reports it.
     fn memory(&self) -> String {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or("?");
@@ -52,17 +59,17 @@ impl Server {
     }
 }
 
-/// The ceiling: parses any JSON body and answers a constant.
+/// Runs the bare server: it parses any JSON body and returns a constant.
 async fn echo() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     println!("echo listens on http://{}", listener.local_addr().unwrap());
-    let answer =
+    let respond =
         || async { HttpResponse::Ok().content_type("application/json").body(r#"{"decision":true}"#) };
     HttpServer::new(move || {
         App::new()
             .app_data(web::JsonConfig::default().limit(4 * 1024 * 1024))
-            .route("/", web::get().to(answer))
-            .route("/", web::post().to(move |_: web::Json<Value>| answer()))
+            .route("/", web::get().to(respond))
+            .route("/", web::post().to(move |_: web::Json<Value>| respond()))
     })
     .listen(listener)
     .unwrap()
@@ -71,10 +78,11 @@ async fn echo() {
     .unwrap();
 }
 
+/// Starts a server, and waits until it listens.
 fn start(mut command: Command) -> Server {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
-    let line = lines.find(|line| line.contains(" listens on ")).expect("it does not start");
+    let line = lines.find(|line| line.contains(" listens on ")).expect("the server did not start");
     let base = line.split(" listens on ").nth(1).unwrap().to_owned();
     std::thread::spawn(move || lines.for_each(drop));
     Server { child, base }
@@ -88,7 +96,7 @@ fn start_service(directory: &Path, decision_log: &str, policies: &Path) -> Serve
     start(service_command(directory, decision_log, policies))
 }
 
-/// The service, with its database in this directory unless more is said.
+/// The command that starts the service with a SQLite database in this directory.
 fn service_command(directory: &Path, decision_log: &str, policies: &Path) -> Command {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut command = Command::new(env!("CARGO_BIN_EXE_cedargate"));
@@ -99,25 +107,25 @@ fn service_command(directory: &Path, decision_log: &str, policies: &Path) -> Com
         .env("CEDARGATE_SCHEMA", root.join("schema"))
         .env("CEDARGATE_ADMIN_PASSWORD", "t0pZ3kR3t")
         .env("CEDARGATE_DECISION_LOG", decision_log)
-        // The load is that of many clients.
+        // The load stands for that of many clients.
         .env("CEDARGATE_RATE_LIMIT_ANONYMOUS", "0")
         .env("CEDARGATE_RATE_LIMIT_WRITES", "0")
         .env("CEDARGATE_LOG", "warn");
     command
 }
 
-/// Whether a row is to be measured: all are, unless words are given.
+/// Whether a row is measured: every row, or those whose name contains one of the given words.
 fn is_selected(name: &str) -> bool {
     let mut words = std::env::args().skip(1).filter(|word| !word.starts_with('-')).peekable();
     words.peek().is_none() || words.any(|word| name.contains(&word))
 }
 
-/// Something to be asked, again and again: a script for `wrk` that says what.
+/// A request pattern, as a script for `wrk`.
 struct Load {
     name: String,
     path: &'static str,
     script: String,
-    /// How many decisions one request is.
+    /// The number of decisions per request.
     decisions: f64,
 }
 
@@ -127,7 +135,7 @@ fn wrk_headers(token: &str) -> String {
     )
 }
 
-/// Requests a second.
+/// Measures requests per second.
 fn measure(base: &str, path: &str, load: &Load, directory: &Path) -> f64 {
     let script = directory.join("load.lua");
     std::fs::write(&script, load.script.replace("@PATH@", path)).unwrap();
@@ -167,7 +175,7 @@ async fn log_in(base: &str) -> String {
     call(base, "/v2/auth/token", None, login).await["token"].as_str().unwrap().to_owned()
 }
 
-/// Puts users and conversations into the database at once, behind the service's back.
+/// Inserts users and conversations directly into the database.
 async fn insert_rows(directory: &Path, rows: usize) {
     let url = format!("sqlite://{}", directory.join("cedargate.db").display());
     let db = sea_orm::Database::connect(url).await.unwrap();
@@ -199,12 +207,12 @@ fn question(user: usize, conversation: usize) -> Value {
 fn loads(token: &str) -> Vec<Load> {
     let head = wrk_headers(token);
     let post = |body: &Value| format!("{head}wrk.method = \"POST\"\nwrk.body = [[{body}]]\n");
-    let same = question(1, 1);
-    // A pair that has not been asked before, until all of the four million have been.
+    let repeated = question(1, 1);
+    // Every request has a new pair of user and conversation, until all four million pairs were used.
     let distinct = format!(
         "{head}wrk.method = \"POST\"\nlocal n = 0\nrequest = function()\n  n = n + 1\n  local user = n % {DISTINCT} + 1\n  \
-         local thing = (n + math.floor(n / {DISTINCT})) % {DISTINCT} + 1\n  \
-         local body = string.format('{{\"subject\":{{\"type\":\"User\",\"id\":\"aaaa%020x\"}},\"action\":{{\"name\":\"fetchConversation\"}},\"resource\":{{\"type\":\"Conversation\",\"id\":\"bbbb%020x\"}}}}', user, thing)\n  \
+         local conversation = (n + math.floor(n / {DISTINCT})) % {DISTINCT} + 1\n  \
+         local body = string.format('{{\"subject\":{{\"type\":\"User\",\"id\":\"aaaa%020x\"}},\"action\":{{\"name\":\"fetchConversation\"}},\"resource\":{{\"type\":\"Conversation\",\"id\":\"bbbb%020x\"}}}}', user, conversation)\n  \
          return wrk.format(\"POST\", \"@PATH@\", nil, body)\nend\n"
     );
     let mut batches = format!("{head}wrk.method = \"POST\"\nlocal n = 0\nlocal bodies = {{}}\n");
@@ -222,13 +230,13 @@ fn loads(token: &str) -> Vec<Load> {
         Load {
             name: "POST /v2/authorize".into(),
             path: "/v2/authorize",
-            script: post(&same),
+            script: post(&repeated),
             decisions: 1.0,
         },
         Load {
-            name: "evaluation, the same".into(),
+            name: "evaluation, repeated".into(),
             path: "/access/v1/evaluation",
-            script: post(&same),
+            script: post(&repeated),
             decisions: 1.0,
         },
         Load {
@@ -253,30 +261,33 @@ async fn compare_with_bare_actix() {
     let bare = start(command);
     let began = Instant::now();
     let first = start_cedargate(directory.path(), "off");
-    println!("start to ready, empty database made and migrated: {} ms", began.elapsed().as_millis());
+    println!(
+        "start until ready, with creation and migration of the database: {} ms",
+        began.elapsed().as_millis()
+    );
     insert_rows(directory.path(), DISTINCT).await;
     drop(first);
-    // With every decision logged, and with none.
+    // With every decision logged, then without a decision log.
     for (decision_log, suffix) in [("all", ", logged"), ("off", "")] {
-        let ours = start_cedargate(directory.path(), decision_log);
-        println!("resident memory{suffix}, idle: {}", ours.memory());
+        let service = start_cedargate(directory.path(), decision_log);
+        println!("resident memory{suffix}, idle: {}", service.memory());
         println!("{:32} {:>10} {:>12} {:>7} {:>13}", "", "req/s", "bare actix", "ratio", "decisions/s");
-        let token = log_in(&ours.base).await;
+        let token = log_in(&service.base).await;
         for load in loads(&token) {
             let name = format!("{}{suffix}", load.name);
             if !is_selected(&name) {
                 continue;
             }
-            let (mut own, mut ceiling) = (Vec::new(), Vec::new());
+            let (mut rates, mut bare_rates) = (Vec::new(), Vec::new());
             for _ in 0..ROUNDS {
-                own.push(measure(&ours.base, load.path, &load, directory.path()));
-                ceiling.push(measure(&bare.base, "/", &load, directory.path()));
+                rates.push(measure(&service.base, load.path, &load, directory.path()));
+                bare_rates.push(measure(&bare.base, "/", &load, directory.path()));
             }
-            let (own, ceiling) = (median(own), median(ceiling));
-            let decisions = own * load.decisions;
-            println!("{name:32} {own:10.0} {ceiling:12.0} {:7.2} {decisions:13.0}", own / ceiling);
+            let (rate, bare_rate) = (median(rates), median(bare_rates));
+            let decisions = rate * load.decisions;
+            println!("{name:32} {rate:10.0} {bare_rate:12.0} {:7.2} {decisions:13.0}", rate / bare_rate);
         }
-        println!("resident memory{suffix}, afterwards: {}", ours.memory());
+        println!("resident memory{suffix}, under load: {}", service.memory());
     }
     if is_selected("reloads") {
         measure_reloads(directory.path()).await;
@@ -290,7 +301,7 @@ async fn compare_with_bare_actix() {
     }
 }
 
-/// The same question while the policies change ten times a second.
+/// Measures a repeated question while the policies are reloaded ten times per second.
 async fn measure_reloads(directory: &Path) {
     let policies = tempfile::tempdir().unwrap();
     for file in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("policies")).unwrap() {
@@ -302,9 +313,9 @@ async fn measure_reloads(directory: &Path) {
     let server = start_service(directory, "off", policies.path());
     let token = log_in(&server.base).await;
     let loads = loads(&token);
-    let load = loads.iter().find(|load| load.name == "evaluation, the same").unwrap();
-    let late = policies.path().join("late.cedar");
-    let text = "@id(\"late\")\nforbid (principal, action == Action::\"listForms\", resource);\n";
+    let load = loads.iter().find(|load| load.name == "evaluation, repeated").unwrap();
+    let changing_file = policies.path().join("changing.cedar");
+    let text = "@id(\"changing\")\nforbid (principal, action == Action::\"listForms\", resource);\n";
     let (base, directory) = (server.base.clone(), directory.to_owned());
     let (path, script) = (load.path, load.script.clone());
     let load = Load { name: "reloads".into(), path, script, decisions: 1.0 };
@@ -312,28 +323,28 @@ async fn measure_reloads(directory: &Path) {
     let (mut reloads, http) = (0, reqwest::Client::new());
     while !measured.is_finished() {
         if reloads % 2 == 0 {
-            std::fs::write(&late, text).unwrap();
+            std::fs::write(&changing_file, text).unwrap();
         } else {
-            std::fs::remove_file(&late).unwrap();
+            std::fs::remove_file(&changing_file).unwrap();
         }
         let reload = http.post(format!("{}/v2/policies/reload", server.base)).bearer_auth(&token);
         reload.json(&json!({})).send().await.unwrap().error_for_status().unwrap();
         reloads += 1;
         actix_web::rt::time::sleep(std::time::Duration::from_millis(100)).await;
     }
-    println!("with {reloads} reloads in {SECONDS} s: {:.0} req/s, none failed", measured.join().unwrap());
+    println!("{reloads} reloads in {SECONDS} s: {:.0} req/s, no request failed", measured.join().unwrap());
 }
 
-/// A fetch from a large database against one from a small one, with things that have not been read before.
+/// Compares fetches of uncached conversations from a large database with those from a small one.
 async fn measure_large_database(small: &Path) {
     let rows: usize =
         std::env::var("BENCH_ROWS").ok().and_then(|rows| rows.parse().ok()).unwrap_or(1_000_000);
     let directory = tempfile::tempdir().unwrap();
     drop(start_cedargate(directory.path(), "off"));
     insert_rows(directory.path(), rows).await;
-    let (one, other) = (start_cedargate(small, "off"), start_cedargate(directory.path(), "off"));
+    let (small, large) = (start_cedargate(small, "off"), start_cedargate(directory.path(), "off"));
     let mut times = Vec::new();
-    for (server, rows) in [(&one, DISTINCT), (&other, rows)] {
+    for (server, rows) in [(&small, DISTINCT), (&large, rows)] {
         let token = log_in(&server.base).await;
         let client = reqwest::Client::new();
         let began = Instant::now();
@@ -345,7 +356,7 @@ async fn measure_large_database(small: &Path) {
         times.push(began.elapsed().as_secs_f64());
     }
     println!(
-        "a fetch with {rows} users and conversations against {DISTINCT}: {:.2} times as long",
+        "time of a fetch with {rows} users and conversations, relative to {DISTINCT}: {:.2}",
         times[1] / times[0]
     );
 }

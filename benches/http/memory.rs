@@ -1,5 +1,5 @@
-//! The peak of the resident memory while callers try to exhaust the process. Each attack has a service of its own, with the
-//! default settings but for the limit per address, since all clients of a benchmark have one address.
+//! Measures peak resident memory while clients try to exhaust the process. Each attack runs against its own service with the
+//! default settings, except for the connection limit per address, since all clients have the same address.
 
 use super::{Server, insert_rows, log_in, service_command, start};
 use sea_orm::ConnectionTrait;
@@ -10,22 +10,22 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How many large messages there are.
+/// The number of large messages.
 const MESSAGES: usize = 1000;
-/// How many requests are made at the same time.
+/// The number of concurrent requests.
 const CONCURRENCY: usize = 8;
-/// How many clients send half of a body, and how many read no response.
+/// The number of clients that send half of a body, and of those that read no response.
 const CLIENTS: usize = 1100;
-/// How long the memory is watched while clients do nothing.
+/// How long memory is observed while the clients are idle.
 const WATCH_DURATION: Duration = Duration::from_secs(8);
 
-/// Puts messages of 250 KiB into the database of this directory, which are those of one conversation.
+/// Inserts messages of 250 KiB of one conversation directly into the database.
 async fn insert_messages(directory: &Path) {
     let url = format!("sqlite://{}", directory.join("cedargate.db").display());
     let db = sea_orm::Database::connect(url).await.unwrap();
     let series =
         format!("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {MESSAGES})");
-    // Many small values, which take the most memory when they are parsed.
+    // Many small values, which need the most memory when parsed.
     let numbers = format!("replace(printf('%.*c', {}, '0'), '0', '0,')", 30_000);
     db.execute_unprepared(&format!(
         "INSERT INTO messages (id, organization, conversation, text, type, user, is_backchannel, actions, meta, created_at, updated_at) \
@@ -47,7 +47,7 @@ fn serve(directory: &Path) -> Server {
 }
 
 impl Server {
-    /// The peak of the resident memory, in MiB.
+    /// The peak resident memory in MiB.
     fn peak_memory_mib(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
@@ -55,7 +55,7 @@ impl Server {
     }
 }
 
-/// Several requests at the same time. Returns how many were answered with 200.
+/// Sends [`CONCURRENCY`] requests concurrently. Returns the number of successful responses.
 async fn run_concurrently(request: impl Fn(&reqwest::Client) -> reqwest::RequestBuilder) -> usize {
     let client = reqwest::Client::new();
     let answers = (0..CONCURRENCY).map(|_| async {
@@ -67,26 +67,26 @@ async fn run_concurrently(request: impl Fn(&reqwest::Client) -> reqwest::Request
     futures_util::future::join_all(answers).await.into_iter().filter(|is_ok| *is_ok).count()
 }
 
-/// Connections that have sent this much. Those that the service refuses are left out.
+/// Opens [`CLIENTS`] connections and sends these bytes on each. Refused connections are left out.
 fn open_connections(server: &Server, bytes: &[u8]) -> Vec<TcpStream> {
     let address = server.base.strip_prefix("http://").unwrap();
     let send = |_| {
         let mut stream = TcpStream::connect(address).ok()?;
         stream.set_write_timeout(Some(Duration::from_secs(1))).ok()?;
-        // It may refuse in the middle.
+        // The service may close the connection while the bytes are sent.
         let _ = stream.write_all(bytes);
         Some(stream)
     };
     (0..CLIENTS).filter_map(send).collect()
 }
 
-/// How long the service takes for a question about its health, while these clients hold their connections.
+/// The longest response time of the liveness probe while these clients hold their connections.
 async fn watch_health(server: &Server, clients: Vec<TcpStream>) -> Duration {
     let (began, mut longest) = (Instant::now(), Duration::ZERO);
     while began.elapsed() < WATCH_DURATION {
-        let asked = Instant::now();
+        let request_began = Instant::now();
         reqwest::get(format!("{}/health/live", server.base)).await.unwrap();
-        longest = longest.max(asked.elapsed());
+        longest = longest.max(request_began.elapsed());
         actix_web::rt::time::sleep(Duration::from_millis(100)).await;
     }
     drop(clients);
