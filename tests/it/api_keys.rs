@@ -1,4 +1,4 @@
-//! API keys: who makes them, what they are good for, and when they end (decision 10).
+//! API keys: who creates them, what they grant, and when they end (see "API keys" in docs/decisions.md).
 
 use crate::authzen::start_with_policies;
 use crate::support::{Client, Reply, TestApp};
@@ -7,17 +7,17 @@ use cedargate::authz::Scope;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-/// Where a user's keys are.
+/// The path of a user's keys.
 fn keys_path(user: &str) -> String {
     format!("/v2/users/{user}/keys")
 }
 
-/// Makes a key of one's own.
+/// Creates a key for the client's own user.
 async fn create_key(client: &Client, body: Value) -> Reply {
     client.post(&keys_path("me"), body).await
 }
 
-/// A key of one's own with these scopes, with all that is told about it.
+/// Creates a key with these scopes for the client's own user. Returns the created key.
 async fn create_key_with_scopes(client: &Client, scopes: &[&str]) -> Value {
     create_key(client, json!({ "name": "test", "scopes": scopes })).await.expect(StatusCode::CREATED)
 }
@@ -76,7 +76,7 @@ async fn the_secret_of_a_key_is_returned_once_and_not_listed() {
     expected.as_object_mut().unwrap().remove("key").unwrap();
     assert_eq!(listed[0], expected);
     assert!(!expected.as_object().unwrap().contains_key("hash"));
-    // Enough to tell keys apart, and too little to guess one.
+    // The hint is long enough to tell keys apart, and too short to guess one.
     let hint = expected["hint"].as_str().unwrap();
     assert!(key.starts_with(hint) && (4..=8).contains(&hint.len()), "{hint}");
 }
@@ -156,7 +156,7 @@ async fn a_key_expires_at_its_expiry_time() {
     let expired = client.get("/v2/users/me").await;
     expired.expect_problem(403, "token_expired");
     assert!(expired.header("www-authenticate").contains("error=\"invalid_token\""));
-    assert_eq!(list_keys(&user, "me").await.len(), 1, "it is there still, for its owner to see");
+    assert_eq!(list_keys(&user, "me").await.len(), 1, "an expired key stays in the list");
 }
 
 #[tokio::test]
@@ -208,7 +208,7 @@ async fn a_key_has_one_of_two_formats() {
         }
         app.bearer(key).get("/v2/users/me").await.expect(StatusCode::OK);
         assert!(seen.insert(key.to_owned()));
-        // A slip of the pen anywhere, and one letter more or less.
+        // Typing errors at several positions, and a key that is one character longer or shorter.
         for index in [0, 3, 10, key.len() - 1] {
             let other = if &key[index..=index] == "0" { "1" } else { "0" };
             let slip = format!("{}{other}{}", &key[..index], &key[index + 1..]);
@@ -281,7 +281,7 @@ async fn the_scopes_of_a_key_cannot_exceed_those_of_its_creator() {
             } else {
                 reply.expect_problem(403, "forbidden");
             }
-            // One that is too high spoils the others.
+            // One scope above the caller's own rejects the whole request.
             let reply = create_key(&user, json!({ "name": "test", "scopes": ["guest", scope] })).await;
             assert_eq!(reply.status == StatusCode::CREATED, above <= place, "{role} {scope}: {}", reply.text);
         }
@@ -296,7 +296,7 @@ async fn a_demoted_user_cannot_create_keys_above_its_role() {
     create_key(&user, json!({ "name": "test", "scopes": ["admin"] })).await.expect_problem(403, "forbidden");
     create_key(&user, json!({ "name": "test", "scopes": ["bot"] })).await.expect_problem(403, "forbidden");
     create_key(&user, json!({ "name": "test", "scopes": ["agent"] })).await.expect(StatusCode::CREATED);
-    // And a promoted one none above the token in hand.
+    // A promoted user's key cannot exceed the scope of the token that it was promoted with.
     update_user(&app, &user.id, json!({ "role": "admin" })).await;
     let low = app.user(Scope::Guest).await;
     update_user(&app, &low.id, json!({ "role": "admin" })).await;
@@ -342,7 +342,7 @@ async fn only_admins_manage_the_keys_of_others() {
     let path = format!("{}/{}", keys_path(&owner.id), kept["id"].as_str().unwrap());
     for role in [Scope::Guest, Scope::Agent, Scope::Bot] {
         let other = app.user(role).await;
-        // Each could do this to its own user, so that the other user answers as if it were not there.
+        // Every user may list its own keys, so that another user's keys are 404, not 403.
         let missing = other.get(&keys_path("599e1fcd9da1c72645c95886")).await;
         for reply in [
             other.get(&keys_path(&owner.id)).await,
@@ -352,7 +352,7 @@ async fn only_admins_manage_the_keys_of_others() {
             assert_eq!(reply.status, missing.status, "{role}: {}", reply.text);
             assert!([403, 404].contains(&reply.status.as_u16()), "{role}: {}", reply.text);
         }
-        // The key of another under one's own name is none either.
+        // Another user's key is not found under the caller's own path.
         let reply = other.delete(&format!("{}/{}", keys_path("me"), kept["id"].as_str().unwrap())).await;
         reply.expect_problem(404, "not_found");
     }
@@ -382,7 +382,7 @@ async fn a_key_is_limited_by_the_role_of_its_user() {
     update_user(&app, &user.id, json!({ "role": "guest" })).await;
     key.get("/v2/conversations").await.expect_problem(403, "forbidden");
     key.get("/v2/users/me").await.expect(StatusCode::OK);
-    // Nor does the key of a guest that an admin has made with more.
+    // The same holds for a key with higher scopes that an admin has created for a guest.
     let guest = app.user(Scope::Guest).await;
     let body = json!({ "name": "too much", "scopes": ["admin"] });
     let given = app.admin().await.post(&keys_path(&guest.id), body).await.expect(StatusCode::CREATED);
@@ -433,7 +433,7 @@ async fn the_keys_of_another_tenant_are_not_found() {
         body.as_object_mut().unwrap().remove("requestId");
         assert_eq!(body, detail);
     }
-    // The root's admin looks after all of them.
+    // The admin of the root organization manages the keys of all users.
     let root = app.admin().await;
     assert_eq!(list_keys(&root, &theirs.id).await.len(), 1);
     root.post(&keys_path(&theirs.id), body).await.expect(StatusCode::CREATED);
@@ -460,7 +460,7 @@ async fn the_secret_of_a_key_is_not_stored() {
         let created = create_key(&user, body).await.expect(StatusCode::CREATED);
         app.bearer(secret(&created)).get("/v2/users/me").await.expect(StatusCode::OK);
         let stored = app.dump().await;
-        assert!(stored.contains(&format!("a key in {format}")), "the search sees what is stored");
+        assert!(stored.contains(&format!("a key in {format}")), "the search must find what is stored");
         let key = secret(&created);
         let digits = key.strip_prefix("cg_").unwrap_or(key);
         assert!(!stored.contains(key) && !stored.contains(&digits[..32]) && !stored.contains(&digits[8..32]));

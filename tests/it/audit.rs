@@ -1,4 +1,4 @@
-//! The audit trail: what it tells, that it tells it exactly when it happened, who sees it, and what cannot be done to it unseen.
+//! The audit log: its events, exactly one per change, who can read them, and that changes to it are detected.
 
 use crate::database_outage::DatabaseOutage;
 use crate::multi_process::{TIMEOUT, cached_client, count, log_in, serve_with};
@@ -19,13 +19,13 @@ use tokio::task::block_in_place;
 
 const NEW_PASSWORD: &str = "b3tt3rTh4nB3f0r3";
 
-/// The events that a client sees.
+/// The events that a client can read.
 pub(crate) async fn events(client: &Client, query: &str) -> Vec<Value> {
     let reply = client.get(&format!("/v2/audit?limit=1000&{query}")).await;
     reply.expect(StatusCode::OK).as_array().unwrap().clone()
 }
 
-/// What an admin of the root has not seen yet.
+/// The position up to which an admin of the root organization has read the log.
 struct AuditCursor {
     admin: Client,
     state: Arc<cedargate::http::AppState>,
@@ -47,7 +47,7 @@ impl AuditCursor {
         new
     }
 
-    /// Checks that exactly these were made since, each as `(event, outcome, details)`, and gives them.
+    /// Asserts that exactly these entries were added, each as `(event, outcome, details)`, and returns them.
     #[track_caller]
     fn assert_events(new: &[Value], expected: &[(&str, &str, Value)]) {
         let got: Vec<Value> =
@@ -62,7 +62,7 @@ pub(crate) fn sid(tokens: &Value) -> String {
     decode_jwt(access_token(tokens)).1["sid"].as_str().unwrap().to_owned()
 }
 
-/// Checks that the chain is whole, and gives its head.
+/// Asserts that the hash chain is intact, and returns its head.
 pub(crate) async fn verify_chain(app: &TestApp) -> ChainHead {
     let found = app.state.store.verify_audit(None).await.unwrap();
     assert_eq!(found.faults, [] as [&str; 0]);
@@ -119,7 +119,7 @@ async fn logins_refreshes_and_session_ends_are_logged() {
     );
     assert_eq!((&new[0]["credential"], &new[0]["credentialId"]), (&json!("refreshToken"), &json!(session)));
 
-    // The request fails, and what it did stays: the end of the family, and both entries.
+    // The request fails, and its effects persist: the family is revoked, and both entries exist.
     app.clock.advance(31_000);
     refresh(&app, &refresh_token(&second), &email).await.expect(StatusCode::OK);
     expect_refresh_rejected(&refresh(&app, &first, &email).await);
@@ -133,7 +133,7 @@ async fn logins_refreshes_and_session_ends_are_logged() {
         ],
     );
     assert_eq!((&new[1]["actor"], &new[2]["subject"]), (&json!(user.id), &json!(user.id)));
-    // What is refused without doing anything is not told.
+    // A request that is rejected without an effect is not audited.
     expect_refresh_rejected(&refresh(&app, &first, &email).await);
     expect_refresh_rejected(&refresh(&app, &format!("{}.{}", user.id, "0".repeat(80)), &email).await);
     assert_eq!(watch.next().await, [] as [Value; 0]);
@@ -191,7 +191,7 @@ async fn changes_of_users_and_their_keys_are_logged() {
 
     let user = app.client("ada@example.com").await;
     watch.next().await;
-    // What decides nothing is not told.
+    // A change that affects no permission is not audited.
     admin.patch(&path, json!({ "givenName": "Ada", "role": "guest" })).await.expect(StatusCode::OK);
     assert_eq!(watch.next().await, [] as [Value; 0]);
     let change = json!({ "role": "agent", "email": "countess@example.com", "organization": tenant });
@@ -209,7 +209,7 @@ async fn changes_of_users_and_their_keys_are_logged() {
 
     let body = json!({ "name": "n", "scopes": ["guest"], "expiresAt": "2026-03-01T00:00:00Z" });
     let created = user.post("/v2/users/me/keys", body).await.expect(StatusCode::CREATED);
-    // Keys are listed in the order of their creation; ids of one moment are in no order.
+    // Keys are listed by creation time; the order of ids of the same time is undefined.
     app.clock.advance(1);
     let gone = user.key(&[Scope::Guest]).await;
     app.clock.advance(1);
@@ -238,7 +238,7 @@ async fn changes_of_users_and_their_keys_are_logged() {
     );
     assert_eq!((&new[5]["credential"], &new[5]["credentialId"]), (&json!("apiKey"), &key(1)));
 
-    // A password ends the other sessions; blocking ends all, and the keys.
+    // A password change ends the other sessions. Blocking ends all sessions and keys.
     let other = app.log_in("countess@example.com").await;
     watch.next().await;
     let wrong = json!({ "password": NEW_PASSWORD, "currentPassword": "wrong password" });
@@ -354,12 +354,12 @@ async fn denied_administration_is_logged_and_other_denials_are_not() {
         let target = path.split('/').nth(3).filter(|id| id.len() == 24);
         assert_eq!(new[0]["subject"].as_str(), target, "{path}");
     }
-    // Reading, and what is no administration.
+    // Denied reads, and writes that are not administration.
     for path in ["/v2/users", "/v2/forms", &path as &str] {
         guest.get(path).await.expect_problem(403, "forbidden");
     }
     guest.post("/v2/forms", json!({ "name": "n" })).await.expect_problem(403, "forbidden");
-    // Nor a wrong request, nor one of nobody.
+    // Invalid requests, and requests without credentials.
     admin.post("/v2/users", json!({})).await.expect_problem(400, "invalid_fields");
     app.anonymous().post("/v2/users", user).await.expect_problem(401, "missing_token");
     assert_eq!(watch.next().await, [] as [Value; 0]);
@@ -399,7 +399,7 @@ async fn a_failed_change_writes_no_entry() {
     let app = TestApp::start().await;
     let mut watch = AuditCursor::new(&app).await;
     let admin = watch.admin.clone();
-    // The address is taken: the row is refused by the database, in the same transaction.
+    // The email is in use: the database rejects the row, in the same transaction.
     let body = json!({ "email": ADMIN, "password": PASSWORD });
     admin.post("/v2/users", body).await.expect_problem(409, "conflict");
     let user = admin.post("/v2/users", json!({ "email": "ada@example.com" })).await.id();
@@ -424,7 +424,7 @@ async fn a_change_that_cannot_be_logged_is_rolled_back() {
         .expect_problem(500, "internal");
     assert_eq!(app.count("SELECT COUNT(*) FROM users").await, 1);
     assert_eq!(app.count("SELECT COUNT(*) FROM sessions").await, 1);
-    // But a no stays a no.
+    // A denial stays a denial.
     request_token(&app, json!({ "email": ADMIN, "password": "wrong" }))
         .await
         .expect_problem(401, "invalid_credentials");
@@ -467,7 +467,7 @@ async fn the_audit_log_contains_no_secrets() {
         let token = refresh_token(tokens);
         secrets.push(token.split_once('.').unwrap().1.to_owned());
         secrets.extend([access_token(tokens).to_owned(), token]);
-        // The signature alone, too, and what the token is called.
+        // Also the signature of the token on its own, and the identifiers in its claims.
         secrets.push(access_token(tokens).rsplit('.').next().unwrap().to_owned());
         secrets.push(decode_jwt(access_token(tokens)).1["jti"].as_str().unwrap().to_owned());
     }
@@ -476,7 +476,7 @@ async fn the_audit_log_contains_no_secrets() {
     for secret in secrets {
         assert!(!all.contains(&secret), "{secret}");
     }
-    // Nor what is kept of them: no hash of a password, a token or a key.
+    // Neither are the stored hashes of passwords, tokens and keys.
     let hashes =
         "SELECT COUNT(*) FROM audit, refresh_tokens WHERE details LIKE '%' || refresh_tokens.hash || '%'";
     assert_eq!(app.count(hashes).await, 0);
@@ -507,5 +507,5 @@ async fn policy_reloads_during_a_database_outage_are_logged_afterwards() {
     let version = admin.get("/v2/policies").await.expect(StatusCode::OK)["version"].clone();
     let found = events(&admin, "event=policies.reloaded").await;
     let found: Vec<&Value> = found.iter().map(|one| &one["details"]["version"]).collect();
-    assert_eq!(found, [&version], "once, and the one in force");
+    assert_eq!(found, [&version], "the active version, once");
 }

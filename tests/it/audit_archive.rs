@@ -9,7 +9,7 @@ use std::process::Stdio;
 
 const AFTER: &str = "2026-02-01T00:00:00Z";
 
-/// Runs `cedargate audit` with these arguments; gives the exit code and what it printed.
+/// Runs `cedargate audit` with these arguments. Returns the exit code, standard output and standard error.
 fn audit(app: &TestApp, arguments: &[&str]) -> (i32, String, String) {
     let settings = [("CEDARGATE_DATABASE_URL", app.url())];
     let output = run(app.directory(), &settings, &[&["audit"], arguments].concat());
@@ -20,7 +20,7 @@ fn archive(app: &TestApp, to: &Path) -> (i32, String, String) {
     audit(app, &["archive", "--before", AFTER, "--to", to.to_str().unwrap()])
 }
 
-/// Verifies the log together with these files.
+/// Verifies the log together with these archive files.
 fn verify(app: &TestApp, files: &[PathBuf], more: &[&str]) -> (i32, String, String) {
     let files: Vec<&str> = files.iter().map(|file| file.to_str().unwrap()).collect();
     let archive: &[&str] = if files.is_empty() { &[] } else { &["--archive"] };
@@ -35,7 +35,7 @@ fn files(directory: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// Logs in so many times, which appends as many entries.
+/// Logs in `times` times, which appends as many entries.
 async fn log_in(app: &TestApp, times: usize) {
     for _ in 0..times {
         app.log_in(ADMIN).await;
@@ -57,7 +57,7 @@ async fn old_entries_move_to_files_and_the_chain_stays_verifiable() {
     let first = files(directory.path());
     assert_eq!(first.len(), 1, "{first:?}");
     assert!(printed.contains(first[0].file_name().unwrap().to_str().unwrap()), "{printed}");
-    // The newest entry stays, since the next one continues it; and the archive is an entry itself.
+    // The newest entry stays, since the next one continues it. The archiving is an entry itself.
     assert_eq!(app.count("SELECT COUNT(*) FROM audit").await, 2);
     assert_eq!(app.count("SELECT MIN(seq) FROM audit").await, 10);
     let (code, printed, faults) = verify(&app, &[], &[]);
@@ -66,7 +66,7 @@ async fn old_entries_move_to_files_and_the_chain_stays_verifiable() {
     let (code, printed, faults) = verify(&app, &first, &["--head", &early.to_string()]);
     assert_eq!((code, &*faults), (0, ""));
     assert!(printed.starts_with("11 entries, head 11:"), "{printed}");
-    // A head of an archived entry cannot be compared without the files.
+    // The head of an archived entry cannot be compared without the files.
     let (code, _, faults) = verify(&app, &[], &["--head", &early.to_string()]);
     assert_eq!((code, faults.contains("is archived")), (3, true), "{faults}");
 
@@ -130,7 +130,7 @@ async fn a_changed_or_missing_archive_file_is_detected() {
     assert_eq!(verify(&app, &archived, &[]).0, 3);
 }
 
-/// Whether the database refuses a statement because of a trigger.
+/// Whether the database rejects a statement because of a trigger.
 async fn is_refused(app: &TestApp, statement: &str) -> bool {
     let connection = sea_orm::Database::connect(app.url()).await.unwrap();
     let done = sea_orm::ConnectionTrait::execute_unprepared(&connection, statement).await;
@@ -152,7 +152,7 @@ async fn the_database_deletes_archived_entries_only() {
     let hash = |seq: i64| format!("(SELECT hash FROM audit WHERE seq = {seq})");
     for statement in [
         "DELETE FROM audit WHERE seq = 1".to_owned(),
-        // An archive that does not begin with the oldest entry, has another hash, or takes the newest entry.
+        // An archive that does not begin with the oldest entry, has another hash, or includes the newest entry.
         insert(2, 3, &hash(3)),
         insert(1, 3, "'0'"),
         insert(1, 7, &hash(7)),
@@ -197,14 +197,14 @@ async fn a_failed_archive_after_the_export_loses_nothing_and_can_be_retried() {
         .await;
     let (code, ..) = archive(&app, directory.path());
     assert_eq!(code, 1);
-    assert_eq!(files(directory.path()).len(), 1, "no temporary file stays");
+    assert_eq!(files(directory.path()).len(), 1, "no temporary file remains");
     assert_eq!(verify_chain(&app).await, head);
     app.sql("ALTER TABLE audit_archives DROP COLUMN fails").await;
     let (code, _, error) = archive(&app, directory.path());
     assert_eq!(code, 0, "{error}");
     assert_eq!(files(directory.path()).len(), 1);
     assert_eq!(verify(&app, &files(directory.path()), &["--head", &head.to_string()]).0, 0);
-    // A damaged log is not archived: the entries would leave the place where the damage is noticed.
+    // A damaged log is not archived, because verification of the log alone would then no longer find the damage.
     let damaged = TestApp::start().await;
     log_in(&damaged, 4).await;
     let trigger = if damaged.postgres().is_some() { "audit_append_only ON audit" } else { "audit_no_update" };
@@ -241,7 +241,7 @@ async fn concurrent_archives_lose_nothing() {
             assert!(seqs.insert(entry["seq"].as_i64().unwrap()));
         }
     }
-    // One that began after another had ended has archived the entry that was the newest one before.
+    // An archive that began after another had ended includes the entry that was the newest one before.
     let last = i64::try_from(seqs.len()).unwrap();
     assert!(seqs.into_iter().eq(1..=last) && (total - 1..=total).contains(&last));
 }

@@ -1,4 +1,4 @@
-//! The audit trail as a chain: one of many writers at once, changed by nobody, and what is done to it is found.
+//! The hash chain of the audit log: concurrent writers extend one chain, entries cannot be changed, and tampering is detected.
 
 use crate::audit::{events, sid, verify_chain};
 use crate::command_line::run;
@@ -21,7 +21,7 @@ async fn concurrent_writers_append_to_one_chain() {
     let before = verify_chain(&app).await.seq;
     let logins = join_all((0..WRITERS).map(|index| both(index).log_in(ADMIN))).await;
     assert_eq!(verify_chain(&app).await.seq - before, 50);
-    // Logins from one address wait for one another as it is. Refreshes of several sessions have nothing else in common.
+    // Logins from one address are serialized anyway. Refreshes of several sessions share nothing but the chain.
     for _ in 0..3 {
         let before = verify_chain(&app).await.seq;
         app.clock.advance(31_000);
@@ -52,7 +52,7 @@ async fn the_database_rejects_changes_of_entries() {
     verify_chain(&app).await;
 }
 
-/// Takes away what keeps entries from being changed.
+/// Drops the triggers that keep entries from being changed.
 async fn drop_append_only_triggers(app: &TestApp) {
     let statements: &[&str] = match app.postgres() {
         Some(_) => &["DROP TRIGGER audit_append_only ON audit", "DROP TRIGGER audit_no_delete ON audit"],
@@ -132,7 +132,7 @@ async fn every_manipulation_is_detected_and_described() {
         }
         assert_eq!(verify_chain(&app).await, head);
     }
-    // The end taken off is whole in itself: the head that was noted finds it, and so it does a trail that was written anew.
+    // A truncated chain is consistent in itself. A head that was noted before detects it, and also a log that was rewritten.
     app.sql("DELETE FROM audit WHERE seq > 6").await;
     verify_chain(&app).await;
     let found = app.state.store.verify_audit(Some(&head)).await.unwrap();

@@ -1,4 +1,4 @@
-//! Refusals in the audit log: one entry per caller, action and minute, with a count, and none is lost.
+//! Denials in the audit log: one entry per caller, action and minute, with a count, and none is lost.
 
 use crate::audit::{events, verify_chain};
 use crate::command_line::{client, run};
@@ -10,7 +10,7 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tokio::task::block_in_place;
 
-/// What the entries say of refusals, in the order of the log.
+/// The details of the denial entries, in the order of the log.
 async fn denials(admin: &Client) -> Vec<Value> {
     let found = events(admin, "event=access.denied").await;
     found.iter().map(|one| json!([one["actor"], one["details"]["action"], one["details"]["count"]])).collect()

@@ -1,4 +1,4 @@
-//! The audit trail as it is read: by whom, of what, and in pages.
+//! Queries of the audit log: who can read which entries, filters, and paging.
 
 use crate::audit::events;
 use crate::reload::PolicyFiles;
@@ -30,14 +30,14 @@ async fn admins_see_the_entries_of_their_organization_and_its_descendants() {
     assert_eq!(organizations(&their_admin, "").await, set(&[&theirs]));
     assert_eq!(organizations(&root, "").await, set(&["none", &top, &ours, &theirs, &below]));
     assert_eq!(organizations(&root, &format!("organization={ours}")).await, set(&[&ours, &below]));
-    // What is gone stays below what it stood below.
+    // Entries about a deleted user keep its organization.
     our_admin.delete(&format!("/v2/users/{ada}")).await.expect(StatusCode::NO_CONTENT);
     our_admin.delete(&format!("/v2/organizations/{below}")).await.expect(StatusCode::NO_CONTENT);
     assert_eq!(organizations(&our_admin, "").await, set(&[&ours, &below]));
     for scope in [Scope::Guest, Scope::Agent, Scope::Bot] {
         app.user(scope).await.get("/v2/audit").await.expect_problem(403, "forbidden");
     }
-    // A key of an admin with less than that scope neither, and with it it may.
+    // A key of an admin needs the admin scope, too.
     app.bearer(&root.key(&[Scope::Bot]).await).get("/v2/audit").await.expect_problem(403, "forbidden");
     app.bearer(&root.key(&[Scope::Admin]).await).get("/v2/audit").await.expect(StatusCode::OK);
 }
@@ -57,7 +57,7 @@ async fn a_policy_may_hide_the_entries_of_an_organization() {
     let found = events(&admin, "").await;
     assert!(found.iter().all(|one| one["organization"] != json!(ours)));
     assert!(found.iter().any(|one| one["organization"] == json!(theirs)));
-    assert!(found.iter().any(|one| one["organization"].is_null()), "the reload itself");
+    assert!(found.iter().any(|one| one["organization"].is_null()), "the entry of the reload");
     admin.get(&format!("/v2/audit?organization={ours}")).await.expect_problem(404, "not_found");
 }
 

@@ -1,4 +1,4 @@
-//! The decision endpoint: who may ask about whom, and what is answered.
+//! The decision endpoint: who can ask about which subject, and its responses.
 
 use crate::permission_table::{Fixture, cells};
 use crate::support::{Client, Reply, TestApp};
@@ -8,20 +8,20 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-/// An id of nothing.
+/// A well-formed id that no resource has.
 pub const UNKNOWN_ID: &str = "599e1fcd9da1c72645c95886";
 
-/// Asks.
+/// Sends a question to the decision endpoint.
 pub async fn authorize(client: &Client, question: Value) -> Reply {
     client.post("/v2/authorize", question).await
 }
 
-/// A question about an action on a thing.
+/// A question about an action on a resource.
 pub fn question(action: &str, kind: &str, id: &str) -> Value {
     json!({ "action": { "name": action }, "resource": { "type": kind, "id": id } })
 }
 
-/// The same about somebody else.
+/// The question with a subject.
 pub fn with_subject(subject: Value, mut question: Value) -> Value {
     question["subject"] = subject;
     question
@@ -32,7 +32,7 @@ pub fn user(id: &str) -> Value {
     json!({ "type": "User", "id": id })
 }
 
-/// The answer, which has the form that all of them have.
+/// Sends a question, checks the form of the response, and returns its body.
 pub async fn answer(client: &Client, question: Value) -> Value {
     let answer = authorize(client, question.clone()).await.expect(StatusCode::OK);
     assert!(answer["decision"].is_boolean(), "{question}: {answer}");
@@ -44,14 +44,14 @@ pub async fn answer(client: &Client, question: Value) -> Value {
     answer
 }
 
-/// Whether it is permitted, where nothing stands in the way of a decision.
+/// The decision. Fails if the response contains an error.
 pub async fn decision(client: &Client, question: Value) -> bool {
     let answer = answer(client, question.clone()).await;
     assert_eq!(answer["context"].get("error"), None, "{question}");
     answer["decision"].as_bool().unwrap()
 }
 
-/// The code of what stands in the way of a decision.
+/// The code of the error that caused a denial.
 pub async fn error_code(client: &Client, question: Value) -> String {
     let answer = answer(client, question.clone()).await;
     assert_eq!(answer["decision"], false, "{question}");
@@ -61,7 +61,7 @@ pub async fn error_code(client: &Client, question: Value) -> String {
     error["code"].as_str().unwrap_or_else(|| panic!("{question}: {answer}")).to_owned()
 }
 
-/// The policies that an answer names.
+/// The ids of the policies in a response.
 pub fn policy_ids(answer: &Value) -> Vec<&str> {
     let policies = answer["context"]["policies"].as_array().unwrap();
     policies.iter().map(|policy| policy["id"].as_str().unwrap()).collect()
@@ -134,10 +134,10 @@ async fn a_token_has_its_own_scopes_and_a_user_those_of_its_role() {
     assert!(!decision(&bot, with_subject(json!({ "token": key }), listing(&home_organization))).await);
     let list_conversations = question("listConversations", "Organization", &home_organization);
     assert!(decision(&bot, with_subject(json!({ "token": key }), list_conversations.clone())).await);
-    // The key asks for itself, too.
+    // The same if the key asks about itself.
     assert!(!decision(&app.bearer(&key), listing(&home_organization)).await);
     assert!(decision(&app.bearer(&key), list_conversations).await);
-    // How the subject proved who it is, is the subject's own: a key makes no keys, whoever asks about it.
+    // The credential in the context is that of the subject, not of the caller: API keys cannot create API keys.
     let create_key = question("createApiKey", "User", &admin.id);
     assert!(decision(&bot, with_subject(json!({ "token": admin.bearer }), create_key.clone())).await);
     let answer = answer(&bot, with_subject(json!({ "token": key }), create_key)).await;
@@ -163,7 +163,7 @@ async fn only_bots_and_admins_may_ask_about_other_subjects() {
                 }
             }
         }
-        // Nor are those who may not ask told who there is.
+        // Callers that may not ask learn nothing about the existence of the subject.
         if *role < Scope::Bot {
             let reply =
                 authorize(caller, with_subject(user(UNKNOWN_ID), question("fetchUser", "User", UNKNOWN_ID)))
@@ -171,7 +171,7 @@ async fn only_bots_and_admins_may_ask_about_other_subjects() {
             reply.expect_problem(403, "forbidden");
         }
     }
-    // What counts is the scope of the credential.
+    // The scope of the credential counts, not the role.
     let (_, admin) = &users[3];
     let key = app.bearer(&admin.key(&[Scope::Agent]).await);
     let about_other = with_subject(user(&users[0].1.id), question("fetchUser", "User", &admin.id));
@@ -195,12 +195,12 @@ async fn missing_and_inaccessible_subjects_yield_the_same_error() {
     }
     bodies.dedup();
     assert_eq!(bodies.len(), 1, "{bodies:?}");
-    // A token of somebody out of reach is as good as any word.
+    // A token of an inaccessible user gives the same response as an arbitrary string.
     let own = question("fetchUser", "User", &ours.id);
     let inaccessible = answer(&ours, with_subject(json!({ "token": theirs.bearer }), own.clone())).await;
     assert_eq!(inaccessible["decision"], false);
     assert_eq!(inaccessible, answer(&ours, with_subject(json!({ "token": "garbage" }), own)).await);
-    // The root reaches all of them.
+    // The root organization reaches all users.
     assert!(decision(&root, with_subject(user(&theirs.id), question("fetchUser", "User", &theirs.id))).await);
 }
 
@@ -228,7 +228,7 @@ async fn an_invalid_subject_token_is_denied_with_an_error_code() {
     ] {
         let reply = authorize(&bot, with_subject(json!({ "token": token }), own.clone())).await;
         let sent = token.as_str().unwrap();
-        assert!(sent.len() < 20 || !reply.text.contains(sent), "the answer repeats the token");
+        assert!(sent.len() < 20 || !reply.text.contains(sent), "the response contains the token");
         assert_eq!(
             error_code(&bot, with_subject(json!({ "token": token }), own.clone())).await,
             code,
@@ -256,7 +256,7 @@ async fn a_blocked_user_is_denied_everything() {
     update_user(&app, &admin.id, json!({ "status": "active" })).await;
     let [by_id, token, key] = subjects;
     assert!(decision(&bot, with_subject(by_id, own.clone())).await);
-    // The credentials that it had are gone for good.
+    // The credentials from before the block stay revoked.
     for subject in [token, key] {
         assert_eq!(error_code(&bot, with_subject(subject, own.clone())).await, "invalid_token");
     }
@@ -319,7 +319,7 @@ async fn missing_and_inaccessible_resources_yield_the_same_answer() {
             assert_eq!(answer(&ours, question(&action(verb), kind, "no-id")).await, missing, "{verb} {kind}");
         }
     }
-    // List and create are asked of an organization.
+    // List and create are authorized on an organization.
     for action in ["listForms", "createForm"] {
         let inaccessible = answer(&ours, question(action, "Organization", &their_home)).await;
         assert_eq!(inaccessible["decision"], false);
@@ -347,7 +347,7 @@ async fn list_and_create_are_authorized_on_the_owning_organization() {
             assert_eq!(decision(&client, creating).await, creates && reaches, "{role}");
         }
     }
-    // What is above one is out of reach.
+    // An organization above the caller's own is inaccessible.
     let root_organization = home_organization(&app.admin().await).await;
     for action in ["listConversations", "createConversation"] {
         assert!(decision(&below, question(action, "Organization", &child)).await);

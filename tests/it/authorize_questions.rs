@@ -1,4 +1,4 @@
-//! What a question to the decision endpoint may hold, what its answer names, and how the answer follows what is stored.
+//! Questions to the decision endpoint: their fields, the explanations in the response, and decisions after changes of the data.
 
 use crate::authorize::{
     UNKNOWN_ID, answer, authorize, decision, error_code, home_organization, policy_ids, question, user,
@@ -11,7 +11,7 @@ use cedargate::config::PolicyReload;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-/// A question with a context.
+/// The question with a context.
 fn with_context(context: Value, mut question: Value) -> Value {
     question["context"] = context;
     question
@@ -46,7 +46,7 @@ async fn only_admins_change_their_own_role_organization_or_status() {
                 assert!(!doc.is_empty() && source.contains(&format!("@doc(\"{doc}\")")), "{doc}");
             }
         }
-        // And the route does the same.
+        // The endpoint of the resource makes the same decision.
         let reply = client.patch("/v2/users/me", json!({ "role": "guest" })).await;
         let changed = role == Scope::Admin || role == Scope::Guest;
         assert_eq!(reply.status == StatusCode::OK, changed, "{role}: {}", reply.text);
@@ -88,7 +88,7 @@ async fn the_version_depends_on_the_policies_only() {
     let first = version(&admin).await;
     assert_eq!(version(&guest).await, first);
     update_user(&app, &guest.id, json!({ "role": "agent" })).await;
-    assert_eq!(version(&guest).await, first, "it is not that of the data");
+    assert_eq!(version(&guest).await, first, "the version does not depend on stored data");
     let same = app.start_replica(|_| ()).await;
     assert_eq!(version(&same.admin().await).await, first);
 
@@ -104,14 +104,14 @@ async fn the_version_depends_on_the_policies_only() {
     let other = app
         .start_replica(|config| {
             config.policies = vec![copy.path().to_owned()];
-            // The copy is without the policy tests.
+            // The copy has no policy tests.
             config.policy_reload = PolicyReload::Auto;
         })
         .await;
     let admin = other.admin().await;
     assert_ne!(version(&admin).await, first);
     let listing = question("listForms", "Organization", &home_organization(&admin).await);
-    assert!(!decision(&admin, listing).await, "it is the changed policies that decide");
+    assert!(!decision(&admin, listing).await, "the changed policies must apply");
 }
 
 #[tokio::test]
@@ -120,15 +120,15 @@ async fn undeclared_attributes_are_ignored() {
     let agent = app.user(Scope::Agent).await;
     let strange = json!({ "colour": "red", "deep": { "er": [1, null, 2.5] }, "scope": 5 });
     assert!(decision(&agent, with_context(strange, update_user_question(&agent.id))).await);
-    // Fields that are declared for another action are not for this one.
+    // Fields that are declared only for other actions are ignored.
     let place = json!({ "changes": ["role"], "colour": 1.5 });
     assert!(!decision(&agent, with_context(place.clone(), update_user_question(&agent.id))).await);
     assert!(decision(&agent, with_context(place, question("fetchUser", "User", &agent.id))).await);
-    // What is known of things comes from the store, whatever a question says of them.
+    // Stored data take precedence over the properties in a question.
     let mut request = question("updateUser", "User", &agent.id);
     request["resource"]["properties"] = json!({ "role": "admin" });
     assert!(decision(&agent, request.clone()).await);
-    // What is said of the action stands in the context.
+    // Properties of the action are merged into the context.
     request["action"]["properties"] = json!({ "colour": 1.5 });
     assert!(decision(&agent, request.clone()).await);
     request["action"]["properties"] = json!({ "changes": ["role"] });
@@ -151,7 +151,7 @@ async fn undeclared_attributes_do_not_defeat_the_decision_cache() {
     for number in 1..=5 {
         assert!(decision(&agent, request(number)).await);
     }
-    // Each of them, whether it may be asked, and whether the thing may be named.
+    // Each question, whether the caller may ask it, and whether the caller may refer to the resource.
     assert_eq!(cache_hits().await - before, 5 * 3);
 }
 
@@ -287,7 +287,7 @@ async fn the_answer_reflects_a_role_change() {
         }
         assert_eq!(person.get("/v2/services").await.status == StatusCode::OK, by_token, "{role}");
     }
-    // A promotion counts for the user, and not for the token that is out.
+    // A promotion changes the user's scopes, but not those of an issued token.
     let low = app.user(Scope::Guest).await;
     update_user(&app, &low.id, json!({ "role": "admin" })).await;
     let request = || question("listServices", "Organization", &home_organization);
@@ -328,7 +328,7 @@ async fn the_answer_reflects_a_moved_resource() {
         }
         root.delete(&resource_path).await.expect(StatusCode::NO_CONTENT);
         let request = question(&format!("fetch{kind}"), kind, &id);
-        assert!(!decision(&first, request).await, "it is gone");
+        assert!(!decision(&first, request).await, "the resource is deleted");
     }
 }
 
@@ -348,7 +348,7 @@ async fn the_answer_reflects_a_moved_user_or_organization() {
     second.get(&format!("/v2/forms/{form}")).await.expect(StatusCode::OK);
     root.patch(&path, json!({ "parent": home_organization(&root).await })).await.expect(StatusCode::OK);
     assert!(decision(&first, request()).await && !decision(&second, request()).await);
-    // Its admin goes over to the second.
+    // Its admin moves to the second tenant.
     update_user(&app, &first.id, json!({ "organization": second_home })).await;
     assert!(!decision(&first, request()).await);
     assert!(!decision(&root, with_subject(user(&first.id), request())).await);

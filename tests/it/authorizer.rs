@@ -1,4 +1,4 @@
-//! There is no way around the gate, and what the policies say is what happens.
+//! The authorizer: every request is authorized, and the policies decide.
 
 use crate::support::{Client, PASSWORD, TestApp, project_file};
 use cedargate::app::App;
@@ -7,7 +7,7 @@ use cedargate::types::Clock;
 use reqwest::StatusCode;
 use serde_json::json;
 
-/// The service with a further policy.
+/// Starts the service with an additional policy.
 async fn start_with_policy(text: &str) -> TestApp {
     let more = tempfile::tempdir().unwrap();
     std::fs::write(more.path().join("more.cedar"), text).unwrap();
@@ -16,7 +16,7 @@ async fn start_with_policy(text: &str) -> TestApp {
 
 #[tokio::test]
 async fn a_failing_forbid_policy_denies() {
-    // Cedar skips a policy that errs: this one would then forbid nothing.
+    // Cedar ignores a policy whose evaluation fails, so that this forbid would have no effect.
     let policy = r#"@id("overflow") forbid (principal, action == Action::"listForms", resource)
         when { resource has level && resource.level + 9223372036854775807 + 1 == 0 };"#;
     let app = start_with_policy(policy).await;
@@ -61,7 +61,7 @@ async fn policies_may_read_credential_address_time_and_attributes() {
     let admin = app.admin().await;
     let form = format!("/v2/forms/{}", admin.post("/v2/forms", json!({ "name": "a" })).await.id());
     admin.patch(&form, json!({ "name": "b" })).await.expect_problem(403, "forbidden");
-    // What has that value already is no change.
+    // Setting a field to its current value is not a change.
     admin.patch(&form, json!({ "name": "a", "meta": {} })).await.expect(StatusCode::OK);
 
     admin.get("/v2/services").await.expect(StatusCode::OK);
@@ -70,7 +70,7 @@ async fn policies_may_read_credential_address_time_and_attributes() {
     let created = admin.post("/v2/conversations", json!({ "category": "sales" })).await;
     let conversation = format!("/v2/conversations/{}", created.id());
     admin.patch(&conversation, json!({ "status": "open" })).await.expect(StatusCode::OK);
-    // Asked of the thing as it would be, too.
+    // An update is authorized on the changed resource, too.
     admin.patch(&conversation, json!({ "category": "support" })).await.expect_problem(403, "forbidden");
 
     admin.get("/v2/contacts").await.expect(StatusCode::OK);
@@ -82,7 +82,7 @@ async fn policies_may_read_credential_address_time_and_attributes() {
 async fn an_api_key_cannot_escalate_by_changing_the_password_of_its_user() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
-    // One that has no password, and one that has.
+    // A user without a password, and one with a password.
     let created = admin.post("/v2/users", json!({ "email": "machine@example.com", "role": "admin" })).await;
     let path = format!("/v2/users/{}/keys", created.id());
     let key = admin.post(&path, json!({ "name": "leaked", "scopes": ["guest"] })).await.json["key"].clone();
@@ -100,7 +100,7 @@ async fn an_api_key_cannot_escalate_by_changing_the_password_of_its_user() {
     }
     let login = json!({ "email": "machine@example.com", "password": "an0ther-s3cret" });
     app.anonymous().post("/v2/auth/token", login).await.expect_problem(401, "invalid_credentials");
-    // Nor does it end what could end it.
+    // The caller cannot remove what restricts it either.
     let keys = machine.get("/v2/users/me/keys").await.expect(StatusCode::OK);
     let key = format!("/v2/users/me/keys/{}", keys[0]["id"].as_str().unwrap());
     machine.delete(&key).await.expect_problem(403, "forbidden");
@@ -122,7 +122,7 @@ async fn messages_move_with_their_conversation() {
         admin.patch(&format!("/v2/conversations/{conversation}"), json!({ "organization": two })).await;
     moved.expect(StatusCode::OK);
     assert_eq!((count(&here).await, count(&there).await), (0, 2));
-    // Nothing is left behind that would keep the organization.
+    // Nothing remains that would prevent the deletion of the organization.
     let users = admin.get(&format!("/v2/users?organization={one}")).await.json;
     admin.delete(&format!("/v2/users/{}", users[0]["id"].as_str().unwrap())).await;
     assert_eq!(admin.delete(&format!("/v2/organizations/{one}")).await.status, StatusCode::NO_CONTENT);
@@ -148,7 +148,7 @@ async fn a_question_does_not_disclose_whether_a_resource_exists() {
 #[tokio::test(flavor = "multi_thread")]
 async fn concurrent_first_starts_create_one_root_organization() {
     let database = crate::support::Database::new().await;
-    // SQLite's file is made by one of them; several at once are PostgreSQL's case.
+    // SQLite creates the file only once. Concurrent starts matter on PostgreSQL.
     let several = if database.url.starts_with("postgres") { 4 } else { 1 };
     let starts = (0..several).map(|_| {
         let config = cedargate::config::Config {
@@ -157,7 +157,7 @@ async fn concurrent_first_starts_create_one_root_organization() {
             policies: vec![project_file("policies")],
             schema: vec![project_file("schema")],
             admin_password: Some(PASSWORD.into()),
-            // They would keep the one thread of this test busy for seconds.
+            // Policy tests would block the single thread of this test for seconds.
             policy_tests: cedargate::config::PolicyTests::Off,
             ..Default::default()
         };

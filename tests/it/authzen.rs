@@ -1,4 +1,4 @@
-//! AuthZEN's evaluation: who may ask about whom, what is known of whom it is about, and what the answer tells.
+//! AuthZEN evaluation: who can ask about which subject, which data are used, and the form of the response.
 
 use crate::authorize::{UNKNOWN_ID, home_organization, user};
 use crate::permission_table::{Fixture, cells};
@@ -19,12 +19,12 @@ pub fn entity(kind: &str, id: &str) -> Value {
     json!({ "type": kind, "id": id })
 }
 
-/// A question: may this one do that?
+/// An evaluation request.
 pub fn evaluation_request(subject: Value, action: &str, resource: Value) -> Value {
     json!({ "subject": subject, "action": { "name": action }, "resource": resource })
 }
 
-/// The answer to a question, which has the form that all of them have.
+/// Sends an evaluation request, checks the form of the response, and returns its body.
 pub async fn evaluate(client: &Client, question: Value) -> Value {
     let reply = client.post(EVALUATION, question.clone()).await;
     assert!(reply.header("x-policy-version").len() >= 8, "{question}: {:?}", reply.headers);
@@ -33,15 +33,15 @@ pub async fn evaluate(client: &Client, question: Value) -> Value {
     answer
 }
 
-/// Whether it is permitted, where nothing stands in the way of a decision.
+/// The decision. Fails if the response contains anything else.
 pub async fn is_permitted(client: &Client, question: Value) -> bool {
     let answer = evaluate(client, question.clone()).await;
     let decision = answer["decision"].as_bool().unwrap();
-    assert_eq!(answer, json!({ "decision": decision }), "{question}: a strict client sees nothing else");
+    assert_eq!(answer, json!({ "decision": decision }), "{question}: the response has no other fields");
     decision
 }
 
-/// The code of what stands in the way, of an answer that is a denial therefore.
+/// The code of the error that caused a denial.
 pub fn error_code(answer: &Value) -> &str {
     let error = &answer["context"]["error"];
     assert_eq!(answer["decision"], false, "{answer}");
@@ -49,14 +49,14 @@ pub fn error_code(answer: &Value) -> &str {
     error["code"].as_str().filter(|code| !code.is_empty()).unwrap_or_else(|| panic!("{answer}"))
 }
 
-/// The service with these policies besides its own.
+/// Starts the service with these policies in addition to the shipped ones.
 pub async fn start_with_policies(text: &str) -> TestApp {
     let more = tempfile::tempdir().unwrap();
     std::fs::write(more.path().join("more.cedar"), text).unwrap();
     TestApp::start_with(|config| config.policies.push(more.path().to_owned())).await
 }
 
-/// The service with the users and records of the certification scenario.
+/// Starts the service with the users and records of the certification scenario.
 pub async fn start_with_records() -> TestApp {
     crate::certification::start().await
 }
@@ -87,13 +87,13 @@ async fn only_bots_and_admins_may_evaluate_other_users() {
                 caller.post(EVALUATION, question).await.expect_problem(403, "forbidden");
             }
         }
-        // Whoever may not ask is not told who there is.
+        // Callers that may not ask learn nothing about the existence of the subject.
         if *role < Scope::Bot {
             let question = evaluation_request(user(UNKNOWN_ID), "fetchUser", user(UNKNOWN_ID));
             caller.post(EVALUATION, question).await.expect_problem(403, "forbidden");
         }
     }
-    // What counts is the scope of the credential.
+    // The scope of the credential counts, not the role.
     let (_, admin) = &users[3];
     let key = app.bearer(&admin.key(&[Scope::Agent]).await);
     let other = evaluation_request(user(&users[0].1.id), "fetchUser", user(&admin.id));
@@ -133,7 +133,7 @@ async fn missing_and_inaccessible_users_are_denied_identically() {
     }
     answers.dedup();
     assert_eq!(answers.len(), 1, "{answers:?}");
-    // The root reaches all of them.
+    // The root organization reaches all users.
     assert!(is_permitted(&root, evaluation_request(user(&theirs.id), "fetchUser", user(&theirs.id))).await);
 }
 
@@ -185,7 +185,7 @@ async fn stored_attributes_take_precedence_over_sent_properties() {
                 .await;
         assert_eq!(permitted, *id == open);
     }
-    // Even what is of no type that it could have does no harm.
+    // Properties of a wrong type have no effect either.
     let mistyped = with(entity("Conversation", &open), json!({ "category": [1.5, null], "organization": 7 }));
     assert!(is_permitted(&admin, evaluation_request(user(&guest.id), "fetchConversation", mistyped)).await);
 
@@ -316,7 +316,7 @@ async fn an_undecidable_question_is_denied_with_an_error_code() {
     );
 }
 
-/// The policies that an answer names, each as its source file says it.
+/// The policies in a response, as `(id, source line)`.
 fn explained_policies(answer: &Value) -> Vec<(&str, &str)> {
     let policies = answer["context"]["policies"].as_array().unwrap_or_else(|| panic!("{answer}"));
     policies
@@ -366,7 +366,7 @@ async fn reasons_are_returned_on_request() {
             "tenancy",
         ),
         (role, false, vec![("self.place", "forbid")], "admin"),
-        // The same action for different reasons.
+        // The same action, denied for different reasons.
         (
             evaluation_request(user(&agent.id), "fetchUser", user(&agent.id)),
             true,
@@ -382,7 +382,7 @@ async fn reasons_are_returned_on_request() {
         assert_eq!(explained_policies(&answer), policies);
         let context = &answer["context"];
         assert_eq!(context.get("error"), None);
-        // What is missing is said of denials only.
+        // Only denials say what is missing.
         let missing_reason = context
             .get("missing")
             .filter(|missing_reason| !missing_reason.is_null() && **missing_reason != json!([]));
@@ -396,7 +396,7 @@ async fn reasons_are_returned_on_request() {
         let headers = [("content-type", "application/json"), ("x-explain", "true")];
         let reply = admin.send(Method::POST, EVALUATION, &headers, body).await;
         assert_eq!(context["version"], reply.header("x-policy-version"));
-        assert_eq!(reply.expect(StatusCode::OK), answer, "the header does the same");
+        assert_eq!(reply.expect(StatusCode::OK), answer, "the header has the same effect");
         assert_eq!(is_permitted(&admin, question).await, permitted);
         in_body["context"]["explain"] = json!(false);
         assert_eq!(is_permitted(&admin, in_body).await, permitted);
@@ -441,7 +441,11 @@ async fn evaluation_and_batches_agree_with_the_authorize_endpoint_for_every_cell
         let other = admin.post("/v2/authorize", question.clone()).await.expect(StatusCode::OK);
         let one = is_permitted(&admin, question.clone()).await;
         assert_eq!((Some(one), one), (other["decision"].as_bool(), cell.expected), "{cell:?}");
-        assert_eq!(is_permitted(client, question.clone()).await, one, "{cell:?}: asked about itself");
+        assert_eq!(
+            is_permitted(client, question.clone()).await,
+            one,
+            "{cell:?}: asked by the subject itself"
+        );
         questions.push(question);
         expected.push(json!({ "decision": one }));
     }

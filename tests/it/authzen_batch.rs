@@ -1,4 +1,4 @@
-//! AuthZEN's evaluations: many questions at once, their defaults, and when no more of them are decided.
+//! AuthZEN evaluations: batches of questions, their defaults, and the evaluation semantics.
 
 use crate::authorize::user;
 use crate::authzen::{
@@ -10,7 +10,7 @@ use cedargate::authz::Scope;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-/// The answers to a batch.
+/// Sends a batch and returns the responses.
 async fn post_batch(client: &Client, body: Value) -> Vec<Value> {
     let reply = client.post(EVALUATIONS, body.clone()).await;
     assert!(reply.header("x-policy-version").len() >= 8, "{body}: {:?}", reply.headers);
@@ -24,7 +24,7 @@ async fn batch_decisions(client: &Client, body: Value) -> Vec<bool> {
     post_batch(client, body).await.iter().map(|answer| answer["decision"].as_bool().unwrap()).collect()
 }
 
-/// What alice does to these records, one by one; `broken` is no record.
+/// A batch in which alice writes these records. `broken` is an invalid record.
 fn writes(semantic: &str, records: &[&str]) -> Value {
     let items = records.iter().map(|record| match *record {
         "broken" => json!({ "resource": { "type": "record" } }),
@@ -86,7 +86,7 @@ async fn an_unknown_evaluations_semantic_is_rejected() {
 async fn defaults_are_overridden_as_whole_objects() {
     let app = start_with_records().await;
     let admin = app.admin().await;
-    // Nothing of an object that is said again is left: neither its properties nor what the context held.
+    // An object of an item replaces the default as a whole: neither properties nor context fields remain.
     let body = json!({
         "subject": { "type": "user", "id": "nobody", "properties": { "role": "admin" } },
         "action": { "name": "delete", "properties": { "soft": true } },
@@ -157,7 +157,7 @@ async fn an_invalid_item_is_denied_individually() {
         }
         assert!(!error_code(&answers[1]).is_empty(), "{wrong}");
     }
-    // The fields in their order are no object.
+    // An array with the field values is not an object.
     let question = evaluation_request(entity("user", "alice"), "read", entity("record", "record-1"));
     let fields = json!([question["subject"], question["action"], question["resource"], {}, [{}], {}]);
     let reply = admin.post(EVALUATIONS, fields).await;
@@ -166,7 +166,7 @@ async fn an_invalid_item_is_denied_individually() {
     let answers = post_batch(&admin, json!({ "evaluations": items })).await;
     assert_eq!(error_code(&answers[0]), "invalid");
     assert_eq!(answers[1], json!({ "decision": true }));
-    // What is no text is no JSON, in a field of an item that nobody reads, too.
+    // An invalid string is invalid JSON, also in a field of an item that is not used.
     let mut more = question;
     more["more"] = json!("?");
     let mut body = serde_json::to_vec(&json!({ "evaluations": [more] })).unwrap();
@@ -205,7 +205,7 @@ async fn defaults_are_validated_only_if_used() {
     }
 }
 
-/// Sends a batch as this text.
+/// Sends a batch with this text as its body.
 async fn send(client: &Client, body: &str) -> Reply {
     let headers = [("content-type", "application/json")];
     client.send(Method::POST, EVALUATIONS, &headers, Some(body.as_bytes().to_vec())).await

@@ -1,5 +1,4 @@
-//! AuthZEN's searches: who may do it, to what it may be done, and what may be done. What they find is exactly what
-//! evaluation permits.
+//! AuthZEN searches for subjects, resources and actions. A search returns exactly what evaluation permits.
 
 use crate::authorize::user;
 use crate::authzen::{EVALUATIONS, entity, evaluation_request, start_with_records};
@@ -13,7 +12,7 @@ pub const SUBJECT_SEARCH: &str = "/access/v1/search/subject";
 pub const RESOURCE_SEARCH: &str = "/access/v1/search/resource";
 pub const ACTION_SEARCH: &str = "/access/v1/search/action";
 
-/// All that is found: the ids, or the names of actions. Page after page, if there are several.
+/// All results of a search, ids or action names, over all pages.
 pub async fn search(client: &Client, path: &str, mut question: Value) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     loop {
@@ -21,7 +20,7 @@ pub async fn search(client: &Client, path: &str, mut question: Value) -> BTreeSe
         for result in answer["results"].as_array().unwrap_or_else(|| panic!("{question}: {answer}")) {
             let name = if path == ACTION_SEARCH { &result["name"] } else { &result["id"] };
             let name = name.as_str().unwrap_or_else(|| panic!("{question}: {answer}"));
-            assert!(found.insert(name.to_owned()), "{question}: {name} is found twice");
+            assert!(found.insert(name.to_owned()), "{question}: {name} occurs twice");
         }
         match answer["page"]["next_token"].as_str() {
             None | Some("") => return found,
@@ -30,7 +29,7 @@ pub async fn search(client: &Client, path: &str, mut question: Value) -> BTreeSe
     }
 }
 
-/// A page of what is found, and the token of the next one.
+/// One page of results, and the token of the next page.
 async fn search_page(client: &Client, path: &str, question: &Value) -> (Vec<Value>, String) {
     let answer = client.post(path, question.clone()).await.expect(StatusCode::OK);
     let results = answer["results"].as_array().unwrap().clone();
@@ -38,7 +37,7 @@ async fn search_page(client: &Client, path: &str, question: &Value) -> (Vec<Valu
     (results, answer["page"]["next_token"].as_str().unwrap().to_owned())
 }
 
-/// Which of these questions evaluation permits.
+/// The decisions of evaluation for these questions.
 async fn evaluate_all(client: &Client, questions: Vec<Value>) -> Vec<bool> {
     let mut all = Vec::new();
     for part in questions.chunks(1000) {
@@ -50,9 +49,9 @@ async fn evaluate_all(client: &Client, questions: Vec<Value>) -> Vec<bool> {
     all
 }
 
-/// Two tenants and the root with users of every role, conversations, and somebody who is blocked.
+/// Two tenants and the root organization with users of every role, conversations, and a blocked user.
 struct Fixture {
-    /// One who may ask about others in each of the three.
+    /// A client in each of the three that may ask about others.
     callers: Vec<Client>,
     users: Vec<String>,
     conversations: Vec<String>,
@@ -89,7 +88,7 @@ impl Fixture {
 const CONVERSATION_ACTIONS: [&str; 4] =
     ["fetchConversation", "updateConversation", "deleteConversation", "referTo"];
 
-/// Those of `all` that the questions permit.
+/// Those of `all` that evaluation permits.
 async fn permitted_by_evaluation(
     client: &Client,
     all: &[impl AsRef<str>],
@@ -118,14 +117,14 @@ async fn subject_search_agrees_with_evaluation() {
                 let mut question = question_about("");
                 question["subject"] = json!({ "type": "User" });
                 assert_eq!(search(client, SUBJECT_SEARCH, question.clone()).await, expected, "{action}");
-                // An id of the subject is ignored.
+                // The id of the subject is ignored in a subject search.
                 question["subject"]["id"] = json!(client.id);
                 assert_eq!(search(client, SUBJECT_SEARCH, question).await, expected, "{action}");
                 most = most.max(expected.len());
             }
         }
     }
-    assert!(most >= 5, "the fixture is too small to show anything");
+    assert!(most >= 5, "the fixture has too few results");
 }
 
 #[tokio::test]
@@ -203,7 +202,7 @@ async fn callers_without_permission_may_search_for_themselves_only() {
         client.post(RESOURCE_SEARCH, foreign).await.expect_problem(403, "forbidden");
         let foreign = evaluation_request(json!({ "type": "user" }), "read", entity("record", "record-1"));
         client.post(SUBJECT_SEARCH, foreign).await.expect_problem(403, "forbidden");
-        // Whom it cannot ask about, it does not find.
+        // A search omits subjects about which the caller may not ask.
         let question = evaluation_request(
             json!({ "type": "User" }),
             "fetchConversation",
@@ -297,7 +296,7 @@ async fn search_pages_have_tokens_bound_to_the_query() {
         tokens.push(token);
     }
     assert_eq!((&found, sizes), (&users, vec![100, 100, 51]));
-    // Nothing follows on the last page, however full it is; and what is more than the most is the most.
+    // The last page has no token, even if it is full. Limits above the maximum are reduced to it.
     for (limit, size) in [(251, 251), (250, 250), (5_000, 251)] {
         question["page"] = json!({ "limit": limit });
         let (results, token) = search_page(&admin, SUBJECT_SEARCH, &question).await;
@@ -307,7 +306,7 @@ async fn search_pages_have_tokens_bound_to_the_query() {
         assert!(token.is_empty() || rest.len() == users.len() - size, "{limit}: {}", rest.len());
     }
 
-    // Few of many: what a page holds is permitted, however many are looked at for it.
+    // A page of rare results contains only permitted ones, regardless of how many candidates are evaluated.
     let mut rare = evaluation_request(
         json!({ "type": "User" }),
         "deleteConversation",
@@ -319,7 +318,11 @@ async fn search_pages_have_tokens_bound_to_the_query() {
     assert_eq!(search(&admin, SUBJECT_SEARCH, rare).await.len(), 63);
 
     question["page"] = json!({ "limit": 100, "token": tokens[0] });
-    assert_eq!(search_page(&admin, SUBJECT_SEARCH, &question).await.1, tokens[1], "a page can be had again");
+    assert_eq!(
+        search_page(&admin, SUBJECT_SEARCH, &question).await.1,
+        tokens[1],
+        "a page can be requested again"
+    );
     let changed = |change: &dyn Fn(&mut Value)| {
         let mut question = question.clone();
         change(&mut question);

@@ -1,4 +1,4 @@
-//! A copy of the database, and what it may not bring back.
+//! Backups of the database, and what a restored backup must not reactivate.
 
 use crate::command_line::{client, run, start, text};
 use crate::multi_process::TIMEOUT;
@@ -23,7 +23,7 @@ fn kid(tokens: &Value) -> Value {
     decode_jwt(access_token(tokens)).0["kid"].clone()
 }
 
-/// Logs in until the service has heard of the key that now signs.
+/// Logs in until the service uses the new signing key.
 async fn wait_for_new_signing_key(base: &str, tokens: &Value) -> Value {
     let started = Instant::now();
     loop {
@@ -31,7 +31,7 @@ async fn wait_for_new_signing_key(base: &str, tokens: &Value) -> Value {
         if kid(&later) != kid(tokens) {
             return later;
         }
-        assert!(started.elapsed() < TIMEOUT, "a key that was revoked signs still");
+        assert!(started.elapsed() < TIMEOUT, "the service still signs with the revoked key");
     }
 }
 
@@ -49,10 +49,10 @@ async fn a_restored_backup_keeps_data_but_no_revoked_credentials() {
     let copied = run(directory.path(), &settings, &["backup", "copy.db"]);
     assert!(copied.status.success(), "{}", text(&copied.stderr));
     let again = run(directory.path(), &settings, &["backup", "copy.db"]);
-    assert_eq!(again.status.code(), Some(1), "a backup is not overwritten");
+    assert_eq!(again.status.code(), Some(1), "an existing backup must not be overwritten");
     assert!(text(&again.stderr).contains("copy.db already exists"), "{}", text(&again.stderr));
 
-    // After the copy: one form more, and everything revoked.
+    // After the backup: one more form, and everything revoked.
     let lost = admin.post("/v2/forms", json!({ "name": "lost" })).await.id();
     let path = format!("/v2/users/me/keys/{}", key["id"].as_str().unwrap());
     assert_eq!(admin.delete(&path).await.status, StatusCode::NO_CONTENT);
@@ -62,9 +62,9 @@ async fn a_restored_backup_keeps_data_but_no_revoked_credentials() {
     let later = wait_for_new_signing_key(&running.base, &tokens).await;
     drop(running);
 
-    // As the README says.
-    for ending in ["", "-wal", "-shm"] {
-        let _ = std::fs::remove_file(directory.path().join(format!("cedargate.db{ending}")));
+    // The restore procedure of the documentation.
+    for suffix in ["", "-wal", "-shm"] {
+        let _ = std::fs::remove_file(directory.path().join(format!("cedargate.db{suffix}")));
     }
     std::fs::copy(directory.path().join("copy.db"), directory.path().join("cedargate.db")).unwrap();
     let revoked = run(directory.path(), &settings, &["revoke-all"]);
@@ -79,7 +79,7 @@ async fn a_restored_backup_keeps_data_but_no_revoked_credentials() {
         let is_jwt = *token != key["key"];
         assert_eq!(refused.json["error"]["message"] == "invalid signature", is_jwt, "{}", refused.text);
     }
-    // Nobody else takes what the revoked keys have signed either.
+    // The revoked keys are not published for other services either.
     let public = client(&running.base).get("/.well-known/jwks.json").await.expect(StatusCode::OK);
     let public: Vec<&Value> = public["keys"].as_array().unwrap().iter().map(|key| &key["kid"]).collect();
     let fresh = log_in_admin(&running.base).await;

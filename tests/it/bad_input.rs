@@ -1,4 +1,4 @@
-//! What is not as it should be is refused with a problem that names it, and leaves nothing behind.
+//! Invalid requests: each is rejected with a problem that names the field, and changes nothing.
 
 use crate::resources::{UNKNOWN_ID, create_resource, resource_specs};
 use crate::support::{Client, PASSWORD, Reply, TestApp};
@@ -9,7 +9,7 @@ use std::io::{Read, Write};
 const JSON: (&str, &str) = ("content-type", "application/json");
 const MEBIBYTE: usize = 1024 * 1024;
 
-/// How many things of each kind there are.
+/// The number of resources of each type.
 async fn counts(client: &Client) -> Vec<(&'static str, String)> {
     let mut counts = Vec::new();
     for path in [
@@ -30,7 +30,7 @@ async fn counts(client: &Client) -> Vec<(&'static str, String)> {
     counts
 }
 
-/// A thing of each kind, as `(path of the kind, path of the thing, its least body)`.
+/// Creates a resource of each type. Returns `(path of the collection, path of the resource, minimal body)`.
 pub(crate) async fn create_resources(admin: &Client) -> Vec<(&'static str, String, Value)> {
     let mut resources = Vec::new();
     for kind in resource_specs(admin).await {
@@ -44,7 +44,7 @@ async fn send(client: &Client, method: Method, path: &str, body: impl Into<Vec<u
     client.send(method, path, &[JSON], Some(body.into())).await
 }
 
-/// Wrong values: the path of the resource, the wrong field as a pointer into the body, its value, the name in the answer. `own` is the id of a user.
+/// Invalid values: the collection, the field as a JSON pointer, its value, the field name in the response. `own` is a user id.
 fn invalid_values(own: &str) -> Vec<(&'static str, &'static str, Value, &'static str)> {
     let texts = |length: usize| json!("x".repeat(length));
     let list = |item: Value, length: usize| Value::Array(vec![item; length]);
@@ -104,7 +104,7 @@ fn invalid_values(own: &str) -> Vec<(&'static str, &'static str, Value, &'static
             "participants.0.name",
         ),
         ("/v2/conversations", "participants", list(json!({ "user": UNKNOWN_ID }), 1001), "participants"),
-        // The fields of an object in a row are no object.
+        // An array with the field values is not an object.
         ("/v2/conversations", "participants", json!([[own]]), "participants.0"),
         ("/v2/contacts", "profile", json!(["Grace", null, null, null, null, null]), "profile"),
         ("/v2/forms", "fields", json!([["size", null, null, false, []]]), "fields.0"),
@@ -245,7 +245,7 @@ async fn free_form_objects_are_limited_in_size_and_depth() {
             let refused = admin.patch(resource_path, json!({ "meta": meta })).await;
             assert_eq!(refused.expect_problem(400, "invalid_fields"), ["meta"], "PATCH {path}");
         }
-        // Within them anything goes, and comes back as it was.
+        // Inside `meta`, any JSON is accepted and returned unchanged.
         let meta = json!({ "\0": "a\0b", "𝄞": [1e300, -0.5, 18_446_744_073_709_551_615_u64, null], "": {} });
         admin.patch(resource_path, json!({ "meta": meta })).await.expect(StatusCode::OK);
         assert_eq!(admin.get(resource_path).await.json["meta"], meta, "{path}");
@@ -322,7 +322,7 @@ async fn a_body_requires_a_json_content_type() {
     }
 }
 
-/// A JSON body of exactly this many bytes: blanks may stand anywhere.
+/// A JSON body of exactly this length, padded with blanks.
 fn padded(body: &Value, length: usize) -> Vec<u8> {
     let mut bytes = body.to_string().into_bytes();
     bytes.resize(length, b' ');
@@ -369,7 +369,7 @@ async fn a_chunked_body_has_the_same_limit() {
              Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
         );
         stream.write_all(head.as_bytes()).unwrap();
-        // One byte more than may be, and no end: the answer comes without one.
+        // One byte more than the limit, and no end of the body: the response must not wait for it.
         stream
             .write_all(format!("{:x}\r\n{}\r\n", 16 * 1024 + 1, " ".repeat(16 * 1024 + 1)).as_bytes())
             .unwrap();

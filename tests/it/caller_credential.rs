@@ -1,4 +1,5 @@
-//! A question about the caller itself is answered for the credential in hand, not for the user's whole role (decision 31).
+//! Questions about the caller itself use the credential in hand, not the user's role (see "Questions about oneself" in
+//! docs/decisions.md).
 
 use crate::authzen::{
     EVALUATION, EVALUATIONS, entity, error_code, evaluation_request, is_permitted, start_with_policies,
@@ -15,7 +16,7 @@ async fn with_api_key(app: &TestApp, user: &Client, scope: Scope) -> Client {
     Client { id: user.id.clone(), ..app.bearer(&user.key(&[scope]).await) }
 }
 
-/// A question with this basis of the subject.
+/// The question with a `basis` of the subject.
 fn with_basis(basis: &str, mut question: Value) -> Value {
     question["subject"]["basis"] = json!(basis);
     question
@@ -66,7 +67,7 @@ async fn a_question_about_the_caller_is_answered_for_its_credential() {
         let key = with_api_key(&app, &admin, scope).await;
         for subject in [entity("User", &admin.id), entity("User", "me")] {
             let question = evaluation_request(subject, "deleteForm", form.clone());
-            // The second and third time it is a question that was understood before.
+            // The second and third request use the question cache.
             for _ in 0..3 {
                 assert_eq!(is_permitted(&key, question.clone()).await, permitted, "{scope}");
                 assert_eq!(
@@ -100,7 +101,7 @@ async fn policies_see_the_credential_type_of_the_caller() {
     let home = admin.get("/v2/users/me").await.json["organization"].as_str().unwrap().to_owned();
     let question =
         evaluation_request(entity("User", &admin.id), "listServices", entity("Organization", &home));
-    // The same words of the same user with the same scopes.
+    // The same question by the same user with the same scopes.
     for _ in 0..3 {
         assert!(is_permitted(&admin, question.clone()).await);
         assert!(!is_permitted(&key, question.clone()).await);

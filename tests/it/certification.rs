@@ -1,15 +1,15 @@
-//! The certification scenario of the AuthZEN Authorization API 1.0, from `fixtures/authzen/cases.json`: every case is a
-//! test, which begins with the number that the case has there.
+//! The certification scenario of the AuthZEN Authorization API 1.0, from `fixtures/authzen/cases.json`. Every case is a test
+//! whose name begins with the number of the case.
 
 use crate::support::{Client, Reply, TestApp, project_file};
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 
-/// Under which address the service of the scenario stands.
+/// The public URL of the service in the scenario.
 const PUBLIC_URL: &str = "https://pdp.example.com";
 
-/// The parts of the scenario that a level asks for. 5 is for all of them; 6.6 is about services without metadata.
+/// The sections of the scenario that each level requires. Section 5 is required for all; 6.6 is for services without metadata.
 const LEVELS: [(&str, &str); 7] = [
     (
         "Basic Core",
@@ -131,7 +131,7 @@ fn name(case: &Value) -> String {
     format!("case_{id}_{}", words.replace(|letter: char| !letter.is_ascii_alphanumeric(), "_"))
 }
 
-/// The service with the fixture of the scenario.
+/// Starts the service with the fixture of the scenario.
 pub async fn start() -> TestApp {
     TestApp::start_with(|config| {
         config.schema.push(project_file("tests/fixtures/authzen/schema"));
@@ -153,7 +153,7 @@ async fn run(test: &str) {
     }
 }
 
-/// The requests of a case: each has whatever the case has and it does not say otherwise.
+/// The requests of a case. Each inherits the fields of the case that it does not override.
 fn requests(case: &Value) -> Vec<Value> {
     let mut shared = case.as_object().unwrap().clone();
     let Some(requests) = shared.remove("requests") else { return vec![shared.into()] };
@@ -166,7 +166,7 @@ fn requests(case: &Value) -> Vec<Value> {
     requests.as_array().unwrap().iter().map(each).collect()
 }
 
-/// Sends a request. Without a content type that it names, it is JSON; an empty one is none.
+/// Sends a request. The content type is JSON by default; an empty one sends no header.
 async fn send(client: &Client, request: &Value) -> Reply {
     let method: Method = text(&request["method"]).parse().unwrap();
     let path = text(&request["path"]);
@@ -262,21 +262,21 @@ fn results(body: &Value) -> Vec<&Value> {
     body["results"].as_array().unwrap_or_else(|| panic!("no results in {body}")).iter().collect()
 }
 
-/// As texts in their order. Nothing is found twice.
+/// The results as sorted strings. Fails if a result occurs twice.
 fn sorted(found: &[Value]) -> BTreeSet<String> {
     let all: BTreeSet<String> = found.iter().map(Value::to_string).collect();
     assert_eq!(all.len(), found.len(), "{found:?}");
     all
 }
 
-/// What the request of another case finds.
+/// The results of another case's request.
 async fn results_of_case(client: &Client, cases: &[Value], id: &Value) -> BTreeSet<String> {
     let case = cases.iter().find(|case| case["id"] == *id).unwrap();
     let reply = send(client, case).await;
     sorted(&results(&reply.json).into_iter().cloned().collect::<Vec<_>>())
 }
 
-/// Checks the form of a page, and gives the token of the next one.
+/// Checks the form of a page, and returns the token of the next page.
 fn check_page(body: &Value, limit: u64) -> String {
     let (results, page) = (results(body), &body["page"]);
     assert!(results.len() as u64 <= limit, "{body}");
@@ -284,7 +284,7 @@ fn check_page(body: &Value, limit: u64) -> String {
     page["next_token"].as_str().unwrap_or_else(|| panic!("no next_token in {body}")).to_owned()
 }
 
-/// All that is found page by page. A token stands for the limit too, which need not be said again.
+/// The results of all pages. A page token includes the limit, which need not be repeated.
 async fn pages(client: &Client, request: &Value, repeats_limit: bool) -> Vec<Value> {
     let mut request = request.clone();
     let limit = request["expect"]["pages"].as_u64().unwrap();
@@ -296,7 +296,7 @@ async fn pages(client: &Client, request: &Value, repeats_limit: bool) -> Vec<Val
         let is_empty = results(&reply.json).is_empty();
         assert!(found.is_empty() || !is_empty, "a token where nothing follows: {}", reply.text);
         found.extend(results(&reply.json).into_iter().cloned());
-        assert!(found.len() < 100, "the pages have no end");
+        assert!(found.len() < 100, "too many pages");
         if token.is_empty() {
             return found;
         }

@@ -1,4 +1,4 @@
-//! A clock that is set forward or back: no wait is longer than its maximum, and no grace period either.
+//! Clock steps forward and backward: no wait and no grace period exceeds its maximum.
 
 use crate::audit::events;
 use crate::command_line::run;
@@ -14,7 +14,7 @@ async fn attempt(app: &TestApp, email: &str, password: &str) -> Reply {
     app.anonymous().post("/v2/auth/token", json!({ "email": email, "password": password })).await
 }
 
-/// Guesses until the longest wait has come; gives that in seconds.
+/// Fails logins until the longest wait is reached. Returns that wait in seconds.
 async fn guess(app: &TestApp, email: &str, longest: u64) -> u64 {
     loop {
         let reply = attempt(app, email, "not-the-s3cret").await;
@@ -38,7 +38,7 @@ async fn a_clock_step_does_not_extend_the_login_back_off_beyond_its_maximum() {
         let reply = attempt(&app, ADMIN, PASSWORD).await;
         reply.expect_problem(429, "too_many_attempts");
         assert_eq!(reply.header("retry-after"), "20");
-        // And it ends, as time passes.
+        // The wait ends as time passes.
         app.clock.advance(19_000);
         assert_eq!(attempt(&app, ADMIN, PASSWORD).await.header("retry-after"), "1");
         app.clock.advance(1_000);
@@ -53,7 +53,7 @@ async fn a_clock_step_does_not_reopen_the_refresh_grace_period() {
     let second = refresh_token(&refresh(&app, &first, ADMIN).await.expect(StatusCode::OK));
     app.clock.step(-7_200_000);
     expect_refresh_rejected(&refresh(&app, &first, ADMIN).await);
-    // It was reused, so its session has ended.
+    // The token was reused, so its session has been revoked.
     expect_refresh_rejected(&refresh(&app, &second, ADMIN).await);
 }
 
@@ -64,7 +64,7 @@ async fn the_cli_unlocks_a_user() {
     let email = crate::tokens::email(&user).await;
     guess(&app, &email, 40).await;
     guess(&app, "nobody@example.com", 40).await;
-    // The command reads the time of the machine, which is later; no wait depends on that.
+    // The command uses the system time, which is later. The waits must not depend on it.
     attempt(&app, &email, PASSWORD).await.expect_problem(429, "too_many_attempts");
     let settings = [("CEDARGATE_DATABASE_URL", app.url())];
     let unlocked = run(app.directory(), &settings, &["user", "unlock", &email]);

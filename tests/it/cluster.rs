@@ -1,4 +1,4 @@
-//! A PostgreSQL that a test may stop and start.
+//! A PostgreSQL server that a test can stop and start.
 
 use crate::command_line::text;
 use crate::support::{project_file, run_sql};
@@ -7,10 +7,10 @@ use std::process::Command;
 use tempfile::TempDir;
 use tokio::task::block_in_place;
 
-/// The password of the database, which the server does not ask for, and nobody is to see.
+/// The password of the database. The server does not require it; it must not appear in any output.
 pub(crate) const DATABASE_PASSWORD: &str = "Kf93xVq7TzLw";
 
-/// A server of its own, of which the test may do what it likes.
+/// A PostgreSQL server of a single test.
 pub(crate) struct Cluster {
     directory: TempDir,
     pub(crate) url: String,
@@ -21,10 +21,10 @@ impl Cluster {
         Self::start_with(|_| Vec::new())
     }
 
-    /// A server with these options. Files that they name are created in its directory first.
+    /// Starts a server with the options that `prepare` returns. `prepare` creates the files that they name in the data directory.
     pub(crate) fn start_with(prepare: impl FnOnce(&Path) -> Vec<String>) -> Self {
         let directory = TempDir::new().unwrap();
-        // What it has committed has to be there when it was stopped in the middle of things, though not after a power cut.
+        // Committed data must survive a stop of the process, but not a power failure.
         let mut options: Vec<String> = vec!["-c".into(), "fsync=off".into()];
         options.extend(prepare(directory.path()));
         if is_root() {
@@ -46,10 +46,10 @@ impl Cluster {
         reqwest::Url::parse(&self.url).unwrap().port().unwrap()
     }
 
-    /// Replaces the rules that say who may connect and how.
+    /// Replaces the access rules (`pg_hba.conf`).
     pub(crate) async fn set_access(&self, rules: &str) {
         std::fs::write(self.directory.path().join("data/pg_hba.conf"), rules).unwrap();
-        // By the socket, which the rules leave open.
+        // Through the socket, to which the rules always permit access.
         let socket = format!(
             "postgres:///postgres?host={}&port={}&user=cedargate",
             self.directory.path().display(),
@@ -64,7 +64,7 @@ impl Cluster {
         let postmaster = file.lines().next().unwrap();
         let children = Command::new("ps").args(["-o", "pid=", "--ppid", postmaster]).output().unwrap();
         for process in text(&children.stdout).split_whitespace().chain([postmaster]) {
-            // A child may have ended meanwhile.
+            // A child process may have ended meanwhile.
             let _ = Command::new("kill").args([name, process]).output();
         }
     }
@@ -88,7 +88,7 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        // A server that a test has stopped ends only once it goes on.
+        // A server that a test has paused can only end after it continues.
         self.signal("-CONT");
         let mut program = Command::new(project_file("tests/postgres"));
         let _ = program.arg("stop").arg(self.directory.path()).arg("immediate").output();

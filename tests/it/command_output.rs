@@ -1,4 +1,4 @@
-//! What commands leave behind where there is no database, or where their output cannot be written.
+//! Commands without a database, and commands whose output cannot be written.
 
 use crate::command_line::{program, run, start, text};
 use crate::support::{PASSWORD, TestApp, project_file};
@@ -8,7 +8,7 @@ use std::fs::{File, OpenOptions};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// The commands that require a database. VERSION stands for that of the policy files.
+/// The commands that require a database. VERSION stands for the version of the policy files.
 const DATABASE_COMMANDS: [&[&str]; 13] = [
     &["user", "list"],
     &["user", "unlock", "ada@example.com"],
@@ -25,7 +25,7 @@ const DATABASE_COMMANDS: [&[&str]; 13] = [
     &["revoke-all"],
 ];
 
-/// The commands that create a database, or need none.
+/// The commands that create a database or need none.
 const OTHER_COMMANDS: [&[&str]; 6] = [
     &["serve"],
     &["user", "add"],
@@ -66,7 +66,7 @@ fn the_command_tables_of_these_tests_are_complete() {
         let names: Vec<String> = if below.is_empty() { vec![command] } else { names.collect() };
         for name in names.into_iter().filter(|name| name != "health") {
             let is_known = known.iter().any(|known| *known == name || known.split(' ').next() == Some(&name));
-            assert!(is_known, "no test has the command {name}");
+            assert!(is_known, "command {name} is not tested");
         }
     }
 }
@@ -88,7 +88,7 @@ fn a_command_creates_no_database() {
         assert!(error.contains("cedargate.db does not exist"), "{arguments:?}: {error}");
         assert_eq!(std::fs::read_dir(work.path()).unwrap().count(), 0, "{arguments:?}");
 
-        // A database without tables is not turned into one of this program.
+        // A database without tables is not migrated.
         let url = format!("sqlite://{}", empty.display());
         let output = run(work.path(), &[("CEDARGATE_DATABASE_URL", &url)], &arguments);
         let error = text(&output.stderr);
@@ -150,7 +150,7 @@ async fn a_secret_that_cannot_be_printed_is_not_created() {
         }
         assert_eq!(counted().await, before, "{arguments:?}");
     }
-    // The address is not taken.
+    // The email is still available.
     assert!(run(app.directory(), &settings, &user).status.success());
 }
 
@@ -192,7 +192,7 @@ async fn a_first_admin_whose_password_cannot_be_printed_is_not_created() {
     let add = add.args(["user", "add", "--email", "ada@example.com"]).stderr(full_device()).output().unwrap();
     assert_eq!((add.status.code(), text(&add.stdout).as_str()), (Some(1), ""));
 
-    // The next start has a new password to show.
+    // The next start prints a new password.
     let running = start(directory.path(), &[]);
     let password = running.banner.lines().find_map(|line| line.trim().strip_prefix("password ")).unwrap();
     let password = password.trim().split(' ').next().unwrap();
@@ -245,7 +245,7 @@ fn settings_files_may_begin_with_a_byte_order_mark() {
         ("CEDARGATE_TLS_CERT", "tls.pem"),
         ("CEDARGATE_TLS_KEY", "tls.key"),
     ];
-    // A password with the mark would log nobody in.
+    // A byte-order mark must not become part of the password.
     let running = crate::command_line::start_command(program(directory.path(), &files));
     assert!(running.base.starts_with("https://"), "{}", running.banner);
     drop(running);
@@ -263,7 +263,7 @@ fn the_program_starts_with_the_shipped_policies_and_its_default_settings() {
         std::os::unix::fs::symlink(project_file(name), directory.path().join(name)).unwrap();
     }
     let mut command = Command::new(env!("CARGO_BIN_EXE_cedargate"));
-    // Only the port is another one, so that tests can run beside each other.
+    // Only the port differs, so that tests can run in parallel.
     command.current_dir(directory.path()).env_clear().env("CEDARGATE_LISTEN", "127.0.0.1:0");
     let running = crate::command_line::start_command(command);
     assert!(running.banner.contains("policies        version "), "{}", running.banner);

@@ -1,4 +1,4 @@
-//! Conversations with their participants, their messages and their contacts.
+//! Conversations with their participants, messages and contacts.
 
 use crate::resources::{UNKNOWN_ID, create_resource, unique_email};
 use crate::support::{Client, TestApp};
@@ -55,7 +55,7 @@ async fn a_message_defaults_to_the_caller_as_user_and_to_type_chat() {
         assert_eq!((&created["user"], &created["type"]), (&json!(guest.id), &json!("chat")));
         assert_eq!(created["conversation"], conversation);
         let message_path = format!("/v2/messages/{}", created["id"].as_str().unwrap());
-        // Nor does it become that of whoever changes it.
+        // An update does not change the author.
         let changed = admin.patch(&message_path, json!({ "text": "three" })).await.expect(StatusCode::OK);
         assert_eq!(changed["user"], guest.id.as_str());
     }
@@ -97,7 +97,7 @@ async fn one_message_returns_an_object_and_a_list_returns_an_array() {
     let single = admin.post(&path, json!([{ "text": "four" }])).await.expect(StatusCode::CREATED);
     assert_eq!(single.as_array().unwrap().len(), 1);
     assert_eq!(message_texts(&admin, &conversation).await, ["one", "two", "three", "four"]);
-    // Of those that are created together, the order is that of the request.
+    // Messages that are created together keep the order of the request.
     let many: Vec<String> = (0..100).map(|index| format!("{index}")).collect();
     let bodies: Vec<Value> = many.iter().map(|text| json!({ "text": text })).collect();
     let together = create_resource(&admin, "/v2/conversations", json!({ "messages": bodies })).await;
@@ -225,7 +225,7 @@ async fn a_new_contact_in_a_conversation_requires_permission_to_create_contacts(
     for path in ["/v2/conversations", "/v2/messages", "/v2/contacts"] {
         assert_eq!(count(&admin, path).await, "0", "{path}");
     }
-    // With one that is there already it does.
+    // With an existing contact, the request succeeds.
     let contact = create_resource(&admin, "/v2/contacts", json!({})).await;
     let body = json!({ "contact": contact, "messages": [{ "text": "one" }] });
     let created = agent.post("/v2/conversations", body).await.expect(StatusCode::CREATED);

@@ -1,4 +1,4 @@
-//! CORS: pages of permitted origins can read every answer, and forward authentication has no part in it.
+//! CORS: pages of permitted origins can read every response. Forward authentication is excluded.
 
 use crate::forward::{identity, send_raw_request, with_own_routes};
 use crate::forward_routes::{DOCUMENTS, with_routes};
@@ -43,7 +43,7 @@ async fn error_responses_have_cors_headers() {
             break;
         }
     }
-    assert_eq!(replies.len(), 7, "a limit was reached");
+    assert_eq!(replies.len(), 7, "some requests were rejected by a limit");
     for (status, reply) in &replies {
         assert_eq!(reply.status.as_u16(), *status, "{}", reply.text);
         assert!(allows_origin(reply), "{status} {:?}", reply.headers);
@@ -59,7 +59,7 @@ async fn error_responses_have_cors_headers() {
             "x-request-id",
             "x-total-count",
         ] {
-            assert!(exposed.contains(&name), "{name} is not in {exposed:?}");
+            assert!(exposed.contains(&name), "{name} is not exposed: {exposed:?}");
         }
     }
 }
@@ -79,7 +79,7 @@ async fn errors_raised_before_routing_have_cors_headers() {
     assert!(allows_origin(&limited));
 }
 
-// The service goes on while a thread waits for its answer.
+// Multi-threaded, since the service must run while the test thread blocks on its response.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_status_of_a_forward_auth_request_is_always_the_decision() {
     let app = with_routes(DOCUMENTS).await;
@@ -108,12 +108,12 @@ async fn the_status_of_a_forward_auth_request_is_always_the_decision() {
             assert!(cors.is_empty(), "{cors:?}");
         }
     }
-    // The router decodes the path, so another spelling of it is no way to the preflight, either.
+    // The router decodes the path, so another spelling of it must not reach the preflight handler either.
     let head = "OPTIONS /v2/authorize/%66orward/v2/users HTTP/1.1\r\nHost: x\r\nConnection: close\r\n";
     let preflight = format!("Origin: {ORIGIN}\r\nAccess-Control-Request-Method: GET\r\n\r\n");
     let (status, answer) = send_raw_request(&app.base, &format!("{head}{preflight}"));
     assert!((400..=404).contains(&status), "{answer}");
-    // Elsewhere a preflight is answered as before.
+    // Preflight requests for other routes are answered as usual.
     let preflight = [("origin", ORIGIN), ("access-control-request-method", "GET")];
     let reply = anonymous.send(Method::OPTIONS, "/v2/users/me", &preflight, None).await;
     assert!(reply.status == StatusCode::OK && allows_origin(&reply));
@@ -157,7 +157,7 @@ async fn every_forward_auth_response_has_all_identity_headers() {
         reply.expect_problem(429, "rate_limited");
         assert_eq!(identity(&reply), unknown);
     }
-    // The answers of the other routes have none of them.
+    // Responses of other routes have none of these headers.
     let own = admin
         .send(
             Method::POST,

@@ -1,4 +1,4 @@
-//! A process that is killed in the middle of refreshes.
+//! Processes that are killed during refreshes.
 
 use crate::command_line::client;
 use crate::multi_process::{count, log_in, refresh, serve_with};
@@ -13,23 +13,23 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::block_in_place;
 
-/// How many clients refresh at the same time, each a family of its own.
+/// The number of clients that refresh concurrently, each with its own family.
 const FAMILIES: u32 = 4;
-/// How many services are killed at the same time, each on a database of its own: a start keeps one processor busy.
+/// The number of services that are killed concurrently, each with its own database. One start uses one processor.
 const LANES: u64 = 2;
-/// A start without a slow hash: nobody's password is guarded here.
+/// Fast password hashing, to start quickly.
 const FAST_HASHING: [(&str, &str); 2] =
     [("CEDARGATE_ARGON2_MEMORY_KIB", "7168"), ("CEDARGATE_ARGON2_ITERATIONS", "1")];
 
-/// The requests of one life of a service.
+/// The requests of one service process.
 struct InFlightRequests {
-    /// How many have no answer yet.
+    /// The number of requests without a response.
     in_flight: AtomicU64,
-    /// One for each answer.
+    /// One permit for each response.
     answered: Semaphore,
 }
 
-/// Refreshes on and on until the service is gone, and gives the last token that arrived.
+/// Refreshes until the service is gone, and returns the last token that arrived.
 async fn refresh_until_killed(base: String, mut token: String, requests: Arc<InFlightRequests>) -> String {
     let http = reqwest::Client::new();
     loop {
@@ -50,8 +50,9 @@ async fn refresh_until_killed(base: String, mut token: String, requests: Arc<InF
     }
 }
 
-/// Kills a service so often while it refreshes, on every other lane beside another one on the same database, where that may
-/// have two. What it said before is checked at the other one, else after each start, and in the end what it has kept. Gives how many answers were lost whose refreshes had been written.
+/// Kills a service `kills` times while it refreshes. Every other lane has a second service on the same database, if the
+/// database permits it. The tokens that were issued are checked at the second service, else after each start, and at the end
+/// against the database. Returns the number of responses that were lost although their refreshes were committed.
 async fn kill_repeatedly(kills: u64, lane: u64) -> i64 {
     let database = Database::new().await;
     let serve = || block_in_place(|| serve_with(&database, &FAST_HASHING));
@@ -64,7 +65,7 @@ async fn kill_repeatedly(kills: u64, lane: u64) -> i64 {
     let (mut hit, mut rounds) = (0, 0);
     while hit < kills {
         rounds += 1;
-        assert!(rounds <= 2 * kills, "{hit} of {rounds} hit a refresh");
+        assert!(rounds <= 2 * kills, "only {hit} of {rounds} kills hit a refresh");
         let requests = InFlightRequests { in_flight: AtomicU64::new(0), answered: Semaphore::new(0) };
         let requests = Arc::new(requests);
         let clients: Vec<_> = tokens
@@ -76,25 +77,25 @@ async fn kill_repeatedly(kills: u64, lane: u64) -> i64 {
         let probe = client(&running.base);
         let started = requests.answered.acquire_many(FAMILIES);
         drop(tokio::time::timeout(Duration::from_secs(60), started).await.expect("no answers").unwrap());
-        // Another moment of a rotation each time: that at which so many other requests have been answered. Whatever has happened
-        // by then, what follows has to hold.
+        // The kill comes after a different number of responses each time, so that it hits different points of a rotation. The
+        // assertions below must hold for each of them.
         for _ in 0..(rounds * LANES + lane) % 20 {
             probe.get("/health/live").await.expect(StatusCode::NO_CONTENT);
         }
         hit += u64::from(requests.in_flight.load(Ordering::SeqCst) > 0);
-        // SIGKILL.
+        // Dropping the service kills it (SIGKILL).
         block_in_place(|| drop(running));
         tokens.clear();
         for client in clients {
             tokens.push(client.await.unwrap());
         }
-        // Whatever was lost, the client goes on with what it has: unspent, or the direct predecessor within the grace.
+        // The client continues with its last token: unused, or the direct predecessor within the grace period.
         let next = other.is_none().then(serve);
         let base = other.as_ref().or(next.as_ref()).unwrap().base.as_str();
         tokens = join_all(tokens.iter().map(async |token| {
             let next = refresh_token(&refresh(base, token).await.expect(StatusCode::OK));
             let again = refresh_token(&refresh(base, token).await.expect(StatusCode::OK));
-            assert_eq!(next, again, "one token, one successor");
+            assert_eq!(next, again, "one token must have one successor");
             next
         }))
         .await;
@@ -106,7 +107,7 @@ async fn kill_repeatedly(kills: u64, lane: u64) -> i64 {
         "SELECT COUNT(*) - COUNT(DISTINCT predecessor) FROM refresh_tokens WHERE predecessor IS NOT NULL";
     assert_eq!(count(&database.url, twice).await, 0);
     assert_eq!(count(&database.url, "SELECT COUNT(*) FROM sessions WHERE ended_at IS NOT NULL").await, 0);
-    // The trail tells of exactly what was kept: no refresh without its entry, and no entry without its refresh.
+    // The audit log agrees with the tokens: no refresh without its entry, and no entry without its refresh.
     let refreshed = |retry: bool| {
         format!(
             "SELECT COUNT(*) FROM audit WHERE event = 'token.refreshed' AND details LIKE '%\"retry\":{retry}%'"
@@ -120,7 +121,7 @@ async fn kill_repeatedly(kills: u64, lane: u64) -> i64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_during_refreshes_loses_no_session_and_duplicates_no_token() {
-    // As with `PROPTEST_CASES`, another number where somebody has more or less time.
+    // The number can be changed, as with `PROPTEST_CASES`.
     let kills: u64 = std::env::var("TEST_KILLS").map_or(200, |kills| kills.parse().unwrap());
     let lanes = (0..LANES).map(|lane| tokio::spawn(kill_repeatedly(kills.div_ceil(LANES), lane)));
     let mut lost = 0;
@@ -128,5 +129,5 @@ async fn a_crash_during_refreshes_loses_no_session_and_duplicates_no_token() {
         lost += lane.unwrap();
     }
     println!("{lost} answers were lost whose refreshes had been written");
-    assert!(lost > 0 || kills < 40, "no moment was one that matters");
+    assert!(lost > 0 || kills < 40, "no kill lost a committed response");
 }

@@ -1,5 +1,5 @@
-//! Creations are authorized on the organization and on the new resource (decision 14). An update answers with the resource
-//! only where the caller may fetch it (decision 21).
+//! Creations are authorized on the organization and on the new resource (see "List and create" in docs/decisions.md). An update
+//! returns the resource only if the caller may fetch it (see "Update response" there).
 
 use crate::authzen::start_with_policies;
 use crate::resources::{ResourceSpec, create_resource, resource_specs, unique_email};
@@ -10,7 +10,7 @@ use serde_json::json;
 
 #[tokio::test]
 async fn every_creation_is_authorized_on_the_new_resource_too() {
-    // The questions about the organization are allowed; those about the new resource are not.
+    // The questions about the organization are allowed; those about the new resource are denied.
     let policy = r#"@id("new.resource") forbid (principal, action in [
             Action::"createOrganizationGroup", Action::"createUser", Action::"createConversation", Action::"createMessage",
             Action::"createContact", Action::"createKnowledgeItem", Action::"createForm", Action::"createService"
@@ -34,7 +34,7 @@ async fn every_creation_is_authorized_on_the_new_resource_too() {
         assert_eq!(admin.get(path).await.header("x-total-count"), count, "{path}");
     }
     create_resource(&admin, "/v2/users", json!({ "email": "somebody@here.example" })).await;
-    // The new organization stands below its parent when it is decided about.
+    // The new organization is below its parent when it is authorized.
     let child = create_resource(&admin, "/v2/organizations", json!({ "name": "child" })).await;
     let grandchild = json!({ "name": "grandchild", "parent": child });
     admin.post("/v2/organizations", grandchild).await.expect_problem(403, "forbidden");
@@ -77,7 +77,7 @@ async fn a_question_about_a_creation_is_about_the_organization_that_would_hold_t
     let answer = ask(json!({ "type": "Organization", "id": home })).await;
     assert_eq!(answer["decision"], true);
     let answer = ask(json!({ "type": "Form", "id": form })).await;
-    assert_eq!(answer["decision"], false, "an existing form is not created: {answer}");
+    assert_eq!(answer["decision"], false, "create actions do not apply to existing forms: {answer}");
     assert_eq!(answer["context"]["error"]["code"], "undecidable");
     let search = |what: &str, body| {
         let (admin, path) = (admin.clone(), format!("/access/v1/search/{what}"));
@@ -105,7 +105,7 @@ async fn an_update_returns_the_resource_only_if_the_caller_may_fetch_it() {
     }
     let shown = admin.patch(&path, json!({ "name": "open" })).await.expect(StatusCode::OK);
     assert_eq!((&shown["name"], &shown["meta"]), (&json!("open"), &json!({ "touched": true })));
-    // What the bot creates itself it is shown, once.
+    // A create returns what the bot created, although it may not fetch it.
     let created = bot.post("/v2/forms", json!({ "name": "own" })).await.expect(StatusCode::CREATED);
     assert_eq!(created["name"], "own");
 }

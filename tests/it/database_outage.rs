@@ -1,4 +1,4 @@
-//! A database that is gone, and comes back.
+//! A database that is unavailable and becomes available again.
 
 use crate::multi_process::TIMEOUT;
 use crate::support::{TestApp, run_sql};
@@ -10,8 +10,8 @@ use std::time::Instant;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-/// A database that is away. PostgreSQL ends all connections and takes no new ones. Of SQLite somebody else holds the only place
-/// for a writer, which is as much as a file can be away.
+/// A database outage. PostgreSQL closes all connections and accepts no new ones. In SQLite, another connection holds the write
+/// lock.
 pub(crate) enum DatabaseOutage {
     Server(String, String),
     File(DatabaseConnection),
@@ -24,7 +24,7 @@ impl DatabaseOutage {
             holder.execute_unprepared("BEGIN IMMEDIATE").await.unwrap();
             return Self::File(holder);
         };
-        // One after the other: in one transaction somebody could come back before the first is so.
+        // Two statements: in one transaction, clients could reconnect before the first one takes effect.
         run_sql(&server, &format!("ALTER DATABASE {name} ALLOW_CONNECTIONS false")).await;
         let of_it = format!("FROM pg_stat_activity WHERE datname = '{name}'");
         run_sql(&server, &format!("SELECT pg_terminate_backend(pid) {of_it}")).await;
@@ -58,14 +58,14 @@ async fn requests_get_503_during_a_database_outage_and_succeed_afterwards() {
             let read = admin.get(&path).await;
             read.expect_problem(503, "database_unavailable");
             assert_eq!(read.header("retry-after"), "1");
-            // What cannot be looked at is neither permitted nor denied to a proxy.
+            // A forward-auth request that cannot be evaluated is neither allowed nor denied.
             let asked = crate::forward::forward(&admin, "GET", &path).await;
             asked.expect_problem(503, "database_unavailable");
             let login = json!({ "email": "admin@example.com", "password": crate::support::PASSWORD });
             app.anonymous().post("/v2/auth/token", login).await.expect_problem(503, "database_unavailable");
         }
         DatabaseOutage::File(_) => {
-            assert_eq!(admin.get(&path).await.status, StatusCode::OK, "it can still be read");
+            assert_eq!(admin.get(&path).await.status, StatusCode::OK, "reads must still succeed");
         }
     }
     admin.patch(&path, json!({ "name": "other" })).await.expect_problem(503, "database_unavailable");
@@ -73,9 +73,13 @@ async fn requests_get_503_during_a_database_outage_and_succeed_afterwards() {
     outage.end_outage().await;
     let started = Instant::now();
     while admin.get(&path).await.status != StatusCode::OK {
-        assert!(started.elapsed() < TIMEOUT, "it is away still");
+        assert!(started.elapsed() < TIMEOUT, "the database did not become available");
     }
-    assert_eq!(admin.get(&path).await.expect(StatusCode::OK)["name"], "form", "nothing was half done");
+    assert_eq!(
+        admin.get(&path).await.expect(StatusCode::OK)["name"],
+        "form",
+        "the failed update must have no effect"
+    );
     admin.patch(&path, json!({ "name": "other" })).await.expect(StatusCode::OK);
     assert_eq!(admin.get("/v2/forms").await.expect(StatusCode::OK)[0]["name"], "other");
 }
@@ -93,7 +97,7 @@ async fn a_write_whose_client_disconnected_is_visible_to_everyone() {
     );
     let mut names = HashSet::new();
     for round in 0..200_u32 {
-        // Now it is remembered.
+        // The row is cached now.
         admin.get(&path).await.expect(StatusCode::OK);
         let body = json!({ "name": format!("name{round}") }).to_string();
         let request = format!(
@@ -103,7 +107,7 @@ async fn a_write_whose_client_disconnected_is_visible_to_everyone() {
         );
         let mut stream = TcpStream::connect(app.base.strip_prefix("http://").unwrap()).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
-        // Another moment of the unit of work each time: that at which so many other requests have been answered.
+        // The outage begins after a different number of responses each time, so that it hits different points of the unit of work.
         for _ in 0..round % 25 {
             admin.get("/health/live").await.expect(StatusCode::NO_CONTENT);
         }
@@ -118,7 +122,7 @@ async fn a_write_whose_client_disconnected_is_visible_to_everyone() {
                 names.insert(stored);
                 break;
             }
-            assert!(started.elapsed() < TIMEOUT, "{stored} is stored, and {seen} is shown");
+            assert!(started.elapsed() < TIMEOUT, "stored: {stored}, returned: {seen}");
         }
     }
     database.close().await.unwrap();

@@ -1,4 +1,4 @@
-//! The decision log: as many lines as decisions, with what is needed to decide again, and no secret.
+//! The decision log: one line per decision, with the inputs that are needed to replay it, and without secrets.
 
 use crate::authorize::user;
 use crate::authzen::{EVALUATION, EVALUATIONS, evaluation_request};
@@ -23,7 +23,7 @@ fn logging_to(directory: &Path, decisions: DecisionLogFilter) -> impl FnOnce(&mu
     }
 }
 
-/// The lines, once the log has been closed.
+/// Closes the log and returns its lines.
 fn read_log_lines(app: &TestApp, directory: &Path) -> Vec<Value> {
     app.state.decision_log.close();
     let text = std::fs::read_to_string(directory.join("decisions.ndjson")).unwrap();
@@ -64,7 +64,7 @@ async fn every_decision_is_logged_exactly_once() {
     for line in read_log_lines(&app, directory.path()) {
         let request = line["requestId"].as_str().unwrap_or_default().to_owned();
         if request.starts_with("load-") {
-            assert!(seen.insert(request, line).is_none(), "a decision has two lines");
+            assert!(seen.insert(request, line).is_none(), "duplicate line for a request");
         }
     }
     assert_eq!(seen.len(), 800);
@@ -86,7 +86,7 @@ async fn every_answer_before_a_shutdown_is_logged() {
     let settings = [
         ("CEDARGATE_ADMIN_PASSWORD", PASSWORD),
         ("CEDARGATE_DECISION_LOG", "all"),
-        // More than that waits all the time, and what does not fit waits for room.
+        // More requests than that wait at any time, and those that do not fit wait for space.
         ("CEDARGATE_DECISION_LOG_QUEUE", "3"),
         ("CEDARGATE_DRAIN", "1"),
     ];
@@ -103,7 +103,7 @@ async fn every_answer_before_a_shutdown_is_logged() {
         let (admin, question, answered) = (admin.clone(), question.clone(), Arc::clone(&answered));
         tasks.spawn(async move {
             let mut own = Vec::new();
-            // Until nobody answers any more.
+            // Until the service no longer responds.
             for index in 0.. {
                 let id = format!("load-{task}-{index}");
                 let headers = [("content-type", "application/json"), ("x-request-id", id.as_str())];
@@ -128,7 +128,7 @@ async fn every_answer_before_a_shutdown_is_logged() {
     for line in std::fs::read_to_string(log).unwrap().lines() {
         let line: Value = serde_json::from_str(line).unwrap();
         assert!(line["dropped"].is_null(), "{line}");
-        // The first admin is made without a request.
+        // The first admin is created without a request.
         *lines.entry(line["requestId"].as_str().unwrap_or_default().to_owned()).or_default() += 1;
     }
     assert!(request_ids.len() >= 200);
@@ -154,7 +154,7 @@ async fn a_logged_decision_can_be_replayed_and_contains_no_secret() {
     let schema: cedar_policy::Schema = schema.parse().unwrap();
     let mut decided = 0;
     for line in lines.iter().filter(|line| line["caller"]["user"] == guest.id.as_str()) {
-        // Every input is there: Cedar itself, given them and the policies, says the same.
+        // The inputs are complete: Cedar makes the same decision from the inputs and the policies alone.
         let uid = |kind: &Value, id: &Value| {
             format!("{}::{}", kind.as_str().unwrap(), id).parse::<cedar_policy::EntityUid>().unwrap()
         };
@@ -238,7 +238,7 @@ async fn batch_items_are_logged_individually_and_in_order() {
     let app = TestApp::start_with(logging_to(directory.path(), DecisionLogFilter::All)).await;
     let (admin, person) = (app.admin().await, app.user(Scope::Agent).await);
     let conversation = admin.post("/v2/conversations", json!({})).await.id();
-    // More than are handed over together, and some more.
+    // More than one batch of records.
     let actions: Vec<&str> =
         (0..99).map(|index| ["fetchConversation", "deleteConversation"][index % 2]).collect();
     let resource = json!({ "type": "Conversation", "id": conversation });
@@ -260,7 +260,7 @@ async fn sighup_reopens_the_log_file() {
     let running = start(directory.path(), &settings);
     std::fs::rename(&log, directory.path().join("old")).unwrap();
     send_signal("-HUP", running.id());
-    // Nothing is decided in the meantime.
+    // No decision is made in the meantime.
     let started = std::time::Instant::now();
     while !log.exists() {
         assert!(started.elapsed() < crate::multi_process::TIMEOUT, "{}", running.log());

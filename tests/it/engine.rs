@@ -1,5 +1,5 @@
-//! The engine's shortcuts change no decision: slices, policies that are asked one by one and not for their action, remembered
-//! answers and entities made by hand against Cedar's own `is_authorized` over the whole policy set.
+//! The engine's optimizations change no decision: random questions are decided as by Cedar's `is_authorized` with the whole
+//! policy set. The optimizations are the index by action, compiled policies, cached decisions and directly built entities.
 
 use crate::support::project_file;
 use cedar_policy::{Authorizer, Context, Decision, Entities, EntityUid, PolicyId, PolicySet, Request};
@@ -23,7 +23,7 @@ const ACTIONS: [&str; 8] = [
     "updateUser",
 ];
 
-/// A thing of one of three types.
+/// A resource of one of three types.
 #[derive(Debug, Clone)]
 struct SampleResource<const KIND: usize> {
     id: Id,
@@ -44,7 +44,7 @@ impl<const KIND: usize> AuthzResource for SampleResource<KIND> {
     }
 }
 
-/// A question, in numbers that proptest can shrink.
+/// A question, as numbers that proptest can shrink.
 #[derive(Debug, Clone)]
 struct Question {
     principal_index: usize,
@@ -99,7 +99,7 @@ fn questions() -> impl Strategy<Value = Question> {
         )
 }
 
-/// A policy, from parts that the schema allows together for every one of the actions.
+/// A policy, from parts that the schema permits for every one of the actions.
 fn policies() -> impl Strategy<Value = String> {
     let effect = prop_oneof![Just("permit"), Just("forbid")];
     let principal = prop_oneof![
@@ -126,12 +126,12 @@ fn policies() -> impl Strategy<Value = String> {
         Just("unless { resource in principal.organization }".to_owned()),
         Just("when { context has credential && context.credential == \"apiKey\" }".to_owned()),
         Just("when { action == Action::\"updateUser\" && principal.role == Scope::\"admin\" }".to_owned()),
-        // What the entities of actions and of the data say, and not those that are asked about.
+        // Reads entities of actions and data, rather than the principal or the resource.
         Just("unless { action in [Action::\"updateUser\", Action::\"fetchMessage\"] }".to_owned()),
         Just("when { Scope::\"admin\" in Scope::\"agent\" }".to_owned()),
         Just("when { principal has email && principal.email like \"a*\" }".to_owned()),
         Just("when { context has now && context.now > datetime(\"2020-01-01\") }".to_owned()),
-        // What tells people and things apart that stand in the same place.
+        // Distinguishes principals and resources within one organization.
         (0..2_usize)
             .prop_map(|principal_index| format!("when {{ principal == {} }}", user_uid(principal_index))),
         (0..2_usize).prop_map(|principal_index| format!(
@@ -174,7 +174,7 @@ fn organization(index: usize) -> Id {
     format!("599e1fcd9da1c72645c9580{index}").parse().unwrap()
 }
 
-/// Root, two below it, and one below the first of these.
+/// The root, two organizations below it, and one below the first of these.
 fn path(index: usize) -> OrgPath {
     let root = OrgPath::root(organization(0));
     match index {
@@ -200,7 +200,7 @@ fn user_uid(principal_index: usize) -> String {
     format!("User::\"{}\"", PEOPLE[principal_index])
 }
 
-/// What Cedar says, of everything, without a shortcut: the decision, and how many policies err.
+/// The decision of Cedar's authorizer with the whole policy set, and the number of failing policies.
 fn decide_with_cedar(
     question: &Question,
     engine: &Engine,
@@ -274,10 +274,10 @@ fn decide_with_cedar(
     cedar_decision(&request, all, &entities)
 }
 
-/// What was decided, by which policies, and how many errors there are.
+/// The decision, the determining policies, and the number of errors.
 pub(crate) type DecisionSummary = (bool, Vec<String>, usize);
 
-/// What Cedar says by all policies. One with no `@id` is called by its number, as in [`bundle`]. An error denies.
+/// The decision of Cedar's authorizer. A policy without `@id` is named by its number, as in [`bundle`]. An error denies.
 pub(crate) fn cedar_decision(request: &Request, all: &PolicySet, entities: &Entities) -> DecisionSummary {
     let response = Authorizer::new().is_authorized(request, all, entities);
     let errors = response.diagnostics().errors().count();
@@ -301,7 +301,7 @@ fn kind(question: &Question) -> &'static str {
     }
 }
 
-/// What the engine says.
+/// The decision of the engine.
 fn decide_with_engine(question: &Question, engine: &Engine) -> DecisionSummary {
     let home = path(question.home);
     let role = Scope::ALL[question.role];
@@ -349,7 +349,7 @@ fn decide_with_engine(question: &Question, engine: &Engine) -> DecisionSummary {
     engine_decision(engine, &ask, &resource)
 }
 
-/// What the engine says, the first time and when it remembers.
+/// The decision of the engine, without and with a cached one, which must be equal.
 pub(crate) fn engine_decision(
     engine: &Engine,
     ask: &AuthzRequest<'_>,
@@ -357,12 +357,16 @@ pub(crate) fn engine_decision(
 ) -> DecisionSummary {
     let answer = engine.decide(ask, resource);
     let again = engine.decide(ask, resource);
-    assert_eq!((answer.allowed, &answer.policies), (again.allowed, &again.policies), "remembered otherwise");
+    assert_eq!(
+        (answer.allowed, &answer.policies),
+        (again.allowed, &again.policies),
+        "the cached decision differs"
+    );
     let deciding = answer.policies.iter().map(|about| about.id.clone()).collect();
     (answer.allowed, deciding, answer.errors.len())
 }
 
-/// The schema of the service and of this directory, with these policies beside the data there.
+/// A bundle of the shipped schema, the schema and data of this directory, and these policies.
 pub(crate) fn bundle(directory: &Path, policies: &[String]) -> Result<Bundle, cedargate::authz::BundleError> {
     let numbered: Vec<String> =
         policies.iter().enumerate().map(|(index, text)| format!("@id(\"p{index}\")\n{text}\n")).collect();
@@ -384,7 +388,7 @@ proptest! {
         samples in proptest::collection::vec(questions(), 1..60),
     ) {
         let directory = tempfile::tempdir().unwrap();
-        // What never applies is a warning, and a warning an error: such sets are not decided by.
+        // A policy that can never apply causes a warning, which is an error: such sets are left out.
         let usable: Vec<String> =
             texts.into_iter().filter(|text| bundle(directory.path(), std::slice::from_ref(text)).is_ok()).collect();
         prop_assume!(!usable.is_empty());

@@ -1,5 +1,5 @@
-//! The same as in `engine`, of things of another domain: what the data says of them, what is said over it, groups, tags,
-//! entities that a context names, and policies for some types only.
+//! As `engine`, for external entities: stored attributes, properties, groups, tags, entities in the context, and policies with
+//! type constraints.
 
 use crate::engine::{DecisionSummary, bundle, cedar_decision, engine_decision};
 use crate::support::project_file;
@@ -60,7 +60,7 @@ const CONDITIONS: &[&str] = &[
     "",
     "when { resource has owner && resource.owner == principal }",
     "when { principal has level && principal.level > 1 }",
-    // An error where the level is above one.
+    // Fails by overflow if the level is above one.
     "when { principal has level && principal.level + 9223372036854775806 > 5 }",
     "when { principal has friend && resource has owner && principal.friend == resource.owner }",
     r#"unless { resource has label && resource.label == "x" }"#,
@@ -80,7 +80,7 @@ fn policy() -> impl Strategy<Value = String> {
     })
 }
 
-/// Somebody or something, with what is said of it.
+/// An external entity: type, id and properties.
 type EntityWithProperties = (&'static str, &'static str, Value);
 
 #[derive(Debug, Clone)]
@@ -115,13 +115,13 @@ fn question() -> impl Strategy<Value = Question> {
         .prop_map(|(subject, action, resource, context)| Question { subject, action, resource, context })
 }
 
-/// These fields of an object.
+/// The fields of an object with these names.
 fn select_fields(fields: &Value, names: &[&str]) -> Map<String, Value> {
     let fields = fields.as_object().unwrap().clone();
     fields.into_iter().filter(|(name, _)| names.contains(&name.as_str())).collect()
 }
 
-/// What Cedar says of the whole policy set, and how many errors there are.
+/// The decision of Cedar's authorizer with the whole policy set, and the number of errors.
 fn decide_with_cedar(
     question: &Question,
     all: &PolicySet,
@@ -154,12 +154,12 @@ fn decide_with_cedar(
     let request = Context::from_json_value(context, Some((schema, &action))).ok().and_then(|context| {
         Request::new(uid(&question.subject), action, uid(&question.resource), context, Some(schema)).ok()
     });
-    // An action that is not for such as these is not decided about.
+    // A request to which the action does not apply is an error.
     let Some(request) = request else { return (false, Vec::new(), 1) };
     cedar_decision(&request, all, &entities)
 }
 
-/// What the engine says.
+/// The decision of the engine.
 fn decide_with_engine(question: &Question, engine: &Engine) -> DecisionSummary {
     let find = |(kind, id, properties): &EntityWithProperties| {
         engine.external_entities().resolve(kind, id, properties.as_object().unwrap()).unwrap()
@@ -231,7 +231,7 @@ proptest! {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("n.cedarschema"), SCHEMA).unwrap();
         std::fs::write(directory.path().join("n.json"), DATA).unwrap();
-        // What never applies is a warning, and a warning an error: such sets are not decided by.
+        // A policy that can never apply causes a warning, which is an error: such sets are left out.
         let usable: Vec<String> =
             texts.into_iter().filter(|text| bundle(directory.path(), std::slice::from_ref(text)).is_ok()).collect();
         prop_assume!(!usable.is_empty());

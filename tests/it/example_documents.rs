@@ -1,4 +1,4 @@
-//! The document store of `examples/documents`: another service's domain, dropped in without code.
+//! The document store of `examples/documents`: an external domain that is added without code.
 
 use crate::authorize::user;
 use crate::authzen::{
@@ -15,7 +15,7 @@ use std::process::Command;
 const PEOPLE: [&str; 5] = ["ann", "ben", "cleo", "dan", "eve"];
 const ACTION_NAMES: [&str; 4] = ["delete", "edit", "read", "share"];
 
-/// What each of the people may do to what: the first letters of the actions.
+/// The permissions of each person on each resource, as the first letters of the actions.
 const PERMISSIONS: [(&str, &str, [&str; 5]); 9] = [
     ("Folder", "handbook", ["r", "r", "ders", "", ""]),
     ("Folder", "handbook-it", ["r", "r", "r", "", ""]),
@@ -44,7 +44,7 @@ fn document(id: &str) -> Value {
     entity("Docs::Document", id)
 }
 
-/// A document of which whoever asks says this.
+/// A document with these properties.
 fn document_with(id: &str, properties: Value) -> Value {
     json!({ "type": "Docs::Document", "id": id, "properties": properties })
 }
@@ -188,7 +188,7 @@ async fn stored_attributes_take_precedence_over_properties() {
     let bot = app.user(Scope::Bot).await;
     let dan = json!({ "type": "Docs::Person", "id": "dan" });
     for (who, action, resource, permitted) in [
-        // Of a document that is in no file, nothing is known but what is sent.
+        // A document that is not in the data has only the properties of the question.
         ("dan", "edit", document("4711"), false),
         ("dan", "edit", document_with("4711", json!({ "owner": dan })), true),
         ("dan", "edit", document_with("4711", json!({ "owner": { "__entity": dan } })), true),
@@ -205,7 +205,7 @@ async fn stored_attributes_take_precedence_over_properties() {
             document_with("4711", json!({ "readerGroups": [entity("Docs::Group", "staff")] })),
             false,
         ),
-        // What the file has of a document stays; an attribute that it does not have may be supplied.
+        // Stored attributes take precedence. Attributes that are not stored may be supplied.
         ("ben", "edit", document_with("plan", json!({ "state": "final" })), false),
         ("ben", "share", document_with("plan", json!({ "state": "final" })), true),
         ("ben", "share", document_with("plan", json!({ "owner": dan })), true),
@@ -214,10 +214,10 @@ async fn stored_attributes_take_precedence_over_properties() {
         ("dan", "read", document_with("plan", json!({ "readers": [] })), true),
         ("dan", "edit", document_with("plan", json!({ "editorGroups": [], "editors": [dan] })), true),
         ("cleo", "edit", document_with("report", json!({ "state": "draft" })), false),
-        // What the file says is not checked against what is sent.
+        // Stored attributes are not validated against the supplied ones.
         ("dan", "read", document_with("plan", json!({ "owner": "dan", "readers": null })), true),
         ("ann", "delete", document_with("diary", json!({ "owner": dan })), true),
-        // What the schema does not declare is passed over; where something stands cannot be sent.
+        // Undeclared properties are ignored. Parents cannot be supplied.
         ("dan", "read", document_with("plan", json!({ "title": "Plan", "size": 1.5, "tags": [null] })), true),
         (
             "ann",
@@ -334,7 +334,7 @@ fn the_policy_tests_of_the_example_pass() {
     assert_eq!(String::from_utf8(output.stdout).unwrap(), "30 passed, 0 failed\n");
 }
 
-/// The blocks of shell commands, each with the answer that is shown below it, if any.
+/// The shell blocks of a README, each with the output that is shown below it, if any.
 fn parse_shell_session(readme: &str) -> Vec<(&str, Option<&str>)> {
     let blocks = readme.split("```sh\n").skip(1).map(|rest| rest.split_once("```\n").unwrap());
     blocks.map(|(commands, rest)| (commands, rest.trim_start_matches('\n').strip_prefix("    "))).collect()
@@ -348,7 +348,7 @@ async fn the_commands_of_its_readme_print_the_documented_answers() {
     let session = parse_shell_session(&readme);
     assert_eq!(session.len(), 8);
     let commands: Vec<&str> = session.iter().map(|(commands, _)| *commands).collect();
-    // Only the address is another one. A line that no answer has tells where each block's answer ends.
+    // Only the address differs. The marker lines separate the outputs of the blocks.
     let script = commands.join("\necho; echo ----\n").replace("http://127.0.0.1:8080", &app.base);
     let output = Command::new("bash").args(["-euc", &script]).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -361,6 +361,6 @@ async fn the_commands_of_its_readme_print_the_documented_answers() {
             Some((start, _)) => answer.starts_with(start),
             None => answer == shown,
         };
-        assert!(is_shown, "the README shows {shown}, but it is {answer}");
+        assert!(is_shown, "expected {shown} as in the README, got {answer}");
     }
 }

@@ -1,5 +1,5 @@
-//! A domain of another service, a vault, by what is particular about it: tags, what is said of a call, the time, actions
-//! that nobody may take, and attributes that are said and those that are known.
+//! An external domain, a vault, with what the document store does not have: tags, context fields, times, actions without a
+//! permit, and required and supplied attributes.
 
 use crate::authzen::{
     EVALUATION, EVALUATIONS, entity, error_code, evaluate, evaluation_request, is_permitted,
@@ -50,7 +50,7 @@ const DATA: &str = r#"[
   { "uid": { "type": "Vault::Safe", "id": "gold" }, "attrs": {}, "tags": { "sealed": "by the board" }, "parents": [] }
 ]"#;
 
-/// What is in no log.
+/// A secret that must not appear in any log.
 const SECRET: &str = "eyJhbGciOiJIUzI1NiJ9.secret";
 
 async fn start() -> TestApp {
@@ -121,7 +121,7 @@ async fn action_properties_reach_the_context_at_every_endpoint() {
     }
 }
 
-/// What is missing for a yes.
+/// The denial reason of a question.
 async fn denial_reason(bot: &Client, mut question: Value) -> Value {
     question["context"] = json!({ "explain": true });
     evaluate(bot, question).await["context"]["missing"].clone()
@@ -132,13 +132,13 @@ async fn a_denial_states_its_reason() {
     let app = start().await;
     let bot = app.user(Scope::Bot).await;
     for (question, kind, policies) in [
-        // Its condition only; whom it is for only; both.
+        // Unmet: only the condition; only the principal; both.
         (evaluation_request(clerk("ada"), "open", safe("unheard-of")), "conditions", vec!["vault.open"]),
         (evaluation_request(clerk("bob"), "open", safe("cash")), "conditions", vec!["vault.open"]),
         (evaluation_request(clerk("bob"), "open", safe("unheard-of")), "conditions", vec!["vault.open"]),
         (evaluation_request(clerk("bob"), "open", safe("gold")), "forbidden", vec!["vault.sealed"]),
         (evaluation_request(clerk("ada"), "smash", safe("cash")), "nothing", vec![]),
-        // Nearer is what is missing but for a condition, then for whom it is, then what of; a type stays what it is.
+        // Policies that fail only in their condition come first, then in the principal, then in the resource. Types must match.
         (
             evaluation_request(clerk("ada"), "move", safe("unheard-of")),
             "conditions",
@@ -162,7 +162,7 @@ async fn a_denial_states_its_reason() {
         let named: Vec<&str> = named.map(|policy| policy["id"].as_str().unwrap()).collect();
         assert_eq!(named, policies, "{question}");
     }
-    // A scope that would do goes before a condition that does not hold.
+    // A sufficient scope takes precedence over an unmet condition.
     let app = crate::authzen::start_with_policies(
         r#"@id("late") permit (principal in Scope::"bot", action == Action::"deleteForm", resource)
            when { context has credential && context.credential == "carrier pigeon" };"#,
@@ -175,7 +175,7 @@ async fn a_denial_states_its_reason() {
     assert_eq!((&found["kind"], &found["scope"]), (&json!("scope"), &json!("admin")), "{found}");
 }
 
-/// The lines about this action in the decision log, once that has been closed.
+/// Closes the decision log and returns the lines about this action.
 fn read_log_lines(app: &TestApp, directory: &Path, action: &str) -> Vec<Value> {
     app.state.decision_log.close();
     let text = std::fs::read_to_string(directory.join("decisions.ndjson")).unwrap();
@@ -232,7 +232,7 @@ async fn every_answer_is_logged_including_errors() {
     bot.post(EVALUATIONS, batch).await.expect(StatusCode::OK);
     app.state.decision_log.close();
     let text = std::fs::read_to_string(directory.path().join("decisions.ndjson")).unwrap();
-    assert!(!text.contains(SECRET), "what cannot be understood may be a secret in the wrong place");
+    assert!(!text.contains(SECRET), "invalid input may be a misplaced secret");
 
     let lines = read_log_lines(&app, directory.path(), "open");
     assert_eq!(lines.len(), 2 * cases.len() + 2, "{lines:#?}");
@@ -244,7 +244,7 @@ async fn every_answer_is_logged_including_errors() {
         assert_eq!(line["time"], "2026-01-31T12:00:00.000Z", "{line}");
         for part in ["subject", "resource"] {
             assert_eq!(line[part]["type"], question[part]["type"], "{line}");
-            // Of what can be nothing the id is left out.
+            // The id is omitted if the type is unknown.
             let is_id = !["Vault::Nobody", "Vault::Cellar"].contains(&line[part]["type"].as_str().unwrap());
             assert_eq!(
                 line[part]["id"],

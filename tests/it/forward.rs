@@ -1,5 +1,5 @@
-//! What proxies are told: the same that the routes themselves do, of other services what their routes file says, and
-//! nothing of requests that could be read in two ways. With the real nginx in front of a small service.
+//! Forward authentication: it decides as the routes themselves, by the routes file for other services, and rejects ambiguous
+//! requests. Includes a test with nginx in front of a small service.
 
 use crate::forward_routes::{DOCUMENTS, with_routes};
 use crate::permission_table::{Fixture, cells};
@@ -15,19 +15,19 @@ use std::time::Duration;
 
 const FORWARD: &str = "/v2/authorize/forward";
 
-/// The service with a routes file that includes the service's own routes, and nothing else.
+/// Starts the service with a routes file that contains only the service's own routes.
 pub(crate) async fn with_own_routes() -> TestApp {
     TestApp::start_with(|config| config.forward_routes = Some(project_file("tests/fixtures/own-routes.toml")))
         .await
 }
 
-/// Asks as nginx does whether `client` may send this.
+/// Asks, as nginx does, whether `client` may send this request.
 pub(crate) async fn forward(client: &Client, method: &str, uri: &str) -> Reply {
     let headers = [("X-Original-Method", method), ("X-Original-URI", uri)];
     client.send(Method::GET, FORWARD, &headers, None).await
 }
 
-/// Whether it may; of a no, that it is a 403.
+/// Whether the request is allowed. Fails unless a denial is a 403.
 #[track_caller]
 pub(crate) fn is_allowed(reply: &Reply) -> bool {
     match reply.status.as_u16() {
@@ -40,13 +40,13 @@ pub(crate) fn is_allowed(reply: &Reply) -> bool {
     }
 }
 
-/// The identity headers of an answer.
+/// The identity headers of a response.
 pub(crate) fn identity(reply: &Reply) -> [Option<&str>; 3] {
     ["x-user-id", "x-scope", "x-policy-version"]
         .map(|name| reply.headers.get(name).map(|value| value.to_str().unwrap()))
 }
 
-/// One logged in client for each scope.
+/// A logged-in client for each scope.
 async fn clients(app: &TestApp) -> BTreeMap<&'static str, Client> {
     let mut clients = BTreeMap::new();
     for scope in Scope::ALL {
@@ -126,7 +126,7 @@ async fn forward_auth_agrees_with_the_other_routes() {
             assert_eq!(is_allowed(&reply), expected, "{scope} {method} {path}: {}", reply.text);
         }
     }
-    // From a tenant, nothing above it is within reach; that is a 404 of the routes, which proxies do not know.
+    // Everything above a tenant is inaccessible to it. The routes respond with 404, which proxies do not handle.
     for (method, path) in [
         (Method::GET, format!("/v2/conversations/{conversation}")),
         (Method::GET, format!("/v2/users/{other}")),
@@ -137,11 +137,11 @@ async fn forward_auth_agrees_with_the_other_routes() {
         let done = tenant_admin.call(method.clone(), &path, body).await;
         assert_eq!(done.status, StatusCode::NOT_FOUND, "{method} {path}: {}", done.text);
     }
-    // The policies are everybody's: the admins of a tenant read them, and have them read again no more than the route does.
+    // Admins of a tenant can read the shared policies, but not reload them, as with the route itself.
     assert!(is_allowed(&forward(&tenant_admin, "GET", "/v2/policies").await));
     assert!(!is_allowed(&forward(&tenant_admin, "POST", "/v2/policies/reload").await));
     assert_eq!(tenant_admin.post("/v2/policies/reload", json!({})).await.status, StatusCode::FORBIDDEN);
-    // Lists are asked of the organization that the query string names.
+    // A list is authorized on the organization in the query string.
     let home = admin.get("/v2/users/me").await.json["organization"].as_str().unwrap().to_owned();
     assert!(is_allowed(&forward(&admin, "GET", &format!("/v2/users?organization={tenant}")).await));
     assert!(is_allowed(&forward(&tenant_admin, "GET", &format!("/v2/users?organization={tenant}")).await));
@@ -222,13 +222,13 @@ async fn a_permitted_request_names_the_user_its_scopes_and_the_policy_version() 
         assert_eq!(reply.header("x-policy-version"), version.as_str().unwrap());
         assert_eq!(reply.header("cache-control"), "no-store");
     }
-    // What the credential can do counts, and not who holds it.
+    // The scope of the credential counts, not the role of its user.
     let key = app.bearer(&admin.key(&[Scope::Guest]).await);
     let denied = forward(&key, "GET", "/v2/conversations").await;
     assert!(!is_allowed(&denied));
     let version = admin.get("/v2/policies").await.json["version"].clone();
     assert_eq!(denied.header("x-policy-version"), version.as_str().unwrap());
-    // A key that leaked makes no further keys: policies see by which credential it is asked.
+    // API keys cannot create API keys: the context contains the credential of the forwarded request.
     assert!(!is_allowed(&forward(&key, "POST", "/v2/users/me/keys").await));
     assert!(is_allowed(&forward(&admin, "POST", "/v2/users/me/keys").await));
 }
@@ -252,14 +252,14 @@ async fn ambiguous_headers_are_rejected() {
         (vec![(original[0], "G T"), (original[1], "/a")], "the original method is none"),
         (vec![(original[0], ""), (original[1], "/a")], "the original method is none"),
         (vec![(original[0], "GET"), (original[1], "/ä")], "is not plain ASCII"),
-        // A proxy sets one pair and passes on what a client sends as the other.
+        // A proxy sets one pair of headers and forwards the other one from the client.
         ([pair(original, "/v2/auth/token"), pair(forwarded, "/v2/users")].concat(), "named twice"),
     ] {
         let reply = ask(&headers).await;
         reply.expect_problem(403, "bad_original");
         assert!(reply.json["detail"].as_str().unwrap().contains(expected), "{headers:?}: {}", reply.text);
     }
-    // ingress-nginx names the request by its absolute URL, whose host comes from the client.
+    // ingress-nginx sends the absolute URL, whose host comes from the client.
     for (url, expected) in [
         ("ftp://api.example.com/v2/users", "neither an http or https URL nor a path"),
         ("HTTPS://api.example.com/v2/users", "neither an http or https URL nor a path"),
@@ -359,7 +359,7 @@ async fn ambiguous_paths_are_rejected() {
         let reply = forward(&admin, "GET", path).await;
         reply.expect_problem(403, "bad_original");
         assert!(reply.json["detail"].as_str().unwrap().contains(expected), "{path}: {}", reply.text);
-        // Nobody is let through who is not known, either.
+        // Nor without credentials.
         forward(&app.anonymous(), "GET", path).await.expect_problem(401, "missing_token");
     }
     for path in [
@@ -375,7 +375,7 @@ async fn ambiguous_paths_are_rejected() {
     }
 }
 
-/// Sends this on a connection of its own, as it stands; gives the status and the rest of the answer.
+/// Sends this text on its own connection. Returns the status and the rest of the response.
 pub(crate) fn send_raw_request(base: &str, request: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(base.trim_start_matches("http://")).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
@@ -386,7 +386,7 @@ pub(crate) fn send_raw_request(base: &str, request: &str) -> (u16, String) {
     (answer.split(' ').nth(1).unwrap().parse().unwrap(), answer)
 }
 
-// The service goes on while a thread waits for its answer.
+// Multi-threaded, since the service must run while the test thread blocks on its response.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_headers_the_method_and_the_path_suffix_name_the_request() {
     let app = with_routes(DOCUMENTS).await;
@@ -415,13 +415,13 @@ async fn without_headers_the_method_and_the_path_suffix_name_the_request() {
         assert_eq!(ask(&admin, method, rest, ""), admins, "{method} {rest}");
         assert_eq!(ask(&guest, method, rest, ""), guests, "{method} {rest}");
     }
-    // A client cannot name another request than the one that the proxy asks about.
+    // A client cannot choose another request than the one that the proxy asks about.
     let other = "X-Original-Method: GET\r\nX-Original-URI: /v2/users/me\r\n";
     assert_eq!(ask(&guest, "GET", "/v2/users", other), 403);
     assert_eq!(ask(&guest, "GET", "/v2/users/me", other), 200);
-    // The body is not waited for, whatever its length is said to be.
+    // The body is not awaited, regardless of its declared length.
     assert_eq!(ask(&guest, "POST", "/v2/conversations/x/messages", "Content-Length: 5000000\r\n"), 403);
-    // Nor is the path taken for another one because it is written in another way.
+    // Another spelling of the path is not mistaken for a different path.
     let bearer = admin.bearer.unwrap();
     let head = "GET /v2/authorize/%66orward/public/a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n";
     let (status, answer) =

@@ -1,4 +1,4 @@
-//! The routes file of forward authentication: paths of other services.
+//! The routes file of forward authentication, for paths of other services.
 
 use crate::forward::{forward, is_allowed, with_own_routes};
 use crate::resources::UNKNOWN_ID;
@@ -56,7 +56,7 @@ path = "/v2/forms"
 public = true
 "#;
 
-/// The service with a document store beside it, and these routes.
+/// Starts the service with the policies of a document store and these routes.
 pub(crate) async fn with_routes(routes: &str) -> TestApp {
     let app = TestApp::start().await;
     let directory = app.directory().join("domain");
@@ -66,13 +66,13 @@ pub(crate) async fn with_routes(routes: &str) -> TestApp {
         config.schema.push(directory.clone());
         config.policies = vec![directory.clone()];
         config.forward_routes = Some(directory.join("routes.toml"));
-        // The policies are others than at the first start.
+        // The policies differ from those at the first start.
         config.policy_reload = PolicyReload::Auto;
     })
     .await
 }
 
-/// The policies of the service and of a document store of which nothing stands in an organization.
+/// Writes the shipped policies, and those of a document store whose documents belong to no organization.
 fn write_document_store(directory: &Path) {
     std::fs::create_dir(directory).unwrap();
     for entry in std::fs::read_dir(project_file("policies")).unwrap() {
@@ -137,18 +137,18 @@ async fn a_routes_file_maps_paths_of_other_services_to_actions() {
         (&guest, "POST", &format!("/files/{conversation}"), true),
         (&tenant_admin, "POST", &format!("/files/{conversation}"), false),
         (&guest, "POST", &format!("/files/{UNKNOWN_ID}"), false),
-        // `me` is a name of the service's own routes only.
+        // `me` is an alias in the service's own routes only.
         (&guest, "GET", "/files/me", false),
         (&guest, "DELETE", "/public/a", false),
         (&guest, "POST", "/public/a", true),
-        // Not the service's own route, which comes after.
+        // The first matching route decides, not the service's own route, which comes later.
         (&guest, "GET", "/v2/forms", true),
         (&guest, "POST", "/v2/forms", false),
     ] {
         let reply = forward(client, method, path).await;
         assert_eq!(is_allowed(&reply), expected, "{method} {path}: {}", reply.text);
     }
-    // A thing that is missing and one out of reach do not answer differently.
+    // A missing and an inaccessible resource give the same response.
     let [missing, foreign] = [UNKNOWN_ID, &conversation].map(|id| format!("/files/{id}"));
     let [missing, foreign] =
         [forward(&tenant_admin, "GET", &missing).await, forward(&tenant_admin, "GET", &foreign).await];

@@ -1,4 +1,4 @@
-//! `cedargate health`, by which a container asks whether its service is ready.
+//! `cedargate health`, which containers use as their health check.
 
 use crate::command_line::{run, start, text};
 use crate::lifecycle::{create_certificate, send_signal};
@@ -14,7 +14,7 @@ fn the_exit_code_reflects_readiness() {
     for (settings, any) in [(&[] as &[(&str, &str)], "0.0.0.0"), (&tls, "127.0.0.1")] {
         let running = start(path, &[settings, &[("CEDARGATE_DRAIN", "15")]].concat());
         let address = running.base.rsplit('/').next().unwrap().replace("127.0.0.1", any);
-        // A proxy of the environment is for other hosts.
+        // The proxy settings of the environment must be ignored.
         let proxy = [("http_proxy", "http://127.0.0.1:1"), ("ALL_PROXY", "http://127.0.0.1:1")];
         let settings = [settings, &proxy, &[("CEDARGATE_LISTEN", address.as_str())]].concat();
         let output = run(path, &settings, &["health"]);
@@ -29,7 +29,7 @@ fn the_exit_code_reflects_readiness() {
                 assert!(text(&output.stderr).contains("it answers 503"), "{}", text(&output.stderr));
                 break;
             }
-            assert!(Instant::now() < end, "it is ready after SIGTERM");
+            assert!(Instant::now() < end, "the service is still ready after SIGTERM");
         }
     }
     let files: Vec<_> = std::fs::read_dir(path).unwrap().map(|file| file.unwrap().file_name()).collect();
@@ -44,7 +44,7 @@ fn the_management_listener_is_preferred() {
     let tls = [("CEDARGATE_TLS_CERT", "tls.pem"), ("CEDARGATE_TLS_KEY", "tls.key")];
     let running = start(path, &[&tls[..], &[("CEDARGATE_MANAGEMENT_LISTEN", "127.0.0.1:0")]].concat());
     let address = running.banner.lines().find_map(|line| line.strip_prefix("Health and metrics: http://"));
-    // Nothing listens at the other address, so an answer can come from the management listener only.
+    // Nothing listens on the other address, so the response can only come from the management listener.
     let settings =
         [&tls[..], &[("CEDARGATE_LISTEN", "127.0.0.1:1"), ("CEDARGATE_MANAGEMENT_LISTEN", address.unwrap())]]
             .concat();
@@ -55,7 +55,7 @@ fn the_management_listener_is_preferred() {
 #[test]
 fn an_unreachable_service_is_an_error() {
     let directory = tempfile::tempdir().unwrap();
-    // A listener that accepts nothing.
+    // A listener that accepts no connections.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let silent = silent.local_addr().unwrap().to_string();
@@ -69,5 +69,5 @@ fn an_unreachable_service_is_an_error() {
         assert_eq!(output.status.code(), Some(1), "{listen}");
         assert!(text(&output.stderr).contains(expected), "{listen}: {}", text(&output.stderr));
     }
-    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "no database is made");
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "no database may be created");
 }

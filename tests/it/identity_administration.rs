@@ -1,5 +1,5 @@
-//! Who administers identities: what API keys may not do, how high a new role reaches, the last admin of the root, inactive
-//! organizations, and what ends with a password.
+//! Administration of identities: the limits of API keys, the role ceiling, the last admin of the root organization, inactive
+//! organizations, and what a password change ends.
 
 use crate::authzen::start_with_policies;
 use crate::resources::{create_resource, unique_email};
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 const NEW_PASSWORD: &str = "an0ther-s3cret";
 
-/// A new API key of the caller with these scopes: its id, and a client that presents it.
+/// Creates an API key with this scope for a user. Returns its id and a client that uses it.
 async fn api_key(app: &TestApp, user: &Client, scope: Scope) -> (String, Client) {
     let created = user.post("/v2/users/me/keys", json!({ "name": "test", "scopes": [scope] })).await;
     let created = created.expect(StatusCode::CREATED);
@@ -18,7 +18,7 @@ async fn api_key(app: &TestApp, user: &Client, scope: Scope) -> (String, Client)
     (created["id"].as_str().unwrap().to_owned(), Client { id: user.id.clone(), ..key })
 }
 
-/// A user of the root organization with a password, a session and an API key, to be administered by others.
+/// A user of the root organization with a password, a session and an API key, who is administered by others.
 struct ManagedUser {
     user: Client,
     email: String,
@@ -35,7 +35,7 @@ impl ManagedUser {
         Self { email, key, session: sessions[0]["id"].as_str().unwrap().to_owned(), user }
     }
 
-    /// Every request that administers this user, or another identity beside it.
+    /// Every request that administers this user or creates another identity.
     fn administration_requests(&self, organization: &str) -> Vec<(Method, String, Option<Value>)> {
         let user = format!("/v2/users/{}", self.user.id);
         let mut requests = Vec::new();
@@ -72,7 +72,7 @@ async fn an_api_key_may_not_administer_identities() {
         let refused = key.call(method.clone(), &path, body.clone()).await;
         assert_eq!(refused.status, StatusCode::FORBIDDEN, "{method} {path} {body:?}: {}", refused.text);
     }
-    // Nor those of its own user.
+    // Neither the identities of others, nor that of its own user.
     for path in [format!("/v2/users/me/keys/{own}"), "/v2/users/me/sessions".to_owned()] {
         key.delete(&path).await.expect_problem(403, "forbidden");
     }
@@ -83,7 +83,7 @@ async fn an_api_key_may_not_administer_identities() {
     managed.user.get("/v2/users/me").await.expect(StatusCode::OK);
     app.log_in(&managed.email).await;
 
-    // Everything else within its scopes stays possible.
+    // All other actions within its scopes stay allowed.
     let rename = json!({ "givenName": "Ada" });
     key.patch(&format!("/v2/users/{}", managed.user.id), rename).await.expect(StatusCode::OK);
     key.patch(&format!("/v2/organizations/{below}"), json!({ "name": "Below" })).await.expect(StatusCode::OK);
@@ -103,7 +103,7 @@ async fn a_provisioning_key_administers_identities_but_creates_no_api_keys() {
     for (method, path, body) in managed.administration_requests(&below) {
         let refused = other.call(method.clone(), &path, body.clone()).await;
         assert_eq!(refused.status, StatusCode::FORBIDDEN, "{method} {path}: {}", refused.text);
-        // What was ended by the request before is missing.
+        // An earlier request may already have deleted the target.
         let done = key.call(method.clone(), &path, body.clone()).await;
         assert!(
             done.status.is_success() || done.status == StatusCode::NOT_FOUND,
@@ -172,7 +172,7 @@ async fn a_role_cannot_exceed_the_scope_of_the_caller() {
             }
         }
     }
-    // A change of the role obeys the same ceiling, wherever a policy permits the change.
+    // The ceiling also applies if another policy permits the change of the role.
     let question = |role: &str| {
         json!({
             "action": { "name": "updateUser" }, "resource": { "type": "User", "id": "ID" },
@@ -199,7 +199,7 @@ async fn an_updated_role_is_authorized_with_the_new_role() {
     let user = format!("/v2/users/{}", app.user(Scope::Guest).await.id);
     admin.patch(&user, json!({ "role": "bot" })).await.expect_problem(403, "forbidden");
     admin.patch(&user, json!({ "role": "agent" })).await.expect(StatusCode::OK);
-    // Only a role that changes is one that the request grants.
+    // A role in the request that does not change grants nothing.
     let bot = create_resource(&admin, "/v2/users", json!({ "email": unique_email(), "role": "bot" })).await;
     admin
         .patch(&format!("/v2/users/{bot}"), json!({ "role": "bot", "givenName": "B" }))
@@ -207,7 +207,7 @@ async fn an_updated_role_is_authorized_with_the_new_role() {
         .expect(StatusCode::OK);
 }
 
-/// What takes the last admin of the root organization away: the requests about this user.
+/// The requests that would remove this user as an admin of the root organization.
 fn removal_requests(user: &str, below: &str) -> Vec<(Method, String, Option<Value>)> {
     let path = format!("/v2/users/{user}");
     let mut removals: Vec<_> = [
@@ -228,7 +228,7 @@ async fn the_last_admin_of_the_root_cannot_be_removed() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     let create_child = create_resource(&admin, "/v2/organizations", json!({ "name": "below" })).await;
-    // Admins of other organizations, users of the root that are no admins, and blocked admins do not count.
+    // Admins of other organizations, other users of the root organization, and blocked admins do not count.
     app.tenant("acme").await;
     app.user(Scope::Bot).await;
     let blocked = json!({ "email": unique_email(), "role": "admin", "status": "blocked" });
@@ -242,7 +242,7 @@ async fn the_last_admin_of_the_root_cannot_be_removed() {
     assert_eq!(admin.get("/v2/users/me").await.expect(StatusCode::OK), before);
     admin.patch("/v2/users/me", json!({ "givenName": "Ada" })).await.expect(StatusCode::OK);
 
-    // With a second one, each may go, but not both.
+    // With a second admin, one of them can be removed, but not both.
     for (index, (method, path, body)) in removal_requests(&admin.id, &create_child).into_iter().enumerate() {
         let second = app.user(Scope::Admin).await;
         let path = path.replace(&admin.id, &second.id);
@@ -289,12 +289,12 @@ async fn two_admins_removing_each_other_concurrently_leave_one() {
     }
 }
 
-/// Whether a user is served: by its password, by its access token, by its refresh token and by its API key.
+/// Whether the password, the access token, the refresh token and the API key of a user are accepted.
 async fn accepted_credentials(app: &TestApp, email: &str, tokens: &Value, key: &Client) -> [bool; 4] {
     let login = json!({ "email": email, "password": PASSWORD });
     let login = app.anonymous().post("/v2/auth/token", login).await;
     let session = app.bearer(tokens["token"].as_str().unwrap()).get("/v2/users/me").await;
-    // Shows whether the refresh token is good, and spends it only where it is.
+    // Tests whether the refresh token is accepted, and uses it only if it is.
     let refresh = json!({ "refreshToken": tokens["refreshToken"], "clientId": email });
     let refreshed = app.anonymous().post("/v2/auth/token", refresh).await;
     if !login.status.is_success() {
@@ -326,7 +326,7 @@ async fn an_inactive_organization_disables_logins_and_credentials_of_its_subtree
         users.push((email, tokens, key));
     }
     let served = async || {
-        // Failed logins have to wait. Refresh tokens are good for the whole test: a retry within 30 s is answered alike.
+        // Failed logins are throttled. The refresh token works repeatedly: a retry within 30 s gets the same response.
         app.clock.advance(5_000);
         let mut served = Vec::new();
         for (email, tokens, key) in &users {
@@ -344,7 +344,7 @@ async fn an_inactive_organization_disables_logins_and_credentials_of_its_subtree
     assert_eq!(served().await, [[false; 4], [true; 4], [true; 4]]);
     set(&beside, json!({ "parent": acme })).await;
     assert_eq!(served().await, [[false; 4]; 3]);
-    // Credentials that have not ended or expired are accepted again.
+    // Credentials that have not been revoked or expired are accepted again.
     set(&acme, json!({ "status": "active" })).await;
     assert_eq!(served().await, [[true; 4]; 3]);
 
@@ -389,7 +389,7 @@ async fn an_admin_password_reset_revokes_api_keys_by_default() {
         let status = if ends { StatusCode::UNAUTHORIZED } else { StatusCode::OK };
         assert_eq!(after.status, status, "by an admin: {by_admin}, endKeys: {end_keys:?}");
     }
-    // It belongs to a password, and is true or false.
+    // `endKeys` requires a new password and must be a boolean.
     let user = format!("/v2/users/{}", app.user(Scope::Guest).await.id);
     for patch in [
         json!({ "endKeys": true }),

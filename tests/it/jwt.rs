@@ -1,4 +1,5 @@
-//! Access tokens that are no good: whatever is done to one, it is a 401 that says so (decisions 3 and 5).
+//! Invalid access tokens: every manipulation is a 401 with a challenge (see "Signature algorithm" and "Expired token" in
+//! docs/decisions.md).
 
 use crate::support::{ADMIN, TestApp, decode_jwt, from_base64, to_base64};
 use cedargate::config::TokenAlgorithm;
@@ -6,9 +7,9 @@ use jsonwebtoken::{Algorithm, EncodingKey, crypto};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-/// The key of the service in these tests, so that they can sign as it does.
+/// The signing key of the service in these tests.
 const SECRET: &str = "a key for tests: 0123456789abcdef";
-/// A key that the service does not know.
+/// A key that the service does not have.
 const UNKNOWN_SECRET: &str = "another key for tests: fedcba987654";
 
 async fn start() -> TestApp {
@@ -27,7 +28,7 @@ fn encode_part(part: &Value) -> String {
     to_base64(part.to_string().as_bytes())
 }
 
-/// An object with one member changed, or taken out where there is no value.
+/// The object with one member changed, or removed if the value is none.
 fn with(object: &Value, name: &str, value: impl Into<Option<Value>>) -> Value {
     let mut object = object.clone();
     match value.into() {
@@ -37,18 +38,18 @@ fn with(object: &Value, name: &str, value: impl Into<Option<Value>>) -> Value {
     object
 }
 
-/// Checks that a token is refused, and gives the message.
+/// Asserts that a token is rejected as invalid, and returns the message.
 async fn expect_invalid_token(app: &TestApp, what: &str, token: &str) -> String {
     let reply = app.bearer(token).get("/v2/users/me").await;
     assert_eq!(reply.status, StatusCode::UNAUTHORIZED, "{what}: {}", reply.text);
     reply.expect_problem(401, "invalid_token");
     let challenge = reply.header("www-authenticate");
     assert!(challenge.starts_with("Bearer ") && challenge.contains("error=\"invalid_token\""), "{challenge}");
-    assert!(token.len() < 20 || !reply.text.contains(token), "{what}: the answer repeats the token");
+    assert!(token.len() < 20 || !reply.text.contains(token), "{what}: the response contains the token");
     reply.json["error"]["message"].as_str().unwrap().to_owned()
 }
 
-/// A token of the admin, and its header and claims.
+/// An access token of the admin with its header and claims.
 async fn issue_token(app: &TestApp) -> (String, Value, Value) {
     let token = app.log_in(ADMIN).await["token"].as_str().unwrap().to_owned();
     let (header, claims) = decode_jwt(&token);
@@ -70,7 +71,7 @@ async fn a_token_signed_by_the_test_helper_is_accepted() {
     let (_, header, claims) = issue_token(&app).await;
     let copy = sign_token(&header, &claims, SECRET, Algorithm::HS256);
     app.bearer(&copy).get("/v2/users/me").await.expect(StatusCode::OK);
-    // So what makes the tokens of the other tests bad is the one thing that each of them changes.
+    // A valid control token: the tokens of the other tests are invalid only because of their single change.
     let later = with(&claims, "exp", json!(claims["exp"].as_i64().unwrap() + 60));
     let copy = sign_token(&header, &later, SECRET, Algorithm::HS256);
     app.bearer(&copy).get("/v2/users/me").await.expect(StatusCode::OK);
@@ -112,7 +113,7 @@ async fn a_key_accepts_only_its_own_algorithm() {
         wrong.push((format!("{name}, unsigned"), format!("{message}.")));
         wrong.push((format!("{name}, with no third part"), message.clone()));
         wrong.push((format!("{name}, with the signature of another"), format!("{message}.{signature}")));
-        // Were the header's word taken, this one would be rightly signed.
+        // This token would be valid if the algorithm in its header were used.
         wrong.push((
             format!("{name}, signed with HS256"),
             sign_token(&header, &claims, SECRET, Algorithm::HS256),
@@ -187,7 +188,7 @@ async fn invalid_claims_are_rejected_despite_a_valid_signature() {
         let token = sign_token(&header, &with(&claims, name, value), SECRET, Algorithm::HS256);
         assert_eq!(expect_invalid_token(&app, &what, &token).await, "invalid token", "{what}");
     }
-    // The same claims by somebody who has no key.
+    // The same claims, signed with an unknown key.
     for name in ["iss", "aud"] {
         let claims = with(&claims, name, json!("https://elsewhere.example"));
         let token = sign_token(&header, &claims, UNKNOWN_SECRET, Algorithm::HS256);
@@ -200,7 +201,7 @@ async fn keys_in_the_header_are_ignored_and_critical_extensions_are_rejected() {
     let app = start().await;
     let (_, header, claims) = issue_token(&app).await;
     let jwk = json!({ "kty": "oct", "k": to_base64(UNKNOWN_SECRET.as_bytes()), "alg": "HS256", "kid": "configured" });
-    // A key that comes along is not looked at (RFC 8725, 3.10) ...
+    // A key in the header is ignored (RFC 8725, section 3.10) ...
     for (name, value) in [
         ("jwk", jwk),
         ("jku", json!("https://elsewhere.example/jwks.json")),
@@ -211,7 +212,7 @@ async fn keys_in_the_header_are_ignored_and_critical_extensions_are_rejected() {
         let token = sign_token(&header, &claims, UNKNOWN_SECRET, Algorithm::HS256);
         assert_eq!(expect_invalid_token(&app, name, &token).await, "invalid signature", "{name}");
     }
-    // ... nor is a name a path or a query.
+    // ... and a `kid` is never used as a path or query.
     for kid in ["../../dev/null", "configured' OR '1'='1", "configured\u{0}", " configured", "CONFIGURED"] {
         let header = with(&header, "kid", json!(kid));
         assert_eq!(
@@ -223,7 +224,7 @@ async fn keys_in_the_header_are_ignored_and_critical_extensions_are_rejected() {
             "invalid signature"
         );
     }
-    // What must be understood is not (RFC 7515, 4.1.11), however rightly it is signed.
+    // Critical extensions are not supported (RFC 7515, section 4.1.11), even with a valid signature.
     for crit in [json!(["b64"]), json!(["exp"]), json!([]), json!("exp"), json!([1])] {
         let header = with(&with(&header, "crit", crit.clone()), "b64", json!(true));
         let token = sign_token(&header, &claims, SECRET, Algorithm::HS256);
@@ -247,7 +248,7 @@ async fn oversized_tokens_are_rejected() {
     ] {
         expect_invalid_token(&app, what, &token).await;
     }
-    // One that is longer than a head may be is refused before anybody looks at it.
+    // A token that exceeds the limit of a request head is rejected before it is parsed.
     let huge = app.bearer(&"A".repeat(400_000)).http.get(format!("{}/v2/users/me", app.base));
     let answer = huge.bearer_auth("A".repeat(400_000)).send().await;
     assert!(answer.is_err() || answer.unwrap().status().is_client_error());
@@ -263,7 +264,7 @@ async fn a_public_key_is_not_accepted_as_an_hmac_secret() {
     let key = &keys["keys"][0];
     let x = key["x"].as_str().unwrap();
     let public = from_base64(x);
-    // A SubjectPublicKeyInfo of Ed25519 (RFC 8410, 4).
+    // A SubjectPublicKeyInfo of Ed25519 (RFC 8410, section 4).
     let der = [&[0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00], public.as_slice()]
         .concat();
     let padded = |bytes: &[u8]| {
@@ -304,7 +305,7 @@ async fn a_public_key_is_not_accepted_as_an_hmac_secret() {
             }
         }
     }
-    // Nor does another word in the header help, or another key of the same kind.
+    // Neither does another algorithm in the header, or another key of the same kind.
     let (_, rest) = token.split_once('.').unwrap();
     for name in ["none", "HS256", "ES256", "RS256", "Ed25519", "ed25519", "eddsa", ""] {
         let header = encode_part(&with(&header, "alg", json!(name)));
@@ -313,11 +314,14 @@ async fn a_public_key_is_not_accepted_as_an_hmac_secret() {
     }
     let other = TestApp::start_with(|config| config.token_algorithm = TokenAlgorithm::EdDsa).await;
     let (foreign, foreign_header, _) = issue_token(&other).await;
-    assert_eq!(expect_invalid_token(&app, "a foreign kid", &foreign).await, "invalid signature");
+    assert_eq!(expect_invalid_token(&app, "an unknown kid", &foreign).await, "invalid signature");
     let (_, rest) = foreign.split_once('.').unwrap();
     assert_ne!(foreign_header["kid"], header["kid"]);
     let token = format!("{}.{rest}", encode_part(&header));
-    assert_eq!(expect_invalid_token(&app, "a foreign key by our name", &token).await, "invalid signature");
+    assert_eq!(
+        expect_invalid_token(&app, "an unknown key with a known kid", &token).await,
+        "invalid signature"
+    );
 }
 
 #[tokio::test]
@@ -349,7 +353,7 @@ async fn malformed_tokens_are_rejected() {
     let (token, ..) = issue_token(&app).await;
     let parts: Vec<&str> = token.split('.').collect();
     let (head, body, signature) = (parts[0], parts[1], parts[2]);
-    // The last letter of 43 carries four bits of the signature; another one with the same four bits is not canonical.
+    // The last of 43 characters carries four bits of the signature. Another character with the same four bits is not canonical.
     let alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let last = alphabet.find(token.chars().last().unwrap()).unwrap();
     let twin = alphabet.chars().nth(last ^ 1).unwrap();
@@ -391,14 +395,14 @@ async fn the_signature_is_checked_before_the_expiry() {
     let expired = app.bearer(&token).get("/v2/users/me").await;
     expired.expect_problem(403, "token_expired");
     assert_eq!(expired.json["error"]["message"], "jwt expired");
-    assert_eq!(expect_invalid_token(&app, "foreign and expired", &foreign).await, "invalid signature");
+    assert_eq!(expect_invalid_token(&app, "unknown key and expired", &foreign).await, "invalid signature");
 }
 
 #[tokio::test]
 async fn the_scope_hierarchy_applies_to_every_scope_of_a_token() {
     let app = start().await;
     let (_, header, claims) = issue_token(&app).await;
-    // Of several scopes, space-delimited, each counts with those below it; the role of the user caps them.
+    // Each of several space-delimited scopes includes those below it. The role of the user is the upper limit.
     for (scope, lists_messages, lists_services) in
         [("guest", false, false), ("guest bot", true, false), ("agent admin", true, true)]
     {

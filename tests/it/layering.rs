@@ -1,9 +1,9 @@
-//! The layers hold: what stands on a lower floor knows nothing of a higher one.
+//! The dependency rule: a module uses only modules of lower layers.
 
 use crate::support::project_file;
 use std::path::{Path, PathBuf};
 
-/// The rooms by floor, from the top: each may name those below its own floor, and itself.
+/// The modules by layer, from the top. Each may use the modules of lower layers, and itself.
 const LAYERS: [&[&str]; 11] = [
     &["main", "cli"],
     &["app"],
@@ -36,7 +36,7 @@ fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The rooms that a text names: what follows `crate::`.
+/// The modules that a source text uses: the names after `crate::`.
 fn referenced_modules(text: &str) -> Vec<String> {
     let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
     code.flat_map(|line| line.split("crate::").skip(1))
@@ -44,7 +44,7 @@ fn referenced_modules(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// The steps that a room must not take.
+/// The uses in a module that the rule forbids.
 fn forbidden_references(module: &str, text: &str) -> Vec<String> {
     let below = |other: &str| other == module || layer(other) > layer(module);
     referenced_modules(text).into_iter().filter(|other| !below(other)).collect()

@@ -1,4 +1,4 @@
-//! How the service runs: it tells when it ends, speaks TLS, keeps browsers in their place, and counts.
+//! The running service: shutdown, TLS, security headers and metrics.
 
 use crate::command_line::{RunningService, client, start};
 use crate::database_outage::DatabaseOutage;
@@ -17,7 +17,7 @@ pub fn send_signal(name: &str, process: u32) {
     assert!(Command::new("kill").args([name, &process.to_string()]).status().unwrap().success());
 }
 
-/// Asks until it is answered otherwise than 200; none where nobody answers any more.
+/// Polls readiness until the response is not 200. None if the service no longer responds.
 async fn wait_until_not_ready(base: &str) -> Option<StatusCode> {
     let deadline = Instant::now() + Duration::from_secs(20);
     while Instant::now() < deadline {
@@ -27,7 +27,7 @@ async fn wait_until_not_ready(base: &str) -> Option<StatusCode> {
             Err(_) => return None,
         }
     }
-    panic!("it is still ready")
+    panic!("the service is still ready")
 }
 
 #[tokio::test]
@@ -52,9 +52,9 @@ async fn sigterm_drains_then_exits() {
     anonymous.get("/health/ready").await.expect_problem(503, "ending");
     assert_eq!(anonymous.get("/health/live").await.status, StatusCode::NO_CONTENT);
     let own = admin.get("/v2/users/me").await.expect(StatusCode::OK);
-    // Whoever is in a hurry says so again.
+    // A second signal ends the drain.
     send_signal("-TERM", running.id());
-    assert!(running.wait().success(), "it ends by itself");
+    assert!(running.wait().success(), "the service must exit with success");
     let lines = std::fs::read_to_string(log).unwrap();
     assert!(lines.contains("fetchUser") && lines.contains(own["id"].as_str().unwrap()), "{lines}");
 }
@@ -80,7 +80,7 @@ async fn shutdown_completes_requests_in_flight() {
         let deadline = Instant::now() + TIMEOUT;
         let waiting = async || client(&running.base).get("/metrics").await.text;
         while waiting().await.lines().any(|line| line == "cedargate_passwords_waiting 0") {
-            assert!(Instant::now() < deadline, "no password is looked at");
+            assert!(Instant::now() < deadline, "no password is being verified");
         }
         send_signal(name, running.id());
         let tokens = login.await.unwrap();
@@ -122,7 +122,7 @@ async fn a_shutdown_timeout_exits_with_an_error() {
     ];
     let mut program = crate::command_line::program(directory.path(), &settings);
     let mut child = program.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    // The standard output has a reader who does not read.
+    // Standard output has a reader that does not read.
     let mut log = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
     let base = log.find_map(|line| line.split(" listens on ").nth(1).map(str::to_owned)).unwrap();
     let tokens = crate::multi_process::log_in(&base, crate::support::ADMIN).await;
@@ -135,11 +135,11 @@ async fn a_shutdown_timeout_exits_with_an_error() {
     let (status, log) = block_in_place(|| (child.wait().unwrap(), log.collect::<Vec<_>>().join("\n")));
     assert_eq!(status.code(), Some(1), "{log}");
     assert!(log.contains("has not ended in time"), "{log}");
-    // 28 s, and whatever a busy machine adds.
+    // 28 s, plus what a busy machine adds.
     assert!(started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
 }
 
-/// A certificate for localhost that signs itself.
+/// Creates a self-signed certificate for localhost.
 pub fn create_certificate(directory: &Path, name: &str) {
     let file = |ending: &str| directory.join(format!("{name}.{ending}")).display().to_string();
     let created = Command::new("openssl")
@@ -152,7 +152,7 @@ pub fn create_certificate(directory: &Path, name: &str) {
     assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stderr));
 }
 
-/// Whether curl, which trusts this certificate and no other, gets an answer, and the headers of that.
+/// The response headers for curl, which trusts only this certificate. None if the connection fails.
 pub fn fetch_with_curl(directory: &Path, trusted: &str, base: &str) -> Option<String> {
     let address = base.replace("127.0.0.1", "localhost");
     let output = Command::new("curl")
@@ -180,13 +180,16 @@ fn sighup_reloads_the_tls_certificate() {
     assert!(running.base.starts_with("https://"), "{}", running.base);
     let answer = fetch_with_curl(path, "old.pem", &running.base).expect("an answer").to_lowercase();
     assert!(answer.starts_with("http/1.1 200") && answer.contains("strict-transport-security: max-age="));
-    assert!(fetch_with_curl(path, "new.pem", &running.base).is_none(), "another certificate is not this one");
+    assert!(
+        fetch_with_curl(path, "new.pem", &running.base).is_none(),
+        "the new certificate must not be in use yet"
+    );
 
     copy("new");
     send_signal("-HUP", running.id());
     let deadline = Instant::now() + Duration::from_secs(20);
     while fetch_with_curl(path, "new.pem", &running.base).is_none() {
-        assert!(Instant::now() < deadline, "the new certificate is not there");
+        assert!(Instant::now() < deadline, "the new certificate is not in use");
     }
 }
 
@@ -228,7 +231,7 @@ async fn cors_is_allowed_for_configured_origins_only() {
 
     let app = TestApp::start().await;
     let refused = app.anonymous().send(Method::OPTIONS, path, &preflight, None).await;
-    assert!(!refused.headers.contains_key("access-control-allow-origin"), "off unless set");
+    assert!(!refused.headers.contains_key("access-control-allow-origin"), "CORS must be off by default");
 }
 
 #[tokio::test]
@@ -246,7 +249,7 @@ async fn metrics_count_requests_decisions_and_queued_passwords() {
         "cedargate_requests_total{action=\"listForms\",outcome=\"4xx\"} 2",
         "cedargate_passwords_waiting 0",
     ] {
-        assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+        assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
     }
     let metric = |name: &str| -> f64 {
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));

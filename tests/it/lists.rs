@@ -1,4 +1,4 @@
-//! Lists: which part of what is there is shown, in which order, and how to get to the rest.
+//! Lists: filters, sort orders, projections and paging.
 
 use crate::resources::{UNKNOWN_ID, create_resource, fields, resource_specs};
 use crate::support::{Client, Reply, TestApp};
@@ -9,14 +9,14 @@ use serde_json::{Value, json};
 /// Parameters of a query string.
 type Pairs<'a> = Vec<(&'a str, &'a str)>;
 
-/// A path with these parameters.
+/// A path with these query parameters.
 fn query(path: &str, pairs: &[(&str, &str)]) -> String {
     let mut url = Url::parse("http://host").unwrap().join(path).unwrap();
     url.query_pairs_mut().extend_pairs(pairs);
     format!("{}?{}", url.path(), url.query().unwrap())
 }
 
-/// The address in `Link: <…>; rel="next"`.
+/// The target of `Link: <…>; rel="next"`.
 fn next(reply: &Reply) -> Option<String> {
     let link = reply.header("link");
     if link.is_empty() {
@@ -31,7 +31,7 @@ fn column(list: &Value, field: &str) -> Vec<String> {
     items.iter().map(|item| item[field].as_str().unwrap().to_owned()).collect()
 }
 
-/// Every page, by following the links.
+/// All pages, by following the `next` links.
 async fn fetch_all_pages(client: &Client, path: &str) -> Vec<Value> {
     let mut pages = Vec::new();
     let mut next_path = Some(path.to_owned());
@@ -44,7 +44,7 @@ async fn fetch_all_pages(client: &Client, path: &str) -> Vec<Value> {
                 .to_owned()
         });
         pages.push(reply.expect(StatusCode::OK));
-        assert!(pages.len() < 100, "the links lead round in a circle");
+        assert!(pages.len() < 100, "the links form a cycle");
     }
     pages
 }
@@ -116,7 +116,7 @@ async fn following_the_links_visits_every_item_once() {
     let admin = app.admin().await;
     let conversation = create_resource(&admin, "/v2/conversations", json!({})).await;
     let other = create_resource(&admin, "/v2/conversations", json!({})).await;
-    // Every text three times, so that the sort alone does not say which is first.
+    // Every text occurs three times, so that the sort key alone does not determine the order.
     let texts: Vec<String> = (0..33).map(|index| format!("text {:02}", index % 11)).collect();
     create_messages(&admin, &conversation, &texts).await;
     create_messages(&admin, &other, &texts).await;
@@ -138,7 +138,7 @@ async fn following_the_links_visits_every_item_once() {
             _ => {}
         }
     }
-    // Where the last page is full, there is no empty one after it.
+    // A full last page is not followed by an empty one.
     let pages =
         fetch_all_pages(&admin, &query("/v2/messages", &[("conversation", &other), ("limit", "11")])).await;
     assert_eq!(pages.len(), 3);
@@ -207,7 +207,7 @@ async fn a_list_can_be_sorted_by_several_fields() {
         ("name,-type", "ay ax by bx cx"),
         ("-name,type", "cx bx by ax ay"),
         ("-type,-name", "by ay cx bx ax"),
-        // In the order of creation, which also decides between equals.
+        // By creation time, which also breaks ties.
         ("createdAt", "bx ay ax cx by"),
         ("-createdAt", "by cx ax ay bx"),
         ("name", "ay ax bx by cx"),
@@ -239,7 +239,7 @@ async fn a_list_can_be_sorted_by_several_fields() {
     }
 }
 
-/// A field of a thing as a query string has it.
+/// A field of a resource as a query parameter.
 fn as_parameter(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }

@@ -1,4 +1,4 @@
-//! Guessing passwords: who has to wait for how long, who has not, and what of it is kept.
+//! Login throttling: which attempts are delayed, for how long, and what is stored.
 
 use crate::support::{ADMIN, PASSWORD, Reply, TestApp, project_file, slow_hashing};
 use cedargate::authz::Scope;
@@ -10,19 +10,19 @@ use serde_json::json;
 
 const WRONG_PASSWORD: &str = "not-the-s3cret-at-all";
 
-/// A service behind a proxy on this machine, so that clients may have any address.
+/// Starts the service behind a local proxy, so that clients can have any address.
 async fn start_behind_proxy() -> TestApp {
     TestApp::start_with(|config| config.trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()]).await
 }
 
-/// A try from an address, as the proxy tells it.
+/// Sends a login from this address, which the proxy reports.
 async fn attempt(app: &TestApp, address: &str, email: &str, password: &str) -> Reply {
     let headers = [("content-type", "application/json"), ("x-forwarded-for", address)];
     let body = json!({ "email": email, "password": password }).to_string().into_bytes();
     app.anonymous().send(Method::POST, "/v2/auth/token", &headers, Some(body)).await
 }
 
-/// The seconds that an answer asks to wait; 0 where it looked at the password and found it wrong.
+/// The `Retry-After` of a response in seconds; 0 if the password was verified and wrong.
 #[track_caller]
 fn retry_after_seconds(reply: &Reply) -> u64 {
     if reply.status == StatusCode::TOO_MANY_REQUESTS {
@@ -33,7 +33,7 @@ fn retry_after_seconds(reply: &Reply) -> u64 {
     0
 }
 
-/// How many rows there are of what is counted.
+/// The number of stored attempt counters.
 async fn count_attempt_rows(app: &TestApp) -> usize {
     let connection = sea_orm::Database::connect(app.url()).await.unwrap();
     let mut all = sea_orm::sea_query::Query::select();
@@ -43,12 +43,12 @@ async fn count_attempt_rows(app: &TestApp) -> usize {
     rows
 }
 
-/// Waits for so many seconds, by the clock of the service.
+/// Advances the clock of the service by this many seconds.
 fn advance_seconds(app: &TestApp, seconds: u64) {
     app.clock.advance(i64::try_from(seconds * 1_000).unwrap());
 }
 
-/// Guesses until there is something to wait for; gives how often that was.
+/// Fails logins until one is throttled. Returns how many were not.
 async fn guess_until_throttled(app: &TestApp, mut guess: impl AsyncFnMut(usize) -> Reply) -> usize {
     for count in 0..100 {
         if retry_after_seconds(&guess(count).await) > 0 {
@@ -71,7 +71,7 @@ async fn back_off_grows_to_its_maximum_for_known_and_unknown_emails() {
             if expected == 0 {
                 continue;
             }
-            // The right password is not looked at either, and asking makes the wait no longer.
+            // The right password is not verified either, and further attempts do not extend the wait.
             for password in [WRONG_PASSWORD, PASSWORD] {
                 assert_eq!(
                     retry_after_seconds(&attempt(&app, address, email, password).await),
@@ -130,13 +130,13 @@ async fn a_successful_login_resets_the_failures_of_the_account() {
 #[tokio::test]
 async fn a_successful_login_does_not_reset_the_failures_of_the_address() {
     let app = start_behind_proxy().await;
-    // Somebody with an account of its own tries one password at many others.
+    // A client with its own account tries one password for many other accounts.
     let spray = async |count: usize| {
         attempt(&app, "192.0.2.1", ADMIN, PASSWORD).await.expect(StatusCode::OK);
         attempt(&app, "192.0.2.1", &format!("user{count}@example.com"), WRONG_PASSWORD).await
     };
     assert_eq!(guess_until_throttled(&app, spray).await, 30);
-    // It has to wait, and whoever is not known there yet; not who is, nor anybody elsewhere.
+    // Its address is throttled for accounts that are not known there; not for known accounts, and not at other addresses.
     let user = app.user(Scope::Guest).await;
     let email = user.get("/v2/users/me").await.json["email"].as_str().unwrap().to_owned();
     assert_eq!(retry_after_seconds(&attempt(&app, "192.0.2.1", &email, PASSWORD).await), 1);
@@ -151,7 +151,7 @@ async fn a_successful_login_does_not_reset_the_failures_of_the_address() {
         retry_after_seconds(&attempt(&app, "192.0.2.1", "user32@example.com", WRONG_PASSWORD).await),
         3
     );
-    // One of these is forgotten in a minute.
+    // One attempt expires per minute.
     advance_seconds(&app, 3 * 60);
     assert_eq!(
         retry_after_seconds(&attempt(&app, "192.0.2.1", "user32@example.com", WRONG_PASSWORD).await),
@@ -192,7 +192,7 @@ async fn throttling_does_not_affect_other_accounts_and_addresses() {
     assert_eq!(guess_until_throttled(&app, guess).await, 3);
     attempt(&app, "192.0.2.2", ADMIN, PASSWORD).await.expect(StatusCode::OK);
     attempt(&app, "192.0.2.1", &email, PASSWORD).await.expect(StatusCode::OK);
-    // Of IPv6, 64 bits are one address.
+    // For IPv6, a /64 prefix counts as one address.
     let guess =
         async |count| attempt(&app, &format!("2001:db8:0:1::{count:x}"), &email, WRONG_PASSWORD).await;
     assert_eq!(guess_until_throttled(&app, guess).await, 3);
@@ -211,13 +211,13 @@ async fn distributed_guessing_is_throttled_without_locking_out_known_addresses()
         advance_seconds(&app, expected);
         assert_eq!(retry_after_seconds(&attempt(&app, &address, ADMIN, WRONG_PASSWORD).await), 0);
     }
-    // Who is known at its address does not even notice; others wait their turn, which comes.
+    // A user at a known address is not affected. Others wait until their delay is over.
     assert_eq!(retry_after_seconds(&attempt(&app, "192.0.2.2", ADMIN, PASSWORD).await), 900);
     let known = attempt(&app, "192.0.2.1", ADMIN, WRONG_PASSWORD).await;
     assert_eq!(retry_after_seconds(&known), 0);
     advance_seconds(&app, 900);
     attempt(&app, "192.0.2.2", ADMIN, PASSWORD).await.expect(StatusCode::OK);
-    // That clears the account, for everybody.
+    // A successful login clears the account for all addresses.
     assert_eq!(retry_after_seconds(&attempt(&app, "203.0.113.200", ADMIN, WRONG_PASSWORD).await), 0);
 }
 
@@ -251,13 +251,13 @@ async fn concurrent_guesses_are_throttled_like_sequential_ones() {
         for reply in join_all(guesses).await {
             match reply.status {
                 StatusCode::UNAUTHORIZED => verified += 1,
-                // Of so many at once, some are shed.
+                // With so many concurrent attempts, some are rejected.
                 StatusCode::SERVICE_UNAVAILABLE => reply.expect_problem(503, "busy").clear(),
                 _ => assert!(retry_after_seconds(&reply) >= 1, "{}", reply.text),
             }
         }
         assert_eq!(verified, 3, "round {round}");
-        // So it is for the other process.
+        // The other process applies the same wait.
         assert_eq!(retry_after_seconds(&other.anonymous().post("/v2/auth/token", body).await), 1);
         advance_seconds(&app, 86_400);
     }
@@ -291,7 +291,7 @@ async fn right_logins_at_two_replicas_are_no_guessing_while_their_address_become
     for address in ["192.0.2.1", "192.0.2.2", "192.0.2.3"] {
         let log_in = |index: usize| attempt(both[index % 2], address, ADMIN, PASSWORD);
         let mut logins: FuturesUnordered<_> = (0..6).map(log_in).collect();
-        // Once one has succeeded, the address is known: those that follow do not wait behind those that came before.
+        // After one success, the address is known: later attempts do not wait behind earlier ones.
         logins.next().await.unwrap().expect(StatusCode::OK);
         logins.extend((0..6).map(log_in));
         while let Some(login) = logins.next().await {
@@ -339,7 +339,7 @@ async fn a_wrong_current_password_counts_as_a_failed_login() {
         1,
         "it is one count"
     );
-    // A patch that touches no password is not concerned.
+    // An update without a password does not count as an attempt.
     user.patch("/v2/users/me", json!({ "givenName": "Ada" })).await.expect(StatusCode::OK);
     advance_seconds(&app, 1);
     user.patch("/v2/users/me", patch(PASSWORD)).await.expect(StatusCode::OK);
@@ -413,25 +413,25 @@ async fn throttle_rows_expire_and_contain_no_email_addresses() {
     for _ in 0..3 {
         attempt(&app, "198.51.100.1", "nobody@example.com", WRONG_PASSWORD).await;
     }
-    assert_eq!(count_attempt_rows(&app).await, 5, "those of the last three");
+    assert_eq!(count_attempt_rows(&app).await, 5, "the counters of the last three");
 }
 
 #[tokio::test]
 async fn a_spoofed_forwarded_address_does_not_evade_the_throttle() {
-    // The tests come from 127.0.0.1, which is trusted by the second service only.
+    // The tests connect from 127.0.0.1, which only the second service trusts as a proxy.
     let strict = TestApp::start().await;
     let guess = async |count| attempt(&strict, &format!("198.51.100.{count}"), ADMIN, WRONG_PASSWORD).await;
-    assert_eq!(guess_until_throttled(&strict, guess).await, 3, "nobody is believed");
+    assert_eq!(guess_until_throttled(&strict, guess).await, 3, "X-Forwarded-For must be ignored");
 
     let app = start_behind_proxy().await;
     let guess = async |count| {
         attempt(&app, &format!("198.51.100.{count}, 203.0.113.{count}, 192.0.2.1"), ADMIN, WRONG_PASSWORD)
             .await
     };
-    assert_eq!(guess_until_throttled(&app, guess).await, 3, "what stands to the left is not believed");
+    assert_eq!(guess_until_throttled(&app, guess).await, 3, "addresses further to the left must be ignored");
     let guess =
         async |count| attempt(&app, &format!("198.51.100.{count}, who knows"), ADMIN, WRONG_PASSWORD).await;
-    assert_eq!(guess_until_throttled(&app, guess).await, 3, "what is no address stands for the proxy");
+    assert_eq!(guess_until_throttled(&app, guess).await, 3, "an invalid address must count as the proxy's");
     let several = |first: &'static str, second: &'static str| {
         [("content-type", "application/json"), ("x-forwarded-for", first), ("x-forwarded-for", second)]
     };
@@ -463,7 +463,7 @@ async fn policies_see_the_client_address_behind_a_trusted_proxy() {
     for (address, seen) in [("192.0.2.7", true), ("192.0.2.7, 198.51.100.1", false), ("", false)] {
         let reply = admin.send(Method::GET, "/v2/users/me", &[("x-forwarded-for", address)], None).await;
         assert_eq!(reply.status == StatusCode::OK, seen, "{address:?}: {}", reply.text);
-        // It is the same where a proxy asks.
+        // The same through forward authentication.
         let named =
             [("x-forwarded-for", address), ("X-Original-Method", "GET"), ("X-Original-URI", "/v2/users/me")];
         let reply = admin.send(Method::GET, "/v2/authorize/forward", &named, None).await;

@@ -1,4 +1,4 @@
-//! Tests of the whole service over HTTP, on a real server and a real database.
+//! Integration tests of the whole service over HTTP, with a real server and a real database.
 
 #![allow(
     unreachable_pub,

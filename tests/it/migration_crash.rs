@@ -1,4 +1,4 @@
-//! A process that is killed while it creates its database leaves one that the next start can use.
+//! A process that is killed while it creates its database leaves a database that the next start can use.
 
 use crate::command_line::{program, start};
 use crate::multi_process::count;
@@ -10,13 +10,13 @@ use std::fs::File;
 use std::process::{Command, Stdio};
 use tokio::task::block_in_place;
 
-/// The number of kills unless `TEST_KILLS` names another one, such as 200.
+/// The default number of kills. `TEST_KILLS` overrides it, for example with 200.
 const KILLS: u32 = 60;
 /// Bytes of the write-ahead log, about as many as the migration writes.
 const FIRST_WINDOW: u64 = 256 * 1024;
 /// The write-ahead log of SQLite.
 const WRITE_AHEAD_LOG: &str = "test.db-wal";
-/// What the service writes to its standard output when it serves.
+/// The file for the standard output of the service, which is not empty once it serves.
 const GREETING: &str = "greeting.txt";
 
 fn settings(database: &Database) -> [(&'static str, String); 3] {
@@ -27,7 +27,7 @@ fn settings(database: &Database) -> [(&'static str, String); 3] {
     ]
 }
 
-/// Starts `cedargate serve` on a new database. Its standard output goes to [`GREETING`].
+/// The command `cedargate serve` on a new database. Its standard output goes to [`GREETING`].
 fn serve(database: &Database) -> Command {
     let settings = settings(database);
     let settings: Vec<_> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
@@ -37,13 +37,13 @@ fn serve(database: &Database) -> Command {
     command
 }
 
-/// The size of a file in the directory of a database; 0 where there is none.
+/// The size of a file in the directory of a database; 0 if it does not exist.
 fn size(database: &Database, name: &str) -> u64 {
     std::fs::metadata(database.directory.path().join(name)).map_or(0, |file| file.len())
 }
 
-/// Waits until the process has come so far with its database, or serves already: the write-ahead log of SQLite has more than
-/// so many bytes, or PostgreSQL has so many steps.
+/// Waits until the process has made this progress, or serves already: the write-ahead log of SQLite has more than `bytes`, or
+/// PostgreSQL has recorded `steps`.
 async fn wait_for_progress(database: &Database, bytes: u64, steps: i64) {
     wait_until(async || {
         let has_progressed = match &database.server {
@@ -71,7 +71,7 @@ async fn recorded_steps(database: &Database) -> i64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_killed_during_the_migration_leaves_a_database_that_starts_again() {
-    // A PostgreSQL database takes longer to create, and PostgreSQL rolls back by itself.
+    // A PostgreSQL database takes longer to create, and PostgreSQL itself rolls transactions back.
     let kills = std::env::var("TEST_KILLS").map_or(KILLS, |kills| kills.parse().unwrap());
     let kills = if std::env::var_os("TEST_POSTGRES_URL").is_some() { kills.div_ceil(10) } else { kills };
     let all = i64::try_from({
@@ -79,7 +79,7 @@ async fn a_process_killed_during_the_migration_leaves_a_database_that_starts_aga
         migrations::Migrator::migrations().len()
     })
     .unwrap();
-    // What is written before the kill, at most: up to where the last kills still hit the migration.
+    // The maximum size of the log at the kill, adapted so that the last kills still hit the migration.
     let mut window = FIRST_WINDOW;
     let (mut incomplete, mut between) = (0, 0);
     for round in 0..kills {
@@ -87,7 +87,7 @@ async fn a_process_killed_during_the_migration_leaves_a_database_that_starts_aga
         let mut child = serve(&database).spawn().unwrap();
         wait_for_progress(&database, window * u64::from(round * 37 % 100) / 100, i64::from(round) % all)
             .await;
-        // SIGKILL.
+        // Sends SIGKILL.
         child.kill().unwrap();
         child.wait().unwrap();
 
@@ -107,7 +107,7 @@ async fn a_process_killed_during_the_migration_leaves_a_database_that_starts_aga
                 "SELECT COUNT(*) FROM pragma_integrity_check WHERE integrity_check <> 'ok'";
             assert_eq!(count(&database.url, integrity_errors).await, 0, "round {round}");
         }
-        // The whole service starts on some of them, which takes longer.
+        // The whole service starts on some of them only, since that takes longer.
         if round % 20 == 0 {
             let settings = settings(&database);
             let settings: Vec<_> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
@@ -115,5 +115,5 @@ async fn a_process_killed_during_the_migration_leaves_a_database_that_starts_aga
         }
     }
     println!("{kills} kills, {incomplete} before the last step, {between} of them between two steps");
-    assert!(incomplete >= kills / 4, "{incomplete} of {kills} kills hit the migration");
+    assert!(incomplete >= kills / 4, "only {incomplete} of {kills} kills hit the migration");
 }

@@ -1,4 +1,4 @@
-//! Two real processes on one database.
+//! Two processes on one database.
 
 use crate::command_line::{RunningService, client, start};
 use crate::refresh::{expect_refresh_rejected, refresh_token};
@@ -11,13 +11,13 @@ use serde_json::{Value, json};
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-/// What the tests wait for at most.
+/// The maximum time that the tests wait for a condition.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How often each cause is tried of which it is seen how long it takes.
+/// How often each change is measured.
 pub(crate) const ROUNDS: usize = 3;
 
-/// Starts the service on this database, with some settings more.
+/// Starts the service on this database with additional settings.
 pub(crate) fn serve_with(database: &Database, more: &[(&str, &str)]) -> RunningService {
     let settings = [
         ("CEDARGATE_DATABASE_URL", database.url.as_str()),
@@ -42,7 +42,7 @@ pub(crate) async fn refresh(base: &str, token: &str) -> Reply {
     client(base).post("/v2/auth/token", json!({ "refreshToken": token, "clientId": ADMIN })).await
 }
 
-/// The number that a query gives.
+/// The number that a query returns.
 pub(crate) async fn count(url: &str, query: &str) -> i64 {
     use sea_orm::{ConnectionTrait, Statement};
     let connection = sea_orm::Database::connect(url).await.unwrap();
@@ -53,7 +53,7 @@ pub(crate) async fn count(url: &str, query: &str) -> i64 {
     number
 }
 
-/// Waits until a client is refused as ended, and gives how long that took.
+/// Waits until a client's credential is rejected as revoked. Returns how long that took.
 pub(crate) async fn wait_until_ended(client: &Client) -> Duration {
     let start = Instant::now();
     loop {
@@ -62,12 +62,12 @@ pub(crate) async fn wait_until_ended(client: &Client) -> Duration {
             expect_session_ended(&reply);
             return start.elapsed();
         }
-        assert!(start.elapsed() < TIMEOUT, "it is good still");
+        assert!(start.elapsed() < TIMEOUT, "the credential is still accepted");
     }
 }
 
-/// Checks that what one process does is seen by the other within two seconds, whatever it is. A busy machine may take longer
-/// once, and one that was not told of it would take a minute each time.
+/// Asserts that the other process notices every change within two seconds. A busy machine may take longer once; a process that
+/// receives no notifications would take a minute each time.
 pub(crate) fn expect_prompt(delays: Vec<(&str, Duration)>) {
     let mut by_cause: HashMap<&str, Vec<Duration>> = HashMap::new();
     for (cause, delays) in delays {
@@ -82,7 +82,7 @@ pub(crate) fn expect_prompt(delays: Vec<(&str, Duration)>) {
     }
 }
 
-/// A client of the other process with the same bearer, whom that process knows already.
+/// A client of the other process with the same bearer, which that process has cached.
 pub(crate) async fn cached_client(base: &str, bearer: &str) -> Client {
     let there = Client { bearer: Some(bearer.to_owned()), ..client(base) };
     there.get("/v2/users/me").await.expect(StatusCode::OK);
@@ -100,7 +100,7 @@ async fn two_processes_on_one_database_act_as_one_service() {
     let admin_tokens = log_in(bases[0], ADMIN).await;
     let admin = cached_client(bases[0], access_token(&admin_tokens)).await;
 
-    // Refreshes at once, on both of them.
+    // Concurrent refreshes on both processes.
     for times in std::iter::once(200).chain(std::iter::repeat_n(8, 49)) {
         let token = refresh_token(&log_in(bases[0], ADMIN).await);
         let replies = join_all((0..times).map(|index| refresh(bases[index % 2], &token))).await;
@@ -113,7 +113,7 @@ async fn two_processes_on_one_database_act_as_one_service() {
         expect_refresh_rejected(&refresh(bases[1], &successor).await);
     }
 
-    // What one ends, the other sees, though it had known the caller.
+    // A revocation by one process is effective in the other, which had cached the caller.
     let email = "somebody@example.com";
     let body = json!({ "email": email, "password": PASSWORD, "role": Scope::Agent });
     let user = admin.post("/v2/users", body).await.expect(StatusCode::CREATED);
@@ -145,7 +145,7 @@ async fn two_processes_on_one_database_act_as_one_service() {
         delays.push((how, wait_until_ended(&there).await));
     }
 
-    // A change of the role is seen, too.
+    // So is a change of the role.
     admin.patch(&path, json!({ "status": "active" })).await.expect(StatusCode::OK);
     let tokens = log_in(bases[0], email).await;
     let there = cached_client(bases[1], access_token(&tokens)).await;
@@ -155,7 +155,7 @@ async fn two_processes_on_one_database_act_as_one_service() {
         admin.patch(&path, json!({ "role": role })).await.expect(StatusCode::OK);
         let start = Instant::now();
         while there.get("/v2/conversations").await.status != seen {
-            assert!(start.elapsed() < TIMEOUT, "the old role is good still");
+            assert!(start.elapsed() < TIMEOUT, "the old role is still in effect");
         }
         delays.push((role, start.elapsed()));
     }

@@ -1,5 +1,5 @@
-//! Neither the time of an answer nor an id tells what exists in another tenant: that an id is of nothing is remembered as
-//! that it is of something, until it is of something; and ids have nothing in common but their second.
+//! Neither response times nor ids disclose what exists in another tenant: missing ids are cached as existing ones are, until
+//! they are created, and ids have only their second in common.
 
 use crate::authzen::{entity, evaluate, evaluation_request};
 use crate::support::{Client, TestApp};
@@ -12,7 +12,7 @@ use serde_json::json;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// Copies a form under another id, unseen by the service.
+/// Copies a form under another id directly in the database.
 async fn copy_form(app: &TestApp, from: &str, to: &str) {
     let columns = "organization, name, fields, meta, created_at, updated_at";
     app.sql(&format!(
@@ -21,7 +21,7 @@ async fn copy_form(app: &TestApp, from: &str, to: &str) {
     .await;
 }
 
-/// The same of a user, with another email.
+/// Copies a user under another id and email directly in the database.
 async fn copy_user(app: &TestApp, from: &str, to: &str) {
     let columns =
         "organization, given_name, family_name, name, avatar, role, status, meta, created_at, updated_at";
@@ -32,7 +32,7 @@ async fn copy_user(app: &TestApp, from: &str, to: &str) {
     .await;
 }
 
-/// Creates a form with this id as the service does.
+/// Creates a form with this id through the store, as the service does.
 async fn create_form(app: &TestApp, id: &str) {
     let root = app.state.store.root().await.unwrap().unwrap();
     let engine = app.state.policies.current_guard();
@@ -66,7 +66,7 @@ async fn a_missing_id_is_cached_as_missing() {
     assert_eq!(form_visibility(&admin, &looked_up).await, (false, false));
     let about = |id: &str| evaluation_request(entity("User", id), "fetchUser", entity("User", id));
     assert_eq!(evaluate(&admin, about(&missing_user)).await["decision"], false);
-    // Only a query would find these.
+    // These can only be found by a query.
     copy_form(&app, &form, &looked_up).await;
     copy_form(&app, &form, &not_looked_up).await;
     copy_user(&app, &user, &missing_user).await;
@@ -109,7 +109,7 @@ async fn creation_in_another_process_invalidates_the_cached_absence_of_an_id() {
             tokio::task::yield_now().await;
         }
     });
-    notified.await.expect("the other process is notified");
+    notified.await.expect("the other process must be notified");
 }
 
 #[tokio::test]
@@ -121,7 +121,7 @@ async fn ids_of_the_same_second_share_only_their_timestamp() {
         ids.push(admin.post("/v2/forms", json!({ "name": "form" })).await.id());
     }
     let seconds: BTreeSet<&str> = ids.iter().map(|id| &id[..8]).collect();
-    assert_eq!(seconds.len(), 1, "the clock stands still");
+    assert_eq!(seconds.len(), 1, "the clock must stand still");
     for start in [8, 16] {
         let parts: BTreeSet<&str> = ids.iter().map(|id| &id[start..start + 8]).collect();
         assert_eq!(parts.len(), ids.len(), "{parts:?}");

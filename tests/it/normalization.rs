@@ -1,4 +1,5 @@
-//! Email addresses and passwords are the same however a keyboard or a program writes their characters.
+//! Email addresses and passwords are compared independently of the encoding of their characters (see "Normalization" in
+//! docs/decisions.md).
 
 use crate::command_line::program;
 use crate::support::{PASSWORD, TestApp};
@@ -7,7 +8,7 @@ use serde_json::json;
 use std::io::Write;
 use std::process::Stdio;
 
-/// `é` as one character and as two.
+/// An address with `é` as one character (composed).
 const COMPOSED: &str = "r\u{e9}my@b\u{fc}cher.example";
 const DECOMPOSED: &str = "Re\u{301}my@BU\u{308}CHER.example";
 const STORED: &str = "r\u{e9}my@xn--bcher-kva.example";
@@ -76,14 +77,14 @@ async fn passwords_are_normalized() {
     log_in(composed).await.expect(StatusCode::OK);
     let tokens = log_in(decomposed).await.expect(StatusCode::OK);
     log_in("zurcher gru\u{df}e 1871").await.expect_problem(401, "invalid_credentials");
-    // The current password is compared in the same way, and the new one stored so.
+    // The current password is compared in the same way, and the new one is normalized before it is hashed.
     let own = app.bearer(tokens["token"].as_str().unwrap());
     let next = format!("{composed} \u{e5}ngstr\u{f6}m");
     let change = json!({ "currentPassword": composed, "password": next });
     own.patch("/v2/users/me", change).await.expect(StatusCode::OK);
     log_in(&format!("{decomposed} a\u{30a}ngstro\u{308}m")).await.expect(StatusCode::OK);
 
-    // 200 characters are counted in the form that is stored.
+    // The length of 200 characters is counted after normalization.
     let letter =
         |n: u64| char::from(b'a' + u8::try_from(n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 59).unwrap() % 26);
     let [long, longer] =

@@ -1,4 +1,4 @@
-//! The OpenAPI document says what the service does, and the generated files are up to date.
+//! The OpenAPI document agrees with the service, and the generated files are up to date.
 
 use crate::support::{TestApp, project_file};
 use cedargate::authz::{Bundle, Engine, Sources, matrix};
@@ -11,7 +11,7 @@ fn document() -> Value {
     serde_json::from_str(&std::fs::read_to_string(project_file("openapi/openapi.json")).unwrap()).unwrap()
 }
 
-/// Every operation: method, path, and what the document says of it.
+/// All operations: method, path, and their description in the document.
 fn operations(document: &Value) -> Vec<(String, String, Value)> {
     let paths = document["paths"].as_object().unwrap();
     paths
@@ -27,7 +27,7 @@ fn operations(document: &Value) -> Vec<(String, String, Value)> {
 fn the_committed_document_is_up_to_date() {
     let committed = std::fs::read_to_string(project_file("openapi/openapi.json")).unwrap();
     let generated = openapi::document_json(&openapi::document(&cedargate::api::all_routes()));
-    assert!(committed == generated, "openapi/openapi.json is stale: `make generated` writes it again");
+    assert!(committed == generated, "openapi/openapi.json is out of date; run `make generated`");
 }
 
 #[test]
@@ -39,7 +39,7 @@ fn the_committed_matrix_is_up_to_date() {
         stored: vec![],
     };
     let generated = matrix(&Engine::new(Bundle::read(&sources).unwrap()).unwrap());
-    assert_eq!(committed, generated, "policies/MATRIX.md is stale: `make generated` writes it again");
+    assert_eq!(committed, generated, "policies/MATRIX.md is out of date; run `make generated`");
 }
 
 #[tokio::test]
@@ -64,7 +64,7 @@ fn every_operation_has_a_unique_id_and_is_documented() {
     let mut names = BTreeSet::new();
     for (method, path, operation) in operations(&document) {
         let name = operation["operationId"].as_str().unwrap();
-        assert!(names.insert(name.to_owned()), "{name} stands twice");
+        assert!(names.insert(name.to_owned()), "duplicate operation id {name}");
         assert!(operation["summary"].is_string(), "{name}");
         let answers = operation["responses"].as_object().unwrap();
         assert!(answers.keys().any(|status| status.starts_with('2')), "{name}");
@@ -79,9 +79,9 @@ fn every_operation_has_a_unique_id_and_is_documented() {
                 (_, true) => "application/json",
                 (_, false) => "application/problem+json",
             };
-            // A permission of forward authentication is a status and headers.
+            // An allowed forward-auth request has a status and headers only.
             let has_body = status != "204" && (name, status.as_str()) != ("forward", "200");
-            // What a problem looks like stands once, for all operations.
+            // The problem responses are shared by all operations.
             let answer = match answer["$ref"].as_str() {
                 Some(reference) => document.pointer(reference.trim_start_matches('#')).unwrap(),
                 None => answer,
@@ -103,7 +103,7 @@ fn every_operation_has_a_unique_id_and_is_documented() {
 
 #[test]
 fn operation_ids_match_their_actions() {
-    // Where two routes ask about one action, one of them has a name of its own.
+    // If two routes use one action, one of the operations has its own name.
     let others = BTreeMap::from([
         ("createMessages", "createMessage"),
         ("evaluation", "evaluateAccess"),
@@ -131,7 +131,7 @@ fn every_reference_in_the_document_resolves() {
             Value::Object(fields) => {
                 if let Some(Value::String(reference)) = fields.get("$ref") {
                     let pointer = reference.trim_start_matches('#');
-                    assert!(root.pointer(pointer).is_some(), "{reference} leads nowhere");
+                    assert!(root.pointer(pointer).is_some(), "unresolved reference {reference}");
                     *seen += 1;
                 }
                 fields.values().for_each(|value| visit_references(value, root, seen));
@@ -152,7 +152,7 @@ fn texts_and_lists_of_bodies_have_limits() {
     let schemas = document["components"]["schemas"].as_object().unwrap();
     for name in ["Name", "Label", "ShortText", "LongText", "Url", "Email"] {
         let inline = schemas.get(name).cloned();
-        // Small texts stand inline where they are used.
+        // Small schemas are inlined where they are used.
         if let Some(schema) = inline {
             assert!(schema["maxLength"].is_u64(), "{name}");
         }
@@ -165,7 +165,7 @@ fn texts_and_lists_of_bodies_have_limits() {
     assert_eq!((name["minLength"].as_u64(), name["maxLength"].as_u64()), (Some(1), Some(200)));
 }
 
-/// The routes that anybody may call.
+/// The routes without authentication.
 const PUBLIC_ROUTES: [&str; 9] = [
     "POST /v2/auth/token",
     "GET /v2/auth/token",
@@ -203,7 +203,7 @@ async fn every_non_public_route_requires_a_credential() {
         assert!(garbage.header("www-authenticate").starts_with("Bearer error=\"invalid_token\""), "{path}");
     }
     assert_eq!(public, PUBLIC_ROUTES);
-    // Refreshing by GET asks for a bearer itself (decision 9).
+    // Refreshing by GET requires a bearer token (see "Refresh requests" in docs/decisions.md).
     app.anonymous().get("/v2/auth/token?refreshToken=x").await.expect_problem(401, "missing_token");
 }
 

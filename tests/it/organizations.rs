@@ -1,4 +1,4 @@
-//! Organizations: the tree that they form, moving in it, and that nothing is left behind without one.
+//! Organizations: their tree, moves within it, and the conditions for deletion.
 
 use crate::resources::{UNKNOWN_ID, create_resource, fields, resource_specs};
 use crate::support::{Client, TestApp};
@@ -145,7 +145,7 @@ async fn only_the_root_organization_has_no_parent() {
         ["parent"]
     );
     assert_eq!(path_and_level(&admin, &a).await, (format!("{top}#{a}"), 1));
-    // The root may be changed, if it stays where it is.
+    // The root organization can be changed, but not moved.
     let renamed =
         admin.patch(&format!("/v2/organizations/{top}"), json!({ "name": "Top", "parent": null })).await;
     assert_eq!(renamed.expect(StatusCode::OK)["name"], "Top");

@@ -1,4 +1,4 @@
-//! What a new password must be wherever one is set, and the hashes under which passwords are kept.
+//! Requirements for new passwords wherever they are set, and password hashes.
 
 use crate::command_line::start;
 use crate::support::{ADMIN, PASSWORD, TestApp, slow_hashing};
@@ -10,7 +10,7 @@ use reqwest::StatusCode;
 use sea_orm::ConnectionTrait;
 use serde_json::json;
 
-/// The hash of the password of the only user that has one.
+/// The password hash of the only user that has one.
 async fn stored_hash(app: &TestApp) -> String {
     let connection = sea_orm::Database::connect(app.url()).await.unwrap();
     let mut hashes = sea_orm::sea_query::Query::select();
@@ -32,7 +32,7 @@ async fn a_guessable_password_is_rejected_everywhere() {
         "qwertyuiop",
         "aaaaaaaaaaaaaaaaa",
         "Password1!",
-        // What is known of the user itself.
+        // Words from the user's own data.
         "babbage1791",
         "charles.babbage@engine.example",
     ] {
@@ -122,7 +122,7 @@ async fn a_weak_first_admin_password_is_ignored_if_users_exist() {
     let again = app.start_replica(|config| config.admin_password = Some("short".into())).await;
     again.log_in(ADMIN).await;
 
-    // Without users it would be used. The file of SQLite exists already, so nothing but the database says that.
+    // Without users, the password would be used. The SQLite file already exists, so that only the rows count.
     again.sql("DELETE FROM users").await;
     let error = App::open(&again.config, again.clock.clone()).await.unwrap_err().to_string();
     assert!(error.contains("CEDARGATE_ADMIN_PASSWORD"), "{error}");
@@ -147,16 +147,16 @@ async fn a_login_rehashes_the_password_with_the_current_parameters() {
     let usual = stored_hash(&app).await;
     assert!(usual.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{usual}");
     app.log_in(ADMIN).await;
-    assert_eq!(stored_hash(&app).await, usual, "nothing asks for another one");
+    assert_eq!(stored_hash(&app).await, usual, "the hash must not change without new parameters");
 
     let better = app.start_replica(|config| config.argon2_iterations = 3).await;
     let wrong = json!({ "email": ADMIN, "password": "not-the-s3cret-at-all" });
     better.anonymous().post("/v2/auth/token", wrong).await.expect_problem(401, "invalid_credentials");
-    assert_eq!(stored_hash(&app).await, usual, "the wrong one changes nothing");
+    assert_eq!(stored_hash(&app).await, usual, "a wrong password must not change the hash");
     better.log_in(ADMIN).await;
     let renewed = stored_hash(&app).await;
     assert!(renewed.starts_with("$argon2id$v=19$m=19456,t=3,p=1$"), "{renewed}");
-    // With it goes what went before, in both processes, and it stays.
+    // The new hash replaces the old one, in both processes, and persists.
     for app in [&app, &better] {
         app.log_in(ADMIN).await;
         assert_eq!(stored_hash(app).await, renewed);

@@ -1,4 +1,5 @@
-//! The seed's permission table, read from its own text: on the engine, over HTTP with real tokens, and with API keys.
+//! The permission table, read from the text of the specification: tested on the engine, over HTTP with real tokens, and with
+//! API keys.
 
 use crate::support::{Client, TestApp, project_file};
 use cedargate::authz::Scope;
@@ -9,13 +10,13 @@ use std::collections::BTreeMap;
 /// A row of the table.
 #[derive(Debug, Clone)]
 struct Row {
-    /// As it stands in the seed: `Fetch user details (self)`.
+    /// The name in the specification, such as `Fetch user details (self)`.
     name: String,
-    /// One cell a scope, in ascending order.
+    /// One cell per scope, in ascending order.
     cells: [bool; 4],
 }
 
-/// The rows of the table in the seed's text.
+/// The rows of the table in the text of the specification.
 fn rows() -> Vec<Row> {
     let text = std::fs::read_to_string(project_file("tests/fixtures/seed.txt")).unwrap();
     let table = text.lines().skip_while(|line| !line.starts_with("Permission Guest Agent Bot Admin")).skip(1);
@@ -33,7 +34,7 @@ fn rows() -> Vec<Row> {
             Row { name: name.join(" "), cells: [cell(0), cell(1), cell(2), cell(3)] }
         })
         .collect();
-    assert_eq!(rows.len(), 40, "the seed has 40 rows");
+    assert_eq!(rows.len(), 40, "the specification has 40 rows");
     rows
 }
 
@@ -49,7 +50,8 @@ const RESOURCE_TYPES: [&str; 9] = [
     "Service",
 ];
 
-/// The actions that a row of the seed speaks of (decisions 11 and 12), and whether it speaks of the caller's own user.
+/// The actions of a row (see "Literal reading of the permission table" and "Delete other resource" in docs/decisions.md), and
+/// whether the row is about the caller's own user.
 fn actions_of_row(row: &str) -> (Vec<String>, bool) {
     let own = row.ends_with(" (self)");
     let words = row.trim_end_matches(" (self)").to_lowercase();
@@ -67,7 +69,7 @@ fn actions_of_row(row: &str) -> (Vec<String>, bool) {
     (vec![format!("{verb}{found}{plural}")], own)
 }
 
-/// A cell: what a row says of one action and one scope.
+/// A cell: the expected decision of a row for one action and one scope.
 #[derive(Debug, Clone)]
 pub struct Cell {
     row: String,
@@ -77,7 +79,7 @@ pub struct Cell {
     pub expected: bool,
 }
 
-/// All of them.
+/// All cells.
 pub fn cells() -> Vec<Cell> {
     let mut cells = Vec::new();
     for row in rows() {
@@ -92,7 +94,7 @@ pub fn cells() -> Vec<Cell> {
     cells
 }
 
-/// What came out otherwise than the seed says.
+/// The cells whose result differs from the specification.
 fn mismatches(got: &[(Cell, bool, String)]) -> Vec<String> {
     let wrong = got.iter().filter(|(cell, got, _)| cell.expected != *got);
     let sign = |permitted: bool| if permitted { "+" } else { "-" };
@@ -246,23 +248,23 @@ mod on_the_engine {
     }
 }
 
-/// Things of every kind in the root organization, for the cells to be asked of.
+/// Resources of every type in the root organization, as targets of the cells.
 pub struct Fixture {
     admin: Client,
     other_user: String,
 }
 
-/// What a cell is asked of.
+/// The target of a cell.
 pub struct Target {
     verb: String,
     noun: String,
-    /// The path of the thing; empty for list and create.
+    /// The path of the resource; empty for list and create.
     path: String,
     conversation: String,
 }
 
 impl Target {
-    /// The type and id of the resource that Cedar is asked about: for list and create the organization `home`.
+    /// Type and id of the resource of the decision: for list and create, the organization `home`.
     pub fn resource<'a>(&'a self, home: &'a str) -> (&'a str, &'a str) {
         match self.path.rsplit_once('/') {
             Some((_, id)) => (&self.noun, id),
@@ -278,7 +280,7 @@ impl Fixture {
         Self { admin, other_user }
     }
 
-    /// The path and the least body of a resource.
+    /// The path and the minimal body of a resource.
     fn body(&self, noun: &str, conversation: &str) -> (&'static str, Value) {
         match noun {
             "Organization" => ("/v2/organizations", json!({ "name": "below" })),
@@ -306,7 +308,7 @@ impl Fixture {
         (format!("{path}/{}", created.id()), conversation)
     }
 
-    /// Makes what a cell is to be asked of, for `client`.
+    /// Creates the target of a cell for `client`.
     pub async fn target(&self, client: &Client, cell: &Cell) -> Target {
         let verb: String = cell.action.chars().take_while(|letter| letter.is_lowercase()).collect();
         let noun = cell.action.trim_start_matches(char::is_lowercase);
@@ -322,7 +324,7 @@ impl Fixture {
         Target { noun: noun.to_owned(), verb, path, conversation }
     }
 
-    /// The method and the path by which that is done.
+    /// The method and path of the request for a target.
     pub fn request(&self, target: &Target) -> (Method, String) {
         let Target { verb, noun, path: resource_path, conversation } = target;
         let (path, _) = self.body(noun, conversation);
@@ -335,7 +337,7 @@ impl Fixture {
         }
     }
 
-    /// Does what a cell speaks of, as `client`; whether it was permitted, and how the answer looked.
+    /// Sends the request of a cell as `client`. Returns whether it was permitted, and a description of the response.
     pub async fn perform(&self, client: &Client, cell: &Cell, target: &Target) -> (bool, String) {
         let Target { verb, noun, path: resource_path, conversation } = target;
         let (path, body) = self.body(noun, conversation);
@@ -347,7 +349,7 @@ impl Fixture {
             _ => client.delete(resource_path).await,
         };
         let permitted = match (verb.as_str(), reply.status.as_u16()) {
-            // An update answers without the resource to who may not fetch it (decision 21).
+            // An update returns 204 if the caller may not fetch the resource (see "Update response" in docs/decisions.md).
             ("list" | "fetch" | "update", 200) | ("create", 201) | ("update" | "delete", 204) => true,
             (_, 403) if reply.json["code"] == "forbidden" => false,
             (_, status) => panic!("{cell:?}: {status} {}", reply.text),
@@ -355,11 +357,11 @@ impl Fixture {
         (permitted, format!("{} {}", reply.status, reply.text))
     }
 
-    /// Does what each cell says. `administers`: whether the clients' credentials may administer users.
+    /// Asserts every cell. `administers`: whether the clients' credentials may administer identities.
     async fn assert_all_cells(&self, clients: &BTreeMap<&'static str, Client>, administers: bool) {
         let mut got = Vec::new();
         for mut cell in cells() {
-            // An API key administers no identities, whatever its scope (decision 22).
+            // See "API keys never administer identities" in docs/decisions.md.
             cell.expected &= administers || !["createUser", "deleteUser"].contains(&cell.action.as_str());
             let client = &clients[cell.scope.as_str()];
             let target = self.target(client, &cell).await;
@@ -388,7 +390,7 @@ async fn every_cell_matches_the_seed_over_http_with_api_keys_except_identities()
     let fixture = Fixture::new(&app).await;
     let mut clients = BTreeMap::new();
     for scope in Scope::ALL {
-        // The user could do more: what counts is the scope of the key.
+        // The user could do more: the scopes of the key count.
         let admin = app.user(Scope::Admin).await;
         let key = admin.key(&[scope]).await;
         clients.insert(scope.as_str(), Client { id: admin.id, ..app.bearer(&key) });

@@ -1,4 +1,4 @@
-//! The shipped policy tests (`policies/cases/*.json`): they pass, and they notice the loss of every shipped forbid.
+//! The shipped policy tests (`policies/cases/*.json`): they pass, and they fail if a shipped forbid is removed.
 
 use crate::support::project_file;
 use cedar_policy::PolicySet;
@@ -6,7 +6,7 @@ use cedargate::authz::cases::{self, PolicyTest};
 use cedargate::authz::{Bundle, Sources};
 use std::path::{Path, PathBuf};
 
-/// The files in a directory of the project, in the order of their names.
+/// The files in a directory of the project, sorted by name.
 fn files(directory: &str) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(project_file(directory)).unwrap();
     let mut files: Vec<PathBuf> =
@@ -35,7 +35,7 @@ fn the_shipped_policy_tests_pass() {
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
-/// A copy of the shipped policies without one of them.
+/// A copy of the shipped policies without the policy with this id.
 fn policies_without(id: &str) -> tempfile::TempDir {
     let copy = tempfile::tempdir().unwrap();
     for path in files("policies") {

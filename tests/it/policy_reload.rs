@@ -1,4 +1,4 @@
-//! Which changed policies become active, which wait for a confirmation, and which are rejected.
+//! Policy reloads: which changes become active, which need a confirmation, and which are rejected.
 
 use crate::command_line::{client, run, text};
 use crate::multi_process::{TIMEOUT, serve_with};
@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Instant;
 use tokio::task::block_in_place;
 
-/// A permit that no shipped policy needs, in a file of its own.
+/// A permit that no shipped policy needs, in its own file.
 const MORE: &str = "@id(\"more\")\npermit (principal, action == Action::\"fetchForm\", resource);";
 
 const RELOAD: &str = "/v2/policies/reload";
@@ -28,7 +28,7 @@ fn use_guarded_reload(config: &mut Config) {
     config.policy_reload = PolicyReload::Guarded;
 }
 
-/// What the service does when a scan of the files is due.
+/// Runs a periodic scan of the files.
 async fn scan(app: &TestApp) -> Result<ReloadOutcome, ReloadError> {
     trigger(app, Trigger::Scan).await
 }
@@ -49,7 +49,7 @@ fn read(files: &PolicyFiles, name: &str) -> String {
     std::fs::read_to_string(files.path(name)).unwrap()
 }
 
-/// A case of the shipped policy tests, written to `cases/one.json`: a guest does not list forms.
+/// Writes one of the shipped policy tests to `cases/one.json`: a guest does not list forms. Returns its name.
 fn write_case(files: &PolicyFiles) -> String {
     let cases = std::fs::read_to_string(project_file("policies/cases/permission-table.json")).unwrap();
     let cases: Vec<Value> = serde_json::from_str(&cases).unwrap();
@@ -61,13 +61,13 @@ fn write_case(files: &PolicyFiles) -> String {
     case["name"].as_str().unwrap().to_owned()
 }
 
-/// A permit with which that case fails.
+/// A permit with which that test fails.
 const FORMS: &str = "@id(\"forms\")\npermit (principal, action == Action::\"listForms\", resource);";
 
-/// A forbid that takes effect on every user, in a file of its own.
+/// A forbid that applies to every user, in its own file.
 const OWN: &str = "@id(\"own\")\nforbid (principal is User, action == Action::\"listForms\", resource);";
 
-/// Changes that need a confirmation: what changes the files, and which policies and files would be lost.
+/// A change that needs a confirmation: its name, how it changes the files, and the lost policies, changed policies and files.
 type Loss = (&'static str, fn(&PolicyFiles), [&'static [&'static str]; 3]);
 
 const LOSSES: [Loss; 7] = [
@@ -110,7 +110,7 @@ const LOSSES: [Loss; 7] = [
     ),
 ];
 
-/// The files that these changes need.
+/// The policy files to which these changes can be applied.
 fn lossy_files() -> PolicyFiles {
     let files = PolicyFiles::new();
     write_case(&files);
@@ -162,7 +162,7 @@ async fn a_version_that_loses_a_forbid_or_a_file_is_held_as_pending() {
         for name in [lost, changed, lost_files].into_iter().flatten() {
             assert!(refused.json["detail"].as_str().unwrap().contains(name), "{what}: {}", refused.text);
         }
-        // Once, however often the files are read.
+        // Once, regardless of how often the files are read.
         let held = admin.get("/v2/audit?event=policies.held&sort=-seq").await.expect(StatusCode::OK);
         assert_eq!(held[0]["details"]["version"], pending["version"], "{what}");
 
@@ -199,7 +199,7 @@ async fn a_version_that_loses_nothing_needs_no_confirmation() {
         let before = version(&admin).await;
         files.write(name, &text);
         scan(&app).await.unwrap();
-        assert_eq!(version(&admin).await, before, "one scan is not enough: {name}");
+        assert_eq!(version(&admin).await, before, "one scan must not be enough: {name}");
         assert_eq!(scan(&app).await.unwrap(), ReloadOutcome::Active(true), "{name}: {text}");
         assert_ne!(version(&admin).await, before, "{name}");
     }
@@ -219,7 +219,7 @@ async fn a_change_is_considered_when_two_scans_find_the_same_content() {
         .await;
     let admin = app.admin().await;
     let first = version(&admin).await;
-    // Each scan finds other bytes, with the same name, size and modification time.
+    // Each scan finds other bytes with the same name, size and modification time.
     let written = files.path("policies/more.cedar");
     let write = |text: &str| {
         std::fs::write(&written, text).unwrap();
@@ -239,7 +239,7 @@ async fn a_change_is_considered_when_two_scans_find_the_same_content() {
     let policies = policy_status(&admin).await["policies"].clone();
     assert!(policies.as_array().unwrap().iter().any(|policy| policy["id"] == "morg"), "{policies}");
 
-    // The link leads to another directory, whose file differs in its bytes only.
+    // The link leads to another directory, whose file differs only in its bytes.
     let second = version(&admin).await;
     let other = directory.path().join("other");
     std::fs::create_dir(&other).unwrap();
@@ -306,7 +306,7 @@ async fn a_confirmation_holds_for_every_process_until_another_version_is_active(
                 scan(process).await.unwrap();
             }
         }
-        // The version was active before, and is held nevertheless.
+        // The version was active before, and needs a confirmation nevertheless.
         let pending = policy_status(&at_other).await["pending"]["version"].as_str().unwrap().to_owned();
         policy_reload::apply_confirmations(&other.state, &mut followed).await;
         assert_eq!(version(&at_other).await, first);
@@ -379,7 +379,7 @@ async fn the_reload_mode_determines_which_changes_need_a_confirmation() {
     }
 }
 
-/// Why a start with these settings is refused; nothing if it is not.
+/// The error of a start with these settings; none if it succeeds.
 async fn start_error(config: &Config, app: &TestApp) -> Option<String> {
     App::open(config, app.clock.clone()).await.err().map(|error| error.to_string())
 }
@@ -400,7 +400,7 @@ async fn a_start_that_lost_a_forbid_or_a_file_is_refused() {
     }
     let mode = |policy_reload| Config { policy_reload, ..app.config.clone() };
     files.write("policies/extra.cedar", EXTRA);
-    assert_eq!(start_error(&app.config, &app).await, None, "nothing is lost");
+    assert_eq!(start_error(&app.config, &app).await, None, "nothing would be lost");
     let error = start_error(&mode(PolicyReload::Manual), &app).await.unwrap();
     assert!(error.contains("every change needs a confirmation"), "{error}");
     std::fs::remove_file(files.path("policies/tenancy.cedar")).unwrap();
@@ -430,7 +430,7 @@ async fn policies_whose_own_tests_fail_are_rejected() {
     let found = policy_status(&admin).await;
     assert_eq!(found["version"], active.as_str());
     assert!(found["fault"].as_str().unwrap().contains(&name), "{found}");
-    // Nor can it be confirmed.
+    // A confirmation does not help either.
     let candidate =
         Config { policy_tests: PolicyTests::Off, policy_reload: PolicyReload::Auto, ..app.config.clone() };
     let candidate = App::open(&candidate, app.clock.clone()).await.unwrap().state.policies.current();
@@ -495,7 +495,7 @@ async fn a_file_that_cannot_be_read_is_named() {
     }
 }
 
-/// Waits until a running service has this value in its readiness answer.
+/// Waits until the readiness response of a running service meets a condition, and returns it.
 async fn wait_for_readiness(base: &str, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
     let started = Instant::now();
     loop {
@@ -542,7 +542,7 @@ async fn the_cli_confirms_a_version() {
     let log = block_in_place(|| running.stop());
     assert!(log.contains("need a confirmation") && log.contains("tenancy"), "{log}");
 
-    // A start that nobody has confirmed.
+    // A start without a confirmation.
     std::fs::remove_file(files.path("policies/tenancy.cedar")).unwrap();
     let (code, error) = command(&[]);
     assert!(

@@ -1,4 +1,4 @@
-//! A PostgreSQL that is silent, frozen, locked or stopped, and replicas that freeze while they hold locks.
+//! A PostgreSQL server that is unreachable, frozen, locked or stopped, and replicas that freeze while they hold locks.
 
 use crate::cluster::Cluster;
 use crate::command_line::client;
@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-/// An outage is answered within a second; a busy machine may take longer.
+/// Requests are rejected within a second during an outage. A busy machine may take longer.
 const PROMPT_RESPONSE: Duration = Duration::from_millis(2_500);
 
 /// A TCP proxy that accepts connections and forwards nothing while it is silent. Connections from that time stay silent.
@@ -35,7 +35,7 @@ impl Relay {
                 let mut silence = silence.subscribe();
                 tokio::spawn(async move {
                     let forward = async {
-                        // A server that is stopped refuses the connection.
+                        // A stopped server refuses the connection.
                         let Ok(mut outer) = TcpStream::connect(("127.0.0.1", port)).await else { return };
                         drop(tokio::io::copy_bidirectional(&mut inner, &mut outer).await);
                     };
@@ -59,7 +59,7 @@ fn database_at(url: String) -> Database {
     Database { url, directory: TempDir::new().unwrap(), server: None }
 }
 
-/// Checks that requests are refused promptly, and returns how long the first one took.
+/// Asserts that requests are rejected promptly. Returns how long the first one took.
 async fn expect_unavailable(app: &TestApp, admin: &Client) -> Duration {
     let login = || async {
         app.anonymous().post("/v2/auth/token", json!({ "email": ADMIN, "password": PASSWORD })).await
@@ -70,7 +70,7 @@ async fn expect_unavailable(app: &TestApp, admin: &Client) -> Duration {
     list.expect_problem(503, "database_unavailable");
     assert_eq!(list.header("retry-after"), "1");
     assert!(first < PROMPT_RESPONSE, "{first:?}");
-    // From now on nobody waits.
+    // From now on requests fail without waiting.
     let started = Instant::now();
     app.anonymous().get("/health/ready").await.expect_problem(503, "database_unavailable");
     login().await.expect_problem(503, "database_unavailable");
@@ -79,12 +79,12 @@ async fn expect_unavailable(app: &TestApp, admin: &Client) -> Duration {
     first
 }
 
-/// Waits until the service answers again, and returns how long that took.
+/// Waits until the service is available again. Returns how long that took.
 async fn wait_until_available(app: &TestApp, admin: &Client) -> Duration {
     let started = Instant::now();
     for path in ["/health/ready", "/v2/forms"] {
         while admin.get(path).await.status != StatusCode::OK {
-            assert!(started.elapsed() < TIMEOUT, "{path}: it does not recover");
+            assert!(started.elapsed() < TIMEOUT, "{path}: the service does not recover");
         }
     }
     let recovered = started.elapsed();
@@ -105,7 +105,7 @@ async fn requests_fail_fast_and_recover_from_a_silent_frozen_or_stopped_server()
     let admin = app.admin().await;
     for how in ["silent", "frozen", "stopped"] {
         wait_until_available(&app, &admin).await;
-        // Connections that the outage hits idle, and more of them than one.
+        // Opens several connections, which are idle when the outage begins.
         join_all((0..8).map(|_| admin.get("/v2/forms"))).await;
         match how {
             "silent" => drop(relay.is_silent.send_replace(true)),
@@ -123,7 +123,7 @@ async fn requests_fail_fast_and_recover_from_a_silent_frozen_or_stopped_server()
     }
 }
 
-/// Holds a lock on a connection of its own.
+/// Holds a lock on its own connection.
 async fn lock(url: &str, statement: &str) -> DatabaseConnection {
     let mut options = sea_orm::ConnectOptions::new(url);
     let connection = sea_orm::Database::connect(options.max_connections(1).to_owned()).await.unwrap();
@@ -136,13 +136,13 @@ async fn unlock(connection: DatabaseConnection) {
     connection.close().await.unwrap();
 }
 
-/// Waits until so many sessions of this database wait for a lock.
+/// Waits until this number of sessions of the database wait for a lock.
 async fn wait_for_lock_waiters(url: &str, sessions: i64) {
     let waiting = "SELECT COUNT(*) FROM pg_stat_activity \
                    WHERE datname = current_database() AND wait_event_type = 'Lock'";
     let started = Instant::now();
     while crate::multi_process::count(url, waiting).await < sessions {
-        assert!(started.elapsed() < TIMEOUT, "nobody waits for the lock");
+        assert!(started.elapsed() < TIMEOUT, "no session waits for the lock");
     }
 }
 
@@ -158,7 +158,7 @@ async fn a_locked_table_fails_only_the_requests_that_need_it() {
             return;
         }
         let admin = app.admin().await;
-        // More blocked reads than there are connections for reads.
+        // More blocked reads than connections for reads.
         let lock_holder = lock(app.url(), "LOCK TABLE forms IN ACCESS EXCLUSIVE MODE").await;
         let blocked = tokio::spawn({
             let admin = admin.clone();
@@ -172,7 +172,7 @@ async fn a_locked_table_fails_only_the_requests_that_need_it() {
         unlock(lock_holder).await;
         admin.get("/v2/forms").await.expect(StatusCode::OK);
 
-        // More blocked units of work than there are connections for them.
+        // More blocked units of work than connections for them.
         let lock_holder = lock(app.url(), "LOCK TABLE audit IN SHARE MODE").await;
         let blocked = tokio::spawn({
             let admin = admin.clone();
@@ -203,7 +203,7 @@ async fn a_replica_frozen_during_an_audit_append_blocks_no_other_replica() {
     let tokens = log_in(&other.base, ADMIN).await;
     let admin = cached_client(&other.base, tokens["token"].as_str().unwrap()).await;
 
-    // The replica waits for the table in the middle of its append, with the lock of the audit log.
+    // The replica waits for the table in the middle of an append, while it holds the lock of the audit log.
     let lock_holder = lock(&database.url, "LOCK TABLE audit IN SHARE MODE").await;
     let base = frozen.base.clone();
     let login = tokio::spawn(async move {
@@ -221,7 +221,7 @@ async fn a_replica_frozen_during_an_audit_append_blocks_no_other_replica() {
     let appended = started.elapsed();
     assert!(appended < Duration::from_secs(5), "{appended:?}");
 
-    // What it had begun was committed.
+    // The append that it had begun was committed.
     send_signal("-CONT", frozen.id());
     login.await.unwrap().expect(StatusCode::OK);
     println!("another replica appended after {appended:?}");

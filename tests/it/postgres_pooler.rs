@@ -1,4 +1,4 @@
-//! PostgreSQL behind the real PgBouncer in transaction mode.
+//! PostgreSQL behind PgBouncer in transaction mode.
 
 use crate::cluster::is_root;
 use crate::command_line::{RunningService, run, text};
@@ -13,7 +13,7 @@ use std::time::Instant;
 use tempfile::TempDir;
 use tokio::task::block_in_place;
 
-/// PgBouncer in transaction mode, with fewer connections to the server than clients, ended when it goes out of scope.
+/// A PgBouncer in transaction mode with fewer server connections than clients. It is stopped when this value is dropped.
 struct Pooler {
     child: Child,
     port: u16,
@@ -44,7 +44,7 @@ impl Pooler {
         let mut command = Command::new("pgbouncer");
         command.env("PATH", path).arg("-q").arg(file("pgbouncer.ini")).stderr(Stdio::null());
         if is_root() {
-            // It refuses to run as root.
+            // PgBouncer does not run as root.
             let owner =
                 Command::new("chown").args(["-R", "postgres"]).arg(directory.path()).status().unwrap();
             assert!(owner.success());
@@ -53,14 +53,14 @@ impl Pooler {
         let child = command.spawn().expect("pgbouncer is needed: apt-get install pgbouncer");
         let started = Instant::now();
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(started.elapsed() < TIMEOUT, "PgBouncer does not start");
+            assert!(started.elapsed() < TIMEOUT, "PgBouncer did not start");
             std::thread::yield_now();
         }
         Self { child, port, _directory: directory }
     }
 }
 
-/// Writes and reads at both replicas at the same time, and checks the audit log.
+/// Writes and reads concurrently at both replicas, and verifies the audit log.
 async fn exercise_both(services: [&RunningService; 2]) -> [Client; 2] {
     let tokens = log_in(&services[0].base, ADMIN).await;
     let token = tokens["token"].as_str().unwrap();
@@ -83,7 +83,7 @@ async fn exercise_both(services: [&RunningService; 2]) -> [Client; 2] {
     for path in join_all((0..12).map(work)).await {
         for admin in &admins {
             let started = Instant::now();
-            // Where notifications are received, the other replica may see a change a moment later.
+            // With notifications, the other replica may see a change slightly later.
             while admin.get(&path).await.expect(StatusCode::OK)["name"] != "two" {
                 assert!(started.elapsed() < TIMEOUT, "{path} is stale");
             }
@@ -94,7 +94,7 @@ async fn exercise_both(services: [&RunningService; 2]) -> [Client; 2] {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn replicas_start_and_work_behind_a_pooler_in_transaction_mode() {
-    // Rejecting start-up parameters, as it does by default, and ignoring them.
+    // With start-up parameters rejected (the default of PgBouncer), and ignored.
     for more in ["", "ignore_startup_parameters = options"] {
         let mut database = Database::new().await;
         let Some((_, name)) = database.server.clone() else { return };
@@ -105,7 +105,7 @@ async fn replicas_start_and_work_behind_a_pooler_in_transaction_mode() {
         database.url = pooled.clone();
         let serve = |more: &[(&str, &str)]| block_in_place(|| serve_with(&database, more));
 
-        // The first start migrates, and so may two at the same time.
+        // The first start migrates the database; both replicas start concurrently.
         let services = std::thread::scope(|scope| {
             [(), ()]
                 .map(|()| scope.spawn(|| serve_with(&database, &[])))
@@ -121,7 +121,7 @@ async fn replicas_start_and_work_behind_a_pooler_in_transaction_mode() {
             assert!(log.contains("CEDARGATE_DATABASE_LISTEN_URL"), "{log}");
         }
 
-        // With an address for notifications the row cache works.
+        // With an address for notifications, the row cache is enabled.
         let listening = [("CEDARGATE_DATABASE_LISTEN_URL", direct.as_str())];
         let services = [serve(&listening), serve(&listening)];
         exercise_both([&services[0], &services[1]]).await;
@@ -135,7 +135,7 @@ async fn replicas_start_and_work_behind_a_pooler_in_transaction_mode() {
             assert!(!log.contains("row cache is off"), "{log}");
         }
 
-        // The pooler itself is no such address.
+        // The pooler itself cannot be used for notifications.
         let service = serve(&[("CEDARGATE_DATABASE_LISTEN_URL", pooled.as_str())]);
         let started = Instant::now();
         while !service.log().contains("CEDARGATE_DATABASE_LISTEN_URL is the address of a connection pooler") {

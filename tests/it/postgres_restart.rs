@@ -1,5 +1,5 @@
-//! A PostgreSQL that is stopped and started again under load: while it is away everybody is told so, no answer is wrong,
-//! nothing that was answered is lost, and afterwards everything goes on without a restart of the service.
+//! A PostgreSQL server that is restarted under load: during the outage requests are rejected with 503, no response is wrong, no
+//! acknowledged write is lost, and the service recovers without a restart.
 
 use crate::authzen::{EVALUATION, EVALUATIONS, entity, evaluation_request};
 use crate::cluster::{Cluster, DATABASE_PASSWORD};
@@ -18,26 +18,26 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio::task::{JoinSet, block_in_place};
 
-/// What the test waits for at most.
+/// The maximum time that the test waits for a condition.
 const TIMEOUT: Duration = Duration::from_secs(60);
-/// What is done all the time.
+/// The kinds of requests under load.
 #[derive(Clone, Copy)]
 enum RequestKind {
     LogIn,
     Refresh,
     Write,
     Decide,
-    /// What has ended is tried again.
+    /// A request with a revoked credential.
     Ended,
-    /// What is somebody else's is asked for.
+    /// A request for a resource of another tenant.
     Foreign,
 }
 
 const KINDS: usize = 6;
-/// How the server is stopped, one time after the other: at once as in a crash, and in order.
+/// How the server is stopped each time: immediately, as in a crash, or in order.
 const STOPS: [&str; 5] = ["immediate", "fast", "immediate", "fast", "immediate"];
 
-/// How much of it was answered, and how often the database was away.
+/// The number of responses, and of rejections because of the outage.
 #[derive(Default)]
 struct Load {
     is_over: AtomicBool,
@@ -50,7 +50,7 @@ impl Load {
         !self.is_over.load(Ordering::SeqCst)
     }
 
-    /// The answer, which has this status; or none where it says that the database is away. There is no other one.
+    /// The body of a response with this status, or none if the database is unavailable. Fails for any other response.
     #[track_caller]
     fn expect_status(&self, kind: RequestKind, reply: Reply, expected: u16) -> Option<Value> {
         if reply.status == StatusCode::SERVICE_UNAVAILABLE {
@@ -77,7 +77,7 @@ async fn present(base: &str, token: &str, email: &str) -> Reply {
     client(base).post("/v2/auth/token", json!({ "refreshToken": token, "clientId": email })).await
 }
 
-/// Logs in on and on; gives the access tokens.
+/// Logs in repeatedly, and returns the access tokens.
 async fn log_in_repeatedly(load: Arc<Load>, base: String, email: String) -> Vec<String> {
     let mut tokens = Vec::new();
     while load.is_running() {
@@ -93,7 +93,7 @@ async fn log_in_repeatedly(load: Arc<Load>, base: String, email: String) -> Vec<
     tokens
 }
 
-/// Refreshes on and on, at both processes at once; gives all tokens of the family.
+/// Refreshes repeatedly, at both processes concurrently, and returns all tokens of the family.
 async fn refresh_repeatedly(
     load: Arc<Load>,
     bases: [String; 2],
@@ -108,25 +108,25 @@ async fn refresh_repeatedly(
             load.expect_status(RequestKind::Refresh, reply, 200).map(|pair| refresh_token(&pair))
         });
         if let (Some(one), Some(two)) = (&one, &two) {
-            assert_eq!(one, two, "a token is good twice");
+            assert_eq!(one, two, "a refresh token was accepted twice");
         }
         let Some(next) = one.or(two) else { continue };
         assert!(!family.contains(&next));
-        // A client that has lost the answer asks again.
+        // A client that has lost the response retries.
         let again = present(&bases[family.len() % 2], token, &email).await;
         if let Some(again) = load.expect_status(RequestKind::Refresh, again, 200) {
-            assert_eq!(refresh_token(&again), next, "a token is good twice");
+            assert_eq!(refresh_token(&again), next, "a retry must return the same successor");
         }
         family.push(next);
     }
     family
 }
 
-/// Makes things and changes one; gives those that were made, by id and name.
+/// Creates forms and changes one. Returns the created ones by id and name.
 async fn write_repeatedly(load: Arc<Load>, admin: Client, counter: String) -> Vec<(String, String)> {
     let mut created = Vec::new();
     let path = format!("/v2/forms/{counter}");
-    // What it may be: what was answered last, or anything since of which there was no answer.
+    // The possible values: the last acknowledged one, and those that were sent since without a response.
     let mut possible = vec!["0".to_owned()];
     for number in 1.. {
         if !load.is_running() {
@@ -147,7 +147,7 @@ async fn write_repeatedly(load: Arc<Load>, admin: Client, counter: String) -> Ve
         }
         if let Some(form) = load.expect_status(RequestKind::Write, admin.get(&path).await, 200) {
             let found = form["name"].as_str().unwrap().to_owned();
-            assert!(possible.contains(&found), "it is {found}, and was {possible:?}");
+            assert!(possible.contains(&found), "got {found}, expected one of {possible:?}");
             possible = vec![found];
         }
     }
@@ -155,7 +155,7 @@ async fn write_repeatedly(load: Arc<Load>, admin: Client, counter: String) -> Ve
     created
 }
 
-/// Changes the role of a user, and asks what follows from it.
+/// Changes the role of a user, and evaluates decisions that depend on it.
 async fn decide_repeatedly(load: Arc<Load>, admin: Client, user: String, conversation: String) {
     let subject = || entity("User", &user);
     let fetch = evaluation_request(subject(), "fetchConversation", entity("Conversation", &conversation));
@@ -196,7 +196,7 @@ async fn organization_of(client: &Client) -> String {
     own["organization"].as_str().unwrap().to_owned()
 }
 
-/// Tries what has ended: bearers, and a refresh token.
+/// Uses revoked credentials: bearer tokens and a refresh token.
 async fn use_ended_credentials(
     load: Arc<Load>,
     bases: [String; 2],
@@ -214,7 +214,7 @@ async fn use_ended_credentials(
     }
 }
 
-/// Asks for what is somebody else's, and for all that there is.
+/// Requests a resource of another tenant, and lists.
 async fn access_other_tenant(load: Arc<Load>, admin: Client, own: String, foreign: String) {
     while load.is_running() {
         load.expect_status(RequestKind::Foreign, admin.get(&format!("/v2/forms/{foreign}")).await, 404);
@@ -225,7 +225,7 @@ async fn access_other_tenant(load: Arc<Load>, admin: Client, own: String, foreig
     }
 }
 
-/// Logs out as soon as the database is there.
+/// Logs out as soon as the database is available.
 async fn log_out(client: &Client) {
     let started = Instant::now();
     loop {
@@ -234,11 +234,11 @@ async fn log_out(client: &Client) {
             return;
         }
         reply.expect_problem(503, "database_unavailable");
-        assert!(started.elapsed() < TIMEOUT, "it is still away");
+        assert!(started.elapsed() < TIMEOUT, "the database is still unavailable");
     }
 }
 
-/// Waits until a session that has been ended at another process is refused, and not for long while it is good.
+/// Waits until a session that was ended at another process is rejected. Fails if it stays accepted for too long.
 async fn wait_until_refused(client: &Client) {
     let started = Instant::now();
     loop {
@@ -251,7 +251,7 @@ async fn wait_until_refused(client: &Client) {
     }
 }
 
-/// Both services, and what the test has made there.
+/// Both services and the data of the test.
 struct Fixture {
     services: [RunningService; 2],
     admin: Client,
@@ -266,7 +266,7 @@ impl Fixture {
         [self.base(0), self.base(1)]
     }
 
-    /// A new user, by email and id.
+    /// Creates a user. Returns its email and id.
     async fn user(&self, name: &str, role: &str, organization: Option<&str>) -> (String, String) {
         let email = format!("{name}@example.com");
         let mut body = json!({ "email": email, "password": PASSWORD, "role": role });
@@ -276,7 +276,7 @@ impl Fixture {
         (email, self.admin.post("/v2/users", body).await.id())
     }
 
-    /// A new organization with an admin, who has logged in at one of the two, and a form.
+    /// Creates an organization with an admin, who logs in at one of the two services, and a form.
     async fn tenant(&self, name: &str, index: usize) -> (Client, String) {
         let organization = self.admin.post("/v2/organizations", json!({ "name": name })).await.id();
         let (email, _) = self.user(name, "admin", Some(&organization)).await;
@@ -286,14 +286,14 @@ impl Fixture {
         (admin, form)
     }
 
-    /// What both say of whether they are ready.
+    /// The readiness status of both services.
     async fn readiness(&self) -> [u16; 2] {
         let [one, two] = self.bases().map(|base| client(&base));
         let (one, two) = join(one.get("/health/ready"), two.get("/health/ready")).await;
         [one.status.as_u16(), two.status.as_u16()]
     }
 
-    /// Waits until something is so, while the work goes on.
+    /// Waits for a condition while the load continues.
     async fn wait_until<T: 'static>(
         &self,
         work: &mut JoinSet<T>,
@@ -305,7 +305,7 @@ impl Fixture {
             assert!(started.elapsed() < TIMEOUT, "{what}");
             if let Some(ended) = work.try_join_next() {
                 drop(ended.unwrap());
-                panic!("somebody has ended early");
+                panic!("a client has ended early");
             }
         }
     }
@@ -319,7 +319,7 @@ fn all_above(now: &[AtomicU64; KINDS], before: [u64; KINDS], by: u64) -> bool {
     counts(now).iter().zip(before).all(|(now, before)| *now >= before + by)
 }
 
-/// What a client keeps of its work.
+/// The result of a client of the load.
 enum ClientResult {
     Tokens(Vec<String>),
     Family(String, Vec<String>),
@@ -338,7 +338,7 @@ async fn restarting_postgresql_under_load_causes_errors_but_no_wrong_answers() {
         ("CEDARGATE_DATABASE_URL", cluster.url.as_str()),
         ("CEDARGATE_ADMIN_PASSWORD", PASSWORD),
         ("CEDARGATE_WORKERS", "2"),
-        // However long it is away: who has lost an answer gets it again.
+        // A client can retry after an outage of any length.
         ("CEDARGATE_REFRESH_GRACE", "600"),
         ("CEDARGATE_LOG", "trace"),
         ("CEDARGATE_DRAIN", "0"),
@@ -381,7 +381,7 @@ async fn restarting_postgresql_under_load_causes_errors_but_no_wrong_answers() {
             ClientResult::Nothing
         });
     }
-    // A family that was ended by reuse, and a key that was deleted.
+    // A session that was revoked by reuse, and a deleted API key.
     let (email, _) = fixture.user("ended", "guest", None).await;
     let first = log_in(&fixture.base(0), &email).await.expect(StatusCode::OK);
     let owner = bearer(&fixture.base(0), access_token(&log_in(&fixture.base(0), &email).await.json));
@@ -419,10 +419,10 @@ async fn restarting_postgresql_under_load_causes_errors_but_no_wrong_answers() {
             .await;
         for base in fixture.bases() {
             let live = client(&base).get("/health/live").await;
-            assert_eq!(live.status, StatusCode::NO_CONTENT, "it is the database that is away");
+            assert_eq!(live.status, StatusCode::NO_CONTENT, "the service itself must be alive");
         }
         cluster.start();
-        // What one ends as soon as it can, the other one sees, though it does not listen again yet.
+        // A logout at one process is effective at the other, although its notification connection is not yet restored.
         log_out(&here).await;
         wait_until_refused(&there).await;
         fixture.wait_until(&mut work, "it is back", |ready| ready == [200, 200]).await;
@@ -430,13 +430,13 @@ async fn restarting_postgresql_under_load_causes_errors_but_no_wrong_answers() {
     let answered = counts(&load.answered);
     fixture.wait_until(&mut work, "it works again", |_| all_above(&load.answered, answered, 4)).await;
     load.is_over.store(true, Ordering::SeqCst);
-    let kept = tokio::time::timeout(TIMEOUT, work.join_all()).await.expect("everybody ends");
+    let kept = tokio::time::timeout(TIMEOUT, work.join_all()).await.expect("all clients end");
     println!("answered {:?}, away {:?}", counts(&load.answered), counts(&load.unavailable));
 
-    // Those sessions have ended that were to.
+    // Exactly the expected sessions have ended.
     let ended = "SELECT COUNT(*) FROM sessions WHERE ended_at IS NOT NULL";
     assert_eq!(count(&cluster.url, ended).await, 1 + i64::try_from(STOPS.len()).unwrap());
-    // What was answered is there, whatever came between.
+    // Everything that was acknowledged is stored.
     let mut sessions = HashSet::new();
     for kept in kept {
         match kept {
@@ -464,7 +464,7 @@ async fn restarting_postgresql_under_load_causes_errors_but_no_wrong_answers() {
     let twice =
         "SELECT COUNT(*) - COUNT(DISTINCT predecessor) FROM refresh_tokens WHERE predecessor IS NOT NULL";
     assert_eq!(count(&cluster.url, twice).await, 0);
-    // The audit trail is whole, and tells of all of them.
+    // The audit log is intact and contains all events.
     let verified = block_in_place(|| run(directory.path(), &settings[..1], &["audit", "verify"]));
     assert_eq!(verified.status.code(), Some(0), "{}", text(&verified.stderr));
     let mut offset = 0;
@@ -479,13 +479,13 @@ async fn restarting_postgresql_under_load_causes_errors_but_no_wrong_answers() {
             break;
         }
     }
-    assert_eq!(sessions, HashSet::new(), "logins of which the trail does not tell");
+    assert_eq!(sessions, HashSet::new(), "logins without an audit entry");
 
-    // Both hear each other again.
+    // Both processes receive notifications again.
     let listening = "SELECT COUNT(*) FROM pg_stat_activity WHERE query LIKE 'LISTEN %' OR query = 'SELECT 1'";
     let started = Instant::now();
     while count(&cluster.url, listening).await != 2 {
-        assert!(started.elapsed() < TIMEOUT, "one of them does not listen");
+        assert!(started.elapsed() < TIMEOUT, "a process does not receive notifications");
     }
     for index in 0..2 {
         let pair = log_in(&fixture.base(index), ADMIN).await.expect(StatusCode::OK);
@@ -496,7 +496,7 @@ async fn restarting_postgresql_under_load_causes_errors_but_no_wrong_answers() {
     }
     for service in fixture.services {
         let log = service.stop();
-        assert!(log.contains("the database cannot be reached"), "it tells the log what is the matter");
+        assert!(log.contains("the database cannot be reached"), "the outage must be logged");
         assert!(!log.contains(DATABASE_PASSWORD), "the password of the database is in the log");
         let is_other = |line: &&str| line.contains("ERROR") && !line.contains("the database is unavailable");
         let errors: Vec<_> = log.lines().filter(is_other).collect();

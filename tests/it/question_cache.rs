@@ -1,4 +1,4 @@
-//! What is asked again in the same words is answered like what is asked for the first time, whatever has changed since.
+//! The question cache: a repeated question gets the same response as one that is not cached, after any change.
 
 use crate::authzen::{EVALUATION, evaluation_request};
 use crate::reload::PolicyFiles;
@@ -9,11 +9,11 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::cell::Cell;
 
-/// Somebody who asks one question, in the same words and in others.
+/// A client that sends one question, with the same bytes and with other ones.
 struct RepeatedQuestion {
     client: Client,
     question: Value,
-    /// How many spaces the words have behind them that nobody used before.
+    /// The number of spaces after the JSON, which makes the bytes new each time.
     next_padding: Cell<usize>,
 }
 
@@ -26,18 +26,18 @@ impl RepeatedQuestion {
         let headers = [("content-type", "application/json")];
         let reply = self.client.send(Method::POST, EVALUATION, &headers, Some(body.into_bytes())).await;
         let mut answer = reply.json;
-        // The id of the request is another one each time.
+        // The request id differs each time.
         answer.as_object_mut().unwrap().shift_remove("requestId");
         (reply.status, answer)
     }
 
-    /// The answer: the decision, else the code of what stands in the way.
+    /// The decision, or else the code of the error. Asserts that the cached and the uncached response agree.
     async fn answer(&self) -> String {
         let body = self.question.to_string();
         let same = self.send(body.clone()).await;
         let unused = self.next_padding.replace(self.next_padding.get() + 1);
         assert_eq!(same, self.send(body.clone() + &" ".repeat(unused)).await, "{body}");
-        // And once more, now that it is known again.
+        // Once more, since the response may come from the cache now.
         assert_eq!(same, self.send(body.clone()).await, "{body}");
         let (status, answer) = same;
         match (status, answer["context"]["error"]["code"].as_str()) {
@@ -52,7 +52,7 @@ async fn home_organization(admin: &Client) -> String {
     admin.get("/v2/users/me").await.json["organization"].as_str().unwrap().to_owned()
 }
 
-/// What is known of a question is known to one thread.
+/// Questions are cached per thread.
 fn use_one_worker(config: &mut Config) {
     config.workers = Some(1);
 }
@@ -80,7 +80,7 @@ async fn a_repeated_question_reflects_every_change() {
     };
     assert_eq!(repeated.answer().await, "true");
 
-    // The one that is asked about.
+    // Changes of the subject.
     user(&owner.id, json!({ "role": "agent" })).await;
     assert_eq!(repeated.answer().await, "false");
     user(&owner.id, json!({ "role": "admin" })).await;
@@ -94,7 +94,7 @@ async fn a_repeated_question_reflects_every_change() {
     user(&owner.id, json!({ "organization": tenant })).await;
     assert_eq!(repeated.answer().await, "true");
 
-    // The organization that both are in.
+    // Changes of the organization of both.
     let move_to = async |parent: Value| {
         let change = json!({ "parent": parent });
         admin.patch(&format!("/v2/organizations/{tenant}"), change).await.expect(StatusCode::OK);
@@ -110,7 +110,7 @@ async fn a_repeated_question_reflects_every_change() {
     user(&bot.id, json!({ "organization": tenant })).await;
     assert_eq!(repeated.answer().await, "true");
 
-    // The one that asks.
+    // Changes of the caller.
     user(&bot.id, json!({ "role": "agent" })).await;
     assert_eq!(repeated.answer().await, "forbidden");
     user(&bot.id, json!({ "role": "bot" })).await;
@@ -122,7 +122,7 @@ async fn a_repeated_question_reflects_every_change() {
     };
     assert_eq!(weaker.answer().await, "forbidden");
 
-    // The policies: of the question, and of the steps on the way to it.
+    // Changes of the policies for the question and for its prerequisites.
     for (action, answer) in [("deleteForm", "false"), ("evaluateAccess", "forbidden"), ("referTo", "false")] {
         policy(&format!("@id(\"late\") forbid (principal, action == Action::\"{action}\", resource);")).await;
         assert_eq!(repeated.answer().await, answer, "{action}");
@@ -130,7 +130,7 @@ async fn a_repeated_question_reflects_every_change() {
         assert_eq!(repeated.answer().await, "true");
     }
 
-    // The thing.
+    // Changes of the resource.
     let move_form = async |to: &str| {
         let change = json!({ "organization": to });
         admin.patch(&format!("/v2/forms/{form}"), change).await.expect(StatusCode::OK);

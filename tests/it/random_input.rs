@@ -1,4 +1,4 @@
-//! Random bodies and query strings: whatever comes, the service answers, and never with a failure of its own.
+//! Random bodies and query strings: every request gets a response, and none is an internal error.
 
 use crate::bad_input::create_resources;
 use crate::resources::{UNKNOWN_ID, create_resource};
@@ -9,7 +9,7 @@ use proptest::test_runner::TestRunner;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-/// Any JSON, not too deep.
+/// Any JSON of limited depth.
 fn any_json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
@@ -37,7 +37,7 @@ fn any_json() -> impl Strategy<Value = Value> {
     })
 }
 
-/// A name that a field may well have.
+/// A likely field name.
 fn any_name() -> impl Strategy<Value = String> {
     let known = vec![
         "id",
@@ -88,12 +88,12 @@ fn any_name() -> impl Strategy<Value = String> {
     prop_oneof![4 => prop::sample::select(known).prop_map(str::to_owned), 1 => any::<String>()]
 }
 
-/// Runs `one` on many values of a strategy.
+/// Runs `one` with many values of a strategy.
 async fn for_random_values<T: std::fmt::Debug>(
     values: impl Strategy<Value = T>,
     mut one: impl AsyncFnMut(T),
 ) {
-    // The same ones in every run; `PROPTEST_CASES` says how many.
+    // The same values in every run. `PROPTEST_CASES` sets their number.
     let mut runner = TestRunner::deterministic();
     for _ in 0..ProptestConfig::default().cases {
         let value = values.new_tree(&mut runner).unwrap().current();
@@ -139,7 +139,7 @@ async fn random_query_strings_cause_no_server_error() {
     let admin = app.admin().await;
     let mut paths: Vec<String> =
         create_resources(&admin).await.into_iter().map(|(path, ..)| path.to_owned()).collect();
-    // The filters of the audit trail come up as often as those of all others together.
+    // The filters of the audit log get as many cases as all others together.
     paths.extend(std::iter::repeat_n("/v2/audit".to_owned(), paths.len()));
     paths.push("/v2/auth/token".into());
     let value = prop_oneof![any::<String>(), any_json().prop_map(|value| value.to_string()), any_name()];

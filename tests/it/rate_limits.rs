@@ -1,4 +1,4 @@
-//! Limits on how many requests one user may make, and how many may come from one address.
+//! Rate limits per user and per address.
 
 use crate::authorize::user;
 use crate::authzen::{EVALUATION, evaluation_request};
@@ -9,19 +9,19 @@ use futures_util::future::join_all;
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 
-/// What an answer says of where the client stands.
+/// The policy and state of the rate limit in a response.
 fn rate_limit_headers(reply: &Reply) -> (&str, &str) {
     (reply.header("ratelimit-policy"), reply.header("ratelimit"))
 }
 
-/// Of an answer that says there were too many, how long to wait.
+/// Asserts that a response is rate limited, and returns its `Retry-After`.
 #[track_caller]
 fn retry_after_seconds(reply: &Reply) -> i64 {
     reply.expect_problem(429, "rate_limited");
     reply.header("retry-after").parse().unwrap()
 }
 
-/// Two requests a second of a user, counted over three seconds.
+/// Limits users to two requests per second over three seconds.
 fn limit_to_two_per_second(config: &mut Config) {
     (config.rate_limit_per_caller, config.rate_limit_window) = (2, 3);
 }
@@ -38,7 +38,7 @@ async fn by_default_reads_and_decisions_are_not_limited() {
     }
 }
 
-/// One request a second, counted over three seconds, of the kinds that are limited by default.
+/// Limits each kind that is limited by default to one request per second over three seconds.
 fn limit_each_kind_to_three(config: &mut Config) {
     config.rate_limit_window = 3;
     (config.rate_limit_anonymous, config.rate_limit_refusals, config.rate_limit_writes) = (1, 1, 1);
@@ -62,7 +62,7 @@ async fn requests_without_a_valid_credential_are_limited_by_address() {
     let (anonymous, wrong) = (app.anonymous(), app.bearer("cg_00000000000000000000000000000000"));
     let login = Some(json!({ "email": ADMIN, "password": "wrong" }).to_string().into_bytes());
     let json = ("content-type", "application/json");
-    // Each kind has an address of its own, and all of them are counted together at the last one.
+    // Each kind from its own address, and at the last one all kinds together.
     for (address, kinds) in [
         ("192.0.2.1", vec![0]),
         ("192.0.2.2", vec![1]),
@@ -75,7 +75,7 @@ async fn requests_without_a_valid_credential_are_limited_by_address() {
             0 => anonymous.send(Method::GET, "/v2/users/me", &[from], None).await,
             1 => wrong.send(Method::GET, "/v2/users/me", &[from], None).await,
             2 => anonymous.send(Method::POST, "/v2/auth/token", &[from, json], login.clone()).await,
-            // This route ignores the header, which must not get it out of the count.
+            // This route ignores the header, which must not bypass the limit.
             _ => wrong.send(Method::POST, "/v2/auth/token", &[from, json], login.clone()).await,
         };
         let mut sent = kinds.iter().cycle().map(|kind| send(*kind));
@@ -87,7 +87,7 @@ async fn requests_without_a_valid_credential_are_limited_by_address() {
             let refused = sent.next().unwrap().await;
             assert_eq!(retry_after_seconds(&refused), 1, "{address}");
         }
-        // A caller with a valid credential is not affected, nor are monitoring and the decisions that a proxy asks for.
+        // Callers with valid credentials are not affected, nor are monitoring and forward-auth requests.
         admin.send(Method::GET, "/v2/users/me", &[from], None).await.expect(StatusCode::OK);
         anonymous.send(Method::GET, "/health/live", &[from], None).await.expect(StatusCode::NO_CONTENT);
         let asked = anonymous.send(Method::GET, "/v2/authorize/forward", &[from], None).await;
@@ -117,7 +117,7 @@ async fn a_caller_with_too_many_denials_is_limited_except_for_decisions() {
     bot.get("/v2/users/me").await.expect(StatusCode::OK);
     app.clock.advance(1_000);
     guest.get("/v2/users/me").await.expect(StatusCode::OK);
-    // A decision that is no is no refusal.
+    // A denial as the decision of a question does not count as a rejected request.
     for _ in 0..10 {
         bot.post(EVALUATION, question.clone()).await.expect(StatusCode::OK);
     }
@@ -154,7 +154,7 @@ async fn clock_steps_do_not_affect_limits() {
         app.clock.step(step);
         let refused = admin.get("/v2/users/me").await;
         if refused.status != StatusCode::TOO_MANY_REQUESTS {
-            // The access token has expired by the time of day.
+            // The access token has expired.
             refused.expect_problem(403, "token_expired");
             break;
         }
@@ -178,7 +178,7 @@ async fn the_limit_of_a_user_covers_all_of_its_credentials() {
         left.push(reply.header("ratelimit").to_owned());
     }
     assert_eq!(left, [4, 3, 2, 1].map(|left| format!("\"caller\";r={left};t={}", (7 - left) / 2)));
-    // What is refused, and what is not there, counts as well.
+    // Denied requests and requests for missing resources count as well.
     assert_eq!(rate_limit_headers(&key.get("/v2/contacts").await).1, "\"caller\";r=0;t=3");
     for client in [&admin, &key] {
         let refused = client.get("/v2/users/me").await;
@@ -204,11 +204,11 @@ async fn the_limits_of_users_are_independent() {
     let (one, other) = (app.user(Scope::Guest).await, app.user(Scope::Guest).await);
     while one.get("/v2/users/me").await.status == StatusCode::OK {}
     other.get("/v2/users/me").await.expect(StatusCode::OK);
-    // A proxy that asks for one of them is told.
+    // The same through forward authentication.
     let named = [("X-Original-Method", "GET"), ("X-Original-URI", "/v2/users/me")];
     let asked = one.send(Method::GET, "/v2/authorize/forward", &named, None).await;
     assert_eq!(retry_after_seconds(&asked), 1);
-    // And so is one that refreshes.
+    // The same for a refresh.
     let refresh = one.get("/v2/auth/token?refreshToken=x").await;
     assert_eq!(retry_after_seconds(&refresh), 1);
 }
@@ -249,7 +249,7 @@ async fn requests_from_one_address_are_limited_regardless_of_the_caller() {
         retry_after_seconds(&anonymous.send(Method::POST, "/v2/auth/token", &headers, Some(login)).await),
         1
     );
-    // Whoever looks after the service is let in, and others elsewhere are; 64 bits of IPv6 are one address.
+    // Monitoring is not limited, nor are other addresses. For IPv6, a /64 prefix counts as one address.
     for path in ["/health/live", "/health/ready", "/metrics"] {
         let reply = get(&anonymous, path, "192.0.2.1").await;
         assert!(reply.status.is_success() && rate_limit_headers(&reply) == ("", ""), "{path}");

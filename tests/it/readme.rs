@@ -1,14 +1,14 @@
-//! The first session of the README, typed exactly as it stands there.
+//! The quick start of the README, run exactly as written.
 
 use crate::support::{PASSWORD, TestApp, project_file};
 use std::process::Command;
 
-/// The blocks of shell commands, in their order.
+/// The blocks of shell commands, in order.
 fn blocks(readme: &str) -> Vec<String> {
     readme.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
 }
 
-/// The lines of a configuration of nginx, without comments.
+/// The lines of an nginx configuration without comments.
 fn directives(text: &str) -> Vec<&str> {
     let lines = text.lines().map(|line| line.split('#').next().unwrap().trim());
     lines.filter(|line| !line.is_empty()).collect()
@@ -21,9 +21,9 @@ fn the_nginx_snippet_of_the_readme_matches_the_example() {
     let shown = readme.split("```nginx\n").nth(1).unwrap().split("```").next().unwrap();
     let (shown, example) = (directives(shown), directives(&example));
     for line in &shown {
-        assert!(example.contains(line), "the example has no {line}");
+        assert!(example.contains(line), "the example lacks {line}");
     }
-    // What a client says of itself is replaced by what is known.
+    // Headers that a client may spoof are overwritten.
     let replaced = |lines: &[&str]| {
         let of_user =
             lines.iter().filter(|line| line.starts_with("proxy_set_header X-") && line.contains('$'));
@@ -39,7 +39,7 @@ async fn the_quick_start_of_the_readme_works_as_documented() {
     assert!(readme.contains(&format!("CEDARGATE_ADMIN_PASSWORD={PASSWORD} cargo run")));
     let blocks = blocks(&readme);
     assert_eq!(blocks.len(), 4);
-    // Only the address is another one. A line that no answer has tells where each block's answer ends.
+    // Only the address differs. The marker lines separate the outputs of the blocks.
     let script = blocks.join("\necho; echo ----\n").replace("http://127.0.0.1:8080", &app.base);
     let output = Command::new("bash").args(["-euc", &script]).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -52,13 +52,13 @@ async fn the_quick_start_of_the_readme_works_as_documented() {
     assert_eq!(json(refused)["status"], 403);
     assert_eq!(json(decision)["decision"], true, "{decision}");
 
-    // What the README shows of the answers is what they begin with; the dots stand for what differs each time.
+    // The README shows the beginning of the responses; an ellipsis stands for what differs each time.
     for answer in [refused, decision] {
         let shown = readme.lines().filter_map(|line| line.strip_prefix("    {"));
         let fits = |shown: &str| {
             let parts: Vec<&str> = shown.split('…').collect();
             answer.strip_prefix('{').is_some_and(|rest| rest.starts_with(parts[0]))
         };
-        assert!(shown.into_iter().any(fits), "the README shows something else than {answer}");
+        assert!(shown.into_iter().any(fits), "the README does not show {answer}");
     }
 }

@@ -1,4 +1,5 @@
-//! Refreshing: who may spend a refresh token, and how often (decisions 7 to 9).
+//! Refreshes: who may use a refresh token, and how often (see "Refresh-token format", "Refresh-token rotation" and "Refresh
+//! requests" in docs/decisions.md).
 
 use crate::support::{ADMIN, Client, PASSWORD, Reply, TestApp};
 use crate::tokens::{REFRESHABLE_ERRORS, email, request_token};
@@ -6,12 +7,12 @@ use cedargate::authz::Scope;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-/// Refreshes as the seed does after the expiry: as nobody, with the refresh token and the email.
+/// Refreshes as clients of the specification do after the expiry: without a bearer, with refresh token and email.
 pub(crate) async fn refresh(app: &TestApp, token: &str, client_id: &str) -> Reply {
     request_token(app, json!({ "refreshToken": token, "clientId": client_id })).await
 }
 
-/// Refreshes as the seed does before the expiry: with the bearer.
+/// Refreshes as clients of the specification do before the expiry: with the bearer.
 pub(crate) async fn refresh_as(client: &Client, token: &str) -> Reply {
     client.get(&format!("/v2/auth/token?refreshToken={token}")).await
 }
@@ -20,7 +21,7 @@ pub(crate) fn refresh_token(tokens: &Value) -> String {
     tokens["refreshToken"].as_str().unwrap().to_owned()
 }
 
-/// Checks that a refresh failed, and in a way that does not make a client try another one.
+/// Asserts that a refresh was rejected, with a message that does not cause existing clients to refresh again.
 #[track_caller]
 pub(crate) fn expect_refresh_rejected(reply: &Reply) {
     reply.expect_problem(401, "invalid_refresh_token");
@@ -33,7 +34,7 @@ async fn a_used_refresh_token_is_rejected() {
     let first = refresh_token(&app.log_in(ADMIN).await);
     let second = refresh_token(&refresh(&app, &first, ADMIN).await.expect(StatusCode::OK));
     assert_ne!(first, second);
-    // Long enough after, so that it is no retry of one who lost the answer.
+    // After the grace period, so that it is not a retry after a lost response.
     app.clock.advance(31_000);
     expect_refresh_rejected(&refresh(&app, &first, ADMIN).await);
     expect_refresh_rejected(&refresh_as(&app.admin().await, &first).await);
@@ -65,7 +66,7 @@ async fn a_refresh_with_a_bearer_needs_a_bearer_of_the_same_user() {
     }
     let nobody = refresh_as(&app.anonymous(), &token).await;
     assert_eq!(nobody.status, StatusCode::UNAUTHORIZED);
-    // None of them spent it.
+    // None of them used the token.
     refresh_as(&app.admin().await, &token).await.expect(StatusCode::OK);
 }
 
@@ -119,7 +120,7 @@ async fn a_wrong_client_id_is_rejected_and_does_not_use_the_token() {
     for wrong in ["nobody@example.com", &other, "admin@example.co", "xadmin@example.com"] {
         expect_refresh_rejected(&refresh(&app, &token, wrong).await);
     }
-    // The id of the user is not its email.
+    // The `clientId` is the email, not the user id.
     let reply = refresh(&app, &token, tokens["user"].as_str().unwrap()).await;
     assert!([400, 401].contains(&reply.status.as_u16()), "{}", reply.text);
     refresh(&app, &token, ADMIN).await.expect(StatusCode::OK);
@@ -148,7 +149,7 @@ async fn a_partial_refresh_token_is_rejected() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     let token = refresh_token(&app.log_in(ADMIN).await);
-    // As long as the seed's samples, which are cut, and some more.
+    // The lengths of the specification's samples, which are truncated, and others.
     for length in [0, 24, 25, 25 + 20, 25 + 36, 25 + 40, 25 + 79] {
         expect_refresh_rejected(&refresh(&app, &token[..length], ADMIN).await);
         if length > 0 {
@@ -183,7 +184,7 @@ async fn a_refresh_token_expires() {
     app.clock.advance(1);
     expect_refresh_rejected(&refresh(&app, &refresh_token(&late), ADMIN).await);
     expect_refresh_rejected(&refresh_as(&app.admin().await, &refresh_token(&late)).await);
-    // The next one has its own time.
+    // The successor has its own expiry.
     refresh(&app, &refresh_token(&next), ADMIN).await.expect(StatusCode::OK);
 }
 
@@ -193,7 +194,7 @@ async fn refresh_tokens_and_passwords_are_stored_as_hashes_only() {
     let tokens = app.log_in(ADMIN).await;
     let next = refresh(&app, &refresh_token(&tokens), ADMIN).await.expect(StatusCode::OK);
     let stored = app.dump().await;
-    assert!(stored.contains(ADMIN), "the search sees what is stored");
+    assert!(stored.contains(ADMIN), "the search must find what is stored");
     for tokens in [tokens, next] {
         let token = refresh_token(&tokens);
         assert!(!stored.contains(token.split_once('.').unwrap().1));
@@ -212,7 +213,7 @@ async fn issued_tokens_survive_a_restart() {
         restarted.bearer(bearer).get("/v2/users/me").await.expect(StatusCode::OK);
     }
     let next = refresh(&restarted, &refresh_token(&tokens), ADMIN).await.expect(StatusCode::OK);
-    // Both work on the same database: what one has issued the other knows.
+    // Both use the same database: each accepts tokens of the other.
     app.bearer(next["token"].as_str().unwrap()).get("/v2/users/me").await.expect(StatusCode::OK);
     app.clock.advance(31_000);
     expect_refresh_rejected(&refresh(&app, &refresh_token(&tokens), ADMIN).await);

@@ -7,7 +7,7 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 use std::path::Path;
 
-/// A copy of the service's own policies and schema that a test may change.
+/// A copy of the shipped policies and schema that a test can change.
 pub(crate) struct PolicyFiles(tempfile::TempDir);
 
 impl PolicyFiles {
@@ -25,7 +25,7 @@ impl PolicyFiles {
         Self(copy)
     }
 
-    /// Writes one of them.
+    /// Writes a policy file.
     pub(crate) fn write(&self, name: &str, text: &str) {
         write(&self.path(name), text);
     }
@@ -38,13 +38,13 @@ impl PolicyFiles {
         self.serve_with(|_| ()).await
     }
 
-    /// With other settings than the usual ones.
+    /// Starts the service with these policies and changed settings.
     pub(crate) async fn serve_with(&self, change: impl FnOnce(&mut Config)) -> TestApp {
         let (policies, schema) = (self.path("policies"), self.path("schema"));
         TestApp::start_with(|config| {
             config.policies = vec![policies];
             config.schema = vec![schema];
-            // Most tests change policies back and forth.
+            // Most tests add and remove policies.
             config.policy_reload = PolicyReload::Auto;
             change(config);
         })
@@ -74,7 +74,7 @@ async fn reloaded_policies_take_effect_immediately() {
     assert_eq!(after["version"], reloaded["version"]);
     let late = after["policies"].as_array().unwrap().iter().find(|policy| policy["id"] == "late").unwrap();
     assert_eq!((late["effect"].as_str(), late["file"].as_str()), (Some("forbid"), Some("late.cedar")));
-    // A deleted file counts, and so does the schema.
+    // Deleted files and changes of the schema also change the version.
     std::fs::remove_file(files.path("policies/late.cedar")).unwrap();
     let back = admin.post("/v2/policies/reload", json!({})).await.expect(StatusCode::OK);
     assert_eq!(back["version"], before["version"]);
@@ -105,13 +105,13 @@ async fn a_changed_scope_hierarchy_takes_effect_on_the_next_question() {
         let found = scopes.iter_mut().find(|other| other["uid"]["id"] == scope).unwrap();
         found["parents"] = all.iter().map(|id| json!({ "type": "Scope", "id": id })).collect();
     };
-    // Agents alone lose what guests may do, and whoever asks about them does not.
+    // Agents no longer inherit from guests; bots, which ask about them, still do.
     below("agent", &[]);
     below("bot", &["agent", "guest"]);
     for (cascade, status) in [(&whole, 200), (&modified.to_string(), 403), (&whole, 200)] {
         files.write("policies/scopes.json", cascade);
         admin.post("/v2/policies/reload", json!({})).await.expect(StatusCode::OK);
-        // Once more, since then it may be remembered.
+        // The second time, the decision may be cached.
         for _ in 0..2 {
             let one = admin.post("/access/v1/evaluation", question.clone()).await.expect(StatusCode::OK);
             let batch = json!({ "evaluations": [question, question] });
@@ -137,7 +137,7 @@ async fn invalid_policies_are_rejected_with_file_and_line() {
     let after = admin.get("/v2/policies").await.expect(StatusCode::OK);
     assert_eq!(after["version"], before["version"]);
     assert!(after["fault"].as_str().unwrap().contains("late.cedar:2: "));
-    // Whoever keeps the service running sees that it is so, and where.
+    // Monitoring shows that the reload failed, and where the error is.
     let ready = app.anonymous().get("/health/ready").await.expect(StatusCode::OK);
     assert_eq!((ready["ready"].as_bool(), &ready["policyVersion"]), (Some(true), &before["version"]));
     let fault = ready["policyFault"].as_str().unwrap();
@@ -166,8 +166,8 @@ async fn only_admins_of_the_root_may_reload_policies() {
     }
 }
 
-/// How many requests there are, and how many of them come in a second, whether or not those before are answered. On a
-/// machine that cannot answer so many, all of them are there as fast as it can.
+/// The number of requests, and their rate per second, independently of earlier responses. A slow machine gets all of them as
+/// fast as it can respond.
 const REQUESTS: u32 = 6_000;
 const RATE: u32 = 2_000;
 const CLIENTS: u32 = 16;
@@ -195,7 +195,7 @@ async fn every_answer_under_load_is_from_one_policy_version() {
                 let reply = admin.post("/v2/authorize", question.clone()).await;
                 let version = reply.header("x-policy-version").to_owned();
                 let answer: Value = reply.expect(StatusCode::OK);
-                // The first version permits, the other one does not, and no answer is of both.
+                // The first version permits and the other one forbids. No response may mix them.
                 assert_eq!(answer["decision"], version == first, "{version}: {answer}");
                 assert_eq!(answer["context"]["version"], version.as_str());
                 permitted += u32::from(version == first);
@@ -213,7 +213,7 @@ async fn every_answer_under_load_is_from_one_policy_version() {
         }
         let reloaded = admin.post("/v2/policies/reload", json!({})).await.expect(StatusCode::OK);
         assert_eq!(reloaded["version"] == first.as_str(), reloads % 2 == 1);
-        // Seen by the very next question.
+        // Effective with the next question.
         let answer = admin.post("/v2/authorize", question.clone()).await.json;
         assert_eq!(answer["decision"], reloads % 2 == 1);
         reloads += 1;
@@ -221,7 +221,7 @@ async fn every_answer_under_load_is_from_one_policy_version() {
             permitted += done.unwrap();
         }
     }
-    assert!((1..REQUESTS).contains(&permitted), "both versions have answered: {permitted} of {REQUESTS}");
+    assert!((1..REQUESTS).contains(&permitted), "both versions must have decided: {permitted} of {REQUESTS}");
 }
 
 #[tokio::test]
@@ -229,7 +229,7 @@ async fn changed_files_and_sighup_trigger_a_reload() {
     let files = PolicyFiles::new();
     let directory = tempfile::tempdir().unwrap();
     let (policies, schema) = (files.path("policies"), files.path("schema"));
-    // A link is as good as a file, and what it leads to is what changes.
+    // The same with a symbolic link whose target is replaced.
     let linked = directory.path().join("late");
     std::os::unix::fs::symlink(&linked, files.path("policies/late.cedar")).unwrap();
     for (poll, sends_sighup) in [("1", false), ("0", true)] {

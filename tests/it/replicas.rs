@@ -1,4 +1,4 @@
-//! Two real processes on one PostgreSQL: what one counts, makes or ends is so for the other.
+//! Two processes on one PostgreSQL database: attempts, changes and revocations of one are effective at the other.
 
 use crate::command_line::{RunningService, client, run, text};
 use crate::multi_process::{
@@ -18,7 +18,7 @@ use tokio::task::block_in_place;
 
 const WRONG_PASSWORD: &str = "not-the-s3cret-at-all";
 
-/// Two services on one database, which is a PostgreSQL; none where there is none.
+/// Two services on one PostgreSQL database; none without PostgreSQL.
 struct Replicas {
     services: [RunningService; 2],
     database: Database,
@@ -33,18 +33,18 @@ impl Replicas {
         Some(Self { services: [0, 1].map(|_| serve_with(&database, more)), database })
     }
 
-    /// The address of one of the two.
+    /// The base URL of a service.
     fn base(&self, index: usize) -> &str {
         &self.services[index % 2].base
     }
 
-    /// The first admin, as one of the two knows it.
+    /// A client for the first admin at one of the services.
     async fn admin(&self, index: usize) -> Client {
         let tokens = log_in(self.base(index), ADMIN).await;
         cached_client(self.base(index), access_token(&tokens)).await
     }
 
-    /// What a command says that ends well.
+    /// The output of a command, which must succeed.
     fn command(&self, arguments: &[&str]) -> String {
         let settings = [("CEDARGATE_DATABASE_URL", self.database.url.as_str())];
         let output = block_in_place(|| run(self.database.directory.path(), &settings, arguments));
@@ -53,20 +53,20 @@ impl Replicas {
     }
 }
 
-/// A try to log in from an address, as a proxy tells it.
+/// Sends a login from this address, which the proxy reports.
 async fn attempt(base: &str, address: &str, email: &str, password: &str) -> Reply {
     let headers = [("content-type", "application/json"), ("x-forwarded-for", address)];
     let body = json!({ "email": email, "password": password }).to_string().into_bytes();
     client(base).send(Method::POST, "/v2/auth/token", &headers, Some(body)).await
 }
 
-/// How many tries have been let through so long after the first wait began: the waits are 1, 3, 5, 10, 20 s and so on.
+/// The number of attempts that may have been allowed this long after the first wait began. The waits are 1, 3, 5, 10, 20 s etc.
 fn attempts_allowed_after(after: Duration) -> usize {
     let ends = [1, 4, 9, 19, 39, 79, 159];
     ends.iter().filter(|end| after >= Duration::from_secs(**end)).count()
 }
 
-/// Guesses at both in turn, more often than is free. Both have to let through no more than one would alone.
+/// Fails logins at both in turn, more often than is free. Together they must allow no more attempts than one would alone.
 async fn guess(replicas: &Replicas, free: usize, mut next: impl FnMut(usize) -> (String, String)) {
     let started = Instant::now();
     let (mut verified, mut waits) = (0, [0, 0]);
@@ -81,11 +81,14 @@ async fn guess(replicas: &Replicas, free: usize, mut next: impl FnMut(usize) -> 
                 waits[at % 2] += 1;
             }
         }
-        assert!(verified >= free || waits == [0, 0], "somebody waits after {verified}");
+        assert!(verified >= free || waits == [0, 0], "an attempt was throttled after {verified}");
     }
-    // It is real time: on a slow machine a wait may be over.
+    // The waits are in real time: on a slow machine one may be over.
     let most = free + attempts_allowed_after(started.elapsed());
-    assert!((free..=most).contains(&verified), "{verified} were looked at, and not {free} to {most}");
+    assert!(
+        (free..=most).contains(&verified),
+        "{verified} attempts were verified, expected {free} to {most}"
+    );
     assert!(waits[0] > 0 && waits[1] > 0, "{waits:?}");
 }
 
@@ -94,12 +97,12 @@ async fn guessing_at_one_process_is_throttled_at_both() {
     let Some(replicas) = Replicas::start(&[("CEDARGATE_TRUSTED_PROXIES", "127.0.0.1/32")]).await else {
         return;
     };
-    // At one account from one address, at one account from all, and from one address at all accounts.
+    // For one account from one address, for one account from many addresses, and for many accounts from one address.
     guess(&replicas, 3, |_| ("192.0.2.1".into(), ADMIN.into())).await;
     guess(&replicas, 20, |index| (format!("198.51.100.{index}"), "somebody@example.com".into())).await;
     guess(&replicas, 30, |index| ("192.0.2.2".into(), format!("user{index}@example.com"))).await;
 
-    // Elsewhere nobody waits, and what is right at one is forgotten at both.
+    // Other addresses are not throttled, and a success at one service resets the counters of both.
     for index in 0..6 {
         for _ in 0..2 {
             let wrong = attempt(replicas.base(index), "192.0.2.3", ADMIN, WRONG_PASSWORD).await;
@@ -144,7 +147,7 @@ async fn api_keys_are_created_and_revoked_at_both() {
                 }
                 "revoked" => drop(post_token(&client(replicas.base(index)), "/v2/auth/revoke", &key).await),
                 _ => {
-                    // By the other process, and seen by this one.
+                    // A deletion by the other process is effective here.
                     let gone =
                         replicas.admin(index + 1).await.delete(&format!("/v2/users/me/keys/{id}")).await;
                     gone.expect(StatusCode::NO_CONTENT);
@@ -160,7 +163,7 @@ async fn api_keys_are_created_and_revoked_at_both() {
     expect_prompt(delays);
 }
 
-/// Sends a token as RFC 7009 and RFC 7662 say.
+/// Posts a token as for revocation (RFC 7009) and introspection (RFC 7662).
 async fn post_token(client: &Client, path: &str, token: &str) -> Value {
     let headers = [("content-type", "application/x-www-form-urlencoded")];
     let body = format!("token={token}").into_bytes();
@@ -196,7 +199,7 @@ async fn token_revocation_takes_effect_at_both() {
                 );
             }
             delays.push((which, wait_until_ended(&there).await));
-            // It has heard of it by now.
+            // By now it has received the notification.
             for token in both {
                 let introspection =
                     post_token(&services[(index + 1) % 2], "/v2/auth/introspect", token).await;
@@ -208,7 +211,7 @@ async fn token_revocation_takes_effect_at_both() {
     expect_prompt(delays);
 }
 
-/// The public keys by their names, as both show them once they show so many.
+/// The key ids in the JWKS of both, once each shows this number of keys.
 async fn public_keys(replicas: &Replicas, count: usize) -> Vec<String> {
     let kids = async |index: usize| -> Vec<String> {
         let keys = client(replicas.base(index)).get("/.well-known/jwks.json").await.expect(StatusCode::OK);
@@ -231,7 +234,7 @@ async fn the_signing_keys_are_the_same_at_both() {
         let Some(replicas) = Replicas::start(&setting).await else { return };
         let public = |count: usize| if algorithm == "EdDSA" { count } else { 0 };
         let kid = |token: &str| decode_jwt(token).0["kid"].clone();
-        // What one signs, the other one takes.
+        // Each accepts the tokens of the other.
         let old = [log_in(replicas.base(0), ADMIN).await, log_in(replicas.base(1), ADMIN).await];
         assert_eq!(kid(access_token(&old[0])), kid(access_token(&old[1])));
         let mut clients = Vec::new();
@@ -242,14 +245,14 @@ async fn the_signing_keys_are_the_same_at_both() {
         }
         public_keys(&replicas, public(1)).await;
 
-        // The next one is public at both before it signs, and what was signed stays good.
+        // The next key is published by both before it signs, and issued tokens stay valid.
         replicas.command(&["signing-key", "rotate"]);
         public_keys(&replicas, public(2)).await;
         for client in &clients {
             client.get("/v2/users/me").await.expect(StatusCode::OK);
         }
 
-        // One that is revoked is none at both, though both knew who called with its tokens.
+        // A revoked key is revoked at both, although both had cached callers with its tokens.
         replicas.command(&["signing-key", "rotate", "--revoke"]);
         let started = Instant::now();
         for client in &clients {
@@ -260,11 +263,11 @@ async fn the_signing_keys_are_the_same_at_both() {
                     break;
                 }
                 assert_eq!(reply.status, StatusCode::OK, "{}", reply.text);
-                assert!(started.elapsed() < TIMEOUT, "a key that was revoked is good still");
+                assert!(started.elapsed() < TIMEOUT, "a revoked key is still accepted");
             }
         }
         public_keys(&replicas, public(1)).await;
-        // The sessions are there, and a refresh at either gives a token that both take.
+        // The sessions still exist, and a refresh at either returns a token that both accept.
         for (index, tokens) in old.iter().enumerate() {
             let new = refresh(replicas.base(index), &refresh_token(tokens)).await.expect(StatusCode::OK);
             assert_ne!(kid(access_token(&new)), kid(access_token(tokens)));
@@ -294,19 +297,19 @@ async fn concurrent_writers_at_both_append_to_one_audit_chain() {
             token = refresh_token(&refreshed.expect(StatusCode::OK));
         }
     };
-    // At a time at which the chain is written at both ends, it is looked at, too.
+    // The chain is verified while both processes append to it.
     let verify = async { replicas.command(&["audit", "verify"]) };
     join(join_all((0..WRITERS).map(writer)), verify).await;
     let printed = replicas.command(&["audit", "verify"]);
-    // Two admins and the writers log in; each round makes a user and refreshes.
+    // Two admins and the writers log in; each round creates a user and refreshes.
     let entries = before + 2 + i64::try_from(WRITERS + WRITERS * ROUNDS * 2).unwrap();
     assert!(printed.starts_with(&format!("{entries} entries, head {entries}:")), "{printed}");
     let events = "SELECT COUNT(DISTINCT seq) FROM audit WHERE event = 'token.refreshed'";
     assert_eq!(count(&replicas.database.url, events).await, i64::try_from(WRITERS * ROUNDS).unwrap());
 }
 
-/// Something between a service and its database that passes on what it gets, until it falls silent on all connections that
-/// there are, as a firewall does that has forgotten them.
+/// A TCP proxy between a service and its database that can fall silent on all open connections, as a firewall that has lost
+/// its state.
 struct Relay {
     address: SocketAddr,
     silence: watch::Sender<usize>,
@@ -326,7 +329,7 @@ impl Relay {
                     let mut upstream = TcpStream::connect(server).await.unwrap();
                     tokio::select! {
                         _ = tokio::io::copy_bidirectional(&mut downstream, &mut upstream) => {}
-                        // Both ends are kept open, and nobody hears of anything any more.
+                        // Both ends stay open, and nothing is forwarded any more.
                         _ = silenced.changed() => std::future::pending().await,
                     }
                 });
@@ -357,12 +360,12 @@ async fn a_process_without_notifications_serves_no_stale_credentials() {
     loop {
         let reply = there.get("/v2/users/me").await;
         match reply.status {
-            // Now it has found another way to the database.
+            // The service has opened another connection to the database.
             StatusCode::UNAUTHORIZED => break,
-            // It tries the connection after a second, for a second.
-            StatusCode::OK => assert!(started.elapsed() < TIMEOUT, "it is good still"),
+            // The service checks the connection after a second, for a second.
+            StatusCode::OK => assert!(started.elapsed() < TIMEOUT, "the credential is still accepted"),
             _ => drop(reply.expect_problem(503, "database_unavailable")),
         }
-        assert!(started.elapsed() < Duration::from_secs(60), "it finds no way to the database");
+        assert!(started.elapsed() < Duration::from_secs(60), "the service does not reconnect");
     }
 }

@@ -1,4 +1,4 @@
-//! No caller can exhaust the process: sizes, counts and times are limited.
+//! Resource limits: no caller can exhaust the process.
 
 use crate::command_line::{client, program, start_command};
 use crate::multi_process::{TIMEOUT, log_in};
@@ -24,7 +24,7 @@ fn connect(base: &str) -> TcpStream {
     stream
 }
 
-/// Reads from a connection until the service closes it.
+/// Reads until the service closes the connection.
 fn read_to_end(mut stream: TcpStream) -> String {
     let (mut text, mut buffer) = (Vec::new(), [0; 4096]);
     loop {
@@ -46,14 +46,14 @@ fn send_half_a_login(base: &str) -> TcpStream {
     stream
 }
 
-/// The value of a metric without labels, or with these.
+/// The value of a metric with this name and labels.
 async fn metric(client: &Client, name: &str) -> u64 {
     let text = client.get("/metrics").await.text;
     let line = text.lines().find_map(|line| line.strip_prefix(&format!("cedargate_{name} ")));
     line.unwrap_or_else(|| panic!("there is no {name} in {text}")).parse().unwrap()
 }
 
-/// Waits until the service has so many connections.
+/// Waits until the service has this number of connections.
 async fn wait_for_connections(app: &TestApp, count: usize) {
     let start = Instant::now();
     while app.state.connection_limiter.open() != count {
@@ -62,7 +62,7 @@ async fn wait_for_connections(app: &TestApp, count: usize) {
     }
 }
 
-/// Waits until a metric has a value that fits.
+/// Waits until the value of a metric meets a condition.
 async fn wait_for_metric(client: &Client, name: &str, fits: impl Fn(u64) -> bool) {
     let start = Instant::now();
     loop {
@@ -87,7 +87,7 @@ async fn a_query_has_at_most_100_parameters_and_a_problem_at_most_20_errors() {
         let refused = admin.get(&format!("{path}?{}", query(100))).await;
         assert_eq!(refused.expect_problem(400, "invalid_fields").len(), 20);
     }
-    // What was sent is not repeated in full, however often a problem names it.
+    // Long input is truncated in a problem, however often the problem names it.
     let long = "%01".repeat(10_000);
     for query in
         [format!("{long}=x"), format!("limit={long}"), format!("sort={long}"), format!("meta={long}")]
@@ -144,7 +144,7 @@ async fn a_resource_has_at_most_256_kib() {
     let path = format!("/v2/messages/{id}");
     admin.patch(&path, json!({ "actions": actions(5) })).await.expect_problem(413, "resource_too_large");
     assert_eq!(admin.get(&path).await.expect(StatusCode::OK)["actions"].as_array().unwrap().len(), 4);
-    // A caller who may not create it learns of that only.
+    // A caller without permission gets only that information.
     let guest = app.user(Scope::Guest).await;
     let form = json!({ "name": "x", "meta": {} });
     guest.post("/v2/forms", form).await.expect_problem(403, "forbidden");
@@ -156,7 +156,7 @@ async fn pages_are_limited_in_bytes_and_linked() {
     let app = TestApp::start_with(|config| config.list_max_bytes = max_bytes).await;
     let admin = app.admin().await;
     let conversation = create_resource(&admin, "/v2/conversations", json!({})).await;
-    // Small and large rows, and one that is larger than a page.
+    // Small and large rows, and one that exceeds the page size.
     let texts: Vec<Value> = (0..40)
         .map(|index| json!({ "text": "ä".repeat(if index == 7 { max_bytes } else { index % 5 * 1000 }), "role": format!("{}", index % 3) }))
         .collect();
@@ -212,7 +212,7 @@ async fn a_search_reads_only_the_columns_that_a_decision_needs() {
         let (path, name) = names.iter().find(|(path, _)| *path == kind.path).unwrap();
         let table = path.strip_prefix("/v2/").unwrap();
         app.sql(&format!("UPDATE {table} SET meta = 'not JSON'")).await;
-        // Another start has no row in its cache.
+        // A replica has no cached rows.
         let other = app.start_replica(|_| ()).await;
         let reader = other.bearer(admin.bearer.as_deref().unwrap());
         let fetch = format!("fetch{name}");
@@ -231,7 +231,7 @@ async fn a_search_reads_only_the_columns_that_a_decision_needs() {
             found["results"].as_array().unwrap().iter().map(|found| found["id"].as_str().unwrap()).collect();
         assert!(ids.contains(&id.as_str()), "{name}: {found}");
         let row = reader.get(&format!("{}/{id}", kind.path)).await;
-        assert_eq!(row.status, StatusCode::INTERNAL_SERVER_ERROR, "{name}: the column is read");
+        assert_eq!(row.status, StatusCode::INTERNAL_SERVER_ERROR, "{name}: the column must be read");
         app.sql(&format!("UPDATE {table} SET meta = '{{}}'")).await;
     }
 }
@@ -239,7 +239,7 @@ async fn a_search_reads_only_the_columns_that_a_decision_needs() {
 #[tokio::test]
 async fn the_head_and_the_body_of_a_request_have_deadlines() {
     let app = TestApp::start_with(|config| (config.header_timeout, config.body_timeout) = (1, 1)).await;
-    // Half of a head, half of a body, and half of a head after a whole request.
+    // Half of a head, half of a body, and half of a head after a complete request.
     let mut head = connect(&app.base);
     head.write_all(b"GET /health/live HTTP/1.1\r\nHost:").unwrap();
     let body = send_half_a_login(&app.base);
@@ -262,11 +262,11 @@ async fn the_head_and_the_body_of_a_request_have_deadlines() {
     assert_eq!(second.matches("HTTP/1.1 204 ").count(), 1, "{second}");
 }
 
-/// A page of a list of so many messages of 100,000 bytes: more than the buffers of two sockets hold.
+/// A page of messages of 100,000 bytes each, which exceeds the buffers of two sockets.
 const LARGE_PAGE: &str = "/v2/messages?limit=1000";
 const LARGE_MESSAGES: usize = 110;
 
-/// An app with a page of 10 MiB, and an admin.
+/// Starts the service with a page of 10 MiB, and an admin.
 async fn start_with_large_page(change: impl FnOnce(&mut Config)) -> (TestApp, Client) {
     let app = TestApp::start_with(|config| {
         config.list_max_bytes = 10 * MEBIBYTE;
@@ -284,7 +284,7 @@ async fn start_with_large_page(change: impl FnOnce(&mut Config)) -> (TestApp, Cl
     (app, admin)
 }
 
-/// A connection with a small receive buffer that has requested the large page. The response has begun, and nothing of it is read.
+/// A connection with a small receive buffer that has requested the large page. The response has begun, and none of it is read.
 fn request_large_page(admin: &Client) -> TcpStream {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
@@ -308,7 +308,7 @@ async fn the_memory_of_a_page_is_released_as_the_client_reads_it() {
         block_in_place(|| stream.read_exact(&mut bytes)).unwrap();
         bytes
     };
-    // The sockets take what their buffers hold.
+    // Reads what the buffers of the sockets hold.
     let mut page = Vec::new();
     wait_for_metric(&admin, "body_bytes", |bytes| (3_000_000..9_900_000).contains(&bytes)).await;
     let initial_bytes = metric(&admin, "body_bytes").await;
@@ -316,7 +316,7 @@ async fn the_memory_of_a_page_is_released_as_the_client_reads_it() {
         page.extend(read(MEBIBYTE));
         wait_for_metric(&admin, "body_bytes", |bytes| bytes < initial_bytes - part * 900_000).await;
     }
-    assert!(metric(&admin, "body_bytes").await > 0, "the client has read 3 MiB of 10");
+    assert!(metric(&admin, "body_bytes").await > 0, "the rest of the page must still be buffered");
 
     block_in_place(|| stream.read_to_end(&mut page)).unwrap();
     wait_for_metric(&admin, "body_bytes", |bytes| bytes == 0).await;
@@ -338,7 +338,7 @@ async fn a_client_that_does_not_read_holds_neither_memory_nor_its_connection() {
     let (app, admin) = start_with_large_page(|config| {
         // Long enough for the requests in between on a busy machine.
         config.write_timeout = 8;
-        // Less than a page and what the buffers of the sockets leave of another one.
+        // Less than a page plus the rest of another one that the socket buffers do not hold.
         config.body_budget = 13 * MEBIBYTE;
     })
     .await;
@@ -347,7 +347,7 @@ async fn a_client_that_does_not_read_holds_neither_memory_nor_its_connection() {
     let stream = request_large_page(&admin);
     assert!(metric(&anonymous, "body_bytes").await >= 3_000_000);
 
-    // Meanwhile the budget is used up, for responses and for requests, and small ones need none.
+    // Meanwhile the budget is used up, for responses and requests. Small ones do not need it.
     let busy = admin.get(path).await;
     busy.expect_problem(503, "busy");
     assert_eq!(busy.header("retry-after"), "1");
@@ -358,7 +358,7 @@ async fn a_client_that_does_not_read_holds_neither_memory_nor_its_connection() {
     admin.get("/v2/users/me").await.expect(StatusCode::OK);
     create_resource(&admin, "/v2/forms", json!({ "name": "x" })).await;
 
-    // In the end both are released, although the client is still there.
+    // Finally both are released, although the clients are still connected.
     wait_for_metric(&anonymous, "body_bytes", |bytes| bytes == 0).await;
     let received = tokio::task::spawn_blocking(move || read_to_end(stream)).await.unwrap();
     assert!(received.starts_with("HTTP/1.1 200 ") && received.len() < 10_000_000);
@@ -401,7 +401,7 @@ async fn the_management_listener_answers_while_all_connections_are_taken() {
             ("CEDARGATE_BODY_TIMEOUT", "2"),
         ],
     );
-    // The limit on open files, of which 256 are reserved, leaves room for 44 connections.
+    // The limit on open files, of which 256 are reserved, leaves 44 connections.
     let mut command = Command::new("sh");
     command.args(["-c", "ulimit -n 300 && ulimit -Sn 270 && exec \"$0\""]).arg(settings.get_program());
     command.current_dir(database.directory.path()).env_clear();
@@ -409,7 +409,7 @@ async fn the_management_listener_answers_while_all_connections_are_taken() {
     let running = start_command(command);
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", running.id())).unwrap();
     let files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
-    assert_eq!(files.split_whitespace().nth(3), Some("300"), "the soft limit is raised: {files}");
+    assert_eq!(files.split_whitespace().nth(3), Some("300"), "the soft limit must be raised: {files}");
 
     let management = running.banner.lines().find_map(|line| line.strip_prefix("Health and metrics: "));
     let management = client(management.unwrap());
@@ -421,7 +421,7 @@ async fn the_management_listener_answers_while_all_connections_are_taken() {
     assert_eq!(management.get("/health/ready").await.expect(StatusCode::OK)["ready"], true);
     management.get("/v2/users/me").await.expect_problem(404, "no_such_path");
 
-    // The deadline of the bodies frees the connections, although the clients are still there.
+    // The timeout of bodies frees the connections, although the clients are still connected.
     wait_for_metric(&management, "connections", |connections| connections == 0).await;
     log_in(&running.base, ADMIN).await;
     let main = client(&running.base);

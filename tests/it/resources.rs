@@ -1,40 +1,40 @@
-//! The nine resources, each with the same five verbs: what is stored, what is merged, what is refused, what is gone.
+//! The nine resources with the same five operations: what is stored, merged, rejected and deleted.
 
 use crate::support::{Client, PASSWORD, Reply, TestApp};
 use cedargate::types::{Clock, Id};
 use reqwest::StatusCode;
 use serde_json::{Map, Value, json};
 
-/// A resource: where it is, and bodies for it.
+/// A resource type: its path, and bodies for its requests.
 pub(crate) struct ResourceSpec {
     pub(crate) path: &'static str,
-    /// What must be there on create, and nothing else.
+    /// The required fields only.
     pub(crate) minimal: Value,
-    /// Every field that a client may write.
+    /// All writable fields.
     pub(crate) full: Value,
     /// Some fields with other values.
     pub(crate) patch: Value,
-    /// The fields that may be absent, and that `null` clears.
+    /// The optional fields, which `null` clears.
     optional: &'static [&'static str],
 }
 
-/// An id of nothing.
+/// A well-formed id that no resource has.
 pub(crate) const UNKNOWN_ID: &str = "0123456789abcdef01234567";
 
-/// An address that nobody has.
+/// An email address that no user has.
 pub(crate) fn unique_email() -> String {
     format!("u{}@example.com", Id::new(&Clock::system()))
 }
 
-/// The id of a new thing.
+/// Creates a resource, and returns its id.
 pub(crate) async fn create_resource(client: &Client, path: &str, body: Value) -> String {
     let reply = client.post(path, body).await;
     assert_eq!(reply.status, StatusCode::CREATED, "{path}: {}", reply.text);
     reply.id()
 }
 
-/// The nine resources; what their bodies name belongs to `client`, an admin. A second call makes bodies that collide with nothing
-/// of the first.
+/// The nine resource types. Their bodies refer to resources of `client`, an admin. Bodies of a second call do not conflict with
+/// those of the first.
 pub(crate) async fn resource_specs(client: &Client) -> Vec<ResourceSpec> {
     let own = client.get("/v2/users/me").await.expect(StatusCode::OK);
     let home = own["organization"].clone();
@@ -164,7 +164,7 @@ pub(crate) fn fields(object: &Value) -> &Map<String, Value> {
     object.as_object().unwrap()
 }
 
-/// The body of an answer without what differs from request to request, and with `id` as `ID`.
+/// The status and body of a response without the request id, and with `id` replaced by `ID`.
 pub(crate) fn comparable_response(reply: &Reply, id: &str) -> (StatusCode, Value) {
     let mut body = reply.json.clone();
     body.as_object_mut().unwrap_or_else(|| panic!("{}", reply.text)).remove("requestId");
@@ -292,7 +292,7 @@ async fn read_only_fields_are_rejected() {
         let created = admin.post(path, minimal.clone()).await.expect(StatusCode::CREATED);
         let resource_path = format!("{path}/{}", created["id"].as_str().unwrap());
         for field in ["id", "createdAt", "updatedAt"].iter().chain(own) {
-            // Not even the value that it has already.
+            // Not even to the current value.
             let value = created[field].clone();
             assert!(!value.is_null(), "{path} {field}");
             let mut body = minimal.clone();
@@ -323,7 +323,7 @@ async fn missing_required_fields_are_named() {
     }
 }
 
-/// A body that names something: the path, the field's name in the answer, and the body with an id in it.
+/// A body with a reference: the path, the name of the field in the response, and the body with an id in it.
 type ReferenceBody = (&'static str, &'static str, fn(&str) -> Value);
 
 fn reference_bodies() -> Vec<ReferenceBody> {

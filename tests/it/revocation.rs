@@ -1,4 +1,4 @@
-//! Ending a token that one holds (RFC 7009), and finding out what one is worth (RFC 7662).
+//! Token revocation (RFC 7009) and introspection (RFC 7662).
 
 use crate::refresh::{expect_refresh_rejected, refresh, refresh_token};
 use crate::support::{ADMIN, Client, Reply, TestApp, decode_jwt};
@@ -15,7 +15,7 @@ const REVOKE: &str = "/v2/auth/revoke";
 const INTROSPECT: &str = "/v2/auth/introspect";
 const FORM: (&str, &str) = ("content-type", "application/x-www-form-urlencoded");
 
-/// Sends a form.
+/// Posts a form.
 async fn send(client: &Client, path: &str, pairs: &[(&str, &str)]) -> Reply {
     let mut url = reqwest::Url::parse("http://host").unwrap();
     url.query_pairs_mut().extend_pairs(pairs);
@@ -23,20 +23,20 @@ async fn send(client: &Client, path: &str, pairs: &[(&str, &str)]) -> Reply {
     client.send(Method::POST, path, &[FORM], Some(body)).await
 }
 
-/// Revokes a token, as nobody.
+/// Revokes a token without credentials.
 pub(crate) async fn revoke(app: &TestApp, token: &str) {
     let reply = send(&app.anonymous(), REVOKE, &[("token", token)]).await;
     assert_eq!(reply.header("cache-control"), "no-store");
     assert_eq!(reply.expect(StatusCode::OK), json!({}));
 }
 
-/// What a token is worth to a client.
+/// Introspects a token as this client.
 async fn introspect(client: &Client, token: &str) -> Value {
     let reply = send(client, INTROSPECT, &[("token", token), ("token_type_hint", "access_token")]).await;
     assert_eq!(reply.header("cache-control"), "no-store");
     let body = reply.expect(StatusCode::OK);
     if body["active"] == false {
-        assert_eq!(body, json!({ "active": false }), "nothing else is said");
+        assert_eq!(body, json!({ "active": false }), "no other fields");
     }
     body
 }
@@ -48,7 +48,7 @@ fn is_active(body: &Value) -> bool {
 #[tokio::test]
 async fn revoking_any_token_ends_its_session() {
     let app = TestApp::start().await;
-    // The first refresh token, which is spent, the last one, and either access token.
+    // The first refresh token, which has been used, the last one, and both access tokens.
     for which in 0..4 {
         let first = app.log_in(ADMIN).await;
         let second = refresh(&app, &refresh_token(&first), ADMIN).await.expect(StatusCode::OK);
@@ -69,7 +69,7 @@ async fn revoking_any_token_ends_its_session() {
         }
         expect_refresh_rejected(&refresh(&app, &refresh_token(&second), ADMIN).await);
         other.get("/v2/users/me").await.expect(StatusCode::OK);
-        // Once more is no error (RFC 7009, 2.2).
+        // Revoking a token again is not an error (RFC 7009, section 2.2).
         for token in &tokens {
             revoke(&app, token).await;
         }
@@ -118,7 +118,7 @@ async fn revoking_an_invalid_token_succeeds_without_effect() {
         revoke(&app, wrong).await;
     }
     app.bearer(bearer).get("/v2/users/me").await.expect(StatusCode::OK);
-    // An expired access token proves nothing any more.
+    // An expired access token is not proof of possession.
     app.clock.advance(86_400_000);
     revoke(&app, bearer).await;
     refresh(&app, &token, ADMIN).await.expect(StatusCode::OK);
@@ -137,7 +137,7 @@ async fn revocation_and_introspection_requests_follow_the_rfcs() {
         let twice = [("token", "a"), ("token_type_hint", "b"), ("token_type_hint", "c")];
         let fields = send(&admin, path, &twice).await.expect_problem(400, "invalid_fields");
         assert_eq!(fields, ["token_type_hint"]);
-        // An unknown hint and what else may be sent are passed over (RFC 7009, 2.2.1; RFC 6749, 3.1).
+        // Unknown hints and parameters are ignored (RFC 7009, section 2.2.1; RFC 6749, section 3.1).
         let more =
             [("token", "a"), ("token_type_hint", "unknown"), ("client_id", "x"), ("client_secret", "y")];
         send(&admin, path, &more).await.expect(StatusCode::OK);
@@ -190,7 +190,7 @@ async fn introspection_returns_the_current_state_of_a_token() {
     let lasting = introspect(&service, &user.key(&[Scope::Agent]).await).await;
     assert!(is_active(&lasting) && lasting.get("exp").is_none(), "{lasting}");
 
-    // The role as it is now caps what a token can do.
+    // The current role limits the scope of a token.
     update_user(&app, &user.id, json!({ "role": "guest" })).await;
     for token in [access_token(&tokens), &refresh_token(&tokens)] {
         assert_eq!(introspect(&service, token).await["scope"], "guest");
@@ -265,7 +265,7 @@ async fn users_introspect_their_own_tokens_and_bots_those_of_their_subtree() {
         let nobody = send(&app.anonymous(), INTROSPECT, &[("token", token)]).await;
         nobody.expect_problem(401, "missing_token");
     }
-    // From below one sees nothing of what is above.
+    // A caller cannot introspect tokens of an organization above its own.
     let above = app.log_in(ADMIN).await;
     assert!(!is_active(&introspect(&their_bot, access_token(&above)).await));
 }

@@ -15,11 +15,11 @@ use std::time::Instant;
 use tokio::sync::watch;
 use tokio::task::{JoinSet, block_in_place};
 
-/// The number of clients that send requests all the time.
+/// The number of clients that send requests continuously.
 const CLIENTS: usize = 8;
 
-/// The configuration that the README recommends: connections are kept open, a request that changes something is not sent twice,
-/// and a replica that refuses connections is tried again at once.
+/// The configuration that the documentation recommends: connections are kept open, a request with side effects is not sent
+/// twice, and a replica that refuses connections is retried immediately.
 fn configuration(listen: &str, replicas: &[String; 2]) -> String {
     format!(
         "events {{}}
@@ -39,7 +39,7 @@ fn configuration(listen: &str, replicas: &[String; 2]) -> String {
     )
 }
 
-/// Sends requests until the end, and returns what was not answered as it should be.
+/// Sends requests until the end. Returns the unexpected responses.
 async fn send(
     caller: Client,
     body: serde_json::Value,
@@ -65,7 +65,7 @@ async fn send(
     lost
 }
 
-/// Waits until some more requests have been answered.
+/// Waits until this number of further requests have been answered.
 async fn wait_for_answers(answered: &watch::Sender<u64>, more: u64) {
     let mut answered = answered.subscribe();
     let enough = *answered.borrow() + more;
@@ -87,7 +87,7 @@ async fn a_rolling_restart_behind_nginx_loses_no_request() {
             ("CEDARGATE_LISTEN", addresses[index].as_str()),
             ("CEDARGATE_ADMIN_PASSWORD", PASSWORD),
             ("CEDARGATE_WORKERS", "2"),
-            // Longer than nginx keeps an idle connection: none is left that the end could close under a request.
+            // Longer than nginx keeps an idle connection, so that the shutdown closes none while nginx sends a request on it.
             ("CEDARGATE_DRAIN", "3"),
         ];
         block_in_place(|| start(database.directory.path(), &settings))
@@ -134,7 +134,7 @@ async fn answers_of_a_draining_service_close_their_connections() {
     crate::lifecycle::send_signal("-TERM", running.id());
     let started = Instant::now();
     while admin.get("/health/ready").await.status == StatusCode::OK {
-        assert!(started.elapsed() < TIMEOUT, "it is still ready");
+        assert!(started.elapsed() < TIMEOUT, "the service is still ready");
     }
     for path in paths {
         assert_eq!(admin.get(path).await.header("connection"), "close", "{path}");

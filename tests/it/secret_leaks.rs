@@ -1,5 +1,5 @@
-//! Canaries: secrets of every kind are sent through every endpoint, with success and without, while everything is logged that can
-//! be; and then they are nowhere to be found, in no form.
+//! Secrets of every kind are sent to every endpoint, with success and failure, at the most verbose log level, and must not
+//! appear in any output, in any encoding.
 
 use crate::command_line::{client, program, run, start, text};
 use crate::refresh::refresh_token;
@@ -14,7 +14,7 @@ use std::process::{Output, Stdio};
 use std::sync::Mutex;
 use tempfile::TempDir;
 
-/// What the service has answered, but for the tokens and keys that it was asked for.
+/// The responses of the service, except for the tokens and keys that they issue.
 #[derive(Default)]
 struct RecordedResponses(Mutex<Vec<u8>>);
 
@@ -60,12 +60,12 @@ const JSON: (&str, &str) = ("content-type", "application/json");
 const FORM: (&str, &str) = ("content-type", "application/x-www-form-urlencoded");
 const UNKNOWN_ID: &str = "599e1fcd9da1c72645c95886";
 
-/// Everything that is asked of one service, and by which secrets.
+/// Sends requests to one service with the secrets that they use.
 struct LeakProbe {
     base: String,
     secrets: Secrets,
     answers: RecordedResponses,
-    /// A key of the first admin, and its token.
+    /// The first admin with an API key, and the key.
     key: Client,
     admin: Client,
 }
@@ -84,7 +84,7 @@ impl LeakProbe {
         tokens
     }
 
-    /// The first admin with its password, and a key that it has made.
+    /// Logs the first admin in with its password, and creates a key.
     async fn new(base: &str, mut secrets: Secrets, password: &str) -> Self {
         let anonymous = client(base);
         let body = json!({ "email": ADMIN, "password": password });
@@ -99,13 +99,13 @@ impl LeakProbe {
         Self { base: base.to_owned(), secrets, answers: RecordedResponses::default(), key, admin }
     }
 
-    /// Logins and refreshes, right ones and wrong ones.
+    /// Logins and refreshes, successful and failed.
     async fn exercise_passwords_and_tokens(&mut self) {
         let nobody = client(&self.base);
         let (password, new) = (self.secrets.generate("password"), self.secrets.generate("new password"));
         let (address, email) = (self.secrets.generate("masked email"), "ada@example.com");
         let body = json!({ "email": format!("{address}@example.com"), "password": password });
-        // Addresses are no secret of this service, but for the decision log, which masks them.
+        // Email addresses are not secret, except in the decision log, which masks them.
         self.admin.post("/v2/users", body).await.expect(StatusCode::CREATED);
         let body = json!({ "email": email, "password": password, "role": "agent" });
         self.answers.post(&self.admin, "/v2/users", body).await.expect(StatusCode::CREATED);
@@ -119,13 +119,13 @@ impl LeakProbe {
         for (name, tokens) in [("second", &second), ("third", &third)] {
             self.secrets.add_tokens(name, tokens);
         }
-        // By somebody else, wrongly, and once more: the end of the family.
+        // By another user, malformed, and repeated, which revokes the family.
         self.answers.get(&self.admin, &path(&third)).await.expect_problem(401, "invalid_refresh_token");
         self.answers.get(&user, &format!("{}&x=1", path(&third))).await.expect_problem(400, "invalid_fields");
         self.answers.post(&nobody, "/v2/auth/token", body).await.expect_problem(401, "invalid_refresh_token");
         self.answers.get(&user, "/v2/users/me").await.expect_problem(401, "invalid_token");
 
-        // Wrong passwords, of somebody and of nobody, and passwords in other places.
+        // Wrong passwords for known and unknown users, and passwords in other fields.
         let (wrong, unknown) =
             (self.secrets.generate("wrong password"), self.secrets.generate("password of nobody"));
         let mistyped = self.secrets.generate("password typed as address");
@@ -159,7 +159,7 @@ impl LeakProbe {
             }
         }
 
-        // A new password: with the wrong one, one that is too long, and well.
+        // Changes the password: with a wrong current one, with one that is too long, and successfully.
         let fourth = self.log_in(email, &password, "canary-change").await;
         let user = self.bearer(access_token(&fourth));
         let long = self.secrets.generate("password that is too long").repeat(60);
@@ -174,7 +174,7 @@ impl LeakProbe {
         }
     }
 
-    /// Keys, and what is asked about them and about tokens.
+    /// API keys, decisions, and introspection.
     async fn exercise_keys_and_evaluations(&mut self) {
         let mut keys = Vec::new();
         for format in ["cg", "hex"] {
@@ -292,12 +292,12 @@ impl LeakProbe {
         }
     }
 
-    /// What was made before, by its name.
+    /// The secret that was generated under this name.
     fn secret(&self, name: &str) -> String {
         self.secrets.by_name.iter().find(|(known, _)| known == name).unwrap().1.clone()
     }
 
-    /// All of the audit trail, as it is told.
+    /// All entries of the audit log as text.
     async fn audit_log(&self) -> String {
         let mut entries = String::new();
         for offset in (0..).step_by(1000) {
@@ -312,7 +312,7 @@ impl LeakProbe {
     }
 }
 
-/// The texts that a query gives.
+/// The texts that a query returns.
 async fn query_texts(url: &str, query: &str) -> Vec<String> {
     let connection = sea_orm::Database::connect(url).await.unwrap();
     let statement = Statement::from_string(connection.get_database_backend(), query);
@@ -321,12 +321,12 @@ async fn query_texts(url: &str, query: &str) -> Vec<String> {
     rows.iter().map(|row| row.try_get_by_index(0).unwrap()).collect()
 }
 
-/// Asks for everything, and searches everywhere. The settings are in addition to those that log as much as can be.
+/// Sends all requests, and searches all outputs. `more` are additional settings to those for the most verbose logs.
 async fn search_all_outputs(format: &str, more: &[(&str, &str)], mut secrets: Secrets) {
     let database = Database::new().await;
     let directory = TempDir::new().unwrap();
     let admin_password = secrets.generate("password of the first admin");
-    // The server of the tests asks for no password. A SQLite file has none.
+    // The test server requires no password, and SQLite has none.
     let url =
         database.url.replace("cedargate@", &format!("cedargate:{}@", secrets.generate("database password")));
     let routes = project_file("tests/fixtures/own-routes.toml");
@@ -370,11 +370,11 @@ async fn search_all_outputs(format: &str, more: &[(&str, &str)], mut secrets: Se
     }
     let LeakProbe { mut secrets, answers, .. } = probe;
     let (log, output) = tokio::task::block_in_place(|| service.stop_with_output());
-    // Refusals are appended to the audit log at the end at the latest.
+    // Denials are appended to the audit log at the shutdown at the latest.
     let stored = database.dump().await;
     let printed = log + &output;
 
-    // What is known to be there is found there, so what is there is looked at.
+    // Known contents must be found, which shows that the search works on each output.
     let answers = String::from_utf8(answers.0.into_inner().unwrap()).unwrap();
     let level = if format == "json" { "\"level\":\"TRACE\"" } else { "TRACE" };
     let decisions = std::fs::read_to_string(directory.path().join("decisions.ndjson")).unwrap();
@@ -391,10 +391,10 @@ async fn search_all_outputs(format: &str, more: &[(&str, &str)], mut secrets: Se
         ("the answers", &answers, "malformed_json"),
         ("the answers", &answers, "not_found"),
     ] {
-        assert!(text.contains(known), "{known:?} is not in {place}");
+        assert!(text.contains(known), "{known:?} must be found in {place}");
     }
 
-    // It keeps hashes of all of them, and the addresses of its users.
+    // The database contains only hashes of them, and the addresses of its users.
     let address = secrets.by_name.iter().position(|(name, _)| name == "masked email").unwrap();
     let mut in_rows = Secrets::default();
     for (at, (name, secret)) in secrets.by_name.iter().enumerate().filter(|(at, _)| *at != address) {
@@ -405,7 +405,7 @@ async fn search_all_outputs(format: &str, more: &[(&str, &str)], mut secrets: Se
     if is_file {
         in_rows.expect_none("the backup", &std::fs::read(directory.path().join("copy.db")).unwrap());
     }
-    // The keys that sign are there, and nowhere else.
+    // The signing keys are in the database, and nowhere else.
     for secret in query_texts(&database.url, "SELECT secret FROM signing_keys").await {
         assert!(stored.contains(&secret));
         secrets.add("key that signs", &secret);

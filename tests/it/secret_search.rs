@@ -1,4 +1,4 @@
-//! Searching for secrets, in whatever form they may have got somewhere.
+//! Search for secrets in any encoding.
 
 use crate::refresh::refresh_token;
 use crate::support::to_base64;
@@ -6,19 +6,19 @@ use crate::token_families::access_token;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 
-/// A piece of a secret is found if it is this long.
+/// The minimum length of a part of a secret that is found.
 const MIN_MATCH: usize = 16;
-/// Digits and letters stand as they are in JSON, in query strings and where Rust escapes a text.
+/// Digits and letters are the same in JSON, in query strings and in Rust's escaped strings.
 const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
-/// A new secret.
+/// A new random secret.
 fn random_secret() -> String {
     let mut random = [0; 28];
     aws_lc_rs::rand::fill(&mut random).unwrap();
     random.iter().map(|byte| char::from(ALPHABET[usize::from(*byte) % ALPHABET.len()])).collect()
 }
 
-/// What a text may look like where somebody writes it down, each with its name.
+/// The encodings of a text, with their names.
 fn encodings(secret: &str) -> Vec<(&'static str, String)> {
     let bytes = secret.as_bytes();
     let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -29,7 +29,7 @@ fn encodings(secret: &str) -> Vec<(&'static str, String)> {
         ("in hex", hex),
         ("as a list of bytes", list.join(", ")),
     ];
-    // Base64 depends on how much stands before it, and its ends on what stands beside it.
+    // Base64 depends on the number of bytes before the text, and its ends on the bytes around it.
     for before in 0..3 {
         let digits = to_base64(&[&vec![0; before], bytes].concat());
         let inner = digits[before + 1..digits.len() - 2].to_owned();
@@ -39,17 +39,17 @@ fn encodings(secret: &str) -> Vec<(&'static str, String)> {
     forms
 }
 
-/// The secrets, and where to find them.
+/// Secrets, and an index of their encodings.
 #[derive(Default)]
 pub(crate) struct Secrets {
-    /// Every piece of every form of them, with the name and the form.
+    /// Every part of every encoding of the secrets, with the name and the encoding.
     pieces: HashMap<[u8; MIN_MATCH], (String, &'static str)>,
-    /// All of them, by name.
+    /// All secrets, by name.
     pub(crate) by_name: Vec<(String, String)>,
 }
 
 impl Secrets {
-    /// A new secret with this name.
+    /// Generates a secret with this name.
     pub(crate) fn generate(&mut self, name: &str) -> String {
         let secret = random_secret();
         self.add(name, &secret);
@@ -65,13 +65,13 @@ impl Secrets {
         self.by_name.push((name.to_owned(), secret.to_owned()));
     }
 
-    /// A pair of tokens: the signature of the one, and what follows the user's id in the other.
+    /// Adds a pair of tokens: the signature of the access token, and the refresh token without the user id.
     pub(crate) fn add_tokens(&mut self, name: &str, tokens: &Value) {
         self.add(&format!("{name}: access token"), access_token(tokens).rsplit_once('.').unwrap().1);
         self.add(&format!("{name}: refresh token"), refresh_token(tokens).split_once('.').unwrap().1);
     }
 
-    /// The first secret in these bytes: which one, in which form, and what stands around it.
+    /// The first secret in these bytes: its name, its encoding and the text around it.
     fn find(&self, bytes: &[u8]) -> Option<String> {
         bytes.windows(MIN_MATCH).enumerate().find_map(|(index, piece)| {
             let (name, form) = self.pieces.get(piece)?;
@@ -82,7 +82,7 @@ impl Secrets {
 
     #[track_caller]
     pub(crate) fn expect_none(&self, place: &str, bytes: &[u8]) {
-        assert!(!bytes.is_empty(), "there is nothing in {place}");
+        assert!(!bytes.is_empty(), "{place} is empty");
         if let Some(found) = self.find(bytes) {
             panic!("in {place}: {found}");
         }

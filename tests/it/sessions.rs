@@ -1,4 +1,4 @@
-//! Sessions: where a user is logged in, and what ends that.
+//! Sessions: their list, and what ends them.
 
 use crate::refresh::{expect_refresh_rejected, refresh, refresh_token};
 use crate::support::{ADMIN, Client, PASSWORD, Reply, TestApp, decode_jwt};
@@ -23,7 +23,7 @@ async fn list_sessions(client: &Client, user: &str) -> Vec<Value> {
     reply.as_array().unwrap().clone()
 }
 
-/// Logs in, or refreshes, with this program.
+/// Logs in or refreshes with this `User-Agent`.
 async fn authenticate_with_user_agent(app: &TestApp, agent: &str, body: Value) -> Value {
     let headers = [("content-type", "application/json"), ("user-agent", agent)];
     let body = Some(body.to_string().into_bytes());
@@ -55,12 +55,12 @@ async fn sessions_are_listed_with_time_address_and_user_agent() {
         "expiresAt": start.plus_seconds(60 + 90 * 86_400).to_string(),
     });
     assert_eq!(sessions.len(), 2);
-    assert_eq!(sessions[0], expected, "the one last used comes first");
+    assert_eq!(sessions[0], expected, "the most recently used session comes first");
     assert_eq!((&sessions[1]["current"], &sessions[1]["id"]), (&json!(true), &json!(sid_of(&user))));
     let own = list_sessions(&app.bearer(access_token(&tokens)), &user.id).await;
     assert_eq!(own[0]["current"], true);
     assert_eq!(own[1]["current"], false);
-    // A key sees them too, and none is its own.
+    // A key lists the sessions too, but none of them is current.
     let keyed = list_sessions(&app.bearer(&user.key(&[Scope::Guest]).await), "me").await;
     assert!(keyed.len() == 2 && keyed.iter().all(|session| session["current"] == false));
 }
@@ -94,7 +94,7 @@ async fn deleting_a_session_ends_only_that_session() {
         let reply = user.delete(&format!("/v2/users/me/sessions/{nothing}")).await;
         reply.expect_problem(404, "not_found");
     }
-    // One's own, too.
+    // The client's own session, too.
     user.delete(&format!("/v2/users/me/sessions/{}", sid_of(&user))).await.expect(StatusCode::NO_CONTENT);
     expect_session_ended(&user.get("/v2/users/me").await);
 }
@@ -115,7 +115,7 @@ async fn all_other_sessions_can_be_ended() {
     }
     let left = list_sessions(&user, "me").await;
     assert!(left.len() == 1 && left[0]["current"] == true);
-    // For an admin none of them is its own.
+    // For an admin, none of a user's sessions is current.
     let admin = app.admin().await;
     admin.delete(&format!("/v2/users/{}/sessions", user.id)).await.expect(StatusCode::NO_CONTENT);
     expect_session_ended(&user.get("/v2/users/me").await);
@@ -177,7 +177,7 @@ async fn only_admins_above_a_user_see_its_sessions() {
     let guest = app.user(Scope::Guest).await;
     let bot = app.user(Scope::Bot).await;
     for client in [&ours, &guest, &bot] {
-        // As if there were no such user.
+        // As for a user that does not exist.
         let path = format!("/v2/users/{}/sessions", theirs.id);
         let missing = "/v2/users/599e1fcd9da1c72645c95886/sessions";
         for (method, below) in
@@ -188,12 +188,12 @@ async fn only_admins_above_a_user_see_its_sessions() {
             let reply = client.call(method, &format!("{path}{below}"), None).await;
             assert_eq!(without_id(&reply), without_id(&nobody));
         }
-        // Under one's own name it is none either.
+        // Another user's session is not found under the caller's own path.
         let own = client.delete(&format!("/v2/users/me/sessions/{their_sid}")).await;
         own.expect_problem(404, "not_found");
     }
     theirs.get("/v2/users/me").await.expect(StatusCode::OK);
-    // The admin of a user's own organization looks after them, and the root's.
+    // The admins of the user's organization and of the root manage them.
     assert_eq!(list_sessions(&app.admin().await, &theirs.id).await.len(), 1);
     let path = format!("/v2/users/{}/sessions/{their_sid}", theirs.id);
     app.admin().await.delete(&path).await.expect(StatusCode::NO_CONTENT);
@@ -207,7 +207,7 @@ async fn a_password_change_ends_the_other_sessions_of_the_user() {
     let email = email(&user).await;
     let (key, other) = (app.bearer(&user.key(&[Scope::Agent]).await), app.log_in(&email).await);
     let client = app.bearer(access_token(&other));
-    // What goes wrong ends nothing, nor does another change.
+    // Failed requests end nothing, nor do changes of other fields.
     let wrong = json!({ "password": NEW_PASSWORD, "currentPassword": "wrong password" });
     user.patch("/v2/users/me", wrong).await.expect_problem(400, "invalid_fields");
     user.patch("/v2/users/me", json!({ "givenName": "Ada" })).await.expect(StatusCode::OK);
@@ -220,7 +220,7 @@ async fn a_password_change_ends_the_other_sessions_of_the_user() {
     for client in [&user, &key] {
         client.get("/v2/users/me").await.expect(StatusCode::OK);
     }
-    // By another hand, all of them.
+    // A password change by another user ends all sessions.
     update_user(&app, &user.id, json!({ "password": PASSWORD })).await;
     expect_session_ended(&user.get("/v2/users/me").await);
     app.client(&email).await.get("/v2/users/me").await.expect(StatusCode::OK);
@@ -269,15 +269,15 @@ async fn a_cached_token_needs_no_query_and_is_revalidated() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     admin.get("/v2/users/me").await.expect(StatusCode::OK);
-    // Behind the service's back, nothing tells it: so it did not look.
+    // Changed directly in the database, without a notification: the cached caller is still accepted.
     app.sql("UPDATE sessions SET ended_at = 1").await;
     if app.postgres().is_none() {
         admin.get("/v2/users/me").await.expect(StatusCode::OK);
     }
-    // It looks again now and then, whoever wrote what.
+    // The cache entry expires after a while.
     app.clock.advance(60_000);
     expect_session_ended(&admin.get("/v2/users/me").await);
-    // Another service on the same database knows nothing yet, so it looks.
+    // A replica has no cached caller.
     expect_session_ended(
         &app.start_replica(|_| ()).await.bearer(admin.bearer.as_deref().unwrap()).get("/v2/users/me").await,
     );
@@ -296,7 +296,7 @@ async fn a_credential_revoked_during_a_request_cannot_change_data() {
         let client = if credential == "session" { &user } else { &key };
         let of_other = format!("/v2/users/{}", other.id);
         let rename = (Method::PATCH, of_other.clone(), json!({ "givenName": "Ada" }));
-        // An API key administers no identities, so that it has only this one to try.
+        // An API key never administers identities, so only this request can be tried with one.
         let mut cases = vec![rename];
         if credential == "session" {
             let new = json!({ "email": "new@example.com", "password": PASSWORD });
@@ -313,7 +313,7 @@ async fn a_credential_revoked_during_a_request_cannot_change_data() {
             ]);
         }
         client.get("/v2/users/me").await.expect(StatusCode::OK);
-        // Behind the service's back: to it the caller is known, as at the beginning of a request that takes its time.
+        // Changed directly in the database: the caller is cached, as it is for a request that takes a long time.
         app.sql(&format!("UPDATE sessions SET ended_at = 1 WHERE \"user\" = '{}'", user.id)).await;
         app.sql(&format!("DELETE FROM api_keys WHERE \"user\" = '{}'", user.id)).await;
         for (method, path, body) in cases {
@@ -332,7 +332,7 @@ async fn a_credential_revoked_during_a_request_cannot_change_data() {
     }
 }
 
-/// The address of a user, as an admin sees it.
+/// The email of a user, as an admin sees it.
 async fn email_of(app: &TestApp, user: &str) -> String {
     let user = app.admin().await.get(&format!("/v2/users/{user}")).await.expect(StatusCode::OK);
     user["email"].as_str().unwrap().to_owned()
@@ -366,7 +366,7 @@ async fn the_last_use_of_a_session_is_recorded_to_the_minute() {
         }
         assert_eq!(session["lastUsedAt"], expected.to_string(), "after {wait} ms");
     }
-    // A question about the token is no use of it.
+    // Introspecting a token does not count as its use.
     app.clock.advance(3_600_000);
     let form = [("content-type", "application/x-www-form-urlencoded")];
     let body = format!("token={}", user.bearer.as_deref().unwrap()).into_bytes();

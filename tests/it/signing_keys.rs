@@ -1,4 +1,4 @@
-//! The keys that sign: how one follows another, who can check what they signed, and what becomes of one that has leaked.
+//! Signing keys: rotation, verification by other services, and revocation.
 
 use crate::command_line::{client, run, start, text};
 use crate::support::{ADMIN, Client, Database, PASSWORD, TestApp, decode_jwt, from_base64};
@@ -14,7 +14,7 @@ use sea_orm_migration::MigratorTrait;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
-/// What the tests wait for at most.
+/// The maximum time that the tests wait for a condition.
 const TIMEOUT: Duration = Duration::from_secs(20);
 const LEAD_SECONDS: i64 = 600;
 const DAY: i64 = 86_400;
@@ -45,8 +45,8 @@ async fn public_kids(app: &TestApp) -> Vec<String> {
     public_keys(app).await.iter().map(|key| key["kid"].as_str().unwrap().to_owned()).collect()
 }
 
-/// The claims of a token, as another service would find them: with a library that is not ours, and nothing but the
-/// address of this one.
+/// Verifies a token as another service would, with an independent JWT library and only the base URL of this service. Returns
+/// the claims.
 async fn verify_with_external_library(base: &str, token: &str) -> Result<Value, String> {
     let anonymous = client(base);
     let metadata = anonymous.get("/.well-known/oauth-authorization-server").await.expect(StatusCode::OK);
@@ -70,7 +70,7 @@ async fn tokens_can_be_verified_by_another_library() {
     let claims = verify_with_external_library(&app.base, &good).await.unwrap();
     assert_eq!(claims["_id"], app.admin().await.id);
     assert_eq!((&claims["scope"], &claims["aud"]), (&json!("admin"), &json!("cedargate")));
-    // It would see a token that was tampered with, and one of another service.
+    // The library rejects a manipulated token and one of another issuer.
     let (head, rest) = good.split_once('.').unwrap();
     let (body, signature) = rest.split_once('.').unwrap();
     let raised = crate::support::to_base64(
@@ -84,7 +84,7 @@ async fn tokens_can_be_verified_by_another_library() {
             .unwrap_err()
             .contains("no public key")
     );
-    // And this service takes what it has signed itself.
+    // This service accepts the token itself.
     assert_eq!(status(&app, &good).await.0, 200);
 }
 
@@ -110,9 +110,9 @@ async fn hs256_keys_are_never_published() {
         let app = TestApp::start_with(|config| config.jwt_secret = secret.map(Into::into)).await;
         assert_eq!(public_keys(&app).await, [] as [Value; 0]);
         let metadata = app.anonymous().get("/.well-known/oauth-authorization-server").await;
-        assert_eq!(metadata.json.get("jwks_uri"), None, "there is nothing in it");
+        assert_eq!(metadata.json.get("jwks_uri"), None, "without public keys there is no jwks_uri");
     }
-    // Not even where it stands beside one that is public.
+    // A secret key is not published beside a public one either.
     let app = TestApp::start().await;
     let secret = kid(&token(&app).await);
     let app = app.start_replica(use_eddsa).await;
@@ -150,7 +150,7 @@ async fn rotation_does_not_change_the_lifetime_of_issued_tokens() {
     let app = TestApp::start_with(use_eddsa).await;
     let first = token(&app).await;
     app.state.signing_keys.rotate(AuditActor::service(app.clock.now())).await.unwrap();
-    // The new key is public before it signs.
+    // The new key is published before it signs.
     assert_eq!(public_kids(&app).await.len(), 2);
     app.clock.advance((LEAD_SECONDS - 1) * 1_000);
     let last = token(&app).await;
@@ -163,7 +163,7 @@ async fn rotation_does_not_change_the_lifetime_of_issued_tokens() {
         assert_eq!(status(&app, good).await.0, 200);
         assert!(verify_with_external_library(&app.base, good).await.is_ok());
     }
-    // At LEAD + n: the first ones expire, each in its second and not earlier.
+    // At LEAD + n: the first tokens expire, each in its own second and not earlier.
     app.clock.advance((DAY - LEAD_SECONDS - 1) * 1_000);
     assert_eq!(status(&app, &first).await.0, 200);
     app.clock.advance(1_000);
@@ -174,7 +174,7 @@ async fn rotation_does_not_change_the_lifetime_of_issued_tokens() {
     assert_eq!(status(&app, &last).await, (403, "jwt expired".into()));
     app.clock.advance(1_000);
     assert_eq!(status(&app, &next).await, (403, "jwt expired".into()));
-    // The old key is there for a minute more, and then it is gone for good.
+    // The old key remains for another minute, and is then deleted.
     app.clock.advance(59_000);
     app.state.signing_keys.maintain().await.unwrap();
     assert_eq!(public_kids(&app).await, [kid(&first), kid(&next)]);
@@ -194,7 +194,7 @@ async fn another_process_loads_a_new_key_on_demand_at_most_once_a_second() {
     app.state.signing_keys.revoke(AuditActor::service(app.clock.now())).await.unwrap();
     let new = token(&app).await;
     if app.postgres().is_none() {
-        // It has read the keys in this very second, and cannot be told.
+        // The process has read the keys in this second, and reads them at most once per second.
         assert_eq!(status(&other, &new).await, (401, "invalid signature".into()));
     }
     app.clock.advance(1_000);
@@ -210,22 +210,22 @@ async fn tokens_of_a_revoked_key_are_rejected_and_can_be_refreshed() {
     let old = tokens["token"].as_str().unwrap();
     let key = app.admin().await.key(&[cedargate::authz::Scope::Admin]).await;
     for app in [&app, &other] {
-        // Now it is remembered.
+        // The caller is cached now.
         assert_eq!(status(app, old).await.0, 200);
         assert_eq!(status(app, &key).await.0, 200);
     }
     app.state.signing_keys.revoke(AuditActor::service(app.clock.now())).await.unwrap();
     assert_eq!(status(&app, old).await, (401, "invalid signature".into()));
-    assert_eq!(status(&app, &key).await.0, 200, "API keys have nothing to do with it");
+    assert_eq!(status(&app, &key).await.0, 200, "API keys are independent of signing keys");
     assert_eq!(public_kids(&app).await, [kid(&token(&app).await)]);
     assert!(verify_with_external_library(&app.base, old).await.is_err());
-    // What a process does every second, where it cannot be told.
+    // What a process does every second without notifications.
     if app.postgres().is_none() {
         other.state.signing_keys.maintain().await.unwrap();
     }
     let started = Instant::now();
     while status(&other, old).await != (401, "invalid signature".into()) {
-        assert!(started.elapsed() < TIMEOUT, "the other process goes on with a revoked key");
+        assert!(started.elapsed() < TIMEOUT, "the other process still uses a revoked key");
     }
     let body = json!({ "refreshToken": tokens["refreshToken"], "clientId": ADMIN });
     let fresh = app.anonymous().post("/v2/auth/token", body).await.expect(StatusCode::OK);
@@ -243,8 +243,8 @@ async fn scheduled_rotation_creates_one_key_for_all_processes() {
     let newest = |app: &TestApp| app.state.signing_keys.cached().keys().next_back().unwrap().0.number;
     for round in 1..=30 {
         app.state.signing_keys.maintain().await.unwrap();
-        assert_eq!(newest(&app), round, "nothing is done before its time");
-        // The next one is there ten minutes before the hour is over.
+        assert_eq!(newest(&app), round, "no rotation before it is due");
+        // The next key is created ten minutes before the hour is over.
         app.clock.advance((3_600 - LEAD_SECONDS) * 1_000);
         let maintenance: Vec<_> = [&app, &other, &app, &other]
             .map(|app| {
@@ -265,7 +265,7 @@ async fn scheduled_rotation_creates_one_key_for_all_processes() {
         assert_eq!((status(&app, &new).await.0, status(&other, &new).await.0), (200, 200));
         assert!(app.state.signing_keys.cached().keys().count() <= 3);
     }
-    // The trail tells of each key when it is made and when it goes, once.
+    // The audit log has one entry for the creation and one for the end of each key.
     let logged = async |event: &str| {
         app.count(&format!("SELECT COUNT(*) FROM audit WHERE event = 'signing_key.{event}'")).await
     };
@@ -287,8 +287,8 @@ async fn changing_the_algorithm_keeps_issued_tokens_valid() {
     assert_eq!(decode_jwt(&new).0["alg"], "EdDSA");
     assert_eq!((status(&moved, &old).await.0, status(&moved, &new).await.0), (200, 200));
     app.clock.advance(1_000);
-    assert_eq!(status(&app, &new).await.0, 200, "a process of before knows it too");
-    // Another start changes nothing, nor does a command with other settings, and a rotation keeps to the algorithm.
+    assert_eq!(status(&app, &new).await.0, 200, "a process that was already running must accept it");
+    // Another start changes nothing, nor does a command with other settings. A rotation keeps the algorithm.
     let again = app.start_replica(use_eddsa).await;
     assert_eq!(kid(&token(&again).await), kid(&new));
     run(app.directory(), &[("CEDARGATE_DATABASE_URL", app.url())], &["user", "list"]);

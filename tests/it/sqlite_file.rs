@@ -1,4 +1,4 @@
-//! The SQLite file: one process serves it, it stays in its place, its disk may be full, and root may restore it.
+//! The SQLite file: exclusive use, a moved file, a full disk, and restoring as root.
 
 use crate::command_line::{client, run, start, text};
 use crate::multi_process::{TIMEOUT, count, log_in};
@@ -30,7 +30,7 @@ async fn log_in_admin(base: &str) -> Client {
     bearer(base, access_token(&log_in(base, ADMIN).await))
 }
 
-/// The last words of a `serve` that does not start.
+/// The last line of a `serve` that fails to start.
 fn serve_error(directory: &Path, settings: &[(&str, &str)]) -> String {
     let output = run(directory, settings, &["serve"]);
     assert_eq!(output.status.code(), Some(1), "{}", text(&output.stdout));
@@ -51,7 +51,7 @@ async fn one_process_serves_a_file_while_commands_can_access_it() {
         let message = block_in_place(|| serve_error(directory.path(), &settings));
         let canonical = file.canonicalize().unwrap().display().to_string();
         for part in [canonical.as_str(), process.as_str(), "stop that process first"] {
-            assert!(message.contains(part), "{url}: {part} is not in {message}");
+            assert!(message.contains(part), "{url}: {part} is missing in {message}");
         }
     }
     for arguments in [
@@ -66,7 +66,7 @@ async fn one_process_serves_a_file_while_commands_can_access_it() {
     }
     log_in_admin(&running.base).await;
 
-    // The kernel releases the lock of a process that was killed.
+    // The kernel releases the lock of a killed process.
     drop(running);
     let running = block_in_place(|| start(directory.path(), &SETTINGS));
     log_in_admin(&running.base).await;
@@ -97,11 +97,11 @@ async fn a_moved_or_replaced_database_file_makes_the_service_not_ready() {
     assert!(running.log().contains("cedargate.db was replaced by another file"), "{}", running.log());
 }
 
-/// A file system of its own, which a test may fill; unmounted when it goes out of scope.
+/// A file system that a test can fill. It is unmounted when this value is dropped.
 struct Disk(TempDir);
 
 impl Disk {
-    /// None where the test may not mount one.
+    /// Mounts a file system; none if the test is not permitted to.
     fn mount() -> Option<Self> {
         let directory = tempfile::tempdir().unwrap();
         let mounted = Command::new("mount")
@@ -136,7 +136,7 @@ impl Drop for Disk {
     }
 }
 
-/// A user of the service with one session and one API key.
+/// A user with one session and one API key.
 struct User {
     id: String,
     session: Client,
@@ -188,7 +188,7 @@ async fn on_a_full_disk_the_service_is_not_ready_and_revocations_take_effect_in_
 
     let url = format!("sqlite://{}", disk.0.path().join("cedargate.db").display());
     disk.fill();
-    // As long as it reads, SQLite appends to its log, and does not use the room in it again.
+    // While it reads, SQLite appends to its log and does not reuse space in it.
     let mut options = ConnectOptions::new(&url);
     options.max_connections(1);
     let reader = sea_orm::Database::connect(options).await.unwrap();
@@ -217,7 +217,7 @@ async fn on_a_full_disk_the_service_is_not_ready_and_revocations_take_effect_in_
         reply.expect_problem(503, "revocation_not_stored");
         assert!(!reply.header("retry-after").is_empty());
     }
-    // What was revoked is refused, and nothing else is.
+    // Everything that was revoked is rejected, and nothing else is.
     let refused = async || {
         logout.expect(unauthorized, ok).await;
         sessions.expect(unauthorized, ok).await;
@@ -230,9 +230,9 @@ async fn on_a_full_disk_the_service_is_not_ready_and_revocations_take_effect_in_
     refused().await;
     unblocked.expect(unauthorized, unauthorized).await;
     let ended = "SELECT COUNT(*) FROM sessions WHERE ended_at IS NOT NULL";
-    assert_eq!(count(&url, ended).await, 0, "nothing is stored");
+    assert_eq!(count(&url, ended).await, 0, "no revocation may be stored yet");
 
-    // Sessions and keys are stored as soon as there is room; a block is, where it is repeated.
+    // Revocations of sessions and keys are stored once there is space; a block is stored when it is repeated.
     reader.execute_unprepared("ROLLBACK").await.unwrap();
     reader.close().await.unwrap();
     disk.free();
@@ -249,7 +249,7 @@ async fn on_a_full_disk_the_service_is_not_ready_and_revocations_take_effect_in_
     assert!(metrics.contains("cedargate_unstored_revocations 0"), "{metrics}");
     log_in(&running.base, "unblocked@example.com").await;
 
-    // Another process knows them all.
+    // Another process reads all of them.
     let base = running.base.clone();
     drop(running);
     let address = base.trim_start_matches("http://");
@@ -258,11 +258,10 @@ async fn on_a_full_disk_the_service_is_not_ready_and_revocations_take_effect_in_
     refused().await;
 }
 
-/// Any user but root.
+/// The id of an unprivileged user.
 const SERVICE_USER: u32 = 12_345;
 
-/// A directory of the user that the service runs as, with a copy of the program and its policies, which that user may read
-/// wherever the project is; none where this test does not run as root.
+/// A directory of that user with copies of the program and its policies. None if the test does not run as root.
 fn service_directory() -> Option<TempDir> {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path();
@@ -279,7 +278,7 @@ fn service_directory() -> Option<TempDir> {
     Some(directory)
 }
 
-/// The program as the user of the service.
+/// The program, run as that user.
 fn run_as_service_user(directory: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(directory.join("cedargate"));
     command.args(arguments).current_dir(directory).env_clear().envs(SETTINGS);
@@ -302,25 +301,25 @@ fn a_backup_restored_by_root_can_be_opened_by_the_service() {
     );
     expect_success(run_as_service_user(path, &["backup", "copy.db"]).output().unwrap());
 
-    // As the README says, as root.
-    for ending in ["", "-wal", "-shm"] {
-        let _ = fs::remove_file(path.join(format!("cedargate.db{ending}")));
+    // The restore procedure of the documentation, as root.
+    for suffix in ["", "-wal", "-shm"] {
+        let _ = fs::remove_file(path.join(format!("cedargate.db{suffix}")));
     }
     fs::copy(path.join("copy.db"), &file).unwrap();
     fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
 
-    // Without the next step the service does not start, and says why.
+    // Without the last step, the service does not start, and names the problem.
     let refused = run_as_service_user(path, &["serve"]).output().unwrap();
     assert_eq!(refused.status.code(), Some(1), "{}", text(&refused.stdout));
     let message = text(&refused.stderr);
     for part in ["permission denied", "cedargate.db", "owner 0", "chown 12345"] {
-        assert!(message.contains(part), "{part} is not in {message}");
+        assert!(message.contains(part), "{part} is missing in {message}");
     }
 
     expect_success(run(path, &SETTINGS, &["revoke-all"]));
-    for ending in ["", "-wal", "-shm"] {
-        let Ok(found) = fs::metadata(path.join(format!("cedargate.db{ending}"))) else { continue };
-        assert_eq!((found.uid(), found.mode() & 0o777), (SERVICE_USER, 0o600), "{ending}");
+    for suffix in ["", "-wal", "-shm"] {
+        let Ok(found) = fs::metadata(path.join(format!("cedargate.db{suffix}"))) else { continue };
+        assert_eq!((found.uid(), found.mode() & 0o777), (SERVICE_USER, 0o600), "{suffix}");
     }
     let listed = expect_success(run_as_service_user(path, &["user", "list"]).output().unwrap());
     assert!(text(&listed.stdout).contains("ada@example.com"));

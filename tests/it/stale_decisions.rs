@@ -1,4 +1,4 @@
-//! While PostgreSQL is away, decisions about what is cached go on for cached callers, for a limited time, and say so.
+//! While PostgreSQL is unavailable, decisions on cached data continue for cached callers, for a limited time, and are marked.
 
 use crate::authzen::{EVALUATION, entity, evaluation_request};
 use crate::database_outage::DatabaseOutage;
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 const STALE: &str = "x-decision-stale";
 const AUTHORIZE: &str = "/v2/authorize";
 
-/// An app on PostgreSQL that logs its decisions; none on SQLite, which is never away.
+/// Starts the service on PostgreSQL with a decision log. None on SQLite, which has no such outage.
 async fn start(change: impl FnOnce(&mut Config)) -> Option<TestApp> {
     std::env::var_os("TEST_POSTGRES_URL")?;
     let directory = tempfile::tempdir().unwrap().keep();
@@ -25,7 +25,7 @@ async fn start(change: impl FnOnce(&mut Config)) -> Option<TestApp> {
     Some(app.await)
 }
 
-/// The decisions in the log about this subject. The log is closed first.
+/// Closes the decision log, and returns the records about this subject.
 fn logged(app: &TestApp, subject: &str) -> Vec<Value> {
     app.state.decision_log.close();
     let text = std::fs::read_to_string(Path::new(&app.config.decision_log_to)).unwrap();
@@ -33,7 +33,7 @@ fn logged(app: &TestApp, subject: &str) -> Vec<Value> {
     lines.filter(|line| line["subject"]["id"] == subject).collect()
 }
 
-/// Repeats a request until its answer is as expected.
+/// Repeats a request until its response is as expected.
 async fn repeat(what: &str, ask: impl AsyncFn() -> Reply, is_expected: impl Fn(&Reply) -> bool) -> Reply {
     wait_until(async || {
         let reply = ask().await;
@@ -42,7 +42,7 @@ async fn repeat(what: &str, ask: impl AsyncFn() -> Reply, is_expected: impl Fn(&
     .await
 }
 
-/// Waits until answers are not marked: the notifications of other processes arrive.
+/// Waits until responses are not marked: the notification connection is restored.
 async fn wait_until_current(client: &Client, question: &Value) {
     let ask = async || client.post(EVALUATION, question.clone()).await;
     repeat("it is back", ask, |reply| reply.status == StatusCode::OK && reply.header(STALE).is_empty()).await;
@@ -65,12 +65,12 @@ async fn cached_decisions_continue_for_a_limited_time_and_are_marked_stale() {
         entity("Conversation", &conversation),
     );
     let own = json!({ "action": question["action"], "resource": question["resource"] });
-    // Both workers know the caller and the resource.
+    // Both workers cache the caller and the resource.
     for _ in 0..20 {
         assert_eq!(admin.post(EVALUATION, question.clone()).await.expect(StatusCode::OK)["decision"], true);
         assert_eq!(agent.post(AUTHORIZE, own.clone()).await.expect(StatusCode::OK)["decision"], true);
     }
-    // Beyond the time after which a cached caller is read again.
+    // After the time at which a cached caller is normally reloaded.
     app.clock.advance(30_000);
     let ask = async || admin.post(EVALUATION, question.clone()).await;
     repeat("contact", ask, |_| app.state.store.time_since_contact() < Duration::from_secs(1)).await;
@@ -95,7 +95,7 @@ async fn cached_decisions_continue_for_a_limited_time_and_are_marked_stale() {
     let count = metrics.lines().find_map(|line| line.strip_prefix("cedargate_stale_decisions_total "));
     assert!(count.unwrap().parse::<u64>().unwrap() >= 9, "{metrics}");
 
-    // Everything else is refused at once.
+    // All other requests are rejected immediately.
     let login = json!({ "email": ADMIN, "password": PASSWORD });
     let unknown = app.bearer("cg_94c70d470e391bdc16a8d8363b5d48910a67162d");
     let other = evaluation_request(
@@ -126,7 +126,7 @@ async fn cached_decisions_continue_for_a_limited_time_and_are_marked_stale() {
     assert!(current.iter().all(|line| line["stale"] == Value::Null));
 }
 
-/// The answer to a request, which takes a second at most.
+/// The response to a request, which must take at most a second.
 async fn expect_within_a_second(request: impl Future<Output = Reply>) -> Reply {
     let started = Instant::now();
     let reply = request.await;
@@ -165,7 +165,7 @@ async fn credentials_revoked_during_an_outage_are_rejected_afterwards() {
     let ask = async || agent.post(EVALUATION, question.clone()).await;
     repeat("stale", ask, |reply| !reply.header(STALE).is_empty()).await;
     outage.end_outage().await;
-    // As another process does it: the notification is received, or what was read before is forgotten at the reconnection.
+    // As by another process: the notification is received, or the cache is cleared at the reconnection.
     let ended = format!("UPDATE sessions SET ended_at = 1 WHERE \"user\" = '{}'", agent.id);
     app.sql(&format!("BEGIN; {ended}; SELECT pg_notify('cedargate_facts', 'v2 all'); COMMIT")).await;
     let refused = repeat("refused", ask, |reply| reply.status == StatusCode::UNAUTHORIZED).await;

@@ -1,4 +1,4 @@
-//! A reader of standard output or standard error that does not read: no worker waits for it.
+//! A stalled reader of standard output or standard error blocks no worker.
 
 use crate::authorize::user;
 use crate::authzen::{EVALUATION, EVALUATIONS, evaluation_request};
@@ -13,7 +13,7 @@ use std::path::Path;
 use std::process::{Child, ChildStderr, ChildStdout, Stdio};
 use std::time::Instant;
 
-/// A service whose output is read by the test only.
+/// A service whose output only the test reads.
 struct StalledService {
     child: Child,
     stdout: Option<BufReader<ChildStdout>>,
@@ -42,13 +42,13 @@ impl StalledService {
         Self { child, stdout: Some(stdout), stderr, base }
     }
 
-    /// An admin who has logged in.
+    /// A logged-in admin.
     async fn admin(&self) -> Client {
         let token = log_in(&self.base, ADMIN).await["token"].as_str().unwrap().to_owned();
         Client { bearer: Some(token), ..client(&self.base) }
     }
 
-    /// Checks that liveness and a login are answered, many times at once.
+    /// Asserts that many concurrent liveness probes and logins get responses.
     async fn expect_answers(&self) {
         let answers = async {
             for _ in 0..8 {
@@ -66,7 +66,7 @@ impl StalledService {
         line.rsplit(' ').next().unwrap().parse().unwrap()
     }
 
-    /// Ends the service.
+    /// Stops the service.
     async fn stop(&mut self) {
         send_signal("-TERM", self.child.id());
         wait_until(async || self.child.try_wait().unwrap().ok_or("the service does not end".to_owned()))
@@ -81,7 +81,7 @@ impl Drop for StalledService {
     }
 }
 
-/// Questions about an action that does not apply to the resource: each is a line at the level debug.
+/// Questions about an action that does not apply to the resource. Each logs a line at the debug level.
 fn undecidable_batch(admin: &str, count: usize) -> Value {
     let evaluations = vec![json!({ "action": { "name": "fetchForm" } }); count];
     json!({ "subject": user(admin), "resource": user(admin), "evaluations": evaluations })
@@ -95,13 +95,13 @@ async fn an_unread_log_blocks_no_worker_and_counts_lost_lines() {
     let id = admin.get("/v2/users/me").await.id();
     let started = Instant::now();
     while service.metric("cedargate_log_dropped_total").await == 0 {
-        assert!(started.elapsed() < 3 * TIMEOUT, "nothing is dropped");
+        assert!(started.elapsed() < 3 * TIMEOUT, "no line is dropped");
         let answer = admin.post(EVALUATIONS, undecidable_batch(&id, 1_000));
         let answer = tokio::time::timeout(TIMEOUT, answer).await.expect("the worker is blocked");
         answer.expect(StatusCode::OK);
     }
     service.expect_answers().await;
-    // It ends in time, though the last lines cannot be written.
+    // It stops in time although the last lines cannot be written.
     service.stop().await;
 }
 
@@ -133,9 +133,9 @@ async fn an_unread_decision_log_delays_and_then_rejects_decisions_only() {
     let question = evaluation_request(user(&id), "fetchUser", user(&id));
     let mut answered = 0;
     let started = Instant::now();
-    // The pipe fills, then the queue.
+    // First the pipe fills up, then the queue.
     let refused = loop {
-        assert!(started.elapsed() < 3 * TIMEOUT, "no decision is refused");
+        assert!(started.elapsed() < 3 * TIMEOUT, "no decision is rejected");
         let reply = admin.post(EVALUATION, question.clone()).await;
         if reply.status != StatusCode::OK {
             break reply;
@@ -145,7 +145,7 @@ async fn an_unread_decision_log_delays_and_then_rejects_decisions_only() {
     refused.expect_problem(503, "decision_log_full");
     assert_eq!(refused.header("retry-after"), "1");
     service.expect_answers().await;
-    // Many that wait keep no worker from answering others.
+    // Many waiting requests do not block the workers.
     let waiting: Vec<_> = (0..20)
         .map(|_| {
             tokio::spawn({
@@ -158,7 +158,7 @@ async fn an_unread_decision_log_delays_and_then_rejects_decisions_only() {
     for status in waiting {
         assert_eq!(status.await.unwrap(), StatusCode::SERVICE_UNAVAILABLE);
     }
-    // Once it is read again, decisions are made again, and each one that was answered is in the log.
+    // Once the output is read again, decisions succeed again, and each acknowledged one is in the log.
     let mut stdout = service.stdout.take().unwrap();
     let reader = std::thread::spawn(move || {
         let mut text = String::new();
@@ -167,7 +167,7 @@ async fn an_unread_decision_log_delays_and_then_rejects_decisions_only() {
     });
     let started = Instant::now();
     while admin.post(EVALUATION, question.clone()).await.status != StatusCode::OK {
-        assert!(started.elapsed() < TIMEOUT, "decisions are refused still");
+        assert!(started.elapsed() < TIMEOUT, "decisions are still rejected");
     }
     service.stop().await;
     let text = reader.join().unwrap();

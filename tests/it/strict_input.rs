@@ -1,5 +1,5 @@
-//! Input that can be read in two ways is refused: repeated keys, compressed bodies, several Authorization headers. A member
-//! that is `null` and one that is absent mean the same in AuthZEN requests.
+//! Ambiguous input is rejected: duplicate keys, compressed bodies, several Authorization headers. In AuthZEN requests, `null`
+//! and an absent member have the same meaning.
 
 use crate::authzen::{
     EVALUATION, EVALUATIONS, entity, error_code, evaluate, evaluation_request, is_permitted,
@@ -53,7 +53,7 @@ async fn duplicate_keys_are_rejected_at_every_depth() {
         (Method::POST, "/v2/users", r#"{"email":"a@b.c","role":"guest","role":"admin"}"#.to_owned(), "role"),
         (Method::POST, "/v2/auth/token", login, "password"),
     ] {
-        // The second time, whatever was kept of the first is asked.
+        // The second request could use the question cache.
         for _ in 0..2 {
             let refused = send(&admin, method.clone(), path, &body).await;
             assert_eq!(refused.expect_problem(400, "duplicate_key"), [key], "{path} {body}");
@@ -61,7 +61,7 @@ async fn duplicate_keys_are_rejected_at_every_depth() {
     }
     let filter = admin.get("/v2/forms?meta=%7B%22a%22:1,%22a%22:2%7D").await;
     assert_eq!(filter.expect_problem(400, "invalid_fields"), ["meta"]);
-    // The same key in different objects, and the same question without the repetition.
+    // The same key in different objects, and the same question without the duplicate.
     let once = question(r#","context":{"amount":99,"more":{"amount":1}}"#);
     assert_eq!(
         send(&admin, Method::POST, EVALUATION, &once).await.expect(StatusCode::OK),
@@ -89,7 +89,7 @@ async fn null_for_an_optional_member_is_the_same_as_absent() {
         (single["options"], single["evaluations"]) = (options, evaluations);
         assert_eq!(admin.post(EVALUATIONS, single).await.expect(StatusCode::OK), json!({ "decision": true }));
     }
-    // A null in an item stands for the default, and a null default for none.
+    // A null in an item selects the default, and a null default means none.
     let batch = json!({
         "subject": alice, "action": action, "resource": null, "context": null, "options": null,
         "evaluations": [
@@ -115,7 +115,7 @@ async fn null_for_an_optional_member_is_the_same_as_absent() {
             assert_eq!(admin.post(path, search).await.expect(StatusCode::OK), absent);
         }
     }
-    // What is required may not be null.
+    // Required members must not be null.
     for part in ["subject", "action", "resource"] {
         let mut question = question.clone();
         question[part] = json!(null);
@@ -227,7 +227,7 @@ async fn a_compressed_body_is_refused() {
     reply.expect_problem(415, "unsupported_content_encoding");
 }
 
-/// The status line and the body of the answer to a request of these lines.
+/// Sends a request with these lines. Returns the status line and the body of the response.
 fn send_raw_request(app: &TestApp, lines: &[&str]) -> (String, Value) {
     let mut stream = std::net::TcpStream::connect(app.base.strip_prefix("http://").unwrap()).unwrap();
     write!(stream, "{}\r\nHost: localhost\r\nConnection: close\r\n\r\n", lines.join("\r\n")).unwrap();
@@ -253,7 +253,7 @@ async fn several_authorization_headers_are_refused() {
                 assert_eq!(problem["code"], "duplicate_authorization", "{headers:?}");
             }
         }
-        // A proxy that asks is told no.
+        // The same as a denial through forward authentication.
         let asked = ["X-Original-Method: GET", "X-Original-URI: /v2/users/me"];
         let headers = ["GET /v2/authorize/forward HTTP/1.1", asked[0], asked[1], &one, second];
         assert!(send_raw_request(&app, &headers).0.contains(" 403 "), "{second}");

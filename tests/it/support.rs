@@ -1,4 +1,4 @@
-//! A whole service for each test, on a database of its own, and clients that talk to it over HTTP.
+//! The test harness: a complete service with its own database per test, and HTTP clients.
 
 use crate::multi_process::TIMEOUT;
 use cedargate::app::App;
@@ -14,26 +14,26 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// The password of everybody in the tests: that of the seed.
+/// The password of all test users, as in the specification.
 pub const PASSWORD: &str = "t0pZ3kR3t";
-/// The address of the first admin.
+/// The email of the first admin.
 pub const ADMIN: &str = "admin@example.com";
 
-/// The service under test.
+/// A service under test.
 pub struct TestApp {
-    /// Where it listens.
+    /// The base URL.
     pub base: String,
-    /// The clock that it reads, which stands still until a test moves it.
+    /// The clock of the service, which stands still until a test moves it.
     pub clock: Clock,
-    /// What it was started with.
+    /// The settings that it was started with.
     pub config: Config,
-    /// Its parts.
+    /// The application state.
     pub state: Arc<cedargate::http::AppState>,
     database: Arc<Database>,
     handle: actix_web::dev::ServerHandle,
 }
 
-/// Hashes passwords one at a time, at the cost of the default settings.
+/// Makes password hashing serial and as expensive as with the default settings.
 pub fn slow_hashing(config: &mut Config) {
     let default = Config::default();
     config.password_workers = Some(1);
@@ -41,13 +41,13 @@ pub fn slow_hashing(config: &mut Config) {
     config.argon2_iterations = default.argon2_iterations;
 }
 
-/// A client that reuses no connection that the service is about to close: it keeps idle ones for 5 seconds.
+/// A client that does not reuse a connection that the service may be closing: the service keeps idle ones for 5 seconds.
 pub fn http_client() -> reqwest::Client {
     let client = reqwest::Client::builder().pool_idle_timeout(Duration::from_secs(2));
     client.build().unwrap()
 }
 
-/// Repeats a probe until it succeeds. Its error says what is missing, where that takes too long.
+/// Repeats a probe until it succeeds. Fails with the probe's error after a timeout.
 pub async fn wait_until<T>(mut probe: impl AsyncFnMut() -> Result<T, String>) -> T {
     let started = Instant::now();
     loop {
@@ -55,12 +55,12 @@ pub async fn wait_until<T>(mut probe: impl AsyncFnMut() -> Result<T, String>) ->
             Ok(value) => return value,
             Err(missing) => assert!(started.elapsed() < TIMEOUT, "{missing}"),
         }
-        // Between two looks at the condition: the service needs the processor, too.
+        // Between two probes, so that the service gets processor time.
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
 
-/// Bytes in base64url without padding (RFC 7515, 2).
+/// Encodes bytes in base64url without padding (RFC 7515, section 2).
 pub fn to_base64(bytes: &[u8]) -> String {
     let digit = |bits: u32| char::from(BASE64[(bits & 63) as usize]);
     let mut text = String::new();
@@ -71,7 +71,7 @@ pub fn to_base64(bytes: &[u8]) -> String {
     text
 }
 
-/// The bytes of base64url without padding.
+/// Decodes base64url without padding.
 pub fn from_base64(text: &str) -> Vec<u8> {
     let (mut bytes, mut bits, mut count) = (Vec::new(), 0u32, 0);
     for letter in text.bytes() {
@@ -85,7 +85,7 @@ pub fn from_base64(text: &str) -> Vec<u8> {
     bytes
 }
 
-/// The header and the claims of a JWT, unchecked.
+/// The header and the claims of a JWT, without verification.
 pub fn decode_jwt(token: &str) -> (Value, Value) {
     let parts: Vec<&str> = token.split('.').collect();
     assert_eq!(parts.len(), 3, "{token}");
@@ -95,16 +95,16 @@ pub fn decode_jwt(token: &str) -> (Value, Value) {
 
 const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
-/// A file of the project.
+/// The path of a file of the project.
 pub fn project_file(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(name)
 }
 
-/// The database of a test: a SQLite file, or with `TEST_POSTGRES_URL` a database of that server.
+/// The database of a test: a SQLite file, or with `TEST_POSTGRES_URL` a database on that server.
 pub struct Database {
     pub url: String,
     pub directory: TempDir,
-    /// The PostgreSQL server and the name of the database on it, where it is one.
+    /// The URL of the PostgreSQL server and the name of the database; none for SQLite.
     pub server: Option<(String, String)>,
 }
 
@@ -123,14 +123,14 @@ impl Database {
 }
 
 impl Database {
-    /// Does something to it behind the service's back.
+    /// Executes a statement directly in the database.
     pub async fn sql(&self, statement: &str) {
         let url =
             if self.url.starts_with("sqlite") { format!("{}?mode=rwc", self.url) } else { self.url.clone() };
         run_sql(&url, statement).await;
     }
 
-    /// Everything that it holds, as text: the bytes of the files, or every row of every table.
+    /// The complete contents as text: the bytes of the files, or every row of every table.
     pub async fn dump(&self) -> String {
         if self.server.is_none() {
             let files = std::fs::read_dir(self.directory.path()).unwrap();
@@ -165,7 +165,7 @@ impl Drop for Database {
     }
 }
 
-/// Runs statements on a connection of its own.
+/// Executes statements on a separate connection.
 pub async fn run_sql(url: &str, sql: &str) {
     let connection = sea_orm::Database::connect(url).await.unwrap();
     connection.execute_unprepared(sql).await.unwrap();
@@ -177,12 +177,12 @@ impl TestApp {
         Self::start_with(|_| ()).await
     }
 
-    /// With other settings than the usual ones.
+    /// Starts the service with changed settings.
     pub async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
         Self::start_on_with(Database::new().await, change).await
     }
 
-    /// On a database that was made before.
+    /// Starts the service on an existing database.
     pub async fn start_on(database: Database) -> Self {
         Self::start_on_with(database, |_| ()).await
     }
@@ -195,12 +195,12 @@ impl TestApp {
             schema: vec![project_file("schema")],
             admin_password: Some(PASSWORD.into()),
             workers: Some(2),
-            // The minimum that Argon2 accepts: hashing would dominate the run time of the tests.
+            // The minimum that Argon2 accepts: otherwise hashing would dominate the run time of the tests.
             argon2_memory_kib: 8,
             argon2_iterations: 1,
-            // The policy tests are run by the tests of the policies.
+            // The tests of the policies run the policy tests.
             policy_tests: PolicyTests::Off,
-            // Many tests run at the same time: a busy machine is no outage.
+            // Many tests run in parallel: a busy machine must not count as an outage.
             database_acquire_timeout_ms: 15_000,
             database_lock_timeout_ms: 15_000,
             database_statement_timeout_ms: 20_000,
@@ -213,14 +213,14 @@ impl TestApp {
         Self::open(database.into(), config, clock).await
     }
 
-    /// Another start on the same database and by the same clock, with some settings changed.
+    /// Starts a replica with the same database and clock, and changed settings.
     pub async fn start_replica(&self, change: impl FnOnce(&mut Config)) -> Self {
         let mut config = self.config.clone();
         change(&mut config);
         Self::open(Arc::clone(&self.database), config, self.clock.clone()).await
     }
 
-    /// Another start on the same database and with the same settings, by a clock that is so many milliseconds ahead now.
+    /// Starts a replica with the same database and settings, and a clock that is ahead by this many milliseconds.
     pub async fn start_replica_ahead(&self, millis: i64) -> Self {
         let clock = Clock::manual(self.clock.now());
         clock.advance(millis);
@@ -237,27 +237,27 @@ impl TestApp {
         Self { base, clock, config, state: Arc::clone(&app.state), database, handle }
     }
 
-    /// A connection to its database, behind its back.
+    /// Executes a statement directly in the database.
     pub async fn sql(&self, statement: &str) {
         self.database.sql(statement).await;
     }
 
-    /// Where its database is.
+    /// The URL of the database.
     pub fn url(&self) -> &str {
         &self.database.url
     }
 
-    /// The PostgreSQL server and the name of the database on it, where it is one.
+    /// The URL of the PostgreSQL server and the name of the database; none for SQLite.
     pub fn postgres(&self) -> Option<(String, String)> {
         self.database.server.clone()
     }
 
-    /// Everything that its database holds, as text: the bytes of the files, or every row of every table.
+    /// The complete contents of the database as text: the bytes of the files, or every row of every table.
     pub async fn dump(&self) -> String {
         self.database.dump().await
     }
 
-    /// The number that a query gives.
+    /// The number that a query returns.
     pub async fn count(&self, query: &str) -> i64 {
         let connection = sea_orm::Database::connect(self.url()).await.unwrap();
         let statement = Statement::from_string(connection.get_database_backend(), query);
@@ -267,7 +267,7 @@ impl TestApp {
         number
     }
 
-    /// The directory that the test may write in.
+    /// A directory for the files of the test.
     pub fn directory(&self) -> &std::path::Path {
         self.database.directory.path()
     }
@@ -277,30 +277,30 @@ impl TestApp {
         Client { http: http_client(), base: self.base.clone(), bearer: None, id: String::new() }
     }
 
-    /// A client with this bearer.
+    /// A client with this bearer token or key.
     pub fn bearer(&self, bearer: &str) -> Client {
         Client { bearer: Some(bearer.to_owned()), ..self.anonymous() }
     }
 
-    /// The tokens of a user.
+    /// Logs a user in, and returns the token response.
     pub async fn log_in(&self, email: &str) -> Value {
         let body = json!({ "email": email, "password": PASSWORD });
         self.anonymous().post("/v2/auth/token", body).await.expect(StatusCode::OK)
     }
 
-    /// A client that has logged in as this user.
+    /// A client that is logged in as this user.
     pub async fn client(&self, email: &str) -> Client {
         let tokens = self.log_in(email).await;
         let id = tokens["user"].as_str().unwrap().to_owned();
         Client { id, ..self.bearer(tokens["token"].as_str().unwrap()) }
     }
 
-    /// The first admin, of the root organization.
+    /// A client for the first admin, of the root organization.
     pub async fn admin(&self) -> Client {
         self.client(ADMIN).await
     }
 
-    /// A new user with this role in the root organization, logged in.
+    /// Creates a user with this role in the root organization, and logs it in.
     pub async fn user(&self, role: Scope) -> Client {
         let email = format!("{role}-{}@example.com", Id::new(&Clock::system()));
         let body = json!({ "email": email, "password": PASSWORD, "role": role });
@@ -308,7 +308,7 @@ impl TestApp {
         self.client(&email).await
     }
 
-    /// A new organization below the root with one admin, who is logged in.
+    /// Creates an organization below the root with one admin, who is logged in.
     pub async fn tenant(&self, name: &str) -> (String, Client) {
         let admin = self.admin().await;
         let organization = admin.post("/v2/organizations", json!({ "name": name })).await;
@@ -327,17 +327,17 @@ impl Drop for TestApp {
     }
 }
 
-/// Somebody who calls.
+/// A client of the service, with or without credentials.
 #[derive(Clone)]
 pub struct Client {
     pub http: reqwest::Client,
     pub base: String,
     pub bearer: Option<String>,
-    /// The id of its user, where it has logged in.
+    /// The id of its user, if it is logged in.
     pub id: String,
 }
 
-/// An answer.
+/// A response.
 #[derive(Debug)]
 pub struct Reply {
     pub status: StatusCode,
@@ -348,15 +348,15 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// The body, where the status is as expected.
+    /// The body. Fails unless the status is as expected.
     #[track_caller]
     pub fn expect(self, status: StatusCode) -> Value {
         assert_eq!(self.status, status, "{}: {}", self.request_line, self.text);
         self.json
     }
 
-    /// Checks that it is a problem with this status and code, in the form that all of them have; gives the names of the
-    /// wrong fields.
+    /// Asserts that the response is a problem with this status and code, in the common form. Returns the names of the invalid
+    /// fields.
     #[track_caller]
     pub fn expect_problem(&self, status: u16, code: &str) -> Vec<String> {
         assert_eq!(
@@ -376,7 +376,7 @@ impl Reply {
         errors.iter().map(|error| error["field"].as_str().unwrap().to_owned()).collect()
     }
 
-    /// A header, or an empty text.
+    /// The value of a header; empty if it is absent.
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
@@ -391,7 +391,7 @@ impl Reply {
 }
 
 impl Client {
-    /// Sends a request with these further headers and this body.
+    /// Sends a request with additional headers and a body.
     pub async fn send(
         &self,
         method: Method,
@@ -402,7 +402,7 @@ impl Client {
         self.try_send(method, path, headers, body).await.unwrap()
     }
 
-    /// The same, where perhaps nobody answers.
+    /// Sends a request. None if there is no response.
     pub async fn try_send(
         &self,
         method: Method,
@@ -428,7 +428,7 @@ impl Client {
         Ok(Reply { status, headers, text, json, request_line })
     }
 
-    /// Sends JSON, if any.
+    /// Sends a JSON body, if any.
     pub async fn call(&self, method: Method, path: &str, body: Option<Value>) -> Reply {
         match body {
             Some(body) => {
@@ -455,7 +455,7 @@ impl Client {
         self.call(Method::DELETE, path, None).await
     }
 
-    /// An API key of its own user with these scopes.
+    /// Creates an API key with these scopes for the client's own user.
     pub async fn key(&self, scopes: &[Scope]) -> String {
         let reply = self.post("/v2/users/me/keys", json!({ "name": "test", "scopes": scopes })).await;
         reply.expect(StatusCode::CREATED)["key"].as_str().unwrap().to_owned()

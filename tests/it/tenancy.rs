@@ -1,4 +1,5 @@
-//! Tenants: nobody sees, names or touches what is outside the subtree of its own organization, or learns that it is there.
+//! Tenancy: resources outside the subtree of the caller's organization cannot be seen, referred to or changed, and their
+//! existence is not disclosed.
 
 use crate::resources::{
     ResourceSpec, UNKNOWN_ID, comparable_response, create_resource, resource_specs, unique_email,
@@ -8,7 +9,7 @@ use cedargate::authz::Scope;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-/// The least scope for each verb, as the seed's table has it.
+/// The lowest scope for each operation, as in the permission table of the specification.
 struct MinimumScopes {
     list: Scope,
     fetch: Scope,
@@ -31,7 +32,7 @@ fn minimum_scopes(path: &str) -> MinimumScopes {
     MinimumScopes { list, fetch, create, update, delete }
 }
 
-/// A user of each scope in an organization.
+/// Creates a user of each scope in an organization.
 async fn create_users_of_each_scope(app: &TestApp, admin: &Client) -> Vec<(Scope, Client)> {
     let mut staff = Vec::new();
     for scope in Scope::ALL {
@@ -43,7 +44,7 @@ async fn create_users_of_each_scope(app: &TestApp, admin: &Client) -> Vec<(Scope
     staff
 }
 
-/// A thing of every kind, as `(kind, path of the thing, its id)`.
+/// Creates a resource of every type. Returns `(type, path of the resource, id)`.
 async fn create_resources(admin: &Client) -> Vec<(ResourceSpec, String, String)> {
     let mut resources = Vec::new();
     for kind in resource_specs(admin).await {
@@ -79,7 +80,7 @@ async fn a_list_shows_nothing_of_another_tenant() {
     }
 }
 
-/// Does to a thing what the method says.
+/// Sends a request with this method for a resource.
 async fn send_request(client: &Client, method: &Method, path: &str, patch: &Value) -> Reply {
     let body = (*method == Method::PATCH).then(|| patch.clone());
     client.call(method.clone(), path, body).await
@@ -125,7 +126,7 @@ async fn callers_without_permission_cannot_tell_which_users_exist() {
     let (_, admin) = app.tenant("acme").await;
     let (_, stranger) = app.tenant("other").await;
     let staff = create_users_of_each_scope(&app, &admin).await;
-    // At home too: whoever may not do it to another user is answered as if there were none.
+    // Also within an organization: a caller who may not perform an action on another user gets the response for a missing user.
     for (scope, client) in &staff {
         let meta = json!({ "meta": {} });
         for (method, minimum) in
@@ -233,7 +234,7 @@ async fn moving_a_resource_to_an_inaccessible_organization_is_rejected() {
         let list = stranger.get(&format!("{}?id={id}", kind.path)).await;
         assert_eq!(list.expect(StatusCode::OK), json!([]));
     }
-    // Nor its own organization.
+    // Nor can its own organization be changed in that way.
     let refused =
         admin.patch(&format!("/v2/organizations/{home}"), json!({ "parent": other_organization })).await;
     assert_eq!(refused.expect_problem(400, "invalid_fields"), ["parent"]);
@@ -250,7 +251,7 @@ async fn ancestor_organizations_are_not_accessible() {
     admin.get(&format!("/v2/users/{}", root.id)).await.expect_problem(404, "not_found");
     admin.get(&format!("/v2/forms/{form}")).await.expect_problem(404, "not_found");
     admin.get(&format!("/v2/forms?organization={top}")).await.expect_problem(404, "not_found");
-    // Down the tree it goes: what is below belongs to the subtree.
+    // Resources of organizations below are part of the subtree.
     let own = create_resource(&admin, "/v2/forms", json!({ "name": "of the tenant" })).await;
     let seen = root.get(&format!("/v2/forms/{own}")).await.expect(StatusCode::OK);
     assert_eq!(seen["organization"], home);

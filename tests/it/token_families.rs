@@ -1,5 +1,5 @@
-//! Families of refresh tokens (decision 8): a retry gets the same successor, any other reuse ends the family, and nothing
-//! outlives the session.
+//! Refresh-token families (see "Refresh-token rotation" in docs/decisions.md): a retry gets the same successor, any other reuse
+//! revokes the family, and no token outlives the session.
 
 use crate::multi_process::TIMEOUT;
 use crate::refresh::{expect_refresh_rejected, refresh, refresh_as, refresh_token};
@@ -13,12 +13,12 @@ use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::time::Instant;
 
-/// The access token of an answer.
+/// The access token of a token response.
 pub(crate) fn access_token(tokens: &Value) -> &str {
     tokens["token"].as_str().unwrap()
 }
 
-/// Checks that an access token is of a session that is no more.
+/// Asserts that an access token is rejected because its session has ended.
 #[track_caller]
 pub(crate) fn expect_session_ended(reply: &Reply) {
     reply.expect_problem(401, "invalid_token");
@@ -41,7 +41,7 @@ async fn a_reused_refresh_token_revokes_its_session() {
         let reply =
             if by_get { refresh_as(&members[2], &reuse).await } else { refresh(&app, &reuse, ADMIN).await };
         expect_refresh_rejected(&reply);
-        // The access tokens end with it, though the service had just seen them, and so does the last refresh token.
+        // Its access tokens are revoked too, although the service has cached them, and so is the last refresh token.
         for member in &members {
             expect_session_ended(&member.get("/v2/users/me").await);
         }
@@ -49,7 +49,7 @@ async fn a_reused_refresh_token_revokes_its_session() {
             expect_refresh_rejected(&refresh(&app, &refresh_token(tokens), ADMIN).await);
         }
         other.get("/v2/users/me").await.expect(StatusCode::OK);
-        // A restart does not bring it back.
+        // A restart does not reactivate the session.
         let again = app.start_replica(|_| ()).await;
         expect_refresh_rejected(&refresh(&again, &refresh_token(&third), ADMIN).await);
         expect_session_ended(&again.bearer(access_token(&third)).get("/v2/users/me").await);
@@ -78,7 +78,7 @@ async fn a_retry_within_the_grace_period_returns_the_same_successor() {
             app.bearer(access_token(&again)).get("/v2/users/me").await.expect(StatusCode::OK);
         }
     }
-    // The grace runs from the first refresh on, and a retry does not lengthen it.
+    // The grace period begins at the first refresh. A retry does not extend it.
     app.clock.advance(1);
     expect_refresh_rejected(&refresh(&app, &refresh_token(&first), ADMIN).await);
     expect_refresh_rejected(&refresh(&app, &refresh_token(&second), ADMIN).await);
@@ -131,7 +131,11 @@ async fn no_token_outlives_its_session() {
     }
     app.clock.advance(2_000_000);
     let last = refresh(&app, &refresh_token(&tokens), ADMIN).await.expect(StatusCode::OK);
-    assert_eq!(last["expiresAt"], start.plus_seconds(9_000).to_string(), "not an hour from now");
+    assert_eq!(
+        last["expiresAt"],
+        start.plus_seconds(9_000).to_string(),
+        "limited by the session, not an hour from now"
+    );
     app.clock.advance(999_999);
     let client = app.bearer(access_token(&last));
     client.get("/v2/users/me").await.expect(StatusCode::OK);
@@ -149,14 +153,14 @@ async fn the_successor_cannot_be_derived_from_the_database_or_a_used_token() {
     for tokens in [&first, &second] {
         assert!(!stored.contains(refresh_token(tokens).split_once('.').unwrap().1));
     }
-    // What the next one follows by is there while a retry may ask for it, and then no more.
+    // The salt from which a successor is derived is kept only while a retry is permitted.
     let salts = async || app.count("SELECT COUNT(*) FROM refresh_tokens WHERE salt IS NOT NULL").await;
     assert_eq!(salts().await, 1);
     refresh(&app, &refresh_token(&second), ADMIN).await.expect(StatusCode::OK);
-    assert_eq!(salts().await, 1, "that of the third, and not that of the second");
+    assert_eq!(salts().await, 1, "only the salt of the third token");
 }
 
-/// Refreshes one token this often at once, every other time at another replica, and checks that all get one successor.
+/// Refreshes one token this often concurrently, at two replicas in turn. Asserts that all get the same successor.
 async fn race_refreshes(apps: &[&TestApp; 2], times: usize) {
     let token = refresh_token(&apps[0].log_in(ADMIN).await);
     let replies = join_all((0..times).map(|index| refresh(apps[index % 2], &token, ADMIN))).await;
@@ -229,7 +233,7 @@ async fn the_janitor_deletes_expired_rows_only() {
     for _ in 0..8 {
         app.clock.advance(5 * 86_400_000);
         tokens = refresh(&app, &refresh_token(&tokens), ADMIN).await.expect(StatusCode::OK);
-        // However many do it at once.
+        // Concurrent cleanups delete each row once.
         let others = join_all((0..3).map(|_| app.state.clean_up())).await;
         for one in others {
             let one = one.unwrap();
@@ -237,17 +241,17 @@ async fn the_janitor_deletes_expired_rows_only() {
             swept.api_keys += one.api_keys;
         }
     }
-    // All logins but the last one, and the expired key; of the last login everything is there that might come again.
+    // All logins but the last, and the expired key. Everything of the last login that may still be presented is kept.
     let count = async |table: &str| app.count(&format!("SELECT COUNT(*) FROM {table}")).await;
     assert_eq!((count("sessions").await, count("api_keys").await), (1, 1));
     assert_eq!(count("refresh_tokens").await, 9);
     assert!(swept.sessions >= 3 && swept.api_keys == 1, "{swept}");
     app.bearer(access_token(&tokens)).get("/v2/users/me").await.expect(StatusCode::OK);
-    // Also the first one of all, which has been expired for weeks.
+    // Also the very first token, which expired weeks ago.
     expect_refresh_rejected(&refresh(&app, &first, ADMIN).await);
     expect_refresh_rejected(&refresh(&app, &refresh_token(&tokens), ADMIN).await);
     expect_session_ended(&app.bearer(access_token(&tokens)).get("/v2/users/me").await);
-    // With its session all of it goes.
+    // With its session, everything is deleted.
     app.clock.advance(DAY + 1);
     app.state.clean_up().await.unwrap();
     assert_eq!((count("sessions").await, count("refresh_tokens").await), (0, 0));
@@ -263,11 +267,11 @@ async fn a_login_concurrent_with_a_password_change_or_a_block_is_revoked() {
     let mut password = PASSWORD.to_owned();
     for change in [json!({ "password": "b3tt3rTh4nB3f0r3" }), json!({ "status": "blocked" })] {
         for before in 0..6 {
-            // Long enough that nobody has to wait for the tries before.
+            // Long enough for earlier failed attempts to be forgotten.
             app.clock.advance(6_800_000);
             let anonymous = app.anonymous();
             let login = json!({ "email": email, "password": password });
-            // The change begins after so many logins, and ends before some of them.
+            // The change begins after some of the logins, and ends before others.
             let logins = join_all((0..6).map(|_| anonymous.post("/v2/auth/token", login.clone())));
             let changed = async {
                 for _ in 0..before {
@@ -293,7 +297,7 @@ async fn a_login_concurrent_with_a_password_change_or_a_block_is_revoked() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_password_change_is_rejected_if_its_password_or_session_changed_meanwhile() {
-    // Slow enough that what follows comes between the look at the old password and the writing of the new one.
+    // Slow enough for the second change to come between the verification of the old password and the update.
     let app = TestApp::start_with(|config| {
         slow_hashing(config);
         config.argon2_iterations = 10;
@@ -336,7 +340,7 @@ async fn a_password_change_is_rejected_if_its_password_or_session_changed_meanwh
             app.anonymous().post("/v2/auth/token", login).await.expect(StatusCode::OK);
         }
     }
-    assert!(refused >= 6, "{refused} of 12 came too late");
+    assert!(refused >= 6, "only {refused} of 12 were rejected");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -365,7 +369,7 @@ async fn concurrent_password_changes_set_one_password() {
     }
 }
 
-/// Waits until the service looks at a password.
+/// Waits until the service hashes a password.
 async fn wait_for_password_hashing(app: &TestApp) {
     let started = Instant::now();
     loop {
@@ -376,6 +380,6 @@ async fn wait_for_password_hashing(app: &TestApp) {
         {
             return;
         }
-        assert!(started.elapsed() < TIMEOUT, "no password is looked at");
+        assert!(started.elapsed() < TIMEOUT, "no password is being hashed");
     }
 }

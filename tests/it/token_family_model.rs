@@ -1,4 +1,4 @@
-//! Families of tokens against a model of one, whatever happens to them in whatever order.
+//! Refresh-token families against a model: random sequences of events, each verified against the model.
 
 use crate::multi_process::TIMEOUT;
 use crate::refresh::{expect_refresh_rejected, refresh, refresh_as, refresh_token};
@@ -12,28 +12,28 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 use std::time::Instant;
 
-/// What may happen to a family.
+/// An event in the life of a family.
 #[derive(Debug, Clone)]
 enum Step {
-    /// A token of the family is presented: the one with this number, counted from the last one.
+    /// A refresh token is presented: the one with this index, counted from the newest.
     Refresh { back: usize, by_get: bool },
-    /// One is presented with the wrong address.
+    /// A refresh token is presented with a wrong `clientId`.
     WrongClientId { back: usize },
-    /// Time passes.
+    /// Time passes, in seconds.
     Wait(i64),
     /// A refresh token is revoked.
     RevokeRefresh { back: usize },
-    /// An access token is.
+    /// An access token is revoked.
     RevokeAccess { back: usize },
-    /// Its user ends it from another session.
+    /// The user deletes the session from another session.
     Delete,
-    /// It is left.
+    /// The user logs out.
     LogOut,
-    /// Its user gets a password by another hand, which ends all of its sessions.
+    /// An admin sets a new password, which ends all sessions of the user.
     Password,
-    /// Its user is blocked, which ends all of its sessions and keys, and may come back.
+    /// The user is blocked, which ends all of its sessions and keys, and unblocked again.
     Block,
-    /// What is old is deleted.
+    /// The cleanup job runs.
     CleanUp,
 }
 
@@ -57,24 +57,24 @@ fn step() -> impl Strategy<Value = Step> {
 const HOUR: i64 = 3_600_000;
 pub(crate) const DAY: i64 = 86_400_000;
 
-/// A refresh token as the model sees it.
+/// A refresh token in the model.
 struct TokenRecord {
     text: String,
     expires_at: i64,
     spent_at: Option<i64>,
 }
 
-/// A family as it should be. An access token is good for an hour, a refresh token for two days, a session for a week.
+/// The model of a family. Access tokens expire after an hour, refresh tokens after two days, the session after a week.
 struct Model {
     sid: String,
     refresh: Vec<TokenRecord>,
-    /// The access tokens, and when they expire.
+    /// The access tokens and the times of their expiry.
     access: Vec<(String, i64)>,
     ends_at: i64,
     is_ended: bool,
 }
 
-/// What a refresh should give.
+/// The expected result of a refresh.
 #[derive(Debug, PartialEq)]
 enum Expected {
     Next,
@@ -110,7 +110,7 @@ impl Model {
         !self.is_ended && now < self.ends_at
     }
 
-    /// What presenting this token should give, with what follows from it.
+    /// The expected result of presenting a token, with its effects on the model.
     fn present(&mut self, index: usize, now: i64) -> Expected {
         let last = self.refresh.len() - 1;
         let token = &mut self.refresh[index];
@@ -132,14 +132,13 @@ impl Model {
     }
 }
 
-/// Plays steps on a family of its own, each at one of the services, and checks after each that all of them say what the model
-/// says.
+/// Runs the steps on a new family, each at one of the services, and asserts after each that all services agree with the model.
 async fn run_steps(apps: &[TestApp], user: &str, steps: &[(usize, Step)]) {
     let first = &apps[0];
     let now = || first.clock.now().millis();
     let mut model = Model::new(&first.log_in(user).await, now());
     let (bystander, mut is_undisturbed) = (first.log_in(user).await, true);
-    // Is good whatever becomes of the family.
+    // This key is independent of the family.
     let mut key = first.client(user).await.key(&[Scope::Agent]).await;
     let started_at = now();
     for (at, step) in steps {
@@ -182,7 +181,7 @@ async fn run_steps(apps: &[TestApp], user: &str, steps: &[(usize, Step)]) {
             }
             Step::Delete => {
                 let path = format!("/v2/users/me/sessions/{}", model.sid);
-                // A key of the user ends nothing.
+                // An API key of the user cannot end a session.
                 watcher.delete(&path).await.expect_problem(403, "forbidden");
                 let other = app.client(user).await;
                 let reply = other.delete(&path).await;
@@ -221,7 +220,7 @@ async fn run_steps(apps: &[TestApp], user: &str, steps: &[(usize, Step)]) {
                 401
             };
             for app in apps {
-                // Another service has to be told.
+                // Another service has to receive the notification.
                 let started = Instant::now();
                 let mut reply = app.bearer(token).get("/v2/users/me").await;
                 while reply.status == StatusCode::OK && expected != 200 && started.elapsed() < TIMEOUT {
@@ -231,7 +230,7 @@ async fn run_steps(apps: &[TestApp], user: &str, steps: &[(usize, Step)]) {
             }
         }
     }
-    // Another session of the same user has seen nothing of all this.
+    // Another session of the same user is not affected.
     if is_undisturbed && now() < started_at + 2 * DAY {
         refresh(first, &refresh_token(&bystander), user).await.expect(StatusCode::OK);
     }
@@ -246,7 +245,7 @@ fn token_families_match_the_model_under_random_steps() {
         })
         .await;
         let user = email(&app.user(Scope::Agent).await).await;
-        // Two of them where they can tell each other. (SQLite has one process that serves.)
+        // Two services on PostgreSQL. A SQLite database is served by one process.
         let other = if app.postgres().is_some() { Some(app.start_replica(|_| ()).await) } else { None };
         (std::iter::once(app).chain(other).collect::<Vec<_>>(), user)
     });

@@ -1,4 +1,5 @@
-//! Logging in, what a token is worth as its user changes, and the answers to those who have none (decisions 1 to 6).
+//! Logins, the effect of changes of the user on issued tokens, and responses without a valid token (see "Tokens" in
+//! docs/decisions.md).
 
 use crate::support::{ADMIN, Client, PASSWORD, Reply, TestApp, decode_jwt, slow_hashing};
 use cedargate::authz::Scope;
@@ -6,10 +7,10 @@ use futures_util::future::join_all;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-/// The messages by which clients know that a refresh may help.
+/// The messages after which existing clients refresh.
 pub(crate) const REFRESHABLE_ERRORS: [&str; 3] = ["jwt expired", "invalid signature", "invalid token"];
 
-/// Presents this for a token.
+/// Posts this body to the token endpoint.
 pub(crate) async fn request_token(app: &TestApp, body: Value) -> Reply {
     app.anonymous().post("/v2/auth/token", body).await
 }
@@ -19,12 +20,12 @@ pub(crate) async fn email(client: &Client) -> String {
     client.get("/v2/users/me").await.expect(StatusCode::OK)["email"].as_str().unwrap().to_owned()
 }
 
-/// Changes a user, as the first admin.
+/// Changes a user as the first admin.
 pub(crate) async fn update_user(app: &TestApp, user: &str, change: Value) {
     app.admin().await.patch(&format!("/v2/users/{user}"), change).await.expect(StatusCode::OK);
 }
 
-/// What makes two answers alike: everything but the id of the request.
+/// The parts of a response that must agree: everything except the request id.
 fn without_id(reply: &Reply) -> (u16, Value, String) {
     let mut body = reply.json.clone();
     body.as_object_mut().unwrap().remove("requestId").unwrap();
@@ -72,7 +73,11 @@ async fn a_blocked_user_cannot_log_in_or_use_its_credentials() {
     let login = json!({ "email": email, "password": PASSWORD });
     let blocked = request_token(&app, login.clone()).await;
     let wrong = request_token(&app, json!({ "email": email, "password": "not the password" })).await;
-    assert_eq!(without_id(&blocked), without_id(&wrong), "nobody learns that the password was right");
+    assert_eq!(
+        without_id(&blocked),
+        without_id(&wrong),
+        "the response must not disclose that the password is right"
+    );
     for client in [&user, &bearer, &keyed] {
         let reply = client.get("/v2/users/me").await;
         reply.expect_problem(401, "invalid_token");
@@ -96,7 +101,7 @@ async fn a_demotion_takes_effect_on_the_next_request() {
     update_user(&app, &user.id, json!({ "role": "guest" })).await;
     user.get("/v2/messages").await.expect_problem(403, "forbidden");
     user.get("/v2/users/me").await.expect(StatusCode::OK);
-    // The token says admin still: it is the role that holds it down.
+    // The scope in the token is still admin; the current role limits it.
     update_user(&app, &user.id, json!({ "role": "admin" })).await;
     user.get("/v2/services").await.expect(StatusCode::OK);
 }
@@ -110,7 +115,7 @@ async fn a_promotion_does_not_extend_issued_tokens() {
     update_user(&app, &user.id, json!({ "role": "admin" })).await;
     user.get("/v2/services").await.expect_problem(403, "forbidden");
     user.get("/v2/conversations").await.expect_problem(403, "forbidden");
-    // The next token has the role of the user.
+    // The next token has the current role as its scope.
     let refresh = json!({ "refreshToken": tokens["refreshToken"], "clientId": email });
     let refreshed = request_token(&app, refresh).await.expect(StatusCode::OK);
     assert_eq!(refreshed["scope"], "admin");
@@ -182,7 +187,7 @@ async fn a_malformed_authorization_header_is_rejected() {
             assert!(!reply.text.contains(&token), "{header:?}");
         }
     }
-    // RFC 9110, 11.1: the scheme is the same in any letter case.
+    // The scheme is case-insensitive (RFC 9110, section 11.1).
     let lower = format!("bearer {token}");
     let reply = app.anonymous().send(Method::GET, "/v2/users/me", &[("authorization", &lower)], None).await;
     reply.expect(StatusCode::OK);
@@ -354,7 +359,7 @@ async fn no_token_survives_the_deletion_of_its_user() {
     user.get("/v2/users/me").await.expect_problem(401, "invalid_token");
     let refresh = json!({ "refreshToken": tokens["refreshToken"], "clientId": email });
     request_token(&app, refresh.clone()).await.expect_problem(401, "invalid_refresh_token");
-    // A new user with the same address is another one.
+    // A new user with the same email is a different user.
     let body = json!({ "email": email, "password": PASSWORD, "role": "admin" });
     app.admin().await.post("/v2/users", body).await.expect(StatusCode::CREATED);
     user.get("/v2/users/me").await.expect_problem(401, "invalid_token");

@@ -1,4 +1,4 @@
-//! The examples of the seed, in the order of the document: each request as it stands there, each answer as it is shown.
+//! The examples of the specification, in the order of the document: requests and responses as shown there.
 
 use crate::support::{ADMIN, PASSWORD, Reply, TestApp, decode_jwt, from_base64, project_file};
 use cedargate::authz::Scope;
@@ -11,7 +11,7 @@ fn seed() -> String {
     std::fs::read_to_string(project_file("tests/fixtures/seed.txt")).unwrap()
 }
 
-/// The members of the JSON object that follows a line of the seed, which shows them without the braces.
+/// The members of the JSON object after a line of the specification, which shows them without braces.
 fn sample(heading: &str) -> Vec<Value> {
     let seed = seed();
     let sections = seed.split(heading).skip(1);
@@ -28,14 +28,14 @@ fn sample(heading: &str) -> Vec<Value> {
         .collect()
 }
 
-/// The answer of the seed's example.
+/// The response of the specification's example.
 fn sample_answer() -> Value {
     let mut answers = sample("Response: 200 OK");
     assert_eq!(answers.len(), 1);
     answers.remove(0)
 }
 
-/// The paths of the seed's requests with this method.
+/// The paths of the specification's requests with this method.
 fn sample_paths(method: &str) -> Vec<String> {
     let start = format!("Request: {method} ");
     seed().lines().filter_map(|line| line.strip_prefix(&start).map(str::to_owned)).collect()
@@ -51,7 +51,7 @@ fn is_hex(text: &str, length: usize) -> bool {
     text.len() == length && text.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// Checks everything that the seed and its decisions say of an answer of the token endpoint, and gives its body.
+/// Asserts what the specification and the design decisions require of a token response, and returns its body.
 #[track_caller]
 fn check_tokens(reply: Reply, user: &str, scope: &str, issued: i64) -> Value {
     assert_eq!(reply.header("cache-control"), "no-store");
@@ -111,7 +111,7 @@ async fn the_examples_of_the_seed_work_in_order() {
     // "All API requests are made on behalf of a registered User, using a bearer authentication token."
     anonymous.get("/v2/users/me").await.expect_problem(401, "missing_token");
 
-    // "Create an access token": the body of the example, with an address in it, as the seed leaves it empty.
+    // "Create an access token": the body of the example, with an email, which the specification leaves empty.
     let mut body = sample("Request: POST /v2/auth/token").remove(0);
     assert_eq!(names(&body), ["email", "password"]);
     assert_eq!(body["password"], PASSWORD);
@@ -126,8 +126,8 @@ async fn the_examples_of_the_seed_work_in_order() {
     let me = client.get("/v2/users/me").await.expect(StatusCode::OK);
     assert_eq!((me["id"].as_str(), me["email"].as_str()), (Some(user.as_str()), Some(ADMIN)));
 
-    // "Before an access token has expired": GET with the bearer. The sample is cut short, so it is refused as it stands;
-    // a whole one takes its place.
+    // "Before an access token has expired": GET with the bearer. The sample token is truncated and therefore rejected; a complete
+    // one replaces it.
     app.clock.advance((DAY - 1) * 1_000);
     let cut = sample_paths("GET").remove(0);
     let refused = client.get(&cut).await;
@@ -151,8 +151,8 @@ async fn the_examples_of_the_seed_work_in_order() {
     expired.expect_problem(403, "token_expired");
     assert_eq!(expired.json["error"]["message"], "jwt expired");
 
-    // "After an access token has already expired, we need to POST to the endpoint without an Authorization header." The
-    // sample is cut short again.
+    // "After an access token has already expired, we need to POST to the endpoint without an Authorization header." This sample
+    // is truncated, too.
     let mut body = sample("Request: POST /v2/auth/token").remove(1);
     assert_eq!(names(&body), ["clientId", "refreshToken"]);
     body["clientId"] = json!(ADMIN);
@@ -204,7 +204,7 @@ async fn the_token_of_the_seed_is_rejected() {
     let app = TestApp::start().await;
     let token = sample_answer()["token"].as_str().unwrap().to_owned();
     let reply = app.bearer(&token).get("/v2/users/me").await;
-    // It has expired too, but that is nobody's business: we did not sign it.
+    // The sample token has also expired, but its signature is checked first.
     reply.expect_problem(401, "invalid_token");
     assert_eq!(reply.json["error"]["message"], "invalid signature");
 }

@@ -1,4 +1,4 @@
-//! Users: their addresses and names, their passwords, what they may change of themselves, and what goes with them.
+//! Users: email addresses and names, passwords, changes of the own user, and deletion.
 
 use crate::resources::{create_resource, unique_email};
 use crate::support::{Client, PASSWORD, Reply, TestApp};
@@ -118,7 +118,7 @@ async fn deleting_a_user_ends_its_keys_and_sessions() {
     let refresh = json!({ "refreshToken": tokens["refreshToken"], "clientId": email });
     app.anonymous().post("/v2/auth/token", refresh).await.expect_problem(401, "invalid_refresh_token");
     log_in(&app, &email, PASSWORD).await.expect_problem(401, "invalid_credentials");
-    // The address is free again, and its next owner inherits nothing.
+    // The email is available again, and its next user inherits nothing.
     create_resource(&admin, "/v2/users", json!({ "email": email })).await;
     user.get("/v2/users/me").await.expect_problem(401, "invalid_token");
     log_in(&app, &email, PASSWORD).await.expect_problem(401, "invalid_credentials");
@@ -134,7 +134,7 @@ async fn resources_survive_the_deletion_of_their_author() {
     admin.delete(&format!("/v2/users/{}", agent.id)).await.expect(StatusCode::NO_CONTENT);
     let path = format!("/v2/conversations/{conversation}");
     assert_eq!(admin.get(&path).await.expect(StatusCode::OK)["participants"][0]["user"], agent.id.as_str());
-    // Naming somebody who has gone since is no hindrance to other changes.
+    // A reference to a deleted user does not prevent other changes.
     admin.patch(&path, json!({ "name": "About nothing" })).await.expect(StatusCode::OK);
     let messages = admin.get(&format!("/v2/messages?conversation={conversation}")).await;
     assert_eq!(messages.expect(StatusCode::OK)[0]["user"], agent.id.as_str());
@@ -155,7 +155,7 @@ async fn no_response_contains_a_password() {
         admin.get("/v2/users/me").await,
         admin.patch("/v2/users/me", json!({ "password": NEW_PASSWORD, "currentPassword": PASSWORD })).await,
         log_in(&app, &email, NEW_PASSWORD).await,
-        // Refused ones too.
+        // Rejected requests, too.
         admin.post("/v2/users", json!({ "email": email, "password": PASSWORD })).await,
         admin.post("/v2/users", json!({ "email": "none", "password": PASSWORD })).await,
         admin.patch(&user, json!({ "password": [NEW_PASSWORD] })).await,
@@ -267,7 +267,7 @@ async fn only_admins_change_their_own_role_organization_or_status() {
         }
         assert_eq!(fetch_own_user(&user).await, before, "{scope}");
     }
-    // An admin may, and it bites at once.
+    // An admin may, and it takes effect with the next request.
     let user = app.user(Scope::Admin).await;
     user.patch("/v2/users/me", json!({ "role": "guest" })).await.expect(StatusCode::OK);
     user.get("/v2/users").await.expect_problem(403, "forbidden");
