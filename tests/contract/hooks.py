@@ -1,5 +1,4 @@
-"""What schemathesis cannot find in the document: how to become an admin, and which requests are valid by every schema and
-refused all the same, because of what is there."""
+"""Hooks for schemathesis: authentication, references to existing resources, and the rules that the document cannot express."""
 
 import itertools
 import os
@@ -15,13 +14,13 @@ numbers = itertools.count(1)
 
 
 def address():
-    """An address that nobody came from yet, so that nobody waits for those who guess passwords."""
+    """A header with a new client address, so that no request is throttled because of earlier failed logins."""
     number = next(numbers)
     return {"X-Forwarded-For": f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"}
 
 
-# Some of what is asked ends the credential, demotes its user or deletes it. So there is a new admin whenever a credential is no
-# good any more (401), and every ten seconds, since nothing else tells of a demotion.
+# Some requests revoke the credential, or demote or delete its user. A new admin is created whenever a credential is rejected
+# (401), and every ten seconds, because a demotion causes no 401.
 @schemathesis.auth(refresh_interval=10)
 class NewAdmin:
     def get(self, case, context):
@@ -32,15 +31,15 @@ class NewAdmin:
         api.headers.update(address())
 
         def post(path, body):
-            answer = api.post(case.operation.base_url.rstrip("/") + path, json=body, timeout=30)
-            answer.raise_for_status()
-            return answer.json()
+            response = api.post(case.operation.base_url.rstrip("/") + path, json=body, timeout=30)
+            response.raise_for_status()
+            return response.json()
 
         login = post("/v2/auth/token", {"email": email, "password": PASSWORD})
         api.headers["Authorization"] = f"Bearer {login['token']}"
         conversation = post("/v2/conversations", {})
         organization = conversation["organization"]
-        there.update(
+        existing.update(
             email=email,
             clientId=email,
             password=PASSWORD,
@@ -59,21 +58,21 @@ class NewAdmin:
         case.headers["Authorization"] = f"Bearer {token}"
 
 
-# What is there: a body that names it gets further than one that names nothing.
-there = {}
+# Values of existing resources: a body that refers to them is processed further than one with unknown references.
+existing = {}
 LOGIN = {"email", "clientId", "refreshToken"}
 
 
-def naming(value, names):
-    """A part of a valid body with the references in it to what is there."""
+def with_references(value, names):
+    """Replaces the references in a part of a valid body by existing values."""
     if isinstance(value, list):
-        return [naming(item, names) for item in value]
+        return [with_references(item, names) for item in value]
     if not isinstance(value, dict):
         return value
     if value.get("type") == "User" and "id" in value:
-        return {**value, "id": there["user"]}
+        return {**value, "id": existing["user"]}
     return {
-        name: there[name] if name in names and item and isinstance(item, type(there[name])) else naming(item, names)
+        name: existing[name] if name in names and item and isinstance(item, type(existing[name])) else with_references(item, names)
         for name, item in value.items()
     }
 
@@ -81,11 +80,11 @@ def naming(value, names):
 @schemathesis.hook
 def before_call(context, case, kwargs):
     case.headers.update(address())
-    if there and case.meta and case.meta.generation.mode.is_positive:
+    if existing and case.meta and case.meta.generation.mode.is_positive:
         is_login = case.path == "/v2/auth/token"
-        case.body = naming(case.body, there.keys() if is_login else there.keys() - LOGIN)
+        case.body = with_references(case.body, existing.keys() if is_login else existing.keys() - LOGIN)
         if is_login and case.query:
-            case.query["refreshToken"] = there["refreshToken"]
+            case.query["refreshToken"] = existing["refreshToken"]
 
 
 # What a 400 says of a field whose value is as the document wants it. No schema can say these; each has tests of its own.
@@ -111,7 +110,7 @@ NO_SCHEMA_CAN_SAY = re.compile(
 
 @schemathesis.check
 def valid_data_is_accepted(ctx, response, case):
-    # A body of valid texts, each of which is long, may be too large altogether.
+    # A body of valid fields may exceed the size limit as a whole.
     if response.status_code == 413:
         return None
     if response.status_code == 400:
