@@ -2,7 +2,7 @@
 //! what Cedar learns of it) follows from this.
 
 use crate::authz::AuthzResource;
-use crate::types::{Id, InvalidValue, Timestamp};
+use crate::types::{FieldErrorCode, Id, InvalidValue, Timestamp};
 use sea_orm::{DbErr, EntityTrait, FromQueryResult, IntoActiveModel, QueryResult, TryGetable};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -150,11 +150,12 @@ pub fn replace_fields<R: Resource>(
 pub fn to_json_object(value: &impl Serialize) -> Result<Map<String, Value>, InvalidValue> {
     match serde_json::to_value(value) {
         Ok(Value::Object(fields)) => Ok(fields),
-        Ok(other) => Err(InvalidValue(format!("{other} is not an object"))),
-        Err(error) => Err(InvalidValue(error.to_string())),
+        Ok(other) => Err(InvalidValue::new(FieldErrorCode::InvalidType, format!("{other} is not an object"))),
+        Err(error) => Err(InvalidValue::new(FieldErrorCode::InvalidFormat, error.to_string())),
     }
 }
 
 fn parse<R: Resource>(row: Map<String, Value>) -> Result<R, InvalidValue> {
-    R::deserialize(Value::Object(row)).map_err(|error| InvalidValue(error.to_string()))
+    R::deserialize(Value::Object(row))
+        .map_err(|error| InvalidValue::new(FieldErrorCode::InvalidFormat, error.to_string()))
 }

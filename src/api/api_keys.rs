@@ -6,7 +6,7 @@ use crate::authz::{Permitted, ScopeSet};
 use crate::http::openapi::OperationDoc;
 use crate::http::{Authorizer, Json, PathId, Problem, RouteGroup};
 use crate::store::ApiKeyRow;
-use crate::types::{Id, Name, Timestamp};
+use crate::types::{FieldErrorCode, Id, Name, Timestamp};
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::{Deserialize, Serialize};
@@ -165,7 +165,8 @@ pub async fn create_key_with(
 ) -> Result<CreatedKey, Problem> {
     let now = authorizer.state().clock.now();
     if let Some(end) = new.expires_at.filter(|end| *end <= now) {
-        return Err(Problem::invalid_field("expiresAt", format!("{end} is not in the future; now is {now}")));
+        let message = format!("expected a time in the future, got {end}; now is {now}");
+        return Err(Problem::invalid_field("expiresAt", FieldErrorCode::InThePast, message));
     }
     if authorizer.state().store.api_keys(user).await?.len() >= MAX_KEYS {
         return Err(Problem::conflict(format!(

@@ -8,7 +8,7 @@ use super::users::User;
 use crate::authz::AuthzRequest;
 use crate::http::openapi::OperationDoc;
 use crate::http::{Authorizer, Caller, Json, Problem, RouteGroup};
-use crate::types::{Id, Term, non_null, object_only};
+use crate::types::{FieldErrorCode, Id, Term, non_null, object_only};
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
 use secrecy::SecretString;
@@ -224,18 +224,22 @@ async fn resolve_subject_choice(
             let entity_ref = EntityRef { kind: kind.as_str(), id: id.as_str(), properties };
             match evaluation::resolve_subject(authorizer, entity_ref, *basis).await? {
                 ResolvedSubject::Error(DecisionError { code: "unknown_subject", message, .. }) => {
-                    let field = if kind.as_str() == "User" { "subject.id" } else { "subject.type" };
-                    Err(Problem::invalid_field(field, message))
+                    let (field, code) = match kind.as_str() {
+                        "User" => ("subject.id", FieldErrorCode::NotFound),
+                        _ => ("subject.type", FieldErrorCode::UnknownType),
+                    };
+                    Err(Problem::invalid_field(field, code, message))
                 }
                 ResolvedSubject::Error(DecisionError { code: "invalid", message, .. }) => {
-                    Err(Problem::invalid_field("subject.basis", message))
+                    Err(Problem::invalid_field("subject.basis", FieldErrorCode::NotAllowed, message))
                 }
                 resolved => Ok(resolved),
             }
         }
         Some(_) => Err(Problem::invalid_field(
             "subject",
-            "it has either `token`, or `type` and `id`, and with these perhaps `basis`",
+            FieldErrorCode::DependentRequired,
+            "expected either `token`, or `type` and `id` and optionally `basis`",
         )),
     }
 }
@@ -250,7 +254,8 @@ async fn resolve_token_subject(
     if token.chars().count() > MAX_TOKEN {
         return Err(Problem::invalid_field(
             "subject.token",
-            format!("it has more than {MAX_TOKEN} characters"),
+            FieldErrorCode::TooLong,
+            format!("more than {MAX_TOKEN} characters"),
         ));
     }
     let error = match Caller::from_token(parts, authorizer.engine(), token).await {

@@ -11,7 +11,7 @@ use super::evaluation::{self, Decision, DecisionError, EvaluationResult};
 use crate::http::openapi::OperationDoc;
 use crate::http::{Authorizer, Problem, body};
 use crate::types::strict_json::{self, JsonError};
-use crate::types::{null_as_default, object_only};
+use crate::types::{FieldErrorCode, null_as_default, object_only};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -240,18 +240,19 @@ impl<'a> Batch<'a> {
 /// A member of the batch that concerns it as a whole.
 fn parse_member<T: DeserializeOwned>(name: &str, text: &RawValue) -> Result<T, Problem> {
     strict_json::check(text.get().as_bytes())?;
-    let value: Value =
-        serde_json::from_str(text.get()).map_err(|error| Problem::invalid_field(name, error))?;
+    let value: Value = serde_json::from_str(text.get())
+        .map_err(|error| Problem::invalid_field(name, FieldErrorCode::InvalidFormat, error))?;
     body::from_value(value, name)
 }
 
 /// The texts of the items, of which there may be so many.
 fn parse_items(text: &RawValue, most: usize) -> Result<Vec<&RawValue>, Problem> {
-    let items: Vec<&RawValue> = serde_json::from_str(text.get())
-        .map_err(|_| Problem::invalid_field("evaluations", "it must be a list of objects"))?;
+    let items: Vec<&RawValue> = serde_json::from_str(text.get()).map_err(|_| {
+        Problem::invalid_field("evaluations", FieldErrorCode::InvalidType, "expected an array")
+    })?;
     if items.len() > most {
-        let message = format!("there are {} of them; one batch has at most {most}", items.len());
-        return Err(Problem::invalid_field("evaluations", message));
+        let message = format!("expected at most {most} items, got {}", items.len());
+        return Err(Problem::invalid_field("evaluations", FieldErrorCode::TooManyItems, message));
     }
     Ok(items)
 }

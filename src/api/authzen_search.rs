@@ -7,7 +7,7 @@ use super::evaluation::{self, Basis, EntityRef, ResolvedResource, ResolvedSubjec
 use crate::authz::{AuthzRequest, DecisionContext, Principal, ResourceEntity};
 use crate::http::openapi::OperationDoc;
 use crate::http::{Authorizer, Caller, Problem};
-use crate::types::{Id, JsonInteger, Term, null_as_default, object_only};
+use crate::types::{FieldErrorCode, Id, JsonInteger, Term, null_as_default, object_only};
 use actix_web::HttpResponse;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -162,7 +162,9 @@ impl Search {
     }
 
     fn action(&self) -> Result<Action, Problem> {
-        let action = self.action.as_ref().ok_or_else(|| Problem::invalid_field("action", "it is missing"))?;
+        let action = self.action.as_ref().ok_or_else(|| {
+            Problem::invalid_field("action", FieldErrorCode::Required, "this field is required")
+        })?;
         Self::parse_part(action, "action")
     }
 }
@@ -197,7 +199,8 @@ impl PageBuilder {
                 Err(_) => {
                     return Err(Problem::invalid_field(
                         "page.limit",
-                        format!("it is {limit}; it must be 0 or more"),
+                        FieldErrorCode::OutOfRange,
+                        format!("expected 0 or more, got {limit}"),
                     ));
                 }
             },
@@ -213,7 +216,8 @@ impl PageBuilder {
                 _ => {
                     return Err(Problem::invalid_field(
                         "page.token",
-                        "it belongs to another search; send the same question as with the page before",
+                        FieldErrorCode::Mismatch,
+                        "page token does not match this query",
                     ));
                 }
             },

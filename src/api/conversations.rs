@@ -10,7 +10,9 @@ use crate::http::crud::{self, Patch, UpdateRequest};
 use crate::http::openapi::{self, OperationDoc};
 use crate::http::{Authorizer, Json, PathId, Problem, RouteGroup};
 use crate::resource::{self, Reference, Resource};
-use crate::types::{Id, JsonObject, Label, Name, Timestamp, json_list, object_only, string_enum};
+use crate::types::{
+    FieldErrorCode, Id, JsonObject, Label, Name, Timestamp, json_list, object_only, string_enum,
+};
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse};
 use sea_orm::FromQueryResult;
@@ -351,7 +353,7 @@ fn with_creator_first(participants: Participants, user: Id) -> Result<Participan
     let first = existing.cloned().unwrap_or(Participant { user, role: None, active: true });
     let others = participants.iter().filter(|participant| participant.user != user).cloned();
     Participants::try_from([first].into_iter().chain(others).collect::<Vec<_>>())
-        .map_err(|error| Problem::invalid_field("participants", error))
+        .map_err(|error| Problem::invalid_field_value("participants", &error))
 }
 
 /// One message or several, as they are sent.
@@ -410,7 +412,7 @@ async fn append(
         from_value(json!([body]), "").map_err(without_list_index)?
     };
     if bodies.is_empty() {
-        return Err(Problem::invalid_field("", "the list is empty; send one message or more"));
+        return Err(Problem::invalid_field("", FieldErrorCode::TooFewItems, "expected at least one message"));
     }
     let (conversation, stored) = messages::append(&authorizer, id, None, &bodies).await?;
     let mut response = HttpResponse::Created();

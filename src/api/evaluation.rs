@@ -112,7 +112,7 @@ pub async fn resolve_subject(
         // As with a path (decision 16).
         _ if evaluation_authorizer.could_in_home_org("User") => ResolvedSubject::Error(DecisionError::new(
             "unknown_subject",
-            "there is no such User within your reach",
+            "User does not exist or is not accessible",
         )),
         _ => ResolvedSubject::Forbidden,
     })
@@ -129,7 +129,7 @@ fn resolve_external_subject(
 ) -> ResolvedSubject {
     if authorizer.state().resource_types.contains(entity_ref.kind) {
         let message = format!(
-            "{:?} is not a type of subject; of this service's own types that is \"User\"",
+            "{:?} is not a valid subject type; expected \"User\" or an external type",
             entity_ref.kind
         );
         return ResolvedSubject::Error(DecisionError::new("unknown_subject", message));

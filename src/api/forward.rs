@@ -116,8 +116,9 @@ async fn decide(
     if !is_permitted(&authorizer.for_prerequisite(action), action, ResourceRef::Caller, &[]).await? {
         return Err(Problem::forbidden(action));
     }
-    let original =
-        original.map_err(|message| forbidden("bad_original", format!("It cannot be decided: {message}.")))?;
+    let original = original.map_err(|message| {
+        forbidden("invalid_forwarded_request", format!("It cannot be decided: {message}."))
+    })?;
     let Some(RouteMatch::Authorize { action, resource: of }) = route_match else {
         return Err(forbidden("no_such_route", "No route says what this request stands for."));
     };
@@ -155,7 +156,7 @@ async fn is_permitted(
         (ResourceRef::Organization, [one]) => ("Organization", one.clone()),
         (ResourceRef::Organization, [_, _, ..]) => {
             return Err(forbidden(
-                "bad_original",
+                "invalid_forwarded_request",
                 "It cannot be decided: `organization` stands twice in the query.",
             ));
         }

@@ -62,7 +62,11 @@ async fn live(_: HttpRequest, (): ()) -> Result<HttpResponse, Problem> {
 async fn ready(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem> {
     let state = AppState::from_request(&request)?;
     if state.is_shutting_down.load(Ordering::Acquire) {
-        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "ending", "The service is about to end."));
+        return Err(Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "shutting_down",
+            "The service is shutting down.",
+        ));
     }
     state.store.check().await?;
     Ok(HttpResponse::Ok().json(Health {

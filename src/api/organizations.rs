@@ -5,7 +5,9 @@ use crate::http::crud::{self, AuthorizedUpdate, Patch, UpdateRequest};
 use crate::http::{Authorizer, Json, PathId, Problem, RouteGroup, openapi};
 use crate::resource::{self, IdRow, Reference, Resource};
 use crate::store::{AuditEntry, Event, Reader, UnitOfWork};
-use crate::types::{Email, Id, JsonObject, Label, Name, OrgPath, Timestamp, Url, json_list, string_enum};
+use crate::types::{
+    Email, FieldErrorCode, Id, JsonObject, Label, Name, OrgPath, Timestamp, Url, json_list, string_enum,
+};
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse};
 use sea_orm::entity::prelude::*;
@@ -182,7 +184,8 @@ fn organization_event(event: Event, organization: &Organization, path: &OrgPath)
 async fn current_path(work: &UnitOfWork, organization: Id) -> Result<OrgPath, Problem> {
     let path = work.path(organization).await?;
     path.ok_or_else(|| {
-        Problem::invalid_field("parent", format!("there is no Organization {organization} within your reach"))
+        let message = format!("Organization {organization} does not exist or is not accessible");
+        Problem::invalid_field("parent", FieldErrorCode::NotFound, message)
     })
 }
 
@@ -193,7 +196,8 @@ fn child_path(parent: &OrgPath, own: Id, subtree_depth: usize) -> Result<OrgPath
         let most = OrgPath::MAX_LEVEL;
         return Err(Problem::invalid_field(
             "parent",
-            format!("the tree of organizations would be deeper than {most} levels"),
+            FieldErrorCode::TooDeep,
+            format!("the organization tree would have more than {most} levels"),
         ));
     }
     Ok(path)
@@ -279,14 +283,19 @@ async fn proposed_change(
     // Only now, so that nobody learns of a place that is out of reach.
     if let Some((old, parent)) = moved {
         if parent.is_within(old.org_id()) {
-            return Err(Problem::invalid_field("parent", "an organization cannot stand below itself"));
+            return Err(Problem::invalid_field(
+                "parent",
+                FieldErrorCode::Cycle,
+                "an organization cannot be its own ancestor",
+            ));
         }
         let deepest = reader.subtree(&old).await?.iter().map(OrgPath::level).max();
         let subtree_depth = deepest.unwrap_or_default().saturating_sub(old.level());
         child_path(&parent, old.org_id(), subtree_depth)?;
     }
     if proposal.row.parent.is_none() != proposal.row.path.parent().is_none() {
-        return Err(Problem::invalid_field("parent", "every organization but the root has one above it"));
+        let message = "`parent` is required for non-root organizations, and not allowed for the root";
+        return Err(Problem::invalid_field("parent", FieldErrorCode::NotAllowed, message));
     }
     Ok(proposal)
 }

@@ -1,13 +1,13 @@
 //! A change of a user's password: what the request says of it, the checks before the unit of work, and what ends with it.
 
 use super::users::{
-    User, hash_password, take_secret, user_event, verify_current_password, wrong_current_password_audited,
+    User, hash_password, incorrect_password_audited, take_secret, user_event, verify_current_password,
 };
 use crate::authz::Permitted;
 use crate::http::crud::Patch;
 use crate::http::{Authorizer, Credential, Problem};
 use crate::store::{EndReason, Event, SessionSelection, UnitOfWork};
-use crate::types::Timestamp;
+use crate::types::{FieldErrorCode, Timestamp};
 use secrecy::SecretString;
 use serde_json::Value;
 
@@ -34,13 +34,20 @@ impl PasswordFields {
         let end_keys = match patch.remove("endKeys") {
             None | Some(Value::Null) => None,
             Some(Value::Bool(end_keys)) => Some(end_keys),
-            Some(_) => return Err(Problem::invalid_field("endKeys", "it must be true or false")),
+            Some(_) => {
+                return Err(Problem::invalid_field(
+                    "endKeys",
+                    FieldErrorCode::InvalidType,
+                    "expected a boolean",
+                ));
+            }
         };
         for (field, is_given) in [("currentPassword", current.is_some()), ("endKeys", end_keys.is_some())] {
             if is_given && password.is_none() {
                 return Err(Problem::invalid_field(
                     field,
-                    "it belongs to a change of `password`, which is missing",
+                    FieldErrorCode::DependentRequired,
+                    "only accepted with `password`",
                 ));
             }
         }
@@ -84,7 +91,7 @@ impl NewPassword {
                 if work.account(user.id).await?.and_then(|account| account.password_hash).as_ref()
                     != Some(verified_hash) =>
             {
-                Err(wrong_current_password_audited(authorizer, user, "changed_meanwhile"))
+                Err(incorrect_password_audited(authorizer, user, "changed_meanwhile"))
             }
             _ => Ok(()),
         }

@@ -7,7 +7,7 @@ use super::users::User;
 use crate::authz::{Engine, ScopeCells, matrix_rows};
 use crate::http::openapi::{self, OperationDoc};
 use crate::http::{Authorizer, Json, PathId, Problem, RouteGroup, body};
-use crate::types::{Term, quoted};
+use crate::types::{FieldErrorCode, Term, quoted};
 use actix_web::dev::Payload;
 use actix_web::http::{StatusCode, header};
 use actix_web::{FromRequest, HttpRequest, HttpResponse};
@@ -152,7 +152,7 @@ fn fetch_doc() -> OperationDoc {
 fn reload_doc() -> OperationDoc {
     OperationDoc::new("Reload the policies")
         .describe(
-            "Invalid policies, and policies whose own tests fail, are rejected: 409 `bad_policies`, with file and line. \
+            "Invalid policies, and policies whose own tests fail, are rejected: 409 `invalid_policies`, with file and line. \
              A version that loses a forbid policy or a file is held as pending: 409 `confirmation_required`. It becomes \
              active when the request names it in `version`. The body may be left out.",
         )
@@ -226,7 +226,7 @@ async fn reload(authorizer: Authorizer, ReloadBody(body): ReloadBody) -> Result<
 }
 
 fn parse_term(name: &str, value: &str) -> Result<String, Problem> {
-    let term: Term = value.parse().map_err(|error| Problem::invalid_field(name, error))?;
+    let term: Term = value.parse().map_err(|error| Problem::invalid_field_value(name, &error))?;
     Ok(term.to_string())
 }
 
@@ -236,13 +236,20 @@ fn parse_basis(value: &str, is_own: bool) -> Result<Basis, Problem> {
         "role" => Ok(Basis::Role),
         "credential" if is_own => Ok(Basis::Credential),
         "credential" => {
-            Err(Problem::invalid_field("basis", "`credential` is for the caller's own user; leave it out"))
+            let message = "`credential` is only available for the caller's own user";
+            Err(Problem::invalid_field("basis", FieldErrorCode::NotAllowed, message))
         }
         _ => Err(Problem::invalid_field(
             "basis",
+            FieldErrorCode::UnknownValue,
             format!("expected `credential` or `role`, got {}", quoted(value)),
         )),
     }
+}
+
+/// 400: `given` requires `missing`.
+fn missing_parameter(missing: &str, given: &str) -> Problem {
+    Problem::invalid_field(missing, FieldErrorCode::DependentRequired, format!("required with `{given}`"))
 }
 
 /// `GET /v2/users/{id}/permissions?type=…&id=…`.
@@ -260,16 +267,18 @@ async fn permissions(
                 basis = Some(parse_basis(&value, user.id == authorizer.caller().id)?);
             }
             _ => {
-                let message = "`type`, `id` and `basis`, each once, are all that is taken here";
-                return Err(Problem::invalid_field(name, message));
+                let is_known = ["type", "id", "basis"].contains(&name.as_str());
+                let code = if is_known { FieldErrorCode::Duplicate } else { FieldErrorCode::UnknownField };
+                let message = "only `type`, `id` and `basis` are accepted, each once";
+                return Err(Problem::invalid_field(name, code, message));
             }
         }
     }
     let (kind, resource_id) = match (kind, resource_id) {
         (Some(kind), Some(resource_id)) => (kind, resource_id),
         (None, None) => ("Organization".to_owned(), user.organization.to_string()),
-        (Some(_), None) => return Err(Problem::invalid_field("id", "it is needed with `type`")),
-        (None, Some(_)) => return Err(Problem::invalid_field("type", "it is needed with `id`")),
+        (Some(_), None) => return Err(missing_parameter("id", "type")),
+        (None, Some(_)) => return Err(missing_parameter("type", "id")),
     };
     let none = Map::new();
     let entity_ref = EntityRef { kind: &kind, id: &resource_id, properties: &none };

@@ -367,7 +367,7 @@ impl ReloadError {
         match self {
             Self::Invalid(error) => Problem::new(
                 StatusCode::CONFLICT,
-                "bad_policies",
+                "invalid_policies",
                 format!("The policies cannot be used; version {active} stays active. {error}"),
             ),
             Self::VersionMismatch(actual) => Problem::new(

@@ -7,7 +7,7 @@ use crate::authz::ScopeSet;
 use crate::http::openapi::OperationDoc;
 use crate::http::{AppState, Authorizer, Caller, Credential, Form, Problem, RouteGroup, request_middleware};
 use crate::store::{AuditActor, EndReason, Event, Session, SessionSelection};
-use crate::types::{Email, Id, Timestamp};
+use crate::types::{Email, FieldErrorCode, Id, Timestamp};
 use actix_web::http::{Method, header};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Serialize;
@@ -101,7 +101,9 @@ impl PresentedToken {
 /// The token of a form; none where it has the form of no token.
 fn parse_presented_token(mut form: Form) -> Result<Option<PresentedToken>, Problem> {
     form.take("token_type_hint", 200)?;
-    let token = form.take("token", 4096)?.ok_or_else(|| Problem::invalid_field("token", "it is missing"))?;
+    let token = form.take("token", 4096)?.ok_or_else(|| {
+        Problem::invalid_field("token", FieldErrorCode::Required, "this parameter is required")
+    })?;
     Ok(PresentedToken::parse(&token))
 }
 

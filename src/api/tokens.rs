@@ -7,7 +7,7 @@ use crate::http::rate_limits::count_caller;
 use crate::http::{
     AppState, Caller, FieldError, Json, Problem, RouteGroup, body, caller, request_middleware,
 };
-use crate::types::{Email, Id, Timestamp, non_null};
+use crate::types::{Email, FieldErrorCode, Id, Timestamp, non_null};
 use actix_web::http::{Method, StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse};
 use secrecy::{ExposeSecret, SecretString};
@@ -148,25 +148,36 @@ async fn create(
 ) -> Result<HttpResponse, Problem> {
     let state = AppState::from_request(&request)?;
     let origin = request_middleware::request_origin(&request);
-    let missing =
-        |field: &str, with: &str| Problem::invalid_field(field, format!("it is needed with `{with}`"));
+    let missing = |field: &str, with: &str| {
+        let message = format!("required with `{with}`");
+        Problem::invalid_field(field, FieldErrorCode::DependentRequired, message)
+    };
     match body {
         TokenRequest { password: Some(_), refresh_token: Some(_), .. } => Err(Problem::invalid_fields(vec![
-            FieldError::new("password", "send either a password or a refresh token, not both"),
-            FieldError::new("refreshToken", "send either a password or a refresh token, not both"),
+            FieldError::new(
+                "password",
+                FieldErrorCode::Conflict,
+                "send either a password or a refresh token, not both",
+            ),
+            FieldError::new(
+                "refreshToken",
+                FieldErrorCode::Conflict,
+                "send either a password or a refresh token, not both",
+            ),
         ])),
         TokenRequest { email, password: Some(password), client_id, .. } => {
             if client_id.is_some() {
                 return Err(Problem::invalid_field(
                     "clientId",
-                    "it goes with `refreshToken`, not with `password`",
+                    FieldErrorCode::Conflict,
+                    "only accepted with `refreshToken`, not with `password`",
                 ));
             }
             let email = email.ok_or_else(|| missing("email", "password"))?;
             let password = normalize_password(password);
             if password.expose_secret().chars().count() > PasswordRules::MAX {
-                let message = format!("no password has more than {} characters", PasswordRules::MAX);
-                return Err(Problem::invalid_field("password", message));
+                let message = format!("more than {} characters", PasswordRules::MAX);
+                return Err(Problem::invalid_field("password", FieldErrorCode::TooLong, message));
             }
             token_families::log_in(&state, &origin, email, password).await.map(token_response)
         }
@@ -174,7 +185,8 @@ async fn create(
             if email.is_some() {
                 return Err(Problem::invalid_field(
                     "email",
-                    "it goes with `password`; a refresh token goes with `clientId`",
+                    FieldErrorCode::Conflict,
+                    "only accepted with `password`; send `clientId` with `refreshToken`",
                 ));
             }
             let client = client_id.ok_or_else(|| missing("clientId", "refreshToken"))?;
@@ -185,8 +197,16 @@ async fn create(
         TokenRequest { email: Some(_), .. } => Err(missing("password", "email")),
         TokenRequest { client_id: Some(_), .. } => Err(missing("refreshToken", "clientId")),
         _ => Err(Problem::invalid_fields(vec![
-            FieldError::new("email", "send `email` and `password`, or `refreshToken` and `clientId`"),
-            FieldError::new("password", "send `email` and `password`, or `refreshToken` and `clientId`"),
+            FieldError::new(
+                "email",
+                FieldErrorCode::Required,
+                "send `email` and `password`, or `refreshToken` and `clientId`",
+            ),
+            FieldError::new(
+                "password",
+                FieldErrorCode::Required,
+                "send `email` and `password`, or `refreshToken` and `clientId`",
+            ),
         ])),
     }
 }
@@ -202,11 +222,17 @@ async fn refresh(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem> 
     let mut token = None;
     for (name, value) in body::query_pairs(&request)? {
         if name != "refreshToken" || token.is_some() {
-            return Err(Problem::invalid_field(name, "`refreshToken`, once, is all that is taken here"));
+            let code = match name.as_str() {
+                "refreshToken" => FieldErrorCode::Duplicate,
+                _ => FieldErrorCode::UnknownField,
+            };
+            return Err(Problem::invalid_field(name, code, "only `refreshToken` is accepted, once"));
         }
         token = Some(SecretString::from(value));
     }
-    let token = token.ok_or_else(|| Problem::invalid_field("refreshToken", "it is missing"))?;
+    let token = token.ok_or_else(|| {
+        Problem::invalid_field("refreshToken", FieldErrorCode::Required, "this parameter is required")
+    })?;
     let origin = request_middleware::request_origin(&request);
     token_families::rotate(&state, &origin, &token, |account| account.id == caller.id)
         .await

@@ -7,10 +7,10 @@ use crate::http::body::from_value;
 use crate::http::crud::{self, AuthorizedUpdate, Patch, UpdateRequest};
 use crate::http::login_throttle::{LoginAttempt, LoginThrottle};
 use crate::http::openapi::{self, OperationDoc};
-use crate::http::{Authorizer, FieldError, Json, PathId, Problem, RouteGroup};
+use crate::http::{Authorizer, Json, PathId, Problem, RouteGroup};
 use crate::resource::{self, Resource};
 use crate::store::{Account, AuditEntry, EndReason, Event, Outcome, SessionSelection, UnitOfWork};
-use crate::types::{Email, Id, JsonObject, Name, Timestamp, Url, string_enum};
+use crate::types::{Email, FieldErrorCode, Id, JsonObject, Name, Timestamp, Url, string_enum};
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse};
 use sea_orm::FromQueryResult;
@@ -200,7 +200,7 @@ pub(super) fn take_secret(
     match fields.remove(name) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(secret)) => Ok(Some(secret.into())),
-        Some(_) => Err(Problem::invalid_field(name, "it must be a string")),
+        Some(_) => Err(Problem::invalid_field(name, FieldErrorCode::InvalidType, "expected a string")),
     }
 }
 
@@ -466,19 +466,20 @@ fn audit_change(work: &UnitOfWork, before: &Permitted<User>, row: &Permitted<Use
     }
 }
 
-/// The problem of a current password that is not.
-fn wrong_current_password(message: &str) -> Problem {
-    Problem::invalid_fields(vec![FieldError::new("currentPassword", message)])
+/// 400: the current password is missing or incorrect.
+fn invalid_current_password(code: FieldErrorCode, message: &str) -> Problem {
+    Problem::invalid_field("currentPassword", code, message)
 }
 
 /// The same, of which the audit trail is told: whoever has found a token may want to find the password, too.
-pub(super) fn wrong_current_password_audited(
+pub(super) fn incorrect_password_audited(
     authorizer: &Authorizer,
     user: &Permitted<User>,
     reason: &str,
 ) -> Problem {
     let entry = user_event(Event::UserPasswordChanged, user).outcome(Outcome::Failed).with("reason", reason);
-    wrong_current_password("it is not your current password").with_audit(authorizer.audit_actor(), entry)
+    invalid_current_password(FieldErrorCode::Incorrect, "the current password is incorrect")
+        .with_audit(authorizer.audit_actor(), entry)
 }
 
 /// Checks the password until now of the caller's own user, and gives the hash by which it is right.
@@ -489,17 +490,18 @@ pub(super) async fn verify_current_password(
 ) -> Result<String, Problem> {
     let account = authorizer.state().store.account(user.id).await?;
     let Some(Account { email, password_hash: Some(stored), .. }) = account else {
-        return Err(wrong_current_password(
-            "you have no password yet; ask an admin to give you the first one",
+        return Err(invalid_current_password(
+            FieldErrorCode::NotAllowed,
+            "the user has no password; an admin has to set the first one",
         ));
     };
-    let current = current
-        .ok_or_else(|| wrong_current_password("changing your own password asks for the current one"))?;
+    let current = current.ok_or_else(|| {
+        invalid_current_password(FieldErrorCode::DependentRequired, "required to change your own password")
+    })?;
     let attempt =
         LoginAttempt::begin(authorizer.state(), &email, Some(user.id), authorizer.client_address()).await?;
     let verified = attempt.verify_password(current, Some(stored.clone())).await?;
-    let verified =
-        verified.ok_or_else(|| wrong_current_password_audited(authorizer, user, "wrong_password"))?;
+    let verified = verified.ok_or_else(|| incorrect_password_audited(authorizer, user, "wrong_password"))?;
     let work = authorizer.begin().await?;
     verified.record_success(&work).await?;
     work.commit().await?;

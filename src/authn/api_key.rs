@@ -2,7 +2,7 @@
 //! example in the specification (see "API keys" in docs/decisions.md).
 
 use super::secret::{self, SecretError, random_hex};
-use crate::types::{InvalidValue, string_enum};
+use crate::types::{FieldErrorCode, InvalidValue, string_enum};
 use secrecy::{ExposeSecret, SecretString};
 use std::str::FromStr;
 
@@ -68,7 +68,11 @@ impl FromStr for ApiKey {
             }
             None => text.len() == 32 && is_hex(text),
         };
-        if is_well_formed { Ok(Self(text.into())) } else { Err(InvalidValue::new("not an API key")) }
+        if is_well_formed {
+            Ok(Self(text.into()))
+        } else {
+            Err(InvalidValue::new(FieldErrorCode::InvalidFormat, "not an API key"))
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The bearer token of a request (RFC 6750, section 2.1): an access token or an API key.
 
 use super::ApiKey;
-use crate::types::InvalidValue;
+use crate::types::{FieldErrorCode, InvalidValue};
 use secrecy::{ExposeSecret, SecretString};
 use std::str::FromStr;
 
@@ -31,7 +31,10 @@ impl BearerToken {
     pub fn token_from_header(header: &str) -> Result<&str, InvalidValue> {
         match header.split_once(' ') {
             Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Ok(token.trim_start()),
-            _ => Err(InvalidValue::new("the header is not `Authorization: Bearer <token>`")),
+            _ => Err(InvalidValue::new(
+                FieldErrorCode::InvalidFormat,
+                "the header is not `Authorization: Bearer <token>`",
+            )),
         }
     }
 }
@@ -47,10 +50,9 @@ impl FromStr for BearerToken {
         if token.split('.').count() == 3 && token.split('.').all(is_jwt_part) {
             return Ok(Self::Jwt(token.into()));
         }
-        token
-            .parse()
-            .map(Self::ApiKey)
-            .map_err(|_| InvalidValue::new("neither an access token nor an API key"))
+        token.parse().map(Self::ApiKey).map_err(|_| {
+            InvalidValue::new(FieldErrorCode::InvalidFormat, "neither an access token nor an API key")
+        })
     }
 }
 

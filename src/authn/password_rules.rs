@@ -2,7 +2,7 @@
 //! There are no composition rules.
 
 use crate::config::PasswordProfile;
-use crate::types::InvalidValue;
+use crate::types::{FieldErrorCode, InvalidValue};
 use secrecy::{ExposeSecret, SecretString};
 use zxcvbn::Score;
 
@@ -41,9 +41,10 @@ impl PasswordRules {
         let length = password.chars().count();
         let (min_chars, max_chars) = (self.min_chars, Self::MAX);
         if !(min_chars..=max_chars).contains(&length) {
-            return Err(InvalidValue(format!(
-                "the password has {length} characters; expected {min_chars} to {max_chars}"
-            )));
+            let code = if length < min_chars { FieldErrorCode::TooShort } else { FieldErrorCode::TooLong };
+            let message =
+                format!("the password has {length} characters; expected {min_chars} to {max_chars}");
+            return Err(InvalidValue::new(code, message));
         }
         let scored: String = password.chars().take(Self::MAX_SCORED_CHARS).collect();
         let words: Vec<&str> =
@@ -57,7 +58,7 @@ impl PasswordRules {
             message += &format!(" ({})", warning.to_string().trim_end_matches('.'));
         }
         message += "; use several unrelated words";
-        Err(InvalidValue(message))
+        Err(InvalidValue::new(FieldErrorCode::TooWeak, message))
     }
 }
 

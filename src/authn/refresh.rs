@@ -4,7 +4,7 @@
 //! refresh returns the same successor, although only hashes and salts are stored.
 
 use super::secret::{self, SecretError, random_hex};
-use crate::types::{Id, InvalidValue};
+use crate::types::{FieldErrorCode, Id, InvalidValue};
 use aws_lc_rs::hmac;
 use secrecy::{ExposeSecret, SecretString};
 use std::str::FromStr;
@@ -65,7 +65,10 @@ impl FromStr for RefreshToken {
 
     fn from_str(text: &str) -> Result<Self, InvalidValue> {
         // The message does not repeat the input, which may be most of a valid token.
-        let malformed = || InvalidValue::new("expected a refresh token: a user id, a dot and 80 hex digits");
+        let malformed = || {
+            let message = "expected a refresh token: a user id, a dot and 80 hex digits";
+            InvalidValue::new(FieldErrorCode::InvalidFormat, message)
+        };
         let (user, rest) = text.split_once('.').ok_or_else(malformed)?;
         let is_hex = |digit: u8| digit.is_ascii_digit() || (b'a'..=b'f').contains(&digit);
         if rest.len() != 80 || !text.bytes().all(|byte| byte == b'.' || is_hex(byte)) {

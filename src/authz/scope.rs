@@ -1,6 +1,6 @@
 //! Scopes and scope sets. The cascade guest < agent < bot < admin is defined in `policies/scopes.json`.
 
-use crate::types::{InvalidValue, quoted, string_schema};
+use crate::types::{FieldErrorCode, InvalidValue, quoted, string_schema};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -59,10 +59,10 @@ impl FromStr for Scope {
 
     fn from_str(text: &str) -> Result<Self, InvalidValue> {
         Self::ALL.into_iter().find(|scope| scope.as_str() == text).ok_or_else(|| {
-            InvalidValue::new(format!(
-                "{} is not a scope; the scopes are guest, agent, bot and admin",
-                quoted(text)
-            ))
+            InvalidValue::new(
+                FieldErrorCode::UnknownValue,
+                format!("{} is not a scope; the scopes are guest, agent, bot and admin", quoted(text)),
+            )
         })
     }
 }
@@ -105,14 +105,16 @@ impl FromStr for ScopeSet {
 
     fn from_str(text: &str) -> Result<Self, InvalidValue> {
         let scopes = text.split(' ').map(str::parse).collect::<Result<Vec<Scope>, _>>()?;
-        Self::new(scopes).ok_or_else(|| InvalidValue::new("at least one scope is required"))
+        Self::new(scopes)
+            .ok_or_else(|| InvalidValue::new(FieldErrorCode::TooFewItems, "at least one scope is required"))
     }
 }
 
 impl<'de> Deserialize<'de> for ScopeSet {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Self::new(Vec::<Scope>::deserialize(deserializer)?).ok_or_else(|| {
-            serde::de::Error::custom("at least one scope is required: guest, agent, bot or admin")
+            let message = "at least one scope is required: guest, agent, bot or admin";
+            serde::de::Error::custom(InvalidValue::new(FieldErrorCode::TooFewItems, message))
         })
     }
 }

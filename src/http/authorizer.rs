@@ -15,7 +15,7 @@ use crate::decision_log::BatchRecorder;
 use crate::resource::{Reference, Resource};
 use crate::store::{Account, AuditActor, Reader, StoreError, UnitOfWork};
 use crate::telemetry;
-use crate::types::{Id, OrgPath, Timestamp};
+use crate::types::{FieldErrorCode, Id, OrgPath, Timestamp};
 use actix_web::http::header::HeaderValue;
 use actix_web::{HttpMessage, HttpRequest};
 use arc_swap::Guard;
@@ -336,8 +336,11 @@ impl Authorizer {
         match reader.path(organization_id).await? {
             Some(path) if self.is_permitted_in(&path) => Ok(path),
             found if self.is_permitted_in(&self.caller().organization) => {
-                let problem =
-                    Problem::invalid_field(field, missing_reference_message("Organization", organization_id));
+                let problem = Problem::invalid_field(
+                    field,
+                    FieldErrorCode::NotFound,
+                    missing_reference_message("Organization", organization_id),
+                );
                 Err(self.not_found_audited(problem, found.is_some()))
             }
             _ => Err(self.forbidden_audited(Problem::forbidden(self.action))),
@@ -362,9 +365,11 @@ impl Authorizer {
         }
         Err(match (self.is_permitted_in(&self.caller().organization), field, id) {
             (false, ..) => Problem::forbidden(self.action),
-            (true, Some(field), Some(id)) => {
-                Problem::invalid_field(field, missing_reference_message(R::TYPE, id))
-            }
+            (true, Some(field), Some(id)) => Problem::invalid_field(
+                field,
+                FieldErrorCode::NotFound,
+                missing_reference_message(R::TYPE, id),
+            ),
             (true, ..) => Problem::not_found(R::TYPE),
         })
     }
@@ -511,7 +516,11 @@ impl Authorizer {
         let mut errors = Vec::new();
         for Reference { field, kind, id } in references {
             if seen.insert((kind, id)) && self.load_referenceable(reader, kind, id).await?.is_none() {
-                errors.push(FieldError::new(field, missing_reference_message(kind, id)));
+                errors.push(FieldError::new(
+                    field,
+                    FieldErrorCode::NotFound,
+                    missing_reference_message(kind, id),
+                ));
             }
         }
         if errors.is_empty() { Ok(()) } else { Err(Problem::invalid_fields(errors)) }
@@ -535,5 +544,5 @@ impl Authorizer {
 
 /// What a field says that names nothing.
 fn missing_reference_message(kind: &str, id: Id) -> String {
-    format!("there is no {kind} {id} within your reach")
+    format!("{kind} {id} does not exist or is not accessible")
 }

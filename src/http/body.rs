@@ -1,8 +1,10 @@
 //! Reading what a request brings: JSON bodies with errors that name the fields, forms, ids in paths, query strings.
 
 use super::body_reader::{body_too_large, read_body};
+use super::json_value::{JsonValueDeserializer, JsonValueError};
 use super::problem::{MAX_ERRORS, truncate_chars};
 use super::{FieldError, Problem};
+use crate::types::FieldErrorCode;
 use crate::types::strict_json::{self, JsonError};
 use actix_web::http::{StatusCode, header};
 use actix_web::{FromRequest, HttpRequest, dev::Payload, web};
@@ -67,10 +69,11 @@ impl Form {
         let mut matches = self.0.extract_if(.., |(other, value)| other == name && !value.is_empty());
         let first = matches.next().map(|(_, value)| value);
         if matches.next().is_some() {
-            return Err(Problem::invalid_field(name, "it stands twice; send it once"));
+            return Err(Problem::invalid_field(name, FieldErrorCode::Duplicate, "duplicate parameter"));
         }
         if first.as_ref().is_some_and(|value| value.chars().count() > max) {
-            return Err(Problem::invalid_field(name, format!("it has more than {max} characters")));
+            let message = format!("more than {max} characters");
+            return Err(Problem::invalid_field(name, FieldErrorCode::TooLong, message));
         }
         Ok(first)
     }
@@ -139,9 +142,9 @@ impl From<JsonError> for Problem {
         match error {
             JsonError::Malformed(error) => malformed(&error),
             JsonError::DuplicateKey(path) => {
-                let message = "the key occurs twice in its object; send it once";
+                let message = "duplicate key in a JSON object";
                 let detail = format!("{path}: {message}");
-                let errors = vec![FieldError::new(path, message)];
+                let errors = vec![FieldError::new(path, FieldErrorCode::Duplicate, message)];
                 Self { errors, ..Self::new(StatusCode::BAD_REQUEST, "duplicate_key", detail) }
             }
         }
@@ -154,7 +157,7 @@ fn malformed(error: &serde_json::Error) -> Problem {
 
 /// 400: the body is JSON, but no object. serde's own message would repeat what was sent, and name an internal type.
 pub fn not_an_object() -> Problem {
-    Problem::bad_request("The body is JSON, but not an object: send {…} with the fields.")
+    Problem::bad_request("Expected a JSON object.")
 }
 
 /// A value from the bytes of a JSON document. Where it is well-formed but not such a value, every wrong field is named.
@@ -186,7 +189,7 @@ pub fn from_value<T: DeserializeOwned>(mut value: Value, prefix: &str) -> Result
     let mut errors: Vec<FieldError> = Vec::new();
     let mut removed: Vec<String> = Vec::new();
     loop {
-        let error = match serde_path_to_error::deserialize::<_, T>(&value) {
+        let error = match serde_path_to_error::deserialize::<_, T>(JsonValueDeserializer(&value)) {
             Ok(parsed) if errors.is_empty() => return Ok(parsed),
             Ok(_) => break,
             Err(error) => error,
@@ -197,7 +200,8 @@ pub fn from_value<T: DeserializeOwned>(mut value: Value, prefix: &str) -> Result
         }
         errors.push(FieldError::new(
             join_path(prefix, &field),
-            truncate_chars(error.inner().to_string(), MAX_MESSAGE),
+            error.inner().code,
+            truncate_chars(error.inner().message.clone(), MAX_MESSAGE),
         ));
         // Without the wrong field the others can be checked too.
         if value.as_object_mut().and_then(|fields| fields.shift_remove(&top)).is_none() {
@@ -209,17 +213,11 @@ pub fn from_value<T: DeserializeOwned>(mut value: Value, prefix: &str) -> Result
     Err(Problem::invalid_fields(errors))
 }
 
-/// Where an error is: the path of the field, and its first step. serde tells the names of unknown and missing fields in
-/// its message only.
-fn error_location(error: &serde_path_to_error::Error<serde_json::Error>) -> (String, String) {
+/// The path of the field that an error is about, and the first segment of that path.
+fn error_location(error: &serde_path_to_error::Error<JsonValueError>) -> (String, String) {
     let path = error.path().to_string();
     let path = path.replace('[', ".").replace(']', "").trim_start_matches('.').to_owned();
-    let message = error.inner().to_string();
-    let named = ["unknown field `", "missing field `", "duplicate field `"]
-        .iter()
-        .find_map(|start| message.strip_prefix(start))
-        .and_then(|rest| rest.split('`').next());
-    let field = match named {
+    let field = match error.inner().member.as_deref() {
         Some(name) if path == name || path.ends_with(&format!(".{name}")) => path,
         Some(name) => join_path(&path, name),
         None => path,
@@ -324,7 +322,7 @@ mod tests {
         for json in ["[]", r#"["A", "a@b.c", []]"#, "\"A\"", "7", "null", " true "] {
             let problem = parse::<Person>(json.as_bytes()).unwrap_err();
             assert_eq!((problem.code, problem.errors.len()), ("bad_request", 0), "{json}");
-            assert!(problem.detail.contains("not an object"), "{}", problem.detail);
+            assert_eq!(problem.detail, "Expected a JSON object.");
         }
         assert!(parse::<Value>(b"[1]").is_ok());
     }

@@ -6,8 +6,8 @@ use super::page::PageWriter;
 use super::{FieldError, Problem, body};
 use crate::resource::Resource;
 use crate::store::{ListQuery, ListResult};
-use crate::types::strict_json;
-use crate::types::{Email, Id, InvalidValue, NO_NUL_PATTERN, OrgPath, Timestamp};
+use crate::types::strict_json::{self, JsonError};
+use crate::types::{Email, FieldErrorCode, Id, InvalidValue, NO_NUL_PATTERN, OrgPath, Timestamp, quoted};
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse};
 use sea_orm::sea_query::Order;
@@ -146,20 +146,27 @@ impl std::fmt::Debug for ListField {
 
 impl ListField {
     /// What a query string says of this field, as the column holds it.
-    fn parse_value(&self, text: &str) -> Result<sea_orm::Value, String> {
+    fn parse_value(&self, text: &str) -> Result<sea_orm::Value, InvalidValue> {
         let Some(schema) = &self.schema else { return parse_json_value(text) };
         match value_type(schema) {
             Type::String => parse_text_value(schema, text),
             Type::Boolean => match text {
                 "true" => Ok(true.into()),
                 "false" => Ok(false.into()),
-                _ => Err(format!("{text:?} is neither true nor false")),
+                _ => Err(InvalidValue::new(
+                    FieldErrorCode::InvalidFormat,
+                    format!("expected true or false, got {}", quoted(text)),
+                )),
             },
             Type::Integer => {
-                let number: i64 = text.parse().map_err(|_| format!("{text:?} is not a whole number"))?;
+                let number: i64 = text.parse().map_err(|_| {
+                    let message = format!("expected an integer, got {}", quoted(text));
+                    InvalidValue::new(FieldErrorCode::InvalidFormat, message)
+                })?;
+                let out_of_range = |message| Err(InvalidValue::new(FieldErrorCode::OutOfRange, message));
                 match (as_i64(schema.minimum.as_ref()), as_i64(schema.maximum.as_ref())) {
-                    (Some(min), _) if number < min => Err(format!("{number} is less than {min}")),
-                    (_, Some(max)) if number > max => Err(format!("{number} is more than {max}")),
+                    (Some(min), _) if number < min => out_of_range(format!("{number} is less than {min}")),
+                    (_, Some(max)) if number > max => out_of_range(format!("{number} is more than {max}")),
                     _ => Ok(number.into()),
                 }
             }
@@ -177,21 +184,27 @@ fn as_i64(number: Option<&Number>) -> Option<i64> {
 }
 
 /// What a field that is a string in JSON can be, as the column holds it.
-fn parse_text_value(schema: &Object, text: &str) -> Result<sea_orm::Value, String> {
+fn parse_text_value(schema: &Object, text: &str) -> Result<sea_orm::Value, InvalidValue> {
     fn read<T: FromStr<Err = InvalidValue> + Into<sea_orm::Value>>(
         text: &str,
-    ) -> Result<sea_orm::Value, String> {
-        text.parse::<T>().map(Into::into).map_err(|error| error.to_string())
+    ) -> Result<sea_orm::Value, InvalidValue> {
+        text.parse::<T>().map(Into::into)
     }
     if text.contains('\0') {
-        return Err("it holds the character U+0000, which nothing that is stored has".into());
+        return Err(InvalidValue::new(
+            FieldErrorCode::InvalidFormat,
+            "the character U+0000 cannot be stored, so nothing matches it",
+        ));
     }
     if let Some(allowed) = &schema.enum_values {
         if allowed.iter().any(|value| value.as_str() == Some(text)) {
             return Ok(text.into());
         }
         let values: Vec<&str> = allowed.iter().filter_map(|value| value.as_str()).collect();
-        return Err(format!("{text:?} is none of {}", values.join(", ")));
+        return Err(InvalidValue::new(
+            FieldErrorCode::UnknownValue,
+            format!("expected one of {}; got {}", values.join(", "), quoted(text)),
+        ));
     }
     match (&schema.format, schema.pattern.as_deref()) {
         (Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)), _) => return read::<Timestamp>(text),
@@ -203,22 +216,24 @@ fn parse_text_value(schema: &Object, text: &str) -> Result<sea_orm::Value, Strin
     let (length, min) = (text.chars().count(), schema.min_length.unwrap_or(0));
     let max = schema.max_length.unwrap_or(MAX_FILTER);
     if (min..=max).contains(&length) {
-        Ok(text.into())
-    } else {
-        Err(format!("it has {length} characters; it needs {min} to {max}"))
+        return Ok(text.into());
     }
+    let code = if length < min { FieldErrorCode::TooShort } else { FieldErrorCode::TooLong };
+    Err(InvalidValue::new(code, format!("expected {min} to {max} characters, got {length}")))
 }
 
 /// A field that is an object or a list equals a JSON text with the same value.
-fn parse_json_value(text: &str) -> Result<sea_orm::Value, String> {
-    strict_json::check(text.as_bytes()).map_err(|error| format!("it is not usable JSON: {error}"))?;
-    match serde_json::from_str::<serde_json::Value>(text) {
-        Ok(mut value) => {
-            value.sort_all_objects();
-            Ok(value.to_string().into())
-        }
-        Err(error) => Err(format!("it is not JSON: {error}")),
-    }
+fn parse_json_value(text: &str) -> Result<sea_orm::Value, InvalidValue> {
+    let invalid =
+        |code, error: &dyn std::fmt::Display| InvalidValue::new(code, format!("invalid JSON: {error}"));
+    strict_json::check(text.as_bytes()).map_err(|error| match error {
+        JsonError::DuplicateKey(_) => invalid(FieldErrorCode::Duplicate, &error),
+        JsonError::Malformed(_) => invalid(FieldErrorCode::InvalidFormat, &error),
+    })?;
+    let mut value: serde_json::Value =
+        serde_json::from_str(text).map_err(|error| invalid(FieldErrorCode::InvalidFormat, &error))?;
+    value.sort_all_objects();
+    Ok(value.to_string().into())
 }
 
 impl ListRequest {
@@ -231,7 +246,7 @@ impl ListRequest {
         let mut other_parameters = Vec::new();
         for (name, text) in body::query_pairs(request)? {
             if seen.contains(&name) {
-                errors.push(FieldError::new(name, "it is given twice"));
+                errors.push(FieldError::new(name, FieldErrorCode::Duplicate, "duplicate parameter"));
                 continue;
             }
             seen.push(name.clone());
@@ -247,11 +262,14 @@ impl ListRequest {
                         Err(_) if name == "organization" => Ok(()),
                         value => value.map(|value| query.filters.push((field.column.clone(), value))),
                     },
-                    None => Err(format!("there is no such parameter; there are {}", parameter_names(fields))),
+                    None => Err(InvalidValue::new(
+                        FieldErrorCode::UnknownField,
+                        format!("unknown parameter; expected one of {}", parameter_names(fields)),
+                    )),
                 },
             };
             match parsed {
-                Err(message) => errors.push(FieldError::new(name, message)),
+                Err(error) => errors.push(FieldError::new(name, error.code, error)),
                 Ok(()) if name != "limit" && name != "offset" => other_parameters.push((name, text)),
                 Ok(()) => {}
             }
@@ -270,14 +288,19 @@ fn parameter_names(fields: &[ListField]) -> String {
     names.join(", ")
 }
 
-fn parse_number(text: &str, min: u64, max: u64) -> Result<u64, String> {
+fn parse_number(text: &str, min: u64, max: u64) -> Result<u64, InvalidValue> {
     match text.parse() {
         Ok(number) if (min..=max).contains(&number) => Ok(number),
-        _ => Err(format!("{text:?} is not a whole number from {min} to {max}")),
+        parsed => {
+            let code =
+                if parsed.is_ok() { FieldErrorCode::OutOfRange } else { FieldErrorCode::InvalidFormat };
+            let message = format!("expected an integer from {min} to {max}, got {}", quoted(text));
+            Err(InvalidValue::new(code, message))
+        }
     }
 }
 
-fn parse_sort(text: &str, fields: &[ListField]) -> Result<Vec<(String, Order)>, String> {
+fn parse_sort(text: &str, fields: &[ListField]) -> Result<Vec<(String, Order)>, InvalidValue> {
     let mut seen = HashSet::new();
     text.split(',')
         .map(|item| {
@@ -286,10 +309,13 @@ fn parse_sort(text: &str, fields: &[ListField]) -> Result<Vec<(String, Order)>, 
             let field = field.ok_or_else(|| {
                 let fields = fields.iter().filter(|field| field.is_sortable);
                 let names: Vec<&str> = fields.map(|field| field.name.as_str()).collect();
-                format!("{name:?} is not a field to sort by; there are {}", names.join(", "))
+                let message =
+                    format!("cannot sort by {}; expected one of {}", quoted(name), names.join(", "));
+                InvalidValue::new(FieldErrorCode::UnknownValue, message)
             })?;
             if !seen.insert(name) {
-                return Err(format!("{name:?} is given twice"));
+                let message = format!("duplicate field {}", quoted(name));
+                return Err(InvalidValue::new(FieldErrorCode::Duplicate, message));
             }
             Ok((field.column.clone(), order))
         })

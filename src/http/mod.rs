@@ -14,6 +14,7 @@ pub mod crud;
 pub mod docs;
 pub mod drain;
 pub mod forward_auth;
+mod json_value;
 pub mod list;
 pub mod login_throttle;
 pub mod metrics;

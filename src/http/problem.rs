@@ -4,7 +4,7 @@ use super::audit::PendingAuditEntry;
 use crate::authn::{PasswordError, TokenError};
 use crate::authz::Denied;
 use crate::store::StoreError;
-use crate::types::InvalidValue;
+use crate::types::{FieldErrorCode, InvalidValue};
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpResponse, ResponseError};
 use serde::Serialize;
@@ -18,7 +18,9 @@ pub struct FieldError {
     /// Where: the path of the field in the body, or the name of a parameter.
     #[schema(examples("participants.0.user"))]
     pub field: String,
-    /// What is wrong, and what would be right.
+    /// What is wrong, for programs. The codes are stable.
+    pub code: FieldErrorCode,
+    /// What is wrong, and what would be right, for people. The text may change.
     pub message: String,
 }
 
@@ -33,9 +35,10 @@ const MAX_DETAIL: usize = 4000;
 
 impl FieldError {
     /// A field error. Names and messages that repeat what a client sent are shortened.
-    pub fn new(field: impl Into<String>, message: impl ToString) -> Self {
+    pub fn new(field: impl Into<String>, code: FieldErrorCode, message: impl ToString) -> Self {
         Self {
             field: truncate_chars(field.into(), MAX_FIELD),
+            code,
             message: truncate_chars(message.to_string(), MAX_MESSAGE),
         }
     }
@@ -130,9 +133,14 @@ impl Problem {
         Self { errors, ..Self::new(StatusCode::BAD_REQUEST, "invalid_fields", detail.join("; ")) }
     }
 
-    /// 400: this field is not what it should be.
-    pub fn invalid_field(field: impl Into<String>, message: impl ToString) -> Self {
-        Self::invalid_fields(vec![FieldError::new(field, message)])
+    /// 400: this field is invalid.
+    pub fn invalid_field(field: impl Into<String>, code: FieldErrorCode, message: impl ToString) -> Self {
+        Self::invalid_fields(vec![FieldError::new(field, code, message)])
+    }
+
+    /// 400: the value of this field is invalid.
+    pub fn invalid_field_value(field: impl Into<String>, error: &InvalidValue) -> Self {
+        Self::invalid_field(field, error.code, error)
     }
 
     /// 401: nothing was presented that tells who is calling (RFC 6750, 3: a challenge without an error).
@@ -156,16 +164,12 @@ impl Problem {
 
     /// 403: the caller may not do this, to anything of this kind.
     pub fn forbidden(action: &str) -> Self {
-        Self::new(
-            StatusCode::FORBIDDEN,
-            "forbidden",
-            format!("The policies do not permit you to {action} here."),
-        )
+        Self::new(StatusCode::FORBIDDEN, "forbidden", format!("Not authorized to perform {action}."))
     }
 
     /// 404: there is no such thing, or none within the caller's reach.
     pub fn not_found(what: &str) -> Self {
-        Self::new(StatusCode::NOT_FOUND, "not_found", format!("There is no such {what} within your reach."))
+        Self::new(StatusCode::NOT_FOUND, "not_found", format!("{what} not found or not accessible."))
     }
 
     /// 409: it collides with what is there.
@@ -278,15 +282,11 @@ impl From<StoreError> for Problem {
                 )
             }
             StoreError::Duplicate(column) => {
-                let message = format!("another one has the same {column} already");
-                Self {
-                    errors: vec![FieldError::new(column, &message)],
-                    ..Self::conflict(format!("It cannot be stored: {message}."))
-                }
+                let message = format!("{column} is already in use");
+                let errors = vec![FieldError::new(column, FieldErrorCode::AlreadyInUse, &message)];
+                Self { errors, ..Self::conflict(format!("Cannot store the resource: {message}.")) }
             }
-            StoreError::Referenced => {
-                Self::conflict("Something else still refers to it, or what it refers to has just gone.")
-            }
+            StoreError::Referenced => Self::conflict("Conflict with a referenced or referencing resource."),
             StoreError::TooLarge { bytes, max } => Self::new(
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "resource_too_large",
@@ -306,7 +306,7 @@ impl From<InvalidValue> for Problem {
 impl From<PasswordError> for Problem {
     fn from(error: PasswordError) -> Self {
         match error {
-            PasswordError::Refused(why) => Self::invalid_field("password", why),
+            PasswordError::Refused(error) => Self::invalid_field_value("password", &error),
             PasswordError::Busy => {
                 Self::unavailable("busy", "Too many logins at once. Try again in a moment.")
             }

@@ -408,14 +408,14 @@ pub(super) fn method_route(method: &Method) -> actix_web::Route {
 }
 
 pub(super) fn method_not_allowed(allow: String) -> Problem {
-    let detail = format!("This path does not have this method; it has {allow}.");
+    let detail = format!("Method not allowed. Allowed: {allow}.");
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
         .with_header(header::ALLOW, allow)
 }
 
 /// 404: there is no route with this path.
 pub fn path_not_found() -> Problem {
-    Problem::new(StatusCode::NOT_FOUND, "no_such_path", "There is no such path. /docs lists the paths.")
+    Problem::new(StatusCode::NOT_FOUND, "route_not_found", "Not found. See /docs.")
 }
 
 /// Answers requests that no route matches.

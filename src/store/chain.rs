@@ -7,7 +7,7 @@ use super::archive::{self, ArchiveRow};
 use super::archive_file;
 use super::audit::{AuditRow, COLUMNS, Event};
 use super::{Store, StoreError};
-use crate::types::InvalidValue;
+use crate::types::{FieldErrorCode, InvalidValue};
 use aws_lc_rs::digest::{Context, SHA256};
 use sea_orm::sea_query::{Expr, ExprTrait, Order, Query};
 use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, TryGetable};
@@ -54,6 +54,7 @@ impl FromStr for ChainHead {
         });
         head.ok_or_else(|| {
             InvalidValue::new(
+                FieldErrorCode::InvalidFormat,
                 "expected a head: a number, a colon and 64 hex digits, as `audit verify` prints it",
             )
         })

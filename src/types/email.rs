@@ -1,7 +1,7 @@
 //! Email addresses, with which users log in.
 
 use super::unicode::{is_invisible, nfc};
-use super::{InvalidValue, quoted, string_schema, text_serde};
+use super::{FieldErrorCode, InvalidValue, quoted, string_schema, text_serde};
 use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
 use std::fmt;
 use std::str::FromStr;
@@ -26,8 +26,10 @@ impl FromStr for Email {
     type Err = InvalidValue;
 
     fn from_str(text: &str) -> Result<Self, InvalidValue> {
-        let invalid =
-            || InvalidValue(format!("{} is not an email address such as ada@example.com", quoted(text)));
+        let invalid = || {
+            let message = format!("{} is not an email address such as ada@example.com", quoted(text));
+            InvalidValue::new(FieldErrorCode::InvalidFormat, message)
+        };
         normalize(text).map(Self).ok_or_else(invalid)
     }
 }

@@ -1,6 +1,6 @@
 //! Resource ids: 24 hex digits, like an ObjectId (see "Resource ids" in docs/decisions.md).
 
-use super::{Clock, InvalidValue, quoted, random_u128, string_schema, text_serde};
+use super::{Clock, FieldErrorCode, InvalidValue, quoted, random_u128, string_schema, text_serde};
 use std::fmt;
 use std::str::FromStr;
 
@@ -97,7 +97,10 @@ impl FromStr for Id {
                 return Ok(Self(bytes));
             }
         }
-        Err(InvalidValue(format!("{} is not an id: an id has 24 hex digits", quoted(text))))
+        Err(InvalidValue::new(
+            FieldErrorCode::InvalidFormat,
+            format!("{} is not an id: an id has 24 hex digits", quoted(text)),
+        ))
     }
 }
 

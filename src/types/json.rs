@@ -2,7 +2,7 @@
 //!
 //! A column stores them as JSON text with sorted keys, identical on every database, so that equal values have equal texts.
 
-use super::InvalidValue;
+use super::{FieldErrorCode, InvalidValue};
 use serde::Deserializer;
 use serde::de::{MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -29,7 +29,9 @@ pub(crate) fn to_raw_json(value: &impl serde::Serialize) -> Box<RawValue> {
 ///
 /// If the text is not JSON of this type.
 pub(crate) fn from_column<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, InvalidValue> {
-    serde_json::from_str(text).map_err(|error| InvalidValue(format!("invalid JSON in a column: {error}")))
+    serde_json::from_str(text).map_err(|error| {
+        InvalidValue::new(FieldErrorCode::InvalidFormat, format!("invalid JSON in a column: {error}"))
+    })
 }
 
 /// The size of a value: its length as JSON, and an estimate of its memory when parsed.
@@ -151,9 +153,10 @@ macro_rules! json_list {
             fn try_from(items: Vec<$item>) -> Result<Self, Self::Error> {
                 if items.len() > $max {
                     let (have, max) = (items.len(), $max);
-                    return Err($crate::types::InvalidValue(format!(
-                        "the list has {have} items; at most {max} are allowed"
-                    )));
+                    return Err($crate::types::InvalidValue::new(
+                        $crate::types::FieldErrorCode::TooManyItems,
+                        format!("the list has {have} items; at most {max} are allowed"),
+                    ));
                 }
                 Ok(Self(items))
             }
@@ -275,7 +278,10 @@ impl<'de> serde::Deserialize<'de> for JsonInteger {
             fits.then_some(number as i64)
         };
         let integer = number.as_i64().or_else(|| number.as_f64().and_then(exact_integer));
-        integer.map(Self).ok_or_else(|| serde::de::Error::custom(format!("{number} is not a whole number")))
+        integer.map(Self).ok_or_else(|| {
+            let message = format!("{number} is not a whole number");
+            serde::de::Error::custom(InvalidValue::new(FieldErrorCode::InvalidType, message))
+        })
     }
 }
 
@@ -302,16 +308,13 @@ impl<'de> serde::Deserialize<'de> for JsonObject {
         let object = Self(serde_json::Map::deserialize(deserializer)?);
         let bytes = to_column(&object).len();
         if bytes > Self::MAX_BYTES {
-            return Err(serde::de::Error::custom(format!(
-                "the object has {bytes} bytes as JSON; at most {} are allowed",
-                Self::MAX_BYTES
-            )));
+            let message =
+                format!("the object has {bytes} bytes as JSON; at most {} are allowed", Self::MAX_BYTES);
+            return Err(serde::de::Error::custom(InvalidValue::new(FieldErrorCode::TooLarge, message)));
         }
         if object.0.values().map(depth).max().unwrap_or(0) >= Self::MAX_DEPTH {
-            return Err(serde::de::Error::custom(format!(
-                "the object has more than {} levels",
-                Self::MAX_DEPTH
-            )));
+            let message = format!("the object has more than {} levels", Self::MAX_DEPTH);
+            return Err(serde::de::Error::custom(InvalidValue::new(FieldErrorCode::TooDeep, message)));
         }
         Ok(object)
     }

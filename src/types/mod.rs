@@ -5,6 +5,7 @@
 
 mod bom;
 mod email;
+mod field_error_code;
 mod fingerprint;
 mod id;
 pub(crate) mod json;
@@ -18,6 +19,8 @@ mod unicode;
 
 pub(crate) use bom::{read_text, strip_bom, strip_bom_bytes};
 pub use email::Email;
+pub use field_error_code::FieldErrorCode;
+pub(crate) use field_error_code::split_code;
 pub use fingerprint::{Fingerprint, random_u128};
 pub use id::Id;
 pub(crate) use id::write_hex;
@@ -35,16 +38,32 @@ pub use time::{Clock, Millis, Timestamp};
 pub use unicode::nfc;
 
 /// An invalid value. The message names the fault, the value and what would be valid.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct InvalidValue(pub String);
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InvalidValue {
+    /// The kind of the error, for programs.
+    pub code: FieldErrorCode,
+    /// What is wrong, with which value, and what would be right.
+    pub message: String,
+}
 
 impl InvalidValue {
-    /// Creates the error with this message.
-    pub fn new(message: impl Into<String>) -> Self {
-        Self(message.into())
+    /// Creates the error with this code and message.
+    pub fn new(code: FieldErrorCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
     }
 }
+
+/// Writes the message. The alternate form (`{:#}`) carries the code, too: see [`split_code`].
+impl std::fmt::Display for InvalidValue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if f.alternate() {
+            return field_error_code::write_with_code(f, self.code, &self.message);
+        }
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for InvalidValue {}
 
 /// Quotes at most the first 40 characters of a text from a client, for an error message.
 pub(crate) fn quoted(text: &str) -> String {

@@ -1,6 +1,6 @@
 //! The position of an organization in the tree.
 
-use super::{Id, InvalidValue, string_schema, text_serde};
+use super::{FieldErrorCode, Id, InvalidValue, string_schema, text_serde};
 use std::fmt;
 use std::str::FromStr;
 
@@ -60,7 +60,9 @@ impl FromStr for OrgPath {
 
     fn from_str(text: &str) -> Result<Self, InvalidValue> {
         let mut ancestors = text.split('#').map(str::parse).collect::<Result<Vec<Id>, _>>()?;
-        let org_id = ancestors.pop().ok_or_else(|| InvalidValue::new("a path has at least one id"))?;
+        let org_id = ancestors
+            .pop()
+            .ok_or_else(|| InvalidValue::new(FieldErrorCode::InvalidFormat, "a path has at least one id"))?;
         Ok(Self { ancestors, org_id })
     }
 }

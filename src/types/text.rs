@@ -1,6 +1,6 @@
 //! Texts with length limits. Each is a type, so that its limits are declared once, for validation and the OpenAPI document.
 
-use super::{InvalidValue, quoted};
+use super::{FieldErrorCode, InvalidValue, quoted};
 use compact_str::CompactString;
 use serde::de::{Error, Visitor};
 use std::fmt;
@@ -22,16 +22,14 @@ fn check_length(what: &str, text: &str, min: usize, max: usize) -> Result<(), In
     let is_within = text.len() <= max && text.len() / 4 >= min;
     let length = if is_within { min } else { text.chars().count() };
     if length < min || length > max {
-        return Err(InvalidValue(format!(
-            "{what} {} has {length} characters; expected {min} to {max}",
-            quoted(text)
-        )));
+        let code = if length < min { FieldErrorCode::TooShort } else { FieldErrorCode::TooLong };
+        let message = format!("{what} {} has {length} characters; expected {min} to {max}", quoted(text));
+        return Err(InvalidValue::new(code, message));
     }
     if text.contains('\0') {
-        return Err(InvalidValue(format!(
-            "{what} {} contains the character U+0000, which cannot be stored",
-            quoted(text)
-        )));
+        let message =
+            format!("{what} {} contains the character U+0000, which cannot be stored", quoted(text));
+        return Err(InvalidValue::new(FieldErrorCode::InvalidFormat, message));
     }
     Ok(())
 }
@@ -117,11 +115,14 @@ macro_rules! string_enum {
                 match text {
                     $first_word => Ok(Self::$first),
                     $($word => Ok(Self::$other),)*
-                    _ => Err($crate::types::InvalidValue(format!(
-                        "{} is not one of {}",
-                        $crate::types::quoted(text),
-                        concat!($first_word $(, ", ", $word)*),
-                    ))),
+                    _ => Err($crate::types::InvalidValue::new(
+                        $crate::types::FieldErrorCode::UnknownValue,
+                        format!(
+                            "{} is not one of {}",
+                            $crate::types::quoted(text),
+                            concat!($first_word $(, ", ", $word)*),
+                        ),
+                    )),
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! Timestamps, and the clock from which the whole program reads the time.
 
-use super::{InvalidValue, quoted, string_schema, text_serde};
+use super::{FieldErrorCode, InvalidValue, quoted, string_schema, text_serde};
 use jiff::SignedDuration;
 use jiff::civil::DateTime;
 use jiff::fmt::temporal::Pieces;
@@ -60,10 +60,11 @@ impl FromStr for Timestamp {
     fn from_str(text: &str) -> Result<Self, InvalidValue> {
         let parsed = parse_millis(text).filter(|millis| (MIN_MILLIS..=MAX_MILLIS).contains(millis));
         parsed.map(Self).ok_or_else(|| {
-            InvalidValue(format!(
+            let message = format!(
                 "{} is not a time such as 2026-01-31T12:00:00Z (ISO 8601, with an offset, in UTC from year 0 to 9999)",
                 quoted(text)
-            ))
+            );
+            InvalidValue::new(FieldErrorCode::InvalidFormat, message)
         })
     }
 }
@@ -154,10 +155,10 @@ impl TryFrom<super::JsonInteger> for Millis {
         if (0..=Self::MAX).contains(&millis) {
             Ok(Self(millis))
         } else {
-            Err(InvalidValue(format!(
-                "{millis} is not a number of milliseconds from 0 to {} (one day)",
-                Self::MAX
-            )))
+            Err(InvalidValue::new(
+                FieldErrorCode::OutOfRange,
+                format!("{millis} is not a number of milliseconds from 0 to {} (one day)", Self::MAX),
+            ))
         }
     }
 }

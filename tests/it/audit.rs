@@ -299,7 +299,7 @@ async fn changes_of_organizations_and_policies_are_logged() {
     );
     let version = reload().await.expect(StatusCode::OK)["version"].clone();
     files.write("policies/late.cedar", "forbid (");
-    reload().await.expect_problem(409, "bad_policies");
+    reload().await.expect_problem(409, "invalid_policies");
     let new = watch.next().await;
     AuditCursor::assert_events(&new[..1], &[("policies.reloaded", "ok", json!({ "version": version }))]);
     assert_eq!((new.len(), &new[0]["actor"]), (2, &json!(admin.id)));

@@ -208,6 +208,63 @@ async fn all_invalid_fields_are_named_together() {
 }
 
 #[tokio::test]
+async fn field_errors_have_the_code_of_what_is_wrong() {
+    let app = TestApp::start().await;
+    let admin = app.admin().await;
+    let deep = (0..40).fold(json!({}), |inner, _| json!({ "a": inner }));
+    let participants = vec![json!({ "user": admin.id }); 1001];
+    let cases = [
+        ("/v2/forms", json!({}), "name", "required"),
+        ("/v2/forms", json!({ "name": "a", "colour": 1 }), "colour", "unknown_field"),
+        (
+            "/v2/forms",
+            json!({ "name": "a", "fields": [{ "name": "b", "size": 1 }] }),
+            "fields.0.size",
+            "unknown_field",
+        ),
+        ("/v2/forms", json!({ "name": 1 }), "name", "invalid_type"),
+        ("/v2/forms", json!({ "name": "" }), "name", "too_short"),
+        ("/v2/forms", json!({ "name": "a".repeat(201) }), "name", "too_long"),
+        ("/v2/forms", json!({ "name": "a", "organization": "b" }), "organization", "invalid_format"),
+        ("/v2/forms", json!({ "name": "a", "organization": UNKNOWN_ID }), "organization", "not_found"),
+        ("/v2/forms", json!({ "name": "a", "meta": deep }), "meta", "too_deep"),
+        ("/v2/forms", json!({ "name": "a", "meta": { "b": "c".repeat(70_000) } }), "meta", "too_large"),
+        ("/v2/kbitems", json!({ "title": "a", "status": "lost" }), "status", "unknown_value"),
+        ("/v2/conversations", json!({ "participants": participants }), "participants", "too_many_items"),
+        (
+            "/v2/messages",
+            json!({ "conversation": UNKNOWN_ID, "text": "a", "delay": -1 }),
+            "delay",
+            "out_of_range",
+        ),
+        ("/v2/users", json!({ "email": "nobody" }), "email", "invalid_format"),
+        ("/v2/auth/token", json!({ "email": "a@example.com" }), "password", "dependent_required"),
+    ];
+    for (path, body, field, code) in cases {
+        let refused = admin.post(path, body).await;
+        refused.expect_problem(400, "invalid_fields");
+        assert_eq!(refused.field_errors(), [(field.to_owned(), code.to_owned())], "{}", refused.text);
+    }
+    for (query, field, code) in [
+        ("limit=0", "limit", "out_of_range"),
+        ("limit=ten", "limit", "invalid_format"),
+        ("limit=1&limit=2", "limit", "duplicate"),
+        ("colour=1", "colour", "unknown_field"),
+        ("sort=colour", "sort", "unknown_value"),
+        ("sort=name,-name", "sort", "duplicate"),
+        ("createdAt=yesterday", "createdAt", "invalid_format"),
+        ("meta=%7B", "meta", "invalid_format"),
+    ] {
+        let refused = admin.get(&format!("/v2/forms?{query}")).await;
+        refused.expect_problem(400, "invalid_fields");
+        assert_eq!(refused.field_errors(), [(field.to_owned(), code.to_owned())], "{}", refused.text);
+    }
+    let taken = admin.post("/v2/users", json!({ "email": "admin@example.com" })).await;
+    taken.expect_problem(409, "conflict");
+    assert_eq!(taken.field_errors(), [("email".to_owned(), "already_in_use".to_owned())]);
+}
+
+#[tokio::test]
 async fn an_array_in_place_of_an_object_in_a_question_is_rejected() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
@@ -431,7 +488,7 @@ async fn an_unknown_path_is_not_found() {
         "/openapi.json/x",
     ] {
         for client in [&admin, &app.anonymous()] {
-            client.get(path).await.expect_problem(404, "no_such_path");
+            client.get(path).await.expect_problem(404, "route_not_found");
         }
     }
 }

@@ -147,7 +147,7 @@ async fn forward_auth_agrees_with_the_other_routes() {
     assert!(is_allowed(&forward(&tenant_admin, "GET", &format!("/v2/users?organization={tenant}")).await));
     assert!(!is_allowed(&forward(&tenant_admin, "GET", &format!("/v2/users?organization={home}")).await));
     let twice = format!("/v2/users?organization={tenant}&organization={home}");
-    forward(&admin, "GET", &twice).await.expect_problem(403, "bad_original");
+    forward(&admin, "GET", &twice).await.expect_problem(403, "invalid_forwarded_request");
 }
 
 #[tokio::test]
@@ -163,7 +163,7 @@ async fn forward_auth_knows_the_routes_of_the_service_only() {
         let path = path.replace("{rest:.*}", "a/b");
         let reply = forward(&admin, route.method.as_str(), &path).await;
         assert_ne!(reply.json["code"], "no_such_route", "{} {path}", route.method);
-        assert_ne!(reply.json["code"], "bad_original", "{} {path}", route.method);
+        assert_ne!(reply.json["code"], "invalid_forwarded_request", "{} {path}", route.method);
     }
     for (method, path) in [
         ("GET", "/"),
@@ -256,7 +256,7 @@ async fn ambiguous_headers_are_rejected() {
         ([pair(original, "/v2/auth/token"), pair(forwarded, "/v2/users")].concat(), "named twice"),
     ] {
         let reply = ask(&headers).await;
-        reply.expect_problem(403, "bad_original");
+        reply.expect_problem(403, "invalid_forwarded_request");
         assert!(reply.json["detail"].as_str().unwrap().contains(expected), "{headers:?}: {}", reply.text);
     }
     // ingress-nginx sends the absolute URL, whose host comes from the client.
@@ -277,7 +277,7 @@ async fn ambiguous_headers_are_rejected() {
         ("https://api.example.com/v2/users#x", "not encoded"),
     ] {
         let reply = ask(&[(original[0], "GET"), ("X-Original-URL", url)]).await;
-        reply.expect_problem(403, "bad_original");
+        reply.expect_problem(403, "invalid_forwarded_request");
         assert!(reply.json["detail"].as_str().unwrap().contains(expected), "{url}: {}", reply.text);
     }
     let url = ("X-Original-URL", "https://api.example.com:8443/v2/users?a=b");
@@ -296,7 +296,7 @@ async fn ambiguous_headers_are_rejected() {
         ),
     ] {
         let reply = ask(&headers).await;
-        reply.expect_problem(403, "bad_original");
+        reply.expect_problem(403, "invalid_forwarded_request");
         assert!(reply.json["detail"].as_str().unwrap().contains(expected), "{headers:?}: {}", reply.text);
     }
     for headers in [
@@ -357,7 +357,7 @@ async fn ambiguous_paths_are_rejected() {
         (&format!("/public/{}", "a".repeat(8192)), "longer than 8192"),
     ] {
         let reply = forward(&admin, "GET", path).await;
-        reply.expect_problem(403, "bad_original");
+        reply.expect_problem(403, "invalid_forwarded_request");
         assert!(reply.json["detail"].as_str().unwrap().contains(expected), "{path}: {}", reply.text);
         // Nor without credentials.
         forward(&app.anonymous(), "GET", path).await.expect_problem(401, "missing_token");

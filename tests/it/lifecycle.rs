@@ -49,7 +49,7 @@ async fn sigterm_drains_then_exits() {
     };
     send_signal("-TERM", running.id());
     assert_eq!(wait_until_not_ready(&running.base).await, Some(StatusCode::SERVICE_UNAVAILABLE));
-    anonymous.get("/health/ready").await.expect_problem(503, "ending");
+    anonymous.get("/health/ready").await.expect_problem(503, "shutting_down");
     assert_eq!(anonymous.get("/health/live").await.status, StatusCode::NO_CONTENT);
     let own = admin.get("/v2/users/me").await.expect(StatusCode::OK);
     // A second signal ends the drain.

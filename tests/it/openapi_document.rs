@@ -218,5 +218,5 @@ async fn get_routes_accept_head_and_other_methods_list_the_allowed_ones() {
     let mut allowed: Vec<&str> = wrong.header("allow").split(", ").collect();
     allowed.sort_unstable();
     assert_eq!(allowed, ["DELETE", "GET", "HEAD", "PATCH"]);
-    admin.get("/v2/nothing").await.expect_problem(404, "no_such_path");
+    admin.get("/v2/nothing").await.expect_problem(404, "route_not_found");
 }

@@ -51,8 +51,7 @@ async fn a_guessable_password_is_rejected_everywhere() {
         }
         for refused in refused {
             assert_eq!(refused.expect_problem(400, "invalid_fields"), ["password"]);
-            let message = &refused.json["errors"][0]["message"];
-            assert!(message.as_str().unwrap().contains("unrelated words"), "{message}");
+            assert_eq!(refused.json["errors"][0]["code"], "too_weak", "{}", refused.text);
             assert!(
                 !refused.text.to_lowercase().contains(&password.to_lowercase()) || password == "password"
             );
@@ -90,7 +89,7 @@ async fn a_stricter_profile_applies_to_new_passwords_only() {
     };
     let refused = make("one@example.com", PASSWORD).await;
     assert_eq!(refused.expect_problem(400, "invalid_fields"), ["password"]);
-    assert!(refused.json["detail"].as_str().unwrap().contains("15 to 200"), "{}", refused.text);
+    assert_eq!(refused.json["errors"][0]["code"], "too_short", "{}", refused.text);
     let refused = make("one@example.com", "qwertyuiop12345").await;
     assert_eq!(refused.expect_problem(400, "invalid_fields"), ["password"]);
     make("one@example.com", "grumpy otter lantern").await.expect(StatusCode::CREATED);

@@ -422,7 +422,7 @@ async fn policies_whose_own_tests_fail_are_rejected() {
     let active = version(&admin).await;
     files.write("policies/forms.cedar", FORMS);
     let refused = admin.post(RELOAD, json!({})).await;
-    refused.expect_problem(409, "bad_policies");
+    refused.expect_problem(409, "invalid_policies");
     assert!(refused.text.contains(&name) && refused.text.contains("one.json"), "{}", refused.text);
     for _ in 0..2 {
         let _ = scan(&app).await;
@@ -435,7 +435,7 @@ async fn policies_whose_own_tests_fail_are_rejected() {
         Config { policy_tests: PolicyTests::Off, policy_reload: PolicyReload::Auto, ..app.config.clone() };
     let candidate = App::open(&candidate, app.clock.clone()).await.unwrap().state.policies.current();
     let body = json!({ "version": candidate.bundle().version() });
-    admin.post(RELOAD, body).await.expect_problem(409, "bad_policies");
+    admin.post(RELOAD, body).await.expect_problem(409, "invalid_policies");
     let error = start_error(&app.config, &app).await.unwrap();
     assert!(error.contains(&name), "{error}");
 

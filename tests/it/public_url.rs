@@ -137,8 +137,8 @@ async fn the_openapi_document_and_page_work_under_any_base_path() {
     assert!(links.len() > 3 && links.iter().all(|link| !link.starts_with('/')), "{}", page.text);
     let script = client.get("/docs/swagger-initializer.js").await;
     assert!(script.text.contains("\"../openapi.json\"") && !script.text.contains("\"/"), "{}", script.text);
-    client.get("/docs/nothing.js").await.expect_problem(404, "no_such_path");
-    client.get("/docs/..%2f..%2fCargo.toml").await.expect_problem(404, "no_such_path");
+    client.get("/docs/nothing.js").await.expect_problem(404, "route_not_found");
+    client.get("/docs/..%2f..%2fCargo.toml").await.expect_problem(404, "route_not_found");
 }
 
 #[tokio::test]

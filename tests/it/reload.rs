@@ -131,7 +131,7 @@ async fn invalid_policies_are_rejected_with_file_and_line() {
     let before = admin.get("/v2/policies").await.expect(StatusCode::OK);
     write(&files.path("policies/late.cedar"), "@id(\"late\")\nforbid (principal,, resource);");
     let refused = admin.post("/v2/policies/reload", json!({})).await;
-    refused.expect_problem(409, "bad_policies");
+    refused.expect_problem(409, "invalid_policies");
     assert!(refused.text.contains("late.cedar:2: "), "{}", refused.text);
     admin.get("/v2/forms").await.expect(StatusCode::OK);
     let after = admin.get("/v2/policies").await.expect(StatusCode::OK);

@@ -419,14 +419,14 @@ async fn the_management_listener_answers_while_all_connections_are_taken() {
     assert!(refused.is_err());
     assert_eq!(management.get("/health/live").await.status, StatusCode::NO_CONTENT);
     assert_eq!(management.get("/health/ready").await.expect(StatusCode::OK)["ready"], true);
-    management.get("/v2/users/me").await.expect_problem(404, "no_such_path");
+    management.get("/v2/users/me").await.expect_problem(404, "route_not_found");
 
     // The timeout of bodies frees the connections, although the clients are still connected.
     wait_for_metric(&management, "connections", |connections| connections == 0).await;
     log_in(&running.base, ADMIN).await;
     let main = client(&running.base);
     assert_eq!(main.get("/health/live").await.status, StatusCode::NO_CONTENT);
-    main.get("/metrics").await.expect_problem(404, "no_such_path");
+    main.get("/metrics").await.expect_problem(404, "route_not_found");
     drop(open);
     running.stop();
 }

@@ -372,8 +372,15 @@ impl Reply {
         assert_eq!(self.json["requestId"], self.header("x-request-id"));
         assert_eq!(self.json["type"], "about:blank");
         assert!(self.json["title"].is_string());
+        self.field_errors().into_iter().map(|(field, _)| field).collect()
+    }
+
+    /// The field errors of a problem: field and code.
+    #[track_caller]
+    pub fn field_errors(&self) -> Vec<(String, String)> {
         let errors = self.json["errors"].as_array().cloned().unwrap_or_default();
-        errors.iter().map(|error| error["field"].as_str().unwrap().to_owned()).collect()
+        let text = |error: &Value, member: &str| error[member].as_str().unwrap().to_owned();
+        errors.iter().map(|error| (text(error, "field"), text(error, "code"))).collect()
     }
 
     /// The value of a header; empty if it is absent.

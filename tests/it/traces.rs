@@ -182,7 +182,7 @@ async fn a_request_span_has_child_spans_and_no_secrets() {
     while ready == StatusCode::OK {
         ready = send(&anonymous, "ready", "GET", "/health/ready", &[], None).await.status;
     }
-    send(&anonymous, "ending", "GET", "/health/ready", &[], None).await.expect_problem(503, "ending");
+    send(&anonymous, "ending", "GET", "/health/ready", &[], None).await.expect_problem(503, "shutting_down");
     send_signal("-TERM", running.id());
     assert!(running.wait().success());
 
