@@ -4,7 +4,7 @@
 //! The layers, each of which knows only those after it:
 //!
 //! ```text
-//! main, cli -> app -> api -> http -> { authn, store } -> resource -> authz
+//! main, cli -> server -> api -> http -> { authn, store } -> resource -> authz
 //! telemetry, decision_log, config, types: leaves, each of which may name those after it
 //! ```
 //!
@@ -13,7 +13,6 @@
 //! can be shown or saved.
 
 pub mod api;
-pub mod app;
 pub mod authn;
 pub mod authz;
 pub mod cli;
@@ -21,6 +20,7 @@ pub mod config;
 pub mod decision_log;
 pub mod http;
 pub mod resource;
+pub mod server;
 pub mod store;
 pub mod telemetry;
 pub mod types;

@@ -12,9 +12,9 @@ mod serve;
 mod signing_key;
 mod user;
 
-use crate::app::{AnnounceFirstAdmin, App, FirstAdmin, StartError};
 use crate::config::Config;
 use crate::http::Problem;
+use crate::server::{AnnounceFirstAdmin, App, FirstAdmin, StartError};
 use crate::types::Clock;
 use clap::{Parser, Subcommand};
 use secrecy::ExposeSecret;

@@ -3,13 +3,13 @@
 use super::{CommandResult, Failure, block_on, open, print_line, write_or_check};
 use crate::api::evaluation::{self, EntityRef, ResolvedSubject};
 use crate::api::policy_reload;
-use crate::app::{App, open_policies, read_policies};
 use crate::authz::{
     AuthzRequest, Bundle, BundleError, DecisionContext, DenialReason, Engine, PolicyMetadata, Scope,
     ScopeSet, cases, matrix,
 };
 use crate::config::Config;
 use crate::http::Problem;
+use crate::server::{App, open_policies, read_policies};
 use crate::types::Email;
 use crate::types::strict_json;
 use clap::{Args, Subcommand};

@@ -2,8 +2,8 @@
 
 use super::{CommandResult, Failure};
 use crate::api::policy_reload::{self, LastConfirmation, Trigger};
-use crate::app::App;
 use crate::http::AppState;
+use crate::server::App;
 use crate::store::AuditActor;
 use actix_web::rt::signal::unix;
 use std::sync::Arc;

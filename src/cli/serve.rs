@@ -3,9 +3,9 @@
 use super::janitor::spawn_cleanup;
 use super::policy_watch::spawn_reload_tasks;
 use super::{CommandResult, Failure, block_on, log, write_error, write_line};
-use crate::app::{App, FirstAdmin, StartError, check_settings};
 use crate::config::{Config, ConfigError};
 use crate::http::{AppState, audit, drain};
+use crate::server::{App, FirstAdmin, StartError, check_settings};
 use crate::store::{AuditActor, AuditEntry, Event, ServeLock};
 use crate::telemetry;
 use crate::types::Clock;

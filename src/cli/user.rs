@@ -5,11 +5,11 @@ use super::{
 };
 use crate::api::organizations::Organization;
 use crate::api::users::{self, User};
-use crate::app::App;
 use crate::authn::random_password;
 use crate::authz::{Permitted, Scope};
 use crate::config::Config;
 use crate::http::Problem;
+use crate::server::App;
 use crate::store::ListQuery;
 use crate::types::{Email, Id};
 use clap::Subcommand;

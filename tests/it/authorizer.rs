@@ -1,8 +1,8 @@
 //! The authorizer: every request is authorized, and the policies decide.
 
 use crate::support::{Client, PASSWORD, TestApp, project_file};
-use cedargate::app::App;
 use cedargate::authz::Scope;
+use cedargate::server::App;
 use cedargate::types::Clock;
 use reqwest::StatusCode;
 use serde_json::json;

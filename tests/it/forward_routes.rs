@@ -3,9 +3,9 @@
 use crate::forward::{forward, is_allowed, with_own_routes};
 use crate::resources::UNKNOWN_ID;
 use crate::support::{TestApp, project_file};
-use cedargate::app::App;
 use cedargate::authz::Scope;
 use cedargate::config::PolicyReload;
+use cedargate::server::App;
 use cedargate::types::Clock;
 use reqwest::StatusCode;
 use serde_json::json;

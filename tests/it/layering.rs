@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// The modules by layer, from the top. Each may use the modules of lower layers, and itself.
 const LAYERS: [&[&str]; 11] = [
     &["main", "cli"],
-    &["app"],
+    &["server"],
     &["api"],
     &["http"],
     &["authn", "store"],
@@ -74,7 +74,7 @@ fn forbidden_references_are_detected() {
         ["authn"]
     );
     assert_eq!(forbidden_references("authz", "crate::http::Problem"), ["http"]);
-    assert_eq!(forbidden_references("api", "// crate::app\nuse crate::store::Work;"), [] as [&str; 0]);
+    assert_eq!(forbidden_references("api", "// crate::server\nuse crate::store::Work;"), [] as [&str; 0]);
 }
 
 #[test]

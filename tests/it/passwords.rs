@@ -2,9 +2,9 @@
 
 use crate::command_line::start;
 use crate::support::{ADMIN, PASSWORD, TestApp, slow_hashing};
-use cedargate::app::App;
 use cedargate::authz::Scope;
 use cedargate::config::{Config, PasswordProfile};
+use cedargate::server::App;
 use cedargate::store::AuditActor;
 use reqwest::StatusCode;
 use sea_orm::ConnectionTrait;

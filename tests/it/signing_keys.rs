@@ -2,8 +2,8 @@
 
 use crate::command_line::{client, run, start, text};
 use crate::support::{ADMIN, Client, Database, PASSWORD, TestApp, decode_jwt, from_base64};
-use cedargate::app::App;
 use cedargate::config::{Config, TokenAlgorithm};
+use cedargate::server::App;
 use cedargate::store::AuditActor;
 use jwt_compact::alg::Ed25519;
 use jwt_compact::jwk::JsonWebKey;

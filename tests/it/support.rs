@@ -1,9 +1,9 @@
 //! The test harness: a complete service with its own database per test, and HTTP clients.
 
 use crate::multi_process::TIMEOUT;
-use cedargate::app::App;
 use cedargate::authz::Scope;
 use cedargate::config::{Config, PolicyTests};
+use cedargate::server::App;
 use cedargate::types::{Clock, Id};
 use reqwest::{Method, StatusCode};
 use sea_orm::{ConnectionTrait, DbBackend, Statement};
