@@ -13,6 +13,7 @@
 //! can be shown or saved.
 
 pub mod api;
+pub mod application;
 pub mod authn;
 pub mod authz;
 pub mod cli;

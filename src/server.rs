@@ -4,6 +4,11 @@ use crate::api;
 use crate::api::organizations::Organization;
 use crate::api::policy_reload;
 use crate::api::users;
+use crate::application::login_throttle::LoginThrottle;
+use crate::application::rate_limits::RateLimits;
+use crate::application::signing_keys::SigningKeysError;
+use crate::application::state::RequestConfig;
+use crate::application::{AppState, Authorizer, Caller, Error, SigningKeys};
 use crate::authn::{PasswordError, PasswordRules, PasswordService, SecretError, random_password};
 use crate::authz::{Bundle, BundleError, PolicyHandle, ReloadConfig, Sources, Unchecked};
 use crate::config::{Config, ConfigError, PolicyReload, PolicyTests};
@@ -14,14 +19,11 @@ use crate::http::connection_limiter::{ConnectionLimiter, cap_by_file_limit};
 use crate::http::cors::CorsLayer;
 use crate::http::docs::{self, OpenApiDocument};
 use crate::http::forward_auth::ForwardRoutes;
-use crate::http::login_throttle::LoginThrottle;
 use crate::http::metrics::Metrics;
-use crate::http::rate_limits::RateLimits;
 use crate::http::server::{Transport, listen};
-use crate::http::signing_keys::SigningKeysError;
-use crate::http::state::{RequestConfig, SharedState};
+use crate::http::state::{HttpConfig, HttpState};
 use crate::http::tls::Certificates;
-use crate::http::{AppState, Authorizer, Caller, Problem, SigningKeys, request_middleware, routes};
+use crate::http::{Problem, WorkerState, openapi, request_middleware, routes};
 use crate::resource::{self, CreationInfo};
 use crate::store::{AuditEntry, Event, Store, StoreError};
 use crate::types::{Clock, Email, Id, InvalidValue, OrgPath};
@@ -75,6 +77,18 @@ impl From<SigningKeysError> for StartError {
     }
 }
 
+impl From<Error> for StartError {
+    fn from(error: Error) -> Self {
+        Self::Failed(error.message)
+    }
+}
+
+impl From<Problem> for StartError {
+    fn from(problem: Problem) -> Self {
+        Self::Failed(problem.detail)
+    }
+}
+
 impl From<SecretError> for StartError {
     fn from(error: SecretError) -> Self {
         Self::Failed(error.to_string())
@@ -113,8 +127,10 @@ enum Purpose {
 /// The service, ready to serve.
 #[derive(Debug)]
 pub struct App {
-    /// Its parts.
+    /// The state of the application.
     pub state: Arc<AppState>,
+    /// The state of the HTTP layer.
+    pub http: Arc<HttpState>,
     /// The admin that was made at this start.
     pub first_admin: Option<FirstAdmin>,
     /// The certificates, where it speaks TLS.
@@ -233,18 +249,20 @@ impl App {
         let public_url = config.public_address()?;
         let request_config = RequestConfig {
             access_batch_limit: config.access_batch_limit,
-            list_max_bytes: config.list_max_bytes,
             access_ttl: config.access_ttl,
-            trusted_proxies: config.trusted_proxies.clone(),
             provisioning_keys: config.provisioning_keys.clone(),
             refresh_ttl: config.refresh_ttl,
             refresh_grace: config.refresh_grace,
             session_ttl: config.session_ttl,
-            expired_status: StatusCode::from_u16(config.expired_status).unwrap_or(StatusCode::FORBIDDEN),
+            is_expired_token_forbidden: config.expired_status == 403,
+            issuer: public_url.clone().unwrap_or_else(|| "cedargate".to_owned()),
+        };
+        let http_config = HttpConfig {
+            list_max_bytes: config.list_max_bytes,
+            trusted_proxies: config.trusted_proxies.clone(),
             has_tls: config.tls_cert.is_some(),
             is_secure: config.tls_cert.is_some()
                 || public_url.as_deref().is_some_and(|url| url.starts_with("https:")),
-            issuer: public_url.clone().unwrap_or_else(|| "cedargate".to_owned()),
             public_url,
         };
         let certificates = load_certificates(config)?;
@@ -256,12 +274,7 @@ impl App {
         let signing_keys = SigningKeys::open(config, &request_config.issuer, &store, &clock).await?;
         let state = Arc::new(AppState {
             policies,
-            forward_auth: forward,
             decision_log,
-            metrics: Metrics::new(&api::all_routes()),
-            connection_limiter: connection_limiter(config),
-            body_budget: BodyBudget::new(config.body_budget),
-            is_shutting_down: AtomicBool::new(false),
             last_used_lock: Default::default(),
             pending_audit: Default::default(),
             refusals: Default::default(),
@@ -274,6 +287,14 @@ impl App {
             store,
             clock,
             request_config,
+        });
+        let http = Arc::new(HttpState {
+            forward_auth: forward,
+            metrics: Metrics::new(&api::all_routes()),
+            connection_limiter: connection_limiter(config),
+            body_budget: BodyBudget::new(config.body_budget),
+            is_shutting_down: AtomicBool::new(false),
+            config: http_config,
         });
         let first_admin = match purpose {
             Purpose::Serve(announce) | Purpose::CreatingCommand(announce) => {
@@ -291,6 +312,7 @@ impl App {
         let has_management = config.management_listen.is_some();
         Ok(Self {
             state,
+            http,
             first_admin,
             workers,
             cors_origins,
@@ -310,7 +332,7 @@ impl App {
     pub async fn serve(&self, listener: TcpListener) -> Result<Server, StartError> {
         self.state.signing_keys.ensure_algorithm().await?;
         policy_reload::record_active(&self.state).await?;
-        let state = Arc::clone(&self.state);
+        let (state, http) = (Arc::clone(&self.state), Arc::clone(&self.http));
         let mut all = api::all_routes();
         if self.has_management_listener {
             all = all.into_iter().map(|group| group.without_path("/metrics")).collect();
@@ -325,7 +347,7 @@ impl App {
             }
             None => None,
         };
-        let connections = Arc::clone(&self.state.connection_limiter);
+        let connections = Arc::clone(&self.http.connection_limiter);
         let mut server = server_builder(&connections);
         if let Some(workers) = self.workers {
             server = server.workers(workers);
@@ -333,7 +355,7 @@ impl App {
         let transport = Transport { tls, connection_limiter: connections, deadlines: self.deadlines };
         let server = listen(server, listener, transport, move || {
             actix_web::App::new()
-                .app_data(SharedState::new(Arc::clone(&state)))
+                .app_data(WorkerState::new(&state, &http))
                 .configure(|server| routes::mount(&all, server))
                 .configure(|server| docs::mount(server, &document))
                 .default_service(web::to(routes::handle_unmatched))
@@ -350,16 +372,21 @@ impl App {
         let connections = ConnectionLimiter::new(MAX_MANAGEMENT_CONNECTIONS, 0, Vec::new());
         let server = server_builder(&connections).workers(1);
         let transport = Transport { tls: None, connection_limiter: connections, deadlines: self.deadlines };
-        let state = Arc::clone(&self.state);
+        let (state, http) = (Arc::clone(&self.state), Arc::clone(&self.http));
         let server = listen(server, listener, transport, move || {
             actix_web::App::new()
-                .app_data(SharedState::new(Arc::clone(&state)))
+                .app_data(WorkerState::new(&state, &http))
                 .configure(|server| routes::mount(&[api::health::routes()], server))
                 .default_service(web::to(routes::handle_unmatched))
                 .wrap(middleware::from_fn(request_middleware::request_middleware))
         });
         server.map(ServerBuilder::run).map_err(|error| StartError::Failed(error.to_string()))
     }
+}
+
+/// Returns the OpenAPI document of all routes as JSON.
+pub fn openapi_json() -> String {
+    openapi::document_json(&openapi::document(&api::all_routes()))
 }
 
 /// A server that ends as it is told, and leaves it to `connections` how many there are.
@@ -414,7 +441,7 @@ async fn ensure_first_admin(
     let admin = FirstAdmin { email, random_password: random };
     let mut announce_error = None;
     let added = users::create_user_with(&authorizer, resource::to_json_object(&fields)?, |_| {
-        announce(&admin).map_err(|error| Problem::internal(announce_error.insert(error)))
+        announce(&admin).map_err(|error| Error::internal(announce_error.insert(error)))
     });
     match added.await {
         Ok(_) => Ok(Some(admin)),
@@ -423,7 +450,7 @@ async fn ensure_first_admin(
         }
         // Another process that starts on the same database has just made it.
         Err(problem) if problem.status == StatusCode::CONFLICT => Ok(None),
-        Err(problem) => Err(StartError::Failed(format!("the first admin cannot be made: {problem}"))),
+        Err(problem) => Err(StartError::Failed(format!("the first admin cannot be created: {problem}"))),
     }
 }
 
@@ -444,7 +471,7 @@ async fn create_root_organization(state: &Arc<AppState>) -> Result<(), StartErro
         "createOrganization",
     );
     let failed =
-        |problem: Problem| StartError::Failed(format!("the root organization cannot be made: {problem}"));
+        |error: Error| StartError::Failed(format!("the root organization cannot be created: {error}"));
     let row = authorizer.authorize_new(&path, Unchecked::new(row, path.clone())).map_err(failed)?;
     let work = state.store.begin(authorizer.audit_actor()).await?;
     work.audit(

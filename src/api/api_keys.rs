@@ -1,10 +1,11 @@
 //! API keys: long-lived credentials of a user, with the scopes that they are made for (decision 10).
 
 use super::users::User;
+use crate::application::{Authorizer, Error};
 use crate::authn::{ApiKey, KeyFormat};
 use crate::authz::{Permitted, ScopeSet};
 use crate::http::openapi::OperationDoc;
-use crate::http::{Authorizer, Json, PathId, Problem, RouteGroup};
+use crate::http::{Json, PathId, Problem, RouteGroup};
 use crate::store::ApiKeyRow;
 use crate::types::{FieldErrorCode, Id, Name, Timestamp};
 use actix_web::http::{StatusCode, header};
@@ -161,7 +162,7 @@ pub async fn create_key_with(
     authorizer: &Authorizer,
     user: &Permitted<User>,
     new: NewKey,
-    before_commit: impl FnOnce(&str) -> Result<(), Problem>,
+    before_commit: impl FnOnce(&str) -> Result<(), Error>,
 ) -> Result<CreatedKey, Problem> {
     let now = authorizer.state().clock.now();
     if let Some(end) = new.expires_at.filter(|end| *end <= now) {

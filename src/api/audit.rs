@@ -1,9 +1,10 @@
 //! The audit trail, read: what happened to credentials, users, organizations and policies.
 
+use crate::application::Authorizer;
 use crate::http::list::{self, ListField, ListRequest};
 use crate::http::openapi::{self, OperationDoc};
 use crate::http::page::PageWriter;
-use crate::http::{Authorizer, Problem, RouteGroup};
+use crate::http::{Problem, RouteGroup};
 use crate::store::{AuditRow, Event, ListResult, Outcome, Page};
 use crate::types::{Id, OrgPath, Timestamp, string_schema};
 use actix_web::{HttpRequest, HttpResponse};
@@ -138,7 +139,7 @@ async fn list(
     // It selects the subtree that the list is about, which is more than the events of that very organization.
     wanted.query.filters.retain(|(column, _)| column != "organization");
     let Page { items, total } = authorizer.state().store.audit_rows(&authorized_orgs, &wanted.query).await?;
-    let mut page = PageWriter::new(authorizer.state());
+    let mut page = PageWriter::new(&request)?;
     let taken = items.into_iter().map(AuditEvent::from).take_while(|event| page.push(event)).count();
     let listed = ListResult { total, item_count: u64::try_from(taken).unwrap_or(u64::MAX) };
     list::list_response(&request, &wanted, page, listed)

@@ -5,12 +5,12 @@ use super::evaluation::{
     merge_client_context,
 };
 use super::users::User;
+use crate::application::{Authorizer, Caller, Error, ErrorKind};
 use crate::authz::AuthzRequest;
 use crate::http::openapi::OperationDoc;
-use crate::http::{Authorizer, Caller, Json, Problem, RouteGroup};
+use crate::http::{Json, Problem, RouteGroup};
 use crate::types::{FieldErrorCode, Id, Term, non_null, object_only};
 use actix_web::HttpResponse;
-use actix_web::http::StatusCode;
 use secrecy::SecretString;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -249,7 +249,6 @@ async fn resolve_token_subject(
     token: &SecretString,
 ) -> Result<ResolvedSubject, Problem> {
     let parts = authorizer.state();
-    let invalid = || Problem::unauthorized("invalid_token", "invalid token");
     let token = secrecy::ExposeSecret::expose_secret(token);
     if token.chars().count() > MAX_TOKEN {
         return Err(Problem::invalid_field(
@@ -268,16 +267,16 @@ async fn resolve_token_subject(
                 let circumstances = authorizer.request_context_for(caller.credential);
                 return Ok(ResolvedSubject::Principal(Arc::clone(&caller.principal), circumstances));
             }
-            // A token of somebody out of reach is like one of nobody.
-            Err(problem) if problem.status == StatusCode::NOT_FOUND => invalid(),
-            Err(problem) => return Err(problem),
+            // The token of an inaccessible user is reported like one of no user.
+            Err(error) if error.kind == ErrorKind::NotFound => Error::invalid_token(),
+            Err(error) => return Err(error.into()),
         },
-        Err(problem) if problem.status.is_server_error() => return Err(problem),
-        Err(problem) => problem,
+        Err(error) if error.kind.is_server_error() => return Err(error.into()),
+        Err(error) => error,
     };
     // Whoever may not ask about others is not told what is wrong with their tokens.
     match authorizer.for_prerequisite("evaluateAccess").find_authorized::<User>(&Id::NIL.to_string()).await {
-        Err(problem) if problem.status != StatusCode::NOT_FOUND => Err(problem),
-        _ => Ok(ResolvedSubject::Error(DecisionError::new(error.code, error.detail))),
+        Err(error) if error.kind != ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(ResolvedSubject::Error(DecisionError::new(error.code, error.message))),
     }
 }

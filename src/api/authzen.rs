@@ -9,10 +9,11 @@ use super::evaluation::{
     merge_client_context,
 };
 use super::question_cache::{self, CachedQuestion, QuestionKey};
+use crate::application::Authorizer;
 use crate::authz::AuthzRequest;
 use crate::http::base_url::base_url;
 use crate::http::openapi::OperationDoc;
-use crate::http::{AppState, Authorizer, Problem, RouteGroup, body};
+use crate::http::{Problem, RouteGroup, WorkerState, body};
 use crate::types::{Term, null_as_default, object_only};
 use actix_web::http::Method;
 use actix_web::http::header::{self, HeaderName, HeaderValue};
@@ -303,7 +304,7 @@ struct Metadata {
 
 /// `GET /.well-known/authzen-configuration`.
 async fn metadata(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem> {
-    let state = AppState::from_request(&request)?;
+    let state = &WorkerState::from_request(&request)?.app;
     let base = base_url(&request);
     let url = |path: &str| format!("{base}/access/v1/{path}");
     Ok(HttpResponse::Ok().json(Metadata {

@@ -8,8 +8,9 @@ use super::authzen::{
 };
 use super::authzen_body::RawBody;
 use super::evaluation::{self, Decision, DecisionError, EvaluationResult};
+use crate::application::Authorizer;
 use crate::http::openapi::OperationDoc;
-use crate::http::{Authorizer, Problem, body};
+use crate::http::{Problem, body};
 use crate::types::strict_json::{self, JsonError};
 use crate::types::{FieldErrorCode, null_as_default, object_only};
 use actix_web::{HttpRequest, HttpResponse};

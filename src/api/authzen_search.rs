@@ -4,9 +4,10 @@
 use super::authzen::{Action, Entity, Subject, authzen_response};
 use super::authzen_body::AuthzenJson;
 use super::evaluation::{self, Basis, EntityRef, ResolvedResource, ResolvedSubject, merge_client_context};
+use crate::application::{Authorizer, Caller};
 use crate::authz::{AuthzRequest, DecisionContext, Principal, ResourceEntity};
+use crate::http::Problem;
 use crate::http::openapi::OperationDoc;
-use crate::http::{Authorizer, Caller, Problem};
 use crate::types::{FieldErrorCode, Id, JsonInteger, Term, null_as_default, object_only};
 use actix_web::HttpResponse;
 use serde::de::DeserializeOwned;

@@ -3,12 +3,13 @@
 use super::contacts::{Contact, Profile};
 use super::messages::{self, Message, MessageBody};
 use super::users::User;
+use crate::application::Authorizer;
 use crate::authz::{Attribute, AuthzResource, Unchecked, text};
 use crate::http::base_url::absolute_url;
 use crate::http::body::from_value;
 use crate::http::crud::{self, Patch, UpdateRequest};
 use crate::http::openapi::{self, OperationDoc};
-use crate::http::{Authorizer, Json, PathId, Problem, RouteGroup};
+use crate::http::{Json, PathId, Problem, RouteGroup};
 use crate::resource::{self, Reference, Resource};
 use crate::types::{
     FieldErrorCode, Id, JsonObject, Label, Name, Timestamp, json_list, object_only, string_enum,

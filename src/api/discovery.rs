@@ -1,11 +1,11 @@
 //! What other services need to check access tokens: the public keys (RFC 7517), and where things are (RFC 8414).
 
+use crate::application::signing_keys::JWKS_MAX_AGE;
 use crate::authn::PublicKey;
 use crate::authz::Scope;
 use crate::http::base_url::base_url;
 use crate::http::openapi::OperationDoc;
-use crate::http::signing_keys::JWKS_MAX_AGE;
-use crate::http::{AppState, Problem, RouteGroup};
+use crate::http::{Problem, RouteGroup, WorkerState};
 use actix_web::http::{Method, header};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Serialize;
@@ -75,7 +75,7 @@ fn metadata_doc() -> OperationDoc {
 
 /// `GET /.well-known/jwks.json`.
 async fn jwks(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem> {
-    let state = AppState::from_request(&request)?;
+    let state = &WorkerState::from_request(&request)?.app;
     let keys = state.signing_keys.cached().public_keys(state.clock.now());
     Ok(HttpResponse::Ok()
         .insert_header((header::CACHE_CONTROL, format!("public, max-age={JWKS_MAX_AGE}")))
@@ -84,7 +84,7 @@ async fn jwks(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem> {
 
 /// `GET /.well-known/oauth-authorization-server`.
 async fn metadata(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem> {
-    let state = AppState::from_request(&request)?;
+    let state = &WorkerState::from_request(&request)?.app;
     let base = base_url(&request);
     let url = |path: &str| format!("{base}{path}");
     let has_keys = !state.signing_keys.cached().public_keys(state.clock.now()).is_empty();

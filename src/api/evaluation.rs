@@ -1,12 +1,13 @@
 //! What the decision endpoints share: who is asked about and whether the caller may ask, which thing is meant, and how an
 //! answer looks.
 
+use crate::application::{Authorizer, Caller, UserAtFullRole};
 use crate::authz::{
     AuthzDecision, AuthzRequest, DecisionContext, DenialReason, Engine, ExternalError, PolicyMetadata,
 };
 use crate::authz::{InvalidAttribute, Principal, ResourceEntity};
+use crate::http::Problem;
 pub use crate::http::forward_auth::POLICY_VERSION;
-use crate::http::{Authorizer, Caller, Problem, UserAtFullRole};
 use crate::types::Id;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};

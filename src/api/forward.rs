@@ -2,12 +2,13 @@
 //! only, for nginx (`auth_request`), Traefik (ForwardAuth), Caddy (`forward_auth`) and Envoy (HTTP ext_authz).
 
 use super::evaluation::{self, EntityRef, ResolvedResource};
+use crate::application::Authorizer;
 use crate::authz::{AuthzRequest, ResourceEntity};
 use crate::http::forward_auth::{
     HEADER_PAIRS, OriginalRequest, PATH, POLICY_VERSION, ResourceRef, RouteMatch, SCOPE, USER_ID,
 };
 use crate::http::openapi::{self, OperationDoc};
-use crate::http::{AppState, Authorizer, Problem, RouteGroup};
+use crate::http::{Problem, RouteGroup, WorkerState, authenticate};
 use crate::types::OrgPath;
 use actix_web::http::StatusCode;
 use actix_web::http::header;
@@ -79,13 +80,13 @@ async fn forward(request: HttpRequest, action: &'static str) -> Result<HttpRespo
 
 async fn authorize(request: &HttpRequest, action: &'static str) -> Result<HttpResponse, Problem> {
     let original = OriginalRequest::from_request(request, PATH);
-    let route_table = &AppState::from_request(request)?.forward_auth;
+    let route_table = &WorkerState::from_request(request)?.http.forward_auth;
     let route_match = original.as_ref().ok().and_then(|original| route_table.find(original));
     if route_match == Some(RouteMatch::Public) {
         // The credential is not checked: an expired token must not keep its user from the login.
         return Ok(HttpResponse::Ok().insert_header((header::CACHE_CONTROL, "no-store")).finish());
     }
-    let authorizer = Authorizer::from_request(request, action).await?;
+    let authorizer = authenticate(request, action).await?;
     let user = authorizer.caller().id.to_string();
     let scopes = authorizer.caller().scopes.as_ref().map(ToString::to_string).unwrap_or_default();
     let version = authorizer.engine().bundle().version();

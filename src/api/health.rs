@@ -3,7 +3,8 @@
 use super::policy_reload::PendingView;
 use crate::authz::{DecisionCounts, LATENCY_BUCKETS_NANOS, PolicyHandle};
 use crate::http::openapi::OperationDoc;
-use crate::http::{AppState, Problem, RouteGroup};
+use crate::http::state::HttpState;
+use crate::http::{Problem, RouteGroup, WorkerState};
 use crate::telemetry;
 use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse};
@@ -60,8 +61,8 @@ async fn live(_: HttpRequest, (): ()) -> Result<HttpResponse, Problem> {
 }
 
 async fn ready(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem> {
-    let state = AppState::from_request(&request)?;
-    if state.is_shutting_down.load(Ordering::Acquire) {
+    let WorkerState { app: state, http } = WorkerState::from_request(&request)?;
+    if http.is_shutting_down.load(Ordering::Acquire) {
         return Err(Problem::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "shutting_down",
@@ -81,7 +82,7 @@ async fn ready(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem> {
 }
 
 async fn metrics(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem> {
-    let state = AppState::from_request(&request)?;
+    let WorkerState { app: state, http } = WorkerState::from_request(&request)?;
     let engine = state.policies.current();
     let counts = state.policies.counts();
     let mut text = String::new();
@@ -113,7 +114,7 @@ async fn metrics(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem> 
     );
     let help = "1 for each forbid policy and each file that the pending policy version would lose.";
     write_metric("policy_pending_losses", "gauge", help, &pending);
-    let requests = state.metrics.totals();
+    let requests = http.metrics.totals();
     let requests: Vec<_> = requests
         .into_iter()
         .map(|(action, outcome, count)| of(&format!("action=\"{action}\",outcome=\"{outcome}\""), count))
@@ -141,7 +142,7 @@ async fn metrics(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem> 
         "Decisions that had been made before.",
         &unlabeled(decisions.cache_hits),
     );
-    let stale = state.metrics.stale_decisions.load(Ordering::Relaxed);
+    let stale = http.metrics.stale_decisions.load(Ordering::Relaxed);
     let help = "Answers with decisions that were made while the database was away.";
     write_metric("stale_decisions_total", "counter", help, &unlabeled(stale));
     let log = &state.decision_log;
@@ -177,7 +178,7 @@ async fn metrics(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem> 
         of("state=\"idle\"", idle.into()),
     ];
     write_metric("database_connections", "gauge", "Connections to the database.", &connections);
-    write_connection_metrics(&state, &mut write_metric);
+    write_connection_metrics(http, &mut write_metric);
     let unstored = u64::try_from(state.store.unstored_revocations()).unwrap_or(u64::MAX);
     write_metric(
         "unstored_revocations",
@@ -198,7 +199,7 @@ async fn metrics(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem> 
 
 /// The figures of connections and bodies.
 fn write_connection_metrics(
-    state: &AppState,
+    state: &HttpState,
     write_metric: &mut impl FnMut(&str, &str, &str, &[(String, u64)]),
 ) {
     let unlabeled = |value: u64| vec![(String::new(), value)];

@@ -2,8 +2,9 @@
 
 use super::conversations::Conversation;
 use super::users::User;
+use crate::application::{Authorizer, Error};
 use crate::authz::{Attribute, AuthzResource, Permitted, Unchecked, boolean, entity, text};
-use crate::http::{Authorizer, Json, Problem, RouteGroup, crud, openapi};
+use crate::http::{Json, Problem, RouteGroup, crud, openapi};
 use crate::resource::{self, CreationInfo, Resource};
 use crate::types::{Id, JsonObject, Label, LongText, Millis, Timestamp, json_list, object_only};
 use actix_web::{HttpRequest, HttpResponse};
@@ -251,7 +252,7 @@ pub(super) fn authorize_new_messages(
     authorizer: &Authorizer,
     conversation: &Permitted<Conversation>,
     bodies: &[impl Serialize],
-) -> Result<Vec<Permitted<Message>>, Problem> {
+) -> Result<Vec<Permitted<Message>>, Error> {
     let stamp = crud::creation_info(authorizer, conversation.organization);
     let ids = Id::new_ascending(&authorizer.state().clock, bodies.len());
     let message = |(body, id): (_, Id)| {

@@ -25,7 +25,6 @@ mod question_cache;
 pub mod revocation;
 pub mod services;
 pub mod sessions;
-pub mod token_families;
 pub mod tokens;
 pub mod users;
 

@@ -1,8 +1,9 @@
 //! Organizations: the tenants, a tree under one root. Everything is held by one of them.
 
+use crate::application::Authorizer;
 use crate::authz::{AuthzResource, Unchecked};
 use crate::http::crud::{self, AuthorizedUpdate, Patch, UpdateRequest};
-use crate::http::{Authorizer, Json, PathId, Problem, RouteGroup, openapi};
+use crate::http::{Json, PathId, Problem, RouteGroup, openapi};
 use crate::resource::{self, IdRow, Reference, Resource};
 use crate::store::{AuditEntry, Event, Reader, UnitOfWork};
 use crate::types::{

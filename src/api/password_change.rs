@@ -3,9 +3,10 @@
 use super::users::{
     User, hash_password, incorrect_password_audited, take_secret, user_event, verify_current_password,
 };
+use crate::application::{Authorizer, Credential, Error};
 use crate::authz::Permitted;
+use crate::http::Problem;
 use crate::http::crud::Patch;
-use crate::http::{Authorizer, Credential, Problem};
 use crate::store::{EndReason, Event, SessionSelection, UnitOfWork};
 use crate::types::{FieldErrorCode, Timestamp};
 use secrecy::SecretString;
@@ -85,7 +86,7 @@ impl NewPassword {
         authorizer: &Authorizer,
         work: &UnitOfWork,
         user: &Permitted<User>,
-    ) -> Result<(), Problem> {
+    ) -> Result<(), Error> {
         match &self.verified_hash {
             Some(verified_hash)
                 if work.account(user.id).await?.and_then(|account| account.password_hash).as_ref()

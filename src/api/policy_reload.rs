@@ -5,8 +5,9 @@
 //! database: each process reads it, and activates the version if its own files have it. The row also has the version that was
 //! active last, so that a start cannot lose silently what a running process would have held.
 
+use crate::application::{AppState, Authorizer, audit};
 use crate::authz::{Bundle, BundleError, Candidate, Inventory, Losses, PendingConfirmation, PolicyHandle};
-use crate::http::{AppState, Authorizer, Problem, audit};
+use crate::http::Problem;
 use crate::store::{AuditActor, AuditEntry, Event, Outcome, PolicyState, Store, StoreError};
 use crate::types::Timestamp;
 use actix_web::http::StatusCode;

@@ -3,8 +3,8 @@
 //! again. It is decided each time, by the engine, and recorded like any other.
 
 use super::evaluation::{self, EntityRef, EvaluationResult};
+use crate::application::Authorizer;
 use crate::authz::{AuthzRequest, DecisionContext, Principal, ResourceEntity};
-use crate::http::Authorizer;
 use crate::store::CacheVersion;
 use crate::types::{Fingerprint, Id, ThreadCache};
 use serde_json::{Map, Value};

@@ -1,11 +1,12 @@
 //! What to do with a token in hand: end it (RFC 7009), or find out what it is worth (RFC 7662).
 
-use super::token_families::{REFRESH_TOKEN_CREDENTIAL, SESSION_CREDENTIAL};
 use super::users::User;
+use crate::application::token_families::{REFRESH_TOKEN_CREDENTIAL, SESSION_CREDENTIAL};
+use crate::application::{AppState, Authorizer, Caller, Credential};
 use crate::authn::{ApiKey, BearerToken, Claims, RefreshToken};
 use crate::authz::ScopeSet;
 use crate::http::openapi::OperationDoc;
-use crate::http::{AppState, Authorizer, Caller, Credential, Form, Problem, RouteGroup, request_middleware};
+use crate::http::{Form, Problem, RouteGroup, WorkerState, request_middleware};
 use crate::store::{AuditActor, EndReason, Event, Session, SessionSelection};
 use crate::types::{Email, FieldErrorCode, Id, Timestamp};
 use actix_web::http::{Method, header};
@@ -130,13 +131,13 @@ fn introspect_doc() -> OperationDoc {
 
 /// `POST /v2/auth/revoke`.
 async fn revoke(request: HttpRequest, form: Form) -> Result<HttpResponse, Problem> {
-    let state = AppState::from_request(&request)?;
+    let state = &WorkerState::from_request(&request)?.app;
     let actor = AuditActor::unauthenticated(&request_middleware::request_origin(&request), state.clock.now());
     match parse_presented_token(form)? {
         Some(PresentedToken::Refresh(token)) => {
             if let Some(session) = state.store.session_by_refresh_token(&token.hash()).await? {
                 revoke_session(
-                    &state,
+                    state,
                     session.user,
                     session.id,
                     actor.with_credential(session.user, REFRESH_TOKEN_CREDENTIAL, session.id),
@@ -147,10 +148,10 @@ async fn revoke(request: HttpRequest, form: Form) -> Result<HttpResponse, Proble
         Some(PresentedToken::Bearer(BearerToken::Jwt(token))) => {
             if let Ok(verified) = state.signing_keys.verify(&token, state.clock.now()).await? {
                 let Claims { id, sid, .. } = verified.claims;
-                revoke_session(&state, id, sid, actor.with_credential(id, SESSION_CREDENTIAL, sid)).await?;
+                revoke_session(state, id, sid, actor.with_credential(id, SESSION_CREDENTIAL, sid)).await?;
             }
         }
-        Some(PresentedToken::Bearer(BearerToken::ApiKey(key))) => revoke_key(&state, actor, &key).await?,
+        Some(PresentedToken::Bearer(BearerToken::ApiKey(key))) => revoke_key(state, actor, &key).await?,
         None => {}
     }
     Ok(HttpResponse::Ok().insert_header((header::CACHE_CONTROL, "no-store")).json(Revoked {}))
@@ -202,7 +203,7 @@ async fn introspect_user(authorizer: &Authorizer, user: Id) -> Result<Option<Int
             iss: Some(authorizer.state().request_config.issuer.clone()),
             ..Introspection::default()
         })),
-        Err(problem) if problem.status.is_server_error() => Err(problem),
+        Err(error) if error.kind.is_server_error() => Err(error.into()),
         Err(_) => Ok(None),
     }
 }
@@ -214,7 +215,7 @@ async fn introspect_bearer(
     let parts = authorizer.state();
     let caller = match Caller::from_token(parts, authorizer.engine(), bearer.expose()).await {
         Ok(caller) => caller,
-        Err(problem) if problem.status.is_server_error() => return Err(problem),
+        Err(error) if error.kind.is_server_error() => return Err(error.into()),
         Err(_) => return Ok(None),
     };
     let Some(user) = introspect_user(authorizer, caller.id).await? else { return Ok(None) };

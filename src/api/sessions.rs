@@ -1,8 +1,9 @@
 //! Sessions: where a user is logged in, and logging out.
 
 use super::users::User;
+use crate::application::{Authorizer, Credential};
 use crate::http::openapi::OperationDoc;
-use crate::http::{Authorizer, Credential, PathId, Problem, RouteGroup};
+use crate::http::{PathId, Problem, RouteGroup};
 use crate::store::{EndReason, Session, SessionSelection};
 use crate::types::{Id, Timestamp};
 use actix_web::{HttpRequest, HttpResponse};

@@ -1,12 +1,13 @@
 //! Tokens: logging in, and refreshing (the seed, "Requesting and Refreshing API Tokens"; decisions 1 to 9).
 
-use super::token_families::{self, TokenPair};
+use crate::application::Caller;
+use crate::application::token_families::{self, TokenPair};
 use crate::authn::{PasswordRules, normalize_password};
+use crate::http::authentication::bearer_token;
 use crate::http::openapi::OperationDoc;
 use crate::http::rate_limits::count_caller;
-use crate::http::{
-    AppState, Caller, FieldError, Json, Problem, RouteGroup, body, caller, request_middleware,
-};
+use crate::http::{FieldError, Json, Problem, RouteGroup, WorkerState, body, request_middleware};
+use crate::store::Account;
 use crate::types::{Email, FieldErrorCode, Id, Timestamp, non_null};
 use actix_web::http::{Method, StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse};
@@ -146,7 +147,7 @@ async fn create(
     request: HttpRequest,
     Json(body): Json<TokenRequest, MAX_BODY>,
 ) -> Result<HttpResponse, Problem> {
-    let state = AppState::from_request(&request)?;
+    let state = &WorkerState::from_request(&request)?.app;
     let origin = request_middleware::request_origin(&request);
     let missing = |field: &str, with: &str| {
         let message = format!("required with `{with}`");
@@ -179,7 +180,7 @@ async fn create(
                 let message = format!("more than {} characters", PasswordRules::MAX);
                 return Err(Problem::invalid_field("password", FieldErrorCode::TooLong, message));
             }
-            token_families::log_in(&state, &origin, email, password).await.map(token_response)
+            Ok(token_response(token_families::log_in(state, &origin, email, password).await?))
         }
         TokenRequest { refresh_token: Some(token), client_id, email, .. } => {
             if email.is_some() {
@@ -190,9 +191,8 @@ async fn create(
                 ));
             }
             let client = client_id.ok_or_else(|| missing("clientId", "refreshToken"))?;
-            token_families::rotate(&state, &origin, &token, |account| account.email == client)
-                .await
-                .map(token_response)
+            let expected = |account: &Account| account.email == client;
+            Ok(token_response(token_families::rotate(state, &origin, &token, expected).await?))
         }
         TokenRequest { email: Some(_), .. } => Err(missing("password", "email")),
         TokenRequest { client_id: Some(_), .. } => Err(missing("refreshToken", "clientId")),
@@ -213,12 +213,11 @@ async fn create(
 
 /// `GET /v2/auth/token?refreshToken=…`: needs a valid bearer of the same user (decision 9).
 async fn refresh(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem> {
-    let state = AppState::from_request(&request)?;
-    let token =
-        caller::bearer_token(&request).map_err(with_refresh_hint)?.ok_or_else(Problem::missing_bearer)?;
-    let caller =
-        Caller::from_token(&state, &state.policies.current(), token).await.map_err(with_refresh_hint)?;
-    count_caller(&state, &request, caller.id)?;
+    let state = &WorkerState::from_request(&request)?.app;
+    let token = bearer_token(&request).map_err(with_refresh_hint)?.ok_or_else(Problem::missing_bearer)?;
+    let caller = Caller::from_token(state, &state.policies.current(), token).await;
+    let caller = caller.map_err(|error| with_refresh_hint(error.into()))?;
+    count_caller(state, &request, caller.id)?;
     let mut token = None;
     for (name, value) in body::query_pairs(&request)? {
         if name != "refreshToken" || token.is_some() {
@@ -234,9 +233,8 @@ async fn refresh(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem> 
         Problem::invalid_field("refreshToken", FieldErrorCode::Required, "this parameter is required")
     })?;
     let origin = request_middleware::request_origin(&request);
-    token_families::rotate(&state, &origin, &token, |account| account.id == caller.id)
-        .await
-        .map(token_response)
+    let expected = |account: &Account| account.id == caller.id;
+    Ok(token_response(token_families::rotate(state, &origin, &token, expected).await?))
 }
 
 /// The problem of a bearer that is no good for a refresh: with none of the messages by which clients know that a refresh

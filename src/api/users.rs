@@ -1,13 +1,14 @@
 //! Users: whoever calls, calls as one of them.
 
 use super::password_change::PasswordFields;
+use crate::application::login_throttle::{LoginAttempt, LoginThrottle};
+use crate::application::{Authorizer, Error};
 use crate::authn::PasswordRules;
 use crate::authz::{Attribute, AuthzResource, Permitted, Scope, UserAttributes};
 use crate::http::body::from_value;
 use crate::http::crud::{self, AuthorizedUpdate, Patch, UpdateRequest};
-use crate::http::login_throttle::{LoginAttempt, LoginThrottle};
 use crate::http::openapi::{self, OperationDoc};
-use crate::http::{Authorizer, Json, PathId, Problem, RouteGroup};
+use crate::http::{Json, PathId, Problem, RouteGroup};
 use crate::resource::{self, Resource};
 use crate::store::{Account, AuditEntry, EndReason, Event, Outcome, SessionSelection, UnitOfWork};
 use crate::types::{Email, FieldErrorCode, Id, JsonObject, Name, Timestamp, Url, string_enum};
@@ -300,7 +301,7 @@ pub async fn create_user(authorizer: &Authorizer, fields: Patch) -> Result<Permi
 pub async fn create_user_with(
     authorizer: &Authorizer,
     mut fields: Patch,
-    before_commit: impl FnOnce(&User) -> Result<(), Problem>,
+    before_commit: impl FnOnce(&User) -> Result<(), Error>,
 ) -> Result<Permitted<User>, Problem> {
     let password = take_secret(&mut fields, "password")?;
     let body: UserBody = from_value(Value::Object(fields), "")?;
@@ -467,8 +468,8 @@ fn audit_change(work: &UnitOfWork, before: &Permitted<User>, row: &Permitted<Use
 }
 
 /// 400: the current password is missing or incorrect.
-fn invalid_current_password(code: FieldErrorCode, message: &str) -> Problem {
-    Problem::invalid_field("currentPassword", code, message)
+fn invalid_current_password(code: FieldErrorCode, message: &str) -> Error {
+    Error::invalid_field("currentPassword", code, message)
 }
 
 /// The same, of which the audit trail is told: whoever has found a token may want to find the password, too.
@@ -476,7 +477,7 @@ pub(super) fn incorrect_password_audited(
     authorizer: &Authorizer,
     user: &Permitted<User>,
     reason: &str,
-) -> Problem {
+) -> Error {
     let entry = user_event(Event::UserPasswordChanged, user).outcome(Outcome::Failed).with("reason", reason);
     invalid_current_password(FieldErrorCode::Incorrect, "the current password is incorrect")
         .with_audit(authorizer.audit_actor(), entry)
@@ -487,7 +488,7 @@ pub(super) async fn verify_current_password(
     authorizer: &Authorizer,
     user: &Permitted<User>,
     current: Option<SecretString>,
-) -> Result<String, Problem> {
+) -> Result<String, Error> {
     let account = authorizer.state().store.account(user.id).await?;
     let Some(Account { email, password_hash: Some(stored), .. }) = account else {
         return Err(invalid_current_password(

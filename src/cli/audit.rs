@@ -1,8 +1,8 @@
 //! `cedargate audit`.
 
 use super::{CommandResult, Failure, block_on, open, print_line};
+use crate::application::Credential;
 use crate::config::Config;
-use crate::http::Credential;
 use crate::server::App;
 use crate::store::{ArchiveError, ArchiveFile, ArchiveSegment, ArchiveWriter, AuditActor, ChainHead};
 use crate::types::Timestamp;

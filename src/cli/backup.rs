@@ -1,11 +1,10 @@
 //! `cedargate backup`, and `cedargate revoke-all`, without which a backup that is restored would bring back what was ended
 //! since it was made.
 
-use super::{CommandResult, Failure, block_on, open, print_line};
+use super::{CommandResult, block_on, open, print_line};
 use crate::api::users::User;
+use crate::application::signing_keys::SigningKeysError;
 use crate::config::Config;
-use crate::http::Problem;
-use crate::http::signing_keys::SigningKeysError;
 use crate::store::{EndReason, SessionSelection};
 use std::path::Path;
 
@@ -44,17 +43,14 @@ pub(super) fn revoke_all(config: &Config, keep_api_keys: bool) -> CommandResult 
             after = Some(last);
             let work = parts.store.begin(authorizer.audit_actor()).await?;
             for id in user_ids {
-                let found = authorizer.find_unchecked_in::<User>(&work, &id.to_string()).await;
-                let user = authorizer
-                    .authorize(found.map_err(failed)?, &authorizer.request_context())
-                    .map_err(failed)?;
+                let found = authorizer.find_unchecked_in::<User>(&work, &id.to_string()).await?;
+                let user = authorizer.authorize(found, &authorizer.request_context())?;
                 sessions +=
                     work.end_sessions(user.id, SessionSelection::All, EndReason::Revoked, now).await?;
                 users += 1;
                 if !keep_api_keys {
-                    let found = keys.find_unchecked_in::<User>(&work, &id.to_string()).await;
-                    let user =
-                        keys.authorize(found.map_err(failed)?, &keys.request_context()).map_err(failed)?;
+                    let found = keys.find_unchecked_in::<User>(&work, &id.to_string()).await?;
+                    let user = keys.authorize(found, &keys.request_context())?;
                     work.delete_api_keys(&user, EndReason::Revoked).await?;
                 }
             }
@@ -64,8 +60,4 @@ pub(super) fn revoke_all(config: &Config, keep_api_keys: bool) -> CommandResult 
         print_line(format_args!("ended {sessions} sessions{what} of {users} users"))?;
         print_line(key_message)
     })
-}
-
-fn failed(problem: Problem) -> Failure {
-    Failure::problem(&problem)
 }

@@ -1,8 +1,8 @@
 //! `cedargate janitor`, and the same every now and then while the service runs.
 
 use super::{CommandResult, block_on, open, print_line};
+use crate::application::AppState;
 use crate::config::Config;
-use crate::http::AppState;
 use crate::store::CleanupCounts;
 use std::sync::Arc;
 use std::time::Duration;

@@ -38,11 +38,10 @@ pub(super) fn run(config: &Config, command: Command) -> CommandResult {
         let app = open(config).await?;
         let id = user_id(&app, &user).await?.to_string();
         let authorizer = app.terminal_authorizer("createApiKey").await?;
-        let user = api_keys::authorize_scopes(&authorizer, &id, &scopes)
-            .await
-            .map_err(|problem| Failure::problem(&problem))?;
+        let user = api_keys::authorize_scopes(&authorizer, &id, &scopes).await?;
         let new = NewKey { name, scopes, expires_at, format };
         let key = api_keys::create_key_with(&authorizer, &user, new, |key| print_created(key)).await;
-        key.map(drop).map_err(|problem| Failure::problem(&problem))
+        key?;
+        Ok(())
     })
 }

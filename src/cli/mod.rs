@@ -12,8 +12,8 @@ mod serve;
 mod signing_key;
 mod user;
 
+use crate::application::Error;
 use crate::config::Config;
-use crate::http::Problem;
 use crate::server::{AnnounceFirstAdmin, App, FirstAdmin, StartError};
 use crate::types::Clock;
 use clap::{Parser, Subcommand};
@@ -190,10 +190,6 @@ impl Failure {
     fn failed(error: impl ToString) -> Self {
         Self::Failed(error.to_string())
     }
-
-    fn problem(problem: &Problem) -> Self {
-        Self::Failed(problem.detail.clone())
-    }
 }
 
 type CommandResult = Result<(), Failure>;
@@ -223,8 +219,7 @@ pub fn run() -> ExitCode {
 
 fn dispatch(cli: Cli) -> CommandResult {
     if let Some(Command::Openapi { output, check }) = cli.command {
-        let document = crate::http::openapi::document(&crate::api::all_routes());
-        return write_or_check(output, check, &crate::http::openapi::document_json(&document));
+        return write_or_check(output, check, &crate::server::openapi_json());
     }
     let config = Config::load(cli.config.as_deref())?;
     match cli.command {
@@ -271,8 +266,8 @@ fn print_line(line: impl fmt::Display) -> CommandResult {
 }
 
 /// Writes a line with a secret to standard output, before what it belongs to is stored.
-fn print_created(line: impl fmt::Display) -> Result<(), Problem> {
-    write_line(line).map_err(|error| Problem::bad_request(format!("nothing was created: {error}")))
+fn print_created(line: impl fmt::Display) -> Result<(), Error> {
+    write_line(line).map_err(|error| Error::bad_request(format!("nothing was created: {error}")))
 }
 
 fn write_line(line: impl fmt::Display) -> Result<(), String> {

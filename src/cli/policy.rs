@@ -3,12 +3,12 @@
 use super::{CommandResult, Failure, block_on, open, print_line, write_or_check};
 use crate::api::evaluation::{self, EntityRef, ResolvedSubject};
 use crate::api::policy_reload;
+use crate::application::Error;
 use crate::authz::{
     AuthzRequest, Bundle, BundleError, DecisionContext, DenialReason, Engine, PolicyMetadata, Scope,
     ScopeSet, cases, matrix,
 };
 use crate::config::Config;
-use crate::http::Problem;
 use crate::server::{App, open_policies, read_policies};
 use crate::types::Email;
 use crate::types::strict_json;
@@ -89,7 +89,7 @@ pub(super) fn run(config: &Config, command: Command) -> CommandResult {
         Command::Reload { confirm } => reload(config, &confirm),
         Command::Explain(question) => block_on(async {
             let app = open(config).await?;
-            let lines = explain(&app, &question).await.map_err(|problem| Failure::problem(&problem))?;
+            let lines = explain(&app, &question).await?;
             print_line(lines.join("\n"))
         }),
     }
@@ -108,7 +108,7 @@ fn reload(config: &Config, version: &str) -> CommandResult {
         let app = open(config).await?;
         let authorizer = app.terminal_authorizer("reloadPolicies").await?;
         let confirmed = policy_reload::confirm_from_cli(&authorizer, version).await;
-        confirmed.map_err(|problem| Failure::problem(&problem))?;
+        confirmed?;
         print_line(format_args!("confirmed policy version {version}"))
     })
 }
@@ -149,13 +149,13 @@ fn named_entity<'a>(
 }
 
 /// Decides a question. Returns the lines of the explanation.
-async fn explain(app: &App, question: &ExplainArgs) -> Result<Vec<String>, Problem> {
-    let authorizer = app.terminal_authorizer("evaluateAccess").await.map_err(Problem::internal)?;
+async fn explain(app: &App, question: &ExplainArgs) -> Result<Vec<String>, Failure> {
+    let authorizer = app.terminal_authorizer("evaluateAccess").await?;
     let engine = authorizer.engine();
     let (name, asked, scopes) = match (&question.user, &question.subject) {
         (Some(user), _) => {
             let account = app.state.store.account_by_email(user).await?;
-            let account = account.ok_or_else(|| Problem::bad_request(format!("there is no user {user}")))?;
+            let account = account.ok_or_else(|| Failure::failed(format!("there is no user {user}")))?;
             let scopes = ScopeSet::new(question.scopes.iter().copied());
             let scopes = scopes.map(|scopes| engine.effective_scopes(&scopes, account.role));
             (user.to_string(), evaluation::resolve_user_at_full_role(&authorizer, account.id).await?, scopes)
@@ -168,12 +168,12 @@ async fn explain(app: &App, question: &ExplainArgs) -> Result<Vec<String>, Probl
                 None,
             )
         }
-        (None, None) => return Err(Problem::bad_request("--user or --subject says who")),
+        (None, None) => return Err(Failure::failed("--user or --subject says who")),
     };
     let (principal, circumstances) = match asked {
         ResolvedSubject::Principal(principal, circumstances) => (principal, circumstances),
-        ResolvedSubject::Error(obstacle) => return Err(Problem::bad_request(obstacle.message)),
-        ResolvedSubject::Forbidden => return Err(Problem::forbidden("evaluateAccess")),
+        ResolvedSubject::Error(obstacle) => return Err(Failure::failed(obstacle.message)),
+        ResolvedSubject::Forbidden => return Err(Error::forbidden("evaluateAccess").into()),
     };
     let principal = match scopes {
         Some(scopes) => principal.with_scopes(scopes.as_ref()).map_or(principal, Arc::new),

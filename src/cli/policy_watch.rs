@@ -2,7 +2,7 @@
 
 use super::{CommandResult, Failure};
 use crate::api::policy_reload::{self, LastConfirmation, Trigger};
-use crate::http::AppState;
+use crate::application::AppState;
 use crate::server::App;
 use crate::store::AuditActor;
 use actix_web::rt::signal::unix;

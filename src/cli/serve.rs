@@ -3,8 +3,10 @@
 use super::janitor::spawn_cleanup;
 use super::policy_watch::spawn_reload_tasks;
 use super::{CommandResult, Failure, block_on, log, write_error, write_line};
+use crate::application::{AppState, audit};
 use crate::config::{Config, ConfigError};
-use crate::http::{AppState, audit, drain};
+use crate::http::drain;
+use crate::http::state::HttpState;
 use crate::server::{App, FirstAdmin, StartError, check_settings};
 use crate::store::{AuditActor, AuditEntry, Event, ServeLock};
 use crate::telemetry;
@@ -59,7 +61,7 @@ fn serve(config: &Config) -> CommandResult {
             management.map(|listener| serve_management(&mut tasks, &app, listener)).transpose()?;
         spawn_reload_tasks(&mut tasks, &app, config.policy_poll)?;
         maintain_signing_keys(&mut tasks, &app.state);
-        shutdown_on_signal(&mut tasks, &app.state, server.handle(), listener_clone, config.drain)?;
+        shutdown_on_signal(&mut tasks, &app.http, server.handle(), listener_clone, config.drain)?;
         spawn_cleanup(&mut tasks, &app.state, config.janitor_interval);
         let print: fn(fmt::Arguments<'_>) = if to_stderr { eprint_line } else { print_line };
         let scheme = if app.certificates.is_some() { "https" } else { "http" };
@@ -148,21 +150,21 @@ fn start_shutdown_watchdog() {
 /// any more; on SIGINT, or a second signal, without that. What it has begun it finishes, for ten seconds at most.
 fn shutdown_on_signal(
     tasks: &mut JoinSet<()>,
-    parts: &Arc<AppState>,
+    http: &Arc<HttpState>,
     server: ServerHandle,
     listener: TcpListener,
     seconds: u64,
 ) -> CommandResult {
     let mut terminate = unix::signal(unix::SignalKind::terminate()).map_err(Failure::failed)?;
     let mut interrupt = unix::signal(unix::SignalKind::interrupt()).map_err(Failure::failed)?;
-    let parts = Arc::clone(parts);
+    let http = Arc::clone(http);
     tasks.spawn_local(async move {
         let is_graceful = tokio::select! {
             _ = terminate.recv() => true,
             _ = interrupt.recv() => false,
         };
         start_shutdown_watchdog();
-        parts.is_shutting_down.store(true, Ordering::Release);
+        http.is_shutting_down.store(true, Ordering::Release);
         if is_graceful {
             tracing::info!(seconds, "the service is no longer ready, and ends");
             tokio::select! {

@@ -1,9 +1,9 @@
 //! `cedargate signing-key`.
 
 use super::{CommandResult, block_on, open, print_line};
+use crate::application::Credential;
 use crate::authn::Keyring;
 use crate::config::Config;
-use crate::http::Credential;
 use crate::store::AuditActor;
 use crate::types::Timestamp;
 use clap::Subcommand;

@@ -8,7 +8,6 @@ use crate::api::users::{self, User};
 use crate::authn::random_password;
 use crate::authz::{Permitted, Scope};
 use crate::config::Config;
-use crate::http::Problem;
 use crate::server::App;
 use crate::store::ListQuery;
 use crate::types::{Email, Id};
@@ -88,9 +87,8 @@ pub(super) fn run(config: &Config, command: Command) -> CommandResult {
                     None => print_created(user.id),
                 };
                 let user = users::create_user_with(&authorizer, fields, written).await;
-                let user = user.map_err(|problem| Failure::problem(&problem))?;
-                let place =
-                    describe_placement(&app, &user).await.map_err(|problem| Failure::problem(&problem))?;
+                let user = user?;
+                let place = describe_placement(&app, &user).await?;
                 let _ = writeln!(std::io::stderr(), "{place}");
                 Ok(())
             }
@@ -98,7 +96,7 @@ pub(super) fn run(config: &Config, command: Command) -> CommandResult {
             Command::Unlock { email } => {
                 let id = user_id(&app, &email).await?;
                 let authorizer = app.terminal_authorizer("updateUser").await?;
-                users::unlock(&authorizer, id).await.map_err(|problem| Failure::problem(&problem))?;
+                users::unlock(&authorizer, id).await?;
                 print_line(format_args!("unlocked {email}"))
             }
             Command::SetPassword { email } => {
@@ -107,15 +105,16 @@ pub(super) fn run(config: &Config, command: Command) -> CommandResult {
                 let patch = Map::from_iter([("password".to_owned(), password.expose_secret().into())]);
                 let authorizer = app.terminal_authorizer("updateUser").await?;
                 let changed = users::apply_update(&authorizer, &id.to_string(), patch).await;
-                changed.map(|_| ()).map_err(|problem| Failure::problem(&problem))
+                changed?;
+                Ok(())
             }
         }
     })
 }
 
 /// Says in which organization a user is, and where it may act.
-async fn describe_placement(app: &App, user: &Permitted<User>) -> Result<String, Problem> {
-    let authorizer = app.terminal_authorizer("fetchOrganization").await.map_err(Problem::internal)?;
+async fn describe_placement(app: &App, user: &Permitted<User>) -> Result<String, Failure> {
+    let authorizer = app.terminal_authorizer("fetchOrganization").await?;
     let organization = authorizer.find_authorized::<Organization>(&user.organization.to_string()).await?;
     let root_note =
         if organization.parent.is_none() { ", the root organization, above all tenants" } else { "" };
@@ -137,8 +136,7 @@ pub(super) async fn user_id(app: &App, email: &Email) -> Result<Id, Failure> {
 
 async fn list(app: &App) -> CommandResult {
     let authorizer = app.terminal_authorizer("listUsers").await?;
-    let organizations =
-        authorizer.authorized_orgs(None).await.map_err(|problem| Failure::problem(&problem))?;
+    let organizations = authorizer.authorized_orgs(None).await?;
     let mut query = ListQuery { limit: 1000, ..ListQuery::default() };
     loop {
         let mut lines = Vec::new();

@@ -1,8 +1,7 @@
 //! The service's own address, as clients reach it: in `Link` and `Location`, in the metadata, and in the OpenAPI document.
 
-use super::AppState;
 use super::request_middleware::is_from_trusted_proxy;
-use super::state::RequestConfig;
+use super::state::{HttpConfig, WorkerState};
 use actix_web::HttpRequest;
 use actix_web::http::header;
 
@@ -12,11 +11,11 @@ const FORWARDED_PROTO: &str = "x-forwarded-proto";
 /// Returns the address of the service, without a slash at the end: `CEDARGATE_PUBLIC_URL`, else the scheme and the host of
 /// the request.
 pub fn base_url(request: &HttpRequest) -> String {
-    let request_config = AppState::get(request).map(|state| &state.request_config);
-    if let Some(url) = request_config.and_then(|request_config| request_config.public_url.as_deref()) {
+    let config = WorkerState::get(request).map(|state| &state.http.config);
+    if let Some(url) = config.and_then(|config| config.public_url.as_deref()) {
         return url.to_owned();
     }
-    let is_secure = request_config.is_some_and(|request_config| is_https(request, request_config));
+    let is_secure = config.is_some_and(|config| is_https(request, config));
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
     let host = host.filter(|host| is_authority(host)).unwrap_or("localhost");
     format!("{}://{host}", if is_secure { "https" } else { "http" })
@@ -29,8 +28,8 @@ pub fn absolute_url(request: &HttpRequest, path: &str) -> String {
 
 /// Whether the client came by https: to the service itself, or to a trusted proxy that says so. A proxy replaces
 /// `X-Forwarded-Proto`; of several values, one may be the client's, so they are ignored.
-fn is_https(request: &HttpRequest, request_config: &RequestConfig) -> bool {
-    if request_config.has_tls {
+fn is_https(request: &HttpRequest, config: &HttpConfig) -> bool {
+    if config.has_tls {
         return true;
     }
     let mut values = request.headers().get_all(FORWARDED_PROTO);

@@ -2,8 +2,9 @@
 
 use super::body_reader::{body_too_large, read_body};
 use super::json_value::{JsonValueDeserializer, JsonValueError};
-use super::problem::{MAX_ERRORS, truncate_chars};
 use super::{FieldError, Problem};
+use crate::application::error::MAX_FIELD_ERRORS;
+use crate::application::field_error::truncate_chars;
 use crate::types::FieldErrorCode;
 use crate::types::strict_json::{self, JsonError};
 use actix_web::http::{StatusCode, header};
@@ -195,7 +196,7 @@ pub fn from_value<T: DeserializeOwned>(mut value: Value, prefix: &str) -> Result
             Err(error) => error,
         };
         let (field, top) = error_location(&error);
-        if removed.contains(&field) || errors.len() >= MAX_ERRORS {
+        if removed.contains(&field) || errors.len() >= MAX_FIELD_ERRORS {
             break;
         }
         errors.push(FieldError::new(

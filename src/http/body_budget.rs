@@ -1,6 +1,7 @@
 //! The memory for bodies: one limit for the bodies of all requests and responses of the process.
 
 use super::Problem;
+use crate::application::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -69,10 +70,11 @@ impl Reservation {
         let add = |used: usize| used.checked_add(additional).filter(|sum| sum <= limit);
         if used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_err() {
             refused.fetch_add(1, Ordering::Relaxed);
-            return Err(Problem::unavailable(
+            let error = Error::unavailable(
                 "busy",
-                "The service is processing too many large requests. Try again in a moment.",
-            ));
+                "The service is processing too many large requests. Try again later.",
+            );
+            return Err(error.into());
         }
         self.bytes = bytes;
         Ok(())

@@ -2,7 +2,7 @@
 
 use super::body_budget::{BUDGET_EXEMPT_BYTES, Reservation};
 use super::connection::ConnectionState;
-use super::{AppState, Problem};
+use super::{Problem, WorkerState};
 use crate::types::JsonSize;
 use actix_web::dev::Payload;
 use actix_web::http::StatusCode;
@@ -84,7 +84,7 @@ fn reserve(
     match reservation {
         Some(reservation) => reservation.grow_to(bytes),
         None => {
-            *reservation = Some(AppState::from_request(request)?.body_budget.reserve(bytes)?);
+            *reservation = Some(WorkerState::from_request(request)?.http.body_budget.reserve(bytes)?);
             Ok(())
         }
     }

@@ -1,6 +1,6 @@
 //! How many connections there are: in total, and from one address.
 
-use super::request_middleware::network_prefix;
+use crate::application::rate_limits::network_prefix;
 use ipnet::IpNet;
 use std::collections::HashMap;
 use std::net::IpAddr;

@@ -3,7 +3,8 @@
 use super::base_url::absolute_url;
 use super::list::ListField;
 use super::page::PageWriter;
-use super::{Authorizer, Json, PathId, Problem, body, list};
+use super::{Json, PathId, Problem, body, list};
+use crate::application::Authorizer;
 use crate::authz::{Permitted, Unchecked};
 use crate::resource::{self, CreationInfo, Reference, Resource};
 use crate::store::Reader;
@@ -25,7 +26,7 @@ pub async fn list<R: Resource>(
 ) -> Result<HttpResponse, Problem> {
     let within = authorizer.authorized_orgs(list::organization(&request).as_deref()).await?;
     let list_request = list::ListRequest::parse(&request, &fields)?;
-    let mut page = PageWriter::new(authorizer.state());
+    let mut page = PageWriter::new(&request)?;
     let listed =
         authorizer.state().store.list::<R>(&within, &list_request.query, |row| page.push(&row)).await?;
     list::list_response(&request, &list_request, page, listed)

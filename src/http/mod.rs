@@ -1,12 +1,10 @@
 //! How a call becomes an answer: route -> authn -> decision -> store -> answer. Knows HTTP; knows no single resource.
 
-pub mod audit;
-pub mod authorizer;
+pub mod authentication;
 pub mod base_url;
 pub mod body;
 pub mod body_budget;
 mod body_reader;
-pub mod caller;
 pub mod connection;
 pub mod connection_limiter;
 pub mod cors;
@@ -16,26 +14,22 @@ pub mod drain;
 pub mod forward_auth;
 mod json_value;
 pub mod list;
-pub mod login_throttle;
 pub mod metrics;
 pub mod openapi;
 mod paced_body;
 pub mod page;
 pub mod problem;
 pub mod rate_limits;
-pub mod refusals;
 pub mod request_middleware;
 mod request_span;
 pub mod routes;
 pub mod server;
-pub mod signing_keys;
 pub mod state;
 pub mod tls;
 
-pub use authorizer::Authorizer;
+pub use crate::application::FieldError;
+pub use authentication::authenticate;
 pub use body::{Form, Json, PathId};
-pub use caller::{Caller, Credential, UserAtFullRole};
-pub use problem::{FieldError, Problem};
+pub use problem::Problem;
 pub use routes::RouteGroup;
-pub use signing_keys::SigningKeys;
-pub use state::AppState;
+pub use state::WorkerState;

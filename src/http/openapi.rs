@@ -1,9 +1,9 @@
 //! The OpenAPI document, from the table of routes.
 
-use super::authorizer::EVALUATE_ACTION;
 use super::list::{DEFAULT_LIMIT, ListField, MAX_LIMIT};
 use super::problem::ProblemBody;
 use super::routes::RouteGroup;
+use crate::application::authorizer::EVALUATE_ACTION;
 use crate::resource::Resource;
 use crate::types::Term;
 use serde_json::{Value, json};

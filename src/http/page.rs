@@ -3,11 +3,12 @@
 //! The whole page is written before its first byte is sent, since `Link` depends on the number of rows that fit. From then on
 //! its memory is released as the client takes it.
 
+use super::Problem;
 use super::body_budget::{BUDGET_EXEMPT_BYTES, Reservation};
 use super::connection::ConnectionState;
 use super::paced_body::{CHUNK_SIZE, PacedBody};
 use super::request_middleware::LARGE_BODY;
-use super::{AppState, Problem};
+use super::state::WorkerState;
 use actix_web::http::header::ContentType;
 use actix_web::web::Bytes;
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
@@ -29,16 +30,20 @@ pub struct PageWriter {
 }
 
 impl PageWriter {
-    /// An empty page.
-    pub fn new(state: &AppState) -> Self {
-        Self {
+    /// Creates an empty page for the response to a request.
+    ///
+    /// # Errors
+    /// 500 if the server has no state.
+    pub fn new(request: &HttpRequest) -> Result<Self, Problem> {
+        let state = &WorkerState::from_request(request)?.http;
+        Ok(Self {
             chunks: Vec::new(),
             complete: 0,
             chunk: Vec::new(),
-            max: state.request_config.list_max_bytes,
+            max: state.config.list_max_bytes,
             reservation: state.body_budget.empty_reservation(),
             failure: None,
-        }
+        })
     }
 
     /// The bytes that are written.

@@ -1,8 +1,10 @@
-//! Errors as clients see them: RFC 9457 problem details, with the `error` member that existing clients read.
+//! Problem details (RFC 9457): the form of every error response, with the `error` member that existing clients read.
 
-use super::audit::PendingAuditEntry;
-use crate::authn::{PasswordError, TokenError};
-use crate::authz::Denied;
+use crate::application::audit::PendingAuditEntry;
+use crate::application::field_error::truncate_chars;
+use crate::application::signing_keys::SigningKeysError;
+use crate::application::{Error, ErrorKind, FieldError};
+use crate::authn::PasswordError;
 use crate::store::StoreError;
 use crate::types::{FieldErrorCode, InvalidValue};
 use actix_web::http::{StatusCode, header};
@@ -12,64 +14,23 @@ use serde_json::json;
 use std::fmt;
 use utoipa::ToSchema;
 
-/// A field of a request that is not what it should be.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
-pub struct FieldError {
-    /// Where: the path of the field in the body, or the name of a parameter.
-    #[schema(examples("participants.0.user"))]
-    pub field: String,
-    /// What is wrong, for programs. The codes are stable.
-    pub code: FieldErrorCode,
-    /// What is wrong, and what would be right, for people. The text may change.
-    pub message: String,
-}
-
-/// The most field errors that one problem lists.
-pub(super) const MAX_ERRORS: usize = 20;
-/// The most characters of the name of a field, which may come from the client.
-const MAX_FIELD: usize = 200;
-/// The most characters of the message of a field error.
-const MAX_MESSAGE: usize = 500;
-/// The most characters of the sentence of a problem.
+/// The maximum length of the detail of a problem.
 const MAX_DETAIL: usize = 4000;
 
-impl FieldError {
-    /// A field error. Names and messages that repeat what a client sent are shortened.
-    pub fn new(field: impl Into<String>, code: FieldErrorCode, message: impl ToString) -> Self {
-        Self {
-            field: truncate_chars(field.into(), MAX_FIELD),
-            code,
-            message: truncate_chars(message.to_string(), MAX_MESSAGE),
-        }
-    }
-}
-
-/// The text, cut after `max` characters.
-pub(super) fn truncate_chars(mut text: String, max: usize) -> String {
-    // A character has at least one byte, so most texts need no count.
-    if text.len() > max
-        && let Some((end, _)) = text.char_indices().nth(max)
-    {
-        text.truncate(end);
-        text.push('…');
-    }
-    text
-}
-
-/// Why a request was not answered as it was meant.
+/// The error of a request.
 #[derive(Debug)]
 pub struct Problem {
     /// The status.
     pub status: StatusCode,
-    /// A word for programs to go by.
+    /// The stable, machine-readable code.
     pub code: &'static str,
-    /// A sentence for people.
+    /// The message for people.
     pub detail: String,
-    /// The fields that are wrong.
+    /// The invalid fields.
     pub errors: Vec<FieldError>,
-    /// Further headers of the answer.
+    /// Further response headers.
     pub headers: Vec<(header::HeaderName, String)>,
-    /// What the audit trail is to be told of it.
+    /// The audit entry to write when the request has failed with this problem.
     pub pending_audit: Option<Box<PendingAuditEntry>>,
 }
 
@@ -114,36 +75,33 @@ pub struct ErrorMessage {
 }
 
 impl Problem {
-    /// A problem with this status, word and sentence.
+    /// Creates a problem. A long detail is truncated.
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
         let detail = truncate_chars(detail.into(), MAX_DETAIL);
         Self { status, code, detail, errors: Vec::new(), headers: Vec::new(), pending_audit: None }
     }
 
-    /// 400: the request is not what it should be.
+    /// 400: the request is invalid.
     pub fn bad_request(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "bad_request", detail)
+        Error::bad_request(detail).into()
     }
 
-    /// 400: these fields are not what they should be. The first [`MAX_ERRORS`] of them are listed.
-    pub fn invalid_fields(mut errors: Vec<FieldError>) -> Self {
-        errors.truncate(MAX_ERRORS);
-        let detail: Vec<String> =
-            errors.iter().map(|error| format!("{}: {}", error.field, error.message)).collect();
-        Self { errors, ..Self::new(StatusCode::BAD_REQUEST, "invalid_fields", detail.join("; ")) }
+    /// 400: these fields are invalid.
+    pub fn invalid_fields(errors: Vec<FieldError>) -> Self {
+        Error::invalid_fields(errors).into()
     }
 
     /// 400: this field is invalid.
     pub fn invalid_field(field: impl Into<String>, code: FieldErrorCode, message: impl ToString) -> Self {
-        Self::invalid_fields(vec![FieldError::new(field, code, message)])
+        Error::invalid_field(field, code, message).into()
     }
 
     /// 400: the value of this field is invalid.
     pub fn invalid_field_value(field: impl Into<String>, error: &InvalidValue) -> Self {
-        Self::invalid_field(field, error.code, error)
+        Error::invalid_field_value(field, error).into()
     }
 
-    /// 401: nothing was presented that tells who is calling (RFC 6750, 3: a challenge without an error).
+    /// 401: the request has no credential (RFC 6750, section 3: a challenge without an error).
     pub fn missing_bearer() -> Self {
         Self::unauthenticated(
             "missing_token",
@@ -151,69 +109,49 @@ impl Problem {
         )
     }
 
-    /// 401: what was presented in the request's body or query string is no good.
-    pub fn unauthenticated(code: &'static str, message: &str) -> Self {
+    /// 401: the credentials in the body or the query string are not valid.
+    fn unauthenticated(code: &'static str, message: impl Into<String>) -> Self {
         Self::new(StatusCode::UNAUTHORIZED, code, message).with_header(header::WWW_AUTHENTICATE, "Bearer")
     }
 
-    /// 401: the bearer token is no good (RFC 6750, 3.1).
-    pub fn unauthorized(code: &'static str, message: &str) -> Self {
+    /// 401, or 403 if the settings say so: the bearer token is not valid (RFC 6750, section 3.1).
+    fn rejected_bearer(status: StatusCode, code: &'static str, message: String) -> Self {
         let challenge = format!("Bearer error=\"invalid_token\", error_description=\"{message}\"");
-        Self::new(StatusCode::UNAUTHORIZED, code, message).with_header(header::WWW_AUTHENTICATE, challenge)
+        Self::new(status, code, message).with_header(header::WWW_AUTHENTICATE, challenge)
     }
 
-    /// 403: the caller may not do this, to anything of this kind.
+    /// 403: the action is denied.
     pub fn forbidden(action: &str) -> Self {
-        Self::new(StatusCode::FORBIDDEN, "forbidden", format!("Not authorized to perform {action}."))
+        Error::forbidden(action).into()
     }
 
-    /// 404: there is no such thing, or none within the caller's reach.
+    /// 404: the resource does not exist, or the caller cannot access it.
     pub fn not_found(what: &str) -> Self {
-        Self::new(StatusCode::NOT_FOUND, "not_found", format!("{what} not found or not accessible."))
+        Error::not_found(what).into()
     }
 
-    /// 409: it collides with what is there.
+    /// 409: conflict with the stored state.
     pub fn conflict(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::CONFLICT, "conflict", detail)
+        Error::conflict(detail).into()
     }
 
-    /// 429: it would do after so many seconds (RFC 6585, 4).
-    pub fn too_many_requests(code: &'static str, detail: impl Into<String>, seconds: u64) -> Self {
-        Self::new(StatusCode::TOO_MANY_REQUESTS, code, detail)
-            .with_header(header::RETRY_AFTER, seconds.to_string())
-    }
-
-    /// The same with one header more.
+    /// Returns the problem with one more header.
     #[must_use]
     pub fn with_header(mut self, name: header::HeaderName, value: impl Into<String>) -> Self {
         self.headers.push((name, value.into()));
         self
     }
 
-    /// 503: try again in a moment.
-    pub(super) fn unavailable(code: &'static str, detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail).with_header(header::RETRY_AFTER, "1")
+    fn with_retry_after(self, seconds: u64) -> Self {
+        self.with_header(header::RETRY_AFTER, seconds.to_string())
     }
 
-    /// 503: the decision cannot be recorded, and so it is not made, or does not take effect.
-    pub fn decision_log_full() -> Self {
-        Self::unavailable(
-            "decision_log_full",
-            "The decision cannot be recorded, because too many records wait to be written. Try again in a moment.",
-        )
-    }
-
-    /// 500: something that should not happen did. What it was goes into the log only.
+    /// 500: an unexpected failure. The cause is written to the log only.
     pub fn internal(cause: impl fmt::Display) -> Self {
-        tracing::error!(%cause, "a request failed");
-        Self::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "internal",
-            "Something went wrong here. The log has more under this request's id.",
-        )
+        Error::internal(cause).into()
     }
 
-    /// The answer, with the id of the request in it.
+    /// Returns the response, with the id of the request in its body.
     pub fn to_response(&self, request_id: &str) -> HttpResponse {
         let mut response = HttpResponse::build(self.status);
         for (name, value) in &self.headers {
@@ -250,87 +188,50 @@ impl ResponseError for Problem {
     }
 
     fn error_response(&self) -> HttpResponse {
-        // `edge` writes the answer again, with the id of the request.
+        // The middleware replaces this response by one with the id of the request.
         self.to_response("")
     }
 }
 
-impl From<StoreError> for Problem {
-    fn from(error: StoreError) -> Self {
-        match error {
-            StoreError::Unavailable(cause) => {
-                tracing::warn!(%cause, "the database cannot be reached");
-                Self::unavailable(
-                    "database_unavailable",
-                    "The database cannot be reached. Try again in a moment.",
-                )
+impl From<Error> for Problem {
+    /// Maps an error of the application layer. This is the only place that chooses statuses and headers for them.
+    fn from(error: Error) -> Self {
+        let Error { kind, code, message, fields, pending_audit } = error;
+        let problem = match kind {
+            ErrorKind::InvalidInput => Self::new(StatusCode::BAD_REQUEST, code, message),
+            ErrorKind::Unauthenticated => Self::unauthenticated(code, message),
+            ErrorKind::InvalidToken | ErrorKind::TokenExpired { is_forbidden: false } => {
+                Self::rejected_bearer(StatusCode::UNAUTHORIZED, code, message)
             }
-            StoreError::NotWritable(cause) => {
-                tracing::warn!(%cause, "the database cannot be written");
-                Self::unavailable(
-                    "database_not_writable",
-                    "The database cannot be written. Nothing was stored.",
-                )
+            ErrorKind::TokenExpired { is_forbidden: true } => {
+                Self::rejected_bearer(StatusCode::FORBIDDEN, code, message)
             }
-            StoreError::RevocationNotStored(cause) => {
-                tracing::error!(%cause, "a revocation is in effect in this process, but is not stored");
-                Self::unavailable(
-                    "revocation_not_stored",
-                    "The database cannot be written: nothing was stored. This process refuses the revoked credentials all the \
-                     same, and stores the revocation of sessions and keys as soon as it can. Other replicas do not know of it, \
-                     nor does this one after a restart before that: repeat the request later.",
-                )
+            ErrorKind::Forbidden => Self::new(StatusCode::FORBIDDEN, code, message),
+            ErrorKind::NotFound => Self::new(StatusCode::NOT_FOUND, code, message),
+            ErrorKind::Conflict => Self::new(StatusCode::CONFLICT, code, message),
+            // RFC 6585, section 4.
+            ErrorKind::TooManyRequests { retry_after } => {
+                Self::new(StatusCode::TOO_MANY_REQUESTS, code, message).with_retry_after(retry_after)
             }
-            StoreError::Duplicate(column) => {
-                let message = format!("{column} is already in use");
-                let errors = vec![FieldError::new(column, FieldErrorCode::AlreadyInUse, &message)];
-                Self { errors, ..Self::conflict(format!("Cannot store the resource: {message}.")) }
+            ErrorKind::Unavailable { retry_after } => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, code, message).with_retry_after(retry_after)
             }
-            StoreError::Referenced => Self::conflict("Conflict with a referenced or referencing resource."),
-            StoreError::TooLarge { bytes, max } => Self::new(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "resource_too_large",
-                format!("The resource would have {bytes} bytes as JSON; it may have {max}."),
-            ),
-            StoreError::Misconfigured(cause) | StoreError::Failed(cause) => Self::internal(cause),
-        }
+            ErrorKind::TooLarge => Self::new(StatusCode::PAYLOAD_TOO_LARGE, code, message),
+            ErrorKind::Internal => Self::new(StatusCode::INTERNAL_SERVER_ERROR, code, message),
+        };
+        Self { errors: fields, pending_audit, ..problem }
     }
 }
 
-impl From<InvalidValue> for Problem {
-    fn from(invalid: InvalidValue) -> Self {
-        Self::bad_request(invalid.to_string())
-    }
+/// Errors of the lower layers are mapped by way of [`Error`].
+macro_rules! from_lower_layer {
+    ($($error:ty),*) => {
+        $(impl From<$error> for Problem {
+            fn from(error: $error) -> Self {
+                Error::from(error).into()
+            }
+        })*
+    };
 }
 
-impl From<PasswordError> for Problem {
-    fn from(error: PasswordError) -> Self {
-        match error {
-            PasswordError::Refused(error) => Self::invalid_field_value("password", &error),
-            PasswordError::Busy => {
-                Self::unavailable("busy", "Too many logins at once. Try again in a moment.")
-            }
-            other => Self::internal(other),
-        }
-    }
-}
-
-impl Problem {
-    /// A bearer that is no good. An expired one has the status that the settings say (the seed says 403).
-    pub fn invalid_token(error: &TokenError, expired_status: StatusCode) -> Self {
-        let message = error.to_string();
-        match error {
-            TokenError::Expired => {
-                Self { status: expired_status, ..Self::unauthorized("token_expired", &message) }
-            }
-            TokenError::InvalidSignature | TokenError::UnknownKey | TokenError::Invalid => {
-                Self::unauthorized("invalid_token", &message)
-            }
-        }
-    }
-
-    /// What was denied to one who could not do it to anything of this kind: 403.
-    pub fn denied(denied: &Denied) -> Self {
-        Self::forbidden(denied.action())
-    }
-}
+from_lower_layer!(StoreError, InvalidValue, PasswordError, SigningKeysError);

@@ -3,7 +3,12 @@
 
 use super::connection::ConnectionState;
 use super::paced_body::PacedBody;
-use super::{AppState, Problem, audit, authorizer, forward_auth, rate_limits, request_span};
+use super::state::WorkerState;
+use super::{Problem, forward_auth, rate_limits, request_span};
+use crate::application::Error as ApplicationError;
+use crate::application::audit::{self, PendingAuditEntry};
+use crate::application::authorizer::EVALUATE_ACTION;
+use crate::application::refusals::Target;
 use crate::store::Origin;
 use crate::telemetry;
 use crate::types::{Id, random_u128, write_hex};
@@ -16,7 +21,8 @@ use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage, HttpRequest};
 use ipnet::IpNet;
 use std::cell::Cell;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// The header that carries the id of a request, in and out.
@@ -29,7 +35,9 @@ pub const DECISION_STALE: HeaderName = HeaderName::from_static("x-decision-stale
 /// else a new one.
 #[derive(Debug, Clone)]
 pub struct RequestInfo {
-    id: HeaderValue,
+    header: HeaderValue,
+    /// The same as text.
+    id: Arc<str>,
     /// The action whose gate it has come to.
     action: Cell<Option<&'static str>>,
     /// The user whose credential was found valid.
@@ -41,17 +49,14 @@ impl RequestInfo {
         let sent = request.headers().get(REQUEST_ID).filter(|value| {
             (1..=128).contains(&value.len()) && value.as_bytes().iter().all(u8::is_ascii_graphic)
         });
-        Self { id: sent.cloned().unwrap_or_else(new_id), action: Cell::new(None), caller: Cell::new(None) }
+        let header = sent.cloned().unwrap_or_else(new_id);
+        let id = header_text(&header).unwrap_or_default().into();
+        Self { header, id, action: Cell::new(None), caller: Cell::new(None) }
     }
 
-    /// The id as text.
-    pub fn id(&self) -> &str {
-        header_text(&self.id).unwrap_or_default()
-    }
-
-    /// The id as the header has it.
-    pub fn id_header(&self) -> HeaderValue {
-        self.id.clone()
+    /// Returns the id.
+    pub fn id(&self) -> &Arc<str> {
+        &self.id
     }
 
     /// Notes the user whose credential was found valid.
@@ -89,7 +94,7 @@ pub fn request_origin(request: &HttpRequest) -> Origin {
         text.chars().filter(|letter| !letter.is_control()).take(256).collect()
     });
     let address = client_address(request);
-    let id = request.extensions().get::<RequestInfo>().map(|request_info| request_info.id().to_owned());
+    let id = request.extensions().get::<RequestInfo>().map(|request_info| request_info.id().to_string());
     Origin { address, agent, request: id }
 }
 
@@ -100,7 +105,7 @@ pub async fn request_middleware<B: MessageBody + 'static>(
 ) -> Result<ServiceResponse<EitherBody<B, BoxBody>>, Error> {
     let request_info = RequestInfo::from_request(&request);
     // Whatever is logged on the way says of which request.
-    let span = telemetry::RequestTrace::begin(request_info.id.clone(), |name| {
+    let span = telemetry::RequestTrace::begin(Arc::clone(&request_info.id), |name| {
         request.headers().get(name)?.to_str().ok()
     });
     span.scope(process(request, next, request_info)).await
@@ -111,18 +116,19 @@ async fn process<B: MessageBody + 'static>(
     next: Next<B>,
     request_info: RequestInfo,
 ) -> Result<ServiceResponse<EitherBody<B, BoxBody>>, Error> {
-    let id = request_info.id.clone();
+    let id = request_info.header.clone();
     let connection = ConnectionState::from_request(request.request()).cloned();
     if let Some(connection) = &connection {
         connection.begin_request();
     }
-    let stale_changes_before = AppState::get(request.request()).map(|state| state.store.stale_transitions());
+    let stale_changes_before =
+        WorkerState::get(request.request()).map(|state| state.app.store.stale_transitions());
     request.extensions_mut().insert(request_info);
     let response = match rate_limits::count_address(request.request()) {
         Ok(()) => next.call(request).await?.map_into_left_body(),
         Err(problem) => request.error_response(problem).map_into_right_body(),
     };
-    let unrecorded = telemetry::is_unrecorded().then(Problem::decision_log_full);
+    let unrecorded = telemetry::is_unrecorded().then(|| Problem::from(ApplicationError::decision_log_full()));
     let problem = response.response().error().and_then(|error| error.as_error::<Problem>());
     let problem = unrecorded.as_ref().or(problem);
     let pending_audit = problem.and_then(|problem| problem.pending_audit.clone());
@@ -130,9 +136,9 @@ async fn process<B: MessageBody + 'static>(
         let counted = count_refusal(response.request(), problem);
         counted.as_ref().err().unwrap_or(problem).to_response(header_text(&id).unwrap_or_default())
     });
-    if let Some(pending_audit) = pending_audit {
-        // Boxed, since it is rare and large, and every request would make room for it.
-        Box::pin(audit::record(response.request(), *pending_audit)).await;
+    if let (Some(pending_audit), Some(state)) = (pending_audit, WorkerState::get(response.request())) {
+        // Boxed because it is rare and large: every request would otherwise reserve the memory for it.
+        Box::pin(audit::record(&state.app, *pending_audit, refusal_target(response.request()))).await;
     }
     let mut response = match problem_response {
         Some(problem_response) => response.into_response(problem_response).map_into_right_body(),
@@ -164,9 +170,17 @@ async fn process<B: MessageBody + 'static>(
     Ok(response)
 }
 
+/// Returns the resource that the path of a refused request names, whether it exists or not. The audit log must not disclose
+/// that.
+fn refusal_target(request: &HttpRequest) -> Option<Target> {
+    let id = request.match_info().get("id").and_then(|id| id.parse().ok())?;
+    let kind = if request.path().starts_with("/v2/organizations") { "Organization" } else { "User" };
+    Some((kind, id))
+}
+
 /// Counts a request that was refused; 429 where there were too many.
 fn count_refusal(request: &HttpRequest, problem: &Problem) -> Result<(), Problem> {
-    let is_hidden = matches!(problem.pending_audit.as_deref(), Some(audit::PendingAuditEntry::Refusal(_)));
+    let is_hidden = matches!(problem.pending_audit.as_deref(), Some(PendingAuditEntry::Refusal(_)));
     if !is_hidden && !matches!(problem.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
         return Ok(());
     }
@@ -193,7 +207,8 @@ fn into_paced<B: MessageBody + 'static>(
         // It is sent in pieces already.
         Err(body) => return ServiceResponse::new(request, response.set_body(body)),
     };
-    let reserved = AppState::from_request(&request).and_then(|state| state.body_budget.reserve(bytes.len()));
+    let reserved =
+        WorkerState::from_request(&request).and_then(|state| state.http.body_budget.reserve(bytes.len()));
     let response = match reserved {
         Ok(reservation) => {
             let connection = ConnectionState::from_request(&request).cloned();
@@ -207,8 +222,8 @@ fn into_paced<B: MessageBody + 'static>(
 /// Counts a request that was answered.
 fn count_request(request: &HttpRequest, status: u16) {
     let action = request.extensions().get::<RequestInfo>().and_then(|request_info| request_info.action.get());
-    if let Some(state) = AppState::get(request) {
-        state.metrics.count(action, status);
+    if let Some(state) = WorkerState::get(request) {
+        state.http.metrics.count(action, status);
     }
 }
 
@@ -216,22 +231,22 @@ fn count_request(request: &HttpRequest, status: u16) {
 /// the count of changes at the beginning of the request.
 fn mark_stale_decision<B>(response: &mut ServiceResponse<B>, stale_changes_before: u64) {
     let request = response.request();
-    let Some(state) = AppState::get(request) else { return };
-    if stale_changes_before.is_multiple_of(2) && stale_changes_before == state.store.stale_transitions() {
+    let Some(WorkerState { app, http }) = WorkerState::get(request) else { return };
+    if stale_changes_before.is_multiple_of(2) && stale_changes_before == app.store.stale_transitions() {
         return;
     }
     let action = request.extensions().get::<RequestInfo>().and_then(|request_info| request_info.action.get());
-    if action == Some(authorizer::EVALUATE_ACTION) && !response.status().is_server_error() {
-        state.metrics.stale_decisions.fetch_add(1, Ordering::Relaxed);
-        let seconds = HeaderValue::from(state.store.time_since_contact().as_secs());
+    if action == Some(EVALUATE_ACTION) && !response.status().is_server_error() {
+        http.metrics.stale_decisions.fetch_add(1, Ordering::Relaxed);
+        let seconds = HeaderValue::from(app.store.time_since_contact().as_secs());
         response.headers_mut().insert(DECISION_STALE, seconds);
     }
 }
 
 /// While the service drains, has each answer close its connection: a proxy sends no further request on it.
 fn close_while_draining<B>(response: &mut ServiceResponse<B>) {
-    let state = AppState::get(response.request());
-    if state.is_some_and(|state| state.is_shutting_down.load(Ordering::Relaxed)) {
+    let state = WorkerState::get(response.request());
+    if state.is_some_and(|state| state.http.is_shutting_down.load(Ordering::Relaxed)) {
         response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
     }
 }
@@ -240,7 +255,7 @@ fn close_while_draining<B>(response: &mut ServiceResponse<B>) {
 /// stands in no frame, and stays in no cache unless it says so. Only the documentation is a page.
 fn set_security_headers<B>(response: &mut ServiceResponse<B>) {
     let is_page = response.request().path().starts_with("/docs");
-    let is_secure = AppState::get(response.request()).is_some_and(|state| state.request_config.is_secure);
+    let is_secure = WorkerState::get(response.request()).is_some_and(|state| state.http.config.is_secure);
     let headers = response.headers_mut();
     let fixed = HeaderValue::from_static;
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, fixed("nosniff"));
@@ -268,9 +283,9 @@ struct CachedClientAddress(IpAddr);
 
 /// Returns whether a request comes from a trusted proxy (`trusted_proxies`).
 pub fn is_from_trusted_proxy(request: &HttpRequest) -> bool {
-    let Some((peer, state)) = request.peer_addr().zip(AppState::get(request)) else { return false };
+    let Some((peer, state)) = request.peer_addr().zip(WorkerState::get(request)) else { return false };
     let peer = peer.ip().to_canonical();
-    state.request_config.trusted_proxies.iter().any(|network| network.contains(&peer))
+    state.http.config.trusted_proxies.iter().any(|network| network.contains(&peer))
 }
 
 /// The address of the client that made a request, an IPv4 address in the form of one; none where it came by no network.
@@ -281,7 +296,7 @@ pub fn is_from_trusted_proxy(request: &HttpRequest) -> bool {
 pub fn client_address(request: &HttpRequest) -> Option<IpAddr> {
     // An IPv4 client at an IPv6 socket is an IPv4 client: Cedar knows no other form.
     let peer = request.peer_addr()?.ip().to_canonical();
-    let proxies = &AppState::get(request)?.request_config.trusted_proxies;
+    let proxies = &WorkerState::get(request)?.http.config.trusted_proxies;
     if proxies.is_empty() {
         return Some(peer);
     }
@@ -307,15 +322,6 @@ fn resolve_client<'a>(peer: IpAddr, proxies: &[IpNet], hops: impl Iterator<Item 
         }
     }
     client
-}
-
-/// What stands for an address where addresses are counted: of IPv6 its first 64 bits, which is the least that one
-/// subscriber has (RFC 6177).
-pub(super) fn network_prefix(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
-    }
 }
 
 /// The address that a hop names, with or without a port.
@@ -364,14 +370,6 @@ mod tests {
         ] {
             assert_eq!(from(peer, forwarded), client, "{peer} says {forwarded:?}");
         }
-    }
-
-    #[test]
-    fn of_ipv6_the_first_half_is_one_address() {
-        let of = |text: &str| network_prefix(text.parse().unwrap());
-        assert_eq!(of("2001:db8:1:2::1"), of("2001:db8:1:2:ffff::9"));
-        assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));
-        assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
     }
 
     proptest! {

@@ -25,7 +25,7 @@ pub(super) fn end_request_span<B>(response: &ServiceResponse<B>) {
             .with("http.response.status_code", i64::from(status.as_u16()))
             .with("url.scheme", if is_secure { "https" } else { "http" });
         let address = client_address(request).map(|address| address.to_string());
-        let id = request.extensions().get::<RequestInfo>().map(|request_info| request_info.id().to_owned());
+        let id = request.extensions().get::<RequestInfo>().map(|request_info| request_info.id().to_string());
         // What no route fits, or a proxy asks about, is not a path of this service: who knows what stands in it.
         let path = route.as_ref().filter(|route| !route.contains(":.*")).map(|_| request.path().to_owned());
         let error = is_failure.then(|| status.as_str().to_owned());

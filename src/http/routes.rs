@@ -2,9 +2,10 @@
 //! handler gets a gate before anything else of the request is looked at, or it says that it is public. One that is for
 //! every method goes through the gate itself.
 
-use super::authorizer::Authorizer;
+use super::authentication::authenticate;
 use super::openapi::{self, OperationDoc};
 use super::{Problem, crud, list};
+use crate::application::Authorizer;
 use crate::resource::Resource;
 use crate::store::ResourceType;
 use actix_web::http::{Method, StatusCode, header};
@@ -204,7 +205,7 @@ impl RouteGroup {
             method_route(&verb).to(move |request: HttpRequest, payload: web::Payload| {
                 let handler = handler.clone();
                 async move {
-                    let authorizer = Authorizer::from_request(&request, action).await?;
+                    let authorizer = authenticate(&request, action).await?;
                     let arguments =
                         A::from_request(&request, &mut payload.into_inner()).await.map_err(Into::into)?;
                     // Boxed, since what is on the way to it is moved several times.

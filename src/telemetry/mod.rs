@@ -6,7 +6,6 @@
 mod export;
 mod log;
 
-use actix_web::http::header::HeaderValue;
 pub use export::{TracingGuard, start};
 pub use log::{LogGuard, dropped_log_lines, start_log};
 use opentelemetry::propagation::{Extractor, TextMapPropagator};
@@ -17,7 +16,7 @@ use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::SdkTracer;
 use std::borrow::Cow;
 use std::cell::Cell;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 /// Makes the spans, where traces are on.
@@ -33,7 +32,7 @@ const MAX_SPANS: u32 = 128;
 /// A request that is being handled.
 #[derive(Debug)]
 pub struct RequestTrace {
-    id: HeaderValue,
+    id: Arc<str>,
     span: Option<RequestSpan>,
     /// Whether a decision of this request is missing in the decision log, which has to have it.
     is_unrecorded: Cell<bool>,
@@ -50,7 +49,7 @@ struct RequestSpan {
 impl RequestTrace {
     /// A request with this id. Where traces are on, its span begins, as a part of the trace that the headers name (W3C
     /// Trace Context).
-    pub fn begin<'a>(id: HeaderValue, header: impl Fn(&str) -> Option<&'a str>) -> Self {
+    pub fn begin<'a>(id: Arc<str>, header: impl Fn(&str) -> Option<&'a str>) -> Self {
         let span = TRACER.get().map(|tracer| {
             let headers = Headers([PARENT, STATE].map(|name| (name, header(name))));
             let parent = TraceContextPropagator::new().extract_with_context(&Context::new(), &headers);
@@ -88,7 +87,7 @@ impl Extractor for Headers<'_> {
 pub fn with_request_ids<T>(use_ids: impl FnOnce(&str, Option<TraceId>) -> T) -> Option<T> {
     let ids = |request: &RequestTrace| {
         let trace = request.span.as_ref().map(|span| span.context.span().span_context().trace_id());
-        use_ids(request.id.to_str().unwrap_or_default(), trace)
+        use_ids(&request.id, trace)
     };
     REQUEST.try_with(ids).ok()
 }
@@ -219,7 +218,7 @@ mod tests {
     use super::*;
 
     fn request(id: &'static str) -> RequestTrace {
-        RequestTrace::begin(HeaderValue::from_static(id), |_| None)
+        RequestTrace::begin(id.into(), |_| None)
     }
 
     fn id() -> Option<String> {

@@ -8,8 +8,8 @@ use crate::revocation::revoke;
 use crate::support::{ADMIN, Client, Database, PASSWORD, TestApp, decode_jwt};
 use crate::token_families::access_token;
 use crate::tokens::{email, request_token};
+use cedargate::application::audit;
 use cedargate::authz::Scope;
-use cedargate::http::audit;
 use cedargate::store::ChainHead;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -28,7 +28,7 @@ pub(crate) async fn events(client: &Client, query: &str) -> Vec<Value> {
 /// The position up to which an admin of the root organization has read the log.
 struct AuditCursor {
     admin: Client,
-    state: Arc<cedargate::http::AppState>,
+    state: Arc<cedargate::application::AppState>,
     seen: u64,
 }
 

@@ -1,14 +1,15 @@
-//! The dependency rule: a module uses only modules of lower layers.
+//! Checks the layers in the sources: a module uses only those below it, and third-party crates stay in their layers.
 
 use crate::support::project_file;
 use std::path::{Path, PathBuf};
 
-/// The modules by layer, from the top. Each may use the modules of lower layers, and itself.
-const LAYERS: [&[&str]; 11] = [
+/// The modules by layer, from the top. A module may use itself and those of lower layers.
+const LAYERS: [&[&str]; 12] = [
     &["main", "cli"],
     &["server"],
     &["api"],
     &["http"],
+    &["application"],
     &["authn", "store"],
     &["resource"],
     &["authz"],
@@ -18,80 +19,195 @@ const LAYERS: [&[&str]; 11] = [
     &["types"],
 ];
 
-fn layer(module: &str) -> usize {
-    LAYERS
-        .iter()
-        .position(|modules| modules.contains(&module))
-        .unwrap_or_else(|| panic!("{module} stands on no layer"))
+/// A third-party crate and the paths in `src` that may use it.
+struct CrateRule {
+    /// The beginning of the crate's name: `cedar_policy` includes `cedar_policy_core`.
+    name: &'static str,
+    paths: &'static [&'static str],
 }
 
-fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
-    for entry in std::fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            sources(&path, found);
-        } else {
-            found.push(path);
+const CRATE_RULES: [CrateRule; 4] = [
+    CrateRule { name: "cedar_policy", paths: &["authz"] },
+    // The types of column values derive their database representation.
+    CrateRule {
+        name: "sea_orm",
+        paths: &["store", "resource.rs", "api", "types", "authz/scope.rs", "http/list.rs"],
+    },
+    CrateRule { name: "sqlx", paths: &["store"] },
+    CrateRule { name: "actix_", paths: &["server.rs", "api", "http", "cli/serve.rs", "cli/policy_watch.rs"] },
+];
+
+/// Queries are built in the store only.
+const QUERY_WORDS: [&str; 4] =
+    ["ConnectionTrait", "DatabaseConnection", "sea_query::Query", "execute_unprepared"];
+
+fn layer(module: &str) -> Option<usize> {
+    LAYERS.iter().position(|modules| modules.contains(&module))
+}
+
+/// The source files, by their paths in `src`.
+fn sources() -> Vec<(PathBuf, String)> {
+    fn collect(directory: &Path, found: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { collect(&path, found) } else { found.push(path) }
         }
     }
+    let root = project_file("src");
+    let mut files = Vec::new();
+    collect(&root, &mut files);
+    assert!(files.len() > 30);
+    let read = |file: PathBuf| {
+        let text = std::fs::read_to_string(&file).unwrap();
+        (file.strip_prefix(&root).unwrap().to_owned(), code(&text))
+    };
+    files.into_iter().map(read).collect()
 }
 
-/// The modules that a source text uses: the names after `crate::`.
-fn referenced_modules(text: &str) -> Vec<String> {
-    let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
-    code.flat_map(|line| line.split("crate::").skip(1))
-        .map(|rest| rest.chars().take_while(|letter| letter.is_alphanumeric() || *letter == '_').collect())
-        .collect()
+/// The lines of a text that are no comments.
+fn code(text: &str) -> String {
+    let lines = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+    lines.collect::<Vec<_>>().join("\n")
 }
 
-/// The uses in a module that the rule forbids.
-fn forbidden_references(module: &str, text: &str) -> Vec<String> {
-    let below = |other: &str| other == module || layer(other) > layer(module);
-    referenced_modules(text).into_iter().filter(|other| !below(other)).collect()
+fn identifier(text: &str) -> &str {
+    let end = text.find(|letter: char| !letter.is_alphanumeric() && letter != '_').unwrap_or(text.len());
+    &text[..end]
+}
+
+/// The first names of a path or of a group of paths: of `{a::b, c}` they are `a` and `c`.
+fn first_names(text: &str) -> Vec<&str> {
+    let Some(group) = text.strip_prefix('{') else { return vec![identifier(text)] };
+    let (mut names, mut depth, mut is_start) = (Vec::new(), 1, true);
+    for (position, letter) in group.char_indices() {
+        match letter {
+            '{' => depth += 1,
+            '}' if depth == 1 => break,
+            '}' => depth -= 1,
+            ',' if depth == 1 => is_start = true,
+            letter if letter.is_whitespace() => {}
+            _ if is_start => {
+                names.push(identifier(&group[position..]));
+                is_start = false;
+            }
+            _ => {}
+        }
+    }
+    names
+}
+
+/// The top-level modules that a file names: by `crate::`, or by as many `super::` as lead to the root of the crate.
+fn referenced_modules<'a>(file: &Path, code: &'a str) -> Vec<&'a str> {
+    let is_root = |stem: &str| ["lib", "main"].contains(&stem);
+    let mut depth = file.iter().count();
+    if file.file_stem().is_some_and(|stem| stem == "mod" || is_root(stem.to_str().unwrap())) {
+        depth -= 1;
+    }
+    let mut names = Vec::new();
+    for start in ["crate::", "cedargate::"] {
+        names.extend(code.split(start).skip(1).flat_map(first_names));
+    }
+    let mut rest = code;
+    while let Some(position) = rest.find("super::") {
+        rest = &rest[position..];
+        let mut steps = 0;
+        while let Some(next) = rest.strip_prefix("super::") {
+            (rest, steps) = (next, steps + 1);
+        }
+        if steps >= depth {
+            // In an inline module the same steps lead less far, to names that may be those of no module.
+            names.extend(first_names(rest));
+        }
+    }
+    names
+}
+
+/// The modules that a file must not use.
+fn forbidden_references<'a>(file: &Path, code: &'a str) -> Vec<&'a str> {
+    let module = file.iter().next().unwrap().to_str().unwrap().trim_end_matches(".rs");
+    let own = layer(module).unwrap_or_else(|| panic!("{module} has no layer"));
+    let is_forbidden = |other: &&str| *other != module && layer(other).is_some_and(|other| other <= own);
+    referenced_modules(file, code).into_iter().filter(is_forbidden).collect()
+}
+
+/// The third-party crates that a file must not use.
+fn forbidden_crates(file: &Path, code: &str) -> Vec<&'static str> {
+    let names = |rule: &CrateRule| {
+        code.match_indices(rule.name).any(|(position, _)| {
+            let before = code[..position].chars().next_back();
+            !before.is_some_and(|letter| letter.is_alphanumeric() || letter == '_')
+                && code[position..]
+                    .trim_start_matches(|letter: char| letter.is_alphanumeric() || letter == '_')
+                    .starts_with("::")
+        })
+    };
+    let is_forbidden =
+        |rule: &&CrateRule| !rule.paths.iter().any(|path| file.starts_with(path)) && names(rule);
+    CRATE_RULES.iter().filter(is_forbidden).map(|rule| rule.name).collect()
 }
 
 #[test]
 fn modules_depend_on_lower_layers_only() {
-    let root = project_file("src");
-    let mut files = Vec::new();
-    sources(&root, &mut files);
-    assert!(files.len() > 30);
-    for file in files {
-        let inner = file.strip_prefix(&root).unwrap();
-        let module = inner.iter().next().unwrap().to_str().unwrap().trim_end_matches(".rs");
-        if module == "lib" {
+    for (file, code) in sources() {
+        if file == Path::new("lib.rs") {
             continue;
         }
-        let wrong = forbidden_references(module, &std::fs::read_to_string(&file).unwrap());
-        assert!(wrong.is_empty(), "{}: {module} must not name {}", inner.display(), wrong.join(", "));
+        let wrong = forbidden_references(&file, &code);
+        assert!(wrong.is_empty(), "{} must not use {}", file.display(), wrong.join(", "));
+    }
+}
+
+#[test]
+fn every_module_of_the_crate_has_a_layer() {
+    let text = std::fs::read_to_string(project_file("src/lib.rs")).unwrap();
+    let modules: Vec<&str> =
+        text.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';')).collect();
+    assert!(modules.len() > 10);
+    for module in modules {
+        assert!(layer(module).is_some(), "{module} has no layer");
+    }
+}
+
+#[test]
+fn third_party_crates_stay_in_their_layers() {
+    for (file, code) in sources() {
+        let wrong = forbidden_crates(&file, &code);
+        assert!(wrong.is_empty(), "{} must not use {}", file.display(), wrong.join(", "));
+        if !file.starts_with("store") {
+            for word in QUERY_WORDS {
+                assert!(!code.contains(word), "{} must not use {word}", file.display());
+            }
+        }
     }
 }
 
 #[test]
 fn forbidden_references_are_detected() {
+    let references = |file: &str, text: &str| {
+        let code = code(text);
+        forbidden_references(Path::new(file), &code).into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(references("store/rows.rs", "use crate::authn::Bearer; use crate::authz::Scope;"), ["authn"]);
+    assert_eq!(references("authz/mod.rs", "crate::http::Problem"), ["http"]);
     assert_eq!(
-        forbidden_references("store", "use crate::authn::Bearer; use crate::authz::Scope;"),
-        ["authn"]
+        references("api/forms.rs", "// crate::server\nuse crate::store::UnitOfWork;"),
+        [] as [&str; 0]
     );
-    assert_eq!(forbidden_references("authz", "crate::http::Problem"), ["http"]);
-    assert_eq!(forbidden_references("api", "// crate::server\nuse crate::store::Work;"), [] as [&str; 0]);
+    assert_eq!(references("store/mod.rs", "use crate::{types::{Id, api}, http, authz::Scope};"), ["http"]);
+    assert_eq!(references("store/mod.rs", "use super::{http::Problem, types};"), ["http"]);
+    assert_eq!(references("store/rows.rs", "use super::super::api::forms; use super::http;"), ["api"]);
+    assert_eq!(references("store/postgres/session.rs", "use super::super::http;"), [] as [&str; 0]);
+    assert_eq!(references("http/mod.rs", "use crate::application::Error;"), [] as [&str; 0]);
+    assert_eq!(references("application/error.rs", "use crate::http::Problem;"), ["http"]);
 }
 
 #[test]
-fn only_the_store_has_queries_and_only_authz_uses_cedar() {
-    let root = project_file("src");
-    let mut files = Vec::new();
-    sources(&root, &mut files);
-    for file in files {
-        let inner = file.strip_prefix(&root).unwrap();
-        let text = std::fs::read_to_string(&file).unwrap();
-        if !inner.starts_with("authz") {
-            assert!(!text.contains("cedar_policy::"), "{}", inner.display());
-        }
-        if !inner.starts_with("store") {
-            for word in ["ConnectionTrait", "DatabaseConnection", "sea_query::Query", "execute_unprepared"] {
-                assert!(!text.contains(word), "{}: {word}", inner.display());
-            }
-        }
-    }
+fn forbidden_crates_are_detected() {
+    let crates = |file: &str, code: &str| forbidden_crates(Path::new(file), code);
+    assert_eq!(crates("http/crud.rs", "use cedar_policy_core::ast::Entity;"), ["cedar_policy"]);
+    assert_eq!(crates("application/error.rs", "use actix_web::http::StatusCode;"), ["actix_"]);
+    assert_eq!(crates("http/crud.rs", "use sea_orm::EntityTrait;"), ["sea_orm"]);
+    assert_eq!(crates("cli/serve.rs", "use actix_web::dev::ServerHandle;"), [] as [&str; 0]);
+    assert_eq!(crates("types/id.rs", "let actix_web = 1;"), [] as [&str; 0]);
+    assert_eq!(crates("authz/engine.rs", "use cedar_policy::Entities;"), [] as [&str; 0]);
 }

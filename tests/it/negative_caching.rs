@@ -4,8 +4,8 @@
 use crate::authzen::{entity, evaluate, evaluation_request};
 use crate::support::{Client, TestApp};
 use cedargate::api::forms::Form;
+use cedargate::application::{Authorizer, Caller};
 use cedargate::authz::Unchecked;
-use cedargate::http::{Authorizer, Caller};
 use cedargate::types::{Clock, Id};
 use reqwest::StatusCode;
 use serde_json::json;

@@ -56,8 +56,8 @@ async fn metric(client: &Client, name: &str) -> u64 {
 /// Waits until the service has this number of connections.
 async fn wait_for_connections(app: &TestApp, count: usize) {
     let start = Instant::now();
-    while app.state.connection_limiter.open() != count {
-        assert!(start.elapsed() < TIMEOUT, "there are {} connections", app.state.connection_limiter.open());
+    while app.http.connection_limiter.open() != count {
+        assert!(start.elapsed() < TIMEOUT, "there are {} connections", app.http.connection_limiter.open());
         tokio::task::yield_now().await;
     }
 }

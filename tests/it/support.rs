@@ -27,8 +27,10 @@ pub struct TestApp {
     pub clock: Clock,
     /// The settings that it was started with.
     pub config: Config,
-    /// The application state.
-    pub state: Arc<cedargate::http::AppState>,
+    /// The state of the application.
+    pub state: Arc<cedargate::application::AppState>,
+    /// The state of the HTTP layer.
+    pub http: Arc<cedargate::http::state::HttpState>,
     database: Arc<Database>,
     handle: actix_web::dev::ServerHandle,
 }
@@ -234,7 +236,15 @@ impl TestApp {
         let server = app.serve(listener).await.unwrap();
         let handle = server.handle();
         tokio::spawn(server);
-        Self { base, clock, config, state: Arc::clone(&app.state), database, handle }
+        Self {
+            base,
+            clock,
+            config,
+            state: Arc::clone(&app.state),
+            http: Arc::clone(&app.http),
+            database,
+            handle,
+        }
     }
 
     /// Executes a statement directly in the database.

@@ -1,12 +1,11 @@
-//! The keys that sign, as the database has them now, ready to be used. Each follows the one before; how that goes:
+//! Signing keys: the key ring as the database has it, with rotation and revocation.
 //!
-//! - A new key is there [`LEAD`] seconds before it signs, so that everybody knows it in time who has read the keys since:
-//!   the other processes on this database, and whoever keeps the answer of `/.well-known/jwks.json`.
-//! - Its predecessor is good for checking as long as an access token lives, and a minute more.
-//! - What is in memory is read again when another process says that it wrote (PostgreSQL), every now and then
-//!   ([`TokenKeys::tend`]), and when a token names a key that is not known, though not more often than once a second.
+//! - A new key becomes active [`ACTIVATION_DELAY`] seconds after it was created. By then the other processes on this database
+//!   and the caches of `/.well-known/jwks.json` have it.
+//! - Its predecessor keeps verifying for the lifetime of an access token and one more minute.
+//! - The key ring is read again when another process notifies of a change (PostgreSQL), periodically
+//!   ([`SigningKeys::maintain`]), and when a token names an unknown key, at most once a second.
 
-use super::Problem;
 use crate::authn::{
     Claims, IssuedToken, Keyring, KeyringError, SecretError, SigningKey, TokenError, VerifiedToken,
 };
@@ -18,29 +17,29 @@ use secrecy::{ExposeSecret, SecretString};
 use std::sync::Arc;
 use tokio::sync::Mutex;
 
-/// How long a new key waits before it signs, in seconds.
+/// The time from the creation of a key until it signs, in seconds.
 pub const ACTIVATION_DELAY: u64 = 600;
-/// How long others may keep the public keys, in seconds.
+/// The `max-age` of the public keys, in seconds.
 pub const JWKS_MAX_AGE: u64 = 300;
 
-/// Why the keys that sign cannot be used or changed.
+/// Why the signing keys cannot be used or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum SigningKeysError {
-    /// The database does not answer.
+    /// The database failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// What it holds is no good.
+    /// The stored keys are invalid.
     #[error(transparent)]
     Keyring(#[from] KeyringError),
-    /// No key can be made.
+    /// A key cannot be generated.
     #[error(transparent)]
     Secret(#[from] SecretError),
-    /// The settings name the key.
-    #[error("the key that signs is the one of the setting CEDARGATE_JWT_SECRET: change it there")]
+    /// The key is configured, so it cannot be rotated or revoked.
+    #[error("the signing key is set by CEDARGATE_JWT_SECRET; change it there")]
     Configured,
 }
 
-/// The keys as they were read.
+/// The key ring as it was read.
 #[derive(Debug)]
 struct CachedKeyring {
     keyring: Arc<Keyring>,
@@ -48,26 +47,29 @@ struct CachedKeyring {
     read_at: Timestamp,
 }
 
-/// The keys that sign.
+/// The signing keys.
 #[derive(Debug)]
 pub struct SigningKeys {
     store: Store,
     clock: Clock,
     issuer: String,
     access_ttl: u64,
-    /// What the settings want to be signed with.
+    /// The algorithm of the settings.
     algorithm: TokenAlgorithm,
-    /// After how many seconds the next key signs.
+    /// The rotation interval in seconds; none if keys are not rotated automatically.
     rotation_interval: Option<u64>,
-    /// Whether the settings name the one key.
+    /// Whether the settings name the only key.
     is_configured: bool,
     current: ArcSwap<CachedKeyring>,
-    /// Held while the keys are read, so that what was read last is what stays.
+    /// Held while the keys are read, so that the result of the last read remains.
     reload_lock: Mutex<()>,
 }
 
 impl SigningKeys {
-    /// The key of the settings, else those that the database keeps, of which the first one is made here.
+    /// Opens the configured key, else the keys of the database, and creates the first one if there is none.
+    ///
+    /// # Errors
+    /// The database failed or the keys are invalid.
     pub async fn open(
         config: &Config,
         issuer: &str,
@@ -75,14 +77,14 @@ impl SigningKeys {
         clock: &Clock,
     ) -> Result<Self, SigningKeysError> {
         let now = clock.now();
-        let stamp = store.signing_keys_version();
+        let cache_version = store.signing_keys_version();
         let mut keys: Vec<SigningKey> =
             config.jwt_secret.iter().cloned().map(SigningKey::from_configured_secret).collect();
         if keys.is_empty() {
             keys = keys_from_rows(store.signing_keys().await?);
         }
         if keys.is_empty() {
-            // Of several processes that start at once on an empty database, all use the one that was there first.
+            // If several processes start on an empty database at once, all use the key that was stored first.
             let key = SigningKey::new(config.token_algorithm, 1, now)?;
             insert_key(store, AuditActor::service(now), &key, false).await?;
             keys = keys_from_rows(store.signing_keys().await?);
@@ -96,23 +98,29 @@ impl SigningKeys {
             algorithm: config.token_algorithm,
             rotation_interval: Some(config.signing_key_rotation).filter(|seconds| *seconds > 0),
             is_configured: config.jwt_secret.is_some(),
-            current: ArcSwap::from_pointee(CachedKeyring { keyring, cache_version: stamp, read_at: now }),
+            current: ArcSwap::from_pointee(CachedKeyring { keyring, cache_version, read_at: now }),
             reload_lock: Mutex::new(()),
         })
     }
 
-    /// The keys as they were last read.
+    /// Returns the key ring as it was last read.
     pub fn cached(&self) -> Arc<Keyring> {
         Arc::clone(&self.current.load().keyring)
     }
 
-    /// The keys, read again where another process has said that it wrote some.
+    /// Returns the key ring, read again if another process has changed it.
+    ///
+    /// # Errors
+    /// The database failed or the keys are invalid.
     pub async fn current(&self) -> Result<Arc<Keyring>, SigningKeysError> {
         let read = self.current.load();
         if self.is_current(&read) { Ok(Arc::clone(&read.keyring)) } else { Box::pin(self.reload()).await }
     }
 
-    /// The number of the keys, read again where another process has said that it wrote some.
+    /// Returns the version of the key ring, read again if another process has changed it.
+    ///
+    /// # Errors
+    /// The database failed or the keys are invalid.
     pub async fn current_number(&self) -> Result<u64, SigningKeysError> {
         let read = self.current.load();
         if self.is_current(&read) {
@@ -126,12 +134,18 @@ impl SigningKeys {
         self.is_configured || read.cache_version == self.store.signing_keys_version()
     }
 
-    /// A token with these claims, good for `ttl` seconds from `now`.
+    /// Issues a token with these claims that is valid for `ttl` seconds from `now`.
+    ///
+    /// # Errors
+    /// The random generator failed.
     pub fn issue(&self, claims: &Claims, now: Timestamp, ttl: u64) -> Result<IssuedToken, SecretError> {
         self.current.load().keyring.issue(claims, now, ttl)
     }
 
-    /// What a token says, if it is good.
+    /// Verifies a token. The inner result says whether it is valid.
+    ///
+    /// # Errors
+    /// The database failed or the keys are invalid.
     pub async fn verify(
         &self,
         token: &SecretString,
@@ -146,26 +160,25 @@ impl SigningKeys {
         Ok(self.reload().await?.verify(token, now))
     }
 
-    /// Reads the keys again.
+    /// Reads the keys from the database.
     async fn reload(&self) -> Result<Arc<Keyring>, SigningKeysError> {
         let _lock = self.reload_lock.lock().await;
-        let (stamp, read_at) = (self.store.signing_keys_version(), self.clock.now());
+        let (cache_version, read_at) = (self.store.signing_keys_version(), self.clock.now());
         let keys = keys_from_rows(self.store.signing_keys().await?);
         let mut keyring = self.cached();
         if !keyring.keys().map(|(key, _)| &key.kid).eq(keys.iter().map(|key| &key.kid)) {
             keyring = Arc::new(Keyring::new(keyring.number() + 1, keys, self.access_ttl, &self.issuer)?);
-            tracing::info!(keys = ?keyring, "there are other keys that sign");
+            tracing::info!(keys = ?keyring, "signing keys changed");
         }
-        self.current.store(Arc::new(CachedKeyring {
-            keyring: Arc::clone(&keyring),
-            cache_version: stamp,
-            read_at,
-        }));
+        self.current.store(Arc::new(CachedKeyring { keyring: Arc::clone(&keyring), cache_version, read_at }));
         Ok(keyring)
     }
 
-    /// What is to be done every now and then: the keys are read again, one whose time is over gets its successor, and those
-    /// that are no good for anything any more are deleted.
+    /// Maintains the key ring: reads it again, creates the successor of a key that is due for rotation, and deletes keys that no
+    /// longer verify.
+    ///
+    /// # Errors
+    /// The database failed or the keys are invalid.
     pub async fn maintain(&self) -> Result<(), SigningKeysError> {
         if self.is_configured {
             return Ok(());
@@ -191,7 +204,10 @@ impl SigningKeys {
         Ok(())
     }
 
-    /// Sees to it that what is signed from now on is signed as the settings say.
+    /// Ensures that the active key has the algorithm of the settings.
+    ///
+    /// # Errors
+    /// The database failed or no key can be generated.
     pub async fn ensure_algorithm(&self) -> Result<(), SigningKeysError> {
         if self.is_configured {
             return Ok(());
@@ -206,19 +222,25 @@ impl SigningKeys {
         }
     }
 
-    /// Makes the next key, of the algorithm of the one before. It signs after [`LEAD`] seconds.
-    pub async fn rotate(&self, cause: AuditActor) -> Result<Arc<Keyring>, SigningKeysError> {
-        self.create_next(cause, self.clock.now().plus_seconds(ACTIVATION_DELAY), false).await
+    /// Creates the next key with the algorithm of its predecessor. It signs after [`ACTIVATION_DELAY`] seconds.
+    ///
+    /// # Errors
+    /// The key is configured, the database failed, or no key can be generated.
+    pub async fn rotate(&self, actor: AuditActor) -> Result<Arc<Keyring>, SigningKeysError> {
+        self.create_next(actor, self.clock.now().plus_seconds(ACTIVATION_DELAY), false).await
     }
 
-    /// Makes the next key, of the algorithm of the one before. It signs at once, and all others are no good any more.
-    pub async fn revoke(&self, cause: AuditActor) -> Result<Arc<Keyring>, SigningKeysError> {
-        self.create_next(cause, self.clock.now(), true).await
+    /// Creates the next key with the algorithm of its predecessor. It signs at once, and all others are deleted.
+    ///
+    /// # Errors
+    /// As [`SigningKeys::rotate`].
+    pub async fn revoke(&self, actor: AuditActor) -> Result<Arc<Keyring>, SigningKeysError> {
+        self.create_next(actor, self.clock.now(), true).await
     }
 
     async fn create_next(
         &self,
-        cause: AuditActor,
+        actor: AuditActor,
         signs_from: Timestamp,
         revoke_others: bool,
     ) -> Result<Arc<Keyring>, SigningKeysError> {
@@ -228,23 +250,23 @@ impl SigningKeys {
         loop {
             let keyring = self.reload().await?;
             let algorithm = keyring.keys().next_back().map_or(self.algorithm, |(last, _)| last.algorithm);
-            if self.insert_successor(cause.clone(), &keyring, algorithm, signs_from, revoke_others).await? {
+            if self.insert_successor(actor.clone(), &keyring, algorithm, signs_from, revoke_others).await? {
                 return self.reload().await;
             }
         }
     }
 
-    /// Makes the key that follows the last one: false where another process has done so.
+    /// Creates the successor of the last key. Returns false if another process has created it.
     async fn insert_successor(
         &self,
-        cause: AuditActor,
+        actor: AuditActor,
         keyring: &Keyring,
         algorithm: TokenAlgorithm,
         signs_from: Timestamp,
         revoke_others: bool,
     ) -> Result<bool, SigningKeysError> {
         let number = keyring.keys().next_back().map_or(1, |(last, _)| last.number + 1);
-        insert_key(&self.store, cause, &SigningKey::new(algorithm, number, signs_from)?, revoke_others).await
+        insert_key(&self.store, actor, &SigningKey::new(algorithm, number, signs_from)?, revoke_others).await
     }
 }
 
@@ -259,10 +281,10 @@ fn keys_from_rows(rows: Vec<SigningKeyRow>) -> Vec<SigningKey> {
     rows.into_iter().map(key).collect()
 }
 
-/// Keeps a key, and where it is to be `alone` deletes all others: false where another one has its number.
+/// Stores a key, and deletes all others if `revoke_others`. Returns false if another key has its number.
 async fn insert_key(
     store: &Store,
-    cause: AuditActor,
+    actor: AuditActor,
     key: &SigningKey,
     revoke_others: bool,
 ) -> Result<bool, SigningKeysError> {
@@ -271,10 +293,10 @@ async fn insert_key(
         number: key.number,
         algorithm: key.algorithm,
         secret: key.secret.expose_secret().to_owned(),
-        created_at: cause.time,
+        created_at: actor.time,
         signs_from: key.signs_from,
     };
-    let work = store.begin(cause).await?;
+    let work = store.begin(actor).await?;
     let is_next = work.insert_signing_key(&row).await?;
     let audit_entry = |event| AuditEntry::new(event).with("kid", row.kid.clone());
     if is_next {
@@ -286,13 +308,4 @@ async fn insert_key(
     }
     work.commit().await?;
     Ok(is_next)
-}
-
-impl From<SigningKeysError> for Problem {
-    fn from(error: SigningKeysError) -> Self {
-        match error {
-            SigningKeysError::Store(error) => error.into(),
-            other => Self::internal(other),
-        }
-    }
 }

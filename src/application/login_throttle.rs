@@ -1,18 +1,19 @@
-//! Whoever guesses passwords waits longer and longer, and never for ever (OWASP ASVS 5, 6.3.1). A try is counted before
-//! its password is looked at, in the database that all processes share, so that many at once are no more than one after
-//! the other; one that is right is taken back. Addresses without an account count as those with one.
+//! Login throttling: exponential back-off without a lockout (OWASP ASVS 5, 6.3.1).
 //!
-//! Three things are counted: tries at an account from one address, at an account from all addresses, and from an address
-//! at all accounts. The first keeps a forgetful user waiting, and nobody else. The other two keep those waiting who have
-//! many addresses or try many accounts, and let everybody pass who has logged in from that address within
-//! [`KNOWN_DAYS`] days: so nobody who guesses can keep a user out of its usual places. For the same reason such attempts have
-//! a queue of their own for the password workers ([`Lane`]).
+//! An attempt is counted before its password is verified, in the database that all processes share, so that parallel attempts
+//! gain nothing. A successful attempt is taken back. Unknown email addresses are counted like accounts.
 //!
-//! An account is known by its email and by its user, and counted as both: another email is no fresh start, and the end of an
-//! account ends no wait.
+//! Attempts are counted at an account from one address, at an account from all addresses, and from one address at all accounts.
+//! The first delays only the user who mistypes a password. The other two delay attackers with many addresses or many accounts;
+//! they exempt users who have logged in from their address within [`KNOWN_ADDRESS_DAYS`] days, so that an attacker cannot lock
+//! a user out of a known address. For the same reason such attempts have a queue of their own for the password workers
+//! ([`Lane`]).
+//!
+//! An account is counted by its email and by its user id: a changed email does not reset the back-off, and neither does the
+//! deletion of the account.
 
-use super::request_middleware::network_prefix;
-use super::{AppState, Problem};
+use super::rate_limits::network_prefix;
+use super::{AppState, Error};
 use crate::authn::{HashingPermit, Lane, PasswordCheck, short_digest};
 use crate::store::{AttemptRow, AuditActor, UnitOfWork};
 use crate::types::{Email, Fingerprint, Id, Timestamp};
@@ -20,63 +21,63 @@ use secrecy::SecretString;
 use std::net::IpAddr;
 use tokio::sync::{Mutex, MutexGuard};
 
-/// For how many days it is known that a user logs in from an address.
+/// For how many days an address is known after a login.
 pub const KNOWN_ADDRESS_DAYS: u64 = 30;
 
-/// How many tries at one account from one address go without a wait between them.
+/// The number of attempts at one account from one address without a wait.
 const FREE_ATTEMPTS_PER_PAIR: u64 = 3;
 
-/// How many tries at one account do, from wherever they come.
+/// The number of attempts at one account from all addresses without a wait.
 const FREE_ATTEMPTS_PER_ACCOUNT: u64 = 20;
 
-/// How many tries from one address do, at whichever accounts. Many users may share an address.
+/// The number of attempts from one address at all accounts without a wait. Many users may share an address.
 const FREE_ATTEMPTS_PER_ADDRESS: u64 = 30;
 
-/// In how many seconds a try from an address is forgotten. One at an account takes twice the longest wait.
+/// After how many seconds an attempt from an address is forgotten. One at an account is after twice the longest wait.
 const ADDRESS_DECAY_SECONDS: u64 = 60;
 
-/// How far the clocks of two processes may be apart, in milliseconds: what the one has just counted is no try more for the
-/// other, whose clock is behind.
+/// The tolerated difference between the clocks of two processes, in milliseconds. An attempt that one process has just counted
+/// is not counted once more by another one whose clock is behind.
 const MAX_CLOCK_SKEW_MS: i64 = 1_000;
 
-/// What the back-off goes by.
+/// The parameters and locks of the back-off.
 #[derive(Debug)]
 pub struct LoginThrottle {
     /// The longest wait, in seconds.
     max_wait: u64,
-    /// A lock for each share of the accounts, so that attempts at one account come one after the other. Those of a user at an
-    /// address where it is known have locks of their own: they do not wait behind a flood of others.
+    /// Striped locks by account, which serialize the attempts at one account. Attempts from a known address have their own:
+    /// they do not wait behind a flood of others.
     locks: [Box<[Mutex<()>]>; 2],
-    /// The same for each account and address, of both lanes: otherwise a user who logs in several times at once at an address
-    /// that becomes known has one attempt of either lane under way, and with a second replica more than are free.
+    /// Striped locks by account and address, for both lanes. Without them, a user who logs in several times at once from an
+    /// address that becomes known has one attempt of each lane under way, and with a second replica more than are free.
     pair_locks: Box<[Mutex<()>]>,
 }
 
-/// What is counted under one key.
+/// What is counted by one key.
 #[derive(Debug)]
 struct AttemptCounter {
     key: String,
-    /// How many tries go without a wait.
+    /// The number of attempts without a wait.
     free_attempts: u64,
-    /// In how many seconds a try is forgotten.
+    /// After how many seconds an attempt is forgotten.
     decay_seconds: u64,
-    /// Whether it lets those pass who are known at their address.
+    /// Whether it exempts attempts from a known address.
     exempts_known_address: bool,
-    /// The key of the account that it counts for; none where it counts for an address.
+    /// The key of the account that it counts for; none if it counts for an address.
     account: Option<String>,
 }
 
-/// What is counted of a try: those at the account first, and last those from the address.
+/// The counters of an attempt: those of the account, and last that of the address.
 type AttemptCounters = [AttemptCounter; 5];
 
 impl LoginThrottle {
-    /// With this as the longest wait, in seconds.
+    /// Creates a throttle with this longest wait, in seconds.
     pub fn new(max_wait: u64) -> Self {
         let locks = || (0..1024).map(|_| Mutex::default()).collect();
         Self { max_wait, locks: [locks(), locks()], pair_locks: locks() }
     }
 
-    /// The wait after the nth try that is not free, in seconds: 1, 3, 5, 10, 20, 40 and so on.
+    /// Returns the wait after the nth attempt that is not free, in seconds: 1, 3, 5, 10, 20, 40 and so on.
     fn wait(&self, nth: u64) -> u64 {
         let wait = match nth {
             0 => 0,
@@ -89,14 +90,13 @@ impl LoginThrottle {
         wait.min(self.max_wait)
     }
 
-    /// How many tries are counted at most: those that lead to the longest wait.
+    /// Returns the maximum count of attempts: that of the longest wait.
     fn max_count(&self, counter: &AttemptCounter) -> u64 {
         let steps = (1..).find(|nth| self.wait(*nth) == self.max_wait);
         counter.free_attempts - 1 + steps.unwrap_or_default()
     }
 
-    /// A row as it can be at most at this time. A later wait was counted while a clock was ahead: it ends after the longest
-    /// wait, and not when the clock comes to that time again.
+    /// Limits the wait of a row to the longest one. A later wait was counted while a clock was ahead.
     fn clamp_row(&self, counter: &AttemptCounter, row: &AttemptRow, now: Timestamp) -> AttemptRow {
         let longest_count = (self.max_count(counter) + 1) * counter.decay_seconds;
         let allowed_at = row.allowed_at.min(now.plus_seconds(self.max_wait));
@@ -104,14 +104,14 @@ impl LoginThrottle {
         AttemptRow { key: row.key.clone(), allowed_at, forgotten_at }
     }
 
-    /// Shortens the waits that are longer than they can be, for good.
+    /// Shortens waits that exceed the longest one, and stores that.
     async fn shorten_excessive_waits(
         &self,
         state: &AppState,
         counters: &AttemptCounters,
         rows: &mut [AttemptRow],
         now: Timestamp,
-    ) -> Result<(), Problem> {
+    ) -> Result<(), Error> {
         let mut repaired = Vec::new();
         for row in rows.iter_mut() {
             let Some(counter) = counters.iter().find(|counter| counter.key == row.key) else { continue };
@@ -131,12 +131,12 @@ impl LoginThrottle {
         Ok(work.commit().await?)
     }
 
-    /// The keys under which the attempts at an account are counted, by its email and by its user.
+    /// Returns the keys by which the attempts at an account are counted: by its email and by its user id.
     pub fn account_keys(email: &Email, user: &str) -> [String; 2] {
         [short_digest(&format!("account {email}")), short_digest(&format!("user {user}"))]
     }
 
-    /// A row as it is to be after the try that has just been counted in it.
+    /// Returns a row with the wait for the attempt that was just counted in it.
     fn apply_delay(&self, counter: &AttemptCounter, row: &AttemptRow, now: Timestamp) -> AttemptRow {
         let row = &self.clamp_row(counter, row, now);
         let left = row.forgotten_at.millis().saturating_sub(now.millis()).saturating_sub(MAX_CLOCK_SKEW_MS);
@@ -149,8 +149,8 @@ impl LoginThrottle {
         AttemptRow { key: row.key.clone(), allowed_at, forgotten_at }
     }
 
-    /// What is counted of tries at this account, of which there may be none, from this address: in this order, always, since
-    /// each is locked. The last key is the one under which it is known that the user logs in from there.
+    /// Returns the counters of attempts at an account, which need not exist, from an address; and the key of the known address.
+    /// The order is fixed, because each row is locked.
     fn counters(
         &self,
         email: &Email,
@@ -158,10 +158,10 @@ impl LoginThrottle {
         address: Option<IpAddr>,
     ) -> (AttemptCounters, String) {
         let network = address.map(network_prefix).map(|address| address.to_string()).unwrap_or_default();
-        // Where there is no user as much is counted, and takes as long.
+        // Without a user as many counters are written, so that the time does not disclose whether the account exists.
         let user = user.map_or_else(|| email.to_string(), |user| user.to_string());
         let (pair, user_pair) = (format!("{email} {network}"), format!("{user} {network}"));
-        // The email in its one form: upper and lower case are one account.
+        // By the normalized email: upper and lower case are one account.
         let [of_email, of_user] = Self::account_keys(email, &user);
         let decay_seconds = 2 * self.max_wait;
         let of_pair = |key: &str, account: &String| AttemptCounter {
@@ -194,8 +194,8 @@ impl LoginThrottle {
         (counters, short_digest(&format!("known {user_pair}")))
     }
 
-    /// Waits until no other attempt of this lane at the account with this key is under way here. A few accounts share a
-    /// lock.
+    /// Waits until no other attempt of this lane at the account with this key is under way in this process. Several accounts
+    /// may share a lock.
     async fn lock_account(&self, lane: Lane, key: &str) -> Option<MutexGuard<'_, ()>> {
         let [known, unknown] = &self.locks;
         let locks = match lane {
@@ -206,14 +206,14 @@ impl LoginThrottle {
     }
 }
 
-/// Locks the share of the locks that this key has.
+/// Locks the stripe of a key.
 async fn lock_share<'a>(locks: &'a [Mutex<()>], key: &str) -> Option<MutexGuard<'a, ()>> {
     let lock = locks.get(Fingerprint::of(&key).bucket_index(locks.len()))?;
     Some(lock.lock().await)
 }
 
-/// The wait that the counters ask for, in whole seconds; none where there is nothing to wait for. Whoever is known at its
-/// address waits only for what it did there itself.
+/// Returns the wait that the counters require, in whole seconds; none if there is none. A known address is delayed only by its
+/// own attempts.
 fn required_wait(
     counters: &[AttemptCounter],
     rows: &[AttemptRow],
@@ -228,58 +228,60 @@ fn required_wait(
     u64::try_from(left).ok().filter(|left| *left > 0).map(|left| left.div_ceil(1_000))
 }
 
-/// 429: somebody has to wait so many seconds.
-fn too_many_attempts(seconds: u64) -> Problem {
-    let detail = format!("Too many attempts at logging in. Try again in {seconds} seconds.");
-    Problem::too_many_requests("too_many_attempts", detail, seconds)
+/// Returns the error of an attempt that must wait.
+fn too_many_attempts(seconds: u64) -> Error {
+    let detail = format!("Too many login attempts. Try again in {seconds} seconds.");
+    Error::too_many_requests("too_many_attempts", detail, seconds)
 }
 
-/// A try at a password that is counted already, and stays so unless it is taken back.
+/// A counted attempt. It remains counted unless it is taken back.
 #[derive(Debug)]
 struct CountedAttempt<'a> {
     state: &'a AppState,
     counters: AttemptCounters,
-    /// The key under which it is known that the user logs in from there.
+    /// The key of the known address.
     known_key: String,
-    /// The wait that came of this try for the address: until when, and until when it was before.
+    /// The wait of the address after this attempt, and the one before: until when.
     wait: Option<(Timestamp, Timestamp)>,
-    /// Until this is dropped, others at the same account wait.
+    /// Serializes attempts at the same account.
     _account_lock: Option<MutexGuard<'a, ()>>,
-    /// The same for others at the same account from the same address.
+    /// Serializes attempts at the same account from the same address.
     _pair_lock: Option<MutexGuard<'a, ()>>,
 }
 
-/// A try at a password, before the password is looked at.
+/// A counted attempt before its password is verified.
 #[derive(Debug)]
 pub struct LoginAttempt<'a> {
     counted: CountedAttempt<'a>,
     hashing_permit: HashingPermit,
 }
 
-/// A try whose password was right. To be kept until the work that it is [settled](Passed::settle) in ends.
+/// An attempt with the right password. It is kept until the unit of work of [`VerifiedAttempt::record_success`] ends.
 #[derive(Debug)]
 pub struct VerifiedAttempt<'a> {
     counted: CountedAttempt<'a>,
-    /// Another hash of the password, where the one that is kept is weaker than the settings ask for.
+    /// A new hash of the password, if the stored one is weaker than the settings require.
     pub new_hash: Option<String>,
 }
 
 impl<'a> LoginAttempt<'a> {
-    /// Counts a try at the account of this email, and of this user if there is one, from this address if there is one; 429
-    /// where it has to wait, 503 where too many passwords wait to be checked.
+    /// Counts an attempt at the account with this email, and user if there is one.
+    ///
+    /// # Errors
+    /// `too_many_attempts` if the attempt must wait; `busy` if the queue of the password workers is full.
     pub async fn begin(
         state: &'a AppState,
         email: &Email,
         user: Option<Id>,
         address: Option<IpAddr>,
-    ) -> Result<Self, Problem> {
-        let login_throttle = &state.login_throttle;
-        let (counters, known_key) = login_throttle.counters(email, user, address);
+    ) -> Result<Self, Error> {
+        let throttle = &state.login_throttle;
+        let (counters, known_key) = throttle.counters(email, user, address);
         let keys = counters.iter().map(|counter| counter.key.as_str()).chain([known_key.as_str()]);
-        // A flood is turned away by a look, and keeps nobody from writing.
+        // A read rejects a flood, which therefore does not block writers.
         let now = state.clock.now();
         let mut rows = state.store.attempts(keys, now).await?;
-        login_throttle.shorten_excessive_waits(state, &counters, &mut rows, now).await?;
+        throttle.shorten_excessive_waits(state, &counters, &mut rows, now).await?;
         let is_known = rows.iter().any(|row| row.key == known_key);
         if let Some(seconds) = required_wait(&counters, &rows, is_known, now) {
             return Err(too_many_attempts(seconds));
@@ -287,11 +289,11 @@ impl<'a> LoginAttempt<'a> {
         let lane = if is_known { Lane::Known } else { Lane::Unknown };
         let slot = state.passwords.reserve_slot(lane)?;
         let [_, user_pair, _, user, _] = &counters;
-        let account_lock = login_throttle.lock_account(lane, &user.key).await;
+        let account_lock = throttle.lock_account(lane, &user.key).await;
         let hashing_permit = slot.acquire_permit().await?;
-        // Only with a password worker: whoever waits for one keeps no user of the other lane waiting.
-        let pair_lock = lock_share(&login_throttle.pair_locks, &user_pair.key).await;
-        let wait = login_throttle.count_attempt(state, &counters, is_known).await?;
+        // Only with a password worker: an attempt that waits for one must not block the other lane.
+        let pair_lock = lock_share(&throttle.pair_locks, &user_pair.key).await;
+        let wait = throttle.count_attempt(state, &counters, is_known).await?;
         let counted = CountedAttempt {
             state,
             counters,
@@ -303,24 +305,30 @@ impl<'a> LoginAttempt<'a> {
         Ok(Self { counted, hashing_permit })
     }
 
-    /// Looks at the password: none where it is not the one with this hash, which takes as long where there is no hash.
+    /// Verifies the password against a hash; none if it does not match. Without a hash it takes as long.
+    ///
+    /// # Errors
+    /// The password worker failed.
     pub async fn verify_password(
         self,
         password: SecretString,
         hash: Option<String>,
-    ) -> Result<Option<VerifiedAttempt<'a>>, Problem> {
+    ) -> Result<Option<VerifiedAttempt<'a>>, Error> {
         Ok(match self.hashing_permit.verify(password, hash).await? {
             PasswordCheck::Wrong => None,
-            PasswordCheck::Correct { rehashed: renewed } => {
-                Some(VerifiedAttempt { counted: self.counted, new_hash: renewed })
+            PasswordCheck::Correct { rehashed: new_hash } => {
+                Some(VerifiedAttempt { counted: self.counted, new_hash })
             }
         })
     }
 }
 
 impl VerifiedAttempt<'_> {
-    /// Takes the try back, forgets those at the account before it, and remembers that the user logs in from there.
-    pub async fn record_success(&self, work: &UnitOfWork) -> Result<(), Problem> {
+    /// Takes the attempt back, clears the counters of the account, and stores that the address is known.
+    ///
+    /// # Errors
+    /// The database is unavailable.
+    pub async fn record_success(&self, work: &UnitOfWork) -> Result<(), Error> {
         let CountedAttempt { state, counters: [of_account @ .., address], known_key, wait, .. } =
             &self.counted;
         let now = state.clock.now();
@@ -334,13 +342,13 @@ impl VerifiedAttempt<'_> {
 }
 
 impl LoginThrottle {
-    /// Counts a try, unless it has to wait. Gives the wait that comes of it for the address.
+    /// Counts an attempt unless it must wait. Returns the resulting wait of the address.
     async fn count_attempt(
         &self,
         state: &AppState,
         counters: &AttemptCounters,
         is_known: bool,
-    ) -> Result<Option<(Timestamp, Timestamp)>, Problem> {
+    ) -> Result<Option<(Timestamp, Timestamp)>, Error> {
         let work = state.store.begin(AuditActor::service(state.clock.now())).await?;
         let now = state.clock.now();
         let attempts: Vec<_> = counters
@@ -348,7 +356,7 @@ impl LoginThrottle {
             .map(|counter| (counter.key.as_str(), counter.decay_seconds, counter.account.as_deref()))
             .collect();
         let rows = work.count_attempt(&attempts, now).await?;
-        // By now another process may have counted, for which this one has waited.
+        // Another process may have counted an attempt while this one waited for the lock.
         let now = state.clock.now();
         if let Some(seconds) = required_wait(counters, &rows, is_known, now) {
             return Err(too_many_attempts(seconds));
@@ -373,7 +381,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_waits_grow_to_the_longest_one() {
+    fn waits_grow_to_the_longest_one() {
         let waits = |max_wait| (0..14).map(|nth| LoginThrottle::new(max_wait).wait(nth)).collect::<Vec<_>>();
         assert_eq!(waits(900), [0, 1, 3, 5, 10, 20, 40, 80, 160, 320, 640, 900, 900, 900]);
         assert_eq!(waits(10), [0, 1, 3, 5, 10, 10, 10, 10, 10, 10, 10, 10, 10, 10]);

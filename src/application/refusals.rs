@@ -11,13 +11,13 @@ use std::collections::hash_map::Entry as MapEntry;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// How many entries may wait to be appended. Refusals beyond that are counted together, without their callers.
+/// The maximum number of pending entries. Further refusals are counted together, without their callers.
 const MAX_PENDING: usize = 10_000;
 
-/// How many targets an entry names beside the first one.
+/// The maximum number of targets that an entry names beside the first one.
 const MAX_OTHER_TARGETS: usize = 10;
 
-/// How many entries one unit of work appends: the audit log is locked until it ends.
+/// The maximum number of entries that one unit of work appends. The audit log is locked until it ends.
 const MAX_ENTRIES_PER_TRANSACTION: usize = 500;
 
 const MINUTE: i64 = 60_000;
@@ -38,7 +38,8 @@ pub struct Refusal {
 /// A resource that was refused, by its type and id.
 pub type Target = (&'static str, Id);
 
-/// Which refusals are one entry. Whether the target exists is no part of it: the numbers of the entries would disclose that.
+/// The key by which refusals are coalesced. It does not contain whether the target exists: the numbers of the entries would
+/// disclose that.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct RefusalKey {
     actor: Option<Id>,
@@ -48,7 +49,7 @@ struct RefusalKey {
     minute: i64,
 }
 
-/// What is known of the refusals that are one entry.
+/// The refusals of one entry.
 #[derive(Debug, Clone)]
 struct CoalescedRefusals {
     /// The number of the first refusal, counted over all keys.
@@ -78,11 +79,11 @@ struct RefusalState {
 impl RefusalAggregator {
     /// Counts a refusal.
     pub fn add(&self, refusal: Refusal, target: Option<Target>) {
-        let Refusal { audit_actor: cause, action, organization, is_found } = refusal;
-        let minute = cause.time.millis().div_euclid(MINUTE);
+        let Refusal { audit_actor: actor, action, organization, is_found } = refusal;
+        let minute = actor.time.millis().div_euclid(MINUTE);
         let key = RefusalKey {
-            actor: cause.user,
-            credential_id: cause.credential_id,
+            actor: actor.user,
+            credential_id: actor.credential_id,
             action,
             organization,
             minute,
@@ -90,8 +91,8 @@ impl RefusalAggregator {
         let order = self.0.next.fetch_add(1, Ordering::Relaxed);
         let count = CoalescedRefusals {
             order,
-            last: cause.time,
-            first: cause,
+            last: actor.time,
+            first: actor,
             count: 1,
             is_found,
             target,
@@ -100,7 +101,7 @@ impl RefusalAggregator {
         insert(&mut self.pending(), key, count);
     }
 
-    /// How many entries wait to be appended.
+    /// Returns the number of pending entries.
     pub fn pending_entries(&self) -> usize {
         self.pending().len()
     }
@@ -133,7 +134,7 @@ impl RefusalAggregator {
             return Ok(());
         }
         let (this, store) = (self.clone(), store.clone());
-        // A task of its own: one that is dropped half-way would not know whether the entries were committed.
+        // In a task of its own: if the caller is cancelled, the outcome of the commit is still handled.
         let written = tokio::spawn(async move {
             let _writer = this.0.writer.lock().await;
             let mut due: Vec<(RefusalKey, CoalescedRefusals)> =
@@ -158,7 +159,7 @@ impl RefusalAggregator {
     }
 }
 
-/// Adds a count to the one of the same key. Where there is no room for another key, only its minute and number are kept.
+/// Adds a count to the one of the same key. If the map is full, a new key is counted without its caller.
 fn insert(pending: &mut PendingRefusals, key: RefusalKey, count: CoalescedRefusals) {
     let is_full = pending.len() >= MAX_PENDING && !pending.contains_key(&key);
     let (key, count) = if is_full { (anonymous(&key), count.anonymous()) } else { (key, count) };
@@ -168,7 +169,7 @@ fn insert(pending: &mut PendingRefusals, key: RefusalKey, count: CoalescedRefusa
     }
 }
 
-/// The key of the refusals whose callers are not kept.
+/// Returns the key of the refusals of this minute that are counted without their callers.
 fn anonymous(key: &RefusalKey) -> RefusalKey {
     RefusalKey { actor: None, credential_id: None, action: "any", organization: None, minute: key.minute }
 }
@@ -197,7 +198,7 @@ impl CoalescedRefusals {
     }
 }
 
-/// The audit entry of the refusals with this key.
+/// Returns the audit entry of the refusals with this key.
 fn entry(key: &RefusalKey, count: &CoalescedRefusals) -> AuditEntry {
     let mut entry = AuditEntry::new(Event::AccessDenied)
         .outcome(Outcome::Denied)
@@ -240,8 +241,8 @@ mod tests {
 
     fn refusal(actor: u128, at: i64) -> Refusal {
         let actor = format!("{actor:024x}").parse().unwrap();
-        let cause = AuditActor { user: Some(actor), ..AuditActor::service(Timestamp::from_millis(at)) };
-        Refusal { audit_actor: cause, action: "deleteUser", organization: None, is_found: Some(false) }
+        let audit_actor = AuditActor { user: Some(actor), ..AuditActor::service(Timestamp::from_millis(at)) };
+        Refusal { audit_actor, action: "deleteUser", organization: None, is_found: Some(false) }
     }
 
     #[test]

@@ -1,0 +1,206 @@
+//! Lookups of an [`Authorizer`]: load resources and organizations, and authorize what is loaded.
+
+use super::{Authorizer, Error, FieldError};
+use crate::authz::{AuthorizedOrgs, Permitted, ResourceEntity, Unchecked};
+use crate::resource::{Reference, Resource};
+use crate::store::{Reader, UnitOfWork};
+use crate::types::{Id, OrgPath};
+use std::collections::HashSet;
+use std::sync::Arc;
+
+impl Authorizer {
+    /// Loads the resource that a path names and authorizes the action on it. `me` is the caller's own user.
+    ///
+    /// # Errors
+    /// As [`Authorizer::authorize`].
+    pub async fn find_authorized<R: Resource>(&self, id: &str) -> Result<Permitted<R>, Error> {
+        self.authorize(self.find_unchecked(id).await?, &self.request_context())
+    }
+
+    /// Loads the resource that a path names, to be authorized; none if there is none.
+    ///
+    /// # Errors
+    /// The database is unavailable.
+    pub async fn find_unchecked<R: Resource>(&self, id: &str) -> Result<Option<Unchecked<R>>, Error> {
+        match self.resolve_id(id) {
+            Some(id) => Ok(self.state().store.find::<R>(id).await?),
+            None => Ok(None),
+        }
+    }
+
+    /// Loads the resource that a path names within a unit of work, which locks its row.
+    ///
+    /// # Errors
+    /// The database is unavailable.
+    pub async fn find_unchecked_in<R: Resource>(
+        &self,
+        work: &UnitOfWork,
+        id: &str,
+    ) -> Result<Option<Unchecked<R>>, Error> {
+        match self.resolve_id(id) {
+            Some(id) => Ok(work.find::<R>(id).await?),
+            None => Ok(None),
+        }
+    }
+
+    /// Returns the id that a path names; none if it is malformed.
+    pub fn resolve_id(&self, text: &str) -> Option<Id> {
+        if text == "me" { Some(self.caller().id) } else { text.parse().ok() }
+    }
+
+    /// Returns the path of the organization that owns a new resource: the one with `organization_id`, else the caller's.
+    ///
+    /// # Errors
+    /// If the organization is missing or the action is not permitted in it: an invalid `field` if the action is permitted in
+    /// the caller's own organization, else `forbidden`.
+    pub async fn resolve_owner_org(
+        &self,
+        reader: &Reader<'_>,
+        organization_id: Option<Id>,
+        field: &str,
+    ) -> Result<OrgPath, Error> {
+        let home = &self.caller().organization;
+        let Some(id) = organization_id.filter(|id| *id != home.org_id()) else {
+            return Ok(home.clone());
+        };
+        match reader.path(id).await? {
+            Some(path) if self.is_permitted_in(&path) => Ok(path),
+            found if self.is_permitted_in(home) => {
+                let error = Error::missing_reference(field, "Organization", id);
+                Err(self.not_found_audited(error, found.is_some()))
+            }
+            _ => Err(self.forbidden_audited()),
+        }
+    }
+
+    /// Returns the organizations whose resources a list contains: the requested one, else those of the caller's subtree in
+    /// which the list is permitted.
+    ///
+    /// # Errors
+    /// As [`Authorizer::authorize`], if the list is permitted in none of them.
+    pub async fn authorized_orgs(&self, requested: Option<&str>) -> Result<Permitted<AuthorizedOrgs>, Error> {
+        match requested {
+            Some(requested) => {
+                let path = self.resolve_organization(requested).await?;
+                self.authorize_organizations(path.map(|path| vec![path]))
+            }
+            None => self.authorized_subtree(None).await,
+        }
+    }
+
+    /// Returns the organizations of the subtree of the requested organization, else of the caller's, in which the action is
+    /// permitted.
+    ///
+    /// # Errors
+    /// As [`Authorizer::authorize`], if the action is permitted in none of them.
+    pub async fn authorized_subtree(
+        &self,
+        requested: Option<&str>,
+    ) -> Result<Permitted<AuthorizedOrgs>, Error> {
+        let top = match requested {
+            Some(requested) => self.resolve_organization(requested).await?,
+            None => Some(self.caller().organization.clone()),
+        };
+        let subtree = match &top {
+            Some(top) => Some(self.state().store.subtree(top).await?),
+            None => None,
+        };
+        self.authorize_organizations(subtree)
+    }
+
+    /// Returns the path of the organization with this id; none if there is none.
+    async fn resolve_organization(&self, id: &str) -> Result<Option<OrgPath>, Error> {
+        match id.parse() {
+            Ok(id) => Ok(self.state().store.path(id).await?),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// Returns the entity of a resource if the caller may refer to it (`referTo`).
+    ///
+    /// # Errors
+    /// The database is unavailable.
+    pub async fn load_referenceable(
+        &self,
+        reader: &Reader<'_>,
+        kind: &str,
+        id: Id,
+    ) -> Result<Option<Arc<ResourceEntity>>, Error> {
+        let resource = self.state().resource_types.load(reader, kind, id).await?;
+        Ok(self.only_referenceable(resource))
+    }
+
+    /// Returns the same from the row cache if it has the row.
+    ///
+    /// # Errors
+    /// The database is unavailable.
+    pub async fn load_referenceable_cached(
+        &self,
+        kind: &str,
+        id: Id,
+    ) -> Result<Option<Arc<ResourceEntity>>, Error> {
+        let resource = self.state().resource_types.load_cached(&self.state().store, kind, id).await?;
+        Ok(self.only_referenceable(resource))
+    }
+
+    fn only_referenceable(&self, resource: Option<Arc<ResourceEntity>>) -> Option<Arc<ResourceEntity>> {
+        resource.filter(|resource| self.for_prerequisite("referTo").is_permitted_on(resource))
+    }
+
+    /// Returns a page of the resources of a type in the caller's subtree, by id: for each the entity if the caller may refer
+    /// to it.
+    ///
+    /// # Errors
+    /// The database is unavailable.
+    pub async fn page_referenceable(
+        &self,
+        kind: &str,
+        after: Option<Id>,
+        limit: u64,
+    ) -> Result<Vec<(Id, Option<Arc<ResourceEntity>>)>, Error> {
+        let authorizer = self.for_prerequisite("referTo");
+        let home = &self.caller().organization;
+        let page = self.state().resource_types.page(&self.reader(), kind, home, after, limit).await?;
+        let referenceable = |resource: Arc<ResourceEntity>| {
+            Some(resource).filter(|resource| authorizer.is_permitted_on(resource))
+        };
+        Ok(page.into_iter().map(|(id, resource)| (id, referenceable(resource))).collect())
+    }
+
+    /// Checks that the caller may refer to every resource that a new or changed one refers to.
+    ///
+    /// # Errors
+    /// The fields that refer to missing or inaccessible resources are invalid.
+    pub async fn check_references(
+        &self,
+        reader: &Reader<'_>,
+        references: impl IntoIterator<Item = Reference>,
+    ) -> Result<(), Error> {
+        let mut seen = HashSet::new();
+        let mut errors = Vec::new();
+        for Reference { field, kind, id } in references {
+            if seen.insert((kind, id)) && self.load_referenceable(reader, kind, id).await?.is_none() {
+                errors.push(FieldError::missing_reference(field, kind, id));
+            }
+        }
+        if errors.is_empty() { Ok(()) } else { Err(Error::invalid_fields(errors)) }
+    }
+
+    /// Returns a reader outside of a unit of work.
+    pub fn reader(&self) -> Reader<'_> {
+        self.state().store.reader()
+    }
+
+    /// Begins a unit of work whose audit events have this request's actor.
+    ///
+    /// # Errors
+    /// The database is unavailable.
+    pub async fn begin(&self) -> Result<UnitOfWork, Error> {
+        Ok(self.state().store.begin(self.audit_actor()).await?)
+    }
+
+    /// Returns a new id.
+    pub fn new_id(&self) -> Id {
+        Id::new(&self.state().clock)
+    }
+}

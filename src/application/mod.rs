@@ -1,0 +1,24 @@
+//! The application layer: authenticates callers, authorizes what they do, and keeps sessions, throttles and limits.
+//!
+//! It has neither HTTP nor SQL. `http` and `cli` call it; its errors are mapped to problem details in `http::problem`.
+
+pub mod audit;
+pub mod authorizer;
+pub mod caller;
+pub mod caller_cache;
+pub mod error;
+pub mod field_error;
+pub mod login_throttle;
+pub mod lookups;
+pub mod rate_limits;
+pub mod refusals;
+pub mod signing_keys;
+pub mod state;
+pub mod token_families;
+
+pub use authorizer::Authorizer;
+pub use caller::{Caller, Credential, UserAtFullRole};
+pub use error::{Error, ErrorKind};
+pub use field_error::FieldError;
+pub use signing_keys::SigningKeys;
+pub use state::{AppState, SharedState};

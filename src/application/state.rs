@@ -1,0 +1,91 @@
+//! The state of the application: policies, store, caches and limits, without HTTP.
+
+use super::audit::PendingAudit;
+use super::caller_cache::CallerCache;
+use super::login_throttle::LoginThrottle;
+use super::rate_limits::RateLimits;
+use super::refusals::RefusalAggregator;
+use super::signing_keys::SigningKeys;
+use crate::authn::PasswordService;
+use crate::authz::PolicyHandle;
+use crate::decision_log::DecisionLog;
+use crate::store::{CleanupCounts, ResourceTypes, Store, StoreError};
+use crate::types::{Clock, Id};
+use std::sync::Arc;
+
+/// The state, as a worker thread holds it.
+///
+/// The outer `Arc` belongs to one worker. If all workers counted their references in one place, each request would wait for
+/// the cache line of that counter.
+pub type SharedState = Arc<Arc<AppState>>;
+
+/// The state of the application.
+#[derive(Debug)]
+pub struct AppState {
+    /// The active policies.
+    pub policies: PolicyHandle,
+    /// The database.
+    pub store: Store,
+    /// The resource types that the store has.
+    pub resource_types: ResourceTypes,
+    /// The callers and users that were loaded recently.
+    pub caller_cache: CallerCache,
+    /// Issues and verifies access tokens.
+    pub signing_keys: SigningKeys,
+    /// Hashes and verifies passwords.
+    pub passwords: PasswordService,
+    /// Delays login attempts after failures.
+    pub login_throttle: LoginThrottle,
+    /// The limits on requests by user and address.
+    pub rate_limits: RateLimits,
+    /// Held while `last_used_at` of a credential is written, so that these writes take one database connection at most.
+    pub last_used_lock: tokio::sync::Mutex<()>,
+    /// Audit events that could not be written yet.
+    pub pending_audit: PendingAudit,
+    /// Refusals that are counted, and not in the audit log yet.
+    pub refusals: RefusalAggregator,
+    /// The decision log.
+    pub decision_log: DecisionLog,
+    /// The clock.
+    pub clock: Clock,
+    /// The settings that requests depend on.
+    pub request_config: RequestConfig,
+}
+
+impl AppState {
+    /// For how many seconds an expired API key remains visible to its owner: 30 days.
+    const EXPIRED_KEY_RETENTION: u64 = 30 * 86_400;
+
+    /// Deletes expired rows. Ended sessions are kept for the lifetime of an access token, so that a reused refresh token is
+    /// recognized.
+    ///
+    /// # Errors
+    /// The database is unavailable.
+    pub async fn clean_up(&self) -> Result<CleanupCounts, StoreError> {
+        let before = |seconds| self.clock.now().minus_seconds(seconds);
+        self.store
+            .delete_expired(before(self.request_config.access_ttl), before(Self::EXPIRED_KEY_RETENTION))
+            .await
+    }
+}
+
+/// The settings that requests depend on, those of HTTP aside.
+#[derive(Debug, Clone)]
+pub struct RequestConfig {
+    /// The lifetime of an access token, in seconds.
+    pub access_ttl: u64,
+    /// The lifetime of a refresh token, in seconds.
+    pub refresh_ttl: u64,
+    /// For how many seconds a retry with the predecessor of a refresh token returns the same successor.
+    pub refresh_grace: u64,
+    /// The maximum lifetime of a session, in seconds.
+    pub session_ttl: u64,
+    /// Whether an expired access token is answered with 403 instead of 401.
+    pub is_expired_token_forbidden: bool,
+    /// The maximum number of questions in a batch.
+    pub access_batch_limit: usize,
+    /// The API keys that may administer identities: `context.provisioning` in the policies.
+    pub provisioning_keys: Vec<Id>,
+    /// The `iss` and `aud` of access tokens.
+    pub issuer: String,
+}
