@@ -1,16 +1,15 @@
-//! Cedargate: an authorization service. It issues tokens, serves nine resources, and sends every authorization decision
-//! to Cedar policies.
+//! Cedargate: an authorization service. It issues tokens, serves nine resources, and answers authorization questions. Cedar
+//! policies make every authorization decision.
 //!
-//! The layers, each of which knows only those after it:
+//! The layers; each uses only those below it:
 //!
 //! ```text
-//! main, cli -> server -> api -> http -> { authn, store } -> resource -> authz
-//! telemetry, decision_log, config, types: leaves, each of which may name those after it
+//! main, cli -> server -> api -> http -> application -> { authn, store } -> resource -> authz
+//! leaves, each of which may use those after it: telemetry, decision_log, config, types
 //! ```
 //!
-//! The path of a request is one straight line, and [`http::crud`] shows it: route -> authn -> decision -> store ->
-//! answer. A row leaves the store as [`authz::Undecided`]; only Cedar's yes makes it [`authz::Permitted`], and only that
-//! can be shown or saved.
+//! [`http::crud`] shows the path of a request: authentication, authorization, store, response. A row leaves the store as
+//! [`authz::Unchecked`]. Only the engine turns it into [`authz::Permitted`], and only that can be serialized or saved.
 
 pub mod api;
 pub mod application;

@@ -1,5 +1,4 @@
-//! What one of the nine resources must say about itself. Everything else (the five verbs, lists, the OpenAPI document,
-//! what Cedar learns of it) follows from this.
+//! The trait of the nine resources. The CRUD handlers, lists, the OpenAPI document and the Cedar entity derive from it.
 
 use crate::authz::AuthzResource;
 use crate::types::{FieldErrorCode, Id, InvalidValue, Timestamp};
@@ -10,10 +9,10 @@ use serde_json::{Map, Value};
 use std::marker::PhantomData;
 use utoipa::ToSchema;
 
-/// A resource: a row of a table, which is also what a client sees of it.
+/// A resource: a row of a table, which is also the JSON that clients receive.
 ///
-/// The row's JSON has the fields of [`Resource::Body`], `id`, `organization`, `createdAt`, `updatedAt`, and what else
-/// stands in [`Resource::READ_ONLY`]; each field is a column of the same name in snake case.
+/// The row's JSON has the fields of [`Resource::Body`], `id`, `organization`, `createdAt`, `updatedAt`, and the other
+/// fields of [`Resource::READ_ONLY_FIELDS`]; each field is a column of the same name in snake case.
 pub trait Resource:
     AuthzResource
     + FromQueryResult
@@ -29,34 +28,34 @@ pub trait Resource:
     /// The table.
     type Entity: EntityTrait<Model = Self>;
 
-    /// The part of a row from which its Cedar entity is built. Searches read this part only.
+    /// The columns from which the Cedar entity is built. Searches read only these.
     type DecisionRow: AuthzResource + FromQueryResult + Send + 'static;
 
-    /// The columns of [`Resource::DecisionRow`], each with the name of its field there.
+    /// The columns of [`Resource::DecisionRow`], each with the name of its field in that type.
     const DECISION_COLUMNS: &'static [(<Self::Entity as EntityTrait>::Column, &'static str)];
 
-    /// What a client may write: the body of a create, and the fields of an update.
+    /// The fields that clients may write: the body of a create, and the fields of an update.
     type Body: Serialize + DeserializeOwned + ToSchema + 'static;
 
-    /// The action that permits to fetch it, such as `fetchForm`.
+    /// The action that fetches it, such as `fetchForm`.
     const FETCH_ACTION: &'static str;
 
     /// The fields that only the service writes.
     const READ_ONLY_FIELDS: &'static [&'static str] = &["id", "createdAt", "updatedAt"];
 
-    /// The column that names the organization that holds the thing.
+    /// Returns the column with the id of the owning organization.
     fn organization_column() -> <Self::Entity as EntityTrait>::Column;
 
-    /// The organization that holds the thing.
+    /// Returns the id of the owning organization.
     fn organization(&self) -> Id;
 
-    /// The other things that this one names, its organization aside.
+    /// Returns the references to other resources, without the owning organization.
     fn references(&self) -> Vec<Reference> {
         Vec::new()
     }
 }
 
-/// The part of a row that decisions on a resource without attributes read: its id.
+/// The decision row of a resource without attributes: its id.
 #[derive(Debug)]
 pub struct IdRow<R> {
     id: Id,
@@ -77,36 +76,39 @@ impl<R: AuthzResource> AuthzResource for IdRow<R> {
     }
 }
 
-/// That a thing names another one.
+/// A reference from one resource to another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reference {
-    /// The field that names it, as the client writes it: `contact`, `participants.0.user`.
+    /// The path of the referring field: `contact`, `participants.0.user`.
     pub field: String,
-    /// The Cedar entity type of the other thing.
+    /// The Cedar entity type of the target.
     pub kind: &'static str,
-    /// The id of the other thing.
+    /// The id of the target.
     pub id: Id,
 }
 
 impl Reference {
-    /// From `field` to the thing of type `R` with this id.
+    /// Creates a reference from `field` to the resource of type `R` with this id.
     pub fn new<R: AuthzResource>(field: impl Into<String>, id: Id) -> Self {
         Self { field: field.into(), kind: R::TYPE, id }
     }
 }
 
-/// What the service itself writes on a new row.
+/// The fields of a new row that the service sets.
 #[derive(Debug, Clone, Copy)]
 pub struct CreationInfo {
-    /// The id of the new thing.
+    /// The id of the new resource.
     pub id: Id,
-    /// The organization that holds it where the body names none.
+    /// The owning organization if the body names none.
     pub organization: Id,
-    /// The moment of its making.
+    /// The time of creation.
     pub now: Timestamp,
 }
 
-/// The row that a checked body makes.
+/// Builds a row from a validated body.
+///
+/// # Errors
+/// The body does not have the fields of the row.
 pub fn build_row<R: Resource>(body: &impl Serialize, creation: CreationInfo) -> Result<R, InvalidValue> {
     let mut row = to_json_object(body)?;
     if row.get("organization").is_none_or(Value::is_null) {
@@ -119,7 +121,10 @@ pub fn build_row<R: Resource>(body: &impl Serialize, creation: CreationInfo) -> 
     parse(row)
 }
 
-/// The body that a row would have after `patch`: its own fields, overlaid by those of the patch, top level only.
+/// Returns the body of a row with the top-level fields of `patch` merged into it.
+///
+/// # Errors
+/// The row cannot be serialized.
 pub fn apply_patch<R: Resource>(
     row: &R,
     patch: &Map<String, Value>,
@@ -130,7 +135,10 @@ pub fn apply_patch<R: Resource>(
     Ok(body)
 }
 
-/// A row with the fields of a checked body instead of its own.
+/// Returns a row with its writable fields replaced by those of a validated body.
+///
+/// # Errors
+/// The body does not have the fields of the row.
 pub fn replace_fields<R: Resource>(
     row: &R,
     body: &impl Serialize,
@@ -146,7 +154,10 @@ pub fn replace_fields<R: Resource>(
     parse(new)
 }
 
-/// A value's JSON object.
+/// Returns a value as a JSON object.
+///
+/// # Errors
+/// The value serializes to something else.
 pub fn to_json_object(value: &impl Serialize) -> Result<Map<String, Value>, InvalidValue> {
     match serde_json::to_value(value) {
         Ok(Value::Object(fields)) => Ok(fields),

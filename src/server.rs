@@ -384,6 +384,11 @@ impl App {
     }
 }
 
+/// Runs a future to its end on the runtime of the server.
+pub fn block_on<T>(future: impl Future<Output = T>) -> T {
+    actix_web::rt::System::new().block_on(future)
+}
+
 /// Returns the OpenAPI document of all routes as JSON.
 pub fn openapi_json() -> String {
     openapi::document_json(&openapi::document(&api::all_routes()))

@@ -24,7 +24,7 @@ pub(super) fn spawn_cleanup(tasks: &mut JoinSet<()>, parts: &Arc<AppState>, seco
     let parts = Arc::clone(parts);
     tasks.spawn_local(async move {
         loop {
-            actix_web::rt::time::sleep(Duration::from_secs(seconds)).await;
+            tokio::time::sleep(Duration::from_secs(seconds)).await;
             tracing::debug!("what has expired is about to be deleted");
             match parts.clean_up().await {
                 Ok(swept) if swept == CleanupCounts::default() => {}

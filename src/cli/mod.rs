@@ -301,7 +301,7 @@ fn write_or_check(file: Option<PathBuf>, check: bool, text: &str) -> CommandResu
 
 /// Runs something that waits.
 fn block_on<T>(future: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    actix_web::rt::System::new().block_on(future)
+    crate::server::block_on(future)
 }
 
 /// A password from the first line of standard input, so that it stands in no list of processes.

@@ -496,7 +496,7 @@ async fn restarting_postgresql_under_load_causes_errors_but_no_wrong_answers() {
     }
     for service in fixture.services {
         let log = service.stop();
-        assert!(log.contains("the database cannot be reached"), "the outage must be logged");
+        assert!(log.contains("database unavailable"), "the outage must be logged");
         assert!(!log.contains(DATABASE_PASSWORD), "the password of the database is in the log");
         let is_other = |line: &&str| line.contains("ERROR") && !line.contains("the database is unavailable");
         let errors: Vec<_> = log.lines().filter(is_other).collect();

@@ -465,7 +465,7 @@ async fn reuse_log_line(request: &str, settings: &[(&str, &str)]) -> String {
     let (again, _) = tokio::join!(again, others);
     assert_eq!(again.status, StatusCode::UNAUTHORIZED);
     let log = running.stop();
-    let lines: Vec<&str> = log.lines().filter(|line| line.contains("came again")).collect();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("refresh token reuse detected")).collect();
     assert_eq!(lines.len(), 1, "{log}");
     lines[0].to_owned()
 }
@@ -479,7 +479,7 @@ async fn log_lines_have_request_and_trace_ids_in_both_formats() {
         let line: Value = serde_json::from_str(&reuse_log_line(id, &[json]).await).unwrap();
         assert_eq!(line["requestId"], id, "{line}");
         assert_eq!((&line["trace_id"], &line["level"]), (&Value::Null, &json!("WARN")), "{line}");
-        assert_eq!(line["fields"]["message"], "a spent refresh token came again");
+        assert_eq!(line["fields"]["message"], "refresh token reuse detected; session revoked");
     }
     let line: Value = serde_json::from_str(&reuse_log_line("r-2", &[json, traces]).await).unwrap();
     assert_eq!((&line["requestId"], &line["trace_id"]), (&json!("r-2"), &json!(TRACE)), "{line}");
