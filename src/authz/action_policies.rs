@@ -1,6 +1,7 @@
 //! The policies that can apply to one action, and what their evaluation reads.
 
 use super::bundle::{Bundle, action_name};
+use super::cedar_core::Entity;
 use super::compiled_policy::CompiledPolicy;
 use super::decision::DecisionPool;
 use super::decision_context::DecisionContext;
@@ -14,7 +15,6 @@ use cedar_policy::{
     ActionConstraint, Context, Entities, EntityTypeName, EntityUid, Policy, PrincipalConstraint,
     ResourceConstraint, Schema,
 };
-use cedar_policy_core::ast::Entity;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};

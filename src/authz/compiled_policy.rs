@@ -1,13 +1,12 @@
 //! Policies compiled for evaluation: scope and conditions as one expression.
 
 use super::bundle::{Bundle, PolicyMetadata};
+use super::cedar_core::{
+    Evaluator, Expr, ExprKind, Literal, PrincipalOrResource, PrincipalOrResourceConstraint, ValueKind, Var,
+};
 use super::decision::AuthzDecision;
 use super::read_set::PolicyReadSet;
 use cedar_policy::{EntityUid, Policy};
-use cedar_policy_core::ast::{
-    Expr, ExprKind, Literal, PrincipalOrResource, PrincipalOrResourceConstraint, ValueKind, Var,
-};
-use cedar_policy_core::evaluator::Evaluator;
 use std::collections::HashSet;
 use std::error::Error;
 use std::sync::Arc;

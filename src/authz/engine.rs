@@ -5,6 +5,7 @@
 
 use super::action_policies::{ActionPolicies, PolicyIndex};
 use super::bundle::{Bundle, action_name};
+use super::cedar_core::{self, Entity, Evaluator, Extensions};
 use super::compiled_policy;
 use super::counters::{DecisionCounters, DecisionCounts};
 use super::decision::{self, AuthzDecision};
@@ -19,9 +20,6 @@ use crate::decision_log;
 use crate::telemetry::{self, SpanData};
 use crate::types::{Fingerprint, OrgPath, ThreadCache, to_raw_json};
 use cedar_policy::{Entities, EntityId, EntityUid, Request};
-use cedar_policy_core::ast::{self, Entity};
-use cedar_policy_core::evaluator::Evaluator;
-use cedar_policy_core::extensions::Extensions;
 use quick_cache::UnitWeighter;
 use quick_cache::sync::Cache;
 use serde_json::value::RawValue;
@@ -414,7 +412,7 @@ impl Engine {
         let cedar_request =
             Request::new(principal, action_policies.action.clone(), resource_uid, context, schema)
                 .map_err(|error| action_policies.invalid_context(request.context, || error.to_string()))?;
-        let cedar_request = AsRef::<ast::Request>::as_ref(&cedar_request).clone();
+        let cedar_request = AsRef::<cedar_core::Request>::as_ref(&cedar_request).clone();
         Ok(evaluate_with(&Evaluator::new(cedar_request, &entities, Extensions::all_available())))
     }
 

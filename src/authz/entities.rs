@@ -1,14 +1,15 @@
 //! Principals and resources as Cedar entities, with the names of the schema.
 
+use super::cedar_core::{
+    Entities, Entity, EntityUID, Extensions, NoEntitiesSchema, PartialValue, TCComputation,
+    Value as CedarValue,
+};
 use super::log_json::{EntityJson, PrincipalJson};
 use super::read_set::ORGANIZATION_ATTRIBUTE;
 use super::{Scope, ScopeSet};
 use crate::decision_log;
 use crate::types::{Email, Fingerprint, Id, OrgPath, to_raw_json};
 use cedar_policy::{EntityId, EntityTypeName, EntityUid};
-use cedar_policy_core::ast::{Entity, EntityUID, PartialValue, Value as CedarValue};
-use cedar_policy_core::entities::{Entities, NoEntitiesSchema, TCComputation};
-use cedar_policy_core::extensions::Extensions;
 use quick_cache::sync::Cache;
 use serde_json::value::RawValue;
 use std::collections::HashSet;

@@ -1,13 +1,13 @@
 //! Entities of external domains: those of the data files, merged with the properties of a question.
 
 use super::bundle::Bundle;
+use super::cedar_core::Entity;
 use super::entities::{ExternalEntity, core, uid};
 use super::invalid_attribute::InvalidAttribute;
 use super::log_json::EntityJson;
 use super::schema_type::SchemaType;
 use crate::types::Fingerprint;
 use cedar_policy::{Entities, EntityUid, Schema};
-use cedar_policy_core::ast::Entity;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;

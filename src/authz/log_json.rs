@@ -1,11 +1,11 @@
 //! Entities and contexts in Cedar's JSON format, for the decision log.
 
+use super::cedar_core::Entity;
 use super::decision_context::DecisionContext;
 use super::entities::{Attribute, Attributes, LocalEntity, ORGANIZATION, Principal, SCOPE};
 use super::scope::Scope;
 use crate::decision_log::Subject;
 use crate::types::to_raw_json;
-use cedar_policy_core::ast::Entity;
 use serde::ser::{SerializeMap, SerializeSeq};
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;

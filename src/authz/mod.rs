@@ -12,6 +12,7 @@ mod action_policies;
 mod bundle;
 mod candidate;
 pub mod cases;
+mod cedar_core;
 mod compiled_policy;
 mod counters;
 mod decision;

@@ -26,8 +26,9 @@ struct CrateRule {
     paths: &'static [&'static str],
 }
 
-const CRATE_RULES: [CrateRule; 4] = [
+const CRATE_RULES: [CrateRule; 5] = [
     CrateRule { name: "cedar_policy", paths: &["authz"] },
+    CrateRule { name: "cedar_policy_core", paths: &["authz/cedar_core.rs"] },
     // The types of column values derive their database representation.
     CrateRule {
         name: "sea_orm",

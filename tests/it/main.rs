@@ -8,7 +8,7 @@
     clippy::indexing_slicing,
     clippy::string_slice,
     clippy::print_stdout,
-    reason = "a test ends where something is not as expected, and nobody reaches into its binary"
+    reason = "tests panic on unexpected results, and nothing links their binary"
 )]
 
 mod api_keys;

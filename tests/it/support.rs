@@ -1,6 +1,7 @@
 //! The test harness: a complete service with its own database per test, and HTTP clients.
 
 use crate::multi_process::TIMEOUT;
+use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine as _};
 use cedargate::authz::Scope;
 use cedargate::config::{Config, PolicyTests};
 use cedargate::server::App;
@@ -64,27 +65,12 @@ pub async fn wait_until<T>(mut probe: impl AsyncFnMut() -> Result<T, String>) ->
 
 /// Encodes bytes in base64url without padding (RFC 7515, section 2).
 pub fn to_base64(bytes: &[u8]) -> String {
-    let digit = |bits: u32| char::from(BASE64[(bits & 63) as usize]);
-    let mut text = String::new();
-    for chunk in bytes.chunks(3) {
-        let bits = (0..3).fold(0, |bits, index| bits << 8 | u32::from(*chunk.get(index).unwrap_or(&0)));
-        text.extend([18, 12, 6, 0].iter().take(chunk.len() + 1).map(|shift| digit(bits >> shift)));
-    }
-    text
+    BASE64_URL_SAFE_NO_PAD.encode(bytes)
 }
 
 /// Decodes base64url without padding.
 pub fn from_base64(text: &str) -> Vec<u8> {
-    let (mut bytes, mut bits, mut count) = (Vec::new(), 0u32, 0);
-    for letter in text.bytes() {
-        let digit = BASE64.iter().position(|digit| *digit == letter).unwrap();
-        (bits, count) = (bits << 6 | u32::try_from(digit).unwrap(), count + 6);
-        if count >= 8 {
-            count -= 8;
-            bytes.push(u8::try_from(bits >> count & 255).unwrap());
-        }
-    }
-    bytes
+    BASE64_URL_SAFE_NO_PAD.decode(text).unwrap()
 }
 
 /// The header and the claims of a JWT, without verification.
@@ -94,8 +80,6 @@ pub fn decode_jwt(token: &str) -> (Value, Value) {
     let read = |part| serde_json::from_slice(&from_base64(part)).unwrap();
     (read(parts[0]), read(parts[1]))
 }
-
-const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
 /// The path of a file of the project.
 pub fn project_file(name: &str) -> PathBuf {

@@ -1,4 +1,6 @@
 use super::*;
+use crate::authz::entities::{EntityData, ResourceEntity};
+use crate::types::{Id, OrgPath};
 
 /// Reads a copy of the shipped schema and policies in which `change` was applied to the text of `file`.
 fn changed(file: &str, change: impl Fn(&str) -> String) -> Result<Bundle, BundleError> {
@@ -126,4 +128,17 @@ fn a_missing_directory_is_reported() {
     let error =
         Bundle::read(&Sources { schema: nowhere.clone(), policies: nowhere, stored: vec![] }).unwrap_err();
     assert!(error.to_string().starts_with("no/such/directory: cannot be read"), "{error}");
+}
+
+#[test]
+fn a_hypothetical_resource_has_the_attributes_that_the_schema_requires() {
+    let bundle = changed("policies/scopes.cedar", str::to_owned).unwrap();
+    let path = OrgPath::root(Id::EXAMPLE);
+    let resource_types = bundle.entity_types.iter().filter(|(kind, _)| *kind != SCOPE);
+    for (kind, entity_type) in resource_types {
+        let resource = ResourceEntity::hypothetical(kind, &path);
+        let EntityData::Local(local) = resource.data() else { panic!("{kind} is not external") };
+        let fields = local.attributes.iter().map(|(name, _)| ((*name).to_owned(), Value::Null)).collect();
+        assert_eq!(entity_type.first_missing(&fields), None, "{kind}");
+    }
 }
