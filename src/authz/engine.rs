@@ -10,7 +10,9 @@ use super::compiled_policy;
 use super::counters::{DecisionCounters, DecisionCounts};
 use super::decision::{self, AuthzDecision};
 use super::decision_context::DecisionContext;
-use super::entities::{AuthzResource, EntityData, Principal, ResourceEntity, SCOPE, add_entities, core, uid};
+use super::entities::{
+    AuthzResource, EntityData, Principal, ResourceEntity, SCOPE, add_entities, core_uid, uid,
+};
 use super::external_entities::ExternalEntities;
 use super::invalid_attribute::EvaluationError;
 use super::permitted::{AuthorizedOrgs, Denied, Permitted, Unchecked};
@@ -523,7 +525,7 @@ fn implied_scopes(data: &Entities, scope: Scope) -> Vec<Scope> {
     Scope::ALL
         .into_iter()
         .filter(|implied| {
-            let implied_uid = uid(SCOPE, implied.as_str()).map(|uid| core(&uid));
+            let implied_uid = uid(SCOPE, implied.as_str()).map(|uid| core_uid(&uid));
             *implied == scope
                 || entity.is_some_and(|entity| {
                     entity.as_ref().ancestors().any(|ancestor| Some(ancestor) == implied_uid.as_ref())

@@ -79,8 +79,8 @@ impl Attribute {
             Self::Text(text) => text.as_str().into(),
             Self::Bool(value) => (*value).into(),
             Self::Long(value) => (*value).into(),
-            Self::EntityRef(kind, id) => core(&uid(kind, &id.to_string())?).into(),
-            Self::Scope(scope) => core(&uid(SCOPE, scope.as_str())?).into(),
+            Self::EntityRef(kind, id) => core_uid(&uid(kind, &id.to_string())?).into(),
+            Self::Scope(scope) => core_uid(&uid(SCOPE, scope.as_str())?).into(),
         })
     }
 }
@@ -102,7 +102,8 @@ fn type_name(kind: &str) -> Option<EntityTypeName> {
     Some(name)
 }
 
-pub(super) fn core(uid: &EntityUid) -> EntityUID {
+/// The uid as a type of `cedar_policy_core`.
+pub(super) fn core_uid(uid: &EntityUid) -> EntityUID {
     uid.as_ref().clone()
 }
 
@@ -193,10 +194,10 @@ impl Principal {
             Fingerprint::of(&(USER, find_organization_attribute(&attributes), organization, scopes));
         let scopes = scopes.into_iter().flat_map(ScopeSet::iter);
         let scopes: HashSet<EntityUID> =
-            scopes.filter_map(|scope| uid(SCOPE, scope.as_str())).map(|uid| core(&uid)).collect();
+            scopes.filter_map(|scope| uid(SCOPE, scope.as_str())).map(|uid| core_uid(&uid)).collect();
         let uid = uid(USER, &id.to_string());
         let ancestors = scopes.iter().cloned().chain(organization_ancestors(organization)).collect();
-        let entity = uid.as_ref().and_then(|uid| build_entity(core(uid), &attributes, ancestors));
+        let entity = uid.as_ref().and_then(|uid| build_entity(core_uid(uid), &attributes, ancestors));
         let (organization, scopes) = (Some(Arc::new(organization.clone())), Arc::new(scopes));
         let (entities, json) = Default::default();
         Self { uid, entity, entities, organization, scopes, fingerprint, location_fingerprint, json }
@@ -235,7 +236,7 @@ impl Principal {
         let entity = self.entity.as_ref()?;
         let granted = scopes.into_iter().flat_map(ScopeSet::iter);
         let granted: HashSet<EntityUID> =
-            granted.filter_map(|scope| uid(SCOPE, scope.as_str())).map(|uid| core(&uid)).collect();
+            granted.filter_map(|scope| uid(SCOPE, scope.as_str())).map(|uid| core_uid(&uid)).collect();
         let attributes = entity.attrs().map(|(name, value)| (name.clone(), value.clone()));
         let ancestors = granted.iter().cloned().chain(organization_ancestors(organization)).collect();
         let entity = Entity::new_with_attr_partial_value(
@@ -338,7 +339,7 @@ impl LocalEntity {
         extra_ancestors: &HashSet<EntityUID>,
         has_all_attributes: bool,
     ) -> Option<Arc<Entity>> {
-        let entity_uid = core(uid);
+        let entity_uid = core_uid(uid);
         let organizations =
             self.path.iter().flat_map(organization_ancestors).filter(|ancestor| *ancestor != entity_uid);
         let ancestors = organizations.chain(extra_ancestors.iter().cloned()).collect();

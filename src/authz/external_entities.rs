@@ -2,7 +2,7 @@
 
 use super::bundle::Bundle;
 use super::cedar_core::Entity;
-use super::entities::{ExternalEntity, core, uid};
+use super::entities::{ExternalEntity, core_uid, uid};
 use super::invalid_attribute::InvalidAttribute;
 use super::log_json::EntityJson;
 use super::schema_type::SchemaType;
@@ -121,7 +121,13 @@ impl ExternalEntities {
         let ancestors = stored.map(|entity| entity.ancestors().cloned().collect()).unwrap_or_default();
         let attributes = parsed.as_ref().attrs().map(|(name, value)| (name.clone(), value.clone()));
         let tags = parsed.as_ref().tags().map(|(name, value)| (name.clone(), value.clone()));
-        Ok(Entity::new_with_attr_partial_value(core(uid), attributes, Default::default(), ancestors, tags))
+        Ok(Entity::new_with_attr_partial_value(
+            core_uid(uid),
+            attributes,
+            Default::default(),
+            ancestors,
+            tags,
+        ))
     }
 
     /// The entities that values of a context refer to, since policies may read their attributes.

@@ -211,8 +211,8 @@ async fn a_key_has_one_of_two_formats() {
         // Typing errors at several positions, and a key that is one character longer or shorter.
         for index in [0, 3, 10, key.len() - 1] {
             let other = if &key[index..=index] == "0" { "1" } else { "0" };
-            let slip = format!("{}{other}{}", &key[..index], &key[index + 1..]);
-            app.bearer(&slip).get("/v2/users/me").await.expect_problem(401, "invalid_token");
+            let misspelled = format!("{}{other}{}", &key[..index], &key[index + 1..]);
+            app.bearer(&misspelled).get("/v2/users/me").await.expect_problem(401, "invalid_token");
         }
         for wrong in [&key[1..], &key[..key.len() - 1], &format!("{key}0"), &key.to_uppercase()] {
             app.bearer(wrong).get("/v2/users/me").await.expect_problem(401, "invalid_token");

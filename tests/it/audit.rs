@@ -211,14 +211,14 @@ async fn changes_of_users_and_their_keys_are_logged() {
     let created = user.post("/v2/users/me/keys", body).await.expect(StatusCode::CREATED);
     // Keys are listed by creation time; the order of ids of the same time is undefined.
     app.clock.advance(1);
-    let gone = user.key(&[Scope::Guest]).await;
+    let revoked_key = user.key(&[Scope::Guest]).await;
     app.clock.advance(1);
     user.key(&[Scope::Guest]).await;
     let keys = user.get("/v2/users/me/keys").await.expect(StatusCode::OK);
     let key = |index: usize| keys[index]["id"].clone();
     user.delete(&format!("/v2/users/me/keys/{}", created["id"].as_str().unwrap())).await;
-    revoke(&app, &gone).await;
-    revoke(&app, &gone).await;
+    revoke(&app, &revoked_key).await;
+    revoke(&app, &revoked_key).await;
     let created = |index: usize, scopes: &str, end: Value| {
         ("key.created", "ok", json!({ "key": key(index), "scopes": scopes, "expiresAt": end }))
     };

@@ -279,7 +279,7 @@ async fn search_pages_have_tokens_bound_to_the_query() {
     assert_eq!(
         search(&admin, SUBJECT_SEARCH, question.clone()).await,
         users,
-        "whatever a page is without a limit"
+        "any page size without a limit"
     );
 
     question["page"] = json!({ "limit": 100 });

@@ -164,11 +164,7 @@ async fn an_invalid_value_is_named_on_create_and_on_update() {
         body[field] = value.clone();
         let refused = admin.post(path, body).await;
         assert_eq!(refused.expect_problem(400, "invalid_fields"), [named], "POST {path} {field}");
-        assert!(
-            refused.text.len() < 2_000,
-            "an answer does not repeat all of what is wrong: {}",
-            refused.text
-        );
+        assert!(refused.text.len() < 2_000, "the response must truncate invalid values: {}", refused.text);
         let refused = admin.patch(resource_path, json!({ "meta": { "a": 1 }, field: value })).await;
         assert_eq!(refused.expect_problem(400, "invalid_fields"), [named], "PATCH {path} {field}");
         assert_eq!(admin.get(resource_path).await.expect(StatusCode::OK), stored, "{path} {field}");

@@ -105,10 +105,7 @@ async fn policies_see_the_credential_type_of_the_caller() {
     for _ in 0..3 {
         assert!(is_permitted(&admin, question.clone()).await);
         assert!(!is_permitted(&key, question.clone()).await);
-        assert!(
-            is_permitted(&key, with_basis("role", question.clone())).await,
-            "of a role no credential is known"
-        );
+        assert!(is_permitted(&key, with_basis("role", question.clone())).await, "a role has no credential");
     }
 }
 

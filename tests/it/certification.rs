@@ -43,64 +43,64 @@ macro_rules! cases {
 cases! {
     case_2_2_1_a_permit
     case_2_2_2_a_denial
-    case_2_2_3_a_context_that_nothing_reads
+    case_2_2_3_a_context_field_that_no_policy_reads
     case_2_2_4_a_denial_by_a_property_of_the_resource
     case_2_2_5_a_permit_by_a_property_of_the_subject
     case_2_2_6_a_permit_by_a_property_of_the_action
     case_2_2_7_a_denial_by_a_property_of_the_action
-    case_2_2_8_further_properties
+    case_2_2_8_additional_properties
     case_2_2_9_unknown_fields
     case_2_3_1_the_decision_is_a_boolean
-    case_2_3_2_a_context_of_the_answer_is_an_object
+    case_2_3_2_the_response_context_is_an_object
     case_2_4_1_a_required_field_is_missing
-    case_2_4_2_a_required_field_of_a_field_is_missing
+    case_2_4_2_a_required_member_of_a_field_is_missing
     case_2_4_3_another_content_type
     case_2_4_4_malformed_json
     case_2_4_5_an_empty_body
-    case_2_4_6_a_field_of_a_wrong_type
+    case_2_4_6_a_field_of_the_wrong_type
     case_2_5_1_the_request_id_is_echoed
-    case_2_5_2_no_request_id
-    case_2_6_the_same_question_again
+    case_2_5_2_a_request_without_an_id
+    case_2_6_a_repeated_question
     case_3_2_1_several_resources
     case_3_2_2_several_actions
     case_3_2_3_properties_of_the_resources
     case_3_2_4_properties_of_the_subjects
-    case_3_2_5_no_defaults
-    case_3_2_6_a_context_that_is_inherited_and_one_that_is_not
+    case_3_2_5_items_without_defaults
+    case_3_2_6_an_inherited_context_and_an_overridden_one
     case_3_2_7_defaults_are_overridden_as_whole_objects
-    case_3_3_1_as_many_answers_as_questions
-    case_3_3_2_the_answers_are_in_the_order_of_the_questions
-    case_3_3_3_each_answer_has_a_decision
-    case_3_3_4_there_is_no_decision_about_all
-    case_3_4_1_an_item_that_fails_is_denied
-    case_3_4_2_without_evaluations_it_is_a_single_one
-    case_3_4_3_with_no_evaluations_it_is_a_single_one
-    case_4_2_1_who_may_read
-    case_4_2_2_with_a_context
+    case_3_3_1_as_many_decisions_as_items
+    case_3_3_2_the_decisions_are_in_the_order_of_the_items
+    case_3_3_3_each_item_has_a_decision
+    case_3_3_4_a_batch_has_no_overall_decision
+    case_3_4_1_an_invalid_item_is_denied
+    case_3_4_2_a_request_without_evaluations_is_a_single_evaluation
+    case_3_4_3_empty_evaluations_are_a_single_evaluation
+    case_4_2_1_subjects_that_may_read_a_resource
+    case_4_2_2_a_subject_search_with_a_context
     case_4_2_3_the_id_of_the_subject_is_ignored
-    case_4_2_4_with_properties_of_the_resource
-    case_4_3_1_what_may_be_read
-    case_4_3_2_with_a_context
+    case_4_2_4_a_subject_search_with_properties_of_the_resource
+    case_4_3_1_resources_that_a_subject_may_read
+    case_4_3_2_a_resource_search_with_a_context
     case_4_3_3_the_id_of_the_resource_is_ignored
-    case_4_3_4_with_properties_of_the_subject
-    case_4_4_1_what_may_be_done
-    case_4_4_2_with_a_context
-    case_4_4_3_with_properties
+    case_4_3_4_a_resource_search_with_properties_of_the_subject
+    case_4_4_1_actions_that_a_subject_may_perform
+    case_4_4_2_an_action_search_with_a_context
+    case_4_4_3_an_action_search_with_properties
     case_4_5_1_a_page_with_a_limit
-    case_4_5_2_the_pages_make_up_the_whole
+    case_4_5_2_the_pages_contain_all_results
     case_4_5_3_the_form_of_a_page
-    case_4_5_4_a_page_without_anything_in_it
+    case_4_5_4_an_empty_page
     case_4_6_1_an_unknown_id
     case_4_6_2_an_unknown_type
     case_4_7_1_a_required_field_is_missing
-    case_4_7_2_a_required_field_of_a_field_is_missing
-    case_5_2_a_success_is_200_in_json
+    case_4_7_2_a_required_member_of_a_field_is_missing
+    case_5_2_a_success_is_200_with_json
     case_5_5_unknown_fields_are_ignored_everywhere
-    case_6_1_the_address_of_the_metadata
-    case_6_2_they_are_json
-    case_6_3_the_required_ones
-    case_6_4_the_optional_ones
-    case_6_5_the_addresses_are_of_https
+    case_6_1_the_url_of_the_metadata
+    case_6_2_the_metadata_are_json
+    case_6_3_the_required_metadata
+    case_6_4_the_optional_metadata
+    case_6_5_the_urls_use_https
 }
 
 #[test]
@@ -121,7 +121,7 @@ fn cases() -> Vec<Value> {
 }
 
 fn text(value: &Value) -> &str {
-    value.as_str().unwrap_or_else(|| panic!("{value} is no text"))
+    value.as_str().unwrap_or_else(|| panic!("{value} is not a string"))
 }
 
 /// The name of a case's test.
@@ -242,7 +242,7 @@ async fn check(client: &Client, cases: &[Value], request: &Value) {
                 }
             }
             "https" => check_addresses(body, text(value)),
-            other => panic!("{other} is nothing that can be expected"),
+            other => panic!("unknown expectation {other}"),
         }
     }
 }

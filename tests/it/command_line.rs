@@ -105,7 +105,7 @@ pub fn start_command(mut command: Command) -> RunningService {
     let Some(base) = base else {
         let _ = child.kill();
         errors.join().unwrap();
-        panic!("it did not start: {banner}\n{}", log.lock().unwrap());
+        panic!("the service did not start: {banner}\n{}", log.lock().unwrap());
     };
     RunningService { child, base, banner, log, output, readers: vec![errors, rest] }
 }

@@ -196,7 +196,7 @@ async fn every_answer_is_logged_including_errors() {
     let blocked = app.user(Scope::Guest).await.id;
     admin.patch(&format!("/v2/users/{blocked}"), json!({ "status": "blocked" })).await.expect(StatusCode::OK);
     let user = |id: &str| entity("User", id);
-    let nobody = crate::authorize::UNKNOWN_ID;
+    let unknown_user = crate::authorize::UNKNOWN_ID;
     let mistyped_clerk = json!({ "type": "Vault::Clerk", "id": "ada", "properties": { "badge": SECRET } });
     let cases = [
         (evaluation_request(clerk("ada"), "open", safe("cash")), true, ""),
@@ -208,7 +208,7 @@ async fn every_answer_is_logged_including_errors() {
         (evaluation_request(mistyped_clerk, "open", safe("cash")), false, "invalid_attribute"),
         (evaluation_request(clerk("ada"), "open", entity("Vault::Cellar", "x")), false, "undecidable"),
         (evaluation_request(entity("Vault::Nobody", "x"), "open", safe("cash")), false, "unknown_subject"),
-        (evaluation_request(user(nobody), "open", safe("cash")), false, "unknown_subject"),
+        (evaluation_request(user(unknown_user), "open", safe("cash")), false, "unknown_subject"),
         (evaluation_request(user(&blocked), "open", safe("cash")), false, "blocked"),
         (evaluation_request(entity("Vault::Nobody", SECRET), "open", safe("cash")), false, "unknown_subject"),
     ];
@@ -239,7 +239,7 @@ async fn every_answer_is_logged_including_errors() {
     for (index, (question, permitted, code)) in cases.iter().enumerate() {
         let matching: Vec<&Value> =
             lines.iter().filter(|line| line["requestId"] == format!("one-{index}")).collect();
-        let [line] = matching.as_slice() else { panic!("{question} has the lines {matching:?}") };
+        let [line] = matching.as_slice() else { panic!("{question}: expected one line, got {matching:?}") };
         assert_eq!(line["decision"], *permitted);
         assert_eq!(line["time"], "2026-01-31T12:00:00.000Z", "{line}");
         for part in ["subject", "resource"] {

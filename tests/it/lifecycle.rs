@@ -178,7 +178,7 @@ fn sighup_reloads_the_tls_certificate() {
     let settings = [("CEDARGATE_TLS_CERT", "tls.pem"), ("CEDARGATE_TLS_KEY", "tls.key")];
     let running = start(path, &settings);
     assert!(running.base.starts_with("https://"), "{}", running.base);
-    let answer = fetch_with_curl(path, "old.pem", &running.base).expect("an answer").to_lowercase();
+    let answer = fetch_with_curl(path, "old.pem", &running.base).expect("no response").to_lowercase();
     assert!(answer.starts_with("http/1.1 200") && answer.contains("strict-transport-security: max-age="));
     assert!(
         fetch_with_curl(path, "new.pem", &running.base).is_none(),
@@ -253,7 +253,7 @@ async fn metrics_count_requests_decisions_and_queued_passwords() {
     }
     let metric = |name: &str| -> f64 {
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        line.unwrap_or_else(|| panic!("{name} is not in\n{text}")).parse().unwrap()
+        line.unwrap_or_else(|| panic!("{name} is missing in\n{text}")).parse().unwrap()
     };
     assert!(metric("cedargate_decision_seconds_count") >= 4.0);
     assert!(metric("cedargate_decision_seconds_bucket{le=\"+Inf\"}") >= 4.0);

@@ -27,7 +27,7 @@ fn next(reply: &Reply) -> Option<String> {
 }
 
 fn column(list: &Value, field: &str) -> Vec<String> {
-    let items = list.as_array().unwrap_or_else(|| panic!("{list} is no bare array"));
+    let items = list.as_array().unwrap_or_else(|| panic!("{list} is not a bare array"));
     items.iter().map(|item| item[field].as_str().unwrap().to_owned()).collect()
 }
 
@@ -40,7 +40,7 @@ async fn fetch_all_pages(client: &Client, path: &str) -> Vec<Value> {
         next_path = next(&reply).map(|address| {
             address
                 .strip_prefix(&client.base)
-                .unwrap_or_else(|| panic!("{address} leads elsewhere"))
+                .unwrap_or_else(|| panic!("{address} is on another server"))
                 .to_owned()
         });
         pages.push(reply.expect(StatusCode::OK));

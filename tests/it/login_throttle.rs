@@ -55,7 +55,7 @@ async fn guess_until_throttled(app: &TestApp, mut guess: impl AsyncFnMut(usize) 
             return count;
         }
     }
-    panic!("nobody stops it at {}", app.base);
+    panic!("no attempt was throttled at {}", app.base);
 }
 
 #[tokio::test]
@@ -95,7 +95,7 @@ async fn back_off_grows_to_its_maximum_for_known_and_unknown_emails() {
     assert_eq!(
         retry_after_seconds(&attempt(&app, "192.0.2.2", upper, WRONG_PASSWORD).await),
         900,
-        "it is the same account"
+        "another spelling of the same account"
     );
 }
 
@@ -179,7 +179,7 @@ async fn concurrent_successful_logins_are_not_throttled() {
     assert_eq!(
         count_attempt_rows(&app).await,
         2,
-        "the address, of which nothing is left, and that the user is known there"
+        "the counter of the address, now zero, and the known address of the user"
     );
 }
 
@@ -337,7 +337,7 @@ async fn a_wrong_current_password_counts_as_a_failed_login() {
     assert_eq!(
         retry_after_seconds(&app.anonymous().post("/v2/auth/token", login).await),
         1,
-        "it is one count"
+        "both kinds of attempts must share one counter"
     );
     // An update without a password does not count as an attempt.
     user.patch("/v2/users/me", json!({ "givenName": "Ada" })).await.expect(StatusCode::OK);
@@ -442,7 +442,7 @@ async fn a_spoofed_forwarded_address_does_not_evade_the_throttle() {
     assert_eq!(
         retry_after_seconds(&send(several("198.51.100.9", "192.0.2.1")).await),
         1,
-        "the last line is the nearest"
+        "the last header line must count"
     );
     send(several("192.0.2.1", "198.51.100.9")).await.expect(StatusCode::OK);
 }

@@ -29,7 +29,7 @@ fn rows() -> Vec<Row> {
             let cell = |index: usize| match cells[index] {
                 "+" => true,
                 "-" => false,
-                other => panic!("{line}: {other:?} is no cell"),
+                other => panic!("{line}: invalid cell {other:?}"),
             };
             Row { name: name.join(" "), cells: [cell(0), cell(1), cell(2), cell(3)] }
         })

@@ -72,13 +72,13 @@ type Loss = (&'static str, fn(&PolicyFiles), [&'static [&'static str]; 3]);
 
 const LOSSES: [Loss; 7] = [
     (
-        "a file has disappeared",
+        "a file is missing",
         |files| std::fs::remove_file(files.path("policies/own.cedar")).unwrap(),
         [&["own"], &[], &["own.cedar"]],
     ),
     ("a file is empty", |files| files.write("policies/own.cedar", ""), [&["own"], &[], &["own.cedar"]]),
     (
-        "a file has comments only",
+        "a file has only comments",
         |files| files.write("policies/own.cedar", &format!("// {}\n", OWN.replace('\n', " "))),
         [&["own"], &[], &["own.cedar"]],
     ),
@@ -101,7 +101,7 @@ const LOSSES: [Loss; 7] = [
         [&[], &[], &["more.cedar"]],
     ),
     (
-        "a file of tests is empty",
+        "a policy test file is empty",
         |files| {
             files.write("policies/cases/one.json", "[]");
             files.write("policies/extra.cedar", EXTRA);
@@ -390,7 +390,8 @@ async fn a_start_that_lost_a_forbid_or_a_file_is_refused() {
     let app = files.serve_with(use_guarded_reload).await;
     for (what, change, losses) in LOSSES {
         change(&files);
-        let error = start_error(&app.config, &app).await.unwrap_or_else(|| panic!("{what}: it has started"));
+        let error =
+            start_error(&app.config, &app).await.unwrap_or_else(|| panic!("{what}: the service has started"));
         assert!(error.contains("cedargate policy reload --confirm"), "{what}: {error}");
         for name in losses.into_iter().flatten() {
             assert!(error.contains(name), "{what}: {error}");
@@ -488,7 +489,8 @@ async fn a_file_that_cannot_be_read_is_named() {
     let app = files.serve_with(use_guarded_reload).await;
     for (what, damage) in damages {
         damage(&files.path("policies/more.cedar"));
-        let error = start_error(&app.config, &app).await.unwrap_or_else(|| panic!("{what}: it has started"));
+        let error =
+            start_error(&app.config, &app).await.unwrap_or_else(|| panic!("{what}: the service has started"));
         assert!(error.contains("more.cedar"), "{what}: {error}");
         let path = files.path("policies/more.cedar");
         if path.is_dir() { std::fs::remove_dir(path).unwrap() } else { std::fs::remove_file(path).unwrap() }
@@ -530,15 +532,21 @@ async fn the_cli_confirms_a_version() {
 
     let running = block_in_place(|| serve_with(&database, &settings));
     std::fs::remove_file(files.path("policies/tenancy.cedar")).unwrap();
-    let ready =
-        wait_for_readiness(&running.base, "it is pending", |ready| !ready["policyPending"].is_null()).await;
+    let ready = wait_for_readiness(&running.base, "a candidate is pending", |ready| {
+        !ready["policyPending"].is_null()
+    })
+    .await;
     let pending = ready["policyPending"]["version"].as_str().unwrap();
     let (code, error) = confirm("0123456789abcdef");
     assert!(code == Some(1) && error.contains(pending), "{error}");
     assert_eq!(confirm(pending), (Some(0), String::new()));
-    wait_for_readiness(&running.base, "it is active", |ready| ready["policyVersion"] == pending).await;
+    wait_for_readiness(&running.base, "the candidate is active", |ready| ready["policyVersion"] == pending)
+        .await;
     files.write("policies/tenancy.cedar", &tenancy);
-    wait_for_readiness(&running.base, "it is restored", |ready| ready["policyVersion"] != pending).await;
+    wait_for_readiness(&running.base, "the previous version is active", |ready| {
+        ready["policyVersion"] != pending
+    })
+    .await;
     let log = block_in_place(|| running.stop());
     assert!(log.contains("need a confirmation") && log.contains("tenancy"), "{log}");
 
@@ -551,5 +559,6 @@ async fn the_cli_confirms_a_version() {
     );
     assert_eq!(confirm(pending), (Some(0), String::new()));
     let running = block_in_place(|| serve_with(&database, &settings));
-    wait_for_readiness(&running.base, "it is active", |ready| ready["policyVersion"] == pending).await;
+    wait_for_readiness(&running.base, "the candidate is active", |ready| ready["policyVersion"] == pending)
+        .await;
 }

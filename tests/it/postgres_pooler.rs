@@ -50,7 +50,7 @@ impl Pooler {
             assert!(owner.success());
             command.args(["-u", "postgres"]);
         }
-        let child = command.spawn().expect("pgbouncer is needed: apt-get install pgbouncer");
+        let child = command.spawn().expect("pgbouncer is required: apt-get install pgbouncer");
         let started = Instant::now();
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             assert!(started.elapsed() < TIMEOUT, "PgBouncer did not start");

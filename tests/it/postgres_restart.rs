@@ -245,7 +245,9 @@ async fn wait_until_refused(client: &Client) {
         let reply = client.get("/v2/users/me").await;
         match reply.status {
             StatusCode::UNAUTHORIZED => return,
-            StatusCode::OK => assert!(started.elapsed() < Duration::from_secs(20), "it is good still"),
+            StatusCode::OK => {
+                assert!(started.elapsed() < Duration::from_secs(20), "the session is still accepted")
+            }
             _ => drop(reply.expect_problem(503, "database_unavailable")),
         }
     }
@@ -406,14 +408,18 @@ async fn restarting_postgresql_under_load_causes_errors_but_no_wrong_answers() {
 
     for how in STOPS {
         let answered = counts(&load.answered);
-        fixture.wait_until(&mut work, "it goes on", |_| all_above(&load.answered, answered, 4)).await;
+        fixture
+            .wait_until(&mut work, "requests succeed before the outage", |_| {
+                all_above(&load.answered, answered, 4)
+            })
+            .await;
         let pair = log_in(&fixture.base(0), ADMIN).await.expect(StatusCode::OK);
         let here = bearer(&fixture.base(0), access_token(&pair));
         let there = cached_client(&fixture.base(1), access_token(&pair)).await;
         let away = counts(&load.unavailable);
         cluster.stop(how);
         fixture
-            .wait_until(&mut work, "everybody is told", |ready| {
+            .wait_until(&mut work, "both services report the outage", |ready| {
                 ready == [503, 503] && all_above(&load.unavailable, away, 1)
             })
             .await;
@@ -425,10 +431,14 @@ async fn restarting_postgresql_under_load_causes_errors_but_no_wrong_answers() {
         // A logout at one process is effective at the other, although its notification connection is not yet restored.
         log_out(&here).await;
         wait_until_refused(&there).await;
-        fixture.wait_until(&mut work, "it is back", |ready| ready == [200, 200]).await;
+        fixture.wait_until(&mut work, "both services are ready again", |ready| ready == [200, 200]).await;
     }
     let answered = counts(&load.answered);
-    fixture.wait_until(&mut work, "it works again", |_| all_above(&load.answered, answered, 4)).await;
+    fixture
+        .wait_until(&mut work, "requests succeed after the outage", |_| {
+            all_above(&load.answered, answered, 4)
+        })
+        .await;
     load.is_over.store(true, Ordering::SeqCst);
     let kept = tokio::time::timeout(TIMEOUT, work.join_all()).await.expect("all clients end");
     println!("answered {:?}, away {:?}", counts(&load.answered), counts(&load.unavailable));

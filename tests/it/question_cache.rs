@@ -200,7 +200,7 @@ async fn a_question_too_long_for_the_cache_reflects_changes() {
     let form = admin.post("/v2/forms", json!({ "name": "form" })).await.id();
     let subject = json!({ "type": "User", "id": admin.id });
     let mut question = evaluation_request(subject, "fetchForm", json!({ "type": "Form", "id": form }));
-    question["context"] = json!({ "said": "x".repeat(100_000) });
+    question["context"] = json!({ "note": "x".repeat(100_000) });
     let repeated = RepeatedQuestion::new(admin.clone(), question);
     assert_eq!(repeated.answer().await, "true");
     admin.delete(&format!("/v2/forms/{form}")).await.expect(StatusCode::NO_CONTENT);

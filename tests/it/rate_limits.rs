@@ -90,8 +90,8 @@ async fn requests_without_a_valid_credential_are_limited_by_address() {
         // Callers with valid credentials are not affected, nor are monitoring and forward-auth requests.
         admin.send(Method::GET, "/v2/users/me", &[from], None).await.expect(StatusCode::OK);
         anonymous.send(Method::GET, "/health/live", &[from], None).await.expect(StatusCode::NO_CONTENT);
-        let asked = anonymous.send(Method::GET, "/v2/authorize/forward", &[from], None).await;
-        assert_eq!(asked.status, StatusCode::UNAUTHORIZED, "{}", asked.text);
+        let forwarded = anonymous.send(Method::GET, "/v2/authorize/forward", &[from], None).await;
+        assert_eq!(forwarded.status, StatusCode::UNAUTHORIZED, "{}", forwarded.text);
     }
     app.clock.advance(1_000);
     let reply = anonymous.send(Method::GET, "/v2/users/me", &[("x-forwarded-for", "192.0.2.1")], None).await;
@@ -206,8 +206,8 @@ async fn the_limits_of_users_are_independent() {
     other.get("/v2/users/me").await.expect(StatusCode::OK);
     // The same through forward authentication.
     let named = [("X-Original-Method", "GET"), ("X-Original-URI", "/v2/users/me")];
-    let asked = one.send(Method::GET, "/v2/authorize/forward", &named, None).await;
-    assert_eq!(retry_after_seconds(&asked), 1);
+    let forwarded = one.send(Method::GET, "/v2/authorize/forward", &named, None).await;
+    assert_eq!(retry_after_seconds(&forwarded), 1);
     // The same for a refresh.
     let refresh = one.get("/v2/auth/token?refreshToken=x").await;
     assert_eq!(retry_after_seconds(&refresh), 1);

@@ -64,8 +64,8 @@ async fn a_refresh_with_a_bearer_needs_a_bearer_of_the_same_user() {
     for other in [Scope::Guest, Scope::Admin] {
         expect_refresh_rejected(&refresh_as(&app.user(other).await, &token).await);
     }
-    let nobody = refresh_as(&app.anonymous(), &token).await;
-    assert_eq!(nobody.status, StatusCode::UNAUTHORIZED);
+    let without_bearer = refresh_as(&app.anonymous(), &token).await;
+    assert_eq!(without_bearer.status, StatusCode::UNAUTHORIZED);
     // None of them used the token.
     refresh_as(&app.admin().await, &token).await.expect(StatusCode::OK);
 }

@@ -50,7 +50,7 @@ fn send_half_a_login(base: &str) -> TcpStream {
 async fn metric(client: &Client, name: &str) -> u64 {
     let text = client.get("/metrics").await.text;
     let line = text.lines().find_map(|line| line.strip_prefix(&format!("cedargate_{name} ")));
-    line.unwrap_or_else(|| panic!("there is no {name} in {text}")).parse().unwrap()
+    line.unwrap_or_else(|| panic!("{name} is missing in {text}")).parse().unwrap()
 }
 
 /// Waits until the service has this number of connections.

@@ -262,8 +262,8 @@ async fn users_introspect_their_own_tokens_and_bots_those_of_their_subtree() {
         ] {
             assert_eq!(is_active(&introspect(client, token).await), expected, "{}", client.id);
         }
-        let nobody = send(&app.anonymous(), INTROSPECT, &[("token", token)]).await;
-        nobody.expect_problem(401, "missing_token");
+        let unauthenticated = send(&app.anonymous(), INTROSPECT, &[("token", token)]).await;
+        unauthenticated.expect_problem(401, "missing_token");
     }
     // A caller cannot introspect tokens of an organization above its own.
     let above = app.log_in(ADMIN).await;

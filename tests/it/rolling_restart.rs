@@ -70,7 +70,7 @@ async fn wait_for_answers(answered: &watch::Sender<u64>, more: u64) {
     let mut answered = answered.subscribe();
     let enough = *answered.borrow() + more;
     let wait = answered.wait_for(|count| *count >= enough);
-    tokio::time::timeout(TIMEOUT, wait).await.expect("requests are not answered").unwrap();
+    tokio::time::timeout(TIMEOUT, wait).await.expect("no responses").unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -127,7 +127,7 @@ impl LeakProbe {
 
         // Wrong passwords for known and unknown users, and passwords in other fields.
         let (wrong, unknown) =
-            (self.secrets.generate("wrong password"), self.secrets.generate("password of nobody"));
+            (self.secrets.generate("wrong password"), self.secrets.generate("password of an unknown user"));
         let mistyped = self.secrets.generate("password typed as address");
         for body in [
             json!({ "email": email, "password": wrong }),

@@ -183,10 +183,10 @@ async fn only_admins_above_a_user_see_its_sessions() {
         for (method, below) in
             [(Method::GET, ""), (Method::DELETE, ""), (Method::DELETE, &format!("/{their_sid}") as &str)]
         {
-            let nobody = client.call(method.clone(), &format!("{missing}{below}"), None).await;
-            assert!([403, 404].contains(&nobody.status.as_u16()), "{}", nobody.text);
+            let missing_user = client.call(method.clone(), &format!("{missing}{below}"), None).await;
+            assert!([403, 404].contains(&missing_user.status.as_u16()), "{}", missing_user.text);
             let reply = client.call(method, &format!("{path}{below}"), None).await;
-            assert_eq!(without_id(&reply), without_id(&nobody));
+            assert_eq!(without_id(&reply), without_id(&missing_user));
         }
         // Another user's session is not found under the caller's own path.
         let own = client.delete(&format!("/v2/users/me/sessions/{their_sid}")).await;

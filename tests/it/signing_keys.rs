@@ -376,7 +376,7 @@ async fn the_cli_rotates_and_revokes_keys_while_the_service_runs() {
             assert!(started.elapsed() < TIMEOUT, "{what}: {} {keys}", reply.text);
         }
     };
-    wait_until("the new key is public", &|status, keys| {
+    wait_until("the new key is published", &|status, keys| {
         assert_eq!(status, 200);
         keys.as_array().unwrap().len() == 2
     })
@@ -385,7 +385,7 @@ async fn the_cli_rotates_and_revokes_keys_while_the_service_runs() {
     let revoked = command(&["rotate", "--revoke"]);
     assert_eq!((revoked.lines().count(), revoked.contains(&old_kid)), (1, false), "{revoked}");
     assert!(revoked.ends_with("  EdDSA  signs\n"), "{revoked}");
-    wait_until("the old token is refused", &|status, _| status == 401).await;
+    wait_until("the old token is rejected", &|status, _| status == 401).await;
     let new = log_in().await;
     new.get("/v2/users/me").await.expect(StatusCode::OK);
     assert!(revoked.starts_with(&kid(new.bearer.as_ref().unwrap())), "{revoked}");

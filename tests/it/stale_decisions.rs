@@ -45,7 +45,10 @@ async fn repeat(what: &str, ask: impl AsyncFn() -> Reply, is_expected: impl Fn(&
 /// Waits until responses are not marked: the notification connection is restored.
 async fn wait_until_current(client: &Client, question: &Value) {
     let ask = async || client.post(EVALUATION, question.clone()).await;
-    repeat("it is back", ask, |reply| reply.status == StatusCode::OK && reply.header(STALE).is_empty()).await;
+    repeat("decisions are current", ask, |reply| {
+        reply.status == StatusCode::OK && reply.header(STALE).is_empty()
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

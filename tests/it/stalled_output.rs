@@ -69,7 +69,7 @@ impl StalledService {
     /// Stops the service.
     async fn stop(&mut self) {
         send_signal("-TERM", self.child.id());
-        wait_until(async || self.child.try_wait().unwrap().ok_or("the service does not end".to_owned()))
+        wait_until(async || self.child.try_wait().unwrap().ok_or("the service does not exit".to_owned()))
             .await;
     }
 }

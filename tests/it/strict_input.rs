@@ -254,8 +254,8 @@ async fn several_authorization_headers_are_refused() {
             }
         }
         // The same as a denial through forward authentication.
-        let asked = ["X-Original-Method: GET", "X-Original-URI: /v2/users/me"];
-        let headers = ["GET /v2/authorize/forward HTTP/1.1", asked[0], asked[1], &one, second];
+        let original = ["X-Original-Method: GET", "X-Original-URI: /v2/users/me"];
+        let headers = ["GET /v2/authorize/forward HTTP/1.1", original[0], original[1], &one, second];
         assert!(send_raw_request(&app, &headers).0.contains(" 403 "), "{second}");
     }
 }

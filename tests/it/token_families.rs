@@ -73,7 +73,7 @@ async fn a_retry_within_the_grace_period_returns_the_same_successor() {
             assert_eq!(refresh_token(&again), refresh_token(&second));
             assert!(
                 jtis.insert(decode_jwt(access_token(&again)).1["jti"].to_string()),
-                "the access token is a new one"
+                "a retry must issue a new access token"
             );
             app.bearer(access_token(&again)).get("/v2/users/me").await.expect(StatusCode::OK);
         }
@@ -361,7 +361,7 @@ async fn concurrent_password_changes_set_one_password() {
                 assert_eq!(changed.expect_problem(400, "invalid_fields"), ["currentPassword"]);
             }
         }
-        let [set] = set.as_slice() else { panic!("{set:?} are set") };
+        let [set] = set.as_slice() else { panic!("expected one value, got {set:?}") };
         anonymous
             .post("/v2/auth/token", json!({ "email": email, "password": set }))
             .await

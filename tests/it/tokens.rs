@@ -196,9 +196,9 @@ async fn a_malformed_authorization_header_is_rejected() {
 #[tokio::test]
 async fn an_invalid_credential_is_rejected_before_any_other_check() {
     let app = TestApp::start().await;
-    let nobody = app.bearer("94c70d470e391bdc16a8d8363b5d4891");
+    let unknown_key = app.bearer("94c70d470e391bdc16a8d8363b5d4891");
     let long = "x".repeat(2_000_000).into_bytes();
-    for client in [app.anonymous(), nobody] {
+    for client in [app.anonymous(), unknown_key] {
         for (method, path) in [
             (Method::GET, "/v2/forms/no-id-at-all"),
             (Method::GET, "/v2/conversations?limit=-1&nonsense=1"),
@@ -338,9 +338,9 @@ async fn excess_logins_are_shed_without_blocking_other_requests() {
     let flood = join_all((0..100).map(|_| request_token(&app, body.clone())));
     let (answers, other) = tokio::join!(flood, admin.get("/v2/users/me"));
     other.expect(StatusCode::OK);
-    let (good, shed): (Vec<_>, Vec<_>) =
+    let (accepted, shed): (Vec<_>, Vec<_>) =
         answers.into_iter().partition(|reply| reply.status == StatusCode::OK);
-    assert!(!good.is_empty() && !shed.is_empty(), "{} good, {} shed", good.len(), shed.len());
+    assert!(!accepted.is_empty() && !shed.is_empty(), "{} accepted, {} shed", accepted.len(), shed.len());
     for reply in shed {
         assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE, "{}", reply.text);
         assert!(reply.header("retry-after").parse::<u32>().is_ok());

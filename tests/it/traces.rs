@@ -306,7 +306,7 @@ async fn spans_per_request_are_limited_and_the_rest_is_counted() {
         "action": { "name": "fetchUser" }
     });
     let mut unknown = question.clone();
-    unknown["action"]["name"] = json!("whatever somebody wrote");
+    unknown["action"]["name"] = json!("arbitrary client input");
     let batch = json!({ "evaluations": vec![question; 500] });
     send(&admin, "batch", "POST", "/access/v1/evaluations", &[], Some(batch)).await.expect(StatusCode::OK);
     send(&admin, "unknown", "POST", "/access/v1/evaluation", &[], Some(unknown)).await;
@@ -315,7 +315,7 @@ async fn spans_per_request_are_limited_and_the_rest_is_counted() {
     assert_eq!(collector.child_spans(&batch).len(), 128);
     let more = &attributes(&batch.attributes)["cedargate.spans_left_out"];
     assert!(more.as_i64().unwrap() >= 500 - 128, "{more}");
-    assert!(!String::from_utf8_lossy(&collector.bytes()).contains("whatever somebody wrote"));
+    assert!(!String::from_utf8_lossy(&collector.bytes()).contains("arbitrary client input"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -339,10 +339,10 @@ async fn opentelemetry_variables_configure_service_sampling_and_headers() {
     let running = serve(&database, &settings);
     let anonymous = client(&running.base);
     let traceparent = format!("00-{TRACE}-{PARENT}-01");
-    send(&anonymous, "unasked", "GET", "/health/live", &[], None).await;
-    send(&anonymous, "asked", "GET", "/health/live", &[("traceparent", &traceparent)], None).await;
+    send(&anonymous, "untraced", "GET", "/health/live", &[], None).await;
+    send(&anonymous, "probe", "GET", "/health/live", &[("traceparent", &traceparent)], None).await;
     running.stop();
-    collector.span_of_request("asked");
+    collector.span_of_request("probe");
     assert_eq!(collector.spans().len(), 1, "{:?}", collector.spans());
     let resource = collector.resource();
     assert_eq!(resource["service.name"], "gate");
@@ -404,13 +404,13 @@ async fn a_failing_collector_is_logged_once_until_it_recovers() {
     let logged = |text: &str| running.log().matches(text).count();
     let (fails, works) = ("traces cannot be exported", "traces are exported again");
     batches(5).await;
-    wait_until("it is not logged", || logged(fails) == 1).await;
+    wait_until("the change was not logged", || logged(fails) == 1).await;
     collector.status.store(200, Ordering::SeqCst);
     batches(5).await;
-    wait_until("it is not logged", || logged(works) == 1).await;
+    wait_until("the change was not logged", || logged(works) == 1).await;
     collector.status.store(400, Ordering::SeqCst);
     batches(5).await;
-    wait_until("it is not logged again", || logged(fails) == 2).await;
+    wait_until("the second failure was not logged", || logged(fails) == 2).await;
     let log = running.stop();
     assert_eq!((log.matches(fails).count(), log.matches(works).count()), (2, 1), "{log}");
     assert_eq!(log.matches("ERROR").count(), 0, "{log}");
