@@ -10,17 +10,14 @@ use super::compiled_policy;
 use super::counters::{DecisionCounters, DecisionCounts};
 use super::decision::{self, AuthzDecision};
 use super::decision_context::DecisionContext;
-use super::entities::{
-    AuthzResource, EntityData, Principal, ResourceEntity, SCOPE, add_entities, core_uid, uid,
-};
+use super::entities::{EntityData, Principal, ResourceEntity, SCOPE, add_entities, core_uid, uid};
 use super::external_entities::ExternalEntities;
 use super::invalid_attribute::EvaluationError;
-use super::permitted::{AuthorizedOrgs, Denied, Permitted, Unchecked};
 use super::recorder::{DecisionDetails, DecisionRecorder};
 use super::{BundleDiagnostic, BundleError, Scope, ScopeSet};
 use crate::decision_log;
 use crate::telemetry::{self, SpanData};
-use crate::types::{Fingerprint, OrgPath, ThreadCache, to_raw_json};
+use crate::types::{Fingerprint, ThreadCache, to_raw_json};
 use cedar_policy::{Entities, EntityId, EntityUid, Request};
 use quick_cache::UnitWeighter;
 use quick_cache::sync::Cache;
@@ -452,55 +449,6 @@ impl Engine {
             .into_iter()
             .flat_map(|action_policies| action_policies.resources.keys().cloned())
             .collect()
-    }
-
-    /// Permits a resource if the action on it is allowed.
-    ///
-    /// # Errors
-    /// The action is denied.
-    pub fn permit<T: AuthzResource>(
-        &self,
-        request: &AuthzRequest<'_>,
-        resource: Unchecked<T>,
-    ) -> Result<Permitted<T>, Denied> {
-        if self.allows(request, &resource.resource_entity()) {
-            Ok(resource.into_permitted())
-        } else {
-            Err(Denied::new(request.action))
-        }
-    }
-
-    /// Permits a new resource if the action is allowed on the organization that will own it and on the resource itself (see
-    /// "List and create" in docs/decisions.md). The owner of a new organization is its parent.
-    ///
-    /// # Errors
-    /// The action is denied on either.
-    pub fn permit_create<T: AuthzResource>(
-        &self,
-        request: &AuthzRequest<'_>,
-        owner_org: &OrgPath,
-        resource: Unchecked<T>,
-    ) -> Result<Permitted<T>, Denied> {
-        if self.allows(request, &ResourceEntity::organization(owner_org))
-            && self.allows(request, &resource.created_entity())
-        {
-            Ok(resource.into_permitted())
-        } else {
-            Err(Denied::new(request.action))
-        }
-    }
-
-    /// Permits those of these organizations on which the action is allowed. The first one is the root of their subtree.
-    ///
-    /// # Errors
-    /// The action is denied on all of them.
-    pub fn permit_organizations(
-        &self,
-        request: &AuthzRequest<'_>,
-        organizations: Vec<OrgPath>,
-    ) -> Result<Permitted<AuthorizedOrgs>, Denied> {
-        let allowed = |path: &OrgPath| self.allows(request, &ResourceEntity::organization(path));
-        AuthorizedOrgs::new_permitted(organizations, allowed).ok_or_else(|| Denied::new(request.action))
     }
 }
 

@@ -3,7 +3,7 @@
 //! Only permitted rows can be serialized or saved, so that a handler that does not authorize does not compile.
 
 use super::entities::AuthzResource;
-use super::{ResourceEntity, Scope};
+use super::{AuthzRequest, Engine, ResourceEntity, Scope};
 use crate::types::{Id, OrgPath};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -56,8 +56,8 @@ impl<T> Unchecked<T> {
         Self { resource: Arc::new(resource), path, entity: OnceLock::new() }
     }
 
-    /// Converts a resource on which an action was allowed. Called by the engine only.
-    pub(super) fn into_permitted(self) -> Permitted<T> {
+    /// Converts a resource on which an action was allowed. Private: only this module can create a [`Permitted`] value.
+    fn into_permitted(self) -> Permitted<T> {
         Permitted { resource: self.resource, path: self.path }
     }
 }
@@ -72,7 +72,7 @@ impl<T: AuthzResource> Unchecked<T> {
     }
 
     /// Its Cedar entity as a resource that is being created.
-    pub(super) fn created_entity(&self) -> ResourceEntity {
+    fn created_entity(&self) -> ResourceEntity {
         ResourceEntity::created(T::TYPE, self.resource.id(), self.resource.attributes(), &self.path)
     }
 
@@ -156,7 +156,7 @@ pub struct AuthorizedOrgs {
 
 impl AuthorizedOrgs {
     /// The candidates that `allowed` selects; none if it selects none. The first candidate is the root of the subtree.
-    pub(super) fn new_permitted(
+    fn new_permitted(
         candidates: Vec<OrgPath>,
         allowed: impl Fn(&OrgPath) -> bool,
     ) -> Option<Permitted<Self>> {
@@ -198,6 +198,57 @@ impl Permitted<AuthorizedOrgs> {
     }
 }
 
+impl Engine {
+    /// Permits a resource if the action on it is allowed.
+    ///
+    /// # Errors
+    /// The action is denied.
+    pub fn permit<T: AuthzResource>(
+        &self,
+        request: &AuthzRequest<'_>,
+        resource: Unchecked<T>,
+    ) -> Result<Permitted<T>, Denied> {
+        if self.allows(request, &resource.resource_entity()) {
+            Ok(resource.into_permitted())
+        } else {
+            Err(Denied::new(request.action))
+        }
+    }
+
+    /// Permits a new resource if the action is allowed on the organization that will own it and on the resource itself (see
+    /// "List and create" in docs/decisions.md). The owner of a new organization is its parent.
+    ///
+    /// # Errors
+    /// The action is denied on either.
+    pub fn permit_create<T: AuthzResource>(
+        &self,
+        request: &AuthzRequest<'_>,
+        owner_org: &OrgPath,
+        resource: Unchecked<T>,
+    ) -> Result<Permitted<T>, Denied> {
+        if self.allows(request, &ResourceEntity::organization(owner_org))
+            && self.allows(request, &resource.created_entity())
+        {
+            Ok(resource.into_permitted())
+        } else {
+            Err(Denied::new(request.action))
+        }
+    }
+
+    /// Permits those of these organizations on which the action is allowed. The first one is the root of their subtree.
+    ///
+    /// # Errors
+    /// The action is denied on all of them.
+    pub fn permit_organizations(
+        &self,
+        request: &AuthzRequest<'_>,
+        organizations: Vec<OrgPath>,
+    ) -> Result<Permitted<AuthorizedOrgs>, Denied> {
+        let allowed = |path: &OrgPath| self.allows(request, &ResourceEntity::organization(path));
+        AuthorizedOrgs::new_permitted(organizations, allowed).ok_or_else(|| Denied::new(request.action))
+    }
+}
+
 /// The error that an action was denied.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("not authorized to perform {action}")]
@@ -206,7 +257,7 @@ pub struct Denied {
 }
 
 impl Denied {
-    pub(super) fn new(action: &str) -> Self {
+    fn new(action: &str) -> Self {
         Self { action: action.to_owned() }
     }
 
