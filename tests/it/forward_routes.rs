@@ -160,7 +160,7 @@ async fn a_routes_file_maps_paths_of_other_services_to_actions() {
 }
 
 #[tokio::test]
-async fn own_routes_are_included_only_if_the_file_says_so() {
+async fn own_routes_are_included_only_if_configured() {
     let others = DOCUMENTS.replace("own = true", "");
     for app in [
         TestApp::start().await,

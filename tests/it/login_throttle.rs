@@ -279,7 +279,7 @@ async fn processes_on_one_database_share_the_throttle() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn right_logins_at_two_replicas_are_no_guessing_while_their_address_becomes_known() {
+async fn successful_logins_at_two_replicas_are_not_throttled_while_the_address_becomes_known() {
     let app = TestApp::start_with(|config| {
         slow_hashing(config);
         config.password_workers = Some(4);

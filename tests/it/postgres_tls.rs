@@ -57,7 +57,7 @@ async fn open(url: &str) -> Result<Store, String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_are_encrypted_and_verified_as_the_url_says() {
+async fn connections_are_encrypted_and_verified_as_the_url_requires() {
     if !runs_on_postgres() {
         return;
     }
