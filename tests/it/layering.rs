@@ -205,7 +205,10 @@ fn forbidden_references_are_detected() {
 #[test]
 fn forbidden_crates_are_detected() {
     let crates = |file: &str, code: &str| forbidden_crates(Path::new(file), code);
-    assert_eq!(crates("http/crud.rs", "use cedar_policy_core::ast::Entity;"), ["cedar_policy"]);
+    let core = "use cedar_policy_core::ast::Entity;";
+    assert_eq!(crates("http/crud.rs", core), ["cedar_policy", "cedar_policy_core"]);
+    assert_eq!(crates("authz/engine.rs", core), ["cedar_policy_core"]);
+    assert_eq!(crates("authz/cedar_core.rs", core), [] as [&str; 0]);
     assert_eq!(crates("application/error.rs", "use actix_web::http::StatusCode;"), ["actix_"]);
     assert_eq!(crates("http/crud.rs", "use sea_orm::EntityTrait;"), ["sea_orm"]);
     assert_eq!(crates("cli/serve.rs", "use actix_web::dev::ServerHandle;"), [] as [&str; 0]);
