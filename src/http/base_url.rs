@@ -1,15 +1,14 @@
-//! The service's own address, as clients reach it: in `Link` and `Location`, in the metadata, and in the OpenAPI document.
+//! The base URL of the service as clients see it: in `Link` and `Location`, the metadata, and the OpenAPI document.
 
 use super::request_middleware::is_from_trusted_proxy;
 use super::state::{HttpConfig, WorkerState};
 use actix_web::HttpRequest;
 use actix_web::http::header;
 
-/// The header by which a proxy says whether its client came by http or https.
+/// The header with the scheme of the request that a proxy forwards.
 const FORWARDED_PROTO: &str = "x-forwarded-proto";
 
-/// Returns the address of the service, without a slash at the end: `CEDARGATE_PUBLIC_URL`, else the scheme and the host of
-/// the request.
+/// Returns the base URL without a trailing slash: `CEDARGATE_PUBLIC_URL`, else the scheme and host of the request.
 pub fn base_url(request: &HttpRequest) -> String {
     let config = WorkerState::get(request).map(|state| &state.http.config);
     if let Some(url) = config.and_then(|config| config.public_url.as_deref()) {
@@ -21,13 +20,13 @@ pub fn base_url(request: &HttpRequest) -> String {
     format!("{}://{host}", if is_secure { "https" } else { "http" })
 }
 
-/// Returns the address of a path of the service.
+/// Returns the absolute URL of a path of the service.
 pub fn absolute_url(request: &HttpRequest, path: &str) -> String {
     base_url(request) + path
 }
 
-/// Whether the client came by https: to the service itself, or to a trusted proxy that says so. A proxy replaces
-/// `X-Forwarded-Proto`; of several values, one may be the client's, so they are ignored.
+/// Returns whether the client uses https: with the service itself, or with a trusted proxy that reports it. A proxy replaces
+/// `X-Forwarded-Proto`. Several values are ignored, because one may be the client's.
 fn is_https(request: &HttpRequest, config: &HttpConfig) -> bool {
     if config.has_tls {
         return true;
@@ -41,7 +40,7 @@ fn is_https(request: &HttpRequest, config: &HttpConfig) -> bool {
     }
 }
 
-/// Whether a `Host` is a host and perhaps a port, and nothing that would end the address or a header's value.
+/// Returns whether a `Host` value is a host with an optional port, without characters that end a URL or a header value.
 fn is_authority(host: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte);
     !host.is_empty() && host.bytes().all(is_plain)

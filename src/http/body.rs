@@ -1,4 +1,4 @@
-//! Reading what a request brings: JSON bodies with errors that name the fields, forms, ids in paths, query strings.
+//! Extractors: JSON bodies with errors that name the fields, forms, ids in paths, query strings.
 
 use super::body_reader::{body_too_large, read_body};
 use super::json_value::{JsonValueDeserializer, JsonValueError};
@@ -15,12 +15,12 @@ use serde_json::Value;
 use std::any::TypeId;
 use std::future::{Ready, ready};
 
-/// The largest body, unless a route says less: 1 MiB.
+/// The default maximum size of a body: 1 MiB.
 pub const MAX_BODY: usize = 1024 * 1024;
 
-/// The most parameters that a query string has.
+/// The maximum number of parameters in a query string.
 const MAX_PARAMETERS: usize = 100;
-/// The most characters of a message of serde, which may repeat what was sent.
+/// The maximum length of a message of serde, which may repeat what the client sent.
 const MAX_MESSAGE: usize = 300;
 
 /// A JSON body of at most `MAX` bytes.
@@ -37,7 +37,7 @@ impl<T: DeserializeOwned + 'static, const MAX: usize> FromRequest for Json<T, MA
     }
 }
 
-/// The body of a request, if it is JSON by its type and has at most `max` bytes.
+/// Reads a body whose content type is JSON and that has at most `max` bytes.
 pub fn read_json(
     request: &HttpRequest,
     payload: &mut Payload,
@@ -46,10 +46,10 @@ pub fn read_json(
     read_typed_body(request, payload, "application/json", max)
 }
 
-/// The largest form: 16 KiB.
+/// The maximum size of a form: 16 KiB.
 const MAX_FORM: usize = 16 * 1024;
 
-/// The pairs of a form, `application/x-www-form-urlencoded`, as the requests of OAuth come.
+/// The parameters of a form (`application/x-www-form-urlencoded`), the format of OAuth requests.
 #[derive(Debug)]
 pub struct Form(Vec<(String, String)>);
 
@@ -64,8 +64,11 @@ impl FromRequest for Form {
 }
 
 impl Form {
-    /// The value of a parameter, of at most so many characters. One without a value counts as left out, and none stands
-    /// twice (RFC 6749, 3.1).
+    /// Takes the value of a parameter, of at most `max` characters. A parameter without a value counts as omitted (RFC 6749,
+    /// section 3.1).
+    ///
+    /// # Errors
+    /// 400 if the parameter is repeated or too long.
     pub fn take(&mut self, name: &str, max: usize) -> Result<Option<String>, Problem> {
         let mut matches = self.0.extract_if(.., |(other, value)| other == name && !value.is_empty());
         let first = matches.next().map(|(_, value)| value);
@@ -80,7 +83,7 @@ impl Form {
     }
 }
 
-/// The body of a request, if it is of this type and has at most `max` bytes.
+/// Reads a body that has this content type and at most `max` bytes.
 fn read_typed_body(
     request: &HttpRequest,
     payload: &mut Payload,
@@ -133,7 +136,7 @@ fn check_length(request: &HttpRequest, max: usize) -> Result<(), Problem> {
     }
 }
 
-/// Whether the bytes can only be an object, if they are JSON.
+/// Returns whether JSON bytes begin like an object.
 pub fn is_object(bytes: &[u8]) -> bool {
     bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{')
 }
@@ -156,19 +159,18 @@ fn malformed(error: &serde_json::Error) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, "malformed_json", format!("The body is not JSON: {error}."))
 }
 
-/// 400: the body is JSON, but no object. serde's own message would repeat what was sent, and name an internal type.
+/// 400: the body is JSON, but not an object. The message of serde would repeat the body and name an internal type.
 pub fn not_an_object() -> Problem {
     Problem::bad_request("Expected a JSON object.")
 }
 
-/// A value from the bytes of a JSON document. Where it is well-formed but not such a value, every wrong field is named.
+/// Parses a JSON document. The error names every invalid field.
 ///
 /// # Errors
-///
-/// 400, also where an object has a key twice, at any depth.
+/// 400 if it is malformed, has a duplicate key at any depth, or does not have the form of the type.
 pub fn parse<T: DeserializeOwned + 'static>(bytes: &[u8]) -> Result<T, Problem> {
     strict_json::check(bytes)?;
-    // serde would also read a list as the fields of an object in their order. Only who asks for any JSON gets a list.
+    // serde also accepts an array as the fields of a struct in their order. Only arbitrary JSON may be an array.
     let is_any = TypeId::of::<T>() == TypeId::of::<Value>();
     let is_object = is_object(bytes);
     let first = match serde_json::from_slice(bytes) {
@@ -180,12 +182,15 @@ pub fn parse<T: DeserializeOwned + 'static>(bytes: &[u8]) -> Result<T, Problem> 
     if !value.is_object() {
         return Err(not_an_object());
     }
-    // An error of the text that the value does not have.
+    // The text has an error that its parsed value does not have.
     from_value(value, "")
         .and_then(|_: T| Err(Problem::bad_request(truncate_chars(first.to_string(), MAX_MESSAGE))))
 }
 
-/// A value from JSON; `within` is where that JSON stands in the body, for the names of wrong fields.
+/// Converts a JSON value. `within` is its path in the body, for the names of invalid fields.
+///
+/// # Errors
+/// 400 with the invalid fields.
 pub fn from_value<T: DeserializeOwned>(mut value: Value, prefix: &str) -> Result<T, Problem> {
     let mut errors: Vec<FieldError> = Vec::new();
     let mut removed: Vec<String> = Vec::new();
@@ -204,13 +209,13 @@ pub fn from_value<T: DeserializeOwned>(mut value: Value, prefix: &str) -> Result
             error.inner().code,
             truncate_chars(error.inner().message.clone(), MAX_MESSAGE),
         ));
-        // Without the wrong field the others can be checked too.
+        // The invalid field is removed to check the others.
         if value.as_object_mut().and_then(|fields| fields.shift_remove(&top)).is_none() {
             break;
         }
         removed.push(top);
     }
-    // A field that was wrong has been taken out, and that it is missing now is no second error.
+    // The absence of a removed field is not a second error.
     Err(Problem::invalid_fields(errors))
 }
 
@@ -235,8 +240,7 @@ fn join_path(prefix: &str, field: &str) -> String {
     }
 }
 
-/// The id in a path as it stands there; whether it is one is the gate's to say, since a malformed id and one of nothing
-/// answer alike.
+/// The id in a path as text. The authorizer parses it, because a malformed id and an unknown one give the same response.
 #[derive(Debug, Clone)]
 pub struct PathId(pub String);
 
@@ -249,10 +253,10 @@ impl FromRequest for PathId {
     }
 }
 
-/// The parameters of a query string, at most 100.
+/// Returns the parameters of a query string.
 ///
 /// # Errors
-/// 400 `too_many_parameters` where there are more.
+/// 400 `too_many_parameters` if there are more than 100.
 pub fn query_pairs(request: &HttpRequest) -> Result<Vec<(String, String)>, Problem> {
     let pairs = url::form_urlencoded::parse(request.query_string().as_bytes());
     let pairs: Vec<_> =
@@ -267,7 +271,7 @@ pub fn query_pairs(request: &HttpRequest) -> Result<Vec<(String, String)>, Probl
     Ok(pairs)
 }
 
-/// The value of the first of these parameters with this name.
+/// Returns the value of the first parameter with this name.
 pub fn query_value(request: &HttpRequest, name: &str) -> Option<String> {
     let pairs = url::form_urlencoded::parse(request.query_string().as_bytes());
     pairs.take(MAX_PARAMETERS).find(|(other, _)| other == name).map(|(_, value)| value.into_owned())

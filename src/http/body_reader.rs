@@ -13,7 +13,7 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
 
-/// Has the connection watch the deadline of a body until it is dropped.
+/// Makes the connection enforce the deadline of a body until the guard is dropped.
 struct BodyDeadlineGuard(Option<Rc<ConnectionState>>);
 
 impl BodyDeadlineGuard {
@@ -38,10 +38,10 @@ impl Drop for BodyDeadlineGuard {
     }
 }
 
-/// The body of a request. Its part of the budget is released with the request.
+/// Reads the body of a request. Its part of the budget is released with the request.
 ///
 /// # Errors
-/// 413 above `max` bytes, 408 where it arrives too slowly, 503 where the budget is used up.
+/// 413 above `max` bytes, 408 if it arrives too slowly, 503 if the budget is exhausted.
 pub(super) async fn read_body(
     request: &HttpRequest,
     payload: &mut Payload,
@@ -75,7 +75,7 @@ pub(super) async fn read_body(
     Ok(bytes)
 }
 
-/// Extends a reservation, which is made when it is needed first.
+/// Extends a reservation, and creates it on first use.
 fn reserve(
     reservation: &mut Option<Reservation>,
     request: &HttpRequest,

@@ -1,4 +1,4 @@
-//! How many connections there are: in total, and from one address.
+//! Limits on open connections: in total, and from one address.
 
 use crate::application::rate_limits::network_prefix;
 use ipnet::IpNet;
@@ -9,14 +9,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// The descriptors that remain for everything but connections: the database, logs, policies, listeners.
 const RESERVED_FILES: u64 = 256;
-/// The least number of connections, however few files may be open.
+/// The minimum number of connections, whatever the limit on open files.
 const MIN_CONNECTIONS: usize = 16;
 
 /// Counts the open connections of a listener.
 #[derive(Debug)]
 pub struct ConnectionLimiter {
     max: usize,
-    /// The most of one address; 0 for any number.
+    /// The maximum from one address; 0 for no limit.
     max_per_address: usize,
     /// The proxies, whose connections are those of many clients.
     proxies: Vec<IpNet>,
@@ -26,7 +26,7 @@ pub struct ConnectionLimiter {
     refused_by_address: AtomicU64,
 }
 
-/// The number of connections that the limit on open files leaves room for, at most `wanted`.
+/// Returns the number of connections that the limit on open files permits, at most `wanted`.
 pub fn cap_by_file_limit(wanted: usize) -> usize {
     let files = rlimit::Resource::NOFILE.get_soft().unwrap_or(1024);
     let left = usize::try_from(files.saturating_sub(RESERVED_FILES)).unwrap_or(usize::MAX);
@@ -34,8 +34,8 @@ pub fn cap_by_file_limit(wanted: usize) -> usize {
 }
 
 impl ConnectionLimiter {
-    /// At most `max` connections, and of these `max_per_address` from one address, 0 for any number. `proxies` are not
-    /// counted by address.
+    /// Creates a limit of `max` connections, of these `max_per_address` from one address (0 for no limit). Connections from
+    /// `proxies` are not counted by address.
     pub fn new(max: usize, max_per_address: usize, proxies: Vec<IpNet>) -> Arc<Self> {
         Arc::new(Self {
             max,
@@ -48,22 +48,22 @@ impl ConnectionLimiter {
         })
     }
 
-    /// The most connections.
+    /// Returns the maximum number of connections.
     pub fn max(&self) -> usize {
         self.max
     }
 
-    /// The number of open connections.
+    /// Returns the number of open connections.
     pub fn open(&self) -> usize {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// The number of connections refused because of the limit in total, and because of that on one address.
+    /// Returns the numbers of connections that were refused by the total limit and by the limit on one address.
     pub fn refused(&self) -> (u64, u64) {
         (self.refused.load(Ordering::Relaxed), self.refused_by_address.load(Ordering::Relaxed))
     }
 
-    /// A place for a connection from `peer`; none where a limit is reached.
+    /// Admits a connection from `peer`; none if a limit is reached.
     pub fn admit(self: &Arc<Self>, peer: Option<IpAddr>) -> Option<ConnectionSlot> {
         let add = |open: usize| Some(open + 1).filter(|open| *open <= self.max);
         if self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_err() {
@@ -89,7 +89,7 @@ impl ConnectionLimiter {
     }
 }
 
-/// The place of an open connection, free again when it is dropped.
+/// The permit of an open connection, released on drop.
 #[derive(Debug)]
 pub struct ConnectionSlot {
     connection_limiter: Arc<ConnectionLimiter>,

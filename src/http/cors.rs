@@ -1,7 +1,7 @@
-//! CORS (Fetch Standard, 3.3): which pages of other origins may call the service from a browser.
+//! CORS (Fetch Standard, section 3.3): which origins may call the service from a browser.
 //!
-//! The outermost middleware, so that errors of the others have the headers, too. Forward authentication is left out: its
-//! requests come from proxies, and a preflight that a proxy asks about is decided like any other request.
+//! The outermost middleware, so that errors of the others have the headers, too. It excludes forward authentication: its
+//! requests come from proxies, and a proxied preflight is authorized like any other request.
 
 use super::forward_auth::is_forward_path;
 use actix_cors::{Cors, CorsMiddleware};
@@ -11,7 +11,7 @@ use actix_web::dev::{Service, ServiceRequest, ServiceResponse, Transform, forwar
 use futures_util::future::{Either, LocalBoxFuture, MapOk, TryFutureExt};
 use std::rc::Rc;
 
-/// The headers of answers that pages may read, besides those that the Fetch Standard permits anyway.
+/// The response headers that pages may read, beside those that the Fetch Standard always exposes.
 const EXPOSED: [&str; 11] = [
     "allow",
     "link",
@@ -31,8 +31,7 @@ const EXPOSED: [&str; 11] = [
 pub struct CorsLayer(Option<Cors>);
 
 impl CorsLayer {
-    /// Permits pages of these origins all that any client may do; there are no cookies that they could use. Without
-    /// origins, the middleware does nothing.
+    /// Permits all requests from these origins; the service uses no cookies. Without origins, the middleware does nothing.
     pub fn new(origins: &[String]) -> Self {
         if origins.is_empty() {
             return Self(None);

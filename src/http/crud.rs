@@ -1,4 +1,4 @@
-//! The five verbs, for every resource that does not differ: the whole path of a request on one screen.
+//! Generic handlers for list, fetch, create, update and delete: the path of a request on one screen.
 
 use super::base_url::absolute_url;
 use super::list::ListField;
@@ -15,10 +15,10 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use std::sync::Arc;
 
-/// The fields of an update: a JSON object, of which each field is merged at the top level.
+/// The body of an update: a JSON object whose fields are merged at the top level.
 pub type Patch = Map<String, Value>;
 
-/// `GET /`: what is there, of the organizations of which the list is permitted.
+/// `GET /`: lists the resources of the organizations in which the list is permitted.
 pub async fn list<R: Resource>(
     authorizer: Authorizer,
     request: HttpRequest,
@@ -32,12 +32,12 @@ pub async fn list<R: Resource>(
     list::list_response(&request, &list_request, page, listed)
 }
 
-/// `GET /{id}`: the thing.
+/// `GET /{id}`: returns a resource.
 pub async fn fetch<R: Resource>(authorizer: Authorizer, id: PathId) -> Result<HttpResponse, Problem> {
     Ok(ok_json(&authorizer.find_authorized::<R>(&id.0).await?))
 }
 
-/// `POST /`: a new thing.
+/// `POST /`: creates a resource.
 pub async fn create<R: Resource>(
     authorizer: Authorizer,
     (request, Json(body)): (HttpRequest, Json<R::Body>),
@@ -51,12 +51,15 @@ pub async fn create<R: Resource>(
     Ok(created(&request, row.id(), &row))
 }
 
-/// What the service itself writes on a new row of this organization.
+/// Returns the fields of a new row of this organization that the service sets.
 pub fn creation_info(authorizer: &Authorizer, organization: Id) -> CreationInfo {
     CreationInfo { id: authorizer.new_id(), organization, now: authorizer.state().clock.now() }
 }
 
-/// The new row, if the caller may make it where it says and may name what it names.
+/// Authorizes a new row in its organization, and its references.
+///
+/// # Errors
+/// 403 if the creation is denied; 400 if the organization or a reference is missing or inaccessible.
 pub async fn authorize_new_row<R: Resource>(
     authorizer: &Authorizer,
     row: R,
@@ -69,14 +72,14 @@ pub async fn authorize_new_row<R: Resource>(
     Ok(row)
 }
 
-/// `PATCH /{id}`: the thing with some fields changed.
+/// `PATCH /{id}`: changes some fields of a resource.
 pub async fn update<R: Resource>(
     authorizer: Authorizer,
     (id, Json(patch)): (PathId, Json<Patch>),
 ) -> Result<HttpResponse, Problem> {
     let change = UpdateRequest { patch: &patch, extra_changes: &[] };
     let keep_location = |_: &mut R| None;
-    // Asked first without keeping anybody waiting; then once more of the row as it is until it is written.
+    // Authorized without a lock first, then again on the locked row.
     let first = change
         .authorize(&authorizer, &authorizer.reader(), authorizer.find_unchecked(&id.0).await?, keep_location)
         .await?;
@@ -89,30 +92,33 @@ pub async fn update<R: Resource>(
     Ok(updated(&authorizer, &row))
 }
 
-/// What an update wants.
+/// The requested change of a resource.
 #[derive(Debug, Clone, Copy)]
 pub struct UpdateRequest<'a> {
     /// The fields to set.
     pub patch: &'a Patch,
-    /// What changes besides the row.
+    /// The names of changed fields that are not columns of the row, such as the password.
     pub extra_changes: &'a [&'a str],
 }
 
-/// A changed row that may be saved, once what it newly names has been checked.
+/// A changed row that may be saved after its new references have been checked.
 #[derive(Debug)]
 pub struct AuthorizedUpdate<R> {
-    /// The row as it was.
+    /// The row before the change.
     pub before: Permitted<R>,
     /// The changed row.
     pub row: Permitted<R>,
-    /// What it names that it did not name before.
+    /// The references that it did not have before.
     pub references: Vec<Reference>,
 }
 
 impl UpdateRequest<'_> {
-    /// The changed row, if the caller may change it like this: asked with the names of the changed fields, of the thing
-    /// as it is, and once more as it would be. `settle` sets what follows from the changed fields, and says where the
-    /// thing then stands if its organization does not tell.
+    /// Authorizes the change with the names of the changed fields: on the resource as it is, and on it as it would be.
+    /// `adjust` sets derived fields. It returns the new path of the owning organization if the field `organization` does not
+    /// determine that.
+    ///
+    /// # Errors
+    /// As [`Authorizer::authorize`]; 400 if the patch is invalid or moves the resource to an inaccessible organization.
     pub async fn authorize<R: Resource>(
         &self,
         authorizer: &Authorizer,
@@ -153,7 +159,8 @@ impl UpdateRequest<'_> {
     }
 }
 
-/// What a changed thing names that it did not name before. What it names already may have gone since.
+/// Returns the references that the old row does not have. Existing ones are not checked again: their targets may have been
+/// deleted since.
 fn new_references<R: Resource>(old: &R, new: &R) -> Vec<Reference> {
     let existing = old.references();
     let is_new = |reference: &Reference| {
@@ -162,7 +169,7 @@ fn new_references<R: Resource>(old: &R, new: &R) -> Vec<Reference> {
     new.references().into_iter().filter(is_new).collect()
 }
 
-/// `DELETE /{id}`.
+/// `DELETE /{id}`: deletes a resource.
 pub async fn delete<R: Resource>(authorizer: Authorizer, id: PathId) -> Result<HttpResponse, Problem> {
     authorizer.find_authorized::<R>(&id.0).await?;
     let work = authorizer.begin().await?;
@@ -173,17 +180,18 @@ pub async fn delete<R: Resource>(authorizer: Authorizer, id: PathId) -> Result<H
     Ok(HttpResponse::NoContent().finish())
 }
 
-/// The answer to an update: 200 with the resource if the caller may fetch it, else 204 (decision 21).
+/// Returns the response to an update: 200 with the resource if the caller may fetch it, else 204 (see "Update response" in
+/// docs/decisions.md).
 pub fn updated<R: Resource>(authorizer: &Authorizer, row: &Permitted<R>) -> HttpResponse {
     if authorizer.can_fetch(row) { ok_json(row) } else { HttpResponse::NoContent().finish() }
 }
 
-/// 200 with the thing.
+/// Returns 200 with the resource.
 fn ok_json<T: Serialize>(resource: &Permitted<T>) -> HttpResponse {
     HttpResponse::Ok().json(resource)
 }
 
-/// 201 with the thing and its `Location`.
+/// Returns 201 with the resource and its `Location`.
 pub fn created(request: &HttpRequest, id: Id, resource: &impl Serialize) -> HttpResponse {
     let location = absolute_url(request, &format!("{}/{id}", request.path().trim_end_matches('/')));
     HttpResponse::Created().insert_header((header::LOCATION, location)).json(resource)

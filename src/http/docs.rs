@@ -16,19 +16,19 @@ use utoipa_swagger_ui::Config;
 /// The methods of these paths.
 const ALLOWED: &str = "GET, HEAD";
 
-/// Takes the place of the service's address in the document.
+/// The placeholder of the base URL in the cached document.
 const ADDRESS: &str = "{address}";
 
-/// The document as it is served, made for the first request.
+/// The document as it is served, built on the first request.
 #[derive(Debug, Clone)]
 pub struct OpenApiDocument {
     routes: Arc<Vec<RouteGroup>>,
-    /// What comes before and after the address of the service.
+    /// The text before and after the base URL.
     text: Arc<OnceLock<(web::Bytes, web::Bytes)>>,
 }
 
 impl OpenApiDocument {
-    /// The document of these routes.
+    /// Creates the document of these routes.
     pub fn new(routes: Arc<Vec<RouteGroup>>) -> Self {
         Self { routes, text: Arc::default() }
     }
@@ -43,10 +43,10 @@ impl OpenApiDocument {
         })
     }
 
-    /// 200 with the document.
+    /// Returns 200 with the document.
     fn to_response(&self, request: &HttpRequest) -> HttpResponse {
         let (before, after) = self.text().clone();
-        // An address has no character that JSON escapes: it is a URL, or a plain host name.
+        // The base URL has no character that JSON escapes: it is a configured URL or a plain host name.
         let chunks = [before, base_url(request).into(), after];
         let length = chunks.iter().map(|chunk| chunk.len() as u64).sum();
         let body = SizedStream::new(length, stream::iter(chunks.map(Ok::<_, Error>)));
@@ -64,7 +64,7 @@ pub fn mount(server: &mut web::ServiceConfig, document: &OpenApiDocument) {
         },
     )));
     server.service(resource("/docs").route(routes::method_route(&Method::GET).to(async || {
-        // Relative, since a proxy may have removed a base path (RFC 9110, 10.2.2).
+        // Relative, because a proxy may have removed a base path (RFC 9110, section 10.2.2).
         HttpResponse::TemporaryRedirect().insert_header((header::LOCATION, "docs/")).finish()
     })));
     server.service(resource("/docs/{file:.*}").route(routes::method_route(&Method::GET).to(file)));

@@ -1,5 +1,4 @@
-//! Lists: which part is wanted (`limit`, `offset`, `sort`, a filter for every field), and the answer with its count and
-//! its link to the next page.
+//! Lists: parameters (`limit`, `offset`, `sort`, a filter for each field), and responses with total and link to the next page.
 
 use super::base_url::absolute_url;
 use super::page::PageWriter;
@@ -18,49 +17,49 @@ use utoipa::Number;
 use utoipa::openapi::schema::{Object, Schema, SchemaType, Type};
 use utoipa::openapi::{KnownFormat, RefOr, SchemaFormat};
 
-/// How many things a list has if nothing is said.
+/// The default number of resources in a page.
 pub const DEFAULT_LIMIT: u64 = 100;
-/// How many things a list has at most.
+/// The maximum number of resources in a page.
 pub const MAX_LIMIT: u64 = 1000;
 
-/// Which part of a list is requested.
+/// The requested page of a list.
 #[derive(Debug)]
 pub struct ListRequest {
-    /// The part.
+    /// The query.
     pub query: ListQuery,
-    /// The parameters of the query string, `limit` and `offset` left out.
+    /// The parameters of the query string without `limit` and `offset`.
     other_parameters: Vec<(String, String)>,
 }
 
-/// The organization that a list is requested of: the one that the authorization asks about. It is read before the other
-/// parameters, so that a caller who may not list learns nothing of these.
+/// Returns the requested organization of a list, on which it is authorized. It is read before the other parameters, so that a
+/// caller who may not list receives no errors about these.
 pub fn organization(request: &HttpRequest) -> Option<String> {
     body::query_value(request, "organization")
 }
 
-/// How many characters a filter has at most: the address of a request has its limits, too.
+/// The maximum length of a filter.
 const MAX_FILTER: usize = 2000;
 
-/// A field by which a list can be filtered and sorted.
+/// A field by which a list is filtered and sorted.
 #[derive(Clone)]
 pub struct ListField {
-    /// Its name in JSON.
+    /// The name in JSON.
     pub name: String,
-    /// Its column.
+    /// The column.
     pub column: String,
-    /// What its filter takes; none where that is JSON, for fields that are objects or lists.
+    /// The schema of its filter; none if the filter is JSON, for objects and arrays.
     pub schema: Option<Object>,
-    /// What its filter does.
+    /// The description of its filter.
     pub description: &'static str,
-    /// Whether a list can be sorted by it.
+    /// Whether the list can be sorted by it.
     pub is_sortable: bool,
 }
 
 impl ListField {
-    /// What the filter of a field does.
+    /// The description of a filter by equality.
     pub const EXACT_MATCH: &'static str = "Only those with exactly this value.";
 
-    /// A field whose values have this schema, without references.
+    /// Creates a field whose values have this schema, without references.
     pub fn new(name: &str, column: &str, schema: RefOr<Schema>, what: &'static str) -> Self {
         let schema = match schema {
             RefOr::T(Schema::Object(schema)) if value_type(&schema) != Type::Object => {
@@ -78,7 +77,7 @@ impl ListField {
     }
 }
 
-/// What a filter takes of what a field can be.
+/// Returns the schema of a filter for the schema of a field.
 fn filter_schema(mut schema: Object) -> Object {
     let is_text =
         value_type(&schema) == Type::String && schema.enum_values.is_none() && schema.format.is_none();
@@ -89,7 +88,7 @@ fn filter_schema(mut schema: Object) -> Object {
     schema
 }
 
-/// The type of the values of a schema that are not null.
+/// Returns the type of a schema's non-null values.
 fn value_type(schema: &Object) -> Type {
     match &schema.schema_type {
         SchemaType::Type(kind) => kind.clone(),
@@ -100,7 +99,7 @@ fn value_type(schema: &Object) -> Type {
     }
 }
 
-/// The fields of a resource that are columns of its table, in the order of its schema.
+/// Returns the fields of a resource that are columns, in the order of its schema.
 pub fn fields<R: Resource>() -> Vec<ListField> {
     let RefOr::T(Schema::Object(row)) = R::schema() else { return Vec::new() };
     let mut components = Vec::new();
@@ -121,7 +120,7 @@ pub fn fields<R: Resource>() -> Vec<ListField> {
         .collect()
 }
 
-/// The schema of a field that may be null, without the null.
+/// Returns the schema of a nullable field without null.
 fn non_null(schema: RefOr<Schema>) -> RefOr<Schema> {
     match schema {
         RefOr::T(Schema::OneOf(choice)) => choice
@@ -145,7 +144,7 @@ impl std::fmt::Debug for ListField {
 }
 
 impl ListField {
-    /// What a query string says of this field, as the column holds it.
+    /// Parses a filter into a column value.
     fn parse_value(&self, text: &str) -> Result<sea_orm::Value, InvalidValue> {
         let Some(schema) = &self.schema else { return parse_json_value(text) };
         match value_type(schema) {
@@ -183,7 +182,7 @@ fn as_i64(number: Option<&Number>) -> Option<i64> {
     }
 }
 
-/// What a field that is a string in JSON can be, as the column holds it.
+/// Parses the filter of a string field into a column value.
 fn parse_text_value(schema: &Object, text: &str) -> Result<sea_orm::Value, InvalidValue> {
     fn read<T: FromStr<Err = InvalidValue> + Into<sea_orm::Value>>(
         text: &str,
@@ -222,7 +221,7 @@ fn parse_text_value(schema: &Object, text: &str) -> Result<sea_orm::Value, Inval
     Err(InvalidValue::new(code, format!("expected {min} to {max} characters, got {length}")))
 }
 
-/// A field that is an object or a list equals a JSON text with the same value.
+/// Parses the filter of an object or array: JSON in its normalized form.
 fn parse_json_value(text: &str) -> Result<sea_orm::Value, InvalidValue> {
     let invalid =
         |code, error: &dyn std::fmt::Display| InvalidValue::new(code, format!("invalid JSON: {error}"));
@@ -237,8 +236,10 @@ fn parse_json_value(text: &str) -> Result<sea_orm::Value, InvalidValue> {
 }
 
 impl ListRequest {
-    /// What the query string of a request wants of a list of things with these fields. An unknown parameter is an error, so that a filter with
-    /// a slip of the pen does not show everything.
+    /// Parses the query string of a list with these fields.
+    ///
+    /// # Errors
+    /// 400 with the invalid parameters. Unknown ones are invalid, because a misspelled filter would return everything.
     pub fn parse(request: &HttpRequest, fields: &[ListField]) -> Result<Self, Problem> {
         let mut query = ListQuery { limit: DEFAULT_LIMIT, ..ListQuery::default() };
         let mut errors = Vec::new();
@@ -258,7 +259,7 @@ impl ListRequest {
                 "sort" => parse_sort(&text, fields).map(|sort| query.sort = sort),
                 _ => match fields.iter().find(|field| field.name == name) {
                     Some(field) => match field.parse_value(&text) {
-                        // A malformed organization is one that does not exist: the authorization answers it.
+                        // The authorization handles a malformed organization like a missing one.
                         Err(_) if name == "organization" => Ok(()),
                         value => value.map(|value| query.filters.push((field.column.clone(), value))),
                     },
@@ -322,10 +323,10 @@ fn parse_sort(text: &str, fields: &[ListField]) -> Result<Vec<(String, Order)>, 
         .collect()
 }
 
-/// 200 with a part of a list, `X-Total-Count`, and a `Link` to the next part where there is one.
+/// Returns 200 with a page, `X-Total-Count`, and a `Link` to the next page if there is one.
 ///
 /// # Errors
-/// 503 where the budget for bodies did not last for the page.
+/// 503 if the budget for bodies is exhausted.
 pub fn list_response(
     request: &HttpRequest,
     list_request: &ListRequest,
@@ -334,7 +335,7 @@ pub fn list_response(
 ) -> Result<HttpResponse, Problem> {
     let mut response = HttpResponse::Ok();
     response.insert_header(("X-Total-Count", listed.total));
-    // A page that has reached its limit in bytes has fewer rows than `limit`.
+    // A page that reached its size limit has fewer rows than `limit`.
     let next = list_request.query.offset.saturating_add(listed.item_count.min(list_request.query.limit));
     if next < listed.total && listed.item_count > 0 {
         let mut pairs = url::form_urlencoded::Serializer::new(String::new());

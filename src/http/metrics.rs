@@ -1,30 +1,30 @@
-//! How many requests were answered, by action and outcome. Threads count apart from each other.
+//! Counts requests by action and status class, in shards to avoid contention between threads.
 
 use super::RouteGroup;
 use crate::types::thread_index;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// How many parts there are; more threads than that share them.
+/// The number of shards. With more threads, some share one.
 const SHARDS: usize = 16;
 
-/// The classes of outcomes, by the first digit of the status from 1 on.
+/// The status classes.
 const OUTCOMES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
-/// What requests count as that ask about no action.
+/// The action label of requests without an action.
 const PUBLIC: &str = "public";
 
-/// Counts requests.
+/// Counters of requests.
 #[derive(Debug)]
 pub struct Metrics {
     offsets: HashMap<&'static str, usize>,
     shards: Vec<Box<[AtomicU64]>>,
-    /// Requests for decisions that were answered while the database was away.
+    /// The number of decisions made while the database was unavailable.
     pub stale_decisions: AtomicU64,
 }
 
 impl Metrics {
-    /// For these routes.
+    /// Creates the counters of the actions of these routes.
     pub fn new(routes: &[RouteGroup]) -> Self {
         let actions = routes.iter().flat_map(RouteGroup::routes).filter_map(|route| route.action);
         let names: BTreeSet<&'static str> = actions.chain([PUBLIC]).collect();
@@ -36,7 +36,7 @@ impl Metrics {
         Self { shards, offsets, stale_decisions: AtomicU64::new(0) }
     }
 
-    /// Counts a request about this action, or about none, that was answered with this status.
+    /// Counts a request by its action, if it has one, and its status.
     pub fn count(&self, action: Option<&str>, status: u16) {
         let offset = self.offsets.get(action.unwrap_or(PUBLIC)).or_else(|| self.offsets.get(PUBLIC));
         let class = usize::from(status / 100).clamp(1, OUTCOMES.len()) - 1;
@@ -46,7 +46,7 @@ impl Metrics {
         }
     }
 
-    /// How many were answered: action, outcome, number. What never happened is left out.
+    /// Returns the counts that are not zero: action, status class, number.
     pub fn totals(&self) -> Vec<(&'static str, &'static str, u64)> {
         let mut names: Vec<_> = self.offsets.iter().collect();
         names.sort_unstable();

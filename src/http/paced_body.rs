@@ -1,5 +1,4 @@
-//! Large response bodies: sent in pieces, counted in the budget until they are taken, and ended where the client takes them
-//! too slowly.
+//! Large response bodies: sent in pieces, counted in the budget until they are sent, and aborted if the client is too slow.
 
 use super::body_budget::Reservation;
 use super::connection::ConnectionState;
@@ -40,7 +39,7 @@ impl PacedBody {
         Self { chunks, connection, reservation }
     }
 
-    /// Removes the next piece.
+    /// Takes the next piece.
     fn take_piece(&mut self) -> Option<Bytes> {
         let (chunk, _) = self.chunks.front_mut()?;
         let piece = chunk.split_to(chunk.len().min(CHUNK_SIZE));

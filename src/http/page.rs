@@ -1,7 +1,7 @@
 //! A page of a list: a JSON array, written row by row up to a limit in bytes, and sent chunk by chunk.
 //!
-//! The whole page is written before its first byte is sent, since `Link` depends on the number of rows that fit. From then on
-//! its memory is released as the client takes it.
+//! The whole page is serialized before its first byte is sent, because `Link` depends on the number of rows that fit. Its
+//! memory is released while the client receives it.
 
 use super::Problem;
 use super::body_budget::{BUDGET_EXEMPT_BYTES, Reservation};
@@ -19,13 +19,13 @@ use serde::Serialize;
 pub struct PageWriter {
     /// The complete chunks.
     chunks: Vec<Bytes>,
-    /// The bytes of these.
+    /// Their size in bytes.
     complete: usize,
-    /// The chunk that is being written.
+    /// The current chunk.
     chunk: Vec<u8>,
     max: usize,
     reservation: Reservation,
-    /// Why the page cannot be sent.
+    /// The first error, which `finish` returns.
     failure: Option<Problem>,
 }
 
@@ -46,12 +46,12 @@ impl PageWriter {
         })
     }
 
-    /// The bytes that are written.
+    /// Returns the size in bytes.
     fn len(&self) -> usize {
         self.complete + self.chunk.len()
     }
 
-    /// Writes a row. False where it has no place on this page any more; the first row always has.
+    /// Writes a row. Returns false if it does not fit; the first row always fits.
     pub fn push(&mut self, row: &impl Serialize) -> bool {
         let (is_first, end) = (self.len() == 0, self.chunk.len());
         self.chunk.push(if is_first { b'[' } else { b',' });
@@ -59,7 +59,7 @@ impl PageWriter {
             self.failure = Some(Problem::internal(error));
             return false;
         }
-        // One byte more closes the array.
+        // One more byte closes the array.
         if !is_first && self.len() >= self.max {
             self.chunk.truncate(end);
             return false;
@@ -83,10 +83,10 @@ impl PageWriter {
         self.chunks.push(chunk.into());
     }
 
-    /// The response with the page.
+    /// Returns the response with the page.
     ///
     /// # Errors
-    /// 503 where the budget for bodies did not last.
+    /// 503 if the budget for bodies is exhausted.
     pub fn finish(
         mut self,
         request: &HttpRequest,

@@ -1,5 +1,5 @@
-//! What every request passes on its way in and out: it gets an id, and its problems become answers with that id, and entries
-//! of the audit trail where they are to be told there. And from where a request came.
+//! The middleware of every request: request id, rendering of problems, audit entries of failures, metrics, security headers;
+//! and the address of the client.
 
 use super::connection::ConnectionState;
 use super::paced_body::PacedBody;
@@ -25,22 +25,22 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// The header that carries the id of a request, in and out.
+/// The header with the request id, in requests and responses.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// The header of decisions that were made while the database was away: the seconds since it last answered.
+/// The header of decisions made while the database is unavailable: the seconds since its last response.
 pub const DECISION_STALE: HeaderName = HeaderName::from_static("x-decision-stale");
 
-/// What is known of a request on its way: its id, which is the one that it came with if that is a short printable word,
-/// else a new one.
+/// The id, action and caller of a request. The id is that of its `X-Request-ID` header if that is short and printable, else a
+/// new one.
 #[derive(Debug, Clone)]
 pub struct RequestInfo {
     header: HeaderValue,
     /// The same as text.
     id: Arc<str>,
-    /// The action whose gate it has come to.
+    /// The action that the route has.
     action: Cell<Option<&'static str>>,
-    /// The user whose credential was found valid.
+    /// The authenticated user.
     caller: Cell<Option<Id>>,
 }
 
@@ -59,23 +59,23 @@ impl RequestInfo {
         &self.id
     }
 
-    /// Notes the user whose credential was found valid.
+    /// Sets the authenticated user.
     pub fn set_caller(&self, caller: Id) {
         self.caller.set(Some(caller));
     }
 
-    /// Notes that it has come to the gate of this action.
+    /// Sets the action.
     pub fn set_action(&self, action: &'static str) {
         self.action.set(Some(action));
     }
 }
 
-/// The text of a header's value. `HeaderValue::to_str` looks at each byte for itself.
+/// Returns the text of a header value. This is faster than `HeaderValue::to_str`, which checks each byte separately.
 pub(super) fn header_text(value: &HeaderValue) -> Option<&str> {
     std::str::from_utf8(value.as_bytes()).ok()
 }
 
-/// The id of a request that brings none: counted from a random number on, for each thread its own.
+/// Returns a new request id: a counter of this thread that starts at a random number.
 fn new_id() -> HeaderValue {
     thread_local! {
         static NEXT: Cell<u128> = Cell::new(random_u128());
@@ -87,7 +87,7 @@ fn new_id() -> HeaderValue {
     HeaderValue::from_bytes(&digits).unwrap_or(HeaderValue::from_static("none"))
 }
 
-/// From where a request comes, as it is kept of a login: the address, and at most 256 characters of the `User-Agent`.
+/// Returns the origin of a request as a session stores it: the address, and at most 256 characters of the `User-Agent`.
 pub fn request_origin(request: &HttpRequest) -> Origin {
     let agent = request.headers().get(header::USER_AGENT).map(|value| {
         let text = String::from_utf8_lossy(value.as_bytes());
@@ -98,13 +98,13 @@ pub fn request_origin(request: &HttpRequest) -> Origin {
     Origin { address, agent, request: id }
 }
 
-/// The middleware.
+/// Handles a request within its span, so that log lines and spans have its id.
 pub async fn request_middleware<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<EitherBody<B, BoxBody>>, Error> {
     let request_info = RequestInfo::from_request(&request);
-    // Whatever is logged on the way says of which request.
+
     let span = telemetry::RequestTrace::begin(Arc::clone(&request_info.id), |name| {
         request.headers().get(name)?.to_str().ok()
     });
@@ -148,7 +148,7 @@ async fn process<B: MessageBody + 'static>(
     if let Some(connection) = connection {
         connection.end_request();
     }
-    // The path only: a query string may hold a refresh token.
+    // The path only: a query string may contain a refresh token.
     tracing::debug!(
         method = %response.request().method(),
         path = response.request().path(),
@@ -178,7 +178,10 @@ fn refusal_target(request: &HttpRequest) -> Option<Target> {
     Some((kind, id))
 }
 
-/// Counts a request that was refused; 429 where there were too many.
+/// Counts a refused request.
+///
+/// # Errors
+/// 429 if a limit is exceeded.
 fn count_refusal(request: &HttpRequest, problem: &Problem) -> Result<(), Problem> {
     let is_hidden = matches!(problem.pending_audit.as_deref(), Some(PendingAuditEntry::Refusal(_)));
     if !is_hidden && !matches!(problem.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
@@ -188,14 +191,14 @@ fn count_refusal(request: &HttpRequest, problem: &Problem) -> Result<(), Problem
     rate_limits::count_refusal(request, caller)
 }
 
-/// The size from which a response body is sent in pieces and counted in the budget: 64 KiB.
+/// The size above which a response body is sent in pieces and counted in the budget: 64 KiB.
 pub(super) const LARGE_BODY: usize = 64 * 1024;
 
 fn is_large(size: BodySize) -> bool {
     matches!(size, BodySize::Sized(bytes) if usize::try_from(bytes).is_ok_and(|bytes| bytes > LARGE_BODY))
 }
 
-/// The response with its body sent in pieces and counted in the budget; 503 where that is used up.
+/// Returns the response with its body sent in pieces and counted in the budget; 503 if the budget is exhausted.
 fn into_paced<B: MessageBody + 'static>(
     response: ServiceResponse<EitherBody<B, BoxBody>>,
     id: &HeaderValue,
@@ -204,7 +207,7 @@ fn into_paced<B: MessageBody + 'static>(
     let (response, body) = response.into_parts();
     let bytes = match body.try_into_bytes() {
         Ok(bytes) => bytes,
-        // It is sent in pieces already.
+        // The body is a stream already.
         Err(body) => return ServiceResponse::new(request, response.set_body(body)),
     };
     let reserved =
@@ -219,7 +222,7 @@ fn into_paced<B: MessageBody + 'static>(
     ServiceResponse::new(request, response.map_body(|_, body| EitherBody::right(body)))
 }
 
-/// Counts a request that was answered.
+/// Counts a request by its action and status.
 fn count_request(request: &HttpRequest, status: u16) {
     let action = request.extensions().get::<RequestInfo>().and_then(|request_info| request_info.action.get());
     if let Some(state) = WorkerState::get(request) {
@@ -227,8 +230,8 @@ fn count_request(request: &HttpRequest, status: u16) {
     }
 }
 
-/// Says of a decision that it was made while the database was away, and how many seconds ago that answered last. `before` is
-/// the count of changes at the beginning of the request.
+/// Marks a decision that was made while the database was unavailable. `stale_changes_before` is the count of changes of that
+/// state when the request began.
 fn mark_stale_decision<B>(response: &mut ServiceResponse<B>, stale_changes_before: u64) {
     let request = response.request();
     let Some(WorkerState { app, http }) = WorkerState::get(request) else { return };
@@ -243,7 +246,7 @@ fn mark_stale_decision<B>(response: &mut ServiceResponse<B>, stale_changes_befor
     }
 }
 
-/// While the service drains, has each answer close its connection: a proxy sends no further request on it.
+/// Closes the connection after the response while the service drains, so that a proxy sends no further request on it.
 fn close_while_draining<B>(response: &mut ServiceResponse<B>) {
     let state = WorkerState::get(response.request());
     if state.is_some_and(|state| state.http.is_shutting_down.load(Ordering::Relaxed)) {
@@ -251,8 +254,8 @@ fn close_while_draining<B>(response: &mut ServiceResponse<B>) {
     }
 }
 
-/// What keeps browsers from making more of an answer than it is (OWASP, REST Security: Security Headers): it is no page,
-/// stands in no frame, and stays in no cache unless it says so. Only the documentation is a page.
+/// Sets the security headers (OWASP, REST Security Cheat Sheet): no sniffing, no frames, no caching unless the response allows
+/// it. Only the documentation may load scripts and styles.
 fn set_security_headers<B>(response: &mut ServiceResponse<B>) {
     let is_page = response.request().path().starts_with("/docs");
     let is_secure = WorkerState::get(response.request()).is_some_and(|state| state.http.config.is_secure);
@@ -274,10 +277,10 @@ fn set_security_headers<B>(response: &mut ServiceResponse<B>) {
     }
 }
 
-/// The header in which a proxy says whom it speaks for.
+/// The header with the client address of a request that a proxy forwards.
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// Where a request came from, found out already.
+/// The client address of a request, computed once.
 #[derive(Debug, Clone, Copy)]
 struct CachedClientAddress(IpAddr);
 
@@ -288,13 +291,13 @@ pub fn is_from_trusted_proxy(request: &HttpRequest) -> bool {
     state.http.config.trusted_proxies.iter().any(|network| network.contains(&peer))
 }
 
-/// The address of the client that made a request, an IPv4 address in the form of one; none where it came by no network.
+/// Returns the address of the client; none if the request did not come over a network.
 ///
-/// That is the peer, unless the peer is a trusted proxy (`trusted_proxies`): then it is the right-most address of
-/// `X-Forwarded-For` that is not one. What stands to the left of that the client itself may have written. (The header
-/// of RFC 7239 is not read: a proxy that sets one of the two passes on whatever a client sends as the other.)
+/// That is the peer. If the peer is a trusted proxy (`trusted_proxies`), it is the right-most address of `X-Forwarded-For` that
+/// is not a trusted proxy; the client may have written everything left of it. The header of RFC 7239 is not read, because a
+/// proxy that sets one of the two headers passes on what the client sent as the other.
 pub fn client_address(request: &HttpRequest) -> Option<IpAddr> {
-    // An IPv4 client at an IPv6 socket is an IPv4 client: Cedar knows no other form.
+    // An IPv4-mapped IPv6 address becomes IPv4: Cedar compares addresses of one family only.
     let peer = request.peer_addr()?.ip().to_canonical();
     let proxies = &WorkerState::get(request)?.http.config.trusted_proxies;
     if proxies.is_empty() {
@@ -310,8 +313,8 @@ pub fn client_address(request: &HttpRequest) -> Option<IpAddr> {
     Some(client)
 }
 
-/// The first address on the way from `peer` outwards that is no trusted proxy; where something on the way is no address,
-/// the last one before it. `hops` are the addresses behind the peer, the nearest first.
+/// Returns the first address from `peer` outwards that is not a trusted proxy; before a malformed hop, the last address. `hops`
+/// are the addresses behind the peer, the nearest first.
 fn resolve_client<'a>(peer: IpAddr, proxies: &[IpNet], hops: impl Iterator<Item = &'a [u8]>) -> IpAddr {
     let is_proxy = |address: &IpAddr| proxies.iter().any(|network| network.contains(address));
     let mut client = peer;
@@ -324,7 +327,7 @@ fn resolve_client<'a>(peer: IpAddr, proxies: &[IpNet], hops: impl Iterator<Item 
     client
 }
 
-/// The address that a hop names, with or without a port.
+/// Parses the address of a hop, with or without a port.
 fn parse_hop(hop: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(hop).ok()?.trim();
     let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
@@ -346,22 +349,22 @@ mod tests {
     #[test]
     fn the_client_is_the_first_on_the_way_out_that_is_no_trusted_proxy() {
         for (peer, forwarded, client) in [
-            // Nobody trusts a stranger.
+            // The header of an untrusted peer is ignored.
             ("192.0.2.1", "198.51.100.1", "192.0.2.1"),
             ("10.0.0.1", "198.51.100.1", "198.51.100.1"),
             ("10.0.0.1", "198.51.100.1, 10.0.0.2", "198.51.100.1"),
-            // What a client sent stands to the left of what the proxy has seen.
+            // The client's own header is left of the address that the proxy has added.
             ("10.0.0.1", "203.0.113.9, 198.51.100.1", "198.51.100.1"),
             ("10.0.0.1", "10.0.0.9, 198.51.100.1,10.0.0.2", "198.51.100.1"),
-            // All of it within the house.
+            // All hops are trusted proxies.
             ("10.0.0.1", "10.0.0.3, 10.0.0.2", "10.0.0.3"),
-            // With ports, in brackets, and mapped.
+            // Ports, brackets, and IPv4-mapped addresses.
             ("10.0.0.1", "198.51.100.1:4711", "198.51.100.1"),
             ("2001:db8:1::1", "[2001:db8:2::7]:4711", "2001:db8:2::7"),
             ("2001:db8:1::1", "[2001:db8:2::7]", "2001:db8:2::7"),
             ("10.0.0.1", "2001:db8:2::7", "2001:db8:2::7"),
             ("10.0.0.1", "::ffff:198.51.100.1", "198.51.100.1"),
-            // Behind what is no address nothing is believed.
+            // Hops behind a malformed one are ignored.
             ("10.0.0.1", "", "10.0.0.1"),
             ("10.0.0.1", "unknown", "10.0.0.1"),
             ("10.0.0.1", "198.51.100.1, unknown, 10.0.0.2", "10.0.0.2"),

@@ -1,5 +1,5 @@
-//! What the span of a request says, by the semantic conventions of OpenTelemetry for HTTP servers. Of what a client sends it has
-//! the method, the path of a route and the id of the request, and nothing else: queries, other headers and bodies hold secrets.
+//! The span of a request, by the semantic conventions of OpenTelemetry for HTTP servers. From the client it has the method, the
+//! path of a matched route and the request id only: queries, other headers and bodies may contain secrets.
 
 use super::connection::ConnectionState;
 use super::request_middleware::{RequestInfo, client_address};
@@ -8,13 +8,13 @@ use actix_web::HttpMessage;
 use actix_web::dev::ServiceResponse;
 use actix_web::http::Method;
 
-/// Ends the span of a request that has been answered.
+/// Ends the span of a request with its attributes.
 pub(super) fn end_request_span<B>(response: &ServiceResponse<B>) {
     telemetry::finish_request_span(|| {
         let (request, status) = (response.request(), response.status());
         let method = known_method(request.method());
         let route = request.match_pattern();
-        // A method that is not known is no part of a name, of which there are few.
+        // Span names have a low cardinality, so an unknown method is not part of one.
         let verb = if method == OTHER_METHOD { "HTTP" } else { method };
         let name = route.as_ref().map_or_else(|| verb.to_owned(), |route| format!("{verb} {route}"));
         let is_failure = status.is_server_error();
@@ -26,7 +26,7 @@ pub(super) fn end_request_span<B>(response: &ServiceResponse<B>) {
             .with("url.scheme", if is_secure { "https" } else { "http" });
         let address = client_address(request).map(|address| address.to_string());
         let id = request.extensions().get::<RequestInfo>().map(|request_info| request_info.id().to_string());
-        // What no route fits, or a proxy asks about, is not a path of this service: who knows what stands in it.
+        // An unmatched or proxied path is not recorded: it may contain secrets.
         let path = route.as_ref().filter(|route| !route.contains(":.*")).map(|_| request.path().to_owned());
         let error = is_failure.then(|| status.as_str().to_owned());
         for (name, value) in [
@@ -44,7 +44,7 @@ pub(super) fn end_request_span<B>(response: &ServiceResponse<B>) {
     });
 }
 
-/// What stands for a method that is not known.
+/// The attribute value of an unknown method.
 const OTHER_METHOD: &str = "_OTHER";
 
 fn known_method(method: &Method) -> &'static str {

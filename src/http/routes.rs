@@ -1,6 +1,7 @@
-//! One declaration -> actix route + OpenAPI operation + Cedar action. A route either names its action, and then its
-//! handler gets a gate before anything else of the request is looked at, or it says that it is public. One that is for
-//! every method goes through the gate itself.
+//! Declarations of routes. Each yields an actix route, an OpenAPI operation and the Cedar action.
+//!
+//! A route either names its action or is public. The caller of an action is authenticated before anything else of the request
+//! is examined, and the handler receives the [`Authorizer`]. A handler for every method authenticates by itself.
 
 use super::authentication::authenticate;
 use super::openapi::{self, OperationDoc};
@@ -16,21 +17,21 @@ use std::sync::Arc;
 /// A route.
 #[derive(Clone)]
 pub struct Route {
-    /// Its method.
+    /// The method.
     pub method: Method,
-    /// Its path, with `{id}` and the like.
+    /// The path, with placeholders such as `{id}`.
     pub path: String,
-    /// Its operation id, which is also the Cedar action where it has one.
+    /// The operation id, by default the Cedar action.
     pub operation_id: &'static str,
-    /// The Cedar action that is asked about; none where the route is public.
+    /// The Cedar action; none if the route is public.
     pub action: Option<&'static str>,
-    /// The further actions that are asked about, depending on what the body says.
+    /// Further actions that may be authorized, depending on the body.
     pub additional_actions: &'static [&'static str],
-    /// Whether the action is asked of the root organization, and not of the caller's.
+    /// Whether the action is authorized on the root organization instead of the caller's.
     pub on_root_organization: bool,
-    /// Whether it is for every method; the document has only one.
+    /// Whether it accepts every method. The OpenAPI document has one of them.
     pub matches_any_method: bool,
-    /// Whether a GET route answers HEAD, too (RFC 9110, 9.3.2).
+    /// Whether a GET route accepts HEAD, too (RFC 9110, section 9.3.2).
     pub answers_head: bool,
     doc: Arc<dyn OperationDocFn>,
     mount: Arc<dyn Fn() -> actix_web::Route + Send + Sync>,
@@ -43,20 +44,20 @@ impl std::fmt::Debug for Route {
 }
 
 impl Route {
-    /// What the OpenAPI document says of it.
+    /// Returns the OpenAPI operation.
     pub fn doc(&self) -> OperationDoc {
         (self.doc)()
     }
 }
 
-/// Says what the OpenAPI document has of a route, when that is wanted: all of it together is large.
+/// Builds the OpenAPI operation of a route on demand, because all of them together are large.
 pub trait OperationDocFn: Fn() -> OperationDoc + Send + Sync + 'static {}
 
 impl<F: Fn() -> OperationDoc + Send + Sync + 'static> OperationDocFn for F {}
 
-/// What answers a request, of which it is given a gate or the head, and what else it asks for.
+/// A handler. `Head` is the authorizer or the request, and `A` is extracted from the request.
 pub trait Handler<Head, A>: Clone + Send + Sync + 'static {
-    /// The answer.
+    /// Handles a request.
     fn call(
         &self,
         head: Head,
@@ -78,10 +79,10 @@ where
     }
 }
 
-/// The routes of one part of the API.
+/// The routes of one resource or endpoint group.
 #[derive(Debug)]
 pub struct RouteGroup {
-    /// What the part is called in the document.
+    /// The tag in the OpenAPI document.
     pub tag: &'static str,
     base: &'static str,
     aliases: Vec<&'static str>,
@@ -90,24 +91,24 @@ pub struct RouteGroup {
 }
 
 impl RouteGroup {
-    /// No routes yet, for paths that begin with `base`.
+    /// Creates a group without routes for paths that begin with `base`.
     pub fn new(tag: &'static str, base: &'static str) -> Self {
         Self { tag, base, aliases: Vec::new(), routes: Vec::new(), kind: None }
     }
 
-    /// The routes of a resource.
+    /// Creates a group for a resource.
     pub fn for_resource<R: Resource>(tag: &'static str, base: &'static str) -> Self {
         Self { kind: Some(ResourceType::new::<R>()), ..Self::new(tag, base) }
     }
 
-    /// The same paths with another beginning. The document has the first one only.
+    /// Serves the routes under another base path, too. The OpenAPI document has the first one only.
     #[must_use]
     pub fn alias(mut self, base: &'static str) -> Self {
         self.aliases.push(base);
         self
     }
 
-    /// `GET /`.
+    /// Adds `GET /`.
     #[must_use]
     pub fn list<R: Resource>(self, action: &'static str) -> Self {
         let fields = Arc::new(list::fields::<R>());
@@ -118,32 +119,32 @@ impl RouteGroup {
         })
     }
 
-    /// `GET /{id}`.
+    /// Adds `GET /{id}`.
     #[must_use]
     pub fn fetch<R: Resource>(self) -> Self {
         self.get("/{id}", R::FETCH_ACTION, openapi::fetch::<R>, crud::fetch::<R>)
     }
 
-    /// `POST /`.
+    /// Adds `POST /`.
     #[must_use]
     pub fn create<R: Resource>(self, action: &'static str) -> Self {
         self.post("", action, openapi::create::<R, R::Body>, crud::create::<R>)
             .additional_actions(&["referTo"])
     }
 
-    /// `PATCH /{id}`.
+    /// Adds `PATCH /{id}`.
     #[must_use]
     pub fn update<R: Resource>(self, action: &'static str) -> Self {
         self.patch("/{id}", action, openapi::update::<R>, crud::update::<R>).additional_actions(&["referTo"])
     }
 
-    /// `DELETE /{id}`.
+    /// Adds `DELETE /{id}`.
     #[must_use]
     pub fn delete<R: Resource>(self, action: &'static str) -> Self {
         self.remove("/{id}", action, openapi::delete::<R>, crud::delete::<R>)
     }
 
-    /// A `GET` that asks about `action`.
+    /// Adds a `GET` with this action.
     #[must_use]
     pub fn get<A: FromRequest>(
         self,
@@ -155,7 +156,7 @@ impl RouteGroup {
         self.with_authorization(Method::GET, path, action, doc, handler)
     }
 
-    /// A `POST` that asks about `action`.
+    /// Adds a `POST` with this action.
     #[must_use]
     pub fn post<A: FromRequest>(
         self,
@@ -167,7 +168,7 @@ impl RouteGroup {
         self.with_authorization(Method::POST, path, action, doc, handler)
     }
 
-    /// A `PATCH` that asks about `action`.
+    /// Adds a `PATCH` with this action.
     #[must_use]
     pub fn patch<A: FromRequest>(
         self,
@@ -179,7 +180,7 @@ impl RouteGroup {
         self.with_authorization(Method::PATCH, path, action, doc, handler)
     }
 
-    /// A `DELETE` that asks about `action`.
+    /// Adds a `DELETE` with this action.
     #[must_use]
     pub fn remove<A: FromRequest>(
         self,
@@ -208,7 +209,7 @@ impl RouteGroup {
                     let authorizer = authenticate(&request, action).await?;
                     let arguments =
                         A::from_request(&request, &mut payload.into_inner()).await.map_err(Into::into)?;
-                    // Boxed, since what is on the way to it is moved several times.
+                    // Boxed because actix moves the future several times.
                     Box::pin(handler.call(authorizer, arguments)).await.map_err(actix_web::Error::from)
                 }
             })
@@ -216,8 +217,7 @@ impl RouteGroup {
         self.add(method, path, action, Some(action), move || doc().with_authorization(action), mount)
     }
 
-    /// A route for every method, documented as a `GET`. Its handler goes through the gate of the action itself, and leaves
-    /// the body unread.
+    /// Adds a route for every method, documented as a `GET`. Its handler authenticates by itself and does not read the body.
     #[must_use]
     pub fn all_methods(
         self,
@@ -238,7 +238,7 @@ impl RouteGroup {
         routes.update_last(|route| route.matches_any_method = true)
     }
 
-    /// A route that asks about nothing.
+    /// Adds a public route.
     #[must_use]
     pub fn public<A: FromRequest + 'static>(
         self,
@@ -283,49 +283,49 @@ impl RouteGroup {
         self
     }
 
-    /// Changes the route just declared.
+    /// Changes the last route.
     fn update_last(mut self, change: impl FnOnce(&mut Route)) -> Self {
         self.routes.last_mut().map(change);
         self
     }
 
-    /// The route just declared has an operation of this name, where another one is named after its action already.
+    /// Sets the operation id of the last route, for an action that several routes have.
     #[must_use]
     pub fn with_operation_id(self, operation: &'static str) -> Self {
         self.update_last(|route| route.operation_id = operation)
     }
 
-    /// The route just declared may ask about these actions too.
+    /// Sets the further actions of the last route.
     #[must_use]
     pub fn additional_actions(self, actions: &'static [&'static str]) -> Self {
         self.update_last(|route| route.additional_actions = actions)
     }
 
-    /// The route just declared asks about the root organization.
+    /// Declares that the last route is authorized on the root organization.
     #[must_use]
     pub fn on_root_organization(self) -> Self {
         self.update_last(|route| route.on_root_organization = true)
     }
 
-    /// The route just declared answers no HEAD: its GET has a side effect, and HEAD must be safe (RFC 9110, 9.2.1).
+    /// Declares that the last route rejects HEAD: its GET has a side effect, and HEAD must be safe (RFC 9110, section 9.2.1).
     #[must_use]
     pub fn without_head(self) -> Self {
         self.update_last(|route| route.answers_head = false)
     }
 
-    /// The same without the routes of this path.
+    /// Removes the routes of a path.
     #[must_use]
     pub fn without_path(mut self, path: &str) -> Self {
         self.routes.retain(|route| route.path != path);
         self
     }
 
-    /// What the paths begin with.
+    /// Returns the base path.
     pub fn base(&self) -> &'static str {
         self.base
     }
 
-    /// Its routes with every path that they have, aliases included.
+    /// Returns the routes with all their paths, aliases included.
     pub fn paths(&self) -> Vec<(String, &Route)> {
         let mut paths = Vec::new();
         for route in &self.routes {
@@ -338,20 +338,21 @@ impl RouteGroup {
         paths
     }
 
-    /// Its routes, as they are documented.
+    /// Returns the routes without aliases.
     pub fn routes(&self) -> impl Iterator<Item = &Route> {
         self.routes.iter()
     }
 
-    /// The kind of thing that the routes are for, where they are for one.
+    /// Returns the resource type of the routes; none if they are not for a resource.
     pub fn kind(&self) -> Option<ResourceType> {
         self.kind
     }
 }
 
-/// Adds all routes to a server, aliases included. Paths without variables come first: to compare one is cheap, and what is
-/// asked for most has none. Those with variables stand together behind what they begin with, since each that is tried costs
-/// more than the rest of a request.
+/// Mounts all routes, aliases included.
+///
+/// Paths without placeholders come first: they are cheap to compare, and the most frequent requests have none. Paths with
+/// placeholders are grouped by their prefix, because matching each of them costs more than the rest of a request.
 pub fn mount(all: &[RouteGroup], server: &mut web::ServiceConfig) {
     let mut paths: BTreeMap<(usize, String), Vec<&Route>> = BTreeMap::new();
     for (index, group) in all.iter().enumerate() {
@@ -371,9 +372,9 @@ pub fn mount(all: &[RouteGroup], server: &mut web::ServiceConfig) {
         }
     }
     for (start, mut paths) in scopes.clone() {
-        // What has found its beginning is looked for behind no other one.
+        // A path that matches one scope is not looked up in another one.
         debug_assert!(!scopes.keys().any(|other| start.starts_with(&format!("{other}/"))), "{start}");
-        // What is fixed goes before what may be anything.
+        // Fixed segments come before placeholders.
         paths.sort_by_key(|(path, _)| (path.matches('{').count(), path.len()));
         let scope = paths
             .iter()
@@ -382,7 +383,7 @@ pub fn mount(all: &[RouteGroup], server: &mut web::ServiceConfig) {
     }
 }
 
-/// All that a path has.
+/// Returns the actix resource of a path with all its routes.
 fn resource(path: &str, routes: &[&Route]) -> actix_web::Resource {
     let mut methods: Vec<&str> = routes.iter().map(|route| route.method.as_str()).collect();
     if routes.iter().any(|route| route.method == Method::GET && route.answers_head) {
@@ -399,7 +400,7 @@ fn resource(path: &str, routes: &[&Route]) -> actix_web::Resource {
     }))
 }
 
-/// A route for this method. Whatever can be got can be asked for its head (RFC 9110, 9.3.2).
+/// Returns an actix route for a method; GET includes HEAD (RFC 9110, section 9.3.2).
 pub(super) fn method_route(method: &Method) -> actix_web::Route {
     if method == Method::GET {
         web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
@@ -414,12 +415,12 @@ pub(super) fn method_not_allowed(allow: String) -> Problem {
         .with_header(header::ALLOW, allow)
 }
 
-/// 404: there is no route with this path.
+/// 404: no route has this path.
 pub fn path_not_found() -> Problem {
     Problem::new(StatusCode::NOT_FOUND, "route_not_found", "Not found. See /docs.")
 }
 
-/// Answers requests that no route matches.
+/// Handles requests that no route matches.
 pub async fn handle_unmatched() -> Result<HttpResponse, Problem> {
     Err(path_not_found())
 }

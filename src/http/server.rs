@@ -23,14 +23,14 @@ const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// How long a connection may take to close.
 const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What the connections of a listener have in common.
+/// The settings of a listener's connections.
 #[derive(Clone)]
 pub struct Transport {
-    /// Speaks TLS, where the listener does.
+    /// Performs TLS handshakes; none if the listener has no TLS.
     pub tls: Option<TlsAcceptor>,
     /// Counts the connections.
     pub connection_limiter: Arc<ConnectionLimiter>,
-    /// How long they wait for their clients.
+    /// The deadlines of the connections.
     pub deadlines: Deadlines,
 }
 
@@ -41,7 +41,7 @@ impl fmt::Debug for Transport {
 }
 
 impl Transport {
-    /// Performs the TLS handshake, where there is one, and wraps the connection.
+    /// Performs the TLS handshake, if the listener has TLS, and wraps the connection.
     async fn accept(self, stream: TcpStream, slot: ConnectionSlot) -> io::Result<Connection> {
         let Self { tls, deadlines, .. } = self;
         let stream = match tls {
@@ -52,10 +52,10 @@ impl Transport {
     }
 }
 
-/// Adds a listener to a server. `factory` makes the application for each worker.
+/// Adds a listener to a server. `factory` creates the actix application of each worker.
 ///
 /// # Errors
-/// Where the listener cannot be used.
+/// The listener cannot be used.
 pub fn listen<F, I, S, B>(
     server: ServerBuilder,
     listener: TcpListener,

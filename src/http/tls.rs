@@ -1,4 +1,4 @@
-//! TLS: the certificates and their key, which can be read again while the service runs.
+//! TLS: certificates and key, which can be reloaded while the service runs.
 
 use crate::types::strip_bom_bytes;
 use arc_swap::ArcSwap;
@@ -20,19 +20,19 @@ pub struct Certificates {
 }
 
 impl Certificates {
-    /// Reads PEM files: the certificates, the service's own first, and the key of that one. Says which file is wrong.
+    /// Reads PEM files: the certificate chain, the service's own first, and its key. An error names the file.
     pub fn read(cert: &Path, key: &Path) -> Result<Arc<Self>, String> {
         let current = ArcSwap::from_pointee(load_certified_key(cert, key)?);
         Ok(Arc::new(Self { cert: cert.to_owned(), key: key.to_owned(), current }))
     }
 
-    /// Reads the files again. Where they are no good, the old ones stay.
+    /// Reads the files again. If they are invalid, the active certificates stay.
     pub fn reload(&self) -> Result<(), String> {
         self.current.store(Arc::new(load_certified_key(&self.cert, &self.key)?));
         Ok(())
     }
 
-    /// How the server speaks TLS: 1.2 and 1.3, with the suites that rustls has.
+    /// Returns the configuration of the server: TLS 1.2 and 1.3 with the cipher suites of rustls.
     pub fn server_config(self: Arc<Self>) -> Result<ServerConfig, String> {
         let builder = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_safe_default_protocol_versions()
@@ -49,7 +49,7 @@ impl ResolvesServerCert for Certificates {
     }
 }
 
-/// Reads a PEM file without its byte-order mark, which would hide the first of its parts.
+/// Reads a PEM file without its byte-order mark, which would hide the first block.
 fn read_pem(file: &Path) -> Result<Vec<u8>, String> {
     let pem = std::fs::read(file).map_err(|error| format!("{}: {error}", file.display()))?;
     Ok(strip_bom_bytes(pem))

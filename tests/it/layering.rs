@@ -35,7 +35,10 @@ const CRATE_RULES: [CrateRule; 5] = [
         paths: &["store", "resource.rs", "api", "types", "authz/scope.rs", "http/list.rs"],
     },
     CrateRule { name: "sqlx", paths: &["store"] },
-    CrateRule { name: "actix_", paths: &["server.rs", "api", "http", "cli/serve.rs", "cli/policy_watch.rs"] },
+    CrateRule {
+        name: "actix_",
+        paths: &["server.rs", "server", "api", "http", "cli/serve.rs", "cli/policy_watch.rs"],
+    },
 ];
 
 /// Queries are built in the store only.
