@@ -1,15 +1,15 @@
-//! The memory for bodies: one limit for the bodies of all requests and responses of the process.
+//! The memory budget for bodies: one limit for the bodies of all requests and responses of the process.
 
 use super::Problem;
 use crate::application::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-/// The size up to which a body takes nothing of the budget, in bytes: the limit on connections bounds the sum of these.
-/// Small requests, which are most of them, then share no counter.
+/// The size up to which a body is exempt from the budget, in bytes. The limit on connections bounds the sum of these bodies, and
+/// small requests, the majority, need no shared counter.
 pub const BUDGET_EXEMPT_BYTES: usize = 8 * 1024;
 
-/// The memory that large bodies may take together.
+/// The memory that all large bodies together may use.
 #[derive(Debug)]
 pub struct BodyBudget {
     limit: usize,
@@ -18,12 +18,12 @@ pub struct BodyBudget {
 }
 
 impl BodyBudget {
-    /// A budget of so many bytes.
+    /// Creates a budget of `limit` bytes.
     pub fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self { limit, used: AtomicUsize::new(0), refused: AtomicU64::new(0) })
     }
 
-    /// An empty reservation, which can grow.
+    /// Returns an empty reservation, which can grow.
     pub fn empty_reservation(self: &Arc<Self>) -> Reservation {
         Reservation { budget: Arc::clone(self), bytes: 0 }
     }
@@ -31,19 +31,19 @@ impl BodyBudget {
     /// Reserves memory until the reservation is dropped.
     ///
     /// # Errors
-    /// 503 `busy` where the budget has less left.
+    /// 503 `busy` if the budget does not have that much left.
     pub fn reserve(self: &Arc<Self>, bytes: usize) -> Result<Reservation, Problem> {
         let mut reservation = self.empty_reservation();
         reservation.grow_to(bytes)?;
         Ok(reservation)
     }
 
-    /// The memory that is reserved, in bytes.
+    /// Returns the reserved memory, in bytes.
     pub fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// The number of bodies that were refused.
+    /// Returns the number of rejected bodies.
     pub fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
     }
@@ -57,10 +57,10 @@ pub struct Reservation {
 }
 
 impl Reservation {
-    /// Extends the reservation to so many bytes, if it has less.
+    /// Extends the reservation to this size, if it is smaller.
     ///
     /// # Errors
-    /// 503 `busy` where the budget has less left. The reservation stays as it was.
+    /// 503 `busy` if the budget does not have that much left. The reservation does not change.
     pub fn grow_to(&mut self, bytes: usize) -> Result<(), Problem> {
         let additional = bytes.saturating_sub(self.bytes);
         if additional == 0 {
@@ -80,7 +80,7 @@ impl Reservation {
         Ok(())
     }
 
-    /// Returns what the reservation has beyond so many bytes.
+    /// Shrinks the reservation to this size.
     pub fn shrink_to(&mut self, bytes: usize) {
         let less = self.bytes.saturating_sub(bytes);
         self.budget.used.fetch_sub(less, Ordering::Relaxed);

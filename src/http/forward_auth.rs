@@ -1,5 +1,5 @@
-//! Forward authentication: the action and the resource that the method and the path of a proxied request stand for.
-//! They are defined by the routes file, and by the service's own routes where that file says so. Decides nothing.
+//! Forward authentication: maps the method and path of a proxied request to an action and a resource. The routes file defines
+//! the mapping, and the service's own routes if that file includes them. Nothing is decided here.
 
 mod original;
 mod pattern;
@@ -20,11 +20,11 @@ use std::str::FromStr;
 /// The path of forward authentication. Envoy appends the path of the proxied request.
 pub const PATH: &str = "/v2/authorize/forward";
 
-/// The caller's user id; empty where the caller is unknown.
+/// The caller's user id; empty if the caller is unknown.
 pub const USER_ID: HeaderName = HeaderName::from_static("x-user-id");
-/// The scopes of the caller's credential, ascending and space-delimited; empty where the caller is unknown.
+/// The scopes of the caller's credential, ascending and space-delimited; empty if the caller is unknown.
 pub const SCOPE: HeaderName = HeaderName::from_static("x-scope");
-/// The version of the policies that decided; empty where no policy was evaluated.
+/// The version of the policies that decided; empty if no policy was evaluated.
 pub const POLICY_VERSION: HeaderName = HeaderName::from_static("x-policy-version");
 
 /// Returns whether a path, as the router reads it, is the one of forward authentication or below it.
@@ -32,8 +32,8 @@ pub fn is_forward_path(path: &str) -> bool {
     path.strip_prefix(PATH).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// Adds the identity headers that an answer lacks, with empty values. A proxy that copies headers from the answer would
-/// otherwise pass on what the client sent under these names.
+/// Adds missing identity headers with empty values. A proxy that copies headers from the response would otherwise pass on what
+/// the client sent under these names.
 pub fn complete_identity_headers(headers: &mut HeaderMap) {
     for name in [USER_ID, SCOPE, POLICY_VERSION] {
         if !headers.contains_key(&name) {
@@ -42,47 +42,47 @@ pub fn complete_identity_headers(headers: &mut HeaderMap) {
     }
 }
 
-/// What a request has to do with.
+/// The meaning of a proxied request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RouteMatch {
-    /// Anybody may send it.
+    /// The request is public.
     Public,
-    /// It does this to that.
+    /// The request needs an authorization.
     Authorize {
         /// The action.
         action: String,
-        /// What it is asked of.
+        /// The resource.
         resource: ResourceRef,
     },
 }
 
-/// What an action is asked of.
+/// The resource of an action.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ResourceRef {
     /// The caller's own user.
     Caller,
-    /// The organization that the query string names, else the caller's.
+    /// The organization in the query string, else the caller's.
     Organization,
     /// The root organization.
     Root,
-    /// A thing.
+    /// A resource.
     Resource(NamedResource),
-    /// The organization that holds a thing.
+    /// The organization that owns a resource.
     OwnerOrganization(NamedResource),
 }
 
-/// A thing, by the type and the id that a path gives it.
+/// A resource by the type and id from a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamedResource {
-    /// Its Cedar entity type.
+    /// The Cedar entity type.
     pub kind: String,
-    /// Its id.
+    /// The id.
     pub id: String,
-    /// Whether `me` is the caller.
+    /// Whether `me` stands for the caller.
     pub resolves_me: bool,
 }
 
-/// Which requests mean what.
+/// The table of routes, in the order of their precedence.
 #[derive(Debug, Default)]
 pub struct ForwardRoutes(Vec<ForwardRoute>);
 
@@ -96,7 +96,7 @@ struct ForwardRoute {
     meaning: MatchTemplate,
 }
 
-/// What a request means, with the names of placeholders where it says something else each time.
+/// The meaning of a route's requests, with placeholders.
 #[derive(Debug)]
 enum MatchTemplate {
     Public,
@@ -120,11 +120,11 @@ enum IdPart {
 }
 
 impl ForwardRoutes {
-    /// Reads the routes file, if there is one. The service's own routes follow those of the file where it has
-    /// `own = true`: otherwise `/metrics` or `/v2/auth/token` of the service behind the proxy would be public.
+    /// Reads the routes file, if there is one. The service's own routes follow if the file has `own = true`. They are not
+    /// included by default, because `/metrics` or `/v2/auth/token` of the service behind the proxy would be public.
     ///
     /// # Errors
-    /// The file, the line and what is wrong there.
+    /// A message with file, line and cause.
     pub fn read(file: Option<&Path>, own: &[RouteGroup], engine: &Engine) -> Result<Self, String> {
         let Some(file) = file else { return Ok(Self::default()) };
         let name = file.display();
@@ -138,7 +138,7 @@ impl ForwardRoutes {
         Ok(Self(entries))
     }
 
-    /// What a request means; none where no route is for it. The first that fits says it.
+    /// Returns the meaning of a request by the first route that matches; none if no route does.
     pub fn find(&self, request: &OriginalRequest) -> Option<RouteMatch> {
         self.0.iter().find_map(|entry| {
             let holes = entry.pattern.match_segments(&request.segments)?;
@@ -148,7 +148,7 @@ impl ForwardRoutes {
 }
 
 impl ForwardRoute {
-    /// Whether it is for this method. A GET route is for HEAD, too (RFC 9110, 9.3.2).
+    /// Returns whether the route matches a method. A GET route matches HEAD, too (RFC 9110, section 9.3.2).
     fn matches_method(&self, method: &Method) -> bool {
         let Some(own) = &self.method else { return true };
         own == method || (*own == Method::GET && *method == Method::HEAD && self.answers_head)
@@ -180,9 +180,9 @@ impl MatchTemplate {
     }
 }
 
-/// What the service's own routes mean, aliases included. What has an id is asked of that thing, or where the action is
-/// not for things of its type, of the organization that holds it; all else of an organization or of the caller, as the
-/// schema says.
+/// Returns the service's own routes, aliases included. The resource of a path with an id is the resource with that id, or the
+/// organization that owns it if the action does not apply to its type. For other paths it is an organization or the caller, as
+/// the schema says.
 fn own_routes(own: &[RouteGroup], engine: &Engine) -> Vec<ForwardRoute> {
     let kinds: HashMap<&str, &str> =
         own.iter().filter_map(|group| Some((group.base(), group.kind()?.name))).collect();
@@ -206,7 +206,7 @@ fn own_routes(own: &[RouteGroup], engine: &Engine) -> Vec<ForwardRoute> {
                         Some(kind) => {
                             ResourceRefTemplate::OwnerOrganization { kind: (*kind).into(), id: id() }
                         }
-                        // Of whatever it is, it is not to be taken for something else.
+                        // No meaning is better than a wrong one.
                         None if has_id => continue,
                         None if takes("Organization") => ResourceRefTemplate::Organization,
                         None => ResourceRefTemplate::Caller,
@@ -225,7 +225,7 @@ fn own_routes(own: &[RouteGroup], engine: &Engine) -> Vec<ForwardRoute> {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RoutesFile {
-    /// Whether the service's own routes are included.
+    /// Whether to include the service's own routes.
     #[serde(default)]
     own: bool,
     #[serde(default)]
@@ -245,7 +245,7 @@ struct FileRoute {
     public: bool,
 }
 
-/// A thing that a route of the file is asked of.
+/// The resource of a route in the file.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FileResource {
@@ -253,7 +253,7 @@ struct FileResource {
     id: String,
 }
 
-/// The place of an error in the text of a routes file, and what is wrong there.
+/// The position of an error in a routes file, and its message.
 type FileError = (Option<Range<usize>>, String);
 
 /// Parses a routes file. Returns its routes, and whether the service's own ones are included.
@@ -271,7 +271,7 @@ fn parse(text: &str, engine: &Engine) -> Result<(Vec<ForwardRoute>, bool), FileE
     Ok((entries, file.own))
 }
 
-/// The line on which a byte of a text stands, from 1.
+/// Returns the line of a byte of a text, from 1.
 fn line_number(text: &str, at: usize) -> usize {
     text.bytes().take(at).filter(|byte| *byte == b'\n').count() + 1
 }
@@ -325,7 +325,7 @@ fn authorize_template(
     Ok(MatchTemplate::Authorize { action: known.to_owned(), of })
 }
 
-/// The parts of an id: `{name}` and what stands around it.
+/// Parses an id into its placeholders (`{name}`) and the text around them.
 fn parse_id_template(text: &str) -> Result<Vec<IdPart>, String> {
     let mut parts = Vec::new();
     let mut rest = text;

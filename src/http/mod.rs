@@ -1,4 +1,5 @@
-//! How a call becomes an answer: route -> authn -> decision -> store -> answer. Knows HTTP; knows no single resource.
+//! HTTP: routes, authentication of requests, generic handlers, bodies, lists, problems, middleware, limits and TLS. It has
+//! nothing about single resources.
 
 pub mod authentication;
 pub mod base_url;

@@ -26,18 +26,18 @@ use utoipa::{PartialSchema, ToSchema};
 
 type Schemas = Vec<(String, RefOr<Schema>)>;
 
-/// What the document says of a route.
+/// The operation of a route.
 #[derive(Clone)]
 pub struct OperationDoc {
     operation: Operation,
     responses: BTreeMap<u16, Response>,
-    /// The statuses of problems, which are described once for all operations.
+    /// The statuses of its problems, which are described once for all operations.
     problems: BTreeSet<u16>,
     schemas: Schemas,
 }
 
 impl OperationDoc {
-    /// A route that does this.
+    /// Creates an operation with this summary.
     pub fn new(summary: impl Into<String>) -> Self {
         Self {
             operation: OperationBuilder::new().summary(Some(summary)).build(),
@@ -48,26 +48,26 @@ impl OperationDoc {
         .problems(&[429, 500, 503])
     }
 
-    /// A route that does what its action says: `listForms` is "List forms".
+    /// Creates an operation whose summary derives from its action: `listForms` becomes "List forms".
     pub fn from_action() -> Self {
         Self::new("")
     }
 
-    /// More about it.
+    /// Sets the description.
     #[must_use]
     pub fn describe(mut self, text: &str) -> Self {
         self.operation.description = Some(text.to_owned());
         self
     }
 
-    /// A parameter of the path or the query string.
+    /// Adds a parameter of the path or the query string.
     #[must_use]
     pub fn parameter(mut self, parameter: Parameter) -> Self {
         self.operation.parameters.get_or_insert_default().push(parameter.into());
         self
     }
 
-    /// A parameter of the path that is an id.
+    /// Adds a path parameter that is an id.
     #[must_use]
     pub fn path_id(self, name: &str, what: &str) -> Self {
         self.parameter(
@@ -87,14 +87,14 @@ impl OperationDoc {
         Ref::from_schema_name(T::name())
     }
 
-    /// Its body.
+    /// Sets the body.
     #[must_use]
     pub fn body<T: ToSchema>(mut self, example: Option<Value>) -> Self {
         let schema = self.reference::<T>();
         self.json_body(schema, example)
     }
 
-    /// Its body may be left out.
+    /// Declares the body optional.
     #[must_use]
     pub fn optional_body(mut self) -> Self {
         if let Some(RefOr::T(body)) = &mut self.operation.request_body {
@@ -103,7 +103,7 @@ impl OperationDoc {
         self
     }
 
-    /// Its body, as a form.
+    /// Sets a form as the body.
     #[must_use]
     pub fn form<T: ToSchema>(mut self, example: Value) -> Self {
         let schema = self.reference::<T>();
@@ -126,14 +126,14 @@ impl OperationDoc {
         self.problems(&[400, 408, 413, 415])
     }
 
-    /// An answer with a body.
+    /// Adds a response with a body.
     #[must_use]
     pub fn response<T: ToSchema>(mut self, status: u16, what: &str, example: Option<Value>) -> Self {
         let schema = self.reference::<T>();
         self.json_response(status, what, schema, example)
     }
 
-    /// An answer that is a list.
+    /// Adds a response that is a list.
     #[must_use]
     pub fn list_response<T: ToSchema>(mut self, what: &str) -> Self {
         let items = self.reference::<T>();
@@ -153,7 +153,7 @@ impl OperationDoc {
         self
     }
 
-    /// An answer that is plain text.
+    /// Adds a response that is plain text.
     #[must_use]
     pub fn text_response(mut self, status: u16, what: &str) -> Self {
         let schema = ObjectBuilder::new().schema_type(SchemaType::Type(Type::String));
@@ -163,14 +163,14 @@ impl OperationDoc {
         self
     }
 
-    /// An answer without a body.
+    /// Adds a response without a body.
     #[must_use]
     pub fn empty_response(mut self, status: u16, what: &str) -> Self {
         self.responses.insert(status, ResponseBuilder::new().description(what).build());
         self
     }
 
-    /// A header of an answer that has been said before.
+    /// Adds a header to a response that was added before.
     #[must_use]
     pub fn response_header(mut self, status: u16, name: &str, kind: Type, what: &str) -> Self {
         if let Some(answer) = self.responses.get_mut(&status) {
@@ -183,7 +183,7 @@ impl OperationDoc {
         self
     }
 
-    /// The problems that it can have.
+    /// Adds problems by their statuses.
     #[must_use]
     pub fn problems(mut self, statuses: &[u16]) -> Self {
         self.reference::<ProblemBody<'static>>();
@@ -191,7 +191,7 @@ impl OperationDoc {
         self
     }
 
-    /// It asks about a Cedar action, of a caller with a bearer token.
+    /// Declares the Cedar action, and that a bearer token is required.
     #[must_use]
     pub(super) fn with_authorization(mut self, action: &str) -> Self {
         if self.operation.summary.as_deref() == Some("") {
@@ -207,7 +207,7 @@ impl OperationDoc {
         self.requires_bearer().problems(&[401, 403])
     }
 
-    /// It wants a bearer token.
+    /// Declares that a bearer token is required.
     #[must_use]
     pub fn requires_bearer(mut self) -> Self {
         self.operation.security = Some(vec![SecurityRequirement::new("bearer", [] as [&str; 0])]);
@@ -221,7 +221,7 @@ impl std::fmt::Debug for OperationDoc {
     }
 }
 
-/// What a problem of this status looks like.
+/// Returns the response of a problem with this status.
 fn problem(status: u16) -> Response {
     let schema = Ref::from_schema_name(ProblemBody::name());
     let content = ContentBuilder::new().schema(Some(schema)).build();
@@ -249,7 +249,7 @@ fn problem(status: u16) -> Response {
     .build()
 }
 
-/// `listOrganizationGroups` as "List organization groups".
+/// Returns an action as words: `listOrganizationGroups` becomes "List organization groups".
 fn humanize_action(action: &str) -> String {
     let mut words = String::new();
     for (index, letter) in action.chars().enumerate() {
@@ -282,7 +282,7 @@ fn status_description(status: u16) -> &'static str {
     }
 }
 
-/// A text parameter of the query string.
+/// Returns a string parameter of the query string.
 pub fn query_parameter(name: &str, what: &str, is_required: bool) -> Parameter {
     ParameterBuilder::new()
         .name(name)
@@ -293,14 +293,14 @@ pub fn query_parameter(name: &str, what: &str, is_required: bool) -> Parameter {
         .build()
 }
 
-/// An optional parameter of the query that is one of these words.
+/// Returns an optional query parameter with these values.
 pub fn enum_query_parameter<const N: usize>(name: &str, what: &str, words: [&str; N]) -> Parameter {
     let schema = ObjectBuilder::new().schema_type(SchemaType::Type(Type::String)).enum_values(Some(words));
     let parameter = ParameterBuilder::new().name(name).parameter_in(ParameterIn::Query);
     parameter.required(Required::False).description(Some(what)).schema(Some(schema)).build()
 }
 
-/// A header of a request.
+/// Returns a request header.
 pub fn header_parameter(name: &str, what: &str, example: &str) -> Parameter {
     ParameterBuilder::new()
         .name(name)
@@ -316,7 +316,7 @@ pub fn header_parameter(name: &str, what: &str, example: &str) -> Parameter {
         .build()
 }
 
-/// `GET /` of a resource.
+/// Documents `GET /` of a resource.
 pub(super) fn list<R: Resource>(fields: &[ListField]) -> OperationDoc {
     let doc = OperationDoc::from_action().describe(
         "What is there, of the organizations within the caller's reach of which the list is permitted.",
@@ -324,7 +324,7 @@ pub(super) fn list<R: Resource>(fields: &[ListField]) -> OperationDoc {
     list_doc::<R>(doc, fields)
 }
 
-/// A list, of which a part is asked for by these fields.
+/// Documents a list with filters for these fields.
 pub fn list_doc<T: ToSchema>(mut doc: OperationDoc, fields: &[ListField]) -> OperationDoc {
     let parameter = |name: &str, what: &str| {
         ParameterBuilder::new()
@@ -380,7 +380,7 @@ pub fn list_doc<T: ToSchema>(mut doc: OperationDoc, fields: &[ListField]) -> Ope
         .problems(&[400, 404])
 }
 
-/// `GET /{id}` of a resource.
+/// Documents `GET /{id}` of a resource.
 pub(super) fn fetch<R: Resource>() -> OperationDoc {
     OperationDoc::from_action()
         .path_id("id", "The id of the thing.")
@@ -388,7 +388,7 @@ pub(super) fn fetch<R: Resource>() -> OperationDoc {
         .problems(&[404])
 }
 
-/// `POST /` of a resource, with a body of its own.
+/// Documents `POST /` of a resource with the body `B`.
 pub fn create<R: Resource, B: ToSchema>() -> OperationDoc {
     OperationDoc::from_action()
         .body::<B>(None)
@@ -397,12 +397,12 @@ pub fn create<R: Resource, B: ToSchema>() -> OperationDoc {
         .problems(&[409])
 }
 
-/// `PATCH /{id}` of a resource.
+/// Documents `PATCH /{id}` of a resource.
 pub fn update<R: Resource>() -> OperationDoc {
     patch::<R>(R::Body::schema())
 }
 
-/// `PATCH /{id}` of a resource whose update has further fields.
+/// Documents `PATCH /{id}` of a resource whose update has further fields.
 pub fn patch<R: Resource>(body: RefOr<Schema>) -> OperationDoc {
     let mut doc = OperationDoc::from_action()
         .describe(
@@ -424,7 +424,7 @@ pub fn patch<R: Resource>(body: RefOr<Schema>) -> OperationDoc {
         .problems(&[404, 409])
 }
 
-/// `DELETE /{id}` of a resource.
+/// Documents `DELETE /{id}` of a resource.
 pub fn delete<R: Resource>() -> OperationDoc {
     OperationDoc::from_action()
         .path_id("id", "The id of the thing.")
@@ -432,7 +432,7 @@ pub fn delete<R: Resource>() -> OperationDoc {
         .problems(&[404, 409])
 }
 
-/// The document.
+/// Returns the document of these routes.
 pub fn document(groups: &[RouteGroup]) -> OpenApi {
     let mut paths = PathsBuilder::new();
     let mut components = ComponentsBuilder::new().security_scheme(
@@ -499,7 +499,7 @@ pub fn document(groups: &[RouteGroup]) -> OpenApi {
         .build()
 }
 
-/// The document as it is served and committed: the same text in every run.
+/// Returns the document as it is served and committed. The text is the same in every run.
 pub fn document_json(document: &OpenApi) -> String {
     let mut document = serde_json::to_value(document).unwrap_or_default();
     order_extensions(&mut document);
@@ -508,7 +508,7 @@ pub fn document_json(document: &OpenApi) -> String {
     text
 }
 
-/// Puts the extensions of each object last and by their names: utoipa gives them in another order each time.
+/// Sorts the extensions of each object and puts them last, because the order of utoipa is random.
 fn order_extensions(value: &mut Value) {
     if let Value::Object(fields) = value {
         let mut names: Vec<String> = fields.keys().filter(|name| name.starts_with("x-")).cloned().collect();

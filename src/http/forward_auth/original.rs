@@ -1,11 +1,11 @@
-//! The request that a proxy asks about, as its headers name it: refused where another server might read it otherwise.
+//! The proxied request, from the headers of the proxy. A path that another server might interpret differently is rejected.
 
 use actix_web::HttpRequest;
 use actix_web::http::Method;
 use actix_web::http::header::HeaderMap;
 use std::str::FromStr;
 
-/// The pairs of headers by which proxies name a request: nginx, ingress-nginx, and Traefik and Caddy.
+/// The pairs of headers with method and address: of nginx, ingress-nginx, and of Traefik and Caddy.
 pub const HEADER_PAIRS: [(&str, &str); 3] = [
     ("X-Original-Method", "X-Original-URI"),
     ("X-Original-Method", ORIGINAL_URL),
@@ -15,25 +15,24 @@ pub const HEADER_PAIRS: [(&str, &str); 3] = [
 /// The header of ingress-nginx, which has an absolute URL: `$scheme://$http_host$request_uri`.
 const ORIGINAL_URL: &str = "X-Original-URL";
 
-/// The longest address that is looked at.
+/// The maximum length of an address.
 const MAX_ADDRESS: usize = 8192;
 
-/// The request that a proxy asks about.
+/// A proxied request.
 #[derive(Debug)]
 pub struct OriginalRequest {
     pub(super) method: Method,
-    /// The segments of its path, decoded.
+    /// The decoded segments of the path.
     pub(super) segments: Vec<String>,
     query: String,
 }
 
 impl OriginalRequest {
-    /// Returns the request that a proxy asks about: the one that the headers name, or the one that follows `prefix` in
-    /// the path. A request that is named in several ways must be the same in all of them, because a proxy sets one of
-    /// them and may pass on what a client sends as the others.
+    /// Returns the proxied request from the headers, or from the path after `prefix`. If several sources are present, they must
+    /// agree, because a proxy sets one of them and may pass on what the client sent as the others.
     ///
     /// # Errors
-    /// What is missing, contradictory or ambiguous.
+    /// A message about what is missing, contradictory or ambiguous.
     pub fn from_request(request: &HttpRequest, prefix: &str) -> Result<Self, String> {
         let headers = request.headers();
         let mut candidates: Vec<(String, String)> = Vec::new();
@@ -76,7 +75,7 @@ impl OriginalRequest {
         Self::new(&first.0, &first.1)
     }
 
-    /// A request with this method and this address: a path, and what may follow it.
+    /// Parses a request from its method and its address: a path with an optional query.
     pub(super) fn new(method: &str, address: &str) -> Result<Self, String> {
         let method = Method::from_str(method).map_err(|_| "the original method is none".to_owned())?;
         if address.len() > MAX_ADDRESS {
@@ -92,7 +91,7 @@ impl OriginalRequest {
         Ok(Self { method, segments, query: query.to_owned() })
     }
 
-    /// The values of a parameter of its query string.
+    /// Returns the values of a parameter of the query string.
     pub fn parameters(&self, name: &str) -> Vec<String> {
         let pairs = url::form_urlencoded::parse(self.query.as_bytes());
         pairs.filter(|(known, _)| known == name).map(|(_, value)| value.into_owned()).collect()
@@ -101,8 +100,8 @@ impl OriginalRequest {
 
 /// Returns the path and the query of an `X-Original-URL`: an absolute http or https URL, or the path alone.
 ///
-/// Nothing is normalized, because the service behind the proxy gets the path as it is. The host comes from the client, so
-/// one that another parser could split in another place is an error.
+/// Nothing is normalized, because the service behind the proxy receives the path as it is. The host comes from the client, so a
+/// host that another parser could delimit differently is an error.
 fn path_and_query(address: &str) -> Result<&str, String> {
     if address.starts_with('/') {
         return Ok(address);
@@ -118,7 +117,7 @@ fn path_and_query(address: &str) -> Result<&str, String> {
     Ok(path)
 }
 
-/// The value of a header that stands once.
+/// Returns the value of a header that may occur once only.
 fn single_header(headers: &HeaderMap, name: &str) -> Result<Option<String>, String> {
     let mut values = headers.get_all(name);
     match (values.next(), values.next()) {
@@ -131,7 +130,7 @@ fn single_header(headers: &HeaderMap, name: &str) -> Result<Option<String>, Stri
     }
 }
 
-/// A segment of a path without its percent-encoding (RFC 3986, 2.1).
+/// Decodes the percent-encoding of a path segment (RFC 3986, section 2.1).
 fn percent_decode(segment: &str) -> Result<String, String> {
     let mut bytes = Vec::with_capacity(segment.len());
     let mut rest = segment.bytes();
@@ -147,10 +146,10 @@ fn percent_decode(segment: &str) -> Result<String, String> {
     String::from_utf8(bytes).map_err(|_| "the original path is not UTF-8".to_owned())
 }
 
-/// Refuses what another server might read as another path.
+/// Rejects segments that another server might interpret as another path.
 pub(super) fn check_segments(segments: &[String]) -> Result<(), String> {
     for (index, segment) in segments.iter().enumerate() {
-        // `;` begins parameters that some servers cut off: `..;x` is `..` to them.
+        // `;` begins parameters that some servers remove: they read `..;x` as `..`.
         let bare = segment.split(';').next().unwrap_or_default().trim();
         let is_last = index + 1 == segments.len();
         let ambiguity = if segment.chars().any(char::is_control) {
@@ -173,7 +172,7 @@ pub(super) fn check_segments(segments: &[String]) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether it would be something else if it were decoded.
+/// Returns whether decoding a text again would change it.
 fn has_percent_encoding(text: &str) -> bool {
     text.split('%').skip(1).any(|rest| {
         let mut letters = rest.chars();

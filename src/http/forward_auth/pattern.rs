@@ -3,11 +3,11 @@
 use super::original::check_segments;
 use std::collections::HashMap;
 
-/// The paths that a route is for.
+/// The pattern of a route's paths.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Pattern {
     pub(super) segments: Vec<Segment>,
-    /// The name of the rest of the path, at least one segment, where it may be anything.
+    /// The name of the placeholder for the rest of the path, at least one segment.
     rest_name: Option<String>,
 }
 
@@ -21,7 +21,7 @@ pub(super) enum Segment {
 pub(super) type PlaceholderValues<'a> = HashMap<&'a str, String>;
 
 impl Pattern {
-    /// `{name}` stands for one segment, `{name...}` at the end for all that is left.
+    /// Parses a pattern. `{name}` matches one segment, and `{name...}` at the end all remaining ones.
     pub(super) fn parse(path: &str) -> Result<Self, String> {
         let error = |message: &str| Err(format!("the path {path:?} {message}"));
         let Some(rest) = path.strip_prefix('/') else { return error("does not begin with `/`") };
@@ -73,7 +73,7 @@ impl Pattern {
         Ok(Self { segments: steps, rest_name: tail })
     }
 
-    /// The names of its placeholders.
+    /// Returns the names of the placeholders.
     pub(super) fn placeholder_names(&self) -> impl Iterator<Item = &str> {
         let placeholders = self.segments.iter().filter_map(|step| match step {
             Segment::Placeholder(name) => Some(name.as_str()),
@@ -82,7 +82,7 @@ impl Pattern {
         placeholders.chain(self.rest_name.as_deref())
     }
 
-    /// What stands in the placeholders, where these segments fit.
+    /// Returns the values of the placeholders if the segments match.
     pub(super) fn match_segments(&self, segments: &[String]) -> Option<PlaceholderValues<'_>> {
         let (start, rest) = segments.split_at_checked(self.segments.len())?;
         let mut values = PlaceholderValues::new();
