@@ -4,8 +4,9 @@ use crate::support::project_file;
 use std::path::{Path, PathBuf};
 
 /// The modules by layer, from the top. A module may use itself and those of lower layers.
-const LAYERS: [&[&str]; 12] = [
-    &["main", "cli"],
+const LAYERS: [&[&str]; 13] = [
+    &["main"],
+    &["cli"],
     &["server"],
     &["api"],
     &["http"],
