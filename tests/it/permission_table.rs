@@ -221,7 +221,7 @@ mod on_the_engine {
     }
 
     #[test]
-    fn every_cell_matches_the_seed() {
+    fn every_cell_matches_the_specification() {
         let wrong = decide_all_cells(&engine(&project_file("policies")));
         assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     }
@@ -374,7 +374,7 @@ impl Fixture {
 }
 
 #[tokio::test]
-async fn every_cell_matches_the_seed_over_http_with_tokens() {
+async fn every_cell_matches_the_specification_over_http_with_tokens() {
     let app = TestApp::start().await;
     let fixture = Fixture::new(&app).await;
     let mut clients = BTreeMap::new();
@@ -385,7 +385,7 @@ async fn every_cell_matches_the_seed_over_http_with_tokens() {
 }
 
 #[tokio::test]
-async fn every_cell_matches_the_seed_over_http_with_api_keys_except_identities() {
+async fn every_cell_matches_the_specification_over_http_with_api_keys_except_identities() {
     let app = TestApp::start().await;
     let fixture = Fixture::new(&app).await;
     let mut clients = BTreeMap::new();

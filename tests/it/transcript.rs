@@ -7,13 +7,13 @@ use serde_json::{Value, json};
 
 const DAY: i64 = 86_400;
 
-fn seed() -> String {
+fn specification() -> String {
     std::fs::read_to_string(project_file("tests/fixtures/seed.txt")).unwrap()
 }
 
 /// The members of the JSON object after a line of the specification, which shows them without braces.
 fn sample(heading: &str) -> Vec<Value> {
-    let seed = seed();
+    let seed = specification();
     let sections = seed.split(heading).skip(1);
     sections
         .map(|section| {
@@ -38,7 +38,7 @@ fn sample_answer() -> Value {
 /// The paths of the specification's requests with this method.
 fn sample_paths(method: &str) -> Vec<String> {
     let start = format!("Request: {method} ");
-    seed().lines().filter_map(|line| line.strip_prefix(&start).map(str::to_owned)).collect()
+    specification().lines().filter_map(|line| line.strip_prefix(&start).map(str::to_owned)).collect()
 }
 
 fn names(object: &Value) -> Vec<&str> {
@@ -90,7 +90,7 @@ fn check_tokens(reply: Reply, user: &str, scope: &str, issued: i64) -> Value {
 }
 
 #[test]
-fn the_sample_of_the_seed_has_the_shape_that_is_checked_here() {
+fn the_sample_response_has_the_expected_fields() {
     let sample = sample_answer();
     assert_eq!(names(&sample), ["refreshToken", "scope", "token", "tokenType", "user"]);
     let (owner, secret) = sample["refreshToken"].as_str().unwrap().split_once('.').unwrap();
@@ -103,7 +103,7 @@ fn the_sample_of_the_seed_has_the_shape_that_is_checked_here() {
 }
 
 #[tokio::test]
-async fn the_examples_of_the_seed_work_in_order() {
+async fn the_examples_of_the_specification_work_in_order() {
     let app = TestApp::start().await;
     let anonymous = app.anonymous();
     let start = app.clock.now().seconds();
@@ -182,7 +182,7 @@ async fn login_tokens_have_the_scope_of_the_role_of_the_user() {
 #[tokio::test]
 async fn the_curl_example_works_with_a_key_of_the_same_format() {
     let app = TestApp::start().await;
-    let seed = seed();
+    let seed = specification();
     let header = seed.split("curl -H \"").nth(1).unwrap().split('"').next().unwrap();
     let (name, value) = header.split_once(": ").unwrap();
     let example = value.strip_prefix("Bearer ").unwrap();
@@ -200,7 +200,7 @@ async fn the_curl_example_works_with_a_key_of_the_same_format() {
 }
 
 #[tokio::test]
-async fn the_token_of_the_seed_is_rejected() {
+async fn the_token_of_the_specification_is_rejected() {
     let app = TestApp::start().await;
     let token = sample_answer()["token"].as_str().unwrap().to_owned();
     let reply = app.bearer(&token).get("/v2/users/me").await;
