@@ -3,7 +3,7 @@
 //! Each key has exactly one algorithm; the `alg` header of a token is not trusted (RFC 8725, section 3.1). The module
 //! neither stores keys nor decides when to rotate them.
 
-use super::secret::{SecretError, decode_hex, encode_hex, random_hex};
+use super::secret::{SecretError, random_hex};
 use super::tokens::{self, Claims, IssuedToken, TokenError, VerifiedToken};
 use crate::config::TokenAlgorithm;
 use crate::types::Timestamp;
@@ -41,7 +41,7 @@ impl SigningKey {
             TokenAlgorithm::Hs256 => random_hex::<32>()?,
             TokenAlgorithm::EdDsa => {
                 let pair = Ed25519KeyPair::generate().map_err(|_| SecretError)?;
-                encode_hex(pair.to_pkcs8v1().map_err(|_| SecretError)?.as_ref())
+                hex::encode(pair.to_pkcs8v1().map_err(|_| SecretError)?.as_ref())
             }
         };
         Ok(Self { kid: random_hex::<8>()?, number, algorithm, secret: secret.into(), signs_from })
@@ -110,7 +110,7 @@ impl KeyEntry {
             }
             TokenAlgorithm::EdDsa => {
                 let malformed = || KeyringError::Malformed(key.kid.clone());
-                let encoding_key = EncodingKey::from_ed_der(&decode_hex(secret).ok_or_else(malformed)?);
+                let encoding_key = EncodingKey::from_ed_der(&hex::decode(secret).map_err(|_| malformed())?);
                 let jwk = Jwk::from_encoding_key(&encoding_key, Algorithm::EdDSA).map_err(|_| malformed())?;
                 let AlgorithmParameters::OctetKeyPair(pair) = jwk.algorithm else {
                     return Err(malformed());

@@ -40,7 +40,7 @@ impl RefreshToken {
     pub fn successor(&self, salt: &str) -> Self {
         let key = hmac::Key::new(hmac::HMAC_SHA512, salt.as_bytes());
         let tag = hmac::sign(&key, self.text.expose_secret().as_bytes());
-        let digits: String = secret::encode_hex(tag.as_ref()).chars().take(80).collect();
+        let digits: String = hex::encode(tag).chars().take(80).collect();
         Self { user: self.user, text: format!("{}.{digits}", self.user).into() }
     }
 

@@ -166,7 +166,7 @@ fn version(files: &[&Vec<SourceFile>]) -> String {
             hash.update(part.as_bytes());
         }
     }
-    hash.finish().as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(hash.finish()).chars().take(16).collect()
 }
 
 /// The declared types of the context of each action, and of the attributes of each entity type.

@@ -11,7 +11,7 @@ use crate::application::authorizer::EVALUATE_ACTION;
 use crate::application::refusals::Target;
 use crate::store::Origin;
 use crate::telemetry;
-use crate::types::{Id, random_u128, write_hex};
+use crate::types::{Id, random_u128};
 use actix_web::body::{BodySize, BoxBody, EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::ConnectionType;
@@ -83,7 +83,8 @@ fn new_id() -> HeaderValue {
     let number = NEXT.get();
     NEXT.set(number.wrapping_add(1));
     let mut digits = [0; 32];
-    write_hex(&number.to_be_bytes(), &mut digits);
+    // Cannot fail: the digits have twice the length of the number.
+    let _ = hex::encode_to_slice(number.to_be_bytes(), &mut digits);
     HeaderValue::from_bytes(&digits).unwrap_or(HeaderValue::from_static("none"))
 }
 

@@ -74,11 +74,7 @@ fn literal(text: &str) -> String {
 }
 
 fn bytea_literal(bytes: &[u8]) -> String {
-    let mut digits = String::with_capacity(bytes.len() * 2 + 16);
-    for byte in bytes {
-        let _ = write!(digits, "{byte:02x}");
-    }
-    format!("decode('{digits}', 'hex')")
+    format!("decode('{}', 'hex')", hex::encode(bytes))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use super::audit::AuditRow;
 use super::chain::{ChainHead, VerificationReport};
 use aws_lc_rs::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, BufWriter, ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -141,7 +141,8 @@ impl ArchiveWriter {
         }
         self.out.flush().map_err(|error| self.io_error(error))?;
         self.out.get_ref().sync_all().map_err(|error| self.io_error(error))?;
-        let file = ArchiveFile { name: file_name(&self.segment), digest: hex(self.digest.clone()) };
+        let file =
+            ArchiveFile { name: file_name(&self.segment), digest: hex::encode(self.digest.clone().finish()) };
         let path = self.directory.join(&file.name);
         let failed = |error| ArchiveError::File { path: path.clone(), error };
         match std::fs::hard_link(&self.temporary, &path) {
@@ -165,13 +166,6 @@ fn file_name(segment: &ArchiveSegment) -> String {
     format!("audit-{}-{}-{hash}.ndjson", segment.first(), segment.last.seq)
 }
 
-fn hex(context: Context) -> String {
-    context.finish().as_ref().iter().fold(String::with_capacity(64), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
 /// Returns the SHA-256 of a file in hex.
 pub(super) fn digest(path: &Path) -> io::Result<String> {
     let mut context = Context::new(&SHA256);
@@ -179,7 +173,7 @@ pub(super) fn digest(path: &Path) -> io::Result<String> {
     loop {
         let bytes = file.fill_buf()?;
         if bytes.is_empty() {
-            return Ok(hex(context));
+            return Ok(hex::encode(context.finish()));
         }
         context.update(bytes);
         let count = bytes.len();

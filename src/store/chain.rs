@@ -12,7 +12,7 @@ use aws_lc_rs::digest::{Context, SHA256};
 use sea_orm::sea_query::{Expr, ExprTrait, Order, Query};
 use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, TryGetable};
 use std::collections::HashMap;
-use std::fmt::{self, Write};
+use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -88,10 +88,7 @@ pub(super) fn hash(row: &AuditRow) -> String {
     let mut rest = hashed_fields(row);
     append_field(&mut rest, Some(&row.previous));
     context.update(&rest);
-    context.finish().as_ref().iter().fold(String::with_capacity(64), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    hex::encode(context.finish())
 }
 
 /// Encodes the columns that do not depend on the previous entry: those between `seq` and `previous`.

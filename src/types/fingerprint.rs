@@ -2,7 +2,7 @@
 
 use super::Id;
 use siphasher::sip128::{Hasher128, SipHasher13};
-use std::hash::{BuildHasher, Hash, RandomState};
+use std::hash::Hash;
 use std::sync::LazyLock;
 
 /// A cache key of 128 bits: equal fingerprints stand for equal values.
@@ -36,11 +36,15 @@ impl Fingerprint {
     }
 }
 
-/// Returns an unpredictable number that no other call, thread or process gets. Not for secrets that leave the process:
-/// it comes from the seed of the hash tables of the standard library.
+/// Returns an unpredictable number that no other call, thread or process gets.
+///
+/// Aborts the process if the system provides no random bytes, since cache keys and ids would be predictable.
 pub fn random_u128() -> u128 {
-    let seed = RandomState::new();
-    u128::from(seed.hash_one(0)) << 64 | u128::from(seed.hash_one(1))
+    let mut bytes = [0; 16];
+    if aws_lc_rs::rand::fill(&mut bytes).is_err() {
+        std::process::abort();
+    }
+    u128::from_ne_bytes(bytes)
 }
 
 #[cfg(test)]

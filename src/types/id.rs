@@ -15,13 +15,8 @@ pub struct Id([u8; 12]);
 impl Id {
     /// Returns a new unique id.
     pub fn new(clock: &Clock) -> Self {
-        let mut random = [0; 8];
-        if aws_lc_rs::rand::fill(&mut random).is_err() {
-            let [r0, r1, r2, r3, r4, r5, r6, r7, ..] = random_u128().to_be_bytes();
-            random = [r0, r1, r2, r3, r4, r5, r6, r7];
-        }
         let [s0, s1, s2, s3] = u32::try_from(clock.now().seconds()).unwrap_or(u32::MAX).to_be_bytes();
-        let [r0, r1, r2, r3, r4, r5, r6, r7] = random;
+        let [r0, r1, r2, r3, r4, r5, r6, r7, ..] = random_u128().to_ne_bytes();
         Self([s0, s1, s2, s3, r0, r1, r2, r3, r4, r5, r6, r7])
     }
 
@@ -53,26 +48,12 @@ impl Id {
         u32::from_be_bytes([s0, s1, s2, s3])
     }
 
-    /// The text form as ASCII digits.
-    pub(crate) fn hex_digits(self) -> [u8; 24] {
-        let mut digits = [0; 24];
-        write_hex(&self.0, &mut digits);
-        digits
-    }
-
     /// Calls `f` with the text form, without allocating.
     pub fn with_str<T>(self, f: impl FnOnce(&str) -> T) -> T {
-        f(std::str::from_utf8(&self.hex_digits()).unwrap_or_default())
-    }
-}
-
-/// Writes bytes as lower-case hex digits, as many as fit into `digits`.
-pub(crate) fn write_hex(bytes: &[u8], digits: &mut [u8]) {
-    let digit = |nibble: u8| nibble + if nibble < 10 { b'0' } else { b'a' - 10 };
-    for (pair, byte) in digits.chunks_exact_mut(2).zip(bytes) {
-        if let [high, low] = pair {
-            (*high, *low) = (digit(byte >> 4), digit(byte & 15));
-        }
+        let mut digits = [0; 24];
+        // Cannot fail: the digits have twice the length of the bytes.
+        let _ = hex::encode_to_slice(self.0, &mut digits);
+        f(std::str::from_utf8(&digits).unwrap_or_default())
     }
 }
 
@@ -80,27 +61,14 @@ impl FromStr for Id {
     type Err = InvalidValue;
 
     fn from_str(text: &str) -> Result<Self, InvalidValue> {
-        // A character that is not a digit counts as 255 and is detected at the end, so that the loop has no branches.
-        let nibble = |digit: u8| match (digit.wrapping_sub(b'0'), (digit | 0x20).wrapping_sub(b'a')) {
-            (decimal, _) if decimal < 10 => decimal,
-            (_, letter) if letter < 6 => letter + 10,
-            _ => u8::MAX,
-        };
-        if let Ok(digits) = <[u8; 24]>::try_from(text.as_bytes()) {
-            let values = digits.map(nibble);
-            let (pairs, _) = values.as_chunks::<2>();
-            let mut bytes = [0; 12];
-            for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
-                *byte = (high << 4) | (low & 15);
-            }
-            if values.iter().fold(0, |all, value| all | value) <= 15 {
-                return Ok(Self(bytes));
-            }
+        let mut bytes = [0; 12];
+        match hex::decode_to_slice(text, &mut bytes) {
+            Ok(()) => Ok(Self(bytes)),
+            Err(_) => Err(InvalidValue::new(
+                FieldErrorCode::InvalidFormat,
+                format!("{} is not an id: an id has 24 hex digits", quoted(text)),
+            )),
         }
-        Err(InvalidValue::new(
-            FieldErrorCode::InvalidFormat,
-            format!("{} is not an id: an id has 24 hex digits", quoted(text)),
-        ))
     }
 }
 

@@ -23,7 +23,6 @@ pub use field_error_code::FieldErrorCode;
 pub(crate) use field_error_code::split_code;
 pub use fingerprint::{Fingerprint, random_u128};
 pub use id::Id;
-pub(crate) use id::write_hex;
 pub use json::JsonObject;
 pub(crate) use json::{
     JsonInteger, JsonSize, ObjectOnly, json_list, json_value, non_null, null_as_default, object_only,
