@@ -4,8 +4,10 @@
 //! lock from the first of these statements to the COMMIT without waiting for the client, so that a stopped process
 //! never blocks other writers.
 
-use super::audit::{AuditActor, AuditEntry, AuditRow, COLUMNS};
+use super::audit::{AuditActor, AuditEntry, AuditRow};
+use super::audit_row::Column;
 use super::chain::{self, ChainHead};
+use sea_orm::{IdenStatic, Iterable, ModelTrait, Value};
 use std::fmt::Write;
 
 /// The key of the advisory lock: an arbitrary number that nothing else uses.
@@ -34,8 +36,6 @@ pub(super) fn append_statements(
 
 /// Writes the statement that appends a row. The server computes its number, the previous hash and its own hash.
 fn write_insert(sql: &mut String, row: &AuditRow) {
-    let columns = COLUMNS.map(|column| format!("\"{column}\"")).join(", ");
-    let optional = |text: &Option<String>| text.as_deref().map_or_else(|| "NULL".to_owned(), literal);
     let next_seq = "(last.seq + 1)";
     // The input of `chain::hash`: the number with its length, the other fields, and the previous hash of 64 digits.
     let hash_input = format!(
@@ -44,29 +44,29 @@ fn write_insert(sql: &mut String, row: &AuditRow) {
         body = bytea_literal(&chain::hashed_fields(row)),
         before = bytea_literal(&[1, 0, 0, 0, 0, 0, 0, 0, 64]),
     );
+    let columns: Vec<String> = Column::iter().map(|column| format!("\"{}\"", column.as_str())).collect();
+    let values = Column::iter().map(|column| match column {
+        Column::Seq => next_seq.to_owned(),
+        Column::Previous => "last.hash".to_owned(),
+        Column::Hash => format!("encode(sha256({hash_input}), 'hex')"),
+        _ => value_literal(row.get(column)),
+    });
     let _ = write!(
         sql,
-        "INSERT INTO audit ({columns}) SELECT {next_seq}, {time}, {event}, {outcome}, {optional}, {details}, last.hash, \
-         encode(sha256({hash_input}), 'hex') FROM ({last}) last;",
-        time = row.time.millis(),
-        event = literal(&row.event),
-        outcome = literal(&row.outcome),
-        optional = [
-            &row.actor,
-            &row.credential,
-            &row.credential_id,
-            &row.subject_type,
-            &row.subject,
-            &row.organization,
-            &row.path,
-            &row.address,
-            &row.request,
-        ]
-        .map(optional)
-        .join(", "),
-        details = literal(&row.details),
+        "INSERT INTO audit ({columns}) SELECT {values} FROM ({last}) last;",
+        columns = columns.join(", "),
+        values = values.collect::<Vec<_>>().join(", "),
         last = chain::LAST_ENTRY_SQL,
     );
+}
+
+fn value_literal(value: Value) -> String {
+    match value {
+        Value::BigInt(Some(number)) => number.to_string(),
+        Value::String(Some(text)) => literal(&text),
+        // Null: the table has no other types of columns.
+        _ => "NULL".to_owned(),
+    }
 }
 
 fn literal(text: &str) -> String {

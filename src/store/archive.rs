@@ -4,12 +4,13 @@
 //! continue the previous archive. Both changes are made in one transaction together with the entry `audit.archived`,
 //! which keeps the last hash of the archive in the chain.
 
-use super::audit::{AuditRow, COLUMNS};
+use super::audit::AuditRow;
+use super::audit_row::Column;
 use super::chain::ChainHead;
 use super::{AuditActor, AuditEntry, Event, Store, StoreError, UnitOfWork};
 use crate::types::Timestamp;
 use sea_orm::sea_query::{Expr, ExprTrait, Order, Query};
-use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, TryGetable};
+use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, Iterable, TryGetable};
 
 /// Consecutive entries at the beginning of the audit log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -125,7 +126,7 @@ impl Store {
         limit: u64,
     ) -> Result<Vec<AuditRow>, StoreError> {
         let mut page = Query::select();
-        page.columns(COLUMNS)
+        page.columns(Column::iter())
             .from("audit")
             .and_where(Expr::col("seq").gt(after))
             .and_where(Expr::col("seq").lte(segment.last.seq))

@@ -3,6 +3,8 @@
 //! A unit of work collects its entries and appends them when it commits, so that an entry exists exactly when the event has
 //! happened. Entries are never changed, and deleted only after archiving; the module `chain` links them by hashes.
 
+use super::audit_row::Column;
+pub use super::audit_row::Model as AuditRow;
 use super::chain::{self, ChainHead};
 use super::sessions::Origin;
 use super::{Page, Store, StoreError, UnitOfWork};
@@ -10,8 +12,7 @@ use crate::authz::{AuthorizedOrgs, Permitted};
 use crate::store::ListQuery;
 use crate::types::{Id, OrgPath, Timestamp, json, string_enum};
 use sea_orm::sea_query::{Condition, Expr, ExprTrait, Order, Query, SelectStatement};
-use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, TryGetable};
-use serde::{Deserialize, Serialize};
+use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, Iterable, TryGetable};
 use serde_json::{Map, Value};
 use std::sync::PoisonError;
 
@@ -166,64 +167,6 @@ impl AuditEntry {
     }
 }
 
-/// An audit entry as stored, and as a line of an archive file.
-#[derive(Debug, Clone, FromQueryResult, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AuditRow {
-    /// The sequence number: 1, 2, 3 and so on, without gaps.
-    pub seq: i64,
-    /// When the unit of work began.
-    pub time: Timestamp,
-    /// The kind of the event.
-    pub event: String,
-    /// The outcome.
-    pub outcome: String,
-    /// The user on whose behalf it happened.
-    pub actor: Option<String>,
-    /// The kind of the credential.
-    pub credential: Option<String>,
-    /// The id of the session or API key.
-    pub credential_id: Option<String>,
-    /// The type of the target.
-    pub subject_type: Option<String>,
-    /// The id of the target.
-    pub subject: Option<String>,
-    /// The organization of the event.
-    pub organization: Option<String>,
-    /// The path of that organization at the time.
-    pub path: Option<String>,
-    /// The IP address of the client.
-    pub address: Option<String>,
-    /// The id of the request.
-    pub request: Option<String>,
-    /// Further details: a JSON object with sorted keys.
-    pub details: String,
-    /// The hash of the previous entry; 64 zeros in the first one.
-    pub previous: String,
-    /// The hash of all fields above.
-    pub hash: String,
-}
-
-/// The columns, in the order in which they are hashed.
-pub(super) const COLUMNS: [&str; 16] = [
-    "seq",
-    "time",
-    "event",
-    "outcome",
-    "actor",
-    "credential",
-    "credential_id",
-    "subject_type",
-    "subject",
-    "organization",
-    "path",
-    "address",
-    "request",
-    "details",
-    "previous",
-    "hash",
-];
-
 /// The number of entries per INSERT statement.
 const BATCH: usize = 500;
 
@@ -253,27 +196,6 @@ impl AuditRow {
         row.hash = chain::hash(&row);
         row
     }
-
-    fn values(self) -> [Expr; COLUMNS.len()] {
-        [
-            self.seq.into(),
-            self.time.into(),
-            self.event.into(),
-            self.outcome.into(),
-            self.actor.into(),
-            self.credential.into(),
-            self.credential_id.into(),
-            self.subject_type.into(),
-            self.subject.into(),
-            self.organization.into(),
-            self.path.into(),
-            self.address.into(),
-            self.request.into(),
-            self.details.into(),
-            self.previous.into(),
-            self.hash.into(),
-        ]
-    }
 }
 
 /// Appends entries at the end of a transaction on SQLite, which has a single writer.
@@ -295,9 +217,9 @@ pub(super) async fn append(
     let mut rows = rows.into_iter().peekable();
     while rows.peek().is_some() {
         let mut insert = Query::insert();
-        insert.into_table("audit").columns(COLUMNS);
+        insert.into_table("audit").columns(Column::iter());
         for row in rows.by_ref().take(BATCH) {
-            insert.values_panic(row.values());
+            insert.values_panic(row.values().map(Expr::val));
         }
         tx.execute(&insert).await?;
     }
@@ -383,7 +305,7 @@ impl Store {
             None => 0,
         };
         let order = query.sort.first().map_or(Order::Asc, |(_, order)| order.clone());
-        select.columns(COLUMNS).order_by("seq", order).limit(query.limit).offset(query.offset);
+        select.columns(Column::iter()).order_by("seq", order).limit(query.limit).offset(query.offset);
         let rows = self.db.query_all(&select).await?;
         let items = rows.iter().map(|row| AuditRow::from_query_result(row, "")).collect::<Result<_, _>>()?;
         Ok(Page { items, total: u64::try_from(total).unwrap_or_default() })

@@ -5,12 +5,13 @@
 
 use super::archive::{self, ArchiveRow};
 use super::archive_file;
-use super::audit::{AuditRow, COLUMNS, Event};
+use super::audit::{AuditRow, Event};
+use super::audit_row::{Column, text_of};
 use super::{Store, StoreError};
 use crate::types::{FieldErrorCode, InvalidValue};
 use aws_lc_rs::digest::{Context, SHA256};
 use sea_orm::sea_query::{Expr, ExprTrait, Order, Query};
-use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, TryGetable};
+use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, Iterable, ModelTrait, TryGetable};
 use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
@@ -82,35 +83,23 @@ pub struct VerificationReport {
 /// bytes, big-endian) and the text. Numbers are in decimal digits.
 pub(super) fn hash(row: &AuditRow) -> String {
     let mut context = Context::new(&SHA256);
-    let mut first = Vec::with_capacity(32);
-    append_field(&mut first, Some(&row.seq.to_string()));
-    context.update(&first);
-    let mut rest = hashed_fields(row);
-    append_field(&mut rest, Some(&row.previous));
-    context.update(&rest);
+    context.update(&encode(row, |column| matches!(column, Column::Seq)));
+    context.update(&hashed_fields(row));
+    context.update(&encode(row, |column| matches!(column, Column::Previous)));
     hex::encode(context.finish())
 }
 
 /// Encodes the columns that do not depend on the previous entry: those between `seq` and `previous`.
 pub(super) fn hashed_fields(row: &AuditRow) -> Vec<u8> {
+    encode(row, |column| !matches!(column, Column::Seq | Column::Previous | Column::Hash))
+}
+
+/// Encodes the selected columns.
+fn encode(row: &AuditRow, is_selected: impl Fn(Column) -> bool) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(512);
-    append_field(&mut bytes, Some(&row.time.millis().to_string()));
-    append_field(&mut bytes, Some(&row.event));
-    append_field(&mut bytes, Some(&row.outcome));
-    for field in [
-        &row.actor,
-        &row.credential,
-        &row.credential_id,
-        &row.subject_type,
-        &row.subject,
-        &row.organization,
-        &row.path,
-        &row.address,
-        &row.request,
-    ] {
-        append_field(&mut bytes, field.as_deref());
+    for column in Column::iter().filter(|column| is_selected(*column)) {
+        append_field(&mut bytes, text_of(row.get(column)).as_deref());
     }
-    append_field(&mut bytes, Some(&row.details));
     bytes
 }
 
@@ -338,7 +327,7 @@ impl Store {
         let mut after = None;
         loop {
             let mut page = Query::select();
-            page.columns(COLUMNS).from("audit").order_by("seq", Order::Asc).limit(PAGE);
+            page.columns(Column::iter()).from("audit").order_by("seq", Order::Asc).limit(PAGE);
             if let Some(after) = after {
                 page.and_where(Expr::col("seq").gt(after));
             }
@@ -407,6 +396,34 @@ mod tests {
         empty.credential_id = Some(String::new());
         assert_ne!(hash(&moved), hash(&row()));
         assert_ne!(hash(&empty), hash(&row()));
+    }
+
+    #[test]
+    fn the_hash_depends_on_every_column() {
+        let filled = |text: &str| {
+            let text = || Some(text.to_owned());
+            AuditRow {
+                credential_id: text(),
+                subject_type: text(),
+                subject: text(),
+                organization: text(),
+                path: text(),
+                request: text(),
+                ..row()
+            }
+        };
+        assert!(filled("a").values().all(|value| text_of(value).is_some()), "each type of column has a text");
+        let json = serde_json::to_value(filled("a")).unwrap();
+        for (name, value) in json.as_object().unwrap() {
+            let mut changed = json.clone();
+            changed[name] = match value {
+                serde_json::Value::Number(number) => (number.as_i64().unwrap() + 1).into(),
+                _ if name == "time" => "2000-01-01T00:00:00Z".into(),
+                _ => "b".into(),
+            };
+            let changed: AuditRow = serde_json::from_value(changed).unwrap();
+            assert_eq!(hash(&changed) == hash(&filled("a")), name == "hash", "{name}");
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod archive;
 mod archive_file;
 mod attempts;
 mod audit;
+mod audit_row;
 mod backup;
 mod cache;
 mod chain;
