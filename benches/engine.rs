@@ -13,7 +13,7 @@ use cedargate::authz::{
     Attribute, AuthzRequest, AuthzResource, Bundle, DecisionContext, Engine, Principal, Scope, ScopeSet,
     Sources, Unchecked, UserAttributes,
 };
-use cedargate::types::{Clock, Id, OrgPath};
+use cedargate::types::{Clock, Id, OrgPath, UserStatus};
 use criterion::Criterion;
 use std::hint::black_box;
 use std::path::Path;
@@ -90,8 +90,12 @@ fn decisions(criterion: &mut Criterion) {
         let engine = engine(set);
         let clock = Clock::system();
         let home = OrgPath::root(Id::new(&clock)).child(Id::new(&clock));
-        let user =
-            UserAttributes { organization: home.org_id(), role: Scope::Agent, status: "active", email: None };
+        let user = UserAttributes {
+            organization: home.org_id(),
+            role: Scope::Agent,
+            status: UserStatus::Active,
+            email: None,
+        };
         let scopes = engine.effective_scopes(&ScopeSet::from(Scope::Agent), Scope::Agent);
         let principal = Principal::new(Id::new(&clock), &home, user, scopes.as_ref());
         let context = DecisionContext {

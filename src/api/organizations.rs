@@ -7,7 +7,8 @@ use crate::http::{Json, PathId, Problem, RouteGroup, openapi};
 use crate::resource::{self, IdRow, Reference, Resource};
 use crate::store::{AuditEntry, Event, Reader, UnitOfWork};
 use crate::types::{
-    Email, FieldErrorCode, Id, JsonObject, Label, Name, OrgPath, Timestamp, Url, json_list, string_enum,
+    Email, FieldErrorCode, Id, JsonObject, Label, Name, OrgPath, OrganizationStatus, Timestamp, Url,
+    json_list,
 };
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse};
@@ -106,13 +107,6 @@ pub struct OrganizationBody {
 json_list!(
     /// Words for something, at most 50.
     Tags, Label, 50
-);
-
-string_enum!(
-    /// Whether an organization is active. While it is inactive, the users of the organization and of all organizations below
-    /// it cannot log in, and their access tokens, refresh tokens and API keys are not accepted. The root organization cannot
-    /// become inactive.
-    OrganizationStatus { Active = "active", Inactive = "inactive" }
 );
 
 /// What its rows are related to is said by [`Resource::references`].

@@ -11,7 +11,7 @@ use crate::http::openapi::{self, OperationDoc};
 use crate::http::{Json, PathId, Problem, RouteGroup};
 use crate::resource::{self, Resource};
 use crate::store::{Account, AuditEntry, EndReason, Event, Outcome, SessionSelection, UnitOfWork};
-use crate::types::{Email, FieldErrorCode, Id, JsonObject, Name, Timestamp, Url, string_enum};
+use crate::types::{Email, FieldErrorCode, Id, JsonObject, Name, Timestamp, Url, UserStatus};
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse};
 use sea_orm::FromQueryResult;
@@ -102,11 +102,6 @@ const fn default_role() -> Scope {
     Scope::Guest
 }
 
-string_enum!(
-    /// Whether a user can log in. Blocking a user ends its sessions and API keys for good.
-    UserStatus { Active = "active", Blocked = "blocked" }
-);
-
 /// What its rows are related to is said by [`Resource::references`].
 #[derive(Debug, Clone, Copy, EnumIter, DeriveRelation)]
 pub enum Relation {}
@@ -136,8 +131,7 @@ fn attributes(
     status: UserStatus,
     email: &Email,
 ) -> Vec<(&'static str, Attribute)> {
-    let status = status.to_string();
-    UserAttributes { organization, role, status: &status, email: Some(email) }.attributes()
+    UserAttributes { organization, role, status, email: Some(email) }.attributes()
 }
 
 /// The columns of a user from which its Cedar entity is built.

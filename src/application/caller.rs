@@ -5,7 +5,7 @@ use super::{AppState, Error};
 use crate::authz::{Engine, Principal, ResourceEntity, Scope, ScopeSet, UserAttributes};
 use crate::decision_log;
 use crate::store::{Account, Origin, UnitOfWork};
-use crate::types::{Id, OrgPath, Timestamp, to_raw_json};
+use crate::types::{Id, OrgPath, Timestamp, UserStatus, to_raw_json};
 use serde_json::value::RawValue;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -112,8 +112,12 @@ impl Caller {
     /// with the scope admin.
     pub fn for_terminal(engine: &Engine, root: OrgPath) -> Self {
         let scopes = ScopeSet::from(Scope::Admin);
-        let attributes =
-            UserAttributes { organization: root.org_id(), role: Scope::Admin, status: "active", email: None };
+        let attributes = UserAttributes {
+            organization: root.org_id(),
+            role: Scope::Admin,
+            status: UserStatus::Active,
+            email: None,
+        };
         let scopes = engine.effective_scopes(&scopes, Scope::Admin);
         let principal = Arc::new(Principal::new(Id::NIL, &root, attributes, scopes.as_ref()));
         Self {
@@ -195,7 +199,7 @@ pub(super) fn user_attributes(account: &Account) -> UserAttributes<'_> {
     UserAttributes {
         organization: account.path.org_id(),
         role: account.role,
-        status: &account.status,
+        status: account.status,
         email: Some(&account.email),
     }
 }

@@ -8,7 +8,7 @@ use super::log_json::{EntityJson, PrincipalJson};
 use super::read_set::ORGANIZATION_ATTRIBUTE;
 use super::{Scope, ScopeSet};
 use crate::decision_log;
-use crate::types::{Email, Fingerprint, Id, OrgPath, to_raw_json};
+use crate::types::{Email, Fingerprint, Id, OrgPath, UserStatus, to_raw_json};
 use cedar_policy::{EntityId, EntityTypeName, EntityUid};
 use quick_cache::sync::Cache;
 use serde_json::value::RawValue;
@@ -145,8 +145,8 @@ pub struct UserAttributes<'a> {
     pub organization: Id,
     /// Its role.
     pub role: Scope,
-    /// `active` or `blocked`.
-    pub status: &'a str,
+    /// Its status.
+    pub status: UserStatus,
     /// Its email address. None for the operator at the command line.
     pub email: Option<&'a Email>,
 }
@@ -472,7 +472,8 @@ fn find_organization_attribute(attributes: &Attributes) -> Option<&Attribute> {
 /// The attributes that the schema requires of a resource of this type, with the least privileged values.
 fn required_attributes(kind: &str, organization: Id) -> Attributes {
     if kind == USER {
-        UserAttributes { organization, role: Scope::Guest, status: "active", email: None }.attributes()
+        UserAttributes { organization, role: Scope::Guest, status: UserStatus::Active, email: None }
+            .attributes()
     } else {
         Vec::new()
     }

@@ -3,7 +3,7 @@
 use super::decision_context::DecisionContext;
 use super::entities::{Principal, ResourceEntity, USER, UserAttributes};
 use super::{AuthzRequest, Engine, Scope, ScopeSet};
-use crate::types::{Id, OrgPath};
+use crate::types::{Id, OrgPath, UserStatus};
 use std::fmt::Write;
 
 /// The organization of a resource, relative to that of the caller.
@@ -36,7 +36,8 @@ impl Location {
 fn cell(engine: &Engine, action: &str, kind: &str, scope: Scope, location: Location) -> &'static str {
     let home = Location::Own.path();
     let own = Id::EXAMPLE;
-    let user = UserAttributes { organization: home.org_id(), role: scope, status: "active", email: None };
+    let user =
+        UserAttributes { organization: home.org_id(), role: scope, status: UserStatus::Active, email: None };
     let scopes = engine.effective_scopes(&ScopeSet::from(scope), scope);
     let principal = Principal::new(own, &home, user, scopes.as_ref());
     let context = DecisionContext::default();

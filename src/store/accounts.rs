@@ -3,7 +3,7 @@
 use super::rows::is_within;
 use super::{Store, StoreError, UnitOfWork};
 use crate::authz::Scope;
-use crate::types::{Email, Id, OrgPath, Timestamp};
+use crate::types::{Email, Id, OrgPath, Timestamp, UserStatus};
 use sea_orm::sea_query::{Alias, Expr, ExprTrait, LockType, Order, Query, SelectStatement};
 use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, JoinType, TryGetable};
 use std::sync::Arc;
@@ -17,8 +17,8 @@ pub struct Account {
     pub email: Email,
     /// The role; it caps the scope of every credential of the user.
     pub role: Scope,
-    /// `active` or `blocked`.
-    pub status: String,
+    /// Its status.
+    pub status: UserStatus,
     /// Whether its organization and all ancestors of that are active.
     pub is_organization_active: bool,
     /// The path of its organization.
@@ -34,12 +34,12 @@ pub struct Account {
 impl Account {
     /// Returns whether its credentials are accepted: the user is not blocked, and its organization is active.
     pub fn is_active(&self) -> bool {
-        self.status == "active" && self.is_organization_active
+        self.status == UserStatus::Active && self.is_organization_active
     }
 
     /// Returns the account, as blocked if a revocation that could not be stored says so.
     fn blocked_if_revoked(self, is_revoked: impl FnOnce(Id) -> bool) -> Self {
-        if is_revoked(self.id) { Self { status: "blocked".to_owned(), ..self } } else { self }
+        if is_revoked(self.id) { Self { status: UserStatus::Blocked, ..self } } else { self }
     }
 }
 

@@ -3,7 +3,7 @@
 use super::rows::owner_org;
 use super::{StoreError, UnitOfWork};
 use crate::authz::Scope;
-use crate::types::Id;
+use crate::types::{Id, UserStatus};
 use sea_orm::sea_query::{Expr, ExprTrait, Query};
 use sea_orm::{ColumnTrait, ConnectionTrait, DbErr, EntityTrait, QueryFilter, TryGetable};
 
@@ -27,7 +27,7 @@ impl UnitOfWork {
             .from("users")
             .and_where(Expr::col("organization").eq(root.id))
             .and_where(Expr::col("role").eq(Scope::Admin.as_str()))
-            .and_where(Expr::col("status").eq("active"))
+            .and_where(Expr::col("status").eq(UserStatus::Active))
             .and_where(Expr::col("id").ne(user));
         let others = match self.tx.query_one(&count).await? {
             Some(row) => i64::try_get(&row, "", "others").map_err(DbErr::from)?,

@@ -10,6 +10,7 @@ mod fingerprint;
 mod id;
 pub(crate) mod json;
 mod org_path;
+mod status;
 pub(crate) mod strict_json;
 mod text;
 mod thread;
@@ -29,6 +30,7 @@ pub(crate) use json::{
     to_raw_json,
 };
 pub use org_path::OrgPath;
+pub use status::{OrganizationStatus, UserStatus};
 pub(crate) use text::{FromStrVisitor, NO_NUL_PATTERN, string_enum, string_schema, text_serde};
 pub use text::{Label, LongText, Name, ShortText, Term, Url};
 pub use thread::thread_index;

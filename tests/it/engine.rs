@@ -7,7 +7,7 @@ use cedargate::authz::{
     Attribute, AuthzRequest, AuthzResource, Bundle, DecisionContext, Engine, Principal, ResourceEntity,
     Scope, ScopeSet, Sources, Unchecked, UserAttributes,
 };
-use cedargate::types::{Id, OrgPath};
+use cedargate::types::{Id, OrgPath, UserStatus};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -306,7 +306,8 @@ fn decide_with_engine(question: &Question, engine: &Engine) -> DecisionSummary {
     let home = path(question.home);
     let role = Scope::ALL[question.role];
     let email = EMAILS[question.principal_index].parse().unwrap();
-    let facts = UserAttributes { organization: home.org_id(), role, status: "active", email: Some(&email) };
+    let facts =
+        UserAttributes { organization: home.org_id(), role, status: UserStatus::Active, email: Some(&email) };
     let scopes = engine.effective_scopes(&ScopeSet::from(Scope::ALL[question.scope]), role);
     let principal = Principal::new(principal_id(question), &home, facts, scopes.as_ref());
     let action = ACTIONS[question.action];

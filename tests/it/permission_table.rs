@@ -133,7 +133,7 @@ mod on_the_engine {
         AuthzRequest, Bundle, DecisionContext, Engine, Principal, ScopeSet, Sources, Unchecked,
         UserAttributes,
     };
-    use cedargate::types::{Id, OrgPath};
+    use cedargate::types::{Id, OrgPath, UserStatus};
     use std::path::Path;
 
     struct TestResource<const KIND: usize>(Id);
@@ -149,7 +149,7 @@ mod on_the_engine {
             let facts = UserAttributes {
                 organization: home().org_id(),
                 role: Scope::Guest,
-                status: "active",
+                status: UserStatus::Active,
                 email: None,
             };
             if RESOURCE_TYPES[KIND] == "User" { facts.attributes() } else { Vec::new() }
@@ -192,7 +192,7 @@ mod on_the_engine {
                 let facts = UserAttributes {
                     organization: home().org_id(),
                     role: cell.scope,
-                    status: "active",
+                    status: UserStatus::Active,
                     email: None,
                 };
                 let scopes = engine.effective_scopes(&ScopeSet::from(cell.scope), cell.scope);
