@@ -43,6 +43,9 @@ pub trait Resource:
     /// The fields that only the service writes.
     const READ_ONLY_FIELDS: &'static [&'static str] = &["id", "createdAt", "updatedAt"];
 
+    /// The column with the organization that cannot be deleted while this resource exists.
+    const CONTAINER_COLUMN: &'static str = "organization";
+
     /// Returns the column with the id of the owning organization.
     fn organization_column() -> <Self::Entity as EntityTrait>::Column;
 

@@ -1,6 +1,6 @@
 //! Conversations, and the messages in them.
 
-use super::contacts::{Contact, Profile};
+use super::contacts::{self, Contact, Profile};
 use super::messages::{self, Message, MessageBody};
 use super::users::User;
 use crate::application::Authorizer;
@@ -317,7 +317,7 @@ async fn create(
     };
     let row = work.insert(row).await?;
     if let Some(contact) = contact {
-        work.set_contact_conversation(&contact, &row).await?;
+        work.set_reference(&contact, contacts::Column::Conversation, row.id).await?;
     }
     for message in first_messages {
         work.insert(message).await?;
@@ -342,7 +342,7 @@ async fn update(
     let row = change.authorize(&authorizer, &work.reader(), unchecked, keep_path).await?.row;
     let row = work.save(row).await?;
     if patch.contains_key("organization") {
-        work.move_messages_to_org(&row).await?;
+        work.move_children_to_org::<Message, _>(&row, messages::Column::Conversation).await?;
     }
     work.commit().await?;
     Ok(crud::updated(&authorizer, &row))

@@ -133,6 +133,8 @@ impl Resource for Organization {
 
     const READ_ONLY_FIELDS: &'static [&'static str] = &["id", "createdAt", "updatedAt", "path", "level"];
 
+    const CONTAINER_COLUMN: &'static str = "parent";
+
     fn organization_column() -> Column {
         Column::Id
     }

@@ -1,6 +1,6 @@
 //! Accounts: what authentication needs to know of users, namely their credentials, role, status and organization.
 
-use super::rows::is_within;
+use super::org_tree::is_within;
 use super::{Store, StoreError, UnitOfWork};
 use crate::authz::Scope;
 use crate::types::{Email, Id, OrgPath, Timestamp, UserStatus};

@@ -1,6 +1,6 @@
 //! The admins of the root organization. One of them must stay active, since nobody else could create another.
 
-use super::rows::owner_org;
+use super::org_tree::owner_org;
 use super::{StoreError, UnitOfWork};
 use crate::authz::Scope;
 use crate::types::{Id, UserStatus};

@@ -1,6 +1,7 @@
 //! Lists: the resources of the organizations in which listing is permitted, filtered, sorted and paged.
 
-use super::rows::{OWNER_ORG, RowWithOrg, id_column, is_within, select_with_org, table};
+use super::org_tree::is_within;
+use super::rows::{OWNER_ORG, RowWithOrg, id_column, select_with_org, table};
 use super::{Store, StoreError};
 use crate::authz::{AuthorizedOrgs, Permitted};
 use crate::resource::Resource;

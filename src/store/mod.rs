@@ -24,6 +24,7 @@ mod error;
 mod freshness;
 mod list;
 mod migrate;
+mod org_tree;
 mod policy_state;
 mod postgres;
 mod resource_types;

@@ -38,6 +38,8 @@ pub struct ResourceType {
     /// The Cedar entity type.
     pub name: &'static str,
     pub(super) table: &'static str,
+    /// The column with the organization that holds the resource in the tree.
+    pub(super) container_column: &'static str,
     /// Distinguishes the resource types of all services in this process.
     index: u32,
     load: LoadFn,
@@ -53,6 +55,7 @@ impl ResourceType {
         Self {
             name: R::TYPE,
             table: table::<R>(),
+            container_column: R::CONTAINER_COLUMN,
             index: NEXT_INDEX.fetch_add(1, Ordering::Relaxed),
             cached: |store, id| store.map_cached::<R, _>(id, Unchecked::resource_entity),
             load_and_cache: |store, id| {

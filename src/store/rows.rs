@@ -1,43 +1,27 @@
 //! Rows of resources: find, insert, save, delete.
 
-use super::{Reader, ResourceTypes, Store, StoreError, UnitOfWork};
+use super::org_tree::{is_within, owner_org};
+use super::{Reader, Store, StoreError, UnitOfWork};
 use crate::authz::{AuthzResource, Permitted, ResourceEntity, Unchecked};
 use crate::resource::Resource;
 use crate::types::{Id, JsonSize, OrgPath};
 use sea_orm::sea_query::{Alias, Expr, ExprTrait, LockType, Order, Query};
 use sea_orm::{
-    ActiveModelTrait as _, ColumnTrait, ConnectionTrait, DbErr, EntityTrait, FromQueryResult, JoinType,
-    QueryFilter, QueryOrder, QueryResult, QuerySelect, QueryTrait, Select, TryGetable,
+    ActiveModelTrait as _, ConnectionTrait, DbErr, EntityTrait, FromQueryResult, JoinType, QueryFilter,
+    QueryOrder, QueryResult, QuerySelect, Select, TryGetable,
 };
 use std::sync::Arc;
 
 /// The maximum size of a resource, in bytes as JSON: 256 KiB.
 const MAX_RESOURCE_BYTES: usize = 256 * 1024;
 
-/// The organizations, as owners of resources.
-pub(super) mod owner_org {
-    use crate::types::{Id, OrgPath};
-    use sea_orm::entity::prelude::*;
-
-    /// The position of an organization in the tree.
-    #[sea_orm::model]
-    #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
-    #[sea_orm(table_name = "organizations")]
-    pub(crate) struct Model {
-        /// The id of the organization.
-        #[sea_orm(primary_key, auto_increment = false)]
-        pub id: Id,
-        /// Its parent; none for the root.
-        pub parent: Option<Id>,
-        /// Its path.
-        pub path: OrgPath,
-    }
-
-    impl ActiveModelBehavior for ActiveModel {}
-}
+/// The columns of the table of a resource.
+type Column<R> = <<R as Resource>::Entity as EntityTrait>::Column;
 
 /// The alias of the joined organization that owns a resource.
-pub(super) const OWNER_ORG: &str = "holder";
+pub(super) const OWNER_ORG: &str = "owner_org";
+/// The name under which the path of that organization is selected.
+const OWNER_ORG_PATH: &str = "owner_org_path";
 
 /// A row with the path of the organization that owns it.
 pub(super) struct RowWithOrg<R> {
@@ -49,7 +33,7 @@ impl<R: FromQueryResult> FromQueryResult for RowWithOrg<R> {
     fn from_query_result(result: &QueryResult, prefix: &str) -> Result<Self, DbErr> {
         Ok(Self {
             row: R::from_query_result(result, prefix)?,
-            path: OrgPath::try_get(result, prefix, "holder_path")?,
+            path: OrgPath::try_get(result, prefix, OWNER_ORG_PATH)?,
         })
     }
 }
@@ -86,7 +70,7 @@ fn join_owner_org<R: Resource>(select: Select<R::Entity>) -> Select<R::Entity> {
         .into();
     select
         .join_as(JoinType::InnerJoin, relation, OWNER_ORG)
-        .expr_as(Expr::col((OWNER_ORG, "path")), "holder_path")
+        .expr_as(Expr::col((OWNER_ORG, "path")), OWNER_ORG_PATH)
 }
 
 fn by_id<R: Resource>(id: Id) -> Select<R::Entity> {
@@ -126,17 +110,6 @@ impl Reader<'_> {
         Ok(by_id::<R>(id).into_model::<RowWithOrg<R>>().one(&self.0).await?.map(RowWithOrg::into_unchecked))
     }
 
-    /// Returns the path of an organization; none if there is no such organization.
-    ///
-    /// # Errors
-    ///
-    /// If the database is unavailable.
-    pub async fn path(&self, organization: Id) -> Result<Option<OrgPath>, StoreError> {
-        Ok(owner_org::Entity::find_by_id(organization).one(&self.0).await?.map(|found| found.path))
-    }
-}
-
-impl Reader<'_> {
     /// Returns the Cedar entities of a page of the resources in `top` and its descendants, by id: at most `limit`,
     /// after the id `after`.
     ///
@@ -171,18 +144,6 @@ impl Reader<'_> {
         let select = select_decision_columns::<R>().filter(id_column::<R>().eq(id));
         let row = select.into_model::<RowWithOrg<R::DecisionRow>>().one(&self.0).await?;
         Ok(row.map(|row| row.into_id_and_entity().1))
-    }
-
-    /// Returns the paths of an organization and all its descendants, by level.
-    ///
-    /// # Errors
-    ///
-    /// If the database is unavailable.
-    pub async fn subtree(&self, top: &OrgPath) -> Result<Vec<OrgPath>, StoreError> {
-        let found = owner_org::Entity::find().filter(is_within(Expr::col("path"), top)).all(&self.0).await?;
-        let mut paths: Vec<OrgPath> = found.into_iter().map(|found| found.path).collect();
-        paths.sort_by_key(OrgPath::level);
-        Ok(paths)
     }
 }
 
@@ -230,41 +191,6 @@ impl Store {
         self.cache.insert_row((R::TYPE, id), version, bytes, resource.clone());
         Ok(Some(resource))
     }
-
-    /// Returns the path of an organization; none if there is no such organization.
-    ///
-    /// # Errors
-    ///
-    /// If the database is unavailable.
-    pub async fn path(&self, organization: Id) -> Result<Option<OrgPath>, StoreError> {
-        self.reader().path(organization).await
-    }
-
-    /// Returns the path of the root organization; none in an empty database.
-    ///
-    /// # Errors
-    ///
-    /// If the database is unavailable.
-    pub async fn root(&self) -> Result<Option<OrgPath>, StoreError> {
-        let root =
-            owner_org::Entity::find().filter(owner_org::Column::Parent.is_null()).one(&self.db).await?;
-        Ok(root.map(|found| found.path))
-    }
-
-    /// Returns the paths of an organization and all its descendants, by level.
-    ///
-    /// # Errors
-    ///
-    /// If the database is unavailable.
-    pub async fn subtree(&self, top: &OrgPath) -> Result<Vec<OrgPath>, StoreError> {
-        self.reader().subtree(top).await
-    }
-}
-
-/// Returns the condition that a path is `top` or below it.
-pub(super) fn is_within(path: Expr, top: &OrgPath) -> Expr {
-    // Ids are hex digits, so the pattern has no wildcards except the last one.
-    path.clone().eq(top.to_string()).or(path.like(format!("{top}#%")))
 }
 
 impl UnitOfWork {
@@ -329,126 +255,46 @@ impl UnitOfWork {
         Ok(())
     }
 
-    /// Locks the tree of organizations against changes until the unit of work ends.
+    /// Sets a column of a resource that refers to another one, in addition to what [`Self::save`] writes.
     ///
     /// # Errors
     ///
     /// If the database is unavailable.
-    pub async fn lock_tree(&self) -> Result<(), StoreError> {
-        let mut root = owner_org::Entity::find().filter(owner_org::Column::Parent.is_null());
-        QueryTrait::query(&mut root).lock(LockType::Update);
-        root.one(&self.tx).await?;
-        Ok(())
-    }
-
-    /// Returns the current path of an organization; none if there is no such organization.
-    ///
-    /// # Errors
-    ///
-    /// If the database is unavailable.
-    pub async fn path(&self, organization: Id) -> Result<Option<OrgPath>, StoreError> {
-        self.reader().path(organization).await
-    }
-
-    /// Sets the conversation of a contact.
-    ///
-    /// # Errors
-    ///
-    /// If the database is unavailable.
-    pub async fn set_contact_conversation<A: Resource, B: Resource>(
+    pub async fn set_reference<R: Resource>(
         &self,
-        contact: &Permitted<A>,
-        conversation: &Permitted<B>,
+        row: &Permitted<R>,
+        column: Column<R>,
+        target: Id,
     ) -> Result<(), StoreError> {
-        self.set_column("contacts", "conversation", conversation.id(), Expr::col("id").eq(contact.id())).await
+        self.mark_written(row.id());
+        self.update_column::<R>(column, target, Expr::col("id").eq(row.id())).await
     }
 
-    /// Moves the messages of a conversation to the organization that owns it now.
+    /// Moves the resources that refer to `parent` by the column `reference` to the organization that owns `parent`.
     ///
     /// # Errors
     ///
     /// If the database is unavailable.
-    pub async fn move_messages_to_org<R: Resource>(
+    pub async fn move_children_to_org<C: Resource, P: Resource>(
         &self,
-        conversation: &Permitted<R>,
+        parent: &Permitted<P>,
+        reference: Column<C>,
     ) -> Result<(), StoreError> {
-        let condition = Expr::col("conversation").eq(conversation.id());
-        self.set_column("messages", "organization", conversation.organization(), condition).await
+        // The ids of the children are unknown here.
+        self.mark_all_written();
+        let is_child = Expr::col(reference).eq(parent.id());
+        self.update_column::<C>(C::organization_column(), parent.organization(), is_child).await
     }
 
-    async fn set_column(
+    async fn update_column<R: Resource>(
         &self,
-        table: &'static str,
-        column: &'static str,
+        column: Column<R>,
         value: Id,
         condition: Expr,
     ) -> Result<(), StoreError> {
-        self.mark_all_written();
         let mut update = Query::update();
-        update.table(table).value(column, value).and_where(condition);
+        update.table(Alias::new(table::<R>())).value(column, value).and_where(condition);
         self.tx.execute(&update).await?;
         Ok(())
-    }
-
-    /// Updates the paths of all descendants of an organization that has moved from `old` to `new`. The organization
-    /// itself has already been saved.
-    ///
-    /// # Errors
-    ///
-    /// If the database is unavailable.
-    pub async fn move_subtree<R: Resource>(
-        &self,
-        moved: &Permitted<R>,
-        old: &OrgPath,
-        new: &OrgPath,
-    ) -> Result<(), StoreError> {
-        debug_assert_eq!(moved.id(), new.org_id());
-        self.mark_all_written();
-        let descendants = owner_org::Entity::find()
-            .filter(Expr::col("path").like(format!("{old}#%")))
-            .all(&self.tx)
-            .await?;
-        for organization in descendants {
-            let path =
-                organization.path.ids().skip(old.level() + 1).fold(new.clone(), |path, id| path.child(id));
-            let mut update = Query::update();
-            update
-                .table("organizations")
-                .value("path", path.to_string())
-                .value("level", i64::try_from(path.level()).unwrap_or(i64::MAX))
-                .and_where(Expr::col("id").eq(organization.id));
-            self.tx.execute(&update).await?;
-        }
-        Ok(())
-    }
-
-    /// Counts what an organization holds, as `(type, count)` for each type with any: its child organizations, and its
-    /// resources of every other type.
-    ///
-    /// # Errors
-    ///
-    /// If the database is unavailable.
-    pub async fn count_held_resources(
-        &self,
-        organization: Id,
-        types: &ResourceTypes,
-    ) -> Result<Vec<(&'static str, i64)>, StoreError> {
-        let mut counts = Vec::new();
-        for resource_type in types.iter() {
-            let owner_column = if resource_type.table == "organizations" { "parent" } else { "organization" };
-            let mut count = Query::select();
-            count
-                .expr_as(Expr::col("id").count(), "held")
-                .from(Alias::new(resource_type.table))
-                .and_where(Expr::col(owner_column).eq(organization));
-            let held = match self.tx.query_one(&count).await? {
-                Some(row) => i64::try_get(&row, "", "held").map_err(DbErr::from)?,
-                None => 0,
-            };
-            if held > 0 {
-                counts.push((resource_type.name, held));
-            }
-        }
-        Ok(counts)
     }
 }
