@@ -77,18 +77,17 @@ impl UnitOfWork {
         let mut lock = Query::select();
         lock.column("id").from("users").and_where(Expr::col("id").eq(user)).lock(LockType::Share);
         self.tx.query_one(&lock).await?;
-        let found =
-            self.tx.query_one(select_accounts().and_where(Expr::col(("users", "id")).eq(user))).await?;
-        let found = found.map(|row| Account::from_query_result(&row, "")).transpose()?;
-        Ok(found.map(|account| account.blocked_if_revoked(|user| self.is_user_blocked(user))))
+        let row = self.tx.query_one(select_accounts().and_where(Expr::col(("users", "id")).eq(user))).await?;
+        let row = row.map(|row| Account::from_query_result(&row, "")).transpose()?;
+        Ok(row.map(|account| account.blocked_if_revoked(|user| self.is_user_blocked(user))))
     }
 }
 
 impl Store {
     async fn account_where(&self, condition: Expr) -> Result<Option<Account>, StoreError> {
-        let found = self.db.query_one(select_accounts().and_where(condition)).await?;
-        let found = found.map(|row| Account::from_query_result(&row, "")).transpose()?;
-        Ok(found.map(|account| account.blocked_if_revoked(|user| self.is_user_blocked(user))))
+        let row = self.db.query_one(select_accounts().and_where(condition)).await?;
+        let row = row.map(|row| Account::from_query_result(&row, "")).transpose()?;
+        Ok(row.map(|account| account.blocked_if_revoked(|user| self.is_user_blocked(user))))
     }
 
     /// Returns the account of a user.
@@ -170,8 +169,8 @@ impl Store {
             select.and_where(Expr::col(("users", "id")).gt(after));
         }
         select.order_by(("users", "id"), Order::Asc).limit(limit);
-        let found = self.db.query_all(&select).await?;
-        Ok(found.iter().map(|row| Account::from_query_result(row, "")).collect::<Result<_, _>>()?)
+        let rows = self.db.query_all(&select).await?;
+        Ok(rows.iter().map(|row| Account::from_query_result(row, "")).collect::<Result<_, _>>()?)
     }
 
     /// Returns whether there is any user.

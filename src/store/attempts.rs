@@ -41,8 +41,8 @@ impl Store {
             .from("attempts")
             .and_where(Expr::col("key").is_in(keys))
             .and_where(Expr::col("forgotten_at").gt(now));
-        let found = self.db.query_all(&select).await?;
-        Ok(found.iter().map(|row| AttemptRow::from_query_result(row, "")).collect::<Result<_, _>>()?)
+        let rows = self.db.query_all(&select).await?;
+        Ok(rows.iter().map(|row| AttemptRow::from_query_result(row, "")).collect::<Result<_, _>>()?)
     }
 }
 
@@ -73,8 +73,8 @@ impl UnitOfWork {
         insert
             .on_conflict(OnConflict::column("key").value("forgotten_at", sum).to_owned())
             .returning(Query::returning().columns(COLUMNS));
-        let counted = self.tx.query_all(&insert).await?;
-        Ok(counted.iter().map(|row| AttemptRow::from_query_result(row, "")).collect::<Result<_, _>>()?)
+        let rows = self.tx.query_all(&insert).await?;
+        Ok(rows.iter().map(|row| AttemptRow::from_query_result(row, "")).collect::<Result<_, _>>()?)
     }
 
     /// Sets when the next attempt is allowed, and when all attempts are forgotten.

@@ -62,8 +62,8 @@ impl Store {
         sessions.and_where(Expr::col("ended_at").is_null()).and_where(Expr::col("good_until").gt(now));
         let mut all = sessions.union(UnionType::Distinct, users_in("api_keys")).to_owned();
         all.order_by("user", Order::Asc).limit(limit);
-        let found = self.db.query_all(&all).await?;
-        Ok(found
+        let rows = self.db.query_all(&all).await?;
+        Ok(rows
             .iter()
             .map(|row| Id::try_get_by(row, 0))
             .collect::<Result<_, _>>()

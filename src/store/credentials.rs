@@ -206,8 +206,8 @@ impl Store {
     pub async fn api_key(&self, hash: &str) -> Result<Option<ApiKeyRow>, StoreError> {
         let mut select = Query::select();
         select.columns(KEY_COLUMNS).from("api_keys").and_where(Expr::col("hash").eq(hash));
-        let found = self.db.query_one(&select).await?;
-        Ok(found.map(|row| ApiKeyRow::from_query_result(&row, "")).transpose()?)
+        let row = self.db.query_one(&select).await?;
+        Ok(row.map(|row| ApiKeyRow::from_query_result(&row, "")).transpose()?)
     }
 
     /// Returns the API keys of a user in the order of creation.
@@ -223,8 +223,8 @@ impl Store {
             .and_where(Expr::col("user").eq(user.id()))
             .order_by("created_at", Order::Asc)
             .order_by("id", Order::Asc);
-        let found = self.db.query_all(&select).await?;
-        Ok(found.iter().map(|row| ApiKeyRow::from_query_result(row, "")).collect::<Result<_, _>>()?)
+        let rows = self.db.query_all(&select).await?;
+        Ok(rows.iter().map(|row| ApiKeyRow::from_query_result(row, "")).collect::<Result<_, _>>()?)
     }
 
     /// Records that an API key was used.

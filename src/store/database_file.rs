@@ -69,8 +69,8 @@ pub(super) fn require_exists(path: &Path) -> Result<(), StoreError> {
 fn set_owner_from(path: &Path, directory: &Metadata) -> std::io::Result<()> {
     let flags = i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or_default();
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
-    let found = file.metadata()?;
-    if !found.is_file() || found.nlink() != 1 {
+    let metadata = file.metadata()?;
+    if !metadata.is_file() || metadata.nlink() != 1 {
         return Err(std::io::Error::other("not a regular file with a single link"));
     }
     std::os::unix::fs::fchown(&file, Some(directory.uid()), Some(directory.gid()))?;
@@ -96,8 +96,13 @@ pub(super) fn permission_problem(path: &Path) -> Option<String> {
         )
     };
     let describe = |path: &Path| match metadata_of(path) {
-        Some(found) => {
-            format!("owner {}, group {}, mode {:04o}", found.uid(), found.gid(), found.mode() & 0o7777)
+        Some(metadata) => {
+            format!(
+                "owner {}, group {}, mode {:04o}",
+                metadata.uid(),
+                metadata.gid(),
+                metadata.mode() & 0o7777
+            )
         }
         None => "owner unknown".to_owned(),
     };
@@ -145,8 +150,8 @@ impl DatabaseFile {
         };
         // An absolute path, since the working directory may change.
         let path = std::path::absolute(path).map_err(unreadable)?;
-        let found = std::fs::metadata(&path).map_err(unreadable)?;
-        Ok(Self { path, identity: (found.dev(), found.ino()), is_missing: AtomicBool::new(false) })
+        let metadata = std::fs::metadata(&path).map_err(unreadable)?;
+        Ok(Self { path, identity: (metadata.dev(), metadata.ino()), is_missing: AtomicBool::new(false) })
     }
 
     /// Checks that the path still refers to the opened file.
@@ -156,7 +161,7 @@ impl DatabaseFile {
     /// [`StoreError::NotWritable`] if it was moved, deleted or replaced: writes would be lost.
     pub(super) fn check_in_place(&self) -> Result<(), StoreError> {
         let what = match std::fs::metadata(&self.path) {
-            Ok(found) if (found.dev(), found.ino()) == self.identity => {
+            Ok(metadata) if (metadata.dev(), metadata.ino()) == self.identity => {
                 self.is_missing.store(false, Ordering::Relaxed);
                 return Ok(());
             }

@@ -78,8 +78,8 @@ impl Store {
         while !rest.is_empty() {
             let (batch, after) = rest.split_at(group_length(rest).min(rest.len()));
             let ids = batch.iter().map(|(id, _)| *id);
-            let found = apply_sort::<R>(select.clone().filter(id_column::<R>().is_in(ids)), query);
-            for row in found.into_model::<RowWithOrg<R>>().all(&self.db).await? {
+            let rows = apply_sort::<R>(select.clone().filter(id_column::<R>().is_in(ids)), query);
+            for row in rows.into_model::<RowWithOrg<R>>().all(&self.db).await? {
                 let id = row.row.id();
                 let Some(row) = organizations.admit(row.into_unchecked()) else { continue };
                 if !visit(row) {

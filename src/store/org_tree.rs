@@ -42,7 +42,10 @@ impl Reader<'_> {
     ///
     /// If the database is unavailable.
     pub async fn path(&self, organization: Id) -> Result<Option<OrgPath>, StoreError> {
-        Ok(owner_org::Entity::find_by_id(organization).one(&self.0).await?.map(|found| found.path))
+        Ok(owner_org::Entity::find_by_id(organization)
+            .one(&self.0)
+            .await?
+            .map(|organization| organization.path))
     }
 
     /// Returns the paths of an organization and all its descendants, by level.
@@ -51,8 +54,10 @@ impl Reader<'_> {
     ///
     /// If the database is unavailable.
     pub async fn subtree(&self, top: &OrgPath) -> Result<Vec<OrgPath>, StoreError> {
-        let found = owner_org::Entity::find().filter(is_within(Expr::col("path"), top)).all(&self.0).await?;
-        let mut paths: Vec<OrgPath> = found.into_iter().map(|found| found.path).collect();
+        let organizations =
+            owner_org::Entity::find().filter(is_within(Expr::col("path"), top)).all(&self.0).await?;
+        let mut paths: Vec<OrgPath> =
+            organizations.into_iter().map(|organization| organization.path).collect();
         paths.sort_by_key(OrgPath::level);
         Ok(paths)
     }
@@ -76,7 +81,7 @@ impl Store {
     pub async fn root(&self) -> Result<Option<OrgPath>, StoreError> {
         let root =
             owner_org::Entity::find().filter(owner_org::Column::Parent.is_null()).one(&self.db).await?;
-        Ok(root.map(|found| found.path))
+        Ok(root.map(|organization| organization.path))
     }
 
     /// Returns the paths of an organization and all its descendants, by level.

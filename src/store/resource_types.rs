@@ -98,7 +98,7 @@ impl ResourceTypes {
     ) -> Result<Option<Arc<ResourceEntity>>, StoreError> {
         let Some(resource_type) = self.0.get(type_name) else { return Ok(None) };
         let key = Fingerprint::of_id(resource_type.index, id);
-        let is_valid = |(version, found): &&(CacheVersion, Option<Arc<ResourceEntity>>)| match found {
+        let is_valid = |(version, entity): &&(CacheVersion, Option<Arc<ResourceEntity>>)| match entity {
             Some(_) => store.is_unchanged(*version, id),
             None => store.is_still_absent(*version, id),
         };

@@ -158,9 +158,9 @@ impl UnitOfWork {
     pub async fn session(&self, id: Id) -> Result<Option<Session>, StoreError> {
         let mut select = Query::select();
         select.columns(COLUMNS).from("sessions").and_where(Expr::col("id").eq(id)).lock(LockType::Update);
-        let found = self.tx.query_one(&select).await?;
-        let found = found.map(|row| Session::from_query_result(&row, "")).transpose()?;
-        Ok(found.map(|session| match self.is_session_revoked(session.user, session.id) {
+        let row = self.tx.query_one(&select).await?;
+        let row = row.map(|row| Session::from_query_result(&row, "")).transpose()?;
+        Ok(row.map(|session| match self.is_session_revoked(session.user, session.id) {
             true => Session { ended_at: Some(session.last_used_at), ..session },
             false => session,
         }))
@@ -329,8 +329,8 @@ impl UnitOfWork {
             )
             .and_where(Expr::col(("spent", "hash")).eq(hash))
             .and_where(Expr::col(("spent", "spent_at")).is_not_null());
-        let found = self.tx.query_one(&select).await?;
-        Ok(found.map(|row| SpentToken::from_query_result(&row, "")).transpose()?)
+        let row = self.tx.query_one(&select).await?;
+        Ok(row.map(|row| SpentToken::from_query_result(&row, "")).transpose()?)
     }
 }
 
@@ -347,8 +347,8 @@ impl Store {
             .from("refresh_tokens")
             .inner_join("sessions", Expr::col(("sessions", "id")).equals(("refresh_tokens", "session")))
             .and_where(Expr::col(("refresh_tokens", "hash")).eq(refresh_hash));
-        let found = self.db.query_one(&select).await?;
-        Ok(found.map(|row| Session::from_query_result(&row, "")).transpose()?)
+        let row = self.db.query_one(&select).await?;
+        Ok(row.map(|row| Session::from_query_result(&row, "")).transpose()?)
     }
 
     /// Returns when a refresh token was issued and when it expires; none if it is unknown, spent or expired at `now`.
@@ -407,7 +407,7 @@ impl Store {
             .order_by("created_at", Order::Desc)
             .order_by("id", Order::Desc)
             .limit(limit);
-        let found = self.db.query_all(&select).await?;
-        Ok(found.iter().map(|row| Session::from_query_result(row, "")).collect::<Result<_, _>>()?)
+        let rows = self.db.query_all(&select).await?;
+        Ok(rows.iter().map(|row| Session::from_query_result(row, "")).collect::<Result<_, _>>()?)
     }
 }

@@ -50,8 +50,8 @@ impl Store {
     pub async fn signing_keys(&self) -> Result<Vec<SigningKeyRow>, StoreError> {
         let mut select = Query::select();
         select.columns(COLUMNS).from("signing_keys").order_by("number", Order::Asc);
-        let found = self.db.query_all(&select).await?;
-        Ok(found.iter().map(|row| SigningKeyRow::from_query_result(row, "")).collect::<Result<_, _>>()?)
+        let rows = self.db.query_all(&select).await?;
+        Ok(rows.iter().map(|row| SigningKeyRow::from_query_result(row, "")).collect::<Result<_, _>>()?)
     }
 }
 

@@ -62,7 +62,7 @@ impl Limits {
     fn session_settings(&self) -> Vec<(&'static str, String)> {
         // Three probes per interval: the server drops a vanished client after twice the interval.
         let interval = self.keepalive.div_ceil(3);
-        let counted = [
+        let settings = [
             ("lock_timeout", self.lock),
             ("statement_timeout", self.statement),
             ("idle_in_transaction_session_timeout", self.idle_in_transaction),
@@ -71,7 +71,7 @@ impl Limits {
             ("tcp_keepalives_count", 3),
             ("tcp_user_timeout", self.tcp_user),
         ];
-        counted.into_iter().map(|(name, value)| (name, value.to_string())).collect()
+        settings.into_iter().map(|(name, value)| (name, value.to_string())).collect()
     }
 
     /// Returns the statements that begin a transaction and set its timeouts, for a connection that clients share.
