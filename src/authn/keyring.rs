@@ -402,7 +402,7 @@ mod tests {
                 prop_assert!(!public.contains(key.secret.expose_secret()));
                 prop_assert!(key.algorithm == EdDsa || !public.contains(&key.kid));
             }
-            prop_assert!(!public.contains("\"k\"") && !public.contains("\"d\"") && !public.contains("oct"));
+            prop_assert!(!public.contains("\"k\"") && !public.contains("\"d\"") && !public.contains("\"oct\""));
             if let Some(key) = all.signing_key(at_second(now)).filter(|key| key.algorithm == EdDsa) {
                 prop_assert!(public.contains(&key.kid));
             }
