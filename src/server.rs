@@ -288,14 +288,14 @@ async fn open_state(
         access_ttl: config.access_ttl,
         provisioning_keys: config.provisioning_keys.clone(),
         refresh_ttl: config.refresh_ttl,
-        refresh_grace: config.refresh_grace,
+        refresh_grace: config.refresh_reuse_grace,
         session_ttl: config.session_ttl,
-        is_expired_token_forbidden: config.expired_status == 403,
+        is_expired_token_forbidden: config.expired_token_status == 403,
         issuer: config.public_address()?.unwrap_or_else(|| "cedargate".to_owned()),
     };
     let decision_log = match purpose {
         Purpose::Serve(_) => DecisionLog::open(&Settings::from(config))
-            .map_err(|error| ConfigError::new("decision_log_to", error))?,
+            .map_err(|error| ConfigError::new("decision_log_path", error))?,
         _ => DecisionLog::off(),
     };
     let signing_keys = SigningKeys::open(config, &request_config.issuer, &store, &clock).await?;
@@ -309,7 +309,7 @@ async fn open_state(
         caller_cache: Default::default(),
         signing_keys,
         passwords: PasswordService::new(config)?,
-        login_throttle: LoginThrottle::new(config.guessing_wait_max),
+        login_throttle: LoginThrottle::new(config.login_backoff_max),
         rate_limits: RateLimits::new(config),
         store,
         clock,

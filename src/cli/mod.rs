@@ -59,7 +59,7 @@ Settings, from the file (in small letters, without the prefix) and from the envi
   CEDARGATE_DATABASE_KEEPALIVE            seconds after which PostgreSQL sends TCP keepalives  [15]
   CEDARGATE_DATABASE_TCP_USER_TIMEOUT_MS  tcp_user_timeout of PostgreSQL  [15000]
   CEDARGATE_POLICIES              directories with *.cedar and *.json, separated by commas  [policies]
-  CEDARGATE_POLICY_POLL           seconds between scans of these files for changes, 0 for never  [1]
+  CEDARGATE_POLICY_POLL_SECONDS           seconds between scans of these files for changes, 0 for never  [1]
   CEDARGATE_POLICY_RELOAD         changes that need a confirmation: those that lose a forbid policy or a file (guarded),
                                   none (auto), or all (manual)           [guarded]
   CEDARGATE_POLICY_TESTS          a failing test in cases/*.json rejects the policies (enforce), is logged (warn), or is
@@ -67,10 +67,10 @@ Settings, from the file (in small letters, without the prefix) and from the envi
   CEDARGATE_SCHEMA                directories with *.cedarschema         [schema]
   CEDARGATE_ACCESS_TTL            seconds that an access token is good   [86400]
   CEDARGATE_REFRESH_TTL           seconds that a refresh token is good   [2592000]
-  CEDARGATE_REFRESH_GRACE         seconds in which a spent one gets the same successor again  [30]
+  CEDARGATE_REFRESH_REUSE_GRACE         seconds in which a spent one gets the same successor again  [30]
   CEDARGATE_SESSION_TTL           seconds that a login lasts at most, however often it is refreshed  [7776000]
-  CEDARGATE_JANITOR_INTERVAL      seconds between clean-ups of what has expired, 0 for never  [600]
-  CEDARGATE_EXPIRED_STATUS        answer to an expired token: 403 or 401 [403]
+  CEDARGATE_CLEANUP_INTERVAL      seconds between clean-ups of what has expired, 0 for never  [600]
+  CEDARGATE_EXPIRED_TOKEN_STATUS        answer to an expired token: 403 or 401 [403]
   CEDARGATE_TOKEN_ALGORITHM       what signs access tokens: HS256, or EdDSA, which others can check  [HS256]
   CEDARGATE_SIGNING_KEY_ROTATION  seconds until the next key signs, at least 3600, 0 for never  [0]
   CEDARGATE_JWT_SECRET            the one key that signs, with HS256, at least 32 random bytes  [keys are made and kept]
@@ -81,7 +81,7 @@ Settings, from the file (in small letters, without the prefix) and from the envi
   CEDARGATE_FORWARD_ROUTES        a TOML file with the routes of other services, for /v2/authorize/forward
   CEDARGATE_TRUSTED_PROXIES       proxies whose X-Forwarded-For is believed: addresses and ranges, separated by commas
   CEDARGATE_PROVISIONING_KEYS     ids of API keys that may administer users, sessions and keys, separated by commas  [none]
-  CEDARGATE_GUESSING_WAIT_MAX     seconds that somebody who guesses passwords waits at most  [900]
+  CEDARGATE_LOGIN_BACKOFF_MAX     seconds that somebody who guesses passwords waits at most  [900]
   CEDARGATE_RATE_LIMIT_PER_CALLER   requests a second of one user, 0 for any number  [0]
   CEDARGATE_RATE_LIMIT_PER_ADDRESS  requests a second from one address, 0 for any number  [0]
   CEDARGATE_RATE_LIMIT_ANONYMOUS    requests a second without a valid credential from one address, 0 for any number  [100]
@@ -97,14 +97,14 @@ Settings, from the file (in small letters, without the prefix) and from the envi
   CEDARGATE_TLS_CERT              the certificates of the service, a PEM file; with it, TLS  [none]
   CEDARGATE_TLS_KEY               the key of the first of them, a PEM file
   CEDARGATE_CORS_ORIGINS          origins whose pages may call from a browser, separated by commas  [none]
-  CEDARGATE_DRAIN                 seconds from SIGTERM, when it is no longer ready, to its end  [5]
+  CEDARGATE_SHUTDOWN_DRAIN_SECONDS                 seconds from SIGTERM, when it is no longer ready, to its end  [5]
   CEDARGATE_LOG                   error, warn, info, debug, or a filter  [info]
   CEDARGATE_LOG_FORMAT            text or json                           [text]
-  CEDARGATE_TRACES                the OpenTelemetry collector of the traces, such as http://localhost:4318  [none]
+  CEDARGATE_OTLP_ENDPOINT                the OpenTelemetry collector of the traces, such as http://localhost:4318  [none]
   CEDARGATE_DECISION_LOG          decisions that are kept: off, denials or all  [off]
-  CEDARGATE_DECISION_LOG_TO       stdout, or the path of a file          [decisions.ndjson]
+  CEDARGATE_DECISION_LOG_PATH       stdout, or the path of a file          [decisions.ndjson]
   CEDARGATE_DECISION_LOG_MAX_BYTES  bytes of a file before the next one is begun  [104857600]
-  CEDARGATE_DECISION_LOG_KEEP     full files that are kept               [10]
+  CEDARGATE_DECISION_LOG_MAX_FILES     full files that are kept               [10]
   CEDARGATE_DECISION_LOG_QUEUE    decisions that may wait to be written  [10000]
   CEDARGATE_DECISION_LOG_OVERFLOW  when that many wait: block or drop    [block]
   CEDARGATE_DECISION_LOG_WAIT     seconds that a request waits with block; then the answer is 503  [5]
@@ -112,7 +112,7 @@ Settings, from the file (in small letters, without the prefix) and from the envi
 CEDARGATE_DATABASE_URL_FILE, CEDARGATE_DATABASE_LISTEN_URL_FILE, CEDARGATE_JWT_SECRET_FILE and
 CEDARGATE_ADMIN_PASSWORD_FILE name a file that contains the value. A setting and its _FILE exclude each other.
 Only `serve` and `user add` create a database; every other command needs one that exists.
-With CEDARGATE_TRACES, OTEL_SERVICE_NAME and other variables of OpenTelemetry say how.
+With CEDARGATE_OTLP_ENDPOINT, OTEL_SERVICE_NAME and other variables of OpenTelemetry say how.
 
 Exit codes:
   0  done, or what was checked is as it should be

@@ -59,10 +59,10 @@ fn serve(config: &Config) -> CommandResult {
         let mut tasks = JoinSet::new();
         let management =
             management.map(|listener| serve_management(&mut tasks, &app, listener)).transpose()?;
-        spawn_reload_tasks(&mut tasks, &app, config.policy_poll)?;
+        spawn_reload_tasks(&mut tasks, &app, config.policy_poll_seconds)?;
         maintain_signing_keys(&mut tasks, &app.state);
-        shutdown_on_signal(&mut tasks, &app.http, server.handle(), listener_clone, config.drain)?;
-        spawn_cleanup(&mut tasks, &app.state, config.janitor_interval);
+        shutdown_on_signal(&mut tasks, &app.http, server.handle(), listener_clone, config.shutdown_drain_seconds)?;
+        spawn_cleanup(&mut tasks, &app.state, config.cleanup_interval);
         let print: fn(fmt::Arguments<'_>) = if to_stderr { eprint_line } else { print_line };
         let scheme = if app.certificates.is_some() { "https" } else { "http" };
         print_banner(&app, &format!("{scheme}://{address}"), print);

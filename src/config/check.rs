@@ -8,18 +8,18 @@ impl Config {
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         let invalid = |setting: &str, message: String| Err(ConfigError::new(setting, message));
         check_log(&self.log).map_err(|message| ConfigError::new("log", message))?;
-        if !matches!(self.expired_status, 401 | 403) {
+        if !matches!(self.expired_token_status, 401 | 403) {
             return invalid(
-                "expired_status",
-                format!("it is {}; it must be 403 or 401", self.expired_status),
+                "expired_token_status",
+                format!("it is {}; it must be 403 or 401", self.expired_token_status),
             );
         }
         for (setting, seconds, least, most) in [
             ("access_ttl", self.access_ttl, 1, 366 * 86_400),
             ("refresh_ttl", self.refresh_ttl, 1, 10 * 366 * 86_400),
-            ("refresh_grace", self.refresh_grace, 0, 600),
+            ("refresh_reuse_grace", self.refresh_reuse_grace, 0, 600),
             ("session_ttl", self.session_ttl, 1, 10 * 366 * 86_400),
-            ("janitor_interval", self.janitor_interval, 0, 366 * 86_400),
+            ("cleanup_interval", self.cleanup_interval, 0, 366 * 86_400),
             ("stale_decisions", self.stale_decisions, 0, 86_400),
         ] {
             if !(least..=most).contains(&seconds) {
@@ -56,7 +56,7 @@ impl Config {
             return invalid("access_batch_limit", "it must be 1 to 100000".into());
         }
         for (setting, number, least, most) in [
-            ("guessing_wait_max", self.guessing_wait_max, 10, 86_400),
+            ("login_backoff_max", self.login_backoff_max, 10, 86_400),
             ("rate_limit_per_caller", u64::from(self.rate_limit_per_caller), 0, 1_000_000),
             ("rate_limit_per_address", u64::from(self.rate_limit_per_address), 0, 1_000_000),
             ("rate_limit_anonymous", u64::from(self.rate_limit_anonymous), 0, 1_000_000),
@@ -67,7 +67,7 @@ impl Config {
             ("argon2_memory_kib", u64::from(self.argon2_memory_kib), 7 * 1024, 4 * 1024 * 1024),
             ("argon2_iterations", u64::from(self.argon2_iterations), 1, 100),
             ("argon2_parallelism", u64::from(self.argon2_parallelism), 1, 64),
-            ("drain", self.drain, 0, 15),
+            ("shutdown_drain_seconds", self.shutdown_drain_seconds, 0, 15),
             ("database_acquire_timeout_ms", self.database_acquire_timeout_ms, 100, 60_000),
             ("database_work_timeout_ms", self.database_work_timeout_ms, 1_000, 600_000),
             ("database_lock_timeout_ms", self.database_lock_timeout_ms, 100, 60_000),
@@ -101,12 +101,15 @@ impl Config {
                 return invalid("cors_origins", message);
             }
         }
-        if self.decision_log_to.is_empty() {
-            return invalid("decision_log_to", "it is empty; it must be stdout or the path of a file".into());
+        if self.decision_log_path.is_empty() {
+            return invalid(
+                "decision_log_path",
+                "it is empty; it must be stdout or the path of a file".into(),
+            );
         }
         for (setting, number, least, most) in [
             ("decision_log_max_bytes", self.decision_log_max_bytes, 4_096, 1 << 50),
-            ("decision_log_keep", u64::from(self.decision_log_keep), 1, 1_000),
+            ("decision_log_max_files", u64::from(self.decision_log_max_files), 1, 1_000),
             ("decision_log_wait", self.decision_log_wait, 1, 60),
             ("decision_log_queue", self.decision_log_queue as u64, 1, 1_000_000),
         ] {
@@ -115,7 +118,7 @@ impl Config {
             }
         }
         self.public_address()?;
-        check_collector(&self.traces).map_err(|message| ConfigError::new("traces", message))?;
+        check_collector(&self.otlp_endpoint).map_err(|message| ConfigError::new("otlp_endpoint", message))?;
         let url = secrecy::ExposeSecret::expose_secret(&self.database_url);
         if !["sqlite:", "postgres:", "postgresql:"].iter().any(|scheme| url.starts_with(scheme)) {
             return invalid("database_url", "it begins with neither sqlite: nor postgres:".into());

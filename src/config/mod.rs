@@ -72,7 +72,7 @@ pub struct Config {
     #[serde(deserialize_with = "lists::paths")]
     pub policies: Vec<PathBuf>,
     /// How often to look whether the files of the policies have changed, in seconds; 0 for never.
-    pub policy_poll: u64,
+    pub policy_poll_seconds: u64,
     /// Which changed policies need a confirmation: `guarded`, `auto` or `manual`.
     #[serde(deserialize_with = "lists::from_text")]
     pub policy_reload: PolicyReload,
@@ -87,13 +87,13 @@ pub struct Config {
     /// How long a refresh token is good, in seconds.
     pub refresh_ttl: u64,
     /// How long after a refresh the spent token gets the same successor again, in seconds; 0 for never.
-    pub refresh_grace: u64,
+    pub refresh_reuse_grace: u64,
     /// How long a login lasts at most, however often it is refreshed, in seconds.
     pub session_ttl: u64,
     /// How often what has expired is cleaned up, in seconds; 0 for never.
-    pub janitor_interval: u64,
+    pub cleanup_interval: u64,
     /// The status that an expired access token is answered with: 403, as the seed says, or 401.
-    pub expired_status: u16,
+    pub expired_token_status: u16,
     /// What access tokens are signed with: `HS256`, or `EdDSA`, which others can check.
     #[serde(deserialize_with = "lists::from_text")]
     pub token_algorithm: TokenAlgorithm,
@@ -119,7 +119,7 @@ pub struct Config {
     #[serde(deserialize_with = "lists::ids")]
     pub provisioning_keys: Vec<Id>,
     /// How long somebody who guesses passwords has to wait at most, in seconds.
-    pub guessing_wait_max: u64,
+    pub login_backoff_max: u64,
     /// How many requests a second one user may make of this process; 0 for any number.
     pub rate_limit_per_caller: u32,
     /// How many requests a second may come from one address to this process; 0 for any number.
@@ -153,23 +153,23 @@ pub struct Config {
     #[serde(deserialize_with = "lists::names")]
     pub cors_origins: Vec<String>,
     /// How long after SIGTERM the service goes on while it says that it is not ready, in seconds.
-    pub drain: u64,
+    pub shutdown_drain_seconds: u64,
     /// What is logged: `error`, `warn`, `info`, `debug`, or a filter such as `info,cedargate=debug`.
     pub log: String,
     /// How the log is written: `text` or `json`.
     #[serde(deserialize_with = "lists::from_text")]
     pub log_format: LogFormat,
     /// The base address of the OpenTelemetry collector that gets the traces, by OTLP over HTTP; empty for no traces.
-    pub traces: String,
+    pub otlp_endpoint: String,
     /// Which decisions are kept in the decision log: `off`, `denials` or `all`.
     #[serde(deserialize_with = "lists::from_text")]
     pub decision_log: DecisionLogFilter,
     /// Where the decision log is written: `stdout`, or the path of a file.
-    pub decision_log_to: String,
+    pub decision_log_path: String,
     /// How many bytes a file of the decision log may have before the next one is begun.
     pub decision_log_max_bytes: u64,
     /// How many full files of the decision log are kept.
-    pub decision_log_keep: u32,
+    pub decision_log_max_files: u32,
     /// How many decisions may wait to be written.
     pub decision_log_queue: usize,
     /// What happens to a decision when that many wait: `block` or `drop`.
@@ -245,16 +245,16 @@ impl Default for Config {
             database_keepalive: 15,
             database_tcp_user_timeout_ms: 15_000,
             policies: vec!["policies".into()],
-            policy_poll: 1,
+            policy_poll_seconds: 1,
             policy_reload: PolicyReload::Guarded,
             policy_tests: PolicyTests::Enforce,
             schema: vec!["schema".into()],
             access_ttl: 86_400,
             refresh_ttl: 30 * 86_400,
-            refresh_grace: 30,
+            refresh_reuse_grace: 30,
             session_ttl: 90 * 86_400,
-            janitor_interval: 600,
-            expired_status: 403,
+            cleanup_interval: 600,
+            expired_token_status: 403,
             token_algorithm: TokenAlgorithm::Hs256,
             signing_key_rotation: 0,
             jwt_secret: None,
@@ -265,7 +265,7 @@ impl Default for Config {
             forward_routes: None,
             trusted_proxies: Vec::new(),
             provisioning_keys: Vec::new(),
-            guessing_wait_max: 900,
+            login_backoff_max: 900,
             rate_limit_per_caller: 0,
             rate_limit_per_address: 0,
             rate_limit_anonymous: 100,
@@ -281,14 +281,14 @@ impl Default for Config {
             tls_cert: None,
             tls_key: None,
             cors_origins: Vec::new(),
-            drain: 5,
+            shutdown_drain_seconds: 5,
             log: "info".into(),
             log_format: LogFormat::Text,
-            traces: String::new(),
+            otlp_endpoint: String::new(),
             decision_log: DecisionLogFilter::Off,
-            decision_log_to: "decisions.ndjson".into(),
+            decision_log_path: "decisions.ndjson".into(),
             decision_log_max_bytes: 100 * 1024 * 1024,
-            decision_log_keep: 10,
+            decision_log_max_files: 10,
             decision_log_queue: 10_000,
             decision_log_overflow: Overflow::Block,
             decision_log_wait: 5,
@@ -312,6 +312,6 @@ impl ConfigError {
 impl Config {
     /// Whether the decision log is written to the standard output.
     pub fn decision_log_goes_to_stdout(&self) -> bool {
-        self.decision_log != DecisionLogFilter::Off && self.decision_log_to == "stdout"
+        self.decision_log != DecisionLogFilter::Off && self.decision_log_path == "stdout"
     }
 }

@@ -30,10 +30,10 @@ fn an_invalid_setting_is_named() {
     for (name, value) in [
         ("CEDARGATE_ACCESS_TTL", "soon"),
         ("CEDARGATE_ACCESS_TTL", "0"),
-        ("CEDARGATE_REFRESH_GRACE", "601"),
+        ("CEDARGATE_REFRESH_REUSE_GRACE", "601"),
         ("CEDARGATE_SESSION_TTL", "0"),
-        ("CEDARGATE_JANITOR_INTERVAL", "-1"),
-        ("CEDARGATE_EXPIRED_STATUS", "404"),
+        ("CEDARGATE_CLEANUP_INTERVAL", "-1"),
+        ("CEDARGATE_EXPIRED_TOKEN_STATUS", "404"),
         ("CEDARGATE_LISTEM", "127.0.0.1:1"),
         ("CEDARGATE_JWT_SECRET", "short"),
         ("CEDARGATE_JWT_SECRET", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"),
@@ -51,22 +51,22 @@ fn an_invalid_setting_is_named() {
         ("CEDARGATE_WORKERS", "0"),
         ("CEDARGATE_TRUSTED_PROXIES", "10.0.0.0/33"),
         ("CEDARGATE_TRUSTED_PROXIES", "10.0.0.1,proxy.example.com"),
-        ("CEDARGATE_GUESSING_WAIT_MAX", "0"),
+        ("CEDARGATE_LOGIN_BACKOFF_MAX", "0"),
         ("CEDARGATE_RATE_LIMIT_PER_CALLER", "-1"),
         ("CEDARGATE_RATE_LIMIT_WINDOW", "0"),
         ("CEDARGATE_PASSWORD_PROFILE", "lax"),
         ("CEDARGATE_ARGON2_MEMORY_KIB", "64"),
         ("CEDARGATE_ARGON2_ITERATIONS", "0"),
         ("CEDARGATE_ARGON2_PARALLELISM", "0"),
-        ("CEDARGATE_TRACES", "localhost:4318"),
-        ("CEDARGATE_TRACES", "grpc://localhost:4317"),
-        ("CEDARGATE_TRACES", "http://"),
-        ("CEDARGATE_TRACES", "http://localhost:4318/?key=x"),
-        ("CEDARGATE_TRACES", "http://localhost:4318/v1/traces/"),
-        ("CEDARGATE_TRACES", "http://user@localhost:4318"),
+        ("CEDARGATE_OTLP_ENDPOINT", "localhost:4318"),
+        ("CEDARGATE_OTLP_ENDPOINT", "grpc://localhost:4317"),
+        ("CEDARGATE_OTLP_ENDPOINT", "http://"),
+        ("CEDARGATE_OTLP_ENDPOINT", "http://localhost:4318/?key=x"),
+        ("CEDARGATE_OTLP_ENDPOINT", "http://localhost:4318/v1/traces/"),
+        ("CEDARGATE_OTLP_ENDPOINT", "http://user@localhost:4318"),
         ("CEDARGATE_DECISION_LOG", "some"),
         ("CEDARGATE_DECISION_LOG_MAX_BYTES", "1"),
-        ("CEDARGATE_DECISION_LOG_KEEP", "0"),
+        ("CEDARGATE_DECISION_LOG_MAX_FILES", "0"),
         ("CEDARGATE_DECISION_LOG_QUEUE", "0"),
         ("CEDARGATE_DECISION_LOG_OVERFLOW", "wait"),
         ("CEDARGATE_DECISION_LOG_MASK", "email,,phone"),
@@ -120,11 +120,12 @@ fn secrets_are_read_from_files_and_hidden_in_debug_output() {
 #[test]
 fn empty_values_are_treated_as_unset() {
     let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), "drain = 3\nadmin_password = \"\"\nlog = \"\"\n").unwrap();
-    let names = ["DRAIN", "JWT_SECRET", "JWT_SECRET_FILE", "POLICIES", "LOG_FORMAT", "WORKERS"];
+    std::fs::write(file.path(), "shutdown_drain_seconds = 3\nadmin_password = \"\"\nlog = \"\"\n").unwrap();
+    let names =
+        ["SHUTDOWN_DRAIN_SECONDS", "JWT_SECRET", "JWT_SECRET_FILE", "POLICIES", "LOG_FORMAT", "WORKERS"];
     let environment = names.map(|name| (format!("CEDARGATE_{name}"), String::new()));
     let config = Config::from_environment(Some(file.path()), environment.into()).unwrap();
-    assert_eq!((config.drain, config.log.as_str()), (3, "info"));
+    assert_eq!((config.shutdown_drain_seconds, config.log.as_str()), (3, "info"));
     assert!(config.jwt_secret.is_none() && config.admin_password.is_none() && config.workers.is_none());
     assert_eq!(config.policies, [PathBuf::from("policies")]);
 }

@@ -62,12 +62,12 @@ impl From<&Config> for Settings {
     fn from(config: &Config) -> Self {
         Self {
             decisions: config.decision_log,
-            target: match config.decision_log_to.as_str() {
+            target: match config.decision_log_path.as_str() {
                 "stdout" => LogTarget::Stdout,
                 path => LogTarget::File(path.into()),
             },
             max_bytes: config.decision_log_max_bytes,
-            max_files: config.decision_log_keep,
+            max_files: config.decision_log_max_files,
             queue_length: config.decision_log_queue,
             overflow: config.decision_log_overflow,
             max_wait: Duration::from_secs(config.decision_log_wait),

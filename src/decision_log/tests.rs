@@ -413,10 +413,10 @@ fn a_partial_line_is_not_continued() {
 
 #[test]
 fn settings_are_taken_from_the_config() {
-    let config = Config { decision_log_to: "stdout".into(), ..Config::default() };
+    let config = Config { decision_log_path: "stdout".into(), ..Config::default() };
     let settings = Settings::from(&config);
     assert_eq!((settings.decisions, settings.target), (DecisionLogFilter::Off, LogTarget::Stdout));
-    let config = Config { decision_log_to: "a/log".into(), ..config };
+    let config = Config { decision_log_path: "a/log".into(), ..config };
     assert_eq!(Settings::from(&config).target, LogTarget::File("a/log".into()));
 }
 

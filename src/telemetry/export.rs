@@ -38,17 +38,17 @@ impl TracingGuard {
 
 /// Turns traces on for this process, if the settings say so.
 pub fn start(config: &Config) -> Result<Option<TracingGuard>, ConfigError> {
-    if config.traces.is_empty() {
+    if config.otlp_endpoint.is_empty() {
         return Ok(None);
     }
-    let collector = Arc::new(CollectorClient::new(&config.traces)?);
+    let collector = Arc::new(CollectorClient::new(&config.otlp_endpoint)?);
     let exporter = opentelemetry_otlp::SpanExporter::builder()
         .with_http()
         .with_shared_http_client(Arc::clone(&collector) as Arc<dyn HttpClient>)
         .with_protocol(Protocol::HttpBinary)
-        .with_endpoint(format!("{}/v1/traces", config.traces.trim_end_matches('/')))
+        .with_endpoint(format!("{}/v1/traces", config.otlp_endpoint.trim_end_matches('/')))
         .build()
-        .map_err(|error| ConfigError::new("traces", error))?;
+        .map_err(|error| ConfigError::new("otlp_endpoint", error))?;
     let exporter = LogOnceExporter { exporter, collector, is_failing: AtomicBool::new(false) };
     let provider =
         SdkTracerProvider::builder().with_resource(resource()).with_batch_exporter(exporter).build();
@@ -111,7 +111,7 @@ impl CollectorClient {
     fn new(address: &str) -> Result<Self, ConfigError> {
         let mut tls = TlsConfig::builder();
         if address.starts_with("https:") {
-            let roots = trusted_roots().map_err(|error| ConfigError::new("traces", error))?;
+            let roots = trusted_roots().map_err(|error| ConfigError::new("otlp_endpoint", error))?;
             tls = tls
                 .root_certs(roots)
                 .unversioned_rustls_crypto_provider(Arc::new(aws_lc_rs::default_provider()));

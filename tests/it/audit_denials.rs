@@ -98,7 +98,7 @@ async fn denials_are_kept_until_the_database_is_available_again() {
 async fn a_shutdown_loses_no_denial() {
     const DENIALS: u64 = 150;
     let database = Database::new().await;
-    let settings = [("CEDARGATE_DRAIN", "0")];
+    let settings = [("CEDARGATE_SHUTDOWN_DRAIN_SECONDS", "0")];
     let running = block_in_place(|| serve_with(&database, &settings));
     let bearer = |tokens: &Value| tokens["token"].as_str().unwrap().to_owned();
     let admin = log_in(&running.base, ADMIN).await;

@@ -31,7 +31,7 @@ async fn guess(app: &TestApp, email: &str, longest: u64) -> u64 {
 #[tokio::test]
 async fn a_clock_step_does_not_extend_the_login_back_off_beyond_its_maximum() {
     for ahead in [DAY, 3_600_000, 365 * DAY] {
-        let app = TestApp::start_with(|config| config.guessing_wait_max = 20).await;
+        let app = TestApp::start_with(|config| config.login_backoff_max = 20).await;
         app.clock.step(ahead);
         assert_eq!(guess(&app, ADMIN, 20).await, 20);
         app.clock.step(-ahead);

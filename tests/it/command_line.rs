@@ -162,8 +162,8 @@ fn an_invalid_setting_aborts_the_start_and_is_named() {
         ("CEDARGATE_ADMIN_PASSWORD", "short", "CEDARGATE_ADMIN_PASSWORD"),
         ("CEDARGATE_POLICIES", "no/such/directory", "no/such/directory"),
         ("CEDARGATE_LOG", "cedargate=loud", "CEDARGATE_LOG"),
-        ("CEDARGATE_TRACES", "localhost:4318", "CEDARGATE_TRACES"),
-        ("CEDARGATE_TRACES", "https://collector.example.com", "OTEL_EXPORTER_OTLP_CERTIFICATE"),
+        ("CEDARGATE_OTLP_ENDPOINT", "localhost:4318", "CEDARGATE_OTLP_ENDPOINT"),
+        ("CEDARGATE_OTLP_ENDPOINT", "https://collector.example.com", "OTEL_EXPORTER_OTLP_CERTIFICATE"),
         ("CEDARGATE_CONFIG", "no/such/file.toml", "no/such/file.toml"),
     ] {
         let settings = [("CEDARGATE_LISTEN", "127.0.0.1:0"), (name, value)];

@@ -18,7 +18,7 @@ fn logging_to(directory: &Path, decisions: DecisionLogFilter) -> impl FnOnce(&mu
     let file = directory.join("decisions.ndjson").display().to_string();
     move |config| {
         config.decision_log = decisions;
-        config.decision_log_to = file;
+        config.decision_log_path = file;
         config.decision_log_mask = vec!["email".into()];
     }
 }
@@ -88,7 +88,7 @@ async fn every_answer_before_a_shutdown_is_logged() {
         ("CEDARGATE_DECISION_LOG", "all"),
         // More requests than that wait at any time, and those that do not fit wait for space.
         ("CEDARGATE_DECISION_LOG_QUEUE", "3"),
-        ("CEDARGATE_DRAIN", "1"),
+        ("CEDARGATE_SHUTDOWN_DRAIN_SECONDS", "1"),
     ];
     let mut running = start(directory.path(), &settings);
     let anonymous = client(&running.base);

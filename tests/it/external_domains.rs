@@ -188,7 +188,7 @@ async fn every_answer_is_logged_including_errors() {
     let directory = tempfile::tempdir().unwrap();
     let app = start_with(|config| {
         config.decision_log = DecisionLogFilter::All;
-        config.decision_log_to = directory.path().join("decisions.ndjson").display().to_string();
+        config.decision_log_path = directory.path().join("decisions.ndjson").display().to_string();
     })
     .await;
     let bot = app.user(Scope::Bot).await;

@@ -12,7 +12,7 @@ fn the_exit_code_reflects_readiness() {
     create_certificate(path, "tls");
     let tls = [("CEDARGATE_TLS_CERT", "tls.pem"), ("CEDARGATE_TLS_KEY", "tls.key")];
     for (settings, any) in [(&[] as &[(&str, &str)], "0.0.0.0"), (&tls, "127.0.0.1")] {
-        let running = start(path, &[settings, &[("CEDARGATE_DRAIN", "15")]].concat());
+        let running = start(path, &[settings, &[("CEDARGATE_SHUTDOWN_DRAIN_SECONDS", "15")]].concat());
         let address = running.base.rsplit('/').next().unwrap().replace("127.0.0.1", any);
         // The proxy settings of the environment must be ignored.
         let proxy = [("http_proxy", "http://127.0.0.1:1"), ("ALL_PROXY", "http://127.0.0.1:1")];

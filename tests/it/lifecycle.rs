@@ -37,7 +37,7 @@ async fn sigterm_drains_then_exits() {
     let settings = [
         ("CEDARGATE_ADMIN_PASSWORD", crate::support::PASSWORD),
         ("CEDARGATE_DECISION_LOG", "all"),
-        ("CEDARGATE_DRAIN", "15"),
+        ("CEDARGATE_SHUTDOWN_DRAIN_SECONDS", "15"),
     ];
     let mut running = start(directory.path(), &settings);
     let anonymous = client(&running.base);
@@ -62,7 +62,7 @@ async fn sigterm_drains_then_exits() {
 #[tokio::test]
 async fn sigint_exits_without_draining() {
     let directory = tempfile::tempdir().unwrap();
-    let mut running = start(directory.path(), &[("CEDARGATE_DRAIN", "15")]);
+    let mut running = start(directory.path(), &[("CEDARGATE_SHUTDOWN_DRAIN_SECONDS", "15")]);
     send_signal("-INT", running.id());
     assert!(running.wait().success());
 }
@@ -92,7 +92,7 @@ async fn shutdown_completes_requests_in_flight() {
 #[tokio::test]
 async fn shutdown_cancels_background_jobs_waiting_for_the_database() {
     let directory = tempfile::tempdir().unwrap();
-    let settings = [("CEDARGATE_JANITOR_INTERVAL", "1"), ("CEDARGATE_LOG", "cedargate=debug")];
+    let settings = [("CEDARGATE_CLEANUP_INTERVAL", "1"), ("CEDARGATE_LOG", "cedargate=debug")];
     let mut running = start(directory.path(), &settings);
     let file = format!("sqlite://{}", directory.path().join("cedargate.db").display());
     let outage = DatabaseOutage::begin(&file, None).await;
@@ -117,7 +117,7 @@ async fn a_shutdown_timeout_exits_with_an_error() {
         ("CEDARGATE_ADMIN_PASSWORD", crate::support::PASSWORD),
         ("CEDARGATE_LISTEN", "127.0.0.1:0"),
         ("CEDARGATE_DECISION_LOG", "all"),
-        ("CEDARGATE_DECISION_LOG_TO", "stdout"),
+        ("CEDARGATE_DECISION_LOG_PATH", "stdout"),
         ("CEDARGATE_DECISION_LOG_OVERFLOW", "drop"),
     ];
     let mut program = crate::command_line::program(directory.path(), &settings);

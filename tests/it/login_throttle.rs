@@ -101,7 +101,7 @@ async fn back_off_grows_to_its_maximum_for_known_and_unknown_emails() {
 
 #[tokio::test]
 async fn the_maximum_back_off_is_configurable() {
-    let app = TestApp::start_with(|config| config.guessing_wait_max = 10).await;
+    let app = TestApp::start_with(|config| config.login_backoff_max = 10).await;
     let client = app.anonymous();
     for expected in [0, 0, 1, 3, 5, 10, 10, 10, 10] {
         let body = json!({ "email": ADMIN, "password": WRONG_PASSWORD });

@@ -131,9 +131,9 @@ async fn a_weak_first_admin_password_is_ignored_if_users_exist() {
 #[test]
 fn an_unused_weak_first_admin_password_is_logged_as_a_warning() {
     let directory = tempfile::tempdir().unwrap();
-    start(directory.path(), &[("CEDARGATE_DRAIN", "0")]).stop();
+    start(directory.path(), &[("CEDARGATE_SHUTDOWN_DRAIN_SECONDS", "0")]).stop();
     for (password, is_weak) in [("short", true), (PASSWORD, false)] {
-        let settings = [("CEDARGATE_ADMIN_PASSWORD", password), ("CEDARGATE_DRAIN", "0")];
+        let settings = [("CEDARGATE_ADMIN_PASSWORD", password), ("CEDARGATE_SHUTDOWN_DRAIN_SECONDS", "0")];
         let log = start(directory.path(), &settings).stop();
         let warning = log.lines().find(|line| line.contains("CEDARGATE_ADMIN_PASSWORD"));
         assert_eq!(warning.is_some_and(|line| line.contains("WARN")), is_weak, "{log}");

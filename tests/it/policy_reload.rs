@@ -520,7 +520,7 @@ async fn the_cli_confirms_a_version() {
         ("CEDARGATE_POLICIES", &policies),
         ("CEDARGATE_SCHEMA", &schema),
         ("CEDARGATE_LISTEN", "127.0.0.1:0"),
-        ("CEDARGATE_DRAIN", "0"),
+        ("CEDARGATE_SHUTDOWN_DRAIN_SECONDS", "0"),
     ];
     let directory = database.directory.path();
     let command = |arguments: &[&str]| {

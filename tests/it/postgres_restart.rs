@@ -341,9 +341,9 @@ async fn restarting_postgresql_under_load_causes_errors_but_no_wrong_answers() {
         ("CEDARGATE_ADMIN_PASSWORD", PASSWORD),
         ("CEDARGATE_WORKERS", "2"),
         // A client can retry after an outage of any length.
-        ("CEDARGATE_REFRESH_GRACE", "600"),
+        ("CEDARGATE_REFRESH_REUSE_GRACE", "600"),
         ("CEDARGATE_LOG", "trace"),
-        ("CEDARGATE_DRAIN", "0"),
+        ("CEDARGATE_SHUTDOWN_DRAIN_SECONDS", "0"),
     ];
     let services = [0, 1].map(|_| block_in_place(|| start(directory.path(), &settings)));
     let pair = log_in(&services[0].base, ADMIN).await.expect(StatusCode::OK);

@@ -237,7 +237,7 @@ async fn changed_files_and_sighup_trigger_a_reload() {
         let settings = [
             ("CEDARGATE_POLICIES", policies.to_str().unwrap()),
             ("CEDARGATE_SCHEMA", schema.to_str().unwrap()),
-            ("CEDARGATE_POLICY_POLL", poll),
+            ("CEDARGATE_POLICY_POLL_SECONDS", poll),
             ("CEDARGATE_POLICY_RELOAD", "auto"),
             ("CEDARGATE_ADMIN_PASSWORD", crate::support::PASSWORD),
         ];

@@ -88,7 +88,7 @@ async fn a_rolling_restart_behind_nginx_loses_no_request() {
             ("CEDARGATE_ADMIN_PASSWORD", PASSWORD),
             ("CEDARGATE_WORKERS", "2"),
             // Longer than nginx keeps an idle connection, so that the shutdown closes none while nginx sends a request on it.
-            ("CEDARGATE_DRAIN", "3"),
+            ("CEDARGATE_SHUTDOWN_DRAIN_SECONDS", "3"),
         ];
         block_in_place(|| start(database.directory.path(), &settings))
     };
@@ -123,7 +123,7 @@ async fn a_rolling_restart_behind_nginx_loses_no_request() {
 #[tokio::test]
 async fn answers_of_a_draining_service_close_their_connections() {
     let directory = tempfile::tempdir().unwrap();
-    let settings = [("CEDARGATE_ADMIN_PASSWORD", PASSWORD), ("CEDARGATE_DRAIN", "15")];
+    let settings = [("CEDARGATE_ADMIN_PASSWORD", PASSWORD), ("CEDARGATE_SHUTDOWN_DRAIN_SECONDS", "15")];
     let mut running = start(directory.path(), &settings);
     let tokens = log_in(&running.base, ADMIN).await;
     let admin = Client { bearer: Some(access_token(&tokens).to_owned()), ..client(&running.base) };

@@ -337,7 +337,7 @@ async fn search_all_outputs(format: &str, more: &[(&str, &str)], mut secrets: Se
             ("CEDARGATE_ADMIN_PASSWORD", &admin_password),
             ("CEDARGATE_LOG", "trace"),
             ("CEDARGATE_LOG_FORMAT", format),
-            ("CEDARGATE_DRAIN", "0"),
+            ("CEDARGATE_SHUTDOWN_DRAIN_SECONDS", "0"),
             ("CEDARGATE_DECISION_LOG", "all"),
             ("CEDARGATE_DECISION_LOG_MASK", "email,phone"),
             ("CEDARGATE_ARGON2_MEMORY_KIB", "7168"),

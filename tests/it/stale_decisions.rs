@@ -19,7 +19,7 @@ async fn start(change: impl FnOnce(&mut Config)) -> Option<TestApp> {
     let directory = tempfile::tempdir().unwrap().keep();
     let app = TestApp::start_with(|config| {
         config.decision_log = DecisionLogFilter::All;
-        config.decision_log_to = directory.join("decisions.ndjson").display().to_string();
+        config.decision_log_path = directory.join("decisions.ndjson").display().to_string();
         change(config);
     });
     Some(app.await)
@@ -28,7 +28,7 @@ async fn start(change: impl FnOnce(&mut Config)) -> Option<TestApp> {
 /// Closes the decision log, and returns the records about this subject.
 fn logged(app: &TestApp, subject: &str) -> Vec<Value> {
     app.state.decision_log.close();
-    let text = std::fs::read_to_string(Path::new(&app.config.decision_log_to)).unwrap();
+    let text = std::fs::read_to_string(Path::new(&app.config.decision_log_path)).unwrap();
     let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     lines.filter(|line| line["subject"]["id"] == subject).collect()
 }

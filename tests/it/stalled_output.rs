@@ -27,7 +27,7 @@ impl StalledService {
             ("CEDARGATE_LISTEN", "127.0.0.1:0"),
             ("CEDARGATE_ADMIN_PASSWORD", PASSWORD),
             ("CEDARGATE_WORKERS", "2"),
-            ("CEDARGATE_DRAIN", "0"),
+            ("CEDARGATE_SHUTDOWN_DRAIN_SECONDS", "0"),
             ("CEDARGATE_ARGON2_MEMORY_KIB", "7168"),
             ("CEDARGATE_ARGON2_ITERATIONS", "1"),
         ];
@@ -123,7 +123,7 @@ async fn an_unread_decision_log_delays_and_then_rejects_decisions_only() {
     let directory = tempfile::tempdir().unwrap();
     let settings = [
         ("CEDARGATE_DECISION_LOG", "all"),
-        ("CEDARGATE_DECISION_LOG_TO", "stdout"),
+        ("CEDARGATE_DECISION_LOG_PATH", "stdout"),
         ("CEDARGATE_DECISION_LOG_QUEUE", "50"),
         ("CEDARGATE_DECISION_LOG_WAIT", "1"),
     ];

@@ -96,7 +96,7 @@ async fn a_retry_after_its_successor_was_used_is_reuse_even_within_the_grace_per
 
 #[tokio::test]
 async fn the_grace_period_is_configurable_and_may_be_zero() {
-    let app = TestApp::start_with(|config| config.refresh_grace = 0).await;
+    let app = TestApp::start_with(|config| config.refresh_reuse_grace = 0).await;
     let first = app.log_in(ADMIN).await;
     let second = refresh(&app, &refresh_token(&first), ADMIN).await.expect(StatusCode::OK);
     expect_refresh_rejected(&refresh(&app, &refresh_token(&first), ADMIN).await);

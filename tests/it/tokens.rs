@@ -126,7 +126,7 @@ async fn a_promotion_does_not_extend_issued_tokens() {
 #[tokio::test]
 async fn an_expired_token_is_answered_with_the_configured_status() {
     for status in [403, 401] {
-        let app = TestApp::start_with(|config| config.expired_status = status).await;
+        let app = TestApp::start_with(|config| config.expired_token_status = status).await;
         let admin = app.admin().await;
         app.clock.advance(86_400_000);
         for path in ["/v2/users/me", "/v2/conversations", "/v2/forms/599e1fcd9da1c72645c95886"] {

@@ -117,7 +117,7 @@ fn serve(database: &Database, settings: &[(&str, &str)]) -> RunningService {
     let usual = [
         ("CEDARGATE_DATABASE_URL", database.url.as_str()),
         ("CEDARGATE_ADMIN_PASSWORD", PASSWORD),
-        ("CEDARGATE_DRAIN", "0"),
+        ("CEDARGATE_SHUTDOWN_DRAIN_SECONDS", "0"),
     ];
     start(database.directory.path(), &[&usual, settings].concat())
 }
@@ -155,7 +155,8 @@ const PARENT: &str = "b7ad6b7169203331";
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_span_has_child_spans_and_no_secrets() {
     let (collector, database) = (Collector::start(), Database::new().await);
-    let settings = [("CEDARGATE_TRACES", collector.base.as_str()), ("CEDARGATE_DRAIN", "15")];
+    let settings =
+        [("CEDARGATE_OTLP_ENDPOINT", collector.base.as_str()), ("CEDARGATE_SHUTDOWN_DRAIN_SECONDS", "15")];
     let mut running = serve(&database, &settings);
     let anonymous = client(&running.base);
     let tokens = send(&anonymous, "login", "POST", "/v2/auth/token", &[], Some(login())).await;
@@ -296,7 +297,7 @@ async fn a_request_span_has_child_spans_and_no_secrets() {
 #[tokio::test(flavor = "multi_thread")]
 async fn spans_per_request_are_limited_and_the_rest_is_counted() {
     let (collector, database) = (Collector::start(), Database::new().await);
-    let running = serve(&database, &[("CEDARGATE_TRACES", &collector.base)]);
+    let running = serve(&database, &[("CEDARGATE_OTLP_ENDPOINT", &collector.base)]);
     let anonymous = client(&running.base);
     let tokens = anonymous.post("/v2/auth/token", login()).await.expect(StatusCode::OK);
     let admin = Client { bearer: Some(tokens["token"].as_str().unwrap().to_owned()), ..anonymous };
@@ -321,7 +322,7 @@ async fn spans_per_request_are_limited_and_the_rest_is_counted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn opentelemetry_variables_configure_service_sampling_and_headers() {
     let (collector, database) = (Collector::start(), Database::new().await);
-    let running = serve(&database, &[("CEDARGATE_TRACES", &format!("{}/", collector.base))]);
+    let running = serve(&database, &[("CEDARGATE_OTLP_ENDPOINT", &format!("{}/", collector.base))]);
     client(&running.base).get("/health/live").await.expect(StatusCode::NO_CONTENT);
     running.stop();
     let resource = collector.resource();
@@ -330,7 +331,7 @@ async fn opentelemetry_variables_configure_service_sampling_and_headers() {
 
     let collector = Collector::start();
     let settings = [
-        ("CEDARGATE_TRACES", collector.base.as_str()),
+        ("CEDARGATE_OTLP_ENDPOINT", collector.base.as_str()),
         ("OTEL_SERVICE_NAME", "gate"),
         ("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test,service.version=7"),
         ("OTEL_EXPORTER_OTLP_HEADERS", "x-key=k3y"),
@@ -357,7 +358,8 @@ async fn the_scheme_of_a_span_is_that_of_the_connection() {
     let directory = database.directory.path();
     create_certificate(directory, "tls");
     let tls = [("CEDARGATE_TLS_CERT", "tls.pem"), ("CEDARGATE_TLS_KEY", "tls.key")];
-    let service = serve(&database, &[&[("CEDARGATE_TRACES", collector.base.as_str())], &tls[..]].concat());
+    let service =
+        serve(&database, &[&[("CEDARGATE_OTLP_ENDPOINT", collector.base.as_str())], &tls[..]].concat());
     fetch_with_curl(directory, "tls.pem", &service.base).unwrap();
     service.stop();
     let span = collector.spans().into_iter().find(|span| span.name == "GET /health/ready").unwrap();
@@ -375,8 +377,10 @@ async fn a_tls_collector_is_verified_with_the_configured_certificate() {
     let collector = Collector::start_with(Some(certificates));
     for (trusted, is_known) in [("its.pem", true), ("other.pem", false)] {
         let before = collector.received();
-        let settings =
-            [("CEDARGATE_TRACES", collector.base.as_str()), ("OTEL_EXPORTER_OTLP_CERTIFICATE", trusted)];
+        let settings = [
+            ("CEDARGATE_OTLP_ENDPOINT", collector.base.as_str()),
+            ("OTEL_EXPORTER_OTLP_CERTIFICATE", trusted),
+        ];
         let running = serve(&database, &settings);
         send(&client(&running.base), trusted, "GET", "/health/live", &[], None).await;
         let log = running.stop();
@@ -390,7 +394,7 @@ async fn a_tls_collector_is_verified_with_the_configured_certificate() {
 async fn a_failing_collector_is_logged_once_until_it_recovers() {
     let (collector, database) = (Collector::start(), Database::new().await);
     collector.status.store(400, Ordering::SeqCst);
-    let settings = [("CEDARGATE_TRACES", collector.base.as_str()), ("OTEL_BSP_SCHEDULE_DELAY", "20")];
+    let settings = [("CEDARGATE_OTLP_ENDPOINT", collector.base.as_str()), ("OTEL_BSP_SCHEDULE_DELAY", "20")];
     let running = serve(&database, &settings);
     let anonymous = client(&running.base);
     // Each request is exported in its own batch, since the batch before it has arrived.
@@ -429,7 +433,7 @@ async fn an_unavailable_collector_delays_neither_requests_nor_the_shutdown() {
     for address in [closed.as_str(), &silent.0] {
         // A small queue that is not drained.
         let settings = [
-            ("CEDARGATE_TRACES", address),
+            ("CEDARGATE_OTLP_ENDPOINT", address),
             ("OTEL_BSP_MAX_QUEUE_SIZE", "4"),
             ("OTEL_BSP_SCHEDULE_DELAY", "20"),
         ];
@@ -452,7 +456,7 @@ async fn an_unavailable_collector_delays_neither_requests_nor_the_shutdown() {
 /// The log line about the reuse of a refresh token, with these settings, in a request with this id.
 async fn reuse_log_line(request: &str, settings: &[(&str, &str)]) -> String {
     let database = Database::new().await;
-    let running = serve(&database, &[&[("CEDARGATE_REFRESH_GRACE", "0")], settings].concat());
+    let running = serve(&database, &[&[("CEDARGATE_REFRESH_REUSE_GRACE", "0")], settings].concat());
     let anonymous = client(&running.base);
     let tokens = anonymous.post("/v2/auth/token", login()).await.expect(StatusCode::OK);
     let spend = json!({ "refreshToken": tokens["refreshToken"], "clientId": ADMIN });
@@ -473,7 +477,7 @@ async fn reuse_log_line(request: &str, settings: &[(&str, &str)]) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn log_lines_have_request_and_trace_ids_in_both_formats() {
     let collector = Collector::start();
-    let traces = ("CEDARGATE_TRACES", collector.base.as_str());
+    let traces = ("CEDARGATE_OTLP_ENDPOINT", collector.base.as_str());
     let json = ("CEDARGATE_LOG_FORMAT", "json");
     for id in ["r-1", r#""},{\"#] {
         let line: Value = serde_json::from_str(&reuse_log_line(id, &[json]).await).unwrap();
