@@ -40,3 +40,4 @@ bench:
 generated:
 	$(CARGO) run --quiet --locked -- openapi --output openapi/openapi.json
 	$(CARGO) run --quiet --locked -- policy matrix
+	$(CARGO) run --quiet --locked -- config --output docs/configuration.md

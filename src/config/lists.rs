@@ -1,59 +1,59 @@
-//! Settings that are lists: arrays in the file, separated by commas in the environment.
+//! Deserialization of lists, which are arrays in the file and separated by commas in the environment, and of enumerations.
 
 use crate::types::{Id, InvalidValue};
 use ipnet::IpNet;
+use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// A list of directories, of which there is one at least.
+/// Reads at least one directory.
 pub(super) fn paths<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PathBuf>, D::Error> {
     let paths = list(deserializer)?;
     if paths.is_empty() || paths.iter().any(String::is_empty) {
-        return Err(serde::de::Error::custom("at least one directory is needed, and none can be empty"));
+        return Err(Error::custom("expected at least one directory, and no empty names"));
     }
     Ok(paths.into_iter().map(PathBuf::from).collect())
 }
 
-/// A list of names; an empty text is none.
+/// Reads names; an empty text is an empty list.
 pub(super) fn names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     let names = list(deserializer)?;
     match names.as_slice() {
         [one] if one.is_empty() => Ok(Vec::new()),
         several if several.iter().any(String::is_empty) => {
-            Err(serde::de::Error::custom("it has an empty name; it must be names separated by commas"))
+            Err(Error::custom("expected names separated by commas, got an empty name"))
         }
         _ => Ok(names),
     }
 }
 
-/// A list of networks: addresses, and ranges in CIDR notation (RFC 4632, 3.1).
+/// Reads IP addresses, and ranges in CIDR notation (RFC 4632, section 3.1).
 pub(super) fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
     let network = |text: String| {
         let address = text.parse().map(|address: IpAddr| address.to_canonical().into());
         address.or_else(|_| text.parse()).map_err(|_| {
-            let message =
-                format!("{text:?} is neither an address nor a range such as 10.0.0.0/8 or 2001:db8::/32");
-            serde::de::Error::custom(message)
+            Error::custom(format!(
+                "expected an address or a range such as 10.0.0.0/8 or 2001:db8::/32, got {text:?}"
+            ))
         })
     };
     names(deserializer)?.into_iter().map(network).collect()
 }
 
-/// A list of ids, such as those of API keys.
+/// Reads ids.
 pub(super) fn ids<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Id>, D::Error> {
-    names(deserializer)?.iter().map(|text| text.parse().map_err(serde::de::Error::custom)).collect()
+    names(deserializer)?.iter().map(|text| text.parse().map_err(Error::custom)).collect()
 }
 
-/// One of a few words. Unlike the message of the derived implementation, the error lists the words that are accepted.
+/// Reads an enumeration. Unlike that of the derived implementation, the error lists the accepted values.
 pub(super) fn from_text<'de, D: Deserializer<'de>, T: FromStr<Err = InvalidValue>>(
     deserializer: D,
 ) -> Result<T, D::Error> {
-    String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    String::deserialize(deserializer)?.parse().map_err(Error::custom)
 }
 
-/// A list: an array in the file, separated by commas in the environment.
 fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]

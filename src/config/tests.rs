@@ -1,4 +1,5 @@
-use super::{Config, ConfigError};
+use super::table::Kind;
+use super::{Config, ConfigError, SETTINGS};
 use ipnet::IpNet;
 use std::path::PathBuf;
 
@@ -21,6 +22,30 @@ fn the_environment_overrides_the_file() {
     assert_eq!((config.access_ttl, config.refresh_ttl), (90, 120));
     assert_eq!(config.policies, [PathBuf::from("a"), PathBuf::from("b")]);
     assert_eq!(config.schema, [PathBuf::from("x"), PathBuf::from("y")]);
+}
+
+#[test]
+fn defaults_are_accepted_and_in_range() {
+    assert_eq!(Config::default().check(), Ok(()));
+    assert!(config_from(&[]).is_ok());
+}
+
+#[test]
+fn every_number_is_checked_against_its_range() {
+    let mut checked = 0;
+    for setting in SETTINGS {
+        let outside: Vec<u64> = match setting.accepts.kind {
+            Kind::Number(min, max) => min.checked_sub(1).into_iter().chain([max + 1]).collect(),
+            Kind::NumberOrZero(min, max) => vec![min - 1, max + 1],
+            _ => continue,
+        };
+        for number in outside {
+            let error = config_from(&[(&setting.variable(), &number.to_string())]).unwrap_err().to_string();
+            assert!(error.contains(&setting.variable()), "{error}");
+            checked += 1;
+        }
+    }
+    assert!(checked > 60, "{checked}");
 }
 
 #[test]

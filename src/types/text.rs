@@ -97,6 +97,11 @@ macro_rules! string_enum {
             }
         }
 
+        impl $name {
+            /// All values, as text.
+            pub const VALUES: &'static [&'static str] = &[$first_word $(, $word)*];
+        }
+
         impl utoipa::ToSchema for $name {}
 
         impl std::fmt::Display for $name {

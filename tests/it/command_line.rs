@@ -331,7 +331,7 @@ fn policy_commands_need_no_database() {
     std::fs::write(&matrix, "# Permission matrix\n\nAnybody, anything.\n").unwrap();
     let stale = run(directory.path(), &[], &["policy", "matrix", "--check", "-o", file]);
     assert_eq!(stale.status.code(), Some(3));
-    assert!(text(&stale.stderr).contains("MATRIX.md:3: it is stale"), "{}", text(&stale.stderr));
+    assert!(text(&stale.stderr).contains("MATRIX.md:3: out of date"), "{}", text(&stale.stderr));
     assert!(!directory.path().join("cedargate.db").exists());
 }
 
@@ -350,10 +350,12 @@ async fn policy_explain_explains_a_decision() {
         text(&output.stdout)
     };
     let no = explain("fetchForm");
-    assert!(no.starts_with("no: ") && no.contains("it would be permitted with the scope admin"), "{no}");
+    assert!(no.starts_with("deny: ") && no.contains("requires the scope admin"), "{no}");
     let allowed = explain("updateForm");
     assert!(
-        allowed.starts_with("yes: ") && allowed.contains("permitted by") && allowed.contains("scopes.cedar:"),
+        allowed.starts_with("allow: ")
+            && allowed.contains("permitted by")
+            && allowed.contains("scopes.cedar:"),
         "{allowed}"
     );
 }
@@ -377,21 +379,21 @@ async fn policy_explain_explains_a_decision_about_an_external_domain() {
     };
     let allowed = explain(&["--resource", "Docs::Document:plan"]);
     assert!(
-        allowed.0 == Some(0) && allowed.1.starts_with("yes: Docs::Person:dan read Docs::Document:plan"),
+        allowed.0 == Some(0) && allowed.1.starts_with("allow: Docs::Person:dan read Docs::Document:plan"),
         "{allowed:?}"
     );
     let no = explain(&["--resource", "Docs::Document:a:b"]);
-    assert!(no.1.starts_with("no: Docs::Person:dan read Docs::Document:a:b"), "{no:?}");
-    assert!(no.1.contains("these would permit it, but for") && no.1.contains("docs.reader"), "{no:?}");
+    assert!(no.1.starts_with("deny: Docs::Person:dan read Docs::Document:a:b"), "{no:?}");
+    assert!(no.1.contains("policies that match except for") && no.1.contains("docs.reader"), "{no:?}");
     let owner = r#"{"owner": {"type": "Docs::Person", "id": "dan"}}"#;
     let as_owner = explain(&["--resource", "Docs::Document:a:b", "--resource-properties", owner]);
-    assert!(as_owner.1.starts_with("yes: ") && as_owner.1.contains("docs.owner"), "{as_owner:?}");
+    assert!(as_owner.1.starts_with("allow: ") && as_owner.1.contains("docs.owner"), "{as_owner:?}");
     for wrong in ["Docs::Document", "Docs::Document::a", ":x", "Docs::Document:"] {
         let refused = explain(&["--resource", wrong]);
         assert!(refused.0 == Some(2) && refused.2.contains("TYPE:ID"), "{wrong}: {refused:?}");
     }
     let refused = explain(&["--resource", "Docs::Document:plan", "--context", "[1]"]);
-    assert!(refused.0 == Some(2) && refused.2.contains("it is not a JSON object"), "{refused:?}");
+    assert!(refused.0 == Some(2) && refused.2.contains("expected a JSON object"), "{refused:?}");
 }
 
 #[test]
@@ -413,23 +415,9 @@ fn a_failing_policy_test_is_named() {
 }
 
 #[test]
-fn the_help_names_every_setting_and_exit_code() {
+fn the_help_names_every_exit_code() {
     let directory = tempfile::tempdir().unwrap();
     let help = text(&run(directory.path(), &[], &["--help"]).stdout);
-    let source = std::fs::read_to_string(project_file("src/config/mod.rs")).unwrap();
-    let fields = source.split("pub struct Config {").nth(1).unwrap().split("\n}").next().unwrap();
-    let names: Vec<String> = fields
-        .lines()
-        .filter_map(|line| Some(line.trim().strip_prefix("pub ")?.split(':').next()?.to_uppercase()))
-        .collect();
-    assert!(names.len() > 12);
-    for name in names {
-        assert!(help.contains(&format!("CEDARGATE_{name} ")), "{name} is missing in the help");
-    }
-    for secret in ["DATABASE_URL", "DATABASE_LISTEN_URL", "JWT_SECRET", "ADMIN_PASSWORD"] {
-        assert!(help.contains(&format!("CEDARGATE_{secret}_FILE")), "{help}");
-    }
-    assert!(help.contains("A setting and its _FILE exclude each other."), "{help}");
     assert!(help.contains("Only `serve` and `user add` create a database"), "{help}");
     for code in ["  0  ", "  1  ", "  2  ", "  3  "] {
         assert!(help.contains(code), "{help}");

@@ -26,13 +26,14 @@ const DATABASE_COMMANDS: [&[&str]; 13] = [
 ];
 
 /// The commands that create a database or need none.
-const OTHER_COMMANDS: [&[&str]; 6] = [
+const OTHER_COMMANDS: [&[&str]; 7] = [
     &["serve"],
     &["user", "add"],
     &["policy", "check"],
     &["policy", "matrix"],
     &["policy", "test"],
     &["openapi"],
+    &["config"],
 ];
 
 /// A file that accepts no bytes.
@@ -145,7 +146,7 @@ async fn a_secret_that_cannot_be_printed_is_not_created() {
             let output = program(app.directory(), &settings).args(arguments).stdout(stdout).output().unwrap();
             let error = text(&output.stderr);
             assert_eq!(output.status.code(), Some(1), "{arguments:?}: {error}");
-            let expected = "nothing was created: standard output cannot be written";
+            let expected = "nothing was created: cannot write to standard output";
             assert!(error.contains(expected) && error.lines().count() == 1, "{arguments:?}: {error}");
         }
         assert_eq!(counted().await, before, "{arguments:?}");
@@ -168,6 +169,7 @@ async fn a_command_whose_output_cannot_be_written_fails() {
         &["policy", "check"],
         &["policy", "reload", "--confirm", &version],
         &["openapi"],
+        &["config"],
         &["revoke-all"],
         &["--help"],
         &["--version"],
@@ -176,7 +178,7 @@ async fn a_command_whose_output_cannot_be_written_fails() {
             program(app.directory(), &settings).args(arguments).stdout(full_device()).output().unwrap();
         let error = text(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{arguments:?}: {error}");
-        assert!(error.contains("standard output cannot be written"), "{arguments:?}: {error}");
+        assert!(error.contains("cannot write to standard output"), "{arguments:?}: {error}");
     }
 }
 
@@ -207,7 +209,7 @@ fn all_settings_are_checked_before_anything_is_opened() {
         ("CEDARGATE_ADMIN_EMAIL", "nobody", "CEDARGATE_ADMIN_EMAIL"),
         ("CEDARGATE_ADMIN_PASSWORD", "short", "CEDARGATE_ADMIN_PASSWORD"),
         ("CEDARGATE_TLS_CERT", "no/such.pem", "no/such.pem"),
-        ("CEDARGATE_JWT_SECRET_FILE", "/proc/version", "CEDARGATE_JWT_SECRET_FILE are both set"),
+        ("CEDARGATE_JWT_SECRET_FILE", "/proc/version", "CEDARGATE_JWT_SECRET_FILE are mutually exclusive"),
     ] {
         for arguments in [&["serve"] as &[&str], &["user", "add", "--email", "ada@example.com"]] {
             let directory = tempfile::tempdir().unwrap();

@@ -31,6 +31,7 @@ mod clock_steps;
 mod cluster;
 mod command_line;
 mod command_output;
+mod configuration;
 mod conversations;
 mod cors;
 mod crash_recovery;
