@@ -16,6 +16,7 @@ pub mod forward;
 pub mod health;
 pub mod knowledge_items;
 pub mod messages;
+mod metrics;
 pub mod organization_groups;
 pub mod organizations;
 mod password_change;

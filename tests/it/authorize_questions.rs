@@ -141,7 +141,7 @@ async fn undeclared_attributes_do_not_defeat_the_decision_cache() {
     let agent = app.user(Scope::Agent).await;
     let cache_hits = async || {
         let text = app.anonymous().get("/metrics").await.text;
-        let line = text.lines().find_map(|line| line.strip_prefix("cedargate_decisions_remembered_total "));
+        let line = text.lines().find_map(|line| line.strip_prefix("cedargate_decision_cache_hits_total "));
         line.unwrap().parse::<u64>().unwrap()
     };
     let request =

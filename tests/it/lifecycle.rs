@@ -79,7 +79,7 @@ async fn shutdown_completes_requests_in_flight() {
             tokio::spawn(async move { crate::multi_process::log_in(&base, crate::support::ADMIN).await });
         let deadline = Instant::now() + TIMEOUT;
         let waiting = async || client(&running.base).get("/metrics").await.text;
-        while waiting().await.lines().any(|line| line == "cedargate_passwords_waiting 0") {
+        while waiting().await.lines().any(|line| line == "cedargate_password_hash_queue_depth 0") {
             assert!(Instant::now() < deadline, "no password is being verified");
         }
         send_signal(name, running.id());
@@ -247,7 +247,7 @@ async fn metrics_count_requests_decisions_and_queued_passwords() {
     for line in [
         "cedargate_requests_total{action=\"fetchUser\",outcome=\"2xx\"} 3",
         "cedargate_requests_total{action=\"listForms\",outcome=\"4xx\"} 2",
-        "cedargate_passwords_waiting 0",
+        "cedargate_password_hash_queue_depth 0",
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
     }
@@ -255,8 +255,8 @@ async fn metrics_count_requests_decisions_and_queued_passwords() {
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.unwrap_or_else(|| panic!("{name} is missing in\n{text}")).parse().unwrap()
     };
-    assert!(metric("cedargate_decision_seconds_count") >= 4.0);
-    assert!(metric("cedargate_decision_seconds_bucket{le=\"+Inf\"}") >= 4.0);
-    assert!(metric("cedargate_decision_seconds_sum") > 0.0);
+    assert!(metric("cedargate_decision_duration_seconds_count") >= 4.0);
+    assert!(metric("cedargate_decision_duration_seconds_bucket{le=\"+Inf\"}") >= 4.0);
+    assert!(metric("cedargate_decision_duration_seconds_sum") > 0.0);
     assert!(metric("cedargate_database_connections{state=\"idle\"}") >= 1.0);
 }

@@ -143,7 +143,9 @@ async fn invalid_policies_are_rejected_with_file_and_line() {
     let fault = ready["policyFault"].as_str().unwrap();
     assert!(fault.contains(" late.cedar:2;") && !fault.contains('/'), "{fault}");
     let metrics = app.anonymous().get("/metrics").await.text;
-    for line in ["cedargate_policy_fault 1", "cedargate_policy_reloads_total{outcome=\"failed\"} 1"] {
+    for line in
+        ["cedargate_policy_last_reload_failed 1", "cedargate_policy_reloads_total{outcome=\"failed\"} 1"]
+    {
         assert!(metrics.lines().any(|found| found == line), "{line}: {metrics}");
     }
     std::fs::remove_file(files.path("policies/late.cedar")).unwrap();

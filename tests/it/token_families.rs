@@ -376,7 +376,7 @@ async fn wait_for_password_hashing(app: &TestApp) {
         let metrics = app.anonymous().get("/metrics").await.text;
         if metrics
             .lines()
-            .any(|line| line.starts_with("cedargate_passwords_waiting ") && !line.ends_with(" 0"))
+            .any(|line| line.starts_with("cedargate_password_hash_queue_depth ") && !line.ends_with(" 0"))
         {
             return;
         }
