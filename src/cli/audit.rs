@@ -9,30 +9,29 @@ use crate::types::Timestamp;
 use clap::Subcommand;
 use std::path::{Path, PathBuf};
 
-/// How many entries one archive file has at most: they are deleted in one transaction, for which logins wait.
+/// The maximum number of entries of an archive file. They are deleted in one transaction, for which logins wait.
 const ENTRIES_PER_FILE: u32 = 10_000;
 
-/// How many entries are read at a time.
+/// The number of entries that are read at a time.
 const PAGE_SIZE: u64 = 1_000;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Verify that no audit entry was changed, removed or moved; prints the number of entries, and the head
+    /// Verify that no audit entry was changed, removed or moved; prints the number of entries and the head
     Verify {
-        /// Require the log to contain this head, which an earlier `audit verify` printed and which was kept elsewhere:
-        /// without it, a log that was rewritten from its beginning, or whose last entries were removed, is not noticed
+        /// Expected head from an earlier run; detects truncation or rewriting of the whole log
         #[arg(long, value_name = "SEQ:HASH")]
         head: Option<ChainHead>,
-        /// Verify these archive files, too, in any order; without them, only the entries that are not archived
+        /// Also verify these archive files, in any order; without them, only entries that are not archived are verified
         #[arg(long, value_name = "FILE", num_args = 1..)]
         archive: Vec<PathBuf>,
     },
-    /// Move old audit entries to files, at most 10,000 to a file; prints the name and the SHA-256 of each
+    /// Move old audit entries to files of at most 10,000 entries; prints the name and SHA-256 of each file
     Archive {
-        /// The entries that were made before this time, such as 2026-01-01T00:00:00Z
+        /// Archive entries older than this time, such as 2026-01-01T00:00:00Z
         #[arg(long, value_name = "TIME")]
         before: Timestamp,
-        /// The directory of the files
+        /// Directory of the files
         #[arg(long, value_name = "DIRECTORY")]
         to: PathBuf,
     },
@@ -52,17 +51,16 @@ async fn verify(app: &App, expected_head: Option<&ChainHead>, files: &[PathBuf])
     let report = app.state.store.verify_audit_with(expected_head, files).await?;
     let since = match report.start.seq {
         0 => String::new(),
-        archived => format!(" after entry {archived}, the last one of the archives that were not checked"),
+        archived => format!(" after entry {archived}, the last one of the archives that were not verified"),
     };
     print_line(format_args!("{} entries{since}, head {}", report.entries, report.head))?;
     if report.faults.is_empty() { Ok(()) } else { Err(Failure::CheckFailed(report.faults.join("\n"))) }
 }
 
-/// Exports segment by segment. The entries of one are deleted only when its file is on the disk; what fails in between leaves
-/// both.
+/// Exports segment by segment. The entries of a segment are deleted only after its file was synced to disk.
 async fn archive(app: &App, before: Timestamp, directory: &Path) -> CommandResult {
     let store = &app.state.store;
-    // Each archive is an entry itself, which this command must not archive in turn.
+    // Each archive adds an entry, which this command must not archive in turn.
     let up_to = store.archivable_up_to(before).await?;
     let mut is_empty = true;
     while let Some(segment) = store.next_segment(up_to, ENTRIES_PER_FILE).await? {
@@ -71,8 +69,8 @@ async fn archive(app: &App, before: Timestamp, directory: &Path) -> CommandResul
         let actor = AuditActor { credential, ..AuditActor::service(app.state.clock.now()) };
         if !store.replace_with_archive(actor, &segment, &file).await? {
             return Err(Failure::failed(format!(
-                "another command has archived entries in the meantime; nothing was deleted for {}, which is of no use \
-                 unless that command has printed its name",
+                "another command has archived these entries at the same time; nothing was deleted for {}, which is \
+                 useless unless the other command printed its name",
                 file.name
             )));
         }
@@ -81,7 +79,7 @@ async fn archive(app: &App, before: Timestamp, directory: &Path) -> CommandResul
         print_line(format_args!("entries {first} to {last}: {}, SHA-256 {}", file.name, file.digest))?;
     }
     if is_empty {
-        print_line(format_args!("no entries were made before {before}"))?;
+        print_line(format_args!("no entries before {before}"))?;
     }
     Ok(())
 }

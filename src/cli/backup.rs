@@ -1,5 +1,4 @@
-//! `cedargate backup`, and `cedargate revoke-all`, without which a backup that is restored would bring back what was ended
-//! since it was made.
+//! `cedargate backup` and `cedargate revoke-all`. A restored backup contains credentials that were revoked since it was made.
 
 use super::{CommandResult, block_on, open, print_line};
 use crate::api::users::User;
@@ -8,10 +7,10 @@ use crate::config::Config;
 use crate::store::{EndReason, SessionSelection};
 use std::path::Path;
 
-/// How many users are looked at in one unit of work.
+/// The number of users whose credentials are revoked in one unit of work.
 const PAGE_SIZE: u64 = 200;
 
-/// Copies the database.
+/// Copies the database to a new file.
 pub(super) fn back_up(config: &Config, file: &Path) -> CommandResult {
     block_on(async {
         let app = open(config).await?;
@@ -20,28 +19,27 @@ pub(super) fn back_up(config: &Config, file: &Path) -> CommandResult {
     })
 }
 
-/// Revokes the keys that sign, and ends every session, and every API key unless they are kept.
+/// Revokes all signing keys and sessions, and all API keys unless they are kept.
 pub(super) fn revoke_all(config: &Config, keep_api_keys: bool) -> CommandResult {
     block_on(async {
         let app = open(config).await?;
         let authorizer = app.terminal_authorizer("deleteSession").await?;
         let keys = authorizer.with_action("deleteApiKey");
-        let parts = authorizer.state();
-        let key_message = match parts.signing_keys.revoke(authorizer.audit_actor()).await {
-            Ok(_) => "revoked the keys that sign, and made a new one",
+        let state = authorizer.state();
+        let key_message = match state.signing_keys.revoke(authorizer.audit_actor()).await {
+            Ok(_) => "revoked all signing keys and created a new one",
             Err(SigningKeysError::Configured) => {
-                "the key that signs is the one of the setting CEDARGATE_JWT_SECRET: if it has leaked, or is an old one, \
-                 change it there"
+                "the signing key in CEDARGATE_JWT_SECRET was not revoked; if it has leaked, change the setting"
             }
             Err(error) => return Err(error.into()),
         };
         let (mut after, mut sessions, mut users) = (None, 0, 0);
         loop {
-            let now = parts.clock.now();
-            let user_ids = parts.store.users_with_credentials(after, now, PAGE_SIZE).await?;
+            let now = state.clock.now();
+            let user_ids = state.store.users_with_credentials(after, now, PAGE_SIZE).await?;
             let Some(last) = user_ids.last().copied() else { break };
             after = Some(last);
-            let work = parts.store.begin(authorizer.audit_actor()).await?;
+            let work = state.store.begin(authorizer.audit_actor()).await?;
             for id in user_ids {
                 let found = authorizer.find_unchecked_in::<User>(&work, &id.to_string()).await?;
                 let user = authorizer.authorize(found, &authorizer.request_context())?;

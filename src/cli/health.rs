@@ -1,4 +1,4 @@
-//! `cedargate health`: asks the service that runs with these settings whether it is ready, for a container's health check.
+//! `cedargate health`: asks the running service with these settings whether it is ready, for the health check of a container.
 
 use super::{CommandResult, Failure, print_line};
 use crate::config::{Config, ConfigError};
@@ -9,18 +9,18 @@ use std::time::Duration;
 use ureq::Agent;
 use ureq::tls::TlsConfig;
 
-/// How long the service may take to answer: less than the health check of a container waits.
+/// The time limit for the response: less than that of the health check in the Dockerfile.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(4);
 
 pub(super) fn run(config: &Config) -> CommandResult {
-    // The management listener answers while all connections of the other one are taken, and speaks no TLS.
+    // The management listener has no TLS, and answers while all connections of the main listener are in use.
     let (scheme, setting, listen) = match &config.management_listen {
         Some(listen) => ("http", "management_listen", listen),
         None if config.tls_cert.is_some() => ("https", "listen", &config.listen),
         None => ("http", "listen", &config.listen),
     };
     let url = format!("{scheme}://{}/health/ready", local_socket(setting, listen)?);
-    // The service is asked by its address, for which its certificate was not made; the connection does not leave this host.
+    // The certificate does not name the address, and the connection does not leave this host.
     let tls = TlsConfig::builder()
         .unversioned_rustls_crypto_provider(Arc::new(aws_lc_rs::default_provider()))
         .disable_verification(true)
@@ -36,18 +36,18 @@ pub(super) fn run(config: &Config) -> CommandResult {
     let response = agent.get(&url).call().map_err(|error| Failure::failed(format!("{url}: {error}")))?;
     match response.status().as_u16() {
         200 => print_line("ready"),
-        status => Err(Failure::failed(format!("{url}: the service is not ready, it answers {status}"))),
+        status => Err(Failure::failed(format!("{url}: not ready, status {status}"))),
     }
 }
 
-/// Returns the socket address at which a process of this host reaches a listener with this setting.
+/// Returns the address at which a process on this host reaches the listener of a setting.
 fn local_socket(setting: &str, listen: &str) -> Result<SocketAddr, ConfigError> {
     let invalid = |message: String| ConfigError::new(setting, format!("{listen:?}: {message}"));
     let mut addresses = listen.to_socket_addrs().map_err(|error| invalid(error.to_string()))?;
-    let mut address = addresses.next().ok_or_else(|| invalid("it names no address".into()))?;
+    let mut address = addresses.next().ok_or_else(|| invalid("the name has no address".into()))?;
     if address.port() == 0 {
         return Err(invalid(
-            "port 0 is a different one at each start; it must be the port of the service".into(),
+            "expected the port of the running service, got 0, which is a different one at each start".into(),
         ));
     }
     if address.ip().is_unspecified() {

@@ -1,4 +1,4 @@
-//! `cedargate janitor`, and the same every now and then while the service runs.
+//! `cedargate janitor`, and the same as a periodic task of the service.
 
 use super::{CommandResult, block_on, open, print_line};
 use crate::application::AppState;
@@ -16,20 +16,20 @@ pub(super) fn run(config: &Config) -> CommandResult {
     })
 }
 
-/// Cleans up every `seconds` seconds.
-pub(super) fn spawn_cleanup(tasks: &mut JoinSet<()>, parts: &Arc<AppState>, seconds: u64) {
+/// Starts the task that deletes expired rows every `seconds` seconds; 0 starts none.
+pub(super) fn spawn_cleanup(tasks: &mut JoinSet<()>, state: &Arc<AppState>, seconds: u64) {
     if seconds == 0 {
         return;
     }
-    let parts = Arc::clone(parts);
+    let state = Arc::clone(state);
     tasks.spawn_local(async move {
         loop {
             tokio::time::sleep(Duration::from_secs(seconds)).await;
-            tracing::debug!("what has expired is about to be deleted");
-            match parts.clean_up().await {
-                Ok(swept) if swept == CleanupCounts::default() => {}
-                Ok(swept) => tracing::info!("deleted {swept} that were no longer good"),
-                Err(error) => tracing::warn!(%error, "what has expired could not be deleted"),
+            tracing::debug!("cleanup started");
+            match state.clean_up().await {
+                Ok(deleted) if deleted == CleanupCounts::default() => {}
+                Ok(deleted) => tracing::info!("cleanup deleted {deleted}"),
+                Err(error) => tracing::warn!(%error, "cleanup failed"),
             }
         }
     });

@@ -11,21 +11,21 @@ use clap::Subcommand;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Make an API key for a user; prints the key, which is shown this once
+    /// Create an API key for a user; prints the key, which cannot be displayed again
     Add {
-        /// The user's address
+        /// Email address of the user
         #[arg(long)]
         user: Email,
-        /// What to call it
+        /// Name of the key
         #[arg(long)]
         name: Name,
-        /// What it is for: guest, agent, bot or admin; may be given several times
+        /// Scope of the key: guest, agent, bot or admin; may be repeated
         #[arg(long = "scope", required = true)]
         scopes: Vec<Scope>,
-        /// Until when it is good, such as 2030-01-01T00:00:00Z; for ever if nothing is said
+        /// Expiry, such as 2030-01-01T00:00:00Z [default: none]
         #[arg(long, value_name = "TIME")]
         expires_at: Option<Timestamp>,
-        /// `cg`, which scanners can find where it has leaked, or `hex`
+        /// Format: `cg`, which secret scanners recognize, or `hex`
         #[arg(long, default_value = "cg")]
         format: KeyFormat,
     },
@@ -33,15 +33,14 @@ pub(super) enum Command {
 
 pub(super) fn run(config: &Config, command: Command) -> CommandResult {
     let Command::Add { user, name, scopes, expires_at, format } = command;
-    let scopes = ScopeSet::new(scopes).ok_or_else(|| Failure::failed("at least one scope is needed"))?;
+    let scopes = ScopeSet::new(scopes).ok_or_else(|| Failure::failed("at least one --scope is required"))?;
     block_on(async {
         let app = open(config).await?;
         let id = user_id(&app, &user).await?.to_string();
         let authorizer = app.terminal_authorizer("createApiKey").await?;
         let user = api_keys::authorize_scopes(&authorizer, &id, &scopes).await?;
-        let new = NewKey { name, scopes, expires_at, format };
-        let key = api_keys::create_key_with(&authorizer, &user, new, |key| print_created(key)).await;
-        key?;
+        let new_key = NewKey { name, scopes, expires_at, format };
+        api_keys::create_key_with(&authorizer, &user, new_key, |key| print_created(key)).await?;
         Ok(())
     })
 }

@@ -1,5 +1,4 @@
-//! The log: on standard error, as text or JSON. What is logged while a request is handled has the ids of the request and of
-//! its trace.
+//! The application log, on standard error, as text or JSON. Events of a request have its id and the id of its trace.
 
 use super::Failure;
 use crate::config::{Config, ConfigError, LogFormat};
@@ -13,23 +12,23 @@ use tracing_subscriber::fmt::format::{DefaultFields, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-/// Begins to write the log as the settings say, without blocking those who log. It ends when the guard is dropped.
+/// Starts the log. Logging never blocks. Dropping the guard writes the remaining lines.
 pub(super) fn start(config: &Config) -> Result<LogGuard, Failure> {
     let filter = EnvFilter::try_new(&config.log).map_err(|error| ConfigError::new("log", error))?;
     let (writer, guard) = telemetry::start_log().map_err(Failure::failed)?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
-    // No colour codes in a file or a journal.
+    // No colour codes in files and journals.
     let builder = builder.with_ansi(std::io::stderr().is_terminal());
     match config.log_format {
         LogFormat::Text => builder.with_target(false).fmt_fields(TextFields(DefaultFields::new())).init(),
         LogFormat::Json => builder.json().map_event_format(JsonEvents).init(),
     }
-    // The default hook writes to standard error itself, and so waits for its reader.
+    // The default hook writes to standard error directly, so it blocks if the reader of a pipe does not read.
     std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "a thread panicked")));
     Ok(guard)
 }
 
-/// The fields of a line of text, and after them the ids.
+/// Formats the fields of a line of text, followed by the ids.
 struct TextFields(DefaultFields);
 
 impl<'writer> FormatFields<'writer> for TextFields {
@@ -43,8 +42,8 @@ impl<'writer> FormatFields<'writer> for TextFields {
     }
 }
 
-/// A line of JSON, with the ids as its first members. That of the trace is called what OpenTelemetry calls it (Trace Context
-/// in non-OTLP Log Formats).
+/// Formats a line of JSON, with the ids as its first members. `trace_id` is the name that OpenTelemetry specifies (Trace
+/// Context in non-OTLP Log Formats).
 struct JsonEvents<F>(F);
 
 impl<S, N, F> FormatEvent<S, N> for JsonEvents<F>

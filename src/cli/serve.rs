@@ -1,4 +1,4 @@
-//! `cedargate serve`.
+//! `cedargate serve`: runs the service until a signal ends it.
 
 use super::janitor::spawn_cleanup;
 use super::policy_watch::spawn_reload_tasks;
@@ -23,7 +23,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 pub(super) fn run(config: &Config) -> CommandResult {
-    // Dropped last: it writes the last lines.
+    // Dropped last, because dropping it writes the remaining lines.
     let _log = log::start(config)?;
     let traces = telemetry::start(config)?;
     let served = serve(config);
@@ -35,24 +35,24 @@ pub(super) fn run(config: &Config) -> CommandResult {
 
 fn serve(config: &Config) -> CommandResult {
     block_on(async {
-        // Connections are limited by it.
+        // The limit on open files limits the connections.
         if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
-            tracing::warn!(%error, "the limit on open files cannot be raised");
+            tracing::warn!(%error, "cannot raise the limit on open files");
         }
         check_settings(config)?;
         let listener = bind("listen", &config.listen)?;
         let management = config.management_listen.as_deref();
         let management = management.map(|address| bind("management_listen", address)).transpose()?;
-        // Before the database is opened, and until the end of the process.
+        // Held from before the database is opened until the process exits.
         let _serve_lock = ServeLock::acquire(config.database_url.expose_secret())?;
-        // The decision log may have the standard output to itself.
+        // The decision log may be written to standard output, which must then contain nothing else.
         let to_stderr = config.decision_log_goes_to_stdout();
         let announce = if to_stderr { announce_on_stderr } else { announce_on_stdout };
         let app = App::open_to_serve(config, Clock::system(), announce).await?;
         let address = listener.local_addr().map_err(Failure::failed)?;
         let listener_clone = listener.try_clone().map_err(Failure::failed)?;
         let server = app.serve(listener).await?;
-        // Policies that changed while nothing served come into force here.
+        // Policies that changed while no process was running become active here, so their version is audited.
         let version = app.state.policies.current().bundle().version().to_owned();
         let started = AuditEntry::new(Event::ServiceStarted).with("policies", version);
         app.state.store.audit(AuditActor::service(app.state.clock.now()), started).await?;
@@ -61,7 +61,13 @@ fn serve(config: &Config) -> CommandResult {
             management.map(|listener| serve_management(&mut tasks, &app, listener)).transpose()?;
         spawn_reload_tasks(&mut tasks, &app, config.policy_poll_seconds)?;
         maintain_signing_keys(&mut tasks, &app.state);
-        shutdown_on_signal(&mut tasks, &app.http, server.handle(), listener_clone, config.shutdown_drain_seconds)?;
+        shutdown_on_signal(
+            &mut tasks,
+            &app.http,
+            server.handle(),
+            listener_clone,
+            config.shutdown_drain_seconds,
+        )?;
         spawn_cleanup(&mut tasks, &app.state, config.cleanup_interval);
         let print: fn(fmt::Arguments<'_>) = if to_stderr { eprint_line } else { print_line };
         let scheme = if app.certificates.is_some() { "https" } else { "http" };
@@ -69,12 +75,12 @@ fn serve(config: &Config) -> CommandResult {
         if let Some((address, _)) = &management {
             print(format_args!("Health and metrics: http://{address}"));
         }
-        print(format_args!("Ctrl-C ends it."));
+        print(format_args!("Press Ctrl-C to stop."));
         let result = server.await.map_err(Failure::failed);
         if let Some((_, management)) = management {
             management.stop(false).await;
         }
-        // A connection to the database has to be given back while there is a runtime.
+        // Tasks return their database connections to the pool, which needs the runtime.
         tasks.shutdown().await;
         audit::flush_on_shutdown(&app.state).await;
         app.state.decision_log.close();
@@ -89,7 +95,7 @@ fn bind(setting: &str, address: &str) -> Result<TcpListener, StartError> {
     })
 }
 
-/// Starts the management listener, which answers until the service has ended. Returns its address and its handle.
+/// Starts the management listener, which responds until the service exits. Returns its address and handle.
 fn serve_management(
     tasks: &mut JoinSet<()>,
     app: &App,
@@ -100,54 +106,56 @@ fn serve_management(
     let handle = server.handle();
     tasks.spawn_local(async move {
         if let Err(error) = server.await {
-            tracing::error!(%error, "the management listener has failed");
+            tracing::error!(%error, "the management listener failed");
         }
     });
     Ok((address, handle))
 }
 
-/// Looks after the keys that sign, once a second: so soon is one refused that was revoked at the terminal. And where the
-/// database answers, the audit trail is told what it could not be told before, and revocations are stored that could not be.
-fn maintain_signing_keys(tasks: &mut JoinSet<()>, parts: &Arc<AppState>) {
-    let parts = Arc::clone(parts);
+/// Starts the task that follows the signing keys in the database once a second, so that a key revoked by another process is
+/// rejected within that time. While the database is reachable, it also writes pending audit entries and stores pending
+/// revocations.
+fn maintain_signing_keys(tasks: &mut JoinSet<()>, state: &Arc<AppState>) {
+    let state = Arc::clone(state);
     tasks.spawn_local(async move {
         let mut was_ok = true;
         loop {
             actix_web::rt::time::sleep(Duration::from_secs(1)).await;
-            let maintained = parts.signing_keys.maintain().await;
+            let maintained = state.signing_keys.maintain().await;
             if let (true, Err(error)) = (was_ok, &maintained) {
-                tracing::warn!(%error, "the keys that sign cannot be read; those of a while ago go on");
+                tracing::warn!(%error, "cannot read signing keys; using cached keys");
             }
             was_ok = maintained.is_ok();
             if was_ok {
-                // Where it cannot, there is another time.
-                let _ = audit::write_pending(&parts).await;
-                let _ = parts.store.store_revocations().await;
+                // Both are repeated a second later if they fail.
+                let _ = audit::write_pending(&state).await;
+                let _ = state.store.store_revocations().await;
             }
         }
     });
 }
 
-/// How long the end may take: so much less than the 30 s after which service managers kill that it can say so.
+/// The time limit for a shutdown: below the 30 s after which service managers kill the process, so that it can be logged.
 const MAX_SHUTDOWN_TIME: Duration = Duration::from_secs(28);
 
-/// Ends the process when [`LONGEST_END`] is over, whatever it waits for then: a request, a collector of traces, or a reader of
-/// the decision log that does not read.
+/// Exits the process after [`MAX_SHUTDOWN_TIME`], even if a request, the trace collector or a reader of the decision log blocks
+/// the shutdown.
 fn start_shutdown_watchdog() {
-    let end = || {
+    let watchdog = || {
         std::thread::sleep(MAX_SHUTDOWN_TIME);
-        tracing::error!("the service has not ended in time, and is broken off");
-        // So long the line may take.
+        tracing::error!("shutdown timed out; exiting");
+        // The log thread needs time to write the line.
         std::thread::sleep(Duration::from_millis(500));
         std::process::exit(1);
     };
-    if let Err(error) = std::thread::Builder::new().name("end".into()).spawn(end) {
-        tracing::warn!(%error, "nothing sees to it that the service ends in time");
+    if let Err(error) = std::thread::Builder::new().name("watchdog".into()).spawn(watchdog) {
+        tracing::warn!(%error, "cannot start shutdown watchdog");
     }
 }
 
-/// Ends the service: on SIGTERM when it has said for so many seconds that it is not ready, so that nobody sends it requests
-/// any more; on SIGINT, or a second signal, without that. What it has begun it finishes, for ten seconds at most.
+/// Starts the task that shuts the service down on a signal. On SIGTERM, readiness fails for `seconds` seconds first, so that
+/// load balancers send no more requests; SIGINT or a second signal skips that. Requests in progress have ten seconds to
+/// complete.
 fn shutdown_on_signal(
     tasks: &mut JoinSet<()>,
     http: &Arc<HttpState>,
@@ -166,7 +174,7 @@ fn shutdown_on_signal(
         start_shutdown_watchdog();
         http.is_shutting_down.store(true, Ordering::Release);
         if is_graceful {
-            tracing::info!(seconds, "the service is no longer ready, and ends");
+            tracing::info!(seconds, "shutdown started; readiness fails");
             tokio::select! {
                 () = actix_web::rt::time::sleep(Duration::from_secs(seconds)) => {}
                 _ = terminate.recv() => {}
@@ -175,7 +183,9 @@ fn shutdown_on_signal(
         }
         match drain::refuse_new_connections(&listener) {
             Ok(()) => actix_web::rt::time::sleep(drain::BACKLOG_DRAIN_TIME).await,
-            Err(error) => tracing::warn!(%error, "connections that wait to be accepted may be reset"),
+            Err(error) => {
+                tracing::warn!(%error, "cannot refuse new connections; those not yet accepted may be reset")
+            }
         }
         drop(listener);
         server.stop(true).await;
@@ -184,7 +194,7 @@ fn shutdown_on_signal(
 }
 
 fn print_line(line: fmt::Arguments<'_>) {
-    // Nothing of the greeting is needed to serve.
+    // A banner that cannot be written does not prevent the service.
     let _ = write_line(line);
 }
 
@@ -201,12 +211,12 @@ fn announce_on_stderr(admin: &FirstAdmin) -> Result<(), String> {
         .map_err(|error| write_error("standard error", &error))
 }
 
-/// The lines about the first admin, written before it is stored: where they cannot be, there is no admin.
+/// Returns the lines about the first admin. They are written before it is stored; if that fails, no admin is created.
 fn announcement(admin: &FirstAdmin) -> String {
     let mut text =
-        format!("This database is new. It has one user, an admin:\n  email           {}", admin.email);
+        format!("Created the database with one user, an admin:\n  email           {}", admin.email);
     if let Some(password) = &admin.random_password {
-        text += &format!("\n  password        {}   (shown this once)", password.expose_secret());
+        text += &format!("\n  password        {}   (cannot be displayed again)", password.expose_secret());
     }
     text + "\n"
 }
@@ -217,7 +227,7 @@ fn print_banner(app: &App, base: &str, print: fn(fmt::Arguments<'_>)) {
     let engine = app.state.policies.current();
     let policies = engine.bundle();
     print(format_args!(
-        "  policies        version {}, {} of them",
+        "  policies        version {}, {} policies",
         policies.version(),
         policies.policies().count()
     ));

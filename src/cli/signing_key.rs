@@ -10,11 +10,11 @@ use clap::Subcommand;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// List the keys that sign: name, algorithm, and what each is good for
+    /// List the signing keys: key id, algorithm and status
     List,
-    /// Make the next key, which signs in ten minutes, when everybody knows it; the old one checks as long as it has to
+    /// Create the next signing key (active in 10 minutes); the old key keeps verifying until its tokens expire
     Rotate {
-        /// Because a key has leaked: the new one signs at once, and all others are no good any more, nor is what they signed
+        /// After a leak: the new key is active immediately, and all other keys and the tokens they signed are invalid
         #[arg(long)]
         revoke: bool,
     },
@@ -40,10 +40,10 @@ fn list(ring: &Keyring, now: Timestamp) -> CommandResult {
     for (key, ends_at) in ring.keys() {
         let status = match ends_at {
             _ if key.signs_from > now && Some(key.number) > signing => {
-                format!("signs from {}", key.signs_from)
+                format!("active from {}", key.signs_from)
             }
-            Some(end) if Some(key.number) != signing => format!("checks until {end}"),
-            _ => "signs".to_owned(),
+            Some(end) if Some(key.number) != signing => format!("verifies until {end}"),
+            _ => "active".to_owned(),
         };
         print_line(format_args!("{:16}  {:5}  {status}", key.kid, key.algorithm.to_string()))?;
     }

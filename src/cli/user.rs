@@ -1,4 +1,4 @@
-//! `cedargate user`.
+//! `cedargate user`: creates, lists and unlocks users, and sets passwords.
 
 use super::{
     CommandResult, Failure, block_on, open, open_or_create, password_from_stdin, print_created, print_line,
@@ -18,37 +18,37 @@ use std::io::Write;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Create a user; prints its id, its password if that is a random one, and on standard error its organization
+    /// Create a user; prints its id and, if it is a random one, its password; prints its organization on standard error
     Add {
-        /// What it logs in with
+        /// Email address, with which the user logs in
         #[arg(long)]
         email: Email,
-        /// guest, agent, bot or admin: guests and agents act in their own organization only, bots and admins also below it
+        /// Role: guest, agent, bot or admin. Guests and agents act in their own organization only, bots and admins also below it
         #[arg(long, default_value = "guest")]
         role: Scope,
-        /// Its organization; without it the root organization, above all tenants
+        /// Organization of the user [default: the root organization, above all tenants]
         #[arg(long, value_name = "ID")]
         organization: Option<Id>,
-        /// Its given name
+        /// Given name
         #[arg(long)]
         given_name: Option<String>,
-        /// Its family name
+        /// Family name
         #[arg(long)]
         family_name: Option<String>,
-        /// Read the password from standard input instead of making a random one
+        /// Read the password from standard input instead of generating one
         #[arg(long)]
         password_stdin: bool,
     },
-    /// List the users: id, role, status, email
+    /// List the users: id, role, status and email address
     List,
-    /// End the waits that failed logins of a user have caused
+    /// End the back-off after failed logins of a user
     Unlock {
-        /// The user's address
+        /// Email address of the user
         email: Email,
     },
-    /// Give a user another password, from standard input
+    /// Set the password of a user, from standard input
     SetPassword {
-        /// The user's address
+        /// Email address of the user
         #[arg(long)]
         email: Email,
     },
@@ -62,35 +62,16 @@ pub(super) fn run(config: &Config, command: Command) -> CommandResult {
         };
         match command {
             Command::Add { email, role, organization, given_name, family_name, password_stdin } => {
-                let random = if password_stdin { None } else { Some(SecretString::from(random_password()?)) };
-                let password = match &random {
-                    Some(password) => password.clone(),
-                    None => password_from_stdin()?,
-                };
                 let mut fields = Map::new();
-                let mut set = |name: &str, value: Value| fields.insert(name.into(), value);
-                set("email", json!(email));
-                set("role", json!(role));
-                set("password", password.expose_secret().into());
-                for (name, value) in [
+                fields.insert("email".into(), json!(email));
+                fields.insert("role".into(), json!(role));
+                let optional = [
                     ("organization", organization.map(|id| json!(id))),
                     ("givenName", given_name.map(Value::String)),
                     ("familyName", family_name.map(Value::String)),
-                ] {
-                    value.into_iter().for_each(|value| drop(set(name, value)));
-                }
-                let authorizer = app.terminal_authorizer("createUser").await?;
-                let written = |user: &User| match &random {
-                    Some(password) => {
-                        print_created(format_args!("{}\n{}", user.id, password.expose_secret()))
-                    }
-                    None => print_created(user.id),
-                };
-                let user = users::create_user_with(&authorizer, fields, written).await;
-                let user = user?;
-                let place = describe_placement(&app, &user).await?;
-                let _ = writeln!(std::io::stderr(), "{place}");
-                Ok(())
+                ];
+                fields.extend(optional.into_iter().filter_map(|(name, value)| Some((name.into(), value?))));
+                add(&app, fields, password_stdin).await
             }
             Command::List => list(&app).await,
             Command::Unlock { email } => {
@@ -112,7 +93,26 @@ pub(super) fn run(config: &Config, command: Command) -> CommandResult {
     })
 }
 
-/// Says in which organization a user is, and where it may act.
+/// Creates a user with a random password, or with the one on standard input.
+async fn add(app: &App, mut fields: Map<String, Value>, password_stdin: bool) -> CommandResult {
+    let random = if password_stdin { None } else { Some(SecretString::from(random_password()?)) };
+    let password = match &random {
+        Some(password) => password.clone(),
+        None => password_from_stdin()?,
+    };
+    fields.insert("password".into(), password.expose_secret().into());
+    let authorizer = app.terminal_authorizer("createUser").await?;
+    let print = |user: &User| match &random {
+        Some(password) => print_created(format_args!("{}\n{}", user.id, password.expose_secret())),
+        None => print_created(user.id),
+    };
+    let user = users::create_user_with(&authorizer, fields, print).await?;
+    let placement = describe_placement(app, &user).await?;
+    let _ = writeln!(std::io::stderr(), "{placement}");
+    Ok(())
+}
+
+/// Describes the organization of a user, and the organizations in which it may act.
 async fn describe_placement(app: &App, user: &Permitted<User>) -> Result<String, Failure> {
     let authorizer = app.terminal_authorizer("fetchOrganization").await?;
     let organization = authorizer.find_authorized::<Organization>(&user.organization.to_string()).await?;
@@ -128,10 +128,12 @@ async fn describe_placement(app: &App, user: &Permitted<User>) -> Result<String,
     ))
 }
 
-/// The user with this address.
+/// Returns the id of the user with this email address.
 pub(super) async fn user_id(app: &App, email: &Email) -> Result<Id, Failure> {
     let account = app.state.store.account_by_email(email).await?;
-    account.map(|account| account.id).ok_or_else(|| Failure::failed(format!("there is no user {email}")))
+    account
+        .map(|account| account.id)
+        .ok_or_else(|| Failure::failed(format!("no user with the email {email}")))
 }
 
 async fn list(app: &App) -> CommandResult {

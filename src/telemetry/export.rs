@@ -1,4 +1,4 @@
-//! The way of the spans to a collector: batched by a thread of their own, in OTLP over HTTP.
+//! Export of spans to a collector, in batches from a dedicated thread, by OTLP over HTTP.
 
 use super::TRACER;
 use crate::config::{Config, ConfigError};
@@ -17,26 +17,29 @@ use std::time::Duration;
 use ureq::Agent;
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 
-/// How long a collector may take to answer (the default of `OTEL_EXPORTER_OTLP_TIMEOUT`).
+/// The time limit for a request to the collector (the default of `OTEL_EXPORTER_OTLP_TIMEOUT`).
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long the end of the service may wait for a collector.
+/// The time limit for the last export at shutdown.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The traces of a process, which are to be ended before it ends.
+/// The exporter of this process. It must be shut down before the process exits, or the last spans are lost.
 #[derive(Debug)]
 pub struct TracingGuard(SdkTracerProvider);
 
 impl TracingGuard {
-    /// Sends what waits, for three seconds at most.
+    /// Exports the remaining spans, within three seconds.
     pub fn shutdown(self) {
         if let Err(error) = self.0.shutdown_with_timeout(SHUTDOWN_TIMEOUT) {
-            tracing::warn!(%error, "the last spans could not be exported");
+            tracing::warn!(%error, "cannot export the last spans");
         }
     }
 }
 
-/// Turns traces on for this process, if the settings say so.
+/// Enables traces for this process if `CEDARGATE_OTLP_ENDPOINT` is set.
+///
+/// # Errors
+/// The endpoint is invalid, or the certificates for an https endpoint cannot be read.
 pub fn start(config: &Config) -> Result<Option<TracingGuard>, ConfigError> {
     if config.otlp_endpoint.is_empty() {
         return Ok(None);
@@ -56,8 +59,8 @@ pub fn start(config: &Config) -> Result<Option<TracingGuard>, ConfigError> {
     Ok(Some(TracingGuard(provider)))
 }
 
-/// Who it is that is traced: what `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` say, and this program and its version
-/// where they say nothing.
+/// Returns the resource attributes: those of `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES`, with the name and version of
+/// this program as defaults.
 fn resource() -> Resource {
     let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
     let from_environment = Resource::builder().build();
@@ -71,7 +74,7 @@ fn resource() -> Resource {
     if is_named { builder.build() } else { builder.with_service_name("cedargate").build() }
 }
 
-/// An exporter whose failures are told once, and not with every batch.
+/// An exporter that logs the first failure of a series, and not every batch.
 #[derive(Debug)]
 struct LogOnceExporter {
     exporter: opentelemetry_otlp::SpanExporter,
@@ -83,11 +86,11 @@ impl SpanExporter for LogOnceExporter {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         match self.exporter.export(batch).await {
             Ok(()) if self.is_failing.swap(false, Ordering::Relaxed) => {
-                tracing::info!("traces are exported again");
+                tracing::info!("traces exported again");
             }
             Err(error) if !self.is_failing.swap(true, Ordering::Relaxed) => {
                 let error = self.collector.failure().unwrap_or_else(|| error.to_string());
-                tracing::warn!(error, "traces cannot be exported; spans are lost until they can");
+                tracing::warn!(error, "cannot export traces; spans are lost");
             }
             _ => {}
         }
@@ -99,11 +102,11 @@ impl SpanExporter for LogOnceExporter {
     }
 }
 
-/// The HTTP client that reaches the collector.
+/// The HTTP client of the exporter.
 #[derive(Debug)]
 struct CollectorClient {
     agent: Agent,
-    /// Why it was not reached the last time.
+    /// Why the last request failed; the error of the exporter does not say it.
     failure: Mutex<Option<String>>,
 }
 
@@ -138,7 +141,7 @@ impl CollectorClient {
 
 #[async_trait]
 impl HttpClient for CollectorClient {
-    // The thread that batches has nothing else to do, so it waits.
+    // Blocking is fine: this runs on the dedicated thread of the exporter.
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
         let sent = self.send(request);
         let failure = sent.as_ref().err().map(ToString::to_string);
@@ -147,7 +150,7 @@ impl HttpClient for CollectorClient {
     }
 }
 
-/// Where OpenTelemetry has the certificates named that a collector is known by.
+/// The variables of OpenTelemetry that name the certificates to trust.
 const CA_FILE_VARIABLES: [&str; 2] =
     ["OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", "OTEL_EXPORTER_OTLP_CERTIFICATE"];
 
@@ -155,7 +158,7 @@ fn trusted_roots() -> Result<RootCerts, String> {
     let file = CA_FILE_VARIABLES.iter().find_map(std::env::var_os).ok_or_else(|| {
         let [_, name] = CA_FILE_VARIABLES;
         format!(
-            "it is an https address; {name} must name a PEM file with the certificates to trust, such as \
+            "an https URL requires {name}, the name of a PEM file with the certificates to trust, such as \
              /etc/ssl/certs/ca-certificates.crt"
         )
     })?;
@@ -170,7 +173,7 @@ fn trusted_roots() -> Result<RootCerts, String> {
         })
         .collect::<Result<_, _>>()?;
     if certificates.is_empty() {
-        return Err(format!("{name}: there is no certificate in it"));
+        return Err(format!("{name}: no certificate found"));
     }
     Ok(certificates.into())
 }

@@ -1,5 +1,5 @@
-//! Writes the application log without ever blocking the thread that logs: lines wait in a bounded queue for a thread of their
-//! own, and those that find no room are dropped and counted.
+//! Non-blocking writer of the application log. A dedicated thread writes the lines of a bounded queue; lines that do not fit are
+//! dropped and counted.
 
 use std::fs::File;
 use std::io;
@@ -8,25 +8,25 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 
-/// How many lines may wait.
+/// The capacity of the queue in lines.
 const MAX_BUFFERED_LINES: usize = 10_000;
 
-/// How long the end of the process waits for the last lines.
+/// The time limit for the last lines when the process exits.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
 static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
 
-/// Writes the lines that wait when it is dropped, for at most two seconds.
+/// Writes the remaining lines when it is dropped, within two seconds.
 #[derive(Debug)]
-#[must_use = "the last lines are written when it is dropped"]
+#[must_use = "dropping it writes the remaining lines"]
 pub struct LogGuard(Option<WorkerGuard>);
 
-/// Begins to write to standard error.
+/// Starts a writer to standard error.
 ///
 /// # Errors
-/// There is no standard error.
+/// Standard error is closed.
 pub fn start_log() -> io::Result<(NonBlocking, LogGuard)> {
-    // Not by the handle of the library: its lock would be held while a line waits for a reader.
+    // The handle of the standard library would hold its lock while a write blocks.
     let stderr = File::from(io::stderr().as_fd().try_clone_to_owned()?);
     let (writer, guard) = NonBlockingBuilder::default()
         .lossy(true)
@@ -37,7 +37,7 @@ pub fn start_log() -> io::Result<(NonBlocking, LogGuard)> {
     Ok((writer, LogGuard(Some(guard))))
 }
 
-/// How many lines of the log were dropped.
+/// Returns the number of lines that were dropped.
 pub fn dropped_log_lines() -> u64 {
     DROPPED.get().map_or(0, |counter| u64::try_from(counter.dropped_lines()).unwrap_or(u64::MAX))
 }
@@ -45,7 +45,7 @@ pub fn dropped_log_lines() -> u64 {
 impl Drop for LogGuard {
     fn drop(&mut self) {
         let guard = self.0.take();
-        // By a thread of its own: without a reader it does not end.
+        // In a thread, because dropping the guard blocks if nobody reads standard error.
         let flush = std::thread::Builder::new().name("log-end".into()).spawn(move || drop(guard));
         let started = Instant::now();
         while flush.as_ref().is_ok_and(|flush| !flush.is_finished()) && started.elapsed() < FLUSH_TIMEOUT {

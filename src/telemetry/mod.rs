@@ -1,7 +1,8 @@
-//! Which request is being handled, for log lines and spans: a task carries it along wherever it waits. And the spans of
-//! OpenTelemetry, where traces are on; where they are off, nothing is made. Knows nothing of what is traced.
+//! Application log and traces.
 //!
-//! A request has one span, and what takes time in it is one below that, told when it has ended.
+//! A task-local value identifies the request that is being handled, for log lines and spans. If traces are enabled, a request
+//! has one OpenTelemetry span, and each operation within it that takes time has a child span, which is recorded when the
+//! operation is complete. If they are disabled, no span is created.
 
 mod export;
 mod log;
@@ -19,14 +20,14 @@ use std::cell::Cell;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
-/// Makes the spans, where traces are on.
+/// Creates the spans; unset if traces are disabled.
 static TRACER: OnceLock<SdkTracer> = OnceLock::new();
 
 tokio::task_local! {
     static REQUEST: RequestTrace;
 }
 
-/// How many spans a request may have below its own: one that asks for thousands of decisions leaves room for others.
+/// The maximum number of child spans of a request, so that a batch of thousands of decisions does not fill the export queue.
 const MAX_SPANS: u32 = 128;
 
 /// A request that is being handled.
@@ -34,7 +35,7 @@ const MAX_SPANS: u32 = 128;
 pub struct RequestTrace {
     id: Arc<str>,
     span: Option<RequestSpan>,
-    /// Whether a decision of this request is missing in the decision log, which has to have it.
+    /// Whether a decision of this request could not be recorded in the decision log, although it must be.
     is_unrecorded: Cell<bool>,
 }
 
@@ -42,12 +43,12 @@ pub struct RequestTrace {
 #[derive(Debug)]
 struct RequestSpan {
     context: Context,
-    /// How many spans there are below it, with those that were left out.
+    /// The number of child spans, including those that were omitted.
     span_count: Cell<u32>,
 }
 
 impl RequestTrace {
-    /// A request with this id. Where traces are on, its span begins, as a part of the trace that the headers name (W3C
+    /// Starts a request with this id. If traces are enabled, starts its span, which continues the trace in the headers (W3C
     /// Trace Context).
     pub fn begin<'a>(id: Arc<str>, header: impl Fn(&str) -> Option<&'a str>) -> Self {
         let span = TRACER.get().map(|tracer| {
@@ -60,14 +61,14 @@ impl RequestTrace {
         Self { id, span, is_unrecorded: Cell::default() }
     }
 
-    /// Does the work of this request: all that is logged and told in it is of this request. What the work hands to
-    /// other threads and tasks is not.
+    /// Runs the future as a part of this request: its log lines and spans belong to the request. Those of threads and tasks that
+    /// it spawns do not.
     pub fn scope<T>(self, work: impl Future<Output = T>) -> impl Future<Output = T> {
         REQUEST.scope(self, work)
     }
 }
 
-/// The headers that name the trace which a request is a part of (W3C Trace Context, 3).
+/// The headers that identify the trace of a request (W3C Trace Context, section 3).
 const PARENT: &str = "traceparent";
 const STATE: &str = "tracestate";
 
@@ -83,7 +84,7 @@ impl Extractor for Headers<'_> {
     }
 }
 
-/// Gives the ids of the request that is being handled and of its trace, if it has one; none where no request is.
+/// Calls `use_ids` with the id of the current request and of its trace, if it has one. Returns none outside of requests.
 pub fn with_request_ids<T>(use_ids: impl FnOnce(&str, Option<TraceId>) -> T) -> Option<T> {
     let ids = |request: &RequestTrace| {
         let trace = request.span.as_ref().map(|span| span.context.span().span_context().trace_id());
@@ -92,17 +93,17 @@ pub fn with_request_ids<T>(use_ids: impl FnOnce(&str, Option<TraceId>) -> T) -> 
     REQUEST.try_with(ids).ok()
 }
 
-/// Notes that a decision of the request that is being handled could not be recorded, though it has to be.
+/// Marks the current request: one of its decisions could not be recorded in the decision log.
 pub fn mark_unrecorded() {
     let _ = REQUEST.try_with(|request| request.is_unrecorded.set(true));
 }
 
-/// Whether that was noted.
+/// Returns whether the current request is marked by [`mark_unrecorded`].
 pub fn is_unrecorded() -> bool {
     REQUEST.try_with(|request| request.is_unrecorded.get()).unwrap_or_default()
 }
 
-/// Ends the span of the request that is being handled, with what its answer says of it.
+/// Ends the span of the current request, with the data of its response.
 pub fn finish_request_span(describe: impl FnOnce() -> SpanData) {
     with_recording_request(|_, request| {
         let span_data = describe();
@@ -111,33 +112,33 @@ pub fn finish_request_span(describe: impl FnOnce() -> SpanData) {
         span.set_attributes(span_data.attributes);
         if let Some(omitted) = request.span_count.get().checked_sub(MAX_SPANS).filter(|omitted| *omitted > 0)
         {
-            span.set_attribute(KeyValue::new("cedargate.spans_left_out", i64::from(omitted)));
+            span.set_attribute(KeyValue::new("cedargate.spans_omitted", i64::from(omitted)));
         }
         span.set_status(status(span_data.is_failure));
         span.end();
     });
 }
 
-/// What a span says of something that has ended.
+/// The data of a span that has ended.
 #[derive(Debug)]
 pub struct SpanData {
-    /// What it is called: one of few names.
+    /// The name, of low cardinality.
     pub name: Cow<'static, str>,
-    /// Whether it was done by this process or by another one.
+    /// Whether the operation was internal, or a request to or from another process.
     pub kind: SpanKind,
-    /// Whether it failed.
+    /// Whether the operation failed.
     pub is_failure: bool,
-    /// What else is told of it: nothing that is secret.
+    /// Attributes, which must not contain secrets.
     pub attributes: Vec<KeyValue>,
 }
 
 impl SpanData {
-    /// Something that this process has done, and that did not fail.
+    /// Returns the data of an internal operation that succeeded.
     pub fn new(name: impl Into<Cow<'static, str>>) -> Self {
         Self { name: name.into(), kind: SpanKind::Internal, is_failure: false, attributes: Vec::new() }
     }
 
-    /// The same with one attribute more.
+    /// Adds an attribute.
     #[must_use]
     pub fn with(mut self, name: &'static str, value: impl Into<Value>) -> Self {
         self.attributes.push(KeyValue::new(name, value));
@@ -145,18 +146,18 @@ impl SpanData {
     }
 }
 
-/// When something began that is to have a span, where traces are on.
+/// The start of an operation that becomes a span; empty if traces are disabled.
 #[derive(Debug)]
-#[must_use = "what begins has to end"]
+#[must_use = "record() creates the span"]
 pub struct SpanTimer(Option<Instant>);
 
-/// Something begins. Where traces are off, that is a look at a flag.
+/// Starts timing an operation. Costs a flag check if traces are disabled.
 pub fn start_timer() -> SpanTimer {
     SpanTimer(is_enabled().then(Instant::now))
 }
 
 impl SpanTimer {
-    /// It has ended.
+    /// Records the span of the operation, which has ended.
     pub fn record(self, describe: impl FnOnce() -> SpanData) {
         if let Some(start) = self.0 {
             record_span(start.elapsed(), describe);
@@ -164,7 +165,7 @@ impl SpanTimer {
     }
 }
 
-/// Waits for something that has a span of this name.
+/// Awaits `work` within a span of this name.
 pub async fn traced<T>(name: &'static str, work: impl Future<Output = T>) -> T {
     let timer = start_timer();
     let output = work.await;
@@ -172,12 +173,12 @@ pub async fn traced<T>(name: &'static str, work: impl Future<Output = T>) -> T {
     output
 }
 
-/// Whether traces are on.
+/// Returns whether traces are enabled.
 pub fn is_enabled() -> bool {
     TRACER.get().is_some()
 }
 
-/// Something has ended just now that took so long.
+/// Records a child span of the current request, for an operation that has just ended.
 pub fn record_span(duration: Duration, describe: impl FnOnce() -> SpanData) {
     with_recording_request(|tracer, request| {
         let index = request.span_count.get();
@@ -186,7 +187,7 @@ pub fn record_span(duration: Duration, describe: impl FnOnce() -> SpanData) {
             return;
         }
         let span_data = describe();
-        // The time of the world, and not the service's: it is compared with that of other services.
+        // System time instead of the clock of the service, because spans are compared with those of other services.
         let end = SystemTime::now();
         let builder = SpanBuilder::from_name(span_data.name)
             .with_kind(span_data.kind)
@@ -198,12 +199,12 @@ pub fn record_span(duration: Duration, describe: impl FnOnce() -> SpanData) {
     });
 }
 
-/// What did not fail has no status (semantic conventions, Recording errors).
+/// Returns the status of a span; it stays unset on success (OpenTelemetry semantic conventions, Recording errors).
 fn status(is_failure: bool) -> Status {
     if is_failure { Status::error("") } else { Status::Unset }
 }
 
-/// Does something with the span of the request that is being handled, if there is one that somebody will see.
+/// Calls `use_span` with the span of the current request, if it is sampled.
 fn with_recording_request(use_span: impl FnOnce(&SdkTracer, &RequestSpan)) {
     let Some(tracer) = TRACER.get() else { return };
     let _ = REQUEST.try_with(|request| {

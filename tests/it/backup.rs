@@ -69,7 +69,7 @@ async fn a_restored_backup_keeps_data_but_no_revoked_credentials() {
     std::fs::copy(directory.path().join("copy.db"), directory.path().join("cedargate.db")).unwrap();
     let revoked = run(directory.path(), &settings, &["revoke-all"]);
     let expected =
-        "ended 1 sessions and all API keys of 1 users\nrevoked the keys that sign, and made a new one\n";
+        "ended 1 sessions and all API keys of 1 users\nrevoked all signing keys and created a new one\n";
     assert_eq!(text(&revoked.stdout), expected);
 
     let running = start(directory.path(), &settings);

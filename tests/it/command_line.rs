@@ -98,7 +98,7 @@ pub fn start_command(mut command: Command) -> RunningService {
     let (log, output) = (Arc::default(), Arc::default());
     let errors = collect_lines(stderr.lines().map_while(Result::ok), &log);
     let mut lines = stdout.lines().map_while(Result::ok);
-    let banner: Vec<String> = lines.by_ref().take_while(|line| line != "Ctrl-C ends it.").collect();
+    let banner: Vec<String> = lines.by_ref().take_while(|line| line != "Press Ctrl-C to stop.").collect();
     let rest = collect_lines(lines, &output);
     let base = banner.iter().find_map(|line| line.split(" listens on ").nth(1)).map(str::to_owned);
     let banner = banner.join("\n");

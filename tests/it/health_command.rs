@@ -26,7 +26,7 @@ fn the_exit_code_reflects_readiness() {
         loop {
             let output = run(path, &settings, &["health"]);
             if output.status.code() == Some(1) {
-                assert!(text(&output.stderr).contains("it answers 503"), "{}", text(&output.stderr));
+                assert!(text(&output.stderr).contains("not ready, status 503"), "{}", text(&output.stderr));
                 break;
             }
             assert!(Instant::now() < end, "the service is still ready after SIGTERM");

@@ -359,12 +359,12 @@ async fn the_cli_rotates_and_revokes_keys_while_the_service_runs() {
     let old_kid = kid(old.bearer.as_ref().unwrap());
     old.get("/v2/users/me").await.expect(StatusCode::OK);
     let list = command(&["list"]);
-    assert_eq!(list, format!("{old_kid}  EdDSA  signs\n"));
+    assert_eq!(list, format!("{old_kid}  EdDSA  active\n"));
 
     let rotated = command(&["rotate"]);
     let lines: Vec<&str> = rotated.lines().collect();
     assert_eq!((lines.len(), lines[0]), (2, list.trim_end()));
-    assert!(lines[1].contains("  EdDSA  signs from 20"), "{rotated}");
+    assert!(lines[1].contains("  EdDSA  active from 20"), "{rotated}");
     let wait_until = async |what: &str, condition: &dyn Fn(u16, &Value) -> bool| {
         let started = Instant::now();
         loop {
@@ -384,7 +384,7 @@ async fn the_cli_rotates_and_revokes_keys_while_the_service_runs() {
 
     let revoked = command(&["rotate", "--revoke"]);
     assert_eq!((revoked.lines().count(), revoked.contains(&old_kid)), (1, false), "{revoked}");
-    assert!(revoked.ends_with("  EdDSA  signs\n"), "{revoked}");
+    assert!(revoked.ends_with("  EdDSA  active\n"), "{revoked}");
     wait_until("the old token is rejected", &|status, _| status == 401).await;
     let new = log_in().await;
     new.get("/v2/users/me").await.expect(StatusCode::OK);
@@ -399,7 +399,7 @@ async fn a_configured_key_cannot_be_rotated_by_the_cli() {
         ("CEDARGATE_JWT_SECRET", "a key for tests: 0123456789abcdef"),
     ];
     let list = run(app.directory(), &settings, &["signing-key", "list"]);
-    assert_eq!(text(&list.stdout), "configured        HS256  signs\n");
+    assert_eq!(text(&list.stdout), "configured        HS256  active\n");
     for arguments in [&["signing-key", "rotate"] as &[&str], &["signing-key", "rotate", "--revoke"]] {
         let output = run(app.directory(), &settings, arguments);
         assert_eq!(output.status.code(), Some(1));

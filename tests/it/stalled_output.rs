@@ -37,7 +37,7 @@ impl StalledService {
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
         let banner: &mut dyn BufRead = if greets_on_stderr { &mut stderr } else { &mut stdout };
         let lines = banner.lines().map_while(Result::ok);
-        let lines: Vec<String> = lines.take_while(|line| line != "Ctrl-C ends it.").collect();
+        let lines: Vec<String> = lines.take_while(|line| line != "Press Ctrl-C to stop.").collect();
         let base = lines.iter().find_map(|line| line.split(" listens on ").nth(1)).unwrap().to_owned();
         Self { child, stdout: Some(stdout), stderr, base }
     }
@@ -115,7 +115,7 @@ async fn the_last_lines_of_the_log_are_written() {
     service.stop().await;
     let mut log = String::new();
     service.stderr.read_to_string(&mut log).unwrap();
-    assert!(log.contains(id) && log.contains("no longer ready"), "{log}");
+    assert!(log.contains(id) && log.contains("shutdown started"), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -314,7 +314,7 @@ async fn spans_per_request_are_limited_and_the_rest_is_counted() {
     running.stop();
     let batch = collector.span_of_request("batch");
     assert_eq!(collector.child_spans(&batch).len(), 128);
-    let more = &attributes(&batch.attributes)["cedargate.spans_left_out"];
+    let more = &attributes(&batch.attributes)["cedargate.spans_omitted"];
     assert!(more.as_i64().unwrap() >= 500 - 128, "{more}");
     assert!(!String::from_utf8_lossy(&collector.bytes()).contains("arbitrary client input"));
 }
@@ -385,7 +385,7 @@ async fn a_tls_collector_is_verified_with_the_configured_certificate() {
         send(&client(&running.base), trusted, "GET", "/health/live", &[], None).await;
         let log = running.stop();
         assert_eq!(collector.received() > before, is_known, "{trusted}: {log}");
-        assert_eq!(log.contains("traces cannot be exported"), !is_known, "{trusted}: {log}");
+        assert_eq!(log.contains("cannot export traces"), !is_known, "{trusted}: {log}");
     }
     collector.span_of_request("its.pem");
 }
@@ -406,7 +406,7 @@ async fn a_failing_collector_is_logged_once_until_it_recovers() {
         }
     };
     let logged = |text: &str| running.log().matches(text).count();
-    let (fails, works) = ("traces cannot be exported", "traces are exported again");
+    let (fails, works) = ("cannot export traces", "traces exported again");
     batches(5).await;
     wait_until("the change was not logged", || logged(fails) == 1).await;
     collector.status.store(200, Ordering::SeqCst);
@@ -448,7 +448,7 @@ async fn an_unavailable_collector_delays_neither_requests_nor_the_shutdown() {
         let log = running.stop();
         assert!(start.elapsed() < Duration::from_secs(10), "{address}: {:?}", start.elapsed());
         if address == closed {
-            assert_eq!(log.matches("traces cannot be exported").count(), 1, "{log}");
+            assert_eq!(log.matches("cannot export traces").count(), 1, "{log}");
         }
     }
 }
