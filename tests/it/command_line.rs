@@ -7,8 +7,9 @@ use serde_json::json;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// The program in `directory`, with only these settings.
 pub fn program(directory: &Path, settings: &[(&str, &str)]) -> Command {
@@ -23,9 +24,30 @@ pub fn program(directory: &Path, settings: &[(&str, &str)]) -> Command {
     command
 }
 
+/// Runs a command that exits by itself, such as a start that is refused.
 pub fn run(directory: &Path, settings: &[(&str, &str)], arguments: &[&str]) -> Output {
-    program(directory, settings).args(arguments).output().unwrap()
+    output(program(directory, settings).args(arguments).stdout(Stdio::piped()))
 }
+
+/// The output of a command that exits by itself; its standard output goes where the command says.
+pub fn output(command: &mut Command) -> Output {
+    let child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let (id, (exited, is_exited)) = (child.id(), mpsc::channel::<()>());
+    let watchdog = std::thread::spawn(move || {
+        let is_late = is_exited.recv_timeout(LONGEST_COMMAND) == Err(mpsc::RecvTimeoutError::Timeout);
+        if is_late {
+            crate::lifecycle::send_signal("-KILL", id);
+        }
+        is_late
+    });
+    let output = child.wait_with_output().unwrap();
+    drop(exited);
+    assert!(!watchdog.join().unwrap(), "{command:?} does not exit: {output:?}");
+    output
+}
+
+/// How long a command may take on a busy machine.
+const LONGEST_COMMAND: Duration = Duration::from_secs(60);
 
 pub fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()

@@ -1,6 +1,6 @@
 //! Commands without a database, and commands whose output cannot be written.
 
-use crate::command_line::{program, run, start, text};
+use crate::command_line::{output, program, run, start, text};
 use crate::support::{PASSWORD, TestApp, project_file};
 use reqwest::StatusCode;
 use serde_json::json;
@@ -143,7 +143,7 @@ async fn a_secret_that_cannot_be_printed_is_not_created() {
             Stdio::from(writer)
         };
         for stdout in [Stdio::from(full_device()), closed()] {
-            let output = program(app.directory(), &settings).args(arguments).stdout(stdout).output().unwrap();
+            let output = output(program(app.directory(), &settings).args(arguments).stdout(stdout));
             let error = text(&output.stderr);
             assert_eq!(output.status.code(), Some(1), "{arguments:?}: {error}");
             let expected = "nothing was created: cannot write to standard output";
@@ -174,8 +174,7 @@ async fn a_command_whose_output_cannot_be_written_fails() {
         &["--help"],
         &["--version"],
     ] {
-        let output =
-            program(app.directory(), &settings).args(arguments).stdout(full_device()).output().unwrap();
+        let output = output(program(app.directory(), &settings).args(arguments).stdout(full_device()));
         let error = text(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{arguments:?}: {error}");
         assert!(error.contains("cannot write to standard output"), "{arguments:?}: {error}");
@@ -186,7 +185,7 @@ async fn a_command_whose_output_cannot_be_written_fails() {
 async fn a_first_admin_whose_password_cannot_be_printed_is_not_created() {
     let directory = tempfile::tempdir().unwrap();
     let settings = [("CEDARGATE_LISTEN", "127.0.0.1:0")];
-    let with_full_stdout = program(directory.path(), &settings).stdout(full_device()).output().unwrap();
+    let with_full_stdout = output(program(directory.path(), &settings).stdout(full_device()));
     let error = text(&with_full_stdout.stderr);
     assert_eq!(with_full_stdout.status.code(), Some(1), "{error}");
     assert!(error.contains("the first admin was not created"), "{error}");

@@ -3,7 +3,7 @@
 use crate::command_line::{client, program, start_command};
 use crate::multi_process::{TIMEOUT, log_in};
 use crate::resources::{create_resource, resource_specs};
-use crate::support::{ADMIN, Client, Database, PASSWORD, TestApp};
+use crate::support::{ADMIN, Client, Database, PASSWORD, TestApp, wait_until};
 use cedargate::authz::Scope;
 use cedargate::config::Config;
 use reqwest::{Method, StatusCode};
@@ -262,6 +262,32 @@ async fn the_head_and_the_body_of_a_request_have_deadlines() {
     assert_eq!(second.matches("HTTP/1.1 204 ").count(), 1, "{second}");
 }
 
+#[tokio::test]
+async fn a_body_that_arrives_below_the_minimum_rate_is_refused() {
+    let app = TestApp::start_with(|config| {
+        config.body_timeout = 1;
+        // More than any client has.
+        config.min_transfer_rate = 1 << 30;
+    })
+    .await;
+    let mut stream = connect(&app.base);
+    let head = "POST /v2/auth/token HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: 16000\r\n\r\n{";
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.set_nonblocking(true).unwrap();
+    // Each byte comes well before the time for the whole body is over.
+    wait_until(async || {
+        let is_answered = stream.peek(&mut [0]).is_ok();
+        if !is_answered {
+            stream.write_all(b" ").unwrap();
+        }
+        is_answered.then_some(()).ok_or("the body is still accepted".to_owned())
+    })
+    .await;
+    stream.set_nonblocking(false).unwrap();
+    let answer = tokio::task::spawn_blocking(move || read_to_end(stream)).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("\"code\":\"body_timeout\""), "{answer}");
+}
+
 /// A page of messages of 100,000 bytes each, which exceeds the buffers of two sockets.
 const LARGE_PAGE: &str = "/v2/messages?limit=1000";
 const LARGE_MESSAGES: usize = 110;
@@ -364,6 +390,29 @@ async fn a_client_that_does_not_read_holds_neither_memory_nor_its_connection() {
     assert!(received.starts_with("HTTP/1.1 200 ") && received.len() < 10_000_000);
     let page = admin.get(path).await.expect(StatusCode::OK);
     assert!(page.as_array().unwrap().len() > 100);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_reads_below_the_minimum_rate_is_disconnected() {
+    let (app, admin) = start_with_large_page(|config| {
+        config.write_timeout = 1;
+        // More than any client has.
+        config.min_transfer_rate = 1 << 30;
+    })
+    .await;
+    let mut stream = request_large_page(&admin);
+    // So fast that the service sends some more of it within each second.
+    let mut part = [0; 4096];
+    let mut received = 0;
+    wait_until(async || {
+        block_in_place(|| stream.read_exact(&mut part)).unwrap();
+        received += part.len();
+        let is_sent = app.http.body_budget.used() > 0;
+        (!is_sent).then_some(()).ok_or("the page is still sent".to_owned())
+    })
+    .await;
+    received += tokio::task::spawn_blocking(move || read_to_end(stream)).await.unwrap().len();
+    assert!(received < 9_900_000, "the client got {received} bytes");
 }
 
 #[tokio::test]

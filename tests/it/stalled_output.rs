@@ -116,6 +116,7 @@ async fn the_last_lines_of_the_log_are_written() {
     let mut log = String::new();
     service.stderr.read_to_string(&mut log).unwrap();
     assert!(log.contains(id) && log.contains("shutdown started"), "{log}");
+    assert!(!log.contains('\u{1b}'), "standard error is no terminal, but has colour codes: {log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
