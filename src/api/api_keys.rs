@@ -1,4 +1,4 @@
-//! API keys: long-lived credentials of a user, with the scopes that they are made for (decision 10).
+//! API keys: long-lived credentials of a user with scopes of their own (see "API keys" in docs/decisions.md).
 
 use super::users::User;
 use crate::application::{Authorizer, Error};
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
 
-/// How many keys a user may have.
+/// The maximum number of keys of a user.
 const MAX_KEYS: usize = 100;
 
 /// The routes.
@@ -25,18 +25,18 @@ pub fn routes() -> RouteGroup {
         .remove("/{id}/keys/{keyId}", "deleteApiKey", delete_doc, delete)
 }
 
-/// What a new key is to be.
+/// A request to create an API key.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schema(example = json!({"name": "nightly import", "scopes": ["agent"]}))]
 pub struct NewKey {
-    /// What its owner calls it.
+    /// The name, chosen by the owner.
     pub name: Name,
-    /// What it is for. None of them may be above the credential that makes the key.
+    /// The scopes. They cannot exceed those of the credential that creates the key.
     pub scopes: ScopeSet,
-    /// Until when it is good; for ever if nothing is said.
+    /// The expiry; by default the key does not expire.
     pub expires_at: Option<Timestamp>,
-    /// What it looks like: `cg`, which scanners can find where it has leaked, or plain hex digits.
+    /// The format: `cg`, which secret scanners can recognize, or plain hex digits.
     #[serde(default)]
     pub format: KeyFormat,
 }
@@ -46,25 +46,25 @@ pub struct NewKey {
 #[serde(rename_all = "camelCase")]
 #[schema(as = ApiKey)]
 pub struct KeyView {
-    /// The key.
+    /// The id.
     id: Id,
-    /// Whose it is.
+    /// The user that the key belongs to.
     user: Id,
-    /// What its owner calls it.
+    /// The name, chosen by the owner.
     name: Name,
-    /// What it is for. It can do no more than its user.
+    /// The scopes, which are capped by the role of the user.
     scopes: ScopeSet,
     /// The first characters of the secret, to tell keys apart.
     hint: String,
-    /// When it was made.
+    /// Creation time.
     created_at: Timestamp,
-    /// Until when it is good; for ever where there is none.
+    /// The expiry; null if the key does not expire.
     expires_at: Option<Timestamp>,
-    /// When it was last used, to the minute.
+    /// Time of the last use, to the minute.
     last_used_at: Option<Timestamp>,
 }
 
-/// A new API key, with its secret, which is shown this once.
+/// A new API key with its secret, which is returned only once.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CreatedKey {
@@ -93,13 +93,13 @@ impl From<ApiKeyRow> for KeyView {
 fn list_doc() -> OperationDoc {
     OperationDoc::new("List the API keys of a user")
         .path_id("id", "The id of the user, or `me`.")
-        .list_response::<KeyView>("The keys, without their secrets, in the order of their making.")
+        .list_response::<KeyView>("The keys, without their secrets, in the order of creation.")
         .problems(&[404])
 }
 
 fn create_doc() -> OperationDoc {
     OperationDoc::new("Create an API key for a user")
-        .describe("The key is shown once. Its scopes reach at most as high as the credential that makes it; a key makes no keys.")
+        .describe("The key is returned only once. Its scopes cannot exceed those of the creating credential. API keys cannot create API keys.")
         .path_id("id", "The id of the user, or `me`.")
         .body::<NewKey>(Some(json!({"name": "nightly import", "scopes": ["agent"]})))
         .response::<CreatedKey>(201, "The new key, with its secret.", None)
@@ -110,7 +110,7 @@ fn delete_doc() -> OperationDoc {
     OperationDoc::new("Delete an API key")
         .path_id("id", "The id of the user, or `me`.")
         .path_id("keyId", "The id of the key.")
-        .empty_response(204, "It is no longer good.")
+        .empty_response(204, "Deleted.")
         .problems(&[404])
 }
 
@@ -133,7 +133,7 @@ async fn create(
         .json(created))
 }
 
-/// The user, if the caller may make it a key with each of these scopes.
+/// Authorizes the creation of a key with each of these scopes, and returns the user.
 pub async fn authorize_scopes(
     authorizer: &Authorizer,
     id: &str,
@@ -141,14 +141,14 @@ pub async fn authorize_scopes(
 ) -> Result<Permitted<User>, Problem> {
     let user = authorizer.find_authorized::<User>(id).await?;
     for scope in scopes.iter() {
-        let mut circumstances = authorizer.request_context();
-        circumstances.scope = Some(scope);
-        authorizer.authorize(authorizer.state().store.find::<User>(user.id).await?, &circumstances)?;
+        let mut context = authorizer.request_context();
+        context.scope = Some(scope);
+        authorizer.authorize(authorizer.state().store.find::<User>(user.id).await?, &context)?;
     }
     Ok(user)
 }
 
-/// Makes a key for a user.
+/// Creates an API key for a user.
 pub async fn create_key(
     authorizer: &Authorizer,
     user: &Permitted<User>,
@@ -157,7 +157,7 @@ pub async fn create_key(
     create_key_with(authorizer, user, new, |_| Ok(())).await
 }
 
-/// The same, but calls `show` with the key before it becomes valid. There is no key where `show` fails.
+/// Creates an API key, and calls `before_commit` with it before the transaction commits. If that fails, no key is created.
 pub async fn create_key_with(
     authorizer: &Authorizer,
     user: &Permitted<User>,
@@ -171,7 +171,7 @@ pub async fn create_key_with(
     }
     if authorizer.state().store.api_keys(user).await?.len() >= MAX_KEYS {
         return Err(Problem::conflict(format!(
-            "The user has {MAX_KEYS} keys, the most that one may have. Delete one first."
+            "The user has {MAX_KEYS} API keys, the maximum. Delete one first."
         )));
     }
     let key = ApiKey::new(new.format).map_err(Problem::internal)?;
@@ -187,10 +187,10 @@ pub async fn create_key_with(
         last_used_at: None,
     };
     let work = authorizer.begin().await?;
-    // Whoever blocks the user meanwhile has ended its keys already, and whoever ends the caller's session means its keys, too.
+    // A concurrent block of the user, or end of the caller's session, must not leave a new key behind.
     if !work.account(user.id).await?.is_some_and(|account| account.is_active()) {
         return Err(Problem::conflict(
-            "The user is blocked, or its organization is inactive: it can have no API keys.",
+            "Cannot create a key: the user is blocked, or its organization is inactive.",
         ));
     }
     authorizer.caller().ensure_credential_still_valid(&work, now).await?;
@@ -208,7 +208,7 @@ async fn delete(
     let user = authorizer.find_authorized::<User>(&id.0).await?;
     let key = request.match_info().get("keyId").and_then(|key| key.parse().ok());
     let work = authorizer.begin().await?;
-    // Whoever ends the caller's session has the row of the user, and here it is waited for.
+    // Locks the row of the user, so that a concurrent end of the caller's session is seen below.
     work.account(user.id).await?;
     authorizer.caller().ensure_credential_still_valid(&work, authorizer.state().clock.now()).await?;
     let deleted = match key {

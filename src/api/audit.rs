@@ -1,4 +1,4 @@
-//! The audit trail, read: what happened to credentials, users, organizations and policies.
+//! Reading the audit log: events about credentials, users, organizations and policies.
 
 use crate::application::Authorizer;
 use crate::http::list::{self, ListField, ListRequest};
@@ -19,7 +19,7 @@ use utoipa::{PartialSchema, ToSchema};
 pub fn routes() -> RouteGroup {
     let fields = Arc::new(fields());
     let documented = Arc::clone(&fields);
-    RouteGroup::new("Audit trail", "/v2/audit").get(
+    RouteGroup::new("Audit log", "/v2/audit").get(
         "",
         "listAuditEvents",
         move || list_doc(&documented),
@@ -29,59 +29,59 @@ pub fn routes() -> RouteGroup {
 
 fn list_doc(fields: &[ListField]) -> OperationDoc {
     openapi::list_doc::<AuditEvent>(
-        OperationDoc::new("List the events of the audit trail").describe(
-            "Those of an organization, the caller's if none is named, and of what stood below it at that time. Those of no \
-             organization, such as a change of the policies, are seen from the root only. By `seq`, or from the newest on with \
-             `sort=-seq`.",
+        OperationDoc::new("List audit events").describe(
+            "Events of an organization, by default the caller's, and of the organizations that were below it at the time. Events \
+             without an organization, such as policy reloads, are visible from the root only. Sorted by `seq`; `sort=-seq` \
+             returns the newest first.",
         ),
         fields,
     )
 }
 
-/// Something that happened.
+/// An audit event.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct AuditEvent {
-    /// 1, 2, 3 and so on, over all organizations.
+    /// The sequence number, consecutive from 1 over all organizations.
     seq: i64,
-    /// When.
+    /// Time of the event.
     time: Timestamp,
-    /// What happened.
+    /// The kind of event.
     #[schema(value_type = Event)]
     event: String,
-    /// What came of it.
+    /// The outcome.
     #[schema(value_type = Outcome)]
     outcome: String,
-    /// The user on whose behalf; none where it was the service itself, the terminal, or nobody who is known.
+    /// The acting user; null for the service itself, the command line and unauthenticated clients.
     #[schema(value_type = Option<Id>)]
     actor: Option<String>,
-    /// With what kind of credential: `password` for a login and its access tokens, `refreshToken`, `apiKey` or `terminal`.
+    /// The kind of credential: `password` for a login and its access tokens, `refreshToken`, `apiKey` or `terminal`.
     credential: Option<String>,
-    /// With which session or API key.
+    /// The id of the session or API key.
     #[schema(value_type = Option<Id>)]
     credential_id: Option<String>,
-    /// To a `User` or an `Organization`.
+    /// The type of the target: `User` or `Organization`.
     subject_type: Option<String>,
-    /// To which one.
+    /// The id of the target.
     #[schema(value_type = Option<Id>)]
     subject: Option<String>,
-    /// The organization of which it is an event.
+    /// The organization that the event belongs to.
     #[schema(value_type = Option<Id>)]
     organization: Option<String>,
-    /// Where that stood then.
+    /// The path of that organization at the time of the event.
     #[schema(value_type = Option<OrgPath>)]
     path: Option<String>,
-    /// From which address.
+    /// The IP address of the client.
     #[schema(examples("192.0.2.7"))]
     address: Option<String>,
-    /// In which request: its `X-Request-ID`.
+    /// The `X-Request-ID` of the request.
     request_id: Option<String>,
-    /// What else there is to say of it.
+    /// Further details, by kind of event.
     #[schema(value_type = Object)]
     details: Value,
-    /// The hash of the event before it.
+    /// The hash of the previous event.
     previous: String,
-    /// Its own hash, SHA-256 in hex.
+    /// The hash of this event: SHA-256 in hex.
     hash: String,
 }
 
@@ -108,7 +108,7 @@ impl From<AuditRow> for AuditEvent {
     }
 }
 
-/// By what it can be filtered, and by `seq` sorted.
+/// The filters; only `seq` is sortable.
 fn fields() -> Vec<ListField> {
     let field = |name: &str, schema: RefOr<Schema>, what: &'static str| {
         let column = if name == "requestId" { "request" } else { name };
@@ -116,15 +116,15 @@ fn fields() -> Vec<ListField> {
     };
     let request_id = string_schema("").min_length(Some(1)).max_length(Some(128));
     vec![
-        field("organization", Id::schema(), "The organization that is asked about, with all below it."),
+        field("organization", Id::schema(), "The organization, including those below it."),
         field("seq", i64::schema(), ListField::EXACT_MATCH),
         field("event", Event::schema(), ListField::EXACT_MATCH),
         field("outcome", Outcome::schema(), ListField::EXACT_MATCH),
         field("actor", Id::schema(), ListField::EXACT_MATCH),
         field("subject", Id::schema(), ListField::EXACT_MATCH),
         field("requestId", request_id.into(), ListField::EXACT_MATCH),
-        field("from", Timestamp::schema(), "Only those that happened then or later."),
-        field("to", Timestamp::schema(), "Only those that happened before."),
+        field("from", Timestamp::schema(), "Only events at or after this time."),
+        field("to", Timestamp::schema(), "Only events before this time."),
     ]
 }
 
@@ -136,7 +136,7 @@ async fn list(
 ) -> Result<HttpResponse, Problem> {
     let authorized_orgs = authorizer.authorized_subtree(list::organization(&request).as_deref()).await?;
     let mut wanted = ListRequest::parse(&request, &fields)?;
-    // It selects the subtree that the list is about, which is more than the events of that very organization.
+    // `organization` selects a subtree, not only the events of that organization.
     wanted.query.filters.retain(|(column, _)| column != "organization");
     let Page { items, total } = authorizer.state().store.audit_rows(&authorized_orgs, &wanted.query).await?;
     let mut page = PageWriter::new(&request)?;

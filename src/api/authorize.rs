@@ -1,4 +1,4 @@
-//! Decisions for other services: may this one do that? In the shape of AuthZEN's evaluation.
+//! `POST /v2/authorize`: decisions for other services, in the form of an AuthZEN evaluation.
 
 use super::evaluation::{
     self, Basis, Decision, DecisionError, EntityRef, POLICY_VERSION, PolicyView, Reasons, ResolvedSubject,
@@ -25,25 +25,25 @@ pub fn routes() -> RouteGroup {
         .additional_actions(&["referTo"])
 }
 
-/// A question: may this one do that?
+/// An authorization question.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct AuthorizeRequest {
-    /// Who. The bearer itself if nothing is said.
+    /// The subject; by default the caller.
     #[serde(default, deserialize_with = "non_null")]
     #[schema(value_type = Option<SubjectChoice>, nullable = false)]
     subject: Option<Subject>,
-    /// Does what.
+    /// The action.
     action: ActionName,
-    /// To which thing. List and create are asked of the organization that holds the things.
+    /// The resource. List and create actions are evaluated on the owning organization.
     resource: ResourceName,
-    /// What else policies may read: the fields that the schema declares for the action; others are passed over.
+    /// Request context: the fields that the schema declares for the action; others are ignored.
     #[serde(default)]
     #[schema(value_type = Object)]
     context: Map<String, Value>,
 }
 
-/// Who: the bearer of a token, with the scopes of that token, or a user, by its role.
+/// A subject: the bearer of a token with the scopes of that token, or a user with its role.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, remote = "Self")]
 struct Subject {
@@ -61,10 +61,10 @@ struct Subject {
 
 object_only!(Subject, read);
 
-/// Who: the bearer of a token, with the scopes of that token, or a user, by its role.
+/// A subject: the bearer of a token with the scopes of that token, or a user with its role.
 #[derive(Debug, ToSchema)]
 #[serde(untagged)]
-#[expect(dead_code, reason = "it is for the document only")]
+#[expect(dead_code, reason = "only the OpenAPI document uses it")]
 enum SubjectChoice {
     Bearer(TokenSubject),
     User(NamedSubject),
@@ -73,12 +73,12 @@ enum SubjectChoice {
 /// The bearer of a token, with the scopes of that token.
 #[derive(Debug, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[expect(dead_code, reason = "it is for the document only")]
+#[expect(dead_code, reason = "only the OpenAPI document uses it")]
 struct TokenSubject {
     /// An access token or an API key.
     #[schema(max_length = 8192)]
     token: String,
-    /// Passed over.
+    /// Ignored.
     #[schema(value_type = Object, required = false)]
     properties: Map<String, Value>,
 }
@@ -86,32 +86,32 @@ struct TokenSubject {
 /// A user, or an external subject.
 #[derive(Debug, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[expect(dead_code, reason = "it is for the document only")]
+#[expect(dead_code, reason = "only the OpenAPI document uses it")]
 struct NamedSubject {
-    /// `User`, or a type of another domain.
+    /// `User`, or an external entity type.
     r#type: Term,
-    /// Its id.
+    /// The id.
     id: Term,
-    /// What is said of an external subject: attributes that its stored data do not have. Stored data take precedence, and
-    /// of users nothing is taken from here.
+    /// Attributes of an external subject that its stored data do not have. Stored data take precedence; for users the
+    /// properties are ignored.
     #[schema(value_type = Object, required = false)]
     properties: Map<String, Value>,
-    /// Of the caller's own user: whether to answer for the `credential` in hand, which is the default, or for its whole
-    /// `role`. Of other users it is always the role.
+    /// For the caller's own user: evaluate with the `credential` of the request, the default, or with its whole `role`.
+    /// Other users are always evaluated with their role.
     #[schema(required = false)]
     basis: Basis,
 }
 
-/// How many characters a token has at most.
+/// The maximum length of a token, in characters.
 const MAX_TOKEN: usize = 8192;
 
 /// An action.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, remote = "Self")]
 struct ActionName {
-    /// Its name, as in the schema: `fetchConversation`.
+    /// The name, as in the schema: `fetchConversation`.
     name: Term,
-    /// These reach the context, where the schema declares them for the action.
+    /// Added to the request context, where the schema declares them for the action.
     #[serde(default)]
     #[schema(value_type = Object)]
     properties: Map<String, Value>,
@@ -119,16 +119,16 @@ struct ActionName {
 
 object_only!(ActionName, read);
 
-/// A thing.
+/// A resource.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, remote = "Self")]
 struct ResourceName {
-    /// Its type, as in the schema: `Conversation`.
+    /// The type, as in the schema: `Conversation`.
     r#type: Term,
-    /// Its id.
+    /// The id.
     id: Term,
-    /// What is said of an external resource: attributes that its stored data do not have. Stored data take precedence, and
-    /// of the service's own types nothing is taken from here.
+    /// Attributes of an external resource that its stored data do not have. Stored data take precedence; for the service's
+    /// own types the properties are ignored.
     #[serde(default)]
     #[schema(value_type = Object)]
     properties: Map<String, Value>,
@@ -146,15 +146,15 @@ fn doc() -> OperationDoc {
         "decision": true,
         "context": {"policies": [{"id": "guest"}], "version": "0f3b6c5d9a7e1824"}
     });
-    OperationDoc::new("Decide whether somebody may do something")
+    OperationDoc::new("Authorize an action")
         .describe(
-            "Without a subject: whether the bearer itself may, with the credential in hand. So is a question answered that \
-             names the bearer's own user, unless its `basis` is `role`; one about another user is answered for that user's \
-             role. Asking about another user is itself a decision (`evaluateAccess`). A thing that the bearer could not name is decided about as one that is not there.",
+            "Without a subject, or with the caller's own user, the question is evaluated with the credential of the request; \
+             with `basis` `role` for the user's whole role. Other users are evaluated with their role; doing so is authorized \
+             as `evaluateAccess`. A resource that the caller may not refer to is evaluated like one that does not exist.",
         )
         .body::<AuthorizeRequest>(Some(question))
-        .response::<Decision>(200, "The decision, whichever it is.", Some(answer))
-        .response_header(200, "X-Policy-Version", Type::String, "The version of the policies that decided.")
+        .response::<Decision>(200, "The decision, allow or deny.", Some(answer))
+        .response_header(200, "X-Policy-Version", Type::String, "The policy version of the decision.")
 }
 
 /// `POST /v2/authorize`.
@@ -170,14 +170,13 @@ async fn evaluate(
     let subject =
         subject.and_then(|subject| Some((subject.r#type.as_ref()?.as_str(), subject.id.as_ref()?.as_str())));
     let result = match resolve_subject_choice(&authorizer, question.subject.as_ref()).await? {
-        ResolvedSubject::Principal(principal, circumstances) => {
-            let circumstances =
-                merge_client_context(circumstances, &question.action.properties, &question.context);
+        ResolvedSubject::Principal(principal, context) => {
+            let context = merge_client_context(context, &question.action.properties, &question.context);
             let target = evaluation::resolve_resource(&authorizer, entity_ref).await?;
             let ask = AuthzRequest {
                 principal: &principal,
                 action,
-                context: &circumstances,
+                context: &context,
                 recorder: Some(authorizer.decision_recorder()),
             };
             evaluation::decide(engine, &ask, &target, entity_ref, false)
@@ -207,7 +206,7 @@ async fn evaluate(
         .json(Decision { decision: result.answer.allowed, context: Some(context) }))
 }
 
-/// Who is asked about, if the caller may ask about it. A user that is missing or out of reach is a wrong field.
+/// Resolves the subject, if the caller may evaluate it. A user that does not exist or is not accessible is a field error.
 async fn resolve_subject_choice(
     authorizer: &Authorizer,
     subject: Option<&Subject>,
@@ -248,7 +247,7 @@ async fn resolve_token_subject(
     authorizer: &Authorizer,
     token: &SecretString,
 ) -> Result<ResolvedSubject, Problem> {
-    let parts = authorizer.state();
+    let state = authorizer.state();
     let token = secrecy::ExposeSecret::expose_secret(token);
     if token.chars().count() > MAX_TOKEN {
         return Err(Problem::invalid_field(
@@ -257,15 +256,15 @@ async fn resolve_token_subject(
             format!("more than {MAX_TOKEN} characters"),
         ));
     }
-    let error = match Caller::from_token(parts, authorizer.engine(), token).await {
+    let error = match Caller::from_token(state, authorizer.engine(), token).await {
         Ok(caller) => match authorizer
             .for_prerequisite("evaluateAccess")
             .find_authorized::<User>(&caller.id.to_string())
             .await
         {
             Ok(_) => {
-                let circumstances = authorizer.request_context_for(caller.credential);
-                return Ok(ResolvedSubject::Principal(Arc::clone(&caller.principal), circumstances));
+                let context = authorizer.request_context_for(caller.credential);
+                return Ok(ResolvedSubject::Principal(Arc::clone(&caller.principal), context));
             }
             // The token of an inaccessible user is reported like one of no user.
             Err(error) if error.kind == ErrorKind::NotFound => Error::invalid_token(),
@@ -274,7 +273,7 @@ async fn resolve_token_subject(
         Err(error) if error.kind.is_server_error() => return Err(error.into()),
         Err(error) => error,
     };
-    // Whoever may not ask about others is not told what is wrong with their tokens.
+    // A caller that may not evaluate other users does not learn why their tokens are invalid.
     match authorizer.for_prerequisite("evaluateAccess").find_authorized::<User>(&Id::NIL.to_string()).await {
         Err(error) if error.kind != ErrorKind::NotFound => Err(error.into()),
         _ => Ok(ResolvedSubject::Error(DecisionError::new(error.code, error.message))),

@@ -63,7 +63,7 @@ pub fn metadata_routes() -> RouteGroup {
         "/authzen-configuration",
         "authzenConfiguration",
         || {
-            let doc = OperationDoc::new("Where the endpoints of the AuthZEN Authorization API are");
+            let doc = OperationDoc::new("AuthZEN metadata");
             doc.response::<Metadata>(200, "The metadata.", None)
         },
         metadata,
@@ -76,15 +76,15 @@ pub fn metadata_routes() -> RouteGroup {
 pub(super) struct Subject {
     /// A Cedar entity type: `User`, `Docs::Person`.
     pub(super) r#type: Term,
-    /// The id; of the caller's own user also `me`.
+    /// The id; `me` is the caller's own user.
     pub(super) id: Term,
-    /// What is said of an external subject: attributes that its stored data do not have. Stored data take precedence, and
-    /// of users nothing is taken from here.
+    /// Attributes of an external subject that its stored data do not have. Stored data take precedence; for users the
+    /// properties are ignored.
     #[serde(default, deserialize_with = "null_as_default")]
     #[schema(value_type = Option<Object>)]
     properties: Map<String, Value>,
-    /// Of the caller's own user: whether to answer for the `credential` in hand, which is the default, or for its whole
-    /// `role`. Of other users it is always the role.
+    /// For the caller's own user: evaluate with the `credential` of the request, the default, or with its whole `role`.
+    /// Other users are always evaluated with their role.
     #[serde(default)]
     pub(super) basis: Option<Basis>,
 }
@@ -96,13 +96,13 @@ impl Subject {
         EntityRef { kind: self.r#type.as_str(), id: self.id.as_str(), properties: &self.properties }
     }
 
-    /// Its type and id.
+    /// The type and the id.
     pub(super) fn type_and_id(&self) -> (&str, &str) {
         (self.r#type.as_str(), self.id.as_str())
     }
 }
 
-/// A resource that a question names.
+/// A resource.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(remote = "Self")]
 pub(super) struct Entity {
@@ -110,8 +110,8 @@ pub(super) struct Entity {
     pub(super) r#type: Term,
     /// The id.
     pub(super) id: Term,
-    /// What is said of an external resource: attributes that its stored data do not have. Stored data take precedence, and
-    /// of the service's own types nothing is taken from here.
+    /// Attributes of an external resource that its stored data do not have. Stored data take precedence; for the service's
+    /// own types the properties are ignored.
     #[serde(default, deserialize_with = "null_as_default")]
     #[schema(value_type = Option<Object>)]
     pub(super) properties: Map<String, Value>,
@@ -124,7 +124,7 @@ impl Entity {
         EntityRef { kind: self.r#type.as_str(), id: self.id.as_str(), properties: &self.properties }
     }
 
-    /// Its type and id.
+    /// The type and the id.
     pub(super) fn type_and_id(&self) -> (&str, &str) {
         (self.r#type.as_str(), self.id.as_str())
     }
@@ -134,10 +134,10 @@ impl Entity {
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(remote = "Self")]
 pub(super) struct Action {
-    /// Its name: looked up in the namespace of the resource's type, then in the empty one. A whole uid
-    /// (`Docs::Action::"read"`) is taken as it is.
+    /// The name, resolved in the namespace of the resource type, then in the empty namespace. A full uid
+    /// (`Docs::Action::"read"`) is used as it is.
     pub(super) name: Term,
-    /// These reach the context.
+    /// Added to the request context.
     #[serde(default, deserialize_with = "null_as_default")]
     #[schema(value_type = Option<Object>)]
     pub(super) properties: Map<String, Value>,
@@ -145,7 +145,7 @@ pub(super) struct Action {
 
 object_only!(Action, read);
 
-/// May this one do that?
+/// An evaluation request.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[schema(example = json!({
     "subject": {"type": "User", "id": "599e1fcd9da1c72645c95886"},
@@ -156,24 +156,23 @@ pub(super) struct Evaluation {
     subject: Subject,
     action: Action,
     resource: Entity,
-    /// What policies may read besides. `explain: true` asks for reasons.
+    /// Request context for policies. `explain: true` requests reasons.
     #[serde(default, deserialize_with = "null_as_default")]
     #[schema(value_type = Option<Object>)]
     context: Map<String, Value>,
 }
 
 fn evaluation_doc() -> OperationDoc {
-    OperationDoc::new("Decide whether somebody may do something (AuthZEN)")
+    OperationDoc::new("Evaluate access (AuthZEN)")
         .describe(
-            "Reasons are given where they are asked for, with `context.explain` or the header `X-Explain: true`. Asking about \
-             a user is itself a decision (`evaluateAccess`), and so is asking about an external subject \
-             (`evaluateForeignAccess`). A question about the caller's own user is answered for the credential in hand, \
-             and with `subject.basis` `role` for the user's whole role; one about another user always for its role. \
-             Stored data take precedence over `properties`; an attribute that they do not have may be supplied.",
+            "`context.explain` or the header `X-Explain: true` requests reasons. Evaluating a user is authorized as \
+             `evaluateAccess`, evaluating an external subject as `evaluateForeignAccess`. The caller's own user is evaluated \
+             with the credential of the request, or with its whole role if `subject.basis` is `role`; another user always \
+             with its role. Stored data take precedence over `properties`, which supply attributes that are not stored.",
         )
         .body::<Evaluation>(None)
-        .response::<Decision>(200, "The decision, whichever it is.", Some(json!({"decision": true})))
-        .response_header(200, "X-Policy-Version", Type::String, "The version of the policies that decided.")
+        .response::<Decision>(200, "The decision, allow or deny.", Some(json!({"decision": true})))
+        .response_header(200, "X-Policy-Version", Type::String, "The policy version of the decision.")
 }
 
 pub(super) fn is_explain_requested(request: &HttpRequest, context: &Map<String, Value>) -> bool {
@@ -182,13 +181,13 @@ pub(super) fn is_explain_requested(request: &HttpRequest, context: &Map<String, 
     })
 }
 
-/// The header that asks for reasons.
+/// The header that requests reasons.
 const X_EXPLAIN: HeaderName = HeaderName::from_static("x-explain");
 
-/// The type of the answers, which would be made anew for each otherwise.
+/// The content type, as a constant so that responses do not allocate it.
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-/// 200 with the version of the policies that decided.
+/// 200 with the policy version as a header.
 pub(super) fn authzen_response(authorizer: &Authorizer, body: &impl Serialize) -> HttpResponse {
     HttpResponse::Ok()
         .insert_header((header::CONTENT_TYPE, JSON))
@@ -201,7 +200,7 @@ async fn evaluation(
     authorizer: Authorizer,
     (request, RawBody(body)): (HttpRequest, RawBody),
 ) -> Result<HttpResponse, Problem> {
-    // Reasons are looked for each time.
+    // Explanations are not cached.
     let key = if request.headers().contains_key(X_EXPLAIN) {
         None
     } else {
@@ -210,7 +209,7 @@ async fn evaluation(
     if let Some(result) = key.and_then(|key| question_cache::decide(&authorizer, key)) {
         return Ok(authzen_response(&authorizer, &Decision::new(&result, authorizer.engine(), false)));
     }
-    // Boxed, so that what is understood already makes no room for it.
+    // Boxed, so that the future of a cached question stays small.
     Box::pin(async move { evaluate_single(&authorizer, &request, &body::parse(&body)?, key).await }).await
 }
 
@@ -226,11 +225,11 @@ pub(super) async fn evaluate_single(
         Some(result) => {
             Ok(authzen_response(authorizer, &Decision::new(&result, authorizer.engine(), explain)))
         }
-        None => Err(Problem::forbidden("ask about this subject")),
+        None => Err(Problem::forbidden("evaluateAccess")),
     }
 }
 
-/// The verdict on a question; none where the caller may not ask it.
+/// Evaluates a question; none if the caller may not evaluate its subject.
 pub(super) async fn evaluate(
     authorizer: &Authorizer,
     subject: &Subject,
@@ -240,14 +239,14 @@ pub(super) async fn evaluate(
     explain: bool,
     key: Option<QuestionKey>,
 ) -> Result<Option<EvaluationResult>, Problem> {
-    // Before anything is read.
+    // Before anything is read, so that a concurrent change invalidates the entry.
     let entity_version = |entity_ref| question_cache::entity_version(authorizer, entity_ref);
     let versions =
         key.map(|key| (key, [entity_version(subject.entity_ref()), entity_version(resource.entity_ref())]));
     let name = authorizer.engine().resolve_action(action.name.as_str(), resource.r#type.as_str());
-    let (principal, circumstances) =
+    let (principal, request_context) =
         match evaluation::resolve_subject(authorizer, subject.entity_ref(), subject.basis).await? {
-            ResolvedSubject::Principal(principal, circumstances) => (principal, circumstances),
+            ResolvedSubject::Principal(principal, request_context) => (principal, request_context),
             ResolvedSubject::Error(error) => {
                 let (subject, resource_name) = (subject.type_and_id(), resource.type_and_id());
                 return Ok(Some(evaluation::record_failed_evaluation(
@@ -260,45 +259,45 @@ pub(super) async fn evaluate(
             }
             ResolvedSubject::Forbidden => return Ok(None),
         };
-    let circumstances = merge_client_context(circumstances, &action.properties, context);
+    let request_context = merge_client_context(request_context, &action.properties, context);
     let target = evaluation::resolve_resource(authorizer, resource.entity_ref()).await?;
     let ask = AuthzRequest {
         principal: &principal,
         action: name,
-        context: &circumstances,
+        context: &request_context,
         recorder: Some(authorizer.decision_recorder()),
     };
     let result = evaluation::decide(authorizer.engine(), &ask, &target, resource.entity_ref(), explain);
     if let (Some((key, versions)), false, ResolvedResource::Found(resource)) = (versions, explain, target) {
-        let (action, said) = (name.to_owned(), circumstances.client_context);
+        let (action, client_context) = (name.to_owned(), request_context.client_context);
         let is_own = Arc::ptr_eq(&principal, &authorizer.caller().principal);
         question_cache::insert(
             authorizer,
             key,
-            CachedQuestion { principal, is_own, action, resource, client_context: said, versions },
+            CachedQuestion { principal, is_own, action, resource, client_context, versions },
         );
     }
     Ok(Some(result))
 }
 
-/// Where the endpoints are.
+/// AuthZEN metadata.
 #[derive(Debug, Serialize, ToSchema)]
 struct Metadata {
-    /// The address of the service.
+    /// The base URL of the service.
     policy_decision_point: String,
-    /// One question.
+    /// The endpoint for single evaluations.
     access_evaluation_endpoint: String,
-    /// Several at once.
+    /// The endpoint for batches.
     access_evaluations_endpoint: String,
-    /// Who may do that?
+    /// The subject search.
     search_subject_endpoint: String,
-    /// What may this one do that to?
+    /// The resource search.
     search_resource_endpoint: String,
-    /// What may this one do to that?
+    /// The action search.
     search_action_endpoint: String,
-    /// How many questions a batch may have.
+    /// The maximum number of items of a batch.
     access_evaluations_limit: usize,
-    /// Stored data take precedence over `properties` in a question: these only supply attributes that are not stored.
+    /// Stored data take precedence over `properties`, which only supply attributes that are not stored.
     stored_attributes_take_precedence: bool,
 }
 

@@ -1,7 +1,7 @@
-//! AuthZEN's evaluations: many questions in one request, with defaults for what an item leaves out.
+//! AuthZEN evaluations: a batch of questions, with defaults for parts that an item omits.
 //!
-//! A default is read when an item first needs it. What is wrong with an item, or with a default that it uses, is a denial of
-//! that item; only what concerns the request as a whole is an error of the request.
+//! A default is parsed when an item first uses it. An invalid item, or an invalid default that it uses, is a denial of that
+//! item; only errors of the batch as a whole fail the request.
 
 use super::authzen::{
     Action, Entity, Evaluation, Subject, authzen_response, evaluate, evaluate_single, is_explain_requested,
@@ -25,12 +25,12 @@ use utoipa::openapi::schema::{
 use utoipa::openapi::{Ref, RefOr};
 use utoipa::{PartialSchema, ToSchema};
 
-/// Several questions. What stands here and not in an item holds for that item.
+/// A batch of questions. The members are defaults for items that omit them.
 #[derive(Debug, ToSchema)]
 #[schema(as = EvaluationsFields)]
-#[expect(dead_code, reason = "it is for the document only")]
+#[expect(dead_code, reason = "only the OpenAPI document uses it")]
 struct BatchFields {
-    /// The default of the items, which is checked where an item uses it; so are the next three.
+    /// The default of the items, which is validated when an item uses it; so are the next three.
     #[schema(value_type = Option<Value>)]
     subject: Option<Value>,
     #[schema(value_type = Option<Value>)]
@@ -39,15 +39,15 @@ struct BatchFields {
     resource: Option<Value>,
     #[schema(value_type = Option<Value>)]
     context: Option<Value>,
-    /// The questions: objects with what each has of its own of `subject`, `action`, `resource` and `context`. One that
-    /// cannot be understood is denied, with the reason in its `context.error`.
+    /// The questions: objects with any of `subject`, `action`, `resource` and `context`. An invalid one is denied, with
+    /// the reason in its `context.error`.
     #[schema(value_type = Option<Vec<Value>>)]
     evaluations: Option<Vec<Value>>,
-    /// How far to go.
+    /// Options of the batch.
     options: Option<Options>,
 }
 
-/// Several questions, or where there are no `evaluations` a single one.
+/// A batch of questions, or a single one if there are no `evaluations`.
 #[derive(Debug)]
 pub(super) struct Evaluations;
 
@@ -63,7 +63,7 @@ impl PartialSchema for Evaluations {
             .property("resource", Ref::from_schema_name(<Entity as ToSchema>::name()))
             .property("context", ObjectBuilder::new().schema_type(context));
         AllOfBuilder::new()
-            .description(Some("Several questions, or where there are no `evaluations` a single one."))
+            .description(Some("A batch of questions, or a single one if there are no `evaluations`."))
             .item(Ref::from_schema_name(BatchFields::name()))
             .item(AnyOfBuilder::new().item(several).item(one))
             .into()
@@ -77,11 +77,11 @@ impl ToSchema for Evaluations {
     }
 }
 
-/// How far a batch goes.
+/// Options of a batch.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(remote = "Self")]
 struct Options {
-    /// Through all of them, or up to the first denial or permit.
+    /// Whether to evaluate all items, or to stop at the first denial or permit.
     #[serde(default, deserialize_with = "null_as_default")]
     #[schema(value_type = Option<Semantic>)]
     evaluations_semantic: Semantic,
@@ -89,16 +89,16 @@ struct Options {
 
 object_only!(Options, read);
 
-/// How far a batch goes.
+/// When a batch stops.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 enum Semantic {
-    /// Through all of them.
+    /// Evaluate all items.
     #[default]
     ExecuteAll,
-    /// Up to the first denial.
+    /// Stop at the first denial.
     DenyOnFirstDeny,
-    /// Up to the first permit.
+    /// Stop at the first permit.
     PermitOnFirstPermit,
 }
 
@@ -113,32 +113,31 @@ impl Semantic {
     }
 }
 
-/// The answers of a batch, in the order of its questions.
+/// The decisions of a batch, in the order of its items.
 #[derive(Debug, Serialize, ToSchema)]
 struct Decisions {
     evaluations: Vec<Decision>,
 }
 
-/// The answers of a batch, or that of a single question.
+/// The decisions of a batch, or of a single question.
 #[derive(Debug, ToSchema)]
 #[serde(untagged)]
-#[expect(dead_code, reason = "it is for the document only")]
+#[expect(dead_code, reason = "only the OpenAPI document uses it")]
 enum EvaluationsResponse {
     Several(Decisions),
     One(Decision),
 }
 
-/// The document of the operation.
+/// Documents the operation.
 pub(super) fn evaluations_doc() -> OperationDoc {
-    OperationDoc::new("Decide several questions at once (AuthZEN)")
+    OperationDoc::new("Evaluate a batch (AuthZEN)")
         .describe(
-            "All of them by one version of the policies and as of one time; of a resource that is written meanwhile, each \
-             sees what is stored when its turn comes. A default is checked where an item uses it. Without `evaluations` it \
-             is a single evaluation.",
+            "All items are evaluated with one policy version and one request time. Each item sees the stored data at the moment \
+             of its evaluation. A default is validated when an item uses it. Without `evaluations` it is a single evaluation.",
         )
         .body::<Evaluations>(None)
-        .response::<EvaluationsResponse>(200, "The decisions, in the order of the questions.", None)
-        .response_header(200, "X-Policy-Version", Type::String, "The version of the policies that decided.")
+        .response::<EvaluationsResponse>(200, "The decisions, in the order of the items.", None)
+        .response_header(200, "X-Policy-Version", Type::String, "The policy version of the decision.")
 }
 
 /// The members of a batch.
@@ -149,7 +148,7 @@ struct Batch<'a> {
     options: Options,
 }
 
-/// What items of a batch use where they have nothing of their own.
+/// The defaults of a batch.
 #[derive(Debug, Default)]
 struct Defaults<'a> {
     subject: BatchDefault<'a, Subject>,
@@ -158,14 +157,14 @@ struct Defaults<'a> {
     context: BatchDefault<'a, Map<String, Value>>,
 }
 
-/// A default: its text, and once an item has needed it what that means or what is wrong with it.
+/// A default: its text, and once an item has used it the parsed value or the error.
 #[derive(Debug)]
 struct BatchDefault<'a, T> {
     text: Option<&'a RawValue>,
     value: OnceCell<Result<T, String>>,
 }
 
-/// What an item of a batch has of its own.
+/// An item of a batch, without the defaults.
 #[derive(Debug, Default, Deserialize)]
 #[serde(remote = "Self")]
 struct Item {
@@ -188,7 +187,7 @@ impl<T> Default for BatchDefault<'_, T> {
 }
 
 impl<T: DeserializeOwned> BatchDefault<'_, T> {
-    /// The value; none where there is no default. An error says what is wrong with the member of this name.
+    /// The parsed value; none if there is no default.
     fn get(&self, name: &str) -> Result<Option<&T>, String> {
         let Some(text) = self.text else { return Ok(None) };
         match self.value.get_or_init(|| parse_strict(text)) {
@@ -198,26 +197,26 @@ impl<T: DeserializeOwned> BatchDefault<'_, T> {
     }
 }
 
-/// What the text of an item or a default means. An error says where in it something is wrong.
+/// Parses an item or a default. The error names the path of the invalid member.
 fn parse_strict<T: DeserializeOwned>(text: &RawValue) -> Result<T, String> {
     let text = text.get();
     strict_json::check(text.as_bytes()).map_err(|error| match error {
         JsonError::Malformed(error) => error.to_string(),
-        JsonError::DuplicateKey(path) => format!("{path}: the key occurs twice in its object"),
+        JsonError::DuplicateKey(path) => format!("{path}: duplicate key in a JSON object"),
     })?;
     serde_json::from_str(text).or_else(|_| {
-        // Once more, to say where it is wrong.
+        // Parsed again to find the path of the error.
         let value: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
         serde_path_to_error::deserialize(&value).map_err(|error| error.to_string())
     })
 }
 
 impl<'a> Batch<'a> {
-    /// Reads what concerns the batch as a whole; its items and defaults are read when their turn comes.
+    /// Parses the members of the batch; items and defaults are parsed when they are evaluated.
     fn parse(bytes: &'a [u8], limit: usize) -> Result<Self, Problem> {
         let mut batch = Self::default();
         if !body::is_object(bytes) {
-            // Whether it is malformed, or JSON and no object.
+            // Distinguishes malformed JSON from JSON that is not an object.
             strict_json::check(bytes)?;
             return Err(body::not_an_object());
         }
@@ -238,7 +237,7 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// A member of the batch that concerns it as a whole.
+/// Parses a member that concerns the batch as a whole.
 fn parse_member<T: DeserializeOwned>(name: &str, text: &RawValue) -> Result<T, Problem> {
     strict_json::check(text.get().as_bytes())?;
     let value: Value = serde_json::from_str(text.get())
@@ -246,13 +245,13 @@ fn parse_member<T: DeserializeOwned>(name: &str, text: &RawValue) -> Result<T, P
     body::from_value(value, name)
 }
 
-/// The texts of the items, of which there may be so many.
-fn parse_items(text: &RawValue, most: usize) -> Result<Vec<&RawValue>, Problem> {
+/// The texts of the items, at most `max`.
+fn parse_items(text: &RawValue, max: usize) -> Result<Vec<&RawValue>, Problem> {
     let items: Vec<&RawValue> = serde_json::from_str(text.get()).map_err(|_| {
         Problem::invalid_field("evaluations", FieldErrorCode::InvalidType, "expected an array")
     })?;
-    if items.len() > most {
-        let message = format!("expected at most {most} items, got {}", items.len());
+    if items.len() > max {
+        let message = format!("expected at most {max} items, got {}", items.len());
         return Err(Problem::invalid_field("evaluations", FieldErrorCode::TooManyItems, message));
     }
     Ok(items)
@@ -281,7 +280,7 @@ pub(super) async fn evaluations(
     Ok(authzen_response(&authorizer, &Decisions { evaluations: decisions }))
 }
 
-/// An item with the defaults that it uses: each part is its own, the default, absent, or wrong.
+/// An item with its defaults: each part is its own, the default, absent, or an error.
 struct ResolvedItem<'a> {
     subject: Result<Option<&'a Subject>, String>,
     action: Result<Option<&'a Action>, String>,
@@ -306,7 +305,7 @@ impl<'a> ResolvedItem<'a> {
         }
     }
 
-    /// What is wrong with the parts, and which of those that a question needs are missing.
+    /// The errors of the parts, or the names of the required parts that are missing.
     fn error_message(&self) -> Option<String> {
         let Self { subject, action, resource, context } = self;
         let errors =
@@ -325,7 +324,7 @@ impl<'a> ResolvedItem<'a> {
         (!missing.is_empty()).then(|| format!("missing field `{}`", missing.join("`, `")))
     }
 
-    /// The denial of an item that cannot be understood.
+    /// The denial of an invalid item.
     fn denied_decision(&self, authorizer: &Authorizer, message: String) -> Decision {
         fn valid<'a, T>(part: &Result<Option<&'a T>, String>) -> Option<&'a T> {
             part.as_ref().ok().copied().flatten()
@@ -339,7 +338,7 @@ impl<'a> ResolvedItem<'a> {
     }
 }
 
-/// The decision on one question of a batch; one that cannot be understood is a denial with the reason.
+/// Evaluates one item of a batch; an invalid item is denied with the reason.
 async fn decide_item(
     authorizer: &Authorizer,
     request: &HttpRequest,
@@ -348,7 +347,7 @@ async fn decide_item(
 ) -> Result<Decision, Problem> {
     let parsed = match text.get().starts_with('{') {
         true => parse_strict::<Item>(text),
-        false => Err("an evaluation is an object".to_owned()),
+        false => Err("expected a JSON object".to_owned()),
     };
     let (item, error_message) = match parsed {
         Ok(item) => (item, None),
@@ -361,7 +360,7 @@ async fn decide_item(
     let (Ok(Some(subject)), Ok(Some(action)), Ok(Some(resource)), Ok(context)) =
         (&resolved.subject, &resolved.action, &resolved.resource, &resolved.context)
     else {
-        return Ok(resolved.denied_decision(authorizer, "it cannot be understood".to_owned()));
+        return Ok(resolved.denied_decision(authorizer, "invalid evaluation".to_owned()));
     };
     let none = Map::new();
     let context = context.unwrap_or(&none);

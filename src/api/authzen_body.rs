@@ -1,4 +1,4 @@
-//! What the AuthZEN endpoints are sent.
+//! Bodies of the AuthZEN endpoints.
 
 use crate::http::{Problem, body};
 use actix_web::dev::Payload;
@@ -8,10 +8,10 @@ use actix_web::{FromRequest, HttpRequest};
 use futures_util::future::LocalBoxFuture;
 use serde::de::DeserializeOwned;
 
-/// The largest body that is taken here: 4 MiB, for batches.
+/// The maximum size of a body: 4 MiB, for batches.
 const MAX_BODY: usize = 4 * 1024 * 1024;
 
-/// A JSON body as AuthZEN wants it: whatever is wrong with it is a 400.
+/// A JSON body. As AuthZEN requires, every error is a 400.
 pub(super) struct AuthzenJson<T>(pub(super) T);
 
 impl<T: DeserializeOwned + 'static> FromRequest for AuthzenJson<T> {
@@ -24,7 +24,7 @@ impl<T: DeserializeOwned + 'static> FromRequest for AuthzenJson<T> {
     }
 }
 
-/// A JSON body that is not read yet.
+/// A JSON body that is not parsed yet.
 pub(super) struct RawBody(pub(super) BytesMut);
 
 impl FromRequest for RawBody {
@@ -37,7 +37,7 @@ impl FromRequest for RawBody {
     }
 }
 
-/// What was sent as JSON. AuthZEN answers another type of content with 400, too; a compressed body stays a 415.
+/// Reads a JSON body. Another content type is 400, as AuthZEN requires; a compressed body is 415.
 fn read_body(
     request: &HttpRequest,
     payload: &mut Payload,

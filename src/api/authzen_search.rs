@@ -1,5 +1,5 @@
-//! The searches of AuthZEN: who may do that, what may this one do it to, and what may it do. They give exactly those of
-//! whom an evaluation would say yes, a page at a time.
+//! AuthZEN subject, resource and action searches. They return exactly the candidates that an evaluation would allow, in
+//! pages.
 
 use super::authzen::{Action, Entity, Subject, authzen_response};
 use super::authzen_body::AuthzenJson;
@@ -17,15 +17,15 @@ use std::sync::Arc;
 use utoipa::ToSchema;
 use utoipa::openapi::schema::Type;
 
-/// How many results a page has if nothing is said, and at most.
+/// The default and the maximum number of results of a page.
 const DEFAULT_PAGE_SIZE: usize = 100;
 const MAX_PAGE_SIZE: usize = 1000;
-/// How many rows one search looks at before it answers with what it has found.
+/// The maximum number of candidates that one request evaluates.
 const MAX_SCAN: usize = 10_000;
-/// How many rows are read at once.
+/// The number of rows read at once.
 const SCAN_BATCH: u64 = 500;
 
-/// An entity that is searched for: its id is what is wanted.
+/// The entity type to search for.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(remote = "Self")]
 struct EntityType {
@@ -35,34 +35,34 @@ struct EntityType {
 
 object_only!(EntityType, read);
 
-/// The subjects that are searched for.
+/// The subject type to search for.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(remote = "Self")]
 struct SubjectType {
     /// A Cedar entity type.
     r#type: Term,
-    /// Whether the caller's own user is found by the `credential` in hand, which is the default, or by its whole `role`.
-    /// Other users are always found by their role.
+    /// Evaluate the caller's own user with the `credential` of the request, the default, or with its whole `role`.
+    /// Other users are always evaluated with their role.
     #[serde(default)]
     basis: Option<Basis>,
 }
 
 object_only!(SubjectType, read);
 
-/// The document of a search whose body is a `B`.
+/// Documents a search with the body `B`.
 pub(super) fn search_doc<B: ToSchema>(what: &str) -> OperationDoc {
     OperationDoc::new(format!("Search {what} (AuthZEN)"))
         .describe(
-            "Gives exactly those of whom an evaluation would say yes, a page at a time. A search looks at 10,000 \
-             candidates at most, and may then answer with less than a full page and a token to go on with. The caller's own \
-             user is asked about with the credential in hand unless `subject.basis` is `role`.",
+            "Returns exactly the candidates that an evaluation would allow, in pages. A request evaluates at most 10,000 \
+             candidates, and may return less than a full page with a token for the next one. The caller's own user is \
+             evaluated with the credential of the request unless `subject.basis` is `role`.",
         )
         .body::<B>(None)
         .response::<SearchResults>(200, "A page of results.", None)
-        .response_header(200, "X-Policy-Version", Type::String, "The version of the policies that decided.")
+        .response_header(200, "X-Policy-Version", Type::String, "The policy version of the decision.")
 }
 
-/// What is searched for, and who or what it has to do with. The kind of search says what each part is.
+/// The body of a search. Which part is searched for depends on the endpoint.
 #[derive(Debug, Deserialize)]
 pub(super) struct Search {
     subject: Value,
@@ -74,64 +74,63 @@ pub(super) struct Search {
     page: PageRequest,
 }
 
-/// A search as it is documented.
+/// The OpenAPI schema of a search.
 macro_rules! search_schema {
     ($(#[doc = $doc:literal])* $name:ident { $(#[doc = $who:literal] $part:ident: $kind:ty,)+ }) => {
         $(#[doc = $doc])*
         #[derive(Debug, ToSchema)]
-        #[expect(dead_code, reason = "it is for the document only")]
+        #[expect(dead_code, reason = "only the OpenAPI document uses it")]
         pub(super) struct $name {
             $(#[doc = $who] $part: $kind,)+
-            /// What policies may read besides.
+            /// Request context for policies.
             #[schema(value_type = Option<Object>)]
             context: Option<Map<String, Value>>,
-            /// Which page.
+            /// The requested page.
             page: Option<PageRequest>,
         }
     };
 }
 
 search_schema!(
-    /// Who may do that?
+    /// A subject search: who may perform the action on the resource.
     SubjectSearch {
-        #[doc = "What kind of subject."]
+        #[doc = "The subject type."]
         subject: SubjectType,
-        #[doc = "Does what."]
+        #[doc = "The action."]
         action: Action,
-        #[doc = "To which thing."]
+        #[doc = "The resource."]
         resource: Entity,
     }
 );
 search_schema!(
-    /// What may this one do that to?
+    /// A resource search: on which resources the subject may perform the action.
     ResourceSearch {
-        #[doc = "Who."]
+        #[doc = "The subject."]
         subject: Subject,
-        #[doc = "Does what."]
+        #[doc = "The action."]
         action: Action,
-        #[doc = "To what kind of thing."]
+        #[doc = "The resource type."]
         resource: EntityType,
     }
 );
 search_schema!(
-    /// What may this one do to that?
+    /// An action search: which actions the subject may perform on the resource.
     ActionSearch {
-        #[doc = "Who."]
+        #[doc = "The subject."]
         subject: Subject,
-        #[doc = "To which thing."]
+        #[doc = "The resource."]
         resource: Entity,
     }
 );
 
-/// Which page is wanted.
+/// The requested page.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(remote = "Self")]
 struct PageRequest {
-    /// The `next_token` of the page before; nothing for the first one.
+    /// The `next_token` of the previous page; absent for the first page.
     #[serde(default)]
     token: Option<String>,
-    /// How many results at most: 100 by default, and never more than 1,000. With 0 the page is empty and has no
-    /// `next_token`.
+    /// The maximum number of results: 100 by default, at most 1,000. With 0 the page is empty and has no `next_token`.
     #[serde(default)]
     #[schema(value_type = Option<usize>, minimum = 0)]
     limit: Option<JsonInteger>,
@@ -148,12 +147,12 @@ struct SearchResults {
     page: ResultPage,
 }
 
-/// Where a page stands.
+/// Information about a page.
 #[derive(Debug, Serialize, ToSchema)]
 struct ResultPage {
-    /// What to send for the next page; empty where there is none.
+    /// The token of the next page; empty if there is none.
     next_token: String,
-    /// How many results this page has.
+    /// The number of results of this page.
     count: usize,
 }
 
@@ -170,7 +169,7 @@ impl Search {
     }
 }
 
-/// Walks through candidates, and collects a page of those that fit.
+/// Collects the permitted candidates of a page.
 struct PageBuilder {
     query: String,
     limit: usize,
@@ -181,7 +180,7 @@ struct PageBuilder {
 }
 
 impl PageBuilder {
-    /// The page that is wanted of the search `what`. A token belongs to the search that it was given for.
+    /// Starts the requested page of a search. A page token is only valid for the query that it was issued for.
     fn new(authorizer: &Authorizer, what: &str, search: &Search) -> Result<Self, Problem> {
         let mut query = json!([
             what,
@@ -226,26 +225,26 @@ impl PageBuilder {
         Ok(Self { query, limit, after, scanned: 0, results: Vec::new(), last: None })
     }
 
-    /// The token of the page after this position: it holds for this question, with this limit.
+    /// The page token for the page after this position, bound to the query and the limit.
     fn token(query: &str, limit: usize, after: &str) -> String {
-        let print = crate::authn::short_digest(&format!("{query} {limit} {after}"));
-        format!("{print}.{limit}.{after}")
+        let digest = crate::authn::short_digest(&format!("{query} {limit} {after}"));
+        format!("{digest}.{limit}.{after}")
     }
 
-    /// The limit and the position of a token, if it was given for this question.
+    /// The limit and the position of a token, if it was issued for this query.
     fn parse_token<'a>(query: &str, token: &'a str) -> Option<(usize, &'a str)> {
         let (limit, after) = token.split_once('.')?.1.split_once('.')?;
         let limit = limit.parse().ok().filter(|limit| *limit <= MAX_PAGE_SIZE)?;
         (Self::token(query, limit, after) == token).then_some((limit, after))
     }
 
-    /// Where to go on.
+    /// The position after which to continue.
     fn after(&self) -> Option<&str> {
         self.last.as_deref().or(self.after.as_deref())
     }
 
-    /// Notes a candidate; true where the search ends with it. A full page ends only with what would be the first of the
-    /// next one: after the last page there is none (AuthZEN 1.0, `next_token`).
+    /// Adds a candidate; returns true if the page ends with it. A full page ends at the first result of the next one, so that
+    /// the last page has no `next_token` (AuthZEN 1.0).
     fn push(&mut self, position: &str, result: Option<Value>) -> bool {
         if result.is_some() && self.results.len() >= self.limit {
             return true;
@@ -256,8 +255,8 @@ impl PageBuilder {
         self.scanned >= MAX_SCAN
     }
 
-    /// The page; `is_over` where there is nothing after it. A page of no results has no next one: its token would stand for
-    /// the same page again, and a client that follows tokens would never end.
+    /// The page; `is_complete` if no candidates are left. With limit 0 there is no next page: its token would repeat the same
+    /// page for ever.
     fn finish(self, is_complete: bool) -> SearchResults {
         let next_token = match is_complete || self.limit == 0 {
             false => Self::token(&self.query, self.limit, self.after().unwrap_or_default()),
@@ -267,7 +266,7 @@ impl PageBuilder {
     }
 }
 
-/// `POST /access/v1/search/subject`: who may do that?
+/// `POST /access/v1/search/subject`.
 pub(super) async fn search_subjects(
     authorizer: Authorizer,
     AuthzenJson(search): AuthzenJson<Search>,
@@ -279,9 +278,9 @@ pub(super) async fn search_subjects(
     let target = evaluation::resolve_resource(&authorizer, resource.entity_ref()).await?;
     let engine = authorizer.engine();
     let name = engine.resolve_action(action.name.as_str(), resource.r#type.as_str());
-    let is_permitted = |principal: &Principal, circumstances: DecisionContext| {
-        let circumstances = merge_client_context(circumstances, &action.properties, &search.context);
-        let ask = AuthzRequest { principal, action: name, context: &circumstances, recorder: None };
+    let is_permitted = |principal: &Principal, request_context: DecisionContext| {
+        let request_context = merge_client_context(request_context, &action.properties, &search.context);
+        let ask = AuthzRequest { principal, action: name, context: &request_context, recorder: None };
         evaluation::decide(engine, &ask, &target, resource.entity_ref(), false).answer.allowed
     };
     let mut is_complete = true;
@@ -319,7 +318,7 @@ pub(super) async fn search_subjects(
         .for_prerequisite("evaluateForeignAccess")
         .is_permitted_in(&authorizer.caller().organization)
     {
-        return Err(Problem::forbidden("ask about these subjects"));
+        return Err(Problem::forbidden("evaluateForeignAccess"));
     } else {
         let after = builder.after().map(str::to_owned);
         for id in engine.external_entities().ids(requested_type.r#type.as_str(), after.as_deref()) {
@@ -335,7 +334,7 @@ pub(super) async fn search_subjects(
     Ok(authzen_response(&authorizer, &builder.finish(is_complete)))
 }
 
-/// `POST /access/v1/search/resource`: what may this one do that to?
+/// `POST /access/v1/search/resource`.
 pub(super) async fn search_resources(
     authorizer: Authorizer,
     AuthzenJson(search): AuthzenJson<Search>,
@@ -344,13 +343,13 @@ pub(super) async fn search_resources(
     let subject: Subject = Search::parse_part(&search.subject, "subject")?;
     let action = search.action()?;
     let mut builder = PageBuilder::new(&authorizer, "resource", &search)?;
-    let Some((principal, circumstances)) = resolve_principal(&authorizer, &subject).await? else {
+    let Some((principal, request_context)) = resolve_principal(&authorizer, &subject).await? else {
         return Ok(authzen_response(&authorizer, &builder.finish(true)));
     };
-    let circumstances = merge_client_context(circumstances, &action.properties, &search.context);
+    let request_context = merge_client_context(request_context, &action.properties, &search.context);
     let engine = authorizer.engine();
     let name = engine.resolve_action(action.name.as_str(), requested_type.r#type.as_str());
-    let ask = AuthzRequest { principal: &principal, action: name, context: &circumstances, recorder: None };
+    let ask = AuthzRequest { principal: &principal, action: name, context: &request_context, recorder: None };
     let result = |id: &str| json!({ "type": requested_type.r#type, "id": id });
     let mut is_complete = true;
     if authorizer.state().resource_types.contains(requested_type.r#type.as_str()) {
@@ -386,19 +385,19 @@ pub(super) async fn search_resources(
     Ok(authzen_response(&authorizer, &builder.finish(is_complete)))
 }
 
-/// Who a search is about; none where there is nobody, 403 where the caller may not ask about it.
+/// Resolves the subject of a search; none if it cannot be evaluated, 403 if the caller may not evaluate it.
 async fn resolve_principal(
     authorizer: &Authorizer,
     subject: &Subject,
 ) -> Result<Option<(Arc<Principal>, DecisionContext)>, Problem> {
     match evaluation::resolve_subject(authorizer, subject.entity_ref(), subject.basis).await? {
-        ResolvedSubject::Principal(principal, circumstances) => Ok(Some((principal, circumstances))),
+        ResolvedSubject::Principal(principal, request_context) => Ok(Some((principal, request_context))),
         ResolvedSubject::Error(_) => Ok(None),
-        ResolvedSubject::Forbidden => Err(Problem::forbidden("ask about this subject")),
+        ResolvedSubject::Forbidden => Err(Problem::forbidden("evaluateAccess")),
     }
 }
 
-/// `POST /access/v1/search/action`: what may this one do to that?
+/// `POST /access/v1/search/action`.
 pub(super) async fn search_actions(
     authorizer: Authorizer,
     AuthzenJson(search): AuthzenJson<Search>,
@@ -406,10 +405,10 @@ pub(super) async fn search_actions(
     let subject: Subject = Search::parse_part(&search.subject, "subject")?;
     let resource: Entity = Search::parse_part(&search.resource, "resource")?;
     let mut builder = PageBuilder::new(&authorizer, "action", &search)?;
-    let Some((principal, circumstances)) = resolve_principal(&authorizer, &subject).await? else {
+    let Some((principal, request_context)) = resolve_principal(&authorizer, &subject).await? else {
         return Ok(authzen_response(&authorizer, &builder.finish(true)));
     };
-    let circumstances = merge_client_context(circumstances, &Map::new(), &search.context);
+    let request_context = merge_client_context(request_context, &Map::new(), &search.context);
     let target = evaluation::resolve_resource(&authorizer, resource.entity_ref()).await?;
     let after = builder.after().map(str::to_owned);
     let mut is_complete = true;
@@ -417,7 +416,7 @@ pub(super) async fn search_actions(
         &authorizer,
         subject.r#type.as_str(),
         &principal,
-        &circumstances,
+        &request_context,
         &target,
         resource.entity_ref(),
     ) {
@@ -432,12 +431,12 @@ pub(super) async fn search_actions(
     Ok(authzen_response(&authorizer, &builder.finish(is_complete)))
 }
 
-/// The names, as a question would have them, of the actions that a principal may take on a thing, in their order.
+/// The names of the actions that a principal may perform on a resource, sorted, in the form that a question uses.
 pub(super) fn permitted_actions(
     authorizer: &Authorizer,
     subject: &str,
     principal: &Principal,
-    circumstances: &DecisionContext,
+    request_context: &DecisionContext,
     target: &ResolvedResource,
     entity_ref: EntityRef<'_>,
 ) -> Vec<String> {
@@ -447,7 +446,7 @@ pub(super) fn permitted_actions(
         .applicable_actions(subject, entity_ref.kind)
         .into_iter()
         .filter(|action| {
-            let ask = AuthzRequest { principal, action, context: circumstances, recorder: None };
+            let ask = AuthzRequest { principal, action, context: request_context, recorder: None };
             evaluation::decide(engine, &ask, target, entity_ref, false).answer.allowed
         })
         .map(|action| {

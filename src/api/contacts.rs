@@ -1,4 +1,4 @@
-//! Contacts: the people whom conversations are with.
+//! Contacts: the external parties of conversations.
 
 use super::conversations::Conversation;
 use crate::authz::AuthzResource;
@@ -28,54 +28,54 @@ pub type Contact = Model;
 #[serde(rename_all = "camelCase")]
 #[schema(as = Contact)]
 pub struct Model {
-    /// The contact.
+    /// The id.
     #[sea_orm(primary_key, auto_increment = false)]
     pub id: Id,
-    /// The organization that holds it.
+    /// The organization that owns it.
     pub organization: Id,
-    /// Who it is.
+    /// The profile.
     pub profile: Profile,
-    /// The conversation with it.
+    /// The conversation with the contact.
     pub conversation: Option<Id>,
-    /// Whatever else.
+    /// Arbitrary client metadata.
     pub meta: JsonObject,
-    /// When it was made.
+    /// Creation time.
     pub created_at: Timestamp,
-    /// When it was last changed.
+    /// Time of the last update.
     pub updated_at: Timestamp,
 }
 
-/// What a client writes of a contact.
+/// The writable fields of a contact.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, remote = "Self")]
 pub struct ContactBody {
-    /// The organization that is to hold it; the caller's if none.
+    /// The owning organization; by default the organization of the caller.
     pub organization: Option<Id>,
-    /// Who it is.
+    /// The profile.
     #[serde(default)]
     pub profile: Profile,
-    /// The conversation with it.
+    /// The conversation with the contact.
     pub conversation: Option<Id>,
-    /// Whatever else.
+    /// Arbitrary client metadata.
     #[serde(default)]
     pub meta: JsonObject,
 }
 
 object_only!(ContactBody);
 
-/// Who a contact is.
+/// The profile of a contact.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, remote = "Self")]
 pub struct Profile {
-    /// The whole name.
+    /// The full name.
     pub name: Option<Name>,
     /// The given name.
     pub given_name: Option<Name>,
     /// The family name.
     pub family_name: Option<Name>,
-    /// An address.
+    /// The email address.
     pub email: Option<Email>,
-    /// A telephone number, as it is written.
+    /// The telephone number, as free text.
     pub telephone: Option<Label>,
     /// A language tag, such as `de-AT` (BCP 47).
     pub locale: Option<Label>,
@@ -85,7 +85,7 @@ object_only!(Profile);
 
 json_value!(Profile);
 
-/// What its rows are related to is said by [`Resource::references`].
+/// Empty: references between rows are declared by [`Resource::references`].
 #[derive(Debug, Clone, Copy, EnumIter, DeriveRelation)]
 pub enum Relation {}
 

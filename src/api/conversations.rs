@@ -52,52 +52,52 @@ pub type Conversation = Model;
 #[serde(rename_all = "camelCase")]
 #[schema(as = Conversation)]
 pub struct Model {
-    /// The conversation.
+    /// The id.
     #[sea_orm(primary_key, auto_increment = false)]
     pub id: Id,
-    /// The organization that holds it.
+    /// The organization that owns it.
     pub organization: Id,
-    /// Its name.
+    /// The name.
     pub name: Option<Name>,
-    /// Whom it is with.
+    /// Conversation type.
     pub r#type: ConversationType,
-    /// How far it has come.
+    /// Status.
     pub status: Option<Label>,
-    /// The contact that it is with.
+    /// The contact.
     pub contact: Option<Id>,
-    /// What it is about.
+    /// Category.
     pub category: Option<Label>,
-    /// Who takes part, whoever made it first.
+    /// The participants, the creator first.
     pub participants: Participants,
-    /// Whatever else.
+    /// Arbitrary client metadata.
     pub meta: JsonObject,
-    /// When it was made.
+    /// Creation time.
     pub created_at: Timestamp,
-    /// When it was last changed.
+    /// Time of the last update.
     pub updated_at: Timestamp,
 }
 
-/// What a client writes of a conversation.
+/// The writable fields of a conversation.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ConversationBody {
-    /// The organization that is to hold it; the caller's if none.
+    /// The owning organization; by default the organization of the caller.
     pub organization: Option<Id>,
-    /// Its name.
+    /// The name.
     pub name: Option<Name>,
-    /// Whom it is with.
+    /// Conversation type.
     #[serde(default)]
     pub r#type: ConversationType,
-    /// How far it has come.
+    /// Status.
     pub status: Option<Label>,
-    /// The contact that it is with.
+    /// The contact.
     pub contact: Option<Id>,
-    /// What it is about.
+    /// Category.
     pub category: Option<Label>,
-    /// Who takes part.
+    /// The participants.
     #[serde(default)]
     pub participants: Participants,
-    /// Whatever else.
+    /// Arbitrary client metadata.
     #[serde(default)]
     pub meta: JsonObject,
 }
@@ -107,76 +107,76 @@ pub struct ConversationBody {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schema(example = json!({"name": "Opening hours", "messages": [{"text": "When are you open?"}]}))]
 pub struct NewConversation {
-    /// The organization that is to hold it; the caller's if none.
+    /// The owning organization; by default the organization of the caller.
     pub organization: Option<Id>,
-    /// Its name.
+    /// The name.
     pub name: Option<Name>,
-    /// Whom it is with.
+    /// Conversation type.
     #[serde(default)]
     pub r#type: ConversationType,
-    /// How far it has come.
+    /// Status.
     pub status: Option<Label>,
-    /// The contact that it is with: the id of one, or a new one.
+    /// The contact: the id of an existing one, or a new one.
     #[schema(value_type = Option<ContactChoice>)]
     pub contact: Option<Value>,
-    /// What it is about.
+    /// Category.
     pub category: Option<Label>,
-    /// Who else takes part. The caller is the first participant in any case.
+    /// The participants. The caller is always the first one.
     #[serde(default)]
     pub participants: Participants,
     /// The first messages.
     #[serde(default)]
     pub messages: MessageBodies,
-    /// Whatever else.
+    /// Arbitrary client metadata.
     #[serde(default)]
     pub meta: JsonObject,
 }
 
-/// A contact: the id of one, or a new one.
+/// A contact: the id of an existing one, or a new one.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
-#[expect(clippy::large_enum_variant, reason = "it is for the document only")]
+#[expect(clippy::large_enum_variant, reason = "only the OpenAPI document uses it")]
 pub enum ContactChoice {
-    /// The id of one.
+    /// The id of an existing contact.
     Existing(Id),
-    /// A new one.
+    /// A new contact.
     New(FirstContact),
 }
 
-/// A new contact, made with a conversation, which is its conversation.
+/// A new contact, created together with its conversation.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct FirstContact {
-    /// The organization that is to hold it; that of the conversation if none.
+    /// The owning organization; by default that of the conversation.
     organization: Option<Id>,
-    /// Who it is.
+    /// The profile.
     #[serde(default)]
     profile: Profile,
-    /// Whatever else.
+    /// Arbitrary client metadata.
     #[serde(default)]
     meta: JsonObject,
 }
 
 json_list!(
-    /// Who takes part in a conversation, at most 1000.
+    /// Up to 1000 participants.
     Participants, Participant, 1000
 );
 
 json_list!(
-    /// Messages, at most 1000.
+    /// Up to 1000 messages.
     MessageBodies, MessageBody, 1000
 );
 
-/// Somebody who takes part in a conversation.
+/// A participant of a conversation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, remote = "Self")]
 pub struct Participant {
-    /// Who.
+    /// The user id.
     pub user: Id,
-    /// As what.
+    /// The role in the conversation.
     #[serde(default)]
     pub role: Option<Label>,
-    /// Whether it still does.
+    /// Whether the user still participates.
     #[serde(default = "default_true")]
     pub active: bool,
 }
@@ -188,11 +188,11 @@ const fn default_true() -> bool {
 }
 
 string_enum!(
-    /// Whom a conversation is with.
+    /// The kind of party that a conversation is with.
     ConversationType { Contact = "contact", Agent = "agent", Bot = "bot", System = "system" }
 );
 
-/// What its rows are related to is said by [`Resource::references`].
+/// Empty: references between rows are declared by [`Resource::references`].
 #[derive(Debug, Clone, Copy, EnumIter, DeriveRelation)]
 pub enum Relation {}
 
@@ -222,7 +222,7 @@ fn attributes(
         .collect()
 }
 
-/// The columns of a conversation from which its Cedar entity is built.
+/// The columns that the Cedar entity of a conversation is built from.
 #[derive(Debug, FromQueryResult)]
 pub struct ConversationDecisionRow {
     id: Id,
@@ -273,8 +273,8 @@ impl Resource for Conversation {
     }
 }
 
-/// `POST /v2/conversations`: a conversation, its first messages, and a new contact where the body has one. Each of them
-/// is asked about (decision 14), and all of them are stored or none.
+/// `POST /v2/conversations`: a conversation, its first messages, and a new contact if the body has one. Each is authorized
+/// (see "List and create" in docs/decisions.md); all of them are stored or none.
 async fn create(
     authorizer: Authorizer,
     (request, Json(new)): (HttpRequest, Json<NewConversation>),
@@ -284,7 +284,7 @@ async fn create(
     let mut fields = resource::to_json_object(&new)?;
     fields.remove("messages");
 
-    // A new contact is held by the same organization unless it names another, and knows its conversation.
+    // A new contact belongs to the organization of the conversation unless it names another one.
     let contact = match new.contact.filter(|contact| contact.is_object()) {
         Some(contact) => {
             let body: FirstContact = from_value(contact, "contact")?;
@@ -326,7 +326,7 @@ async fn create(
     Ok(crud::created(&request, row.id, &row))
 }
 
-/// `PATCH /v2/conversations/{id}`. Its messages go along where it moves to another organization.
+/// `PATCH /v2/conversations/{id}`. A change of the organization moves its messages, too.
 async fn update(
     authorizer: Authorizer,
     (id, Json(patch)): (PathId, Json<Patch>),
@@ -348,7 +348,7 @@ async fn update(
     Ok(crud::updated(&authorizer, &row))
 }
 
-/// The participants with this user as the first one, active.
+/// The participants with the creator first. A creator that is not listed is added as active.
 fn with_creator_first(participants: Participants, user: Id) -> Result<Participants, Problem> {
     let existing = participants.iter().find(|participant| participant.user == user);
     let first = existing.cloned().unwrap_or(Participant { user, role: None, active: true });
@@ -357,7 +357,7 @@ fn with_creator_first(participants: Participants, user: Id) -> Result<Participan
         .map_err(|error| Problem::invalid_field_value("participants", &error))
 }
 
-/// One message or several, as they are sent.
+/// The OpenAPI schema of one message or several.
 #[derive(Debug)]
 struct NewMessages;
 
@@ -383,7 +383,7 @@ impl ToSchema for NewMessages {
 /// One message or several.
 #[derive(Debug, ToSchema)]
 #[serde(untagged)]
-#[expect(dead_code, clippy::large_enum_variant, reason = "it is for the document only")]
+#[expect(dead_code, clippy::large_enum_variant, reason = "only the OpenAPI document uses it")]
 enum StoredMessages {
     One(Message),
     More(Vec<Message>),
@@ -391,11 +391,18 @@ enum StoredMessages {
 
 fn append_doc() -> OperationDoc {
     OperationDoc::new("Create messages in a conversation")
-        .describe("One message, or a list of at most 1000: all of them are stored or none. The answer has the same form.")
+        .describe(
+            "One message, or an array of at most 1000, stored atomically. The response has the same form.",
+        )
         .path_id("id", "The id of the conversation.")
         .body::<NewMessages>(Some(json!({"text": "Hello"})))
-        .response::<StoredMessages>(201, "The new messages, as they were sent: one, or a list.", None)
-        .response_header(201, "Location", Type::String, "The address of the new message, or of the list of the messages of the conversation.")
+        .response::<StoredMessages>(201, "The new message, or an array of the new messages.", None)
+        .response_header(
+            201,
+            "Location",
+            Type::String,
+            "The URL of the new message, or of the list of messages of the conversation.",
+        )
         .problems(&[404, 409])
 }
 
@@ -430,7 +437,7 @@ async fn append(
     })
 }
 
-/// The fields of a single message are named without their place in a list of one.
+/// Removes the list index from field names, for a single message that was parsed as a list of one.
 fn without_list_index(mut problem: Problem) -> Problem {
     for error in &mut problem.errors {
         error.field = error.field.trim_start_matches('0').trim_start_matches('.').to_owned();

@@ -1,4 +1,4 @@
-//! What other services need to check access tokens: the public keys (RFC 7517), and where things are (RFC 8414).
+//! Discovery: the public signing keys (RFC 7517) and the authorization server metadata (RFC 8414).
 
 use crate::application::signing_keys::JWKS_MAX_AGE;
 use crate::authn::PublicKey;
@@ -19,56 +19,56 @@ pub fn routes() -> RouteGroup {
         .public(Method::GET, "/oauth-authorization-server", "authorizationServer", metadata_doc, metadata)
 }
 
-/// The public keys with which access tokens can be checked.
+/// The public keys that verify access tokens.
 #[derive(Debug, Serialize, ToSchema)]
 struct KeySet {
-    /// The keys; none where the tokens are signed with HS256.
+    /// The keys; empty if tokens are signed with HS256.
     keys: Vec<PublicKey>,
 }
 
-/// Where things are (RFC 8414, 2).
+/// Authorization server metadata (RFC 8414, section 2).
 #[derive(Debug, Serialize, ToSchema)]
 struct ServerMetadata {
-    /// The `iss` and `aud` of the access tokens: the public address of the service, where that is set.
+    /// The `iss` and `aud` of access tokens: the public URL of the service, if configured.
     issuer: String,
-    /// Where tokens are issued.
+    /// The token endpoint.
     token_endpoint: String,
-    /// Where the public keys are; nothing where there are none.
+    /// The URL of the public keys; absent if there are none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     jwks_uri: Option<String>,
-    /// Where tokens are revoked (RFC 7009).
+    /// The revocation endpoint (RFC 7009).
     revocation_endpoint: String,
-    /// Where services ask about tokens (RFC 7662).
+    /// The introspection endpoint (RFC 7662).
     introspection_endpoint: String,
-    /// The scopes that a token may have.
+    /// The supported scopes.
     scopes_supported: Vec<&'static str>,
-    /// `refresh_token`, and never `password` (RFC 9700, 2.4).
+    /// `refresh_token`; `password` must not be advertised (RFC 9700, section 2.4).
     grant_types_supported: [&'static str; 1],
-    /// None: there is no authorization endpoint.
+    /// Empty: there is no authorization endpoint.
     response_types_supported: [&'static str; 0],
-    /// `none`: clients have no secrets of their own.
+    /// `none`: clients have no secrets.
     token_endpoint_auth_methods_supported: [&'static str; 1],
-    /// `none`: the caller's bearer is what counts.
+    /// `none`: possession of the token is sufficient.
     revocation_endpoint_auth_methods_supported: [&'static str; 1],
     /// `Bearer`: an access token or API key of the caller.
     introspection_endpoint_auth_methods_supported: [&'static str; 1],
-    /// The documentation.
+    /// The URL of the API documentation.
     service_documentation: String,
 }
 
 fn jwks_doc() -> OperationDoc {
-    OperationDoc::new("The public keys with which access tokens can be checked")
+    OperationDoc::new("Get the public signing keys")
         .describe(
-            "A JSON Web Key Set (RFC 7517) of Ed25519 keys (RFC 8037). A new key is in it ten minutes before it signs, and an \
-             old one as long as there may be good tokens that it signed.",
+            "A JSON Web Key Set (RFC 7517) of Ed25519 keys (RFC 8037). A new key is published ten minutes before it signs, \
+             and an old one until the tokens that it signed have expired.",
         )
         .response::<KeySet>(200, "The keys.", None)
-        .response_header(200, "Cache-Control", Type::String, "For how many seconds the answer may be kept.")
+        .response_header(200, "Cache-Control", Type::String, "How long the response may be cached.")
 }
 
 fn metadata_doc() -> OperationDoc {
-    OperationDoc::new("Where tokens are issued, checked and revoked")
+    OperationDoc::new("Authorization server metadata")
         .describe("The OAuth 2.0 Authorization Server Metadata (RFC 8414).")
         .response::<ServerMetadata>(200, "The metadata.", None)
 }

@@ -1,5 +1,4 @@
-//! What the decision endpoints share: who is asked about and whether the caller may ask, which thing is meant, and how an
-//! answer looks.
+//! Shared parts of the decision endpoints: resolving subject and resource, evaluation, and the response.
 
 use crate::application::{Authorizer, Caller, UserAtFullRole};
 use crate::authz::{
@@ -15,32 +14,32 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use utoipa::ToSchema;
 
-/// What stood in the way of a decision.
+/// Why a question could not be decided.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct DecisionError {
-    /// A word for programs to go by: `undecidable`, `invalid_attribute`, `missing_attribute`, `unknown_subject`,
+    /// A stable code: `undecidable`, `invalid_attribute`, `missing_attribute`, `unknown_subject`,
     /// `invalid`, `blocked`, `forbidden`, `token_expired`, `invalid_token`.
     pub code: &'static str,
-    /// A sentence for people.
+    /// The explanation, for people.
     pub message: String,
-    /// The attribute that does not fit its declaration, as in `resource.properties.amount`.
+    /// The attribute that does not match its declaration, such as `resource.properties.amount`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub attribute: Option<String>,
 }
 
 impl DecisionError {
-    /// Says what stands in the way.
+    /// Creates an error with this code and message.
     pub fn new(code: &'static str, message: impl Into<String>) -> Self {
         Self { code, message: message.into(), attribute: None }
     }
 
-    /// An attribute does not fit its declaration.
+    /// The error of an attribute that does not match its declaration.
     fn from_invalid_attribute(unfit: &InvalidAttribute) -> Self {
         Self { attribute: Some(unfit.path.clone()), ..Self::new(unfit.code, unfit.to_string()) }
     }
 
-    /// A question about the external entity `part` (`subject` or `resource`) cannot be evaluated.
+    /// The error of an external entity; `part` is `subject` or `resource`.
     fn from_external(error: ExternalError, part: &str, unknown_code: &'static str) -> Self {
         match error {
             ExternalError::Attribute(unfit) => Self::from_invalid_attribute(&InvalidAttribute {
@@ -53,40 +52,43 @@ impl DecisionError {
     }
 }
 
-/// Somebody or something that a question names.
+/// A subject or resource named by a question.
 #[derive(Debug, Clone, Copy)]
 pub struct EntityRef<'a> {
     /// The entity type.
     pub kind: &'a str,
     /// The id.
     pub id: &'a str,
-    /// What whoever asks says of it.
+    /// The attributes that the client supplied.
     pub properties: &'a Map<String, Value>,
 }
 
-/// For which scopes of a user a question is answered (decision 31).
+/// The scopes with which a user is evaluated (see "Questions about oneself" in docs/decisions.md).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Basis {
-    /// For those of the credential in hand: the default of a question about the caller itself, and never of another user.
+    /// Those of the credential of the request: the default for the caller, and not available for other users.
     Credential,
-    /// For those of the user's whole role: the default, and the only choice, of a question about another user.
+    /// Those of the whole role: the default, and the only choice, for other users.
     Role,
 }
 
-/// Who is asked about: a principal and what is known of its call, or what stands in the way.
+/// The result of resolving a subject.
 pub enum ResolvedSubject {
-    /// Somebody.
+    /// The principal, and the request context of its evaluation.
     Principal(Arc<Principal>, DecisionContext),
-    /// Nobody to ask about.
+    /// The subject cannot be evaluated.
     Error(DecisionError),
-    /// The caller may not ask about it.
+    /// The caller may not evaluate the subject.
     Forbidden,
 }
 
-/// Who a question names, if the caller may ask about it: `evaluateAccess` on a user, and `evaluateForeignAccess` for every
-/// external subject. The caller itself is answered for with the credential in hand, unless `basis` is its role; other users
-/// with their whole role.
+/// Resolves the subject of a question, and authorizes its evaluation: `evaluateAccess` on a user, `evaluateForeignAccess`
+/// for external subjects. The caller is evaluated with the credential of the request unless `basis` is the role; other
+/// users with their whole role.
+///
+/// # Errors
+/// Where the database is not available.
 pub async fn resolve_subject(
     authorizer: &Authorizer,
     entity_ref: EntityRef<'_>,
@@ -110,7 +112,7 @@ pub async fn resolve_subject(
             None | Some(Basis::Credential) if is_own => caller_as_subject(authorizer),
             _ => subject_at_full_role(authorizer, Some(&user)),
         },
-        // As with a path (decision 16).
+        // As for paths (see "403 or 404" in docs/decisions.md).
         _ if evaluation_authorizer.could_in_home_org("User") => ResolvedSubject::Error(DecisionError::new(
             "unknown_subject",
             "User does not exist or is not accessible",
@@ -119,9 +121,9 @@ pub async fn resolve_subject(
     })
 }
 
-/// What is wrong with a question that asks for the credential of another subject than the caller.
+/// The error of a question with `basis: credential` about another subject than the caller.
 const CREDENTIAL_BASIS_IS_FOR_CALLER: &str =
-    "basis: \"credential\" is for questions about the caller itself; leave it out";
+    "basis: `credential` is only available for the caller's own user";
 
 fn resolve_external_subject(
     authorizer: &Authorizer,
@@ -149,8 +151,8 @@ fn resolve_external_subject(
         entity_ref.id,
         entity_ref.properties,
     ) {
-        Ok(foreign) => {
-            ResolvedSubject::Principal(Arc::new(Principal::external(foreign)), authorizer.bare_context())
+        Ok(entity) => {
+            ResolvedSubject::Principal(Arc::new(Principal::external(entity)), authorizer.bare_context())
         }
         Err(error) => {
             ResolvedSubject::Error(DecisionError::from_external(error, "subject", "unknown_subject"))
@@ -158,12 +160,12 @@ fn resolve_external_subject(
     }
 }
 
-/// The caller itself, with the credential in hand.
+/// The caller as subject, with the credential of the request.
 pub fn caller_as_subject(authorizer: &Authorizer) -> ResolvedSubject {
     ResolvedSubject::Principal(Arc::clone(&authorizer.caller().principal), authorizer.request_context())
 }
 
-/// A user that the caller may ask about, as it would be with a credential that carries its whole role.
+/// A user as subject, with its whole role.
 pub async fn resolve_user_at_full_role(
     authorizer: &Authorizer,
     user: Id,
@@ -184,17 +186,17 @@ fn subject_at_full_role(authorizer: &Authorizer, user: Option<&UserAtFullRole>) 
     }
 }
 
-/// A thing that a question names.
+/// The result of resolving a resource.
 pub enum ResolvedResource {
-    /// It is there.
+    /// The resource exists.
     Found(Arc<ResourceEntity>),
-    /// It is not, or the caller could not name it.
+    /// The resource does not exist, or the caller may not refer to it.
     NotFound,
-    /// It cannot be understood.
+    /// The resource cannot be evaluated.
     Invalid(DecisionError),
 }
 
-/// The thing that a question names: one of the service's own from the store, any other from the data.
+/// Resolves the resource of a question: the service's own types from the store, others from the entity data.
 pub async fn resolve_resource(
     authorizer: &Authorizer,
     entity_ref: EntityRef<'_>,
@@ -212,7 +214,7 @@ pub async fn resolve_resource(
             entity_ref.id,
             entity_ref.properties,
         ) {
-            Ok(foreign) => ResolvedResource::Found(Arc::new(ResourceEntity::external(foreign))),
+            Ok(entity) => ResolvedResource::Found(Arc::new(ResourceEntity::external(entity))),
             Err(error) => {
                 ResolvedResource::Invalid(DecisionError::from_external(error, "resource", "undecidable"))
             }
@@ -220,46 +222,43 @@ pub async fn resolve_resource(
     )
 }
 
-/// An answer with what is missing, where that was wanted.
+/// A decision, with its error or denial reason.
 #[derive(Debug, Clone, Default)]
 pub struct EvaluationResult {
-    /// What Cedar says.
+    /// The decision.
     pub answer: Arc<AuthzDecision>,
-    /// What stood in the way.
+    /// Why it could not be decided.
     pub error: Option<DecisionError>,
-    /// What is missing for a yes.
+    /// What is missing for an allow.
     pub denial_reason: Option<DenialReason>,
 }
 
 impl EvaluationResult {
-    /// No, because of this.
+    /// A denial because of an error.
     pub fn from_error(error: DecisionError) -> Self {
         Self { error: Some(error), ..Self::default() }
     }
 
-    /// The caller may not ask.
+    /// A denial because the caller may not evaluate the subject.
     pub fn subject_forbidden() -> Self {
-        Self::from_error(DecisionError::new(
-            "forbidden",
-            "the policies do not permit you to ask about this subject",
-        ))
+        Self::from_error(DecisionError::new("forbidden", "not authorized to evaluate this subject"))
     }
 }
 
-/// What is said of the call: the properties of the action, and before them the context.
+/// Adds the properties of the action and the context of the question to the request context. The context takes precedence.
 pub fn merge_client_context(
-    circumstances: DecisionContext,
+    request_context: DecisionContext,
     properties: &Map<String, Value>,
     context: &Map<String, Value>,
 ) -> DecisionContext {
-    let mut said = properties.clone();
+    let mut client_context = properties.clone();
     if !context.is_empty() {
-        said.extend(context.clone());
+        client_context.extend(context.clone());
     }
-    DecisionContext { client_context: said, ..circumstances }
+    DecisionContext { client_context, ..request_context }
 }
 
-/// No, because nobody can decide it. Subject and thing are named by type and id.
+/// Records a question that could not be decided, and returns the denial. Subject and resource are given as type and id.
 pub fn record_failed_evaluation(
     authorizer: &Authorizer,
     subject: (&str, &str),
@@ -273,7 +272,7 @@ pub fn record_failed_evaluation(
     EvaluationResult::from_error(error)
 }
 
-/// A type and an id, which is not written where it can be the id of nothing: it may be a secret in the wrong place.
+/// A type and an id for the decision log. A malformed id is omitted: it may be a secret in the wrong field.
 fn loggable_name<'a>(authorizer: &Authorizer, (kind, id): (&'a str, &'a str)) -> (&'a str, &'a str) {
     let is_id = match authorizer.state().resource_types.contains(kind) {
         true => id.parse::<Id>().is_ok(),
@@ -282,7 +281,7 @@ fn loggable_name<'a>(authorizer: &Authorizer, (kind, id): (&'a str, &'a str)) ->
     (kind, if is_id { id } else { "" })
 }
 
-/// Decides, and where it is wanted finds out what is missing.
+/// Evaluates a question; with `explain`, a denial has its reason.
 pub fn decide(
     engine: &Engine,
     ask: &AuthzRequest<'_>,
@@ -293,24 +292,24 @@ pub fn decide(
     match target {
         ResolvedResource::Found(resource) => decide_found(engine, ask, resource, explain),
         ResolvedResource::NotFound => {
-            // Only a thing of this service is missing, and what is no id may be a secret in the wrong place.
+            // Only the service's own resources can be missing. A malformed id may be a secret in the wrong field.
             let id = if entity_ref.id.parse::<Id>().is_ok() { entity_ref.id } else { "" };
             let answer = engine.deny_missing(ask, entity_ref.kind, id);
             evaluation_result(engine, ask, &ResourceEntity::detached(entity_ref.kind, id), answer, explain)
         }
         ResolvedResource::Invalid(error) => {
-            if let Some(trail) = &ask.recorder {
+            if let Some(recorder) = &ask.recorder {
                 let (subject, version) = (ask.principal.uid_parts(), engine.version_json());
                 let id =
                     if engine.external_entities().has_type(entity_ref.kind) { entity_ref.id } else { "" };
-                trail.record_error(subject, ask.action, (entity_ref.kind, id), error.code, version);
+                recorder.record_error(subject, ask.action, (entity_ref.kind, id), error.code, version);
             }
             EvaluationResult::from_error(error.clone())
         }
     }
 }
 
-/// The same of a thing that is there.
+/// Evaluates a question about a resource that exists.
 pub fn decide_found(
     engine: &Engine,
     ask: &AuthzRequest<'_>,
@@ -340,34 +339,34 @@ fn evaluation_result(
 /// A decision.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Decision {
-    /// Whether it is permitted. Where it cannot be decided, it is not.
+    /// Whether it is permitted. False if it cannot be decided.
     pub decision: bool,
-    /// Why, where that was wanted, or what stood in the way.
+    /// The reasons, if requested, or why it could not be decided.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub context: Option<Reasons>,
 }
 
-/// Why it was decided so.
+/// The reasons of a decision.
 #[derive(Debug, Default, Serialize, ToSchema)]
 pub struct Reasons {
-    /// The policies that permitted, or those that forbade; none where none permitted.
+    /// The determining policies: those that permitted, or those that forbade; empty if none matched.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub policies: Option<Vec<PolicyView>>,
-    /// The version of the policies.
+    /// The policy version.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub version: Option<String>,
-    /// What went wrong in the evaluation of policies.
+    /// Errors of the policy evaluation.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub errors: Option<Vec<String>>,
-    /// What is missing for a yes.
+    /// What is missing for an allow.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub missing: Option<DenialReasonView>,
-    /// What stood in the way of a decision.
+    /// Why a question could not be decided.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub error: Option<DecisionError>,
@@ -376,9 +375,9 @@ pub struct Reasons {
 /// A policy.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct PolicyView {
-    /// Its id.
+    /// The id.
     pub id: String,
-    /// What it is for.
+    /// The description (`@doc`).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub doc: Option<String>,
@@ -386,7 +385,7 @@ pub struct PolicyView {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub effect: Option<&'static str>,
-    /// The file that it stands in.
+    /// The file.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub file: Option<String>,
@@ -394,14 +393,14 @@ pub struct PolicyView {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub line: Option<usize>,
-    /// Its other annotations.
+    /// The other annotations.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schema(nullable = false)]
     pub annotations: BTreeMap<String, String>,
 }
 
 impl PolicyView {
-    /// By its id and what it is for.
+    /// A policy with its id and description.
     pub fn summary(policy: &PolicyMetadata) -> Self {
         Self {
             id: policy.id.clone(),
@@ -413,7 +412,7 @@ impl PolicyView {
         }
     }
 
-    /// With where it stands, too.
+    /// A policy with all details, file and line included.
     pub fn detailed(policy: &PolicyMetadata) -> Self {
         Self {
             effect: Some(if policy.permits { "permit" } else { "forbid" }),
@@ -430,26 +429,26 @@ impl PolicyView {
     }
 }
 
-/// What is missing for a yes.
+/// What is missing for an allow.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum DenialReasonView {
-    /// A credential with this scope.
+    /// A credential with this scope would be permitted.
     Scope {
-        /// The lowest one that would do.
+        /// The lowest sufficient scope.
         scope: crate::authz::Scope,
     },
-    /// These forbid it.
+    /// Policies that forbid it.
     Forbidden {
         /// The policies.
         policies: Vec<PolicyView>,
     },
-    /// These would permit it, but for their conditions, or permit it to others or of others.
+    /// Policies that match except for their conditions, principal or resource.
     Conditions {
         /// The policies.
         policies: Vec<PolicyView>,
     },
-    /// No policy permits it to anybody.
+    /// No policy permits the action.
     Nothing,
 }
 
@@ -467,7 +466,7 @@ impl From<&DenialReason> for DenialReasonView {
 }
 
 impl Decision {
-    /// The bare decision, with what stood in its way if anything did; with reasons where they are wanted.
+    /// The decision with its error, if any, and with reasons if `explain` is set.
     pub fn new(result: &EvaluationResult, engine: &Engine, explain: bool) -> Self {
         let context = (explain || result.error.is_some()).then(|| Reasons {
             policies: explain

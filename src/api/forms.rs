@@ -1,4 +1,4 @@
-//! Forms: fields for somebody to fill in.
+//! Forms.
 
 use crate::authz::AuthzResource;
 use crate::http::RouteGroup;
@@ -27,46 +27,46 @@ pub type Form = Model;
 #[serde(rename_all = "camelCase")]
 #[schema(as = Form)]
 pub struct Model {
-    /// The form.
+    /// The id.
     #[sea_orm(primary_key, auto_increment = false)]
     pub id: Id,
-    /// The organization that holds it.
+    /// The organization that owns it.
     pub organization: Id,
-    /// Its name.
+    /// The name.
     pub name: Name,
-    /// Its fields, in their order.
+    /// The fields, in display order.
     pub fields: FormFields,
-    /// Whatever else.
+    /// Arbitrary client metadata.
     pub meta: JsonObject,
-    /// When it was made.
+    /// Creation time.
     pub created_at: Timestamp,
-    /// When it was last changed.
+    /// Time of the last update.
     pub updated_at: Timestamp,
 }
 
-/// What a client writes of a form.
+/// The writable fields of a form.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct FormBody {
-    /// The organization that is to hold it; the caller's if none.
+    /// The owning organization; by default the organization of the caller.
     pub organization: Option<Id>,
-    /// Its name.
+    /// The name.
     pub name: Name,
-    /// Its fields, in their order.
+    /// The fields, in display order.
     #[serde(default)]
     pub fields: FormFields,
-    /// Whatever else.
+    /// Arbitrary client metadata.
     #[serde(default)]
     pub meta: JsonObject,
 }
 
 json_list!(
-    /// The fields of a form, at most 200.
+    /// Up to 200 form fields.
     FormFields, FormField, 200
 );
 
 json_list!(
-    /// What may be chosen, at most 500.
+    /// Up to 500 options.
     FormOptions, ShortText, 500
 );
 
@@ -74,25 +74,25 @@ json_list!(
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, remote = "Self")]
 pub struct FormField {
-    /// Its name.
+    /// The name.
     pub name: Name,
-    /// What it takes: `text`, `number`, `date`, `choice` …
+    /// The field type, such as `text`, `number`, `date` or `choice`.
     #[serde(default)]
     pub r#type: Option<Label>,
-    /// What stands before it.
+    /// Label.
     #[serde(default)]
     pub label: Option<ShortText>,
-    /// Whether it must be filled in.
+    /// Whether a value is required.
     #[serde(default)]
     pub required: bool,
-    /// What may be chosen.
+    /// The options.
     #[serde(default)]
     pub options: FormOptions,
 }
 
 object_only!(FormField);
 
-/// What its rows are related to is said by [`Resource::references`].
+/// Empty: references between rows are declared by [`Resource::references`].
 #[derive(Debug, Clone, Copy, EnumIter, DeriveRelation)]
 pub enum Relation {}
 

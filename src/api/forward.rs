@@ -1,5 +1,4 @@
-//! Forward authentication: decides whether the bearer of a request may send it on. Answers with a status and headers
-//! only, for nginx (`auth_request`), Traefik (ForwardAuth), Caddy (`forward_auth`) and Envoy (HTTP ext_authz).
+//! Forward authentication: decides whether a proxy may forward a request. The response is a status and headers, for nginx (`auth_request`), Traefik (ForwardAuth), Caddy (`forward_auth`) and Envoy (HTTP ext_authz).
 
 use super::evaluation::{self, EntityRef, ResolvedResource};
 use crate::application::Authorizer;
@@ -17,7 +16,7 @@ use serde_json::Map;
 use std::sync::Arc;
 use utoipa::openapi::schema::Type;
 
-/// The route. Envoy appends the path of the request that it asks about.
+/// The route. Envoy appends the path of the original request.
 pub fn routes() -> RouteGroup {
     RouteGroup::new("Decisions", PATH)
         .alias("/v2/authorize/forward/{rest:.*}")
@@ -27,47 +26,53 @@ pub fn routes() -> RouteGroup {
 }
 
 fn doc() -> OperationDoc {
-    let mut doc = OperationDoc::new("Decide whether a request may be sent on").describe(
-        "For proxies, which ask before they send a request on. Its method and path stand for an action on a resource, \
-         by the routes in the file `CEDARGATE_FORWARD_ROUTES`, and by the routes of this service where that file has \
-         `own = true`. A request that no route matches is denied. The request is named by one of the pairs of headers, \
-         or by what follows in the path; where it is named in several ways, they must be the same. Every method is \
-         accepted here, and `OPTIONS` is decided like any other. Every answer, whatever its status, has the headers \
-         `X-User-Id`, `X-Scope` and `X-Policy-Version`; they are empty where there is no value.",
+    let mut doc = OperationDoc::new("Authorize a forwarded request").describe(
+        "For proxies, before they forward a request. Its method and path are mapped to an action on a resource by the \
+         routes in the file `CEDARGATE_FORWARD_ROUTES`, and by the routes of this service if that file has `own = true`. \
+         A request that matches no route is denied. One of the pairs of headers, or the rest of the path, names the \
+         original request; if several do, they must agree. Every method is accepted, and `OPTIONS` is decided like any \
+         other. Every response has the headers `X-User-Id`, `X-Scope` and `X-Policy-Version`, empty if there is no value.",
     );
     let mut documented = Vec::new();
     for (method, address) in HEADER_PAIRS {
         if !documented.contains(&method) {
             documented.push(method);
-            doc = doc.parameter(openapi::header_parameter(method, "The method of the request.", "GET"));
+            doc = doc.parameter(openapi::header_parameter(
+                method,
+                "The method of the original request.",
+                "GET",
+            ));
         }
         let is_url = address.ends_with("URL");
         let (what, example) = if is_url {
-            ("Its absolute URL, or its path, with the query string.", "https://api.example.com/v2/users/me")
+            (
+                "The absolute URL or the path of the original request, with the query string.",
+                "https://api.example.com/v2/users/me",
+            )
         } else {
-            ("Its path, with the query string if it has one.", "/v2/users/me")
+            ("The path of the original request, with the query string.", "/v2/users/me")
         };
         doc = doc.parameter(openapi::header_parameter(address, what, example));
     }
-    doc.empty_response(200, "The request may be sent on.")
-        .response_header(200, "X-User-Id", Type::String, "The caller's user id; empty where the route is public.")
+    doc.empty_response(200, "Request is authorized.")
+        .response_header(200, "X-User-Id", Type::String, "The user id of the caller; empty if the route is public.")
         .response_header(
             200,
             "X-Scope",
             Type::String,
-            "The scopes of the caller's credential, ascending and space-delimited; empty where the route is public.",
+            "The effective scopes of the caller, ascending and space-delimited; empty if the route is public.",
         )
         .response_header(
             200,
             "X-Policy-Version",
             Type::String,
-            "The version of the policies that decided; empty where the route is public.",
+            "The policy version of the decision; empty if the route is public.",
         )
 }
 
 /// `GET /v2/authorize/forward`.
 async fn forward(request: HttpRequest, action: &'static str) -> Result<HttpResponse, Problem> {
-    // Proxies read 401 and 403 as a refusal; 429 and 5xx say that there is no decision. Everything else is a denial.
+    // Proxies treat 401 and 403 as a denial, and 429 and 5xx as "no decision". Every other error becomes a 403.
     let is_passed_through = |status: StatusCode| {
         [StatusCode::UNAUTHORIZED, StatusCode::TOO_MANY_REQUESTS].contains(&status)
             || !status.is_client_error()
@@ -83,7 +88,7 @@ async fn authorize(request: &HttpRequest, action: &'static str) -> Result<HttpRe
     let route_table = &WorkerState::from_request(request)?.http.forward_auth;
     let route_match = original.as_ref().ok().and_then(|original| route_table.find(original));
     if route_match == Some(RouteMatch::Public) {
-        // The credential is not checked: an expired token must not keep its user from the login.
+        // The credential is not checked: an expired token must not block the login.
         return Ok(HttpResponse::Ok().insert_header((header::CACHE_CONTROL, "no-store")).finish());
     }
     let authorizer = authenticate(request, action).await?;
@@ -104,7 +109,7 @@ async fn authorize(request: &HttpRequest, action: &'static str) -> Result<HttpRe
     }
 }
 
-/// Decides whether the caller may ask here, and whether it may do what the request stands for.
+/// Decides whether the caller may use this endpoint, and whether it may perform the action of the original request.
 ///
 /// # Errors
 /// A problem unless both are permitted.
@@ -118,10 +123,10 @@ async fn decide(
         return Err(Problem::forbidden(action));
     }
     let original = original.map_err(|message| {
-        forbidden("invalid_forwarded_request", format!("It cannot be decided: {message}."))
+        forbidden("invalid_forwarded_request", format!("Invalid forwarded request: {message}."))
     })?;
     let Some(RouteMatch::Authorize { action, resource: of }) = route_match else {
-        return Err(forbidden("no_such_route", "No route says what this request stands for."));
+        return Err(forbidden("no_such_route", "No route matches the forwarded request."));
     };
     if is_permitted(authorizer, &action, of, &original.parameters("organization")).await? {
         Ok(())
@@ -130,12 +135,12 @@ async fn decide(
     }
 }
 
-/// 403: what is asked about is not what it should be.
+/// 403: the forwarded request cannot be decided.
 fn forbidden(code: &'static str, detail: impl Into<String>) -> Problem {
     Problem::new(StatusCode::FORBIDDEN, code, detail)
 }
 
-/// Whether the caller may do this. `organizations` are those that the query string names.
+/// Whether the caller may perform the action. `organizations` are the values of that query parameter.
 async fn is_permitted(
     authorizer: &Authorizer,
     action: &str,
@@ -158,7 +163,7 @@ async fn is_permitted(
         (ResourceRef::Organization, [_, _, ..]) => {
             return Err(forbidden(
                 "invalid_forwarded_request",
-                "It cannot be decided: `organization` stands twice in the query.",
+                "Invalid forwarded request: duplicate query parameter `organization`.",
             ));
         }
         (ResourceRef::Organization, []) | (ResourceRef::Root, _) => {
@@ -183,15 +188,15 @@ async fn is_permitted(
         }
         _ => evaluation::resolve_resource(authorizer, entity_ref).await?,
     };
-    // Of a thing that is not there, the organization that would hold it is asked about.
+    // The action is evaluated on the owning organization, also if the resource does not exist.
     let kind = if matches!(of, ResourceRef::OwnerOrganization(_)) { "Organization" } else { kind };
     let entity_ref = EntityRef { kind, ..entity_ref };
-    let circumstances = authorizer.request_context();
+    let request_context = authorizer.request_context();
     let principal = &authorizer.caller().principal;
     let ask = AuthzRequest {
         principal,
         action,
-        context: &circumstances,
+        context: &request_context,
         recorder: Some(authorizer.decision_recorder()),
     };
     Ok(evaluation::decide(authorizer.engine(), &ask, &target, entity_ref, false).answer.allowed)

@@ -29,53 +29,53 @@ pub type KnowledgeItem = Model;
 #[serde(rename_all = "camelCase")]
 #[schema(as = KnowledgeItem)]
 pub struct Model {
-    /// The knowledge item.
+    /// The id.
     #[sea_orm(primary_key, auto_increment = false)]
     pub id: Id,
-    /// The organization that holds it.
+    /// The organization that owns it.
     pub organization: Id,
-    /// The knowledge base that it belongs to.
+    /// The knowledge base.
     pub kbase: Option<Label>,
-    /// Its title.
+    /// The title.
     pub title: Name,
-    /// Its text.
+    /// The content.
     pub content: Option<LongText>,
-    /// How far it has come.
+    /// The publication status.
     pub status: KnowledgeStatus,
-    /// Whatever else.
+    /// Arbitrary client metadata.
     pub meta: JsonObject,
-    /// When it was made.
+    /// Creation time.
     pub created_at: Timestamp,
-    /// When it was last changed.
+    /// Time of the last update.
     pub updated_at: Timestamp,
 }
 
-/// What a client writes of a knowledge item.
+/// The writable fields of a knowledge item.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct KnowledgeItemBody {
-    /// The organization that is to hold it; the caller's if none.
+    /// The owning organization; by default the organization of the caller.
     pub organization: Option<Id>,
-    /// The knowledge base that it belongs to.
+    /// The knowledge base.
     pub kbase: Option<Label>,
-    /// Its title.
+    /// The title.
     pub title: Name,
-    /// Its text.
+    /// The content.
     pub content: Option<LongText>,
-    /// How far it has come.
+    /// The publication status.
     #[serde(default)]
     pub status: KnowledgeStatus,
-    /// Whatever else.
+    /// Arbitrary client metadata.
     #[serde(default)]
     pub meta: JsonObject,
 }
 
 string_enum!(
-    /// How far a knowledge item has come.
+    /// The publication status of a knowledge item.
     KnowledgeStatus { Draft = "draft", Published = "published", Archived = "archived" }
 );
 
-/// What its rows are related to is said by [`Resource::references`].
+/// Empty: references between rows are declared by [`Resource::references`].
 #[derive(Debug, Clone, Copy, EnumIter, DeriveRelation)]
 pub enum Relation {}
 
@@ -101,7 +101,7 @@ fn attributes(kbase: Option<&Label>, status: KnowledgeStatus) -> Vec<(&'static s
         .collect()
 }
 
-/// The columns of a knowledge item from which its Cedar entity is built.
+/// The columns that the Cedar entity of a knowledge item is built from.
 #[derive(Debug, FromQueryResult)]
 pub struct KnowledgeItemDecisionRow {
     id: Id,

@@ -34,91 +34,91 @@ pub type Message = Model;
 #[serde(rename_all = "camelCase")]
 #[schema(as = Message)]
 pub struct Model {
-    /// The message.
+    /// The id.
     #[sea_orm(primary_key, auto_increment = false)]
     pub id: Id,
-    /// The organization that holds it: that of its conversation.
+    /// The owning organization: that of the conversation.
     pub organization: Id,
-    /// The conversation that it belongs to.
+    /// The conversation.
     pub conversation: Id,
-    /// What it says.
+    /// The text.
     pub text: LongText,
-    /// What kind of message it is.
+    /// The message type.
     pub r#type: Label,
-    /// As what its writer wrote it.
+    /// The role of the author.
     pub role: Option<Label>,
-    /// Who wrote it.
+    /// The author.
     pub user: Id,
-    /// Whether it is not for the contact's eyes.
+    /// Internal note, hidden from the contact.
     pub is_backchannel: bool,
-    /// What the reader may do with it.
+    /// Actions offered to the reader.
     pub actions: MessageActions,
-    /// How many milliseconds to wait before it is shown.
+    /// Delay before the message is displayed, in milliseconds.
     pub delay: Option<Millis>,
-    /// Whatever else.
+    /// Arbitrary client metadata.
     pub meta: JsonObject,
-    /// When it was made.
+    /// Creation time.
     pub created_at: Timestamp,
-    /// When it was last changed.
+    /// Time of the last update.
     pub updated_at: Timestamp,
 }
 
-/// What a client writes of a message.
+/// The writable fields of a message.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, remote = "Self")]
 pub struct MessageBody {
-    /// What it says.
+    /// The text.
     pub text: LongText,
-    /// What kind of message it is: `chat` if nothing is said.
+    /// The message type; `chat` by default.
     #[serde(default = "default_type")]
     pub r#type: Label,
-    /// As what its writer writes it.
+    /// The role of the author.
     #[serde(default)]
     pub role: Option<Label>,
-    /// Whether it is not for the contact's eyes.
+    /// Internal note, hidden from the contact.
     #[serde(default)]
     pub is_backchannel: bool,
-    /// What the reader may do with it.
+    /// Actions offered to the reader.
     #[serde(default)]
     pub actions: MessageActions,
-    /// How many milliseconds to wait before it is shown.
+    /// Delay before the message is displayed, in milliseconds.
     #[serde(default)]
     pub delay: Option<Millis>,
-    /// Whatever else.
+    /// Arbitrary client metadata.
     #[serde(default)]
     pub meta: JsonObject,
 }
 
 object_only!(MessageBody);
 
-/// A new message, and the conversation that it belongs to.
+/// A new message with its conversation.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NewMessage {
-    /// The conversation that it belongs to.
+    /// The conversation.
     pub conversation: Id,
-    /// What it says.
+    /// The text.
     pub text: LongText,
-    /// What kind of message it is: `chat` if nothing is said.
+    /// The message type; `chat` by default.
     #[serde(default = "default_type")]
     pub r#type: Label,
-    /// As what its writer writes it.
+    /// The role of the author.
     pub role: Option<Label>,
-    /// Whether it is not for the contact's eyes.
+    /// Internal note, hidden from the contact.
     #[serde(default)]
     pub is_backchannel: bool,
-    /// What the reader may do with it.
+    /// Actions offered to the reader.
     #[serde(default)]
     pub actions: MessageActions,
-    /// How many milliseconds to wait before it is shown.
+    /// Delay before the message is displayed, in milliseconds.
     pub delay: Option<Millis>,
-    /// Whatever else.
+    /// Arbitrary client metadata.
     #[serde(default)]
     pub meta: JsonObject,
 }
 
 json_list!(
-    /// What the reader of a message may do with it: free objects, at most 100.
+    /// Up to 100 actions offered to the reader, as free JSON objects.
     MessageActions, JsonObject, 100
 );
 
@@ -126,7 +126,7 @@ fn default_type() -> Label {
     Label::from_static("chat")
 }
 
-/// What its rows are related to is said by [`Resource::references`].
+/// Empty: references between rows are declared by [`Resource::references`].
 #[derive(Debug, Clone, Copy, EnumIter, DeriveRelation)]
 pub enum Relation {}
 
@@ -149,7 +149,7 @@ fn attributes(kind: &Label, user: Id, is_backchannel: bool) -> Vec<(&'static str
     vec![("type", text(kind)), ("user", entity::<User>(user)), ("isBackchannel", boolean(is_backchannel))]
 }
 
-/// The columns of a message from which its Cedar entity is built.
+/// The columns that the Cedar entity of a message is built from.
 #[derive(Debug, FromQueryResult)]
 pub struct MessageDecisionRow {
     id: Id,
@@ -203,11 +203,11 @@ async fn create(
     let (id, field) = (Some(new.conversation), Some("conversation"));
     check_access(&authorizer, id, field).await?;
     let (_, stored) = append(&authorizer, id, field, &[new]).await?;
-    let row = stored.first().ok_or_else(|| Problem::internal("one message made none"))?;
+    let row = stored.first().ok_or_else(|| Problem::internal("no message was stored"))?;
     Ok(crud::created(&request, row.id, row))
 }
 
-/// Whether the caller may write messages in this conversation: asked before anybody is kept waiting.
+/// Checks that the caller may create messages in this conversation, before the transaction begins.
 pub(super) async fn check_access(
     authorizer: &Authorizer,
     id: Option<Id>,
@@ -225,8 +225,8 @@ pub(super) async fn check_access(
     }
 }
 
-/// Writes messages in a conversation, all of them or none, if the caller may: their writer is the caller. The
-/// conversation stays where it is until they are written.
+/// Creates messages in a conversation atomically, if permitted, with the caller as author. The conversation is locked
+/// meanwhile.
 pub(super) async fn append(
     authorizer: &Authorizer,
     id: Option<Id>,
@@ -247,7 +247,7 @@ pub(super) async fn append(
     Ok((conversation.id, stored))
 }
 
-/// New messages of this conversation, if the caller may create them: listed in their order, since their ids ascend.
+/// Authorizes new messages of this conversation. Their ids ascend, so that lists keep their order.
 pub(super) fn authorize_new_messages(
     authorizer: &Authorizer,
     conversation: &Permitted<Conversation>,

@@ -1,4 +1,4 @@
-//! What a client may call: one file a part, each with its routes, bodies, rows and what Cedar learns of them.
+//! The HTTP API: one file per resource or endpoint group, with its routes, bodies, rows and Cedar attributes.
 
 pub mod api_keys;
 pub mod audit;
@@ -32,7 +32,7 @@ pub mod users;
 use crate::http::RouteGroup;
 use crate::store::ResourceTypes;
 
-/// Every route: the table of contents.
+/// The route table.
 pub fn all_routes() -> Vec<RouteGroup> {
     vec![
         tokens::routes(),
@@ -62,7 +62,7 @@ pub fn all_routes() -> Vec<RouteGroup> {
     ]
 }
 
-/// The kinds of things that the routes are for.
+/// The resource types of the route table.
 pub fn resource_types() -> ResourceTypes {
     all_routes().iter().filter_map(RouteGroup::kind).collect()
 }

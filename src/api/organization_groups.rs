@@ -1,4 +1,4 @@
-//! Organization groups: organizations that belong together, across the tree.
+//! Organization groups: sets of organizations, independent of the tree.
 
 use super::organizations::Organization;
 use crate::authz::AuthzResource;
@@ -29,49 +29,49 @@ pub type OrganizationGroup = Model;
 #[serde(rename_all = "camelCase")]
 #[schema(as = OrganizationGroup)]
 pub struct Model {
-    /// The group.
+    /// The id.
     #[sea_orm(primary_key, auto_increment = false)]
     pub id: Id,
-    /// The organization that holds it.
+    /// The organization that owns it.
     pub organization: Id,
-    /// Its name.
+    /// The name.
     pub name: Name,
-    /// What it is for.
+    /// The description.
     pub description: Option<LongText>,
-    /// The organizations in it.
+    /// The member organizations.
     pub organizations: OrganizationIds,
-    /// Whatever else.
+    /// Arbitrary client metadata.
     pub meta: JsonObject,
-    /// When it was made.
+    /// Creation time.
     pub created_at: Timestamp,
-    /// When it was last changed.
+    /// Time of the last update.
     pub updated_at: Timestamp,
 }
 
-/// What a client writes of an organization group.
+/// The writable fields of an organization group.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct OrganizationGroupBody {
-    /// The organization that is to hold it; the caller's if none.
+    /// The owning organization; by default the organization of the caller.
     pub organization: Option<Id>,
-    /// Its name.
+    /// The name.
     pub name: Name,
-    /// What it is for.
+    /// The description.
     pub description: Option<LongText>,
-    /// The organizations in it.
+    /// The member organizations.
     #[serde(default)]
     pub organizations: OrganizationIds,
-    /// Whatever else.
+    /// Arbitrary client metadata.
     #[serde(default)]
     pub meta: JsonObject,
 }
 
 json_list!(
-    /// Ids of organizations, at most 1000.
+    /// Up to 1000 organization ids.
     OrganizationIds, Id, 1000
 );
 
-/// What its rows are related to is said by [`Resource::references`].
+/// Empty: references between rows are declared by [`Resource::references`].
 #[derive(Debug, Clone, Copy, EnumIter, DeriveRelation)]
 pub enum Relation {}
 

@@ -1,4 +1,4 @@
-//! Organizations: the tenants, a tree under one root. Everything is held by one of them.
+//! Organizations: the tenants, a tree with one root. Each resource belongs to one of them.
 
 use crate::application::Authorizer;
 use crate::authz::{AuthzResource, Unchecked};
@@ -38,78 +38,78 @@ pub type Organization = Model;
 #[serde(rename_all = "camelCase")]
 #[schema(as = Organization)]
 pub struct Model {
-    /// The organization.
+    /// The id.
     #[sea_orm(primary_key, auto_increment = false)]
     pub id: Id,
-    /// Its name.
+    /// The name.
     pub name: Name,
-    /// The name that it shows.
+    /// The display name.
     pub display_name: Option<Name>,
-    /// Its address.
+    /// Contact email.
     pub email: Option<Email>,
-    /// Whether it is in use.
+    /// The status.
     pub status: OrganizationStatus,
-    /// Its place on the web.
+    /// Website URL.
     pub url: Option<Url>,
-    /// Its country.
+    /// Country.
     pub country: Option<Label>,
-    /// Its picture.
+    /// Logo URL.
     pub logo: Option<Url>,
-    /// What it does.
+    /// Industry.
     pub industry: Option<Label>,
-    /// The organization above it; none above the root.
+    /// The parent organization; null for the root.
     pub parent: Option<Id>,
-    /// Its place in the tree.
+    /// The path from the root organization to this one.
     pub path: OrgPath,
-    /// How many organizations stand above it.
+    /// The number of ancestors.
     pub level: i64,
-    /// Words for it.
+    /// Tags.
     pub tags: Tags,
-    /// Whatever else.
+    /// Arbitrary client metadata.
     pub meta: JsonObject,
-    /// When it was made.
+    /// Creation time.
     pub created_at: Timestamp,
-    /// When it was last changed.
+    /// Time of the last update.
     pub updated_at: Timestamp,
 }
 
-/// What a client writes of an organization.
+/// The writable fields of an organization.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct OrganizationBody {
-    /// Its name.
+    /// The name.
     pub name: Name,
-    /// The name that it shows.
+    /// The display name.
     pub display_name: Option<Name>,
-    /// Its address.
+    /// Contact email.
     pub email: Option<Email>,
-    /// Whether it is in use.
+    /// The status.
     #[serde(default)]
     pub status: OrganizationStatus,
-    /// Its place on the web.
+    /// Website URL.
     pub url: Option<Url>,
-    /// Its country.
+    /// Country.
     pub country: Option<Label>,
-    /// Its picture.
+    /// Logo URL.
     pub logo: Option<Url>,
-    /// What it does.
+    /// Industry.
     pub industry: Option<Label>,
-    /// The organization above it; the caller's if none.
+    /// The parent organization; by default the organization of the caller.
     pub parent: Option<Id>,
-    /// Words for it.
+    /// Tags.
     #[serde(default)]
     pub tags: Tags,
-    /// Whatever else.
+    /// Arbitrary client metadata.
     #[serde(default)]
     pub meta: JsonObject,
 }
 
 json_list!(
-    /// Words for something, at most 50.
+    /// Up to 50 tags.
     Tags, Label, 50
 );
 
-/// What its rows are related to is said by [`Resource::references`].
+/// Empty: references between rows are declared by [`Resource::references`].
 #[derive(Debug, Clone, Copy, EnumIter, DeriveRelation)]
 pub enum Relation {}
 
@@ -148,7 +148,7 @@ impl Resource for Organization {
     }
 }
 
-/// `POST /v2/organizations`: asked of the organization that is to stand above it.
+/// `POST /v2/organizations`: authorized on the parent organization.
 async fn create(
     authorizer: Authorizer,
     (request, Json(body)): (HttpRequest, Json<OrganizationBody>),
@@ -172,12 +172,12 @@ async fn create(
     Ok(crud::created(&request, row.id, &row))
 }
 
-/// An entry of the audit trail about an organization that stands there.
+/// Creates an audit entry about an organization at `path`.
 fn organization_event(event: Event, organization: &Organization, path: &OrgPath) -> AuditEntry {
     AuditEntry::new(event).target(Organization::TYPE, organization.id).in_organization(path)
 }
 
-/// Where an organization stands, now that the tree keeps still.
+/// The current path of an organization. The caller has locked the tree.
 async fn current_path(work: &UnitOfWork, organization: Id) -> Result<OrgPath, Problem> {
     let path = work.path(organization).await?;
     path.ok_or_else(|| {
@@ -186,7 +186,7 @@ async fn current_path(work: &UnitOfWork, organization: Id) -> Result<OrgPath, Pr
     })
 }
 
-/// The path of an organization below `parent`, with `deeper` levels below itself.
+/// The path of an organization below `parent` that has `subtree_depth` levels below itself.
 fn child_path(parent: &OrgPath, own: Id, subtree_depth: usize) -> Result<OrgPath, Problem> {
     let path = parent.child(own);
     if path.level() + subtree_depth > OrgPath::MAX_LEVEL {
@@ -200,7 +200,7 @@ fn child_path(parent: &OrgPath, own: Id, subtree_depth: usize) -> Result<OrgPath
     Ok(path)
 }
 
-/// `PATCH /v2/organizations/{id}`. With another `parent` it moves, and everything below it moves along.
+/// `PATCH /v2/organizations/{id}`. A new `parent` moves the organization and its subtree.
 async fn update(
     authorizer: Authorizer,
     (id, Json(patch)): (PathId, Json<Patch>),
@@ -225,7 +225,7 @@ async fn update(
     }
     if let Some(old) = old.filter(|old| *old != path) {
         work.move_subtree(&row, &old, &path).await?;
-        // Of both, the place that it leaves and the one that it comes to.
+        // Admins of the old and of the new parent see the event.
         let moved = |org_path| {
             organization_event(Event::OrganizationMoved, &row, org_path)
                 .with("from", old.to_string())
@@ -253,7 +253,7 @@ fn apply_status_change(work: &UnitOfWork, organization: &Organization) -> Result
     Ok(())
 }
 
-/// The changed organization at its new place, if the caller may change it like this.
+/// Authorizes the change, and returns the changed organization with its new path.
 async fn proposed_change(
     authorizer: &Authorizer,
     reader: &Reader<'_>,
@@ -264,7 +264,7 @@ async fn proposed_change(
         Some(Ok(parent)) => reader.path(parent).await?,
         _ => None,
     };
-    // A parent that the caller may not name is, like one that is missing, a wrong field: no move.
+    // A parent that is not accessible is a field error, like one that does not exist; it moves nothing.
     let parent = parent.filter(|parent| authorizer.for_prerequisite("referTo").is_permitted_in(parent));
     let mut moved = None;
     let change = UpdateRequest { patch, extra_changes: &[] };
@@ -277,7 +277,7 @@ async fn proposed_change(
         Some(row.path.clone())
     });
     let proposal = proposal.await?;
-    // Only now, so that nobody learns of a place that is out of reach.
+    // After the authorization, so that the errors disclose nothing about inaccessible organizations.
     if let Some((old, parent)) = moved {
         if parent.is_within(old.org_id()) {
             return Err(Problem::invalid_field(
@@ -297,7 +297,7 @@ async fn proposed_change(
     Ok(proposal)
 }
 
-/// `DELETE /v2/organizations/{id}`: only one that holds nothing.
+/// `DELETE /v2/organizations/{id}`: 409 if the organization still owns resources.
 async fn delete(authorizer: Authorizer, id: PathId) -> Result<HttpResponse, Problem> {
     authorizer.find_authorized::<Organization>(&id.0).await?;
     let work = authorizer.begin().await?;
@@ -311,7 +311,7 @@ async fn delete(authorizer: Authorizer, id: PathId) -> Result<HttpResponse, Prob
         let what: Vec<String> =
             holdings.iter().map(|(kind, count)| format!("{count} of type {kind}")).collect();
         return Err(Problem::conflict(format!(
-            "The organization still holds things: {}. Delete or move them first.",
+            "The organization still owns resources: {}. Delete or move them first.",
             what.join(", ")
         )));
     }

@@ -1,4 +1,4 @@
-//! A change of a user's password: what the request says of it, the checks before the unit of work, and what ends with it.
+//! Password changes: the fields of the request, the checks before the transaction, and the sessions and keys that end.
 
 use super::users::{
     User, hash_password, incorrect_password_audited, take_secret, user_event, verify_current_password,
@@ -12,14 +12,14 @@ use crate::types::{FieldErrorCode, Timestamp};
 use secrecy::SecretString;
 use serde_json::Value;
 
-/// The fields of an update of a user that are about its password.
+/// The fields of a user update that concern the password.
 pub(super) struct PasswordFields {
     password: Option<SecretString>,
     current: Option<SecretString>,
     end_keys: Option<bool>,
 }
 
-/// A new password, hashed, and checked as far as that is possible before the unit of work.
+/// A new password, hashed and checked as far as possible before the transaction.
 pub(super) struct NewPassword {
     hash: String,
     /// The hash that the current password was checked against, if the user changes its own password.
@@ -28,7 +28,7 @@ pub(super) struct NewPassword {
 }
 
 impl PasswordFields {
-    /// Takes these fields out of a patch.
+    /// Removes these fields from a patch, and returns them.
     pub(super) fn take(patch: &mut Patch) -> Result<Self, Problem> {
         let password = take_secret(patch, "password")?;
         let current = take_secret(patch, "currentPassword")?;
@@ -55,13 +55,12 @@ impl PasswordFields {
         Ok(Self { password, current, end_keys })
     }
 
-    /// The names of the fields that change besides those of the row.
+    /// The names of the changed fields that are not columns of the row.
     pub(super) fn changes(&self) -> &'static [&'static str] {
         if self.password.is_some() { &["password"] } else { &[] }
     }
 
-    /// Checks the current password where that is required, and hashes the new one. Both take long, so they are done before
-    /// the unit of work.
+    /// Verifies the current password where required, and hashes the new one. Both are slow, so they precede the transaction.
     pub(super) async fn prepare(
         self,
         authorizer: &Authorizer,
@@ -74,13 +73,13 @@ impl PasswordFields {
             false => None,
         };
         let hash = hash_password(authorizer, user, password).await?;
-        // A reset by an admin answers a leak more often than a routine change does.
+        // A reset by an admin is more often a response to a leak than a change by the user is.
         Ok(Some(NewPassword { hash, verified_hash, end_keys: self.end_keys.unwrap_or(!is_own) }))
     }
 }
 
 impl NewPassword {
-    /// 400 if the user got another password since the current one was checked.
+    /// 400 if the password was changed since the current one was verified.
     pub(super) async fn check_unchanged(
         &self,
         authorizer: &Authorizer,
@@ -98,8 +97,8 @@ impl NewPassword {
         }
     }
 
-    /// Sets the password. Ends all sessions of the user but the caller's own, and its API keys where the request or the
-    /// default says so (decision 26).
+    /// Sets the password. Ends all sessions of the user except the caller's own, and the API keys if `endKeys` is set
+    /// or by default (see "Password change" in docs/decisions.md).
     pub(super) async fn set(
         self,
         authorizer: &Authorizer,

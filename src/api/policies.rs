@@ -1,4 +1,4 @@
-//! The policies in force: which files and policies there are, who may do what, and having them read again.
+//! The active policies, the permission matrix, policy reload, and the permissions of a user.
 
 use super::authzen_search::permitted_actions;
 use super::evaluation::{self, Basis, EntityRef, POLICY_VERSION, PolicyView, ResolvedSubject};
@@ -26,7 +26,7 @@ pub fn routes() -> RouteGroup {
         .on_root_organization()
 }
 
-/// The route of what a user may do.
+/// The route of the permissions of a user.
 pub fn permission_routes() -> RouteGroup {
     RouteGroup::new("Policies", "/v2/users")
         .get("/{id}/permissions", "evaluateAccess", permissions_doc, permissions)
@@ -34,19 +34,19 @@ pub fn permission_routes() -> RouteGroup {
         .additional_actions(&["referTo"])
 }
 
-/// The policies in force.
+/// The active policies.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct Policies {
-    /// A hash over schema, policies and data.
+    /// The policy version: a hash over schema, policies and data.
     version: String,
-    /// The files that they were read from.
+    /// The policy files.
     files: Vec<String>,
     /// The policies.
     policies: Vec<PolicyView>,
     /// The permission matrix, one row per action.
     matrix: Vec<MatrixRow>,
-    /// Why the files as they are now are not in force; nothing where they are.
+    /// Why the current files were rejected; absent if they are active or pending.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     fault: Option<String>,
@@ -120,30 +120,30 @@ impl FromRequest for ReloadBody {
     }
 }
 
-/// What came of reading the policies again.
+/// The result of a reload.
 #[derive(Debug, Serialize, ToSchema)]
 struct Reloaded {
-    /// Whether they are others than before.
+    /// Whether the version has changed.
     changed: bool,
-    /// The version in force.
+    /// The active version.
     version: String,
 }
 
-/// What a user may do.
+/// The permissions of a user on a resource.
 #[derive(Debug, Serialize, ToSchema)]
 struct Permissions {
     /// The user.
     user: crate::types::Id,
-    /// The type of the thing.
+    /// The resource type.
     r#type: String,
-    /// Its id.
+    /// The resource id.
     id: String,
-    /// The actions that the user may take on it, in the order of their names.
+    /// The permitted actions, sorted by name.
     actions: Vec<String>,
 }
 
 fn fetch_doc() -> OperationDoc {
-    OperationDoc::new("The policies in force, and who may do what").response::<Policies>(
+    OperationDoc::new("Get the active policies and the permission matrix").response::<Policies>(
         200,
         "The policies.",
         None,
@@ -151,7 +151,7 @@ fn fetch_doc() -> OperationDoc {
 }
 
 fn reload_doc() -> OperationDoc {
-    OperationDoc::new("Reload the policies")
+    OperationDoc::new("Reload policies")
         .describe(
             "Invalid policies, and policies whose own tests fail, are rejected: 409 `invalid_policies`, with file and line. \
              A version that loses a forbid policy or a file is held as pending: 409 `confirmation_required`. It becomes \
@@ -164,21 +164,22 @@ fn reload_doc() -> OperationDoc {
 }
 
 fn permissions_doc() -> OperationDoc {
-    OperationDoc::new("What a user may do, for menus and buttons")
+    OperationDoc::new("List a user's permissions")
         .describe(
-            "Every action that the user may take on a resource, and on its organization if none is named. For the caller's own \
-             user that is by the credential in hand, and with `basis=role` by its whole role; for another user by its role.",
+            "All actions that the user may perform on a resource, by default on its organization; for menus and buttons. The \
+             caller's own user is evaluated with the credential of the request, and with `basis=role` with its whole role; \
+             another user always with its role.",
         )
         .path_id("id", "The id of the user, or `me`.")
-        .parameter(openapi::query_parameter("type", "The type of the thing; with `id`.", false))
-        .parameter(openapi::query_parameter("id", "The id of the thing; with `type`.", false))
+        .parameter(openapi::query_parameter("type", "The resource type; requires `id`.", false))
+        .parameter(openapi::query_parameter("id", "The resource id; requires `type`.", false))
         .parameter(openapi::enum_query_parameter(
             "basis",
             "`credential`, the default for the caller's own user, or `role`, the default for others.",
             ["credential", "role"],
         ))
-        .response::<Permissions>(200, "The actions.", None)
-        .response_header(200, "X-Policy-Version", Type::String, "The version of the policies that decided.")
+        .response::<Permissions>(200, "The permitted actions.", None)
+        .response_header(200, "X-Policy-Version", Type::String, "The policy version of the decision.")
         .problems(&[400, 404])
 }
 
@@ -231,7 +232,7 @@ fn parse_term(name: &str, value: &str) -> Result<String, Problem> {
     Ok(term.to_string())
 }
 
-/// A basis as a query names it.
+/// Parses the query parameter `basis`.
 fn parse_basis(value: &str, is_own: bool) -> Result<Basis, Problem> {
     match value {
         "role" => Ok(Basis::Role),
@@ -288,9 +289,9 @@ async fn permissions(
         false => evaluation::resolve_user_at_full_role(&authorizer, user.id).await?,
     };
     let actions = match subject {
-        ResolvedSubject::Principal(principal, circumstances) => {
+        ResolvedSubject::Principal(principal, context) => {
             let target = evaluation::resolve_resource(&authorizer, entity_ref).await?;
-            permitted_actions(&authorizer, "User", &principal, &circumstances, &target, entity_ref)
+            permitted_actions(&authorizer, "User", &principal, &context, &target, entity_ref)
         }
         ResolvedSubject::Error(_) | ResolvedSubject::Forbidden => Vec::new(),
     };

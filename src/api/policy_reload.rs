@@ -1,4 +1,4 @@
-//! Reloading the policies: which candidate becomes active, which one waits for a confirmation, and what is recorded of it.
+//! Policy reload: which candidate becomes active, which one needs a confirmation, and what is recorded.
 //!
 //! A candidate that would lose a `forbid` or a file is held as pending (`CEDARGATE_POLICY_RELOAD`). It becomes active when its
 //! version is confirmed, by `POST /v2/policies/reload` or by `cedargate policy reload --confirm`. A confirmation is a row in the
@@ -78,10 +78,10 @@ impl PendingView {
     }
 }
 
-/// Reloads the policies, and records in the database and in the audit log what came of it.
+/// Reloads the policies, and records the result in the database and in the audit log.
 ///
 /// # Errors
-/// [`ReloadError::Invalid`] if the files cannot be used; [`ReloadError::OtherVersion`] if they do not have the version that
+/// [`ReloadError::Invalid`] if the files cannot be used; [`ReloadError::VersionMismatch`] if they do not have the version that
 /// was confirmed; [`ReloadError::Store`] if a confirmation cannot be read or recorded. The active version stays in each case.
 pub async fn reload(
     state: Arc<AppState>,
@@ -159,7 +159,7 @@ async fn activate(
 ) -> ReloadOutcome {
     let version = candidate.version().to_owned();
     let is_new = state.policies.current().bundle().version() != version;
-    // Before it is active: a process that ends here has recorded too much, and not too little.
+    // Before it is active: a process that ends here has recorded too much rather than too little.
     if let Err(error) = record_active_version(state, candidate.bundle()).await {
         tracing::warn!(%error, "the active policy version could not be recorded; this is tried again");
     }
@@ -221,7 +221,7 @@ async fn hold_pending(state: &AppState, actor: AuditActor, pending: PendingConfi
 }
 
 async fn reject_candidate(state: &AppState, actor: AuditActor, error: &BundleError) {
-    tracing::error!(%error, "the policies cannot be used; the active version stays");
+    tracing::error!(%error, "policies rejected; the active version stays");
     state.policies.set_failure(error.clone());
     let reason: String = error.to_string().chars().take(1_000).collect();
     let version = state.policies.current().bundle().version().to_owned();
@@ -253,7 +253,7 @@ fn with_losses(entry: AuditEntry, version: &str, losses: &Losses) -> AuditEntry 
 }
 
 fn inventory_text(inventory: &Inventory) -> String {
-    // It is made of texts and numbers, which JSON can express.
+    // The inventory has strings and numbers only, which always serialize.
     serde_json::to_string(inventory).unwrap_or_default()
 }
 
@@ -350,14 +350,14 @@ pub async fn check_startup_version(
 /// # Errors
 /// Where the action is not permitted on the root organization, or the database is not available.
 pub async fn confirm_from_cli(authorizer: &Authorizer, version: &str) -> Result<(), Problem> {
-    let parts = authorizer.state();
-    let root = parts.store.root().await?;
+    let app = authorizer.state();
+    let root = app.store.root().await?;
     authorizer.require(&root.ok_or_else(|| Problem::internal("there is no root organization"))?)?;
-    let state = parts.store.policy_state().await?;
+    let state = app.store.policy_state().await?;
     let recorded = state.and_then(|state| serde_json::from_str::<Inventory>(&state.inventory).ok());
     let losses = recorded.unwrap_or_default().losses(authorizer.engine().bundle().inventory());
     let work = authorizer.begin().await?;
-    work.confirm_policies(version, parts.clock.now()).await?;
+    work.confirm_policies(version, app.clock.now()).await?;
     work.audit(with_losses(AuditEntry::new(Event::PoliciesConfirmed), version, &losses));
     Ok(work.commit().await?)
 }
@@ -369,7 +369,7 @@ impl ReloadError {
             Self::Invalid(error) => Problem::new(
                 StatusCode::CONFLICT,
                 "invalid_policies",
-                format!("The policies cannot be used; version {active} stays active. {error}"),
+                format!("Invalid policies; version {active} stays active. {error}"),
             ),
             Self::VersionMismatch(actual) => Problem::new(
                 StatusCode::CONFLICT,

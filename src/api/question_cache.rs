@@ -1,6 +1,7 @@
-//! Questions of late, understood. Whoever asks the same in the same words means the same by them, and may ask it still, as
-//! long as the caller, the policies and what it asks about are as they were. Such a question is neither read nor looked up
-//! again. It is decided each time, by the engine, and recorded like any other.
+//! Cache of parsed and authorized evaluation requests.
+//!
+//! The key is the caller, the policies and the body. An entry is valid while the rows that it was resolved from are
+//! unchanged. A hit skips parsing and resolution; the decision is made by the engine and recorded every time.
 
 use super::evaluation::{self, EntityRef, EvaluationResult};
 use crate::application::Authorizer;
@@ -11,25 +12,25 @@ use serde_json::{Map, Value};
 use std::cell::RefCell;
 use std::sync::Arc;
 
-/// How many questions a thread has near.
+/// The number of entries per thread.
 const CAPACITY: usize = 1_024;
 
-/// How many bytes a question has at most that is kept.
+/// The maximum size of a cached body, in bytes.
 const MAX_BODY_BYTES: usize = 2_048;
 
-/// The decisions on the way to one of these questions: whether the caller may ask about somebody, and name a thing.
+/// The actions that are authorized before a question is evaluated: evaluating the subject, and referring to the resource.
 const PREREQUISITES: [&str; 3] = ["evaluateAccess", "evaluateForeignAccess", "referTo"];
 
 thread_local! {
     static CACHE: RefCell<ThreadCache<CachedQuestion>> = const { RefCell::new(ThreadCache::EMPTY) };
 }
 
-/// What the caller, the policies and the words of a question are together.
+/// The cache key: a fingerprint of the caller, the policies and the body.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct QuestionKey(Fingerprint);
 
 impl QuestionKey {
-    /// Those of this body; none of a long one, which would take too much room.
+    /// The key of a body; none if the body is too large to cache.
     pub(super) fn for_request(authorizer: &Authorizer, body: &[u8]) -> Option<Self> {
         let caller = authorizer.caller().principal.fingerprint();
         (body.len() <= MAX_BODY_BYTES)
@@ -37,24 +38,24 @@ impl QuestionKey {
     }
 }
 
-/// A question that its caller may ask, about a thing that it may name.
+/// A parsed question whose subject and resource the caller may refer to.
 #[derive(Debug)]
 pub(super) struct CachedQuestion {
     pub(super) principal: Arc<Principal>,
-    /// Whether it is the caller itself, with the credential in hand.
+    /// Whether the subject is the caller, with the credential of the request.
     pub(super) is_own: bool,
     pub(super) action: String,
     pub(super) resource: Arc<ResourceEntity>,
-    /// What is said of the call.
+    /// The context that the client sent.
     pub(super) client_context: Map<String, Value>,
-    /// What of the store it was understood from, as that was before.
+    /// The versions of the rows that the question was resolved from.
     pub(super) versions: [EntityVersion; 2],
 }
 
-/// A thing of the store, and when it was looked at; none of what is not in the store.
+/// A row and its cache version; none for entities that are not in the store.
 pub(super) type EntityVersion = Option<(Id, CacheVersion)>;
 
-/// Whom or what a question names, before it is looked at.
+/// The version of a subject or resource, taken before it is read.
 pub(super) fn entity_version(authorizer: &Authorizer, entity_ref: EntityRef<'_>) -> EntityVersion {
     let id = authorizer
         .resolve_id(entity_ref.id)
@@ -62,7 +63,7 @@ pub(super) fn entity_version(authorizer: &Authorizer, entity_ref: EntityRef<'_>)
     Some((id, authorizer.state().store.cache_version(id)))
 }
 
-/// The verdict on a question that is understood already; none where it is not.
+/// Decides a cached question; none on a cache miss.
 pub(super) fn decide(authorizer: &Authorizer, key: QuestionKey) -> Option<EvaluationResult> {
     CACHE.with_borrow(|cache| {
         let cached = cache.get(key.0)?;
@@ -72,19 +73,20 @@ pub(super) fn decide(authorizer: &Authorizer, key: QuestionKey) -> Option<Evalua
         }
         let base_context =
             if cached.is_own { authorizer.request_context() } else { authorizer.bare_context() };
-        let circumstances = DecisionContext { client_context: cached.client_context.clone(), ..base_context };
+        let request_context =
+            DecisionContext { client_context: cached.client_context.clone(), ..base_context };
         let ask = AuthzRequest {
             principal: &cached.principal,
             action: &cached.action,
-            context: &circumstances,
+            context: &request_context,
             recorder: Some(authorizer.decision_recorder()),
         };
         Some(evaluation::decide_found(authorizer.engine(), &ask, &cached.resource, false))
     })
 }
 
-/// Keeps a question. Where the way to it depends on more than is looked at when it is asked again, such as the time or the
-/// caller's address, it is not kept.
+/// Caches a question, unless policies for its prerequisites read the request context, such as the time or the address of
+/// the caller.
 pub(super) fn insert(authorizer: &Authorizer, key: QuestionKey, question: CachedQuestion) {
     if PREREQUISITES.iter().any(|action| authorizer.engine().reads_context(action)) {
         return;

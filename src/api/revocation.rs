@@ -1,4 +1,4 @@
-//! What to do with a token in hand: end it (RFC 7009), or find out what it is worth (RFC 7662).
+//! Token revocation (RFC 7009) and introspection (RFC 7662).
 
 use super::users::User;
 use crate::application::token_families::{REFRESH_TOKEN_CREDENTIAL, SESSION_CREDENTIAL};
@@ -22,71 +22,71 @@ pub fn routes() -> RouteGroup {
         .post("/introspect", "introspectToken", introspect_doc, introspect)
 }
 
-/// A token in hand, as the requests of RFC 7009 and RFC 7662 name it. What else they say is passed over.
+/// The form of RFC 7009 and RFC 7662. Other parameters are ignored.
 #[derive(Debug, ToSchema)]
-#[expect(dead_code, reason = "it is documented; what is read are pairs")]
+#[expect(dead_code, reason = "only the OpenAPI document uses it")]
 struct TokenForm {
     /// An access token, a refresh token or an API key.
     #[schema(min_length = 1, max_length = 4096)]
     token: String,
-    /// `access_token` or `refresh_token`. It changes nothing: tokens of each kind have a form of their own.
+    /// `access_token` or `refresh_token`. It has no effect: the kind of a token is known from its format.
     #[schema(max_length = 200, nullable = false)]
     token_type_hint: Option<String>,
 }
 
-/// Nothing: the status says it all.
+/// An empty object.
 #[derive(Debug, Serialize, ToSchema)]
 struct Revoked {}
 
-/// What a token is worth (RFC 7662, 2.2). Of one that is not active, `active` is all that is said.
+/// The state of a token (RFC 7662, section 2.2). For an inactive token, only `active` is present.
 #[derive(Debug, Default, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 struct Introspection {
-    /// Whether it is good, and within the caller's reach.
+    /// Whether the token is valid and its user is accessible to the caller.
     active: bool,
-    /// What it can do now: its scopes with those below them, capped by its user's role, with spaces between.
+    /// The effective scopes: those of the token and below, capped by the role of the user; space-delimited.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     scope: Option<String>,
-    /// The address of its user.
+    /// The email address of the user.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     username: Option<Email>,
-    /// `Bearer`, or `refresh_token` for what is good for a refresh only.
+    /// `Bearer`, or `refresh_token`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     token_type: Option<&'static str>,
-    /// Until when it is good, in seconds since 1970; for ever where there is none.
+    /// Expiry in seconds since 1970; absent if the token does not expire.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     exp: Option<i64>,
-    /// When it was issued, in seconds since 1970.
+    /// Time of issue in seconds since 1970.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     iat: Option<i64>,
-    /// Its user.
+    /// The user id.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     sub: Option<Id>,
-    /// Whom it is for; access tokens only.
+    /// The audience; access tokens only.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     aud: Option<String>,
-    /// Who issued it.
+    /// The issuer.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     iss: Option<String>,
-    /// Its own name: of an access token, or the id of an API key.
+    /// The `jti` of an access token, or the id of an API key.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     jti: Option<String>,
-    /// Its session; API keys have none.
+    /// The session; absent for API keys.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     sid: Option<Id>,
 }
 
-/// What is presented, by its form.
+/// A presented token, by its format.
 enum PresentedToken {
     Refresh(RefreshToken),
     Bearer(BearerToken),
@@ -99,7 +99,7 @@ impl PresentedToken {
     }
 }
 
-/// The token of a form; none where it has the form of no token.
+/// The token of a form; none if it has no known format.
 fn parse_presented_token(mut form: Form) -> Result<Option<PresentedToken>, Problem> {
     form.take("token_type_hint", 200)?;
     let token = form.take("token", 4096)?.ok_or_else(|| {
@@ -109,24 +109,24 @@ fn parse_presented_token(mut form: Form) -> Result<Option<PresentedToken>, Probl
 }
 
 fn revoke_doc() -> OperationDoc {
-    OperationDoc::new("End a token")
+    OperationDoc::new("Revoke a token")
         .describe(
-            "RFC 7009. Whoever holds a token may end it, which needs no other proof. A refresh token, spent or not, and an \
-             access token end their session with all of its tokens. An API key ends itself: this is what to do with one that \
-             has leaked, wherever it was found. What is no token, or no good any more, is answered alike.",
+            "RFC 7009. Possession of the token is sufficient. A refresh token, used or not, and an access token end their \
+             session with all of its tokens. An API key is deleted; use this for a leaked key. The response is the same for \
+             unknown and expired tokens.",
         )
         .form::<TokenForm>(json!({"token": "599e1fcd9da1c72645c95886.28167e54e423275c0d948ce2efcaa481d4ab229ea53800502c26adae924a217f924fe2ba343d78ac"}))
-        .response::<Revoked>(200, "It is no longer good.", Some(json!({})))
+        .response::<Revoked>(200, "Token revoked.", Some(json!({})))
 }
 
 fn introspect_doc() -> OperationDoc {
-    OperationDoc::new("Find out what a token is worth")
+    OperationDoc::new("Introspect a token")
         .describe(
-            "RFC 7662, for access tokens, refresh tokens and API keys. It asks about `introspectToken` on the user that the \
-             token belongs to; a token that is out of reach is answered like one that is not active.",
+            "RFC 7662, for access tokens, refresh tokens and API keys. Authorized as `introspectToken` on the user of the \
+             token; a token whose user is not accessible is reported as inactive.",
         )
         .form::<TokenForm>(json!({"token": "cg_94c70d470e391bdc16a8d8363b5d48910a67162d"}))
-        .response::<Introspection>(200, "What it is worth.", Some(json!({"active": false})))
+        .response::<Introspection>(200, "The state of the token.", Some(json!({"active": false})))
 }
 
 /// `POST /v2/auth/revoke`.
@@ -157,7 +157,7 @@ async fn revoke(request: HttpRequest, form: Form) -> Result<HttpResponse, Proble
     Ok(HttpResponse::Ok().insert_header((header::CACHE_CONTROL, "no-store")).json(Revoked {}))
 }
 
-/// Ends the session with which a token was presented.
+/// Ends the session of a presented token.
 async fn revoke_session(state: &AppState, user: Id, session: Id, actor: AuditActor) -> Result<(), Problem> {
     let work = state.store.begin(actor).await?;
     let ended = work
@@ -193,7 +193,7 @@ async fn introspect(authorizer: Authorizer, form: Form) -> Result<HttpResponse, 
         .json(introspection.unwrap_or_default()))
 }
 
-/// The user of a token, if the caller may introspect its tokens.
+/// The fields about the user of a token, if the caller may introspect its tokens.
 async fn introspect_user(authorizer: &Authorizer, user: Id) -> Result<Option<Introspection>, Problem> {
     match authorizer.find_authorized::<User>(&user.to_string()).await {
         Ok(user) => Ok(Some(Introspection {
@@ -260,7 +260,7 @@ async fn introspect_refresh_token(
     let (Some(account), Some(user)) = (account, introspect_user(authorizer, session.user).await?) else {
         return Ok(None);
     };
-    // What the access tokens can do that it is good for.
+    // The scopes of the access tokens that it can be exchanged for.
     let scopes = authorizer.engine().effective_scopes(&ScopeSet::from(account.role), account.role);
     Ok(Some(Introspection {
         scope: scopes.as_ref().map(ToString::to_string),

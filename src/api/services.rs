@@ -1,4 +1,4 @@
-//! Services: what else the platform talks to.
+//! Services: external systems that the platform integrates.
 
 use crate::authz::{Attribute, AuthzResource, text};
 use crate::http::RouteGroup;
@@ -28,48 +28,48 @@ pub type Service = Model;
 #[serde(rename_all = "camelCase")]
 #[schema(as = Service)]
 pub struct Model {
-    /// The service.
+    /// The id.
     #[sea_orm(primary_key, auto_increment = false)]
     pub id: Id,
-    /// The organization that holds it.
+    /// The organization that owns it.
     pub organization: Id,
-    /// Its name.
+    /// The name.
     pub name: Name,
-    /// What kind of service it is.
+    /// The service type.
     pub r#type: Option<Label>,
-    /// Where it is.
+    /// The URL.
     pub url: Option<Url>,
-    /// What it is told.
+    /// Parameters.
     pub params: JsonObject,
-    /// Whatever else.
+    /// Arbitrary client metadata.
     pub meta: JsonObject,
-    /// When it was made.
+    /// Creation time.
     pub created_at: Timestamp,
-    /// When it was last changed.
+    /// Time of the last update.
     pub updated_at: Timestamp,
 }
 
-/// What a client writes of a service.
+/// The writable fields of a service.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ServiceBody {
-    /// The organization that is to hold it; the caller's if none.
+    /// The owning organization; by default the organization of the caller.
     pub organization: Option<Id>,
-    /// Its name.
+    /// The name.
     pub name: Name,
-    /// What kind of service it is.
+    /// The service type.
     pub r#type: Option<Label>,
-    /// Where it is.
+    /// The URL.
     pub url: Option<Url>,
-    /// What it is told.
+    /// Parameters.
     #[serde(default)]
     pub params: JsonObject,
-    /// Whatever else.
+    /// Arbitrary client metadata.
     #[serde(default)]
     pub meta: JsonObject,
 }
 
-/// What its rows are related to is said by [`Resource::references`].
+/// Empty: references between rows are declared by [`Resource::references`].
 #[derive(Debug, Clone, Copy, EnumIter, DeriveRelation)]
 pub enum Relation {}
 
@@ -92,7 +92,7 @@ fn attributes(kind: Option<&Label>) -> Vec<(&'static str, Attribute)> {
     kind.map(|kind| ("type", text(kind))).into_iter().collect()
 }
 
-/// The columns of a service from which its Cedar entity is built.
+/// The columns that the Cedar entity of a service is built from.
 #[derive(Debug, FromQueryResult)]
 pub struct ServiceDecisionRow {
     id: Id,

@@ -1,4 +1,4 @@
-//! Sessions: where a user is logged in, and logging out.
+//! Sessions of a user, and logout.
 
 use super::users::User;
 use crate::application::{Authorizer, Credential};
@@ -10,10 +10,10 @@ use actix_web::{HttpRequest, HttpResponse};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// How many sessions are listed.
+/// The maximum number of listed sessions.
 const MAX_LISTED: u64 = 1000;
 
-/// The routes of a user's sessions.
+/// The routes for the sessions of a user.
 pub fn routes() -> RouteGroup {
     RouteGroup::new("Sessions", "/v2/users")
         .get("/{id}/sessions", "listSessions", list_doc, list)
@@ -22,43 +22,43 @@ pub fn routes() -> RouteGroup {
         .with_operation_id("deleteSessions")
 }
 
-/// The route for leaving one's own.
+/// The logout route.
 pub fn log_out_routes() -> RouteGroup {
     RouteGroup::new("Sessions", "/v2/auth")
         .post("/logout", "deleteSession", log_out_doc, log_out)
         .with_operation_id("logOut")
 }
 
-/// A session: one login, with all that was refreshed from it.
+/// A session: one login, with all tokens refreshed from it.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = Session)]
 struct SessionView {
-    /// The session, the `sid` of its access tokens.
+    /// The id, which is the `sid` of its access tokens.
     id: Id,
-    /// Whether it is the caller's own.
+    /// Whether it is the session of this request.
     current: bool,
-    /// When its user logged in.
+    /// Time of the login.
     created_at: Timestamp,
-    /// From where.
+    /// The client at the login.
     created_from: SessionOrigin,
-    /// When it was last refreshed or opened, or one of its access tokens was used; this to the minute.
+    /// Time of the last login, refresh or use of an access token; uses are recorded to the minute.
     last_used_at: Timestamp,
-    /// From where.
+    /// The client at the last use.
     last_used_from: SessionOrigin,
-    /// When it ends, however it is used.
+    /// When the session expires, regardless of its use.
     expires_at: Timestamp,
 }
 
-/// From where somebody called, as far as it told.
+/// The client of a login or a use, as far as known.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = SessionPlace)]
 struct SessionOrigin {
-    /// The address.
+    /// The IP address.
     #[schema(examples("192.0.2.7"))]
     address: Option<String>,
-    /// The first 256 characters of the `User-Agent`.
+    /// The first 256 characters of the `User-Agent` header.
     user_agent: Option<String>,
 }
 
@@ -81,40 +81,40 @@ impl SessionView {
 
 fn list_doc() -> OperationDoc {
     OperationDoc::new("List the sessions of a user")
-        .describe("Where the user is logged in: the sessions of which a token can be good still, the 1000 last used at most.")
+        .describe("Sessions that can still have a valid token, at most the 1000 most recently used.")
         .path_id("id", "The id of the user, or `me`.")
-        .list_response::<SessionView>("The sessions, those last used first.")
+        .list_response::<SessionView>("The sessions, the most recently used first.")
         .problems(&[404])
 }
 
 fn delete_doc() -> OperationDoc {
     OperationDoc::new("End a session")
-        .describe("Its refresh token and its access tokens are no longer good. An API key ends no sessions.")
+        .describe("Revokes its refresh token and access tokens. API keys cannot end sessions.")
         .path_id("id", "The id of the user, or `me`.")
         .path_id("sessionId", "The id of the session.")
-        .empty_response(204, "It has ended.")
+        .empty_response(204, "The session has ended.")
         .problems(&[404])
 }
 
 fn delete_others_doc() -> OperationDoc {
-    OperationDoc::new("End all sessions of a user but the caller's own")
-        .describe("Their refresh tokens and access tokens are no longer good. An API key ends no sessions.")
+    OperationDoc::new("End all other sessions of a user")
+        .describe("Ends all sessions of the user except the one of this request, and revokes their tokens. API keys cannot end sessions.")
         .path_id("id", "The id of the user, or `me`.")
-        .empty_response(204, "They have ended.")
+        .empty_response(204, "The sessions have ended.")
         .problems(&[404])
 }
 
 fn log_out_doc() -> OperationDoc {
     OperationDoc::new("Log out")
         .describe(
-            "Ends the session of the bearer, an access token. That is its user's to do: it asks about `deleteSession` on the \
-             user itself, which every scope may and an API key, having no session, may not. Without an access token that is \
-             good still, present the refresh token to `POST /v2/auth/revoke`.",
+            "Ends the session of the access token. It is authorized as `deleteSession` on the caller's own user, which every \
+             scope permits; API keys have no session. Without a valid access token, send the refresh token to \
+             `POST /v2/auth/revoke`.",
         )
         .empty_response(204, "The session has ended.")
 }
 
-/// The session of the caller; none where it calls otherwise.
+/// The session of the request; none for other credentials.
 fn own_session(authorizer: &Authorizer) -> Option<Id> {
     match authorizer.caller().credential {
         Credential::Session(id) => Some(id),
@@ -140,7 +140,7 @@ async fn delete(
     let session = request.match_info().get("sessionId").and_then(|id| id.parse().ok());
     let ended =
         end_sessions(&authorizer, &id.0, session.map(SessionSelection::One), EndReason::Deleted).await?;
-    if ended == 0 { Err(Problem::not_found("session")) } else { Ok(HttpResponse::NoContent().finish()) }
+    if ended == 0 { Err(Problem::not_found("Session")) } else { Ok(HttpResponse::NoContent().finish()) }
 }
 
 /// `DELETE /v2/users/{id}/sessions`.
@@ -157,7 +157,7 @@ async fn log_out(authorizer: Authorizer, (): ()) -> Result<HttpResponse, Problem
     Ok(HttpResponse::NoContent().finish())
 }
 
-/// Ends sessions of a user, if the caller may, and gives their number.
+/// Ends sessions of a user, if permitted, and returns their number.
 async fn end_sessions(
     authorizer: &Authorizer,
     id: &str,

@@ -1,4 +1,4 @@
-//! Tokens: logging in, and refreshing (the seed, "Requesting and Refreshing API Tokens"; decisions 1 to 9).
+//! The token endpoint: login and refresh (see "Tokens" in docs/decisions.md).
 
 use crate::application::Caller;
 use crate::application::token_families::{self, TokenPair};
@@ -19,7 +19,7 @@ use utoipa::openapi::Required;
 use utoipa::openapi::path::{ParameterBuilder, ParameterIn};
 use utoipa::openapi::schema::{ObjectBuilder, SchemaType, Type};
 
-/// The largest body that is taken here: 16 KiB.
+/// The maximum size of a body: 16 KiB.
 const MAX_BODY: usize = 16 * 1024;
 
 /// The routes.
@@ -30,7 +30,7 @@ pub fn routes() -> RouteGroup {
         .without_head()
 }
 
-/// What is presented for a token: email and password, or a refresh token and the email of its user.
+/// A token request: email and password, or a refresh token and the email of its user.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct TokenRequest {
@@ -44,11 +44,11 @@ struct TokenRequest {
     client_id: Option<Email>,
 }
 
-/// What is presented for a token: email and password, or a refresh token and the email of its user.
+/// A token request: email and password, or a refresh token and the email of its user.
 #[derive(Debug, ToSchema)]
 #[serde(untagged)]
 #[schema(as = TokenRequest, example = json!({"email": "admin@example.com", "password": "t0pZ3kR3t"}))]
-#[expect(dead_code, reason = "it is for the document only")]
+#[expect(dead_code, reason = "only the OpenAPI document uses it")]
 enum TokenRequestSchema {
     Password(ByPassword),
     RefreshToken(ByRefreshToken),
@@ -57,31 +57,31 @@ enum TokenRequestSchema {
 /// Email and password.
 #[derive(Debug, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[expect(dead_code, reason = "it is for the document only")]
+#[expect(dead_code, reason = "only the OpenAPI document uses it")]
 struct ByPassword {
-    /// The user's address.
+    /// The email address of the user.
     email: Email,
-    /// The user's password.
+    /// The password.
     #[schema(max_length = 200)]
     password: String,
 }
 
-/// A refresh token, and the address of its user.
+/// Refresh token, and email address of its user.
 #[derive(Debug, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[expect(dead_code, reason = "it is for the document only")]
+#[expect(dead_code, reason = "only the OpenAPI document uses it")]
 struct ByRefreshToken {
-    /// A refresh token, whole.
+    /// The refresh token.
     #[schema(pattern = "^[0-9a-f]{24}\\.[0-9a-f]{80}$")]
     refresh_token: String,
-    /// The address of the user that the refresh token was issued to.
+    /// The email address of the user that the refresh token was issued to.
     client_id: Email,
 }
 
-/// An email address. The message does not repeat what was sent: whoever mixes up the fields sends a secret here.
+/// Parses an email address. The message does not repeat the value, which is a secret if a client confuses the fields.
 fn parse_email<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Email>, D::Error> {
     let email = String::deserialize(deserializer)?.parse();
-    email.map(Some).map_err(|_| de::Error::custom("it is not an email address such as somebody@example.com"))
+    email.map(Some).map_err(|_| de::Error::custom("expected an email address such as ada@example.com"))
 }
 
 /// An access token and a refresh token.
@@ -93,17 +93,17 @@ struct TokenResponse {
     token_type: &'static str,
     /// The access token, a JWT.
     token: String,
-    /// The refresh token: good once. Whoever loses the answer of a refresh gets the same one again within a short time.
+    /// The refresh token, which is valid once. A repeated refresh within the grace period returns the same successor.
     refresh_token: String,
-    /// The user.
+    /// The user id.
     user: Id,
-    /// The user's role; of several scopes, space-delimited.
+    /// The scopes, space-delimited: the role of the user.
     scope: String,
-    /// Until when the access token is good.
+    /// Expiry of the access token.
     expires_at: Timestamp,
 }
 
-/// The seed's own answer.
+/// The example response of the specification.
 fn sample() -> Value {
     json!({
         "tokenType": "Bearer",
@@ -118,12 +118,11 @@ fn sample() -> Value {
 fn create_doc() -> OperationDoc {
     OperationDoc::new("Create an access token")
         .describe(
-            "With `email` and `password`, or without an access token with `refreshToken` and `clientId`, the email of its user. \
-             An Authorization header is ignored. After several wrong passwords there is a wait, told by a 429 with \
-             `Retry-After`, whether the account is there or not.",
+            "Send `email` and `password`, or `refreshToken` and `clientId`, the email of its user. An Authorization header is \
+             ignored. Repeated failed logins are throttled: 429 with `Retry-After`, whether or not the account exists.",
         )
         .body::<TokenRequestSchema>(Some(json!({"email": "admin@example.com", "password": "t0pZ3kR3t"})))
-        .response::<TokenResponse>(200, "A new pair of tokens.", None)
+        .response::<TokenResponse>(200, "An access token and a refresh token.", None)
         .problems(&[401])
 }
 
@@ -132,12 +131,12 @@ fn refresh_doc() -> OperationDoc {
         .name("refreshToken")
         .parameter_in(ParameterIn::Query)
         .required(Required::True)
-        .description(Some("The refresh token, whole, of the caller's own user. It is spent: coming again later, it ends its session."))
+        .description(Some("A refresh token of the caller. It is valid once; reuse after the grace period revokes its session."))
         .schema(Some(ObjectBuilder::new().schema_type(SchemaType::Type(Type::String))))
         .build();
-    OperationDoc::new("Refresh an access token that is still good")
+    OperationDoc::new("Refresh a valid access token")
         .parameter(parameter)
-        .response::<TokenResponse>(200, "A new pair of tokens.", None)
+        .response::<TokenResponse>(200, "An access token and a refresh token.", None)
         .requires_bearer()
         .problems(&[400, 401, 403])
 }
@@ -211,7 +210,8 @@ async fn create(
     }
 }
 
-/// `GET /v2/auth/token?refreshToken=…`: needs a valid bearer of the same user (decision 9).
+/// `GET /v2/auth/token?refreshToken=…`: requires a valid bearer token of the same user (see "Refresh requests" in
+/// docs/decisions.md).
 async fn refresh(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem> {
     let state = &WorkerState::from_request(&request)?.app;
     let token = bearer_token(&request).map_err(with_refresh_hint)?.ok_or_else(Problem::missing_bearer)?;
@@ -237,18 +237,17 @@ async fn refresh(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem> 
     Ok(token_response(token_families::rotate(state, &origin, &token, expected).await?))
 }
 
-/// The problem of a bearer that is no good for a refresh: with none of the messages by which clients know that a refresh
-/// would help, since they would send the same one again (decision 5).
+/// Replaces the detail of a bearer-token problem. Clients refresh on the messages of an expired or invalid token, so a
+/// failed refresh must use none of them (see "Expired token" in docs/decisions.md).
 fn with_refresh_hint(problem: Problem) -> Problem {
     if problem.status.is_server_error() || problem.status == StatusCode::BAD_REQUEST {
         return problem;
     }
-    let detail =
-        "This needs an access token that is good still. Without one, POST `refreshToken` and `clientId`.";
+    let detail = "A valid access token is required. Without one, POST `refreshToken` and `clientId`.";
     Problem { detail: detail.into(), ..problem }
 }
 
-/// 200 with a pair of tokens, which nobody keeps (RFC 6749, 5.1).
+/// 200 with a token pair, which must not be cached (RFC 6749, section 5.1).
 fn token_response(pair: TokenPair) -> HttpResponse {
     let body = TokenResponse {
         token_type: "Bearer",

@@ -1,4 +1,4 @@
-//! Users: whoever calls, calls as one of them.
+//! Users: every caller is one.
 
 use super::password_change::PasswordFields;
 use crate::application::login_throttle::{LoginAttempt, LoginThrottle};
@@ -38,62 +38,62 @@ pub fn routes() -> RouteGroup {
 /// A user.
 pub type User = Model;
 
-/// A user. Its password is kept elsewhere, as a hash, and never shown.
+/// A user. The password is stored separately, as a hash, and never returned.
 #[derive(Clone, Debug, PartialEq, DeriveEntityModel, Serialize, Deserialize, ToSchema)]
 #[sea_orm(table_name = "users")]
 #[serde(rename_all = "camelCase")]
 #[schema(as = User)]
 pub struct Model {
-    /// The user.
+    /// The id.
     #[sea_orm(primary_key, auto_increment = false)]
     pub id: Id,
-    /// The organization that it belongs to.
+    /// The organization of the user.
     pub organization: Id,
-    /// Its address, which it logs in with. No two users have the same.
+    /// The email address, which is unique and used to log in.
     pub email: Email,
-    /// Its given name.
+    /// The given name.
     pub given_name: Option<Name>,
-    /// Its family name.
+    /// The family name.
     pub family_name: Option<Name>,
-    /// Its given and its family name.
+    /// The given name and the family name.
     pub name: String,
-    /// A picture of it.
+    /// Avatar URL.
     pub avatar: Option<Url>,
-    /// What it may do at most.
+    /// The role, which caps the scopes of the credentials.
     pub role: Scope,
-    /// Whether its credentials are good at all.
+    /// The status: a blocked user cannot authenticate.
     pub status: UserStatus,
-    /// Whatever else.
+    /// Arbitrary client metadata.
     pub meta: JsonObject,
-    /// When it was made.
+    /// Creation time.
     pub created_at: Timestamp,
-    /// When it was last changed.
+    /// Time of the last update.
     pub updated_at: Timestamp,
 }
 
-/// What a client writes of a user.
+/// The writable fields of a user.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct UserBody {
-    /// The organization that the user belongs to. It decides where the user may act. Without it, the organization of the
-    /// caller: for an admin of the root organization that is the root, above all tenants.
+    /// The organization of the user, which determines where the user may act. By default the organization of the caller:
+    /// for an admin of the root organization that is the root, above all tenants.
     pub organization: Option<Id>,
-    /// Its address, which it logs in with. No two users have the same.
+    /// The email address, which is unique and used to log in.
     pub email: Email,
-    /// Its given name.
+    /// The given name.
     pub given_name: Option<Name>,
-    /// Its family name.
+    /// The family name.
     pub family_name: Option<Name>,
-    /// A picture of it.
+    /// Avatar URL.
     pub avatar: Option<Url>,
-    /// The highest scope that its credentials can have; `guest` by default. At most the scope of the caller. Guests and
+    /// The highest scope of the credentials; `guest` by default. At most the scope of the caller. Guests and
     /// agents act in their own organization only, bots and admins also in the organizations below it.
     #[serde(default = "default_role")]
     pub role: Scope,
-    /// Whether its credentials are good at all.
+    /// The status: a blocked user cannot authenticate.
     #[serde(default)]
     pub status: UserStatus,
-    /// Whatever else.
+    /// Arbitrary client metadata.
     #[serde(default)]
     pub meta: JsonObject,
 }
@@ -102,7 +102,7 @@ const fn default_role() -> Scope {
     Scope::Guest
 }
 
-/// What its rows are related to is said by [`Resource::references`].
+/// Empty: references between rows are declared by [`Resource::references`].
 #[derive(Debug, Clone, Copy, EnumIter, DeriveRelation)]
 pub enum Relation {}
 
@@ -134,7 +134,7 @@ fn attributes(
     UserAttributes { organization, role, status, email: Some(email) }.attributes()
 }
 
-/// The columns of a user from which its Cedar entity is built.
+/// The columns that the Cedar entity of a user is built from.
 #[derive(Debug, FromQueryResult)]
 pub struct UserDecisionRow {
     id: Id,
@@ -181,13 +181,13 @@ impl Resource for User {
     }
 }
 
-/// `name` of a user: its given and its family name.
+/// The `name` of a user: the given name and the family name.
 fn full_name(given: Option<&Name>, family: Option<&Name>) -> String {
     let names: Vec<&str> = [given, family].into_iter().flatten().map(Name::as_str).collect();
     names.join(" ")
 }
 
-/// Takes a text out of the fields of a body.
+/// Removes a secret from the fields of a body, and returns it.
 pub(super) fn take_secret(
     fields: &mut Map<String, Value>,
     name: &str,
@@ -199,7 +199,7 @@ pub(super) fn take_secret(
     }
 }
 
-/// A password for this user: kept to the rules, then hashed.
+/// Checks a new password against the rules, and returns its hash.
 pub(super) async fn hash_password(
     authorizer: &Authorizer,
     user: &User,
@@ -210,7 +210,7 @@ pub(super) async fn hash_password(
     Ok(authorizer.state().passwords.hash(password, user_inputs).await?)
 }
 
-/// A body with the further property `name`, a password.
+/// The schema of a body with an additional password property.
 fn with_secret(schema: RefOr<Schema>, name: &str, what: &str) -> RefOr<Schema> {
     let secret = ObjectBuilder::new()
         .schema_type(SchemaType::from_iter([Type::String, Type::Null]))
@@ -222,7 +222,7 @@ fn with_secret(schema: RefOr<Schema>, name: &str, what: &str) -> RefOr<Schema> {
     with_property(schema, name, secret)
 }
 
-/// A body with a further property.
+/// The schema of a body with an additional property.
 fn with_property(schema: RefOr<Schema>, name: &str, property: Object) -> RefOr<Schema> {
     match schema {
         RefOr::T(Schema::Object(mut object)) => {
@@ -233,7 +233,7 @@ fn with_property(schema: RefOr<Schema>, name: &str, property: Object) -> RefOr<S
     }
 }
 
-/// A new user, as it is documented: the fields of a user and its password.
+/// The OpenAPI schema of a new user: the fields of a user and a password.
 #[derive(Debug)]
 pub struct NewUser;
 
@@ -242,7 +242,7 @@ impl PartialSchema for NewUser {
         with_secret(
             UserBody::schema(),
             "password",
-            "Its password. Without one it cannot log in, but use API keys.",
+            "The password. A user without one cannot log in, but can use API keys.",
         )
     }
 }
@@ -263,13 +263,13 @@ fn update_doc() -> OperationDoc {
         "password",
         "The new password. It ends all other sessions of the user.",
     );
-    let current = "The current password, which is required to change one's own password.";
+    let current = "The current password, which is required to change your own password.";
     let body = with_secret(body, "currentPassword", current);
     let end_keys = ObjectBuilder::new()
         .schema_type(SchemaType::from_iter([Type::Boolean, Type::Null]))
         .description(Some(
-            "With `password`: whether all API keys of the user end, too. By default they do when an admin sets the password of \
-             another user, and do not when users change their own.",
+            "With `password`: whether to delete all API keys of the user. The default is true if an admin sets the password of \
+             another user, and false for one's own password.",
         ))
         .write_only(true)
         .build();
@@ -285,13 +285,13 @@ async fn create(
     Ok(crud::created(&request, user.id, &user))
 }
 
-/// Makes a user from the fields of a body, if the caller may.
+/// Creates a user from the fields of a body, if permitted.
 pub async fn create_user(authorizer: &Authorizer, fields: Patch) -> Result<Permitted<User>, Problem> {
     create_user_with(authorizer, fields, |_| Ok(())).await
 }
 
-/// The same, but calls `show` before the user becomes visible. There is no user where `show` fails: nobody would know its
-/// random password.
+/// Creates a user, and calls `before_commit` before the transaction commits. If that fails, no user is created: nobody
+/// would know its random password.
 pub async fn create_user_with(
     authorizer: &Authorizer,
     mut fields: Patch,
@@ -335,8 +335,8 @@ async fn update(
     Ok(crud::updated(&authorizer, &row))
 }
 
-/// Changes a user, if the caller may. A change of one's own password requires the current one (decision 13). Blocking a user
-/// ends all of its sessions and API keys for good.
+/// Updates a user, if permitted. Changing your own password requires the current one (see "Own user" in
+/// docs/decisions.md). Blocking a user ends all of its sessions and API keys permanently.
 pub async fn apply_update(
     authorizer: &Authorizer,
     id: &str,
@@ -424,8 +424,8 @@ async fn delete(authorizer: Authorizer, id: PathId) -> Result<HttpResponse, Prob
     Ok(HttpResponse::NoContent().finish())
 }
 
-/// Ends the login back-off of a user, if the caller may change the user. The back-off of an address for its attempts at all
-/// accounts goes on.
+/// Clears the login back-off of a user, if the caller may update the user. The back-off of client addresses is not
+/// affected.
 pub async fn unlock(authorizer: &Authorizer, id: Id) -> Result<(), Problem> {
     let user = authorizer.find_authorized::<User>(&id.to_string()).await?;
     let work = authorizer.begin().await?;
@@ -435,15 +435,15 @@ pub async fn unlock(authorizer: &Authorizer, id: Id) -> Result<(), Problem> {
     Ok(work.commit().await?)
 }
 
-/// An entry of the audit trail about a user, where it belongs.
+/// Creates an audit entry about a user, in the organization of the user.
 pub(super) fn user_event(event: Event, user: &Permitted<User>) -> AuditEntry {
     AuditEntry::new(event).target_user(user.id).in_organization(user.path())
 }
 
-/// Has the audit trail tell of what decides what a user may do, and of what it logs in with.
+/// Records changes of organization, role, status and email in the audit log.
 fn audit_change(work: &UnitOfWork, before: &Permitted<User>, row: &Permitted<User>) {
     if before.organization != row.organization {
-        // Of the organization that it leaves; what follows is of the other one.
+        // In the organization that the user leaves; the events below are recorded in the new one.
         let (from, to) = (before.organization.to_string(), row.organization.to_string());
         work.audit(user_event(Event::UserMoved, before).with("from", from).with("to", to));
     }
@@ -466,7 +466,7 @@ fn invalid_current_password(code: FieldErrorCode, message: &str) -> Error {
     Error::invalid_field("currentPassword", code, message)
 }
 
-/// The same, of which the audit trail is told: whoever has found a token may want to find the password, too.
+/// 400: the current password is incorrect. Audited, because the holder of a stolen token may try to guess the password.
 pub(super) fn incorrect_password_audited(
     authorizer: &Authorizer,
     user: &Permitted<User>,
@@ -477,7 +477,7 @@ pub(super) fn incorrect_password_audited(
         .with_audit(authorizer.audit_actor(), entry)
 }
 
-/// Checks the password until now of the caller's own user, and gives the hash by which it is right.
+/// Verifies the current password of the caller, and returns the stored hash that it matches.
 pub(super) async fn verify_current_password(
     authorizer: &Authorizer,
     user: &Permitted<User>,
