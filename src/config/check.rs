@@ -39,7 +39,8 @@ impl Config {
         let invalid = |message: String| Err(ConfigError::new("public_url", message));
         let url = match url::Url::parse(text) {
             Ok(url) if matches!(url.scheme(), "http" | "https") => url,
-            _ => return invalid(format!("expected a URL such as https://api.example.com, got {text:?}")),
+            // Without the text, which may contain a password.
+            _ => return invalid("expected an http or https URL such as https://api.example.com".into()),
         };
         // The message must not repeat a password.
         if !url.username().is_empty() || url.password().is_some() {
