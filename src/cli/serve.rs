@@ -184,7 +184,7 @@ fn shutdown_on_signal(
         match drain::refuse_new_connections(&listener) {
             Ok(()) => actix_web::rt::time::sleep(drain::BACKLOG_DRAIN_TIME).await,
             Err(error) => {
-                tracing::warn!(%error, "cannot refuse new connections; those not yet accepted may be reset")
+                tracing::warn!(%error, "cannot refuse new connections; those not yet accepted may be reset");
             }
         }
         drop(listener);

@@ -246,7 +246,7 @@ async fn wait_until_refused(client: &Client) {
         match reply.status {
             StatusCode::UNAUTHORIZED => return,
             StatusCode::OK => {
-                assert!(started.elapsed() < Duration::from_secs(20), "the session is still accepted")
+                assert!(started.elapsed() < Duration::from_secs(20), "the session is still accepted");
             }
             _ => drop(reply.expect_problem(503, "database_unavailable")),
         }
