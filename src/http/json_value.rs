@@ -56,6 +56,18 @@ fn json_type(unexpected: Unexpected<'_>) -> &'static str {
     }
 }
 
+/// The value as serde names it in an error.
+fn unexpected(value: &Value) -> Unexpected<'_> {
+    match value {
+        Value::Null => Unexpected::Unit,
+        Value::Bool(value) => Unexpected::Bool(*value),
+        Value::Number(number) => Unexpected::Float(number.as_f64().unwrap_or_default()),
+        Value::String(text) => Unexpected::Str(text),
+        Value::Array(_) => Unexpected::Seq,
+        Value::Object(_) => Unexpected::Map,
+    }
+}
+
 impl de::Error for JsonValueError {
     fn custom<T: Display>(message: T) -> Self {
         let (code, message) = split_code(message);
@@ -180,8 +192,54 @@ impl<'de> Deserializer<'de> for JsonValueDeserializer<'_> {
         }
     }
 
+    /// Accepts objects only: the visitor of a JSON map would take null for an empty one.
+    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, JsonValueError> {
+        match self.0 {
+            Value::Object(_) => self.deserialize_any(visitor),
+            other => Err(de::Error::invalid_type(unexpected(other), &visitor)),
+        }
+    }
+
+    /// Accepts objects only: the visitor of a struct would take an array for its fields in their order.
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, JsonValueError> {
+        self.deserialize_map(visitor)
+    }
+
     serde::forward_to_deserialize_any! {
         bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct seq tuple
-        tuple_struct map struct identifier ignored_any
+        tuple_struct identifier ignored_any
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::JsonObject;
+    use serde::Deserialize;
+    use serde_json::json;
+
+    #[derive(Debug, Deserialize)]
+    struct Pair {
+        #[expect(dead_code, reason = "only its parsing matters")]
+        first: u8,
+    }
+
+    #[test]
+    fn only_an_object_is_an_object() {
+        for value in
+            [json!(null), json!([]), json!([1]), json!(1), json!(-1), json!(0.5), json!("a"), json!(true)]
+        {
+            let map = JsonObject::deserialize(JsonValueDeserializer(&value)).unwrap_err();
+            let record = Pair::deserialize(JsonValueDeserializer(&value)).unwrap_err();
+            assert_eq!(map.code, FieldErrorCode::InvalidType, "{value}: {map}");
+            assert_eq!(record.code, FieldErrorCode::InvalidType, "{value}: {record}");
+        }
+        assert!(JsonObject::deserialize(JsonValueDeserializer(&json!({}))).is_ok());
+        assert!(Pair::deserialize(JsonValueDeserializer(&json!({ "first": 1 }))).is_ok());
     }
 }

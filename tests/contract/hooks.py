@@ -96,6 +96,7 @@ BEYOND_SCHEMA = {
     "unknown_type",  # the active policies decide which entity types exist
     "mismatch",  # a page token of another query
     "duplicate",  # sorting by `a` and by `-a`
+    "too_many_items",  # the caller is added to the participants of a new conversation
     "too_large",  # a free JSON object
     "too_deep",
     "dependent_required",  # two fields that are only accepted together
