@@ -256,7 +256,7 @@ impl PageBuilder {
     }
 
     /// The page; `is_complete` if no candidates are left. With limit 0 there is no next page: its token would repeat the same
-    /// page for ever.
+    /// page without end.
     fn finish(self, is_complete: bool) -> SearchResults {
         let next_token = match is_complete || self.limit == 0 {
             false => Self::token(&self.query, self.limit, self.after().unwrap_or_default()),

@@ -290,8 +290,8 @@ pub async fn create_user(authorizer: &Authorizer, fields: Patch) -> Result<Permi
     create_user_with(authorizer, fields, |_| Ok(())).await
 }
 
-/// Creates a user, and calls `before_commit` before the transaction commits. If that fails, no user is created: nobody
-/// would know its random password.
+/// Creates a user, and calls `before_commit` before the transaction commits. If that fails, no user is created,
+/// because its random password would be unknown.
 pub async fn create_user_with(
     authorizer: &Authorizer,
     mut fields: Patch,

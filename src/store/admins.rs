@@ -1,4 +1,4 @@
-//! The admins of the root organization. One of them must stay active, since nobody else could create another.
+//! The admins of the root organization. One of them must stay active, because only they can create another one.
 
 use super::org_tree::owner_org;
 use super::{StoreError, UnitOfWork};

@@ -62,7 +62,7 @@ string_enum!(
 /// The actor of audit entries: who, with which credential, from where, in which request, and when.
 #[derive(Debug, Clone)]
 pub struct AuditActor {
-    /// The user on whose behalf it happens; none if nobody is authenticated.
+    /// The authenticated user; none without authentication.
     pub user: Option<Id>,
     /// The kind of its credential.
     pub credential: Option<&'static str>,
