@@ -57,7 +57,7 @@ pub struct ListField {
 
 impl ListField {
     /// The description of a filter by equality.
-    pub const EXACT_MATCH: &'static str = "Only those with exactly this value.";
+    pub const EXACT_MATCH: &'static str = "Exact match.";
 
     /// Creates a field whose values have this schema, without references.
     pub fn new(name: &str, column: &str, schema: RefOr<Schema>, what: &'static str) -> Self {

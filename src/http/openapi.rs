@@ -1,28 +1,31 @@
 //! The OpenAPI document, from the table of routes.
 
-use super::list::{DEFAULT_LIMIT, ListField, MAX_LIMIT};
 use super::problem::ProblemBody;
 use super::routes::RouteGroup;
 use crate::application::authorizer::EVALUATE_ACTION;
-use crate::resource::Resource;
 use crate::types::Term;
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use utoipa::openapi::content::ContentBuilder;
 use utoipa::openapi::extensions::ExtensionsBuilder;
 use utoipa::openapi::header::HeaderBuilder;
 use utoipa::openapi::path::{
-    HttpMethod, Operation, OperationBuilder, Parameter, ParameterBuilder, ParameterIn, ParameterStyle,
+    HttpMethod, Operation, OperationBuilder, Parameter, ParameterBuilder, ParameterIn,
 };
 use utoipa::openapi::request_body::RequestBodyBuilder;
 use utoipa::openapi::response::{Response, ResponseBuilder};
 use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, Schema, SchemaType, Type};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{
-    ComponentsBuilder, InfoBuilder, KnownFormat, OpenApi, OpenApiBuilder, PathsBuilder, Ref, RefOr, Required,
-    SchemaFormat, tag::TagBuilder,
+    ComponentsBuilder, InfoBuilder, OpenApi, OpenApiBuilder, PathsBuilder, Ref, RefOr, Required,
+    tag::TagBuilder,
 };
 use utoipa::{PartialSchema, ToSchema};
+
+mod resource_docs;
+
+pub use resource_docs::{create, delete, list_doc, patch, update};
+pub(super) use resource_docs::{fetch, list};
 
 type Schemas = Vec<(String, RefOr<Schema>)>;
 
@@ -69,13 +72,13 @@ impl OperationDoc {
 
     /// Adds a path parameter that is an id.
     #[must_use]
-    pub fn path_id(self, name: &str, what: &str) -> Self {
+    pub fn path_id(self, name: &str, description: &str) -> Self {
         self.parameter(
             ParameterBuilder::new()
                 .name(name)
                 .parameter_in(ParameterIn::Path)
                 .required(Required::True)
-                .description(Some(what))
+                .description(Some(description))
                 .schema(Some(ObjectBuilder::new().schema_type(SchemaType::Type(Type::String))))
                 .build(),
         )
@@ -128,57 +131,57 @@ impl OperationDoc {
 
     /// Adds a response with a body.
     #[must_use]
-    pub fn response<T: ToSchema>(mut self, status: u16, what: &str, example: Option<Value>) -> Self {
+    pub fn response<T: ToSchema>(mut self, status: u16, description: &str, example: Option<Value>) -> Self {
         let schema = self.reference::<T>();
-        self.json_response(status, what, schema, example)
+        self.json_response(status, description, schema, example)
     }
 
     /// Adds a response that is a list.
     #[must_use]
-    pub fn list_response<T: ToSchema>(mut self, what: &str) -> Self {
+    pub fn list_response<T: ToSchema>(mut self, description: &str) -> Self {
         let items = self.reference::<T>();
-        self.json_response(200, what, ArrayBuilder::new().items(items), None)
+        self.json_response(200, description, ArrayBuilder::new().items(items), None)
     }
 
     fn json_response(
         mut self,
         status: u16,
-        what: &str,
+        description: &str,
         schema: impl Into<RefOr<Schema>>,
         example: Option<Value>,
     ) -> Self {
         let content = ContentBuilder::new().schema(Some(schema)).example(example).build();
-        let answer = ResponseBuilder::new().description(what).content("application/json", content);
-        self.responses.insert(status, answer.build());
+        let response = ResponseBuilder::new().description(description).content("application/json", content);
+        self.responses.insert(status, response.build());
         self
     }
 
     /// Adds a response that is plain text.
     #[must_use]
-    pub fn text_response(mut self, status: u16, what: &str) -> Self {
+    pub fn text_response(mut self, status: u16, description: &str) -> Self {
         let schema = ObjectBuilder::new().schema_type(SchemaType::Type(Type::String));
         let content = ContentBuilder::new().schema(Some(schema)).build();
-        let answer = ResponseBuilder::new().description(what).content("text/plain", content);
-        self.responses.insert(status, answer.build());
+        let response = ResponseBuilder::new().description(description).content("text/plain", content);
+        self.responses.insert(status, response.build());
         self
     }
 
     /// Adds a response without a body.
     #[must_use]
-    pub fn empty_response(mut self, status: u16, what: &str) -> Self {
-        self.responses.insert(status, ResponseBuilder::new().description(what).build());
+    pub fn empty_response(mut self, status: u16, description: &str) -> Self {
+        self.responses.insert(status, ResponseBuilder::new().description(description).build());
         self
     }
 
     /// Adds a header to a response that was added before.
     #[must_use]
-    pub fn response_header(mut self, status: u16, name: &str, kind: Type, what: &str) -> Self {
-        if let Some(answer) = self.responses.get_mut(&status) {
+    pub fn response_header(mut self, status: u16, name: &str, kind: Type, description: &str) -> Self {
+        if let Some(response) = self.responses.get_mut(&status) {
             let header = HeaderBuilder::new()
                 .schema(Some(ObjectBuilder::new().schema_type(SchemaType::Type(kind))))
-                .description(Some(what))
+                .description(Some(description))
                 .build();
-            answer.headers.insert(name.to_owned(), header.into());
+            response.headers.insert(name.to_owned(), header.into());
         }
         self
     }
@@ -199,9 +202,9 @@ impl OperationDoc {
         }
         self.operation.extensions = Some(ExtensionsBuilder::new().add("x-cedar-action", action).build());
         if action == EVALUATE_ACTION {
-            let what = "Only while the database is away: the seconds since it last answered.";
+            let description = "Only if the database is unavailable: the seconds since it last answered.";
             for status in [200, 204] {
-                self = self.response_header(status, "X-Decision-Stale", Type::Integer, what);
+                self = self.response_header(status, "X-Decision-Stale", Type::Integer, description);
             }
         }
         self.requires_bearer().problems(&[401, 403])
@@ -217,7 +220,7 @@ impl OperationDoc {
 
 impl std::fmt::Debug for OperationDoc {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Doc").finish_non_exhaustive()
+        f.debug_struct("OperationDoc").finish_non_exhaustive()
     }
 }
 
@@ -225,26 +228,27 @@ impl std::fmt::Debug for OperationDoc {
 fn problem(status: u16) -> Response {
     let schema = Ref::from_schema_name(ProblemBody::name());
     let content = ContentBuilder::new().schema(Some(schema)).build();
-    let header = |what: &str| {
+    let header = |description: &str| {
         let text = ObjectBuilder::new().schema_type(SchemaType::Type(Type::String));
-        HeaderBuilder::new().schema(Some(text)).description(Some(what)).build()
+        HeaderBuilder::new().schema(Some(text)).description(Some(description)).build()
     };
     let seconds = || {
         let number = ObjectBuilder::new().schema_type(SchemaType::Type(Type::Integer)).minimum(Some(1));
         HeaderBuilder::new()
             .schema(Some(number))
-            .description(Some("In how many seconds to try again."))
+            .description(Some("The number of seconds to wait before a retry."))
             .build()
     };
-    let answer = ResponseBuilder::new()
+    let response = ResponseBuilder::new()
         .description(status_description(status))
         .content("application/problem+json", content)
-        .header("X-Request-ID", header("The id of the request, as in `requestId`."));
+        .header("X-Request-ID", header("The request id, as in `requestId`."));
     match status {
-        401 => answer.header("WWW-Authenticate", header("How to authenticate (RFC 6750, 3).")),
-        403 => answer.header("WWW-Authenticate", header("For an expired access token, how to authenticate.")),
-        429 | 503 => answer.header("Retry-After", seconds()),
-        _ => answer,
+        401 => response.header("WWW-Authenticate", header("How to authenticate (RFC 6750, section 3).")),
+        403 => response
+            .header("WWW-Authenticate", header("How to authenticate, if the access token has expired.")),
+        429 | 503 => response.header("Retry-After", seconds()),
+        _ => response,
     }
     .build()
 }
@@ -267,46 +271,46 @@ fn humanize_action(action: &str) -> String {
 
 fn status_description(status: u16) -> &'static str {
     match status {
-        400 => "The request is not what it should be; `errors` lists the fields.",
-        401 => "No valid caller.",
-        403 => "The policies do not permit this, or the access token has expired (`token_expired`).",
-        404 => "There is no such thing within the caller's reach.",
-        408 => "The body did not arrive in time.",
-        409 => "It collides with what is there.",
-        413 => "The body or the resource is too large.",
-        415 => "The body is not of the type that is taken here.",
-        429 => "Too many attempts or requests. Try again after `Retry-After` seconds.",
-        500 => "Something went wrong in the service; its log says what, under the request's id.",
-        503 => "Too busy, or the database cannot be reached. Try again after `Retry-After` seconds.",
+        400 => "Invalid request; see `errors`.",
+        401 => "Missing or invalid credential.",
+        403 => "Not authorized, or the access token has expired (`token_expired`).",
+        404 => "The resource does not exist or is not accessible.",
+        408 => "The request body was not received in time.",
+        409 => "Conflict with existing state.",
+        413 => "The request body or the resource is too large.",
+        415 => "Unsupported media type of the request body.",
+        429 => "Too many login attempts or requests. Retry after `Retry-After` seconds.",
+        500 => "Internal error; the log has an entry with the request id.",
+        503 => "Too busy, or the database is unavailable. Retry after `Retry-After` seconds.",
         _ => "An error.",
     }
 }
 
 /// Returns a string parameter of the query string.
-pub fn query_parameter(name: &str, what: &str, is_required: bool) -> Parameter {
+pub fn query_parameter(name: &str, description: &str, is_required: bool) -> Parameter {
     ParameterBuilder::new()
         .name(name)
         .parameter_in(ParameterIn::Query)
         .required(if is_required { Required::True } else { Required::False })
-        .description(Some(what))
+        .description(Some(description))
         .schema(Some(Term::schema()))
         .build()
 }
 
 /// Returns an optional query parameter with these values.
-pub fn enum_query_parameter<const N: usize>(name: &str, what: &str, words: [&str; N]) -> Parameter {
+pub fn enum_query_parameter<const N: usize>(name: &str, description: &str, words: [&str; N]) -> Parameter {
     let schema = ObjectBuilder::new().schema_type(SchemaType::Type(Type::String)).enum_values(Some(words));
     let parameter = ParameterBuilder::new().name(name).parameter_in(ParameterIn::Query);
-    parameter.required(Required::False).description(Some(what)).schema(Some(schema)).build()
+    parameter.required(Required::False).description(Some(description)).schema(Some(schema)).build()
 }
 
 /// Returns a request header.
-pub fn header_parameter(name: &str, what: &str, example: &str) -> Parameter {
+pub fn header_parameter(name: &str, description: &str, example: &str) -> Parameter {
     ParameterBuilder::new()
         .name(name)
         .parameter_in(ParameterIn::Header)
         .required(Required::False)
-        .description(Some(what))
+        .description(Some(description))
         .schema(Some(
             ObjectBuilder::new()
                 .schema_type(SchemaType::Type(Type::String))
@@ -316,134 +320,16 @@ pub fn header_parameter(name: &str, what: &str, example: &str) -> Parameter {
         .build()
 }
 
-/// Documents `GET /` of a resource.
-pub(super) fn list<R: Resource>(fields: &[ListField]) -> OperationDoc {
-    let doc = OperationDoc::from_action().describe(
-        "What is there, of the organizations within the caller's reach of which the list is permitted.",
-    );
-    list_doc::<R>(doc, fields)
-}
-
-/// Documents a list with filters for these fields.
-pub fn list_doc<T: ToSchema>(mut doc: OperationDoc, fields: &[ListField]) -> OperationDoc {
-    let parameter = |name: &str, what: &str| {
-        ParameterBuilder::new()
-            .name(name)
-            .parameter_in(ParameterIn::Query)
-            .required(Required::False)
-            .description(Some(what))
-    };
-    let number = |min: u64, max: Option<u64>, default: u64| {
-        let number = ObjectBuilder::new().schema_type(SchemaType::Type(Type::Integer));
-        let format = SchemaFormat::KnownFormat(KnownFormat::Int64);
-        number.format(Some(format)).minimum(Some(min)).maximum(max).default(Some(json!(default)))
-    };
-    let sorts = fields.iter().filter(|field| field.is_sortable);
-    let orders = sorts.flat_map(|field| [field.name.clone(), format!("-{}", field.name)]);
-    let order = ObjectBuilder::new().schema_type(SchemaType::Type(Type::String)).enum_values(Some(orders));
-    let sort = ArrayBuilder::new().items(order).min_items(Some(1)).unique_items(true);
-    doc = doc
-        .parameter(
-            parameter(
-                "limit",
-                "How many at most. A page whose rows are large has fewer, and a `Link` to the rest.",
-            )
-            .schema(Some(number(1, Some(MAX_LIMIT), DEFAULT_LIMIT)))
-            .build(),
-        )
-        .parameter(parameter("offset", "How many to pass over.").schema(Some(number(0, None, 0))).build())
-        .parameter(
-            parameter("sort", "Fields to sort by, each once, `-` before one for descending: `a,-b`.")
-                .schema(Some(sort))
-                .style(Some(ParameterStyle::Form))
-                .explode(Some(false))
-                .build(),
-        );
-    for field in fields {
-        let parameter = parameter(&field.name, field.description);
-        doc = doc.parameter(match &field.schema {
-            Some(schema) => parameter.schema(Some(schema.clone())).build(),
-            None => {
-                let any = ObjectBuilder::new().schema_type(SchemaType::AnyValue);
-                parameter.content("application/json", ContentBuilder::new().schema(Some(any)).build()).build()
-            }
-        });
-    }
-    doc.list_response::<T>("The things, a bare list.")
-        .response_header(200, "X-Total-Count", Type::Integer, "How many there are in all.")
-        .response_header(
-            200,
-            "Link",
-            Type::String,
-            "The next part, absolute, with every filter: `<…>; rel=\"next\"`.",
-        )
-        .problems(&[400, 404])
-}
-
-/// Documents `GET /{id}` of a resource.
-pub(super) fn fetch<R: Resource>() -> OperationDoc {
-    OperationDoc::from_action()
-        .path_id("id", "The id of the thing.")
-        .response::<R>(200, "The thing.", None)
-        .problems(&[404])
-}
-
-/// Documents `POST /` of a resource with the body `B`.
-pub fn create<R: Resource, B: ToSchema>() -> OperationDoc {
-    OperationDoc::from_action()
-        .body::<B>(None)
-        .response::<R>(201, "The new thing.", None)
-        .response_header(201, "Location", Type::String, "The address of the new resource.")
-        .problems(&[409])
-}
-
-/// Documents `PATCH /{id}` of a resource.
-pub fn update<R: Resource>() -> OperationDoc {
-    patch::<R>(R::Body::schema())
-}
-
-/// Documents `PATCH /{id}` of a resource whose update has further fields.
-pub fn patch<R: Resource>(body: RefOr<Schema>) -> OperationDoc {
-    let mut doc = OperationDoc::from_action()
-        .describe(
-            "Sets the fields that are sent, nested objects and lists as a whole, and leaves the others as they are. `null` \
-             clears a field. The answer contains the resource only if the caller may fetch it.",
-        )
-        .path_id("id", "The id of the thing.");
-    let name = format!("{}Patch", R::TYPE);
-    if let RefOr::T(Schema::Object(body)) = body {
-        let mut patch = body;
-        patch.required = Vec::new();
-        patch.description = Some("The fields to set.".into());
-        doc.schemas.push((name.clone(), RefOr::T(Schema::Object(patch))));
-    }
-    R::Body::schemas(&mut doc.schemas);
-    doc.json_body(Ref::from_schema_name(name), None)
-        .response::<R>(200, "The changed resource.", None)
-        .empty_response(204, "The resource was changed. The caller may not fetch it.")
-        .problems(&[404, 409])
-}
-
-/// Documents `DELETE /{id}` of a resource.
-pub fn delete<R: Resource>() -> OperationDoc {
-    OperationDoc::from_action()
-        .path_id("id", "The id of the thing.")
-        .empty_response(204, "It is gone.")
-        .problems(&[404, 409])
+fn bearer_scheme() -> SecurityScheme {
+    let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer);
+    let description = "An access token of `POST /v2/auth/token`, or an API key.";
+    SecurityScheme::Http(bearer.description(Some(description)).build())
 }
 
 /// Returns the document of these routes.
 pub fn document(groups: &[RouteGroup]) -> OpenApi {
     let mut paths = PathsBuilder::new();
-    let mut components = ComponentsBuilder::new().security_scheme(
-        "bearer",
-        SecurityScheme::Http(
-            HttpBuilder::new()
-                .scheme(HttpAuthScheme::Bearer)
-                .description(Some("An access token of `POST /v2/auth/token`, or an API key."))
-                .build(),
-        ),
-    );
+    let mut components = ComponentsBuilder::new().security_scheme("bearer", bearer_scheme());
     let mut schemas = BTreeMap::new();
     for group in groups {
         for route in group.routes() {
@@ -460,8 +346,8 @@ pub fn document(groups: &[RouteGroup]) -> OpenApi {
                 responses.insert(status.to_string(), Ref::from_response_name(&name).into());
                 components = components.response(name, problem(status));
             }
-            for (status, answer) in doc.responses {
-                responses.insert(status.to_string(), answer.into());
+            for (status, response) in doc.responses {
+                responses.insert(status.to_string(), response.into());
             }
             let method = match route.method.as_str() {
                 "POST" => HttpMethod::Post,
@@ -476,10 +362,10 @@ pub fn document(groups: &[RouteGroup]) -> OpenApi {
     for (name, schema) in schemas {
         components = components.schema(name, schema);
     }
-    let mut named = HashSet::new();
+    let mut seen = HashSet::new();
     let tags = groups
         .iter()
-        .filter(|group| named.insert(group.tag))
+        .filter(|group| seen.insert(group.tag))
         .map(|group| TagBuilder::new().name(group.tag).build());
     OpenApiBuilder::new()
         .info(
@@ -487,9 +373,9 @@ pub fn document(groups: &[RouteGroup]) -> OpenApi {
                 .title("Cedargate")
                 .version(env!("CARGO_PKG_VERSION"))
                 .description(Some(
-                    "Tokens, the resources of a conversation platform, and decisions: who may do what, by Cedar policies. \
-                     `x-cedar-action` names the action that a route asks about, `x-cedar-also` those that it asks about \
-                     besides, depending on the body.",
+                    "Tokens, the resources of a conversation platform, and authorization decisions by Cedar policies. \
+                     `x-cedar-action` names the action that a route authorizes, `x-cedar-also` further actions that it \
+                     authorizes depending on the body.",
                 ))
                 .license(Some(utoipa::openapi::LicenseBuilder::new().name("MIT OR Apache-2.0").build())),
         )

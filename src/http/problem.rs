@@ -34,7 +34,7 @@ pub struct Problem {
     pub pending_audit: Option<Box<PendingAuditEntry>>,
 }
 
-/// The body of a problem, as it is documented.
+/// An error response (RFC 9457).
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = Problem)]
@@ -42,34 +42,34 @@ pub struct ProblemBody<'a> {
     /// `about:blank`: the status says what kind of problem it is (RFC 9457, 4.2.1).
     #[schema(value_type = String, examples("about:blank"))]
     r#type: &'a str,
-    /// The status in words.
+    /// The name of the status.
     #[schema(value_type = String, examples("Forbidden"))]
     title: &'a str,
     /// The HTTP status.
     #[schema(examples(403))]
     status: u16,
-    /// What went wrong, and what would be right.
+    /// A description of the problem, for people. The text may change.
     #[schema(value_type = String)]
     detail: &'a str,
-    /// A word for programs to go by.
+    /// A stable machine-readable code.
     #[schema(value_type = String, examples("forbidden"))]
     code: &'a str,
     /// The id of the request, as in the `X-Request-ID` header.
     #[schema(value_type = String)]
     request_id: &'a str,
-    /// The fields that are wrong, where the problem is with fields.
+    /// The invalid fields; absent if the problem is not about fields.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     #[schema(value_type = Vec<FieldError>, required = false)]
     errors: &'a [FieldError],
-    /// The same in the form that existing clients of this API read.
+    /// The description in the format that existing clients of this API read.
     #[schema(value_type = ErrorMessage)]
     error: serde_json::Value,
 }
 
-/// What went wrong, in the form that existing clients of this API read.
+/// The error in the format that existing clients of this API read.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ErrorMessage {
-    /// What went wrong.
+    /// A description of the problem.
     #[schema(examples("jwt expired"))]
     pub message: String,
 }
