@@ -1,16 +1,15 @@
 //! Password changes: the fields of the request, the checks before the transaction, and the sessions and keys that end.
 
-use super::users::{
-    User, hash_password, incorrect_password_audited, take_secret, user_event, verify_current_password,
-};
+use super::users::{User, user_event};
+use crate::application::login_throttle::LoginAttempt;
 use crate::application::{Authorizer, Credential, Error};
 use crate::authz::Permitted;
 use crate::http::Problem;
 use crate::http::crud::Patch;
-use crate::store::{EndReason, Event, SessionSelection, UnitOfWork};
-use crate::types::{FieldErrorCode, Timestamp};
+use crate::store::{Account, EndReason, Event, Outcome, SessionSelection, UnitOfWork};
+use crate::types::{FieldErrorCode, Name, Timestamp};
 use secrecy::SecretString;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// The fields of a user update that concern the password.
 pub(super) struct PasswordFields {
@@ -118,4 +117,65 @@ impl NewPassword {
         }
         Ok(())
     }
+}
+
+/// Removes a secret from the fields of a body, and returns it.
+pub(super) fn take_secret(
+    fields: &mut Map<String, Value>,
+    name: &str,
+) -> Result<Option<SecretString>, Problem> {
+    match fields.remove(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(secret)) => Ok(Some(secret.into())),
+        Some(_) => Err(Problem::invalid_field(name, FieldErrorCode::InvalidType, "expected a string")),
+    }
+}
+
+/// Checks a new password against the rules, and returns its hash.
+pub(super) async fn hash_password(
+    authorizer: &Authorizer,
+    user: &User,
+    password: SecretString,
+) -> Result<String, Problem> {
+    let names = [&user.given_name, &user.family_name].into_iter().flatten().map(Name::as_str);
+    let user_inputs = names.chain([user.email.as_str()]).map(str::to_owned).collect();
+    Ok(authorizer.state().passwords.hash(password, user_inputs).await?)
+}
+
+/// 400: the current password is missing or incorrect.
+fn invalid_current_password(code: FieldErrorCode, message: &str) -> Error {
+    Error::invalid_field("currentPassword", code, message)
+}
+
+/// 400: the current password is incorrect. Audited, because the holder of a stolen token may try to guess the password.
+fn incorrect_password_audited(authorizer: &Authorizer, user: &Permitted<User>, reason: &str) -> Error {
+    let entry = user_event(Event::UserPasswordChanged, user).outcome(Outcome::Failed).with("reason", reason);
+    invalid_current_password(FieldErrorCode::Incorrect, "the current password is incorrect")
+        .with_audit(authorizer.audit_actor(), entry)
+}
+
+/// Verifies the current password of the caller, and returns the stored hash that it matches.
+async fn verify_current_password(
+    authorizer: &Authorizer,
+    user: &Permitted<User>,
+    current: Option<SecretString>,
+) -> Result<String, Error> {
+    let account = authorizer.state().store.account(user.id).await?;
+    let Some(Account { email, password_hash: Some(stored), .. }) = account else {
+        return Err(invalid_current_password(
+            FieldErrorCode::NotAllowed,
+            "the user has no password; an admin has to set the first one",
+        ));
+    };
+    let current = current.ok_or_else(|| {
+        invalid_current_password(FieldErrorCode::DependentRequired, "required to change your own password")
+    })?;
+    let attempt =
+        LoginAttempt::begin(authorizer.state(), &email, Some(user.id), authorizer.client_address()).await?;
+    let verified = attempt.verify_password(current, Some(stored.clone())).await?;
+    let verified = verified.ok_or_else(|| incorrect_password_audited(authorizer, user, "wrong_password"))?;
+    let work = authorizer.begin().await?;
+    verified.record_success(&work).await?;
+    work.commit().await?;
+    Ok(stored)
 }

@@ -1,7 +1,7 @@
 //! Users: every caller is one.
 
-use super::password_change::PasswordFields;
-use crate::application::login_throttle::{LoginAttempt, LoginThrottle};
+use super::password_change::{PasswordFields, hash_password, take_secret};
+use crate::application::login_throttle::LoginThrottle;
 use crate::application::{Authorizer, Error};
 use crate::authn::PasswordRules;
 use crate::authz::{Attribute, AuthzResource, Permitted, Scope, UserAttributes};
@@ -10,15 +10,14 @@ use crate::http::crud::{self, AuthorizedUpdate, Patch, UpdateRequest};
 use crate::http::openapi::{self, OperationDoc};
 use crate::http::{Json, PathId, Problem, RouteGroup};
 use crate::resource::{self, Resource};
-use crate::store::{Account, AuditEntry, EndReason, Event, Outcome, SessionSelection, UnitOfWork};
-use crate::types::{Email, FieldErrorCode, Id, JsonObject, Name, Timestamp, Url, UserStatus};
+use crate::store::{AuditEntry, EndReason, Event, SessionSelection, UnitOfWork};
+use crate::types::{Email, Id, JsonObject, Name, Timestamp, Url, UserStatus};
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse};
 use sea_orm::FromQueryResult;
 use sea_orm::entity::prelude::*;
-use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{Object, ObjectBuilder, Schema, SchemaType, Type};
 use utoipa::{PartialSchema, ToSchema};
@@ -185,29 +184,6 @@ impl Resource for User {
 fn full_name(given: Option<&Name>, family: Option<&Name>) -> String {
     let names: Vec<&str> = [given, family].into_iter().flatten().map(Name::as_str).collect();
     names.join(" ")
-}
-
-/// Removes a secret from the fields of a body, and returns it.
-pub(super) fn take_secret(
-    fields: &mut Map<String, Value>,
-    name: &str,
-) -> Result<Option<SecretString>, Problem> {
-    match fields.remove(name) {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::String(secret)) => Ok(Some(secret.into())),
-        Some(_) => Err(Problem::invalid_field(name, FieldErrorCode::InvalidType, "expected a string")),
-    }
-}
-
-/// Checks a new password against the rules, and returns its hash.
-pub(super) async fn hash_password(
-    authorizer: &Authorizer,
-    user: &User,
-    password: SecretString,
-) -> Result<String, Problem> {
-    let names = [&user.given_name, &user.family_name].into_iter().flatten().map(Name::as_str);
-    let user_inputs = names.chain([user.email.as_str()]).map(str::to_owned).collect();
-    Ok(authorizer.state().passwords.hash(password, user_inputs).await?)
 }
 
 /// The schema of a body with an additional password property.
@@ -459,46 +435,4 @@ fn audit_change(work: &UnitOfWork, before: &Permitted<User>, row: &Permitted<Use
     if before.email != row.email {
         work.audit(user_event(Event::UserEmailChanged, row));
     }
-}
-
-/// 400: the current password is missing or incorrect.
-fn invalid_current_password(code: FieldErrorCode, message: &str) -> Error {
-    Error::invalid_field("currentPassword", code, message)
-}
-
-/// 400: the current password is incorrect. Audited, because the holder of a stolen token may try to guess the password.
-pub(super) fn incorrect_password_audited(
-    authorizer: &Authorizer,
-    user: &Permitted<User>,
-    reason: &str,
-) -> Error {
-    let entry = user_event(Event::UserPasswordChanged, user).outcome(Outcome::Failed).with("reason", reason);
-    invalid_current_password(FieldErrorCode::Incorrect, "the current password is incorrect")
-        .with_audit(authorizer.audit_actor(), entry)
-}
-
-/// Verifies the current password of the caller, and returns the stored hash that it matches.
-pub(super) async fn verify_current_password(
-    authorizer: &Authorizer,
-    user: &Permitted<User>,
-    current: Option<SecretString>,
-) -> Result<String, Error> {
-    let account = authorizer.state().store.account(user.id).await?;
-    let Some(Account { email, password_hash: Some(stored), .. }) = account else {
-        return Err(invalid_current_password(
-            FieldErrorCode::NotAllowed,
-            "the user has no password; an admin has to set the first one",
-        ));
-    };
-    let current = current.ok_or_else(|| {
-        invalid_current_password(FieldErrorCode::DependentRequired, "required to change your own password")
-    })?;
-    let attempt =
-        LoginAttempt::begin(authorizer.state(), &email, Some(user.id), authorizer.client_address()).await?;
-    let verified = attempt.verify_password(current, Some(stored.clone())).await?;
-    let verified = verified.ok_or_else(|| incorrect_password_audited(authorizer, user, "wrong_password"))?;
-    let work = authorizer.begin().await?;
-    verified.record_success(&work).await?;
-    work.commit().await?;
-    Ok(stored)
 }
