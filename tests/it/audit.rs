@@ -1,11 +1,9 @@
 //! The audit log: its events, exactly one per change, who can read them, and that changes to it are detected.
 
-use crate::database_outage::DatabaseOutage;
-use crate::multi_process::{TIMEOUT, cached_client, count, log_in, serve_with};
 use crate::refresh::{expect_refresh_rejected, refresh, refresh_token};
 use crate::reload::PolicyFiles;
 use crate::revocation::revoke;
-use crate::support::{ADMIN, Client, Database, PASSWORD, TestApp, decode_jwt};
+use crate::support::{ADMIN, Client, PASSWORD, TestApp, decode_jwt};
 use crate::token_families::access_token;
 use crate::tokens::{email, request_token};
 use cedargate::application::audit;
@@ -14,8 +12,6 @@ use cedargate::store::ChainHead;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::sync::Arc;
-use std::time::Instant;
-use tokio::task::block_in_place;
 
 const NEW_PASSWORD: &str = "b3tt3rTh4nB3f0r3";
 
@@ -481,31 +477,4 @@ async fn the_audit_log_contains_no_secrets() {
         "SELECT COUNT(*) FROM audit, refresh_tokens WHERE details LIKE '%' || refresh_tokens.hash || '%'";
     assert_eq!(app.count(hashes).await, 0);
     assert!(!all.contains("argon2"));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn policy_reloads_during_a_database_outage_are_logged_afterwards() {
-    let (database, files) = (Database::new().await, PolicyFiles::new());
-    let [policies, schema] = ["policies", "schema"].map(|name| files.path(name).display().to_string());
-    let settings = [("CEDARGATE_POLICIES", policies.as_str()), ("CEDARGATE_SCHEMA", &schema)];
-    let running = block_in_place(|| serve_with(&database, &settings));
-    let outage = DatabaseOutage::begin(&database.url, database.server.clone()).await;
-    let policy = "@id(\"late\")\nforbid (principal, action == Action::\"listForms\", resource);";
-    files.write("policies/late.cedar", policy);
-    let started = Instant::now();
-    while !running.log().contains("failed to write audit entry") {
-        assert!(started.elapsed() < TIMEOUT, "{}", running.log());
-        tokio::task::yield_now().await;
-    }
-    outage.end_outage().await;
-    let started = Instant::now();
-    let reloads = "SELECT COUNT(*) FROM audit WHERE event = 'policies.reloaded'";
-    while count(&database.url, reloads).await == 0 {
-        assert!(started.elapsed() < TIMEOUT, "{}", running.log());
-    }
-    let admin = cached_client(&running.base, access_token(&log_in(&running.base, ADMIN).await)).await;
-    let version = admin.get("/v2/policies").await.expect(StatusCode::OK)["version"].clone();
-    let found = events(&admin, "event=policies.reloaded").await;
-    let found: Vec<&Value> = found.iter().map(|one| &one["details"]["version"]).collect();
-    assert_eq!(found, [&version], "the active version, once");
 }

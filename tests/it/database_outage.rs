@@ -1,14 +1,18 @@
 //! A database that is unavailable and becomes available again.
 
-use crate::multi_process::TIMEOUT;
-use crate::support::{TestApp, run_sql};
+use crate::audit::events;
+use crate::multi_process::{TIMEOUT, cached_client, count, log_in, serve_with};
+use crate::reload::PolicyFiles;
+use crate::support::{ADMIN, Database, TestApp, run_sql};
+use crate::token_families::access_token;
 use reqwest::StatusCode;
 use sea_orm::{ConnectionTrait, DatabaseConnection, Statement};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::time::Instant;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
+use tokio::task::block_in_place;
 
 /// A database outage. PostgreSQL closes all connections and accepts no new ones. In SQLite, another connection holds the write
 /// lock.
@@ -127,4 +131,31 @@ async fn a_write_whose_client_disconnected_is_visible_to_everyone() {
     }
     database.close().await.unwrap();
     assert!(names.len() >= 20, "{} of 200 were written", names.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn policy_reloads_during_a_database_outage_are_logged_afterwards() {
+    let (database, files) = (Database::new().await, PolicyFiles::new());
+    let [policies, schema] = ["policies", "schema"].map(|name| files.path(name).display().to_string());
+    let settings = [("CEDARGATE_POLICIES", policies.as_str()), ("CEDARGATE_SCHEMA", &schema)];
+    let running = block_in_place(|| serve_with(&database, &settings));
+    let outage = DatabaseOutage::begin(&database.url, database.server.clone()).await;
+    let policy = "@id(\"late\")\nforbid (principal, action == Action::\"listForms\", resource);";
+    files.write("policies/late.cedar", policy);
+    let started = Instant::now();
+    while !running.log().contains("failed to write audit entry") {
+        assert!(started.elapsed() < TIMEOUT, "{}", running.log());
+        tokio::task::yield_now().await;
+    }
+    outage.end_outage().await;
+    let started = Instant::now();
+    let reloads = "SELECT COUNT(*) FROM audit WHERE event = 'policies.reloaded'";
+    while count(&database.url, reloads).await == 0 {
+        assert!(started.elapsed() < TIMEOUT, "{}", running.log());
+    }
+    let admin = cached_client(&running.base, access_token(&log_in(&running.base, ADMIN).await)).await;
+    let version = admin.get("/v2/policies").await.expect(StatusCode::OK)["version"].clone();
+    let found = events(&admin, "event=policies.reloaded").await;
+    let found: Vec<&Value> = found.iter().map(|one| &one["details"]["version"]).collect();
+    assert_eq!(found, [&version], "the active version, once");
 }
