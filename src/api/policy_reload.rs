@@ -337,10 +337,15 @@ pub async fn check_startup_version(
     }
     let what =
         if losses.is_empty() { "every change needs a confirmation".to_owned() } else { losses.to_string() };
+    // The version does not cover the policy tests, so that it can be the same although files are missing.
+    let change = match stored_state.version == version {
+        true => format!("version {version} is incomplete, compared with the files that were active last"),
+        false => {
+            format!("version {version} is not the version {} that was active last", stored_state.version)
+        }
+    };
     Ok(Err(format!(
-        "version {version} is not the version {} that was active last: {what}; restore the files, or confirm the version \
-         with `cedargate policy reload --confirm {version}`",
-        stored_state.version
+        "{change}: {what}; restore the files, or confirm the version with `cedargate policy reload --confirm {version}`"
     )))
 }
 

@@ -344,6 +344,11 @@ async fn a_start_that_lost_a_forbid_or_a_file_is_refused() {
         restore(&files);
         assert_eq!(start_error(&app.config, &app).await, None, "{what}");
     }
+    // The version covers no policy tests: it is the same without them.
+    std::fs::remove_file(files.path("policies/cases/one.json")).unwrap();
+    let error = start_error(&app.config, &app).await.unwrap();
+    assert!(error.contains("is incomplete") && error.contains("cases/one.json"), "{error}");
+    restore(&files);
     let mode = |policy_reload| Config { policy_reload, ..app.config.clone() };
     files.write("policies/extra.cedar", EXTRA);
     assert_eq!(start_error(&app.config, &app).await, None, "nothing would be lost");
