@@ -283,37 +283,9 @@ pub(super) async fn search_subjects(
         let ask = AuthzRequest { principal, action: name, context: &request_context, recorder: None };
         evaluation::decide(engine, &ask, &target, resource.entity_ref(), false).answer.allowed
     };
-    let mut is_complete = true;
-    if requested_type.r#type.as_str() == "User" {
-        let evaluation_authorizer = authorizer.for_prerequisite("evaluateAccess");
-        'pages: loop {
-            let after = builder.after().and_then(|after| after.parse::<Id>().ok());
-            let page = authorizer
-                .state()
-                .store
-                .accounts(&authorizer.caller().organization, after, SCAN_BATCH)
-                .await?;
-            let is_last = page.len() < usize::try_from(SCAN_BATCH).unwrap_or(usize::MAX);
-            for account in page {
-                let id = account.id;
-                let can_evaluate = evaluation_authorizer.can_evaluate(&account);
-                let is_by_credential =
-                    id == authorizer.caller().id && requested_type.basis != Some(Basis::Role);
-                let is_permitted = can_evaluate
-                    && match is_by_credential {
-                        true => is_permitted(&authorizer.caller().principal, authorizer.request_context()),
-                        false => Caller::from_account(engine, &account)
-                            .is_some_and(|caller| is_permitted(&caller.principal, authorizer.bare_context())),
-                    };
-                if builder.push(&id.to_string(), is_permitted.then(|| json!({ "type": "User", "id": id }))) {
-                    is_complete = false;
-                    break 'pages;
-                }
-            }
-            if is_last {
-                break;
-            }
-        }
+    let kind = requested_type.r#type.as_str();
+    let is_complete = if kind == "User" {
+        push_users(&authorizer, requested_type.basis, &mut builder, is_permitted).await?
     } else if !authorizer
         .for_prerequisite("evaluateForeignAccess")
         .is_permitted_in(&authorizer.caller().organization)
@@ -321,17 +293,51 @@ pub(super) async fn search_subjects(
         return Err(Problem::forbidden("evaluateForeignAccess"));
     } else {
         let after = builder.after().map(str::to_owned);
-        for id in engine.external_entities().ids(requested_type.r#type.as_str(), after.as_deref()) {
-            let found = engine.external_entities().resolve(requested_type.r#type.as_str(), id, &Map::new());
+        let is_page_full = engine.external_entities().ids(kind, after.as_deref()).into_iter().any(|id| {
+            let found = engine.external_entities().resolve(kind, id, &Map::new());
             let is_permitted = found
-                .is_ok_and(|foreign| is_permitted(&Principal::external(foreign), authorizer.bare_context()));
-            if builder.push(id, is_permitted.then(|| json!({ "type": requested_type.r#type, "id": id }))) {
-                is_complete = false;
-                break;
+                .is_ok_and(|entity| is_permitted(&Principal::external(entity), authorizer.bare_context()));
+            builder.push(id, is_permitted.then(|| json!({ "type": kind, "id": id })))
+        });
+        !is_page_full
+    };
+    Ok(authzen_response(&authorizer, &builder.finish(is_complete)))
+}
+
+/// Adds the permitted users of the caller's subtree that the caller may evaluate. Returns whether there are no more.
+///
+/// # Errors
+/// The database is unavailable.
+async fn push_users(
+    authorizer: &Authorizer,
+    basis: Option<Basis>,
+    builder: &mut PageBuilder,
+    is_permitted: impl Fn(&Principal, DecisionContext) -> bool,
+) -> Result<bool, Problem> {
+    let evaluation_authorizer = authorizer.for_prerequisite("evaluateAccess");
+    let caller = authorizer.caller();
+    loop {
+        let after = builder.after().and_then(|after| after.parse::<Id>().ok());
+        let page = authorizer.state().store.accounts(&caller.organization, after, SCAN_BATCH).await?;
+        let is_last = page.len() < usize::try_from(SCAN_BATCH).unwrap_or(usize::MAX);
+        for account in page {
+            let id = account.id;
+            let can_evaluate = evaluation_authorizer.can_evaluate(&account);
+            let is_by_credential = id == caller.id && basis != Some(Basis::Role);
+            let is_permitted = can_evaluate
+                && match is_by_credential {
+                    true => is_permitted(&caller.principal, authorizer.request_context()),
+                    false => Caller::from_account(authorizer.engine(), &account)
+                        .is_some_and(|user| is_permitted(&user.principal, authorizer.bare_context())),
+                };
+            if builder.push(&id.to_string(), is_permitted.then(|| json!({ "type": "User", "id": id }))) {
+                return Ok(false);
             }
         }
+        if is_last {
+            return Ok(true);
+        }
     }
-    Ok(authzen_response(&authorizer, &builder.finish(is_complete)))
 }
 
 /// `POST /access/v1/search/resource`.

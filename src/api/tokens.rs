@@ -148,65 +148,75 @@ async fn create(
 ) -> Result<HttpResponse, Problem> {
     let state = &WorkerState::from_request(&request)?.app;
     let origin = request_middleware::request_origin(&request);
-    let missing = |field: &str, with: &str| {
-        let message = format!("required with `{with}`");
-        Problem::invalid_field(field, FieldErrorCode::DependentRequired, message)
-    };
-    match body {
-        TokenRequest { password: Some(_), refresh_token: Some(_), .. } => Err(Problem::invalid_fields(vec![
-            FieldError::new(
-                "password",
-                FieldErrorCode::Conflict,
-                "send either a password or a refresh token, not both",
-            ),
-            FieldError::new(
-                "refreshToken",
-                FieldErrorCode::Conflict,
-                "send either a password or a refresh token, not both",
-            ),
-        ])),
-        TokenRequest { email, password: Some(password), client_id, .. } => {
-            if client_id.is_some() {
-                return Err(Problem::invalid_field(
-                    "clientId",
-                    FieldErrorCode::Conflict,
-                    "only accepted with `refreshToken`, not with `password`",
-                ));
-            }
-            let email = email.ok_or_else(|| missing("email", "password"))?;
-            let password = normalize_password(password);
-            if password.expose_secret().chars().count() > PasswordRules::MAX {
-                let message = format!("more than {} characters", PasswordRules::MAX);
-                return Err(Problem::invalid_field("password", FieldErrorCode::TooLong, message));
-            }
-            Ok(token_response(token_families::log_in(state, &origin, email, password).await?))
+    let pair = match Grant::from_body(body)? {
+        Grant::Password { email, password } => {
+            token_families::log_in(state, &origin, email, password).await?
         }
-        TokenRequest { refresh_token: Some(token), client_id, email, .. } => {
-            if email.is_some() {
-                return Err(Problem::invalid_field(
-                    "email",
-                    FieldErrorCode::Conflict,
-                    "only accepted with `password`; send `clientId` with `refreshToken`",
-                ));
-            }
-            let client = client_id.ok_or_else(|| missing("clientId", "refreshToken"))?;
+        Grant::RefreshToken { token, client } => {
             let expected = |account: &Account| account.email == client;
-            Ok(token_response(token_families::rotate(state, &origin, &token, expected).await?))
+            token_families::rotate(state, &origin, &token, expected).await?
         }
-        TokenRequest { email: Some(_), .. } => Err(missing("password", "email")),
-        TokenRequest { client_id: Some(_), .. } => Err(missing("refreshToken", "clientId")),
-        _ => Err(Problem::invalid_fields(vec![
-            FieldError::new(
-                "email",
+    };
+    Ok(token_response(pair))
+}
+
+/// The credentials of a token request.
+enum Grant {
+    Password { email: Email, password: SecretString },
+    RefreshToken { token: SecretString, client: Email },
+}
+
+impl Grant {
+    /// Checks which of the fields a body has.
+    ///
+    /// # Errors
+    /// The fields do not belong together, or the password is too long.
+    fn from_body(body: TokenRequest) -> Result<Self, Problem> {
+        let invalid = |fields: &[&str], code, message: &str| {
+            Problem::invalid_fields(
+                fields.iter().map(|field| FieldError::new(*field, code, message)).collect(),
+            )
+        };
+        let missing = |field: &str, with: &str| {
+            invalid(&[field], FieldErrorCode::DependentRequired, &format!("required with `{with}`"))
+        };
+        match body {
+            TokenRequest { password: Some(_), refresh_token: Some(_), .. } => Err(invalid(
+                &["password", "refreshToken"],
+                FieldErrorCode::Conflict,
+                "send either a password or a refresh token, not both",
+            )),
+            TokenRequest { password: Some(_), client_id: Some(_), .. } => Err(invalid(
+                &["clientId"],
+                FieldErrorCode::Conflict,
+                "only accepted with `refreshToken`, not with `password`",
+            )),
+            TokenRequest { email, password: Some(password), .. } => {
+                let email = email.ok_or_else(|| missing("email", "password"))?;
+                let password = normalize_password(password);
+                if password.expose_secret().chars().count() > PasswordRules::MAX {
+                    let message = format!("more than {} characters", PasswordRules::MAX);
+                    return Err(invalid(&["password"], FieldErrorCode::TooLong, &message));
+                }
+                Ok(Self::Password { email, password })
+            }
+            TokenRequest { refresh_token: Some(_), email: Some(_), .. } => Err(invalid(
+                &["email"],
+                FieldErrorCode::Conflict,
+                "only accepted with `password`; send `clientId` with `refreshToken`",
+            )),
+            TokenRequest { refresh_token: Some(token), client_id, .. } => {
+                let client = client_id.ok_or_else(|| missing("clientId", "refreshToken"))?;
+                Ok(Self::RefreshToken { token, client })
+            }
+            TokenRequest { email: Some(_), .. } => Err(missing("password", "email")),
+            TokenRequest { client_id: Some(_), .. } => Err(missing("refreshToken", "clientId")),
+            _ => Err(invalid(
+                &["email", "password"],
                 FieldErrorCode::Required,
                 "send `email` and `password`, or `refreshToken` and `clientId`",
-            ),
-            FieldError::new(
-                "password",
-                FieldErrorCode::Required,
-                "send `email` and `password`, or `refreshToken` and `clientId`",
-            ),
-        ])),
+            )),
+        }
     }
 }
 
