@@ -55,7 +55,7 @@ struct AuditEvent {
     /// The acting user; null for the service itself, the command line and unauthenticated clients.
     #[schema(value_type = Option<Id>)]
     actor: Option<String>,
-    /// The kind of credential: `password` for a login and its access tokens, `refreshToken`, `apiKey` or `terminal`.
+    /// The kind of credential: `session` for a login and its access tokens, `refreshToken`, `apiKey` or `terminal`.
     credential: Option<String>,
     /// The id of the session or API key.
     #[schema(value_type = Option<Id>)]

@@ -25,7 +25,7 @@ impl Credential {
     /// Returns the name by which policies refer to it.
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::Session(_) => "password",
+            Self::Session(_) => "session",
             Self::ApiKey(_) => "apiKey",
             Self::Terminal => "terminal",
         }

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 /// The request context. Fields that the action's context does not declare are not passed to Cedar.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct DecisionContext {
-    /// The kind of the caller's credential: `password`, `apiKey` or `terminal`.
+    /// The kind of the caller's credential: `session`, `apiKey` or `terminal`.
     pub credential: Option<&'static str>,
     /// Whether the API key is a provisioning key (a setting). None for other credentials.
     pub provisioning: Option<bool>,

@@ -368,7 +368,7 @@ mod tests {
             event: "login.succeeded".into(),
             outcome: "ok".into(),
             actor: Some("599e1fcd9da1c72645c95886".into()),
-            credential: Some("password".into()),
+            credential: Some("session".into()),
             credential_id: None,
             subject_type: None,
             subject: None,
@@ -385,13 +385,13 @@ mod tests {
     #[test]
     fn the_hash_matches_the_documented_encoding() {
         // Computed independently from the documentation of `hash`.
-        assert_eq!(hash(&row()), "d7c8d791d3acd7f876f43a222fbaa7b27f80379a487c1d94f241621bd1fa375f");
+        assert_eq!(hash(&row()), "f00ac00ea6d2aa2f7a0c782f409c7319f80ebbd45f8556d593ae8563f717fab4");
     }
 
     #[test]
     fn the_hash_depends_on_the_column_and_distinguishes_null_from_empty() {
         let mut moved = row();
-        (moved.credential, moved.credential_id) = (None, Some("password".into()));
+        (moved.credential, moved.credential_id) = (None, Some("session".into()));
         let mut empty = row();
         empty.credential_id = Some(String::new());
         assert_ne!(hash(&moved), hash(&row()));

@@ -97,7 +97,7 @@ async fn logins_refreshes_and_session_ends_are_logged() {
     let place = app.state.store.root().await.unwrap().unwrap();
     let expected = json!({
         "seq": watch.seen, "time": app.clock.now().to_string(), "event": "login.succeeded", "outcome": "ok",
-        "actor": user.id, "credential": "password", "credentialId": session,
+        "actor": user.id, "credential": "session", "credentialId": session,
         "subjectType": "User", "subject": user.id, "organization": place.org_id(), "path": place,
         "address": "127.0.0.1", "requestId": "login-1", "details": { "session": session },
         "previous": new[0]["previous"], "hash": new[0]["hash"],

@@ -202,7 +202,7 @@ async fn the_credential_cannot_be_overridden_by_the_context() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
     let key = app.bearer(&admin.key(&[Scope::Admin]).await);
-    for context in [json!({}), json!({ "credential": "password" }), json!({ "credential": "terminal" })] {
+    for context in [json!({}), json!({ "credential": "session" }), json!({ "credential": "terminal" })] {
         let request = with_context(context, question("createApiKey", "User", &admin.id));
         let answer = answer(&key, request.clone()).await;
         assert_eq!((&answer["decision"], policy_ids(&answer)), (&json!(false), vec!["key.creation"]));

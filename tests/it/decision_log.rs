@@ -211,7 +211,7 @@ async fn a_logged_decision_has_its_own_context() {
         seen.entry(line["action"].as_str().unwrap().to_owned()).or_default().push(context);
     }
     let by_password =
-        json!({ "credential": "password", "ip": { "__extn": { "fn": "ip", "arg": "127.0.0.1" } } });
+        json!({ "credential": "session", "ip": { "__extn": { "fn": "ip", "arg": "127.0.0.1" } } });
     assert_eq!(seen["fetchConversation"], [json!({}), json!({}), json!({})]);
     assert_eq!(seen["listForms"], [by_password.clone(), by_password.clone(), by_password.clone()]);
     let mut changing = by_password;

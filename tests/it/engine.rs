@@ -63,7 +63,7 @@ struct Question {
 
 const WORDS: [&str; 4] = ["chat", "support", "open", "x"];
 const FIELDS: [&str; 4] = ["role", "meta", "email", "password"];
-const CREDENTIALS: [&str; 2] = ["password", "apiKey"];
+const CREDENTIALS: [&str; 2] = ["session", "apiKey"];
 
 fn questions() -> impl Strategy<Value = Question> {
     (

@@ -122,7 +122,7 @@ async fn an_api_key_cannot_claim_to_be_a_provisioning_key() {
     let admin = app.admin().await;
     let (_, key) = api_key(&app, &admin, Scope::Admin).await;
     let target = app.user(Scope::Guest).await.id;
-    for context in [json!({}), json!({ "provisioning": true }), json!({ "credential": "password" })] {
+    for context in [json!({}), json!({ "provisioning": true }), json!({ "credential": "session" })] {
         let question = json!({
             "action": { "name": "deleteUser" }, "resource": { "type": "User", "id": target }, "context": context,
         });

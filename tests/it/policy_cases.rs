@@ -35,19 +35,26 @@ fn the_shipped_policy_tests_pass() {
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
-/// A copy of the shipped policies without the policy with this id.
-fn policies_without(id: &str) -> tempfile::TempDir {
+/// A copy of the shipped policies in which `edit` has changed the text of each `.cedar` file.
+fn edited_policies(edit: impl Fn(&str) -> String) -> tempfile::TempDir {
     let copy = tempfile::tempdir().unwrap();
     for path in files("policies") {
         let mut text = std::fs::read_to_string(&path).unwrap();
         if path.extension().is_some_and(|extension| extension == "cedar") {
-            let policies: PolicySet = text.parse().unwrap();
-            let kept = policies.policies().filter(|policy| policy.annotation("id") != Some(id));
-            text = kept.map(|policy| format!("{policy}\n")).collect();
+            text = edit(&text);
         }
         std::fs::write(copy.path().join(path.file_name().unwrap()), text).unwrap();
     }
     copy
+}
+
+/// A copy of the shipped policies without the policy with this id.
+fn policies_without(id: &str) -> tempfile::TempDir {
+    edited_policies(|text| {
+        let policies: PolicySet = text.parse().unwrap();
+        let kept = policies.policies().filter(|policy| policy.annotation("id") != Some(id));
+        kept.map(|policy| format!("{policy}\n")).collect()
+    })
 }
 
 #[test]
@@ -67,4 +74,37 @@ fn the_shipped_policy_tests_detect_the_loss_of_every_forbid() {
         }
     }
     assert!(unnoticed.is_empty(), "no case fails without {}", unnoticed.join(", "));
+}
+
+/// Whether the shipped policy tests fail if the `index`-th comparison of the credential reads `replacement`.
+fn is_detected(index: usize, comparison: &str, replacement: &str) -> bool {
+    let copy = edited_policies(|text| match text.match_indices(comparison).nth(index) {
+        Some((at, _)) => {
+            let mut edited = text.to_owned();
+            edited.replace_range(at..at + comparison.len(), replacement);
+            edited
+        }
+        None => text.to_owned(),
+    });
+    let bundle = bundle(copy.path());
+    shipped_cases().iter().any(|case| case.run(&bundle).is_err())
+}
+
+/// The policy tests name the credential of an access token `session`. A policy that expects another name, such as
+/// `password`, does not apply to it.
+#[test]
+fn the_shipped_policy_tests_detect_a_policy_with_another_name_for_a_credential() {
+    let comparison = r#"context.credential == "apiKey""#;
+    let text = std::fs::read_to_string(project_file("policies/service.cedar")).unwrap();
+    let forbids = text.matches(comparison).count();
+    assert_eq!(forbids, 2, "key.identities and key.creation");
+    for index in 0..forbids {
+        assert!(!is_detected(index, comparison, r#"context.credential != "session""#), "the same meaning");
+        for unknown in [r#"context.credential != "password""#, r#"context.credential == "key""#] {
+            assert!(
+                is_detected(index, comparison, unknown),
+                "no case fails with {unknown} in forbid {index}"
+            );
+        }
+    }
 }
