@@ -1,20 +1,20 @@
 //! `POST /v2/authorize`: decisions for other services, in the form of an AuthZEN evaluation.
 
 use super::evaluation::{
-    self, Basis, Decision, DecisionError, EntityRef, POLICY_VERSION, PolicyView, Reasons, ResolvedSubject,
-    merge_client_context,
+    self, Decision, DecisionError, POLICY_VERSION, PolicyView, Reasons, merge_client_context,
 };
-use super::users::User;
-use crate::application::{Authorizer, Caller, Error, ErrorKind};
-use crate::authz::AuthzRequest;
+use crate::application::subjects::{
+    Basis, EntityRef, ResolvedSubject, SubjectError, SubjectResolver, SubjectSelector,
+};
+use crate::application::{Authorizer, Error};
+use crate::authz::{AuthzRequest, ExternalError};
 use crate::http::openapi::OperationDoc;
 use crate::http::{Json, Problem, RouteGroup};
-use crate::types::{FieldErrorCode, Id, Term, non_null, object_only};
+use crate::types::{FieldErrorCode, Term, non_null, object_only};
 use actix_web::HttpResponse;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use std::sync::Arc;
 use utoipa::ToSchema;
 use utoipa::openapi::schema::Type;
 
@@ -169,8 +169,8 @@ async fn evaluate(
     let subject = question.subject.as_ref();
     let subject =
         subject.and_then(|subject| Some((subject.r#type.as_ref()?.as_str(), subject.id.as_ref()?.as_str())));
-    let result = match resolve_subject_choice(&authorizer, question.subject.as_ref()).await? {
-        ResolvedSubject::Principal(principal, context) => {
+    let result = match resolve_subject(&authorizer, question.subject.as_ref()).await? {
+        Ok(ResolvedSubject { principal, context }) => {
             let context = merge_client_context(context, &question.action.properties, &question.context);
             let target = evaluation::resolve_resource(&authorizer, entity_ref).await?;
             let ask = AuthzRequest {
@@ -181,7 +181,7 @@ async fn evaluate(
             };
             evaluation::decide(engine, &ask, &target, entity_ref, false)
         }
-        ResolvedSubject::Error(error) => {
+        Err(error) => {
             let resource = (entity_ref.kind, entity_ref.id);
             evaluation::record_failed_evaluation(
                 &authorizer,
@@ -191,7 +191,6 @@ async fn evaluate(
                 error,
             )
         }
-        ResolvedSubject::Forbidden => return Err(Problem::forbidden("evaluateAccess")),
     };
     let policies = result.answer.policies.iter().map(|policy| PolicyView::summary(policy)).collect();
     let version = engine.bundle().version().to_owned();
@@ -206,76 +205,54 @@ async fn evaluate(
         .json(Decision { decision: result.answer.allowed, context: Some(context) }))
 }
 
-/// Resolves the subject, if the caller may evaluate it. A user that does not exist or is not accessible is a field error.
-async fn resolve_subject_choice(
+/// Resolves the subject, if the caller may evaluate it; otherwise returns why the question cannot be decided.
+///
+/// # Errors
+/// A user that does not exist or is not accessible, an unknown type and an unavailable basis are field errors.
+async fn resolve_subject(
     authorizer: &Authorizer,
     subject: Option<&Subject>,
-) -> Result<ResolvedSubject, Problem> {
-    match subject {
-        None => {
-            authorizer.for_prerequisite("evaluateAccess").find_authorized::<User>("me").await?;
-            Ok(evaluation::caller_as_subject(authorizer))
+) -> Result<Result<ResolvedSubject, DecisionError>, Problem> {
+    let selector = subject_selector(subject)?;
+    let error = match SubjectResolver::for_questions(authorizer).resolve(selector).await {
+        Ok(subject) => return Ok(Ok(subject)),
+        Err(error) => error,
+    };
+    let invalid = |field, code, error: SubjectError| Err(Problem::invalid_field(field, code, error));
+    match (selector, error) {
+        (SubjectSelector::Caller, SubjectError::UnknownUser) => Err(Error::not_found("User").into()),
+        (_, error @ SubjectError::UnknownUser) => invalid("subject.id", FieldErrorCode::NotFound, error),
+        (
+            _,
+            error @ (SubjectError::InvalidType(_) | SubjectError::External(ExternalError::UnknownType(_))),
+        ) => invalid("subject.type", FieldErrorCode::UnknownType, error),
+        (_, error @ SubjectError::CredentialBasisNotAvailable) => {
+            invalid("subject.basis", FieldErrorCode::NotAllowed, error)
         }
+        (_, error) => DecisionError::from_subject(error).map(Err),
+    }
+}
+
+/// Returns how the body names the subject.
+fn subject_selector(subject: Option<&Subject>) -> Result<SubjectSelector<'_>, Problem> {
+    match subject {
+        None => Ok(SubjectSelector::Caller),
         Some(Subject { token: Some(token), r#type: None, id: None, basis: None, .. }) => {
-            resolve_token_subject(authorizer, token).await
+            let token = token.expose_secret();
+            if token.chars().count() > MAX_TOKEN {
+                let message = format!("more than {MAX_TOKEN} characters");
+                return Err(Problem::invalid_field("subject.token", FieldErrorCode::TooLong, message));
+            }
+            Ok(SubjectSelector::Token(token))
         }
         Some(Subject { token: None, r#type: Some(kind), id: Some(id), properties, basis }) => {
             let entity_ref = EntityRef { kind: kind.as_str(), id: id.as_str(), properties };
-            match evaluation::resolve_subject(authorizer, entity_ref, *basis).await? {
-                ResolvedSubject::Error(DecisionError { code: "unknown_subject", message, .. }) => {
-                    let (field, code) = match kind.as_str() {
-                        "User" => ("subject.id", FieldErrorCode::NotFound),
-                        _ => ("subject.type", FieldErrorCode::UnknownType),
-                    };
-                    Err(Problem::invalid_field(field, code, message))
-                }
-                ResolvedSubject::Error(DecisionError { code: "invalid", message, .. }) => {
-                    Err(Problem::invalid_field("subject.basis", FieldErrorCode::NotAllowed, message))
-                }
-                resolved => Ok(resolved),
-            }
+            Ok(SubjectSelector::Entity(entity_ref, *basis))
         }
         Some(_) => Err(Problem::invalid_field(
             "subject",
             FieldErrorCode::DependentRequired,
             "expected either `token`, or `type` and `id` and optionally `basis`",
         )),
-    }
-}
-
-async fn resolve_token_subject(
-    authorizer: &Authorizer,
-    token: &SecretString,
-) -> Result<ResolvedSubject, Problem> {
-    let state = authorizer.state();
-    let token = secrecy::ExposeSecret::expose_secret(token);
-    if token.chars().count() > MAX_TOKEN {
-        return Err(Problem::invalid_field(
-            "subject.token",
-            FieldErrorCode::TooLong,
-            format!("more than {MAX_TOKEN} characters"),
-        ));
-    }
-    let error = match Caller::from_token(state, authorizer.engine(), token).await {
-        Ok(caller) => match authorizer
-            .for_prerequisite("evaluateAccess")
-            .find_authorized::<User>(&caller.id.to_string())
-            .await
-        {
-            Ok(_) => {
-                let context = authorizer.request_context_for(caller.credential);
-                return Ok(ResolvedSubject::Principal(Arc::clone(&caller.principal), context));
-            }
-            // The token of an inaccessible user is reported like one of no user.
-            Err(error) if error.kind == ErrorKind::NotFound => Error::invalid_token(),
-            Err(error) => return Err(error.into()),
-        },
-        Err(error) if error.kind.is_server_error() => return Err(error.into()),
-        Err(error) => error,
-    };
-    // A caller that may not evaluate other users does not learn why their tokens are invalid.
-    match authorizer.for_prerequisite("evaluateAccess").find_authorized::<User>(&Id::NIL.to_string()).await {
-        Err(error) if error.kind != ErrorKind::NotFound => Err(error.into()),
-        _ => Ok(ResolvedSubject::Error(DecisionError::new(error.code, error.message))),
     }
 }

@@ -5,11 +5,13 @@ use super::authzen_body::RawBody;
 use super::authzen_search::{ActionSearch, ResourceSearch, SubjectSearch};
 use super::authzen_search::{search_actions, search_doc, search_resources, search_subjects};
 use super::evaluation::{
-    self, Basis, Decision, EntityRef, EvaluationResult, POLICY_VERSION, ResolvedResource, ResolvedSubject,
-    merge_client_context,
+    self, Decision, DecisionError, EvaluationResult, POLICY_VERSION, ResolvedResource, merge_client_context,
 };
 use super::question_cache::{self, CachedQuestion, QuestionKey};
 use crate::application::Authorizer;
+use crate::application::subjects::{
+    Basis, EntityRef, ResolvedSubject, SubjectError, SubjectResolver, SubjectSelector,
+};
 use crate::authz::AuthzRequest;
 use crate::http::base_url::base_url;
 use crate::http::openapi::OperationDoc;
@@ -94,6 +96,11 @@ object_only!(Subject, read);
 impl Subject {
     pub(super) fn entity_ref(&self) -> EntityRef<'_> {
         EntityRef { kind: self.r#type.as_str(), id: self.id.as_str(), properties: &self.properties }
+    }
+
+    /// How it names the subject of a question.
+    pub(super) fn selector(&self) -> SubjectSelector<'_> {
+        SubjectSelector::Entity(self.entity_ref(), self.basis)
     }
 
     /// The type and the id.
@@ -244,21 +251,22 @@ pub(super) async fn evaluate(
     let versions =
         key.map(|key| (key, [entity_version(subject.entity_ref()), entity_version(resource.entity_ref())]));
     let name = authorizer.engine().resolve_action(action.name.as_str(), resource.r#type.as_str());
-    let (principal, request_context) =
-        match evaluation::resolve_subject(authorizer, subject.entity_ref(), subject.basis).await? {
-            ResolvedSubject::Principal(principal, request_context) => (principal, request_context),
-            ResolvedSubject::Error(error) => {
-                let (subject, resource_name) = (subject.type_and_id(), resource.type_and_id());
-                return Ok(Some(evaluation::record_failed_evaluation(
-                    authorizer,
-                    subject,
-                    name,
-                    resource_name,
-                    error,
-                )));
-            }
-            ResolvedSubject::Forbidden => return Ok(None),
-        };
+    let resolved = SubjectResolver::for_questions(authorizer).resolve(subject.selector()).await;
+    let ResolvedSubject { principal, context: request_context } = match resolved {
+        Ok(resolved) => resolved,
+        Err(SubjectError::Forbidden) => return Ok(None),
+        Err(error) => {
+            let error = DecisionError::from_subject(error)?;
+            let (subject, resource_name) = (subject.type_and_id(), resource.type_and_id());
+            return Ok(Some(evaluation::record_failed_evaluation(
+                authorizer,
+                subject,
+                name,
+                resource_name,
+                error,
+            )));
+        }
+    };
     let request_context = merge_client_context(request_context, &action.properties, context);
     let target = evaluation::resolve_resource(authorizer, resource.entity_ref()).await?;
     let ask = AuthzRequest {

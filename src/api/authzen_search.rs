@@ -3,8 +3,11 @@
 
 use super::authzen::{Action, Entity, Subject, authzen_response};
 use super::authzen_body::AuthzenJson;
-use super::evaluation::{self, Basis, EntityRef, ResolvedResource, ResolvedSubject, merge_client_context};
-use crate::application::{Authorizer, Caller};
+use super::evaluation::{self, DecisionError, ResolvedResource, merge_client_context};
+use crate::application::Authorizer;
+use crate::application::subjects::{
+    Basis, EVALUATE_FOREIGN_ACTION, EntityRef, ResolvedSubject, SubjectResolver,
+};
 use crate::authz::{AuthzRequest, DecisionContext, Principal, ResourceEntity};
 use crate::http::Problem;
 use crate::http::openapi::OperationDoc;
@@ -13,7 +16,6 @@ use actix_web::HttpResponse;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use std::sync::Arc;
 use utoipa::ToSchema;
 use utoipa::openapi::schema::Type;
 
@@ -278,26 +280,21 @@ pub(super) async fn search_subjects(
     let target = evaluation::resolve_resource(&authorizer, resource.entity_ref()).await?;
     let engine = authorizer.engine();
     let name = engine.resolve_action(action.name.as_str(), resource.r#type.as_str());
-    let is_permitted = |principal: &Principal, request_context: DecisionContext| {
-        let request_context = merge_client_context(request_context, &action.properties, &search.context);
-        let ask = AuthzRequest { principal, action: name, context: &request_context, recorder: None };
+    let is_permitted = |ResolvedSubject { principal, context }: ResolvedSubject| {
+        let context = merge_client_context(context, &action.properties, &search.context);
+        let ask = AuthzRequest { principal: &principal, action: name, context: &context, recorder: None };
         evaluation::decide(engine, &ask, &target, resource.entity_ref(), false).answer.allowed
     };
     let kind = requested_type.r#type.as_str();
     let is_complete = if kind == "User" {
         push_users(&authorizer, requested_type.basis, &mut builder, is_permitted).await?
-    } else if !authorizer
-        .for_prerequisite("evaluateForeignAccess")
-        .is_permitted_in(&authorizer.caller().organization)
-    {
-        return Err(Problem::forbidden("evaluateForeignAccess"));
     } else {
-        let after = builder.after().map(str::to_owned);
+        let resolver = SubjectResolver::for_questions(&authorizer);
+        resolver.require_external().map_err(|_| Problem::forbidden(EVALUATE_FOREIGN_ACTION))?;
+        let (after, properties) = (builder.after().map(str::to_owned), Map::new());
         let is_page_full = engine.external_entities().ids(kind, after.as_deref()).into_iter().any(|id| {
-            let found = engine.external_entities().resolve(kind, id, &Map::new());
-            let is_permitted = found
-                .is_ok_and(|entity| is_permitted(&Principal::external(entity), authorizer.bare_context()));
-            builder.push(id, is_permitted.then(|| json!({ "type": kind, "id": id })))
+            let subject = resolver.external_subject(EntityRef { kind, id, properties: &properties });
+            builder.push(id, subject.is_ok_and(is_permitted).then(|| json!({ "type": kind, "id": id })))
         });
         !is_page_full
     };
@@ -312,9 +309,9 @@ async fn push_users(
     authorizer: &Authorizer,
     basis: Option<Basis>,
     builder: &mut PageBuilder,
-    is_permitted: impl Fn(&Principal, DecisionContext) -> bool,
+    is_permitted: impl Fn(ResolvedSubject) -> bool,
 ) -> Result<bool, Problem> {
-    let evaluation_authorizer = authorizer.for_prerequisite("evaluateAccess");
+    let resolver = SubjectResolver::for_questions(authorizer);
     let caller = authorizer.caller();
     loop {
         let after = builder.after().and_then(|after| after.parse::<Id>().ok());
@@ -322,14 +319,7 @@ async fn push_users(
         let is_last = page.len() < usize::try_from(SCAN_BATCH).unwrap_or(usize::MAX);
         for account in page {
             let id = account.id;
-            let can_evaluate = evaluation_authorizer.can_evaluate(&account);
-            let is_by_credential = id == caller.id && basis != Some(Basis::Role);
-            let is_permitted = can_evaluate
-                && match is_by_credential {
-                    true => is_permitted(&caller.principal, authorizer.request_context()),
-                    false => Caller::from_account(authorizer.engine(), &account)
-                        .is_some_and(|user| is_permitted(&user.principal, authorizer.bare_context())),
-                };
+            let is_permitted = resolver.candidate(&account, basis).is_some_and(&is_permitted);
             if builder.push(&id.to_string(), is_permitted.then(|| json!({ "type": "User", "id": id }))) {
                 return Ok(false);
             }
@@ -349,10 +339,10 @@ pub(super) async fn search_resources(
     let subject: Subject = Search::parse_part(&search.subject, "subject")?;
     let action = search.action()?;
     let mut builder = PageBuilder::new(&authorizer, "resource", &search)?;
-    let Some((principal, request_context)) = resolve_principal(&authorizer, &subject).await? else {
+    let Some(ResolvedSubject { principal, context }) = resolve_subject(&authorizer, &subject).await? else {
         return Ok(authzen_response(&authorizer, &builder.finish(true)));
     };
-    let request_context = merge_client_context(request_context, &action.properties, &search.context);
+    let request_context = merge_client_context(context, &action.properties, &search.context);
     let engine = authorizer.engine();
     let name = engine.resolve_action(action.name.as_str(), requested_type.r#type.as_str());
     let ask = AuthzRequest { principal: &principal, action: name, context: &request_context, recorder: None };
@@ -392,14 +382,13 @@ pub(super) async fn search_resources(
 }
 
 /// Resolves the subject of a search; none if it cannot be evaluated, 403 if the caller may not evaluate it.
-async fn resolve_principal(
+async fn resolve_subject(
     authorizer: &Authorizer,
     subject: &Subject,
-) -> Result<Option<(Arc<Principal>, DecisionContext)>, Problem> {
-    match evaluation::resolve_subject(authorizer, subject.entity_ref(), subject.basis).await? {
-        ResolvedSubject::Principal(principal, request_context) => Ok(Some((principal, request_context))),
-        ResolvedSubject::Error(_) => Ok(None),
-        ResolvedSubject::Forbidden => Err(Problem::forbidden("evaluateAccess")),
+) -> Result<Option<ResolvedSubject>, Problem> {
+    match SubjectResolver::for_questions(authorizer).resolve(subject.selector()).await {
+        Ok(subject) => Ok(Some(subject)),
+        Err(error) => DecisionError::from_subject(error).map(|_| None),
     }
 }
 
@@ -411,10 +400,10 @@ pub(super) async fn search_actions(
     let subject: Subject = Search::parse_part(&search.subject, "subject")?;
     let resource: Entity = Search::parse_part(&search.resource, "resource")?;
     let mut builder = PageBuilder::new(&authorizer, "action", &search)?;
-    let Some((principal, request_context)) = resolve_principal(&authorizer, &subject).await? else {
+    let Some(ResolvedSubject { principal, context }) = resolve_subject(&authorizer, &subject).await? else {
         return Ok(authzen_response(&authorizer, &builder.finish(true)));
     };
-    let request_context = merge_client_context(request_context, &Map::new(), &search.context);
+    let request_context = merge_client_context(context, &Map::new(), &search.context);
     let target = evaluation::resolve_resource(&authorizer, resource.entity_ref()).await?;
     let after = builder.after().map(str::to_owned);
     let mut is_complete = true;

@@ -1,14 +1,16 @@
 //! Shared parts of the decision endpoints: resolving subject and resource, evaluation, and the response.
 
-use crate::application::{Authorizer, Caller, UserAtFullRole};
+use crate::application::Authorizer;
+use crate::application::authorizer::EVALUATE_ACTION;
+use crate::application::subjects::{EntityRef, SubjectError};
 use crate::authz::{
     AuthzDecision, AuthzRequest, DecisionContext, DenialReason, Engine, ExternalError, PolicyMetadata,
 };
-use crate::authz::{InvalidAttribute, Principal, ResourceEntity};
+use crate::authz::{InvalidAttribute, ResourceEntity};
 use crate::http::Problem;
 pub use crate::http::forward_auth::POLICY_VERSION;
 use crate::types::Id;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -39,6 +41,25 @@ impl DecisionError {
         Self { attribute: Some(unfit.path.clone()), ..Self::new(unfit.code, unfit.to_string()) }
     }
 
+    /// The error of a subject that cannot be evaluated.
+    ///
+    /// # Errors
+    /// The request fails: the caller may not evaluate the subject, or it could not be loaded.
+    pub fn from_subject(error: SubjectError) -> Result<Self, Problem> {
+        let code = match error {
+            SubjectError::Forbidden => return Err(Problem::forbidden(EVALUATE_ACTION)),
+            SubjectError::Failed(error) => return Err(error.into()),
+            SubjectError::InvalidToken(error) => return Ok(Self::new(error.code, error.message)),
+            SubjectError::External(error) => {
+                return Ok(Self::from_external(error, "subject", "unknown_subject"));
+            }
+            SubjectError::UnknownUser | SubjectError::InvalidType(_) => "unknown_subject",
+            SubjectError::CredentialBasisNotAvailable => "invalid",
+            SubjectError::Blocked => "blocked",
+        };
+        Ok(Self::new(code, error.to_string()))
+    }
+
     /// The error of an external entity; `part` is `subject` or `resource`.
     fn from_external(error: ExternalError, part: &str, unknown_code: &'static str) -> Self {
         match error {
@@ -49,140 +70,6 @@ impl DecisionError {
             ExternalError::UnknownType(_) => Self::new(unknown_code, error.to_string()),
             ExternalError::Failed(message) => Self::new("undecidable", message),
         }
-    }
-}
-
-/// A subject or resource named by a question.
-#[derive(Debug, Clone, Copy)]
-pub struct EntityRef<'a> {
-    /// The entity type.
-    pub kind: &'a str,
-    /// The id.
-    pub id: &'a str,
-    /// The attributes that the client supplied.
-    pub properties: &'a Map<String, Value>,
-}
-
-/// The scopes with which a user is evaluated (see "Questions about oneself" in docs/decisions.md).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Basis {
-    /// Those of the credential of the request: the default for the caller, and not available for other users.
-    Credential,
-    /// Those of the whole role: the default, and the only choice, for other users.
-    Role,
-}
-
-/// The result of resolving a subject.
-pub enum ResolvedSubject {
-    /// The principal, and the request context of its evaluation.
-    Principal(Arc<Principal>, DecisionContext),
-    /// The subject cannot be evaluated.
-    Error(DecisionError),
-    /// The caller may not evaluate the subject.
-    Forbidden,
-}
-
-/// Resolves the subject of a question, and authorizes its evaluation: `evaluateAccess` on a user, `evaluateForeignAccess`
-/// for external subjects. The caller is evaluated with the credential of the request unless `basis` is the role; other
-/// users with their whole role.
-///
-/// # Errors
-/// Where the database is not available.
-pub async fn resolve_subject(
-    authorizer: &Authorizer,
-    entity_ref: EntityRef<'_>,
-    basis: Option<Basis>,
-) -> Result<ResolvedSubject, Problem> {
-    if entity_ref.kind != "User" {
-        return Ok(resolve_external_subject(authorizer, entity_ref, basis));
-    }
-    let evaluation_authorizer = authorizer.for_prerequisite("evaluateAccess");
-    let id = evaluation_authorizer.resolve_id(entity_ref.id);
-    let user = match id {
-        Some(id) => Caller::load_user_at_full_role(authorizer.state(), authorizer.engine(), id).await?,
-        None => None,
-    };
-    let is_own = id == Some(authorizer.caller().id);
-    Ok(match user {
-        Some(user) if evaluation_authorizer.is_permitted_on(&user.resource) => match basis {
-            Some(Basis::Credential) if !is_own => {
-                ResolvedSubject::Error(DecisionError::new("invalid", CREDENTIAL_BASIS_IS_FOR_CALLER))
-            }
-            None | Some(Basis::Credential) if is_own => caller_as_subject(authorizer),
-            _ => subject_at_full_role(authorizer, Some(&user)),
-        },
-        // As for paths (see "403 or 404" in docs/decisions.md).
-        _ if evaluation_authorizer.could_in_home_org("User") => ResolvedSubject::Error(DecisionError::new(
-            "unknown_subject",
-            "User does not exist or is not accessible",
-        )),
-        _ => ResolvedSubject::Forbidden,
-    })
-}
-
-/// The error of a question with `basis: credential` about another subject than the caller.
-const CREDENTIAL_BASIS_IS_FOR_CALLER: &str =
-    "basis: `credential` is only available for the caller's own user";
-
-fn resolve_external_subject(
-    authorizer: &Authorizer,
-    entity_ref: EntityRef<'_>,
-    basis: Option<Basis>,
-) -> ResolvedSubject {
-    if authorizer.state().resource_types.contains(entity_ref.kind) {
-        let message = format!(
-            "{:?} is not a valid subject type; expected \"User\" or an external type",
-            entity_ref.kind
-        );
-        return ResolvedSubject::Error(DecisionError::new("unknown_subject", message));
-    }
-    if !authorizer
-        .for_prerequisite("evaluateForeignAccess")
-        .is_permitted_in(&authorizer.caller().organization)
-    {
-        return ResolvedSubject::Forbidden;
-    }
-    if basis == Some(Basis::Credential) {
-        return ResolvedSubject::Error(DecisionError::new("invalid", CREDENTIAL_BASIS_IS_FOR_CALLER));
-    }
-    match authorizer.engine().external_entities().resolve(
-        entity_ref.kind,
-        entity_ref.id,
-        entity_ref.properties,
-    ) {
-        Ok(entity) => {
-            ResolvedSubject::Principal(Arc::new(Principal::external(entity)), authorizer.bare_context())
-        }
-        Err(error) => {
-            ResolvedSubject::Error(DecisionError::from_external(error, "subject", "unknown_subject"))
-        }
-    }
-}
-
-/// The caller as subject, with the credential of the request.
-pub fn caller_as_subject(authorizer: &Authorizer) -> ResolvedSubject {
-    ResolvedSubject::Principal(Arc::clone(&authorizer.caller().principal), authorizer.request_context())
-}
-
-/// A user as subject, with its whole role.
-pub async fn resolve_user_at_full_role(
-    authorizer: &Authorizer,
-    user: Id,
-) -> Result<ResolvedSubject, Problem> {
-    Ok(subject_at_full_role(
-        authorizer,
-        Caller::load_user_at_full_role(authorizer.state(), authorizer.engine(), user).await?.as_deref(),
-    ))
-}
-
-fn subject_at_full_role(authorizer: &Authorizer, user: Option<&UserAtFullRole>) -> ResolvedSubject {
-    match user.and_then(|user| user.principal.as_ref()) {
-        Some(principal) => ResolvedSubject::Principal(Arc::clone(principal), authorizer.bare_context()),
-        None => ResolvedSubject::Error(DecisionError::new(
-            "blocked",
-            "the user is blocked, or its organization is inactive",
-        )),
     }
 }
 
@@ -241,7 +128,7 @@ impl EvaluationResult {
 
     /// A denial because the caller may not evaluate the subject.
     pub fn subject_forbidden() -> Self {
-        Self::from_error(DecisionError::new("forbidden", "not authorized to evaluate this subject"))
+        Self::from_error(DecisionError::new("forbidden", SubjectError::Forbidden.to_string()))
     }
 }
 

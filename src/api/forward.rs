@@ -1,7 +1,8 @@
 //! Forward authentication: decides whether a proxy may forward a request. The response is a status and headers, for nginx (`auth_request`), Traefik (ForwardAuth), Caddy (`forward_auth`) and Envoy (HTTP ext_authz).
 
-use super::evaluation::{self, EntityRef, ResolvedResource};
+use super::evaluation::{self, ResolvedResource};
 use crate::application::Authorizer;
+use crate::application::subjects::EntityRef;
 use crate::authz::{AuthzRequest, ResourceEntity};
 use crate::http::forward_auth::{
     HEADER_PAIRS, OriginalRequest, PATH, POLICY_VERSION, ResourceRef, RouteMatch, SCOPE, USER_ID,

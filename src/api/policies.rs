@@ -1,10 +1,11 @@
 //! The active policies, the permission matrix, policy reload, and the permissions of a user.
 
 use super::authzen_search::permitted_actions;
-use super::evaluation::{self, Basis, EntityRef, POLICY_VERSION, PolicyView, ResolvedSubject};
+use super::evaluation::{self, POLICY_VERSION, PolicyView};
 use super::policy_reload::{self, PendingView, ReloadOutcome, Trigger};
-use super::users::User;
 use crate::application::Authorizer;
+use crate::application::authorizer::EVALUATE_ACTION;
+use crate::application::subjects::{Basis, EntityRef, ResolvedSubject, SubjectError, SubjectResolver};
 use crate::authz::{Engine, ScopeCells, matrix_rows};
 use crate::http::openapi::{self, OperationDoc};
 use crate::http::{Json, PathId, Problem, RouteGroup, body};
@@ -259,7 +260,12 @@ async fn permissions(
     authorizer: Authorizer,
     (request, id): (HttpRequest, PathId),
 ) -> Result<HttpResponse, Problem> {
-    let user = authorizer.find_authorized::<User>(&id.0).await?;
+    let resolver = SubjectResolver::for_recorded_checks(&authorizer);
+    let user = resolver.find_user(authorizer.resolve_id(&id.0)).await.map_err(|error| match error {
+        SubjectError::UnknownUser => Problem::not_found("User"),
+        SubjectError::Failed(error) => error.into(),
+        _ => Problem::forbidden(EVALUATE_ACTION),
+    })?;
     let (mut kind, mut resource_id, mut basis) = (None, None, None);
     for (name, value) in body::query_pairs(&request)? {
         match name.as_str() {
@@ -278,22 +284,19 @@ async fn permissions(
     }
     let (kind, resource_id) = match (kind, resource_id) {
         (Some(kind), Some(resource_id)) => (kind, resource_id),
-        (None, None) => ("Organization".to_owned(), user.organization.to_string()),
+        (None, None) => ("Organization".to_owned(), user.organization().to_string()),
         (Some(_), None) => return Err(missing_parameter("id", "type")),
         (None, Some(_)) => return Err(missing_parameter("type", "id")),
     };
     let none = Map::new();
     let entity_ref = EntityRef { kind: &kind, id: &resource_id, properties: &none };
-    let subject = match user.id == authorizer.caller().id && basis != Some(Basis::Role) {
-        true => evaluation::caller_as_subject(&authorizer),
-        false => evaluation::resolve_user_at_full_role(&authorizer, user.id).await?,
-    };
-    let actions = match subject {
-        ResolvedSubject::Principal(principal, context) => {
+    let actions = match resolver.user_subject(&user, basis) {
+        Ok(ResolvedSubject { principal, context }) => {
             let target = evaluation::resolve_resource(&authorizer, entity_ref).await?;
             permitted_actions(&authorizer, "User", &principal, &context, &target, entity_ref)
         }
-        ResolvedSubject::Error(_) | ResolvedSubject::Forbidden => Vec::new(),
+        // A blocked user may do nothing.
+        Err(_) => Vec::new(),
     };
     Ok(HttpResponse::Ok()
         .insert_header((POLICY_VERSION, authorizer.engine().bundle().version()))

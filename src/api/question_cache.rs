@@ -3,8 +3,9 @@
 //! The key is the caller, the policies and the body. An entry is valid while the rows that it was resolved from are
 //! unchanged. A hit skips parsing and resolution; the decision is made by the engine and recorded every time.
 
-use super::evaluation::{self, EntityRef, EvaluationResult};
+use super::evaluation::{self, EvaluationResult};
 use crate::application::Authorizer;
+use crate::application::subjects::EntityRef;
 use crate::authz::{AuthzRequest, DecisionContext, Principal, ResourceEntity};
 use crate::store::CacheVersion;
 use crate::types::{Fingerprint, Id, ThreadCache};

@@ -3,7 +3,6 @@
 //! [`super::lookups`] adds the operations that load what is authorized.
 
 use super::audit::is_administrative;
-use super::caller::user_attributes;
 use super::refusals::Refusal;
 use super::{AppState, Caller, Credential, Error, SharedState};
 use crate::authz::{
@@ -12,7 +11,7 @@ use crate::authz::{
 };
 use crate::decision_log::BatchRecorder;
 use crate::resource::Resource;
-use crate::store::{Account, AuditActor};
+use crate::store::AuditActor;
 use crate::telemetry;
 use crate::types::{Id, OrgPath, Timestamp};
 use arc_swap::Guard;
@@ -194,12 +193,6 @@ impl Authorizer {
     /// Returns whether the action is permitted on an organization.
     pub fn is_permitted_in(&self, organization: &OrgPath) -> bool {
         self.is_permitted_on(&ResourceEntity::organization(organization))
-    }
-
-    /// Returns whether the action is permitted on the user with this account.
-    pub fn can_evaluate(&self, account: &Account) -> bool {
-        let attributes = user_attributes(account);
-        self.is_permitted_on(&ResourceEntity::user(account.id, &account.path, attributes))
     }
 
     /// Returns whether the action could be permitted on some resource of this type in the caller's own organization.

@@ -14,6 +14,7 @@ pub mod rate_limits;
 pub mod refusals;
 pub mod signing_keys;
 pub mod state;
+pub mod subjects;
 pub mod token_families;
 
 pub use authorizer::Authorizer;

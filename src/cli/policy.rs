@@ -1,9 +1,12 @@
 //! `cedargate policy`: validates, tests, explains and confirms policies.
 
 use super::{CommandResult, Failure, OutputArgs, block_on, open, print_line, write_or_check};
-use crate::api::evaluation::{self, EntityRef, ResolvedSubject};
+use crate::api::evaluation::{self, DecisionError};
 use crate::api::policy_reload;
-use crate::application::{Authorizer, Error};
+use crate::application::subjects::{
+    EntityRef, ResolvedSubject, SubjectError, SubjectResolver, SubjectSelector,
+};
+use crate::application::{Authorizer, Caller};
 use crate::authz::{
     AuthzRequest, Bundle, BundleError, DecisionContext, DenialReason, Engine, PolicyMetadata, Principal,
     Scope, ScopeSet, cases, matrix,
@@ -185,19 +188,23 @@ async fn resolve_principal(
             let account = account.ok_or_else(|| Failure::failed(format!("no user with the email {user}")))?;
             let scopes = ScopeSet::new(question.scopes.iter().copied());
             let scopes = scopes.map(|scopes| authorizer.engine().effective_scopes(&scopes, account.role));
-            (user.to_string(), evaluation::resolve_user_at_full_role(authorizer, account.id).await?, scopes)
+            // Whether the policies let the command line evaluate users is not asked: it explains any policies.
+            let user_subject = Caller::from_account(authorizer.engine(), &account).map(|caller| {
+                ResolvedSubject { principal: caller.principal, context: authorizer.bare_context() }
+            });
+            (user.to_string(), user_subject.ok_or(SubjectError::Blocked), scopes)
         }
         (None, Some(subject)) => {
             let subject = entity(subject, &question.subject_properties);
-            let name = format!("{}:{}", subject.kind, subject.id);
-            (name, evaluation::resolve_subject(authorizer, subject, None).await?, None)
+            let selector = SubjectSelector::Entity(subject, None);
+            let resolved = SubjectResolver::for_questions(authorizer).resolve(selector).await;
+            (format!("{}:{}", subject.kind, subject.id), resolved, None)
         }
         (None, None) => return Err(Failure::failed("--user or --subject is required")),
     };
-    let (principal, context) = match resolved {
-        ResolvedSubject::Principal(principal, context) => (principal, context),
-        ResolvedSubject::Error(error) => return Err(Failure::failed(error.message)),
-        ResolvedSubject::Forbidden => return Err(Error::forbidden("evaluateAccess").into()),
+    let ResolvedSubject { principal, context } = match resolved {
+        Ok(subject) => subject,
+        Err(error) => return Err(Failure::failed(DecisionError::from_subject(error)?.message)),
     };
     let principal = match scopes {
         Some(scopes) => principal.with_scopes(scopes.as_ref()).map_or(principal, Arc::new),
