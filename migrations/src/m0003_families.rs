@@ -1,5 +1,5 @@
 //! Refresh-token families: the predecessor of each token, and when and why a session ended. A session ends at `expires_at`,
-//! however it is used; the last of its tokens expires at `good_until`.
+//! however it is used; the last of its tokens expires at `last_token_expiry`.
 
 use super::{index, text, time};
 use sea_orm_migration::prelude::*;
@@ -15,9 +15,9 @@ impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         let columns: [(&'static str, ColumnDef); 10] = [
             ("sessions", time("expires_at").not_null().default(0).to_owned()),
-            ("sessions", time("good_until").not_null().default(0).to_owned()),
+            ("sessions", time("last_token_expiry").not_null().default(0).to_owned()),
             ("sessions", time("ended_at")),
-            ("sessions", text("ended_because")),
+            ("sessions", text("end_reason")),
             ("sessions", text("created_address")),
             ("sessions", text("created_agent")),
             ("sessions", text("used_address")),
@@ -31,14 +31,14 @@ impl MigrationTrait for Migration {
         }
         let mut ends = Query::update();
         let end = || Expr::col("created_at").add(SESSION_MILLIS);
-        ends.table("sessions").value("expires_at", end()).value("good_until", end());
+        ends.table("sessions").value("expires_at", end()).value("last_token_expiry", end());
         manager.execute(ends).await?;
         // At most one successor per token.
         let mut successor = Index::create();
         successor.name("refresh_tokens_predecessor_key").table("refresh_tokens").col("predecessor").unique();
         manager.create_index(successor).await?;
         for (table, column) in
-            [("sessions", "good_until"), ("refresh_tokens", "expires_at"), ("api_keys", "expires_at")]
+            [("sessions", "last_token_expiry"), ("refresh_tokens", "expires_at"), ("api_keys", "expires_at")]
         {
             manager.create_index(index(table, &[column])).await?;
         }

@@ -46,8 +46,8 @@ impl MigrationTrait for Migration {
             .col(text("credential"))
             .col(id("credential_id"))
             // The target.
-            .col(text("subject_type"))
-            .col(id("subject"))
+            .col(text("target_type"))
+            .col(id("target"))
             // The organization of the event, and its path at the time.
             .col(id("organization"))
             .col(text("path"))
@@ -58,7 +58,7 @@ impl MigrationTrait for Migration {
             .col(text("hash").not_null())
             .to_owned();
         manager.create_table(audit).await?;
-        for columns in [["actor", "seq"], ["subject", "seq"], ["event", "seq"]] {
+        for columns in [["actor", "seq"], ["target", "seq"], ["event", "seq"]] {
             manager.create_index(index("audit", &columns)).await?;
         }
         for trigger in triggers(manager.get_database_backend()) {

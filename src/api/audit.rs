@@ -61,10 +61,10 @@ struct AuditEvent {
     #[schema(value_type = Option<Id>)]
     credential_id: Option<String>,
     /// The type of the target: `User` or `Organization`.
-    subject_type: Option<String>,
+    target_type: Option<String>,
     /// The id of the target.
     #[schema(value_type = Option<Id>)]
-    subject: Option<String>,
+    target: Option<String>,
     /// The organization that the event belongs to.
     #[schema(value_type = Option<Id>)]
     organization: Option<String>,
@@ -95,8 +95,8 @@ impl From<AuditRow> for AuditEvent {
             actor: row.actor,
             credential: row.credential,
             credential_id: row.credential_id,
-            subject_type: row.subject_type,
-            subject: row.subject,
+            target_type: row.target_type,
+            target: row.target,
             organization: row.organization,
             path: row.path,
             address: row.address,
@@ -121,7 +121,7 @@ fn fields() -> Vec<ListField> {
         field("event", Event::schema(), ListField::EXACT_MATCH),
         field("outcome", Outcome::schema(), ListField::EXACT_MATCH),
         field("actor", Id::schema(), ListField::EXACT_MATCH),
-        field("subject", Id::schema(), ListField::EXACT_MATCH),
+        field("target", Id::schema(), ListField::EXACT_MATCH),
         field("requestId", request_id.into(), ListField::EXACT_MATCH),
         field("from", Timestamp::schema(), "Only events at or after this time."),
         field("to", Timestamp::schema(), "Only events before this time."),

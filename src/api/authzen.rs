@@ -56,7 +56,7 @@ pub fn routes() -> RouteGroup {
         .additional_actions(PREREQUISITES)
 }
 
-const PREREQUISITES: &[&str] = &["evaluateForeignAccess", "referTo"];
+const PREREQUISITES: &[&str] = &["evaluateExternalAccess", "referTo"];
 
 /// The route of the metadata.
 pub fn metadata_routes() -> RouteGroup {
@@ -173,7 +173,7 @@ fn evaluation_doc() -> OperationDoc {
     OperationDoc::new("Evaluate access (AuthZEN)")
         .describe(
             "`context.explain` or the header `X-Explain: true` requests reasons. Evaluating a user is authorized as \
-             `evaluateAccess`, evaluating an external subject as `evaluateForeignAccess`. The caller's own user is evaluated \
+             `evaluateAccess`, evaluating an external subject as `evaluateExternalAccess`. The caller's own user is evaluated \
              with the credential of the request, or with its whole role if `subject.basis` is `role`; another user always \
              with its role. Stored data take precedence over `properties`, which supply attributes that are not stored.",
         )

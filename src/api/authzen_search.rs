@@ -6,7 +6,7 @@ use super::authzen_body::AuthzenJson;
 use super::evaluation::{self, DecisionError, ResolvedResource, merge_client_context};
 use crate::application::Authorizer;
 use crate::application::subjects::{
-    Basis, EVALUATE_FOREIGN_ACTION, EntityRef, ResolvedSubject, SubjectResolver,
+    Basis, EVALUATE_EXTERNAL_ACTION, EntityRef, ResolvedSubject, SubjectResolver,
 };
 use crate::authz::{AuthzRequest, DecisionContext, Principal, ResourceEntity};
 use crate::http::Problem;
@@ -290,7 +290,7 @@ pub(super) async fn search_subjects(
         push_users(&authorizer, requested_type.basis, &mut builder, is_permitted).await?
     } else {
         let resolver = SubjectResolver::for_questions(&authorizer);
-        resolver.require_external().map_err(|_| Problem::forbidden(EVALUATE_FOREIGN_ACTION))?;
+        resolver.require_external().map_err(|_| Problem::forbidden(EVALUATE_EXTERNAL_ACTION))?;
         let (after, properties) = (builder.after().map(str::to_owned), Map::new());
         let is_page_full = engine.external_entities().ids(kind, after.as_deref()).into_iter().any(|id| {
             let subject = resolver.external_subject(EntityRef { kind, id, properties: &properties });
@@ -371,7 +371,7 @@ pub(super) async fn search_resources(
         for id in engine.external_entities().ids(requested_type.r#type.as_str(), after.as_deref()) {
             let found = engine.external_entities().resolve(requested_type.r#type.as_str(), id, &Map::new());
             let is_permitted =
-                found.is_ok_and(|foreign| engine.allows(&ask, &ResourceEntity::external(foreign)));
+                found.is_ok_and(|entity| engine.allows(&ask, &ResourceEntity::external(entity)));
             if builder.push(id, is_permitted.then(|| result(id))) {
                 is_complete = false;
                 break;

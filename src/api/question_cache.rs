@@ -20,7 +20,7 @@ const CAPACITY: usize = 1_024;
 const MAX_BODY_BYTES: usize = 2_048;
 
 /// The actions that are authorized before a question is evaluated: evaluating the subject, and referring to the resource.
-const PREREQUISITES: [&str; 3] = ["evaluateAccess", "evaluateForeignAccess", "referTo"];
+const PREREQUISITES: [&str; 3] = ["evaluateAccess", "evaluateExternalAccess", "referTo"];
 
 thread_local! {
     static CACHE: RefCell<ThreadCache<CachedQuestion>> = const { RefCell::new(ThreadCache::EMPTY) };

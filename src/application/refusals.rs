@@ -213,7 +213,7 @@ fn entry(key: &RefusalKey, count: &CoalescedRefusals) -> AuditEntry {
     }
     if !count.other_targets.is_empty() {
         let others: Vec<String> = count.other_targets.iter().map(ToString::to_string).collect();
-        entry = entry.with("otherSubjects", others);
+        entry = entry.with("otherTargets", others);
     }
     if let Some((kind, id)) = count.target {
         entry = entry.target(kind, id);

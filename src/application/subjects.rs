@@ -1,7 +1,7 @@
 //! Subjects of decision questions: which principal a question is about, and whether the caller may ask about it.
 //!
 //! `/v2/authorize`, AuthZEN evaluations and searches, and the permissions of a user all resolve their subjects here. Evaluating
-//! a user is authorized as `evaluateAccess` on that user, evaluating an external subject as `evaluateForeignAccess` on the
+//! a user is authorized as `evaluateAccess` on that user, evaluating an external subject as `evaluateExternalAccess` on the
 //! caller's own organization. The caller's own user is evaluated with the credential of the request unless the question asks
 //! for the whole role; other users are always evaluated with their whole role (see "Questions about oneself" in
 //! docs/decisions.md).
@@ -18,7 +18,7 @@ use std::sync::Arc;
 use utoipa::ToSchema;
 
 /// The action that permits evaluating external subjects.
-pub const EVALUATE_FOREIGN_ACTION: &str = "evaluateForeignAccess";
+pub const EVALUATE_EXTERNAL_ACTION: &str = "evaluateExternalAccess";
 
 /// A subject or resource named by a question.
 #[derive(Debug, Clone, Copy)]
@@ -192,8 +192,8 @@ impl<'a> SubjectResolver<'a> {
     /// # Errors
     /// [`SubjectError::Forbidden`].
     pub fn require_external(&self) -> Result<(), SubjectError> {
-        let foreign = self.authorizer.for_prerequisite(EVALUATE_FOREIGN_ACTION);
-        match foreign.is_permitted_in(&self.authorizer.caller().organization) {
+        let external = self.authorizer.for_prerequisite(EVALUATE_EXTERNAL_ACTION);
+        match external.is_permitted_in(&self.authorizer.caller().organization) {
             true => Ok(()),
             false => Err(SubjectError::Forbidden),
         }

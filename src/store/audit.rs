@@ -174,7 +174,7 @@ impl AuditRow {
     /// Builds the entry that follows `head`.
     pub(super) fn after(head: &ChainHead, actor: &AuditActor, entry: AuditEntry) -> Self {
         let actor = entry.actor.as_deref().unwrap_or(actor);
-        let (subject_type, subject) = entry.target.unzip();
+        let (target_type, target) = entry.target.unzip();
         let mut row = Self {
             seq: head.seq.saturating_add(1),
             time: actor.time,
@@ -183,8 +183,8 @@ impl AuditRow {
             actor: actor.user.map(|id| id.to_string()),
             credential: actor.credential.map(str::to_owned),
             credential_id: actor.credential_id.map(|id| id.to_string()),
-            subject_type: subject_type.map(str::to_owned),
-            subject: subject.map(|id| id.to_string()),
+            target_type: target_type.map(str::to_owned),
+            target: target.map(|id| id.to_string()),
             organization: entry.organization_path.as_ref().map(|path| path.org_id().to_string()),
             path: entry.organization_path.as_ref().map(ToString::to_string),
             address: actor.address.clone(),

@@ -28,9 +28,9 @@ pub struct Model {
     /// The id of the session or API key.
     pub credential_id: Option<String>,
     /// The type of the target.
-    pub subject_type: Option<String>,
+    pub target_type: Option<String>,
     /// The id of the target.
-    pub subject: Option<String>,
+    pub target: Option<String>,
     /// The organization of the event.
     pub organization: Option<String>,
     /// The path of that organization at the time.

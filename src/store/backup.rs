@@ -59,7 +59,7 @@ impl Store {
             select
         };
         let mut sessions = users_in("sessions");
-        sessions.and_where(Expr::col("ended_at").is_null()).and_where(Expr::col("good_until").gt(now));
+        sessions.and_where(Expr::col("ended_at").is_null()).and_where(Expr::col("last_token_expiry").gt(now));
         let mut all = sessions.union(UnionType::Distinct, users_in("api_keys")).to_owned();
         all.order_by("user", Order::Asc).limit(limit);
         let rows = self.db.query_all(&all).await?;

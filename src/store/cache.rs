@@ -43,7 +43,7 @@ const MAX_NOTIFIED_SLOTS: usize = 500;
 /// The time between attempts to listen.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 /// The channel of the notifications.
-const CHANNEL: &str = "cedargate_facts";
+const CHANNEL: &str = "cedargate_cache";
 
 /// The state of the write counters when something was read.
 ///

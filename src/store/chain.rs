@@ -370,8 +370,8 @@ mod tests {
             actor: Some("599e1fcd9da1c72645c95886".into()),
             credential: Some("session".into()),
             credential_id: None,
-            subject_type: None,
-            subject: None,
+            target_type: None,
+            target: None,
             organization: None,
             path: None,
             address: Some("192.0.2.7".into()),
@@ -404,8 +404,8 @@ mod tests {
             let text = || Some(text.to_owned());
             AuditRow {
                 credential_id: text(),
-                subject_type: text(),
-                subject: text(),
+                target_type: text(),
+                target: text(),
                 organization: text(),
                 path: text(),
                 request: text(),

@@ -46,7 +46,7 @@ impl Store {
             batch.column("id").from(table).and_where(Expr::col(end).lt(before));
             batch
         };
-        let mut sessions = expired_in("sessions", "good_until", ended_before);
+        let mut sessions = expired_in("sessions", "last_token_expiry", ended_before);
         // A session may have many tokens; deleting them by the cascade in one statement would block other writers.
         let mut tokens = Query::select();
         tokens

@@ -44,7 +44,6 @@ pub struct Session {
     /// When it ends, however it is used.
     pub expires_at: Timestamp,
     /// When the last of its tokens expires.
-    #[sea_orm(from_alias = "good_until")]
     pub last_token_expiry: Timestamp,
     /// When it was ended early; none if it was not.
     pub ended_at: Option<Timestamp>,
@@ -110,7 +109,7 @@ const COLUMNS: [&str; 11] = [
     "used_address",
     "used_agent",
     "expires_at",
-    "good_until",
+    "last_token_expiry",
     "ended_at",
 ];
 
@@ -195,7 +194,9 @@ impl UnitOfWork {
         last_token_expiry: Timestamp,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        self.tx.execute(last_use_update(session, origin, now).value("good_until", last_token_expiry)).await?;
+        self.tx
+            .execute(last_use_update(session, origin, now).value("last_token_expiry", last_token_expiry))
+            .await?;
         Ok(())
     }
 
@@ -233,11 +234,11 @@ impl UnitOfWork {
         update
             .table("sessions")
             .value("ended_at", now)
-            .value("ended_because", reason)
-            .value("good_until", now)
+            .value("end_reason", reason)
+            .value("last_token_expiry", now)
             .and_where(Expr::col("user").eq(user))
             .and_where(Expr::col("ended_at").is_null())
-            .and_where(Expr::col("good_until").gt(now));
+            .and_where(Expr::col("last_token_expiry").gt(now));
         match selection {
             SessionSelection::All => {}
             SessionSelection::One(session) => drop(update.and_where(Expr::col("id").eq(session))),
@@ -402,7 +403,7 @@ impl Store {
             .from("sessions")
             .and_where(Expr::col("user").eq(user))
             .and_where(Expr::col("ended_at").is_null())
-            .and_where(Expr::col("good_until").gt(now))
+            .and_where(Expr::col("last_token_expiry").gt(now))
             .order_by("last_used_at", Order::Desc)
             .order_by("created_at", Order::Desc)
             .order_by("id", Order::Desc)

@@ -98,7 +98,7 @@ async fn logins_refreshes_and_session_ends_are_logged() {
     let expected = json!({
         "seq": watch.seen, "time": app.clock.now().to_string(), "event": "login.succeeded", "outcome": "ok",
         "actor": user.id, "credential": "session", "credentialId": session,
-        "subjectType": "User", "subject": user.id, "organization": place.org_id(), "path": place,
+        "targetType": "User", "target": user.id, "organization": place.org_id(), "path": place,
         "address": "127.0.0.1", "requestId": "login-1", "details": { "session": session },
         "previous": new[0]["previous"], "hash": new[0]["hash"],
     });
@@ -128,7 +128,7 @@ async fn logins_refreshes_and_session_ends_are_logged() {
             ("session.ended", "ok", json!({ "session": session, "reason": "reuse" })),
         ],
     );
-    assert_eq!((&new[1]["actor"], &new[2]["subject"]), (&json!(user.id), &json!(user.id)));
+    assert_eq!((&new[1]["actor"], &new[2]["target"]), (&json!(user.id), &json!(user.id)));
     // A request that is rejected without an effect is not audited.
     expect_refresh_rejected(&refresh(&app, &first, &email).await);
     expect_refresh_rejected(&refresh(&app, &format!("{}.{}", user.id, "0".repeat(80)), &email).await);
@@ -163,8 +163,8 @@ async fn failed_logins_are_logged_without_unknown_email_addresses() {
     let new = watch.next().await;
     let failed = |reason: &str| ("login.failed", "failed", json!({ "reason": reason }));
     AuditCursor::assert_events(&new[..2], &[failed("wrong_password"), failed("unknown_account")]);
-    assert_eq!((&new[0]["subject"], &new[0]["actor"]), (&json!(user.id), &Value::Null));
-    assert_eq!((&new[1]["subject"], &new[1]["organization"]), (&Value::Null, &Value::Null));
+    assert_eq!((&new[0]["target"], &new[0]["actor"]), (&json!(user.id), &Value::Null));
+    assert_eq!((&new[1]["target"], &new[1]["organization"]), (&Value::Null, &Value::Null));
     assert_eq!(new[1]["address"], "127.0.0.1");
     request_token(&app, json!({ "email": email, "password": PASSWORD })).await;
     AuditCursor::assert_events(&watch.next().await, &[failed("blocked")]);
@@ -183,7 +183,7 @@ async fn changes_of_users_and_their_keys_are_logged() {
     let root = app.state.store.root().await.unwrap().unwrap().org_id().to_string();
     let new = watch.next().await;
     AuditCursor::assert_events(&new, &[("user.created", "ok", json!({ "role": "guest", "password": true }))]);
-    assert_eq!((&new[0]["actor"], &new[0]["subject"]), (&json!(admin.id), &json!(id)));
+    assert_eq!((&new[0]["actor"], &new[0]["target"]), (&json!(admin.id), &json!(id)));
 
     let user = app.client("ada@example.com").await;
     watch.next().await;
@@ -348,7 +348,7 @@ async fn denied_administration_is_logged_and_other_denials_are_not() {
         assert_eq!((&new[0]["actor"], &new[0]["address"]), (&json!(client.id), &json!("127.0.0.1")));
         assert_eq!(new[0]["requestId"], reply.header("x-request-id"));
         let target = path.split('/').nth(3).filter(|id| id.len() == 24);
-        assert_eq!(new[0]["subject"].as_str(), target, "{path}");
+        assert_eq!(new[0]["target"].as_str(), target, "{path}");
     }
     // Denied reads, and writes that are not administration.
     for path in ["/v2/users", "/v2/forms", &path as &str] {

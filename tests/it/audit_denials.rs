@@ -50,8 +50,8 @@ async fn denials_are_aggregated_per_caller_action_and_minute() {
     let entry = &events(&admin, &format!("event=access.denied&actor={}", one.id)).await;
     let entry = entry.iter().find(|entry| entry["details"]["action"] == "deleteUser").unwrap();
     assert_eq!(entry["details"]["last"], last.to_string());
-    assert_eq!(entry["subject"], format!("{:024x}", 0));
-    assert_eq!(entry["details"]["otherSubjects"].as_array().unwrap().len(), 10);
+    assert_eq!(entry["target"], format!("{:024x}", 0));
+    assert_eq!(entry["details"]["otherTargets"].as_array().unwrap().len(), 10);
     app.clock.advance(60_000);
     audit::write_pending(&app.state).await.unwrap();
     assert_eq!(denials(&admin).await.last(), Some(&json!([one.id, "deleteUser", 4])));

@@ -74,8 +74,8 @@ async fn entries_can_be_filtered_sorted_and_paged() {
     for (query, expected) in [
         ("event=login.failed".to_owned(), 1),
         ("outcome=failed".to_owned(), 1),
-        (format!("subject={}&event=login.failed", user.id), 1),
-        (format!("subject={}&outcome=ok", user.id), 2),
+        (format!("target={}&event=login.failed", user.id), 1),
+        (format!("target={}&outcome=ok", user.id), 2),
         (format!("actor={}", user.id), 1),
         (format!("from={later}"), 2),
         (format!("to={later}"), total - 2),

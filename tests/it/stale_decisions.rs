@@ -170,7 +170,7 @@ async fn credentials_revoked_during_an_outage_are_rejected_afterwards() {
     outage.end_outage().await;
     // As by another process: the notification is received, or the cache is cleared at the reconnection.
     let ended = format!("UPDATE sessions SET ended_at = 1 WHERE \"user\" = '{}'", agent.id);
-    app.sql(&format!("BEGIN; {ended}; SELECT pg_notify('cedargate_facts', 'v2 all'); COMMIT")).await;
+    app.sql(&format!("BEGIN; {ended}; SELECT pg_notify('cedargate_cache', 'v2 all'); COMMIT")).await;
     let refused = repeat("refused", ask, |reply| reply.status == StatusCode::UNAUTHORIZED).await;
     refused.expect_problem(401, "invalid_token");
     wait_until_current(
