@@ -100,6 +100,9 @@ impl Drop for RunningService {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if std::thread::panicking() {
+            println!("log of the service at {}:\n{}", self.base, self.log());
+        }
     }
 }
 
