@@ -50,6 +50,13 @@ fn with_tls(directory: &Path) -> Vec<String> {
     options.into_iter().flat_map(|option| ["-c".to_owned(), option]).collect()
 }
 
+/// Copies a file, with a byte-order mark at its beginning, and returns the name of the copy.
+fn with_byte_order_mark(file: &str) -> String {
+    let marked = format!("{file}.marked");
+    std::fs::write(&marked, ["\u{feff}".as_bytes(), &std::fs::read(file).unwrap()].concat()).unwrap();
+    marked
+}
+
 /// Opens the database with this URL. Returns the store or the error message.
 async fn open(url: &str) -> Result<Store, String> {
     let config = Config { database_url: url.to_owned().into(), ..Config::default() };
@@ -64,12 +71,14 @@ async fn connections_are_encrypted_and_verified_as_the_url_requires() {
     let server = Cluster::start_with(with_tls);
     let (port, file) = (server.port(), |name: &str| server.directory().join(name).display().to_string());
     let (trusted, other) = (file("server.pem"), file("other.pem"));
+    let marked = ["server.pem", "client.pem", "client.key"].map(|name| with_byte_order_mark(&file(name)));
+    let [marked_root, marked_certificate, marked_key] = &marked;
     let client = format!("sslcert={}&sslkey={}", file("client.pem"), file("client.key"));
     let any = "hostssl all all all trust\nhostnossl all all all trust\n";
     let tls_only = "hostssl all all all trust\n";
     let certificate = "hostssl all all 127.0.0.1/32 cert\nhostnossl all all all trust\n";
     // The access rule of the server, the host, the URL parameters, and a part of the message or whether the connection is encrypted.
-    let cases: [(&str, &str, &str, Result<bool, &str>); 14] = [
+    let cases: [(&str, &str, &str, Result<bool, &str>); 16] = [
         (any, "localhost", "", Ok(true)),
         (any, "[::1]", "", Ok(true)),
         (any, "localhost", "sslmode=disable", Ok(false)),
@@ -89,6 +98,13 @@ async fn connections_are_encrypted_and_verified_as_the_url_requires() {
         (tls_only, "127.0.0.1", "sslmode=disable", Err("no encryption")),
         (certificate, "127.0.0.1", "sslmode=require", Err("certificate")),
         (certificate, "127.0.0.1", &format!("sslmode=require&{client}"), Ok(true)),
+        (any, "localhost", &format!("sslrootcert={marked_root}"), Ok(true)),
+        (
+            certificate,
+            "127.0.0.1",
+            &format!("sslmode=require&sslcert={marked_certificate}&sslkey={marked_key}"),
+            Ok(true),
+        ),
     ];
     let socket =
         format!("postgres:///postgres?host={}&port={port}&user=cedargate", server.directory().display());

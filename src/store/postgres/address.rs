@@ -1,6 +1,7 @@
 //! The address of a PostgreSQL server: connection URL, TLS mode and certificates.
 
 use crate::store::StoreError;
+use crate::types::strip_bom_bytes;
 use sqlx::ConnectOptions as _;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use std::net::IpAddr;
@@ -18,7 +19,7 @@ use std::str::FromStr;
 pub(super) fn parse(url: &str) -> Result<PgConnectOptions, StoreError> {
     let invalid = |message: String| StoreError::Misconfigured(format!("invalid PostgreSQL URL: {message}"));
     let parameters = Parameters::from_url(url);
-    parameters.check().map_err(invalid)?;
+    let files = parameters.check().map_err(invalid)?;
     let options: PgConnectOptions = url.parse().map_err(|error| {
         invalid(format!(
             "expected postgres://user:password@host:5432/name, with %40 for an @ in the password: {error}"
@@ -39,7 +40,7 @@ pub(super) fn parse(url: &str) -> Result<PgConnectOptions, StoreError> {
         location => parameters.mode(location == Location::Loopback, options.get_host()).map_err(invalid)?,
     };
     // PgBouncer rejects this parameter. PostgreSQL 12 and later print floating-point numbers exactly without it.
-    Ok(options.ssl_mode(mode).extra_float_digits(None).disable_statement_logging())
+    Ok(files.apply(options).ssl_mode(mode).extra_float_digits(None).disable_statement_logging())
 }
 
 /// Returns the host and port, or the path of the socket, for messages; never the user or password.
@@ -94,7 +95,8 @@ impl Parameters {
         }
     }
 
-    fn check(&self) -> Result<(), String> {
+    /// Checks mode and files, and returns the contents of the files that begin with a byte-order mark.
+    fn check(&self) -> Result<FilesWithBom, String> {
         const MODES: [&str; 6] = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];
         if let Some(mode) = self.mode.as_deref().filter(|mode| !MODES.contains(mode)) {
             return Err(format!("invalid sslmode {mode:?}; expected disable, require or verify-full"));
@@ -102,12 +104,11 @@ impl Parameters {
         if self.certificate.is_some() != self.key.is_some() {
             return Err("sslcert and sslkey go together; expected both or neither".into());
         }
-        let files = [("sslrootcert", &self.root), ("sslcert", &self.certificate), ("sslkey", &self.key)];
-        for (parameter, file) in files {
-            let Some(file) = file.as_deref().filter(|file| !file.starts_with("-----BEGIN")) else { continue };
-            std::fs::read(file).map_err(|error| format!("cannot read {parameter} {file:?}: {error}"))?;
-        }
-        Ok(())
+        Ok(FilesWithBom {
+            root: read_if_bom("sslrootcert", self.root.as_deref())?,
+            certificate: read_if_bom("sslcert", self.certificate.as_deref())?,
+            key: read_if_bom("sslkey", self.key.as_deref())?,
+        })
     }
 
     /// Returns the TLS mode to use.
@@ -131,6 +132,42 @@ impl Parameters {
             Some(_) => Ok(PgSslMode::Prefer),
         }
     }
+}
+
+/// The contents of PEM files that begin with a byte-order mark, without it: sqlx would skip the first section of such a file.
+/// It reads the other files itself for each connection, so that they can be renewed.
+struct FilesWithBom {
+    root: Option<Vec<u8>>,
+    certificate: Option<Vec<u8>>,
+    key: Option<Vec<u8>>,
+}
+
+impl FilesWithBom {
+    fn apply(self, mut options: PgConnectOptions) -> PgConnectOptions {
+        if let Some(pem) = self.root {
+            options = options.ssl_root_cert_from_pem(pem);
+        }
+        if let Some(pem) = self.certificate {
+            options = options.ssl_client_cert_from_pem(pem);
+        }
+        if let Some(pem) = self.key {
+            options = options.ssl_client_key_from_pem(pem);
+        }
+        options
+    }
+}
+
+/// Returns the contents of the file of a parameter without its byte-order mark; none if it has no such mark, or if the value of
+/// the parameter is the PEM text itself.
+///
+/// # Errors
+///
+/// A message if the file cannot be read.
+fn read_if_bom(parameter: &str, file: Option<&str>) -> Result<Option<Vec<u8>>, String> {
+    let Some(file) = file.filter(|file| !file.starts_with("-----BEGIN")) else { return Ok(None) };
+    let bytes = std::fs::read(file).map_err(|error| format!("cannot read {parameter} {file:?}: {error}"))?;
+    let length = bytes.len();
+    Ok(Some(strip_bom_bytes(bytes)).filter(|rest| rest.len() < length))
 }
 
 #[cfg(test)]
