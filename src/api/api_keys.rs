@@ -116,7 +116,7 @@ fn delete_doc() -> OperationDoc {
 
 /// `GET /v2/users/{id}/keys`.
 async fn list(authorizer: Authorizer, id: PathId) -> Result<HttpResponse, Problem> {
-    let user = authorizer.find_authorized::<User>(&id.0).await?;
+    let user = authorizer.lookups().find_authorized::<User>(&id.0).await?;
     let keys = authorizer.state().store.api_keys(&user).await?;
     Ok(HttpResponse::Ok().json(keys.into_iter().map(KeyView::from).collect::<Vec<_>>()))
 }
@@ -139,7 +139,7 @@ pub async fn authorize_scopes(
     id: &str,
     scopes: &ScopeSet,
 ) -> Result<Permitted<User>, Problem> {
-    let user = authorizer.find_authorized::<User>(id).await?;
+    let user = authorizer.lookups().find_authorized::<User>(id).await?;
     for scope in scopes.iter() {
         let mut context = authorizer.request_context();
         context.scope = Some(scope);
@@ -205,7 +205,7 @@ async fn delete(
     authorizer: Authorizer,
     (request, id): (HttpRequest, PathId),
 ) -> Result<HttpResponse, Problem> {
-    let user = authorizer.find_authorized::<User>(&id.0).await?;
+    let user = authorizer.lookups().find_authorized::<User>(&id.0).await?;
     let key = request.match_info().get("keyId").and_then(|key| key.parse().ok());
     let work = authorizer.begin().await?;
     // Locks the row of the user, so that a concurrent end of the caller's session is seen below.

@@ -134,7 +134,8 @@ async fn list(
     request: HttpRequest,
     fields: Arc<Vec<ListField>>,
 ) -> Result<HttpResponse, Problem> {
-    let authorized_orgs = authorizer.authorized_subtree(list::organization(&request).as_deref()).await?;
+    let authorized_orgs =
+        authorizer.lookups().authorized_subtree(list::organization(&request).as_deref()).await?;
     let mut wanted = ListRequest::parse(&request, &fields)?;
     // `organization` selects a subtree, not only the events of that organization.
     wanted.query.filters.retain(|(column, _)| column != "organization");

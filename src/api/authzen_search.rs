@@ -351,8 +351,10 @@ pub(super) async fn search_resources(
     if authorizer.state().resource_types.contains(requested_type.r#type.as_str()) {
         'pages: loop {
             let after = builder.after().and_then(|after| after.parse::<Id>().ok());
-            let page =
-                authorizer.page_referenceable(requested_type.r#type.as_str(), after, SCAN_BATCH).await?;
+            let page = authorizer
+                .lookups()
+                .page_referenceable(requested_type.r#type.as_str(), after, SCAN_BATCH)
+                .await?;
             let is_last = page.len() < usize::try_from(SCAN_BATCH).unwrap_or(usize::MAX);
             for (id, resource) in page {
                 let id = id.to_string();

@@ -279,7 +279,10 @@ async fn create(
     authorizer: Authorizer,
     (request, Json(new)): (HttpRequest, Json<NewConversation>),
 ) -> Result<HttpResponse, Problem> {
-    let holder = authorizer.resolve_owner_org(&authorizer.reader(), new.organization, "organization").await?;
+    let holder = authorizer
+        .lookups()
+        .resolve_owner_org(&authorizer.reader(), new.organization, "organization")
+        .await?;
     let stamp = crud::creation_info(&authorizer, holder.org_id());
     let mut fields = resource::to_json_object(&new)?;
     fields.remove("messages");
@@ -292,6 +295,7 @@ async fn create(
                 resource::build_row(&body, crud::creation_info(&authorizer, holder.org_id()))?;
             let at = authorizer.with_action("createContact");
             let held_by = at
+                .lookups()
                 .resolve_owner_org(&authorizer.reader(), Some(contact.organization), "contact.organization")
                 .await?;
             fields.insert("contact".into(), Value::String(contact.id.to_string()));
@@ -308,7 +312,7 @@ async fn create(
     let row = authorizer.authorize_new(&holder, Unchecked::new(row, holder.clone()))?;
     let at = authorizer.with_action("createMessage");
     let first_messages = messages::authorize_new_messages(&at, &row, &new.messages)?;
-    authorizer.check_references(&authorizer.reader(), references).await?;
+    authorizer.lookups().check_references(&authorizer.reader(), references).await?;
 
     let work = authorizer.begin().await?;
     let contact = match contact {
@@ -334,11 +338,16 @@ async fn update(
     let change = UpdateRequest { patch: &patch, extra_changes: &[] };
     let keep_path = |_: &mut Conversation| None;
     let proposal = change
-        .authorize(&authorizer, &authorizer.reader(), authorizer.find_unchecked(&id.0).await?, keep_path)
+        .authorize(
+            &authorizer,
+            &authorizer.reader(),
+            authorizer.lookups().find_unchecked(&id.0).await?,
+            keep_path,
+        )
         .await?;
-    authorizer.check_references(&authorizer.reader(), proposal.references).await?;
+    authorizer.lookups().check_references(&authorizer.reader(), proposal.references).await?;
     let work = authorizer.begin().await?;
-    let unchecked = authorizer.find_unchecked_in(&work, &id.0).await?;
+    let unchecked = authorizer.lookups().find_unchecked_in(&work, &id.0).await?;
     let row = change.authorize(&authorizer, &work.reader(), unchecked, keep_path).await?.row;
     let row = work.save(row).await?;
     if patch.contains_key("organization") {

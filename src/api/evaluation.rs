@@ -90,7 +90,7 @@ pub async fn resolve_resource(
 ) -> Result<ResolvedResource, Problem> {
     if authorizer.state().resource_types.contains(entity_ref.kind) {
         let found = match entity_ref.id.parse() {
-            Ok(id) => authorizer.load_referenceable_cached(entity_ref.kind, id).await?,
+            Ok(id) => authorizer.lookups().load_referenceable_cached(entity_ref.kind, id).await?,
             Err(_) => None,
         };
         return Ok(found.map_or(ResolvedResource::NotFound, ResolvedResource::Found));

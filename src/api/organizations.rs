@@ -153,7 +153,7 @@ async fn create(
     authorizer: Authorizer,
     (request, Json(body)): (HttpRequest, Json<OrganizationBody>),
 ) -> Result<HttpResponse, Problem> {
-    let parent = authorizer.resolve_owner_org(&authorizer.reader(), body.parent, "parent").await?;
+    let parent = authorizer.lookups().resolve_owner_org(&authorizer.reader(), body.parent, "parent").await?;
     let stamp = crud::creation_info(&authorizer, parent.org_id());
     authorizer.require(&parent)?;
     let work = authorizer.begin().await?;
@@ -207,11 +207,12 @@ async fn update(
 ) -> Result<HttpResponse, Problem> {
     let reader = authorizer.reader();
     let proposal =
-        proposed_change(&authorizer, &reader, authorizer.find_unchecked(&id.0).await?, &patch).await?;
-    authorizer.check_references(&reader, proposal.references).await?;
+        proposed_change(&authorizer, &reader, authorizer.lookups().find_unchecked(&id.0).await?, &patch)
+            .await?;
+    authorizer.lookups().check_references(&reader, proposal.references).await?;
     let work = authorizer.begin().await?;
     work.lock_tree().await?;
-    let unchecked = authorizer.find_unchecked_in::<Organization>(&work, &id.0).await?;
+    let unchecked = authorizer.lookups().find_unchecked_in::<Organization>(&work, &id.0).await?;
     let old = match &unchecked {
         Some(_) => work.path(proposal.row.id).await?,
         None => None,
@@ -299,11 +300,11 @@ async fn proposed_change(
 
 /// `DELETE /v2/organizations/{id}`: 409 if the organization still owns resources.
 async fn delete(authorizer: Authorizer, id: PathId) -> Result<HttpResponse, Problem> {
-    authorizer.find_authorized::<Organization>(&id.0).await?;
+    authorizer.lookups().find_authorized::<Organization>(&id.0).await?;
     let work = authorizer.begin().await?;
     work.lock_tree().await?;
     let row = authorizer.authorize(
-        authorizer.find_unchecked_in::<Organization>(&work, &id.0).await?,
+        authorizer.lookups().find_unchecked_in::<Organization>(&work, &id.0).await?,
         &authorizer.request_context(),
     )?;
     let holdings = work.count_held_resources(row.id, &authorizer.state().resource_types).await?;

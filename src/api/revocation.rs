@@ -195,7 +195,7 @@ async fn introspect(authorizer: Authorizer, form: Form) -> Result<HttpResponse, 
 
 /// The fields about the user of a token, if the caller may introspect its tokens.
 async fn introspect_user(authorizer: &Authorizer, user: Id) -> Result<Option<Introspection>, Problem> {
-    match authorizer.find_authorized::<User>(&user.to_string()).await {
+    match authorizer.lookups().find_authorized::<User>(&user.to_string()).await {
         Ok(user) => Ok(Some(Introspection {
             active: true,
             username: Some(user.email.clone()),

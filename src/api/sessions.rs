@@ -124,7 +124,7 @@ fn own_session(authorizer: &Authorizer) -> Option<Id> {
 
 /// `GET /v2/users/{id}/sessions`.
 async fn list(authorizer: Authorizer, id: PathId) -> Result<HttpResponse, Problem> {
-    let user = authorizer.find_authorized::<User>(&id.0).await?;
+    let user = authorizer.lookups().find_authorized::<User>(&id.0).await?;
     let parts = authorizer.state();
     let sessions = parts.store.sessions(user.id, MAX_LISTED, parts.clock.now()).await?;
     let own = own_session(&authorizer);
@@ -164,10 +164,12 @@ async fn end_sessions(
     which: Option<SessionSelection>,
     reason: EndReason,
 ) -> Result<u64, Problem> {
-    authorizer.find_authorized::<User>(id).await?;
+    authorizer.lookups().find_authorized::<User>(id).await?;
     let work = authorizer.begin().await?;
-    let user = authorizer
-        .authorize(authorizer.find_unchecked_in::<User>(&work, id).await?, &authorizer.request_context())?;
+    let user = authorizer.authorize(
+        authorizer.lookups().find_unchecked_in::<User>(&work, id).await?,
+        &authorizer.request_context(),
+    )?;
     let now = authorizer.state().clock.now();
     authorizer.caller().ensure_credential_still_valid(&work, now).await?;
     let ended = match which {

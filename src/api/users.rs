@@ -325,12 +325,17 @@ pub async fn apply_update(
         None
     };
     let proposal = change
-        .authorize(authorizer, &authorizer.reader(), authorizer.find_unchecked(id).await?, update_name)
+        .authorize(
+            authorizer,
+            &authorizer.reader(),
+            authorizer.lookups().find_unchecked(id).await?,
+            update_name,
+        )
         .await?;
-    authorizer.check_references(&authorizer.reader(), proposal.references).await?;
+    authorizer.lookups().check_references(&authorizer.reader(), proposal.references).await?;
     let password = password.prepare(authorizer, &proposal.row).await?;
     let work = authorizer.begin().await?;
-    let unchecked = authorizer.find_unchecked_in(&work, id).await?;
+    let unchecked = authorizer.lookups().find_unchecked_in(&work, id).await?;
     // The session may have ended while the password was hashed.
     let now = authorizer.state().clock.now();
     authorizer.caller().ensure_credential_still_valid(&work, now).await?;
@@ -384,10 +389,10 @@ async fn ensure_root_admin_remains(
 
 /// `DELETE /v2/users/{id}`.
 async fn delete(authorizer: Authorizer, id: PathId) -> Result<HttpResponse, Problem> {
-    authorizer.find_authorized::<User>(&id.0).await?;
+    authorizer.lookups().find_authorized::<User>(&id.0).await?;
     let work = authorizer.begin().await?;
     let row = authorizer.authorize(
-        authorizer.find_unchecked_in::<User>(&work, &id.0).await?,
+        authorizer.lookups().find_unchecked_in::<User>(&work, &id.0).await?,
         &authorizer.request_context(),
     )?;
     let now = authorizer.state().clock.now();
@@ -403,7 +408,7 @@ async fn delete(authorizer: Authorizer, id: PathId) -> Result<HttpResponse, Prob
 /// Clears the login back-off of a user, if the caller may update the user. The back-off of client addresses is not
 /// affected.
 pub async fn unlock(authorizer: &Authorizer, id: Id) -> Result<(), Problem> {
-    let user = authorizer.find_authorized::<User>(&id.to_string()).await?;
+    let user = authorizer.lookups().find_authorized::<User>(&id.to_string()).await?;
     let work = authorizer.begin().await?;
     let accounts = LoginThrottle::account_keys(&user.email, &user.id.to_string());
     work.clear_account_attempts(&accounts).await?;

@@ -1,6 +1,6 @@
 //! Authorization of a caller's request: every decision about the service's own resources is made here.
 //!
-//! [`super::lookups`] adds the operations that load what is authorized.
+//! [`super::Lookups`] load what is authorized.
 
 use super::audit::is_administrative;
 use super::refusals::Refusal;
@@ -11,7 +11,7 @@ use crate::authz::{
 };
 use crate::decision_log::BatchRecorder;
 use crate::resource::Resource;
-use crate::store::AuditActor;
+use crate::store::{AuditActor, Reader, UnitOfWork};
 use crate::telemetry;
 use crate::types::{Id, OrgPath, Timestamp};
 use arc_swap::Guard;
@@ -134,6 +134,29 @@ impl Authorizer {
             request: self.request_id().map(str::to_owned),
             time: self.state().clock.now(),
         }
+    }
+
+    /// Returns the id that a path names; none if it is malformed.
+    pub fn resolve_id(&self, text: &str) -> Option<Id> {
+        if text == "me" { Some(self.caller().id) } else { text.parse().ok() }
+    }
+
+    /// Returns a reader outside of a unit of work.
+    pub fn reader(&self) -> Reader<'_> {
+        self.state().store.reader()
+    }
+
+    /// Begins a unit of work whose audit events have this request's actor.
+    ///
+    /// # Errors
+    /// The database is unavailable.
+    pub async fn begin(&self) -> Result<UnitOfWork, Error> {
+        Ok(self.state().store.begin(self.audit_actor()).await?)
+    }
+
+    /// Returns a new id.
+    pub fn new_id(&self) -> Id {
+        Id::new(&self.state().clock)
     }
 
     /// Returns the recorder of this request's decisions.

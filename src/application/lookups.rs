@@ -1,4 +1,6 @@
-//! Lookups of an [`Authorizer`]: load resources and organizations, and authorize what is loaded.
+//! Lookups: load the resources and organizations that a request names, and authorize what is loaded.
+//!
+//! The [`Authorizer`] decides about what it is given; [`Lookups`] find it in the store first.
 
 use super::{Authorizer, Error, FieldError};
 use crate::authz::{AuthorizedOrgs, Permitted, ResourceEntity, Unchecked};
@@ -8,13 +10,26 @@ use crate::types::{Id, OrgPath};
 use std::collections::HashSet;
 use std::sync::Arc;
 
+/// Loads what a request names, and authorizes it with the authorizer of the request.
+#[derive(Debug, Clone, Copy)]
+pub struct Lookups<'a> {
+    authorizer: &'a Authorizer,
+}
+
 impl Authorizer {
+    /// Returns the lookups that this authorizer authorizes.
+    pub fn lookups(&self) -> Lookups<'_> {
+        Lookups { authorizer: self }
+    }
+}
+
+impl Lookups<'_> {
     /// Loads the resource that a path names and authorizes the action on it. `me` is the caller's own user.
     ///
     /// # Errors
     /// As [`Authorizer::authorize`].
     pub async fn find_authorized<R: Resource>(&self, id: &str) -> Result<Permitted<R>, Error> {
-        self.authorize(self.find_unchecked(id).await?, &self.request_context())
+        self.authorizer.authorize(self.find_unchecked(id).await?, &self.authorizer.request_context())
     }
 
     /// Loads the resource that a path names, to be authorized; none if there is none.
@@ -22,8 +37,8 @@ impl Authorizer {
     /// # Errors
     /// The database is unavailable.
     pub async fn find_unchecked<R: Resource>(&self, id: &str) -> Result<Option<Unchecked<R>>, Error> {
-        match self.resolve_id(id) {
-            Some(id) => Ok(self.state().store.find::<R>(id).await?),
+        match self.authorizer.resolve_id(id) {
+            Some(id) => Ok(self.authorizer.state().store.find::<R>(id).await?),
             None => Ok(None),
         }
     }
@@ -37,15 +52,10 @@ impl Authorizer {
         work: &UnitOfWork,
         id: &str,
     ) -> Result<Option<Unchecked<R>>, Error> {
-        match self.resolve_id(id) {
+        match self.authorizer.resolve_id(id) {
             Some(id) => Ok(work.find::<R>(id).await?),
             None => Ok(None),
         }
-    }
-
-    /// Returns the id that a path names; none if it is malformed.
-    pub fn resolve_id(&self, text: &str) -> Option<Id> {
-        if text == "me" { Some(self.caller().id) } else { text.parse().ok() }
     }
 
     /// Returns the path of the organization that owns a new resource: the one with `organization_id`, else the caller's.
@@ -59,17 +69,17 @@ impl Authorizer {
         organization_id: Option<Id>,
         field: &str,
     ) -> Result<OrgPath, Error> {
-        let home = &self.caller().organization;
+        let home = &self.authorizer.caller().organization;
         let Some(id) = organization_id.filter(|id| *id != home.org_id()) else {
             return Ok(home.clone());
         };
         match reader.path(id).await? {
-            Some(path) if self.is_permitted_in(&path) => Ok(path),
-            found if self.is_permitted_in(home) => {
+            Some(path) if self.authorizer.is_permitted_in(&path) => Ok(path),
+            found if self.authorizer.is_permitted_in(home) => {
                 let error = Error::missing_reference(field, "Organization", id);
-                Err(self.not_found_audited(error, found.is_some()))
+                Err(self.authorizer.not_found_audited(error, found.is_some()))
             }
-            _ => Err(self.forbidden_audited()),
+            _ => Err(self.authorizer.forbidden_audited()),
         }
     }
 
@@ -82,7 +92,7 @@ impl Authorizer {
         match requested {
             Some(requested) => {
                 let path = self.resolve_organization(requested).await?;
-                self.authorize_organizations(path.map(|path| vec![path]))
+                self.authorizer.authorize_organizations(path.map(|path| vec![path]))
             }
             None => self.authorized_subtree(None).await,
         }
@@ -99,19 +109,19 @@ impl Authorizer {
     ) -> Result<Permitted<AuthorizedOrgs>, Error> {
         let top = match requested {
             Some(requested) => self.resolve_organization(requested).await?,
-            None => Some(self.caller().organization.clone()),
+            None => Some(self.authorizer.caller().organization.clone()),
         };
         let subtree = match &top {
-            Some(top) => Some(self.state().store.subtree(top).await?),
+            Some(top) => Some(self.authorizer.state().store.subtree(top).await?),
             None => None,
         };
-        self.authorize_organizations(subtree)
+        self.authorizer.authorize_organizations(subtree)
     }
 
     /// Returns the path of the organization with this id; none if there is none.
     async fn resolve_organization(&self, id: &str) -> Result<Option<OrgPath>, Error> {
         match id.parse() {
-            Ok(id) => Ok(self.state().store.path(id).await?),
+            Ok(id) => Ok(self.authorizer.state().store.path(id).await?),
             Err(_) => Ok(None),
         }
     }
@@ -126,7 +136,7 @@ impl Authorizer {
         kind: &str,
         id: Id,
     ) -> Result<Option<Arc<ResourceEntity>>, Error> {
-        let resource = self.state().resource_types.load(reader, kind, id).await?;
+        let resource = self.authorizer.state().resource_types.load(reader, kind, id).await?;
         Ok(self.only_referenceable(resource))
     }
 
@@ -139,12 +149,17 @@ impl Authorizer {
         kind: &str,
         id: Id,
     ) -> Result<Option<Arc<ResourceEntity>>, Error> {
-        let resource = self.state().resource_types.load_cached(&self.state().store, kind, id).await?;
+        let resource = self
+            .authorizer
+            .state()
+            .resource_types
+            .load_cached(&self.authorizer.state().store, kind, id)
+            .await?;
         Ok(self.only_referenceable(resource))
     }
 
     fn only_referenceable(&self, resource: Option<Arc<ResourceEntity>>) -> Option<Arc<ResourceEntity>> {
-        resource.filter(|resource| self.for_prerequisite("referTo").is_permitted_on(resource))
+        resource.filter(|resource| self.authorizer.for_prerequisite("referTo").is_permitted_on(resource))
     }
 
     /// Returns a page of the resources of a type in the caller's subtree, by id: for each the entity if the caller may refer
@@ -158,9 +173,14 @@ impl Authorizer {
         after: Option<Id>,
         limit: u64,
     ) -> Result<Vec<(Id, Option<Arc<ResourceEntity>>)>, Error> {
-        let authorizer = self.for_prerequisite("referTo");
-        let home = &self.caller().organization;
-        let page = self.state().resource_types.page(&self.reader(), kind, home, after, limit).await?;
+        let authorizer = self.authorizer.for_prerequisite("referTo");
+        let home = &self.authorizer.caller().organization;
+        let page = self
+            .authorizer
+            .state()
+            .resource_types
+            .page(&self.authorizer.reader(), kind, home, after, limit)
+            .await?;
         let referenceable = |resource: Arc<ResourceEntity>| {
             Some(resource).filter(|resource| authorizer.is_permitted_on(resource))
         };
@@ -184,23 +204,5 @@ impl Authorizer {
             }
         }
         if errors.is_empty() { Ok(()) } else { Err(Error::invalid_fields(errors)) }
-    }
-
-    /// Returns a reader outside of a unit of work.
-    pub fn reader(&self) -> Reader<'_> {
-        self.state().store.reader()
-    }
-
-    /// Begins a unit of work whose audit events have this request's actor.
-    ///
-    /// # Errors
-    /// The database is unavailable.
-    pub async fn begin(&self) -> Result<UnitOfWork, Error> {
-        Ok(self.state().store.begin(self.audit_actor()).await?)
-    }
-
-    /// Returns a new id.
-    pub fn new_id(&self) -> Id {
-        Id::new(&self.state().clock)
     }
 }

@@ -21,5 +21,6 @@ pub use authorizer::Authorizer;
 pub use caller::{Caller, Credential, UserAtFullRole};
 pub use error::{Error, ErrorKind};
 pub use field_error::FieldError;
+pub use lookups::Lookups;
 pub use signing_keys::SigningKeys;
 pub use state::{AppState, SharedState};

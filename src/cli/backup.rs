@@ -41,13 +41,13 @@ pub(super) fn revoke_all(config: &Config, keep_api_keys: bool) -> CommandResult 
             after = Some(last);
             let work = state.store.begin(authorizer.audit_actor()).await?;
             for id in user_ids {
-                let found = authorizer.find_unchecked_in::<User>(&work, &id.to_string()).await?;
+                let found = authorizer.lookups().find_unchecked_in::<User>(&work, &id.to_string()).await?;
                 let user = authorizer.authorize(found, &authorizer.request_context())?;
                 sessions +=
                     work.end_sessions(user.id, SessionSelection::All, EndReason::Revoked, now).await?;
                 users += 1;
                 if !keep_api_keys {
-                    let found = keys.find_unchecked_in::<User>(&work, &id.to_string()).await?;
+                    let found = keys.lookups().find_unchecked_in::<User>(&work, &id.to_string()).await?;
                     let user = keys.authorize(found, &keys.request_context())?;
                     work.delete_api_keys(&user, EndReason::Revoked).await?;
                 }

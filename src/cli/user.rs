@@ -115,7 +115,8 @@ async fn add(app: &App, mut fields: Map<String, Value>, password_stdin: bool) ->
 /// Describes the organization of a user, and the organizations in which it may act.
 async fn describe_placement(app: &App, user: &Permitted<User>) -> Result<String, Failure> {
     let authorizer = app.terminal_authorizer("fetchOrganization").await?;
-    let organization = authorizer.find_authorized::<Organization>(&user.organization.to_string()).await?;
+    let organization =
+        authorizer.lookups().find_authorized::<Organization>(&user.organization.to_string()).await?;
     let root_note =
         if organization.parent.is_none() { ", the root organization, above all tenants" } else { "" };
     let reach_text = match user.role {
@@ -138,7 +139,7 @@ pub(super) async fn user_id(app: &App, email: &Email) -> Result<Id, Failure> {
 
 async fn list(app: &App) -> CommandResult {
     let authorizer = app.terminal_authorizer("listUsers").await?;
-    let organizations = authorizer.authorized_orgs(None).await?;
+    let organizations = authorizer.lookups().authorized_orgs(None).await?;
     let mut query = ListQuery { limit: 1000, ..ListQuery::default() };
     loop {
         let mut lines = Vec::new();

@@ -24,7 +24,7 @@ pub async fn list<R: Resource>(
     request: HttpRequest,
     fields: Arc<Vec<ListField>>,
 ) -> Result<HttpResponse, Problem> {
-    let within = authorizer.authorized_orgs(list::organization(&request).as_deref()).await?;
+    let within = authorizer.lookups().authorized_orgs(list::organization(&request).as_deref()).await?;
     let list_request = list::ListRequest::parse(&request, &fields)?;
     let mut page = PageWriter::new(&request)?;
     let listed =
@@ -34,7 +34,7 @@ pub async fn list<R: Resource>(
 
 /// `GET /{id}`: returns a resource.
 pub async fn fetch<R: Resource>(authorizer: Authorizer, id: PathId) -> Result<HttpResponse, Problem> {
-    Ok(ok_json(&authorizer.find_authorized::<R>(&id.0).await?))
+    Ok(ok_json(&authorizer.lookups().find_authorized::<R>(&id.0).await?))
 }
 
 /// `POST /`: creates a resource.
@@ -64,11 +64,13 @@ pub async fn authorize_new_row<R: Resource>(
     authorizer: &Authorizer,
     row: R,
 ) -> Result<Permitted<R>, Problem> {
-    let owner_path =
-        authorizer.resolve_owner_org(&authorizer.reader(), Some(row.organization()), "organization").await?;
+    let owner_path = authorizer
+        .lookups()
+        .resolve_owner_org(&authorizer.reader(), Some(row.organization()), "organization")
+        .await?;
     let references = row.references();
     let row = authorizer.authorize_new(&owner_path, Unchecked::new(row, owner_path.clone()))?;
-    authorizer.check_references(&authorizer.reader(), references).await?;
+    authorizer.lookups().check_references(&authorizer.reader(), references).await?;
     Ok(row)
 }
 
@@ -81,11 +83,16 @@ pub async fn update<R: Resource>(
     let keep_location = |_: &mut R| None;
     // Authorized without a lock first, then again on the locked row.
     let first = change
-        .authorize(&authorizer, &authorizer.reader(), authorizer.find_unchecked(&id.0).await?, keep_location)
+        .authorize(
+            &authorizer,
+            &authorizer.reader(),
+            authorizer.lookups().find_unchecked(&id.0).await?,
+            keep_location,
+        )
         .await?;
-    authorizer.check_references(&authorizer.reader(), first.references).await?;
+    authorizer.lookups().check_references(&authorizer.reader(), first.references).await?;
     let work = authorizer.begin().await?;
-    let resource = authorizer.find_unchecked_in(&work, &id.0).await?;
+    let resource = authorizer.lookups().find_unchecked_in(&work, &id.0).await?;
     let row = change.authorize(&authorizer, &work.reader(), resource, keep_location).await?.row;
     let row = work.save(row).await?;
     work.commit().await?;
@@ -145,6 +152,7 @@ impl UpdateRequest<'_> {
                 let named = Some(changed.organization());
                 authorizer
                     .for_prerequisite("referTo")
+                    .lookups()
                     .resolve_owner_org(reader, named, "organization")
                     .await?
             }
@@ -171,10 +179,12 @@ fn new_references<R: Resource>(old: &R, new: &R) -> Vec<Reference> {
 
 /// `DELETE /{id}`: deletes a resource.
 pub async fn delete<R: Resource>(authorizer: Authorizer, id: PathId) -> Result<HttpResponse, Problem> {
-    authorizer.find_authorized::<R>(&id.0).await?;
+    authorizer.lookups().find_authorized::<R>(&id.0).await?;
     let work = authorizer.begin().await?;
-    let row = authorizer
-        .authorize(authorizer.find_unchecked_in::<R>(&work, &id.0).await?, &authorizer.request_context())?;
+    let row = authorizer.authorize(
+        authorizer.lookups().find_unchecked_in::<R>(&work, &id.0).await?,
+        &authorizer.request_context(),
+    )?;
     work.delete(&row).await?;
     work.commit().await?;
     Ok(HttpResponse::NoContent().finish())
