@@ -1,18 +1,18 @@
 //! The composition root: builds the state, mounts the routes, starts the listeners. The service and the tests start here, and
 //! expensive objects are built here once.
 
-mod bootstrap;
 mod error;
 
-pub use bootstrap::{AnnounceFirstAdmin, FirstAdmin};
+pub use crate::application::bootstrap::{AnnounceFirstAdmin, FirstAdmin};
 pub use error::StartError;
 
 use crate::api;
-use crate::api::policy_reload;
+use crate::application::bootstrap::{self, admin_email, check_admin_password, ensure_first_admin};
 use crate::application::login_throttle::LoginThrottle;
+use crate::application::policy_reload;
 use crate::application::rate_limits::RateLimits;
 use crate::application::state::RequestConfig;
-use crate::application::{AppState, Authorizer, Caller, SigningKeys};
+use crate::application::{AppState, Authorizer, SigningKeys};
 use crate::authn::PasswordService;
 use crate::authz::{Bundle, BundleError, PolicyHandle, ReloadConfig, Sources};
 use crate::config::{Config, ConfigError, PolicyReload, PolicyTests};
@@ -33,7 +33,6 @@ use crate::types::Clock;
 use actix_server::ServerBuilder;
 use actix_web::dev::Server;
 use actix_web::{middleware, web};
-use bootstrap::{admin_email, check_admin_password, ensure_first_admin};
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -203,7 +202,7 @@ impl App {
     /// # Errors
     /// The database is unavailable or has no root organization.
     pub async fn terminal_authorizer(&self, action: &'static str) -> Result<Authorizer, StartError> {
-        terminal_authorizer(&self.state, action).await
+        Ok(bootstrap::terminal_authorizer(&self.state, action).await?)
     }
 
     /// Serves on this listener until the server is stopped; running requests are then completed. Tokens are signed with the
@@ -361,10 +360,4 @@ fn connection_limiter(config: &Config) -> Arc<ConnectionLimiter> {
         tracing::warn!(max, "max_connections exceeds the limit on open files and is reduced");
     }
     ConnectionLimiter::new(max, config.max_connections_per_address, config.trusted_proxies.clone())
-}
-
-async fn terminal_authorizer(state: &Arc<AppState>, action: &'static str) -> Result<Authorizer, StartError> {
-    let root = state.store.root().await?;
-    let root = root.ok_or_else(|| StartError::Failed("the database has no root organization".into()))?;
-    Ok(Authorizer::new(Arc::clone(state), Caller::for_terminal(&state.policies.current(), root), action))
 }

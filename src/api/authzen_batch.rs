@@ -9,6 +9,7 @@ use super::authzen::{
 use super::authzen_body::RawBody;
 use super::evaluation::{self, Decision, DecisionError, EvaluationResult};
 use crate::application::Authorizer;
+use crate::application::fields::from_value;
 use crate::http::openapi::OperationDoc;
 use crate::http::{Problem, body};
 use crate::types::strict_json::{self, JsonError};
@@ -242,7 +243,7 @@ fn parse_member<T: DeserializeOwned>(name: &str, text: &RawValue) -> Result<T, P
     strict_json::check(text.get().as_bytes())?;
     let value: Value = serde_json::from_str(text.get())
         .map_err(|error| Problem::invalid_field(name, FieldErrorCode::InvalidFormat, error))?;
-    body::from_value(value, name)
+    Ok(from_value(value, name)?)
 }
 
 /// The texts of the items, at most `max`.

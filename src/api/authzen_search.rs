@@ -5,6 +5,7 @@ use super::authzen::{Action, Entity, Subject, authzen_response};
 use super::authzen_body::AuthzenJson;
 use super::evaluation::{self, DecisionError, ResolvedResource, merge_client_context};
 use crate::application::Authorizer;
+use crate::application::fields::from_value;
 use crate::application::subjects::{
     Basis, EVALUATE_EXTERNAL_ACTION, EntityRef, ResolvedSubject, SubjectResolver,
 };
@@ -160,7 +161,7 @@ struct ResultPage {
 
 impl Search {
     fn parse_part<T: DeserializeOwned>(value: &Value, field: &str) -> Result<T, Problem> {
-        crate::http::body::from_value(value.clone(), field)
+        Ok(from_value(value.clone(), field)?)
     }
 
     fn action(&self) -> Result<Action, Problem> {

@@ -2,14 +2,15 @@
 
 use super::contacts::{self, Contact, Profile};
 use super::messages::{self, Message, MessageBody};
-use super::users::User;
-use crate::application::Authorizer;
+use crate::application::changes::{Patch, UpdateRequest, creation_info};
+use crate::application::fields::from_value;
+use crate::application::{Authorizer, Error};
 use crate::authz::{Attribute, AuthzResource, Unchecked, text};
 use crate::http::base_url::absolute_url;
-use crate::http::body::from_value;
-use crate::http::crud::{self, Patch, UpdateRequest};
+use crate::http::crud;
 use crate::http::openapi::{self, OperationDoc};
 use crate::http::{Json, PathId, Problem, RouteGroup};
+use crate::resource::user::User;
 use crate::resource::{self, Reference, Resource};
 use crate::types::{
     FieldErrorCode, Id, JsonObject, Label, Name, Timestamp, json_list, object_only, string_enum,
@@ -283,7 +284,7 @@ async fn create(
         .lookups()
         .resolve_owner_org(&authorizer.reader(), new.organization, "organization")
         .await?;
-    let stamp = crud::creation_info(&authorizer, holder.org_id());
+    let stamp = creation_info(&authorizer, holder.org_id());
     let mut fields = resource::to_json_object(&new)?;
     fields.remove("messages");
 
@@ -291,8 +292,7 @@ async fn create(
     let contact = match new.contact.filter(|contact| contact.is_object()) {
         Some(contact) => {
             let body: FirstContact = from_value(contact, "contact")?;
-            let contact: Contact =
-                resource::build_row(&body, crud::creation_info(&authorizer, holder.org_id()))?;
+            let contact: Contact = resource::build_row(&body, creation_info(&authorizer, holder.org_id()))?;
             let at = authorizer.with_action("createContact");
             let held_by = at
                 .lookups()
@@ -447,9 +447,9 @@ async fn append(
 }
 
 /// Removes the list index from field names, for a single message that was parsed as a list of one.
-fn without_list_index(mut problem: Problem) -> Problem {
-    for error in &mut problem.errors {
-        error.field = error.field.trim_start_matches('0').trim_start_matches('.').to_owned();
+fn without_list_index(mut error: Error) -> Error {
+    for field_error in &mut error.fields {
+        field_error.field = field_error.field.trim_start_matches('0').trim_start_matches('.').to_owned();
     }
-    Problem::invalid_fields(problem.errors)
+    Error::invalid_fields(error.fields)
 }

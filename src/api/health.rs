@@ -1,7 +1,7 @@
 //! Liveness, readiness and metrics. The responses contain no data of users or resources.
 
 use super::metrics::{metrics, metrics_doc};
-use super::policy_reload::PendingView;
+use super::policies::PendingView;
 use crate::http::openapi::OperationDoc;
 use crate::http::{Problem, RouteGroup, WorkerState};
 use actix_web::http::{Method, StatusCode};

@@ -1,10 +1,11 @@
 //! Messages of a conversation.
 
 use super::conversations::Conversation;
-use super::users::User;
+use crate::application::changes::creation_info;
 use crate::application::{Authorizer, Error};
 use crate::authz::{Attribute, AuthzResource, Permitted, Unchecked, boolean, entity, text};
 use crate::http::{Json, Problem, RouteGroup, crud, openapi};
+use crate::resource::user::User;
 use crate::resource::{self, CreationInfo, Resource};
 use crate::types::{Id, JsonObject, Label, LongText, Millis, Timestamp, json_list, object_only};
 use actix_web::{HttpRequest, HttpResponse};
@@ -253,7 +254,7 @@ pub(super) fn authorize_new_messages(
     conversation: &Permitted<Conversation>,
     bodies: &[impl Serialize],
 ) -> Result<Vec<Permitted<Message>>, Error> {
-    let stamp = crud::creation_info(authorizer, conversation.organization);
+    let stamp = creation_info(authorizer, conversation.organization);
     let ids = Id::new_ascending(&authorizer.state().clock, bodies.len());
     let message = |(body, id): (_, Id)| {
         let mut fields = resource::to_json_object(body)?;

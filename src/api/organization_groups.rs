@@ -1,8 +1,8 @@
 //! Organization groups: sets of organizations, independent of the tree.
 
-use super::organizations::Organization;
 use crate::authz::AuthzResource;
 use crate::http::RouteGroup;
+use crate::resource::organization::Organization;
 use crate::resource::{IdRow, Reference, Resource};
 use crate::types::{Id, JsonObject, LongText, Name, Timestamp, json_list};
 use sea_orm::entity::prelude::*;

@@ -2,11 +2,11 @@
 
 use super::authzen_search::permitted_actions;
 use super::evaluation::{self, POLICY_VERSION, PolicyView};
-use super::policy_reload::{self, PendingView, ReloadOutcome, Trigger};
 use crate::application::Authorizer;
 use crate::application::authorizer::EVALUATE_ACTION;
+use crate::application::policy_reload::{self, ReloadError, ReloadOutcome, Trigger};
 use crate::application::subjects::{Basis, EntityRef, ResolvedSubject, SubjectError, SubjectResolver};
-use crate::authz::{Engine, ScopeCells, matrix_rows};
+use crate::authz::{Engine, Losses, PolicyHandle, ScopeCells, matrix_rows};
 use crate::http::openapi::{self, OperationDoc};
 use crate::http::{Json, PathId, Problem, RouteGroup, body};
 use crate::types::{FieldErrorCode, Term, quoted};
@@ -55,6 +55,30 @@ struct Policies {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pending: Option<PendingView>,
+}
+
+/// A candidate that needs a confirmation.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PendingView {
+    /// The version to confirm.
+    pub version: String,
+    /// The ids of the forbid policies that would be lost.
+    pub lost_policies: Vec<String>,
+    /// The ids of the forbid policies whose scope or conditions would change.
+    pub changed_policies: Vec<String>,
+    /// The names of the files that are missing or have become empty.
+    pub lost_files: Vec<String>,
+}
+
+impl PendingView {
+    /// The candidate that needs a confirmation, if any.
+    pub fn from_handle(policies: &PolicyHandle) -> Option<Self> {
+        let pending = policies.pending()?;
+        let Losses { policies, changed, files } = pending.losses.clone();
+        let version = pending.version.clone();
+        Some(Self { version, lost_policies: policies, changed_policies: changed, lost_files: files })
+    }
 }
 
 /// The permission matrix for one action: the decisions on a resource of the caller's own organization, of an organization
@@ -215,7 +239,7 @@ async fn reload(authorizer: Authorizer, ReloadBody(body): ReloadBody) -> Result<
     let reload = policy_reload::reload(authorizer.shared_state(), authorizer.audit_actor(), trigger);
     let result = actix_web::rt::spawn(reload).await.map_err(Problem::internal)?;
     let version = authorizer.state().policies.current().bundle().version().to_owned();
-    match result.map_err(|error| error.into_problem(&version))? {
+    match result.map_err(|error| reload_problem(error, &version))? {
         ReloadOutcome::Active(changed) => Ok(HttpResponse::Ok().json(Reloaded { changed, version })),
         ReloadOutcome::Pending(pending) => Err(Problem::new(
             StatusCode::CONFLICT,
@@ -225,6 +249,25 @@ async fn reload(authorizer: Authorizer, ReloadBody(body): ReloadBody) -> Result<
                 pending.version, pending.losses, pending.version
             ),
         )),
+    }
+}
+
+/// Returns the problem of a failed reload. `active` is the version that stays.
+fn reload_problem(error: ReloadError, active: &str) -> Problem {
+    let conflict = |code, detail| Problem::new(StatusCode::CONFLICT, code, detail);
+    match error {
+        ReloadError::Invalid(error) => {
+            let detail = format!("Invalid policies; version {active} stays active. {error}");
+            conflict("invalid_policies", detail)
+        }
+        ReloadError::VersionMismatch(actual) => conflict(
+            "policy_version_mismatch",
+            format!(
+                "The policy files have the version {actual}, not the confirmed one; version {active} stays active."
+            ),
+        ),
+        ReloadError::Store(error) => error.into(),
+        ReloadError::Internal(error) => Problem::internal(error),
     }
 }
 

@@ -1,12 +1,12 @@
 //! Token revocation (RFC 7009) and introspection (RFC 7662).
 
-use super::users::User;
 use crate::application::token_families::{REFRESH_TOKEN_CREDENTIAL, SESSION_CREDENTIAL};
 use crate::application::{AppState, Authorizer, Caller, Credential};
 use crate::authn::{ApiKey, BearerToken, Claims, RefreshToken};
 use crate::authz::ScopeSet;
 use crate::http::openapi::OperationDoc;
 use crate::http::{Form, Problem, RouteGroup, WorkerState, request_middleware};
+use crate::resource::user::User;
 use crate::store::{AuditActor, EndReason, Event, Session, SessionSelection};
 use crate::types::{Email, FieldErrorCode, Id, Timestamp};
 use actix_web::http::{Method, header};

@@ -1,9 +1,9 @@
 //! Sessions of a user, and logout.
 
-use super::users::User;
-use crate::application::{Authorizer, Credential};
+use crate::application::{Authorizer, sessions};
 use crate::http::openapi::OperationDoc;
 use crate::http::{PathId, Problem, RouteGroup};
+use crate::resource::user::User;
 use crate::store::{EndReason, Session, SessionSelection};
 use crate::types::{Id, Timestamp};
 use actix_web::{HttpRequest, HttpResponse};
@@ -114,20 +114,12 @@ fn log_out_doc() -> OperationDoc {
         .empty_response(204, "The session has ended.")
 }
 
-/// The session of the request; none for other credentials.
-fn own_session(authorizer: &Authorizer) -> Option<Id> {
-    match authorizer.caller().credential {
-        Credential::Session(id) => Some(id),
-        Credential::ApiKey(_) | Credential::Terminal => None,
-    }
-}
-
 /// `GET /v2/users/{id}/sessions`.
 async fn list(authorizer: Authorizer, id: PathId) -> Result<HttpResponse, Problem> {
     let user = authorizer.lookups().find_authorized::<User>(&id.0).await?;
     let parts = authorizer.state();
     let sessions = parts.store.sessions(user.id, MAX_LISTED, parts.clock.now()).await?;
-    let own = own_session(&authorizer);
+    let own = authorizer.caller().credential.session();
     let views: Vec<_> = sessions.into_iter().map(|session| SessionView::new(session, own)).collect();
     Ok(HttpResponse::Ok().json(views))
 }
@@ -139,43 +131,26 @@ async fn delete(
 ) -> Result<HttpResponse, Problem> {
     let session = request.match_info().get("sessionId").and_then(|id| id.parse().ok());
     let ended =
-        end_sessions(&authorizer, &id.0, session.map(SessionSelection::One), EndReason::Deleted).await?;
+        sessions::end(&authorizer, &id.0, session.map(SessionSelection::One), EndReason::Deleted).await?;
     if ended == 0 { Err(Problem::not_found("Session")) } else { Ok(HttpResponse::NoContent().finish()) }
 }
 
 /// `DELETE /v2/users/{id}/sessions`.
 async fn delete_others(authorizer: Authorizer, id: PathId) -> Result<HttpResponse, Problem> {
-    let which = own_session(&authorizer).map_or(SessionSelection::All, SessionSelection::AllExcept);
-    end_sessions(&authorizer, &id.0, Some(which), EndReason::Deleted).await?;
+    let which =
+        authorizer.caller().credential.session().map_or(SessionSelection::All, SessionSelection::AllExcept);
+    sessions::end(&authorizer, &id.0, Some(which), EndReason::Deleted).await?;
     Ok(HttpResponse::NoContent().finish())
 }
 
 /// `POST /v2/auth/logout`.
 async fn log_out(authorizer: Authorizer, (): ()) -> Result<HttpResponse, Problem> {
-    end_sessions(&authorizer, "me", own_session(&authorizer).map(SessionSelection::One), EndReason::Logout)
-        .await?;
+    sessions::end(
+        &authorizer,
+        "me",
+        authorizer.caller().credential.session().map(SessionSelection::One),
+        EndReason::Logout,
+    )
+    .await?;
     Ok(HttpResponse::NoContent().finish())
-}
-
-/// Ends sessions of a user, if permitted, and returns their number.
-async fn end_sessions(
-    authorizer: &Authorizer,
-    id: &str,
-    which: Option<SessionSelection>,
-    reason: EndReason,
-) -> Result<u64, Problem> {
-    authorizer.lookups().find_authorized::<User>(id).await?;
-    let work = authorizer.begin().await?;
-    let user = authorizer.authorize(
-        authorizer.lookups().find_unchecked_in::<User>(&work, id).await?,
-        &authorizer.request_context(),
-    )?;
-    let now = authorizer.state().clock.now();
-    authorizer.caller().ensure_credential_still_valid(&work, now).await?;
-    let ended = match which {
-        Some(which) => work.end_sessions(user.id, which, reason, now).await?,
-        None => 0,
-    };
-    work.commit().await?;
-    Ok(ended)
 }

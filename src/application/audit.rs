@@ -4,6 +4,8 @@
 
 use super::AppState;
 use super::refusals::{Refusal, Target};
+use crate::authz::Permitted;
+use crate::resource::user::User;
 use crate::store::{AuditActor, AuditEntry, Event, StoreError};
 use std::collections::VecDeque;
 use tokio::sync::Mutex;
@@ -39,6 +41,11 @@ pub async fn record(state: &AppState, pending_audit: PendingAuditEntry, target: 
             }
         }
     }
+}
+
+/// Creates an audit entry about a user, in the organization of the user.
+pub(super) fn user_event(event: Event, user: &Permitted<User>) -> AuditEntry {
+    AuditEntry::new(event).target_user(user.id).in_organization(user.path())
 }
 
 fn log_write_failure(error: &StoreError, event: Event) {

@@ -31,6 +31,14 @@ impl Credential {
         }
     }
 
+    /// Returns the id of the session; none for other credentials.
+    pub const fn session(self) -> Option<Id> {
+        match self {
+            Self::Session(id) => Some(id),
+            Self::ApiKey(_) | Self::Terminal => None,
+        }
+    }
+
     /// Returns the id of the session or the key.
     pub const fn id(&self) -> Option<Id> {
         match self {

@@ -2,20 +2,30 @@
 //!
 //! It has neither HTTP nor SQL. `http` and `cli` call it; its errors are mapped to problem details in `http::problem`.
 
+pub mod api_keys;
 pub mod audit;
 pub mod authorizer;
+pub mod bootstrap;
 pub mod caller;
 pub mod caller_cache;
+pub mod changes;
 pub mod error;
 pub mod field_error;
+pub mod fields;
+mod json_value;
 pub mod login_throttle;
 pub mod lookups;
+pub mod organizations;
+pub mod password_change;
+pub mod policy_reload;
 pub mod rate_limits;
 pub mod refusals;
+pub mod sessions;
 pub mod signing_keys;
 pub mod state;
 pub mod subjects;
 pub mod token_families;
+pub mod users;
 
 pub use authorizer::Authorizer;
 pub use caller::{Caller, Credential, UserAtFullRole};

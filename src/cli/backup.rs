@@ -1,9 +1,9 @@
 //! `cedargate backup` and `cedargate revoke-all`. A restored backup contains credentials that were revoked since it was made.
 
 use super::{CommandResult, block_on, open, print_line};
-use crate::api::users::User;
 use crate::application::signing_keys::SigningKeysError;
 use crate::config::Config;
+use crate::resource::user::User;
 use crate::store::{EndReason, SessionSelection};
 use std::path::Path;
 

@@ -2,7 +2,7 @@
 
 use super::user::user_id;
 use super::{CommandResult, Failure, block_on, open, print_created};
-use crate::api::api_keys::{self, NewKey};
+use crate::application::api_keys::{self, CreateApiKey};
 use crate::authn::KeyFormat;
 use crate::authz::{Scope, ScopeSet};
 use crate::config::Config;
@@ -38,9 +38,8 @@ pub(super) fn run(config: &Config, command: Command) -> CommandResult {
         let app = open(config).await?;
         let id = user_id(&app, &user).await?.to_string();
         let authorizer = app.terminal_authorizer("createApiKey").await?;
-        let user = api_keys::authorize_scopes(&authorizer, &id, &scopes).await?;
-        let new_key = NewKey { name, scopes, expires_at, format };
-        api_keys::create_key_with(&authorizer, &user, new_key, |key| print_created(key)).await?;
+        let command = CreateApiKey { name, scopes, expires_at, format };
+        api_keys::create(&authorizer, &id, command, |key| print_created(key)).await?;
         Ok(())
     })
 }

@@ -2,7 +2,7 @@
 
 use super::{CommandResult, Failure, OutputArgs, block_on, open, print_line, write_or_check};
 use crate::api::evaluation::{self, DecisionError};
-use crate::api::policy_reload;
+use crate::application::policy_reload;
 use crate::application::subjects::{
     EntityRef, ResolvedSubject, SubjectError, SubjectResolver, SubjectSelector,
 };

@@ -1,8 +1,8 @@
 //! The tasks of `cedargate serve` that reload the policies: on changed files, on SIGHUP, and on confirmations.
 
 use super::{CommandResult, Failure};
-use crate::api::policy_reload::{self, LastConfirmation, Trigger};
 use crate::application::AppState;
+use crate::application::policy_reload::{self, LastConfirmation, Trigger};
 use crate::server::App;
 use crate::store::AuditActor;
 use actix_web::rt::signal::unix;

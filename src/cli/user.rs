@@ -3,17 +3,18 @@
 use super::{
     CommandResult, Failure, block_on, open, open_or_create, password_from_stdin, print_created, print_line,
 };
-use crate::api::organizations::Organization;
-use crate::api::users::{self, User};
+use crate::application::password_change::PasswordChange;
+use crate::application::users::{self, CreateUser, UpdateUser};
 use crate::authn::random_password;
 use crate::authz::{Permitted, Scope};
 use crate::config::Config;
+use crate::resource::organization::Organization;
+use crate::resource::user::{User, UserBody};
 use crate::server::App;
 use crate::store::ListQuery;
-use crate::types::{Email, Id};
+use crate::types::{Email, Id, Name};
 use clap::Subcommand;
 use secrecy::{ExposeSecret, SecretString};
-use serde_json::{Map, Value, json};
 use std::io::Write;
 
 #[derive(Debug, Subcommand)]
@@ -31,10 +32,10 @@ pub(super) enum Command {
         organization: Option<Id>,
         /// Given name
         #[arg(long)]
-        given_name: Option<String>,
+        given_name: Option<Name>,
         /// Family name
         #[arg(long)]
-        family_name: Option<String>,
+        family_name: Option<Name>,
         /// Read the password from standard input instead of generating one
         #[arg(long)]
         password_stdin: bool,
@@ -62,15 +63,7 @@ pub(super) fn run(config: &Config, command: Command) -> CommandResult {
         };
         match command {
             Command::Add { email, role, organization, given_name, family_name, password_stdin } => {
-                let mut fields = Map::new();
-                fields.insert("email".into(), json!(email));
-                fields.insert("role".into(), json!(role));
-                let optional = [
-                    ("organization", organization.map(|id| json!(id))),
-                    ("givenName", given_name.map(Value::String)),
-                    ("familyName", family_name.map(Value::String)),
-                ];
-                fields.extend(optional.into_iter().filter_map(|(name, value)| Some((name.into(), value?))));
+                let fields = UserBody { role, organization, given_name, family_name, ..UserBody::new(email) };
                 add(&app, fields, password_stdin).await
             }
             Command::List => list(&app).await,
@@ -83,10 +76,10 @@ pub(super) fn run(config: &Config, command: Command) -> CommandResult {
             Command::SetPassword { email } => {
                 let id = user_id(&app, &email).await?;
                 let password = password_from_stdin()?;
-                let patch = Map::from_iter([("password".to_owned(), password.expose_secret().into())]);
+                let password = PasswordChange { password, current: None, end_keys: None };
+                let command = UpdateUser { password: Some(password), ..UpdateUser::default() };
                 let authorizer = app.terminal_authorizer("updateUser").await?;
-                let changed = users::apply_update(&authorizer, &id.to_string(), patch).await;
-                changed?;
+                users::update(&authorizer, &id.to_string(), command).await?;
                 Ok(())
             }
         }
@@ -94,19 +87,19 @@ pub(super) fn run(config: &Config, command: Command) -> CommandResult {
 }
 
 /// Creates a user with a random password, or with the one on standard input.
-async fn add(app: &App, mut fields: Map<String, Value>, password_stdin: bool) -> CommandResult {
+async fn add(app: &App, fields: UserBody, password_stdin: bool) -> CommandResult {
     let random = if password_stdin { None } else { Some(SecretString::from(random_password()?)) };
     let password = match &random {
         Some(password) => password.clone(),
         None => password_from_stdin()?,
     };
-    fields.insert("password".into(), password.expose_secret().into());
+    let command = CreateUser { fields, password: Some(password) };
     let authorizer = app.terminal_authorizer("createUser").await?;
     let print = |user: &User| match &random {
         Some(password) => print_created(format_args!("{}\n{}", user.id, password.expose_secret())),
         None => print_created(user.id),
     };
-    let user = users::create_user_with(&authorizer, fields, print).await?;
+    let user = users::create_with(&authorizer, command, print).await?;
     let placement = describe_placement(app, &user).await?;
     let _ = writeln!(std::io::stderr(), "{placement}");
     Ok(())

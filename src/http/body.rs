@@ -1,10 +1,9 @@
 //! Extractors: JSON bodies with errors that name the fields, forms, ids in paths, query strings.
 
 use super::body_reader::{body_too_large, read_body};
-use super::json_value::{JsonValueDeserializer, JsonValueError};
 use super::{FieldError, Problem};
-use crate::application::error::MAX_FIELD_ERRORS;
 use crate::application::field_error::truncate_chars;
+use crate::application::fields::{MAX_MESSAGE, from_value};
 use crate::types::FieldErrorCode;
 use crate::types::strict_json::{self, JsonError};
 use actix_web::http::{StatusCode, header};
@@ -20,8 +19,6 @@ pub const MAX_BODY: usize = 1024 * 1024;
 
 /// The maximum number of parameters in a query string.
 const MAX_PARAMETERS: usize = 100;
-/// The maximum length of a message of serde, which may repeat what the client sent.
-const MAX_MESSAGE: usize = 300;
 
 /// A JSON body of at most `MAX` bytes.
 #[derive(Debug)]
@@ -183,61 +180,8 @@ pub fn parse<T: DeserializeOwned + 'static>(bytes: &[u8]) -> Result<T, Problem> 
         return Err(not_an_object());
     }
     // The text has an error that its parsed value does not have.
-    from_value(value, "")
-        .and_then(|_: T| Err(Problem::bad_request(truncate_chars(first.to_string(), MAX_MESSAGE))))
-}
-
-/// Converts a JSON value. `within` is its path in the body, for the names of invalid fields.
-///
-/// # Errors
-/// 400 with the invalid fields.
-pub fn from_value<T: DeserializeOwned>(mut value: Value, prefix: &str) -> Result<T, Problem> {
-    let mut errors: Vec<FieldError> = Vec::new();
-    let mut removed: Vec<String> = Vec::new();
-    loop {
-        let error = match serde_path_to_error::deserialize::<_, T>(JsonValueDeserializer(&value)) {
-            Ok(parsed) if errors.is_empty() => return Ok(parsed),
-            Ok(_) => break,
-            Err(error) => error,
-        };
-        let (field, top) = error_location(&error);
-        if removed.contains(&field) || errors.len() >= MAX_FIELD_ERRORS {
-            break;
-        }
-        errors.push(FieldError::new(
-            join_path(prefix, &field),
-            error.inner().code,
-            truncate_chars(error.inner().message.clone(), MAX_MESSAGE),
-        ));
-        // The invalid field is removed to check the others.
-        if value.as_object_mut().and_then(|fields| fields.shift_remove(&top)).is_none() {
-            break;
-        }
-        removed.push(top);
-    }
-    // The absence of a removed field is not a second error.
-    Err(Problem::invalid_fields(errors))
-}
-
-/// The path of the field that an error is about, and the first segment of that path.
-fn error_location(error: &serde_path_to_error::Error<JsonValueError>) -> (String, String) {
-    let path = error.path().to_string();
-    let path = path.replace('[', ".").replace(']', "").trim_start_matches('.').to_owned();
-    let field = match error.inner().member.as_deref() {
-        Some(name) if path == name || path.ends_with(&format!(".{name}")) => path,
-        Some(name) => join_path(&path, name),
-        None => path,
-    };
-    let top = field.split('.').next().unwrap_or_default().to_owned();
-    (field, top)
-}
-
-fn join_path(prefix: &str, field: &str) -> String {
-    match (prefix.is_empty(), field.is_empty()) {
-        (true, _) => field.to_owned(),
-        (_, true) => prefix.to_owned(),
-        _ => format!("{prefix}.{field}"),
-    }
+    from_value::<T>(value, "")?;
+    Err(Problem::bad_request(truncate_chars(first.to_string(), MAX_MESSAGE)))
 }
 
 /// The id in a path as text. The authorizer parses it, because a malformed id and an unknown one give the same response.
@@ -330,13 +274,6 @@ mod tests {
             assert_eq!(problem.detail, "Expected a JSON object.");
         }
         assert!(parse::<Value>(b"[1]").is_ok());
-    }
-
-    #[test]
-    fn in_a_list_the_path_begins_with_the_place_in_it() {
-        let sent = serde_json::json!([{ "age": 1 }, { "age": -1 }]);
-        let problem = from_value::<Vec<Friend>>(sent, "").unwrap_err();
-        assert_eq!(problem.errors[0].field, "1.age");
     }
 
     #[test]

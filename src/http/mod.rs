@@ -13,7 +13,6 @@ pub mod crud;
 pub mod docs;
 pub mod drain;
 pub mod forward_auth;
-mod json_value;
 pub mod list;
 pub mod metrics;
 pub mod openapi;

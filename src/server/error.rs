@@ -1,6 +1,7 @@
 //! Errors of the start and of commands.
 
 use crate::application::Error;
+use crate::application::bootstrap::BootstrapError;
 use crate::application::signing_keys::SigningKeysError;
 use crate::authn::{PasswordError, SecretError};
 use crate::authz::BundleError;
@@ -42,6 +43,16 @@ impl From<SigningKeysError> for StartError {
     fn from(error: SigningKeysError) -> Self {
         match error {
             SigningKeysError::Store(error) => Self::Store(error),
+            other => Self::Failed(other.to_string()),
+        }
+    }
+}
+
+impl From<BootstrapError> for StartError {
+    fn from(error: BootstrapError) -> Self {
+        match error {
+            BootstrapError::Config(error) => error.into(),
+            BootstrapError::Store(error) => error.into(),
             other => Self::Failed(other.to_string()),
         }
     }

@@ -33,7 +33,7 @@ const CRATE_RULES: [CrateRule; 5] = [
     // The types of column values derive their database representation.
     CrateRule {
         name: "sea_orm",
-        paths: &["store", "resource.rs", "api", "types", "authz/scope.rs", "http/list.rs"],
+        paths: &["store", "resource", "api", "types", "authz/scope.rs", "http/list.rs"],
     },
     CrateRule { name: "sqlx", paths: &["store"] },
     CrateRule {

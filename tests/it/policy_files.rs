@@ -4,7 +4,7 @@ use crate::policy_reload::{
     MORE, RELOAD, policy_status, read, scan, start_error, use_guarded_reload, version, write_case,
 };
 use crate::reload::PolicyFiles;
-use cedargate::api::policy_reload::ReloadOutcome;
+use cedargate::application::policy_reload::ReloadOutcome;
 use reqwest::StatusCode;
 use serde_json::json;
 use std::path::Path;

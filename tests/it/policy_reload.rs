@@ -4,7 +4,7 @@ use crate::command_line::{client, run, text};
 use crate::multi_process::{TIMEOUT, serve_with};
 use crate::reload::PolicyFiles;
 use crate::support::{Client, Database, PASSWORD, TestApp, project_file};
-use cedargate::api::policy_reload::{self, LastConfirmation, ReloadError, ReloadOutcome, Trigger};
+use cedargate::application::policy_reload::{self, LastConfirmation, ReloadError, ReloadOutcome, Trigger};
 use cedargate::authz::Scope;
 use cedargate::config::{Config, PolicyReload, PolicyTests};
 use cedargate::server::App;

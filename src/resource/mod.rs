@@ -1,5 +1,8 @@
 //! The trait of the nine resources. The CRUD handlers, lists, the OpenAPI document and the Cedar entity derive from it.
 
+pub mod organization;
+pub mod user;
+
 use crate::authz::AuthzResource;
 use crate::types::{FieldErrorCode, Id, InvalidValue, Timestamp};
 use sea_orm::{DbErr, EntityTrait, FromQueryResult, IntoActiveModel, QueryResult, TryGetable};

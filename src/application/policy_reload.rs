@@ -5,15 +5,11 @@
 //! database: each process reads it, and activates the version if its own files have it. The row also has the version that was
 //! active last, so that a start cannot lose silently what a running process would have held.
 
-use crate::application::{AppState, Authorizer, audit};
+use super::{AppState, Authorizer, Error, audit};
 use crate::authz::{Bundle, BundleError, Candidate, Inventory, Losses, PendingConfirmation, PolicyHandle};
-use crate::http::Problem;
 use crate::store::{AuditActor, AuditEntry, Event, Outcome, PolicyState, Store, StoreError};
 use crate::types::Timestamp;
-use actix_web::http::StatusCode;
-use serde::Serialize;
 use std::sync::Arc;
-use utoipa::ToSchema;
 
 /// Why the policies are reloaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,30 +50,6 @@ pub enum ReloadError {
     Internal(String),
 }
 
-/// A candidate that needs a confirmation.
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct PendingView {
-    /// The version to confirm.
-    pub version: String,
-    /// The ids of the forbid policies that would be lost.
-    pub lost_policies: Vec<String>,
-    /// The ids of the forbid policies whose scope or conditions would change.
-    pub changed_policies: Vec<String>,
-    /// The names of the files that are missing or have become empty.
-    pub lost_files: Vec<String>,
-}
-
-impl PendingView {
-    /// The candidate that needs a confirmation, if any.
-    pub fn from_handle(policies: &PolicyHandle) -> Option<Self> {
-        let pending = policies.pending()?;
-        let Losses { policies, changed, files } = pending.losses.clone();
-        let version = pending.version.clone();
-        Some(Self { version, lost_policies: policies, changed_policies: changed, lost_files: files })
-    }
-}
-
 /// Reloads the policies, and records the result in the database and in the audit log.
 ///
 /// # Errors
@@ -90,7 +62,7 @@ pub async fn reload(
 ) -> Result<ReloadOutcome, ReloadError> {
     let mut scans = state.policies.begin_reload().await;
     let (reader, is_scan) = (Arc::clone(&state), trigger == Trigger::Scan);
-    let reading = actix_web::web::block(move || {
+    let reading = tokio::task::spawn_blocking(move || {
         let read =
             if is_scan { reader.policies.scan(&mut scans) } else { Some(reader.policies.read(&mut scans)) };
         (scans, read)
@@ -260,7 +232,7 @@ fn inventory_text(inventory: &Inventory) -> String {
 /// Records in the database which version is active in this process.
 ///
 /// # Errors
-/// Where the database is not available.
+/// The database is not available.
 pub async fn record_active(state: &AppState) -> Result<(), StoreError> {
     record_active_version(state, state.policies.current().bundle()).await
 }
@@ -353,11 +325,11 @@ pub async fn check_startup_version(
 /// it within seconds.
 ///
 /// # Errors
-/// Where the action is not permitted on the root organization, or the database is not available.
-pub async fn confirm_from_cli(authorizer: &Authorizer, version: &str) -> Result<(), Problem> {
+/// The action is not permitted on the root organization, or the database is not available.
+pub async fn confirm_from_cli(authorizer: &Authorizer, version: &str) -> Result<(), Error> {
     let app = authorizer.state();
     let root = app.store.root().await?;
-    authorizer.require(&root.ok_or_else(|| Problem::internal("there is no root organization"))?)?;
+    authorizer.require(&root.ok_or_else(|| Error::internal("there is no root organization"))?)?;
     let state = app.store.policy_state().await?;
     let recorded = state.and_then(|state| serde_json::from_str::<Inventory>(&state.inventory).ok());
     let losses = recorded.unwrap_or_default().losses(authorizer.engine().bundle().inventory());
@@ -365,26 +337,4 @@ pub async fn confirm_from_cli(authorizer: &Authorizer, version: &str) -> Result<
     work.confirm_policies(version, app.clock.now()).await?;
     work.audit(with_losses(AuditEntry::new(Event::PoliciesConfirmed), version, &losses));
     Ok(work.commit().await?)
-}
-
-impl ReloadError {
-    /// The problem that answers a request to reload. `active` is the version that stays.
-    pub fn into_problem(self, active: &str) -> Problem {
-        match self {
-            Self::Invalid(error) => Problem::new(
-                StatusCode::CONFLICT,
-                "invalid_policies",
-                format!("Invalid policies; version {active} stays active. {error}"),
-            ),
-            Self::VersionMismatch(actual) => Problem::new(
-                StatusCode::CONFLICT,
-                "policy_version_mismatch",
-                format!(
-                    "The policy files have the version {actual}, not the confirmed one; version {active} stays active."
-                ),
-            ),
-            Self::Store(error) => error.into(),
-            Self::Internal(error) => Problem::internal(error),
-        }
-    }
 }

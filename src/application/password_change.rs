@@ -1,21 +1,23 @@
-//! Password changes: the fields of the request, the checks before the transaction, and the sessions and keys that end.
+//! Password changes: the checks before the transaction, and the sessions and keys that end.
 
-use super::users::{User, user_event};
-use crate::application::login_throttle::LoginAttempt;
-use crate::application::{Authorizer, Credential, Error};
+use super::audit::user_event;
+use super::login_throttle::LoginAttempt;
+use super::{Authorizer, Credential, Error};
 use crate::authz::Permitted;
-use crate::http::Problem;
-use crate::http::crud::Patch;
+use crate::resource::user::User;
 use crate::store::{Account, EndReason, Event, Outcome, SessionSelection, UnitOfWork};
 use crate::types::{FieldErrorCode, Name, Timestamp};
 use secrecy::SecretString;
-use serde_json::{Map, Value};
 
-/// The fields of a user update that concern the password.
-pub(super) struct PasswordFields {
-    password: Option<SecretString>,
-    current: Option<SecretString>,
-    end_keys: Option<bool>,
+/// A new password of a user.
+#[derive(Debug)]
+pub struct PasswordChange {
+    /// The new password.
+    pub password: SecretString,
+    /// The current password, which is required to change one's own.
+    pub current: Option<SecretString>,
+    /// Whether to delete the API keys of the user. By default only a reset by another user does.
+    pub end_keys: Option<bool>,
 }
 
 /// A new password, hashed and checked as far as possible before the transaction.
@@ -26,59 +28,26 @@ pub(super) struct NewPassword {
     end_keys: bool,
 }
 
-impl PasswordFields {
-    /// Removes these fields from a patch, and returns them.
-    pub(super) fn take(patch: &mut Patch) -> Result<Self, Problem> {
-        let password = take_secret(patch, "password")?;
-        let current = take_secret(patch, "currentPassword")?;
-        let end_keys = match patch.remove("endKeys") {
-            None | Some(Value::Null) => None,
-            Some(Value::Bool(end_keys)) => Some(end_keys),
-            Some(_) => {
-                return Err(Problem::invalid_field(
-                    "endKeys",
-                    FieldErrorCode::InvalidType,
-                    "expected a boolean",
-                ));
-            }
-        };
-        for (field, is_given) in [("currentPassword", current.is_some()), ("endKeys", end_keys.is_some())] {
-            if is_given && password.is_none() {
-                return Err(Problem::invalid_field(
-                    field,
-                    FieldErrorCode::DependentRequired,
-                    "only accepted with `password`",
-                ));
-            }
-        }
-        Ok(Self { password, current, end_keys })
-    }
-
-    /// The names of the changed fields that are not columns of the row.
-    pub(super) fn changes(&self) -> &'static [&'static str] {
-        if self.password.is_some() { &["password"] } else { &[] }
-    }
-
+impl PasswordChange {
     /// Verifies the current password where required, and hashes the new one. Both are slow, so they precede the transaction.
     pub(super) async fn prepare(
         self,
         authorizer: &Authorizer,
         user: &Permitted<User>,
-    ) -> Result<Option<NewPassword>, Problem> {
-        let Some(password) = self.password else { return Ok(None) };
+    ) -> Result<NewPassword, Error> {
         let is_own = user.id == authorizer.caller().id;
         let verified_hash = match is_own {
             true => Some(verify_current_password(authorizer, user, self.current).await?),
             false => None,
         };
-        let hash = hash_password(authorizer, user, password).await?;
+        let hash = hash_password(authorizer, user, self.password).await?;
         // A reset by an admin is more often a response to a leak than a change by the user is.
-        Ok(Some(NewPassword { hash, verified_hash, end_keys: self.end_keys.unwrap_or(!is_own) }))
+        Ok(NewPassword { hash, verified_hash, end_keys: self.end_keys.unwrap_or(!is_own) })
     }
 }
 
 impl NewPassword {
-    /// 400 if the password was changed since the current one was verified.
+    /// Fails if the password was changed since the current one was verified.
     pub(super) async fn check_unchanged(
         &self,
         authorizer: &Authorizer,
@@ -104,7 +73,7 @@ impl NewPassword {
         work: &UnitOfWork,
         user: &Permitted<User>,
         now: Timestamp,
-    ) -> Result<(), Problem> {
+    ) -> Result<(), Error> {
         work.set_password(user, &self.hash, now).await?;
         work.audit(user_event(Event::UserPasswordChanged, user).with("endKeys", self.end_keys));
         let which = match authorizer.caller().credential {
@@ -119,35 +88,23 @@ impl NewPassword {
     }
 }
 
-/// Removes a secret from the fields of a body, and returns it.
-pub(super) fn take_secret(
-    fields: &mut Map<String, Value>,
-    name: &str,
-) -> Result<Option<SecretString>, Problem> {
-    match fields.remove(name) {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::String(secret)) => Ok(Some(secret.into())),
-        Some(_) => Err(Problem::invalid_field(name, FieldErrorCode::InvalidType, "expected a string")),
-    }
-}
-
 /// Checks a new password against the rules, and returns its hash.
 pub(super) async fn hash_password(
     authorizer: &Authorizer,
     user: &User,
     password: SecretString,
-) -> Result<String, Problem> {
+) -> Result<String, Error> {
     let names = [&user.given_name, &user.family_name].into_iter().flatten().map(Name::as_str);
     let user_inputs = names.chain([user.email.as_str()]).map(str::to_owned).collect();
     Ok(authorizer.state().passwords.hash(password, user_inputs).await?)
 }
 
-/// 400: the current password is missing or incorrect.
+/// The current password is missing or incorrect.
 fn invalid_current_password(code: FieldErrorCode, message: &str) -> Error {
     Error::invalid_field("currentPassword", code, message)
 }
 
-/// 400: the current password is incorrect. Audited, because the holder of a stolen token may try to guess the password.
+/// The current password is incorrect. Audited, because the holder of a stolen token may try to guess the password.
 fn incorrect_password_audited(authorizer: &Authorizer, user: &Permitted<User>, reason: &str) -> Error {
     let entry = user_event(Event::UserPasswordChanged, user).outcome(Outcome::Failed).with("reason", reason);
     invalid_current_password(FieldErrorCode::Incorrect, "the current password is incorrect")
