@@ -3,8 +3,9 @@
 use super::conversations::Conversation;
 use crate::authz::AuthzResource;
 use crate::http::RouteGroup;
+use crate::resource::column::json_column;
 use crate::resource::{IdRow, Reference, Resource};
-use crate::types::{Email, Id, JsonObject, Label, Name, Timestamp, json_value, object_only};
+use crate::types::{Email, Id, JsonObject, Label, Name, Timestamp, object_only};
 use sea_orm::entity::prelude::*;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -83,7 +84,7 @@ pub struct Profile {
 
 object_only!(Profile);
 
-json_value!(Profile);
+json_column!(Profile);
 
 /// Empty: references between rows are declared by [`Resource::references`].
 #[derive(Debug, Clone, Copy, EnumIter, DeriveRelation)]

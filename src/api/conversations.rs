@@ -10,6 +10,8 @@ use crate::http::base_url::absolute_url;
 use crate::http::crud;
 use crate::http::openapi::{self, OperationDoc};
 use crate::http::{Json, PathId, Problem, RouteGroup};
+
+use crate::resource::column::{json_column, text_column};
 use crate::resource::user::User;
 use crate::resource::{self, Reference, Resource};
 use crate::types::{
@@ -163,6 +165,8 @@ json_list!(
     Participants, Participant, 1000
 );
 
+json_column!(Participants);
+
 json_list!(
     /// Up to 1000 messages.
     MessageBodies, MessageBody, 1000
@@ -192,6 +196,8 @@ string_enum!(
     /// The kind of party that a conversation is with.
     ConversationType { Contact = "contact", Agent = "agent", Bot = "bot", System = "system" }
 );
+
+text_column!(ConversationType);
 
 /// Empty: references between rows are declared by [`Resource::references`].
 #[derive(Debug, Clone, Copy, EnumIter, DeriveRelation)]

@@ -2,6 +2,7 @@
 
 use crate::authz::AuthzResource;
 use crate::http::RouteGroup;
+use crate::resource::column::json_column;
 use crate::resource::{IdRow, Resource};
 use crate::types::{Id, JsonObject, Label, Name, ShortText, Timestamp, json_list, object_only};
 use sea_orm::entity::prelude::*;
@@ -69,6 +70,8 @@ json_list!(
     /// Up to 500 options.
     FormOptions, ShortText, 500
 );
+
+json_column!(FormFields, FormOptions);
 
 /// A field of a form.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]

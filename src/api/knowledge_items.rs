@@ -3,6 +3,7 @@
 use crate::authz::{Attribute, AuthzResource, text};
 use crate::http::RouteGroup;
 use crate::resource::Resource;
+use crate::resource::column::text_column;
 use crate::types::{Id, JsonObject, Label, LongText, Name, Timestamp, string_enum};
 use sea_orm::FromQueryResult;
 use sea_orm::entity::prelude::*;
@@ -74,6 +75,8 @@ string_enum!(
     /// The publication status of a knowledge item.
     KnowledgeStatus { Draft = "draft", Published = "published", Archived = "archived" }
 );
+
+text_column!(KnowledgeStatus);
 
 /// Empty: references between rows are declared by [`Resource::references`].
 #[derive(Debug, Clone, Copy, EnumIter, DeriveRelation)]

@@ -5,6 +5,7 @@ use crate::application::changes::creation_info;
 use crate::application::{Authorizer, Error};
 use crate::authz::{Attribute, AuthzResource, Permitted, Unchecked, boolean, entity, text};
 use crate::http::{Json, Problem, RouteGroup, crud, openapi};
+use crate::resource::column::json_column;
 use crate::resource::user::User;
 use crate::resource::{self, CreationInfo, Resource};
 use crate::types::{Id, JsonObject, Label, LongText, Millis, Timestamp, json_list, object_only};
@@ -122,6 +123,8 @@ json_list!(
     /// Up to 100 actions offered to the reader, as free JSON objects.
     MessageActions, JsonObject, 100
 );
+
+json_column!(MessageActions);
 
 fn default_type() -> Label {
     Label::from_static("chat")

@@ -2,6 +2,7 @@
 
 use crate::authz::AuthzResource;
 use crate::http::RouteGroup;
+use crate::resource::column::json_column;
 use crate::resource::organization::Organization;
 use crate::resource::{IdRow, Reference, Resource};
 use crate::types::{Id, JsonObject, LongText, Name, Timestamp, json_list};
@@ -70,6 +71,8 @@ json_list!(
     /// Up to 1000 organization ids.
     OrganizationIds, Id, 1000
 );
+
+json_column!(OrganizationIds);
 
 /// Empty: references between rows are declared by [`Resource::references`].
 #[derive(Debug, Clone, Copy, EnumIter, DeriveRelation)]

@@ -7,20 +7,8 @@ use std::str::FromStr;
 
 /// A scope: a permission tier of the specification. Credentials carry scopes; the role of a user is a scope.
 #[derive(
-    Debug,
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    Hash,
-    PartialOrd,
-    Ord,
-    Serialize,
-    Deserialize,
-    utoipa::ToSchema,
-    sea_orm::DeriveValueType,
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema,
 )]
-#[sea_orm(value_type = "String", column_type = "Text")]
 #[serde(rename_all = "lowercase")]
 pub enum Scope {
     /// The lowest tier.
@@ -68,8 +56,7 @@ impl FromStr for Scope {
 }
 
 /// A non-empty set of scopes in ascending order. As text it is space-delimited (RFC 6749, section 3.3).
-#[derive(Debug, Clone, PartialEq, Eq, Hash, sea_orm::DeriveValueType)]
-#[sea_orm(value_type = "String", column_type = "Text")]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ScopeSet(Vec<Scope>);
 
 impl ScopeSet {

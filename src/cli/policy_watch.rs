@@ -1,11 +1,9 @@
 //! The tasks of `cedargate serve` that reload the policies: on changed files, on SIGHUP, and on confirmations.
 
-use super::{CommandResult, Failure};
 use crate::application::AppState;
 use crate::application::policy_reload::{self, LastConfirmation, Trigger};
 use crate::server::App;
 use crate::store::AuditActor;
-use actix_web::rt::signal::unix;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -15,13 +13,17 @@ const CONFIRMATION_POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Reloads the policies when their files have changed, when a version was confirmed, and on SIGHUP, which reloads the TLS
 /// certificates and reopens the decision log too. `seconds` is the time between two scans of the files; 0 for no scans.
-pub(super) fn spawn_reload_tasks(tasks: &mut JoinSet<()>, app: &App, seconds: u64) -> CommandResult {
-    // From here on, SIGHUP no longer terminates the process.
-    let mut hangups = unix::signal(unix::SignalKind::hangup()).map_err(Failure::failed)?;
+/// `next_hangup` waits for the next SIGHUP.
+pub(super) fn spawn_reload_tasks(
+    tasks: &mut JoinSet<()>,
+    app: &App,
+    seconds: u64,
+    mut next_hangup: impl AsyncFnMut() -> Option<()> + 'static,
+) {
     let state = Arc::clone(&app.state);
     let certificates = app.certificates.clone();
     tasks.spawn_local(async move {
-        while hangups.recv().await.is_some() {
+        while next_hangup().await.is_some() {
             if let Some(Err(error)) = certificates.as_ref().map(|certificates| certificates.reload()) {
                 tracing::error!(error, "cannot reload the certificates; the active ones stay in use");
             }
@@ -33,7 +35,7 @@ pub(super) fn spawn_reload_tasks(tasks: &mut JoinSet<()>, app: &App, seconds: u6
     tasks.spawn_local(async move {
         let mut last = LastConfirmation::default();
         loop {
-            actix_web::rt::time::sleep(CONFIRMATION_POLL_INTERVAL).await;
+            tokio::time::sleep(CONFIRMATION_POLL_INTERVAL).await;
             policy_reload::apply_confirmations(&state, &mut last).await;
         }
     });
@@ -41,12 +43,11 @@ pub(super) fn spawn_reload_tasks(tasks: &mut JoinSet<()>, app: &App, seconds: u6
         let state = Arc::clone(&app.state);
         tasks.spawn_local(async move {
             loop {
-                actix_web::rt::time::sleep(Duration::from_secs(seconds)).await;
+                tokio::time::sleep(Duration::from_secs(seconds)).await;
                 reload(&state, Trigger::Scan).await;
             }
         });
     }
-    Ok(())
 }
 
 /// Reloads the policies. The result is in the log and in the audit log.

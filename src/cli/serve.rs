@@ -59,7 +59,9 @@ fn serve(config: &Config) -> CommandResult {
         let mut tasks = JoinSet::new();
         let management =
             management.map(|listener| serve_management(&mut tasks, &app, listener)).transpose()?;
-        spawn_reload_tasks(&mut tasks, &app, config.policy_poll_seconds)?;
+        // From here on, SIGHUP no longer terminates the process.
+        let mut hangups = unix::signal(unix::SignalKind::hangup()).map_err(Failure::failed)?;
+        spawn_reload_tasks(&mut tasks, &app, config.policy_poll_seconds, async move || hangups.recv().await);
         maintain_signing_keys(&mut tasks, &app.state);
         shutdown_on_signal(
             &mut tasks,

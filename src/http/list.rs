@@ -4,13 +4,11 @@ use super::base_url::absolute_url;
 use super::page::PageWriter;
 use super::{FieldError, Problem, body};
 use crate::resource::Resource;
-use crate::store::{ListQuery, ListResult};
+use crate::store::{FilterValue, ListQuery, ListResult, SortOrder};
 use crate::types::strict_json::{self, JsonError};
-use crate::types::{Email, FieldErrorCode, Id, InvalidValue, NO_NUL_PATTERN, OrgPath, Timestamp, quoted};
+use crate::types::{Email, FieldErrorCode, Id, InvalidValue, NO_NUL_PATTERN, OrgPath, quoted};
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse};
-use sea_orm::sea_query::Order;
-use sea_orm::{EntityTrait, Iden};
 use std::collections::HashSet;
 use std::str::FromStr;
 use utoipa::Number;
@@ -114,8 +112,8 @@ pub fn fields<R: Resource>() -> Vec<ListField> {
     row.properties
         .into_iter()
         .filter_map(|(name, schema)| {
-            let column = <<R::Entity as EntityTrait>::Column as FromStr>::from_str(&name).ok()?;
-            Some(ListField::new(&name, column.unquoted(), resolved(non_null(schema)), ListField::EXACT_MATCH))
+            let column = R::column_name(&name)?;
+            Some(ListField::new(&name, &column, resolved(non_null(schema)), ListField::EXACT_MATCH))
         })
         .collect()
 }
@@ -145,13 +143,13 @@ impl std::fmt::Debug for ListField {
 
 impl ListField {
     /// Parses a filter into a column value.
-    fn parse_value(&self, text: &str) -> Result<sea_orm::Value, InvalidValue> {
+    fn parse_value(&self, text: &str) -> Result<FilterValue, InvalidValue> {
         let Some(schema) = &self.schema else { return parse_json_value(text) };
         match value_type(schema) {
             Type::String => parse_text_value(schema, text),
             Type::Boolean => match text {
-                "true" => Ok(true.into()),
-                "false" => Ok(false.into()),
+                "true" => Ok(FilterValue::Boolean(true)),
+                "false" => Ok(FilterValue::Boolean(false)),
                 _ => Err(InvalidValue::new(
                     FieldErrorCode::InvalidFormat,
                     format!("expected true or false, got {}", quoted(text)),
@@ -166,7 +164,7 @@ impl ListField {
                 match (as_i64(schema.minimum.as_ref()), as_i64(schema.maximum.as_ref())) {
                     (Some(min), _) if number < min => out_of_range(format!("{number} is less than {min}")),
                     (_, Some(max)) if number > max => out_of_range(format!("{number} is more than {max}")),
-                    _ => Ok(number.into()),
+                    _ => Ok(FilterValue::Integer(number)),
                 }
             }
             Type::Object | Type::Array | Type::Number | Type::Null => parse_json_value(text),
@@ -183,11 +181,12 @@ fn as_i64(number: Option<&Number>) -> Option<i64> {
 }
 
 /// Parses the filter of a string field into a column value.
-fn parse_text_value(schema: &Object, text: &str) -> Result<sea_orm::Value, InvalidValue> {
-    fn read<T: FromStr<Err = InvalidValue> + Into<sea_orm::Value>>(
+fn parse_text_value(schema: &Object, text: &str) -> Result<FilterValue, InvalidValue> {
+    /// The text in the form in which the column stores a value of type `T`.
+    fn normalized<T: FromStr<Err = InvalidValue> + ToString>(
         text: &str,
-    ) -> Result<sea_orm::Value, InvalidValue> {
-        text.parse::<T>().map(Into::into)
+    ) -> Result<FilterValue, InvalidValue> {
+        Ok(FilterValue::Text(text.parse::<T>()?.to_string()))
     }
     if text.contains('\0') {
         return Err(InvalidValue::new(
@@ -197,7 +196,7 @@ fn parse_text_value(schema: &Object, text: &str) -> Result<sea_orm::Value, Inval
     }
     if let Some(allowed) = &schema.enum_values {
         if allowed.iter().any(|value| value.as_str() == Some(text)) {
-            return Ok(text.into());
+            return Ok(FilterValue::Text(text.to_owned()));
         }
         let values: Vec<&str> = allowed.iter().filter_map(|value| value.as_str()).collect();
         return Err(InvalidValue::new(
@@ -206,23 +205,25 @@ fn parse_text_value(schema: &Object, text: &str) -> Result<sea_orm::Value, Inval
         ));
     }
     match (&schema.format, schema.pattern.as_deref()) {
-        (Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)), _) => return read::<Timestamp>(text),
-        (Some(SchemaFormat::KnownFormat(KnownFormat::Email)), _) => return read::<Email>(text),
-        (_, Some(Id::PATTERN)) => return read::<Id>(text),
-        (_, Some(OrgPath::PATTERN)) => return read::<OrgPath>(text),
+        (Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)), _) => {
+            return Ok(FilterValue::Time(text.parse()?));
+        }
+        (Some(SchemaFormat::KnownFormat(KnownFormat::Email)), _) => return normalized::<Email>(text),
+        (_, Some(Id::PATTERN)) => return normalized::<Id>(text),
+        (_, Some(OrgPath::PATTERN)) => return normalized::<OrgPath>(text),
         _ => {}
     }
     let (length, min) = (text.chars().count(), schema.min_length.unwrap_or(0));
     let max = schema.max_length.unwrap_or(MAX_FILTER);
     if (min..=max).contains(&length) {
-        return Ok(text.into());
+        return Ok(FilterValue::Text(text.to_owned()));
     }
     let code = if length < min { FieldErrorCode::TooShort } else { FieldErrorCode::TooLong };
     Err(InvalidValue::new(code, format!("expected {min} to {max} characters, got {length}")))
 }
 
 /// Parses the filter of an object or array: JSON in its normalized form.
-fn parse_json_value(text: &str) -> Result<sea_orm::Value, InvalidValue> {
+fn parse_json_value(text: &str) -> Result<FilterValue, InvalidValue> {
     let invalid =
         |code, error: &dyn std::fmt::Display| InvalidValue::new(code, format!("invalid JSON: {error}"));
     strict_json::check(text.as_bytes()).map_err(|error| match error {
@@ -232,7 +233,7 @@ fn parse_json_value(text: &str) -> Result<sea_orm::Value, InvalidValue> {
     let mut value: serde_json::Value =
         serde_json::from_str(text).map_err(|error| invalid(FieldErrorCode::InvalidFormat, &error))?;
     value.sort_all_objects();
-    Ok(value.to_string().into())
+    Ok(FilterValue::Text(value.to_string()))
 }
 
 impl ListRequest {
@@ -301,11 +302,13 @@ fn parse_number(text: &str, min: u64, max: u64) -> Result<u64, InvalidValue> {
     }
 }
 
-fn parse_sort(text: &str, fields: &[ListField]) -> Result<Vec<(String, Order)>, InvalidValue> {
+fn parse_sort(text: &str, fields: &[ListField]) -> Result<Vec<(String, SortOrder)>, InvalidValue> {
     let mut seen = HashSet::new();
     text.split(',')
         .map(|item| {
-            let (name, order) = item.strip_prefix('-').map_or((item, Order::Asc), |name| (name, Order::Desc));
+            let (name, order) = item
+                .strip_prefix('-')
+                .map_or((item, SortOrder::Ascending), |name| (name, SortOrder::Descending));
             let field = fields.iter().find(|field| field.is_sortable && field.name == name);
             let field = field.ok_or_else(|| {
                 let fields = fields.iter().filter(|field| field.is_sortable);

@@ -1,15 +1,17 @@
 //! The trait of the nine resources. The CRUD handlers, lists, the OpenAPI document and the Cedar entity derive from it.
 
+pub(crate) mod column;
 pub mod organization;
 pub mod user;
 
 use crate::authz::AuthzResource;
 use crate::types::{FieldErrorCode, Id, InvalidValue, Timestamp};
-use sea_orm::{DbErr, EntityTrait, FromQueryResult, IntoActiveModel, QueryResult, TryGetable};
+use sea_orm::{DbErr, EntityTrait, FromQueryResult, Iden, IntoActiveModel, QueryResult, TryGetable};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::marker::PhantomData;
+use std::str::FromStr;
 use utoipa::ToSchema;
 
 /// A resource: a row of a table, which is also the JSON that clients receive.
@@ -54,6 +56,12 @@ pub trait Resource:
 
     /// Returns the id of the owning organization.
     fn organization(&self) -> Id;
+
+    /// Returns the name of the column of a JSON field; none if the field is not a column.
+    fn column_name(field: &str) -> Option<String> {
+        let column = <Self::Entity as EntityTrait>::Column::from_str(field).ok()?;
+        Some(column.unquoted().to_owned())
+    }
 
     /// Returns the references to other resources, without the owning organization.
     fn references(&self) -> Vec<Reference> {

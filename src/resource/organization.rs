@@ -1,5 +1,6 @@
 //! Organizations: the row, its writable fields, and its Cedar entity.
 
+use super::column::json_column;
 use super::{IdRow, Reference, Resource};
 use crate::authz::AuthzResource;
 use crate::types::{
@@ -141,6 +142,8 @@ json_list!(
     /// Up to 50 tags.
     Tags, Label, 50
 );
+
+json_column!(Tags);
 
 /// Empty: references between rows are declared by [`Resource::references`].
 #[derive(Debug, Clone, Copy, EnumIter, DeriveRelation)]

@@ -9,8 +9,9 @@ use super::chain::{self, ChainHead};
 use super::sessions::Origin;
 use super::{Page, Store, StoreError, UnitOfWork};
 use crate::authz::{AuthorizedOrgs, Permitted};
+use crate::resource::column::to_json_text;
 use crate::store::ListQuery;
-use crate::types::{Id, OrgPath, Timestamp, json, string_enum};
+use crate::types::{Id, OrgPath, Timestamp, string_enum};
 use sea_orm::sea_query::{Condition, Expr, ExprTrait, Order, Query, SelectStatement};
 use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, Iterable, TryGetable};
 use serde_json::{Map, Value};
@@ -189,7 +190,7 @@ impl AuditRow {
             path: entry.organization_path.as_ref().map(ToString::to_string),
             address: actor.address.clone(),
             request: actor.request.clone(),
-            details: json::to_column(&entry.details),
+            details: to_json_text(&entry.details),
             previous: head.hash.clone(),
             hash: String::new(),
         };
@@ -304,7 +305,7 @@ impl Store {
             Some(row) => i64::try_get(&row, "", "total").map_err(DbErr::from)?,
             None => 0,
         };
-        let order = query.sort.first().map_or(Order::Asc, |(_, order)| order.clone());
+        let order = query.sort.first().map_or(Order::Asc, |(_, order)| (*order).into());
         select.columns(Column::iter()).order_by("seq", order).limit(query.limit).offset(query.offset);
         let rows = self.db.query_all(&select).await?;
         let items = rows.iter().map(|row| AuditRow::from_query_result(row, "")).collect::<Result<_, _>>()?;

@@ -5,7 +5,7 @@ use super::rows::{OWNER_ORG, RowWithOrg, id_column, select_with_org, table};
 use super::{Store, StoreError};
 use crate::authz::{AuthorizedOrgs, Permitted};
 use crate::resource::Resource;
-use crate::types::Id;
+use crate::types::{Id, Timestamp};
 use sea_orm::sea_query::{Alias, Expr, ExprTrait, Func, NullOrdering, Order};
 use sea_orm::{
     ColumnTrait, ColumnType, EntityTrait, IdenStatic, Iterable, PaginatorTrait, QueryFilter, QueryOrder,
@@ -20,9 +20,51 @@ pub struct ListQuery {
     /// The number of rows to skip.
     pub offset: u64,
     /// The columns to sort by. Ties are ordered by creation time and id.
-    pub sort: Vec<(String, Order)>,
+    pub sort: Vec<(String, SortOrder)>,
     /// The columns that must have a value.
-    pub filters: Vec<(String, sea_orm::Value)>,
+    pub filters: Vec<(String, FilterValue)>,
+}
+
+/// The order of a list by one column.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SortOrder {
+    /// Smallest value first, nulls last.
+    Ascending,
+    /// Largest value first, nulls first.
+    Descending,
+}
+
+/// The value that a column is compared with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FilterValue {
+    /// A text, in the form in which the column stores it.
+    Text(String),
+    /// A number.
+    Integer(i64),
+    /// A truth value.
+    Boolean(bool),
+    /// A point in time.
+    Time(Timestamp),
+}
+
+impl From<FilterValue> for sea_orm::Value {
+    fn from(value: FilterValue) -> Self {
+        match value {
+            FilterValue::Text(text) => text.into(),
+            FilterValue::Integer(number) => number.into(),
+            FilterValue::Boolean(value) => value.into(),
+            FilterValue::Time(time) => time.into(),
+        }
+    }
+}
+
+impl From<SortOrder> for Order {
+    fn from(order: SortOrder) -> Self {
+        match order {
+            SortOrder::Ascending => Self::Asc,
+            SortOrder::Descending => Self::Desc,
+        }
+    }
 }
 
 /// A page of a list.
@@ -128,8 +170,11 @@ fn filtered_select<R: Resource>(
 fn apply_sort<R: Resource>(select: Select<R::Entity>, query: &ListQuery) -> Select<R::Entity> {
     let select = query.sort.iter().fold(select, |select, (name, order)| {
         // Explicit, since the databases differ: nulls last, and first in descending order.
-        let nulls = if *order == Order::Desc { NullOrdering::First } else { NullOrdering::Last };
-        select.order_by_with_nulls(column::<R>(name), order.clone(), nulls)
+        let nulls = match order {
+            SortOrder::Ascending => NullOrdering::Last,
+            SortOrder::Descending => NullOrdering::First,
+        };
+        select.order_by_with_nulls(column::<R>(name), (*order).into(), nulls)
     });
     // Ids of the same second are in no particular order, so the creation time comes first.
     select.order_by(column::<R>("created_at"), Order::Asc).order_by(id_column::<R>(), Order::Asc)

@@ -49,7 +49,7 @@ pub use credentials::ApiKeyRow;
 pub use database_file::ServeLock;
 use durability::Durability;
 pub use error::StoreError;
-pub use list::{ListQuery, ListResult, Page};
+pub use list::{FilterValue, ListQuery, ListResult, Page, SortOrder};
 pub use policy_state::PolicyState;
 pub use resource_types::{ResourceType, ResourceTypes};
 use revocations::PendingRevocations;

@@ -6,6 +6,7 @@
 
 use super::revocations::RevocationTarget;
 use super::{Event, Store, StoreError, UnitOfWork};
+use crate::resource::column::text_column;
 use crate::types::{Id, Timestamp, string_enum};
 use sea_orm::sea_query::{Expr, ExprTrait, LockType, Order, Query, UpdateStatement};
 use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, JoinType, TryGetable};
@@ -87,6 +88,8 @@ string_enum!(
         Blocked = "blocked",
     }
 );
+
+text_column!(EndReason);
 
 /// A selection of the sessions of a user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,10 +4,13 @@
 use super::cache::RowCache;
 use super::{AuditEntry, CacheVersion, Event, Store, StoreError, UnitOfWork};
 use crate::config::TokenAlgorithm;
+use crate::resource::column::text_column;
 use crate::types::Timestamp;
 use sea_orm::sea_query::{Expr, ExprTrait, OnConflict, Order, Query};
 use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, TryGetable};
 use std::sync::PoisonError;
+
+text_column!(TokenAlgorithm);
 
 /// A signing key.
 #[derive(Clone, PartialEq, Eq, FromQueryResult)]

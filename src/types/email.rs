@@ -11,8 +11,7 @@ use std::str::FromStr;
 /// The local part has at most 64 bytes and no white space, control or format characters. The domain is a host name
 /// according to UTS #46. The address has at most 254 bytes (RFC 5321, section 4.5.3.1). See "Normalization" in
 /// docs/decisions.md.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, sea_orm::DeriveValueType)]
-#[sea_orm(value_type = "String", column_type = "Text")]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Email(String);
 
 impl Email {

@@ -8,8 +8,7 @@ use std::str::FromStr;
 ///
 /// The first 4 bytes are the second of its creation; the other 8 are random, so that ids cannot be guessed from one
 /// another. Ids of the same second are in no particular order.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, sea_orm::DeriveValueType)]
-#[sea_orm(value_type = "String", column_type = "String(sea_orm::sea_query::StringLen::N(24))")]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Id([u8; 12]);
 
 impl Id {
@@ -96,12 +95,6 @@ impl utoipa::PartialSchema for Id {
 }
 
 impl utoipa::ToSchema for Id {}
-
-impl sea_orm::TryFromU64 for Id {
-    fn try_from_u64(_: u64) -> Result<Self, sea_orm::DbErr> {
-        Err(sea_orm::DbErr::ConvertFromU64("Id"))
-    }
-}
 
 #[cfg(test)]
 mod tests {

@@ -1,37 +1,13 @@
 //! Values that are JSON objects or arrays.
-//!
-//! A column stores them as JSON text with sorted keys, identical on every database, so that equal values have equal texts.
 
 use super::{FieldErrorCode, InvalidValue};
 use serde::Deserializer;
 use serde::de::{MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// Returns the column text of a value: JSON with sorted keys.
-pub(crate) fn to_column<T: serde::Serialize>(value: &T) -> String {
-    serde_json::to_value(value).map_or_else(
-        |_| "null".to_owned(),
-        |mut value| {
-            value.sort_all_objects();
-            value.to_string()
-        },
-    )
-}
-
 /// Returns a value as JSON text to embed in a line of JSON; `null` if it cannot be serialized.
 pub(crate) fn to_raw_json(value: &impl serde::Serialize) -> Box<RawValue> {
     serde_json::value::to_raw_value(value).unwrap_or_else(|_| RawValue::NULL.to_owned())
-}
-
-/// Parses the column text of a value.
-///
-/// # Errors
-///
-/// If the text is not JSON of this type.
-pub(crate) fn from_column<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, InvalidValue> {
-    serde_json::from_str(text).map_err(|error| {
-        InvalidValue::new(FieldErrorCode::InvalidFormat, format!("invalid JSON in a column: {error}"))
-    })
 }
 
 /// The size of a value: its length as JSON, and an estimate of its memory when parsed.
@@ -80,66 +56,7 @@ impl std::io::Write for JsonSize {
     }
 }
 
-/// Implements the sea-orm traits that store a serde type as JSON in a text column.
-macro_rules! json_value {
-    ($name:ident) => {
-        impl From<$name> for sea_orm::Value {
-            fn from(value: $name) -> Self {
-                $crate::types::json::to_column(&value).into()
-            }
-        }
-
-        impl sea_orm::TryGetable for $name {
-            fn try_get_by<I: sea_orm::ColIdx>(
-                row: &sea_orm::QueryResult,
-                index: I,
-            ) -> Result<Self, sea_orm::TryGetError> {
-                let text = String::try_get_by(row, index)?;
-                $crate::types::json::from_column(&text).map_err(|error| {
-                    sea_orm::TryGetError::DbErr(sea_orm::DbErr::TryIntoErr {
-                        from: "String",
-                        into: stringify!($name),
-                        source: std::sync::Arc::new(error),
-                    })
-                })
-            }
-        }
-
-        impl sea_orm::sea_query::ValueType for $name {
-            fn try_from(value: sea_orm::Value) -> Result<Self, sea_orm::sea_query::ValueTypeErr> {
-                let text = <String as sea_orm::sea_query::ValueType>::try_from(value)?;
-                $crate::types::json::from_column(&text).map_err(|_| sea_orm::sea_query::ValueTypeErr)
-            }
-
-            fn type_name() -> String {
-                stringify!($name).to_owned()
-            }
-
-            fn array_type() -> sea_orm::sea_query::ArrayType {
-                sea_orm::sea_query::ArrayType::String
-            }
-
-            fn column_type() -> sea_orm::sea_query::ColumnType {
-                sea_orm::sea_query::ColumnType::Text
-            }
-        }
-
-        impl sea_orm::sea_query::Nullable for $name {
-            fn null() -> sea_orm::Value {
-                sea_orm::Value::String(None)
-            }
-        }
-
-        impl sea_orm::IntoActiveValue<$name> for $name {
-            fn into_active_value(self) -> sea_orm::ActiveValue<$name> {
-                sea_orm::ActiveValue::Set(self)
-            }
-        }
-    };
-}
-pub(crate) use json_value;
-
-/// Declares a list type with a maximum number of items, stored as JSON in a text column.
+/// Declares a list type with a maximum number of items.
 macro_rules! json_list {
     ($(#[doc = $doc:literal])* $name:ident, $item:ty, $max:literal) => {
         $(#[doc = $doc])*
@@ -169,8 +86,6 @@ macro_rules! json_list {
                 &self.0
             }
         }
-
-        $crate::types::json_value!($name);
 
         impl utoipa::PartialSchema for $name {
             fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
@@ -306,7 +221,7 @@ fn depth(value: &serde_json::Value) -> usize {
 impl<'de> serde::Deserialize<'de> for JsonObject {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let object = Self(serde_json::Map::deserialize(deserializer)?);
-        let bytes = to_column(&object).len();
+        let bytes = JsonSize::of(&object).bytes;
         if bytes > Self::MAX_BYTES {
             let message =
                 format!("the object has {bytes} bytes as JSON; at most {} are allowed", Self::MAX_BYTES);
@@ -320,8 +235,6 @@ impl<'de> serde::Deserialize<'de> for JsonObject {
     }
 }
 
-json_value!(JsonObject);
-
 impl utoipa::PartialSchema for JsonObject {
     fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
         utoipa::openapi::ObjectBuilder::new()
@@ -334,6 +247,7 @@ impl utoipa::PartialSchema for JsonObject {
 impl utoipa::ToSchema for JsonObject {}
 
 #[cfg(test)]
+#[expect(unreachable_pub, reason = "the macro declares a public type")]
 mod tests {
     use super::*;
 
@@ -347,14 +261,6 @@ mod tests {
         assert_eq!(serde_json::from_str::<Numbers>("[1, 2, 3]").unwrap().len(), 3);
         let error = serde_json::from_str::<Numbers>("[1, 2, 3, 4]").unwrap_err().to_string();
         assert!(error.contains("has 4 items; at most 3 are allowed"), "{error}");
-    }
-
-    #[test]
-    fn equal_objects_have_equal_columns() {
-        let one: JsonObject = serde_json::from_str(r#"{"b": 1, "a": {"d": 2, "c": 3}}"#).unwrap();
-        let two: JsonObject = serde_json::from_str(r#"{"a": {"c": 3, "d": 2}, "b": 1}"#).unwrap();
-        assert_eq!(to_column(&one), to_column(&two));
-        assert_eq!(to_column(&one), r#"{"a":{"c":3,"d":2},"b":1}"#);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Domain values that every layer uses: ids, timestamps, texts with limits.
 //!
-//! A string is parsed into one of these types at the edge and needs no check after that. The module knows JSON, OpenAPI and
-//! how a value is stored in a column; it knows neither requests nor policies.
+//! A string is parsed into one of these types at the edge and needs no check after that. The module knows JSON and
+//! OpenAPI; it knows neither requests nor policies, nor how a value is stored.
 
 mod bom;
 mod email;
@@ -26,8 +26,7 @@ pub use fingerprint::{Fingerprint, random_u128};
 pub use id::Id;
 pub use json::JsonObject;
 pub(crate) use json::{
-    JsonInteger, JsonSize, ObjectOnly, json_list, json_value, non_null, null_as_default, object_only,
-    to_raw_json,
+    JsonInteger, JsonSize, ObjectOnly, json_list, non_null, null_as_default, object_only, to_raw_json,
 };
 pub use org_path::OrgPath;
 pub use status::{OrganizationStatus, UserStatus};

@@ -5,8 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 /// The ids from the root organization down to an organization, written `id#id#…`. Never empty.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, sea_orm::DeriveValueType)]
-#[sea_orm(value_type = "String", column_type = "Text")]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct OrgPath {
     ancestors: Vec<Id>,
     org_id: Id,

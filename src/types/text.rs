@@ -67,15 +67,11 @@ impl<T: FromStr<Err = InvalidValue>> Visitor<'_> for FromStrVisitor<T> {
     }
 }
 
-/// Declares an enum that is a string in JSON and in a column. The first variant is the default.
+/// Declares an enum that is a string in JSON. The first variant is the default.
 macro_rules! string_enum {
     ($(#[doc = $doc:literal])* $name:ident { $first:ident = $first_word:literal $(, $other:ident = $word:literal)* $(,)? }) => {
         $(#[doc = $doc])*
-        #[derive(
-            Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize,
-            sea_orm::DeriveValueType,
-        )]
-        #[sea_orm(value_type = "String", column_type = "Text")]
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
         pub enum $name {
             #[doc = concat!("`", $first_word, "`")]
             #[default]
@@ -135,22 +131,18 @@ macro_rules! string_enum {
 }
 pub(crate) use string_enum;
 
-/// Declares a text type with length limits, stored in a text column or, with `in`, in another string type.
+/// Declares a text type with length limits, held in a `String` or, with `in`, in another string type.
 macro_rules! string_newtype {
     ($(#[doc = $doc:literal])* $name:ident, $what:literal, $min:literal ..= $max:literal) => {
         string_newtype! {
-            #[derive(sea_orm::DeriveValueType)]
-            #[sea_orm(value_type = "String", column_type = "Text")]
             in String: $(#[doc = $doc])* $name, $what, $min ..= $max
         }
     };
     (
-        $(#[$attribute:meta])*
         in $inner:ident: $(#[doc = $doc:literal])* $name:ident, $what:literal, $min:literal ..= $max:literal
     ) => {
         $(#[doc = $doc])*
         #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        $(#[$attribute])*
         pub struct $name($inner);
 
         impl $name {

@@ -13,7 +13,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 /// A point in time: milliseconds since 1970 in UTC. An ISO 8601 string in JSON, a number in a column.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, sea_orm::DeriveValueType)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Timestamp(i64);
 
 impl Timestamp {
@@ -140,12 +140,17 @@ impl utoipa::PartialSchema for Timestamp {
 impl utoipa::ToSchema for Timestamp {}
 
 /// A duration in milliseconds, at most one day.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, sea_orm::DeriveValueType)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "super::JsonInteger")]
 pub struct Millis(i64);
 
 impl Millis {
     const MAX: i64 = 86_400_000;
+
+    /// Returns the number of milliseconds.
+    pub const fn get(self) -> i64 {
+        self.0
+    }
 }
 
 impl TryFrom<super::JsonInteger> for Millis {
