@@ -8,6 +8,7 @@ pub use error::StartError;
 
 use crate::api;
 use crate::application::bootstrap::{self, admin_email, check_admin_password, ensure_first_admin};
+use crate::application::caller_cache::CallerCache;
 use crate::application::login_throttle::LoginThrottle;
 use crate::application::policy_reload;
 use crate::application::rate_limits::RateLimits;
@@ -15,7 +16,7 @@ use crate::application::state::RequestConfig;
 use crate::application::{AppState, Authorizer, SigningKeys};
 use crate::authn::PasswordService;
 use crate::authz::{Bundle, BundleError, PolicyHandle, ReloadConfig, Sources};
-use crate::config::{Config, ConfigError, PolicyReload, PolicyTests};
+use crate::config::{CacheName, Config, ConfigError, PolicyReload, PolicyTests};
 use crate::decision_log::{DecisionLog, Settings};
 use crate::http::body_budget::BodyBudget;
 use crate::http::connection::Deadlines;
@@ -92,7 +93,11 @@ pub fn read_policies(config: &Config) -> Result<Bundle, BundleError> {
 pub fn open_policies(config: &Config) -> Result<PolicyHandle, BundleError> {
     PolicyHandle::open(
         policy_sources(config),
-        ReloadConfig { mode: config.policy_reload, tests: config.policy_tests },
+        ReloadConfig {
+            mode: config.policy_reload,
+            tests: config.policy_tests,
+            is_decision_cache_on: config.is_cache_on(CacheName::Decisions),
+        },
     )
 }
 
@@ -165,7 +170,11 @@ impl App {
             // A command answers no authorization questions, so it does not need the policy tests.
             _ => PolicyHandle::open(
                 policy_sources(config),
-                ReloadConfig { mode: PolicyReload::Auto, tests: PolicyTests::Off },
+                ReloadConfig {
+                    mode: PolicyReload::Auto,
+                    tests: PolicyTests::Off,
+                    is_decision_cache_on: false,
+                },
             )?,
         };
         let file = config.forward_routes.as_deref();
@@ -305,7 +314,7 @@ async fn open_state(
         pending_audit: Default::default(),
         refusals: Default::default(),
         resource_types: api::resource_types(),
-        caller_cache: Default::default(),
+        caller_cache: CallerCache::new(config),
         signing_keys,
         passwords: PasswordService::new(config)?,
         login_throttle: LoginThrottle::new(config.login_backoff_max),

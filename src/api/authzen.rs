@@ -5,9 +5,8 @@ use super::authzen_body::RawBody;
 use super::authzen_search::{ActionSearch, ResourceSearch, SubjectSearch};
 use super::authzen_search::{search_actions, search_doc, search_resources, search_subjects};
 use super::evaluation::{
-    self, Decision, DecisionError, EvaluationResult, POLICY_VERSION, ResolvedResource, merge_client_context,
+    self, Decision, DecisionError, EvaluationResult, POLICY_VERSION, merge_client_context,
 };
-use super::question_cache::{self, CachedQuestion, QuestionKey};
 use crate::application::Authorizer;
 use crate::application::subjects::{
     Basis, EntityRef, ResolvedSubject, SubjectError, SubjectResolver, SubjectSelector,
@@ -22,7 +21,6 @@ use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use std::sync::Arc;
 use utoipa::ToSchema;
 use utoipa::openapi::schema::Type;
 
@@ -207,28 +205,17 @@ async fn evaluation(
     authorizer: Authorizer,
     (request, RawBody(body)): (HttpRequest, RawBody),
 ) -> Result<HttpResponse, Problem> {
-    // Explanations are not cached.
-    let key = if request.headers().contains_key(X_EXPLAIN) {
-        None
-    } else {
-        QuestionKey::for_request(&authorizer, &body)
-    };
-    if let Some(result) = key.and_then(|key| question_cache::decide(&authorizer, key)) {
-        return Ok(authzen_response(&authorizer, &Decision::new(&result, authorizer.engine(), false)));
-    }
-    // Boxed, so that the future of a cached question stays small.
-    Box::pin(async move { evaluate_single(&authorizer, &request, &body::parse(&body)?, key).await }).await
+    evaluate_single(&authorizer, &request, &body::parse(&body)?).await
 }
 
 pub(super) async fn evaluate_single(
     authorizer: &Authorizer,
     request: &HttpRequest,
     question: &Evaluation,
-    key: Option<QuestionKey>,
 ) -> Result<HttpResponse, Problem> {
     let Evaluation { subject, action, resource, context } = question;
     let explain = is_explain_requested(request, context);
-    match evaluate(authorizer, subject, action, resource, context, explain, key).await? {
+    match evaluate(authorizer, subject, action, resource, context, explain).await? {
         Some(result) => {
             Ok(authzen_response(authorizer, &Decision::new(&result, authorizer.engine(), explain)))
         }
@@ -244,12 +231,7 @@ pub(super) async fn evaluate(
     resource: &Entity,
     context: &Map<String, Value>,
     explain: bool,
-    key: Option<QuestionKey>,
 ) -> Result<Option<EvaluationResult>, Problem> {
-    // Before anything is read, so that a concurrent change invalidates the entry.
-    let entity_version = |entity_ref| question_cache::entity_version(authorizer, entity_ref);
-    let versions =
-        key.map(|key| (key, [entity_version(subject.entity_ref()), entity_version(resource.entity_ref())]));
     let name = authorizer.engine().resolve_action(action.name.as_str(), resource.r#type.as_str());
     let resolved = SubjectResolver::for_questions(authorizer).resolve(subject.selector()).await;
     let ResolvedSubject { principal, context: request_context } = match resolved {
@@ -275,17 +257,7 @@ pub(super) async fn evaluate(
         context: &request_context,
         recorder: Some(authorizer.decision_recorder()),
     };
-    let result = evaluation::decide(authorizer.engine(), &ask, &target, resource.entity_ref(), explain);
-    if let (Some((key, versions)), false, ResolvedResource::Found(resource)) = (versions, explain, target) {
-        let (action, client_context) = (name.to_owned(), request_context.client_context);
-        let is_own = Arc::ptr_eq(&principal, &authorizer.caller().principal);
-        question_cache::insert(
-            authorizer,
-            key,
-            CachedQuestion { principal, is_own, action, resource, client_context, versions },
-        );
-    }
-    Ok(Some(result))
+    Ok(Some(evaluation::decide(authorizer.engine(), &ask, &target, resource.entity_ref(), explain)))
 }
 
 /// AuthZEN metadata.

@@ -266,7 +266,7 @@ pub(super) async fn evaluations(
     let batch = Batch::parse(&body, authorizer.state().request_config.access_batch_limit)?;
     if batch.items.is_empty() {
         let question: Evaluation = body::parse(&body)?;
-        return evaluate_single(&authorizer, &request, &question, None).await;
+        return evaluate_single(&authorizer, &request, &question).await;
     }
     let authorizer = authorizer.with_batched_log();
     let mut decisions = Vec::with_capacity(batch.items.len());
@@ -366,7 +366,7 @@ async fn decide_item(
     let none = Map::new();
     let context = context.unwrap_or(&none);
     let explain = is_explain_requested(request, context);
-    let result = evaluate(authorizer, subject, action, resource, context, explain, None).await?;
+    let result = evaluate(authorizer, subject, action, resource, context, explain).await?;
     Ok(Decision::new(
         &result.unwrap_or_else(EvaluationResult::subject_forbidden),
         authorizer.engine(),

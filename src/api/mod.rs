@@ -20,7 +20,6 @@ mod metrics;
 pub mod organization_groups;
 pub mod organizations;
 pub mod policies;
-mod question_cache;
 pub mod revocation;
 pub mod services;
 pub mod sessions;

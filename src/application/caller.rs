@@ -76,14 +76,6 @@ pub struct UserAtFullRole {
     pub principal: Option<Arc<Principal>>,
 }
 
-impl UserAtFullRole {
-    /// Copies the user without sharing a reference count with the original.
-    pub(super) fn deep_clone(&self) -> Self {
-        let principal = self.principal.as_ref().map(|principal| Arc::new((**principal).clone()));
-        Self { resource: self.resource.clone(), principal }
-    }
-}
-
 impl Caller {
     /// Builds the caller from the account as it is stored now and the scopes that its credential claims.
     ///
@@ -137,11 +129,6 @@ impl Caller {
             is_use_recorded: Arc::default(),
             log_json: OnceLock::new(),
         }
-    }
-
-    /// Copies the caller without sharing the reference count of its principal, which cached decisions change.
-    pub(super) fn deep_clone(&self) -> Self {
-        Self { principal: Arc::new((*self.principal).clone()), ..self.clone() }
     }
 
     /// Returns the caller as the decision log has it.

@@ -10,8 +10,8 @@ use crate::authn::{
     Claims, IssuedToken, Keyring, KeyringError, SecretError, SigningKey, TokenError, VerifiedToken,
 };
 use crate::config::{Config, TokenAlgorithm};
-use crate::store::{AuditActor, AuditEntry, CacheVersion, Event, SigningKeyRow, Store, StoreError};
-use crate::types::{Clock, Timestamp};
+use crate::store::{AuditActor, AuditEntry, Event, SigningKeyRow, Store, StoreError};
+use crate::types::{Clock, RowVersion, Timestamp};
 use arc_swap::ArcSwap;
 use secrecy::{ExposeSecret, SecretString};
 use std::sync::Arc;
@@ -43,7 +43,7 @@ pub enum SigningKeysError {
 #[derive(Debug)]
 struct CachedKeyring {
     keyring: Arc<Keyring>,
-    cache_version: CacheVersion,
+    version: RowVersion,
     read_at: Timestamp,
 }
 
@@ -77,7 +77,7 @@ impl SigningKeys {
         clock: &Clock,
     ) -> Result<Self, SigningKeysError> {
         let now = clock.now();
-        let cache_version = store.signing_keys_version();
+        let version = store.signing_keys_version();
         let mut keys: Vec<SigningKey> =
             config.jwt_secret.iter().cloned().map(SigningKey::from_configured_secret).collect();
         if keys.is_empty() {
@@ -98,7 +98,7 @@ impl SigningKeys {
             algorithm: config.token_algorithm,
             rotation_interval: Some(config.signing_key_rotation).filter(|seconds| *seconds > 0),
             is_configured: config.jwt_secret.is_some(),
-            current: ArcSwap::from_pointee(CachedKeyring { keyring, cache_version, read_at: now }),
+            current: ArcSwap::from_pointee(CachedKeyring { keyring, version, read_at: now }),
             reload_lock: Mutex::new(()),
         })
     }
@@ -131,7 +131,7 @@ impl SigningKeys {
     }
 
     fn is_current(&self, read: &CachedKeyring) -> bool {
-        self.is_configured || read.cache_version == self.store.signing_keys_version()
+        self.is_configured || read.version == self.store.signing_keys_version()
     }
 
     /// Issues a token with these claims that is valid for `ttl` seconds from `now`.
@@ -163,14 +163,14 @@ impl SigningKeys {
     /// Reads the keys from the database.
     async fn reload(&self) -> Result<Arc<Keyring>, SigningKeysError> {
         let _lock = self.reload_lock.lock().await;
-        let (cache_version, read_at) = (self.store.signing_keys_version(), self.clock.now());
+        let (version, read_at) = (self.store.signing_keys_version(), self.clock.now());
         let keys = keys_from_rows(self.store.signing_keys().await?);
         let mut keyring = self.cached();
         if !keyring.keys().map(|(key, _)| &key.kid).eq(keys.iter().map(|key| &key.kid)) {
             keyring = Arc::new(Keyring::new(keyring.number() + 1, keys, self.access_ttl, &self.issuer)?);
             tracing::info!(keys = ?keyring, "signing keys changed");
         }
-        self.current.store(Arc::new(CachedKeyring { keyring: Arc::clone(&keyring), cache_version, read_at }));
+        self.current.store(Arc::new(CachedKeyring { keyring: Arc::clone(&keyring), version, read_at }));
         Ok(keyring)
     }
 

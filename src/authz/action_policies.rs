@@ -3,7 +3,6 @@
 use super::bundle::{Bundle, action_name};
 use super::cedar_core::Entity;
 use super::compiled_policy::CompiledPolicy;
-use super::decision::DecisionPool;
 use super::decision_context::DecisionContext;
 use super::entities::{Principal, ResourceEntity};
 use super::external_entities::{ExternalEntities, error_chain};
@@ -88,7 +87,6 @@ pub(super) struct ActionPolicies {
     context_type: SchemaType,
     /// Whether the action's context has a required field.
     requires_context: bool,
-    pub(super) decisions: DecisionPool,
 }
 
 impl ActionPolicies {
@@ -152,7 +150,6 @@ impl ActionPolicies {
             read_set,
             requires_context: context_type.has_required(),
             context_type,
-            decisions: DecisionPool::default(),
         })
     }
 

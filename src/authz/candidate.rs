@@ -1,7 +1,7 @@
 //! Candidates: validated and tested bundles that can become the active version.
 
 use super::snapshot::{ContentHash, Snapshot};
-use super::{Bundle, BundleError, Engine, Losses, cases};
+use super::{Bundle, BundleError, Engine, Losses, ReloadConfig, cases};
 use crate::config::PolicyTests;
 
 /// An engine for a validated bundle that is not active yet.
@@ -25,11 +25,15 @@ impl Candidate {
     ///
     /// # Errors
     /// All errors in the files; with [`PolicyTests::Enforce`] also the failing policy tests.
-    pub(super) fn new(snapshot: &Snapshot, stored: &[&str], tests: PolicyTests) -> Result<Self, BundleError> {
+    pub(super) fn new(
+        snapshot: &Snapshot,
+        stored: &[&str],
+        config: ReloadConfig,
+    ) -> Result<Self, BundleError> {
         let bundle = Bundle::parse(snapshot, stored)?;
-        if tests != PolicyTests::Off {
+        if config.tests != PolicyTests::Off {
             let failed = cases::run_all(&bundle, snapshot);
-            match tests {
+            match config.tests {
                 PolicyTests::Enforce if !failed.is_empty() => return Err(BundleError(failed)),
                 _ => {
                     for diagnostic in failed {
@@ -38,7 +42,9 @@ impl Candidate {
                 }
             }
         }
-        Ok(Self { engine: Engine::new(bundle)?, hash: snapshot.hash() })
+        let engine = Engine::new(bundle)?;
+        let engine = if config.is_decision_cache_on { engine } else { engine.without_decision_cache() };
+        Ok(Self { engine, hash: snapshot.hash() })
     }
 
     /// The version that would become active.

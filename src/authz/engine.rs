@@ -1,14 +1,14 @@
 //! The engine: evaluates requests by the policies of one bundle, caches decisions and records them.
 //!
 //! Policies are indexed by action when a bundle is loaded ([`ActionPolicies`]). Decisions are cached under a fingerprint of
-//! everything that the evaluation reads, in a cache that all threads share and in a smaller one per thread.
+//! everything that the evaluation reads, so that nothing invalidates them but the end of the engine.
 
 use super::action_policies::{ActionPolicies, PolicyIndex};
 use super::bundle::{Bundle, action_name};
 use super::cedar_core::{self, Entity, Evaluator, Extensions};
 use super::compiled_policy;
 use super::counters::{DecisionCounters, DecisionCounts};
-use super::decision::{self, AuthzDecision};
+use super::decision::AuthzDecision;
 use super::decision_context::DecisionContext;
 use super::entities::{EntityData, Principal, ResourceEntity, SCOPE, add_entities, core_uid, uid};
 use super::external_entities::ExternalEntities;
@@ -17,28 +17,17 @@ use super::recorder::{DecisionDetails, DecisionRecorder};
 use super::{BundleDiagnostic, BundleError, Scope, ScopeSet};
 use crate::decision_log;
 use crate::telemetry::{self, SpanData};
-use crate::types::{Fingerprint, ThreadCache, to_raw_json};
+use crate::types::{Cache, Fingerprint, Validity, Versions, to_raw_json};
 use cedar_policy::{Entities, EntityId, EntityUid, Request};
-use quick_cache::UnitWeighter;
-use quick_cache::sync::Cache;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
-use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// The maximum number of decisions in the shared cache of an engine.
+/// The maximum number of cached decisions.
 const DECISION_CACHE_CAPACITY: u64 = 100_000;
-
-/// The maximum number of decisions in the cache of a thread.
-const THREAD_CACHE_CAPACITY: usize = 65_536;
-
-thread_local! {
-    /// This thread's cached decisions. The keys include the id of the engine, so that no engine finds the decisions of another.
-    static THREAD_CACHE: RefCell<ThreadCache<Arc<AuthzDecision>>> = const { RefCell::new(ThreadCache::EMPTY) };
-}
 
 /// A request to authorize, without its resource.
 #[derive(Debug, Clone, Copy)]
@@ -92,8 +81,6 @@ impl Engine {
         }
         let scope_cascade =
             Scope::ALL.into_iter().map(|scope| (scope, implied_scopes(&data, scope))).collect();
-        const INITIAL_CAPACITY: usize = 1_000;
-        let decision_cache = Cache::with_weighter(INITIAL_CAPACITY, DECISION_CACHE_CAPACITY, UnitWeighter);
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
         let instance_id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         Ok(Self {
@@ -102,10 +89,15 @@ impl Engine {
             action_policies,
             external_entities,
             scope_cascade,
-            decision_cache,
+            decision_cache: Cache::new(DECISION_CACHE_CAPACITY, true),
             instance_id,
             counters: DecisionCounters::default(),
         })
+    }
+
+    /// Turns the decision cache off: every decision is evaluated.
+    pub fn without_decision_cache(self) -> Self {
+        Self { decision_cache: Cache::new(0, false), ..self }
     }
 
     /// The number of decisions that it has made.
@@ -277,22 +269,14 @@ impl Engine {
             return (Arc::new(AuthzDecision::from_error(error)), false);
         };
         let key = action_policies.cache_key(self.instance_id, request.principal, resource, request.context);
-        if let Some(decision) = THREAD_CACHE.with_borrow(|cache| cache.get(key).cloned()) {
+        if let Some(decision) = self.decision_cache.get(&key, &Versions::default()) {
             return (decision, true);
         }
-        if let Some(decision) = self.decision_cache.get(&key) {
-            THREAD_CACHE.with_borrow_mut(|cache| {
-                cache.insert(THREAD_CACHE_CAPACITY, key, decision::thread_local_copy(&decision));
-            });
-            return (decision, true);
-        }
-        let decision = self.evaluate(action_policies, request, resource);
+        let decision = Arc::new(self.evaluate(action_policies, request, resource));
         // Errors name the entities of this request, so that the decision must not be used for another one.
-        if !decision.errors.is_empty() {
-            return (Arc::new(decision), false);
+        if decision.errors.is_empty() {
+            self.decision_cache.insert(key, Arc::clone(&decision), Validity::default());
         }
-        let decision = action_policies.decisions.intern(decision);
-        self.decision_cache.insert(key, Arc::clone(&decision));
         (decision, false)
     }
 

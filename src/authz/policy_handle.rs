@@ -19,6 +19,8 @@ pub struct ReloadConfig {
     pub mode: PolicyReload,
     /// What a failing policy test does.
     pub tests: PolicyTests,
+    /// Whether engines cache decisions.
+    pub is_decision_cache_on: bool,
 }
 
 /// The engine of the active version, and the result of the last reload.
@@ -81,7 +83,7 @@ impl PolicyHandle {
     /// All errors in the files; with [`PolicyTests::Enforce`] also the failing policy tests.
     pub fn open(sources: Sources, reload_config: ReloadConfig) -> Result<Self, BundleError> {
         let snapshot = Snapshot::read_stable(&sources)?;
-        let Candidate { engine, hash } = Candidate::new(&snapshot, &sources.stored, reload_config.tests)?;
+        let Candidate { engine, hash } = Candidate::new(&snapshot, &sources.stored, reload_config)?;
         Ok(Self {
             sources,
             reload_config,
@@ -133,7 +135,7 @@ impl PolicyHandle {
     }
 
     fn prepare(&self, read: Result<Snapshot, BundleError>) -> Result<Candidate, BundleError> {
-        read.and_then(|snapshot| Candidate::new(&snapshot, &self.sources.stored, self.reload_config.tests))
+        read.and_then(|snapshot| Candidate::new(&snapshot, &self.sources.stored, self.reload_config))
     }
 
     /// What would be lost if this candidate became active.

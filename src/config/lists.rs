@@ -1,5 +1,6 @@
 //! Deserialization of lists, which are arrays in the file and separated by commas in the environment, and of enumerations.
 
+use super::CacheName;
 use crate::types::{Id, InvalidValue};
 use ipnet::IpNet;
 use serde::de::Error;
@@ -44,6 +45,11 @@ pub(super) fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec
 
 /// Reads ids.
 pub(super) fn ids<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Id>, D::Error> {
+    names(deserializer)?.iter().map(|text| text.parse().map_err(Error::custom)).collect()
+}
+
+/// Reads names of caches.
+pub(super) fn caches<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<CacheName>, D::Error> {
     names(deserializer)?.iter().map(|text| text.parse().map_err(Error::custom)).collect()
 }
 

@@ -14,8 +14,8 @@ mod tests;
 
 pub use reference::{help, markdown};
 pub use settings::{
-    Config, DecisionLogFilter, LogFormat, Overflow, PasswordProfile, PolicyReload, PolicyTests, SETTINGS,
-    TokenAlgorithm,
+    CacheName, Config, DecisionLogFilter, LogFormat, Overflow, PasswordProfile, PolicyReload, PolicyTests,
+    SETTINGS, TokenAlgorithm,
 };
 pub use table::{Accepts, Setting};
 
@@ -44,6 +44,11 @@ impl ConfigError {
 }
 
 impl Config {
+    /// Returns whether a cache is on.
+    pub fn is_cache_on(&self, name: CacheName) -> bool {
+        !self.caches_off.contains(&name)
+    }
+
     /// Returns whether the decision log is written to standard output.
     pub fn decision_log_goes_to_stdout(&self) -> bool {
         self.decision_log != DecisionLogFilter::Off && self.decision_log_path == "stdout"

@@ -95,6 +95,11 @@ settings! {
         /// Time in seconds for which decisions use cached data while PostgreSQL is unavailable; 0 for none.
         stale_decisions: u64 = 60, number(0, DAY);
     }
+    "Caches" {
+        /// Caches that are off, to find out whether a cache causes a fault: `callers`, `users`, `rows` and `decisions`. Without
+        /// them, requests read the database, or evaluate the policies, every time.
+        caches_off: Vec<CacheName> = Vec::new(), list("NAME"), read by "lists::caches";
+    }
     "Policies" {
         /// Directories with `*.cedar` policies and `*.json` entity data.
         policies: Vec<PathBuf> = vec!["policies".into()], list("DIRECTORY"), read by "lists::paths";
@@ -184,6 +189,11 @@ settings! {
 string_enum!(
     /// Signature algorithm of the access tokens.
     TokenAlgorithm { Hs256 = "HS256", EdDsa = "EdDSA" }
+);
+
+string_enum!(
+    /// A cache: of the callers by their credential, of evaluated users, of rows, or of decisions.
+    CacheName { Callers = "callers", Users = "users", Rows = "rows", Decisions = "decisions" }
 );
 
 string_enum!(

@@ -177,6 +177,7 @@ macro_rules! displayed {
 displayed!(
     Id,
     IpNet,
+    super::CacheName,
     super::DecisionLogFilter,
     super::LogFormat,
     super::Overflow,

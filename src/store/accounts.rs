@@ -6,7 +6,6 @@ use crate::authz::Scope;
 use crate::types::{Email, Id, OrgPath, Timestamp, UserStatus};
 use sea_orm::sea_query::{Alias, Expr, ExprTrait, LockType, Order, Query, SelectStatement};
 use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, JoinType, TryGetable};
-use std::sync::Arc;
 
 /// A user with its password hash and the path of its organization.
 #[derive(Debug, Clone, FromQueryResult)]
@@ -124,23 +123,6 @@ impl Store {
             return Ok(None);
         }
         Ok(Some((Account::from_query_result(&row, "")?, last_used)))
-    }
-
-    /// Returns the account of a user without its password hash, from the cache if that is current.
-    ///
-    /// # Errors
-    ///
-    /// If the database is unavailable.
-    pub async fn cached_account(&self, user: Id) -> Result<Option<Arc<Account>>, StoreError> {
-        if let Some(account) = self.cache.account(user) {
-            return Ok(Some(account));
-        }
-        let version = self.cache_version(user);
-        // Boxed, since this branch is rare and its future large: it would enlarge the future of every request.
-        let Some(account) = Box::pin(self.account(user)).await? else { return Ok(None) };
-        let account = Arc::new(Account { password_hash: None, ..account });
-        self.cache.insert_account(version, &account);
-        Ok(Some(account))
     }
 
     /// Returns the account with this email address.

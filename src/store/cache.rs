@@ -1,19 +1,17 @@
-//! The row cache: resources, accounts and absent ids, so that decisions need no query.
+//! The row cache: resources and absent ids, so that decisions need no query.
 //!
 //! An entry is valid until a row that it was read from is written: each unit of work invalidates what it wrote when it ends.
 //! Processes on one PostgreSQL notify each other (`LISTEN` and `NOTIFY`, in the transaction that writes); a process without
 //! a connection for notifications caches nothing. A SQLite database is served by one process.
 
+use super::StoreError;
 use super::connections::Connections;
 use super::freshness::Freshness;
 use super::postgres::{ConnectTarget, error_message};
-use super::{Account, StoreError};
 use crate::authz::Unchecked;
 use crate::config::Config;
 use crate::resource::Resource;
-use crate::types::Id;
-use quick_cache::sync::Cache;
-use quick_cache::{UnitWeighter, Weighter};
+use crate::types::{Cache, Id, RowVersion, RowVersions, Validity, Versions};
 use sea_orm::{DbBackend, Statement};
 use sqlx::Executor;
 use sqlx::postgres::PgListener;
@@ -24,10 +22,8 @@ use std::time::Duration;
 
 /// The memory for cached resources in bytes, by the estimate of [`crate::types::JsonSize`].
 const ROW_CACHE_BYTES: u64 = 32 * 1024 * 1024;
-/// The number of cached accounts.
-const ACCOUNT_CACHE_CAPACITY: u64 = 50_000;
-/// The number of cached absent ids.
-const ABSENT_CACHE_CAPACITY: u64 = 50_000;
+/// The memory of a cached resource besides its values, and of an absent id, in bytes.
+const ENTRY_BYTES: u64 = 256;
 /// The number of slots. Each id belongs to one; a write invalidates all ids of its slot.
 const SLOTS: usize = 4096;
 /// The slot of the signing keys. Some ids share it; writing one of them reloads the signing keys.
@@ -45,37 +41,14 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 /// The channel of the notifications.
 const CHANNEL: &str = "cedargate_cache";
 
-/// The state of the write counters when something was read.
-///
-/// What was present is valid until the next write to its slot or to everything; what was absent until the next creation in
-/// its slot, or a write to everything.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CacheVersion {
-    all: u64,
-    slot: u64,
-    created: u64,
-}
-
-/// A cached resource.
-pub(super) struct CachedRow {
-    version: CacheVersion,
-    weight: u64,
-    resource: Box<dyn Any + Send + Sync>,
-}
+/// A cached resource of any type.
+#[derive(Clone)]
+pub(super) struct CachedRow(Arc<dyn Any + Send + Sync>);
 
 impl CachedRow {
     /// Returns the resource, if it has this type.
     pub(super) fn downcast<R: Resource>(&self) -> Option<&Unchecked<R>> {
-        self.resource.downcast_ref()
-    }
-}
-
-#[derive(Clone)]
-struct RowWeight;
-
-impl Weighter<(&'static str, Id), Arc<CachedRow>> for RowWeight {
-    fn weight(&self, _: &(&'static str, Id), entry: &Arc<CachedRow>) -> u64 {
-        entry.weight
+        self.0.downcast_ref()
     }
 }
 
@@ -86,15 +59,13 @@ pub(super) struct RowCache {
     /// Counters of creations, which do not invalidate what was present.
     created_slots: Vec<AtomicU64>,
     freshness: Freshness,
-    rows: Cache<(&'static str, Id), Arc<CachedRow>, RowWeight>,
-    accounts: Cache<Id, (CacheVersion, Arc<Account>)>,
-    /// Ids without a resource, so that these are answered as quickly as resources out of reach.
-    absent: Cache<(&'static str, Id), CacheVersion>,
+    /// The resources by type and id; none for absent ids, so that these are answered as quickly as resources out of reach.
+    rows: Cache<(&'static str, Id), Option<CachedRow>>,
 }
 
 impl std::fmt::Debug for RowCache {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RowCache").field("rows", &self.rows.len()).finish_non_exhaustive()
+        f.debug_struct("RowCache").field("rows", &self.rows).finish_non_exhaustive()
     }
 }
 
@@ -153,17 +124,34 @@ fn counter(counts: &[AtomicU64], slot: usize) -> u64 {
     counts.get(slot).map_or(0, |count| count.load(Ordering::Acquire))
 }
 
+impl RowVersions for RowCache {
+    fn is_unchanged(&self, version: &RowVersion) -> bool {
+        self.freshness.is_usable()
+            && version.written == counter(&self.slots, version.slot)
+            && version.all == self.all()
+    }
+
+    fn is_still_absent(&self, version: &RowVersion) -> bool {
+        self.freshness.is_usable()
+            && version.created == counter(&self.created_slots, version.slot)
+            && version.all == self.all()
+    }
+
+    fn is_stale(&self) -> bool {
+        self.freshness.is_stale()
+    }
+}
+
 impl RowCache {
-    pub(super) fn new(freshness: Freshness) -> Self {
+    /// Creates the write counters, and the cache if it is on.
+    pub(super) fn new(freshness: Freshness, is_on: bool) -> Self {
         let slots = || std::iter::repeat_with(AtomicU64::default).take(SLOTS).collect();
         Self {
             all: AtomicU64::new(0),
             slots: slots(),
             created_slots: slots(),
             freshness,
-            rows: Cache::with_weighter(1_000, ROW_CACHE_BYTES, RowWeight),
-            accounts: Cache::with_weighter(1_000, ACCOUNT_CACHE_CAPACITY, UnitWeighter),
-            absent: Cache::with_weighter(1_000, ABSENT_CACHE_CAPACITY, UnitWeighter),
+            rows: Cache::new(ROW_CACHE_BYTES, is_on),
         }
     }
 
@@ -179,78 +167,56 @@ impl RowCache {
             % SLOTS
     }
 
-    /// Returns the cache version for data about this id that is read from now on.
-    pub(super) fn cache_version(&self, id: Id) -> CacheVersion {
-        let slot = Self::slot_of(id);
-        CacheVersion {
-            all: self.all(),
-            slot: counter(&self.slots, slot),
-            created: counter(&self.created_slots, slot),
-        }
+    /// Returns the version of the row with this id, for what is read of it from now on.
+    pub(super) fn row_version(&self, id: Id) -> RowVersion {
+        self.slot_version(Self::slot_of(id))
     }
 
-    /// Returns the cache version for signing keys that are read from now on.
-    pub(super) fn signing_keys_version(&self) -> CacheVersion {
-        CacheVersion { all: self.all(), slot: counter(&self.slots, SIGNING_KEYS_SLOT), created: 0 }
+    /// Returns the version of the signing keys, for what is read of them from now on.
+    pub(super) fn signing_keys_version(&self) -> RowVersion {
+        // The creation of other rows in the slot does not concern the keys.
+        RowVersion { created: 0, ..self.slot_version(SIGNING_KEYS_SLOT) }
+    }
+
+    fn slot_version(&self, slot: usize) -> RowVersion {
+        RowVersion {
+            slot,
+            all: self.all(),
+            written: counter(&self.slots, slot),
+            created: counter(&self.created_slots, slot),
+        }
     }
 
     fn all(&self) -> u64 {
         self.all.load(Ordering::Acquire)
     }
 
-    /// Returns whether something that was present at this version is unchanged.
-    pub(super) fn is_unchanged(&self, version: CacheVersion, id: Id) -> bool {
-        self.freshness.is_usable()
-            && version.slot == counter(&self.slots, Self::slot_of(id))
-            && version.all == self.all()
+    /// Returns a resource, none if it is absent; or none if it is not known whether there is one.
+    pub(super) fn get(&self, kind: &'static str, id: Id) -> Option<Option<CachedRow>> {
+        self.rows.get(&(kind, id), &Versions::of_rows(self))
     }
 
-    /// Returns whether something that was absent at this version is still absent.
-    pub(super) fn is_still_absent(&self, version: CacheVersion, id: Id) -> bool {
-        self.freshness.is_usable()
-            && version.created == counter(&self.created_slots, Self::slot_of(id))
-            && version.all == self.all()
-    }
-
-    /// Returns whether it is known that no resource of this type has this id.
-    pub(super) fn is_absent(&self, kind: &'static str, id: Id) -> bool {
-        self.absent.get(&(kind, id)).is_some_and(|version| self.is_still_absent(version, id))
-    }
-
-    /// Caches that no resource of this type had this id.
-    pub(super) fn insert_absent(&self, kind: &'static str, id: Id, version: CacheVersion) {
-        if self.freshness.is_current() {
-            self.absent.insert((kind, id), version);
-        }
-    }
-
-    pub(super) fn row(&self, kind: &'static str, id: Id) -> Option<Arc<CachedRow>> {
-        self.rows.get(&(kind, id)).filter(|entry| self.is_unchanged(entry.version, id))
-    }
-
-    /// Caches a resource with this estimated size.
-    pub(super) fn insert_row<R: Resource>(
+    /// Caches a resource with this estimated size, which was read at this version.
+    pub(super) fn insert<R: Resource>(
         &self,
         key: (&'static str, Id),
-        version: CacheVersion,
+        version: RowVersion,
         bytes: usize,
         resource: Unchecked<R>,
     ) {
-        if !self.freshness.is_current() {
-            return;
-        }
-        let weight = u64::try_from(bytes + 256).unwrap_or(u64::MAX);
-        self.rows.insert(key, Arc::new(CachedRow { version, weight, resource: Box::new(resource) }));
+        let weight = ENTRY_BYTES.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
+        let row = CachedRow(Arc::new(resource));
+        self.insert_entry(key, Some(row), Validity::of_present_row(version), weight);
     }
 
-    pub(super) fn account(&self, id: Id) -> Option<Arc<Account>> {
-        let (version, account) = self.accounts.get(&id)?;
-        self.is_unchanged(version, id).then_some(account)
+    /// Caches that no resource of this type had this id.
+    pub(super) fn insert_absent(&self, key: (&'static str, Id), version: RowVersion) {
+        self.insert_entry(key, None, Validity::of_absent_row(version), ENTRY_BYTES);
     }
 
-    pub(super) fn insert_account(&self, version: CacheVersion, account: &Arc<Account>) {
+    fn insert_entry(&self, key: (&'static str, Id), row: Option<CachedRow>, validity: Validity, weight: u64) {
         if self.freshness.is_current() {
-            self.accounts.insert(account.id, (version, Arc::clone(account)));
+            self.rows.insert_weighted(key, row, validity, weight);
         }
     }
 
@@ -396,64 +362,69 @@ mod tests {
         format!("{number:024x}").parse().unwrap()
     }
 
+    fn new_cache() -> RowCache {
+        RowCache::new(Freshness::always(), true)
+    }
+
+    fn is_absent(cache: &RowCache, kind: &'static str) -> bool {
+        matches!(cache.get(kind, id(1)), Some(None))
+    }
+
     #[test]
     fn a_creation_invalidates_absence_but_not_presence() {
-        let (cache, other) = (RowCache::new(Freshness::always()), RowCache::new(Freshness::always()));
-        let versions = [cache.cache_version(id(1)), other.cache_version(id(1))];
-        cache.insert_absent("Form", id(1), versions[0]);
-        other.insert_absent("Form", id(1), versions[1]);
-        assert!(cache.is_absent("Form", id(1)) && !cache.is_absent("User", id(1)));
+        let (cache, other) = (new_cache(), new_cache());
+        let versions = [cache.row_version(id(1)), other.row_version(id(1))];
+        cache.insert_absent(("Form", id(1)), versions[0]);
+        other.insert_absent(("Form", id(1)), versions[1]);
+        assert!(is_absent(&cache, "Form") && !is_absent(&cache, "User"));
         let mut write_set = WriteSet::default();
         RowCache::add_created(&mut write_set, id(1));
         let (_, notification) = RowCache::notification(&write_set).unwrap();
         cache.invalidate(&write_set);
         other.on_notification(&notification);
         for (cache, version) in [(&cache, versions[0]), (&other, versions[1])] {
-            assert!(!cache.is_absent("Form", id(1)));
-            assert!(cache.is_unchanged(version, id(1)));
+            assert!(!is_absent(&cache, "Form"));
+            assert!(cache.is_unchanged(&version));
         }
     }
 
     #[test]
     fn a_write_invalidates_presence_but_not_absence() {
-        let cache = RowCache::new(Freshness::always());
-        let version = cache.cache_version(id(1));
-        cache.insert_absent("Form", id(1), version);
+        let cache = new_cache();
+        let version = cache.row_version(id(1));
+        cache.insert_absent(("Form", id(1)), version);
         let mut write_set = WriteSet::default();
         RowCache::add_written(&mut write_set, id(1));
         cache.on_notification(&write_set.to_notification());
-        assert!(!cache.is_unchanged(version, id(1)));
-        assert!(cache.is_absent("Form", id(1)));
+        assert!(!cache.is_unchanged(&version));
+        assert!(is_absent(&cache, "Form"));
         cache.on_notification("v3 all");
-        assert!(!cache.is_absent("Form", id(1)));
+        assert!(!is_absent(&cache, "Form"));
     }
 
     #[test]
     fn an_unknown_notification_version_invalidates_everything() {
         for notification in ["v2 1", "v3 x", "v3 +x", "", "v4 all"] {
-            let cache = RowCache::new(Freshness::always());
-            let version = cache.cache_version(id(1));
+            let cache = new_cache();
+            let version = cache.row_version(id(1));
             cache.on_notification(notification);
-            assert!(
-                !cache.is_unchanged(version, id(1)) && !cache.is_still_absent(version, id(1)),
-                "{notification}"
-            );
+            assert!(!cache.is_unchanged(&version) && !cache.is_still_absent(&version), "{notification}");
         }
         let mut write_set = WriteSet::default();
         (0..1_000).for_each(|number| RowCache::add_created(&mut write_set, id(number)));
         assert_eq!(write_set.to_notification(), "v3 +all");
         (0..1_000).for_each(|number| RowCache::add_written(&mut write_set, id(number)));
         assert_eq!(write_set.to_notification(), "v3 all +all");
-        let cache = RowCache::new(Freshness::always());
-        let version = cache.cache_version(id(1));
+        let cache = new_cache();
+        let version = cache.row_version(id(1));
         cache.on_notification("v3 +all");
-        assert!(cache.is_unchanged(version, id(1)) && !cache.is_still_absent(version, id(1)));
+        assert!(cache.is_unchanged(&version) && !cache.is_still_absent(&version));
     }
 
     #[test]
     fn nothing_is_cached_without_a_notification_connection() {
-        let cache = RowCache::new(Freshness::with_max_stale(Duration::ZERO, Clock::system()));
-        cache.insert_absent("Form", id(1), cache.cache_version(id(1)));
-        assert!(!cache.is_absent("Form", id(1)));
+        let cache = RowCache::new(Freshness::with_max_stale(Duration::ZERO, Clock::system()), true);
+        cache.insert_absent(("Form", id(1)), cache.row_version(id(1)));
+        assert!(!is_absent(&cache, "Form"));
     }
 }

@@ -8,7 +8,7 @@ use super::freshness::Freshness;
 use super::postgres::{ConnectTarget, Pools};
 use super::revocations::PendingRevocations;
 use super::{AuditActor, Store, StoreError, UnitOfWork, migrate, spans};
-use crate::config::Config;
+use crate::config::{CacheName, Config};
 use crate::types::Clock;
 use migrations::Migrator;
 use sea_orm::sea_query::{Expr, ExprTrait, Query};
@@ -127,7 +127,7 @@ impl Store {
             Some(path) => Durability::for_file(DatabaseFile::new(path)?),
             None => Durability::default(),
         };
-        let cache = Arc::new(RowCache::new(Freshness::always()));
+        let cache = Arc::new(RowCache::new(Freshness::always(), config.is_cache_on(CacheName::Rows)));
         Ok(Self { db: Connections::Sqlite(db), cache, durability: Arc::new(durability) })
     }
 
@@ -144,7 +144,10 @@ impl Store {
         let db = Connections::Postgres(Arc::new(Pools::new(&target, config)));
         // The row cache is on while notifications are received, and for a limited time in an outage.
         let limit = Duration::from_secs(config.stale_decisions);
-        let cache = Arc::new(RowCache::new(Freshness::with_max_stale(limit, clock.clone())));
+        let cache = Arc::new(RowCache::new(
+            Freshness::with_max_stale(limit, clock.clone()),
+            config.is_cache_on(CacheName::Rows),
+        ));
         if target.is_pooled && config.database_listen_url.is_none() {
             tracing::warn!(
                 "a connection pooler in transaction mode does not pass on notifications, so the row cache is off; set \

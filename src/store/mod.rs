@@ -34,13 +34,12 @@ mod sessions;
 mod signing_keys;
 mod spans;
 
-use crate::types::Id;
+use crate::types::{Id, RowVersion, RowVersions};
 pub use accounts::Account;
 pub use archive::{ArchiveFile, ArchiveSegment};
 pub use archive_file::{ArchiveError, ArchiveWriter};
 pub use attempts::AttemptRow;
 pub use audit::{AuditActor, AuditEntry, AuditRow, Event, Outcome};
-pub use cache::CacheVersion;
 use cache::{RowCache, WriteSet};
 pub use chain::{ChainHead, VerificationReport};
 pub use cleanup::CleanupCounts;
@@ -92,19 +91,14 @@ fn is_shared_database(db: &impl ConnectionTrait) -> bool {
 }
 
 impl Store {
-    /// Returns the cache version for data about this id that is read from now on.
-    pub fn cache_version(&self, id: Id) -> CacheVersion {
-        self.cache.cache_version(id)
+    /// Returns the version of the row with this id, for what is read of it from now on.
+    pub fn row_version(&self, id: Id) -> RowVersion {
+        self.cache.row_version(id)
     }
 
-    /// Returns whether data about this id that was read at this version is still current.
-    pub fn is_unchanged(&self, version: CacheVersion, id: Id) -> bool {
-        self.cache.is_unchanged(version, id)
-    }
-
-    /// Returns whether an id that was absent at this version is still absent.
-    pub fn is_still_absent(&self, version: CacheVersion, id: Id) -> bool {
-        self.cache.is_still_absent(version, id)
+    /// The current write counters of the rows, on which the validity of cached values depends.
+    pub fn row_versions(&self) -> &dyn RowVersions {
+        &*self.cache
     }
 
     /// Returns whether the database is unavailable and decisions use cached rows.

@@ -1,15 +1,13 @@
 //! The resource types in the store, by their Cedar entity types.
 
 use super::rows::table;
-use super::{CacheVersion, Reader, Store, StoreError};
+use super::{Reader, Store, StoreError};
 use crate::authz::{ResourceEntity, Unchecked};
 use crate::resource::Resource;
-use crate::types::{Fingerprint, Id, OrgPath, ThreadCache};
+use crate::types::{Id, OrgPath};
 use futures_util::future::BoxFuture;
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 type PageFn = for<'a> fn(
     &'a Reader<'a>,
@@ -23,15 +21,6 @@ type CachedFn = fn(&Store, Id) -> Option<Arc<ResourceEntity>>;
 type LoadAndCacheFn =
     for<'a> fn(&'a Store, Id) -> BoxFuture<'a, Result<Option<Arc<ResourceEntity>>, StoreError>>;
 
-thread_local! {
-    /// The resource entities that this thread used last, by id and resource type; none for absent ids. The entities are
-    /// copies of this thread.
-    static THREAD_CACHE: RefCell<ThreadCache<(CacheVersion, Option<Arc<ResourceEntity>>)>> = const { RefCell::new(ThreadCache::EMPTY) };
-}
-
-/// The number of entities per thread.
-const THREAD_CACHE_CAPACITY: usize = 8_192;
-
 /// A resource type, with its typed operations as functions.
 #[derive(Clone, Copy)]
 pub struct ResourceType {
@@ -40,8 +29,6 @@ pub struct ResourceType {
     pub(super) table: &'static str,
     /// The column with the organization that holds the resource in the tree.
     pub(super) container_column: &'static str,
-    /// Distinguishes the resource types of all services in this process.
-    index: u32,
     load: LoadFn,
     cached: CachedFn,
     load_and_cache: LoadAndCacheFn,
@@ -51,12 +38,10 @@ pub struct ResourceType {
 impl ResourceType {
     /// Returns the type of a resource.
     pub fn new<R: Resource>() -> Self {
-        static NEXT_INDEX: AtomicU32 = AtomicU32::new(0);
         Self {
             name: R::TYPE,
             table: table::<R>(),
             container_column: R::CONTAINER_COLUMN,
-            index: NEXT_INDEX.fetch_add(1, Ordering::Relaxed),
             cached: |store, id| store.map_cached::<R, _>(id, Unchecked::resource_entity),
             load_and_cache: |store, id| {
                 Box::pin(async move {
@@ -97,24 +82,10 @@ impl ResourceTypes {
         id: Id,
     ) -> Result<Option<Arc<ResourceEntity>>, StoreError> {
         let Some(resource_type) = self.0.get(type_name) else { return Ok(None) };
-        let key = Fingerprint::of_id(resource_type.index, id);
-        let is_valid = |(version, entity): &&(CacheVersion, Option<Arc<ResourceEntity>>)| match entity {
-            Some(_) => store.is_unchanged(*version, id),
-            None => store.is_still_absent(*version, id),
-        };
-        if let Some((_, entity)) = THREAD_CACHE.with_borrow(|cache| cache.get(key).filter(is_valid).cloned())
-        {
-            return Ok(entity);
+        match (resource_type.cached)(store, id) {
+            Some(entity) => Ok(Some(entity)),
+            None => (resource_type.load_and_cache)(store, id).await,
         }
-        let version = store.cache_version(id);
-        let entity = match (resource_type.cached)(store, id) {
-            Some(entity) => Some(entity),
-            None => (resource_type.load_and_cache)(store, id).await?,
-        };
-        let thread_local_copy = entity.as_ref().map(|entity| Arc::new((**entity).clone()));
-        THREAD_CACHE
-            .with_borrow_mut(|cache| cache.insert(THREAD_CACHE_CAPACITY, key, (version, thread_local_copy)));
-        Ok(entity)
     }
 
     /// Returns whether resources of this type are stored.

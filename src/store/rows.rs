@@ -167,7 +167,7 @@ impl Store {
         id: Id,
         project: impl FnOnce(&Unchecked<R>) -> T,
     ) -> Option<T> {
-        self.cache.row(R::TYPE, id)?.downcast::<R>().map(project)
+        self.cache.get(R::TYPE, id)??.downcast::<R>().map(project)
     }
 
     /// Reads a resource and caches it, or that it is absent. Caching the absence prevents that response times reveal
@@ -176,19 +176,19 @@ impl Store {
         &self,
         id: Id,
     ) -> Result<Option<Unchecked<R>>, StoreError> {
-        if self.cache.is_absent(R::TYPE, id) {
+        if matches!(self.cache.get(R::TYPE, id), Some(None)) {
             return Ok(None);
         }
-        let version = self.cache.cache_version(id);
+        let version = self.cache.row_version(id);
         let Some(row_with_org) = by_id::<R>(id).into_model::<RowWithOrg<R>>().one(&self.db).await? else {
-            self.cache.insert_absent(R::TYPE, id, version);
+            self.cache.insert_absent((R::TYPE, id), version);
             return Ok(None);
         };
         let bytes = JsonSize::of(&row_with_org.row).memory_estimate();
         let resource = row_with_org.into_unchecked();
         // Built before the resource is cached, so that all clones share it.
         resource.resource_entity();
-        self.cache.insert_row((R::TYPE, id), version, bytes, resource.clone());
+        self.cache.insert((R::TYPE, id), version, bytes, resource.clone());
         Ok(Some(resource))
     }
 }

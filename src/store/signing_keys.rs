@@ -2,10 +2,10 @@
 //! several processes.
 
 use super::cache::RowCache;
-use super::{AuditEntry, CacheVersion, Event, Store, StoreError, UnitOfWork};
+use super::{AuditEntry, Event, Store, StoreError, UnitOfWork};
 use crate::config::TokenAlgorithm;
 use crate::resource::column::text_column;
-use crate::types::Timestamp;
+use crate::types::{RowVersion, Timestamp};
 use sea_orm::sea_query::{Expr, ExprTrait, OnConflict, Order, Query};
 use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, TryGetable};
 use std::sync::PoisonError;
@@ -39,9 +39,9 @@ impl std::fmt::Debug for SigningKeyRow {
 const COLUMNS: [&str; 6] = ["kid", "number", "algorithm", "secret", "created_at", "signs_from"];
 
 impl Store {
-    /// Returns the cache version for signing keys that are read from now on. It changes when this process, or another
+    /// Returns the version of the signing keys, for what is read of them from now on. It changes when this process, or another
     /// one that notifies it, writes a key.
-    pub fn signing_keys_version(&self) -> CacheVersion {
+    pub fn signing_keys_version(&self) -> RowVersion {
         self.cache.signing_keys_version()
     }
 

@@ -4,6 +4,7 @@
 //! OpenAPI; it knows neither requests nor policies, nor how a value is stored.
 
 mod bom;
+mod cache;
 mod email;
 mod field_error_code;
 mod fingerprint;
@@ -14,11 +15,11 @@ mod status;
 pub(crate) mod strict_json;
 mod text;
 mod thread;
-mod thread_cache;
 mod time;
 mod unicode;
 
 pub(crate) use bom::{read_text, strip_bom, strip_bom_bytes};
+pub use cache::{Cache, Lifetime, RowVersion, RowVersions, Validity, Versions};
 pub use email::Email;
 pub use field_error_code::FieldErrorCode;
 pub(crate) use field_error_code::split_code;
@@ -33,7 +34,6 @@ pub use status::{OrganizationStatus, UserStatus};
 pub(crate) use text::{FromStrVisitor, NO_NUL_PATTERN, string_enum, string_schema, text_serde};
 pub use text::{Label, LongText, Name, ShortText, Term, Url};
 pub use thread::thread_index;
-pub use thread_cache::ThreadCache;
 pub use time::{Clock, Millis, Timestamp};
 pub use unicode::nfc;
 
