@@ -1,17 +1,16 @@
 //! The policies that can apply to one action, and what their evaluation reads.
 
 use super::bundle::{Bundle, action_name};
-use super::cedar_core::Entity;
-use super::compiled_policy::CompiledPolicy;
 use super::decision_context::DecisionContext;
-use super::entities::{Principal, ResourceEntity};
+use super::entities::{ORGANIZATION, Principal, ResourceEntity};
 use super::external_entities::{ExternalEntities, error_chain};
+use super::indexed_policy::IndexedPolicy;
 use super::invalid_attribute::{EvaluationError, InvalidAttribute};
 use super::read_set::ActionReadSet;
 use super::schema_type::SchemaType;
 use crate::types::{Fingerprint, to_raw_json};
 use cedar_policy::{
-    ActionConstraint, Context, Entities, EntityTypeName, EntityUid, Policy, PrincipalConstraint,
+    ActionConstraint, Context, Entities, EntityTypeName, EntityUid, Policy, PolicySet, PrincipalConstraint,
     ResourceConstraint, Schema,
 };
 use serde_json::value::RawValue;
@@ -24,22 +23,22 @@ type Failure = Box<dyn std::error::Error>;
 /// All policies of a bundle, indexed by the action constraint of their scope.
 #[derive(Debug, Default)]
 pub(super) struct PolicyIndex {
-    any_action: Vec<Arc<CompiledPolicy>>,
-    by_action: HashMap<EntityUid, Vec<Arc<CompiledPolicy>>>,
-    by_group: HashMap<EntityUid, Vec<Arc<CompiledPolicy>>>,
+    any_action: Vec<Arc<IndexedPolicy>>,
+    by_action: HashMap<EntityUid, Vec<Arc<IndexedPolicy>>>,
+    by_group: HashMap<EntityUid, Vec<Arc<IndexedPolicy>>>,
 }
 
 impl PolicyIndex {
     pub(super) fn new(bundle: &Bundle) -> Result<Self, Failure> {
         let mut index = Self::default();
         for policy in bundle.policies.policies() {
-            let compiled = Arc::new(CompiledPolicy::new(bundle, policy)?);
+            let indexed = Arc::new(IndexedPolicy::new(bundle, policy)?);
             match policy.action_constraint() {
-                ActionConstraint::Any => index.any_action.push(compiled),
-                ActionConstraint::Eq(uid) => index.by_action.entry(uid).or_default().push(compiled),
+                ActionConstraint::Any => index.any_action.push(indexed),
+                ActionConstraint::Eq(uid) => index.by_action.entry(uid).or_default().push(indexed),
                 ActionConstraint::In(groups) => {
                     for group in groups {
-                        index.by_group.entry(group).or_default().push(Arc::clone(&compiled));
+                        index.by_group.entry(group).or_default().push(Arc::clone(&indexed));
                     }
                 }
             }
@@ -52,7 +51,7 @@ impl PolicyIndex {
         &'a self,
         action: &EntityUid,
         groups: impl Iterator<Item = &'a EntityUid>,
-    ) -> impl Iterator<Item = &'a Arc<CompiledPolicy>> {
+    ) -> impl Iterator<Item = &'a Arc<IndexedPolicy>> {
         let by_group = groups.filter_map(|group| self.by_group.get(group));
         self.any_action.iter().chain(self.by_action.get(action).into_iter().chain(by_group).flatten())
     }
@@ -67,11 +66,11 @@ pub(super) struct ActionPolicies {
     pub(super) action: EntityUid,
     /// The name of the action as JSON.
     pub(super) name: Box<RawValue>,
-    /// In ascending order of their ids.
-    pub(super) policies: Vec<Arc<CompiledPolicy>>,
+    pub(super) policies: Vec<Arc<IndexedPolicy>>,
+    pub(super) policy_set: PolicySet,
     /// Entities that the conditions may read besides principal and resource: the action with its groups, and the entity
     /// literals.
-    pub(super) literal_entities: Vec<Arc<Entity>>,
+    pub(super) literal_entities: Entities,
     /// The principal types that the action applies to, by name.
     pub(super) principals: BTreeMap<String, EntityTypeName>,
     /// The resource types that the action applies to, by name.
@@ -105,32 +104,38 @@ impl ActionPolicies {
         let resources: HashSet<EntityTypeName> =
             bundle.schema.resources_for_action(action).into_iter().flatten().cloned().collect();
         // Collected by id: a policy that names several of the groups counts once.
-        let policies: BTreeMap<&str, &Arc<CompiledPolicy>> = candidates
+        let policies: BTreeMap<&str, &Arc<IndexedPolicy>> = candidates
             .for_action(action, groups.iter().copied().chain([action]))
             .filter(|policy| can_match(&policy.policy, &principals, &resources))
             .map(|policy| (policy.metadata.id.as_str(), policy))
             .collect();
-        let policies: Vec<Arc<CompiledPolicy>> = policies.into_values().cloned().collect();
+        let policies: Vec<Arc<IndexedPolicy>> = policies.into_values().cloned().collect();
         let context_type = bundle.context_types.get(action).cloned().unwrap_or_default();
         let declared_fields = context_type.field_names();
         let literals: HashSet<&EntityUid> =
             policies.iter().flat_map(|policy| &policy.entity_literals).collect();
-        let uses_action = policies.iter().any(|policy| policy.uses_action);
         // Conditions may test the action: with its own groups, or with those of another action.
-        let mut other_actions =
-            literals.iter().filter(|uid| uid.type_name().basename() == "Action" && !is_group(uid));
-        let own = || groups.iter().copied().chain([action]).filter_map(|uid| actions.get(uid));
-        let actions: Vec<_> = match other_actions.next() {
-            Some(_) => actions.iter().collect(),
-            None if uses_action => own().collect(),
-            None => Vec::new(),
-        };
-        let actions = actions.into_iter().map(|entity| Arc::new(entity.as_ref().clone()));
+        let mut action_literals = literals.iter().filter(|uid| uid.type_name().basename() == "Action");
+        let uses_action =
+            action_literals.clone().next().is_some() || policies.iter().any(|policy| policy.read_set.action);
+        let uses_others = action_literals.any(|uid| !is_group(uid));
+        let actions =
+            actions.iter().filter(|entity| uses_others || (uses_action && is_group(&entity.uid()))).cloned();
         let literal_entities = literals.iter().filter_map(|literal| external_entities.entity(literal));
-        let literal_entities = actions.chain(literal_entities).collect();
+        let literal_entities = actions.chain(literal_entities.map(Arc::unwrap_or_clone));
+        let literal_entities = Entities::from_entities(literal_entities, None)?;
         let by_name = |kind: EntityTypeName| (kind.to_string(), kind);
         let read_sets = policies.iter().map(|policy| &policy.read_set);
-        let read_set = ActionReadSet::new(read_sets, &declared_fields, &principals, &resources);
+        let mut read_set = ActionReadSet::new(read_sets, &declared_fields, &principals, &resources);
+        // An entity of the data that is below the principal or the resource has the ancestors of it, too. The cache key always
+        // identifies an organization.
+        let stored_ancestor_types = external_entities.stored_ancestor_types.iter();
+        if stored_ancestor_types
+            .filter(|kind| kind.to_string() != ORGANIZATION)
+            .any(|kind| principals.contains(kind) || resources.contains(kind))
+        {
+            (read_set.principal, read_set.resource) = (true, true);
+        }
         let mut resources: BTreeMap<String, EntityTypeName> = resources.into_iter().map(by_name).collect();
         let created_type = created_type(action).and_then(|kind| resources.get(kind).cloned());
         // A create action applies to the owning organization and to the new resource, but not to an existing one.
@@ -140,6 +145,7 @@ impl ActionPolicies {
         Ok(Self {
             action: action.clone(),
             name: to_raw_json(&action_name(action)),
+            policy_set: PolicySet::from_policies(policies.iter().map(|policy| policy.policy.clone()))?,
             policies,
             literal_entities,
             principals: principals.into_iter().map(by_name).collect(),
@@ -181,10 +187,9 @@ impl ActionPolicies {
         self.reads_context() && self.declared_client_context(context).next().is_some()
     }
 
-    /// The key of a decision in the caches: a fingerprint of everything that the decision reads.
+    /// The key of a decision in the cache: a fingerprint of everything that the decision reads.
     pub(super) fn cache_key(
         &self,
-        engine_id: u64,
         principal: &Principal,
         resource: &ResourceEntity,
         context: &DecisionContext,
@@ -199,7 +204,6 @@ impl ActionPolicies {
         };
         Fingerprint::of(&(
             principal_fingerprint,
-            engine_id,
             self.index,
             resource_fingerprint,
             self.context_fingerprint(context),

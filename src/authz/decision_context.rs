@@ -1,7 +1,7 @@
 //! The request context of a decision, with the field names of the schema.
 
 use super::Scope;
-use super::entities::{SCOPE, uid};
+use super::entities::scope_uid;
 use crate::types::Timestamp;
 use cedar_policy::RestrictedExpression;
 use serde_json::{Map, Value};
@@ -72,8 +72,7 @@ impl DecisionContext {
         }
         for (name, scope) in [("scope", self.scope), ("role", self.role)] {
             if is_wanted(name) {
-                let scope = scope.and_then(|scope| uid(SCOPE, scope.as_str()));
-                add(name, scope.map(RestrictedExpression::new_entity_uid));
+                add(name, scope.and_then(scope_uid).map(RestrictedExpression::new_entity_uid));
             }
         }
         values

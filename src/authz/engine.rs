@@ -5,12 +5,10 @@
 
 use super::action_policies::{ActionPolicies, PolicyIndex};
 use super::bundle::{Bundle, action_name};
-use super::cedar_core::{self, Entity, Evaluator, Extensions};
-use super::compiled_policy;
 use super::counters::{DecisionCounters, DecisionCounts};
 use super::decision::AuthzDecision;
 use super::decision_context::DecisionContext;
-use super::entities::{EntityData, Principal, ResourceEntity, SCOPE, add_entities, core_uid, uid};
+use super::entities::{EntityData, Principal, ResourceEntity, scope_uid};
 use super::external_entities::ExternalEntities;
 use super::invalid_attribute::EvaluationError;
 use super::recorder::{DecisionDetails, DecisionRecorder};
@@ -18,7 +16,7 @@ use super::{BundleDiagnostic, BundleError, Scope, ScopeSet};
 use crate::decision_log;
 use crate::telemetry::{self, SpanData};
 use crate::types::{Cache, Fingerprint, Validity, Versions, to_raw_json};
-use cedar_policy::{Entities, EntityId, EntityUid, Request};
+use cedar_policy::{Authorizer, Decision, Entities, Entity, EntityId, EntityUid, PolicySet, Request};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -57,10 +55,10 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Compiles the policies of a bundle.
+    /// Indexes the policies of a bundle.
     ///
     /// # Errors
-    /// The data or a policy cannot be compiled, which validation does not find.
+    /// The data or a policy cannot be converted, which validation does not find.
     pub fn new(bundle: Bundle) -> Result<Self, BundleError> {
         let failed = |error: &dyn std::fmt::Display| {
             BundleError(vec![BundleDiagnostic {
@@ -268,7 +266,7 @@ impl Engine {
             let error = format!("unknown action {:?}", request.action);
             return (Arc::new(AuthzDecision::from_error(error)), false);
         };
-        let key = action_policies.cache_key(self.instance_id, request.principal, resource, request.context);
+        let key = action_policies.cache_key(request.principal, resource, request.context);
         if let Some(decision) = self.decision_cache.get(&key, &Versions::default()) {
             return (decision, true);
         }
@@ -286,10 +284,9 @@ impl Engine {
         request: &AuthzRequest<'_>,
         resource: &ResourceEntity,
     ) -> AuthzDecision {
-        match self.with_evaluator(action_policies, request, resource, |evaluator| {
-            compiled_policy::evaluate_policies(&action_policies.policies, evaluator)
-        }) {
-            Ok(decision) => {
+        match self.cedar_request(action_policies, request, resource) {
+            Ok((cedar_request, entities)) => {
+                let decision = self.authorize(&cedar_request, &action_policies.policy_set, &entities);
                 if !decision.errors.is_empty() {
                     // Errors may contain attribute values, which the decision log masks.
                     tracing::error!(action = request.action, "policy evaluation failed: denied");
@@ -342,17 +339,36 @@ impl Engine {
         decision
     }
 
-    /// Calls `evaluate_with` with Cedar's evaluator for a request.
+    /// Evaluates policies of the bundle to a decision: allow if a policy permits, none forbids and none fails.
+    ///
+    /// Cedar ignores a policy whose evaluation fails, so that a failing forbid would fail open.
+    pub(super) fn authorize(
+        &self,
+        request: &Request,
+        policies: &PolicySet,
+        entities: &Entities,
+    ) -> AuthzDecision {
+        let response = Authorizer::new().is_authorized(request, policies, entities);
+        let errors: Vec<String> = response.diagnostics().errors().map(ToString::to_string).collect();
+        let is_permitted = response.decision() == Decision::Allow;
+        // The permits do not determine the denial of a request that they permit and another policy fails for.
+        let is_failed = is_permitted && !errors.is_empty();
+        let determining: BTreeSet<&str> =
+            response.diagnostics().reason().filter(|_| !is_failed).map(AsRef::as_ref).collect();
+        let determining = determining.into_iter().filter_map(|id| self.bundle.policy(id)).cloned().collect();
+        AuthzDecision::new(is_permitted && !is_failed, determining, errors)
+    }
+
+    /// The Cedar request for a request, and the entities that policies may read.
     ///
     /// # Errors
     /// The action does not apply to the types, or the context is invalid.
-    pub(super) fn with_evaluator<T>(
+    pub(super) fn cedar_request(
         &self,
         action_policies: &ActionPolicies,
         request: &AuthzRequest<'_>,
         resource: &ResourceEntity,
-        evaluate_with: impl FnOnce(&Evaluator<'_>) -> T,
-    ) -> Result<T, EvaluationError> {
+    ) -> Result<(Request, Entities), EvaluationError> {
         let unknown = "the subject type is not in the schema";
         let principal = request.principal.uid.clone().ok_or(unknown)?;
         let not_applicable = |role: &str, kind: &dyn std::fmt::Display| {
@@ -366,12 +382,12 @@ impl Engine {
         let resource_uid =
             action_policies.resource_type(kind, is_new).ok_or_else(|| not_applicable("resource", &kind))?;
         let resource_uid = EntityUid::from_type_name_and_id(resource_uid.clone(), EntityId::new(id));
-        let entity = match resource.data() {
+        let is_self = resource_uid == principal;
+        let resource_entity = match resource.data() {
             EntityData::Local(local) => {
                 // If the resource is the caller itself, its attributes come from the resource and its scopes from the credential.
                 let no_ancestors = HashSet::new();
-                let extra_ancestors =
-                    if resource_uid == principal { &*request.principal.scopes } else { &no_ancestors };
+                let extra_ancestors = if is_self { &*request.principal.scopes } else { &no_ancestors };
                 local.build(&resource_uid, extra_ancestors, action_policies.reads_resource(request.context))
             }
             EntityData::External(external) => external.entity.clone(),
@@ -381,22 +397,18 @@ impl Engine {
             true => self.context_entities(action_policies, request.context),
             false => Vec::new(),
         };
-        // Principal and resource take precedence over entities of the data with the same uid.
-        let (principal_ref, resource_ref) = (principal.as_ref(), resource_uid.as_ref());
-        let others = action_policies.literal_entities.iter().cloned().chain(context_entities);
-        let others = others.filter(|entity| entity.uid() != principal_ref && entity.uid() != resource_ref);
-        let principal_entities = if principal_ref == resource_ref {
-            Default::default()
-        } else {
-            request.principal.entities().clone()
-        };
-        let entities = add_entities(principal_entities, others.chain(entity))?;
+        let principal_entity = request.principal.entity.clone().filter(|_| !is_self);
+        // In this order, since principal and resource take precedence over entities of the data with the same uid.
+        let request_entities = context_entities.into_iter().chain(principal_entity).chain(resource_entity);
+        let entities = action_policies.literal_entities.clone();
+        let entities = entities
+            .upsert_entities(request_entities.map(Arc::unwrap_or_clone), None)
+            .map_err(|error| error.to_string())?;
         let schema = action_policies.needs_validation(request.context).then_some(&self.bundle.schema);
         let cedar_request =
             Request::new(principal, action_policies.action.clone(), resource_uid, context, schema)
                 .map_err(|error| action_policies.invalid_context(request.context, || error.to_string()))?;
-        let cedar_request = AsRef::<cedar_core::Request>::as_ref(&cedar_request).clone();
-        Ok(evaluate_with(&Evaluator::new(cedar_request, &entities, Extensions::all_available())))
+        Ok((cedar_request, entities))
     }
 
     /// The entities that the context refers to, since policies may read them.
@@ -407,7 +419,7 @@ impl Engine {
     ) -> Vec<Arc<Entity>> {
         let client_values = action_policies.declared_client_context(context).map(|(_, value)| value);
         let scopes = BTreeSet::from_iter([context.scope, context.role].into_iter().flatten());
-        let scopes = scopes.into_iter().filter_map(|scope| uid(SCOPE, scope.as_str()));
+        let scopes = scopes.into_iter().filter_map(scope_uid);
         let mut referenced = self.external_entities.referenced_in(client_values);
         referenced.extend(scopes.filter_map(|scope| self.external_entities.entity(&scope)));
         referenced
@@ -453,15 +465,9 @@ fn logged_context<'a>(
 
 /// The scopes that a scope implies: itself and those below it in the cascade.
 fn implied_scopes(data: &Entities, scope: Scope) -> Vec<Scope> {
-    let entity = uid(SCOPE, scope.as_str()).and_then(|uid| data.get(&uid));
-    Scope::ALL
-        .into_iter()
-        .filter(|implied| {
-            let implied_uid = uid(SCOPE, implied.as_str()).map(|uid| core_uid(&uid));
-            *implied == scope
-                || entity.is_some_and(|entity| {
-                    entity.as_ref().ancestors().any(|ancestor| Some(ancestor) == implied_uid.as_ref())
-                })
-        })
-        .collect()
+    let is_implied = |implied: Scope| match (scope_uid(implied), scope_uid(scope)) {
+        (Some(implied), Some(scope)) => data.is_ancestor_of(&implied, &scope),
+        _ => false,
+    };
+    Scope::ALL.into_iter().filter(|implied| *implied == scope || is_implied(*implied)).collect()
 }

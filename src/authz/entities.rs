@@ -1,15 +1,11 @@
 //! Principals and resources as Cedar entities, with the names of the schema.
 
-use super::cedar_core::{
-    Entities, Entity, EntityUID, Extensions, NoEntitiesSchema, PartialValue, TCComputation,
-    Value as CedarValue,
-};
 use super::log_json::{EntityJson, PrincipalJson};
 use super::read_set::ORGANIZATION_ATTRIBUTE;
 use super::{Scope, ScopeSet};
 use crate::decision_log;
 use crate::types::{Email, Fingerprint, Id, OrgPath, UserStatus, to_raw_json};
-use cedar_policy::{EntityId, EntityTypeName, EntityUid};
+use cedar_policy::{Entity, EntityId, EntityTypeName, EntityUid, RestrictedExpression};
 use quick_cache::sync::Cache;
 use serde_json::value::RawValue;
 use std::collections::HashSet;
@@ -74,13 +70,13 @@ pub fn entity<T: AuthzResource>(id: Id) -> Attribute {
 }
 
 impl Attribute {
-    fn value(&self) -> Option<CedarValue> {
+    fn expression(&self) -> Option<RestrictedExpression> {
         Some(match self {
-            Self::Text(text) => text.as_str().into(),
-            Self::Bool(value) => (*value).into(),
-            Self::Long(value) => (*value).into(),
-            Self::EntityRef(kind, id) => core_uid(&uid(kind, &id.to_string())?).into(),
-            Self::Scope(scope) => core_uid(&uid(SCOPE, scope.as_str())?).into(),
+            Self::Text(text) => RestrictedExpression::new_string(text.clone()),
+            Self::Bool(value) => RestrictedExpression::new_bool(*value),
+            Self::Long(value) => RestrictedExpression::new_long(*value),
+            Self::EntityRef(kind, id) => RestrictedExpression::new_entity_uid(uid(kind, &id.to_string())?),
+            Self::Scope(scope) => RestrictedExpression::new_entity_uid(scope_uid(*scope)?),
         })
     }
 }
@@ -102,40 +98,32 @@ fn type_name(kind: &str) -> Option<EntityTypeName> {
     Some(name)
 }
 
-/// The uid as a type of `cedar_policy_core`.
-pub(super) fn core_uid(uid: &EntityUid) -> EntityUID {
-    uid.as_ref().clone()
+/// The uid of a scope.
+pub(super) fn scope_uid(scope: Scope) -> Option<EntityUid> {
+    uid(SCOPE, scope.as_str())
 }
 
-/// An entity with all of its ancestors, so that the transitive closure need not be computed for an evaluation.
+/// An entity with all of its ancestors as parents. None if an attribute is invalid.
 fn build_entity<'a>(
-    uid: EntityUID,
+    uid: EntityUid,
     attributes: impl IntoIterator<Item = &'a (&'static str, Attribute)>,
-    ancestors: HashSet<EntityUID>,
+    ancestors: impl IntoIterator<Item = EntityUid>,
 ) -> Option<Arc<Entity>> {
-    let attributes: Option<Vec<_>> = attributes
-        .into_iter()
-        .map(|(name, value)| Some(((*name).into(), PartialValue::from(value.value()?))))
-        .collect();
-    Some(Arc::new(Entity::new_with_attr_partial_value(uid, attributes?, HashSet::new(), ancestors, [])))
+    let attributes: Option<Vec<_>> =
+        attributes.into_iter().map(|(name, value)| Some(((*name).to_owned(), value.expression()?))).collect();
+    Entity::new_with_tags(uid, attributes?, ancestors, []).ok().map(Arc::new)
 }
 
-/// Adds entities that have all of their ancestors.
-pub(super) fn add_entities(
-    entities: Entities,
-    added: impl IntoIterator<Item = Arc<Entity>>,
-) -> Result<Entities, String> {
-    let closure = TCComputation::AssumeAlreadyComputed;
-    let all = entities.add_entities(added, None::<&NoEntitiesSchema>, closure, Extensions::all_available());
-    all.map_err(|error| error.to_string())
-}
-
-fn organization_ancestors(path: &OrgPath) -> impl Iterator<Item = EntityUID> + '_ {
+fn organization_ancestors(path: &OrgPath) -> impl Iterator<Item = EntityUid> + '_ {
     static KIND: LazyLock<Option<EntityTypeName>> = LazyLock::new(|| type_name(ORGANIZATION));
     path.ids().filter_map(|id| {
         let id = id.with_str(|text| EntityId::new(text));
-        Some(EntityUid::from_type_name_and_id(KIND.clone()?, id).into())
+        Some(EntityUid::from_type_name_and_id(KIND.clone()?, id))
     })
+}
+
+fn scope_uids(scopes: Option<&ScopeSet>) -> HashSet<EntityUid> {
+    scopes.into_iter().flat_map(ScopeSet::iter).filter_map(scope_uid).collect()
 }
 
 /// The attributes of a user, as principal or as resource.
@@ -170,12 +158,10 @@ pub struct Principal {
     pub(super) uid: Option<EntityUid>,
     /// None for an external principal without attributes.
     pub(super) entity: Option<Arc<Entity>>,
-    /// A Cedar entity store with this entity only, created on first use.
-    entities: Arc<OnceLock<Entities>>,
     /// The path of the organization of a user. None for an external principal.
     pub(super) organization: Option<Arc<OrgPath>>,
     /// The effective scopes of the credential as entity uids.
-    pub(super) scopes: Arc<HashSet<EntityUID>>,
+    pub(super) scopes: Arc<HashSet<EntityUid>>,
     /// The fingerprint of everything that Cedar can read of it.
     pub(super) fingerprint: Fingerprint,
     /// The fingerprint of its type, scopes and organization only.
@@ -192,26 +178,17 @@ impl Principal {
         let fingerprint = Fingerprint::of(&(USER, id, &attributes, organization, scopes));
         let location_fingerprint =
             Fingerprint::of(&(USER, find_organization_attribute(&attributes), organization, scopes));
-        let scopes = scopes.into_iter().flat_map(ScopeSet::iter);
-        let scopes: HashSet<EntityUID> =
-            scopes.filter_map(|scope| uid(SCOPE, scope.as_str())).map(|uid| core_uid(&uid)).collect();
+        let scopes = scope_uids(scopes);
         let uid = uid(USER, &id.to_string());
-        let ancestors = scopes.iter().cloned().chain(organization_ancestors(organization)).collect();
-        let entity = uid.as_ref().and_then(|uid| build_entity(core_uid(uid), &attributes, ancestors));
+        let ancestors = scopes.iter().cloned().chain(organization_ancestors(organization));
+        let entity = uid.clone().and_then(|uid| build_entity(uid, &attributes, ancestors));
         let (organization, scopes) = (Some(Arc::new(organization.clone())), Arc::new(scopes));
-        let (entities, json) = Default::default();
-        Self { uid, entity, entities, organization, scopes, fingerprint, location_fingerprint, json }
-    }
-
-    /// A Cedar entity store with this entity only.
-    pub(super) fn entities(&self) -> &Entities {
-        // Adding fails only for a duplicate uid.
-        self.entities.get_or_init(|| add_entities(Entities::new(), self.entity.clone()).unwrap_or_default())
+        Self { uid, entity, organization, scopes, fingerprint, location_fingerprint, json: Arc::default() }
     }
 
     /// Whether this is one of its effective scopes.
     pub(super) fn has_scope(&self, scope: Scope) -> bool {
-        uid(SCOPE, scope.as_str()).is_some_and(|uid| self.scopes.contains(uid.as_ref()))
+        scope_uid(scope).is_some_and(|uid| self.scopes.contains(&uid))
     }
 
     /// The fingerprint of everything that Cedar can read of it.
@@ -233,22 +210,11 @@ impl Principal {
     /// A copy of a user with other scopes. None for an external principal.
     pub fn with_scopes(&self, scopes: Option<&ScopeSet>) -> Option<Self> {
         let organization = self.organization.as_ref()?;
-        let entity = self.entity.as_ref()?;
-        let granted = scopes.into_iter().flat_map(ScopeSet::iter);
-        let granted: HashSet<EntityUID> =
-            granted.filter_map(|scope| uid(SCOPE, scope.as_str())).map(|uid| core_uid(&uid)).collect();
-        let attributes = entity.attrs().map(|(name, value)| (name.clone(), value.clone()));
+        let (uid, attributes, _) = self.entity.as_deref()?.clone().into_inner();
+        let granted = scope_uids(scopes);
         let ancestors = granted.iter().cloned().chain(organization_ancestors(organization)).collect();
-        let entity = Entity::new_with_attr_partial_value(
-            entity.uid().clone(),
-            attributes,
-            HashSet::new(),
-            ancestors,
-            [],
-        );
         Some(Self {
-            entity: Some(Arc::new(entity)),
-            entities: Arc::default(),
+            entity: Some(Arc::new(Entity::new(uid, attributes, ancestors).ok()?)),
             scopes: Arc::new(granted),
             fingerprint: Fingerprint::of(&(self.fingerprint, scopes)),
             location_fingerprint: Fingerprint::of(&(self.location_fingerprint, scopes)),
@@ -262,7 +228,6 @@ impl Principal {
         Self {
             uid: Some(external.uid),
             entity: external.entity,
-            entities: Arc::default(),
             organization: None,
             scopes: Arc::default(),
             fingerprint: external.fingerprint,
@@ -336,17 +301,16 @@ impl LocalEntity {
     pub(super) fn build(
         &self,
         uid: &EntityUid,
-        extra_ancestors: &HashSet<EntityUID>,
+        extra_ancestors: &HashSet<EntityUid>,
         has_all_attributes: bool,
     ) -> Option<Arc<Entity>> {
-        let entity_uid = core_uid(uid);
         let organizations =
-            self.path.iter().flat_map(organization_ancestors).filter(|ancestor| *ancestor != entity_uid);
-        let ancestors = organizations.chain(extra_ancestors.iter().cloned()).collect();
+            self.path.iter().flat_map(organization_ancestors).filter(|ancestor| ancestor != uid);
+        let is_included = |name| has_all_attributes || name == ORGANIZATION_ATTRIBUTE;
         build_entity(
-            entity_uid,
-            self.attributes.iter().filter(|(name, _)| has_all_attributes || *name == ORGANIZATION_ATTRIBUTE),
-            ancestors,
+            uid.clone(),
+            self.attributes.iter().filter(|(name, _)| is_included(*name)),
+            organizations.chain(extra_ancestors.iter().cloned()),
         )
     }
 }

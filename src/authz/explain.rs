@@ -3,6 +3,7 @@
 use super::bundle::PolicyMetadata;
 use super::entities::ResourceEntity;
 use super::{AuthzDecision, AuthzRequest, Engine, Scope, ScopeSet};
+use cedar_policy::PolicySet;
 use std::sync::Arc;
 
 /// Why a request was denied.
@@ -39,28 +40,26 @@ impl Engine {
         if !decision.policies.is_empty() {
             return Some(DenialReason::ForbiddenBy(decision.policies.clone()));
         }
-        let candidates = [[false, false], [true, false], [true, true]];
-        let mut candidates =
-            candidates.into_iter().map(|ignored| self.permits_ignoring(ignored, request, resource));
-        let candidates = candidates.find(|permits| !permits.is_empty());
-        Some(candidates.map_or(DenialReason::NoPermit, DenialReason::UnmetConditions))
+        let permits = (0..3).map(|ignored| self.permits_by_scope(ignored, request, resource));
+        let permits = permits.into_iter().find(|permits| !permits.is_empty());
+        Some(permits.map_or(DenialReason::NoPermit, DenialReason::UnmetConditions))
     }
 
-    /// The permits whose scope matches if conditions and the `ignored` constraints, on principal and resource, are disregarded.
-    fn permits_ignoring(
+    /// The permits that would allow the request without their conditions, with the scope of
+    /// [`super::indexed_policy::IndexedPolicy::scopes`] at this index.
+    fn permits_by_scope(
         &self,
-        ignored: [bool; 2],
+        index: usize,
         request: &AuthzRequest<'_>,
         resource: &ResourceEntity,
     ) -> Vec<Arc<PolicyMetadata>> {
         let Some(action_policies) = self.action_policies(request.action) else { return Vec::new() };
         let permits = action_policies.policies.iter().filter(|policy| policy.metadata.permits);
-        let matching = self.with_evaluator(action_policies, request, resource, |evaluator| {
-            permits
-                .filter(|policy| policy.matches_scope(evaluator, ignored))
-                .map(|policy| Arc::clone(&policy.metadata))
-                .collect()
-        });
-        matching.unwrap_or_default()
+        let permits =
+            PolicySet::from_policies(permits.filter_map(|policy| policy.scopes.get(index).cloned()));
+        match (permits, self.cedar_request(action_policies, request, resource)) {
+            (Ok(permits), Ok((request, entities))) => self.authorize(&request, &permits, &entities).policies,
+            _ => Vec::new(),
+        }
     }
 }

@@ -1,15 +1,14 @@
 //! Entities of external domains: those of the data files, merged with the properties of a question.
 
 use super::bundle::Bundle;
-use super::cedar_core::Entity;
-use super::entities::{ExternalEntity, core_uid, uid};
+use super::entities::{ExternalEntity, uid};
 use super::invalid_attribute::InvalidAttribute;
 use super::log_json::EntityJson;
 use super::schema_type::SchemaType;
 use crate::types::Fingerprint;
-use cedar_policy::{Entities, EntityUid, Schema};
+use cedar_policy::{Entities, Entity, EntityTypeName, EntityUid, Schema};
 use serde_json::{Map, Value, json};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -21,6 +20,8 @@ pub struct ExternalEntities {
     entities: HashMap<EntityUid, (Arc<Entity>, EntityJson)>,
     ids: BTreeMap<String, BTreeSet<String>>,
     entity_types: BTreeMap<String, SchemaType>,
+    /// The types of ancestors that the data do not define, since they are stored in the database.
+    pub(super) stored_ancestor_types: HashSet<EntityTypeName>,
 }
 
 impl ExternalEntities {
@@ -28,15 +29,25 @@ impl ExternalEntities {
     pub(super) fn new(bundle: &Bundle, data: &Entities, actions: &Entities) -> Self {
         let mut entities = HashMap::new();
         let mut ids: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        let mut stored_ancestor_types = HashSet::new();
         for entity in data.iter() {
             let uid = entity.uid();
+            let stored =
+                data.ancestors(&uid).into_iter().flatten().filter(|ancestor| data.get(ancestor).is_none());
+            stored_ancestor_types.extend(stored.map(|ancestor| ancestor.type_name().clone()));
             ids.entry(uid.type_name().to_string()).or_default().insert(uid.id().unescaped().to_owned());
-            entities.insert(uid, (Arc::new(entity.as_ref().clone()), EntityJson::default()));
+            entities.insert(uid, (Arc::new(entity.clone()), EntityJson::default()));
         }
         for action in actions.iter() {
-            entities.insert(action.uid(), (Arc::new(action.as_ref().clone()), EntityJson::default()));
+            entities.insert(action.uid(), (Arc::new(action.clone()), EntityJson::default()));
         }
-        Self { schema: bundle.schema.clone(), entities, ids, entity_types: bundle.entity_types.clone() }
+        Self {
+            schema: bundle.schema.clone(),
+            entities,
+            ids,
+            entity_types: bundle.entity_types.clone(),
+            stored_ancestor_types,
+        }
     }
 
     /// The entity with this uid.
@@ -75,7 +86,7 @@ impl ExternalEntities {
         let stored = self.entities.get(&uid);
         let mut given = entity_type.project(properties);
         if let Some((entity, _)) = stored {
-            given.retain(|name, _| entity.get(name).is_none());
+            given.retain(|name, _| entity.attr(name).is_none());
         }
         if given.is_empty() {
             let fingerprint = Fingerprint::of(&(kind, id));
@@ -84,8 +95,8 @@ impl ExternalEntities {
             return Ok(ExternalEntity { kind: kind.to_owned(), uid, entity, json, fingerprint });
         }
         let fingerprint = Fingerprint::of(&(kind, id, serde_json::to_string(&given).unwrap_or_default()));
-        let entity =
-            Arc::new(self.merge_properties(&uid, stored.map(|(entity, _)| entity), given, entity_type)?);
+        let stored = stored.map(|(entity, _)| &**entity);
+        let entity = Arc::new(self.merge_properties(&uid, stored, given, entity_type)?);
         Ok(ExternalEntity {
             kind: kind.to_owned(),
             uid,
@@ -99,35 +110,24 @@ impl ExternalEntities {
     fn merge_properties(
         &self,
         uid: &EntityUid,
-        stored: Option<&Arc<Entity>>,
+        stored: Option<&Entity>,
         given: Map<String, Value>,
         entity_type: &SchemaType,
     ) -> Result<Entity, ExternalError> {
-        let entity_json =
-            stored.map(entity_json).transpose().map_err(ExternalError::Failed)?.unwrap_or_default();
-        let fields =
-            |name: &str| entity_json.get(name).and_then(Value::as_object).cloned().unwrap_or_default();
+        let stored = stored.map(|entity| entity.to_json_value()).transpose();
+        let stored = stored.map_err(|error| ExternalError::Failed(error.to_string()))?.unwrap_or_default();
+        let fields = |name: &str| stored.get(name).and_then(Value::as_object).cloned().unwrap_or_default();
         let (mut attributes, tags) = (fields("attrs"), fields("tags"));
         attributes.extend(given.clone());
         let name = json!({ "type": uid.type_name().to_string(), "id": uid.id().unescaped() });
-        let entity_json = json!({ "uid": name, "attrs": attributes, "tags": tags, "parents": [] });
-        let parsed =
-            cedar_policy::Entity::from_json_value(entity_json, Some(&self.schema)).map_err(|error| {
-                let other = || ExternalError::Failed(format!("properties of {uid}: {}", error_chain(&error)));
-                let invalid =
-                    entity_type.first_invalid(&given).or_else(|| entity_type.first_missing(&attributes));
-                invalid.map_or_else(other, ExternalError::Attribute)
-            })?;
-        let ancestors = stored.map(|entity| entity.ancestors().cloned().collect()).unwrap_or_default();
-        let attributes = parsed.as_ref().attrs().map(|(name, value)| (name.clone(), value.clone()));
-        let tags = parsed.as_ref().tags().map(|(name, value)| (name.clone(), value.clone()));
-        Ok(Entity::new_with_attr_partial_value(
-            core_uid(uid),
-            attributes,
-            Default::default(),
-            ancestors,
-            tags,
-        ))
+        let parents = stored.get("parents").cloned().unwrap_or_else(|| json!([]));
+        let merged = json!({ "uid": name, "attrs": attributes, "tags": tags, "parents": parents });
+        Entity::from_json_value(merged, Some(&self.schema)).map_err(|error| {
+            let other = || ExternalError::Failed(format!("properties of {uid}: {}", error_chain(&error)));
+            let invalid =
+                entity_type.first_invalid(&given).or_else(|| entity_type.first_missing(&attributes));
+            invalid.map_or_else(other, ExternalError::Attribute)
+        })
     }
 
     /// The entities that values of a context refer to, since policies may read their attributes.
@@ -169,12 +169,6 @@ pub enum ExternalError {
     /// Another error of Cedar.
     #[error("{0}")]
     Failed(String),
-}
-
-/// An entity in Cedar's JSON format.
-fn entity_json(entity: &Arc<Entity>) -> Result<Value, String> {
-    let entity = cedar_policy::Entity::from(entity.as_ref().clone());
-    entity.to_json_value().map_err(|error| error.to_string())
 }
 
 /// The message of an error followed by those of its causes.

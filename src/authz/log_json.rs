@@ -1,11 +1,11 @@
 //! Entities and contexts in Cedar's JSON format, for the decision log.
 
-use super::cedar_core::Entity;
 use super::decision_context::DecisionContext;
 use super::entities::{Attribute, Attributes, LocalEntity, ORGANIZATION, Principal, SCOPE};
 use super::scope::Scope;
 use crate::decision_log::Subject;
 use crate::types::to_raw_json;
+use cedar_policy::Entity;
 use serde::ser::{SerializeMap, SerializeSeq};
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
@@ -19,11 +19,7 @@ pub(super) struct EntityJson(Arc<OnceLock<Box<RawValue>>>);
 impl EntityJson {
     /// The JSON of the entity; `null` without one.
     pub(super) fn get_or_serialize(&self, entity: Option<&Entity>) -> &RawValue {
-        self.0.get_or_init(|| {
-            let json = entity.map(|entity| cedar_policy::Entity::from(entity.clone()));
-            let json = json.and_then(|entity| entity.to_json_value().ok());
-            to_raw_json(&json)
-        })
+        self.0.get_or_init(|| to_raw_json(&entity.and_then(|entity| entity.to_json_value().ok())))
     }
 }
 

@@ -1,6 +1,6 @@
 //! The active policies and their reload.
 //!
-//! A candidate is read, validated, tested and compiled while the active version stays in use, and then replaces it
+//! A candidate is read, validated, tested and indexed while the active version stays in use, and then replaces it
 //! atomically. The caller, who knows the inventory in the database, decides whether a candidate needs a confirmation (see
 //! "Guarded policy reload" in docs/decisions.md).
 

@@ -29,6 +29,8 @@ pub(super) struct PolicyReadSet {
     has_whole_context: bool,
     principal: bool,
     resource: bool,
+    /// Whether its conditions use the variable `action`.
+    pub(super) action: bool,
     /// The types of its entity literals.
     entity_types: HashSet<EntityTypeName>,
 }
@@ -83,6 +85,7 @@ impl PolicyReadSet {
         match variable {
             "principal" => self.principal = true,
             "resource" => self.resource = true,
+            "action" => self.action = true,
             "context" => self.has_whole_context = true,
             _ => {}
         }

@@ -1,5 +1,5 @@
 //! The engine's optimizations change no decision: random questions are decided as by Cedar's `is_authorized` with the whole
-//! policy set. The optimizations are the index by action, compiled policies, cached decisions and directly built entities.
+//! policy set. The optimizations are the index by action, cached decisions, and stores with only the entities that can be read.
 
 use crate::support::project_file;
 use cedar_policy::{Authorizer, Context, Decision, Entities, EntityUid, PolicyId, PolicySet, Request};

@@ -4,7 +4,10 @@
 use crate::engine::{DecisionSummary, bundle, cedar_decision, engine_decision};
 use crate::support::project_file;
 use cedar_policy::{Context, Entities, EntityUid, PolicySet, Request, Schema};
-use cedargate::authz::{AuthzRequest, DecisionContext, Engine, Principal, ResourceEntity};
+use cedargate::authz::{
+    AuthzRequest, DecisionContext, Engine, Principal, ResourceEntity, Scope, UserAttributes,
+};
+use cedargate::types::{Id, OrgPath, UserStatus};
 use proptest::prelude::*;
 use proptest::sample::select;
 use serde_json::{Map, Value, json};
@@ -217,6 +220,38 @@ fn conditions_may_test_the_hierarchy_of_an_action_in_the_context() {
             (expected, vec![decisive.to_owned()], 0),
             "{named}"
         );
+    }
+}
+
+#[test]
+fn a_decision_on_a_resource_below_the_principal_is_not_reused_for_another_principal() {
+    let directory = tempfile::tempdir().unwrap();
+    let schema =
+        "namespace N { entity Page in [User]; action view appliesTo { principal: User, resource: Page }; }";
+    std::fs::write(directory.path().join("n.cedarschema"), schema).unwrap();
+    let [author, reader]: [Id; 2] =
+        ["599e1fcd9da1c72645c95886", "599e1fcd9da1c72645c95896"].map(|id| id.parse().unwrap());
+    let page = json!([{ "uid": { "type": "N::Page", "id": "1" }, "attrs": {}, "parents": [{ "type": "User", "id": author }] }]);
+    std::fs::write(directory.path().join("n.json"), page.to_string()).unwrap();
+    let home = OrgPath::root("599e1fcd9da1c72645c95800".parse().unwrap());
+    let policy = format!("permit (principal, action, resource in Organization::\"{}\");", home.org_id());
+    let user = UserAttributes {
+        organization: home.org_id(),
+        role: Scope::Guest,
+        status: UserStatus::Active,
+        email: None,
+    };
+    for order in [[author, reader], [reader, author]] {
+        let engine = Engine::new(bundle(directory.path(), std::slice::from_ref(&policy)).unwrap()).unwrap();
+        let page = engine.external_entities().resolve("N::Page", "1", &Map::new()).unwrap();
+        let page = ResourceEntity::external(page);
+        for id in order {
+            let principal = Principal::new(id, &home, user, None);
+            let (action, context) = (engine.resolve_action("view", "N::Page"), &DecisionContext::default());
+            let ask = AuthzRequest { principal: &principal, action, context, recorder: None };
+            // The page is in the organization of its author, whose entity is part of the request.
+            assert_eq!(engine_decision(&engine, &ask, &page).0, id == author, "{order:?}");
+        }
     }
 }
 

@@ -22,14 +22,13 @@ const LAYERS: [&[&str]; 13] = [
 
 /// A third-party crate and the paths in `src` that may use it.
 struct CrateRule {
-    /// The beginning of the crate's name: `cedar_policy` includes `cedar_policy_core`.
+    /// The beginning of the crate's name.
     name: &'static str,
     paths: &'static [&'static str],
 }
 
-const CRATE_RULES: [CrateRule; 5] = [
+const CRATE_RULES: [CrateRule; 4] = [
     CrateRule { name: "cedar_policy", paths: &["authz"] },
-    CrateRule { name: "cedar_policy_core", paths: &["authz/cedar_core.rs"] },
     // The resources of `api` declare their rows.
     CrateRule { name: "sea_orm", paths: &["store", "resource", "api"] },
     CrateRule { name: "sqlx", paths: &["store"] },
@@ -203,10 +202,7 @@ fn forbidden_references_are_detected() {
 #[test]
 fn forbidden_crates_are_detected() {
     let crates = |file: &str, code: &str| forbidden_crates(Path::new(file), code);
-    let core = "use cedar_policy_core::ast::Entity;";
-    assert_eq!(crates("http/crud.rs", core), ["cedar_policy", "cedar_policy_core"]);
-    assert_eq!(crates("authz/engine.rs", core), ["cedar_policy_core"]);
-    assert_eq!(crates("authz/cedar_core.rs", core), [] as [&str; 0]);
+    assert_eq!(crates("http/crud.rs", "use cedar_policy::Entities;"), ["cedar_policy"]);
     assert_eq!(crates("application/error.rs", "use actix_web::http::StatusCode;"), ["actix_"]);
     assert_eq!(crates("http/crud.rs", "use sea_orm::EntityTrait;"), ["sea_orm"]);
     assert_eq!(crates("types/id.rs", "impl sea_orm::TryGetable for Id {}"), ["sea_orm"]);

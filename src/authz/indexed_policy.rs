@@ -1,0 +1,70 @@
+//! Policies prepared for the index by action: without their action constraint, and without their conditions for explanations.
+
+use super::bundle::{Bundle, PolicyMetadata};
+use super::read_set::PolicyReadSet;
+use cedar_policy::pst::{ActionConstraint, PrincipalConstraint, ResourceConstraint, StaticPolicy, Template};
+use cedar_policy::{EntityUid, Policy};
+use std::collections::HashSet;
+use std::error::Error;
+use std::sync::Arc;
+
+/// A policy of a bundle, prepared for evaluation.
+#[derive(Debug)]
+pub(super) struct IndexedPolicy {
+    pub(super) metadata: Arc<PolicyMetadata>,
+    /// The policy for every action, since it is evaluated only for actions that it matches
+    /// ([`super::action_policies::PolicyIndex`]).
+    pub(super) policy: Policy,
+    /// The policy without its conditions: with its scope, with only the type of its principal, and with only the types of its
+    /// principal and resource.
+    pub(super) scopes: [Policy; 3],
+    /// Which parts of a request the policy reads.
+    pub(super) read_set: PolicyReadSet,
+    /// The entity literals of its conditions. Those of its scope are only compared with the ancestors of principal and
+    /// resource; their own entities are not read.
+    pub(super) entity_literals: HashSet<EntityUid>,
+}
+
+impl IndexedPolicy {
+    pub(super) fn new(bundle: &Bundle, policy: &Policy) -> Result<Self, Box<dyn Error>> {
+        let id = policy.id();
+        let metadata =
+            bundle.policy(id.as_ref()).ok_or_else(|| format!("the policy `{id}` has no metadata"))?;
+        let read_set = PolicyReadSet::new(&policy.to_json()?, policy.entity_literals());
+        let mut template = policy.to_pst()?.body().clone();
+        template.action = ActionConstraint::Any;
+        // Every action would have a copy.
+        template.annotations.clear();
+        let policy = build(&template)?;
+        let mut scope = template.clone().try_with_clauses([])?;
+        let own_scope = build(&scope)?;
+        scope.principal = type_of_principal(scope.principal);
+        let any_principal = build(&scope)?;
+        scope.resource = type_of_resource(scope.resource);
+        let scopes = [own_scope, any_principal, build(&scope)?];
+        (template.principal, template.resource) = (PrincipalConstraint::Any, ResourceConstraint::Any);
+        let entity_literals = build(&template)?.entity_literals().into_iter().collect();
+        Ok(Self { metadata: Arc::clone(metadata), policy, scopes, read_set, entity_literals })
+    }
+}
+
+/// A policy without source locations, which Cedar would copy with every value.
+fn build(template: &Template) -> Result<Policy, Box<dyn Error>> {
+    Ok(Policy::from_pst(StaticPolicy::try_from(template.clone())?.into())?)
+}
+
+/// The constraint on the type of the principal only.
+fn type_of_principal(constraint: PrincipalConstraint) -> PrincipalConstraint {
+    match constraint {
+        PrincipalConstraint::Is(kind) | PrincipalConstraint::IsIn(kind, _) => PrincipalConstraint::Is(kind),
+        _ => PrincipalConstraint::Any,
+    }
+}
+
+/// The constraint on the type of the resource only.
+fn type_of_resource(constraint: ResourceConstraint) -> ResourceConstraint {
+    match constraint {
+        ResourceConstraint::Is(kind) | ResourceConstraint::IsIn(kind, _) => ResourceConstraint::Is(kind),
+        _ => ResourceConstraint::Any,
+    }
+}
