@@ -208,6 +208,10 @@ async fn evaluation(
     evaluate_single(&authorizer, &request, &body::parse(&body)?).await
 }
 
+/// Evaluates a question that is not part of a batch, and returns the response.
+///
+/// # Errors
+/// 403 if the caller may not evaluate the subject; 503 if the database is unavailable.
 pub(super) async fn evaluate_single(
     authorizer: &Authorizer,
     request: &HttpRequest,
@@ -224,6 +228,9 @@ pub(super) async fn evaluate_single(
 }
 
 /// Evaluates a question; none if the caller may not evaluate its subject.
+///
+/// # Errors
+/// 503 if the database is unavailable.
 pub(super) async fn evaluate(
     authorizer: &Authorizer,
     subject: &Subject,

@@ -259,6 +259,10 @@ fn parse_items(text: &RawValue, max: usize) -> Result<Vec<&RawValue>, Problem> {
 }
 
 /// `POST /access/v1/evaluations`.
+///
+/// # Errors
+/// 400 if the batch as a whole is invalid, or has no items and is not a valid question; 403 if it is a question about a subject
+/// that the caller may not evaluate; 503 if the database is unavailable.
 pub(super) async fn evaluations(
     authorizer: Authorizer,
     (request, RawBody(body)): (HttpRequest, RawBody),

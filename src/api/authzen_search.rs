@@ -270,6 +270,9 @@ impl PageBuilder {
 }
 
 /// `POST /access/v1/search/subject`.
+///
+/// # Errors
+/// 400 if the search is invalid; 403 if the caller may not evaluate the subjects; 503 if the database is unavailable.
 pub(super) async fn search_subjects(
     authorizer: Authorizer,
     AuthzenJson(search): AuthzenJson<Search>,
@@ -332,6 +335,9 @@ async fn push_users(
 }
 
 /// `POST /access/v1/search/resource`.
+///
+/// # Errors
+/// 400 if the search is invalid; 403 if the caller may not evaluate the subject; 503 if the database is unavailable.
 pub(super) async fn search_resources(
     authorizer: Authorizer,
     AuthzenJson(search): AuthzenJson<Search>,
@@ -396,6 +402,9 @@ async fn resolve_subject(
 }
 
 /// `POST /access/v1/search/action`.
+///
+/// # Errors
+/// As [`search_resources`].
 pub(super) async fn search_actions(
     authorizer: Authorizer,
     AuthzenJson(search): AuthzenJson<Search>,

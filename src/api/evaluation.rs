@@ -84,6 +84,9 @@ pub enum ResolvedResource {
 }
 
 /// Resolves the resource of a question: the service's own types from the store, others from the entity data.
+///
+/// # Errors
+/// 503 if the database is unavailable.
 pub async fn resolve_resource(
     authorizer: &Authorizer,
     entity_ref: EntityRef<'_>,

@@ -1,4 +1,7 @@
-//! Forward authentication: decides whether a proxy may forward a request. The response is a status and headers, for nginx (`auth_request`), Traefik (ForwardAuth), Caddy (`forward_auth`) and Envoy (HTTP ext_authz).
+//! Forward authentication: decides whether a proxy may forward a request.
+//!
+//! The response is a status and headers, for nginx (`auth_request`), Traefik (ForwardAuth), Caddy (`forward_auth`) and Envoy
+//! (HTTP ext_authz).
 
 use super::evaluation::{self, ResolvedResource};
 use crate::application::Authorizer;
@@ -8,8 +11,8 @@ use crate::http::forward_auth::{
     HEADER_PAIRS, OriginalRequest, PATH, POLICY_VERSION, ResourceRef, RouteMatch, SCOPE, USER_ID,
 };
 use crate::http::openapi::{self, OperationDoc};
-use crate::http::{Problem, RouteGroup, WorkerState, authenticate};
-use crate::types::OrgPath;
+use crate::http::{FieldError, Problem, RouteGroup, WorkerState, authenticate};
+use crate::types::{FieldErrorCode, OrgPath};
 use actix_web::http::StatusCode;
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse};
@@ -117,15 +120,13 @@ async fn authorize(request: &HttpRequest, action: &'static str) -> Result<HttpRe
 async fn decide(
     authorizer: &Authorizer,
     action: &'static str,
-    original: Result<OriginalRequest, String>,
+    original: Result<OriginalRequest, FieldError>,
     route_match: Option<RouteMatch>,
 ) -> Result<(), Problem> {
     if !is_permitted(&authorizer.for_prerequisite(action), action, ResourceRef::Caller, &[]).await? {
         return Err(Problem::forbidden(action));
     }
-    let original = original.map_err(|message| {
-        forbidden("invalid_forwarded_request", format!("Invalid forwarded request: {message}."))
-    })?;
+    let original = original.map_err(invalid_forwarded_request)?;
     let Some(RouteMatch::Authorize { action, resource: of }) = route_match else {
         return Err(forbidden("no_such_route", "No route matches the forwarded request."));
     };
@@ -134,6 +135,12 @@ async fn decide(
     } else {
         Err(Problem::forbidden(&action))
     }
+}
+
+/// 403: the forwarded request is invalid or ambiguous.
+fn invalid_forwarded_request(error: FieldError) -> Problem {
+    let detail = format!("Invalid forwarded request: {}: {}.", error.field, error.message);
+    Problem { errors: vec![error], ..forbidden("invalid_forwarded_request", detail) }
 }
 
 /// 403: the forwarded request cannot be decided.
@@ -162,10 +169,11 @@ async fn is_permitted(
         (ResourceRef::Caller, _) => ("User", authorizer.caller().id.to_string()),
         (ResourceRef::Organization, [one]) => ("Organization", one.clone()),
         (ResourceRef::Organization, [_, _, ..]) => {
-            return Err(forbidden(
-                "invalid_forwarded_request",
-                "Invalid forwarded request: duplicate query parameter `organization`.",
-            ));
+            return Err(invalid_forwarded_request(FieldError::new(
+                "organization",
+                FieldErrorCode::Duplicate,
+                "the query parameter of the forwarded request is sent more than once",
+            )));
         }
         (ResourceRef::Organization, []) | (ResourceRef::Root, _) => {
             ("Organization", home.org_id().to_string())

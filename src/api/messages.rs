@@ -212,6 +212,10 @@ async fn create(
 }
 
 /// Checks that the caller may create messages in this conversation, before the transaction begins.
+///
+/// # Errors
+/// 404 or 403 if the conversation does not exist or is not accessible, or 400 if it is named by `field`; 403 if the caller may
+/// not create messages in it; 503 if the database is unavailable.
 pub(super) async fn check_access(
     authorizer: &Authorizer,
     id: Option<Id>,
@@ -231,6 +235,9 @@ pub(super) async fn check_access(
 
 /// Creates messages in a conversation atomically, if permitted, with the caller as author. The conversation is locked
 /// meanwhile.
+///
+/// # Errors
+/// As [`check_access`]; 413 if a message is too large.
 pub(super) async fn append(
     authorizer: &Authorizer,
     id: Option<Id>,
@@ -252,6 +259,9 @@ pub(super) async fn append(
 }
 
 /// Authorizes new messages of this conversation. Their ids ascend, so that lists keep their order.
+///
+/// # Errors
+/// `forbidden` if the policies do not permit one of the messages; an internal error if a body is not an object.
 pub(super) fn authorize_new_messages(
     authorizer: &Authorizer,
     conversation: &Permitted<Conversation>,

@@ -23,6 +23,10 @@ pub(super) fn metrics_doc() -> OperationDoc {
     OperationDoc::new("Prometheus metrics").text_response(200, "Metrics in the Prometheus text format.")
 }
 
+/// `GET /metrics`.
+///
+/// # Errors
+/// An internal error if the metrics cannot be formatted.
 pub(super) async fn metrics(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem> {
     let WorkerState { app, http } = WorkerState::from_request(&request)?;
     let mut registry = Registry::with_prefix("cedargate");

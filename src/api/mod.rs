@@ -1,4 +1,15 @@
 //! The HTTP API: one file per resource or endpoint group, with its routes, bodies, rows and Cedar attributes.
+//!
+//! - [`all_routes`] is the route table. The server, the OpenAPI document, forward authentication and the tests read it.
+//! - A resource ([`contacts`], [`forms`] and so on) declares its row, its body, its Cedar attributes and its five actions; the
+//!   handlers are those of [`crate::http::crud`]. [`users`] and [`organizations`] have handlers of their own where an update has
+//!   further effects.
+//! - [`tokens`], [`revocation`], [`sessions`] and [`api_keys`] are the endpoints for credentials.
+//! - [`authorize`], [`authzen`], [`authzen_search`] and [`forward`] answer questions of other services; [`evaluation`] is what
+//!   they share.
+//!
+//! A handler gets an [`Authorizer`](crate::application::Authorizer) for the action that its route names. The policies decide;
+//! no handler tests a role or a scope.
 
 pub mod api_keys;
 pub mod audit;

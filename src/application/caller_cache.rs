@@ -56,6 +56,9 @@ impl CallerCache {
 }
 
 /// Returns the error of an invalid token if the condition holds.
+///
+/// # Errors
+/// `invalid_token` if the condition holds.
 pub(super) fn invalid_if(condition: bool) -> Result<(), Error> {
     if condition { Err(Error::invalid_token()) } else { Ok(()) }
 }

@@ -77,6 +77,9 @@ pub enum TokenError {
 }
 
 /// Issues a token; see [`super::Keyring::issue`].
+///
+/// # Errors
+/// The system has no random bytes, or the token cannot be signed.
 pub(super) fn issue(
     (header, key): (&Header, &EncodingKey),
     issuer: &str,
@@ -102,6 +105,9 @@ pub(super) fn issue(
 }
 
 /// Verifies the signature and claims of a token: `nbf` must not be later than `now`, `exp` must be.
+///
+/// # Errors
+/// The signature does not match, the token has expired, or it is invalid in another way. The signature is verified first.
 pub(super) fn verify(
     token: &str,
     key: &DecodingKey,

@@ -29,6 +29,10 @@ pub(super) struct PolicyIndex {
 }
 
 impl PolicyIndex {
+    /// Compiles the policies of a bundle, and indexes them by action.
+    ///
+    /// # Errors
+    /// A policy cannot be compiled.
     pub(super) fn new(bundle: &Bundle) -> Result<Self, Failure> {
         let mut index = Self::default();
         for policy in bundle.policies.policies() {
@@ -89,6 +93,10 @@ pub(super) struct ActionPolicies {
 }
 
 impl ActionPolicies {
+    /// Selects the policies that can apply to an action, and precomputes what their evaluation needs.
+    ///
+    /// # Errors
+    /// The actions or the least entities of a request cannot be built.
     pub(super) fn new(
         bundle: &Bundle,
         external_entities: &ExternalEntities,

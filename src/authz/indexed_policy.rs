@@ -26,6 +26,10 @@ pub(super) struct IndexedPolicy {
 }
 
 impl IndexedPolicy {
+    /// Indexes a policy of a bundle.
+    ///
+    /// # Errors
+    /// The policy is not in the bundle, or has no JSON form.
     pub(super) fn new(bundle: &Bundle, policy: &Policy) -> Result<Self, Box<dyn Error>> {
         let id = policy.id();
         let metadata =

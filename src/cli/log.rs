@@ -13,6 +13,9 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
 /// Starts the log. Logging never blocks. Dropping the guard writes the remaining lines.
+///
+/// # Errors
+/// The log filter is invalid, or the thread of the log cannot be started.
 pub(super) fn start(config: &Config) -> Result<LogGuard, Failure> {
     let filter = EnvFilter::try_new(&config.log).map_err(|error| ConfigError::new("log", error))?;
     let (writer, guard) = telemetry::start_log().map_err(Failure::failed)?;

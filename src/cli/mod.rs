@@ -1,4 +1,8 @@
 //! The command line, one file per subcommand. Commands that change data are authorized by the policies, as requests are.
+//!
+//! A command opens the database with the settings of the service, and acts as the caller `terminal`, an admin of the root
+//! organization. Only `serve` and `user add` create or migrate a database. Results go to standard output, messages to standard
+//! error. The exit codes are 0, 1 if a command could not be executed, 2 if its arguments are invalid, and 3 if a check failed.
 
 mod audit;
 mod backup;

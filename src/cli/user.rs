@@ -123,6 +123,9 @@ async fn describe_placement(app: &App, user: &Permitted<User>) -> Result<String,
 }
 
 /// Returns the id of the user with this email address.
+///
+/// # Errors
+/// No user has this address, or the database is unavailable.
 pub(super) async fn user_id(app: &App, email: &Email) -> Result<Id, Failure> {
     let account = app.state.store.account_by_email(email).await?;
     account

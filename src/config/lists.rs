@@ -10,6 +10,9 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 /// Reads at least one directory.
+///
+/// # Errors
+/// The list is empty, or one of its names is.
 pub(super) fn paths<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PathBuf>, D::Error> {
     let paths = list(deserializer)?;
     if paths.is_empty() || paths.iter().any(String::is_empty) {
@@ -19,6 +22,9 @@ pub(super) fn paths<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Pa
 }
 
 /// Reads names; an empty text is an empty list.
+///
+/// # Errors
+/// One of several names is empty.
 pub(super) fn names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     let names = list(deserializer)?;
     match names.as_slice() {
@@ -31,6 +37,9 @@ pub(super) fn names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<St
 }
 
 /// Reads IP addresses, and ranges in CIDR notation (RFC 4632, section 3.1).
+///
+/// # Errors
+/// One of the texts is neither an address nor a range.
 pub(super) fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
     let network = |text: String| {
         let address = text.parse().map(|address: IpAddr| address.to_canonical().into());
@@ -44,16 +53,25 @@ pub(super) fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec
 }
 
 /// Reads ids.
+///
+/// # Errors
+/// One of the texts is not an id.
 pub(super) fn ids<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Id>, D::Error> {
     names(deserializer)?.iter().map(|text| text.parse().map_err(Error::custom)).collect()
 }
 
 /// Reads names of caches.
+///
+/// # Errors
+/// One of the names is not the name of a cache.
 pub(super) fn caches<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<CacheName>, D::Error> {
     names(deserializer)?.iter().map(|text| text.parse().map_err(Error::custom)).collect()
 }
 
 /// Reads an enumeration. Unlike that of the derived implementation, the error lists the accepted values.
+///
+/// # Errors
+/// The text is none of the accepted values.
 pub(super) fn from_text<'de, D: Deserializer<'de>, T: FromStr<Err = InvalidValue>>(
     deserializer: D,
 ) -> Result<T, D::Error> {

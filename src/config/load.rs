@@ -17,6 +17,10 @@ impl Config {
         Self::from_environment(file, texts.collect())
     }
 
+    /// Reads the settings from a file and from these variables, which take precedence.
+    ///
+    /// # Errors
+    /// The file cannot be read, a setting is unknown, or a value is invalid.
     pub(super) fn from_environment(
         file: Option<&Path>,
         environment: Vec<(String, String)>,

@@ -35,6 +35,10 @@ impl<T: DeserializeOwned + 'static, const MAX: usize> FromRequest for Json<T, MA
 }
 
 /// Reads a body whose content type is JSON and that has at most `max` bytes.
+///
+/// # Errors
+/// 415 if the content type is another one or the body is compressed; 413 if it is too large; 408 if it is too slow; 503 if there
+/// is no memory for it.
 pub fn read_json(
     request: &HttpRequest,
     payload: &mut Payload,

@@ -15,6 +15,9 @@ use serde::Serialize;
 use std::sync::Arc;
 
 /// `GET /`: lists the resources of the organizations in which the list is permitted.
+///
+/// # Errors
+/// 403 if the list is permitted in no organization; 400 if the query string is invalid; 503 if the database is unavailable.
 pub async fn list<R: Resource>(
     authorizer: Authorizer,
     request: HttpRequest,
@@ -29,11 +32,18 @@ pub async fn list<R: Resource>(
 }
 
 /// `GET /{id}`: returns a resource.
+///
+/// # Errors
+/// 404 or 403 if the resource is not accessible; 503 if the database is unavailable.
 pub async fn fetch<R: Resource>(authorizer: Authorizer, id: PathId) -> Result<HttpResponse, Problem> {
     Ok(ok_json(&authorizer.lookups().find_authorized::<R>(&id.0).await?))
 }
 
 /// `POST /`: creates a resource.
+///
+/// # Errors
+/// 400 if a field is invalid; 403 if the policies do not permit it; 409 if it conflicts with another resource; 413 if it is too
+/// large; 503 if the database is unavailable.
 pub async fn create<R: Resource>(
     authorizer: Authorizer,
     (request, Json(body)): (HttpRequest, Json<R::Body>),
@@ -48,6 +58,10 @@ pub async fn create<R: Resource>(
 }
 
 /// `PATCH /{id}`: changes some fields of a resource.
+///
+/// # Errors
+/// 404 or 403 if the resource is not accessible or the change not permitted; 400 if a field is invalid; 409 if it conflicts with
+/// another resource; 413 if it is too large; 503 if the database is unavailable.
 pub async fn update<R: Resource>(
     authorizer: Authorizer,
     (id, Json(patch)): (PathId, Json<Patch>),
@@ -73,6 +87,9 @@ pub async fn update<R: Resource>(
 }
 
 /// `DELETE /{id}`: deletes a resource.
+///
+/// # Errors
+/// 404 or 403 if the resource is not accessible; 409 if another one refers to it; 503 if the database is unavailable.
 pub async fn delete<R: Resource>(authorizer: Authorizer, id: PathId) -> Result<HttpResponse, Problem> {
     authorizer.lookups().find_authorized::<R>(&id.0).await?;
     let work = authorizer.begin().await?;

@@ -283,14 +283,16 @@ impl FileRoute {
             name if !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_uppercase()) => {
                 Some(Method::from_str(name).map_err(|error| format!("{name:?} is not a method: {error}"))?)
             }
-            name => return Err(format!("{name:?} is not a method in capitals, such as GET, nor \"*\"")),
+            name => {
+                return Err(format!("expected a method in capitals, such as GET, or \"*\"; got {name:?}"));
+            }
         };
         let pattern = Pattern::parse(&self.path)?;
         let meaning = match (self.public, self.action, self.resource) {
             (true, None, None) => MatchTemplate::Public,
-            (true, ..) => return Err("what is public has neither `action` nor `resource`".into()),
+            (true, ..) => return Err("`public` cannot be combined with `action` or `resource`".into()),
             (false, Some(action), Some(resource)) => authorize_template(&pattern, &action, resource, engine)?,
-            (false, ..) => return Err("it needs `action` and `resource`, or `public = true`".into()),
+            (false, ..) => return Err("expected `action` and `resource`, or `public = true`".into()),
         };
         Ok(ForwardRoute { method, answers_head: true, pattern, meaning })
     }
@@ -304,21 +306,23 @@ fn authorize_template(
 ) -> Result<MatchTemplate, String> {
     let kind = resource.r#type;
     if !engine.external_entities().has_type(&kind) {
-        return Err(format!("there is no type {kind:?} in the schema"));
+        return Err(format!("the schema has no type {kind:?}"));
     }
     let known = engine.resolve_action(action, &kind);
     if engine.resource_types(known).is_empty() {
-        return Err(format!("there is no action {action:?} for the type {kind:?} in the schema"));
+        return Err(format!("the schema has no action {action:?} for the type {kind:?}"));
     }
     if !engine.applicable_actions("User", &kind).contains(&known) {
-        return Err(format!("the action {action:?} is not one of users on things of the type {kind:?}"));
+        return Err(format!(
+            "the action {action:?} does not apply to users and resources of the type {kind:?}"
+        ));
     }
     let id = parse_id_template(&resource.id)?;
     for part in &id {
         if let IdPart::Placeholder(name) = part
             && !pattern.placeholder_names().any(|known| known == name)
         {
-            return Err(format!("the id names {{{name}}}, which is not in the path"));
+            return Err(format!("the id has the placeholder {{{name}}}, which the path does not have"));
         }
     }
     let of = ResourceRefTemplate::Resource { kind, id, resolves_me: false };
@@ -331,7 +335,7 @@ fn parse_id_template(text: &str) -> Result<Vec<IdPart>, String> {
     let mut rest = text;
     while let Some((before, after)) = rest.split_once('{') {
         let (name, after_brace) =
-            after.split_once('}').ok_or_else(|| format!("the id {text:?} has a `{{` without its `}}`"))?;
+            after.split_once('}').ok_or_else(|| format!("the id {text:?} has a `{{` without a `}}`"))?;
         parts.push(IdPart::Text(before.to_owned()));
         parts.push(IdPart::Placeholder(name.to_owned()));
         rest = after_brace;

@@ -1,5 +1,16 @@
 //! HTTP: routes, authentication of requests, generic handlers, bodies, lists, problems, middleware, limits and TLS. It has
 //! nothing about single resources.
+//!
+//! A request passes these modules, in this order:
+//!
+//! 1. [`server`], [`connection_limiter`] and [`connection`]: the connection, its limits and deadlines.
+//! 2. [`cors`] and [`request_middleware`]: request id, limit by address, and the rendering of errors.
+//! 3. [`routes`]: the route with its action, and [`authentication`] of the caller before anything else of the request is read.
+//! 4. [`body`] or [`list`]: the body within the memory of [`body_budget`], or the query string.
+//! 5. [`crud`], or a handler in [`crate::api`]: authorization, then the store.
+//! 6. [`page`] and [`problem`]: the response, or the error.
+//!
+//! Errors of the layers below become a [`Problem`] here, and nowhere else.
 
 pub mod authentication;
 pub mod base_url;

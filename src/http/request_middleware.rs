@@ -100,6 +100,9 @@ pub fn request_origin(request: &HttpRequest) -> Origin {
 }
 
 /// Handles a request within its span, so that log lines and spans have its id.
+///
+/// # Errors
+/// The error of an inner middleware. The errors of handlers are responses already.
 pub async fn request_middleware<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,

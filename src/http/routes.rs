@@ -421,6 +421,9 @@ pub fn path_not_found() -> Problem {
 }
 
 /// Handles requests that no route matches.
+///
+/// # Errors
+/// Always: 404 `route_not_found`.
 pub async fn handle_unmatched() -> Result<HttpResponse, Problem> {
     Err(path_not_found())
 }

@@ -21,18 +21,27 @@ pub struct Certificates {
 
 impl Certificates {
     /// Reads PEM files: the certificate chain, the service's own first, and its key. An error names the file.
+    ///
+    /// # Errors
+    /// A message that names the file which cannot be read or is invalid.
     pub fn read(cert: &Path, key: &Path) -> Result<Arc<Self>, String> {
         let current = ArcSwap::from_pointee(load_certified_key(cert, key)?);
         Ok(Arc::new(Self { cert: cert.to_owned(), key: key.to_owned(), current }))
     }
 
     /// Reads the files again. If they are invalid, the active certificates stay.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
     pub fn reload(&self) -> Result<(), String> {
         self.current.store(Arc::new(load_certified_key(&self.cert, &self.key)?));
         Ok(())
     }
 
     /// Returns the configuration of the server: TLS 1.2 and 1.3 with the cipher suites of rustls.
+    ///
+    /// # Errors
+    /// The crypto library has no cipher suites for these versions.
     pub fn server_config(self: Arc<Self>) -> Result<ServerConfig, String> {
         let builder = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_safe_default_protocol_versions()

@@ -54,6 +54,9 @@ impl ArchiveRow {
 }
 
 /// Returns all archives, the oldest first.
+///
+/// # Errors
+/// The database is unavailable.
 pub(super) async fn archives(db: &impl ConnectionTrait) -> Result<Vec<ArchiveRow>, StoreError> {
     let mut select = Query::select();
     select

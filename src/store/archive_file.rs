@@ -167,6 +167,9 @@ fn file_name(segment: &ArchiveSegment) -> String {
 }
 
 /// Returns the SHA-256 of a file in hex.
+///
+/// # Errors
+/// The file cannot be read.
 pub(super) fn digest(path: &Path) -> io::Result<String> {
     let mut context = Context::new(&SHA256);
     let mut file = BufReader::new(File::open(path)?);
@@ -195,6 +198,9 @@ fn read_line(file: &mut impl BufRead) -> io::Result<Option<String>> {
 }
 
 /// Reads the header of a file.
+///
+/// # Errors
+/// The file cannot be read, or does not begin with a header.
 pub(super) fn header(path: &Path) -> io::Result<Header> {
     let mut file = BufReader::new(File::open(path)?);
     read_header(&mut file)
@@ -211,6 +217,9 @@ fn not_an_archive() -> io::Error {
 }
 
 /// Verifies the entries of a file, which continue those verified before.
+///
+/// # Errors
+/// The file cannot be read, or does not begin with a header. Faults of its entries are added to the report.
 pub(super) fn check_archive(
     path: &Path,
     report: &mut VerificationReport,

@@ -200,6 +200,9 @@ impl AuditRow {
 }
 
 /// Appends entries at the end of a transaction on SQLite, which has a single writer.
+///
+/// # Errors
+/// The database is unavailable or does not accept writes.
 pub(super) async fn append(
     tx: &impl ConnectionTrait,
     actor: &AuditActor,
@@ -250,6 +253,9 @@ impl UnitOfWork {
     }
 
     /// Creates an entry about a user, in its current organization.
+    ///
+    /// # Errors
+    /// The database is unavailable.
     pub(super) async fn entry_for_user(&self, event: Event, user: Id) -> Result<AuditEntry, StoreError> {
         let mut select = Query::select();
         select

@@ -119,6 +119,9 @@ pub(super) const LAST_ENTRY_SQL: &str = "SELECT coalesce(found.seq, 0) AS seq, c
      FROM (SELECT 1) one LEFT JOIN (SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1) found ON true";
 
 /// Returns the last entry that this connection sees.
+///
+/// # Errors
+/// The database is unavailable.
 pub(super) async fn head(db: &impl ConnectionTrait) -> Result<ChainHead, StoreError> {
     let mut last = Query::select();
     last.columns(["seq", "hash"]).from("audit").order_by("seq", Order::Desc).limit(1);

@@ -80,6 +80,9 @@ impl ConnectionTrait for Connections {
 
 impl Connections {
     /// Runs a query on the connection that is reserved for readiness checks.
+    ///
+    /// # Errors
+    /// The query fails, or there is no connection in time.
     pub(super) async fn query_health(&self, statement: Statement) -> Result<Option<QueryResult>, DbErr> {
         match self {
             Self::Sqlite(db) => db.query_one_raw(statement).await,

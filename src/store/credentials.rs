@@ -161,6 +161,9 @@ impl UnitOfWork {
     /// Deletes one or all API keys of a user and returns whether there were any. With `until`, keys created later stay.
     ///
     /// Every deletion of a key before its expiry goes through here, except that of keys of a deleted user.
+    ///
+    /// # Errors
+    /// The database is unavailable or does not accept writes.
     pub(super) async fn delete_matching_keys(
         &self,
         user: Id,

@@ -20,11 +20,17 @@ pub(super) fn path_of_url(url: &str) -> Option<PathBuf> {
 }
 
 /// Creates a new file that only its owner may read.
+///
+/// # Errors
+/// The file exists, or cannot be created.
 pub(super) fn create_private(file: &Path) -> std::io::Result<()> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(file).map(drop)
 }
 
 /// Creates the database file if it does not exist.
+///
+/// # Errors
+/// The file cannot be given to the owner of its directory, although root runs the program.
 pub(super) fn create_if_missing(path: &Path) -> Result<(), StoreError> {
     // Errors are reported by the attempt to open the file.
     let _ = create_private(path);
@@ -144,6 +150,9 @@ pub(super) struct DatabaseFile {
 
 impl DatabaseFile {
     /// Records the identity of the existing file at this path.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] if the file cannot be examined.
     pub(super) fn new(path: &Path) -> Result<Self, StoreError> {
         let unreadable = |error: std::io::Error| {
             StoreError::Unavailable(format!("the database file {}: {error}", path.display()))

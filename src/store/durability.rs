@@ -27,6 +27,9 @@ impl Durability {
     }
 
     /// Checks that the database file was not moved away, which would lose writes.
+    ///
+    /// # Errors
+    /// As [`DatabaseFile::check_in_place`].
     pub(super) fn check_in_place(&self) -> Result<(), StoreError> {
         self.file.as_ref().map_or(Ok(()), DatabaseFile::check_in_place)
     }

@@ -156,11 +156,18 @@ impl PendingRevocations {
     }
 
     /// Checks that the database file was not moved away, which would lose writes.
+    ///
+    /// # Errors
+    /// As [`super::durability::Durability::check_in_place`].
     pub(super) fn check_file_in_place(&self) -> Result<(), StoreError> {
         self.durability.check_in_place()
     }
 
     /// Puts the revocations into effect if they could not be stored; removes them if they were.
+    ///
+    /// # Errors
+    /// The error in `written`; [`StoreError::RevocationNotStored`] if the database does not accept writes and there are
+    /// revocations.
     pub(super) fn finish(&self, written: Result<(), StoreError>) -> Result<(), StoreError> {
         self.durability.record(&written);
         let revocations = self.revocations.lock().unwrap_or_else(PoisonError::into_inner);

@@ -172,6 +172,9 @@ impl Store {
 
     /// Reads a resource and caches it, or that it is absent. Caching the absence prevents that response times reveal
     /// whether an id belongs to a resource of another tenant.
+    ///
+    /// # Errors
+    /// The database is unavailable.
     pub(super) async fn load_and_cache<R: Resource>(
         &self,
         id: Id,

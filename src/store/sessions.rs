@@ -222,6 +222,9 @@ impl UnitOfWork {
     }
 
     /// As [`Self::end_sessions`]; with `until`, sessions opened later stay.
+    ///
+    /// # Errors
+    /// The database is unavailable or does not accept writes.
     pub(super) async fn end_sessions_opened_until(
         &self,
         user: Id,

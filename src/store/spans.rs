@@ -17,6 +17,9 @@ pub(super) fn trace_queries(db: &mut DatabaseConnection) {
 }
 
 /// Awaits a query that does not run on a sea-orm connection and records its span.
+///
+/// # Errors
+/// Those of the query.
 pub(super) async fn traced_query<T, E>(
     backend: DbBackend,
     sql: &str,
@@ -29,6 +32,9 @@ pub(super) async fn traced_query<T, E>(
 }
 
 /// Awaits a database operation that is not a query and records its span.
+///
+/// # Errors
+/// Those of the operation.
 pub(super) async fn traced<T, E>(
     backend: DbBackend,
     operation: &'static str,

@@ -48,6 +48,8 @@ field_error_codes! {
     InvalidType = "invalid_type",
     /// The value is malformed: not an id, an email address, a timestamp and so on.
     InvalidFormat = "invalid_format",
+    /// Another program might interpret the value differently.
+    Ambiguous = "ambiguous",
     /// The value is none of the accepted ones.
     UnknownValue = "unknown_value",
     /// The value is not a known entity type.

@@ -165,6 +165,9 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for FieldsOnly<V> {
 }
 
 /// Deserializes a field that may be missing but not null.
+///
+/// # Errors
+/// The value is null, or not one of the type.
 pub(crate) fn non_null<'de, D: Deserializer<'de>, T: serde::Deserialize<'de>>(
     deserializer: D,
 ) -> Result<Option<T>, D::Error> {
@@ -172,6 +175,9 @@ pub(crate) fn non_null<'de, D: Deserializer<'de>, T: serde::Deserialize<'de>>(
 }
 
 /// Deserializes a field that may be missing or null; both mean the default of its type.
+///
+/// # Errors
+/// The value is neither null nor one of the type.
 pub(crate) fn null_as_default<'de, D: Deserializer<'de>, T: Default + serde::Deserialize<'de>>(
     deserializer: D,
 ) -> Result<T, D::Error> {

@@ -53,7 +53,7 @@ impl InvalidValue {
     }
 }
 
-/// Writes the message. The alternate form (`{:#}`) carries the code, too: see [`split_code`].
+/// Writes the message. The alternate form (`{:#}`) carries the code, too: see `split_code`.
 impl std::fmt::Display for InvalidValue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if f.alternate() {

@@ -81,6 +81,7 @@ mod resource_limits;
 mod resources;
 mod revocation;
 mod rolling_restart;
+mod rustdoc;
 mod secret_leaks;
 mod secret_search;
 mod sessions;

@@ -93,6 +93,9 @@ impl Diagnostics {
     }
 
     /// Fails if there are diagnostics.
+    ///
+    /// # Errors
+    /// The diagnostics, which are then removed.
     pub(super) fn check(&mut self) -> Result<(), BundleError> {
         if self.0.is_empty() { Ok(()) } else { Err(BundleError(std::mem::take(&mut self.0))) }
     }

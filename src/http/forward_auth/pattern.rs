@@ -22,6 +22,9 @@ pub(super) type PlaceholderValues<'a> = HashMap<&'a str, String>;
 
 impl Pattern {
     /// Parses a pattern. `{name}` matches one segment, and `{name...}` at the end all remaining ones.
+    ///
+    /// # Errors
+    /// A message about the invalid part of the pattern.
     pub(super) fn parse(path: &str) -> Result<Self, String> {
         let error = |message: &str| Err(format!("the path {path:?} {message}"));
         let Some(rest) = path.strip_prefix('/') else { return error("does not begin with `/`") };
@@ -30,7 +33,7 @@ impl Pattern {
         let mut tail = None;
         for segment in rest.split('/') {
             if tail.is_some() {
-                return error("goes on after `{…...}`, which stands for all that is left");
+                return error("has segments after `{name...}`, which matches the rest of the path");
             }
             let Some(placeholder) = segment.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')) else {
                 steps.push(Segment::Text(segment.to_owned()));
@@ -41,7 +44,7 @@ impl Pattern {
                 !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
             };
             if !is_name(name) {
-                return error("has a placeholder that is neither `{name}` nor `{name...}`");
+                return error("has an invalid placeholder; expected `{name}` or `{name...}`");
             }
             if names.contains(&name) {
                 return error(&format!("has the placeholder {{{name}}} twice"));
@@ -57,10 +60,12 @@ impl Pattern {
         for step in &steps {
             texts.push(match step {
                 Segment::Text(text) if text.contains(['{', '}']) => {
-                    return error("has a placeholder that is not a whole segment");
+                    return error("has a placeholder that is only a part of a segment");
                 }
                 Segment::Text(text) if text.contains('%') => {
-                    return error("has a `%`; it is compared with paths that are decoded");
+                    return error(
+                        "has a `%`; write it decoded, as paths are decoded before they are compared",
+                    );
                 }
                 Segment::Text(text) => text.clone(),
                 Segment::Placeholder(name) => name.clone(),
@@ -68,7 +73,7 @@ impl Pattern {
         }
         texts.extend(tail.clone());
         if let Err(message) = check_segments(&texts) {
-            return error(&format!("fits nothing: {message}"));
+            return error(&format!("matches no request: {message}"));
         }
         Ok(Self { segments: steps, rest_name: tail })
     }

@@ -1,9 +1,11 @@
 use super::*;
 use proptest::prelude::*;
 
+const FIELDS: (&str, &str) = ("method", "path");
+
 fn holes(pattern: &str, address: &str) -> Option<Vec<(String, String)>> {
     let pattern = Pattern::parse(pattern).unwrap();
-    let original = OriginalRequest::new("GET", address).unwrap();
+    let original = OriginalRequest::new(FIELDS, "GET", address).unwrap();
     let mut found: Vec<_> = pattern
         .match_segments(&original.segments)?
         .into_iter()
@@ -14,7 +16,7 @@ fn holes(pattern: &str, address: &str) -> Option<Vec<(String, String)>> {
 }
 
 #[test]
-fn a_path_fits_a_pattern_or_not() {
+fn patterns_match_decoded_paths() {
     let pairs = |pairs: &[(&str, &str)]| {
         Some(pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
     };
@@ -42,18 +44,18 @@ fn a_path_fits_a_pattern_or_not() {
 }
 
 #[test]
-fn a_wrong_pattern_says_what_is_wrong() {
+fn an_invalid_pattern_is_rejected_with_its_reason() {
     for (pattern, expected) in [
         ("", "does not begin with `/`"),
         ("documents", "does not begin with `/`"),
         ("/a//b", "an empty segment"),
         ("/a/../b", "`.` or `..`"),
         ("/a/{x}/{x}", "{x} twice"),
-        ("/a/{x...}/b", "goes on after"),
-        ("/a/{}", "neither `{name}` nor `{name...}`"),
-        ("/a/{x-y}", "neither `{name}` nor `{name...}`"),
-        ("/a/b{x}", "not a whole segment"),
-        ("/a/{x}.json", "not a whole segment"),
+        ("/a/{x...}/b", "has segments after"),
+        ("/a/{}", "expected `{name}` or `{name...}`"),
+        ("/a/{x-y}", "expected `{name}` or `{name...}`"),
+        ("/a/b{x}", "only a part of a segment"),
+        ("/a/{x}.json", "only a part of a segment"),
         ("/a%20b", "has a `%`"),
         ("/a?b", "an encoded `#` or `?`"),
     ] {
@@ -64,19 +66,19 @@ fn a_wrong_pattern_says_what_is_wrong() {
 
 proptest! {
     #[test]
-    fn whatever_is_read_of_a_path_is_the_same_however_it_is_encoded(address in "/[ -~é]{0,20}") {
-        if let Ok(original) = OriginalRequest::new("GET", &address) {
+    fn a_path_means_the_same_if_every_byte_is_percent_encoded(address in "/[ -~é]{0,20}") {
+        if let Ok(original) = OriginalRequest::new(FIELDS, "GET", &address) {
             let encode = |segment: &String| {
                 segment.bytes().map(|byte| format!("%{byte:02x}")).collect::<String>()
             };
             let encoded: Vec<String> = original.segments.iter().map(encode).collect();
-            let again = OriginalRequest::new("GET", &format!("/{}", encoded.join("/"))).unwrap();
+            let again = OriginalRequest::new(FIELDS, "GET", &format!("/{}", encoded.join("/"))).unwrap();
             prop_assert_eq!(again.segments, original.segments);
         }
     }
 
     #[test]
-    fn whatever_stands_in_a_pattern_it_is_read_or_refused(path in "\\PC{0,40}") {
+    fn parsing_any_pattern_does_not_panic(path in "\\PC{0,40}") {
         let _ = Pattern::parse(&path);
         let _ = Pattern::parse(&format!("/{path}"));
         let _ = parse_id_template(&path);

@@ -57,6 +57,9 @@ impl Availability {
     }
 
     /// Awaits an operation, at most until `deadline` or an outage.
+    ///
+    /// # Errors
+    /// The cause of the outage, or that the deadline has passed. An error of the operation itself is in the inner result.
     pub(super) async fn run<T>(
         self: &Arc<Self>,
         deadline: Instant,

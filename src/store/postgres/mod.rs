@@ -137,23 +137,35 @@ impl ConnectTarget {
     }
 
     /// Returns the target of the configured database.
+    ///
+    /// # Errors
+    /// The URL is invalid, the server is unreachable, or it refuses the connection.
     pub(super) async fn for_database(config: &Config) -> Result<Self, StoreError> {
         Self::probe(config.database_url.expose_secret(), &Limits::from(config)).await
     }
 
     /// Returns the target for notifications, which must be the server itself.
+    ///
+    /// # Errors
+    /// As [`Self::for_database`].
     pub(super) async fn for_notifications(config: &Config) -> Result<Self, StoreError> {
         let url = config.database_listen_url.as_ref().unwrap_or(&config.database_url);
         Self::probe(url.expose_secret(), &Limits::from(config)).await
     }
 
     /// Opens a pool with a single connection.
+    ///
+    /// # Errors
+    /// The server is unreachable, or refuses the connection.
     pub(super) async fn connect(&self) -> Result<PgPool, Error> {
         let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(CONNECT_LIMIT);
         pool.max_lifetime(None).idle_timeout(None).connect_with(self.options.clone()).await
     }
 
     /// Opens a single connection for migrations.
+    ///
+    /// # Errors
+    /// As [`Self::connect`], with the address of the server.
     pub(super) async fn connect_once(&self) -> Result<DatabaseConnection, StoreError> {
         let pool = self.connect().await.map_err(|error| connect_error(&self.options, &error))?;
         Ok(DatabaseConnection::from(pool))
@@ -198,12 +210,18 @@ impl Pools {
     }
 
     /// Returns a connection for one query; behind a pooler in a transaction, which has the timeouts.
+    ///
+    /// # Errors
+    /// There is no connection in time, or the transaction cannot begin.
     pub(super) async fn session(&self, purpose: Purpose) -> Result<PgSession, DbErr> {
         let session = self.acquire(purpose).await?;
         if self.is_pooled { session.begin(&self.begin).await } else { Ok(session) }
     }
 
     /// Returns a connection in a transaction, for a unit of work.
+    ///
+    /// # Errors
+    /// As [`Self::session`].
     pub(super) async fn begin(&self) -> Result<PgSession, DbErr> {
         self.acquire(Purpose::Write).await?.begin(&self.begin).await
     }

@@ -45,6 +45,9 @@ impl PgSession {
     }
 
     /// Begins a transaction.
+    ///
+    /// # Errors
+    /// The connection is lost.
     pub(super) async fn begin(mut self, statements: &str) -> Result<Self, DbErr> {
         // Set before the statement, since the server may begin the transaction although the reply is lost; it is rolled
         // back.
