@@ -9,10 +9,9 @@ use super::authzen::{
 use super::authzen_body::RawBody;
 use super::evaluation::{self, Decision, DecisionError, EvaluationResult};
 use crate::application::Authorizer;
-use crate::application::fields::from_value;
 use crate::http::openapi::OperationDoc;
-use crate::http::{Problem, body};
-use crate::types::strict_json::{self, JsonError};
+use crate::http::{FieldError, Problem, body};
+use crate::types::strict_json;
 use crate::types::{FieldErrorCode, null_as_default, object_only};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::de::DeserializeOwned;
@@ -162,7 +161,7 @@ struct Defaults<'a> {
 #[derive(Debug)]
 struct BatchDefault<'a, T> {
     text: Option<&'a RawValue>,
-    value: OnceCell<Result<T, String>>,
+    value: OnceCell<Result<T, DecisionError>>,
 }
 
 /// An item of a batch, without the defaults.
@@ -189,27 +188,11 @@ impl<T> Default for BatchDefault<'_, T> {
 
 impl<T: DeserializeOwned> BatchDefault<'_, T> {
     /// The parsed value; none if there is no default.
-    fn get(&self, name: &str) -> Result<Option<&T>, String> {
+    fn get(&self, name: &str) -> Result<Option<&T>, DecisionError> {
         let Some(text) = self.text else { return Ok(None) };
-        match self.value.get_or_init(|| parse_strict(text)) {
-            Ok(value) => Ok(Some(value)),
-            Err(message) => Err(format!("{name}: {message}")),
-        }
+        let parsed = self.value.get_or_init(|| body::parse_value(text, name).map_err(DecisionError::invalid));
+        parsed.as_ref().map(Some).map_err(Clone::clone)
     }
-}
-
-/// Parses an item or a default. The error names the path of the invalid member.
-fn parse_strict<T: DeserializeOwned>(text: &RawValue) -> Result<T, String> {
-    let text = text.get();
-    strict_json::check(text.as_bytes()).map_err(|error| match error {
-        JsonError::Malformed(error) => error.to_string(),
-        JsonError::DuplicateKey(path) => format!("{path}: duplicate key in a JSON object"),
-    })?;
-    serde_json::from_str(text).or_else(|_| {
-        // Parsed again to find the path of the error.
-        let value: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
-        serde_path_to_error::deserialize(&value).map_err(|error| error.to_string())
-    })
 }
 
 impl<'a> Batch<'a> {
@@ -230,20 +213,12 @@ impl<'a> Batch<'a> {
                 "resource" => batch.defaults.resource.text = Some(text),
                 "context" => batch.defaults.context.text = Some(text),
                 "evaluations" => batch.items = parse_items(text, limit)?,
-                "options" => batch.options = parse_member(&name, text)?,
-                _ => strict_json::check(text.get().as_bytes())?,
+                "options" => batch.options = body::parse_value(text, &name)?,
+                _ => body::check_value(text, &name)?,
             }
         }
         Ok(batch)
     }
-}
-
-/// Parses a member that concerns the batch as a whole.
-fn parse_member<T: DeserializeOwned>(name: &str, text: &RawValue) -> Result<T, Problem> {
-    strict_json::check(text.get().as_bytes())?;
-    let value: Value = serde_json::from_str(text.get())
-        .map_err(|error| Problem::invalid_field(name, FieldErrorCode::InvalidFormat, error))?;
-    Ok(from_value(value, name)?)
 }
 
 /// The texts of the items, at most `max`.
@@ -287,10 +262,10 @@ pub(super) async fn evaluations(
 
 /// An item with its defaults: each part is its own, the default, absent, or an error.
 struct ResolvedItem<'a> {
-    subject: Result<Option<&'a Subject>, String>,
-    action: Result<Option<&'a Action>, String>,
-    resource: Result<Option<&'a Entity>, String>,
-    context: Result<Option<&'a Map<String, Value>>, String>,
+    subject: Result<Option<&'a Subject>, DecisionError>,
+    action: Result<Option<&'a Action>, DecisionError>,
+    resource: Result<Option<&'a Entity>, DecisionError>,
+    context: Result<Option<&'a Map<String, Value>>, DecisionError>,
 }
 
 impl<'a> ResolvedItem<'a> {
@@ -299,7 +274,7 @@ impl<'a> ResolvedItem<'a> {
             value: Option<&'a T>,
             default: &'a BatchDefault<'_, T>,
             name: &str,
-        ) -> Result<Option<&'a T>, String> {
+        ) -> Result<Option<&'a T>, DecisionError> {
             value.map_or_else(|| default.get(name), |value| Ok(Some(value)))
         }
         Self {
@@ -310,34 +285,38 @@ impl<'a> ResolvedItem<'a> {
         }
     }
 
-    /// The errors of the parts, or the names of the required parts that are missing.
-    fn error_message(&self) -> Option<String> {
+    /// The errors of the parts, or those of the required parts that are missing.
+    fn error(&self) -> Option<DecisionError> {
         let Self { subject, action, resource, context } = self;
         let errors =
             [subject.as_ref().err(), action.as_ref().err(), resource.as_ref().err(), context.as_ref().err()];
-        let errors: Vec<&str> = errors.into_iter().flatten().map(String::as_str).collect();
-        if !errors.is_empty() {
-            return Some(errors.join("; "));
-        }
+        let combined = errors.into_iter().flatten().cloned().reduce(|first, next| DecisionError {
+            message: format!("{}; {}", first.message, next.message),
+            errors: first.errors.into_iter().chain(next.errors).collect(),
+            ..first
+        });
         let is_missing = [
             ("subject", matches!(subject, Ok(None))),
             ("action", matches!(action, Ok(None))),
             ("resource", matches!(resource, Ok(None))),
         ];
-        let missing = is_missing.into_iter().filter(|(_, is_missing)| *is_missing).map(|(name, _)| name);
-        let missing: Vec<&str> = missing.collect();
-        (!missing.is_empty()).then(|| format!("missing field `{}`", missing.join("`, `")))
+        let missing = is_missing.into_iter().filter(|(_, is_missing)| *is_missing);
+        let missing: Vec<FieldError> = missing
+            .map(|(name, _)| FieldError::new(name, FieldErrorCode::Required, "this field is required"))
+            .collect();
+        combined.or_else(|| {
+            (!missing.is_empty()).then(|| DecisionError::invalid(Problem::invalid_fields(missing)))
+        })
     }
 
     /// The denial of an invalid item.
-    fn denied_decision(&self, authorizer: &Authorizer, message: String) -> Decision {
-        fn valid<'a, T>(part: &Result<Option<&'a T>, String>) -> Option<&'a T> {
+    fn denied_decision(&self, authorizer: &Authorizer, error: DecisionError) -> Decision {
+        fn valid<'a, T>(part: &Result<Option<&'a T>, DecisionError>) -> Option<&'a T> {
             part.as_ref().ok().copied().flatten()
         }
         let action = valid(&self.action).map(|action| action.name.as_str()).unwrap_or_default();
         let subject = valid(&self.subject).map(Subject::type_and_id).unwrap_or_default();
         let resource = valid(&self.resource).map(Entity::type_and_id).unwrap_or_default();
-        let error = DecisionError::new("invalid", message);
         let result = evaluation::record_failed_evaluation(authorizer, subject, action, resource, error);
         Decision::new(&result, authorizer.engine(), false)
     }
@@ -351,21 +330,21 @@ async fn decide_item(
     text: &RawValue,
 ) -> Result<Decision, Problem> {
     let parsed = match text.get().starts_with('{') {
-        true => parse_strict::<Item>(text),
-        false => Err("expected a JSON object".to_owned()),
+        true => body::parse_value::<Item>(text, ""),
+        false => Err(body::not_an_object()),
     };
-    let (item, error_message) = match parsed {
+    let (item, parse_error) = match parsed {
         Ok(item) => (item, None),
-        Err(message) => (Item::default(), Some(message)),
+        Err(problem) => (Item::default(), Some(DecisionError::invalid(problem))),
     };
     let resolved = ResolvedItem::new(&item, defaults);
-    if let Some(message) = error_message.or_else(|| resolved.error_message()) {
-        return Ok(resolved.denied_decision(authorizer, message));
+    if let Some(error) = parse_error.or_else(|| resolved.error()) {
+        return Ok(resolved.denied_decision(authorizer, error));
     }
     let (Ok(Some(subject)), Ok(Some(action)), Ok(Some(resource)), Ok(context)) =
         (&resolved.subject, &resolved.action, &resolved.resource, &resolved.context)
     else {
-        return Ok(resolved.denied_decision(authorizer, "invalid evaluation".to_owned()));
+        return Ok(resolved.denied_decision(authorizer, DecisionError::new("invalid", "invalid evaluation")));
     };
     let none = Map::new();
     let context = context.unwrap_or(&none);

@@ -7,8 +7,8 @@ use crate::authz::{
     AuthzDecision, AuthzRequest, DecisionContext, DenialReason, Engine, ExternalError, PolicyMetadata,
 };
 use crate::authz::{InvalidAttribute, ResourceEntity};
-use crate::http::Problem;
 pub use crate::http::forward_auth::POLICY_VERSION;
+use crate::http::{FieldError, Problem};
 use crate::types::Id;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -28,12 +28,21 @@ pub struct DecisionError {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub attribute: Option<String>,
+    /// The invalid fields of a question that could not be parsed (`invalid`), with the codes of a 400.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    pub errors: Vec<FieldError>,
 }
 
 impl DecisionError {
     /// Creates an error with this code and message.
     pub fn new(code: &'static str, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), attribute: None }
+        Self { code, message: message.into(), attribute: None, errors: Vec::new() }
+    }
+
+    /// The error of a question that could not be parsed.
+    pub fn invalid(problem: Problem) -> Self {
+        Self { errors: problem.errors, ..Self::new("invalid", problem.detail) }
     }
 
     /// The error of an attribute that does not match its declaration.

@@ -55,7 +55,8 @@ fn error_location(error: &serde_path_to_error::Error<JsonValueError>) -> (String
     (field, top)
 }
 
-fn join_path(prefix: &str, field: &str) -> String {
+/// Joins the path of a value and that of a field in it.
+pub fn join_path(prefix: &str, field: &str) -> String {
     match (prefix.is_empty(), field.is_empty()) {
         (true, _) => field.to_owned(),
         (_, true) => prefix.to_owned(),
@@ -75,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn in_a_list_the_path_begins_with_the_place_in_it() {
+    fn the_path_in_a_list_begins_with_the_index() {
         let sent = serde_json::json!([{ "age": 1 }, { "age": -1 }]);
         let error = from_value::<Vec<Friend>>(sent, "").unwrap_err();
         assert_eq!(error.fields[0].field, "1.age");

@@ -212,7 +212,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn of_ipv6_the_first_half_is_one_address() {
+    fn ipv6_addresses_count_by_their_64_bit_network() {
         let of = |text: &str| network_prefix(text.parse().unwrap());
         assert_eq!(of("2001:db8:1:2::1"), of("2001:db8:1:2:ffff::9"));
         assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));

@@ -3,7 +3,7 @@
 use super::body_reader::{body_too_large, read_body};
 use super::{FieldError, Problem};
 use crate::application::field_error::truncate_chars;
-use crate::application::fields::{MAX_MESSAGE, from_value};
+use crate::application::fields::{MAX_MESSAGE, from_value, join_path};
 use crate::types::FieldErrorCode;
 use crate::types::strict_json::{self, JsonError};
 use actix_web::http::{StatusCode, header};
@@ -11,6 +11,7 @@ use actix_web::{FromRequest, HttpRequest, dev::Payload, web};
 use futures_util::future::LocalBoxFuture;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use serde_json::value::RawValue;
 use std::any::TypeId;
 use std::future::{Ready, ready};
 
@@ -188,6 +189,30 @@ pub fn parse<T: DeserializeOwned + 'static>(bytes: &[u8]) -> Result<T, Problem> 
     Err(Problem::bad_request(truncate_chars(first.to_string(), MAX_MESSAGE)))
 }
 
+/// Checks the text of a value in a body. `prefix` is its path in the body, for the name of a duplicate key.
+///
+/// # Errors
+/// 400 if it is malformed, or has a duplicate key at any depth.
+pub fn check_value(text: &RawValue, prefix: &str) -> Result<(), Problem> {
+    strict_json::check(text.get().as_bytes()).map_err(|error| match error {
+        JsonError::DuplicateKey(path) => JsonError::DuplicateKey(join_path(prefix, &path)).into(),
+        malformed @ JsonError::Malformed(_) => malformed.into(),
+    })
+}
+
+/// Parses the text of a value in a body. `prefix` is its path in the body, for the names of invalid fields.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_value<T: DeserializeOwned>(text: &RawValue, prefix: &str) -> Result<T, Problem> {
+    check_value(text, prefix)?;
+    // Parsed again after an error, to find all invalid fields.
+    serde_json::from_str(text.get()).or_else(|_| {
+        let value: Value = serde_json::from_str(text.get()).map_err(|error| malformed(&error))?;
+        Ok(from_value(value, prefix)?)
+    })
+}
+
 /// The id in a path as text. The authorizer parses it, because a malformed id and an unknown one give the same response.
 #[derive(Debug, Clone)]
 pub struct PathId(pub String);
@@ -247,31 +272,31 @@ mod tests {
         age: u8,
     }
 
-    fn wrong(json: &str) -> Vec<String> {
+    fn invalid_fields(json: &str) -> Vec<String> {
         let problem = parse::<Person>(json.as_bytes()).unwrap_err();
         problem.errors.into_iter().map(|error| error.field).collect()
     }
 
     #[test]
-    fn every_wrong_field_is_named_with_its_path() {
+    fn every_invalid_field_is_named_with_its_path() {
         assert_eq!(
-            wrong(r#"{"name": "", "email": 7, "friends": [], "hobby": 1}"#),
+            invalid_fields(r#"{"name": "", "email": 7, "friends": [], "hobby": 1}"#),
             ["name", "email", "hobby"]
         );
         assert_eq!(
-            wrong(r#"{"name": "A", "email": "a@b.c", "friends": [{"age": 1}, {"age": 300}]}"#),
+            invalid_fields(r#"{"name": "A", "email": "a@b.c", "friends": [{"age": 1}, {"age": 300}]}"#),
             ["friends.1.age"]
         );
         assert_eq!(
-            wrong(r#"{"name": "A", "email": "a@b.c", "friends": [{"age": 1, "x": 1}]}"#),
+            invalid_fields(r#"{"name": "A", "email": "a@b.c", "friends": [{"age": 1, "x": 1}]}"#),
             ["friends.0.x"]
         );
-        assert_eq!(wrong(r#"{"name": "A", "email": "a@b.c"}"#), ["friends"]);
-        assert_eq!(wrong(r#"{"name": "A", "email": "a@b.c", "friends": {"x": 1}}"#), ["friends"]);
+        assert_eq!(invalid_fields(r#"{"name": "A", "email": "a@b.c"}"#), ["friends"]);
+        assert_eq!(invalid_fields(r#"{"name": "A", "email": "a@b.c", "friends": {"x": 1}}"#), ["friends"]);
     }
 
     #[test]
-    fn what_is_no_object_is_not_repeated() {
+    fn a_body_that_is_no_object_is_not_repeated() {
         for json in ["[]", r#"["A", "a@b.c", []]"#, "\"A\"", "7", "null", " true "] {
             let problem = parse::<Person>(json.as_bytes()).unwrap_err();
             assert_eq!((problem.code, problem.errors.len()), ("bad_request", 0), "{json}");
@@ -281,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_occurs_twice_is_refused_and_named() {
+    fn a_duplicate_key_is_rejected_and_named() {
         for (json, path) in [
             (r#"{"name": "A", "name": "B", "email": "a@b.c", "friends": []}"#, "name"),
             (r#"{"name": "A", "email": "a@b.c", "friends": [{"age": 1, "age": 2}]}"#, "friends.0.age"),
@@ -293,13 +318,13 @@ mod tests {
     }
 
     #[test]
-    fn a_long_value_is_not_repeated_whole() {
+    fn a_long_value_is_not_repeated_in_full() {
         let long = format!(r#"{{"name": "A", "email": "a@b.c", "friends": "{}"}}"#, "x".repeat(10_000));
         assert!(parse::<Person>(long.as_bytes()).unwrap_err().detail.len() < 1_000);
     }
 
     #[test]
-    fn what_is_no_json_says_where() {
+    fn malformed_json_is_reported_with_its_position() {
         let problem = parse::<Person>(b"{\"name\": }").unwrap_err();
         assert_eq!(problem.code, "malformed_json");
         assert!(problem.detail.contains("line 1 column 10"), "{}", problem.detail);

@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn the_client_is_the_first_on_the_way_out_that_is_no_trusted_proxy() {
+    fn the_client_address_is_the_last_one_that_is_not_a_trusted_proxy() {
         for (peer, forwarded, client) in [
             // The header of an untrusted peer is ignored.
             ("192.0.2.1", "198.51.100.1", "192.0.2.1"),
@@ -381,7 +381,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_a_client_writes_before_its_own_address_does_not_matter(spoofed in "[0-9a-f:., \\[\\]]{0,60}") {
+        fn addresses_that_a_client_adds_are_ignored(spoofed in "[0-9a-f:., \\[\\]]{0,60}") {
             prop_assert_eq!(from("10.0.0.1", &format!("{spoofed},198.51.100.1")), "198.51.100.1");
             prop_assert_eq!(from("192.0.2.1", &spoofed), "192.0.2.1");
         }

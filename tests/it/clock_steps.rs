@@ -73,7 +73,7 @@ async fn the_cli_unlocks_a_user() {
     attempt(&app, "nobody@example.com", PASSWORD).await.expect_problem(429, "too_many_attempts");
     let found = events(&app.admin().await, "event=user.unlocked").await;
     assert_eq!(found.len(), 1);
-    assert_eq!((&found[0]["subject"], &found[0]["credential"]), (&json!(user.id), &json!("terminal")));
+    assert_eq!((&found[0]["target"], &found[0]["credential"]), (&json!(user.id), &json!("terminal")));
     let unknown = run(app.directory(), &settings, &["user", "unlock", "nobody@example.com"]);
     assert_eq!(unknown.status.code(), Some(1));
 }
