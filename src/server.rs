@@ -296,7 +296,7 @@ async fn open_state(
         access_ttl: config.access_ttl,
         provisioning_keys: config.provisioning_keys.clone(),
         refresh_ttl: config.refresh_ttl,
-        refresh_grace: config.refresh_reuse_grace,
+        refresh_reuse_grace: config.refresh_reuse_grace,
         session_ttl: config.session_ttl,
         is_expired_token_forbidden: config.expired_token_status == 403,
         issuer: config.public_address()?.unwrap_or_else(|| "cedargate".to_owned()),

@@ -16,6 +16,7 @@ impl MigrationTrait for Migration {
             .col(text("version").not_null())
             .col(text("inventory").not_null())
             .col(text("confirmed_version"))
+            .col(text("confirmed_inventory"))
             .col(time("confirmed_at"))
             .to_owned();
         manager.create_table(table).await

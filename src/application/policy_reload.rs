@@ -108,7 +108,7 @@ async fn apply_candidate(
     }
     let pending = PendingConfirmation { version: candidate.version().to_owned(), losses };
     match state.store.policy_state().await {
-        Ok(Some(stored_state)) if stored_state.confirmed_version.as_deref() == Some(candidate.version()) => {
+        Ok(Some(stored_state)) if is_confirmed(&stored_state, candidate.bundle()) => {
             activate_confirmed(state, actor, candidate, false).await
         }
         Ok(_) => {
@@ -159,7 +159,7 @@ async fn activate_confirmed(
     let work = state.store.begin(actor).await?;
     work.record_active_policies(&version, &inventory).await?;
     if confirms {
-        work.confirm_policies(&version, at).await?;
+        work.confirm_policies(&version, &inventory, at).await?;
         work.audit(with_losses(AuditEntry::new(Event::PoliciesConfirmed), &version, &losses));
     }
     if is_new {
@@ -224,6 +224,11 @@ fn with_losses(entry: AuditEntry, version: &str, losses: &Losses) -> AuditEntry 
     entry.with("losses", losses.to_string().chars().take(MAX_LOSSES).collect::<String>())
 }
 
+/// Whether the version of this bundle was confirmed with the files that the bundle has.
+fn is_confirmed(stored_state: &PolicyState, bundle: &Bundle) -> bool {
+    stored_state.is_confirmed(bundle.version(), &inventory_text(bundle.inventory()))
+}
+
 fn inventory_text(inventory: &Inventory) -> String {
     // The inventory has strings and numbers only, which always serialize.
     serde_json::to_string(inventory).unwrap_or_default()
@@ -267,9 +272,12 @@ pub async fn apply_confirmations(state: &Arc<AppState>, last_confirmation: &mut 
     if confirmed == last_confirmation.0 {
         return;
     }
-    if let Some((version, _)) = &confirmed
-        && state.policies.current().bundle().version() != version
-    {
+    // The version does not cover the policy tests: a candidate with the active version is pending if it lacks some.
+    let is_awaited = |version: &str| {
+        state.policies.current().bundle().version() != version
+            || state.policies.pending().is_some_and(|pending| pending.version == version)
+    };
+    if confirmed.as_ref().is_some_and(|(version, _)| is_awaited(version)) {
         let actor = AuditActor::service(state.clock.now());
         if let Err(ReloadError::Store(_)) = reload(Arc::clone(state), actor, Trigger::Signal).await {
             return;
@@ -290,7 +298,7 @@ pub async fn check_startup_version(
     let active = policies.current();
     let bundle = active.bundle();
     let version = bundle.version();
-    if stored_state.version.is_empty() || stored_state.confirmed_version.as_deref() == Some(version) {
+    if stored_state.version.is_empty() || is_confirmed(&stored_state, bundle) {
         return Ok(Ok(()));
     }
     let recorded: Inventory = serde_json::from_str(&stored_state.inventory).map_err(|error| {
@@ -332,9 +340,10 @@ pub async fn confirm_from_cli(authorizer: &Authorizer, version: &str) -> Result<
     authorizer.require(&root.ok_or_else(|| Error::internal("there is no root organization"))?)?;
     let state = app.store.policy_state().await?;
     let recorded = state.and_then(|state| serde_json::from_str::<Inventory>(&state.inventory).ok());
-    let losses = recorded.unwrap_or_default().losses(authorizer.engine().bundle().inventory());
+    let inventory = authorizer.engine().bundle().inventory();
+    let losses = recorded.unwrap_or_default().losses(inventory);
     let work = authorizer.begin().await?;
-    work.confirm_policies(version, app.clock.now()).await?;
+    work.confirm_policies(version, &inventory_text(inventory), app.clock.now()).await?;
     work.audit(with_losses(AuditEntry::new(Event::PoliciesConfirmed), version, &losses));
     Ok(work.commit().await?)
 }

@@ -77,7 +77,7 @@ pub struct RequestConfig {
     /// The lifetime of a refresh token, in seconds.
     pub refresh_ttl: u64,
     /// For how many seconds a retry with the predecessor of a refresh token returns the same successor.
-    pub refresh_grace: u64,
+    pub refresh_reuse_grace: u64,
     /// The maximum lifetime of a session, in seconds.
     pub session_ttl: u64,
     /// Whether an expired access token is answered with 403 instead of 401.

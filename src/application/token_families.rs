@@ -202,7 +202,7 @@ async fn successor(
     }
     // Neither spent now nor before: it has expired.
     let spent = work.spent_token(&hash).await?.ok_or_else(refused)?;
-    let grace = state.request_config.refresh_grace;
+    let grace = state.request_config.refresh_reuse_grace;
     // The second condition fails if the clock was set back by more than the grace period.
     let is_retry = now < spent.spent_at.plus_seconds(grace) && spent.spent_at < now.plus_seconds(grace);
     Ok(spent.salt.filter(|_| is_retry).map(|salt| (token.successor(&salt), true)))

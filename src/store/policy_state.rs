@@ -14,11 +14,24 @@ pub struct PolicyState {
     pub inventory: String,
     /// The version that was confirmed last; cleared when another version becomes active.
     pub confirmed_version: Option<String>,
+    /// The inventory that the confirmed version had, as JSON: the version does not cover the policy tests.
+    pub confirmed_inventory: Option<String>,
     /// When it was confirmed.
     pub confirmed_at: Option<Timestamp>,
 }
 
+impl PolicyState {
+    /// Whether these policies were confirmed, with all of their files.
+    pub fn is_confirmed(&self, version: &str, inventory: &str) -> bool {
+        self.confirmed_version.as_deref() == Some(version)
+            && self.confirmed_inventory.as_deref() == Some(inventory)
+    }
+}
+
 const TABLE: &str = "policy_state";
+
+/// The columns of a confirmation.
+const CONFIRMATION: [&str; 3] = ["confirmed_version", "confirmed_inventory", "confirmed_at"];
 
 /// The key of the only row.
 const SINGLETON_ID: i32 = 1;
@@ -32,7 +45,7 @@ impl Store {
     pub async fn policy_state(&self) -> Result<Option<PolicyState>, StoreError> {
         let mut select = Query::select();
         select
-            .columns(["version", "inventory", "confirmed_version", "confirmed_at"])
+            .columns(["version", "inventory"].into_iter().chain(CONFIRMATION))
             .from(TABLE)
             .and_where(Expr::col("id").eq(SINGLETON_ID));
         let row = self.db.query_one(&select).await?;
@@ -48,36 +61,45 @@ impl UnitOfWork {
     ///
     /// If the database is unavailable.
     pub async fn record_active_policies(&self, version: &str, inventory: &str) -> Result<(), StoreError> {
+        let mut update = OnConflict::column("id");
+        update.update_columns(["version", "inventory"]);
+        for column in CONFIRMATION {
+            update.value(column, keep_if_version_unchanged(version, column));
+        }
         let mut insert = Query::insert();
         insert
             .into_table(TABLE)
             .columns(["id", "version", "inventory"])
             .values_panic([SINGLETON_ID.into(), version.into(), inventory.into()])
-            .on_conflict(
-                OnConflict::column("id")
-                    .update_columns(["version", "inventory"])
-                    .value("confirmed_version", keep_if_version_unchanged(version, "confirmed_version"))
-                    .value("confirmed_at", keep_if_version_unchanged(version, "confirmed_at"))
-                    .to_owned(),
-            );
+            .on_conflict(update);
         self.tx.execute(&insert).await?;
         Ok(())
     }
 
-    /// Records that a version was confirmed to become active.
+    /// Records that a version was confirmed to become active, with the files of this inventory.
     ///
     /// # Errors
     ///
     /// If the database is unavailable.
-    pub async fn confirm_policies(&self, version: &str, time: Timestamp) -> Result<(), StoreError> {
+    pub async fn confirm_policies(
+        &self,
+        version: &str,
+        inventory: &str,
+        time: Timestamp,
+    ) -> Result<(), StoreError> {
         let mut insert = Query::insert();
         insert
             .into_table(TABLE)
-            .columns(["id", "version", "inventory", "confirmed_version", "confirmed_at"])
-            .values_panic([SINGLETON_ID.into(), "".into(), "".into(), version.into(), time.into()])
-            .on_conflict(
-                OnConflict::column("id").update_columns(["confirmed_version", "confirmed_at"]).to_owned(),
-            );
+            .columns(["id", "version", "inventory"].into_iter().chain(CONFIRMATION))
+            .values_panic([
+                SINGLETON_ID.into(),
+                "".into(),
+                "".into(),
+                version.into(),
+                inventory.into(),
+                time.into(),
+            ])
+            .on_conflict(OnConflict::column("id").update_columns(CONFIRMATION).to_owned());
         self.tx.execute(&insert).await?;
         Ok(())
     }

@@ -426,6 +426,7 @@ fn a_failing_policy_test_is_named() {
     let directory = tempfile::tempdir().unwrap();
     let cases = std::fs::read_to_string(project_file("policies/cases/service.json")).unwrap();
     let mut cases: Vec<serde_json::Value> = serde_json::from_str(&cases).unwrap();
+    cases.retain(|case| case["decision"] == "deny");
     cases.truncate(1);
     cases[0]["decision"] = json!("allow");
     let file = directory.path().join("wrong.json");

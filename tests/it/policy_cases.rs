@@ -4,6 +4,7 @@ use crate::support::project_file;
 use cedar_policy::PolicySet;
 use cedargate::authz::cases::{self, PolicyTest};
 use cedargate::authz::{Bundle, Sources};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 /// The files in a directory of the project, sorted by name.
@@ -23,6 +24,17 @@ fn bundle(policies: &Path) -> Bundle {
 
 fn shipped_cases() -> Vec<PolicyTest> {
     files("policies/cases").iter().flat_map(|file| cases::read(file).unwrap()).collect()
+}
+
+#[test]
+fn the_shipped_policy_tests_have_different_names() {
+    let mut names = HashSet::new();
+    let repeated: Vec<String> = shipped_cases()
+        .into_iter()
+        .map(|case| case.name)
+        .filter(|name| !names.insert(name.clone()))
+        .collect();
+    assert_eq!(repeated, [] as [&str; 0]);
 }
 
 #[test]

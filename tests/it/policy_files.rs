@@ -1,12 +1,14 @@
-//! How policy files are read: scans of changing files, hidden files, encodings and damaged files.
+//! How policy files are read: scans of changing files, hidden files, encodings, damaged files and lost policy tests.
 
 use crate::policy_reload::{
-    MORE, RELOAD, policy_status, read, scan, start_error, use_guarded_reload, version, write_case,
+    MORE, RELOAD, lossy_files, policy_status, read, scan, start_error, use_guarded_reload, version,
+    write_case,
 };
 use crate::reload::PolicyFiles;
-use cedargate::application::policy_reload::ReloadOutcome;
+use crate::support::Client;
+use cedargate::application::policy_reload::{self, LastConfirmation, ReloadOutcome};
 use reqwest::StatusCode;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::path::Path;
 
 #[tokio::test]
@@ -109,4 +111,46 @@ async fn a_file_that_cannot_be_read_is_named() {
         let path = files.path("policies/more.cedar");
         if path.is_dir() { std::fs::remove_dir(path).unwrap() } else { std::fs::remove_file(path).unwrap() }
     }
+}
+
+#[tokio::test]
+async fn a_confirmation_covers_only_the_policy_tests_that_the_files_had() {
+    let files = lossy_files();
+    let app = files.serve_with(use_guarded_reload).await;
+    let admin = app.admin().await;
+    let confirm = async || {
+        admin.post(RELOAD, json!({})).await.expect_problem(409, "confirmation_required");
+        let pending = policy_status(&admin).await["pending"]["version"].clone();
+        admin.post(RELOAD, json!({ "version": pending })).await.expect(StatusCode::OK);
+    };
+    std::fs::remove_file(files.path("policies/more.cedar")).unwrap();
+    confirm().await;
+    assert_eq!(start_error(&app.config, &app).await, None);
+    let confirmed = version(&admin).await;
+
+    // The version stays the same: it does not cover the policy tests.
+    let other = app.start_replica(|_| ()).await;
+    let at_other = Client { base: other.base.clone(), ..admin.clone() };
+    std::fs::remove_file(files.path("policies/cases/one.json")).unwrap();
+    for process in [&app, &other] {
+        for _ in 0..2 {
+            scan(process).await.unwrap();
+        }
+    }
+    for client in [&admin, &at_other] {
+        let pending = &policy_status(client).await["pending"];
+        assert_eq!(
+            (&pending["version"], &pending["lostFiles"]),
+            (&json!(confirmed), &json!(["cases/one.json"]))
+        );
+    }
+    let error = start_error(&app.config, &app).await.unwrap();
+    assert!(error.contains("is incomplete") && error.contains("cases/one.json"), "{error}");
+
+    confirm().await;
+    policy_reload::apply_confirmations(&other.state, &mut LastConfirmation::default()).await;
+    for client in [&admin, &at_other] {
+        assert_eq!(policy_status(client).await["pending"], Value::Null);
+    }
+    assert_eq!(start_error(&app.config, &app).await, None);
 }

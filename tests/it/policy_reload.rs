@@ -110,7 +110,7 @@ const LOSSES: [Loss; 7] = [
 ];
 
 /// The policy files to which these changes can be applied.
-fn lossy_files() -> PolicyFiles {
+pub(crate) fn lossy_files() -> PolicyFiles {
     let files = PolicyFiles::new();
     write_case(&files);
     files.write("policies/own.cedar", OWN);
