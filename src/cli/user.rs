@@ -19,7 +19,7 @@ use std::io::Write;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Create a user; prints its id and, if it is a random one, its password; prints its organization on standard error
+    /// Create a user: prints its id, and its password if that is a random one; standard error names its organization
     Add {
         /// Email address, with which the user logs in
         #[arg(long)]
@@ -113,12 +113,12 @@ async fn describe_placement(app: &App, user: &Permitted<User>) -> Result<String,
     let root_note =
         if organization.parent.is_none() { ", the root organization, above all tenants" } else { "" };
     let reach_text = match user.role {
-        Scope::Guest | Scope::Agent => "in it only",
-        Scope::Bot | Scope::Admin => "in it and in the organizations below it",
+        Scope::Guest | Scope::Agent => "in this organization only",
+        Scope::Bot | Scope::Admin => "in this organization and in those below it",
     };
     let (id, name, role) = (organization.id, organization.name.as_str(), user.role);
     Ok(format!(
-        "The user belongs to the organization {id} ({name:?}{root_note}). With the role {role} it acts {reach_text}."
+        "The user belongs to the organization {id} ({name:?}{root_note}). With the role {role}, it can act {reach_text}."
     ))
 }
 

@@ -272,7 +272,9 @@ async fn the_cli_creates_users_and_keys() {
     let notice = text(&output.stderr);
     let root = app.admin().await.get("/v2/users/me").await.json["organization"].as_str().unwrap().to_owned();
     assert!(
-        notice.contains(&root) && notice.contains("root organization") && notice.contains("in it only"),
+        notice.contains(&root)
+            && notice.contains("root organization")
+            && notice.contains("in this organization only"),
         "{notice}"
     );
 
