@@ -30,6 +30,10 @@ pub(super) struct NewPassword {
 
 impl PasswordChange {
     /// Verifies the current password where required, and hashes the new one. Both are slow, so they precede the transaction.
+    ///
+    /// # Errors
+    /// The current password is required and missing or incorrect, the new one breaks the rules, the login throttle refuses the
+    /// attempt, the queue of the password workers is full, or the database is unavailable.
     pub(super) async fn prepare(
         self,
         authorizer: &Authorizer,
@@ -47,7 +51,10 @@ impl PasswordChange {
 }
 
 impl NewPassword {
-    /// Fails if the password was changed since the current one was verified.
+    /// Checks that the password was not changed since the current one was verified.
+    ///
+    /// # Errors
+    /// `incorrect` for the field `currentPassword` if the password has changed; or the database is unavailable.
     pub(super) async fn check_unchanged(
         &self,
         authorizer: &Authorizer,
@@ -67,6 +74,9 @@ impl NewPassword {
 
     /// Sets the password. Ends all sessions of the user except the caller's own, and the API keys if `endKeys` is set
     /// or by default (see "Password change" in docs/decisions.md).
+    ///
+    /// # Errors
+    /// The database is unavailable, or does not accept writes.
     pub(super) async fn set(
         self,
         authorizer: &Authorizer,
@@ -89,6 +99,9 @@ impl NewPassword {
 }
 
 /// Checks a new password against the rules, and returns its hash.
+///
+/// # Errors
+/// The password breaks the rules, or the queue of the password workers is full.
 pub(super) async fn hash_password(
     authorizer: &Authorizer,
     user: &User,
