@@ -29,7 +29,7 @@ impl IndexedPolicy {
     /// Indexes a policy of a bundle.
     ///
     /// # Errors
-    /// The policy is not in the bundle, or has no JSON form.
+    /// The policy is not in the bundle, or one of its variants cannot be built.
     pub(super) fn new(bundle: &Bundle, policy: &Policy) -> Result<Self, Box<dyn Error>> {
         let id = policy.id();
         let metadata =

@@ -186,12 +186,6 @@ impl TestApp {
             argon2_iterations: 1,
             // The tests of the policies run the policy tests.
             policy_tests: PolicyTests::Off,
-            // Many tests run in parallel: a busy machine must not count as an outage.
-            database_acquire_timeout_ms: 15_000,
-            database_lock_timeout_ms: 15_000,
-            database_statement_timeout_ms: 20_000,
-            database_work_timeout_ms: 30_000,
-            database_idle_in_transaction_timeout_ms: 15_000,
             ..Config::default()
         };
         change(&mut config);
