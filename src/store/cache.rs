@@ -5,14 +5,12 @@
 //! a connection for notifications caches nothing. A SQLite database is served by one process.
 
 use super::StoreError;
-use super::connections::Connections;
 use super::freshness::Freshness;
-use super::postgres::{ConnectTarget, error_message};
+use super::postgres::{ConnectTarget, Pools, error_message};
 use crate::authz::Unchecked;
 use crate::config::Config;
 use crate::resource::Resource;
 use crate::types::{Cache, Id, RowVersion, RowVersions, Validity, Versions};
-use sea_orm::{DbBackend, Statement};
 use sqlx::Executor;
 use sqlx::postgres::PgListener;
 use std::any::Any;
@@ -272,34 +270,40 @@ impl RowCache {
     }
 
     /// Receives the notifications of other processes until the cache is dropped.
-    pub(super) async fn listen(cache: Weak<Self>, config: Config, db: Connections) {
+    pub(super) async fn listen(cache: Weak<Self>, config: Config, pools: Arc<Pools>) {
+        let mut outage = pools.outage();
         while cache.strong_count() > 0 {
-            let received = Self::listen_once(&cache, &config).await;
+            let received = Self::listen_once(&cache, &config, &pools).await;
             if let Err(error) = &received {
                 tracing::warn!(%error, "cannot receive notifications from other processes; the row cache is off");
             }
-            let Some(cache) = cache.upgrade() else { return };
-            cache.freshness.lose_contact();
-            // In an outage of the database, decisions use cached rows for the permitted time.
-            let is_outage =
-                cache.freshness.is_stale() && cache.freshness.is_usable() && !is_reachable(&db).await;
-            if !is_outage && !cache.freshness.is_current() {
-                cache.freshness.set_off();
-                cache.invalidate_all();
+            let Some(lost) = cache.upgrade() else { return };
+            lost.freshness.lose_contact();
+            // In an outage of the database, decisions use cached rows for the permitted time, and other requests are rejected.
+            if pools.check_outage().await {
+                lost.freshness.confirm_outage();
+                drop(lost);
+                // The sender lives as long as the pools.
+                drop(outage.wait_for(Option::is_none).await);
             }
+            let Some(cache) = cache.upgrade() else { return };
+            cache.freshness.set_off();
+            cache.invalidate_all();
             drop(cache);
             let is_pooled = matches!(received, Err(StoreError::Misconfigured(_)));
             tokio::time::sleep(if is_pooled { POOLED_RETRY_INTERVAL } else { RETRY_INTERVAL }).await;
         }
     }
 
-    /// Checks a silent connection: the network may have lost it without an error.
-    async fn ping(listener: &mut PgListener) -> Result<(), sqlx::Error> {
-        let answered = tokio::time::timeout(HEARTBEAT_INTERVAL, listener.execute("SELECT 1")).await;
+    /// Checks a silent connection: the network may have lost it without an error. An outage of the database is detected at the
+    /// same time.
+    async fn ping(listener: &mut PgListener, pools: &Pools) -> Result<(), sqlx::Error> {
+        let ping = tokio::time::timeout(HEARTBEAT_INTERVAL, listener.execute("SELECT 1"));
+        let answered = pools.probe_if_slow(ping).await;
         answered.map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))?.map(drop)
     }
 
-    async fn listen_once(weak: &Weak<Self>, config: &Config) -> Result<(), StoreError> {
+    async fn listen_once(weak: &Weak<Self>, config: &Config, pools: &Pools) -> Result<(), StoreError> {
         let target = ConnectTarget::for_notifications(config).await?;
         if target.is_pooled {
             return Err(StoreError::Misconfigured(
@@ -308,12 +312,7 @@ impl RowCache {
                     .into(),
             ));
         }
-        let pool = target.connect().await.map_err(failed)?;
-        let mut listener = PgListener::connect_with(&pool).await.map_err(failed)?;
-        listener.ignore_pool_close_event(true);
-        // With automatic reconnection, the loss would be reported only once the database is back, if at all.
-        listener.eager_reconnect(false);
-        listener.listen(CHANNEL).await.map_err(failed)?;
+        let mut listener = target.listen(CHANNEL).await.map_err(failed)?;
         if let Some(cache) = weak.upgrade() {
             // Writes before the LISTEN were not notified.
             cache.invalidate_all();
@@ -332,7 +331,7 @@ impl RowCache {
                 Ok(Err(error)) => return Err(failed(error)),
                 Err(_) => {
                     drop(cache);
-                    Self::ping(&mut listener).await.map_err(failed)?;
+                    Self::ping(&mut listener, pools).await.map_err(failed)?;
                     if let Some(cache) = weak.upgrade() {
                         cache.freshness.record_contact();
                     }
@@ -340,13 +339,6 @@ impl RowCache {
             }
         }
     }
-}
-
-/// Returns whether the database answers on the connection that is reserved for readiness checks.
-async fn is_reachable(db: &Connections) -> bool {
-    let statement = Statement::from_string(DbBackend::Postgres, "SELECT 1");
-    let answered = tokio::time::timeout(HEARTBEAT_INTERVAL, db.query_health(statement)).await;
-    matches!(answered, Ok(Ok(_)))
 }
 
 fn failed(error: sqlx::Error) -> StoreError {
@@ -423,7 +415,8 @@ mod tests {
 
     #[test]
     fn nothing_is_cached_without_a_notification_connection() {
-        let cache = RowCache::new(Freshness::with_max_stale(Duration::ZERO, Clock::system()), true);
+        let (_, outage) = tokio::sync::watch::channel(None);
+        let cache = RowCache::new(Freshness::with_max_stale(Duration::ZERO, outage, Clock::system()), true);
         cache.insert_absent(("Form", id(1)), cache.row_version(id(1)));
         assert!(!is_absent(&cache, "Form"));
     }

@@ -13,8 +13,8 @@ use crate::types::Clock;
 use migrations::Migrator;
 use sea_orm::sea_query::{Expr, ExprTrait, Query};
 use sea_orm::{
-    ConnectOptions, ConnectionTrait, Database, DbBackend, SqliteTransactionMode, TransactionOptions,
-    TransactionTrait,
+    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, SqliteTransactionMode,
+    TransactionOptions, TransactionTrait,
 };
 use sea_orm_migration::MigratorTrait;
 use secrecy::ExposeSecret;
@@ -134,18 +134,16 @@ impl Store {
     async fn open_postgres(schema: SchemaMode, config: &Config, clock: &Clock) -> Result<Self, StoreError> {
         let target = ConnectTarget::for_database(config).await?;
         let single = target.connect_once().await?;
-        let migrated = match schema {
-            SchemaMode::Create => migrate::migrate_postgres(&single, target.is_pooled).await,
-            SchemaMode::Require => migrate::require_all_steps_postgres(&single, target.is_pooled).await,
-        };
-        let closed = single.close().await;
-        migrated?;
-        closed?;
-        let db = Connections::Postgres(Arc::new(Pools::new(&target, config)));
+        let connection = DatabaseConnection::from(single.clone());
+        match schema {
+            SchemaMode::Create => migrate::migrate_postgres(&connection, target.is_pooled).await?,
+            SchemaMode::Require => migrate::require_all_steps_postgres(&connection, target.is_pooled).await?,
+        }
+        let pools = Arc::new(Pools::open(&target, &single, config).await?);
         // The row cache is on while notifications are received, and for a limited time in an outage.
         let limit = Duration::from_secs(config.stale_decisions);
         let cache = Arc::new(RowCache::new(
-            Freshness::with_max_stale(limit, clock.clone()),
+            Freshness::with_max_stale(limit, pools.outage(), clock.clone()),
             config.is_cache_on(CacheName::Rows),
         ));
         if target.is_pooled && config.database_listen_url.is_none() {
@@ -154,9 +152,9 @@ impl Store {
                  CEDARGATE_DATABASE_LISTEN_URL to the address of the server itself to turn it on"
             );
         } else {
-            tokio::spawn(RowCache::listen(Arc::downgrade(&cache), config.clone(), db.clone()));
+            tokio::spawn(RowCache::listen(Arc::downgrade(&cache), config.clone(), Arc::clone(&pools)));
         }
-        Ok(Self { db, cache, durability: Arc::default() })
+        Ok(Self { db: Connections::Postgres(pools), cache, durability: Arc::default() })
     }
 
     /// Checks that the database answers, is writable, and has the latest migration of this program. A restored older backup

@@ -62,11 +62,12 @@ impl Cluster {
     pub(crate) fn signal(&self, name: &str) {
         let file = std::fs::read_to_string(self.directory.path().join("data/postmaster.pid")).unwrap();
         let postmaster = file.lines().next().unwrap();
+        // A child process may have ended meanwhile.
+        let send = |process: &str| drop(Command::new("kill").args([name, process]).output());
+        // The postmaster first: a process that it starts later would not get the signal.
+        send(postmaster);
         let children = Command::new("ps").args(["-o", "pid=", "--ppid", postmaster]).output().unwrap();
-        for process in text(&children.stdout).split_whitespace().chain([postmaster]) {
-            // A child process may have ended meanwhile.
-            let _ = Command::new("kill").args([name, process]).output();
-        }
+        text(&children.stdout).split_whitespace().for_each(send);
     }
 
     fn run(directory: &TempDir, command: &str, arguments: &[&str]) -> String {

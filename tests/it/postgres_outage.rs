@@ -4,58 +4,20 @@ use crate::cluster::Cluster;
 use crate::command_line::client;
 use crate::lifecycle::send_signal;
 use crate::multi_process::{TIMEOUT, cached_client, log_in, serve_with};
+use crate::relay::Relay;
 use crate::support::{ADMIN, Client, Database, PASSWORD, TestApp};
 use futures_util::future::join_all;
 use reqwest::StatusCode;
-use sea_orm::{ConnectionTrait, DatabaseConnection};
+use sea_orm::{ConnectionTrait, DatabaseConnection, Statement};
 use serde_json::json;
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
 
-/// Requests are rejected within a second during an outage. A busy machine may take longer.
-const PROMPT_RESPONSE: Duration = Duration::from_millis(2_500);
+/// Requests are rejected within a second during an outage. A busy machine may take longer; the limits of the settings are longer
+/// still.
+const PROMPT_RESPONSE: Duration = Duration::from_secs(5);
 
-/// A TCP proxy that accepts connections and forwards nothing while it is silent. Connections from that time stay silent.
-struct Relay {
-    address: SocketAddr,
-    is_silent: watch::Sender<bool>,
-}
-
-impl Relay {
-    async fn start_to(port: u16) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let is_silent = watch::Sender::new(false);
-        let silence = is_silent.clone();
-        tokio::spawn(async move {
-            while let Ok((mut inner, _)) = listener.accept().await {
-                let mut silence = silence.subscribe();
-                tokio::spawn(async move {
-                    let forward = async {
-                        // A stopped server refuses the connection.
-                        let Ok(mut outer) = TcpStream::connect(("127.0.0.1", port)).await else { return };
-                        drop(tokio::io::copy_bidirectional(&mut inner, &mut outer).await);
-                    };
-                    let silenced = async { drop(silence.wait_for(|is_silent| *is_silent).await) };
-                    let is_silenced = tokio::select! {
-                        biased;
-                        () = silenced => true,
-                        () = forward => false,
-                    };
-                    if is_silenced {
-                        std::future::pending::<()>().await;
-                    }
-                });
-            }
-        });
-        Self { address, is_silent }
-    }
-}
-
-fn database_at(url: String) -> Database {
+pub(crate) fn database_at(url: String) -> Database {
     Database { url, directory: TempDir::new().unwrap(), server: None }
 }
 
@@ -99,22 +61,21 @@ async fn requests_fail_fast_and_recover_from_a_silent_frozen_or_stopped_server()
         return;
     }
     let server = Cluster::new();
-    let relay = Relay::start_to(server.port()).await;
-    let url = server.url.replace(&format!(":{}/", server.port()), &format!(":{}/", relay.address.port()));
-    let app = TestApp::start_on(database_at(url)).await;
+    let relay = Relay::start_to(&server.url).await;
+    let app = TestApp::start_on(database_at(relay.url_of(&server.url))).await;
     let admin = app.admin().await;
     for how in ["silent", "frozen", "stopped"] {
         wait_until_available(&app, &admin).await;
         // Opens several connections, which are idle when the outage begins.
         join_all((0..8).map(|_| admin.get("/v2/forms"))).await;
         match how {
-            "silent" => drop(relay.is_silent.send_replace(true)),
+            "silent" => relay.fall_silent(),
             "frozen" => server.signal("-STOP"),
             _ => server.stop("immediate"),
         }
         let refused = expect_unavailable(&app, &admin).await;
         match how {
-            "silent" => drop(relay.is_silent.send_replace(false)),
+            "silent" => relay.recover(),
             "frozen" => server.signal("-CONT"),
             _ => server.start(),
         }
@@ -123,26 +84,55 @@ async fn requests_fail_fast_and_recover_from_a_silent_frozen_or_stopped_server()
     }
 }
 
-/// Holds a lock on its own connection.
-async fn lock(url: &str, statement: &str) -> DatabaseConnection {
-    let mut options = sea_orm::ConnectOptions::new(url);
-    let connection = sea_orm::Database::connect(options.max_connections(1).to_owned()).await.unwrap();
-    connection.execute_unprepared(&format!("BEGIN; {statement}")).await.unwrap();
-    connection
+/// A transaction on its own connection, which holds locks.
+pub(crate) struct LockHolder {
+    connection: DatabaseConnection,
+    url: String,
+    process: i64,
 }
 
-async fn unlock(connection: DatabaseConnection) {
-    connection.execute_unprepared("ROLLBACK").await.unwrap();
-    connection.close().await.unwrap();
+impl LockHolder {
+    /// Takes a lock with this statement.
+    pub(crate) async fn lock(url: &str, statement: &str) -> Self {
+        let mut options = sea_orm::ConnectOptions::new(url);
+        let connection = sea_orm::Database::connect(options.max_connections(1).to_owned()).await.unwrap();
+        connection.execute_unprepared(&format!("BEGIN; {statement}")).await.unwrap();
+        let process = "SELECT pg_backend_pid()::bigint";
+        let process = Statement::from_string(connection.get_database_backend(), process);
+        let process = connection.query_one_raw(process).await.unwrap().unwrap();
+        Self { url: url.to_owned(), process: process.try_get_by_index(0).unwrap(), connection }
+    }
+
+    /// Waits until this number of sessions wait for the locks.
+    pub(crate) async fn wait_for_waiters(&self, sessions: i64) {
+        let waiting = format!(
+            "SELECT COUNT(*) FROM pg_stat_activity \
+             WHERE datname = current_database() AND {} = ANY(pg_blocking_pids(pid))",
+            self.process
+        );
+        let started = Instant::now();
+        while crate::multi_process::count(&self.url, &waiting).await < sessions {
+            assert!(started.elapsed() < TIMEOUT, "no session waits for the lock");
+        }
+    }
+
+    pub(crate) async fn unlock(self) {
+        self.connection.execute_unprepared("ROLLBACK").await.unwrap();
+        self.connection.close().await.unwrap();
+    }
 }
 
-/// Waits until this number of sessions of the database wait for a lock.
-async fn wait_for_lock_waiters(url: &str, sessions: i64) {
-    let waiting = "SELECT COUNT(*) FROM pg_stat_activity \
-                   WHERE datname = current_database() AND wait_event_type = 'Lock'";
+/// Pauses a process, and waits until all of its threads are stopped.
+fn pause(process: u32) {
+    send_signal("-STOP", process);
+    let is_stopped = |thread: std::io::Result<std::fs::DirEntry>| {
+        let status = std::fs::read_to_string(thread.unwrap().path().join("status"));
+        status.is_ok_and(|status| status.contains("State:\tT"))
+    };
     let started = Instant::now();
-    while crate::multi_process::count(url, waiting).await < sessions {
-        assert!(started.elapsed() < TIMEOUT, "no session waits for the lock");
+    while !std::fs::read_dir(format!("/proc/{process}/task")).unwrap().all(is_stopped) {
+        assert!(started.elapsed() < TIMEOUT, "the process does not stop");
+        std::thread::yield_now();
     }
 }
 
@@ -159,21 +149,21 @@ async fn a_locked_table_fails_only_the_requests_that_need_it() {
         }
         let admin = app.admin().await;
         // More blocked reads than connections for reads.
-        let lock_holder = lock(app.url(), "LOCK TABLE forms IN ACCESS EXCLUSIVE MODE").await;
+        let lock_holder = LockHolder::lock(app.url(), "LOCK TABLE forms IN ACCESS EXCLUSIVE MODE").await;
         let blocked = tokio::spawn({
             let admin = admin.clone();
             async move { join_all((0..8).map(|_| admin.get("/v2/forms"))).await }
         });
-        wait_for_lock_waiters(app.url(), 2).await;
+        lock_holder.wait_for_waiters(2).await;
         app.anonymous().get("/health/ready").await.expect(StatusCode::OK);
         for reply in blocked.await.unwrap() {
             reply.expect_problem(503, "database_unavailable");
         }
-        unlock(lock_holder).await;
+        lock_holder.unlock().await;
         admin.get("/v2/forms").await.expect(StatusCode::OK);
 
         // More blocked units of work than connections for them.
-        let lock_holder = lock(app.url(), "LOCK TABLE audit IN SHARE MODE").await;
+        let lock_holder = LockHolder::lock(app.url(), "LOCK TABLE audit IN SHARE MODE").await;
         let blocked = tokio::spawn({
             let admin = admin.clone();
             let make = move |index| {
@@ -182,14 +172,95 @@ async fn a_locked_table_fails_only_the_requests_that_need_it() {
             };
             async move { join_all((0..8).map(make)).await }
         });
-        wait_for_lock_waiters(app.url(), 2).await;
+        // The first one holds the lock of the audit log, for which the others wait.
+        lock_holder.wait_for_waiters(1).await;
         app.anonymous().get("/health/ready").await.expect(StatusCode::OK);
         admin.get("/v2/forms").await.expect(StatusCode::OK);
         for reply in blocked.await.unwrap() {
             reply.expect_problem(503, "database_unavailable");
         }
-        unlock(lock_holder).await;
+        lock_holder.unlock().await;
         admin.post("/v2/users", json!({ "email": "user@example.com" })).await.expect(StatusCode::CREATED);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_accepts_connections_slowly_is_available() {
+    let database = Database::new().await;
+    if database.server.is_none() {
+        return;
+    }
+    let relay = Relay::start_to(&database.url).await;
+    let app = TestApp::start_on_with(database_at(relay.url_of(&database.url)), |config| {
+        config.database_connections = 1;
+        config.database_read_connections = 1;
+        // Longer than the locks are held on a busy machine.
+        config.database_lock_timeout_ms = 20_000;
+        config.database_statement_timeout_ms = 20_000;
+        config.database_acquire_timeout_ms = 20_000;
+        config.database_work_timeout_ms = 30_000;
+    })
+    .await;
+    let admin = app.admin().await;
+    admin.get("/v2/forms").await.expect(StatusCode::OK);
+
+    // All connections wait for a lock, and a new one takes longer than a probe.
+    relay.delay_new_connections(Duration::from_millis(1_500));
+    let held = LockHolder::lock(&database.url, "LOCK TABLE forms, audit IN ACCESS EXCLUSIVE MODE").await;
+    let blocked = tokio::spawn({
+        let admin = admin.clone();
+        let body = json!({ "email": "user@example.com" });
+        async move { tokio::join!(admin.get("/v2/forms"), admin.post("/v2/users", body)) }
+    });
+    held.wait_for_waiters(2).await;
+    app.anonymous().get("/health/ready").await.expect(StatusCode::OK);
+    held.unlock().await;
+    let (read, written) = blocked.await.unwrap();
+    read.expect(StatusCode::OK);
+    written.expect(StatusCode::CREATED);
+
+    // Nor does it stay unavailable after an outage.
+    relay.fall_silent();
+    expect_unavailable(&app, &admin).await;
+    relay.recover();
+    wait_until_available(&app, &admin).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_fall_silent_at_any_moment_are_replaced() {
+    let database = Database::new().await;
+    if database.server.is_none() {
+        return;
+    }
+    let relay = Relay::start_to(&database.url).await;
+    let app = TestApp::start_on_with(database_at(relay.url_of(&database.url)), |config| {
+        config.database_connections = 1;
+        config.database_read_connections = 1;
+    })
+    .await;
+    let admin = app.admin().await;
+    for _ in 0..4 {
+        // Just after they were given back.
+        admin.post("/v2/forms", json!({ "name": "form" })).await.expect(StatusCode::CREATED);
+        relay.fall_silent();
+        expect_unavailable(&app, &admin).await;
+        relay.recover();
+        wait_until_available(&app, &admin).await;
+
+        // While both wait for an answer.
+        let held = LockHolder::lock(&database.url, "LOCK TABLE forms IN ACCESS EXCLUSIVE MODE").await;
+        let blocked = tokio::spawn({
+            let (admin, body) = (admin.clone(), json!({ "name": "form" }));
+            async move { tokio::join!(admin.get("/v2/forms"), admin.post("/v2/forms", body)) }
+        });
+        held.wait_for_waiters(2).await;
+        relay.fall_silent();
+        let (read, written) = blocked.await.unwrap();
+        read.expect_problem(503, "database_unavailable");
+        written.expect_problem(503, "database_unavailable");
+        held.unlock().await;
+        relay.recover();
+        wait_until_available(&app, &admin).await;
     }
 }
 
@@ -204,14 +275,14 @@ async fn a_replica_frozen_during_an_audit_append_blocks_no_other_replica() {
     let admin = cached_client(&other.base, tokens["token"].as_str().unwrap()).await;
 
     // The replica waits for the table in the middle of an append, while it holds the lock of the audit log.
-    let lock_holder = lock(&database.url, "LOCK TABLE audit IN SHARE MODE").await;
+    let lock_holder = LockHolder::lock(&database.url, "LOCK TABLE audit IN SHARE MODE").await;
     let base = frozen.base.clone();
     let login = tokio::spawn(async move {
         client(&base).post("/v2/auth/token", json!({ "email": ADMIN, "password": PASSWORD })).await
     });
-    wait_for_lock_waiters(&database.url, 1).await;
-    send_signal("-STOP", frozen.id());
-    unlock(lock_holder).await;
+    lock_holder.wait_for_waiters(1).await;
+    pause(frozen.id());
+    lock_holder.unlock().await;
     let started = Instant::now();
     let email = "user@example.com";
     let body = json!({ "email": email, "password": PASSWORD });
@@ -240,14 +311,15 @@ async fn a_replica_frozen_with_a_row_lock_loses_it_after_the_idle_timeout() {
     let id = admin.post("/v2/forms", json!({ "name": "form" })).await.id();
     let path = format!("/v2/forms/{id}");
 
-    let lock_holder = lock(&database.url, &format!("SELECT 1 FROM forms WHERE id = '{id}' FOR UPDATE")).await;
+    let lock_holder =
+        LockHolder::lock(&database.url, &format!("SELECT 1 FROM forms WHERE id = '{id}' FOR UPDATE")).await;
     let change = tokio::spawn({
         let path = path.clone();
         async move { there.patch(&path, json!({ "name": "frozen" })).await }
     });
-    wait_for_lock_waiters(&database.url, 1).await;
-    send_signal("-STOP", frozen.id());
-    unlock(lock_holder).await;
+    lock_holder.wait_for_waiters(1).await;
+    pause(frozen.id());
+    lock_holder.unlock().await;
     let started = Instant::now();
     admin.patch(&path, json!({ "name": "other" })).await.expect(StatusCode::OK);
     let changed = started.elapsed();

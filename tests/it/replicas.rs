@@ -5,15 +5,13 @@ use crate::multi_process::{
     ROUNDS, TIMEOUT, cached_client, count, expect_prompt, log_in, refresh, serve_with, wait_until_ended,
 };
 use crate::refresh::{expect_refresh_rejected, refresh_token};
+use crate::relay::Relay;
 use crate::support::{ADMIN, Client, Database, PASSWORD, Reply, decode_jwt};
 use crate::token_families::{access_token, expect_session_ended};
 use futures_util::future::{join, join_all};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
 use tokio::task::block_in_place;
 
 const WRONG_PASSWORD: &str = "not-the-s3cret-at-all";
@@ -308,52 +306,18 @@ async fn concurrent_writers_at_both_append_to_one_audit_chain() {
     assert_eq!(count(&replicas.database.url, events).await, i64::try_from(WRITERS * ROUNDS).unwrap());
 }
 
-/// A TCP proxy between a service and its database that can fall silent on all open connections, as a firewall that has lost
-/// its state.
-struct Relay {
-    address: SocketAddr,
-    silence: watch::Sender<usize>,
-}
-
-impl Relay {
-    async fn start_to(server: String) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let silence = watch::Sender::new(0);
-        let silences = silence.clone();
-        tokio::spawn(async move {
-            while let Ok((mut downstream, _)) = listener.accept().await {
-                let (server, mut silenced) = (server.clone(), silences.subscribe());
-                silenced.mark_unchanged();
-                tokio::spawn(async move {
-                    let mut upstream = TcpStream::connect(server).await.unwrap();
-                    tokio::select! {
-                        _ = tokio::io::copy_bidirectional(&mut downstream, &mut upstream) => {}
-                        // Both ends stay open, and nothing is forwarded any more.
-                        _ = silenced.changed() => std::future::pending().await,
-                    }
-                });
-            }
-        });
-        Self { address, silence }
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_without_notifications_serves_no_stale_credentials() {
     let database = Database::new().await;
     if database.url.starts_with("sqlite") {
         return; // SQLite has one process that serves.
     }
-    let url = reqwest::Url::parse(&database.url).unwrap();
-    let relay = Relay::start_to(format!("127.0.0.1:{}", url.port().unwrap())).await;
-    let mut relayed_url = url.clone();
-    relayed_url.set_port(Some(relay.address.port())).unwrap();
+    let relay = Relay::start_to(&database.url).await;
     let one = serve_with(&database, &[]);
-    let two = serve_with(&database, &[("CEDARGATE_DATABASE_URL", relayed_url.as_str())]);
+    let two = serve_with(&database, &[("CEDARGATE_DATABASE_URL", relay.url_of(&database.url).as_str())]);
     let tokens = log_in(&one.base, ADMIN).await;
     let there = cached_client(&two.base, access_token(&tokens)).await;
-    relay.silence.send_modify(|times| *times += 1);
+    relay.silence_open_connections();
     let here = cached_client(&one.base, access_token(&tokens)).await;
     here.post("/v2/auth/logout", json!({})).await.expect(StatusCode::NO_CONTENT);
     let started = Instant::now();

@@ -173,7 +173,8 @@ impl TestApp {
         Self::start_on_with(database, |_| ()).await
     }
 
-    async fn start_on_with(database: Database, change: impl FnOnce(&mut Config)) -> Self {
+    /// The same, with other settings than the usual ones.
+    pub async fn start_on_with(database: Database, change: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config {
             database_url: database.url.clone().into(),
             database_connections: 4,

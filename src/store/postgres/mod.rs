@@ -9,21 +9,24 @@ use crate::config::Config;
 use crate::types::random_u128;
 use address::{describe, parse};
 use availability::Availability;
-use sea_orm::{DatabaseConnection, DbErr, RuntimeErr};
+pub(super) use availability::Outage;
+use sea_orm::{DbErr, RuntimeErr};
 use secrecy::ExposeSecret;
 pub(super) use session::PgSession;
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgListener, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection, Error, Row};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 /// The timeout of connecting at start, and of the connection for notifications.
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 /// How long an idle connection may take to answer before use; after that another one is opened.
 const IDLE_LIMIT: Duration = Duration::from_millis(500);
-/// How long a connection may take to answer after use; after that it is closed.
-const RELEASE_LIMIT: Duration = Duration::from_secs(1);
+/// The resolution of time limits that count only the time in which this process runs.
+const TICK: Duration = Duration::from_millis(50);
 /// The custom setting by which a session is recognized.
 const SESSION: &str = "cedargate.session";
 
@@ -153,22 +156,33 @@ impl ConnectTarget {
         Self::probe(url.expose_secret(), &Limits::from(config)).await
     }
 
-    /// Opens a pool with a single connection.
+    /// Opens a pool with a single connection, for migrations.
     ///
     /// # Errors
     /// The server is unreachable, or refuses the connection.
-    pub(super) async fn connect(&self) -> Result<PgPool, Error> {
+    pub(super) async fn connect_once(&self) -> Result<PgPool, StoreError> {
+        self.connect().await.map_err(|error| connect_error(&self.options, &error))
+    }
+
+    async fn connect(&self) -> Result<PgPool, Error> {
         let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(CONNECT_LIMIT);
         pool.max_lifetime(None).idle_timeout(None).connect_with(self.options.clone()).await
     }
 
-    /// Opens a single connection for migrations.
+    /// Opens a connection that receives the notifications of a channel.
     ///
     /// # Errors
-    /// As [`Self::connect`], with the address of the server.
-    pub(super) async fn connect_once(&self) -> Result<DatabaseConnection, StoreError> {
-        let pool = self.connect().await.map_err(|error| connect_error(&self.options, &error))?;
-        Ok(DatabaseConnection::from(pool))
+    /// The server is unreachable, refuses the connection, or does not answer.
+    pub(super) async fn listen(&self, channel: &str) -> Result<PgListener, Error> {
+        let listen = async {
+            let mut listener = PgListener::connect_with(&self.connect().await?).await?;
+            listener.ignore_pool_close_event(true);
+            // With automatic reconnection, the loss would be reported only once the database is back, if at all.
+            listener.eager_reconnect(false);
+            listener.listen(channel).await?;
+            Ok(listener)
+        };
+        with_timeout(CONNECT_LIMIT, listen).await
     }
 }
 
@@ -184,29 +198,54 @@ async fn has_session(options: &PgConnectOptions, session: &str) -> Result<bool, 
 }
 
 async fn with_timeout<T>(limit: Duration, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    let timed_out = |_| {
-        Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, format!("no answer within {limit:?}")))
-    };
-    timeout(limit, work).await.map_err(timed_out)?
+    within(limit, work).await.unwrap_or_else(|| {
+        let message = format!("no answer within {limit:?}");
+        Err(Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, message)))
+    })
+}
+
+/// Returns the result of the work; none if it takes longer than the limit.
+///
+/// A tick that is late, because the process was paused or got no CPU time, counts once: work that only this process delays does
+/// not time out.
+async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
+    let mut work = pin!(work);
+    let mut remaining = limit;
+    while !remaining.is_zero() {
+        if let Ok(result) = timeout(TICK, &mut work).await {
+            return Some(result);
+        }
+        remaining = remaining.saturating_sub(TICK);
+    }
+    None
 }
 
 impl Pools {
-    /// Creates the pools; connections are opened on demand.
-    pub(super) fn new(target: &ConnectTarget, config: &Config) -> Self {
+    /// Creates the pools. The connection of `single` is reserved for probes; others are opened on demand.
+    ///
+    /// # Errors
+    /// The connection of `single` does not answer.
+    pub(super) async fn open(
+        target: &ConnectTarget,
+        single: &PgPool,
+        config: &Config,
+    ) -> Result<Self, StoreError> {
+        let reserved =
+            single.acquire().await.map_err(|error| connect_error(&target.options, &error))?.detach();
         let limits = Limits::from(config);
         let pool =
             |connections| pool_options(connections, limits.acquire).connect_lazy_with(target.options.clone());
         let (writes, reads, health) = (pool(limits.writes), pool(limits.reads), pool(1));
-        let pools = vec![health.clone(), reads.clone(), writes.clone()];
-        Self {
-            availability: Availability::new(target.options.clone(), pools),
+        let pools = [&health, &reads, &writes].map(PgPool::clone);
+        Ok(Self {
+            availability: Availability::new(target.options.clone(), pools, reserved),
             begin: if target.is_pooled { limits.pooled_begin_statement() } else { "BEGIN".to_owned() },
             is_pooled: target.is_pooled,
             writes,
             reads,
             health,
             limits,
-        }
+        })
     }
 
     /// Returns a connection for one query; behind a pooler in a transaction, which has the timeouts.
@@ -245,6 +284,21 @@ impl Pools {
         Ok(PgSession::new(connection, Arc::clone(&self.availability), deadline, self.is_pooled))
     }
 
+    /// Returns the current outage and its changes.
+    pub(super) fn outage(&self) -> watch::Receiver<Outage> {
+        self.availability.subscribe()
+    }
+
+    /// Returns whether there is an outage. If none was detected, this opens a connection.
+    pub(super) async fn check_outage(&self) -> bool {
+        self.availability.check_outage().await
+    }
+
+    /// Awaits an operation on another connection, and detects an outage while it has no answer.
+    pub(super) async fn probe_if_slow<T>(&self, operation: impl Future<Output = T>) -> T {
+        self.availability.probe_if_slow(operation).await
+    }
+
     /// Returns the number of connections, and how many of them are idle.
     pub(super) fn count(&self) -> (u32, usize) {
         let pools = [&self.writes, &self.reads, &self.health];
@@ -252,8 +306,8 @@ impl Pools {
     }
 }
 
-/// Returns options for a pool that pings a connection before and after each use. The library waits for the reply without a
-/// timeout, so that a silent network failure would occupy all connections forever.
+/// Returns options for a pool that pings a connection before each use. The library waits for the reply without a limit, so that
+/// a silent network would occupy all connections; [`PgSession`] limits the wait after a use.
 fn pool_options(connections: u32, acquire: Duration) -> PgPoolOptions {
     PgPoolOptions::new()
         .max_connections(connections)
@@ -261,9 +315,6 @@ fn pool_options(connections: u32, acquire: Duration) -> PgPoolOptions {
         .test_before_acquire(false)
         .before_acquire(|connection, _| {
             Box::pin(async move { with_timeout(IDLE_LIMIT, connection.ping()).await.map(|()| true) })
-        })
-        .after_release(|connection, _| {
-            Box::pin(async move { with_timeout(RELEASE_LIMIT, connection.ping()).await.map(|()| true) })
         })
 }
 

@@ -1,7 +1,7 @@
 //! A PostgreSQL connection while a query or a unit of work uses it.
 
 use super::availability::Availability;
-use super::unavailable;
+use super::{unavailable, with_timeout, within};
 use crate::store::spans;
 use async_trait::async_trait;
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, ExecResult, QueryResult, RuntimeErr, Statement, Values};
@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, MutexGuard};
 
-/// The timeout of a rollback, after which the connection is closed instead.
-const ROLLBACK_LIMIT: Duration = Duration::from_secs(1);
+/// How long a connection may take to answer after use, to roll back and for the last check; after that it is closed.
+const RELEASE_LIMIT: Duration = Duration::from_secs(1);
 
 /// A connection in use, inside or outside a transaction.
 #[derive(Debug)]
@@ -132,19 +132,24 @@ impl ConnectionTrait for PgSession {
 
 impl Drop for PgSession {
     fn drop(&mut self) {
-        let Some(mut connection) = self.connection.get_mut().take().filter(|_| self.is_in_transaction) else {
-            return;
-        };
+        let Some(mut connection) = self.connection.get_mut().take() else { return };
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
-            connection.close_on_drop();
+            drop(connection.detach());
             return;
         };
+        let is_in_transaction = self.is_in_transaction;
         runtime.spawn(async move {
-            let rollback = (&mut *connection).execute("ROLLBACK");
-            if !matches!(tokio::time::timeout(ROLLBACK_LIMIT, rollback).await, Ok(Ok(_))) {
-                // The server rolls back when the connection closes.
-                connection.close_on_drop();
+            if is_in_transaction {
+                let rollback = with_timeout(RELEASE_LIMIT, (&mut *connection).execute("ROLLBACK"));
+                if rollback.await.is_err() {
+                    // The server rolls back when the connection closes.
+                    drop(connection.detach());
+                    return;
+                }
             }
+            // The library waits for an answer without a limit. If the wait ends early, the connection is closed and its place in
+            // the pool is free.
+            within(RELEASE_LIMIT, connection.return_to_pool()).await;
         });
     }
 }
