@@ -9,7 +9,7 @@ use sea_orm::{
     ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, SqliteTransactionMode,
     TransactionOptions, TransactionTrait, TryGetable,
 };
-use sea_orm_migration::{MigratorTrait, SchemaManager};
+use sea_orm_migration::{MigrationTrait, MigratorTrait, SchemaManager};
 use std::time::{Duration, Instant};
 
 /// The table in which sea-orm-migration records the applied migrations.
@@ -17,8 +17,13 @@ pub(super) const APPLIED_STEPS: &str = "seaql_migrations";
 
 /// How long to wait for another process that is migrating a PostgreSQL database.
 const LOCK_LIMIT: Duration = Duration::from_secs(60);
-/// The time between attempts to get the lock.
+/// The time between attempts to get the lock, and between the lines in the log about it.
 const LOCK_INTERVAL: Duration = Duration::from_millis(250);
+const LOCK_LOG_INTERVAL: Duration = Duration::from_secs(10);
+/// The key of the advisory lock of migrations: an arbitrary number.
+const LOCK_KEY: u32 = 4_839_271;
+/// How long PostgreSQL may take to answer around a migration. The migration itself has no limit except for `lock_timeout`.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
 /// Applies the missing migrations to a SQLite database. Several processes may do so at once.
 ///
@@ -35,7 +40,10 @@ pub(super) async fn migrate(db: &DatabaseConnection) -> Result<(), StoreError> {
             ..TransactionOptions::default()
         };
         let tx = db.begin_with_options(options).await?;
-        apply_next_step(&tx).await?;
+        // Another process may have applied it meanwhile.
+        if let Some(step) = next_step(&applied_steps(&SchemaManager::new(&tx)).await?)? {
+            apply_step(&tx, &*step).await?;
+        }
         tx.commit().await?;
     }
     Ok(())
@@ -45,26 +53,59 @@ pub(super) async fn migrate(db: &DatabaseConnection) -> Result<(), StoreError> {
 ///
 /// # Errors
 ///
-/// As [`migrate`], and [`StoreError::Unavailable`] if another process has been migrating for more than a minute.
+/// As [`migrate`], and [`StoreError::Unavailable`] if another process has been migrating for more than a minute or the server
+/// does not answer.
 pub(super) async fn migrate_postgres(db: &DatabaseConnection, is_pooled: bool) -> Result<(), StoreError> {
     loop {
-        let tx = db.begin().await?;
-        // The timeouts of requests are too short for migrations.
-        let limits = "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '30s'; \
-                      SET LOCAL idle_in_transaction_session_timeout = '60s'";
-        tx.execute_unprepared(limits).await?;
-        // A server connection behind a pooler may have prepared statements with the same names.
-        let deallocate =
-            async || if is_pooled { tx.execute_unprepared("DEALLOCATE ALL").await.map(drop) } else { Ok(()) };
-        deallocate().await?;
+        // A pooler may have no free connection while other processes migrate.
+        let tx = within_limit(LOCK_LIMIT, begin_migration(db, is_pooled)).await?;
         acquire_lock(&tx).await?;
-        let is_applied = apply_next_step(&tx).await?;
-        deallocate().await?;
-        tx.commit().await?;
-        if !is_applied {
+        let step =
+            within_limit(ANSWER_LIMIT, async { next_step(&applied_steps(&SchemaManager::new(&tx)).await?) })
+                .await?;
+        if let Some(step) = &step {
+            apply_step(&tx, &**step).await?;
+        }
+        within_limit(ANSWER_LIMIT, async {
+            deallocate(&tx, is_pooled).await?;
+            Ok(tx.commit().await?)
+        })
+        .await?;
+        if step.is_none() {
             return Ok(());
         }
     }
+}
+
+/// Begins a transaction with the time limits of a migration.
+async fn begin_migration(
+    db: &DatabaseConnection,
+    is_pooled: bool,
+) -> Result<DatabaseTransaction, StoreError> {
+    let tx = db.begin().await?;
+    // The timeouts of requests are too short for migrations.
+    let limits = "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '30s'; \
+                  SET LOCAL idle_in_transaction_session_timeout = '60s'";
+    tx.execute_unprepared(limits).await?;
+    deallocate(&tx, is_pooled).await?;
+    Ok(tx)
+}
+
+/// Removes the prepared statements of a server connection behind a pooler, which may have the same names as those of this process.
+async fn deallocate(tx: &DatabaseTransaction, is_pooled: bool) -> Result<(), DbErr> {
+    if is_pooled {
+        tx.execute_unprepared("DEALLOCATE ALL").await?;
+    }
+    Ok(())
+}
+
+/// Returns the result of this work, or an error if the server does not answer.
+async fn within_limit<T>(
+    limit: Duration,
+    work: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    let no_answer = |_| StoreError::Unavailable(format!("no answer within {limit:?} about its migrations"));
+    tokio::time::timeout(limit, work).await.map_err(no_answer)?
 }
 
 /// Checks that a SQLite database has all migrations, without writing.
@@ -100,43 +141,47 @@ pub(super) async fn require_all_steps_postgres(
     db: &DatabaseConnection,
     is_pooled: bool,
 ) -> Result<(), StoreError> {
-    let tx = db.begin().await?;
-    // A server connection behind a pooler may have prepared statements with the same names.
-    if is_pooled {
-        tx.execute_unprepared("DEALLOCATE ALL").await?;
-    }
-    require_steps(&SchemaManager::new(&tx)).await?;
-    if is_pooled {
-        tx.execute_unprepared("DEALLOCATE ALL").await?;
-    }
-    Ok(tx.commit().await?)
+    within_limit(ANSWER_LIMIT, async {
+        let tx = db.begin().await?;
+        deallocate(&tx, is_pooled).await?;
+        require_steps(&SchemaManager::new(&tx)).await?;
+        deallocate(&tx, is_pooled).await?;
+        Ok(tx.commit().await?)
+    })
+    .await
 }
 
 /// Prevents other processes from migrating until the transaction ends.
 async fn acquire_lock(tx: &DatabaseTransaction) -> Result<(), StoreError> {
     let started = Instant::now();
+    let mut logged: Option<Instant> = None;
     loop {
         let mut query = Query::select();
-        // The key of the lock: an arbitrary number.
-        query.expr_as(Expr::cust("pg_try_advisory_xact_lock(4839271)"), "locked");
-        let row = tx.query_one(&query).await?;
+        query.expr_as(Expr::cust(format!("pg_try_advisory_xact_lock({LOCK_KEY})")), "locked");
+        let row = within_limit(ANSWER_LIMIT, async { Ok(tx.query_one(&query).await?) }).await?;
         let is_locked = row.map(|row| bool::try_get(&row, "", "locked")).transpose().map_err(DbErr::from)?;
         if is_locked == Some(true) {
             return Ok(());
         }
         if started.elapsed() > LOCK_LIMIT {
             return Err(StoreError::Unavailable(format!(
-                "another process has been migrating the database for more than {LOCK_LIMIT:?}"
+                "another process has been migrating the database for more than {LOCK_LIMIT:?}: it holds the advisory lock \
+                 {LOCK_KEY} (see pg_locks)"
             )));
         }
-        tracing::info!("waiting for another process that is migrating the database");
+        if logged.is_none_or(|logged| logged.elapsed() >= LOCK_LOG_INTERVAL) {
+            logged = Some(Instant::now());
+            tracing::info!(
+                limit = ?LOCK_LIMIT,
+                "waiting for another process that is migrating the database (advisory lock {LOCK_KEY})"
+            );
+        }
         tokio::time::sleep(LOCK_INTERVAL).await;
     }
 }
 
-/// Applies the first missing migration. Returns false if there is none.
-async fn apply_next_step(tx: &DatabaseTransaction) -> Result<bool, StoreError> {
-    let Some(step) = next_step(&applied_steps(&SchemaManager::new(tx)).await?)? else { return Ok(false) };
+/// Applies a migration and records it.
+async fn apply_step(tx: &DatabaseTransaction, step: &dyn MigrationTrait) -> Result<(), StoreError> {
     tracing::info!(step = step.name(), "migrating the database");
     Migrator::install(tx).await?;
     step.up(&SchemaManager::new(tx)).await?;
@@ -146,7 +191,7 @@ async fn apply_next_step(tx: &DatabaseTransaction) -> Result<bool, StoreError> {
         .columns(["version", "applied_at"])
         .values_panic([step.name().into(), Clock::system().now().seconds().into()]);
     tx.execute(&record).await?;
-    Ok(true)
+    Ok(())
 }
 
 /// Returns the names of the applied migrations.
@@ -168,7 +213,7 @@ async fn applied_steps(schema: &SchemaManager<'_>) -> Result<Vec<String>, StoreE
 }
 
 /// Returns the first missing migration.
-fn next_step(applied: &[String]) -> Result<Option<Box<dyn sea_orm_migration::MigrationTrait>>, StoreError> {
+fn next_step(applied: &[String]) -> Result<Option<Box<dyn MigrationTrait>>, StoreError> {
     let steps = Migrator::migrations();
     let unknown = |name: &&String| steps.iter().all(|step| step.name() != name.as_str());
     let newer: Vec<&str> = applied.iter().filter(unknown).map(String::as_str).collect();

@@ -65,6 +65,7 @@ mod policy_files;
 mod policy_reload;
 mod postgres_limits;
 mod postgres_load;
+mod postgres_migration;
 mod postgres_outage;
 mod postgres_pooler;
 mod postgres_restart;
