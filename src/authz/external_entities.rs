@@ -114,8 +114,10 @@ impl ExternalEntities {
         given: Map<String, Value>,
         entity_type: &SchemaType,
     ) -> Result<Entity, ExternalError> {
-        let stored = stored.map(|entity| entity.to_json_value()).transpose();
-        let stored = stored.map_err(|error| ExternalError::Failed(error.to_string()))?.unwrap_or_default();
+        let to_json = |entity: &Entity| {
+            entity.to_json_value().map_err(|error| ExternalError::Failed(error.to_string()))
+        };
+        let stored = stored.map(to_json).transpose()?.unwrap_or_default();
         let fields = |name: &str| stored.get(name).and_then(Value::as_object).cloned().unwrap_or_default();
         let (mut attributes, tags) = (fields("attrs"), fields("tags"));
         attributes.extend(given.clone());

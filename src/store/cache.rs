@@ -375,7 +375,7 @@ mod tests {
         cache.invalidate(&write_set);
         other.on_notification(&notification);
         for (cache, version) in [(&cache, versions[0]), (&other, versions[1])] {
-            assert!(!is_absent(&cache, "Form"));
+            assert!(!is_absent(cache, "Form"));
             assert!(cache.is_unchanged(&version));
         }
     }
