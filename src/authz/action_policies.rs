@@ -120,18 +120,7 @@ impl ActionPolicies {
         let policies: Vec<Arc<IndexedPolicy>> = policies.into_values().cloned().collect();
         let context_type = bundle.context_types.get(action).cloned().unwrap_or_default();
         let declared_fields = context_type.field_names();
-        let literals: HashSet<&EntityUid> =
-            policies.iter().flat_map(|policy| &policy.entity_literals).collect();
-        // Conditions may test the action: with its own groups, or with those of another action.
-        let mut action_literals = literals.iter().filter(|uid| uid.type_name().basename() == "Action");
-        let uses_action =
-            action_literals.clone().next().is_some() || policies.iter().any(|policy| policy.read_set.action);
-        let uses_others = action_literals.any(|uid| !is_group(uid));
-        let actions =
-            actions.iter().filter(|entity| uses_others || (uses_action && is_group(&entity.uid()))).cloned();
-        let literal_entities = literals.iter().filter_map(|literal| external_entities.entity(literal));
-        let literal_entities = actions.chain(literal_entities.map(Arc::unwrap_or_clone));
-        let literal_entities = Entities::from_entities(literal_entities, None)?;
+        let literal_entities = literal_entities(&policies, external_entities, actions, is_group)?;
         let by_name = |kind: EntityTypeName| (kind.to_string(), kind);
         let read_sets = policies.iter().map(|policy| &policy.read_set);
         let mut read_set = ActionReadSet::new(read_sets, &declared_fields, &principals, &resources);
@@ -318,6 +307,25 @@ impl ActionPolicies {
             None => message().into(),
         }
     }
+}
+
+/// The entities of the literals in the conditions, and the actions if a condition tests the action. `is_group` tells the action
+/// and its groups from other actions.
+fn literal_entities(
+    policies: &[Arc<IndexedPolicy>],
+    external_entities: &ExternalEntities,
+    actions: &Entities,
+    is_group: impl Fn(&EntityUid) -> bool,
+) -> Result<Entities, Failure> {
+    let literals: HashSet<&EntityUid> = policies.iter().flat_map(|policy| &policy.entity_literals).collect();
+    let mut action_literals = literals.iter().filter(|uid| uid.type_name().basename() == "Action");
+    // Conditions may test the action: with its own groups, or with those of another action.
+    let uses_action =
+        action_literals.clone().next().is_some() || policies.iter().any(|policy| policy.read_set.action);
+    let uses_others = action_literals.any(|uid| !is_group(uid));
+    let actions = actions.iter().filter(|action| uses_others || (uses_action && is_group(&action.uid())));
+    let entities = literals.iter().filter_map(|literal| external_entities.entity(literal));
+    Ok(Entities::from_entities(actions.cloned().chain(entities.map(Arc::unwrap_or_clone)), None)?)
 }
 
 /// The resource type that an action of this service creates: `Form` for `createForm`. None for other actions.

@@ -351,7 +351,7 @@ impl Engine {
         let response = Authorizer::new().is_authorized(request, policies, entities);
         let errors: Vec<String> = response.diagnostics().errors().map(ToString::to_string).collect();
         let is_permitted = response.decision() == Decision::Allow;
-        // The permits do not determine the denial of a request that they permit and another policy fails for.
+        // If a policy fails, the permits are not the reason for the denial.
         let is_failed = is_permitted && !errors.is_empty();
         let determining: BTreeSet<&str> =
             response.diagnostics().reason().filter(|_| !is_failed).map(AsRef::as_ref).collect();
@@ -400,8 +400,8 @@ impl Engine {
         let principal_entity = request.principal.entity.clone().filter(|_| !is_self);
         // In this order, since principal and resource take precedence over entities of the data with the same uid.
         let request_entities = context_entities.into_iter().chain(principal_entity).chain(resource_entity);
-        let entities = action_policies.literal_entities.clone();
-        let entities = entities
+        let literal_entities = action_policies.literal_entities.clone();
+        let entities = literal_entities
             .upsert_entities(request_entities.map(Arc::unwrap_or_clone), None)
             .map_err(|error| error.to_string())?;
         let schema = action_policies.needs_validation(request.context).then_some(&self.bundle.schema);
