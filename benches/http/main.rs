@@ -5,6 +5,7 @@
 //!
 //! - Words after `--` select rows by name: `cargo bench --bench http -- login refresh`.
 //! - `BENCH_ROWS` sets the number of users and conversations in the large database (row `large`).
+//! - The row `caches` measures the service without each of its caches (`CEDARGATE_CACHES_OFF`).
 //! - The row `memory` measures peak resident memory while clients try to exhaust the process.
 //! - With `TEST_POSTGRES_URL`, logins and refreshes are measured on PostgreSQL too.
 
@@ -18,6 +19,7 @@
     reason = "a benchmark panics on unexpected results"
 )]
 
+mod caches;
 mod logins;
 mod memory;
 
@@ -228,6 +230,12 @@ fn loads(token: &str) -> Vec<Load> {
     vec![
         Load { name: "GET /v2/users/me".into(), path: "/v2/users/me", script: head.clone(), decisions: 1.0 },
         Load {
+            name: "fetch a conversation".into(),
+            path: "/v2/conversations/bbbb00000000000000000007",
+            script: head.clone(),
+            decisions: 1.0,
+        },
+        Load {
             name: "POST /v2/authorize".into(),
             path: "/v2/authorize",
             script: post(&repeated),
@@ -288,6 +296,9 @@ async fn compare_with_bare_actix() {
             println!("{name:32} {rate:10.0} {bare_rate:12.0} {:7.2} {decisions:13.0}", rate / bare_rate);
         }
         println!("resident memory{suffix}, under load: {}", service.memory());
+    }
+    if is_selected("caches") {
+        caches::run_benchmark(DISTINCT).await;
     }
     if is_selected("reloads") {
         measure_reloads(directory.path()).await;
