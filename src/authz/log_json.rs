@@ -9,7 +9,6 @@ use cedar_policy::Entity;
 use serde::ser::{SerializeMap, SerializeSeq};
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
-use std::cell::RefCell;
 use std::sync::{Arc, OnceLock};
 
 /// The JSON of an entity, created on first use and shared by copies.
@@ -127,28 +126,6 @@ impl Serialize for LocalEntity {
     }
 }
 
-impl DecisionContext {
-    /// Calls `write` with the JSON of the context.
-    ///
-    /// Consecutive decisions of a thread often have the same context, so the last JSON is cached. A context with client values
-    /// is not, so that nothing of it is kept.
-    pub(super) fn with_json<T>(&self, write: impl FnOnce(&RawValue) -> T) -> T {
-        thread_local! {
-            static LAST_CONTEXT: RefCell<Option<(DecisionContext, Box<RawValue>)>> = const { RefCell::new(None) };
-        }
-        if !self.client_context.is_empty() {
-            return write(&to_raw_json(self));
-        }
-        LAST_CONTEXT.with_borrow_mut(|cached| {
-            if cached.as_ref().is_none_or(|(context, _)| context != self) {
-                *cached = None;
-            }
-            let (_, json) = cached.get_or_insert_with(|| (self.clone(), to_raw_json(self)));
-            write(json)
-        })
-    }
-}
-
 /// Serializes the context. A value that the service sets replaces a client value of the same name.
 impl Serialize for DecisionContext {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -166,7 +143,7 @@ impl Serialize for DecisionContext {
             context.serialize_entry("ip", &extension("ip", ip))?;
         }
         if let Some(now) = self.now {
-            now.with_str(|now| context.serialize_entry("now", &extension("datetime", now)))?;
+            context.serialize_entry("now", &extension("datetime", now.to_string()))?;
         }
         if let Some(changes) = &self.changes {
             context.serialize_entry("changes", changes)?;

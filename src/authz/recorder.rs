@@ -60,22 +60,20 @@ impl DecisionRecorder<'_> {
         let DecisionDetails { decision, latency, .. } = *details;
         let subject = details.subject.json();
         let entities = [&*subject.entity, details.resource.json()];
-        details.context.with_json(|context| {
-            self.submit(&Record {
-                time: self.time,
-                request: self.request,
-                caller: self.caller,
-                subject: &subject.subject,
-                action: details.action,
-                resource: details.resource_uid,
-                decision: decision.allowed,
-                policies: decision.ids(),
-                errors: &decision.errors,
-                policy_version: details.version,
-                latency,
-                is_stale: self.is_stale,
-                inputs: Some(Inputs { entities, context }),
-            });
+        self.submit(&Record {
+            time: self.time,
+            request: self.request,
+            caller: self.caller,
+            subject: &subject.subject,
+            action: details.action,
+            resource: details.resource_uid,
+            decision: decision.allowed,
+            policies: decision.ids(),
+            errors: &decision.errors,
+            policy_version: details.version,
+            latency,
+            is_stale: self.is_stale,
+            inputs: Some(Inputs { entities, context: &to_raw_json(details.context) }),
         });
     }
 

@@ -49,7 +49,7 @@ pub struct Inputs<'a> {
 impl Record<'_> {
     /// Appends the line of the record.
     pub(super) fn write(&self, line: &mut Vec<u8>) {
-        self.time.with_str(|time| write_text_field(line, "{\"time\":", time));
+        write_text_field(line, "{\"time\":", &self.time.to_string());
         match self.request {
             Some(id) => write_text_field(line, ",\"requestId\":", id),
             None => write_field(line, ",\"requestId\":", RawValue::NULL),

@@ -5,7 +5,6 @@ use jiff::SignedDuration;
 use jiff::civil::DateTime;
 use jiff::fmt::temporal::Pieces;
 use serde::{Deserialize, Serialize};
-use std::cell::RefCell;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -87,36 +86,14 @@ fn parse_millis(text: &str) -> Option<i64> {
 }
 
 impl Timestamp {
-    /// Calls `f` with the text form.
-    pub fn with_str<T>(self, f: impl FnOnce(&str) -> T) -> T {
-        // Responses often repeat the same few timestamps, so their texts are cached per thread.
-        thread_local! {
-            static RECENT: RefCell<[(i64, String); 16]> =
-                const { RefCell::new([const { (i64::MIN, String::new()) }; 16]) };
-        }
-        RECENT.with_borrow_mut(|recent| {
-            let slot = usize::try_from(self.0.rem_euclid(16)).unwrap_or_default();
-            match recent.get_mut(slot) {
-                Some((millis, text)) => {
-                    if *millis != self.0 {
-                        (*millis, *text) = (self.0, self.format_utc());
-                    }
-                    f(text)
-                }
-                None => f(&self.format_utc()),
-            }
-        })
-    }
-
-    fn format_utc(self) -> String {
-        let since = SignedDuration::from_millis(self.0.clamp(MIN_MILLIS, MAX_MILLIS));
-        format!("{:.3}Z", EPOCH.saturating_add(since))
+    fn to_civil(self) -> DateTime {
+        EPOCH.saturating_add(SignedDuration::from_millis(self.0.clamp(MIN_MILLIS, MAX_MILLIS)))
     }
 }
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.with_str(|text| f.write_str(text))
+        write!(f, "{:.3}Z", self.to_civil())
     }
 }
 
