@@ -25,6 +25,7 @@ mod authzen_batch;
 mod authzen_search;
 mod backup;
 mod bad_input;
+mod caches_off;
 mod caller_credential;
 mod certification;
 mod clock_steps;
