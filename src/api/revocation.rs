@@ -5,7 +5,7 @@ use crate::application::{AppState, Authorizer, Caller, Credential};
 use crate::authn::{ApiKey, BearerToken, Claims, RefreshToken};
 use crate::authz::ScopeSet;
 use crate::http::openapi::OperationDoc;
-use crate::http::{Form, Problem, RouteGroup, WorkerState, request_middleware};
+use crate::http::{Form, Problem, RouteGroup, WorkerState, request_info};
 use crate::resource::user::User;
 use crate::store::{AuditActor, EndReason, Event, Session, SessionSelection};
 use crate::types::{Email, FieldErrorCode, Id, Timestamp};
@@ -132,7 +132,7 @@ fn introspect_doc() -> OperationDoc {
 /// `POST /v2/auth/revoke`.
 async fn revoke(request: HttpRequest, form: Form) -> Result<HttpResponse, Problem> {
     let state = &WorkerState::from_request(&request)?.app;
-    let actor = AuditActor::unauthenticated(&request_middleware::request_origin(&request), state.clock.now());
+    let actor = AuditActor::unauthenticated(&request_info::request_origin(&request), state.clock.now());
     match parse_presented_token(form)? {
         Some(PresentedToken::Refresh(token)) => {
             if let Some(session) = state.store.session_by_refresh_token(&token.hash()).await? {

@@ -6,7 +6,7 @@ use crate::authn::{PasswordRules, normalize_password};
 use crate::http::authentication::bearer_token;
 use crate::http::openapi::OperationDoc;
 use crate::http::rate_limits::count_caller;
-use crate::http::{FieldError, Json, Problem, RouteGroup, WorkerState, body, request_middleware};
+use crate::http::{FieldError, Json, Problem, RouteGroup, WorkerState, body, request_info};
 use crate::store::Account;
 use crate::types::{Email, FieldErrorCode, Id, Timestamp, non_null};
 use actix_web::http::{Method, StatusCode, header};
@@ -147,7 +147,7 @@ async fn create(
     Json(body): Json<TokenRequest, MAX_BODY>,
 ) -> Result<HttpResponse, Problem> {
     let state = &WorkerState::from_request(&request)?.app;
-    let origin = request_middleware::request_origin(&request);
+    let origin = request_info::request_origin(&request);
     let pair = match Grant::from_body(body)? {
         Grant::Password { email, password } => {
             token_families::log_in(state, &origin, email, password).await?
@@ -242,7 +242,7 @@ async fn refresh(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem> 
     let token = token.ok_or_else(|| {
         Problem::invalid_field("refreshToken", FieldErrorCode::Required, "this parameter is required")
     })?;
-    let origin = request_middleware::request_origin(&request);
+    let origin = request_info::request_origin(&request);
     let expected = |account: &Account| account.id == caller.id;
     Ok(token_response(token_families::rotate(state, &origin, &token, expected).await?))
 }

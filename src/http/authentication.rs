@@ -2,7 +2,7 @@
 
 use super::Problem;
 use super::rate_limits::count_caller;
-use super::request_middleware::{RequestInfo, client_address, request_origin};
+use super::request_info::{RequestInfo, client_address, request_origin};
 use super::state::WorkerState;
 use crate::application::authorizer::{EVALUATE_ACTION, RequestSource};
 use crate::application::{Authorizer, Caller, Error, SharedState};

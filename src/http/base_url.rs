@@ -1,6 +1,6 @@
 //! The base URL of the service as clients see it: in `Link` and `Location`, the metadata, and the OpenAPI document.
 
-use super::request_middleware::is_from_trusted_proxy;
+use super::request_info::is_from_trusted_proxy;
 use super::state::{HttpConfig, WorkerState};
 use actix_web::HttpRequest;
 use actix_web::http::header;

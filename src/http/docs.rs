@@ -4,7 +4,8 @@
 use super::Problem;
 use super::base_url::base_url;
 use super::openapi;
-use super::routes::{self, RouteGroup};
+use super::route_group::RouteGroup;
+use super::routes;
 use actix_web::body::SizedStream;
 use actix_web::http::{Method, header};
 use actix_web::{Error, HttpRequest, HttpResponse, web};

@@ -7,12 +7,14 @@ use super::Problem;
 use super::body_budget::{BUDGET_EXEMPT_BYTES, Reservation};
 use super::connection::ConnectionState;
 use super::paced_body::{CHUNK_SIZE, PacedBody};
-use super::request_middleware::LARGE_BODY;
 use super::state::WorkerState;
 use actix_web::http::header::ContentType;
 use actix_web::web::Bytes;
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 use serde::Serialize;
+
+/// The size above which a response body is sent in pieces and counted in the budget: 64 KiB.
+pub(super) const LARGE_BODY: usize = 64 * 1024;
 
 /// Writes the rows of a page.
 #[derive(Debug)]

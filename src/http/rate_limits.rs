@@ -5,7 +5,7 @@
 //! Responses carry the fields of the IETF draft draft-ietf-httpapi-ratelimit-headers-10.
 
 use super::Problem;
-use super::request_middleware::client_address;
+use super::request_info::client_address;
 use super::state::WorkerState;
 use crate::application::AppState;
 use crate::application::rate_limits::LimitStatus;

@@ -2,7 +2,7 @@
 //! path of a matched route and the request id only: queries, other headers and bodies may contain secrets.
 
 use super::connection::ConnectionState;
-use super::request_middleware::{RequestInfo, client_address};
+use super::request_info::{RequestInfo, client_address};
 use crate::telemetry::{self, SpanData};
 use actix_web::HttpMessage;
 use actix_web::dev::ServiceResponse;

@@ -4,56 +4,15 @@
 //! is examined, and the handler receives the [`Authorizer`]. A handler for every method authenticates by itself.
 
 use super::authentication::authenticate;
-use super::openapi::{self, OperationDoc};
+use super::openapi;
+use super::route_group::{OperationDocFn, Route, RouteGroup};
 use super::{Problem, crud, list};
 use crate::application::Authorizer;
 use crate::resource::Resource;
-use crate::store::ResourceType;
 use actix_web::http::{Method, StatusCode, header};
 use actix_web::{FromRequest, HttpRequest, HttpResponse, guard, web};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-
-/// A route.
-#[derive(Clone)]
-pub struct Route {
-    /// The method.
-    pub method: Method,
-    /// The path, with placeholders such as `{id}`.
-    pub path: String,
-    /// The operation id, by default the Cedar action.
-    pub operation_id: &'static str,
-    /// The Cedar action; none if the route is public.
-    pub action: Option<&'static str>,
-    /// Further actions that may be authorized, depending on the body.
-    pub additional_actions: &'static [&'static str],
-    /// Whether the action is authorized on the root organization instead of the caller's.
-    pub on_root_organization: bool,
-    /// Whether it accepts every method. The OpenAPI document has one of them.
-    pub matches_any_method: bool,
-    /// Whether a GET route accepts HEAD, too (RFC 9110, section 9.3.2).
-    pub answers_head: bool,
-    doc: Arc<dyn OperationDocFn>,
-    mount: Arc<dyn Fn() -> actix_web::Route + Send + Sync>,
-}
-
-impl std::fmt::Debug for Route {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {} -> {}", self.method, self.path, self.action.unwrap_or("public"))
-    }
-}
-
-impl Route {
-    /// Returns the OpenAPI operation.
-    pub fn doc(&self) -> OperationDoc {
-        (self.doc)()
-    }
-}
-
-/// Builds the OpenAPI operation of a route on demand, because all of them together are large.
-pub trait OperationDocFn: Fn() -> OperationDoc + Send + Sync + 'static {}
-
-impl<F: Fn() -> OperationDoc + Send + Sync + 'static> OperationDocFn for F {}
 
 /// A handler. `Head` is the authorizer or the request, and `A` is extracted from the request.
 pub trait Handler<Head, A>: Clone + Send + Sync + 'static {
@@ -79,35 +38,7 @@ where
     }
 }
 
-/// The routes of one resource or endpoint group.
-#[derive(Debug)]
-pub struct RouteGroup {
-    /// The tag in the OpenAPI document.
-    pub tag: &'static str,
-    base: &'static str,
-    aliases: Vec<&'static str>,
-    routes: Vec<Route>,
-    kind: Option<ResourceType>,
-}
-
 impl RouteGroup {
-    /// Creates a group without routes for paths that begin with `base`.
-    pub fn new(tag: &'static str, base: &'static str) -> Self {
-        Self { tag, base, aliases: Vec::new(), routes: Vec::new(), kind: None }
-    }
-
-    /// Creates a group for a resource.
-    pub fn for_resource<R: Resource>(tag: &'static str, base: &'static str) -> Self {
-        Self { kind: Some(ResourceType::new::<R>()), ..Self::new(tag, base) }
-    }
-
-    /// Serves the routes under another base path, too. The OpenAPI document has the first one only.
-    #[must_use]
-    pub fn alias(mut self, base: &'static str) -> Self {
-        self.aliases.push(base);
-        self
-    }
-
     /// Adds `GET /`.
     #[must_use]
     pub fn list<R: Resource>(self, action: &'static str) -> Self {
@@ -311,41 +242,6 @@ impl RouteGroup {
     #[must_use]
     pub fn without_head(self) -> Self {
         self.update_last(|route| route.answers_head = false)
-    }
-
-    /// Removes the routes of a path.
-    #[must_use]
-    pub fn without_path(mut self, path: &str) -> Self {
-        self.routes.retain(|route| route.path != path);
-        self
-    }
-
-    /// Returns the base path.
-    pub fn base(&self) -> &'static str {
-        self.base
-    }
-
-    /// Returns the routes with all their paths, aliases included.
-    pub fn paths(&self) -> Vec<(String, &Route)> {
-        let mut paths = Vec::new();
-        for route in &self.routes {
-            paths.push((route.path.clone(), route));
-            for alias in &self.aliases {
-                let rest = route.path.strip_prefix(self.base).unwrap_or_default();
-                paths.push((format!("{alias}{rest}"), route));
-            }
-        }
-        paths
-    }
-
-    /// Returns the routes without aliases.
-    pub fn routes(&self) -> impl Iterator<Item = &Route> {
-        self.routes.iter()
-    }
-
-    /// Returns the resource type of the routes; none if they are not for a resource.
-    pub fn kind(&self) -> Option<ResourceType> {
-        self.kind
     }
 }
 
