@@ -155,9 +155,32 @@ async fn is_permitted(
     of: ResourceRef,
     organizations: &[String],
 ) -> Result<bool, Problem> {
-    let org_target = |path: &OrgPath| ResolvedResource::Found(Arc::new(ResourceEntity::organization(path)));
+    let (kind, id) = named_resource(authorizer, &of, organizations)?;
+    let none = Map::new();
+    let entity_ref = EntityRef { kind, id: &id, properties: &none };
+    let target = resolve_target(authorizer, &of, organizations, entity_ref).await?;
+    // The action is evaluated on the owning organization, also if the resource does not exist.
+    let kind = if matches!(of, ResourceRef::OwnerOrganization(_)) { "Organization" } else { kind };
+    let entity_ref = EntityRef { kind, ..entity_ref };
+    let request_context = authorizer.request_context();
+    let principal = &authorizer.caller().principal;
+    let ask = AuthzRequest {
+        principal,
+        action,
+        context: &request_context,
+        recorder: Some(authorizer.decision_recorder()),
+    };
+    Ok(evaluation::decide(authorizer.engine(), &ask, &target, entity_ref, false).answer.allowed)
+}
+
+/// Returns the type and the id of the resource that a route names.
+fn named_resource<'a>(
+    authorizer: &Authorizer,
+    of: &'a ResourceRef,
+    organizations: &[String],
+) -> Result<(&'a str, String), Problem> {
     let home = &authorizer.caller().organization;
-    let (kind, id) = match (&of, organizations) {
+    Ok(match (of, organizations) {
         (ResourceRef::Resource(reference) | ResourceRef::OwnerOrganization(reference), _)
             if reference.resolves_me && reference.id == "me" =>
         {
@@ -178,11 +201,22 @@ async fn is_permitted(
         (ResourceRef::Organization, []) | (ResourceRef::Root, _) => {
             ("Organization", home.org_id().to_string())
         }
-    };
-    let none = Map::new();
-    let entity_ref = EntityRef { kind, id: &id, properties: &none };
-    let target = match (&of, organizations) {
-        (ResourceRef::Organization, []) => org_target(home),
+    })
+}
+
+/// Resolves the resource that a route names, or the organization on which the action is evaluated.
+///
+/// # Errors
+/// The database is unavailable.
+async fn resolve_target(
+    authorizer: &Authorizer,
+    of: &ResourceRef,
+    organizations: &[String],
+    entity_ref: EntityRef<'_>,
+) -> Result<ResolvedResource, Problem> {
+    let org_target = |path: &OrgPath| ResolvedResource::Found(Arc::new(ResourceEntity::organization(path)));
+    Ok(match (of, organizations) {
+        (ResourceRef::Organization, []) => org_target(&authorizer.caller().organization),
         (ResourceRef::Root, _) => match authorizer.state().store.root().await? {
             Some(root) => org_target(&root),
             None => ResolvedResource::NotFound,
@@ -196,17 +230,5 @@ async fn is_permitted(
             }
         }
         _ => evaluation::resolve_resource(authorizer, entity_ref).await?,
-    };
-    // The action is evaluated on the owning organization, also if the resource does not exist.
-    let kind = if matches!(of, ResourceRef::OwnerOrganization(_)) { "Organization" } else { kind };
-    let entity_ref = EntityRef { kind, ..entity_ref };
-    let request_context = authorizer.request_context();
-    let principal = &authorizer.caller().principal;
-    let ask = AuthzRequest {
-        principal,
-        action,
-        context: &request_context,
-        recorder: Some(authorizer.decision_recorder()),
-    };
-    Ok(evaluation::decide(authorizer.engine(), &ask, &target, entity_ref, false).answer.allowed)
+    })
 }

@@ -279,9 +279,21 @@ fn parse_policies(
         let message = "no policy found in the policy directories: every request would be denied".into();
         diagnostics.0.push(BundleDiagnostic { file: "policies".into(), line: None, message });
     }
+    validate_policies(&all, schema, &sources, &metadata, diagnostics);
+    (all, metadata)
+}
+
+/// Validates the policies against the schema. Warnings are errors, too.
+fn validate_policies(
+    policies: &PolicySet,
+    schema: &Schema,
+    sources: &HashMap<String, &SourceFile>,
+    metadata: &BTreeMap<String, PolicyMetadata>,
+    diagnostics: &mut Diagnostics,
+) {
     // Level 1: a policy may read attributes of the principal and the resource, but not of the entities that these refer to,
     // which are not loaded for an evaluation.
-    let checked = Validator::new(schema.clone()).validate_with_level(&all, ValidationMode::Strict, 1);
+    let checked = Validator::new(schema.clone()).validate_with_level(policies, ValidationMode::Strict, 1);
     let errors = checked.validation_errors().map(|error| (error.policy_id(), error as &dyn Diagnostic));
     let warnings =
         checked.validation_warnings().map(|warning| (warning.policy_id(), warning as &dyn Diagnostic));
@@ -292,7 +304,6 @@ fn parse_policies(
         let line = diagnostic.line.or(Some(policy_metadata.line));
         diagnostics.0.push(BundleDiagnostic { line, ..diagnostic });
     }
-    (all, metadata)
 }
 
 fn policy_metadata(file: &SourceFile, policy: &Policy) -> Result<PolicyMetadata, BundleDiagnostic> {

@@ -1,6 +1,7 @@
 //! Checks the layers in the sources: a module uses only those below it, and third-party crates stay in their layers.
 
 use crate::support::project_file;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// The modules by layer, from the top. A module may use itself and those of lower layers.
@@ -212,4 +213,142 @@ fn forbidden_crates_are_detected() {
     assert_eq!(crates("cli/serve.rs", "use actix_web::dev::ServerHandle;"), [] as [&str; 0]);
     assert_eq!(crates("types/id.rs", "let actix_web = 1;"), [] as [&str; 0]);
     assert_eq!(crates("authz/engine.rs", "use cedar_policy::Entities;"), [] as [&str; 0]);
+}
+
+/// The modules whose files import each other without circles. In the others, the files work on one object that a parent holds:
+/// `store` on the store and its units of work, `application` on its state; and rows of `api` refer to each other.
+const MODULES_WITHOUT_CIRCLES: [&str; 8] =
+    ["http", "resource", "authn", "authz", "telemetry", "config", "types", "server"];
+
+/// A path of a module, from the root of the crate.
+type ModulePath = Vec<String>;
+
+/// The paths that a use tree imports, each with the name that it has afterwards.
+fn imported_paths(tree: &str) -> Vec<(ModulePath, String)> {
+    let tree = tree.trim();
+    let Some((start, group)) = tree.split_once('{') else {
+        let (path, alias) = tree.split_once(" as ").unwrap_or((tree, ""));
+        let path: ModulePath = path.split("::").map(|name| name.trim().to_owned()).collect();
+        let name = if alias.is_empty() { path.last().cloned().unwrap_or_default() } else { alias.into() };
+        return vec![(path, name.trim().to_owned())];
+    };
+    let start: ModulePath =
+        start.split("::").map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect();
+    let (mut depth, mut items) = (0, vec![String::new()]);
+    for letter in group[..group.rfind('}').unwrap()].chars() {
+        depth += i32::from(letter == '{') - i32::from(letter == '}');
+        match letter {
+            ',' if depth == 0 => items.push(String::new()),
+            _ => items.last_mut().unwrap().push(letter),
+        }
+    }
+    let paths = items.iter().filter(|item| !item.trim().is_empty()).flat_map(|item| imported_paths(item));
+    paths.map(|(path, name)| (start.iter().cloned().chain(path).collect(), name)).collect()
+}
+
+/// The path from the root of the crate; none for a path of another crate.
+fn from_root(module: &[String], path: &[String]) -> Option<ModulePath> {
+    let steps = path.iter().take_while(|name| *name == "super").count();
+    match path.first()?.as_str() {
+        "crate" => Some(path[1..].to_vec()),
+        "super" => {
+            Some(module[..module.len().checked_sub(steps)?].iter().chain(&path[steps..]).cloned().collect())
+        }
+        _ => None,
+    }
+}
+
+/// The files that each file of a module imports from, itself and its parents excepted. Names that a parent re-exports are those
+/// of the file that declares them.
+fn imports(files: &BTreeMap<ModulePath, String>) -> BTreeMap<ModulePath, BTreeSet<ModulePath>> {
+    let (mut exports, mut uses) = (BTreeMap::new(), Vec::new());
+    for (module, code) in files {
+        for statement in code.split(';') {
+            let Some((before, tree)) = statement.rsplit_once("use ") else { continue };
+            let visibility = before.rsplit('\n').next().unwrap_or_default().trim();
+            let is_exported = visibility.starts_with("pub");
+            if !is_exported && !visibility.is_empty() {
+                continue;
+            }
+            for (path, name) in imported_paths(tree) {
+                let inner = module.iter().cloned().chain(path.iter().cloned()).collect();
+                match from_root(module, &path) {
+                    Some(path) if is_exported => drop(exports.insert((module.clone(), name), path)),
+                    Some(path) => uses.push((module, path)),
+                    None if is_exported => drop(exports.insert((module.clone(), name), inner)),
+                    None => {}
+                }
+            }
+        }
+    }
+    let declaring_file = |path: &ModulePath| {
+        let mut path = path.clone();
+        // Longer chains of re-exports are circles of their own.
+        for _ in 0..5 {
+            let length = (0..=path.len()).rev().find(|length| files.contains_key(&path[..*length]))?;
+            let exported =
+                path.get(length).and_then(|name| exports.get(&(path[..length].to_vec(), name.clone())));
+            match exported {
+                Some(target) => path = target.iter().chain(&path[length + 1..]).cloned().collect(),
+                None => return Some(path[..length].to_vec()),
+            }
+        }
+        None
+    };
+    let mut edges: BTreeMap<ModulePath, BTreeSet<ModulePath>> = BTreeMap::new();
+    for (module, path) in uses {
+        if let Some(target) = declaring_file(&path).filter(|target| !module.starts_with(target)) {
+            edges.entry(module.clone()).or_default().insert(target);
+        }
+    }
+    edges
+}
+
+/// The files that are left when files without imports from others are removed again and again: those of circles, and those that
+/// import from circles.
+fn files_of_circles(mut edges: BTreeMap<ModulePath, BTreeSet<ModulePath>>) -> Vec<String> {
+    loop {
+        let remaining: BTreeSet<ModulePath> = edges.keys().cloned().collect();
+        edges.values_mut().for_each(|targets| targets.retain(|target| remaining.contains(target)));
+        let before = edges.len();
+        edges.retain(|_, targets| !targets.is_empty());
+        if edges.len() == before {
+            return edges.keys().map(|path| path.join("/")).collect();
+        }
+    }
+}
+
+fn circles_in(module: &str, sources: &[(PathBuf, String)]) -> Vec<String> {
+    let path_of = |file: &Path| -> ModulePath {
+        let names = file.with_extension("");
+        let names = names.iter().map(|name| name.to_str().unwrap().to_owned());
+        names.filter(|name| name != "mod").collect()
+    };
+    let files = sources.iter().map(|(file, code)| {
+        // Tests at the end of a file may use anything.
+        (path_of(file), code.split("#[cfg(test)]").next().unwrap().to_owned())
+    });
+    files_of_circles(imports(&files.filter(|(path, _)| path[0] == module).collect()))
+}
+
+#[test]
+fn files_of_a_module_import_each_other_without_circles() {
+    let sources = sources();
+    for module in MODULES_WITHOUT_CIRCLES {
+        assert_eq!(circles_in(module, &sources), [] as [String; 0], "{module}");
+    }
+}
+
+#[test]
+fn circles_of_imports_are_detected() {
+    let file = |name: &str, text: &str| (PathBuf::from(name), code(text));
+    let circle = [
+        file("a/mod.rs", "mod one; mod two; pub use two::Two;"),
+        file("a/one.rs", "use super::Two; use crate::types::Id;"),
+        file("a/two.rs", "use crate::a::{one::{One, Other}, three};"),
+        file("a/three.rs", "// use super::one::One;"),
+    ];
+    assert_eq!(circles_in("a", &circle), ["a/one", "a/two"]);
+    let open = [file("a/one.rs", "use super::two::Two;"), file("a/two.rs", "use super::Parent;")];
+    assert_eq!(circles_in("a", &open), [] as [String; 0]);
 }

@@ -33,7 +33,7 @@ pub(crate) async fn create_resource(client: &Client, path: &str, body: Value) ->
     reply.id()
 }
 
-/// The nine resource types. Their bodies refer to resources of `client`, an admin. Bodies of a second call do not conflict with
+/// All resource types of the route table. Their bodies refer to resources of `client`, an admin. Bodies of a second call do not conflict with
 /// those of the first.
 pub(crate) async fn resource_specs(client: &Client) -> Vec<ResourceSpec> {
     let own = client.get("/v2/users/me").await.expect(StatusCode::OK);
@@ -42,7 +42,7 @@ pub(crate) async fn resource_specs(client: &Client) -> Vec<ResourceSpec> {
     let other = create_resource(client, "/v2/users", json!({ "email": unique_email() })).await;
     let contact = create_resource(client, "/v2/contacts", json!({})).await;
     let conversation = create_resource(client, "/v2/conversations", json!({})).await;
-    vec![
+    let specs = vec![
         ResourceSpec {
             path: "/v2/organizations",
             minimal: json!({ "name": "Acme" }),
@@ -156,7 +156,16 @@ pub(crate) async fn resource_specs(client: &Client) -> Vec<ResourceSpec> {
             patch: json!({ "name": "Find", "params": { "deep": {} } }),
             optional: &["type", "url"],
         },
-    ]
+    ];
+    // A resource that is in the route table and not above would not be tested.
+    let groups = cedargate::api::all_routes();
+    let mut declared: Vec<&str> =
+        groups.iter().filter(|group| group.kind().is_some()).map(|group| group.base()).collect();
+    let mut specified: Vec<&str> = specs.iter().map(|spec| spec.path).collect();
+    declared.sort_unstable();
+    specified.sort_unstable();
+    assert_eq!(specified, declared, "every resource of the route table has a specification");
+    specs
 }
 
 /// The fields of an object.
