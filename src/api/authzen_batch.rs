@@ -3,10 +3,10 @@
 //! A default is parsed when an item first uses it. An invalid item, or an invalid default that it uses, is a denial of that
 //! item; only errors of the batch as a whole fail the request.
 
-use super::authzen::{
+use super::authzen_body::RawBody;
+use super::authzen_evaluation::{
     Action, Entity, Evaluation, Subject, authzen_response, evaluate, evaluate_single, is_explain_requested,
 };
-use super::authzen_body::RawBody;
 use super::evaluation::{self, Decision, DecisionError, EvaluationResult};
 use crate::application::Authorizer;
 use crate::http::openapi::OperationDoc;

@@ -1,8 +1,8 @@
 //! AuthZEN subject, resource and action searches. They return exactly the candidates that an evaluation would allow, in
 //! pages.
 
-use super::authzen::{Action, Entity, Subject, authzen_response};
 use super::authzen_body::AuthzenJson;
+use super::authzen_evaluation::{Action, Entity, Subject, authzen_response};
 use super::evaluation::{self, DecisionError, ResolvedResource, merge_client_context};
 use crate::application::Authorizer;
 use crate::application::fields::from_value;

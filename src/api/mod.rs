@@ -17,6 +17,7 @@ pub mod authorize;
 pub mod authzen;
 mod authzen_batch;
 mod authzen_body;
+mod authzen_evaluation;
 pub mod authzen_search;
 pub mod contacts;
 pub mod conversations;

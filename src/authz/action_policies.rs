@@ -2,7 +2,8 @@
 
 use super::bundle::{Bundle, action_name};
 use super::decision_context::DecisionContext;
-use super::entities::{ORGANIZATION, Principal, ResourceEntity};
+use super::entities::{Principal, ResourceEntity};
+use super::entity_uid::ORGANIZATION;
 use super::external_entities::{ExternalEntities, error_chain};
 use super::indexed_policy::IndexedPolicy;
 use super::invalid_attribute::{EvaluationError, InvalidAttribute};

@@ -6,10 +6,11 @@ mod diagnostics;
 pub use diagnostics::{BundleDiagnostic, BundleError};
 
 use super::Scope;
-use super::entities::SCOPE;
+use super::entity_uid::SCOPE;
 use super::inventory::Inventory;
+use super::policy_metadata::PolicyMetadata;
 use super::schema_type::SchemaType;
-use super::snapshot::{FileKind, Snapshot};
+use super::snapshot::{FileKind, Snapshot, Sources};
 use crate::types::quoted;
 use crate::types::strict_json::{self, JsonError};
 use cedar_policy::{
@@ -21,36 +22,8 @@ use miette::Diagnostic;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-
-/// The directories of a bundle. Subdirectories are not read, except `cases` in a policy directory.
-#[derive(Debug, Clone)]
-pub struct Sources {
-    /// Directories with `*.cedarschema` files.
-    pub schema: Vec<PathBuf>,
-    /// Directories with `*.cedar` files, entity data in `*.json`, and policy tests in `cases/*.json`.
-    pub policies: Vec<PathBuf>,
-    /// The entity types that are stored in the database. Data files must not define entities of these types.
-    pub stored: Vec<&'static str>,
-}
-
-/// The annotations, effect and source location of a policy.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PolicyMetadata {
-    /// Its `@id`.
-    pub id: String,
-    /// Its `@doc`.
-    pub doc: Option<String>,
-    /// Whether its effect is permit rather than forbid.
-    pub permits: bool,
-    /// The path of its file.
-    pub file: String,
-    /// The line of its `@id`, from 1.
-    pub line: usize,
-    /// All annotations, by name.
-    pub annotations: BTreeMap<String, String>,
-}
 
 /// A validated set of schema, policies and data.
 #[derive(Debug)]

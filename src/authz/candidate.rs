@@ -1,8 +1,19 @@
 //! Candidates: validated and tested bundles that can become the active version.
 
 use super::snapshot::{ContentHash, Snapshot};
-use super::{Bundle, BundleError, Engine, Losses, ReloadConfig, cases};
-use crate::config::PolicyTests;
+use super::{Bundle, BundleError, Engine, Losses, cases};
+use crate::config::{PolicyReload, PolicyTests};
+
+/// The settings of a reload.
+#[derive(Debug, Clone, Copy)]
+pub struct ReloadConfig {
+    /// Which candidates need a confirmation.
+    pub mode: PolicyReload,
+    /// What a failing policy test does.
+    pub tests: PolicyTests,
+    /// Whether engines cache decisions.
+    pub is_decision_cache_on: bool,
+}
 
 /// An engine for a validated bundle that is not active yet.
 #[derive(Debug)]

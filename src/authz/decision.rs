@@ -1,7 +1,7 @@
 //! Decisions: the result of an evaluation.
 
-use super::bundle::PolicyMetadata;
 use super::invalid_attribute::{EvaluationError, InvalidAttribute};
+use super::policy_metadata::PolicyMetadata;
 use crate::types::to_raw_json;
 use serde_json::value::RawValue;
 use std::sync::{Arc, OnceLock};

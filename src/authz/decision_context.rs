@@ -1,7 +1,7 @@
 //! The request context of a decision, with the field names of the schema.
 
 use super::Scope;
-use super::entities::scope_uid;
+use super::entity_uid::scope_uid;
 use crate::types::Timestamp;
 use cedar_policy::RestrictedExpression;
 use serde_json::{Map, Value};

@@ -1,107 +1,18 @@
 //! Principals and resources as Cedar entities, with the names of the schema.
 
-use super::log_json::{EntityJson, PrincipalJson};
+use super::attribute::{Attribute, Attributes, UserAttributes};
+use super::entity_json::{AttributesJson, EntityJson, EntityUidJson, PrincipalJson};
+use super::entity_uid::{ORGANIZATION, USER, scope_uid, type_name, uid};
 use super::read_set::ORGANIZATION_ATTRIBUTE;
 use super::{Scope, ScopeSet};
 use crate::decision_log;
-use crate::types::{Email, Fingerprint, Id, OrgPath, UserStatus, to_raw_json};
-use cedar_policy::{Entity, EntityId, EntityTypeName, EntityUid, RestrictedExpression};
-use quick_cache::sync::Cache;
+use crate::types::{Fingerprint, Id, OrgPath, UserStatus, to_raw_json};
+use cedar_policy::{Entity, EntityId, EntityTypeName, EntityUid};
+use serde::ser::{SerializeMap, SerializeSeq};
+use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 use std::collections::HashSet;
-use std::fmt::Display;
-use std::str::FromStr;
 use std::sync::{Arc, LazyLock, OnceLock};
-
-pub(super) const USER: &str = "User";
-pub(super) const SCOPE: &str = "Scope";
-pub(super) const ORGANIZATION: &str = "Organization";
-
-/// The value of an attribute.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Attribute {
-    /// A string.
-    Text(String),
-    /// A boolean.
-    Bool(bool),
-    /// An integer.
-    Long(i64),
-    /// A reference to an entity, by type and id.
-    EntityRef(&'static str, Id),
-    /// A reference to a scope entity.
-    Scope(Scope),
-}
-
-/// The attributes of an entity, by name.
-pub(super) type Attributes = Vec<(&'static str, Attribute)>;
-
-/// A resource that policies can refer to.
-pub trait AuthzResource {
-    /// Its Cedar entity type.
-    const TYPE: &'static str;
-
-    /// Its id.
-    fn id(&self) -> Id;
-
-    /// Its attributes as the schema declares them, without `organization`, which is added from the path of its organization.
-    fn attributes(&self) -> Vec<(&'static str, Attribute)> {
-        Vec::new()
-    }
-
-    /// The role of a user, existing or new; none for other resources. Policies read it as `context.role`.
-    fn granted_role(&self) -> Option<Scope> {
-        None
-    }
-}
-
-/// A string attribute.
-pub fn text(value: impl Display) -> Attribute {
-    Attribute::Text(value.to_string())
-}
-
-/// A boolean attribute.
-pub fn boolean(value: bool) -> Attribute {
-    Attribute::Bool(value)
-}
-
-/// An attribute that refers to another resource.
-pub fn entity<T: AuthzResource>(id: Id) -> Attribute {
-    Attribute::EntityRef(T::TYPE, id)
-}
-
-impl Attribute {
-    fn expression(&self) -> Option<RestrictedExpression> {
-        Some(match self {
-            Self::Text(text) => RestrictedExpression::new_string(text.clone()),
-            Self::Bool(value) => RestrictedExpression::new_bool(*value),
-            Self::Long(value) => RestrictedExpression::new_long(*value),
-            Self::EntityRef(kind, id) => RestrictedExpression::new_entity_uid(uid(kind, &id.to_string())?),
-            Self::Scope(scope) => RestrictedExpression::new_entity_uid(scope_uid(*scope)?),
-        })
-    }
-}
-
-/// The uid of an entity; none if `kind` is not a valid type name.
-pub(super) fn uid(kind: &str, id: &str) -> Option<EntityUid> {
-    Some(EntityUid::from_type_name_and_id(type_name(kind)?, EntityId::new(id)))
-}
-
-/// The parsed name of a type; none if it is invalid. Cached, since Cedar takes longer to parse a name than to evaluate a
-/// request.
-fn type_name(kind: &str) -> Option<EntityTypeName> {
-    static TYPE_NAMES: LazyLock<Cache<String, EntityTypeName>> = LazyLock::new(|| Cache::new(1_000));
-    if let Some(cached) = TYPE_NAMES.get(kind) {
-        return Some(cached);
-    }
-    let name = EntityTypeName::from_str(kind).ok()?;
-    TYPE_NAMES.insert(kind.to_owned(), name.clone());
-    Some(name)
-}
-
-/// The uid of a scope.
-pub(super) fn scope_uid(scope: Scope) -> Option<EntityUid> {
-    uid(SCOPE, scope.as_str())
-}
 
 /// An entity with all of its ancestors as parents. None if an attribute is invalid.
 fn build_entity<'a>(
@@ -124,32 +35,6 @@ fn organization_ancestors(path: &OrgPath) -> impl Iterator<Item = EntityUid> + '
 
 fn scope_uids(scopes: Option<&ScopeSet>) -> HashSet<EntityUid> {
     scopes.into_iter().flat_map(ScopeSet::iter).filter_map(scope_uid).collect()
-}
-
-/// The attributes of a user, as principal or as resource.
-#[derive(Debug, Clone, Copy)]
-pub struct UserAttributes<'a> {
-    /// Its organization.
-    pub organization: Id,
-    /// Its role.
-    pub role: Scope,
-    /// Its status.
-    pub status: UserStatus,
-    /// Its email address. None for the operator at the command line.
-    pub email: Option<&'a Email>,
-}
-
-impl UserAttributes<'_> {
-    /// Its attributes, as the schema declares them.
-    pub fn attributes(&self) -> Vec<(&'static str, Attribute)> {
-        let mut attributes = vec![
-            ("organization", Attribute::EntityRef(ORGANIZATION, self.organization)),
-            ("role", Attribute::Scope(self.role)),
-            ("status", text(self.status)),
-        ];
-        attributes.extend(self.email.map(|email| ("email", text(email))));
-        attributes
-    }
 }
 
 /// A principal: a user with the scopes of a credential, or an external entity.
@@ -204,7 +89,10 @@ impl Principal {
 
     /// Its JSON for the decision log.
     pub(super) fn json(&self) -> &PrincipalJson {
-        self.json.get_or_init(|| PrincipalJson::new(self))
+        self.json.get_or_init(|| {
+            let scopes: Vec<Scope> = Scope::ALL.into_iter().filter(|scope| self.has_scope(*scope)).collect();
+            PrincipalJson::new(self.uid.as_ref(), &scopes, self.entity.as_deref())
+        })
     }
 
     /// A copy of a user with other scopes. None for an external principal.
@@ -312,6 +200,32 @@ impl LocalEntity {
             self.attributes.iter().filter(|(name, _)| is_included(*name)),
             organizations.chain(extra_ancestors.iter().cloned()),
         )
+    }
+}
+
+/// The organizations above a resource.
+struct ParentsJson<'a>(&'a LocalEntity);
+
+impl Serialize for ParentsJson<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let is_organization = self.0.kind == ORGANIZATION;
+        let mut parents = serializer.serialize_seq(None)?;
+        if let Some(path) = &self.0.path {
+            for id in path.ids().filter(|id| !(is_organization && *id == path.org_id())) {
+                parents.serialize_element(&EntityUidJson { r#type: ORGANIZATION, id })?;
+            }
+        }
+        parents.end()
+    }
+}
+
+impl Serialize for LocalEntity {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut entity = serializer.serialize_map(Some(3))?;
+        entity.serialize_entry("uid", &EntityUidJson { r#type: &self.kind, id: &self.id })?;
+        entity.serialize_entry("attrs", &AttributesJson(&self.attributes))?;
+        entity.serialize_entry("parents", &ParentsJson(self))?;
+        entity.end()
     }
 }
 

@@ -1,7 +1,7 @@
 //! Explanations: why a request was denied, and what an allow lacks.
 
-use super::bundle::PolicyMetadata;
 use super::entities::ResourceEntity;
+use super::policy_metadata::PolicyMetadata;
 use super::{AuthzDecision, AuthzRequest, Engine, Scope, ScopeSet};
 use cedar_policy::PolicySet;
 use std::sync::Arc;

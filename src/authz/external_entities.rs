@@ -1,9 +1,10 @@
 //! Entities of external domains: those of the data files, merged with the properties of a question.
 
 use super::bundle::Bundle;
-use super::entities::{ExternalEntity, uid};
+use super::entities::ExternalEntity;
+use super::entity_json::EntityJson;
+use super::entity_uid::uid;
 use super::invalid_attribute::InvalidAttribute;
-use super::log_json::EntityJson;
 use super::schema_type::SchemaType;
 use crate::types::Fingerprint;
 use cedar_policy::{Entities, Entity, EntityTypeName, EntityUid, Schema};

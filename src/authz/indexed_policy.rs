@@ -1,6 +1,7 @@
 //! Policies prepared for the index by action: without their action constraint, and without their conditions for explanations.
 
-use super::bundle::{Bundle, PolicyMetadata};
+use super::bundle::Bundle;
+use super::policy_metadata::PolicyMetadata;
 use super::read_set::PolicyReadSet;
 use cedar_policy::pst::{ActionConstraint, PrincipalConstraint, ResourceConstraint, StaticPolicy, Template};
 use cedar_policy::{EntityUid, Policy};

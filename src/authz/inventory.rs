@@ -1,6 +1,6 @@
 //! Inventories of bundles: forbid policies and files. Comparing two inventories shows what a reload would lose.
 
-use super::bundle::PolicyMetadata;
+use super::policy_metadata::PolicyMetadata;
 use super::snapshot::{FileKind, Snapshot, SnapshotFile};
 use cedar_policy::Policy;
 use serde::de::IgnoredAny;

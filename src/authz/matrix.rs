@@ -1,7 +1,9 @@
 //! The permission matrix: which scopes are allowed which actions, by where the resource is.
 
+use super::attribute::UserAttributes;
 use super::decision_context::DecisionContext;
-use super::entities::{Principal, ResourceEntity, USER, UserAttributes};
+use super::entities::{Principal, ResourceEntity};
+use super::entity_uid::USER;
 use super::{AuthzRequest, Engine, Scope, ScopeSet};
 use crate::types::{Id, OrgPath, UserStatus};
 use std::fmt::Write;

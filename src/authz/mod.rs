@@ -9,45 +9,49 @@
 //! A request that cannot be evaluated is denied: an unknown action or type, an invalid context, a policy that fails.
 
 mod action_policies;
+mod attribute;
 mod bundle;
 mod candidate;
 pub mod cases;
+mod context_json;
 mod counters;
 mod decision;
 mod decision_context;
 mod engine;
 mod entities;
+mod entity_json;
+mod entity_uid;
 mod explain;
 mod external_entities;
 mod indexed_policy;
 mod invalid_attribute;
 mod inventory;
-mod log_json;
 mod matrix;
 mod permitted;
 mod policy_handle;
+mod policy_metadata;
 mod read_set;
 mod recorder;
 mod schema_type;
 mod scope;
 mod snapshot;
 
-pub use bundle::{Bundle, BundleDiagnostic, BundleError, PolicyMetadata, Sources};
-pub use candidate::{Candidate, PendingConfirmation};
+pub use attribute::{Attribute, AuthzResource, UserAttributes, boolean, entity, text};
+pub use bundle::{Bundle, BundleDiagnostic, BundleError};
+pub use candidate::{Candidate, PendingConfirmation, ReloadConfig};
 pub use counters::{DecisionCounts, LATENCY_BUCKETS_NANOS};
 pub use decision::AuthzDecision;
 pub use decision_context::DecisionContext;
 pub use engine::{AuthzRequest, Engine};
-pub use entities::{
-    Attribute, AuthzResource, ExternalEntity, Principal, ResourceEntity, UserAttributes, boolean, entity,
-    text,
-};
+pub use entities::{ExternalEntity, Principal, ResourceEntity};
 pub use explain::DenialReason;
 pub use external_entities::{ExternalEntities, ExternalError};
 pub use invalid_attribute::InvalidAttribute;
 pub use inventory::{Inventory, Losses};
 pub use matrix::{MatrixRow, ScopeCells, matrix, matrix_rows};
 pub use permitted::{AuthorizedOrgs, Denied, Permitted, Unchecked};
-pub use policy_handle::{PolicyHandle, ReloadConfig, ReloadCounts, ScanState};
+pub use policy_handle::{PolicyHandle, ReloadCounts, ScanState};
+pub use policy_metadata::PolicyMetadata;
 pub use recorder::DecisionRecorder;
 pub use scope::{Scope, ScopeSet};
+pub use snapshot::Sources;

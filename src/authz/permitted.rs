@@ -2,7 +2,7 @@
 //!
 //! Only permitted rows can be serialized or saved, so that a handler that does not authorize does not compile.
 
-use super::entities::AuthzResource;
+use super::attribute::AuthzResource;
 use super::{AuthzRequest, Engine, ResourceEntity, Scope};
 use crate::types::{Id, OrgPath};
 use serde::Serialize;

@@ -4,24 +4,13 @@
 //! atomically. The caller, who knows the inventory in the database, decides whether a candidate needs a confirmation (see
 //! "Guarded policy reload" in docs/decisions.md).
 
-use super::candidate::{Candidate, PendingConfirmation};
+use super::candidate::{Candidate, PendingConfirmation, ReloadConfig};
 use super::snapshot::{ContentHash, Snapshot, content_hash};
 use super::{BundleError, Engine, Losses, Sources};
-use crate::config::{PolicyReload, PolicyTests};
+use crate::config::PolicyReload;
 use arc_swap::{ArcSwap, Guard};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-/// The settings of a reload.
-#[derive(Debug, Clone, Copy)]
-pub struct ReloadConfig {
-    /// Which candidates need a confirmation.
-    pub mode: PolicyReload,
-    /// What a failing policy test does.
-    pub tests: PolicyTests,
-    /// Whether engines cache decisions.
-    pub is_decision_cache_on: bool,
-}
 
 /// The engine of the active version, and the result of the last reload.
 #[derive(Debug)]

@@ -1,6 +1,6 @@
 //! Snapshots of the policy files in memory, so that the content that is hashed is the content that is parsed.
 
-use super::{BundleDiagnostic, BundleError, Sources};
+use super::{BundleDiagnostic, BundleError};
 use crate::types::strip_bom;
 use aws_lc_rs::digest::{Context, SHA256};
 use std::io::Read;
@@ -11,6 +11,17 @@ const MAX_BYTES: u64 = 64 * 1024 * 1024;
 
 /// The maximum number of reads until two consecutive ones agree.
 const MAX_READS: usize = 5;
+
+/// The directories of a bundle. Subdirectories are not read, except `cases` in a policy directory.
+#[derive(Debug, Clone)]
+pub struct Sources {
+    /// Directories with `*.cedarschema` files.
+    pub schema: Vec<PathBuf>,
+    /// Directories with `*.cedar` files, entity data in `*.json`, and policy tests in `cases/*.json`.
+    pub policies: Vec<PathBuf>,
+    /// The entity types that are stored in the database. Data files must not define entities of these types.
+    pub stored: Vec<&'static str>,
+}
 
 /// The kind of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,6 +11,7 @@ mod fingerprint;
 mod id;
 pub(crate) mod json;
 mod org_path;
+mod schema;
 mod status;
 pub(crate) mod strict_json;
 mod text;
@@ -30,8 +31,9 @@ pub(crate) use json::{
     JsonInteger, JsonSize, ObjectOnly, json_list, non_null, null_as_default, object_only, to_raw_json,
 };
 pub use org_path::OrgPath;
+pub(crate) use schema::string_schema;
 pub use status::{OrganizationStatus, UserStatus};
-pub(crate) use text::{FromStrVisitor, NO_NUL_PATTERN, string_enum, string_schema, text_serde};
+pub(crate) use text::{FromStrVisitor, NO_NUL_PATTERN, string_enum, text_serde};
 pub use text::{Label, LongText, Name, ShortText, Term, Url};
 pub use thread::thread_index;
 pub use time::{Clock, Millis, Timestamp};

@@ -1,17 +1,12 @@
 //! Texts with length limits. Each is a type, so that its limits are declared once, for validation and the OpenAPI document.
 
+use super::schema::string_schema;
 use super::{FieldErrorCode, InvalidValue, quoted};
 use compact_str::CompactString;
 use serde::de::{Error, Visitor};
 use std::fmt;
 use std::marker::PhantomData;
 use std::str::FromStr;
-use utoipa::openapi::schema::{ObjectBuilder, SchemaType, Type};
-
-/// Returns the OpenAPI schema of a string type.
-pub(crate) fn string_schema(description: &str) -> ObjectBuilder {
-    ObjectBuilder::new().schema_type(SchemaType::Type(Type::String)).description(Some(description))
-}
 
 /// The regular expression of a text without the character U+0000, which PostgreSQL cannot store.
 pub(crate) const NO_NUL_PATTERN: &str = "^[^\\u0000]*$";

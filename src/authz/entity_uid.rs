@@ -1,0 +1,33 @@
+//! Uids of Cedar entities, and the names of the entity types that the service itself uses.
+
+use super::Scope;
+use cedar_policy::{EntityId, EntityTypeName, EntityUid};
+use quick_cache::sync::Cache;
+use std::str::FromStr;
+use std::sync::LazyLock;
+
+pub(super) const USER: &str = "User";
+pub(super) const SCOPE: &str = "Scope";
+pub(super) const ORGANIZATION: &str = "Organization";
+
+/// The uid of an entity; none if `kind` is not a valid type name.
+pub(super) fn uid(kind: &str, id: &str) -> Option<EntityUid> {
+    Some(EntityUid::from_type_name_and_id(type_name(kind)?, EntityId::new(id)))
+}
+
+/// The parsed name of a type; none if it is invalid. Cached, since Cedar takes longer to parse a name than to evaluate a
+/// request.
+pub(super) fn type_name(kind: &str) -> Option<EntityTypeName> {
+    static TYPE_NAMES: LazyLock<Cache<String, EntityTypeName>> = LazyLock::new(|| Cache::new(1_000));
+    if let Some(cached) = TYPE_NAMES.get(kind) {
+        return Some(cached);
+    }
+    let name = EntityTypeName::from_str(kind).ok()?;
+    TYPE_NAMES.insert(kind.to_owned(), name.clone());
+    Some(name)
+}
+
+/// The uid of a scope.
+pub(super) fn scope_uid(scope: Scope) -> Option<EntityUid> {
+    uid(SCOPE, scope.as_str())
+}
