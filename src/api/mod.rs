@@ -5,26 +5,18 @@
 //!   handlers are those of [`crate::http::crud`]. [`users`] and [`organizations`] have handlers of their own where an update has
 //!   further effects.
 //! - [`tokens`], [`revocation`], [`sessions`] and [`api_keys`] are the endpoints for credentials.
-//! - [`authorize`], [`authzen`], [`authzen_search`] and [`forward`] answer questions of other services; [`evaluation`] is what
-//!   they share.
+//! - [`decisions`] are the endpoints that answer questions of other services.
 //!
 //! A handler gets an [`Authorizer`](crate::application::Authorizer) for the action that its route names. The policies decide;
 //! no handler tests a role or a scope.
 
 pub mod api_keys;
 pub mod audit;
-pub mod authorize;
-pub mod authzen;
-mod authzen_batch;
-mod authzen_body;
-mod authzen_evaluation;
-pub mod authzen_search;
 pub mod contacts;
 pub mod conversations;
+pub mod decisions;
 pub mod discovery;
-pub mod evaluation;
 pub mod forms;
-pub mod forward;
 pub mod health;
 pub mod knowledge_items;
 pub mod messages;
@@ -49,10 +41,10 @@ pub fn all_routes() -> Vec<RouteGroup> {
         sessions::log_out_routes(),
         sessions::routes(),
         api_keys::routes(),
-        authorize::routes(),
-        forward::routes(),
-        authzen::routes(),
-        authzen::metadata_routes(),
+        decisions::authorize::routes(),
+        decisions::forward::routes(),
+        decisions::authzen::routes(),
+        decisions::authzen::metadata_routes(),
         discovery::routes(),
         policies::routes(),
         policies::permission_routes(),

@@ -1,7 +1,7 @@
 //! The active policies, the permission matrix, policy reload, and the permissions of a user.
 
-use super::authzen_search::permitted_actions;
-use super::evaluation::{self, POLICY_VERSION, PolicyView};
+use super::decisions::authzen_search::permitted_actions;
+use super::decisions::evaluation::{self, POLICY_VERSION, PolicyView};
 use crate::application::Authorizer;
 use crate::application::authorizer::EVALUATE_ACTION;
 use crate::application::policy_reload::{self, ReloadError, ReloadOutcome, Trigger};

@@ -1,7 +1,7 @@
 //! `cedargate policy`: validates, tests, explains and confirms policies.
 
 use super::{CommandResult, Failure, OutputArgs, block_on, open, print_line, write_or_check};
-use crate::api::evaluation::{self, DecisionError};
+use crate::api::decisions::evaluation::{self, DecisionError};
 use crate::application::policy_reload;
 use crate::application::subjects::{
     EntityRef, ResolvedSubject, SubjectError, SubjectResolver, SubjectSelector,

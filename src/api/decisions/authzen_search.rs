@@ -439,7 +439,7 @@ pub(super) async fn search_actions(
 }
 
 /// The names of the actions that a principal may perform on a resource, sorted, in the form that a question uses.
-pub(super) fn permitted_actions(
+pub(in crate::api) fn permitted_actions(
     authorizer: &Authorizer,
     subject: &str,
     principal: &Principal,

@@ -1,0 +1,17 @@
+//! The decision endpoints, which answer questions of other services.
+//!
+//! - [`authorize`] answers one question, or explains a decision.
+//! - [`authzen`] are the endpoints of AuthZEN 1.0: evaluations, batches and searches.
+//! - [`forward`] answers a reverse proxy by the status of the response.
+//! - [`evaluation`] is what they share: it resolves the resource, decides, and describes the decision.
+//!
+//! [`SubjectResolver`](crate::application::SubjectResolver) resolves the subject of every question.
+
+pub mod authorize;
+pub mod authzen;
+mod authzen_batch;
+mod authzen_body;
+mod authzen_evaluation;
+pub mod authzen_search;
+pub mod evaluation;
+pub mod forward;
