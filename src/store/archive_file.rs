@@ -3,7 +3,8 @@
 
 use super::archive::{ArchiveFile, ArchiveSegment};
 use super::audit::AuditRow;
-use super::chain::{ChainHead, VerificationReport};
+use super::chain::ChainHead;
+use super::verification_report::VerificationReport;
 use aws_lc_rs::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
 use std::fmt;

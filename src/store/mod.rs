@@ -33,6 +33,8 @@ mod rows;
 mod sessions;
 mod signing_keys;
 mod spans;
+mod verification;
+mod verification_report;
 
 use crate::types::{Id, RowVersion, RowVersions};
 pub use accounts::Account;
@@ -41,7 +43,7 @@ pub use archive_file::{ArchiveError, ArchiveWriter};
 pub use attempts::AttemptRow;
 pub use audit::{AuditActor, AuditEntry, AuditRow, Event, Outcome};
 use cache::{RowCache, WriteSet};
-pub use chain::{ChainHead, VerificationReport};
+pub use chain::ChainHead;
 pub use cleanup::CleanupCounts;
 use connections::{Connections, Executor, Transaction};
 pub use credentials::ApiKeyRow;
@@ -56,6 +58,7 @@ use sea_orm::{ConnectionTrait, DbBackend, DbErr};
 pub use sessions::{EndReason, NewRefreshToken, Origin, Session, SessionSelection, SpentToken};
 pub use signing_keys::SigningKeyRow;
 use std::sync::{Arc, Mutex, PoisonError};
+pub use verification_report::VerificationReport;
 
 /// A database, for reading and for starting units of work. Cheap to clone.
 #[derive(Debug, Clone)]

@@ -150,6 +150,9 @@ pub(super) fn authzen_response(authorizer: &Authorizer, body: &impl Serialize) -
 }
 
 /// `POST /access/v1/evaluation`.
+///
+/// # Errors
+/// 400 if the body is invalid; else as [`evaluate_single`].
 pub(super) async fn evaluation(
     authorizer: Authorizer,
     (request, RawBody(body)): (HttpRequest, RawBody),
