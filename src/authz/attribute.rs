@@ -4,6 +4,7 @@ use super::Scope;
 use super::entity_uid::{ORGANIZATION, scope_uid, uid};
 use crate::types::{Email, Id, UserStatus};
 use cedar_policy::RestrictedExpression;
+use std::borrow::Cow;
 use std::fmt::Display;
 
 /// The value of an attribute.
@@ -16,13 +17,13 @@ pub enum Attribute {
     /// An integer.
     Long(i64),
     /// A reference to an entity, by type and id.
-    EntityRef(&'static str, Id),
+    EntityRef(Cow<'static, str>, Id),
     /// A reference to a scope entity.
     Scope(Scope),
 }
 
 /// The attributes of an entity, by name.
-pub(super) type Attributes = Vec<(&'static str, Attribute)>;
+pub(super) type Attributes = Vec<(Cow<'static, str>, Attribute)>;
 
 /// A resource that policies can refer to.
 pub trait AuthzResource {
@@ -55,7 +56,7 @@ pub fn boolean(value: bool) -> Attribute {
 
 /// An attribute that refers to another resource.
 pub fn entity<T: AuthzResource>(id: Id) -> Attribute {
-    Attribute::EntityRef(T::TYPE, id)
+    Attribute::EntityRef(T::TYPE.into(), id)
 }
 
 impl Attribute {
@@ -87,7 +88,7 @@ impl UserAttributes<'_> {
     /// Its attributes, as the schema declares them.
     pub fn attributes(&self) -> Vec<(&'static str, Attribute)> {
         let mut attributes = vec![
-            ("organization", Attribute::EntityRef(ORGANIZATION, self.organization)),
+            ("organization", Attribute::EntityRef(ORGANIZATION.into(), self.organization)),
             ("role", Attribute::Scope(self.role)),
             ("status", text(self.status)),
         ];

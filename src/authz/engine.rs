@@ -16,7 +16,7 @@ use super::recorder::{DecisionDetails, DecisionRecorder};
 use super::{BundleDiagnostic, BundleError, Scope, ScopeSet};
 use crate::decision_log;
 use crate::telemetry::{self, SpanData};
-use crate::types::{Cache, Fingerprint, Validity, Versions, to_raw_json};
+use crate::types::{Cache, Fingerprint, OrgPath, Validity, Versions, to_raw_json};
 use cedar_policy::{Authorizer, Decision, Entities, Entity, EntityId, EntityUid, PolicySet, Request};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
@@ -308,6 +308,16 @@ impl Engine {
         }
     }
 
+    /// A resource of this type that does not exist, in the organization with this path.
+    pub(super) fn hypothetical_resource(&self, kind: &str, path: &OrgPath) -> ResourceEntity {
+        ResourceEntity::hypothetical(kind, self.bundle.entity_types.get(kind), path)
+    }
+
+    /// The entity of a missing resource, which belongs to no organization. `id` is arbitrary.
+    pub fn missing_resource(&self, kind: &str, id: &str) -> ResourceEntity {
+        ResourceEntity::detached(kind, self.bundle.entity_types.get(kind), id)
+    }
+
     /// Denies a request for a resource that does not exist or that the principal must not know of.
     ///
     /// A request that would be denied for a resource of this type in the principal's own organization is denied with the same
@@ -317,12 +327,12 @@ impl Engine {
         let start = Instant::now();
         let home = request.principal.organization.as_deref();
         let action_policies = self.action_policies(request.action);
-        let in_home_org = home.map(|home| ResourceEntity::hypothetical(kind, home));
+        let in_home_org = home.map(|home| self.hypothetical_resource(kind, home));
         let in_home_org =
             in_home_org.map(|resource| (self.decide_traced(action_policies, request, &resource), resource));
         let (decision, decided) =
             in_home_org.filter(|(decision, _)| !decision.allowed).unwrap_or_else(|| {
-                let detached = ResourceEntity::detached(kind, id);
+                let detached = self.missing_resource(kind, id);
                 (self.decide_traced(action_policies, request, &detached), detached)
             });
         let decision = if decision.allowed { Arc::default() } else { decision };
@@ -436,7 +446,7 @@ impl Engine {
         let home = request.principal.organization.as_deref();
         let action_policies = self.action_policies(request.action);
         home.is_some_and(|home| {
-            self.decide_traced(action_policies, request, &ResourceEntity::hypothetical(kind, home)).allowed
+            self.decide_traced(action_policies, request, &self.hypothetical_resource(kind, home)).allowed
         })
     }
 

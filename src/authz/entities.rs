@@ -2,26 +2,30 @@
 
 use super::attribute::{Attribute, Attributes, UserAttributes};
 use super::entity_json::{AttributesJson, EntityJson, EntityUidJson, PrincipalJson};
-use super::entity_uid::{ORGANIZATION, USER, scope_uid, type_name, uid};
+use super::entity_uid::{ORGANIZATION, SCOPE, USER, scope_uid, type_name, uid};
 use super::read_set::ORGANIZATION_ATTRIBUTE;
+use super::schema_type::SchemaType;
 use super::{Scope, ScopeSet};
 use crate::decision_log;
-use crate::types::{Fingerprint, Id, OrgPath, UserStatus, to_raw_json};
+use crate::types::{Fingerprint, Id, OrgPath, to_raw_json};
 use cedar_policy::{Entity, EntityId, EntityTypeName, EntityUid};
 use serde::ser::{SerializeMap, SerializeSeq};
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::{Arc, LazyLock, OnceLock};
 
 /// An entity with all of its ancestors as parents. None if an attribute is invalid.
 fn build_entity<'a>(
     uid: EntityUid,
-    attributes: impl IntoIterator<Item = &'a (&'static str, Attribute)>,
+    attributes: impl IntoIterator<Item = &'a (Cow<'static, str>, Attribute)>,
     ancestors: impl IntoIterator<Item = EntityUid>,
 ) -> Option<Arc<Entity>> {
-    let attributes: Option<Vec<_>> =
-        attributes.into_iter().map(|(name, value)| Some(((*name).to_owned(), value.expression()?))).collect();
+    let attributes: Option<Vec<_>> = attributes
+        .into_iter()
+        .map(|(name, value)| Some((name.clone().into_owned(), value.expression()?)))
+        .collect();
     Entity::new_with_tags(uid, attributes?, ancestors, []).ok().map(Arc::new)
 }
 
@@ -59,7 +63,7 @@ impl Principal {
     /// A user of an organization. `scopes` are the effective scopes of its credential
     /// ([`super::Engine::effective_scopes`]).
     pub fn new(id: Id, organization: &OrgPath, user: UserAttributes<'_>, scopes: Option<&ScopeSet>) -> Self {
-        let attributes = user.attributes();
+        let attributes = owned_names(user.attributes());
         let fingerprint = Fingerprint::of(&(USER, id, &attributes, organization, scopes));
         let location_fingerprint =
             Fingerprint::of(&(USER, find_organization_attribute(&attributes), organization, scopes));
@@ -194,10 +198,10 @@ impl LocalEntity {
     ) -> Option<Arc<Entity>> {
         let organizations =
             self.path.iter().flat_map(organization_ancestors).filter(|ancestor| ancestor != uid);
-        let is_included = |name| has_all_attributes || name == ORGANIZATION_ATTRIBUTE;
+        let is_included = |name: &str| has_all_attributes || name == ORGANIZATION_ATTRIBUTE;
         build_entity(
             uid.clone(),
-            self.attributes.iter().filter(|(name, _)| is_included(*name)),
+            self.attributes.iter().filter(|(name, _)| is_included(name)),
             organizations.chain(extra_ancestors.iter().cloned()),
         )
     }
@@ -231,13 +235,23 @@ impl Serialize for LocalEntity {
 
 impl ResourceEntity {
     /// A resource of the organization with this path. An organization has its own path.
-    pub(super) fn new(kind: &str, id: Id, attributes: Attributes, path: &OrgPath) -> Self {
-        Self::local(kind, id, attributes, path, false)
+    pub(super) fn new(
+        kind: &str,
+        id: Id,
+        attributes: Vec<(&'static str, Attribute)>,
+        path: &OrgPath,
+    ) -> Self {
+        Self::local(kind, id, owned_names(attributes), path, false)
     }
 
     /// As [`ResourceEntity::new`], for a resource that is being created.
-    pub(super) fn created(kind: &str, id: Id, attributes: Attributes, path: &OrgPath) -> Self {
-        Self::local(kind, id, attributes, path, true)
+    pub(super) fn created(
+        kind: &str,
+        id: Id,
+        attributes: Vec<(&'static str, Attribute)>,
+        path: &OrgPath,
+    ) -> Self {
+        Self::local(kind, id, owned_names(attributes), path, true)
     }
 
     fn local(kind: &str, id: Id, mut attributes: Attributes, path: &OrgPath, is_new: bool) -> Self {
@@ -251,12 +265,15 @@ impl ResourceEntity {
     fn from_local(mut local: LocalEntity) -> Self {
         if find_organization_attribute(&local.attributes).is_none() {
             let owner_org = local.path.as_ref().map_or(Id::NIL, OrgPath::org_id);
-            local.attributes.push((ORGANIZATION_ATTRIBUTE, Attribute::EntityRef(ORGANIZATION, owner_org)));
+            local
+                .attributes
+                .push((ORGANIZATION_ATTRIBUTE.into(), Attribute::EntityRef(ORGANIZATION.into(), owner_org)));
         }
         let fingerprint = Fingerprint::of(&local);
         let location_fingerprint = match find_organization_attribute(&local.attributes) {
             _ if local.kind == ORGANIZATION => fingerprint,
-            Some(Attribute::EntityRef(ORGANIZATION, _)) | None => Fingerprint::of(&(
+            Some(Attribute::EntityRef(kind, _)) if kind != ORGANIZATION => fingerprint,
+            Some(Attribute::EntityRef(..)) | None => Fingerprint::of(&(
                 &local.kind,
                 find_organization_attribute(&local.attributes),
                 &local.path,
@@ -281,21 +298,21 @@ impl ResourceEntity {
         Self::new(USER, id, user_attributes.attributes(), path)
     }
 
-    /// A resource of type `kind` that does not exist, with only the required attributes, in the organization with this path.
-    pub(super) fn hypothetical(kind: &str, path: &OrgPath) -> Self {
+    /// A resource of type `kind` that does not exist, in the organization with this path. Its attributes are those that the
+    /// type requires.
+    pub(super) fn hypothetical(kind: &str, entity_type: Option<&SchemaType>, path: &OrgPath) -> Self {
         if kind == ORGANIZATION {
             return Self::organization(path);
         }
-        Self::new(kind, Id::NIL, required_attributes(kind, path.org_id()), path)
+        Self::local(kind, Id::NIL, required_attributes(entity_type, path.org_id()), path, false)
     }
 
     /// A resource of type `kind` that belongs to no organization, so that it is inaccessible to everybody. `id` is arbitrary.
-    pub fn detached(kind: &str, id: &str) -> Self {
-        let attributes = required_attributes(kind, Id::NIL);
+    pub(super) fn detached(kind: &str, entity_type: Option<&SchemaType>, id: &str) -> Self {
         Self::from_local(LocalEntity {
             kind: kind.to_owned(),
             id: id.to_owned(),
-            attributes,
+            attributes: required_attributes(entity_type, Id::NIL),
             path: None,
             is_new: false,
         })
@@ -347,20 +364,34 @@ fn find_organization_attribute(attributes: &Attributes) -> Option<&Attribute> {
     attributes.iter().find(|(name, _)| *name == ORGANIZATION_ATTRIBUTE).map(|(_, value)| value)
 }
 
-/// The attributes that the schema requires of a resource of this type, with the least privileged values.
-fn required_attributes(kind: &str, organization: Id) -> Attributes {
-    if kind == USER {
-        UserAttributes { organization, role: Scope::Guest, status: UserStatus::Active, email: None }
-            .attributes()
-    } else {
-        Vec::new()
-    }
+/// The attributes that a type requires, with the least privileged values: the lowest scope, and empty texts.
+///
+/// A required attribute of another kind is left out. A policy that reads it fails, which denies the request.
+fn required_attributes(entity_type: Option<&SchemaType>, organization: Id) -> Attributes {
+    let required = entity_type.into_iter().flat_map(SchemaType::required_fields);
+    let value = |field: &SchemaType| match field {
+        SchemaType::String => Some(Attribute::Text(String::new())),
+        SchemaType::Long => Some(Attribute::Long(0)),
+        SchemaType::Boolean => Some(Attribute::Bool(false)),
+        SchemaType::Entity(kind) if kind == SCOPE => Some(Attribute::Scope(Scope::Guest)),
+        SchemaType::Entity(kind) if kind == ORGANIZATION => {
+            Some(Attribute::EntityRef(ORGANIZATION.into(), organization))
+        }
+        SchemaType::Entity(kind) => Some(Attribute::EntityRef(kind.clone().into(), Id::NIL)),
+        SchemaType::Record(_) | SchemaType::Set(_) | SchemaType::Extension(_) | SchemaType::Other => None,
+    };
+    required.filter_map(|(name, field)| Some((name.to_owned().into(), value(field)?))).collect()
+}
+
+/// Attributes with names that need not be known at compile time.
+fn owned_names(attributes: Vec<(&'static str, Attribute)>) -> Attributes {
+    attributes.into_iter().map(|(name, value)| (name.into(), value)).collect()
 }
 
 /// The attributes of an organization, derived from its path.
 fn organization_attributes(path: &OrgPath) -> Attributes {
-    let parent = path.parent().map(|parent| ("parent", Attribute::EntityRef(ORGANIZATION, parent)));
+    let parent = path.parent().map(|parent| ("parent", Attribute::EntityRef(ORGANIZATION.into(), parent)));
     let level = Attribute::Long(i64::try_from(path.level()).unwrap_or(i64::MAX));
-    let own = Attribute::EntityRef(ORGANIZATION, path.org_id());
-    [(ORGANIZATION_ATTRIBUTE, own), ("level", level)].into_iter().chain(parent).collect()
+    let own = Attribute::EntityRef(ORGANIZATION.into(), path.org_id());
+    owned_names([(ORGANIZATION_ATTRIBUTE, own), ("level", level)].into_iter().chain(parent).collect())
 }

@@ -1,8 +1,8 @@
 //! Uids of Cedar entities, and the names of the entity types that the service itself uses.
 
 use super::Scope;
+use crate::types::{Cache, Validity, Versions};
 use cedar_policy::{EntityId, EntityTypeName, EntityUid};
-use quick_cache::sync::Cache;
 use std::str::FromStr;
 use std::sync::LazyLock;
 
@@ -18,12 +18,12 @@ pub(super) fn uid(kind: &str, id: &str) -> Option<EntityUid> {
 /// The parsed name of a type; none if it is invalid. Cached, since Cedar takes longer to parse a name than to evaluate a
 /// request.
 pub(super) fn type_name(kind: &str) -> Option<EntityTypeName> {
-    static TYPE_NAMES: LazyLock<Cache<String, EntityTypeName>> = LazyLock::new(|| Cache::new(1_000));
-    if let Some(cached) = TYPE_NAMES.get(kind) {
+    static TYPE_NAMES: LazyLock<Cache<String, EntityTypeName>> = LazyLock::new(|| Cache::new(1_000, true));
+    if let Some(cached) = TYPE_NAMES.get(kind, &Versions::default()) {
         return Some(cached);
     }
     let name = EntityTypeName::from_str(kind).ok()?;
-    TYPE_NAMES.insert(kind.to_owned(), name.clone());
+    TYPE_NAMES.insert(kind.to_owned(), name.clone(), Validity::default());
     Some(name)
 }
 

@@ -46,7 +46,7 @@ fn cell(engine: &Engine, action: &str, kind: &str, scope: Scope, location: Locat
     let request = AuthzRequest { principal: &principal, action, context: &context, recorder: None };
     let is_allowed_on_self =
         || engine.allows(&request, &ResourceEntity::new(USER, own, user.attributes(), &home));
-    if engine.allows(&request, &ResourceEntity::hypothetical(kind, &location.path())) {
+    if engine.allows(&request, &engine.hypothetical_resource(kind, &location.path())) {
         "+"
     } else if location == Location::Own && kind == USER && is_allowed_on_self() {
         "self"

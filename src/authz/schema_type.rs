@@ -77,9 +77,16 @@ impl SchemaType {
         }
     }
 
+    /// The required fields of a record, by name; none for other types.
+    pub(super) fn required_fields(&self) -> impl Iterator<Item = (&str, &SchemaType)> {
+        let fields = if let Self::Record(fields) = self { Some(fields) } else { None };
+        let fields = fields.into_iter().flatten();
+        fields.filter(|(_, (_, required))| *required).map(|(name, (field, _))| (name.as_str(), field))
+    }
+
     /// Whether it is a record with a required field.
     pub(super) fn has_required(&self) -> bool {
-        matches!(self, Self::Record(fields) if fields.values().any(|(_, required)| *required))
+        self.required_fields().next().is_some()
     }
 
     /// The declared ones of these fields, recursively.

@@ -4,8 +4,8 @@
 //! them with their keys, bounds and measured gains.
 
 use super::Timestamp;
-use quick_cache::Weighter;
 use quick_cache::sync::Cache as BoundedMap;
+use quick_cache::{Equivalent, Weighter};
 use std::hash::Hash;
 
 /// The expected number of values of a new cache, which grows with its use.
@@ -177,7 +177,7 @@ impl<K: Eq + Hash, V: Clone> Cache<K, V> {
     }
 
     /// Returns the value with this key if nothing that it depends on has changed.
-    pub fn get(&self, key: &K, current: &Versions<'_>) -> Option<V> {
+    pub fn get<Q: Equivalent<K> + Hash + ?Sized>(&self, key: &Q, current: &Versions<'_>) -> Option<V> {
         let entry = self.entries.as_ref()?.get(key)?;
         entry.validity.holds(current).then_some(entry.value)
     }

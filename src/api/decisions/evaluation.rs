@@ -194,7 +194,7 @@ pub fn decide(
             // Only the service's own resources can be missing. A malformed id may be a secret in the wrong field.
             let id = if entity_ref.id.parse::<Id>().is_ok() { entity_ref.id } else { "" };
             let answer = engine.deny_missing(ask, entity_ref.kind, id);
-            evaluation_result(engine, ask, &ResourceEntity::detached(entity_ref.kind, id), answer, explain)
+            evaluation_result(engine, ask, &engine.missing_resource(entity_ref.kind, id), answer, explain)
         }
         ResolvedResource::Invalid(error) => {
             if let Some(recorder) = &ask.recorder {

@@ -132,14 +132,19 @@ fn a_missing_directory_is_reported() {
 }
 
 #[test]
-fn a_hypothetical_resource_has_the_attributes_that_the_schema_requires() {
+fn hypothetical_and_missing_resources_have_the_attributes_that_the_schema_requires() {
     let bundle = changed("policies/scopes.cedar", str::to_owned).unwrap();
     let path = OrgPath::root(Id::EXAMPLE);
     let resource_types = bundle.entity_types.iter().filter(|(kind, _)| *kind != SCOPE);
     for (kind, entity_type) in resource_types {
-        let resource = ResourceEntity::hypothetical(kind, &path);
-        let EntityData::Local(local) = resource.data() else { panic!("{kind} is not external") };
-        let fields = local.attributes.iter().map(|(name, _)| ((*name).to_owned(), Value::Null)).collect();
-        assert_eq!(entity_type.first_missing(&fields), None, "{kind}");
+        for resource in [
+            ResourceEntity::hypothetical(kind, Some(entity_type), &path),
+            ResourceEntity::detached(kind, Some(entity_type), "id"),
+        ] {
+            let EntityData::Local(local) = resource.data() else { panic!("{kind} is not external") };
+            let names = local.attributes.iter().map(|(name, _)| name.to_string());
+            let fields = names.map(|name| (name, Value::Null)).collect();
+            assert_eq!(entity_type.first_missing(&fields), None, "{kind}");
+        }
     }
 }
