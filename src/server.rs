@@ -101,24 +101,68 @@ pub fn open_policies(config: &Config) -> Result<PolicyHandle, BundleError> {
     )
 }
 
-/// Checks settings that are otherwise checked on first use: those of the first admin, and the TLS files.
+/// Checks the settings of the first admin, which are otherwise checked on first use.
 ///
 /// The password of the first admin is checked only if there is no database yet, because one with users does not need it.
 ///
 /// # Errors
 /// A setting is invalid.
-pub fn check_settings(config: &Config) -> Result<(), StartError> {
+fn check_admin_settings(config: &Config) -> Result<(), StartError> {
     let email = admin_email(config)?;
     if Store::is_missing(config) {
         check_admin_password(config, &email)?;
     }
-    load_certificates(config).map(drop)
+    Ok(())
 }
 
 /// Loads the configured certificates; none without TLS.
 fn load_certificates(config: &Config) -> Result<Option<Arc<Certificates>>, StartError> {
     let (Some(cert), Some(key)) = (&config.tls_cert, &config.tls_key) else { return Ok(None) };
     Ok(Some(Certificates::read(cert, key).map_err(|error| ConfigError::new("tls_cert", error))?))
+}
+
+/// The files that the settings name: policies, routes of other services and certificates. They are read, and with them all
+/// settings checked, before anything is opened or created.
+#[derive(Debug)]
+pub struct Inputs {
+    policies: PolicyHandle,
+    forward_auth: ForwardRoutes,
+    certificates: Option<Arc<Certificates>>,
+}
+
+impl Inputs {
+    /// Checks the settings, and reads the files for the service.
+    ///
+    /// # Errors
+    /// A setting or a file is invalid, or a policy test fails.
+    pub fn read_to_serve(config: &Config) -> Result<Self, StartError> {
+        Self::read(config, open_policies)
+    }
+
+    /// Checks the settings, and reads the files for a command. A command answers no questions, so it runs no policy tests.
+    ///
+    /// # Errors
+    /// A setting or a file is invalid.
+    fn read_for_command(config: &Config) -> Result<Self, StartError> {
+        let (mode, tests) = (PolicyReload::Auto, PolicyTests::Off);
+        Self::read(config, |config| {
+            let reload_config = ReloadConfig { mode, tests, is_decision_cache_on: false };
+            PolicyHandle::open(policy_sources(config), reload_config)
+        })
+    }
+
+    fn read(
+        config: &Config,
+        open_policies: impl FnOnce(&Config) -> Result<PolicyHandle, BundleError>,
+    ) -> Result<Self, StartError> {
+        check_admin_settings(config)?;
+        let certificates = load_certificates(config)?;
+        let policies = open_policies(config)?;
+        let file = config.forward_routes.as_deref();
+        let forward_auth = ForwardRoutes::read(file, &api::all_routes(), &policies.current())
+            .map_err(|error| ConfigError::new("forward_routes", error))?;
+        Ok(Self { policies, forward_auth, certificates })
+    }
 }
 
 impl App {
@@ -128,7 +172,7 @@ impl App {
     /// # Errors
     /// A setting or the policies are invalid, or the database is unavailable.
     pub async fn open(config: &Config, clock: Clock) -> Result<Self, StartError> {
-        Self::open_to_serve(config, clock, |_| Ok(())).await
+        Self::open_to_serve(Inputs::read_to_serve(config)?, config, clock, |_| Ok(())).await
     }
 
     /// Opens the service, and calls `announce` before the first admin is stored. If that fails, the admin is not created.
@@ -136,11 +180,12 @@ impl App {
     /// # Errors
     /// As [`App::open`].
     pub async fn open_to_serve(
+        inputs: Inputs,
         config: &Config,
         clock: Clock,
         announce: AnnounceFirstAdmin,
     ) -> Result<Self, StartError> {
-        Self::open_for(Purpose::Serve(announce), config, clock).await
+        Self::open_for(Purpose::Serve(announce), inputs, config, clock).await
     }
 
     /// Opens an existing database for a command, without the decision log, which belongs to the running service.
@@ -148,7 +193,7 @@ impl App {
     /// # Errors
     /// As [`App::open`], or there is no database.
     pub async fn open_for_command(config: &Config, clock: Clock) -> Result<Self, StartError> {
-        Self::open_for(Purpose::Command, config, clock).await
+        Self::open_for(Purpose::Command, Inputs::read_for_command(config)?, config, clock).await
     }
 
     /// Opens the database for a command, and creates it with the root organization and the first admin if there is none.
@@ -160,29 +205,19 @@ impl App {
         clock: Clock,
         announce: AnnounceFirstAdmin,
     ) -> Result<Self, StartError> {
-        Self::open_for(Purpose::CreatingCommand(announce), config, clock).await
+        let inputs = Inputs::read_for_command(config)?;
+        Self::open_for(Purpose::CreatingCommand(announce), inputs, config, clock).await
     }
 
-    async fn open_for(purpose: Purpose, config: &Config, clock: Clock) -> Result<Self, StartError> {
-        check_settings(config)?;
-        let policies = match purpose {
-            Purpose::Serve(_) => open_policies(config)?,
-            // A command answers no authorization questions, so it does not need the policy tests.
-            _ => PolicyHandle::open(
-                policy_sources(config),
-                ReloadConfig {
-                    mode: PolicyReload::Auto,
-                    tests: PolicyTests::Off,
-                    is_decision_cache_on: false,
-                },
-            )?,
-        };
-        let file = config.forward_routes.as_deref();
-        let forward_auth = ForwardRoutes::read(file, &api::all_routes(), &policies.current())
-            .map_err(|error| ConfigError::new("forward_routes", error))?;
+    async fn open_for(
+        purpose: Purpose,
+        inputs: Inputs,
+        config: &Config,
+        clock: Clock,
+    ) -> Result<Self, StartError> {
+        let Inputs { policies, forward_auth, certificates } = inputs;
         let state = Arc::new(open_state(purpose, config, clock, policies).await?);
         let http = Arc::new(http_state(config, forward_auth)?);
-        let certificates = load_certificates(config)?;
         let first_admin = match purpose {
             Purpose::Serve(announce) | Purpose::CreatingCommand(announce) => {
                 ensure_first_admin(&state, config, announce).await?
@@ -284,6 +319,11 @@ async fn open_state(
     clock: Clock,
     policies: PolicyHandle,
 ) -> Result<AppState, StartError> {
+    let decision_log = match purpose {
+        Purpose::Serve(_) => DecisionLog::open(&Settings::from(config))
+            .map_err(|error| ConfigError::new("decision_log_path", error))?,
+        _ => DecisionLog::off(),
+    };
     let store = match purpose {
         Purpose::Command => Store::open_existing(config, &clock).await?,
         _ => Store::open(config, &clock).await?,
@@ -300,11 +340,6 @@ async fn open_state(
         session_ttl: config.session_ttl,
         is_expired_token_forbidden: config.expired_token_status == 403,
         issuer: config.public_address()?.unwrap_or_else(|| "cedargate".to_owned()),
-    };
-    let decision_log = match purpose {
-        Purpose::Serve(_) => DecisionLog::open(&Settings::from(config))
-            .map_err(|error| ConfigError::new("decision_log_path", error))?,
-        _ => DecisionLog::off(),
     };
     let signing_keys = SigningKeys::open(config, &request_config.issuer, &store, &clock).await?;
     Ok(AppState {

@@ -7,7 +7,7 @@ use crate::application::{AppState, audit};
 use crate::config::{Config, ConfigError};
 use crate::http::drain;
 use crate::http::state::HttpState;
-use crate::server::{App, FirstAdmin, StartError, check_settings};
+use crate::server::{App, FirstAdmin, Inputs, StartError};
 use crate::store::{AuditActor, AuditEntry, Event, ServeLock};
 use crate::telemetry;
 use crate::types::Clock;
@@ -39,7 +39,7 @@ fn serve(config: &Config) -> CommandResult {
         if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
             tracing::warn!(%error, "cannot raise the limit on open files");
         }
-        check_settings(config)?;
+        let inputs = Inputs::read_to_serve(config)?;
         let listener = bind("listen", &config.listen)?;
         let management = config.management_listen.as_deref();
         let management = management.map(|address| bind("management_listen", address)).transpose()?;
@@ -48,7 +48,7 @@ fn serve(config: &Config) -> CommandResult {
         // The decision log may be written to standard output, which must then contain nothing else.
         let to_stderr = config.decision_log_goes_to_stdout();
         let announce = if to_stderr { announce_on_stderr } else { announce_on_stdout };
-        let app = App::open_to_serve(config, Clock::system(), announce).await?;
+        let app = App::open_to_serve(inputs, config, Clock::system(), announce).await?;
         let address = listener.local_addr().map_err(Failure::failed)?;
         let listener_clone = listener.try_clone().map_err(Failure::failed)?;
         let server = app.serve(listener).await?;

@@ -5,7 +5,7 @@ use crate::application::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-/// The size up to which a body is exempt from the budget, in bytes. The limit on connections bounds the sum of these bodies, and
+/// The size up to which the body of a request or a response is exempt from the budget, in bytes. The limit on connections bounds the sum of these bodies, and
 /// small requests, the majority, need no shared counter.
 pub const BUDGET_EXEMPT_BYTES: usize = 8 * 1024;
 

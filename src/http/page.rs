@@ -13,9 +13,6 @@ use actix_web::web::Bytes;
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 use serde::Serialize;
 
-/// The size above which a response body is sent in pieces and counted in the budget: 64 KiB.
-pub(super) const LARGE_BODY: usize = 64 * 1024;
-
 /// Writes the rows of a page.
 #[derive(Debug)]
 pub struct PageWriter {
@@ -103,11 +100,8 @@ impl PageWriter {
         self.chunk.push(b']');
         response.content_type(ContentType::json());
         if self.chunks.is_empty() {
+            // If it is not exempt from the budget, the middleware counts it.
             return Ok(response.body(self.chunk));
-        }
-        if self.len() <= LARGE_BODY {
-            self.chunks.push(self.chunk.into());
-            return Ok(response.body(self.chunks.concat()));
         }
         self.complete_chunk();
         self.reservation.shrink_to(self.complete);

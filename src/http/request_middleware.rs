@@ -1,9 +1,9 @@
 //! The middleware of every request: request id, rendering of problems, audit entries of failures, metrics, security headers;
 //! and the address of the client.
 
+use super::body_budget::BUDGET_EXEMPT_BYTES;
 use super::connection::ConnectionState;
 use super::paced_body::PacedBody;
-use super::page::LARGE_BODY;
 use super::request_info::{REQUEST_ID, RequestInfo, header_text};
 use super::state::WorkerState;
 use super::{Problem, forward_auth, rate_limits, request_span};
@@ -122,7 +122,7 @@ fn count_refusal(request: &HttpRequest, problem: &Problem) -> Result<(), Problem
 }
 
 fn is_large(size: BodySize) -> bool {
-    matches!(size, BodySize::Sized(bytes) if usize::try_from(bytes).is_ok_and(|bytes| bytes > LARGE_BODY))
+    matches!(size, BodySize::Sized(bytes) if usize::try_from(bytes).is_ok_and(|bytes| bytes > BUDGET_EXEMPT_BYTES))
 }
 
 /// Returns the response with its body sent in pieces and counted in the budget; 503 if the budget is exhausted.

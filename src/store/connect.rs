@@ -108,7 +108,9 @@ impl Store {
         let first = Database::connect(connect_options(url, config, 1, schema == SchemaMode::Create))
             .await
             .map_err(|error| {
-                let fault = path.as_deref().and_then(database_file::permission_problem);
+                let fault = path.as_deref().and_then(|path| {
+                    database_file::permission_problem(path).or_else(|| database_file::open_error(path))
+                });
                 StoreError::Unavailable(fault.unwrap_or_else(|| {
                     format!("cannot open {url}: {error}; another program may have locked the file")
                 }))

@@ -91,6 +91,16 @@ fn directory_of(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
+/// Returns why the system refuses to open the database file, since SQLite does not say; none if it opens the file.
+pub(super) fn open_error(path: &Path) -> Option<String> {
+    let directory = directory_of(path);
+    if !directory.exists() {
+        return Some(format!("cannot open {}: no such directory: {}", path.display(), directory.display()));
+    }
+    let opened = OpenOptions::new().read(true).write(true).open(path);
+    opened.err().map(|error| format!("cannot open {}: {error}", path.display()))
+}
+
 /// Returns why this process may not use the database file and how to change that; none if permissions are not the reason.
 pub(super) fn permission_problem(path: &Path) -> Option<String> {
     use rustix::fs::{Access, AtFlags, CWD, accessat};
@@ -98,7 +108,7 @@ pub(super) fn permission_problem(path: &Path) -> Option<String> {
     let is_denied = |path: &Path, access: Access| {
         matches!(
             accessat(CWD, path, access, AtFlags::EACCESS),
-            Err(rustix::io::Errno::ACCESS | rustix::io::Errno::PERM | rustix::io::Errno::ROFS)
+            Err(rustix::io::Errno::ACCESS | rustix::io::Errno::PERM)
         )
     };
     let describe = |path: &Path| match metadata_of(path) {

@@ -256,6 +256,22 @@ async fn a_locked_database_is_reported() {
 }
 
 #[tokio::test]
+async fn a_database_that_cannot_be_opened_is_reported_with_its_cause() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::create_dir(directory.path().join("directory.db")).unwrap();
+    for (path, cause) in
+        [("missing/test.db", "no such directory: missing"), ("directory.db", "Is a directory")]
+    {
+        let url = format!("sqlite://{path}");
+        let arguments = ["user", "add", "--email", "ada@example.com"];
+        let output = run(directory.path(), &[("CEDARGATE_DATABASE_URL", &url)], &arguments);
+        let error = text(&output.stderr);
+        assert!(output.status.code() == Some(1) && error.contains(path) && error.contains(cause), "{error}");
+        assert!(!error.contains("another program"), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn the_cli_creates_users_and_keys() {
     let app = TestApp::start().await;
     let url = app.url().to_owned();

@@ -209,6 +209,9 @@ fn all_settings_are_checked_before_anything_is_opened() {
         ("CEDARGATE_ADMIN_PASSWORD", "short", "CEDARGATE_ADMIN_PASSWORD"),
         ("CEDARGATE_TLS_CERT", "no/such.pem", "no/such.pem"),
         ("CEDARGATE_JWT_SECRET_FILE", "/proc/version", "CEDARGATE_JWT_SECRET_FILE are mutually exclusive"),
+        ("CEDARGATE_POLICIES", "no/such/policies", "no/such/policies"),
+        ("CEDARGATE_SCHEMA", "no/such/schema", "no/such/schema"),
+        ("CEDARGATE_FORWARD_ROUTES", "no/such/routes.toml", "CEDARGATE_FORWARD_ROUTES"),
     ] {
         for arguments in [&["serve"] as &[&str], &["user", "add", "--email", "ada@example.com"]] {
             let directory = tempfile::tempdir().unwrap();
@@ -226,6 +229,20 @@ fn all_settings_are_checked_before_anything_is_opened() {
             assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "{name} {arguments:?}");
         }
     }
+}
+
+#[test]
+fn a_decision_log_that_cannot_be_opened_aborts_the_start_without_a_database() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = [
+        ("CEDARGATE_LISTEN", "127.0.0.1:0"),
+        ("CEDARGATE_DECISION_LOG", "all"),
+        ("CEDARGATE_DECISION_LOG_PATH", "no/such/directory/log"),
+    ];
+    let output = run(directory.path(), &settings, &["serve"]);
+    let error = text(&output.stderr);
+    assert!(output.status.code() == Some(1) && error.contains("CEDARGATE_DECISION_LOG_PATH"), "{error}");
+    assert!(!directory.path().join("cedargate.db").exists());
 }
 
 #[test]

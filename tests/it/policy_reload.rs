@@ -1,7 +1,7 @@
 //! Policy reloads: which changes become active, which need a confirmation, and which are rejected.
 
 use crate::command_line::{client, run, text};
-use crate::multi_process::{TIMEOUT, serve_with};
+use crate::multi_process::{TIMEOUT, count, serve_with};
 use crate::reload::PolicyFiles;
 use crate::support::{Client, Database, PASSWORD, TestApp, project_file};
 use cedargate::application::policy_reload::{self, LastConfirmation, ReloadError, ReloadOutcome, Trigger};
@@ -442,6 +442,9 @@ async fn the_cli_confirms_a_version() {
     let (code, error) = confirm("0123456789abcdef");
     assert!(code == Some(1) && error.contains(pending), "{error}");
     assert_eq!(confirm(pending), (Some(0), String::new()));
+    let confirmed =
+        "SELECT COUNT(*) FROM audit WHERE event = 'policies.confirmed' AND credential = 'terminal'";
+    assert_eq!(count(&database.url, confirmed).await, 1);
     wait_for_readiness(&running.base, "the candidate is active", |ready| ready["policyVersion"] == pending)
         .await;
     files.write("policies/tenancy.cedar", &tenancy);

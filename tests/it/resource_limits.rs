@@ -359,6 +359,23 @@ async fn the_memory_of_a_page_is_released_as_the_client_reads_it() {
     assert_eq!(rows.len() + rest.as_array().unwrap().len(), LARGE_MESSAGES);
 }
 
+#[tokio::test]
+async fn every_response_above_8_kib_is_counted_in_the_budget() {
+    let app = TestApp::start_with(|config| config.body_budget = 16 * 1024).await;
+    let admin = app.admin().await;
+    let conversation = create_resource(&admin, "/v2/conversations", json!({})).await;
+    let body = json!({ "text": "t", "conversation": conversation });
+    let small = create_resource(&admin, "/v2/messages", body.clone()).await;
+    let large = create_resource(&admin, "/v2/messages", body).await;
+    let text = "x".repeat(20_000);
+    app.sql(&format!("UPDATE messages SET text = '{text}' WHERE id = '{large}'")).await;
+    for path in [format!("/v2/messages/{large}"), "/v2/messages".to_owned()] {
+        admin.get(&path).await.expect_problem(503, "busy");
+    }
+    admin.get(&format!("/v2/messages/{small}")).await.expect(StatusCode::OK);
+    assert_eq!(metric(&admin, "body_bytes").await, 0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_does_not_read_holds_neither_memory_nor_its_connection() {
     let (app, admin) = start_with_large_page(|config| {
