@@ -69,7 +69,7 @@ impl PolicyHandle {
     /// Reads, validates and tests the policies at the start.
     ///
     /// # Errors
-    /// All errors in the files; with [`PolicyTests::Enforce`] also the failing policy tests.
+    /// All errors in the files; with [`crate::config::PolicyTests::Enforce`] also the failing policy tests.
     pub fn open(sources: Sources, reload_config: ReloadConfig) -> Result<Self, BundleError> {
         let snapshot = Snapshot::read_stable(&sources)?;
         let Candidate { engine, hash } = Candidate::new(&snapshot, &sources.stored, reload_config)?;

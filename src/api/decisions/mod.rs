@@ -5,7 +5,7 @@
 //! - [`forward`] answers a reverse proxy by the status of the response.
 //! - [`evaluation`] is what they share: it resolves the resource, decides, and describes the decision.
 //!
-//! [`SubjectResolver`](crate::application::SubjectResolver) resolves the subject of every question.
+//! [`SubjectResolver`](crate::application::subjects::SubjectResolver) resolves the subject of every question.
 
 pub mod authorize;
 pub mod authzen;
