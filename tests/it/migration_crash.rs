@@ -10,8 +10,8 @@ use std::fs::File;
 use std::process::{Command, Stdio};
 use tokio::task::block_in_place;
 
-/// The default number of kills. `TEST_KILLS` overrides it, for example with 200.
-const KILLS: u32 = 60;
+/// The number of kills on SQLite. `TEST_KILLS` overrides it.
+const KILLS: u32 = 200;
 /// Bytes of the write-ahead log, about as many as the migration writes.
 const FIRST_WINDOW: u64 = 256 * 1024;
 /// The write-ahead log of SQLite.

@@ -121,6 +121,9 @@ async fn authorization_comes_before_the_validation_of_the_query() {
         }
     }
     assert!(refusals > 5);
+    let wrong = format!("/v2/users/{}/permissions?nothing=x", admin.id);
+    admin.get(&wrong).await.expect_problem(400, "invalid_fields");
+    guest.get(&wrong).await.expect_problem(403, "forbidden");
 }
 
 #[tokio::test]
@@ -207,6 +210,7 @@ async fn a_search_reads_only_the_columns_that_a_decision_needs() {
         ("/v2/forms", "Form"),
         ("/v2/services", "Service"),
     ];
+    let home = admin.get("/v2/users/me").await.json["organization"].clone();
     for kind in resource_specs(&admin).await {
         let id = create_resource(&admin, kind.path, kind.full).await;
         let (path, name) = names.iter().find(|(path, _)| *path == kind.path).unwrap();
@@ -216,6 +220,17 @@ async fn a_search_reads_only_the_columns_that_a_decision_needs() {
         let other = app.start_replica(|_| ()).await;
         let reader = other.bearer(admin.bearer.as_deref().unwrap());
         let fetch = format!("fetch{name}");
+        if *name == "User" {
+            let question = json!({
+                "subject": { "type": "User" },
+                "action": { "name": "fetchOrganization" },
+                "resource": { "type": "Organization", "id": home }
+            });
+            let found = reader.post("/access/v1/search/subject", question).await.expect(StatusCode::OK);
+            assert!(
+                found["results"].as_array().unwrap().contains(&json!({ "type": "User", "id": admin.id }))
+            );
+        }
         let found = reader
             .post(
                 "/access/v1/search/resource",
