@@ -82,6 +82,7 @@ mod reload;
 mod repeated_questions;
 mod replicas;
 mod resource_limits;
+mod resource_sizes;
 mod resources;
 mod revocation;
 mod rolling_restart;

@@ -39,7 +39,7 @@ async fn requests_end_at_the_deadline_of_their_unit_of_work_and_change_nothing()
         "{written:?} {read:?}"
     );
     held.unlock().await;
-    // The server notices that nobody waits when it has the lock.
+    // With the lock, the server detects that the clients of these statements have disconnected.
     admin.get("/v2/forms").await.expect(StatusCode::OK);
     admin.post("/v2/users", body).await.expect(StatusCode::CREATED);
 }
