@@ -43,7 +43,8 @@ async fn authorize_scopes(
     Ok(user)
 }
 
-/// Creates an API key for a user, if permitted, and calls `before_commit` with it before the transaction commits. If that fails, no key is created.
+/// Creates an API key for a user, if permitted, and calls `before_commit` with it before the transaction commits. If that
+/// fails, no key is created.
 ///
 /// # Errors
 /// As [`Authorizer::authorize`], for each of the scopes; or the expiry is in the past, or the user has the maximum of keys, is

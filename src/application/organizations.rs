@@ -107,8 +107,7 @@ fn apply_status_change(work: &UnitOfWork, organization: &Organization) -> Result
     let event = match organization.status {
         OrganizationStatus::Active => Event::OrganizationActivated,
         OrganizationStatus::Inactive if organization.parent.is_none() => {
-            let message =
-                "The root organization cannot become inactive: nobody could log in to activate it again.";
+            let message = "The root organization cannot become inactive, because no user could then log in to activate it.";
             return Err(Error::new(ErrorKind::Conflict, "root_organization", message));
         }
         OrganizationStatus::Inactive => Event::OrganizationDeactivated,

@@ -128,8 +128,8 @@ pub async fn update(
     Ok(row)
 }
 
-/// 409 if the user is the last active admin of the root organization and would no longer be one. Nobody else could appoint
-/// another one. `after` is the changed user; none if it is deleted.
+/// 409 if the user is the last active admin of the root organization and would no longer be one, since no other user could
+/// then appoint an admin. `after` is the changed user; none if it is deleted.
 async fn ensure_root_admin_remains(
     work: &UnitOfWork,
     before: &Permitted<User>,

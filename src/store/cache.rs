@@ -20,7 +20,7 @@ use std::time::Duration;
 
 /// The memory for cached resources in bytes, by the estimate of [`crate::types::JsonSize`].
 const ROW_CACHE_BYTES: u64 = 32 * 1024 * 1024;
-/// The memory of a cached resource besides its values, and of an absent id, in bytes.
+/// The overhead of a cache entry, in bytes. It is the whole weight of an absent id.
 const ENTRY_BYTES: u64 = 256;
 /// The number of slots. Each id belongs to one; a write invalidates all ids of its slot.
 const SLOTS: usize = 4096;
