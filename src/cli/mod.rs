@@ -2,7 +2,8 @@
 //!
 //! A command opens the database with the settings of the service, and acts as the caller `terminal`, an admin of the root
 //! organization. Only `serve` and `user add` create or migrate a database. Results go to standard output, messages to standard
-//! error. The exit codes are 0, 1 if a command could not be executed, 2 if its arguments are invalid, and 3 if a check failed.
+//! error. The exit codes are 0, 1 if a command could not be executed or its arguments are invalid, 3 if a check failed, and 4 if it
+//! could not be decided.
 
 mod audit;
 mod backup;
@@ -47,9 +48,9 @@ With CEDARGATE_OTLP_ENDPOINT, OTEL_SERVICE_NAME and other variables of OpenTelem
 
 Exit codes:
   0  done, or the check passed
-  1  the command failed; the reason is on standard error
-  2  the command line is invalid
+  1  the command line is invalid, or the command failed; the reason is on standard error
   3  the check failed: invalid policies, a failing test, an outdated file, a changed audit log
+  4  the check could not be decided: the solver is missing, or gave no answer
 
 Examples:
   cedargate                                        run the service
@@ -118,6 +119,10 @@ enum Failure {
     Failed(String),
     /// The check failed: exit code 3.
     CheckFailed(String),
+    /// The check failed, and standard output says how: exit code 3.
+    Found,
+    /// The check could not be decided: exit code 4.
+    Undecided(String),
 }
 
 impl<E: Into<StartError>> From<E> for Failure {
@@ -140,7 +145,7 @@ pub fn run() -> ExitCode {
         Ok(cli) => dispatch(cli),
         // `--help` and `--version` are errors to clap, too.
         Err(error) => match error.print() {
-            Ok(()) => return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2)),
+            Ok(()) => return ExitCode::from(u8::from(error.use_stderr())),
             Err(error) => Err(Failure::failed(write_error("standard output", &error))),
         },
     };
@@ -153,6 +158,11 @@ pub fn run() -> ExitCode {
         Err(Failure::CheckFailed(message)) => {
             let _ = writeln!(std::io::stderr(), "{message}");
             ExitCode::from(3)
+        }
+        Err(Failure::Found) => ExitCode::from(3),
+        Err(Failure::Undecided(message)) => {
+            let _ = writeln!(std::io::stderr(), "cedargate: {message}");
+            ExitCode::from(4)
         }
     }
 }

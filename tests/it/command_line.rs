@@ -433,10 +433,10 @@ async fn policy_explain_explains_a_decision_about_an_external_domain() {
     assert!(as_owner.1.starts_with("allow: ") && as_owner.1.contains("docs.owner"), "{as_owner:?}");
     for wrong in ["Docs::Document", "Docs::Document::a", ":x", "Docs::Document:"] {
         let refused = explain(&["--resource", wrong]);
-        assert!(refused.0 == Some(2) && refused.2.contains("TYPE:ID"), "{wrong}: {refused:?}");
+        assert!(refused.0 == Some(1) && refused.2.contains("TYPE:ID"), "{wrong}: {refused:?}");
     }
     let refused = explain(&["--resource", "Docs::Document:plan", "--context", "[1]"]);
-    assert!(refused.0 == Some(2) && refused.2.contains("expected a JSON object"), "{refused:?}");
+    assert!(refused.0 == Some(1) && refused.2.contains("expected a JSON object"), "{refused:?}");
 }
 
 #[test]
@@ -466,5 +466,5 @@ fn the_help_names_every_exit_code() {
     for code in ["  0  ", "  1  ", "  2  ", "  3  "] {
         assert!(help.contains(code), "{help}");
     }
-    assert_eq!(run(directory.path(), &[], &["no-such-command"]).status.code(), Some(2));
+    assert_eq!(run(directory.path(), &[], &["no-such-command"]).status.code(), Some(1));
 }

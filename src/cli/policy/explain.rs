@@ -1,56 +1,23 @@
-//! `cedargate policy`: validates, tests, explains and confirms policies.
+//! `cedargate policy explain`: evaluates a question and explains the decision.
 
-use super::{CommandResult, Failure, OutputArgs, block_on, open, print_line, write_or_check};
 use crate::api::decisions::evaluation::{self, DecisionError};
-use crate::application::policy_reload;
 use crate::application::subjects::{
     EntityRef, ResolvedSubject, SubjectError, SubjectResolver, SubjectSelector,
 };
 use crate::application::{Authorizer, Caller};
-use crate::authz::{
-    AuthzRequest, Bundle, BundleError, DecisionContext, DenialReason, Engine, PolicyMetadata, Principal,
-    Scope, ScopeSet, cases, matrix,
-};
+use crate::authz::{AuthzRequest, DecisionContext, DenialReason, PolicyMetadata, Principal, Scope, ScopeSet};
+use crate::cli::{CommandResult, Failure, block_on, open, print_line};
 use crate::config::Config;
-use crate::server::{App, open_policies, read_policies};
+use crate::server::App;
 use crate::types::Email;
 use crate::types::strict_json;
-use clap::{Args, Subcommand};
+use clap::Args;
 use serde_json::{Map, Value};
-use std::path::PathBuf;
 use std::sync::Arc;
-
-#[derive(Debug, Subcommand)]
-pub(super) enum Command {
-    /// Validate and lint schema, policies and entity data, as at startup
-    Check,
-    /// Write the permission matrix: every action and scope, as Cedar decides
-    Matrix {
-        /// Write to this file
-        #[arg(long, short, default_value = "policies/MATRIX.md", value_name = "FILE")]
-        output: PathBuf,
-        /// Compare with the file instead of writing it; exit code 3 if it is outdated
-        #[arg(long)]
-        check: bool,
-    },
-    /// Evaluate a decision and explain it; needs the database
-    Explain(Box<ExplainArgs>),
-    /// Run policy tests, in the format of `cedar run-tests`
-    Test {
-        /// Files with tests [default: cases/*.json in the policy directories]
-        files: Vec<PathBuf>,
-    },
-    /// Confirm a pending policy version; running services whose policy files have it activate it within seconds
-    Reload {
-        /// Version to confirm, from the log, /health/ready or GET /v2/policies; the policy files must have it
-        #[arg(long, value_name = "VERSION")]
-        confirm: String,
-    },
-}
 
 /// The question of `policy explain`.
 #[derive(Debug, Args)]
-pub(super) struct ExplainArgs {
+pub(in crate::cli) struct ExplainArgs {
     /// Email address of the user
     #[arg(long, required_unless_present = "subject")]
     user: Option<Email>,
@@ -77,48 +44,17 @@ pub(super) struct ExplainArgs {
     context: JsonObjectArg,
 }
 
-pub(super) fn run(config: &Config, command: Command) -> CommandResult {
-    let invalid = |error: BundleError| Failure::CheckFailed(error.to_string());
-    let bundle = read_policies(config).map_err(invalid)?;
-    match command {
-        Command::Check => {
-            print_line(format_args!("{} policies, version {}", bundle.policies().count(), bundle.version()))
-        }
-        Command::Matrix { output, check } => {
-            let engine = Engine::new(bundle).map_err(invalid)?;
-            write_or_check(OutputArgs { output: Some(output), check }, &matrix(&engine))
-        }
-        Command::Test { files } => test(config, &bundle, files),
-        Command::Reload { confirm } => reload(config, &confirm),
-        Command::Explain(question) => block_on(async {
-            let app = open(config).await?;
-            let lines = explain(&app, &question).await?;
-            print_line(lines.join("\n"))
-        }),
-    }
-}
-
-/// Confirms the version of the policy files, after the same checks as at startup.
-fn reload(config: &Config, version: &str) -> CommandResult {
-    let policies = open_policies(config).map_err(|error| Failure::CheckFailed(error.to_string()))?;
-    let actual = policies.current().bundle().version().to_owned();
-    if version != actual {
-        let message =
-            format!("the policy files have the version {actual}, not {version:?}; nothing is confirmed");
-        return Err(Failure::Failed(message));
-    }
+pub(super) fn run(config: &Config, question: &ExplainArgs) -> CommandResult {
     block_on(async {
         let app = open(config).await?;
-        let authorizer = app.terminal_authorizer("reloadPolicies").await?;
-        let confirmation = policy_reload::confirm_from_cli(&authorizer, version).await;
-        confirmation?;
-        print_line(format_args!("confirmed policy version {version}"))
+        let lines = explain(&app, question).await?;
+        print_line(lines.join("\n"))
     })
 }
 
 /// An argument that is a JSON object.
 #[derive(Debug, Clone)]
-pub(super) struct JsonObjectArg(Map<String, Value>);
+pub(in crate::cli) struct JsonObjectArg(Map<String, Value>);
 
 fn parse_json_object(text: &str) -> Result<JsonObjectArg, String> {
     strict_json::check(text.as_bytes()).map_err(|error| format!("expected a JSON object: {error}"))?;
@@ -231,43 +167,4 @@ fn reason_lines(reason: Option<&DenialReason>) -> Vec<String> {
 fn policy_line(policy: &PolicyMetadata) -> String {
     let doc = policy.doc.as_deref().unwrap_or_default();
     format!("    {}  {}:{}  {doc}", policy.id, policy.file, policy.line)
-}
-
-/// Runs the policy tests of these files, or of the policy directories if there are none.
-fn test(config: &Config, bundle: &Bundle, mut files: Vec<PathBuf>) -> CommandResult {
-    if files.is_empty() {
-        files = case_files(config);
-    }
-    if files.is_empty() {
-        return Err(Failure::failed("no tests: no policy directory has cases/*.json"));
-    }
-    let mut passed = 0;
-    let mut parsed = cases::ParsedEntities::default();
-    let mut failures = Vec::new();
-    for file in files {
-        let name = file.display();
-        let cases = cases::read(&file).map_err(|error| Failure::failed(format!("{name}: {error}")))?;
-        for case in cases {
-            match case.run_with(bundle, &mut parsed) {
-                Ok(()) => passed += 1,
-                Err(message) => failures.push(format!("{name}: {}: {message}", case.name)),
-            }
-        }
-    }
-    print_line(format_args!("{passed} passed, {} failed", failures.len()))?;
-    if failures.is_empty() { Ok(()) } else { Err(Failure::CheckFailed(failures.join("\n"))) }
-}
-
-/// Returns the files `cases/*.json` of the policy directories, hidden ones excepted, in their order.
-fn case_files(config: &Config) -> Vec<PathBuf> {
-    let is_case = |path: &PathBuf| {
-        let is_hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-        !is_hidden && path.extension().is_some_and(|extension| extension == "json")
-    };
-    let directories = config.policies.iter().map(|directory| directory.join("cases"));
-    let entries = directories.filter_map(|directory| std::fs::read_dir(directory).ok()).flatten();
-    let mut files: Vec<PathBuf> =
-        entries.filter_map(|entry| Some(entry.ok()?.path())).filter(is_case).collect();
-    files.sort();
-    files
 }

@@ -1,0 +1,14 @@
+//! Policy tooling: what can be said about policies without asking the running service. No SQL, no HTTP.
+//!
+//! The commands of `cedargate policy` print what this module finds. Some of it is proven with a solver ([`Solver`]), for all
+//! requests that the schema allows; the server works without one.
+
+mod finding;
+mod junit;
+mod sarif;
+mod solver;
+
+pub use finding::{Finding, Level, Region};
+pub use junit::{TestOutcome, TestSuite, junit};
+pub use sarif::sarif;
+pub use solver::{Solver, SolverCommand, SolverMissing, Undecided};

@@ -1,0 +1,76 @@
+//! `cedargate policy`: validates, tests, explains and confirms policies.
+
+mod explain;
+mod progress;
+mod test;
+
+use super::{CommandResult, Failure, OutputArgs, block_on, open, print_line, write_or_check};
+use crate::application::policy_reload;
+use crate::authz::{BundleError, Engine, matrix};
+use crate::config::Config;
+use crate::server::{open_policies, read_policies};
+use clap::Subcommand;
+use std::path::PathBuf;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Validate and lint schema, policies and entity data, as at startup
+    Check,
+    /// Write the permission matrix: every action and scope, as Cedar decides
+    Matrix {
+        /// Write to this file
+        #[arg(long, short, default_value = "policies/MATRIX.md", value_name = "FILE")]
+        output: PathBuf,
+        /// Compare with the file instead of writing it; exit code 3 if it is outdated
+        #[arg(long)]
+        check: bool,
+    },
+    /// Evaluate a decision and explain it; needs the database
+    Explain(Box<explain::ExplainArgs>),
+    /// Run policy tests, in the format of `cedar run-tests`
+    Test {
+        /// Files with tests [default: cases/*.json in the policy directories]
+        files: Vec<PathBuf>,
+    },
+    /// Confirm a pending policy version; running services whose policy files have it activate it within seconds
+    Reload {
+        /// Version to confirm, from the log, /health/ready or GET /v2/policies; the policy files must have it
+        #[arg(long, value_name = "VERSION")]
+        confirm: String,
+    },
+}
+
+pub(super) fn run(config: &Config, command: Command) -> CommandResult {
+    let invalid = |error: BundleError| Failure::CheckFailed(error.to_string());
+    let bundle = read_policies(config).map_err(invalid)?;
+    match command {
+        Command::Check => {
+            print_line(format_args!("{} policies, version {}", bundle.policies().count(), bundle.version()))
+        }
+        Command::Matrix { output, check } => {
+            let engine = Engine::new(bundle).map_err(invalid)?;
+            write_or_check(OutputArgs { output: Some(output), check }, &matrix(&engine))
+        }
+        Command::Test { files } => test::run(config, &bundle, files),
+        Command::Reload { confirm } => reload(config, &confirm),
+        Command::Explain(question) => explain::run(config, &question),
+    }
+}
+
+/// Confirms the version of the policy files, after the same checks as at startup.
+fn reload(config: &Config, version: &str) -> CommandResult {
+    let policies = open_policies(config).map_err(|error| Failure::CheckFailed(error.to_string()))?;
+    let actual = policies.current().bundle().version().to_owned();
+    if version != actual {
+        let message =
+            format!("the policy files have the version {actual}, not {version:?}; nothing is confirmed");
+        return Err(Failure::Failed(message));
+    }
+    block_on(async {
+        let app = open(config).await?;
+        let authorizer = app.terminal_authorizer("reloadPolicies").await?;
+        let confirmation = policy_reload::confirm_from_cli(&authorizer, version).await;
+        confirmation?;
+        print_line(format_args!("confirmed policy version {version}"))
+    })
+}
