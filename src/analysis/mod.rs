@@ -3,11 +3,15 @@
 //! The commands of `cedargate policy` print what this module finds. Some of it is proven with a solver ([`Solver`]), for all
 //! requests that the schema allows; the server works without one.
 
+mod assumptions;
+mod counterexample;
 mod finding;
 mod junit;
 mod sarif;
 mod solver;
 
+pub use assumptions::{Assumptions, with_effect};
+pub use counterexample::{Outcome, PolicyTestJson, Scenario, Simplifier};
 pub use finding::{Finding, Level, Region};
 pub use junit::{TestOutcome, TestSuite, junit};
 pub use sarif::sarif;
