@@ -13,6 +13,7 @@ mod attribute;
 mod bundle;
 mod candidate;
 pub mod cases;
+pub(crate) mod condition_parts;
 mod context_json;
 mod counters;
 mod decision;
