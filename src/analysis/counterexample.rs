@@ -4,12 +4,12 @@
 //! [`Scenario`] is made of it; [`Simplifier::simplify`] removes what is not needed and renames the rest, as long as what the
 //! scenario shows still holds by Cedar's own authorizer.
 
+use crate::authz::cases::PolicyTest;
 use cedar_policy::{
     AuthorizationError, Authorizer, Context, Decision, Entities, Entity, EntityId, EntityTypeName, EntityUid,
     Policy, PolicySet, Request, Schema,
 };
 use cedar_policy_symcc::Env;
-use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -32,26 +32,6 @@ pub struct Outcome {
     pub reason: Vec<String>,
     /// The ids of the policies whose evaluation fails, in ascending order.
     pub errors: Vec<String>,
-}
-
-/// A policy test in the format of the files in `cases/`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct PolicyTestJson {
-    /// The name of the test.
-    pub name: String,
-    request: RequestJson,
-    entities: Vec<Value>,
-    decision: &'static str,
-    reason: Vec<String>,
-    num_errors: usize,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize)]
-struct RequestJson {
-    principal: String,
-    action: String,
-    resource: String,
-    context: Map<String, Value>,
 }
 
 impl Scenario {
@@ -92,21 +72,10 @@ impl Scenario {
         Some(Outcome::of(&request, policies, &entities))
     }
 
-    /// The scenario as a policy test that expects this outcome.
-    pub fn to_policy_test(&self, name: &str, outcome: &Outcome) -> PolicyTestJson {
-        PolicyTestJson {
-            name: name.to_owned(),
-            request: RequestJson {
-                principal: self.principal.to_string(),
-                action: self.action.to_string(),
-                resource: self.resource.to_string(),
-                context: self.context.clone(),
-            },
-            entities: self.entities.clone(),
-            decision: if outcome.allowed { "allow" } else { "deny" },
-            reason: outcome.reason.clone(),
-            num_errors: outcome.errors.len(),
-        }
+    /// The scenario as a policy test that expects what these policies decide. None if the scenario violates the schema.
+    pub fn to_policy_test(&self, name: &str, policies: &PolicySet, schema: &Schema) -> Option<PolicyTest> {
+        let (request, entities) = self.to_request(schema)?;
+        PolicyTest::from_decision(name, &request, &entities, policies).ok()
     }
 
     /// The uids of the principal and the resource.
@@ -129,15 +98,6 @@ impl Outcome {
         let mut errors: Vec<String> = errors.map(str::to_owned).collect();
         errors.sort();
         Self { allowed: response.decision() == Decision::Allow, reason, errors }
-    }
-}
-
-impl PolicyTestJson {
-    /// A JSON list of policy tests, one a line, as a file for `cases/`.
-    pub fn file(tests: &[Self]) -> String {
-        let lines: Vec<String> =
-            tests.iter().map(|test| serde_json::to_string(test).unwrap_or_default()).collect();
-        format!("[\n{}\n]\n", lines.join(",\n"))
     }
 }
 
@@ -456,7 +416,7 @@ mod tests {
         }
     }
 
-    fn simplified(policies: &str) -> (Scenario, Outcome) {
+    fn simplified(policies: &str) -> (Scenario, Value) {
         let (schema, _) = Schema::from_cedarschema_str(SCHEMA).unwrap();
         let data = Entities::from_json_str(CASCADE, None).unwrap();
         let data: Vec<Entity> = data.iter().cloned().collect();
@@ -464,17 +424,16 @@ mod tests {
         let holds =
             |request: &Request, entities: &Entities| Outcome::of(request, &policies, entities).allowed;
         let simple = Simplifier::new(&schema, &data, policies.policies()).simplify(scenario(), holds);
-        let outcome = simple.evaluate(&policies, &schema).unwrap();
-        (simple, outcome)
+        let test = simple.to_policy_test("found", &policies, &schema).unwrap();
+        (simple, serde_json::to_value(test).unwrap())
     }
 
     #[test]
     fn only_what_the_decision_needs_remains_under_readable_names() {
-        let (simple, outcome) = simplified(
+        let (_, test) = simplified(
             r#"permit (principal in Scope::"guest", action, resource)
                when { context has changes && context.changes.contains("role") };"#,
         );
-        let test = serde_json::to_value(simple.to_policy_test("found", &outcome)).unwrap();
         let organization = json!({ "__entity": { "type": "Org", "id": "org1" } });
         let expected = json!({
             "name": "found",
@@ -485,13 +444,13 @@ mod tests {
                 "context": { "changes": ["role"] },
             },
             "entities": [
+                { "uid": { "type": "Scope", "id": "guest" }, "attrs": {}, "parents": [] },
+                { "uid": { "type": "User", "id": "user2" }, "attrs": { "org": organization }, "parents": [] },
                 {
                     "uid": { "type": "User", "id": "user1" },
                     "attrs": { "org": organization },
                     "parents": [{ "type": "Scope", "id": "guest" }],
                 },
-                { "uid": { "type": "User", "id": "user2" }, "attrs": { "org": organization }, "parents": [] },
-                { "uid": { "type": "Scope", "id": "guest" }, "attrs": {}, "parents": [] },
             ],
             "decision": "allow",
             "reason": ["policy0"],
@@ -502,10 +461,10 @@ mod tests {
 
     #[test]
     fn entities_of_the_data_files_keep_their_ancestors() {
-        let (simple, outcome) = simplified(
+        let (simple, test) = simplified(
             r#"permit (principal in Scope::"admin", action, resource) when { principal in Scope::"guest" };"#,
         );
-        assert!(outcome.allowed);
+        assert_eq!(test["decision"], "allow");
         let principal = simple.entities.iter().find(|entity| entity["uid"]["id"] == "user1").unwrap();
         assert_eq!(principal["parents"], json!([{ "type": "Scope", "id": "admin" }]));
         assert!(simple.entities.contains(

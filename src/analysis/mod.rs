@@ -11,7 +11,7 @@ mod sarif;
 mod solver;
 
 pub use assumptions::{Assumptions, with_effect};
-pub use counterexample::{Outcome, PolicyTestJson, Scenario, Simplifier};
+pub use counterexample::{Outcome, Scenario, Simplifier};
 pub use finding::{Finding, Level, Region};
 pub use junit::{TestOutcome, TestSuite, junit};
 pub use sarif::sarif;
