@@ -9,11 +9,11 @@ use crate::authz::{
     AuthorizedOrgs, AuthzRequest, DecisionContext, DecisionRecorder, Engine, Permitted, ResourceEntity,
     Unchecked,
 };
-use crate::decision_log::BatchRecorder;
+use crate::decision_log::{BatchRecorder, Purpose};
 use crate::resource::Resource;
 use crate::store::{AuditActor, Reader, UnitOfWork};
 use crate::telemetry;
-use crate::types::{Id, OrgPath, Timestamp};
+use crate::types::{EvaluationId, Id, OrgPath, Timestamp};
 use arc_swap::Guard;
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
@@ -26,8 +26,8 @@ pub const EVALUATE_ACTION: &str = "evaluateAccess";
 pub struct Authorizer {
     call: Arc<CallContext>,
     action: &'static str,
-    /// Whether the action is a prerequisite of another one.
-    is_prerequisite: bool,
+    /// Why the action is authorized.
+    purpose: Purpose,
     /// Collects the decision records of a request that makes many decisions.
     batch_recorder: Option<Arc<BatchRecorder>>,
 }
@@ -63,7 +63,7 @@ impl Authorizer {
         action: &'static str,
     ) -> Self {
         let call = CallContext { state, engine, caller, source, now: OnceLock::new() };
-        Self { call: Arc::new(call), action, is_prerequisite: false, batch_recorder: None }
+        Self { call: Arc::new(call), action, purpose: Purpose::Enforcement, batch_recorder: None }
     }
 
     /// Creates the authorizer of `action` for this caller, without a request.
@@ -77,9 +77,10 @@ impl Authorizer {
         Self { action, ..self.clone() }
     }
 
-    /// Returns the authorizer of an action that is a prerequisite of another one. The decision log records its denials only.
+    /// Returns the authorizer of an action that is a prerequisite of another one. Unless it is full, the decision log records
+    /// its denials only.
     pub fn for_prerequisite(&self, action: &'static str) -> Self {
-        Self { is_prerequisite: true, ..self.with_action(action) }
+        Self { purpose: Purpose::Prerequisite, ..self.with_action(action) }
     }
 
     /// Returns the authorizer with decision records that are written together.
@@ -167,9 +168,16 @@ impl Authorizer {
             request: self.request_id(),
             caller: self.caller().log_json(),
             time: self.now(),
-            is_prerequisite: self.is_prerequisite,
+            purpose: self.purpose,
+            evaluation_id: None,
             is_stale: self.state().store.is_stale(),
         }
+    }
+
+    /// Returns the recorder of the answer to a question.
+    pub fn question_recorder(&self, evaluation_id: EvaluationId) -> DecisionRecorder<'_> {
+        let evaluation_id = Some(evaluation_id);
+        DecisionRecorder { purpose: Purpose::Question, evaluation_id, ..self.decision_recorder() }
     }
 
     /// Returns the request context of the caller's own request, without changed fields, a role or a scope.
@@ -260,7 +268,8 @@ impl Authorizer {
             {
                 Err(self.not_found_audited(Error::not_found(R::TYPE), refused.is_some()))
             }
-            Some(Err(_)) | None => Err(self.forbidden_audited()),
+            Some(Err(_)) => Err(self.forbidden_audited()),
+            None => Err(self.forbidden_missing(home_context, R::TYPE)),
         }
     }
 
@@ -332,8 +341,16 @@ impl Authorizer {
             refused if self.engine().could_in_home_org(&request, "Organization") => {
                 Err(self.not_found_audited(Error::not_found("Organization"), refused.is_some()))
             }
-            Some(Err(_)) | None => Err(self.forbidden_audited()),
+            Some(Err(_)) => Err(self.forbidden_audited()),
+            None => Err(self.forbidden_missing(&context, "Organization")),
         }
+    }
+
+    /// Returns the error of an action that is denied on every resource of a type, the missing one included. The decision log has
+    /// a line for it, as for an existing resource.
+    fn forbidden_missing(&self, context: &DecisionContext, kind: &str) -> Error {
+        self.engine().deny_missing(&self.authorization_request(context), kind, "");
+        self.forbidden_audited()
     }
 
     /// Returns the error of a denied action, which the audit log records if the action is administrative.

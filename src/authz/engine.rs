@@ -14,7 +14,7 @@ use super::external_entities::ExternalEntities;
 use super::invalid_attribute::EvaluationError;
 use super::recorder::{DecisionDetails, DecisionRecorder};
 use super::{BundleDiagnostic, BundleError, Scope, ScopeSet};
-use crate::decision_log;
+use crate::decision_log::{self, Purpose};
 use crate::telemetry::{self, SpanData};
 use crate::types::{Cache, Fingerprint, OrgPath, Validity, Versions, to_raw_json};
 use cedar_policy::{Authorizer, Decision, Entities, Entity, EntityId, EntityUid, PolicySet, Request};
@@ -172,12 +172,23 @@ impl Engine {
     /// Decides a request, and records the decision if the request has a recorder.
     pub fn decide(&self, request: &AuthzRequest<'_>, resource: &ResourceEntity) -> Arc<AuthzDecision> {
         let action_policies = self.action_policies(request.action);
-        let is_prerequisite = request.recorder.is_some_and(|recorder| recorder.is_prerequisite);
-        let recorder = request.recorder.filter(|recorder| recorder.should_record(false));
+        let is_prerequisite =
+            request.recorder.is_some_and(|recorder| recorder.purpose == Purpose::Prerequisite);
+        let evaluated = request.recorder;
+        let recorder = evaluated.filter(|recorder| recorder.should_record(false));
         // A prerequisite of another decision is timed only if it is recorded.
         let start = (!is_prerequisite || recorder.is_some()).then(Instant::now);
         let decision = self.decide_traced(action_policies, request, resource);
         let recorder = recorder.filter(|recorder| recorder.should_record(decision.allowed));
+        // An allowed decision that is not recorded needs no id.
+        let recorder = match (recorder, evaluated) {
+            (Some(recorder), _) => Some(recorder.for_decision(decision.allowed)),
+            (None, Some(unrecorded)) if !decision.allowed => {
+                unrecorded.for_decision(false);
+                None
+            }
+            (None, _) => None,
+        };
         if !is_prerequisite || recorder.is_some() {
             let latency = start.map_or(Duration::ZERO, |start| start.elapsed());
             if !is_prerequisite {
@@ -190,7 +201,7 @@ impl Engine {
                     request,
                     (resource.uid_json(), resource),
                     &decision,
-                    latency,
+                    (latency, false),
                 );
             }
         }
@@ -204,7 +215,7 @@ impl Engine {
         request: &AuthzRequest<'_>,
         (resource_uid, resource): (&RawValue, &ResourceEntity),
         decision: &AuthzDecision,
-        latency: Duration,
+        (latency, is_missing): (Duration, bool),
     ) {
         let unknown;
         let action = match action_policies {
@@ -225,6 +236,7 @@ impl Engine {
             decision,
             version,
             latency,
+            is_missing,
         });
     }
 
@@ -336,7 +348,8 @@ impl Engine {
                 (self.decide_traced(action_policies, request, &detached), detached)
             });
         let decision = if decision.allowed { Arc::default() } else { decision };
-        if let Some(recorder) = request.recorder.filter(|recorder| recorder.should_record(false)) {
+        let recorder = request.recorder.map(|recorder| recorder.for_decision(false));
+        if let Some(recorder) = recorder.filter(|recorder| recorder.should_record(false)) {
             let resource_uid = to_raw_json(&decision_log::ResourceUid { kind, id });
             self.record(
                 &recorder,
@@ -344,7 +357,7 @@ impl Engine {
                 request,
                 (&resource_uid, &decided),
                 &decision,
-                start.elapsed(),
+                (start.elapsed(), true),
             );
         }
         decision

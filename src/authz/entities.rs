@@ -207,8 +207,8 @@ impl LocalEntity {
     }
 }
 
-/// The organizations above a resource.
-struct ParentsJson<'a>(&'a LocalEntity);
+/// The organizations above a resource, and the scopes of the principal if it is the resource.
+struct ParentsJson<'a>(&'a LocalEntity, Option<&'a HashSet<EntityUid>>);
 
 impl Serialize for ParentsJson<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -219,17 +219,41 @@ impl Serialize for ParentsJson<'_> {
                 parents.serialize_element(&EntityUidJson { r#type: ORGANIZATION, id })?;
             }
         }
+        for scope in Scope::ALL {
+            if self.1.is_some_and(|scopes| scope_uid(scope).is_some_and(|uid| scopes.contains(&uid))) {
+                parents.serialize_element(&EntityUidJson { r#type: SCOPE, id: scope.as_str() })?;
+            }
+        }
         parents.end()
     }
 }
 
 impl Serialize for LocalEntity {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.serialize_with(None, serializer)
+    }
+}
+
+impl LocalEntity {
+    fn serialize_with<S: Serializer>(
+        &self,
+        scopes: Option<&HashSet<EntityUid>>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         let mut entity = serializer.serialize_map(Some(3))?;
         entity.serialize_entry("uid", &EntityUidJson { r#type: &self.kind, id: &self.id })?;
         entity.serialize_entry("attrs", &AttributesJson(&self.attributes))?;
-        entity.serialize_entry("parents", &ParentsJson(self))?;
+        entity.serialize_entry("parents", &ParentsJson(self, scopes))?;
         entity.end()
+    }
+}
+
+/// A resource that is the principal itself, with the scopes of the principal.
+struct SelfJson<'a>(&'a LocalEntity, &'a HashSet<EntityUid>);
+
+impl Serialize for SelfJson<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize_with(Some(self.1), serializer)
     }
 }
 
@@ -339,6 +363,14 @@ impl ResourceEntity {
         match self.data() {
             EntityData::Local(local) => self.inner.json.get_or_init(|| to_raw_json(local)),
             EntityData::External(external) => external.json.get_or_serialize(external.entity.as_deref()),
+        }
+    }
+
+    /// The whole entity as JSON, of a resource that is the principal itself: with the scopes of the principal as parents, too.
+    pub(super) fn json_with_scopes(&self, principal: &Principal) -> Box<RawValue> {
+        match self.data() {
+            EntityData::Local(local) => to_raw_json(&SelfJson(local, &principal.scopes)),
+            EntityData::External(_) => self.json().to_owned(),
         }
     }
 

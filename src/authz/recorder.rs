@@ -2,10 +2,10 @@
 
 use super::AuthzDecision;
 use super::decision_context::DecisionContext;
-use super::entities::{Principal, ResourceEntity};
-use crate::decision_log::{BatchRecorder, DecisionLog, Inputs, Record, ResourceUid, Subject};
+use super::entities::{EntityData, Principal, ResourceEntity};
+use crate::decision_log::{BatchRecorder, DecisionLog, Inputs, Purpose, Record, ResourceUid, Subject};
 use crate::telemetry;
-use crate::types::{Timestamp, to_raw_json};
+use crate::types::{EvaluationId, Timestamp, to_raw_json};
 use serde_json::value::RawValue;
 use std::time::Duration;
 
@@ -22,8 +22,10 @@ pub struct DecisionRecorder<'a> {
     pub caller: &'a RawValue,
     /// The time of the decisions.
     pub time: Timestamp,
-    /// Whether the decisions are prerequisites of another one. These are recorded only if they deny.
-    pub is_prerequisite: bool,
+    /// Why the decisions are made. Prerequisites that allow are recorded in the full log only.
+    pub purpose: Purpose,
+    /// The id of the evaluation of a single decision; none if each decision gets its own.
+    pub evaluation_id: Option<EvaluationId>,
     /// Whether the decisions are made from cached data while the database is unavailable.
     pub is_stale: bool,
 }
@@ -39,12 +41,23 @@ pub(super) struct DecisionDetails<'a> {
     pub(super) decision: &'a AuthzDecision,
     pub(super) version: &'a RawValue,
     pub(super) latency: Duration,
+    /// Whether the decision is a denial in any case, since the resource does not exist or the principal must not know of it.
+    pub(super) is_missing: bool,
 }
 
 impl DecisionRecorder<'_> {
     /// Whether a decision with this outcome is recorded.
     pub(super) fn should_record(&self, allowed: bool) -> bool {
-        self.log.should_record(allowed) && !(self.is_prerequisite && allowed)
+        self.log.should_record(allowed, self.purpose)
+    }
+
+    /// The recorder of one decision, with the id of its evaluation. The answer to a request that is denied has that id.
+    pub(super) fn for_decision(&self, allowed: bool) -> Self {
+        let evaluation_id = self.evaluation_id.unwrap_or_else(EvaluationId::generate);
+        if !allowed && self.purpose != Purpose::Question {
+            telemetry::set_denied_evaluation(evaluation_id);
+        }
+        Self { evaluation_id: Some(evaluation_id), ..*self }
     }
 
     fn submit(&self, record: &Record<'_>) {
@@ -57,23 +70,41 @@ impl DecisionRecorder<'_> {
 
     /// Records a decision. Its context must not contain undeclared fields of the client, which may be secrets such as tokens.
     pub(super) fn record(&self, details: &DecisionDetails<'_>) {
-        let DecisionDetails { decision, latency, .. } = *details;
+        let DecisionDetails { decision, latency, is_missing, resource, .. } = *details;
         let subject = details.subject.json();
-        let entities = [&*subject.entity, details.resource.json()];
+        let is_self = resource.data().uid_parts() == (&*subject.kind, &*subject.id);
+        let self_json = is_self.then(|| resource.json_with_scopes(details.subject));
+        let has_data = |entity: &&RawValue| entity.get() != "null";
+        let entities = match &self_json {
+            Some(both) => [Some(&**both).filter(has_data), None],
+            None => [&*subject.entity, resource.json()].map(|entity| Some(entity).filter(has_data)),
+        };
+        let evaluated =
+            (resource.uid_json().get() != details.resource_uid.get()).then(|| resource.uid_json());
+        let is_new = matches!(resource.data(), EntityData::Local(local) if local.is_new);
         self.submit(&Record {
             time: self.time,
             request: self.request,
+            evaluation_id: self.evaluation_id.unwrap_or_else(EvaluationId::generate),
+            purpose: self.purpose,
             caller: self.caller,
             subject: &subject.subject,
             action: details.action,
             resource: details.resource_uid,
+            is_missing,
+            is_masked: false,
             decision: decision.allowed,
             policies: decision.ids(),
             errors: &decision.errors,
             policy_version: details.version,
             latency,
             is_stale: self.is_stale,
-            inputs: Some(Inputs { entities, context: &to_raw_json(details.context) }),
+            inputs: Some(Inputs {
+                entities,
+                context: &to_raw_json(details.context),
+                resource: evaluated,
+                is_new,
+            }),
         });
     }
 
@@ -93,6 +124,10 @@ impl DecisionRecorder<'_> {
         self.submit(&Record {
             time: self.time,
             request: self.request,
+            evaluation_id: self.evaluation_id.unwrap_or_else(EvaluationId::generate),
+            purpose: self.purpose,
+            is_missing: false,
+            is_masked: false,
             caller: self.caller,
             subject: &to_raw_json(&Subject { kind: subject.0, id: subject.1, scopes: &[] }),
             action: &to_raw_json(&action),

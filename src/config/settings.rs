@@ -167,7 +167,7 @@ settings! {
         otlp_endpoint: String = String::new(), text("URL");
     }
     "Decision log" {
-        /// Decisions that are logged: none, those that are not an allow, or all.
+        /// Decisions that are logged: none, those that are not an allow, all, or all and every allowed prerequisite (`full`).
         decision_log: DecisionLogFilter = DecisionLogFilter::Off, choice(DecisionLogFilter::VALUES), read by "lists::from_text";
         /// File of the decision log, or `stdout`.
         decision_log_path: String = "decisions.ndjson".into(), text("FILE or stdout");
@@ -217,8 +217,8 @@ string_enum!(
 );
 
 string_enum!(
-    /// Decisions that are logged: none, those that are not an allow, or all.
-    DecisionLogFilter { Off = "off", Denials = "denials", All = "all" }
+    /// Decisions that are logged: none, those that are not an allow, all, or all and every allowed prerequisite.
+    DecisionLogFilter { Off = "off", Denials = "denials", All = "all", Full = "full" }
 );
 
 string_enum!(

@@ -25,21 +25,22 @@ impl Mask {
 
     /// Appends the masked line of a record.
     pub(super) fn write(&self, record: &Record<'_>, line: &mut Vec<u8>) {
-        let Some(Inputs { entities, context }) = record.inputs.filter(|_| !self.0.is_empty()) else {
+        let Some(inputs) = record.inputs.filter(|_| !self.0.is_empty()) else {
             return record.write(line);
         };
-        let mut masked_values = Vec::new();
-        let mut entities = entities.map(|entity| self.mask_named("entities", entity, &mut masked_values));
-        let mut context = self.mask_named("context", context, &mut masked_values);
-        if masked_values.is_empty() {
-            let entities = entities.each_ref().map(|entity| &**entity);
-            return Record { inputs: Some(Inputs { entities, context: &context }), ..record.clone() }
-                .write(line);
+        let mut masked = MaskedValues::default();
+        let mut entities =
+            inputs.entities.map(|entity| Some(self.mask_named("entities", entity?, &mut masked)));
+        let mut context = self.mask_named("context", inputs.context, &mut masked);
+        if masked.fields == 0 {
+            return record.write(line);
         }
+        let masked_values = masked.values;
         // Masked values may also occur elsewhere: as an entity id, under another name, or in an error message.
         let [subject, resource, caller] =
             [record.subject, record.resource, record.caller].map(|value| redact(value, &masked_values));
-        entities = entities.map(|entity| redact(&entity, &masked_values));
+        entities = entities.map(|entity| Some(redact(&*entity?, &masked_values)));
+        let evaluated = inputs.resource.map(|resource| redact(resource, &masked_values));
         context = redact(&context, &masked_values);
         let request = record.request.map(|request| redact_text(request, &masked_values));
         let errors: Vec<String> = record.errors.iter().map(|error| redact_error(error)).collect();
@@ -49,34 +50,53 @@ impl Mask {
             subject: &subject,
             resource: &resource,
             errors: &errors,
-            inputs: Some(Inputs { entities: entities.each_ref().map(|entity| &**entity), context: &context }),
+            is_masked: true,
+            inputs: Some(Inputs {
+                entities: entities.each_ref().map(Option::as_deref),
+                context: &context,
+                resource: evaluated.as_deref(),
+                ..inputs
+            }),
             ..record.clone()
         }
         .write(line);
     }
 
-    /// Masks the value of a field, and adds what was masked to `masked_values`. Invalid JSON is masked as a whole.
-    fn mask_named(&self, name: &str, json: &RawValue, masked_values: &mut Vec<String>) -> Box<RawValue> {
-        let value: Value = serde_json::from_str(json.get()).unwrap_or_else(|_| MASKED.into());
+    /// Masks the value of a field, and adds what was masked to `masked`. Invalid JSON is masked as a whole.
+    fn mask_named(&self, name: &str, json: &RawValue, masked: &mut MaskedValues) -> Box<RawValue> {
+        let value: Value = serde_json::from_str(json.get()).unwrap_or_else(|_| {
+            masked.fields += 1;
+            MASKED.into()
+        });
         let mut named = json!({ name: value });
-        mask_fields(&mut named, &self.0, masked_values);
+        mask_fields(&mut named, &self.0, masked);
         to_raw_json(&named.get(name))
     }
 }
 
-/// Masks the attributes with these names at any depth, and adds the scalars in their values to `masked_values`.
-fn mask_fields(value: &mut Value, names: &HashSet<String>, masked_values: &mut Vec<String>) {
+/// What was masked in a record.
+#[derive(Debug, Default)]
+struct MaskedValues {
+    /// The number of masked fields.
+    fields: usize,
+    /// The strings in their values, and the numbers as strings.
+    values: Vec<String>,
+}
+
+/// Masks the attributes with these names at any depth, and adds the scalars in their values to `masked`.
+fn mask_fields(value: &mut Value, names: &HashSet<String>, masked: &mut MaskedValues) {
     match value {
         Value::Object(fields) => {
             for (name, value) in fields {
                 if names.contains(name) {
-                    collect_scalars(&std::mem::replace(value, MASKED.into()), masked_values);
+                    masked.fields += 1;
+                    collect_scalars(&std::mem::replace(value, MASKED.into()), &mut masked.values);
                 } else {
-                    mask_fields(value, names, masked_values);
+                    mask_fields(value, names, masked);
                 }
             }
         }
-        Value::Array(items) => items.iter_mut().for_each(|item| mask_fields(item, names, masked_values)),
+        Value::Array(items) => items.iter_mut().for_each(|item| mask_fields(item, names, masked)),
         _ => {}
     }
 }

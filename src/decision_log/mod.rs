@@ -10,7 +10,7 @@ mod queue;
 mod record;
 
 pub use crate::config::{DecisionLogFilter, Overflow};
-pub use record::{Caller, Inputs, Record, ResourceUid, Subject};
+pub use record::{Caller, Inputs, Purpose, Record, ResourceUid, Subject};
 
 use crate::config::Config;
 use batch::Batch;
@@ -148,13 +148,15 @@ impl DecisionLog {
         Ok(Self(Some(Arc::new(OpenLog { filter: decisions, mask, queue, counts, writer }))))
     }
 
-    /// Whether a decision with this outcome is recorded. Call it before creating a record.
+    /// Whether a decision with this outcome and purpose is recorded. Call it before creating a record.
     #[inline]
-    pub fn should_record(&self, decision: bool) -> bool {
-        match &self.0 {
-            None => false,
-            Some(open) => open.filter == DecisionLogFilter::All || !decision,
-        }
+    pub fn should_record(&self, decision: bool, purpose: Purpose) -> bool {
+        self.0.as_ref().is_some_and(|open| match open.filter {
+            DecisionLogFilter::Off => false,
+            DecisionLogFilter::Denials => !decision,
+            DecisionLogFilter::All => !decision || purpose != Purpose::Prerequisite,
+            DecisionLogFilter::Full => true,
+        })
     }
 
     /// Whether a request has to [wait for space](Self::wait_for_room) before its decisions are made.
@@ -176,7 +178,10 @@ impl DecisionLog {
     /// record is required and the queue is full.
     #[must_use = "a decision whose record is required and refused must not take effect"]
     pub fn record(&self, record: &Record<'_>) -> bool {
-        let Some(open) = self.0.as_ref().filter(|_| self.should_record(record.decision)) else { return true };
+        let Some(open) = self.0.as_ref().filter(|_| self.should_record(record.decision, record.purpose))
+        else {
+            return true;
+        };
         // The buffer is reused for every line of the thread.
         thread_local! {
             static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -235,7 +240,9 @@ pub struct BatchRecorder {
 impl BatchRecorder {
     /// Records a decision, as [`DecisionLog::record`].
     pub fn record(&self, record: &Record<'_>) {
-        let Some(open) = self.log.0.as_ref().filter(|_| self.log.should_record(record.decision)) else {
+        let Some(open) =
+            self.log.0.as_ref().filter(|_| self.log.should_record(record.decision, record.purpose))
+        else {
             return;
         };
         let mut batch = self.batch.lock().unwrap_or_else(PoisonError::into_inner);

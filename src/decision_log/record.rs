@@ -1,6 +1,6 @@
 //! Records of decisions, and their JSON lines. A record borrows its fields and is serialized immediately.
 
-use crate::types::{Id, Timestamp, to_raw_json};
+use crate::types::{EvaluationId, Id, Timestamp, to_raw_json};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use std::io::Write as _;
@@ -13,6 +13,10 @@ pub struct Record<'a> {
     pub time: Timestamp,
     /// The request id, if there is one.
     pub request: Option<&'a str>,
+    /// The id of the evaluation, which the answer contains, too.
+    pub evaluation_id: EvaluationId,
+    /// Why the decision was made.
+    pub purpose: Purpose,
     /// Who made the request: a [`Caller`] as JSON.
     pub caller: &'a RawValue,
     /// Who performs the action: a [`Subject`] as JSON.
@@ -33,6 +37,10 @@ pub struct Record<'a> {
     pub latency: Duration,
     /// Whether the decision was made from cached data while the database was unavailable.
     pub is_stale: bool,
+    /// Whether the decision is a denial in any case, since the resource does not exist or the principal must not know of it.
+    pub is_missing: bool,
+    /// Whether values of the inputs are masked, so that the decision cannot be replayed.
+    pub is_masked: bool,
     /// The inputs of the evaluation; none if the question could not be evaluated.
     pub inputs: Option<Inputs<'a>>,
 }
@@ -40,10 +48,37 @@ pub struct Record<'a> {
 /// The inputs of an evaluation besides the request itself, in Cedar's JSON format.
 #[derive(Debug, Clone, Copy)]
 pub struct Inputs<'a> {
-    /// The entities of principal and resource, with attributes and parents.
-    pub entities: [&'a RawValue; 2],
+    /// The entities of principal and resource, with attributes and all of their ancestors as parents. None of an entity without
+    /// data, and of a resource that is the principal: each entity is recorded once.
+    pub entities: [Option<&'a RawValue>; 2],
     /// The request context.
     pub context: &'a RawValue,
+    /// The resource that was evaluated, if it is not the one that the request names: a [`ResourceUid`] as JSON.
+    pub resource: Option<&'a RawValue>,
+    /// Whether the resource is being created.
+    pub is_new: bool,
+}
+
+/// Why a decision was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// The service or a proxy acts by it: it allows or denies the request of the caller.
+    Enforcement,
+    /// A client asked for it.
+    Question,
+    /// Another decision or a list requires it, such as whether the caller may ask about that subject.
+    Prerequisite,
+}
+
+impl Purpose {
+    /// Its name in the log.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Enforcement => "enforcement",
+            Self::Question => "question",
+            Self::Prerequisite => "prerequisite",
+        }
+    }
 }
 
 impl Record<'_> {
@@ -54,6 +89,8 @@ impl Record<'_> {
             Some(id) => write_text_field(line, ",\"requestId\":", id),
             None => write_field(line, ",\"requestId\":", RawValue::NULL),
         }
+        self.evaluation_id.with_str(|id| write_text_field(line, ",\"evaluation_id\":", id));
+        write_text_field(line, ",\"purpose\":", self.purpose.as_str());
         write_field(line, ",\"caller\":", self.caller);
         write_field(line, ",\"subject\":", self.subject);
         write_field(line, ",\"action\":", self.action);
@@ -71,15 +108,36 @@ impl Record<'_> {
         if self.is_stale {
             line.extend_from_slice(b",\"stale\":true");
         }
-        match &self.inputs {
-            Some(Inputs { entities: [one, other], context }) => {
-                write_field(line, ",\"inputs\":{\"entities\":[", one);
-                write_field(line, ",", other);
-                write_field(line, "],\"context\":", context);
-                line.extend_from_slice(b"}}\n");
-            }
-            None => line.extend_from_slice(b",\"inputs\":null}\n"),
+        if self.is_missing {
+            line.extend_from_slice(b",\"missing\":true");
         }
+        if self.is_masked {
+            line.extend_from_slice(b",\"masked\":true");
+        }
+        match &self.inputs {
+            Some(inputs) => inputs.write(line),
+            None => line.extend_from_slice(b",\"inputs\":null"),
+        }
+        line.extend_from_slice(b"}\n");
+    }
+}
+
+impl Inputs<'_> {
+    fn write(&self, line: &mut Vec<u8>) {
+        line.extend_from_slice(b",\"inputs\":{\"entities\":[");
+        let mut separator = "";
+        for entity in self.entities.into_iter().flatten() {
+            write_field(line, separator, entity);
+            separator = ",";
+        }
+        write_field(line, "],\"context\":", self.context);
+        if let Some(resource) = self.resource {
+            write_field(line, ",\"resource\":", resource);
+        }
+        if self.is_new {
+            line.extend_from_slice(b",\"new\":true");
+        }
+        line.push(b'}');
     }
 }
 

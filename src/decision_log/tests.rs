@@ -1,5 +1,5 @@
 use super::*;
-use crate::types::{Id, Timestamp, to_raw_json};
+use crate::types::{EvaluationId, Id, Timestamp, to_raw_json};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::io::{self, Write};
@@ -21,6 +21,8 @@ fn record(id: &str) -> Record<'_> {
     Record {
         time: Timestamp::from_millis(1_767_225_600_000),
         request: Some("r-1"),
+        evaluation_id: EvaluationId::generate(),
+        purpose: Purpose::Question,
         caller: leak_json(&Caller {
             user: Id::EXAMPLE,
             credential: "apiKey",
@@ -35,8 +37,16 @@ fn record(id: &str) -> Record<'_> {
         policy_version: leak_json(&"v1"),
         latency: Duration::from_nanos(12_345),
         is_stale: false,
+        is_missing: false,
+        is_masked: false,
         inputs: None,
     }
+}
+
+/// Inputs with these entities and this context.
+fn inputs(entities: [&Value; 2], context: &Value) -> Option<Inputs<'static>> {
+    let entities = entities.map(|entity| Some(leak_json(entity)));
+    Some(Inputs { entities, context: leak_json(context), resource: None, is_new: false })
 }
 
 /// Records a decision on the conversation with this number as its id.
@@ -122,17 +132,19 @@ fn a_line_has_its_fields_in_order() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log");
     let log = DecisionLog::open(&settings(&path)).unwrap();
-    let entities = [leak_json(&json!({"uid": 1})), leak_json(&json!({"uid": 2}))];
-    let inputs = Some(Inputs { entities, context: leak_json(&json!({"ip": "127.0.0.1"})) });
-    assert!(log.record(&Record { inputs, ..record("7") }));
+    let inputs = inputs([&json!({"uid": 1}), &json!({"uid": 2})], &json!({"ip": "127.0.0.1"}));
+    let record = Record { inputs, ..record("7") };
+    assert!(log.record(&record));
     log.close();
     let expected = r#"{"time":"2026-01-01T00:00:00.000Z","requestId":"r-1",
+        "evaluation_id":"ID","purpose":"question",
         "caller":{"user":"599e1fcd9da1c72645c95886","credential":"apiKey","credentialId":"599e1fcd9da1c72645c95886"},
         "subject":{"type":"User","id":"599e1fcd9da1c72645c95886","scopes":["guest"]},
         "action":"fetchConversation","resource":{"type":"Conversation","id":"7"},"decision":true,
         "policies":["guest"],"errors":[],"policyVersion":"v1","latencyMicros":12.345,
         "inputs":{"entities":[{"uid":1},{"uid":2}],"context":{"ip":"127.0.0.1"}}}"#;
     let expected: String = expected.lines().map(str::trim_start).collect();
+    let expected = expected.replace("ID", &record.evaluation_id.to_string());
     assert_eq!(std::fs::read_to_string(&path).unwrap(), expected + "\n");
 }
 
@@ -368,12 +380,30 @@ fn writing_continues_when_rotation_fails() {
 }
 
 #[test]
+fn allowed_prerequisites_are_recorded_in_the_full_log_only() {
+    for (decisions, expected) in
+        [(DecisionLogFilter::All, &[2, 3][..]), (DecisionLogFilter::Full, &[1, 2, 3])]
+    {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let log = DecisionLog::open(&Settings { decisions, ..settings(&path) }).unwrap();
+        let purpose = Purpose::Prerequisite;
+        assert!(log.record(&Record { purpose, ..record("1") }));
+        assert!(log.record(&Record { purpose, decision: false, ..record("2") }));
+        assert!(log.record(&record("3")));
+        log.close();
+        assert_eq!(numbers(&lines(&path)), expected, "{decisions:?}");
+    }
+}
+
+#[test]
 fn the_filter_selects_denials_or_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log");
     let log =
         DecisionLog::open(&Settings { decisions: DecisionLogFilter::Denials, ..settings(&path) }).unwrap();
-    assert!(log.should_record(false) && !log.should_record(true));
+    let purpose = Purpose::Question;
+    assert!(log.should_record(false, purpose) && !log.should_record(true, purpose));
     record_number(&log, 1);
     assert!(log.record(&Record { decision: false, ..record("2") }));
     log.close();
@@ -382,9 +412,8 @@ fn the_filter_selects_denials_or_nothing() {
 
     let path = directory.path().join("none");
     let off = DecisionLog::open(&Settings { decisions: DecisionLogFilter::Off, ..settings(&path) }).unwrap();
-    assert!(
-        !off.should_record(false) && !off.should_record(true) && !DecisionLog::off().should_record(false)
-    );
+    assert!(!off.should_record(false, purpose) && !off.should_record(true, purpose));
+    assert!(!DecisionLog::off().should_record(false, purpose));
     record_number(&off, 1);
     off.close();
     // A disabled log creates neither a file nor a thread.

@@ -12,7 +12,7 @@ use futures_util::future::{Either, LocalBoxFuture, MapOk, TryFutureExt};
 use std::rc::Rc;
 
 /// The response headers that pages may read, beside those that the Fetch Standard always exposes.
-const EXPOSED: [&str; 11] = [
+const EXPOSED: [&str; 12] = [
     "allow",
     "link",
     "location",
@@ -22,6 +22,7 @@ const EXPOSED: [&str; 11] = [
     "www-authenticate",
     "x-policy-version",
     "x-decision-stale",
+    "x-evaluation-id",
     "x-request-id",
     "x-total-count",
 ];

@@ -26,6 +26,8 @@ pub const USER_ID: HeaderName = HeaderName::from_static("x-user-id");
 pub const SCOPE: HeaderName = HeaderName::from_static("x-scope");
 /// The version of the policies that decided; empty if no policy was evaluated.
 pub const POLICY_VERSION: HeaderName = HeaderName::from_static("x-policy-version");
+/// The id of the evaluation in the decision log; empty if no policy was evaluated.
+pub const EVALUATION_ID: HeaderName = HeaderName::from_static("x-evaluation-id");
 
 /// Returns whether a path, as the router reads it, is the one of forward authentication or below it.
 pub fn is_forward_path(path: &str) -> bool {
@@ -35,7 +37,7 @@ pub fn is_forward_path(path: &str) -> bool {
 /// Adds missing identity headers with empty values. A proxy that copies headers from the response would otherwise pass on what
 /// the client sent under these names.
 pub fn complete_identity_headers(headers: &mut HeaderMap) {
-    for name in [USER_ID, SCOPE, POLICY_VERSION] {
+    for name in [USER_ID, SCOPE, POLICY_VERSION, EVALUATION_ID] {
         if !headers.contains_key(&name) {
             headers.insert(name, HeaderValue::from_static(""));
         }

@@ -6,7 +6,8 @@ use crate::application::signing_keys::SigningKeysError;
 use crate::application::{Error, ErrorKind, FieldError};
 use crate::authn::PasswordError;
 use crate::store::StoreError;
-use crate::types::{FieldErrorCode, InvalidValue};
+use crate::telemetry;
+use crate::types::{EvaluationId, FieldErrorCode, InvalidValue};
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpResponse, ResponseError};
 use serde::Serialize;
@@ -57,6 +58,10 @@ pub struct ProblemBody<'a> {
     /// The id of the request, as in the `X-Request-ID` header.
     #[schema(value_type = String)]
     request_id: &'a str,
+    /// Of a 403, the id of the evaluation that denied the request, as in the decision log.
+    #[serde(rename = "evaluation_id", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false)]
+    evaluation_id: Option<EvaluationId>,
     /// The invalid fields; absent if the problem is not about fields.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     #[schema(value_type = Vec<FieldError>, required = false)]
@@ -164,6 +169,10 @@ impl Problem {
             detail: &self.detail,
             code: self.code,
             request_id,
+            evaluation_id: match self.status {
+                StatusCode::FORBIDDEN => telemetry::denied_evaluation(),
+                _ => None,
+            },
             errors: &self.errors,
             error: json!({ "message": self.detail }),
         };

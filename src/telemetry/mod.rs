@@ -7,6 +7,7 @@
 mod export;
 mod log;
 
+use crate::types::EvaluationId;
 pub use export::{TracingGuard, start};
 pub use log::{LogGuard, dropped_log_lines, start_log};
 use opentelemetry::propagation::{Extractor, TextMapPropagator};
@@ -37,6 +38,8 @@ pub struct RequestTrace {
     span: Option<RequestSpan>,
     /// Whether a decision of this request could not be recorded in the decision log, although it must be.
     is_unrecorded: Cell<bool>,
+    /// The evaluation that denied the request.
+    denied_evaluation: Cell<Option<EvaluationId>>,
 }
 
 /// The span of a request.
@@ -58,7 +61,7 @@ impl RequestTrace {
             let span = tracer.build_with_context(builder, &parent);
             RequestSpan { context: parent.with_span(span), span_count: Cell::default() }
         });
-        Self { id, span, is_unrecorded: Cell::default() }
+        Self { id, span, is_unrecorded: Cell::default(), denied_evaluation: Cell::default() }
     }
 
     /// Runs the future as a part of this request: its log lines and spans belong to the request. Those of threads and tasks that
@@ -101,6 +104,16 @@ pub fn mark_unrecorded() {
 /// Returns whether the current request is marked by [`mark_unrecorded`].
 pub fn is_unrecorded() -> bool {
     REQUEST.try_with(|request| request.is_unrecorded.get()).unwrap_or_default()
+}
+
+/// Sets the evaluation that denied the current request, or a part of it.
+pub fn set_denied_evaluation(id: EvaluationId) {
+    let _ = REQUEST.try_with(|request| request.denied_evaluation.set(Some(id)));
+}
+
+/// Returns the last evaluation that was set by [`set_denied_evaluation`].
+pub fn denied_evaluation() -> Option<EvaluationId> {
+    REQUEST.try_with(|request| request.denied_evaluation.get()).ok().flatten()
 }
 
 /// Ends the span of the current request, with the data of its response.

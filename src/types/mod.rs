@@ -6,6 +6,7 @@
 mod bom;
 mod cache;
 mod email;
+mod evaluation_id;
 mod field_error_code;
 mod fingerprint;
 mod id;
@@ -22,6 +23,7 @@ mod unicode;
 pub(crate) use bom::{read_text, strip_bom, strip_bom_bytes};
 pub use cache::{Cache, Lifetime, RowVersion, RowVersions, Validity, Versions};
 pub use email::Email;
+pub use evaluation_id::EvaluationId;
 pub use field_error_code::FieldErrorCode;
 pub(crate) use field_error_code::split_code;
 pub use fingerprint::{Fingerprint, random_u128};

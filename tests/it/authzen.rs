@@ -28,7 +28,7 @@ pub fn evaluation_request(subject: Value, action: &str, resource: Value) -> Valu
 pub async fn evaluate(client: &Client, question: Value) -> Value {
     let reply = client.post(EVALUATION, question.clone()).await;
     assert!(reply.header("x-policy-version").len() >= 8, "{question}: {:?}", reply.headers);
-    let answer = reply.expect(StatusCode::OK);
+    let answer = reply.expect_decisions(StatusCode::OK);
     assert!(answer["decision"].is_boolean(), "{question}: {answer}");
     answer
 }
@@ -396,7 +396,7 @@ async fn reasons_are_returned_on_request() {
         let headers = [("content-type", "application/json"), ("x-explain", "true")];
         let reply = admin.send(Method::POST, EVALUATION, &headers, body).await;
         assert_eq!(context["version"], reply.header("x-policy-version"));
-        assert_eq!(reply.expect(StatusCode::OK), answer, "the header has the same effect");
+        assert_eq!(reply.expect_decisions(StatusCode::OK), answer, "the header has the same effect");
         assert_eq!(is_permitted(&admin, question).await, permitted);
         in_body["context"]["explain"] = json!(false);
         assert_eq!(is_permitted(&admin, in_body).await, permitted);
@@ -450,5 +450,5 @@ async fn evaluation_and_batches_agree_with_the_authorize_endpoint_for_every_cell
         expected.push(json!({ "decision": one }));
     }
     let batch = admin.post(EVALUATIONS, json!({ "evaluations": questions })).await;
-    assert_eq!(batch.expect(StatusCode::OK)["evaluations"], Value::from(expected));
+    assert_eq!(batch.expect_decisions(StatusCode::OK)["evaluations"], Value::from(expected));
 }

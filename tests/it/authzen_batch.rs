@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 async fn post_batch(client: &Client, body: Value) -> Vec<Value> {
     let reply = client.post(EVALUATIONS, body.clone()).await;
     assert!(reply.header("x-policy-version").len() >= 8, "{body}: {:?}", reply.headers);
-    let answer = reply.expect(StatusCode::OK);
+    let answer = reply.expect_decisions(StatusCode::OK);
     assert_eq!(answer.as_object().unwrap().len(), 1, "{body}: {answer}");
     answer["evaluations"].as_array().unwrap_or_else(|| panic!("{body}: {answer}")).clone()
 }
@@ -127,7 +127,7 @@ async fn without_items_a_batch_is_a_single_evaluation() {
             question
         };
         let reply = admin.post(EVALUATIONS, with_items(question.clone())).await;
-        assert_eq!(reply.expect(StatusCode::OK), json!({ "decision": true }));
+        assert_eq!(reply.expect_decisions(StatusCode::OK), json!({ "decision": true }));
         guest.post(EVALUATIONS, with_items(question.clone())).await.expect_problem(403, "forbidden");
         let reply = admin.post(EVALUATIONS, with_items(json!({ "subject": question["subject"] }))).await;
         assert_eq!(reply.status, StatusCode::BAD_REQUEST, "{}", reply.text);
@@ -221,7 +221,7 @@ async fn defaults_are_validated_only_if_used() {
         partial.as_object_mut().unwrap().shift_remove(field).unwrap();
         let body = format!(r#"{{"{field}":{value},"evaluations":[{complete},{partial},{complete}]}}"#);
         let reply = send(&admin, &body).await;
-        let answers = reply.expect(StatusCode::OK)["evaluations"].as_array().unwrap().clone();
+        let answers = reply.expect_decisions(StatusCode::OK)["evaluations"].as_array().unwrap().clone();
         assert_eq!((&answers[0], &answers[2]), (&json!({ "decision": true }), &json!({ "decision": true })));
         assert_eq!(error_code(&answers[1]), "invalid", "{body}");
         assert_eq!(field_errors(&answers[1]), [(path, code)], "{body}");
@@ -241,7 +241,7 @@ async fn duplicate_keys_deny_an_item_or_fail_the_batch() {
     let good = evaluation_request(entity("user", "alice"), "read", entity("record", "record-1"));
     let twice = format!(r#"{{"context":{{"amount":99,"amount":1}},{}"#, &good.to_string()[1..]);
     let reply = send(&admin, &format!(r#"{{"evaluations":[{good},{twice},{good}]}}"#)).await;
-    let answers = reply.expect(StatusCode::OK)["evaluations"].as_array().unwrap().clone();
+    let answers = reply.expect_decisions(StatusCode::OK)["evaluations"].as_array().unwrap().clone();
     assert_eq!((&answers[0], &answers[2]), (&json!({ "decision": true }), &json!({ "decision": true })));
     assert_eq!(error_code(&answers[1]), "invalid");
     assert_eq!(field_errors(&answers[1]), [("context.amount", "duplicate")]);
@@ -298,7 +298,7 @@ async fn batch_items_are_explained_on_request() {
     let body = Some(serde_json::to_vec(&body).unwrap());
     let reply = admin.send(Method::POST, EVALUATIONS, &headers, body).await;
     let version = reply.header("x-policy-version").to_owned();
-    let answer = reply.expect(StatusCode::OK);
+    let answer = reply.expect_decisions(StatusCode::OK);
     assert_eq!(answer["evaluations"][0], answers[0]);
     assert_eq!(answer["evaluations"][0]["context"]["version"], version.as_str());
 }
@@ -377,7 +377,7 @@ async fn an_unparsable_item_is_denied_and_the_others_are_decided() {
         );
         let headers = [("content-type", "application/json")];
         let reply = admin.send(Method::POST, EVALUATIONS, &headers, Some(body.into_bytes())).await;
-        let answers = reply.expect(StatusCode::OK)["evaluations"].as_array().unwrap().clone();
+        let answers = reply.expect_decisions(StatusCode::OK)["evaluations"].as_array().unwrap().clone();
         assert_eq!((&answers[0], &answers[2]), (&json!({ "decision": true }), &json!({ "decision": true })));
         assert_eq!(error_code(&answers[1]), "invalid", "{wrong}");
     }

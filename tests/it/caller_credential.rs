@@ -79,7 +79,8 @@ async fn a_question_about_the_caller_is_answered_for_its_credential() {
                 assert!(is_permitted(&admin, question.clone()).await);
             }
             let batch = json!({ "evaluations": [question, with_basis("role", question.clone())] });
-            let answers = key.post(EVALUATIONS, batch).await.expect(StatusCode::OK)["evaluations"].clone();
+            let answers = key.post(EVALUATIONS, batch).await.expect_decisions(StatusCode::OK);
+            let answers = answers["evaluations"].clone();
             assert_eq!(answers, json!([{ "decision": permitted }, { "decision": true }]), "{scope}");
             for (request, expected) in
                 [(question.clone(), permitted), (with_basis("role", question.clone()), true)]

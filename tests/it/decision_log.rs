@@ -159,9 +159,8 @@ async fn a_logged_decision_can_be_replayed_and_contains_no_secret() {
             format!("{}::{}", kind.as_str().unwrap(), id).parse::<cedar_policy::EntityUid>().unwrap()
         };
         let action = format!("Action::{}", line["action"]).parse().unwrap();
-        let mut entities = line["inputs"]["entities"].as_array().unwrap().clone();
-        entities.dedup_by(|one, other| one["uid"] == other["uid"]);
-        let entities = cedar_policy::Entities::from_json_value(Value::Array(entities), None).unwrap();
+        let entities = line["inputs"]["entities"].clone();
+        let entities = cedar_policy::Entities::from_json_value(entities, None).unwrap();
         let mut context = line["inputs"]["context"].clone();
         if !line["action"].as_str().unwrap().starts_with("update") {
             context.as_object_mut().unwrap().remove("changes");
@@ -217,6 +216,94 @@ async fn a_logged_decision_has_its_own_context() {
     let mut changing = by_password;
     changing["changes"] = json!(["givenName"]);
     assert_eq!(seen["updateUser"][0], changing);
+}
+
+/// The text of a field of a decision or a problem.
+fn evaluation_id(answer: &Value) -> String {
+    let id = match answer["context"]["evaluation_id"].as_str() {
+        Some(id) => id,
+        None => answer["evaluation_id"].as_str().unwrap_or_else(|| panic!("no evaluation_id: {answer}")),
+    };
+    assert!(id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{id}");
+    id.to_owned()
+}
+
+#[tokio::test]
+async fn answers_and_lines_have_the_same_evaluation_id() {
+    let directory = tempfile::tempdir().unwrap();
+    let app = TestApp::start_with(logging_to(directory.path(), DecisionLogFilter::All)).await;
+    let (admin, person, guest) =
+        (app.admin().await, app.user(Scope::Agent).await, app.user(Scope::Guest).await);
+    let conversation = admin.post("/v2/conversations", json!({})).await.id();
+    let resource = json!({ "type": "Conversation", "id": conversation });
+    let permitted = evaluation_request(user(&person.id), "fetchConversation", resource.clone());
+    let denied = evaluation_request(user(&person.id), "deleteConversation", resource.clone());
+    let missing = json!({ "type": "Conversation", "id": person.id });
+    let missing = evaluation_request(user(&person.id), "fetchConversation", missing);
+    let unknown = evaluation_request(user(&conversation), "fetchConversation", resource.clone());
+    let mut expected = Vec::new();
+    for (question, decision) in
+        [(&permitted, true), (&permitted, true), (&denied, false), (&missing, false), (&unknown, false)]
+    {
+        let answer = admin.post(EVALUATION, question.clone()).await.expect(StatusCode::OK);
+        expected.push((evaluation_id(&answer), "question", decision));
+    }
+    let answer = admin.post("/v2/authorize", permitted.clone()).await.expect(StatusCode::OK);
+    expected.push((evaluation_id(&answer), "question", true));
+    let batch = json!({ "evaluations": [permitted, denied, unknown, { "action": {} }] });
+    let answer = admin.post(EVALUATIONS, batch).await.expect(StatusCode::OK);
+    for (item, decision) in answer["evaluations"].as_array().unwrap().iter().zip([true, false, false, false])
+    {
+        expected.push((evaluation_id(item), "question", decision));
+    }
+    // What the service itself enforces.
+    for (client, path) in [(&guest, "/v2/forms"), (&guest, "/v2/forms/599e1fce9da1c72645c9588f")] {
+        let reply = client.get(path).await;
+        reply.expect_problem(403, "forbidden");
+        expected.push((evaluation_id(&reply.json), "enforcement", false));
+    }
+    // The caller may not ask about somebody else.
+    let reply = guest.post(EVALUATION, permitted.clone()).await;
+    reply.expect_problem(403, "forbidden");
+    expected.push((evaluation_id(&reply.json), "prerequisite", false));
+    let answer = guest.post(EVALUATIONS, json!({ "evaluations": [permitted] })).await.expect(StatusCode::OK);
+    expected.push((evaluation_id(&answer["evaluations"][0]), "prerequisite", false));
+
+    let lines = read_log_lines(&app, directory.path());
+    let mut ids: Vec<&str> = lines.iter().map(|line| line["evaluation_id"].as_str().unwrap()).collect();
+    for (id, purpose, decision) in expected {
+        let found: Vec<&Value> = lines.iter().filter(|line| line["evaluation_id"] == id.as_str()).collect();
+        let [line] = found[..] else { panic!("{id}: {found:?}") };
+        assert_eq!((&line["purpose"], &line["decision"]), (&json!(purpose), &json!(decision)), "{line}");
+    }
+    let all = ids.len();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), all, "two lines have the same id");
+}
+
+#[tokio::test]
+async fn allowed_prerequisites_are_in_the_full_log_only() {
+    for (filter, expected) in [(DecisionLogFilter::All, 0), (DecisionLogFilter::Full, 2)] {
+        let directory = tempfile::tempdir().unwrap();
+        let app = TestApp::start_with(logging_to(directory.path(), filter)).await;
+        let (admin, person) = (app.admin().await, app.user(Scope::Agent).await);
+        let conversation = admin.post("/v2/conversations", json!({})).await.id();
+        let resource = json!({ "type": "Conversation", "id": conversation });
+        let question = evaluation_request(user(&person.id), "fetchConversation", resource);
+        let headers = [("content-type", "application/json"), ("x-request-id", "question")];
+        let body = Some(question.to_string().into_bytes());
+        admin.send(Method::POST, EVALUATION, &headers, body).await.expect(StatusCode::OK);
+        let lines = read_log_lines(&app, directory.path());
+        let of_request = lines.iter().filter(|line| line["requestId"] == "question");
+        let prerequisites: Vec<&str> = of_request
+            .clone()
+            .filter(|line| line["purpose"] == "prerequisite")
+            .map(|line| line["action"].as_str().unwrap())
+            .collect();
+        assert_eq!(prerequisites.len(), expected, "{prerequisites:?}");
+        assert_eq!(of_request.filter(|line| line["purpose"] == "question").count(), 1);
+    }
 }
 
 #[tokio::test]

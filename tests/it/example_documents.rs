@@ -77,7 +77,7 @@ async fn every_cell_of_the_table_is_decided_individually_and_in_a_batch() {
         expected.push(json!({ "decision": permitted }));
     }
     let batch = bot.post(EVALUATIONS, json!({ "evaluations": questions })).await;
-    assert_eq!(batch.expect(StatusCode::OK)["evaluations"], Value::from(expected));
+    assert_eq!(batch.expect_decisions(StatusCode::OK)["evaluations"], Value::from(expected));
 }
 
 #[tokio::test]

@@ -113,7 +113,8 @@ async fn action_properties_reach_the_context_at_every_endpoint() {
         assert_eq!(is_permitted(&bot, question.clone()).await, permitted, "{alarm}");
         let plain = bot.post("/v2/authorize", question.clone()).await.expect(StatusCode::OK);
         assert_eq!(plain["decision"], permitted, "{alarm}: {plain}");
-        let batch = bot.post(EVALUATIONS, json!({ "evaluations": [question] })).await.expect(StatusCode::OK);
+        let batch = bot.post(EVALUATIONS, json!({ "evaluations": [question] })).await;
+        let batch = batch.expect_decisions(StatusCode::OK);
         assert_eq!(batch["evaluations"], json!([{ "decision": permitted }]), "{alarm}");
         let mut with_context = evaluation_request(clerk("ada"), "open", safe("cash"));
         with_context["context"] = alarm.clone();

@@ -170,7 +170,7 @@ pub(crate) async fn decide_repeatedly(load: Arc<Load>, admin: Client, user: Stri
             if let Some(answer) =
                 load.expect_status(RequestKind::Decide, admin.post(EVALUATION, list.clone()).await, 200)
             {
-                let is_right = !is_known || answer == json!({ "decision": role == "agent" });
+                let is_right = !is_known || answer["decision"] == json!(role == "agent");
                 assert!(is_right, "{role}: {answer}");
             }
             let batch = json!({ "evaluations": [fetch, delete, update] });
@@ -178,7 +178,7 @@ pub(crate) async fn decide_repeatedly(load: Arc<Load>, admin: Client, user: Stri
                 load.expect_status(RequestKind::Decide, admin.post(EVALUATIONS, batch).await, 200)
             {
                 let answers = &answers["evaluations"];
-                assert_eq!(answers[0], json!({ "decision": true }), "{answers}");
+                assert_eq!(answers[0]["decision"], true, "{answers}");
                 assert_eq!(
                     (&answers[1]["decision"], &answers[2]["decision"]),
                     (&json!(false), &json!(false))

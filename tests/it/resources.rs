@@ -177,6 +177,10 @@ pub(crate) fn fields(object: &Value) -> &Map<String, Value> {
 pub(crate) fn comparable_response(reply: &Reply, id: &str) -> (StatusCode, Value) {
     let mut body = reply.json.clone();
     body.as_object_mut().unwrap_or_else(|| panic!("{}", reply.text)).remove("requestId");
+    // It differs each time, but a response must not disclose anything by having one.
+    if let Some(id) = body.get_mut("evaluation_id") {
+        *id = "EVALUATION".into();
+    }
     (reply.status, serde_json::from_str(&body.to_string().replace(id, "ID")).unwrap())
 }
 

@@ -80,7 +80,7 @@ async fn cached_decisions_continue_for_a_limited_time_and_are_marked_stale() {
 
     let outage = DatabaseOutage::begin(app.url(), app.postgres()).await;
     let reply = repeat("stale", ask, |reply| !reply.header(STALE).is_empty()).await;
-    assert_eq!(reply.expect(StatusCode::OK), json!({ "decision": true }));
+    assert_eq!(reply.expect_decisions(StatusCode::OK), json!({ "decision": true }));
     for seconds in [0, 30, 59] {
         app.clock.advance(if seconds == 59 { 29_000 } else { seconds * 1_000 });
         let reply = admin.post(EVALUATION, question.clone()).await;

@@ -344,6 +344,12 @@ impl Reply {
         self.json
     }
 
+    /// As [`Reply::expect`], without the ids of the evaluations: see [`without_evaluation_ids`].
+    #[track_caller]
+    pub fn expect_decisions(self, status: StatusCode) -> Value {
+        without_evaluation_ids(self.expect(status))
+    }
+
     /// Asserts that the response is a problem with this status and code, in the common form. Returns the names of the invalid
     /// fields.
     #[track_caller]
@@ -456,4 +462,24 @@ impl Client {
         let reply = self.post("/v2/users/me/keys", json!({ "name": "test", "scopes": scopes })).await;
         reply.expect(StatusCode::CREATED)["key"].as_str().unwrap().to_owned()
     }
+}
+
+/// Removes the id of the evaluation from every decision of an answer. Fails if a decision has none.
+#[track_caller]
+pub fn without_evaluation_ids(mut answer: Value) -> Value {
+    let is_single = answer["decision"].is_boolean();
+    let decisions = match is_single {
+        true => std::slice::from_mut(&mut answer),
+        false => answer["evaluations"].as_array_mut().expect("no decision in the answer"),
+    };
+    for decision in decisions {
+        let context = decision["context"].as_object_mut().expect("no context");
+        let id = context.remove("evaluation_id");
+        let id = id.as_ref().and_then(Value::as_str).expect("no evaluation_id");
+        assert!(id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{id}");
+        if context.is_empty() {
+            decision.as_object_mut().unwrap().remove("context");
+        }
+    }
+    answer
 }

@@ -10,7 +10,7 @@ use crate::application::{Authorizer, Error};
 use crate::authz::{AuthzRequest, ExternalError};
 use crate::http::openapi::OperationDoc;
 use crate::http::{Json, Problem, RouteGroup};
-use crate::types::{FieldErrorCode, Term, non_null, object_only};
+use crate::types::{EvaluationId, FieldErrorCode, Term, non_null, object_only};
 use actix_web::HttpResponse;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
@@ -144,7 +144,10 @@ fn doc() -> OperationDoc {
     });
     let answer = json!({
         "decision": true,
-        "context": {"policies": [{"id": "guest"}], "version": "0f3b6c5d9a7e1824"}
+        "context": {
+            "policies": [{"id": "guest"}], "version": "0f3b6c5d9a7e1824",
+            "evaluation_id": "7d0f8a3e5b2c4d6e91a0b3c4d5e6f708"
+        }
     });
     OperationDoc::new("Authorize an action")
         .describe(
@@ -177,7 +180,7 @@ async fn evaluate(
                 principal: &principal,
                 action,
                 context: &context,
-                recorder: Some(authorizer.decision_recorder()),
+                recorder: Some(authorizer.question_recorder(EvaluationId::generate())),
             };
             evaluation::decide(engine, &ask, &target, entity_ref, false)
         }
@@ -195,6 +198,7 @@ async fn evaluate(
     let policies = result.answer.policies.iter().map(|policy| PolicyView::summary(policy)).collect();
     let version = engine.bundle().version().to_owned();
     let context = Reasons {
+        evaluation_id: result.evaluation_id,
         policies: Some(policies),
         version: Some(version.clone()),
         error: result.error,

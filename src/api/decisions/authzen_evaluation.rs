@@ -11,7 +11,7 @@ use crate::application::subjects::{
 use crate::authz::AuthzRequest;
 use crate::http::openapi::OperationDoc;
 use crate::http::{Problem, body};
-use crate::types::{Term, null_as_default, object_only};
+use crate::types::{EvaluationId, Term, null_as_default, object_only};
 use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::{Deserialize, Serialize};
@@ -117,6 +117,9 @@ pub(super) struct Evaluation {
 }
 
 pub(super) fn evaluation_doc() -> OperationDoc {
+    let example = json!({
+        "decision": true, "context": {"evaluation_id": "7d0f8a3e5b2c4d6e91a0b3c4d5e6f708"}
+    });
     OperationDoc::new("Evaluate access (AuthZEN)")
         .describe(
             "`context.explain` or the header `X-Explain: true` requests reasons. Evaluating a user is authorized as \
@@ -125,7 +128,7 @@ pub(super) fn evaluation_doc() -> OperationDoc {
              with its role. Stored data take precedence over `properties`, which supply attributes that are not stored.",
         )
         .body::<Evaluation>(None)
-        .response::<Decision>(200, "The decision, allow or deny.", Some(json!({"decision": true})))
+        .response::<Decision>(200, "The decision, allow or deny.", Some(example))
         .response_header(200, "X-Policy-Version", Type::String, "The policy version of the decision.")
 }
 
@@ -214,7 +217,7 @@ pub(super) async fn evaluate(
         principal: &principal,
         action: name,
         context: &request_context,
-        recorder: Some(authorizer.decision_recorder()),
+        recorder: Some(authorizer.question_recorder(EvaluationId::generate())),
     };
     Ok(Some(evaluation::decide(authorizer.engine(), &ask, &target, resource.entity_ref(), explain)))
 }

@@ -9,7 +9,8 @@ use crate::authz::{
 use crate::authz::{InvalidAttribute, ResourceEntity};
 pub use crate::http::forward_auth::POLICY_VERSION;
 use crate::http::{FieldError, Problem};
-use crate::types::Id;
+use crate::telemetry;
+use crate::types::{EvaluationId, Id};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -130,6 +131,8 @@ pub struct EvaluationResult {
     pub error: Option<DecisionError>,
     /// What is missing for an allow.
     pub denial_reason: Option<DenialReason>,
+    /// The id of the evaluation, as in the decision log.
+    pub evaluation_id: Option<EvaluationId>,
 }
 
 impl EvaluationResult {
@@ -140,7 +143,8 @@ impl EvaluationResult {
 
     /// A denial because the caller may not evaluate the subject.
     pub fn subject_forbidden() -> Self {
-        Self::from_error(DecisionError::new("forbidden", SubjectError::Forbidden.to_string()))
+        let error = DecisionError::new("forbidden", SubjectError::Forbidden.to_string());
+        Self { evaluation_id: telemetry::denied_evaluation(), ..Self::from_error(error) }
     }
 }
 
@@ -167,8 +171,10 @@ pub fn record_failed_evaluation(
 ) -> EvaluationResult {
     let version = authorizer.engine().version_json();
     let (subject, resource) = (loggable_name(authorizer, subject), loggable_name(authorizer, resource));
-    authorizer.decision_recorder().record_error(subject, action, resource, error.code, version);
-    EvaluationResult::from_error(error)
+    let evaluation_id = EvaluationId::generate();
+    let recorder = authorizer.question_recorder(evaluation_id);
+    recorder.record_error(subject, action, resource, error.code, version);
+    EvaluationResult { evaluation_id: Some(evaluation_id), ..EvaluationResult::from_error(error) }
 }
 
 /// A type and an id for the decision log. A malformed id is omitted: it may be a secret in the wrong field.
@@ -203,9 +209,17 @@ pub fn decide(
                     if engine.external_entities().has_type(entity_ref.kind) { entity_ref.id } else { "" };
                 recorder.record_error(subject, ask.action, (entity_ref.kind, id), error.code, version);
             }
-            EvaluationResult::from_error(error.clone())
+            EvaluationResult {
+                evaluation_id: evaluation_id(ask),
+                ..EvaluationResult::from_error(error.clone())
+            }
         }
     }
+}
+
+/// The id of the evaluation of a question; none if it is not recorded.
+fn evaluation_id(ask: &AuthzRequest<'_>) -> Option<EvaluationId> {
+    ask.recorder.and_then(|recorder| recorder.evaluation_id)
 }
 
 /// Evaluates a question about a resource that exists.
@@ -232,7 +246,7 @@ fn evaluation_result(
     };
     let missing =
         if explain && error.is_none() { engine.denial_reason(ask, resource, &answer) } else { None };
-    EvaluationResult { answer, error, denial_reason: missing }
+    EvaluationResult { answer, error, denial_reason: missing, evaluation_id: evaluation_id(ask) }
 }
 
 /// A decision.
@@ -240,7 +254,7 @@ fn evaluation_result(
 pub struct Decision {
     /// Whether it is permitted. False if it cannot be decided.
     pub decision: bool,
-    /// The reasons, if requested, or why it could not be decided.
+    /// The id of the evaluation; the reasons, if requested, or why it could not be decided.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub context: Option<Reasons>,
@@ -269,6 +283,10 @@ pub struct Reasons {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub error: Option<DecisionError>,
+    /// The id of the evaluation, as in its line of the decision log: 32 hex digits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, nullable = false, examples("7d0f8a3e5b2c4d6e91a0b3c4d5e6f708"))]
+    pub evaluation_id: Option<EvaluationId>,
 }
 
 /// A policy.
@@ -367,7 +385,9 @@ impl From<&DenialReason> for DenialReasonView {
 impl Decision {
     /// The decision with its error, if any, and with reasons if `explain` is set.
     pub fn new(result: &EvaluationResult, engine: &Engine, explain: bool) -> Self {
-        let context = (explain || result.error.is_some()).then(|| Reasons {
+        let has_context = explain || result.error.is_some() || result.evaluation_id.is_some();
+        let context = has_context.then(|| Reasons {
+            evaluation_id: result.evaluation_id,
             policies: explain
                 .then(|| result.answer.policies.iter().map(|policy| PolicyView::detailed(policy)).collect()),
             version: explain.then(|| engine.bundle().version().to_owned()),

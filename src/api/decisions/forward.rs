@@ -6,13 +6,15 @@
 use super::evaluation::{self, ResolvedResource};
 use crate::application::Authorizer;
 use crate::application::subjects::EntityRef;
-use crate::authz::{AuthzRequest, ResourceEntity};
+use crate::authz::{AuthzRequest, DecisionRecorder, ResourceEntity};
 use crate::http::forward_auth::{
-    HEADER_PAIRS, OriginalRequest, PATH, POLICY_VERSION, ResourceRef, RouteMatch, SCOPE, USER_ID,
+    EVALUATION_ID, HEADER_PAIRS, OriginalRequest, PATH, POLICY_VERSION, ResourceRef, RouteMatch, SCOPE,
+    USER_ID,
 };
 use crate::http::openapi::{self, OperationDoc};
 use crate::http::{FieldError, Problem, RouteGroup, WorkerState, authenticate};
-use crate::types::{FieldErrorCode, OrgPath};
+use crate::telemetry;
+use crate::types::{EvaluationId, FieldErrorCode, OrgPath};
 use actix_web::http::StatusCode;
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse};
@@ -35,7 +37,7 @@ fn doc() -> OperationDoc {
          routes in the file `CEDARGATE_FORWARD_ROUTES`, and by the routes of this service if that file has `own = true`. \
          A request that matches no route is denied. One of the pairs of headers, or the rest of the path, names the \
          original request; if several do, they must agree. Every method is accepted, and `OPTIONS` is decided like any \
-         other. Every response has the headers `X-User-Id`, `X-Scope` and `X-Policy-Version`, empty if there is no value.",
+         other. Every response has the headers `X-User-Id`, `X-Scope`, `X-Policy-Version` and `X-Evaluation-Id`, empty if there is no value.",
     );
     let mut documented = Vec::new();
     for (method, address) in HEADER_PAIRS {
@@ -72,6 +74,12 @@ fn doc() -> OperationDoc {
             Type::String,
             "The policy version of the decision; empty if the route is public.",
         )
+        .response_header(
+            200,
+            "X-Evaluation-Id",
+            Type::String,
+            "The id of the evaluation, as in the decision log; empty if the route is public.",
+        )
 }
 
 /// `GET /v2/authorize/forward`.
@@ -100,20 +108,26 @@ async fn authorize(request: &HttpRequest, action: &'static str) -> Result<HttpRe
     let scopes = authorizer.caller().scopes.as_ref().map(ToString::to_string).unwrap_or_default();
     let version = authorizer.engine().bundle().version();
     match decide(&authorizer, action, original, route_match).await {
-        Ok(()) => Ok(HttpResponse::Ok()
+        Ok(evaluation_id) => Ok(HttpResponse::Ok()
             .insert_header((header::CACHE_CONTROL, "no-store"))
             .insert_header((USER_ID, user))
             .insert_header((SCOPE, scopes))
             .insert_header((POLICY_VERSION, version))
+            .insert_header((EVALUATION_ID, evaluation_id.to_string()))
             .finish()),
         Err(problem) => Err(problem
             .with_header(USER_ID, user)
             .with_header(SCOPE, scopes)
-            .with_header(POLICY_VERSION, version)),
+            .with_header(POLICY_VERSION, version)
+            .with_header(
+                EVALUATION_ID,
+                telemetry::denied_evaluation().map_or_else(String::new, |id| id.to_string()),
+            )),
     }
 }
 
-/// Decides whether the caller may use this endpoint, and whether it may perform the action of the original request.
+/// Decides whether the caller may use this endpoint, and whether it may perform the action of the original request. Returns the
+/// id of the evaluation.
 ///
 /// # Errors
 /// A problem unless both are permitted.
@@ -122,16 +136,18 @@ async fn decide(
     action: &'static str,
     original: Result<OriginalRequest, FieldError>,
     route_match: Option<RouteMatch>,
-) -> Result<(), Problem> {
-    if !is_permitted(&authorizer.for_prerequisite(action), action, ResourceRef::Caller, &[]).await? {
+) -> Result<EvaluationId, Problem> {
+    let prerequisite = authorizer.for_prerequisite(action);
+    if !is_permitted(&prerequisite, EvaluationId::generate(), action, ResourceRef::Caller, &[]).await? {
         return Err(Problem::forbidden(action));
     }
     let original = original.map_err(invalid_forwarded_request)?;
     let Some(RouteMatch::Authorize { action, resource: of }) = route_match else {
         return Err(forbidden("no_such_route", "No route matches the forwarded request."));
     };
-    if is_permitted(authorizer, &action, of, &original.parameters("organization")).await? {
-        Ok(())
+    let evaluation_id = EvaluationId::generate();
+    if is_permitted(authorizer, evaluation_id, &action, of, &original.parameters("organization")).await? {
+        Ok(evaluation_id)
     } else {
         Err(Problem::forbidden(&action))
     }
@@ -151,6 +167,7 @@ fn forbidden(code: &'static str, detail: impl Into<String>) -> Problem {
 /// Whether the caller may perform the action. `organizations` are the values of that query parameter.
 async fn is_permitted(
     authorizer: &Authorizer,
+    evaluation_id: EvaluationId,
     action: &str,
     of: ResourceRef,
     organizations: &[String],
@@ -168,7 +185,10 @@ async fn is_permitted(
         principal,
         action,
         context: &request_context,
-        recorder: Some(authorizer.decision_recorder()),
+        recorder: Some(DecisionRecorder {
+            evaluation_id: Some(evaluation_id),
+            ..authorizer.decision_recorder()
+        }),
     };
     Ok(evaluation::decide(authorizer.engine(), &ask, &target, entity_ref, false).answer.allowed)
 }

@@ -12,8 +12,7 @@ fn masked_attributes_keep_only_their_names() {
     let document = json!({"attrs": {"mail": "email"}});
     let context = json!({"named": [{"address": {"street": "\"Elm\" 1"}}, {"mail": "email"}]});
     let errors = ["guest: no date: ada@example.com", r#"guest: "\"Elm\" 1""#].map(str::to_owned);
-    let inputs =
-        Some(Inputs { entities: [leak_json(&person), leak_json(&document)], context: leak_json(&context) });
+    let inputs = inputs([&person, &document], &context);
     assert!(log.record(&Record { inputs, errors: &errors, ..record("1") }));
     log.close();
     let [line] = lines(&path).try_into().unwrap();
@@ -21,6 +20,23 @@ fn masked_attributes_keep_only_their_names() {
     let context = json!({"named": [{"address": "***"}, {"mail": "email"}]});
     assert_eq!(line["inputs"], json!({"entities": [person, document], "context": context}));
     assert_eq!(line["errors"], json!(["***", "***"]));
+    assert_eq!(line["masked"], true);
+}
+
+#[test]
+fn a_line_is_marked_as_masked_even_if_the_masked_value_is_no_text() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("log");
+    let log = DecisionLog::open(&Settings { mask: vec!["vip".into()], ..settings(&path) }).unwrap();
+    let vip = json!({"uid": "ada", "attrs": {"vip": true}});
+    let bare = json!({"uid": "dan", "attrs": {}});
+    for (number, entity) in [("1", &vip), ("2", &bare)] {
+        let inputs = inputs([entity, &bare], &json!({}));
+        assert!(log.record(&Record { inputs, ..record(number) }));
+    }
+    log.close();
+    let [marked, unmarked] = lines(&path).try_into().unwrap();
+    assert_eq!((&marked["masked"], &unmarked["masked"]), (&json!(true), &Value::Null));
 }
 
 #[test]
@@ -28,8 +44,8 @@ fn masking_context_masks_the_whole_context() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("log");
     let log = DecisionLog::open(&Settings { mask: vec!["context".into()], ..settings(&path) }).unwrap();
-    let entity = leak_json(&json!({"uid": "ada"}));
-    let inputs = Some(Inputs { entities: [entity; 2], context: leak_json(&json!({"code": "open sesame"})) });
+    let entity = json!({"uid": "ada"});
+    let inputs = inputs([&entity, &entity], &json!({"code": "open sesame"}));
     let errors = ["guest: no date: open sesame".to_owned()];
     assert!(log.record(&Record { inputs, errors: &errors, ..record("1") }));
     log.close();
@@ -58,8 +74,7 @@ fn a_masked_value_appears_nowhere_in_the_line() {
         "something else with 81234",
     ];
     let errors = errors.map(str::to_owned);
-    let inputs =
-        Some(Inputs { entities: [leak_json(&person), leak_json(&json!({}))], context: leak_json(&context) });
+    let inputs = inputs([&person, &json!({})], &context);
     let subject = leak_json(&Subject { kind: "Person", id: "ada@example.com", scopes: &[] });
     let request = Some("for-ada@example.com");
     assert!(log.record(&Record { inputs, subject, request, errors: &errors, ..record("ada@example.com") }));
