@@ -10,8 +10,8 @@
 )]
 
 use cedargate::authz::{
-    Attribute, AuthzRequest, AuthzResource, Bundle, DecisionContext, Engine, Principal, Scope, ScopeSet,
-    Sources, Unchecked, UserAttributes,
+    Attribute, AuthzRequest, AuthzResource, Bundle, CredentialKind, DecisionContext, Engine, Principal,
+    Scope, ScopeSet, Sources, StoredType, Unchecked, UserAttributes,
 };
 use cedargate::types::{Clock, Id, OrgPath, UserStatus};
 use criterion::Criterion;
@@ -80,7 +80,7 @@ fn engine(set: &str) -> Engine {
     let sources = Sources {
         schema: vec![root.join("schema"), external.clone()],
         policies: vec![root.join("policies"), external],
-        stored: vec!["User", "Conversation"],
+        stored: cedargate::api::resource_types().iter().map(StoredType::from).collect(),
     };
     Engine::new(Bundle::read(&sources).unwrap()).unwrap()
 }
@@ -99,7 +99,7 @@ fn decisions(criterion: &mut Criterion) {
         let scopes = engine.effective_scopes(&ScopeSet::from(Scope::Agent), Scope::Agent);
         let principal = Principal::new(Id::new(&clock), &home, user, scopes.as_ref());
         let context = DecisionContext {
-            credential: Some("password"),
+            credential: Some(CredentialKind::Session),
             ip: Some([127, 0, 0, 1].into()),
             now: Some(clock.now()),
             ..DecisionContext::default()

@@ -15,7 +15,7 @@ use crate::application::rate_limits::RateLimits;
 use crate::application::state::RequestConfig;
 use crate::application::{AppState, Authorizer, SigningKeys};
 use crate::authn::PasswordService;
-use crate::authz::{Bundle, BundleError, PolicyHandle, ReloadConfig, Sources};
+use crate::authz::{Bundle, BundleError, PolicyHandle, ReloadConfig, Sources, StoredType};
 use crate::config::{CacheName, Config, ConfigError, PolicyReload, PolicyTests};
 use crate::decision_log::{DecisionLog, Settings};
 use crate::http::body_budget::BodyBudget;
@@ -74,7 +74,7 @@ const MAX_MANAGEMENT_CONNECTIONS: usize = 64;
 
 /// Returns the locations of the configured policies.
 fn policy_sources(config: &Config) -> Sources {
-    let stored = api::resource_types().iter().map(|kind| kind.name).collect();
+    let stored = api::resource_types().iter().map(StoredType::from).collect();
     Sources { schema: config.schema.clone(), policies: config.policies.clone(), stored }
 }
 

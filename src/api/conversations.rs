@@ -5,7 +5,9 @@ use super::messages::{self, Message, MessageBody};
 use crate::application::changes::{Patch, UpdateRequest, creation_info};
 use crate::application::fields::from_value;
 use crate::application::{Authorizer, Error};
-use crate::authz::{Attribute, AuthzResource, Unchecked, text};
+use crate::authz::{
+    Attribute, AuthzResource, SuppliedAttribute, Unchecked, enum_attribute, supplied_attributes,
+};
 use crate::http::base_url::absolute_url;
 use crate::http::crud;
 use crate::http::openapi::{self, OperationDoc};
@@ -198,6 +200,7 @@ string_enum!(
 );
 
 text_column!(ConversationType);
+enum_attribute!(ConversationType);
 
 /// Empty: references between rows are declared by [`Resource::references`].
 #[derive(Debug, Clone, Copy, EnumIter, DeriveRelation)]
@@ -207,6 +210,7 @@ impl ActiveModelBehavior for ActiveModel {}
 
 impl AuthzResource for Conversation {
     const TYPE: &'static str = "Conversation";
+    const ATTRIBUTES: &'static [SuppliedAttribute] = ATTRIBUTES;
 
     fn id(&self) -> Id {
         self.id
@@ -217,17 +221,14 @@ impl AuthzResource for Conversation {
     }
 }
 
-/// The attributes of a conversation, as the schema declares them.
-fn attributes(
-    kind: ConversationType,
-    status: Option<&Label>,
-    category: Option<&Label>,
-) -> Vec<(&'static str, Attribute)> {
-    [("type", Some(text(kind))), ("status", status.map(text)), ("category", category.map(text))]
-        .into_iter()
-        .filter_map(|(name, value)| Some((name, value?)))
-        .collect()
-}
+supplied_attributes!(
+    /// The attributes of a conversation, as the schema declares them.
+    ATTRIBUTES = fn attributes(
+        "type" kind: ConversationType,
+        "status" status: Option<&Label>,
+        "category" category: Option<&Label>,
+    )
+);
 
 /// The columns that the Cedar entity of a conversation is built from.
 #[derive(Debug, FromQueryResult)]
@@ -240,6 +241,7 @@ pub struct ConversationDecisionRow {
 
 impl AuthzResource for ConversationDecisionRow {
     const TYPE: &'static str = Conversation::TYPE;
+    const ATTRIBUTES: &'static [SuppliedAttribute] = ATTRIBUTES;
 
     fn id(&self) -> Id {
         self.id

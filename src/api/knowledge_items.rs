@@ -1,6 +1,6 @@
 //! Knowledge items: articles of a knowledge base.
 
-use crate::authz::{Attribute, AuthzResource, text};
+use crate::authz::{Attribute, AuthzResource, SuppliedAttribute, enum_attribute, supplied_attributes};
 use crate::http::RouteGroup;
 use crate::resource::Resource;
 use crate::resource::column::text_column;
@@ -77,6 +77,7 @@ string_enum!(
 );
 
 text_column!(KnowledgeStatus);
+enum_attribute!(KnowledgeStatus);
 
 /// Empty: references between rows are declared by [`Resource::references`].
 #[derive(Debug, Clone, Copy, EnumIter, DeriveRelation)]
@@ -86,6 +87,7 @@ impl ActiveModelBehavior for ActiveModel {}
 
 impl AuthzResource for KnowledgeItem {
     const TYPE: &'static str = "KnowledgeItem";
+    const ATTRIBUTES: &'static [SuppliedAttribute] = ATTRIBUTES;
 
     fn id(&self) -> Id {
         self.id
@@ -96,13 +98,10 @@ impl AuthzResource for KnowledgeItem {
     }
 }
 
-/// The attributes of a knowledge item, as the schema declares them.
-fn attributes(kbase: Option<&Label>, status: KnowledgeStatus) -> Vec<(&'static str, Attribute)> {
-    [("kbase", kbase.map(text)), ("status", Some(text(status)))]
-        .into_iter()
-        .filter_map(|(name, value)| Some((name, value?)))
-        .collect()
-}
+supplied_attributes!(
+    /// The attributes of a knowledge item, as the schema declares them.
+    ATTRIBUTES = fn attributes("kbase" kbase: Option<&Label>, "status" status: KnowledgeStatus)
+);
 
 /// The columns that the Cedar entity of a knowledge item is built from.
 #[derive(Debug, FromQueryResult)]
@@ -114,6 +113,7 @@ pub struct KnowledgeItemDecisionRow {
 
 impl AuthzResource for KnowledgeItemDecisionRow {
     const TYPE: &'static str = KnowledgeItem::TYPE;
+    const ATTRIBUTES: &'static [SuppliedAttribute] = ATTRIBUTES;
 
     fn id(&self) -> Id {
         self.id

@@ -3,7 +3,10 @@
 use super::conversations::Conversation;
 use crate::application::changes::creation_info;
 use crate::application::{Authorizer, Error};
-use crate::authz::{Attribute, AuthzResource, Permitted, Unchecked, boolean, entity, text};
+use crate::authz::{
+    Attribute, AuthzResource, Permitted, ResourceRef, SuppliedAttribute, Unchecked, entity,
+    supplied_attributes,
+};
 use crate::http::{Json, Problem, RouteGroup, crud, openapi};
 use crate::resource::column::json_column;
 use crate::resource::user::User;
@@ -138,20 +141,25 @@ impl ActiveModelBehavior for ActiveModel {}
 
 impl AuthzResource for Message {
     const TYPE: &'static str = "Message";
+    const ATTRIBUTES: &'static [SuppliedAttribute] = ATTRIBUTES;
 
     fn id(&self) -> Id {
         self.id
     }
 
     fn attributes(&self) -> Vec<(&'static str, Attribute)> {
-        attributes(&self.r#type, self.user, self.is_backchannel)
+        attributes(&self.r#type, entity(self.user), self.is_backchannel)
     }
 }
 
-/// The attributes of a message, as the schema declares them.
-fn attributes(kind: &Label, user: Id, is_backchannel: bool) -> Vec<(&'static str, Attribute)> {
-    vec![("type", text(kind)), ("user", entity::<User>(user)), ("isBackchannel", boolean(is_backchannel))]
-}
+supplied_attributes!(
+    /// The attributes of a message, as the schema declares them.
+    ATTRIBUTES = fn attributes(
+        "type" kind: &Label,
+        "user" user: ResourceRef<User>,
+        "isBackchannel" is_backchannel: bool,
+    )
+);
 
 /// The columns that the Cedar entity of a message is built from.
 #[derive(Debug, FromQueryResult)]
@@ -164,13 +172,14 @@ pub struct MessageDecisionRow {
 
 impl AuthzResource for MessageDecisionRow {
     const TYPE: &'static str = Message::TYPE;
+    const ATTRIBUTES: &'static [SuppliedAttribute] = ATTRIBUTES;
 
     fn id(&self) -> Id {
         self.id
     }
 
     fn attributes(&self) -> Vec<(&'static str, Attribute)> {
-        attributes(&self.kind, self.user, self.is_backchannel)
+        attributes(&self.kind, entity(self.user), self.is_backchannel)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Services: external systems that the platform integrates.
 
-use crate::authz::{Attribute, AuthzResource, text};
+use crate::authz::{Attribute, AuthzResource, SuppliedAttribute, supplied_attributes};
 use crate::http::RouteGroup;
 use crate::resource::Resource;
 use crate::types::{Id, JsonObject, Label, Name, Timestamp, Url};
@@ -77,6 +77,7 @@ impl ActiveModelBehavior for ActiveModel {}
 
 impl AuthzResource for Service {
     const TYPE: &'static str = "Service";
+    const ATTRIBUTES: &'static [SuppliedAttribute] = ATTRIBUTES;
 
     fn id(&self) -> Id {
         self.id
@@ -87,10 +88,10 @@ impl AuthzResource for Service {
     }
 }
 
-/// The attributes of a service, as the schema declares them.
-fn attributes(kind: Option<&Label>) -> Vec<(&'static str, Attribute)> {
-    kind.map(|kind| ("type", text(kind))).into_iter().collect()
-}
+supplied_attributes!(
+    /// The attributes of a service, as the schema declares them.
+    ATTRIBUTES = fn attributes("type" kind: Option<&Label>)
+);
 
 /// The columns that the Cedar entity of a service is built from.
 #[derive(Debug, FromQueryResult)]
@@ -101,6 +102,7 @@ pub struct ServiceDecisionRow {
 
 impl AuthzResource for ServiceDecisionRow {
     const TYPE: &'static str = Service::TYPE;
+    const ATTRIBUTES: &'static [SuppliedAttribute] = ATTRIBUTES;
 
     fn id(&self) -> Id {
         self.id

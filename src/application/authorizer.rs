@@ -191,7 +191,7 @@ impl Authorizer {
             Credential::ApiKey(key) => Some(self.state().request_config.provisioning_keys.contains(&key)),
             Credential::Session(_) | Credential::Terminal => None,
         };
-        DecisionContext { credential: Some(credential.as_str()), provisioning, ..self.bare_context() }
+        DecisionContext { credential: Some(credential.kind()), provisioning, ..self.bare_context() }
     }
 
     /// Returns the request context of a subject other than the caller: the time only.

@@ -2,7 +2,7 @@
 
 use super::caller_cache::invalid_if;
 use super::{AppState, Error};
-use crate::authz::{Engine, Principal, ResourceEntity, Scope, ScopeSet, UserAttributes};
+use crate::authz::{CredentialKind, Engine, Principal, ResourceEntity, Scope, ScopeSet, UserAttributes};
 use crate::decision_log;
 use crate::store::{Account, Origin, UnitOfWork};
 use crate::types::{Id, OrgPath, Timestamp, UserStatus, to_raw_json};
@@ -22,13 +22,18 @@ pub enum Credential {
 }
 
 impl Credential {
-    /// Returns the name by which policies refer to it.
-    pub const fn as_str(self) -> &'static str {
+    /// Returns its kind.
+    pub const fn kind(self) -> CredentialKind {
         match self {
-            Self::Session(_) => "session",
-            Self::ApiKey(_) => "apiKey",
-            Self::Terminal => "terminal",
+            Self::Session(_) => CredentialKind::Session,
+            Self::ApiKey(_) => CredentialKind::ApiKey,
+            Self::Terminal => CredentialKind::Terminal,
         }
+    }
+
+    /// Returns the name of its kind.
+    pub const fn as_str(self) -> &'static str {
+        self.kind().as_str()
     }
 
     /// Returns the id of the session; none for other credentials.

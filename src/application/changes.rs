@@ -66,13 +66,18 @@ impl UpdateRequest<'_> {
         resource: Option<Unchecked<R>>,
         adjust: impl FnOnce(&mut R) -> Option<OrgPath>,
     ) -> Result<AuthorizedUpdate<R>, Error> {
-        let extra_changes = || self.extra_changes.iter().map(|&field| field.to_owned());
+        // Policies can name known fields only. A request with another one is rejected when its body is parsed.
+        let changes = |fields: Vec<String>| {
+            let extra_changes = self.extra_changes.iter().map(|&field| field.to_owned());
+            let updatable = fields.into_iter().filter(|field| R::is_updatable(field));
+            Some(updatable.chain(extra_changes).collect::<Vec<String>>())
+        };
         let mut home_context = authorizer.request_context();
-        home_context.changes = Some(self.patch.keys().cloned().chain(extra_changes()).collect());
+        home_context.changes = changes(self.patch.keys().cloned().collect());
         let mut request_context = authorizer.request_context();
         request_context.changes = resource.as_ref().map_or_else(
             || home_context.changes.clone(),
-            |resource| Some(resource.changed_fields(self.patch).into_iter().chain(extra_changes()).collect()),
+            |resource| changes(resource.changed_fields(self.patch)),
         );
         let row = authorizer.authorize_with_home_context(resource, &request_context, &home_context)?;
 

@@ -6,7 +6,7 @@ use super::login_throttle::LoginThrottle;
 use super::password_change::{PasswordChange, hash_password};
 use super::{Authorizer, Error, ErrorKind};
 use crate::authz::{Permitted, Scope};
-use crate::resource::user::{User, UserBody};
+use crate::resource::user::{PASSWORD_FIELD, User, UserBody};
 use crate::store::{EndReason, Event, SessionSelection, UnitOfWork};
 use crate::types::{Id, UserStatus};
 use secrecy::SecretString;
@@ -80,7 +80,7 @@ pub async fn update(
     command: UpdateUser,
 ) -> Result<Permitted<User>, Error> {
     let UpdateUser { patch, password } = command;
-    let extra_changes: &[&str] = if password.is_some() { &["password"] } else { &[] };
+    let extra_changes: &[&str] = if password.is_some() { &[PASSWORD_FIELD] } else { &[] };
     let change = UpdateRequest { patch: &patch, extra_changes };
     let update_name = |row: &mut User| {
         row.update_name();

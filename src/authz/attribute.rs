@@ -1,11 +1,13 @@
 //! The attributes of entities, and the trait of the resources that have them.
 
 use super::Scope;
-use super::entity_uid::{ORGANIZATION, scope_uid, uid};
-use crate::types::{Email, Id, UserStatus};
+use super::entity_uid::{ORGANIZATION, SCOPE, scope_uid, uid};
+use super::read_set::ORGANIZATION_ATTRIBUTE;
+use crate::types::{Email, Id, Label, UserStatus};
 use cedar_policy::RestrictedExpression;
 use std::borrow::Cow;
 use std::fmt::Display;
+use std::marker::PhantomData;
 
 /// The value of an attribute.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -20,7 +22,137 @@ pub enum Attribute {
     EntityRef(Cow<'static, str>, Id),
     /// A reference to a scope entity.
     Scope(Scope),
+    /// An entity of an enumerated type, by type and id.
+    Enum(&'static str, &'static str),
 }
+
+/// The type of an attribute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttributeType {
+    /// A string.
+    Text,
+    /// A boolean.
+    Bool,
+    /// An integer.
+    Long,
+    /// An entity of this type.
+    Entity(&'static str),
+    /// An entity of this enumerated type, which has these ids.
+    Enum(&'static str, &'static [&'static str]),
+}
+
+/// An attribute that entities of a stored type can have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SuppliedAttribute {
+    /// Its name.
+    pub name: &'static str,
+    /// Its type.
+    pub value: AttributeType,
+}
+
+/// A value that can be an attribute.
+pub trait AttributeValue {
+    /// The type of the attribute.
+    const TYPE: AttributeType;
+
+    /// The attribute; none if the entity does not have it.
+    fn attribute(self) -> Option<Attribute>;
+}
+
+impl<T: AttributeValue> AttributeValue for Option<T> {
+    const TYPE: AttributeType = T::TYPE;
+
+    fn attribute(self) -> Option<Attribute> {
+        self.and_then(T::attribute)
+    }
+}
+
+/// Implements [`AttributeValue`] for a type: its attribute type, and the attribute of a value.
+macro_rules! attribute_value {
+    ($type:ty, $kind:expr, $attribute:expr) => {
+        impl AttributeValue for $type {
+            const TYPE: AttributeType = $kind;
+
+            fn attribute(self) -> Option<Attribute> {
+                let attribute: fn(Self) -> Attribute = $attribute;
+                Some(attribute(self))
+            }
+        }
+    };
+}
+
+attribute_value!(&Label, AttributeType::Text, text);
+attribute_value!(&Email, AttributeType::Text, text);
+attribute_value!(bool, AttributeType::Bool, boolean);
+attribute_value!(i64, AttributeType::Long, Attribute::Long);
+attribute_value!(Scope, AttributeType::Entity(SCOPE), Attribute::Scope);
+attribute_value!(OrganizationRef, AttributeType::Entity(ORGANIZATION), |organization| {
+    Attribute::EntityRef(ORGANIZATION.into(), organization.0)
+});
+
+/// A reference to an organization.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct OrganizationRef(pub(super) Id);
+
+/// A reference to a resource of the type `T`.
+#[derive(Debug)]
+pub struct ResourceRef<T>(Id, PhantomData<fn() -> T>);
+
+/// A reference to the resource of the type `T` with this id.
+pub fn entity<T: AuthzResource>(id: Id) -> ResourceRef<T> {
+    ResourceRef(id, PhantomData)
+}
+
+impl<T: AuthzResource> AttributeValue for ResourceRef<T> {
+    const TYPE: AttributeType = AttributeType::Entity(T::TYPE);
+
+    fn attribute(self) -> Option<Attribute> {
+        Some(Attribute::EntityRef(T::TYPE.into(), self.0))
+    }
+}
+
+/// Makes the values of a string enum entities of the enumerated type with the name of the enum.
+macro_rules! enum_attribute {
+    ($type:ident) => {
+        impl $crate::authz::AttributeValue for $type {
+            const TYPE: $crate::authz::AttributeType =
+                $crate::authz::AttributeType::Enum(stringify!($type), Self::VALUES);
+
+            fn attribute(self) -> Option<$crate::authz::Attribute> {
+                Some($crate::authz::Attribute::Enum(stringify!($type), self.as_str()))
+            }
+        }
+    };
+}
+pub(crate) use enum_attribute;
+
+enum_attribute!(UserStatus);
+
+/// Declares the attributes of a type, with the names and types that its schema has: a constant that lists them, and the
+/// function that builds them.
+macro_rules! supplied_attributes {
+    ($(#[doc = $doc:literal])* $constant:ident = fn $function:ident($($name:literal $value:ident: $type:ty),+ $(,)?)) => {
+        $(#[doc = $doc])*
+        pub(crate) const $constant: &[$crate::authz::SuppliedAttribute] = &[$(
+            $crate::authz::SuppliedAttribute {
+                name: $name,
+                value: <$type as $crate::authz::AttributeValue>::TYPE,
+            }
+        ),+];
+
+        $(#[doc = $doc])*
+        fn $function($($value: $type),+) -> Vec<(&'static str, $crate::authz::Attribute)> {
+            let attributes = [$(($name, $crate::authz::AttributeValue::attribute($value))),+];
+            attributes.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+        }
+    };
+}
+pub(crate) use supplied_attributes;
+
+supplied_attributes!(
+    /// The attributes of a user besides its organization.
+    USER_ATTRIBUTES = fn user_attributes("role" role: Scope, "status" status: UserStatus, "email" email: Option<&Email>)
+);
 
 /// The attributes of an entity, by name.
 pub(super) type Attributes = Vec<(Cow<'static, str>, Attribute)>;
@@ -29,6 +161,9 @@ pub(super) type Attributes = Vec<(Cow<'static, str>, Attribute)>;
 pub trait AuthzResource {
     /// Its Cedar entity type.
     const TYPE: &'static str;
+
+    /// The attributes that [`AuthzResource::attributes`] can return.
+    const ATTRIBUTES: &'static [SuppliedAttribute] = &[];
 
     /// Its id.
     fn id(&self) -> Id;
@@ -54,11 +189,6 @@ pub fn boolean(value: bool) -> Attribute {
     Attribute::Bool(value)
 }
 
-/// An attribute that refers to another resource.
-pub fn entity<T: AuthzResource>(id: Id) -> Attribute {
-    Attribute::EntityRef(T::TYPE.into(), id)
-}
-
 impl Attribute {
     pub(super) fn expression(&self) -> Option<RestrictedExpression> {
         Some(match self {
@@ -67,6 +197,7 @@ impl Attribute {
             Self::Long(value) => RestrictedExpression::new_long(*value),
             Self::EntityRef(kind, id) => RestrictedExpression::new_entity_uid(uid(kind, &id.to_string())?),
             Self::Scope(scope) => RestrictedExpression::new_entity_uid(scope_uid(*scope)?),
+            Self::Enum(kind, id) => RestrictedExpression::new_entity_uid(uid(kind, id)?),
         })
     }
 }
@@ -87,12 +218,9 @@ pub struct UserAttributes<'a> {
 impl UserAttributes<'_> {
     /// Its attributes, as the schema declares them.
     pub fn attributes(&self) -> Vec<(&'static str, Attribute)> {
-        let mut attributes = vec![
-            ("organization", Attribute::EntityRef(ORGANIZATION.into(), self.organization)),
-            ("role", Attribute::Scope(self.role)),
-            ("status", text(self.status)),
-        ];
-        attributes.extend(self.email.map(|email| ("email", text(email))));
+        let mut attributes = user_attributes(self.role, self.status, self.email);
+        attributes
+            .push((ORGANIZATION_ATTRIBUTE, Attribute::EntityRef(ORGANIZATION.into(), self.organization)));
         attributes
     }
 }

@@ -2,6 +2,7 @@
 //! and line.
 
 mod diagnostics;
+mod supplied;
 
 pub use diagnostics::{BundleDiagnostic, BundleError};
 
@@ -10,7 +11,7 @@ use super::entity_uid::SCOPE;
 use super::inventory::Inventory;
 use super::policy_metadata::PolicyMetadata;
 use super::schema_type::SchemaType;
-use super::snapshot::{FileKind, Snapshot, Sources};
+use super::snapshot::{FileKind, Snapshot, Sources, StoredType};
 use crate::types::quoted;
 use crate::types::strict_json::{self, JsonError};
 use cedar_policy::{
@@ -52,7 +53,7 @@ impl Bundle {
     ///
     /// # Errors
     /// All errors that were found, with file and line.
-    pub fn parse(snapshot: &Snapshot, stored: &[&str]) -> Result<Self, BundleError> {
+    pub fn parse(snapshot: &Snapshot, stored: &[StoredType]) -> Result<Self, BundleError> {
         let mut diagnostics = Diagnostics::default();
         let of_kind = |kind| -> Vec<SourceFile> {
             let files = snapshot.of_kind(kind);
@@ -65,6 +66,11 @@ impl Bundle {
             [&schemas, &policies, &data].into_iter().flatten().map(|file| file.name.clone()).collect();
 
         let (schema, (context_types, entity_types)) = parse_schema(&schemas, &mut diagnostics)?;
+        let names = schemas.iter().map(|file| file.name.as_str()).collect::<Vec<_>>().join(", ");
+        let messages = supplied::check_context_types(&context_types, stored);
+        let diagnostic = |message| BundleDiagnostic { file: names.clone(), line: None, message };
+        let attributes = supplied::check_attributes(&entity_types, stored);
+        diagnostics.0.extend(messages.into_iter().chain(attributes).map(diagnostic));
         let (policies, metadata) = parse_policies(&policies, &schema, &mut diagnostics);
         let data = parse_data(&data, &schema, stored, &mut diagnostics);
         lint(&policies, &metadata, &data, &mut diagnostics);
@@ -303,7 +309,7 @@ fn policy_metadata(file: &SourceFile, policy: &Policy) -> Result<PolicyMetadata,
 fn parse_data(
     files: &[SourceFile],
     schema: &Schema,
-    stored: &[&str],
+    stored: &[StoredType],
     diagnostics: &mut Diagnostics,
 ) -> Vec<Entity> {
     let mut all: Vec<Entity> = Vec::new();
@@ -358,20 +364,23 @@ fn parse_data(
 fn lint_data(
     data: &[Entity],
     files_by_uid: &HashMap<EntityUid, &SourceFile>,
-    stored: &[&str],
+    stored: &[StoredType],
     diagnostics: &mut Diagnostics,
 ) {
+    let is_stored = |uid: &EntityUid| {
+        let name = uid.type_name().to_string();
+        stored.iter().any(|kind| kind.name == name)
+    };
     for entity in data {
         let uid = entity.uid();
         let Some(file) = files_by_uid.get(&uid) else { continue };
-        if stored.contains(&uid.type_name().to_string().as_str()) {
+        if is_stored(&uid) {
             diagnostics.0.push(file.diagnostic(
                 None,
                 format!("{uid} must not be defined in policy data: its type is stored in the database"),
             ));
         }
         // Stored entities may be parents, so that an external entity can belong to an organization.
-        let is_stored = |uid: &EntityUid| stored.contains(&uid.type_name().to_string().as_str());
         let parents = entity.clone().into_inner().2;
         for parent in
             parents.iter().filter(|parent| !files_by_uid.contains_key(*parent) && !is_stored(parent))

@@ -1,6 +1,6 @@
 //! Candidates: validated and tested bundles that can become the active version.
 
-use super::snapshot::{ContentHash, Snapshot};
+use super::snapshot::{ContentHash, Snapshot, StoredType};
 use super::{Bundle, BundleError, Engine, Losses, cases};
 use crate::config::{PolicyReload, PolicyTests};
 
@@ -38,7 +38,7 @@ impl Candidate {
     /// All errors in the files; with [`PolicyTests::Enforce`] also the failing policy tests.
     pub(super) fn new(
         snapshot: &Snapshot,
-        stored: &[&str],
+        stored: &[StoredType],
         config: ReloadConfig,
     ) -> Result<Self, BundleError> {
         let bundle = Bundle::parse(snapshot, stored)?;

@@ -2,7 +2,7 @@
 
 use super::decision_context::DecisionContext;
 use super::entity_json::{extension, reference};
-use super::entity_uid::SCOPE;
+use super::entity_uid::{CREDENTIAL, FIELD, SCOPE};
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
@@ -13,8 +13,8 @@ impl Serialize for DecisionContext {
         for (name, value) in self.client_context.iter().filter(|(name, _)| !self.is_set(name)) {
             context.serialize_entry(name, value)?;
         }
-        if let Some(credential) = &self.credential {
-            context.serialize_entry("credential", credential)?;
+        if let Some(credential) = self.credential {
+            context.serialize_entry("credential", &reference(CREDENTIAL, credential.as_str()))?;
         }
         if let Some(provisioning) = self.provisioning {
             context.serialize_entry("provisioning", &provisioning)?;
@@ -26,7 +26,8 @@ impl Serialize for DecisionContext {
             context.serialize_entry("now", &extension("datetime", now.to_string()))?;
         }
         if let Some(changes) = &self.changes {
-            context.serialize_entry("changes", changes)?;
+            let changes: Vec<_> = changes.iter().map(|field| reference(FIELD, field)).collect();
+            context.serialize_entry("changes", &changes)?;
         }
         for (name, scope) in [("scope", self.scope), ("role", self.role)] {
             if let Some(scope) = scope {

@@ -1,17 +1,22 @@
 //! The request context of a decision, with the field names of the schema.
 
 use super::Scope;
-use super::entity_uid::scope_uid;
-use crate::types::Timestamp;
+use super::entity_uid::{CREDENTIAL, FIELD, scope_uid, uid};
+use crate::types::{Timestamp, string_enum};
 use cedar_policy::RestrictedExpression;
 use serde_json::{Map, Value};
 use std::net::IpAddr;
 
+string_enum!(
+    /// The kind of a credential.
+    CredentialKind { Session = "session", ApiKey = "apiKey", Terminal = "terminal" }
+);
+
 /// The request context. Fields that the action's context does not declare are not passed to Cedar.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct DecisionContext {
-    /// The kind of the caller's credential: `session`, `apiKey` or `terminal`.
-    pub credential: Option<&'static str>,
+    /// The kind of the caller's credential.
+    pub credential: Option<CredentialKind>,
     /// Whether the API key is a provisioning key (a setting). None for other credentials.
     pub provisioning: Option<bool>,
     /// The client's address.
@@ -48,14 +53,14 @@ impl DecisionContext {
         &self,
         is_wanted: impl Fn(&str) -> bool,
     ) -> Vec<(String, RestrictedExpression)> {
-        let text = |text: &String| RestrictedExpression::new_string(text.clone());
+        let entity = |kind: &str, id: &str| uid(kind, id).map(RestrictedExpression::new_entity_uid);
         let mut values = Vec::new();
         let mut add = |name: &str, value: Option<RestrictedExpression>| {
             values.extend(value.map(|value| (name.to_owned(), value)));
         };
         if is_wanted("credential") {
-            let credential = self.credential.map(str::to_owned);
-            add("credential", credential.map(RestrictedExpression::new_string));
+            let credential = self.credential.map(CredentialKind::as_str);
+            add("credential", credential.and_then(|kind| entity(CREDENTIAL, kind)));
         }
         if is_wanted("provisioning") {
             add("provisioning", self.provisioning.map(RestrictedExpression::new_bool));
@@ -67,8 +72,11 @@ impl DecisionContext {
             add("now", self.now.map(|now| RestrictedExpression::new_datetime(now.to_string())));
         }
         if is_wanted("changes") {
+            let field = |name: &String| entity(FIELD, name);
             let changes = self.changes.as_ref();
-            add("changes", changes.map(|changes| RestrictedExpression::new_set(changes.iter().map(text))));
+            let changes =
+                changes.map(|changes| RestrictedExpression::new_set(changes.iter().filter_map(field)));
+            add("changes", changes);
         }
         for (name, scope) in [("scope", self.scope), ("role", self.role)] {
             if is_wanted(name) {

@@ -1,6 +1,6 @@
 //! Principals and resources as Cedar entities, with the names of the schema.
 
-use super::attribute::{Attribute, Attributes, UserAttributes};
+use super::attribute::{Attribute, Attributes, OrganizationRef, UserAttributes, supplied_attributes};
 use super::entity_json::{AttributesJson, EntityJson, EntityUidJson, PrincipalJson};
 use super::entity_uid::{ORGANIZATION, SCOPE, USER, scope_uid, type_name, uid};
 use super::read_set::ORGANIZATION_ATTRIBUTE;
@@ -410,7 +410,11 @@ fn required_attributes(entity_type: Option<&SchemaType>, organization: Id) -> At
             Some(Attribute::EntityRef(ORGANIZATION.into(), organization))
         }
         SchemaType::Entity(kind) => Some(Attribute::EntityRef(kind.clone().into(), Id::NIL)),
-        SchemaType::Record(_) | SchemaType::Set(_) | SchemaType::Extension(_) | SchemaType::Other => None,
+        SchemaType::Enum(..)
+        | SchemaType::Record(_)
+        | SchemaType::Set(_)
+        | SchemaType::Extension(_)
+        | SchemaType::Other => None,
     };
     required.filter_map(|(name, field)| Some((name.to_owned().into(), value(field)?))).collect()
 }
@@ -420,10 +424,15 @@ fn owned_names(attributes: Vec<(&'static str, Attribute)>) -> Attributes {
     attributes.into_iter().map(|(name, value)| (name.into(), value)).collect()
 }
 
+supplied_attributes!(
+    /// The attributes of an organization besides its attribute `organization`.
+    ORGANIZATION_ATTRIBUTES = fn place_attributes("level" level: i64, "parent" parent: Option<OrganizationRef>)
+);
+
 /// The attributes of an organization, derived from its path.
 fn organization_attributes(path: &OrgPath) -> Attributes {
-    let parent = path.parent().map(|parent| ("parent", Attribute::EntityRef(ORGANIZATION.into(), parent)));
-    let level = Attribute::Long(i64::try_from(path.level()).unwrap_or(i64::MAX));
-    let own = Attribute::EntityRef(ORGANIZATION.into(), path.org_id());
-    owned_names([(ORGANIZATION_ATTRIBUTE, own), ("level", level)].into_iter().chain(parent).collect())
+    let level = i64::try_from(path.level()).unwrap_or(i64::MAX);
+    let mut attributes = place_attributes(level, path.parent().map(OrganizationRef));
+    attributes.push((ORGANIZATION_ATTRIBUTE, Attribute::EntityRef(ORGANIZATION.into(), path.org_id())));
+    owned_names(attributes)
 }

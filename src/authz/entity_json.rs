@@ -85,6 +85,7 @@ impl Serialize for Attribute {
             Self::Long(value) => serializer.serialize_i64(*value),
             Self::EntityRef(kind, id) => reference(kind, id).serialize(serializer),
             Self::Scope(scope) => reference(SCOPE, scope.as_str()).serialize(serializer),
+            Self::Enum(kind, id) => reference(kind, id).serialize(serializer),
         }
     }
 }

@@ -9,6 +9,10 @@ use std::sync::LazyLock;
 pub(super) const USER: &str = "User";
 pub(super) const SCOPE: &str = "Scope";
 pub(super) const ORGANIZATION: &str = "Organization";
+/// The enumerated type of the kinds of credentials.
+pub(super) const CREDENTIAL: &str = "Credential";
+/// The enumerated type of the fields that updates can change.
+pub(super) const FIELD: &str = "Field";
 
 /// The uid of an entity; none if `kind` is not a valid type name.
 pub(super) fn uid(kind: &str, id: &str) -> Option<EntityUid> {

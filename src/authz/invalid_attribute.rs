@@ -93,6 +93,11 @@ impl SchemaType {
                 let text = |name: &str| entity.get(name).and_then(Value::as_str);
                 text("id").is_some() && text("type") == Some(kind)
             }
+            Self::Enum(kind, ids) => {
+                let entity = value.get("__entity").unwrap_or(value);
+                let text = |name: &str| entity.get(name).and_then(Value::as_str);
+                text("type") == Some(kind) && text("id").is_some_and(|id| ids.contains(id))
+            }
             Self::Extension(kind) => {
                 let call = value.get("__extn").unwrap_or(value);
                 if call.get("args").is_some() {
@@ -114,6 +119,9 @@ impl SchemaType {
             Self::Boolean => "a boolean".to_owned(),
             Self::String => "a string".to_owned(),
             Self::Entity(kind) => format!("an entity reference such as {{\"type\": {kind:?}, \"id\": …}}"),
+            Self::Enum(_, ids) => {
+                format!("one of {}", ids.iter().map(|id| format!("{id:?}")).collect::<Vec<_>>().join(", "))
+            }
             Self::Extension(kind) => match kind.as_str() {
                 "datetime" => "a datetime such as \"2026-01-31T12:00:00Z\"".to_owned(),
                 "duration" => "a duration such as \"1d12h\"".to_owned(),

@@ -37,13 +37,18 @@ mod schema_type;
 mod scope;
 mod snapshot;
 
-pub use attribute::{Attribute, AuthzResource, UserAttributes, boolean, entity, text};
+pub use attribute::{
+    Attribute, AttributeType, AttributeValue, AuthzResource, ResourceRef, SuppliedAttribute, UserAttributes,
+    boolean, entity, text,
+};
+pub(crate) use attribute::{USER_ATTRIBUTES, enum_attribute, supplied_attributes};
 pub use bundle::{Bundle, BundleDiagnostic, BundleError};
 pub use candidate::{Candidate, PendingConfirmation, ReloadConfig};
 pub use counters::{DecisionCounts, LATENCY_BUCKETS_NANOS};
 pub use decision::AuthzDecision;
-pub use decision_context::DecisionContext;
+pub use decision_context::{CredentialKind, DecisionContext};
 pub use engine::{AuthzRequest, Engine};
+pub(crate) use entities::ORGANIZATION_ATTRIBUTES;
 pub use entities::{ExternalEntity, Principal, ResourceEntity};
 pub use explain::DenialReason;
 pub use external_entities::{ExternalEntities, ExternalError};
@@ -55,4 +60,4 @@ pub use policy_handle::{PolicyHandle, ReloadCounts, ScanState};
 pub use policy_metadata::PolicyMetadata;
 pub use recorder::DecisionRecorder;
 pub use scope::{Scope, ScopeSet};
-pub use snapshot::Sources;
+pub use snapshot::{Sources, StoredType};

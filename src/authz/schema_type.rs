@@ -1,10 +1,10 @@
 //! The declared types of attributes and context fields, to remove undeclared fields from client input.
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A type that the schema declares.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) enum SchemaType {
     /// A record: the type of each field, and whether it is required.
     Record(BTreeMap<String, (SchemaType, bool)>),
@@ -18,6 +18,8 @@ pub(super) enum SchemaType {
     String,
     /// An entity of this type.
     Entity(String),
+    /// An entity of this enumerated type, which has these ids.
+    Enum(String, BTreeSet<String>),
     /// A value of this extension type.
     Extension(String),
     /// A type that this analysis does not support.
@@ -52,9 +54,23 @@ impl SchemaType {
         });
         match (kind, common) {
             ("Record", _) => Some(Self::Record(BTreeMap::new())),
-            ("Entity", _) => Some(Self::Entity(name.to_owned())),
+            ("Entity", _) => Some(Self::entity(schema, name)),
             (_, Some((type_namespace, definition))) => Self::parse(schema, type_namespace, definition),
             (_, None) => Some(Self::primitive(base)),
+        }
+    }
+
+    /// An entity type, by its full name.
+    fn entity(schema: &Value, name: &str) -> Self {
+        let (namespace, base) = name.rsplit_once("::").unwrap_or(("", name));
+        let declared =
+            schema.get(namespace).and_then(|space| space.get("entityTypes")?.get(base)?.get("enum"));
+        match declared.and_then(Value::as_array) {
+            Some(ids) => {
+                let ids = ids.iter().filter_map(Value::as_str).map(str::to_owned);
+                Self::Enum(name.to_owned(), ids.collect())
+            }
+            None => Self::Entity(name.to_owned()),
         }
     }
 
@@ -66,6 +82,24 @@ impl SchemaType {
             "Bool" | "Boolean" => Self::Boolean,
             "datetime" | "duration" | "decimal" | "ipaddr" => Self::Extension(name.to_owned()),
             _ => Self::Other,
+        }
+    }
+
+    /// The type as a schema writes it.
+    pub(super) fn name(&self) -> String {
+        match self {
+            Self::Record(fields) => {
+                let fields = fields.iter().map(|(name, (field, required))| {
+                    format!("{name}{}: {}", if *required { "" } else { "?" }, field.name())
+                });
+                format!("{{ {} }}", fields.collect::<Vec<_>>().join(", "))
+            }
+            Self::Set(element) => format!("Set<{}>", element.name()),
+            Self::Long => "Long".to_owned(),
+            Self::Boolean => "Bool".to_owned(),
+            Self::String => "String".to_owned(),
+            Self::Entity(kind) | Self::Enum(kind, _) | Self::Extension(kind) => kind.clone(),
+            Self::Other => "another type".to_owned(),
         }
     }
 
@@ -89,7 +123,7 @@ impl SchemaType {
         self.required_fields().next().is_some()
     }
 
-    /// The declared ones of these fields, recursively.
+    /// The declared ones of these fields, recursively. The id of an entity of an enumerated type becomes the entity.
     pub(super) fn project(&self, fields: &Map<String, Value>) -> Map<String, Value> {
         let Self::Record(declared) = self else { return Map::new() };
         fields
@@ -103,6 +137,9 @@ impl SchemaType {
             (Self::Record(_), Value::Object(fields)) => Value::Object(self.project(fields)),
             (Self::Set(element), Value::Array(items)) => {
                 Value::Array(items.iter().map(|item| element.project_value(item)).collect())
+            }
+            (Self::Enum(kind, ids), Value::String(id)) if ids.contains(id) => {
+                json!({ "__entity": { "type": kind, "id": id } })
             }
             (_, value) => value.clone(),
         }

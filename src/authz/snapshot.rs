@@ -1,6 +1,6 @@
 //! Snapshots of the policy files in memory, so that the content that is hashed is the content that is parsed.
 
-use super::{BundleDiagnostic, BundleError};
+use super::{BundleDiagnostic, BundleError, SuppliedAttribute};
 use crate::types::strip_bom;
 use aws_lc_rs::digest::{Context, SHA256};
 use std::io::Read;
@@ -20,7 +20,18 @@ pub struct Sources {
     /// Directories with `*.cedar` files, entity data in `*.json`, and policy tests in `cases/*.json`.
     pub policies: Vec<PathBuf>,
     /// The entity types that are stored in the database. Data files must not define entities of these types.
-    pub stored: Vec<&'static str>,
+    pub stored: Vec<StoredType>,
+}
+
+/// An entity type that is stored in the database.
+#[derive(Debug, Clone)]
+pub struct StoredType {
+    /// Its name.
+    pub name: &'static str,
+    /// The attributes that its entities can have besides `organization`, which all of them have.
+    pub attributes: &'static [SuppliedAttribute],
+    /// The names of the fields that updates can change.
+    pub fields: Vec<String>,
 }
 
 /// The kind of a file.

@@ -6,7 +6,9 @@ pub mod user;
 
 use crate::authz::AuthzResource;
 use crate::types::{FieldErrorCode, Id, InvalidValue, Timestamp};
-use sea_orm::{DbErr, EntityTrait, FromQueryResult, Iden, IntoActiveModel, QueryResult, TryGetable};
+use sea_orm::{
+    DbErr, EntityTrait, FromQueryResult, Iden, IntoActiveModel, Iterable, QueryResult, TryGetable,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -48,6 +50,9 @@ pub trait Resource:
     /// The fields that only the service writes.
     const READ_ONLY_FIELDS: &'static [&'static str] = &["id", "createdAt", "updatedAt"];
 
+    /// The fields that clients can change and that are not columns of the row, such as the password of a user.
+    const UPDATABLE_EXTRAS: &'static [&'static str] = &[];
+
     /// The column with the organization that cannot be deleted while this resource exists.
     const CONTAINER_COLUMN: &'static str = "organization";
 
@@ -63,10 +68,34 @@ pub trait Resource:
         Some(column.unquoted().to_owned())
     }
 
+    /// Returns whether clients can change this field, which may then be in `context.changes`.
+    fn is_updatable(field: &str) -> bool {
+        Self::UPDATABLE_EXTRAS.contains(&field)
+            || (Self::column_name(field).is_some() && !Self::READ_ONLY_FIELDS.contains(&field))
+    }
+
+    /// Returns the names of all fields that clients can change.
+    fn updatable_fields() -> Vec<String> {
+        let columns =
+            <Self::Entity as EntityTrait>::Column::iter().map(|column| camel_case(column.unquoted()));
+        let extras = Self::UPDATABLE_EXTRAS.iter().map(|&field| field.to_owned());
+        columns.filter(|field| Self::is_updatable(field)).chain(extras).collect()
+    }
+
     /// Returns the references to other resources, without the owning organization.
     fn references(&self) -> Vec<Reference> {
         Vec::new()
     }
+}
+
+/// Returns the JSON name of a column: `givenName` for `given_name`.
+fn camel_case(column: &str) -> String {
+    let mut words = column.split('_');
+    let first = words.next().unwrap_or_default().to_owned();
+    words.fold(first, |name, word| {
+        let (initial, rest) = word.split_at_checked(1).unwrap_or_default();
+        name + &initial.to_ascii_uppercase() + rest
+    })
 }
 
 /// The decision row of a resource without attributes: its id.

@@ -2,7 +2,7 @@
 
 use super::column::json_column;
 use super::{IdRow, Reference, Resource};
-use crate::authz::AuthzResource;
+use crate::authz::{AuthzResource, ORGANIZATION_ATTRIBUTES, SuppliedAttribute};
 use crate::types::{
     Email, Id, JsonObject, Label, Name, OrgPath, OrganizationStatus, Timestamp, Url, json_list,
 };
@@ -153,6 +153,7 @@ impl ActiveModelBehavior for ActiveModel {}
 
 impl AuthzResource for Organization {
     const TYPE: &'static str = "Organization";
+    const ATTRIBUTES: &'static [SuppliedAttribute] = ORGANIZATION_ATTRIBUTES;
 
     fn id(&self) -> Id {
         self.id

@@ -1,7 +1,7 @@
 //! Users: the row, its writable fields, and its Cedar attributes.
 
 use super::{CreationInfo, Resource};
-use crate::authz::{Attribute, AuthzResource, Scope, UserAttributes};
+use crate::authz::{Attribute, AuthzResource, Scope, SuppliedAttribute, USER_ATTRIBUTES, UserAttributes};
 use crate::types::{Email, Id, JsonObject, Name, Timestamp, Url, UserStatus};
 use sea_orm::FromQueryResult;
 use sea_orm::entity::prelude::*;
@@ -43,6 +43,9 @@ pub struct Model {
     /// Time of the last update.
     pub updated_at: Timestamp,
 }
+
+/// The field of a request that sets the password of a user, in `context.changes`. It is not a column of the row.
+pub const PASSWORD_FIELD: &str = "password";
 
 /// The writable fields of a user.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
@@ -124,6 +127,7 @@ impl ActiveModelBehavior for ActiveModel {}
 
 impl AuthzResource for User {
     const TYPE: &'static str = "User";
+    const ATTRIBUTES: &'static [SuppliedAttribute] = USER_ATTRIBUTES;
 
     fn id(&self) -> Id {
         self.id
@@ -160,6 +164,7 @@ pub struct UserDecisionRow {
 
 impl AuthzResource for UserDecisionRow {
     const TYPE: &'static str = User::TYPE;
+    const ATTRIBUTES: &'static [SuppliedAttribute] = USER_ATTRIBUTES;
 
     fn id(&self) -> Id {
         self.id
@@ -185,6 +190,8 @@ impl Resource for User {
     ];
 
     const READ_ONLY_FIELDS: &'static [&'static str] = &["id", "createdAt", "updatedAt", "name"];
+
+    const UPDATABLE_EXTRAS: &'static [&'static str] = &[PASSWORD_FIELD];
 
     fn organization_column() -> Column {
         Column::Organization

@@ -2,7 +2,7 @@
 
 use super::rows::table;
 use super::{Reader, Store, StoreError};
-use crate::authz::{ResourceEntity, Unchecked};
+use crate::authz::{ResourceEntity, StoredType, SuppliedAttribute, Unchecked};
 use crate::resource::Resource;
 use crate::types::{Id, OrgPath};
 use futures_util::future::BoxFuture;
@@ -27,6 +27,9 @@ pub struct ResourceType {
     /// The Cedar entity type.
     pub name: &'static str,
     pub(super) table: &'static str,
+    /// The attributes of its Cedar entities besides `organization`.
+    attributes: &'static [SuppliedAttribute],
+    updatable_fields: fn() -> Vec<String>,
     /// The column with the organization that holds the resource in the tree.
     pub(super) container_column: &'static str,
     load: LoadFn,
@@ -41,6 +44,8 @@ impl ResourceType {
         Self {
             name: R::TYPE,
             table: table::<R>(),
+            attributes: R::ATTRIBUTES,
+            updatable_fields: R::updatable_fields,
             container_column: R::CONTAINER_COLUMN,
             cached: |store, id| store.map_cached::<R, _>(id, Unchecked::resource_entity),
             load_and_cache: |store, id| {
@@ -50,6 +55,16 @@ impl ResourceType {
             },
             page: |reader, top, after, limit| Box::pin(reader.page::<R>(top, after, limit)),
             load: |reader, id| Box::pin(reader.resource_entity::<R>(id)),
+        }
+    }
+}
+
+impl From<&ResourceType> for StoredType {
+    fn from(resource_type: &ResourceType) -> Self {
+        Self {
+            name: resource_type.name,
+            attributes: resource_type.attributes,
+            fields: (resource_type.updatable_fields)(),
         }
     }
 }

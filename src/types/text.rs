@@ -66,7 +66,7 @@ impl<T: FromStr<Err = InvalidValue>> Visitor<'_> for FromStrVisitor<T> {
 macro_rules! string_enum {
     ($(#[doc = $doc:literal])* $name:ident { $first:ident = $first_word:literal $(, $other:ident = $word:literal)* $(,)? }) => {
         $(#[doc = $doc])*
-        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
         pub enum $name {
             #[doc = concat!("`", $first_word, "`")]
             #[default]
@@ -91,16 +91,21 @@ macro_rules! string_enum {
         impl $name {
             /// All values, as text.
             pub const VALUES: &'static [&'static str] = &[$first_word $(, $word)*];
+
+            /// The value as text.
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    Self::$first => $first_word,
+                    $(Self::$other => $word,)*
+                }
+            }
         }
 
         impl utoipa::ToSchema for $name {}
 
         impl std::fmt::Display for $name {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str(match self {
-                    Self::$first => $first_word,
-                    $(Self::$other => $word,)*
-                })
+                f.write_str(self.as_str())
             }
         }
 

@@ -32,6 +32,8 @@ async fn only_admins_change_their_own_role_organization_or_status() {
             (json!(["givenName", "status"]), true),
             (json!(["givenName"]), false),
             (json!([]), false),
+            (json!([{ "type": "Field", "id": "role" }]), true),
+            (json!([{ "__entity": { "type": "Field", "id": "givenName" } }]), false),
         ] {
             let request = with_context(json!({ "changes": changes }), update_user_question(&client.id));
             let answer = answer(&client, request).await;
@@ -166,6 +168,12 @@ async fn a_declared_attribute_of_the_wrong_type_is_denied_with_an_error_code() {
             error_code(&admin, with_context(json!({ "changes": changes }), update_user_question(&admin.id)))
                 .await;
         assert!(!code.is_empty());
+    }
+    for changes in [json!(["passwrod"]), json!([{ "type": "Field", "id": "passwrod" }])] {
+        let request = with_context(json!({ "changes": changes }), update_user_question(&admin.id));
+        let error = answer(&admin, request).await["context"]["error"].clone();
+        let message = error["message"].as_str().unwrap();
+        assert!(message.starts_with("context.changes.0: expected one of \"actions\", \"avatar\""), "{error}");
     }
     let scope = json!({ "scope": "guest" });
     error_code(&admin, with_context(scope, question("createApiKey", "User", &admin.id))).await;

@@ -50,9 +50,9 @@ async fn a_self_update_is_authorized_on_the_updated_attributes() {
 #[tokio::test]
 async fn policies_may_read_credential_address_time_and_attributes() {
     let policy = r#"@id("local") forbid (principal, action == Action::"updateForm", resource)
-        when { context has ip && context.ip.isLoopback() && context has changes && context.changes.contains("name") };
+        when { context has ip && context.ip.isLoopback() && context has changes && context.changes.contains(Field::"name") };
         @id("keys") forbid (principal, action == Action::"listServices", resource)
-        when { context has credential && context.credential == "apiKey" };
+        when { context has credential && context.credential == Credential::"apiKey" };
         @id("late") forbid (principal, action == Action::"listContacts", resource)
         when { context has now && context.now >= datetime("2026-02-01T00:00:00Z") };
         @id("support") forbid (principal, action == Action::"updateConversation", resource)

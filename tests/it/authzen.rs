@@ -168,7 +168,7 @@ async fn stored_attributes_take_precedence_over_sent_properties() {
         @id("tops") permit (principal, action == Action::"listServices", resource)
             when { principal.role == Scope::"admin" };
         @id("absent") forbid (principal, action == Action::"fetchUser", resource)
-            unless { principal has status && principal.status == "active" };"#;
+            unless { principal has status && principal.status == UserStatus::"active" };"#;
     let app = start_with_policies(policies).await;
     let (admin, guest) = (app.admin().await, app.user(Scope::Guest).await);
     let home_organization = home_organization(&admin).await;

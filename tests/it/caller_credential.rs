@@ -95,7 +95,7 @@ async fn a_question_about_the_caller_is_answered_for_its_credential() {
 #[tokio::test]
 async fn policies_see_the_credential_type_of_the_caller() {
     let policy = r#"@id("keys") forbid (principal, action == Action::"listServices", resource)
-        when { context has credential && context.credential == "apiKey" };"#;
+        when { context has credential && context.credential == Credential::"apiKey" };"#;
     let app = start_with_policies(policy).await;
     let admin = app.admin().await;
     let key = with_api_key(&app, &admin, Scope::Admin).await;

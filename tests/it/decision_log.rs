@@ -209,12 +209,12 @@ async fn a_logged_decision_has_its_own_context() {
         assert_eq!(now, Some(json!({ "__extn": { "fn": "datetime", "arg": line["time"] } })), "{line}");
         seen.entry(line["action"].as_str().unwrap().to_owned()).or_default().push(context);
     }
-    let by_password =
-        json!({ "credential": "session", "ip": { "__extn": { "fn": "ip", "arg": "127.0.0.1" } } });
+    let entity = |kind: &str, id: &str| json!({ "__entity": { "type": kind, "id": id } });
+    let by_password = json!({ "credential": entity("Credential", "session"), "ip": { "__extn": { "fn": "ip", "arg": "127.0.0.1" } } });
     assert_eq!(seen["fetchConversation"], [json!({}), json!({}), json!({})]);
     assert_eq!(seen["listForms"], [by_password.clone(), by_password.clone(), by_password.clone()]);
     let mut changing = by_password;
-    changing["changes"] = json!(["givenName"]);
+    changing["changes"] = json!([entity("Field", "givenName")]);
     assert_eq!(seen["updateUser"][0], changing);
 }
 

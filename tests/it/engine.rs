@@ -4,8 +4,8 @@
 use crate::support::project_file;
 use cedar_policy::{Authorizer, Context, Decision, Entities, EntityUid, PolicyId, PolicySet, Request};
 use cedargate::authz::{
-    Attribute, AuthzRequest, AuthzResource, Bundle, DecisionContext, Engine, Principal, ResourceEntity,
-    Scope, ScopeSet, Sources, Unchecked, UserAttributes,
+    Attribute, AuthzRequest, AuthzResource, Bundle, CredentialKind, DecisionContext, Engine, Principal,
+    ResourceEntity, Scope, ScopeSet, Sources, StoredType, Unchecked, UserAttributes,
 };
 use cedargate::types::{Id, OrgPath, UserStatus};
 use proptest::prelude::*;
@@ -61,9 +61,10 @@ struct Question {
     credential: Option<usize>,
 }
 
+const CONVERSATION_TYPES: [&str; 4] = ["contact", "agent", "bot", "system"];
 const WORDS: [&str; 4] = ["chat", "support", "open", "x"];
 const FIELDS: [&str; 4] = ["role", "meta", "email", "password"];
-const CREDENTIALS: [&str; 2] = ["session", "apiKey"];
+const CREDENTIALS: [CredentialKind; 2] = [CredentialKind::Session, CredentialKind::ApiKey];
 
 fn questions() -> impl Strategy<Value = Question> {
     (
@@ -124,7 +125,7 @@ fn policies() -> impl Strategy<Value = String> {
         Just(String::new()),
         Just("when { principal == resource }".to_owned()),
         Just("unless { resource in principal.organization }".to_owned()),
-        Just("when { context has credential && context.credential == \"apiKey\" }".to_owned()),
+        Just("when { context has credential && context.credential == Credential::\"apiKey\" }".to_owned()),
         Just("when { action == Action::\"updateUser\" && principal.role == Scope::\"admin\" }".to_owned()),
         // Reads entities of actions and data, rather than the principal or the resource.
         Just("unless { action in [Action::\"updateUser\", Action::\"fetchMessage\"] }".to_owned()),
@@ -143,7 +144,7 @@ fn policies() -> impl Strategy<Value = String> {
             user_uid(principal_index)
         )),
         (0..2_usize).prop_map(|principal_index| format!(
-            "when {{ {}.status == \"active\" }}",
+            "when {{ {}.status == UserStatus::\"active\" }}",
             user_uid(principal_index)
         )),
         (0..2_usize).prop_map(|principal_index| format!(
@@ -154,7 +155,11 @@ fn policies() -> impl Strategy<Value = String> {
             "when {{ resource == Conversation::\"{}\" }}",
             RESOURCE_IDS[resource_index]
         )),
-        Just("unless { resource has type && resource.type == \"chat\" }".to_owned()),
+        Just("unless { resource is Message && resource has type && resource.type == \"chat\" }".to_owned()),
+        Just(
+            "unless { resource is Conversation && resource has type && resource.type == ConversationType::\"agent\" }"
+                .to_owned(),
+        ),
         Just("when { resource in principal.organization && principal has email }".to_owned()),
         Just("when { resource.organization != principal.organization }".to_owned()),
         Just("unless { principal in resource.organization || principal has email }".to_owned()),
@@ -229,7 +234,7 @@ fn decide_with_cedar(
         json!({
             "organization": { "__entity": reference("Organization", organization(home).to_string()) },
             "role": { "__entity": reference("Scope", role.to_string()) },
-            "status": "active", "email": EMAILS[question.principal_index]
+            "status": { "__entity": reference("UserStatus", "active".to_owned()) }, "email": EMAILS[question.principal_index]
         })
     };
     let mut parents: Vec<Value> = scopes.map(|scope| reference("Scope", scope.to_string())).collect();
@@ -242,7 +247,10 @@ fn decide_with_cedar(
         let holder = reference("Organization", organization(question.resource_home).to_string());
         let word = WORDS[question.word];
         let attributes = match kind {
-            "Conversation" => json!({ "organization": holder, "type": word }),
+            "Conversation" => {
+                let kind = reference("ConversationType", CONVERSATION_TYPES[question.word].to_owned());
+                json!({ "organization": holder, "type": kind })
+            }
             "Message" => json!({ "organization": holder, "type": word, "isBackchannel": question.flag }),
             _ => user(question.resource_home, Scope::Guest),
         };
@@ -254,10 +262,12 @@ fn decide_with_cedar(
     let action = ACTIONS[question.action];
     let mut context = serde_json::Map::new();
     if let Some(index) = question.credential {
-        context.insert("credential".into(), CREDENTIALS[index].into());
+        let credential = reference("Credential", CREDENTIALS[index].to_string());
+        context.insert("credential".into(), json!({ "__entity": credential }));
     }
     if let Some(changes) = question.changes.as_ref().filter(|_| action.starts_with("update")) {
-        context.insert("changes".into(), changes.iter().map(|index| FIELDS[*index]).collect());
+        let field = |index: &usize| json!({ "__entity": reference("Field", FIELDS[*index].to_owned()) });
+        context.insert("changes".into(), changes.iter().map(field).collect());
     }
     context
         .insert("now".into(), json!({ "__extn": { "fn": "datetime", "arg": "2026-01-31T12:00:00.000Z" } }));
@@ -320,9 +330,10 @@ fn decide_with_engine(question: &Question, engine: &Engine) -> DecisionSummary {
     };
     let other = resource_id(question);
     let word = ("type", cedargate::authz::text(WORDS[question.word]));
+    let conversation_type = ("type", Attribute::Enum("ConversationType", CONVERSATION_TYPES[question.word]));
     let resource = match kind(question) {
         "Conversation" => Unchecked::new(
-            SampleResource::<0> { id: other, attributes: vec![word] },
+            SampleResource::<0> { id: other, attributes: vec![conversation_type] },
             path(question.resource_home),
         )
         .resource_entity(),
@@ -367,6 +378,11 @@ pub(crate) fn engine_decision(
     (answer.allowed, deciding, answer.errors.len())
 }
 
+/// The entity types that are stored in the database.
+fn stored_types() -> Vec<StoredType> {
+    cedargate::api::resource_types().iter().map(StoredType::from).collect()
+}
+
 /// A bundle of the shipped schema, the schema and data of this directory, and these policies.
 pub(crate) fn bundle(directory: &Path, policies: &[String]) -> Result<Bundle, cedargate::authz::BundleError> {
     let numbered: Vec<String> =
@@ -376,7 +392,7 @@ pub(crate) fn bundle(directory: &Path, policies: &[String]) -> Result<Bundle, ce
     Bundle::read(&Sources {
         schema: vec![project_file("schema"), directory.to_owned()],
         policies: vec![directory.to_owned()],
-        stored: vec!["User", "Organization", "Conversation", "Message", "Form"],
+        stored: stored_types(),
     })
 }
 
@@ -407,7 +423,7 @@ proptest! {
         let sources = Sources {
             schema: vec![project_file("schema")],
             policies: vec![project_file("policies")],
-            stored: vec!["User", "Organization"],
+            stored: stored_types(),
         };
         let engine = Engine::new(Bundle::read(&sources).unwrap()).unwrap();
         let schema: cedar_policy::Schema =

@@ -166,7 +166,7 @@ async fn a_denial_states_its_reason() {
     // A sufficient scope takes precedence over an unmet condition.
     let app = crate::authzen::start_with_policies(
         r#"@id("late") permit (principal in Scope::"bot", action == Action::"deleteForm", resource)
-           when { context has credential && context.credential == "carrier pigeon" };"#,
+           when { context has credential && context.credential == Credential::"terminal" };"#,
     )
     .await;
     let (admin, guest) = (app.admin().await, app.user(Scope::Guest).await);

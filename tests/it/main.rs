@@ -62,6 +62,7 @@ mod organizations;
 mod passwords;
 mod permission_table;
 mod policy_cases;
+mod policy_check;
 mod policy_files;
 mod policy_reload;
 mod postgres_limits;

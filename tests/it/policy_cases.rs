@@ -3,7 +3,7 @@
 use crate::support::project_file;
 use cedar_policy::PolicySet;
 use cedargate::authz::cases::{self, PolicyTest};
-use cedargate::authz::{Bundle, Sources};
+use cedargate::authz::{Bundle, BundleError, Sources};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
@@ -16,10 +16,14 @@ fn files(directory: &str) -> Vec<PathBuf> {
     files
 }
 
-fn bundle(policies: &Path) -> Bundle {
+fn read_bundle(policies: &Path) -> Result<Bundle, BundleError> {
     let sources =
         Sources { schema: vec![project_file("schema")], policies: vec![policies.to_owned()], stored: vec![] };
-    Bundle::read(&sources).unwrap()
+    Bundle::read(&sources)
+}
+
+fn bundle(policies: &Path) -> Bundle {
+    read_bundle(policies).unwrap()
 }
 
 fn shipped_cases() -> Vec<PolicyTest> {
@@ -102,21 +106,35 @@ fn is_detected(index: usize, comparison: &str, replacement: &str) -> bool {
     shipped_cases().iter().any(|case| case.run(&bundle).is_err())
 }
 
-/// The policy tests name the credential of an access token `session`. A policy that expects another name, such as
-/// `password`, does not apply to it.
 #[test]
-fn the_shipped_policy_tests_detect_a_policy_with_another_name_for_a_credential() {
-    let comparison = r#"context.credential == "apiKey""#;
+fn the_shipped_policy_tests_detect_a_policy_for_another_credential() {
+    let comparison = r#"context.credential == Credential::"apiKey""#;
     let text = std::fs::read_to_string(project_file("policies/service.cedar")).unwrap();
     let forbids = text.matches(comparison).count();
     assert_eq!(forbids, 2, "key.identities and key.creation");
     for index in 0..forbids {
-        assert!(!is_detected(index, comparison, r#"context.credential != "session""#), "the same meaning");
-        for unknown in [r#"context.credential != "password""#, r#"context.credential == "key""#] {
-            assert!(
-                is_detected(index, comparison, unknown),
-                "no case fails with {unknown} in forbid {index}"
-            );
+        assert!(
+            !is_detected(index, comparison, r#"context.credential != Credential::"session""#),
+            "the same meaning"
+        );
+        for other in [
+            r#"context.credential != Credential::"terminal""#,
+            r#"context.credential == Credential::"terminal""#,
+        ] {
+            assert!(is_detected(index, comparison, other), "no case fails with {other} in forbid {index}");
         }
+    }
+}
+
+#[test]
+fn misspelled_credentials_and_fields_do_not_validate() {
+    for (name, misspelled, word) in [
+        (r#"Credential::"apiKey""#, r#"Credential::"apikey""#, "apikey"),
+        (r#"Field::"password""#, r#"Field::"passwrod""#, "passwrod"),
+        (r#"== Credential::"apiKey""#, r#"== "apiKey""#, "String"),
+    ] {
+        let copy = edited_policies(|text| text.replacen(name, misspelled, 1));
+        let error = read_bundle(copy.path()).unwrap_err().to_string();
+        assert!(error.contains("service.cedar:") && error.contains(word), "{misspelled}: {error}");
     }
 }

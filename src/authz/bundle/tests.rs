@@ -19,8 +19,13 @@ fn changed(file: &str, change: impl Fn(&str) -> String) -> Result<Bundle, Bundle
     let path = copy.path().join(file);
     let old = std::fs::read_to_string(&path).unwrap_or_default();
     std::fs::write(&path, change(&old)).unwrap();
+    let stored = vec![StoredType {
+        name: "Organization",
+        attributes: crate::authz::ORGANIZATION_ATTRIBUTES,
+        fields: Vec::new(),
+    }];
     let (schema, policies) = (copy.path().join("schema"), copy.path().join("policies"));
-    Bundle::read(&Sources { schema: vec![schema], policies: vec![policies], stored: vec!["Organization"] })
+    Bundle::read(&Sources { schema: vec![schema], policies: vec![policies], stored })
 }
 
 fn first_diagnostic(file: &str, change: impl Fn(&str) -> String) -> String {
