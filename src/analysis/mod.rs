@@ -5,6 +5,8 @@
 
 mod assumptions;
 mod counterexample;
+mod coverage;
+mod coverage_report;
 mod finding;
 mod junit;
 mod sarif;
@@ -12,6 +14,8 @@ mod solver;
 
 pub use assumptions::{Assumptions, with_effect};
 pub use counterexample::{Outcome, Scenario, Simplifier};
+pub use coverage::{Coverage, CoveredPart, PartCoverage, PolicyCoverage};
+pub use coverage_report::{coverage_text, lcov};
 pub use finding::{Finding, Level, Region};
 pub use junit::{TestOutcome, TestSuite, junit};
 pub use sarif::sarif;

@@ -120,6 +120,21 @@ impl Bundle {
         self.metadata.get(id)
     }
 
+    /// The schema.
+    pub(crate) fn schema(&self) -> &Schema {
+        &self.schema
+    }
+
+    /// The policies, with their `@id` as id.
+    pub(crate) fn policy_set(&self) -> &PolicySet {
+        &self.policies
+    }
+
+    /// The entities of the data.
+    pub(crate) fn data(&self) -> &[Entity] {
+        &self.data
+    }
+
     /// The names of all actions: the id in the empty namespace, else the qualified name such as `Docs::Action::"read"`.
     pub fn actions(&self) -> BTreeSet<String> {
         self.schema.actions().map(action_name).collect()

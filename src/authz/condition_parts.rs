@@ -1,7 +1,7 @@
 //! The parts of the conditions of a policy: their conjuncts and disjuncts, each with its place in the source.
 //!
 //! Explanations name the part that failed, and coverage counts the values that a part had. The parts of a policy are a list of
-//! trees, one for each `when` and `unless`. A tree branches at `&&`, `||` and `!`; every other expression is a test.
+//! trees, one for each `when` and `unless`. A tree branches at `&&`, `||`, `!` and `if`; every other expression is a test.
 
 use cedar_policy::pst::{self, BinaryOp, Expr, UnaryOp};
 use cedar_policy::{Entities, EvalResult, Expression, Policy, Request, eval_expression};
@@ -43,6 +43,8 @@ pub(crate) enum Composition {
     Any,
     /// The only child must not hold: `!a`.
     Not,
+    /// The second child has to hold if the first one does, else the third: `if a then b else c`.
+    If,
     /// An expression without parts.
     Test,
 }
@@ -93,6 +95,9 @@ impl ConditionPart {
             Expr::BinaryOp { op: BinaryOp::And, .. } => (Composition::All, chain(expression, BinaryOp::And)),
             Expr::BinaryOp { op: BinaryOp::Or, .. } => (Composition::Any, chain(expression, BinaryOp::Or)),
             Expr::UnaryOp { op: UnaryOp::Not, expr } => (Composition::Not, vec![expr]),
+            Expr::IfThenElse { cond, then_expr, else_expr } => {
+                (Composition::If, vec![cond, then_expr, else_expr])
+            }
             _ => (Composition::Test, Vec::new()),
         };
         let children = children.into_iter().map(|child| Self::new(clause, child)).collect();

@@ -63,6 +63,7 @@ mod passwords;
 mod permission_table;
 mod policy_cases;
 mod policy_check;
+mod policy_coverage;
 mod policy_files;
 mod policy_reload;
 mod postgres_limits;

@@ -28,10 +28,7 @@ pub(super) enum Command {
     /// Evaluate a decision and explain it; needs the database
     Explain(Box<explain::ExplainArgs>),
     /// Run policy tests, in the format of `cedar run-tests`
-    Test {
-        /// Files with tests [default: cases/*.json in the policy directories]
-        files: Vec<PathBuf>,
-    },
+    Test(Box<test::TestArgs>),
     /// Confirm a pending policy version; running services whose policy files have it activate it within seconds
     Reload {
         /// Version to confirm, from the log, /health/ready or GET /v2/policies; the policy files must have it
@@ -51,7 +48,7 @@ pub(super) fn run(config: &Config, command: Command) -> CommandResult {
             let engine = Engine::new(bundle).map_err(invalid)?;
             write_or_check(OutputArgs { output: Some(output), check }, &matrix(&engine))
         }
-        Command::Test { files } => test::run(config, &bundle, files),
+        Command::Test(arguments) => test::run(config, &bundle, *arguments),
         Command::Reload { confirm } => reload(config, &confirm),
         Command::Explain(question) => explain::run(config, &question),
     }
