@@ -104,7 +104,7 @@ impl Inventory {
 fn has_content(file: &SnapshotFile) -> bool {
     let text = file.text.trim();
     match file.kind {
-        FileKind::Schema | FileKind::Policies => !text.is_empty(),
+        FileKind::Schema | FileKind::Policies | FileKind::Claims => !text.is_empty(),
         // A file that is not a list is rejected when it is parsed.
         FileKind::Data | FileKind::Cases => {
             !text.is_empty()

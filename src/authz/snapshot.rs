@@ -43,6 +43,8 @@ pub(super) enum FileKind {
     Policies,
     /// `*.json` in a policy directory.
     Data,
+    /// `claims/*.cedar` in a policy directory.
+    Claims,
     /// `cases/*.json` in a policy directory.
     Cases,
 }
@@ -61,7 +63,11 @@ impl SnapshotFile {
     /// The file name, with `cases/` before it for a file of policy tests.
     pub(super) fn label(&self) -> String {
         let name = self.path.rsplit('/').next().unwrap_or_default();
-        if self.kind == FileKind::Cases { format!("cases/{name}") } else { name.to_owned() }
+        match self.kind {
+            FileKind::Cases => format!("cases/{name}"),
+            FileKind::Claims => format!("claims/{name}"),
+            _ => name.to_owned(),
+        }
     }
 }
 
@@ -93,6 +99,10 @@ impl Snapshot {
         for directory in &sources.policies {
             reader.read_directory(directory, FileKind::Policies, "cedar");
             reader.read_directory(directory, FileKind::Data, "json");
+            let claims = directory.join("claims");
+            if claims.is_dir() {
+                reader.read_directory(&claims, FileKind::Claims, "cedar");
+            }
             let cases = directory.join("cases");
             if cases.is_dir() {
                 reader.read_directory(&cases, FileKind::Cases, "json");
