@@ -86,6 +86,14 @@ pub fn read_policies(config: &Config) -> Result<Bundle, BundleError> {
     Bundle::read(&policy_sources(config))
 }
 
+/// Reads the configured policies as if there were no files of claims.
+///
+/// # Errors
+/// They are invalid or cannot be read.
+pub fn read_policies_without_claims(config: &Config) -> Result<Bundle, BundleError> {
+    Bundle::read_without_claims(&policy_sources(config))
+}
+
 /// Reads, validates and tests the configured policies, as the start of the service does.
 ///
 /// # Errors
@@ -383,6 +391,24 @@ fn http_state(config: &Config, forward_auth: ForwardRoutes) -> Result<HttpState,
 /// Runs a future to its end on the runtime of the server.
 pub fn block_on<T>(future: impl Future<Output = T>) -> T {
     actix_web::rt::System::new().block_on(future)
+}
+
+/// Runs a future to its end, as [`block_on`], unless SIGINT or SIGTERM arrives first: then the future is dropped, and the result
+/// is none.
+///
+/// # Errors
+/// The signals cannot be received.
+pub fn block_on_until_signal<T>(future: impl Future<Output = T>) -> std::io::Result<Option<T>> {
+    use actix_web::rt::signal::unix::{SignalKind, signal};
+    block_on(async {
+        let (mut interrupt, mut terminate) =
+            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        tokio::select! {
+            result = future => Ok(Some(result)),
+            _ = interrupt.recv() => Ok(None),
+            _ = terminate.recv() => Ok(None),
+        }
+    })
 }
 
 /// Returns the OpenAPI document of all routes as JSON.

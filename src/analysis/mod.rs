@@ -9,6 +9,7 @@ mod coverage;
 mod coverage_report;
 mod finding;
 mod junit;
+mod prove;
 mod sarif;
 mod solver;
 
@@ -18,5 +19,6 @@ pub use coverage::{Coverage, CoveredPart, PartCoverage, PolicyCoverage};
 pub use coverage_report::{coverage_text, lcov};
 pub use finding::{Finding, Level, Region};
 pub use junit::{TestOutcome, TestSuite, junit};
+pub use prove::{CheckedClaim, ClaimKind, Proof, Verdict, Violation, prove};
 pub use sarif::sarif;
 pub use solver::{Solver, SolverCommand, SolverMissing, Undecided};

@@ -1,9 +1,11 @@
 //! Bundles: schema, policies and data, parsed, validated, linted and versioned. All errors are reported at once, with file
 //! and line.
 
+mod claims;
 mod diagnostics;
 mod supplied;
 
+pub use claims::Claim;
 pub use diagnostics::{BundleDiagnostic, BundleError};
 
 use super::Scope;
@@ -35,6 +37,7 @@ pub struct Bundle {
     pub(super) context_types: BTreeMap<EntityUid, SchemaType>,
     pub(super) entity_types: BTreeMap<String, SchemaType>,
     metadata: BTreeMap<String, Arc<PolicyMetadata>>,
+    claims: Vec<Claim>,
     files: Vec<String>,
     version: Arc<str>,
     inventory: Inventory,
@@ -47,6 +50,14 @@ impl Bundle {
     /// All errors that were found, with file and line.
     pub fn read(sources: &Sources) -> Result<Self, BundleError> {
         Self::parse(&Snapshot::read(sources)?, &sources.stored)
+    }
+
+    /// As [`Bundle::read`], as if there were no files of claims.
+    ///
+    /// # Errors
+    /// All errors that were found, with file and line.
+    pub fn read_without_claims(sources: &Sources) -> Result<Self, BundleError> {
+        Self::parse(&Snapshot::read(sources)?.without(FileKind::Claims), &sources.stored)
     }
 
     /// Parses and validates the files of a snapshot. `stored` names the entity types that are stored in the database.
@@ -74,6 +85,11 @@ impl Bundle {
         let (policies, metadata) = parse_policies(&policies, &schema, &mut diagnostics);
         let data = parse_data(&data, &schema, stored, &mut diagnostics);
         lint(&policies, &metadata, &data, &mut diagnostics);
+        if metadata.is_empty() && diagnostics.0.is_empty() {
+            let message = "no policy found in the policy directories: every request would be denied".into();
+            diagnostics.0.push(BundleDiagnostic { file: "policies".into(), line: None, message });
+        }
+        let claims = claims::parse_claims(&of_kind(FileKind::Claims), &schema, &data, &mut diagnostics);
         diagnostics.check()?;
         let texts = policies.policies().filter_map(|policy| {
             let metadata: &PolicyMetadata = metadata.get::<str>(policy.id().as_ref())?;
@@ -88,6 +104,7 @@ impl Bundle {
             context_types,
             entity_types,
             metadata,
+            claims,
             files,
             version: version.into(),
             inventory,
@@ -118,6 +135,11 @@ impl Bundle {
     /// The metadata of the policy with this id.
     pub fn policy(&self, id: &str) -> Option<&Arc<PolicyMetadata>> {
         self.metadata.get(id)
+    }
+
+    /// The claims about the policies, in the order of the files and lines.
+    pub fn claims(&self) -> &[Claim] {
+        &self.claims
     }
 
     /// The schema.
@@ -268,10 +290,6 @@ fn parse_policies(
             sources.insert(policy_metadata.id.clone(), file);
             metadata.insert(policy_metadata.id.clone(), policy_metadata);
         }
-    }
-    if metadata.is_empty() && diagnostics.0.is_empty() {
-        let message = "no policy found in the policy directories: every request would be denied".into();
-        diagnostics.0.push(BundleDiagnostic { file: "policies".into(), line: None, message });
     }
     validate_policies(&all, schema, &sources, &metadata, diagnostics);
     (all, metadata)

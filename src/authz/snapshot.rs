@@ -140,6 +140,12 @@ impl Snapshot {
         self.hash
     }
 
+    /// The snapshot without the files of one kind.
+    pub(super) fn without(mut self, kind: FileKind) -> Self {
+        self.files.retain(|file| file.kind != kind);
+        self
+    }
+
     /// The files of one kind, in the order of the directories and then of their names.
     pub(super) fn of_kind(&self, kind: FileKind) -> impl Iterator<Item = &SnapshotFile> {
         self.files.iter().filter(move |file| file.kind == kind)

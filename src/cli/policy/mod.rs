@@ -1,32 +1,28 @@
 //! `cedargate policy`: validates, tests, explains and confirms policies.
 
 mod explain;
+mod matrix;
 mod progress;
+mod prove;
 mod test;
 
-use super::{CommandResult, Failure, OutputArgs, block_on, open, print_line, write_or_check};
+use super::{CommandResult, Failure, block_on, open, print_line};
 use crate::application::policy_reload;
-use crate::authz::{BundleError, Engine, matrix};
+use crate::authz::BundleError;
 use crate::config::Config;
 use crate::server::{open_policies, read_policies};
 use clap::Subcommand;
-use std::path::PathBuf;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Validate and lint schema, policies and entity data, as at startup
     Check,
     /// Write the permission matrix: every action and scope, as Cedar decides
-    Matrix {
-        /// Write to this file
-        #[arg(long, short, default_value = "policies/MATRIX.md", value_name = "FILE")]
-        output: PathBuf,
-        /// Compare with the file instead of writing it; exit code 3 if it is outdated
-        #[arg(long)]
-        check: bool,
-    },
+    Matrix(matrix::MatrixArgs),
     /// Evaluate a decision and explain it; needs the database
     Explain(Box<explain::ExplainArgs>),
+    /// Prove the claims of claims/*.cedar, and three built-in ones, for all requests; needs the solver cvc5
+    Prove(prove::ProveArgs),
     /// Run policy tests, in the format of `cedar run-tests`
     Test(Box<test::TestArgs>),
     /// Confirm a pending policy version; running services whose policy files have it activate it within seconds
@@ -39,16 +35,17 @@ pub(super) enum Command {
 
 pub(super) fn run(config: &Config, command: Command) -> CommandResult {
     let invalid = |error: BundleError| Failure::CheckFailed(error.to_string());
+    if let Command::Matrix(arguments) = command {
+        return matrix::run(config, arguments);
+    }
     let bundle = read_policies(config).map_err(invalid)?;
     match command {
         Command::Check => {
             print_line(format_args!("{} policies, version {}", bundle.policies().count(), bundle.version()))
         }
-        Command::Matrix { output, check } => {
-            let engine = Engine::new(bundle).map_err(invalid)?;
-            write_or_check(OutputArgs { output: Some(output), check }, &matrix(&engine))
-        }
+        Command::Matrix(_) => Ok(()),
         Command::Test(arguments) => test::run(config, &bundle, *arguments),
+        Command::Prove(arguments) => prove::run(config, bundle, arguments),
         Command::Reload { confirm } => reload(config, &confirm),
         Command::Explain(question) => explain::run(config, &question),
     }

@@ -1,0 +1,68 @@
+//! `cedargate policy prove`: proves claims about the policies for all requests.
+
+use super::progress::Progress;
+use crate::analysis::{self, Proof, SolverCommand};
+use crate::authz::Bundle;
+use crate::cli::{CommandResult, Failure, print_line};
+use crate::config::Config;
+use crate::server::block_on_until_signal;
+use clap::{Args, ValueEnum};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct ProveArgs {
+    /// Format of the result
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+    /// Write each query to this directory as an SMT-LIB script, as evidence; it must be empty or not exist
+    #[arg(long, value_name = "DIR")]
+    smtlib: Option<PathBuf>,
+}
+
+/// The format of the result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Text,
+    Json,
+    Junit,
+    Sarif,
+}
+
+pub(super) fn run(_config: &Config, bundle: Bundle, arguments: ProveArgs) -> CommandResult {
+    let solver = SolverCommand::find().map_err(|error| Failure::Undecided(error.to_string()))?;
+    if let Some(directory) = &arguments.smtlib {
+        create_empty_directory(directory)?;
+    }
+    let progress = Progress::new("proving");
+    let proving = analysis::prove(Arc::new(bundle), &solver, arguments.smtlib, |done, total| {
+        progress.set(done, total);
+    });
+    let proof = block_on_until_signal(proving).map_err(Failure::failed)?;
+    drop(progress);
+    let proof = proof.ok_or_else(|| Failure::failed("interrupted"))?.map_err(Failure::failed)?;
+    print_proof(&proof, arguments.format)?;
+    match proof.counts() {
+        [_, 0, 0] => Ok(()),
+        [_, 0, unknown] => Err(Failure::Undecided(format!("{unknown} claims could not be decided"))),
+        _ => Err(Failure::Found),
+    }
+}
+
+fn print_proof(proof: &Proof, format: Format) -> CommandResult {
+    let text = match format {
+        Format::Text => proof.to_text(),
+        Format::Json => format!("{:#}", proof.to_json()),
+        Format::Junit => proof.to_junit(),
+        Format::Sarif => proof.to_sarif(),
+    };
+    print_line(text.trim_end())
+}
+
+/// Creates the directory. It must not contain files: those of another proof would be mistaken for evidence.
+fn create_empty_directory(directory: &Path) -> CommandResult {
+    let failed = |error: &dyn std::fmt::Display| Failure::Failed(format!("{}: {error}", directory.display()));
+    std::fs::create_dir_all(directory).map_err(|error| failed(&error))?;
+    let mut entries = std::fs::read_dir(directory).map_err(|error| failed(&error))?;
+    if entries.next().is_some() { Err(failed(&"the directory is not empty")) } else { Ok(()) }
+}
