@@ -29,14 +29,14 @@ use crate::http::server::{Transport, listen};
 use crate::http::state::{HttpConfig, HttpState};
 use crate::http::tls::Certificates;
 use crate::http::{WorkerState, openapi, request_middleware, routes};
-use crate::store::Store;
+use crate::store::{Activation, ActivationTrigger, Store};
 use crate::types::Clock;
 use actix_server::ServerBuilder;
 use actix_web::dev::Server;
 use actix_web::{middleware, web};
 use std::net::TcpListener;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio_rustls::TlsAcceptor;
 
@@ -342,6 +342,7 @@ async fn open_state(
     let request_config = RequestConfig {
         access_batch_limit: config.access_batch_limit,
         access_ttl: config.access_ttl,
+        policy_versions_kept: config.policy_versions_kept,
         provisioning_keys: config.provisioning_keys.clone(),
         refresh_ttl: config.refresh_ttl,
         refresh_reuse_grace: config.refresh_reuse_grace,
@@ -356,6 +357,7 @@ async fn open_state(
         last_used_lock: Default::default(),
         pending_audit: Default::default(),
         refusals: Default::default(),
+        last_activation: Mutex::new(Activation::by_service(ActivationTrigger::Start)),
         resource_types: api::resource_types(),
         caller_cache: CallerCache::new(config),
         signing_keys,

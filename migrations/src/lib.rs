@@ -15,6 +15,7 @@ mod m0006_audit;
 mod m0007_audit_archives;
 mod m0008_policy_state;
 mod m0009_inactive_organizations;
+mod m0010_policy_versions;
 
 /// The migrations in their order.
 #[derive(Debug)]
@@ -33,6 +34,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0007_audit_archives::Migration),
             Box::new(m0008_policy_state::Migration),
             Box::new(m0009_inactive_organizations::Migration),
+            Box::new(m0010_policy_versions::Migration),
         ]
     }
 }

@@ -24,6 +24,7 @@ mod metrics;
 pub mod organization_groups;
 pub mod organizations;
 pub mod policies;
+pub mod policy_versions;
 pub mod revocation;
 pub mod services;
 pub mod sessions;
@@ -48,6 +49,7 @@ pub fn all_routes() -> Vec<RouteGroup> {
         discovery::routes(),
         policies::routes(),
         policies::permission_routes(),
+        policy_versions::routes(),
         audit::routes(),
         organizations::routes(),
         organization_groups::routes(),

@@ -6,7 +6,9 @@ use crate::application::Authorizer;
 use crate::application::authorizer::EVALUATE_ACTION;
 use crate::application::policy_reload::{self, ReloadError, ReloadOutcome, Trigger};
 use crate::application::subjects::{Basis, EntityRef, ResolvedSubject, SubjectError, SubjectResolver};
-use crate::authz::{Engine, Losses, PolicyHandle, ScopeCells, matrix_rows};
+use crate::authz::{
+    Engine, InvalidVersion, Losses, PolicyHandle, ScopeCells, VersionPrefix, matrix_rows, short_version,
+};
 use crate::http::openapi::{self, OperationDoc};
 use crate::http::{Json, PathId, Problem, RouteGroup, body};
 use crate::types::{FieldErrorCode, Term, quoted};
@@ -39,7 +41,7 @@ pub fn permission_routes() -> RouteGroup {
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct Policies {
-    /// The policy version: a hash over schema, policies and data.
+    /// The policy version: a SHA-256 over schema, policies, data and claims.
     version: String,
     /// The policy files.
     files: Vec<String>,
@@ -114,7 +116,8 @@ impl From<ScopeCells> for ScopeDecisions {
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct ReloadRequest {
-    /// The version to activate although it loses a forbid policy or a file; the files must have it.
+    /// The version to activate although it loses a forbid policy or a file, or at least 8 of the first digits of the pending
+    /// version; the files must have it.
     #[serde(default, deserialize_with = "crate::types::non_null")]
     #[schema(nullable = false)]
     version: Option<String>,
@@ -182,7 +185,7 @@ fn reload_doc() -> OperationDoc {
              A version that loses a forbid policy or a file is held as pending: 409 `confirmation_required`. It becomes \
              active when the request names it in `version`. The body may be left out.",
         )
-        .body::<ReloadRequest>(Some(json!({ "version": "8d969eef6ecad3c2" })))
+        .body::<ReloadRequest>(Some(json!({ "version": "8d969eef6ecad3c23a3a629280e686cf0c3f5d5a86aff3ca12020c923adc6c92" })))
         .optional_body()
         .response::<Reloaded>(200, "The version in the files is active.", None)
         .problems(&[409])
@@ -222,7 +225,7 @@ fn view(authorizer: &Authorizer, engine: &Engine) -> Policies {
     });
     Policies {
         version: bundle.version().to_owned(),
-        files: bundle.files().to_vec(),
+        files: bundle.file_paths().map(str::to_owned).collect(),
         policies: bundle.policies().map(|policy| PolicyView::detailed(policy)).collect(),
         matrix: rows.collect(),
         fault: authorizer.state().policies.failure().map(|failure| failure.to_string()),
@@ -230,11 +233,20 @@ fn view(authorizer: &Authorizer, engine: &Engine) -> Policies {
     }
 }
 
+/// Requires that the action is permitted on the root organization.
+///
+/// # Errors
+/// 403 if it is not.
+pub(super) async fn require_on_root(authorizer: &Authorizer) -> Result<(), Problem> {
+    let root = authorizer.state().store.root().await?;
+    Ok(authorizer.require(&root.ok_or_else(|| Problem::internal("there is no root organization"))?)?)
+}
+
 /// `POST /v2/policies/reload`. It is authorized on the root organization, because the policies apply to every organization.
 async fn reload(authorizer: Authorizer, ReloadBody(body): ReloadBody) -> Result<HttpResponse, Problem> {
-    let root = authorizer.state().store.root().await?;
-    authorizer.require(&root.ok_or_else(|| Problem::internal("there is no root organization"))?)?;
-    let trigger = body.version.map_or(Trigger::Request, Trigger::Confirmation);
+    require_on_root(&authorizer).await?;
+    let confirmed = body.version.map(|version| parse_version("version", &version)).transpose()?;
+    let trigger = confirmed.map_or(Trigger::Request, Trigger::Confirmation);
     // In a task of its own: it is completed and recorded even if the client closes the connection.
     let reload = policy_reload::reload(authorizer.shared_state(), authorizer.audit_actor(), trigger);
     let result = actix_web::rt::spawn(reload).await.map_err(Problem::internal)?;
@@ -245,8 +257,11 @@ async fn reload(authorizer: Authorizer, ReloadBody(body): ReloadBody) -> Result<
             StatusCode::CONFLICT,
             "confirmation_required",
             format!(
-                "Version {} is pending and version {version} stays active; {}. Send {{\"version\": \"{}\"}} to confirm it.",
-                pending.version, pending.losses, pending.version
+                "Version {} is pending and version {} stays active; {}. Send {{\"version\": \"{}\"}} to confirm it.",
+                short_version(&pending.version),
+                short_version(&version),
+                pending.losses,
+                pending.version
             ),
         )),
     }
@@ -254,6 +269,7 @@ async fn reload(authorizer: Authorizer, ReloadBody(body): ReloadBody) -> Result<
 
 /// Returns the problem of a failed reload. `active` is the version that stays.
 fn reload_problem(error: ReloadError, active: &str) -> Problem {
+    let active = short_version(active);
     let conflict = |code, detail| Problem::new(StatusCode::CONFLICT, code, detail);
     match error {
         ReloadError::Invalid(error) => {
@@ -263,12 +279,20 @@ fn reload_problem(error: ReloadError, active: &str) -> Problem {
         ReloadError::VersionMismatch(actual) => conflict(
             "policy_version_mismatch",
             format!(
-                "The policy files have the version {actual}, not the confirmed one; version {active} stays active."
+                "The policy files have the version {}, not the confirmed one; version {active} stays active.",
+                short_version(&actual)
             ),
         ),
         ReloadError::Store(error) => error.into(),
         ReloadError::Internal(error) => Problem::internal(error),
     }
+}
+
+/// Parses a version, or its first digits.
+fn parse_version(name: &str, value: &str) -> Result<VersionPrefix, Problem> {
+    value.parse().map_err(|error: InvalidVersion| {
+        Problem::invalid_field(name, FieldErrorCode::InvalidFormat, error.to_string())
+    })
 }
 
 fn parse_term(name: &str, value: &str) -> Result<String, Problem> {

@@ -17,6 +17,7 @@ pub mod login_throttle;
 pub mod lookups;
 pub mod organizations;
 pub mod password_change;
+pub mod policy_archive;
 pub mod policy_reload;
 pub mod rate_limits;
 pub mod refusals;

@@ -6,8 +6,14 @@
 //! active last, so that a start cannot lose silently what a running process would have held.
 
 use super::{AppState, Authorizer, Error, audit};
-use crate::authz::{Bundle, BundleError, Candidate, Inventory, Losses, PendingConfirmation, PolicyHandle};
-use crate::store::{AuditActor, AuditEntry, Event, Outcome, PolicyState, Store, StoreError};
+use crate::authz::{
+    Bundle, BundleError, Candidate, Inventory, Losses, PendingConfirmation, PolicyHandle, VersionPrefix,
+    short_version,
+};
+use crate::store::{
+    Activation, ActivationTrigger, ActiveVersion, AuditActor, AuditEntry, Event, Outcome, PolicyState, Store,
+    StoreError,
+};
 use crate::types::Timestamp;
 use std::sync::Arc;
 
@@ -20,8 +26,20 @@ pub enum Trigger {
     Signal,
     /// A caller of the API.
     Request,
-    /// A caller of the API, who confirms this version.
-    Confirmation(String),
+    /// A caller of the API, who confirms the version with this prefix.
+    Confirmation(VersionPrefix),
+}
+
+impl Trigger {
+    /// Why a version that this reload makes active became active.
+    fn activation(&self, actor: &AuditActor) -> Activation {
+        let trigger = match self {
+            Self::Scan => ActivationTrigger::Poll,
+            Self::Signal => ActivationTrigger::Signal,
+            Self::Request | Self::Confirmation(_) => ActivationTrigger::Request,
+        };
+        Activation::by_actor(trigger, actor)
+    }
 }
 
 /// The result of a reload whose files could be used.
@@ -40,7 +58,7 @@ pub enum ReloadError {
     #[error("{0}")]
     Invalid(BundleError),
     /// The files have another version than the one that was confirmed.
-    #[error("the files have the version {0}")]
+    #[error("the files have the version {}", short_version(.0))]
     VersionMismatch(String),
     /// The database is not available.
     #[error(transparent)]
@@ -92,10 +110,11 @@ async fn apply_candidate(
 ) -> Result<ReloadOutcome, ReloadError> {
     let policies = &state.policies;
     if let Trigger::Confirmation(version) = trigger {
-        if version != candidate.version() {
+        if !is_named(policies, &candidate, version) {
             return Err(ReloadError::VersionMismatch(candidate.version().to_owned()));
         }
-        return activate_confirmed(state, actor, candidate, true).await;
+        let activation = trigger.activation(&actor);
+        return activate_confirmed(state, actor, candidate, activation, true).await;
     }
     if policies.is_active(&candidate) {
         tracing::debug!("the policies were reloaded and are unchanged");
@@ -104,12 +123,13 @@ async fn apply_candidate(
     }
     let losses = policies.losses(&candidate);
     if !policies.needs_confirmation(&losses, *trigger == Trigger::Request) {
-        return Ok(activate(state, actor, candidate, &losses).await);
+        return Ok(activate(state, actor, candidate, trigger, &losses).await);
     }
     let pending = PendingConfirmation { version: candidate.version().to_owned(), losses };
     match state.store.policy_state().await {
         Ok(Some(stored_state)) if is_confirmed(&stored_state, candidate.bundle()) => {
-            activate_confirmed(state, actor, candidate, false).await
+            let activation = confirmed_activation(&stored_state, ActivationTrigger::Confirmation);
+            activate_confirmed(state, actor, candidate, activation, false).await
         }
         Ok(_) => {
             hold_pending(state, actor, pending.clone()).await;
@@ -122,15 +142,29 @@ async fn apply_candidate(
     }
 }
 
+/// Whether a confirmation names this candidate. A part of a version has to be that of the pending version, which the caller has
+/// seen, and not that of the active one.
+fn is_named(policies: &PolicyHandle, candidate: &Candidate, named: &VersionPrefix) -> bool {
+    let version = candidate.version();
+    let is_pending = || policies.pending().is_some_and(|pending| pending.version == version);
+    let is_ambiguous = || {
+        let active = policies.current();
+        active.bundle().version() != version && named.matches(active.bundle().version())
+    };
+    named.matches(version) && (named.is_full() || (is_pending() && !is_ambiguous()))
+}
+
 /// Activates a candidate that needs no confirmation. It takes effect even while the database is away; the record follows.
 async fn activate(
     state: &AppState,
     actor: AuditActor,
     candidate: Candidate,
+    trigger: &Trigger,
     losses: &Losses,
 ) -> ReloadOutcome {
     let version = candidate.version().to_owned();
     let is_new = state.policies.current().bundle().version() != version;
+    *state.last_activation() = trigger.activation(&actor);
     // Before it is active: a process that ends here has recorded too much rather than too little.
     if let Err(error) = record_active_version(state, candidate.bundle()).await {
         tracing::warn!(%error, "the active policy version could not be recorded; this is tried again");
@@ -149,17 +183,17 @@ async fn activate_confirmed(
     state: &AppState,
     actor: AuditActor,
     candidate: Candidate,
+    activation: Activation,
     confirms: bool,
 ) -> Result<ReloadOutcome, ReloadError> {
     let losses = state.policies.losses(&candidate);
     let version = candidate.version().to_owned();
     let is_new = state.policies.current().bundle().version() != version;
     let inventory = inventory_text(candidate.bundle().inventory());
-    let at = actor.time;
     let work = state.store.begin(actor).await?;
-    work.record_active_policies(&version, &inventory).await?;
+    work.record_active_policies(active_version(state, candidate.bundle(), &inventory, &activation)).await?;
     if confirms {
-        work.confirm_policies(&version, &inventory, at).await?;
+        work.confirm_policies(&version, &inventory).await?;
         work.audit(with_losses(AuditEntry::new(Event::PoliciesConfirmed), &version, &losses));
     }
     if is_new {
@@ -181,8 +215,8 @@ async fn hold_pending(state: &AppState, actor: AuditActor, pending: PendingConfi
     let PendingConfirmation { version, losses } = &pending;
     let active = state.policies.current();
     tracing::warn!(
-        pending = version,
-        active = active.bundle().version(),
+        pending = short_version(version),
+        active = active.bundle().short_version(),
         lost_policies = losses.policies.join(","),
         changed_policies = losses.changed.join(","),
         lost_files = losses.files.join(","),
@@ -202,6 +236,7 @@ async fn reject_candidate(state: &AppState, actor: AuditActor, error: &BundleErr
 }
 
 fn log_active(version: &str, losses: &Losses) {
+    let version = short_version(version);
     if losses.is_empty() {
         tracing::info!(version, "the policies were reloaded");
     } else {
@@ -226,7 +261,26 @@ fn with_losses(entry: AuditEntry, version: &str, losses: &Losses) -> AuditEntry 
 
 /// Whether the version of this bundle was confirmed with the files that the bundle has.
 fn is_confirmed(stored_state: &PolicyState, bundle: &Bundle) -> bool {
-    stored_state.is_confirmed(bundle.version(), &inventory_text(bundle.inventory()))
+    stored_state.confirmed_version.as_deref().is_some_and(|confirmed| bundle.has_stored_version(confirmed))
+        && stored_state.confirmed_inventory.as_deref() == Some(&inventory_text(bundle.inventory()))
+}
+
+/// The activation of a confirmed version, on request of who confirmed it.
+fn confirmed_activation(stored_state: &PolicyState, trigger: ActivationTrigger) -> Activation {
+    let credential = stored_state.confirmed_credential.clone();
+    Activation { trigger, actor: stored_state.confirmed_by, credential }
+}
+
+/// What the database records of a version that becomes active.
+fn active_version<'a>(
+    state: &AppState,
+    bundle: &'a Bundle,
+    inventory: &'a str,
+    activation: &'a Activation,
+) -> ActiveVersion<'a> {
+    let (version, files) = (bundle.version(), bundle.files());
+    let max_versions = state.request_config.policy_versions_kept;
+    ActiveVersion { version, inventory, files, activation, max_versions }
 }
 
 fn inventory_text(inventory: &Inventory) -> String {
@@ -247,9 +301,14 @@ async fn record_active_version(state: &AppState, bundle: &Bundle) -> Result<(), 
     let (version, inventory) = (bundle.version(), inventory_text(bundle.inventory()));
     let is_recorded =
         |stored_state: &PolicyState| stored_state.version == version && stored_state.inventory == inventory;
-    if !state.store.policy_state().await?.as_ref().is_some_and(is_recorded) {
+    let stored_state = state.store.policy_state().await?;
+    if !stored_state.as_ref().is_some_and(is_recorded) {
+        let mut activation = state.last_activation().clone();
+        if let Some(confirmed) = stored_state.filter(|stored_state| is_confirmed(stored_state, bundle)) {
+            activation = confirmed_activation(&confirmed, activation.trigger);
+        }
         let work = state.store.begin(AuditActor::service(state.clock.now())).await?;
-        work.record_active_policies(version, &inventory).await?;
+        work.record_active_policies(active_version(state, bundle, &inventory, &activation)).await?;
         work.commit().await?;
     }
     state.policies.set_recorded(true);
@@ -274,7 +333,7 @@ pub async fn apply_confirmations(state: &Arc<AppState>, last_confirmation: &mut 
     }
     // The version does not cover the policy tests: a candidate with the active version is pending if it lacks some.
     let is_awaited = |version: &str| {
-        state.policies.current().bundle().version() != version
+        !state.policies.current().bundle().has_stored_version(version)
             || state.policies.pending().is_some_and(|pending| pending.version == version)
     };
     if confirmed.as_ref().is_some_and(|(version, _)| is_awaited(version)) {
@@ -297,7 +356,7 @@ pub async fn check_startup_version(
     let Some(stored_state) = store.policy_state().await? else { return Ok(Ok(())) };
     let active = policies.current();
     let bundle = active.bundle();
-    let version = bundle.version();
+    let version = bundle.short_version();
     if stored_state.version.is_empty() || is_confirmed(&stored_state, bundle) {
         return Ok(Ok(()));
     }
@@ -308,7 +367,8 @@ pub async fn check_startup_version(
         ))
     })?;
     let losses = recorded.losses(bundle.inventory());
-    let is_unchanged = stored_state.version == version && losses.is_empty();
+    let is_same = bundle.has_stored_version(&stored_state.version);
+    let is_unchanged = is_same && losses.is_empty();
     if is_unchanged || !policies.needs_confirmation(&losses, false) {
         if !losses.is_empty() {
             tracing::warn!(version, %losses, "the policies have losses, compared with the version that was active last");
@@ -318,10 +378,11 @@ pub async fn check_startup_version(
     let what =
         if losses.is_empty() { "every change needs a confirmation".to_owned() } else { losses.to_string() };
     // The version does not cover the policy tests, so that it can be the same although files are missing.
-    let change = match stored_state.version == version {
+    let change = match is_same {
         true => format!("version {version} is incomplete, compared with the files that were active last"),
         false => {
-            format!("version {version} is not the version {} that was active last", stored_state.version)
+            let stored = short_version(&stored_state.version);
+            format!("version {version} is not the version {stored} that was active last")
         }
     };
     Ok(Err(format!(
@@ -343,7 +404,7 @@ pub async fn confirm_from_cli(authorizer: &Authorizer, version: &str) -> Result<
     let inventory = authorizer.engine().bundle().inventory();
     let losses = recorded.unwrap_or_default().losses(inventory);
     let work = authorizer.begin().await?;
-    work.confirm_policies(version, &inventory_text(inventory), app.clock.now()).await?;
+    work.confirm_policies(version, &inventory_text(inventory)).await?;
     work.audit(with_losses(AuditEntry::new(Event::PoliciesConfirmed), version, &losses));
     Ok(work.commit().await?)
 }

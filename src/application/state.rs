@@ -9,9 +9,9 @@ use super::signing_keys::SigningKeys;
 use crate::authn::PasswordService;
 use crate::authz::PolicyHandle;
 use crate::decision_log::DecisionLog;
-use crate::store::{CleanupCounts, ResourceTypes, Store, StoreError};
+use crate::store::{Activation, CleanupCounts, ResourceTypes, Store, StoreError};
 use crate::types::{Clock, Id};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The state, as a worker thread holds it.
 ///
@@ -44,6 +44,8 @@ pub struct AppState {
     pub pending_audit: PendingAudit,
     /// Refusals that are counted, and not in the audit log yet.
     pub refusals: RefusalAggregator,
+    /// Why the active policy version became active, until the database has recorded it.
+    pub last_activation: Mutex<Activation>,
     /// The decision log.
     pub decision_log: DecisionLog,
     /// The clock.
@@ -53,6 +55,11 @@ pub struct AppState {
 }
 
 impl AppState {
+    /// Why the active policy version became active.
+    pub(super) fn last_activation(&self) -> MutexGuard<'_, Activation> {
+        self.last_activation.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// For how many seconds an expired API key remains visible to its owner: 30 days.
     const EXPIRED_KEY_RETENTION: u64 = 30 * 86_400;
 
@@ -84,6 +91,8 @@ pub struct RequestConfig {
     pub is_expired_token_forbidden: bool,
     /// The maximum number of questions in a batch.
     pub access_batch_limit: usize,
+    /// How many policy versions are kept with their files.
+    pub policy_versions_kept: u32,
     /// The API keys that may administer identities: `context.provisioning` in the policies.
     pub provisioning_keys: Vec<Id>,
     /// The `iss` and `aud` of access tokens.

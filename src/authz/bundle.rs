@@ -13,7 +13,9 @@ use super::entity_uid::SCOPE;
 use super::inventory::Inventory;
 use super::policy_metadata::PolicyMetadata;
 use super::schema_type::SchemaType;
-use super::snapshot::{FileKind, Snapshot, Sources, StoredType};
+use super::snapshot::{Snapshot, Sources, StoredType};
+use super::snapshot_file::{FileKind, SnapshotFile};
+use super::version::{VERSIONED_KINDS, legacy_version_of, short_version};
 use crate::types::quoted;
 use crate::types::strict_json::{self, JsonError};
 use cedar_policy::{
@@ -25,7 +27,6 @@ use miette::Diagnostic;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
-use std::path::Path;
 use std::sync::Arc;
 
 /// A validated set of schema, policies and data.
@@ -38,8 +39,9 @@ pub struct Bundle {
     pub(super) entity_types: BTreeMap<String, SchemaType>,
     metadata: BTreeMap<String, Arc<PolicyMetadata>>,
     claims: Vec<Claim>,
-    files: Vec<String>,
+    files: Vec<SnapshotFile>,
     version: Arc<str>,
+    legacy_version: String,
     inventory: Inventory,
 }
 
@@ -68,13 +70,10 @@ impl Bundle {
         let mut diagnostics = Diagnostics::default();
         let of_kind = |kind| -> Vec<SourceFile> {
             let files = snapshot.of_kind(kind);
-            files.map(|file| SourceFile::new(file.path.clone(), file.text.clone())).collect()
+            files.map(|file| SourceFile::new(file.path.clone(), file.text.to_string())).collect()
         };
         let (schemas, policies, data) =
             (of_kind(FileKind::Schema), of_kind(FileKind::Policies), of_kind(FileKind::Data));
-        let version = version(&[&schemas, &policies, &data]);
-        let files =
-            [&schemas, &policies, &data].into_iter().flatten().map(|file| file.name.clone()).collect();
 
         let (schema, (context_types, entity_types)) = parse_schema(&schemas, &mut diagnostics)?;
         let names = schemas.iter().map(|file| file.name.as_str()).collect::<Vec<_>>().join(", ");
@@ -105,8 +104,9 @@ impl Bundle {
             entity_types,
             metadata,
             claims,
-            files,
-            version: version.into(),
+            files: VERSIONED_KINDS.into_iter().flat_map(|kind| snapshot.of_kind(kind)).cloned().collect(),
+            version: snapshot.version().into(),
+            legacy_version: legacy_version_of(snapshot.files()),
             inventory,
         })
     }
@@ -116,15 +116,30 @@ impl Bundle {
         &self.inventory
     }
 
-    /// The version: a hash over all files. Bundles with the same version make the same decisions (see "Policy version" in
-    /// docs/decisions.md).
+    /// The version: a SHA-256 over all files but the policy tests, as 64 hex digits. Bundles with the same version make the
+    /// same decisions (see "Policy version" in docs/decisions.md).
     pub fn version(&self) -> &str {
         &self.version
     }
 
-    /// The paths of its files.
-    pub fn files(&self) -> &[String] {
+    /// The first digits of the version, for log lines, messages and the output of commands.
+    pub fn short_version(&self) -> &str {
+        short_version(&self.version)
+    }
+
+    /// Whether a version in a database is the version of this bundle. Earlier releases stored another one of 16 digits.
+    pub fn has_stored_version(&self, stored: &str) -> bool {
+        stored == &*self.version || stored == self.legacy_version
+    }
+
+    /// The files that the version covers.
+    pub(crate) fn files(&self) -> &[SnapshotFile] {
         &self.files
+    }
+
+    /// The paths of the files that the version covers.
+    pub fn file_paths(&self) -> impl Iterator<Item = &str> {
+        self.files.iter().map(|file| file.path.as_str())
     }
 
     /// The metadata of all policies, in ascending order of their ids.
@@ -170,19 +185,6 @@ pub(super) fn action_name(action: &EntityUid) -> String {
     } else {
         action.to_string()
     }
-}
-
-fn version(files: &[&Vec<SourceFile>]) -> String {
-    let mut hash = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
-    for file in files.iter().copied().flatten() {
-        // File names without directories: a bundle keeps its version when it is moved.
-        let name = Path::new(&file.name).file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
-        for part in [name.as_ref(), file.text.as_str()] {
-            hash.update(&part.len().to_be_bytes());
-            hash.update(part.as_bytes());
-        }
-    }
-    hex::encode(hash.finish()).chars().take(16).collect()
 }
 
 /// The declared types of the context of each action, and of the attributes of each entity type.

@@ -48,7 +48,7 @@ impl Candidate {
                 PolicyTests::Enforce if !failed.is_empty() => return Err(BundleError(failed)),
                 _ => {
                     for diagnostic in failed {
-                        tracing::warn!(version = bundle.version(), "policy test failed: {diagnostic}");
+                        tracing::warn!(version = bundle.short_version(), "policy test failed: {diagnostic}");
                     }
                 }
             }

@@ -1,6 +1,7 @@
 //! Policy tests in the format of `cedar run-tests`: requests with their entities and the expected decision.
 
-use super::snapshot::{FileKind, Snapshot};
+use super::snapshot::Snapshot;
+use super::snapshot_file::FileKind;
 use super::{Bundle, BundleDiagnostic};
 use crate::types::{read_text, strict_json};
 use cedar_policy::{Authorizer, Context, Decision, Entities, Entity, EntityUid, PolicySet, Request, Schema};

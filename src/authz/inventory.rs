@@ -1,8 +1,9 @@
 //! Inventories of bundles: forbid policies and files. Comparing two inventories shows what a reload would lose.
 
 use super::policy_metadata::PolicyMetadata;
-use super::snapshot::{FileKind, Snapshot, SnapshotFile};
-use cedar_policy::Policy;
+use super::snapshot::Snapshot;
+use super::snapshot_file::{FileKind, SnapshotFile};
+use cedar_policy::{Policy, PolicySet};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -104,7 +105,11 @@ impl Inventory {
 fn has_content(file: &SnapshotFile) -> bool {
     let text = file.text.trim();
     match file.kind {
-        FileKind::Schema | FileKind::Policies | FileKind::Claims => !text.is_empty(),
+        FileKind::Schema | FileKind::Policies => !text.is_empty(),
+        // A file with comments only has no claims. One that is not Cedar is rejected when it is parsed.
+        FileKind::Claims => {
+            text.parse::<PolicySet>().map_or(true, |claims| claims.policies().next().is_some())
+        }
         // A file that is not a list is rejected when it is parsed.
         FileKind::Data | FileKind::Cases => {
             !text.is_empty()

@@ -40,6 +40,8 @@ mod recorder;
 mod schema_type;
 mod scope;
 mod snapshot;
+mod snapshot_file;
+mod version;
 
 pub use attribute::{
     Attribute, AttributeType, AttributeValue, AuthzResource, ResourceRef, SuppliedAttribute, UserAttributes,
@@ -67,4 +69,7 @@ pub use policy_metadata::PolicyMetadata;
 pub use policy_parts::{PartKind, PartValue, PolicyPart, PolicyParts};
 pub use recorder::DecisionRecorder;
 pub use scope::{Scope, ScopeSet};
-pub use snapshot::{Sources, StoredType};
+pub use snapshot::{Snapshot, Sources, StoredType};
+pub use snapshot_file::FileKind;
+pub(crate) use snapshot_file::SnapshotFile;
+pub use version::{InvalidVersion, VersionPrefix, short_version};

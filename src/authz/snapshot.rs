@@ -1,5 +1,7 @@
 //! Snapshots of the policy files in memory, so that the content that is hashed is the content that is parsed.
 
+use super::snapshot_file::{FileKind, SnapshotFile};
+use super::version::version_of;
 use super::{BundleDiagnostic, BundleError, SuppliedAttribute};
 use crate::types::strip_bom;
 use aws_lc_rs::digest::{Context, SHA256};
@@ -12,12 +14,13 @@ const MAX_BYTES: u64 = 64 * 1024 * 1024;
 /// The maximum number of reads until two consecutive ones agree.
 const MAX_READS: usize = 5;
 
-/// The directories of a bundle. Subdirectories are not read, except `cases` in a policy directory.
+/// The directories of a bundle. Subdirectories are not read, except `claims` and `cases` in a policy directory.
 #[derive(Debug, Clone)]
 pub struct Sources {
     /// Directories with `*.cedarschema` files.
     pub schema: Vec<PathBuf>,
-    /// Directories with `*.cedar` files, entity data in `*.json`, and policy tests in `cases/*.json`.
+    /// Directories with `*.cedar` files, entity data in `*.json`, claims in `claims/*.cedar`, and policy tests in
+    /// `cases/*.json`.
     pub policies: Vec<PathBuf>,
     /// The entity types that are stored in the database. Data files must not define entities of these types.
     pub stored: Vec<StoredType>,
@@ -32,43 +35,6 @@ pub struct StoredType {
     pub attributes: &'static [SuppliedAttribute],
     /// The names of the fields that updates can change.
     pub fields: Vec<String>,
-}
-
-/// The kind of a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum FileKind {
-    /// `*.cedarschema` in a schema directory.
-    Schema,
-    /// `*.cedar` in a policy directory.
-    Policies,
-    /// `*.json` in a policy directory.
-    Data,
-    /// `claims/*.cedar` in a policy directory.
-    Claims,
-    /// `cases/*.json` in a policy directory.
-    Cases,
-}
-
-/// The content of a file.
-#[derive(Debug)]
-pub(super) struct SnapshotFile {
-    pub(super) kind: FileKind,
-    /// The path, beginning with the configured directory.
-    pub(super) path: String,
-    /// The text, without a byte-order mark.
-    pub(super) text: String,
-}
-
-impl SnapshotFile {
-    /// The file name, with `cases/` before it for a file of policy tests.
-    pub(super) fn label(&self) -> String {
-        let name = self.path.rsplit('/').next().unwrap_or_default();
-        match self.kind {
-            FileKind::Cases => format!("cases/{name}"),
-            FileKind::Claims => format!("claims/{name}"),
-            _ => name.to_owned(),
-        }
-    }
 }
 
 /// A SHA-256 over the names and bytes of all files, or over the error if they cannot be read.
@@ -99,19 +65,27 @@ impl Snapshot {
         for directory in &sources.policies {
             reader.read_directory(directory, FileKind::Policies, "cedar");
             reader.read_directory(directory, FileKind::Data, "json");
-            let claims = directory.join("claims");
-            if claims.is_dir() {
-                reader.read_directory(&claims, FileKind::Claims, "cedar");
-            }
-            let cases = directory.join("cases");
-            if cases.is_dir() {
-                reader.read_directory(&cases, FileKind::Cases, "json");
+            for (kind, extension) in [(FileKind::Claims, "cedar"), (FileKind::Cases, "json")] {
+                let subdirectory = directory.join(kind.as_str());
+                if subdirectory.is_dir() {
+                    reader.read_directory(&subdirectory, kind, extension);
+                }
             }
         }
         if !reader.diagnostics.is_empty() {
             return Err(BundleError(reader.diagnostics));
         }
         Ok(Self { files: reader.files, hash: digest(reader.hash) })
+    }
+
+    /// A snapshot of these files, which were read before.
+    pub(crate) fn from_files(files: Vec<SnapshotFile>) -> Self {
+        let mut hash = Context::new(&SHA256);
+        for file in &files {
+            hash_part(&mut hash, file.path.as_bytes());
+            hash_part(&mut hash, file.text.as_bytes());
+        }
+        Self { files, hash: digest(hash) }
     }
 
     /// Reads all files until two consecutive reads agree.
@@ -146,13 +120,18 @@ impl Snapshot {
         self
     }
 
+    /// The version of a bundle of these files.
+    pub(crate) fn version(&self) -> String {
+        version_of(&self.files)
+    }
+
     /// The files of one kind, in the order of the directories and then of their names.
-    pub(super) fn of_kind(&self, kind: FileKind) -> impl Iterator<Item = &SnapshotFile> {
+    pub(crate) fn of_kind(&self, kind: FileKind) -> impl Iterator<Item = &SnapshotFile> {
         self.files.iter().filter(move |file| file.kind == kind)
     }
 
     /// All files, in the order in which they were read.
-    pub(super) fn files(&self) -> &[SnapshotFile] {
+    pub(crate) fn files(&self) -> &[SnapshotFile] {
         &self.files
     }
 }
@@ -231,17 +210,19 @@ impl SnapshotReader {
         hash_part(&mut self.hash, path.as_bytes());
         hash_part(&mut self.hash, &bytes);
         match String::from_utf8(bytes) {
-            Ok(text) => self.files.push(SnapshotFile { kind, path, text: strip_bom(text) }),
-            Err(error) => {
-                let message = format!("not valid UTF-8: {}", error.utf8_error());
-                self.diagnostics.push(BundleDiagnostic { file: path, line: None, message });
-            }
+            // PostgreSQL cannot store the character in a text.
+            Ok(text) if text.contains('\0') => self.add_diagnostic(path, "contains the character U+0000"),
+            Ok(text) => self.files.push(SnapshotFile::new(kind, path, strip_bom(text))),
+            Err(error) => self.add_diagnostic(path, format!("not valid UTF-8: {}", error.utf8_error())),
         }
     }
 
     fn add_read_error(&mut self, path: &Path, error: &std::io::Error) {
-        let message = format!("cannot be read: {error}");
-        self.diagnostics.push(BundleDiagnostic { file: path.display().to_string(), line: None, message });
+        self.add_diagnostic(path.display().to_string(), format!("cannot be read: {error}"));
+    }
+
+    fn add_diagnostic(&mut self, file: String, message: impl Into<String>) {
+        self.diagnostics.push(BundleDiagnostic { file, line: None, message: message.into() });
     }
 }
 

@@ -230,7 +230,7 @@ fn print_banner(app: &App, base: &str, print: fn(fmt::Arguments<'_>)) {
     let policies = engine.bundle();
     print(format_args!(
         "  policies        version {}, {} policies",
-        policies.version(),
+        policies.short_version(),
         policies.policies().count()
     ));
     let Some(admin) = &app.first_admin else { return };

@@ -113,6 +113,9 @@ settings! {
         /// Effect of a failing policy test in `cases/*.json`: the policies are rejected (`enforce`), the failure is logged
         /// (`warn`), or no test runs (`off`).
         policy_tests: PolicyTests = PolicyTests::Enforce, choice(PolicyTests::VALUES), read by "lists::from_text";
+        /// Number of policy versions that are kept in the database with their files, of at most 64 MiB each: those that became
+        /// active last.
+        policy_versions_kept: u32 = 100, number(1, 10_000);
         /// TOML file with the routes of other services, for `/v2/authorize/forward`.
         forward_routes: Option<PathBuf> = None, text("FILE");
     }

@@ -2,6 +2,7 @@
 
 use crate::application::Error;
 use crate::application::bootstrap::BootstrapError;
+use crate::application::policy_archive::PolicyArchiveError;
 use crate::application::signing_keys::SigningKeysError;
 use crate::authn::{PasswordError, SecretError};
 use crate::authz::BundleError;
@@ -67,6 +68,15 @@ impl From<Error> for StartError {
 impl From<Problem> for StartError {
     fn from(problem: Problem) -> Self {
         Self::Failed(problem.detail)
+    }
+}
+
+impl From<PolicyArchiveError> for StartError {
+    fn from(error: PolicyArchiveError) -> Self {
+        match error {
+            PolicyArchiveError::Store(error) => error.into(),
+            other => Self::Failed(other.to_string()),
+        }
     }
 }
 

@@ -1,7 +1,9 @@
 //! The active and the confirmed policy version, in one row that all processes share.
 
+use super::policy_versions::Activation;
 use super::{Store, StoreError, UnitOfWork};
-use crate::types::Timestamp;
+use crate::authz::SnapshotFile;
+use crate::types::{Id, Timestamp};
 use sea_orm::sea_query::{CaseStatement, Expr, ExprTrait, OnConflict, Query};
 use sea_orm::{ConnectionTrait, FromQueryResult};
 
@@ -18,20 +20,32 @@ pub struct PolicyState {
     pub confirmed_inventory: Option<String>,
     /// When it was confirmed.
     pub confirmed_at: Option<Timestamp>,
+    /// The user who confirmed it.
+    pub confirmed_by: Option<Id>,
+    /// The kind of that user's credential, or `terminal`.
+    pub confirmed_credential: Option<String>,
 }
 
-impl PolicyState {
-    /// Whether these policies were confirmed, with all of their files.
-    pub fn is_confirmed(&self, version: &str, inventory: &str) -> bool {
-        self.confirmed_version.as_deref() == Some(version)
-            && self.confirmed_inventory.as_deref() == Some(inventory)
-    }
+/// A version that becomes active.
+#[derive(Debug, Clone, Copy)]
+pub struct ActiveVersion<'a> {
+    /// The version.
+    pub version: &'a str,
+    /// The inventory, as JSON.
+    pub inventory: &'a str,
+    /// The files that the version covers.
+    pub(crate) files: &'a [SnapshotFile],
+    /// Why it became active, and on whose request.
+    pub activation: &'a Activation,
+    /// How many versions the archive keeps.
+    pub max_versions: u32,
 }
 
 const TABLE: &str = "policy_state";
 
 /// The columns of a confirmation.
-const CONFIRMATION: [&str; 3] = ["confirmed_version", "confirmed_inventory", "confirmed_at"];
+const CONFIRMATION: [&str; 5] =
+    ["confirmed_version", "confirmed_inventory", "confirmed_at", "confirmed_by", "confirmed_credential"];
 
 /// The key of the only row.
 const SINGLETON_ID: i32 = 1;
@@ -54,13 +68,14 @@ impl Store {
 }
 
 impl UnitOfWork {
-    /// Records the active version. A confirmation of another version is cleared, since it was given for the change from the
-    /// previous one.
+    /// Records the active version, and keeps its files in the archive. A confirmation of another version is cleared, since it
+    /// was given for the change from the previous one.
     ///
     /// # Errors
     ///
     /// If the database is unavailable.
-    pub async fn record_active_policies(&self, version: &str, inventory: &str) -> Result<(), StoreError> {
+    pub async fn record_active_policies(&self, active: ActiveVersion<'_>) -> Result<(), StoreError> {
+        let ActiveVersion { version, inventory, files, activation, max_versions } = active;
         let mut update = OnConflict::column("id");
         update.update_columns(["version", "inventory"]);
         for column in CONFIRMATION {
@@ -72,21 +87,17 @@ impl UnitOfWork {
             .columns(["id", "version", "inventory"])
             .values_panic([SINGLETON_ID.into(), version.into(), inventory.into()])
             .on_conflict(update);
+        // Locks the row until the commit.
         self.tx.execute(&insert).await?;
-        Ok(())
+        self.archive_policies(version, files, activation, max_versions).await
     }
 
-    /// Records that a version was confirmed to become active, with the files of this inventory.
+    /// Records that the actor has confirmed a version to become active, with the files of this inventory.
     ///
     /// # Errors
     ///
     /// If the database is unavailable.
-    pub async fn confirm_policies(
-        &self,
-        version: &str,
-        inventory: &str,
-        time: Timestamp,
-    ) -> Result<(), StoreError> {
+    pub async fn confirm_policies(&self, version: &str, inventory: &str) -> Result<(), StoreError> {
         let mut insert = Query::insert();
         insert
             .into_table(TABLE)
@@ -97,7 +108,9 @@ impl UnitOfWork {
                 "".into(),
                 version.into(),
                 inventory.into(),
-                time.into(),
+                self.actor.time.into(),
+                self.actor.user.into(),
+                self.actor.credential.into(),
             ])
             .on_conflict(OnConflict::column("id").update_columns(CONFIRMATION).to_owned());
         self.tx.execute(&insert).await?;

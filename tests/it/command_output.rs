@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// The commands that require a database. VERSION stands for the version of the policy files.
-const DATABASE_COMMANDS: [&[&str]; 13] = [
+const DATABASE_COMMANDS: [&[&str]; 16] = [
     &["user", "list"],
     &["user", "unlock", "ada@example.com"],
     &["user", "set-password", "--email", "ada@example.com"],
@@ -18,6 +18,9 @@ const DATABASE_COMMANDS: [&[&str]; 13] = [
     &["signing-key", "rotate"],
     &["policy", "explain", "--user", "ada@example.com", "--action", "fetchForm", "--resource", "Form:1"],
     &["policy", "reload", "--confirm", "VERSION"],
+    &["policy", "versions"],
+    &["policy", "show", "VERSION"],
+    &["policy", "export", "VERSION", "exported"],
     &["audit", "verify"],
     &["audit", "archive", "--before", "2026-01-01T00:00:00Z", "--to", "."],
     &["janitor"],

@@ -66,6 +66,7 @@ mod policy_check;
 mod policy_coverage;
 mod policy_files;
 mod policy_reload;
+mod policy_versions;
 mod postgres_limits;
 mod postgres_load;
 mod postgres_migration;

@@ -115,6 +115,8 @@ fn operation_ids_match_their_actions() {
         ("forward", "evaluateAccess"),
         ("deleteSessions", "deleteSession"),
         ("logOut", "deleteSession"),
+        ("listPolicyVersions", "fetchPolicies"),
+        ("fetchPolicyVersion", "fetchPolicies"),
     ]);
     for (_, _, operation) in operations(&document()) {
         let name = operation["operationId"].as_str().unwrap();

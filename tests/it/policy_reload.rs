@@ -217,7 +217,14 @@ async fn a_confirmation_names_the_version_and_is_audited() {
 
     let wrong = admin.post(RELOAD, json!({ "version": active })).await;
     wrong.expect_problem(409, "policy_version_mismatch");
-    assert!(wrong.text.contains(pending.as_str().unwrap()), "{}", wrong.text);
+    let digits = pending.as_str().unwrap();
+    assert!(wrong.text.contains(&digits[..12]), "{}", wrong.text);
+    let wrong = admin.post(RELOAD, json!({ "version": &active.as_str().unwrap()[..8] })).await;
+    wrong.expect_problem(409, "policy_version_mismatch");
+    for malformed in [&digits[..7], "0123456g", &format!("{digits}0")] {
+        let refused = admin.post(RELOAD, json!({ "version": malformed })).await;
+        refused.expect_problem(400, "invalid_fields");
+    }
     admin.post(RELOAD, json!({ "versoin": pending })).await.expect_problem(400, "invalid_fields");
     tenant.post(RELOAD, json!({ "version": pending })).await.expect_problem(403, "forbidden");
     let bot = app.user(Scope::Bot).await;
@@ -440,7 +447,8 @@ async fn the_cli_confirms_a_version() {
     .await;
     let pending = ready["policyPending"]["version"].as_str().unwrap();
     let (code, error) = confirm("0123456789abcdef");
-    assert!(code == Some(1) && error.contains(pending), "{error}");
+    let short = &pending[..12];
+    assert!(code == Some(1) && error.contains(short), "{error}");
     assert_eq!(confirm(pending), (Some(0), String::new()));
     let confirmed =
         "SELECT COUNT(*) FROM audit WHERE event = 'policies.confirmed' AND credential = 'terminal'";
@@ -459,10 +467,10 @@ async fn the_cli_confirms_a_version() {
     std::fs::remove_file(files.path("policies/tenancy.cedar")).unwrap();
     let (code, error) = command(&[]);
     assert!(
-        code == Some(1) && error.contains(&format!("cedargate policy reload --confirm {pending}")),
+        code == Some(1) && error.contains(&format!("cedargate policy reload --confirm {short}`")),
         "{error}"
     );
-    assert_eq!(confirm(pending), (Some(0), String::new()));
+    assert_eq!(confirm(short), (Some(0), String::new()));
     let running = block_in_place(|| serve_with(&database, &settings));
     wait_for_readiness(&running.base, "the candidate is active", |ready| ready["policyVersion"] == pending)
         .await;

@@ -145,7 +145,7 @@ fn doc() -> OperationDoc {
     let answer = json!({
         "decision": true,
         "context": {
-            "policies": [{"id": "guest"}], "version": "0f3b6c5d9a7e1824",
+            "policies": [{"id": "guest"}], "version": "8d969eef6ecad3c23a3a629280e686cf0c3f5d5a86aff3ca12020c923adc6c92",
             "evaluation_id": "7d0f8a3e5b2c4d6e91a0b3c4d5e6f708"
         }
     });

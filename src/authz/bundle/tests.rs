@@ -1,7 +1,7 @@
 use super::*;
 use crate::authz::entities::{EntityData, ResourceEntity};
 use crate::types::{Id, OrgPath};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Reads a copy of the shipped schema and policies in which `change` was applied to the text of `file`.
 fn changed(file: &str, change: impl Fn(&str) -> String) -> Result<Bundle, BundleError> {

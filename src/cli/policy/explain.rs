@@ -108,7 +108,7 @@ async fn explain(app: &App, question: &ExplainArgs) -> Result<Vec<String>, Failu
         lines.push(format!("  error: {}", error.message));
     }
     lines.extend(reason_lines(evaluated.denial_reason.as_ref()));
-    lines.push(format!("  policy version {}", engine.bundle().version()));
+    lines.push(format!("  policy version {}", engine.bundle().short_version()));
     Ok(lines)
 }
 

@@ -1,14 +1,15 @@
-//! `cedargate policy`: validates, tests, explains and confirms policies.
+//! `cedargate policy`: validates, tests, explains, confirms and exports policies.
 
 mod explain;
 mod matrix;
 mod progress;
 mod prove;
 mod test;
+mod versions;
 
 use super::{CommandResult, Failure, block_on, open, print_line};
 use crate::application::policy_reload;
-use crate::authz::BundleError;
+use crate::authz::{BundleError, VersionPrefix, short_version};
 use crate::config::Config;
 use crate::server::{open_policies, read_policies};
 use clap::Subcommand;
@@ -27,44 +28,60 @@ pub(super) enum Command {
     Test(Box<test::TestArgs>),
     /// Confirm a pending policy version; running services whose policy files have it activate it within seconds
     Reload {
-        /// Version to confirm, from the log, /health/ready or GET /v2/policies; the policy files must have it
+        /// Version to confirm, or its first digits, from the log, /health/ready or GET /v2/policies; the policy files must have it
         #[arg(long, value_name = "VERSION")]
-        confirm: String,
+        confirm: VersionPrefix,
     },
+    /// List the policy versions that were active, with when and on whose request; needs the database
+    Versions(versions::VersionsArgs),
+    /// Print a policy version that was active: its history and its files; needs the database
+    Show(versions::ShowArgs),
+    /// Write the files of a policy version that was active to a directory; needs the database
+    Export(versions::ExportArgs),
 }
 
 pub(super) fn run(config: &Config, command: Command) -> CommandResult {
+    match &command {
+        Command::Versions(arguments) => return versions::list(config, arguments),
+        Command::Show(arguments) => return versions::show(config, arguments),
+        Command::Export(arguments) => return versions::export(config, arguments),
+        _ => {}
+    }
     let invalid = |error: BundleError| Failure::CheckFailed(error.to_string());
     if let Command::Matrix(arguments) = command {
         return matrix::run(config, arguments);
     }
     let bundle = read_policies(config).map_err(invalid)?;
     match command {
-        Command::Check => {
-            print_line(format_args!("{} policies, version {}", bundle.policies().count(), bundle.version()))
-        }
+        Command::Check => print_line(format_args!(
+            "{} policies, version {}",
+            bundle.policies().count(),
+            bundle.short_version()
+        )),
         Command::Matrix(_) => Ok(()),
         Command::Test(arguments) => test::run(config, &bundle, *arguments),
         Command::Prove(arguments) => prove::run(config, bundle, arguments),
         Command::Reload { confirm } => reload(config, &confirm),
         Command::Explain(question) => explain::run(config, &question),
+        Command::Versions(_) | Command::Show(_) | Command::Export(_) => Ok(()),
     }
 }
 
 /// Confirms the version of the policy files, after the same checks as at startup.
-fn reload(config: &Config, version: &str) -> CommandResult {
+fn reload(config: &Config, confirmed: &VersionPrefix) -> CommandResult {
     let policies = open_policies(config).map_err(|error| Failure::CheckFailed(error.to_string()))?;
-    let actual = policies.current().bundle().version().to_owned();
-    if version != actual {
+    let version = policies.current().bundle().version().to_owned();
+    let short = short_version(&version);
+    if !confirmed.matches(&version) {
         let message =
-            format!("the policy files have the version {actual}, not {version:?}; nothing is confirmed");
+            format!("the policy files have the version {short}, not {confirmed}; nothing is confirmed");
         return Err(Failure::Failed(message));
     }
     block_on(async {
         let app = open(config).await?;
         let authorizer = app.terminal_authorizer("reloadPolicies").await?;
-        let confirmation = policy_reload::confirm_from_cli(&authorizer, version).await;
+        let confirmation = policy_reload::confirm_from_cli(&authorizer, &version).await;
         confirmation?;
-        print_line(format_args!("confirmed policy version {version}"))
+        print_line(format_args!("confirmed policy version {short}"))
     })
 }
