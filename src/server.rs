@@ -348,9 +348,9 @@ async fn open_state(
         refresh_reuse_grace: config.refresh_reuse_grace,
         session_ttl: config.session_ttl,
         is_expired_token_forbidden: config.expired_token_status == 403,
-        issuer: config.public_address()?.unwrap_or_else(|| "cedargate".to_owned()),
+        issuer: config.public_address()?,
     };
-    let signing_keys = SigningKeys::open(config, &request_config.issuer, &store, &clock).await?;
+    let signing_keys = SigningKeys::open(config, request_config.issuer.as_deref(), &store, &clock).await?;
     Ok(AppState {
         policies,
         decision_log,

@@ -17,6 +17,7 @@ use utoipa::ToSchema;
 /// The routes.
 pub fn routes() -> RouteGroup {
     RouteGroup::new("API keys", "/v2/users")
+        .about("Credentials for programs, with scopes of their own.")
         .get("/{id}/keys", "listApiKeys", list_doc, list)
         .post("/{id}/keys", "createApiKey", create_doc, create)
         .remove("/{id}/keys/{keyId}", "deleteApiKey", delete_doc, delete)
@@ -73,6 +74,7 @@ impl From<ApiKeyRow> for KeyView {
 
 fn list_doc() -> OperationDoc {
     OperationDoc::new("List the API keys of a user")
+        .describe("The keys without their secrets, in the order of their creation.")
         .path_id("id", "The id of the user, or `me`.")
         .list_response::<KeyView>("The keys, without their secrets, in the order of creation.")
         .problems(&[404])
@@ -89,6 +91,7 @@ fn create_doc() -> OperationDoc {
 
 fn delete_doc() -> OperationDoc {
     OperationDoc::new("Delete an API key")
+        .describe("The key is rejected from the next request on.")
         .path_id("id", "The id of the user, or `me`.")
         .path_id("keyId", "The id of the key.")
         .empty_response(204, "Deleted.")

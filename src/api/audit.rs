@@ -19,7 +19,7 @@ use utoipa::{PartialSchema, ToSchema};
 pub fn routes() -> RouteGroup {
     let fields = Arc::new(fields());
     let documented = Arc::clone(&fields);
-    RouteGroup::new("Audit log", "/v2/audit").get(
+    RouteGroup::new("Audit log", "/v2/audit").about("Who administered what, in a chain of hashes.").get(
         "",
         "listAuditEvents",
         move || list_doc(&documented),

@@ -13,6 +13,7 @@ use utoipa::ToSchema;
 /// The routes.
 pub fn routes() -> RouteGroup {
     RouteGroup::for_resource::<Contact>("Contacts", "/v2/contacts")
+        .about("The people that conversations are held with.")
         .list::<Contact>("listContacts")
         .fetch::<Contact>()
         .create::<Contact>("createContact")

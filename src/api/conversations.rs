@@ -32,6 +32,7 @@ use utoipa::{PartialSchema, ToSchema};
 /// The routes.
 pub fn routes() -> RouteGroup {
     RouteGroup::for_resource::<Conversation>("Conversations", "/v2/conversations")
+        .about("Conversations with a contact, and their participants.")
         .list::<Conversation>("listConversations")
         .fetch::<Conversation>()
         .post("", "createConversation", openapi::create::<Conversation, NewConversation>, create)

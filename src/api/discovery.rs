@@ -15,6 +15,7 @@ use utoipa::openapi::schema::Type;
 /// The routes.
 pub fn routes() -> RouteGroup {
     RouteGroup::new("Discovery", "/.well-known")
+        .about("Metadata and public keys, for OAuth libraries.")
         .public(Method::GET, "/jwks.json", "jwks", jwks_doc, jwks)
         .public(Method::GET, "/oauth-authorization-server", "authorizationServer", metadata_doc, metadata)
 }
@@ -29,7 +30,7 @@ struct KeySet {
 /// Authorization server metadata (RFC 8414, section 2).
 #[derive(Debug, Serialize, ToSchema)]
 struct ServerMetadata {
-    /// The `iss` and `aud` of access tokens: the public URL of the service, if configured.
+    /// The URL of the service, the `iss` and `aud` of access tokens: `CEDARGATE_PUBLIC_URL`, else the URL of the request.
     issuer: String,
     /// The token endpoint.
     token_endpoint: String,
@@ -47,12 +48,12 @@ struct ServerMetadata {
     grant_types_supported: [&'static str; 1],
     /// Empty: there is no authorization endpoint.
     response_types_supported: [&'static str; 0],
-    /// `none`: clients have no secrets.
+    /// `none`: a client sends the email address of the user as `client_id`.
     token_endpoint_auth_methods_supported: [&'static str; 1],
-    /// `none`: possession of the token is sufficient.
-    revocation_endpoint_auth_methods_supported: [&'static str; 1],
-    /// `Bearer`: an access token or API key of the caller.
-    introspection_endpoint_auth_methods_supported: [&'static str; 1],
+    /// `none`: possession of the token is sufficient; `client_secret_basic`: an API key is verified.
+    revocation_endpoint_auth_methods_supported: [&'static str; 2],
+    /// `client_secret_basic`: an API key as the client secret; `Bearer`: an access token or API key.
+    introspection_endpoint_auth_methods_supported: [&'static str; 2],
     /// The URL of the API documentation.
     service_documentation: String,
 }
@@ -89,7 +90,7 @@ async fn metadata(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem>
     let url = |path: &str| format!("{base}{path}");
     let has_keys = !state.signing_keys.cached().public_keys(state.clock.now()).is_empty();
     Ok(HttpResponse::Ok().json(ServerMetadata {
-        issuer: state.request_config.issuer.clone(),
+        issuer: base.clone(),
         token_endpoint: url("/v2/auth/token"),
         jwks_uri: has_keys.then(|| url("/.well-known/jwks.json")),
         revocation_endpoint: url("/v2/auth/revoke"),
@@ -98,8 +99,8 @@ async fn metadata(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem>
         grant_types_supported: ["refresh_token"],
         response_types_supported: [],
         token_endpoint_auth_methods_supported: ["none"],
-        revocation_endpoint_auth_methods_supported: ["none"],
-        introspection_endpoint_auth_methods_supported: ["Bearer"],
+        revocation_endpoint_auth_methods_supported: ["none", "client_secret_basic"],
+        introspection_endpoint_auth_methods_supported: ["client_secret_basic", "Bearer"],
         service_documentation: url("/docs"),
     }))
 }

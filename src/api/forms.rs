@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 /// The routes.
 pub fn routes() -> RouteGroup {
     RouteGroup::for_resource::<Form>("Forms", "/v2/forms")
+        .about("Forms that conversations present to contacts.")
         .list::<Form>("listForms")
         .fetch::<Form>()
         .create::<Form>("createForm")

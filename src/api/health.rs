@@ -13,6 +13,7 @@ use utoipa::ToSchema;
 /// Returns the routes of health and metrics.
 pub fn routes() -> RouteGroup {
     RouteGroup::new("Health", "")
+        .about("Probes and metrics, for operators.")
         .public(Method::GET, "/health/live", "live", live_doc, live)
         .public(Method::GET, "/health/ready", "ready", ready_doc, ready)
         .public(Method::GET, "/metrics", "metrics", metrics_doc, metrics)
@@ -37,11 +38,15 @@ struct Health {
 }
 
 fn live_doc() -> OperationDoc {
-    OperationDoc::new("Liveness probe").empty_response(204, "Alive.")
+    OperationDoc::new("Liveness probe")
+        .describe("Whether the process runs. It does not depend on the database.")
+        .empty_response(204, "Alive.")
 }
 
 fn ready_doc() -> OperationDoc {
-    OperationDoc::new("Readiness probe").response::<Health>(
+    OperationDoc::new("Readiness probe")
+        .describe("Whether the service can answer requests: the states of the database, the policies and the decision log.")
+        .response::<Health>(
         200,
         "Ready: database reachable and schema up to date.",
         None,

@@ -13,6 +13,7 @@ use utoipa::ToSchema;
 /// The routes.
 pub fn routes() -> RouteGroup {
     RouteGroup::for_resource::<KnowledgeItem>("Knowledge items", "/v2/kbitems")
+        .about("Questions and answers of a knowledge base.")
         .alias("/v2/knowledge-items")
         .list::<KnowledgeItem>("listKnowledgeItems")
         .fetch::<KnowledgeItem>()

@@ -22,6 +22,7 @@ use utoipa::ToSchema;
 /// The routes.
 pub fn routes() -> RouteGroup {
     RouteGroup::for_resource::<Message>("Messages", "/v2/messages")
+        .about("The messages of conversations.")
         .list::<Message>("listMessages")
         .fetch::<Message>()
         .post("", "createMessage", openapi::create::<Message, NewMessage>, create)

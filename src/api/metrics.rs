@@ -20,7 +20,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 pub(super) fn metrics_doc() -> OperationDoc {
-    OperationDoc::new("Prometheus metrics").text_response(200, "Metrics in the Prometheus text format.")
+    OperationDoc::new("Prometheus metrics")
+        .describe("Counters and histograms of this process.")
+        .text_response(200, "Metrics in the Prometheus text format.")
 }
 
 /// `GET /metrics`.

@@ -13,6 +13,7 @@ use utoipa::ToSchema;
 /// The routes.
 pub fn routes() -> RouteGroup {
     RouteGroup::for_resource::<OrganizationGroup>("Organization groups", "/v2/orggroups")
+        .about("Groups of organizations.")
         .alias("/v2/organizationGroups")
         .list::<OrganizationGroup>("listOrganizationGroups")
         .fetch::<OrganizationGroup>()

@@ -10,6 +10,7 @@ use actix_web::{HttpRequest, HttpResponse};
 /// The routes.
 pub fn routes() -> RouteGroup {
     RouteGroup::for_resource::<Organization>("Organizations", "/v2/organizations")
+        .about("Tenants, in a tree. Every resource belongs to one.")
         .list::<Organization>("listOrganizations")
         .fetch::<Organization>()
         .post("", "createOrganization", openapi::create::<Organization, OrganizationBody>, create)

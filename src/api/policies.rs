@@ -24,6 +24,7 @@ use utoipa::openapi::schema::Type;
 /// The routes.
 pub fn routes() -> RouteGroup {
     RouteGroup::new("Policies", "/v2/policies")
+        .about("The active policies, and what they permit.")
         .get("", "fetchPolicies", fetch_doc, fetch)
         .post("/reload", "reloadPolicies", reload_doc, reload)
         .on_root_organization()
@@ -171,7 +172,9 @@ struct Permissions {
 }
 
 fn fetch_doc() -> OperationDoc {
-    OperationDoc::new("Get the active policies and the permission matrix").response::<Policies>(
+    OperationDoc::new("Get the active policies and the permission matrix")
+        .describe("The active version with its policies, the pending version if one needs a confirmation, and which scopes may do what.")
+        .response::<Policies>(
         200,
         "The policies.",
         None,

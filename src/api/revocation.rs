@@ -4,6 +4,8 @@ use crate::application::token_families::{REFRESH_TOKEN_CREDENTIAL, SESSION_CREDE
 use crate::application::{AppState, Authorizer, Caller, Credential};
 use crate::authn::{ApiKey, BearerToken, Claims, RefreshToken};
 use crate::authz::ScopeSet;
+use crate::http::authentication;
+use crate::http::base_url::base_url;
 use crate::http::openapi::OperationDoc;
 use crate::http::{Form, Problem, RouteGroup, WorkerState, request_info};
 use crate::resource::user::User;
@@ -19,7 +21,7 @@ use utoipa::ToSchema;
 pub fn routes() -> RouteGroup {
     RouteGroup::new("Tokens", "/v2/auth")
         .public(Method::POST, "/revoke", "revokeToken", revoke_doc, revoke)
-        .post("/introspect", "introspectToken", introspect_doc, introspect)
+        .post_for_clients("/introspect", "introspectToken", introspect_doc, introspect)
 }
 
 /// The form of RFC 7009 and RFC 7662. Other parameters are ignored.
@@ -113,7 +115,7 @@ fn revoke_doc() -> OperationDoc {
         .describe(
             "RFC 7009. Possession of the token is sufficient. A refresh token, used or not, and an access token end their \
              session with all of its tokens. An API key is deleted; use this for a leaked key. The response is the same for \
-             unknown and expired tokens.",
+             unknown and expired tokens. A client may send an API key as the password of HTTP Basic; it is verified.",
         )
         .form::<TokenForm>(json!({"token": "599e1fcd9da1c72645c95886.28167e54e423275c0d948ce2efcaa481d4ab229ea53800502c26adae924a217f924fe2ba343d78ac"}))
         .response::<Revoked>(200, "Token revoked.", Some(json!({})))
@@ -131,6 +133,7 @@ fn introspect_doc() -> OperationDoc {
 
 /// `POST /v2/auth/revoke`.
 async fn revoke(request: HttpRequest, form: Form) -> Result<HttpResponse, Problem> {
+    authentication::verify_client(&request).await?;
     let state = &WorkerState::from_request(&request)?.app;
     let actor = AuditActor::unauthenticated(&request_info::request_origin(&request), state.clock.now());
     match parse_presented_token(form)? {
@@ -182,7 +185,10 @@ async fn revoke_key(state: &AppState, actor: AuditActor, key: &ApiKey) -> Result
 }
 
 /// `POST /v2/auth/introspect`.
-async fn introspect(authorizer: Authorizer, form: Form) -> Result<HttpResponse, Problem> {
+async fn introspect(
+    authorizer: Authorizer,
+    (request, form): (HttpRequest, Form),
+) -> Result<HttpResponse, Problem> {
     let introspection = match parse_presented_token(form)? {
         Some(PresentedToken::Refresh(token)) => introspect_refresh_token(&authorizer, &token).await?,
         Some(PresentedToken::Bearer(bearer)) => introspect_bearer(&authorizer, &bearer).await?,
@@ -190,7 +196,13 @@ async fn introspect(authorizer: Authorizer, form: Form) -> Result<HttpResponse, 
     };
     Ok(HttpResponse::Ok()
         .insert_header((header::CACHE_CONTROL, "no-store"))
-        .json(introspection.unwrap_or_default()))
+        .json(introspection.map(|active| with_issuer(active, &request)).unwrap_or_default()))
+}
+
+/// Access tokens name their issuer; other tokens have that of the service.
+fn with_issuer(active: Introspection, request: &HttpRequest) -> Introspection {
+    let iss = active.iss.or_else(|| Some(base_url(request)));
+    Introspection { iss, ..active }
 }
 
 /// The fields about the user of a token, if the caller may introspect its tokens.
@@ -200,7 +212,6 @@ async fn introspect_user(authorizer: &Authorizer, user: Id) -> Result<Option<Int
             active: true,
             username: Some(user.email.clone()),
             sub: Some(user.id),
-            iss: Some(authorizer.state().request_config.issuer.clone()),
             ..Introspection::default()
         })),
         Err(error) if error.kind.is_server_error() => Err(error.into()),
@@ -229,7 +240,8 @@ async fn introspect_bearer(
             parts.signing_keys.verify(token, parts.clock.now()).await?.ok().map(|verified| Introspection {
                 exp: Some(verified.expires_at.seconds()),
                 iat: Some(verified.issued_at.seconds()),
-                aud: user.iss.clone(),
+                aud: Some(verified.issuer.clone()),
+                iss: Some(verified.issuer),
                 jti: Some(verified.jti),
                 sid: Some(verified.claims.sid),
                 ..user

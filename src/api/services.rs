@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 /// The routes.
 pub fn routes() -> RouteGroup {
     RouteGroup::for_resource::<Service>("Services", "/v2/services")
+        .about("Integrations of an organization with other systems.")
         .list::<Service>("listServices")
         .fetch::<Service>()
         .create::<Service>("createService")

@@ -16,6 +16,7 @@ const MAX_LISTED: u64 = 1000;
 /// The routes for the sessions of a user.
 pub fn routes() -> RouteGroup {
     RouteGroup::new("Sessions", "/v2/users")
+        .about("Logins: each has an access token and a refresh token at a time.")
         .get("/{id}/sessions", "listSessions", list_doc, list)
         .remove("/{id}/sessions/{sessionId}", "deleteSession", delete_doc, delete)
         .remove("/{id}/sessions", "deleteSession", delete_others_doc, delete_others)

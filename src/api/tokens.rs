@@ -1,16 +1,21 @@
 //! The token endpoint: login and refresh (see "Tokens" in docs/decisions.md).
 
+mod oauth;
+
 use crate::application::Caller;
-use crate::application::token_families::{self, TokenPair};
+use crate::application::token_families::{self, TokenClient, TokenPair};
 use crate::authn::{PasswordRules, normalize_password};
 use crate::http::authentication::bearer_token;
-use crate::http::openapi::OperationDoc;
+use crate::http::base_url::base_url;
+use crate::http::openapi::{OperationDoc, header_parameter};
 use crate::http::rate_limits::count_caller;
-use crate::http::{FieldError, Json, Problem, RouteGroup, WorkerState, body, request_info};
+use crate::http::{FieldError, Form, Json, Problem, RouteGroup, WorkerState, body, request_info};
 use crate::store::Account;
 use crate::types::{Email, FieldErrorCode, Id, Timestamp, non_null};
+use actix_web::dev::Payload;
 use actix_web::http::{Method, StatusCode, header};
-use actix_web::{HttpRequest, HttpResponse};
+use actix_web::{FromRequest, HttpRequest, HttpResponse};
+use futures_util::future::LocalBoxFuture;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::{Value, json};
@@ -25,6 +30,7 @@ const MAX_BODY: usize = 16 * 1024;
 /// The routes.
 pub fn routes() -> RouteGroup {
     RouteGroup::new("Tokens", "/v2/auth/token")
+        .about("Login, refresh, revocation and introspection.")
         .public(Method::POST, "", "createToken", create_doc, create)
         .public(Method::GET, "", "refreshToken", refresh_doc, refresh)
         .without_head()
@@ -78,6 +84,26 @@ struct ByRefreshToken {
     client_id: Email,
 }
 
+/// The body of a token request: JSON, or the form of RFC 6749.
+enum TokenBody {
+    Json(TokenRequest),
+    Form(Form),
+}
+
+impl FromRequest for TokenBody {
+    type Error = Problem;
+    type Future = LocalBoxFuture<'static, Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        if body::has_form(request) {
+            let form = Form::from_request(request, payload);
+            return Box::pin(async move { form.await.map(Self::Form).map_err(oauth::error) });
+        }
+        let json = Json::<TokenRequest, MAX_BODY>::from_request(request, payload);
+        Box::pin(async move { json.await.map(|Json(body)| Self::Json(body)) })
+    }
+}
+
 /// Parses an email address. The message does not repeat the value, which is a secret if a client confuses the fields.
 fn parse_email<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Email>, D::Error> {
     let email = String::deserialize(deserializer)?.parse();
@@ -103,6 +129,16 @@ struct TokenResponse {
     expires_at: Timestamp,
 }
 
+/// The answer to a token request in JSON, and that to one in a form.
+#[derive(Debug, ToSchema)]
+#[serde(untagged)]
+#[schema(example = json!(sample()))]
+#[expect(dead_code, reason = "only the OpenAPI document uses it")]
+enum TokenAnswer {
+    Token(TokenResponse),
+    OAuth(oauth::OAuthTokenResponse),
+}
+
 /// The example response of the specification.
 fn sample() -> Value {
     json!({
@@ -119,10 +155,19 @@ fn create_doc() -> OperationDoc {
     OperationDoc::new("Create an access token")
         .describe(
             "Send `email` and `password`, or `refreshToken` and `clientId`, the email of its user. An Authorization header is \
-             ignored. Repeated failed logins are throttled: 429 with `Retry-After`, whether or not the account exists.",
+             ignored. Repeated failed logins are throttled: 429 with `Retry-After`, whether or not the account exists. OAuth \
+             clients send a form with `grant_type=refresh_token` (RFC 6749, section 6); the response then has the members \
+             `access_token`, `token_type`, `expires_in`, `refresh_token` and `scope`, and an error the members `error` and \
+             `error_description`.",
         )
         .body::<TokenRequestSchema>(Some(json!({"email": "admin@example.com", "password": "t0pZ3kR3t"})))
-        .response::<TokenResponse>(200, "An access token and a refresh token.", None)
+        .or_form::<oauth::RefreshForm>(oauth::example())
+        .parameter(header_parameter(
+            "X-Request-ID",
+            "An id of the request, which the response, the log and the audit log then have.",
+            "5f2b0c1e7d",
+        ))
+        .response::<TokenAnswer>(200, "An access token and a refresh token.", None)
         .problems(&[401])
 }
 
@@ -135,6 +180,7 @@ fn refresh_doc() -> OperationDoc {
         .schema(Some(ObjectBuilder::new().schema_type(SchemaType::Type(Type::String))))
         .build();
     OperationDoc::new("Refresh a valid access token")
+        .describe("Requires an access token that is still valid. With an expired one, use `POST` with `refreshToken` and `clientId`.")
         .parameter(parameter)
         .response::<TokenResponse>(200, "An access token and a refresh token.", None)
         .requires_bearer()
@@ -142,22 +188,25 @@ fn refresh_doc() -> OperationDoc {
 }
 
 /// `POST /v2/auth/token`.
-async fn create(
-    request: HttpRequest,
-    Json(body): Json<TokenRequest, MAX_BODY>,
-) -> Result<HttpResponse, Problem> {
+async fn create(request: HttpRequest, body: TokenBody) -> Result<HttpResponse, Problem> {
     let state = &WorkerState::from_request(&request)?.app;
-    let origin = request_info::request_origin(&request);
-    let pair = match Grant::from_body(body)? {
-        Grant::Password { email, password } => {
-            token_families::log_in(state, &origin, email, password).await?
+    let (origin, url) = (request_info::request_origin(&request), base_url(&request));
+    let client = TokenClient { origin: &origin, url: &url, scopes: None };
+    match body {
+        TokenBody::Json(body) => {
+            let pair = match Grant::from_body(body)? {
+                Grant::Password { email, password } => {
+                    token_families::log_in(state, client, email, password).await?
+                }
+                Grant::RefreshToken { token, client: expected } => {
+                    let expected = |account: &Account| account.email == expected;
+                    token_families::rotate(state, client, &token, expected).await?
+                }
+            };
+            Ok(token_response(pair))
         }
-        Grant::RefreshToken { token, client } => {
-            let expected = |account: &Account| account.email == client;
-            token_families::rotate(state, &origin, &token, expected).await?
-        }
-    };
-    Ok(token_response(pair))
+        TokenBody::Form(form) => Box::pin(oauth::refresh(state, client, form)).await,
+    }
 }
 
 /// The credentials of a token request.
@@ -242,9 +291,10 @@ async fn refresh(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem> 
     let token = token.ok_or_else(|| {
         Problem::invalid_field("refreshToken", FieldErrorCode::Required, "this parameter is required")
     })?;
-    let origin = request_info::request_origin(&request);
+    let (origin, url) = (request_info::request_origin(&request), base_url(&request));
+    let client = TokenClient { origin: &origin, url: &url, scopes: None };
     let expected = |account: &Account| account.id == caller.id;
-    Ok(token_response(token_families::rotate(state, &origin, &token, expected).await?))
+    Ok(token_response(token_families::rotate(state, client, &token, expected).await?))
 }
 
 /// Replaces the detail of a bearer-token problem. Clients refresh on the messages of an expired or invalid token, so a

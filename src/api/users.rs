@@ -21,6 +21,7 @@ use utoipa::{PartialSchema, ToSchema};
 /// The routes.
 pub fn routes() -> RouteGroup {
     RouteGroup::for_resource::<User>("Users", "/v2/users")
+        .about("The people and programs that log in.")
         .list::<User>("listUsers")
         .fetch::<User>()
         .post("", "createUser", create_doc, create)

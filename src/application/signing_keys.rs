@@ -52,7 +52,7 @@ struct CachedKeyring {
 pub struct SigningKeys {
     store: Store,
     clock: Clock,
-    issuer: String,
+    issuer: Option<String>,
     access_ttl: u64,
     /// The algorithm of the settings.
     algorithm: TokenAlgorithm,
@@ -72,7 +72,7 @@ impl SigningKeys {
     /// The database failed or the keys are invalid.
     pub async fn open(
         config: &Config,
-        issuer: &str,
+        issuer: Option<&str>,
         store: &Store,
         clock: &Clock,
     ) -> Result<Self, SigningKeysError> {
@@ -93,7 +93,7 @@ impl SigningKeys {
         Ok(Self {
             store: store.clone(),
             clock: clock.clone(),
-            issuer: issuer.to_owned(),
+            issuer: issuer.map(str::to_owned),
             access_ttl: config.access_ttl,
             algorithm: config.token_algorithm,
             rotation_interval: Some(config.signing_key_rotation).filter(|seconds| *seconds > 0),
@@ -134,12 +134,19 @@ impl SigningKeys {
         self.is_configured || read.version == self.store.signing_keys_version()
     }
 
-    /// Issues a token with these claims that is valid for `ttl` seconds from `now`.
+    /// Issues a token with these claims that is valid for `ttl` seconds from `now`. `url` is the issuer, unless the settings name
+    /// one.
     ///
     /// # Errors
     /// The random generator failed.
-    pub fn issue(&self, claims: &Claims, now: Timestamp, ttl: u64) -> Result<IssuedToken, SecretError> {
-        self.current.load().keyring.issue(claims, now, ttl)
+    pub fn issue(
+        &self,
+        claims: &Claims,
+        url: &str,
+        now: Timestamp,
+        ttl: u64,
+    ) -> Result<IssuedToken, SecretError> {
+        self.current.load().keyring.issue(claims, url, now, ttl)
     }
 
     /// Verifies a token. The inner result says whether it is valid.
@@ -167,7 +174,8 @@ impl SigningKeys {
         let keys = keys_from_rows(self.store.signing_keys().await?);
         let mut keyring = self.cached();
         if !keyring.keys().map(|(key, _)| &key.kid).eq(keys.iter().map(|key| &key.kid)) {
-            keyring = Arc::new(Keyring::new(keyring.number() + 1, keys, self.access_ttl, &self.issuer)?);
+            keyring =
+                Arc::new(Keyring::new(keyring.number() + 1, keys, self.access_ttl, self.issuer.as_deref())?);
             tracing::info!(keys = ?keyring, "signing keys changed");
         }
         self.current.store(Arc::new(CachedKeyring { keyring: Arc::clone(&keyring), version, read_at }));

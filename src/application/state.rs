@@ -95,6 +95,6 @@ pub struct RequestConfig {
     pub policy_versions_kept: u32,
     /// The API keys that may administer identities: `context.provisioning` in the policies.
     pub provisioning_keys: Vec<Id>,
-    /// The `iss` and `aud` of access tokens.
-    pub issuer: String,
+    /// The `iss` and `aud` of access tokens: the public URL. None if they are the URL of the request that a token is issued to.
+    pub issuer: Option<String>,
 }

@@ -2,7 +2,7 @@
 //! docs/decisions.md; RFC 9700, section 4.14.2).
 
 use super::login_throttle::{LoginAttempt, VerifiedAttempt};
-use super::{AppState, Credential, Error};
+use super::{AppState, Credential, Error, ErrorKind};
 use crate::authn::{Claims, IssuedToken, RefreshToken};
 use crate::authz::ScopeSet;
 use crate::store::{
@@ -14,6 +14,10 @@ use secrecy::{ExposeSecret, SecretString};
 
 /// The name of the credential of a session and of its access tokens.
 pub const SESSION_CREDENTIAL: &str = Credential::Session(Id::NIL).as_str();
+/// The code of the error of a refresh for scopes that the user does not have.
+pub const INVALID_SCOPE: &str = "invalid_scope";
+/// The code of the error of a refresh with an invalid token.
+pub const INVALID_REFRESH_TOKEN: &str = "invalid_refresh_token";
 /// The name of a refresh token as a credential.
 pub const REFRESH_TOKEN_CREDENTIAL: &str = "refreshToken";
 
@@ -28,6 +32,17 @@ pub struct TokenPair {
     pub scope: ScopeSet,
 }
 
+/// Who requests tokens, and which.
+#[derive(Debug, Clone, Copy)]
+pub struct TokenClient<'a> {
+    /// The origin of the request.
+    pub origin: &'a Origin,
+    /// The URL of the service that the client uses.
+    pub url: &'a str,
+    /// The requested scopes of the access token; none for the role of the user.
+    pub scopes: Option<&'a ScopeSet>,
+}
+
 /// Logs in with a password and begins a session.
 ///
 /// # Errors
@@ -35,10 +50,11 @@ pub struct TokenPair {
 /// database or the password workers are unavailable.
 pub async fn log_in(
     state: &AppState,
-    origin: &Origin,
+    client: TokenClient<'_>,
     email: Email,
     password: SecretString,
 ) -> Result<TokenPair, Error> {
+    let origin = client.origin;
     let account = state.store.account_by_email(&email).await?;
     let user = account.as_ref().map(|account| account.id);
     let attempt = LoginAttempt::begin(state, &email, user, origin.address).await?;
@@ -51,7 +67,7 @@ pub async fn log_in(
     };
     match (account, verified) {
         (Some(account), Some(verified)) if account.is_active() => {
-            let begun = begin_session(state, origin, &account, &verified).await?;
+            let begun = begin_session(state, client, &account, &verified).await?;
             begun.ok_or_else(|| login_failed(Some(&account), "changed_meanwhile"))
         }
         (Some(account), verified) => {
@@ -69,10 +85,11 @@ pub async fn log_in(
 /// Begins a session for an account whose password was verified; none if the account has changed since.
 async fn begin_session(
     state: &AppState,
-    origin: &Origin,
+    client: TokenClient<'_>,
     account: &Account,
     verified: &VerifiedAttempt<'_>,
 ) -> Result<Option<TokenPair>, Error> {
+    let origin = client.origin;
     let id = Id::new(&state.clock);
     let actor = AuditActor::unauthenticated(origin, state.clock.now()).with_credential(
         account.id,
@@ -95,7 +112,7 @@ async fn begin_session(
     let refresh = RefreshToken::new(account.id).map_err(Error::internal)?;
     let token = new_refresh_token(state, &session, &refresh, None, now);
     work.insert_refresh_token(session.id, &token, now).await?;
-    let pair = issue_pair(state, &work, origin, &current, &session, refresh, now).await?;
+    let pair = issue_pair(state, &work, client, &current, &session, refresh, now).await?;
     work.audit(session_event(Event::LoginSucceeded, &current, session.id));
     work.commit().await?;
     Ok(Some(pair))
@@ -145,17 +162,21 @@ fn session_event(event: Event, account: &Account, session: Id) -> AuditEntry {
 /// `invalid_refresh_token`; others if the database is unavailable.
 pub async fn rotate(
     state: &AppState,
-    origin: &Origin,
+    client: TokenClient<'_>,
     token: &SecretString,
     expected: impl Fn(&Account) -> bool,
 ) -> Result<TokenPair, Error> {
     let token: RefreshToken = token.expose_secret().parse().map_err(|_| refused())?;
     let account = state.store.account(token.user()).await?;
     let account = account.filter(|account| account.is_active() && expected(account)).ok_or_else(refused)?;
+    if client.scopes.is_some_and(|scopes| !can_grant(state, &account, scopes)) {
+        let message = "The requested scope exceeds the role of the user.";
+        return Err(Error::new(ErrorKind::InvalidInput, INVALID_SCOPE, message));
+    }
     let hash = token.hash();
     let session = state.store.session_by_refresh_token(&hash).await?.ok_or_else(refused)?;
 
-    let actor = AuditActor::unauthenticated(origin, state.clock.now()).with_credential(
+    let actor = AuditActor::unauthenticated(client.origin, state.clock.now()).with_credential(
         account.id,
         REFRESH_TOKEN_CREDENTIAL,
         session.id,
@@ -169,16 +190,22 @@ pub async fn rotate(
     let Some((refresh, is_retry)) = successor(state, &work, &token, &session, now).await? else {
         return end_reused_family(work, &account, session.id, now).await;
     };
-    let pair = issue_pair(state, &work, origin, &account, &session, refresh, now).await?;
+    let pair = issue_pair(state, &work, client, &account, &session, refresh, now).await?;
     work.audit(session_event(Event::TokenRefreshed, &account, session.id).with("retry", is_retry));
     work.commit().await?;
     Ok(pair)
 }
 
+/// Whether these scopes are among those of the user's role.
+fn can_grant(state: &AppState, account: &Account, scopes: &ScopeSet) -> bool {
+    let granted = state.policies.current().effective_scopes(&ScopeSet::from(account.role), account.role);
+    granted.is_some_and(|granted| scopes.iter().all(|scope| granted.iter().any(|other| other == scope)))
+}
+
 /// Returns the error of a failed refresh. Its message is none of those that make clients refresh again (see "Expired token" in
 /// docs/decisions.md).
 fn refused() -> Error {
-    Error::unauthenticated("invalid_refresh_token", "Invalid refresh token")
+    Error::unauthenticated(INVALID_REFRESH_TOKEN, "Invalid refresh token")
 }
 
 /// Spends a refresh token. Returns its successor and whether this is a retry; none if the token was reused.
@@ -239,18 +266,19 @@ fn new_refresh_token(
 async fn issue_pair(
     state: &AppState,
     work: &UnitOfWork,
-    origin: &Origin,
+    client: TokenClient<'_>,
     account: &Account,
     session: &Session,
     refresh: RefreshToken,
     now: Timestamp,
 ) -> Result<TokenPair, Error> {
     let config = &state.request_config;
-    let scope = ScopeSet::from(account.role);
+    let scope = client.scopes.cloned().unwrap_or_else(|| ScopeSet::from(account.role));
     let claims = Claims { id: account.id, scope: scope.clone(), sid: session.id };
     let ttl = config.access_ttl.min(now.seconds_until(session.expires_at));
-    let access = state.signing_keys.issue(&claims, now, ttl).map_err(Error::internal)?;
+    let access = state.signing_keys.issue(&claims, client.url, now, ttl).map_err(Error::internal)?;
     let last_expiry = now.plus_seconds(config.access_ttl.max(config.refresh_ttl)).min(session.expires_at);
-    work.record_session_refresh(session.id, origin, last_expiry.max(session.last_token_expiry), now).await?;
+    work.record_session_refresh(session.id, client.origin, last_expiry.max(session.last_token_expiry), now)
+        .await?;
     Ok(TokenPair { access, refresh, scope })
 }

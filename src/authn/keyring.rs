@@ -136,7 +136,8 @@ pub struct Keyring {
     keys: Vec<KeyEntry>,
     /// The validation rules for HS256 and for EdDSA.
     validations: (Validation, Validation),
-    issuer: String,
+    /// The `iss` and `aud` of all tokens; none if they are those of the request that a token is issued to.
+    issuer: Option<String>,
 }
 
 impl fmt::Debug for Keyring {
@@ -154,7 +155,7 @@ impl Keyring {
     /// Builds a key ring from keys in ascending order of their numbers.
     ///
     /// `number` distinguishes key rings. An access token is valid for `access_ttl` seconds; `issuer` is both its `iss` and
-    /// its `aud`.
+    /// its `aud`. Without one, both are the URL that the client uses, and a token is valid with any.
     ///
     /// # Errors
     ///
@@ -163,7 +164,7 @@ impl Keyring {
         number: u64,
         keys: Vec<SigningKey>,
         access_ttl: u64,
-        issuer: &str,
+        issuer: Option<&str>,
     ) -> Result<Self, KeyringError> {
         let mut entries = Vec::with_capacity(keys.len());
         // The earliest `signs_from` of the keys with higher numbers.
@@ -187,13 +188,18 @@ impl Keyring {
             validation.leeway = 0;
             // `tokens::verify` checks the expiry: with the clock of the service, and after everything else.
             validation.validate_exp = false;
-            validation.set_issuer(&[issuer]);
-            validation.set_audience(&[issuer]);
+            match issuer {
+                Some(issuer) => {
+                    validation.set_issuer(&[issuer]);
+                    validation.set_audience(&[issuer]);
+                }
+                None => validation.validate_aud = false,
+            }
             validation.set_required_spec_claims(&["exp", "iss", "aud"]);
             validation
         };
         let validations = (validation(Algorithm::HS256), validation(Algorithm::EdDSA));
-        Ok(Self { number, keys: entries, validations, issuer: issuer.to_owned() })
+        Ok(Self { number, keys: entries, validations, issuer: issuer.map(str::to_owned) })
     }
 
     /// The number that distinguishes this key ring from earlier and later ones.
@@ -221,14 +227,27 @@ impl Keyring {
         self.keys.iter().filter(|key| key.is_valid_at(now)).filter_map(|key| key.public_key.clone()).collect()
     }
 
-    /// Issues a token with these claims. Its times are whole seconds; it is valid for `ttl` seconds from that of `now`.
+    /// Issues a token with these claims. `url` is the URL of the service that the client uses: the issuer, unless the key ring
+    /// has one. Its times are whole seconds; it is valid for `ttl` seconds from that of `now`.
     ///
     /// # Errors
     ///
     /// If the token cannot be signed, or the system provides no random bytes.
-    pub fn issue(&self, claims: &Claims, now: Timestamp, ttl: u64) -> Result<IssuedToken, SecretError> {
+    pub fn issue(
+        &self,
+        claims: &Claims,
+        url: &str,
+        now: Timestamp,
+        ttl: u64,
+    ) -> Result<IssuedToken, SecretError> {
         let key = self.signing_entry(now).ok_or(SecretError)?;
-        tokens::issue((&key.header, &key.encoding_key), &self.issuer, claims, now, ttl)
+        tokens::issue(
+            (&key.header, &key.encoding_key),
+            self.issuer.as_deref().unwrap_or(url),
+            claims,
+            now,
+            ttl,
+        )
     }
 
     /// Verifies a token and returns its claims.
@@ -287,12 +306,12 @@ mod tests {
     }
 
     fn keyring(keys: &[&SigningKey]) -> Keyring {
-        Keyring::new(1, keys.iter().map(|key| (*key).clone()).collect(), TTL, "us").unwrap()
+        Keyring::new(1, keys.iter().map(|key| (*key).clone()).collect(), TTL, Some("us")).unwrap()
     }
 
     fn issue_token(keys: &Keyring, now: Timestamp) -> SecretString {
         let claims = Claims { id: Id::EXAMPLE, scope: Scope::Admin.into(), sid: Id::EXAMPLE };
-        keys.issue(&claims, now, TTL).unwrap().token.into()
+        keys.issue(&claims, "http://localhost", now, TTL).unwrap().token.into()
     }
 
     #[test]
@@ -322,7 +341,7 @@ mod tests {
             let other = SigningKey { kid: "other".into(), ..ours.clone() };
             let wrong = issue_token(&keyring(&[&other]), at_second(0));
             assert_eq!(keys.verify(&wrong, at_second(0)), Err(TokenError::UnknownKey));
-            let them = Keyring::new(1, vec![ours], TTL, "them").unwrap();
+            let them = Keyring::new(1, vec![ours], TTL, Some("them")).unwrap();
             assert_eq!(
                 keys.verify(&issue_token(&them, at_second(0)), at_second(0)),
                 Err(TokenError::Invalid)
@@ -370,12 +389,12 @@ mod tests {
     fn errors_and_debug_output_do_not_contain_key_secrets() {
         for secret in ["", "zz", "0123456789abcdef", "abc"] {
             let wrong = SigningKey { secret: secret.into(), ..key(EdDsa, 1, 0) };
-            let error = Keyring::new(1, vec![wrong.clone()], TTL, "us").unwrap_err().to_string();
+            let error = Keyring::new(1, vec![wrong.clone()], TTL, Some("us")).unwrap_err().to_string();
             // A very short secret may occur in the kid by chance.
             let rest = error.replacen(&wrong.kid, "", 1);
             assert!(rest != error && (secret.is_empty() || !rest.contains(secret)), "{error}");
         }
-        assert!(Keyring::new(1, vec![], TTL, "us").is_err());
+        assert!(Keyring::new(1, vec![], TTL, Some("us")).is_err());
         let one = key(EdDsa, 1, 0);
         let debug = format!("{:?} {:?}", one, keyring(&[&one]));
         assert!(!debug.contains(one.secret.expose_secret()), "{debug}");

@@ -23,6 +23,9 @@ pub struct Claims {
 struct Payload {
     #[serde(rename = "_id")]
     id: Id,
+    /// The same as `_id`. Tokens that were issued by earlier versions lack it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sub: Option<Id>,
     scope: String,
     iat: i64,
     exp: i64,
@@ -55,6 +58,8 @@ pub struct VerifiedToken {
     pub issued_at: Timestamp,
     /// The time of expiry: that of the token, or the end of its key if that is earlier.
     pub expires_at: Timestamp,
+    /// Its issuer, a URL of the service.
+    pub issuer: String,
     /// The number of the key ring that verified it.
     pub keyring_number: u64,
 }
@@ -91,6 +96,7 @@ pub(super) fn issue(
     let exp = now.plus_seconds(ttl).seconds();
     let payload = Payload {
         id: claims.id,
+        sub: Some(claims.id),
         scope: claims.scope.to_string(),
         iat,
         exp,
@@ -125,6 +131,9 @@ pub(super) fn verify(
     if payload.nbf.is_some_and(|nbf| nbf > now.seconds()) {
         return Err(TokenError::Invalid);
     }
+    if payload.sub.is_some_and(|sub| sub != payload.id) || payload.aud != payload.iss {
+        return Err(TokenError::Invalid);
+    }
     if payload.exp <= now.seconds() {
         return Err(TokenError::Expired);
     }
@@ -133,6 +142,7 @@ pub(super) fn verify(
         jti: payload.jti,
         issued_at: from_unix_seconds(payload.iat),
         expires_at: from_unix_seconds(payload.exp),
+        issuer: payload.iss,
         keyring_number: 0,
     })
 }

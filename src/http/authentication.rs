@@ -10,6 +10,8 @@ use crate::authn::BearerToken;
 use crate::store::StoreError;
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpMessage, HttpRequest};
+use base64::prelude::{BASE64_STANDARD, Engine};
+use secrecy::{ExposeSecret, SecretString};
 use std::sync::Arc;
 
 /// Authenticates the caller of a request and returns the authorizer of `action`.
@@ -17,11 +19,33 @@ use std::sync::Arc;
 /// # Errors
 /// 401 without a valid credential, 429 if the caller exceeds a limit, 503 if the database or the decision log is unavailable.
 pub async fn authenticate(request: &HttpRequest, action: &'static str) -> Result<Authorizer, Problem> {
+    authenticate_token(request, action, bearer_token).await
+}
+
+/// As [`authenticate`], for a client of OAuth: also accepts the API key of an `Authorization: Basic` header.
+///
+/// # Errors
+/// As [`authenticate`]; an invalid key is an OAuth error.
+pub async fn authenticate_client(request: &HttpRequest, action: &'static str) -> Result<Authorizer, Problem> {
+    match basic_credentials(request)? {
+        Some(secret) => {
+            let authorizer = authenticate_token(request, action, |_| Ok(Some(secret.expose_secret()))).await;
+            authorizer.map_err(rejected_client)
+        }
+        None => authenticate(request, action).await,
+    }
+}
+
+async fn authenticate_token<'a>(
+    request: &'a HttpRequest,
+    action: &'static str,
+    token: impl FnOnce(&'a HttpRequest) -> Result<Option<&'a str>, Problem>,
+) -> Result<Authorizer, Problem> {
     if let Some(request_info) = request.extensions().get::<RequestInfo>() {
         request_info.set_action(action);
     }
     let state = &WorkerState::from_request(request)?.app;
-    let token = bearer_token(request)?.ok_or_else(Problem::missing_bearer)?;
+    let token = token(request)?.ok_or_else(Problem::missing_bearer)?;
     let engine = state.policies.current_guard();
     let caller = Caller::from_token(state, &engine, token).await?;
     if let Some(request_info) = request.extensions().get::<RequestInfo>() {
@@ -48,12 +72,65 @@ pub async fn authenticate(request: &HttpRequest, action: &'static str) -> Result
 /// # Errors
 /// 401 if the header has no bearer token; 400 if there are several headers, because a proxy may have checked another one.
 pub fn bearer_token(request: &HttpRequest) -> Result<Option<&str>, Problem> {
+    let Some(text) = authorization(request)? else { return Ok(None) };
+    Ok(Some(BearerToken::token_from_header(text).map_err(|_| Error::invalid_token())?))
+}
+
+/// Returns the Authorization header.
+fn authorization(request: &HttpRequest) -> Result<Option<&str>, Problem> {
     let mut values = request.headers().get_all(header::AUTHORIZATION);
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() {
         let detail = "The request has several Authorization headers. Send one.";
         return Err(Problem::new(StatusCode::BAD_REQUEST, "duplicate_authorization", detail));
     }
-    let text = std::str::from_utf8(value.as_bytes()).map_err(|_| Error::invalid_token())?;
-    Ok(Some(BearerToken::token_from_header(text).map_err(|_| Error::invalid_token())?))
+    Ok(Some(std::str::from_utf8(value.as_bytes()).map_err(|_| Error::invalid_token())?))
+}
+
+/// Verifies the API key of an `Authorization: Basic` header, if the request has one. Other headers are ignored.
+///
+/// # Errors
+/// An OAuth error if the key is not valid.
+pub async fn verify_client(request: &HttpRequest) -> Result<(), Problem> {
+    let Some(secret) = basic_credentials(request)? else { return Ok(()) };
+    let state = &WorkerState::from_request(request)?.app;
+    let caller = Caller::from_token(state, &state.policies.current(), secret.expose_secret()).await;
+    let caller = caller.map_err(|error| rejected_client(error.into()))?;
+    count_caller(state, request, caller.id)
+}
+
+/// Returns the API key of an `Authorization: Basic` header (RFC 6749, section 2.3.1): the client secret. The client id has no
+/// effect, because the key identifies the client.
+///
+/// # Errors
+/// An OAuth error if the header does not contain an API key.
+fn basic_credentials(request: &HttpRequest) -> Result<Option<SecretString>, Problem> {
+    let Some((scheme, encoded)) = authorization(request)?.and_then(|header| header.split_once(' ')) else {
+        return Ok(None);
+    };
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return Ok(None);
+    }
+    let decoded = BASE64_STANDARD.decode(encoded.trim()).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+    let secret = decoded.as_deref().and_then(|pair| pair.split_once(':')).and_then(|(_, secret)| {
+        // The secret is encoded as in a form.
+        let pair = format!("secret={secret}");
+        url::form_urlencoded::parse(pair.as_bytes()).next().map(|(_, secret)| secret.into_owned())
+    });
+    let secret = secret.filter(|secret| matches!(secret.parse(), Ok(BearerToken::ApiKey(_))));
+    match secret {
+        Some(secret) => Ok(Some(secret.into())),
+        None => Err(rejected_client(Error::invalid_token().into())),
+    }
+}
+
+/// Returns the problem of invalid client credentials as an OAuth error (RFC 6749, section 5.2). Others are returned as they are.
+fn rejected_client(problem: Problem) -> Problem {
+    if problem.status != StatusCode::UNAUTHORIZED {
+        return problem;
+    }
+    let detail = "The client secret is not a valid API key.";
+    Problem::new(StatusCode::UNAUTHORIZED, "invalid_client", detail)
+        .with_header(header::WWW_AUTHENTICATE, "Basic realm=\"cedargate\", charset=\"UTF-8\"")
+        .as_oauth_error("invalid_client")
 }

@@ -48,6 +48,9 @@ pub fn read_json(
     read_typed_body(request, payload, "application/json", max)
 }
 
+/// The content type of a form.
+const FORM_TYPE: &str = "application/x-www-form-urlencoded";
+
 /// The maximum size of a form: 16 KiB.
 const MAX_FORM: usize = 16 * 1024;
 
@@ -60,7 +63,7 @@ impl FromRequest for Form {
     type Future = LocalBoxFuture<'static, Result<Self, Problem>>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let bytes = read_typed_body(request, payload, "application/x-www-form-urlencoded", MAX_FORM);
+        let bytes = read_typed_body(request, payload, FORM_TYPE, MAX_FORM);
         Box::pin(async move { Ok(Self(url::form_urlencoded::parse(&bytes.await?).into_owned().collect())) })
     }
 }
@@ -100,6 +103,11 @@ fn read_typed_body(
         checked?;
         read_body(&request, &mut payload, max).await
     }
+}
+
+/// Returns whether the content type of a request is that of a form.
+pub fn has_form(request: &HttpRequest) -> bool {
+    check_content_type(request, FORM_TYPE).is_ok()
 }
 
 fn check_content_type(request: &HttpRequest, kind: &str) -> Result<(), Problem> {

@@ -8,7 +8,8 @@ use utoipa::openapi::extensions::ExtensionsBuilder;
 use utoipa::openapi::path::HttpMethod;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{
-    ComponentsBuilder, InfoBuilder, OpenApi, OpenApiBuilder, PathsBuilder, Ref, tag::TagBuilder,
+    ComponentsBuilder, ContactBuilder, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder, PathsBuilder,
+    Ref, ServerBuilder, tag::TagBuilder,
 };
 
 mod resource_docs;
@@ -23,10 +24,19 @@ fn bearer_scheme() -> SecurityScheme {
     SecurityScheme::Http(bearer.description(Some(description)).build())
 }
 
+fn basic_scheme() -> SecurityScheme {
+    let basic = HttpBuilder::new().scheme(HttpAuthScheme::Basic);
+    let description =
+        "An API key as the password (`client_secret_basic` of OAuth). The user name has no effect.";
+    SecurityScheme::Http(basic.description(Some(description)).build())
+}
+
 /// Returns the document of these routes.
 pub fn document(groups: &[RouteGroup]) -> OpenApi {
     let mut paths = PathsBuilder::new();
-    let mut components = ComponentsBuilder::new().security_scheme("bearer", bearer_scheme());
+    let mut components = ComponentsBuilder::new()
+        .security_scheme("bearer", bearer_scheme())
+        .security_scheme("basic", basic_scheme());
     let mut schemas = BTreeMap::new();
     for group in groups {
         for route in group.routes() {
@@ -37,6 +47,8 @@ pub fn document(groups: &[RouteGroup]) -> OpenApi {
                 let also = ExtensionsBuilder::new().add("x-cedar-also", route.additional_actions).build();
                 doc.operation.extensions.get_or_insert_default().merge(also);
             }
+            // Explicitly none, so that tools do not assume a missing declaration.
+            doc.operation.security.get_or_insert_default();
             let responses = &mut doc.operation.responses.responses;
             for status in doc.problems {
                 let name = format!("Problem{status}");
@@ -60,10 +72,11 @@ pub fn document(groups: &[RouteGroup]) -> OpenApi {
         components = components.schema(name, schema);
     }
     let mut seen = HashSet::new();
-    let tags = groups
-        .iter()
-        .filter(|group| seen.insert(group.tag))
-        .map(|group| TagBuilder::new().name(group.tag).build());
+    let tags = groups.iter().filter(|group| seen.insert(group.tag)).map(|group| {
+        let described = groups.iter().filter(|other| other.tag == group.tag);
+        let description = described.filter_map(|other| other.tag_description).next();
+        TagBuilder::new().name(group.tag).description(description).build()
+    });
     OpenApiBuilder::new()
         .info(
             InfoBuilder::new()
@@ -74,8 +87,15 @@ pub fn document(groups: &[RouteGroup]) -> OpenApi {
                      `x-cedar-action` names the action that a route authorizes, `x-cedar-also` further actions that it \
                      authorizes depending on the body.",
                 ))
-                .license(Some(utoipa::openapi::LicenseBuilder::new().name("MIT OR Apache-2.0").build())),
+                .contact(Some(ContactBuilder::new().name(Some("Cedargate")).build()))
+                .license(Some(
+                    LicenseBuilder::new().name("MIT OR Apache-2.0").identifier(Some("MIT OR Apache-2.0")).build(),
+                )),
         )
+        .servers(Some([ServerBuilder::new()
+            .url("http://127.0.0.1:8080")
+            .description(Some("The default address. The document of a running service has its own."))
+            .build()]))
         .paths(paths)
         .components(Some(components.build()))
         .tags(Some(tags))

@@ -102,6 +102,17 @@ impl OperationDoc {
         self.body_with_type("application/x-www-form-urlencoded", schema, Some(example))
     }
 
+    /// Adds a form as another representation of the body.
+    #[must_use]
+    pub fn or_form<T: ToSchema>(mut self, example: Value) -> Self {
+        let schema = self.reference::<T>();
+        let content = ContentBuilder::new().schema(Some(schema)).example(Some(example)).build();
+        if let Some(RefOr::T(body)) = &mut self.operation.request_body {
+            body.content.insert("application/x-www-form-urlencoded".to_owned(), content.into());
+        }
+        self
+    }
+
     pub(super) fn json_body(self, schema: impl Into<RefOr<Schema>>, example: Option<Value>) -> Self {
         self.body_with_type("application/json", schema, example)
     }
@@ -197,6 +208,14 @@ impl OperationDoc {
             }
         }
         self.requires_bearer().problems(&[401, 403])
+    }
+
+    /// Declares that an API key may be sent as a client secret instead of a bearer token.
+    #[must_use]
+    pub fn accepts_basic(mut self) -> Self {
+        let basic = SecurityRequirement::new("basic", [] as [&str; 0]);
+        self.operation.security.get_or_insert_default().push(basic);
+        self
     }
 
     /// Declares that a bearer token is required.

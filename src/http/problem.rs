@@ -31,6 +31,8 @@ pub struct Problem {
     pub errors: Vec<FieldError>,
     /// Further response headers.
     pub headers: Vec<(header::HeaderName, String)>,
+    /// The code of an OAuth error (RFC 6749, section 5.2), if the client expects the error in that form.
+    pub oauth_error: Option<&'static str>,
     /// The audit entry to write when the request has failed with this problem.
     pub pending_audit: Option<Box<PendingAuditEntry>>,
 }
@@ -79,11 +81,31 @@ pub struct ErrorMessage {
     pub message: String,
 }
 
+/// An OAuth error response (RFC 6749, section 5.2).
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = OAuthError)]
+pub struct OAuthErrorBody<'a> {
+    /// The code, such as `invalid_grant`.
+    #[schema(value_type = String, examples("invalid_grant"))]
+    error: &'a str,
+    /// A description of the problem, for people. The text may change.
+    #[schema(value_type = String, examples("Invalid refresh token"))]
+    error_description: &'a str,
+}
+
 impl Problem {
     /// Creates a problem. A long detail is truncated.
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
         let detail = truncate_chars(detail.into(), MAX_DETAIL);
-        Self { status, code, detail, errors: Vec::new(), headers: Vec::new(), pending_audit: None }
+        Self {
+            status,
+            code,
+            detail,
+            errors: Vec::new(),
+            headers: Vec::new(),
+            oauth_error: None,
+            pending_audit: None,
+        }
     }
 
     /// 400: the request is invalid.
@@ -151,9 +173,21 @@ impl Problem {
         self.with_header(header::RETRY_AFTER, seconds.to_string())
     }
 
+    /// The detail in the characters that an OAuth error may contain.
+    fn oauth_description(&self) -> String {
+        let is_allowed = |letter: char| matches!(letter, ' '..='~') && !matches!(letter, '"' | '\\');
+        self.detail.chars().map(|letter| if is_allowed(letter) { letter } else { '\'' }).collect()
+    }
+
     /// 500: an unexpected failure. The cause is written to the log only.
     pub fn internal(cause: impl fmt::Display) -> Self {
         Error::internal(cause).into()
+    }
+
+    /// Returns the problem as an OAuth error with this code.
+    #[must_use]
+    pub fn as_oauth_error(self, code: &'static str) -> Self {
+        Self { oauth_error: Some(code), ..self }
     }
 
     /// Returns the response, with the id of the request in its body.
@@ -161,6 +195,11 @@ impl Problem {
         let mut response = HttpResponse::build(self.status);
         for (name, value) in &self.headers {
             response.insert_header((name.clone(), value.as_str()));
+        }
+        response.insert_header((header::CACHE_CONTROL, "no-store"));
+        if let Some(code) = self.oauth_error {
+            return response
+                .json(OAuthErrorBody { error: code, error_description: &self.oauth_description() });
         }
         let body = ProblemBody {
             r#type: "about:blank",
@@ -178,7 +217,6 @@ impl Problem {
         };
         response
             .content_type("application/problem+json")
-            .insert_header((header::CACHE_CONTROL, "no-store"))
             .body(serde_json::to_string(&body).unwrap_or_default())
     }
 }

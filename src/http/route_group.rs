@@ -52,6 +52,8 @@ impl<F: Fn() -> OperationDoc + Send + Sync + 'static> OperationDocFn for F {}
 pub struct RouteGroup {
     /// The tag in the OpenAPI document.
     pub tag: &'static str,
+    /// The description of the tag; one of the groups of a tag has it.
+    pub tag_description: Option<&'static str>,
     pub(super) base: &'static str,
     aliases: Vec<&'static str>,
     pub(super) routes: Vec<Route>,
@@ -61,12 +63,18 @@ pub struct RouteGroup {
 impl RouteGroup {
     /// Creates a group without routes for paths that begin with `base`.
     pub fn new(tag: &'static str, base: &'static str) -> Self {
-        Self { tag, base, aliases: Vec::new(), routes: Vec::new(), kind: None }
+        Self { tag, tag_description: None, base, aliases: Vec::new(), routes: Vec::new(), kind: None }
     }
 
     /// Creates a group for a resource.
     pub fn for_resource<R: Resource>(tag: &'static str, base: &'static str) -> Self {
         Self { kind: Some(ResourceType::new::<R>()), ..Self::new(tag, base) }
+    }
+
+    /// Sets the description of the tag.
+    #[must_use]
+    pub fn about(self, description: &'static str) -> Self {
+        Self { tag_description: Some(description), ..self }
     }
 
     /// Serves the routes under another base path, too. The OpenAPI document has the first one only.

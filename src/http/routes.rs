@@ -3,7 +3,7 @@
 //! A route either names its action or is public. The caller of an action is authenticated before anything else of the request
 //! is examined, and the handler receives the [`Authorizer`]. A handler for every method authenticates by itself.
 
-use super::authentication::authenticate;
+use super::authentication::{authenticate, authenticate_client};
 use super::openapi;
 use super::route_group::{OperationDocFn, Route, RouteGroup};
 use super::{Problem, crud, list};
@@ -123,6 +123,29 @@ impl RouteGroup {
         self.with_authorization(Method::DELETE, path, action, doc, handler)
     }
 
+    /// Adds a `POST` with this action for clients of OAuth, which may send an API key as a client secret.
+    #[must_use]
+    pub fn post_for_clients<A: FromRequest>(
+        self,
+        path: &str,
+        action: &'static str,
+        doc: impl OperationDocFn,
+        handler: impl Handler<Authorizer, A>,
+    ) -> Self {
+        let mount = move || {
+            let handler = handler.clone();
+            method_route(&Method::POST).to(move |request: HttpRequest, payload: web::Payload| {
+                let handler = handler.clone();
+                async move {
+                    let authorizer = authenticate_client(&request, action).await?;
+                    call(handler, authorizer, &request, payload).await
+                }
+            })
+        };
+        let doc = move || doc().with_authorization(action).accepts_basic();
+        self.add(Method::POST, path, action, Some(action), doc, mount)
+    }
+
     fn with_authorization<A: FromRequest>(
         self,
         method: Method,
@@ -138,10 +161,7 @@ impl RouteGroup {
                 let handler = handler.clone();
                 async move {
                     let authorizer = authenticate(&request, action).await?;
-                    let arguments =
-                        A::from_request(&request, &mut payload.into_inner()).await.map_err(Into::into)?;
-                    // Boxed because actix moves the future several times.
-                    Box::pin(handler.call(authorizer, arguments)).await.map_err(actix_web::Error::from)
+                    call(handler, authorizer, &request, payload).await
                 }
             })
         };
@@ -243,6 +263,18 @@ impl RouteGroup {
     pub fn without_head(self) -> Self {
         self.update_last(|route| route.answers_head = false)
     }
+}
+
+/// Extracts the arguments of a handler and calls it.
+async fn call<A: FromRequest, H: Handler<Authorizer, A>>(
+    handler: H,
+    authorizer: Authorizer,
+    request: &HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, actix_web::Error> {
+    let arguments = A::from_request(request, &mut payload.into_inner()).await.map_err(Into::into)?;
+    // Boxed because actix moves the future several times.
+    Box::pin(handler.call(authorizer, arguments)).await.map_err(actix_web::Error::from)
 }
 
 /// Mounts all routes, aliases included.

@@ -171,6 +171,8 @@ async fn invalid_claims_are_rejected_despite_a_valid_signature() {
         ("scope", Some(json!("admin owner"))),
         ("scope", Some(json!(["admin"]))),
         ("_id", None),
+        ("sub", Some(json!("admin"))),
+        ("sub", Some(json!("599e1fcd9da1c72645c95886"))),
         ("_id", Some(json!("admin"))),
         ("_id", Some(json!("599e1fcd9da1c72645c95886"))),
         ("_id", Some(json!("000000000000000000000000"))),

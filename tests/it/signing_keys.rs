@@ -69,7 +69,7 @@ async fn tokens_can_be_verified_by_another_library() {
     let good = token(&app).await;
     let claims = verify_with_external_library(&app.base, &good).await.unwrap();
     assert_eq!(claims["_id"], app.admin().await.id);
-    assert_eq!((&claims["scope"], &claims["aud"]), (&json!("admin"), &json!("cedargate")));
+    assert_eq!((&claims["scope"], &claims["aud"]), (&json!("admin"), &json!(app.base)));
     // The library rejects a manipulated token and one of another issuer.
     let (head, rest) = good.split_once('.').unwrap();
     let (body, signature) = rest.split_once('.').unwrap();

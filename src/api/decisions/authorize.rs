@@ -21,6 +21,7 @@ use utoipa::openapi::schema::Type;
 /// The routes.
 pub fn routes() -> RouteGroup {
     RouteGroup::new("Decisions", "/v2/authorize")
+        .about("Decisions about users and their permissions.")
         .post("", "evaluateAccess", doc, evaluate)
         .additional_actions(&["referTo"])
 }

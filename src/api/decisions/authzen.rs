@@ -15,6 +15,7 @@ use utoipa::ToSchema;
 /// The routes.
 pub fn routes() -> RouteGroup {
     RouteGroup::new("AuthZEN", "/access/v1")
+        .about("Decisions and searches by the AuthZEN Authorization API 1.0.")
         .post("/evaluation", "evaluateAccess", evaluation_doc, evaluation)
         .with_operation_id("evaluation")
         .additional_actions(PREREQUISITES)
@@ -51,7 +52,8 @@ pub fn metadata_routes() -> RouteGroup {
         "/authzen-configuration",
         "authzenConfiguration",
         || {
-            let doc = OperationDoc::new("AuthZEN metadata");
+            let doc = OperationDoc::new("AuthZEN metadata")
+                .describe("The endpoints that the service has (AuthZEN Authorization API 1.0, section 9).");
             doc.response::<Metadata>(200, "The metadata.", None)
         },
         metadata,

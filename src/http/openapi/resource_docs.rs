@@ -78,6 +78,7 @@ pub fn list_doc<T: ToSchema>(mut doc: OperationDoc, fields: &[ListField]) -> Ope
 /// Documents `GET /{id}` of a resource.
 pub(in crate::http) fn fetch<R: Resource>() -> OperationDoc {
     OperationDoc::from_action()
+        .describe("Returns the resource. A missing and an inaccessible one give the same response.")
         .path_id("id", "The id of the resource.")
         .response::<R>(200, "The resource.", None)
         .problems(&[404])
@@ -86,6 +87,10 @@ pub(in crate::http) fn fetch<R: Resource>() -> OperationDoc {
 /// Documents `POST /` of a resource with the body `B`.
 pub fn create<R: Resource, B: ToSchema>() -> OperationDoc {
     OperationDoc::from_action()
+        .describe(
+            "Creates a resource in the organization that `organization` names, by default that of the caller. Resources that \
+             it refers to must exist and be accessible.",
+        )
         .body::<B>(None)
         .response::<R>(201, "The new resource.", None)
         .response_header(201, "Location", Type::String, "The URL of the new resource.")
@@ -122,6 +127,7 @@ pub fn patch<R: Resource>(body: RefOr<Schema>) -> OperationDoc {
 /// Documents `DELETE /{id}` of a resource.
 pub fn delete<R: Resource>() -> OperationDoc {
     OperationDoc::from_action()
+        .describe("Deletes the resource. One that others refer to is not deleted: 409.")
         .path_id("id", "The id of the resource.")
         .empty_response(204, "Deleted.")
         .problems(&[404, 409])
