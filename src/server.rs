@@ -15,7 +15,9 @@ use crate::application::rate_limits::RateLimits;
 use crate::application::state::RequestConfig;
 use crate::application::{AppState, Authorizer, SigningKeys};
 use crate::authn::PasswordService;
-use crate::authz::{Bundle, BundleError, PolicyHandle, ReloadConfig, Sources, StoredType};
+use crate::authz::{
+    Bundle, BundleDiagnostic, BundleError, PolicyHandle, ReloadConfig, Snapshot, Sources, StoredType,
+};
 use crate::config::{CacheName, Config, ConfigError, PolicyReload, PolicyTests};
 use crate::decision_log::{DecisionLog, Settings};
 use crate::http::body_budget::BodyBudget;
@@ -92,6 +94,29 @@ pub fn read_policies(config: &Config) -> Result<Bundle, BundleError> {
 /// They are invalid or cannot be read.
 pub fn read_policies_without_claims(config: &Config) -> Result<Bundle, BundleError> {
     Bundle::read_without_claims(&policy_sources(config))
+}
+
+/// The result of a check of the configured policies.
+#[derive(Debug)]
+pub struct CheckedPolicies {
+    /// The files; none if one of them cannot be read.
+    pub snapshot: Option<Snapshot>,
+    /// The policies; none if there are errors.
+    pub bundle: Option<Bundle>,
+    /// All errors and warnings.
+    pub diagnostics: Vec<BundleDiagnostic>,
+}
+
+/// Reads and validates the configured policies.
+pub fn check_policies(config: &Config) -> CheckedPolicies {
+    let sources = policy_sources(config);
+    match Snapshot::read(&sources) {
+        Ok(snapshot) => {
+            let (bundle, diagnostics) = Bundle::check(&snapshot, &sources.stored);
+            CheckedPolicies { snapshot: Some(snapshot), bundle, diagnostics }
+        }
+        Err(BundleError(diagnostics)) => CheckedPolicies { snapshot: None, bundle: None, diagnostics },
+    }
 }
 
 /// Reads, validates and tests the configured policies, as the start of the service does.

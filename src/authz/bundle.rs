@@ -3,10 +3,14 @@
 
 mod claims;
 mod diagnostics;
+mod rules;
+mod schema;
+mod style;
 mod supplied;
 
 pub use claims::Claim;
 pub use diagnostics::{BundleDiagnostic, BundleError};
+pub use rules::Rule;
 
 use super::Scope;
 use super::entity_uid::SCOPE;
@@ -19,14 +23,14 @@ use super::version::{VERSIONED_KINDS, legacy_version_of, short_version};
 use crate::types::quoted;
 use crate::types::strict_json::{self, JsonError};
 use cedar_policy::{
-    Effect, Entities, Entity, EntityTypeName, EntityUid, Policy, PolicyId, PolicySet, Schema, SchemaFragment,
-    ValidationMode, Validator,
+    Effect, Entities, Entity, EntityTypeName, EntityUid, Policy, PolicyId, PolicySet, Schema, ValidationMode,
+    Validator,
 };
 use diagnostics::{Diagnostics, SourceFile};
 use miette::Diagnostic;
+use schema::parse_schema;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::fmt;
 use std::sync::Arc;
 
 /// A validated set of schema, policies and data.
@@ -40,6 +44,7 @@ pub struct Bundle {
     metadata: BTreeMap<String, Arc<PolicyMetadata>>,
     claims: Vec<Claim>,
     files: Vec<SnapshotFile>,
+    warnings: Vec<BundleDiagnostic>,
     version: Arc<str>,
     legacy_version: String,
     inventory: Inventory,
@@ -62,41 +67,54 @@ impl Bundle {
         Self::parse(&Snapshot::read(sources)?.without(FileKind::Claims), &sources.stored)
     }
 
-    /// Parses and validates the files of a snapshot. `stored` names the entity types that are stored in the database.
+    /// Parses and validates the files of a snapshot. `stored` describes the entity types that are stored in the database.
     ///
     /// # Errors
     /// All errors that were found, with file and line.
     pub fn parse(snapshot: &Snapshot, stored: &[StoredType]) -> Result<Self, BundleError> {
+        let (bundle, mut diagnostics) = Self::check(snapshot, stored);
+        bundle.ok_or_else(|| {
+            diagnostics.retain(|diagnostic| !diagnostic.rule.is_warning());
+            BundleError(diagnostics)
+        })
+    }
+
+    /// As [`Bundle::parse`], with all errors and warnings, in the order of files and lines. None if there are errors.
+    pub fn check(snapshot: &Snapshot, stored: &[StoredType]) -> (Option<Self>, Vec<BundleDiagnostic>) {
         let mut diagnostics = Diagnostics::default();
         let of_kind = |kind| -> Vec<SourceFile> {
             let files = snapshot.of_kind(kind);
             files.map(|file| SourceFile::new(file.path.clone(), file.text.to_string())).collect()
         };
-        let (schemas, policies, data) =
+        let (schemas, policy_files, data_files) =
             (of_kind(FileKind::Schema), of_kind(FileKind::Policies), of_kind(FileKind::Data));
-
-        let (schema, (context_types, entity_types)) = parse_schema(&schemas, &mut diagnostics)?;
-        let names = schemas.iter().map(|file| file.name.as_str()).collect::<Vec<_>>().join(", ");
-        let messages = supplied::check_context_types(&context_types, stored);
-        let diagnostic = |message| BundleDiagnostic { file: names.clone(), line: None, message };
-        let attributes = supplied::check_attributes(&entity_types, stored);
-        diagnostics.0.extend(messages.into_iter().chain(attributes).map(diagnostic));
-        let (policies, metadata) = parse_policies(&policies, &schema, &mut diagnostics);
-        let data = parse_data(&data, &schema, stored, &mut diagnostics);
+        let schema = parse_schema(&schemas, &mut diagnostics);
+        if let Some((_, types)) = &schema {
+            supplied::check(types, stored, &schemas, &mut diagnostics);
+        }
+        let schema_only = schema.as_ref().map(|(schema, _)| schema);
+        let (policies, metadata) = parse_policies(&policy_files, schema_only, &mut diagnostics);
+        let data = parse_data(&data_files, schema_only, stored, &mut diagnostics);
         lint(&policies, &metadata, &data, &mut diagnostics);
         if metadata.is_empty() && diagnostics.0.is_empty() {
-            let message = "no policy found in the policy directories: every request would be denied".into();
-            diagnostics.0.push(BundleDiagnostic { file: "policies".into(), line: None, message });
+            let message = "no policy found in the policy directories: every request would be denied";
+            diagnostics.0.push(BundleDiagnostic::new(Rule::NoPolicies, "policies", message));
         }
-        let claims = claims::parse_claims(&of_kind(FileKind::Claims), &schema, &data, &mut diagnostics);
-        diagnostics.check()?;
+        let claims = claims::parse_claims(&of_kind(FileKind::Claims), schema_only, &data, &mut diagnostics);
+        style::check_policies(&policies, &metadata, &policy_files, schema_only, &mut diagnostics);
+        style::check_tests(&of_kind(FileKind::Cases), &mut diagnostics);
+        let diagnostics = diagnostics.into_sorted();
+        let Some((schema, (context_types, entity_types))) = schema else { return (None, diagnostics) };
+        if diagnostics.iter().any(|diagnostic| !diagnostic.rule.is_warning()) {
+            return (None, diagnostics);
+        }
         let texts = policies.policies().filter_map(|policy| {
             let metadata: &PolicyMetadata = metadata.get::<str>(policy.id().as_ref())?;
             Some((metadata, policy.to_string()))
         });
         let inventory = Inventory::new(snapshot, texts);
         let metadata = metadata.into_iter().map(|(id, metadata)| (id, Arc::new(metadata))).collect();
-        Ok(Self {
+        let bundle = Self {
             schema,
             policies,
             data,
@@ -107,8 +125,15 @@ impl Bundle {
             files: VERSIONED_KINDS.into_iter().flat_map(|kind| snapshot.of_kind(kind)).cloned().collect(),
             version: snapshot.version().into(),
             legacy_version: legacy_version_of(snapshot.files()),
+            warnings: diagnostics.clone(),
             inventory,
-        })
+        };
+        (Some(bundle), diagnostics)
+    }
+
+    /// The warnings about its files.
+    pub fn warnings(&self) -> &[BundleDiagnostic] {
+        &self.warnings
     }
 
     /// The forbid policies and files, for the comparison with another bundle.
@@ -187,74 +212,9 @@ pub(super) fn action_name(action: &EntityUid) -> String {
     }
 }
 
-/// The declared types of the context of each action, and of the attributes of each entity type.
-type SchemaTypes = (BTreeMap<EntityUid, SchemaType>, BTreeMap<String, SchemaType>);
-
-fn parse_schema(
-    files: &[SourceFile],
-    diagnostics: &mut Diagnostics,
-) -> Result<(Schema, SchemaTypes), BundleError> {
-    let mut fragments = Vec::new();
-    for file in files {
-        match SchemaFragment::from_cedarschema_str(&file.text) {
-            Ok((fragment, warnings)) => {
-                diagnostics.0.extend(warnings.map(|warning| file.to_bundle_diagnostic(&warning)));
-                fragments.push(fragment);
-            }
-            Err(error) => diagnostics.0.push(file.to_bundle_diagnostic(&error)),
-        }
-    }
-    diagnostics.check()?;
-    let schema_error = |error: &dyn fmt::Display| {
-        let names: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
-        BundleError(vec![BundleDiagnostic { file: names.join(", "), line: None, message: error.to_string() }])
-    };
-    if files.is_empty() {
-        return Err(BundleError(vec![BundleDiagnostic {
-            file: "schema".into(),
-            line: None,
-            message: "no *.cedarschema file found in the schema directories".into(),
-        }]));
-    }
-    let schema = Schema::from_schema_fragments(fragments).map_err(|error| schema_error(&error))?;
-    let all: Vec<&str> = files.iter().map(|file| file.text.as_str()).collect();
-    let (json, _) = cedar_policy::schema_str_to_json_with_resolved_types(&all.join("\n"))
-        .map_err(|error| schema_error(&error))?;
-    let types = schema_types(&json, &schema).map_err(|message| schema_error(&message))?;
-    Ok((schema, types))
-}
-
-fn schema_types(json: &Value, schema: &Schema) -> Result<SchemaTypes, String> {
-    let mut context_types = BTreeMap::new();
-    for action in schema.actions() {
-        let namespace = action.type_name().namespace();
-        let declared =
-            json.get(&namespace).and_then(|space| space.get("actions")?.get(action.id().unescaped()));
-        let context = declared.and_then(|declared| declared.get("appliesTo")?.get("context"));
-        let context_type = match context {
-            Some(definition) => SchemaType::parse(json, &namespace, definition),
-            None => Some(SchemaType::default()),
-        };
-        let invalid = || format!("the context of {action} is not a record with named fields");
-        context_types.insert(action.clone(), context_type.ok_or_else(invalid)?);
-    }
-    let mut entity_types = BTreeMap::new();
-    for kind in schema.entity_types() {
-        let namespace = kind.namespace();
-        let declared = json.get(&namespace).and_then(|space| space.get("entityTypes")?.get(kind.basename()));
-        let entity_type = match declared.and_then(|declared| declared.get("shape")) {
-            Some(definition) => SchemaType::parse(json, &namespace, definition),
-            None => Some(SchemaType::Record(BTreeMap::new())),
-        };
-        let invalid = || format!("the attributes of {kind} are not a record with named fields");
-        entity_types.insert(kind.to_string(), entity_type.ok_or_else(invalid)?);
-    }
-    Ok((context_types, entity_types))
-}
-
 fn parse_policies(
     files: &[SourceFile],
-    schema: &Schema,
+    schema: Option<&Schema>,
     diagnostics: &mut Diagnostics,
 ) -> (PolicySet, BTreeMap<String, PolicyMetadata>) {
     let mut all = PolicySet::new();
@@ -265,14 +225,16 @@ fn parse_policies(
             Ok(parsed) => parsed,
             Err(error) => {
                 let error: cedar_policy::ParseErrors = error;
-                diagnostics.0.extend(error.iter().map(|error| file.to_bundle_diagnostic(error)));
+                diagnostics
+                    .0
+                    .extend(error.iter().map(|error| file.to_bundle_diagnostic(Rule::Syntax, error)));
                 continue;
             }
         };
         for template in parsed.templates() {
-            let start = template.as_ref().loc().map_or(0, |loc| loc.span.offset());
             let message = "templates are not supported; replace ?principal and ?resource";
-            diagnostics.0.push(file.diagnostic(Some(file.line_at(start)), message));
+            let bytes = template.as_ref().loc().map(|loc| loc.start()..loc.end());
+            diagnostics.0.push(file.diagnostic_at(Rule::Template, bytes, message));
         }
         for policy in parsed.policies() {
             let Some(policy_metadata) = diagnostics.ok_or_record(policy_metadata(file, policy)) else {
@@ -283,17 +245,22 @@ fn parse_policies(
                     "duplicate policy id {:?}: already used in {}:{}",
                     policy_metadata.id, first.file, first.line
                 );
-                diagnostics.0.push(file.diagnostic(Some(policy_metadata.line), message));
+                let line = Some(policy_metadata.line);
+                diagnostics
+                    .0
+                    .push(file.diagnostic(Rule::DuplicateId, line, message).about(&policy_metadata.id));
                 continue;
             }
             if let Err(error) = all.add(policy.new_id(PolicyId::new(&policy_metadata.id))) {
-                diagnostics.0.push(file.diagnostic(Some(policy_metadata.line), error));
+                diagnostics.0.push(file.diagnostic(Rule::DuplicateId, Some(policy_metadata.line), error));
             }
             sources.insert(policy_metadata.id.clone(), file);
             metadata.insert(policy_metadata.id.clone(), policy_metadata);
         }
     }
-    validate_policies(&all, schema, &sources, &metadata, diagnostics);
+    if let Some(schema) = schema {
+        validate_policies(&all, schema, &sources, &metadata, diagnostics);
+    }
     (all, metadata)
 }
 
@@ -308,15 +275,20 @@ fn validate_policies(
     // Level 1: a policy may read attributes of the principal and the resource, but not of the entities that these refer to,
     // which are not loaded for an evaluation.
     let checked = Validator::new(schema.clone()).validate_with_level(policies, ValidationMode::Strict, 1);
-    let errors = checked.validation_errors().map(|error| (error.policy_id(), error as &dyn Diagnostic));
-    let warnings =
-        checked.validation_warnings().map(|warning| (warning.policy_id(), warning as &dyn Diagnostic));
-    for (id, finding) in errors.chain(warnings) {
+    let errors = checked
+        .validation_errors()
+        .map(|error| (Rule::InvalidPolicy, error.policy_id(), error as &dyn Diagnostic));
+    let warnings = checked
+        .validation_warnings()
+        .map(|warning| (Rule::ImpossiblePolicy, warning.policy_id(), warning as &dyn Diagnostic));
+    for (rule, id, finding) in errors.chain(warnings) {
         let id: &str = id.as_ref();
         let (Some(file), Some(policy_metadata)) = (sources.get(id), metadata.get(id)) else { continue };
-        let diagnostic = file.to_bundle_diagnostic(finding);
+        let diagnostic = file.to_bundle_diagnostic(rule, finding).about(id);
         let line = diagnostic.line.or(Some(policy_metadata.line));
-        diagnostics.0.push(BundleDiagnostic { line, ..diagnostic });
+        // Most messages begin with the id that Cedar gave the policy.
+        let message = diagnostic.message.replace(&format!("for policy `{id}`, "), "");
+        diagnostics.0.push(BundleDiagnostic { line, message, ..diagnostic });
     }
 }
 
@@ -327,7 +299,8 @@ fn policy_metadata(file: &SourceFile, policy: &Policy) -> Result<PolicyMetadata,
         let first_line = text.lines().find(|line| !line.starts_with('@')).unwrap_or_default();
         let message =
             format!("the policy that begins with {} has no @id(\"…\") annotation", quoted(first_line));
-        return Err(file.diagnostic(Some(file.line_at(start)), message));
+        let effect = style::effect_keyword(file, policy).unwrap_or(start..start);
+        return Err(file.diagnostic_at(Rule::MissingId, Some(effect), message));
     };
     // `start` is the first annotation; the line of the policy is that of its @id.
     let annotation = file.text.get(start..).and_then(|source| source.find(&format!("@id({id:?})")));
@@ -343,7 +316,7 @@ fn policy_metadata(file: &SourceFile, policy: &Policy) -> Result<PolicyMetadata,
 
 fn parse_data(
     files: &[SourceFile],
-    schema: &Schema,
+    schema: Option<&Schema>,
     stored: &[StoredType],
     diagnostics: &mut Diagnostics,
 ) -> Vec<Entity> {
@@ -351,10 +324,11 @@ fn parse_data(
     let mut files_by_uid: HashMap<EntityUid, &SourceFile> = HashMap::new();
     for file in files {
         if let Err(JsonError::DuplicateKey(path)) = strict_json::check(file.text.as_bytes()) {
-            diagnostics.0.push(file.diagnostic(None, format!("{path}: duplicate key in a JSON object")));
+            let message = format!("{path}: duplicate key in a JSON object");
+            diagnostics.0.push(file.diagnostic(Rule::DuplicateKey, None, message));
             continue;
         }
-        match Entities::from_json_str(&file.text, Some(schema)) {
+        match Entities::from_json_str(&file.text, schema) {
             Ok(entities) => {
                 // Parsing with the schema adds the schema's actions.
                 for entity in entities.iter().filter(|entity| entity.uid().type_name().basename() != "Action")
@@ -362,21 +336,22 @@ fn parse_data(
                     if let Some(first) = files_by_uid.insert(entity.uid(), file) {
                         let message =
                             format!("duplicate entity {}: already defined in {}", entity.uid(), first.name);
-                        diagnostics.0.push(file.diagnostic(None, message));
+                        let bytes = find_entity(file, &entity.uid());
+                        diagnostics.0.push(file.diagnostic_at(Rule::DuplicateEntity, bytes, message));
                     }
                     all.push(entity.clone());
                 }
             }
-            Err(error) => diagnostics.0.push(file.to_bundle_diagnostic(&error)),
+            Err(error) => diagnostics.0.push(file.to_bundle_diagnostic(Rule::InvalidData, &error)),
         }
     }
     lint_data(&all, &files_by_uid, stored, diagnostics);
     // A parent may be defined in another file.
     if let Err(error) = Entities::from_entities(all.clone(), None) {
-        diagnostics.0.push(BundleDiagnostic { file: "data".into(), line: None, message: error.to_string() });
+        diagnostics.0.push(BundleDiagnostic::new(Rule::InvalidData, "data", error.to_string()));
     }
     let names: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
-    let diagnostic = |message: String| BundleDiagnostic { file: names.join(", "), line: None, message };
+    let diagnostic = |message: String| BundleDiagnostic::new(Rule::Scopes, names.join(", "), message);
     let scopes: HashSet<EntityUid> =
         files_by_uid.into_keys().filter(|uid| uid.type_name().to_string() == SCOPE).collect();
     for scope in Scope::ALL {
@@ -410,8 +385,9 @@ fn lint_data(
         let uid = entity.uid();
         let Some(file) = files_by_uid.get(&uid) else { continue };
         if is_stored(&uid) {
-            diagnostics.0.push(file.diagnostic(
-                None,
+            diagnostics.0.push(file.diagnostic_at(
+                Rule::StoredEntity,
+                find_entity(file, &uid),
                 format!("{uid} must not be defined in policy data: its type is stored in the database"),
             ));
         }
@@ -420,8 +396,9 @@ fn lint_data(
         for parent in
             parents.iter().filter(|parent| !files_by_uid.contains_key(*parent) && !is_stored(parent))
         {
-            diagnostics.0.push(file.diagnostic(
-                None,
+            diagnostics.0.push(file.diagnostic_at(
+                Rule::UndefinedParent,
+                find_entity(file, parent),
                 format!("{uid} has the parent {parent}, which is not defined in the data"),
             ));
         }
@@ -448,13 +425,20 @@ fn lint(
             let same_type = |uid: &&EntityUid| uid.type_name() == literal.type_name();
             let mut listed: Vec<String> = uids.iter().filter(same_type).map(EntityUid::to_string).collect();
             listed.sort();
+            let message = format!("{literal} is not defined in the data; defined are {}", listed.join(", "));
+            let bytes = style::find_in_policy(policy, &literal.to_string());
             diagnostics.0.push(BundleDiagnostic {
-                file: metadata.file.clone(),
                 line: Some(metadata.line),
-                message: format!("{literal} is not defined in the data; defined are {}", listed.join(", ")),
+                bytes,
+                ..BundleDiagnostic::new(Rule::UndefinedEntity, &metadata.file, message).about(&metadata.id)
             });
         }
     }
+}
+
+/// The place of the id of an entity in a data file.
+fn find_entity(file: &SourceFile, uid: &EntityUid) -> Option<std::ops::Range<usize>> {
+    file.find(&Value::from(uid.id().unescaped()).to_string())
 }
 
 #[cfg(test)]

@@ -42,6 +42,9 @@ impl Candidate {
         config: ReloadConfig,
     ) -> Result<Self, BundleError> {
         let bundle = Bundle::parse(snapshot, stored)?;
+        for warning in bundle.warnings() {
+            tracing::warn!(version = bundle.version(), rule = warning.rule.code(), "policies: {warning}");
+        }
         if config.tests != PolicyTests::Off {
             let failed = cases::run_all(&bundle, snapshot);
             match config.tests {

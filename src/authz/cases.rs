@@ -2,7 +2,7 @@
 
 use super::snapshot::Snapshot;
 use super::snapshot_file::FileKind;
-use super::{Bundle, BundleDiagnostic};
+use super::{Bundle, BundleDiagnostic, Rule};
 use crate::types::{read_text, strict_json};
 use cedar_policy::{Authorizer, Context, Decision, Entities, Entity, EntityUid, PolicySet, Request, Schema};
 use serde::{Deserialize, Serialize};
@@ -86,7 +86,7 @@ pub(super) fn run_all(bundle: &Bundle, snapshot: &Snapshot) -> Vec<BundleDiagnos
     let mut parsed = ParsedEntities::default();
     let mut unlisted = 0_usize;
     for file in snapshot.of_kind(FileKind::Cases) {
-        let diagnostic = |message| BundleDiagnostic { file: file.path.clone(), line: None, message };
+        let diagnostic = |message: String| BundleDiagnostic::new(Rule::FailedTest, &file.path, message);
         let cases = match parse(&file.text) {
             Ok(cases) => cases,
             Err(error) => {
@@ -104,11 +104,11 @@ pub(super) fn run_all(bundle: &Bundle, snapshot: &Snapshot) -> Vec<BundleDiagnos
         }
     }
     if unlisted > 0 {
-        diagnostics.push(BundleDiagnostic {
-            file: "cases".into(),
-            line: None,
-            message: format!("{unlisted} more policy tests failed"),
-        });
+        diagnostics.push(BundleDiagnostic::new(
+            Rule::FailedTest,
+            "cases",
+            format!("{unlisted} more policy tests failed"),
+        ));
     }
     diagnostics
 }

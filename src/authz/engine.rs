@@ -13,7 +13,7 @@ use super::entity_uid::scope_uid;
 use super::external_entities::ExternalEntities;
 use super::invalid_attribute::EvaluationError;
 use super::recorder::{DecisionDetails, DecisionRecorder};
-use super::{BundleDiagnostic, BundleError, Scope, ScopeSet};
+use super::{BundleDiagnostic, BundleError, Rule, Scope, ScopeSet};
 use crate::decision_log::{self, Purpose};
 use crate::telemetry::{self, SpanData};
 use crate::types::{Cache, Fingerprint, OrgPath, Validity, Versions, to_raw_json};
@@ -62,11 +62,7 @@ impl Engine {
     /// The data or a policy cannot be converted, which validation does not find.
     pub fn new(bundle: Bundle) -> Result<Self, BundleError> {
         let failed = |error: &dyn std::fmt::Display| {
-            BundleError(vec![BundleDiagnostic {
-                file: "policies".into(),
-                line: None,
-                message: error.to_string(),
-            }])
+            BundleError(vec![BundleDiagnostic::new(Rule::InvalidPolicy, "policies", error.to_string())])
         };
         let data = Entities::from_entities(bundle.data.clone(), None).map_err(|error| failed(&error))?;
         let actions = bundle.schema.action_entities().map_err(|error| failed(&error))?;

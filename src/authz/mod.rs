@@ -48,7 +48,7 @@ pub use attribute::{
     boolean, entity, text,
 };
 pub(crate) use attribute::{USER_ATTRIBUTES, enum_attribute, supplied_attributes};
-pub use bundle::{Bundle, BundleDiagnostic, BundleError, Claim};
+pub use bundle::{Bundle, BundleDiagnostic, BundleError, Claim, Rule};
 pub use candidate::{Candidate, PendingConfirmation, ReloadConfig};
 pub use counters::{DecisionCounts, LATENCY_BUCKETS_NANOS};
 pub use decision::AuthzDecision;

@@ -2,7 +2,7 @@
 
 use super::snapshot_file::{FileKind, SnapshotFile};
 use super::version::version_of;
-use super::{BundleDiagnostic, BundleError, SuppliedAttribute};
+use super::{BundleDiagnostic, BundleError, Rule, SuppliedAttribute};
 use crate::types::strip_bom;
 use aws_lc_rs::digest::{Context, SHA256};
 use std::io::Read;
@@ -102,11 +102,11 @@ impl Snapshot {
             }
             last = Some(hash);
         }
-        Err(BundleError(vec![BundleDiagnostic {
-            file: "policies".into(),
-            line: None,
-            message: format!("the files changed during {MAX_READS} reads; try again when they are complete"),
-        }]))
+        Err(BundleError(vec![BundleDiagnostic::new(
+            Rule::UnreadableFile,
+            "policies",
+            format!("the files changed during {MAX_READS} reads; try again when they are complete"),
+        )]))
     }
 
     /// The hash over the names and bytes of all files.
@@ -123,6 +123,11 @@ impl Snapshot {
     /// The version of a bundle of these files.
     pub(crate) fn version(&self) -> String {
         version_of(&self.files)
+    }
+
+    /// The text of the file with this path.
+    pub fn text(&self, path: &str) -> Option<&str> {
+        self.files.iter().find(|file| file.path == path).map(|file| &*file.text)
     }
 
     /// The files of one kind, in the order of the directories and then of their names.
@@ -222,7 +227,7 @@ impl SnapshotReader {
     }
 
     fn add_diagnostic(&mut self, file: String, message: impl Into<String>) {
-        self.diagnostics.push(BundleDiagnostic { file, line: None, message: message.into() });
+        self.diagnostics.push(BundleDiagnostic::new(Rule::UnreadableFile, file, message));
     }
 }
 

@@ -213,9 +213,12 @@ fn invalid_policies_abort_the_start_with_file_and_line() {
     for arguments in [&[] as &[&str], &["policy", "check"]] {
         let settings = [("CEDARGATE_POLICIES", policies.as_str()), ("CEDARGATE_LISTEN", "127.0.0.1:0")];
         let output = run(directory.path(), &settings, arguments);
-        let error = text(&output.stderr);
+        let (report, line) =
+            if arguments.is_empty() { (&output.stderr, "1: ") } else { (&output.stdout, "2:22: error: ") };
+        let error = text(report);
         assert_eq!(output.status.code(), Some(if arguments.is_empty() { 1 } else { 3 }), "{error}");
-        assert!(error.contains("more.cedar:1: Scope::\"agnet\" is not defined in the data"), "{error}");
+        let expected = format!("more.cedar:{line}Scope::\"agnet\" is not defined in the data");
+        assert!(error.contains(&expected), "{error}");
     }
 }
 

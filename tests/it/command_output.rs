@@ -29,10 +29,11 @@ const DATABASE_COMMANDS: [&[&str]; 16] = [
 ];
 
 /// The commands that create a database or need none.
-const OTHER_COMMANDS: [&[&str]; 7] = [
+const OTHER_COMMANDS: [&[&str]; 8] = [
     &["serve"],
     &["user", "add"],
     &["policy", "check"],
+    &["policy", "format"],
     &["policy", "matrix"],
     &["policy", "test"],
     &["openapi"],

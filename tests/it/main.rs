@@ -67,6 +67,7 @@ mod policy_cases;
 mod policy_check;
 mod policy_coverage;
 mod policy_files;
+mod policy_format;
 mod policy_reload;
 mod policy_versions;
 mod postgres_limits;

@@ -37,6 +37,34 @@ impl Copy {
         self
     }
 
+    /// Adds a file.
+    fn add(self, file: &str, content: &str) -> Self {
+        std::fs::write(self.path(file), content).unwrap();
+        self
+    }
+
+    /// The findings of a check in JSON: rule, level, file, line and message.
+    fn findings(&self) -> Vec<(String, String, String, u64, String)> {
+        let output = self.run(&["policy", "check", "--format", "json"]);
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let findings = report["findings"].as_array().unwrap();
+        assert_eq!(output.status.code(), Some(if findings.is_empty() { 0 } else { 3 }), "{report}");
+        let field = |finding: &Value, name: &str| finding[name].as_str().unwrap_or_default().to_owned();
+        findings
+            .iter()
+            .map(|finding| {
+                let line = finding["region"]["startLine"].as_u64().unwrap_or_default();
+                (
+                    field(finding, "rule"),
+                    field(finding, "level"),
+                    field(finding, "file"),
+                    line,
+                    field(finding, "message"),
+                )
+            })
+            .collect()
+    }
+
     fn run(&self, arguments: &[&str]) -> Output {
         let settings = [("CEDARGATE_SCHEMA", "schema"), ("CEDARGATE_POLICIES", "policies")];
         run(self.0.path(), &settings, arguments)
@@ -89,6 +117,173 @@ fn a_schema_that_declares_other_types_than_the_service_supplies_is_rejected() {
     ] {
         let output = Copy::new().replace("schema/cedargate.cedarschema", old, new).run(&["policy", "check"]);
         assert_eq!(output.status.code(), Some(3), "{new}");
-        assert!(text(&output.stderr).contains(expected), "{new}: {}", text(&output.stderr));
+        assert!(text(&output.stdout).contains(expected), "{new}: {}", text(&output.stdout));
+    }
+}
+
+#[test]
+fn the_shipped_and_example_policies_have_no_finding() {
+    let output = Copy::new().run(&["policy", "check"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
+    let directory = tempfile::tempdir().unwrap();
+    let both = |name: &str| {
+        let example = project_file("examples/documents").join(name);
+        format!("{},{}", project_file(name).display(), example.display())
+    };
+    let (schema, policies) = (both("schema"), both("policies"));
+    let settings = [("CEDARGATE_SCHEMA", schema.as_str()), ("CEDARGATE_POLICIES", policies.as_str())];
+    let output = run(directory.path(), &settings, &["policy", "check"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
+}
+
+const PERMIT: &str = "permit (principal, action == Action::\"fetchForm\", resource)";
+
+#[test]
+fn every_rule_is_reported_with_its_place() {
+    let policy = |text: &str| format!("@id(\"more\")\n@doc(\"Text.\")\n{text}");
+    let when = |condition: &str| policy(&format!("{PERMIT}\nwhen {{ {condition} }};"));
+    for (file, content, rule, line) in [
+        ("more.cedar", policy("permit (principal,, resource);"), "syntax", 3),
+        ("more.cedar", policy("permit (principal == ?principal, action, resource);"), "template", 1),
+        ("more.cedar", format!("// A comment.\n\n{PERMIT};"), "missing-id", 3),
+        ("more.cedar", policy(&format!("{PERMIT};")).replace("more", "admin"), "duplicate-id", 0),
+        ("more.cedar", format!("@id(\"more\")\n{PERMIT};"), "missing-doc", 2),
+        ("more.cedar", when("principal.organization.level == 0"), "invalid-policy", 4),
+        ("more.cedar", when("context.credential == Credential::\"apikey\""), "invalid-policy", 4),
+        ("more.cedar", when("1 == 2"), "impossible-policy", 1),
+        ("more.cedar", when("principal in Scope::\"agnet\""), "undefined-entity", 4),
+        ("more.cedar", when("context has now && context.now < datetime(\"2027-01-01\")"), "literal-date", 4),
+        (
+            "more.cedar",
+            when("principal has email && principal.email == \"ada@example.com\""),
+            "literal-email",
+            4,
+        ),
+        ("more.cedar", when("principal == User::\"599e1fcd9da1c72645c95886\""), "literal-user", 4),
+        ("more.json", "[{\"uid\": 5}]".to_owned(), "invalid-data", 0),
+        ("more.json", "[{\"uid\": {}, \"uid\": {}}]".to_owned(), "duplicate-key", 0),
+        ("more.json", entity("Scope", "admin", "Scope", "guest"), "duplicate-entity", 0),
+        ("more.json", entity("Scope", "guest2", "Scope", "gast"), "undefined-parent", 1),
+        ("more.json", entity("Form", "f", "Organization", "o"), "stored-entity", 1),
+        ("more.json", entity("Scope", "guest2", "Scope", "guest"), "scopes", 0),
+        ("cases/more.json", "[]".to_owned(), "empty-tests", 1),
+    ] {
+        let findings = Copy::new().add(&format!("policies/{file}"), &content).findings();
+        let of_rule: Vec<_> = findings.iter().filter(|(found, ..)| found == rule).collect();
+        assert!(!of_rule.is_empty(), "{rule}: {findings:?}");
+        assert!(
+            line == 0 || of_rule.iter().any(|(.., found, _)| *found == line),
+            "{rule} {line}: {findings:?}"
+        );
+        let warnings = ["missing-doc", "literal-date", "literal-email", "literal-user", "empty-tests"];
+        let level = if warnings.contains(&rule) { "warning" } else { "error" };
+        assert!(of_rule.iter().all(|(_, found, ..)| found == level), "{rule}: {findings:?}");
+    }
+}
+
+/// Data with one entity.
+fn entity(kind: &str, id: &str, parent_kind: &str, parent: &str) -> String {
+    let organization = r#""organization": { "__entity": { "type": "Organization", "id": "o" } }"#;
+    let attributes = if kind == "Form" { organization } else { "" };
+    format!(
+        r#"[{{ "uid": {{ "type": "{kind}", "id": "{id}" }}, "attrs": {{ {attributes} }}, "parents": [{{ "type": "{parent_kind}", "id": "{parent}" }}] }}]"#
+    )
+}
+
+#[test]
+fn attributes_and_context_fields_that_are_never_supplied_are_reported_in_the_schema() {
+    let schema = "schema/cedargate.cedarschema";
+    let copy = Copy::new()
+        .replace(schema, "  kbase?: String,", "  kbase?: String,\n  createdAt?: datetime,")
+        .replace(schema, "type Call = {", "type Call = {\n  device?: String,");
+    let findings = copy.findings();
+    let content = std::fs::read_to_string(copy.path(schema)).unwrap();
+    let line_of = |text: &str| content.lines().position(|line| line.contains(text)).unwrap() as u64 + 1;
+    let found: Vec<(&str, &str, u64)> =
+        findings.iter().map(|(rule, level, _, line, _)| (rule.as_str(), level.as_str(), *line)).collect();
+    let expected = [
+        ("unsupplied-attribute", "error", line_of("createdAt?")),
+        ("unsupplied-context", "warning", line_of("device?")),
+    ];
+    assert_eq!(found, expected, "{findings:?}");
+    assert!(findings[0].4.starts_with("KnowledgeItem.createdAt:"), "{findings:?}");
+}
+
+#[test]
+fn all_findings_are_reported_at_once_with_excerpts() {
+    let output = Copy::new()
+        .replace("schema/cedargate.cedarschema", "entity OrganizationGroup", "entity entity OrganizationGroup")
+        .add("policies/one.cedar", "@id(\"one\")\npermit (principal,, resource);\n\n@id(\"two\")\nforbid (principal, action resource);")
+        .add("policies/two.cedar", &format!("{PERMIT};\n@id(\"admin\")\n{PERMIT}\nwhen {{ principal in Scope::\"agnet\" }};"))
+        .add("policies/cases/none.json", "[]")
+        .run(&["policy", "check"]);
+    let report = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(3), "{report}");
+    for expected in [
+        "cedargate.cedarschema:",
+        "[invalid-schema]",
+        "policies/one.cedar:2:19: error:",
+        "2 | permit (principal,, resource);\n  |                   ^\n",
+        "policies/one.cedar:5:",
+        "policies/two.cedar:1:1: error: the policy that begins with",
+        "[missing-id]",
+        "[duplicate-id]",
+        "policies/cases/none.json:1:1: warning: the file contains no policy test [empty-tests]",
+    ] {
+        assert!(report.contains(expected), "{expected}: {report}");
+    }
+    assert!(!report.contains(", version "), "{report}");
+}
+
+#[test]
+fn two_errors_in_one_policy_are_both_reported() {
+    let text = format!(
+        "@id(\"more\")\n@doc(\"Text.\")\n{PERMIT}\nwhen {{ principal.rank > 1 }}\nunless {{ principal.age > 2 }};"
+    );
+    let findings = Copy::new().add("policies/more.cedar", &text).findings();
+    let invalid: Vec<u64> =
+        findings.iter().filter(|(rule, ..)| rule == "invalid-policy").map(|(.., line, _)| *line).collect();
+    assert_eq!(invalid, [4, 5], "{findings:?}");
+}
+
+#[test]
+fn warnings_do_not_prevent_the_use_of_the_policies() {
+    let copy = Copy::new().add("policies/more.cedar", &format!("@id(\"more\")\n{PERMIT};"));
+    let check = copy.run(&["policy", "check"]);
+    assert_eq!(check.status.code(), Some(3));
+    let report = text(&check.stdout);
+    assert!(report.contains("0 errors, 1 warning\n") && report.contains(" policies, version "), "{report}");
+    let matrix = copy.run(&["policy", "matrix", "-o", "MATRIX.md"]);
+    assert_eq!(matrix.status.code(), Some(0), "{}", text(&matrix.stderr));
+}
+
+#[test]
+fn sarif_names_rules_and_regions() {
+    let copy = Copy::new().add("policies/more.cedar", &format!("@id(\"more\")\n{PERMIT};"));
+    let output = copy.run(&["policy", "check", "--format", "sarif"]);
+    let log: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let run = &log["runs"][0];
+    let result = &run["results"][0];
+    assert_eq!(result["ruleId"], "missing-doc");
+    assert_eq!(result["level"], "warning");
+    let rule =
+        &run["tool"]["driver"]["rules"][usize::try_from(result["ruleIndex"].as_u64().unwrap()).unwrap()];
+    assert_eq!(rule["id"], "missing-doc");
+    let location = &result["locations"][0]["physicalLocation"];
+    assert_eq!(location["artifactLocation"]["uri"], "policies/more.cedar");
+    assert_eq!(location["region"]["startLine"], 2);
+}
+
+#[test]
+fn the_documentation_lists_every_rule() {
+    let documentation = std::fs::read_to_string(project_file("docs/policies.md")).unwrap();
+    for rule in cedargate::authz::Rule::ALL {
+        let row = format!(
+            "| `{}` | {} | {} |",
+            rule.code(),
+            if rule.is_warning() { "warning" } else { "error" },
+            rule.meaning()
+        );
+        assert!(documentation.contains(&row), "docs/policies.md lacks {row}");
     }
 }

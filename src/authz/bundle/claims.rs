@@ -1,6 +1,7 @@
 //! Claims: what the policies never allow, and what they always allow. Policies in form, but no part of the evaluated set.
 
 use super::diagnostics::{Diagnostics, SourceFile};
+use super::rules::Rule;
 use super::{lint, parse_policies};
 use crate::authz::PolicyMetadata;
 use cedar_policy::{Entity, Policy, PolicyId, Schema};
@@ -30,7 +31,7 @@ impl Claim {
 /// Parses and validates the claims of these files, with the same rules as policies. Each needs a text in `@doc`, too.
 pub(super) fn parse_claims(
     files: &[SourceFile],
-    schema: &Schema,
+    schema: Option<&Schema>,
     data: &[Entity],
     diagnostics: &mut Diagnostics,
 ) -> Vec<Claim> {
@@ -42,7 +43,7 @@ pub(super) fn parse_claims(
             && let Some(file) = files.iter().find(|file| file.name == metadata.file)
         {
             let message = format!("the claim {id:?} has no @doc(\"…\") annotation that says what it means");
-            diagnostics.0.push(file.diagnostic(Some(metadata.line), message));
+            diagnostics.0.push(file.diagnostic(Rule::InvalidClaim, Some(metadata.line), message).about(&id));
         }
         if let Some(policy) = policies.policy(&PolicyId::new(&id)) {
             claims.push(Claim { metadata: Arc::new(metadata), policy: policy.clone() });

@@ -1,17 +1,38 @@
 //! Diagnostics of a bundle, with file and line.
 
+use super::rules::Rule;
 use miette::Diagnostic;
 use std::fmt;
+use std::ops::Range;
 
 /// An error or warning about a file of a bundle.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BundleDiagnostic {
+    /// The rule that is violated.
+    pub rule: Rule,
     /// The path of the file or directory.
     pub file: String,
     /// The line, from 1, if it is known.
     pub line: Option<usize>,
+    /// The bytes of the file that it is about, if they are known.
+    pub bytes: Option<Range<usize>>,
+    /// The id of the policy that it is about.
+    pub policy: Option<String>,
     /// What is wrong with the file.
     pub message: String,
+}
+
+impl BundleDiagnostic {
+    /// A violation of a rule in a file or directory.
+    pub fn new(rule: Rule, file: impl Into<String>, message: impl Into<String>) -> Self {
+        let (file, message) = (file.into(), message.into());
+        Self { rule, file, line: None, bytes: None, policy: None, message }
+    }
+
+    /// The same about the policy with this id.
+    pub(super) fn about(self, policy: &str) -> Self {
+        Self { policy: Some(policy.to_owned()), ..self }
+    }
 }
 
 impl fmt::Display for BundleDiagnostic {
@@ -54,8 +75,29 @@ impl SourceFile {
     }
 
     /// A diagnostic about this file.
-    pub(super) fn diagnostic(&self, line: Option<usize>, message: impl fmt::Display) -> BundleDiagnostic {
-        BundleDiagnostic { file: self.name.clone(), line, message: message.to_string() }
+    pub(super) fn diagnostic(
+        &self,
+        rule: Rule,
+        line: Option<usize>,
+        message: impl fmt::Display,
+    ) -> BundleDiagnostic {
+        BundleDiagnostic { line, ..BundleDiagnostic::new(rule, &self.name, message.to_string()) }
+    }
+
+    /// A diagnostic about these bytes of this file; about the whole file without them.
+    pub(super) fn diagnostic_at(
+        &self,
+        rule: Rule,
+        bytes: Option<Range<usize>>,
+        message: impl fmt::Display,
+    ) -> BundleDiagnostic {
+        let line = bytes.as_ref().map(|bytes| self.line_at(bytes.start));
+        BundleDiagnostic { bytes, ..self.diagnostic(rule, line, message) }
+    }
+
+    /// The bytes of the first occurrence of a text.
+    pub(super) fn find(&self, text: &str) -> Option<Range<usize>> {
+        self.text.find(text).map(|start| start..start + text.len())
     }
 
     /// The line at a byte offset, from 1.
@@ -64,8 +106,9 @@ impl SourceFile {
     }
 
     /// Converts a diagnostic of Cedar, with its causes, help text and line.
-    pub(super) fn to_bundle_diagnostic(&self, diagnostic: &dyn Diagnostic) -> BundleDiagnostic {
-        let offset = diagnostic.labels().and_then(|mut labels| labels.next()).map(|label| label.offset());
+    pub(super) fn to_bundle_diagnostic(&self, rule: Rule, diagnostic: &dyn Diagnostic) -> BundleDiagnostic {
+        let label = diagnostic.labels().and_then(|mut labels| labels.next());
+        let bytes = label.map(|label| label.offset()..label.offset() + label.len());
         let mut message = diagnostic.to_string();
         let mut source = std::error::Error::source(diagnostic);
         while let Some(cause) = source {
@@ -78,7 +121,7 @@ impl SourceFile {
         if let Some(help) = diagnostic.help() {
             message = format!("{message} ({help})");
         }
-        self.diagnostic(offset.map(|offset| self.line_at(offset)), message)
+        self.diagnostic_at(rule, bytes, message)
     }
 }
 
@@ -92,11 +135,14 @@ impl Diagnostics {
         result.map_err(|diagnostic| self.0.push(diagnostic)).ok()
     }
 
-    /// Fails if there are diagnostics.
-    ///
-    /// # Errors
-    /// The diagnostics, which are then removed.
-    pub(super) fn check(&mut self) -> Result<(), BundleError> {
-        if self.0.is_empty() { Ok(()) } else { Err(BundleError(std::mem::take(&mut self.0))) }
+    /// The diagnostics in the order of files and lines, each once.
+    pub(super) fn into_sorted(mut self) -> Vec<BundleDiagnostic> {
+        let position = |diagnostic: &BundleDiagnostic| {
+            let start = diagnostic.bytes.as_ref().map(|bytes| bytes.start);
+            (diagnostic.file.clone(), diagnostic.line, start, diagnostic.rule)
+        };
+        self.0.sort_by_key(position);
+        self.0.dedup();
+        self.0
     }
 }

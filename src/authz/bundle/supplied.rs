@@ -4,14 +4,17 @@
 //! a forbid on `context.credential == "apiKey"` would not apply to any request.
 
 use super::super::attribute::AttributeType;
-use super::super::bundle::action_name;
 use super::super::decision_context::CredentialKind;
 use super::super::entity_uid::{CREDENTIAL, FIELD, ORGANIZATION, SCOPE};
 use super::super::read_set::ORGANIZATION_ATTRIBUTE;
 use super::super::schema_type::SchemaType;
 use super::super::snapshot::StoredType;
+use super::action_name;
+use super::diagnostics::{BundleDiagnostic, Diagnostics, SourceFile};
+use super::rules::Rule;
 use cedar_policy::EntityUid;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 /// The context fields that the service sets, with their types. Those of the second list are set for actions of the service
 /// only.
@@ -29,56 +32,115 @@ fn context_fields(stored: &[StoredType]) -> [Vec<(&'static str, SchemaType)>; 2]
     [any_action, vec![("changes", changes), ("scope", scope.clone()), ("role", scope)]]
 }
 
-/// The context fields whose declared type differs from what the service supplies: a message for each.
-pub(super) fn check_context_types(
+/// Reports what the schema declares and the service never supplies, or supplies with another type.
+pub(super) fn check(
+    (context_types, entity_types): &(BTreeMap<EntityUid, SchemaType>, BTreeMap<String, SchemaType>),
+    stored: &[StoredType],
+    files: &[SourceFile],
+    diagnostics: &mut Diagnostics,
+) {
+    let mut violations = check_context_types(context_types, stored);
+    violations.extend(check_attributes(entity_types, stored));
+    for Violation { rule, owner, name, message } in violations {
+        let place = files.iter().find_map(|file| Some((file, find_declaration(&file.text, &owner, &name)?)));
+        diagnostics.0.push(match place {
+            Some((file, bytes)) => file.diagnostic_at(rule, Some(bytes), message),
+            None => {
+                let names: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
+                BundleDiagnostic::new(rule, names.join(", "), message)
+            }
+        });
+    }
+}
+
+/// A declaration that differs from what the service supplies.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Violation {
+    rule: Rule,
+    /// The entity type of an attribute. Empty for a context field, whose declaration may have any name.
+    owner: String,
+    name: String,
+    message: String,
+}
+
+/// The place of the declaration of an attribute or context field. The schema is valid, so that a search for the name finds it.
+fn find_declaration(text: &str, owner: &str, name: &str) -> Option<Range<usize>> {
+    let is_word = |character: char| character.is_alphanumeric() || character == '_';
+    let declares_owner = |line: &str| {
+        line.trim_start().starts_with("entity ") && line.split(|c| !is_word(c)).any(|word| word == owner)
+    };
+    let mut offset = 0;
+    let mut is_in_owner = owner.is_empty();
+    for line in text.split_inclusive('\n') {
+        is_in_owner |= declares_owner(line);
+        let field = line.match_indices(name).map(|(position, _)| position).find(|position| {
+            let before = line.get(..*position).and_then(|before| before.chars().next_back());
+            let after = line.get(position + name.len()..).unwrap_or_default().trim_start();
+            !before.is_some_and(is_word) && (after.starts_with(':') || after.starts_with("?:"))
+        });
+        if let Some(position) = field.filter(|_| is_in_owner) {
+            let start = offset + position;
+            return Some(start..start + name.len());
+        }
+        offset += line.len();
+    }
+    None
+}
+
+fn check_context_types(
     context_types: &BTreeMap<EntityUid, SchemaType>,
     stored: &[StoredType],
-) -> BTreeSet<String> {
+) -> BTreeSet<Violation> {
     let [any_action, own_actions] = context_fields(stored);
-    let mut messages = BTreeSet::new();
+    let mut violations = BTreeSet::new();
     for (action, context_type) in context_types {
         let SchemaType::Record(declared) = context_type else { continue };
         let is_own = action.type_name().namespace().is_empty();
-        let supplied = any_action.iter().chain(own_actions.iter().filter(|_| is_own));
-        for (name, supplied) in supplied {
-            let Some((declared, _)) = declared.get(*name) else { continue };
-            if let Some(difference) = difference(declared, supplied) {
-                // Without the action, if it is one of the service: most of its actions share the declaration.
-                let of_action = if is_own { String::new() } else { format!(" of {}", action_name(action)) };
-                messages.insert(format!("context.{name}{of_action}: {difference}"));
-            }
+        // Without the action, if it is one of the service: most of its actions share the declaration.
+        let of_action = if is_own { String::new() } else { format!(" of {}", action_name(action)) };
+        for (name, (declared, _)) in declared {
+            let supplied = any_action.iter().chain(own_actions.iter().filter(|_| is_own));
+            let supplied = supplied.into_iter().find(|(supplied, _)| supplied == name);
+            let (rule, message) = match supplied.map(|(_, supplied)| difference(declared, supplied)) {
+                Some(Some(difference)) => (Rule::SuppliedType, difference),
+                None if is_own => {
+                    let message =
+                        "the service never sets this field; only questions of clients can contain it";
+                    (Rule::UnsuppliedContext, message.to_owned())
+                }
+                Some(None) | None => continue,
+            };
+            let message = format!("context.{name}{of_action}: {message}");
+            violations.insert(Violation { rule, owner: String::new(), name: name.clone(), message });
         }
     }
-    messages
+    violations
 }
 
-/// The attributes of stored types that the service never supplies, or whose declared type differs from what it supplies: a
-/// message for each.
-pub(super) fn check_attributes(
-    entity_types: &BTreeMap<String, SchemaType>,
-    stored: &[StoredType],
-) -> Vec<String> {
-    let mut messages = Vec::new();
+fn check_attributes(entity_types: &BTreeMap<String, SchemaType>, stored: &[StoredType]) -> Vec<Violation> {
+    let mut violations = Vec::new();
     for kind in stored {
         let Some(SchemaType::Record(declared)) = entity_types.get(kind.name) else { continue };
         for (name, (declared, _)) in declared {
             let own = kind.attributes.iter().find(|attribute| attribute.name == name);
             let supplied = match own {
-                Some(attribute) => schema_type(attribute.value),
-                None if name == ORGANIZATION_ATTRIBUTE => SchemaType::Entity(ORGANIZATION.to_owned()),
+                Some(attribute) => Some(schema_type(attribute.value)),
+                None if name == ORGANIZATION_ATTRIBUTE => Some(SchemaType::Entity(ORGANIZATION.to_owned())),
+                None => None,
+            };
+            let (rule, message) = match supplied.map(|supplied| difference(declared, &supplied)) {
+                Some(None) => continue,
+                Some(Some(difference)) => (Rule::SuppliedType, difference),
                 None => {
-                    messages.push(format!(
-                        "{}.{name}: the service never supplies this attribute, so a policy that reads it enforces nothing",
-                        kind.name
-                    ));
-                    continue;
+                    let message = "the service never supplies this attribute, so that a policy that reads it enforces nothing";
+                    (Rule::UnsuppliedAttribute, message.to_owned())
                 }
             };
-            let difference = difference(declared, &supplied);
-            messages.extend(difference.map(|difference| format!("{}.{name}: {difference}", kind.name)));
+            let message = format!("{}.{name}: {message}", kind.name);
+            violations.push(Violation { rule, owner: kind.name.to_owned(), name: name.clone(), message });
         }
     }
-    messages
+    violations
 }
 
 fn schema_type(value: AttributeType) -> SchemaType {

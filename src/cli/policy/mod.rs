@@ -1,6 +1,9 @@
 //! `cedargate policy`: validates, tests, explains, confirms and exports policies.
 
+mod check;
 mod explain;
+mod findings;
+mod format;
 mod matrix;
 mod progress;
 mod prove;
@@ -13,11 +16,25 @@ use crate::authz::{BundleError, VersionPrefix, short_version};
 use crate::config::Config;
 use crate::server::{open_policies, read_policies};
 use clap::Subcommand;
+use findings::FindingFormat;
+use std::path::PathBuf;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Validate and lint schema, policies and entity data, as at startup
-    Check,
+    /// Validate and lint schema, policies and entity data, as at startup; reports all errors and warnings
+    Check {
+        /// Format of the report
+        #[arg(long, value_enum, default_value_t = FindingFormat::Text)]
+        format: FindingFormat,
+    },
+    /// Format policy files, comments included
+    Format {
+        /// Files [default: *.cedar of the policy directories and of their claims]
+        files: Vec<PathBuf>,
+        /// Write nothing; exit code 3 and a diff if a file is not formatted
+        #[arg(long)]
+        check: bool,
+    },
     /// Write the permission matrix: every action and scope, as Cedar decides
     Matrix(matrix::MatrixArgs),
     /// Evaluate a decision and explain it; needs the database
@@ -51,14 +68,15 @@ pub(super) fn run(config: &Config, command: Command) -> CommandResult {
     if let Command::Matrix(arguments) = command {
         return matrix::run(config, arguments);
     }
+    // These two report invalid policies themselves.
+    match command {
+        Command::Check { format } => return check::run(config, format),
+        Command::Format { files, check } => return format::run(config, files, check),
+        _ => {}
+    }
     let bundle = read_policies(config).map_err(invalid)?;
     match command {
-        Command::Check => print_line(format_args!(
-            "{} policies, version {}",
-            bundle.policies().count(),
-            bundle.short_version()
-        )),
-        Command::Matrix(_) => Ok(()),
+        Command::Check { .. } | Command::Format { .. } | Command::Matrix(_) => Ok(()),
         Command::Test(arguments) => test::run(config, &bundle, *arguments),
         Command::Prove(arguments) => prove::run(config, bundle, arguments),
         Command::Reload { confirm } => reload(config, &confirm),
