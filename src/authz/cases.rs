@@ -260,8 +260,10 @@ fn entity_json(entity: &Entity, entities: &Entities) -> Result<Value, String> {
     let mut value = entity.to_json_value().map_err(|error| format!("entities: {error}"))?;
     let ancestors: Vec<&EntityUid> =
         entities.ancestors(&entity.uid()).map_or_else(Vec::new, Iterator::collect);
-    let is_direct =
-        |parent: &EntityUid| !ancestors.iter().any(|other| entities.is_ancestor_of(parent, other));
+    // A missing entity is an ancestor of itself to Cedar.
+    let is_between =
+        |parent: &EntityUid, other: &EntityUid| parent != other && entities.is_ancestor_of(parent, other);
+    let is_direct = |parent: &EntityUid| !ancestors.iter().any(|other| is_between(parent, other));
     let mut parents: Vec<&EntityUid> = ancestors.iter().copied().filter(|parent| is_direct(parent)).collect();
     parents.sort();
     let parents = parents
@@ -281,7 +283,7 @@ mod tests {
     #[test]
     fn a_test_from_a_decision_is_written_like_the_shipped_ones_and_passes() {
         let (schema, _) = Schema::from_cedarschema_str(
-            r#"entity Scope in [Scope]; entity User in [Scope] = {"home": Scope};
+            r#"entity Scope in [Scope]; entity User in [Scope, User] = {"home": Scope};
                action "read" appliesTo { principal: User, resource: User, context: {"n"?: Long} };"#,
         )
         .unwrap();
@@ -290,7 +292,7 @@ mod tests {
         let entities = Entities::from_json_value(
             json!([
                 {"uid": {"type": "User", "id": "u1"}, "attrs": {"home": {"__entity": {"type": "Scope", "id": "guest"}}},
-                 "parents": [{"type": "Scope", "id": "agent"}]},
+                 "parents": [{"type": "Scope", "id": "agent"}, {"type": "User", "id": "elsewhere"}]},
                 {"uid": {"type": "Scope", "id": "agent"}, "attrs": {}, "parents": [{"type": "Scope", "id": "guest"}]},
                 {"uid": {"type": "Scope", "id": "guest"}, "attrs": {}, "parents": []},
             ]),
@@ -317,7 +319,7 @@ mod tests {
                 r#"{"uid":{"type":"Scope","id":"guest"},"attrs":{},"parents":[]},"#,
                 r#"{"uid":{"type":"Scope","id":"agent"},"attrs":{},"parents":[{"type":"Scope","id":"guest"}]},"#,
                 r#"{"uid":{"type":"User","id":"u1"},"attrs":{"home":{"__entity":{"type":"Scope","id":"guest"}}},"#,
-                r#""parents":[{"type":"Scope","id":"agent"}]}],"decision":"allow","reason":["policy0"],"num_errors":0}"#,
+                r#""parents":[{"type":"Scope","id":"agent"},{"type":"User","id":"elsewhere"}]}],"decision":"allow","reason":["policy0"],"num_errors":0}"#,
                 "\n]\n"
             )
         );

@@ -68,6 +68,7 @@ mod policy_check;
 mod policy_coverage;
 mod policy_files;
 mod policy_format;
+mod policy_mutants;
 mod policy_reload;
 mod policy_versions;
 mod postgres_limits;

@@ -7,9 +7,9 @@ use std::process::Output;
 
 const SCHEMA: &str = r#"
 entity Scope in [Scope];
-entity User in [Scope] = { blocked: Bool, age?: Long };
-entity Doc = { owner: User, public: Bool };
-action read, write, print appliesTo { principal: User, resource: Doc };
+entity Person in [Scope] = { blocked: Bool, age?: Long };
+entity Doc = { owner: Person, public: Bool };
+action read, write, print appliesTo { principal: Person, resource: Doc };
 "#;
 
 const SCOPES: &str = r#"[
@@ -59,15 +59,15 @@ pub fn case(name: &str, scope: &str, action: &str, attributes: [bool; 3], decisi
     let owner = if is_owner { "u1" } else { "u2" };
     let mut entities: Value = serde_json::from_str(SCOPES).unwrap();
     entities.as_array_mut().unwrap().extend([
-        json!({"uid": {"type": "User", "id": "u1"}, "attrs": {"blocked": is_blocked},
+        json!({"uid": {"type": "Person", "id": "u1"}, "attrs": {"blocked": is_blocked},
                "parents": [{"type": "Scope", "id": scope}]}),
         json!({"uid": {"type": "Doc", "id": "d"}, "parents": [],
-               "attrs": {"owner": {"__entity": {"type": "User", "id": owner}}, "public": is_public}}),
+               "attrs": {"owner": {"__entity": {"type": "Person", "id": owner}}, "public": is_public}}),
     ]);
     json!({
         "name": name,
         "request": {
-            "principal": "User::\"u1\"", "action": format!("Action::{action:?}"), "resource": "Doc::\"d\"", "context": {},
+            "principal": "Person::\"u1\"", "action": format!("Action::{action:?}"), "resource": "Doc::\"d\"", "context": {},
         },
         "entities": entities, "decision": decision, "reason": [], "num_errors": 0,
     })

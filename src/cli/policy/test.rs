@@ -1,12 +1,18 @@
 //! `cedargate policy test`: runs policy tests, and measures what they notice.
 
-use crate::analysis::{Coverage, TestOutcome, TestSuite, coverage_text, junit, lcov};
+use super::progress::Progress;
+use crate::analysis::{
+    CONFIRM, Coverage, MutantStatus, Mutants, Solver, SolverCommand, TestOutcome, TestSuite, coverage_text,
+    junit, lcov, mutants_suite, mutants_text,
+};
 use crate::authz::cases::{ParsedEntities, PolicyTest, PreparedTest};
 use crate::authz::{Bundle, cases};
-use crate::cli::{CommandResult, Failure, print_line};
+use crate::cli::{CommandResult, Failure, block_on, print_line};
 use crate::config::Config;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
+use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -24,6 +30,13 @@ pub(in crate::cli) struct TestArgs {
     /// Fail with exit code 3 if fewer percent of the parts are covered
     #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
     fail_under: Option<u8>,
+    /// Change every policy in small ways, and report the changes that no test notices; exit code 3 if there are any.
+    /// Proves with cvc5 that the others decide all requests like the original; exit code 4 if that is not possible
+    #[arg(long)]
+    mutants: bool,
+    /// Write the missing tests to this new file, to be confirmed by a person
+    #[arg(long, value_name = "FILE", requires = "mutants")]
+    write_cases: Option<PathBuf>,
     /// Format of the report
     #[arg(long, value_enum, default_value_t = TestFormat::Text)]
     format: TestFormat,
@@ -50,42 +63,134 @@ pub(super) fn run(config: &Config, bundle: &Bundle, arguments: TestArgs) -> Comm
     if is_measured && arguments.format == TestFormat::Junit {
         return Err(Failure::failed("JUnit has no coverage: use --format text or json, or --lcov FILE"));
     }
-    let files = if arguments.files.is_empty() { case_files(config) } else { arguments.files };
+    if let Some(file) = arguments.write_cases.as_deref().filter(|file| file.exists()) {
+        return Err(Failure::failed(format!("{} exists already; nothing was done", file.display())));
+    }
+    let files = if arguments.files.is_empty() { case_files(config) } else { arguments.files.clone() };
     if files.is_empty() {
         return Err(Failure::failed("no tests: no policy directory has cases/*.json"));
     }
     let tests = read(&files)?;
     let runs = run_tests(bundle, &tests);
-    let coverage = (is_measured || arguments.lcov.is_some()).then(|| measure(bundle, &runs));
+    let failures = failures(&runs);
+    let passed: Vec<PreparedTest<'_>> =
+        runs.iter().flat_map(|(_, runs)| runs).filter_map(|run| run.outcome.as_ref().ok()).cloned().collect();
+    // By the tests that pass: a failing one does not expect what it sees.
+    let coverage = (is_measured || arguments.lcov.is_some()).then(|| Coverage::measure(bundle, &passed));
     if let (Some(file), Some(coverage)) = (&arguments.lcov, &coverage) {
-        write_file(file, &lcov(coverage))?;
+        std::fs::write(file, lcov(coverage)).map_err(|error| file_error(file, &error))?;
     }
     let coverage = coverage.filter(|_| is_measured);
-    let failures = failures(&runs);
+    let mutants =
+        (arguments.mutants && failures.is_empty()).then(|| find_mutants(bundle, &passed)).transpose()?;
     match arguments.format {
-        TestFormat::Text => {
-            let passed = runs.iter().map(|(_, runs)| runs.len()).sum::<usize>() - failures.len();
-            print_line(format_args!("{passed} passed, {} failed", failures.len()))?;
-            if let Some(coverage) = &coverage {
-                print_line(format_args!("\n{}", coverage_text(coverage).trim_end()))?;
-            }
+        TestFormat::Text => print_text(passed.len(), failures.len(), coverage.as_ref(), mutants.as_ref())?,
+        TestFormat::Json => {
+            print_line(format_args!("{:#}", json_report(&runs, coverage.as_ref(), mutants.as_ref())))?;
         }
-        TestFormat::Json => print_line(format_args!("{:#}", json_report(&runs, coverage.as_ref())))?,
-        TestFormat::Junit => print_line(junit(&suites(&runs)).trim_end())?,
+        TestFormat::Junit => {
+            let mut suites = suites(&runs);
+            suites.extend(mutants.as_ref().map(mutants_suite));
+            print_line(junit(&suites).trim_end())?;
+        }
     }
+    if let (Some(file), Some(mutants)) = (&arguments.write_cases, &mutants) {
+        write_missing_tests(file, mutants)?;
+    }
+    verdict(&arguments, &failures, coverage.as_ref(), mutants.as_ref())
+}
+
+/// The result of the command, after the report was printed.
+fn verdict(
+    arguments: &TestArgs,
+    failures: &[String],
+    coverage: Option<&Coverage>,
+    mutants: Option<&Mutants>,
+) -> CommandResult {
     if !failures.is_empty() {
+        let mut messages = failures.to_vec();
+        if arguments.mutants {
+            messages.push("mutants were not tried, because tests fail".to_owned());
+        }
         return Err(match arguments.format {
-            TestFormat::Text => Failure::CheckFailed(failures.join("\n")),
+            TestFormat::Text => Failure::CheckFailed(messages.join("\n")),
             TestFormat::Json | TestFormat::Junit => Failure::Found,
         });
     }
-    match (&coverage, arguments.fail_under) {
-        (Some(coverage), Some(minimum)) if coverage.percent() < usize::from(minimum) => {
-            let message = format!("{} % of the parts are covered, less than {minimum} %", coverage.percent());
-            Err(Failure::CheckFailed(message))
-        }
-        _ => Ok(()),
+    if let (Some(coverage), Some(minimum)) = (coverage, arguments.fail_under)
+        && coverage.percent() < usize::from(minimum)
+    {
+        let message = format!("{} % of the parts are covered, less than {minimum} %", coverage.percent());
+        return Err(Failure::CheckFailed(message));
     }
+    let Some(mutants) = mutants else { return Ok(()) };
+    if mutants.surviving().next().is_some() {
+        return Err(Failure::Found);
+    }
+    let undecided = mutants.mutants.iter().find_map(|mutant| match &mutant.status {
+        MutantStatus::Undecided { reason } => Some(reason),
+        _ => None,
+    });
+    match undecided {
+        Some(reason) => {
+            let count = mutants.undecided();
+            Err(Failure::Undecided(format!("{count} mutants that no test notices are undecided: {reason}")))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Finds the mutants, and decides with the solver those that no test notices.
+fn find_mutants(bundle: &Bundle, tests: &[PreparedTest<'_>]) -> Result<Mutants, Failure> {
+    let progress = Progress::new("changing policies");
+    let mut mutants = Mutants::find(bundle, tests, |done, total| progress.set(done, total));
+    drop(progress);
+    if mutants.undecided() == 0 {
+        return Ok(mutants);
+    }
+    match SolverCommand::find() {
+        Ok(command) => {
+            let progress = Progress::new("proving");
+            block_on(async {
+                let mut solver = Solver::new(command);
+                mutants.decide(bundle, &mut solver, |done, total| progress.set(done, total)).await;
+                Ok(())
+            })?;
+        }
+        Err(error) => mutants.leave_undecided(&error.to_string()),
+    }
+    Ok(mutants)
+}
+
+/// Writes the missing tests into a new file.
+fn write_missing_tests(file: &Path, mutants: &Mutants) -> CommandResult {
+    let tests = &mutants.missing_tests;
+    let message = if tests.is_empty() {
+        format!("no test is missing; {} was not written", file.display())
+    } else {
+        let text = cases::to_text(tests).map_err(Failure::Failed)?;
+        let mut created = File::create_new(file).map_err(|error| file_error(file, &error))?;
+        created.write_all(text.as_bytes()).map_err(|error| file_error(file, &error))?;
+        format!(
+            "wrote {} missing tests to {}: confirm that each decision is intended, and remove {CONFIRM:?} from its name",
+            tests.len(),
+            file.display()
+        )
+    };
+    // The report is already on standard output.
+    let _ = writeln!(std::io::stderr(), "{message}");
+    Ok(())
+}
+
+fn print_text(
+    passed: usize,
+    failed: usize,
+    coverage: Option<&Coverage>,
+    mutants: Option<&Mutants>,
+) -> CommandResult {
+    print_line(format_args!("{passed} passed, {failed} failed"))?;
+    let sections = [coverage.map(coverage_text), mutants.map(mutants_text)];
+    sections.iter().flatten().try_for_each(|section| print_line(format_args!("\n{}", section.trim_end())))
 }
 
 /// The tests of each file.
@@ -123,12 +228,6 @@ fn failures(runs: &[(&Path, Vec<TestRun<'_>>)]) -> Vec<String> {
     failed.collect()
 }
 
-/// The coverage by the tests that pass: a failing one does not expect what it sees.
-fn measure(bundle: &Bundle, runs: &[(&Path, Vec<TestRun<'_>>)]) -> Coverage {
-    let passed = runs.iter().flat_map(|(_, runs)| runs).filter_map(|run| run.outcome.as_ref().ok());
-    Coverage::measure(bundle, &passed.cloned().collect::<Vec<_>>())
-}
-
 /// The results for JUnit, with one suite a file.
 fn suites(runs: &[(&Path, Vec<TestRun<'_>>)]) -> Vec<TestSuite> {
     let test = |run: &TestRun<'_>| {
@@ -145,7 +244,11 @@ fn suites(runs: &[(&Path, Vec<TestRun<'_>>)]) -> Vec<TestSuite> {
     runs.iter().map(suite).collect()
 }
 
-fn json_report(runs: &[(&Path, Vec<TestRun<'_>>)], coverage: Option<&Coverage>) -> Value {
+fn json_report(
+    runs: &[(&Path, Vec<TestRun<'_>>)],
+    coverage: Option<&Coverage>,
+    mutants: Option<&Mutants>,
+) -> Value {
     let all = runs.iter().flat_map(|(file, runs)| runs.iter().map(move |run| (file, run)));
     let failures: Vec<Value> = all
         .filter_map(|(file, run)| {
@@ -159,11 +262,19 @@ fn json_report(runs: &[(&Path, Vec<TestRun<'_>>)], coverage: Option<&Coverage>) 
     if let Some(coverage) = coverage {
         report["coverage"] = json!(coverage);
     }
+    if let Some(mutants) = mutants {
+        let (noticed, equivalent) = mutants.noticed_and_equivalent();
+        report["mutants"] = json!(mutants);
+        report["mutants"]["noticed"] = json!(noticed);
+        report["mutants"]["equivalent"] = json!(equivalent);
+        report["mutants"]["surviving"] = json!(mutants.surviving().count());
+        report["mutants"]["undecided"] = json!(mutants.undecided());
+    }
     report
 }
 
-fn write_file(file: &Path, text: &str) -> CommandResult {
-    std::fs::write(file, text).map_err(|error| Failure::failed(format!("{}: {error}", file.display())))
+fn file_error(file: &Path, error: &std::io::Error) -> Failure {
+    Failure::failed(format!("{}: {error}", file.display()))
 }
 
 /// Returns the files `cases/*.json` of the policy directories, hidden ones excepted, in their order.
