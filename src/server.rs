@@ -75,7 +75,7 @@ pub struct App {
 const MAX_MANAGEMENT_CONNECTIONS: usize = 64;
 
 /// Returns the locations of the configured policies.
-fn policy_sources(config: &Config) -> Sources {
+pub fn policy_sources(config: &Config) -> Sources {
     let stored = api::resource_types().iter().map(StoredType::from).collect();
     Sources { schema: config.schema.clone(), policies: config.policies.clone(), stored }
 }

@@ -180,6 +180,23 @@ impl ActionPolicies {
         self.read_set.resource || self.may_reference_entities(context)
     }
 
+    /// Whether the policies read more of the resource than its type and organization, whatever the context.
+    pub(super) fn reads_resource_attributes(&self) -> bool {
+        self.read_set.resource
+    }
+
+    /// Whether the action's context declares this field.
+    pub(super) fn declares(&self, name: &str) -> bool {
+        self.declared_fields.contains(name)
+    }
+
+    /// Whether a decision depends on this field of the context: policies read it, or a client may have sent it, so that it is
+    /// validated.
+    pub(super) fn depends_on_context_field(&self, name: &str) -> bool {
+        self.declared_fields.contains(name)
+            && (self.read_set.context.contains(name) || !DecisionContext::is_server_field(name))
+    }
+
     /// Whether the client context may name the principal or the resource where a policy reads it.
     fn may_reference_entities(&self, context: &DecisionContext) -> bool {
         self.reads_context() && self.declared_client_context(context).next().is_some()

@@ -204,7 +204,7 @@ impl Bundle {
 }
 
 /// The name of an action: its id in the empty namespace, else its qualified name.
-pub(super) fn action_name(action: &EntityUid) -> String {
+pub(crate) fn action_name(action: &EntityUid) -> String {
     if action.type_name().namespace().is_empty() {
         action.id().unescaped().to_owned()
     } else {

@@ -48,6 +48,11 @@ impl DecisionContext {
         }
     }
 
+    /// Whether the service can set this field.
+    pub(super) fn is_server_field(name: &str) -> bool {
+        ["credential", "provisioning", "ip", "now", "changes", "scope", "role"].contains(&name)
+    }
+
     /// The fields that the service sets, as far as `is_wanted` selects them by name.
     pub(super) fn server_values(
         &self,

@@ -5,6 +5,7 @@
 
 use super::action_policies::{ActionPolicies, PolicyIndex};
 use super::bundle::{Bundle, action_name};
+use super::context_json::LoggedContext;
 use super::counters::{DecisionCounters, DecisionCounts};
 use super::decision::AuthzDecision;
 use super::decision_context::DecisionContext;
@@ -17,7 +18,7 @@ use super::{BundleDiagnostic, BundleError, Rule, Scope, ScopeSet};
 use crate::decision_log::{self, Purpose};
 use crate::telemetry::{self, SpanData};
 use crate::types::{Cache, Fingerprint, OrgPath, Validity, Versions, to_raw_json};
-use cedar_policy::{Authorizer, Decision, Entities, Entity, EntityId, EntityUid, PolicySet, Request};
+use cedar_policy::{Authorizer, Decision, Entities, Entity, EntityId, EntityUid, Policy, PolicySet, Request};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -117,6 +118,12 @@ impl Engine {
 
     pub(super) fn action_policies(&self, action: &str) -> Option<&ActionPolicies> {
         self.action_policies.get(action)
+    }
+
+    /// The policies that can apply to an action: those whose scope matches it and its types.
+    pub(crate) fn policies_of_action(&self, action: &str) -> Vec<&Policy> {
+        let policies = self.action_policies(action).map(|action| action.policies.as_slice());
+        policies.unwrap_or_default().iter().map(|policy| &policy.policy).collect()
     }
 
     /// Whether any policy that can apply to this action reads the context.
@@ -221,7 +228,8 @@ impl Engine {
                 &unknown
             }
         };
-        let context = &*logged_context(action_policies, request);
+        let context = logged_context(action_policies, request);
+        let context = LoggedContext { context: &context, action: action_policies };
         let (subject, version) = (request.principal, &*self.version_json);
         recorder.record(&DecisionDetails {
             subject,

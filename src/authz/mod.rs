@@ -28,6 +28,7 @@ mod external_entities;
 mod indexed_policy;
 mod invalid_attribute;
 mod inventory;
+mod logged_request;
 mod matrix;
 mod matrix_claims;
 mod permitted;
@@ -48,6 +49,7 @@ pub use attribute::{
     boolean, entity, text,
 };
 pub(crate) use attribute::{USER_ATTRIBUTES, enum_attribute, supplied_attributes};
+pub(crate) use bundle::action_name;
 pub use bundle::{Bundle, BundleDiagnostic, BundleError, Claim, Rule};
 pub use candidate::{Candidate, PendingConfirmation, ReloadConfig};
 pub use counters::{DecisionCounts, LATENCY_BUCKETS_NANOS};
@@ -61,6 +63,7 @@ pub use explain::DenialReason;
 pub use external_entities::{ExternalEntities, ExternalError};
 pub use invalid_attribute::InvalidAttribute;
 pub use inventory::{Inventory, Losses};
+pub use logged_request::{LoggedRequest, LoggedUid};
 pub use matrix::{MatrixRow, ScopeCells, matrix, matrix_rows};
 pub use matrix_claims::matrix_claims;
 pub use permitted::{AuthorizedOrgs, Denied, Permitted, Unchecked};

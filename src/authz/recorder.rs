@@ -1,7 +1,7 @@
 //! Records decisions in the decision log, with everything that is needed to replay them.
 
 use super::AuthzDecision;
-use super::decision_context::DecisionContext;
+use super::context_json::LoggedContext;
 use super::entities::{EntityData, Principal, ResourceEntity};
 use crate::decision_log::{BatchRecorder, DecisionLog, Inputs, Purpose, Record, ResourceUid, Subject};
 use crate::telemetry;
@@ -37,7 +37,7 @@ pub(super) struct DecisionDetails<'a> {
     /// Type and id of the resource, as the request names it.
     pub(super) resource_uid: &'a RawValue,
     pub(super) resource: &'a ResourceEntity,
-    pub(super) context: &'a DecisionContext,
+    pub(super) context: LoggedContext<'a>,
     pub(super) decision: &'a AuthzDecision,
     pub(super) version: &'a RawValue,
     pub(super) latency: Duration,
@@ -101,7 +101,7 @@ impl DecisionRecorder<'_> {
             is_stale: self.is_stale,
             inputs: Some(Inputs {
                 entities,
-                context: &to_raw_json(details.context),
+                context: &to_raw_json(&details.context),
                 resource: evaluated,
                 is_new,
             }),

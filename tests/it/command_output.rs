@@ -36,6 +36,7 @@ const OTHER_COMMANDS: [&[&str]; 8] = [
     &["policy", "format"],
     &["policy", "matrix"],
     &["policy", "test"],
+    &["policy", "replay", "no-log"],
     &["openapi"],
     &["config"],
 ];

@@ -70,6 +70,7 @@ mod policy_files;
 mod policy_format;
 mod policy_mutants;
 mod policy_reload;
+mod policy_replay;
 mod policy_versions;
 mod postgres_limits;
 mod postgres_load;

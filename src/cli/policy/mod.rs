@@ -1,12 +1,14 @@
 //! `cedargate policy`: validates, tests, explains, confirms and exports policies.
 
 mod check;
+mod diff;
 mod explain;
 mod findings;
 mod format;
 mod matrix;
 mod progress;
 mod prove;
+mod replay;
 mod test;
 mod versions;
 
@@ -43,6 +45,10 @@ pub(super) enum Command {
     Prove(prove::ProveArgs),
     /// Run policy tests, in the format of `cedar run-tests`
     Test(Box<test::TestArgs>),
+    /// Compare two versions of the policies: which requests are newly allowed or denied
+    Diff(Box<diff::DiffArgs>),
+    /// Decide the lines of the decision log again; exit code 3 if a decision differs
+    Replay(replay::ReplayArgs),
     /// Confirm a pending policy version; running services whose policy files have it activate it within seconds
     Reload {
         /// Version to confirm, or its first digits, from the log, /health/ready or GET /v2/policies; the policy files must have it
@@ -58,30 +64,25 @@ pub(super) enum Command {
 }
 
 pub(super) fn run(config: &Config, command: Command) -> CommandResult {
-    match &command {
-        Command::Versions(arguments) => return versions::list(config, arguments),
-        Command::Show(arguments) => return versions::show(config, arguments),
-        Command::Export(arguments) => return versions::export(config, arguments),
-        _ => {}
-    }
-    let invalid = |error: BundleError| Failure::CheckFailed(error.to_string());
-    if let Command::Matrix(arguments) = command {
-        return matrix::run(config, arguments);
-    }
-    // These two report invalid policies themselves.
+    let bundle =
+        || read_policies(config).map_err(|error: BundleError| Failure::CheckFailed(error.to_string()));
     match command {
-        Command::Check { format } => return check::run(config, format),
-        Command::Format { files, check } => return format::run(config, files, check),
-        _ => {}
-    }
-    let bundle = read_policies(config).map_err(invalid)?;
-    match command {
-        Command::Check { .. } | Command::Format { .. } | Command::Matrix(_) => Ok(()),
-        Command::Test(arguments) => test::run(config, &bundle, *arguments),
-        Command::Prove(arguments) => prove::run(config, bundle, arguments),
+        // These read the configured policies themselves, or none.
+        Command::Check { format } => check::run(config, format),
+        Command::Format { files, check } => format::run(config, files, check),
+        Command::Matrix(arguments) => matrix::run(config, arguments),
+        Command::Versions(arguments) => versions::list(config, &arguments),
+        Command::Show(arguments) => versions::show(config, &arguments),
+        Command::Export(arguments) => versions::export(config, &arguments),
+        Command::Replay(arguments) => replay::run(config, &arguments),
+        Command::Diff(arguments) => diff::run(config, &arguments),
         Command::Reload { confirm } => reload(config, &confirm),
-        Command::Explain(question) => explain::run(config, &question),
-        Command::Versions(_) | Command::Show(_) | Command::Export(_) => Ok(()),
+        Command::Test(arguments) => test::run(config, &bundle()?, *arguments),
+        Command::Prove(arguments) => prove::run(config, bundle()?, arguments),
+        Command::Explain(question) => {
+            bundle()?;
+            explain::run(config, &question)
+        }
     }
 }
 

@@ -82,7 +82,6 @@ async fn read_version(
 ///
 /// # Errors
 /// There is no such version, or several; or the database cannot be used.
-#[allow(dead_code, reason = "the source `version:…` of `policy diff` and `policy replay`")]
 pub(in crate::cli) fn archived_snapshot(
     config: &Config,
     prefix: &VersionPrefix,

@@ -1,0 +1,281 @@
+//! Compares the policies of two versions in one request environment.
+//!
+//! In the direction from `denying` to `allowing` the question is: is there a request that `allowing` allows and `denying` denies?
+//! The changed policies are compared pairwise first; then the changed permits with all forbids; then all policies. A request that
+//! the solver finds counts only if Cedar's own authorizer confirms it with all policies and the data of each version.
+
+use super::flatten::{Descendants, descendants, flatten, logic, without_parents};
+use super::{Direction, Witness};
+use crate::analysis::{Assumptions, Outcome, Scenario, Simplifier, Solver, Undecided};
+use crate::authz::Engine;
+use crate::authz::cases::PolicyTest;
+use cedar_policy::{Effect, Entities, Entity, Policy, PolicySet, Request, RequestEnv, Schema};
+use cedar_policy_symcc::{CompiledPolicy, CompiledPolicySet, Env};
+use std::collections::HashSet;
+
+/// One of the two versions, in one environment. Without an engine, the version does not have the environment, and denies.
+#[derive(Clone, Copy)]
+pub(super) struct VersionView<'a> {
+    pub(super) engine: Option<&'a Engine>,
+}
+
+/// The two versions in one environment.
+pub(super) struct EnvironmentQuery<'a> {
+    pub(super) environment: &'a RequestEnv,
+    pub(super) schema: &'a Schema,
+    pub(super) old: VersionView<'a>,
+    pub(super) new: VersionView<'a>,
+    pub(super) action: &'a str,
+}
+
+/// The policies of a version for the solver.
+struct PolicySide {
+    all: Vec<Policy>,
+    /// Those that the other version does not have.
+    changed: Vec<Policy>,
+}
+
+impl PolicySide {
+    fn with_effect(policies: &[Policy], effect: Effect) -> impl Iterator<Item = &Policy> {
+        policies.iter().filter(move |policy| policy.effect() == effect)
+    }
+}
+
+impl<'a> VersionView<'a> {
+    fn policies(self, action: &str) -> Vec<&'a Policy> {
+        self.engine.map(|engine| engine.policies_of_action(action)).unwrap_or_default()
+    }
+
+    fn data(self) -> &'a [Entity] {
+        self.engine.map(|engine| engine.bundle().data()).unwrap_or_default()
+    }
+
+    /// The decision of the whole policy set. `data`: replace the entities that the data defines.
+    fn outcome(self, request: &Request, entities: &Entities, with_own_data: bool) -> Option<Outcome> {
+        let Some(engine) = self.engine else {
+            return Some(Outcome { allowed: false, reason: Vec::new(), errors: Vec::new() });
+        };
+        let outcome = match with_own_data {
+            true => Outcome::of(request, engine.bundle().policy_set(), &self.with_own_data(entities)?),
+            false => Outcome::of(request, engine.bundle().policy_set(), entities),
+        };
+        // The service denies a request if a policy fails.
+        Some(Outcome { allowed: outcome.allowed && outcome.errors.is_empty(), ..outcome })
+    }
+
+    fn with_own_data(self, entities: &Entities) -> Option<Entities> {
+        let data = self.data();
+        let defined: HashSet<_> = data.iter().map(Entity::uid).collect();
+        let others = entities.iter().filter(|entity| !defined.contains(&entity.uid())).cloned();
+        Entities::from_entities(others.chain(data.iter().cloned()), None).ok()
+    }
+}
+
+impl EnvironmentQuery<'_> {
+    /// Whether the versions have the same policies and facts in this environment, so that they decide equally.
+    pub(super) fn is_equal(&self) -> bool {
+        let [old, new] = [self.old, self.new].map(|version| version.policies(self.action));
+        let logic_of =
+            |policies: &[&Policy]| policies.iter().map(|policy| logic(policy)).collect::<HashSet<_>>();
+        logic_of(&old) == logic_of(&new) && self.has_same_facts()
+    }
+
+    /// Whether the data of both versions say the same about the entities that policies name.
+    fn has_same_facts(&self) -> bool {
+        let [old, new] = self.descendants();
+        self.old.engine.is_none() || self.new.engine.is_none() || old == new
+    }
+
+    fn descendants(&self) -> [Descendants; 2] {
+        let named: Vec<&Policy> =
+            [self.old, self.new].into_iter().flat_map(|version| version.policies(self.action)).collect();
+        [self.old, self.new].map(|version| descendants(version.data(), named.iter().copied()))
+    }
+
+    /// Finds a request that is allowed by one version and denied by the other.
+    ///
+    /// # Errors
+    /// The solver gives no answer, a policy cannot be compiled, or Cedar does not confirm what the solver found.
+    pub(super) async fn find(
+        &self,
+        direction: Direction,
+        solver: &mut Solver,
+    ) -> Result<Option<Witness>, Undecided> {
+        let is_flat = !self.has_same_facts();
+        let [old, new] = self.sides(is_flat)?;
+        let (denying, allowing) = match direction {
+            Direction::Wider => (&old, &new),
+            Direction::Narrower => (&new, &old),
+        };
+        let assumptions = self.assumptions(is_flat, denying, allowing);
+        let sources = self.sources(denying, allowing, is_flat, solver).await?;
+        if sources.is_empty() {
+            return Ok(None);
+        }
+        let forbids = |side: &PolicySide| -> Vec<Policy> {
+            PolicySide::with_effect(&side.all, Effect::Forbid).cloned().collect()
+        };
+        // A removed forbid concerns every permit, so that the changed policies alone do not answer the question.
+        if sources.iter().all(|policy| policy.effect() == Effect::Permit) && !is_flat {
+            let changed = PolicySide::with_effect(&denying.changed, Effect::Permit).cloned();
+            let denying: Vec<Policy> = changed.chain(forbids(denying)).collect();
+            let allowing: Vec<Policy> = sources.into_iter().chain(forbids(allowing)).collect();
+            match self.ask(&allowing, &denying, &assumptions, solver).await? {
+                None => return Ok(None),
+                Some(model) => {
+                    if let Some(witness) = self.confirm(direction, &model, is_flat) {
+                        return Ok(Some(witness));
+                    }
+                }
+            }
+        }
+        match self.ask(&allowing.all, &denying.all, &assumptions, solver).await? {
+            None => Ok(None),
+            Some(model) => self.confirm(direction, &model, is_flat).map(Some).ok_or_else(|| {
+                Undecided("Cedar does not confirm the request that the solver found".to_owned())
+            }),
+        }
+    }
+
+    /// The policies of both versions for the solver.
+    fn sides(&self, is_flat: bool) -> Result<[PolicySide; 2], Undecided> {
+        let descendants = self.descendants();
+        let versions = [self.old, self.new].into_iter().zip(&descendants);
+        let mut sides = Vec::new();
+        for (version, descendants) in versions {
+            let policies = version.policies(self.action);
+            let prepared: Option<Vec<Policy>> = match is_flat {
+                true => policies.into_iter().map(|policy| flatten(policy, descendants)).collect(),
+                false => Some(policies.into_iter().cloned().collect()),
+            };
+            sides.push(prepared.ok_or_else(|| Undecided("a policy cannot be converted".to_owned()))?);
+        }
+        let [old, new]: [Vec<Policy>; 2] =
+            sides.try_into().map_err(|_| Undecided("a policy cannot be converted".to_owned()))?;
+        let known = |policies: &[Policy]| policies.iter().map(logic).collect::<HashSet<_>>();
+        let [old_logic, new_logic] = [&old, &new].map(|policies| known(policies));
+        let changed = |policies: &[Policy], other: &HashSet<String>| -> Vec<Policy> {
+            policies.iter().filter(|policy| !other.contains(&logic(policy))).cloned().collect()
+        };
+        let (old_changed, new_changed) = (changed(&old, &new_logic), changed(&new, &old_logic));
+        Ok([PolicySide { all: old, changed: old_changed }, PolicySide { all: new, changed: new_changed }])
+    }
+
+    fn assumptions(&self, is_flat: bool, one: &PolicySide, other: &PolicySide) -> Assumptions {
+        let policies = one.all.iter().chain(&other.all);
+        match is_flat {
+            true => {
+                let data: Vec<Entity> = self.old.data().iter().chain(self.new.data()).cloned().collect();
+                let mut seen = HashSet::new();
+                let flat = without_parents(&data).into_iter().filter(|entity| seen.insert(entity.uid()));
+                Assumptions::new(self.schema, &flat.collect::<Vec<_>>(), policies)
+            }
+            false => {
+                let data = if self.new.engine.is_some() { self.new.data() } else { self.old.data() };
+                Assumptions::new(self.schema, data, policies)
+            }
+        }
+    }
+
+    /// The changed policies that can make `allowing` allow more: its permits, and the forbids of `denying`. Those are left out
+    /// that match nothing that the policy with the same id does not match, too.
+    async fn sources(
+        &self,
+        denying: &PolicySide,
+        allowing: &PolicySide,
+        is_flat: bool,
+        solver: &mut Solver,
+    ) -> Result<Vec<Policy>, Undecided> {
+        let permits = PolicySide::with_effect(&allowing.changed, Effect::Permit)
+            .map(|policy| (policy, &denying.changed));
+        let forbids = PolicySide::with_effect(&denying.changed, Effect::Forbid)
+            .map(|policy| (policy, &allowing.changed));
+        let mut sources = Vec::new();
+        for (policy, others) in permits.chain(forbids) {
+            let counterpart =
+                others.iter().find(|other| other.id() == policy.id() && other.effect() == policy.effect());
+            let is_contained = match counterpart {
+                Some(counterpart) if !is_flat => self.is_contained(policy, counterpart, solver).await?,
+                _ => false,
+            };
+            if !is_contained {
+                sources.push(policy.clone());
+            }
+        }
+        Ok(sources)
+    }
+
+    /// Whether a policy matches only requests that another one matches.
+    async fn is_contained(
+        &self,
+        policy: &Policy,
+        other: &Policy,
+        solver: &mut Solver,
+    ) -> Result<bool, Undecided> {
+        let compile = |policy: &Policy| {
+            CompiledPolicy::compile(policy, self.environment, self.schema).map_err(undecided)
+        };
+        let (policy, other) = (compile(policy)?, compile(other)?);
+        solver.ask(async |compiler| compiler.check_matches_implies_opt(&policy, &other).await).await
+    }
+
+    /// A request that the first policies allow and the second ones deny, under the assumptions.
+    async fn ask(
+        &self,
+        allowing: &[Policy],
+        denying: &[Policy],
+        assumptions: &Assumptions,
+        solver: &mut Solver,
+    ) -> Result<Option<Env>, Undecided> {
+        let compile = |policies: &[Policy]| {
+            let set = PolicySet::from_policies(policies.iter().cloned()).map_err(undecided)?;
+            CompiledPolicySet::compile(&assumptions.add_to(&set), self.environment, self.schema)
+                .map_err(undecided)
+        };
+        let (allowing, denying) = (compile(allowing)?, compile(denying)?);
+        solver
+            .ask(async |compiler| compiler.check_implies_with_counterexample_opt(&allowing, &denying).await)
+            .await
+    }
+
+    /// The request as a witness, if the versions decide it differently with all policies.
+    fn confirm(&self, direction: Direction, model: &Env, is_flat: bool) -> Option<Witness> {
+        let scenario = Scenario::from_model(model)?;
+        let decide = |request: &Request, entities: &Entities| {
+            let old = self.old.outcome(request, entities, is_flat)?;
+            let new = self.new.outcome(request, entities, is_flat)?;
+            Some((old, new))
+        };
+        let holds = |request: &Request, entities: &Entities| {
+            let expected = match direction {
+                Direction::Wider => (false, true),
+                Direction::Narrower => (true, false),
+            };
+            decide(request, entities).is_some_and(|(old, new)| (old.allowed, new.allowed) == expected)
+        };
+        let named = [self.old, self.new].into_iter().flat_map(|version| version.policies(self.action));
+        let data = if is_flat || self.new.engine.is_none() { &[] } else { self.new.data() };
+        let scenario = Simplifier::new(self.schema, data, named).simplify(scenario, holds);
+        let (request, entities) = scenario.to_request(self.schema)?;
+        if !holds(&request, &entities) {
+            return None;
+        }
+        let (old, new) = decide(&request, &entities)?;
+        let name = format!(
+            "{} on {} by {} {}",
+            self.action,
+            self.environment.resource(),
+            self.environment.principal(),
+            if direction == Direction::Wider { "is allowed now" } else { "is denied now" },
+        );
+        let version = if self.new.engine.is_some() { self.new } else { self.old };
+        let entities = if is_flat { version.with_own_data(&entities)? } else { entities };
+        let policies = version.engine?.bundle().policy_set();
+        let test = PolicyTest::from_decision(&name, &request, &entities, policies).ok()?;
+        Some(Witness { direction, test, old, new })
+    }
+}
+
+fn undecided(error: impl std::fmt::Display) -> Undecided {
+    Undecided(error.to_string())
+}

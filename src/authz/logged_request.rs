@@ -1,0 +1,189 @@
+//! Requests as the decision log records them, which are decided again.
+
+use super::action_policies::ActionPolicies;
+use super::entity_uid::ORGANIZATION;
+use super::invalid_attribute::EvaluationError;
+use super::{AuthzDecision, Engine};
+use crate::types::Fingerprint;
+use cedar_policy::{Context, Entities, Entity, EntityId, EntityUid, Request};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Type and id of an entity in a line of the decision log.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize)]
+pub struct LoggedUid<'a> {
+    /// Its Cedar entity type.
+    #[serde(rename = "type", borrow)]
+    pub kind: Cow<'a, str>,
+    /// Its id.
+    #[serde(borrow)]
+    pub id: Cow<'a, str>,
+}
+
+/// The inputs of a decision, as a line of the decision log has them.
+#[derive(Debug, Clone)]
+pub struct LoggedRequest<'a> {
+    /// Who performs the action.
+    pub principal: LoggedUid<'a>,
+    /// The name of the action.
+    pub action: Cow<'a, str>,
+    /// The resource that was evaluated.
+    pub resource: LoggedUid<'a>,
+    /// The entities of the principal and the resource in Cedar's JSON format, with all of their ancestors as parents.
+    pub entities: Vec<&'a RawValue>,
+    /// The request context in Cedar's JSON format.
+    pub context: &'a RawValue,
+    /// Whether the resource was being created.
+    pub is_new: bool,
+    /// Whether the decision is a denial in any case, since the resource does not exist or the principal must not know of it.
+    pub is_missing: bool,
+}
+
+/// The parts of an entity in Cedar's JSON format that identify where it is.
+#[derive(Deserialize)]
+struct EntityLocation<'a> {
+    #[serde(borrow)]
+    uid: LoggedUid<'a>,
+    #[serde(borrow)]
+    attrs: OrganizationOf<'a>,
+    #[serde(borrow)]
+    parents: &'a RawValue,
+}
+
+#[derive(Deserialize)]
+struct OrganizationOf<'a> {
+    #[serde(borrow, default)]
+    organization: Option<&'a RawValue>,
+}
+
+impl Engine {
+    /// The key of the decision on a logged request: requests with equal keys are decided equally. It covers what the policies of
+    /// the action read, as the cache key of a decision does.
+    pub fn logged_request_key(&self, request: &LoggedRequest<'_>) -> Fingerprint {
+        let everything = || {
+            let entities: Vec<&str> = request.entities.iter().map(|entity| entity.get()).collect();
+            Fingerprint::of(&(
+                &request.principal,
+                &*request.action,
+                &request.resource,
+                entities,
+                request.context.get(),
+                (request.is_new, request.is_missing),
+            ))
+        };
+        let Some(action) = self.action_policies(&request.action) else { return everything() };
+        let Some(context) = read_context(action, request) else { return everything() };
+        let Some(location) = (!action.reads_resource_attributes()).then(|| location(request)).flatten()
+        else {
+            let entities: Vec<&str> = request.entities.iter().map(|entity| entity.get()).collect();
+            let flags = (request.is_new, request.is_missing);
+            return Fingerprint::of(&(
+                &request.principal,
+                action.index,
+                &request.resource,
+                entities,
+                context,
+                flags,
+            ));
+        };
+        let flags = (request.is_new, request.is_missing);
+        Fingerprint::of(&(&request.principal, action.index, location, context, flags))
+    }
+
+    /// Decides a logged request again, by Cedar's authorizer. The decision is the same as over all policies and all entities of
+    /// the data: the policies and entities that are left out cannot apply to the action.
+    pub fn decide_logged(&self, request: &LoggedRequest<'_>) -> AuthzDecision {
+        let decision = match self.cedar_request_of(request) {
+            Ok((action, cedar_request, entities)) => {
+                self.authorize(&cedar_request, &action.policy_set, &entities)
+            }
+            Err(error) => AuthzDecision::from_error(error),
+        };
+        if request.is_missing && decision.allowed { AuthzDecision::default() } else { decision }
+    }
+
+    /// The Cedar request for a logged request, and the entities that policies may read.
+    fn cedar_request_of(
+        &self,
+        request: &LoggedRequest<'_>,
+    ) -> Result<(&ActionPolicies, Request, Entities), EvaluationError> {
+        let unknown = || format!("unknown action {:?}", request.action);
+        let action = self.action_policies(&request.action).ok_or_else(unknown)?;
+        let not_applicable = |role: &str, kind: &str| {
+            format!("the action {} does not apply to the {role} type {kind}", request.action)
+        };
+        let LoggedRequest { principal, resource, .. } = request;
+        let principal_type = action
+            .principals
+            .get(&*principal.kind)
+            .ok_or_else(|| not_applicable("subject", &principal.kind))?;
+        let resource_type = action
+            .resource_type(&resource.kind, request.is_new)
+            .ok_or_else(|| not_applicable("resource", &resource.kind))?;
+        let uid = |kind: &cedar_policy::EntityTypeName, id: &str| {
+            EntityUid::from_type_name_and_id(kind.clone(), EntityId::new(id))
+        };
+        let (principal, resource) = (uid(principal_type, &principal.id), uid(resource_type, &resource.id));
+        let fields: Map<String, Value> =
+            serde_json::from_str(request.context.get()).map_err(|error| format!("context: {error}"))?;
+        let fields = action.project_declared(&fields);
+        let mut entities: Vec<Arc<Entity>> = self.external_entities().referenced_in(fields.values());
+        for json in request.entities.iter().filter(|json| json.get() != "null") {
+            let value: Value =
+                serde_json::from_str(json.get()).map_err(|error| format!("entity: {error}"))?;
+            let entity = Entity::from_json_value(value, None).map_err(|error| format!("entity: {error}"))?;
+            entities.push(Arc::new(entity));
+        }
+        let schema = &self.bundle().schema;
+        let context = Context::from_json_value(Value::Object(fields), Some((schema, &action.action)))
+            .map_err(|error| format!("context: {error}"))?;
+        let entities = action
+            .literal_entities
+            .clone()
+            .upsert_entities(entities.into_iter().map(Arc::unwrap_or_clone), None)
+            .map_err(|error| error.to_string())?;
+        let request = Request::new(principal, action.action.clone(), resource, context, Some(schema))
+            .map_err(|error| error.to_string())?;
+        Ok((action, request, entities))
+    }
+}
+
+/// The fields of the context that the decision depends on: those that policies read, and those that a client may have sent,
+/// which are validated. None if the context may refer to the principal or the resource.
+fn read_context<'a>(
+    action: &ActionPolicies,
+    request: &LoggedRequest<'a>,
+) -> Option<BTreeMap<Cow<'a, str>, &'a str>> {
+    let text = request.context.get();
+    // A reference has the name of its type, unless the text has escapes.
+    if text.contains('\\')
+        || [&request.principal, &request.resource].iter().any(|uid| text.contains(&*uid.kind))
+    {
+        return None;
+    }
+    let fields: BTreeMap<Cow<'a, str>, &'a RawValue> = serde_json::from_str(text).ok()?;
+    let is_relevant = |name: &str| action.depends_on_context_field(name);
+    let fields = fields.into_iter().filter(|(name, _)| is_relevant(name));
+    Some(fields.map(|(name, value)| (name, value.get())).collect())
+}
+
+/// Where principal and resource are, if the resource is identified by its type, organization and ancestors: the text of the
+/// entity of the principal, the type of the resource, its organization and its parents.
+fn location<'a>(request: &LoggedRequest<'a>) -> Option<(&'a str, Cow<'a, str>, &'a str, &'a str)> {
+    let [principal, resource] = request.entities[..] else { return None };
+    let EntityLocation { uid: found, attrs, parents } = serde_json::from_str(resource.get()).ok()?;
+    // An organization is identified by its id; so is what belongs to something else than an organization.
+    let organization = attrs.organization?.get();
+    let is_located = found == request.resource && found.kind != ORGANIZATION;
+    let belongs_to_organization = organization.contains(&format!("\"type\":\"{ORGANIZATION}\""));
+    (is_located && belongs_to_organization).then_some((
+        principal.get(),
+        found.kind,
+        organization,
+        parents.get(),
+    ))
+}
