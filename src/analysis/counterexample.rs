@@ -24,7 +24,7 @@ pub struct Scenario {
 }
 
 /// The decision of a policy set on a scenario.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Outcome {
     /// Whether the request is allowed.
     pub allowed: bool,

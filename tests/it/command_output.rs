@@ -29,14 +29,16 @@ const DATABASE_COMMANDS: [&[&str]; 16] = [
 ];
 
 /// The commands that create a database or need none.
-const OTHER_COMMANDS: [&[&str]; 8] = [
+const OTHER_COMMANDS: [&[&str]; 11] = [
     &["serve"],
     &["user", "add"],
     &["policy", "check"],
     &["policy", "format"],
     &["policy", "matrix"],
+    &["policy", "prove"],
     &["policy", "test"],
     &["policy", "replay", "no-log"],
+    &["policy", "diff", ".", "."],
     &["openapi"],
     &["config"],
 ];

@@ -66,6 +66,7 @@ mod permission_table;
 mod policy_cases;
 mod policy_check;
 mod policy_coverage;
+mod policy_diff;
 mod policy_files;
 mod policy_format;
 mod policy_mutants;

@@ -33,10 +33,10 @@ when { context has guide && context.guide == principal };
 "#;
 
 /// A copy of the shipped policies, the documents example and a domain whose policies read the context.
-struct Policies(tempfile::TempDir);
+pub(crate) struct Policies(tempfile::TempDir);
 
 impl Policies {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         for name in ["schema", "policies", "examples/documents/schema", "examples/documents/policies"] {
             let copy = directory.path().join(name);
@@ -53,7 +53,7 @@ impl Policies {
         Self(directory)
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
@@ -61,13 +61,13 @@ impl Policies {
         vec![self.path(name), self.path("examples/documents").join(name)]
     }
 
-    fn replace(&self, name: &str, old: &str, new: &str) {
+    pub(crate) fn replace(&self, name: &str, old: &str, new: &str) {
         let text = std::fs::read_to_string(self.path(name)).unwrap();
         assert!(text.contains(old), "{name} does not contain {old}");
         std::fs::write(self.path(name), text.replace(old, new)).unwrap();
     }
 
-    fn command(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Output {
         // Relative, so that they are looked for below another directory, too.
         let list = |name: &str| format!("{name},examples/documents/{name}");
         let (schema, policies) = (list("schema"), list("policies"));

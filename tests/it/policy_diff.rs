@@ -1,0 +1,220 @@
+//! `cedargate policy diff`: what a change of the policies allows and denies.
+
+use crate::command_line::text;
+use crate::policy_replay::Policies;
+use serde_json::{Value, json};
+use std::process::Command;
+
+/// The JSON report of the difference from `old` to `new`, and the exit code.
+fn diff(old: &Policies, new: &Policies, options: &[&str]) -> (Value, i32) {
+    let source = new.path("").display().to_string();
+    report(old, &[&[".", &source], options].concat())
+}
+
+fn report(policies: &Policies, arguments: &[&str]) -> (Value, i32) {
+    let output = policies.command(&[&["policy", "diff", "--format", "json"], arguments].concat());
+    let report = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|_| panic!("{}{}", text(&output.stdout), text(&output.stderr)));
+    (report, output.status.code().unwrap())
+}
+
+/// Two copies of the same policies.
+fn copies() -> [Policies; 2] {
+    [Policies::new(), Policies::new()]
+}
+
+fn count(report: &Value, change: &str) -> u64 {
+    report["summary"][change].as_u64().unwrap_or_default()
+}
+
+/// Asserts that every witness is decided as it says by the commands of the versions: its test passes with the new policies, and
+/// fails with the old ones.
+fn check_witnesses(report: &Value, old: &Policies, new: &Policies) {
+    let environments = report["environments"].as_array().unwrap();
+    let witnesses: Vec<&Value> =
+        environments.iter().flat_map(|environment| environment["witnesses"].as_array().unwrap()).collect();
+    assert!(!witnesses.is_empty(), "{report:#}");
+    let tests: Vec<&Value> = witnesses.iter().map(|witness| &witness["test"]).collect();
+    std::fs::write(new.path("witnesses.json"), json!(tests).to_string()).unwrap();
+    let passed = new.command(&["policy", "test", "witnesses.json"]);
+    assert_eq!(passed.status.code(), Some(0), "{}", text(&passed.stderr));
+    for witness in witnesses {
+        assert_ne!(witness["old"]["allowed"], witness["new"]["allowed"], "{witness:#}");
+        let file = old.path("witness.json");
+        std::fs::write(&file, json!([witness["test"]]).to_string()).unwrap();
+        let failed = old.command(&["policy", "test", "witness.json"]);
+        assert_eq!(failed.status.code(), Some(3), "{witness:#}");
+    }
+}
+
+#[test]
+fn weakened_tenancy_is_wider_with_a_witness_that_flips() {
+    let [old, new] = copies();
+    new.replace(
+        "policies/tenancy.cedar",
+        "unless { resource in principal.organization };",
+        "unless { resource in principal.organization || principal in Scope::\"admin\" };",
+    );
+    let (found, code) = diff(&old, &new, &[]);
+    assert_eq!(code, 0, "{found:#}");
+    assert!(count(&found, "wider") > 50 && count(&found, "undecided") == 0, "{}", found["summary"]);
+    assert_eq!(count(&found, "narrower") + count(&found, "both"), 0);
+    check_witnesses(&found, &old, &new);
+    let changed = found["policies"].as_array().unwrap();
+    assert_eq!(changed.len(), 1);
+    assert_eq!((&changed[0]["id"], &changed[0]["change"]), (&json!("tenancy"), &json!("changed")));
+    assert!(changed[0]["diff"].as_str().unwrap().contains("+"), "{found:#}");
+    // The opposite direction is narrower, and not wider.
+    let (found, code) = diff(&new, &old, &["--fail-on", "wider"]);
+    assert_eq!((code, count(&found, "wider")), (0, 0));
+    assert!(count(&found, "narrower") > 50);
+    assert_eq!(diff(&new, &old, &["--fail-on", "any"]).1, 3);
+    assert_eq!(diff(&old, &new, &["--fail-on", "wider"]).1, 3);
+}
+
+#[test]
+fn order_format_descriptions_and_ids_do_not_change_decisions() {
+    let [old, new] = copies();
+    let scopes = std::fs::read_to_string(new.path("policies/scopes.cedar")).unwrap();
+    std::fs::write(new.path("policies/a.cedar"), format!("// moved\n\n{scopes}").replace('\n', "\n\n"))
+        .unwrap();
+    std::fs::remove_file(new.path("policies/scopes.cedar")).unwrap();
+    new.replace("policies/gate.cedar", "gate.enter", "gate.open");
+    new.replace("policies/gate.cedar", "Nobody is their own guide.", "No person is a guide of itself.");
+    let (found, code) = diff(&old, &new, &["--fail-on", "any"]);
+    assert_eq!(code, 0, "{found:#}");
+    assert_eq!(found["environments"], json!([]));
+    assert!(count(&found, "unchanged") > 60);
+    assert_eq!(found["matrix"], json!([]));
+    let policies = found["policies"].as_array().unwrap();
+    let change =
+        |id: &str| policies.iter().find(|policy| policy["id"] == id).map(|policy| policy["change"].clone());
+    assert_eq!(change("gate.open"), Some(json!({ "renamed": { "from": "gate.enter" } })));
+    assert_eq!(change("gate.guided"), Some(json!("reworded")));
+}
+
+#[test]
+fn a_rewritten_condition_is_proven_to_be_unchanged() {
+    let [old, new] = copies();
+    new.replace(
+        "policies/gate.cedar",
+        "when { !context.alarm && context has now && context.now < datetime(\"2027-01-01\") && resource.open };",
+        "when { resource.open } unless { context.alarm } when { context has now && datetime(\"2027-01-01\") > context.now };",
+    );
+    let (found, code) = diff(&old, &new, &["--fail-on", "any"]);
+    assert_eq!((code, &found["environments"]), (0, &json!([])), "{found:#}");
+    assert_eq!(found["policies"][0]["change"], "changed");
+}
+
+#[test]
+fn a_scope_that_leaves_the_cascade_is_narrower() {
+    let [old, new] = copies();
+    let scopes = std::fs::read_to_string(new.path("policies/scopes.json")).unwrap();
+    let mut scopes: Value = serde_json::from_str(&scopes).unwrap();
+    for scope in scopes.as_array_mut().unwrap().iter_mut().filter(|scope| scope["uid"]["id"] == "agent") {
+        scope["parents"] = json!([]);
+    }
+    std::fs::write(new.path("policies/scopes.json"), scopes.to_string()).unwrap();
+    let (found, code) = diff(&old, &new, &["--fail-on", "wider"]);
+    assert_eq!((code, count(&found, "wider"), count(&found, "both")), (0, 0, 0), "{}", found["summary"]);
+    assert!(count(&found, "narrower") > 0 && count(&found, "undecided") == 0, "{}", found["summary"]);
+    let witness = &found["environments"][0]["witnesses"][0];
+    std::fs::write(new.path("witness.json"), json!([witness["test"]]).to_string()).unwrap();
+    let passed = new.command(&["policy", "test", "witness.json"]);
+    assert_eq!(passed.status.code(), Some(0), "{}", text(&passed.stderr));
+    assert_eq!((&witness["old"]["allowed"], &witness["new"]["allowed"]), (&json!(true), &json!(false)));
+    let lost = json!({
+        "resource": "Conversation", "action": "fetchConversation", "location": "own", "scope": "agent",
+        "old": "+", "new": "-"
+    });
+    assert!(found["matrix"].as_array().unwrap().contains(&lost), "{:#}", found["matrix"]);
+    assert_eq!(
+        (&found["files"][0]["kind"], &found["files"][0]["name"]),
+        (&json!("data"), &json!("scopes.json"))
+    );
+}
+
+#[test]
+fn a_new_action_a_new_type_and_a_revision_of_git_are_compared() {
+    let policies = Policies::new();
+    let git = |arguments: &[&str]| {
+        let identity = ["-c", "user.name=t", "-c", "user.email=t@example.com", "-c", "commit.gpgsign=false"];
+        let mut command = Command::new("git");
+        let output = command.args(identity).args(arguments).current_dir(policies.path("")).output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+    };
+    git(&["init", "-q", "-b", "main"]);
+    git(&["add", "-A"]);
+    git(&["commit", "-q", "-m", "first"]);
+    assert_eq!(report(&policies, &["git:HEAD", ".", "--fail-on", "any"]).1, 0);
+    policies.replace(
+        "schema/gate.cedarschema",
+        "entity Door",
+        "entity Window { open: Bool };\n  entity Door",
+    );
+    policies.replace(
+        "schema/gate.cedarschema",
+        "action enter",
+        "action close appliesTo { principal: Person, resource: Window, context: {} };\n  action enter",
+    );
+    let more = "@id(\"gate.close\")\npermit (principal, action == Gate::Action::\"close\", resource) when { resource.open };";
+    std::fs::write(policies.path("policies/more.cedar"), more).unwrap();
+    let (found, code) = report(&policies, &["git:main", ".", "--fail-on", "wider"]);
+    assert_eq!((code, count(&found, "wider")), (3, 1), "{found:#}");
+    assert_eq!(found["addedActions"], json!([r#"Gate::Action::"close""#]));
+    assert_eq!(found["addedTypes"], json!(["Gate::Window"]));
+    assert_eq!(found["environments"][0]["witnesses"][0]["new"]["reason"], json!(["gate.close"]));
+    assert_eq!(found["files"][0]["kind"], "schema");
+    let (found, code) = report(&policies, &[".", "git:main", "--fail-on", "any"]);
+    assert_eq!((code, count(&found, "narrower")), (3, 1), "{found:#}");
+    for (source, expected) in
+        [("git:nowhere", "there is no commit"), ("git:main:policies", "there is no commit")]
+    {
+        let output = policies.command(&["policy", "diff", source, "."]);
+        assert_eq!(output.status.code(), Some(1), "{source}");
+        assert!(text(&output.stderr).contains(expected), "{source}: {}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn the_markdown_of_hostile_ids_has_no_markup_of_theirs() {
+    let [old, new] = copies();
+    let hostile = "<img src=x onerror=alert(1)> | **bold** [a](javascript:b) @everyone";
+    let policy =
+        format!("@id({hostile:?})\npermit (principal is Gate::Person, action, resource is Gate::Door);");
+    std::fs::write(new.path("policies/more.cedar"), policy).unwrap();
+    let source = new.path("").display().to_string();
+    let output = old.command(&["policy", "diff", ".", &source, "--format", "markdown", "--fail-on", "any"]);
+    let page = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(3), "{page}");
+    assert!(page.contains("**Some requests are newly allowed.**"), "{page}");
+    // The text of the policy is in a block of code.
+    let outside: String = page.split("\n```").step_by(2).collect();
+    for markup in ["<img", "**bold**", "[a](", "@everyone"] {
+        assert!(!outside.contains(markup), "{markup}: {outside}");
+    }
+    assert!(page.find("## Policy changes").unwrap() < page.find("<details>").unwrap());
+}
+
+#[test]
+fn without_the_solver_nothing_is_called_unchanged() {
+    let [old, new] = copies();
+    let source = new.path("").display().to_string();
+    let run = |new_source: &str| {
+        let mut command = crate::command_line::program(old.path("").as_path(), &[]);
+        command
+            .env("CVC5", "/nonexistent")
+            .env("CEDARGATE_SCHEMA", "schema")
+            .env("CEDARGATE_POLICIES", "policies");
+        command.stdout(std::process::Stdio::piped());
+        crate::command_line::output(command.args(["policy", "diff", ".", new_source, "--format", "json"]))
+    };
+    // Equal policies need no solver.
+    assert_eq!(run(&source).status.code(), Some(0));
+    new.replace("policies/gate.cedar", "!context.alarm && ", "");
+    let output = run(&source);
+    assert_eq!(output.status.code(), Some(4), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("cvc5"), "{}", text(&output.stderr));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((count(&report, "undecided"), report["policies"][0]["id"].as_str()), (1, Some("gate.enter")));
+}
