@@ -13,6 +13,7 @@ use crate::application::login_throttle::LoginThrottle;
 use crate::application::policy_reload;
 use crate::application::rate_limits::RateLimits;
 use crate::application::state::RequestConfig;
+use crate::application::verification;
 use crate::application::{AppState, Authorizer, SigningKeys};
 use crate::authn::PasswordService;
 use crate::authz::{
@@ -130,6 +131,7 @@ pub fn open_policies(config: &Config) -> Result<PolicyHandle, BundleError> {
             mode: config.policy_reload,
             tests: config.policy_tests,
             is_decision_cache_on: config.is_cache_on(CacheName::Decisions),
+            verify_every: config.verify_every,
         },
     )
 }
@@ -179,7 +181,7 @@ impl Inputs {
     fn read_for_command(config: &Config) -> Result<Self, StartError> {
         let (mode, tests) = (PolicyReload::Auto, PolicyTests::Off);
         Self::read(config, |config| {
-            let reload_config = ReloadConfig { mode, tests, is_decision_cache_on: false };
+            let reload_config = ReloadConfig { mode, tests, is_decision_cache_on: false, verify_every: 0 };
             PolicyHandle::open(policy_sources(config), reload_config)
         })
     }
@@ -290,6 +292,7 @@ impl App {
     pub async fn serve(&self, listener: TcpListener) -> Result<Server, StartError> {
         self.state.signing_keys.ensure_algorithm().await?;
         policy_reload::record_active(&self.state).await?;
+        verification::spawn_recorder(&self.state);
         let (state, http) = (Arc::clone(&self.state), Arc::clone(&self.http));
         let mut all = api::all_routes();
         if self.has_management_listener {
@@ -458,3 +461,6 @@ fn connection_limiter(config: &Config) -> Arc<ConnectionLimiter> {
     }
     ConnectionLimiter::new(max, config.max_connections_per_address, config.trusted_proxies.clone())
 }
+
+#[cfg(test)]
+mod tests;

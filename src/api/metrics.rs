@@ -153,12 +153,24 @@ fn decision_metrics(state: &AppState, http: &HttpState, writer: &mut MetricWrite
     writer.counters("decisions", "Decisions of the active policy version by outcome.", outcomes)?;
     writer.counter("decision_cache_hits", "Decisions answered from cache.", counts.cache_hits)?;
     write_latencies(&counts, writer)?;
+    write_verifications(&state.policies, writer)?;
     let stale = http.metrics.stale_decisions.load(Ordering::Relaxed);
     writer.counter(
         "stale_decisions",
         "Responses with decisions made while the database was unavailable.",
         stale,
     )
+}
+
+/// Encodes the verification of decisions by Cedar's own authorizer.
+fn write_verifications(policies: &PolicyHandle, writer: &mut MetricWriter<'_>) -> fmt::Result {
+    let counts = policies.verifier().map(|verifier| verifier.counts()).unwrap_or_default();
+    let help = "Decisions that were decided again by Cedar's own authorizer.";
+    writer.counter("decision_verifications", help, counts.verified)?;
+    let help = "Verified decisions on which the engine and Cedar's own authorizer differ.";
+    writer.counter("decision_verification_differences", help, counts.differences)?;
+    let help = "Decisions of the sample that were not verified, because the queue was full.";
+    writer.counter("decision_verifications_dropped", help, counts.dropped)
 }
 
 /// Encodes the decision latency, as a histogram in seconds.

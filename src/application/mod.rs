@@ -27,6 +27,7 @@ pub mod state;
 pub mod subjects;
 pub mod token_families;
 pub mod users;
+pub mod verification;
 
 pub use authorizer::Authorizer;
 pub use caller::{Caller, Credential, UserAtFullRole};

@@ -13,6 +13,8 @@ pub struct ReloadConfig {
     pub tests: PolicyTests,
     /// Whether engines cache decisions.
     pub is_decision_cache_on: bool,
+    /// One decision in this many is verified; 0 for none.
+    pub verify_every: u64,
 }
 
 /// An engine for a validated bundle that is not active yet.

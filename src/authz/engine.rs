@@ -10,17 +10,17 @@ use super::counters::{DecisionCounters, DecisionCounts};
 use super::decision::AuthzDecision;
 use super::decision_context::DecisionContext;
 use super::entities::{EntityData, Principal, ResourceEntity};
-use super::entity_uid::scope_uid;
+use super::entity_uid::{implied_scopes, scope_uid};
 use super::external_entities::ExternalEntities;
 use super::invalid_attribute::EvaluationError;
-use super::recorder::{DecisionDetails, DecisionRecorder};
+use super::recorder::{DecisionDetails, DecisionRecorder, logged_context};
+use super::verifier::{SampleResource, Verification, Verifier};
 use super::{BundleDiagnostic, BundleError, Rule, Scope, ScopeSet};
 use crate::decision_log::{self, Purpose};
 use crate::telemetry::{self, SpanData};
 use crate::types::{Cache, Fingerprint, OrgPath, Validity, Versions, to_raw_json};
 use cedar_policy::{Authorizer, Decision, Entities, Entity, EntityId, EntityUid, Policy, PolicySet, Request};
 use serde_json::value::RawValue;
-use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -45,13 +45,14 @@ pub struct AuthzRequest<'a> {
 /// Evaluates requests by the policies of one bundle.
 #[derive(Debug)]
 pub struct Engine {
-    bundle: Bundle,
+    bundle: Arc<Bundle>,
     action_policies: HashMap<String, ActionPolicies>,
     external_entities: ExternalEntities,
     scope_cascade: HashMap<Scope, Vec<Scope>>,
     decision_cache: Cache<Fingerprint, Arc<AuthzDecision>>,
     instance_id: u64,
     counters: DecisionCounters,
+    verification: Verification,
     /// The version of the bundle as JSON.
     version_json: Box<RawValue>,
 }
@@ -79,8 +80,10 @@ impl Engine {
             Scope::ALL.into_iter().map(|scope| (scope, implied_scopes(&data, scope))).collect();
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
         let instance_id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        let bundle = Arc::new(bundle);
         Ok(Self {
             version_json: to_raw_json(&bundle.version()),
+            verification: Verification::new(&bundle),
             bundle,
             action_policies,
             external_entities,
@@ -94,6 +97,12 @@ impl Engine {
     /// Turns the decision cache off: every decision is evaluated.
     pub fn without_decision_cache(self) -> Self {
         Self { decision_cache: Cache::new(0, false), ..self }
+    }
+
+    /// Has a sample of the decisions verified.
+    pub(super) fn with_verifier(mut self, verifier: Option<Arc<Verifier>>) -> Self {
+        self.verification.verifier = verifier;
+        self
     }
 
     /// The number of decisions that it has made.
@@ -228,7 +237,7 @@ impl Engine {
                 &unknown
             }
         };
-        let context = logged_context(action_policies, request);
+        let context = logged_context(action_policies, request.context);
         let context = LoggedContext { context: &context, action: action_policies };
         let (subject, version) = (request.principal, &*self.version_json);
         recorder.record(&DecisionDetails {
@@ -258,6 +267,8 @@ impl Engine {
         let timer = telemetry::start_timer();
         let (decision, is_cached) = self.cached_or_evaluate(action_policies, request, resource);
         self.counters.record(&decision, is_cached);
+        let question = (request.principal, request.action, request.context);
+        self.verification.verify(question, || SampleResource::Entity(resource.clone()), &decision);
         timer.record(|| {
             let span = SpanData::new("authorize")
                 .with("cedargate.decision", if decision.allowed { "allow" } else { "deny" })
@@ -352,6 +363,9 @@ impl Engine {
                 (self.decide_traced(action_policies, request, &detached), detached)
             });
         let decision = if decision.allowed { Arc::default() } else { decision };
+        let question = (request.principal, request.action, request.context);
+        let missing = || SampleResource::Missing(kind.to_owned(), id.to_owned());
+        self.verification.verify(question, missing, &decision);
         let recorder = request.recorder.map(|recorder| recorder.for_decision(false));
         if let Some(recorder) = recorder.filter(|recorder| recorder.should_record(false)) {
             let resource_uid = to_raw_json(&decision_log::ResourceUid { kind, id });
@@ -476,26 +490,5 @@ impl Engine {
     }
 }
 
-/// The context of a request for the decision log, without undeclared fields of the client.
-fn logged_context<'a>(
-    action_policies: Option<&ActionPolicies>,
-    request: &AuthzRequest<'a>,
-) -> Cow<'a, DecisionContext> {
-    let client_context = &request.context.client_context;
-    if client_context.is_empty() {
-        return Cow::Borrowed(request.context);
-    }
-    let client_context = action_policies
-        .map(|action_policies| action_policies.project_declared(client_context))
-        .unwrap_or_default();
-    Cow::Owned(DecisionContext { client_context, ..request.context.clone() })
-}
-
-/// The scopes that a scope implies: itself and those below it in the cascade.
-fn implied_scopes(data: &Entities, scope: Scope) -> Vec<Scope> {
-    let is_implied = |implied: Scope| match (scope_uid(implied), scope_uid(scope)) {
-        (Some(implied), Some(scope)) => data.is_ancestor_of(&implied, &scope),
-        _ => false,
-    };
-    Scope::ALL.into_iter().filter(|implied| *implied == scope || is_implied(*implied)).collect()
-}
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,7 @@
 
 use super::Scope;
 use crate::types::{Cache, Validity, Versions};
-use cedar_policy::{EntityId, EntityTypeName, EntityUid};
+use cedar_policy::{Entities, EntityId, EntityTypeName, EntityUid};
 use std::str::FromStr;
 use std::sync::LazyLock;
 
@@ -34,4 +34,13 @@ pub(super) fn type_name(kind: &str) -> Option<EntityTypeName> {
 /// The uid of a scope.
 pub(super) fn scope_uid(scope: Scope) -> Option<EntityUid> {
     uid(SCOPE, scope.as_str())
+}
+
+/// The scopes that a scope implies: itself and those below it in the cascade.
+pub(super) fn implied_scopes(data: &Entities, scope: Scope) -> Vec<Scope> {
+    let is_implied = |implied: Scope| match (scope_uid(implied), scope_uid(scope)) {
+        (Some(implied), Some(scope)) => data.is_ancestor_of(&implied, &scope),
+        _ => false,
+    };
+    Scope::ALL.into_iter().filter(|implied| *implied == scope || is_implied(*implied)).collect()
 }

@@ -38,10 +38,12 @@ mod policy_parts;
 mod policy_source;
 mod read_set;
 mod recorder;
+mod reference;
 mod schema_type;
 mod scope;
 mod snapshot;
 mod snapshot_file;
+mod verifier;
 mod version;
 
 pub use attribute::{
@@ -71,8 +73,10 @@ pub use policy_handle::{PolicyHandle, ReloadCounts, ScanState};
 pub use policy_metadata::PolicyMetadata;
 pub use policy_parts::{PartKind, PartValue, PolicyPart, PolicyParts};
 pub use recorder::DecisionRecorder;
+pub use reference::Answer;
 pub use scope::{Scope, ScopeSet};
 pub use snapshot::{Snapshot, Sources, StoredType};
 pub use snapshot_file::FileKind;
 pub(crate) use snapshot_file::SnapshotFile;
+pub use verifier::{Difference, VerificationCounts, Verifier};
 pub use version::{InvalidVersion, VersionPrefix, short_version};

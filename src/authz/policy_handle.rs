@@ -6,6 +6,7 @@
 
 use super::candidate::{Candidate, PendingConfirmation, ReloadConfig};
 use super::snapshot::{ContentHash, Snapshot, content_hash};
+use super::verifier::Verifier;
 use super::{BundleError, Engine, Losses, Sources};
 use crate::config::PolicyReload;
 use arc_swap::{ArcSwap, Guard};
@@ -18,6 +19,7 @@ pub struct PolicyHandle {
     sources: Sources,
     reload_config: ReloadConfig,
     current: ArcSwap<Engine>,
+    verifier: Option<Arc<Verifier>>,
     last_rejected: Mutex<RejectedReload>,
     reloads: AtomicU64,
     failures: AtomicU64,
@@ -73,16 +75,23 @@ impl PolicyHandle {
     pub fn open(sources: Sources, reload_config: ReloadConfig) -> Result<Self, BundleError> {
         let snapshot = Snapshot::read_stable(&sources)?;
         let Candidate { engine, hash } = Candidate::new(&snapshot, &sources.stored, reload_config)?;
+        let verifier = Verifier::start(reload_config.verify_every);
         Ok(Self {
             sources,
             reload_config,
-            current: ArcSwap::from_pointee(engine),
+            current: ArcSwap::from_pointee(engine.with_verifier(verifier.clone())),
+            verifier,
             last_rejected: Mutex::default(),
             reloads: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             is_recorded: AtomicBool::new(false),
             reload_lock: Arc::new(tokio::sync::Mutex::new(ScanState { last: hash, processed: hash })),
         })
+    }
+
+    /// Verifies a sample of the decisions; none if verification is off.
+    pub fn verifier(&self) -> Option<&Arc<Verifier>> {
+        self.verifier.as_ref()
     }
 
     /// The settings of a reload.
@@ -152,7 +161,7 @@ impl PolicyHandle {
     /// Makes a candidate the active version, unless it already is.
     pub fn activate(&self, candidate: Candidate) {
         if !self.is_active(&candidate) {
-            self.current.store(Arc::new(candidate.engine));
+            self.current.store(Arc::new(candidate.engine.with_verifier(self.verifier.clone())));
         }
         self.reloads.fetch_add(1, Ordering::Relaxed);
         *self.last_rejected() = RejectedReload::default();

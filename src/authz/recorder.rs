@@ -1,12 +1,15 @@
 //! Records decisions in the decision log, with everything that is needed to replay them.
 
 use super::AuthzDecision;
+use super::action_policies::ActionPolicies;
 use super::context_json::LoggedContext;
+use super::decision_context::DecisionContext;
 use super::entities::{EntityData, Principal, ResourceEntity};
 use crate::decision_log::{BatchRecorder, DecisionLog, Inputs, Purpose, Record, ResourceUid, Subject};
 use crate::telemetry;
 use crate::types::{EvaluationId, Timestamp, to_raw_json};
 use serde_json::value::RawValue;
+use std::borrow::Cow;
 use std::time::Duration;
 
 /// Where the decisions of a request are recorded, and on whose behalf they are made.
@@ -141,4 +144,18 @@ impl DecisionRecorder<'_> {
             inputs: None,
         });
     }
+}
+
+/// The context of a request for the decision log, without undeclared fields of the client.
+pub(super) fn logged_context<'a>(
+    action_policies: Option<&ActionPolicies>,
+    context: &'a DecisionContext,
+) -> Cow<'a, DecisionContext> {
+    if context.client_context.is_empty() {
+        return Cow::Borrowed(context);
+    }
+    let client_context = action_policies
+        .map(|action_policies| action_policies.project_declared(&context.client_context))
+        .unwrap_or_default();
+    Cow::Owned(DecisionContext { client_context, ..context.clone() })
 }

@@ -119,6 +119,11 @@ settings! {
         /// TOML file with the routes of other services, for `/v2/authorize/forward`.
         forward_routes: Option<PathBuf> = None, text("FILE");
     }
+    "Verification of decisions" {
+        /// One decision in this many is decided again in the background, by Cedar's own authorizer over all policies and
+        /// entities; 0 for none.
+        verify_every: u64 = 1_000, number(0, 1_000_000_000);
+    }
     "Tokens and sessions" {
         /// Access token lifetime in seconds.
         access_ttl: u64 = DAY, number(1, YEAR);

@@ -46,6 +46,7 @@ string_enum!(
         PoliciesRefused = "policies.refused",
         PoliciesHeld = "policies.held",
         PoliciesConfirmed = "policies.confirmed",
+        DecisionDiffers = "decision.differs",
         AccessDenied = "access.denied",
         AuditArchived = "audit.archived",
         SigningKeyCreated = "signing_key.created",

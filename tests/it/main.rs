@@ -112,3 +112,4 @@ mod tokens;
 mod traces;
 mod transcript;
 mod users;
+mod verification;
