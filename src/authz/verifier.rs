@@ -12,7 +12,7 @@ use crate::types::{Id, random_u128, thread_index};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::sync::mpsc;
 
 /// The maximum number of decisions that wait for their verification. Further ones are not verified, but counted.
@@ -24,11 +24,9 @@ const MAX_DIFFERENCES: usize = 100;
 /// The number of countdowns. With more threads, several share one.
 const SHARDS: usize = 16;
 
-/// A verification that takes longer is followed by a pause, so that large entity data do not keep a processor busy.
-const SLOW: Duration = Duration::from_millis(2);
-
-/// How many times longer the pause is than the verification.
-const PAUSE_FACTOR: u32 = 9;
+/// How many times longer than a verification the pause after it is at most, so that the thread uses a tenth of a processor even
+/// where thousands of entities make each verification slow.
+const MAX_PAUSE_FACTOR: u32 = 9;
 
 /// A decision on which the engine and Cedar differ.
 #[derive(Debug, Clone)]
@@ -166,7 +164,9 @@ impl Verifier {
         let (verifier, queue, differences) = Self::new(every);
         let counters = Arc::clone(&verifier.counters);
         let thread = std::thread::Builder::new().name("verifier".into());
-        match thread.spawn(move || verify_all(&queue, &counters, &differences)) {
+        // Without a pause if every decision is to be verified.
+        let pause_factor = u32::try_from(every - 1).unwrap_or(u32::MAX).min(MAX_PAUSE_FACTOR);
+        match thread.spawn(move || verify_all(&queue, &counters, &differences, pause_factor)) {
             Ok(_) => Some(Arc::new(verifier)),
             Err(error) => {
                 tracing::error!(%error, "cannot start the verification of decisions");
@@ -229,7 +229,12 @@ fn random_gap(every: u64) -> u64 {
 }
 
 /// Verifies the decisions of the queue until no more can come.
-fn verify_all(queue: &Receiver<Sample>, counters: &Counters, differences: &mpsc::Sender<Difference>) {
+fn verify_all(
+    queue: &Receiver<Sample>,
+    counters: &Counters,
+    differences: &mpsc::Sender<Difference>,
+    pause_factor: u32,
+) {
     while let Ok(sample) = queue.recv() {
         let start = Instant::now();
         if let Some(difference) = sample.verify() {
@@ -238,10 +243,7 @@ fn verify_all(queue: &Receiver<Sample>, counters: &Counters, differences: &mpsc:
             let _ = differences.try_send(difference);
         }
         counters.verified.fetch_add(1, Ordering::Release);
-        let elapsed = start.elapsed();
-        if elapsed > SLOW {
-            std::thread::sleep(elapsed.saturating_mul(PAUSE_FACTOR));
-        }
+        std::thread::sleep(start.elapsed().saturating_mul(pause_factor));
     }
 }
 

@@ -4,6 +4,7 @@ use crate::authz::{
 };
 use crate::types::{OrgPath, UserStatus};
 use std::path::Path;
+use std::time::Duration;
 
 fn engine(verifier: Option<Arc<Verifier>>) -> Engine {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
