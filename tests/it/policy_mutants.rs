@@ -30,10 +30,17 @@ fn with_status<'a>(report: &'a Value, status: &str) -> Vec<&'a str> {
     mutants.map(|mutant| mutant["description"].as_str().unwrap()).collect()
 }
 
+/// A directory with [`POLICIES`], [`cases`], and an empty directory `new`.
+fn directory() -> tempfile::TempDir {
+    let directory = policy_directory(POLICIES, &[("a.json", cases())]);
+    std::fs::create_dir(directory.path().join("new")).unwrap();
+    directory
+}
+
 #[test]
 fn a_surviving_mutant_is_shown_as_a_diff_and_its_missing_test_notices_it() {
-    let directory = policy_directory(POLICIES, &[("a.json", cases())]);
-    let output = policy_test(directory.path(), &["--mutants", "--write-cases", "missing.json"]);
+    let directory = directory();
+    let output = policy_test(directory.path(), &["--mutants", "--write-cases", "new/missing.json"]);
     let report = text(&output.stdout);
     assert_eq!(output.status.code(), Some(3), "{output:?}");
     let title = "readers without resource.owner == principal";
@@ -46,22 +53,22 @@ fn a_surviving_mutant_is_shown_as_a_diff_and_its_missing_test_notices_it() {
     assert!(report.contains(&format!("--- readers\n+++ {title}\n")), "{report}");
 
     // The written tests pass with the policies as they are, and fail with the change.
-    let missing = directory.path().join("missing.json");
+    let missing = directory.path().join("new/missing.json");
     let written: Value = serde_json::from_str(&std::fs::read_to_string(&missing).unwrap()).unwrap();
     let names: Vec<&str> =
         written.as_array().unwrap().iter().map(|test| test["name"].as_str().unwrap()).collect();
     assert!(names.iter().all(|name| name.starts_with("confirm: ")), "{names:?}");
-    let output = policy_test(directory.path(), &["missing.json"]);
+    let output = policy_test(directory.path(), &["new/missing.json"]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let changed = POLICIES.replace("resource.public || resource.owner == principal", "resource.public");
     std::fs::write(directory.path().join("test.cedar"), changed).unwrap();
-    let output = policy_test(directory.path(), &["missing.json"]);
+    let output = policy_test(directory.path(), &["new/missing.json"]);
     assert_eq!(output.status.code(), Some(3), "{output:?}");
 
     // With them, no mutant survives.
     std::fs::write(directory.path().join("test.cedar"), POLICIES).unwrap();
     std::fs::rename(&missing, directory.path().join("cases/b.json")).unwrap();
-    let output = policy_test(directory.path(), &["--mutants", "--write-cases", "missing.json"]);
+    let output = policy_test(directory.path(), &["--mutants", "--write-cases", "new/missing.json"]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     assert!(text(&output.stderr).contains("no test is missing"), "{output:?}");
     assert!(!missing.exists());
@@ -69,12 +76,20 @@ fn a_surviving_mutant_is_shown_as_a_diff_and_its_missing_test_notices_it() {
 
 #[test]
 fn an_existing_file_is_not_overwritten() {
-    let directory = policy_directory(POLICIES, &[("a.json", cases())]);
-    let file = directory.path().join("missing.json");
+    let directory = directory();
+    let file = directory.path().join("new/missing.json");
     std::fs::write(&file, "kept").unwrap();
-    let output = policy_test(directory.path(), &["--mutants", "--write-cases", "missing.json"]);
+    let output = policy_test(directory.path(), &["--mutants", "--write-cases", "new/missing.json"]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "kept");
+}
+
+#[test]
+fn missing_tests_are_not_written_where_they_would_be_read_as_entity_data() {
+    let directory = directory();
+    let output = policy_test(directory.path(), &["--mutants", "--write-cases", "missing.json"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(text(&output.stderr).contains("would be read as entity data"), "{output:?}");
 }
 
 #[test]

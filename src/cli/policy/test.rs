@@ -34,7 +34,7 @@ pub(in crate::cli) struct TestArgs {
     /// Proves with cvc5 that the others decide all requests like the original; exit code 4 if that is not possible
     #[arg(long)]
     mutants: bool,
-    /// Write the missing tests to this new file, to be confirmed by a person
+    /// Write the missing tests to this new file, to be confirmed by a person; not directly in a policy directory
     #[arg(long, value_name = "FILE", requires = "mutants")]
     write_cases: Option<PathBuf>,
     /// Format of the report
@@ -63,8 +63,8 @@ pub(super) fn run(config: &Config, bundle: &Bundle, arguments: TestArgs) -> Comm
     if is_measured && arguments.format == TestFormat::Junit {
         return Err(Failure::failed("JUnit has no coverage: use --format text or json, or --lcov FILE"));
     }
-    if let Some(file) = arguments.write_cases.as_deref().filter(|file| file.exists()) {
-        return Err(Failure::failed(format!("{} exists already; nothing was done", file.display())));
+    if let Some(file) = &arguments.write_cases {
+        check_new_file(config, file)?;
     }
     let files = if arguments.files.is_empty() { case_files(config) } else { arguments.files.clone() };
     if files.is_empty() {
@@ -160,6 +160,23 @@ fn find_mutants(bundle: &Bundle, tests: &[PreparedTest<'_>]) -> Result<Mutants, 
         Err(error) => mutants.leave_undecided(&error.to_string()),
     }
     Ok(mutants)
+}
+
+/// Rejects a file that exists, and one that would be read as entity data of the policies.
+fn check_new_file(config: &Config, file: &Path) -> CommandResult {
+    let name = file.display();
+    if file.exists() {
+        return Err(Failure::failed(format!("{name} exists already; nothing was done")));
+    }
+    let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let directory = directory.canonicalize().map_err(|error| file_error(directory, &error))?;
+    let is_policy_directory =
+        |policies: &PathBuf| policies.canonicalize().is_ok_and(|policies| policies == directory);
+    if config.policies.iter().any(is_policy_directory) {
+        let message = "would be read as entity data; name a file in another directory";
+        return Err(Failure::failed(format!("{name} {message}")));
+    }
+    Ok(())
 }
 
 /// Writes the missing tests into a new file.
