@@ -3,6 +3,7 @@
 //! The commands of `cedargate policy` print what this module finds. Some of it is proven with a solver ([`Solver`]), for all
 //! requests that the schema allows; the server works without one.
 
+pub mod access;
 mod assumptions;
 mod counterexample;
 mod coverage;

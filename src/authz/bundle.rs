@@ -197,6 +197,23 @@ impl Bundle {
         &self.data
     }
 
+    /// The literal for a value of a context field, in Cedar's JSON format: a string, or an entity of the declared type. None
+    /// if the action's context does not declare the field.
+    pub(crate) fn context_literal(&self, action: &EntityUid, field: &str, value: &str) -> Option<Value> {
+        match self.context_types.get(action)?.field(field)? {
+            SchemaType::Entity(kind) => {
+                Some(serde_json::json!({ "__entity": { "type": kind, "id": value } }))
+            }
+            _ => Some(Value::String(value.to_owned())),
+        }
+    }
+
+    /// Whether entities of the type `kind` have this attribute, with entities of the type `value` as its values.
+    pub(crate) fn has_entity_attribute(&self, kind: &str, attribute: &str, value: &str) -> bool {
+        let declared = self.entity_types.get(kind).and_then(|entity_type| entity_type.field(attribute));
+        matches!(declared, Some(SchemaType::Entity(declared)) if declared == value)
+    }
+
     /// The names of all actions: the id in the empty namespace, else the qualified name such as `Docs::Action::"read"`.
     pub fn actions(&self) -> BTreeSet<String> {
         self.schema.actions().map(action_name).collect()

@@ -111,6 +111,14 @@ impl SchemaType {
         }
     }
 
+    /// The type of a field of a record; none if it has no such field, or is no record.
+    pub(super) fn field(&self, name: &str) -> Option<&SchemaType> {
+        match self {
+            Self::Record(fields) => fields.get(name).map(|(field, _)| field),
+            _ => None,
+        }
+    }
+
     /// The required fields of a record, by name; none for other types.
     pub(super) fn required_fields(&self) -> impl Iterator<Item = (&str, &SchemaType)> {
         let fields = if let Self::Record(fields) = self { Some(fields) } else { None };
