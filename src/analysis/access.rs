@@ -7,9 +7,12 @@
 
 mod domains;
 mod evaluation;
+mod place;
+mod simplification;
 mod substitution;
 
 pub use domains::{DataMatrix, DataRow, DomainAccess, DomainRow, domain_access};
+pub use place::Place;
 
 use crate::authz::{Bundle, Engine, Scope, ScopeSet, action_name};
 use cedar_policy::{EntityTypeName, EntityUid};
@@ -227,7 +230,7 @@ fn row(
     let mut outcomes: Vec<Outcome> = Vec::new();
     let mut cells = Vec::new();
     let is_applicable = |location: &Location| target != Target::OwnRecord || *location == Location::Own;
-    for credential in CredentialType::ALL {
+    for (credential, same) in evaluator.distinguished_credentials(action) {
         for scope in Scope::ALL {
             let scopes = engine.effective_scopes(&ScopeSet::from(scope), scope);
             for location in Location::ALL.into_iter().filter(is_applicable) {
@@ -243,10 +246,16 @@ fn row(
                     outcomes.push(outcome);
                     outcomes.len() - 1
                 });
-                cells.push(Cell { credential, scope, location, outcome: index });
+                cells.extend(same.iter().map(|&credential| Cell {
+                    credential,
+                    scope,
+                    location,
+                    outcome: index,
+                }));
             }
         }
     }
+    cells.sort_by_key(|cell| (cell.credential, cell.scope, cell.location));
     Ok(AccessRow {
         action: action_name(action),
         resources: vec![resource.to_string()],

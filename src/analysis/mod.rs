@@ -20,6 +20,7 @@ mod parentheses;
 mod policy_source;
 mod prove;
 pub mod replay;
+pub mod report;
 mod sarif;
 mod solver;
 

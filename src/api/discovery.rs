@@ -16,8 +16,8 @@ use utoipa::openapi::schema::Type;
 pub fn routes() -> RouteGroup {
     RouteGroup::new("Discovery", "/.well-known")
         .about("Metadata and public keys, for OAuth libraries.")
-        .public(Method::GET, "/jwks.json", "jwks", jwks_doc, jwks)
-        .public(Method::GET, "/oauth-authorization-server", "authorizationServer", metadata_doc, metadata)
+        .public(Method::GET, "/jwks.json", ("jwks", "public keys, with which anyone verifies access tokens (RFC 7517)"), jwks_doc, jwks)
+        .public(Method::GET, "/oauth-authorization-server", ("authorizationServer", "metadata of the authorization server, which clients read before they have a token (RFC 8414)"), metadata_doc, metadata)
 }
 
 /// The public keys that verify access tokens.

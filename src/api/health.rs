@@ -14,9 +14,9 @@ use utoipa::ToSchema;
 pub fn routes() -> RouteGroup {
     RouteGroup::new("Health", "")
         .about("Probes and metrics, for operators.")
-        .public(Method::GET, "/health/live", "live", live_doc, live)
-        .public(Method::GET, "/health/ready", "ready", ready_doc, ready)
-        .public(Method::GET, "/metrics", "metrics", metrics_doc, metrics)
+        .public(Method::GET, "/health/live", ("live", "a probe without a credential; says only that the process runs"), live_doc, live)
+        .public(Method::GET, "/health/ready", ("ready", "a probe without a credential; says whether the service is ready, and names the policy version"), ready_doc, ready)
+        .public(Method::GET, "/metrics", ("metrics", "metric collectors have no credential; counters without personal data, which a separate listener can serve"), metrics_doc, metrics)
 }
 
 /// Readiness of the service.

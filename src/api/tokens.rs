@@ -31,8 +31,8 @@ const MAX_BODY: usize = 16 * 1024;
 pub fn routes() -> RouteGroup {
     RouteGroup::new("Tokens", "/v2/auth/token")
         .about("Login, refresh, revocation and introspection.")
-        .public(Method::POST, "", "createToken", create_doc, create)
-        .public(Method::GET, "", "refreshToken", refresh_doc, refresh)
+        .public(Method::POST, "", ("createToken", "the request has the password or the refresh token instead of a credential; attempts are throttled"), create_doc, create)
+        .public(Method::GET, "", ("refreshToken", "the handler verifies the access token and the refresh token of the request"), refresh_doc, refresh)
         .without_head()
 }
 

@@ -197,14 +197,16 @@ impl Bundle {
         &self.data
     }
 
-    /// The literal for a value of a context field, in Cedar's JSON format: a string, or an entity of the declared type. None
-    /// if the action's context does not declare the field.
+    /// The literal for a value of a context field, in Cedar's JSON format: a string, a boolean, or an entity of the declared
+    /// type. None if the action's context does not declare the field, or declares it with another type.
     pub(crate) fn context_literal(&self, action: &EntityUid, field: &str, value: &str) -> Option<Value> {
         match self.context_types.get(action)?.field(field)? {
-            SchemaType::Entity(kind) => {
+            SchemaType::Entity(kind) | SchemaType::Enum(kind, _) => {
                 Some(serde_json::json!({ "__entity": { "type": kind, "id": value } }))
             }
-            _ => Some(Value::String(value.to_owned())),
+            SchemaType::String => Some(Value::String(value.to_owned())),
+            SchemaType::Boolean => value.parse().ok().map(Value::Bool),
+            _ => None,
         }
     }
 

@@ -17,6 +17,13 @@ use utoipa_swagger_ui::Config;
 /// The methods of these paths.
 const ALLOWED: &str = "GET, HEAD";
 
+/// The paths, all of them public, and why.
+pub const PUBLIC_PATHS: [(&str, &str); 3] = [
+    ("/openapi.json", "the OpenAPI document, the same for everyone; no data"),
+    ("/docs", "leads to the page of the OpenAPI document"),
+    ("/docs/{file}", "the page of the OpenAPI document; no data"),
+];
+
 /// The placeholder of the base URL in the cached document.
 const ADDRESS: &str = "{address}";
 

@@ -17,6 +17,8 @@ pub struct Route {
     pub operation_id: &'static str,
     /// The Cedar action; none if the route is public.
     pub action: Option<&'static str>,
+    /// Why the route is public; none if it has an action.
+    pub public_reason: Option<&'static str>,
     /// Further actions that may be authorized, depending on the body.
     pub additional_actions: &'static [&'static str],
     /// Whether the action is authorized on the root organization instead of the caller's.

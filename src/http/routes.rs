@@ -189,13 +189,13 @@ impl RouteGroup {
         routes.update_last(|route| route.matches_any_method = true)
     }
 
-    /// Adds a public route.
+    /// Adds a public route. `reason` says why it needs no authorization by a policy; reports show it.
     #[must_use]
     pub fn public<A: FromRequest + 'static>(
         self,
         method: Method,
         path: &str,
-        operation: &'static str,
+        (operation, reason): (&'static str, &'static str),
         doc: impl OperationDocFn,
         handler: impl Handler<HttpRequest, A>,
     ) -> Self {
@@ -207,7 +207,8 @@ impl RouteGroup {
                 async move { answer.await.map_err(actix_web::Error::from) }
             })
         };
-        self.add(method, path, operation, None, doc, mount)
+        let routes = self.add(method, path, operation, None, doc, mount);
+        routes.update_last(|route| route.public_reason = Some(reason))
     }
 
     fn add(
@@ -224,6 +225,7 @@ impl RouteGroup {
             path: format!("{}{path}", self.base),
             operation_id: operation,
             action,
+            public_reason: None,
             additional_actions: &[],
             on_root_organization: false,
             matches_any_method: false,

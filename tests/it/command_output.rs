@@ -39,6 +39,7 @@ const OTHER_COMMANDS: [&[&str]; 11] = [
     &["policy", "test"],
     &["policy", "replay", "no-log"],
     &["policy", "diff", ".", "."],
+    &["policy", "report"],
     &["openapi"],
     &["config"],
 ];

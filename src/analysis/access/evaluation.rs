@@ -1,11 +1,12 @@
 //! Partial evaluation of the policies for all requests of a kind.
 
+use super::simplification::{constant, simplify};
 use super::substitution::Substitution;
 use super::{Condition, CredentialType, Location, ORGANIZATION, Outcome, USER, Verdict};
 use crate::authz::{Bundle, ScopeSet};
 use cedar_policy::{
-    ActionConstraint, Decision, Entities, EntityId, EntityTypeName, EntityUid, PartialEntities,
-    PartialEntity, PartialEntityUid, PartialRequest, Policy, PolicyId, PolicySet, TpeResponse,
+    ActionConstraint, Entities, EntityId, EntityTypeName, EntityUid, PartialEntities, PartialEntity,
+    PartialEntityUid, PartialRequest, Policy, PolicyId, PolicySet, TpeResponse,
 };
 use serde_json::json;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -114,6 +115,39 @@ impl<'a> Evaluator<'a> {
         Ok(outcome(&response))
     }
 
+    /// The kinds of credentials that policies of this action can distinguish, each with the kinds that have its results.
+    pub(super) fn distinguished_credentials(
+        &self,
+        action: &EntityUid,
+    ) -> Vec<(CredentialType, &'static [CredentialType])> {
+        use CredentialType::{ApiKey, ProvisioningKey, Session};
+        let reads = |field: &str| {
+            let attribute = format!("\"attr\":\"{field}\"");
+            let policies = self.policies.iter().filter(|policy| self.is_applicable(policy, action));
+            policies
+                .into_iter()
+                .any(|policy| policy.to_json().is_ok_and(|json| json.to_string().contains(&attribute)))
+        };
+        match (reads("credential"), reads("provisioning")) {
+            (false, false) => vec![(Session, &[Session, ApiKey, ProvisioningKey])],
+            (true, false) => vec![(Session, &[Session]), (ApiKey, &[ApiKey, ProvisioningKey])],
+            (false, true) => vec![(Session, &[Session, ApiKey]), (ProvisioningKey, &[ProvisioningKey])],
+            (true, true) => {
+                vec![(Session, &[Session]), (ApiKey, &[ApiKey]), (ProvisioningKey, &[ProvisioningKey])]
+            }
+        }
+    }
+
+    /// Whether the scope of a policy can match the action.
+    fn is_applicable(&self, policy: &Policy, action: &EntityUid) -> bool {
+        let is_in = |group: &EntityUid| group == action || self.actions.is_ancestor_of(group, action);
+        match policy.action_constraint() {
+            ActionConstraint::Any => true,
+            ActionConstraint::Eq(uid) => uid == *action,
+            ActionConstraint::In(groups) => groups.iter().any(is_in),
+        }
+    }
+
     /// The policies whose scope can match the action, after a substitution.
     fn policies_of(&mut self, action: &EntityUid, substitution: &Substitution) -> Result<PolicySet, String> {
         let key = substitution.key();
@@ -122,14 +156,9 @@ impl<'a> Evaluator<'a> {
                 self.policies.iter().map(|policy| substitution.apply(policy)).collect();
             self.substituted.insert(key.clone(), policies?);
         }
-        let is_in = |group: &EntityUid| group == action || self.actions.is_ancestor_of(group, action);
-        let is_applicable = |policy: &&Policy| match policy.action_constraint() {
-            ActionConstraint::Any => true,
-            ActionConstraint::Eq(uid) => uid == *action,
-            ActionConstraint::In(groups) => groups.iter().any(is_in),
-        };
         let policies = self.substituted.get(&key).into_iter().flatten();
-        PolicySet::from_policies(policies.filter(is_applicable).cloned()).map_err(|error| error.to_string())
+        let policies = policies.filter(|policy| self.is_applicable(policy, action));
+        PolicySet::from_policies(policies.cloned()).map_err(|error| error.to_string())
     }
 
     /// What a cell fixes beside the entities: the credential, and the organizations of caller and resource.
@@ -139,12 +168,12 @@ impl<'a> Evaluator<'a> {
             CredentialType::Session => "session",
             CredentialType::ApiKey | CredentialType::ProvisioningKey => "apiKey",
         };
-        if let Some(literal) = self.bundle.context_literal(question.action, "credential", credential) {
-            substitution.fix("context", "credential", &literal);
-        }
-        let is_provisioning = question.credential == CredentialType::ProvisioningKey;
-        if self.bundle.context_literal(question.action, "provisioning", "").is_some() {
-            substitution.fix("context", "provisioning", &json!(is_provisioning));
+        let is_provisioning = (question.credential == CredentialType::ProvisioningKey).to_string();
+        // A field of another type stays unknown, so that the result covers all of its values.
+        for (field, value) in [("credential", credential), ("provisioning", &is_provisioning)] {
+            if let Some(literal) = self.bundle.context_literal(question.action, field, value) {
+                substitution.fix("context", field, &literal);
+            }
         }
         let organization = |name: &str| json!({ "__entity": { "type": ORGANIZATION, "id": name } });
         let has_organization =
@@ -238,37 +267,58 @@ fn uid(kind: &str, id: &str) -> Result<EntityUid, String> {
 /// The result that partial evaluation found. A permit that fails permits nothing, and a forbid that fails denies, as in the
 /// service.
 fn outcome(response: &TpeResponse<'_>) -> Outcome {
-    let ids = |policies: &mut dyn Iterator<Item = &PolicyId>| -> Vec<String> {
-        let mut ids: Vec<String> = policies.map(ToString::to_string).collect();
-        ids.sort();
-        ids
+    let mut permits = ids(&mut response.true_permits());
+    let mut forbids = ids(&mut response.true_forbids().chain(response.error_forbids()));
+    let conditional_permits = conditions(response, &mut response.residual_permits(), &mut permits);
+    let conditional_forbids = conditions(response, &mut response.residual_forbids(), &mut forbids);
+    let verdict = if !forbids.is_empty() || (permits.is_empty() && conditional_permits.is_empty()) {
+        Verdict::Denied
+    } else if permits.is_empty() || !conditional_forbids.is_empty() {
+        Verdict::Depends
+    } else {
+        Verdict::Allowed
     };
-    let conditions = |policies: &mut dyn Iterator<Item = &PolicyId>| -> Vec<Condition> {
-        let condition = |id: String| Condition { expression: residual(response, &id), policy: id };
-        ids(policies).into_iter().map(condition).collect()
+    let (conditional_permits, conditional_forbids) = match verdict {
+        Verdict::Depends => (conditional_permits, conditional_forbids),
+        Verdict::Allowed | Verdict::Denied => (Vec::new(), Vec::new()),
     };
-    let permits = ids(&mut response.true_permits());
-    let forbids = ids(&mut response.true_forbids().chain(response.error_forbids()));
-    let decided = if forbids.is_empty() { response.decision() } else { Some(Decision::Deny) };
-    let verdict = match decided {
-        Some(Decision::Allow) => Verdict::Allowed,
-        Some(Decision::Deny) => Verdict::Denied,
-        None => Verdict::Depends,
-    };
-    let is_open = verdict == Verdict::Depends;
-    Outcome {
-        verdict,
-        permits,
-        forbids,
-        conditional_permits: if is_open { conditions(&mut response.residual_permits()) } else { Vec::new() },
-        conditional_forbids: if is_open { conditions(&mut response.residual_forbids()) } else { Vec::new() },
-    }
+    Outcome { verdict, permits, forbids, conditional_permits, conditional_forbids }
 }
 
-/// What is left of the conditions of a policy.
-fn residual(response: &TpeResponse<'_>, id: &str) -> String {
-    let Some(policy) = response.get_policy(&PolicyId::new(id)) else { return String::new() };
-    let text = policy.to_string();
-    let condition = text.split_once("when {").map_or(text.as_str(), |(_, condition)| condition);
-    condition.trim().trim_end_matches(';').trim_end().trim_end_matches('}').trim().to_owned()
+fn ids(policies: &mut dyn Iterator<Item = &PolicyId>) -> Vec<String> {
+    let mut ids: Vec<String> = policies.map(|id| AsRef::<str>::as_ref(id).to_owned()).collect();
+    ids.sort();
+    ids
+}
+
+/// What is left of the conditions of these policies. Policies that always match are added to `matching`.
+fn conditions(
+    response: &TpeResponse<'_>,
+    policies: &mut dyn Iterator<Item = &PolicyId>,
+    matching: &mut Vec<String>,
+) -> Vec<Condition> {
+    let mut conditions = Vec::new();
+    for policy in ids(policies) {
+        match residual(response, &policy) {
+            Some((Some(true), _)) => matching.push(policy),
+            Some((Some(false), _)) => {}
+            Some((None, expression)) => conditions.push(Condition { policy, expression }),
+            None => conditions.push(Condition { policy, expression: "it cannot be shown".to_owned() }),
+        }
+    }
+    matching.sort();
+    conditions
+}
+
+/// What is left of the conditions of a policy: its value, if it is known, and its text.
+fn residual(response: &TpeResponse<'_>, id: &str) -> Option<(Option<bool>, String)> {
+    let mut json = response.get_policy(&PolicyId::new(id))?.to_json().ok()?;
+    json.as_object_mut()?.shift_remove("annotations");
+    let body = json.pointer_mut("/conditions/0/body")?;
+    *body = simplify(body.take());
+    let value = constant(body);
+    let text = Policy::from_json(None, json).ok()?.to_string();
+    let (_, condition) = text.split_once("when {")?;
+    let condition = condition.trim().strip_suffix(';')?.trim().strip_suffix('}')?.trim();
+    Some((value, condition.to_owned()))
 }

@@ -50,7 +50,10 @@ pub fn metadata_routes() -> RouteGroup {
     RouteGroup::new("AuthZEN", "/.well-known").public(
         Method::GET,
         "/authzen-configuration",
-        "authzenConfiguration",
+        (
+            "authzenConfiguration",
+            "metadata of the decision point, which clients read before they have a token (AuthZEN)",
+        ),
         || {
             let doc = OperationDoc::new("AuthZEN metadata")
                 .describe("The endpoints that the service has (AuthZEN Authorization API 1.0, section 9).");

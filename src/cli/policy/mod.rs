@@ -9,6 +9,7 @@ mod matrix;
 mod progress;
 mod prove;
 mod replay;
+mod report;
 mod test;
 mod versions;
 
@@ -49,6 +50,8 @@ pub(super) enum Command {
     Diff(Box<diff::DiffArgs>),
     /// Decide the lines of the decision log again; exit code 3 if a decision differs
     Replay(replay::ReplayArgs),
+    /// Write a report on the policies for auditors: one HTML page that needs no network and no scripts
+    Report(report::ReportArgs),
     /// Confirm a pending policy version; running services whose policy files have it activate it within seconds
     Reload {
         /// Version to confirm, or its first digits, from the log, /health/ready or GET /v2/policies; the policy files must have it
@@ -79,6 +82,7 @@ pub(super) fn run(config: &Config, command: Command) -> CommandResult {
         Command::Reload { confirm } => reload(config, &confirm),
         Command::Test(arguments) => test::run(config, &bundle()?, *arguments),
         Command::Prove(arguments) => prove::run(config, bundle()?, arguments),
+        Command::Report(arguments) => report::run(config, bundle()?, &arguments),
         Command::Explain(question) => {
             bundle()?;
             explain::run(config, &question)

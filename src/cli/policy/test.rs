@@ -295,7 +295,7 @@ fn file_error(file: &Path, error: &std::io::Error) -> Failure {
 }
 
 /// Returns the files `cases/*.json` of the policy directories, hidden ones excepted, in their order.
-fn case_files(config: &Config) -> Vec<PathBuf> {
+pub(super) fn case_files(config: &Config) -> Vec<PathBuf> {
     let is_case = |path: &PathBuf| {
         let is_hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
         !is_hidden && path.extension().is_some_and(|extension| extension == "json")

@@ -1,0 +1,403 @@
+//! Who may do what: the table of permissions per kind of credential, and how each of its cells is decided.
+
+use super::layout::{anchor, count, empty, or_empty, policy_link, policy_links, scrolling, section};
+use super::model::{Case, Report};
+use crate::analysis::access::{
+    AccessRow, Cell, Condition, CredentialType, DataMatrix, DomainAccess, Location, Outcome, Target, Verdict,
+};
+use crate::authz::Scope;
+use maud::{Markup, html};
+use std::collections::BTreeMap;
+
+/// The maximum number of cases that a cell lists.
+const MAX_CASES: usize = 12;
+
+pub(super) fn render(report: &Report) -> Markup {
+    let content = html! {
+        (introduction())
+        @match &report.access {
+            Ok(rows) if rows.is_empty() => (empty("The schema declares no action for users of this service.")),
+            Ok(rows) => {
+                @for credential in CredentialType::ALL { (credential_table(rows, credential)) }
+                (super::credentials_section::render(rows))
+                (decisions(rows, report))
+            },
+            Err(reason) => (empty(reason)),
+        }
+        h3 id="domains" { "External domains" }
+        (or_empty(&report.domains, |domains| html! {
+            @if domains.is_empty() {
+                (empty("The schema declares no action of another service: all actions are for users of this service."))
+            }
+            @for domain in domains { (domain_tables(domain)) }
+        }))
+    };
+    section("access", "Who may do what", &content)
+}
+
+fn introduction() -> Markup {
+    html! {
+        p {
+            "Each cell is about all requests of its kind. The scope and the kind of the credential, the action, and the organizations of caller and resource are fixed. Everything else is unknown: the changed fields and the rest of the request context, and the other attributes of caller and resource. The cells were decided from the policies by partial evaluation, not by examples."
+        }
+        dl.legend {
+            div { dt { (sign(Verdict::Allowed)) " allowed" } dd { "Every such request is allowed." } }
+            div { dt { (sign(Verdict::Depends)) " depends" } dd { "Some such requests may be allowed; the cell links to the conditions." } }
+            div { dt { (sign(Verdict::Denied)) " denied" } dd { "No such request is allowed." } }
+        }
+        p {
+            "Own, below and sibling say where the resource is: in the organization of the caller, in one below it, or in one beside it. A creation is decided on the organization and on the new resource; both must be allowed."
+        }
+    }
+}
+
+/// The sign of a result. Screen readers read the word beside it.
+fn sign(verdict: Verdict) -> Markup {
+    let sign = match verdict {
+        Verdict::Allowed => "●",
+        Verdict::Depends => "◐",
+        Verdict::Denied => "–",
+    };
+    html! { span.sign aria-hidden="true" { (sign) } }
+}
+
+pub(super) const fn verdict_word(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Allowed => "allowed",
+        Verdict::Depends => "depends",
+        Verdict::Denied => "denied",
+    }
+}
+
+pub(super) const fn credential_name(credential: CredentialType) -> &'static str {
+    match credential {
+        CredentialType::Session => "session",
+        CredentialType::ApiKey => "API key",
+        CredentialType::ProvisioningKey => "provisioning key",
+    }
+}
+
+const fn credential_title(credential: CredentialType) -> &'static str {
+    match credential {
+        CredentialType::Session => "With a session",
+        CredentialType::ApiKey => "With an API key",
+        CredentialType::ProvisioningKey => "What a provisioning key changes",
+    }
+}
+
+/// What a row is about, such as `User` or `own record`.
+pub(super) fn row_subject(row: &AccessRow) -> String {
+    let types = match row.resources.as_slice() {
+        [only] => only.clone(),
+        several => format!("{} types", several.len()),
+    };
+    match row.target {
+        Target::Existing => types,
+        Target::New => format!("new {types}"),
+        Target::OwnRecord => format!("{types}, own record"),
+    }
+}
+
+/// The id of the part that says how a row is decided.
+pub(super) fn row_anchor(row: &AccessRow) -> String {
+    let target = match row.target {
+        Target::Existing => "",
+        Target::New => " new",
+        Target::OwnRecord => " own",
+    };
+    anchor("access", &format!("{} {}{target}", row.action, row.resources.join(",")))
+}
+
+pub(super) fn outcome_anchor(row: &AccessRow, outcome: usize) -> String {
+    format!("{}-{}", row_anchor(row), outcome + 1)
+}
+
+/// The rows of a table, by what they are about.
+fn by_subject(rows: &[AccessRow]) -> BTreeMap<String, Vec<&AccessRow>> {
+    let mut groups: BTreeMap<String, Vec<&AccessRow>> = BTreeMap::new();
+    for row in rows {
+        let group = match row.resources.as_slice() {
+            [only] => only.clone(),
+            _ => String::new(),
+        };
+        groups.entry(group).or_default().push(row);
+    }
+    groups
+}
+
+/// Whether the row has the same results with a provisioning key as with any API key.
+fn is_changed_by_provisioning(row: &AccessRow) -> bool {
+    let of = |credential| -> Vec<&Cell> {
+        row.cells.iter().filter(|cell| cell.credential == credential).collect()
+    };
+    let pairs = of(CredentialType::ApiKey).into_iter().zip(of(CredentialType::ProvisioningKey));
+    pairs.into_iter().any(|(one, other)| one.outcome != other.outcome)
+}
+
+fn credential_table(rows: &[AccessRow], credential: CredentialType) -> Markup {
+    let is_provisioning = credential == CredentialType::ProvisioningKey;
+    let shown: Vec<AccessRow> =
+        rows.iter().filter(|row| !is_provisioning || is_changed_by_provisioning(row)).cloned().collect();
+    let title = credential_title(credential);
+    let caption = format!(
+        "Results by action, scope and organization, with the credential {}",
+        credential_name(credential)
+    );
+    html! {
+        h3 id={ "with-" (credential.as_str()) } { (title) }
+        @if is_provisioning {
+            p { "Provisioning keys are the API keys that the setting CEDARGATE_PROVISIONING_KEYS lists. The table has the actions whose results differ from those with other API keys." }
+        }
+        @if shown.is_empty() {
+            (empty("No result differs from those with other API keys."))
+        } @else {
+            (scrolling(&caption, &html! {
+                table.access {
+                    caption { (caption) }
+                    colgroup { col.action; }
+                    @for _ in Scope::ALL { colgroup { @for _ in Location::ALL { col; } } }
+                    thead {
+                        tr {
+                            th scope="col" rowspan="2" { "Action" }
+                            @for scope in Scope::ALL { th.first scope="colgroup" colspan="3" { (scope) } }
+                        }
+                        tr {
+                            @for _ in Scope::ALL {
+                                @for location in Location::ALL {
+                                    th.first[location == Location::Own] scope="col" { (location.as_str()) }
+                                }
+                            }
+                        }
+                    }
+                    @for (group, rows) in by_subject(&shown) {
+                        tbody {
+                            tr.group {
+                                th scope="rowgroup" { @if group.is_empty() { "Several types" } @else { (group) } }
+                                // Repeats the headings for readers who have scrolled past them.
+                                @for scope in Scope::ALL { td.first colspan="3" aria-hidden="true" { (scope) } }
+                            }
+                            @for row in rows { (access_row(row, credential)) }
+                        }
+                    }
+                }
+            }))
+        }
+    }
+}
+
+fn access_row(row: &AccessRow, credential: CredentialType) -> Markup {
+    html! {
+        tr {
+            th scope="row" {
+                a href={ "#" (row_anchor(row)) } { (row.action) }
+                @match row.target {
+                    Target::OwnRecord => { " " small { "own record" } },
+                    Target::New => { " " small { "new" } },
+                    Target::Existing => @if row.resources.len() > 1 { " " small { (row_subject(row)) } },
+                }
+            }
+            @for scope in Scope::ALL {
+                @for location in Location::ALL {
+                    td.first[location == Location::Own] {
+                        @if let Some((index, outcome)) = row.outcome(credential, scope, location) {
+                            a.cell.(verdict_word(outcome.verdict)) href={ "#" (outcome_anchor(row, index)) } {
+                                (sign(outcome.verdict))
+                                span.hidden { (verdict_word(outcome.verdict)) }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// How each row is decided: its results, with the cells, the policies, the conditions and the cases of each.
+fn decisions(rows: &[AccessRow], report: &Report) -> Markup {
+    html! {
+        h3 id="decisions" { "How the cells are decided" }
+        p { "For each action and type of resource: the results that occur, the cells that have them, and the policies that determine them." }
+        @for row in rows {
+            article.decision id=(row_anchor(row)) {
+                h4 { code { (row.action) } " on " (row_subject(row)) }
+                @if row.resources.len() > 1 { p.note { "The types: " (row.resources.join(", ")) "." } }
+                @for (index, outcome) in row.outcomes.iter().enumerate() {
+                    div.outcome id=(outcome_anchor(row, index)) {
+                        p { strong { (sign(outcome.verdict)) " " (verdict_word(outcome.verdict)) } ": " (cells_of(row, index)) }
+                        (outcome_policies(outcome))
+                        (outcome_cases(row, index, &report.cases))
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The cells with a result, such as `session, API key: bot (own, below), admin (own, below)`.
+fn cells_of(row: &AccessRow, outcome: usize) -> String {
+    let mut by_cells: BTreeMap<String, Vec<CredentialType>> = BTreeMap::new();
+    for credential in CredentialType::ALL {
+        let mut scopes = Vec::new();
+        for scope in Scope::ALL {
+            let has_outcome = |location: &Location| {
+                row.outcome(credential, scope, *location).is_some_and(|(index, _)| index == outcome)
+            };
+            let locations: Vec<&str> =
+                Location::ALL.into_iter().filter(has_outcome).map(Location::as_str).collect();
+            if !locations.is_empty() {
+                scopes.push(format!("{scope} ({})", locations.join(", ")));
+            }
+        }
+        if !scopes.is_empty() {
+            by_cells.entry(scopes.join(", ")).or_default().push(credential);
+        }
+    }
+    let mut parts: Vec<(Vec<CredentialType>, String)> =
+        by_cells.into_iter().map(|(cells, credentials)| (credentials, cells)).collect();
+    parts.sort();
+    let text = |(credentials, cells): (Vec<CredentialType>, String)| match credentials.len() {
+        3 => format!("any credential: {cells}"),
+        _ => {
+            let names: Vec<&str> = credentials.into_iter().map(credential_name).collect();
+            format!("{}: {cells}", names.join(", "))
+        }
+    };
+    parts.into_iter().map(text).collect::<Vec<_>>().join("; ")
+}
+
+/// The policies that determine a result.
+pub(super) fn outcome_policies(outcome: &Outcome) -> Markup {
+    let has_permit = !outcome.permits.is_empty() || !outcome.conditional_permits.is_empty();
+    html! {
+        ul.policies {
+            @if !outcome.forbids.is_empty() { li { "Forbidden by " (policy_links(&outcome.forbids)) } }
+            @if !outcome.permits.is_empty() {
+                li {
+                    @if outcome.forbids.is_empty() { "Permitted by " } @else { "Otherwise permitted by " }
+                    (policy_links(&outcome.permits))
+                }
+            }
+            @for condition in &outcome.conditional_permits { (condition_item("Permitted by ", condition)) }
+            @for condition in &outcome.conditional_forbids { (condition_item("Forbidden by ", condition)) }
+            @if !has_permit && outcome.forbids.is_empty() { li { "No policy permits it." } }
+        }
+    }
+}
+
+fn condition_item(verb: &str, condition: &Condition) -> Markup {
+    html! {
+        li { (verb) (policy_link(&condition.policy)) " when " code.expression { (condition.expression) } }
+    }
+}
+
+/// The cases whose requests belong to the cells with a result.
+fn outcome_cases(row: &AccessRow, outcome: usize, cases: &[Case]) -> Markup {
+    let is_in_cells = |case: &&Case| {
+        let cells = row.cells.iter().filter(|cell| cell.outcome == outcome);
+        let is_in = |cell: &Cell| {
+            let place = case.place.as_ref();
+            place.is_some_and(|place| {
+                place.contains((&row.resources, row.target), (cell.credential, cell.scope, cell.location))
+            })
+        };
+        case.action == row.action && cells.into_iter().any(is_in)
+    };
+    let cases: Vec<&Case> = cases.iter().filter(is_in_cells).collect();
+    html! {
+        @if cases.is_empty() {
+            p.cases { "No policy test is about these cells." }
+        } @else {
+            details.cases {
+                summary { (count(cases.len(), "policy test", "policy tests")) }
+                ul {
+                    @for case in cases.iter().take(MAX_CASES) { (case_item(case)) }
+                    @if cases.len() > MAX_CASES { li { "and " (cases.len() - MAX_CASES) " more" } }
+                }
+            }
+        }
+    }
+}
+
+pub(super) fn case_item(case: &Case) -> Markup {
+    html! {
+        li {
+            (case.name) " " small { "(" @if case.is_allowed { "allowed" } @else { "denied" } ", " (case.file) ")" }
+            @if let Some(failure) = &case.failure { " " strong { "fails: " (failure) } }
+        }
+    }
+}
+
+fn domain_tables(domain: &DomainAccess) -> Markup {
+    let name = if domain.namespace.is_empty() { "without a namespace" } else { &domain.namespace };
+    let caption = format!("Domain {name}: results for all requests, by action and types");
+    html! {
+        h4 id=(anchor("domain", &domain.namespace)) { "Domain " (name) }
+        (scrolling(&caption, &html! {
+            table {
+                caption { (caption) }
+                thead { tr {
+                    th scope="col" { "Action" } th scope="col" { "Principal" } th scope="col" { "Resource" }
+                    th scope="col" { "Result" } th scope="col" { "Policies" }
+                } }
+                tbody {
+                    @for row in &domain.rows {
+                        tr {
+                            th scope="row" { code { (row.action) } }
+                            td { (row.principal) }
+                            td { (row.resource) }
+                            td.result { (sign(row.outcome.verdict)) " " (verdict_word(row.outcome.verdict)) }
+                            td { (outcome_policies(&row.outcome)) }
+                        }
+                    }
+                }
+            }
+        }))
+        (or_empty(&domain.data, |data| data_matrix(name, data)))
+    }
+}
+
+fn data_matrix(name: &str, data: &DataMatrix) -> Markup {
+    let caption = format!("Domain {name}: results for the entities of the policy data");
+    html! {
+        p {
+            "Principals and resources of the policy data, with the attributes that the data give them. The request context is unknown."
+            @if data.other_principals > 0 { " " (count(data.other_principals, "principal is", "principals are")) " left out." }
+            @if data.other_resources > 0 { " " (count(data.other_resources, "resource is", "resources are")) " left out." }
+        }
+        (scrolling(&caption, &html! {
+            table.data {
+                caption { (caption) }
+                thead { tr {
+                    th scope="col" { "Resource" } th scope="col" { "Action" }
+                    @for principal in &data.principals { th scope="col" { (principal) } }
+                } }
+                tbody {
+                    @for row in &data.rows {
+                        tr {
+                            th scope="row" { (row.resource) }
+                            td { code { (row.action) } }
+                            @for outcome in &row.outcomes { (data_cell(outcome.as_ref())) }
+                        }
+                    }
+                }
+            }
+        }))
+    }
+}
+
+fn data_cell(outcome: Option<&Outcome>) -> Markup {
+    html! {
+        td {
+            @if let Some(outcome) = outcome {
+                (sign(outcome.verdict)) " " (verdict_word(outcome.verdict))
+                @let conditional = outcome.conditional_permits.iter().chain(&outcome.conditional_forbids);
+                @let policies: Vec<&String> = match outcome.verdict {
+                    Verdict::Allowed => outcome.permits.iter().collect(),
+                    Verdict::Denied => outcome.forbids.iter().collect(),
+                    Verdict::Depends => conditional.map(|condition| &condition.policy).collect(),
+                };
+                @if !policies.is_empty() { br; small { (policy_links(policies)) } }
+            }
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! What the report says of policies, policy tests and decision logs.
+
+use super::model::{Case, Environments, LastUse, LogUse, PolicyEntry};
+use crate::analysis::access::Place;
+use crate::authz::cases::{ParsedEntities, PolicyTest};
+use crate::authz::{Bundle, action_name};
+use cedar_policy::{Authorizer, Decision, Policy, PolicyId, PolicySet};
+use serde::Deserialize;
+use serde_json::Value;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The policies of a bundle, in ascending order of their ids. `texts` are the texts of the policy files.
+pub fn policy_entries<'a>(bundle: &Bundle, texts: impl Iterator<Item = &'a str>) -> Vec<PolicyEntry> {
+    let sources: BTreeMap<String, String> = texts.flat_map(policy_sources).collect();
+    let entry = |metadata: &std::sync::Arc<crate::authz::PolicyMetadata>| {
+        let policy = bundle.policy_set().policy(&PolicyId::new(&metadata.id))?;
+        let source = sources.get(&metadata.id).cloned();
+        Some(PolicyEntry {
+            id: metadata.id.clone(),
+            doc: metadata.doc.clone(),
+            permits: metadata.permits,
+            file: metadata.file.clone(),
+            line: metadata.line,
+            source: source.unwrap_or_else(|| policy.to_string()),
+            reads: reads(policy),
+            environments: environments(bundle, policy),
+        })
+    };
+    bundle.policies().filter_map(entry).collect()
+}
+
+/// The source text of each policy of a file, by its `@id`.
+fn policy_sources(text: &str) -> Vec<(String, String)> {
+    let Ok(policies) = text.parse::<PolicySet>() else { return Vec::new() };
+    let source = |policy: &Policy| {
+        let span = policy.as_ref().loc()?.span;
+        let source = text.get(span.offset()..span.offset() + span.len())?;
+        Some((policy.annotation("id")?.to_owned(), source.to_owned()))
+    };
+    policies.policies().filter_map(source).collect()
+}
+
+/// The attributes that a policy reads, such as `context.changes`, and the entities that it names besides actions.
+fn reads(policy: &Policy) -> Vec<String> {
+    let mut reads = BTreeSet::new();
+    if let Ok(json) = policy.to_json() {
+        collect_reads(json.get("conditions").unwrap_or(&Value::Null), &mut reads);
+    }
+    let literals = policy.entity_literals();
+    let is_action = |name: &str| name == "Action" || name.ends_with("::Action");
+    reads.extend(
+        literals.iter().filter(|uid| !is_action(&uid.type_name().to_string())).map(ToString::to_string),
+    );
+    // `context` alone stands for what `context.changes` says more exactly.
+    let is_covered = |read: &String| reads.iter().any(|other| other.starts_with(&format!("{read}.")));
+    reads.iter().filter(|read| !is_covered(read)).cloned().collect()
+}
+
+fn collect_reads(expression: &Value, reads: &mut BTreeSet<String>) {
+    if let Some(path) = attribute_path(expression) {
+        reads.insert(path);
+        return;
+    }
+    match expression {
+        Value::Object(fields) => fields.values().for_each(|value| collect_reads(value, reads)),
+        Value::Array(items) => items.iter().for_each(|item| collect_reads(item, reads)),
+        _ => {}
+    }
+}
+
+/// The path of an attribute of a variable, such as `resource.owner`.
+fn attribute_path(expression: &Value) -> Option<String> {
+    let fields = expression.as_object().filter(|fields| fields.len() == 1)?;
+    let (operator, operands) = fields.iter().next()?;
+    match operator.as_str() {
+        "Var" => operands.as_str().filter(|name| *name != "action").map(str::to_owned),
+        "." | "has" => {
+            let left = attribute_path(operands.get("left")?)?;
+            Some(format!("{left}.{}", operands.get("attr")?.as_str()?))
+        }
+        _ => None,
+    }
+}
+
+/// The request environments in which a policy can apply.
+fn environments(bundle: &Bundle, policy: &Policy) -> Vec<Environments> {
+    let mut by_action: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for environment in policy.get_valid_request_envs(bundle.schema()) {
+        let types = format!("{} on {}", environment.principal(), environment.resource());
+        by_action.entry(action_name(environment.action())).or_default().push(types);
+    }
+    let environments = by_action.into_iter().map(|(action, mut types)| {
+        types.sort();
+        Environments { action, types }
+    });
+    environments.collect()
+}
+
+/// Evaluates policy tests. Tests that cannot be evaluated are listed as failing.
+pub fn cases(bundle: &Bundle, files: &[(String, Vec<PolicyTest>)]) -> Vec<Case> {
+    let mut parsed = ParsedEntities::default();
+    let mut cases = Vec::new();
+    for (file, tests) in files {
+        for test in tests {
+            cases.push(case(bundle, file, test, &mut parsed));
+        }
+    }
+    cases
+}
+
+fn case(bundle: &Bundle, file: &str, test: &PolicyTest, parsed: &mut ParsedEntities) -> Case {
+    let mut case = Case {
+        name: test.name.clone(),
+        file: file.to_owned(),
+        action: String::new(),
+        is_allowed: false,
+        failure: None,
+        policies: Vec::new(),
+        place: None,
+    };
+    match test.prepare(bundle.schema(), parsed) {
+        Ok(prepared) => {
+            let policies = bundle.policy_set();
+            let response = Authorizer::new().is_authorized(&prepared.request, policies, &prepared.entities);
+            case.action = prepared.request.action().map(action_name).unwrap_or_default();
+            case.is_allowed = response.decision() == Decision::Allow;
+            let reasons = response.diagnostics().reason();
+            case.policies = reasons.map(|id| AsRef::<str>::as_ref(id).to_owned()).collect();
+            case.policies.sort();
+            case.place = Place::of(&prepared.request, &prepared.entities);
+            case.failure = prepared.check(policies).err();
+        }
+        Err(error) => case.failure = Some(error),
+    }
+    case
+}
+
+/// A line of the decision log, as far as the report reads it.
+#[derive(Deserialize)]
+struct LogLine<'a> {
+    #[serde(borrow)]
+    time: Cow<'a, str>,
+    #[serde(borrow)]
+    policies: Vec<Cow<'a, str>>,
+}
+
+impl LogUse {
+    /// Counts lines of a decision log for the policies of a bundle.
+    pub fn new() -> Self {
+        Self { decisions: 0, period: None, invalid_lines: 0, by_policy: BTreeMap::new() }
+    }
+
+    /// Adds a line. Policies that the bundle does not have are not counted.
+    pub fn add(&mut self, bundle: &Bundle, line: &[u8]) {
+        let Ok(LogLine { time, policies }) = serde_json::from_slice(line) else {
+            self.invalid_lines += 1;
+            return;
+        };
+        self.decisions += 1;
+        // Times have one format, in which the order of the texts is that of the times.
+        let (first, last) = self.period.get_or_insert_with(|| (time.to_string(), time.to_string()));
+        if *time < **first {
+            *first = time.to_string();
+        }
+        if *time > **last {
+            *last = time.to_string();
+        }
+        for policy in policies.iter().filter(|policy| bundle.policy(policy).is_some()) {
+            match self.by_policy.get_mut(&**policy) {
+                Some(known) => {
+                    known.decisions += 1;
+                    if *time > *known.time {
+                        known.time = time.to_string();
+                    }
+                }
+                None => {
+                    let first = LastUse { time: time.to_string(), decisions: 1 };
+                    self.by_policy.insert(policy.to_string(), first);
+                }
+            }
+        }
+    }
+}
+
+impl Default for LogUse {
+    fn default() -> Self {
+        Self::new()
+    }
+}

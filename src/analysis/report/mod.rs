@@ -1,0 +1,22 @@
+//! The report: one HTML page about the policies, for an auditor to read, print and sign. Data in, HTML out.
+//!
+//! The page has its stylesheet in it and needs neither a network nor scripts. All texts that come from policies, test cases,
+//! logs or the database are escaped.
+
+mod access_section;
+mod collect;
+mod credentials_section;
+mod identity_section;
+mod layout;
+mod model;
+mod page;
+mod policies_section;
+mod routes_section;
+mod sign_off_section;
+
+pub use collect::{cases, policy_entries};
+pub use model::{
+    ActiveVersion, Case, Environments, FileEntry, Identity, LastUse, LogUse, PolicyEntry, Report,
+    RouteAuthorization, RouteEntry, Section,
+};
+pub use page::html;

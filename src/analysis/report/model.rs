@@ -1,0 +1,173 @@
+//! What the report shows.
+
+use crate::analysis::access::{AccessRow, DomainAccess, Place};
+use std::collections::BTreeMap;
+
+/// The content of a part of the report, or the sentence that says why it is empty.
+pub type Section<T> = Result<T, String>;
+
+/// What the report shows.
+#[derive(Debug)]
+pub struct Report {
+    /// When it was made.
+    pub created_at: String,
+    /// The program that made it, with its version.
+    pub program: String,
+    /// Which policies it is about.
+    pub identity: Identity,
+    /// Who may do what in this service.
+    pub access: Section<Vec<AccessRow>>,
+    /// Who may do what in external domains.
+    pub domains: Section<Vec<DomainAccess>>,
+    /// The policies, in ascending order of their ids.
+    pub policies: Vec<PolicyEntry>,
+    /// The use of the policies in the decision log.
+    pub log_use: Section<LogUse>,
+    /// The policy tests.
+    pub cases: Vec<Case>,
+    /// The routes of the service, in the order of the route table.
+    pub routes: Vec<RouteEntry>,
+}
+
+/// Which policies the report is about.
+#[derive(Debug)]
+pub struct Identity {
+    /// The version of the policy files.
+    pub version: String,
+    /// The files.
+    pub files: Vec<FileEntry>,
+    /// The version that is active in the database.
+    pub active: Section<ActiveVersion>,
+}
+
+/// A policy file.
+#[derive(Debug)]
+pub struct FileEntry {
+    /// Its path.
+    pub path: String,
+    /// What it contains, such as `schema`.
+    pub kind: &'static str,
+    /// Its size in bytes.
+    pub bytes: usize,
+    /// The SHA-256 of its text.
+    pub sha256: String,
+}
+
+/// The version that became active last.
+#[derive(Debug)]
+pub struct ActiveVersion {
+    /// The version.
+    pub version: String,
+    /// When it became active, and by whom.
+    pub activation: Section<(String, String)>,
+}
+
+/// A policy.
+#[derive(Debug)]
+pub struct PolicyEntry {
+    /// Its id.
+    pub id: String,
+    /// Its description.
+    pub doc: Option<String>,
+    /// Whether it permits rather than forbids.
+    pub permits: bool,
+    /// Its file.
+    pub file: String,
+    /// Its line.
+    pub line: usize,
+    /// Its text.
+    pub source: String,
+    /// The entities and attributes that it reads.
+    pub reads: Vec<String>,
+    /// The request environments in which it can apply, as actions with the types of principals and resources.
+    pub environments: Vec<Environments>,
+}
+
+/// The request environments of an action in which a policy can apply.
+#[derive(Debug)]
+pub struct Environments {
+    /// The action.
+    pub action: String,
+    /// The types of principals and resources.
+    pub types: Vec<String>,
+}
+
+/// The use of policies in decision logs.
+#[derive(Debug)]
+pub struct LogUse {
+    /// The number of decisions in the logs.
+    pub decisions: u64,
+    /// The time of the first one and of the last one.
+    pub period: Option<(String, String)>,
+    /// The number of lines that are no decisions.
+    pub invalid_lines: u64,
+    /// The last decision that each policy determined, by policy.
+    pub by_policy: BTreeMap<String, LastUse>,
+}
+
+/// The decisions that a policy determined.
+#[derive(Debug, Clone)]
+pub struct LastUse {
+    /// The time of the last one.
+    pub time: String,
+    /// Their number.
+    pub decisions: u64,
+}
+
+/// A policy test.
+#[derive(Debug)]
+pub struct Case {
+    /// Its name.
+    pub name: String,
+    /// Its file.
+    pub file: String,
+    /// The name of its action.
+    pub action: String,
+    /// Whether the request is allowed.
+    pub is_allowed: bool,
+    /// How the result differs from the expected one; none if the test passes.
+    pub failure: Option<String>,
+    /// The determining policies.
+    pub policies: Vec<String>,
+    /// The cells of the table of permissions that it is about; none if it is about an external domain.
+    pub place: Option<Place>,
+}
+
+/// A route of the service.
+#[derive(Debug)]
+pub struct RouteEntry {
+    /// The method; `*` for every method.
+    pub method: String,
+    /// The path.
+    pub path: String,
+    /// What authorizes it.
+    pub authorization: RouteAuthorization,
+}
+
+/// What authorizes a route.
+#[derive(Debug)]
+pub enum RouteAuthorization {
+    /// An action.
+    Action {
+        /// Its name.
+        name: String,
+        /// Actions that are authorized in addition, depending on the request.
+        additional: Vec<String>,
+        /// Whether the schema declares all of these actions.
+        is_declared: bool,
+        /// Whether it is authorized on the root organization.
+        on_root_organization: bool,
+    },
+    /// None: the route is public for this reason.
+    Public(String),
+}
+
+impl RouteEntry {
+    /// Whether the route has neither an action that the schema declares nor a reason to be public.
+    pub fn is_uncovered(&self) -> bool {
+        match &self.authorization {
+            RouteAuthorization::Action { is_declared, .. } => !is_declared,
+            RouteAuthorization::Public(reason) => reason.trim().is_empty(),
+        }
+    }
+}

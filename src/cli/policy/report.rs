@@ -1,0 +1,162 @@
+//! `cedargate policy report`: writes a page about the policies, for an auditor.
+
+use crate::analysis::access::{access_rows, domain_access};
+use crate::analysis::report::{
+    self, ActiveVersion, FileEntry, Identity, LogUse, Report, RouteAuthorization, RouteEntry, Section,
+};
+use crate::api;
+use crate::authz::{Bundle, Engine, cases};
+use crate::cli::{CommandResult, Failure, block_on, open};
+use crate::config::Config;
+use crate::http::docs;
+use crate::types::Clock;
+use clap::Args;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+
+/// The arguments of `policy report`.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct ReportArgs {
+    /// Write the page to this file
+    #[arg(long, value_name = "FILE")]
+    html: PathBuf,
+    /// Decision logs, for the last use of each policy; may be repeated
+    #[arg(long = "log", value_name = "LOG", num_args = 1..)]
+    logs: Vec<PathBuf>,
+}
+
+pub(super) fn run(config: &Config, bundle: Bundle, arguments: &ReportArgs) -> CommandResult {
+    let engine = Engine::new(bundle).map_err(|error| Failure::CheckFailed(error.to_string()))?;
+    let report = collect(config, &engine, arguments)?;
+    let name = arguments.html.display();
+    std::fs::write(&arguments.html, report::html(&report))
+        .map_err(|error| Failure::failed(format!("{name}: {error}")))
+}
+
+/// Collects what the report shows. A part whose source is missing says so.
+fn collect(config: &Config, engine: &Engine, arguments: &ReportArgs) -> Result<Report, Failure> {
+    let bundle = engine.bundle();
+    let texts = texts(bundle)?;
+    let files = texts.iter().map(|(path, text)| file_entry(path, text)).collect();
+    let policy_texts =
+        texts.iter().filter(|(path, _)| path.ends_with(".cedar")).map(|(_, text)| text.as_str());
+    let policies = report::policy_entries(bundle, policy_texts);
+    let not_computed = |error: String| format!("The table could not be computed: {error}");
+    let identity = Identity { version: bundle.version().to_owned(), files, active: active_version(config) };
+    Ok(Report {
+        created_at: Clock::system().now().to_string(),
+        program: format!("cedargate {}", env!("CARGO_PKG_VERSION")),
+        identity,
+        access: access_rows(engine).map_err(not_computed),
+        domains: domain_access(bundle).map_err(not_computed),
+        policies,
+        log_use: log_use(bundle, &arguments.logs)?,
+        cases: policy_tests(config, bundle)?,
+        routes: routes(bundle),
+    })
+}
+
+/// The files of the bundle with their texts.
+fn texts(bundle: &Bundle) -> Result<Vec<(String, String)>, Failure> {
+    let read = |path: &String| {
+        let text = std::fs::read_to_string(path);
+        let text = text.map_err(|error| Failure::failed(format!("{path}: {error}")))?;
+        Ok((path.clone(), text))
+    };
+    bundle.files().iter().map(read).collect()
+}
+
+fn file_entry(path: &str, text: &str) -> FileEntry {
+    let kind = match Path::new(path).extension().and_then(|extension| extension.to_str()) {
+        Some("cedarschema") => "schema",
+        Some("cedar") => "policies",
+        _ => "data",
+    };
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
+    FileEntry { path: path.to_owned(), kind, bytes: text.len(), sha256: hex::encode(digest) }
+}
+
+/// The version that is active in the database.
+fn active_version(config: &Config) -> Section<ActiveVersion> {
+    let state = block_on(async {
+        let app = open(config).await?;
+        Ok(app.state.store.policy_state().await?)
+    });
+    let no_version = "The service has not been started with this database yet: no version has been active.";
+    match state {
+        Ok(Some(state)) if !state.version.is_empty() => Ok(ActiveVersion {
+            version: state.version,
+            activation: Err("The database does not record when the version became active.".to_owned()),
+        }),
+        Ok(_) => Err(no_version.to_owned()),
+        Err(Failure::Failed(message)) => Err(format!("The database could not be read: {message}")),
+        Err(_) => Err("The database could not be read.".to_owned()),
+    }
+}
+
+/// The policy tests of the policy directories, evaluated.
+fn policy_tests(config: &Config, bundle: &Bundle) -> Result<Vec<report::Case>, Failure> {
+    let mut files = Vec::new();
+    for file in super::test::case_files(config) {
+        let name = file.display().to_string();
+        let tests = cases::read(&file).map_err(|error| Failure::failed(format!("{name}: {error}")))?;
+        files.push((name, tests));
+    }
+    Ok(report::cases(bundle, &files))
+}
+
+/// The use of the policies in these logs.
+fn log_use(bundle: &Bundle, logs: &[PathBuf]) -> Result<Section<LogUse>, Failure> {
+    if logs.is_empty() {
+        let reason =
+            "The last use of the policies is unknown: no decision log was given. Name the files with --log.";
+        return Ok(Err(reason.to_owned()));
+    }
+    let mut log_use = LogUse::new();
+    for path in logs {
+        let name = path.display();
+        let failed = |error: std::io::Error| Failure::failed(format!("{name}: {error}"));
+        let mut reader = BufReader::new(File::open(path).map_err(failed)?);
+        let mut line = Vec::new();
+        while reader.read_until(b'\n', &mut line).map_err(failed)? > 0 {
+            if !line.trim_ascii().is_empty() {
+                log_use.add(bundle, &line);
+            }
+            line.clear();
+        }
+    }
+    Ok(Ok(log_use))
+}
+
+/// The routes of the service, with those of the API documentation.
+fn routes(bundle: &Bundle) -> Vec<RouteEntry> {
+    let actions = bundle.actions();
+    let mut entries = Vec::new();
+    for group in api::all_routes() {
+        for (path, route) in group.paths() {
+            let method =
+                if route.matches_any_method { "any".to_owned() } else { route.method.as_str().to_owned() };
+            let authorization = match route.action {
+                Some(name) => RouteAuthorization::Action {
+                    name: name.to_owned(),
+                    additional: route.additional_actions.iter().map(|&name| name.to_owned()).collect(),
+                    is_declared: [name]
+                        .iter()
+                        .chain(route.additional_actions)
+                        .all(|&name| actions.contains(name)),
+                    on_root_organization: route.on_root_organization,
+                },
+                None => RouteAuthorization::Public(route.public_reason.unwrap_or_default().to_owned()),
+            };
+            entries.push(RouteEntry { method, path, authorization });
+        }
+    }
+    let documentation = docs::PUBLIC_PATHS.map(|(path, reason)| RouteEntry {
+        method: "GET".to_owned(),
+        path: path.to_owned(),
+        authorization: RouteAuthorization::Public(reason.to_owned()),
+    });
+    entries.extend(documentation);
+    entries
+}
