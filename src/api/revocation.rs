@@ -20,7 +20,13 @@ use utoipa::ToSchema;
 /// The routes.
 pub fn routes() -> RouteGroup {
     RouteGroup::new("Tokens", "/v2/auth")
-        .public(Method::POST, "/revoke", ("revokeToken", "the token in the request is its own proof: who has it may revoke it (RFC 7009)"), revoke_doc, revoke)
+        .public(
+            Method::POST,
+            "/revoke",
+            ("revokeToken", "the token in the request is its own proof: who has it may revoke it (RFC 7009)"),
+            revoke_doc,
+            revoke,
+        )
         .post_for_clients("/introspect", "introspectToken", introspect_doc, introspect)
 }
 

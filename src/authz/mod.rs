@@ -53,7 +53,6 @@ pub use attribute::{
 pub(crate) use attribute::{USER_ATTRIBUTES, enum_attribute, supplied_attributes};
 pub(crate) use bundle::action_name;
 pub use bundle::{Bundle, BundleDiagnostic, BundleError, Claim, Rule};
-pub(crate) use bundle::action_name;
 pub use candidate::{Candidate, PendingConfirmation, ReloadConfig};
 pub use counters::{DecisionCounts, LATENCY_BUCKETS_NANOS};
 pub use decision::AuthzDecision;

@@ -29,7 +29,7 @@ const DATABASE_COMMANDS: [&[&str]; 16] = [
 ];
 
 /// The commands that create a database or need none.
-const OTHER_COMMANDS: [&[&str]; 11] = [
+const OTHER_COMMANDS: [&[&str]; 12] = [
     &["serve"],
     &["user", "add"],
     &["policy", "check"],

@@ -74,6 +74,8 @@ fn the_report_has_every_route_and_every_policy_and_says_why_parts_are_empty() {
     assert!(identity.contains("tenancy.cedar"));
     assert!(policies.contains("no decision log was given"));
     assert!(page.contains("The schema declares no action of another service"));
+    let history = between(&page, "id=\"history\"", "</section>");
+    assert!(history.contains("cedargate.db does not exist"), "{history}");
     assert!(page.contains("Signatures"));
 }
 
@@ -167,6 +169,8 @@ async fn the_report_compares_the_files_with_the_active_version_and_reads_the_dec
     let page = report(app.directory(), &settings, &["--log", &log]);
     let identity = between(&page, "id=\"identity\"", "</section>");
     assert!(identity.contains("The active version is the version of these files."), "{identity}");
+    let history = between(&page, "id=\"history\"", "</section>");
+    assert!(history.contains("<strong>active</strong>") && history.contains("start"), "{history}");
     let number = lines.lines().count();
     assert!(page.contains(&format!("decision logs with {number} decisions.")), "{number}");
     assert!(page.contains("1 further lines are no decisions."));

@@ -1,10 +1,10 @@
 //! What the report says of policies, policy tests and decision logs.
 
-use super::model::{Case, Environments, LastUse, LogUse, PolicyEntry};
+use super::model::{Case, ClaimEntry, Environments, LastUse, LogUse, PolicyEntry};
 use crate::analysis::access::Place;
 use crate::authz::cases::{ParsedEntities, PolicyTest};
-use crate::authz::{Bundle, action_name};
-use cedar_policy::{Authorizer, Decision, Policy, PolicyId, PolicySet};
+use crate::authz::{Bundle, Claim, action_name};
+use cedar_policy::{ActionConstraint, Authorizer, Decision, Policy, PolicyId, PolicySet};
 use serde::Deserialize;
 use serde_json::Value;
 use std::borrow::Cow;
@@ -95,6 +95,28 @@ fn environments(bundle: &Bundle, policy: &Policy) -> Vec<Environments> {
         Environments { action, types }
     });
     environments.collect()
+}
+
+/// The claims of a bundle, without results.
+pub fn claim_entries(bundle: &Bundle) -> Vec<ClaimEntry> {
+    let entry = |claim: &Claim| {
+        let metadata = claim.metadata();
+        let actions = match claim.policy().action_constraint() {
+            ActionConstraint::Any => None,
+            ActionConstraint::Eq(action) => Some(vec![action_name(&action)]),
+            ActionConstraint::In(actions) => Some(actions.iter().map(action_name).collect()),
+        };
+        ClaimEntry {
+            id: metadata.id.clone(),
+            doc: metadata.doc.clone().unwrap_or_default(),
+            kind: if metadata.permits { "always" } else { "never" }.to_owned(),
+            place: Some(format!("{}, line {}", metadata.file, metadata.line)),
+            actions,
+            result: "not proven".to_owned(),
+            detail: None,
+        }
+    };
+    bundle.claims().iter().map(entry).collect()
 }
 
 /// Evaluates policy tests. Tests that cannot be evaluated are listed as failing.

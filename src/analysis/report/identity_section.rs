@@ -25,7 +25,7 @@ fn activation(identity: &Identity) -> Markup {
             dd {
                 @match &identity.active {
                     Ok(active) => {
-                        @if active.version == identity.version {
+                        @if active.is_of_files {
                             "The active version is the version of these files."
                         } @else {
                             strong { "Another version is active: " } code.hash { (active.version) }

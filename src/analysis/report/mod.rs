@@ -4,8 +4,10 @@
 //! logs or the database are escaped.
 
 mod access_section;
+mod claims_section;
 mod collect;
 mod credentials_section;
+mod history_section;
 mod identity_section;
 mod layout;
 mod model;
@@ -14,9 +16,9 @@ mod policies_section;
 mod routes_section;
 mod sign_off_section;
 
-pub use collect::{cases, policy_entries};
+pub use collect::{cases, claim_entries, policy_entries};
 pub use model::{
-    ActiveVersion, Case, Environments, FileEntry, Identity, LastUse, LogUse, PolicyEntry, Report,
-    RouteAuthorization, RouteEntry, Section,
+    ActiveVersion, Case, ClaimEntry, ClaimsPart, Environments, FileEntry, HistoryEntry, Identity, LastUse,
+    LogUse, PolicyEntry, ProofSummary, Report, RouteAuthorization, RouteEntry, Section,
 };
 pub use page::html;

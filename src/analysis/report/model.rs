@@ -27,6 +27,10 @@ pub struct Report {
     pub cases: Vec<Case>,
     /// The routes of the service, in the order of the route table.
     pub routes: Vec<RouteEntry>,
+    /// The claims about the policies.
+    pub claims: ClaimsPart,
+    /// The versions that were active, the last one first.
+    pub history: Section<Vec<HistoryEntry>>,
 }
 
 /// Which policies the report is about.
@@ -58,6 +62,8 @@ pub struct FileEntry {
 pub struct ActiveVersion {
     /// The version.
     pub version: String,
+    /// Whether it is the version of the files.
+    pub is_of_files: bool,
     /// When it became active, and by whom.
     pub activation: Section<(String, String)>,
 }
@@ -170,4 +176,62 @@ impl RouteEntry {
             RouteAuthorization::Public(reason) => reason.trim().is_empty(),
         }
     }
+}
+
+/// The claims about the policies.
+#[derive(Debug)]
+pub struct ClaimsPart {
+    /// The claims.
+    pub claims: Vec<ClaimEntry>,
+    /// What is known of their proof.
+    pub proof: Section<ProofSummary>,
+}
+
+/// A claim about the policies.
+#[derive(Debug)]
+pub struct ClaimEntry {
+    /// Its id.
+    pub id: String,
+    /// What it says.
+    pub doc: String,
+    /// What kind of claim it is.
+    pub kind: String,
+    /// Its file and line; none if it is built in.
+    pub place: Option<String>,
+    /// The actions that it is about; none if it is about all.
+    pub actions: Option<Vec<String>>,
+    /// Whether it holds.
+    pub result: String,
+    /// What contradicts it, or why it is unknown.
+    pub detail: Option<String>,
+}
+
+/// A proof of claims.
+#[derive(Debug)]
+pub struct ProofSummary {
+    /// How many claims are proven, broken and unknown.
+    pub summary: String,
+    /// Where the proof is from, when it was made, and by which solver.
+    pub origin: String,
+    /// What was assumed of the policy data.
+    pub assumptions: Vec<String>,
+}
+
+/// A version that was active.
+#[derive(Debug)]
+pub struct HistoryEntry {
+    /// The version.
+    pub version: String,
+    /// Whether it is the active version.
+    pub is_active: bool,
+    /// When it became active for the first time.
+    pub first_activated_at: String,
+    /// When it became active for the last time.
+    pub last_activated_at: String,
+    /// What made it active for the last time, and on whose request.
+    pub cause: String,
+    /// The number of its files.
+    pub files: i64,
+    /// The total size of its files in bytes.
+    pub bytes: i64,
 }

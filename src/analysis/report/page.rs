@@ -2,7 +2,10 @@
 
 use super::layout::short;
 use super::model::Report;
-use super::{access_section, identity_section, policies_section, routes_section, sign_off_section};
+use super::{
+    access_section, claims_section, history_section, identity_section, policies_section, routes_section,
+    sign_off_section,
+};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 /// The stylesheet, which contains neither `<` nor an address.
@@ -13,11 +16,13 @@ const CONTENT_SECURITY_POLICY: &str =
     "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'";
 
 /// The sections, by id and title, in the order of the page.
-const CONTENTS: [(&str, &str); 5] = [
+const CONTENTS: [(&str, &str); 7] = [
     ("identity", "Identity"),
     ("access", "Who may do what"),
     ("policies", "Policies"),
     ("routes", "Routes"),
+    ("claims", "Claims"),
+    ("history", "History of versions"),
     ("sign-off", "Sign-off"),
 ];
 
@@ -51,6 +56,8 @@ pub fn html(report: &Report) -> String {
                     (access_section::render(report))
                     (policies_section::render(report))
                     (routes_section::render(report))
+                    (claims_section::render(report))
+                    (history_section::render(report))
                     (sign_off_section::render(report))
                 }
                 footer { p { "Made by " (report.program) ", " (report.created_at) ". Policy version " code.hash { (report.identity.version) } "." } }

@@ -1,19 +1,21 @@
 //! `cedargate policy report`: writes a page about the policies, for an auditor.
 
+mod archive;
+
 use crate::analysis::access::{access_rows, domain_access};
 use crate::analysis::report::{
-    self, ActiveVersion, FileEntry, Identity, LogUse, Report, RouteAuthorization, RouteEntry, Section,
+    self, ClaimsPart, FileEntry, Identity, LogUse, Report, RouteAuthorization, RouteEntry, Section,
 };
 use crate::api;
-use crate::authz::{Bundle, Engine, cases};
-use crate::cli::{CommandResult, Failure, block_on, open};
+use crate::authz::{Bundle, Engine, FileKind, SnapshotFile, cases};
+use crate::cli::{CommandResult, Failure};
 use crate::config::Config;
 use crate::http::docs;
 use crate::types::Clock;
 use clap::Args;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// The arguments of `policy report`.
 #[derive(Debug, Args)]
@@ -37,61 +39,39 @@ pub(super) fn run(config: &Config, bundle: Bundle, arguments: &ReportArgs) -> Co
 /// Collects what the report shows. A part whose source is missing says so.
 fn collect(config: &Config, engine: &Engine, arguments: &ReportArgs) -> Result<Report, Failure> {
     let bundle = engine.bundle();
-    let texts = texts(bundle)?;
-    let files = texts.iter().map(|(path, text)| file_entry(path, text)).collect();
-    let policy_texts =
-        texts.iter().filter(|(path, _)| path.ends_with(".cedar")).map(|(_, text)| text.as_str());
-    let policies = report::policy_entries(bundle, policy_texts);
+    let is_policy_file = |file: &&SnapshotFile| file.kind == FileKind::Policies;
+    let policy_texts = bundle.files().iter().filter(is_policy_file).map(|file| &*file.text);
     let not_computed = |error: String| format!("The table could not be computed: {error}");
-    let identity = Identity { version: bundle.version().to_owned(), files, active: active_version(config) };
+    let archive = archive::read(config, bundle);
     Ok(Report {
         created_at: Clock::system().now().to_string(),
         program: format!("cedargate {}", env!("CARGO_PKG_VERSION")),
-        identity,
+        identity: Identity {
+            version: bundle.version().to_owned(),
+            files: bundle.files().iter().map(file_entry).collect(),
+            active: archive.active,
+        },
         access: access_rows(engine).map_err(not_computed),
         domains: domain_access(bundle).map_err(not_computed),
-        policies,
+        policies: report::policy_entries(bundle, policy_texts),
         log_use: log_use(bundle, &arguments.logs)?,
         cases: policy_tests(config, bundle)?,
         routes: routes(bundle),
+        claims: ClaimsPart {
+            claims: report::claim_entries(bundle),
+            proof: Err("No proof of this version is recorded.".to_owned()),
+        },
+        history: archive.history,
     })
 }
 
-/// The files of the bundle with their texts.
-fn texts(bundle: &Bundle) -> Result<Vec<(String, String)>, Failure> {
-    let read = |path: &String| {
-        let text = std::fs::read_to_string(path);
-        let text = text.map_err(|error| Failure::failed(format!("{path}: {error}")))?;
-        Ok((path.clone(), text))
-    };
-    bundle.files().iter().map(read).collect()
-}
-
-fn file_entry(path: &str, text: &str) -> FileEntry {
-    let kind = match Path::new(path).extension().and_then(|extension| extension.to_str()) {
-        Some("cedarschema") => "schema",
-        Some("cedar") => "policies",
-        _ => "data",
-    };
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
-    FileEntry { path: path.to_owned(), kind, bytes: text.len(), sha256: hex::encode(digest) }
-}
-
-/// The version that is active in the database.
-fn active_version(config: &Config) -> Section<ActiveVersion> {
-    let state = block_on(async {
-        let app = open(config).await?;
-        Ok(app.state.store.policy_state().await?)
-    });
-    let no_version = "The service has not been started with this database yet: no version has been active.";
-    match state {
-        Ok(Some(state)) if !state.version.is_empty() => Ok(ActiveVersion {
-            version: state.version,
-            activation: Err("The database does not record when the version became active.".to_owned()),
-        }),
-        Ok(_) => Err(no_version.to_owned()),
-        Err(Failure::Failed(message)) => Err(format!("The database could not be read: {message}")),
-        Err(_) => Err("The database could not be read.".to_owned()),
+fn file_entry(file: &SnapshotFile) -> FileEntry {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, file.text.as_bytes());
+    FileEntry {
+        path: file.path.clone(),
+        kind: file.kind.as_str(),
+        bytes: file.text.len(),
+        sha256: hex::encode(digest),
     }
 }
 

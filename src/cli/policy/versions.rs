@@ -59,12 +59,12 @@ pub(in crate::cli) struct ExportArgs {
 }
 
 /// Opens the database, without reading the policies.
-async fn open_store(config: &Config) -> Result<Store, StoreError> {
+pub(super) async fn open_store(config: &Config) -> Result<Store, StoreError> {
     Store::open_existing(config, &Clock::system()).await
 }
 
 /// The version that was active last; empty if none was.
-async fn active_version(store: &Store) -> Result<String, StoreError> {
+pub(super) async fn active_version(store: &Store) -> Result<String, StoreError> {
     Ok(store.policy_state().await?.map(|state| state.version).unwrap_or_default())
 }
 
@@ -116,7 +116,7 @@ pub(super) fn list(config: &Config, arguments: &VersionsArgs) -> CommandResult {
                 row.last_activated_at,
                 row.files,
                 row.bytes,
-                by(row.trigger, row.actor, row.credential.as_deref()),
+                activation_text(row.trigger, row.actor, row.credential.as_deref()),
             ))?;
         }
         Ok(())
@@ -124,7 +124,7 @@ pub(super) fn list(config: &Config, arguments: &VersionsArgs) -> CommandResult {
 }
 
 /// What made a version active, and who.
-fn by(
+pub(super) fn activation_text(
     trigger: impl std::fmt::Display,
     actor: Option<impl std::fmt::Display>,
     credential: Option<&str>,
@@ -148,7 +148,8 @@ pub(super) fn show(config: &Config, arguments: &ShowArgs) -> CommandResult {
         let mark = if row.version == active { " (active)" } else { "" };
         let mut text = format!("version {}{mark}\n\nactivations:\n", row.version);
         for activation in store.policy_activations(&row.version).await? {
-            let cause = by(activation.trigger, activation.actor, activation.credential.as_deref());
+            let cause =
+                activation_text(activation.trigger, activation.actor, activation.credential.as_deref());
             let _ = writeln!(text, "  {}  {cause}", activation.time);
         }
         for file in snapshot.files() {
