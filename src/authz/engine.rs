@@ -186,21 +186,16 @@ impl Engine {
         let action_policies = self.action_policies(request.action);
         let is_prerequisite =
             request.recorder.is_some_and(|recorder| recorder.purpose == Purpose::Prerequisite);
-        let evaluated = request.recorder;
-        let recorder = evaluated.filter(|recorder| recorder.should_record(false));
+        let recorder = request.recorder;
         // A prerequisite of another decision is timed only if it is recorded.
-        let start = (!is_prerequisite || recorder.is_some()).then(Instant::now);
+        let is_timed = !is_prerequisite || recorder.is_some_and(|recorder| recorder.should_record(false));
+        let start = is_timed.then(Instant::now);
         let decision = self.decide_traced(action_policies, request, resource);
-        let recorder = recorder.filter(|recorder| recorder.should_record(decision.allowed));
-        // An allowed decision that is not recorded needs no id.
-        let recorder = match (recorder, evaluated) {
-            (Some(recorder), _) => Some(recorder.for_decision(decision.allowed)),
-            (None, Some(unrecorded)) if !decision.allowed => {
-                unrecorded.for_decision(false);
-                None
-            }
-            (None, _) => None,
-        };
+        // An allowed decision that is not recorded needs no id; the answer to a denied request has one in any case.
+        let recorder = recorder
+            .filter(|recorder| !decision.allowed || recorder.should_record(true))
+            .map(|recorder| recorder.for_decision(decision.allowed))
+            .filter(|recorder| recorder.should_record(decision.allowed));
         if !is_prerequisite || recorder.is_some() {
             let latency = start.map_or(Duration::ZERO, |start| start.elapsed());
             if !is_prerequisite {

@@ -209,5 +209,6 @@ pub(super) fn changed_files(old: &Snapshot, new: &Snapshot) -> Vec<ChangedFile> 
 
 /// The difference of two texts in unified format, without file names.
 fn unified(old: &str, new: &str) -> String {
-    TextDiff::from_lines(old, new).unified_diff().context_radius(CONTEXT_LINES).to_string()
+    let diff = TextDiff::from_lines(old, new);
+    diff.unified_diff().context_radius(CONTEXT_LINES).missing_newline_hint(false).to_string()
 }
