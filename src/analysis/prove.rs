@@ -42,23 +42,46 @@ use worker::{TaskResult, Worker};
 /// The maximum number of solver processes.
 const MAX_SOLVERS: usize = 8;
 
+/// What is to be proven, and how.
+#[derive(Debug, Clone, Default)]
+pub struct ProveOptions {
+    /// The ids of the claims that are to be proven; all if empty.
+    pub claims: Vec<String>,
+    /// A directory to which every query is written.
+    pub evidence: Option<PathBuf>,
+}
+
+/// Why nothing could be proven.
+#[derive(Debug, thiserror::Error)]
+pub enum ProveError {
+    /// No claim has this id.
+    #[error("there is no claim {0:?}")]
+    UnknownClaim(String),
+    /// A thread for a solver cannot be started.
+    #[error("cannot start a thread for the solver: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
 /// Proves the claims of a bundle. Several solver processes work in parallel; they end when the future is dropped.
 ///
-/// `evidence` is a directory to which every query is written. `on_progress` is called with the number of completed tasks and
-/// of all tasks.
+/// `on_progress` is called with the number of completed tasks and of all tasks.
 ///
 /// # Errors
-/// A thread for a solver cannot be started.
+/// A claim of the options does not exist, or a thread for a solver cannot be started.
 pub async fn prove(
     bundle: Arc<Bundle>,
     solver: &SolverCommand,
-    evidence: Option<PathBuf>,
+    options: ProveOptions,
     on_progress: impl Fn(usize, usize),
-) -> std::io::Result<Proof> {
+) -> Result<Proof, ProveError> {
     let started = Instant::now();
-    let plan = Arc::new(Plan::new(bundle));
+    let mut plan = Plan::new(bundle);
+    if !options.claims.is_empty() {
+        plan.select(&options.claims).map_err(ProveError::UnknownClaim)?;
+    }
+    let plan = Arc::new(plan);
     let (results, mut received) = mpsc::unbounded_channel();
-    let workers = Workers::start(&plan, solver, evidence.as_deref(), &results)?;
+    let workers = Workers::start(&plan, solver, options.evidence.as_deref(), &results)?;
     drop(results);
     let mut all: Vec<Option<TaskResult>> = plan.tasks.iter().map(|_| None).collect();
     let mut done = 0;

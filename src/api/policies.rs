@@ -2,8 +2,10 @@
 
 use super::decisions::authzen_search::permitted_actions;
 use super::decisions::evaluation::{self, POLICY_VERSION, PolicyView};
+use crate::analysis::ProofRecord;
 use crate::application::Authorizer;
 use crate::application::authorizer::EVALUATE_ACTION;
+use crate::application::policy_proof::{self, ActiveProof};
 use crate::application::policy_reload::{self, ReloadError, ReloadOutcome, Trigger};
 use crate::application::subjects::{Basis, EntityRef, ResolvedSubject, SubjectError, SubjectResolver};
 use crate::authz::{
@@ -14,7 +16,7 @@ use crate::http::{Json, PathId, Problem, RouteGroup, body};
 use crate::types::{FieldErrorCode, Term, quoted};
 use actix_web::dev::Payload;
 use actix_web::http::{StatusCode, header};
-use actix_web::{FromRequest, HttpRequest, HttpResponse};
+use actix_web::{FromRequest, HttpRequest, HttpResponse, web};
 use futures_util::future::LocalBoxFuture;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, json};
@@ -50,6 +52,8 @@ struct Policies {
     policies: Vec<PolicyView>,
     /// The permission matrix, one row per action.
     matrix: Vec<MatrixRow>,
+    /// What is proven about the active version.
+    proof: ProofView,
     /// Why the current files were rejected; absent if they are active or pending.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
@@ -58,6 +62,43 @@ struct Policies {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pending: Option<PendingView>,
+}
+
+/// Whether the claims about the active policies are proven for all requests.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct ProofView {
+    /// Whether every claim is proven for the active version.
+    proven: bool,
+    /// `proven`; `incomplete` if a claim is broken or could not be decided; `missing` if nothing is recorded for the active
+    /// version; `unreadable` if the record cannot be read.
+    state: ProofState,
+    /// The record of `policy prove --record`; absent if there is none for the active version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    record: Option<ProofRecord>,
+}
+
+/// The state of the proof of the active policies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum ProofState {
+    Proven,
+    Incomplete,
+    Missing,
+    Unreadable,
+}
+
+impl From<ActiveProof> for ProofView {
+    fn from(proof: ActiveProof) -> Self {
+        let (state, record) = match proof {
+            ActiveProof::Recorded(record) if record.is_complete() => (ProofState::Proven, Some(*record)),
+            ActiveProof::Recorded(record) => (ProofState::Incomplete, Some(*record)),
+            ActiveProof::Missing => (ProofState::Missing, None),
+            ActiveProof::Unreadable(_) => (ProofState::Unreadable, None),
+        };
+        Self { proven: state == ProofState::Proven, state, record }
+    }
 }
 
 /// A candidate that needs a confirmation.
@@ -217,10 +258,13 @@ fn permissions_doc() -> OperationDoc {
 /// `GET /v2/policies`.
 async fn fetch(authorizer: Authorizer, (): ()) -> Result<HttpResponse, Problem> {
     authorizer.require(&authorizer.caller().organization)?;
-    Ok(HttpResponse::Ok().json(view(&authorizer, authorizer.engine())))
+    let state = authorizer.shared_state();
+    let proof = web::block(move || policy_proof::active_proof(&state.policies)).await;
+    let proof = ProofView::from(proof.map_err(Problem::internal)?);
+    Ok(HttpResponse::Ok().json(view(&authorizer, authorizer.engine(), proof)))
 }
 
-fn view(authorizer: &Authorizer, engine: &Engine) -> Policies {
+fn view(authorizer: &Authorizer, engine: &Engine, proof: ProofView) -> Policies {
     let bundle = engine.bundle();
     let rows = matrix_rows(engine).into_iter().map(|row| {
         let [own, below, sibling, above] = row.cells.map(ScopeDecisions::from);
@@ -231,6 +275,7 @@ fn view(authorizer: &Authorizer, engine: &Engine) -> Policies {
         files: bundle.file_paths().map(str::to_owned).collect(),
         policies: bundle.policies().map(|policy| PolicyView::detailed(policy)).collect(),
         matrix: rows.collect(),
+        proof,
         fault: authorizer.state().policies.failure().map(|failure| failure.to_string()),
         pending: PendingView::from_handle(&authorizer.state().policies),
     }

@@ -18,6 +18,7 @@ pub mod lookups;
 pub mod organizations;
 pub mod password_change;
 pub mod policy_archive;
+pub mod policy_proof;
 pub mod policy_reload;
 pub mod rate_limits;
 pub mod refusals;

@@ -36,7 +36,6 @@ pub fn matrix_claims(engine: &Engine) -> String {
 #[derive(Debug)]
 struct ActionCells {
     action: String,
-    kinds: Vec<String>,
     /// The lowest scope that may perform it on every resource of its own organization, and on those of one below it.
     own: Option<Scope>,
     below: Option<Scope>,
@@ -57,7 +56,6 @@ fn actions(rows: &[MatrixRow]) -> Vec<ActionCells> {
         let on_self = lowest(own, |cell| cell != "-").filter(|scope| Some(*scope) != on_all);
         let cells = ActionCells {
             action: row.action.clone(),
-            kinds: vec![row.kind.clone()],
             own: on_all,
             below: lowest(below, |cell| cell == "+"),
             on_self,
@@ -77,7 +75,6 @@ impl ActionCells {
         let higher = |one: Option<Scope>, other: Option<Scope>| Some(one?.max(other?));
         self.own = higher(self.own, other.own);
         self.below = higher(self.below, other.below);
-        self.kinds.extend(other.kinds);
     }
 
     /// The claims: two for the action, and two more if users may perform it on themselves with a lower scope.
@@ -125,7 +122,7 @@ impl ActionCells {
             }
             None => conditions.push(format!("when {{ {own_only} }}")),
         }
-        let probe = Probe { engine, action: &self.action, kinds: &self.kinds, scope, on_self };
+        let probe = Probe { engine, action: &self.action, scope, on_self };
         conditions.extend(probe.denied_to_keys());
         conditions.extend(probe.denied_fields());
         conditions.extend(["role", "scope"].into_iter().filter_map(|name| probe.ceiling(name)));
@@ -137,7 +134,6 @@ impl ActionCells {
 struct Probe<'a> {
     engine: &'a Engine,
     action: &'a str,
-    kinds: &'a [String],
     scope: Scope,
     on_self: bool,
 }

@@ -75,7 +75,7 @@ pub use policy_parts::{PartKind, PartValue, PolicyPart, PolicyParts};
 pub use recorder::DecisionRecorder;
 pub use reference::Answer;
 pub use scope::{Scope, ScopeSet};
-pub use snapshot::{Snapshot, Sources, StoredType};
+pub use snapshot::{PROOF_FILE, Snapshot, Sources, StoredType};
 pub use snapshot_file::FileKind;
 pub(crate) use snapshot_file::SnapshotFile;
 pub use verifier::{Difference, VerificationCounts, Verifier};

@@ -196,6 +196,11 @@ impl PolicyHandle {
         self.last_rejected.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The policy directories.
+    pub fn policy_directories(&self) -> &[std::path::PathBuf] {
+        &self.sources.policies
+    }
+
     /// Why the last reload failed; none if it did not.
     pub fn failure(&self) -> Option<BundleError> {
         self.last_rejected().failure.clone()

@@ -11,6 +11,9 @@ use std::path::{Path, PathBuf};
 /// The maximum total size of all files: 64 MiB.
 const MAX_BYTES: u64 = 64 * 1024 * 1024;
 
+/// A file in a policy directory that is no entity data: it says what was proven about a version, and has no part in it.
+pub const PROOF_FILE: &str = "PROOF.json";
+
 /// The maximum number of reads until two consecutive ones agree.
 const MAX_READS: usize = 5;
 
@@ -231,14 +234,15 @@ impl SnapshotReader {
     }
 }
 
-/// The entries of a directory with this extension, in the order of their names.
+/// The entries of a directory with this extension, except [`PROOF_FILE`], in the order of their names.
 fn list_files(directory: &Path, extension: &str) -> std::io::Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     for entry in std::fs::read_dir(directory)? {
         let entry = entry?;
         let is_hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
         let path = entry.path();
-        if !is_hidden && path.extension().is_some_and(|actual| actual == extension) {
+        let is_proof = entry.file_name() == PROOF_FILE;
+        if !is_hidden && !is_proof && path.extension().is_some_and(|actual| actual == extension) {
             paths.push(path);
         }
     }

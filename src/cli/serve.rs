@@ -3,7 +3,7 @@
 use super::janitor::spawn_cleanup;
 use super::policy_watch::spawn_reload_tasks;
 use super::{CommandResult, Failure, block_on, log, write_error, write_line};
-use crate::application::{AppState, audit};
+use crate::application::{AppState, audit, policy_proof};
 use crate::config::{Config, ConfigError};
 use crate::http::drain;
 use crate::http::state::HttpState;
@@ -56,6 +56,7 @@ fn serve(config: &Config) -> CommandResult {
         let version = app.state.policies.current().bundle().version().to_owned();
         let started = AuditEntry::new(Event::ServiceStarted).with("policies", version);
         app.state.store.audit(AuditActor::service(app.state.clock.now()), started).await?;
+        policy_proof::log_active_proof(&app.state.policies);
         let mut tasks = JoinSet::new();
         let management =
             management.map(|listener| serve_management(&mut tasks, &app, listener)).transpose()?;

@@ -22,6 +22,8 @@ pub(super) struct PlannedClaim {
     pub(super) doc: String,
     pub(super) kind: ClaimKind,
     pub(super) place: Option<(String, usize)>,
+    /// Whether it is to be proven.
+    pub(super) is_selected: bool,
 }
 
 /// A request environment and the policies that can apply in it.
@@ -110,6 +112,24 @@ impl Plan {
         plan
     }
 
+    /// Leaves out all claims but those with these ids.
+    ///
+    /// # Errors
+    /// The first id that no claim has.
+    pub(super) fn select(&mut self, ids: &[String]) -> Result<(), String> {
+        for id in ids {
+            if !self.claims.iter().any(|claim| claim.id == *id) {
+                return Err(id.clone());
+            }
+        }
+        for claim in &mut self.claims {
+            claim.is_selected = ids.contains(&claim.id);
+        }
+        let claims = &self.claims;
+        self.tasks.retain(|task| claims.get(task.claim()).is_some_and(|claim| claim.is_selected));
+        Ok(())
+    }
+
     fn add_built_in_tasks(&mut self, policies: &[(Policy, Vec<usize>)]) {
         for (policy, environments) in policies {
             let can_fail = |environment: &usize| Task::CanFail {
@@ -158,6 +178,7 @@ fn planned_claims(claims: &[Claim]) -> Vec<PlannedClaim> {
         doc: doc.to_owned(),
         kind: ClaimKind::BuiltIn,
         place: None,
+        is_selected: true,
     });
     let of_files = claims.iter().map(|claim| {
         let metadata = claim.metadata();
@@ -166,6 +187,7 @@ fn planned_claims(claims: &[Claim]) -> Vec<PlannedClaim> {
             doc: metadata.doc.clone().unwrap_or_default(),
             kind: if metadata.permits { ClaimKind::Always } else { ClaimKind::Never },
             place: Some((metadata.file.clone(), metadata.line)),
+            is_selected: true,
         }
     });
     built_in.chain(of_files).collect()

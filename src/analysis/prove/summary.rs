@@ -17,7 +17,7 @@ pub(super) fn checked_claims(plan: &Plan, results: Vec<Option<TaskResult>>) -> V
             summary.add(task, result);
         }
     }
-    let claims = plan.claims.iter().zip(summaries);
+    let claims = plan.claims.iter().zip(summaries).filter(|(claim, _)| claim.is_selected);
     claims.map(|(claim, summary)| summary.finish(claim, plan, &examples)).collect()
 }
 
@@ -64,7 +64,7 @@ impl<'a> Summary<'a> {
             (true, Some(reason)) => Verdict::Unknown(reason),
             (true, None) => Verdict::Proven,
         };
-        let PlannedClaim { id, doc, kind, place } = claim;
+        let PlannedClaim { id, doc, kind, place, .. } = claim;
         CheckedClaim {
             id: id.clone(),
             doc: doc.clone(),

@@ -1,11 +1,11 @@
 //! The results of a proof.
 
 use crate::authz::cases::PolicyTest;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// What a claim says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ClaimKind {
     /// A `forbid` in a file of claims: no request that it matches is allowed.

@@ -1,11 +1,12 @@
 //! `cedargate policy prove`: proves claims about the policies for all requests.
 
 use super::progress::Progress;
-use crate::analysis::{self, Proof, SolverCommand};
+use crate::analysis::{self, Proof, ProofRecord, ProveOptions, SolverCommand};
 use crate::authz::Bundle;
 use crate::cli::{CommandResult, Failure, print_line};
 use crate::config::Config;
 use crate::server::block_on_until_signal;
+use crate::types::Clock;
 use clap::{Args, ValueEnum};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,6 +16,12 @@ pub(in crate::cli) struct ProveArgs {
     /// Format of the result
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
+    /// Prove only the claim with this id; may be repeated
+    #[arg(long = "claim", value_name = "ID")]
+    claims: Vec<String>,
+    /// Write PROOF.json to the first policy directory, for GET /v2/policies and the report
+    #[arg(long, conflicts_with = "claims")]
+    record: bool,
     /// Write each query to this directory as an SMT-LIB script, as evidence; it must be empty or not exist
     #[arg(long, value_name = "DIR")]
     smtlib: Option<PathBuf>,
@@ -29,24 +36,35 @@ enum Format {
     Sarif,
 }
 
-pub(super) fn run(_config: &Config, bundle: Bundle, arguments: ProveArgs) -> CommandResult {
+pub(super) fn run(config: &Config, bundle: Bundle, arguments: ProveArgs) -> CommandResult {
     let solver = SolverCommand::find().map_err(|error| Failure::Undecided(error.to_string()))?;
     if let Some(directory) = &arguments.smtlib {
         create_empty_directory(directory)?;
     }
     let progress = Progress::new("proving");
-    let proving = analysis::prove(Arc::new(bundle), &solver, arguments.smtlib, |done, total| {
-        progress.set(done, total);
-    });
+    let options = ProveOptions { claims: arguments.claims, evidence: arguments.smtlib };
+    let proving =
+        analysis::prove(Arc::new(bundle), &solver, options, |done, total| progress.set(done, total));
     let proof = block_on_until_signal(proving).map_err(Failure::failed)?;
     drop(progress);
     let proof = proof.ok_or_else(|| Failure::failed("interrupted"))?.map_err(Failure::failed)?;
+    if arguments.record {
+        record(config, &proof)?;
+    }
     print_proof(&proof, arguments.format)?;
     match proof.counts() {
         [_, 0, 0] => Ok(()),
         [_, 0, unknown] => Err(Failure::Undecided(format!("{unknown} claims could not be decided"))),
         _ => Err(Failure::Found),
     }
+}
+
+/// Writes the record of the proof to the first policy directory.
+fn record(config: &Config, proof: &Proof) -> CommandResult {
+    let directory = config.policies.first().ok_or_else(|| Failure::failed("there is no policy directory"))?;
+    let file = ProofRecord::path(directory);
+    let text = ProofRecord::new(proof, Clock::system().now()).to_text().map_err(Failure::failed)?;
+    std::fs::write(&file, text).map_err(|error| Failure::failed(format!("{}: {error}", file.display())))
 }
 
 fn print_proof(proof: &Proof, format: Format) -> CommandResult {
