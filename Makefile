@@ -47,4 +47,6 @@ bench:
 generated:
 	$(CARGO) run --quiet --locked -- openapi --output openapi/openapi.json
 	$(CARGO) run --quiet --locked -- policy matrix
+	$(CARGO) run --quiet --locked -- policy matrix --claims
+	$(CARGO) run --quiet --locked -- policy prove --record
 	$(CARGO) run --quiet --locked -- config --output docs/configuration.md
