@@ -4,6 +4,7 @@
 //! requests that the schema allows; the server works without one.
 
 pub mod access;
+pub mod analyze;
 mod assumptions;
 mod counterexample;
 mod coverage;

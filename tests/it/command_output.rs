@@ -29,9 +29,10 @@ const DATABASE_COMMANDS: [&[&str]; 16] = [
 ];
 
 /// The commands that create a database or need none.
-const OTHER_COMMANDS: [&[&str]; 12] = [
+const OTHER_COMMANDS: [&[&str]; 13] = [
     &["serve"],
     &["user", "add"],
+    &["policy", "analyze"],
     &["policy", "check"],
     &["policy", "format"],
     &["policy", "matrix"],

@@ -64,6 +64,7 @@ mod openapi_document;
 mod organizations;
 mod passwords;
 mod permission_table;
+mod policy_analyze;
 mod policy_cases;
 mod policy_check;
 mod policy_claims;

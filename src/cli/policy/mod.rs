@@ -1,5 +1,6 @@
 //! `cedargate policy`: validates, tests, explains, confirms and exports policies.
 
+mod analyze;
 mod check;
 mod diff;
 mod explain;
@@ -30,6 +31,8 @@ pub(super) enum Command {
         #[arg(long, value_enum, default_value_t = FindingFormat::Text)]
         format: FindingFormat,
     },
+    /// Report policies without effect, and with a decision log what was not used; needs the solver cvc5
+    Analyze(Box<analyze::AnalyzeArgs>),
     /// Format policy files, comments included
     Format {
         /// Files [default: *.cedar of the policy directories and of their claims]
@@ -79,6 +82,7 @@ pub(super) fn run(config: &Config, command: Command) -> CommandResult {
         Command::Export(arguments) => versions::export(config, &arguments),
         Command::Replay(arguments) => replay::run(config, &arguments),
         Command::Diff(arguments) => diff::run(config, &arguments),
+        Command::Analyze(arguments) => analyze::run(&bundle()?, &arguments),
         Command::Reload { confirm } => reload(config, &confirm),
         Command::Test(arguments) => test::run(config, &bundle()?, *arguments),
         Command::Prove(arguments) => prove::run(config, bundle()?, arguments),

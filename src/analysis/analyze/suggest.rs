@@ -1,0 +1,223 @@
+//! Narrower policies: only the actions and scopes that the decision log shows. Each is proven to be contained in the policy
+//! that it replaces, and to keep every logged allow.
+
+use super::edit::narrow;
+use super::in_file_order;
+use super::log::{LogError, LoggedDecision, read_log};
+use super::queries::Queries;
+use super::usage::{PermitUse, Usage, higher_scope, listed_actions, source};
+use crate::analysis::{Solver, format_policies};
+use crate::authz::Bundle;
+use cedar_policy::{Authorizer, Context, Decision, Entities, Entity, EntityUid, Policy, PolicySet, Request};
+use serde::Serialize;
+use similar::TextDiff;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+/// A narrower policy.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Suggestion {
+    /// The id of the policy.
+    pub policy: String,
+    /// Its file.
+    pub file: String,
+    /// The actions that the narrower policy no longer permits.
+    pub removed_actions: Vec<String>,
+    /// The scope that the narrower policy requires, if that is another one.
+    pub scope: Option<String>,
+    /// The number of request environments in which it is proven to be contained in the old one.
+    pub environments: usize,
+    #[serde(skip)]
+    old: Policy,
+    #[serde(skip)]
+    new: Policy,
+    #[serde(skip)]
+    text: String,
+}
+
+/// Narrower policies, and what was checked.
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SuggestionCheck {
+    /// The policies that can be narrowed.
+    pub suggestions: Vec<Suggestion>,
+    /// The change of the files as a unified diff.
+    pub diff: String,
+    /// The number of logged allows that were decided again, with the same result.
+    pub replayed: u64,
+    /// The number of logged allows that could not be decided again, because their inputs are masked or incomplete.
+    pub not_replayable: u64,
+    /// Why a policy was not narrowed.
+    pub rejected: Vec<String>,
+}
+
+/// Narrows the permits of a bundle to what the logged decisions of these files use.
+///
+/// # Errors
+/// A file cannot be read.
+pub async fn suggest(
+    bundle: &Bundle,
+    usage: &Usage,
+    files: &[PathBuf],
+    solver: Solver,
+) -> Result<SuggestionCheck, LogError> {
+    let mut check = SuggestionCheck::default();
+    let mut queries = Queries::new(bundle, solver);
+    for (policy, metadata) in in_file_order(bundle).into_iter().filter(|(_, metadata)| metadata.permits) {
+        let Some(used) = usage.permits.get(&metadata.id) else { continue };
+        let Some(suggestion) = narrower(policy, &metadata.file, used) else { continue };
+        match prove(bundle, &mut queries, suggestion).await {
+            Ok(suggestion) => check.suggestions.push(suggestion),
+            Err(reason) => check.rejected.push(format!("{:?} is not narrowed: {reason}", metadata.id)),
+        }
+    }
+    // A policy that would deny a logged allow is not narrowed. Without it, the others are checked again.
+    while !check.suggestions.is_empty() {
+        let losses = replay(bundle, &mut check, files)?;
+        if losses.is_empty() {
+            break;
+        }
+        for (policy, count) in &losses {
+            check.rejected.push(format!("{policy:?} is not narrowed: {count} logged allows would be denied"));
+        }
+        check.suggestions.retain(|suggestion| !losses.contains_key(&suggestion.policy));
+    }
+    check.diff = diff(&check.suggestions);
+    Ok(check)
+}
+
+/// The policy with only the actions and the scope that were used. None if these are all that it permits.
+fn narrower(policy: &Policy, file: &str, used: &PermitUse) -> Option<Suggestion> {
+    let (kept, removed): (Vec<_>, Vec<_>) =
+        listed_actions(policy).into_iter().partition(|(_, name)| used.actions.contains_key(name));
+    let scope = higher_scope(policy, used).map(|(_, lowest)| lowest);
+    if kept.is_empty() || (removed.is_empty() && scope.is_none()) {
+        return None;
+    }
+    let kept: Vec<String> = kept.into_iter().map(|(uid, _)| uid.to_string()).collect();
+    let action = match kept.as_slice() {
+        _ if removed.is_empty() => None,
+        [one] => Some(format!("action == {one}")),
+        several => Some(format!("action in [{}]", several.join(", "))),
+    };
+    let kind = match policy.principal_constraint() {
+        cedar_policy::PrincipalConstraint::IsIn(kind, _) => format!(" is {kind}"),
+        _ => String::new(),
+    };
+    let principal = scope.map(|scope| format!("principal{kind} in Scope::\"{scope}\""));
+    let text = narrow(source(policy), action.as_deref(), principal.as_deref())?;
+    Some(Suggestion {
+        policy: policy.id().to_string(),
+        file: file.to_owned(),
+        removed_actions: removed.into_iter().map(|(_, name)| name).collect(),
+        scope: scope.map(|scope| scope.to_string()),
+        environments: 0,
+        old: policy.clone(),
+        new: Policy::parse(Some(policy.id().clone()), &text).ok()?,
+        text,
+    })
+}
+
+/// Proves that the old policy matches every request that the new one matches.
+async fn prove(
+    bundle: &Bundle,
+    queries: &mut Queries<'_>,
+    suggestion: Suggestion,
+) -> Result<Suggestion, String> {
+    let mut environments = 0;
+    for environment in suggestion.new.get_valid_request_envs(bundle.schema()) {
+        if !queries.implies(&suggestion.new, &suggestion.old, &environment).await? {
+            return Err("it is not proven to be contained in the old one".to_owned());
+        }
+        environments += 1;
+    }
+    Ok(Suggestion { environments, ..suggestion })
+}
+
+/// Decides the logged allows again with the narrower policies. Returns how many would be denied, by policy.
+fn replay(
+    bundle: &Bundle,
+    check: &mut SuggestionCheck,
+    files: &[PathBuf],
+) -> Result<BTreeMap<String, u64>, LogError> {
+    let narrowed: BTreeMap<&str, &Policy> =
+        check.suggestions.iter().map(|suggestion| (suggestion.policy.as_str(), &suggestion.new)).collect();
+    let policies = bundle.policy_set().policies().map(|policy| {
+        let id: &str = policy.id().as_ref();
+        (*narrowed.get(id).unwrap_or(&policy)).clone()
+    });
+    let policies = PolicySet::from_policies(policies).unwrap_or_default();
+    let (mut replayed, mut not_replayable) = (0, 0);
+    let mut losses: BTreeMap<String, u64> = BTreeMap::new();
+    read_log(files, |decision| {
+        let uses: Vec<&str> =
+            decision.policies.iter().map(|id| &**id).filter(|id| narrowed.contains_key(id)).collect();
+        if !decision.decision || uses.is_empty() {
+            return;
+        }
+        match decide(bundle, &policies, decision) {
+            Some(Decision::Allow) => replayed += 1,
+            Some(Decision::Deny) => {
+                for id in uses {
+                    *losses.entry(id.to_owned()).or_default() += 1;
+                }
+            }
+            None => not_replayable += 1,
+        }
+    })?;
+    (check.replayed, check.not_replayable) = (replayed, not_replayable);
+    Ok(losses)
+}
+
+/// The decision of these policies with the logged inputs. None if these are masked or incomplete.
+fn decide(bundle: &Bundle, policies: &PolicySet, decision: &LoggedDecision<'_>) -> Option<Decision> {
+    let inputs = decision.inputs.as_ref().filter(|_| !decision.masked)?;
+    let uid = |kind: &str, id: &str| {
+        Some(EntityUid::from_type_name_and_id(kind.parse().ok()?, cedar_policy::EntityId::new(id)))
+    };
+    let action = match decision.action.contains("::") {
+        true => decision.action.parse().ok()?,
+        false => uid("Action", &decision.action)?,
+    };
+    let resource = inputs.resource.as_ref().unwrap_or(&decision.resource);
+    let context = Context::from_json_str(inputs.context.get(), None).ok()?;
+    let principal = uid(&decision.subject.r#type, &decision.subject.id)?;
+    let request =
+        Request::new(principal, action, uid(&resource.r#type, &resource.id)?, context, None).ok()?;
+    let entity = |json: &&serde_json::value::RawValue| Entity::from_json_str(json.get(), None).ok();
+    let logged: Vec<Entity> = inputs.entities.iter().map(entity).collect::<Option<_>>()?;
+    let uids: BTreeSet<EntityUid> = logged.iter().map(Entity::uid).collect();
+    let data = bundle.data().iter().filter(|entity| !uids.contains(&entity.uid())).cloned();
+    let actions = bundle.schema().action_entities().ok()?;
+    let entities =
+        Entities::from_entities(logged.into_iter().chain(data).chain(actions.iter().cloned()), None).ok()?;
+    Some(Authorizer::new().is_authorized(&request, policies, &entities).decision())
+}
+
+/// The change of the files as a unified diff.
+fn diff(suggestions: &[Suggestion]) -> String {
+    let files: BTreeSet<&str> = suggestions.iter().map(|suggestion| suggestion.file.as_str()).collect();
+    let mut all = String::new();
+    for file in files {
+        let mut edits: Vec<(usize, usize, &str)> = Vec::new();
+        let mut old = String::new();
+        for suggestion in suggestions.iter().filter(|suggestion| suggestion.file == file) {
+            if let Some(location) = suggestion.old.as_ref().loc() {
+                edits.push((location.start(), location.end(), &suggestion.text));
+                old = location.src.to_string();
+            }
+        }
+        edits.sort_unstable_by_key(|(start, ..)| std::cmp::Reverse(*start));
+        let mut new = old.clone();
+        for (start, end, text) in edits {
+            new.replace_range(start..end, text);
+        }
+        // A file that is not formatted is not formatted by the way.
+        let is_formatted = format_policies(&old).is_ok_and(|formatted| formatted == old);
+        let new = if is_formatted { format_policies(&new).unwrap_or(new) } else { new };
+        let diff = TextDiff::from_lines(&old, &new);
+        all.push_str(&diff.unified_diff().header(file, file).to_string());
+    }
+    all
+}
