@@ -1,7 +1,8 @@
 //! Compares the policies of two versions in one request environment.
 //!
 //! In the direction from `denying` to `allowing` the question is: is there a request that `allowing` allows and `denying` denies?
-//! The changed policies are compared pairwise first; then the changed permits with all forbids; then all policies. A request that
+//! The changed policies are compared pairwise first; then the changed permits with all forbids, and with those of the other
+//! permits that allow what the solver finds; then all policies. A request that
 //! the solver finds counts only if Cedar's own authorizer confirms it with all policies and the data of each version.
 
 use super::flatten::{Descendants, descendants, flatten, logic, without_parents};
@@ -12,6 +13,12 @@ use crate::authz::cases::PolicyTest;
 use cedar_policy::{Effect, Entities, Entity, Policy, PolicySet, Request, RequestEnv, Schema};
 use cedar_policy_symcc::{CompiledPolicy, CompiledPolicySet, Env};
 use std::collections::HashSet;
+
+/// How often permits that refute a request of the solver are added to its question, before all policies are compared.
+const MAX_ROUNDS: usize = 20;
+
+/// How many policies of an action the solver compares at once. More would exhaust its time, or the stack of the process.
+const MAX_POLICIES: usize = 300;
 
 /// One of the two versions, in one environment. Without an engine, the version does not have the environment, and denies.
 #[derive(Clone, Copy)]
@@ -118,16 +125,25 @@ impl EnvironmentQuery<'_> {
         // A removed forbid concerns every permit, so that the changed policies alone do not answer the question.
         if sources.iter().all(|policy| policy.effect() == Effect::Permit) && !is_flat {
             let changed = PolicySide::with_effect(&denying.changed, Effect::Permit).cloned();
-            let denying: Vec<Policy> = changed.chain(forbids(denying)).collect();
+            let mut known: Vec<Policy> = changed.chain(forbids(denying)).collect();
             let allowing: Vec<Policy> = sources.into_iter().chain(forbids(allowing)).collect();
-            match self.ask(&allowing, &denying, &assumptions, solver).await? {
-                None => return Ok(None),
-                Some(model) => {
-                    if let Some(witness) = self.confirm(direction, &model, is_flat) {
-                        return Ok(Some(witness));
-                    }
+            for _ in 0..MAX_ROUNDS {
+                let Some(model) = self.ask(&allowing, &known, &assumptions, solver).await? else {
+                    return Ok(None);
+                };
+                if let Some(witness) = self.confirm(direction, &model, is_flat) {
+                    return Ok(Some(witness));
                 }
+                let missing = self.permits_of(direction, &model, denying, &known);
+                if missing.is_empty() {
+                    break;
+                }
+                known.extend(missing);
             }
+        }
+        let count = allowing.all.len().max(denying.all.len());
+        if count > MAX_POLICIES {
+            return Err(Undecided(format!("{count} policies are too many to compare at once")));
         }
         match self.ask(&allowing.all, &denying.all, &assumptions, solver).await? {
             None => Ok(None),
@@ -135,6 +151,29 @@ impl EnvironmentQuery<'_> {
                 Undecided("Cedar does not confirm the request that the solver found".to_owned())
             }),
         }
+    }
+
+    /// The permits of the denying version that allow the request after all, as far as the solver does not know them.
+    fn permits_of(
+        &self,
+        direction: Direction,
+        model: &Env,
+        denying: &PolicySide,
+        known: &[Policy],
+    ) -> Vec<Policy> {
+        let version = if direction == Direction::Wider { self.old } else { self.new };
+        let request = Scenario::from_model(model).and_then(|scenario| scenario.to_request(self.schema));
+        let outcome = request.and_then(|(request, entities)| version.outcome(&request, &entities, false));
+        let reason: HashSet<String> = outcome
+            .filter(|outcome| outcome.allowed)
+            .into_iter()
+            .flat_map(|outcome| outcome.reason)
+            .collect();
+        let is_missing = |policy: &&Policy| {
+            reason.contains::<str>(policy.id().as_ref())
+                && known.iter().all(|known| known.id() != policy.id())
+        };
+        denying.all.iter().filter(is_missing).cloned().collect()
     }
 
     /// The policies of both versions for the solver.
