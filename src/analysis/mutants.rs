@@ -67,8 +67,7 @@ pub struct Mutant {
 }
 
 /// The mutants of all policies.
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone)]
 pub struct Mutants {
     /// The valid mutants, by file and line of the policy.
     pub mutants: Vec<Mutant>,
@@ -77,7 +76,6 @@ pub struct Mutants {
     /// The assumptions with which mutants were proven equivalent, as sentences.
     pub assumptions: Vec<String>,
     /// The tests that are missing: for each surviving mutant one that notices it.
-    #[serde(skip)]
     pub missing_tests: Vec<PolicyTest>,
 }
 

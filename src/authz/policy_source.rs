@@ -136,11 +136,10 @@ mod tests {
 
     fn parse(text: &str) -> (Vec<&str>, Vec<&str>) {
         let policy = PolicySource::parse(text, 0, text.len()).unwrap();
-        let actions = policy.actions.iter().map(|span| &text[span.clone()]).collect();
-        (
-            vec![&text[policy.effect..policy.effect + 6], &text[policy.principal], &text[policy.resource]],
-            actions,
-        )
+        let source = |span: Range<usize>| text.get(span).unwrap();
+        let effect = source(policy.effect..policy.effect + "permit".len());
+        let actions = policy.actions.iter().cloned().map(source).collect();
+        (vec![effect, source(policy.principal), source(policy.resource)], actions)
     }
 
     #[test]

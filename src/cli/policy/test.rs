@@ -274,20 +274,26 @@ fn json_report(
         })
         .collect();
     let total: usize = runs.iter().map(|(_, runs)| runs.len()).sum();
-    let mut report =
-        json!({"tests": {"passed": total - failures.len(), "failed": failures.len(), "failures": failures}});
-    if let Some(coverage) = coverage {
-        report["coverage"] = json!(coverage);
-    }
-    if let Some(mutants) = mutants {
-        let (noticed, equivalent) = mutants.noticed_and_equivalent();
-        report["mutants"] = json!(mutants);
-        report["mutants"]["noticed"] = json!(noticed);
-        report["mutants"]["equivalent"] = json!(equivalent);
-        report["mutants"]["surviving"] = json!(mutants.surviving().count());
-        report["mutants"]["undecided"] = json!(mutants.undecided());
-    }
-    report
+    let tests = json!({"passed": total - failures.len(), "failed": failures.len(), "failures": failures});
+    let sections = [
+        ("tests", Some(tests)),
+        ("coverage", coverage.map(|coverage| json!(coverage))),
+        ("mutants", mutants.map(mutants_json)),
+    ];
+    sections.into_iter().filter_map(|(name, section)| Some((name.to_owned(), section?))).collect()
+}
+
+fn mutants_json(mutants: &Mutants) -> Value {
+    let (noticed, equivalent) = mutants.noticed_and_equivalent();
+    json!({
+        "noticed": noticed,
+        "equivalent": equivalent,
+        "surviving": mutants.surviving().count(),
+        "undecided": mutants.undecided(),
+        "invalid": mutants.invalid,
+        "assumptions": mutants.assumptions,
+        "mutants": mutants.mutants,
+    })
 }
 
 fn file_error(file: &Path, error: &std::io::Error) -> Failure {
