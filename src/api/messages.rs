@@ -236,11 +236,7 @@ pub(super) async fn check_access(
         None => None,
     };
     let conversation = authorizer.authorize_reference(found, id, field)?;
-    if authorizer.is_permitted_in(conversation.path()) {
-        Ok(())
-    } else {
-        Err(Problem::forbidden("createMessage"))
-    }
+    Ok(authorizer.require(conversation.path())?)
 }
 
 /// Creates messages in a conversation atomically, if permitted, with the caller as author. The conversation is locked

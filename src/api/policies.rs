@@ -4,7 +4,6 @@ use super::decisions::authzen_search::permitted_actions;
 use super::decisions::evaluation::{self, POLICY_VERSION, PolicyView};
 use crate::analysis::ProofRecord;
 use crate::application::Authorizer;
-use crate::application::authorizer::EVALUATE_ACTION;
 use crate::application::policy_proof::{self, ActiveProof};
 use crate::application::policy_reload::{self, ReloadError, ReloadOutcome, Trigger};
 use crate::application::subjects::{Basis, EntityRef, ResolvedSubject, SubjectError, SubjectResolver};
@@ -379,7 +378,7 @@ async fn permissions(
     let user = resolver.find_user(authorizer.resolve_id(&id.0)).await.map_err(|error| match error {
         SubjectError::UnknownUser => Problem::not_found("User"),
         SubjectError::Failed(error) => error.into(),
-        _ => Problem::forbidden(EVALUATE_ACTION),
+        _ => evaluation::subject_forbidden(&authorizer),
     })?;
     let (mut kind, mut resource_id, mut basis) = (None, None, None);
     for (name, value) in body::query_pairs(&request)? {

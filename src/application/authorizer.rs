@@ -89,6 +89,11 @@ impl Authorizer {
         Self { batch_recorder: Some(Arc::new(recorder)), ..self.clone() }
     }
 
+    /// Returns the name of the action.
+    pub(super) fn action(&self) -> &'static str {
+        self.action
+    }
+
     /// Returns the caller.
     pub fn caller(&self) -> &Caller {
         &self.call.caller
@@ -213,7 +218,7 @@ impl Authorizer {
     /// # Errors
     /// `forbidden`.
     pub fn require(&self, organization: &OrgPath) -> Result<(), Error> {
-        if self.is_permitted_in(organization) { Ok(()) } else { Err(self.forbidden_audited()) }
+        if self.is_permitted_in(organization) { Ok(()) } else { Err(self.forbidden_on(organization)) }
     }
 
     /// Returns whether the action is permitted on a resource.
@@ -268,22 +273,32 @@ impl Authorizer {
             {
                 Err(self.not_found_audited(Error::not_found(R::TYPE), refused.is_some()))
             }
-            Some(Err(_)) => Err(self.forbidden_audited()),
-            None => Err(self.forbidden_missing(home_context, R::TYPE)),
+            refused => {
+                if refused.is_none() {
+                    self.record_missing(home_context, R::TYPE);
+                }
+                let denied = refused.and_then(Result::err);
+                Err(self.forbidden_explained(denied.as_ref(), (context, home_context), R::TYPE))
+            }
         }
     }
 
-    /// Authorizes a change, on the resource as it would be.
+    /// Authorizes a change of the resource `before`, on the resource as it would be.
     ///
     /// # Errors
     /// `forbidden`.
     pub fn authorize_changed<R: Resource>(
         &self,
+        before: &Permitted<R>,
         resource: Unchecked<R>,
         context: &DecisionContext,
     ) -> Result<Permitted<R>, Error> {
         let permitted = self.engine().permit(&self.authorization_request(context), resource);
-        permitted.map_err(|_| self.forbidden_audited())
+        permitted.map_err(|denied| {
+            let is_visible = self.may_fetch(&before.resource_entity());
+            let reasons = is_visible.then(|| self.explain_visible(context, &denied)).flatten();
+            self.forbidden_audited().with_reasons(reasons)
+        })
     }
 
     /// Authorizes a new resource, on the organization at `owner` and on the resource itself (see "List and create" in
@@ -298,7 +313,8 @@ impl Authorizer {
     ) -> Result<Permitted<R>, Error> {
         let context = DecisionContext { role: resource.granted_role(), ..self.request_context() };
         let permitted = self.engine().permit_create(&self.authorization_request(&context), owner, resource);
-        permitted.map_err(|_| self.forbidden_audited())
+        permitted
+            .map_err(|denied| self.forbidden_explained(Some(&denied), (&context, &context), "Organization"))
     }
 
     /// Authorizes a reference (`referTo`) to the resource that a body or path names and that the action adds to. `field` is
@@ -320,7 +336,7 @@ impl Authorizer {
             return Ok(permitted);
         }
         Err(match (self.is_permitted_in(&self.caller().organization), field, id) {
-            (false, ..) => Error::forbidden(self.action),
+            (false, ..) => self.forbidden_in_home_org("Organization"),
             (true, Some(field), Some(id)) => Error::missing_reference(field, R::TYPE, id),
             (true, ..) => Error::not_found(R::TYPE),
         })
@@ -341,16 +357,19 @@ impl Authorizer {
             refused if self.engine().could_in_home_org(&request, "Organization") => {
                 Err(self.not_found_audited(Error::not_found("Organization"), refused.is_some()))
             }
-            Some(Err(_)) => Err(self.forbidden_audited()),
-            None => Err(self.forbidden_missing(&context, "Organization")),
+            refused => {
+                if refused.is_none() {
+                    self.record_missing(&context, "Organization");
+                }
+                Err(self.forbidden_explained(None, (&context, &context), "Organization"))
+            }
         }
     }
 
-    /// Returns the error of an action that is denied on every resource of a type, the missing one included. The decision log has
-    /// a line for it, as for an existing resource.
-    fn forbidden_missing(&self, context: &DecisionContext, kind: &str) -> Error {
+    /// Records the decision on a missing resource of this type, whose action is denied on every resource of it, as on an existing
+    /// one.
+    fn record_missing(&self, context: &DecisionContext, kind: &str) {
         self.engine().deny_missing(&self.authorization_request(context), kind, "");
-        self.forbidden_audited()
     }
 
     /// Returns the error of a denied action, which the audit log records if the action is administrative.

@@ -100,7 +100,11 @@ impl UpdateRequest<'_> {
             request_context.role = changed.granted_role();
         }
         let before = row;
-        let row = authorizer.authorize_changed(before.with_changes(changed, owner_path), &request_context)?;
+        let row = authorizer.authorize_changed(
+            &before,
+            before.with_changes(changed, owner_path),
+            &request_context,
+        )?;
         Ok(AuthorizedUpdate { before, row, references })
     }
 }

@@ -5,6 +5,7 @@ use super::audit::PendingAuditEntry;
 use super::refusals::Refusal;
 use super::signing_keys::SigningKeysError;
 use crate::authn::{PasswordError, TokenError};
+use crate::authz::Explanation;
 use crate::store::{AuditActor, AuditEntry, StoreError};
 use crate::types::{FieldErrorCode, Id, InvalidValue};
 use std::fmt;
@@ -67,6 +68,8 @@ pub struct Error {
     pub message: String,
     /// The invalid fields, if the failure is about fields.
     pub fields: Vec<FieldError>,
+    /// Why the policies deny the caller's own request.
+    pub reasons: Option<Box<Explanation>>,
     /// The audit entry to write when the request has failed with this error.
     pub pending_audit: Option<Box<PendingAuditEntry>>,
 }
@@ -74,7 +77,7 @@ pub struct Error {
 impl Error {
     /// Creates an error.
     pub fn new(kind: ErrorKind, code: &'static str, message: impl Into<String>) -> Self {
-        Self { kind, code, message: message.into(), fields: Vec::new(), pending_audit: None }
+        Self { kind, code, message: message.into(), fields: Vec::new(), reasons: None, pending_audit: None }
     }
 
     /// The input is invalid.
@@ -171,6 +174,12 @@ impl Error {
             "internal",
             "Internal error. The log has the cause under the id of this request.",
         )
+    }
+
+    /// Returns the error with the reasons of a denial.
+    #[must_use]
+    pub fn with_reasons(self, reasons: Option<Explanation>) -> Self {
+        Self { reasons: reasons.map(Box::new), ..self }
     }
 
     /// Returns the error with an event that the audit log records when the request has failed.

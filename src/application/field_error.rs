@@ -1,6 +1,6 @@
 //! Errors about single fields of a request.
 
-use crate::types::{FieldErrorCode, Id};
+use crate::types::{FieldErrorCode, Id, truncate_chars};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -36,16 +36,4 @@ impl FieldError {
         let message = format!("{kind} {id} does not exist or is not accessible");
         Self::new(field, FieldErrorCode::NotFound, message)
     }
-}
-
-/// Truncates a text to `max` characters.
-pub(crate) fn truncate_chars(mut text: String, max: usize) -> String {
-    // A character has at least one byte, so most texts need no count.
-    if text.len() > max
-        && let Some((end, _)) = text.char_indices().nth(max)
-    {
-        text.truncate(end);
-        text.push('…');
-    }
-    text
 }

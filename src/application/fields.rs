@@ -1,9 +1,9 @@
 //! Conversion of JSON values to typed fields, with errors that name every invalid field.
 
 use super::error::MAX_FIELD_ERRORS;
-use super::field_error::truncate_chars;
 use super::json_value::{JsonValueDeserializer, JsonValueError};
 use super::{Error, FieldError};
+use crate::types::truncate_chars;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 

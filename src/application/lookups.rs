@@ -79,7 +79,10 @@ impl Lookups<'_> {
                 let error = Error::missing_reference(field, "Organization", id);
                 Err(self.authorizer.not_found_audited(error, found.is_some()))
             }
-            _ => Err(self.authorizer.forbidden_audited()),
+            _ => {
+                let context = self.authorizer.request_context();
+                Err(self.authorizer.forbidden_explained(None, (&context, &context), "Organization"))
+            }
         }
     }
 

@@ -9,6 +9,7 @@ pub mod bootstrap;
 pub mod caller;
 pub mod caller_cache;
 pub mod changes;
+pub mod denials;
 pub mod error;
 pub mod field_error;
 pub mod fields;

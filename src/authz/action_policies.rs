@@ -165,6 +165,16 @@ impl ActionPolicies {
         }
     }
 
+    /// The policy with this id, if it can apply to the action.
+    pub(super) fn policy(&self, id: &str) -> Option<&IndexedPolicy> {
+        self.policies.iter().find(|policy| policy.metadata.id == id).map(|policy| &**policy)
+    }
+
+    /// The declared type of the action's context.
+    pub(super) fn context_type(&self) -> &SchemaType {
+        &self.context_type
+    }
+
     /// Whether any policy reads the context.
     pub(super) fn reads_context(&self) -> bool {
         !self.read_set.context.is_empty()

@@ -1,7 +1,8 @@
 //! The parts of the conditions of a policy: their conjuncts and disjuncts, each with its place in the source.
 //!
 //! Explanations name the part that failed, and coverage counts the values that a part had. The parts of a policy are a list of
-//! trees, one for each `when` and `unless`. A tree branches at `&&`, `||`, `!` and `if`; every other expression is a test.
+//! trees, one for each `when` and `unless`. A tree branches at `&&`, `||`, `!` and `if`; every other expression is a test. What
+//! the scope of a policy requires of principal and resource is a test, too ([`ConditionPart::of_scope`]).
 
 use cedar_policy::pst::{self, BinaryOp, Expr, UnaryOp};
 use cedar_policy::{Entities, EvalResult, Expression, Policy, Request, eval_expression};
@@ -32,6 +33,10 @@ pub(crate) enum ClauseKind {
     When,
     /// `unless { … }`
     Unless,
+    /// The principal in the scope: `principal in Scope::"admin"`.
+    Principal,
+    /// The resource in the scope.
+    Resource,
 }
 
 /// How a part is composed of its children.
@@ -90,6 +95,31 @@ impl ConditionPart {
         Ok(parts)
     }
 
+    /// What the scope of a policy requires of principal and resource; nothing of one that it leaves open.
+    ///
+    /// # Errors
+    /// Cedar cannot convert the policy.
+    pub(crate) fn of_scope(policy: &Policy) -> Result<Vec<Self>, Box<pst::PstConstructionError>> {
+        let policy_tree = policy.to_pst()?;
+        let source = policy.as_ref().loc();
+        let constraints = [
+            (ClauseKind::Principal, "principal", policy_tree.body().principal.to_string()),
+            (ClauseKind::Resource, "resource", policy_tree.body().resource.to_string()),
+        ];
+        let constraints = constraints.into_iter().filter(|(.., constraint)| !constraint.is_empty());
+        let parts = constraints.filter_map(|(clause, variable, constraint)| {
+            let text = format!("{variable} {constraint}");
+            let mut part = Self::new(clause, &parse_expression(&text)?);
+            part.span = source.and_then(|source| {
+                let position = scope_position(source.snippet()?, variable)?;
+                let start = source.start() + position;
+                Some(span_in(&source.src, start..start + variable.len()))
+            });
+            Some(Self { text, ..part })
+        });
+        Ok(parts.collect())
+    }
+
     fn new(clause: ClauseKind, expression: &Arc<Expr>) -> Self {
         let (composition, children) = match &**expression {
             Expr::BinaryOp { op: BinaryOp::And, .. } => (Composition::All, chain(expression, BinaryOp::And)),
@@ -114,7 +144,7 @@ impl ConditionPart {
             if let Some(source) = sources.text.get(bytes.clone()) {
                 self.text = on_one_line(source);
             }
-            self.span = Some(sources.span(bytes));
+            self.span = Some(span_in(&sources.text, bytes));
         }
         for child in &mut self.children {
             child.locate(sources, position, end);
@@ -131,6 +161,11 @@ impl ConditionPart {
             all.extend(child.descendants());
         }
         all
+    }
+
+    /// Whether the policy applies only if the part holds, rather than only if it does not.
+    pub(crate) fn is_required_to_hold(&self) -> bool {
+        self.clause != ClauseKind::Unless
     }
 
     /// Whether the part holds for a request; none if its evaluation fails.
@@ -188,20 +223,54 @@ impl SourceExpressions {
         let mut found = self.expressions.iter().filter(|(range, _)| is_within(range));
         found.find(|(_, source)| **source == *expression).map(|(range, _)| range.clone())
     }
+}
 
-    fn span(&self, bytes: Range<usize>) -> PartSpan {
-        let (line, column) = self.position(bytes.start);
-        let (end_line, end_column) = self.position(bytes.end);
-        PartSpan { bytes, line, column, end_line, end_column }
-    }
+/// The place of these bytes in a text.
+fn span_in(text: &str, bytes: Range<usize>) -> PartSpan {
+    let (line, column) = position_in(text, bytes.start);
+    let (end_line, end_column) = position_in(text, bytes.end);
+    PartSpan { bytes, line, column, end_line, end_column }
+}
 
-    /// The line and column at a byte offset.
-    fn position(&self, offset: usize) -> (usize, usize) {
-        let before = self.text.get(..offset).unwrap_or_default();
-        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        let column = before.get(line_start..).unwrap_or_default().chars().count() + 1;
-        (before.matches('\n').count() + 1, column)
+/// The line and column at a byte offset of a text.
+fn position_in(text: &str, offset: usize) -> (usize, usize) {
+    let before = text.get(..offset).unwrap_or_default();
+    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    let column = before.get(line_start..).unwrap_or_default().chars().count() + 1;
+    (before.matches('\n').count() + 1, column)
+}
+
+/// The byte offset of a variable in the scope of a policy: its first occurrence outside of annotations and comments.
+fn scope_position(policy: &str, variable: &str) -> Option<usize> {
+    let mut rest = policy;
+    loop {
+        let offset = policy.len() - rest.len();
+        rest = match rest.chars().next()? {
+            '"' => rest.get(1 + literal_length(rest.get(1..)?)?..)?,
+            '/' if rest.starts_with("//") => rest.get(rest.find('\n')?..)?,
+            letter if letter.is_alphabetic() || letter == '_' || letter == '@' => {
+                let end = rest.find(|letter: char| !letter.is_alphanumeric() && !"_@".contains(letter));
+                let word = rest.get(..end?)?;
+                if word == variable {
+                    return Some(offset);
+                }
+                rest.get(word.len()..)?
+            }
+            other => rest.get(other.len_utf8()..)?,
+        };
     }
+}
+
+/// The length of a string literal after its opening quote, with its closing one.
+fn literal_length(text: &str) -> Option<usize> {
+    let mut is_escaped = false;
+    for (offset, character) in text.char_indices() {
+        match character {
+            '"' if !is_escaped => return Some(offset + 1),
+            _ => is_escaped = character == '\\' && !is_escaped,
+        }
+    }
+    None
 }
 
 /// Parses an expression of a policy. None if it is not one.
@@ -215,11 +284,11 @@ fn parse_expression(text: &str) -> Option<Arc<Expr>> {
     }
 }
 
-/// An expression as it is in the source, without comments and with single spaces instead of white space.
+/// An expression as it is in the source, on one line and without comments.
 fn on_one_line(source: &str) -> String {
     let mut text = String::with_capacity(source.len());
     let mut characters = source.chars().peekable();
-    let (mut is_literal, mut is_escaped) = (false, false);
+    let (mut is_literal, mut is_escaped, mut is_after_space) = (false, false, false);
     while let Some(character) = characters.next() {
         if is_literal {
             is_literal = is_escaped || character != '"';
@@ -227,22 +296,27 @@ fn on_one_line(source: &str) -> String {
             text.push(character);
         } else if character == '/' && characters.peek() == Some(&'/') {
             characters.find(|character| *character == '\n');
-            push_space(&mut text);
+            is_after_space = true;
         } else if character.is_whitespace() {
-            push_space(&mut text);
+            is_after_space = true;
         } else {
+            if is_after_space && needs_space(&text, character) {
+                text.push(' ');
+            }
+            is_after_space = false;
             is_literal = character == '"';
             text.push(character);
         }
     }
-    text.truncate(text.trim_end().len());
     text
 }
 
-fn push_space(text: &mut String) {
-    if !text.is_empty() && !text.ends_with(' ') {
-        text.push(' ');
-    }
+/// Whether a space between a text and the next character is kept: not within brackets, and not in a method call.
+fn needs_space(text: &str, next: char) -> bool {
+    let is_name = |letter: char| letter.is_alphanumeric() || letter == '_';
+    let is_method_call =
+        next == '(' && text.ends_with(is_name) && text.trim_end_matches(is_name).ends_with('.');
+    !(text.is_empty() || text.ends_with(['(', '[', '.']) || ")].,".contains(next) || is_method_call)
 }
 
 #[cfg(test)]
@@ -255,20 +329,44 @@ mod tests {
 permit (principal, action, resource);
 
 @id("two")
-forbid (principal, action, resource)
+@doc("The \"principal\" and the resource.")
+forbid ( // principal
+  principal in Scope::"guest",
+  action,
+  resource is Docs::Form
+)
 when
 {
   context has changes &&
-  (context.changes.containsAny // one
-    (["role",  "ä // \"  "]) || !(context has x)) // a comment
+  (context.changes
+    .containsAny( // one
+    ["role",  "ä // \"  "]
+  ) || !(context has x)) // a comment
 }
 unless { principal in Scope::"admin" && context has changes };
 "#;
 
-    fn parts() -> Vec<ConditionPart> {
+    fn policy() -> Policy {
         let policies: PolicySet = POLICIES.parse().unwrap();
-        let policy = policies.policies().find(|policy| policy.annotation("id") == Some("two")).unwrap();
-        ConditionPart::of_policy(policy).unwrap()
+        policies.policies().find(|policy| policy.annotation("id") == Some("two")).unwrap().clone()
+    }
+
+    fn parts() -> Vec<ConditionPart> {
+        ConditionPart::of_policy(&policy()).unwrap()
+    }
+
+    #[test]
+    fn the_scope_has_its_place_in_the_source() {
+        let parts = ConditionPart::of_scope(&policy()).unwrap();
+        let place = |part: &ConditionPart| {
+            let span = part.span.as_ref().unwrap();
+            (part.text.clone(), span.line, span.column)
+        };
+        let expected = [(r#"principal in Scope::"guest""#, 8, 3), (r#"resource is Docs::Form"#, 10, 3)];
+        for (part, (text, line, column)) in parts.iter().zip(expected) {
+            assert_eq!(place(part), (text.to_owned(), line, column));
+        }
+        assert_eq!(parts.len(), 2);
     }
 
     #[test]
@@ -283,20 +381,20 @@ unless { principal in Scope::"admin" && context has changes };
             })
             .collect();
         let expected = [
-            ("context has changes && ", 9, 3),
-            ("context has changes", 9, 3),
-            (r#"context.changes.containsAny (["role", "ä // \"  "]) || !(context has x)"#, 10, 4),
-            (r#"context.changes.containsAny (["role", "ä // \"  "])"#, 10, 4),
-            ("!(context has x)", 11, 33),
-            ("context has x", 11, 35),
-            (r#"principal in Scope::"admin" && context has changes"#, 13, 10),
-            (r#"principal in Scope::"admin""#, 13, 10),
-            ("context has changes", 13, 41),
+            ("context has changes && ", 14, 3),
+            ("context has changes", 14, 3),
+            (r#"context.changes.containsAny(["role", "ä // \"  "]) || !(context has x)"#, 15, 4),
+            (r#"context.changes.containsAny(["role", "ä // \"  "])"#, 15, 4),
+            ("!(context has x)", 18, 8),
+            ("context has x", 18, 10),
+            (r#"principal in Scope::"admin" && context has changes"#, 20, 10),
+            (r#"principal in Scope::"admin""#, 20, 10),
+            ("context has changes", 20, 41),
         ];
         assert_eq!(places.len(), expected.len(), "{places:?}");
         for ((text, line, column, source), expected) in places.iter().zip(expected) {
             assert_eq!((*line, *column), (expected.1, expected.2), "{text}: {source}");
-            assert!(text == expected.0 || *line == 9 && text.starts_with(expected.0), "{text}");
+            assert!(text == expected.0 || *line == 14 && text.starts_with(expected.0), "{text}");
         }
         let compositions: Vec<Composition> = all.iter().map(|part| part.composition).collect();
         use Composition::{All, Any, Not, Test};

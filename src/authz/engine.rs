@@ -16,9 +16,9 @@ use super::invalid_attribute::EvaluationError;
 use super::recorder::{DecisionDetails, DecisionRecorder, logged_context};
 use super::verifier::{SampleResource, Verification, Verifier};
 use super::{BundleDiagnostic, BundleError, Rule, Scope, ScopeSet};
-use crate::decision_log::{self, Purpose};
+use crate::decision_log::Purpose;
 use crate::telemetry::{self, SpanData};
-use crate::types::{Cache, Fingerprint, OrgPath, Validity, Versions, to_raw_json};
+use crate::types::{Cache, Fingerprint, Validity, Versions, to_raw_json};
 use cedar_policy::{Authorizer, Decision, Entities, Entity, EntityId, EntityUid, Policy, PolicySet, Request};
 use serde_json::value::RawValue;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -52,7 +52,7 @@ pub struct Engine {
     decision_cache: Cache<Fingerprint, Arc<AuthzDecision>>,
     instance_id: u64,
     counters: DecisionCounters,
-    verification: Verification,
+    pub(super) verification: Verification,
     /// The version of the bundle as JSON.
     version_json: Box<RawValue>,
 }
@@ -135,6 +135,11 @@ impl Engine {
         policies.unwrap_or_default().iter().map(|policy| &policy.policy).collect()
     }
 
+    /// All actions by name, with their policies.
+    pub(super) fn actions(&self) -> impl Iterator<Item = (&str, &ActionPolicies)> {
+        self.action_policies.iter().map(|(name, policies)| (name.as_str(), policies))
+    }
+
     /// Whether any policy that can apply to this action reads the context.
     pub fn reads_context(&self, action: &str) -> bool {
         self.action_policies(action).is_some_and(ActionPolicies::reads_context)
@@ -215,7 +220,7 @@ impl Engine {
         decision
     }
 
-    fn record(
+    pub(super) fn record(
         &self,
         recorder: &DecisionRecorder<'_>,
         action_policies: Option<&ActionPolicies>,
@@ -253,7 +258,7 @@ impl Engine {
         &self.version_json
     }
 
-    fn decide_traced(
+    pub(super) fn decide_traced(
         &self,
         action_policies: Option<&ActionPolicies>,
         request: &AuthzRequest<'_>,
@@ -328,52 +333,6 @@ impl Engine {
                 AuthzDecision::from_error(error)
             }
         }
-    }
-
-    /// A resource of this type that does not exist, in the organization with this path.
-    pub(super) fn hypothetical_resource(&self, kind: &str, path: &OrgPath) -> ResourceEntity {
-        ResourceEntity::hypothetical(kind, self.bundle.entity_types.get(kind), path)
-    }
-
-    /// The entity of a missing resource, which belongs to no organization. `id` is arbitrary.
-    pub fn missing_resource(&self, kind: &str, id: &str) -> ResourceEntity {
-        ResourceEntity::detached(kind, self.bundle.entity_types.get(kind), id)
-    }
-
-    /// Denies a request for a resource that does not exist or that the principal must not know of.
-    ///
-    /// A request that would be denied for a resource of this type in the principal's own organization is denied with the same
-    /// determining policies, so that the decision does not disclose whether the resource exists (see "403 or 404" in
-    /// docs/decisions.md).
-    pub fn deny_missing(&self, request: &AuthzRequest<'_>, kind: &str, id: &str) -> Arc<AuthzDecision> {
-        let start = Instant::now();
-        let home = request.principal.organization.as_deref();
-        let action_policies = self.action_policies(request.action);
-        let in_home_org = home.map(|home| self.hypothetical_resource(kind, home));
-        let in_home_org =
-            in_home_org.map(|resource| (self.decide_traced(action_policies, request, &resource), resource));
-        let (decision, decided) =
-            in_home_org.filter(|(decision, _)| !decision.allowed).unwrap_or_else(|| {
-                let detached = self.missing_resource(kind, id);
-                (self.decide_traced(action_policies, request, &detached), detached)
-            });
-        let decision = if decision.allowed { Arc::default() } else { decision };
-        let question = (request.principal, request.action, request.context);
-        let missing = || SampleResource::Missing(kind.to_owned(), id.to_owned());
-        self.verification.verify(question, missing, &decision);
-        let recorder = request.recorder.map(|recorder| recorder.for_decision(false));
-        if let Some(recorder) = recorder.filter(|recorder| recorder.should_record(false)) {
-            let resource_uid = to_raw_json(&decision_log::ResourceUid { kind, id });
-            self.record(
-                &recorder,
-                action_policies,
-                request,
-                (&resource_uid, &decided),
-                &decision,
-                (start.elapsed(), true),
-            );
-        }
-        decision
     }
 
     /// Evaluates policies of the bundle to a decision: allow if a policy permits, none forbids and none fails.
@@ -465,15 +424,6 @@ impl Engine {
     /// Whether a request is allowed, as [`Engine::decide`].
     pub fn allows(&self, request: &AuthzRequest<'_>, resource: &ResourceEntity) -> bool {
         self.decide(request, resource).allowed
-    }
-
-    /// Whether the request would be allowed on another resource of this type in the principal's own organization. Not recorded.
-    pub fn could_in_home_org(&self, request: &AuthzRequest<'_>, kind: &str) -> bool {
-        let home = request.principal.organization.as_deref();
-        let action_policies = self.action_policies(request.action);
-        home.is_some_and(|home| {
-            self.decide_traced(action_policies, request, &self.hypothetical_resource(kind, home)).allowed
-        })
     }
 
     /// The names of the resource types that an action applies to, in ascending order.

@@ -49,6 +49,8 @@ pub struct Principal {
     pub(super) entity: Option<Arc<Entity>>,
     /// The path of the organization of a user. None for an external principal.
     pub(super) organization: Option<Arc<OrgPath>>,
+    /// The attributes of a user. Empty for an external principal.
+    attributes: Arc<Attributes>,
     /// The effective scopes of the credential as entity uids.
     pub(super) scopes: Arc<HashSet<EntityUid>>,
     /// The fingerprint of everything that Cedar can read of it.
@@ -72,7 +74,17 @@ impl Principal {
         let ancestors = scopes.iter().cloned().chain(organization_ancestors(organization));
         let entity = uid.clone().and_then(|uid| build_entity(uid, &attributes, ancestors));
         let (organization, scopes) = (Some(Arc::new(organization.clone())), Arc::new(scopes));
-        Self { uid, entity, organization, scopes, fingerprint, location_fingerprint, json: Arc::default() }
+        let attributes = Arc::new(attributes);
+        Self {
+            uid,
+            entity,
+            organization,
+            attributes,
+            scopes,
+            fingerprint,
+            location_fingerprint,
+            json: Arc::default(),
+        }
     }
 
     /// Whether this is one of its effective scopes.
@@ -99,6 +111,13 @@ impl Principal {
         })
     }
 
+    /// The user as a resource, without the scopes of its credential. None for an external principal.
+    pub fn as_resource(&self) -> Option<ResourceEntity> {
+        let path = self.organization.as_deref()?;
+        let id = self.uid.as_ref()?.id().unescaped().parse().ok()?;
+        Some(ResourceEntity::local(USER, id, (*self.attributes).clone(), path, false))
+    }
+
     /// A copy of a user with other scopes. None for an external principal.
     pub fn with_scopes(&self, scopes: Option<&ScopeSet>) -> Option<Self> {
         let organization = self.organization.as_ref()?;
@@ -121,6 +140,7 @@ impl Principal {
             uid: Some(external.uid),
             entity: external.entity,
             organization: None,
+            attributes: Arc::default(),
             scopes: Arc::default(),
             fingerprint: external.fingerprint,
             location_fingerprint: external.fingerprint,
@@ -348,6 +368,21 @@ impl ResourceEntity {
             EntityData::Local(local) => local.path.as_ref(),
             EntityData::External(_) => None,
         }
+    }
+
+    /// Its entity type.
+    pub fn kind(&self) -> &str {
+        self.data().uid_parts().0
+    }
+
+    /// Whether it is the same entity as a principal.
+    pub fn is_same(&self, principal: &Principal) -> bool {
+        self.data().uid_parts() == principal.uid_parts()
+    }
+
+    /// Whether it is being created.
+    pub fn is_new(&self) -> bool {
+        matches!(self.data(), EntityData::Local(local) if local.is_new)
     }
 
     /// Its type and id as JSON.

@@ -61,6 +61,17 @@ impl ExternalEntities {
         self.entity_types.contains_key(kind)
     }
 
+    /// Whether the data has an entity of this type with this id.
+    pub fn is_listed(&self, kind: &str, id: &str) -> bool {
+        self.ids.get(kind).is_some_and(|ids| ids.contains(id))
+    }
+
+    /// Whether the data has this attribute of an entity.
+    pub(super) fn has_attribute(&self, kind: &str, id: &str, name: &str) -> bool {
+        let entity = uid(kind, id).and_then(|uid| self.entity(&uid));
+        entity.is_some_and(|entity| entity.attr(name).is_some())
+    }
+
     /// The ids of the entities of a type in ascending order, those after `after` if it is given.
     pub fn ids(&self, kind: &str, after: Option<&str>) -> impl Iterator<Item = &str> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);

@@ -1,13 +1,14 @@
 //! Policies prepared for the index by action: without their action constraint, and without their conditions for explanations.
 
 use super::bundle::Bundle;
+use super::condition_parts::ConditionPart;
 use super::policy_metadata::PolicyMetadata;
 use super::read_set::PolicyReadSet;
 use cedar_policy::pst::{ActionConstraint, PrincipalConstraint, ResourceConstraint, StaticPolicy, Template};
-use cedar_policy::{EntityUid, Policy};
+use cedar_policy::{EntityUid, Policy, PolicySet};
 use std::collections::HashSet;
 use std::error::Error;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// A policy of a bundle, prepared for evaluation.
 #[derive(Debug)]
@@ -24,6 +25,22 @@ pub(super) struct IndexedPolicy {
     /// The entity literals of its conditions. Those of its scope are only compared with the ancestors of principal and
     /// resource; their own entities are not read.
     pub(super) entity_literals: HashSet<EntityUid>,
+    /// The parts of its conditions and of its scope, found on first use: only explanations need them.
+    parts: OnceLock<PolicyParts>,
+}
+
+/// The parts of a policy, with their places in the source.
+#[derive(Debug, Default)]
+struct PolicyParts {
+    conditions: Vec<ConditionPart>,
+    scope: Vec<ConditionPart>,
+}
+
+impl PolicyParts {
+    fn new(policy: &Policy) -> Self {
+        let conditions = ConditionPart::of_policy(policy).unwrap_or_default();
+        Self { conditions, scope: ConditionPart::of_scope(policy).unwrap_or_default() }
+    }
 }
 
 impl IndexedPolicy {
@@ -49,7 +66,22 @@ impl IndexedPolicy {
         let scopes = [own_scope, any_principal, build(&scope)?];
         (template.principal, template.resource) = (PrincipalConstraint::Any, ResourceConstraint::Any);
         let entity_literals = build(&template)?.entity_literals().into_iter().collect();
-        Ok(Self { metadata: Arc::clone(metadata), policy, scopes, read_set, entity_literals })
+        let (metadata, parts) = (Arc::clone(metadata), OnceLock::new());
+        Ok(Self { metadata, policy, scopes, read_set, entity_literals, parts })
+    }
+
+    /// The parts of its conditions. `policies` are those of the bundle, which have the source locations.
+    pub(super) fn conditions(&self, policies: &PolicySet) -> &[ConditionPart] {
+        &self.parts(policies).conditions
+    }
+
+    /// What its scope requires of principal and resource.
+    pub(super) fn scope_parts(&self, policies: &PolicySet) -> &[ConditionPart] {
+        &self.parts(policies).scope
+    }
+
+    fn parts(&self, policies: &PolicySet) -> &PolicyParts {
+        self.parts.get_or_init(|| policies.policy(self.policy.id()).map(PolicyParts::new).unwrap_or_default())
     }
 }
 

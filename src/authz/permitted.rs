@@ -208,10 +208,11 @@ impl Engine {
         request: &AuthzRequest<'_>,
         resource: Unchecked<T>,
     ) -> Result<Permitted<T>, Denied> {
-        if self.allows(request, &resource.resource_entity()) {
+        let entity = resource.resource_entity();
+        if self.allows(request, &entity) {
             Ok(resource.into_permitted())
         } else {
-            Err(Denied::new(request.action))
+            Err(Denied::new(request.action, Some(entity)))
         }
     }
 
@@ -226,13 +227,12 @@ impl Engine {
         owner_org: &OrgPath,
         resource: Unchecked<T>,
     ) -> Result<Permitted<T>, Denied> {
-        if self.allows(request, &ResourceEntity::organization(owner_org))
-            && self.allows(request, &resource.created_entity())
-        {
-            Ok(resource.into_permitted())
-        } else {
-            Err(Denied::new(request.action))
+        for entity in [ResourceEntity::organization(owner_org), resource.created_entity()] {
+            if !self.allows(request, &entity) {
+                return Err(Denied::new(request.action, Some(Arc::new(entity))));
+            }
         }
+        Ok(resource.into_permitted())
     }
 
     /// Permits those of these organizations on which the action is allowed. The first one is the root of their subtree.
@@ -245,7 +245,7 @@ impl Engine {
         organizations: Vec<OrgPath>,
     ) -> Result<Permitted<AuthorizedOrgs>, Denied> {
         let allowed = |path: &OrgPath| self.allows(request, &ResourceEntity::organization(path));
-        AuthorizedOrgs::new_permitted(organizations, allowed).ok_or_else(|| Denied::new(request.action))
+        AuthorizedOrgs::new_permitted(organizations, allowed).ok_or_else(|| Denied::new(request.action, None))
     }
 }
 
@@ -254,11 +254,18 @@ impl Engine {
 #[error("not authorized to perform {action}")]
 pub struct Denied {
     action: String,
+    /// The entity on which it was denied; none if it was denied on several.
+    resource: Option<Arc<ResourceEntity>>,
 }
 
 impl Denied {
-    fn new(action: &str) -> Self {
-        Self { action: action.to_owned() }
+    fn new(action: &str, resource: Option<Arc<ResourceEntity>>) -> Self {
+        Self { action: action.to_owned(), resource }
+    }
+
+    /// The entity on which the action was denied; none if it was denied on several.
+    pub fn resource(&self) -> Option<&ResourceEntity> {
+        self.resource.as_deref()
     }
 
     /// The name of the denied action.

@@ -2,10 +2,9 @@
 
 use super::body_reader::{body_too_large, read_body};
 use super::{FieldError, Problem};
-use crate::application::field_error::truncate_chars;
 use crate::application::fields::{MAX_MESSAGE, from_value, join_path};
-use crate::types::FieldErrorCode;
 use crate::types::strict_json::{self, JsonError};
+use crate::types::{FieldErrorCode, truncate_chars};
 use actix_web::http::{StatusCode, header};
 use actix_web::{FromRequest, HttpRequest, dev::Payload, web};
 use futures_util::future::LocalBoxFuture;

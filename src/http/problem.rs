@@ -1,13 +1,13 @@
 //! Problem details (RFC 9457): the form of every error response, with the `error` member that existing clients read.
 
 use crate::application::audit::PendingAuditEntry;
-use crate::application::field_error::truncate_chars;
 use crate::application::signing_keys::SigningKeysError;
 use crate::application::{Error, ErrorKind, FieldError};
 use crate::authn::PasswordError;
+use crate::authz::Explanation;
 use crate::store::StoreError;
 use crate::telemetry;
-use crate::types::{EvaluationId, FieldErrorCode, InvalidValue};
+use crate::types::{EvaluationId, FieldErrorCode, InvalidValue, truncate_chars};
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpResponse, ResponseError};
 use serde::Serialize;
@@ -29,6 +29,8 @@ pub struct Problem {
     pub detail: String,
     /// The invalid fields.
     pub errors: Vec<FieldError>,
+    /// Why the policies deny the caller's own request.
+    pub reasons: Option<Box<Explanation>>,
     /// Further response headers.
     pub headers: Vec<(header::HeaderName, String)>,
     /// The code of an OAuth error (RFC 6749, section 5.2), if the client expects the error in that form.
@@ -68,6 +70,12 @@ pub struct ProblemBody<'a> {
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     #[schema(value_type = Vec<FieldError>, required = false)]
     errors: &'a [FieldError],
+    /// Of a 403: why the policies deny the request. Existing and missing resources have the same reasons: they are those of a
+    /// resource of the type in the caller's own organization, except for the caller's own user, for a resource that the request
+    /// creates, and for a change that a permitted update must not make.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Explanation>, nullable = false)]
+    reasons: Option<&'a Explanation>,
     /// The description in the format that existing clients of this API read.
     #[schema(value_type = ErrorMessage)]
     error: serde_json::Value,
@@ -102,6 +110,7 @@ impl Problem {
             code,
             detail,
             errors: Vec::new(),
+            reasons: None,
             headers: Vec::new(),
             oauth_error: None,
             pending_audit: None,
@@ -213,6 +222,7 @@ impl Problem {
                 _ => None,
             },
             errors: &self.errors,
+            reasons: self.reasons.as_deref(),
             error: json!({ "message": self.detail }),
         };
         response
@@ -243,7 +253,7 @@ impl ResponseError for Problem {
 impl From<Error> for Problem {
     /// Maps an error of the application layer. This is the only place that chooses statuses and headers for them.
     fn from(error: Error) -> Self {
-        let Error { kind, code, message, fields, pending_audit } = error;
+        let Error { kind, code, message, fields, reasons, pending_audit } = error;
         let problem = match kind {
             ErrorKind::InvalidInput => Self::new(StatusCode::BAD_REQUEST, code, message),
             ErrorKind::Unauthenticated => Self::unauthenticated(code, message),
@@ -266,7 +276,7 @@ impl From<Error> for Problem {
             ErrorKind::TooLarge => Self::new(StatusCode::PAYLOAD_TOO_LARGE, code, message),
             ErrorKind::Internal => Self::new(StatusCode::INTERNAL_SERVER_ERROR, code, message),
         };
-        Self { errors: fields, pending_audit, ..problem }
+        Self { errors: fields, reasons, pending_audit, ..problem }
     }
 }
 

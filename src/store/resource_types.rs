@@ -26,6 +26,8 @@ type LoadAndCacheFn =
 pub struct ResourceType {
     /// The Cedar entity type.
     pub name: &'static str,
+    /// The action that fetches a resource of the type.
+    pub fetch_action: &'static str,
     pub(super) table: &'static str,
     /// The attributes of its Cedar entities besides `organization`.
     attributes: &'static [SuppliedAttribute],
@@ -43,6 +45,7 @@ impl ResourceType {
     pub fn new<R: Resource>() -> Self {
         Self {
             name: R::TYPE,
+            fetch_action: R::FETCH_ACTION,
             table: table::<R>(),
             attributes: R::ATTRIBUTES,
             updatable_fields: R::updatable_fields,
@@ -101,6 +104,11 @@ impl ResourceTypes {
             Some(entity) => Ok(Some(entity)),
             None => (resource_type.load_and_cache)(store, id).await,
         }
+    }
+
+    /// Returns the action that fetches a resource of this type; none if there is no such type.
+    pub fn fetch_action(&self, kind: &str) -> Option<&'static str> {
+        self.0.get(kind).map(|resource_type| resource_type.fetch_action)
     }
 
     /// Returns whether resources of this type are stored.

@@ -54,6 +54,12 @@ field_error_codes! {
     UnknownValue = "unknown_value",
     /// The value is not a known entity type.
     UnknownType = "unknown_type",
+    /// The value is not a known action.
+    UnknownAction = "unknown_action",
+    /// The action requires this field of the request context.
+    MissingContext = "missing_context",
+    /// The value does not conform to the declaration of this field of the request context.
+    InvalidContext = "invalid_context",
     /// The string has too few characters.
     TooShort = "too_short",
     /// The string has too many characters.

@@ -11,6 +11,7 @@ mod field_error_code;
 mod fingerprint;
 mod id;
 pub(crate) mod json;
+mod nearest;
 mod org_path;
 mod schema;
 mod status;
@@ -32,6 +33,7 @@ pub use json::JsonObject;
 pub(crate) use json::{
     JsonInteger, JsonSize, ObjectOnly, json_list, non_null, null_as_default, object_only, to_raw_json,
 };
+pub(crate) use nearest::nearest_name;
 pub use org_path::OrgPath;
 pub(crate) use schema::string_schema;
 pub use status::{OrganizationStatus, UserStatus};
@@ -68,6 +70,18 @@ impl std::fmt::Display for InvalidValue {
 }
 
 impl std::error::Error for InvalidValue {}
+
+/// Truncates a text to `max` characters.
+pub(crate) fn truncate_chars(mut text: String, max: usize) -> String {
+    // A character has at least one byte, so most texts need no count.
+    if text.len() > max
+        && let Some((end, _)) = text.char_indices().nth(max)
+    {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
 
 /// Quotes at most the first 40 characters of a text from a client, for an error message.
 pub(crate) fn quoted(text: &str) -> String {

@@ -392,12 +392,13 @@ async fn policy_explain_explains_a_decision() {
     let explain = |action: &str| {
         let arguments = ["policy", "explain", "--user", &email, "--action", action, "--resource", &resource];
         let output = run(app.directory(), &settings, &arguments);
-        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-        text(&output.stdout)
+        (output.status.code(), text(&output.stdout))
     };
-    let no = explain("fetchForm");
+    let (code, no) = explain("fetchForm");
     assert!(no.starts_with("deny: ") && no.contains("requires the scope admin"), "{no}");
-    let allowed = explain("updateForm");
+    assert_eq!(code, Some(3), "a deny has an exit code of its own");
+    let (code, allowed) = explain("updateForm");
+    assert_eq!(code, Some(0));
     assert!(
         allowed.starts_with("allow: ")
             && allowed.contains("permitted by")

@@ -1,8 +1,10 @@
 //! `POST /v2/authorize`: decisions for other services, in the form of an AuthZEN evaluation.
 
+use super::authzen_evaluation::{authzen_response, is_explain_requested};
 use super::evaluation::{
     self, Decision, DecisionError, POLICY_VERSION, PolicyView, Reasons, merge_client_context,
 };
+use super::question_names::QuestionNames;
 use crate::application::subjects::{
     Basis, EntityRef, ResolvedSubject, SubjectError, SubjectResolver, SubjectSelector,
 };
@@ -11,7 +13,7 @@ use crate::authz::{AuthzRequest, ExternalError};
 use crate::http::openapi::OperationDoc;
 use crate::http::{Json, Problem, RouteGroup};
 use crate::types::{EvaluationId, FieldErrorCode, Term, non_null, object_only};
-use actix_web::HttpResponse;
+use actix_web::{HttpRequest, HttpResponse};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -38,10 +40,29 @@ struct AuthorizeRequest {
     action: ActionName,
     /// The resource. List and create actions are evaluated on the owning organization.
     resource: ResourceName,
-    /// Request context: the fields that the schema declares for the action; others are ignored.
+    /// Request context: the fields that the schema declares for the action; others are ignored. `explain: true` requests
+    /// reasons.
     #[serde(default)]
     #[schema(value_type = Object)]
     context: Map<String, Value>,
+}
+
+impl AuthorizeRequest {
+    /// What it names.
+    fn names(&self) -> QuestionNames<'_> {
+        let ResourceName { r#type, id, properties } = &self.resource;
+        let subject = self.subject.as_ref().and_then(|subject| {
+            let (kind, id) = (subject.r#type.as_ref()?.as_str(), subject.id.as_ref()?.as_str());
+            Some(EntityRef { kind, id, properties: &subject.properties })
+        });
+        QuestionNames {
+            subject,
+            action: self.action.name.as_str(),
+            action_properties: &self.action.properties,
+            resource: EntityRef { kind: r#type.as_str(), id: id.as_str(), properties },
+            context: &self.context,
+        }
+    }
 }
 
 /// A subject: the bearer of a token with the scopes of that token, or a user with its role.
@@ -154,7 +175,7 @@ fn doc() -> OperationDoc {
         .describe(
             "Without a subject, or with the caller's own user, the question is evaluated with the credential of the request; \
              with `basis` `role` for the user's whole role. Other users are evaluated with their role; doing so is authorized \
-             as `evaluateAccess`. A resource that the caller may not refer to is evaluated like one that does not exist.",
+             as `evaluateAccess`. `context.explain` or the header `X-Explain: true` requests reasons. A resource that the caller may not refer to is evaluated like one that does not exist.",
         )
         .body::<AuthorizeRequest>(Some(question))
         .response::<Decision>(200, "The decision, allow or deny.", Some(answer))
@@ -164,7 +185,7 @@ fn doc() -> OperationDoc {
 /// `POST /v2/authorize`.
 async fn evaluate(
     authorizer: Authorizer,
-    Json(question): Json<AuthorizeRequest>,
+    (request, Json(question)): (HttpRequest, Json<AuthorizeRequest>),
 ) -> Result<HttpResponse, Problem> {
     let engine = authorizer.engine();
     let ResourceName { r#type, id, properties } = &question.resource;
@@ -173,6 +194,11 @@ async fn evaluate(
     let subject = question.subject.as_ref();
     let subject =
         subject.and_then(|subject| Some((subject.r#type.as_ref()?.as_str(), subject.id.as_ref()?.as_str())));
+    let explain = is_explain_requested(&request, &question.context);
+    let warnings = match explain {
+        true => question.names().warnings(&authorizer),
+        false => Vec::new(),
+    };
     let result = match resolve_subject(&authorizer, question.subject.as_ref()).await? {
         Ok(ResolvedSubject { principal, context }) => {
             let context = merge_client_context(context, &question.action.properties, &question.context);
@@ -183,7 +209,8 @@ async fn evaluate(
                 context: &context,
                 recorder: Some(authorizer.question_recorder(EvaluationId::generate())),
             };
-            evaluation::decide(engine, &ask, &target, entity_ref, false)
+            let explain = explain.then(|| evaluation::visibility(&authorizer, &principal, &target));
+            evaluation::decide(engine, &ask, &target, entity_ref, explain)
         }
         Err(error) => {
             let resource = (entity_ref.kind, entity_ref.id);
@@ -196,6 +223,10 @@ async fn evaluate(
             )
         }
     };
+    let result = result.with_warnings(warnings);
+    if explain {
+        return Ok(authzen_response(&authorizer, &Decision::new(&result, engine, true)));
+    }
     let policies = result.answer.policies.iter().map(|policy| PolicyView::summary(policy)).collect();
     let version = engine.bundle().version().to_owned();
     let context = Reasons {
@@ -234,7 +265,7 @@ async fn resolve_subject(
         (_, error @ SubjectError::CredentialBasisNotAvailable) => {
             invalid("subject.basis", FieldErrorCode::NotAllowed, error)
         }
-        (_, error) => DecisionError::from_subject(error).map(Err),
+        (_, error) => DecisionError::from_subject(authorizer, error).map(Err),
     }
 }
 

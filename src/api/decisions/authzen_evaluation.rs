@@ -4,6 +4,7 @@ use super::authzen_body::RawBody;
 use super::evaluation::{
     self, Decision, DecisionError, EvaluationResult, POLICY_VERSION, merge_client_context,
 };
+use super::question_names::{EXPLAIN, QuestionNames};
 use crate::application::Authorizer;
 use crate::application::subjects::{
     Basis, EntityRef, ResolvedSubject, SubjectError, SubjectResolver, SubjectSelector,
@@ -133,7 +134,7 @@ pub(super) fn evaluation_doc() -> OperationDoc {
 }
 
 pub(super) fn is_explain_requested(request: &HttpRequest, context: &Map<String, Value>) -> bool {
-    context.get("explain").and_then(Value::as_bool).unwrap_or_else(|| {
+    context.get(EXPLAIN).and_then(Value::as_bool).unwrap_or_else(|| {
         request.headers().get(X_EXPLAIN).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"true"))
     })
 }
@@ -178,7 +179,7 @@ pub(super) async fn evaluate_single(
         Some(result) => {
             Ok(authzen_response(authorizer, &Decision::new(&result, authorizer.engine(), explain)))
         }
-        None => Err(Problem::forbidden("evaluateAccess")),
+        None => Err(evaluation::subject_forbidden(authorizer)),
     }
 }
 
@@ -195,20 +196,29 @@ pub(super) async fn evaluate(
     explain: bool,
 ) -> Result<Option<EvaluationResult>, Problem> {
     let name = authorizer.engine().resolve_action(action.name.as_str(), resource.r#type.as_str());
+    let warnings = |authorizer: &Authorizer| match explain {
+        true => {
+            let names = QuestionNames {
+                subject: Some(subject.entity_ref()),
+                action: action.name.as_str(),
+                action_properties: &action.properties,
+                resource: resource.entity_ref(),
+                context,
+            };
+            names.warnings(authorizer)
+        }
+        false => Vec::new(),
+    };
     let resolved = SubjectResolver::for_questions(authorizer).resolve(subject.selector()).await;
     let ResolvedSubject { principal, context: request_context } = match resolved {
         Ok(resolved) => resolved,
         Err(SubjectError::Forbidden) => return Ok(None),
         Err(error) => {
-            let error = DecisionError::from_subject(error)?;
+            let error = DecisionError::from_subject(authorizer, error)?;
             let (subject, resource_name) = (subject.type_and_id(), resource.type_and_id());
-            return Ok(Some(evaluation::record_failed_evaluation(
-                authorizer,
-                subject,
-                name,
-                resource_name,
-                error,
-            )));
+            let result =
+                evaluation::record_failed_evaluation(authorizer, subject, name, resource_name, error);
+            return Ok(Some(result.with_warnings(warnings(authorizer))));
         }
     };
     let request_context = merge_client_context(request_context, &action.properties, context);
@@ -219,5 +229,7 @@ pub(super) async fn evaluate(
         context: &request_context,
         recorder: Some(authorizer.question_recorder(EvaluationId::generate())),
     };
-    Ok(Some(evaluation::decide(authorizer.engine(), &ask, &target, resource.entity_ref(), explain)))
+    let explain = explain.then(|| evaluation::visibility(authorizer, &principal, &target));
+    let result = evaluation::decide(authorizer.engine(), &ask, &target, resource.entity_ref(), explain);
+    Ok(Some(result.with_warnings(warnings(authorizer))))
 }

@@ -4,6 +4,7 @@
 use super::authzen_body::AuthzenJson;
 use super::authzen_evaluation::{Action, Entity, Subject, authzen_response};
 use super::evaluation::{self, DecisionError, ResolvedResource, merge_client_context};
+use super::question_names::{SearchNames, check_context};
 use crate::application::Authorizer;
 use crate::application::fields::from_value;
 use crate::application::subjects::{
@@ -57,7 +58,8 @@ pub(super) fn search_doc<B: ToSchema>(what: &str) -> OperationDoc {
     OperationDoc::new(format!("Search {what} (AuthZEN)"))
         .describe(
             "Returns exactly the candidates that an evaluation would allow, in pages. A request evaluates at most 10,000 \
-             candidates, and may return less than a full page with a token for the next one. The caller's own user is \
+             candidates, and may return less than a full page with a token for the next one. An unknown action, a \
+             misspelt type, and a request context in which no candidate can be evaluated are 400. The caller's own user is \
              evaluated with the credential of the request unless `subject.basis` is `role`.",
         )
         .body::<B>(None)
@@ -281,15 +283,21 @@ pub(super) async fn search_subjects(
     let resource: Entity = Search::parse_part(&search.resource, "resource")?;
     let action = search.action()?;
     let mut builder = PageBuilder::new(&authorizer, "subject", &search)?;
+    let kind = requested_type.r#type.as_str();
+    let (action_name, resource_type) = (action.name.as_str(), resource.r#type.as_str());
+    SearchNames { subject_type: kind, action: Some(action_name), resource_type }.check(&authorizer)?;
     let target = evaluation::resolve_resource(&authorizer, resource.entity_ref()).await?;
     let engine = authorizer.engine();
-    let name = engine.resolve_action(action.name.as_str(), resource.r#type.as_str());
+    let name = engine.resolve_action(action_name, resource_type);
+    // The context of the caller's own user has the most fields.
+    let own_context = if kind == "User" { authorizer.request_context() } else { authorizer.bare_context() };
+    let own_context = merge_client_context(own_context, &action.properties, &search.context);
+    check_context(engine, &[name], &own_context)?;
     let is_permitted = |ResolvedSubject { principal, context }: ResolvedSubject| {
         let context = merge_client_context(context, &action.properties, &search.context);
         let ask = AuthzRequest { principal: &principal, action: name, context: &context, recorder: None };
-        evaluation::decide(engine, &ask, &target, resource.entity_ref(), false).answer.allowed
+        evaluation::decide(engine, &ask, &target, resource.entity_ref(), None).answer.allowed
     };
-    let kind = requested_type.r#type.as_str();
     let is_complete = if kind == "User" {
         push_users(&authorizer, requested_type.basis, &mut builder, is_permitted).await?
     } else {
@@ -346,12 +354,19 @@ pub(super) async fn search_resources(
     let subject: Subject = Search::parse_part(&search.subject, "subject")?;
     let action = search.action()?;
     let mut builder = PageBuilder::new(&authorizer, "resource", &search)?;
+    let names = SearchNames {
+        subject_type: subject.r#type.as_str(),
+        action: Some(action.name.as_str()),
+        resource_type: requested_type.r#type.as_str(),
+    };
+    names.check(&authorizer)?;
     let Some(ResolvedSubject { principal, context }) = resolve_subject(&authorizer, &subject).await? else {
         return Ok(authzen_response(&authorizer, &builder.finish(true)));
     };
     let request_context = merge_client_context(context, &action.properties, &search.context);
     let engine = authorizer.engine();
     let name = engine.resolve_action(action.name.as_str(), requested_type.r#type.as_str());
+    check_context(engine, &[name], &request_context)?;
     let ask = AuthzRequest { principal: &principal, action: name, context: &request_context, recorder: None };
     let result = |id: &str| json!({ "type": requested_type.r#type, "id": id });
     let mut is_complete = true;
@@ -397,7 +412,7 @@ async fn resolve_subject(
 ) -> Result<Option<ResolvedSubject>, Problem> {
     match SubjectResolver::for_questions(authorizer).resolve(subject.selector()).await {
         Ok(subject) => Ok(Some(subject)),
-        Err(error) => DecisionError::from_subject(error).map(|_| None),
+        Err(error) => DecisionError::from_subject(authorizer, error).map(|_| None),
     }
 }
 
@@ -412,10 +427,14 @@ pub(super) async fn search_actions(
     let subject: Subject = Search::parse_part(&search.subject, "subject")?;
     let resource: Entity = Search::parse_part(&search.resource, "resource")?;
     let mut builder = PageBuilder::new(&authorizer, "action", &search)?;
+    let (subject_type, resource_type) = (subject.r#type.as_str(), resource.r#type.as_str());
+    SearchNames { subject_type, action: None, resource_type }.check(&authorizer)?;
     let Some(ResolvedSubject { principal, context }) = resolve_subject(&authorizer, &subject).await? else {
         return Ok(authzen_response(&authorizer, &builder.finish(true)));
     };
     let request_context = merge_client_context(context, &Map::new(), &search.context);
+    let engine = authorizer.engine();
+    check_context(engine, &engine.applicable_actions(subject_type, resource_type), &request_context)?;
     let target = evaluation::resolve_resource(&authorizer, resource.entity_ref()).await?;
     let after = builder.after().map(str::to_owned);
     let mut is_complete = true;
@@ -454,7 +473,7 @@ pub(in crate::api) fn permitted_actions(
         .into_iter()
         .filter(|action| {
             let ask = AuthzRequest { principal, action, context: request_context, recorder: None };
-            evaluation::decide(engine, &ask, target, entity_ref, false).answer.allowed
+            evaluation::decide(engine, &ask, target, entity_ref, None).answer.allowed
         })
         .map(|action| {
             let short = prefix.as_deref().and_then(|prefix| action.strip_prefix(prefix)?.strip_suffix('"'));

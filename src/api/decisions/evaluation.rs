@@ -4,7 +4,8 @@ use crate::application::Authorizer;
 use crate::application::authorizer::EVALUATE_ACTION;
 use crate::application::subjects::{EntityRef, SubjectError};
 use crate::authz::{
-    AuthzDecision, AuthzRequest, DecisionContext, DenialReason, Engine, ExternalError, PolicyMetadata,
+    AuthzDecision, AuthzRequest, DecisionContext, DenialReason, Engine, ExplainOptions, Explanation,
+    ExternalError, PolicyMetadata, Principal, QuestionWarning, Visibility,
 };
 use crate::authz::{InvalidAttribute, ResourceEntity};
 pub use crate::http::forward_auth::POLICY_VERSION;
@@ -55,9 +56,9 @@ impl DecisionError {
     ///
     /// # Errors
     /// The request fails: the caller may not evaluate the subject, or it could not be loaded.
-    pub fn from_subject(error: SubjectError) -> Result<Self, Problem> {
+    pub fn from_subject(authorizer: &Authorizer, error: SubjectError) -> Result<Self, Problem> {
         let code = match error {
-            SubjectError::Forbidden => return Err(Problem::forbidden(EVALUATE_ACTION)),
+            SubjectError::Forbidden => return Err(subject_forbidden(authorizer)),
             SubjectError::Failed(error) => return Err(error.into()),
             SubjectError::InvalidToken(error) => return Ok(Self::new(error.code, error.message)),
             SubjectError::External(error) => {
@@ -81,6 +82,11 @@ impl DecisionError {
             ExternalError::Failed(message) => Self::new("undecidable", message),
         }
     }
+}
+
+/// 403: the caller may not evaluate users of its own organization.
+pub fn subject_forbidden(authorizer: &Authorizer) -> Problem {
+    authorizer.with_action(EVALUATE_ACTION).forbidden_in_home_org("User").into()
 }
 
 /// The result of resolving a resource.
@@ -131,6 +137,10 @@ pub struct EvaluationResult {
     pub error: Option<DecisionError>,
     /// What is missing for an allow.
     pub denial_reason: Option<DenialReason>,
+    /// Why it is allowed or denied, if an explanation is requested.
+    pub explanation: Option<Explanation>,
+    /// Names that the schema or the data do not have, if an explanation is requested.
+    pub warnings: Vec<QuestionWarning>,
     /// The id of the evaluation, as in the decision log.
     pub evaluation_id: Option<EvaluationId>,
 }
@@ -139,6 +149,13 @@ impl EvaluationResult {
     /// A denial because of an error.
     pub fn from_error(error: DecisionError) -> Self {
         Self { error: Some(error), ..Self::default() }
+    }
+
+    /// Adds warnings about names of the question.
+    #[must_use]
+    pub fn with_warnings(mut self, warnings: Vec<QuestionWarning>) -> Self {
+        self.warnings.extend(warnings);
+        self
     }
 
     /// A denial because the caller may not evaluate the subject.
@@ -186,21 +203,41 @@ fn loggable_name<'a>(authorizer: &Authorizer, (kind, id): (&'a str, &'a str)) ->
     (kind, if is_id { id } else { "" })
 }
 
-/// Evaluates a question; with `explain`, a denial has its reason.
+/// Returns what an explanation for the caller may show: of a user, and of a resource of this service, only what the caller
+/// may fetch.
+pub fn visibility(authorizer: &Authorizer, principal: &Principal, target: &ResolvedResource) -> Visibility {
+    let resource = match target {
+        ResolvedResource::Found(resource) => authorizer.may_fetch(resource),
+        ResolvedResource::NotFound | ResolvedResource::Invalid(_) => false,
+    };
+    let user = principal.as_resource();
+    let principal = user.is_none_or(|user| authorizer.may_fetch(&user));
+    // In a question, the client sends the changes.
+    Visibility { principal, resource, changes: true }
+}
+
+/// Evaluates a question. With `explain`, which says what the explanation may show, the result is explained.
 pub fn decide(
     engine: &Engine,
     ask: &AuthzRequest<'_>,
     target: &ResolvedResource,
     entity_ref: EntityRef<'_>,
-    explain: bool,
+    explain: Option<Visibility>,
 ) -> EvaluationResult {
+    let options = |is_missing| explain.map(|visibility| ExplainOptions { visibility, is_missing });
     match target {
-        ResolvedResource::Found(resource) => decide_found(engine, ask, resource, explain),
+        ResolvedResource::Found(resource) => {
+            let answer = engine.decide(ask, resource);
+            evaluation_result(engine, ask, resource, answer, options(false))
+        }
         ResolvedResource::NotFound => {
             // Only the service's own resources can be missing. A malformed id may be a secret in the wrong field.
             let id = if entity_ref.id.parse::<Id>().is_ok() { entity_ref.id } else { "" };
             let answer = engine.deny_missing(ask, entity_ref.kind, id);
-            evaluation_result(engine, ask, &engine.missing_resource(entity_ref.kind, id), answer, explain)
+            let resource = engine.missing_resource(entity_ref.kind, id);
+            let mut result = evaluation_result(engine, ask, &resource, answer, options(true));
+            result.warnings.extend(explain.map(|_| not_accessible(entity_ref.kind)));
+            result
         }
         ResolvedResource::Invalid(error) => {
             if let Some(recorder) = &ask.recorder {
@@ -222,14 +259,10 @@ fn evaluation_id(ask: &AuthzRequest<'_>) -> Option<EvaluationId> {
     ask.recorder.and_then(|recorder| recorder.evaluation_id)
 }
 
-/// Evaluates a question about a resource that exists.
-pub fn decide_found(
-    engine: &Engine,
-    ask: &AuthzRequest<'_>,
-    resource: &ResourceEntity,
-    explain: bool,
-) -> EvaluationResult {
-    evaluation_result(engine, ask, resource, engine.decide(ask, resource), explain)
+/// The warning that a resource does not exist, or is not accessible: the caller must not learn which.
+fn not_accessible(kind: &str) -> QuestionWarning {
+    let message = format!("this {kind} does not exist, or you may not refer to it; the decision is a deny");
+    QuestionWarning::new("not_accessible", "resource.id", message, None)
 }
 
 fn evaluation_result(
@@ -237,16 +270,24 @@ fn evaluation_result(
     ask: &AuthzRequest<'_>,
     resource: &ResourceEntity,
     answer: Arc<AuthzDecision>,
-    explain: bool,
+    explain: Option<ExplainOptions>,
 ) -> EvaluationResult {
     let error = match &answer.invalid_attribute {
         Some(unfit) => Some(DecisionError::from_invalid_attribute(unfit)),
         None if answer.errors.is_empty() => None,
         None => Some(DecisionError::new("undecidable", answer.errors.join("; "))),
     };
-    let missing =
-        if explain && error.is_none() { engine.denial_reason(ask, resource, &answer) } else { None };
-    EvaluationResult { answer, error, denial_reason: missing, evaluation_id: evaluation_id(ask) }
+    let explain = explain.filter(|_| error.is_none());
+    let explanation = explain.and_then(|options| engine.explain(ask, resource, &answer, options));
+    let denial_reason = explain.and_then(|_| engine.denial_reason(ask, resource, &answer));
+    EvaluationResult {
+        answer,
+        error,
+        denial_reason,
+        explanation,
+        evaluation_id: evaluation_id(ask),
+        warnings: Vec::new(),
+    }
 }
 
 /// A decision.
@@ -279,6 +320,15 @@ pub struct Reasons {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub missing: Option<DenialReasonView>,
+    /// Why it is allowed or denied: the policies that decided, the parts of their conditions with the values that these read,
+    /// and the least changes that give an allow.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub reasons: Option<Explanation>,
+    /// Names of the question that the schema or the data do not have, and properties that were ignored.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    pub warnings: Vec<QuestionWarning>,
     /// Why a question could not be decided.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
@@ -393,6 +443,8 @@ impl Decision {
             version: explain.then(|| engine.bundle().version().to_owned()),
             errors: explain.then(|| result.answer.errors.clone()),
             missing: result.denial_reason.as_ref().map(DenialReasonView::from),
+            reasons: result.explanation.clone(),
+            warnings: result.warnings.clone(),
             error: result.error.clone(),
         });
         Self { decision: result.answer.allowed, context }

@@ -190,7 +190,7 @@ async fn is_permitted(
             ..authorizer.decision_recorder()
         }),
     };
-    Ok(evaluation::decide(authorizer.engine(), &ask, &target, entity_ref, false).answer.allowed)
+    Ok(evaluation::decide(authorizer.engine(), &ask, &target, entity_ref, None).answer.allowed)
 }
 
 /// Returns the type and the id of the resource that a route names.

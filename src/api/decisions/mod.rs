@@ -3,6 +3,7 @@
 //! - [`authorize`] answers one question, or explains a decision.
 //! - [`authzen`] are the endpoints of AuthZEN 1.0: evaluations, batches and searches.
 //! - [`forward`] answers a reverse proxy by the status of the response.
+//! - [`question_names`] warns of names that the schema or the data do not have.
 //! - [`evaluation`] is what they share: it resolves the resource, decides, and describes the decision.
 //!
 //! [`SubjectResolver`](crate::application::subjects::SubjectResolver) resolves the subject of every question.
@@ -15,3 +16,4 @@ mod authzen_evaluation;
 pub mod authzen_search;
 pub mod evaluation;
 pub mod forward;
+pub mod question_names;

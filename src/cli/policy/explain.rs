@@ -1,17 +1,19 @@
 //! `cedargate policy explain`: evaluates a question and explains the decision.
 
-use crate::api::decisions::evaluation::{self, DecisionError};
+use super::explain_output::{EvaluatedScopes, ExplainedDecision};
+use crate::api::decisions::evaluation::{self, Decision, DecisionError, ResolvedResource};
+use crate::api::decisions::question_names::QuestionNames;
 use crate::application::subjects::{
     EntityRef, ResolvedSubject, SubjectError, SubjectResolver, SubjectSelector,
 };
 use crate::application::{Authorizer, Caller};
-use crate::authz::{AuthzRequest, DecisionContext, DenialReason, PolicyMetadata, Principal, Scope, ScopeSet};
+use crate::authz::{AuthzRequest, DecisionContext, Principal, Scope, ScopeSet, Visibility};
 use crate::cli::{CommandResult, Failure, block_on, open, print_line};
 use crate::config::Config;
 use crate::server::App;
 use crate::types::Email;
 use crate::types::strict_json;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde_json::{Map, Value};
 use std::sync::Arc;
 
@@ -42,13 +44,31 @@ pub(in crate::cli) struct ExplainArgs {
     /// Context of the request, as a JSON object
     #[arg(long, value_name = "JSON", value_parser = parse_json_object, default_value = "{}")]
     context: JsonObjectArg,
+    /// Format of the explanation
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
 }
 
+/// The format of an explanation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+enum Format {
+    /// Lines of text
+    #[default]
+    Text,
+    /// A JSON object
+    Json,
+}
+
+/// Explains a decision. A deny is exit code 3.
 pub(super) fn run(config: &Config, question: &ExplainArgs) -> CommandResult {
     block_on(async {
         let app = open(config).await?;
-        let lines = explain(&app, question).await?;
-        print_line(lines.join("\n"))
+        let explained = explain(&app, question).await?;
+        print_line(match question.format {
+            Format::Text => explained.to_text(),
+            Format::Json => explained.to_json(),
+        })?;
+        if explained.decision.decision { Ok(()) } else { Err(Failure::Found) }
     })
 }
 
@@ -86,85 +106,120 @@ fn entity<'a>(
     EntityRef { kind, id, properties }
 }
 
-/// Evaluates a question. Returns the lines of the explanation.
-async fn explain(app: &App, question: &ExplainArgs) -> Result<Vec<String>, Failure> {
+/// Evaluates a question, and explains the decision. The command line may see everything.
+async fn explain(app: &App, question: &ExplainArgs) -> Result<ExplainedDecision, Failure> {
     let authorizer = app.terminal_authorizer("evaluateAccess").await?;
     let engine = authorizer.engine();
-    let (name, principal, context) = resolve_principal(app, &authorizer, question).await?;
+    let EvaluatedSubject { name, principal, context, scopes } =
+        resolve_principal(app, &authorizer, question).await?;
     let context = DecisionContext { client_context: question.context.0.clone(), ..context };
-    let (action, resource) = (&question.action, entity(&question.resource, &question.resource_properties));
-    let target = evaluation::resolve_resource(&authorizer, resource).await?;
-    let action_name = engine.resolve_action(action, resource.kind);
-    let request =
-        AuthzRequest { principal: &principal, action: action_name, context: &context, recorder: None };
-    let evaluated = evaluation::decide(engine, &request, &target, resource, true);
-    let decision = if evaluated.answer.allowed { "allow" } else { "deny" };
-    let mut lines = vec![format!("{decision}: {name} {action} {}:{}", resource.kind, resource.id)];
-    if !evaluated.answer.policies.is_empty() {
-        lines.push(if evaluated.answer.allowed { "  permitted by" } else { "  forbidden by" }.to_owned());
-        lines.extend(evaluated.answer.policies.iter().map(|policy| policy_line(policy)));
-    }
-    if let Some(error) = &evaluated.error {
-        lines.push(format!("  error: {}", error.message));
-    }
-    lines.extend(reason_lines(evaluated.denial_reason.as_ref()));
-    lines.push(format!("  policy version {}", engine.bundle().short_version()));
-    Ok(lines)
+    let resource = entity(&question.resource, &question.resource_properties);
+    let target = find_resource(app, &authorizer, resource).await?;
+    let request = AuthzRequest {
+        principal: &principal,
+        action: engine.resolve_action(&question.action, resource.kind),
+        context: &context,
+        recorder: None,
+    };
+    let mut result = evaluation::decide(engine, &request, &target, resource, Some(Visibility::ALL));
+    let names = QuestionNames {
+        subject: question.subject.as_ref().map(|subject| entity(subject, &question.subject_properties)),
+        action: &question.action,
+        action_properties: &Map::new(),
+        resource,
+        context: &question.context.0,
+    };
+    // What the warning about an inaccessible resource must not say, the command says itself: the resource does not exist.
+    result.warnings = names.warnings(&authorizer);
+    Ok(ExplainedDecision {
+        subject: name,
+        action: question.action.clone(),
+        resource: format!("{}:{}", resource.kind, resource.id),
+        is_missing: matches!(target, ResolvedResource::NotFound),
+        scopes,
+        short_version: engine.bundle().short_version().to_owned(),
+        decision: Decision::new(&result, engine, true),
+    })
 }
 
-/// Returns the principal that the arguments name, with its name and the context that it brings.
+/// Returns the resource of the question, whether or not the policies let the command line refer to it.
+async fn find_resource(
+    app: &App,
+    authorizer: &Authorizer,
+    resource: EntityRef<'_>,
+) -> Result<ResolvedResource, Failure> {
+    let types = &app.state.resource_types;
+    if !types.contains(resource.kind) {
+        return Ok(evaluation::resolve_resource(authorizer, resource).await?);
+    }
+    let found = match resource.id.parse() {
+        Ok(id) => types.load(&authorizer.reader(), resource.kind, id).await?,
+        Err(_) => None,
+    };
+    Ok(found.map_or(ResolvedResource::NotFound, ResolvedResource::Found))
+}
+
+/// The subject of the question.
+struct EvaluatedSubject {
+    name: String,
+    principal: Arc<Principal>,
+    /// The context that it brings.
+    context: DecisionContext,
+    /// The scopes of a user.
+    scopes: Option<EvaluatedScopes>,
+}
+
+/// Returns the subject that the arguments name.
 async fn resolve_principal(
     app: &App,
     authorizer: &Authorizer,
     question: &ExplainArgs,
-) -> Result<(String, Arc<Principal>, DecisionContext), Failure> {
-    let (name, resolved, scopes) = match (&question.user, &question.subject) {
-        (Some(user), _) => {
-            let account = app.state.store.account_by_email(user).await?;
-            let account = account.ok_or_else(|| Failure::failed(format!("no user with the email {user}")))?;
-            let scopes = ScopeSet::new(question.scopes.iter().copied());
-            let scopes = scopes.map(|scopes| authorizer.engine().effective_scopes(&scopes, account.role));
-            // Whether the policies let the command line evaluate users is not asked: it explains any policies.
-            let user_subject = Caller::from_account(authorizer.engine(), &account).map(|caller| {
-                ResolvedSubject { principal: caller.principal, context: authorizer.bare_context() }
-            });
-            (user.to_string(), user_subject.ok_or(SubjectError::Blocked), scopes)
-        }
-        (None, Some(subject)) => {
-            let subject = entity(subject, &question.subject_properties);
-            let selector = SubjectSelector::Entity(subject, None);
-            let resolved = SubjectResolver::for_questions(authorizer).resolve(selector).await;
-            (format!("{}:{}", subject.kind, subject.id), resolved, None)
-        }
-        (None, None) => return Err(Failure::failed("--user or --subject is required")),
+) -> Result<EvaluatedSubject, Failure> {
+    if let Some(user) = &question.user {
+        return resolve_user(app, authorizer, user, &question.scopes).await;
+    }
+    let Some(subject) = &question.subject else {
+        return Err(Failure::failed("--user or --subject is required"));
     };
-    let ResolvedSubject { principal, context } = match resolved {
-        Ok(subject) => subject,
-        Err(error) => return Err(Failure::failed(DecisionError::from_subject(error)?.message)),
-    };
-    let principal = match scopes {
-        Some(scopes) => principal.with_scopes(scopes.as_ref()).map_or(principal, Arc::new),
-        None => principal,
-    };
-    Ok((name, principal, context))
-}
-
-/// Describes what is missing for an allow.
-fn reason_lines(reason: Option<&DenialReason>) -> Vec<String> {
-    match reason {
-        Some(DenialReason::MissingScope(scope)) => vec![format!("  requires the scope {scope}")],
-        Some(DenialReason::UnmetConditions(policies)) => {
-            let heading =
-                "  policies that match except for their conditions, principal or resource:".to_owned();
-            let policies = policies.iter().map(|policy| policy_line(policy));
-            [heading].into_iter().chain(policies).collect()
+    let subject = entity(subject, &question.subject_properties);
+    let selector = SubjectSelector::Entity(subject, None);
+    match SubjectResolver::for_questions(authorizer).resolve(selector).await {
+        Ok(ResolvedSubject { principal, context }) => {
+            let name = format!("{}:{}", subject.kind, subject.id);
+            Ok(EvaluatedSubject { name, principal, context, scopes: None })
         }
-        Some(DenialReason::NoPermit) => vec!["  no policy permits this action".to_owned()],
-        Some(DenialReason::ForbiddenBy(_)) | None => Vec::new(),
+        Err(error) => {
+            let unknown_type = authorizer.engine().unknown_type(subject.kind, "subject.type");
+            let message = DecisionError::from_subject(authorizer, error)?.message;
+            Err(Failure::Failed(unknown_type.map_or(message, |warning| warning.message)))
+        }
     }
 }
 
-fn policy_line(policy: &PolicyMetadata) -> String {
-    let doc = policy.doc.as_deref().unwrap_or_default();
-    format!("    {}  {}:{}  {doc}", policy.id, policy.file, policy.line)
+/// Returns a user as subject, with these scopes instead of those of its role if there are any.
+async fn resolve_user(
+    app: &App,
+    authorizer: &Authorizer,
+    email: &Email,
+    scopes: &[Scope],
+) -> Result<EvaluatedSubject, Failure> {
+    let account = app.state.store.account_by_email(email).await?;
+    let account = account.ok_or_else(|| Failure::failed(format!("no user with the email {email}")))?;
+    // Whether the policies let the command line evaluate users is not asked: it explains any policies.
+    let caller = Caller::from_account(authorizer.engine(), &account);
+    let caller = caller.ok_or_else(|| Failure::failed(SubjectError::Blocked))?;
+    let requested = ScopeSet::new(scopes.iter().copied());
+    let role_scopes = ScopeSet::from(account.role);
+    let effective =
+        authorizer.engine().effective_scopes(requested.as_ref().unwrap_or(&role_scopes), account.role);
+    let principal = match &requested {
+        Some(_) => caller.principal.with_scopes(effective.as_ref()).map_or(caller.principal, Arc::new),
+        None => caller.principal,
+    };
+    Ok(EvaluatedSubject {
+        name: email.to_string(),
+        principal,
+        context: authorizer.bare_context(),
+        scopes: Some(EvaluatedScopes { requested, effective, role: account.role }),
+    })
 }

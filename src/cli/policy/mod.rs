@@ -4,6 +4,7 @@ mod analyze;
 mod check;
 mod diff;
 mod explain;
+mod explain_output;
 mod findings;
 mod format;
 mod matrix;
@@ -43,7 +44,7 @@ pub(super) enum Command {
     },
     /// Write the permission matrix: every action and scope, as Cedar decides
     Matrix(matrix::MatrixArgs),
-    /// Evaluate a decision and explain it; needs the database
+    /// Evaluate a decision and explain it; exit code 3 if it is a deny; needs the database
     Explain(Box<explain::ExplainArgs>),
     /// Prove the claims of claims/*.cedar, and three built-in ones, for all requests; needs the solver cvc5
     Prove(prove::ProveArgs),
