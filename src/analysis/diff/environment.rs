@@ -2,8 +2,8 @@
 //!
 //! In the direction from `denying` to `allowing` the question is: is there a request that `allowing` allows and `denying` denies?
 //! The changed policies are compared pairwise first; then the changed permits with all forbids, and with those of the other
-//! permits that allow what the solver finds; then all policies. A request that
-//! the solver finds counts only if Cedar's own authorizer confirms it with all policies and the data of each version.
+//! permits that allow what the solver finds; then all policies. A request that the solver finds counts only if Cedar's own
+//! authorizer confirms it with all policies and the data of each version.
 
 use super::flatten::{Descendants, descendants, flatten, logic, without_parents};
 use super::{Direction, Witness};

@@ -1,7 +1,7 @@
 //! Reads the schema and policy directories at a revision, by the program `git` and without a checkout.
 
 use super::PolicySourceError;
-use crate::authz::{FileKind, Snapshot, SnapshotFile, Sources};
+use crate::authz::{FileKind, PROOF_FILE, Snapshot, SnapshotFile, Sources};
 use crate::types::strip_bom;
 use std::io::Write;
 use std::path::Path;
@@ -56,7 +56,8 @@ pub(super) fn read(revision: &str, configured: &Sources) -> Result<Snapshot, Pol
     Ok(Snapshot::from_files(contents(blobs)?))
 }
 
-/// The files of a directory with this extension, without subdirectories and hidden files, in the order of their names.
+/// The files of a directory with this extension, without subdirectories, hidden files and [`PROOF_FILE`], in the order of their
+/// names.
 fn list(
     commit: &str,
     directory: &Path,
@@ -77,8 +78,9 @@ fn list(
         let fields: Vec<&str> = fields.split_whitespace().collect();
         let [mode, object_type, hash, size] = fields[..] else { continue };
         let name = path.rsplit('/').next().unwrap_or_default();
-        let is_selected =
-            !name.starts_with('.') && Path::new(name).extension().is_some_and(|actual| actual == extension);
+        let is_selected = !name.starts_with('.')
+            && name != PROOF_FILE
+            && Path::new(name).extension().is_some_and(|actual| actual == extension);
         if !is_selected || object_type != "blob" {
             continue;
         }
