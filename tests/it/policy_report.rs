@@ -2,6 +2,7 @@
 
 use crate::browser::Browser;
 use crate::command_line::{program, run, text};
+use crate::policy_replay::Policies;
 use crate::support::{TestApp, project_file};
 use cedargate::api;
 use cedargate::authz::Scope;
@@ -13,8 +14,9 @@ use std::process::Output;
 /// The arguments that write the report to a file of the directory.
 fn report_arguments(directory: &Path) -> (PathBuf, Vec<String>) {
     let file = directory.join("report.html");
-    let arguments = ["policy", "report", "--html"].map(str::to_owned);
-    let arguments = arguments.into_iter().chain([file.to_str().unwrap().to_owned()]).collect();
+    let fast = ["--without", "mutants", "--without", "proof"];
+    let arguments = ["policy", "report", "--html", file.to_str().unwrap()].into_iter().chain(fast);
+    let arguments = arguments.map(str::to_owned).collect();
     (file, arguments)
 }
 
@@ -77,6 +79,14 @@ fn the_report_has_every_route_and_every_policy_and_says_why_parts_are_empty() {
     let history = between(&page, "id=\"history\"", "</section>");
     assert!(history.contains("cedargate.db does not exist"), "{history}");
     assert!(page.contains("Signatures"));
+    let changes = between(&page, "id=\"changes\"", "</section>");
+    assert!(changes.contains("There is no base to compare with."), "{changes}");
+    let warnings = between(&page, "id=\"warnings\"", "</section>");
+    for text in ["--without mutants", "found nothing", "policy tests pass"] {
+        assert!(warnings.contains(text), "{text}: {warnings}");
+    }
+    let claims = between(&page, "id=\"claims\"", "</section>");
+    assert!(claims.contains("0 are broken") && claims.contains("as PROOF.json records"), "{claims}");
 }
 
 #[test]
@@ -140,6 +150,7 @@ fn hostile_ids_descriptions_and_names_stay_text() {
     assert!(page.contains("&lt;/p&gt;&lt;img src=x onerror=alert(2)&gt;"));
     assert!(page.contains("&lt;script&gt;alert(3)&lt;/script&gt;"));
     assert!(page.contains("/&lt;i&gt;.cedar") && page.contains("/&lt;u&gt;.json"));
+    assert!(page.contains("no proof of this version is recorded"));
     for tag in ["<script", "<img", "<b>", "<i>", "<u>"] {
         assert!(!page.contains(tag), "{tag}");
     }
@@ -193,8 +204,9 @@ fn a_report_that_cannot_be_written_or_read_fails() {
     let output = run(directory.path(), &[], &arguments);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("no/such/directory/report.html"));
-    let (output, _) = write_report(directory.path(), &[], &["--log", "missing.ndjson"]);
-    assert_eq!(output.status.code(), Some(1));
+    let (output, page) = write_report(directory.path(), &[], &["--log", "missing.ndjson"]);
+    assert_eq!((output.status.code(), page.as_str()), (Some(1), ""));
+    assert!(!directory.path().join("report.html").exists());
     assert!(text(&output.stderr).contains("missing.ndjson"));
 }
 
@@ -266,4 +278,41 @@ async fn a_click_on_a_cell_leads_to_its_policy() {
         assert_eq!(is_dark, scheme == "dark");
     }
     browser.close().await;
+}
+
+/// The report of `new`, compared with `old`, with all parts.
+fn compared_report(old: &Policies, new: &Policies) -> String {
+    let base = old.path("").display().to_string();
+    let output = new.command(&["policy", "report", "--html", "report.html", "--base", &base]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    std::fs::read_to_string(new.path("report.html")).unwrap()
+}
+
+#[test]
+fn the_report_shows_changes_with_their_witnesses_and_what_is_proven() {
+    let [old, new] = [Policies::new(), Policies::new()];
+    new.replace(
+        "policies/tenancy.cedar",
+        "unless { resource in principal.organization };",
+        "unless { resource in principal.organization || (action == Action::\"fetchForm\" && principal in Scope::\"admin\") };",
+    );
+    let page = compared_report(&old, &new);
+    let changes = between(&page, "id=\"changes\"", "id=\"warnings\"");
+    assert!(changes.contains("Some requests are newly allowed."), "{changes}");
+    assert!(!changes.contains("No request is newly allowed"));
+    assert!(changes.contains("<code>fetchForm</code>") && changes.contains("+ newly allowed"), "{changes}");
+    assert!(changes.contains("&quot;request&quot;") && changes.contains("href=\"#policy-tenancy\""));
+    assert!(changes.contains("by a changed policy"), "{changes}");
+    // The weakened policy breaks a claim.
+    let claims = between(&page, "id=\"claims\"", "</section>");
+    assert!(claims.contains("broken, ") && claims.contains("when this report was made"), "{claims}");
+    let warnings = between(&page, "id=\"warnings\"", "id=\"access\"");
+    assert!(warnings.contains("change a decision that no policy test checks"), "{warnings}");
+
+    let page = compared_report(&new, &old);
+    let changes = between(&page, "id=\"changes\"", "id=\"warnings\"");
+    assert!(changes.contains("No request is newly allowed, and some are newly denied."), "{changes}");
+    assert!(changes.contains("This is proven for all requests of"));
+    let claims = between(&page, "id=\"claims\"", "</section>");
+    assert!(claims.contains("0 are broken, 0 are unknown."), "{claims}");
 }

@@ -1,7 +1,8 @@
 //! Who may do what: the table of permissions per kind of credential, and how each of its cells is decided.
 
+use super::claims_section::claim_anchor;
 use super::layout::{anchor, count, empty, or_empty, policy_link, policy_links, scrolling, section};
-use super::model::{Case, Report};
+use super::model::{Case, ClaimEntry, Report};
 use crate::analysis::access::{
     AccessRow, Cell, Condition, CredentialType, DataMatrix, DomainAccess, Location, Outcome, Target, Verdict,
 };
@@ -221,6 +222,7 @@ fn decisions(rows: &[AccessRow], report: &Report) -> Markup {
             article.decision id=(row_anchor(row)) {
                 h4 { code { (row.action) } " on " (row_subject(row)) }
                 @if row.resources.len() > 1 { p.note { "The types: " (row.resources.join(", ")) "." } }
+                (row_claims(row, report))
                 @for (index, outcome) in row.outcomes.iter().enumerate() {
                     div.outcome id=(outcome_anchor(row, index)) {
                         p { strong { (sign(outcome.verdict)) " " (verdict_word(outcome.verdict)) } ": " (cells_of(row, index)) }
@@ -229,6 +231,26 @@ fn decisions(rows: &[AccessRow], report: &Report) -> Markup {
                     }
                 }
             }
+        }
+    }
+}
+
+/// The claims about the action of a row.
+fn row_claims(row: &AccessRow, report: &Report) -> Markup {
+    let is_about =
+        |claim: &&ClaimEntry| claim.actions.as_ref().is_some_and(|actions| actions.contains(&row.action));
+    let claims: Vec<&ClaimEntry> = report.claims.claims.iter().filter(is_about).collect();
+    let general = report.claims.claims.iter().filter(|claim| claim.actions.is_none()).count();
+    html! {
+        p.note {
+            "Claims: "
+            @if claims.is_empty() { "none about this action alone" }
+            @for (index, claim) in claims.into_iter().enumerate() {
+                @if index > 0 { ", " }
+                a.id href={ "#" (claim_anchor(&claim.id)) } { (claim.id) } " (" (claim.kind) ", " (claim.result) ")"
+            }
+            @if general > 0 { "; " a href="#claims" { (general) " about all actions" } }
+            "."
         }
     }
 }

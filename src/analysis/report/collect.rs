@@ -1,7 +1,8 @@
 //! What the report says of policies, policy tests and decision logs.
 
-use super::model::{Case, ClaimEntry, Environments, LastUse, LogUse, PolicyEntry};
+use super::model::{Case, ClaimEntry, ClaimsPart, Environments, LastUse, LogUse, PolicyEntry, ProofSummary};
 use crate::analysis::access::Place;
+use crate::analysis::{CheckedClaim, ClaimKind, ClaimResult, Proof, ProofRecord, RecordedClaim, Verdict};
 use crate::authz::cases::{ParsedEntities, PolicyTest};
 use crate::authz::{Bundle, Claim, action_name};
 use cedar_policy::{ActionConstraint, Authorizer, Decision, Policy, PolicyId, PolicySet};
@@ -117,6 +118,87 @@ pub fn claim_entries(bundle: &Bundle) -> Vec<ClaimEntry> {
         }
     };
     bundle.claims().iter().map(entry).collect()
+}
+
+/// The claims of a proof, with their results. The actions are those of the claims of the bundle.
+pub fn proof_part(bundle: &Bundle, proof: &Proof) -> ClaimsPart {
+    let known = claim_entries(bundle);
+    let entry = |claim: &CheckedClaim| {
+        let detail = match &claim.verdict {
+            Verdict::Proven => None,
+            Verdict::Broken(violations) => {
+                let messages: Vec<&str> =
+                    violations.iter().map(|violation| violation.message.as_str()).collect();
+                Some(messages.join(" "))
+            }
+            Verdict::Unknown(reason) => Some(reason.clone()),
+        };
+        let result = (claim.verdict.word(), claim.environments);
+        checked_entry(&known, (&claim.id, &claim.doc, claim.kind), result, detail)
+    };
+    ClaimsPart {
+        claims: proof.claims.iter().map(entry).collect(),
+        proof: Ok(ProofSummary {
+            summary: summary(proof.counts()),
+            origin: format!("Proven by {} when this report was made.", proof.solver),
+            assumptions: proof.assumptions.clone(),
+        }),
+    }
+}
+
+/// As [`proof_part`], of a recorded proof.
+pub fn recorded_proof_part(bundle: &Bundle, record: &ProofRecord) -> ClaimsPart {
+    let known = claim_entries(bundle);
+    let word = |result: ClaimResult| match result {
+        ClaimResult::Proven => "proven",
+        ClaimResult::Broken => "broken",
+        ClaimResult::Unknown => "unknown",
+    };
+    let number = |result| record.claims.iter().filter(|claim| claim.result == result).count();
+    let counts = [ClaimResult::Proven, ClaimResult::Broken, ClaimResult::Unknown].map(number);
+    let entry = |claim: &RecordedClaim| {
+        let result = (word(claim.result), claim.environments);
+        checked_entry(&known, (&claim.id, &claim.doc, claim.kind), result, None)
+    };
+    ClaimsPart {
+        claims: record.claims.iter().map(entry).collect(),
+        proof: Ok(ProofSummary {
+            summary: summary(counts),
+            origin: format!(
+                "Proven by {} at {}, as PROOF.json records for this version; not proven again for this report.",
+                record.solver, record.recorded_at
+            ),
+            assumptions: record.assumptions.clone(),
+        }),
+    }
+}
+
+fn summary([proven, broken, unknown]: [usize; 3]) -> String {
+    format!("{proven} claims are proven, {broken} are broken, {unknown} are unknown.")
+}
+
+/// A claim with its result. Its place and actions are those of the claim of the bundle.
+fn checked_entry(
+    known: &[ClaimEntry],
+    (id, doc, kind): (&str, &str, ClaimKind),
+    (word, environments): (&str, usize),
+    detail: Option<String>,
+) -> ClaimEntry {
+    let of_bundle = known.iter().find(|known| known.id == id);
+    ClaimEntry {
+        id: id.to_owned(),
+        doc: doc.to_owned(),
+        kind: match kind {
+            ClaimKind::Never => "never",
+            ClaimKind::Always => "always",
+            ClaimKind::BuiltIn => "built in",
+        }
+        .to_owned(),
+        place: of_bundle.and_then(|known| known.place.clone()),
+        actions: of_bundle.and_then(|known| known.actions.clone()),
+        result: format!("{word}, {environments} request environments"),
+        detail,
+    }
 }
 
 /// Evaluates policy tests. Tests that cannot be evaluated are listed as failing.

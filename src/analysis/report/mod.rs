@@ -4,6 +4,7 @@
 //! logs or the database are escaped.
 
 mod access_section;
+mod changes_section;
 mod claims_section;
 mod collect;
 mod credentials_section;
@@ -15,10 +16,11 @@ mod page;
 mod policies_section;
 mod routes_section;
 mod sign_off_section;
+mod warnings_section;
 
-pub use collect::{cases, claim_entries, policy_entries};
+pub use collect::{cases, claim_entries, policy_entries, proof_part, recorded_proof_part};
 pub use model::{
-    ActiveVersion, Case, ClaimEntry, ClaimsPart, Environments, FileEntry, HistoryEntry, Identity, LastUse,
-    LogUse, PolicyEntry, ProofSummary, Report, RouteAuthorization, RouteEntry, Section,
+    ActiveVersion, Case, ClaimEntry, ClaimsPart, Environments, FileEntry, FindingsPart, HistoryEntry,
+    Identity, LastUse, LogUse, PolicyEntry, ProofSummary, Report, RouteAuthorization, RouteEntry, Section,
 };
 pub use page::html;

@@ -1,6 +1,8 @@
 //! What the report shows.
 
 use crate::analysis::access::{AccessRow, DomainAccess, Place};
+use crate::analysis::diff::PolicyDiff;
+use crate::analysis::{Coverage, Finding, Mutants};
 use std::collections::BTreeMap;
 
 /// The content of a part of the report, or the sentence that says why it is empty.
@@ -15,6 +17,14 @@ pub struct Report {
     pub program: String,
     /// Which policies it is about.
     pub identity: Identity,
+    /// The changes since the base.
+    pub changes: Section<PolicyDiff>,
+    /// The findings of the checks.
+    pub findings: FindingsPart,
+    /// The parts of the policies that the policy tests decide.
+    pub coverage: Section<Coverage>,
+    /// The changes of policies that no policy test notices.
+    pub mutants: Section<Mutants>,
     /// Who may do what in this service.
     pub access: Section<Vec<AccessRow>>,
     /// Who may do what in external domains.
@@ -176,6 +186,15 @@ impl RouteEntry {
             RouteAuthorization::Public(reason) => reason.trim().is_empty(),
         }
     }
+}
+
+/// The findings of the checks.
+#[derive(Debug)]
+pub struct FindingsPart {
+    /// The findings.
+    pub findings: Vec<Finding>,
+    /// What was not examined, or not decided.
+    pub remarks: Vec<String>,
 }
 
 /// The claims about the policies.

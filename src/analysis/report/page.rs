@@ -3,8 +3,8 @@
 use super::layout::short;
 use super::model::Report;
 use super::{
-    access_section, claims_section, history_section, identity_section, policies_section, routes_section,
-    sign_off_section,
+    access_section, changes_section, claims_section, history_section, identity_section, policies_section,
+    routes_section, sign_off_section, warnings_section,
 };
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
@@ -16,8 +16,10 @@ const CONTENT_SECURITY_POLICY: &str =
     "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'";
 
 /// The sections, by id and title, in the order of the page.
-const CONTENTS: [(&str, &str); 7] = [
+const CONTENTS: [(&str, &str); 9] = [
     ("identity", "Identity"),
+    ("changes", "Changes since the base"),
+    ("warnings", "Warnings"),
     ("access", "Who may do what"),
     ("policies", "Policies"),
     ("routes", "Routes"),
@@ -53,6 +55,8 @@ pub fn html(report: &Report) -> String {
                 }
                 main id="content" {
                     (identity_section::render(report))
+                    (changes_section::render(report))
+                    (warnings_section::render(report))
                     (access_section::render(report))
                     (policies_section::render(report))
                     (routes_section::render(report))

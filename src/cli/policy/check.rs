@@ -34,7 +34,7 @@ pub(super) fn run(config: &Config, format: FindingFormat) -> CommandResult {
 }
 
 /// A diagnostic as a finding.
-fn finding(diagnostic: &BundleDiagnostic, source: impl Fn(&str) -> Option<String>) -> Finding {
+pub(super) fn finding(diagnostic: &BundleDiagnostic, source: impl Fn(&str) -> Option<String>) -> Finding {
     let text = source(&diagnostic.file);
     let region = match (&diagnostic.bytes, diagnostic.line) {
         (Some(bytes), _) => text.map(|text| Region::of(&text, bytes.start, bytes.end)),

@@ -1,19 +1,22 @@
 //! `cedargate policy report`: writes a page about the policies, for an auditor.
 
 mod archive;
+mod checks;
 
+use crate::analysis::PolicySource;
 use crate::analysis::access::{access_rows, domain_access};
 use crate::analysis::report::{
-    self, ClaimsPart, FileEntry, Identity, LogUse, Report, RouteAuthorization, RouteEntry, Section,
+    self, FileEntry, Identity, LogUse, Report, RouteAuthorization, RouteEntry, Section,
 };
 use crate::api;
+use crate::authz::cases::PolicyTest;
 use crate::authz::{Bundle, Engine, FileKind, SnapshotFile, cases};
 use crate::cli::{CommandResult, Failure};
 use crate::config::Config;
 use crate::http::docs;
 use crate::types::Clock;
-use clap::Args;
-use std::fs::File;
+use clap::{Args, ValueEnum};
+use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 
@@ -26,14 +29,42 @@ pub(in crate::cli) struct ReportArgs {
     /// Decision logs, for the last use of each policy; may be repeated
     #[arg(long = "log", value_name = "LOG", num_args = 1..)]
     logs: Vec<PathBuf>,
+    /// The version to compare with: a directory, git:REVISION or version:HASH
+    #[arg(long, value_name = "OLD")]
+    base: Option<PolicySource>,
+    /// Leave out a part that takes long; may be repeated
+    #[arg(long, value_enum, value_name = "PART")]
+    without: Vec<LongPart>,
+}
+
+/// The parts of the report that take long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LongPart {
+    /// Changes of the policies that no policy test notices
+    Mutants,
+    /// The proof of the claims, and the search for policies without effect
+    Proof,
+}
+
+impl ReportArgs {
+    fn is_without(&self, part: LongPart) -> bool {
+        self.without.contains(&part)
+    }
 }
 
 pub(super) fn run(config: &Config, bundle: Bundle, arguments: &ReportArgs) -> CommandResult {
     let engine = Engine::new(bundle).map_err(|error| Failure::CheckFailed(error.to_string()))?;
-    let report = collect(config, &engine, arguments)?;
-    let name = arguments.html.display();
-    std::fs::write(&arguments.html, report::html(&report))
-        .map_err(|error| Failure::failed(format!("{name}: {error}")))
+    let file = &arguments.html;
+    let failed = |error: std::io::Error| Failure::failed(format!("{}: {error}", file.display()));
+    // Before the work, which takes long. What the file contains stays until there is a new report.
+    let is_new = !file.exists();
+    OpenOptions::new().append(true).create(true).open(file).map_err(failed)?;
+    let report = collect(config, &engine, arguments).inspect_err(|_| {
+        if is_new {
+            let _ = std::fs::remove_file(file);
+        }
+    })?;
+    std::fs::write(file, report::html(&report)).map_err(failed)
 }
 
 /// Collects what the report shows. A part whose source is missing says so.
@@ -42,7 +73,10 @@ fn collect(config: &Config, engine: &Engine, arguments: &ReportArgs) -> Result<R
     let is_policy_file = |file: &&SnapshotFile| file.kind == FileKind::Policies;
     let policy_texts = bundle.files().iter().filter(is_policy_file).map(|file| &*file.text);
     let not_computed = |error: String| format!("The table could not be computed: {error}");
+    let log_use = log_use(bundle, &arguments.logs)?;
     let archive = archive::read(config, bundle);
+    let tests = policy_tests(config)?;
+    let strength = checks::test_strength(bundle, &tests, arguments)?;
     Ok(Report {
         created_at: Clock::system().now().to_string(),
         program: format!("cedargate {}", env!("CARGO_PKG_VERSION")),
@@ -51,16 +85,17 @@ fn collect(config: &Config, engine: &Engine, arguments: &ReportArgs) -> Result<R
             files: bundle.files().iter().map(file_entry).collect(),
             active: archive.active,
         },
+        changes: checks::changes(config, engine, arguments.base.as_ref())?,
+        findings: checks::findings(config, bundle, arguments)?,
+        coverage: strength.coverage,
+        mutants: strength.mutants,
         access: access_rows(engine).map_err(not_computed),
         domains: domain_access(bundle).map_err(not_computed),
         policies: report::policy_entries(bundle, policy_texts),
-        log_use: log_use(bundle, &arguments.logs)?,
-        cases: policy_tests(config, bundle)?,
+        log_use,
+        cases: report::cases(bundle, &tests),
         routes: routes(bundle),
-        claims: ClaimsPart {
-            claims: report::claim_entries(bundle),
-            proof: Err("No proof of this version is recorded.".to_owned()),
-        },
+        claims: checks::claims(config, bundle, arguments)?,
         history: archive.history,
     })
 }
@@ -75,15 +110,15 @@ fn file_entry(file: &SnapshotFile) -> FileEntry {
     }
 }
 
-/// The policy tests of the policy directories, evaluated.
-fn policy_tests(config: &Config, bundle: &Bundle) -> Result<Vec<report::Case>, Failure> {
+/// The policy tests of the policy directories, by file.
+fn policy_tests(config: &Config) -> Result<Vec<(String, Vec<PolicyTest>)>, Failure> {
     let mut files = Vec::new();
     for file in super::test::case_files(config) {
         let name = file.display().to_string();
         let tests = cases::read(&file).map_err(|error| Failure::failed(format!("{name}: {error}")))?;
         files.push((name, tests));
     }
-    Ok(report::cases(bundle, &files))
+    Ok(files)
 }
 
 /// The use of the policies in these logs.
