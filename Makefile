@@ -22,6 +22,8 @@ test:
 	tests/need-npm tests/npm
 	tests/need-npm examples/clients/typescript
 	tests/need-requirements examples/clients/python/requirements.txt
+	tests/need-requirements tests/ci/requirements.txt
+	tests/need git git
 	tests/npm/lint-openapi
 	$(CARGO) test --workspace --locked
 	tests/with-postgres $(CARGO) test --locked --test it
