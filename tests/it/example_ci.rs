@@ -118,7 +118,7 @@ fn a_weaker_policy_is_reported_with_the_requests_that_it_grants() {
     }
     assert!(report.contains("wider") && report.contains("fetchConversation"), "{report}");
     assert!(repository.report("test.xml").contains("<failure"));
-    assert!(repository.report("prove.xml").contains("<failure"));
+    assert!(repository.report("prove.sarif").contains("never-outside-the-organization"));
     assert_valid_sarif(&repository.path().join("report/prove.sarif"));
 }
 
@@ -127,7 +127,7 @@ fn invalid_policies_are_reported_with_their_places() {
     let repository = Repository::new();
     repository.edit("policies/self.cedar", "principal == resource", "principal == resuorce");
     let output = repository.check("none");
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert_ne!(output.status.code(), Some(0), "{output:?}");
     let log: Value = serde_json::from_str(&repository.report("check.sarif")).unwrap();
     let place = &log["runs"][0]["results"][0]["locations"][0]["physicalLocation"];
     assert_eq!(place["artifactLocation"]["uri"], "policies/self.cedar", "{log:#}");

@@ -63,7 +63,8 @@ fn shell(directory: &Path, line: &str) -> (i32, String) {
         .stdin(Stdio::null())
         .output()
         .unwrap();
-    let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+    let text =
+        [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
     (output.status.code().unwrap(), text)
 }
 
@@ -77,7 +78,9 @@ async fn prepare() -> tempfile::TempDir {
     let identity = "git config user.name Ada; git config user.email ada@example.com";
     let (code, text) = shell(
         root,
-        &format!("git init --quiet --initial-branch main && {identity}; git add . && git commit --quiet -m Policies"),
+        &format!(
+            "git init --quiet --initial-branch main && {identity}; git add . && git commit --quiet -m Policies"
+        ),
     );
     assert_eq!(code, 0, "{text}");
     let service = start(root, &SETTINGS);
