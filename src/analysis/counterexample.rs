@@ -277,7 +277,7 @@ impl Scenario {
         let mut smaller = self.clone();
         match removal {
             Removal::Entity(uid) => {
-                smaller.entities.retain(|entity| entity_uid(entity).as_ref() != Some(uid))
+                smaller.entities.retain(|entity| entity_uid(entity).as_ref() != Some(uid));
             }
             Removal::Parent(uid, parent) => {
                 let parents = smaller.entity_mut(uid)?.get_mut("parents")?.as_array_mut()?;

@@ -197,7 +197,8 @@ impl Specializer<'_> {
 
     /// `left in right`.
     fn membership(&self, mut operand: Value) -> Result<Value, String> {
-        let (left, right) = (operand["left"].take(), operand["right"].take());
+        let mut side = |name: &str| operand.get_mut(name).map(Value::take).unwrap_or_default();
+        let (left, right) = (side("left"), side("right"));
         let is_principal = left == json!({ "Var": "principal" });
         let left_may_be_principal = is_principal
             || match self.entity(&left) {

@@ -169,7 +169,9 @@ impl<'a> Worker<'a> {
         if narrow == wide {
             return Ok(Outcome::Holds);
         }
-        let is_permit = |(_, policy): &(String, serde_json::Value)| policy["effect"] == "permit";
+        let is_permit = |(_, policy): &(String, serde_json::Value)| {
+            policy.get("effect").is_some_and(|effect| effect == "permit")
+        };
         if !narrow.iter().any(is_permit) {
             return Ok(Outcome::Holds);
         }
