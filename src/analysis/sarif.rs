@@ -1,7 +1,7 @@
 //! Findings as SARIF 2.1.0, the format in which code hosts show the results of checks beside the code.
 
 use super::{Finding, Level};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
 /// A SARIF log with these findings. `rules` describes the rules of the command, by code.
@@ -33,18 +33,22 @@ fn result(finding: &Finding, positions: &BTreeMap<&str, usize>) -> Value {
         Level::Warning => "warning",
         Level::Note => "note",
     };
-    let mut result = json!({"ruleId": finding.rule, "level": level, "message": {"text": finding.message}});
+    let mut result = Map::from_iter([
+        ("ruleId".to_owned(), json!(finding.rule)),
+        ("level".to_owned(), json!(level)),
+        ("message".to_owned(), json!({"text": finding.message})),
+    ]);
     if let Some(position) = positions.get(finding.rule) {
-        result["ruleIndex"] = json!(position);
+        result.insert("ruleIndex".to_owned(), json!(position));
     }
     if let Some(file) = &finding.file {
-        let mut location = json!({"artifactLocation": {"uri": uri(file)}});
+        let mut location = Map::from_iter([("artifactLocation".to_owned(), json!({"uri": uri(file)}))]);
         if let Some(region) = finding.region {
-            location["region"] = json!(region);
+            location.insert("region".to_owned(), json!(region));
         }
-        result["locations"] = json!([{"physicalLocation": location}]);
+        result.insert("locations".to_owned(), json!([{"physicalLocation": location}]));
     }
-    result
+    Value::Object(result)
 }
 
 /// A path as a relative URI reference, or as a `file:` URI if it is absolute.

@@ -4,7 +4,7 @@
 //! error, and ended with its owner.
 
 use cedar_policy_symcc::CedarSymCompiler;
-use cedar_policy_symcc::err::{Error, SolverError};
+use cedar_policy_symcc::err::Error;
 use cedar_policy_symcc::solver::LocalSolver;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -87,7 +87,7 @@ impl Solver {
     ) -> Result<T, Undecided> {
         let mut compiler = match self.compiler.take() {
             Some(compiler) => compiler,
-            None => self.start().map_err(|error| Undecided(error.to_string()))?,
+            None => self.start()?,
         };
         // The compiler is put back only after an answer: after an error its process is in an unknown state.
         match tokio::time::timeout(QUERY_TIME_LIMIT + GRACE_PERIOD, query(&mut compiler)).await {
@@ -100,12 +100,14 @@ impl Solver {
         }
     }
 
-    fn start(&self) -> Result<CedarSymCompiler<LocalSolver>, Error> {
+    fn start(&self) -> Result<CedarSymCompiler<LocalSolver>, Undecided> {
         let mut command = Command::new(&self.command.program);
         // Without --strings-exp, cvc5 fails on the patterns of `like`.
         command.args(["--lang", "smt", "--strings-exp"]);
         command.arg(format!("--tlimit-per={}", QUERY_TIME_LIMIT.as_millis()));
         command.kill_on_drop(true);
-        CedarSymCompiler::new(LocalSolver::from_command(&mut command).map_err(|error: SolverError| error)?)
+        let undecided = |error: Error| Undecided(error.to_string());
+        let process = LocalSolver::from_command(&mut command).map_err(|error| undecided(error.into()))?;
+        CedarSymCompiler::new(process).map_err(undecided)
     }
 }

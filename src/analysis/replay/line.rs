@@ -59,7 +59,7 @@ pub(super) enum LineKind<'a> {
     /// A denial of a question that could not be evaluated, which has no inputs.
     NotEvaluated,
     /// A decision that can be made again.
-    Decision(LoggedDecision<'a>),
+    Decision(Box<LoggedDecision<'a>>),
 }
 
 /// A decision that can be made again.
@@ -99,7 +99,7 @@ pub(super) fn parse(line: &[u8]) -> Result<LineKind<'_>, String> {
             false => Ok(LineKind::NotEvaluated),
         };
     };
-    Ok(LineKind::Decision(LoggedDecision {
+    Ok(LineKind::Decision(Box::new(LoggedDecision {
         request: LoggedRequest {
             principal,
             action,
@@ -116,5 +116,5 @@ pub(super) fn parse(line: &[u8]) -> Result<LineKind<'_>, String> {
         is_failed,
         evaluation_id: line.evaluation_id,
         time: line.time,
-    }))
+    })))
 }

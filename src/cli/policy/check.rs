@@ -13,7 +13,7 @@ pub(super) fn run(config: &Config, format: FindingFormat) -> CommandResult {
     let checked = check_policies(config);
     let source = |path: &str| checked.snapshot.as_ref()?.text(path).map(str::to_owned);
     let findings: Vec<Finding> =
-        checked.diagnostics.iter().map(|diagnostic| finding(diagnostic, &source)).collect();
+        checked.diagnostics.iter().map(|diagnostic| finding(diagnostic, source)).collect();
     let errors = findings.iter().filter(|finding| finding.level == Level::Error).count();
     let warnings = findings.len() - errors;
     let mut members =
