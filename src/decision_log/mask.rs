@@ -39,7 +39,7 @@ impl Mask {
         // Masked values may also occur elsewhere: as an entity id, under another name, or in an error message.
         let [subject, resource, caller] =
             [record.subject, record.resource, record.caller].map(|value| redact(value, &masked_values));
-        entities = entities.map(|entity| Some(redact(entity?, &masked_values)));
+        entities = entities.map(|entity| Some(redact(&entity?, &masked_values)));
         let evaluated = inputs.resource.map(|resource| redact(resource, &masked_values));
         context = redact(&context, &masked_values);
         let request = record.request.map(|request| redact_text(request, &masked_values));
