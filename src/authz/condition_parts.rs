@@ -155,8 +155,7 @@ impl ConditionPart {
     }
 
     /// The part and all parts in it, each before its children.
-    #[cfg(test)]
-    fn descendants(&self) -> Vec<&Self> {
+    pub(crate) fn descendants(&self) -> Vec<&Self> {
         let mut all = vec![self];
         for child in &self.children {
             all.extend(child.descendants());
