@@ -167,7 +167,7 @@ fn undeclared(
         match (declared.get(name), value) {
             (None, _) => report(field, quoted(name), nearest_name(name, declared.keys().map(String::as_str))),
             (Some((inner, _)), Value::Object(inner_fields)) => {
-                undeclared(inner, &field, inner_fields, report)
+                undeclared(inner, &field, inner_fields, report);
             }
             (Some(_), _) => {}
         }

@@ -1,6 +1,6 @@
 //! Authentication of a request: from its bearer token to the [`Authorizer`] of its action.
 
-use super::Problem;
+use super::problem::{OAuthErrorCode, Problem};
 use super::rate_limits::count_caller;
 use super::request_info::{RequestInfo, client_address, request_origin};
 use super::state::WorkerState;
@@ -132,5 +132,5 @@ fn rejected_client(problem: Problem) -> Problem {
     let detail = "The client secret is not a valid API key.";
     Problem::new(StatusCode::UNAUTHORIZED, "invalid_client", detail)
         .with_header(header::WWW_AUTHENTICATE, "Basic realm=\"cedargate\", charset=\"UTF-8\"")
-        .as_oauth_error("invalid_client")
+        .as_oauth_error(OAuthErrorCode::InvalidClient)
 }

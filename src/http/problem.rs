@@ -34,7 +34,7 @@ pub struct Problem {
     /// Further response headers.
     pub headers: Vec<(header::HeaderName, String)>,
     /// The code of an OAuth error (RFC 6749, section 5.2), if the client expects the error in that form.
-    pub oauth_error: Option<&'static str>,
+    pub oauth_error: Option<OAuthErrorCode>,
     /// The audit entry to write when the request has failed with this problem.
     pub pending_audit: Option<Box<PendingAuditEntry>>,
 }
@@ -87,6 +87,39 @@ pub struct ErrorMessage {
     /// A description of the problem.
     #[schema(examples("jwt expired"))]
     pub message: String,
+}
+
+/// The code of an OAuth error (RFC 6749, sections 4.1.2.1 and 5.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OAuthErrorCode {
+    /// The credentials of the client are not valid.
+    InvalidClient,
+    /// The refresh token is not valid.
+    InvalidGrant,
+    /// A parameter is missing, repeated or malformed.
+    InvalidRequest,
+    /// The scope is unknown, or exceeds what can be granted.
+    InvalidScope,
+    /// The service failed.
+    ServerError,
+    /// The service is overloaded, or a limit was reached.
+    TemporarilyUnavailable,
+    /// The grant type is not supported.
+    UnsupportedGrantType,
+}
+
+impl OAuthErrorCode {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::InvalidClient => "invalid_client",
+            Self::InvalidGrant => "invalid_grant",
+            Self::InvalidRequest => "invalid_request",
+            Self::InvalidScope => "invalid_scope",
+            Self::ServerError => "server_error",
+            Self::TemporarilyUnavailable => "temporarily_unavailable",
+            Self::UnsupportedGrantType => "unsupported_grant_type",
+        }
+    }
 }
 
 /// An OAuth error response (RFC 6749, section 5.2).
@@ -195,7 +228,7 @@ impl Problem {
 
     /// Returns the problem as an OAuth error with this code.
     #[must_use]
-    pub fn as_oauth_error(self, code: &'static str) -> Self {
+    pub fn as_oauth_error(self, code: OAuthErrorCode) -> Self {
         Self { oauth_error: Some(code), ..self }
     }
 
@@ -208,7 +241,7 @@ impl Problem {
         response.insert_header((header::CACHE_CONTROL, "no-store"));
         if let Some(code) = self.oauth_error {
             return response
-                .json(OAuthErrorBody { error: code, error_description: &self.oauth_description() });
+                .json(OAuthErrorBody { error: code.as_str(), error_description: &self.oauth_description() });
         }
         let body = ProblemBody {
             r#type: "about:blank",

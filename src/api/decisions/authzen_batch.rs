@@ -125,7 +125,7 @@ struct Decisions {
 #[expect(dead_code, reason = "only the OpenAPI document uses it")]
 enum EvaluationsResponse {
     Several(Decisions),
-    One(Decision),
+    One(Box<Decision>),
 }
 
 /// Documents the operation.

@@ -5,6 +5,7 @@ use crate::application::token_families::{
     self, INVALID_REFRESH_TOKEN, INVALID_SCOPE, TokenClient, TokenPair,
 };
 use crate::authz::ScopeSet;
+use crate::http::problem::OAuthErrorCode;
 use crate::http::{Form, Problem};
 use crate::store::Account;
 use crate::types::{Email, FieldErrorCode};
@@ -119,14 +120,14 @@ const UNSUPPORTED_GRANT_TYPE: &str = "unsupported_grant_type";
 /// Returns a problem of this endpoint as an OAuth error.
 pub(super) fn error(problem: Problem) -> Problem {
     let code = match problem.code {
-        INVALID_REFRESH_TOKEN => "invalid_grant",
-        INVALID_SCOPE => INVALID_SCOPE,
-        UNSUPPORTED_GRANT_TYPE => UNSUPPORTED_GRANT_TYPE,
-        _ if problem.status == StatusCode::INTERNAL_SERVER_ERROR => "server_error",
+        INVALID_REFRESH_TOKEN => OAuthErrorCode::InvalidGrant,
+        INVALID_SCOPE => OAuthErrorCode::InvalidScope,
+        UNSUPPORTED_GRANT_TYPE => OAuthErrorCode::UnsupportedGrantType,
+        _ if problem.status == StatusCode::INTERNAL_SERVER_ERROR => OAuthErrorCode::ServerError,
         _ if problem.status.is_server_error() || problem.status == StatusCode::TOO_MANY_REQUESTS => {
-            "temporarily_unavailable"
+            OAuthErrorCode::TemporarilyUnavailable
         }
-        _ => "invalid_request",
+        _ => OAuthErrorCode::InvalidRequest,
     };
     let status =
         if problem.status == StatusCode::UNAUTHORIZED { StatusCode::BAD_REQUEST } else { problem.status };
