@@ -6,7 +6,7 @@ const MAX_LENGTH: usize = 64;
 /// The name that is nearest to a misspelt one; none if none is near.
 ///
 /// Case, `_` and `-` do not count: `sharedUntil` is the nearest name to `shared_until`. Of equally near names it is the first.
-pub fn nearest_name<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest_name<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let wanted = normalized(name);
     if wanted.is_empty() || wanted.len() > MAX_LENGTH {
         return None;
