@@ -300,7 +300,12 @@ fn validate_policies(
     let warnings = checked
         .validation_warnings()
         .map(|warning| (Rule::ImpossiblePolicy, warning.policy_id(), warning as &dyn Diagnostic));
+    let invalid: HashSet<&PolicyId> = checked.validation_errors().map(|error| error.policy_id()).collect();
     for (rule, id, finding) in errors.chain(warnings) {
+        // An invalid policy is impossible, too, which says nothing about its error.
+        if rule == Rule::ImpossiblePolicy && invalid.contains(id) {
+            continue;
+        }
         let id: &str = id.as_ref();
         let (Some(file), Some(policy_metadata)) = (sources.get(id), metadata.get(id)) else { continue };
         let diagnostic = file.to_bundle_diagnostic(rule, finding).about(id);

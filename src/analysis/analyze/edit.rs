@@ -112,13 +112,8 @@ mod tests {
     fn the_scope_is_found_behind_annotations_and_comments() {
         let text = "@id(\"permit (a, b, c)\")\n// forbid (x, y, z)\n@doc(\"Text\")\npermit (\n  principal in Scope::\"a\", // why, because\n  action in [Action::\"b\", Action::\"c\"],\n  resource,\n)\nwhen { f(1, 2) };";
         let head = Head::of(text).unwrap();
-        assert_eq!(text.get(head.principal.clone()).unwrap().trim(), "principal in Scope::\"a\"");
-        assert!(
-            text.get(head.action.clone())
-                .unwrap()
-                .trim()
-                .ends_with("action in [Action::\"b\", Action::\"c\"]")
-        );
+        assert_eq!(text.get(head.principal).unwrap().trim(), "principal in Scope::\"a\"");
+        assert!(text.get(head.action).unwrap().trim().ends_with("action in [Action::\"b\", Action::\"c\"]"));
         assert_eq!(text.get(head.resource).unwrap().trim(), "resource");
         let narrowed =
             narrow(text, Some("action == Action::\"b\""), Some("principal in Scope::\"z\"")).unwrap();

@@ -181,7 +181,8 @@ fn unused_actions(
     let head = Head::of(source(policy));
     let place = head.and_then(|head| {
         let literal = first.to_string();
-        let start = head.action.start + source(policy).get(head.action)?.find(&literal)?;
+        let offset = head.action.start;
+        let start = offset + source(policy).get(head.action)?.find(&literal)?;
         Some(start..start + literal.len())
     });
     Some(finding_at("unused-action", policy, metadata, place, message))

@@ -125,7 +125,7 @@ mod tests {
     fn the_keyword_is_found_after_annotations_and_comments() {
         for (source, expected) in [
             ("permit (principal, action, resource);", Some(0)),
-            ("@id(\"a\")\n// forbid\n@doc(\"permit \\\"x\\\" forbid\")\nforbid (…", Some(50)),
+            ("@id(\"a\")\n// forbid\n@doc(\"permit \\\"x\\\" forbid\")\nforbid (…", Some(47)),
             ("@permit(\"a\") permit (", Some(13)),
             ("@id(\"a\")", None),
         ] {

@@ -87,7 +87,11 @@ fn parse_and_validation_errors_name_the_line() {
     assert!(found.starts_with("more.cedar:2: "), "{found}");
     let unknown = "@id(\"a\")\npermit (\n  principal,\n  action == Action::\"fetchFrom\",\n  resource\n);";
     let found = first_diagnostic("policies/more.cedar", |_| unknown.to_owned());
-    assert!(found.starts_with("more.cedar:4: ") && found.contains("fetchFrom"), "{found}");
+    assert!(
+        found.contains("more.cedar:4: unrecognized action `Action::\"fetchFrom\"`")
+            && !found.contains("impossible"),
+        "{found}"
+    );
     let never = "@id(\"a\")\npermit (principal, action == Action::\"fetchForm\", resource)\nwhen { 1 == 2 };";
     let found = first_diagnostic("policies/more.cedar", |_| never.to_owned());
     assert!(found.starts_with("more.cedar:"), "warnings are errors: {found}");
@@ -123,7 +127,7 @@ fn invalid_data_is_rejected() {
     }]"#;
     let found = first_diagnostic("policies/more.json", |_| organization.to_owned());
     assert!(
-        found.starts_with("more.json: Organization::\"x\" must not be defined in policy data"),
+        found.starts_with("more.json:2: Organization::\"x\" must not be defined in policy data"),
         "{found}"
     );
 }
