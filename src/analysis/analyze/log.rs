@@ -30,7 +30,7 @@ pub struct LoggedDecision<'a> {
     pub decision: bool,
     /// The ids of the determining policies.
     #[serde(borrow)]
-    pub(super) policies: Vec<Cow<'a, str>>,
+    pub policies: Vec<Cow<'a, str>>,
     #[serde(default, borrow)]
     pub(super) purpose: Cow<'a, str>,
     #[serde(default)]
@@ -86,7 +86,7 @@ pub(super) struct LoggedInputs<'a> {
 
 impl LoggedDecision<'_> {
     /// The time of the decision.
-    pub(super) fn time(&self) -> Option<Timestamp> {
+    pub fn time(&self) -> Option<Timestamp> {
         self.time.parse().ok()
     }
 }

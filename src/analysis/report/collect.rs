@@ -2,13 +2,12 @@
 
 use super::model::{Case, ClaimEntry, ClaimsPart, Environments, LastUse, LogUse, PolicyEntry, ProofSummary};
 use crate::analysis::access::Place;
+use crate::analysis::analyze::LoggedDecision;
 use crate::analysis::{CheckedClaim, ClaimKind, ClaimResult, Proof, ProofRecord, RecordedClaim, Verdict};
 use crate::authz::cases::{ParsedEntities, PolicyTest};
 use crate::authz::{Bundle, Claim, action_name};
 use cedar_policy::{ActionConstraint, Authorizer, Decision, Policy, PolicyId, PolicySet};
-use serde::Deserialize;
 use serde_json::Value;
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The policies of a bundle, in ascending order of their ids. `texts` are the texts of the policy files.
@@ -240,47 +239,26 @@ fn case(bundle: &Bundle, file: &str, test: &PolicyTest, parsed: &mut ParsedEntit
     case
 }
 
-/// A line of the decision log, as far as the report reads it.
-#[derive(Deserialize)]
-struct LogLine<'a> {
-    #[serde(borrow)]
-    time: Cow<'a, str>,
-    #[serde(borrow)]
-    policies: Vec<Cow<'a, str>>,
-}
-
 impl LogUse {
-    /// Counts lines of a decision log for the policies of a bundle.
+    /// Without a decision.
     pub fn new() -> Self {
         Self { decisions: 0, period: None, invalid_lines: 0, by_policy: BTreeMap::new() }
     }
 
-    /// Adds a line. Policies that the bundle does not have are not counted.
-    pub fn add(&mut self, bundle: &Bundle, line: &[u8]) {
-        let Ok(LogLine { time, policies }) = serde_json::from_slice(line) else {
-            self.invalid_lines += 1;
-            return;
-        };
+    /// Adds a logged decision. Policies that the bundle does not have are not counted.
+    pub fn add(&mut self, bundle: &Bundle, decision: &LoggedDecision<'_>) {
+        let Some(time) = decision.time() else { return };
         self.decisions += 1;
-        // Times have one format, in which the order of the texts is that of the times.
-        let (first, last) = self.period.get_or_insert_with(|| (time.to_string(), time.to_string()));
-        if *time < **first {
-            *first = time.to_string();
-        }
-        if *time > **last {
-            *last = time.to_string();
-        }
-        for policy in policies.iter().filter(|policy| bundle.policy(policy).is_some()) {
+        let (first, last) = self.period.unwrap_or((time, time));
+        self.period = Some((first.min(time), last.max(time)));
+        for policy in decision.policies.iter().filter(|policy| bundle.policy(policy).is_some()) {
             match self.by_policy.get_mut(&**policy) {
                 Some(known) => {
                     known.decisions += 1;
-                    if *time > *known.time {
-                        known.time = time.to_string();
-                    }
+                    known.time = known.time.max(time);
                 }
                 None => {
-                    let first = LastUse { time: time.to_string(), decisions: 1 };
-                    self.by_policy.insert(policy.to_string(), first);
+                    self.by_policy.insert(policy.to_string(), LastUse { time, decisions: 1 });
                 }
             }
         }

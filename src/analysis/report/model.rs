@@ -3,6 +3,7 @@
 use crate::analysis::access::{AccessRow, DomainAccess, Place};
 use crate::analysis::diff::PolicyDiff;
 use crate::analysis::{Coverage, Finding, Mutants};
+use crate::types::Timestamp;
 use std::collections::BTreeMap;
 
 /// The content of a part of the report, or the sentence that says why it is empty.
@@ -114,7 +115,7 @@ pub struct LogUse {
     /// The number of decisions in the logs.
     pub decisions: u64,
     /// The time of the first one and of the last one.
-    pub period: Option<(String, String)>,
+    pub period: Option<(Timestamp, Timestamp)>,
     /// The number of lines that are no decisions.
     pub invalid_lines: u64,
     /// The last decision that each policy determined, by policy.
@@ -125,7 +126,7 @@ pub struct LogUse {
 #[derive(Debug, Clone)]
 pub struct LastUse {
     /// The time of the last one.
-    pub time: String,
+    pub time: Timestamp,
     /// Their number.
     pub decisions: u64,
 }

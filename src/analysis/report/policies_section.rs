@@ -28,6 +28,7 @@ fn last_use_summary(report: &Report) -> String {
             );
             let invalid = match log_use.invalid_lines {
                 0 => String::new(),
+                1 => " One further line is no decision.".to_owned(),
                 lines => format!(" {lines} further lines are no decisions."),
             };
             format!(

@@ -5,6 +5,7 @@ mod checks;
 
 use crate::analysis::PolicySource;
 use crate::analysis::access::{access_rows, domain_access};
+use crate::analysis::analyze::read_log;
 use crate::analysis::report::{
     self, FileEntry, Identity, LogUse, Report, RouteAuthorization, RouteEntry, Section,
 };
@@ -16,8 +17,7 @@ use crate::config::Config;
 use crate::http::docs;
 use crate::types::Clock;
 use clap::{Args, ValueEnum};
-use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader};
+use std::fs::OpenOptions;
 use std::path::PathBuf;
 
 /// The arguments of `policy report`.
@@ -129,18 +129,8 @@ fn log_use(bundle: &Bundle, logs: &[PathBuf]) -> Result<Section<LogUse>, Failure
         return Ok(Err(reason.to_owned()));
     }
     let mut log_use = LogUse::new();
-    for path in logs {
-        let name = path.display();
-        let failed = |error: std::io::Error| Failure::failed(format!("{name}: {error}"));
-        let mut reader = BufReader::new(File::open(path).map_err(failed)?);
-        let mut line = Vec::new();
-        while reader.read_until(b'\n', &mut line).map_err(failed)? > 0 {
-            if !line.trim_ascii().is_empty() {
-                log_use.add(bundle, &line);
-            }
-            line.clear();
-        }
-    }
+    let invalid = read_log(logs, |decision| log_use.add(bundle, decision)).map_err(Failure::failed)?;
+    log_use.invalid_lines = invalid;
     Ok(Ok(log_use))
 }
 
