@@ -34,7 +34,7 @@ pub fn user(id: &str) -> Value {
 
 /// Sends a question, checks the form of the response, and returns its body.
 pub async fn answer(client: &Client, question: Value) -> Value {
-    let answer = authorize(client, question.clone()).await.expect(StatusCode::OK);
+    let answer = authorize(client, question.clone()).await.expect_decisions(StatusCode::OK);
     assert!(answer["decision"].is_boolean(), "{question}: {answer}");
     assert!(answer["context"]["version"].as_str().is_some_and(|version| !version.is_empty()), "{answer}");
     for policy in answer["context"]["policies"].as_array().unwrap() {

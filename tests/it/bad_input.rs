@@ -357,6 +357,10 @@ async fn a_body_requires_a_json_content_type() {
             (Method::PATCH, format!("/v2/forms/{form}")),
             (Method::POST, "/v2/auth/token".to_owned()),
         ] {
+            // OAuth libraries send forms.
+            if kind.contains("form") && path.ends_with("/token") {
+                continue;
+            }
             let refused =
                 admin.send(method, &path, &[("content-type", kind)], Some(body.clone().into())).await;
             refused.expect_problem(415, "unsupported_media_type");
