@@ -104,7 +104,8 @@ async fn answers_name_the_parts_that_decided_and_what_would_give_an_allow() {
         question["context"] = outside;
         question
     };
-    let cases: Vec<(Value, &str, Vec<&str>, Vec<&str>, Vec<&str>)> = vec![
+    type Case = (Value, &'static str, Vec<&'static str>, Vec<&'static str>, Vec<&'static str>);
+    let cases: Vec<Case> = vec![
         (
             share(json!({ "outside": true })),
             "forbidden",

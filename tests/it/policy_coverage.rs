@@ -211,7 +211,8 @@ fn junit_lists_a_suite_a_file_and_the_failing_test() {
             Event::Start(start) | Event::Empty(start) => {
                 let attribute = |name: &str| {
                     let value = start.try_get_attribute(name).unwrap().unwrap();
-                    value.unescape_value().unwrap().into_owned()
+                    let text = std::str::from_utf8(&value.value).unwrap();
+                    quick_xml::escape::unescape(text).unwrap().into_owned()
                 };
                 match start.name().as_ref() {
                     b"testsuite" => suites.push((attribute("tests"), attribute("failures"))),
