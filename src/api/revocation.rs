@@ -125,6 +125,8 @@ fn revoke_doc() -> OperationDoc {
         )
         .form::<TokenForm>(json!({"token": "599e1fcd9da1c72645c95886.28167e54e423275c0d948ce2efcaa481d4ab229ea53800502c26adae924a217f924fe2ba343d78ac"}))
         .response::<Revoked>(200, "Token revoked.", Some(json!({})))
+        .problems(&[401])
+        .oauth_errors()
 }
 
 fn introspect_doc() -> OperationDoc {
@@ -135,6 +137,7 @@ fn introspect_doc() -> OperationDoc {
         )
         .form::<TokenForm>(json!({"token": "cg_94c70d470e391bdc16a8d8363b5d48910a67162d"}))
         .response::<Introspection>(200, "The state of the token.", Some(json!({"active": false})))
+        .oauth_errors()
 }
 
 /// `POST /v2/auth/revoke`.

@@ -169,6 +169,7 @@ fn create_doc() -> OperationDoc {
         ))
         .response::<TokenAnswer>(200, "An access token and a refresh token.", None)
         .problems(&[401])
+        .oauth_errors()
 }
 
 fn refresh_doc() -> OperationDoc {

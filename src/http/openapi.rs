@@ -1,6 +1,6 @@
 //! The OpenAPI document, from the table of routes.
 
-use super::operation_doc::problem;
+use super::operation_doc::{problem, problem_or_oauth_error};
 use super::route_group::RouteGroup;
 use serde_json::Value;
 use std::collections::{BTreeMap, HashSet};
@@ -51,9 +51,12 @@ pub fn document(groups: &[RouteGroup]) -> OpenApi {
             doc.operation.security.get_or_insert_default();
             let responses = &mut doc.operation.responses.responses;
             for status in doc.problems {
-                let name = format!("Problem{status}");
+                let (name, response) = match doc.has_oauth_errors {
+                    true => (format!("ProblemOrOAuthError{status}"), problem_or_oauth_error(status)),
+                    false => (format!("Problem{status}"), problem(status)),
+                };
                 responses.insert(status.to_string(), Ref::from_response_name(&name).into());
-                components = components.response(name, problem(status));
+                components = components.response(name, response);
             }
             for (status, response) in doc.responses {
                 responses.insert(status.to_string(), response.into());

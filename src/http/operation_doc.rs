@@ -1,6 +1,6 @@
 //! The OpenAPI operation of a route.
 
-use super::problem::ProblemBody;
+use super::problem::{OAuthErrorBody, ProblemBody};
 use crate::application::authorizer::EVALUATE_ACTION;
 use crate::types::Term;
 use serde_json::Value;
@@ -25,6 +25,8 @@ pub struct OperationDoc {
     pub(super) responses: BTreeMap<u16, Response>,
     /// The statuses of its problems, which are described once for all operations.
     pub(super) problems: BTreeSet<u16>,
+    /// Whether problems may also have the form of OAuth errors.
+    pub(super) has_oauth_errors: bool,
     pub(super) schemas: Schemas,
 }
 
@@ -35,6 +37,7 @@ impl OperationDoc {
             operation: OperationBuilder::new().summary(Some(summary)).build(),
             responses: BTreeMap::new(),
             problems: BTreeSet::new(),
+            has_oauth_errors: false,
             schemas: Vec::new(),
         }
         .problems(&[429, 500, 503])
@@ -194,6 +197,13 @@ impl OperationDoc {
         self
     }
 
+    /// Declares that problems may also have the form of OAuth errors.
+    #[must_use]
+    pub fn oauth_errors(mut self) -> Self {
+        self.reference::<OAuthErrorBody<'static>>();
+        Self { has_oauth_errors: true, ..self }
+    }
+
     /// Declares the Cedar action, and that a bearer token is required.
     #[must_use]
     pub(super) fn with_authorization(mut self, action: &str) -> Self {
@@ -259,6 +269,15 @@ pub(super) fn problem(status: u16) -> Response {
         _ => response,
     }
     .build()
+}
+
+/// Returns the response of a problem that may also have the form of an OAuth error.
+pub(super) fn problem_or_oauth_error(status: u16) -> Response {
+    let mut response = problem(status);
+    let schema = Ref::from_schema_name(OAuthErrorBody::name());
+    let content = ContentBuilder::new().schema(Some(schema)).build();
+    response.content.insert("application/json".to_owned(), content.into());
+    response
 }
 
 /// Returns an action as words: `listOrganizationGroups` becomes "List organization groups".
