@@ -47,7 +47,7 @@ pub fn output(command: &mut Command) -> Output {
 }
 
 /// How long a command may take on a busy machine.
-const LONGEST_COMMAND: Duration = Duration::from_secs(60);
+const LONGEST_COMMAND: Duration = Duration::from_secs(300);
 
 pub fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()

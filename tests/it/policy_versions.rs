@@ -274,6 +274,8 @@ fn legacy_version(files: &PolicyFiles) -> String {
         let entries = std::fs::read_dir(files.path(directory)).unwrap();
         let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
         paths.retain(|path| path.extension().is_some_and(|actual| actual == extension));
+        // The record of the proof is no data file.
+        paths.retain(|path| path.file_name().is_some_and(|name| name != "PROOF.json"));
         paths.sort();
         for path in paths {
             for part in [path.file_name().unwrap().as_encoded_bytes(), &std::fs::read(&path).unwrap()] {
