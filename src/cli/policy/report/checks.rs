@@ -22,6 +22,9 @@ use std::sync::Arc;
 const USAGE_DAYS: u32 = 90;
 
 /// The findings of `policy check`, and of `policy analyze` if the solver is installed.
+///
+/// # Errors
+/// The policies or the files of the command cannot be read.
 pub(super) fn findings(
     config: &Config,
     bundle: &Bundle,
@@ -64,6 +67,9 @@ pub(super) struct TestStrength {
 }
 
 /// Measures the policy tests.
+///
+/// # Errors
+/// The policies or the files of the command cannot be read.
 pub(super) fn test_strength(
     bundle: &Bundle,
     files: &[(String, Vec<PolicyTest>)],
@@ -93,6 +99,9 @@ pub(super) fn test_strength(
 }
 
 /// The claims with their proofs: proven now, or recorded in `PROOF.json` for this version.
+///
+/// # Errors
+/// The solver cannot be started, or the command was interrupted.
 pub(super) fn claims(
     config: &Config,
     bundle: &Bundle,
