@@ -76,7 +76,7 @@ fn check_tokens(reply: Reply, user: &str, scope: &str, issued: i64) -> Value {
     assert_eq!((&header["alg"], &header["typ"]), (&json!("HS256"), &json!("JWT")));
     assert!(header["kid"].as_str().is_some_and(|kid| !kid.is_empty()), "{header}");
     assert_eq!(from_base64(token.rsplit('.').next().unwrap()).len(), 32, "HS256 signs with 256 bits");
-    assert_eq!(names(&claims), ["_id", "aud", "exp", "iat", "iss", "jti", "scope", "sid"]);
+    assert_eq!(names(&claims), ["_id", "aud", "exp", "iat", "iss", "jti", "scope", "sid", "sub"]);
     assert_eq!(claims["_id"], user);
     assert_eq!(claims["scope"], scope);
     assert_eq!(claims["iat"], issued);

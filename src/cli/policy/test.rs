@@ -141,6 +141,9 @@ fn verdict(
 }
 
 /// Finds the mutants, and decides with the solver those that no test notices.
+///
+/// # Errors
+/// The solver is missing where it is needed.
 pub(super) fn find_mutants(bundle: &Bundle, tests: &[PreparedTest<'_>]) -> Result<Mutants, Failure> {
     let progress = Progress::new("changing policies");
     let mut mutants = Mutants::find(bundle, tests, |done, total| progress.set(done, total));

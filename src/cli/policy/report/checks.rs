@@ -138,6 +138,9 @@ pub(super) fn claims(
 }
 
 /// The changes since the base.
+///
+/// # Errors
+/// The base cannot be read, or the comparison fails.
 pub(super) fn changes(
     config: &Config,
     engine: &Engine,
