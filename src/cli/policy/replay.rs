@@ -75,6 +75,9 @@ fn archived_bundle(config: &Config, version: &str) -> Option<Bundle> {
 }
 
 /// Replays logs with a progress bar.
+///
+/// # Errors
+/// A file cannot be read.
 pub(super) fn replay_with_progress(
     logs: &[PathBuf],
     policies: ReplayPolicies<'_>,
@@ -87,6 +90,9 @@ pub(super) fn replay_with_progress(
 }
 
 /// Reads the policies of a source, and compiles them.
+///
+/// # Errors
+/// The policies cannot be read, or are invalid.
 pub(super) fn read_source(config: &Config, source: &PolicySource) -> Result<(Snapshot, Engine), Failure> {
     let configured = policy_sources(config);
     let archive = |version: &VersionPrefix| {
