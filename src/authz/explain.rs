@@ -61,7 +61,7 @@ impl Engine {
 
     /// Explains a decision down to the parts of the conditions. None if the request could not be evaluated.
     ///
-    /// The cost is bounded: at most [`MAX_POLICIES`] policies are explained and 36 changed requests evaluated.
+    /// The cost is bounded: at most `MAX_POLICIES` policies are explained and 36 changed requests evaluated.
     pub fn explain(
         &self,
         request: &AuthzRequest<'_>,
