@@ -96,6 +96,8 @@ async fn prepare() -> tempfile::TempDir {
     let form = json!({ "name": "Feedback" });
     admin.post("/v2/forms", form).await.expect(StatusCode::CREATED);
     service.stop();
+    // As if the log had been rotated.
+    std::fs::copy(root.join("decisions.ndjson"), root.join("decisions.ndjson.1")).unwrap();
     directory
 }
 
