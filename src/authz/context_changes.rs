@@ -288,7 +288,7 @@ fn values_of(declared: &SchemaType, literals: &[Value], current: Option<&Value>)
     }
 }
 
-/// A value in words: texts as they are, entities in Cedar syntax.
+/// The text of a value: texts as they are, entities in Cedar syntax.
 fn shown(value: &Value) -> String {
     let text = |name: &str| value.get(name).and_then(Value::as_str);
     match (value, text("type"), text("id")) {

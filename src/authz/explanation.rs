@@ -120,7 +120,7 @@ pub enum LeastChange {
     Scope {
         /// The lowest sufficient scope.
         scope: Scope,
-        /// The change in words.
+        /// A description of the change.
         text: String,
     },
     /// Another value of one field of the context.
@@ -132,14 +132,14 @@ pub enum LeastChange {
         #[serde(skip_serializing_if = "Option::is_none")]
         #[schema(value_type = Option<Value>)]
         value: Option<Value>,
-        /// The change in words.
+        /// A description of the change.
         #[schema(examples("without \"role\" in context.changes"))]
         text: String,
     },
 }
 
 impl LeastChange {
-    /// The change in words.
+    /// A description of the change.
     pub fn text(&self) -> &str {
         match self {
             Self::Scope { text, .. } | Self::Context { text, .. } => text,

@@ -54,7 +54,7 @@ impl PolicyDiff {
 }
 
 impl PolicyChange {
-    /// What happened, in words.
+    /// A description of what happened.
     pub(super) fn sentence(&self) -> String {
         match self {
             Self::Added => "added".to_owned(),

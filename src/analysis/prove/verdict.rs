@@ -58,7 +58,7 @@ pub struct Violation {
 pub struct CheckedClaim {
     /// Its id.
     pub id: String,
-    /// What it says in words.
+    /// Its text.
     pub doc: String,
     /// What kind of claim it is.
     pub kind: ClaimKind,
