@@ -78,6 +78,9 @@ pub(super) struct LoggedDecision<'a> {
 }
 
 /// Parses a line. The error says why it is not a line of a decision log.
+///
+/// # Errors
+/// The line is no line of a decision log.
 pub(super) fn parse(line: &[u8]) -> Result<LineKind<'_>, String> {
     let line: LogLine<'_> = serde_json::from_slice(line).map_err(|error| error.to_string())?;
     if let Some(dropped) = line.dropped {

@@ -59,11 +59,17 @@ pub(in crate::cli) struct ExportArgs {
 }
 
 /// Opens the database, without reading the policies.
+///
+/// # Errors
+/// The database cannot be opened.
 pub(super) async fn open_store(config: &Config) -> Result<Store, StoreError> {
     Store::open_existing(config, &Clock::system()).await
 }
 
 /// The version that was active last; empty if none was.
+///
+/// # Errors
+/// The database cannot be opened or read.
 pub(super) async fn active_version(store: &Store) -> Result<String, StoreError> {
     Ok(store.policy_state().await?.map(|state| state.version).unwrap_or_default())
 }
