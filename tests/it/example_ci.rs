@@ -1,6 +1,7 @@
 //! `examples/ci`: the checks of a repository with policies, the comment on a pull request, and the hooks of pre-commit.
 
-use crate::support::{npm_packages, project_file, python_packages};
+use crate::packages::{npm_packages, python_packages};
+use crate::support::project_file;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};

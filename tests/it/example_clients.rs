@@ -1,6 +1,7 @@
 //! The clients of `examples/clients`, built with types that are generated from the OpenAPI document.
 
-use crate::support::{ADMIN, PASSWORD, TestApp, npm_packages, project_file, python_packages};
+use crate::packages::{npm_packages, python_packages};
+use crate::support::{ADMIN, PASSWORD, TestApp, project_file};
 use std::path::Path;
 use std::process::Command;
 

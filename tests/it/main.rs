@@ -66,6 +66,7 @@ mod normalization;
 mod oauth;
 mod openapi_document;
 mod organizations;
+mod packages;
 mod passwords;
 mod permission_table;
 mod policy_analyze;

@@ -209,7 +209,7 @@ async fn an_oauth_library_refreshes_introspects_and_revokes() {
     let token = refresh_token(&app, ADMIN).await;
     let output = Command::new("node")
         .arg(project_file("tests/npm/oauth4webapi.mjs"))
-        .env("PACKAGES", crate::support::npm_packages("npm"))
+        .env("PACKAGES", crate::packages::npm_packages("npm"))
         .env("ISSUER", &app.base)
         .env("EMAIL", ADMIN)
         .env("REFRESH_TOKEN", &token)
