@@ -9,7 +9,7 @@ const { CEDARGATE = "http://127.0.0.1:8080", EMAIL = "", PASSWORD = "" } = proce
 const client = createClient<paths>({ baseUrl: CEDARGATE });
 
 const login = await client.POST("/v2/auth/token", { body: { email: EMAIL, password: PASSWORD } });
-if (!login.data || !("token" in login.data)) throw new Error(login.error?.detail ?? "no token");
+if (!login.data || !("token" in login.data)) throw new Error(JSON.stringify(login.error));
 const { token } = login.data;
 client.use({
   onRequest: ({ request }) => request.headers.set("Authorization", `Bearer ${token}`),
