@@ -16,6 +16,7 @@ mod m0007_audit_archives;
 mod m0008_policy_state;
 mod m0009_inactive_organizations;
 mod m0010_policy_versions;
+mod m0011_lists;
 
 /// The migrations in their order.
 #[derive(Debug)]
@@ -35,6 +36,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0008_policy_state::Migration),
             Box::new(m0009_inactive_organizations::Migration),
             Box::new(m0010_policy_versions::Migration),
+            Box::new(m0011_lists::Migration),
         ]
     }
 }

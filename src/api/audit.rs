@@ -1,12 +1,13 @@
 //! Reading the audit log: events about credentials, users, organizations and policies.
 
 use crate::application::Authorizer;
-use crate::http::list::{self, ListField, ListRequest};
+use crate::http::list;
 use crate::http::openapi::{self, OperationDoc};
 use crate::http::page::PageWriter;
-use crate::http::{Problem, RouteGroup};
-use crate::store::{AuditRow, Event, ListResult, Outcome, Page};
-use crate::types::{Id, OrgPath, Timestamp, string_schema};
+use crate::http::query::{ListRequest, ListSpec, QueryField};
+use crate::http::{FieldError, Problem, RouteGroup, body};
+use crate::store::{AuditRow, Comparison, Event, Field, Filter, FilterValue, Outcome, Page, Test};
+use crate::types::{FieldErrorCode, Id, OrgPath, Timestamp, string_schema};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Serialize;
 use serde_json::Value;
@@ -17,24 +18,24 @@ use utoipa::{PartialSchema, ToSchema};
 
 /// The routes.
 pub fn routes() -> RouteGroup {
-    let fields = Arc::new(fields());
-    let documented = Arc::clone(&fields);
+    let spec = Arc::new(ListSpec::plain(fields()));
+    let documented = Arc::clone(&spec);
     RouteGroup::new("Audit log", "/v2/audit").about("Who administered what, in a chain of hashes.").get(
         "",
         "listAuditEvents",
         move || list_doc(&documented),
-        move |authorizer, request| list(authorizer, request, Arc::clone(&fields)),
+        move |authorizer, request| list(authorizer, request, Arc::clone(&spec)),
     )
 }
 
-fn list_doc(fields: &[ListField]) -> OperationDoc {
+fn list_doc(spec: &ListSpec) -> OperationDoc {
     openapi::list_doc::<AuditEvent>(
         OperationDoc::new("List audit events").describe(
             "Events of an organization, by default the caller's, and of the organizations that were below it at the time. Events \
              without an organization, such as policy reloads, are visible from the root only. Sorted by `seq`; `sort=-seq` \
              returns the newest first.",
         ),
-        fields,
+        spec,
     )
 }
 
@@ -109,39 +110,60 @@ impl From<AuditRow> for AuditEvent {
 }
 
 /// The filters; only `seq` is sortable.
-fn fields() -> Vec<ListField> {
+fn fields() -> Vec<QueryField> {
     let field = |name: &str, schema: RefOr<Schema>, what: &'static str| {
         let column = if name == "requestId" { "request" } else { name };
-        ListField { is_sortable: name == "seq", ..ListField::new(name, column, schema, what) }
+        QueryField { is_sortable: name == "seq", ..QueryField::column(name, column, schema, what) }
     };
     let request_id = string_schema("").min_length(Some(1)).max_length(Some(128));
     vec![
         field("organization", Id::schema(), "The organization, including those below it."),
-        field("seq", i64::schema(), ListField::EXACT_MATCH),
-        field("event", Event::schema(), ListField::EXACT_MATCH),
-        field("outcome", Outcome::schema(), ListField::EXACT_MATCH),
-        field("actor", Id::schema(), ListField::EXACT_MATCH),
-        field("target", Id::schema(), ListField::EXACT_MATCH),
-        field("requestId", request_id.into(), ListField::EXACT_MATCH),
+        field("seq", i64::schema(), ""),
+        field("event", Event::schema(), ""),
+        field("outcome", Outcome::schema(), ""),
+        field("actor", Id::schema(), ""),
+        field("target", Id::schema(), ""),
+        field("requestId", request_id.into(), ""),
         field("from", Timestamp::schema(), "Only events at or after this time."),
         field("to", Timestamp::schema(), "Only events before this time."),
     ]
+}
+
+/// Returns the filter on the column `time` for `from` and `to`; others are returned as they are.
+///
+/// # Errors
+/// 400 if `from` or `to` has an operator.
+fn time_filter(filter: Filter) -> Result<Filter, Problem> {
+    let (name, comparison) = match &filter.field {
+        Field::Column(name) if name == "from" => ("from", Comparison::GreaterOrEqual),
+        Field::Column(name) if name == "to" => ("to", Comparison::Less),
+        _ => return Ok(filter),
+    };
+    match filter {
+        Filter { test: Test::OneOf { values, or_null: false }, is_negated: false, .. } => {
+            if let [time @ FilterValue::Time(_)] = values.as_slice() {
+                return Ok(Filter::compare("time", comparison, time.clone()));
+            }
+        }
+        _ => {}
+    }
+    let error = FieldError::new(name, FieldErrorCode::UnknownOperator, "expected a time without an operator");
+    Err(Problem::invalid_fields(vec![error]))
 }
 
 /// `GET /v2/audit`.
 async fn list(
     authorizer: Authorizer,
     request: HttpRequest,
-    fields: Arc<Vec<ListField>>,
+    spec: Arc<ListSpec>,
 ) -> Result<HttpResponse, Problem> {
-    let authorized_orgs =
-        authorizer.lookups().authorized_subtree(list::organization(&request).as_deref()).await?;
-    let mut wanted = ListRequest::parse(&request, &fields)?;
-    // `organization` selects a subtree, not only the events of that organization.
-    wanted.query.filters.retain(|(column, _)| column != "organization");
+    let organization = body::query_value(&request, "organization");
+    let authorized_orgs = authorizer.lookups().authorized_subtree(organization.as_deref()).await?;
+    let mut wanted = ListRequest::parse(&request, &spec)?;
+    let filters = std::mem::take(&mut wanted.query.filters);
+    wanted.query.filters = filters.into_iter().map(time_filter).collect::<Result<_, _>>()?;
     let Page { items, total } = authorizer.state().store.audit_rows(&authorized_orgs, &wanted.query).await?;
     let mut page = PageWriter::new(&request)?;
     let taken = items.into_iter().map(AuditEvent::from).take_while(|event| page.push(event)).count();
-    let listed = ListResult { total, item_count: u64::try_from(taken).unwrap_or(u64::MAX) };
-    list::list_response(&request, &wanted, page, listed)
+    list::counted_response(&request, &wanted, page, taken, total)
 }

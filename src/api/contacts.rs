@@ -107,6 +107,8 @@ impl Resource for Contact {
     type Body = ContactBody;
 
     const FETCH_ACTION: &'static str = "fetchContact";
+    const REFERENCE_FIELDS: &'static [(&'static str, &'static str)] =
+        &[("organization", "Organization"), ("conversation", "Conversation")];
     const DECISION_COLUMNS: &'static [(Column, &'static str)] = &[(Column::Id, "id")];
 
     fn organization_column() -> Column {

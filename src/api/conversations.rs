@@ -11,11 +11,14 @@ use crate::authz::{
 use crate::http::base_url::absolute_url;
 use crate::http::crud;
 use crate::http::openapi::{self, OperationDoc};
-use crate::http::{Json, PathId, Problem, RouteGroup};
+use crate::http::query::list_request::ListScope;
+use crate::http::query::{ListRequest, ListSpec};
+use crate::http::{IfMatch, Json, PathId, Problem, RouteGroup};
 
 use crate::resource::column::{json_column, text_column};
 use crate::resource::user::User;
 use crate::resource::{self, Reference, Resource};
+use crate::store::{Filter, FilterValue};
 use crate::types::{
     FieldErrorCode, Id, JsonObject, Label, Name, Timestamp, json_list, object_only, string_enum,
 };
@@ -25,6 +28,7 @@ use sea_orm::FromQueryResult;
 use sea_orm::entity::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use std::sync::Arc;
 use utoipa::openapi::schema::{ArrayBuilder, Schema, Type};
 use utoipa::openapi::{Ref, RefOr};
 use utoipa::{PartialSchema, ToSchema};
@@ -44,9 +48,19 @@ pub fn routes() -> RouteGroup {
 
 /// The route of the messages of one conversation.
 pub fn message_routes() -> RouteGroup {
+    let spec = Arc::new(ListSpec::for_resource::<Message>());
+    let documented = Arc::clone(&spec);
     RouteGroup::new("Messages", "/v2/conversations")
         .post("/{id}/messages", "createMessage", append_doc, append)
         .with_operation_id("createMessages")
+        .get(
+            "/{id}/messages",
+            "listMessages",
+            move || list_messages_doc(&documented),
+            move |authorizer, arguments| list_messages(authorizer, arguments, Arc::clone(&spec)),
+        )
+        .with_operation_id("listConversationMessages")
+        .additional_actions(&["referTo"])
 }
 
 /// A conversation.
@@ -75,6 +89,8 @@ pub struct Model {
     pub category: Option<Label>,
     /// The participants, the creator first.
     pub participants: Participants,
+    /// Time of the last new message; null if there is none.
+    pub last_message_at: Option<Timestamp>,
     /// Arbitrary client metadata.
     pub meta: JsonObject,
     /// Creation time.
@@ -259,12 +275,15 @@ impl Resource for Conversation {
     type Body = ConversationBody;
 
     const FETCH_ACTION: &'static str = "fetchConversation";
+    const REFERENCE_FIELDS: &'static [(&'static str, &'static str)] =
+        &[("organization", "Organization"), ("contact", "Contact"), ("participants.user", "User")];
     const DECISION_COLUMNS: &'static [(Column, &'static str)] = &[
         (Column::Id, "id"),
         (Column::Type, "kind"),
         (Column::Status, "status"),
         (Column::Category, "category"),
     ];
+    const READ_ONLY_FIELDS: &'static [&'static str] = &["id", "createdAt", "updatedAt", "lastMessageAt"];
 
     fn organization_column() -> Column {
         Column::Organization
@@ -317,10 +336,11 @@ async fn create(
     let mut references = row.references();
     references.retain(|reference| contact.as_ref().is_none_or(|contact| contact.id != reference.id));
     row.participants = with_creator_first(row.participants, authorizer.caller().id)?;
+    row.last_message_at = (!new.messages.is_empty()).then_some(stamp.now);
 
     let row = authorizer.authorize_new(&holder, Unchecked::new(row, holder.clone()))?;
     let at = authorizer.with_action("createMessage");
-    let first_messages = messages::authorize_new_messages(&at, &row, &new.messages)?;
+    let first_messages = messages::authorize_new_messages(&at, &row, &new.messages, stamp.now)?;
     authorizer.lookups().check_references(&authorizer.reader(), references).await?;
 
     let work = authorizer.begin().await?;
@@ -342,9 +362,9 @@ async fn create(
 /// `PATCH /v2/conversations/{id}`. A change of the organization moves its messages, too.
 async fn update(
     authorizer: Authorizer,
-    (id, Json(patch)): (PathId, Json<Patch>),
+    (id, IfMatch(precondition), Json(patch)): (PathId, IfMatch, Json<Patch>),
 ) -> Result<HttpResponse, Problem> {
-    let change = UpdateRequest { patch: &patch, extra_changes: &[] };
+    let change = UpdateRequest { patch: &patch, extra_changes: &[], precondition: &precondition };
     let keep_path = |_: &mut Conversation| None;
     let proposal = change
         .authorize(
@@ -453,6 +473,31 @@ async fn append(
             ))
             .json(all),
     })
+}
+
+fn list_messages_doc(spec: &ListSpec) -> OperationDoc {
+    openapi::list::<Message>(spec)
+        .describe("The messages of the conversation, as `GET /v2/messages?conversation=…` returns them.")
+        .path_id("id", "The id of the conversation.")
+}
+
+/// `GET /v2/conversations/{id}/messages`.
+async fn list_messages(
+    authorizer: Authorizer,
+    (request, id): (HttpRequest, PathId),
+    spec: Arc<ListSpec>,
+) -> Result<HttpResponse, Problem> {
+    let within = ListScope::of(&request).authorize(&authorizer).await?;
+    let id = authorizer.resolve_id(&id.0);
+    let found = match id {
+        Some(id) => authorizer.state().store.find::<Conversation>(id).await?,
+        None => None,
+    };
+    let conversation = authorizer.authorize_reference(found, id, None)?;
+    let mut list_request = ListRequest::parse(&request, &spec)?;
+    let id = FilterValue::Text(conversation.id.to_string());
+    list_request.query.filters.push(Filter::equal("conversation", id));
+    crud::list_within::<Message>(&authorizer, &request, &within, &list_request).await
 }
 
 /// Removes the list index from field names, for a single message that was parsed as a list of one.

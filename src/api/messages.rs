@@ -1,6 +1,6 @@
 //! Messages of a conversation.
 
-use super::conversations::Conversation;
+use super::conversations::{self, Conversation};
 use crate::application::changes::creation_info;
 use crate::application::{Authorizer, Error};
 use crate::authz::{
@@ -190,6 +190,8 @@ impl Resource for Message {
     type Body = MessageBody;
 
     const FETCH_ACTION: &'static str = "fetchMessage";
+    const REFERENCE_FIELDS: &'static [(&'static str, &'static str)] =
+        &[("organization", "Organization"), ("conversation", "Conversation"), ("user", "User")];
     const DECISION_COLUMNS: &'static [(Column, &'static str)] = &[
         (Column::Id, "id"),
         (Column::Type, "kind"),
@@ -240,7 +242,7 @@ pub(super) async fn check_access(
 }
 
 /// Creates messages in a conversation atomically, if permitted, with the caller as author. The conversation is locked
-/// meanwhile.
+/// meanwhile, and gets the time of its last message.
 ///
 /// # Errors
 /// As [`check_access`]; 413 if a message is too large.
@@ -257,14 +259,21 @@ pub(super) async fn append(
     };
     let conversation = authorizer.authorize_reference(found, id, field)?;
     let mut stored = Vec::with_capacity(bodies.len());
-    for message in authorize_new_messages(authorizer, &conversation, bodies)? {
+    let now = authorizer.state().clock.now();
+    for message in authorize_new_messages(authorizer, &conversation, bodies, now)? {
         stored.push(work.insert(message).await?);
     }
+    work.set_times(
+        &conversation,
+        &[conversations::Column::LastMessageAt, conversations::Column::UpdatedAt],
+        now,
+    )
+    .await?;
     work.commit().await?;
     Ok((conversation.id, stored))
 }
 
-/// Authorizes new messages of this conversation. Their ids ascend, so that lists keep their order.
+/// Authorizes new messages of this conversation, created at `now`. Their ids ascend, so that lists keep their order.
 ///
 /// # Errors
 /// `forbidden` if the policies do not permit one of the messages; an internal error if a body is not an object.
@@ -272,8 +281,9 @@ pub(super) fn authorize_new_messages(
     authorizer: &Authorizer,
     conversation: &Permitted<Conversation>,
     bodies: &[impl Serialize],
+    now: Timestamp,
 ) -> Result<Vec<Permitted<Message>>, Error> {
-    let stamp = creation_info(authorizer, conversation.organization);
+    let stamp = CreationInfo { now, ..creation_info(authorizer, conversation.organization) };
     let ids = Id::new_ascending(&authorizer.state().clock, bodies.len());
     let message = |(body, id): (_, Id)| {
         let mut fields = resource::to_json_object(body)?;

@@ -95,6 +95,8 @@ impl Resource for OrganizationGroup {
     type Body = OrganizationGroupBody;
 
     const FETCH_ACTION: &'static str = "fetchOrganizationGroup";
+    const REFERENCE_FIELDS: &'static [(&'static str, &'static str)] =
+        &[("organization", "Organization"), ("organizations", "Organization")];
     const DECISION_COLUMNS: &'static [(Column, &'static str)] = &[(Column::Id, "id")];
 
     fn organization_column() -> Column {

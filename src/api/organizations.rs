@@ -3,7 +3,7 @@
 use crate::application::Authorizer;
 use crate::application::changes::Patch;
 use crate::application::organizations;
-use crate::http::{Json, PathId, Problem, RouteGroup, crud, openapi};
+use crate::http::{IfMatch, Json, PathId, Problem, RouteGroup, crud, openapi};
 use crate::resource::organization::{Organization, OrganizationBody};
 use actix_web::{HttpRequest, HttpResponse};
 
@@ -32,14 +32,17 @@ async fn create(
 /// `PATCH /v2/organizations/{id}`. A new `parent` moves the organization and its subtree.
 async fn update(
     authorizer: Authorizer,
-    (id, Json(patch)): (PathId, Json<Patch>),
+    (id, IfMatch(precondition), Json(patch)): (PathId, IfMatch, Json<Patch>),
 ) -> Result<HttpResponse, Problem> {
-    let organization = organizations::update(&authorizer, &id.0, &patch).await?;
+    let organization = organizations::update(&authorizer, &id.0, &patch, &precondition).await?;
     Ok(crud::updated(&authorizer, &organization))
 }
 
 /// `DELETE /v2/organizations/{id}`: 409 if the organization still owns resources.
-async fn delete(authorizer: Authorizer, id: PathId) -> Result<HttpResponse, Problem> {
-    organizations::delete(&authorizer, &id.0).await?;
+async fn delete(
+    authorizer: Authorizer,
+    (id, IfMatch(precondition)): (PathId, IfMatch),
+) -> Result<HttpResponse, Problem> {
+    organizations::delete(&authorizer, &id.0, &precondition).await?;
     Ok(HttpResponse::NoContent().finish())
 }

@@ -4,13 +4,12 @@ use super::policies::require_on_root;
 use crate::application::Authorizer;
 use crate::application::policy_archive::{self, PolicyArchiveError};
 use crate::authz::{FileKind, Snapshot, SnapshotFile, VersionPrefix};
-use crate::http::list::{self, ListField, ListRequest};
+use crate::http::list;
 use crate::http::openapi::{self, OperationDoc};
 use crate::http::page::PageWriter;
+use crate::http::query::{ListRequest, ListSpec, QueryField};
 use crate::http::{Problem, RouteGroup, WorkerState};
-use crate::store::{
-    ActivationTrigger, ListResult, Page, PolicyActivationRow, PolicyVersionRow, Store, StoreError,
-};
+use crate::store::{ActivationTrigger, Page, PolicyActivationRow, PolicyVersionRow, Store, StoreError};
 use crate::types::{Id, Timestamp, string_schema};
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse};
@@ -24,14 +23,14 @@ use utoipa::{PartialSchema, ToSchema};
 /// The routes. They are authorized on the root organization, since the policies apply to every organization and the history
 /// names users of the root.
 pub fn routes() -> RouteGroup {
-    let fields = Arc::new(fields());
-    let documented = Arc::clone(&fields);
+    let spec = Arc::new(ListSpec::plain(fields()));
+    let documented = Arc::clone(&spec);
     RouteGroup::new("Policies", "/v2/policies/versions")
         .get(
             "",
             "fetchPolicies",
             move || list_doc(&documented),
-            move |authorizer, request| list(authorizer, request, Arc::clone(&fields)),
+            move |authorizer, request| list(authorizer, request, Arc::clone(&spec)),
         )
         .with_operation_id("listPolicyVersions")
         .on_root_organization()
@@ -150,27 +149,26 @@ impl From<PolicyActivationRow> for PolicyActivation {
 }
 
 /// The filters and the columns by which the list is sorted.
-fn fields() -> Vec<ListField> {
-    let field = |name: &str, column: &str, schema: RefOr<Schema>| {
-        ListField::new(name, column, schema, ListField::EXACT_MATCH)
-    };
+fn fields() -> Vec<QueryField> {
+    let field =
+        |name: &str, column: &str, schema: RefOr<Schema>| QueryField::column(name, column, schema, "");
     let version = string_schema("").min_length(Some(64)).max_length(Some(64));
     vec![
-        ListField { is_sortable: false, ..field("version", "version", version.into()) },
+        QueryField { is_sortable: false, ..field("version", "version", version.into()) },
         field("firstActivatedAt", "first_activated_at", Timestamp::schema()),
         field("lastActivatedAt", "last_activated_at", Timestamp::schema()),
-        ListField { is_sortable: false, ..field("trigger", "trigger", ActivationTrigger::schema()) },
-        ListField { is_sortable: false, ..field("actor", "actor", Id::schema()) },
+        QueryField { is_sortable: false, ..field("trigger", "trigger", ActivationTrigger::schema()) },
+        QueryField { is_sortable: false, ..field("actor", "actor", Id::schema()) },
     ]
 }
 
-fn list_doc(fields: &[ListField]) -> OperationDoc {
+fn list_doc(spec: &ListSpec) -> OperationDoc {
     openapi::list_doc::<PolicyVersion>(
         OperationDoc::new("List policy versions").describe(
             "The versions that were active, by default in the order in which they became active for the first time; \
              `sort=-lastActivatedAt` returns the newest first. `CEDARGATE_POLICY_VERSIONS_KEPT` versions are kept.",
         ),
-        fields,
+        spec,
     )
 }
 
@@ -199,14 +197,14 @@ fn version_parameter() -> Parameter {
 async fn list(
     authorizer: Authorizer,
     request: HttpRequest,
-    fields: Arc<Vec<ListField>>,
+    spec: Arc<ListSpec>,
 ) -> Result<HttpResponse, Problem> {
     require_on_root(&authorizer).await?;
-    let mut wanted = ListRequest::parse(&request, &fields)?;
-    for (column, _) in &mut wanted.query.sort {
+    let mut wanted = ListRequest::parse(&request, &spec)?;
+    for key in &mut wanted.query.sort {
         // Activations of the same millisecond are in the order in which they were recorded.
-        if column == "last_activated_at" {
-            *column = "last_activation".to_owned();
+        if key.column == "last_activated_at" {
+            key.column = "last_activation".to_owned();
         }
     }
     let Page { items, total } = authorizer.state().store.policy_versions(&wanted.query).await?;
@@ -214,8 +212,7 @@ async fn list(
     let mut page = PageWriter::new(&request)?;
     let versions = items.into_iter().map(|row| PolicyVersion::new(row, active.bundle().version()));
     let taken = versions.take_while(|version| page.push(version)).count();
-    let listed = ListResult { total, item_count: u64::try_from(taken).unwrap_or(u64::MAX) };
-    list::list_response(&request, &wanted, page, listed)
+    list::counted_response(&request, &wanted, page, taken, total)
 }
 
 /// `GET /v2/policies/versions/{version}`.

@@ -8,7 +8,7 @@ use crate::application::users::{self, CreateUser, UpdateUser};
 use crate::authn::PasswordRules;
 use crate::http::crud;
 use crate::http::openapi::{self, OperationDoc};
-use crate::http::{Json, PathId, Problem, RouteGroup};
+use crate::http::{IfMatch, Json, PathId, Problem, RouteGroup};
 use crate::resource::user::{User, UserBody};
 use crate::types::FieldErrorCode;
 use actix_web::{HttpRequest, HttpResponse};
@@ -111,16 +111,19 @@ async fn create(
 /// `PATCH /v2/users/{id}`.
 async fn update(
     authorizer: Authorizer,
-    (id, Json(mut patch)): (PathId, Json<Patch>),
+    (id, IfMatch(precondition), Json(mut patch)): (PathId, IfMatch, Json<Patch>),
 ) -> Result<HttpResponse, Problem> {
     let password = take_password_change(&mut patch)?;
-    let row = users::update(&authorizer, &id.0, UpdateUser { patch, password }).await?;
+    let row = users::update(&authorizer, &id.0, UpdateUser { patch, password, precondition }).await?;
     Ok(crud::updated(&authorizer, &row))
 }
 
 /// `DELETE /v2/users/{id}`.
-async fn delete(authorizer: Authorizer, id: PathId) -> Result<HttpResponse, Problem> {
-    users::delete(&authorizer, &id.0).await?;
+async fn delete(
+    authorizer: Authorizer,
+    (id, IfMatch(precondition)): (PathId, IfMatch),
+) -> Result<HttpResponse, Problem> {
+    users::delete(&authorizer, &id.0, &precondition).await?;
     Ok(HttpResponse::NoContent().finish())
 }
 

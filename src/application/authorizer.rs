@@ -241,6 +241,24 @@ impl Authorizer {
         self.for_prerequisite(R::FETCH_ACTION).is_permitted_on(&resource.resource_entity())
     }
 
+    /// Returns the actions that may be permitted on resources of a type, sorted.
+    pub fn applicable_actions(&self, type_name: &str) -> Vec<String> {
+        self.engine().applicable_actions("User", type_name).into_iter().map(str::to_owned).collect()
+    }
+
+    /// Returns those of these actions that the caller may perform on a resource. The decision log does not record these
+    /// decisions, like those of a search.
+    pub fn permitted_actions<R: Resource>(&self, resource: &Permitted<R>, actions: &[String]) -> Vec<String> {
+        let (entity, context) = (resource.resource_entity(), self.request_context());
+        let is_permitted = |action: &&String| {
+            let principal = &self.caller().principal;
+            let request =
+                AuthzRequest { principal, action: action.as_str(), context: &context, recorder: None };
+            self.engine().allows(&request, &entity)
+        };
+        actions.iter().filter(is_permitted).cloned().collect()
+    }
+
     /// Authorizes the action on a resource; none is one that does not exist.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! Creating and changing resources of any type: what is authorized before a row is written.
 
 use super::fields::from_value;
+use super::precondition::Precondition;
 use super::{Authorizer, Error};
 use crate::authz::{Permitted, Unchecked};
 use crate::resource::{self, CreationInfo, Reference, Resource};
@@ -38,6 +39,8 @@ pub struct UpdateRequest<'a> {
     pub patch: &'a Patch,
     /// The names of changed fields that are not columns of the row, such as the password.
     pub extra_changes: &'a [&'a str],
+    /// The versions of the resource on which it is changed.
+    pub precondition: &'a Precondition,
 }
 
 /// A changed row that may be saved after its new references have been checked.
@@ -57,8 +60,8 @@ impl UpdateRequest<'_> {
     /// determine that.
     ///
     /// # Errors
-    /// As [`Authorizer::authorize`]; invalid fields if the patch is invalid or moves the resource to an inaccessible
-    /// organization.
+    /// As [`Authorizer::authorize`]; `precondition_failed`; invalid fields if the patch is invalid or moves the resource to an
+    /// inaccessible organization.
     pub async fn authorize<R: Resource>(
         &self,
         authorizer: &Authorizer,
@@ -80,6 +83,7 @@ impl UpdateRequest<'_> {
             |resource| changes(resource.changed_fields(self.patch)),
         );
         let row = authorizer.authorize_with_home_context(resource, &request_context, &home_context)?;
+        self.precondition.check(&row)?;
 
         let body: R::Body = from_value(Value::Object(resource::apply_patch(&*row, self.patch)?), "")?;
         let mut changed: R = resource::replace_fields(&*row, &body, authorizer.state().clock.now())?;

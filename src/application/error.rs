@@ -33,6 +33,8 @@ pub enum ErrorKind {
     NotFound,
     /// It conflicts with the stored state.
     Conflict,
+    /// The resource does not have the version that the request names.
+    PreconditionFailed,
     /// A rate limit or the login throttle refuses the request.
     TooManyRequests {
         /// After how many seconds a retry may succeed.

@@ -19,7 +19,7 @@ pub struct FieldError {
 /// The maximum length of a field name, which may come from the client.
 const MAX_FIELD: usize = 200;
 /// The maximum length of a message.
-const MAX_MESSAGE: usize = 500;
+const MAX_MESSAGE: usize = 1500;
 
 impl FieldError {
     /// Creates an error. Names and messages that repeat what a client sent are truncated.

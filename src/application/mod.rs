@@ -21,6 +21,8 @@ pub mod password_change;
 pub mod policy_archive;
 pub mod policy_proof;
 pub mod policy_reload;
+pub mod populate;
+pub mod precondition;
 pub mod rate_limits;
 pub mod refusals;
 pub mod sessions;

@@ -1,6 +1,7 @@
 //! Creating, moving, changing and deleting organizations, for the API and the first start.
 
 use super::changes::{AuthorizedUpdate, Patch, UpdateRequest, creation_info};
+use super::precondition::Precondition;
 use super::{Authorizer, Error, ErrorKind};
 use crate::authz::{AuthzResource, Permitted, Unchecked};
 use crate::resource::CreationInfo;
@@ -64,15 +65,17 @@ fn child_path(parent: &OrgPath, own: Id, subtree_depth: usize) -> Result<OrgPath
 /// Changes an organization, if permitted. A new `parent` moves the organization and its subtree.
 ///
 /// # Errors
-/// As [`Authorizer::authorize`]; or the fields or the new place in the tree are invalid.
+/// As [`Authorizer::authorize`]; `precondition_failed`; or the fields or the new place in the tree are invalid.
 pub async fn update(
     authorizer: &Authorizer,
     id: &str,
     patch: &Patch,
+    precondition: &Precondition,
 ) -> Result<Permitted<Organization>, Error> {
     let reader = authorizer.reader();
-    let proposal =
-        proposed_change(authorizer, &reader, authorizer.lookups().find_unchecked(id).await?, patch).await?;
+    let change = UpdateRequest { patch, extra_changes: &[], precondition };
+    let unchecked = authorizer.lookups().find_unchecked(id).await?;
+    let proposal = proposed_change(authorizer, &reader, unchecked, change).await?;
     authorizer.lookups().check_references(&reader, proposal.references).await?;
     let work = authorizer.begin().await?;
     work.lock_tree().await?;
@@ -82,7 +85,7 @@ pub async fn update(
         None => None,
     };
     let AuthorizedUpdate { before, row, .. } =
-        proposed_change(authorizer, &work.reader(), unchecked, patch).await?;
+        proposed_change(authorizer, &work.reader(), unchecked, change).await?;
     let path = row.path.clone();
     let row = work.save(row).await?;
     if before.status != row.status {
@@ -122,16 +125,15 @@ async fn proposed_change(
     authorizer: &Authorizer,
     reader: &Reader<'_>,
     unchecked: Option<Unchecked<Organization>>,
-    patch: &Patch,
+    change: UpdateRequest<'_>,
 ) -> Result<AuthorizedUpdate<Organization>, Error> {
-    let parent = match patch.get("parent").and_then(Value::as_str).map(str::parse::<Id>) {
+    let parent = match change.patch.get("parent").and_then(Value::as_str).map(str::parse::<Id>) {
         Some(Ok(parent)) => reader.path(parent).await?,
         _ => None,
     };
     // A parent that is not accessible is a field error, like one that does not exist; it moves nothing.
     let parent = parent.filter(|parent| authorizer.for_prerequisite("referTo").is_permitted_in(parent));
     let mut moved = None;
-    let change = UpdateRequest { patch, extra_changes: &[] };
     let proposal = change.authorize(authorizer, reader, unchecked, |row: &mut Organization| {
         let parent =
             parent.filter(|parent| row.parent == Some(parent.org_id()) && row.path.parent() != row.parent)?;
@@ -163,8 +165,8 @@ async fn proposed_change(
 /// Deletes an organization, if permitted.
 ///
 /// # Errors
-/// As [`Authorizer::authorize`]; a conflict if the organization still owns resources.
-pub async fn delete(authorizer: &Authorizer, id: &str) -> Result<(), Error> {
+/// As [`Authorizer::authorize`]; `precondition_failed`; a conflict if the organization still owns resources.
+pub async fn delete(authorizer: &Authorizer, id: &str, precondition: &Precondition) -> Result<(), Error> {
     authorizer.lookups().find_authorized::<Organization>(id).await?;
     let work = authorizer.begin().await?;
     work.lock_tree().await?;
@@ -172,6 +174,7 @@ pub async fn delete(authorizer: &Authorizer, id: &str) -> Result<(), Error> {
         authorizer.lookups().find_unchecked_in::<Organization>(&work, id).await?,
         &authorizer.request_context(),
     )?;
+    precondition.check(&row)?;
     let holdings = work.count_held_resources(row.id, &authorizer.state().resource_types).await?;
     if !holdings.is_empty() {
         let what: Vec<String> =

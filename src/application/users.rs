@@ -4,6 +4,7 @@ use super::audit::user_event;
 use super::changes::{AuthorizedUpdate, Patch, UpdateRequest, authorize_new_row, creation_info};
 use super::login_throttle::LoginThrottle;
 use super::password_change::{PasswordChange, hash_password};
+use super::precondition::Precondition;
 use super::{Authorizer, Error, ErrorKind};
 use crate::authz::{Permitted, Scope};
 use crate::resource::user::{PASSWORD_FIELD, User, UserBody};
@@ -27,6 +28,8 @@ pub struct UpdateUser {
     pub patch: Patch,
     /// The new password, if it changes.
     pub password: Option<PasswordChange>,
+    /// The versions of the user on which it is changed.
+    pub precondition: Precondition,
 }
 
 /// Creates a user, if permitted.
@@ -79,9 +82,9 @@ pub async fn update(
     id: &str,
     command: UpdateUser,
 ) -> Result<Permitted<User>, Error> {
-    let UpdateUser { patch, password } = command;
+    let UpdateUser { patch, password, precondition } = command;
     let extra_changes: &[&str] = if password.is_some() { &[PASSWORD_FIELD] } else { &[] };
-    let change = UpdateRequest { patch: &patch, extra_changes };
+    let change = UpdateRequest { patch: &patch, extra_changes, precondition: &precondition };
     let update_name = |row: &mut User| {
         row.update_name();
         None
@@ -155,14 +158,15 @@ async fn ensure_root_admin_remains(
 /// Deletes a user, if permitted.
 ///
 /// # Errors
-/// As [`Authorizer::authorize`]; or `last_root_admin`.
-pub async fn delete(authorizer: &Authorizer, id: &str) -> Result<(), Error> {
+/// As [`Authorizer::authorize`]; `precondition_failed`; or `last_root_admin`.
+pub async fn delete(authorizer: &Authorizer, id: &str, precondition: &Precondition) -> Result<(), Error> {
     authorizer.lookups().find_authorized::<User>(id).await?;
     let work = authorizer.begin().await?;
     let row = authorizer.authorize(
         authorizer.lookups().find_unchecked_in::<User>(&work, id).await?,
         &authorizer.request_context(),
     )?;
+    precondition.check(&row)?;
     let now = authorizer.state().clock.now();
     authorizer.caller().ensure_credential_still_valid(&work, now).await?;
     ensure_root_admin_remains(&work, &row, None).await?;

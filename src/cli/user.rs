@@ -136,7 +136,7 @@ pub(super) async fn user_id(app: &App, email: &Email) -> Result<Id, Failure> {
 async fn list(app: &App) -> CommandResult {
     let authorizer = app.terminal_authorizer("listUsers").await?;
     let organizations = authorizer.lookups().authorized_orgs(None).await?;
-    let mut query = ListQuery { limit: 1000, ..ListQuery::default() };
+    let mut query = ListQuery { limit: 1000, skips_total: true, ..ListQuery::default() };
     loop {
         let mut lines = Vec::new();
         let add = |user: Permitted<User>| {
@@ -149,7 +149,7 @@ async fn list(app: &App) -> CommandResult {
             print_line(lines.join("\n"))?;
         }
         query.offset += query.limit;
-        if query.offset >= listed.total {
+        if !listed.has_more {
             return Ok(());
         }
     }

@@ -12,8 +12,9 @@ use futures_util::future::{Either, LocalBoxFuture, MapOk, TryFutureExt};
 use std::rc::Rc;
 
 /// The response headers that pages may read, beside those that the Fetch Standard always exposes.
-const EXPOSED: [&str; 12] = [
+const EXPOSED: [&str; 13] = [
     "allow",
+    "etag",
     "link",
     "location",
     "ratelimit",

@@ -1,17 +1,18 @@
 //! Generic handlers for list, fetch, create, update and delete: the path of a request on one screen.
 
 use super::base_url::absolute_url;
-use super::list::ListField;
 use super::page::PageWriter;
-use super::{Json, PathId, Problem, list};
-use crate::application::Authorizer;
+use super::query::list_request::ListScope;
+use super::query::{ListRequest, ListSpec, Shape};
+use super::view::{self, View};
+use super::{IfMatch, Json, PathId, Problem, list};
 use crate::application::changes::{Patch, UpdateRequest, authorize_new_row, creation_info};
-use crate::authz::Permitted;
+use crate::application::{Authorizer, precondition};
+use crate::authz::{AuthorizedOrgs, Permitted};
 use crate::resource::{self, Resource};
-use crate::types::Id;
+use crate::types::{Id, JsonSize};
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse};
-use serde::Serialize;
 use std::sync::Arc;
 
 /// `GET /`: lists the resources of the organizations in which the list is permitted.
@@ -21,22 +22,78 @@ use std::sync::Arc;
 pub async fn list<R: Resource>(
     authorizer: Authorizer,
     request: HttpRequest,
-    fields: Arc<Vec<ListField>>,
+    spec: Arc<ListSpec>,
 ) -> Result<HttpResponse, Problem> {
-    let within = authorizer.lookups().authorized_orgs(list::organization(&request).as_deref()).await?;
-    let list_request = list::ListRequest::parse(&request, &fields)?;
-    let mut page = PageWriter::new(&request)?;
-    let listed =
-        authorizer.state().store.list::<R>(&within, &list_request.query, |row| page.push(&row)).await?;
-    list::list_response(&request, &list_request, page, listed)
+    let within = ListScope::of(&request).authorize(&authorizer).await?;
+    let list_request = ListRequest::parse(&request, &spec)?;
+    list_within::<R>(&authorizer, &request, &within, &list_request).await
+}
+
+/// Returns the page of a list of these organizations.
+///
+/// # Errors
+/// 503 if the database is unavailable, or the memory for bodies is exhausted.
+pub async fn list_within<R: Resource>(
+    authorizer: &Authorizer,
+    request: &HttpRequest,
+    within: &Permitted<AuthorizedOrgs>,
+    list_request: &ListRequest,
+) -> Result<HttpResponse, Problem> {
+    let store = &authorizer.state().store;
+    let mut page = PageWriter::new(request)?;
+    if list_request.shape.is_plain() {
+        let mut last = None;
+        let visit = |row: Permitted<R>| {
+            let fits = page.push(&row);
+            if fits {
+                last = Some(row);
+            }
+            fits
+        };
+        let listed = store.list::<R>(within, &list_request.query, visit).await?;
+        let last = last.map(|row| resource::to_json_object(&row)).transpose()?;
+        return list::list_response(request, list_request, page, &listed, last.as_ref());
+    }
+    // Collected first: what they refer to is loaded for all of them together.
+    let (mut rows, mut bytes) = (Vec::new(), 0_usize);
+    let visit = |row: Permitted<R>| {
+        bytes = bytes.saturating_add(JsonSize::of(&row).bytes);
+        let fits = rows.is_empty() || bytes <= page.max_bytes();
+        if fits {
+            rows.push(row);
+        }
+        fits
+    };
+    let mut listed = store.list::<R>(within, &list_request.query, visit).await?;
+    let view = View::load(authorizer, &list_request.shape, request, &rows, page.max_bytes()).await?;
+    let mut written = 0;
+    for row in &rows {
+        if !page.push(&view.json(row)?) {
+            break;
+        }
+        written += 1;
+    }
+    if written < rows.len() {
+        listed.has_more = true;
+        listed.item_count = u64::try_from(written).unwrap_or(u64::MAX);
+    }
+    let last = written.checked_sub(1).and_then(|index| rows.get(index));
+    let last = last.map(|row| resource::to_json_object(row)).transpose()?;
+    list::list_response(request, list_request, page, &listed, last.as_ref())
 }
 
 /// `GET /{id}`: returns a resource.
 ///
 /// # Errors
-/// 404 or 403 if the resource is not accessible; 503 if the database is unavailable.
-pub async fn fetch<R: Resource>(authorizer: Authorizer, id: PathId) -> Result<HttpResponse, Problem> {
-    Ok(ok_json(&authorizer.lookups().find_authorized::<R>(&id.0).await?))
+/// 404 or 403 if the resource is not accessible; 400 if the query string is invalid; 503 if the database is unavailable.
+pub async fn fetch<R: Resource>(
+    authorizer: Authorizer,
+    (request, id): (HttpRequest, PathId),
+    spec: Arc<ListSpec>,
+) -> Result<HttpResponse, Problem> {
+    let row = authorizer.lookups().find_authorized::<R>(&id.0).await?;
+    let shape = Shape::parse(&request, &spec)?;
+    view::fetch_response(&authorizer, &request, &shape, row).await
 }
 
 /// `POST /`: creates a resource.
@@ -61,12 +118,13 @@ pub async fn create<R: Resource>(
 ///
 /// # Errors
 /// 404 or 403 if the resource is not accessible or the change not permitted; 400 if a field is invalid; 409 if it conflicts with
-/// another resource; 413 if it is too large; 503 if the database is unavailable.
+/// another resource; 412 if the resource does not have the version in `If-Match`; 413 if it is too large; 503 if the database is
+/// unavailable.
 pub async fn update<R: Resource>(
     authorizer: Authorizer,
-    (id, Json(patch)): (PathId, Json<Patch>),
+    (id, IfMatch(precondition), Json(patch)): (PathId, IfMatch, Json<Patch>),
 ) -> Result<HttpResponse, Problem> {
-    let change = UpdateRequest { patch: &patch, extra_changes: &[] };
+    let change = UpdateRequest { patch: &patch, extra_changes: &[], precondition: &precondition };
     let keep_location = |_: &mut R| None;
     // Authorized without a lock first, then again on the locked row.
     let first = change
@@ -89,14 +147,19 @@ pub async fn update<R: Resource>(
 /// `DELETE /{id}`: deletes a resource.
 ///
 /// # Errors
-/// 404 or 403 if the resource is not accessible; 409 if another one refers to it; 503 if the database is unavailable.
-pub async fn delete<R: Resource>(authorizer: Authorizer, id: PathId) -> Result<HttpResponse, Problem> {
+/// 404 or 403 if the resource is not accessible; 409 if another one refers to it; 412 if it does not have the version in
+/// `If-Match`; 503 if the database is unavailable.
+pub async fn delete<R: Resource>(
+    authorizer: Authorizer,
+    (id, IfMatch(precondition)): (PathId, IfMatch),
+) -> Result<HttpResponse, Problem> {
     authorizer.lookups().find_authorized::<R>(&id.0).await?;
     let work = authorizer.begin().await?;
     let row = authorizer.authorize(
         authorizer.lookups().find_unchecked_in::<R>(&work, &id.0).await?,
         &authorizer.request_context(),
     )?;
+    precondition.check(&row)?;
     work.delete(&row).await?;
     work.commit().await?;
     Ok(HttpResponse::NoContent().finish())
@@ -105,16 +168,15 @@ pub async fn delete<R: Resource>(authorizer: Authorizer, id: PathId) -> Result<H
 /// Returns the response to an update: 200 with the resource if the caller may fetch it, else 204 (see "Update response" in
 /// docs/decisions.md).
 pub fn updated<R: Resource>(authorizer: &Authorizer, row: &Permitted<R>) -> HttpResponse {
-    if authorizer.can_fetch(row) { ok_json(row) } else { HttpResponse::NoContent().finish() }
+    if authorizer.can_fetch(row) { view::ok_json(row) } else { HttpResponse::NoContent().finish() }
 }
 
-/// Returns 200 with the resource.
-fn ok_json<T: Serialize>(resource: &Permitted<T>) -> HttpResponse {
-    HttpResponse::Ok().json(resource)
-}
-
-/// Returns 201 with the resource and its `Location`.
-pub fn created(request: &HttpRequest, id: Id, resource: &impl Serialize) -> HttpResponse {
+/// Returns 201 with the resource, its `Location` and its `ETag`.
+pub fn created<R: Resource>(request: &HttpRequest, id: Id, resource: &Permitted<R>) -> HttpResponse {
     let location = absolute_url(request, &format!("{}/{id}", request.path().trim_end_matches('/')));
-    HttpResponse::Created().insert_header((header::LOCATION, location)).json(resource)
+    let tag = view::entity_tag(&precondition::version(resource));
+    HttpResponse::Created()
+        .insert_header((header::LOCATION, location))
+        .insert_header((header::ETAG, tag))
+        .json(resource)
 }

@@ -6,9 +6,9 @@
 //! 1. [`server`], [`connection_limiter`] and [`connection`]: the connection, its limits and deadlines.
 //! 2. [`cors`] and [`request_middleware`]: request id, limit by address, and the rendering of errors.
 //! 3. [`routes`]: the route with its action, and [`authentication`] of the caller before anything else of the request is read.
-//! 4. [`body`] or [`list`]: the body within the memory of [`body_budget`], or the query string.
+//! 4. [`body`] or [`query`]: the body within the memory of [`body_budget`], or the query string.
 //! 5. [`crud`], or a handler in [`crate::api`]: authorization, then the store.
-//! 6. [`page`] and [`problem`]: the response, or the error.
+//! 6. [`view`], [`page`], [`list`] and [`problem`]: the response, or the error.
 //!
 //! Errors of the layers below become a [`Problem`] here, and nowhere else.
 
@@ -23,6 +23,7 @@ pub mod cors;
 pub mod crud;
 pub mod docs;
 pub mod drain;
+pub mod entity_tag;
 pub mod forward_auth;
 pub mod list;
 pub mod metrics;
@@ -31,6 +32,7 @@ mod operation_doc;
 mod paced_body;
 pub mod page;
 pub mod problem;
+pub mod query;
 pub mod rate_limits;
 pub mod request_info;
 pub mod request_middleware;
@@ -40,10 +42,12 @@ pub mod routes;
 pub mod server;
 pub mod state;
 pub mod tls;
+pub mod view;
 
 pub use crate::application::FieldError;
 pub use authentication::authenticate;
 pub use body::{Form, Json, PathId};
+pub use entity_tag::IfMatch;
 pub use problem::Problem;
 pub use route_group::RouteGroup;
 pub use state::WorkerState;

@@ -12,11 +12,12 @@ use utoipa::openapi::{
     Ref, ServerBuilder, tag::TagBuilder,
 };
 
+mod list_parameters;
 mod resource_docs;
 
 pub use super::operation_doc::{OperationDoc, enum_query_parameter, header_parameter, query_parameter};
-pub use resource_docs::{create, delete, list_doc, patch, update};
-pub(super) use resource_docs::{fetch, list};
+pub(super) use resource_docs::fetch;
+pub use resource_docs::{create, delete, list, list_doc, patch, update};
 
 fn bearer_scheme() -> SecurityScheme {
     let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer);

@@ -304,6 +304,7 @@ fn status_description(status: u16) -> &'static str {
         404 => "The resource does not exist or is not accessible.",
         408 => "The request body was not received in time.",
         409 => "Conflict with existing state.",
+        412 => "The resource does not have the version in `If-Match`.",
         413 => "The request body or the resource is too large.",
         415 => "Unsupported media type of the request body.",
         429 => "Too many login attempts or requests. Retry after `Retry-After` seconds.",

@@ -45,6 +45,11 @@ impl PageWriter {
         })
     }
 
+    /// Returns the maximum size of the page in bytes.
+    pub fn max_bytes(&self) -> usize {
+        self.max
+    }
+
     /// Returns the size in bytes.
     fn len(&self) -> usize {
         self.complete + self.chunk.len()

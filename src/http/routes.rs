@@ -5,8 +5,9 @@
 
 use super::authentication::{authenticate, authenticate_client};
 use super::openapi;
+use super::query::ListSpec;
 use super::route_group::{OperationDocFn, Route, RouteGroup};
-use super::{Problem, crud, list};
+use super::{Problem, crud};
 use crate::application::Authorizer;
 use crate::resource::Resource;
 use actix_web::http::{Method, StatusCode, header};
@@ -42,18 +43,21 @@ impl RouteGroup {
     /// Adds `GET /`.
     #[must_use]
     pub fn list<R: Resource>(self, action: &'static str) -> Self {
-        let fields = Arc::new(list::fields::<R>());
-        let documented = Arc::clone(&fields);
+        let spec = Arc::new(ListSpec::for_resource::<R>());
+        let documented = Arc::clone(&spec);
         let doc = move || openapi::list::<R>(&documented);
         self.get("", action, doc, move |authorizer, request| {
-            crud::list::<R>(authorizer, request, Arc::clone(&fields))
+            crud::list::<R>(authorizer, request, Arc::clone(&spec))
         })
     }
 
     /// Adds `GET /{id}`.
     #[must_use]
     pub fn fetch<R: Resource>(self) -> Self {
-        self.get("/{id}", R::FETCH_ACTION, openapi::fetch::<R>, crud::fetch::<R>)
+        let spec = Arc::new(ListSpec::for_resource::<R>());
+        self.get("/{id}", R::FETCH_ACTION, openapi::fetch::<R>, move |authorizer, arguments| {
+            crud::fetch::<R>(authorizer, arguments, Arc::clone(&spec))
+        })
     }
 
     /// Adds `POST /`.

@@ -56,6 +56,9 @@ pub trait Resource:
     /// The column with the organization that cannot be deleted while this resource exists.
     const CONTAINER_COLUMN: &'static str = "organization";
 
+    /// The fields with ids of other resources, each with the Cedar entity type of that resource.
+    const REFERENCE_FIELDS: &'static [(&'static str, &'static str)] = &[("organization", "Organization")];
+
     /// Returns the column with the id of the owning organization.
     fn organization_column() -> <Self::Entity as EntityTrait>::Column;
 

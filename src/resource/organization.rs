@@ -166,6 +166,7 @@ impl Resource for Organization {
     type Body = OrganizationBody;
 
     const FETCH_ACTION: &'static str = "fetchOrganization";
+    const REFERENCE_FIELDS: &'static [(&'static str, &'static str)] = &[("parent", "Organization")];
     const DECISION_COLUMNS: &'static [(Column, &'static str)] = &[(Column::Id, "id")];
 
     const READ_ONLY_FIELDS: &'static [&'static str] = &["id", "createdAt", "updatedAt", "path", "level"];

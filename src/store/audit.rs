@@ -11,6 +11,7 @@ use super::{Page, Store, StoreError, UnitOfWork};
 use crate::authz::{AuthorizedOrgs, Permitted};
 use crate::resource::column::to_json_text;
 use crate::store::ListQuery;
+use crate::store::list::{Dialect, condition};
 use crate::types::{Id, OrgPath, Timestamp, string_enum};
 use sea_orm::sea_query::{Condition, Expr, ExprTrait, Order, Query, SelectStatement};
 use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, Iterable, TryGetable};
@@ -287,7 +288,7 @@ impl Store {
     /// Returns a page of the entries of these organizations, and of all that were below the topmost of them at the
     /// time. From the root, entries without an organization are included.
     ///
-    /// The filters `from` and `to` limit the time. Entries are sorted by `seq`; the query sets only the direction.
+    /// Entries are sorted by `seq`; the query sets only the direction.
     ///
     /// # Errors
     ///
@@ -299,12 +300,9 @@ impl Store {
     ) -> Result<Page<AuditRow>, StoreError> {
         let mut select = Query::select();
         select.from("audit").cond_where(organization_condition(organizations));
-        for (name, value) in &query.filters {
-            select.and_where(match name.as_str() {
-                "from" => Expr::col("time").gte(value.clone()),
-                "to" => Expr::col("time").lt(value.clone()),
-                _ => Expr::col(sea_orm::sea_query::Alias::new(name)).eq(value.clone()),
-            });
+        let dialect = Dialect::from(self.db.get_database_backend());
+        for filter in &query.filters {
+            select.and_where(condition(dialect, "audit", filter));
         }
         let mut count: SelectStatement = select.clone();
         count.expr_as(Expr::col("seq").count(), "total");
@@ -312,7 +310,7 @@ impl Store {
             Some(row) => i64::try_get(&row, "", "total").map_err(DbErr::from)?,
             None => 0,
         };
-        let order = query.sort.first().map_or(Order::Asc, |(_, order)| (*order).into());
+        let order = query.sort.first().map_or(Order::Asc, |key| key.order.into());
         select.columns(Column::iter()).order_by("seq", order).limit(query.limit).offset(query.offset);
         let rows = self.db.query_all(&select).await?;
         let items = rows.iter().map(|row| AuditRow::from_query_result(row, "")).collect::<Result<_, _>>()?;

@@ -1,71 +1,30 @@
 //! Lists: the resources of the organizations in which listing is permitted, filtered, sorted and paged.
 
+mod dialect;
+mod filter;
+pub mod fold;
+mod order;
+mod query;
+mod values;
+
 use super::org_tree::is_within;
 use super::rows::{OWNER_ORG, RowWithOrg, id_column, select_with_org, table};
-use super::{Store, StoreError};
-use crate::authz::{AuthorizedOrgs, Permitted};
+use super::{Reader, Store, StoreError};
+use crate::authz::{AuthorizedOrgs, Permitted, Unchecked};
 use crate::resource::Resource;
-use crate::types::{Id, Timestamp};
-use sea_orm::sea_query::{Alias, Expr, ExprTrait, Func, NullOrdering, Order};
-use sea_orm::{
-    ColumnTrait, ColumnType, EntityTrait, IdenStatic, Iterable, PaginatorTrait, QueryFilter, QueryOrder,
-    QuerySelect, Select,
+use crate::types::Id;
+pub(super) use dialect::{Dialect, column};
+pub(super) use filter::condition;
+pub use query::{
+    Comparison, ElementPath, Field, Filter, FilterValue, Leaf, ListQuery, SortKey, SortOrder, Test,
+    full_order,
 };
-
-/// Filters, order and page of a list. The columns are those of the resource.
-#[derive(Debug, Clone, Default)]
-pub struct ListQuery {
-    /// The maximum number of rows.
-    pub limit: u64,
-    /// The number of rows to skip.
-    pub offset: u64,
-    /// The columns to sort by. Ties are ordered by creation time and id.
-    pub sort: Vec<(String, SortOrder)>,
-    /// The columns that must have a value.
-    pub filters: Vec<(String, FilterValue)>,
-}
-
-/// The order of a list by one column.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SortOrder {
-    /// Smallest value first, nulls last.
-    Ascending,
-    /// Largest value first, nulls first.
-    Descending,
-}
-
-/// The value that a column is compared with.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum FilterValue {
-    /// A text, in the form in which the column stores it.
-    Text(String),
-    /// A number.
-    Integer(i64),
-    /// A truth value.
-    Boolean(bool),
-    /// A point in time.
-    Time(Timestamp),
-}
-
-impl From<FilterValue> for sea_orm::Value {
-    fn from(value: FilterValue) -> Self {
-        match value {
-            FilterValue::Text(text) => text.into(),
-            FilterValue::Integer(number) => number.into(),
-            FilterValue::Boolean(value) => value.into(),
-            FilterValue::Time(time) => time.into(),
-        }
-    }
-}
-
-impl From<SortOrder> for Order {
-    fn from(order: SortOrder) -> Self {
-        match order {
-            SortOrder::Ascending => Self::Asc,
-            SortOrder::Descending => Self::Desc,
-        }
-    }
-}
+use sea_orm::sea_query::{Expr, ExprTrait, Func};
+use sea_orm::{
+    ColumnTrait, ColumnType, ConnectionTrait, EntityTrait, IdenStatic, Iterable, QueryFilter, QuerySelect,
+    Select,
+};
+use std::collections::HashMap;
 
 /// A page of a list.
 #[derive(Debug)]
@@ -79,10 +38,12 @@ pub struct Page<T> {
 /// The size of a list and of the page read from it.
 #[derive(Debug, Clone, Copy)]
 pub struct ListResult {
-    /// The number of rows of the whole list.
-    pub total: u64,
+    /// The number of rows of the whole list; none if it was not counted.
+    pub total: Option<u64>,
     /// The number of rows in the page.
     pub item_count: u64,
+    /// Whether rows follow after the page.
+    pub has_more: bool,
 }
 
 /// The total size of the rows that are read at once, in bytes; a single row may be larger.
@@ -105,33 +66,93 @@ impl Store {
         query: &ListQuery,
         mut visit: impl FnMut(Permitted<R>) -> bool,
     ) -> Result<ListResult, StoreError> {
-        let select = filtered_select::<R>(organizations, query);
-        let total = PaginatorTrait::count(select.clone(), &self.db).await?;
-        let rows: Vec<(Id, i64)> = apply_sort::<R>(select.clone(), query)
+        let dialect = Dialect::from(self.db.get_database_backend());
+        let select = filtered_select::<R>(dialect, organizations, query);
+        let total = match query.skips_total {
+            true => None,
+            false => Some(self.count_rows::<R>(&select).await?),
+        };
+        let keys = order::order_keys::<R::Entity>(dialect, table::<R>(), &full_order(&query.sort));
+        let page = match &query.after {
+            Some(position) => select.clone().filter(order::is_after(dialect, &keys, position)),
+            None => select.clone(),
+        };
+        // One row more than the page, which tells whether any follow.
+        let mut rows: Vec<(Id, i64)> = order::sorted(page, &keys)
             .select_only()
             .expr_as(id_column::<R>(), "id")
             .expr_as(stored_size::<R>(), "size")
-            .limit(query.limit)
+            .limit(query.limit.saturating_add(1))
             .offset(query.offset)
             .into_tuple()
             .all(&self.db)
             .await?;
+        let has_more = count(rows.len()) > query.limit;
+        rows.truncate(usize::try_from(query.limit).unwrap_or(usize::MAX));
         let (mut item_count, mut rest) = (0, rows.as_slice());
         while !rest.is_empty() {
             let (batch, after) = rest.split_at(group_length(rest).min(rest.len()));
             let ids = batch.iter().map(|(id, _)| *id);
-            let rows = apply_sort::<R>(select.clone().filter(id_column::<R>().is_in(ids)), query);
+            let rows = order::sorted(select.clone().filter(id_column::<R>().is_in(ids)), &keys);
             for row in rows.into_model::<RowWithOrg<R>>().all(&self.db).await? {
                 let id = row.row.id();
                 let Some(row) = organizations.admit(row.into_unchecked()) else { continue };
                 if !visit(row) {
                     item_count += batch.iter().take_while(|(other, _)| *other != id).count();
-                    return Ok(ListResult { total, item_count: count(item_count) });
+                    return Ok(ListResult { total, item_count: count(item_count), has_more: true });
                 }
             }
             (item_count, rest) = (item_count + batch.len(), after);
         }
-        Ok(ListResult { total, item_count: count(item_count) })
+        Ok(ListResult { total, item_count: count(item_count), has_more })
+    }
+
+    /// Returns the number of rows of a query.
+    ///
+    /// # Errors
+    /// The database is unavailable.
+    async fn count_rows<R: Resource>(&self, select: &Select<R::Entity>) -> Result<u64, StoreError> {
+        let rows = select.clone().select_only().expr_as(id_column::<R>().count(), "total");
+        let total: Option<i64> = rows.into_tuple().one(&self.db).await?;
+        Ok(u64::try_from(total.unwrap_or_default()).unwrap_or_default())
+    }
+}
+
+impl Reader<'_> {
+    /// Returns those resources that have one of these ids, in the order of the ids, as far as their texts have at most
+    /// `max_bytes` together. Their sizes are read first.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
+    pub async fn find_many<R: Resource>(
+        &self,
+        ids: &[Id],
+        max_bytes: u64,
+    ) -> Result<Vec<Unchecked<R>>, StoreError> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let with_ids = |ids: Vec<Id>| select_with_org::<R>().filter(id_column::<R>().is_in(ids));
+        let sizes: HashMap<Id, i64> = with_ids(ids.to_vec())
+            .select_only()
+            .expr_as(id_column::<R>(), "id")
+            .expr_as(stored_size::<R>(), "size")
+            .into_tuple()
+            .all(&self.0)
+            .await?
+            .into_iter()
+            .collect();
+        let mut bytes = 0_u64;
+        let found = ids.iter().filter_map(|id| Some((*id, *sizes.get(id)?)));
+        let fitting = found.take_while(|(_, size)| {
+            bytes = bytes.saturating_add(u64::try_from(*size).unwrap_or_default());
+            bytes <= max_bytes
+        });
+        let fitting: Vec<Id> = fitting.map(|(id, _)| id).collect();
+        let rows = with_ids(fitting.clone()).into_model::<RowWithOrg<R>>().all(&self.0).await?;
+        let mut rows: HashMap<Id, RowWithOrg<R>> = rows.into_iter().map(|row| (row.row.id(), row)).collect();
+        Ok(fitting.iter().filter_map(|id| Some(rows.remove(id)?.into_unchecked())).collect())
     }
 }
 
@@ -151,37 +172,27 @@ fn group_length(rows: &[(Id, i64)]) -> usize {
 
 /// Selects the rows of these organizations that match the filters.
 fn filtered_select<R: Resource>(
+    dialect: Dialect,
     organizations: &Permitted<AuthorizedOrgs>,
     query: &ListQuery,
 ) -> Select<R::Entity> {
-    let select = if organizations.is_complete() {
-        select_with_org::<R>().filter(is_within(Expr::col((OWNER_ORG, "path")), organizations.top()))
-    } else {
-        select_with_org::<R>()
-            .filter(Expr::col((OWNER_ORG, "id")).is_in(organizations.organizations().iter().copied()))
+    let owner = column(table::<R>(), R::organization_column().as_str());
+    let ids: Vec<Id> = organizations.organizations().iter().copied().collect();
+    let select = select_with_org::<R>();
+    let select = match ids.as_slice() {
+        // A single value lets the database read an index in the order of the list.
+        [one] => select.filter(owner.eq(*one)),
+        // Every organization is below the root.
+        _ if organizations.is_complete() && organizations.top().level() == 0 => select,
+        _ if organizations.is_complete() => {
+            select.filter(is_within(Expr::col((OWNER_ORG, "path")), organizations.top()))
+        }
+        _ => select.filter(owner.is_in(ids)),
     };
     query
         .filters
         .iter()
-        .fold(select, |select, (name, value)| select.filter(column::<R>(name).eq(value.clone())))
-}
-
-/// Adds the order of the list.
-fn apply_sort<R: Resource>(select: Select<R::Entity>, query: &ListQuery) -> Select<R::Entity> {
-    let select = query.sort.iter().fold(select, |select, (name, order)| {
-        // Explicit, since the databases differ: nulls last, and first in descending order.
-        let nulls = match order {
-            SortOrder::Ascending => NullOrdering::Last,
-            SortOrder::Descending => NullOrdering::First,
-        };
-        select.order_by_with_nulls(column::<R>(name), (*order).into(), nulls)
-    });
-    // Ids of the same second are in no particular order, so the creation time comes first.
-    select.order_by(column::<R>("created_at"), Order::Asc).order_by(id_column::<R>(), Order::Asc)
-}
-
-fn column<R: Resource>(name: &str) -> Expr {
-    Expr::col((Alias::new(table::<R>()), Alias::new(name)))
+        .fold(select, |select, filter| select.filter(condition(dialect, table::<R>(), filter)))
 }
 
 /// Returns the total length of the texts of a row in bytes. The databases know the length of a text without reading it.
@@ -189,7 +200,7 @@ fn stored_size<R: Resource>() -> Expr {
     let texts = <R::Entity as EntityTrait>::Column::iter()
         .filter(|column| matches!(column.def().get_column_type(), ColumnType::Text | ColumnType::String(_)));
     let sizes = texts.map(|text| {
-        let length = Func::cust("octet_length").arg(column::<R>(text.as_str()));
+        let length = Func::cust("octet_length").arg(column(table::<R>(), text.as_str()));
         Expr::from(Func::coalesce([Expr::from(length), Expr::val(0)]))
     });
     sizes.reduce(ExprTrait::add).unwrap_or_else(|| Expr::val(0)).cast_as("bigint")

@@ -51,10 +51,13 @@ pub use credentials::ApiKeyRow;
 pub use database_file::ServeLock;
 use durability::Durability;
 pub use error::StoreError;
-pub use list::{FilterValue, ListQuery, ListResult, Page, SortOrder};
+pub use list::{
+    Comparison, ElementPath, Field, Filter, FilterValue, Leaf, ListQuery, ListResult, Page, SortKey,
+    SortOrder, Test, fold, full_order,
+};
 pub use policy_state::{ActiveVersion, PolicyState};
 pub use policy_versions::{Activation, ActivationTrigger, PolicyActivationRow, PolicyVersionRow};
-pub use resource_types::{ResourceType, ResourceTypes};
+pub use resource_types::{AnyUnchecked, ResourceType, ResourceTypes};
 use revocations::PendingRevocations;
 use sea_orm::{ConnectionTrait, DbBackend, DbErr};
 pub use sessions::{EndReason, NewRefreshToken, Origin, Session, SessionSelection, SpentToken};

@@ -4,6 +4,7 @@
 //! the active one is the newest, and stays.
 
 use super::audit::AuditActor;
+use super::list::{Dialect, condition};
 use super::{ListQuery, Page, Store, StoreError, UnitOfWork};
 use crate::authz::{FileKind, SnapshotFile, VersionPrefix};
 use crate::resource::column::text_column;
@@ -113,8 +114,9 @@ impl Store {
     pub async fn policy_versions(&self, query: &ListQuery) -> Result<Page<PolicyVersionRow>, StoreError> {
         let mut select = Query::select();
         select.from(VERSIONS);
-        for (name, value) in &query.filters {
-            select.and_where(Expr::col(Alias::new(name)).eq(value.clone()));
+        let dialect = Dialect::from(self.db.get_database_backend());
+        for filter in &query.filters {
+            select.and_where(condition(dialect, VERSIONS, filter));
         }
         let mut count: SelectStatement = select.clone();
         count.expr_as(Expr::col("version").count(), "total");
@@ -123,8 +125,8 @@ impl Store {
             None => 0,
         };
         select.columns(VERSION_COLUMNS).limit(query.limit).offset(query.offset);
-        for (name, order) in &query.sort {
-            select.order_by(Alias::new(name), (*order).into());
+        for key in &query.sort {
+            select.order_by(Alias::new(&key.column), key.order.into());
         }
         select.order_by("first_activated_at", Order::Asc).order_by("version", Order::Asc);
         let rows = self.db.query_all(&select).await?;

@@ -2,10 +2,11 @@
 
 use super::rows::table;
 use super::{Reader, Store, StoreError};
-use crate::authz::{ResourceEntity, StoredType, SuppliedAttribute, Unchecked};
+use crate::authz::{AuthzRequest, Engine, ResourceEntity, StoredType, SuppliedAttribute, Unchecked};
 use crate::resource::Resource;
 use crate::types::{Id, OrgPath};
 use futures_util::future::BoxFuture;
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -21,6 +22,26 @@ type CachedFn = fn(&Store, Id) -> Option<Arc<ResourceEntity>>;
 type LoadAndCacheFn =
     for<'a> fn(&'a Store, Id) -> BoxFuture<'a, Result<Option<Arc<ResourceEntity>>, StoreError>>;
 
+type FindManyFn = for<'a> fn(
+    &'a Reader<'a>,
+    &'a [Id],
+    u64,
+) -> BoxFuture<'a, Result<Vec<Box<dyn AnyUnchecked>>, StoreError>>;
+
+/// A resource of any type on which no action has been authorized.
+pub trait AnyUnchecked: Send {
+    /// Returns the id and the JSON of the resource if the engine permits to fetch it. The action of `request` is ignored.
+    fn fetch(self: Box<Self>, engine: &Engine, request: &AuthzRequest<'_>) -> Option<(Id, Value)>;
+}
+
+impl<R: Resource> AnyUnchecked for Unchecked<R> {
+    fn fetch(self: Box<Self>, engine: &Engine, request: &AuthzRequest<'_>) -> Option<(Id, Value)> {
+        let request = AuthzRequest { action: R::FETCH_ACTION, ..*request };
+        let resource = engine.permit(&request, *self).ok()?;
+        Some((resource.id(), serde_json::to_value(&resource).ok()?))
+    }
+}
+
 /// A resource type, with its typed operations as functions.
 #[derive(Clone, Copy)]
 pub struct ResourceType {
@@ -34,6 +55,9 @@ pub struct ResourceType {
     updatable_fields: fn() -> Vec<String>,
     /// The column with the organization that holds the resource in the tree.
     pub(super) container_column: &'static str,
+    /// The fields with ids of other resources, each with the type of that resource.
+    pub reference_fields: &'static [(&'static str, &'static str)],
+    find_many: FindManyFn,
     load: LoadFn,
     cached: CachedFn,
     load_and_cache: LoadAndCacheFn,
@@ -50,6 +74,13 @@ impl ResourceType {
             attributes: R::ATTRIBUTES,
             updatable_fields: R::updatable_fields,
             container_column: R::CONTAINER_COLUMN,
+            reference_fields: R::REFERENCE_FIELDS,
+            find_many: |reader, ids, max_bytes| {
+                Box::pin(async move {
+                    let found = reader.find_many::<R>(ids, max_bytes).await?;
+                    Ok(found.into_iter().map(|row| Box::new(row) as Box<dyn AnyUnchecked>).collect())
+                })
+            },
             cached: |store, id| store.map_cached::<R, _>(id, Unchecked::resource_entity),
             load_and_cache: |store, id| {
                 Box::pin(async move {
@@ -109,6 +140,30 @@ impl ResourceTypes {
     /// Returns the action that fetches a resource of this type; none if there is no such type.
     pub fn fetch_action(&self, kind: &str) -> Option<&'static str> {
         self.0.get(kind).map(|resource_type| resource_type.fetch_action)
+    }
+
+    /// Returns the fields of a type with ids of other resources, each with the type of that resource.
+    pub fn reference_fields(&self, type_name: &str) -> &'static [(&'static str, &'static str)] {
+        self.0.get(type_name).map_or(&[], |resource_type| resource_type.reference_fields)
+    }
+
+    /// Returns those resources of a type that have one of these ids, in their order, as far as they have at most `max_bytes`
+    /// together.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
+    pub async fn find_many(
+        &self,
+        reader: &Reader<'_>,
+        type_name: &str,
+        ids: &[Id],
+        max_bytes: u64,
+    ) -> Result<Vec<Box<dyn AnyUnchecked>>, StoreError> {
+        match self.0.get(type_name) {
+            Some(resource_type) => (resource_type.find_many)(reader, ids, max_bytes).await,
+            None => Ok(Vec::new()),
+        }
     }
 
     /// Returns whether resources of this type are stored.

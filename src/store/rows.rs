@@ -4,7 +4,7 @@ use super::org_tree::{is_within, owner_org};
 use super::{Reader, Store, StoreError, UnitOfWork};
 use crate::authz::{AuthzResource, Permitted, ResourceEntity, Unchecked};
 use crate::resource::Resource;
-use crate::types::{Id, JsonSize, OrgPath};
+use crate::types::{Id, JsonSize, OrgPath, Timestamp};
 use sea_orm::sea_query::{Alias, Expr, ExprTrait, LockType, Order, Query};
 use sea_orm::{
     ActiveModelTrait as _, ConnectionTrait, DbErr, EntityTrait, FromQueryResult, JoinType, QueryFilter,
@@ -287,6 +287,27 @@ impl UnitOfWork {
         self.mark_all_written();
         let is_child = Expr::col(reference).eq(parent.id());
         self.update_column::<C>(C::organization_column(), parent.organization(), is_child).await
+    }
+
+    /// Sets columns of a resource to a time, without changing its other columns.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
+    pub async fn set_times<R: Resource>(
+        &self,
+        row: &Permitted<R>,
+        columns: &[Column<R>],
+        time: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.mark_written(row.id());
+        let mut update = Query::update();
+        update.table(Alias::new(table::<R>())).and_where(Expr::col("id").eq(row.id()));
+        for column in columns {
+            update.value(*column, time);
+        }
+        self.tx.execute(&update).await?;
+        Ok(())
     }
 
     async fn update_column<R: Resource>(

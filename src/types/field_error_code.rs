@@ -52,6 +52,8 @@ field_error_codes! {
     Ambiguous = "ambiguous",
     /// The value is none of the accepted ones.
     UnknownValue = "unknown_value",
+    /// The field does not support the operator.
+    UnknownOperator = "unknown_operator",
     /// The value is not a known entity type.
     UnknownType = "unknown_type",
     /// The value is not a known action.

@@ -56,6 +56,8 @@ mod jwt;
 mod layering;
 mod least_changes;
 mod lifecycle;
+mod list_language;
+mod list_queries;
 mod lists;
 mod login_flood;
 mod login_throttle;

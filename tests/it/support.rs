@@ -101,8 +101,23 @@ impl Database {
             let url = format!("sqlite://{}", directory.path().join("test.db").display());
             return Self { url, directory, server: None };
         };
+        Self::on_server(server, directory, "").await
+    }
+
+    /// The same; a database on PostgreSQL has a collation that orders texts like a dictionary.
+    pub async fn with_linguistic_collation() -> Self {
+        match std::env::var("TEST_POSTGRES_URL") {
+            Ok(server) => {
+                let options = "TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'en-US'";
+                Self::on_server(server, TempDir::new().unwrap(), options).await
+            }
+            Err(_) => Self::new().await,
+        }
+    }
+
+    async fn on_server(server: String, directory: TempDir, options: &str) -> Self {
         let name = format!("t{}", Id::new(&Clock::system()));
-        run_sql(&server, &format!("CREATE DATABASE {name}")).await;
+        run_sql(&server, &format!("CREATE DATABASE {name} {options}")).await;
         let url = format!("{}/{name}", server.rsplit_once('/').unwrap().0);
         Self { url, directory, server: Some((server, name)) }
     }

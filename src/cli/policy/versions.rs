@@ -7,7 +7,7 @@ use crate::application::policy_archive::{self, PolicyArchiveError};
 use crate::authz::{FileKind, Snapshot, SnapshotFile, VersionPrefix, short_version};
 use crate::cli::{CommandResult, Failure, block_on, print_line};
 use crate::config::Config;
-use crate::store::{ListQuery, PolicyVersionRow, SortOrder, Store, StoreError};
+use crate::store::{ListQuery, PolicyVersionRow, SortKey, SortOrder, Store, StoreError};
 use crate::types::Clock;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
@@ -104,7 +104,7 @@ pub(super) fn list(config: &Config, arguments: &VersionsArgs) -> CommandResult {
     block_on(async {
         let store = open_store(config).await?;
         let active = active_version(&store).await?;
-        let sort = vec![("last_activation".to_owned(), SortOrder::Descending)];
+        let sort = vec![SortKey { column: "last_activation".to_owned(), order: SortOrder::Descending }];
         let query = ListQuery { limit: MAX_LISTED, sort, ..ListQuery::default() };
         let rows = store.policy_versions(&query).await?.items;
         if arguments.format == Format::Json {

@@ -1,87 +1,85 @@
 //! The documentation of the operations that every resource has.
 
-use super::OperationDoc;
-use crate::http::list::{DEFAULT_LIMIT, ListField, MAX_LIMIT};
+use super::list_parameters::{list_parameter, list_parameters};
+use super::{OperationDoc, enum_query_parameter, header_parameter};
+use crate::http::query::ListSpec;
 use crate::resource::Resource;
-use serde_json::json;
-use utoipa::openapi::content::ContentBuilder;
-use utoipa::openapi::path::{ParameterBuilder, ParameterIn, ParameterStyle};
-use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, Schema, SchemaType, Type};
-use utoipa::openapi::{KnownFormat, Ref, RefOr, Required, SchemaFormat};
+use utoipa::openapi::schema::{Schema, Type};
+use utoipa::openapi::{Ref, RefOr};
 use utoipa::{PartialSchema, ToSchema};
 
 /// Documents `GET /` of a resource.
-pub(in crate::http) fn list<R: Resource>(fields: &[ListField]) -> OperationDoc {
-    let doc = OperationDoc::from_action()
-        .describe("Returns resources from all organizations in which the caller may list them.");
-    list_doc::<R>(doc, fields)
+pub fn list<R: Resource>(spec: &ListSpec) -> OperationDoc {
+    let doc = OperationDoc::from_action().describe(
+        "Returns resources from all organizations in which the caller may list them. A filter may be repeated: all of them \
+         apply. docs/lists.md describes the query language.",
+    );
+    list_doc::<R>(shape_parameters::<R>(doc), spec)
 }
 
-/// Documents a list with filters for these fields.
-pub fn list_doc<T: ToSchema>(mut doc: OperationDoc, fields: &[ListField]) -> OperationDoc {
-    let parameter = |name: &str, description: &str| {
-        ParameterBuilder::new()
-            .name(name)
-            .parameter_in(ParameterIn::Query)
-            .required(Required::False)
-            .description(Some(description))
+/// Documents a list with these filters.
+pub fn list_doc<T: ToSchema>(doc: OperationDoc, spec: &ListSpec) -> OperationDoc {
+    let doc = list_parameters(doc, spec).list_response::<T>("A JSON array of resources.");
+    doc.response_header(
+        200,
+        "X-Total-Count",
+        Type::Integer,
+        "The total number of items, unless `total=false`.",
+    )
+    .response_header(
+        200,
+        "Link",
+        Type::String,
+        "The absolute URL of the next page, with all filters: `<…>; rel=\"next\"`.",
+    )
+    .problems(&[400, 404])
+}
+
+/// Adds the parameters of `select`, `populate` and `include`.
+fn shape_parameters<R: Resource>(doc: OperationDoc) -> OperationDoc {
+    let fields = match R::schema() {
+        RefOr::T(Schema::Object(row)) => row.properties.into_keys().collect(),
+        _ => Vec::new(),
     };
-    let number = |min: u64, max: Option<u64>, default: u64| {
-        let number = ObjectBuilder::new().schema_type(SchemaType::Type(Type::Integer));
-        let format = SchemaFormat::KnownFormat(KnownFormat::Int64);
-        number.format(Some(format)).minimum(Some(min)).maximum(max).default(Some(json!(default)))
-    };
-    let sorts = fields.iter().filter(|field| field.is_sortable);
-    let orders = sorts.flat_map(|field| [field.name.clone(), format!("-{}", field.name)]);
-    let order = ObjectBuilder::new().schema_type(SchemaType::Type(Type::String)).enum_values(Some(orders));
-    let sort = ArrayBuilder::new().items(order).min_items(Some(1)).unique_items(true);
-    doc = doc
-        .parameter(
-            parameter(
-                "limit",
-                "The maximum number of items. A page of large items has fewer, and a `Link` to the rest.",
-            )
-            .schema(Some(number(1, Some(MAX_LIMIT), DEFAULT_LIMIT)))
-            .build(),
-        )
-        .parameter(
-            parameter("offset", "The number of items to skip.").schema(Some(number(0, None, 0))).build(),
-        )
-        .parameter(
-            parameter("sort", "Fields to sort by, each once, `-` before one for descending: `a,-b`.")
-                .schema(Some(sort))
-                .style(Some(ParameterStyle::Form))
-                .explode(Some(false))
-                .build(),
-        );
-    for field in fields {
-        let parameter = parameter(&field.name, field.description);
-        doc = doc.parameter(match &field.schema {
-            Some(schema) => parameter.schema(Some(schema.clone())).build(),
-            None => {
-                let any = ObjectBuilder::new().schema_type(SchemaType::AnyValue);
-                parameter.content("application/json", ContentBuilder::new().schema(Some(any)).build()).build()
-            }
-        });
-    }
-    doc.list_response::<T>("A JSON array of resources.")
-        .response_header(200, "X-Total-Count", Type::Integer, "The total number of items.")
-        .response_header(
-            200,
-            "Link",
-            Type::String,
-            "The absolute URL of the next page, with all filters: `<…>; rel=\"next\"`.",
-        )
-        .problems(&[400, 404])
+    let references: Vec<String> = R::REFERENCE_FIELDS.iter().map(|(field, _)| (*field).to_owned()).collect();
+    doc.parameter(list_parameter("select", "The fields to return, and `id`.", fields))
+        .parameter(list_parameter(
+            "populate",
+            "The references to replace by the resources that the caller could fetch. A path may lead on, as in \
+             `conversation.contact`.",
+            references,
+        ))
+        .parameter(enum_query_parameter(
+            "include",
+            "`permissions` adds the actions that the caller may perform on each resource.",
+            ["permissions"],
+        ))
 }
 
 /// Documents `GET /{id}` of a resource.
 pub(in crate::http) fn fetch<R: Resource>() -> OperationDoc {
-    OperationDoc::from_action()
+    let doc = OperationDoc::from_action()
         .describe("Returns the resource. A missing and an inaccessible one give the same response.")
-        .path_id("id", "The id of the resource.")
+        .path_id("id", "The id of the resource.");
+    shape_parameters::<R>(doc)
+        .parameter(header_parameter(
+            "If-None-Match",
+            "The `ETag` of an earlier response. If it is still current, the response is 304.",
+            "\"9c1185a5c5e9fc54612808977ee8f548\"",
+        ))
         .response::<R>(200, "The resource.", None)
-        .problems(&[404])
+        .response_header(200, "ETag", Type::String, "The version of the resource.")
+        .empty_response(304, "The client has the current version.")
+        .problems(&[400, 404])
+}
+
+fn if_match(doc: OperationDoc) -> OperationDoc {
+    doc.parameter(header_parameter(
+        "If-Match",
+        "The `ETag` of the resource. If the resource has changed since, the response is 412.",
+        "\"9c1185a5c5e9fc54612808977ee8f548\"",
+    ))
+    .problems(&[400, 412])
 }
 
 /// Documents `POST /` of a resource with the body `B`.
@@ -94,6 +92,7 @@ pub fn create<R: Resource, B: ToSchema>() -> OperationDoc {
         .body::<B>(None)
         .response::<R>(201, "The new resource.", None)
         .response_header(201, "Location", Type::String, "The URL of the new resource.")
+        .response_header(201, "ETag", Type::String, "The version of the resource.")
         .problems(&[409])
 }
 
@@ -118,17 +117,17 @@ pub fn patch<R: Resource>(body: RefOr<Schema>) -> OperationDoc {
         doc.schemas.push((name.clone(), RefOr::T(Schema::Object(patch))));
     }
     R::Body::schemas(&mut doc.schemas);
-    doc.json_body(Ref::from_schema_name(name), None)
+    if_match(doc.json_body(Ref::from_schema_name(name), None))
         .response::<R>(200, "The changed resource.", None)
+        .response_header(200, "ETag", Type::String, "The version of the resource.")
         .empty_response(204, "The resource was changed. The caller may not fetch it.")
         .problems(&[404, 409])
 }
 
 /// Documents `DELETE /{id}` of a resource.
 pub fn delete<R: Resource>() -> OperationDoc {
-    OperationDoc::from_action()
+    let doc = OperationDoc::from_action()
         .describe("Deletes the resource. One that others refer to is not deleted: 409.")
-        .path_id("id", "The id of the resource.")
-        .empty_response(204, "Deleted.")
-        .problems(&[404, 409])
+        .path_id("id", "The id of the resource.");
+    if_match(doc).empty_response(204, "Deleted.").problems(&[404, 409])
 }

@@ -5,7 +5,7 @@ use crate::authz::Bundle;
 use crate::cli::policy::versions::{activation_text, active_version, open_store};
 use crate::cli::{Failure, block_on};
 use crate::config::Config;
-use crate::store::{ListQuery, SortOrder, Store};
+use crate::store::{ListQuery, SortKey, SortOrder, Store};
 
 /// The number of versions in the history.
 const MAX_VERSIONS: u64 = 50;
@@ -29,7 +29,7 @@ pub(super) fn read(config: &Config, bundle: &Bundle) -> Archive {
 
 async fn read_from(store: &Store, bundle: &Bundle) -> Result<Archive, crate::store::StoreError> {
     let version = active_version(store).await?;
-    let sort = vec![("last_activation".to_owned(), SortOrder::Descending)];
+    let sort = vec![SortKey { column: "last_activation".to_owned(), order: SortOrder::Descending }];
     let query = ListQuery { limit: MAX_VERSIONS, sort, ..ListQuery::default() };
     let rows = store.policy_versions(&query).await?.items;
     let history: Vec<HistoryEntry> = rows
