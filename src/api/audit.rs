@@ -139,13 +139,10 @@ fn time_filter(filter: Filter) -> Result<Filter, Problem> {
         Field::Column(name) if name == "to" => ("to", Comparison::Less),
         _ => return Ok(filter),
     };
-    match filter {
-        Filter { test: Test::OneOf { values, or_null: false }, is_negated: false, .. } => {
-            if let [time @ FilterValue::Time(_)] = values.as_slice() {
-                return Ok(Filter::compare("time", comparison, time.clone()));
-            }
-        }
-        _ => {}
+    if let Filter { test: Test::OneOf { values, or_null: false }, is_negated: false, .. } = &filter
+        && let [time @ FilterValue::Time(_)] = values.as_slice()
+    {
+        return Ok(Filter::compare("time", comparison, time.clone()));
     }
     let error = FieldError::new(name, FieldErrorCode::UnknownOperator, "expected a time without an operator");
     Err(Problem::invalid_fields(vec![error]))

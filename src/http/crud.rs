@@ -78,7 +78,7 @@ pub async fn list_within<R: Resource>(
         listed.item_count = u64::try_from(written).unwrap_or(u64::MAX);
     }
     let last = written.checked_sub(1).and_then(|index| rows.get(index));
-    let last = last.map(|row| resource::to_json_object(row)).transpose()?;
+    let last = last.map(resource::to_json_object).transpose()?;
     list::list_response(request, list_request, page, &listed, last.as_ref())
 }
 
