@@ -2,36 +2,26 @@
 
 use super::contacts::{self, Contact, Profile};
 use super::messages::{self, Message, MessageBody};
+use crate::application::Authorizer;
 use crate::application::changes::{Patch, UpdateRequest, creation_info};
 use crate::application::fields::from_value;
-use crate::application::{Authorizer, Error};
 use crate::authz::{
     Attribute, AuthzResource, SuppliedAttribute, Unchecked, enum_attribute, supplied_attributes,
 };
-use crate::http::base_url::absolute_url;
 use crate::http::crud;
-use crate::http::openapi::{self, OperationDoc};
-use crate::http::query::list_request::ListScope;
-use crate::http::query::{ListRequest, ListSpec};
+use crate::http::openapi;
 use crate::http::{IfMatch, Json, PathId, Problem, RouteGroup};
 
 use crate::resource::column::{json_column, text_column};
 use crate::resource::user::User;
 use crate::resource::{self, Reference, Resource};
-use crate::store::{Filter, FilterValue};
-use crate::types::{
-    FieldErrorCode, Id, JsonObject, Label, Name, Timestamp, json_list, object_only, string_enum,
-};
-use actix_web::http::header;
+use crate::types::{Id, JsonObject, Label, Name, Timestamp, json_list, object_only, string_enum};
 use actix_web::{HttpRequest, HttpResponse};
 use sea_orm::FromQueryResult;
 use sea_orm::entity::prelude::*;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
-use std::sync::Arc;
-use utoipa::openapi::schema::{ArrayBuilder, Schema, Type};
-use utoipa::openapi::{Ref, RefOr};
-use utoipa::{PartialSchema, ToSchema};
+use serde_json::Value;
+use utoipa::ToSchema;
 
 /// The routes.
 pub fn routes() -> RouteGroup {
@@ -44,23 +34,6 @@ pub fn routes() -> RouteGroup {
         .patch("/{id}", "updateConversation", openapi::update::<Conversation>, update)
         .additional_actions(&["referTo"])
         .delete::<Conversation>("deleteConversation")
-}
-
-/// The route of the messages of one conversation.
-pub fn message_routes() -> RouteGroup {
-    let spec = Arc::new(ListSpec::for_resource::<Message>());
-    let documented = Arc::clone(&spec);
-    RouteGroup::new("Messages", "/v2/conversations")
-        .post("/{id}/messages", "createMessage", append_doc, append)
-        .with_operation_id("createMessages")
-        .get(
-            "/{id}/messages",
-            "listMessages",
-            move || list_messages_doc(&documented),
-            move |authorizer, arguments| list_messages(authorizer, arguments, Arc::clone(&spec)),
-        )
-        .with_operation_id("listConversationMessages")
-        .additional_actions(&["referTo"])
 }
 
 /// A conversation.
@@ -393,117 +366,4 @@ fn with_creator_first(participants: Participants, user: Id) -> Result<Participan
     let others = participants.iter().filter(|participant| participant.user != user).cloned();
     Participants::try_from([first].into_iter().chain(others).collect::<Vec<_>>())
         .map_err(|error| Problem::invalid_field_value("participants", &error))
-}
-
-/// The OpenAPI schema of one message or several.
-#[derive(Debug)]
-struct NewMessages;
-
-impl PartialSchema for NewMessages {
-    fn schema() -> RefOr<Schema> {
-        let one = || Ref::from_schema_name(MessageBody::name());
-        let several = ArrayBuilder::new().items(one()).min_items(Some(1)).max_items(Some(1000));
-        utoipa::openapi::OneOfBuilder::new()
-            .description(Some("One message or several."))
-            .item(one())
-            .item(several)
-            .into()
-    }
-}
-
-impl ToSchema for NewMessages {
-    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
-        schemas.push((MessageBody::name().into_owned(), MessageBody::schema()));
-        MessageBody::schemas(schemas);
-    }
-}
-
-/// One message or several.
-#[derive(Debug, ToSchema)]
-#[serde(untagged)]
-#[expect(dead_code, clippy::large_enum_variant, reason = "only the OpenAPI document uses it")]
-enum StoredMessages {
-    One(Message),
-    More(Vec<Message>),
-}
-
-fn append_doc() -> OperationDoc {
-    OperationDoc::new("Create messages in a conversation")
-        .describe(
-            "One message, or an array of at most 1000, stored atomically. The response has the same form.",
-        )
-        .path_id("id", "The id of the conversation.")
-        .body::<NewMessages>(Some(json!({"text": "Hello"})))
-        .response::<StoredMessages>(201, "The new message, or an array of the new messages.", None)
-        .response_header(
-            201,
-            "Location",
-            Type::String,
-            "The URL of the new message, or of the list of messages of the conversation.",
-        )
-        .problems(&[404, 409])
-}
-
-/// `POST /v2/conversations/{id}/messages`.
-async fn append(
-    authorizer: Authorizer,
-    (request, id, Json(body)): (HttpRequest, PathId, Json<Value>),
-) -> Result<HttpResponse, Problem> {
-    let id = authorizer.resolve_id(&id.0);
-    messages::check_access(&authorizer, id, None).await?;
-    let is_list = body.is_array();
-    let bodies: MessageBodies = if is_list {
-        from_value(body, "")?
-    } else {
-        from_value(json!([body]), "").map_err(without_list_index)?
-    };
-    if bodies.is_empty() {
-        return Err(Problem::invalid_field("", FieldErrorCode::TooFewItems, "expected at least one message"));
-    }
-    let (conversation, stored) = messages::append(&authorizer, id, None, &bodies).await?;
-    let mut response = HttpResponse::Created();
-    Ok(match stored.as_slice() {
-        [one] if !is_list => response
-            .insert_header((header::LOCATION, absolute_url(&request, &format!("/v2/messages/{}", one.id))))
-            .json(one),
-        all => response
-            .insert_header((
-                header::LOCATION,
-                absolute_url(&request, &format!("/v2/messages?conversation={conversation}")),
-            ))
-            .json(all),
-    })
-}
-
-fn list_messages_doc(spec: &ListSpec) -> OperationDoc {
-    openapi::list::<Message>(spec)
-        .describe("The messages of the conversation, as `GET /v2/messages?conversation=…` returns them.")
-        .path_id("id", "The id of the conversation.")
-}
-
-/// `GET /v2/conversations/{id}/messages`.
-async fn list_messages(
-    authorizer: Authorizer,
-    (request, id): (HttpRequest, PathId),
-    spec: Arc<ListSpec>,
-) -> Result<HttpResponse, Problem> {
-    let within = ListScope::of(&request).authorize(&authorizer).await?;
-    let id = authorizer.resolve_id(&id.0);
-    let found = match id {
-        Some(id) => authorizer.state().store.find::<Conversation>(id).await?,
-        None => None,
-    };
-    let conversation = authorizer.authorize_reference(found, id, None)?;
-    let mut list_request = ListRequest::parse(&request, &spec)?;
-    let id = FilterValue::Text(conversation.id.to_string());
-    list_request.query.filters.push(Filter::equal("conversation", id));
-    crud::list_within::<Message>(&authorizer, &request, &within, &list_request).await
-}
-
-/// Removes the list index from field names, for a single message that was parsed as a list of one.
-fn without_list_index(mut error: Error) -> Error {
-    for field_error in &mut error.fields {
-        field_error.field = field_error.field.trim_start_matches('0').trim_start_matches('.').to_owned();
-    }
-    Error::invalid_fields(error.fields)
 }

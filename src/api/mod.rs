@@ -13,6 +13,7 @@
 pub mod api_keys;
 pub mod audit;
 pub mod contacts;
+pub mod conversation_messages;
 pub mod conversations;
 pub mod decisions;
 pub mod discovery;
@@ -55,7 +56,7 @@ pub fn all_routes() -> Vec<RouteGroup> {
         organization_groups::routes(),
         users::routes(),
         conversations::routes(),
-        conversations::message_routes(),
+        conversation_messages::routes(),
         messages::routes(),
         contacts::routes(),
         knowledge_items::routes(),

@@ -126,3 +126,4 @@ mod traces;
 mod transcript;
 mod users;
 mod verification;
+mod views;
