@@ -211,7 +211,10 @@ fn matches(resource: &Value, path: &[&str], test: &Test, is_negated: bool) -> bo
 fn operand(generator: &mut Generator, kind: Kind) -> (Operand, String) {
     let plain = |text: &str| (Operand::Text(text.to_owned()), text.to_owned());
     match kind {
-        Kind::Word => plain(*generator.pick(&["contact", "agent", "bot", "system"])),
+        Kind::Word => {
+            let word = *generator.pick(&["contact", "agent", "bot", "system"]);
+            plain(word)
+        }
         Kind::Boolean => {
             let value = generator.chance(50);
             (Operand::Boolean(value), value.to_string())
