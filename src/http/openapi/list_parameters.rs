@@ -11,8 +11,8 @@ use utoipa::openapi::schema::{
 };
 use utoipa::openapi::{KnownFormat, RefOr, Required, SchemaFormat};
 
-/// Operators, a comparison or none, and a text that does not begin like an operator.
-const TEXT: &str = r#"^!?([~^]|>=?|<=?)?[^!<>~^\["\u0000][^\u0000]*$"#;
+/// A list, a quoted text, or a comparison or none and a text that does not begin like an operator.
+const TEXT: &str = r#"^!?(\[[A-Za-z0-9]{1,20}(,[A-Za-z0-9]{1,20}){0,9}\]|"[A-Za-z0-9 !]{0,20}"|([~^]|>=?|<=?)?[^!<>~^\["\u0000][^\u0000]*)$"#;
 /// A date that exists in every year.
 const DATE: &str = "20[0-9]{2}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])";
 const ID: &str = "[0-9a-fA-F]{24}";
@@ -107,7 +107,8 @@ fn org_path_parameter() -> Parameter {
 /// Returns the parameter for values in the free objects of a field, such as `meta.intent=order`.
 fn free_parameter(field: &QueryField) -> Parameter {
     let name = &field.name;
-    let value = text().pattern(Some(r"^!?([~^]|>=?|<=?)?[A-Za-z][^\u0000]*$")).max_length(Some(MAX_CONTAINS));
+    let value = text().pattern(Some(r"^!?(([~^]|>=?|<=?)?[A-Za-z][^\u0000]*|(>=?|<=?)?[1-9][0-9]{0,5})$"));
+    let value = value.max_length(Some(MAX_CONTAINS));
     let schema = ObjectBuilder::new()
         .property_names(Some(text().pattern(Some(format!("^{name}\\.[A-Za-z0-9_]{{1,40}}$"))).build()))
         .additional_properties(Some(AdditionalProperties::RefOr(value.into())))
@@ -202,8 +203,9 @@ fn filter_schema(kind: &ValueKind) -> RefOr<Schema> {
                 .minimum((*min != i64::MIN).then_some(*min))
                 .maximum((*max != i64::MAX).then_some(*max));
             let digits = max.to_string().len().saturating_sub(1).clamp(1, 15);
+            let digit = format!("[1-9][0-9]{{0,{}}}", digits - 1);
             let operators = text()
-                .pattern(Some(format!("^!?(null|(>=?|<=?)?[1-9][0-9]{{0,{}}})$", digits - 1)))
+                .pattern(Some(format!("^!?(null|(>=?|<=?)?{digit}|\\[{digit}(,{digit}){{0,9}}\\])$")))
                 .examples([">=5", "<10", "[1,2]", "!null"]);
             either(integer, operators)
         }
