@@ -28,6 +28,7 @@ mod explain;
 mod explained_parts;
 mod explanation;
 mod external_entities;
+pub mod filter;
 mod indexed_policy;
 mod invalid_attribute;
 mod inventory;
