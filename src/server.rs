@@ -26,6 +26,7 @@ use crate::http::connection::Deadlines;
 use crate::http::connection_limiter::{ConnectionLimiter, cap_by_file_limit};
 use crate::http::cors::CorsLayer;
 use crate::http::docs::{self, OpenApiDocument};
+use crate::http::export::ExportLimiter;
 use crate::http::forward_auth::ForwardRoutes;
 use crate::http::metrics::Metrics;
 use crate::http::server::{Transport, listen};
@@ -407,6 +408,7 @@ fn http_state(config: &Config, forward_auth: ForwardRoutes) -> Result<HttpState,
         metrics: Metrics::new(&api::all_routes()),
         connection_limiter: connection_limiter(config),
         body_budget: BodyBudget::new(config.body_budget),
+        exports: ExportLimiter::new(config.max_exports),
         is_shutting_down: AtomicBool::new(false),
         config: HttpConfig {
             list_max_bytes: config.list_max_bytes,

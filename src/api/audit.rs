@@ -1,12 +1,15 @@
 //! Reading the audit log: events about credentials, users, organizations and policies.
 
 use crate::application::Authorizer;
+use crate::authz::{AuthorizedOrgs, Permitted};
+use crate::http::authentication::authenticate_again;
+use crate::http::export::{self, Batch, ExportSource, ItemLimit};
 use crate::http::list;
 use crate::http::openapi::{self, OperationDoc};
 use crate::http::page::PageWriter;
 use crate::http::query::{ListRequest, ListSpec, QueryField};
 use crate::http::{FieldError, Problem, RouteGroup, body};
-use crate::store::{AuditRow, Comparison, Event, Field, Filter, FilterValue, Outcome, Page, Test};
+use crate::store::{AuditRow, Comparison, Event, Field, Filter, FilterValue, Outcome, Page, SortOrder, Test};
 use crate::types::{FieldErrorCode, Id, OrgPath, Timestamp, string_schema};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Serialize;
@@ -148,6 +151,52 @@ fn time_filter(filter: Filter) -> Result<Filter, Problem> {
     Err(Problem::invalid_fields(vec![error]))
 }
 
+fn set_time_filters(list_request: &mut ListRequest) -> Result<(), Problem> {
+    let filters = std::mem::take(&mut list_request.query.filters);
+    list_request.query.filters = filters.into_iter().map(time_filter).collect::<Result<_, _>>()?;
+    Ok(())
+}
+
+/// The export of the audit log.
+struct AuditExport {
+    request: HttpRequest,
+    organization: Option<String>,
+    /// The authorization of the first batch.
+    first: Option<(Authorizer, Permitted<AuthorizedOrgs>)>,
+    list_request: ListRequest,
+    limit: ItemLimit,
+    /// The sequence number of the last event of the batch before.
+    last: Option<i64>,
+}
+
+impl ExportSource for AuditExport {
+    async fn write_batch(&mut self, batch: &mut Batch) -> Result<bool, Problem> {
+        let (authorizer, within) = match self.first.take() {
+            Some(first) => first,
+            None => {
+                let authorizer = authenticate_again(&self.request, "listAuditEvents").await?;
+                let within = authorizer.lookups().authorized_subtree(self.organization.as_deref()).await?;
+                (authorizer, within)
+            }
+        };
+        let mut query = self.list_request.query.clone();
+        query.limit = self.limit.of_batch();
+        if let Some(last) = self.last {
+            let is_descending = query.sort.first().is_some_and(|key| key.order == SortOrder::Descending);
+            let comparison = if is_descending { Comparison::Less } else { Comparison::Greater };
+            query.filters.push(Filter::compare("seq", comparison, FilterValue::Integer(last)));
+            query.offset = 0;
+        }
+        let rows = authorizer.state().store.uncounted_audit_rows(&within, &query).await?;
+        let count = u64::try_from(rows.len()).unwrap_or(u64::MAX);
+        self.last = rows.last().map(|row| row.seq).or(self.last);
+        for row in rows {
+            batch.push(&AuditEvent::from(row))?;
+        }
+        Ok(self.limit.count(count) && count == query.limit)
+    }
+}
+
 /// `GET /v2/audit`.
 async fn list(
     authorizer: Authorizer,
@@ -156,9 +205,16 @@ async fn list(
 ) -> Result<HttpResponse, Problem> {
     let organization = body::query_value(&request, "organization");
     let authorized_orgs = authorizer.lookups().authorized_subtree(organization.as_deref()).await?;
+    if export::is_requested(&request) {
+        let (mut list_request, limit) = export::parse_request(&request, &spec)?;
+        set_time_filters(&mut list_request)?;
+        let first = Some((authorizer, authorized_orgs));
+        let source =
+            AuditExport { request: request.clone(), organization, first, list_request, limit, last: None };
+        return export::respond(&request, source).await;
+    }
     let mut wanted = ListRequest::parse(&request, &spec)?;
-    let filters = std::mem::take(&mut wanted.query.filters);
-    wanted.query.filters = filters.into_iter().map(time_filter).collect::<Result<_, _>>()?;
+    set_time_filters(&mut wanted)?;
     let Page { items, total } = authorizer.state().store.audit_rows(&authorized_orgs, &wanted.query).await?;
     let mut page = PageWriter::new(&request)?;
     let taken = items.into_iter().map(AuditEvent::from).take_while(|event| page.push(event)).count();

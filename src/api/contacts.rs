@@ -1,6 +1,7 @@
 //! Contacts: the external parties of conversations.
 
 use super::conversations::Conversation;
+use crate::application::writes::WritableResource;
 use crate::authz::AuthzResource;
 use crate::http::RouteGroup;
 use crate::resource::column::json_column;
@@ -19,6 +20,11 @@ pub fn routes() -> RouteGroup {
         .create::<Contact>("createContact")
         .update::<Contact>("updateContact")
         .delete::<Contact>("deleteContact")
+        .bulk::<Contact>(
+            "listContacts",
+            ("updateContact", "updateContacts"),
+            ("deleteContact", "deleteContacts"),
+        )
 }
 
 /// A contact.
@@ -124,3 +130,5 @@ impl Resource for Contact {
         conversation.map(|id| Reference::new::<Conversation>("conversation", *id)).collect()
     }
 }
+
+impl WritableResource for Contact {}

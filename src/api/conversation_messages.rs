@@ -4,14 +4,16 @@ use super::conversations::{Conversation, MessageBodies};
 use super::messages::{self, Message, MessageBody};
 use crate::application::fields::from_value;
 use crate::application::{Authorizer, Error};
+use crate::authz::{AuthorizedOrgs, Permitted};
 use crate::http::base_url::absolute_url;
 use crate::http::crud;
+use crate::http::export::ListAccess;
 use crate::http::openapi::{self, OperationDoc};
+use crate::http::query::ListSpec;
 use crate::http::query::list_request::ListScope;
-use crate::http::query::{ListRequest, ListSpec};
 use crate::http::{Json, PathId, Problem, RouteGroup};
 use crate::store::{Filter, FilterValue};
-use crate::types::FieldErrorCode;
+use crate::types::{FieldErrorCode, Id};
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Value, json};
@@ -129,17 +131,33 @@ async fn list_messages(
     (request, id): (HttpRequest, PathId),
     spec: Arc<ListSpec>,
 ) -> Result<HttpResponse, Problem> {
-    let within = ListScope::of(&request).authorize(&authorizer).await?;
     let id = authorizer.resolve_id(&id.0);
-    let found = match id {
-        Some(id) => authorizer.state().store.find::<Conversation>(id).await?,
-        None => None,
-    };
-    let conversation = authorizer.authorize_reference(found, id, None)?;
-    let mut list_request = ListRequest::parse(&request, &spec)?;
-    let id = FilterValue::Text(conversation.id.to_string());
-    list_request.query.filters.push(Filter::equal("conversation", id));
-    crud::list_within::<Message>(&authorizer, &request, &within, &list_request).await
+    let access = ConversationAccess { scope: ListScope::of(&request), id };
+    crud::list_with::<Message, _>(authorizer, request, &spec, access).await
+}
+
+/// The messages of one conversation, to which the caller may refer.
+struct ConversationAccess {
+    scope: ListScope,
+    /// The id of the conversation; none if it is malformed.
+    id: Option<Id>,
+}
+
+impl ListAccess for ConversationAccess {
+    async fn authorize(&self, authorizer: &Authorizer) -> Result<Permitted<AuthorizedOrgs>, Problem> {
+        let within = self.scope.authorize(authorizer).await?;
+        let found = match self.id {
+            Some(id) => authorizer.state().store.find::<Conversation>(id).await?,
+            None => None,
+        };
+        authorizer.authorize_reference(found, self.id, None)?;
+        Ok(within)
+    }
+
+    fn filters(&self) -> Vec<Filter> {
+        let id = self.id.map(|id| Filter::equal("conversation", FilterValue::Text(id.to_string())));
+        id.into_iter().collect()
+    }
 }
 
 /// Removes the list index from field names, for a single message that was parsed as a list of one.

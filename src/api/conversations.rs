@@ -2,19 +2,21 @@
 
 use super::contacts::{self, Contact, Profile};
 use super::messages::{self, Message, MessageBody};
-use crate::application::Authorizer;
-use crate::application::changes::{Patch, UpdateRequest, creation_info};
+use crate::application::changes::{AuthorizedUpdate, Patch, creation_info};
 use crate::application::fields::from_value;
+use crate::application::writes::WritableResource;
+use crate::application::{Authorizer, Error};
 use crate::authz::{
-    Attribute, AuthzResource, SuppliedAttribute, Unchecked, enum_attribute, supplied_attributes,
+    Attribute, AuthzResource, Permitted, SuppliedAttribute, Unchecked, enum_attribute, supplied_attributes,
 };
 use crate::http::crud;
 use crate::http::openapi;
-use crate::http::{IfMatch, Json, PathId, Problem, RouteGroup};
+use crate::http::{Json, Problem, RouteGroup};
 
 use crate::resource::column::{json_column, text_column};
 use crate::resource::user::User;
 use crate::resource::{self, Reference, Resource};
+use crate::store::UnitOfWork;
 use crate::types::{Id, JsonObject, Label, Name, Timestamp, json_list, object_only, string_enum};
 use actix_web::{HttpRequest, HttpResponse};
 use sea_orm::FromQueryResult;
@@ -31,9 +33,13 @@ pub fn routes() -> RouteGroup {
         .fetch::<Conversation>()
         .post("", "createConversation", openapi::create::<Conversation, NewConversation>, create)
         .additional_actions(&["createMessage", "createContact", "referTo"])
-        .patch("/{id}", "updateConversation", openapi::update::<Conversation>, update)
-        .additional_actions(&["referTo"])
+        .update::<Conversation>("updateConversation")
         .delete::<Conversation>("deleteConversation")
+        .bulk::<Conversation>(
+            "listConversations",
+            ("updateConversation", "updateConversations"),
+            ("deleteConversation", "deleteConversations"),
+        )
 }
 
 /// A conversation.
@@ -332,31 +338,20 @@ async fn create(
     Ok(crud::created(&request, row.id, &row))
 }
 
-/// `PATCH /v2/conversations/{id}`. A change of the organization moves its messages, too.
-async fn update(
-    authorizer: Authorizer,
-    (id, IfMatch(precondition), Json(patch)): (PathId, IfMatch, Json<Patch>),
-) -> Result<HttpResponse, Problem> {
-    let change = UpdateRequest { patch: &patch, extra_changes: &[], precondition: &precondition };
-    let keep_path = |_: &mut Conversation| None;
-    let proposal = change
-        .authorize(
-            &authorizer,
-            &authorizer.reader(),
-            authorizer.lookups().find_unchecked(&id.0).await?,
-            keep_path,
-        )
-        .await?;
-    authorizer.lookups().check_references(&authorizer.reader(), proposal.references).await?;
-    let work = authorizer.begin().await?;
-    let unchecked = authorizer.lookups().find_unchecked_in(&work, &id.0).await?;
-    let row = change.authorize(&authorizer, &work.reader(), unchecked, keep_path).await?.row;
-    let row = work.save(row).await?;
-    if patch.contains_key("organization") {
-        work.move_children_to_org::<Message, _>(&row, messages::Column::Conversation).await?;
+impl WritableResource for Conversation {
+    /// A change of the organization moves the messages, too.
+    async fn save(
+        _: &Authorizer,
+        work: &UnitOfWork,
+        update: AuthorizedUpdate<Self>,
+        patch: &Patch,
+    ) -> Result<Permitted<Self>, Error> {
+        let row = work.save(update.row).await?;
+        if patch.contains_key("organization") {
+            work.move_children_to_org::<Message, _>(&row, messages::Column::Conversation).await?;
+        }
+        Ok(row)
     }
-    work.commit().await?;
-    Ok(crud::updated(&authorizer, &row))
 }
 
 /// The participants with the creator first. A creator that is not listed is added as active.

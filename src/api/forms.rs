@@ -1,5 +1,6 @@
 //! Forms.
 
+use crate::application::writes::WritableResource;
 use crate::authz::AuthzResource;
 use crate::http::RouteGroup;
 use crate::resource::column::json_column;
@@ -18,6 +19,7 @@ pub fn routes() -> RouteGroup {
         .create::<Form>("createForm")
         .update::<Form>("updateForm")
         .delete::<Form>("deleteForm")
+        .bulk::<Form>("listForms", ("updateForm", "updateForms"), ("deleteForm", "deleteForms"))
 }
 
 /// A form.
@@ -126,3 +128,5 @@ impl Resource for Form {
         self.organization
     }
 }
+
+impl WritableResource for Form {}

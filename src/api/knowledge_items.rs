@@ -1,5 +1,6 @@
 //! Knowledge items: articles of a knowledge base.
 
+use crate::application::writes::WritableResource;
 use crate::authz::{Attribute, AuthzResource, SuppliedAttribute, enum_attribute, supplied_attributes};
 use crate::http::RouteGroup;
 use crate::resource::Resource;
@@ -20,6 +21,11 @@ pub fn routes() -> RouteGroup {
         .create::<KnowledgeItem>("createKnowledgeItem")
         .update::<KnowledgeItem>("updateKnowledgeItem")
         .delete::<KnowledgeItem>("deleteKnowledgeItem")
+        .bulk::<KnowledgeItem>(
+            "listKnowledgeItems",
+            ("updateKnowledgeItem", "updateKnowledgeItems"),
+            ("deleteKnowledgeItem", "deleteKnowledgeItems"),
+        )
 }
 
 /// A knowledge item.
@@ -142,3 +148,5 @@ impl Resource for KnowledgeItem {
         self.organization
     }
 }
+
+impl WritableResource for KnowledgeItem {}

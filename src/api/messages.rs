@@ -2,6 +2,7 @@
 
 use super::conversations::{self, Conversation};
 use crate::application::changes::creation_info;
+use crate::application::writes::WritableResource;
 use crate::application::{Authorizer, Error};
 use crate::authz::{
     Attribute, AuthzResource, Permitted, ResourceRef, SuppliedAttribute, Unchecked, entity,
@@ -29,6 +30,11 @@ pub fn routes() -> RouteGroup {
         .additional_actions(&["referTo"])
         .update::<Message>("updateMessage")
         .delete::<Message>("deleteMessage")
+        .bulk::<Message>(
+            "listMessages",
+            ("updateMessage", "updateMessages"),
+            ("deleteMessage", "deleteMessages"),
+        )
 }
 
 /// A message.
@@ -210,6 +216,8 @@ impl Resource for Message {
         self.organization
     }
 }
+
+impl WritableResource for Message {}
 
 /// `POST /v2/messages`.
 async fn create(

@@ -220,6 +220,11 @@ fn connection_metrics(http: &HttpState, writer: &mut MetricWriter<'_>) -> fmt::R
     writer.counters("connections_refused", "Client connections refused because of a limit.", refused)?;
     let used = to_u64(http.body_budget.used());
     writer.gauge("body_bytes", "Memory reserved for large bodies, in bytes.", used)?;
+    writer.gauge("exports", "Exports of lists that are being sent.", to_u64(http.exports.running()))?;
+    let help = "Exports of lists refused because of the limit.";
+    writer.counter("exports_refused", help, http.exports.refused())?;
+    let help = "Exports of lists that ended early, by an error or because the client disconnected.";
+    writer.counter("exports_aborted", help, http.exports.aborted())?;
     let refused = http.body_budget.refused();
     writer.counter("bodies_refused", "Bodies refused because the memory for bodies was exhausted.", refused)
 }

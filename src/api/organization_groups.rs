@@ -1,5 +1,6 @@
 //! Organization groups: sets of organizations, independent of the tree.
 
+use crate::application::writes::WritableResource;
 use crate::authz::AuthzResource;
 use crate::http::RouteGroup;
 use crate::resource::column::json_column;
@@ -20,6 +21,11 @@ pub fn routes() -> RouteGroup {
         .create::<OrganizationGroup>("createOrganizationGroup")
         .update::<OrganizationGroup>("updateOrganizationGroup")
         .delete::<OrganizationGroup>("deleteOrganizationGroup")
+        .bulk::<OrganizationGroup>(
+            "listOrganizationGroups",
+            ("updateOrganizationGroup", "updateOrganizationGroups"),
+            ("deleteOrganizationGroup", "deleteOrganizationGroups"),
+        )
 }
 
 /// An organization group.
@@ -114,3 +120,5 @@ impl Resource for OrganizationGroup {
             .collect()
     }
 }
+
+impl WritableResource for OrganizationGroup {}

@@ -1,5 +1,6 @@
 //! Services: external systems that the platform integrates.
 
+use crate::application::writes::WritableResource;
 use crate::authz::{Attribute, AuthzResource, SuppliedAttribute, supplied_attributes};
 use crate::http::RouteGroup;
 use crate::resource::Resource;
@@ -18,6 +19,11 @@ pub fn routes() -> RouteGroup {
         .create::<Service>("createService")
         .update::<Service>("updateService")
         .delete::<Service>("deleteService")
+        .bulk::<Service>(
+            "listServices",
+            ("updateService", "updateServices"),
+            ("deleteService", "deleteServices"),
+        )
 }
 
 /// A service.
@@ -130,3 +136,5 @@ impl Resource for Service {
         self.organization
     }
 }
+
+impl WritableResource for Service {}

@@ -2,17 +2,15 @@
 
 use crate::application::Authorizer;
 use crate::application::changes::Patch;
-use crate::application::fields::from_value;
 use crate::application::password_change::PasswordChange;
-use crate::application::users::{self, CreateUser, UpdateUser};
+use crate::application::users::{self, CreateUser, UpdateUser, take_secret};
 use crate::authn::PasswordRules;
 use crate::http::crud;
 use crate::http::openapi::{self, OperationDoc};
 use crate::http::{IfMatch, Json, PathId, Problem, RouteGroup};
 use crate::resource::user::{User, UserBody};
 use crate::types::FieldErrorCode;
-use actix_web::{HttpRequest, HttpResponse};
-use secrecy::SecretString;
+use actix_web::HttpResponse;
 use serde_json::Value;
 use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{Object, ObjectBuilder, Schema, SchemaType, Type};
@@ -24,11 +22,12 @@ pub fn routes() -> RouteGroup {
         .about("The people and programs that log in.")
         .list::<User>("listUsers")
         .fetch::<User>()
-        .post("", "createUser", create_doc, create)
+        .post("", "createUser", create_doc, crud::create::<CreateUser>)
         .additional_actions(&["referTo"])
         .patch("/{id}", "updateUser", update_doc, update)
         .additional_actions(&["referTo"])
-        .remove("/{id}", "deleteUser", openapi::delete::<User>, delete)
+        .delete::<User>("deleteUser")
+        .bulk::<User>("listUsers", ("updateUser", "updateUsers"), ("deleteUser", "deleteUsers"))
 }
 
 /// The schema of a body with an additional password property.
@@ -97,17 +96,6 @@ fn update_doc() -> OperationDoc {
     openapi::patch::<User>(with_property(body, "endKeys", end_keys))
 }
 
-/// `POST /v2/users`.
-async fn create(
-    authorizer: Authorizer,
-    (request, Json(mut fields)): (HttpRequest, Json<Patch>),
-) -> Result<HttpResponse, Problem> {
-    let password = take_secret(&mut fields, "password")?;
-    let fields: UserBody = from_value(Value::Object(fields), "")?;
-    let user = users::create(&authorizer, CreateUser { fields, password }).await?;
-    Ok(crud::created(&request, user.id, &user))
-}
-
 /// `PATCH /v2/users/{id}`.
 async fn update(
     authorizer: Authorizer,
@@ -116,24 +104,6 @@ async fn update(
     let password = take_password_change(&mut patch)?;
     let row = users::update(&authorizer, &id.0, UpdateUser { patch, password, precondition }).await?;
     Ok(crud::updated(&authorizer, &row))
-}
-
-/// `DELETE /v2/users/{id}`.
-async fn delete(
-    authorizer: Authorizer,
-    (id, IfMatch(precondition)): (PathId, IfMatch),
-) -> Result<HttpResponse, Problem> {
-    users::delete(&authorizer, &id.0, &precondition).await?;
-    Ok(HttpResponse::NoContent().finish())
-}
-
-/// Removes a secret from the fields of a body, and returns it.
-fn take_secret(fields: &mut Patch, name: &str) -> Result<Option<SecretString>, Problem> {
-    match fields.remove(name) {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::String(secret)) => Ok(Some(secret.into())),
-        Some(_) => Err(Problem::invalid_field(name, FieldErrorCode::InvalidType, "expected a string")),
-    }
 }
 
 /// Removes the fields that concern the password from a patch, and returns the change; none if there is no new password.

@@ -90,7 +90,7 @@ impl Authorizer {
     }
 
     /// Returns the name of the action.
-    pub(super) fn action(&self) -> &'static str {
+    pub fn action(&self) -> &'static str {
         self.action
     }
 

@@ -1,7 +1,8 @@
 //! The first start on an empty database: creates the root organization and the first admin.
 
+use super::creation;
 use super::organizations::organization_event;
-use super::users::{self, CreateUser};
+use super::users::CreateUser;
 use super::{AppState, Authorizer, Caller, Error, ErrorKind};
 use crate::authn::{PasswordRules, SecretError, random_password};
 use crate::authz::{Scope, Unchecked};
@@ -97,7 +98,7 @@ pub async fn ensure_first_admin(
     let command = CreateUser { fields, password: Some(password) };
     let admin = FirstAdmin { email, random_password };
     let mut announce_error = None;
-    let created = users::create_with(&authorizer, command, |_| {
+    let created = creation::create_with(&authorizer, command, |_| {
         announce(&admin).map_err(|error| Error::internal(announce_error.insert(error)))
     });
     match created.await {

@@ -1,4 +1,4 @@
-//! Creating and changing resources of any type: what is authorized before a row is written.
+//! Changing resources of any type: what is authorized before a row is written.
 
 use super::fields::from_value;
 use super::precondition::Precondition;
@@ -15,21 +15,6 @@ pub type Patch = Map<String, Value>;
 /// Returns the fields of a new row of this organization that the service sets.
 pub fn creation_info(authorizer: &Authorizer, organization: Id) -> CreationInfo {
     CreationInfo { id: authorizer.new_id(), organization, now: authorizer.state().clock.now() }
-}
-
-/// Authorizes a new row in its organization, and its references.
-///
-/// # Errors
-/// `forbidden` if the creation is denied; invalid fields if the organization or a reference is missing or inaccessible.
-pub async fn authorize_new_row<R: Resource>(authorizer: &Authorizer, row: R) -> Result<Permitted<R>, Error> {
-    let owner_path = authorizer
-        .lookups()
-        .resolve_owner_org(&authorizer.reader(), Some(row.organization()), "organization")
-        .await?;
-    let references = row.references();
-    let row = authorizer.authorize_new(&owner_path, Unchecked::new(row, owner_path.clone()))?;
-    authorizer.lookups().check_references(&authorizer.reader(), references).await?;
-    Ok(row)
 }
 
 /// The requested change of a resource.

@@ -90,9 +90,15 @@ impl Error {
     /// These fields are invalid. The first [`MAX_FIELD_ERRORS`] of them are listed.
     pub fn invalid_fields(mut fields: Vec<FieldError>) -> Self {
         fields.truncate(MAX_FIELD_ERRORS);
+        let message = Self::list_fields(&fields);
+        Self { fields, ..Self::new(ErrorKind::InvalidInput, "invalid_fields", message) }
+    }
+
+    /// Returns the message that lists invalid fields.
+    pub(super) fn list_fields(fields: &[FieldError]) -> String {
         let text: Vec<String> =
             fields.iter().map(|error| format!("{}: {}", error.field, error.message)).collect();
-        Self { fields, ..Self::new(ErrorKind::InvalidInput, "invalid_fields", text.join("; ")) }
+        text.join("; ")
     }
 
     /// This field is invalid.

@@ -7,7 +7,7 @@ use crate::authz::{AuthorizedOrgs, Permitted, ResourceEntity, Unchecked};
 use crate::resource::{Reference, Resource};
 use crate::store::{Reader, UnitOfWork};
 use crate::types::{Id, OrgPath};
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 /// Loads what a request names, and authorizes it with the authorizer of the request.
@@ -129,21 +129,7 @@ impl Lookups<'_> {
         }
     }
 
-    /// Returns the entity of a resource if the caller may refer to it (`referTo`).
-    ///
-    /// # Errors
-    /// The database is unavailable.
-    pub async fn load_referenceable(
-        &self,
-        reader: &Reader<'_>,
-        kind: &str,
-        id: Id,
-    ) -> Result<Option<Arc<ResourceEntity>>, Error> {
-        let resource = self.authorizer.state().resource_types.load(reader, kind, id).await?;
-        Ok(self.only_referenceable(resource))
-    }
-
-    /// Returns the same from the row cache if it has the row.
+    /// Returns the entity of a resource if the caller may refer to it (`referTo`), from the row cache if it has the row.
     ///
     /// # Errors
     /// The database is unavailable.
@@ -199,13 +185,28 @@ impl Lookups<'_> {
         reader: &Reader<'_>,
         references: impl IntoIterator<Item = Reference>,
     ) -> Result<(), Error> {
-        let mut seen = HashSet::new();
-        let mut errors = Vec::new();
-        for Reference { field, kind, id } in references {
-            if seen.insert((kind, id)) && self.load_referenceable(reader, kind, id).await?.is_none() {
-                errors.push(FieldError::missing_reference(field, kind, id));
-            }
+        let references: Vec<Reference> = references.into_iter().collect();
+        let mut ids: BTreeMap<&'static str, BTreeSet<Id>> = BTreeMap::new();
+        for reference in &references {
+            ids.entry(reference.kind).or_default().insert(reference.id);
         }
+        let mut referenceable = HashSet::new();
+        for (kind, ids) in ids {
+            let ids: Vec<Id> = ids.into_iter().collect();
+            let found = self.authorizer.state().resource_types.load(reader, kind, &ids).await?;
+            let authorizer = self.authorizer.for_prerequisite("referTo");
+            // In the order of the ids.
+            let permitted = ids
+                .into_iter()
+                .filter(|id| found.get(id).is_some_and(|resource| authorizer.is_permitted_on(resource)));
+            referenceable.extend(permitted.map(|id| (kind, id)));
+        }
+        let missing = references
+            .into_iter()
+            .filter(|reference| !referenceable.contains(&(reference.kind, reference.id)));
+        let errors: Vec<FieldError> = missing
+            .map(|Reference { field, kind, id }| FieldError::missing_reference(field, kind, id))
+            .collect();
         if errors.is_empty() { Ok(()) } else { Err(Error::invalid_fields(errors)) }
     }
 }

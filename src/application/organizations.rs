@@ -1,37 +1,65 @@
 //! Creating, moving, changing and deleting organizations, for the API and the first start.
 
-use super::changes::{AuthorizedUpdate, Patch, UpdateRequest, creation_info};
-use super::precondition::Precondition;
+use super::changes::{AuthorizedUpdate, Patch, UpdateRequest};
+use super::creation::{AuthorizedNew, NewResource};
+use super::fields::from_value;
+use super::writes::WritableResource;
 use super::{Authorizer, Error, ErrorKind};
 use crate::authz::{AuthzResource, Permitted, Unchecked};
 use crate::resource::CreationInfo;
 use crate::resource::organization::{Organization, OrganizationBody};
-use crate::store::{AuditEntry, Event, Reader, UnitOfWork};
+use crate::store::{AuditEntry, Event, Reader, SortKey, SortOrder, UnitOfWork};
 use crate::types::{FieldErrorCode, Id, OrgPath, OrganizationStatus};
 use serde_json::Value;
 
-/// Creates an organization, if permitted on its parent: by default the organization of the caller.
-///
-/// # Errors
-/// The policies do not permit it, or the parent is missing, inaccessible or too deep in the tree.
-pub async fn create(
-    authorizer: &Authorizer,
+/// A new organization, authorized on its parent.
+#[derive(Debug)]
+pub struct NewOrganization {
     fields: OrganizationBody,
-) -> Result<Permitted<Organization>, Error> {
-    let parent =
-        authorizer.lookups().resolve_owner_org(&authorizer.reader(), fields.parent, "parent").await?;
-    let CreationInfo { id, now, .. } = creation_info(authorizer, parent.org_id());
-    authorizer.require(&parent)?;
-    let work = authorizer.begin().await?;
-    work.lock_tree().await?;
-    let parent = current_path(&work, parent.org_id()).await?;
-    let path = child_path(&parent, id, 0)?;
-    let row = fields.into_row(path.clone(), now);
-    let row = authorizer.authorize_new(&parent, Unchecked::new(row, path))?;
-    let row = work.insert(row).await?;
-    work.audit(organization_event(Event::OrganizationCreated, &row, &row.path));
-    work.commit().await?;
-    Ok(row)
+    parent: Id,
+    creation: CreationInfo,
+}
+
+/// A creation is authorized on the parent: by default the organization of the caller.
+impl NewResource for OrganizationBody {
+    type Resource = Organization;
+    type Authorized = NewOrganization;
+
+    fn parse(body: Value) -> Result<Self, Error> {
+        from_value(body, "")
+    }
+
+    async fn authorize(
+        self,
+        authorizer: &Authorizer,
+        creation: CreationInfo,
+    ) -> Result<AuthorizedNew<NewOrganization>, Error> {
+        let parent =
+            authorizer.lookups().resolve_owner_org(&authorizer.reader(), self.parent, "parent").await?;
+        authorizer.require(&parent)?;
+        let resource = NewOrganization { fields: self, parent: parent.org_id(), creation };
+        Ok(AuthorizedNew { resource, owner: parent.org_id(), references: Vec::new() })
+    }
+
+    async fn lock(_: &Authorizer, work: &UnitOfWork, _: &[NewOrganization]) -> Result<(), Error> {
+        Ok(work.lock_tree().await?)
+    }
+
+    /// Authorizes the organization at its place in the tree, which has been locked.
+    async fn store(
+        authorizer: &Authorizer,
+        work: &UnitOfWork,
+        authorized: NewOrganization,
+    ) -> Result<Permitted<Organization>, Error> {
+        let NewOrganization { fields, parent, creation } = authorized;
+        let parent = current_path(work, parent).await?;
+        let path = child_path(&parent, creation.id, 0)?;
+        let row = fields.into_row(path.clone(), creation.now);
+        let row = authorizer.authorize_new(&parent, Unchecked::new(row, path))?;
+        let row = work.insert(row).await?;
+        work.audit(organization_event(Event::OrganizationCreated, &row, &row.path));
+        Ok(row)
+    }
 }
 
 /// Creates an audit entry about an organization at `path`.
@@ -62,47 +90,66 @@ fn child_path(parent: &OrgPath, own: Id, subtree_depth: usize) -> Result<OrgPath
     Ok(path)
 }
 
-/// Changes an organization, if permitted. A new `parent` moves the organization and its subtree.
-///
-/// # Errors
-/// As [`Authorizer::authorize`]; `precondition_failed`; or the fields or the new place in the tree are invalid.
-pub async fn update(
-    authorizer: &Authorizer,
-    id: &str,
-    patch: &Patch,
-    precondition: &Precondition,
-) -> Result<Permitted<Organization>, Error> {
-    let reader = authorizer.reader();
-    let change = UpdateRequest { patch, extra_changes: &[], precondition };
-    let unchecked = authorizer.lookups().find_unchecked(id).await?;
-    let proposal = proposed_change(authorizer, &reader, unchecked, change).await?;
-    authorizer.lookups().check_references(&reader, proposal.references).await?;
-    let work = authorizer.begin().await?;
-    work.lock_tree().await?;
-    let unchecked = authorizer.lookups().find_unchecked_in::<Organization>(&work, id).await?;
-    let old = match &unchecked {
-        Some(_) => work.path(proposal.row.id).await?,
-        None => None,
-    };
-    let AuthorizedUpdate { before, row, .. } =
-        proposed_change(authorizer, &work.reader(), unchecked, change).await?;
-    let path = row.path.clone();
-    let row = work.save(row).await?;
-    if before.status != row.status {
-        apply_status_change(&work, &row)?;
+impl WritableResource for Organization {
+    /// The deepest first.
+    fn deletion_order() -> Vec<SortKey> {
+        vec![SortKey { column: "level".to_owned(), order: SortOrder::Descending }]
     }
-    if let Some(old) = old.filter(|old| *old != path) {
-        work.move_subtree(&row, &old, &path).await?;
-        // Admins of the old and of the new parent see the event.
-        let moved = |org_path| {
-            organization_event(Event::OrganizationMoved, &row, org_path)
-                .with("from", old.to_string())
-                .with("to", path.to_string())
-        };
-        [&old, &path].into_iter().for_each(|org_path| work.audit(moved(org_path)));
+
+    async fn lock_shared(work: &UnitOfWork) -> Result<(), Error> {
+        Ok(work.lock_tree().await?)
     }
-    work.commit().await?;
-    Ok(row)
+
+    async fn authorize_change(
+        authorizer: &Authorizer,
+        reader: &Reader<'_>,
+        resource: Option<Unchecked<Self>>,
+        change: UpdateRequest<'_>,
+    ) -> Result<AuthorizedUpdate<Self>, Error> {
+        proposed_change(authorizer, reader, resource, change).await
+    }
+
+    /// A new `parent` moves the organization and its subtree.
+    async fn save(
+        _: &Authorizer,
+        work: &UnitOfWork,
+        update: AuthorizedUpdate<Self>,
+        _: &Patch,
+    ) -> Result<Permitted<Self>, Error> {
+        let AuthorizedUpdate { before, row, .. } = update;
+        let (old, path) = (before.path.clone(), row.path.clone());
+        let row = work.save(row).await?;
+        if before.status != row.status {
+            apply_status_change(work, &row)?;
+        }
+        if old != path {
+            work.move_subtree(&row, &old, &path).await?;
+            // Admins of the old and of the new parent see the event.
+            let moved = |org_path| {
+                organization_event(Event::OrganizationMoved, &row, org_path)
+                    .with("from", old.to_string())
+                    .with("to", path.to_string())
+            };
+            [&old, &path].into_iter().for_each(|org_path| work.audit(moved(org_path)));
+        }
+        Ok(row)
+    }
+
+    /// An organization that still owns resources is not deleted.
+    async fn delete(authorizer: &Authorizer, work: &UnitOfWork, row: &Permitted<Self>) -> Result<(), Error> {
+        let holdings = work.count_held_resources(row.id, &authorizer.state().resource_types).await?;
+        if !holdings.is_empty() {
+            let what: Vec<String> =
+                holdings.iter().map(|(kind, count)| format!("{count} of type {kind}")).collect();
+            return Err(Error::conflict(format!(
+                "The organization still owns resources: {}. Delete or move them first.",
+                what.join(", ")
+            )));
+        }
+        work.delete(row).await?;
+        work.audit(organization_event(Event::OrganizationDeleted, row, &row.path));
+        Ok(())
+    }
 }
 
 /// Makes a change of the status take effect with the next request of each user of the organization and of those below it.
@@ -160,31 +207,4 @@ async fn proposed_change(
         return Err(Error::invalid_field("parent", FieldErrorCode::NotAllowed, message));
     }
     Ok(proposal)
-}
-
-/// Deletes an organization, if permitted.
-///
-/// # Errors
-/// As [`Authorizer::authorize`]; `precondition_failed`; a conflict if the organization still owns resources.
-pub async fn delete(authorizer: &Authorizer, id: &str, precondition: &Precondition) -> Result<(), Error> {
-    authorizer.lookups().find_authorized::<Organization>(id).await?;
-    let work = authorizer.begin().await?;
-    work.lock_tree().await?;
-    let row = authorizer.authorize(
-        authorizer.lookups().find_unchecked_in::<Organization>(&work, id).await?,
-        &authorizer.request_context(),
-    )?;
-    precondition.check(&row)?;
-    let holdings = work.count_held_resources(row.id, &authorizer.state().resource_types).await?;
-    if !holdings.is_empty() {
-        let what: Vec<String> =
-            holdings.iter().map(|(kind, count)| format!("{count} of type {kind}")).collect();
-        return Err(Error::conflict(format!(
-            "The organization still owns resources: {}. Delete or move them first.",
-            what.join(", ")
-        )));
-    }
-    work.delete(&row).await?;
-    work.audit(organization_event(Event::OrganizationDeleted, &row, &row.path));
-    Ok(work.commit().await?)
 }

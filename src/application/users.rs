@@ -1,16 +1,22 @@
 //! Creating, changing, deleting and unlocking users, for the API and the command line.
 
 use super::audit::user_event;
-use super::changes::{AuthorizedUpdate, Patch, UpdateRequest, authorize_new_row, creation_info};
+use super::changes::{AuthorizedUpdate, Patch, UpdateRequest};
+use super::creation::{AuthorizedNew, NewResource, authorize_row};
+use super::element_errors::element_label;
+use super::fields::{from_value, join_path};
 use super::login_throttle::LoginThrottle;
 use super::password_change::{PasswordChange, hash_password};
 use super::precondition::Precondition;
+use super::writes::{self, WritableResource};
 use super::{Authorizer, Error, ErrorKind};
-use crate::authz::{Permitted, Scope};
+use crate::authz::{Permitted, Scope, Unchecked};
+use crate::resource::CreationInfo;
 use crate::resource::user::{PASSWORD_FIELD, User, UserBody};
-use crate::store::{EndReason, Event, SessionSelection, UnitOfWork};
-use crate::types::{Id, UserStatus};
+use crate::store::{EndReason, Event, Reader, SessionSelection, UnitOfWork};
+use crate::types::{FieldErrorCode, Id, UserStatus};
 use secrecy::SecretString;
+use serde_json::Value;
 
 /// The creation of a user.
 #[derive(Debug)]
@@ -32,48 +38,165 @@ pub struct UpdateUser {
     pub precondition: Precondition,
 }
 
-/// Creates a user, if permitted.
-///
-/// # Errors
-/// As [`create_with`].
-pub async fn create(authorizer: &Authorizer, command: CreateUser) -> Result<Permitted<User>, Error> {
-    create_with(authorizer, command, |_| Ok(())).await
+/// The maximum number of passwords in a request that creates several users: hashing them takes time.
+pub const MAX_NEW_PASSWORDS: usize = 100;
+
+/// A new user that was authorized, with its password.
+#[derive(Debug)]
+pub struct NewUser {
+    row: Permitted<User>,
+    password: NewUserPassword,
 }
 
-/// Creates a user, and calls `before_commit` before the transaction commits. If that fails, no user is created,
-/// because its random password would be unknown.
+/// The password of a new user.
+#[derive(Debug)]
+enum NewUserPassword {
+    None,
+    Given(SecretString),
+    Hashed(String),
+}
+
+impl NewResource for CreateUser {
+    type Resource = User;
+    type Authorized = NewUser;
+
+    fn parse(body: Value) -> Result<Self, Error> {
+        let mut fields = body;
+        let password = match fields.as_object_mut() {
+            Some(fields) => take_secret(fields, PASSWORD_FIELD)?,
+            None => None,
+        };
+        Ok(Self { fields: from_value(fields, "")?, password })
+    }
+
+    fn check_limits(all: &[Self]) -> Result<(), Error> {
+        let with_password = all.iter().enumerate().filter(|(_, user)| user.password.is_some());
+        match with_password.map(|(index, _)| index).nth(MAX_NEW_PASSWORDS) {
+            None => Ok(()),
+            Some(index) => {
+                let message = format!("expected at most {MAX_NEW_PASSWORDS} users with a password");
+                Err(Error::invalid_field(
+                    join_path(&element_label(index), PASSWORD_FIELD),
+                    FieldErrorCode::TooManyItems,
+                    message,
+                ))
+            }
+        }
+    }
+
+    async fn authorize(
+        self,
+        authorizer: &Authorizer,
+        creation: CreationInfo,
+    ) -> Result<AuthorizedNew<NewUser>, Error> {
+        let AuthorizedNew { resource: row, owner, references } =
+            authorize_row(authorizer, self.fields.into_row(creation)).await?;
+        let password = self.password.map_or(NewUserPassword::None, NewUserPassword::Given);
+        Ok(AuthorizedNew { resource: NewUser { row, password }, owner, references })
+    }
+
+    /// Hashes the password. Those of a request are hashed one after the other, so that logins do not wait behind all of them.
+    async fn prepare(authorizer: &Authorizer, authorized: &mut NewUser) -> Result<(), Error> {
+        let password = std::mem::replace(&mut authorized.password, NewUserPassword::None);
+        authorized.password = match password {
+            NewUserPassword::Given(password) => {
+                NewUserPassword::Hashed(hash_password(authorizer, &authorized.row, password).await?)
+            }
+            other => other,
+        };
+        Ok(())
+    }
+
+    async fn lock(authorizer: &Authorizer, work: &UnitOfWork, _: &[NewUser]) -> Result<(), Error> {
+        User::check_caller(authorizer, work).await
+    }
+
+    async fn store(
+        authorizer: &Authorizer,
+        work: &UnitOfWork,
+        authorized: NewUser,
+    ) -> Result<Permitted<User>, Error> {
+        let row = work.insert(authorized.row).await?;
+        let hash = match authorized.password {
+            NewUserPassword::Hashed(hash) => Some(hash),
+            NewUserPassword::None | NewUserPassword::Given(_) => None,
+        };
+        let event = user_event(Event::UserCreated, &row).with("role", row.role.as_str());
+        work.audit(event.with("password", hash.is_some()));
+        if let Some(hash) = hash {
+            work.set_password(&row, &hash, authorizer.state().clock.now()).await?;
+        }
+        Ok(row)
+    }
+}
+
+/// Removes a secret from the fields of a body, and returns it.
 ///
 /// # Errors
-/// The fields or the password are invalid, the policies do not permit it, or the database is unavailable.
-pub async fn create_with(
-    authorizer: &Authorizer,
-    command: CreateUser,
-    before_commit: impl FnOnce(&User) -> Result<(), Error>,
-) -> Result<Permitted<User>, Error> {
-    let CreateUser { fields, password } = command;
-    let row = fields.into_row(creation_info(authorizer, authorizer.caller().organization.org_id()));
-    let row = authorize_new_row(authorizer, row).await?;
-    let hash = match password {
-        Some(password) => Some(hash_password(authorizer, &row, password).await?),
-        None => None,
-    };
-    let now = authorizer.state().clock.now();
-    let work = authorizer.begin().await?;
-    authorizer.caller().ensure_credential_still_valid(&work, now).await?;
-    let row = work.insert(row).await?;
-    work.audit(
-        user_event(Event::UserCreated, &row).with("role", row.role.as_str()).with("password", hash.is_some()),
-    );
-    if let Some(hash) = hash {
-        work.set_password(&row, &hash, now).await?;
+/// The field is not a string.
+pub fn take_secret(fields: &mut Patch, name: &str) -> Result<Option<SecretString>, Error> {
+    match fields.remove(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(secret)) => Ok(Some(secret.into())),
+        Some(_) => Err(Error::invalid_field(name, FieldErrorCode::InvalidType, "expected a string")),
     }
-    before_commit(&row)?;
-    work.commit().await?;
-    Ok(row)
+}
+
+impl WritableResource for User {
+    async fn check_caller(authorizer: &Authorizer, work: &UnitOfWork) -> Result<(), Error> {
+        // The session may have ended while a password was hashed.
+        let now = authorizer.state().clock.now();
+        authorizer.caller().ensure_credential_still_valid(work, now).await
+    }
+
+    async fn authorize_change(
+        authorizer: &Authorizer,
+        reader: &Reader<'_>,
+        resource: Option<Unchecked<Self>>,
+        change: UpdateRequest<'_>,
+    ) -> Result<AuthorizedUpdate<Self>, Error> {
+        let update_name = |row: &mut Self| {
+            row.update_name();
+            None
+        };
+        change.authorize(authorizer, reader, resource, update_name).await
+    }
+
+    /// Blocking a user ends all of its sessions and API keys permanently.
+    async fn save(
+        authorizer: &Authorizer,
+        work: &UnitOfWork,
+        update: AuthorizedUpdate<Self>,
+        patch: &Patch,
+    ) -> Result<Permitted<Self>, Error> {
+        let AuthorizedUpdate { before, row, .. } = update;
+        let now = authorizer.state().clock.now();
+        ensure_root_admin_remains(work, &before, Some(&row)).await?;
+        match row.status {
+            UserStatus::Blocked => work.note_user_blocked(row.id, now),
+            UserStatus::Active if patch.contains_key("status") => work.note_user_unblocked(row.id),
+            UserStatus::Active => {}
+        }
+        let row = work.save(row).await?;
+        audit_change(work, &before, &row);
+        if row.status == UserStatus::Blocked {
+            work.end_sessions(row.id, SessionSelection::All, EndReason::Blocked, now).await?;
+            work.delete_api_keys(&row, EndReason::Blocked).await?;
+        }
+        Ok(row)
+    }
+
+    async fn delete(authorizer: &Authorizer, work: &UnitOfWork, row: &Permitted<Self>) -> Result<(), Error> {
+        ensure_root_admin_remains(work, row, None).await?;
+        work.note_user_blocked(row.id, authorizer.state().clock.now());
+        work.delete(row).await?;
+        work.audit(user_event(Event::UserDeleted, row));
+        Ok(())
+    }
 }
 
 /// Updates a user, if permitted. Changing your own password requires the current one (see "Own user" in
-/// docs/decisions.md). Blocking a user ends all of its sessions and API keys permanently.
+/// docs/decisions.md).
 ///
 /// # Errors
 /// As [`Authorizer::authorize`]; the fields or a password are invalid; or `last_root_admin`.
@@ -83,50 +206,20 @@ pub async fn update(
     command: UpdateUser,
 ) -> Result<Permitted<User>, Error> {
     let UpdateUser { patch, password, precondition } = command;
-    let extra_changes: &[&str] = if password.is_some() { &[PASSWORD_FIELD] } else { &[] };
-    let change = UpdateRequest { patch: &patch, extra_changes, precondition: &precondition };
-    let update_name = |row: &mut User| {
-        row.update_name();
-        None
-    };
-    let proposal = change
-        .authorize(
-            authorizer,
-            &authorizer.reader(),
-            authorizer.lookups().find_unchecked(id).await?,
-            update_name,
-        )
-        .await?;
-    authorizer.lookups().check_references(&authorizer.reader(), proposal.references).await?;
-    let password = match password {
-        Some(password) => Some(password.prepare(authorizer, &proposal.row).await?),
-        None => None,
-    };
+    let Some(password) = password else { return writes::update(authorizer, id, &patch, &precondition).await };
+    let change =
+        UpdateRequest { patch: &patch, extra_changes: &[PASSWORD_FIELD], precondition: &precondition };
+    let unchecked = authorizer.lookups().find_unchecked(id).await?;
+    let first = User::authorize_change(authorizer, &authorizer.reader(), unchecked, change).await?;
+    authorizer.lookups().check_references(&authorizer.reader(), first.references).await?;
+    let password = password.prepare(authorizer, &first.row).await?;
     let work = authorizer.begin().await?;
     let unchecked = authorizer.lookups().find_unchecked_in(&work, id).await?;
-    // The session may have ended while the password was hashed.
-    let now = authorizer.state().clock.now();
-    authorizer.caller().ensure_credential_still_valid(&work, now).await?;
-    let AuthorizedUpdate { before, row, .. } =
-        change.authorize(authorizer, &work.reader(), unchecked, update_name).await?;
-    if let Some(password) = &password {
-        password.check_unchanged(authorizer, &work, &row).await?;
-    }
-    ensure_root_admin_remains(&work, &before, Some(&row)).await?;
-    match row.status {
-        UserStatus::Blocked => work.note_user_blocked(row.id, now),
-        UserStatus::Active if patch.contains_key("status") => work.note_user_unblocked(row.id),
-        UserStatus::Active => {}
-    }
-    let row = work.save(row).await?;
-    audit_change(&work, &before, &row);
-    if let Some(password) = password {
-        password.set(authorizer, &work, &row, now).await?;
-    }
-    if row.status == UserStatus::Blocked {
-        work.end_sessions(row.id, SessionSelection::All, EndReason::Blocked, now).await?;
-        work.delete_api_keys(&row, EndReason::Blocked).await?;
-    }
+    User::check_caller(authorizer, &work).await?;
+    let update = User::authorize_change(authorizer, &work.reader(), unchecked, change).await?;
+    password.check_unchanged(authorizer, &work, &update.row).await?;
+    let row = User::save(authorizer, &work, update, &patch).await?;
+    password.set(authorizer, &work, &row, authorizer.state().clock.now()).await?;
     work.commit().await?;
     Ok(row)
 }
@@ -153,27 +246,6 @@ async fn ensure_root_admin_remains(
         "The user is the last active admin of the root organization. It cannot be deleted, blocked, moved or given another \
          role before another active user of the root organization has the role admin.",
     ))
-}
-
-/// Deletes a user, if permitted.
-///
-/// # Errors
-/// As [`Authorizer::authorize`]; `precondition_failed`; or `last_root_admin`.
-pub async fn delete(authorizer: &Authorizer, id: &str, precondition: &Precondition) -> Result<(), Error> {
-    authorizer.lookups().find_authorized::<User>(id).await?;
-    let work = authorizer.begin().await?;
-    let row = authorizer.authorize(
-        authorizer.lookups().find_unchecked_in::<User>(&work, id).await?,
-        &authorizer.request_context(),
-    )?;
-    precondition.check(&row)?;
-    let now = authorizer.state().clock.now();
-    authorizer.caller().ensure_credential_still_valid(&work, now).await?;
-    ensure_root_admin_remains(&work, &row, None).await?;
-    work.note_user_blocked(row.id, now);
-    work.delete(&row).await?;
-    work.audit(user_event(Event::UserDeleted, &row));
-    Ok(work.commit().await?)
 }
 
 /// Clears the login back-off of a user, if the caller may update the user. The back-off of client addresses is not

@@ -63,6 +63,11 @@ impl<T> Unchecked<T> {
 }
 
 impl<T: AuthzResource> Unchecked<T> {
+    /// Its id.
+    pub fn id(&self) -> Id {
+        self.resource.id()
+    }
+
     /// Its Cedar entity.
     pub fn resource_entity(&self) -> Arc<ResourceEntity> {
         let entity = self.entity.get_or_init(|| {

@@ -3,6 +3,7 @@
 use super::{
     CommandResult, Failure, block_on, open, open_or_create, password_from_stdin, print_created, print_line,
 };
+use crate::application::creation;
 use crate::application::password_change::PasswordChange;
 use crate::application::users::{self, CreateUser, UpdateUser};
 use crate::authn::random_password;
@@ -99,7 +100,7 @@ async fn add(app: &App, fields: UserBody, password_stdin: bool) -> CommandResult
         Some(password) => print_created(format_args!("{}\n{}", user.id, password.expose_secret())),
         None => print_created(user.id),
     };
-    let user = users::create_with(&authorizer, command, print).await?;
+    let user = creation::create_with(&authorizer, command, print).await?;
     let placement = describe_placement(app, &user).await?;
     let _ = writeln!(std::io::stderr(), "{placement}");
     Ok(())

@@ -52,6 +52,8 @@ settings! {
         body_budget: usize = 128 * 1024 * 1024, number(4 * 1024, 1024 * 1024 * MIB);
         /// Maximum size of one page of a list in bytes.
         list_max_bytes: usize = 4 * 1024 * 1024, number(1024, 64 * MIB);
+        /// Maximum number of exports of lists (NDJSON) that are sent at the same time.
+        max_exports: usize = 8, number(1, 1_000);
         /// Maximum number of questions in one request to `/access/v1/evaluations`.
         access_batch_limit: usize = 1000, number(1, 100_000);
     }

@@ -5,12 +5,14 @@ use super::rate_limits::count_caller;
 use super::request_info::{RequestInfo, client_address, request_origin};
 use super::state::WorkerState;
 use crate::application::authorizer::{EVALUATE_ACTION, RequestSource};
-use crate::application::{Authorizer, Caller, Error, SharedState};
+use crate::application::{AppState, Authorizer, Caller, Error, SharedState};
 use crate::authn::BearerToken;
+use crate::authz::Engine;
 use crate::store::StoreError;
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpMessage, HttpRequest};
-use base64::prelude::{BASE64_STANDARD, Engine};
+use arc_swap::Guard;
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use secrecy::{ExposeSecret, SecretString};
 use std::sync::Arc;
 
@@ -36,6 +38,42 @@ pub async fn authenticate_client(request: &HttpRequest, action: &'static str) ->
     }
 }
 
+/// Authenticates the caller of a request once more while its response is being sent, and returns an authorizer with the policies
+/// that are active now. The decision log records the denials only.
+///
+/// # Errors
+/// 401 if the credential is no longer valid, 503 if the database is unavailable.
+pub async fn authenticate_again(request: &HttpRequest, action: &'static str) -> Result<Authorizer, Problem> {
+    let state = &WorkerState::from_request(request)?.app;
+    let token = bearer_token(request)?.ok_or_else(Problem::missing_bearer)?;
+    let engine = state.policies.current_guard();
+    let caller = Caller::from_token(state, &engine, token).await?;
+    ensure_current(state)?;
+    Ok(new_authorizer(state, engine, caller, request, action).for_prerequisite(action))
+}
+
+/// Checks that the database is available: without it, only decision endpoints continue.
+fn ensure_current(state: &AppState) -> Result<(), Problem> {
+    if state.store.is_stale() {
+        let cause = "only decision endpoints continue from the cache".to_owned();
+        return Err(StoreError::Unavailable(cause).into());
+    }
+    Ok(())
+}
+
+fn new_authorizer(
+    state: &SharedState,
+    engine: Guard<Arc<Engine>>,
+    caller: Arc<Caller>,
+    request: &HttpRequest,
+    action: &'static str,
+) -> Authorizer {
+    let request_id =
+        request.extensions().get::<RequestInfo>().map(|request_info| Arc::clone(request_info.id()));
+    let source = RequestSource { ip: client_address(request), request_id };
+    Authorizer::for_request(SharedState::clone(state), engine, caller, source, action)
+}
+
 async fn authenticate_token<'a>(
     request: &'a HttpRequest,
     action: &'static str,
@@ -51,20 +89,15 @@ async fn authenticate_token<'a>(
     if let Some(request_info) = request.extensions().get::<RequestInfo>() {
         request_info.set_caller(caller.id);
     }
-    if action != EVALUATE_ACTION && state.store.is_stale() {
-        return Err(
-            StoreError::Unavailable("only decision endpoints continue from the cache".to_owned()).into()
-        );
+    if action != EVALUATE_ACTION {
+        ensure_current(state)?;
     }
     count_caller(state, request, caller.id)?;
     caller.record_use(state, || request_origin(request)).await;
     if state.decision_log.is_full() && !Box::pin(state.decision_log.wait_for_room()).await {
         return Err(Error::decision_log_full().into());
     }
-    let request_id =
-        request.extensions().get::<RequestInfo>().map(|request_info| Arc::clone(request_info.id()));
-    let source = RequestSource { ip: client_address(request), request_id };
-    Ok(Authorizer::for_request(SharedState::clone(state), engine, caller, source, action))
+    Ok(new_authorizer(state, engine, caller, request, action))
 }
 
 /// Returns the bearer token of a request; none without an Authorization header (RFC 6750, section 2.1).

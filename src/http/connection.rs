@@ -68,6 +68,8 @@ pub struct ConnectionState {
     is_body_late: Cell<bool>,
     /// Whether a response of several pieces is being sent.
     has_large_response: Cell<bool>,
+    /// The number of the piece of a streamed response that the client takes. Each has a deadline of its own.
+    piece: Cell<u64>,
 }
 
 impl ConnectionState {
@@ -79,6 +81,7 @@ impl ConnectionState {
             received: Cell::new(0),
             is_body_late: Cell::new(false),
             has_large_response: Cell::new(false),
+            piece: Cell::new(0),
         })
     }
 
@@ -128,6 +131,11 @@ impl ConnectionState {
     pub(super) fn set_large_response(&self, is_sent: bool) {
         self.has_large_response.set(is_sent);
     }
+
+    /// Notes that the next piece of a streamed response is sent. The time in which it was produced is none of the client's.
+    pub(super) fn begin_piece(&self) {
+        self.piece.set(self.piece.get().wrapping_add(1));
+    }
 }
 
 /// A byte stream, with or without TLS.
@@ -142,8 +150,8 @@ pub enum Stream {
 /// What a timer was set for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum TimerTarget {
-    /// The client takes the response.
-    Write,
+    /// The client takes this piece of a streamed response, or the whole of another one.
+    Write(u64),
     /// The client sends what is expected since this change of the phase.
     Read(u64),
 }
@@ -220,7 +228,8 @@ impl Connection {
 
     /// Watches a client that does not take the response.
     fn poll_write_deadline<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
-        let late = self.poll_deadline_timer(cx, TimerTarget::Write, |connection| {
+        let target = TimerTarget::Write(self.state.piece.get());
+        let late = self.poll_deadline_timer(cx, target, |connection| {
             connection.deadlines.extended(connection.deadlines.write, connection.written)
         });
         late.map(|()| Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not take the response")))

@@ -1,18 +1,22 @@
 //! Generic handlers for list, fetch, create, update and delete: the path of a request on one screen.
 
 use super::base_url::absolute_url;
+use super::export::{self, ListAccess, ResourceExport};
 use super::page::PageWriter;
 use super::query::list_request::ListScope;
 use super::query::{ListRequest, ListSpec, Shape};
 use super::view::{self, View};
-use super::{IfMatch, Json, PathId, Problem, list};
-use crate::application::changes::{Patch, UpdateRequest, authorize_new_row, creation_info};
+use super::{IfMatch, Json, PathId, Problem, bulk, list};
+use crate::application::changes::Patch;
+use crate::application::creation::{self, NewResource};
+use crate::application::writes::{self, WritableResource};
 use crate::application::{Authorizer, precondition};
-use crate::authz::{AuthorizedOrgs, Permitted};
+use crate::authz::{AuthorizedOrgs, AuthzResource as _, Permitted};
 use crate::resource::{self, Resource};
 use crate::types::{Id, JsonSize};
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse};
+use serde_json::Value;
 use std::sync::Arc;
 
 /// `GET /`: lists the resources of the organizations in which the list is permitted.
@@ -24,8 +28,27 @@ pub async fn list<R: Resource>(
     request: HttpRequest,
     spec: Arc<ListSpec>,
 ) -> Result<HttpResponse, Problem> {
-    let within = ListScope::of(&request).authorize(&authorizer).await?;
-    let list_request = ListRequest::parse(&request, &spec)?;
+    let access = ListScope::of(&request);
+    list_with::<R, _>(authorizer, request, &spec, access).await
+}
+
+/// Returns a page of the resources to which `access` leads, or their export if the request asks for NDJSON.
+///
+/// # Errors
+/// As [`list`], and those of `access`.
+pub async fn list_with<R: Resource, A: ListAccess>(
+    authorizer: Authorizer,
+    request: HttpRequest,
+    spec: &ListSpec,
+    access: A,
+) -> Result<HttpResponse, Problem> {
+    let within = access.authorize(&authorizer).await?;
+    if export::is_requested(&request) {
+        let export = ResourceExport::<R, A>::new(request.clone(), spec, access, (authorizer, within))?;
+        return export::respond(&request, export).await;
+    }
+    let mut list_request = ListRequest::parse(&request, spec)?;
+    list_request.query.filters.extend(access.filters());
     list_within::<R>(&authorizer, &request, &within, &list_request).await
 }
 
@@ -33,7 +56,7 @@ pub async fn list<R: Resource>(
 ///
 /// # Errors
 /// 503 if the database is unavailable, or the memory for bodies is exhausted.
-pub async fn list_within<R: Resource>(
+async fn list_within<R: Resource>(
     authorizer: &Authorizer,
     request: &HttpRequest,
     within: &Permitted<AuthorizedOrgs>,
@@ -96,22 +119,23 @@ pub async fn fetch<R: Resource>(
     view::fetch_response(&authorizer, &request, &shape, row).await
 }
 
-/// `POST /`: creates a resource.
+/// `POST /`: creates a resource, or all of an array.
 ///
 /// # Errors
 /// 400 if a field is invalid; 403 if the policies do not permit it; 409 if it conflicts with another resource; 413 if it is too
 /// large; 503 if the database is unavailable.
-pub async fn create<R: Resource>(
+pub async fn create<N: NewResource>(
     authorizer: Authorizer,
-    (request, Json(body)): (HttpRequest, Json<R::Body>),
+    (request, Json(body)): (HttpRequest, Json<Value>),
 ) -> Result<HttpResponse, Problem> {
-    let row: R =
-        resource::build_row(&body, creation_info(&authorizer, authorizer.caller().organization.org_id()))?;
-    let row = authorize_new_row(&authorizer, row).await?;
-    let work = authorizer.begin().await?;
-    let row = work.insert(row).await?;
-    work.commit().await?;
-    Ok(created(&request, row.id(), &row))
+    match body {
+        Value::Object(_) => {
+            let row = creation::create(&authorizer, N::parse(body)?).await?;
+            Ok(created(&request, row.id(), &row))
+        }
+        Value::Array(bodies) => bulk::create::<N>(&authorizer, &request, bodies).await,
+        _ => Err(Problem::bad_request("Expected a JSON object, or an array of JSON objects.")),
+    }
 }
 
 /// `PATCH /{id}`: changes some fields of a resource.
@@ -120,27 +144,11 @@ pub async fn create<R: Resource>(
 /// 404 or 403 if the resource is not accessible or the change not permitted; 400 if a field is invalid; 409 if it conflicts with
 /// another resource; 412 if the resource does not have the version in `If-Match`; 413 if it is too large; 503 if the database is
 /// unavailable.
-pub async fn update<R: Resource>(
+pub async fn update<R: WritableResource>(
     authorizer: Authorizer,
     (id, IfMatch(precondition), Json(patch)): (PathId, IfMatch, Json<Patch>),
 ) -> Result<HttpResponse, Problem> {
-    let change = UpdateRequest { patch: &patch, extra_changes: &[], precondition: &precondition };
-    let keep_location = |_: &mut R| None;
-    // Authorized without a lock first, then again on the locked row.
-    let first = change
-        .authorize(
-            &authorizer,
-            &authorizer.reader(),
-            authorizer.lookups().find_unchecked(&id.0).await?,
-            keep_location,
-        )
-        .await?;
-    authorizer.lookups().check_references(&authorizer.reader(), first.references).await?;
-    let work = authorizer.begin().await?;
-    let resource = authorizer.lookups().find_unchecked_in(&work, &id.0).await?;
-    let row = change.authorize(&authorizer, &work.reader(), resource, keep_location).await?.row;
-    let row = work.save(row).await?;
-    work.commit().await?;
+    let row = writes::update::<R>(&authorizer, &id.0, &patch, &precondition).await?;
     Ok(updated(&authorizer, &row))
 }
 
@@ -149,19 +157,11 @@ pub async fn update<R: Resource>(
 /// # Errors
 /// 404 or 403 if the resource is not accessible; 409 if another one refers to it; 412 if it does not have the version in
 /// `If-Match`; 503 if the database is unavailable.
-pub async fn delete<R: Resource>(
+pub async fn delete<R: WritableResource>(
     authorizer: Authorizer,
     (id, IfMatch(precondition)): (PathId, IfMatch),
 ) -> Result<HttpResponse, Problem> {
-    authorizer.lookups().find_authorized::<R>(&id.0).await?;
-    let work = authorizer.begin().await?;
-    let row = authorizer.authorize(
-        authorizer.lookups().find_unchecked_in::<R>(&work, &id.0).await?,
-        &authorizer.request_context(),
-    )?;
-    precondition.check(&row)?;
-    work.delete(&row).await?;
-    work.commit().await?;
+    writes::delete::<R>(&authorizer, &id.0, &precondition).await?;
     Ok(HttpResponse::NoContent().finish())
 }
 

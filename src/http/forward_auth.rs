@@ -193,6 +193,10 @@ fn own_routes(own: &[RouteGroup], engine: &Engine) -> Vec<ForwardRoute> {
         for (path, route) in group.paths() {
             let Ok(pattern) = Pattern::parse(&path.replace(":.*}", "...}")) else { continue };
             let has_id = pattern.segments.contains(&Segment::Placeholder("id".into()));
+            // A decision on one resource says nothing about those that match a filter.
+            if route.selects_by_filter {
+                continue;
+            }
             let meaning = match route.action {
                 None => MatchTemplate::Public,
                 Some(action) => {

@@ -7,8 +7,8 @@
 //! 2. [`cors`] and [`request_middleware`]: request id, limit by address, and the rendering of errors.
 //! 3. [`routes`]: the route with its action, and [`authentication`] of the caller before anything else of the request is read.
 //! 4. [`body`] or [`query`]: the body within the memory of [`body_budget`], or the query string.
-//! 5. [`crud`], or a handler in [`crate::api`]: authorization, then the store.
-//! 6. [`view`], [`page`], [`list`] and [`problem`]: the response, or the error.
+//! 5. [`crud`] or [`bulk`], or a handler in [`crate::api`]: authorization, then the store.
+//! 6. [`view`], [`page`], [`list`], [`export`] and [`problem`]: the response, or the error.
 //!
 //! Errors of the layers below become a [`Problem`] here, and nowhere else.
 
@@ -17,6 +17,7 @@ pub mod base_url;
 pub mod body;
 pub mod body_budget;
 mod body_reader;
+pub mod bulk;
 pub mod connection;
 pub mod connection_limiter;
 pub mod cors;
@@ -24,6 +25,7 @@ pub mod crud;
 pub mod docs;
 pub mod drain;
 pub mod entity_tag;
+pub mod export;
 pub mod forward_auth;
 pub mod list;
 pub mod metrics;

@@ -12,10 +12,12 @@ use utoipa::openapi::{
     Ref, ServerBuilder, tag::TagBuilder,
 };
 
+mod bulk_docs;
 mod list_parameters;
 mod resource_docs;
 
 pub use super::operation_doc::{OperationDoc, enum_query_parameter, header_parameter, query_parameter};
+pub(super) use bulk_docs::{bulk_delete, bulk_update};
 pub(super) use resource_docs::fetch;
 pub use resource_docs::{create, delete, list, list_doc, patch, update};
 

@@ -1,7 +1,9 @@
 //! The OpenAPI operation of a route.
 
+use super::export;
 use super::problem::{OAuthErrorBody, ProblemBody};
 use crate::application::authorizer::EVALUATE_ACTION;
+use crate::application::creation::MAX_ELEMENTS;
 use crate::types::Term;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,7 +13,7 @@ use utoipa::openapi::header::HeaderBuilder;
 use utoipa::openapi::path::{Operation, OperationBuilder, Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::request_body::RequestBodyBuilder;
 use utoipa::openapi::response::{Response, ResponseBuilder};
-use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, Schema, SchemaType, Type};
+use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, OneOfBuilder, Schema, SchemaType, Type};
 use utoipa::openapi::security::SecurityRequirement;
 use utoipa::openapi::{Ref, RefOr, Required};
 use utoipa::{PartialSchema, ToSchema};
@@ -87,6 +89,33 @@ impl OperationDoc {
     pub fn body<T: ToSchema>(mut self, example: Option<Value>) -> Self {
         let schema = self.reference::<T>();
         self.json_body(schema, example)
+    }
+
+    /// Sets the body: one of these, or an array of them.
+    #[must_use]
+    pub(super) fn body_or_array<T: ToSchema>(mut self) -> Self {
+        let schema = one_or_array(self.reference::<T>());
+        self.json_body(schema, None)
+    }
+
+    /// Adds a response with one of these, or an array of them.
+    #[must_use]
+    pub(super) fn response_or_array<T: ToSchema>(mut self, status: u16, description: &str) -> Self {
+        let schema = one_or_array(self.reference::<T>());
+        self.json_response(status, description, schema, None)
+    }
+
+    /// Declares that a list is also available as NDJSON.
+    #[must_use]
+    pub(super) fn or_ndjson(mut self, status: u16) -> Self {
+        if let Some(response) = self.responses.get_mut(&status) {
+            let schema = ObjectBuilder::new()
+                .schema_type(SchemaType::Type(Type::String))
+                .description(Some("One JSON object a line: all items of the list, or as many as `limit`."));
+            let content = ContentBuilder::new().schema(Some(schema)).build();
+            response.content.insert(export::MEDIA_TYPE.to_owned(), content.into());
+        }
+        self
     }
 
     /// Declares the body optional.
@@ -242,6 +271,12 @@ impl std::fmt::Debug for OperationDoc {
     }
 }
 
+/// Returns the schema of one or several values.
+fn one_or_array(schema: Ref) -> RefOr<Schema> {
+    let several = ArrayBuilder::new().items(schema.clone()).min_items(Some(1)).max_items(Some(MAX_ELEMENTS));
+    OneOfBuilder::new().item(schema).item(several).into()
+}
+
 /// Returns the response of a problem with this status.
 pub(super) fn problem(status: u16) -> Response {
     let schema = Ref::from_schema_name(ProblemBody::name());
@@ -281,7 +316,7 @@ pub(super) fn problem_or_oauth_error(status: u16) -> Response {
 }
 
 /// Returns an action as words: `listOrganizationGroups` becomes "List organization groups".
-fn humanize_action(action: &str) -> String {
+pub(super) fn humanize_action(action: &str) -> String {
     let mut words = String::new();
     for (index, letter) in action.chars().enumerate() {
         match letter {

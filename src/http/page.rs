@@ -45,6 +45,22 @@ impl PageWriter {
         })
     }
 
+    /// Creates an empty page without a maximum size.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn unlimited(request: &HttpRequest) -> Result<Self, Problem> {
+        Ok(Self { max: usize::MAX, ..Self::new(request)? })
+    }
+
+    /// Checks that everything was written.
+    ///
+    /// # Errors
+    /// 503 if the budget for bodies is exhausted.
+    pub fn check(&mut self) -> Result<(), Problem> {
+        self.failure.take().map_or(Ok(()), Err)
+    }
+
     /// Returns the maximum size of the page in bytes.
     pub fn max_bytes(&self) -> usize {
         self.max
@@ -96,9 +112,7 @@ impl PageWriter {
         request: &HttpRequest,
         mut response: HttpResponseBuilder,
     ) -> Result<HttpResponse, Problem> {
-        if let Some(problem) = self.failure {
-            return Err(problem);
-        }
+        self.check()?;
         if self.len() == 0 {
             self.chunk.push(b'[');
         }

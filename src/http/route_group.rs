@@ -27,6 +27,8 @@ pub struct Route {
     pub matches_any_method: bool,
     /// Whether a GET route accepts HEAD, too (RFC 9110, section 9.3.2).
     pub answers_head: bool,
+    /// Whether its resources are those that match the query string.
+    pub selects_by_filter: bool,
     pub(super) doc: Arc<dyn OperationDocFn>,
     pub(super) mount: Arc<dyn Fn() -> actix_web::Route + Send + Sync>,
 }

@@ -7,8 +7,10 @@ use super::authentication::{authenticate, authenticate_client};
 use super::openapi;
 use super::query::ListSpec;
 use super::route_group::{OperationDocFn, Route, RouteGroup};
-use super::{Problem, crud};
+use super::{Problem, bulk, crud};
 use crate::application::Authorizer;
+use crate::application::creation::PlainBody;
+use crate::application::writes::WritableResource;
 use crate::resource::Resource;
 use actix_web::http::{Method, StatusCode, header};
 use actix_web::{FromRequest, HttpRequest, HttpResponse, guard, web};
@@ -63,20 +65,54 @@ impl RouteGroup {
     /// Adds `POST /`.
     #[must_use]
     pub fn create<R: Resource>(self, action: &'static str) -> Self {
-        self.post("", action, openapi::create::<R, R::Body>, crud::create::<R>)
+        self.post("", action, openapi::create::<R, R::Body>, crud::create::<PlainBody<R>>)
             .additional_actions(&["referTo"])
     }
 
     /// Adds `PATCH /{id}`.
     #[must_use]
-    pub fn update<R: Resource>(self, action: &'static str) -> Self {
+    pub fn update<R: WritableResource>(self, action: &'static str) -> Self {
         self.patch("/{id}", action, openapi::update::<R>, crud::update::<R>).additional_actions(&["referTo"])
     }
 
     /// Adds `DELETE /{id}`.
     #[must_use]
-    pub fn delete<R: Resource>(self, action: &'static str) -> Self {
+    pub fn delete<R: WritableResource>(self, action: &'static str) -> Self {
         self.remove("/{id}", action, openapi::delete::<R>, crud::delete::<R>)
+    }
+
+    /// Adds `PATCH /` and `DELETE /`, which change all resources that match a filter, among those that `list_action` permits to
+    /// list. The actions have their operation ids with them.
+    #[must_use]
+    pub fn bulk<R: WritableResource>(
+        self,
+        list_action: &'static str,
+        (update_action, update_id): (&'static str, &'static str),
+        (delete_action, delete_id): (&'static str, &'static str),
+    ) -> Self {
+        let spec = Arc::new(ListSpec::for_resource::<R>());
+        let [for_update, for_delete] = [(); 2].map(|()| (Arc::clone(&spec), list_action));
+        let [update_spec, delete_spec] = [(); 2].map(|()| Arc::clone(&spec));
+        self.patch(
+            "",
+            update_action,
+            move || openapi::bulk_update::<R>(&update_spec, update_id),
+            move |authorizer, arguments| bulk::update::<R>(authorizer, arguments, for_update.clone()),
+        )
+        .selects_by_filter(update_id)
+        .remove(
+            "",
+            delete_action,
+            move || openapi::bulk_delete(&delete_spec, delete_id),
+            move |authorizer, request| bulk::delete::<R>(authorizer, request, for_delete.clone()),
+        )
+        .selects_by_filter(delete_id)
+    }
+
+    fn selects_by_filter(self, operation: &'static str) -> Self {
+        self.with_operation_id(operation)
+            .additional_actions(&["referTo"])
+            .update_last(|route| route.selects_by_filter = true)
     }
 
     /// Adds a `GET` with this action.
@@ -234,6 +270,7 @@ impl RouteGroup {
             on_root_organization: false,
             matches_any_method: false,
             answers_head: true,
+            selects_by_filter: false,
             doc: Arc::new(doc),
             mount: Arc::new(mount),
         });

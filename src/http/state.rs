@@ -3,6 +3,7 @@
 use super::Problem;
 use super::body_budget::BodyBudget;
 use super::connection_limiter::ConnectionLimiter;
+use super::export::ExportLimiter;
 use super::forward_auth::ForwardRoutes;
 use super::metrics::Metrics;
 use crate::application::{AppState, SharedState};
@@ -22,6 +23,8 @@ pub struct HttpState {
     pub connection_limiter: Arc<ConnectionLimiter>,
     /// Limits the memory of request and response bodies.
     pub body_budget: Arc<BodyBudget>,
+    /// Limits and counts the exports of lists.
+    pub exports: Arc<ExportLimiter>,
     /// Whether the service drains: it still responds, but is not ready and closes connections.
     pub is_shutting_down: AtomicBool,
     /// The settings.

@@ -123,7 +123,7 @@ impl<R: AuthzResource> AuthzResource for IdRow<R> {
 }
 
 /// A reference from one resource to another.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Reference {
     /// The path of the referring field: `contact`, `participants.0.user`.
     pub field: String,

@@ -298,23 +298,42 @@ impl Store {
         organizations: &Permitted<AuthorizedOrgs>,
         query: &ListQuery,
     ) -> Result<Page<AuditRow>, StoreError> {
+        let mut count = self.audit_select(organizations, query);
+        count.expr_as(Expr::col("seq").count(), "total");
+        let total = match self.db.query_one(&count).await? {
+            Some(row) => i64::try_get(&row, "", "total").map_err(DbErr::from)?,
+            None => 0,
+        };
+        let items = self.uncounted_audit_rows(organizations, query).await?;
+        Ok(Page { items, total: u64::try_from(total).unwrap_or_default() })
+    }
+
+    /// Returns the rows of the page that [`Self::audit_rows`] returns, without counting all of them.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
+    pub async fn uncounted_audit_rows(
+        &self,
+        organizations: &Permitted<AuthorizedOrgs>,
+        query: &ListQuery,
+    ) -> Result<Vec<AuditRow>, StoreError> {
+        let mut select = self.audit_select(organizations, query);
+        let order = query.sort.first().map_or(Order::Asc, |key| key.order.into());
+        select.columns(Column::iter()).order_by("seq", order).limit(query.limit).offset(query.offset);
+        let rows = self.db.query_all(&select).await?;
+        Ok(rows.iter().map(|row| AuditRow::from_query_result(row, "")).collect::<Result<_, _>>()?)
+    }
+
+    /// Selects the entries of these organizations that match the filters.
+    fn audit_select(&self, organizations: &Permitted<AuthorizedOrgs>, query: &ListQuery) -> SelectStatement {
         let mut select = Query::select();
         select.from("audit").cond_where(organization_condition(organizations));
         let dialect = Dialect::from(self.db.get_database_backend());
         for filter in &query.filters {
             select.and_where(condition(dialect, "audit", filter));
         }
-        let mut count: SelectStatement = select.clone();
-        count.expr_as(Expr::col("seq").count(), "total");
-        let total = match self.db.query_one(&count).await? {
-            Some(row) => i64::try_get(&row, "", "total").map_err(DbErr::from)?,
-            None => 0,
-        };
-        let order = query.sort.first().map_or(Order::Asc, |key| key.order.into());
-        select.columns(Column::iter()).order_by("seq", order).limit(query.limit).offset(query.offset);
-        let rows = self.db.query_all(&select).await?;
-        let items = rows.iter().map(|row| AuditRow::from_query_result(row, "")).collect::<Result<_, _>>()?;
-        Ok(Page { items, total: u64::try_from(total).unwrap_or_default() })
+        select
     }
 }
 

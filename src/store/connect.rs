@@ -200,6 +200,19 @@ impl Store {
     ///
     /// If the database is unavailable, or no connection becomes free in time.
     pub async fn begin(&self, actor: AuditActor) -> Result<UnitOfWork, StoreError> {
+        self.begin_with(actor, false).await
+    }
+
+    /// Begins a unit of work that is dropped at its end, and therefore rolled back.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::begin`].
+    pub async fn begin_dry_run(&self, actor: AuditActor) -> Result<UnitOfWork, StoreError> {
+        self.begin_with(actor, true).await
+    }
+
+    async fn begin_with(&self, actor: AuditActor, is_dry_run: bool) -> Result<UnitOfWork, StoreError> {
         let tx = match &self.db {
             Connections::Postgres(pools) => Transaction::Postgres(pools.begin().await?),
             Connections::Sqlite(db) => {
@@ -214,7 +227,7 @@ impl Store {
             }
         };
         let cache = Arc::clone(&self.cache);
-        let pending_revocations = PendingRevocations::new(&self.durability);
+        let pending_revocations = PendingRevocations::new(&self.durability, is_dry_run);
         Ok(UnitOfWork {
             tx,
             cache,

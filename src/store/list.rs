@@ -52,6 +52,22 @@ const READ_BYTES: i64 = 512 * 1024;
 const READ_ROWS: usize = 500;
 
 impl Store {
+    /// Passes the rows of these organizations to `visit`, as [`Reader::list`].
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
+    pub async fn list<R: Resource>(
+        &self,
+        organizations: &Permitted<AuthorizedOrgs>,
+        query: &ListQuery,
+        visit: impl FnMut(Permitted<R>) -> bool,
+    ) -> Result<ListResult, StoreError> {
+        self.reader().list(organizations, query, visit).await
+    }
+}
+
+impl Reader<'_> {
     /// Passes the rows of these organizations one by one to `visit` until it returns false.
     ///
     /// The ids and sizes of the page are read first, then the rows in batches of limited size: neither the process nor
@@ -66,27 +82,14 @@ impl Store {
         query: &ListQuery,
         mut visit: impl FnMut(Permitted<R>) -> bool,
     ) -> Result<ListResult, StoreError> {
-        let dialect = Dialect::from(self.db.get_database_backend());
+        let dialect = Dialect::from(self.0.get_database_backend());
         let select = filtered_select::<R>(dialect, organizations, query);
         let total = match query.skips_total {
             true => None,
             false => Some(self.count_rows::<R>(&select).await?),
         };
         let keys = order::order_keys::<R::Entity>(dialect, table::<R>(), &full_order(&query.sort));
-        let page = match &query.after {
-            Some(position) => select.clone().filter(order::is_after(dialect, &keys, position)),
-            None => select.clone(),
-        };
-        // One row more than the page, which tells whether any follow.
-        let mut rows: Vec<(Id, i64)> = order::sorted(page, &keys)
-            .select_only()
-            .expr_as(id_column::<R>(), "id")
-            .expr_as(stored_size::<R>(), "size")
-            .limit(query.limit.saturating_add(1))
-            .offset(query.offset)
-            .into_tuple()
-            .all(&self.db)
-            .await?;
+        let mut rows = self.page_rows::<R>(dialect, &select, query).await?;
         let has_more = count(rows.len()) > query.limit;
         rows.truncate(usize::try_from(query.limit).unwrap_or(usize::MAX));
         let (mut item_count, mut rest) = (0, rows.as_slice());
@@ -94,7 +97,7 @@ impl Store {
             let (batch, after) = rest.split_at(group_length(rest).min(rest.len()));
             let ids = batch.iter().map(|(id, _)| *id);
             let rows = order::sorted(select.clone().filter(id_column::<R>().is_in(ids)), &keys);
-            for row in rows.into_model::<RowWithOrg<R>>().all(&self.db).await? {
+            for row in rows.into_model::<RowWithOrg<R>>().all(&self.0).await? {
                 let id = row.row.id();
                 let Some(row) = organizations.admit(row.into_unchecked()) else { continue };
                 if !visit(row) {
@@ -113,12 +116,50 @@ impl Store {
     /// The database is unavailable.
     async fn count_rows<R: Resource>(&self, select: &Select<R::Entity>) -> Result<u64, StoreError> {
         let rows = select.clone().select_only().expr_as(id_column::<R>().count(), "total");
-        let total: Option<i64> = rows.into_tuple().one(&self.db).await?;
+        let total: Option<i64> = rows.into_tuple().one(&self.0).await?;
         Ok(u64::try_from(total.unwrap_or_default()).unwrap_or_default())
     }
-}
 
-impl Reader<'_> {
+    /// Returns the ids and sizes of the rows of a page, and one more, which tells whether any follow.
+    ///
+    /// # Errors
+    /// The database is unavailable.
+    async fn page_rows<R: Resource>(
+        &self,
+        dialect: Dialect,
+        select: &Select<R::Entity>,
+        query: &ListQuery,
+    ) -> Result<Vec<(Id, i64)>, StoreError> {
+        let keys = order::order_keys::<R::Entity>(dialect, table::<R>(), &full_order(&query.sort));
+        let page = match &query.after {
+            Some(position) => select.clone().filter(order::is_after(dialect, &keys, position)),
+            None => select.clone(),
+        };
+        let rows = order::sorted(page, &keys)
+            .select_only()
+            .expr_as(id_column::<R>(), "id")
+            .expr_as(stored_size::<R>(), "size")
+            .limit(query.limit.saturating_add(1))
+            .offset(query.offset);
+        Ok(rows.into_tuple().all(&self.0).await?)
+    }
+
+    /// Returns the ids of the rows of these organizations that match a query; one more than its limit, if there are as many.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
+    pub async fn list_ids<R: Resource>(
+        &self,
+        organizations: &Permitted<AuthorizedOrgs>,
+        query: &ListQuery,
+    ) -> Result<Vec<Id>, StoreError> {
+        let dialect = Dialect::from(self.0.get_database_backend());
+        let select = filtered_select::<R>(dialect, organizations, query);
+        let rows = self.page_rows::<R>(dialect, &select, query).await?;
+        Ok(rows.into_iter().map(|(id, _)| id).collect())
+    }
+
     /// Returns those resources that have one of these ids, in the order of the ids, as far as their texts have at most
     /// `max_bytes` together. Their sizes are read first.
     ///

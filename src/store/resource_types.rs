@@ -7,7 +7,7 @@ use crate::resource::Resource;
 use crate::types::{Id, OrgPath};
 use futures_util::future::BoxFuture;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 type PageFn = for<'a> fn(
@@ -16,8 +16,10 @@ type PageFn = for<'a> fn(
     Option<Id>,
     u64,
 ) -> BoxFuture<'a, Result<Vec<(Id, Arc<ResourceEntity>)>, StoreError>>;
-type LoadFn =
-    for<'a> fn(&'a Reader<'a>, Id) -> BoxFuture<'a, Result<Option<Arc<ResourceEntity>>, StoreError>>;
+type LoadFn = for<'a> fn(
+    &'a Reader<'a>,
+    &'a [Id],
+) -> BoxFuture<'a, Result<HashMap<Id, Arc<ResourceEntity>>, StoreError>>;
 type CachedFn = fn(&Store, Id) -> Option<Arc<ResourceEntity>>;
 type LoadAndCacheFn =
     for<'a> fn(&'a Store, Id) -> BoxFuture<'a, Result<Option<Arc<ResourceEntity>>, StoreError>>;
@@ -88,7 +90,7 @@ impl ResourceType {
                 })
             },
             page: |reader, top, after, limit| Box::pin(reader.page::<R>(top, after, limit)),
-            load: |reader, id| Box::pin(reader.resource_entity::<R>(id)),
+            load: |reader, ids| Box::pin(reader.resource_entities::<R>(ids)),
         }
     }
 }
@@ -190,7 +192,7 @@ impl ResourceTypes {
         }
     }
 
-    /// Returns the Cedar entity of a resource from the database; none if there is no such type or resource.
+    /// Returns the Cedar entities of those resources of a type that have one of these ids, from the database.
     ///
     /// # Errors
     ///
@@ -199,12 +201,17 @@ impl ResourceTypes {
         &self,
         reader: &Reader<'_>,
         kind: &str,
-        id: Id,
-    ) -> Result<Option<Arc<ResourceEntity>>, StoreError> {
+        ids: &[Id],
+    ) -> Result<HashMap<Id, Arc<ResourceEntity>>, StoreError> {
         match self.0.get(kind) {
-            Some(kind) => (kind.load)(reader, id).await,
-            None => Ok(None),
+            Some(kind) => (kind.load)(reader, ids).await,
+            None => Ok(HashMap::new()),
         }
+    }
+
+    /// Returns the table of a type; none if there is no such type.
+    pub(super) fn table(&self, kind: &str) -> Option<&'static str> {
+        self.0.get(kind).map(|resource_type| resource_type.table)
     }
 }
 

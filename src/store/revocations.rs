@@ -121,7 +121,7 @@ impl UnstoredRevocations {
     }
 
     /// Removes revocations that have been stored.
-    pub(super) fn remove_stored(&self, stored: &[Revocation], unblocked: Option<Id>) {
+    pub(super) fn remove_stored(&self, stored: &[Revocation], unblocked: &[Id]) {
         if !self.is_any.load(Ordering::Acquire) {
             return;
         }
@@ -130,7 +130,7 @@ impl UnstoredRevocations {
             let is_stored = |new: &Revocation| {
                 (new.user, new.target) == (old.user, old.target) || new.blocks_user(old.user)
             };
-            !(stored.iter().any(is_stored) || unblocked.is_some_and(|user| old.blocks_user(user)))
+            !(stored.iter().any(is_stored) || unblocked.iter().any(|user| old.blocks_user(*user)))
         });
         self.is_any.store(!pending.is_empty(), Ordering::Release);
     }
@@ -142,16 +142,19 @@ pub(super) struct PendingRevocations {
     durability: Arc<Durability>,
     /// They take effect in this process even if they cannot be stored.
     revocations: Mutex<Vec<Revocation>>,
-    /// The user that the unit of work unblocks.
-    unblocked_user: Mutex<Option<Id>>,
+    /// The users that the unit of work unblocks.
+    unblocked_users: Mutex<Vec<Id>>,
+    /// Whether the unit of work is rolled back in any case, so that its revocations never take effect.
+    is_dry_run: bool,
 }
 
 impl PendingRevocations {
-    pub(super) fn new(durability: &Arc<Durability>) -> Self {
+    pub(super) fn new(durability: &Arc<Durability>, is_dry_run: bool) -> Self {
         Self {
             durability: Arc::clone(durability),
             revocations: Mutex::default(),
-            unblocked_user: Mutex::default(),
+            unblocked_users: Mutex::default(),
+            is_dry_run,
         }
     }
 
@@ -173,11 +176,11 @@ impl PendingRevocations {
         let revocations = self.revocations.lock().unwrap_or_else(PoisonError::into_inner);
         match written {
             Ok(()) => {
-                let unblocked_user = *self.unblocked_user.lock().unwrap_or_else(PoisonError::into_inner);
-                self.durability.revocations.remove_stored(&revocations, unblocked_user);
+                let unblocked_users = self.unblocked_users.lock().unwrap_or_else(PoisonError::into_inner);
+                self.durability.revocations.remove_stored(&revocations, &unblocked_users);
                 Ok(())
             }
-            Err(StoreError::NotWritable(cause)) if !revocations.is_empty() => {
+            Err(StoreError::NotWritable(cause)) if !revocations.is_empty() && !self.is_dry_run => {
                 self.durability.revocations.add(&revocations);
                 Err(StoreError::RevocationNotStored(cause))
             }
@@ -208,7 +211,7 @@ impl UnitOfWork {
 
     /// Notes that a user is unblocked.
     pub fn note_user_unblocked(&self, user: Id) {
-        *self.pending_revocations.unblocked_user.lock().unwrap_or_else(PoisonError::into_inner) = Some(user);
+        self.pending_revocations.unblocked_users.lock().unwrap_or_else(PoisonError::into_inner).push(user);
     }
 
     /// Converts the error of a failed statement. If the database is not writable, the noted revocations take effect.

@@ -1,7 +1,7 @@
 //! Rows of resources: find, insert, save, delete.
 
 use super::org_tree::{is_within, owner_org};
-use super::{Reader, Store, StoreError, UnitOfWork};
+use super::{Reader, ResourceTypes, Store, StoreError, UnitOfWork};
 use crate::authz::{AuthzResource, Permitted, ResourceEntity, Unchecked};
 use crate::resource::Resource;
 use crate::types::{Id, JsonSize, OrgPath, Timestamp};
@@ -10,10 +10,14 @@ use sea_orm::{
     ActiveModelTrait as _, ConnectionTrait, DbErr, EntityTrait, FromQueryResult, JoinType, QueryFilter,
     QueryOrder, QueryResult, QuerySelect, Select, TryGetable,
 };
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 /// The maximum size of a resource, in bytes as JSON: 256 KiB.
 const MAX_RESOURCE_BYTES: usize = 256 * 1024;
+
+/// The maximum number of ids in a query.
+const MAX_IDS: usize = 1000;
 
 /// The columns of the table of a resource.
 type Column<R> = <<R as Resource>::Entity as EntityTrait>::Column;
@@ -132,18 +136,22 @@ impl Reader<'_> {
         Ok(rows.into_iter().map(RowWithOrg::into_id_and_entity).collect())
     }
 
-    /// Returns the Cedar entity of a resource; none if there is no such resource.
+    /// Returns the Cedar entities of those resources that have one of these ids.
     ///
     /// # Errors
     ///
     /// If the database is unavailable.
-    pub async fn resource_entity<R: Resource>(
+    pub async fn resource_entities<R: Resource>(
         &self,
-        id: Id,
-    ) -> Result<Option<Arc<ResourceEntity>>, StoreError> {
-        let select = select_decision_columns::<R>().filter(id_column::<R>().eq(id));
-        let row = select.into_model::<RowWithOrg<R::DecisionRow>>().one(&self.0).await?;
-        Ok(row.map(|row| row.into_id_and_entity().1))
+        ids: &[Id],
+    ) -> Result<HashMap<Id, Arc<ResourceEntity>>, StoreError> {
+        let mut entities = HashMap::with_capacity(ids.len());
+        for batch in ids.chunks(MAX_IDS) {
+            let select = select_decision_columns::<R>().filter(id_column::<R>().is_in(batch.iter().copied()));
+            let rows = select.into_model::<RowWithOrg<R::DecisionRow>>().all(&self.0).await?;
+            entities.extend(rows.into_iter().map(RowWithOrg::into_id_and_entity));
+        }
+        Ok(entities)
     }
 }
 
@@ -212,6 +220,54 @@ impl UnitOfWork {
             .lock(LockType::Update);
         self.tx.query_one(&lock).await?;
         self.reader().find(id).await
+    }
+
+    /// Locks the rows with these ids until the unit of work ends, in the order of the ids: two units of work that lock some of
+    /// the same rows do not wait for each other.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
+    pub async fn lock_rows<R: Resource>(&self, ids: &[Id]) -> Result<(), StoreError> {
+        self.lock_ids(table::<R>(), ids.to_vec(), LockType::Update).await
+    }
+
+    /// Locks the rows that new ones refer to against deletion, in the order of their types and ids. Inserting them one by one
+    /// would lock them in another order.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
+    pub async fn lock_references(
+        &self,
+        types: &ResourceTypes,
+        references: impl IntoIterator<Item = (&'static str, Id)>,
+    ) -> Result<(), StoreError> {
+        let mut ids: BTreeMap<&str, Vec<Id>> = BTreeMap::new();
+        for (kind, id) in references {
+            if let Some(table) = types.table(kind) {
+                ids.entry(table).or_default().push(id);
+            }
+        }
+        for (table, ids) in ids {
+            self.lock_ids(table, ids, LockType::KeyShare).await?;
+        }
+        Ok(())
+    }
+
+    async fn lock_ids(&self, table: &str, mut ids: Vec<Id>, lock: LockType) -> Result<(), StoreError> {
+        ids.sort_unstable();
+        ids.dedup();
+        for batch in ids.chunks(MAX_IDS) {
+            let mut rows = Query::select();
+            rows.column(Alias::new("id"))
+                .from(Alias::new(table))
+                .and_where(Expr::col("id").is_in(batch.iter().copied()))
+                .order_by("id", Order::Asc)
+                .lock(lock);
+            self.tx.query_all(&rows).await?;
+        }
+        Ok(())
     }
 
     /// Inserts a new resource.

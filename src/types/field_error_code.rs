@@ -82,7 +82,7 @@ field_error_codes! {
     NotFound = "not_found",
     /// The value is not allowed for this caller or resource.
     NotAllowed = "not_allowed",
-    /// The field cannot be combined with another field of the request.
+    /// The field cannot be combined with another field of the request, or the element conflicts with stored resources.
     Conflict = "conflict",
     /// Another resource already has this value.
     AlreadyInUse = "already_in_use",

@@ -47,6 +47,7 @@ mod example_clients;
 mod example_documents;
 mod explain_command;
 mod explanations;
+mod exports;
 mod external_domains;
 mod forward;
 mod forward_routes;

@@ -18,7 +18,8 @@ client.use({
 const created = await client.POST("/v2/conversations", {
   body: { name: "Opening hours", messages: [{ type: "text", text: "When do you open?" }] },
 });
-if (!created.data) throw new Error(created.error.detail);
+// An array in the body creates several, and the response is an array, too.
+if (!created.data || Array.isArray(created.data)) throw new Error(JSON.stringify(created.error));
 console.log("created", created.data.id);
 
 const list = await client.GET("/v2/conversations", { params: { query: { sort: ["-createdAt"], limit: 10 } } });

@@ -153,7 +153,7 @@ async fn find_resource(
         return Ok(evaluation::resolve_resource(authorizer, resource).await?);
     }
     let found = match resource.id.parse() {
-        Ok(id) => types.load(&authorizer.reader(), resource.kind, id).await?,
+        Ok(id) => types.load(&authorizer.reader(), resource.kind, &[id]).await?.remove(&id),
         Err(_) => None,
     };
     Ok(found.map_or(ResolvedResource::NotFound, ResolvedResource::Found))

@@ -2,6 +2,7 @@
 
 use super::OperationDoc;
 use crate::http::query::field::{MAX_FILTER, ValueKind};
+use crate::http::query::selection::DRY_RUN;
 use crate::http::query::value::{MAX_CONTAINS, MAX_VALUES};
 use crate::http::query::{DEFAULT_LIMIT, ListSpec, MAX_LIMIT, QueryField};
 use serde_json::{Value, json};
@@ -36,7 +37,7 @@ pub(super) fn list_parameters(doc: OperationDoc, spec: &ListSpec) -> OperationDo
             cursor,
         ));
     }
-    doc = doc
+    let doc = doc
         .parameter(list_parameter(
             "sort",
             "Fields to sort by, each once, `-` before one for descending: `a,-b`. Items without a value are last.",
@@ -47,6 +48,11 @@ pub(super) fn list_parameters(doc: OperationDoc, spec: &ListSpec) -> OperationDo
             "Whether the items are counted for `X-Total-Count`. `false` is faster on long lists.",
             ObjectBuilder::new().schema_type(SchemaType::Type(Type::Boolean)).default(Some(json!(true))),
         ));
+    filter_parameters(doc, spec)
+}
+
+/// Adds the parameters of the filters.
+pub(super) fn filter_parameters(mut doc: OperationDoc, spec: &ListSpec) -> OperationDoc {
     for field in &spec.fields {
         doc = doc.parameter(filter_parameter(field));
         if field.free_objects.is_some() {
@@ -57,6 +63,16 @@ pub(super) fn list_parameters(doc: OperationDoc, spec: &ListSpec) -> OperationDo
         doc = doc.parameter(org_path_parameter());
     }
     doc
+}
+
+/// Returns the parameter of a dry run.
+pub(super) fn dry_run_parameter() -> Parameter {
+    let schema =
+        ObjectBuilder::new().schema_type(SchemaType::Type(Type::Boolean)).default(Some(json!(false)));
+    builder(DRY_RUN, "Whether nothing is changed, and the response says what would be.")
+        .schema(Some(schema))
+        .example(Some(json!(true)))
+        .build()
 }
 
 fn text() -> ObjectBuilder {

@@ -32,6 +32,7 @@ pub fn list_doc<T: ToSchema>(doc: OperationDoc, spec: &ListSpec) -> OperationDoc
         Type::String,
         "The absolute URL of the next page, with all filters: `<…>; rel=\"next\"`.",
     )
+    .or_ndjson(200)
     .problems(&[400, 404])
 }
 
@@ -87,12 +88,13 @@ pub fn create<R: Resource, B: ToSchema>() -> OperationDoc {
     OperationDoc::from_action()
         .describe(
             "Creates a resource in the organization that `organization` names, by default that of the caller. Resources that \
-             it refers to must exist and be accessible.",
+             it refers to must exist and be accessible.\n\nAn array of at most 1000 creates all resources or none; an error names \
+             the index, such as `[3].name`.",
         )
-        .body::<B>(None)
-        .response::<R>(201, "The new resource.", None)
-        .response_header(201, "Location", Type::String, "The URL of the new resource.")
-        .response_header(201, "ETag", Type::String, "The version of the resource.")
+        .body_or_array::<B>()
+        .response_or_array::<R>(201, "The new resource, or an array of the new resources.")
+        .response_header(201, "Location", Type::String, "The URL of the new resource. Absent for an array.")
+        .response_header(201, "ETag", Type::String, "The version of the resource. Absent for an array.")
         .problems(&[409])
 }
 
@@ -103,25 +105,35 @@ pub fn update<R: Resource>() -> OperationDoc {
 
 /// Documents `PATCH /{id}` of a resource whose update has further fields.
 pub fn patch<R: Resource>(body: RefOr<Schema>) -> OperationDoc {
-    let mut doc = OperationDoc::from_action()
+    let doc = OperationDoc::from_action()
         .describe(
             "Sets the fields in the body and leaves the others unchanged. Nested objects and arrays are replaced. `null` clears \
              a field. The response contains the resource only if the caller may fetch it.",
         )
         .path_id("id", "The id of the resource.");
     let name = format!("{}Patch", R::TYPE);
-    if let RefOr::T(Schema::Object(body)) = body {
-        let mut patch = body;
-        patch.required = Vec::new();
-        patch.description = Some("The fields to set.".into());
-        doc.schemas.push((name.clone(), RefOr::T(Schema::Object(patch))));
-    }
-    R::Body::schemas(&mut doc.schemas);
+    let doc = patch_body::<R>(body, &name, doc);
     if_match(doc.json_body(Ref::from_schema_name(name), None))
         .response::<R>(200, "The changed resource.", None)
         .response_header(200, "ETag", Type::String, "The version of the resource.")
         .empty_response(204, "The resource was changed. The caller may not fetch it.")
         .problems(&[404, 409])
+}
+
+/// Adds the schema of a patch of a resource under this name.
+pub(super) fn patch_body<R: Resource>(
+    body: RefOr<Schema>,
+    name: &str,
+    mut doc: OperationDoc,
+) -> OperationDoc {
+    if let RefOr::T(Schema::Object(body)) = body {
+        let mut patch = body;
+        patch.required = Vec::new();
+        patch.description = Some("The fields to set.".into());
+        doc.schemas.push((name.to_owned(), RefOr::T(Schema::Object(patch))));
+    }
+    R::Body::schemas(&mut doc.schemas);
+    doc
 }
 
 /// Documents `DELETE /{id}` of a resource.

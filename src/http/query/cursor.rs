@@ -64,7 +64,7 @@ pub fn decode(
 
 /// Returns the value of a field from its JSON; none if it has another type.
 #[expect(clippy::option_option, reason = "the inner one is null")]
-fn decode_value(field: &QueryField, value: &Value) -> Option<Option<FilterValue>> {
+pub(super) fn decode_value(field: &QueryField, value: &Value) -> Option<Option<FilterValue>> {
     if value.is_null() {
         return Some(None);
     }

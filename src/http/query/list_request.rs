@@ -80,29 +80,49 @@ pub struct ListRequest {
     other_parameters: Vec<(String, String)>,
     /// The digest of the list in its cursors.
     digest: String,
-    /// The fields in cursors; none if pages are given by `offset` only.
-    cursor_fields: Option<Vec<QueryField>>,
+    /// The fields of all columns of the order; empty for a list of something else than resources.
+    order_fields: Vec<QueryField>,
+    /// The maximum of `limit`.
+    max_limit: u64,
 }
 
 /// The parameters that are no filters. Each is given once.
 const FIXED: [&str; 5] = ["limit", "offset", "sort", "after", "total"];
 
 impl ListRequest {
-    /// Parses the query string of a list.
-    ///
-    /// # Errors
-    /// 400 with the invalid parameters. Unknown ones are invalid, because a misspelled filter would return everything.
-    pub fn parse(request: &HttpRequest, spec: &ListSpec) -> Result<Self, Problem> {
-        let types = &WorkerState::from_request(request)?.app.resource_types;
-        let pairs = body::query_pairs(request)?;
-        let mut parsed = Self {
+    /// Creates the request of the first page of a list without filters.
+    pub(super) fn new(max_limit: u64) -> Self {
+        Self {
             query: ListQuery { limit: DEFAULT_LIMIT, ..ListQuery::default() },
             shape: Shape::default(),
             has_offset: false,
             other_parameters: Vec::new(),
             digest: String::new(),
-            cursor_fields: None,
-        };
+            order_fields: Vec::new(),
+            max_limit,
+        }
+    }
+
+    /// Parses the query string of a list.
+    ///
+    /// # Errors
+    /// 400 with the invalid parameters. Unknown ones are invalid, because a misspelled filter would return everything.
+    pub fn parse(request: &HttpRequest, spec: &ListSpec) -> Result<Self, Problem> {
+        Self::parse_with_limit(request, spec, MAX_LIMIT)
+    }
+
+    /// Parses the query string of an export, whose `limit` may be larger than a page.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn parse_export(request: &HttpRequest, spec: &ListSpec) -> Result<Self, Problem> {
+        Self::parse_with_limit(request, spec, i64::MAX.unsigned_abs())
+    }
+
+    fn parse_with_limit(request: &HttpRequest, spec: &ListSpec, max_limit: u64) -> Result<Self, Problem> {
+        let types = &WorkerState::from_request(request)?.app.resource_types;
+        let pairs = body::query_pairs(request)?;
+        let mut parsed = Self::new(max_limit);
         let (mut errors, mut seen, mut after) = (Vec::new(), Vec::new(), None);
         let mut of_list = Vec::new();
         for (name, text) in pairs {
@@ -139,7 +159,7 @@ impl ListRequest {
         }
         if spec.resource.is_some() {
             parsed.digest = cursor::list_digest(request.path(), &of_list);
-            parsed.cursor_fields = cursor_fields(spec, &parsed.query.sort);
+            parsed.order_fields = order_fields(spec, &parsed.query.sort);
         }
         if let Some(after) = after
             && let Err(error) = parsed.set_after(&after)
@@ -150,9 +170,18 @@ impl ListRequest {
     }
 
     /// Sets a parameter.
-    fn set(&mut self, spec: &ListSpec, name: &str, text: &str, seen: &[String]) -> Result<(), InvalidValue> {
+    ///
+    /// # Errors
+    /// The value is invalid, or there is no such parameter.
+    pub(super) fn set(
+        &mut self,
+        spec: &ListSpec,
+        name: &str,
+        text: &str,
+        seen: &[String],
+    ) -> Result<(), InvalidValue> {
         match name {
-            "limit" => self.query.limit = parse_number(text, 1, MAX_LIMIT)?,
+            "limit" => self.query.limit = parse_number(text, 1, self.max_limit)?,
             "offset" => {
                 self.query.offset = parse_number(text, 0, i64::MAX.unsigned_abs())?;
                 self.has_offset = true;
@@ -178,8 +207,28 @@ impl ListRequest {
             let message = "cannot be combined with `offset`";
             return Err(InvalidValue::new(FieldErrorCode::Conflict, message));
         }
-        let fields = self.cursor_fields.as_deref().unwrap_or_default();
+        let fields = self.cursor_fields().unwrap_or_default();
         self.query.after = Some(cursor::decode(&self.digest, fields, text)?);
+        Ok(())
+    }
+
+    /// Returns the fields in cursors; none if the values of one are too long, or the list is none of resources.
+    fn cursor_fields(&self) -> Option<&[QueryField]> {
+        let fields = self.order_fields.as_slice();
+        (!fields.is_empty() && fields.iter().all(|field| field.is_cursor_key)).then_some(fields)
+    }
+
+    /// Continues after the resource with this JSON.
+    ///
+    /// # Errors
+    /// 500 if the resource does not have the fields of the order.
+    pub fn continue_after(&mut self, last: &Map<String, Value>) -> Result<(), Problem> {
+        let value =
+            |field: &QueryField| cursor::decode_value(field, last.get(&field.name).unwrap_or(&Value::Null));
+        let position: Option<Vec<_>> = self.order_fields.iter().map(value).collect();
+        let position = position.ok_or_else(|| Problem::internal("a resource has no position in its list"))?;
+        self.query.after = Some(position);
+        self.query.offset = 0;
         Ok(())
     }
 
@@ -194,7 +243,7 @@ impl ListRequest {
         }
         let mut pairs = self.other_parameters.clone();
         pairs.push(("limit".to_owned(), self.query.limit.to_string()));
-        match (self.has_offset, &self.cursor_fields, last) {
+        match (self.has_offset, self.cursor_fields(), last) {
             (false, Some(fields), Some(last)) => {
                 let value = |field: &QueryField| last.get(&field.name).cloned().unwrap_or(Value::Null);
                 let position: Vec<Value> = fields.iter().map(value).collect();
@@ -224,13 +273,11 @@ fn accepted(spec: &ListSpec) -> String {
     names.join(", ")
 }
 
-/// Returns the fields of all columns of the order; none if the values of one are too long for a cursor.
-fn cursor_fields(spec: &ListSpec, sort: &[SortKey]) -> Option<Vec<QueryField>> {
-    let find = |key: &SortKey| {
-        let field = spec.fields.iter().find(|field| field.column_name() == Some(&key.column))?;
-        field.is_cursor_key.then(|| field.clone())
-    };
-    full_order(sort).iter().map(find).collect()
+/// Returns the fields of all columns of the order.
+fn order_fields(spec: &ListSpec, sort: &[SortKey]) -> Vec<QueryField> {
+    let find =
+        |key: &SortKey| spec.fields.iter().find(|field| field.column_name() == Some(&key.column)).cloned();
+    full_order(sort).iter().filter_map(find).collect()
 }
 
 /// Checks `orgPath`, whose organization [`ListScope`] reads.
@@ -246,7 +293,11 @@ fn check_org_path(text: &str, seen: &[String]) -> Result<(), InvalidValue> {
     Ok(())
 }
 
-fn parse_boolean(text: &str) -> Result<bool, InvalidValue> {
+/// Parses a truth value.
+///
+/// # Errors
+/// It is neither `true` nor `false`.
+pub(super) fn parse_boolean(text: &str) -> Result<bool, InvalidValue> {
     match text {
         "true" => Ok(true),
         "false" => Ok(false),

@@ -5,13 +5,16 @@
 //! - [`cursor`]: where a page begins.
 //! - [`shape`]: `select`, `populate` and `include`.
 //! - [`list_request`]: the query string of a list.
+//! - [`selection`]: the query string of a request that changes all resources that match.
 
 pub mod cursor;
 pub mod field;
 pub mod list_request;
+pub mod selection;
 pub mod shape;
 pub mod value;
 
 pub use field::{ListSpec, QueryField};
 pub use list_request::{DEFAULT_LIMIT, ListRequest, MAX_LIMIT};
+pub use selection::SelectionRequest;
 pub use shape::Shape;

@@ -78,7 +78,12 @@ pub struct Filter {
 impl Filter {
     /// The condition that a column has this value.
     pub fn equal(column: &str, value: FilterValue) -> Self {
-        let test = Test::OneOf { values: vec![value], or_null: false };
+        Self::one_of(column, vec![value])
+    }
+
+    /// The condition that a column has one of these values.
+    pub fn one_of(column: &str, values: Vec<FilterValue>) -> Self {
+        let test = Test::OneOf { values, or_null: false };
         Self { field: Field::Column(column.to_owned()), test, is_negated: false }
     }
 

@@ -1,0 +1,379 @@
+//! Exports of lists as NDJSON: one JSON object a line, streamed in batches. The memory of an export does not depend on the length
+//! of the list.
+//!
+//! Before each batch the caller is authenticated and authorized again. An export that fails ends without the last chunk of its
+//! body, which clients report as an error.
+
+use super::authentication::authenticate_again;
+use super::body_budget::Reservation;
+use super::connection::ConnectionState;
+use super::paced_body::CHUNK_SIZE;
+use super::page::PageWriter;
+use super::query::list_request::ListScope;
+use super::query::{ListRequest, ListSpec};
+use super::request_info::RequestInfo;
+use super::state::WorkerState;
+use super::view::View;
+use super::{FieldError, Problem, body};
+use crate::application::{Authorizer, Error};
+use crate::authz::{AuthorizedOrgs, Permitted};
+use crate::resource::{self, Resource};
+use crate::store::Filter;
+use crate::types::{FieldErrorCode, JsonSize};
+use actix_web::body::BodyStream;
+use actix_web::http::{Method, header};
+use actix_web::web::Bytes;
+use actix_web::{HttpMessage, HttpRequest, HttpResponse};
+use futures_util::stream;
+use serde::Serialize;
+use std::marker::PhantomData;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+/// The media type.
+pub const MEDIA_TYPE: &str = "application/x-ndjson";
+
+/// The size at which a batch is complete, in bytes.
+const BATCH_BYTES: usize = 128 * 1024;
+/// The maximum number of items in a batch.
+const BATCH_ITEMS: u64 = 500;
+/// The memory that an export reserves: a batch, its rows and the largest item.
+const RESERVED_BYTES: usize = 1024 * 1024;
+
+/// Limits and counts the exports of the process.
+#[derive(Debug)]
+pub struct ExportLimiter {
+    max: usize,
+    running: AtomicUsize,
+    refused: AtomicU64,
+    aborted: AtomicU64,
+}
+
+impl ExportLimiter {
+    /// Creates a limit on simultaneous exports.
+    pub fn new(max: usize) -> Arc<Self> {
+        Arc::new(Self {
+            max,
+            running: AtomicUsize::new(0),
+            refused: AtomicU64::new(0),
+            aborted: AtomicU64::new(0),
+        })
+    }
+
+    /// Returns the number of exports that are being sent.
+    pub fn running(&self) -> usize {
+        self.running.load(Ordering::Relaxed)
+    }
+
+    /// Returns the number of exports that were refused because of the limit.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Returns the number of exports that ended early: by an error, or because the client disconnected.
+    pub fn aborted(&self) -> u64 {
+        self.aborted.load(Ordering::Relaxed)
+    }
+
+    /// Begins an export.
+    ///
+    /// # Errors
+    /// 503 `busy` if there are as many exports as permitted.
+    fn begin(self: &Arc<Self>) -> Result<ExportSlot, Problem> {
+        let add = |running: usize| (running < self.max).then_some(running + 1);
+        if self.running.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_err() {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+            return Err(Error::unavailable("busy", "Too many exports at once. Try again later.").into());
+        }
+        Ok(ExportSlot { limiter: Arc::clone(self), is_complete: false })
+    }
+}
+
+/// A running export.
+#[derive(Debug)]
+struct ExportSlot {
+    limiter: Arc<ExportLimiter>,
+    is_complete: bool,
+}
+
+impl Drop for ExportSlot {
+    fn drop(&mut self) {
+        self.limiter.running.fetch_sub(1, Ordering::Relaxed);
+        if !self.is_complete {
+            self.limiter.aborted.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Returns whether a request asks for NDJSON rather than JSON.
+pub fn is_requested(request: &HttpRequest) -> bool {
+    let accepted = |wanted: &str| {
+        let values = request.headers().get_all(header::ACCEPT).filter_map(|value| value.to_str().ok());
+        let ranges = values.flat_map(|value| value.split(','));
+        ranges.filter_map(|range| quality_of(range, wanted)).fold(0.0, f32::max)
+    };
+    let quality = accepted(MEDIA_TYPE);
+    quality > 0.0 && quality >= accepted("application/json")
+}
+
+/// Returns the quality of a media range (RFC 9110, section 12.4.2); none if it is not exactly this media type.
+fn quality_of(range: &str, wanted: &str) -> Option<f32> {
+    let mut parts = range.split(';').map(str::trim);
+    if !parts.next()?.eq_ignore_ascii_case(wanted) {
+        return None;
+    }
+    let quality = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
+    Some(quality.map_or(1.0, |quality| quality.parse().unwrap_or(0.0)))
+}
+
+/// The items of an export.
+pub trait ExportSource: 'static {
+    /// Writes the next items to a batch. Returns whether others follow.
+    ///
+    /// # Errors
+    /// The caller may no longer list them, or the database is unavailable.
+    fn write_batch(&mut self, batch: &mut Batch) -> impl Future<Output = Result<bool, Problem>>;
+}
+
+/// The lines that are sent next.
+#[derive(Debug, Default)]
+pub struct Batch {
+    lines: Vec<u8>,
+}
+
+impl Batch {
+    /// Returns whether another item belongs in the next batch.
+    pub fn is_full(&self) -> bool {
+        self.lines.len() >= BATCH_BYTES
+    }
+
+    /// Writes an item.
+    ///
+    /// # Errors
+    /// 500 if it cannot be serialized.
+    pub fn push(&mut self, item: &impl Serialize) -> Result<(), Problem> {
+        serde_json::to_writer(&mut self.lines, item).map_err(Problem::internal)?;
+        self.lines.push(b'\n');
+        Ok(())
+    }
+}
+
+/// How many items of an export are left, and how many a batch has at most.
+#[derive(Debug, Clone, Copy)]
+pub struct ItemLimit(Option<u64>);
+
+impl ItemLimit {
+    /// Returns the maximum number of items in the next batch.
+    pub fn of_batch(self) -> u64 {
+        self.0.map_or(BATCH_ITEMS, |left| left.min(BATCH_ITEMS))
+    }
+
+    /// Counts the items of a batch. Returns whether others may follow.
+    pub fn count(&mut self, items: u64) -> bool {
+        self.0 = self.0.map(|left| left.saturating_sub(items));
+        self.0 != Some(0)
+    }
+}
+
+/// Parses the query string of an export. `limit` is the number of its items; without it there is none.
+///
+/// # Errors
+/// 400 with the invalid parameters.
+pub fn parse_request(request: &HttpRequest, spec: &ListSpec) -> Result<(ListRequest, ItemLimit), Problem> {
+    let mut list_request = ListRequest::parse_export(request, spec)?;
+    if body::query_value(request, "total").is_some_and(|total| total == "true") {
+        let error =
+            FieldError::new("total", FieldErrorCode::NotAllowed, "the items of an export are not counted");
+        return Err(Problem::invalid_fields(vec![error]));
+    }
+    list_request.query.skips_total = true;
+    let limit = body::query_value(request, "limit").map(|_| list_request.query.limit);
+    Ok((list_request, ItemLimit(limit)))
+}
+
+/// The stream of an export.
+struct ExportStream<S> {
+    source: S,
+    /// The rest of the batch.
+    bytes: Bytes,
+    has_more: bool,
+    slot: ExportSlot,
+    _reservation: Reservation,
+    connection: Option<Rc<ConnectionState>>,
+    request_id: Arc<str>,
+}
+
+impl<S: ExportSource> ExportStream<S> {
+    /// Returns the next piece of the body; none at its end.
+    ///
+    /// # Errors
+    /// Those of the source.
+    async fn next_piece(&mut self) -> Result<Option<Bytes>, Problem> {
+        while self.bytes.is_empty() {
+            if !self.has_more {
+                self.slot.is_complete = true;
+                return Ok(None);
+            }
+            let mut batch = Batch::default();
+            let written = self.source.write_batch(&mut batch).await;
+            self.has_more = written.inspect_err(|problem| {
+                let request_id = &self.request_id;
+                tracing::warn!(code = problem.code, %request_id, "an export ended early");
+            })?;
+            self.bytes = batch.lines.into();
+        }
+        if let Some(connection) = &self.connection {
+            connection.begin_piece();
+        }
+        Ok(Some(self.bytes.split_to(self.bytes.len().min(CHUNK_SIZE))))
+    }
+}
+
+impl<S> Drop for ExportStream<S> {
+    fn drop(&mut self) {
+        if let Some(connection) = &self.connection {
+            connection.set_large_response(false);
+        }
+    }
+}
+
+/// Returns 200 with the items. The first batch is written before the response begins, so that its errors have their status.
+///
+/// # Errors
+/// 503 if there are too many exports, or the memory for bodies is exhausted; those of the source.
+pub async fn respond<S: ExportSource>(request: &HttpRequest, source: S) -> Result<HttpResponse, Problem> {
+    let state = WorkerState::from_request(request)?;
+    let mut stream = ExportStream {
+        source,
+        bytes: Bytes::new(),
+        has_more: true,
+        slot: state.http.exports.begin()?,
+        _reservation: state.http.body_budget.reserve(RESERVED_BYTES)?,
+        connection: None,
+        request_id: request_id(request),
+    };
+    let first = stream.next_piece().await?;
+    if request.method() == Method::HEAD {
+        stream.slot.is_complete = true;
+        return Ok(HttpResponse::Ok().content_type(MEDIA_TYPE).finish());
+    }
+    if first.is_some()
+        && let Some(connection) = ConnectionState::from_request(request)
+    {
+        connection.set_large_response(true);
+        stream.connection = Some(Rc::clone(connection));
+    }
+    let pieces = stream::try_unfold((first, stream), |(first, mut stream)| async move {
+        let piece = match first {
+            Some(first) => Some(first),
+            None => stream.next_piece().await?,
+        };
+        Ok::<_, Problem>(piece.map(|piece| (piece, (None, stream))))
+    });
+    Ok(HttpResponse::Ok().content_type(MEDIA_TYPE).body(BodyStream::new(pieces)))
+}
+
+fn request_id(request: &HttpRequest) -> Arc<str> {
+    request.extensions().get::<RequestInfo>().map_or_else(|| "".into(), |info| Arc::clone(info.id()))
+}
+
+/// Which resources a list has.
+pub trait ListAccess: 'static {
+    /// Authorizes the list, and returns the organizations in which it is permitted.
+    ///
+    /// # Errors
+    /// 404 or 403 if it is permitted in none of them; 503 if the database is unavailable.
+    fn authorize(
+        &self,
+        authorizer: &Authorizer,
+    ) -> impl Future<Output = Result<Permitted<AuthorizedOrgs>, Problem>>;
+
+    /// Returns the filters in addition to those of the query string.
+    fn filters(&self) -> Vec<Filter> {
+        Vec::new()
+    }
+}
+
+impl ListAccess for ListScope {
+    async fn authorize(&self, authorizer: &Authorizer) -> Result<Permitted<AuthorizedOrgs>, Problem> {
+        Ok(Self::authorize(self, authorizer).await?)
+    }
+}
+
+/// The export of a list of resources.
+pub struct ResourceExport<R, A> {
+    request: HttpRequest,
+    access: A,
+    action: &'static str,
+    /// The authorization of the first batch.
+    first: Option<(Authorizer, Permitted<AuthorizedOrgs>)>,
+    list_request: ListRequest,
+    limit: ItemLimit,
+    resource: PhantomData<fn() -> R>,
+}
+
+impl<R: Resource, A: ListAccess> ResourceExport<R, A> {
+    /// Creates the export of a list that was authorized.
+    ///
+    /// # Errors
+    /// 400 with the invalid parameters.
+    pub fn new(
+        request: HttpRequest,
+        spec: &ListSpec,
+        access: A,
+        (authorizer, within): (Authorizer, Permitted<AuthorizedOrgs>),
+    ) -> Result<Self, Problem> {
+        let (mut list_request, limit) = parse_request(&request, spec)?;
+        list_request.query.filters.extend(access.filters());
+        let action = authorizer.action();
+        let first = Some((authorizer, within));
+        Ok(Self { request, access, action, first, list_request, limit, resource: PhantomData })
+    }
+}
+
+impl<R: Resource, A: ListAccess> ExportSource for ResourceExport<R, A> {
+    async fn write_batch(&mut self, batch: &mut Batch) -> Result<bool, Problem> {
+        let (authorizer, within) = match self.first.take() {
+            Some(first) => first,
+            None => {
+                let authorizer = authenticate_again(&self.request, self.action).await?;
+                let within = self.access.authorize(&authorizer).await?;
+                (authorizer, within)
+            }
+        };
+        self.list_request.query.limit = self.limit.of_batch();
+        let shape = &self.list_request.shape;
+        let (mut rows, mut last, mut failure) = (Vec::new(), None, None);
+        let (mut bytes, is_plain) = (0_usize, shape.is_plain());
+        let visit = |row: Permitted<R>| {
+            if batch.is_full() || bytes >= BATCH_BYTES || failure.is_some() {
+                return false;
+            }
+            last = Some(row.clone());
+            if is_plain {
+                failure = batch.push(&row).err();
+            } else {
+                bytes = bytes.saturating_add(JsonSize::of(&row).bytes);
+                rows.push(row);
+            }
+            true
+        };
+        let listed = authorizer.reader().list::<R>(&within, &self.list_request.query, visit).await?;
+        if let Some(problem) = failure {
+            return Err(problem);
+        }
+        if !rows.is_empty() {
+            // What they refer to is loaded for all of them together.
+            let max_bytes = PageWriter::new(&self.request)?.max_bytes();
+            let view = View::load(&authorizer, shape, &self.request, &rows, max_bytes).await?;
+            for row in &rows {
+                batch.push(&view.json(row)?)?;
+            }
+        }
+        if let Some(last) = last {
+            self.list_request.continue_after(&resource::to_json_object(&last)?)?;
+        }
+        Ok(self.limit.count(listed.item_count) && listed.has_more)
+    }
+}
