@@ -26,7 +26,7 @@ use crate::http::connection::Deadlines;
 use crate::http::connection_limiter::{ConnectionLimiter, cap_by_file_limit};
 use crate::http::cors::CorsLayer;
 use crate::http::docs::{self, OpenApiDocument};
-use crate::http::export::ExportLimiter;
+use crate::http::export_limiter::ExportLimiter;
 use crate::http::forward_auth::ForwardRoutes;
 use crate::http::metrics::Metrics;
 use crate::http::server::{Transport, listen};

@@ -5,6 +5,7 @@ use crate::authz::{AuthorizedOrgs, Permitted};
 use crate::http::authentication::authenticate_again;
 use crate::http::export::{self, Batch, ExportSource, ItemLimit};
 use crate::http::list;
+use crate::http::ndjson;
 use crate::http::openapi::{self, OperationDoc};
 use crate::http::page::PageWriter;
 use crate::http::query::{ListRequest, ListSpec, QueryField};
@@ -205,7 +206,7 @@ async fn list(
 ) -> Result<HttpResponse, Problem> {
     let organization = body::query_value(&request, "organization");
     let authorized_orgs = authorizer.lookups().authorized_subtree(organization.as_deref()).await?;
-    if export::is_requested(&request) {
+    if ndjson::is_requested(&request) {
         let (mut list_request, limit) = export::parse_request(&request, &spec)?;
         set_time_filters(&mut list_request)?;
         let first = Some((authorizer, authorized_orgs));

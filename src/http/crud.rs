@@ -6,7 +6,7 @@ use super::page::PageWriter;
 use super::query::list_request::ListScope;
 use super::query::{ListRequest, ListSpec, Shape};
 use super::view::{self, View};
-use super::{IfMatch, Json, PathId, Problem, bulk, list};
+use super::{IfMatch, Json, PathId, Problem, bulk, list, ndjson};
 use crate::application::changes::Patch;
 use crate::application::creation::{self, NewResource};
 use crate::application::writes::{self, WritableResource};
@@ -43,7 +43,7 @@ pub async fn list_with<R: Resource, A: ListAccess>(
     access: A,
 ) -> Result<HttpResponse, Problem> {
     let within = access.authorize(&authorizer).await?;
-    if export::is_requested(&request) {
+    if ndjson::is_requested(&request) {
         let export = ResourceExport::<R, A>::new(request.clone(), spec, access, (authorizer, within))?;
         return export::respond(&request, export).await;
     }

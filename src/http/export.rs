@@ -7,6 +7,8 @@
 use super::authentication::authenticate_again;
 use super::body_budget::Reservation;
 use super::connection::ConnectionState;
+use super::export_limiter::ExportSlot;
+use super::ndjson::MEDIA_TYPE;
 use super::paced_body::CHUNK_SIZE;
 use super::page::PageWriter;
 use super::query::list_request::ListScope;
@@ -15,13 +17,13 @@ use super::request_info::RequestInfo;
 use super::state::WorkerState;
 use super::view::View;
 use super::{FieldError, Problem, body};
-use crate::application::{Authorizer, Error};
+use crate::application::Authorizer;
 use crate::authz::{AuthorizedOrgs, Permitted};
 use crate::resource::{self, Resource};
 use crate::store::Filter;
 use crate::types::{FieldErrorCode, JsonSize};
 use actix_web::body::BodyStream;
-use actix_web::http::{Method, header};
+use actix_web::http::Method;
 use actix_web::web::Bytes;
 use actix_web::{HttpMessage, HttpRequest, HttpResponse};
 use futures_util::stream;
@@ -29,10 +31,6 @@ use serde::Serialize;
 use std::marker::PhantomData;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-
-/// The media type.
-pub const MEDIA_TYPE: &str = "application/x-ndjson";
 
 /// The size at which a batch is complete, in bytes.
 const BATCH_BYTES: usize = 128 * 1024;
@@ -40,92 +38,6 @@ const BATCH_BYTES: usize = 128 * 1024;
 const BATCH_ITEMS: u64 = 500;
 /// The memory that an export reserves: a batch, its rows and the largest item.
 const RESERVED_BYTES: usize = 1024 * 1024;
-
-/// Limits and counts the exports of the process.
-#[derive(Debug)]
-pub struct ExportLimiter {
-    max: usize,
-    running: AtomicUsize,
-    refused: AtomicU64,
-    aborted: AtomicU64,
-}
-
-impl ExportLimiter {
-    /// Creates a limit on simultaneous exports.
-    pub fn new(max: usize) -> Arc<Self> {
-        Arc::new(Self {
-            max,
-            running: AtomicUsize::new(0),
-            refused: AtomicU64::new(0),
-            aborted: AtomicU64::new(0),
-        })
-    }
-
-    /// Returns the number of exports that are being sent.
-    pub fn running(&self) -> usize {
-        self.running.load(Ordering::Relaxed)
-    }
-
-    /// Returns the number of exports that were refused because of the limit.
-    pub fn refused(&self) -> u64 {
-        self.refused.load(Ordering::Relaxed)
-    }
-
-    /// Returns the number of exports that ended early: by an error, or because the client disconnected.
-    pub fn aborted(&self) -> u64 {
-        self.aborted.load(Ordering::Relaxed)
-    }
-
-    /// Begins an export.
-    ///
-    /// # Errors
-    /// 503 `busy` if there are as many exports as permitted.
-    fn begin(self: &Arc<Self>) -> Result<ExportSlot, Problem> {
-        let add = |running: usize| (running < self.max).then_some(running + 1);
-        if self.running.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_err() {
-            self.refused.fetch_add(1, Ordering::Relaxed);
-            return Err(Error::unavailable("busy", "Too many exports at once. Try again later.").into());
-        }
-        Ok(ExportSlot { limiter: Arc::clone(self), is_complete: false })
-    }
-}
-
-/// A running export.
-#[derive(Debug)]
-struct ExportSlot {
-    limiter: Arc<ExportLimiter>,
-    is_complete: bool,
-}
-
-impl Drop for ExportSlot {
-    fn drop(&mut self) {
-        self.limiter.running.fetch_sub(1, Ordering::Relaxed);
-        if !self.is_complete {
-            self.limiter.aborted.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-}
-
-/// Returns whether a request asks for NDJSON rather than JSON.
-pub fn is_requested(request: &HttpRequest) -> bool {
-    let accepted = |wanted: &str| {
-        let values = request.headers().get_all(header::ACCEPT).filter_map(|value| value.to_str().ok());
-        let ranges = values.flat_map(|value| value.split(','));
-        ranges.filter_map(|range| quality_of(range, wanted)).fold(0.0, f32::max)
-    };
-    let quality = accepted(MEDIA_TYPE);
-    quality > 0.0 && quality >= accepted("application/json")
-}
-
-/// Returns the quality of a media range (RFC 9110, section 12.4.2); none if it is not exactly this media type.
-fn quality_of(range: &str, wanted: &str) -> Option<f32> {
-    let mut parts = range.split(';').map(str::trim);
-    if !parts.next()?.eq_ignore_ascii_case(wanted) {
-        return None;
-    }
-    let quality = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
-    Some(quality.map_or(1.0, |quality| quality.parse().unwrap_or(0.0)))
-}
 
 /// The items of an export.
 pub trait ExportSource: 'static {
@@ -212,7 +124,7 @@ impl<S: ExportSource> ExportStream<S> {
     async fn next_piece(&mut self) -> Result<Option<Bytes>, Problem> {
         while self.bytes.is_empty() {
             if !self.has_more {
-                self.slot.is_complete = true;
+                self.slot.complete();
                 return Ok(None);
             }
             let mut batch = Batch::default();
@@ -255,7 +167,7 @@ pub async fn respond<S: ExportSource>(request: &HttpRequest, source: S) -> Resul
     };
     let first = stream.next_piece().await?;
     if request.method() == Method::HEAD {
-        stream.slot.is_complete = true;
+        stream.slot.complete();
         return Ok(HttpResponse::Ok().content_type(MEDIA_TYPE).finish());
     }
     if first.is_some()

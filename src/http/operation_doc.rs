@@ -1,6 +1,6 @@
 //! The OpenAPI operation of a route.
 
-use super::export;
+use super::ndjson;
 use super::problem::{OAuthErrorBody, ProblemBody};
 use crate::application::authorizer::EVALUATE_ACTION;
 use crate::application::creation::MAX_ELEMENTS;
@@ -113,7 +113,7 @@ impl OperationDoc {
                 .schema_type(SchemaType::Type(Type::String))
                 .description(Some("One JSON object a line: all items of the list, or as many as `limit`."));
             let content = ContentBuilder::new().schema(Some(schema)).build();
-            response.content.insert(export::MEDIA_TYPE.to_owned(), content.into());
+            response.content.insert(ndjson::MEDIA_TYPE.to_owned(), content.into());
         }
         self
     }

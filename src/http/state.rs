@@ -3,7 +3,7 @@
 use super::Problem;
 use super::body_budget::BodyBudget;
 use super::connection_limiter::ConnectionLimiter;
-use super::export::ExportLimiter;
+use super::export_limiter::ExportLimiter;
 use super::forward_auth::ForwardRoutes;
 use super::metrics::Metrics;
 use crate::application::{AppState, SharedState};

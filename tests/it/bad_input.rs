@@ -336,7 +336,11 @@ async fn malformed_json_is_rejected() {
     }
     for body in ["null", "1", "\"text\"", "[]", "[{}]", "true"] {
         for (path, resource_path, _) in &resources {
-            send(&admin, Method::POST, path, body).await.expect_problem(400, "bad_request");
+            // An array creates several resources.
+            if body != "[{}]" {
+                let code = if body == "[]" { "invalid_fields" } else { "bad_request" };
+                send(&admin, Method::POST, path, body).await.expect_problem(400, code);
+            }
             send(&admin, Method::PATCH, resource_path, body).await.expect_problem(400, "bad_request");
         }
         send(&admin, Method::POST, "/v2/auth/token", body).await.expect_problem(400, "bad_request");
@@ -453,11 +457,9 @@ async fn an_unsupported_method_is_answered_with_the_allowed_ones() {
         methods.join(" ")
     };
     for (path, resource_path, minimal) in create_resources(&admin).await {
-        for method in [Method::PUT, Method::DELETE, Method::PATCH] {
-            let refused = admin.call(method, path, Some(minimal.clone())).await;
-            refused.expect_problem(405, "method_not_allowed");
-            assert_eq!(allowed(&refused), "GET HEAD POST", "{path}");
-        }
+        let refused = admin.call(Method::PUT, path, Some(minimal.clone())).await;
+        refused.expect_problem(405, "method_not_allowed");
+        assert_eq!(allowed(&refused), "DELETE GET HEAD PATCH POST", "{path}");
         for method in [Method::PUT, Method::POST] {
             let refused = admin.call(method, &resource_path, Some(minimal.clone())).await;
             refused.expect_problem(405, "method_not_allowed");

@@ -243,7 +243,7 @@ async fn the_memory_of_a_page_is_released_as_the_client_reads_it() {
     assert_eq!(header("x-total-count: "), Some(LARGE_MESSAGES.to_string()));
     let rows: Vec<Value> = serde_json::from_str(body).unwrap();
     let next = header("link: ").unwrap();
-    assert!(next.contains(&format!("offset={}>", rows.len())), "{} rows, and {next}", rows.len());
+    assert!(next.contains("after="), "{} rows, and {next}", rows.len());
     let rest = admin.get(&format!("{LARGE_PAGE}&offset={}", rows.len())).await.expect(StatusCode::OK);
     assert_eq!(rows.len() + rest.as_array().unwrap().len(), LARGE_MESSAGES);
 }
