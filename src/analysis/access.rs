@@ -14,7 +14,7 @@ mod substitution;
 pub use domains::{DataMatrix, DataRow, DomainAccess, DomainRow, domain_access};
 pub use place::Place;
 
-use crate::authz::{Bundle, Engine, Scope, ScopeSet, action_name};
+use crate::authz::{Bundle, Engine, Scope, ScopeSet, action_name, is_row_environment};
 use cedar_policy::{EntityTypeName, EntityUid};
 use evaluation::Evaluator;
 use serde::Serialize;
@@ -197,6 +197,8 @@ fn order(row: &AccessRow) -> (bool, &[String], &str, Target) {
 /// The resource types of the requests of users with this action, in ascending order.
 fn resource_types(bundle: &Bundle, action: &EntityUid) -> Vec<EntityTypeName> {
     let environments = bundle.schema().request_envs().filter(|environment| environment.action() == action);
+    // A list is permitted on the organization; its rows need no permit.
+    let environments = environments.filter(|environment| !is_row_environment(environment));
     let of_users = environments.filter(|environment| environment.principal().to_string() == USER);
     let mut types: Vec<EntityTypeName> = of_users.map(|environment| environment.resource().clone()).collect();
     types.sort();

@@ -11,8 +11,8 @@ use super::read_set::ActionReadSet;
 use super::schema_type::SchemaType;
 use crate::types::{Fingerprint, to_raw_json};
 use cedar_policy::{
-    ActionConstraint, Context, Entities, EntityTypeName, EntityUid, Policy, PolicySet, PrincipalConstraint,
-    ResourceConstraint, Schema,
+    ActionConstraint, Context, Effect, Entities, EntityTypeName, EntityUid, Policy, PolicySet,
+    PrincipalConstraint, RequestEnv, ResourceConstraint, Schema,
 };
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
@@ -82,6 +82,9 @@ pub(super) struct ActionPolicies {
     pub(super) resources: BTreeMap<String, EntityTypeName>,
     /// The resource type that the action creates. The action applies to resources of this type only while they are created.
     created_type: Option<EntityTypeName>,
+    /// The policies that take rows out of the list that this action returns, if it is a list action whose schema declares the
+    /// type of the rows.
+    pub(super) rows: Option<RowPolicies>,
     /// Identifies the action within its engine; part of the cache key.
     pub(super) index: usize,
     /// The fields that the action's context declares.
@@ -110,21 +113,37 @@ impl ActionPolicies {
         let is_group = |uid: &EntityUid| uid == action || groups.contains(uid);
         let principals: HashSet<EntityTypeName> =
             bundle.schema.principals_for_action(action).into_iter().flatten().cloned().collect();
-        let resources: HashSet<EntityTypeName> =
+        let mut resources: HashSet<EntityTypeName> =
             bundle.schema.resources_for_action(action).into_iter().flatten().cloned().collect();
-        // Collected by id: a policy that names several of the groups counts once.
-        let policies: BTreeMap<&str, &Arc<IndexedPolicy>> = candidates
-            .for_action(action, groups.iter().copied().chain([action]))
-            .filter(|policy| can_match(&policy.policy, &principals, &resources))
-            .map(|policy| (policy.metadata.id.as_str(), policy))
-            .collect();
-        let policies: Vec<Arc<IndexedPolicy>> = policies.into_values().cloned().collect();
+        let listed_type = resources.iter().find(|kind| is_listed(action, kind)).cloned();
+        // A list action applies to the organization, and to the rows only within a list.
+        let listed_type = listed_type.filter(|_| resources.len() > 1);
+        resources.retain(|kind| Some(kind) != listed_type.as_ref());
+        let matching = |resources: &HashSet<EntityTypeName>| -> Vec<Arc<IndexedPolicy>> {
+            // Collected by id: a policy that names several of the groups counts once.
+            let policies: BTreeMap<&str, &Arc<IndexedPolicy>> = candidates
+                .for_action(action, groups.iter().copied().chain([action]))
+                .filter(|policy| can_match(&policy.policy, &principals, resources))
+                .map(|policy| (policy.metadata.id.as_str(), policy))
+                .collect();
+            policies.into_values().cloned().collect()
+        };
+        let policies = matching(&resources);
+        let rows = listed_type.map(|kind| RowPolicies::new(kind.clone(), matching(&HashSet::from([kind]))));
+        let rows = rows.transpose()?;
         let context_type = bundle.context_types.get(action).cloned().unwrap_or_default();
         let declared_fields = context_type.field_names();
-        let literal_entities = literal_entities(&policies, external_entities, actions, is_group)?;
+        let row_policies = rows.iter().flat_map(|rows| &rows.policies);
+        let all_policies: Vec<Arc<IndexedPolicy>> = policies.iter().chain(row_policies).cloned().collect();
+        let literal_entities = literal_entities(&all_policies, external_entities, actions, is_group)?;
         let by_name = |kind: EntityTypeName| (kind.to_string(), kind);
         let read_sets = policies.iter().map(|policy| &policy.read_set);
         let mut read_set = ActionReadSet::new(read_sets, &declared_fields, &principals, &resources);
+        // The rows of a list are decided in the context of the list.
+        let row_read_sets = rows.iter().flat_map(|rows| &rows.policies).map(|policy| &policy.read_set);
+        let none = HashSet::new();
+        let of_rows = ActionReadSet::new(row_read_sets, &declared_fields, &none, &none);
+        read_set.context.extend(of_rows.context);
         // An entity of the data that is below the principal or the resource has the ancestors of it, too. The cache key always
         // identifies an organization.
         let stored_ancestor_types = external_entities.stored_ancestor_types.iter();
@@ -149,6 +168,7 @@ impl ActionPolicies {
             principals: principals.into_iter().map(by_name).collect(),
             resources,
             created_type,
+            rows,
             index,
             declared_fields,
             read_set,
@@ -354,6 +374,44 @@ fn literal_entities(
     let actions = actions.iter().filter(|action| uses_others || (uses_action && is_group(&action.uid())));
     let entities = literals.iter().filter_map(|literal| external_entities.entity(literal));
     Ok(Entities::from_entities(actions.cloned().chain(entities.map(Arc::unwrap_or_clone)), None)?)
+}
+
+/// The forbid policies that can match the rows of a list. Rows need no permit: the list is permitted on their organization.
+#[derive(Debug)]
+pub(super) struct RowPolicies {
+    /// The type of the rows.
+    pub(super) kind: EntityTypeName,
+    pub(super) policies: Vec<Arc<IndexedPolicy>>,
+    pub(super) policy_set: PolicySet,
+    /// Whether they can decide the rows of one organization differently: whether a policy reads more of a row than its
+    /// organization, or applies to rows but not to their organization.
+    pub(super) read_rows: bool,
+}
+
+impl RowPolicies {
+    /// Selects the forbid policies of those that can match the rows.
+    ///
+    /// # Errors
+    /// Two policies have the same id.
+    fn new(kind: EntityTypeName, mut policies: Vec<Arc<IndexedPolicy>>) -> Result<Self, Failure> {
+        policies.retain(|policy| policy.policy.effect() == Effect::Forbid);
+        let read_rows = policies.iter().any(|policy| policy.read_set.reads_rows(&kind));
+        let policy_set = PolicySet::from_policies(policies.iter().map(|policy| policy.policy.clone()))?;
+        Ok(Self { kind, policies, policy_set, read_rows })
+    }
+}
+
+/// Whether the rows of a list action of this service have this type: `Form` for `listForms`.
+pub(crate) fn is_listed(action: &EntityUid, kind: &EntityTypeName) -> bool {
+    let is_local = action.type_name().namespace().is_empty() && kind.namespace().is_empty();
+    let name = action.id().unescaped().strip_prefix("list").and_then(|name| name.strip_suffix('s'));
+    is_local && name == Some(kind.basename())
+}
+
+/// Whether the requests of an environment are about the rows of a list ([`is_listed`]), which are decided within lists only.
+pub(crate) fn is_row_environment(environment: &RequestEnv) -> bool {
+    is_listed(environment.action(), environment.resource())
+        && environment.resource().to_string() != ORGANIZATION
 }
 
 /// The resource type that an action of this service creates: `Form` for `createForm`. None for other actions.

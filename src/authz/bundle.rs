@@ -48,6 +48,8 @@ pub struct Bundle {
     version: Arc<str>,
     legacy_version: String,
     inventory: Inventory,
+    /// The entity types that are stored in the database.
+    stored_types: BTreeSet<String>,
 }
 
 impl Bundle {
@@ -127,8 +129,14 @@ impl Bundle {
             legacy_version: legacy_version_of(snapshot.files()),
             warnings: diagnostics.clone(),
             inventory,
+            stored_types: stored.iter().map(|kind| kind.name.to_owned()).collect(),
         };
         (Some(bundle), diagnostics)
+    }
+
+    /// Whether the entities of a type are stored in the database, so that the data have none of them.
+    pub(super) fn is_stored_type(&self, kind: &str) -> bool {
+        self.stored_types.contains(kind)
     }
 
     /// The warnings about its files.

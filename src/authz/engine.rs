@@ -145,6 +145,13 @@ impl Engine {
         self.action_policies(action).is_some_and(ActionPolicies::reads_context)
     }
 
+    /// Whether policies may take rows out of the list that this action returns: whether they can decide the rows of one
+    /// organization differently. Determined once for each bundle.
+    pub fn reads_rows(&self, action: &str) -> bool {
+        let rows = self.action_policies(action).and_then(|policies| policies.rows.as_ref());
+        rows.is_some_and(|rows| rows.read_rows)
+    }
+
     /// The full name of the action that a client names.
     ///
     /// A uid such as `Docs::Action::"read"` is returned as it is. A short name is looked up in the namespace of the resource
@@ -408,7 +415,7 @@ impl Engine {
     }
 
     /// The entities that the context refers to, since policies may read them.
-    fn context_entities(
+    pub(super) fn context_entities(
         &self,
         action_policies: &ActionPolicies,
         context: &DecisionContext,

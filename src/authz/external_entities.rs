@@ -19,6 +19,8 @@ pub struct ExternalEntities {
     schema: Schema,
     /// The entities with all of their ancestors, and their JSON.
     entities: HashMap<EntityUid, (Arc<Entity>, EntityJson)>,
+    /// The entities of the data, for their hierarchy.
+    data: Entities,
     ids: BTreeMap<String, BTreeSet<String>>,
     entity_types: BTreeMap<String, SchemaType>,
     /// The types of ancestors that the data do not define, since they are stored in the database.
@@ -45,6 +47,7 @@ impl ExternalEntities {
         Self {
             schema: bundle.schema.clone(),
             entities,
+            data: data.clone(),
             ids,
             entity_types: bundle.entity_types.clone(),
             stored_ancestor_types,
@@ -54,6 +57,16 @@ impl ExternalEntities {
     /// The entity with this uid.
     pub(super) fn entity(&self, uid: &EntityUid) -> Option<Arc<Entity>> {
         self.entities.get(uid).map(|(entity, _)| Arc::clone(entity))
+    }
+
+    /// The ancestors of an entity of the data.
+    pub(super) fn ancestors_of(&self, uid: &EntityUid) -> impl Iterator<Item = &EntityUid> {
+        self.data.ancestors(uid).into_iter().flatten()
+    }
+
+    /// The entities of the data that have this ancestor.
+    pub(super) fn descendants_of(&self, ancestor: &EntityUid) -> impl Iterator<Item = EntityUid> {
+        self.data.iter().map(Entity::uid).filter(|uid| self.data.is_ancestor_of(ancestor, uid))
     }
 
     /// Whether the schema has this entity type.

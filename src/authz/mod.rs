@@ -53,6 +53,7 @@ mod snapshot_file;
 mod verifier;
 mod version;
 
+pub(crate) use action_policies::is_row_environment;
 pub use attribute::{
     Attribute, AttributeType, AttributeValue, AuthzResource, ResourceRef, SuppliedAttribute, UserAttributes,
     boolean, entity, text,

@@ -3,6 +3,7 @@
 //! The cache key of a decision covers only what the policies of the action read, so that more requests share a cached
 //! decision. The analysis is conservative: an unknown expression counts as reading everything that it contains.
 
+use super::entity_uid::ORGANIZATION;
 use cedar_policy::{EntityTypeName, EntityUid};
 use serde_json::Value;
 use std::collections::{BTreeSet, HashSet};
@@ -29,6 +30,8 @@ pub(super) struct PolicyReadSet {
     has_whole_context: bool,
     principal: bool,
     resource: bool,
+    /// Whether it tests the type of the resource, or membership in something else than an organization.
+    tests_resource_type: bool,
     /// Whether its conditions use the variable `action`.
     pub(super) action: bool,
     /// The types of its entity literals.
@@ -76,9 +79,20 @@ impl PolicyReadSet {
             if !["All", "in", "is"].contains(&op) || has_slot {
                 read_set.add_variable(variable);
             }
+            if variable == "resource" {
+                let is_organization =
+                    constraint.pointer("/entity/type").and_then(Value::as_str) == Some(ORGANIZATION);
+                read_set.tests_resource_type |= op == "is" || (op == "in" && !is_organization);
+            }
         }
         read_set.visit(policy_json.get("conditions").unwrap_or(&Value::Null));
         read_set
+    }
+
+    /// Whether it can decide two resources of this type differently that are in one organization, or a resource and its
+    /// organization.
+    pub(super) fn reads_rows(&self, kind: &EntityTypeName) -> bool {
+        self.resource || self.tests_resource_type || self.entity_types.contains(kind)
     }
 
     fn add_variable(&mut self, variable: &str) {
@@ -110,6 +124,11 @@ impl PolicyReadSet {
         let left = operands.get("left").unwrap_or(&Value::Null);
         let right = operands.get("right").unwrap_or(&Value::Null);
         let attribute = operands.get("attr").and_then(Value::as_str);
+        self.tests_resource_type |= match operator {
+            "is" => variable(left) != Some("principal"),
+            "in" => variable(left) == Some("resource") && !is_of_organizations(right),
+            _ => false,
+        };
         match (operator, variable(left), attribute) {
             ("." | "has", Some("context"), Some(name)) => {
                 self.context.insert(name.to_owned());
@@ -151,6 +170,18 @@ fn is_organization_operand(expression: &Value) -> bool {
     let is_entity = |expression: &Value| expression.pointer("/Value/__entity").is_some();
     let items = expression.get("Set").and_then(Value::as_array);
     is_entity(expression) || items.is_some_and(|items| items.iter().all(is_entity))
+}
+
+/// Whether an expression that [`is_organization_operand`] accepts has organizations only.
+fn is_of_organizations(expression: &Value) -> bool {
+    let is_organization = |expression: &Value| {
+        expression.pointer("/Value/__entity/type").and_then(Value::as_str) == Some(ORGANIZATION)
+    };
+    let items = expression.get("Set").and_then(Value::as_array);
+    let is_attribute = expression.get(".").is_some() && is_organization_operand(expression);
+    is_attribute
+        || is_organization(expression)
+        || items.is_some_and(|items| items.iter().all(is_organization))
 }
 
 #[cfg(test)]
@@ -214,6 +245,36 @@ mod tests {
         {
             let reads = reads(&analyze(&format!("permit ({scope});")), ["User", "Form"]);
             assert!(reads.principal && reads.resource, "{scope}");
+        }
+    }
+
+    /// Policies about lists, and whether they can decide the rows of one organization differently.
+    #[test]
+    fn policies_that_read_rows_are_found() {
+        for (policy, expected) in [
+            ("forbid (principal, action, resource) unless { resource in principal.organization };", false),
+            (
+                "forbid (principal, action, resource) when { resource.organization != principal.organization };",
+                false,
+            ),
+            (r#"forbid (principal, action, resource in Organization::"x");"#, false),
+            (r#"forbid (principal, action, resource) when { resource in [Organization::"x"] };"#, false),
+            (r#"forbid (principal is User, action, resource) unless { principal in Scope::"bot" };"#, false),
+            ("forbid (principal, action, resource) when { principal is User };", false),
+            ("forbid (principal, action, resource is Form);", true),
+            ("forbid (principal, action, resource) when { resource is Form };", true),
+            (r#"forbid (principal, action, resource in Scope::"x");"#, true),
+            (r#"forbid (principal, action, resource) when { resource in Scope::"x" };"#, true),
+            (
+                r#"forbid (principal, action, resource) when { resource has type && resource.type == "x" };"#,
+                true,
+            ),
+            (r#"forbid (principal, action, resource == Form::"x");"#, true),
+            (r#"forbid (principal, action, resource) when { principal.favorite == Form::"x" };"#, true),
+            ("forbid (principal, action, resource) when { principal == resource };", true),
+        ] {
+            let form = EntityTypeName::from_str("Form").unwrap();
+            assert_eq!(analyze(policy).reads_rows(&form), expected, "{policy}");
         }
     }
 

@@ -4,6 +4,7 @@
 //! question: how principal and resource become entities, and that a create action does not apply to an existing resource.
 
 use super::AuthzDecision;
+use super::action_policies::is_listed;
 use super::bundle::{Bundle, action_name};
 use super::decision_context::DecisionContext;
 use super::entities::{EntityData, Principal, ResourceEntity};
@@ -150,7 +151,7 @@ impl Reference {
     }
 
     /// Checks that an action of this service which creates a resource is evaluated on the organization that will own it, or on
-    /// the new resource.
+    /// the new resource, and one that lists resources on their organization.
     fn check_creation(&self, action: &EntityUid, resource: &ResourceEntity) -> Result<(), Failure> {
         let is_new = matches!(resource.data(), EntityData::Local(local) if local.is_new);
         let created = Some(action.id().unescaped())
@@ -158,6 +159,9 @@ impl Reference {
             .and_then(|name| name.strip_prefix("create"));
         let is_created_type = created == Some(resource.data().uid_parts().0);
         let types = self.bundle.schema.resources_for_action(action).into_iter().flatten().count();
+        if types > 1 && is_listed(action, &EntityTypeName::from_str(resource.data().uid_parts().0)?) {
+            return Err("the action applies to such a resource only within a list".into());
+        }
         match (is_new, is_created_type) {
             (true, false) => Err("the action does not create such a resource".into()),
             (false, true) if types > 1 => Err("the action does not apply to an existing resource".into()),

@@ -3,7 +3,7 @@
 use super::cascade::{CascadeStep, cascade_steps, has_scopes};
 use super::verdict::ClaimKind;
 use crate::analysis::assumptions::Assumptions;
-use crate::authz::{Bundle, Claim};
+use crate::authz::{Bundle, Claim, is_row_environment};
 use cedar_policy::{Policy, PolicySet, RequestEnv};
 use cedar_policy_symcc::CompiledPolicySet;
 use std::sync::{Arc, OnceLock};
@@ -90,8 +90,13 @@ impl Plan {
             .into_iter()
             .map(|policy| (policy.clone(), environments_of(policy, &bundle, &requests)))
             .collect();
-        let claims: Vec<Vec<usize>> =
-            bundle.claims().iter().map(|claim| environments_of(claim.policy(), &bundle, &requests)).collect();
+        // A claim about a list is about the organization: rows need no permit.
+        let is_claimed =
+            |&index: &usize| requests.get(index).is_some_and(|request| !is_row_environment(request));
+        let claims = bundle.claims().iter().map(|claim| {
+            environments_of(claim.policy(), &bundle, &requests).into_iter().filter(is_claimed).collect()
+        });
+        let claims: Vec<Vec<usize>> = claims.collect();
         let environments = requests
             .into_iter()
             .enumerate()

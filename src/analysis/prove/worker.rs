@@ -3,6 +3,7 @@
 use super::cascade::{CascadeStep, specialize, to_policy_set};
 use super::plan::{Environment, Plan, Task};
 use super::query::{Asker, Query, QueryLabel};
+use crate::authz::is_row_environment;
 use cedar_policy::{Policy, PolicySet};
 use cedar_policy_symcc::{CompiledPolicy, CompiledPolicySet, Env};
 use std::time::{Duration, Instant};
@@ -103,23 +104,31 @@ impl<'a> Worker<'a> {
     /// Whether a claim of a file matches any request.
     async fn claim_matches(&mut self, number: usize, claim: usize) -> Result<Outcome, String> {
         let claim = self.plan.file_claim(claim).ok_or("no such claim")?;
-        let (_, is_matching) = self.can_match(number, claim.policy()).await?;
+        // A claim about a list is about the organization.
+        let (_, is_matching) = self.can_match(number, claim.policy(), false).await?;
         Ok(if is_matching { Outcome::Holds } else { Outcome::MatchesNothing })
     }
 
     /// Whether a policy matches any request.
     async fn policy_matches(&mut self, number: usize, policy: &Policy) -> (usize, Result<Outcome, String>) {
-        match self.can_match(number, policy).await {
+        match self.can_match(number, policy, true).await {
             Ok((environments, true)) => (environments, Ok(Outcome::Holds)),
             Ok((environments, false)) => (environments, Ok(Outcome::MatchesNothing)),
             Err(reason) => (1, Err(reason)),
         }
     }
 
-    /// In how many environments was examined whether the policy matches a request, and whether one was found.
-    async fn can_match(&mut self, number: usize, policy: &Policy) -> Result<(usize, bool), String> {
+    /// In how many environments was examined whether the policy matches a request, and whether one was found. `has_rows`: also
+    /// in those of the rows of lists.
+    async fn can_match(
+        &mut self,
+        number: usize,
+        policy: &Policy,
+        has_rows: bool,
+    ) -> Result<(usize, bool), String> {
         let valid: Vec<_> = policy.get_valid_request_envs(self.plan.bundle.schema()).collect();
         let environments = self.plan.environments.iter().filter(|one| valid.contains(&one.request));
+        let environments = environments.filter(|one| has_rows || !is_row_environment(&one.request));
         let mut unknown = None;
         let mut examined = 0;
         for environment in environments {

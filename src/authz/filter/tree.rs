@@ -4,6 +4,7 @@
 //! error; [`FilterExpr::Not`] is plain negation. [`super`] translates policies so that this gives the decision of Cedar for
 //! every resource.
 
+use std::cmp::Ordering;
 use std::fmt;
 
 /// Which resources of a type a decision permits.
@@ -177,9 +178,24 @@ impl Path {
         &self.0
     }
 
+    /// Whether it is `other`, or a value within the record at `other`.
+    fn is_within(&self, other: &Self) -> bool {
+        !other.is_resource() && self.0.starts_with(&other.0)
+    }
+
     /// Whether it is the resource itself.
     pub fn is_resource(&self) -> bool {
         self.0.is_empty()
+    }
+}
+
+impl Operand {
+    /// The path, if it is one.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Path(path) => Some(path),
+            Self::Value(_) => None,
+        }
     }
 }
 
@@ -201,6 +217,28 @@ impl fmt::Display for EntityId {
 }
 
 impl Comparison {
+    /// Whether values of this order compare so.
+    pub(super) fn holds(self, order: Ordering) -> bool {
+        match self {
+            Self::Equal => order.is_eq(),
+            Self::Less => order.is_lt(),
+            Self::LessOrEqual => order.is_le(),
+            Self::Greater => order.is_gt(),
+            Self::GreaterOrEqual => order.is_ge(),
+        }
+    }
+
+    /// The comparison with the operands exchanged.
+    pub(super) fn flipped(self) -> Self {
+        match self {
+            Self::Equal => Self::Equal,
+            Self::Less => Self::Greater,
+            Self::LessOrEqual => Self::GreaterOrEqual,
+            Self::Greater => Self::Less,
+            Self::GreaterOrEqual => Self::LessOrEqual,
+        }
+    }
+
     /// As in a policy.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -253,39 +291,40 @@ impl FilterExpr {
         }
     }
 
-    /// The conjunction, without constant, repeated and nested parts.
+    /// The conjunction, without nested, constant and redundant parts.
     pub fn and(parts: impl IntoIterator<Item = Self>) -> Self {
-        let mut kept = Vec::new();
-        for part in parts {
-            let flat = match part {
-                Self::And(inner) => inner,
-                other => vec![other],
-            };
-            for part in flat {
-                match part.as_constant() {
-                    Some(false) => return Self::never(),
-                    _ if kept.contains(&part) => {}
-                    _ => kept.push(part),
-                }
+        let mut kept: Vec<Self> = Vec::new();
+        let flat = parts.into_iter().flat_map(|part| match part {
+            Self::And(inner) => inner,
+            other => vec![other],
+        });
+        for part in flat {
+            if part.as_constant() == Some(false) || kept.iter().any(|other| other.contradicts(&part)) {
+                return Self::never();
+            }
+            if !kept.iter().any(|other| other.implies(&part)) {
+                kept.retain(|other| !part.implies(other));
+                kept.push(part);
             }
         }
         Self::single_or(kept, Self::And)
     }
 
-    /// The disjunction, without constant, repeated and nested parts.
+    /// The disjunction, without nested, constant and redundant parts.
     pub fn or(parts: impl IntoIterator<Item = Self>) -> Self {
-        let mut kept = Vec::new();
-        for part in parts {
-            let flat = match part {
-                Self::Or(inner) => inner,
-                other => vec![other],
-            };
-            for part in flat {
-                match part.as_constant() {
-                    Some(true) => return Self::always(),
-                    _ if kept.contains(&part) => {}
-                    _ => kept.push(part),
-                }
+        let mut kept: Vec<Self> = Vec::new();
+        let flat = parts.into_iter().flat_map(|part| match part {
+            Self::Or(inner) => inner,
+            other => vec![other],
+        });
+        for part in flat {
+            let negated = Self::not(part.clone());
+            if part.as_constant() == Some(true) || kept.iter().any(|other| negated.implies(other)) {
+                return Self::always();
+            }
+            if !kept.iter().any(|other| part.implies(other)) {
+                kept.retain(|other| !other.implies(&part));
+                kept.push(part);
             }
         }
         Self::single_or(kept, Self::Or)
@@ -299,6 +338,56 @@ impl FilterExpr {
             (Some(false), _) => Self::always(),
             (None, Self::Not(inner)) => *inner,
             (None, other) => Self::Not(Box::new(other)),
+        }
+    }
+
+    /// Whether it is known that `other` is true wherever this is true. False does not mean the opposite.
+    pub fn implies(&self, other: &Self) -> bool {
+        match (self, other) {
+            _ if self == other => true,
+            (_, Self::And(parts)) => parts.iter().all(|part| self.implies(part)),
+            (Self::Or(parts), _) => parts.iter().all(|part| part.implies(other)),
+            (Self::And(parts), _) if parts.iter().any(|part| part.implies(other)) => true,
+            (_, Self::Or(parts)) => parts.iter().any(|part| self.implies(part)),
+            (Self::Not(inner), Self::Not(negated)) => negated.implies(inner),
+            (_, Self::Has(path)) => self.reads().iter().any(|read| read.is_within(path)),
+            _ => false,
+        }
+    }
+
+    /// Whether it is known that both cannot be true.
+    fn contradicts(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Not(inner), _) => other.implies(inner),
+            (_, Self::Not(inner)) => self.implies(inner),
+            _ => false,
+        }
+    }
+
+    /// The paths that an atom reads; none of another expression. The atom is false if one of them is absent.
+    fn reads(&self) -> Vec<&Path> {
+        let operands = match self {
+            Self::IsTrue(path)
+            | Self::Has(path)
+            | Self::IsEmpty(path)
+            | Self::Like { path, .. }
+            | Self::IsInRange { address: path, .. } => return vec![path],
+            Self::Compare { left, right, .. } => vec![left, right],
+            Self::Contains { set, element: other }
+            | Self::ContainsAll { set, elements: other }
+            | Self::ContainsAny { set, elements: other } => vec![set, other],
+            Self::In { entity, .. } => vec![entity],
+            Self::And(_) | Self::Or(_) | Self::Not(_) => Vec::new(),
+        };
+        operands.into_iter().filter_map(Operand::path).collect()
+    }
+
+    /// The number of its atoms and operators.
+    pub fn size(&self) -> usize {
+        match self {
+            Self::And(parts) | Self::Or(parts) => 1 + parts.iter().map(Self::size).sum::<usize>(),
+            Self::Not(inner) => 1 + inner.size(),
+            _ => 1,
         }
     }
 
