@@ -146,6 +146,42 @@ impl DecisionRecorder<'_> {
     }
 }
 
+impl DecisionRecorder<'_> {
+    /// Records a filter. It is a denial if it permits no resource.
+    pub fn record_filter(
+        &self,
+        subject: (&str, &str),
+        action: &str,
+        (resource_type, kind): (&str, &str),
+        version: &RawValue,
+        latency: Duration,
+    ) {
+        let decision = kind != "never";
+        if !self.should_record(decision) {
+            return;
+        }
+        self.submit(&Record {
+            time: self.time,
+            request: self.request,
+            evaluation_id: self.evaluation_id.unwrap_or_else(EvaluationId::generate),
+            purpose: Purpose::Filter,
+            is_missing: false,
+            is_masked: false,
+            caller: self.caller,
+            subject: &to_raw_json(&Subject { kind: subject.0, id: subject.1, scopes: &[] }),
+            action: &to_raw_json(&action),
+            resource: &to_raw_json(&ResourceUid { kind: resource_type, id: "" }),
+            decision,
+            policies: &to_raw_json(&[(); 0]),
+            errors: &[],
+            policy_version: version,
+            latency,
+            is_stale: self.is_stale,
+            inputs: None,
+        });
+    }
+}
+
 /// The context of a request for the decision log, without undeclared fields of the client.
 pub(super) fn logged_context<'a>(
     action_policies: Option<&ActionPolicies>,

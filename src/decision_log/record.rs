@@ -66,6 +66,8 @@ pub enum Purpose {
     Enforcement,
     /// A client asked for it.
     Question,
+    /// A client asked for the resources that are allowed, as a filter. The line has no inputs and cannot be replayed.
+    Filter,
     /// Another decision or a list requires it, such as whether the caller may ask about that subject.
     Prerequisite,
 }
@@ -76,6 +78,7 @@ impl Purpose {
         match self {
             Self::Enforcement => "enforcement",
             Self::Question => "question",
+            Self::Filter => "filter",
             Self::Prerequisite => "prerequisite",
         }
     }

@@ -34,6 +34,7 @@ mod rows;
 mod sessions;
 mod signing_keys;
 mod spans;
+pub mod table_filter;
 mod verification;
 mod verification_report;
 

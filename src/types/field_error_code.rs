@@ -62,6 +62,8 @@ field_error_codes! {
     MissingContext = "missing_context",
     /// The value does not conform to the declaration of this field of the request context.
     InvalidContext = "invalid_context",
+    /// The policy has an expression that a filter cannot state.
+    Untranslatable = "untranslatable",
     /// The string has too few characters.
     TooShort = "too_short",
     /// The string has too many characters.

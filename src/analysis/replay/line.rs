@@ -5,6 +5,9 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 
+/// The purpose of the line of a filter.
+const FILTER: &str = "filter";
+
 /// A line of the decision log: a decision, or a marker of dropped ones.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -16,6 +19,8 @@ pub(super) struct LogLine<'a> {
     pub(super) evaluation_id: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     pub(super) time: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    purpose: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     subject: Option<LoggedUid<'a>>,
     #[serde(borrow, default)]
@@ -56,7 +61,7 @@ pub(super) enum LineKind<'a> {
     Dropped(u64),
     /// A decision whose inputs are masked.
     Masked,
-    /// A denial of a question that could not be evaluated, which has no inputs.
+    /// A denial of a question that could not be evaluated, or a filter, which have no inputs.
     NotEvaluated,
     /// A decision that can be made again.
     Decision(Box<LoggedDecision<'a>>),
@@ -95,6 +100,9 @@ pub(super) fn parse(line: &[u8]) -> Result<LineKind<'_>, String> {
     let is_failed = line.errors.is_some_and(|errors| errors.get() != "[]");
     if line.masked {
         return Ok(LineKind::Masked);
+    }
+    if line.purpose.as_deref() == Some(FILTER) {
+        return Ok(LineKind::NotEvaluated);
     }
     let Some(LoggedInputs { entities, context, resource: evaluated, new }) = line.inputs else {
         return match allowed || !is_failed {

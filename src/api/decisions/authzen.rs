@@ -4,6 +4,8 @@ use super::authzen_batch::{evaluations, evaluations_doc};
 use super::authzen_evaluation::{evaluation, evaluation_doc};
 use super::authzen_search::{ActionSearch, ResourceSearch, SubjectSearch};
 use super::authzen_search::{search_actions, search_doc, search_resources, search_subjects};
+use super::filter::{filter, filter_doc};
+use super::filter_format::Format;
 use crate::http::base_url::base_url;
 use crate::http::openapi::OperationDoc;
 use crate::http::{Problem, RouteGroup, WorkerState};
@@ -40,6 +42,9 @@ pub fn routes() -> RouteGroup {
         .additional_actions(PREREQUISITES)
         .post("/search/action", "evaluateAccess", || search_doc::<ActionSearch>("actions"), search_actions)
         .with_operation_id("searchActions")
+        .additional_actions(PREREQUISITES)
+        .post("/filter", "evaluateAccess", filter_doc, filter)
+        .with_operation_id("filterResources")
         .additional_actions(PREREQUISITES)
 }
 
@@ -78,6 +83,10 @@ struct Metadata {
     search_resource_endpoint: String,
     /// The action search.
     search_action_endpoint: String,
+    /// The endpoint for filters, an extension: the resources of a type as a condition for the client's own database.
+    filter_endpoint: String,
+    /// The media types of filters, which `Accept` selects.
+    filter_media_types: [&'static str; 4],
     /// The maximum number of items of a batch.
     access_evaluations_limit: usize,
     /// Stored data take precedence over `properties`, which only supply attributes that are not stored.
@@ -95,6 +104,8 @@ async fn metadata(request: HttpRequest, (): ()) -> Result<HttpResponse, Problem>
         search_subject_endpoint: url("search/subject"),
         search_resource_endpoint: url("search/resource"),
         search_action_endpoint: url("search/action"),
+        filter_endpoint: url("filter"),
+        filter_media_types: Format::ALL.map(Format::media_type),
         access_evaluations_limit: state.request_config.access_batch_limit,
         stored_attributes_take_precedence: true,
         policy_decision_point: base,

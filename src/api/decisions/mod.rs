@@ -15,5 +15,8 @@ mod authzen_body;
 mod authzen_evaluation;
 pub mod authzen_search;
 pub mod evaluation;
+mod filter;
+mod filter_format;
+mod filter_ucast;
 pub mod forward;
 pub mod question_names;
