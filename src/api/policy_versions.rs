@@ -152,7 +152,7 @@ impl From<PolicyActivationRow> for PolicyActivation {
 fn fields() -> Vec<QueryField> {
     let field =
         |name: &str, column: &str, schema: RefOr<Schema>| QueryField::column(name, column, schema, "");
-    let version = string_schema("").min_length(Some(64)).max_length(Some(64));
+    let version = string_schema("").max_length(Some(64));
     vec![
         QueryField { is_sortable: false, ..field("version", "version", version.into()) },
         field("firstActivatedAt", "first_activated_at", Timestamp::schema()),

@@ -77,8 +77,8 @@ pub(in crate::http) fn fetch<R: Resource>() -> OperationDoc {
 fn if_match(doc: OperationDoc) -> OperationDoc {
     doc.parameter(header_parameter(
         "If-Match",
-        "The `ETag` of the resource. If the resource has changed since, the response is 412.",
-        "\"9c1185a5c5e9fc54612808977ee8f548\"",
+        "The `ETag` of the resource. If the resource has changed since, the response is 412. `*` is every version.",
+        "*",
     ))
     .problems(&[400, 412])
 }
