@@ -27,6 +27,7 @@ impl Visibility {
 
 /// What was decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = ExplanationOutcome)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// A policy permits the request, and none forbids it.

@@ -71,7 +71,11 @@ pub fn document(groups: &[RouteGroup]) -> OpenApi {
                 _ => HttpMethod::Get,
             };
             paths = paths.path(&route.path, utoipa::openapi::PathItem::new(method, doc.operation));
-            schemas.extend(doc.schemas);
+            for (name, schema) in doc.schemas {
+                let other = schemas.get(&name);
+                debug_assert!(other.is_none_or(|other| *other == schema), "two schemas have the name {name}");
+                schemas.insert(name, schema);
+            }
         }
     }
     for (name, schema) in schemas {

@@ -4,6 +4,7 @@ use super::list_parameters::{list_parameter, list_parameters};
 use super::{OperationDoc, enum_query_parameter, header_parameter};
 use crate::http::query::ListSpec;
 use crate::resource::Resource;
+use utoipa::openapi::path::Parameter;
 use utoipa::openapi::schema::{Schema, Type};
 use utoipa::openapi::{Ref, RefOr};
 use utoipa::{PartialSchema, ToSchema};
@@ -63,7 +64,7 @@ pub(in crate::http) fn fetch<R: Resource>() -> OperationDoc {
         .describe("Returns the resource. A missing and an inaccessible one give the same response.")
         .path_id("id", "The id of the resource.");
     shape_parameters::<R>(doc)
-        .parameter(header_parameter(
+        .parameter(entity_tags(
             "If-None-Match",
             "The `ETag` of an earlier response. If it is still current, the response is 304.",
             "\"9c1185a5c5e9fc54612808977ee8f548\"",
@@ -74,8 +75,17 @@ pub(in crate::http) fn fetch<R: Resource>() -> OperationDoc {
         .problems(&[400, 404])
 }
 
+/// Returns a header parameter that is `*` or entity tags in quotation marks.
+fn entity_tags(name: &str, description: &str, example: &str) -> Parameter {
+    let mut parameter = header_parameter(name, description, example);
+    if let Some(RefOr::T(Schema::Object(schema))) = &mut parameter.schema {
+        schema.pattern = Some(r#"^(\*|(W/)?"[!#-+.-~]*"(, (W/)?"[!#-+.-~]*")*)$"#.to_owned());
+    }
+    parameter
+}
+
 fn if_match(doc: OperationDoc) -> OperationDoc {
-    doc.parameter(header_parameter(
+    doc.parameter(entity_tags(
         "If-Match",
         "The `ETag` of the resource. If the resource has changed since, the response is 412. `*` is every version.",
         "*",
