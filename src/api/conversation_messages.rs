@@ -1,9 +1,10 @@
 //! The messages of one conversation: list and create.
 
-use super::conversations::{Conversation, MessageBodies};
-use super::messages::{self, Message, MessageBody};
-use crate::application::fields::from_value;
-use crate::application::{Authorizer, Error};
+use super::commands::{self, Commands};
+use super::conversations::Conversation;
+use super::messages::{self, Message, MessageActions, MessageBody};
+use crate::application::fields::{from_value, join_path};
+use crate::application::{Authorizer, Error, FieldError};
 use crate::authz::{AuthorizedOrgs, Permitted};
 use crate::http::base_url::absolute_url;
 use crate::http::crud;
@@ -13,9 +14,10 @@ use crate::http::query::ListSpec;
 use crate::http::query::list_request::ListScope;
 use crate::http::{Json, PathId, Problem, RouteGroup};
 use crate::store::{Filter, FilterValue};
-use crate::types::{FieldErrorCode, Id};
+use crate::types::{FieldErrorCode, Id, JsonObject, Label, LongText, Millis, json_list, object_only};
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use utoipa::openapi::schema::{ArrayBuilder, Schema, Type};
@@ -29,6 +31,7 @@ pub fn routes() -> RouteGroup {
     RouteGroup::new("Messages", "/v2/conversations")
         .post("/{id}/messages", "createMessage", append_doc, append)
         .with_operation_id("createMessages")
+        .additional_actions(commands::ACTIONS)
         .get(
             "/{id}/messages",
             "listMessages",
@@ -39,13 +42,58 @@ pub fn routes() -> RouteGroup {
         .additional_actions(&["referTo"])
 }
 
+/// A new message of the conversation in the path.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, remote = "Self")]
+#[schema(example = json!({"text": "Hello"}))]
+pub struct ConversationMessage {
+    /// The conversation. It must be that of the path.
+    #[serde(default)]
+    pub conversation: Option<Id>,
+    /// The text.
+    pub text: LongText,
+    /// The message type; `chat` by default.
+    #[serde(default = "messages::default_type")]
+    pub r#type: Label,
+    /// The role of the author.
+    #[serde(default)]
+    pub role: Option<Label>,
+    /// Internal note, hidden from the contact.
+    #[serde(default)]
+    pub is_backchannel: bool,
+    /// Actions offered to the reader.
+    #[serde(default)]
+    pub actions: MessageActions,
+    /// Delay before the message is displayed, in milliseconds.
+    #[serde(default)]
+    pub delay: Option<Millis>,
+    /// Arbitrary client metadata.
+    #[serde(default)]
+    pub meta: JsonObject,
+}
+
+object_only!(ConversationMessage);
+
+json_list!(
+    /// Up to 1000 messages.
+    ConversationMessages, ConversationMessage, 1000
+);
+
+impl From<ConversationMessage> for MessageBody {
+    fn from(message: ConversationMessage) -> Self {
+        let ConversationMessage { conversation: _, text, r#type, role, is_backchannel, actions, delay, meta } =
+            message;
+        Self { text, r#type, role, is_backchannel, actions, delay, meta }
+    }
+}
+
 /// The OpenAPI schema of one message or several.
 #[derive(Debug)]
 struct NewMessages;
 
 impl PartialSchema for NewMessages {
     fn schema() -> RefOr<Schema> {
-        let one = || Ref::from_schema_name(MessageBody::name());
+        let one = || Ref::from_schema_name(ConversationMessage::name());
         let several = ArrayBuilder::new().items(one()).min_items(Some(1)).max_items(Some(1000));
         utoipa::openapi::OneOfBuilder::new()
             .description(Some("One message or several."))
@@ -57,8 +105,8 @@ impl PartialSchema for NewMessages {
 
 impl ToSchema for NewMessages {
     fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
-        schemas.push((MessageBody::name().into_owned(), MessageBody::schema()));
-        MessageBody::schemas(schemas);
+        schemas.push((ConversationMessage::name().into_owned(), ConversationMessage::schema()));
+        ConversationMessage::schemas(schemas);
     }
 }
 
@@ -74,7 +122,10 @@ enum StoredMessages {
 fn append_doc() -> OperationDoc {
     OperationDoc::new("Create messages in a conversation")
         .describe(
-            "One message, or an array of at most 1000, stored atomically. The response has the same form.",
+            "One message, or an array of at most 1000, stored atomically. The response has the same form.\n\n\
+             A message of the type `command` changes the conversation, if the caller may perform the command: `/set key value` \
+             (a value in `meta`), `/set @field value` (`name`, `category` or `status`), `/assign` (the users in `meta.users`), \
+             `/accept`, `/join` and `/leave` (the caller). docs/commands.md describes them.",
         )
         .path_id("id", "The id of the conversation.")
         .body::<NewMessages>(Some(json!({"text": "Hello"})))
@@ -93,18 +144,21 @@ async fn append(
     authorizer: Authorizer,
     (request, id, Json(body)): (HttpRequest, PathId, Json<Value>),
 ) -> Result<HttpResponse, Problem> {
-    let id = authorizer.resolve_id(&id.0);
-    messages::check_access(&authorizer, id, None).await?;
+    let conversation = messages::check_access(&authorizer, authorizer.resolve_id(&id.0), None).await?;
     let is_list = body.is_array();
-    let bodies: MessageBodies = if is_list {
+    let new: ConversationMessages = if is_list {
         from_value(body, "")?
     } else {
         from_value(json!([body]), "").map_err(without_list_index)?
     };
-    if bodies.is_empty() {
+    if new.is_empty() {
         return Err(Problem::invalid_field("", FieldErrorCode::TooFewItems, "expected at least one message"));
     }
-    let (conversation, stored) = messages::append(&authorizer, id, None, &bodies).await?;
+    let path = |index: usize| if is_list { index.to_string() } else { String::new() };
+    check_conversations(&new, conversation.id, path)?;
+    let bodies: Vec<MessageBody> = new.iter().cloned().map(MessageBody::from).collect();
+    let commands = Commands::parse(&bodies, path)?;
+    let stored = messages::append(&authorizer, &conversation, None, (&bodies, &commands)).await?;
     let mut response = HttpResponse::Created();
     Ok(match stored.as_slice() {
         [one] if !is_list => response
@@ -113,10 +167,30 @@ async fn append(
         all => response
             .insert_header((
                 header::LOCATION,
-                absolute_url(&request, &format!("/v2/messages?conversation={conversation}")),
+                absolute_url(&request, &format!("/v2/messages?conversation={}", conversation.id)),
             ))
             .json(all),
     })
+}
+
+/// Checks that the messages name no other conversation than this one.
+///
+/// # Errors
+/// The fields that name another one are invalid.
+fn check_conversations(
+    messages: &[ConversationMessage],
+    conversation: Id,
+    path: impl Fn(usize) -> String,
+) -> Result<(), Error> {
+    let named = messages.iter().map(|message| message.conversation).enumerate();
+    let other = named.filter_map(|(index, named)| Some((index, named.filter(|id| *id != conversation)?)));
+    let errors: Vec<FieldError> = other
+        .map(|(index, id)| {
+            let message = format!("expected {conversation}, the conversation in the path, got {id}");
+            FieldError::new(join_path(&path(index), "conversation"), FieldErrorCode::Mismatch, message)
+        })
+        .collect();
+    if errors.is_empty() { Ok(()) } else { Err(Error::invalid_fields(errors)) }
 }
 
 fn list_messages_doc(spec: &ListSpec) -> OperationDoc {

@@ -1,5 +1,6 @@
 //! Conversations, and the messages in them.
 
+use super::commands::Commands;
 use super::contacts::{self, Contact, Profile};
 use super::messages::{self, Message, MessageBody};
 use crate::application::changes::{AuthorizedUpdate, Patch, creation_info};
@@ -32,7 +33,7 @@ pub fn routes() -> RouteGroup {
         .list::<Conversation>("listConversations")
         .fetch::<Conversation>()
         .post("", "createConversation", openapi::create::<Conversation, NewConversation>, create)
-        .additional_actions(&["createMessage", "createContact", "referTo"])
+        .additional_actions(ADDITIONAL_ACTIONS)
         .update::<Conversation>("updateConversation")
         .delete::<Conversation>("deleteConversation")
         .bulk::<Conversation>(
@@ -41,6 +42,19 @@ pub fn routes() -> RouteGroup {
             ("deleteConversation", "deleteConversations"),
         )
 }
+
+/// What a creation authorizes depending on its body: first messages, the commands among them, a new contact, references.
+const ADDITIONAL_ACTIONS: &[&str] = &[
+    "createMessage",
+    "createContact",
+    "setConversationMeta",
+    "updateConversation",
+    "assignConversation",
+    "acceptConversation",
+    "joinConversation",
+    "leaveConversation",
+    "referTo",
+];
 
 /// A conversation.
 pub type Conversation = Model;
@@ -182,6 +196,12 @@ pub struct Participant {
     /// Whether the user still participates.
     #[serde(default = "default_true")]
     pub active: bool,
+    /// Whether the user has accepted the conversation, and is responsible for the replies.
+    #[serde(default)]
+    pub accepted: bool,
+    /// Whether the conversation is in the inbox of the user: assigned, and not accepted yet.
+    #[serde(default)]
+    pub inbox: bool,
 }
 
 object_only!(Participant);
@@ -294,6 +314,7 @@ async fn create(
     let stamp = creation_info(&authorizer, holder.org_id());
     let mut fields = resource::to_json_object(&new)?;
     fields.remove("messages");
+    let commands = Commands::parse(&new.messages, |index| format!("messages.{index}"))?;
 
     // A new contact belongs to the organization of the conversation unless it names another one.
     let contact = match new.contact.filter(|contact| contact.is_object()) {
@@ -320,7 +341,9 @@ async fn create(
     let row = authorizer.authorize_new(&holder, Unchecked::new(row, holder.clone()))?;
     let at = authorizer.with_action("createMessage");
     let first_messages = messages::authorize_new_messages(&at, &row, &new.messages, stamp.now)?;
+    let row = commands.apply(&authorizer, &authorizer.reader(), &row).await?.unwrap_or(row);
     authorizer.lookups().check_references(&authorizer.reader(), references).await?;
+    commands.check_references(&authorizer).await?;
 
     let work = authorizer.begin().await?;
     let contact = match contact {
@@ -357,7 +380,13 @@ impl WritableResource for Conversation {
 /// The participants with the creator first. A creator that is not listed is added as active.
 fn with_creator_first(participants: Participants, user: Id) -> Result<Participants, Problem> {
     let existing = participants.iter().find(|participant| participant.user == user);
-    let first = existing.cloned().unwrap_or(Participant { user, role: None, active: true });
+    let first = existing.cloned().unwrap_or(Participant {
+        user,
+        role: None,
+        active: true,
+        accepted: false,
+        inbox: false,
+    });
     let others = participants.iter().filter(|participant| participant.user != user).cloned();
     Participants::try_from([first].into_iter().chain(others).collect::<Vec<_>>())
         .map_err(|error| Problem::invalid_field_value("participants", &error))

@@ -1,5 +1,6 @@
 //! Messages of a conversation.
 
+use super::commands::{self, Commands};
 use super::conversations::{self, Conversation};
 use crate::application::changes::creation_info;
 use crate::application::writes::WritableResource;
@@ -27,8 +28,10 @@ pub fn routes() -> RouteGroup {
         .list::<Message>("listMessages")
         .fetch::<Message>()
         .post("", "createMessage", openapi::create::<Message, NewMessage>, create)
-        .additional_actions(&["referTo"])
+        .additional_actions(commands::ACTIONS)
         .update::<Message>("updateMessage")
+        .replace::<Message>("updateMessage")
+        .with_operation_id("replaceMessage")
         .delete::<Message>("deleteMessage")
         .bulk::<Message>(
             "listMessages",
@@ -129,6 +132,14 @@ pub struct NewMessage {
     pub meta: JsonObject,
 }
 
+impl From<NewMessage> for MessageBody {
+    fn from(message: NewMessage) -> Self {
+        let NewMessage { conversation: _, text, r#type, role, is_backchannel, actions, delay, meta } =
+            message;
+        Self { text, r#type, role, is_backchannel, actions, delay, meta }
+    }
+}
+
 json_list!(
     /// Up to 100 actions offered to the reader, as free JSON objects.
     MessageActions, JsonObject, 100
@@ -136,7 +147,8 @@ json_list!(
 
 json_column!(MessageActions);
 
-fn default_type() -> Label {
+/// The default message type.
+pub(super) fn default_type() -> Label {
     Label::from_static("chat")
 }
 
@@ -225,13 +237,15 @@ async fn create(
     (request, Json(new)): (HttpRequest, Json<NewMessage>),
 ) -> Result<HttpResponse, Problem> {
     let (id, field) = (Some(new.conversation), Some("conversation"));
-    check_access(&authorizer, id, field).await?;
-    let (_, stored) = append(&authorizer, id, field, &[new]).await?;
+    let conversation = check_access(&authorizer, id, field).await?;
+    let bodies = [MessageBody::from(new)];
+    let commands = Commands::parse(&bodies, |_| String::new())?;
+    let stored = append(&authorizer, &conversation, field, (&bodies, &commands)).await?;
     let row = stored.first().ok_or_else(|| Problem::internal("no message was stored"))?;
     Ok(crud::created(&request, row.id, row))
 }
 
-/// Checks that the caller may create messages in this conversation, before the transaction begins.
+/// Checks that the caller may create messages in this conversation, before the transaction begins, and returns it.
 ///
 /// # Errors
 /// 404 or 403 if the conversation does not exist or is not accessible, or 400 if it is named by `field`; 403 if the caller may
@@ -240,37 +254,44 @@ pub(super) async fn check_access(
     authorizer: &Authorizer,
     id: Option<Id>,
     field: Option<&str>,
-) -> Result<(), Problem> {
+) -> Result<Permitted<Conversation>, Problem> {
     let found = match id {
         Some(id) => authorizer.state().store.find::<Conversation>(id).await?,
         None => None,
     };
     let conversation = authorizer.authorize_reference(found, id, field)?;
-    Ok(authorizer.require(conversation.path())?)
+    authorizer.require(conversation.path())?;
+    Ok(conversation)
 }
 
-/// Creates messages in a conversation atomically, if permitted, with the caller as author. The conversation is locked
-/// meanwhile, and gets the time of its last message.
+/// Creates messages in a conversation, if permitted, with the caller as author, and performs the commands among them: all or
+/// none. The conversation is locked meanwhile, and gets the time of its last message.
 ///
 /// # Errors
-/// As [`check_access`]; 413 if a message is too large.
+/// As [`check_access`]; 403 or 404 if the caller may not perform a command; 400 if a command is invalid; 413 if a message or
+/// the conversation is too large.
 pub(super) async fn append(
     authorizer: &Authorizer,
-    id: Option<Id>,
+    conversation: &Permitted<Conversation>,
     field: Option<&str>,
-    bodies: &[impl Serialize],
-) -> Result<(Id, Vec<Permitted<Message>>), Problem> {
+    (bodies, commands): (&[MessageBody], &Commands),
+) -> Result<Vec<Permitted<Message>>, Problem> {
+    // Authorized without a lock first, then again on the locked row.
+    commands.apply(authorizer, &authorizer.reader(), conversation).await?;
+    commands.check_references(authorizer).await?;
     let work = authorizer.begin().await?;
-    let found = match id {
-        Some(id) => work.find::<Conversation>(id).await?,
-        None => None,
-    };
-    let conversation = authorizer.authorize_reference(found, id, field)?;
+    let id = conversation.id;
+    let found = work.find::<Conversation>(id).await?;
+    let conversation = authorizer.authorize_reference(found, Some(id), field)?;
     let mut stored = Vec::with_capacity(bodies.len());
     let now = authorizer.state().clock.now();
     for message in authorize_new_messages(authorizer, &conversation, bodies, now)? {
         stored.push(work.insert(message).await?);
     }
+    let conversation = match commands.apply(authorizer, &work.reader(), &conversation).await? {
+        Some(changed) => work.save(changed).await?,
+        None => conversation,
+    };
     work.set_times(
         &conversation,
         &[conversations::Column::LastMessageAt, conversations::Column::UpdatedAt],
@@ -278,7 +299,7 @@ pub(super) async fn append(
     )
     .await?;
     work.commit().await?;
-    Ok((conversation.id, stored))
+    Ok(stored)
 }
 
 /// Authorizes new messages of this conversation, created at `now`. Their ids ascend, so that lists keep their order.

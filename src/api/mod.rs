@@ -12,6 +12,7 @@
 
 pub mod api_keys;
 pub mod audit;
+pub mod commands;
 pub mod contacts;
 pub mod conversation_messages;
 pub mod conversations;

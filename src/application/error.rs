@@ -146,9 +146,9 @@ impl Error {
         Self::new(ErrorKind::Forbidden, "forbidden", message)
     }
 
-    /// The resource does not exist, or the caller cannot access it.
+    /// The resource does not exist, or the caller cannot access it. Existing clients compare this message.
     pub fn not_found(what: &str) -> Self {
-        Self::new(ErrorKind::NotFound, "not_found", format!("{what} not found or not accessible."))
+        Self::new(ErrorKind::NotFound, "not_found", format!("{what} not found"))
     }
 
     /// It conflicts with the stored state.

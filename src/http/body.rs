@@ -238,9 +238,10 @@ impl FromRequest for PathId {
 /// # Errors
 /// 400 `too_many_parameters` if there are more than 100.
 pub fn query_pairs(request: &HttpRequest) -> Result<Vec<(String, String)>, Problem> {
-    let pairs = url::form_urlencoded::parse(request.query_string().as_bytes());
-    let pairs: Vec<_> =
-        pairs.take(MAX_PARAMETERS + 1).map(|(name, value)| (name.into_owned(), value.into_owned())).collect();
+    let pairs: Vec<_> = parameters(request)
+        .take(MAX_PARAMETERS + 1)
+        .map(|(name, value)| (name.into_owned(), value.into_owned()))
+        .collect();
     if pairs.len() > MAX_PARAMETERS {
         return Err(Problem::new(
             StatusCode::BAD_REQUEST,
@@ -251,10 +252,19 @@ pub fn query_pairs(request: &HttpRequest) -> Result<Vec<(String, String)>, Probl
     Ok(pairs)
 }
 
+/// Returns the parameters of a query string, without a second question mark before them: the platform's client library sends
+/// one if it is given the query string as a text.
+fn parameters(request: &HttpRequest) -> url::form_urlencoded::Parse<'_> {
+    let query = request.query_string();
+    url::form_urlencoded::parse(query.strip_prefix('?').unwrap_or(query).as_bytes())
+}
+
 /// Returns the value of the first parameter with this name.
 pub fn query_value(request: &HttpRequest, name: &str) -> Option<String> {
-    let pairs = url::form_urlencoded::parse(request.query_string().as_bytes());
-    pairs.take(MAX_PARAMETERS).find(|(other, _)| other == name).map(|(_, value)| value.into_owned())
+    parameters(request)
+        .take(MAX_PARAMETERS)
+        .find(|(other, _)| other == name)
+        .map(|(_, value)| value.into_owned())
 }
 
 #[cfg(test)]

@@ -152,6 +152,18 @@ pub async fn update<R: WritableResource>(
     Ok(updated(&authorizer, &row))
 }
 
+/// `PUT /{id}`: replaces the writable fields of a resource. Those that the body omits get their defaults.
+///
+/// # Errors
+/// As [`update`].
+pub async fn replace<R: WritableResource>(
+    authorizer: Authorizer,
+    (id, precondition, Json(body)): (PathId, IfMatch, Json<R::Body>),
+) -> Result<HttpResponse, Problem> {
+    let all_fields = resource::to_json_object(&body)?;
+    update::<R>(authorizer, (id, precondition, Json(all_fields))).await
+}
+
 /// `DELETE /{id}`: deletes a resource.
 ///
 /// # Errors

@@ -19,7 +19,7 @@ mod resource_docs;
 pub use super::operation_doc::{OperationDoc, enum_query_parameter, header_parameter, query_parameter};
 pub(super) use bulk_docs::{bulk_delete, bulk_update};
 pub(super) use resource_docs::fetch;
-pub use resource_docs::{create, delete, list, list_doc, patch, update};
+pub use resource_docs::{create, delete, list, list_doc, patch, replace, update};
 
 fn bearer_scheme() -> SecurityScheme {
     let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer);
@@ -66,6 +66,7 @@ pub fn document(groups: &[RouteGroup]) -> OpenApi {
             }
             let method = match route.method.as_str() {
                 "POST" => HttpMethod::Post,
+                "PUT" => HttpMethod::Put,
                 "PATCH" => HttpMethod::Patch,
                 "DELETE" => HttpMethod::Delete,
                 _ => HttpMethod::Get,

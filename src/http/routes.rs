@@ -75,6 +75,12 @@ impl RouteGroup {
         self.patch("/{id}", action, openapi::update::<R>, crud::update::<R>).additional_actions(&["referTo"])
     }
 
+    /// Adds `PUT /{id}`.
+    #[must_use]
+    pub fn replace<R: WritableResource>(self, action: &'static str) -> Self {
+        self.put("/{id}", action, openapi::replace::<R>, crud::replace::<R>).additional_actions(&["referTo"])
+    }
+
     /// Adds `DELETE /{id}`.
     #[must_use]
     pub fn delete<R: WritableResource>(self, action: &'static str) -> Self {
@@ -149,6 +155,18 @@ impl RouteGroup {
         handler: impl Handler<Authorizer, A>,
     ) -> Self {
         self.with_authorization(Method::PATCH, path, action, doc, handler)
+    }
+
+    /// Adds a `PUT` with this action.
+    #[must_use]
+    pub fn put<A: FromRequest>(
+        self,
+        path: &str,
+        action: &'static str,
+        doc: impl OperationDocFn,
+        handler: impl Handler<Authorizer, A>,
+    ) -> Self {
+        self.with_authorization(Method::PUT, path, action, doc, handler)
     }
 
     /// Adds a `DELETE` with this action.

@@ -90,7 +90,7 @@ field_error_codes! {
     AlreadyInUse = "already_in_use",
     /// An organization would be its own ancestor.
     Cycle = "cycle",
-    /// The value belongs to another request.
+    /// The value belongs to another request, or differs from that in the path.
     Mismatch = "mismatch",
     /// The password is too guessable.
     TooWeak = "too_weak",

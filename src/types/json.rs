@@ -214,6 +214,11 @@ pub struct JsonObject(serde_json::Map<String, serde_json::Value>);
 impl JsonObject {
     const MAX_BYTES: usize = 64 * 1024;
     const MAX_DEPTH: usize = 32;
+
+    /// Returns the value of a key; none if there is none.
+    pub fn get(&self, key: &str) -> Option<&serde_json::Value> {
+        self.0.get(key)
+    }
 }
 
 fn depth(value: &serde_json::Value) -> usize {

@@ -33,6 +33,7 @@ mod clock_steps;
 mod cluster;
 mod command_line;
 mod command_output;
+mod commands;
 mod configuration;
 mod conversations;
 mod cors;

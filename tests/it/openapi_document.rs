@@ -111,6 +111,7 @@ fn operation_ids_match_their_actions() {
     let others = BTreeMap::from([
         ("createMessages", "createMessage"),
         ("listConversationMessages", "listMessages"),
+        ("replaceMessage", "updateMessage"),
         ("evaluation", "evaluateAccess"),
         ("evaluations", "evaluateAccess"),
         ("searchSubjects", "evaluateAccess"),

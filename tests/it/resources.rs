@@ -82,12 +82,17 @@ pub(crate) async fn resource_specs(client: &Client) -> Vec<ResourceSpec> {
                 "organization": home, "name": "Opening hours", "type": "agent", "status": "open",
                 "contact": contact, "category": "sales",
                 "participants": [
-                    { "user": own["id"], "role": "host", "active": true },
-                    { "user": other, "role": null, "active": false },
+                    { "user": own["id"], "role": "host", "active": true, "accepted": true, "inbox": false },
+                    { "user": other, "role": null, "active": false, "accepted": false, "inbox": true },
                 ],
                 "meta": { "a": { "b": true } },
             }),
-            patch: json!({ "type": "bot", "participants": [{ "user": other, "role": "guest", "active": true }] }),
+            patch: json!({
+                "type": "bot",
+                "participants": [
+                    { "user": other, "role": "guest", "active": true, "accepted": false, "inbox": false },
+                ],
+            }),
             optional: &["name", "status", "contact", "category"],
         },
         ResourceSpec {

@@ -2,7 +2,7 @@
 
 use super::list_parameters::{list_parameter, list_parameters};
 use super::{OperationDoc, enum_query_parameter, header_parameter};
-use crate::http::query::ListSpec;
+use crate::http::query::{ListSpec, platform_fields};
 use crate::resource::Resource;
 use utoipa::openapi::path::Parameter;
 use utoipa::openapi::schema::{Schema, Type};
@@ -39,11 +39,16 @@ pub fn list_doc<T: ToSchema>(doc: OperationDoc, spec: &ListSpec) -> OperationDoc
 
 /// Adds the parameters of `select`, `populate` and `include`.
 fn shape_parameters<R: Resource>(doc: OperationDoc) -> OperationDoc {
-    let fields = match R::schema() {
+    let mut fields: Vec<String> = match R::schema() {
         RefOr::T(Schema::Object(row)) => row.properties.into_keys().collect(),
         _ => Vec::new(),
     };
-    let references: Vec<String> = R::REFERENCE_FIELDS.iter().map(|(field, _)| (*field).to_owned()).collect();
+    let mut references: Vec<String> =
+        R::REFERENCE_FIELDS.iter().map(|(field, _)| (*field).to_owned()).collect();
+    // Accepted, although no resource has them.
+    let others = platform_fields(R::TYPE).iter().map(|&field| field.to_owned());
+    fields.extend(others.clone());
+    references.extend(others);
     doc.parameter(list_parameter("select", "The fields to return, and `id`.", fields))
         .parameter(list_parameter(
             "populate",
@@ -123,7 +128,12 @@ pub fn patch<R: Resource>(body: RefOr<Schema>) -> OperationDoc {
         .path_id("id", "The id of the resource.");
     let name = format!("{}Patch", R::TYPE);
     let doc = patch_body::<R>(body, &name, doc);
-    if_match(doc.json_body(Ref::from_schema_name(name), None))
+    changed::<R>(doc.json_body(Ref::from_schema_name(name), None))
+}
+
+/// Adds the responses to a change.
+fn changed<R: Resource>(doc: OperationDoc) -> OperationDoc {
+    if_match(doc)
         .response::<R>(200, "The changed resource.", None)
         .response_header(200, "ETag", Type::String, "The version of the resource.")
         .empty_response(204, "The resource was changed. The caller may not fetch it.")
@@ -144,6 +154,17 @@ pub(super) fn patch_body<R: Resource>(
     }
     R::Body::schemas(&mut doc.schemas);
     doc
+}
+
+/// Documents `PUT /{id}` of a resource.
+pub fn replace<R: Resource>() -> OperationDoc {
+    let doc = OperationDoc::from_action()
+        .describe(
+            "Replaces the fields that clients write. Those that the body omits get their defaults. The response contains the \
+             resource only if the caller may fetch it.",
+        )
+        .path_id("id", "The id of the resource.");
+    changed::<R>(doc.body::<R::Body>(None))
 }
 
 /// Documents `DELETE /{id}` of a resource.

@@ -322,7 +322,7 @@ fn parse_number(text: &str, min: u64, max: u64) -> Result<u64, InvalidValue> {
 
 fn parse_sort(text: &str, fields: &[QueryField]) -> Result<Vec<SortKey>, InvalidValue> {
     let mut keys: Vec<SortKey> = Vec::new();
-    for item in text.split(',') {
+    for item in text.split(',').map(str::trim) {
         let (name, order) =
             item.strip_prefix('-').map_or((item, SortOrder::Ascending), |name| (name, SortOrder::Descending));
         let field = fields.iter().find(|field| field.is_sortable && field.name == name);

@@ -17,4 +17,4 @@ pub mod value;
 pub use field::{ListSpec, QueryField};
 pub use list_request::{DEFAULT_LIMIT, ListRequest, MAX_LIMIT};
 pub use selection::SelectionRequest;
-pub use shape::Shape;
+pub use shape::{Shape, platform_fields};

@@ -16,6 +16,15 @@ const MAX_PATHS: usize = 10;
 /// The maximum number of resources that lead to each other in a path of `populate`.
 const MAX_DEPTH: usize = 3;
 
+/// The fields that clients of the platform select and populate by themselves, and that this service does not store, by Cedar type.
+/// They are accepted and select nothing.
+const PLATFORM_FIELDS: [(&str, &[&str]); 1] = [("Organization", &["categories", "commands"])];
+
+/// Returns the fields of a resource type that are accepted in `select` and `populate` and that it does not have.
+pub fn platform_fields(resource: &str) -> &'static [&'static str] {
+    PLATFORM_FIELDS.iter().find(|(kind, _)| *kind == resource).map_or(&[], |(_, fields)| fields)
+}
+
 /// What of each resource is returned.
 #[derive(Debug, Clone, Default)]
 pub struct Shape {
@@ -78,7 +87,7 @@ impl Shape {
         types: &ResourceTypes,
     ) -> Result<(), InvalidValue> {
         match name {
-            "select" => self.select = Some(parse_select(text, top_level)?),
+            "select" => self.select = Some(parse_select(text, resource, top_level)?),
             "populate" => self.populate = parse_populate(text, resource, types)?,
             _ if text == "permissions" => self.includes_permissions = true,
             _ => {
@@ -101,10 +110,11 @@ impl Shape {
     }
 }
 
-fn parse_select(text: &str, top_level: &[String]) -> Result<Vec<String>, InvalidValue> {
+fn parse_select(text: &str, resource: &str, top_level: &[String]) -> Result<Vec<String>, InvalidValue> {
     let mut names: Vec<String> = Vec::new();
-    for name in text.split(',') {
-        if !top_level.iter().any(|field| field == name) {
+    for name in text.split(',').map(str::trim) {
+        let is_known = top_level.iter().any(|field| field == name);
+        if !is_known && !platform_fields(resource).contains(&name) {
             let message = format!("unknown field {}; expected {}", quoted(name), top_level.join(", "));
             return Err(InvalidValue::new(FieldErrorCode::UnknownField, message));
         }
@@ -127,7 +137,7 @@ fn parse_populate(
 ) -> Result<Vec<ReferencePath>, InvalidValue> {
     let mut paths = Vec::new();
     let mut seen: Vec<&str> = Vec::new();
-    for path in text.split(',') {
+    for path in text.split(',').map(str::trim) {
         if seen.len() >= MAX_PATHS {
             let message = format!("more than {MAX_PATHS} paths");
             return Err(InvalidValue::new(FieldErrorCode::TooManyItems, message));
@@ -136,6 +146,10 @@ fn parse_populate(
             return Err(duplicate(path));
         }
         seen.push(path);
+        let first = path.split('.').next().unwrap_or_default();
+        if platform_fields(resource).contains(&first) {
+            continue;
+        }
         add_path(&mut paths, path, resource, types, 1)?;
     }
     Ok(paths)
