@@ -111,6 +111,7 @@ mod resources;
 mod revocation;
 mod rolling_restart;
 mod rustdoc;
+mod sdk;
 mod secret_leaks;
 mod secret_search;
 mod sessions;
