@@ -26,7 +26,7 @@ test:
 	tests/need git git
 	tests/npm/lint-openapi
 	$(CARGO) test --workspace --locked
-	tests/with-postgres $(CARGO) test --locked --test it
+	tests/with-postgres $(CARGO) test --locked --test it -- $(addprefix --skip ,$(shell cat tests/it/without_database.txt))
 	$(MAKE) contract
 
 contract:

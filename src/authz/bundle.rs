@@ -42,7 +42,7 @@ pub struct Bundle {
     pub(super) context_types: BTreeMap<EntityUid, SchemaType>,
     pub(super) entity_types: BTreeMap<String, SchemaType>,
     metadata: BTreeMap<String, Arc<PolicyMetadata>>,
-    claims: Vec<Claim>,
+    claims: Arc<[Claim]>,
     files: Vec<SnapshotFile>,
     warnings: Vec<BundleDiagnostic>,
     version: Arc<str>,
@@ -102,9 +102,9 @@ impl Bundle {
             let message = "no policy found in the policy directories: every request would be denied";
             diagnostics.0.push(BundleDiagnostic::new(Rule::NoPolicies, "policies", message));
         }
-        let claims = claims::parse_claims(&of_kind(FileKind::Claims), schema_only, &data, &mut diagnostics);
+        let claims = claims::read_claims(snapshot, schema_only, &data, &mut diagnostics);
         style::check_policies(&policies, &metadata, &policy_files, schema_only, &mut diagnostics);
-        style::check_tests(&of_kind(FileKind::Cases), &mut diagnostics);
+        style::check_tests(snapshot.of_kind(FileKind::Cases), &mut diagnostics);
         let diagnostics = diagnostics.into_sorted();
         let Some((schema, (context_types, entity_types))) = schema else { return (None, diagnostics) };
         if diagnostics.iter().any(|diagnostic| !diagnostic.rule.is_warning()) {
@@ -114,7 +114,7 @@ impl Bundle {
             let metadata: &PolicyMetadata = metadata.get::<str>(policy.id().as_ref())?;
             Some((metadata, policy.to_string()))
         });
-        let inventory = Inventory::new(snapshot, texts);
+        let inventory = Inventory::new(snapshot, texts, claims.iter().map(Claim::metadata));
         let metadata = metadata.into_iter().map(|(id, metadata)| (id, Arc::new(metadata))).collect();
         let bundle = Self {
             schema,
@@ -188,6 +188,25 @@ impl Bundle {
     /// The claims about the policies, in the order of the files and lines.
     pub fn claims(&self) -> &[Claim] {
         &self.claims
+    }
+
+    /// A copy with other policies, which are valid and keep their ids. It keeps the version.
+    pub(crate) fn with_policies(&self, policies: PolicySet) -> Self {
+        Self {
+            schema: self.schema.clone(),
+            policies,
+            data: self.data.clone(),
+            context_types: self.context_types.clone(),
+            entity_types: self.entity_types.clone(),
+            metadata: self.metadata.clone(),
+            claims: Arc::clone(&self.claims),
+            stored_types: self.stored_types.clone(),
+            files: self.files.clone(),
+            warnings: self.warnings.clone(),
+            version: Arc::clone(&self.version),
+            legacy_version: self.legacy_version.clone(),
+            inventory: self.inventory.clone(),
+        }
     }
 
     /// The schema.

@@ -2,9 +2,8 @@
 
 use super::policy_metadata::PolicyMetadata;
 use super::snapshot::Snapshot;
-use super::snapshot_file::{FileKind, SnapshotFile};
-use cedar_policy::{Policy, PolicySet};
-use serde::de::IgnoredAny;
+use super::snapshot_file::FileKind;
+use cedar_policy::Policy;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::{BTreeMap, HashSet};
@@ -53,10 +52,11 @@ impl fmt::Display for Losses {
 }
 
 impl Inventory {
-    /// The inventory of files that were read and of the policies in them.
+    /// The inventory of files that were read, of the policies and of the claims in them.
     pub(super) fn new<'a>(
         snapshot: &Snapshot,
         policies: impl Iterator<Item = (&'a PolicyMetadata, String)>,
+        claims: impl Iterator<Item = &'a PolicyMetadata>,
     ) -> Self {
         let mut forbids = BTreeMap::new();
         let mut files_with_policies = HashSet::new();
@@ -66,11 +66,14 @@ impl Inventory {
                 forbids.insert(policy.id.clone(), text);
             }
         }
+        // A file with comments only has neither.
+        files_with_policies.extend(claims.map(|claim| claim.file.as_str()));
         let mut files = BTreeMap::new();
         for file in snapshot.files() {
             let has_content = match file.kind {
-                FileKind::Policies => files_with_policies.contains(file.path.as_str()),
-                _ => has_content(file),
+                FileKind::Policies | FileKind::Claims => files_with_policies.contains(file.path.as_str()),
+                FileKind::Schema => !file.text.trim().is_empty(),
+                FileKind::Data | FileKind::Cases => !file.is_empty_list(),
             };
             if has_content {
                 *files.entry(file.label()).or_default() += 1;
@@ -98,23 +101,6 @@ impl Inventory {
             }
         }
         losses
-    }
-}
-
-/// Whether a file that is not a policy file has content.
-fn has_content(file: &SnapshotFile) -> bool {
-    let text = file.text.trim();
-    match file.kind {
-        FileKind::Schema | FileKind::Policies => !text.is_empty(),
-        // A file with comments only has no claims. One that is not Cedar is rejected when it is parsed.
-        FileKind::Claims => {
-            text.parse::<PolicySet>().map_or(true, |claims| claims.policies().next().is_some())
-        }
-        // A file that is not a list is rejected when it is parsed.
-        FileKind::Data | FileKind::Cases => {
-            !text.is_empty()
-                && serde_json::from_str::<Vec<IgnoredAny>>(text).map_or(true, |list| !list.is_empty())
-        }
     }
 }
 

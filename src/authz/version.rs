@@ -43,6 +43,12 @@ pub(super) fn legacy_version_of(files: &[SnapshotFile]) -> String {
     hash(parts).chars().take(16).collect()
 }
 
+/// A SHA-256 over kind, path and text of the files of these kinds, in the order in which they were read.
+pub(super) fn hash_of(files: &[SnapshotFile], kinds: &[FileKind]) -> String {
+    let files = files.iter().filter(|file| kinds.contains(&file.kind));
+    hash(files.flat_map(|file| [file.kind.as_str(), &file.path, &file.text]))
+}
+
 fn hash<'a>(parts: impl Iterator<Item = &'a str>) -> String {
     let mut hash = Context::new(&SHA256);
     for part in parts {

@@ -130,3 +130,4 @@ mod transcript;
 mod users;
 mod verification;
 mod views;
+mod without_database;

@@ -73,7 +73,7 @@ async fn recorded_steps(database: &Database) -> i64 {
 async fn a_process_killed_during_the_migration_leaves_a_database_that_starts_again() {
     // A PostgreSQL database takes longer to create, and PostgreSQL itself rolls transactions back.
     let kills = std::env::var("TEST_KILLS").map_or(KILLS, |kills| kills.parse().unwrap());
-    let kills = if std::env::var_os("TEST_POSTGRES_URL").is_some() { kills.div_ceil(10) } else { kills };
+    let kills = if crate::without_database::postgres_server().is_some() { kills.div_ceil(10) } else { kills };
     let all = i64::try_from({
         use sea_orm_migration::MigratorTrait;
         migrations::Migrator::migrations().len()

@@ -119,7 +119,7 @@ fn keepalive_times(port: u16) -> Vec<u64> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_server_checks_by_tcp_keepalive_whether_each_connection_is_alive() {
-    if std::env::var("TEST_POSTGRES_URL").is_err() {
+    if crate::without_database::postgres_server().is_none() {
         return;
     }
     let server = Cluster::new();

@@ -117,7 +117,7 @@ enum ClientResult {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn restarting_postgresql_under_load_causes_errors_but_no_wrong_answers() {
-    if std::env::var_os("TEST_POSTGRES_URL").is_none() {
+    if crate::without_database::postgres_server().is_none() {
         return; // SQLite is a file, and cannot be restarted.
     }
     let cluster = Cluster::new();

@@ -14,7 +14,7 @@ use std::path::Path;
 use std::process::Command;
 
 fn runs_on_postgres() -> bool {
-    std::env::var("TEST_POSTGRES_URL").is_ok()
+    crate::without_database::postgres_server().is_some()
 }
 
 fn openssl(directory: &Path, arguments: &str) {

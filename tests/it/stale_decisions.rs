@@ -15,7 +15,7 @@ const AUTHORIZE: &str = "/v2/authorize";
 
 /// Starts the service on PostgreSQL with a decision log. None on SQLite, which has no such outage.
 async fn start(change: impl FnOnce(&mut Config)) -> Option<TestApp> {
-    std::env::var_os("TEST_POSTGRES_URL")?;
+    crate::without_database::postgres_server()?;
     let directory = tempfile::tempdir().unwrap().keep();
     let app = TestApp::start_with(|config| {
         config.decision_log = DecisionLogFilter::All;

@@ -97,7 +97,7 @@ pub struct Database {
 impl Database {
     pub async fn new() -> Self {
         let directory = TempDir::new().unwrap();
-        let Ok(server) = std::env::var("TEST_POSTGRES_URL") else {
+        let Some(server) = crate::without_database::postgres_server() else {
             let url = format!("sqlite://{}", directory.path().join("test.db").display());
             return Self { url, directory, server: None };
         };
@@ -106,12 +106,12 @@ impl Database {
 
     /// The same; a database on PostgreSQL has a collation that orders texts like a dictionary.
     pub async fn with_linguistic_collation() -> Self {
-        match std::env::var("TEST_POSTGRES_URL") {
-            Ok(server) => {
+        match crate::without_database::postgres_server() {
+            Some(server) => {
                 let options = "TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'en-US'";
                 Self::on_server(server, TempDir::new().unwrap(), options).await
             }
-            Err(_) => Self::new().await,
+            None => Self::new().await,
         }
     }
 

@@ -4,8 +4,20 @@ use super::diagnostics::{Diagnostics, SourceFile};
 use super::rules::Rule;
 use super::{lint, parse_policies};
 use crate::authz::PolicyMetadata;
+use crate::authz::snapshot::Snapshot;
+use crate::authz::snapshot_file::FileKind;
+use crate::authz::version::hash_of;
+use crate::types::{Cache, Validity, Versions};
 use cedar_policy::{Entity, Policy, PolicyId, Schema};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
+
+/// The maximum size of the cached files of claims, in bytes of their texts: 8 MiB.
+const MAX_CACHED_BYTES: u64 = 8 * 1024 * 1024;
+
+/// Valid claims, by a hash of the files that their validation depends on: schema, data and claims. Validating the claims takes
+/// several times as long as validating the policies, of which there are fewer, and which change more often.
+static VALID_CLAIMS: LazyLock<Cache<String, Arc<[Claim]>>> =
+    LazyLock::new(|| Cache::new(MAX_CACHED_BYTES, true));
 
 /// A claim about the policies.
 ///
@@ -28,8 +40,35 @@ impl Claim {
     }
 }
 
+/// Parses and validates the claims of a snapshot, with its schema and data. Those that were valid with the same files of
+/// schema, data and claims before are not validated again.
+pub(super) fn read_claims(
+    snapshot: &Snapshot,
+    schema: Option<&Schema>,
+    data: &[Entity],
+    diagnostics: &mut Diagnostics,
+) -> Arc<[Claim]> {
+    let key = hash_of(snapshot.files(), &[FileKind::Schema, FileKind::Data, FileKind::Claims]);
+    if let Some(claims) = VALID_CLAIMS.get(&key, &Versions::default()) {
+        return claims;
+    }
+    let files: Vec<SourceFile> = snapshot
+        .of_kind(FileKind::Claims)
+        .map(|file| SourceFile::new(file.path.clone(), file.text.to_string()))
+        .collect();
+    let mut found = Diagnostics::default();
+    let claims: Arc<[Claim]> = parse_claims(&files, schema, data, &mut found).into();
+    if schema.is_some() && found.0.is_empty() {
+        let bytes: usize = files.iter().map(|file| file.text.len()).sum();
+        let weight = u64::try_from(bytes).unwrap_or(u64::MAX).max(1);
+        VALID_CLAIMS.insert_weighted(key, Arc::clone(&claims), Validity::default(), weight);
+    }
+    diagnostics.0.append(&mut found.0);
+    claims
+}
+
 /// Parses and validates the claims of these files, with the same rules as policies. Each needs a text in `@doc`, too.
-pub(super) fn parse_claims(
+fn parse_claims(
     files: &[SourceFile],
     schema: Option<&Schema>,
     data: &[Entity],

@@ -4,9 +4,9 @@
 use super::diagnostics::{BundleDiagnostic, Diagnostics, SourceFile};
 use super::rules::Rule;
 use crate::authz::PolicyMetadata;
+use crate::authz::snapshot_file::SnapshotFile;
 use crate::types::Email;
 use cedar_policy::{EntityTypeName, Policy, PolicySet, Schema};
-use serde_json::Value;
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 
@@ -107,13 +107,11 @@ fn literal_length(text: &str) -> usize {
 }
 
 /// Reports files of policy tests that contain no test.
-pub(super) fn check_tests(files: &[SourceFile], diagnostics: &mut Diagnostics) {
-    for file in files {
-        let tests: Option<Vec<Value>> = serde_json::from_str(&file.text).ok();
-        if file.text.trim().is_empty() || tests.is_some_and(|tests| tests.is_empty()) {
-            let message = "the file contains no policy test";
-            diagnostics.0.push(file.diagnostic(Rule::EmptyTests, Some(1), message));
-        }
+pub(super) fn check_tests<'a>(files: impl Iterator<Item = &'a SnapshotFile>, diagnostics: &mut Diagnostics) {
+    for file in files.filter(|file| file.is_empty_list()) {
+        let message = "the file contains no policy test";
+        let diagnostic = BundleDiagnostic::new(Rule::EmptyTests, &file.path, message);
+        diagnostics.0.push(BundleDiagnostic { line: Some(1), ..diagnostic });
     }
 }
 

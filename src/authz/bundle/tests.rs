@@ -5,6 +5,15 @@ use std::path::{Path, PathBuf};
 
 /// Reads a copy of the shipped schema and policies in which `change` was applied to the text of `file`.
 fn changed(file: &str, change: impl Fn(&str) -> String) -> Result<Bundle, BundleError> {
+    let copy = copy_of_policies();
+    let path = copy.path().join(file);
+    let old = std::fs::read_to_string(&path).unwrap_or_default();
+    std::fs::write(&path, change(&old)).unwrap();
+    read_copy(&copy)
+}
+
+/// A copy of the shipped schema and policies.
+fn copy_of_policies() -> tempfile::TempDir {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let copy = tempfile::tempdir().unwrap();
     for name in ["schema", "policies"] {
@@ -16,9 +25,10 @@ fn changed(file: &str, change: impl Fn(&str) -> String) -> Result<Bundle, Bundle
             }
         }
     }
-    let path = copy.path().join(file);
-    let old = std::fs::read_to_string(&path).unwrap_or_default();
-    std::fs::write(&path, change(&old)).unwrap();
+    copy
+}
+
+fn read_copy(copy: &tempfile::TempDir) -> Result<Bundle, BundleError> {
     let stored = vec![StoredType {
         name: "Organization",
         attributes: crate::authz::ORGANIZATION_ATTRIBUTES,
@@ -42,6 +52,41 @@ fn the_shipped_policies_load() {
     let admin = bundle.policy("admin").unwrap();
     assert!(admin.permits && admin.file.ends_with("scopes.cedar") && admin.line > 1);
     assert!(bundle.context_types.values().all(|shape| shape.field_names().contains("credential")));
+}
+
+#[test]
+fn claims_are_validated_again_if_they_or_the_schema_change() {
+    let copy = copy_of_policies();
+    let claims = copy.path().join("policies/claims");
+    std::fs::create_dir(&claims).unwrap();
+    let write_claim = |action: &str| {
+        let text = format!(
+            "@id(\"c\")\n@doc(\"Text.\")\nforbid (principal, action == Action::{action:?}, resource);"
+        );
+        std::fs::write(claims.join("c.cedar"), text).unwrap();
+    };
+    let read = || read_copy(&copy).map(|bundle| bundle.claims().len()).map_err(|error| error.locations());
+    for (action, expected) in [("listForms", Ok(1)), ("lstForms", Err("c.cedar:3".to_owned()))] {
+        write_claim(action);
+        for _ in 0..2 {
+            assert_eq!(read(), expected, "{action}");
+        }
+    }
+    let schema = copy.path().join("schema/cedargate.cedarschema");
+    let old = std::fs::read_to_string(&schema).unwrap();
+    let more = "action \"extra\" appliesTo { principal: User, resource: Organization, context: {} };";
+    write_claim("extra");
+    for (text, expected) in [(format!("{old}\n{more}\n"), Ok(1)), (old.clone(), Err("c.cedar:3".to_owned()))]
+    {
+        std::fs::write(&schema, text).unwrap();
+        assert_eq!(read(), expected);
+    }
+    // Files with comments only have no claims, and a version that loses claims loses a file.
+    write_claim("listForms");
+    let with_claims = read_copy(&copy).unwrap();
+    std::fs::write(claims.join("c.cedar"), "// nothing").unwrap();
+    let without = read_copy(&copy).unwrap();
+    assert_eq!(with_claims.inventory().losses(without.inventory()).files, ["claims/c.cedar"]);
 }
 
 #[test]
