@@ -36,6 +36,22 @@ impl Authorizer {
         Error::forbidden(self.action()).with_reasons(reasons)
     }
 
+    /// Returns the error of a request that a proxy asked about and that is denied, with the reasons: on an external resource, which
+    /// is no secret, or else on a resource of this type in the caller's own organization.
+    pub fn forbidden_forwarded(&self, action: &str, kind: &str, resource: Option<&ResourceEntity>) -> Error {
+        let context = self.request_context();
+        let request = AuthzRequest { action, ..self.unrecorded_request(&context) };
+        let external = resource.filter(|_| !self.state().resource_types.contains(kind));
+        let visibility =
+            Visibility { principal: self.may_fetch_itself(), resource: external.is_some(), changes: true };
+        let options = ExplainOptions { visibility, is_missing: false };
+        let reasons = match external {
+            Some(external) => self.engine().explain_denial(&request, external, options),
+            None => self.engine().explain_denial_in_home_org(&request, kind, visibility),
+        };
+        Error::forbidden(action).with_reasons(reasons)
+    }
+
     /// Explains a denial on a resource that the caller sent itself, or that it may fetch and knows of. None for another resource.
     pub(super) fn explain_visible(&self, context: &DecisionContext, denied: &Denied) -> Option<Explanation> {
         let resource = denied.resource()?;

@@ -431,3 +431,23 @@ async fn without_headers_the_method_and_the_path_suffix_name_the_request() {
         send_raw_request(&app.base, &format!("{head}Authorization: Bearer {bearer}\r\n\r\n"));
     assert!(status == 403 || status == 404, "{answer}");
 }
+
+#[tokio::test]
+async fn a_denial_has_the_same_reasons_whether_or_not_the_resource_exists() {
+    let app = with_own_routes().await;
+    let (admin, guest) = (app.admin().await, app.user(Scope::Guest).await);
+    let (_, tenant) = app.tenant("tenant").await;
+    let own = admin.post("/v2/conversations", json!({})).await.id();
+    let foreign = tenant.post("/v2/conversations", json!({})).await.id();
+    let mut all = Vec::new();
+    for id in [own.as_str(), foreign.as_str(), UNKNOWN_ID, "malformed"] {
+        let reply = forward(&guest, "DELETE", &format!("/v2/conversations/{id}")).await;
+        reply.expect_problem(403, "forbidden");
+        let reasons = reply.json["reasons"].clone();
+        assert_eq!(reasons["outcome"], "not_permitted", "{}", reply.text);
+        assert!(reasons["changes"].to_string().contains("admin"), "{}", reply.text);
+        all.push(reasons);
+    }
+    all.dedup();
+    assert_eq!(all.len(), 1, "{all:?}");
+}

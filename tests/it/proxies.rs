@@ -152,10 +152,12 @@ fn received(seen: &Value, name: &str) -> Vec<String> {
 }
 
 /// Headers with which a client may try to impersonate another user, or to have another request authorized.
-const SPOOFED: [(&str, &str); 12] = [
+const SPOOFED: [(&str, &str); 14] = [
     ("X-User-Id", "spoofed"),
     ("X-Scope", "admin"),
     ("X-Policy-Version", "spoofed"),
+    ("X-Evaluation-Id", "spoofed"),
+    ("X-Evaluation_Id", "spoofed"),
     ("X_User_Id", "spoofed"),
     ("X-User_Id", "spoofed"),
     ("X_Scope", "admin"),
@@ -190,6 +192,8 @@ async fn forwards_permitted_requests_with_identity(kind: ProxyKind) {
         assert_eq!(received(&seen, "x-scope"), ["guest"]);
         assert_eq!(received(&seen, "x-policy-version").len(), 1);
         assert_ne!(received(&seen, "x-policy-version"), ["spoofed"]);
+        let [evaluation_id] = &received(&seen, "x-evaluation-id")[..] else { panic!("{seen}") };
+        assert_eq!(evaluation_id.len(), 32, "{evaluation_id}");
         let refused = anonymous.send(Method::GET, &file, spoofed, None).await;
         assert_eq!(refused.status, StatusCode::UNAUTHORIZED);
         assert_eq!(refused.header("www-authenticate"), "Bearer");
@@ -198,15 +202,16 @@ async fn forwards_permitted_requests_with_identity(kind: ProxyKind) {
         {
             let refused = client.send(method.clone(), &file, spoofed, None).await;
             assert_eq!(refused.status, StatusCode::FORBIDDEN, "{method}");
+            assert_eq!(refused.header("x-evaluation-id").len(), 32, "{method}");
         }
         let public = anonymous.send(Method::GET, "/public/logo.svg", spoofed, None).await;
         let public = public.expect(StatusCode::OK);
-        for name in ["x-user-id", "x-scope", "x-policy-version"] {
+        for name in ["x-user-id", "x-scope", "x-policy-version", "x-evaluation-id"] {
             assert_eq!(received(&public, name), [""; 0], "{name}");
         }
         for seen in [&seen, &public] {
             let names = seen["headers"].as_object().unwrap().keys();
-            let known = ["x-user-id", "x-scope", "x-policy-version"];
+            let known = ["x-user-id", "x-scope", "x-policy-version", "x-evaluation-id"];
             let similar: Vec<_> = names
                 .filter(|name| known.contains(&name.replace('_', "-").as_str()) && name.contains('_'))
                 .collect();

@@ -138,19 +138,14 @@ async fn decide(
     route_match: Option<RouteMatch>,
 ) -> Result<EvaluationId, Problem> {
     let prerequisite = authorizer.for_prerequisite(action);
-    if !is_permitted(&prerequisite, EvaluationId::generate(), action, ResourceRef::Caller, &[]).await? {
-        return Err(Problem::forbidden(action));
-    }
+    require(&prerequisite, EvaluationId::generate(), action, ResourceRef::Caller, &[]).await?;
     let original = original.map_err(invalid_forwarded_request)?;
     let Some(RouteMatch::Authorize { action, resource: of }) = route_match else {
         return Err(forbidden("no_such_route", "No route matches the forwarded request."));
     };
     let evaluation_id = EvaluationId::generate();
-    if is_permitted(authorizer, evaluation_id, &action, of, &original.parameters("organization")).await? {
-        Ok(evaluation_id)
-    } else {
-        Err(Problem::forbidden(&action))
-    }
+    require(authorizer, evaluation_id, &action, of, &original.parameters("organization")).await?;
+    Ok(evaluation_id)
 }
 
 /// 403: the forwarded request is invalid or ambiguous.
@@ -164,14 +159,17 @@ fn forbidden(code: &'static str, detail: impl Into<String>) -> Problem {
     Problem::new(StatusCode::FORBIDDEN, code, detail)
 }
 
-/// Whether the caller may perform the action. `organizations` are the values of that query parameter.
-async fn is_permitted(
+/// Requires that the caller may perform the action. `organizations` are the values of that query parameter.
+///
+/// # Errors
+/// 403 with the reasons; 503 if the database is unavailable.
+async fn require(
     authorizer: &Authorizer,
     evaluation_id: EvaluationId,
     action: &str,
     of: ResourceRef,
     organizations: &[String],
-) -> Result<bool, Problem> {
+) -> Result<(), Problem> {
     let (kind, id) = named_resource(authorizer, &of, organizations)?;
     let none = Map::new();
     let entity_ref = EntityRef { kind, id: &id, properties: &none };
@@ -190,7 +188,14 @@ async fn is_permitted(
             ..authorizer.decision_recorder()
         }),
     };
-    Ok(evaluation::decide(authorizer.engine(), &ask, &target, entity_ref, None).answer.allowed)
+    if evaluation::decide(authorizer.engine(), &ask, &target, entity_ref, None).answer.allowed {
+        return Ok(());
+    }
+    let resource = match &target {
+        ResolvedResource::Found(resource) => Some(&**resource),
+        ResolvedResource::NotFound | ResolvedResource::Invalid(_) => None,
+    };
+    Err(authorizer.forbidden_forwarded(action, kind, resource).into())
 }
 
 /// Returns the type and the id of the resource that a route names.
