@@ -198,6 +198,38 @@ fn the_markdown_of_hostile_ids_has_no_markup_of_theirs() {
 }
 
 #[test]
+fn a_removed_forbid_is_decided_among_hundreds_of_permits() {
+    let [old, new] = copies();
+    // More permits of one action than the solver compares at once, and a forbid that only the last one contradicts.
+    let permits: String = (0..310)
+        .map(|number| {
+            let alarm = if number == 309 { "" } else { "!context.alarm && " };
+            format!(
+                "@id(\"guest.{number}\")\npermit (principal == Gate::Person::\"p{number}\", action == Gate::Action::\"enter\", resource == Gate::Door::\"d{number}\")\nwhen {{ {alarm}resource.open }};\n"
+            )
+        })
+        .collect();
+    let forbid = "@id(\"alarm\")\nforbid (principal, action == Gate::Action::\"enter\", resource)\nwhen { context.alarm };\n";
+    std::fs::write(old.path("policies/more.cedar"), format!("{permits}{forbid}")).unwrap();
+    std::fs::write(new.path("policies/more.cedar"), &permits).unwrap();
+    let (found, code) = diff(&old, &new, &[]);
+    assert_eq!((code, count(&found, "wider"), count(&found, "undecided")), (0, 1, 0), "{}", found["summary"]);
+    let witness = &found["environments"][0]["witnesses"][0];
+    assert_eq!(witness["new"]["reason"], json!(["guest.309"]), "{witness:#}");
+    check_witnesses(&found, &old, &new);
+    // Without that permit, the forbid decides nothing.
+    for policies in [&old, &new] {
+        policies.replace(
+            "policies/more.cedar",
+            "resource == Gate::Door::\"d309\")\nwhen { resource",
+            "resource == Gate::Door::\"d309\")\nwhen { !context.alarm && resource",
+        );
+    }
+    let (found, code) = diff(&old, &new, &["--fail-on", "any"]);
+    assert_eq!((code, &found["environments"]), (0, &json!([])), "{}", found["summary"]);
+}
+
+#[test]
 fn without_the_solver_nothing_is_called_unchanged() {
     let [old, new] = copies();
     let source = new.path("").display().to_string();

@@ -12,13 +12,16 @@ use crate::authz::Engine;
 use crate::authz::cases::PolicyTest;
 use cedar_policy::{Effect, Entities, Entity, Policy, PolicySet, Request, RequestEnv, Schema};
 use cedar_policy_symcc::{CompiledPolicy, CompiledPolicySet, Env};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 /// How often permits that refute a request of the solver are added to its question, before all policies are compared.
 const MAX_ROUNDS: usize = 20;
 
 /// How many policies of an action the solver compares at once. More would exhaust its time, or the stack of the process.
 const MAX_POLICIES: usize = 300;
+
+/// How many permits are compared at once if there are more policies than [`MAX_POLICIES`].
+const PERMITS_OF_A_PART: usize = 10;
 
 /// One of the two versions, in one environment. Without an engine, the version does not have the environment, and denies.
 #[derive(Clone, Copy)]
@@ -33,6 +36,16 @@ pub(super) struct EnvironmentQuery<'a> {
     pub(super) old: VersionView<'a>,
     pub(super) new: VersionView<'a>,
     pub(super) action: &'a str,
+}
+
+/// The result of the comparison of some permits with the denying version.
+enum PartOutcome {
+    /// No request is decided differently.
+    None,
+    /// A request is.
+    Found(Box<Witness>),
+    /// The solver needs more policies of the denying version.
+    Undecided,
 }
 
 /// The policies of a version for the solver.
@@ -125,25 +138,20 @@ impl EnvironmentQuery<'_> {
         // A removed forbid concerns every permit, so that the changed policies alone do not answer the question.
         if sources.iter().all(|policy| policy.effect() == Effect::Permit) && !is_flat {
             let changed = PolicySide::with_effect(&denying.changed, Effect::Permit).cloned();
-            let mut known: Vec<Policy> = changed.chain(forbids(denying)).collect();
-            let allowing: Vec<Policy> = sources.into_iter().chain(forbids(allowing)).collect();
-            for _ in 0..MAX_ROUNDS {
-                let Some(model) = self.ask(&allowing, &known, &assumptions, solver).await? else {
-                    return Ok(None);
-                };
-                if let Some(witness) = self.confirm(direction, &model, is_flat) {
-                    return Ok(Some(witness));
-                }
-                let missing = self.permits_of(direction, &model, denying, &known);
-                if missing.is_empty() {
-                    break;
-                }
-                known.extend(missing);
+            let known = changed.chain(forbids(denying)).collect();
+            let part: Vec<Policy> = sources.into_iter().chain(forbids(allowing)).collect();
+            match self.find_in_part(direction, (&part, known), denying, &assumptions, solver).await? {
+                PartOutcome::None => return Ok(None),
+                PartOutcome::Found(witness) => return Ok(Some(*witness)),
+                PartOutcome::Undecided => {}
             }
         }
         let count = allowing.all.len().max(denying.all.len());
         if count > MAX_POLICIES {
-            return Err(Undecided(format!("{count} policies are too many to compare at once")));
+            return match is_flat {
+                true => Err(Undecided(format!("{count} policies are too many to compare at once"))),
+                false => self.find_in_parts(direction, denying, allowing, solver).await,
+            };
         }
         match self.ask(&allowing.all, &denying.all, &assumptions, solver).await? {
             None => Ok(None),
@@ -151,6 +159,66 @@ impl EnvironmentQuery<'_> {
                 Undecided("Cedar does not confirm the request that the solver found".to_owned())
             }),
         }
+    }
+
+    /// Finds a request that one of the permits in `part` allows, with the forbids in it, and that the denying version denies. Of
+    /// that one, the solver knows the policies in `known`, and in each round the permits that refute its last request.
+    async fn find_in_part(
+        &self,
+        direction: Direction,
+        (part, mut known): (&[Policy], Vec<Policy>),
+        denying: &PolicySide,
+        assumptions: &Assumptions,
+        solver: &mut Solver,
+    ) -> Result<PartOutcome, Undecided> {
+        for _ in 0..MAX_ROUNDS {
+            let Some(model) = self.ask(part, &known, assumptions, solver).await? else {
+                return Ok(PartOutcome::None);
+            };
+            if let Some(witness) = self.confirm(direction, &model, false) {
+                return Ok(PartOutcome::Found(Box::new(witness)));
+            }
+            let missing = self.permits_of(direction, &model, denying, &known);
+            if missing.is_empty() {
+                break;
+            }
+            known.extend(missing);
+        }
+        Ok(PartOutcome::Undecided)
+    }
+
+    /// Finds a request as [`EnvironmentQuery::find`] does, for a few permits of the allowing version after the other, because the
+    /// solver cannot compare all policies at once. A request that no part allows is not allowed.
+    async fn find_in_parts(
+        &self,
+        direction: Direction,
+        denying: &PolicySide,
+        allowing: &PolicySide,
+        solver: &mut Solver,
+    ) -> Result<Option<Witness>, Undecided> {
+        let data = if self.new.engine.is_some() { self.new.data() } else { self.old.data() };
+        let forbids = |side: &PolicySide| -> Vec<Policy> {
+            PolicySide::with_effect(&side.all, Effect::Forbid).cloned().collect()
+        };
+        let (denying_forbids, allowing_forbids) = (forbids(denying), forbids(allowing));
+        let permits: Vec<&Policy> = PolicySide::with_effect(&allowing.all, Effect::Permit).collect();
+        let denying_permits: HashMap<String, &Policy> = PolicySide::with_effect(&denying.all, Effect::Permit)
+            .map(|policy| (logic(policy), policy))
+            .collect();
+        for permits in permits.chunks(PERMITS_OF_A_PART) {
+            let same = permits.iter().filter_map(|permit| denying_permits.get(&logic(permit)));
+            let known: Vec<Policy> = same.copied().chain(&denying_forbids).cloned().collect();
+            let part: Vec<Policy> = permits.iter().copied().chain(&allowing_forbids).cloned().collect();
+            let assumptions = Assumptions::new(self.schema, data, part.iter().chain(&known));
+            match self.find_in_part(direction, (&part, known), denying, &assumptions, solver).await? {
+                PartOutcome::None => {}
+                PartOutcome::Found(witness) => return Ok(Some(*witness)),
+                PartOutcome::Undecided => {
+                    return Err(Undecided("the policies are too many to compare at once".to_owned()));
+                }
+            }
+        }
+        Ok(None)
     }
 
     /// The permits of the denying version that allow the request after all, as far as the solver does not know them.
