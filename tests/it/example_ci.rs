@@ -105,6 +105,11 @@ fn unchanged_policies_pass_all_checks() {
     for file in ["check.sarif", "prove.sarif"] {
         assert_valid_sarif(&repository.path().join("report").join(file));
     }
+    for (file, suite) in [("test.xml", "policies/cases/"), ("prove.xml", "policies/claims/")] {
+        let junit = repository.report(file);
+        assert!(junit.contains(&format!("<testsuite name=\"{suite}")), "{file}: {junit}");
+        assert!(!junit.contains("<failure"), "{file}: {junit}");
+    }
 }
 
 #[test]

@@ -224,6 +224,11 @@ fn external_domains_have_tables_of_their_own() {
     assert!(domain.contains("Docs::Action::&quot;share&quot;"));
     assert!(domain.contains("<a class=\"id\" href=\"#policy-docs.final\">docs.final</a>"));
     assert!(domain.contains("results for the entities of the policy data"));
+    // Results have their policy tests, and cells link to them.
+    assert!(domain.contains("policy tests</summary>"), "{domain}");
+    let (_, link) = domain.split_once("<a class=\"cases\" href=\"#").expect("no link to policy tests");
+    let row = format!("<tr id=\"{}\">", link.split('"').next().unwrap());
+    assert!(domain.contains(&row), "{row}");
 }
 
 #[tokio::test]

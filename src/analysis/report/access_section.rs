@@ -1,17 +1,14 @@
 //! Who may do what: the table of permissions per kind of credential, and how each of its cells is decided.
 
 use super::claims_section::claim_anchor;
-use super::layout::{anchor, count, empty, or_empty, policy_link, policy_links, scrolling, section};
+use super::domains_section;
+use super::layout::{anchor, empty, or_empty, scrolling, section};
 use super::model::{Case, ClaimEntry, Report};
-use crate::analysis::access::{
-    AccessRow, Cell, Condition, CredentialType, DataMatrix, DomainAccess, Location, Outcome, Target, Verdict,
-};
+use super::results::{case_list, outcome_policies, sign, verdict_word};
+use crate::analysis::access::{AccessRow, Cell, CredentialType, Location, Target, Verdict};
 use crate::authz::Scope;
 use maud::{Markup, html};
 use std::collections::BTreeMap;
-
-/// The maximum number of cases that a cell lists.
-const MAX_CASES: usize = 12;
 
 pub(super) fn render(report: &Report) -> Markup {
     let content = html! {
@@ -30,7 +27,7 @@ pub(super) fn render(report: &Report) -> Markup {
             @if domains.is_empty() {
                 (empty("The schema declares no action of another service: all actions are for users of this service."))
             }
-            @for domain in domains { (domain_tables(domain)) }
+            @for domain in domains { (domains_section::render(domain, &report.cases)) }
         }))
     };
     section("access", "Who may do what", &content)
@@ -49,24 +46,6 @@ fn introduction() -> Markup {
         p {
             "Own, below and sibling say where the resource is: in the organization of the caller, in one below it, or in one beside it. A creation is decided on the organization and on the new resource; both must be allowed."
         }
-    }
-}
-
-/// The sign of a result. Screen readers read the word beside it.
-fn sign(verdict: Verdict) -> Markup {
-    let sign = match verdict {
-        Verdict::Allowed => "●",
-        Verdict::Depends => "◐",
-        Verdict::Denied => "–",
-    };
-    html! { span.sign aria-hidden="true" { (sign) } }
-}
-
-pub(super) const fn verdict_word(verdict: Verdict) -> &'static str {
-    match verdict {
-        Verdict::Allowed => "allowed",
-        Verdict::Depends => "depends",
-        Verdict::Denied => "denied",
     }
 }
 
@@ -287,31 +266,6 @@ fn cells_of(row: &AccessRow, outcome: usize) -> String {
     parts.into_iter().map(text).collect::<Vec<_>>().join("; ")
 }
 
-/// The policies that determine a result.
-pub(super) fn outcome_policies(outcome: &Outcome) -> Markup {
-    let has_permit = !outcome.permits.is_empty() || !outcome.conditional_permits.is_empty();
-    html! {
-        ul.policies {
-            @if !outcome.forbids.is_empty() { li { "Forbidden by " (policy_links(&outcome.forbids)) } }
-            @if !outcome.permits.is_empty() {
-                li {
-                    @if outcome.forbids.is_empty() { "Permitted by " } @else { "Otherwise permitted by " }
-                    (policy_links(&outcome.permits))
-                }
-            }
-            @for condition in &outcome.conditional_permits { (condition_item("Permitted by ", condition)) }
-            @for condition in &outcome.conditional_forbids { (condition_item("Forbidden by ", condition)) }
-            @if !has_permit && outcome.forbids.is_empty() { li { "No policy permits it." } }
-        }
-    }
-}
-
-fn condition_item(verb: &str, condition: &Condition) -> Markup {
-    html! {
-        li { (verb) (policy_link(&condition.policy)) " when " code.expression { (condition.expression) } }
-    }
-}
-
 /// The cases whose requests belong to the cells with a result.
 fn outcome_cases(row: &AccessRow, outcome: usize, cases: &[Case]) -> Markup {
     let is_in_cells = |case: &&Case| {
@@ -324,102 +278,5 @@ fn outcome_cases(row: &AccessRow, outcome: usize, cases: &[Case]) -> Markup {
         };
         case.action == row.action && cells.into_iter().any(is_in)
     };
-    let cases: Vec<&Case> = cases.iter().filter(is_in_cells).collect();
-    html! {
-        @if cases.is_empty() {
-            p.cases { "No policy test is about these cells." }
-        } @else {
-            details.cases {
-                summary { (count(cases.len(), "policy test", "policy tests")) }
-                ul {
-                    @for case in cases.iter().take(MAX_CASES) { (case_item(case)) }
-                    @if cases.len() > MAX_CASES { li { "and " (cases.len() - MAX_CASES) " more" } }
-                }
-            }
-        }
-    }
-}
-
-pub(super) fn case_item(case: &Case) -> Markup {
-    html! {
-        li {
-            (case.name) " " small { "(" @if case.is_allowed { "allowed" } @else { "denied" } ", " (case.file) ")" }
-            @if let Some(failure) = &case.failure { " " strong { "fails: " (failure) } }
-        }
-    }
-}
-
-fn domain_tables(domain: &DomainAccess) -> Markup {
-    let name = if domain.namespace.is_empty() { "without a namespace" } else { &domain.namespace };
-    let caption = format!("Domain {name}: results for all requests, by action and types");
-    html! {
-        h4 id=(anchor("domain", &domain.namespace)) { "Domain " (name) }
-        (scrolling(&caption, &html! {
-            table {
-                caption { (caption) }
-                thead { tr {
-                    th scope="col" { "Action" } th scope="col" { "Principal" } th scope="col" { "Resource" }
-                    th scope="col" { "Result" } th scope="col" { "Policies" }
-                } }
-                tbody {
-                    @for row in &domain.rows {
-                        tr {
-                            th scope="row" { code { (row.action) } }
-                            td { (row.principal) }
-                            td { (row.resource) }
-                            td.result { (sign(row.outcome.verdict)) " " (verdict_word(row.outcome.verdict)) }
-                            td { (outcome_policies(&row.outcome)) }
-                        }
-                    }
-                }
-            }
-        }))
-        (or_empty(&domain.data, |data| data_matrix(name, data)))
-    }
-}
-
-fn data_matrix(name: &str, data: &DataMatrix) -> Markup {
-    let caption = format!("Domain {name}: results for the entities of the policy data");
-    html! {
-        p {
-            "Principals and resources of the policy data, with the attributes that the data give them. The request context is unknown."
-            @if data.other_principals > 0 { " " (count(data.other_principals, "principal is", "principals are")) " left out." }
-            @if data.other_resources > 0 { " " (count(data.other_resources, "resource is", "resources are")) " left out." }
-        }
-        (scrolling(&caption, &html! {
-            table.data {
-                caption { (caption) }
-                thead { tr {
-                    th scope="col" { "Resource" } th scope="col" { "Action" }
-                    @for principal in &data.principals { th scope="col" { (principal) } }
-                } }
-                tbody {
-                    @for row in &data.rows {
-                        tr {
-                            th scope="row" { (row.resource) }
-                            td { code { (row.action) } }
-                            @for outcome in &row.outcomes { (data_cell(outcome.as_ref())) }
-                        }
-                    }
-                }
-            }
-        }))
-    }
-}
-
-fn data_cell(outcome: Option<&Outcome>) -> Markup {
-    html! {
-        td {
-            @if let Some(outcome) = outcome {
-                (sign(outcome.verdict)) " " (verdict_word(outcome.verdict))
-                @let conditional = outcome.conditional_permits.iter().chain(&outcome.conditional_forbids);
-                @let policies: Vec<&String> = match outcome.verdict {
-                    Verdict::Allowed => outcome.permits.iter().collect(),
-                    Verdict::Denied => outcome.forbids.iter().collect(),
-                    Verdict::Depends => conditional.map(|condition| &condition.policy).collect(),
-                };
-                @if !policies.is_empty() { br; small { (policy_links(policies)) } }
-            }
-        }
-    }
+    case_list(&cases.iter().filter(is_in_cells).collect::<Vec<_>>(), "No policy test is about these cells.")
 }

@@ -1,8 +1,8 @@
 //! What changes compared to the base version.
 
-use super::access_section::case_item;
 use super::layout::{count, or_empty, policy_link, policy_links, scrolling, section, short};
 use super::model::{Case, Report};
+use super::results::case_item;
 use crate::analysis::Outcome;
 use crate::analysis::diff::{
     ChangedCell, ChangedFile, ChangedPolicy, Direction, EnvironmentDiff, PolicyChange, PolicyDiff, Witness,

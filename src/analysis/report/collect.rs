@@ -1,12 +1,14 @@
 //! What the report says of policies, policy tests and decision logs.
 
-use super::model::{Case, ClaimEntry, ClaimsPart, Environments, LastUse, LogUse, PolicyEntry, ProofSummary};
+use super::model::{
+    Case, CaseSubject, ClaimEntry, ClaimsPart, Environments, LastUse, LogUse, PolicyEntry, ProofSummary,
+};
 use crate::analysis::access::Place;
 use crate::analysis::analyze::LoggedDecision;
 use crate::analysis::{CheckedClaim, ClaimKind, ClaimResult, Proof, ProofRecord, RecordedClaim, Verdict};
 use crate::authz::cases::{ParsedEntities, PolicyTest};
 use crate::authz::{Bundle, Claim, action_name};
-use cedar_policy::{ActionConstraint, Authorizer, Decision, Policy, PolicyId, PolicySet};
+use cedar_policy::{ActionConstraint, Authorizer, Decision, Policy, PolicyId, PolicySet, Request};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -217,6 +219,7 @@ fn case(bundle: &Bundle, file: &str, test: &PolicyTest, parsed: &mut ParsedEntit
         name: test.name.clone(),
         file: file.to_owned(),
         action: String::new(),
+        subject: None,
         is_allowed: false,
         failure: None,
         policies: Vec::new(),
@@ -227,6 +230,7 @@ fn case(bundle: &Bundle, file: &str, test: &PolicyTest, parsed: &mut ParsedEntit
             let policies = bundle.policy_set();
             let response = Authorizer::new().is_authorized(&prepared.request, policies, &prepared.entities);
             case.action = prepared.request.action().map(action_name).unwrap_or_default();
+            case.subject = case_subject(&prepared.request);
             case.is_allowed = response.decision() == Decision::Allow;
             let reasons = response.diagnostics().reason();
             case.policies = reasons.map(|id| AsRef::<str>::as_ref(id).to_owned()).collect();
@@ -237,6 +241,14 @@ fn case(bundle: &Bundle, file: &str, test: &PolicyTest, parsed: &mut ParsedEntit
         Err(error) => case.failure = Some(error),
     }
     case
+}
+
+fn case_subject(request: &Request) -> Option<CaseSubject> {
+    let entities = [request.principal()?, request.resource()?];
+    Some(CaseSubject {
+        types: entities.map(|uid| uid.type_name().to_string()),
+        entities: entities.map(ToString::to_string),
+    })
 }
 
 impl LogUse {

@@ -8,19 +8,22 @@ mod changes_section;
 mod claims_section;
 mod collect;
 mod credentials_section;
+mod domains_section;
 mod history_section;
 mod identity_section;
 mod layout;
 mod model;
 mod page;
 mod policies_section;
+mod results;
 mod routes_section;
 mod sign_off_section;
 mod warnings_section;
 
 pub use collect::{cases, claim_entries, policy_entries, proof_part, recorded_proof_part};
 pub use model::{
-    ActiveVersion, Case, ClaimEntry, ClaimsPart, Environments, FileEntry, FindingsPart, HistoryEntry,
-    Identity, LastUse, LogUse, PolicyEntry, ProofSummary, Report, RouteAuthorization, RouteEntry, Section,
+    ActiveVersion, Case, CaseSubject, ClaimEntry, ClaimsPart, Environments, FileEntry, FindingsPart,
+    HistoryEntry, Identity, LastUse, LogUse, PolicyEntry, ProofSummary, Report, RouteAuthorization,
+    RouteEntry, Section,
 };
 pub use page::html;

@@ -140,6 +140,8 @@ pub struct Case {
     pub file: String,
     /// The name of its action.
     pub action: String,
+    /// The principal and the resource of its request; none of a test that cannot be evaluated.
+    pub subject: Option<CaseSubject>,
     /// Whether the request is allowed.
     pub is_allowed: bool,
     /// How the result differs from the expected one; none if the test passes.
@@ -148,6 +150,15 @@ pub struct Case {
     pub policies: Vec<String>,
     /// The cells of the table of permissions that it is about; none if it is about an external domain.
     pub place: Option<Place>,
+}
+
+/// The principal and the resource of a policy test.
+#[derive(Debug)]
+pub struct CaseSubject {
+    /// The types of principal and resource.
+    pub types: [String; 2],
+    /// Principal and resource, as Cedar writes them.
+    pub entities: [String; 2],
 }
 
 /// A route of the service.

@@ -1,8 +1,8 @@
 //! Each policy: what it says, in Cedar and in plain words, and what is known of it.
 
-use super::access_section::case_item;
 use super::layout::{count, empty, policy_anchor, section};
 use super::model::{Case, PolicyEntry, Report};
+use super::results::case_item;
 use maud::{Markup, html};
 
 /// The maximum number of cases that a policy lists.

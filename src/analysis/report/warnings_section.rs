@@ -64,7 +64,7 @@ fn tests(cases: &[Case]) -> Markup {
             p { "All " (count(cases.len(), "policy test passes", "policy tests pass")) "." }
         } @else {
             p.alert { (failing.len()) " of " (count(cases.len(), "policy test fails", "policy tests fail")) "." }
-            ul { @for case in failing { (super::access_section::case_item(case)) } }
+            ul { @for case in failing { (super::results::case_item(case)) } }
         }
     }
 }

@@ -16,6 +16,9 @@ pub(in crate::cli) struct ProveArgs {
     /// Format of the result
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
+    /// Also write a JUnit document to this file
+    #[arg(long, value_name = "FILE")]
+    junit: Option<PathBuf>,
     /// Prove only the claim with this id; may be repeated
     #[arg(long = "claim", value_name = "ID")]
     claims: Vec<String>,
@@ -50,6 +53,10 @@ pub(super) fn run(config: &Config, bundle: Bundle, arguments: ProveArgs) -> Comm
     let proof = proof.ok_or_else(|| Failure::failed("interrupted"))?.map_err(Failure::failed)?;
     if arguments.record {
         record(config, &proof)?;
+    }
+    if let Some(file) = &arguments.junit {
+        let failed = |error| Failure::failed(format!("{}: {error}", file.display()));
+        std::fs::write(file, proof.to_junit()).map_err(failed)?;
     }
     print_proof(&proof, arguments.format)?;
     match proof.counts() {
