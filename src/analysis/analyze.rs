@@ -11,8 +11,8 @@ mod suggest;
 mod usage;
 
 pub use edit::narrow;
-pub use log::{LogError, LoggedDecision, read_log};
-pub use suggest::{Suggestion, SuggestionCheck, suggest};
+pub use log::{LogEntry, LogError, LoggedDecision, LoggedSearch, read_log};
+pub use suggest::{Suggestion, SuggestionCheck, SuggestionError, suggest};
 pub use usage::{Usage, UsageWindow, usage_findings};
 
 use super::{Assumptions, Finding, Level, Region, Solver};

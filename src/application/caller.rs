@@ -95,7 +95,8 @@ impl Caller {
         invalid_if(!account.is_active())?;
         let scopes = engine.effective_scopes(claimed, account.role);
         let attributes = user_attributes(account);
-        let principal = Principal::new(account.id, &account.path, attributes, scopes.as_ref());
+        let principal = Principal::new(account.id, &account.path, attributes, scopes.as_ref())
+            .with_claimed_scopes(claimed);
         Ok(Self {
             id: account.id,
             organization: account.path.clone(),

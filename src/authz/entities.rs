@@ -53,6 +53,8 @@ pub struct Principal {
     attributes: Arc<Attributes>,
     /// The effective scopes of the credential as entity uids.
     pub(super) scopes: Arc<HashSet<EntityUid>>,
+    /// The scopes of the credential, for the decision log.
+    claimed: Option<Arc<ScopeSet>>,
     /// The fingerprint of everything that Cedar can read of it.
     pub(super) fingerprint: Fingerprint,
     /// The fingerprint of its type, scopes and organization only.
@@ -81,10 +83,17 @@ impl Principal {
             organization,
             attributes,
             scopes,
+            claimed: None,
             fingerprint,
             location_fingerprint,
             json: Arc::default(),
         }
+    }
+
+    /// The same with the scopes of its credential, from which the effective ones were computed.
+    #[must_use]
+    pub fn with_claimed_scopes(self, claimed: &ScopeSet) -> Self {
+        Self { claimed: Some(Arc::new(claimed.clone())), json: Arc::default(), ..self }
     }
 
     /// Whether this is one of its effective scopes.
@@ -107,7 +116,7 @@ impl Principal {
     pub(super) fn json(&self) -> &PrincipalJson {
         self.json.get_or_init(|| {
             let scopes: Vec<Scope> = Scope::ALL.into_iter().filter(|scope| self.has_scope(*scope)).collect();
-            PrincipalJson::new(self.uid.as_ref(), &scopes, self.entity.as_deref())
+            PrincipalJson::new(self.uid.as_ref(), &scopes, self.claimed.as_deref(), self.entity.as_deref())
         })
     }
 
@@ -127,6 +136,7 @@ impl Principal {
         Some(Self {
             entity: Some(Arc::new(Entity::new(uid, attributes, ancestors).ok()?)),
             scopes: Arc::new(granted),
+            claimed: None,
             fingerprint: Fingerprint::of(&(self.fingerprint, scopes)),
             location_fingerprint: Fingerprint::of(&(self.location_fingerprint, scopes)),
             json: Arc::default(),
@@ -142,6 +152,7 @@ impl Principal {
             organization: None,
             attributes: Arc::default(),
             scopes: Arc::default(),
+            claimed: None,
             fingerprint: external.fingerprint,
             location_fingerprint: external.fingerprint,
             json: Arc::default(),

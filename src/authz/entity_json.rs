@@ -2,7 +2,7 @@
 
 use super::attribute::{Attribute, Attributes};
 use super::entity_uid::SCOPE;
-use super::scope::Scope;
+use super::scope::{Scope, ScopeSet};
 use crate::decision_log::Subject;
 use crate::types::to_raw_json;
 use cedar_policy::{Entity, EntityUid};
@@ -26,19 +26,25 @@ impl EntityJson {
 pub(super) struct PrincipalJson {
     pub(super) kind: String,
     pub(super) id: String,
-    /// Type, id and scopes in ascending order.
+    /// Type, id, effective scopes and those of the credential, in ascending order.
     pub(super) subject: Box<RawValue>,
     /// The entity with its attributes and parents.
     pub(super) entity: Box<RawValue>,
 }
 
 impl PrincipalJson {
-    /// The JSON of a principal with these effective scopes, in ascending order.
-    pub(super) fn new(uid: Option<&EntityUid>, scopes: &[Scope], entity: Option<&Entity>) -> Self {
+    /// The JSON of a principal with these effective scopes and those of its credential, in ascending order.
+    pub(super) fn new(
+        uid: Option<&EntityUid>,
+        scopes: &[Scope],
+        claimed: Option<&ScopeSet>,
+        entity: Option<&Entity>,
+    ) -> Self {
         let kind = uid.map(|uid| uid.type_name().to_string()).unwrap_or_default();
         let id = uid.map(|uid| uid.id().unescaped().to_owned()).unwrap_or_default();
         let scopes: Vec<&str> = scopes.iter().map(|scope| scope.as_str()).collect();
-        let subject = to_raw_json(&Subject { kind: &kind, id: &id, scopes: &scopes });
+        let claimed: Vec<&str> = claimed.into_iter().flat_map(ScopeSet::iter).map(Scope::as_str).collect();
+        let subject = to_raw_json(&Subject { kind: &kind, id: &id, scopes: &scopes, claimed: &claimed });
         let entity = EntityJson::default().get_or_serialize(entity).to_owned();
         Self { kind, id, subject, entity }
     }

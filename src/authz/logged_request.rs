@@ -1,14 +1,14 @@
 //! Requests as the decision log records them, which are decided again.
 
 use super::action_policies::ActionPolicies;
-use super::entity_uid::ORGANIZATION;
+use super::entity_uid::{ORGANIZATION, SCOPE};
 use super::invalid_attribute::EvaluationError;
-use super::{AuthzDecision, Engine};
+use super::{AuthzDecision, Engine, ScopeSet};
 use crate::types::Fingerprint;
 use cedar_policy::{Context, Entities, Entity, EntityId, EntityUid, Request};
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,6 +29,8 @@ pub struct LoggedUid<'a> {
 pub struct LoggedRequest<'a> {
     /// Who performs the action.
     pub principal: LoggedUid<'a>,
+    /// The scopes of the credential of the principal; none of an external one.
+    pub claimed_scopes: Option<ScopeSet>,
     /// The name of the action.
     pub action: Cow<'a, str>,
     /// The resource that was evaluated.
@@ -72,7 +74,7 @@ impl Engine {
                 &request.resource,
                 entities,
                 request.context.get(),
-                (request.is_new, request.is_missing),
+                flags(request),
             ))
         };
         let Some(action) = self.action_policies(&request.action) else { return everything() };
@@ -80,18 +82,16 @@ impl Engine {
         let Some(location) = (!action.reads_resource_attributes()).then(|| location(request)).flatten()
         else {
             let entities: Vec<&str> = request.entities.iter().map(|entity| entity.get()).collect();
-            let flags = (request.is_new, request.is_missing);
             return Fingerprint::of(&(
                 &request.principal,
                 action.index,
                 &request.resource,
                 entities,
                 context,
-                flags,
+                flags(request),
             ));
         };
-        let flags = (request.is_new, request.is_missing);
-        Fingerprint::of(&(&request.principal, action.index, location, context, flags))
+        Fingerprint::of(&(&request.principal, action.index, location, context, flags(request)))
     }
 
     /// Decides a logged request again, by Cedar's authorizer. The decision is the same as over all policies and all entities of
@@ -135,8 +135,7 @@ impl Engine {
         for json in request.entities.iter().filter(|json| json.get() != "null") {
             let value: Value =
                 serde_json::from_str(json.get()).map_err(|error| format!("entity: {error}"))?;
-            let entity = Entity::from_json_value(value, None).map_err(|error| format!("entity: {error}"))?;
-            entities.push(Arc::new(entity));
+            entities.extend(self.entity_of(request, value)?);
         }
         let schema = &self.bundle().schema;
         let context = Context::from_json_value(Value::Object(fields), Some((schema, &action.action)))
@@ -150,6 +149,50 @@ impl Engine {
             .map_err(|error| error.to_string())?;
         Ok((action, request, entities))
     }
+}
+
+impl Engine {
+    /// The entity of a logged request, as the data of this version have it. The scopes of a user are those that its credential and
+    /// its role imply by this version's cascade; of an external entity, the ancestors are those of the data, and the attributes,
+    /// too, as far as the data have them.
+    fn entity_of(
+        &self,
+        request: &LoggedRequest<'_>,
+        mut value: Value,
+    ) -> Result<Option<Arc<Entity>>, EvaluationError> {
+        let (kind, id) = (text_at(&value, "/uid/type"), text_at(&value, "/uid/id"));
+        if !self.bundle().is_stored_type(&kind) {
+            let attributes = value.get("attrs").and_then(Value::as_object).cloned().unwrap_or_default();
+            let external = self.external_entities().resolve(&kind, &id, &attributes);
+            return Ok(external.map_err(|error| format!("entity: {error}"))?.entity);
+        }
+        let is_principal = (&*kind, &*id) == (&*request.principal.kind, &*request.principal.id);
+        if let Some(claimed) = request.claimed_scopes.as_ref().filter(|_| is_principal) {
+            self.replace_scopes(&mut value, claimed);
+        }
+        let entity = Entity::from_json_value(value, None).map_err(|error| format!("entity: {error}"))?;
+        Ok(Some(Arc::new(entity)))
+    }
+
+    /// Replaces the scopes among the parents of a user by those that this version's cascade implies.
+    fn replace_scopes(&self, user: &mut Value, claimed: &ScopeSet) {
+        let Ok(role) = text_at(user, "/attrs/role/__entity/id").parse() else { return };
+        let effective = self.effective_scopes(claimed, role);
+        let Some(parents) = user.get_mut("parents").and_then(Value::as_array_mut) else { return };
+        parents.retain(|parent| text_at(parent, "/type") != SCOPE);
+        let effective = effective.iter().flat_map(ScopeSet::iter);
+        parents.extend(effective.map(|scope| json!({ "type": SCOPE, "id": scope.as_str() })));
+    }
+}
+
+/// The text at this place; empty if there is none.
+fn text_at(value: &Value, pointer: &str) -> String {
+    value.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned()
+}
+
+/// What a decision depends on besides the entities and the context.
+fn flags<'a>(request: &'a LoggedRequest<'_>) -> (bool, bool, Option<&'a ScopeSet>) {
+    (request.is_new, request.is_missing, request.claimed_scopes.as_ref())
 }
 
 /// The fields of the context that the decision depends on: those that policies read, and those that a client may have sent,

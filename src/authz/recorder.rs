@@ -63,7 +63,7 @@ impl DecisionRecorder<'_> {
         Self { evaluation_id: Some(evaluation_id), ..*self }
     }
 
-    fn submit(&self, record: &Record<'_>) {
+    pub(super) fn submit(&self, record: &Record<'_>) {
         match self.batch {
             Some(batch) => batch.record(record),
             None if self.log.record(record) => {}
@@ -108,6 +108,7 @@ impl DecisionRecorder<'_> {
                 resource: evaluated,
                 is_new,
             }),
+            search: None,
         });
     }
 
@@ -132,7 +133,7 @@ impl DecisionRecorder<'_> {
             is_missing: false,
             is_masked: false,
             caller: self.caller,
-            subject: &to_raw_json(&Subject { kind: subject.0, id: subject.1, scopes: &[] }),
+            subject: &to_raw_json(&Subject { kind: subject.0, id: subject.1, scopes: &[], claimed: &[] }),
             action: &to_raw_json(&action),
             resource: &to_raw_json(&ResourceUid { kind: resource.0, id: resource.1 }),
             decision: false,
@@ -142,6 +143,7 @@ impl DecisionRecorder<'_> {
             latency: Duration::ZERO,
             is_stale: self.is_stale,
             inputs: None,
+            search: None,
         });
     }
 }
@@ -168,7 +170,7 @@ impl DecisionRecorder<'_> {
             is_missing: false,
             is_masked: false,
             caller: self.caller,
-            subject: &to_raw_json(&Subject { kind: subject.0, id: subject.1, scopes: &[] }),
+            subject: &to_raw_json(&Subject { kind: subject.0, id: subject.1, scopes: &[], claimed: &[] }),
             action: &to_raw_json(&action),
             resource: &to_raw_json(&ResourceUid { kind: resource_type, id: "" }),
             decision,
@@ -178,6 +180,7 @@ impl DecisionRecorder<'_> {
             latency,
             is_stale: self.is_stale,
             inputs: None,
+            search: None,
         });
     }
 }

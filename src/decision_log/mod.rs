@@ -10,7 +10,7 @@ mod queue;
 mod record;
 
 pub use crate::config::{DecisionLogFilter, Overflow};
-pub use record::{Caller, Inputs, Purpose, Record, ResourceUid, Subject};
+pub use record::{Caller, Inputs, Purpose, Record, ResourceUid, SearchResult, SearchedEntity, Subject};
 
 use crate::config::Config;
 use batch::Batch;

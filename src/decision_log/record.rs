@@ -43,6 +43,21 @@ pub struct Record<'a> {
     pub is_masked: bool,
     /// The inputs of the evaluation; none if the question could not be evaluated.
     pub inputs: Option<Inputs<'a>>,
+    /// The result of a search, which is recorded in the place of a decision. The entity that is searched for has no id.
+    pub search: Option<SearchResult>,
+}
+
+/// The result of one page of a search.
+#[derive(Debug, Clone, Copy)]
+pub struct SearchResult {
+    /// What is searched for: `subject`, `resource` or `action`.
+    pub kind: &'static str,
+    /// The number of results.
+    pub results: usize,
+    /// The number of candidates that were examined.
+    pub examined: usize,
+    /// Whether no candidates are left for a next page.
+    pub is_complete: bool,
 }
 
 /// The inputs of an evaluation besides the request itself, in Cedar's JSON format.
@@ -98,11 +113,9 @@ impl Record<'_> {
         write_field(line, ",\"subject\":", self.subject);
         write_field(line, ",\"action\":", self.action);
         write_field(line, ",\"resource\":", self.resource);
-        write_field(line, ",\"decision\":", if self.decision { RawValue::TRUE } else { RawValue::FALSE });
-        write_field(line, ",\"policies\":", self.policies);
-        match self.errors {
-            [] => line.extend_from_slice(b",\"errors\":[]"),
-            errors => write_field(line, ",\"errors\":", &to_raw_json(&errors)),
+        match self.search {
+            Some(search) => search.write(line),
+            None => self.write_decision(line),
         }
         write_field(line, ",\"policyVersion\":", self.policy_version);
         // Writing to a Vec cannot fail.
@@ -122,6 +135,26 @@ impl Record<'_> {
             None => line.extend_from_slice(b",\"inputs\":null"),
         }
         line.extend_from_slice(b"}\n");
+    }
+
+    fn write_decision(&self, line: &mut Vec<u8>) {
+        write_field(line, ",\"decision\":", if self.decision { RawValue::TRUE } else { RawValue::FALSE });
+        write_field(line, ",\"policies\":", self.policies);
+        match self.errors {
+            [] => line.extend_from_slice(b",\"errors\":[]"),
+            errors => write_field(line, ",\"errors\":", &to_raw_json(&errors)),
+        }
+    }
+}
+
+impl SearchResult {
+    fn write(&self, line: &mut Vec<u8>) {
+        let Self { kind, results, examined, is_complete } = self;
+        // Writing to a Vec cannot fail.
+        let _ = write!(
+            line,
+            ",\"kind\":\"search\",\"search\":\"{kind}\",\"results\":{results},\"examined\":{examined},\"complete\":{is_complete}"
+        );
     }
 }
 
@@ -188,6 +221,20 @@ pub struct Subject<'a> {
     pub id: &'a str,
     /// Its effective scopes.
     pub scopes: &'a [&'static str],
+    /// The scopes of its credential, from which the effective ones follow by its role and the cascade; empty if it has none.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub claimed: &'a [&'static str],
+}
+
+/// A subject or resource of a search.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct SearchedEntity<'a> {
+    /// Its Cedar entity type.
+    #[serde(rename = "type")]
+    pub kind: &'a str,
+    /// Its id; none if it is searched for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<&'a str>,
 }
 
 /// The resource of a decision.

@@ -28,7 +28,12 @@ fn record(id: &str) -> Record<'_> {
             credential: "apiKey",
             credential_id: Some(Id::EXAMPLE),
         }),
-        subject: leak_json(&Subject { kind: "User", id: "599e1fcd9da1c72645c95886", scopes: &["guest"] }),
+        subject: leak_json(&Subject {
+            kind: "User",
+            id: "599e1fcd9da1c72645c95886",
+            scopes: &["guest"],
+            claimed: &["guest"],
+        }),
         action: leak_json(&"fetchConversation"),
         resource: leak_json(&ResourceUid { kind: "Conversation", id }),
         decision: true,
@@ -40,6 +45,7 @@ fn record(id: &str) -> Record<'_> {
         is_missing: false,
         is_masked: false,
         inputs: None,
+        search: None,
     }
 }
 
@@ -139,7 +145,7 @@ fn a_line_has_its_fields_in_order() {
     let expected = r#"{"time":"2026-01-01T00:00:00.000Z","requestId":"r-1",
         "evaluation_id":"ID","purpose":"question",
         "caller":{"user":"599e1fcd9da1c72645c95886","credential":"apiKey","credentialId":"599e1fcd9da1c72645c95886"},
-        "subject":{"type":"User","id":"599e1fcd9da1c72645c95886","scopes":["guest"]},
+        "subject":{"type":"User","id":"599e1fcd9da1c72645c95886","scopes":["guest"],"claimed":["guest"]},
         "action":"fetchConversation","resource":{"type":"Conversation","id":"7"},"decision":true,
         "policies":["guest"],"errors":[],"policyVersion":"v1","latencyMicros":12.345,
         "inputs":{"entities":[{"uid":1},{"uid":2}],"context":{"ip":"127.0.0.1"}}}"#;

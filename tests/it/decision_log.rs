@@ -71,7 +71,10 @@ async fn every_decision_is_logged_exactly_once() {
     assert_eq!(seen.values().filter(|line| line["decision"] == true).count(), permitted);
     let line = &seen["load-0-0"];
     assert_eq!(line["caller"]["user"], bot.id.as_str());
-    assert_eq!(line["subject"], json!({ "type": "User", "id": person.id, "scopes": ["guest", "agent"] }));
+    assert_eq!(
+        line["subject"],
+        json!({ "type": "User", "id": person.id, "scopes": ["guest", "agent"], "claimed": ["agent"] })
+    );
     assert_eq!(line["action"], "fetchConversation");
     assert_eq!(line["resource"], json!({ "type": "Conversation", "id": conversation }));
     assert_eq!(line["policies"], json!(["guest"]));

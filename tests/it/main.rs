@@ -12,6 +12,7 @@
 )]
 
 mod api_keys;
+mod archived_policies;
 mod audit;
 mod audit_archive;
 mod audit_chain;
@@ -112,6 +113,7 @@ mod revocation;
 mod rolling_restart;
 mod rustdoc;
 mod sdk;
+mod search_log;
 mod secret_leaks;
 mod secret_search;
 mod sessions;

@@ -404,6 +404,85 @@ async fn a_replay_against_other_policies_reports_what_they_change() {
     );
 }
 
+/// The scopes that a scope implies if agents are no longer guests.
+fn implied_without_guest(scope: &str) -> &'static [&'static str] {
+    match scope {
+        "admin" => &["admin", "bot", "agent"],
+        "bot" => &["bot", "agent"],
+        "agent" => &["agent"],
+        _ => &["guest"],
+    }
+}
+
+/// The line with the scopes of a user as [`implied_without_guest`] says.
+fn with_changed_cascade(line: &Value) -> Value {
+    let mut changed = line.clone();
+    let Some(claimed) = line["subject"]["claimed"].as_array() else { return changed };
+    let subject = json!({ "type": line["subject"]["type"], "id": line["subject"]["id"] });
+    let entities = changed["inputs"]["entities"].as_array_mut().into_iter().flatten();
+    for user in entities.filter(|entity| entity["uid"] == subject) {
+        let role = implied_without_guest(user["attrs"]["role"]["__entity"]["id"].as_str().unwrap());
+        let parents = user["parents"].as_array_mut().unwrap();
+        parents.retain(|parent| parent["type"] != "Scope");
+        for claimed in claimed {
+            let implied = implied_without_guest(claimed.as_str().unwrap());
+            let effective = implied.iter().filter(|scope| role.contains(scope));
+            parents.extend(effective.map(|scope| json!({ "type": "Scope", "id": scope })));
+        }
+    }
+    changed
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_cascade_or_group_flips_decisions() {
+    let policies = Policies::new();
+    let app = serve(&policies, &[]).await;
+    make_decisions(&app).await;
+    // A key that claims more than the role of its user implies.
+    let (admin, demoted) = (app.admin().await, app.user(Scope::Admin).await);
+    let key = app.bearer(&demoted.key(&[Scope::Admin]).await);
+    let path = format!("/v2/users/{}", demoted.id);
+    admin.patch(&path, json!({ "role": "bot" })).await.expect(StatusCode::OK);
+    key.get("/v2/conversations").await.expect(StatusCode::OK);
+    let lines = log_lines(&app, &policies);
+    let capped = lines.iter().find(|line| {
+        line["subject"]["claimed"] == json!(["admin"])
+            && line["subject"]["id"] == demoted.id.as_str()
+            && line["action"] == "listConversations"
+    });
+    assert_eq!(capped.unwrap()["subject"]["scopes"], json!(["guest", "agent", "bot"]));
+
+    let other = Policies::new();
+    let agent = r#""id": "agent" }, "attrs": {}, "parents": ["#;
+    let guest = r#"{ "type": "Scope", "id": "guest" }"#;
+    other.replace("policies/scopes.json", &format!("{agent}{guest}]"), &format!("{agent}]"));
+    let against = other.0.path().display().to_string();
+    let (report, code) = policies.replay(&["log", "--against", &against]);
+    assert_eq!(code, 3, "{report:#}");
+    let plain = PlainPolicies::read(&other);
+    let expected = lines.iter().filter(|line| {
+        !line["inputs"].is_null() && line["decision"] == true && !plain.decide(&with_changed_cascade(line)).0
+    });
+    let expected = expected.count();
+    assert!(expected > 5, "{expected}");
+    assert_eq!(report["flips"]["count"], expected, "{report:#}");
+
+    let other = Policies::new();
+    other.replace(
+        "examples/documents/policies/documents.json",
+        r#""attrs": { "name": "Ben" }, "parents": [{ "type": "Docs::Group", "id": "engineers" }]"#,
+        r#""attrs": { "name": "Ben" }, "parents": []"#,
+    );
+    let against = other.0.path().display().to_string();
+    let (report, code) = policies.replay(&["log", "--against", &against]);
+    assert_eq!(code, 3, "{report:#}");
+    for group in report["flips"]["groups"].as_array().unwrap() {
+        for example in group["examples"].as_array().unwrap() {
+            assert_eq!(example["principal"], "Docs::Person::\"ben\"", "{report:#}");
+        }
+    }
+}
+
 #[test]
 fn a_source_that_does_not_exist_is_named() {
     let policies = Policies::new();

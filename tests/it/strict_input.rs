@@ -114,7 +114,8 @@ async fn null_for_an_optional_member_is_the_same_as_absent() {
         {
             let mut search = search.clone();
             (search["context"], search["page"]) = (context, page);
-            assert_eq!(admin.post(path, search).await.expect(StatusCode::OK), absent);
+            let answer = admin.post(path, search).await.expect(StatusCode::OK);
+            assert_eq!((&answer["results"], &answer["page"]), (&absent["results"], &absent["page"]));
         }
     }
     // Required members must not be null.

@@ -2,7 +2,6 @@
 
 use crate::types::Timestamp;
 use serde::Deserialize;
-use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -24,8 +23,6 @@ pub struct LoggedDecision<'a> {
     pub(super) subject: LoggedSubject<'a>,
     #[serde(borrow)]
     pub(super) action: Cow<'a, str>,
-    #[serde(borrow)]
-    pub(super) resource: LoggedUid<'a>,
     /// Whether the decision was allow.
     pub decision: bool,
     /// The ids of the determining policies.
@@ -33,10 +30,33 @@ pub struct LoggedDecision<'a> {
     pub policies: Vec<Cow<'a, str>>,
     #[serde(default, borrow)]
     pub(super) purpose: Cow<'a, str>,
-    #[serde(default)]
-    pub(super) masked: bool,
+}
+
+/// A search of the decision log, which has no decision.
+#[derive(Debug, Deserialize)]
+pub struct LoggedSearch<'a> {
     #[serde(borrow)]
-    pub(super) inputs: Option<LoggedInputs<'a>>,
+    kind: Cow<'a, str>,
+    #[serde(borrow)]
+    time: Cow<'a, str>,
+    #[serde(borrow)]
+    pub(super) caller: Option<LoggedCaller<'a>>,
+}
+
+impl LoggedSearch<'_> {
+    /// The time of the search.
+    pub(super) fn time(&self) -> Option<Timestamp> {
+        self.time.parse().ok()
+    }
+}
+
+/// What a line of the decision log records.
+#[derive(Debug, Clone, Copy)]
+pub enum LogEntry<'a> {
+    /// A decision.
+    Decision(&'a LoggedDecision<'a>),
+    /// A search.
+    Search(&'a LoggedSearch<'a>),
 }
 
 /// The caller of a logged decision.
@@ -54,34 +74,9 @@ pub(super) struct LoggedCaller<'a> {
 /// The principal of a logged decision.
 #[derive(Debug, Deserialize)]
 pub(super) struct LoggedSubject<'a> {
-    #[serde(borrow)]
-    pub(super) r#type: Cow<'a, str>,
-    #[serde(borrow)]
-    pub(super) id: Cow<'a, str>,
     /// In ascending order.
     #[serde(default, borrow)]
     pub(super) scopes: Vec<Cow<'a, str>>,
-}
-
-/// The type and id of an entity.
-#[derive(Debug, Deserialize)]
-pub(super) struct LoggedUid<'a> {
-    #[serde(borrow)]
-    pub(super) r#type: Cow<'a, str>,
-    #[serde(borrow)]
-    pub(super) id: Cow<'a, str>,
-}
-
-/// The inputs of a logged decision.
-#[derive(Debug, Deserialize)]
-pub(super) struct LoggedInputs<'a> {
-    #[serde(borrow)]
-    pub(super) entities: Vec<&'a RawValue>,
-    #[serde(borrow)]
-    pub(super) context: &'a RawValue,
-    /// The resource that was evaluated, if it is another one.
-    #[serde(default, borrow)]
-    pub(super) resource: Option<LoggedUid<'a>>,
 }
 
 impl LoggedDecision<'_> {
@@ -99,11 +94,11 @@ pub struct LogError {
     error: std::io::Error,
 }
 
-/// Reads the lines of these files, one after the other, and returns how many of them are no decisions.
+/// Reads the lines of these files, one after the other, and returns how many of them are neither decisions nor searches.
 ///
 /// # Errors
 /// A file cannot be read, or has a line of more than 16 MiB.
-pub fn read_log(files: &[PathBuf], mut visit: impl FnMut(&LoggedDecision<'_>)) -> Result<u64, LogError> {
+pub fn read_log(files: &[PathBuf], mut visit: impl FnMut(LogEntry<'_>)) -> Result<u64, LogError> {
     let mut invalid = 0;
     for path in files {
         let failed = |error| LogError { file: path.display().to_string(), error };
@@ -122,8 +117,12 @@ pub fn read_log(files: &[PathBuf], mut visit: impl FnMut(&LoggedDecision<'_>)) -
                 continue;
             }
             match serde_json::from_slice::<LoggedDecision<'_>>(&line) {
-                Ok(decision) if decision.time().is_some() => visit(&decision),
-                Ok(_) | Err(_) => invalid += 1,
+                Ok(decision) if decision.time().is_some() => visit(LogEntry::Decision(&decision)),
+                Ok(_) => invalid += 1,
+                Err(_) => match serde_json::from_slice::<LoggedSearch<'_>>(&line) {
+                    Ok(search) if search.kind == "search" => visit(LogEntry::Search(&search)),
+                    Ok(_) | Err(_) => invalid += 1,
+                },
             }
         }
     }

@@ -3,12 +3,12 @@
 
 use super::edit::narrow;
 use super::in_file_order;
-use super::log::{LogError, LoggedDecision, read_log};
 use super::queries::Queries;
 use super::usage::{PermitUse, Usage, higher_scope, listed_actions, source};
+use crate::analysis::replay::{FlipGroupReport, ReplayError, ReplayPolicies, replay};
 use crate::analysis::{Solver, format_policies};
-use crate::authz::Bundle;
-use cedar_policy::{Authorizer, Context, Decision, Entities, Entity, EntityUid, Policy, PolicySet, Request};
+use crate::authz::{Bundle, BundleError, Engine};
+use cedar_policy::{Policy, PolicySet};
 use serde::Serialize;
 use similar::TextDiff;
 use std::collections::{BTreeMap, BTreeSet};
@@ -46,22 +46,33 @@ pub struct SuggestionCheck {
     pub diff: String,
     /// The number of logged allows that were decided again, with the same result.
     pub replayed: u64,
-    /// The number of logged allows that could not be decided again, because their inputs are masked or incomplete.
+    /// The number of lines that could not be decided again, because their inputs are masked.
     pub not_replayable: u64,
     /// Why a policy was not narrowed.
     pub rejected: Vec<String>,
 }
 
+/// Why no narrower policies can be suggested.
+#[derive(Debug, thiserror::Error)]
+pub enum SuggestionError {
+    /// A file of the log cannot be read.
+    #[error(transparent)]
+    Log(#[from] ReplayError),
+    /// The narrower policies are invalid.
+    #[error(transparent)]
+    Policies(#[from] BundleError),
+}
+
 /// Narrows the permits of a bundle to what the logged decisions of these files use.
 ///
 /// # Errors
-/// A file cannot be read.
+/// A file cannot be read, or the narrower policies are invalid.
 pub async fn suggest(
     bundle: &Bundle,
     usage: &Usage,
     files: &[PathBuf],
     solver: Solver,
-) -> Result<SuggestionCheck, LogError> {
+) -> Result<SuggestionCheck, SuggestionError> {
     let mut check = SuggestionCheck::default();
     let mut queries = Queries::new(bundle, solver);
     for (policy, metadata) in in_file_order(bundle).into_iter().filter(|(_, metadata)| metadata.permits) {
@@ -74,7 +85,7 @@ pub async fn suggest(
     }
     // A policy that would deny a logged allow is not narrowed. Without it, the others are checked again.
     while !check.suggestions.is_empty() {
-        let losses = replay(bundle, &mut check, files)?;
+        let losses = replay_narrowed(bundle, &mut check, files)?;
         if losses.is_empty() {
             break;
         }
@@ -135,12 +146,15 @@ async fn prove(
     Ok(Suggestion { environments, ..suggestion })
 }
 
-/// Decides the logged allows again with the narrower policies. Returns how many would be denied, by policy.
-fn replay(
+/// Decides the lines of the files again with the narrower policies. Returns how many logged allows would be denied, by policy.
+///
+/// # Errors
+/// As [`suggest`].
+fn replay_narrowed(
     bundle: &Bundle,
     check: &mut SuggestionCheck,
     files: &[PathBuf],
-) -> Result<BTreeMap<String, u64>, LogError> {
+) -> Result<BTreeMap<String, u64>, SuggestionError> {
     let narrowed: BTreeMap<&str, &Policy> =
         check.suggestions.iter().map(|suggestion| (suggestion.policy.as_str(), &suggestion.new)).collect();
     let policies = bundle.policy_set().policies().map(|policy| {
@@ -148,51 +162,25 @@ fn replay(
         (*narrowed.get(id).unwrap_or(&policy)).clone()
     });
     let policies = PolicySet::from_policies(policies).unwrap_or_default();
-    let (mut replayed, mut not_replayable) = (0, 0);
+    let engine = Engine::new(bundle.with_policies(policies))?;
+    let report = replay(files, ReplayPolicies::Against(&engine), &|_, _| ())?;
     let mut losses: BTreeMap<String, u64> = BTreeMap::new();
-    read_log(files, |decision| {
-        let uses: Vec<&str> =
-            decision.policies.iter().map(|id| &**id).filter(|id| narrowed.contains_key(id)).collect();
-        if !decision.decision || uses.is_empty() {
-            return;
+    let flips = report.flips.into_iter();
+    let (groups, not_grouped): (Vec<_>, Vec<u64>) =
+        flips.map(|flips| (flips.groups, flips.not_grouped)).unzip();
+    let denied: Vec<FlipGroupReport> = groups.into_iter().flatten().filter(|group| !group.allowed).collect();
+    for group in &denied {
+        for id in group.policies.iter().filter(|id| narrowed.contains_key(id.as_str())) {
+            *losses.entry(id.clone()).or_default() += group.count;
         }
-        match decide(bundle, &policies, decision) {
-            Some(Decision::Allow) => replayed += 1,
-            Some(Decision::Deny) => {
-                for id in uses {
-                    *losses.entry(id.to_owned()).or_default() += 1;
-                }
-            }
-            None => not_replayable += 1,
-        }
-    })?;
-    (check.replayed, check.not_replayable) = (replayed, not_replayable);
+    }
+    // Flips of which only the number is known may concern each policy.
+    for count in not_grouped.into_iter().filter(|count| *count > 0) {
+        losses.extend(narrowed.keys().map(|id| ((*id).to_owned(), count)));
+    }
+    let lost: u64 = denied.iter().map(|group| group.count).sum();
+    (check.replayed, check.not_replayable) = (report.allows.saturating_sub(lost), report.masked);
     Ok(losses)
-}
-
-/// The decision of these policies with the logged inputs. None if these are masked or incomplete.
-fn decide(bundle: &Bundle, policies: &PolicySet, decision: &LoggedDecision<'_>) -> Option<Decision> {
-    let inputs = decision.inputs.as_ref().filter(|_| !decision.masked)?;
-    let uid = |kind: &str, id: &str| {
-        Some(EntityUid::from_type_name_and_id(kind.parse().ok()?, cedar_policy::EntityId::new(id)))
-    };
-    let action = match decision.action.contains("::") {
-        true => decision.action.parse().ok()?,
-        false => uid("Action", &decision.action)?,
-    };
-    let resource = inputs.resource.as_ref().unwrap_or(&decision.resource);
-    let context = Context::from_json_str(inputs.context.get(), None).ok()?;
-    let principal = uid(&decision.subject.r#type, &decision.subject.id)?;
-    let request =
-        Request::new(principal, action, uid(&resource.r#type, &resource.id)?, context, None).ok()?;
-    let entity = |json: &&serde_json::value::RawValue| Entity::from_json_str(json.get(), None).ok();
-    let logged: Vec<Entity> = inputs.entities.iter().map(entity).collect::<Option<_>>()?;
-    let uids: BTreeSet<EntityUid> = logged.iter().map(Entity::uid).collect();
-    let data = bundle.data().iter().filter(|entity| !uids.contains(&entity.uid())).cloned();
-    let actions = bundle.schema().action_entities().ok()?;
-    let entities =
-        Entities::from_entities(logged.into_iter().chain(data).chain(actions.iter().cloned()), None).ok()?;
-    Some(Authorizer::new().is_authorized(&request, policies, &entities).decision())
 }
 
 /// The change of the files as a unified diff.

@@ -1,7 +1,7 @@
 //! What the decision log says about the use of policies, actions, scopes and API keys.
 
 use super::edit::Head;
-use super::log::LoggedDecision;
+use super::log::{LogEntry, LoggedCaller};
 use super::{in_file_order, policy_finding};
 use crate::analysis::{Finding, Level, Region};
 use crate::authz::{Bundle, CredentialKind, PolicyMetadata, Scope};
@@ -45,8 +45,17 @@ pub struct UsageWindow {
 }
 
 impl Usage {
-    /// Adds a decision.
-    pub fn add(&mut self, decision: &LoggedDecision<'_>) {
+    /// Adds a line of the log. A search uses a key, but no policy by name.
+    pub fn add(&mut self, entry: LogEntry<'_>) {
+        let decision = match entry {
+            LogEntry::Decision(decision) => decision,
+            LogEntry::Search(search) => {
+                if let (Some(time), Some(caller)) = (search.time(), &search.caller) {
+                    self.add_key(caller, time);
+                }
+                return;
+            }
+        };
         let Some(time) = decision.time() else { return };
         let millis = time.millis();
         let earliest = self.first.map_or(millis, |first| first.millis().min(millis));
@@ -54,13 +63,8 @@ impl Usage {
         (self.first, self.last) =
             (Some(Timestamp::from_millis(earliest)), Some(Timestamp::from_millis(latest)));
         self.decisions += 1;
-        if let Some(caller) = &decision.caller
-            && caller.credential.as_deref() == Some(CredentialKind::ApiKey.as_str())
-            && let Some(key) = &caller.credential_id
-        {
-            let user = caller.user.as_deref().unwrap_or_default().to_owned();
-            let entry = self.keys.entry(key.to_string()).or_insert((time, user));
-            entry.0 = later(entry.0, time);
+        if let Some(caller) = &decision.caller {
+            self.add_key(caller, time);
         }
         if !decision.decision {
             return;
@@ -73,6 +77,17 @@ impl Usage {
             let usage = self.permits.entry(policy.to_string()).or_default();
             note(&mut usage.actions, decision.action.to_string(), time);
             note(&mut usage.scopes, scope.clone(), time);
+        }
+    }
+
+    /// Adds the use of an API key by the caller of a request.
+    fn add_key(&mut self, caller: &LoggedCaller<'_>, time: Timestamp) {
+        if caller.credential.as_deref() == Some(CredentialKind::ApiKey.as_str())
+            && let Some(key) = &caller.credential_id
+        {
+            let user = caller.user.as_deref().unwrap_or_default().to_owned();
+            let entry = self.keys.entry(key.to_string()).or_insert((time, user));
+            entry.0 = later(entry.0, time);
         }
     }
 

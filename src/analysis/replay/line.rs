@@ -1,6 +1,6 @@
 //! Lines of the decision log, parsed without copying.
 
-use crate::authz::{LoggedRequest, LoggedUid};
+use crate::authz::{LoggedRequest, LoggedUid, ScopeSet};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
@@ -22,11 +22,14 @@ pub(super) struct LogLine<'a> {
     #[serde(borrow, default)]
     purpose: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
-    subject: Option<LoggedUid<'a>>,
+    subject: Option<LoggedSubject<'a>>,
     #[serde(borrow, default)]
     action: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     resource: Option<LoggedUid<'a>>,
+    /// `search` for a search, which has no decision.
+    #[serde(borrow, default)]
+    kind: Option<Cow<'a, str>>,
     #[serde(default)]
     decision: Option<bool>,
     #[serde(borrow, default)]
@@ -41,6 +44,17 @@ pub(super) struct LogLine<'a> {
     masked: bool,
     #[serde(borrow, default)]
     inputs: Option<LoggedInputs<'a>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct LoggedSubject<'a> {
+    #[serde(rename = "type", borrow)]
+    kind: Cow<'a, str>,
+    #[serde(borrow)]
+    id: Cow<'a, str>,
+    /// The scopes of the credential.
+    #[serde(default)]
+    claimed: Option<ScopeSet>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -59,6 +73,8 @@ struct LoggedInputs<'a> {
 pub(super) enum LineKind<'a> {
     /// A marker: so many decisions were dropped.
     Dropped(u64),
+    /// A search, of which the log has the number of results and not the decisions.
+    Search,
     /// A decision whose inputs are masked.
     Masked,
     /// A denial of a question that could not be evaluated, or a filter, which have no inputs.
@@ -91,10 +107,14 @@ pub(super) fn parse(line: &[u8]) -> Result<LineKind<'_>, String> {
     if let Some(dropped) = line.dropped {
         return Ok(LineKind::Dropped(dropped));
     }
+    if line.kind.as_deref() == Some("search") {
+        return Ok(LineKind::Search);
+    }
     let missing = |name: &str| format!("`{name}` is missing");
     let allowed = line.decision.ok_or_else(|| missing("decision"))?;
     let action = line.action.ok_or_else(|| missing("action"))?;
-    let principal = line.subject.ok_or_else(|| missing("subject"))?;
+    let LoggedSubject { kind, id, claimed } = line.subject.ok_or_else(|| missing("subject"))?;
+    let principal = LoggedUid { kind, id };
     let resource = line.resource.ok_or_else(|| missing("resource"))?;
     let version = line.policy_version.ok_or_else(|| missing("policyVersion"))?;
     let is_failed = line.errors.is_some_and(|errors| errors.get() != "[]");
@@ -113,6 +133,7 @@ pub(super) fn parse(line: &[u8]) -> Result<LineKind<'_>, String> {
     Ok(LineKind::Decision(Box::new(LoggedDecision {
         request: LoggedRequest {
             principal,
+            claimed_scopes: claimed,
             action,
             resource: evaluated.unwrap_or_else(|| resource.clone()),
             entities,

@@ -148,6 +148,7 @@ impl<'a> Worker<'a> {
         self.tally.lines += 1;
         match line::parse(line) {
             Ok(LineKind::Dropped(dropped)) => self.tally.dropped += dropped,
+            Ok(LineKind::Search) => self.tally.searches += 1,
             Ok(LineKind::Masked) => self.tally.masked += 1,
             Ok(LineKind::NotEvaluated) => self.tally.not_evaluated += 1,
             Ok(LineKind::Decision(logged)) => self.decide(position, &logged),
@@ -167,7 +168,7 @@ impl<'a> Worker<'a> {
         match self.policies {
             ReplayPolicies::Against(engine) => {
                 let decided = self.decision(engine, logged);
-                self.tally.replayed += 1;
+                self.tally.count_replayed(logged.allowed);
                 if decided.allowed != logged.allowed {
                     let example = example(position, self.file_name(position), logged, &decided);
                     self.tally.add_flip(group_key(logged, &decided), || example);
@@ -180,7 +181,7 @@ impl<'a> Worker<'a> {
                     return self.tally.add_unknown_version(&logged.version);
                 };
                 let decided = self.decision(&engine, logged);
-                self.tally.replayed += 1;
+                self.tally.count_replayed(logged.allowed);
                 if !is_same(logged, &decided) {
                     let file = self.file_name(position);
                     self.tally.add_difference(|| example(position, file, logged, &decided));

@@ -15,6 +15,10 @@ pub struct ReplayReport {
     pub lines: u64,
     /// The lines that were decided again.
     pub replayed: u64,
+    /// Those of them that are allow in the log.
+    pub allows: u64,
+    /// The searches, which cannot be replayed: the log has the number of their results and not the data that they searched.
+    pub searches: u64,
     /// The lines with masked inputs, which cannot be replayed.
     pub masked: u64,
     /// The denials of questions that could not be evaluated, which have no inputs.
@@ -101,6 +105,8 @@ impl ReplayReport {
             files,
             lines: tally.lines,
             replayed: tally.replayed,
+            allows: tally.allows,
+            searches: tally.searches,
             masked: tally.masked,
             not_evaluated: tally.not_evaluated,
             dropped: tally.dropped,
@@ -144,6 +150,7 @@ impl fmt::Display for ReplayReport {
         writeln!(f, "{} lines in {} files, {} decided again", self.lines, self.files.len(), self.replayed)?;
         let unknown: u64 = self.unknown_versions.values().sum();
         for (count, what) in [
+            (self.searches, "are searches, which cannot be replayed"),
             (self.masked, "have masked inputs and cannot be replayed"),
             (self.not_evaluated, "are denials without an evaluation"),
             (unknown, "have an unknown policy version"),

@@ -88,6 +88,10 @@ pub(super) struct Tally {
     pub(super) lines: u64,
     /// Lines that were decided again.
     pub(super) replayed: u64,
+    /// Those of them that are allow in the log.
+    pub(super) allows: u64,
+    /// Searches, which have no decision.
+    pub(super) searches: u64,
     pub(super) masked: u64,
     pub(super) not_evaluated: u64,
     /// Decisions that the service dropped.
@@ -108,6 +112,11 @@ pub(super) struct Tally {
 }
 
 impl Tally {
+    pub(super) fn count_replayed(&mut self, is_allowed: bool) {
+        self.replayed += 1;
+        self.allows += u64::from(is_allowed);
+    }
+
     pub(super) fn add_invalid(&mut self, line: impl FnOnce() -> InvalidLine) {
         self.invalid += 1;
         if self.invalid_examples.len() < MAX_EXAMPLES {
@@ -150,6 +159,8 @@ impl Tally {
     pub(super) fn merge(&mut self, other: Self) {
         self.lines += other.lines;
         self.replayed += other.replayed;
+        self.allows += other.allows;
+        self.searches += other.searches;
         self.masked += other.masked;
         self.not_evaluated += other.not_evaluated;
         self.dropped += other.dropped;

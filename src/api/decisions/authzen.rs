@@ -2,8 +2,9 @@
 
 use super::authzen_batch::{evaluations, evaluations_doc};
 use super::authzen_evaluation::{evaluation, evaluation_doc};
+use super::authzen_resource_search::search_resources;
 use super::authzen_search::{ActionSearch, ResourceSearch, SubjectSearch};
-use super::authzen_search::{search_actions, search_doc, search_resources, search_subjects};
+use super::authzen_search::{search_actions, search_doc, search_subjects};
 use super::filter::{filter, filter_doc};
 use super::filter_format::Format;
 use crate::http::base_url::base_url;

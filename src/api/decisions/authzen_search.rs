@@ -5,19 +5,22 @@ use super::authzen_body::AuthzenJson;
 use super::authzen_evaluation::{Action, Entity, Subject, authzen_response};
 use super::evaluation::{self, DecisionError, ResolvedResource, merge_client_context};
 use super::question_names::{SearchNames, check_context};
+use super::search_answer::{AskedSearch, ResultPage, SearchContext, SearchResults};
 use crate::application::Authorizer;
 use crate::application::fields::from_value;
 use crate::application::subjects::{
     Basis, EVALUATE_EXTERNAL_ACTION, EntityRef, ResolvedSubject, SubjectResolver,
 };
-use crate::authz::{AuthzRequest, DecisionContext, Principal, ResourceEntity};
+use crate::authz::{AuthzRequest, DecisionContext, Principal};
+use crate::decision_log::SearchResult;
 use crate::http::Problem;
 use crate::http::openapi::OperationDoc;
 use crate::types::{FieldErrorCode, Id, JsonInteger, Term, null_as_default, object_only};
 use actix_web::HttpResponse;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use std::time::Instant;
 use utoipa::ToSchema;
 use utoipa::openapi::schema::Type;
 
@@ -27,14 +30,14 @@ const MAX_PAGE_SIZE: usize = 1000;
 /// The maximum number of candidates that one request evaluates.
 const MAX_SCAN: usize = 10_000;
 /// The number of rows read at once.
-const SCAN_BATCH: u64 = 500;
+pub(super) const SCAN_BATCH: u64 = 500;
 
 /// The entity type to search for.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(remote = "Self")]
-struct EntityType {
+pub(super) struct EntityType {
     /// A Cedar entity type.
-    r#type: Term,
+    pub(super) r#type: Term,
 }
 
 object_only!(EntityType, read);
@@ -70,11 +73,11 @@ pub(super) fn search_doc<B: ToSchema>(what: &str) -> OperationDoc {
 /// The body of a search. Which part is searched for depends on the endpoint.
 #[derive(Debug, Deserialize)]
 pub(super) struct Search {
-    subject: Value,
+    pub(super) subject: Value,
     action: Option<Value>,
-    resource: Value,
+    pub(super) resource: Value,
     #[serde(default, deserialize_with = "null_as_default")]
-    context: Map<String, Value>,
+    pub(super) context: Map<String, Value>,
     #[serde(default, deserialize_with = "null_as_default")]
     page: PageRequest,
 }
@@ -143,30 +146,12 @@ struct PageRequest {
 
 object_only!(PageRequest, read);
 
-/// A page of results.
-#[derive(Debug, Serialize, ToSchema)]
-struct SearchResults {
-    /// Entities with `type` and `id`, or actions with `name`.
-    #[schema(value_type = Vec<Object>)]
-    results: Vec<Value>,
-    page: ResultPage,
-}
-
-/// Information about a page.
-#[derive(Debug, Serialize, ToSchema)]
-struct ResultPage {
-    /// The token of the next page; empty if there is none.
-    next_token: String,
-    /// The number of results of this page.
-    count: usize,
-}
-
 impl Search {
-    fn parse_part<T: DeserializeOwned>(value: &Value, field: &str) -> Result<T, Problem> {
+    pub(super) fn parse_part<T: DeserializeOwned>(value: &Value, field: &str) -> Result<T, Problem> {
         Ok(from_value(value.clone(), field)?)
     }
 
-    fn action(&self) -> Result<Action, Problem> {
+    pub(super) fn action(&self) -> Result<Action, Problem> {
         let action = self.action.as_ref().ok_or_else(|| {
             Problem::invalid_field("action", FieldErrorCode::Required, "this field is required")
         })?;
@@ -175,7 +160,10 @@ impl Search {
 }
 
 /// Collects the permitted candidates of a page.
-struct PageBuilder {
+pub(super) struct PageBuilder {
+    /// What is searched for.
+    what: &'static str,
+    started: Instant,
     query: String,
     limit: usize,
     after: Option<String>,
@@ -186,7 +174,7 @@ struct PageBuilder {
 
 impl PageBuilder {
     /// Starts the requested page of a search. A page token is only valid for the query that it was issued for.
-    fn new(authorizer: &Authorizer, what: &str, search: &Search) -> Result<Self, Problem> {
+    pub(super) fn new(authorizer: &Authorizer, what: &'static str, search: &Search) -> Result<Self, Problem> {
         let mut query = json!([
             what,
             authorizer.caller().id,
@@ -227,7 +215,8 @@ impl PageBuilder {
                 }
             },
         };
-        Ok(Self { query, limit, after, scanned: 0, results: Vec::new(), last: None })
+        let started = Instant::now();
+        Ok(Self { what, started, query, limit, after, scanned: 0, results: Vec::new(), last: None })
     }
 
     /// The page token for the page after this position, bound to the query and the limit.
@@ -244,13 +233,13 @@ impl PageBuilder {
     }
 
     /// The position after which to continue.
-    fn after(&self) -> Option<&str> {
+    pub(super) fn after(&self) -> Option<&str> {
         self.last.as_deref().or(self.after.as_deref())
     }
 
     /// Adds a candidate; returns true if the page ends with it. A full page ends at the first result of the next one, so that
     /// the last page has no `next_token` (AuthZEN 1.0).
-    fn push(&mut self, position: &str, result: Option<Value>) -> bool {
+    pub(super) fn push(&mut self, position: &str, result: Option<Value>) -> bool {
         if result.is_some() && self.results.len() >= self.limit {
             return true;
         }
@@ -260,14 +249,23 @@ impl PageBuilder {
         self.scanned >= MAX_SCAN
     }
 
-    /// The page; `is_complete` if no candidates are left. With limit 0 there is no next page: its token would repeat the same
-    /// page without end.
-    fn finish(self, is_complete: bool) -> SearchResults {
+    /// The response with the page, after recording the search; `is_complete` if no candidates are left. With limit 0 there is
+    /// no next page: its token would repeat the same page without end.
+    pub(super) fn respond(
+        self,
+        authorizer: &Authorizer,
+        asked: &AskedSearch<'_>,
+        is_complete: bool,
+    ) -> HttpResponse {
         let next_token = match is_complete || self.limit == 0 {
             false => Self::token(&self.query, self.limit, self.after().unwrap_or_default()),
             true => String::new(),
         };
-        SearchResults { page: ResultPage { next_token, count: self.results.len() }, results: self.results }
+        let (count, examined) = (self.results.len(), self.scanned);
+        let result = SearchResult { kind: self.what, results: count, examined, is_complete };
+        let evaluation_id = asked.record(authorizer, result, self.started.elapsed());
+        let (page, context) = (ResultPage { next_token, count }, SearchContext { evaluation_id });
+        authzen_response(authorizer, &SearchResults { results: self.results, page, context })
     }
 }
 
@@ -310,7 +308,13 @@ pub(super) async fn search_subjects(
         });
         !is_page_full
     };
-    Ok(authzen_response(&authorizer, &builder.finish(is_complete)))
+    let asked = AskedSearch {
+        subject: (kind, None),
+        action: Some(name),
+        resource: (resource_type, Some(resource.id.as_str())),
+        context: &own_context,
+    };
+    Ok(builder.respond(&authorizer, &asked, is_complete))
 }
 
 /// Adds the permitted users of the caller's subtree that the caller may evaluate. Returns whether there are no more.
@@ -342,71 +346,8 @@ async fn push_users(
     }
 }
 
-/// `POST /access/v1/search/resource`.
-///
-/// # Errors
-/// 400 if the search is invalid; 403 if the caller may not evaluate the subject; 503 if the database is unavailable.
-pub(super) async fn search_resources(
-    authorizer: Authorizer,
-    AuthzenJson(search): AuthzenJson<Search>,
-) -> Result<HttpResponse, Problem> {
-    let requested_type: EntityType = Search::parse_part(&search.resource, "resource")?;
-    let subject: Subject = Search::parse_part(&search.subject, "subject")?;
-    let action = search.action()?;
-    let mut builder = PageBuilder::new(&authorizer, "resource", &search)?;
-    let names = SearchNames {
-        subject_type: subject.r#type.as_str(),
-        action: Some(action.name.as_str()),
-        resource_type: requested_type.r#type.as_str(),
-    };
-    names.check(&authorizer)?;
-    let Some(ResolvedSubject { principal, context }) = resolve_subject(&authorizer, &subject).await? else {
-        return Ok(authzen_response(&authorizer, &builder.finish(true)));
-    };
-    let request_context = merge_client_context(context, &action.properties, &search.context);
-    let engine = authorizer.engine();
-    let name = engine.resolve_action(action.name.as_str(), requested_type.r#type.as_str());
-    check_context(engine, &[name], &request_context)?;
-    let ask = AuthzRequest { principal: &principal, action: name, context: &request_context, recorder: None };
-    let result = |id: &str| json!({ "type": requested_type.r#type, "id": id });
-    let mut is_complete = true;
-    if authorizer.state().resource_types.contains(requested_type.r#type.as_str()) {
-        'pages: loop {
-            let after = builder.after().and_then(|after| after.parse::<Id>().ok());
-            let page = authorizer
-                .lookups()
-                .page_referenceable(requested_type.r#type.as_str(), after, SCAN_BATCH)
-                .await?;
-            let is_last = page.len() < usize::try_from(SCAN_BATCH).unwrap_or(usize::MAX);
-            for (id, resource) in page {
-                let id = id.to_string();
-                let is_permitted = resource.is_some_and(|resource| engine.allows(&ask, &resource));
-                if builder.push(&id, is_permitted.then(|| result(&id))) {
-                    is_complete = false;
-                    break 'pages;
-                }
-            }
-            if is_last {
-                break;
-            }
-        }
-    } else {
-        let after = builder.after().map(str::to_owned);
-        for id in engine.external_entities().ids(requested_type.r#type.as_str(), after.as_deref()) {
-            let found = engine.external_entities().resolve(requested_type.r#type.as_str(), id, &Map::new());
-            let is_permitted =
-                found.is_ok_and(|entity| engine.allows(&ask, &ResourceEntity::external(entity)));
-            if builder.push(id, is_permitted.then(|| result(id))) {
-                is_complete = false;
-                break;
-            }
-        }
-    }
-    Ok(authzen_response(&authorizer, &builder.finish(is_complete)))
-}
-
 /// Resolves the subject of a search; none if it cannot be evaluated, 403 if the caller may not evaluate it.
-async fn resolve_subject(
+pub(super) async fn resolve_subject(
     authorizer: &Authorizer,
     subject: &Subject,
 ) -> Result<Option<ResolvedSubject>, Problem> {
@@ -419,7 +360,7 @@ async fn resolve_subject(
 /// `POST /access/v1/search/action`.
 ///
 /// # Errors
-/// As [`search_resources`].
+/// 400 if the search is invalid; 403 if the caller may not evaluate the subject; 503 if the database is unavailable.
 pub(super) async fn search_actions(
     authorizer: Authorizer,
     AuthzenJson(search): AuthzenJson<Search>,
@@ -429,8 +370,15 @@ pub(super) async fn search_actions(
     let mut builder = PageBuilder::new(&authorizer, "action", &search)?;
     let (subject_type, resource_type) = (subject.r#type.as_str(), resource.r#type.as_str());
     SearchNames { subject_type, action: None, resource_type }.check(&authorizer)?;
+    let asked = |id, context| AskedSearch {
+        subject: (subject_type, Some(id)),
+        action: None,
+        resource: (resource_type, Some(resource.id.as_str())),
+        context,
+    };
     let Some(ResolvedSubject { principal, context }) = resolve_subject(&authorizer, &subject).await? else {
-        return Ok(authzen_response(&authorizer, &builder.finish(true)));
+        let context = merge_client_context(authorizer.bare_context(), &Map::new(), &search.context);
+        return Ok(builder.respond(&authorizer, &asked(subject.id.as_str(), &context), true));
     };
     let request_context = merge_client_context(context, &Map::new(), &search.context);
     let engine = authorizer.engine();
@@ -454,7 +402,7 @@ pub(super) async fn search_actions(
             break;
         }
     }
-    Ok(authzen_response(&authorizer, &builder.finish(is_complete)))
+    Ok(builder.respond(&authorizer, &asked(principal.uid_parts().1, &request_context), is_complete))
 }
 
 /// The names of the actions that a principal may perform on a resource, sorted, in the form that a question uses.

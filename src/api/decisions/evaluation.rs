@@ -195,7 +195,10 @@ pub fn record_failed_evaluation(
 }
 
 /// A type and an id for the decision log. A malformed id is omitted: it may be a secret in the wrong field.
-fn loggable_name<'a>(authorizer: &Authorizer, (kind, id): (&'a str, &'a str)) -> (&'a str, &'a str) {
+pub(super) fn loggable_name<'a>(
+    authorizer: &Authorizer,
+    (kind, id): (&'a str, &'a str),
+) -> (&'a str, &'a str) {
     let is_id = match authorizer.state().resource_types.contains(kind) {
         true => id.parse::<Id>().is_ok(),
         false => authorizer.engine().external_entities().has_type(kind),

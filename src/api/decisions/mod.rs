@@ -1,7 +1,7 @@
 //! The decision endpoints, which answer questions of other services.
 //!
 //! - [`authorize`] answers one question, or explains a decision.
-//! - [`authzen`] are the endpoints of AuthZEN 1.0: evaluations, batches and searches.
+//! - [`authzen`] are the endpoints of AuthZEN 1.0: evaluations, batches and searches, which the decision log has, too.
 //! - [`forward`] answers a reverse proxy by the status of the response.
 //! - [`question_names`] warns of names that the schema or the data do not have.
 //! - [`evaluation`] is what they share: it resolves the resource, decides, and describes the decision.
@@ -13,6 +13,7 @@ pub mod authzen;
 mod authzen_batch;
 mod authzen_body;
 mod authzen_evaluation;
+mod authzen_resource_search;
 pub mod authzen_search;
 pub mod evaluation;
 mod filter;
@@ -20,3 +21,4 @@ mod filter_format;
 mod filter_ucast;
 pub mod forward;
 pub mod question_names;
+mod search_answer;

@@ -50,7 +50,7 @@ pub(super) fn run(bundle: &Bundle, arguments: &AnalyzeArgs) -> CommandResult {
         analysis.assumptions.iter().map(|assumption| format!("assumption: {assumption}")).collect();
     if !arguments.log.is_empty() {
         let mut usage = Usage::default();
-        let invalid = read_log(&arguments.log, |decision| usage.add(decision)).map_err(Failure::failed)?;
+        let invalid = read_log(&arguments.log, |entry| usage.add(entry)).map_err(Failure::failed)?;
         let window = UsageWindow { days: arguments.days };
         analysis.findings.extend(usage_findings(bundle, &usage, window));
         describe_usage(&usage, window, invalid, &mut members, &mut lines);
@@ -137,7 +137,7 @@ fn describe_suggestions(
     let mut replayed = format!("suggested: {} logged allows stay allowed", check.replayed);
     if check.not_replayable > 0 {
         replayed.push_str(&format!(
-            "; {} cannot be replayed, because inputs are masked or missing",
+            "; {} lines cannot be replayed, because inputs are masked",
             check.not_replayable
         ));
     }

@@ -5,7 +5,7 @@ mod checks;
 
 use crate::analysis::PolicySource;
 use crate::analysis::access::{access_rows, domain_access};
-use crate::analysis::analyze::read_log;
+use crate::analysis::analyze::{LogEntry, read_log};
 use crate::analysis::report::{
     self, FileEntry, Identity, LogUse, Report, RouteAuthorization, RouteEntry, Section,
 };
@@ -129,7 +129,12 @@ fn log_use(bundle: &Bundle, logs: &[PathBuf]) -> Result<Section<LogUse>, Failure
         return Ok(Err(reason.to_owned()));
     }
     let mut log_use = LogUse::new();
-    let invalid = read_log(logs, |decision| log_use.add(bundle, decision)).map_err(Failure::failed)?;
+    let invalid = read_log(logs, |entry| {
+        if let LogEntry::Decision(decision) = entry {
+            log_use.add(bundle, decision);
+        }
+    })
+    .map_err(Failure::failed)?;
     log_use.invalid_lines = invalid;
     Ok(Ok(log_use))
 }

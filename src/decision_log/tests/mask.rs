@@ -75,7 +75,7 @@ fn a_masked_value_appears_nowhere_in_the_line() {
     ];
     let errors = errors.map(str::to_owned);
     let inputs = inputs([&person, &json!({})], &context);
-    let subject = leak_json(&Subject { kind: "Person", id: "ada@example.com", scopes: &[] });
+    let subject = leak_json(&Subject { kind: "Person", id: "ada@example.com", scopes: &[], claimed: &[] });
     let request = Some("for-ada@example.com");
     assert!(log.record(&Record { inputs, subject, request, errors: &errors, ..record("ada@example.com") }));
     log.close();

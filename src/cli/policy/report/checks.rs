@@ -37,7 +37,7 @@ pub(super) fn findings(
     let mut remarks = Vec::new();
     if !arguments.logs.is_empty() {
         let mut usage = Usage::default();
-        read_log(&arguments.logs, |decision| usage.add(decision)).map_err(Failure::failed)?;
+        read_log(&arguments.logs, |entry| usage.add(entry)).map_err(Failure::failed)?;
         let window = UsageWindow { days: USAGE_DAYS };
         findings.extend(usage_findings(bundle, &usage, window));
         remarks.extend(usage.remarks(window));
