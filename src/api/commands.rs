@@ -113,11 +113,8 @@ impl Commands {
         if errors.is_empty() { Ok(Self(commands)) } else { Err(Error::invalid_fields(errors)) }
     }
 
-    /// Checks that the caller may refer to the users that commands assign.
-    ///
-    /// # Errors
-    /// The fields that name missing or inaccessible users are invalid; the database is unavailable.
-    pub async fn check_references(&self, authorizer: &Authorizer) -> Result<(), Error> {
+    /// Returns the references to the users that commands assign.
+    pub fn references(&self) -> Vec<Reference> {
         let references = self.0.iter().flat_map(|command| {
             let users = match &command.change {
                 Change::Assign(users) => users.as_slice(),
@@ -126,7 +123,7 @@ impl Commands {
             let field = |index| join_path(&command.path, &format!("meta.users.{index}"));
             users.iter().enumerate().map(move |(index, id)| Reference::new::<User>(field(index), *id))
         });
-        authorizer.lookups().check_references(&authorizer.reader(), references).await
+        references.collect()
     }
 
     /// Authorizes the commands in their order, and returns the changed conversation; none if nothing changes it.

@@ -2,7 +2,7 @@
 
 use super::commands::{self, Commands};
 use super::conversations::Conversation;
-use super::messages::{self, Message, MessageActions, MessageBody};
+use super::messages::{self, Message, MessageActions, MessageBody, NewMessages as AppendedMessages};
 use crate::application::fields::{from_value, join_path};
 use crate::application::{Authorizer, Error, FieldError};
 use crate::authz::{AuthorizedOrgs, Permitted};
@@ -158,7 +158,8 @@ async fn append(
     check_conversations(&new, conversation.id, path)?;
     let bodies: Vec<MessageBody> = new.iter().cloned().map(MessageBody::from).collect();
     let commands = Commands::parse(&bodies, path)?;
-    let stored = messages::append(&authorizer, &conversation, None, (&bodies, &commands)).await?;
+    let appended = AppendedMessages { bodies: &bodies, commands: &commands, field: None };
+    let stored = messages::append(&authorizer, &conversation, appended).await?;
     let mut response = HttpResponse::Created();
     Ok(match stored.as_slice() {
         [one] if !is_list => response

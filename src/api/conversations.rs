@@ -4,22 +4,24 @@ use super::commands::Commands;
 use super::contacts::{self, Contact, Profile};
 use super::messages::{self, Message, MessageBody};
 use crate::application::changes::{AuthorizedUpdate, Patch, creation_info};
+use crate::application::creation::{AuthorizedNew, NewResource};
 use crate::application::fields::from_value;
 use crate::application::writes::WritableResource;
 use crate::application::{Authorizer, Error};
 use crate::authz::{
     Attribute, AuthzResource, Permitted, SuppliedAttribute, Unchecked, enum_attribute, supplied_attributes,
 };
+use crate::http::RouteGroup;
 use crate::http::crud;
 use crate::http::openapi;
-use crate::http::{Json, Problem, RouteGroup};
 
 use crate::resource::column::{json_column, text_column};
 use crate::resource::user::User;
-use crate::resource::{self, Reference, Resource};
+use crate::resource::{self, CreationInfo, Reference, Resource};
 use crate::store::UnitOfWork;
-use crate::types::{Id, JsonObject, Label, Name, Timestamp, json_list, object_only, string_enum};
-use actix_web::{HttpRequest, HttpResponse};
+use crate::types::{
+    FieldErrorCode, Id, JsonObject, Label, Name, OrgPath, Timestamp, json_list, object_only, string_enum,
+};
 use sea_orm::FromQueryResult;
 use sea_orm::entity::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -32,7 +34,12 @@ pub fn routes() -> RouteGroup {
         .about("Conversations with a contact, and their participants.")
         .list::<Conversation>("listConversations")
         .fetch::<Conversation>()
-        .post("", "createConversation", openapi::create::<Conversation, NewConversation>, create)
+        .post(
+            "",
+            "createConversation",
+            openapi::create::<Conversation, NewConversation>,
+            crud::create::<NewConversation>,
+        )
         .additional_actions(ADDITIONAL_ACTIONS)
         .update::<Conversation>("updateConversation")
         .delete::<Conversation>("deleteConversation")
@@ -301,64 +308,118 @@ impl Resource for Conversation {
     }
 }
 
-/// `POST /v2/conversations`: a conversation, its first messages, and a new contact if the body has one. Each is authorized
-/// (see "List and create" in docs/decisions.md); all of them are stored or none.
-async fn create(
-    authorizer: Authorizer,
-    (request, Json(new)): (HttpRequest, Json<NewConversation>),
-) -> Result<HttpResponse, Problem> {
-    let holder = authorizer
-        .lookups()
-        .resolve_owner_org(&authorizer.reader(), new.organization, "organization")
-        .await?;
-    let stamp = creation_info(&authorizer, holder.org_id());
-    let mut fields = resource::to_json_object(&new)?;
-    fields.remove("messages");
-    let commands = Commands::parse(&new.messages, |index| format!("messages.{index}"))?;
+/// A new conversation that was authorized, with what is stored together with it.
+#[derive(Debug)]
+pub struct AuthorizedConversation {
+    row: Permitted<Conversation>,
+    /// The new contact, if the body has one.
+    contact: Option<Permitted<Contact>>,
+    first_messages: Vec<Permitted<Message>>,
+}
 
-    // A new contact belongs to the organization of the conversation unless it names another one.
-    let contact = match new.contact.filter(|contact| contact.is_object()) {
-        Some(contact) => {
-            let body: FirstContact = from_value(contact, "contact")?;
-            let contact: Contact = resource::build_row(&body, creation_info(&authorizer, holder.org_id()))?;
-            let at = authorizer.with_action("createContact");
-            let held_by = at
-                .lookups()
-                .resolve_owner_org(&authorizer.reader(), Some(contact.organization), "contact.organization")
-                .await?;
-            fields.insert("contact".into(), Value::String(contact.id.to_string()));
-            Some(at.authorize_new(&held_by, Unchecked::new(contact, held_by.clone()))?)
+/// The maximum number of first messages of all conversations that are created together.
+const MAX_FIRST_MESSAGES: usize = 1000;
+
+/// A conversation, its first messages, and a new contact if the body has one. Each is authorized (see "List and create" in
+/// docs/decisions.md).
+impl NewResource for NewConversation {
+    type Resource = Conversation;
+    type Authorized = AuthorizedConversation;
+
+    fn parse(body: Value) -> Result<Self, Error> {
+        from_value(body, "")
+    }
+
+    fn check_limits(all: &[Self]) -> Result<(), Error> {
+        let mut count = 0;
+        for (index, conversation) in all.iter().enumerate() {
+            count += conversation.messages.len();
+            if count > MAX_FIRST_MESSAGES {
+                let message = format!("expected at most {MAX_FIRST_MESSAGES} messages in all conversations");
+                let field = format!("[{index}].messages");
+                return Err(Error::invalid_field(field, FieldErrorCode::TooManyItems, message));
+            }
         }
-        None => None,
-    };
-    let body: ConversationBody = from_value(Value::Object(fields), "")?;
-    let mut row: Conversation = resource::build_row(&body, stamp)?;
-    let mut references = row.references();
-    references.retain(|reference| contact.as_ref().is_none_or(|contact| contact.id != reference.id));
-    row.participants = with_creator_first(row.participants, authorizer.caller().id)?;
-    row.last_message_at = (!new.messages.is_empty()).then_some(stamp.now);
-
-    let row = authorizer.authorize_new(&holder, Unchecked::new(row, holder.clone()))?;
-    let at = authorizer.with_action("createMessage");
-    let first_messages = messages::authorize_new_messages(&at, &row, &new.messages, stamp.now)?;
-    let row = commands.apply(&authorizer, &authorizer.reader(), &row).await?.unwrap_or(row);
-    authorizer.lookups().check_references(&authorizer.reader(), references).await?;
-    commands.check_references(&authorizer).await?;
-
-    let work = authorizer.begin().await?;
-    let contact = match contact {
-        Some(contact) => Some(work.insert(contact).await?),
-        None => None,
-    };
-    let row = work.insert(row).await?;
-    if let Some(contact) = contact {
-        work.set_reference(&contact, contacts::Column::Conversation, row.id).await?;
+        Ok(())
     }
-    for message in first_messages {
-        work.insert(message).await?;
+
+    async fn authorize(
+        self,
+        authorizer: &Authorizer,
+        creation: CreationInfo,
+    ) -> Result<AuthorizedNew<AuthorizedConversation>, Error> {
+        let holder = authorizer
+            .lookups()
+            .resolve_owner_org(&authorizer.reader(), self.organization, "organization")
+            .await?;
+        let stamp = CreationInfo { organization: holder.org_id(), ..creation };
+        let mut fields = resource::to_json_object(&self)?;
+        fields.remove("messages");
+        let commands = Commands::parse(&self.messages, |index| format!("messages.{index}"))?;
+        let contact = match self.contact.filter(|contact| contact.is_object()) {
+            Some(contact) => {
+                let contact = authorize_first_contact(authorizer, contact, &holder).await?;
+                fields.insert("contact".into(), Value::String(contact.id.to_string()));
+                Some(contact)
+            }
+            None => None,
+        };
+        let body: ConversationBody = from_value(Value::Object(fields), "")?;
+        let mut row: Conversation = resource::build_row(&body, stamp)?;
+        let mut references = row.references();
+        references.retain(|reference| contact.as_ref().is_none_or(|contact| contact.id != reference.id));
+        references.extend(commands.references());
+        row.participants = with_creator_first(row.participants, authorizer.caller().id)?;
+        row.last_message_at = (!self.messages.is_empty()).then_some(stamp.now);
+
+        let row = authorizer.authorize_new(&holder, Unchecked::new(row, holder.clone()))?;
+        let ids = Id::new_ascending(&authorizer.state().clock, self.messages.len());
+        let at = authorizer.with_action("createMessage");
+        let first_messages = messages::authorize_new_messages(&at, &row, &self.messages, (ids, stamp.now))?;
+        let row = commands.apply(authorizer, &authorizer.reader(), &row).await?.unwrap_or(row);
+        let resource = AuthorizedConversation { row, contact, first_messages };
+        Ok(AuthorizedNew { resource, owner: holder.org_id(), references })
     }
-    work.commit().await?;
-    Ok(crud::created(&request, row.id, &row))
+
+    async fn store(
+        _: &Authorizer,
+        work: &UnitOfWork,
+        authorized: AuthorizedConversation,
+    ) -> Result<Permitted<Conversation>, Error> {
+        let AuthorizedConversation { row, contact, first_messages } = authorized;
+        let contact = match contact {
+            Some(contact) => Some(work.insert(contact).await?),
+            None => None,
+        };
+        let row = work.insert(row).await?;
+        if let Some(contact) = contact {
+            work.set_reference(&contact, contacts::Column::Conversation, row.id).await?;
+        }
+        for message in first_messages {
+            work.insert(message).await?;
+        }
+        Ok(row)
+    }
+}
+
+/// Authorizes a contact that is created with its conversation. It belongs to the organization of the conversation unless it names
+/// another one.
+///
+/// # Errors
+/// `forbidden` if the policies do not permit it; the fields of `contact` that are invalid.
+async fn authorize_first_contact(
+    authorizer: &Authorizer,
+    contact: Value,
+    holder: &OrgPath,
+) -> Result<Permitted<Contact>, Error> {
+    let body: FirstContact = from_value(contact, "contact")?;
+    let contact: Contact = resource::build_row(&body, creation_info(authorizer, holder.org_id()))?;
+    let at = authorizer.with_action("createContact");
+    let held_by = at
+        .lookups()
+        .resolve_owner_org(&authorizer.reader(), Some(contact.organization), "contact.organization")
+        .await?;
+    at.authorize_new(&held_by, Unchecked::new(contact, held_by.clone()))
 }
 
 impl WritableResource for Conversation {
@@ -378,7 +439,7 @@ impl WritableResource for Conversation {
 }
 
 /// The participants with the creator first. A creator that is not listed is added as active.
-fn with_creator_first(participants: Participants, user: Id) -> Result<Participants, Problem> {
+fn with_creator_first(participants: Participants, user: Id) -> Result<Participants, Error> {
     let existing = participants.iter().find(|participant| participant.user == user);
     let first = existing.cloned().unwrap_or(Participant {
         user,
@@ -389,5 +450,5 @@ fn with_creator_first(participants: Participants, user: Id) -> Result<Participan
     });
     let others = participants.iter().filter(|participant| participant.user != user).cloned();
     Participants::try_from([first].into_iter().chain(others).collect::<Vec<_>>())
-        .map_err(|error| Problem::invalid_field_value("participants", &error))
+        .map_err(|error| Error::invalid_field_value("participants", &error))
 }

@@ -2,19 +2,20 @@
 
 use super::commands::{self, Commands};
 use super::conversations::{self, Conversation};
-use crate::application::changes::creation_info;
+use crate::application::creation::{AuthorizedNew, NewResource};
+use crate::application::fields::from_value;
 use crate::application::writes::WritableResource;
 use crate::application::{Authorizer, Error};
 use crate::authz::{
     Attribute, AuthzResource, Permitted, ResourceRef, SuppliedAttribute, Unchecked, entity,
     supplied_attributes,
 };
-use crate::http::{Json, Problem, RouteGroup, crud, openapi};
+use crate::http::{RouteGroup, crud, openapi};
 use crate::resource::column::json_column;
 use crate::resource::user::User;
 use crate::resource::{self, CreationInfo, Resource};
+use crate::store::UnitOfWork;
 use crate::types::{Id, JsonObject, Label, LongText, Millis, Timestamp, json_list, object_only};
-use actix_web::{HttpRequest, HttpResponse};
 use sea_orm::FromQueryResult;
 use sea_orm::entity::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -27,7 +28,7 @@ pub fn routes() -> RouteGroup {
         .about("The messages of conversations.")
         .list::<Message>("listMessages")
         .fetch::<Message>()
-        .post("", "createMessage", openapi::create::<Message, NewMessage>, create)
+        .post("", "createMessage", openapi::create::<Message, NewMessage>, crud::create::<NewMessage>)
         .additional_actions(commands::ACTIONS)
         .update::<Message>("updateMessage")
         .replace::<Message>("updateMessage")
@@ -231,18 +232,69 @@ impl Resource for Message {
 
 impl WritableResource for Message {}
 
-/// `POST /v2/messages`.
-async fn create(
-    authorizer: Authorizer,
-    (request, Json(new)): (HttpRequest, Json<NewMessage>),
-) -> Result<HttpResponse, Problem> {
-    let (id, field) = (Some(new.conversation), Some("conversation"));
-    let conversation = check_access(&authorizer, id, field).await?;
-    let bodies = [MessageBody::from(new)];
-    let commands = Commands::parse(&bodies, |_| String::new())?;
-    let stored = append(&authorizer, &conversation, field, (&bodies, &commands)).await?;
-    let row = stored.first().ok_or_else(|| Problem::internal("no message was stored"))?;
-    Ok(crud::created(&request, row.id, row))
+/// A new message whose conversation the caller may access.
+#[derive(Debug)]
+pub struct AuthorizedMessage {
+    conversation: Id,
+    body: MessageBody,
+    commands: Commands,
+    creation: CreationInfo,
+}
+
+/// The message itself is authorized when its conversation is locked.
+impl NewResource for NewMessage {
+    type Resource = Message;
+    type Authorized = AuthorizedMessage;
+
+    fn parse(body: Value) -> Result<Self, Error> {
+        from_value(body, "")
+    }
+
+    async fn authorize(
+        self,
+        authorizer: &Authorizer,
+        creation: CreationInfo,
+    ) -> Result<AuthorizedNew<AuthorizedMessage>, Error> {
+        let id = self.conversation;
+        let conversation = check_access(authorizer, Some(id), Some(CONVERSATION_FIELD)).await?;
+        let body = MessageBody::from(self);
+        let commands = Commands::parse(std::slice::from_ref(&body), |_| String::new())?;
+        commands.apply(authorizer, &authorizer.reader(), &conversation).await?;
+        let references = commands.references();
+        let resource = AuthorizedMessage { conversation: id, body, commands, creation };
+        Ok(AuthorizedNew { resource, owner: conversation.organization, references })
+    }
+
+    async fn lock(_: &Authorizer, work: &UnitOfWork, all: &[AuthorizedMessage]) -> Result<(), Error> {
+        let conversations: Vec<Id> = all.iter().map(|message| message.conversation).collect();
+        Ok(work.lock_rows::<Conversation>(&conversations).await?)
+    }
+
+    async fn store(
+        authorizer: &Authorizer,
+        work: &UnitOfWork,
+        authorized: AuthorizedMessage,
+    ) -> Result<Permitted<Message>, Error> {
+        let AuthorizedMessage { conversation, body, commands, creation } = authorized;
+        let stamp = (vec![creation.id], creation.now);
+        let new = NewMessages { bodies: &[body], commands: &commands, field: Some(CONVERSATION_FIELD) };
+        let stored = append_in(authorizer, work, conversation, new, stamp).await?;
+        stored.into_iter().next().ok_or_else(|| Error::internal("no message was stored"))
+    }
+}
+
+/// The field that names the conversation of a message.
+const CONVERSATION_FIELD: &str = "conversation";
+
+/// New messages of one conversation.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct NewMessages<'a> {
+    /// The messages.
+    pub(super) bodies: &'a [MessageBody],
+    /// The commands among them.
+    pub(super) commands: &'a Commands,
+    /// The field that names the conversation; none if the path does.
+    pub(super) field: Option<&'static str>,
 }
 
 /// Checks that the caller may create messages in this conversation, before the transaction begins, and returns it.
@@ -254,7 +306,7 @@ pub(super) async fn check_access(
     authorizer: &Authorizer,
     id: Option<Id>,
     field: Option<&str>,
-) -> Result<Permitted<Conversation>, Problem> {
+) -> Result<Permitted<Conversation>, Error> {
     let found = match id {
         Some(id) => authorizer.state().store.find::<Conversation>(id).await?,
         None => None,
@@ -273,52 +325,61 @@ pub(super) async fn check_access(
 pub(super) async fn append(
     authorizer: &Authorizer,
     conversation: &Permitted<Conversation>,
-    field: Option<&str>,
-    (bodies, commands): (&[MessageBody], &Commands),
-) -> Result<Vec<Permitted<Message>>, Problem> {
+    new: NewMessages<'_>,
+) -> Result<Vec<Permitted<Message>>, Error> {
     // Authorized without a lock first, then again on the locked row.
-    commands.apply(authorizer, &authorizer.reader(), conversation).await?;
-    commands.check_references(authorizer).await?;
+    new.commands.apply(authorizer, &authorizer.reader(), conversation).await?;
+    authorizer.lookups().check_references(&authorizer.reader(), new.commands.references()).await?;
     let work = authorizer.begin().await?;
-    let id = conversation.id;
-    let found = work.find::<Conversation>(id).await?;
-    let conversation = authorizer.authorize_reference(found, Some(id), field)?;
+    let clock = &authorizer.state().clock;
+    let stamp = (Id::new_ascending(clock, new.bodies.len()), clock.now());
+    let stored = append_in(authorizer, &work, conversation.id, new, stamp).await?;
+    work.commit().await?;
+    Ok(stored)
+}
+
+/// Creates messages with these ids at this time within a unit of work, as [`append`].
+///
+/// # Errors
+/// As [`append`].
+async fn append_in(
+    authorizer: &Authorizer,
+    work: &UnitOfWork,
+    conversation: Id,
+    NewMessages { bodies, commands, field }: NewMessages<'_>,
+    (ids, now): (Vec<Id>, Timestamp),
+) -> Result<Vec<Permitted<Message>>, Error> {
+    let found = work.find::<Conversation>(conversation).await?;
+    let conversation = authorizer.authorize_reference(found, Some(conversation), field)?;
     let mut stored = Vec::with_capacity(bodies.len());
-    let now = authorizer.state().clock.now();
-    for message in authorize_new_messages(authorizer, &conversation, bodies, now)? {
+    for message in authorize_new_messages(authorizer, &conversation, bodies, (ids, now))? {
         stored.push(work.insert(message).await?);
     }
     let conversation = match commands.apply(authorizer, &work.reader(), &conversation).await? {
         Some(changed) => work.save(changed).await?,
         None => conversation,
     };
-    work.set_times(
-        &conversation,
-        &[conversations::Column::LastMessageAt, conversations::Column::UpdatedAt],
-        now,
-    )
-    .await?;
-    work.commit().await?;
+    let times = [conversations::Column::LastMessageAt, conversations::Column::UpdatedAt];
+    work.set_times(&conversation, &times, now).await?;
     Ok(stored)
 }
 
-/// Authorizes new messages of this conversation, created at `now`. Their ids ascend, so that lists keep their order.
+/// Authorizes new messages of this conversation with these ids, created at this time.
 ///
 /// # Errors
 /// `forbidden` if the policies do not permit one of the messages; an internal error if a body is not an object.
 pub(super) fn authorize_new_messages(
     authorizer: &Authorizer,
     conversation: &Permitted<Conversation>,
-    bodies: &[impl Serialize],
-    now: Timestamp,
+    bodies: &[MessageBody],
+    (ids, now): (Vec<Id>, Timestamp),
 ) -> Result<Vec<Permitted<Message>>, Error> {
-    let stamp = CreationInfo { now, ..creation_info(authorizer, conversation.organization) };
-    let ids = Id::new_ascending(&authorizer.state().clock, bodies.len());
-    let message = |(body, id): (_, Id)| {
+    let message = |(body, id): (&MessageBody, Id)| {
         let mut fields = resource::to_json_object(body)?;
         fields.insert("conversation".into(), Value::String(conversation.id.to_string()));
         fields.insert("user".into(), Value::String(authorizer.caller().id.to_string()));
-        let row: Message = resource::build_row(&fields, CreationInfo { id, ..stamp })?;
+        let row: Message =
+            resource::build_row(&fields, CreationInfo { id, organization: conversation.organization, now })?;
         let owner_path = conversation.path();
         authorizer.authorize_new(owner_path, Unchecked::new(row, owner_path.clone()))
     };

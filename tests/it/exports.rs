@@ -153,11 +153,11 @@ impl StalledExport {
     }
 }
 
-/// Creates knowledge items of together 20 MB, more than the buffers of a connection take.
+/// Creates knowledge items of together 14 MB, more than the buffers of a connection take.
 async fn create_large_items(client: &Client) {
     let item = json!({ "title": "large", "content": "x".repeat(100_000) });
-    for _ in 0..20 {
-        let items: Value = (0..10).map(|_| item.clone()).collect();
+    for _ in 0..70 {
+        let items: Value = (0..2).map(|_| item.clone()).collect();
         client.post("/v2/kbitems", items).await.expect(StatusCode::CREATED);
     }
 }

@@ -27,6 +27,8 @@ mod authzen_search;
 mod backup;
 mod bad_input;
 mod browser;
+mod bulk_changes;
+mod bulk_create;
 mod caches_off;
 mod caller_credential;
 mod certification;
