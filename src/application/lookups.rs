@@ -3,7 +3,7 @@
 //! The [`Authorizer`] decides about what it is given; [`Lookups`] find it in the store first.
 
 use super::{Authorizer, Error, FieldError};
-use crate::authz::{AuthorizedOrgs, Permitted, ResourceEntity, Unchecked};
+use crate::authz::{AuthorizedOrgs, AuthzRequest, Permitted, ResourceEntity, Unchecked};
 use crate::resource::{Reference, Resource};
 use crate::store::{Reader, UnitOfWork};
 use crate::types::{Id, OrgPath};
@@ -174,6 +174,33 @@ impl Lookups<'_> {
             Some(resource).filter(|resource| authorizer.is_permitted_on(resource))
         };
         Ok(page.into_iter().map(|(id, resource)| (id, referenceable(resource))).collect())
+    }
+
+    /// Returns the ids of those resources of a type in the caller's subtree that the caller may refer to and on which a request is
+    /// allowed, in ascending order: at most `limit`, after the id `after`. None if the policies cannot be a filter of the
+    /// database, so that every resource has to be evaluated.
+    ///
+    /// # Errors
+    /// The database is unavailable.
+    pub async fn search_referenceable(
+        &self,
+        request: &AuthzRequest<'_>,
+        kind: &str,
+        after: Option<Id>,
+        limit: u64,
+    ) -> Result<Option<Vec<Id>>, Error> {
+        let (engine, caller) = (self.authorizer.engine(), self.authorizer.caller());
+        let context = self.authorizer.request_context();
+        let reference = AuthzRequest {
+            principal: &caller.principal,
+            action: "referTo",
+            context: &context,
+            recorder: None,
+        };
+        let filters = [&reference, request].map(|request| engine.filter(request, kind));
+        let Ok(filters) = filters.into_iter().collect::<Result<Vec<_>, _>>() else { return Ok(None) };
+        let (types, reader) = (&self.authorizer.state().resource_types, self.authorizer.reader());
+        Ok(types.search(&reader, kind, &caller.organization, &filters, (after, limit)).await?)
     }
 
     /// Checks that the caller may refer to every resource that a new or changed one refers to.

@@ -7,12 +7,13 @@ use super::entity_uid::ORGANIZATION;
 use super::external_entities::{ExternalEntities, error_chain};
 use super::indexed_policy::IndexedPolicy;
 use super::invalid_attribute::{EvaluationError, InvalidAttribute};
+use super::list_actions::is_listed;
 use super::read_set::ActionReadSet;
 use super::schema_type::SchemaType;
 use crate::types::{Fingerprint, to_raw_json};
 use cedar_policy::{
     ActionConstraint, Context, Effect, Entities, EntityTypeName, EntityUid, Policy, PolicySet,
-    PrincipalConstraint, RequestEnv, ResourceConstraint, Schema,
+    PrincipalConstraint, ResourceConstraint, Schema,
 };
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
@@ -381,6 +382,8 @@ fn literal_entities(
 pub(super) struct RowPolicies {
     /// The type of the rows.
     pub(super) kind: EntityTypeName,
+    /// The name of that type.
+    pub(super) kind_name: String,
     pub(super) policies: Vec<Arc<IndexedPolicy>>,
     pub(super) policy_set: PolicySet,
     /// Whether they can decide the rows of one organization differently: whether a policy reads more of a row than its
@@ -397,21 +400,8 @@ impl RowPolicies {
         policies.retain(|policy| policy.policy.effect() == Effect::Forbid);
         let read_rows = policies.iter().any(|policy| policy.read_set.reads_rows(&kind));
         let policy_set = PolicySet::from_policies(policies.iter().map(|policy| policy.policy.clone()))?;
-        Ok(Self { kind, policies, policy_set, read_rows })
+        Ok(Self { kind_name: kind.to_string(), kind, policies, policy_set, read_rows })
     }
-}
-
-/// Whether the rows of a list action of this service have this type: `Form` for `listForms`.
-pub(crate) fn is_listed(action: &EntityUid, kind: &EntityTypeName) -> bool {
-    let is_local = action.type_name().namespace().is_empty() && kind.namespace().is_empty();
-    let name = action.id().unescaped().strip_prefix("list").and_then(|name| name.strip_suffix('s'));
-    is_local && name == Some(kind.basename())
-}
-
-/// Whether the requests of an environment are about the rows of a list ([`is_listed`]), which are decided within lists only.
-pub(crate) fn is_row_environment(environment: &RequestEnv) -> bool {
-    is_listed(environment.action(), environment.resource())
-        && environment.resource().to_string() != ORGANIZATION
 }
 
 /// The resource type that an action of this service creates: `Form` for `createForm`. None for other actions.

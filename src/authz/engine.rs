@@ -140,6 +140,12 @@ impl Engine {
         self.action_policies.iter().map(|(name, policies)| (name.as_str(), policies))
     }
 
+    /// The type of the rows that this list action returns, if policies can distinguish the rows of an organization.
+    pub(super) fn row_type(&self, action: &str) -> Option<&str> {
+        let rows = self.action_policies(action)?.rows.as_ref()?;
+        rows.read_rows.then_some(rows.kind_name.as_str())
+    }
+
     /// Whether any policy that can apply to this action reads the context.
     pub fn reads_context(&self, action: &str) -> bool {
         self.action_policies(action).is_some_and(ActionPolicies::reads_context)

@@ -32,6 +32,7 @@ pub mod filter;
 mod indexed_policy;
 mod invalid_attribute;
 mod inventory;
+mod list_actions;
 mod logged_request;
 mod matrix;
 mod matrix_claims;
@@ -54,7 +55,6 @@ mod snapshot_file;
 mod verifier;
 mod version;
 
-pub(crate) use action_policies::is_row_environment;
 pub use attribute::{
     Attribute, AttributeType, AttributeValue, AuthzResource, ResourceRef, SuppliedAttribute, UserAttributes,
     boolean, entity, text,
@@ -77,6 +77,7 @@ pub use explanation::{
 pub use external_entities::{ExternalEntities, ExternalError};
 pub use invalid_attribute::InvalidAttribute;
 pub use inventory::{Inventory, Losses};
+pub(crate) use list_actions::is_row_environment;
 pub use logged_request::{LoggedRequest, LoggedUid};
 pub use matrix::{MatrixRow, ScopeCells, matrix, matrix_rows};
 pub use matrix_claims::matrix_claims;

@@ -3,6 +3,7 @@
 //! Only permitted rows can be serialized or saved, so that a handler that does not authorize does not compile.
 
 use super::attribute::AuthzResource;
+use super::filter::Filter;
 use super::{AuthzRequest, Engine, ResourceEntity, Scope};
 use crate::types::{Id, OrgPath};
 use serde::Serialize;
@@ -151,12 +152,22 @@ impl<T> fmt::Debug for Permitted<T> {
     }
 }
 
-/// The organizations of a subtree on which an action is allowed. Never empty.
+/// The rows of a list that the policies permit.
+#[derive(Debug, Clone)]
+pub(super) struct RowFilter {
+    /// The type of the rows.
+    pub(super) kind: String,
+    /// Those of them that are permitted.
+    pub(super) filter: Filter,
+}
+
+/// The organizations of a subtree on which an action is allowed, and which of their rows it is allowed on. Never empty.
 #[derive(Debug, Clone)]
 pub struct AuthorizedOrgs {
     organizations: HashSet<Id>,
     denied: Vec<Id>,
     is_complete: bool,
+    rows: Option<RowFilter>,
 }
 
 impl AuthorizedOrgs {
@@ -164,6 +175,7 @@ impl AuthorizedOrgs {
     fn new_permitted(
         candidates: Vec<OrgPath>,
         allowed: impl Fn(&OrgPath) -> bool,
+        rows: impl FnOnce() -> Option<RowFilter>,
     ) -> Option<Permitted<Self>> {
         let top = candidates.first()?.clone();
         let (organizations, denied): (Vec<&OrgPath>, Vec<&OrgPath>) =
@@ -171,8 +183,11 @@ impl AuthorizedOrgs {
         let organizations: HashSet<Id> = organizations.into_iter().map(OrgPath::org_id).collect();
         let denied: Vec<Id> = denied.into_iter().map(OrgPath::org_id).collect();
         let is_complete = candidates.len() > 1 && denied.is_empty();
-        let authorized = Self { organizations, denied, is_complete };
-        (!authorized.organizations.is_empty()).then_some(Permitted { resource: authorized.into(), path: top })
+        if organizations.is_empty() {
+            return None;
+        }
+        let authorized = Self { organizations, denied, is_complete, rows: rows() };
+        Some(Permitted { resource: authorized.into(), path: top })
     }
 
     /// Whether the action is allowed on all organizations of a subtree.
@@ -183,6 +198,16 @@ impl AuthorizedOrgs {
     /// The candidates on which the action is denied.
     pub fn denied(&self) -> &[Id] {
         &self.denied
+    }
+
+    /// Which resources of this type, of those that the organizations own, the list contains.
+    pub fn row_filter(&self, kind: &str) -> &Filter {
+        match &self.rows {
+            None => &Filter::Always,
+            Some(rows) if rows.kind == kind => &rows.filter,
+            // The list of another type.
+            Some(_) => &Filter::Never,
+        }
     }
 
     /// The ids of the organizations.
@@ -197,7 +222,8 @@ impl Permitted<AuthorizedOrgs> {
         &self.path
     }
 
-    /// Permits a resource of a list, if it belongs to one of these organizations.
+    /// Permits a resource of a list, if it belongs to one of these organizations. The query of the list has selected it by
+    /// [`AuthorizedOrgs::row_filter`].
     pub fn admit<T>(&self, resource: Unchecked<T>) -> Option<Permitted<T>> {
         self.organizations.contains(&resource.path.org_id()).then(|| resource.into_permitted())
     }
@@ -250,7 +276,28 @@ impl Engine {
         organizations: Vec<OrgPath>,
     ) -> Result<Permitted<AuthorizedOrgs>, Denied> {
         let allowed = |path: &OrgPath| self.allows(request, &ResourceEntity::organization(path));
-        AuthorizedOrgs::new_permitted(organizations, allowed).ok_or_else(|| Denied::new(request.action, None))
+        AuthorizedOrgs::new_permitted(organizations, allowed, || self.listed_rows(request))
+            .ok_or_else(|| Denied::new(request.action, None))
+    }
+}
+
+impl Engine {
+    /// Which rows a list contains; none if it contains all rows of its organizations.
+    fn listed_rows(&self, request: &AuthzRequest<'_>) -> Option<RowFilter> {
+        let kind = self.row_type(request.action)?.to_owned();
+        let filter = match self.row_filter(request) {
+            Ok(filter) => filter?,
+            Err(error) => {
+                // Policies that cannot be filters are not loaded, so that the request itself cannot be evaluated.
+                tracing::error!(
+                    action = request.action,
+                    "the rows of a list cannot be filtered: none is listed"
+                );
+                tracing::debug!(action = request.action, error = %error, "the rows of a list cannot be filtered");
+                Filter::Never
+            }
+        };
+        Some(RowFilter { kind, filter })
     }
 }
 

@@ -4,10 +4,10 @@
 //! question: how principal and resource become entities, and that a create action does not apply to an existing resource.
 
 use super::AuthzDecision;
-use super::action_policies::is_listed;
 use super::bundle::{Bundle, action_name};
 use super::decision_context::DecisionContext;
 use super::entities::{EntityData, Principal, ResourceEntity};
+use super::list_actions::is_listed;
 use crate::types::OrgPath;
 use cedar_policy::{
     Authorizer, Context, Decision, Entities, Entity, EntityId, EntityTypeName, EntityUid, Request, Response,

@@ -7,13 +7,14 @@ mod order;
 mod query;
 mod values;
 
+use super::filter::row_condition;
 use super::org_tree::is_within;
 use super::rows::{OWNER_ORG, RowWithOrg, id_column, select_with_org, table};
 use super::{Reader, Store, StoreError};
 use crate::authz::{AuthorizedOrgs, Permitted, Unchecked};
 use crate::resource::Resource;
 use crate::types::Id;
-pub(super) use dialect::{Dialect, column};
+pub(super) use dialect::{Dialect, column, never};
 pub(super) use filter::condition;
 pub use query::{
     Comparison, ElementPath, Field, Filter, FilterValue, Leaf, ListQuery, SortKey, SortOrder, Test,
@@ -83,7 +84,7 @@ impl Reader<'_> {
         mut visit: impl FnMut(Permitted<R>) -> bool,
     ) -> Result<ListResult, StoreError> {
         let dialect = Dialect::from(self.0.get_database_backend());
-        let select = filtered_select::<R>(dialect, organizations, query);
+        let select = filtered_select::<R>(dialect, organizations, query)?;
         let total = match query.skips_total {
             true => None,
             false => Some(self.count_rows::<R>(&select).await?),
@@ -155,7 +156,7 @@ impl Reader<'_> {
         query: &ListQuery,
     ) -> Result<Vec<Id>, StoreError> {
         let dialect = Dialect::from(self.0.get_database_backend());
-        let select = filtered_select::<R>(dialect, organizations, query);
+        let select = filtered_select::<R>(dialect, organizations, query)?;
         let rows = self.page_rows::<R>(dialect, &select, query).await?;
         Ok(rows.into_iter().map(|(id, _)| id).collect())
     }
@@ -211,12 +212,15 @@ fn group_length(rows: &[(Id, i64)]) -> usize {
     fitting.count().max(1)
 }
 
-/// Selects the rows of these organizations that match the filters.
+/// Selects the rows of these organizations that the policies permit and that match the filters.
+///
+/// # Errors
+/// The filter of the policies cannot be expressed.
 fn filtered_select<R: Resource>(
     dialect: Dialect,
     organizations: &Permitted<AuthorizedOrgs>,
     query: &ListQuery,
-) -> Select<R::Entity> {
+) -> Result<Select<R::Entity>, StoreError> {
     let owner = column(table::<R>(), R::organization_column().as_str());
     let ids: Vec<Id> = organizations.organizations().iter().copied().collect();
     let select = select_with_org::<R>();
@@ -230,10 +234,15 @@ fn filtered_select<R: Resource>(
         }
         _ => select.filter(owner.is_in(ids)),
     };
-    query
+    // In the same query as the filters of the client, so that no page, total or order depends on rows that are not permitted.
+    let select = match row_condition::<R>(dialect, organizations)? {
+        Some(condition) => select.filter(condition),
+        None => select,
+    };
+    Ok(query
         .filters
         .iter()
-        .fold(select, |select, filter| select.filter(condition(dialect, table::<R>(), filter)))
+        .fold(select, |select, filter| select.filter(condition(dialect, table::<R>(), filter))))
 }
 
 /// Returns the total length of the texts of a row in bytes. The databases know the length of a text without reading it.

@@ -21,6 +21,7 @@ mod credentials;
 mod database_file;
 mod durability;
 mod error;
+mod filter;
 mod freshness;
 mod list;
 mod migrate;

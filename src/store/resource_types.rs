@@ -2,6 +2,7 @@
 
 use super::rows::table;
 use super::{Reader, Store, StoreError};
+use crate::authz::filter::Filter;
 use crate::authz::{AuthzRequest, Engine, ResourceEntity, StoredType, SuppliedAttribute, Unchecked};
 use crate::resource::Resource;
 use crate::types::{Id, OrgPath};
@@ -16,6 +17,13 @@ type PageFn = for<'a> fn(
     Option<Id>,
     u64,
 ) -> BoxFuture<'a, Result<Vec<(Id, Arc<ResourceEntity>)>, StoreError>>;
+type SearchFn = for<'a> fn(
+    &'a Reader<'a>,
+    &'a OrgPath,
+    &'a [Filter],
+    Option<Id>,
+    u64,
+) -> BoxFuture<'a, Result<Option<Vec<Id>>, StoreError>>;
 type LoadFn = for<'a> fn(
     &'a Reader<'a>,
     &'a [Id],
@@ -64,6 +72,7 @@ pub struct ResourceType {
     cached: CachedFn,
     load_and_cache: LoadAndCacheFn,
     page: PageFn,
+    search: SearchFn,
 }
 
 impl ResourceType {
@@ -90,6 +99,9 @@ impl ResourceType {
                 })
             },
             page: |reader, top, after, limit| Box::pin(reader.page::<R>(top, after, limit)),
+            search: |reader, top, filters, after, limit| {
+                Box::pin(reader.search::<R>(top, filters, after, limit))
+            },
             load: |reader, ids| Box::pin(reader.resource_entities::<R>(ids)),
         }
     }
@@ -189,6 +201,26 @@ impl ResourceTypes {
         match self.0.get(kind) {
             Some(kind) => (kind.page)(reader, top, after, limit).await,
             None => Ok(Vec::new()),
+        }
+    }
+
+    /// Returns the ids of those resources of a type in `top` and its descendants that all filters permit, in ascending order: at
+    /// most `limit`, after the id `after`. None if the database has no condition for a filter.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
+    pub async fn search(
+        &self,
+        reader: &Reader<'_>,
+        kind: &str,
+        top: &OrgPath,
+        filters: &[Filter],
+        (after, limit): (Option<Id>, u64),
+    ) -> Result<Option<Vec<Id>>, StoreError> {
+        match self.0.get(kind) {
+            Some(kind) => (kind.search)(reader, top, filters, after, limit).await,
+            None => Ok(None),
         }
     }
 

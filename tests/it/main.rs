@@ -113,6 +113,8 @@ mod resource_sizes;
 mod resources;
 mod revocation;
 mod rolling_restart;
+mod row_filters;
+mod row_policies;
 mod rustdoc;
 mod sdk;
 mod search_log;

@@ -160,6 +160,21 @@ fn every_rule_is_reported_with_its_place() {
             4,
         ),
         ("more.cedar", when("principal == User::\"599e1fcd9da1c72645c95886\""), "literal-user", 4),
+        (
+            "more.cedar",
+            policy(
+                "forbid (principal, action == Action::\"listForms\", resource)\n\
+                 when { { of: resource.organization } == { of: principal.organization } };",
+            ),
+            "row-policy",
+            1,
+        ),
+        (
+            "more.cedar",
+            policy("permit (principal, action == Action::\"listForms\", resource is Form);"),
+            "row-permit",
+            1,
+        ),
         ("more.json", "[{\"uid\": 5}]".to_owned(), "invalid-data", 0),
         ("more.json", "[{\"uid\": {}, \"uid\": {}}]".to_owned(), "duplicate-key", 0),
         ("more.json", entity("Scope", "admin", "Scope", "guest"), "duplicate-entity", 0),
@@ -175,7 +190,8 @@ fn every_rule_is_reported_with_its_place() {
             line == 0 || of_rule.iter().any(|(.., found, _)| *found == line),
             "{rule} {line}: {findings:?}"
         );
-        let warnings = ["missing-doc", "literal-date", "literal-email", "literal-user", "empty-tests"];
+        let warnings =
+            ["missing-doc", "literal-date", "literal-email", "literal-user", "row-permit", "empty-tests"];
         let level = if warnings.contains(&rule) { "warning" } else { "error" };
         assert!(of_rule.iter().all(|(_, found, ..)| found == level), "{rule}: {findings:?}");
     }

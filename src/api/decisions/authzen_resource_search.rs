@@ -1,4 +1,7 @@
 //! The AuthZEN resource search: on which resources the subject may perform the action.
+//!
+//! Resources of this service are searched by one query, whose condition is the policies; only if these cannot be a condition,
+//! each resource is evaluated.
 
 use super::authzen_body::AuthzenJson;
 use super::authzen_evaluation::Subject;
@@ -52,6 +55,8 @@ pub(super) async fn search_resources(
         AuthzRequest { principal: &principal, action: name, context: &request_context, recorder: None };
     let is_complete = if !authorizer.state().resource_types.contains(kind) {
         push_external(&authorizer, &request, kind, &mut builder)
+    } else if let Some(is_complete) = push_selected(&authorizer, &request, kind, &mut builder).await? {
+        is_complete
     } else {
         push_evaluated(&authorizer, &request, kind, &mut builder).await?
     };
@@ -61,6 +66,30 @@ pub(super) async fn search_resources(
 /// Returns a result of a search.
 fn result(kind: &str, id: &str) -> Value {
     json!({ "type": kind, "id": id })
+}
+
+/// Adds the permitted resources of a type, as a query selects them. Returns whether there are no more; none if no query can.
+///
+/// # Errors
+/// The database is unavailable.
+async fn push_selected(
+    authorizer: &Authorizer,
+    request: &AuthzRequest<'_>,
+    kind: &str,
+    builder: &mut PageBuilder,
+) -> Result<Option<bool>, Problem> {
+    let after = builder.after().and_then(|after| after.parse::<Id>().ok());
+    // One more than the page, which tells whether any follow.
+    let limit = u64::try_from(builder.limit).unwrap_or(u64::MAX).saturating_add(1);
+    let found = authorizer.lookups().search_referenceable(request, kind, after, limit).await?;
+    let Some(ids) = found else { return Ok(None) };
+    for id in ids {
+        let id = id.to_string();
+        if builder.push(&id, Some(result(kind, &id))) {
+            return Ok(Some(false));
+        }
+    }
+    Ok(Some(true))
 }
 
 /// Adds the permitted resources of a type after evaluating each. Returns whether there are no more.

@@ -165,7 +165,8 @@ pub(super) struct PageBuilder {
     what: &'static str,
     started: Instant,
     query: String,
-    limit: usize,
+    /// The maximum number of results.
+    pub(super) limit: usize,
     after: Option<String>,
     scanned: usize,
     results: Vec<Value>,

@@ -66,6 +66,10 @@ rules! {
         "Cedar warns about a policy, such as one that can never apply";
     UndefinedEntity = "undefined-entity", false,
         "A policy names an entity that the data do not define, although they define others of its type";
+    RowPolicy = "row-policy", false,
+        "A policy of a list cannot be a condition on its rows, so that the list could not be filtered";
+    RowPermit = "row-permit", true,
+        "A permit applies only to the rows of a list, which need no permit: it has no effect";
     LiteralDate = "literal-date", true,
         "A condition contains a date: its meaning changes without a change of the policy";
     LiteralEmail = "literal-email", true,

@@ -7,6 +7,7 @@
 //!
 //! [`Engine::row_filter`] does the same for the rows of a list, which need no permit.
 
+mod check;
 mod constant;
 mod pattern;
 mod question;
@@ -14,9 +15,11 @@ mod sets;
 mod stored;
 mod term;
 mod translation;
+mod translator;
 mod tree;
 mod truth;
 
+pub(super) use check::row_refusal;
 pub use question::{FilterError, UntranslatablePolicy};
-pub use translation::Refusal;
+pub use translator::Refusal;
 pub use tree::{Comparison, EntityId, Filter, FilterExpr, Operand, Path, PatternPart, Value};

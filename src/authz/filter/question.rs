@@ -1,7 +1,8 @@
 //! The filter of a question: partial evaluation, and the combination of the translated policies.
 
 use super::stored::StoredEntity;
-use super::translation::{AncestorRule, DataHierarchy, Refusal, Translator, is_row};
+use super::translation::is_row;
+use super::translator::{AncestorRule, DataHierarchy, Refusal, Translator};
 use super::tree::{EntityId, Filter, FilterExpr, Operand, Path, Value};
 use super::truth::Truth;
 use crate::authz::action_policies::ActionPolicies;

@@ -1,7 +1,8 @@
 //! Conditions about sets: `contains`, `containsAll`, `containsAny` and `isEmpty`.
 
 use super::term::Term;
-use super::translation::{Refusal, Translator, truth_value};
+use super::translation::truth_value;
+use super::translator::{Refusal, Translator};
 use super::tree::{Comparison, FilterExpr, Operand, Value};
 use super::truth::{Truth, is_present};
 use cedar_policy::pst::{BinaryOp, Expr};

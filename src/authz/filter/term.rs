@@ -1,7 +1,7 @@
 //! The operands of comparisons in residual policies.
 
 use super::constant::{constant, entity_id};
-use super::translation::{Refusal, Translator};
+use super::translator::{Refusal, Translator};
 use super::tree::{Comparison, EntityId, FilterExpr, Operand, Path, Value};
 use super::truth::{Truth, is_present};
 use crate::authz::schema_type::SchemaType;

@@ -1,76 +1,18 @@
 //! Translates residual conditions to filters, exactly: an expression that a filter cannot state is refused.
 
 use super::term::Term;
+use super::translator::{AncestorRule, Refusal, Translator};
 use super::tree::{Comparison, EntityId, FilterExpr, Operand, Path, PatternPart, Value};
 use super::truth::{Truth, is_present};
 use crate::authz::entity_uid::{ORGANIZATION, uid};
 use crate::authz::schema_type::SchemaType;
+use cedar_policy::EntityUid;
 use cedar_policy::pst::{BinaryOp, EntityType, Expr, Literal, PatternElem, UnaryOp};
-use cedar_policy::{Entities, EntityUid};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// The maximum number of atoms and operators of a translated expression, since a nested `if` repeats its condition.
 const MAX_SIZE: usize = 10_000;
-/// The maximum number of characters of an expression in a refusal.
-const MAX_TEXT: usize = 500;
-
-/// Why an expression cannot be translated.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
-    /// The expression as Cedar text, as far as the request does not determine it.
-    pub expression: String,
-    /// The reason.
-    pub reason: &'static str,
-}
-
-impl Refusal {
-    pub(super) fn new(expr: &Expr, reason: &'static str) -> Self {
-        let text = expr.to_string();
-        let expression = match text.char_indices().nth(MAX_TEXT) {
-            Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
-            None => text,
-        };
-        Self { expression, reason }
-    }
-}
-
-/// Translates the conditions of one partial evaluation.
-#[derive(Debug)]
-pub(super) struct Translator<'a> {
-    /// The type of the resources.
-    pub(super) kind: &'a str,
-    /// The declared attributes of the resources.
-    pub(super) resource_type: Option<&'a SchemaType>,
-    /// The principal.
-    pub(super) principal: EntityId,
-    /// Whether the resource is the principal; else it is any other resource, or any resource of the service itself.
-    pub(super) is_principal: bool,
-    /// The entities that the partial evaluation had.
-    pub(super) entities: &'a Entities,
-    /// The types that the ancestors of the resource can have.
-    pub(super) ancestor_types: &'a BTreeSet<String>,
-    /// Which entities can be ancestors of the resource.
-    pub(super) ancestors: AncestorRule<'a>,
-}
-
-/// Which entities are ancestors of the resources.
-#[derive(Debug)]
-pub(super) enum AncestorRule<'a> {
-    /// Of the service's own resources: the organizations above them. The resource that is the principal has further ancestors.
-    Organizations {
-        /// The ancestors of the principal besides organizations, if it has the type of the resources.
-        of_principal: BTreeSet<EntityId>,
-    },
-    /// Of external resources: any entity, and what is above it in the data.
-    Data(&'a dyn DataHierarchy),
-}
-
-/// The hierarchy of the entity data.
-pub(super) trait DataHierarchy: std::fmt::Debug {
-    /// The entities below this one.
-    fn descendants(&self, entity: &EntityId) -> Vec<EntityId>;
-}
 
 impl Translator<'_> {
     /// Where a condition is true, and where it fails.

@@ -26,9 +26,14 @@ pub(in crate::store) fn column(table: &str, name: &str) -> Expr {
     Expr::col((Alias::new(table), Alias::new(name)))
 }
 
+/// Returns the condition that no row meets.
+pub(in crate::store) fn never() -> Expr {
+    Expr::cust("1 = 0")
+}
+
 impl Dialect {
     /// Returns the expression of a template, in which each `@@` stands for one of the expressions.
-    pub(super) fn expr(self, template: &str, expressions: impl IntoIterator<Item = Expr>) -> Expr {
+    pub(in crate::store) fn expr(self, template: &str, expressions: impl IntoIterator<Item = Expr>) -> Expr {
         let mut sql = String::new();
         for (index, part) in template.split(PLACEHOLDER).enumerate() {
             match (index, self) {
@@ -42,7 +47,7 @@ impl Dialect {
     }
 
     /// Returns one of two templates as an expression.
-    pub(super) fn either(
+    pub(in crate::store) fn either(
         self,
         sqlite: &str,
         postgres: &str,
@@ -92,7 +97,7 @@ impl Dialect {
     }
 
     /// Returns the condition that another one is not met: it is false or null.
-    pub(super) fn negate(self, condition: Expr) -> Expr {
+    pub(in crate::store) fn negate(self, condition: Expr) -> Expr {
         self.expr("(@@) IS NOT TRUE", [condition])
     }
 

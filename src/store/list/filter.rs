@@ -1,6 +1,6 @@
 //! The SQL conditions of filters. Each is true or not true for a row, the same on both databases.
 
-use super::dialect::{Dialect, column};
+use super::dialect::{Dialect, column, never};
 use super::query::{Field, Filter, Test};
 use super::values;
 use sea_orm::sea_query::{Expr, ExprTrait};
@@ -40,9 +40,4 @@ fn scalar(dialect: Dialect, value: Expr, test: &Test) -> Expr {
         Test::Contains(part) => dialect.contains(value, part),
         Test::StartsWith(start) => dialect.starts_with(value, start),
     }
-}
-
-/// The condition that no row meets.
-fn never() -> Expr {
-    Expr::cust("1 = 0")
 }
