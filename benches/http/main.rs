@@ -4,10 +4,11 @@
 //! with `make bench`; it needs `wrk` and a release build.
 //!
 //! - Words after `--` select rows by name: `cargo bench --bench http -- login refresh`.
-//! - `BENCH_ROWS` sets the number of users and conversations in the large database (row `large`).
+//! - `BENCH_ROWS` sets the number of users and conversations in the large database (row `large`), and of the rows of lists
+//!   (row `rows`).
 //! - The row `caches` measures the service without each of its caches (`CEDARGATE_CACHES_OFF`).
 //! - The row `memory` measures peak resident memory while clients try to exhaust the process.
-//! - With `TEST_POSTGRES_URL`, logins and refreshes are measured on PostgreSQL too.
+//! - With `TEST_POSTGRES_URL`, logins, refreshes, lists and searches are measured on PostgreSQL too.
 
 #![allow(
     missing_docs,
@@ -22,6 +23,7 @@
 mod caches;
 mod logins;
 mod memory;
+mod rows;
 
 use actix_web::{App, HttpResponse, HttpServer, web};
 use sea_orm::ConnectionTrait;
@@ -306,6 +308,7 @@ async fn compare_with_bare_actix() {
     if is_selected("large") {
         measure_large_database(directory.path()).await;
     }
+    rows::run_benchmark().await;
     logins::run_benchmark().await;
     if is_selected("memory") {
         memory::run_benchmark().await;
