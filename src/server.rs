@@ -384,6 +384,7 @@ async fn open_state(
         policies,
         decision_log,
         last_used_lock: Default::default(),
+        requests_in_progress: Default::default(),
         pending_audit: Default::default(),
         refusals: Default::default(),
         last_activation: Mutex::new(Activation::by_service(ActivationTrigger::Start)),

@@ -17,6 +17,7 @@ mod m0008_policy_state;
 mod m0009_inactive_organizations;
 mod m0010_policy_versions;
 mod m0011_lists;
+mod m0012_changes;
 mod m0014_row_policies;
 
 /// The migrations in their order.
@@ -38,6 +39,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0009_inactive_organizations::Migration),
             Box::new(m0010_policy_versions::Migration),
             Box::new(m0011_lists::Migration),
+            Box::new(m0012_changes::Migration),
             Box::new(m0014_row_policies::Migration),
         ]
     }

@@ -20,6 +20,7 @@ pub fn routes() -> RouteGroup {
         .about("Credentials for programs, with scopes of their own.")
         .get("/{id}/keys", "listApiKeys", list_doc, list)
         .post("/{id}/keys", "createApiKey", create_doc, create)
+        .refuses_idempotency_key()
         .remove("/{id}/keys/{keyId}", "deleteApiKey", delete_doc, delete)
 }
 

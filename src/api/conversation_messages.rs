@@ -30,6 +30,7 @@ pub fn routes() -> RouteGroup {
     let documented = Arc::clone(&spec);
     RouteGroup::new("Messages", "/v2/conversations")
         .post("/{id}/messages", "createMessage", append_doc, append)
+        .idempotent()
         .with_operation_id("createMessages")
         .additional_actions(commands::ACTIONS)
         .get(

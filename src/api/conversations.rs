@@ -41,6 +41,7 @@ pub fn routes() -> RouteGroup {
             crud::create::<NewConversation>,
         )
         .additional_actions(ADDITIONAL_ACTIONS)
+        .idempotent()
         .update::<Conversation>("updateConversation")
         .delete::<Conversation>("deleteConversation")
         .bulk::<Conversation>(

@@ -30,6 +30,7 @@ pub fn routes() -> RouteGroup {
         .fetch::<Message>()
         .post("", "createMessage", openapi::create::<Message, NewMessage>, crud::create::<NewMessage>)
         .additional_actions(commands::ACTIONS)
+        .idempotent()
         .update::<Message>("updateMessage")
         .replace::<Message>("updateMessage")
         .with_operation_id("replaceMessage")

@@ -140,7 +140,10 @@ fn write_pending(policies: &PolicyHandle, writer: &mut MetricWriter<'_>) -> fmt:
 fn request_metrics(http: &HttpState, writer: &mut MetricWriter<'_>) -> fmt::Result {
     let totals = http.metrics.totals().into_iter();
     let samples = totals.map(|(action, outcome, count)| ([("action", action), ("outcome", outcome)], count));
-    writer.counters("requests", "Requests by action and class of status.", samples)
+    writer.counters("requests", "Requests by action and class of status.", samples)?;
+    let repeated = http.metrics.idempotent_repetitions.load(Ordering::Relaxed);
+    let help = "Answers that were repeated for an Idempotency-Key instead of executing the request again.";
+    writer.counter("idempotent_repetitions", help, repeated)
 }
 
 fn decision_metrics(state: &AppState, http: &HttpState, writer: &mut MetricWriter<'_>) -> fmt::Result {

@@ -16,6 +16,7 @@ pub fn routes() -> RouteGroup {
             crud::create::<OrganizationBody>,
         )
         .additional_actions(&["referTo"])
+        .idempotent()
         .update::<Organization>("updateOrganization")
         .delete::<Organization>("deleteOrganization")
         .bulk::<Organization>(

@@ -3,6 +3,7 @@
 //! [`super::Lookups`] load what is authorized.
 
 use super::audit::is_administrative;
+use super::idempotency::IdempotentRequest;
 use super::refusals::Refusal;
 use super::{AppState, Caller, Credential, Error, SharedState};
 use crate::authz::{
@@ -30,6 +31,8 @@ pub struct Authorizer {
     purpose: Purpose,
     /// Collects the decision records of a request that makes many decisions.
     batch_recorder: Option<Arc<BatchRecorder>>,
+    /// The request with its idempotency key, whose answer is stored with what it writes.
+    idempotency: Option<Arc<IdempotentRequest>>,
 }
 
 /// Where a request comes from.
@@ -63,7 +66,13 @@ impl Authorizer {
         action: &'static str,
     ) -> Self {
         let call = CallContext { state, engine, caller, source, now: OnceLock::new() };
-        Self { call: Arc::new(call), action, purpose: Purpose::Enforcement, batch_recorder: None }
+        Self {
+            call: Arc::new(call),
+            action,
+            purpose: Purpose::Enforcement,
+            batch_recorder: None,
+            idempotency: None,
+        }
     }
 
     /// Creates the authorizer of `action` for this caller, without a request.
@@ -87,6 +96,11 @@ impl Authorizer {
     pub fn with_batched_log(&self) -> Self {
         let recorder = self.state().decision_log.batch_recorder(telemetry::mark_unrecorded);
         Self { batch_recorder: Some(Arc::new(recorder)), ..self.clone() }
+    }
+
+    /// Returns the authorizer of a request with an idempotency key.
+    pub fn with_idempotency(&self, request: Arc<IdempotentRequest>) -> Self {
+        Self { idempotency: Some(request), ..self.clone() }
     }
 
     /// Returns the name of the action.
@@ -155,9 +169,13 @@ impl Authorizer {
     /// Begins a unit of work whose audit events have this request's actor.
     ///
     /// # Errors
-    /// The database is unavailable.
+    /// The database is unavailable; `idempotency_in_progress` if another process executes a request with the same key.
     pub async fn begin(&self) -> Result<UnitOfWork, Error> {
-        Ok(self.state().store.begin(self.audit_actor()).await?)
+        let work = self.state().store.begin(self.audit_actor()).await?;
+        match &self.idempotency {
+            Some(request) => request.claim(work, self.state().clock.now()).await,
+            None => Ok(work),
+        }
     }
 
     /// Returns a new id.

@@ -63,9 +63,10 @@ pub async fn apply<R: WritableResource>(
     let logging = authorizer.with_batched_log();
     // Authorized without locks first, then again on the locked rows.
     authorize_all::<R>(&logging, &ids, action).await?;
-    let actor = authorizer.audit_actor();
-    let store = &authorizer.state().store;
-    let work = if is_dry_run { store.begin_dry_run(actor).await? } else { store.begin(actor).await? };
+    let work = match is_dry_run {
+        true => authorizer.state().store.begin_dry_run(authorizer.audit_actor()).await?,
+        false => authorizer.begin().await?,
+    };
     R::lock_shared(&work).await?;
     work.lock_rows::<R>(&ids).await?;
     let ids = matching_ids::<R>(&work.reader(), selection, Some(ids)).await?;

@@ -33,6 +33,11 @@ pub enum ErrorKind {
     NotFound,
     /// It conflicts with the stored state.
     Conflict,
+    /// It conflicts with another request that is executed at the same time.
+    InProgress {
+        /// After how many seconds a retry may succeed.
+        retry_after: u64,
+    },
     /// The resource does not have the version that the request names.
     PreconditionFailed,
     /// A rate limit or the login throttle refuses the request.
@@ -154,6 +159,11 @@ impl Error {
     /// It conflicts with the stored state.
     pub fn conflict(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Conflict, "conflict", message)
+    }
+
+    /// It conflicts with the stored state, in a way that this code names.
+    pub fn conflict_with_code(code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Conflict, code, message)
     }
 
     /// A limit was exceeded. A retry may succeed after `retry_after` seconds.

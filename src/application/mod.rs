@@ -16,6 +16,8 @@ mod element_errors;
 pub mod error;
 pub mod field_error;
 pub mod fields;
+pub mod idempotency;
+pub mod idempotent_answers;
 mod json_value;
 pub mod login_throttle;
 pub mod lookups;

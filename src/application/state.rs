@@ -2,6 +2,7 @@
 
 use super::audit::PendingAudit;
 use super::caller_cache::CallerCache;
+use super::idempotency::RequestsInProgress;
 use super::login_throttle::LoginThrottle;
 use super::rate_limits::RateLimits;
 use super::refusals::RefusalAggregator;
@@ -40,6 +41,8 @@ pub struct AppState {
     pub rate_limits: RateLimits,
     /// Held while `last_used_at` of a credential is written, so that these writes take one database connection at most.
     pub last_used_lock: tokio::sync::Mutex<()>,
+    /// The requests with an idempotency key that are executed.
+    pub requests_in_progress: RequestsInProgress,
     /// Audit events that could not be written yet.
     pub pending_audit: PendingAudit,
     /// Refusals that are counted, and not in the audit log yet.
@@ -71,7 +74,11 @@ impl AppState {
     pub async fn clean_up(&self) -> Result<CleanupCounts, StoreError> {
         let before = |seconds| self.clock.now().minus_seconds(seconds);
         self.store
-            .delete_expired(before(self.request_config.access_ttl), before(Self::EXPIRED_KEY_RETENTION))
+            .delete_expired(
+                before(self.request_config.access_ttl),
+                before(Self::EXPIRED_KEY_RETENTION),
+                self.clock.now(),
+            )
             .await
     }
 }

@@ -12,9 +12,10 @@ use futures_util::future::{Either, LocalBoxFuture, MapOk, TryFutureExt};
 use std::rc::Rc;
 
 /// The response headers that pages may read, beside those that the Fetch Standard always exposes.
-const EXPOSED: [&str; 13] = [
+const EXPOSED: [&str; 14] = [
     "allow",
     "etag",
+    "idempotency-replayed",
     "link",
     "location",
     "ratelimit",

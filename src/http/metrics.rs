@@ -21,6 +21,8 @@ pub struct Metrics {
     shards: Vec<Box<[AtomicU64]>>,
     /// The number of decisions made while the database was unavailable.
     pub stale_decisions: AtomicU64,
+    /// The number of answers that were repeated for an idempotency key.
+    pub idempotent_repetitions: AtomicU64,
 }
 
 impl Metrics {
@@ -33,7 +35,12 @@ impl Metrics {
         let counts = offsets.len() * OUTCOMES.len();
         let shard = || std::iter::repeat_with(AtomicU64::default).take(counts).collect();
         let shards = std::iter::repeat_with(shard).take(SHARDS).collect();
-        Self { shards, offsets, stale_decisions: AtomicU64::new(0) }
+        Self {
+            shards,
+            offsets,
+            stale_decisions: AtomicU64::new(0),
+            idempotent_repetitions: AtomicU64::new(0),
+        }
     }
 
     /// Counts a request by its action, if it has one, and its status.

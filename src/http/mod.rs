@@ -28,6 +28,7 @@ pub mod entity_tag;
 pub mod export;
 pub mod export_limiter;
 pub mod forward_auth;
+pub mod idempotency;
 pub mod list;
 pub mod metrics;
 pub mod ndjson;

@@ -218,6 +218,21 @@ impl OperationDoc {
         self
     }
 
+    /// Declares that the request may have an `Idempotency-Key`.
+    #[must_use]
+    pub(super) fn accepts_idempotency_key(mut self) -> Self {
+        let description = "A unique text of at most 255 characters, such as a UUID. If the request is repeated with the same key \
+                           within 24 hours, it is not executed again: the response is that of the first request.";
+        let statuses: Vec<u16> = self.responses.keys().copied().filter(|status| *status < 300).collect();
+        for status in statuses {
+            let description =
+                "`true` if the response is that of an earlier request with the same `Idempotency-Key`.";
+            self = self.response_header(status, "Idempotency-Replayed", Type::Boolean, description);
+        }
+        let example = "8e03978e-40d5-43dd-bc93-6894a57f9324";
+        self.parameter(header_parameter("Idempotency-Key", description, example)).problems(&[400, 409])
+    }
+
     /// Adds problems by their statuses.
     #[must_use]
     pub fn problems(mut self, statuses: &[u16]) -> Self {

@@ -299,6 +299,9 @@ impl From<Error> for Problem {
             ErrorKind::Forbidden => Self::new(StatusCode::FORBIDDEN, code, message),
             ErrorKind::NotFound => Self::new(StatusCode::NOT_FOUND, code, message),
             ErrorKind::Conflict => Self::new(StatusCode::CONFLICT, code, message),
+            ErrorKind::InProgress { retry_after } => {
+                Self::new(StatusCode::CONFLICT, code, message).with_retry_after(retry_after)
+            }
             ErrorKind::PreconditionFailed => Self::new(StatusCode::PRECONDITION_FAILED, code, message),
             // RFC 6585, section 4.
             ErrorKind::TooManyRequests { retry_after } => {

@@ -6,6 +6,21 @@ use crate::store::ResourceType;
 use actix_web::http::Method;
 use std::sync::Arc;
 
+/// What a route does with the header `Idempotency-Key`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyUse {
+    /// It ignores it: repeating the request has no further effect.
+    Ignored,
+    /// It executes a request with a key once. A body must not have these fields, which are secrets: a digest of the request is
+    /// stored.
+    Stored {
+        /// The names of the fields.
+        secrets: &'static [&'static str],
+    },
+    /// It rejects requests that have it: the answer contains a secret, which must not be stored.
+    Refused,
+}
+
 /// A route.
 #[derive(Clone)]
 pub struct Route {
@@ -29,8 +44,10 @@ pub struct Route {
     pub answers_head: bool,
     /// Whether its resources are those that match the query string.
     pub selects_by_filter: bool,
+    /// What it does with the header `Idempotency-Key`.
+    pub key_use: KeyUse,
     pub(super) doc: Arc<dyn OperationDocFn>,
-    pub(super) mount: Arc<dyn Fn() -> actix_web::Route + Send + Sync>,
+    pub(super) mount: Arc<dyn Fn(KeyUse) -> actix_web::Route + Send + Sync>,
 }
 
 impl std::fmt::Debug for Route {
@@ -42,7 +59,8 @@ impl std::fmt::Debug for Route {
 impl Route {
     /// Returns the OpenAPI operation.
     pub fn doc(&self) -> OperationDoc {
-        (self.doc)()
+        let doc = (self.doc)();
+        if matches!(self.key_use, KeyUse::Stored { .. }) { doc.accepts_idempotency_key() } else { doc }
     }
 }
 

@@ -4,14 +4,16 @@
 //! is examined, and the handler receives the [`Authorizer`]. A handler for every method authenticates by itself.
 
 use super::authentication::{authenticate, authenticate_client};
+use super::idempotency;
 use super::openapi;
 use super::query::ListSpec;
-use super::route_group::{OperationDocFn, Route, RouteGroup};
+use super::route_group::{KeyUse, OperationDocFn, Route, RouteGroup};
 use super::{Problem, bulk, crud};
 use crate::application::Authorizer;
 use crate::application::creation::PlainBody;
 use crate::application::writes::WritableResource;
 use crate::resource::Resource;
+use actix_web::dev::Payload;
 use actix_web::http::{Method, StatusCode, header};
 use actix_web::{FromRequest, HttpRequest, HttpResponse, guard, web};
 use std::collections::BTreeMap;
@@ -67,12 +69,15 @@ impl RouteGroup {
     pub fn create<R: Resource>(self, action: &'static str) -> Self {
         self.post("", action, openapi::create::<R, R::Body>, crud::create::<PlainBody<R>>)
             .additional_actions(&["referTo"])
+            .idempotent()
     }
 
     /// Adds `PATCH /{id}`.
     #[must_use]
     pub fn update<R: WritableResource>(self, action: &'static str) -> Self {
-        self.patch("/{id}", action, openapi::update::<R>, crud::update::<R>).additional_actions(&["referTo"])
+        self.patch("/{id}", action, openapi::update::<R>, crud::update::<R>)
+            .additional_actions(&["referTo"])
+            .idempotent()
     }
 
     /// Adds `PUT /{id}`.
@@ -106,6 +111,7 @@ impl RouteGroup {
             move |authorizer, arguments| bulk::update::<R>(authorizer, arguments, for_update.clone()),
         )
         .selects_by_filter(update_id)
+        .idempotent()
         .remove(
             "",
             delete_action,
@@ -190,13 +196,13 @@ impl RouteGroup {
         doc: impl OperationDocFn,
         handler: impl Handler<Authorizer, A>,
     ) -> Self {
-        let mount = move || {
+        let mount = move |key_use: KeyUse| {
             let handler = handler.clone();
             method_route(&Method::POST).to(move |request: HttpRequest, payload: web::Payload| {
                 let handler = handler.clone();
                 async move {
                     let authorizer = authenticate_client(&request, action).await?;
-                    call(handler, authorizer, &request, payload).await
+                    call(handler, authorizer, (&request, payload), key_use).await
                 }
             })
         };
@@ -213,13 +219,13 @@ impl RouteGroup {
         handler: impl Handler<Authorizer, A>,
     ) -> Self {
         let verb = method.clone();
-        let mount = move || {
+        let mount = move |key_use: KeyUse| {
             let handler = handler.clone();
             method_route(&verb).to(move |request: HttpRequest, payload: web::Payload| {
                 let handler = handler.clone();
                 async move {
                     let authorizer = authenticate(&request, action).await?;
-                    call(handler, authorizer, &request, payload).await
+                    call(handler, authorizer, (&request, payload), key_use).await
                 }
             })
         };
@@ -235,7 +241,7 @@ impl RouteGroup {
         doc: impl OperationDocFn,
         handler: impl Handler<HttpRequest, &'static str>,
     ) -> Self {
-        let mount = move || {
+        let mount = move |_: KeyUse| {
             let handler = handler.clone();
             web::route().to(move |request: HttpRequest| {
                 let answer = handler.call(request, action);
@@ -258,7 +264,7 @@ impl RouteGroup {
         handler: impl Handler<HttpRequest, A>,
     ) -> Self {
         let verb = method.clone();
-        let mount = move || {
+        let mount = move |_: KeyUse| {
             let handler = handler.clone();
             method_route(&verb).to(move |request: HttpRequest, arguments: A| {
                 let answer = handler.call(request, arguments);
@@ -276,7 +282,7 @@ impl RouteGroup {
         operation: &'static str,
         action: Option<&'static str>,
         doc: impl OperationDocFn,
-        mount: impl Fn() -> actix_web::Route + Send + Sync + 'static,
+        mount: impl Fn(KeyUse) -> actix_web::Route + Send + Sync + 'static,
     ) -> Self {
         self.routes.push(Route {
             method,
@@ -289,6 +295,7 @@ impl RouteGroup {
             matches_any_method: false,
             answers_head: true,
             selects_by_filter: false,
+            key_use: KeyUse::Ignored,
             doc: Arc::new(doc),
             mount: Arc::new(mount),
         });
@@ -313,6 +320,24 @@ impl RouteGroup {
         self.update_last(|route| route.additional_actions = actions)
     }
 
+    /// Declares that the last route executes a request with an `Idempotency-Key` once.
+    #[must_use]
+    pub fn idempotent(self) -> Self {
+        self.idempotent_without(&[])
+    }
+
+    /// As [`RouteGroup::idempotent`], for requests without these fields, which are secrets.
+    #[must_use]
+    pub fn idempotent_without(self, secrets: &'static [&'static str]) -> Self {
+        self.update_last(|route| route.key_use = KeyUse::Stored { secrets })
+    }
+
+    /// Declares that the last route rejects an `Idempotency-Key`, because its answer contains a secret.
+    #[must_use]
+    pub fn refuses_idempotency_key(self) -> Self {
+        self.update_last(|route| route.key_use = KeyUse::Refused)
+    }
+
     /// Declares that the last route is authorized on the root organization.
     #[must_use]
     pub fn on_root_organization(self) -> Self {
@@ -326,14 +351,32 @@ impl RouteGroup {
     }
 }
 
-/// Extracts the arguments of a handler and calls it.
+/// Calls a handler; for a request with an idempotency key, at most once.
 async fn call<A: FromRequest, H: Handler<Authorizer, A>>(
     handler: H,
     authorizer: Authorizer,
-    request: &HttpRequest,
-    payload: web::Payload,
+    (request, payload): (&HttpRequest, web::Payload),
+    key_use: KeyUse,
 ) -> Result<HttpResponse, actix_web::Error> {
-    let arguments = A::from_request(request, &mut payload.into_inner()).await.map_err(Into::into)?;
+    let payload = payload.into_inner();
+    match (idempotency::key_of(request, key_use)?, key_use) {
+        (Some(key), KeyUse::Stored { secrets }) => {
+            let execute = |authorizer, payload| extract_and_call(handler, authorizer, request, payload);
+            // Boxed because it is rare and large: every request would otherwise reserve the memory for it.
+            Box::pin(idempotency::execute((request, payload), authorizer, (key, secrets), execute)).await
+        }
+        _ => extract_and_call(handler, authorizer, request, payload).await,
+    }
+}
+
+/// Extracts the arguments of a handler and calls it.
+async fn extract_and_call<A: FromRequest, H: Handler<Authorizer, A>>(
+    handler: H,
+    authorizer: Authorizer,
+    request: &HttpRequest,
+    mut payload: Payload,
+) -> Result<HttpResponse, actix_web::Error> {
+    let arguments = A::from_request(request, &mut payload).await.map_err(Into::into)?;
     // Boxed because actix moves the future several times.
     Box::pin(handler.call(authorizer, arguments)).await.map_err(actix_web::Error::from)
 }
@@ -380,7 +423,7 @@ fn resource(path: &str, routes: &[&Route]) -> actix_web::Resource {
     }
     let allow = methods.join(", ");
     let resource = routes.iter().fold(web::resource(path), |resource, route| {
-        let mounted = (route.mount)();
+        let mounted = (route.mount)(route.key_use);
         resource.route(if route.answers_head { mounted } else { mounted.guard(guard::Not(guard::Head())) })
     });
     resource.default_service(web::to(move || {

@@ -17,18 +17,20 @@ pub struct CleanupCounts {
     pub sessions: u64,
     /// API keys.
     pub api_keys: u64,
+    /// Answers to requests with an idempotency key.
+    pub answers: u64,
 }
 
 impl fmt::Display for CleanupCounts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { sessions, api_keys } = self;
-        write!(f, "{sessions} sessions, {api_keys} API keys")
+        let Self { sessions, api_keys, answers } = self;
+        write!(f, "{sessions} sessions, {api_keys} API keys, {answers} answers")
     }
 }
 
 impl Store {
-    /// Deletes the sessions whose tokens all ended before `ended_before`, and the API keys that expired before
-    /// `expired_before`.
+    /// Deletes the sessions whose tokens all ended before `ended_before`, the API keys that expired before `expired_before`, and
+    /// the stored answers that have expired `now`.
     ///
     /// Refresh tokens are deleted with their session and not earlier, since the reuse of a spent token must be detected
     /// as long as the session lives.
@@ -40,6 +42,7 @@ impl Store {
         &self,
         ended_before: Timestamp,
         expired_before: Timestamp,
+        now: Timestamp,
     ) -> Result<CleanupCounts, StoreError> {
         let expired_in = |table: &'static str, end: &'static str, before: Timestamp| {
             let mut batch = Query::select();
@@ -54,11 +57,14 @@ impl Store {
             .from("refresh_tokens")
             .and_where(Expr::col("session").in_subquery(sessions.clone()));
         self.delete_batches("refresh_tokens", "hash", &mut tokens).await?;
+        let mut answers = Query::select();
+        answers.column("key").from("idempotent_answers").and_where(Expr::col("expires_at").lte(now));
         Ok(CleanupCounts {
             sessions: self.delete_batches("sessions", "id", &mut sessions).await?,
             api_keys: self
                 .delete_batches("api_keys", "id", &mut expired_in("api_keys", "expires_at", expired_before))
                 .await?,
+            answers: self.delete_batches("idempotent_answers", "key", &mut answers).await?,
         })
     }
 

@@ -235,6 +235,8 @@ impl Store {
             actor,
             entries: Mutex::default(),
             pending_revocations,
+            deferred_commit: None,
+            stored_resources: Mutex::default(),
         })
     }
 }

@@ -23,6 +23,7 @@ mod durability;
 mod error;
 mod filter;
 mod freshness;
+mod idempotency;
 mod list;
 mod migrate;
 mod org_tree;
@@ -53,6 +54,8 @@ pub use credentials::ApiKeyRow;
 pub use database_file::ServeLock;
 use durability::Durability;
 pub use error::StoreError;
+use idempotency::StoredResource;
+pub use idempotency::{AnswerKey, AnswerScope, DeferredCommit, StoredAnswer};
 pub use list::{
     Comparison, ElementPath, Field, Filter, FilterValue, Leaf, ListQuery, ListResult, Page, SortKey,
     SortOrder, Test, fold, full_order,
@@ -86,6 +89,10 @@ pub struct UnitOfWork {
     actor: AuditActor,
     entries: Mutex<Vec<AuditEntry>>,
     pending_revocations: PendingRevocations,
+    /// Takes this unit of work when it would commit, if the answer to the request has to be stored with it.
+    deferred_commit: Option<Arc<DeferredCommit>>,
+    /// What it wrote, if it defers its commit.
+    stored_resources: Mutex<Vec<StoredResource>>,
 }
 
 /// Reads rows, on the connections of the store or within a unit of work.
@@ -138,14 +145,22 @@ impl UnitOfWork {
         Reader(Executor::Transaction(&self.tx))
     }
 
-    /// Commits the writes together with their audit entries.
+    /// Commits the writes together with their audit entries. If the commit is deferred, it takes place when the answer to the
+    /// request is stored: see [`DeferredCommit`].
     ///
     /// # Errors
     ///
     /// If the database is unavailable or rejects the transaction. [`StoreError::RevocationNotStored`] if a revocation
     /// could not be stored; it is in effect in this process nevertheless.
-    pub async fn commit(self) -> Result<(), StoreError> {
-        let Self { tx, cache, write_set, actor, entries, pending_revocations } = self;
+    pub async fn commit(mut self) -> Result<(), StoreError> {
+        match self.deferred_commit.take() {
+            Some(deferred) => deferred.park(self),
+            None => self.commit_now().await,
+        }
+    }
+
+    async fn commit_now(self) -> Result<(), StoreError> {
+        let Self { tx, cache, write_set, actor, entries, pending_revocations, .. } = self;
         let write_set = write_set.into_inner().unwrap_or_else(PoisonError::into_inner);
         let entries = entries.into_inner().unwrap_or_else(PoisonError::into_inner);
         // Cached rows are invalidated at the end even if it is unknown whether the transaction was committed.

@@ -277,6 +277,7 @@ impl UnitOfWork {
     pub async fn insert<R: Resource>(&self, row: Permitted<R>) -> Result<Permitted<R>, StoreError> {
         check_size(&row)?;
         self.mark_created(row.id());
+        self.note_stored(&row, true);
         let new = (*row).clone().into_active_model().reset_all();
         <R::Entity as EntityTrait>::insert(new).exec_without_returning(&self.tx).await?;
         Ok(row)
@@ -292,6 +293,7 @@ impl UnitOfWork {
     {
         check_size(&row)?;
         self.mark_written(row.id());
+        self.note_stored(&row, false);
         let changed = (*row).clone().into_active_model().reset_all();
         <R::Entity as EntityTrait>::update(changed)
             .exec(&self.tx)

@@ -56,6 +56,7 @@ mod external_domains;
 mod forward;
 mod forward_routes;
 mod health_command;
+mod idempotency;
 mod identity_administration;
 mod jwt;
 mod layering;
