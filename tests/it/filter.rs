@@ -320,7 +320,6 @@ async fn a_filter_is_authorized_and_recorded_like_an_evaluation() {
 #[test]
 fn a_policy_on_rows_that_cannot_be_a_filter_is_not_loaded() {
     for (condition, expected) in [
-        ("resource has name && resource.name like \"*x\"", "invalid-policy"),
         ("resource has type && resource.type like \"*x\"", " policies, version "),
         ("{ type: resource.organization } == { type: principal.organization }", "untranslatable-rows"),
     ] {
