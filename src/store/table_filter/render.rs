@@ -15,6 +15,9 @@ const MAX_SIZE: usize = 900;
 /// The milliseconds of the times that PostgreSQL reads in the form of RFC 3339.
 const TIMES: RangeInclusive<i64> = -62_135_596_800_000..=253_402_300_799_999;
 
+/// The milliseconds of all times that a column of PostgreSQL can have.
+const COLUMN_TIMES: RangeInclusive<i64> = -210_866_803_200_000..=9_224_318_015_999_999;
+
 /// A dialect of SQL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SqlDialect {
@@ -213,6 +216,18 @@ impl Renderer<'_> {
     }
 
     fn compare(&mut self, left: &Operand, op: Comparison, right: &Operand) -> Result<String, NotExpressible> {
+        if let (Operand::Path(path), Operand::Value(Value::Datetime(millis))) = (left, right)
+            && self.dialect == SqlDialect::Postgres
+            && !COLUMN_TIMES.contains(millis)
+        {
+            // A bound that keeps a sum from overflowing, for example.
+            let holds = match op {
+                Comparison::Equal => false,
+                Comparison::Less | Comparison::LessOrEqual => *millis > 0,
+                Comparison::Greater | Comparison::GreaterOrEqual => *millis < 0,
+            };
+            return Ok(if holds { format!("{} IS NOT NULL", self.column(path)) } else { NEVER.to_owned() });
+        }
         let sql = match op {
             Comparison::Equal => "=",
             other => other.as_str(),
