@@ -2,7 +2,6 @@
 
 use crate::authorize::user;
 use crate::authzen::{entity, evaluation_request, is_permitted};
-use crate::command_line::{run, text};
 use crate::support::{Client, Database, Reply, TestApp, project_file};
 use cedargate::authz::Scope;
 use cedargate::config::DecisionLogFilter;
@@ -315,24 +314,4 @@ async fn a_filter_is_authorized_and_recorded_like_an_evaluation() {
     let metadata = app.anonymous().get("/.well-known/authzen-configuration").await.expect(StatusCode::OK);
     assert!(metadata["filter_endpoint"].as_str().unwrap().ends_with(FILTER));
     assert!(metadata["filter_media_types"].as_array().unwrap().contains(&json!(UCAST)));
-}
-
-#[test]
-fn a_policy_on_rows_that_cannot_be_a_filter_is_not_loaded() {
-    for (condition, expected) in [
-        ("resource has type && resource.type like \"*x\"", " policies, version "),
-        ("{ type: resource.organization } == { type: principal.organization }", "untranslatable-rows"),
-    ] {
-        let directory = tempfile::tempdir().unwrap();
-        let policy = format!(
-            "@id(\"rows\") @doc(\"d\") forbid (principal, action == Action::\"listServices\", resource is Service) when {{ {condition} }};"
-        );
-        std::fs::write(directory.path().join("rows.cedar"), policy).unwrap();
-        let policies = format!("{},{}", project_file("policies").display(), directory.path().display());
-        let schema = project_file("schema").display().to_string();
-        let settings = [("CEDARGATE_POLICIES", policies.as_str()), ("CEDARGATE_SCHEMA", schema.as_str())];
-        let output = run(directory.path(), &settings, &["policy", "check"]);
-        let text = format!("{}{}", text(&output.stdout), text(&output.stderr));
-        assert!(text.contains(expected), "{condition}: {text}");
-    }
 }
