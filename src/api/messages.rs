@@ -360,8 +360,13 @@ async fn append_in(
         Some(changed) => work.save(changed).await?,
         None => conversation,
     };
-    let times = [conversations::Column::LastMessageAt, conversations::Column::UpdatedAt];
-    work.set_times(&conversation, &times, now).await?;
+    // Another request may have had the lock first, or the clock of another process be ahead: neither time goes back.
+    let last_message_at = conversation.last_message_at.map_or(now, |last| last.max(now));
+    let times = [
+        (conversations::Column::LastMessageAt, last_message_at),
+        (conversations::Column::UpdatedAt, conversation.updated_at.max(now)),
+    ];
+    work.set_times(&conversation, &times).await?;
     Ok(stored)
 }
 

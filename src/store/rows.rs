@@ -347,7 +347,7 @@ impl UnitOfWork {
         self.update_column::<C>(C::organization_column(), parent.organization(), is_child).await
     }
 
-    /// Sets columns of a resource to a time, without changing its other columns.
+    /// Sets columns of a resource to times, without changing its other columns.
     ///
     /// # Errors
     ///
@@ -355,14 +355,13 @@ impl UnitOfWork {
     pub async fn set_times<R: Resource>(
         &self,
         row: &Permitted<R>,
-        columns: &[Column<R>],
-        time: Timestamp,
+        columns: &[(Column<R>, Timestamp)],
     ) -> Result<(), StoreError> {
         self.mark_written(row.id());
         let mut update = Query::update();
         update.table(Alias::new(table::<R>())).and_where(Expr::col("id").eq(row.id()));
-        for column in columns {
-            update.value(*column, time);
+        for (column, time) in columns {
+            update.value(*column, *time);
         }
         self.tx.execute(&update).await?;
         Ok(())

@@ -3,6 +3,7 @@
 use crate::resources::{UNKNOWN_ID, create_resource, unique_email};
 use crate::support::{Client, TestApp};
 use cedargate::authz::Scope;
+use futures_util::future::join_all;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
@@ -274,5 +275,44 @@ async fn a_contact_and_a_conversation_that_refer_to_each_other_can_be_deleted() 
         let field = if first == "contacts" { "contact" } else { "conversation" };
         assert_eq!(left[field], Value::Null);
         admin.delete(other).await.expect(StatusCode::NO_CONTENT);
+    }
+}
+
+/// The time of the last message and of the last update of a conversation.
+async fn times(client: &Client, conversation: &str) -> (String, String) {
+    let row = client.get(&format!("/v2/conversations/{conversation}")).await.expect(StatusCode::OK);
+    let time = |name: &str| row[name].as_str().unwrap().to_owned();
+    (time("lastMessageAt"), time("updatedAt"))
+}
+
+#[actix_web::test]
+async fn the_time_of_the_last_message_never_goes_back() {
+    let app = TestApp::start().await;
+    let ahead = app.start_replica_ahead(10_000).await;
+    let admin = app.admin().await;
+    let id = admin.post("/v2/conversations", json!({})).await.id();
+    let clients = [admin.clone(), Client { base: ahead.base.clone(), ..admin.clone() }];
+    let mut last = String::new();
+    for round in 0..10 {
+        app.clock.advance(1_000);
+        ahead.clock.advance(1_000);
+        // Concurrently, by two processes whose clocks differ.
+        let requests = (0..6).map(|index| {
+            let body = json!({"conversation": id, "text": format!("{round} {index}")});
+            let client = clients[index % 2].clone();
+            async move { client.post("/v2/messages", body).await.expect(StatusCode::CREATED) }
+        });
+        let created = join_all(requests).await;
+        let latest = created.iter().map(|message| message["createdAt"].as_str().unwrap()).max().unwrap();
+        let (last_message_at, updated_at) = times(&admin, &id).await;
+        assert_eq!((last_message_at.as_str(), updated_at.as_str()), (latest, latest));
+        assert!(latest > last.as_str(), "{latest} is not after {last}");
+        last = last_message_at;
+        // The process whose clock is behind does not set them back.
+        clients[0]
+            .post("/v2/messages", json!({"conversation": id, "text": "late"}))
+            .await
+            .expect(StatusCode::CREATED);
+        assert_eq!(times(&admin, &id).await, (last.clone(), last.clone()));
     }
 }
