@@ -106,9 +106,7 @@ impl Bundle {
         let claims = claims::read_claims(snapshot, schema_only, &data, &mut diagnostics);
         style::check_policies(&policies, &metadata, &policy_files, schema_only, &mut diagnostics);
         style::check_tests(snapshot.of_kind(FileKind::Cases), &mut diagnostics);
-        if let Some((schema, (_, entity_types))) = &schema {
-            row_policies::check(&policies, &metadata, (schema, entity_types), stored, &mut diagnostics);
-        }
+        row_policies::check(&policies, &metadata, schema.as_ref(), stored, &mut diagnostics);
         let diagnostics = diagnostics.into_sorted();
         let Some((schema, (context_types, entity_types))) = schema else { return (None, diagnostics) };
         if diagnostics.iter().any(|diagnostic| !diagnostic.rule.is_warning()) {

@@ -5,11 +5,11 @@
 
 use super::diagnostics::{BundleDiagnostic, Diagnostics};
 use super::rules::Rule;
+use super::schema::SchemaTypes;
 use super::style::find_in_policy;
 use crate::authz::filter::row_refusal;
 use crate::authz::list_actions::is_row_environment;
 use crate::authz::policy_metadata::PolicyMetadata;
-use crate::authz::schema_type::SchemaType;
 use crate::authz::snapshot::StoredType;
 use cedar_policy::{Effect, Policy, PolicySet, Schema};
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,10 +19,11 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(super) fn check(
     policies: &PolicySet,
     metadata: &BTreeMap<String, PolicyMetadata>,
-    (schema, entity_types): (&Schema, &BTreeMap<String, SchemaType>),
+    schema: Option<&(Schema, SchemaTypes)>,
     stored: &[StoredType],
     diagnostics: &mut Diagnostics,
 ) {
+    let Some((schema, (_, entity_types))) = schema else { return };
     let is_invalid = |policy: &Policy| {
         let id: &str = policy.id().as_ref();
         diagnostics.0.iter().any(|found| !found.rule.is_warning() && found.policy.as_deref() == Some(id))

@@ -183,7 +183,7 @@ impl Question<'_> {
                     }
                 }
                 Err(refusal) => {
-                    refused.push(UntranslatablePolicy { policy: policy.id().to_string(), refusal })
+                    refused.push(UntranslatablePolicy { policy: policy.id().to_string(), refusal });
                 }
             }
         }
