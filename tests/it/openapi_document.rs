@@ -117,6 +117,7 @@ fn operation_ids_match_their_actions() {
         ("searchSubjects", "evaluateAccess"),
         ("searchResources", "evaluateAccess"),
         ("searchActions", "evaluateAccess"),
+        ("filterResources", "evaluateAccess"),
         ("listPermissions", "evaluateAccess"),
         ("forward", "evaluateAccess"),
         ("deleteSessions", "deleteSession"),
