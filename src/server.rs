@@ -32,7 +32,7 @@ use crate::http::metrics::Metrics;
 use crate::http::server::{Transport, listen};
 use crate::http::state::{HttpConfig, HttpState};
 use crate::http::tls::Certificates;
-use crate::http::{WorkerState, openapi, request_middleware, routes};
+use crate::http::{WorkerState, compression, openapi, request_middleware, routes};
 use crate::store::{Activation, ActivationTrigger, Store};
 use crate::types::Clock;
 use actix_server::ServerBuilder;
@@ -322,6 +322,7 @@ impl App {
                 .configure(|server| docs::mount(server, &document))
                 .default_service(web::to(routes::handle_unmatched))
                 .wrap(middleware::from_fn(request_middleware::request_middleware))
+                .wrap(middleware::from_fn(compression::compress))
                 // Outermost, so that errors of the other middleware have the CORS headers, too.
                 .wrap(CorsLayer::new(&origins))
         });
@@ -344,6 +345,7 @@ impl App {
                 .configure(|server| routes::mount(&[api::health::routes()], server))
                 .default_service(web::to(routes::handle_unmatched))
                 .wrap(middleware::from_fn(request_middleware::request_middleware))
+                .wrap(middleware::from_fn(compression::compress))
         });
         server.map(ServerBuilder::run).map_err(|error| StartError::Failed(error.to_string()))
     }

@@ -3,6 +3,7 @@
 use crate::application::Authorizer;
 use crate::application::api_keys::{self, CreateApiKey};
 use crate::authz::ScopeSet;
+use crate::http::compression::uncompressed;
 use crate::http::openapi::OperationDoc;
 use crate::http::{Json, PathId, Problem, RouteGroup};
 use crate::resource::user::User;
@@ -112,9 +113,9 @@ async fn create(
     (id, Json(new)): (PathId, Json<CreateApiKey>),
 ) -> Result<HttpResponse, Problem> {
     let (row, key) = api_keys::create(&authorizer, &id.0, new, |_| Ok(())).await?;
-    Ok(HttpResponse::build(StatusCode::CREATED)
-        .insert_header((header::CACHE_CONTROL, "no-store"))
-        .json(CreatedKey { view: row.into(), key: key.expose().to_owned() }))
+    let mut response = HttpResponse::build(StatusCode::CREATED);
+    response.insert_header((header::CACHE_CONTROL, "no-store"));
+    Ok(uncompressed(response.json(CreatedKey { view: row.into(), key: key.expose().to_owned() })))
 }
 
 /// `DELETE /v2/users/{id}/keys/{keyId}`.

@@ -7,6 +7,7 @@ use crate::application::token_families::{self, TokenClient, TokenPair};
 use crate::authn::{PasswordRules, normalize_password};
 use crate::http::authentication::bearer_token;
 use crate::http::base_url::base_url;
+use crate::http::compression::uncompressed;
 use crate::http::openapi::{OperationDoc, header_parameter};
 use crate::http::rate_limits::count_caller;
 use crate::http::{FieldError, Form, Json, Problem, RouteGroup, WorkerState, body, request_info};
@@ -318,8 +319,7 @@ fn token_response(pair: TokenPair) -> HttpResponse {
         scope: pair.scope.to_string(),
         expires_at: pair.access.expires_at,
     };
-    HttpResponse::Ok()
-        .insert_header((header::CACHE_CONTROL, "no-store"))
-        .insert_header((header::PRAGMA, "no-cache"))
-        .json(body)
+    let mut response = HttpResponse::Ok();
+    response.insert_header((header::CACHE_CONTROL, "no-store")).insert_header((header::PRAGMA, "no-cache"));
+    uncompressed(response.json(body))
 }

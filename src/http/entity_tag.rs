@@ -3,6 +3,7 @@
 //! The tag of a resource is its version. If other resources are in the response, too, a digest of the response follows after a
 //! dot, and the version before it remains valid for `If-Match`.
 
+use super::compression::TAG_SUFFIX;
 use super::{FieldError, Problem};
 use crate::application::precondition::Precondition;
 use crate::types::FieldErrorCode;
@@ -47,7 +48,10 @@ pub fn is_unmodified(request: &HttpRequest, value: &str) -> Result<bool, Problem
     Ok(match tags(request, &IF_NONE_MATCH)? {
         None => false,
         Some(Tags::Any) => true,
-        Some(Tags::List(tags)) => tags.iter().any(|tag| tag.value == value),
+        Some(Tags::List(tags)) => tags.iter().any(|tag| {
+            // The compressed response is as current as the other one.
+            tag.value.strip_suffix(TAG_SUFFIX).unwrap_or(&tag.value) == value
+        }),
     })
 }
 

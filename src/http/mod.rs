@@ -18,6 +18,7 @@ pub mod body;
 pub mod body_budget;
 mod body_reader;
 pub mod bulk;
+pub mod compression;
 pub mod connection;
 pub mod connection_limiter;
 pub mod cors;

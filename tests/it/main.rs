@@ -37,6 +37,7 @@ mod cluster;
 mod command_line;
 mod command_output;
 mod commands;
+mod compression;
 mod configuration;
 mod conversations;
 mod cors;

@@ -5,6 +5,7 @@ use crate::application::token_families::{
     self, INVALID_REFRESH_TOKEN, INVALID_SCOPE, TokenClient, TokenPair,
 };
 use crate::authz::ScopeSet;
+use crate::http::compression::uncompressed;
 use crate::http::problem::OAuthErrorCode;
 use crate::http::{Form, Problem};
 use crate::store::Account;
@@ -81,10 +82,9 @@ pub(super) async fn refresh(
         refresh_token: refresh.expose().to_owned(),
         scope: scope.to_string(),
     };
-    Ok(HttpResponse::Ok()
-        .insert_header((header::CACHE_CONTROL, "no-store"))
-        .insert_header((header::PRAGMA, "no-cache"))
-        .json(body))
+    let mut response = HttpResponse::Ok();
+    response.insert_header((header::CACHE_CONTROL, "no-store")).insert_header((header::PRAGMA, "no-cache"));
+    Ok(uncompressed(response.json(body)))
 }
 
 struct RefreshRequest {
