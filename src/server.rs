@@ -9,6 +9,8 @@ pub use error::StartError;
 use crate::api;
 use crate::application::bootstrap::{self, admin_email, check_admin_password, ensure_first_admin};
 use crate::application::caller_cache::CallerCache;
+use crate::application::change_feed::ChangeFeed;
+use crate::application::change_feed::waiting::WaitingLimits;
 use crate::application::login_throttle::LoginThrottle;
 use crate::application::policy_reload;
 use crate::application::rate_limits::RateLimits;
@@ -374,6 +376,8 @@ async fn open_state(
         access_batch_limit: config.access_batch_limit,
         access_ttl: config.access_ttl,
         policy_versions_kept: config.policy_versions_kept,
+        changes_retention: config.changes_retention,
+        changes_heartbeat: config.changes_heartbeat,
         provisioning_keys: config.provisioning_keys.clone(),
         refresh_ttl: config.refresh_ttl,
         refresh_reuse_grace: config.refresh_reuse_grace,
@@ -386,6 +390,10 @@ async fn open_state(
         policies,
         decision_log,
         last_used_lock: Default::default(),
+        change_feed: ChangeFeed::new(WaitingLimits {
+            total: config.changes_streams,
+            per_user: config.changes_streams_per_user,
+        }),
         requests_in_progress: Default::default(),
         pending_audit: Default::default(),
         refusals: Default::default(),

@@ -53,7 +53,7 @@ impl Collector for StateCollector {
         decision_metrics(&self.app, &self.http, &mut writer)?;
         log_metrics(&self.app, &mut writer)?;
         database_metrics(&self.app, &mut writer)?;
-        connection_metrics(&self.http, &mut writer)
+        connection_metrics(&self.app, &self.http, &mut writer)
     }
 }
 
@@ -215,9 +215,11 @@ fn database_metrics(state: &AppState, writer: &mut MetricWriter<'_>) -> fmt::Res
     writer.gauge("password_hash_queue_depth", help, waiting)
 }
 
-fn connection_metrics(http: &HttpState, writer: &mut MetricWriter<'_>) -> fmt::Result {
+fn connection_metrics(app: &AppState, http: &HttpState, writer: &mut MetricWriter<'_>) -> fmt::Result {
     let open = to_u64(http.connection_limiter.open());
     writer.gauge("connections", "Open client connections.", open)?;
+    let waiting = to_u64(app.change_feed.waiting());
+    writer.gauge("changes_waiting", "Requests that wait for changes, event streams included.", waiting)?;
     let (total, address) = http.connection_limiter.refused();
     let refused = [([("limit", "total")], total), ([("limit", "address")], address)];
     writer.counters("connections_refused", "Client connections refused because of a limit.", refused)?;

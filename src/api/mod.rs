@@ -12,6 +12,7 @@
 
 pub mod api_keys;
 pub mod audit;
+pub mod changes;
 pub mod commands;
 pub mod contacts;
 pub mod conversation_messages;
@@ -53,6 +54,7 @@ pub fn all_routes() -> Vec<RouteGroup> {
         policies::permission_routes(),
         policy_versions::routes(),
         audit::routes(),
+        changes::routes(),
         organizations::routes(),
         organization_groups::routes(),
         users::routes(),

@@ -103,6 +103,24 @@ impl Authorizer {
         Self { idempotency: Some(request), ..self.clone() }
     }
 
+    /// Authenticates the caller of this request again, with its bearer token and the policies in force now.
+    ///
+    /// # Errors
+    /// `invalid_token` or `token_expired` if the credential has ended; others if the database is unavailable.
+    pub async fn authenticate_again(&self, token: &str) -> Result<Self, Error> {
+        let state = SharedState::clone(&self.call.state);
+        // Not a guard on the handle, of which each thread has few, because the authorizer is kept.
+        let engine = Guard::from_inner(state.policies.current());
+        let caller = Caller::from_token(&state, &engine, token).await?;
+        Ok(Self::for_request(state, engine, caller, self.call.source.clone(), self.action))
+    }
+
+    /// Returns whether the caller and the policies are those of another authorizer, so that it decides alike.
+    pub fn has_rights_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.call.caller, &other.call.caller)
+            && self.engine().instance_id() == other.engine().instance_id()
+    }
+
     /// Returns the name of the action.
     pub fn action(&self) -> &'static str {
         self.action

@@ -38,6 +38,8 @@ pub enum ErrorKind {
         /// After how many seconds a retry may succeed.
         retry_after: u64,
     },
+    /// What the request refers to existed, and was deleted.
+    Gone,
     /// The resource does not have the version that the request names.
     PreconditionFailed,
     /// A rate limit or the login throttle refuses the request.

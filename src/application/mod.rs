@@ -9,6 +9,7 @@ pub mod bootstrap;
 pub mod bulk;
 pub mod caller;
 pub mod caller_cache;
+pub mod change_feed;
 pub mod changes;
 pub mod creation;
 pub mod denials;

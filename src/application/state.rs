@@ -2,6 +2,7 @@
 
 use super::audit::PendingAudit;
 use super::caller_cache::CallerCache;
+use super::change_feed::ChangeFeed;
 use super::idempotency::RequestsInProgress;
 use super::login_throttle::LoginThrottle;
 use super::rate_limits::RateLimits;
@@ -41,6 +42,8 @@ pub struct AppState {
     pub rate_limits: RateLimits,
     /// Held while `last_used_at` of a credential is written, so that these writes take one database connection at most.
     pub last_used_lock: tokio::sync::Mutex<()>,
+    /// The changes of resources.
+    pub change_feed: ChangeFeed,
     /// The requests with an idempotency key that are executed.
     pub requests_in_progress: RequestsInProgress,
     /// Audit events that could not be written yet.
@@ -73,13 +76,13 @@ impl AppState {
     /// The database is unavailable.
     pub async fn clean_up(&self) -> Result<CleanupCounts, StoreError> {
         let before = |seconds| self.clock.now().minus_seconds(seconds);
-        self.store
-            .delete_expired(
-                before(self.request_config.access_ttl),
-                before(Self::EXPIRED_KEY_RETENTION),
-                self.clock.now(),
-            )
-            .await
+        let counts = self.store.delete_expired(
+            before(self.request_config.access_ttl),
+            before(Self::EXPIRED_KEY_RETENTION),
+            self.clock.now(),
+        );
+        let changes = self.store.delete_changes(self.request_config.changes_retention);
+        Ok(CleanupCounts { changes: changes.await?, ..counts.await? })
     }
 }
 
@@ -98,6 +101,10 @@ pub struct RequestConfig {
     pub is_expired_token_forbidden: bool,
     /// The maximum number of questions in a batch.
     pub access_batch_limit: usize,
+    /// For how many seconds changes are kept.
+    pub changes_retention: u64,
+    /// The number of seconds after which an event stream without events sends a comment.
+    pub changes_heartbeat: u64,
     /// How many policy versions are kept with their files.
     pub policy_versions_kept: u32,
     /// The API keys that may administer identities: `context.provisioning` in the policies.

@@ -102,6 +102,16 @@ settings! {
         /// them, requests read the database, or evaluate the policies, every time.
         caches_off: Vec<CacheName> = Vec::new(), list("NAME"), read by "lists::caches";
     }
+    "Changes" {
+        /// Time in seconds for which changes are kept for `/v2/changes`. A client that was away longer lists the resources again.
+        changes_retention: u64 = 7 * DAY, number(3_600, YEAR);
+        /// Maximum number of requests that wait for changes, event streams included.
+        changes_streams: usize = 1_000, number(1, 1_000_000);
+        /// Of these, maximum number of one user.
+        changes_streams_per_user: usize = 10, number(1, 100_000);
+        /// Time in seconds after which an event stream without events sends a comment.
+        changes_heartbeat: u64 = 15, number(1, 300);
+    }
     "Policies" {
         /// Directories with `*.cedar` policies and `*.json` entity data.
         policies: Vec<PathBuf> = vec!["policies".into()], list("DIRECTORY"), read by "lists::paths";

@@ -26,6 +26,7 @@ pub mod crud;
 pub mod docs;
 pub mod drain;
 pub mod entity_tag;
+pub mod event_stream;
 pub mod export;
 pub mod export_limiter;
 pub mod forward_auth;

@@ -188,6 +188,17 @@ impl OperationDoc {
         self
     }
 
+    /// Declares that a response may also be a stream of server-sent events.
+    #[must_use]
+    pub fn event_stream(mut self, status: u16) -> Self {
+        let schema = ObjectBuilder::new().schema_type(SchemaType::Type(Type::String));
+        let content = ContentBuilder::new().schema(Some(schema)).build();
+        if let Some(response) = self.responses.get_mut(&status) {
+            response.content.insert("text/event-stream".to_owned(), content.into());
+        }
+        self
+    }
+
     /// Adds a response that is plain text.
     #[must_use]
     pub fn text_response(mut self, status: u16, description: &str) -> Self {
@@ -354,6 +365,7 @@ fn status_description(status: u16) -> &'static str {
         404 => "The resource does not exist or is not accessible.",
         408 => "The request body was not received in time.",
         409 => "Conflict with existing state.",
+        410 => "What the request refers to was deleted.",
         412 => "The resource does not have the version in `If-Match`.",
         413 => "The request body or the resource is too large.",
         415 => "Unsupported media type of the request body.",

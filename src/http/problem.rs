@@ -302,6 +302,7 @@ impl From<Error> for Problem {
             ErrorKind::InProgress { retry_after } => {
                 Self::new(StatusCode::CONFLICT, code, message).with_retry_after(retry_after)
             }
+            ErrorKind::Gone => Self::new(StatusCode::GONE, code, message),
             ErrorKind::PreconditionFailed => Self::new(StatusCode::PRECONDITION_FAILED, code, message),
             // RFC 6585, section 4.
             ErrorKind::TooManyRequests { retry_after } => {

@@ -17,6 +17,7 @@ use std::any::Any;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// The memory for cached resources in bytes, by the estimate of [`crate::types::JsonSize`].
 const ROW_CACHE_BYTES: u64 = 32 * 1024 * 1024;
@@ -57,6 +58,8 @@ pub(super) struct RowCache {
     /// Counters of creations, which do not invalidate what was present.
     created_slots: Vec<AtomicU64>,
     freshness: Freshness,
+    /// Notified of every write, of this process and of others.
+    writes: watch::Sender<()>,
     /// The resources by type and id; none for absent ids, so that these are answered as quickly as resources out of reach.
     rows: Cache<(&'static str, Id), Option<CachedRow>>,
 }
@@ -149,6 +152,7 @@ impl RowCache {
             slots: slots(),
             created_slots: slots(),
             freshness,
+            writes: watch::Sender::new(()),
             rows: Cache::new(ROW_CACHE_BYTES, is_on),
         }
     }
@@ -256,10 +260,19 @@ impl RowCache {
                 slot.fetch_add(1, Ordering::AcqRel);
             }
         }
+        if !write_set.slots.is_empty() || !write_set.created_slots.is_empty() {
+            self.writes.send_replace(());
+        }
     }
 
     fn invalidate_all(&self) {
         self.all.fetch_add(1, Ordering::AcqRel);
+        self.writes.send_replace(());
+    }
+
+    /// Returns a receiver that is notified of every write.
+    pub(super) fn watch_writes(&self) -> watch::Receiver<()> {
+        self.writes.subscribe()
     }
 
     fn on_notification(&self, text: &str) {
@@ -415,7 +428,7 @@ mod tests {
 
     #[test]
     fn nothing_is_cached_without_a_notification_connection() {
-        let (_, outage) = tokio::sync::watch::channel(None);
+        let (_, outage) = watch::channel(None);
         let cache = RowCache::new(Freshness::with_max_stale(Duration::ZERO, outage, Clock::system()), true);
         cache.insert_absent(("Form", id(1)), cache.row_version(id(1)));
         assert!(!is_absent(&cache, "Form"));

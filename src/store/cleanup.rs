@@ -19,12 +19,14 @@ pub struct CleanupCounts {
     pub api_keys: u64,
     /// Answers to requests with an idempotency key.
     pub answers: u64,
+    /// Changes of the change feed.
+    pub changes: u64,
 }
 
 impl fmt::Display for CleanupCounts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { sessions, api_keys, answers } = self;
-        write!(f, "{sessions} sessions, {api_keys} API keys, {answers} answers")
+        let Self { sessions, api_keys, answers, changes } = self;
+        write!(f, "{sessions} sessions, {api_keys} API keys, {answers} answers, {changes} changes")
     }
 }
 
@@ -65,6 +67,7 @@ impl Store {
                 .delete_batches("api_keys", "id", &mut expired_in("api_keys", "expires_at", expired_before))
                 .await?,
             answers: self.delete_batches("idempotent_answers", "key", &mut answers).await?,
+            changes: 0,
         })
     }
 

@@ -156,7 +156,11 @@ impl Store {
         } else {
             tokio::spawn(RowCache::listen(Arc::downgrade(&cache), config.clone(), Arc::clone(&pools)));
         }
-        Ok(Self { db: Connections::Postgres(pools), cache, durability: Arc::default() })
+        let store = Self { db: Connections::Postgres(pools), cache, durability: Arc::default() };
+        if schema == SchemaMode::Create {
+            store.reset_foreign_changes().await?;
+        }
+        Ok(store)
     }
 
     /// Checks that the database answers, is writable, and has the latest migration of this program. A restored older backup

@@ -77,7 +77,7 @@ async fn a_response_is_compressed_if_the_client_accepts_gzip() {
     let plain = send(&admin, Method::GET, "/v2/kbitems", &[], None).await;
     assert!(!plain.is_compressed() && plain.bytes.len() > 75_000);
     assert_eq!(plain.header("vary"), "accept-encoding");
-    for encodings in ["gzip", "br, gzip;q=0.8", "gzip, deflate, br, zstd", "*"] {
+    for encodings in ["gzip", "br, gzip;q=0.8", "gzip, deflate, br, zstd"] {
         let reply = get(&admin, "/v2/kbitems", encodings).await;
         assert!(reply.is_compressed(), "{encodings}");
         assert_eq!(reply.text(), plain.text(), "{encodings}");

@@ -32,6 +32,8 @@ mod bulk_create;
 mod caches_off;
 mod caller_credential;
 mod certification;
+mod change_events;
+mod changes;
 mod clock_steps;
 mod cluster;
 mod command_line;

@@ -110,6 +110,7 @@ fn operation_ids_match_their_actions() {
     // If two routes use one action, one of the operations has its own name.
     let others = BTreeMap::from([
         ("createMessages", "createMessage"),
+        ("listChanges", "listConversations"),
         ("listConversationMessages", "listMessages"),
         ("replaceMessage", "updateMessage"),
         ("evaluation", "evaluateAccess"),
