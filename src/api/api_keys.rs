@@ -3,8 +3,10 @@
 use crate::application::Authorizer;
 use crate::application::api_keys::{self, CreateApiKey};
 use crate::authz::ScopeSet;
+use crate::http;
 use crate::http::compression::uncompressed;
-use crate::http::openapi::OperationDoc;
+use crate::http::openapi::{self, OperationDoc};
+use crate::http::query::{ListRequest, ListSpec, QueryField};
 use crate::http::{Json, PathId, Problem, RouteGroup};
 use crate::resource::user::User;
 use crate::store::ApiKeyRow;
@@ -13,13 +15,20 @@ use actix_web::http::{StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Serialize;
 use serde_json::json;
-use utoipa::ToSchema;
+use std::sync::Arc;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::Schema;
+use utoipa::{PartialSchema, ToSchema};
 
 /// The routes.
 pub fn routes() -> RouteGroup {
+    let spec = Arc::new(ListSpec::with_cursors(fields(), Vec::new()));
+    let documented = Arc::clone(&spec);
+    let list = move |authorizer, arguments| list(authorizer, arguments, Arc::clone(&spec));
     RouteGroup::new("API keys", "/v2/users")
         .about("Credentials for programs, with scopes of their own.")
-        .get("/{id}/keys", "listApiKeys", list_doc, list)
+        .get("/{id}/keys", "listApiKeys", move || list_doc(&documented), list)
+        .parses_query()
         .post("/{id}/keys", "createApiKey", create_doc, create)
         .refuses_idempotency_key()
         .remove("/{id}/keys/{keyId}", "deleteApiKey", delete_doc, delete)
@@ -74,17 +83,29 @@ impl From<ApiKeyRow> for KeyView {
     }
 }
 
-fn list_doc() -> OperationDoc {
-    OperationDoc::new("List the API keys of a user")
-        .describe("The keys without their secrets, in the order of their creation.")
-        .path_id("id", "The id of the user, or `me`.")
-        .list_response::<KeyView>("The keys, without their secrets, in the order of creation.")
-        .problems(&[404])
+/// The filters and the columns by which the list is sorted.
+fn fields() -> Vec<QueryField> {
+    let field =
+        |name: &str, column: &str, schema: RefOr<Schema>| QueryField::column(name, column, schema, "");
+    vec![
+        field("id", "id", Id::schema()),
+        field("name", "name", Name::schema()),
+        field("createdAt", "created_at", Timestamp::schema()),
+        field("expiresAt", "expires_at", Timestamp::schema()),
+        field("lastUsedAt", "last_used_at", Timestamp::schema()),
+    ]
+}
+
+fn list_doc(spec: &ListSpec) -> OperationDoc {
+    let doc = OperationDoc::new("List the API keys of a user")
+        .describe("The keys without their secrets, by default in the order of their creation.")
+        .path_id("id", "The id of the user, or `me`.");
+    openapi::list_doc::<KeyView>(doc, spec)
 }
 
 fn create_doc() -> OperationDoc {
     OperationDoc::new("Create an API key for a user")
-        .describe("The key is returned only once. Its scopes cannot exceed those of the creating credential. API keys cannot create API keys.")
+        .describe("The key is returned only once. Its scopes cannot exceed those of the creating credential (403), nor the role of the user (400). API keys cannot create API keys.")
         .path_id("id", "The id of the user, or `me`.")
         .body::<CreateApiKey>(Some(json!({"name": "nightly import", "scopes": ["agent"]})))
         .response::<CreatedKey>(201, "The new key, with its secret.", None)
@@ -101,10 +122,15 @@ fn delete_doc() -> OperationDoc {
 }
 
 /// `GET /v2/users/{id}/keys`.
-async fn list(authorizer: Authorizer, id: PathId) -> Result<HttpResponse, Problem> {
+async fn list(
+    authorizer: Authorizer,
+    (request, id): (HttpRequest, PathId),
+    spec: Arc<ListSpec>,
+) -> Result<HttpResponse, Problem> {
     let user = authorizer.lookups().find_authorized::<User>(&id.0).await?;
-    let keys = authorizer.state().store.api_keys(&user).await?;
-    Ok(HttpResponse::Ok().json(keys.into_iter().map(KeyView::from).collect::<Vec<_>>()))
+    let list_request = ListRequest::parse(&request, &spec)?;
+    let keys = authorizer.state().store.api_keys(&user, &list_request.query).await?;
+    http::list::table_response(&request, &list_request, keys.map(KeyView::from))
 }
 
 /// `POST /v2/users/{id}/keys`.

@@ -7,10 +7,9 @@ use crate::http::export::{self, Batch, ExportSource, ItemLimit};
 use crate::http::list;
 use crate::http::ndjson;
 use crate::http::openapi::{self, OperationDoc};
-use crate::http::page::PageWriter;
 use crate::http::query::{ListRequest, ListSpec, QueryField};
 use crate::http::{FieldError, Problem, RouteGroup, body};
-use crate::store::{AuditRow, Comparison, Event, Field, Filter, FilterValue, Outcome, Page, SortOrder, Test};
+use crate::store::{AuditRow, Comparison, Event, Field, Filter, FilterValue, Outcome, SortOrder, Test};
 use crate::types::{FieldErrorCode, Id, OrgPath, Timestamp, string_schema};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Serialize;
@@ -24,12 +23,11 @@ use utoipa::{PartialSchema, ToSchema};
 pub fn routes() -> RouteGroup {
     let spec = Arc::new(ListSpec::plain(fields()));
     let documented = Arc::clone(&spec);
-    RouteGroup::new("Audit log", "/v2/audit").about("Who administered what, in a chain of hashes.").get(
-        "",
-        "listAuditEvents",
-        move || list_doc(&documented),
-        move |authorizer, request| list(authorizer, request, Arc::clone(&spec)),
-    )
+    let list = move |authorizer, request| list(authorizer, request, Arc::clone(&spec));
+    RouteGroup::new("Audit log", "/v2/audit")
+        .about("Who administered what, in a chain of hashes.")
+        .get("", "listAuditEvents", move || list_doc(&documented), list)
+        .parses_query()
 }
 
 fn list_doc(spec: &ListSpec) -> OperationDoc {
@@ -216,8 +214,6 @@ async fn list(
     }
     let mut wanted = ListRequest::parse(&request, &spec)?;
     set_time_filters(&mut wanted)?;
-    let Page { items, total } = authorizer.state().store.audit_rows(&authorized_orgs, &wanted.query).await?;
-    let mut page = PageWriter::new(&request)?;
-    let taken = items.into_iter().map(AuditEvent::from).take_while(|event| page.push(event)).count();
-    list::counted_response(&request, &wanted, page, taken, total)
+    let page = authorizer.state().store.audit_rows(&authorized_orgs, &wanted.query).await?;
+    list::table_response(&request, &wanted, page.map(AuditEvent::from))
 }

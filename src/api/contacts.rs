@@ -9,6 +9,7 @@ use crate::resource::{IdRow, Reference, Resource};
 use crate::types::{Email, Id, JsonObject, Label, Name, Timestamp, object_only};
 use sea_orm::entity::prelude::*;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 /// The routes.
@@ -116,6 +117,11 @@ impl Resource for Contact {
     const REFERENCE_FIELDS: &'static [(&'static str, &'static str)] =
         &[("organization", "Organization"), ("conversation", "Conversation")];
     const DECISION_COLUMNS: &'static [(Column, &'static str)] = &[(Column::Id, "id")];
+
+    fn examples() -> (Value, Value) {
+        let creation = json!({"profile": {"givenName": "Grace", "email": "grace@example.com"}});
+        (creation, json!({"meta": {"vip": true}}))
+    }
 
     fn organization_column() -> Column {
         Column::Organization

@@ -14,7 +14,7 @@ use crate::http::query::ListSpec;
 use crate::http::query::list_request::ListScope;
 use crate::http::{Json, PathId, Problem, RouteGroup};
 use crate::store::{Filter, FilterValue};
-use crate::types::{FieldErrorCode, Id, JsonObject, Label, LongText, Millis, json_list, object_only};
+use crate::types::{FieldErrorCode, Id, JsonObject, Label, MessageText, Millis, json_list, object_only};
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse};
 use serde::{Deserialize, Serialize};
@@ -39,6 +39,7 @@ pub fn routes() -> RouteGroup {
             move || list_messages_doc(&documented),
             move |authorizer, arguments| list_messages(authorizer, arguments, Arc::clone(&spec)),
         )
+        .parses_query()
         .with_operation_id("listConversationMessages")
         .additional_actions(&["referTo"])
 }
@@ -52,7 +53,7 @@ pub struct ConversationMessage {
     #[serde(default)]
     pub conversation: Option<Id>,
     /// The text.
-    pub text: LongText,
+    pub text: MessageText,
     /// The message type; `chat` by default.
     #[serde(default = "messages::default_type")]
     pub r#type: Label,

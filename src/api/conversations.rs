@@ -20,13 +20,17 @@ use crate::resource::user::User;
 use crate::resource::{self, CreationInfo, Reference, Resource};
 use crate::store::UnitOfWork;
 use crate::types::{
-    FieldErrorCode, Id, JsonObject, Label, Name, OrgPath, Timestamp, json_list, object_only, string_enum,
+    FieldErrorCode, Id, InvalidValue, JsonObject, Label, Name, OrgPath, Timestamp, json_list, object_only,
+    string_enum,
 };
 use sea_orm::FromQueryResult;
 use sea_orm::entity::prelude::*;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
-use utoipa::ToSchema;
+use serde_json::{Value, json};
+use std::collections::HashSet;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::Schema;
+use utoipa::{PartialSchema, ToSchema};
 
 /// The routes.
 pub fn routes() -> RouteGroup {
@@ -119,7 +123,7 @@ pub struct ConversationBody {
     pub category: Option<Label>,
     /// The participants.
     #[serde(default)]
-    pub participants: Participants,
+    pub participants: UniqueParticipants,
     /// Arbitrary client metadata.
     #[serde(default)]
     pub meta: JsonObject,
@@ -146,7 +150,7 @@ pub struct NewConversation {
     pub category: Option<Label>,
     /// The participants. The caller is always the first one.
     #[serde(default)]
-    pub participants: Participants,
+    pub participants: UniqueParticipants,
     /// The first messages.
     #[serde(default)]
     pub messages: MessageBodies,
@@ -186,6 +190,45 @@ json_list!(
 );
 
 json_column!(Participants);
+
+/// Up to 1000 participants, each user once.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Participants")]
+pub struct UniqueParticipants(Participants);
+
+impl TryFrom<Participants> for UniqueParticipants {
+    type Error = InvalidValue;
+
+    fn try_from(participants: Participants) -> Result<Self, InvalidValue> {
+        let mut seen = HashSet::new();
+        match participants.iter().find(|participant| !seen.insert(participant.user)) {
+            None => Ok(Self(participants)),
+            Some(Participant { user, .. }) => {
+                let message = format!("the user {user} is given more than once");
+                Err(InvalidValue::new(FieldErrorCode::Duplicate, message))
+            }
+        }
+    }
+}
+
+impl PartialSchema for UniqueParticipants {
+    fn schema() -> RefOr<Schema> {
+        match Participants::schema() {
+            RefOr::T(Schema::Array(mut list)) => {
+                list.description = Some("Up to 1000 participants, each user once.".to_owned());
+                list.unique_items = true;
+                list.into()
+            }
+            other => other,
+        }
+    }
+}
+
+impl ToSchema for UniqueParticipants {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        Participants::schemas(schemas);
+    }
+}
 
 json_list!(
     /// Up to 1000 messages.
@@ -291,6 +334,11 @@ impl Resource for Conversation {
         (Column::Category, "category"),
     ];
     const READ_ONLY_FIELDS: &'static [&'static str] = &["id", "createdAt", "updatedAt", "lastMessageAt"];
+
+    fn examples() -> (Value, Value) {
+        let creation = json!({"name": "Opening hours", "messages": [{"text": "When are you open?"}]});
+        (creation, json!({"status": "closed"}))
+    }
 
     fn organization_column() -> Column {
         Column::Organization

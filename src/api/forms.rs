@@ -8,6 +8,7 @@ use crate::resource::{IdRow, Resource};
 use crate::types::{Id, JsonObject, Label, Name, ShortText, Timestamp, json_list, object_only};
 use sea_orm::entity::prelude::*;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 /// The routes.
@@ -119,6 +120,12 @@ impl Resource for Form {
 
     const FETCH_ACTION: &'static str = "fetchForm";
     const DECISION_COLUMNS: &'static [(Column, &'static str)] = &[(Column::Id, "id")];
+
+    fn examples() -> (Value, Value) {
+        let creation =
+            json!({"name": "Feedback", "fields": [{"name": "rating", "type": "number", "required": true}]});
+        (creation, json!({"name": "Survey"}))
+    }
 
     fn organization_column() -> Column {
         Column::Organization

@@ -9,6 +9,7 @@ use crate::types::{Id, JsonObject, Label, LongText, Name, Timestamp, string_enum
 use sea_orm::FromQueryResult;
 use sea_orm::entity::prelude::*;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 /// The routes.
@@ -139,6 +140,11 @@ impl Resource for KnowledgeItem {
     const FETCH_ACTION: &'static str = "fetchKnowledgeItem";
     const DECISION_COLUMNS: &'static [(Column, &'static str)] =
         &[(Column::Id, "id"), (Column::Kbase, "kbase"), (Column::Status, "status")];
+
+    fn examples() -> (Value, Value) {
+        let creation = json!({"title": "Opening hours", "content": "From nine to five.", "status": "draft"});
+        (creation, json!({"status": "published"}))
+    }
 
     fn organization_column() -> Column {
         Column::Organization

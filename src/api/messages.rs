@@ -15,11 +15,11 @@ use crate::resource::column::json_column;
 use crate::resource::user::User;
 use crate::resource::{self, CreationInfo, Resource};
 use crate::store::UnitOfWork;
-use crate::types::{Id, JsonObject, Label, LongText, Millis, Timestamp, json_list, object_only};
+use crate::types::{Id, JsonObject, Label, LongText, MessageText, Millis, Timestamp, json_list, object_only};
 use sea_orm::FromQueryResult;
 use sea_orm::entity::prelude::*;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 /// The routes.
@@ -85,7 +85,7 @@ pub struct Model {
 #[serde(rename_all = "camelCase", deny_unknown_fields, remote = "Self")]
 pub struct MessageBody {
     /// The text.
-    pub text: LongText,
+    pub text: MessageText,
     /// The message type; `chat` by default.
     #[serde(default = "default_type")]
     pub r#type: Label,
@@ -115,7 +115,7 @@ pub struct NewMessage {
     /// The conversation.
     pub conversation: Id,
     /// The text.
-    pub text: LongText,
+    pub text: MessageText,
     /// The message type; `chat` by default.
     #[serde(default = "default_type")]
     pub r#type: Label,
@@ -221,6 +221,11 @@ impl Resource for Message {
 
     const READ_ONLY_FIELDS: &'static [&'static str] =
         &["id", "createdAt", "updatedAt", "organization", "conversation", "user"];
+
+    fn examples() -> (Value, Value) {
+        let creation = json!({"conversation": Id::EXAMPLE, "text": "When are you open?"});
+        (creation, json!({"text": "When do you open?"}))
+    }
 
     fn organization_column() -> Column {
         Column::Organization

@@ -9,6 +9,7 @@ use crate::resource::{IdRow, Reference, Resource};
 use crate::types::{Id, JsonObject, LongText, Name, Timestamp, json_list};
 use sea_orm::entity::prelude::*;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 /// The routes.
@@ -104,6 +105,11 @@ impl Resource for OrganizationGroup {
     const REFERENCE_FIELDS: &'static [(&'static str, &'static str)] =
         &[("organization", "Organization"), ("organizations", "Organization")];
     const DECISION_COLUMNS: &'static [(Column, &'static str)] = &[(Column::Id, "id")];
+
+    fn examples() -> (Value, Value) {
+        let creation = json!({"name": "Partners"});
+        (creation, json!({"description": "Companies that we work with"}))
+    }
 
     fn organization_column() -> Column {
         Column::Organization

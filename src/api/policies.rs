@@ -228,7 +228,7 @@ fn reload_doc() -> OperationDoc {
              A version that loses a forbid policy or a file is held as pending: 409 `confirmation_required`. It becomes \
              active when the request names it in `version`. The body may be left out.",
         )
-        .body::<ReloadRequest>(Some(json!({ "version": "8d969eef6ecad3c23a3a629280e686cf0c3f5d5a86aff3ca12020c923adc6c92" })))
+        .body::<ReloadRequest>(Some(json!({})))
         .optional_body()
         .response::<Reloaded>(200, "The version in the files is active.", None)
         .problems(&[409])
@@ -383,17 +383,10 @@ async fn permissions(
     let (mut kind, mut resource_id, mut basis) = (None, None, None);
     for (name, value) in body::query_pairs(&request)? {
         match name.as_str() {
-            "type" if kind.is_none() => kind = Some(parse_term(&name, &value)?),
-            "id" if resource_id.is_none() => resource_id = Some(parse_term(&name, &value)?),
-            "basis" if basis.is_none() => {
-                basis = Some(parse_basis(&value, user.id == authorizer.caller().id)?);
-            }
-            _ => {
-                let is_known = ["type", "id", "basis"].contains(&name.as_str());
-                let code = if is_known { FieldErrorCode::Duplicate } else { FieldErrorCode::UnknownField };
-                let message = "only `type`, `id` and `basis` are accepted, each once";
-                return Err(Problem::invalid_field(name, code, message));
-            }
+            "type" => kind = Some(parse_term(&name, &value)?),
+            "id" => resource_id = Some(parse_term(&name, &value)?),
+            // No other one is declared.
+            _ => basis = Some(parse_basis(&value, user.id == authorizer.caller().id)?),
         }
     }
     let (kind, resource_id) = match (kind, resource_id) {

@@ -6,10 +6,9 @@ use crate::application::policy_archive::{self, PolicyArchiveError};
 use crate::authz::{FileKind, Snapshot, SnapshotFile, VersionPrefix};
 use crate::http::list;
 use crate::http::openapi::{self, OperationDoc};
-use crate::http::page::PageWriter;
 use crate::http::query::{ListRequest, ListSpec, QueryField};
 use crate::http::{Problem, RouteGroup, WorkerState};
-use crate::store::{ActivationTrigger, Page, PolicyActivationRow, PolicyVersionRow, Store, StoreError};
+use crate::store::{ActivationTrigger, PolicyActivationRow, PolicyVersionRow, Store, StoreError};
 use crate::types::{Id, Timestamp, string_schema};
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse};
@@ -32,6 +31,7 @@ pub fn routes() -> RouteGroup {
             move || list_doc(&documented),
             move |authorizer, request| list(authorizer, request, Arc::clone(&spec)),
         )
+        .parses_query()
         .with_operation_id("listPolicyVersions")
         .on_root_organization()
         .get("/{version}", "fetchPolicies", fetch_doc, fetch)
@@ -207,12 +207,10 @@ async fn list(
             key.column = "last_activation".to_owned();
         }
     }
-    let Page { items, total } = authorizer.state().store.policy_versions(&wanted.query).await?;
+    let page = authorizer.state().store.policy_versions(&wanted.query).await?;
     let active = authorizer.state().policies.current();
-    let mut page = PageWriter::new(&request)?;
-    let versions = items.into_iter().map(|row| PolicyVersion::new(row, active.bundle().version()));
-    let taken = versions.take_while(|version| page.push(version)).count();
-    list::counted_response(&request, &wanted, page, taken, total)
+    let page = page.map(|row| PolicyVersion::new(row, active.bundle().version()));
+    list::table_response(&request, &wanted, page)
 }
 
 /// `GET /v2/policies/versions/{version}`.

@@ -8,6 +8,7 @@ use crate::types::{Id, JsonObject, Label, Name, Timestamp, Url};
 use sea_orm::FromQueryResult;
 use sea_orm::entity::prelude::*;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 /// The routes.
@@ -127,6 +128,11 @@ impl Resource for Service {
 
     const FETCH_ACTION: &'static str = "fetchService";
     const DECISION_COLUMNS: &'static [(Column, &'static str)] = &[(Column::Id, "id"), (Column::Type, "kind")];
+
+    fn examples() -> (Value, Value) {
+        let creation = json!({"name": "Search", "url": "https://search.example.com", "params": {"top": 10}});
+        (creation, json!({"params": {"top": 20}}))
+    }
 
     fn organization_column() -> Column {
         Column::Organization

@@ -1,23 +1,31 @@
 //! Sessions of a user, and logout.
 
-use crate::application::{Authorizer, sessions};
-use crate::http::openapi::OperationDoc;
+use crate::application::{Authorizer, ErrorKind, sessions};
+use crate::http;
+use crate::http::openapi::{self, OperationDoc};
+use crate::http::query::{ListRequest, ListSpec, QueryField};
 use crate::http::{PathId, Problem, RouteGroup};
 use crate::resource::user::User;
-use crate::store::{EndReason, Session, SessionSelection};
+use crate::store::{EndReason, Session, SessionSelection, SortKey, SortOrder};
 use crate::types::{Id, Timestamp};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Serialize;
-use utoipa::ToSchema;
-
-/// The maximum number of listed sessions.
-const MAX_LISTED: u64 = 1000;
+use std::sync::Arc;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::Schema;
+use utoipa::{PartialSchema, ToSchema};
 
 /// The routes for the sessions of a user.
 pub fn routes() -> RouteGroup {
+    let newest = |column: &str| SortKey { column: column.to_owned(), order: SortOrder::Descending };
+    let sort = vec![newest("last_used_at"), newest("created_at")];
+    let spec = Arc::new(ListSpec::with_cursors(fields(), sort));
+    let documented = Arc::clone(&spec);
+    let list = move |authorizer, arguments| list(authorizer, arguments, Arc::clone(&spec));
     RouteGroup::new("Sessions", "/v2/users")
         .about("Logins: each has an access token and a refresh token at a time.")
-        .get("/{id}/sessions", "listSessions", list_doc, list)
+        .get("/{id}/sessions", "listSessions", move || list_doc(&documented), list)
+        .parses_query()
         .remove("/{id}/sessions/{sessionId}", "deleteSession", delete_doc, delete)
         .remove("/{id}/sessions", "deleteSession", delete_others_doc, delete_others)
         .with_operation_id("deleteSessions")
@@ -26,7 +34,7 @@ pub fn routes() -> RouteGroup {
 /// The logout route.
 pub fn log_out_routes() -> RouteGroup {
     RouteGroup::new("Sessions", "/v2/auth")
-        .post("/logout", "deleteSession", log_out_doc, log_out)
+        .post_for_session("/logout", "deleteSession", log_out_doc, log_out)
         .with_operation_id("logOut")
 }
 
@@ -80,12 +88,23 @@ impl SessionView {
     }
 }
 
-fn list_doc() -> OperationDoc {
-    OperationDoc::new("List the sessions of a user")
-        .describe("Sessions that can still have a valid token, at most the 1000 most recently used.")
-        .path_id("id", "The id of the user, or `me`.")
-        .list_response::<SessionView>("The sessions, the most recently used first.")
-        .problems(&[404])
+/// The filters and the columns by which the list is sorted.
+fn fields() -> Vec<QueryField> {
+    let field =
+        |name: &str, column: &str, schema: RefOr<Schema>| QueryField::column(name, column, schema, "");
+    vec![
+        field("id", "id", Id::schema()),
+        field("createdAt", "created_at", Timestamp::schema()),
+        field("lastUsedAt", "last_used_at", Timestamp::schema()),
+        field("expiresAt", "expires_at", Timestamp::schema()),
+    ]
+}
+
+fn list_doc(spec: &ListSpec) -> OperationDoc {
+    let doc = OperationDoc::new("List the sessions of a user")
+        .describe("Sessions that can still have a valid token, by default the most recently used first.")
+        .path_id("id", "The id of the user, or `me`.");
+    openapi::list_doc::<SessionView>(doc, spec)
 }
 
 fn delete_doc() -> OperationDoc {
@@ -108,21 +127,26 @@ fn delete_others_doc() -> OperationDoc {
 fn log_out_doc() -> OperationDoc {
     OperationDoc::new("Log out")
         .describe(
-            "Ends the session of the access token. It is authorized as `deleteSession` on the caller's own user, which every \
-             scope permits; API keys have no session. Without a valid access token, send the refresh token to \
-             `POST /v2/auth/revoke`.",
+            "Ends the session of the access token, which may have expired. If the session has ended already, the response is the \
+             same. It is authorized as `deleteSession` on the caller's own user, which every scope permits; API keys have no \
+             session. Without an access token, send the refresh token to `POST /v2/auth/revoke`.",
         )
         .empty_response(204, "The session has ended.")
 }
 
 /// `GET /v2/users/{id}/sessions`.
-async fn list(authorizer: Authorizer, id: PathId) -> Result<HttpResponse, Problem> {
+async fn list(
+    authorizer: Authorizer,
+    (request, id): (HttpRequest, PathId),
+    spec: Arc<ListSpec>,
+) -> Result<HttpResponse, Problem> {
     let user = authorizer.lookups().find_authorized::<User>(&id.0).await?;
-    let parts = authorizer.state();
-    let sessions = parts.store.sessions(user.id, MAX_LISTED, parts.clock.now()).await?;
+    let list_request = ListRequest::parse(&request, &spec)?;
+    let state = authorizer.state();
+    let sessions = state.store.sessions(user.id, &list_request.query, state.clock.now()).await?;
     let own = authorizer.caller().credential.session();
-    let views: Vec<_> = sessions.into_iter().map(|session| SessionView::new(session, own)).collect();
-    Ok(HttpResponse::Ok().json(views))
+    let sessions = sessions.map(|session| SessionView::new(session, own));
+    http::list::table_response(&request, &list_request, sessions)
 }
 
 /// `DELETE /v2/users/{id}/sessions/{sessionId}`.
@@ -144,14 +168,15 @@ async fn delete_others(authorizer: Authorizer, id: PathId) -> Result<HttpRespons
     Ok(HttpResponse::NoContent().finish())
 }
 
-/// `POST /v2/auth/logout`.
-async fn log_out(authorizer: Authorizer, (): ()) -> Result<HttpResponse, Problem> {
-    sessions::end(
-        &authorizer,
-        "me",
-        authorizer.caller().credential.session().map(SessionSelection::One),
-        EndReason::Logout,
-    )
-    .await?;
-    Ok(HttpResponse::NoContent().finish())
+/// `POST /v2/auth/logout`. It is idempotent: if the session has ended, the response is the same.
+async fn log_out(authorizer: Option<Authorizer>, (): ()) -> Result<HttpResponse, Problem> {
+    let response = Ok(HttpResponse::NoContent().finish());
+    let Some(authorizer) = authorizer else { return response };
+    let session = authorizer.caller().credential.session().map(SessionSelection::One);
+    match sessions::end(&authorizer, "me", session, EndReason::Logout).await {
+        // Another request has ended the session in the meantime.
+        Err(error) if error.kind == ErrorKind::InvalidToken => response,
+        Err(error) => Err(error.into()),
+        Ok(_) => response,
+    }
 }

@@ -34,6 +34,8 @@ pub fn routes() -> RouteGroup {
         .about("Login, refresh, revocation and introspection.")
         .public(Method::POST, "", ("createToken", "the request has the password or the refresh token instead of a credential; attempts are throttled"), create_doc, create)
         .public(Method::GET, "", ("refreshToken", "the handler verifies the access token and the refresh token of the request"), refresh_doc, refresh)
+        // After the access token was verified.
+        .parses_query()
         .without_head()
 }
 

@@ -104,7 +104,8 @@ async fn update(
     (id, IfMatch(precondition), Json(mut patch)): (PathId, IfMatch, Json<Patch>),
 ) -> Result<HttpResponse, Problem> {
     let password = take_password_change(&mut patch)?;
-    let row = users::update(&authorizer, &id.0, UpdateUser { patch, password, precondition }).await?;
+    let row = users::update(&authorizer, &id.0, UpdateUser { patch, password, precondition }).await;
+    let row = row.map_err(|error| error.also_accepting(&["password", "currentPassword", "endKeys"]))?;
     Ok(crud::updated(&authorizer, &row))
 }
 

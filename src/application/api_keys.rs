@@ -2,9 +2,9 @@
 
 use super::{Authorizer, Error};
 use crate::authn::{ApiKey, KeyFormat};
-use crate::authz::{Permitted, ScopeSet};
+use crate::authz::{Engine, Permitted, Scope, ScopeSet};
 use crate::resource::user::User;
-use crate::store::ApiKeyRow;
+use crate::store::{Account, ApiKeyRow};
 use crate::types::{FieldErrorCode, Id, Name, Timestamp};
 use serde::Deserialize;
 use utoipa::ToSchema;
@@ -19,7 +19,7 @@ const MAX_KEYS: usize = 100;
 pub struct CreateApiKey {
     /// The name, chosen by the owner.
     pub name: Name,
-    /// The scopes. They cannot exceed those of the credential that creates the key.
+    /// The scopes. They cannot exceed those of the credential that creates the key, nor the role of the user.
     pub scopes: ScopeSet,
     /// The expiry; by default the key does not expire.
     pub expires_at: Option<Timestamp>,
@@ -43,12 +43,31 @@ async fn authorize_scopes(
     Ok(user)
 }
 
+/// Checks that the role of the user has all of these scopes: the key could never use the others.
+///
+/// # Errors
+/// The scopes that the role does not have.
+fn check_role(engine: &Engine, scopes: &ScopeSet, role: Scope) -> Result<(), Error> {
+    let has = |scope: Scope| {
+        let effective = engine.effective_scopes(&ScopeSet::from(scope), role);
+        effective.is_some_and(|effective| effective.iter().any(|other| other == scope))
+    };
+    let exceeding: Vec<String> =
+        scopes.iter().filter(|scope| !has(*scope)).map(|scope| scope.to_string()).collect();
+    if exceeding.is_empty() {
+        return Ok(());
+    }
+    let message =
+        format!("the role of the user is {role}, which does not have the scope {}", exceeding.join(", "));
+    Err(Error::invalid_field("scopes", FieldErrorCode::NotAllowed, message))
+}
+
 /// Creates an API key for a user, if permitted, and calls `before_commit` with it before the transaction commits. If that
 /// fails, no key is created.
 ///
 /// # Errors
-/// As [`Authorizer::authorize`], for each of the scopes; or the expiry is in the past, or the user has the maximum of keys, is
-/// blocked or belongs to an inactive organization.
+/// As [`Authorizer::authorize`], for each of the scopes; or the role of the user does not have one of them, the expiry is in the
+/// past, or the user has the maximum of keys, is blocked or belongs to an inactive organization.
 pub async fn create(
     authorizer: &Authorizer,
     user: &str,
@@ -60,11 +79,6 @@ pub async fn create(
     if let Some(end) = new.expires_at.filter(|end| *end <= now) {
         let message = format!("expected a time in the future, got {end}; now is {now}");
         return Err(Error::invalid_field("expiresAt", FieldErrorCode::InThePast, message));
-    }
-    if authorizer.state().store.api_keys(user).await?.len() >= MAX_KEYS {
-        return Err(Error::conflict(format!(
-            "The user has {MAX_KEYS} API keys, the maximum. Delete one first."
-        )));
     }
     let key = ApiKey::new(new.format).map_err(Error::internal)?;
     let row = ApiKeyRow {
@@ -80,10 +94,15 @@ pub async fn create(
     };
     let work = authorizer.begin().await?;
     // A concurrent block of the user, or end of the caller's session, must not leave a new key behind.
-    if !work.account(user.id).await?.is_some_and(|account| account.is_active()) {
+    let Some(account) = work.account(user.id).await?.filter(Account::is_active) else {
         return Err(Error::conflict(
             "Cannot create a key: the user is blocked, or its organization is inactive.",
         ));
+    };
+    check_role(authorizer.engine(), &row.scopes, account.role)?;
+    if work.count_api_keys(user.id).await? >= MAX_KEYS {
+        let message = format!("The user has {MAX_KEYS} API keys, the maximum. Delete one first.");
+        return Err(Error::conflict(message));
     }
     authorizer.caller().ensure_credential_still_valid(&work, now).await?;
     work.insert_api_key(user, &row).await?;

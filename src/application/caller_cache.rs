@@ -1,7 +1,7 @@
 //! Authentication of bearer tokens, and the caches of callers and users.
 
 use super::caller::user_attributes;
-use super::{AppState, Caller, Credential, Error, UserAtFullRole};
+use super::{AppState, Caller, Credential, Error, ErrorKind, UserAtFullRole};
 use crate::authn::{ApiKey, BearerToken, Claims, TokenError};
 use crate::authz::{Engine, ResourceEntity};
 use crate::config::{CacheName, Config};
@@ -91,6 +91,38 @@ impl Caller {
             state.caller_cache.callers.insert(hash, Arc::clone(&caller), validity);
         }
         Ok(caller)
+    }
+
+    /// As [`Self::from_token`], for a logout: an access token may have expired. None if its session has ended already.
+    ///
+    /// # Errors
+    /// As [`Self::from_token`]; in particular if the signature is not valid, or the user may not authenticate.
+    pub async fn from_token_of_session(
+        state: &AppState,
+        engine: &Engine,
+        token: &str,
+    ) -> Result<Option<Arc<Self>>, Error> {
+        let error = match Self::from_token(state, engine, token).await {
+            Ok(caller) => return Ok(Some(caller)),
+            Err(error) => error,
+        };
+        let is_rejected = matches!(error.kind, ErrorKind::InvalidToken | ErrorKind::TokenExpired { .. });
+        let Ok(BearerToken::Jwt(token)) = token.parse() else { return Err(error) };
+        if !is_rejected {
+            return Err(error);
+        }
+        let now = state.clock.now();
+        let Ok(verified) = state.signing_keys.verify_ignoring_expiry(&token, now).await? else {
+            return Err(error);
+        };
+        let Claims { id, scope, sid } = verified.claims;
+        match state.store.account_in_session(id, sid, now).await? {
+            Some((account, _)) => {
+                let caller = Self::new(engine, &account, &scope, Credential::Session(sid))?;
+                Ok(Some(Arc::new(caller)))
+            }
+            None => Ok(None),
+        }
     }
 
     /// Returns a user with all scopes of its role; none if there is no such user.

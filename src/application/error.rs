@@ -108,6 +108,21 @@ impl Error {
         text.join("; ")
     }
 
+    /// Returns the error with further names of accepted fields: those that are read apart from the others.
+    #[must_use]
+    pub fn also_accepting(self, names: &[&str]) -> Self {
+        let is_unknown =
+            |error: &FieldError| error.code == FieldErrorCode::UnknownField && !error.field.contains('.');
+        if !self.fields.iter().any(is_unknown) {
+            return self;
+        }
+        let also = |error: FieldError| match is_unknown(&error) {
+            true => FieldError { message: format!("{}, {}", error.message, names.join(", ")), ..error },
+            false => error,
+        };
+        Self::invalid_fields(self.fields.into_iter().map(also).collect())
+    }
+
     /// This field is invalid.
     pub fn invalid_field(field: impl Into<String>, code: FieldErrorCode, message: impl ToString) -> Self {
         Self::invalid_fields(vec![FieldError::new(field, code, message)])

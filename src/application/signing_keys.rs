@@ -158,13 +158,36 @@ impl SigningKeys {
         token: &SecretString,
         now: Timestamp,
     ) -> Result<Result<VerifiedToken, TokenError>, SigningKeysError> {
-        let verified = self.current().await?.verify(token, now);
+        self.verify_with(now, |keyring| keyring.verify(token, now)).await
+    }
+
+    /// As [`Self::verify`]; also accepts a token that has expired.
+    ///
+    /// # Errors
+    /// The database failed or the keys are invalid.
+    pub async fn verify_ignoring_expiry(
+        &self,
+        token: &SecretString,
+        now: Timestamp,
+    ) -> Result<Result<VerifiedToken, TokenError>, SigningKeysError> {
+        self.verify_with(now, |keyring| keyring.verify_ignoring_expiry(token, now)).await
+    }
+
+    /// Verifies a token, and reads the keys again if its key is unknown.
+    async fn verify_with(
+        &self,
+        now: Timestamp,
+        verify: impl Fn(&Keyring) -> Result<VerifiedToken, TokenError>,
+    ) -> Result<Result<VerifiedToken, TokenError>, SigningKeysError> {
+        let keyring = self.current().await?;
+        let verified = verify(&keyring);
         let last = self.current.load().read_at;
         let is_old = now < last || now >= last.plus_seconds(1);
         if verified != Err(TokenError::UnknownKey) || self.is_configured || !is_old {
             return Ok(verified);
         }
-        Ok(self.reload().await?.verify(token, now))
+        let keyring = self.reload().await?;
+        Ok(verify(&keyring))
     }
 
     /// Reads the keys from the database.

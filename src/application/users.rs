@@ -66,7 +66,8 @@ impl NewResource for CreateUser {
             Some(fields) => take_secret(fields, PASSWORD_FIELD)?,
             None => None,
         };
-        Ok(Self { fields: from_value(fields, "")?, password })
+        let fields = from_value(fields, "").map_err(|error| error.also_accepting(&["password"]))?;
+        Ok(Self { fields, password })
     }
 
     fn check_limits(all: &[Self]) -> Result<(), Error> {

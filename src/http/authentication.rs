@@ -79,13 +79,46 @@ async fn authenticate_token<'a>(
     action: &'static str,
     token: impl FnOnce(&'a HttpRequest) -> Result<Option<&'a str>, Problem>,
 ) -> Result<Authorizer, Problem> {
-    if let Some(request_info) = request.extensions().get::<RequestInfo>() {
-        request_info.set_action(action);
-    }
+    set_action(request, action);
     let state = &WorkerState::from_request(request)?.app;
     let token = token(request)?.ok_or_else(Problem::missing_bearer)?;
     let engine = state.policies.current_guard();
     let caller = Caller::from_token(state, &engine, token).await?;
+    authorizer(request, engine, caller, action).await
+}
+
+/// As [`authenticate`], for a logout: an access token may have expired. None if its session has ended already.
+///
+/// # Errors
+/// As [`authenticate`].
+pub async fn authenticate_session(
+    request: &HttpRequest,
+    action: &'static str,
+) -> Result<Option<Authorizer>, Problem> {
+    set_action(request, action);
+    let state = &WorkerState::from_request(request)?.app;
+    let token = bearer_token(request)?.ok_or_else(Problem::missing_bearer)?;
+    let engine = state.policies.current_guard();
+    match Caller::from_token_of_session(state, &engine, token).await? {
+        Some(caller) => authorizer(request, engine, caller, action).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+fn set_action(request: &HttpRequest, action: &'static str) {
+    if let Some(request_info) = request.extensions().get::<RequestInfo>() {
+        request_info.set_action(action);
+    }
+}
+
+/// Counts a request of an authenticated caller, and returns its authorizer.
+async fn authorizer(
+    request: &HttpRequest,
+    engine: Guard<Arc<Engine>>,
+    caller: Arc<Caller>,
+    action: &'static str,
+) -> Result<Authorizer, Problem> {
+    let state = &WorkerState::from_request(request)?.app;
     if let Some(request_info) = request.extensions().get::<RequestInfo>() {
         request_info.set_caller(caller.id);
     }

@@ -4,9 +4,11 @@ use super::Problem;
 use super::base_url::absolute_url;
 use super::page::PageWriter;
 use super::query::ListRequest;
-use crate::store::ListResult;
+use crate::resource;
+use crate::store::{ListResult, Page};
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse};
+use serde::Serialize;
 use serde_json::{Map, Value};
 
 /// Returns 200 with a page, `X-Total-Count` unless the total was not wanted, and a `Link` to the next page if there is one.
@@ -34,23 +36,24 @@ pub fn list_response(
     page.finish(request, response)
 }
 
-/// Returns the response of a list of something else than resources: `written` items of `total` are on the page.
+/// Returns the response of a list of something else than resources.
 ///
 /// # Errors
 /// 503 if the budget for bodies is exhausted.
-pub fn counted_response(
+pub fn table_response<T: Serialize>(
     request: &HttpRequest,
     list_request: &ListRequest,
-    page: PageWriter,
-    written: usize,
-    total: u64,
+    page: Page<T>,
 ) -> Result<HttpResponse, Problem> {
-    let item_count = u64::try_from(written).unwrap_or(u64::MAX);
-    let query = &list_request.query;
+    let Page { items, total, has_more } = page;
+    let mut writer = PageWriter::new(request)?;
+    let written = items.iter().take_while(|item| writer.push(item)).count();
     let listed = ListResult {
-        total: (!query.skips_total).then_some(total),
-        item_count,
-        has_more: query.offset.saturating_add(item_count) < total,
+        total,
+        item_count: u64::try_from(written).unwrap_or(u64::MAX),
+        has_more: has_more || written < items.len(),
     };
-    list_response(request, list_request, page, &listed, None)
+    let last = written.checked_sub(1).and_then(|index| items.get(index));
+    let last = last.map(resource::to_json_object).transpose()?;
+    list_response(request, list_request, writer, &listed, last.as_ref())
 }

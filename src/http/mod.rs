@@ -6,7 +6,7 @@
 //! 1. [`server`], [`connection_limiter`] and [`connection`]: the connection, its limits and deadlines.
 //! 2. [`cors`] and [`request_middleware`]: request id, limit by address, and the rendering of errors.
 //! 3. [`routes`]: the route with its action, and [`authentication`] of the caller before anything else of the request is read.
-//! 4. [`body`] or [`query`]: the body within the memory of [`body_budget`], or the query string.
+//! 4. `query_check` or [`query`], and [`body`]: the query string, and the body within the memory of [`body_budget`].
 //! 5. [`crud`] or [`bulk`], or a handler in [`crate::api`]: authorization, then the store.
 //! 6. [`view`], [`page`], [`list`], [`export`] and [`problem`]: the response, or the error.
 //!
@@ -40,6 +40,7 @@ mod paced_body;
 pub mod page;
 pub mod problem;
 pub mod query;
+mod query_check;
 pub mod rate_limits;
 pub mod request_info;
 pub mod request_middleware;

@@ -4,7 +4,7 @@ use super::ndjson;
 use super::problem::{OAuthErrorBody, ProblemBody};
 use crate::application::authorizer::EVALUATE_ACTION;
 use crate::application::creation::MAX_ELEMENTS;
-use crate::types::Term;
+use crate::types::{Id, Term};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use utoipa::openapi::content::ContentBuilder;
@@ -64,9 +64,35 @@ impl OperationDoc {
         self
     }
 
-    /// Adds a path parameter that is an id.
+    /// Sets the example of a parameter that was added before.
+    #[must_use]
+    pub(super) fn parameter_example(mut self, name: &str, example: impl Into<Value>) -> Self {
+        for parameter in self.operation.parameters.iter_mut().flatten() {
+            if let RefOr::T(parameter) = parameter
+                && parameter.name == name
+            {
+                *parameter = ParameterBuilder::from(parameter.clone()).example(Some(example.into())).build();
+                break;
+            }
+        }
+        self
+    }
+
+    /// Returns the names of the query parameters.
+    pub(super) fn query_parameters(&self) -> impl Iterator<Item = &str> {
+        let parameters = self.operation.parameters.iter().flatten();
+        parameters.filter_map(|parameter| match parameter {
+            RefOr::T(parameter) if parameter.parameter_in == ParameterIn::Query => {
+                Some(parameter.name.as_str())
+            }
+            _ => None,
+        })
+    }
+
+    /// Adds a path parameter that is an id. The example is `me` where that is a name of the caller's own user.
     #[must_use]
     pub fn path_id(self, name: &str, description: &str) -> Self {
+        let example = if description.contains("`me`") { "me".to_owned() } else { Id::EXAMPLE.to_string() };
         self.parameter(
             ParameterBuilder::new()
                 .name(name)
@@ -74,6 +100,7 @@ impl OperationDoc {
                 .required(Required::True)
                 .description(Some(description))
                 .schema(Some(ObjectBuilder::new().schema_type(SchemaType::Type(Type::String))))
+                .example(Some(example.into()))
                 .build(),
         )
     }
@@ -93,9 +120,9 @@ impl OperationDoc {
 
     /// Sets the body: one of these, or an array of them.
     #[must_use]
-    pub(super) fn body_or_array<T: ToSchema>(mut self) -> Self {
+    pub(super) fn body_or_array<T: ToSchema>(mut self, example: Value) -> Self {
         let schema = one_or_array(self.reference::<T>());
-        self.json_body(schema, None)
+        self.json_body(schema, Some(example))
     }
 
     /// Adds a response with one of these, or an array of them.
@@ -290,6 +317,11 @@ impl OperationDoc {
         self
     }
 }
+
+/// Builds the OpenAPI operation of a route on demand, because all of them together are large.
+pub trait OperationDocFn: Fn() -> OperationDoc + Send + Sync + 'static {}
+
+impl<F: Fn() -> OperationDoc + Send + Sync + 'static> OperationDocFn for F {}
 
 impl std::fmt::Debug for OperationDoc {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -1,6 +1,7 @@
 //! Groups of routes: what is declared of each route, for the server, the OpenAPI document, metrics and forward authentication.
 
-use super::operation_doc::OperationDoc;
+use super::operation_doc::{OperationDoc, OperationDocFn};
+use super::query_check::QueryCheck;
 use crate::resource::Resource;
 use crate::store::ResourceType;
 use actix_web::http::Method;
@@ -19,6 +20,15 @@ pub enum KeyUse {
     },
     /// It rejects requests that have it: the answer contains a secret, which must not be stored.
     Refused,
+}
+
+/// What a mounted route checks of a request before its handler does.
+#[derive(Debug, Clone)]
+pub(super) struct RouteChecks {
+    /// What it does with the header `Idempotency-Key`.
+    pub(super) key_use: KeyUse,
+    /// Which query parameters it accepts.
+    pub(super) query: QueryCheck,
 }
 
 /// A route.
@@ -46,8 +56,10 @@ pub struct Route {
     pub selects_by_filter: bool,
     /// What it does with the header `Idempotency-Key`.
     pub key_use: KeyUse,
+    /// Which query parameters it accepts.
+    pub(super) query: QueryCheck,
     pub(super) doc: Arc<dyn OperationDocFn>,
-    pub(super) mount: Arc<dyn Fn(KeyUse) -> actix_web::Route + Send + Sync>,
+    pub(super) mount: Arc<dyn Fn(RouteChecks) -> actix_web::Route + Send + Sync>,
 }
 
 impl std::fmt::Debug for Route {
@@ -60,14 +72,10 @@ impl Route {
     /// Returns the OpenAPI operation.
     pub fn doc(&self) -> OperationDoc {
         let doc = (self.doc)();
+        let doc = if matches!(self.query, QueryCheck::Unchecked) { doc } else { doc.problems(&[400]) };
         if matches!(self.key_use, KeyUse::Stored { .. }) { doc.accepts_idempotency_key() } else { doc }
     }
 }
-
-/// Builds the OpenAPI operation of a route on demand, because all of them together are large.
-pub trait OperationDocFn: Fn() -> OperationDoc + Send + Sync + 'static {}
-
-impl<F: Fn() -> OperationDoc + Send + Sync + 'static> OperationDocFn for F {}
 
 /// The routes of one resource or endpoint group.
 #[derive(Debug)]

@@ -3,12 +3,15 @@
 //! A route either names its action or is public. The caller of an action is authenticated before anything else of the request
 //! is examined, and the handler receives the [`Authorizer`]. A handler for every method authenticates by itself.
 
-use super::authentication::{authenticate, authenticate_client};
+use super::authentication::{authenticate, authenticate_client, authenticate_session};
 use super::idempotency;
 use super::openapi;
+use super::operation_doc::OperationDocFn;
+use super::problem::OAuthErrorCode;
 use super::query::ListSpec;
-use super::route_group::{KeyUse, OperationDocFn, Route, RouteGroup};
-use super::{Problem, bulk, crud};
+use super::query_check::QueryCheck;
+use super::route_group::{KeyUse, Route, RouteChecks, RouteGroup};
+use super::{Problem, body, bulk, crud};
 use crate::application::Authorizer;
 use crate::application::creation::PlainBody;
 use crate::application::writes::WritableResource;
@@ -53,6 +56,7 @@ impl RouteGroup {
         self.get("", action, doc, move |authorizer, request| {
             crud::list::<R>(authorizer, request, Arc::clone(&spec))
         })
+        .parses_query()
     }
 
     /// Adds `GET /{id}`.
@@ -62,6 +66,7 @@ impl RouteGroup {
         self.get("/{id}", R::FETCH_ACTION, openapi::fetch::<R>, move |authorizer, arguments| {
             crud::fetch::<R>(authorizer, arguments, Arc::clone(&spec))
         })
+        .parses_query()
     }
 
     /// Adds `POST /`.
@@ -124,6 +129,7 @@ impl RouteGroup {
     fn selects_by_filter(self, operation: &'static str) -> Self {
         self.with_operation_id(operation)
             .additional_actions(&["referTo"])
+            .parses_query()
             .update_last(|route| route.selects_by_filter = true)
     }
 
@@ -196,18 +202,43 @@ impl RouteGroup {
         doc: impl OperationDocFn,
         handler: impl Handler<Authorizer, A>,
     ) -> Self {
-        let mount = move |key_use: KeyUse| {
+        let mount = move |checks: RouteChecks| {
             let handler = handler.clone();
             method_route(&Method::POST).to(move |request: HttpRequest, payload: web::Payload| {
-                let handler = handler.clone();
+                let (handler, checks) = (handler.clone(), checks.clone());
                 async move {
                     let authorizer = authenticate_client(&request, action).await?;
-                    call(handler, authorizer, (&request, payload), key_use).await
+                    check_query(&checks.query, &request)?;
+                    call(handler, authorizer, (&request, payload), checks.key_use).await
                 }
             })
         };
         let doc = move || doc().with_authorization(action).accepts_basic();
         self.add(Method::POST, path, action, Some(action), doc, mount)
+    }
+
+    /// Adds a `POST` with this action for the bearer of an access token that may have expired. The handler gets no authorizer if
+    /// the session of the token has ended.
+    #[must_use]
+    pub fn post_for_session<A: FromRequest>(
+        self,
+        path: &str,
+        action: &'static str,
+        doc: impl OperationDocFn,
+        handler: impl Handler<Option<Authorizer>, A>,
+    ) -> Self {
+        let mount = move |checks: RouteChecks| {
+            let handler = handler.clone();
+            method_route(&Method::POST).to(move |request: HttpRequest, payload: web::Payload| {
+                let (handler, checks) = (handler.clone(), checks.clone());
+                async move {
+                    let authorizer = authenticate_session(&request, action).await?;
+                    check_query(&checks.query, &request)?;
+                    extract_and_call(handler, authorizer, &request, payload.into_inner()).await
+                }
+            })
+        };
+        self.add(Method::POST, path, action, Some(action), move || doc().with_authorization(action), mount)
     }
 
     fn with_authorization<A: FromRequest>(
@@ -219,20 +250,22 @@ impl RouteGroup {
         handler: impl Handler<Authorizer, A>,
     ) -> Self {
         let verb = method.clone();
-        let mount = move |key_use: KeyUse| {
+        let mount = move |checks: RouteChecks| {
             let handler = handler.clone();
             method_route(&verb).to(move |request: HttpRequest, payload: web::Payload| {
-                let handler = handler.clone();
+                let (handler, checks) = (handler.clone(), checks.clone());
                 async move {
                     let authorizer = authenticate(&request, action).await?;
-                    call(handler, authorizer, (&request, payload), key_use).await
+                    check_query(&checks.query, &request)?;
+                    call(handler, authorizer, (&request, payload), checks.key_use).await
                 }
             })
         };
         self.add(method, path, action, Some(action), move || doc().with_authorization(action), mount)
     }
 
-    /// Adds a route for every method, documented as a `GET`. Its handler authenticates by itself and does not read the body.
+    /// Adds a route for every method, documented as a `GET`. Its handler authenticates by itself and does not read the body. Its
+    /// query string is not checked: it may be that of the request that is asked about.
     #[must_use]
     pub fn all_methods(
         self,
@@ -241,7 +274,7 @@ impl RouteGroup {
         doc: impl OperationDocFn,
         handler: impl Handler<HttpRequest, &'static str>,
     ) -> Self {
-        let mount = move |_: KeyUse| {
+        let mount = move |_: RouteChecks| {
             let handler = handler.clone();
             web::route().to(move |request: HttpRequest| {
                 let answer = handler.call(request, action);
@@ -250,7 +283,10 @@ impl RouteGroup {
         };
         let doc = move || doc().with_authorization(action);
         let routes = self.add(Method::GET, path, action, Some(action), doc, mount);
-        routes.update_last(|route| route.matches_any_method = true)
+        routes.update_last(|route| {
+            route.matches_any_method = true;
+            route.query = QueryCheck::Unchecked;
+        })
     }
 
     /// Adds a public route. `reason` says why it needs no authorization by a policy; reports show it.
@@ -264,11 +300,14 @@ impl RouteGroup {
         handler: impl Handler<HttpRequest, A>,
     ) -> Self {
         let verb = method.clone();
-        let mount = move |_: KeyUse| {
+        let mount = move |checks: RouteChecks| {
             let handler = handler.clone();
-            method_route(&verb).to(move |request: HttpRequest, arguments: A| {
-                let answer = handler.call(request, arguments);
-                async move { answer.await.map_err(actix_web::Error::from) }
+            method_route(&verb).to(move |request: HttpRequest, payload: web::Payload| {
+                let (handler, checks) = (handler.clone(), checks.clone());
+                async move {
+                    check_query(&checks.query, &request)?;
+                    extract_and_call(handler, request.clone(), &request, payload.into_inner()).await
+                }
             })
         };
         let routes = self.add(method, path, operation, None, doc, mount);
@@ -282,8 +321,9 @@ impl RouteGroup {
         operation: &'static str,
         action: Option<&'static str>,
         doc: impl OperationDocFn,
-        mount: impl Fn(KeyUse) -> actix_web::Route + Send + Sync + 'static,
+        mount: impl Fn(RouteChecks) -> actix_web::Route + Send + Sync + 'static,
     ) -> Self {
+        let doc: Arc<dyn OperationDocFn> = Arc::new(doc);
         self.routes.push(Route {
             method,
             path: format!("{}{path}", self.base),
@@ -296,7 +336,8 @@ impl RouteGroup {
             answers_head: true,
             selects_by_filter: false,
             key_use: KeyUse::Ignored,
-            doc: Arc::new(doc),
+            query: QueryCheck::declared(Arc::clone(&doc)),
+            doc,
             mount: Arc::new(mount),
         });
         self
@@ -344,11 +385,34 @@ impl RouteGroup {
         self.update_last(|route| route.on_root_organization = true)
     }
 
+    /// Declares that the handler of the last route reads the query string, and rejects unknown parameters.
+    #[must_use]
+    pub fn parses_query(self) -> Self {
+        self.update_last(|route| route.query = QueryCheck::ByHandler)
+    }
+
     /// Declares that the last route rejects HEAD: its GET has a side effect, and HEAD must be safe (RFC 9110, section 9.2.1).
     #[must_use]
     pub fn without_head(self) -> Self {
         self.update_last(|route| route.answers_head = false)
     }
+}
+
+/// Checks the query string of a request.
+///
+/// # Errors
+/// 400 with the invalid parameters; in the form of an OAuth error for clients that send a form.
+fn check_query(query: &QueryCheck, request: &HttpRequest) -> Result<(), Problem> {
+    let QueryCheck::Declared(parameters) = query else { return Ok(()) };
+    if request.query_string().is_empty() {
+        return Ok(());
+    }
+    let names = parameters.names();
+    let result = body::query_pairs(request).and_then(|pairs| names.check(pairs));
+    result.map_err(|problem| match names.has_oauth_errors && body::has_form(request) {
+        true => problem.as_oauth_error(OAuthErrorCode::InvalidRequest),
+        false => problem,
+    })
 }
 
 /// Calls a handler; for a request with an idempotency key, at most once.
@@ -370,15 +434,15 @@ async fn call<A: FromRequest, H: Handler<Authorizer, A>>(
 }
 
 /// Extracts the arguments of a handler and calls it.
-async fn extract_and_call<A: FromRequest, H: Handler<Authorizer, A>>(
+async fn extract_and_call<Head, A: FromRequest, H: Handler<Head, A>>(
     handler: H,
-    authorizer: Authorizer,
+    head: Head,
     request: &HttpRequest,
     mut payload: Payload,
 ) -> Result<HttpResponse, actix_web::Error> {
     let arguments = A::from_request(request, &mut payload).await.map_err(Into::into)?;
     // Boxed because actix moves the future several times.
-    Box::pin(handler.call(authorizer, arguments)).await.map_err(actix_web::Error::from)
+    Box::pin(handler.call(head, arguments)).await.map_err(actix_web::Error::from)
 }
 
 /// Mounts all routes, aliases included.
@@ -423,7 +487,8 @@ fn resource(path: &str, routes: &[&Route]) -> actix_web::Resource {
     }
     let allow = methods.join(", ");
     let resource = routes.iter().fold(web::resource(path), |resource, route| {
-        let mounted = (route.mount)(route.key_use);
+        let checks = RouteChecks { key_use: route.key_use, query: route.query.clone() };
+        let mounted = (route.mount)(checks);
         resource.route(if route.answers_head { mounted } else { mounted.guard(guard::Not(guard::Head())) })
     });
     resource.default_service(web::to(move || {

@@ -85,6 +85,10 @@ pub trait Resource:
         columns.filter(|field| Self::is_updatable(field)).chain(extras).collect()
     }
 
+    /// Returns examples of the bodies of a creation and of an update, for the OpenAPI document. They work in a service as it is
+    /// after its first start.
+    fn examples() -> (Value, Value);
+
     /// Returns the references to other resources, without the owning organization.
     fn references(&self) -> Vec<Reference> {
         Vec::new()

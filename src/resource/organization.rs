@@ -8,6 +8,7 @@ use crate::types::{
 };
 use sea_orm::entity::prelude::*;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 /// An organization.
@@ -172,6 +173,11 @@ impl Resource for Organization {
     const READ_ONLY_FIELDS: &'static [&'static str] = &["id", "createdAt", "updatedAt", "path", "level"];
 
     const CONTAINER_COLUMN: &'static str = "parent";
+
+    fn examples() -> (Value, Value) {
+        let creation = json!({"name": "Acme", "country": "AT", "tags": ["new"]});
+        (creation, json!({"displayName": "Acme Inc."}))
+    }
 
     fn organization_column() -> Column {
         Column::Id

@@ -6,6 +6,7 @@ use crate::types::{Email, Id, JsonObject, Name, Timestamp, Url, UserStatus};
 use sea_orm::FromQueryResult;
 use sea_orm::entity::prelude::*;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 /// A user.
@@ -192,6 +193,11 @@ impl Resource for User {
     const READ_ONLY_FIELDS: &'static [&'static str] = &["id", "createdAt", "updatedAt", "name"];
 
     const UPDATABLE_EXTRAS: &'static [&'static str] = &[PASSWORD_FIELD];
+
+    fn examples() -> (Value, Value) {
+        let creation = json!({"email": "ada@example.com", "givenName": "Ada", "role": "agent"});
+        (creation, json!({"givenName": "Ada"}))
+    }
 
     fn organization_column() -> Column {
         Column::Organization

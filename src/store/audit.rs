@@ -10,11 +10,11 @@ use super::sessions::Origin;
 use super::{Page, Store, StoreError, UnitOfWork};
 use crate::authz::{AuthorizedOrgs, Permitted};
 use crate::resource::column::to_json_text;
-use crate::store::ListQuery;
-use crate::store::list::{Dialect, condition};
+use crate::store::list::ListedTable;
+use crate::store::{ListQuery, SortKey, SortOrder};
 use crate::types::{Id, OrgPath, Timestamp, string_enum};
-use sea_orm::sea_query::{Condition, Expr, ExprTrait, Order, Query, SelectStatement};
-use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, Iterable, TryGetable};
+use sea_orm::sea_query::{Condition, Expr, ExprTrait, Query};
+use sea_orm::{ConnectionTrait, DbErr, IdenStatic, Iterable, TryGetable};
 use serde_json::{Map, Value};
 use std::sync::PoisonError;
 
@@ -298,14 +298,7 @@ impl Store {
         organizations: &Permitted<AuthorizedOrgs>,
         query: &ListQuery,
     ) -> Result<Page<AuditRow>, StoreError> {
-        let mut count = self.audit_select(organizations, query);
-        count.expr_as(Expr::col("seq").count(), "total");
-        let total = match self.db.query_one(&count).await? {
-            Some(row) => i64::try_get(&row, "", "total").map_err(DbErr::from)?,
-            None => 0,
-        };
-        let items = self.uncounted_audit_rows(organizations, query).await?;
-        Ok(Page { items, total: u64::try_from(total).unwrap_or_default() })
+        audit_table().page(&self.db, organization_condition(organizations), &audit_order(query), query).await
     }
 
     /// Returns the rows of the page that [`Self::audit_rows`] returns, without counting all of them.
@@ -318,23 +311,25 @@ impl Store {
         organizations: &Permitted<AuthorizedOrgs>,
         query: &ListQuery,
     ) -> Result<Vec<AuditRow>, StoreError> {
-        let mut select = self.audit_select(organizations, query);
-        let order = query.sort.first().map_or(Order::Asc, |key| key.order.into());
-        select.columns(Column::iter()).order_by("seq", order).limit(query.limit).offset(query.offset);
-        let rows = self.db.query_all(&select).await?;
-        Ok(rows.iter().map(|row| AuditRow::from_query_result(row, "")).collect::<Result<_, _>>()?)
+        let query = ListQuery { skips_total: true, ..query.clone() };
+        Ok(self.audit_rows(organizations, &query).await?.items)
     }
+}
 
-    /// Selects the entries of these organizations that match the filters.
-    fn audit_select(&self, organizations: &Permitted<AuthorizedOrgs>, query: &ListQuery) -> SelectStatement {
-        let mut select = Query::select();
-        select.from("audit").cond_where(organization_condition(organizations));
-        let dialect = Dialect::from(self.db.get_database_backend());
-        for filter in &query.filters {
-            select.and_where(condition(dialect, "audit", filter));
-        }
-        select
+/// The audit log as a list.
+fn audit_table() -> ListedTable {
+    ListedTable {
+        name: "audit",
+        columns: Column::iter().map(|column| column.as_str().to_owned()).collect(),
+        texts: &[],
+        nullable: &[],
     }
+}
+
+/// Returns the order of a list of entries: by `seq`, of which the query sets only the direction.
+fn audit_order(query: &ListQuery) -> [SortKey; 1] {
+    let order = query.sort.first().map_or(SortOrder::Ascending, |key| key.order);
+    [SortKey { column: "seq".to_owned(), order }]
 }
 
 /// Returns the condition that an entry belongs to one of these organizations.

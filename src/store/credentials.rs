@@ -1,12 +1,13 @@
 //! Passwords and API keys. (Sessions and signing keys are in their own modules.) Secrets that a client holds are stored as
 //! hashes only.
 
+use super::list::ListedTable;
 use super::revocations::RevocationTarget;
-use super::{AuditEntry, EndReason, Event, Store, StoreError, UnitOfWork};
+use super::{AuditEntry, EndReason, Event, ListQuery, Page, Store, StoreError, UnitOfWork, full_order};
 use crate::authz::{Permitted, ScopeSet};
 use crate::resource::Resource;
 use crate::types::{Id, Name, Timestamp};
-use sea_orm::sea_query::{Expr, ExprTrait, OnConflict, Order, Query};
+use sea_orm::sea_query::{Condition, Expr, ExprTrait, OnConflict, Query};
 use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, TryGetable};
 
 /// An API key, without its secret.
@@ -105,6 +106,17 @@ impl UnitOfWork {
                 .with("expiresAt", key.expires_at.map(|end| end.to_string())),
         );
         Ok(())
+    }
+
+    /// Returns the number of API keys of a user.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
+    pub async fn count_api_keys(&self, user: Id) -> Result<usize, StoreError> {
+        let mut select = Query::select();
+        select.column("id").from("api_keys").and_where(Expr::col("user").eq(user));
+        Ok(self.tx.query_all(&select).await?.len())
     }
 
     /// Returns whether a user still has this API key.
@@ -213,21 +225,24 @@ impl Store {
         Ok(row.map(|row| ApiKeyRow::from_query_result(&row, "")).transpose()?)
     }
 
-    /// Returns the API keys of a user in the order of creation.
+    /// Returns a page of the API keys of a user.
     ///
     /// # Errors
     ///
     /// If the database is unavailable.
-    pub async fn api_keys<U: Resource>(&self, user: &Permitted<U>) -> Result<Vec<ApiKeyRow>, StoreError> {
-        let mut select = Query::select();
-        select
-            .columns(KEY_COLUMNS)
-            .from("api_keys")
-            .and_where(Expr::col("user").eq(user.id()))
-            .order_by("created_at", Order::Asc)
-            .order_by("id", Order::Asc);
-        let rows = self.db.query_all(&select).await?;
-        Ok(rows.iter().map(|row| ApiKeyRow::from_query_result(row, "")).collect::<Result<_, _>>()?)
+    pub async fn api_keys<U: Resource>(
+        &self,
+        user: &Permitted<U>,
+        query: &ListQuery,
+    ) -> Result<Page<ApiKeyRow>, StoreError> {
+        let table = ListedTable {
+            name: "api_keys",
+            columns: KEY_COLUMNS.map(str::to_owned).to_vec(),
+            texts: &["name"],
+            nullable: &["expires_at", "last_used_at"],
+        };
+        let rows = Condition::all().add(Expr::col("user").eq(user.id()));
+        table.page(&self.db, rows, &full_order(&query.sort), query).await
     }
 
     /// Records that an API key was used.

@@ -5,6 +5,7 @@ mod filter;
 pub mod fold;
 mod order;
 mod query;
+mod table;
 mod values;
 
 use super::filter::row_condition;
@@ -26,14 +27,25 @@ use sea_orm::{
     Select,
 };
 use std::collections::HashMap;
+pub(super) use table::ListedTable;
 
-/// A page of a list.
+/// A page of a list of something else than resources.
 #[derive(Debug)]
 pub struct Page<T> {
     /// The rows of the page.
     pub items: Vec<T>,
-    /// The number of rows of the whole list.
-    pub total: u64,
+    /// The number of rows of the whole list; none if it was not counted.
+    pub total: Option<u64>,
+    /// Whether rows follow after the page.
+    pub has_more: bool,
+}
+
+impl<T> Page<T> {
+    /// Returns the page with its rows in another form.
+    pub fn map<U>(self, form: impl FnMut(T) -> U) -> Page<U> {
+        let Self { items, total, has_more } = self;
+        Page { items: items.into_iter().map(form).collect(), total, has_more }
+    }
 }
 
 /// The size of a list and of the page read from it.

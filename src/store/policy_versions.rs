@@ -4,12 +4,12 @@
 //! the active one is the newest, and stays.
 
 use super::audit::AuditActor;
-use super::list::{Dialect, condition};
-use super::{ListQuery, Page, Store, StoreError, UnitOfWork};
+use super::list::ListedTable;
+use super::{ListQuery, Page, SortKey, SortOrder, Store, StoreError, UnitOfWork};
 use crate::authz::{FileKind, SnapshotFile, VersionPrefix};
 use crate::resource::column::text_column;
 use crate::types::{Id, Timestamp, string_enum};
-use sea_orm::sea_query::{Alias, Expr, ExprTrait, Order, Query, SelectStatement};
+use sea_orm::sea_query::{Condition, Expr, ExprTrait, Order, Query};
 use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, TryGetable};
 
 string_enum!(
@@ -112,26 +112,16 @@ impl Store {
     ///
     /// If the database is unavailable.
     pub async fn policy_versions(&self, query: &ListQuery) -> Result<Page<PolicyVersionRow>, StoreError> {
-        let mut select = Query::select();
-        select.from(VERSIONS);
-        let dialect = Dialect::from(self.db.get_database_backend());
-        for filter in &query.filters {
-            select.and_where(condition(dialect, VERSIONS, filter));
-        }
-        let mut count: SelectStatement = select.clone();
-        count.expr_as(Expr::col("version").count(), "total");
-        let total = match self.db.query_one(&count).await? {
-            Some(row) => i64::try_get(&row, "", "total").map_err(DbErr::from)?,
-            None => 0,
+        let table = ListedTable {
+            name: VERSIONS,
+            columns: VERSION_COLUMNS.map(str::to_owned).to_vec(),
+            texts: &[],
+            nullable: &[],
         };
-        select.columns(VERSION_COLUMNS).limit(query.limit).offset(query.offset);
-        for key in &query.sort {
-            select.order_by(Alias::new(&key.column), key.order.into());
-        }
-        select.order_by("first_activated_at", Order::Asc).order_by("version", Order::Asc);
-        let rows = self.db.query_all(&select).await?;
-        let items = rows.iter().map(|row| PolicyVersionRow::from_query_result(row, ""));
-        Ok(Page { items: items.collect::<Result<_, _>>()?, total: u64::try_from(total).unwrap_or_default() })
+        let ascending = |column: &str| SortKey { column: column.to_owned(), order: SortOrder::Ascending };
+        let mut order = query.sort.clone();
+        order.extend([ascending("first_activated_at"), ascending("version")]);
+        table.page(&self.db, Condition::all(), &order, query).await
     }
 
     /// Returns the versions in the archive that begin with these digits, at most two of them.

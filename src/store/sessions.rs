@@ -4,11 +4,12 @@
 //! Tokens are stored as hashes, with the salt by which a token was derived from its predecessor: neither the salt nor
 //! the predecessor alone reveals the token.
 
+use super::list::ListedTable;
 use super::revocations::RevocationTarget;
-use super::{Event, Store, StoreError, UnitOfWork};
+use super::{Event, ListQuery, Page, Store, StoreError, UnitOfWork, full_order};
 use crate::resource::column::text_column;
 use crate::types::{Id, Timestamp, string_enum};
-use sea_orm::sea_query::{Expr, ExprTrait, LockType, Order, Query, UpdateStatement};
+use sea_orm::sea_query::{Condition, Expr, ExprTrait, LockType, Query, UpdateStatement};
 use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, JoinType, TryGetable};
 use std::net::IpAddr;
 
@@ -397,24 +398,27 @@ impl Store {
         Ok(())
     }
 
-    /// Returns at most `limit` sessions of a user with a token that may still be valid, the last used first.
+    /// Returns a page of the sessions of a user that can still have a valid token.
     ///
     /// # Errors
     ///
     /// If the database is unavailable.
-    pub async fn sessions(&self, user: Id, limit: u64, now: Timestamp) -> Result<Vec<Session>, StoreError> {
-        let mut select = Query::select();
-        select
-            .columns(COLUMNS)
-            .from("sessions")
-            .and_where(Expr::col("user").eq(user))
-            .and_where(Expr::col("ended_at").is_null())
-            .and_where(Expr::col("last_token_expiry").gt(now))
-            .order_by("last_used_at", Order::Desc)
-            .order_by("created_at", Order::Desc)
-            .order_by("id", Order::Desc)
-            .limit(limit);
-        let rows = self.db.query_all(&select).await?;
-        Ok(rows.iter().map(|row| Session::from_query_result(row, "")).collect::<Result<_, _>>()?)
+    pub async fn sessions(
+        &self,
+        user: Id,
+        query: &ListQuery,
+        now: Timestamp,
+    ) -> Result<Page<Session>, StoreError> {
+        let table = ListedTable {
+            name: "sessions",
+            columns: COLUMNS.map(str::to_owned).to_vec(),
+            texts: &[],
+            nullable: &[],
+        };
+        let rows = Condition::all()
+            .add(Expr::col("user").eq(user))
+            .add(Expr::col("ended_at").is_null())
+            .add(Expr::col("last_token_expiry").gt(now));
+        table.page(&self.db, rows, &full_order(&query.sort), query).await
     }
 }

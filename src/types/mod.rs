@@ -38,7 +38,7 @@ pub use org_path::OrgPath;
 pub(crate) use schema::string_schema;
 pub use status::{OrganizationStatus, UserStatus};
 pub(crate) use text::{FromStrVisitor, NO_NUL_PATTERN, string_enum, text_serde};
-pub use text::{Label, LongText, Name, ShortText, Term, Url};
+pub use text::{Label, LongText, MessageText, Name, ShortText, Term, Url};
 pub use thread::thread_index;
 pub use time::{Clock, Millis, Timestamp};
 pub use unicode::nfc;

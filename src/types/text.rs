@@ -204,6 +204,53 @@ string_newtype!(
     /// A long text, possibly empty, such as a message, an article or a description.
     LongText, "the text", 0..=100_000
 );
+/// The regular expression of a text that is not blank.
+const NOT_BLANK_PATTERN: &str = "^[^\\u0000]*[^ \\t\\r\\n\\u0000][^\\u0000]*$";
+
+/// The text of a new message: not only spaces and line breaks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MessageText(LongText);
+
+impl MessageText {
+    /// The text itself.
+    pub fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+}
+
+impl FromStr for MessageText {
+    type Err = InvalidValue;
+
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        if text.chars().all(|letter| [' ', '\t', '\r', '\n'].contains(&letter)) {
+            let message =
+                "the text is empty; expected at least one character other than spaces and line breaks";
+            return Err(InvalidValue::new(FieldErrorCode::TooShort, message));
+        }
+        text.parse().map(Self)
+    }
+}
+
+impl fmt::Display for MessageText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+text_serde!(MessageText);
+
+impl utoipa::PartialSchema for MessageText {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+        string_schema("A text of 1 to 100,000 characters, not only spaces and line breaks.")
+            .min_length(Some(1))
+            .max_length(Some(100_000))
+            .pattern(Some(NOT_BLANK_PATTERN))
+            .into()
+    }
+}
+
+impl utoipa::ToSchema for MessageText {}
+
 string_newtype!(
     // An evaluation request has five of these, and most are no longer than an id: `CompactString` stores them inline.
     in CompactString:

@@ -257,7 +257,6 @@ async fn an_invalid_question_names_the_field() {
         (without("/subject/type"), "subject"),
         (without("/subject/id"), "subject"),
         (set("/subject/token", json!("x")), "subject"),
-        (set("/subject/type", json!("Conversation")), "subject.type"),
         (set("/subject", json!({ "token": 5 })), "subject.token"),
         (set("/subject", json!({ "token": null })), "subject.token"),
     ] {

@@ -115,6 +115,7 @@ fn operation_ids_match_their_actions() {
         ("replaceMessage", "updateMessage"),
         ("evaluation", "evaluateAccess"),
         ("evaluations", "evaluateAccess"),
+        ("filterResources", "evaluateAccess"),
         ("searchSubjects", "evaluateAccess"),
         ("searchResources", "evaluateAccess"),
         ("searchActions", "evaluateAccess"),

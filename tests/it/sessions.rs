@@ -1,5 +1,6 @@
 //! Sessions: their list, and what ends them.
 
+use crate::lists::fetch_all_pages;
 use crate::refresh::{expect_refresh_rejected, refresh, refresh_token};
 use crate::support::{ADMIN, Client, PASSWORD, Reply, TestApp, decode_jwt};
 use crate::token_families::{access_token, expect_session_ended};
@@ -137,10 +138,78 @@ async fn logout_ends_the_session_of_the_token() {
         for tokens in [&tokens, &next] {
             let client = app.bearer(access_token(tokens));
             expect_session_ended(&client.get("/v2/users/me").await);
-            expect_session_ended(&client.call(Method::POST, "/v2/auth/logout", None).await);
+            let again = client.call(Method::POST, "/v2/auth/logout", None).await;
+            assert_eq!(again.status, StatusCode::NO_CONTENT, "a logout is idempotent");
         }
         expect_refresh_rejected(&refresh(&app, &refresh_token(&next), &email).await);
         user.get("/v2/users/me").await.expect(StatusCode::OK);
+    }
+}
+
+#[tokio::test]
+async fn logout_accepts_an_expired_access_token_with_a_valid_signature() {
+    let app = TestApp::start_with(|config| config.access_ttl = 60).await;
+    let user = app.user(Scope::Guest).await;
+    let email = email(&user).await;
+    let tokens = app.log_in(&email).await;
+    app.clock.advance(61_000);
+    let expired = app.bearer(access_token(&tokens));
+    expired.get("/v2/users/me").await.expect_problem(403, "token_expired");
+    let log_out = async |client: &Client| client.call(Method::POST, "/v2/auth/logout", None).await;
+    // Neither another signature nor other claims under the same one.
+    let token = access_token(&tokens);
+    let [head, claims, signature] = token.split('.').collect::<Vec<_>>().try_into().unwrap();
+    let other = app.log_in(&email).await;
+    let other_claims = access_token(&other).split('.').nth(1).unwrap();
+    for forged in [
+        format!("{head}.{claims}.{}", signature.chars().rev().collect::<String>()),
+        format!("{head}.{other_claims}.{signature}"),
+        format!("{head}.{claims}."),
+    ] {
+        assert_eq!(log_out(&app.bearer(&forged)).await.status, StatusCode::UNAUTHORIZED, "{forged}");
+    }
+    app.bearer(access_token(&other)).get("/v2/users/me").await.expect(StatusCode::OK);
+    // Several at once, and again later.
+    let all = futures_util::future::join_all((0..6).map(|_| log_out(&expired))).await;
+    assert!(all.iter().all(|reply| reply.status == StatusCode::NO_CONTENT), "{all:?}");
+    assert_eq!(log_out(&expired).await.status, StatusCode::NO_CONTENT);
+    expect_refresh_rejected(&refresh(&app, &refresh_token(&tokens), &email).await);
+    app.bearer(access_token(&other)).get("/v2/users/me").await.expect(StatusCode::OK);
+    let ended = "SELECT count(*) FROM audit WHERE event = 'session.ended'";
+    assert_eq!(app.count(ended).await, 1, "one session has ended once");
+}
+
+#[tokio::test]
+async fn sessions_are_listed_in_pages_like_other_lists() {
+    let app = TestApp::start().await;
+    let user = app.user(Scope::Guest).await;
+    let email = email(&user).await;
+    for _ in 0..4 {
+        app.clock.advance(1_000);
+        app.log_in(&email).await;
+    }
+    let path = "/v2/users/me/sessions";
+    let all = user.get(path).await;
+    assert_eq!(all.header("x-total-count"), "5");
+    assert!(!all.headers.contains_key("link"));
+    let all = all.expect(StatusCode::OK);
+    let ids: Vec<&str> = all.as_array().unwrap().iter().map(|one| one["id"].as_str().unwrap()).collect();
+    for query in ["limit=2", "limit=2&offset=0", "limit=2&total=false", "limit=2&sort=-lastUsedAt"] {
+        let pages = fetch_all_pages(&user, &format!("{path}?{query}")).await;
+        let listed = pages.iter().flat_map(|page| page.as_array().unwrap());
+        let listed: Vec<&str> = listed.map(|one| one["id"].as_str().unwrap()).collect();
+        assert_eq!(listed, ids, "{query}");
+    }
+    let reversed = user.get(&format!("{path}?sort=createdAt")).await.expect(StatusCode::OK);
+    assert_eq!(reversed[0]["id"], ids[4]);
+    let uncounted = user.get(&format!("{path}?total=false&limit=1")).await;
+    assert!(!uncounted.headers.contains_key("x-total-count"));
+    assert!(uncounted.header("link").contains("after="), "{}", uncounted.header("link"));
+    let since = all[1]["createdAt"].as_str().unwrap();
+    let recent = user.get(&format!("{path}?createdAt=>={since}")).await.expect(StatusCode::OK);
+    assert_eq!(recent.as_array().unwrap().len(), 2);
+    for (query, field) in [("limit=0", "limit"), ("sort=userAgent", "sort"), ("after=x", "after")] {
+        assert_eq!(user.get(&format!("{path}?{query}")).await.expect_problem(400, "invalid_fields"), [field]);
     }
 }
 

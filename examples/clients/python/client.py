@@ -11,7 +11,7 @@ sys.path.insert(0, "generated")
 from cedargate_client import AuthenticatedClient, Client
 from cedargate_client.api.conversations import create_conversation, list_conversations
 from cedargate_client.api.tokens import create_token
-from cedargate_client.models import ByPassword, NewConversation
+from cedargate_client.models import ByPassword, ListConversationsSortItem, NewConversation
 
 base = os.environ.get("CEDARGATE", "http://127.0.0.1:8080")
 login = ByPassword(email=os.environ["EMAIL"], password=os.environ["PASSWORD"])
@@ -22,5 +22,6 @@ body = NewConversation.from_dict({"name": "Opening hours", "messages": [{"type":
 created = create_conversation.sync(client=client, body=body)
 print("created", created.id)
 
-for conversation in list_conversations.sync(client=client, limit=10):
+newest_first = [ListConversationsSortItem("-createdAt")]
+for conversation in list_conversations.sync(client=client, sort=newest_first, limit=10):
     print(conversation.id, conversation.name)

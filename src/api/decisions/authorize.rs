@@ -1,15 +1,13 @@
 //! `POST /v2/authorize`: decisions for other services, in the form of an AuthZEN evaluation.
 
-use super::authzen_evaluation::{authzen_response, is_explain_requested};
+use super::authzen_evaluation::{authzen_response, example_question, is_explain_requested};
 use super::evaluation::{
     self, Decision, DecisionError, POLICY_VERSION, PolicyView, Reasons, merge_client_context,
 };
 use super::question_names::QuestionNames;
-use crate::application::subjects::{
-    Basis, EntityRef, ResolvedSubject, SubjectError, SubjectResolver, SubjectSelector,
-};
-use crate::application::{Authorizer, Error};
-use crate::authz::{AuthzRequest, ExternalError};
+use crate::application::Authorizer;
+use crate::application::subjects::{Basis, EntityRef, ResolvedSubject, SubjectResolver, SubjectSelector};
+use crate::authz::AuthzRequest;
 use crate::http::openapi::OperationDoc;
 use crate::http::{Json, Problem, RouteGroup};
 use crate::types::{EvaluationId, FieldErrorCode, Term, non_null, object_only};
@@ -159,11 +157,6 @@ struct ResourceName {
 object_only!(ResourceName, read);
 
 fn doc() -> OperationDoc {
-    let question = json!({
-        "subject": {"type": "User", "id": "599e1fcd9da1c72645c95886"},
-        "action": {"name": "fetchConversation"},
-        "resource": {"type": "Conversation", "id": "599e1fcd9da1c72645c95887"}
-    });
     let answer = json!({
         "decision": true,
         "context": {
@@ -175,9 +168,10 @@ fn doc() -> OperationDoc {
         .describe(
             "Without a subject, or with the caller's own user, the question is evaluated with the credential of the request; \
              with `basis` `role` for the user's whole role. Other users are evaluated with their role; doing so is authorized \
-             as `evaluateAccess`. `context.explain` or the header `X-Explain: true` requests reasons. A resource that the caller may not refer to is evaluated like one that does not exist.",
+             as `evaluateAccess`. A user that does not exist or that the caller may not evaluate gives the decision `false` and \
+             `unknown_subject` in `context.error`, as in AuthZEN evaluations. `context.explain` or the header `X-Explain: true` requests reasons. A resource that the caller may not refer to is evaluated like one that does not exist.",
         )
-        .body::<AuthorizeRequest>(Some(question))
+        .body::<AuthorizeRequest>(Some(example_question()))
         .response::<Decision>(200, "The decision, allow or deny.", Some(answer))
         .response_header(200, "X-Policy-Version", Type::String, "The policy version of the decision.")
 }
@@ -241,31 +235,19 @@ async fn evaluate(
         .json(Decision { decision: result.answer.allowed, context: Some(context) }))
 }
 
-/// Resolves the subject, if the caller may evaluate it; otherwise returns why the question cannot be decided.
+/// Resolves the subject, if the caller may evaluate it; otherwise returns why the question cannot be decided, as AuthZEN
+/// evaluations do.
 ///
 /// # Errors
-/// A user that does not exist or is not accessible, an unknown type and an unavailable basis are field errors.
+/// 400 if the body names the subject in no valid way; 403 if the caller may evaluate no such subject.
 async fn resolve_subject(
     authorizer: &Authorizer,
     subject: Option<&Subject>,
 ) -> Result<Result<ResolvedSubject, DecisionError>, Problem> {
     let selector = subject_selector(subject)?;
-    let error = match SubjectResolver::for_questions(authorizer).resolve(selector).await {
-        Ok(subject) => return Ok(Ok(subject)),
-        Err(error) => error,
-    };
-    let invalid = |field, code, error: SubjectError| Err(Problem::invalid_field(field, code, error));
-    match (selector, error) {
-        (SubjectSelector::Caller, SubjectError::UnknownUser) => Err(Error::not_found("User").into()),
-        (_, error @ SubjectError::UnknownUser) => invalid("subject.id", FieldErrorCode::NotFound, error),
-        (
-            _,
-            error @ (SubjectError::InvalidType(_) | SubjectError::External(ExternalError::UnknownType(_))),
-        ) => invalid("subject.type", FieldErrorCode::UnknownType, error),
-        (_, error @ SubjectError::CredentialBasisNotAvailable) => {
-            invalid("subject.basis", FieldErrorCode::NotAllowed, error)
-        }
-        (_, error) => DecisionError::from_subject(authorizer, error).map(Err),
+    match SubjectResolver::for_questions(authorizer).resolve(selector).await {
+        Ok(subject) => Ok(Ok(subject)),
+        Err(error) => DecisionError::from_subject(authorizer, error).map(Err),
     }
 }
 

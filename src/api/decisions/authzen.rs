@@ -4,7 +4,7 @@ use super::authzen_batch::{evaluations, evaluations_doc};
 use super::authzen_evaluation::{evaluation, evaluation_doc};
 use super::authzen_resource_search::search_resources;
 use super::authzen_search::{ActionSearch, ResourceSearch, SubjectSearch};
-use super::authzen_search::{search_actions, search_doc, search_subjects};
+use super::authzen_search::{example, search_actions, search_doc, search_subjects};
 use super::filter::{filter, filter_doc};
 use super::filter_format::Format;
 use crate::http::base_url::base_url;
@@ -28,7 +28,7 @@ pub fn routes() -> RouteGroup {
         .post(
             "/search/subject",
             "evaluateAccess",
-            || search_doc::<SubjectSearch>("subjects"),
+            || search_doc::<SubjectSearch>("subjects", example("subject")),
             search_subjects,
         )
         .with_operation_id("searchSubjects")
@@ -36,12 +36,17 @@ pub fn routes() -> RouteGroup {
         .post(
             "/search/resource",
             "evaluateAccess",
-            || search_doc::<ResourceSearch>("resources"),
+            || search_doc::<ResourceSearch>("resources", example("resource")),
             search_resources,
         )
         .with_operation_id("searchResources")
         .additional_actions(PREREQUISITES)
-        .post("/search/action", "evaluateAccess", || search_doc::<ActionSearch>("actions"), search_actions)
+        .post(
+            "/search/action",
+            "evaluateAccess",
+            || search_doc::<ActionSearch>("actions", example("action")),
+            search_actions,
+        )
         .with_operation_id("searchActions")
         .additional_actions(PREREQUISITES)
         .post("/filter", "evaluateAccess", filter_doc, filter)

@@ -12,12 +12,12 @@ use crate::application::Authorizer;
 use crate::http::openapi::OperationDoc;
 use crate::http::{FieldError, Problem, body};
 use crate::types::strict_json;
-use crate::types::{FieldErrorCode, null_as_default, object_only};
+use crate::types::{FieldErrorCode, Id, null_as_default, object_only};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use std::cell::OnceCell;
 use utoipa::openapi::schema::{
     AllOfBuilder, AnyOfBuilder, ArrayBuilder, ObjectBuilder, Schema, SchemaType, Type,
@@ -130,12 +130,17 @@ enum EvaluationsResponse {
 
 /// Documents the operation.
 pub(super) fn evaluations_doc() -> OperationDoc {
+    let example = json!({
+        "subject": {"type": "User", "id": "me"},
+        "resource": {"type": "Conversation", "id": Id::EXAMPLE},
+        "evaluations": [{"action": {"name": "fetchConversation"}}, {"action": {"name": "deleteConversation"}}],
+    });
     OperationDoc::new("Evaluate a batch (AuthZEN)")
         .describe(
             "All items are evaluated with one policy version and one request time. Each item sees the stored data at the moment \
              of its evaluation. A default is validated when an item uses it. Without `evaluations` it is a single evaluation.",
         )
-        .body::<Evaluations>(None)
+        .body::<Evaluations>(Some(example))
         .response::<EvaluationsResponse>(200, "The decisions, in the order of the items.", None)
         .response_header(200, "X-Policy-Version", Type::String, "The policy version of the decision.")
 }

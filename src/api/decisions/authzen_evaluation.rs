@@ -12,7 +12,7 @@ use crate::application::subjects::{
 use crate::authz::AuthzRequest;
 use crate::http::openapi::OperationDoc;
 use crate::http::{Problem, body};
-use crate::types::{EvaluationId, Term, null_as_default, object_only};
+use crate::types::{EvaluationId, Id, Term, null_as_default, object_only};
 use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::{Deserialize, Serialize};
@@ -102,11 +102,6 @@ object_only!(Action, read);
 
 /// An evaluation request.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
-#[schema(example = json!({
-    "subject": {"type": "User", "id": "599e1fcd9da1c72645c95886"},
-    "action": {"name": "fetchConversation"},
-    "resource": {"type": "Conversation", "id": "599e1fcd9da1c72645c95887"}
-}))]
 pub(super) struct Evaluation {
     subject: Subject,
     action: Action,
@@ -115,6 +110,15 @@ pub(super) struct Evaluation {
     #[serde(default, deserialize_with = "null_as_default")]
     #[schema(value_type = Option<Object>)]
     context: Map<String, Value>,
+}
+
+/// An example of a question, about the caller's own user.
+pub(super) fn example_question() -> Value {
+    json!({
+        "subject": {"type": "User", "id": "me"},
+        "action": {"name": "fetchConversation"},
+        "resource": {"type": "Conversation", "id": Id::EXAMPLE},
+    })
 }
 
 pub(super) fn evaluation_doc() -> OperationDoc {
@@ -128,7 +132,7 @@ pub(super) fn evaluation_doc() -> OperationDoc {
              with the credential of the request, or with its whole role if `subject.basis` is `role`; another user always \
              with its role. Stored data take precedence over `properties`, which supply attributes that are not stored.",
         )
-        .body::<Evaluation>(None)
+        .body::<Evaluation>(Some(example_question()))
         .response::<Decision>(200, "The decision, allow or deny.", Some(example))
         .response_header(200, "X-Policy-Version", Type::String, "The policy version of the decision.")
 }

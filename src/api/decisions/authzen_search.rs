@@ -2,7 +2,7 @@
 //! pages.
 
 use super::authzen_body::AuthzenJson;
-use super::authzen_evaluation::{Action, Entity, Subject, authzen_response};
+use super::authzen_evaluation::{Action, Entity, Subject, authzen_response, example_question};
 use super::evaluation::{self, DecisionError, ResolvedResource, merge_client_context};
 use super::question_names::{SearchNames, check_context};
 use super::search_answer::{AskedSearch, ResultPage, SearchContext, SearchResults};
@@ -56,8 +56,22 @@ struct SubjectType {
 
 object_only!(SubjectType, read);
 
-/// Documents a search with the body `B`.
-pub(super) fn search_doc<B: ToSchema>(what: &str) -> OperationDoc {
+/// An example of a search for this part of a question: without the id of a subject or resource, and without an action.
+pub(super) fn example(searched: &str) -> Value {
+    let mut question = example_question();
+    match question.get_mut(searched).and_then(Value::as_object_mut) {
+        Some(action) if searched == "action" => drop(action.shift_remove("name")),
+        Some(entity) => drop(entity.shift_remove("id")),
+        None => {}
+    }
+    if let Some(question) = question.as_object_mut() {
+        question.retain(|_, part| part.as_object().is_none_or(|part| !part.is_empty()));
+    }
+    question
+}
+
+/// Documents a search with the body `B`, of which this is an example.
+pub(super) fn search_doc<B: ToSchema>(what: &str, example: Value) -> OperationDoc {
     OperationDoc::new(format!("Search {what} (AuthZEN)"))
         .describe(
             "Returns exactly the candidates that an evaluation would allow, in pages. A request evaluates at most 10,000 \
@@ -65,7 +79,7 @@ pub(super) fn search_doc<B: ToSchema>(what: &str) -> OperationDoc {
              misspelt type, and a request context in which no candidate can be evaluated are 400. The caller's own user is \
              evaluated with the credential of the request unless `subject.basis` is `role`.",
         )
-        .body::<B>(None)
+        .body::<B>(Some(example))
         .response::<SearchResults>(200, "A page of results.", None)
         .response_header(200, "X-Policy-Version", Type::String, "The policy version of the decision.")
 }

@@ -37,6 +37,8 @@ pub(in crate::http) fn bulk_delete(spec: &ListSpec, operation: &str) -> Operatio
 /// Documents what is selected, and the response.
 fn selection(doc: OperationDoc, spec: &ListSpec) -> OperationDoc {
     filter_parameters(doc.parameter(dry_run_parameter()), spec)
+        .parameter_example("dryRun", true)
+        .parameter_example("createdAt", "<2020-09-14")
         .response::<BulkResult>(200, "Which resources were changed.", Some(result_example()))
         .problems(&[400, 404, 409])
 }

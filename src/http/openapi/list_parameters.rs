@@ -29,7 +29,7 @@ pub(super) fn list_parameters(doc: OperationDoc, spec: &ListSpec) -> OperationDo
             number(1, Some(MAX_LIMIT), DEFAULT_LIMIT),
         ))
         .parameter(parameter("offset", "The number of items to skip.", number(0, None, 0)));
-    if spec.resource.is_some() {
+    if spec.has_cursors {
         let cursor = text().pattern(Some("^[0-9a-f]+$")).max_length(Some(32 * 1024));
         doc = doc.parameter(parameter(
             "after",
@@ -97,7 +97,8 @@ fn parameter(name: &str, description: &str, schema: impl Into<RefOr<Schema>>) ->
     builder(name, description).schema(Some(schema)).build()
 }
 
-/// Returns a parameter that is a list of some of these values, separated by commas.
+/// Returns a parameter that is a list of some of these values, separated by commas. Clients that repeat the parameter instead are
+/// understood, too.
 pub(super) fn list_parameter(name: &str, description: &str, values: Vec<String>) -> Parameter {
     let items = text().enum_values(Some(values));
     let list = ArrayBuilder::new().items(items).min_items(Some(1)).unique_items(true);

@@ -106,7 +106,7 @@ pub fn create<R: Resource, B: ToSchema>() -> OperationDoc {
              it refers to must exist and be accessible.\n\nAn array of at most 1000 creates all resources or none; an error names \
              the index, such as `[3].name`.",
         )
-        .body_or_array::<B>()
+        .body_or_array::<B>(R::examples().0)
         .response_or_array::<R>(201, "The new resource, or an array of the new resources.")
         .response_header(201, "Location", Type::String, "The URL of the new resource. Absent for an array.")
         .response_header(201, "ETag", Type::String, "The version of the resource. Absent for an array.")
@@ -128,7 +128,7 @@ pub fn patch<R: Resource>(body: RefOr<Schema>) -> OperationDoc {
         .path_id("id", "The id of the resource.");
     let name = format!("{}Patch", R::TYPE);
     let doc = patch_body::<R>(body, &name, doc);
-    changed::<R>(doc.json_body(Ref::from_schema_name(name), None))
+    changed::<R>(doc.json_body(Ref::from_schema_name(name), Some(R::examples().1)))
 }
 
 /// Adds the responses to a change.
@@ -164,7 +164,7 @@ pub fn replace<R: Resource>() -> OperationDoc {
              resource only if the caller may fetch it.",
         )
         .path_id("id", "The id of the resource.");
-    changed::<R>(doc.body::<R::Body>(None))
+    changed::<R>(doc.body::<R::Body>(Some(R::examples().1)))
 }
 
 /// Documents `DELETE /{id}` of a resource.

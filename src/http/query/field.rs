@@ -1,7 +1,7 @@
 //! The fields by which a list is filtered and sorted, derived from the schema of its resource.
 
 use crate::resource::Resource;
-use crate::store::{ElementPath, Field, Leaf};
+use crate::store::{ElementPath, Field, Leaf, SortKey};
 use crate::types::{Id, NO_NUL_PATTERN, OrgPath};
 use utoipa::Number;
 use utoipa::openapi::schema::{ArrayItems, Object, Schema, SchemaType, Type};
@@ -292,6 +292,10 @@ pub struct ListSpec {
     pub fields: Vec<QueryField>,
     /// The names of the top-level fields of a resource.
     pub top_level: Vec<String>,
+    /// Whether pages have cursors.
+    pub has_cursors: bool,
+    /// The order without `sort`, before that of creation.
+    pub default_sort: Vec<SortKey>,
 }
 
 impl ListSpec {
@@ -308,12 +312,18 @@ impl ListSpec {
             fields.push(field);
             fields.extend(nested);
         }
-        Self { resource: Some(R::TYPE), fields, top_level }
+        Self { resource: Some(R::TYPE), fields, top_level, has_cursors: true, default_sort: Vec::new() }
     }
 
-    /// Returns what a list of something else than resources accepts: filters, `sort`, `limit` and `offset`.
+    /// Returns what a list of something else than resources accepts: filters, `sort`, `limit`, `offset` and `total`.
     pub fn plain(fields: Vec<QueryField>) -> Self {
-        Self { resource: None, fields, top_level: Vec::new() }
+        Self { resource: None, fields, top_level: Vec::new(), has_cursors: false, default_sort: Vec::new() }
+    }
+
+    /// As [`Self::plain`], for rows with an id and a creation time, which determine the order after that of `default_sort`: such
+    /// lists have cursors, too.
+    pub fn with_cursors(fields: Vec<QueryField>, default_sort: Vec<SortKey>) -> Self {
+        Self { has_cursors: true, default_sort, ..Self::plain(fields) }
     }
 
     /// Returns the field of a parameter; none if there is none.

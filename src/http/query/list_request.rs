@@ -121,7 +121,7 @@ impl ListRequest {
 
     fn parse_with_limit(request: &HttpRequest, spec: &ListSpec, max_limit: u64) -> Result<Self, Problem> {
         let types = &WorkerState::from_request(request)?.app.resource_types;
-        let pairs = body::query_pairs(request)?;
+        let pairs = shape::join_repeated(body::query_pairs(request)?);
         let mut parsed = Self::new(max_limit);
         let (mut errors, mut seen, mut after) = (Vec::new(), Vec::new(), None);
         let mut of_list = Vec::new();
@@ -134,7 +134,7 @@ impl ListRequest {
             }
             seen.push(name.clone());
             let set = match name.as_str() {
-                "after" if spec.resource.is_some() => {
+                "after" if spec.has_cursors => {
                     after = Some(text);
                     continue;
                 }
@@ -157,7 +157,10 @@ impl ListRequest {
                 parsed.other_parameters.push((name, text));
             }
         }
-        if spec.resource.is_some() {
+        if parsed.query.sort.is_empty() {
+            parsed.query.sort.clone_from(&spec.default_sort);
+        }
+        if spec.has_cursors {
             parsed.digest = cursor::list_digest(request.path(), &of_list);
             parsed.order_fields = order_fields(spec, &parsed.query.sort);
         }
@@ -263,7 +266,7 @@ impl ListRequest {
 fn accepted(spec: &ListSpec) -> String {
     let mut names: Vec<String> = FIXED
         .iter()
-        .filter(|name| **name != "after" || spec.resource.is_some())
+        .filter(|name| **name != "after" || spec.has_cursors)
         .map(|&name| name.to_owned())
         .collect();
     if spec.resource.is_some() {

@@ -11,6 +11,8 @@ use serde_json::{Map, Value};
 
 /// The parameters of this module.
 pub const PARAMETERS: [&str; 3] = ["select", "populate", "include"];
+/// The parameters that are lists of names, separated by commas.
+const LISTS: [&str; 3] = ["sort", "select", "populate"];
 /// The maximum number of paths in `populate`.
 const MAX_PATHS: usize = 10;
 /// The maximum number of resources that lead to each other in a path of `populate`.
@@ -36,6 +38,19 @@ pub struct Shape {
     pub includes_permissions: bool,
 }
 
+/// Joins repeated parameters that are lists: some generated clients send `sort=a&sort=-b` for `sort=a,-b`.
+pub(super) fn join_repeated(pairs: Vec<(String, String)>) -> Vec<(String, String)> {
+    let mut joined: Vec<(String, String)> = Vec::with_capacity(pairs.len());
+    for (name, text) in pairs {
+        let first = joined.iter_mut().find(|(other, _)| *other == name && LISTS.contains(&name.as_str()));
+        match first {
+            Some((_, list)) => *list = format!("{list},{text}"),
+            None => joined.push((name, text)),
+        }
+    }
+    joined
+}
+
 impl Shape {
     /// Returns whether resources are returned as they are stored.
     pub fn is_plain(&self) -> bool {
@@ -57,7 +72,7 @@ impl Shape {
         }
         let types = &WorkerState::from_request(request)?.app.resource_types;
         let (mut shape, mut errors, mut seen) = (Self::default(), Vec::new(), Vec::new());
-        for (name, text) in body::query_pairs(request)? {
+        for (name, text) in join_repeated(body::query_pairs(request)?) {
             let set = if seen.contains(&name) {
                 Err(InvalidValue::new(FieldErrorCode::Duplicate, "duplicate parameter"))
             } else if PARAMETERS.contains(&name.as_str()) {
@@ -115,7 +130,9 @@ fn parse_select(text: &str, resource: &str, top_level: &[String]) -> Result<Vec<
     for name in text.split(',').map(str::trim) {
         let is_known = top_level.iter().any(|field| field == name);
         if !is_known && !platform_fields(resource).contains(&name) {
-            let message = format!("unknown field {}; expected {}", quoted(name), top_level.join(", "));
+            let own = top_level.iter().map(String::as_str);
+            let accepted: Vec<&str> = own.chain(platform_fields(resource).iter().copied()).collect();
+            let message = format!("unknown field {}; expected {}", quoted(name), accepted.join(", "));
             return Err(InvalidValue::new(FieldErrorCode::UnknownField, message));
         }
         if names.iter().any(|other| other == name) {
@@ -173,7 +190,8 @@ fn add_path(
         }
     });
     let Some((field, target, rest)) = found else {
-        let names: Vec<&str> = fields.iter().map(|(field, _)| *field).collect();
+        let own = fields.iter().map(|(field, _)| *field);
+        let names: Vec<&str> = own.chain(platform_fields(resource).iter().copied()).collect();
         let message =
             format!("{} is no reference of {resource}; expected {}", quoted(path), names.join(", "));
         return Err(InvalidValue::new(FieldErrorCode::UnknownField, message));

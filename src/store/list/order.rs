@@ -2,8 +2,8 @@
 
 use super::dialect::{Dialect, column};
 use super::query::{FilterValue, SortKey, SortOrder};
-use sea_orm::sea_query::{Expr, ExprTrait, NullOrdering};
-use sea_orm::{ColumnTrait, ColumnType, EntityTrait, IdenStatic, Iterable, QueryOrder, Select};
+use sea_orm::sea_query::{Expr, ExprTrait, NullOrdering, SelectStatement};
+use sea_orm::{ColumnTrait, ColumnType, EntityTrait, IdenStatic, Iterable, QuerySelect, Select};
 
 /// A column to sort by, with what the query needs to know of it.
 #[derive(Debug, Clone)]
@@ -11,6 +11,23 @@ pub(super) struct OrderKey {
     value: Expr,
     order: SortOrder,
     is_nullable: bool,
+}
+
+impl OrderKey {
+    /// Creates the key of a column.
+    pub(super) fn new(value: Expr, order: SortOrder, is_nullable: bool) -> Self {
+        Self { value, order, is_nullable }
+    }
+
+    /// Adds the order by this column to a query.
+    pub(super) fn add_to(&self, select: &mut SelectStatement) {
+        let order = self.order.into();
+        if self.is_nullable {
+            select.order_by_expr_with_nulls(self.value.clone(), order, NullOrdering::Last);
+        } else {
+            select.order_by_expr(self.value.clone(), order);
+        }
+    }
 }
 
 /// Returns the columns of an entity by which a list is sorted.
@@ -22,26 +39,17 @@ pub(super) fn order_keys<E: EntityTrait>(dialect: Dialect, table: &str, sort: &[
             // Ids are not `Text`: hex digits have the same order in every collation.
             let is_text =
                 definition.as_ref().is_some_and(|it| matches!(it.get_column_type(), ColumnType::Text));
-            OrderKey {
-                value: if is_text { dialect.by_code_points(value) } else { value },
-                order: key.order,
-                is_nullable: definition.is_none_or(|it| it.is_null()),
-            }
+            let value = if is_text { dialect.by_code_points(value) } else { value };
+            OrderKey::new(value, key.order, definition.is_none_or(|it| it.is_null()))
         })
         .collect()
 }
 
 /// Adds the order to a query.
-pub(super) fn sorted<E: EntityTrait>(select: Select<E>, keys: &[OrderKey]) -> Select<E> {
-    keys.iter().fold(select, |select, key| {
-        let order = key.order.into();
-        if key.is_nullable {
-            // Explicit, since the defaults of the databases differ.
-            select.order_by_with_nulls(key.value.clone(), order, NullOrdering::Last)
-        } else {
-            select.order_by(key.value.clone(), order)
-        }
-    })
+pub(super) fn sorted<E: EntityTrait>(mut select: Select<E>, keys: &[OrderKey]) -> Select<E> {
+    // Explicit about nulls, since the defaults of the databases differ.
+    keys.iter().for_each(|key| key.add_to(QuerySelect::query(&mut select)));
+    select
 }
 
 /// Returns the condition that a row comes after the row with these values. `position` has a value for each key.
