@@ -11,6 +11,9 @@ const ELEMENT_KEY: &str = "element-6066-11e4-a52e-4f735466cecf";
 /// An element of the page.
 pub struct Element(String);
 
+/// A tab of the browser.
+pub struct Tab(String);
+
 /// A browser, which ends when this value is dropped.
 pub struct Browser {
     driver: Child,
@@ -104,6 +107,38 @@ impl Browser {
 
     pub async fn click(&self, Element(element): &Element) {
         self.send(&format!("/element/{element}/click"), json!({})).await;
+    }
+
+    /// Replaces the text of a form field.
+    pub async fn fill(&self, Element(element): &Element, text: &str) {
+        self.send(&format!("/element/{element}/clear"), json!({})).await;
+        self.send(&format!("/element/{element}/value"), json!({ "text": text })).await;
+    }
+
+    /// Whether an element is shown.
+    pub async fn is_shown(&self, Element(element): &Element) -> bool {
+        self.get(&format!("/element/{element}/displayed")).await.as_bool().unwrap()
+    }
+
+    /// The tab that is controlled.
+    pub async fn tab(&self) -> Tab {
+        Tab(self.get("/window").await.as_str().unwrap().to_owned())
+    }
+
+    /// Opens another tab, and controls it from now on.
+    pub async fn open_tab(&self) {
+        let opened = self.send("/window/new", json!({ "type": "tab" })).await;
+        self.switch_to(&Tab(opened["handle"].as_str().unwrap().to_owned())).await;
+    }
+
+    /// Controls this tab from now on.
+    pub async fn switch_to(&self, Tab(handle): &Tab) {
+        self.send("/window", json!({ "handle": handle })).await;
+    }
+
+    /// The picture of the page, as PNG in Base64.
+    pub async fn screenshot(&self) -> String {
+        self.get("/screenshot").await.as_str().unwrap().to_owned()
     }
 
     /// The value of a script.

@@ -11,6 +11,7 @@
     reason = "tests panic on unexpected results, and nothing links their binary"
 )]
 
+mod api_consistency;
 mod api_keys;
 mod archived_policies;
 mod audit;
@@ -34,6 +35,7 @@ mod caller_credential;
 mod certification;
 mod change_events;
 mod changes;
+mod client_docs;
 mod clock_steps;
 mod cluster;
 mod command_line;
@@ -49,6 +51,7 @@ mod database_outage;
 mod decision_log;
 mod engine;
 mod engine_external;
+mod example_browser;
 mod example_ci;
 mod example_clients;
 mod example_documents;
@@ -79,6 +82,7 @@ mod negative_caching;
 mod normalization;
 mod oauth;
 mod openapi_document;
+mod openapi_examples;
 mod organizations;
 mod packages;
 mod passwords;
