@@ -34,7 +34,7 @@ use crate::http::metrics::Metrics;
 use crate::http::server::{Transport, listen};
 use crate::http::state::{HttpConfig, HttpState};
 use crate::http::tls::Certificates;
-use crate::http::{WorkerState, compression, openapi, request_middleware, routes};
+use crate::http::{WorkerState, compression, mount, openapi, request_middleware, routes};
 use crate::store::{Activation, ActivationTrigger, Store};
 use crate::types::Clock;
 use actix_server::ServerBuilder;
@@ -320,7 +320,7 @@ impl App {
         let server = listen(server, listener, transport, move || {
             actix_web::App::new()
                 .app_data(WorkerState::new(&state, &http))
-                .configure(|server| routes::mount(&all, server))
+                .configure(|server| mount::mount(&all, server))
                 .configure(|server| docs::mount(server, &document))
                 .default_service(web::to(routes::handle_unmatched))
                 .wrap(middleware::from_fn(request_middleware::request_middleware))
@@ -344,7 +344,7 @@ impl App {
         let server = listen(server, listener, transport, move || {
             actix_web::App::new()
                 .app_data(WorkerState::new(&state, &http))
-                .configure(|server| routes::mount(&[api::health::routes()], server))
+                .configure(|server| mount::mount(&[api::health::routes()], server))
                 .default_service(web::to(routes::handle_unmatched))
                 .wrap(middleware::from_fn(request_middleware::request_middleware))
                 .wrap(middleware::from_fn(compression::compress))

@@ -12,8 +12,9 @@
 //! Each is authorized with its own action on the conversation, in addition to `createMessage`, as it is and as it would be.
 //! A text that begins with `>` is a command to a bot: it changes nothing here.
 
-use super::conversations::{Conversation, Participant};
+use super::conversations::Conversation;
 use super::messages::MessageBody;
+use super::participants::Participant;
 use crate::application::changes::{Patch, UpdateRequest};
 use crate::application::fields::join_path;
 use crate::application::precondition::Precondition;

@@ -26,6 +26,7 @@ pub mod messages;
 mod metrics;
 pub mod organization_groups;
 pub mod organizations;
+pub mod participants;
 pub mod policies;
 pub mod policy_versions;
 pub mod revocation;

@@ -33,6 +33,7 @@ pub mod forward_auth;
 pub mod idempotency;
 pub mod list;
 pub mod metrics;
+pub mod mount;
 pub mod ndjson;
 pub mod openapi;
 mod operation_doc;

@@ -161,8 +161,20 @@ async fn action_search_agrees_with_evaluation() {
         std::fs::read_to_string(crate::support::project_file("schema/cedargate.cedarschema")).unwrap();
     let words = schema.split(|letter: char| !letter.is_ascii_alphanumeric());
     let verbs = [
-        "list", "create", "fetch", "update", "delete", "refer", "evaluate", "introspect", "reload", "set", "assign",
-        "accept", "join", "leave",
+        "list",
+        "create",
+        "fetch",
+        "update",
+        "delete",
+        "refer",
+        "evaluate",
+        "introspect",
+        "reload",
+        "set",
+        "assign",
+        "accept",
+        "join",
+        "leave",
     ];
     let is_action = |word: &&str| verbs.iter().any(|verb| word.starts_with(verb) && word.len() > verb.len());
     let actions: Vec<&str> = words.filter(is_action).collect::<BTreeSet<_>>().into_iter().collect();

@@ -312,7 +312,8 @@ fn check_addresses(body: &Value, base: &str) {
     let fields = body.as_object().unwrap();
     let endpoints: Vec<&str> =
         fields.iter().filter(|(name, _)| name.ends_with("_endpoint")).map(|(_, value)| text(value)).collect();
-    assert_eq!(endpoints.len(), 5, "{body}");
+    // With the extension for filters.
+    assert_eq!(endpoints.len(), 6, "{body}");
     assert!(endpoints.iter().all(|endpoint| endpoint.starts_with(&format!("{base}/"))), "{body}");
     if let Some(capabilities) = body.get("capabilities") {
         assert!(capabilities.as_array().is_some_and(|all| all.iter().all(Value::is_string)), "{body}");

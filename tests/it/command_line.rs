@@ -346,10 +346,10 @@ async fn the_janitor_command_deletes_expired_sessions_and_keys() {
     // The clock of the test may differ from the system time that the command uses, so the expiry is far in the future.
     app.sql("UPDATE sessions SET last_token_expiry = 9000000000000000").await;
     app.sql("UPDATE refresh_tokens SET expires_at = 9000000000000000").await;
-    assert_eq!(janitor(), "deleted 0 sessions, 0 API keys\n");
+    assert_eq!(janitor(), "deleted 0 sessions, 0 API keys, 0 answers, 0 changes\n");
     app.sql("UPDATE sessions SET last_token_expiry = 1").await;
     app.sql("UPDATE api_keys SET expires_at = 1").await;
-    assert_eq!(janitor(), "deleted 2 sessions, 1 API keys\n");
+    assert_eq!(janitor(), "deleted 2 sessions, 1 API keys, 0 answers, 0 changes\n");
     assert_eq!(
         app.count("SELECT COUNT(*) FROM refresh_tokens").await,
         0,

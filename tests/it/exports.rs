@@ -137,7 +137,7 @@ impl StalledExport {
     }
 
     /// Reads the rest. Returns whether it ends with the last chunk.
-    fn is_complete(mut self) -> bool {
+    fn reads_to_the_end(mut self) -> bool {
         let mut rest = Vec::new();
         self.0.set_read_timeout(Some(std::time::Duration::from_secs(30))).unwrap();
         let mut buffer = [0; 64 * 1024];
@@ -172,7 +172,7 @@ async fn an_export_ends_early_when_its_session_or_its_permission_ends() {
         tokio::task::spawn_blocking(move || StalledExport::begin(&client, "/v2/kbitems")).await.unwrap()
     };
     let is_complete = async |export: StalledExport| {
-        tokio::task::spawn_blocking(move || export.is_complete()).await.unwrap()
+        tokio::task::spawn_blocking(move || export.reads_to_the_end()).await.unwrap()
     };
     assert!(is_complete(begin(&admin).await).await);
 

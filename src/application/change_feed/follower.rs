@@ -78,7 +78,7 @@ impl Follower {
             let changed = async {
                 match &mut self.new_changes {
                     Some(receiver) => {
-                        receiver.wait_for(|kind, organization| self.scope.concerns(kind, organization)).await
+                        receiver.wait_for(|kind, organization| self.scope.concerns(kind, organization)).await;
                     }
                     None => std::future::pending().await,
                 }
