@@ -60,6 +60,7 @@ function showSignIn() {
   for (const id of ["conversations", "messages"]) element(id).replaceChildren();
   for (const id of ["user", "count", "name"]) element(id).textContent = "";
   element("text").value = "";
+  element("filter").reset();
   element("sign-in").hidden = false;
   element("status").textContent = "You are signed out.";
   element("email").focus();

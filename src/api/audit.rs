@@ -35,7 +35,7 @@ fn list_doc(spec: &ListSpec) -> OperationDoc {
         OperationDoc::new("List audit events").describe(
             "Events of an organization, by default the caller's, and of the organizations that were below it at the time. Events \
              without an organization, such as policy reloads, are visible from the root only. Sorted by `seq`; `sort=-seq` \
-             returns the newest first.",
+             returns the newest first. With `Accept: application/x-ndjson` the whole list is streamed, one event a line.",
         ),
         spec,
     )

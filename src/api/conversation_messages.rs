@@ -198,7 +198,10 @@ fn check_conversations(
 
 fn list_messages_doc(spec: &ListSpec) -> OperationDoc {
     openapi::list::<Message>(spec)
-        .describe("The messages of the conversation, as `GET /v2/messages?conversation=…` returns them.")
+        .describe(
+            "The messages of the conversation, as `GET /v2/messages?conversation=…` returns them; with `Accept: \
+             application/x-ndjson` all of them, one a line.",
+        )
         .path_id("id", "The id of the conversation.")
 }
 

@@ -1,6 +1,5 @@
 //! The OpenAPI operation of a route.
 
-use super::ndjson;
 use super::problem::{OAuthErrorBody, ProblemBody};
 use crate::application::authorizer::EVALUATE_ACTION;
 use crate::application::creation::MAX_ELEMENTS;
@@ -130,19 +129,6 @@ impl OperationDoc {
     pub(super) fn response_or_array<T: ToSchema>(mut self, status: u16, description: &str) -> Self {
         let schema = one_or_array(self.reference::<T>());
         self.json_response(status, description, schema, None)
-    }
-
-    /// Declares that a list is also available as NDJSON.
-    #[must_use]
-    pub(super) fn or_ndjson(mut self, status: u16) -> Self {
-        if let Some(response) = self.responses.get_mut(&status) {
-            let schema = ObjectBuilder::new()
-                .schema_type(SchemaType::Type(Type::String))
-                .description(Some("One JSON object a line: all items of the list, or as many as `limit`."));
-            let content = ContentBuilder::new().schema(Some(schema)).build();
-            response.content.insert(ndjson::MEDIA_TYPE.to_owned(), content.into());
-        }
-        self
     }
 
     /// Declares the body optional.

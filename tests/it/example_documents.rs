@@ -347,7 +347,7 @@ async fn the_commands_of_its_readme_print_the_documented_answers() {
     let readme = std::fs::read_to_string(project_file("examples/documents/README.md")).unwrap();
     assert!(readme.contains(&format!("CEDARGATE_ADMIN_PASSWORD={PASSWORD} cargo run")));
     let session = parse_shell_session(&readme);
-    assert_eq!(session.len(), 8);
+    assert_eq!(session.len(), 9);
     let commands: Vec<&str> = session.iter().map(|(commands, _)| *commands).collect();
     // Only the address differs. The marker lines separate the outputs of the blocks.
     let script = commands.join("\necho; echo ----\n").replace("http://127.0.0.1:8080", &app.base);

@@ -9,11 +9,13 @@ use utoipa::openapi::schema::{Schema, Type};
 use utoipa::openapi::{Ref, RefOr};
 use utoipa::{PartialSchema, ToSchema};
 
-/// Documents `GET /` of a resource.
+/// Documents `GET /` of a resource. NDJSON is not declared as a second type of the response, because generated clients would
+/// then return either of two types.
 pub fn list<R: Resource>(spec: &ListSpec) -> OperationDoc {
     let doc = OperationDoc::from_action().describe(
         "Returns resources from all organizations in which the caller may list them. A filter may be repeated: all of them \
-         apply. docs/lists.md describes the query language.",
+         apply. docs/lists.md describes the query language. With `Accept: application/x-ndjson` the whole list is streamed, \
+         one resource a line: see docs/bulk.md.",
     );
     list_doc::<R>(shape_parameters::<R>(doc), spec)
 }
@@ -33,7 +35,6 @@ pub fn list_doc<T: ToSchema>(doc: OperationDoc, spec: &ListSpec) -> OperationDoc
         Type::String,
         "The absolute URL of the next page, with all filters: `<…>; rel=\"next\"`.",
     )
-    .or_ndjson(200)
     .problems(&[400, 404])
 }
 
