@@ -11,7 +11,7 @@ use crate::authz::{
     Engine, InvalidVersion, Losses, PolicyHandle, ScopeCells, VersionPrefix, matrix_rows, short_version,
 };
 use crate::http::openapi::{self, OperationDoc};
-use crate::http::{Json, PathId, Problem, RouteGroup, body};
+use crate::http::{Json, PathId, Problem, RouteGroup, body, query_check};
 use crate::types::{FieldErrorCode, Term, quoted};
 use actix_web::dev::Payload;
 use actix_web::http::{StatusCode, header};
@@ -36,6 +36,7 @@ pub fn permission_routes() -> RouteGroup {
     RouteGroup::new("Policies", "/v2/users")
         .get("/{id}/permissions", "evaluateAccess", permissions_doc, permissions)
         .with_operation_id("listPermissions")
+        .parses_query()
         .additional_actions(&["referTo"])
 }
 
@@ -381,11 +382,12 @@ async fn permissions(
         _ => evaluation::subject_forbidden(&authorizer),
     })?;
     let (mut kind, mut resource_id, mut basis) = (None, None, None);
-    for (name, value) in body::query_pairs(&request)? {
+    let pairs = body::query_pairs(&request)?;
+    query_check::check_names(&["type", "id", "basis"], &pairs)?;
+    for (name, value) in pairs {
         match name.as_str() {
             "type" => kind = Some(parse_term(&name, &value)?),
             "id" => resource_id = Some(parse_term(&name, &value)?),
-            // No other one is declared.
             _ => basis = Some(parse_basis(&value, user.id == authorizer.caller().id)?),
         }
     }

@@ -41,7 +41,7 @@ mod paced_body;
 pub mod page;
 pub mod problem;
 pub mod query;
-mod query_check;
+pub mod query_check;
 pub mod rate_limits;
 pub mod request_info;
 pub mod request_middleware;

@@ -59,19 +59,28 @@ impl ParameterNames {
     ///
     /// # Errors
     /// 400 with those that are unknown or repeated.
-    pub(super) fn check(&self, pairs: Vec<(String, String)>) -> Result<(), Problem> {
-        let (mut seen, mut errors) = (HashSet::new(), Vec::new());
-        for (name, _) in pairs {
-            if !self.all.contains(&name) {
-                let message = match self.all.as_slice() {
-                    [] => "unknown parameter; expected none".to_owned(),
-                    names => format!("unknown parameter; expected one of {}", names.join(", ")),
-                };
-                errors.push(FieldError::new(name, FieldErrorCode::UnknownField, message));
-            } else if !seen.insert(name.clone()) {
-                errors.push(FieldError::new(name, FieldErrorCode::Duplicate, "duplicate parameter"));
-            }
-        }
-        if errors.is_empty() { Ok(()) } else { Err(Problem::invalid_fields(errors)) }
+    pub(super) fn check(&self, pairs: &[(String, String)]) -> Result<(), Problem> {
+        check_names(&self.all, pairs)
     }
+}
+
+/// Checks the parameters of a request against the names that its operation accepts.
+///
+/// # Errors
+/// 400 with those that are unknown or repeated.
+pub fn check_names<N: AsRef<str>>(accepted: &[N], pairs: &[(String, String)]) -> Result<(), Problem> {
+    let (mut seen, mut errors) = (HashSet::new(), Vec::new());
+    for (name, _) in pairs {
+        if !accepted.iter().any(|other| other.as_ref() == name) {
+            let names: Vec<&str> = accepted.iter().map(AsRef::as_ref).collect();
+            let message = match names.as_slice() {
+                [] => "unknown parameter; expected none".to_owned(),
+                names => format!("unknown parameter; expected one of {}", names.join(", ")),
+            };
+            errors.push(FieldError::new(name.clone(), FieldErrorCode::UnknownField, message));
+        } else if !seen.insert(name) {
+            errors.push(FieldError::new(name.clone(), FieldErrorCode::Duplicate, "duplicate parameter"));
+        }
+    }
+    if errors.is_empty() { Ok(()) } else { Err(Problem::invalid_fields(errors)) }
 }

@@ -407,7 +407,7 @@ fn check_query(query: &QueryCheck, request: &HttpRequest) -> Result<(), Problem>
         return Ok(());
     }
     let names = parameters.names();
-    let result = body::query_pairs(request).and_then(|pairs| names.check(pairs));
+    let result = body::query_pairs(request).and_then(|pairs| names.check(&pairs));
     result.map_err(|problem| match names.has_oauth_errors && body::has_form(request) {
         true => problem.as_oauth_error(OAuthErrorCode::InvalidRequest),
         false => problem,

@@ -181,6 +181,7 @@ async fn a_user_signs_in_lists_searches_sends_and_signs_out() {
     page.click("//select[@id='state']/option[@value='']").await;
     page.fill("search", "qUESTION 1").await;
     page.click("//form[@id='filter']//button").await;
+    page.text_with("conversations", "Question 11").await;
     page.text_with("count", "3 conversations").await;
     assert_eq!(page.conversations(3).await, ["Question 11", "Question 10", "Question 1"]);
     page.fill("search", "<img").await;
@@ -242,7 +243,9 @@ async fn an_expired_token_is_refreshed_and_the_end_of_a_session_reaches_all_tabs
     assert_ne!(second["refreshToken"], first["refreshToken"]);
     let reused = "SELECT count(*) FROM audit WHERE event = 'token.reused'";
     let refreshed = "SELECT count(*) FROM audit WHERE event = 'token.refreshed'";
-    assert_eq!((app.count(reused).await, app.count(refreshed).await), (0, 1));
+    // A tab may see the storage of the other one late, and then repeats the refresh, which returns the same tokens.
+    assert_eq!(app.count(reused).await, 0);
+    assert!((1..=2).contains(&app.count(refreshed).await));
 
     // A reload keeps the session. The token has expired again: signing out works all the same.
     page.browser.open(&page.origin).await;

@@ -188,7 +188,7 @@ async fn only_admins_of_the_root_organization_read_the_versions() {
     for path in ["0123abcd", "xyz", &active[..7], &format!("{active}0")] {
         admin.get(&format!("{VERSIONS}/{path}")).await.expect_problem(404, "not_found");
     }
-    for query in ["?version=1", "?sort=version", "?kind=start", "?trigger=later"] {
+    for query in ["?sort=version", "?kind=start", "?trigger=later"] {
         admin.get(&format!("{VERSIONS}{query}")).await.expect_problem(400, "invalid_fields");
     }
     let insert = |version: &str| {

@@ -21,7 +21,7 @@ async fn reported_addresses(client: &Client, headers: &[(&str, &str)]) -> Vec<(&
         found.push((place, base.to_owned()));
     };
     let list = get("/v2/users?limit=1").await;
-    add("Link", list.header("link").trim_start_matches('<'), "/v2/users?limit=1&offset=1>");
+    add("Link", list.header("link").trim_start_matches('<'), "/v2/users?limit=1&after=");
     let body = [headers, &[("content-type", "application/json")]].concat();
     let created = client.send(Method::POST, "/v2/conversations", &body, Some(b"{}".to_vec())).await;
     let id = created.id();

@@ -42,7 +42,7 @@ async fn pages_are_limited_in_bytes_and_linked() {
     let conversation = create_resource(&admin, "/v2/conversations", json!({})).await;
     // Small and large rows, and one that exceeds the page size.
     let texts: Vec<Value> = (0..40)
-        .map(|index| json!({ "text": "ä".repeat(if index == 7 { max_bytes } else { index % 5 * 1000 }), "role": format!("{}", index % 3) }))
+        .map(|index| json!({ "text": "ä".repeat(if index == 7 { max_bytes } else { (index % 5 * 1000).max(1) }), "role": format!("{}", index % 3) }))
         .collect();
     admin
         .post(&format!("/v2/conversations/{conversation}/messages"), json!(texts))

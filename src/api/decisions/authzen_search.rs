@@ -161,10 +161,18 @@ struct PageRequest {
 object_only!(PageRequest, read);
 
 impl Search {
+    /// Parses a part of a search.
+    ///
+    /// # Errors
+    /// 400 naming the field, if the value is invalid.
     pub(super) fn parse_part<T: DeserializeOwned>(value: &Value, field: &str) -> Result<T, Problem> {
         Ok(from_value(value.clone(), field)?)
     }
 
+    /// Returns the action.
+    ///
+    /// # Errors
+    /// 400 if it is missing or invalid.
     pub(super) fn action(&self) -> Result<Action, Problem> {
         let action = self.action.as_ref().ok_or_else(|| {
             Problem::invalid_field("action", FieldErrorCode::Required, "this field is required")
@@ -189,6 +197,9 @@ pub(super) struct PageBuilder {
 
 impl PageBuilder {
     /// Starts the requested page of a search. A page token is only valid for the query that it was issued for.
+    ///
+    /// # Errors
+    /// 400 if the page or its token is invalid.
     pub(super) fn new(authorizer: &Authorizer, what: &'static str, search: &Search) -> Result<Self, Problem> {
         let mut query = json!([
             what,
@@ -362,6 +373,9 @@ async fn push_users(
 }
 
 /// Resolves the subject of a search; none if it cannot be evaluated, 403 if the caller may not evaluate it.
+///
+/// # Errors
+/// 403 if the caller may not evaluate it; 503 if the database is unavailable.
 pub(super) async fn resolve_subject(
     authorizer: &Authorizer,
     subject: &Subject,

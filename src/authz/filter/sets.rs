@@ -11,6 +11,10 @@ use std::sync::Arc;
 const NO_SUCH_SET: &str = "a filter has no such set";
 
 impl Translator<'_> {
+    /// Whether a set is empty.
+    ///
+    /// # Errors
+    /// The expression is not translatable.
     pub(super) fn is_empty(&self, expr: &Expr, set: &Expr) -> Result<Truth, Refusal> {
         match self.term(set)? {
             Term::Path(path) => {
@@ -25,6 +29,10 @@ impl Translator<'_> {
         }
     }
 
+    /// Whether a set contains an element.
+    ///
+    /// # Errors
+    /// The expression is not translatable.
     pub(super) fn contains(&self, expr: &Expr, (set, element): (&Expr, &Expr)) -> Result<Truth, Refusal> {
         let set_term = self.term(set)?;
         if let Term::Elements(elements) = &set_term {
@@ -62,6 +70,10 @@ impl Translator<'_> {
         Ok(Truth::new(yes, defined))
     }
 
+    /// Whether a set contains all elements of another one.
+    ///
+    /// # Errors
+    /// The expression is not translatable.
     pub(super) fn contains_all(
         &self,
         expr: &Expr,
@@ -75,6 +87,10 @@ impl Translator<'_> {
         self.two_sets(expr, (set, elements), atom, constant)
     }
 
+    /// Whether a set contains any element of another one.
+    ///
+    /// # Errors
+    /// The expression is not translatable.
     pub(super) fn contains_any(
         &self,
         expr: &Expr,

@@ -184,6 +184,10 @@ impl Translator<'_> {
         self.compare_terms(expr, op, (self.term(left)?, self.term(right)?))
     }
 
+    /// Compares two terms.
+    ///
+    /// # Errors
+    /// The expression is not translatable.
     pub(super) fn compare_terms(
         &self,
         expr: &Expr,

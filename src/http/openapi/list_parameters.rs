@@ -134,7 +134,8 @@ fn free_parameter(field: &QueryField) -> Parameter {
         "Values within `{name}`: each property is a parameter of its own, such as `{name}.intent=order`. Numbers, `true` and \
          `false` match values of their own type; quoted, they are texts."
     );
-    builder(&format!("{name}.*"), &description)
+    // The name is not sent. It differs from that of the field also where generators replace punctuation.
+    builder(&format!("{name}.key"), &description)
         .schema(Some(schema))
         .style(Some(ParameterStyle::Form))
         .explode(Some(true))

@@ -160,6 +160,9 @@ impl Renderer<'_> {
     }
 
     /// A constant as a parameter; none if no value of a column is equal to it.
+    ///
+    /// # Errors
+    /// The database cannot express it.
     pub(super) fn value(&mut self, value: &Value) -> Result<Option<String>, NotExpressible> {
         let is_postgres = self.dialect == SqlDialect::Postgres;
         Ok(Some(match value {
@@ -195,6 +198,9 @@ impl Renderer<'_> {
     }
 
     /// An operand of a comparison; none if no value is equal to it.
+    ///
+    /// # Errors
+    /// The database cannot express it.
     pub(super) fn operand(
         &mut self,
         operand: &Operand,

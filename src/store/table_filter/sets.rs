@@ -7,6 +7,9 @@ const NEVER: &str = "1 = 0";
 
 impl Renderer<'_> {
     /// Whether a set contains an element.
+    ///
+    /// # Errors
+    /// The database cannot express it.
     pub(super) fn contains(&mut self, set: &Operand, element: &Operand) -> Result<String, NotExpressible> {
         match (set, element) {
             (Operand::Value(Value::Set(values)), Operand::Path(_)) => {
@@ -59,6 +62,9 @@ impl Renderer<'_> {
     }
 
     /// Whether a set contains all elements of another one.
+    ///
+    /// # Errors
+    /// The database cannot express it.
     pub(super) fn contains_all(
         &mut self,
         set: &Operand,
@@ -107,6 +113,9 @@ impl Renderer<'_> {
     }
 
     /// Whether a set contains any element of another one.
+    ///
+    /// # Errors
+    /// The database cannot express it.
     pub(super) fn contains_any(
         &mut self,
         set: &Operand,
