@@ -35,7 +35,7 @@ pub async fn list<R: Resource>(
 /// Returns a page of the resources to which `access` leads, or their export if the request asks for NDJSON.
 ///
 /// # Errors
-/// As [`list`], and those of `access`.
+/// As [`list()`], and those of `access`.
 pub async fn list_with<R: Resource, A: ListAccess>(
     authorizer: Authorizer,
     request: HttpRequest,

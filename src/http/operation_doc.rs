@@ -254,7 +254,13 @@ impl OperationDoc {
             self = self.response_header(status, "Idempotency-Replayed", Type::Boolean, description);
         }
         let example = "8e03978e-40d5-43dd-bc93-6894a57f9324";
-        self.parameter(header_parameter("Idempotency-Key", description, example)).problems(&[400, 409])
+        let mut parameter = header_parameter("Idempotency-Key", description, example);
+        if let Some(RefOr::T(Schema::Object(key))) = &mut parameter.schema {
+            key.min_length = Some(1);
+            key.max_length = Some(255);
+            key.pattern = Some(r"^[!#-\[\]-~]+$".to_owned());
+        }
+        self.parameter(parameter).problems(&[400, 409])
     }
 
     /// Adds problems by their statuses.

@@ -96,6 +96,8 @@ async fn unknown_parameters_are_rejected_by_every_operation() {
         );
         // The error names all parameters that would be accepted.
         for parameter in query_parameters(&operation) {
+            // Values in free objects are parameters with names such as `meta.intent`.
+            let parameter = parameter.replace(".key", ".*");
             assert!(refused.text.contains(&parameter), "{name} {parameter}: {}", refused.text);
         }
         checked += 1;
