@@ -157,7 +157,7 @@ def is_beyond_schema(case, error):
     field, code = error["field"], error["code"]
     if code == "required" and field == "":
         return True  # a change of all that match needs a filter, whichever
-    if code == "invalid_format" and (field == "after" or field.startswith("columns.")):
+    if (field == "after" and code == "invalid_format") or field.startswith("columns."):
         return True  # a cursor that was not issued, a name that is no column
     return has_filters(case) and field in (case.query or {}) and field not in PAGE
 
