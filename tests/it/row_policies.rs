@@ -8,7 +8,7 @@ use crate::reload::PolicyFiles;
 use crate::resources::create_resource;
 use crate::support::{Client, TestApp, project_file};
 use cedargate::authz::{Bundle, Rule, Scope, Sources, StoredType};
-use reqwest::StatusCode;
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
@@ -93,6 +93,41 @@ async fn a_list_has_no_rows_that_a_policy_forbids() {
     tenant_admin.post("/v2/users", body).await.expect(StatusCode::CREATED);
     let bot = app.client("bot@hidden.example").await;
     assert_eq!(bot.get("/v2/kbitems").await.expect(StatusCode::OK), json!([]));
+}
+
+#[tokio::test]
+async fn a_condition_on_the_organization_is_tested_on_each_row() {
+    let files = PolicyFiles::new();
+    let own = r#"
+        @id("own") @doc("Contacts are listed by users of their own organization only.")
+        forbid (principal, action == Action::"listContacts", resource is Contact)
+        unless { resource.organization == principal.organization };
+    "#;
+    files.write("policies/rows.cedar", own);
+    let app = files.serve().await;
+    let (root, (organization, tenant)) = (app.admin().await, app.tenant("acme").await);
+    for (client, name) in [(&root, "root"), (&tenant, "acme")] {
+        create_resource(client, "/v2/contacts", json!({ "profile": { "name": name } })).await;
+    }
+    // The root may list both organizations, each on its own and together.
+    let below = format!("/v2/contacts?organization={organization}");
+    for (client, path, expected) in [
+        (&root, "/v2/contacts", vec!["root"]),
+        (&root, &below, vec![]),
+        (&tenant, "/v2/contacts", vec!["acme"]),
+        (&tenant, &below, vec!["acme"]),
+    ] {
+        let list = client.get(path).await;
+        assert_eq!(list.header("x-total-count"), expected.len().to_string(), "{path}");
+        let list = list.expect(StatusCode::OK);
+        let names =
+            list.as_array().unwrap().iter().map(|contact| contact["profile"]["name"].as_str().unwrap());
+        assert_eq!(names.collect::<Vec<_>>(), expected, "{path}");
+    }
+    // Bulk requests match what the list contains.
+    let filter = "/v2/contacts?id=!null&dryRun=true";
+    let dry_run = root.call(Method::DELETE, filter, None).await.expect(StatusCode::OK);
+    assert_eq!(dry_run["count"], 1, "{dry_run}");
 }
 
 #[tokio::test]
