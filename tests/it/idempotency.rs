@@ -101,6 +101,12 @@ async fn a_key_belongs_to_one_request_of_one_caller() {
     ] {
         send(&admin, method, path, "k", &body).await.expect_problem(409, "idempotency_key_reused");
     }
+    // The same change of other resources.
+    let patch = json!({ "meta": {} });
+    let changed = send(&admin, Method::PATCH, "/v2/forms?name=Feedback", "q", &patch).await;
+    assert_eq!(changed.expect(StatusCode::OK)["count"], 1);
+    let other = send(&admin, Method::PATCH, "/v2/forms?name=Order", "q", &patch).await;
+    other.expect_problem(409, "idempotency_key_reused");
     let headers = [("content-type", "application/json"), ("idempotency-key", "k"), ("if-match", "\"x\"")];
     let body = Some(serde_json::to_vec(&form).unwrap());
     let other = admin.send(Method::POST, "/v2/forms", &headers, body).await;
