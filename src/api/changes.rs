@@ -32,7 +32,7 @@ const DEFAULT_LIMIT: u64 = 100;
 const MAX_LIMIT: u64 = 1_000;
 /// The maximum number of seconds that a request waits for a change.
 const MAX_WAIT: u64 = 60;
-/// The actions besides that of the route, one for each type.
+/// The actions that the route authorizes in addition to its own, one for each type.
 const OTHER_ACTIONS: &[&str] = &[
     "listContacts",
     "listForms",

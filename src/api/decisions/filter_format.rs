@@ -38,7 +38,7 @@ impl Format {
     }
 }
 
-/// What the forms need besides the filter.
+/// The inputs of the forms, in addition to the filter.
 pub(super) struct Rendered<'a> {
     pub(super) columns: &'a ColumnMap,
     /// The type of the resources.
