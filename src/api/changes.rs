@@ -12,6 +12,7 @@ use crate::application::{Authorizer, Error};
 use crate::http::authentication::bearer_token;
 use crate::http::event_stream::{self, Disconnected, EventWriter};
 use crate::http::openapi::OperationDoc;
+use crate::http::query::parse_number;
 use crate::http::{Problem, RouteGroup, WorkerState, body};
 use crate::resource::organization::Organization;
 use crate::resource::user::User;
@@ -187,18 +188,6 @@ fn parse_types(text: &str) -> Result<FeedTypes, InvalidValue> {
         types.push(*found);
     }
     Ok(FeedTypes { types, is_explicit: true })
-}
-
-fn parse_number(text: &str, min: u64, max: u64) -> Result<u64, InvalidValue> {
-    match text.parse() {
-        Ok(number) if (min..=max).contains(&number) => Ok(number),
-        parsed => {
-            let code =
-                if parsed.is_ok() { FieldErrorCode::OutOfRange } else { FieldErrorCode::InvalidFormat };
-            let message = format!("expected an integer from {min} to {max}, got {}", quoted(text));
-            Err(InvalidValue::new(code, message))
-        }
-    }
 }
 
 fn doc() -> OperationDoc {

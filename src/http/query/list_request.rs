@@ -311,7 +311,11 @@ pub(super) fn parse_boolean(text: &str) -> Result<bool, InvalidValue> {
     }
 }
 
-fn parse_number(text: &str, min: u64, max: u64) -> Result<u64, InvalidValue> {
+/// Parses the value of a parameter that is an integer.
+///
+/// # Errors
+/// It is not one, or out of range.
+pub fn parse_number(text: &str, min: u64, max: u64) -> Result<u64, InvalidValue> {
     match text.parse() {
         Ok(number) if (min..=max).contains(&number) => Ok(number),
         parsed => {

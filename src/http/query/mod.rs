@@ -15,6 +15,6 @@ pub mod shape;
 pub mod value;
 
 pub use field::{ListSpec, QueryField};
-pub use list_request::{DEFAULT_LIMIT, ListRequest, MAX_LIMIT};
+pub use list_request::{DEFAULT_LIMIT, ListRequest, MAX_LIMIT, parse_number};
 pub use selection::SelectionRequest;
 pub use shape::{Shape, platform_fields};
