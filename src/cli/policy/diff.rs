@@ -46,8 +46,13 @@ enum Format {
 
 /// Runs the command.
 pub(super) fn run(config: &Config, arguments: &DiffArgs) -> CommandResult {
-    let (old_files, old_engine) = read_source(config, &arguments.old)?;
-    let (new_files, new_engine) = read_source(config, &arguments.new)?;
+    // To parse and validate the policies takes as long as to compare them, so that both versions are read at once.
+    let (old, new) = std::thread::scope(|scope| {
+        let new = scope.spawn(|| read_source(config, &arguments.new));
+        (read_source(config, &arguments.old), new.join())
+    });
+    let (old_files, old_engine) = old?;
+    let (new_files, new_engine) = new.map_err(|_| Failure::failed("the new version cannot be read"))??;
     let (old_name, new_name) = (arguments.old.to_string(), arguments.new.to_string());
     let old = PolicyVersion { source: &old_name, files: &old_files, engine: &old_engine };
     let new = PolicyVersion { source: &new_name, files: &new_files, engine: &new_engine };
