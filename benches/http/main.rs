@@ -84,7 +84,7 @@ async fn echo() {
 
 /// Starts a server, and waits until it listens.
 fn start(mut command: Command) -> Server {
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
     let line = lines.find(|line| line.contains(" listens on ")).expect("the server did not start");
     let base = line.split(" listens on ").nth(1).unwrap().to_owned();
@@ -315,15 +315,20 @@ async fn compare_with_bare_actix() {
     }
 }
 
-/// Measures a repeated question while the policies are reloaded ten times per second.
-async fn measure_reloads(directory: &Path) {
-    let policies = tempfile::tempdir().unwrap();
+/// Copies the shipped policies without their tests and claims, which added policies would make fail.
+fn copy_shipped_policies(to: &Path) {
     for file in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("policies")).unwrap() {
         let file = file.unwrap();
         if file.file_type().unwrap().is_file() {
-            std::fs::copy(file.path(), policies.path().join(file.file_name())).unwrap();
+            std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
         }
     }
+}
+
+/// Measures a repeated question while the policies are reloaded ten times per second.
+async fn measure_reloads(directory: &Path) {
+    let policies = tempfile::tempdir().unwrap();
+    copy_shipped_policies(policies.path());
     // The copy has no policy tests, and the changing file loses a forbid policy: neither shall need a confirmation.
     let mut command = service_command(directory, "off", policies.path());
     command.env("CEDARGATE_POLICY_RELOAD", "auto");

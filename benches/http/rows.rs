@@ -1,7 +1,7 @@
 //! Measures lists and searches that policies filter by rows: a list of 1,000,000 rows with such a policy relative to the same
 //! list without, and the first page of a search for few of them.
 
-use super::{Server, call, is_selected, log_in, median, service_command, start};
+use super::{Server, call, copy_shipped_policies, is_selected, log_in, median, service_command, start};
 use cedargate::types::{Clock, Id};
 use sea_orm::{ConnectionTrait, Database, DbBackend};
 use serde_json::{Value, json};
@@ -55,7 +55,9 @@ pub(super) async fn run_benchmark() {
 
 /// Starts the service on a database, with the policies about rows or without them.
 fn start_on(url: &str, directory: &Path, has_row_policies: bool) -> Server {
-    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("policies");
+    let shipped = directory.join("shipped");
+    std::fs::create_dir_all(&shipped).unwrap();
+    copy_shipped_policies(&shipped);
     let more = directory.join("rows");
     std::fs::create_dir_all(&more).unwrap();
     std::fs::write(more.join("rows.cedar"), POLICIES).unwrap();
