@@ -69,7 +69,7 @@ impl AppState {
     /// For how many seconds an expired API key remains visible to its owner: 30 days.
     const EXPIRED_KEY_RETENTION: u64 = 30 * 86_400;
 
-    /// Deletes expired rows. Ended sessions are kept for the lifetime of an access token, so that a reused refresh token is
+    /// Deletes expired rows, and updates the statistics of the database. Ended sessions are kept for the lifetime of an access token, so that a reused refresh token is
     /// recognized.
     ///
     /// # Errors
@@ -82,7 +82,9 @@ impl AppState {
             self.clock.now(),
         );
         let changes = self.store.delete_changes(self.request_config.changes_retention);
-        Ok(CleanupCounts { changes: changes.await?, ..counts.await? })
+        let counts = CleanupCounts { changes: changes.await?, ..counts.await? };
+        self.store.update_statistics().await?;
+        Ok(counts)
     }
 }
 

@@ -7,7 +7,7 @@ use super::durability::Durability;
 use super::freshness::Freshness;
 use super::postgres::{ConnectTarget, Pools};
 use super::revocations::PendingRevocations;
-use super::{AuditActor, Store, StoreError, UnitOfWork, migrate, spans};
+use super::{AuditActor, Store, StoreError, UnitOfWork, migrate, spans, statistics};
 use crate::config::{CacheName, Config};
 use crate::types::Clock;
 use migrations::Migrator;
@@ -47,6 +47,7 @@ fn connect_options(url: &str, config: &Config, connections: u32, create: bool) -
                 .busy_timeout(Duration::from_secs(5))
                 .journal_mode(sqlx::sqlite::SqliteJournalMode::Wal)
                 .synchronous(sqlx::sqlite::SqliteSynchronous::Full)
+                .analysis_limit(statistics::SAMPLE_ROWS)
         });
     options
 }
@@ -119,9 +120,15 @@ impl Store {
             SchemaMode::Create => migrate::migrate(&first).await,
             SchemaMode::Require => migrate::require_all_steps(&first).await,
         };
+        if migrated.is_ok()
+            && schema == SchemaMode::Create
+            && let Err(error) = statistics::update_statistics(&first).await
+        {
+            tracing::warn!("the statistics of the database were not updated: {error}");
+        }
         first.close().await?;
         migrated?;
-        // Opened after the migration, since a connection to SQLite caches the schema that it saw first.
+        // Opened after the migration, since a connection to SQLite caches the schema and the statistics that it saw first.
         let mut db =
             Database::connect(connect_options(url, config, config.database_connections, false)).await?;
         spans::trace_queries(&mut db);

@@ -21,7 +21,7 @@ pub use query::{
     Comparison, ElementPath, Field, Filter, FilterValue, Leaf, ListQuery, SortKey, SortOrder, Test,
     full_order,
 };
-use sea_orm::sea_query::{Expr, ExprTrait, Func};
+use sea_orm::sea_query::{Condition, Expr, ExprTrait, Func};
 use sea_orm::{
     ColumnTrait, ColumnType, ConnectionTrait, EntityTrait, IdenStatic, Iterable, QueryFilter, QuerySelect,
     Select,
@@ -96,7 +96,8 @@ impl Reader<'_> {
         mut visit: impl FnMut(Permitted<R>) -> bool,
     ) -> Result<ListResult, StoreError> {
         let dialect = Dialect::from(self.0.get_database_backend());
-        let select = filtered_select::<R>(dialect, organizations, query)?;
+        let conditions = conditions::<R>(dialect, organizations, query)?;
+        let select = select_with_org::<R>().filter(conditions.clone());
         let total = match query.skips_total {
             true => None,
             false => Some(self.count_rows::<R>(&select).await?),
@@ -109,7 +110,11 @@ impl Reader<'_> {
         while !rest.is_empty() {
             let (batch, after) = rest.split_at(group_length(rest).min(rest.len()));
             let ids = batch.iter().map(|(id, _)| *id);
-            let rows = order::sorted(select.clone().filter(id_column::<R>().is_in(ids)), &keys);
+            // Tested again, since a row may have changed since its id was read; as a value, so that no index but that of the
+            // ids is considered.
+            let still_matches = Expr::case(conditions.clone(), 1).finally(0).eq(1);
+            let batch_rows = select_with_org::<R>().filter(id_column::<R>().is_in(ids)).filter(still_matches);
+            let rows = order::sorted(batch_rows, &keys);
             for row in rows.into_model::<RowWithOrg<R>>().all(&self.0).await? {
                 let id = row.row.id();
                 let Some(row) = organizations.admit(row.into_unchecked()) else { continue };
@@ -168,7 +173,7 @@ impl Reader<'_> {
         query: &ListQuery,
     ) -> Result<Vec<Id>, StoreError> {
         let dialect = Dialect::from(self.0.get_database_backend());
-        let select = filtered_select::<R>(dialect, organizations, query)?;
+        let select = select_with_org::<R>().filter(conditions::<R>(dialect, organizations, query)?);
         let rows = self.page_rows::<R>(dialect, &select, query).await?;
         Ok(rows.into_iter().map(|(id, _)| id).collect())
     }
@@ -224,37 +229,32 @@ fn group_length(rows: &[(Id, i64)]) -> usize {
     fitting.count().max(1)
 }
 
-/// Selects the rows of these organizations that the policies permit and that match the filters.
+/// Returns the conditions that a row belongs to one of these organizations, is permitted by the policies and matches the filters.
 ///
 /// # Errors
 /// The filter of the policies cannot be expressed.
-fn filtered_select<R: Resource>(
+fn conditions<R: Resource>(
     dialect: Dialect,
     organizations: &Permitted<AuthorizedOrgs>,
     query: &ListQuery,
-) -> Result<Select<R::Entity>, StoreError> {
+) -> Result<Condition, StoreError> {
     let owner = column(table::<R>(), R::organization_column().as_str());
     let ids: Vec<Id> = organizations.organizations().iter().copied().collect();
-    let select = select_with_org::<R>();
-    let select = match ids.as_slice() {
+    let mut conditions = Condition::all();
+    match ids.as_slice() {
         // A single value lets the database read an index in the order of the list.
-        [one] => select.filter(owner.eq(*one)),
+        [one] => conditions = conditions.add(owner.eq(*one)),
         // Every organization is below the root.
-        _ if organizations.is_complete() && organizations.top().level() == 0 => select,
+        _ if organizations.is_complete() && organizations.top().level() == 0 => {}
         _ if organizations.is_complete() => {
-            select.filter(is_within(Expr::col((OWNER_ORG, "path")), organizations.top()))
+            conditions = conditions.add(is_within(Expr::col((OWNER_ORG, "path")), organizations.top()));
         }
-        _ => select.filter(owner.is_in(ids)),
-    };
+        _ => conditions = conditions.add(owner.is_in(ids)),
+    }
     // In the same query as the filters of the client, so that no page, total or order depends on rows that are not permitted.
-    let select = match row_condition::<R>(dialect, organizations)? {
-        Some(condition) => select.filter(condition),
-        None => select,
-    };
-    Ok(query
-        .filters
-        .iter()
-        .fold(select, |select, filter| select.filter(condition(dialect, table::<R>(), filter))))
+    conditions = conditions.add_option(row_condition::<R>(dialect, organizations)?);
+    let filters = query.filters.iter().map(|filter| condition(dialect, table::<R>(), filter));
+    Ok(filters.fold(conditions, Condition::add))
 }
 
 /// Returns the total length of the texts of a row in bytes. The databases know the length of a text without reading it.

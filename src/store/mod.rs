@@ -37,6 +37,7 @@ mod rows;
 mod sessions;
 mod signing_keys;
 mod spans;
+mod statistics;
 pub mod table_filter;
 mod verification;
 mod verification_report;

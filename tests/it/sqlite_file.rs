@@ -5,7 +5,7 @@ use crate::multi_process::{TIMEOUT, count, log_in};
 use crate::support::{ADMIN, Client, PASSWORD, project_file};
 use crate::token_families::access_token;
 use reqwest::StatusCode;
-use sea_orm::{ConnectOptions, ConnectionTrait};
+use sea_orm::{ConnectOptions, ConnectionTrait, DbBackend, Statement};
 use serde_json::json;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
@@ -323,4 +323,29 @@ fn a_backup_restored_by_root_can_be_opened_by_the_service() {
     }
     let listed = expect_success(run_as_service_user(path, &["user", "list"]).output().unwrap());
     assert!(text(&listed.stdout).contains("ada@example.com"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_of_the_messages_of_a_conversation_does_not_read_those_of_other_conversations() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(start(directory.path(), &SETTINGS));
+    let file = directory.path().join("cedargate.db");
+    let insert = "PRAGMA foreign_keys = OFF; INSERT INTO messages (id, organization, meta, created_at, updated_at, \
+                  conversation, text, type, user, is_backchannel, actions) \
+                  WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000) \
+                  SELECT printf('%024x', i), (SELECT id FROM organizations), '{}', i, i, printf('%024x', i % 100), 'text', \
+                  'text', printf('%024x', i % 10), 0, '[]' FROM n";
+    let open = async || {
+        let mut options = ConnectOptions::new(format!("sqlite://{}", file.display()));
+        options.max_connections(1);
+        sea_orm::Database::connect(options).await.unwrap()
+    };
+    open().await.execute_unprepared(insert).await.unwrap();
+    let janitor = block_in_place(|| run(directory.path(), &[], &["janitor"]));
+    assert_eq!(janitor.status.code(), Some(0), "{}", text(&janitor.stderr));
+    let plan = "EXPLAIN QUERY PLAN SELECT id FROM messages WHERE organization = 'o' AND conversation = 'c' \
+                ORDER BY created_at, id";
+    let steps = open().await.query_all_raw(Statement::from_string(DbBackend::Sqlite, plan)).await.unwrap();
+    let steps: Vec<String> = steps.iter().map(|step| step.try_get("", "detail").unwrap()).collect();
+    assert_eq!(steps, ["SEARCH messages USING INDEX messages_conversation_created_at_id_idx (conversation=?)"]);
 }
