@@ -1,21 +1,24 @@
 //! Filters are exact: over generated policies, rows and requests, a filter contains a row if and only if Cedar's authorizer
-//! allows the request on it. Evaluated in memory, and as SQL on the tables of another service.
+//! allows the request on it. Evaluated in memory, and as SQL on the tables of another service,
+//! and as conditions of UCAST by their interpreter for JavaScript.
 
 use crate::engine::{bundle, cedar_decision};
 use crate::filter_tree::holds;
-use crate::support::Database;
+use crate::packages::npm_packages;
+use crate::support::{Database, project_file};
 use cedar_policy::{Context, Entities, EntityUid, PolicySet, Request, Schema};
 use cedargate::authz::filter::{Filter, FilterError};
 use cedargate::authz::{AuthzRequest, DecisionContext, Engine, Principal};
-use cedargate::store::table_filter::{ColumnMap, SqlDialect, TableFilter, render};
+use cedargate::store::table_filter::{ColumnMap, SqlDialect, TableFilter, render, ucast};
 use proptest::option::weighted as optional;
 use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::{Config, TestRunner};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, Statement};
 use serde_json::{Map, Value, json};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
+use std::process::Command;
 
 const SCHEMA: &str = r#"
 namespace F {
@@ -36,6 +39,8 @@ namespace F {
     isOld: Bool,
     created?: datetime,
     place?: { city?: String, zip: Long },
+    price?: decimal,
+    address?: ipaddr,
   };
   action read, list appliesTo { principal: Person, resource: Note, context: { flag?: Bool, word?: String, who?: Person } };
 }"#;
@@ -98,6 +103,11 @@ const CONDITIONS: &[&str] = &[
     r#"resource has place && resource.place.zip == 5"#,
     r#"resource has place && resource.place has city && resource.place.city == "Ulm""#,
     r#"resource has place.city && resource.place.city like "U*""#,
+    r#"resource has price && resource.price.lessThan(decimal("2.5"))"#,
+    r#"resource has price && resource.price.greaterThanOrEqual(decimal("10.0"))"#,
+    r#"resource has price && resource.price == decimal("2.50")"#,
+    r#"resource has address && resource.address.isInRange(ip("10.0.0.0/8"))"#,
+    r#"resource has address && resource.address == ip("10.1.0.0/16")"#,
     r#"resource in F::Folder::"top""#,
     r#"resource in [F::Folder::"other", F::Folder::"sub"]"#,
     r#"resource == F::Note::"stored""#,
@@ -111,8 +121,26 @@ const CONDITIONS: &[&str] = &[
     r#"principal in F::Group::"all""#,
 ];
 
-fn condition() -> impl Strategy<Value = String> {
-    let leaf = select(CONDITIONS).prop_map(str::to_owned);
+/// Parts of conditions that not every form of a filter has: decimals, addresses, comparisons of attributes, equality of sets,
+/// supersets, and numbers with more than 53 bits, which also bound sums.
+const NOT_PORTABLE: &[&str] = &[
+    "price",
+    "address",
+    "subtitle",
+    "words",
+    "<= resource.limit",
+    "contains(resource.title)",
+    "isPublic == ",
+    "tags == ",
+    "containsAll(resource.tags)",
+    "+ 1",
+    "922337203685477580",
+    "principal.limit",
+    "then resource.limit",
+];
+
+fn condition(conditions: Vec<&'static str>) -> impl Strategy<Value = String> {
+    let leaf = select(conditions).prop_map(str::to_owned);
     leaf.prop_recursive(3, 8, 2, |inner| {
         prop_oneof![
             (inner.clone(), inner.clone()).prop_map(|(one, other)| format!("({one}) && ({other})")),
@@ -124,10 +152,10 @@ fn condition() -> impl Strategy<Value = String> {
     })
 }
 
-fn policy() -> impl Strategy<Value = String> {
+fn policy(conditions: Vec<&'static str>) -> impl Strategy<Value = String> {
     let effect = prop_oneof![2 => Just("permit"), 1 => Just("forbid")];
     let resource = select(&["resource", "resource is F::Note", r#"resource in F::Folder::"top""#][..]);
-    let clause = (prop_oneof![3 => Just("when"), 1 => Just("unless")], condition());
+    let clause = (prop_oneof![3 => Just("when"), 1 => Just("unless")], condition(conditions));
     (effect, resource, clause).prop_map(|(effect, resource, (clause, condition))| {
         format!("{effect} (principal, action == F::Action::\"read\", {resource}) {clause} {{ {condition} }};")
     })
@@ -157,7 +185,10 @@ fn row() -> impl Strategy<Value = Row> {
         .prop_map(move |all| all.into_iter().map(group).collect::<Value>());
     const TIMES: &[&str] =
         &["2025-12-31T23:59:59.999Z", "2026-01-01T00:00:00Z", "2026-01-01T10:00:00Z", "2025-06-11T00:00:00Z"];
-    let created = select(TIMES).prop_map(|time| json!({ "fn": "datetime", "arg": time }));
+    let extension = |function: &'static str, values: &'static [&'static str]| {
+        select(values).prop_map(move |value| json!({ "fn": function, "arg": value }))
+    };
+    let created = extension("datetime", TIMES);
     let place =
         (proptest::option::of(select(&["Ulm", "Bonn"][..])), select(vec![5, 6])).prop_map(|(city, zip)| {
             let mut place = json!({ "zip": zip });
@@ -183,6 +214,8 @@ fn row() -> impl Strategy<Value = Row> {
         optional(0.8, created),
         optional(0.7, place),
         optional(0.7, select(&["top", "sub", "other"][..])),
+        optional(0.7, extension("decimal", &["2.5", "2.4999", "10.0", "9.9", "-1.0"])),
+        optional(0.7, extension("ip", &["10.1.2.3", "10.1.0.0/16", "11.0.0.1", "0.0.0.0/0"])),
     );
     (owned, rest).prop_map(|(owned, rest)| {
         let fields = [
@@ -199,6 +232,8 @@ fn row() -> impl Strategy<Value = Row> {
             ("isOld", Some(rest.3)),
             ("created", rest.4),
             ("place", rest.5),
+            ("price", rest.7),
+            ("address", rest.8),
         ];
         let attributes = fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
         Row { id: String::new(), folder: rest.6, attributes: attributes.collect() }
@@ -215,7 +250,10 @@ struct Sample {
 }
 
 fn sample() -> impl Strategy<Value = Sample> {
-    let policies = proptest::collection::vec(policy(), 1..5);
+    let is_portable = |condition: &&str| !NOT_PORTABLE.iter().any(|part| condition.contains(part));
+    let portable = CONDITIONS.iter().copied().filter(is_portable).collect();
+    let policies = select(vec![CONDITIONS.to_vec(), portable])
+        .prop_flat_map(|conditions| proptest::collection::vec(policy(conditions), 1..5));
     let rows = proptest::collection::vec(row(), 6..12);
     let context = select(vec![json!({}), json!({ "flag": true, "word": "Alpha" }), json!({ "flag": false })]);
     (policies, rows, select(&["ann", "ben", "zoe"][..]), context).prop_map(
@@ -287,6 +325,8 @@ const COLUMNS: &[(&str, &str)] = &[
     ("place", "place_zip"),
     ("place.city", "place_city"),
     ("place.zip", "place_zip"),
+    ("price", "price"),
+    ("address", "address"),
 ];
 
 /// The table of the other service.
@@ -300,16 +340,16 @@ impl Table {
     async fn new() -> Self {
         let database = Database::new().await;
         let is_postgres = database.server.is_some();
-        let (set, time, flag) = match is_postgres {
-            true => ("text[]", "timestamptz", "boolean"),
+        let (set, time, flag, price, address) = match is_postgres {
+            true => ("text[]", "timestamptz", "boolean", "numeric", "inet"),
             // The collation of a column must not matter.
-            false => ("text", "integer", "integer"),
+            false => ("text", "integer", "integer", "text", "text"),
         };
         let text = if is_postgres { "text" } else { "text COLLATE NOCASE" };
         let create = format!(
             "CREATE TABLE notes (id text PRIMARY KEY, folder text, owner text, editors {set}, groups {set}, tags {set}, \
              words {set}, title {text}, subtitle {text}, size bigint, \"limit\" bigint, is_public {flag}, is_old {flag}, \
-             created {time}, place_city text, place_zip bigint)"
+             created {time}, place_city text, place_zip bigint, price {price}, address {address})"
         );
         database.sql(&create).await;
         let connection = sea_orm::Database::connect(&database.url).await.unwrap();
@@ -384,6 +424,8 @@ impl Table {
             time(get("created")),
             text(place.and_then(|place| place.get("city"))),
             plain(place.map(|place| &place["zip"])),
+            text(get("price").map(|price| &price["arg"])),
+            text(get("address").map(|address| &address["arg"])),
         ];
         format!("INSERT INTO notes VALUES ({})", values.join(", "))
     }
@@ -402,6 +444,58 @@ impl Table {
     }
 }
 
+/// The object of a row as another service has it: entities are their ids, and in every other row, absent fields are null.
+fn object(row: &Row) -> Value {
+    fn plain(value: &Value) -> Value {
+        match value {
+            Value::Array(values) => values.iter().map(plain).collect(),
+            Value::Object(members) => match (members.get("id"), members.get("arg")) {
+                (Some(id), _) => id.clone(),
+                // The form that conditions have.
+                (_, Some(time)) if members["fn"] == "datetime" => {
+                    json!(time.as_str().unwrap().parse::<cedargate::types::Timestamp>().unwrap().to_string())
+                }
+                (_, Some(text)) => text.clone(),
+                _ => members.iter().map(|(name, value)| (name.clone(), plain(value))).collect(),
+            },
+            other => other.clone(),
+        }
+    }
+    let mut object: Map<String, Value> =
+        row.attributes.iter().map(|(name, value)| (name.clone(), plain(value))).collect();
+    object.insert("id".to_owned(), json!(row.id));
+    let has_nulls = row.id.ends_with(['1', '3', '5', '7', '9']);
+    match row.folder {
+        Some(folder) => drop(object.insert("folder".to_owned(), json!(folder))),
+        None if has_nulls => drop(object.insert("folder".to_owned(), Value::Null)),
+        None => {}
+    }
+    if has_nulls {
+        for name in ["owner", "editors", "tags", "words", "title", "size", "isPublic", "created", "place"] {
+            object.entry(name).or_insert(Value::Null);
+        }
+    }
+    Value::Object(object)
+}
+
+/// The interpreter of UCAST for JavaScript agrees with the authorizer.
+fn interpret(conditions: &[Value]) {
+    assert!(conditions.len() > 30, "too few conditions of UCAST: {}", conditions.len());
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    std::os::unix::fs::symlink(npm_packages("npm").join("node_modules"), path("node_modules")).unwrap();
+    for (name, from) in
+        [("ucast.mjs", "examples/documents/ucast.mjs"), ("check.mjs", "tests/npm/check_ucast.mjs")]
+    {
+        std::fs::copy(project_file(from), path(name)).unwrap();
+    }
+    std::fs::write(path("conditions.json"), json!(conditions).to_string()).unwrap();
+    let output = Command::new("node").arg("check.mjs").current_dir(directory.path()).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
+    println!("{}", text(&output.stdout).trim_end());
+}
+
 /// The filter of generated policies contains exactly the rows that the authorizer allows, in memory and in SQL.
 #[test]
 fn a_filter_contains_exactly_the_rows_that_the_authorizer_allows() {
@@ -413,7 +507,12 @@ fn a_filter_contains_exactly_the_rows_that_the_authorizer_allows() {
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join("f.cedarschema"), SCHEMA).unwrap();
     std::fs::write(directory.path().join("f.json"), DATA).unwrap();
-    let (decisions, allowed, refused, kinds) = (Cell::new(0), Cell::new(0), Cell::new(0), Cell::new([0; 3]));
+    let (decisions, in_sql, allowed, refused) = (Cell::new(0), Cell::new(0), Cell::new(0), Cell::new(0));
+    let kinds = Cell::new([0; 3]);
+    // The fields have the names of the attributes.
+    let fields = [("resource", Some("id")), ("resource in F::Folder", Some("folder"))];
+    let fields = ColumnMap::parse(fields).unwrap();
+    let interpreted = RefCell::new(Vec::new());
     let cases = std::env::var("FILTER_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(200);
     let mut runner = TestRunner::new(Config { cases, ..Config::default() });
     let result = runner.run(&sample(), |sample| {
@@ -437,11 +536,31 @@ fn a_filter_contains_exactly_the_rows_that_the_authorizer_allows() {
             Filter::When(_) => 2,
         }] += 1;
         kinds.set(counted);
-        let condition = render(&filter, table.dialect, &columns, "F::Note", &ancestors).unwrap();
-        runtime.block_on(table.fill(&sample.rows));
-        let selected = runtime.block_on(table.select(&condition));
-        for row in &sample.rows {
-            let expected = is_allowed(&sample, row, &all, &schema);
+        let selected = match render(&filter, table.dialect, &columns, "F::Note", &ancestors) {
+            Ok(condition) => {
+                runtime.block_on(table.fill(&sample.rows));
+                Some((runtime.block_on(table.select(&condition)), condition.sql))
+            }
+            // SQLite has neither exact decimals nor IP addresses.
+            Err(error) => {
+                assert!(
+                    table.dialect == SqlDialect::Sqlite && error.to_string().contains("SQLite"),
+                    "{error}"
+                );
+                None
+            }
+        };
+        let expected: Vec<bool> =
+            sample.rows.iter().map(|row| is_allowed(&sample, row, &all, &schema)).collect();
+        if let Filter::When(expr) = &filter
+            && let Ok(condition) = ucast(expr, &fields, "F::Note", &ancestors)
+        {
+            let rows: Vec<Value> = sample.rows.iter().map(object).collect();
+            interpreted.borrow_mut().push(json!({
+                "condition": condition, "rows": rows, "expected": expected, "policies": sample.policies
+            }));
+        }
+        for (row, expected) in sample.rows.iter().zip(expected) {
             let (attributes, folder) = (&row.attributes, row.folder);
             prop_assert_eq!(
                 holds(&filter, ("F::Note", &row.id), attributes, folder.map(|id| ("F::Folder", id))),
@@ -450,7 +569,10 @@ fn a_filter_contains_exactly_the_rows_that_the_authorizer_allows() {
                 row,
                 filter
             );
-            prop_assert_eq!(selected.contains(&row.id), expected, "{:?} by {}", row, condition.sql);
+            if let Some((selected, sql)) = &selected {
+                prop_assert_eq!(selected.contains(&row.id), expected, "{:?} by {}", row, sql);
+                in_sql.set(in_sql.get() + 1);
+            }
             decisions.set(decisions.get() + 1);
             allowed.set(allowed.get() + usize::from(expected));
         }
@@ -458,12 +580,17 @@ fn a_filter_contains_exactly_the_rows_that_the_authorizer_allows() {
     });
     let [always, never, when] = kinds.get();
     println!(
-        "{cases} policy sets ({always} always, {never} never, {when} when; {} refused), {} decisions on {:?} and in memory, {} allowed",
+        "{cases} policy sets ({always} always, {never} never, {when} when; {} refused), {} decisions in memory, {} of them on \
+         {:?}, {} allowed; {} conditions of UCAST",
         refused.get(),
         decisions.get(),
+        in_sql.get(),
         table.dialect,
-        allowed.get()
+        allowed.get(),
+        interpreted.borrow().len()
     );
     result.unwrap();
+    interpret(&interpreted.into_inner());
+    assert!(in_sql.get() * 2 > decisions.get(), "too few conditions in SQL");
     assert!(when > never && allowed.get() * 10 > decisions.get(), "the samples are too uniform");
 }

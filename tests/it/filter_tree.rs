@@ -3,6 +3,7 @@
 use cedargate::authz::filter::{Comparison, EntityId, Filter, FilterExpr, Operand, Path, PatternPart, Value};
 use serde_json::{Map, Value as Json};
 use std::cmp::Ordering;
+use std::net::Ipv4Addr;
 
 /// Whether a filter contains a row with this type, id and attributes, and with this parent.
 pub(crate) fn holds(
@@ -41,7 +42,7 @@ impl Row<'_> {
             FilterExpr::Has(path) => path.names().is_empty() || self.json(path).is_some(),
             FilterExpr::Compare { left, op, right } => {
                 both(left, right).is_some_and(|(left, right)| match op {
-                    Comparison::Equal => left == right,
+                    Comparison::Equal => is_equal(&left, &right),
                     Comparison::Less => order(&left, &right).is_lt(),
                     Comparison::LessOrEqual => order(&left, &right).is_le(),
                     Comparison::Greater => order(&left, &right).is_gt(),
@@ -63,7 +64,11 @@ impl Row<'_> {
             FilterExpr::In { entity: Operand::Path(path), ancestors } if path.is_resource() => {
                 ancestors.iter().any(|one| *one == self.own || Some(one) == self.parent.as_ref())
             }
-            FilterExpr::In { .. } | FilterExpr::IsInRange { .. } => panic!("unexpected {expr:?}"),
+            FilterExpr::IsInRange { address, ranges } => match get(address) {
+                Some(Value::Ip(address)) => ranges.iter().any(|range| is_in_range(&address, range)),
+                _ => false,
+            },
+            FilterExpr::In { .. } => panic!("unexpected {expr:?}"),
         }
     }
 
@@ -94,8 +99,12 @@ fn value(json: &Json) -> Value {
         Json::String(text) => Value::Text(text.clone()),
         Json::Array(values) => Value::Set(values.iter().map(value).collect()),
         object if object.get("fn").is_some() => {
-            let time: cedargate::types::Timestamp = object["arg"].as_str().unwrap().parse().unwrap();
-            Value::Datetime(time.millis())
+            let text = object["arg"].as_str().unwrap();
+            match object["fn"].as_str().unwrap() {
+                "datetime" => Value::Datetime(text.parse::<cedargate::types::Timestamp>().unwrap().millis()),
+                "decimal" => Value::Decimal((text.parse::<f64>().unwrap() * 10_000.0).round() as i64),
+                _ => Value::Ip(text.to_owned()),
+            }
         }
         object => Value::Entity(entity(object["type"].as_str().unwrap(), object["id"].as_str().unwrap())),
     }
@@ -103,11 +112,29 @@ fn value(json: &Json) -> Value {
 
 fn order(left: &Value, right: &Value) -> Ordering {
     match (left, right) {
-        (Value::Long(left), Value::Long(right)) | (Value::Datetime(left), Value::Datetime(right)) => {
-            left.cmp(right)
-        }
+        (Value::Long(left), Value::Long(right))
+        | (Value::Datetime(left), Value::Datetime(right))
+        | (Value::Decimal(left), Value::Decimal(right)) => left.cmp(right),
         _ => panic!("{left:?} and {right:?} have no order"),
     }
+}
+
+fn is_equal(left: &Value, right: &Value) -> bool {
+    match (left, right) {
+        (Value::Ip(left), Value::Ip(right)) => is_in_range(left, right) && is_in_range(right, left),
+        _ => left == right,
+    }
+}
+
+/// Whether all addresses of an IPv4 range are in another one.
+fn is_in_range(address: &str, range: &str) -> bool {
+    let parse = |text: &str| {
+        let (address, length) = text.split_once('/').unwrap_or((text, "32"));
+        (address.parse::<Ipv4Addr>().unwrap().to_bits(), length.parse::<u32>().unwrap())
+    };
+    let ((address, length), (start, prefix)) = (parse(address), parse(range));
+    let mask = u32::MAX.checked_shl(32 - prefix).unwrap_or_default();
+    prefix <= length && address & mask == start & mask
 }
 
 fn items(set: &Value) -> &[Value] {

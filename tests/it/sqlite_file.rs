@@ -347,5 +347,8 @@ async fn a_list_of_the_messages_of_a_conversation_does_not_read_those_of_other_c
                 ORDER BY created_at, id";
     let steps = open().await.query_all_raw(Statement::from_string(DbBackend::Sqlite, plan)).await.unwrap();
     let steps: Vec<String> = steps.iter().map(|step| step.try_get("", "detail").unwrap()).collect();
-    assert_eq!(steps, ["SEARCH messages USING INDEX messages_conversation_created_at_id_idx (conversation=?)"]);
+    assert_eq!(
+        steps,
+        ["SEARCH messages USING INDEX messages_conversation_created_at_id_idx (conversation=?)"]
+    );
 }

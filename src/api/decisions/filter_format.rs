@@ -1,6 +1,5 @@
 //! The forms of a filter: an expression tree, UCAST, and SQL.
 
-use super::filter_ucast::Ucast;
 use crate::authz::filter::{EntityId, Filter, FilterExpr, Operand, Path, PatternPart, Value};
 use crate::store::table_filter::{self, ColumnMap, NotExpressible, SqlDialect, decimal};
 use crate::types::Timestamp;
@@ -68,7 +67,7 @@ impl Rendered<'_> {
             (_, Filter::Always | Filter::Never) => Ok(None),
             (Format::Tree, Filter::When(expr)) => Ok(Some(tree(expr))),
             (Format::Ucast, Filter::When(expr)) => {
-                Ucast { columns, kind, ancestor_types }.condition(expr).map(Some)
+                table_filter::ucast(expr, columns, kind, ancestor_types).map(Some)
             }
         }
     }
@@ -132,6 +131,9 @@ fn value_json(value: &Value) -> Json {
         Value::Bool(value) => json!(value),
         Value::Long(number) => json!(number),
         Value::Text(text) => json!(text),
+        Value::Datetime(millis) if !table_filter::TIMES.contains(millis) => {
+            json!({ "millisecondsSince1970": millis })
+        }
         Value::Datetime(millis) => json!({ "datetime": Timestamp::from_millis(*millis).to_string() }),
         Value::Duration(millis) => json!({ "milliseconds": millis }),
         Value::Decimal(number) => json!({ "decimal": decimal(*number) }),

@@ -18,7 +18,6 @@ pub mod authzen_search;
 pub mod evaluation;
 mod filter;
 mod filter_format;
-mod filter_ucast;
 pub mod forward;
 pub mod question_names;
 mod search_answer;

@@ -12,8 +12,8 @@ const MAX_PARAMETERS: usize = 32_000;
 /// The maximum number of atoms and operators, since SQLite limits the depth of an expression to 1,000.
 const MAX_SIZE: usize = 900;
 
-/// The milliseconds of the times that PostgreSQL reads in the form of RFC 3339.
-const TIMES: RangeInclusive<i64> = -62_135_596_800_000..=253_402_300_799_999;
+/// The milliseconds of the times of the years 1 to 9999, which have a form in RFC 3339 that PostgreSQL reads.
+pub const TIMES: RangeInclusive<i64> = -62_135_596_800_000..=253_402_300_799_999;
 
 /// The milliseconds of all times that a column of PostgreSQL can have.
 const COLUMN_TIMES: RangeInclusive<i64> = -210_866_803_200_000..=9_224_318_015_999_999;
