@@ -212,13 +212,15 @@ fn loads(token: &str) -> Vec<Load> {
     let head = wrk_headers(token);
     let post = |body: &Value| format!("{head}wrk.method = \"POST\"\nwrk.body = [[{body}]]\n");
     let repeated = question(1, 1);
-    // Every request has a new pair of user and conversation, until all four million pairs were used.
-    let distinct = format!(
-        "{head}wrk.method = \"POST\"\nlocal n = 0\nrequest = function()\n  n = n + 1\n  local user = n % {DISTINCT} + 1\n  \
-         local conversation = (n + math.floor(n / {DISTINCT})) % {DISTINCT} + 1\n  \
-         local body = string.format('{{\"subject\":{{\"type\":\"User\",\"id\":\"aaaa%020x\"}},\"action\":{{\"name\":\"fetchConversation\"}},\"resource\":{{\"type\":\"Conversation\",\"id\":\"bbbb%020x\"}}}}', user, conversation)\n  \
-         return wrk.format(\"POST\", \"@PATH@\", nil, body)\nend\n"
-    );
+    // A new pair of user and conversation in every request, until all pairs of so many users and conversations were used.
+    let different = |users: usize, conversations: usize| {
+        format!(
+            "{head}wrk.method = \"POST\"\nlocal n = 0\nrequest = function()\n  n = n + 1\n  local user = n % {users} + 1\n  \
+             local conversation = (n + math.floor(n / {users})) % {conversations} + 1\n  \
+             local body = string.format('{{\"subject\":{{\"type\":\"User\",\"id\":\"aaaa%020x\"}},\"action\":{{\"name\":\"fetchConversation\"}},\"resource\":{{\"type\":\"Conversation\",\"id\":\"bbbb%020x\"}}}}', user, conversation)\n  \
+             return wrk.format(\"POST\", \"@PATH@\", nil, body)\nend\n"
+        )
+    };
     let mut batches = format!("{head}wrk.method = \"POST\"\nlocal n = 0\nlocal bodies = {{}}\n");
     for batch in 0..32 {
         let items: Vec<Value> = (0..1000)
@@ -250,9 +252,15 @@ fn loads(token: &str) -> Vec<Load> {
             decisions: 1.0,
         },
         Load {
+            name: "evaluation, 1,000 questions".into(),
+            path: "/access/v1/evaluation",
+            script: different(50, 20),
+            decisions: 1.0,
+        },
+        Load {
             name: "evaluation, distinct".into(),
             path: "/access/v1/evaluation",
-            script: distinct,
+            script: different(DISTINCT, DISTINCT),
             decisions: 1.0,
         },
         Load {
