@@ -191,6 +191,13 @@ fn parse_types(text: &str) -> Result<FeedTypes, InvalidValue> {
 }
 
 fn doc() -> OperationDoc {
+    let example = json!({
+        "changes": [
+            {"cursor": "AAAAAAAAAAAB", "type": "forms", "change": "deleted", "id": "599e1fcd9da1c72645c95886", "time": "2026-01-31T12:00:00.000Z"}
+        ],
+        "cursor": "AAAAAAAAAAAB",
+        "hasMore": false
+    });
     let number = |name: &str, description: &str, (min, max, default): (u64, u64, u64)| {
         let schema = ObjectBuilder::new()
             .schema_type(SchemaType::Type(Type::Integer))
@@ -222,7 +229,7 @@ fn doc() -> OperationDoc {
             "For how many seconds to wait for a change if there is none after the cursor.",
             (0, MAX_WAIT, 0),
         ))
-        .response::<ChangesPage>(200, "The changes.", None)
+        .response::<ChangesPage>(200, "The changes.", Some(example))
         .event_stream(200)
         .problems(&[400, 404, 410])
 }

@@ -9,6 +9,9 @@ use utoipa::openapi::schema::{Schema, Type};
 use utoipa::openapi::{Ref, RefOr};
 use utoipa::{PartialSchema, ToSchema};
 
+/// The description of the id in a path. No id is the same in all installations.
+const RESOURCE_ID: &str = "The id of the resource. The example stands for the id of one that exists: create one with the example of `POST`.";
+
 /// Documents `GET /` of a resource. NDJSON is not declared as a second type of the response, because generated clients would
 /// then return either of two types.
 pub fn list<R: Resource>(spec: &ListSpec) -> OperationDoc {
@@ -68,7 +71,7 @@ fn shape_parameters<R: Resource>(doc: OperationDoc) -> OperationDoc {
 pub(in crate::http) fn fetch<R: Resource>() -> OperationDoc {
     let doc = OperationDoc::from_action()
         .describe("Returns the resource. A missing and an inaccessible one give the same response.")
-        .path_id("id", "The id of the resource.");
+        .path_id("id", RESOURCE_ID);
     shape_parameters::<R>(doc)
         .parameter(entity_tags(
             "If-None-Match",
@@ -126,7 +129,7 @@ pub fn patch<R: Resource>(body: RefOr<Schema>) -> OperationDoc {
             "Sets the fields in the body and leaves the others unchanged. Nested objects and arrays are replaced. `null` clears \
              a field. The response contains the resource only if the caller may fetch it.",
         )
-        .path_id("id", "The id of the resource.");
+        .path_id("id", RESOURCE_ID);
     let name = format!("{}Patch", R::TYPE);
     let doc = patch_body::<R>(body, &name, doc);
     changed::<R>(doc.json_body(Ref::from_schema_name(name), Some(R::examples().1)))
@@ -164,7 +167,7 @@ pub fn replace<R: Resource>() -> OperationDoc {
             "Replaces the fields that clients write. Those that the body omits get their defaults. The response contains the \
              resource only if the caller may fetch it.",
         )
-        .path_id("id", "The id of the resource.");
+        .path_id("id", RESOURCE_ID);
     changed::<R>(doc.body::<R::Body>(Some(R::examples().1)))
 }
 
@@ -172,6 +175,6 @@ pub fn replace<R: Resource>() -> OperationDoc {
 pub fn delete<R: Resource>() -> OperationDoc {
     let doc = OperationDoc::from_action()
         .describe("Deletes the resource. One that others refer to is not deleted: 409.")
-        .path_id("id", "The id of the resource.");
+        .path_id("id", RESOURCE_ID);
     if_match(doc).empty_response(204, "Deleted.").problems(&[404, 409])
 }
