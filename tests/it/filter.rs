@@ -2,7 +2,7 @@
 
 use crate::authorize::user;
 use crate::authzen::{entity, evaluation_request, is_permitted};
-use crate::support::{Client, Database, Reply, TestApp, project_file};
+use crate::support::{Client, Database, PASSWORD, Reply, TestApp, project_file};
 use cedargate::authz::Scope;
 use cedargate::config::DecisionLogFilter;
 use reqwest::{Method, StatusCode};
@@ -228,6 +228,62 @@ async fn own_resources_are_filtered_by_organization() {
     // Nobody lists rows but within a list.
     let rows = filter(&admin, "*/*", question(user("me"), "listForms", "Form")).await.expect(StatusCode::OK);
     assert_eq!(rows["kind"], "never");
+}
+
+#[tokio::test]
+async fn a_filter_of_own_resources_contains_all_organizations_below_those_that_it_names() {
+    let directory = tempfile::tempdir().unwrap();
+    let policy = "@id(\"own.tree\") @doc(\"d\") forbid (principal, action == Action::\"deleteForm\", resource) \
+                  when { principal has email && resource in principal.organization && principal in Scope::\"admin\" };";
+    std::fs::write(directory.path().join("own.cedar"), policy).unwrap();
+    let app = TestApp::start_with(|config| config.policies.push(directory.path().to_owned())).await;
+    let admin = app.admin().await;
+    let (_, acme) = app.tenant("Acme").await;
+    let (_, other) = app.tenant("Other").await;
+    let below = acme.post("/v2/organizations", json!({ "name": "Below" })).await;
+    let below = below.expect(StatusCode::CREATED)["id"].clone();
+    let mut users = vec![admin.id.clone(), acme.id.clone(), other.id.clone()];
+    for (client, role, organization) in [(&acme, "agent", Value::Null), (&acme, "admin", below.clone())] {
+        let email = format!("{role}@below.example");
+        let body =
+            json!({ "email": email, "password": PASSWORD, "role": role, "organization": organization });
+        let user = client.post("/v2/users", body).await.expect(StatusCode::CREATED);
+        users.push(user["id"].as_str().unwrap().to_owned());
+    }
+    for (client, organization) in
+        [(&admin, Value::Null), (&acme, Value::Null), (&acme, below), (&other, Value::Null)]
+    {
+        for name in ["a", "b"] {
+            let body = json!({ "name": name, "organization": organization });
+            client.post("/v2/forms", body).await.expect(StatusCode::CREATED);
+        }
+    }
+    let connection = sea_orm::Database::connect(app.url()).await.unwrap();
+    let backend = connection.get_database_backend();
+    let accept = if backend == DbBackend::Postgres { POSTGRES } else { SQLITE };
+    let mut counts = BTreeSet::new();
+    for (caller, subjects) in [(&admin, users.as_slice()), (&acme, &users[1..2]), (&other, &users[2..3])] {
+        for (subject, action) in subjects.iter().flat_map(|id| [(id, "fetchForm"), (id, "deleteForm")]) {
+            let mut body = question(user(subject), action, "Form");
+            let found = caller.post("/access/v1/search/resource", body.clone()).await.expect(StatusCode::OK);
+            let found = found["results"].as_array().unwrap().iter();
+            let found: BTreeSet<String> = found.map(|one| one["id"].as_str().unwrap().to_owned()).collect();
+            body["columns"] = json!({ "resource": "id", "resource in Organization": "organization" });
+            let answer = filter(caller, accept, body.clone()).await.expect(StatusCode::OK);
+            let sql = format!("SELECT id FROM forms WHERE {}", answer["filter"]["sql"].as_str().unwrap());
+            let parameters = answer["filter"]["parameters"].as_array().unwrap().iter();
+            let values = parameters.map(|value| sea_orm::Value::from(value.as_str().unwrap()));
+            let statement = Statement::from_sql_and_values(backend, sql.clone(), values);
+            let rows = connection.query_all_raw(statement).await.unwrap();
+            let selected: BTreeSet<String> =
+                rows.iter().map(|row| row.try_get_by_index(0).unwrap()).collect();
+            assert_eq!(selected, found, "{action} by {subject}: {sql}");
+            counts.insert(selected.len());
+            let ucast = filter(caller, UCAST, body).await.expect(StatusCode::OK);
+            assert_eq!(ucast["kind"], answer["kind"]);
+        }
+    }
+    assert_eq!(counts, BTreeSet::from([0, 2, 4, 8]));
 }
 
 #[tokio::test]

@@ -102,7 +102,10 @@ fn value(json: &Json) -> Value {
             let text = object["arg"].as_str().unwrap();
             match object["fn"].as_str().unwrap() {
                 "datetime" => Value::Datetime(text.parse::<cedargate::types::Timestamp>().unwrap().millis()),
-                "decimal" => Value::Decimal((text.parse::<f64>().unwrap() * 10_000.0).round() as i64),
+                "decimal" => {
+                    let (whole, fraction) = text.split_once('.').unwrap();
+                    Value::Decimal(format!("{whole}{fraction:0<4}").parse().unwrap())
+                }
                 _ => Value::Ip(text.to_owned()),
             }
         }

@@ -4,6 +4,7 @@ use super::authzen_body::AuthzenJson;
 use super::authzen_evaluation::{Action, Subject};
 use super::evaluation::{DecisionError, POLICY_VERSION, merge_client_context};
 use super::filter_format::{Format, Rendered};
+use super::filter_organizations::Organizations;
 use super::question_names::{SearchNames, check_context};
 use crate::application::Authorizer;
 use crate::application::subjects::{ResolvedSubject, SubjectResolver};
@@ -151,6 +152,13 @@ pub(super) async fn filter(
             DecisionError::from_subject(&authorizer, error)?;
             Filter::Never
         }
+    };
+    let filter = match filter {
+        Filter::When(expr) if format != Format::Tree && authorizer.state().resource_types.contains(kind) => {
+            let organizations = Organizations::read(&authorizer.reader(), &expr).await?;
+            Filter::from_expr(organizations.map_err(|error| not_expressible(&error))?.expand(&expr))
+        }
+        other => other,
     };
     let kind_name = match &filter {
         Filter::Always => "always",

@@ -18,6 +18,7 @@ pub mod authzen_search;
 pub mod evaluation;
 mod filter;
 mod filter_format;
+mod filter_organizations;
 pub mod forward;
 pub mod question_names;
 mod search_answer;
