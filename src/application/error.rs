@@ -103,9 +103,11 @@ impl Error {
 
     /// Returns the message that lists invalid fields.
     pub(super) fn list_fields(fields: &[FieldError]) -> String {
-        let text: Vec<String> =
-            fields.iter().map(|error| format!("{}: {}", error.field, error.message)).collect();
-        text.join("; ")
+        let text = fields.iter().map(|error| match error.field.as_str() {
+            "" => error.message.clone(),
+            field => format!("{field}: {}", error.message),
+        });
+        text.collect::<Vec<_>>().join("; ")
     }
 
     /// Returns the error with further names of accepted fields: those that are read apart from the others.

@@ -8,6 +8,7 @@ use crate::types::{FieldErrorCode, truncate_chars};
 use actix_web::http::{StatusCode, header};
 use actix_web::{FromRequest, HttpRequest, dev::Payload, web};
 use futures_util::future::LocalBoxFuture;
+use percent_encoding::percent_decode_str;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -236,8 +237,12 @@ impl FromRequest for PathId {
 /// Returns the parameters of a query string.
 ///
 /// # Errors
-/// 400 `too_many_parameters` if there are more than 100.
+/// 400: `too_many_parameters` if there are more than 100, `bad_request` if the query string is not UTF-8.
 pub fn query_pairs(request: &HttpRequest) -> Result<Vec<(String, String)>, Problem> {
+    if percent_decode_str(request.query_string()).decode_utf8().is_err() {
+        let detail = "The query string is not UTF-8 with percent-encoding.";
+        return Err(Problem::new(StatusCode::BAD_REQUEST, "bad_request", detail));
+    }
     let pairs: Vec<_> = parameters(request)
         .take(MAX_PARAMETERS + 1)
         .map(|(name, value)| (name.into_owned(), value.into_owned()))

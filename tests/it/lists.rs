@@ -330,6 +330,8 @@ async fn an_unknown_parameter_or_an_invalid_value_is_named() {
         ("/v2/messages", vec![("conversation", "none")], vec!["conversation"]),
         ("/v2/services", vec![("params", "{")], vec!["params"]),
         ("/v2/services", vec![("name", "a\0b")], vec!["name"]),
+        ("/v2/services", vec![("name", ">")], vec!["name"]),
+        ("/v2/services", vec![("name", "[a, ]")], vec!["name"]),
         ("/v2/services", vec![("nome", "x"), ("limit", "0"), ("name", "x")], vec!["nome", "limit"]),
     ];
     let unknown: Vec<&str> = resource_specs(&admin).await.into_iter().map(|kind| kind.path).collect();
@@ -342,6 +344,7 @@ async fn an_unknown_parameter_or_an_invalid_value_is_named() {
         let refused = admin.get(&query(path, &pairs)).await;
         assert_eq!(refused.expect_problem(400, "invalid_fields"), wrong, "{path} {pairs:?}");
     }
+    admin.get("/v2/services?name=%ff").await.expect_problem(400, "bad_request");
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use crate::support::{ADMIN, Client, TestApp};
 use cedargate::types::Id;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
+use std::process::Command;
 
 /// The example of a JSON body: that of the operation, or that of its schema.
 fn body_example(document: &Value, operation: &Value) -> Option<Value> {
@@ -158,4 +159,76 @@ async fn list_parameters_may_be_separated_by_commas_or_repeated() {
     assert_eq!(single, joined[0]);
     let limit = admin.get("/v2/kbitems?limit=1&limit=2").await;
     assert_eq!(limit.field_errors(), [("limit".to_owned(), "duplicate".to_owned())]);
+}
+
+/// Values of filters, as clients send them.
+const FILTERS: &[(&str, &str, &[&str])] = &[
+    (
+        "/v2/conversations",
+        "createdAt",
+        &[
+            ">=2020-09-30",
+            "<2024-02-29",
+            ">1999-12-31",
+            ">2026-11-30T07:28:03.866Z",
+            ">=2026-01-31T12:00:00+02:00",
+            "!2026-01-31T12:00:00.000Z",
+            "[2026-01-31T12:00:00Z,2026-10-31T12:00:00.5Z,null]",
+            "!null",
+        ],
+    ),
+    (
+        "/v2/conversations",
+        "status",
+        &[
+            "in-progress",
+            "[in-progress,on_hold]",
+            "![a b, c]",
+            "\"!a, \\\"b\\\"\"",
+            "~é",
+            "^\"x\"",
+            ">=a b",
+            "null",
+        ],
+    ),
+    ("/v2/kbitems", "title", &["[\"a,b\",c]", "What? [1]", "~[", ">\"\"", "!~x"]),
+    ("/v2/messages", "delay", &["[1,2]", ">=5", "!null", "<100000"]),
+    ("/v2/users", "role", &["[guest,agent]", "!admin"]),
+];
+
+/// The values of the object `meta`.
+const FREE_FILTERS: &[&str] =
+    &["order", "[order,5]", "\"5\"", ">=-2.5", "!~part", "^a", "<b", "null", "true", "é", "0", "[\"a,b\"]"];
+
+#[tokio::test]
+async fn the_patterns_of_filters_match_what_the_service_accepts() {
+    let document = document();
+    let app = TestApp::start().await;
+    let admin = app.admin().await;
+    let mut checks = Vec::new();
+    for (path, name, values) in FILTERS {
+        let parameters = document["paths"][path]["get"]["parameters"].as_array().unwrap();
+        let parameter = parameters.iter().find(|parameter| parameter["name"] == *name).unwrap();
+        let schema = &parameter["schema"];
+        let alternatives = schema["anyOf"].as_array().cloned().unwrap_or_else(|| vec![schema.clone()]);
+        let patterns: Vec<Value> = alternatives.iter().map(|schema| schema["pattern"].clone()).collect();
+        for value in *values {
+            admin.get(&crate::lists::query(path, &[(name, value)])).await.expect(StatusCode::OK);
+            checks.push(json!([patterns, value, alternatives]));
+        }
+    }
+    let parameters = document["paths"]["/v2/contacts"]["get"]["parameters"].as_array().unwrap();
+    let parameter = parameters.iter().find(|parameter| parameter["name"] == "meta.key").unwrap();
+    let pattern = parameter["schema"]["additionalProperties"]["pattern"].clone();
+    for value in FREE_FILTERS {
+        admin.get(&crate::lists::query("/v2/contacts", &[("meta.x", value)])).await.expect(StatusCode::OK);
+        checks.push(json!([[pattern], value, []]));
+    }
+    // The regular expressions of JSON Schema are those of JavaScript.
+    let script = "for (const [patterns, value, schemas] of JSON.parse(process.argv[1])) \
+                  if (!patterns.some((pattern) => pattern && new RegExp(pattern, 'u').test(value)) \
+                    && !schemas.some((schema) => schema.enum?.includes(value))) console.log(value)";
+    let output = Command::new("node").args(["-e", script, &json!(checks).to_string()]).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert_eq!((text(&output.stdout).as_str(), text(&output.stderr).as_str()), ("", ""));
 }

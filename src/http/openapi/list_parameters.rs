@@ -3,7 +3,7 @@
 use super::OperationDoc;
 use crate::http::query::field::{MAX_FILTER, ValueKind};
 use crate::http::query::selection::DRY_RUN;
-use crate::http::query::value::{MAX_CONTAINS, MAX_VALUES};
+use crate::http::query::value::MAX_CONTAINS;
 use crate::http::query::{DEFAULT_LIMIT, ListSpec, MAX_LIMIT, QueryField};
 use serde_json::{Value, json};
 use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn, ParameterStyle};
@@ -12,10 +12,13 @@ use utoipa::openapi::schema::{
 };
 use utoipa::openapi::{KnownFormat, RefOr, Required, SchemaFormat};
 
-/// A list, a quoted text, or a comparison or none and a text that does not begin like an operator.
-const TEXT: &str = r#"^!?(\[[A-Za-z0-9]{1,20}(,[A-Za-z0-9]{1,20}){0,9}\]|"[A-Za-z0-9 !]{0,20}"|([~^]|>=?|<=?)?[^!<>~^\["\u0000][^\u0000]*)$"#;
-/// A date that exists in every year.
-const DATE: &str = "20[0-9]{2}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])";
+/// A day of any year with four digits.
+const DATE: &str = "([1-9][0-9]{3}-((0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])|(0[469]|11)-(0[1-9]|[12][0-9]|30)|02-(0[1-9]|1[0-9]|2[0-8]))|\
+     ([1-9][0-9](0[48]|[2468][048]|[13579][26])|([2468][048]|[13579][26])00)-02-29)";
+const TIME_OF_DAY: &str =
+    r"T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,9})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])";
+/// A number in a free object.
+const NUMBER: &str = r"-?(0|[1-9][0-9]{0,14})(\.[0-9]{1,6})?";
 const ID: &str = "[0-9a-fA-F]{24}";
 
 /// Adds the parameters of a list.
@@ -124,7 +127,14 @@ fn org_path_parameter() -> Parameter {
 /// Returns the parameter for values in the free objects of a field, such as `meta.intent=order`.
 fn free_parameter(field: &QueryField) -> Parameter {
     let name = &field.name;
-    let value = text().pattern(Some(r"^!?(([~^]|>=?|<=?)?[A-Za-z][^\u0000]*|(>=?|<=?)?[1-9][0-9]{0,5})$"));
+    // A text in quotation marks, a number, or another text.
+    let quoted = quoted_pattern(0, MAX_CONTAINS);
+    let plain = format!(r#"[^\u0000!><~^\["0-9-][^\u0000]*"#);
+    let item = format!(r#"({quoted}|{NUMBER}|[^\u0000,"0-9 -][^\u0000,]*)"#);
+    let value = text().pattern(Some(format!(
+        r"^!?(null|true|false|[~^]?({plain}|{quoted})|(>=?|<=?)?({plain}|{quoted}|{NUMBER})|{})$",
+        list_pattern(&item)
+    )));
     let value = value.max_length(Some(MAX_CONTAINS));
     let schema = ObjectBuilder::new()
         .property_names(Some(text().pattern(Some(format!("^{name}\\.[A-Za-z0-9_]{{1,40}}$"))).build()))
@@ -173,16 +183,52 @@ fn operators(kind: &ValueKind) -> &'static str {
 
 /// Returns the pattern of a value, `[a,b]` or `null`, with or without `!`.
 fn one_of(value: &str) -> String {
-    let most = MAX_VALUES - 1;
-    format!("^!?(null|{value}|\\[({value}|null)(,({value}|null)){{0,{most}}}\\])$")
+    format!("^!?(null|{value}|{})$", list_pattern(&format!("({value}|null)")))
+}
+
+/// Returns the pattern of `[a,b]`.
+fn list_pattern(item: &str) -> String {
+    format!(r"\[ *{item}(, *{item})*\]")
+}
+
+/// Returns how often a character is repeated. The length of the parameter limits long texts, too.
+fn repeated(min: usize, max: usize) -> String {
+    match (min, max) {
+        (0, MAX_FILTER..) => "*".to_owned(),
+        (1, MAX_FILTER..) => "+".to_owned(),
+        _ => format!("{{{min},{max}}}"),
+    }
+}
+
+/// Returns the pattern of a JSON string of so many characters, without escapes of four digits.
+fn quoted_pattern(min: usize, max: usize) -> String {
+    format!(r#""([^"\\\u0000-\u001f]|\\["\\/bfnrt]){}""#, repeated(min, max))
+}
+
+/// Returns the pattern of the filter of a text of so many characters.
+fn text_pattern(min: usize, max: usize) -> String {
+    let quoted = quoted_pattern(min, max);
+    // The first character is another one than those that follow.
+    let rest = if max >= MAX_FILTER { "*".to_owned() } else { repeated(0, max.saturating_sub(1)) };
+    let list = list_pattern(&format!(r#"({quoted}|[^\u0000,"\[ ][^\u0000,]{rest})"#));
+    let contained = format!(
+        r#"([^\u0000"][^\u0000]{}|{})"#,
+        repeated(0, MAX_CONTAINS - 1),
+        quoted_pattern(1, MAX_CONTAINS)
+    );
+    let compared = format!(r#"([^\u0000"][^\u0000]*|{})"#, quoted_pattern(0, MAX_FILTER));
+    let start = format!(r#"([^\u0000"][^\u0000]*|{})"#, quoted_pattern(1, MAX_FILTER));
+    let optional = if min == 0 { "?" } else { "" };
+    let plain = format!(r#"([^\u0000!><~^\["][^\u0000]{rest}){optional}"#);
+    format!(r"^!?(null|{list}|{quoted}|~{contained}|\^{start}|(>=?|<=?){compared}|{plain})$")
 }
 
 fn filter_schema(kind: &ValueKind) -> RefOr<Schema> {
     let id = crate::types::Id::EXAMPLE.to_string();
     match kind {
-        ValueKind::Text { max, .. } => text()
-            .pattern(Some(TEXT))
-            .max_length(Some((*max).min(MAX_CONTAINS)))
+        ValueKind::Text { min, max } => text()
+            .pattern(Some(text_pattern(*min, *max)))
+            .max_length(Some(MAX_FILTER))
             .examples(["value", "[a,b]", "!value", "null", "~part", "^beginning", ">=value", "\"!quoted\""])
             .into(),
         ValueKind::Any => text().max_length(Some(MAX_FILTER)).into(),
@@ -210,7 +256,8 @@ fn filter_schema(kind: &ValueKind) -> RefOr<Schema> {
             text().format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime))),
             text()
                 .pattern(Some(format!(
-                    "^!?(null|(>=?|<=?){DATE}(T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]Z)?)$"
+                    "^!?(null|{DATE}{TIME_OF_DAY}|(>=?|<=?){DATE}({TIME_OF_DAY})?|{})$",
+                    list_pattern(&format!("({DATE}{TIME_OF_DAY}|null)"))
                 )))
                 .examples([">=2020-09-14", "<2020-09-14T12:00:00Z", "!null"]),
         ),
@@ -223,7 +270,7 @@ fn filter_schema(kind: &ValueKind) -> RefOr<Schema> {
             let digits = max.to_string().len().saturating_sub(1).clamp(1, 15);
             let digit = format!("[1-9][0-9]{{0,{}}}", digits - 1);
             let operators = text()
-                .pattern(Some(format!("^!?(null|(>=?|<=?)?{digit}|\\[{digit}(,{digit}){{0,9}}\\])$")))
+                .pattern(Some(format!("^!?(null|(>=?|<=?)?{digit}|{})$", list_pattern(&digit))))
                 .examples([">=5", "<10", "[1,2]", "!null"]);
             either(integer, operators)
         }

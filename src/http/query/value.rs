@@ -127,7 +127,7 @@ fn unquotable(text: &str) -> InvalidValue {
     InvalidValue::new(FieldErrorCode::InvalidFormat, message)
 }
 
-/// Parses `[a,b]`. Values that contain a comma are quoted.
+/// Parses `[a,b]`. Values that contain a comma, or spaces at an end, are quoted.
 fn parse_list(kind: &ValueKind, text: &str) -> Result<Test, InvalidValue> {
     let Some(mut rest) = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) else {
         let message =
@@ -140,17 +140,19 @@ fn parse_list(kind: &ValueKind, text: &str) -> Result<Test, InvalidValue> {
             let message = format!("more than {MAX_VALUES} values");
             return Err(InvalidValue::new(FieldErrorCode::TooManyItems, message));
         }
+        rest = rest.trim_start_matches(' ');
         let end = match rest.starts_with('"') {
             true => quoted_length(rest)?,
             false => rest.find(',').unwrap_or(rest.len()),
         };
         let (item, after) = rest.split_at_checked(end).unwrap_or((rest, ""));
-        match item {
+        let after = after.trim_start_matches(' ');
+        match item.trim_end_matches(' ') {
             "null" => or_null = true,
             item => values.push(parse_operand(kind, &Operand::parse(item)?)?),
         }
         rest = match after.strip_prefix(',') {
-            Some("") => {
+            Some(next) if next.trim_matches(' ').is_empty() => {
                 let message = format!("{} ends with a comma", quoted(text));
                 return Err(InvalidValue::new(FieldErrorCode::InvalidFormat, message));
             }
@@ -189,6 +191,10 @@ fn check_length(text: &str, min: usize, max: usize) -> Result<(), InvalidValue> 
 
 /// Parses the value of a comparison. A date is the first moment of its day in UTC.
 fn parse_compared(kind: &ValueKind, text: &str) -> Result<FilterValue, InvalidValue> {
+    if text.is_empty() {
+        let message = "expected a value after the operator; the empty text is `\"\"`";
+        return Err(InvalidValue::new(FieldErrorCode::TooShort, message));
+    }
     let operand = Operand::parse(text)?;
     match kind {
         ValueKind::Time => match is_date(operand.text()) {
