@@ -5,6 +5,7 @@ use super::authzen_evaluation::{Action, Subject};
 use super::evaluation::{DecisionError, POLICY_VERSION, merge_client_context};
 use super::filter_format::{Format, Rendered};
 use super::filter_organizations::Organizations;
+use super::filter_schema::FilterNode;
 use super::question_names::{SearchNames, check_context};
 use crate::application::Authorizer;
 use crate::application::subjects::{ResolvedSubject, SubjectResolver};
@@ -68,8 +69,9 @@ struct FilterAnswer {
     /// `always`: every resource of the type. `never`: none. `when`: those for which `filter` is true.
     #[schema(value_type = FilterKind)]
     kind: &'static str,
-    /// The condition in the requested form; null if the kind says all. In SQL there is always a condition.
-    #[schema(value_type = Option<Object>)]
+    /// The condition in the requested form; null if the kind says all. In SQL there is always a condition, an object with
+    /// `dialect`, `sql` and `parameters`.
+    #[schema(value_type = Option<FilterNode>)]
     filter: Option<Value>,
     /// The version of the policies.
     policy_version: String,

@@ -19,6 +19,7 @@ pub mod evaluation;
 mod filter;
 mod filter_format;
 mod filter_organizations;
+mod filter_schema;
 pub mod forward;
 pub mod question_names;
 mod search_answer;

@@ -1,0 +1,134 @@
+//! The JSON Schema of filters as expression trees, for the OpenAPI document.
+
+use serde_json::{Value, json};
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
+
+/// A node of an expression tree.
+#[derive(Debug)]
+pub(super) struct FilterNode;
+
+/// An operand of a node.
+#[derive(Debug)]
+struct FilterOperand;
+
+impl PartialSchema for FilterNode {
+    fn schema() -> RefOr<Schema> {
+        let operators = json!({ "type": "string", "enum": ["==", "<", "<=", ">", ">="] });
+        let part = one_of([
+            json!({ "type": "object", "required": ["text"], "properties": { "text": { "type": "string" } } }),
+            json!({ "type": "object", "required": ["any"], "properties": { "any": { "type": "boolean", "enum": [true] } } }),
+        ]);
+        let nodes = [
+            node("and", "All conditions are true.", [("conditions", list(reference("FilterNode")))]),
+            node("or", "Any condition is true.", [("conditions", list(reference("FilterNode")))]),
+            node("not", "The condition is false.", [("condition", reference("FilterNode"))]),
+            node("isTrue", "The attribute is present and true.", [("path", path())]),
+            node("has", "The attribute is present.", [("path", path())]),
+            node("isEmpty", "The set is present and empty.", [("path", path())]),
+            node(
+                "compare",
+                "Both operands are present and compare so.",
+                [("left", operand()), ("operator", operators), ("right", operand())],
+            ),
+            node("like", "The text is present and matches.", [("path", path()), ("pattern", list(part))]),
+            node("contains", "The set has the element.", [("set", operand()), ("element", operand())]),
+            node("containsAll", "The set has all elements.", [("set", operand()), ("elements", operand())]),
+            node("containsAny", "The set has any element.", [("set", operand()), ("elements", operand())]),
+            node(
+                "in",
+                "The entity, or one of its ancestors, is one of the entities.",
+                [("entity", operand()), ("entities", list(entity()))],
+            ),
+            node(
+                "isInRange",
+                "The IP address is present and in one of the ranges.",
+                [("path", path()), ("ranges", list(json!({ "type": "string" })))],
+            ),
+        ];
+        let mut schema = one_of(nodes);
+        schema["description"] = json!("A condition on a resource: true or false, never unknown.");
+        parsed(schema)
+    }
+}
+
+impl ToSchema for FilterNode {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        schemas.push((FilterOperand::name().into_owned(), FilterOperand::schema()));
+    }
+}
+
+impl PartialSchema for FilterOperand {
+    fn schema() -> RefOr<Schema> {
+        let value = json!({
+            "description": "A boolean, a number, a string, an array of values, an entity (`type` and `id`), or an object with one \
+                            member: `datetime`, `millisecondsSince1970`, `milliseconds`, `decimal` or `ip`."
+        });
+        let mut schema = one_of([
+            json!({ "type": "object", "required": ["path"], "properties": { "path": path() } }),
+            json!({ "type": "object", "required": ["value"], "properties": { "value": value } }),
+        ]);
+        schema["description"] = json!("An attribute of the resource, or a constant.");
+        parsed(schema)
+    }
+}
+
+impl ToSchema for FilterOperand {}
+
+/// A node with these members, all of them required.
+fn node<const N: usize>(name: &str, description: &str, members: [(&str, Value); N]) -> Value {
+    let mut required = vec![json!("type")];
+    let mut properties = json!({ "type": { "type": "string", "enum": [name] } });
+    for (member, schema) in members {
+        required.push(json!(member));
+        properties[member] = schema;
+    }
+    json!({ "type": "object", "description": description, "required": required, "properties": properties })
+}
+
+fn reference(name: &str) -> Value {
+    json!({ "$ref": format!("#/components/schemas/{name}") })
+}
+
+fn operand() -> Value {
+    reference("FilterOperand")
+}
+
+fn path() -> Value {
+    json!({
+        "type": "array",
+        "description": "The names that lead to the attribute; the resource itself, if there are none.",
+        "items": { "type": "string" }
+    })
+}
+
+fn entity() -> Value {
+    let text = || json!({ "type": "string" });
+    json!({ "type": "object", "required": ["type", "id"], "properties": { "type": text(), "id": text() } })
+}
+
+fn list(items: Value) -> Value {
+    json!({ "type": "array", "items": items })
+}
+
+fn one_of(schemas: impl IntoIterator<Item = Value>) -> Value {
+    json!({ "oneOf": schemas.into_iter().collect::<Vec<_>>() })
+}
+
+/// The schema of this JSON; of any value if it is none, which a test excludes.
+fn parsed(schema: Value) -> RefOr<Schema> {
+    serde_json::from_value(schema).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_schemas_keep_all_of_their_members() {
+        for (schema, members) in [(FilterNode::schema(), 13), (FilterOperand::schema(), 2)] {
+            let json = serde_json::to_value(schema).unwrap();
+            assert_eq!(json["oneOf"].as_array().map(Vec::len), Some(members), "{json}");
+        }
+    }
+}
