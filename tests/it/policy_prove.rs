@@ -194,16 +194,46 @@ fn a_counterexample_is_a_policy_test_that_shows_what_is_wrong() {
 
 #[test]
 fn a_policy_that_can_fail_is_found_with_the_values_that_make_it_fail() {
+    for (scope, condition) in [
+        ("principal in Scope::\"admin\"", "resource.level + 1 > 3"),
+        ("principal in Scope::\"guest\"", "resource.level + 1 > 3"),
+        ("principal", "resource.level * 2 > 100"),
+    ] {
+        let copy = Copy::new().with_policy(&format!(
+            "@id(\"overflow\") @doc(\"d\") forbid ({scope}, action == Action::\"fetchOrganization\", resource is Organization)\n\
+             when {{ resource has level && {condition} }};"
+        ));
+        let (code, result) = copy.prove(&["policies-never-fail"]);
+        assert_eq!(code, 3, "{scope}: {result:#}");
+        let violation = &claim(&result, "policies-never-fail")["violations"][0];
+        assert_eq!(violation["policies"], json!(["overflow"]));
+        let test = &violation["tests"][0];
+        assert_eq!(test["num_errors"], 1);
+        assert_eq!(test["request"]["resource"], r#"Organization::"organization1""#, "{test:#}");
+        assert!(level_of(test, "organization1").unsigned_abs() > 1 << 60, "{test:#}");
+    }
+}
+
+/// The level of an organization in a policy test.
+fn level_of(test: &Value, id: &str) -> i64 {
+    let entities = test["entities"].as_array().unwrap();
+    let is_it = |entity: &&Value| entity["uid"]["type"] == "Organization" && entity["uid"]["id"] == id;
+    entities.iter().find(is_it).unwrap()["attrs"]["level"].as_i64().unwrap()
+}
+
+#[test]
+fn a_counterexample_has_only_what_it_needs_under_readable_ids() {
     let copy = Copy::new().with_policy(
-        "@id(\"overflow\") @doc(\"d\") permit (principal in Scope::\"admin\", action == Action::\"fetchOrganization\", resource)\n\
-         when { resource has level && resource.level + 1 > 3 };",
+        "@id(\"open\") @doc(\"d\") permit (principal, action == Action::\"fetchConversation\", resource is Conversation);",
     );
-    let (code, result) = copy.prove(&["policies-never-fail"]);
+    let (code, result) = copy.prove(&["fetchConversation.never"]);
     assert_eq!(code, 3);
-    let violation = &claim(&result, "policies-never-fail")["violations"][0];
-    assert_eq!(violation["policies"], json!(["overflow"]));
-    assert_eq!(violation["tests"][0]["num_errors"], 1);
-    assert!(violation["tests"][0].to_string().contains(&i64::MAX.to_string()), "{violation:#}");
+    let test = &claim(&result, "fetchConversation.never")["violations"][0]["tests"][0];
+    assert_eq!(test["request"]["principal"], r#"User::"user1""#, "{test:#}");
+    assert_eq!(test["request"]["resource"], r#"Conversation::"conversation1""#, "{test:#}");
+    let entities = test["entities"].as_array().unwrap();
+    assert!(entities.len() <= 8, "{test:#}");
+    assert!(entities.iter().all(|entity| entity["uid"]["id"] != ""), "{test:#}");
 }
 
 #[test]

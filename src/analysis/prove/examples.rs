@@ -18,13 +18,17 @@ const NOT_CONFIRMED: &str =
 pub(super) struct Examples<'a> {
     bundle: &'a Bundle,
     simplifier: Simplifier<'a>,
+    /// The entities of the data files that policies or claims name, with their ancestors. An example contains only those to
+    /// which it refers, and the assumptions are about all of them.
+    named_data: Vec<Entity>,
 }
 
 impl<'a> Examples<'a> {
     pub(super) fn new(bundle: &'a Bundle) -> Self {
-        let policies = bundle.policy_set().policies().chain(bundle.claims().iter().map(Claim::policy));
-        let simplifier = Simplifier::new(bundle.schema(), bundle.data(), policies);
-        Self { bundle, simplifier }
+        let policies = || bundle.policy_set().policies().chain(bundle.claims().iter().map(Claim::policy));
+        let simplifier = Simplifier::new(bundle.schema(), bundle.data(), policies());
+        let named: HashSet<EntityUid> = policies().flat_map(Policy::entity_literals).collect();
+        Self { bundle, simplifier, named_data: with_ancestors(bundle.data(), named) }
     }
 
     /// A request that contradicts a claim of a file.
@@ -41,7 +45,8 @@ impl<'a> Examples<'a> {
         let matched = environment.assumptions.requests_matched_by(claim.policy()).ok_or(NOT_CONFIRMED)?;
         let is_always = metadata.permits;
         let holds = |request: &Request, entities: &Entities| {
-            Outcome::of(request, &matched, entities).allowed
+            self.with_named_data(entities)
+                .is_some_and(|entities| Outcome::of(request, &matched, &entities).allowed)
                 && Outcome::of(request, self.bundle.policy_set(), entities).allowed != is_always
         };
         let scenario = self.simplified(model, holds)?;
@@ -71,7 +76,10 @@ impl<'a> Examples<'a> {
         let world = environment.assumptions.add_to(&PolicySet::new());
         let holds = |request: &Request, entities: &Entities| {
             let outcome = Outcome::of(request, self.bundle.policy_set(), entities);
-            outcome.errors.contains(&id) && Outcome::of(request, &world, entities).reason.is_empty()
+            outcome.errors.contains(&id)
+                && self
+                    .with_named_data(entities)
+                    .is_some_and(|entities| Outcome::of(request, &world, &entities).reason.is_empty())
         };
         let scenario = self.simplified(model, holds)?;
         let message = format!("the evaluation of the policy {id} fails for {}", environment.request.action());
@@ -139,6 +147,13 @@ impl<'a> Examples<'a> {
         Entities::from_entities(all, None).ok()
     }
 
+    /// The entities with those of the data files that the assumptions are about, as they are defined there.
+    fn with_named_data(&self, entities: &Entities) -> Option<Entities> {
+        let defined: HashSet<EntityUid> = self.named_data.iter().map(Entity::uid).collect();
+        let others = entities.iter().filter(|entity| !defined.contains(&entity.uid()));
+        Entities::from_entities(others.chain(&self.named_data).cloned(), None).ok()
+    }
+
     fn simplified(
         &self,
         model: &Env,
@@ -160,4 +175,13 @@ impl<'a> Examples<'a> {
         let test = scenario.to_policy_test(name, self.bundle.policy_set(), self.bundle.schema());
         test.ok_or_else(|| NOT_CONFIRMED.to_owned())
     }
+}
+
+/// The entities of the data with these ids, and their ancestors.
+fn with_ancestors(data: &[Entity], named: HashSet<EntityUid>) -> Vec<Entity> {
+    // The data has been validated with the bundle.
+    let Ok(all) = Entities::from_entities(data.to_vec(), None) else { return Vec::new() };
+    let ancestors = named.iter().flat_map(|uid| all.ancestors(uid).into_iter().flatten().cloned());
+    let wanted: HashSet<EntityUid> = ancestors.chain(named.iter().cloned()).collect();
+    data.iter().filter(|entity| wanted.contains(&entity.uid())).cloned().collect()
 }
