@@ -3,6 +3,8 @@
 //!
 //! Each is proven for all requests that the schema allows, with the facts of the data as [`Assumptions`]. Pairs of policies
 //! are compared before sets of policies, because the time of the solver grows with the number of policies and entities.
+//!
+//! A policy that may fail is none of them, because its failure denies the request.
 
 mod edit;
 mod log;
@@ -60,6 +62,8 @@ struct Analyzed<'a> {
     policy: &'a Policy,
     metadata: &'a PolicyMetadata,
     environments: BTreeSet<RequestEnv>,
+    /// Whether its evaluation may fail. It has an effect then: the failure denies the request.
+    may_fail: bool,
 }
 
 /// Analyzes the policies of a bundle. `progress` is called with the number of policies that are done, and of all steps.
@@ -71,16 +75,14 @@ pub async fn analyze(bundle: &Bundle, solver: Solver, progress: impl Fn(usize, u
     let mut analyzed = Vec::new();
     for (number, (policy, metadata)) in policies.into_iter().enumerate() {
         progress(number, total);
-        if let Some(environments) = analyzer.matching_environments(policy, metadata).await {
-            analyzed.push(Analyzed { policy, metadata, environments });
-        }
+        analyzed.extend(analyzer.examine(policy, metadata).await);
     }
     let mut without_effect = BTreeSet::new();
     // All pairs before the first set: of two equivalent policies only the second one has no effect.
     for (step, compare_sets) in [(1, false), (2, true)] {
         for (index, subject) in analyzed.iter().enumerate() {
             progress(step * total / 3 + index, total);
-            if without_effect.contains(&index) {
+            if subject.may_fail || without_effect.contains(&index) {
                 continue;
             }
             let found = match compare_sets {
@@ -149,15 +151,21 @@ impl<'a> Analyzer<'a> {
         self.analysis.findings.push(policy_finding(rule, Level::Warning, policy, metadata, message));
     }
 
-    /// The environments in which a policy matches a request. None if there are none, or if it is not known.
-    async fn matching_environments(
-        &mut self,
-        policy: &'a Policy,
-        metadata: &'a PolicyMetadata,
-    ) -> Option<BTreeSet<RequestEnv>> {
+    /// A policy with the environments in which it matches a request. None if it matches and fails for no request, or if that
+    /// is not known.
+    async fn examine(&mut self, policy: &'a Policy, metadata: &'a PolicyMetadata) -> Option<Analyzed<'a>> {
         let mut environments = BTreeSet::new();
+        let mut may_fail = false;
         let mut is_excluded_by_data = false;
         for environment in policy.get_valid_request_envs(self.bundle.schema()) {
+            match self.queries.may_fail(policy, &environment).await {
+                Ok(fails) => may_fail |= fails,
+                Err(reason) => {
+                    let reason = format!("whether {} can fail: {reason}", metadata.id);
+                    self.analysis.undecided.push(reason);
+                    return None;
+                }
+            }
             match self.queries.matching(policy, &environment).await {
                 Ok(Matching::Some) => {
                     environments.insert(environment);
@@ -171,6 +179,9 @@ impl<'a> Analyzer<'a> {
                 }
             }
         }
+        if may_fail {
+            return Some(Analyzed { policy, metadata, environments, may_fail });
+        }
         if environments.is_empty() && is_excluded_by_data {
             let message =
                 format!("by the entity data, no principal or resource can satisfy {:?}", metadata.id);
@@ -183,7 +194,7 @@ impl<'a> Analyzer<'a> {
                 format!("no principal can satisfy {:?}: {group} has no members in the data", metadata.id);
             self.report("unusable", policy, metadata, message);
         } else {
-            return Some(environments);
+            return Some(Analyzed { policy, metadata, environments, may_fail });
         }
         None
     }

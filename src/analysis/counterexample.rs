@@ -99,6 +99,11 @@ impl Outcome {
         errors.sort();
         Self { allowed: response.decision() == Decision::Allow, reason, errors }
     }
+
+    /// The decision of the service: it denies a request for which a policy fails.
+    pub fn with_denying_failures(self) -> Self {
+        Self { allowed: self.allowed && self.errors.is_empty(), ..self }
+    }
 }
 
 /// Makes scenarios small and readable.

@@ -11,6 +11,7 @@ mod coverage;
 mod coverage_report;
 pub mod diff;
 mod excerpt;
+mod failures;
 mod finding;
 mod format;
 mod junit;

@@ -1,17 +1,18 @@
 //! Mutants: changed policies that the policy tests do not notice, and the tests that are missing.
 //!
 //! A mutant is noticed if a test fails with it. Of those that no test notices, the solver proves some equivalent: they decide
-//! every request that the schema and the data allow like the original. For each other one it finds a request that is decided
+//! every request that the schema and the data allow like the original, with a failure of a policy as a denial. For each other one it finds a request that is decided
 //! differently, which becomes a missing test.
 
+use super::failures::{failing, may_fail, with_denying_failures};
 use super::mutation::{Mutation, MutationOperator, Neighbours, mutations};
 use super::parentheses::readable_policy;
-use super::{Assumptions, Scenario, Simplifier, Solver, Undecided};
+use super::{Assumptions, Outcome, Scenario, Simplifier, Solver, Undecided};
 use crate::authz::cases::{ParsedEntities, PolicyTest, PreparedTest};
 use crate::authz::{Bundle, PolicyMetadata};
 use cedar_policy::{
-    Authorizer, Entities, EvalResult, Expression, Policy, PolicySet, Request, RequestEnv, ValidationMode,
-    Validator, eval_expression,
+    Entities, EvalResult, Expression, Policy, PolicySet, Request, RequestEnv, ValidationMode, Validator,
+    eval_expression,
 };
 use cedar_policy_symcc::{CompiledPolicySet, Env};
 use serde::Serialize;
@@ -264,6 +265,8 @@ struct Comparison<'a> {
     bundle: &'a Bundle,
     /// The policies that can apply in a request environment. Others never match there.
     policies: HashMap<RequestEnv, Vec<&'a Policy>>,
+    /// Those of them that may fail, as far as they were examined.
+    failing: HashMap<RequestEnv, Vec<Policy>>,
     /// The sentences of all assumptions that were used.
     assumptions: BTreeSet<String>,
 }
@@ -276,7 +279,7 @@ impl<'a> Comparison<'a> {
                 policies.entry(environment).or_default().push(policy);
             }
         }
-        Self { bundle, policies, assumptions: BTreeSet::new() }
+        Self { bundle, policies, failing: HashMap::new(), assumptions: BTreeSet::new() }
     }
 
     /// Decides a mutant. A missing test is added to `missing` unless one of them notices the mutant already.
@@ -352,14 +355,28 @@ impl<'a> Comparison<'a> {
         let all = || unchanged.iter().copied().chain([original]).chain(changed);
         let assumptions = Assumptions::new(schema, self.bundle.data(), all());
         self.assumptions.extend(assumptions.sentences());
-        let compile = |policy: Option<&Policy>| {
-            let policies = unchanged.iter().copied().chain(policy).cloned();
-            let policies =
-                PolicySet::from_policies(policies).map_err(|error| Undecided(error.to_string()))?;
+        if !self.failing.contains_key(environment) {
+            let policies = self.policies.get(environment).into_iter().flatten().copied();
+            let failing = failing(policies, environment, schema, solver).await?;
+            self.failing.insert(environment.clone(), failing);
+        }
+        let failing_before = self.failing.get(environment).cloned().unwrap_or_default();
+        let others = failing_before.iter().filter(|policy| policy.id() != original.id());
+        let mut failing_after: Vec<Policy> = others.cloned().collect();
+        if let Some(changed) = changed
+            && may_fail(changed, environment, schema, solver).await?
+        {
+            failing_after.push(changed.clone());
+        }
+        let compile = |policy: Option<&Policy>, failing: &[Policy]| {
+            let policies: Vec<Policy> = unchanged.iter().copied().chain(policy).cloned().collect();
+            let policies = PolicySet::from_policies(with_denying_failures(&policies, failing)?)
+                .map_err(|error| Undecided(error.to_string()))?;
             CompiledPolicySet::compile(&assumptions.add_to(&policies), environment, schema)
                 .map_err(|error| Undecided(error.to_string()))
         };
-        let (before, after) = (compile(Some(original))?, compile(changed)?);
+        let before = compile(Some(original), &failing_before)?;
+        let after = compile(changed, &failing_after)?;
         solver
             .ask(async |compiler| compiler.check_equivalent_with_counterexample_opt(&before, &after).await)
             .await
@@ -369,8 +386,8 @@ impl<'a> Comparison<'a> {
     fn missing_test(&self, mutant: &Mutant, model: &Env, changed: &PolicySet) -> Option<PolicyTest> {
         let (schema, policies) = (self.bundle.schema(), self.bundle.policy_set());
         let is_different = |request: &Request, entities: &Entities| {
-            let decide = |policies| Authorizer::new().is_authorized(request, policies, entities).decision();
-            decide(policies) != decide(changed)
+            let allows = |policies| Outcome::of(request, policies, entities).with_denying_failures().allowed;
+            allows(policies) != allows(changed)
         };
         let named = policies.policies().chain(&mutant.changed);
         let simplifier = Simplifier::new(schema, self.bundle.data(), named);

@@ -146,6 +146,16 @@ fn each_kind_of_policy_without_effect_is_found() {
             vec![view("a", "when { context.hour < 12 }"), forbid("b", "when { context.hour > 20 }")],
             vec![("redundant", "b", 5)],
         ),
+        // The failure of a policy denies the request.
+        (vec![view("a", ""), forbid("b", "when { principal.rank * 2 == 9223372036854775807 }")], vec![]),
+        (
+            vec![
+                view("a", "when { context.hour < 12 }"),
+                forbid("b", "when { context.hour > 20 && principal.rank * 2 > 5 }"),
+                view("c", "when { context.hour < 10 || (context.hour < 12 && principal.rank + 1 > 5) }"),
+            ],
+            vec![],
+        ),
         (
             vec![
                 view("a", "when { resource has owner && resource.owner == principal }"),

@@ -177,6 +177,57 @@ fn a_new_action_a_new_type_and_a_revision_of_git_are_compared() {
     }
 }
 
+/// A policy about `fetchOrganization` for organizations with a level.
+fn level_policy(id: &str, effect: &str, condition: &str) -> String {
+    format!(
+        "@id(\"{id}\")\n{effect} (principal, action == Action::\"fetchOrganization\", resource is Organization)\n\
+         when {{ resource has level && {condition} }};\n"
+    )
+}
+
+/// Fails for every level of 1 and above, and matches nothing.
+const FAILING: &str = "resource.level * 2 + 9223372036854775807 == 4";
+
+#[test]
+fn a_policy_that_may_fail_changes_the_decisions_that_its_failure_denies() {
+    let failing = |effect| level_policy("failing", effect, FAILING);
+    let above = |condition| level_policy("above", "permit", condition);
+    for (old_policy, new_policy, change) in [
+        (String::new(), failing("forbid"), "narrower"),
+        (String::new(), failing("permit"), "narrower"),
+        (failing("forbid"), String::new(), "wider"),
+        (failing("permit"), String::new(), "wider"),
+        (failing("forbid"), failing("permit"), "unchanged"),
+        (above("resource.level + 1 > 3"), above("resource.level > 2"), "wider"),
+        (above("resource.level > 2"), above("resource.level + 1 > 3"), "narrower"),
+        // An unchanged policy that fails denies in both versions whatever another policy changes.
+        (
+            failing("forbid"),
+            failing("forbid") + &level_policy("one", "forbid", "resource.level > 0"),
+            "unchanged",
+        ),
+        (
+            failing("forbid"),
+            failing("forbid") + &level_policy("one", "forbid", "resource.level < 1"),
+            "narrower",
+        ),
+    ] {
+        let [old, new] = copies();
+        std::fs::write(old.path("policies/more.cedar"), &old_policy).unwrap();
+        std::fs::write(new.path("policies/more.cedar"), &new_policy).unwrap();
+        let (found, code) = diff(&old, &new, &["--fail-on", "any"]);
+        let case = format!("{old_policy} → {new_policy}: {} {found:#}", found["summary"]);
+        let is_changed = change != "unchanged";
+        assert_eq!((code, count(&found, "undecided")), (if is_changed { 3 } else { 0 }, 0), "{case}");
+        assert_eq!(found["environments"].as_array().unwrap().len(), usize::from(is_changed), "{case}");
+        if is_changed {
+            assert_eq!(found["environments"][0]["change"], change, "{case}");
+            assert_eq!(found["environments"][0]["action"], "fetchOrganization", "{case}");
+            check_witnesses(&found, &old, &new);
+        }
+    }
+}
+
 #[test]
 fn the_markdown_of_hostile_ids_has_no_markup_of_theirs() {
     let [old, new] = copies();

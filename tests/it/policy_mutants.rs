@@ -114,6 +114,27 @@ fn equivalent_mutants_are_proven_and_invalid_ones_are_not_counted() {
 }
 
 #[test]
+fn a_mutant_that_changes_where_a_policy_fails_is_not_equivalent() {
+    // The forbid matches nothing, and fails for a high age: the failure denies.
+    let policies = r#"@id("guest") permit (principal in Scope::"guest", action == Action::"read", resource);
+        @id("age") forbid (principal, action == Action::"read", resource)
+        when { principal has age && principal.age * 2 == 9223372036854775807 };"#;
+    let cases = json!([case("guest", "guest", "read", [false, false, true], "allow")]);
+    let directory = policy_directory(policies, &[("a.json", cases)]);
+    let output = policy_test(directory.path(), &["--mutants", "--write-cases", "cases/new.json"]);
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    let report = text(&output.stdout);
+    assert!(report.contains("age deleted: survives\n"), "{report}");
+    let missing = std::fs::read_to_string(directory.path().join("cases/new.json")).unwrap();
+    let missing: Value = serde_json::from_str(&missing).unwrap();
+    assert!(missing.as_array().unwrap().iter().any(|test| test["num_errors"] == 1), "{missing:#}");
+    // The missing tests notice it.
+    let report = json_report(directory.path());
+    assert!(with_status(&report, "noticed").contains(&"deleted"), "{report:#}");
+    assert_eq!(with_status(&report, "survived"), Vec::<&str>::new(), "{report:#}");
+}
+
+#[test]
 fn without_a_solver_unnoticed_mutants_are_undecided_and_coverage_works() {
     let directory = policy_directory(POLICIES, &[("a.json", cases())]);
     let path = directory.path().to_str().unwrap();

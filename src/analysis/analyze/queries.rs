@@ -1,6 +1,7 @@
 //! The questions to the solver.
 
 use super::policy_set;
+use crate::analysis::failures::may_fail;
 use crate::analysis::{Assumptions, Solver};
 use crate::authz::Bundle;
 use cedar_policy::{Policy, PolicySet, RequestEnv};
@@ -28,6 +29,20 @@ pub(super) struct Queries<'a> {
 impl<'a> Queries<'a> {
     pub(super) fn new(bundle: &'a Bundle, solver: Solver) -> Self {
         Self { bundle, solver, count: 0 }
+    }
+
+    /// Whether the evaluation of a policy fails for some request of an environment.
+    ///
+    /// # Errors
+    /// Why it is not known.
+    pub(super) async fn may_fail(
+        &mut self,
+        policy: &Policy,
+        environment: &RequestEnv,
+    ) -> Result<bool, String> {
+        self.count += 1;
+        let fails = may_fail(policy, environment, self.bundle.schema(), &mut self.solver).await;
+        fails.map_err(|error| error.0)
     }
 
     /// Which requests a policy matches in an environment.

@@ -130,13 +130,20 @@ fn narrower(policy: &Policy, file: &str, used: &PermitUse) -> Option<Suggestion>
     })
 }
 
-/// Proves that the old policy matches every request that the new one matches.
+/// Proves that the old policy never fails, and matches every request that the new one matches.
+///
+/// A narrower scope evaluates the conditions for fewer requests, so that a failure of them would deny fewer.
 async fn prove(
     bundle: &Bundle,
     queries: &mut Queries<'_>,
     suggestion: Suggestion,
 ) -> Result<Suggestion, String> {
     let mut environments = 0;
+    for environment in suggestion.old.get_valid_request_envs(bundle.schema()) {
+        if queries.may_fail(&suggestion.old, &environment).await? {
+            return Err("its evaluation may fail, and the failure denies the request".to_owned());
+        }
+    }
     for environment in suggestion.new.get_valid_request_envs(bundle.schema()) {
         if !queries.implies(&suggestion.new, &suggestion.old, &environment).await? {
             return Err("it is not proven to be contained in the old one".to_owned());

@@ -4,9 +4,14 @@
 //! The changed policies are compared pairwise first; then the changed permits with all forbids, and with those of the other
 //! permits that allow what the solver finds; then all policies. A request that the solver finds counts only if Cedar's own
 //! authorizer confirms it with all policies and the data of each version.
+//!
+//! The service denies a request for which a policy fails, and Cedar skips the policy. An unchanged policy fails for the same
+//! requests in both versions, so that both deny them. If a changed policy may fail, all policies are compared with the failures
+//! as denials.
 
 use super::flatten::{Descendants, descendants, flatten, logic, without_parents};
 use super::{Direction, Witness};
+use crate::analysis::failures::{failing, with_denying_failures};
 use crate::analysis::{Assumptions, Outcome, Scenario, Simplifier, Solver, Undecided};
 use crate::authz::Engine;
 use crate::authz::cases::PolicyTest;
@@ -55,6 +60,16 @@ struct PolicySide {
     changed: Vec<Policy>,
 }
 
+/// Both versions in one environment, prepared for the questions in both directions.
+pub(super) struct PreparedQuery {
+    /// The policies of the old version and of the new one.
+    sides: [PolicySide; 2],
+    /// Whether the policies contain the hierarchy of the data, because the versions have different data.
+    is_flat: bool,
+    /// Whether a policy that only one version has may fail, so that the failures of both have to be compared.
+    has_changed_failures: bool,
+}
+
 impl PolicySide {
     fn with_effect(policies: &[Policy], effect: Effect) -> impl Iterator<Item = &Policy> {
         policies.iter().filter(move |policy| policy.effect() == effect)
@@ -79,8 +94,7 @@ impl<'a> VersionView<'a> {
             true => Outcome::of(request, engine.bundle().policy_set(), &self.with_own_data(entities)?),
             false => Outcome::of(request, engine.bundle().policy_set(), entities),
         };
-        // The service denies a request if a policy fails.
-        Some(Outcome { allowed: outcome.allowed && outcome.errors.is_empty(), ..outcome })
+        Some(outcome.with_denying_failures())
     }
 
     fn with_own_data(self, entities: &Entities) -> Option<Entities> {
@@ -112,6 +126,22 @@ impl EnvironmentQuery<'_> {
         [self.old, self.new].map(|version| descendants(version.data(), named.iter().copied()))
     }
 
+    /// Prepares the policies of both versions for the solver, and asks it whether a changed one may fail.
+    ///
+    /// # Errors
+    /// The solver gives no answer, a policy cannot be compiled, or the policies are too many.
+    pub(super) async fn prepare(&self, solver: &mut Solver) -> Result<PreparedQuery, Undecided> {
+        let is_flat = !self.has_same_facts();
+        let sides = self.sides(is_flat)?;
+        let count = sides.iter().map(|side| side.all.len()).max().unwrap_or_default();
+        if is_flat && count > MAX_POLICIES {
+            return Err(Undecided(format!("{count} policies are too many to compare at once")));
+        }
+        let changed = sides.iter().flat_map(|side| &side.changed);
+        let failing = failing(changed, self.environment, self.schema, solver).await?;
+        Ok(PreparedQuery { sides, is_flat, has_changed_failures: !failing.is_empty() })
+    }
+
     /// Finds a request that is allowed by one version and denied by the other.
     ///
     /// # Errors
@@ -119,15 +149,21 @@ impl EnvironmentQuery<'_> {
     pub(super) async fn find(
         &self,
         direction: Direction,
+        prepared: &PreparedQuery,
         solver: &mut Solver,
     ) -> Result<Option<Witness>, Undecided> {
-        let is_flat = !self.has_same_facts();
-        let [old, new] = self.sides(is_flat)?;
+        let PreparedQuery { sides: [old, new], is_flat, has_changed_failures } = prepared;
+        let is_flat = *is_flat;
         let (denying, allowing) = match direction {
-            Direction::Wider => (&old, &new),
-            Direction::Narrower => (&new, &old),
+            Direction::Wider => (old, new),
+            Direction::Narrower => (new, old),
         };
         let assumptions = self.assumptions(is_flat, denying, allowing);
+        if *has_changed_failures {
+            return self
+                .find_among_failures(direction, [allowing, denying], is_flat, &assumptions, solver)
+                .await;
+        }
         let sources = self.sources(denying, allowing, is_flat, solver).await?;
         if sources.is_empty() {
             return Ok(None);
@@ -148,12 +184,43 @@ impl EnvironmentQuery<'_> {
         }
         let count = allowing.all.len().max(denying.all.len());
         if count > MAX_POLICIES {
-            return match is_flat {
-                true => Err(Undecided(format!("{count} policies are too many to compare at once"))),
-                false => self.find_in_parts(direction, denying, allowing, solver).await,
-            };
+            return self.find_in_parts(direction, denying, allowing, solver).await;
         }
-        match self.ask(&allowing.all, &denying.all, &assumptions, solver).await? {
+        let Some(model) = self.ask(&allowing.all, &denying.all, &assumptions, solver).await? else {
+            return Ok(None);
+        };
+        match self.confirm(direction, &model, is_flat) {
+            Some(witness) => Ok(Some(witness)),
+            // An unchanged policy may fail for this request.
+            None => {
+                self.find_among_failures(direction, [allowing, denying], is_flat, &assumptions, solver).await
+            }
+        }
+    }
+
+    /// Finds a request as [`EnvironmentQuery::find`] does, by the decisions of the service: a policy that fails denies.
+    async fn find_among_failures(
+        &self,
+        direction: Direction,
+        sides: [&PolicySide; 2],
+        is_flat: bool,
+        assumptions: &Assumptions,
+        solver: &mut Solver,
+    ) -> Result<Option<Witness>, Undecided> {
+        let mut prepared = Vec::new();
+        for side in sides {
+            let count = side.all.len();
+            if count > MAX_POLICIES {
+                return Err(Undecided(format!(
+                    "a policy may fail, and {count} policies are too many to compare at once"
+                )));
+            }
+            let failing = failing(&side.all, self.environment, self.schema, solver).await?;
+            prepared.push(with_denying_failures(&side.all, &failing)?);
+        }
+        let [allowing, denying]: [Vec<Policy>; 2] =
+            prepared.try_into().map_err(|_| Undecided("a policy cannot be converted".to_owned()))?;
+        match self.ask(&allowing, &denying, assumptions, solver).await? {
             None => Ok(None),
             Some(model) => self.confirm(direction, &model, is_flat).map(Some).ok_or_else(|| {
                 Undecided("Cedar does not confirm the request that the solver found".to_owned())

@@ -28,6 +28,18 @@ pub struct ChangedCell {
     pub new: Option<&'static str>,
 }
 
+impl ChangedCell {
+    /// Whether the new version allows more. A cell that differs allows more or less.
+    pub(super) fn is_wider(&self) -> bool {
+        let rank = |cell: Option<&str>| match cell {
+            Some("+") => 2,
+            Some("self") => 1,
+            _ => 0,
+        };
+        rank(self.new) > rank(self.old)
+    }
+}
+
 /// What happened to a policy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]

@@ -15,14 +15,17 @@ pub fn markdown(diff: &PolicyDiff) -> String {
     let verdict = match (diff.is_wider(), diff.has_changes(), diff.undecided().is_some()) {
         (true, ..) => "**Some requests are newly allowed.**",
         (false, true, false) => "Some requests are newly denied. No request is newly allowed (proven).",
-        (false, true, true) => "Some requests are newly denied. **Not every environment could be compared.**",
+        (false, true, true) => "Some requests are newly denied. **Not every request could be compared.**",
         (false, false, false) => "No decision changes (proven).",
-        (false, false, true) => "**Not every environment could be compared.**",
+        (false, false, true) => "**Not every request could be compared.**",
     };
     let _ = writeln!(page, "## Policy changes\n\n{verdict}\n");
     let name = |name: &super::VersionName| format!("{} ({})", code(&name.source), code(&name.version));
     let _ = writeln!(page, "From {} to {}.\n", name(&diff.old), name(&diff.new));
     let _ = writeln!(page, "{}.\n", escape(&diff.headline()));
+    if let Some(reason) = diff.undecided() {
+        let _ = writeln!(page, "{}.\n", escape(&reason));
+    }
     write_environments(&mut page, &diff.environments);
     for (title, names) in [
         ("Added actions", &diff.added_actions),

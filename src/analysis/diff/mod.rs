@@ -217,12 +217,29 @@ impl PolicyDiff {
         self.summary.get(&change).copied().unwrap_or_default()
     }
 
-    /// Why some environments could not be compared completely; none if all were.
+    /// Why the comparison is not complete; none if it is.
     pub fn undecided(&self) -> Option<String> {
         let undecided: Vec<&EnvironmentDiff> =
             self.environments.iter().filter(|environment| environment.undecided.is_some()).collect();
-        let reason = undecided.first()?.undecided.as_deref().unwrap_or_default();
-        Some(format!("{} request environments could not be compared completely: {reason}", undecided.len()))
+        match undecided.first() {
+            Some(first) => {
+                let reason = first.undecided.as_deref().unwrap_or_default();
+                let count = undecided.len();
+                Some(format!("{count} request environments could not be compared completely: {reason}"))
+            }
+            None => self.has_unexplained_cells().then(|| {
+                "the permission matrix changes, but no such request was found in the comparison".to_owned()
+            }),
+        }
+    }
+
+    /// Whether a cell of the matrix changes in a direction in which no request environment does.
+    fn has_unexplained_cells(&self) -> bool {
+        let is_narrower = self.count(Change::Narrower) + self.count(Change::Both) > 0;
+        self.matrix.iter().any(|cell| match cell.is_wider() {
+            true => !self.is_wider(),
+            false => !is_narrower,
+        })
     }
 }
 
@@ -248,14 +265,17 @@ async fn compare_environment(
         }
         (found.witnesses, found.undecided) = (Vec::new(), None);
         match solver {
-            Ok(solver) => {
-                for direction in [Direction::Wider, Direction::Narrower] {
-                    match query.find(direction, solver).await {
-                        Ok(witness) => found.witnesses.extend(witness),
-                        Err(error) => found.undecided = Some(error.0),
+            Ok(solver) => match query.prepare(solver).await {
+                Ok(prepared) => {
+                    for direction in [Direction::Wider, Direction::Narrower] {
+                        match query.find(direction, &prepared, solver).await {
+                            Ok(witness) => found.witnesses.extend(witness),
+                            Err(error) => found.undecided = Some(error.0),
+                        }
                     }
                 }
-            }
+                Err(error) => found.undecided = Some(error.0),
+            },
             Err(missing) => found.undecided = Some(missing.to_string()),
         }
         if found.undecided.is_none() {
@@ -288,4 +308,49 @@ fn types_of(schema: &Schema) -> BTreeSet<String> {
 /// What is in the first set only, and what is in the second set only.
 fn only_in_each(one: &BTreeSet<String>, other: &BTreeSet<String>) -> [Vec<String>; 2] {
     [one.difference(other).cloned().collect(), other.difference(one).cloned().collect()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authz::Scope;
+
+    #[test]
+    fn a_changed_cell_without_a_changed_request_is_undecided() {
+        let name = || VersionName { source: ".".to_owned(), version: String::new() };
+        let with_cell = |old, new, change| PolicyDiff {
+            old: name(),
+            new: name(),
+            summary: BTreeMap::from([(change, 1)]),
+            environments: Vec::new(),
+            added_actions: Vec::new(),
+            removed_actions: Vec::new(),
+            added_types: Vec::new(),
+            removed_types: Vec::new(),
+            matrix: vec![ChangedCell {
+                resource: "Form".to_owned(),
+                action: "fetchForm".to_owned(),
+                location: "own",
+                scope: Scope::Guest,
+                old,
+                new,
+            }],
+            policies: Vec::new(),
+            files: Vec::new(),
+            replay: None,
+        };
+        for (old, new, change, is_decided) in [
+            (Some("-"), Some("+"), Change::Unchanged, false),
+            (Some("-"), Some("self"), Change::Narrower, false),
+            (Some("self"), Some("+"), Change::Wider, true),
+            (Some("+"), Some("-"), Change::Unchanged, false),
+            (Some("+"), None, Change::Wider, false),
+            (Some("+"), Some("self"), Change::Both, true),
+        ] {
+            let diff = with_cell(old, new, change);
+            assert_eq!(diff.undecided().is_none(), is_decided, "{old:?} {new:?} {change:?}");
+            let proven = markdown(&diff).contains("No decision changes (proven)");
+            assert!(!proven, "{old:?} {new:?} {change:?}");
+        }
+    }
 }
