@@ -229,6 +229,32 @@ fn a_policy_that_may_fail_changes_the_decisions_that_its_failure_denies() {
 }
 
 #[test]
+fn removed_and_changed_claims_are_in_the_summary() {
+    let [old, new] = copies();
+    std::fs::create_dir(old.path("policies/claims")).unwrap();
+    std::fs::create_dir(new.path("policies/claims")).unwrap();
+    let claim = |id: &str, action: &str| {
+        format!(
+            "@id(\"{id}\") @doc(\"Text.\") forbid (principal, action == Action::\"{action}\", resource);\n"
+        )
+    };
+    let old_claims = claim("kept", "fetchForm") + &claim("gone", "fetchForm") + &claim("other", "fetchForm");
+    std::fs::write(old.path("policies/claims/a.cedar"), old_claims).unwrap();
+    let new_claims = claim("kept", "fetchForm") + &claim("other", "listForms");
+    std::fs::write(new.path("policies/claims/a.cedar"), new_claims).unwrap();
+    let (found, code) = diff(&old, &new, &["--fail-on", "any"]);
+    assert_eq!((code, &found["environments"]), (3, &json!([])), "{found:#}");
+    assert_eq!(found["removedClaims"], json!(["gone"]));
+    assert_eq!(found["changedClaims"], json!(["other"]));
+    let source = new.path("").display().to_string();
+    for format in ["text", "markdown"] {
+        let output = old.command(&["policy", "diff", ".", &source, "--format", format]);
+        let page = text(&output.stdout).replace("&#58;", ":");
+        assert!(page.contains("; claims removed: gone; claims changed: other"), "{page}");
+    }
+}
+
+#[test]
 fn the_markdown_of_hostile_ids_has_no_markup_of_theirs() {
     let [old, new] = copies();
     let hostile = "<img src=x onerror=alert(1)> | **bold** [a](javascript:b) @everyone";

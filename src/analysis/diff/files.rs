@@ -219,6 +219,20 @@ pub(super) fn changed_files(old: &Snapshot, new: &Snapshot) -> Vec<ChangedFile> 
     changed
 }
 
+/// The ids of the claims that are new, gone, and different, in this order.
+pub(super) fn changed_claims(old: &Engine, new: &Engine) -> [Vec<String>; 3] {
+    let [old, new] = [old, new].map(|engine| -> BTreeMap<String, String> {
+        let claims = engine.bundle().claims().iter();
+        claims.map(|claim| (claim.metadata().id.clone(), logic(claim.policy()))).collect()
+    });
+    let only_in = |one: &BTreeMap<String, String>, other: &BTreeMap<String, String>| {
+        one.keys().filter(|id| !other.contains_key(*id)).cloned().collect()
+    };
+    let is_changed = |(id, claim): &(&String, &String)| new.get(*id).is_some_and(|other| other != *claim);
+    let changed = old.iter().filter(is_changed).map(|(id, _)| id.clone()).collect();
+    [only_in(&new, &old), only_in(&old, &new), changed]
+}
+
 /// The difference of two texts in unified format, without file names.
 fn unified(old: &str, new: &str) -> String {
     let diff = TextDiff::from_lines(old, new);

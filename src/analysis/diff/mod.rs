@@ -50,6 +50,12 @@ pub struct PolicyDiff {
     pub added_types: Vec<String>,
     /// The entity types of the old version only.
     pub removed_types: Vec<String>,
+    /// The claims of the new version only.
+    pub added_claims: Vec<String>,
+    /// The claims of the old version only.
+    pub removed_claims: Vec<String>,
+    /// The claims that say something else.
+    pub changed_claims: Vec<String>,
     /// The cells of the permission matrix that change.
     pub matrix: Vec<ChangedCell>,
     /// The policies that differ.
@@ -181,6 +187,7 @@ pub async fn diff(
     let [added_actions, removed_actions] = only_in_each(&new_bundle.actions(), &old_bundle.actions());
     let [added_types, removed_types] =
         only_in_each(&types_of(new_bundle.schema()), &types_of(old_bundle.schema()));
+    let [added_claims, removed_claims, changed_claims] = files::changed_claims(old.engine, new.engine);
     let name = |version: PolicyVersion<'_>| VersionName {
         source: version.source.to_owned(),
         version: version.engine.bundle().version().to_owned(),
@@ -194,6 +201,9 @@ pub async fn diff(
         removed_actions,
         added_types,
         removed_types,
+        added_claims,
+        removed_claims,
+        changed_claims,
         matrix: files::changed_cells(old.engine, new.engine),
         policies: files::changed_policies(old, new),
         files: files::changed_files(old.files, new.files),
@@ -210,6 +220,11 @@ impl PolicyDiff {
     /// Whether some decision changes.
     pub fn has_changes(&self) -> bool {
         self.is_wider() || self.count(Change::Narrower) > 0
+    }
+
+    /// Whether a claim about the policies is gone or says something else.
+    pub fn has_changed_claims(&self) -> bool {
+        !self.removed_claims.is_empty() || !self.changed_claims.is_empty()
     }
 
     /// The number of request environments with this change.
@@ -327,6 +342,9 @@ mod tests {
             removed_actions: Vec::new(),
             added_types: Vec::new(),
             removed_types: Vec::new(),
+            added_claims: Vec::new(),
+            removed_claims: Vec::new(),
+            changed_claims: Vec::new(),
             matrix: vec![ChangedCell {
                 resource: "Form".to_owned(),
                 action: "fetchForm".to_owned(),

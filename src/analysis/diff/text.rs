@@ -5,6 +5,9 @@ use super::{Change, Direction, EnvironmentDiff, PolicyDiff, Witness};
 use crate::analysis::Outcome;
 use std::fmt::{self, Display, Formatter};
 
+/// How many claims the summary names. The rest is counted.
+const MAX_NAMES: usize = 10;
+
 impl Display for PolicyDiff {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         writeln!(f, "old: {} ({})", self.old.source, self.old.version)?;
@@ -49,7 +52,25 @@ impl PolicyDiff {
         } else {
             ""
         };
-        format!("request environments: {}{proven}", counts.join(", "))
+        let claims: String = [
+            ("removed", &self.removed_claims),
+            ("changed", &self.changed_claims),
+            ("added", &self.added_claims),
+        ]
+        .into_iter()
+        .filter(|(_, ids)| !ids.is_empty())
+        .map(|(change, ids)| format!("; claims {change}: {}", first_names(ids)))
+        .collect();
+        format!("request environments: {}{proven}{claims}", counts.join(", "))
+    }
+}
+
+/// The first names, and how many others there are.
+fn first_names(names: &[String]) -> String {
+    let first = names.iter().take(MAX_NAMES).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(MAX_NAMES) {
+        0 => first,
+        others => format!("{first} and {others} others"),
     }
 }
 

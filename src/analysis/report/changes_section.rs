@@ -45,6 +45,8 @@ fn verdict(diff: &PolicyDiff) -> Markup {
         @for (title, names) in [
             ("New actions", &diff.added_actions), ("Removed actions", &diff.removed_actions),
             ("New types", &diff.added_types), ("Removed types", &diff.removed_types),
+            ("New claims", &diff.added_claims), ("Removed claims", &diff.removed_claims),
+            ("Changed claims", &diff.changed_claims),
         ] {
             @if !names.is_empty() { p { (title) ": " (names.join(", ")) "." } }
         }

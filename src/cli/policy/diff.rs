@@ -18,7 +18,8 @@ pub(in crate::cli) struct DiffArgs {
     old: PolicySource,
     /// The new version
     new: PolicySource,
-    /// Exit with code 3 if some request is newly allowed (`wider`), or if any decision changes (`any`)
+    /// Exit with code 3 if some request is newly allowed (`wider`), or if any decision changes or a claim is removed or changed
+    /// (`any`)
     #[arg(long, value_enum, value_name = "CHANGE")]
     fail_on: Option<FailOn>,
     /// Files of the decision log: report the logged decisions that the new version changes, too
@@ -76,7 +77,7 @@ pub(super) fn run(config: &Config, arguments: &DiffArgs) -> CommandResult {
 fn outcome(report: &PolicyDiff, fail_on: Option<FailOn>) -> CommandResult {
     let is_found = match fail_on {
         Some(FailOn::Wider) => report.is_wider(),
-        Some(FailOn::Any) => report.has_changes(),
+        Some(FailOn::Any) => report.has_changes() || report.has_changed_claims(),
         None => false,
     };
     match report.undecided() {
