@@ -3,7 +3,7 @@
 use super::action_policies::ActionPolicies;
 use super::entity_uid::{ORGANIZATION, SCOPE};
 use super::invalid_attribute::EvaluationError;
-use super::{AuthzDecision, Engine, ScopeSet};
+use super::{AuthzDecision, Engine, Scope, ScopeSet};
 use crate::types::Fingerprint;
 use cedar_policy::{Context, Entities, Entity, EntityId, EntityUid, Request};
 use serde::Deserialize;
@@ -62,7 +62,64 @@ struct OrganizationOf<'a> {
     organization: Option<&'a RawValue>,
 }
 
+/// The parts of the entity of a principal that determine its scopes.
+#[derive(Deserialize)]
+struct ScopesOf<'a> {
+    #[serde(borrow)]
+    uid: LoggedUid<'a>,
+    #[serde(borrow, default)]
+    attrs: RoleOf<'a>,
+    #[serde(borrow)]
+    parents: Vec<LoggedUid<'a>>,
+}
+
+#[derive(Default, Deserialize)]
+struct RoleOf<'a> {
+    #[serde(borrow, default)]
+    role: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct RoleReference<'a> {
+    #[serde(borrow, rename = "__entity")]
+    entity: LoggedUid<'a>,
+}
+
+impl<'a> LoggedRequest<'a> {
+    fn scopes_of_principal(&self) -> Option<ScopesOf<'a>> {
+        let entities = self.entities.iter().filter_map(|entity| serde_json::from_str(entity.get()).ok());
+        entities.into_iter().find(|entity: &ScopesOf<'a>| entity.uid == self.principal)
+    }
+
+    /// Whether these scopes are the scopes among the parents of the entity of the principal.
+    pub fn has_scopes(&self, scopes: &[Cow<'_, str>]) -> bool {
+        let entity = self.scopes_of_principal();
+        let parents = entity.iter().flat_map(|entity| &entity.parents);
+        is_equal_set(scopes, parents.filter(|parent| parent.kind == SCOPE).map(|scope| &*scope.id))
+    }
+}
+
+fn is_equal_set<'s>(scopes: &[Cow<'_, str>], others: impl Iterator<Item = &'s str>) -> bool {
+    let mut scopes: Vec<&str> = scopes.iter().map(|scope| &**scope).collect();
+    let mut others: Vec<&str> = others.collect();
+    scopes.sort_unstable();
+    others.sort_unstable();
+    scopes == others
+}
+
 impl Engine {
+    /// Whether these effective scopes are those that the credential and the role of the principal imply by this version's
+    /// cascade. The scopes of a principal without a credential follow from nothing else in the line.
+    pub fn implies_scopes(&self, request: &LoggedRequest<'_>, scopes: &[Cow<'_, str>]) -> bool {
+        let Some(claimed) = &request.claimed_scopes else { return true };
+        let role = request.scopes_of_principal().and_then(|entity| {
+            serde_json::from_str::<RoleReference<'_>>(entity.attrs.role?.get()).ok()?.entity.id.parse().ok()
+        });
+        let Some(role) = role else { return false };
+        let effective = self.effective_scopes(claimed, role);
+        is_equal_set(scopes, effective.iter().flat_map(ScopeSet::iter).map(Scope::as_str))
+    }
+
     /// The key of the decision on a logged request: requests with equal keys are decided equally. It covers what the policies of
     /// the action read, as the cache key of a decision does.
     pub fn logged_request_key(&self, request: &LoggedRequest<'_>) -> Fingerprint {

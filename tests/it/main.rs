@@ -100,6 +100,7 @@ mod policy_mutants;
 mod policy_prove;
 mod policy_reload;
 mod policy_replay;
+mod policy_replay_lines;
 mod policy_report;
 mod policy_versions;
 mod postgres_limits;

@@ -76,7 +76,7 @@ impl Policies {
     }
 
     /// The JSON report, and the exit code.
-    fn replay(&self, arguments: &[&str]) -> (Value, i32) {
+    pub(crate) fn replay(&self, arguments: &[&str]) -> (Value, i32) {
         let output = self.command(&[&["policy", "replay", "--format", "json"], arguments].concat());
         let report = serde_json::from_slice(&output.stdout)
             .unwrap_or_else(|_| panic!("{}{}", text(&output.stdout), text(&output.stderr)));
@@ -85,7 +85,7 @@ impl Policies {
 }
 
 /// A service with these policies that logs everything.
-async fn serve(policies: &Policies, mask: &[&str]) -> TestApp {
+pub(crate) async fn serve(policies: &Policies, mask: &[&str]) -> TestApp {
     let log = policies.path("log").display().to_string();
     TestApp::start_with(|config| {
         (config.schema, config.policies) = (policies.paths("schema"), policies.paths("policies"));
@@ -97,7 +97,7 @@ async fn serve(policies: &Policies, mask: &[&str]) -> TestApp {
 }
 
 /// The lines of the log, which is closed.
-fn log_lines(app: &TestApp, policies: &Policies) -> Vec<Value> {
+pub(crate) fn log_lines(app: &TestApp, policies: &Policies) -> Vec<Value> {
     app.state.decision_log.close();
     let text = std::fs::read_to_string(policies.path("log")).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -284,7 +284,7 @@ async fn a_log_replays_as_it_says_and_as_the_plain_authorizer_decides() {
 }
 
 /// Writes lines to a file of these policies' directory.
-fn write_lines(policies: &Policies, name: &str, lines: &[Value]) {
+pub(crate) fn write_lines(policies: &Policies, name: &str, lines: &[Value]) {
     let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
     std::fs::write(policies.path(name), text).unwrap();
 }

@@ -153,11 +153,13 @@ impl<'a> Worker<'a> {
             Ok(LineKind::NotEvaluated) => self.tally.not_evaluated += 1,
             Ok(LineKind::Decision(logged)) => self.decide(position, &logged),
             Err(_) if is_cut => self.tally.cut += 1,
-            Err(message) => {
-                let file = self.file_name(position);
-                self.tally.add_invalid(|| InvalidLine { position, file, line: position.1, message });
-            }
+            Err(message) => self.add_invalid(position, message),
         }
+    }
+
+    fn add_invalid(&mut self, position: Position, message: String) {
+        let file = self.file_name(position);
+        self.tally.add_invalid(|| InvalidLine { position, file, line: position.1, message });
     }
 
     fn file_name(&self, (file, _): Position) -> String {
@@ -180,6 +182,11 @@ impl<'a> Worker<'a> {
                 let Some(engine) = self.engine_of(lookup, &logged.version) else {
                     return self.tally.add_unknown_version(&logged.version);
                 };
+                if !engine.implies_scopes(&logged.request, &logged.scopes) {
+                    let message =
+                        "the scopes of the subject are not those that its credential and its role imply";
+                    return self.add_invalid(position, message.to_owned());
+                }
                 let decided = self.decision(&engine, logged);
                 self.tally.count_replayed(logged.allowed);
                 if !is_same(logged, &decided) {

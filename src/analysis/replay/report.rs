@@ -17,7 +17,7 @@ pub struct ReplayReport {
     pub replayed: u64,
     /// Those of them that are allow in the log.
     pub allows: u64,
-    /// The searches, which cannot be replayed: the log has the number of their results and not the data that they searched.
+    /// The searches and filters, which cannot be replayed: the log has no data that they searched.
     pub searches: u64,
     /// The lines with masked inputs, which cannot be replayed.
     pub masked: u64,
@@ -126,6 +126,15 @@ impl ReplayReport {
             || self.flips.as_ref().is_some_and(|flips| flips.count > 0)
     }
 
+    /// How many lines are not lines of a decision log, with the first of them; none if all are.
+    pub fn invalid_summary(&self) -> Option<String> {
+        let InvalidLine { file, line, message, .. } = self.invalid.examples.first()?;
+        Some(format!(
+            "{} of {} lines are not lines of a decision log, the first is {file}:{line}: {message}",
+            self.invalid.count, self.lines
+        ))
+    }
+
     /// Why lines could not be decided again although they have their inputs; none if all were.
     pub fn undecided(&self) -> Option<String> {
         let unknown: u64 = self.unknown_versions.values().sum();
@@ -150,12 +159,13 @@ impl fmt::Display for ReplayReport {
         writeln!(f, "{} lines in {} files, {} decided again", self.lines, self.files.len(), self.replayed)?;
         let unknown: u64 = self.unknown_versions.values().sum();
         for (count, what) in [
-            (self.searches, "are searches, which cannot be replayed"),
+            (self.searches, "are searches or filters, which cannot be replayed"),
             (self.masked, "have masked inputs and cannot be replayed"),
             (self.not_evaluated, "are denials without an evaluation"),
             (unknown, "have an unknown policy version"),
             (self.incomplete, "are incomplete last lines"),
             (self.oversized, "are too long and were skipped"),
+            (self.invalid.count, "are not lines of a decision log"),
         ] {
             if count > 0 {
                 writeln!(f, "  {count} {what}")?;
@@ -168,9 +178,14 @@ impl fmt::Display for ReplayReport {
             writeln!(f, "{file}:{line}: not a line of a decision log: {message}")?;
         }
         write_omitted(f, self.invalid.count, self.invalid.examples.len())?;
+        match (self.lines, self.replayed) {
+            (0, _) => return writeln!(f, "the log is empty: no line was decided again"),
+            (_, 0) => return writeln!(f, "no line was decided again"),
+            _ => {}
+        }
         if let Some(differences) = &self.differences {
             match differences.count {
-                0 => writeln!(f, "every decision is as the log says")?,
+                0 => writeln!(f, "{} decided again: each is as the log says", decisions(self.replayed))?,
                 count => writeln!(f, "{count} lines differ from what the policies of their version decide:")?,
             }
             for example in &differences.examples {
@@ -178,13 +193,18 @@ impl fmt::Display for ReplayReport {
             }
             write_omitted(f, differences.count, differences.examples.len())?;
         }
-        self.flips.as_ref().map_or(Ok(()), |flips| write_flips(f, flips))
+        self.flips.as_ref().map_or(Ok(()), |flips| write_flips(f, flips, self.replayed))
     }
 }
 
-fn write_flips(f: &mut fmt::Formatter<'_>, flips: &Flips) -> fmt::Result {
+/// The number of decisions, with the noun in the right form.
+fn decisions(number: u64) -> String {
+    format!("{number} decision{}", if number == 1 { "" } else { "s" })
+}
+
+fn write_flips(f: &mut fmt::Formatter<'_>, flips: &Flips, replayed: u64) -> fmt::Result {
     match flips.count {
-        0 => writeln!(f, "no decision changes")?,
+        0 => writeln!(f, "{} decided again: none changes", decisions(replayed))?,
         count => writeln!(f, "{count} decisions change:")?,
     }
     for group in &flips.groups {

@@ -3,7 +3,7 @@
 use super::progress::Progress;
 use super::replay::{read_source, replay_with_progress};
 use crate::analysis::diff::{PolicyDiff, PolicyVersion, diff, markdown};
-use crate::analysis::replay::ReplayPolicies;
+use crate::analysis::replay::{ReplayPolicies, ReplayReport};
 use crate::analysis::{PolicySource, SolverCommand};
 use crate::cli::{CommandResult, Failure, block_on, print_line};
 use crate::config::Config;
@@ -68,20 +68,29 @@ pub(super) fn run(config: &Config, arguments: &DiffArgs) -> CommandResult {
     match arguments.format {
         Format::Text => print_line(report.to_string().trim_end())?,
         Format::Json => print_line(serde_json::to_string_pretty(&report).map_err(Failure::failed)?)?,
-        Format::Markdown => print_line(markdown(&report).trim_end())?,
+        Format::Markdown => print_line(markdown_page(&report).trim_end())?,
     }
     outcome(&report, arguments.fail_on)
 }
 
-/// The exit code: what was asked for is found before what could not be decided.
+/// The page with the unreadable lines of the log, below the logged decisions.
+fn markdown_page(report: &PolicyDiff) -> String {
+    let invalid = report.replay.as_ref().and_then(ReplayReport::invalid_summary);
+    let invalid = invalid.map(|summary| format!("\n**{}**\n", summary.replace('|', "\\|")));
+    markdown(report) + &invalid.unwrap_or_default()
+}
+
+/// The exit code: what was asked for is found before what could not be decided. A log with unreadable lines is a finding.
 fn outcome(report: &PolicyDiff, fail_on: Option<FailOn>) -> CommandResult {
     let is_found = match fail_on {
         Some(FailOn::Wider) => report.is_wider(),
         Some(FailOn::Any) => report.has_changes() || report.has_changed_claims(),
         None => false,
     };
-    match report.undecided() {
-        _ if is_found => Err(Failure::Found),
+    let is_log_invalid = report.replay.as_ref().is_some_and(|replay| replay.invalid.count > 0);
+    let undecided_lines = report.replay.as_ref().and_then(ReplayReport::undecided);
+    match report.undecided().or(undecided_lines) {
+        _ if is_found || is_log_invalid => Err(Failure::Found),
         Some(reason) => Err(Failure::Undecided(reason)),
         None => Ok(()),
     }
