@@ -19,7 +19,7 @@ use crate::application::verification;
 use crate::application::{AppState, Authorizer, SigningKeys};
 use crate::authn::PasswordService;
 use crate::authz::{
-    Bundle, BundleDiagnostic, BundleError, PolicyHandle, ReloadConfig, Snapshot, Sources, StoredType,
+    Bundle, BundleDiagnostic, BundleError, PolicyHandle, ReloadConfig, Snapshot, Sources, StoredType, cases,
 };
 use crate::config::{CacheName, Config, ConfigError, PolicyReload, PolicyTests};
 use crate::decision_log::{DecisionLog, Settings};
@@ -111,12 +111,15 @@ pub struct CheckedPolicies {
     pub diagnostics: Vec<BundleDiagnostic>,
 }
 
-/// Reads and validates the configured policies.
+/// Reads and validates the configured policies, and runs their tests unless the settings turn them off.
 pub fn check_policies(config: &Config) -> CheckedPolicies {
     let sources = policy_sources(config);
     match Snapshot::read(&sources) {
         Ok(snapshot) => {
-            let (bundle, diagnostics) = Bundle::check(&snapshot, &sources.stored);
+            let (bundle, mut diagnostics) = Bundle::check(&snapshot, &sources.stored);
+            if config.policy_tests != PolicyTests::Off {
+                diagnostics.extend(cases::check(bundle.as_ref(), &snapshot));
+            }
             CheckedPolicies { snapshot: Some(snapshot), bundle, diagnostics }
         }
         Err(BundleError(diagnostics)) => CheckedPolicies { snapshot: None, bundle: None, diagnostics },

@@ -3,6 +3,7 @@
 
 mod claims;
 mod diagnostics;
+mod policies;
 mod row_policies;
 mod rules;
 mod schema;
@@ -21,14 +22,10 @@ use super::schema_type::SchemaType;
 use super::snapshot::{Snapshot, Sources, StoredType};
 use super::snapshot_file::{FileKind, SnapshotFile};
 use super::version::{VERSIONED_KINDS, legacy_version_of, short_version};
-use crate::types::quoted;
 use crate::types::strict_json::{self, JsonError};
-use cedar_policy::{
-    Effect, Entities, Entity, EntityTypeName, EntityUid, Policy, PolicyId, PolicySet, Schema, ValidationMode,
-    Validator,
-};
+use cedar_policy::{Entities, Entity, EntityTypeName, EntityUid, PolicySet, Schema};
 use diagnostics::{Diagnostics, SourceFile};
-use miette::Diagnostic;
+use policies::parse_policies;
 use schema::parse_schema;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -258,113 +255,6 @@ pub(crate) fn action_name(action: &EntityUid) -> String {
     } else {
         action.to_string()
     }
-}
-
-fn parse_policies(
-    files: &[SourceFile],
-    schema: Option<&Schema>,
-    diagnostics: &mut Diagnostics,
-) -> (PolicySet, BTreeMap<String, PolicyMetadata>) {
-    let mut all = PolicySet::new();
-    let mut metadata: BTreeMap<String, PolicyMetadata> = BTreeMap::new();
-    let mut sources = HashMap::new();
-    for file in files {
-        let parsed: PolicySet = match file.text.parse() {
-            Ok(parsed) => parsed,
-            Err(error) => {
-                let error: cedar_policy::ParseErrors = error;
-                diagnostics
-                    .0
-                    .extend(error.iter().map(|error| file.to_bundle_diagnostic(Rule::Syntax, error)));
-                continue;
-            }
-        };
-        for template in parsed.templates() {
-            let message = "templates are not supported; replace ?principal and ?resource";
-            let bytes = template.as_ref().loc().map(|loc| loc.start()..loc.end());
-            diagnostics.0.push(file.diagnostic_at(Rule::Template, bytes, message));
-        }
-        for policy in parsed.policies() {
-            let Some(policy_metadata) = diagnostics.ok_or_record(policy_metadata(file, policy)) else {
-                continue;
-            };
-            if let Some(first) = metadata.get(&policy_metadata.id) {
-                let message = format!(
-                    "duplicate policy id {:?}: already used in {}:{}",
-                    policy_metadata.id, first.file, first.line
-                );
-                let line = Some(policy_metadata.line);
-                diagnostics
-                    .0
-                    .push(file.diagnostic(Rule::DuplicateId, line, message).about(&policy_metadata.id));
-                continue;
-            }
-            if let Err(error) = all.add(policy.new_id(PolicyId::new(&policy_metadata.id))) {
-                diagnostics.0.push(file.diagnostic(Rule::DuplicateId, Some(policy_metadata.line), error));
-            }
-            sources.insert(policy_metadata.id.clone(), file);
-            metadata.insert(policy_metadata.id.clone(), policy_metadata);
-        }
-    }
-    if let Some(schema) = schema {
-        validate_policies(&all, schema, &sources, &metadata, diagnostics);
-    }
-    (all, metadata)
-}
-
-/// Validates the policies against the schema. Warnings are errors, too.
-fn validate_policies(
-    policies: &PolicySet,
-    schema: &Schema,
-    sources: &HashMap<String, &SourceFile>,
-    metadata: &BTreeMap<String, PolicyMetadata>,
-    diagnostics: &mut Diagnostics,
-) {
-    // Level 1: a policy may read attributes of the principal and the resource, but not of the entities that these refer to,
-    // which are not loaded for an evaluation.
-    let checked = Validator::new(schema.clone()).validate_with_level(policies, ValidationMode::Strict, 1);
-    let errors = checked
-        .validation_errors()
-        .map(|error| (Rule::InvalidPolicy, error.policy_id(), error as &dyn Diagnostic));
-    let warnings = checked
-        .validation_warnings()
-        .map(|warning| (Rule::ImpossiblePolicy, warning.policy_id(), warning as &dyn Diagnostic));
-    let invalid: HashSet<&PolicyId> = checked.validation_errors().map(|error| error.policy_id()).collect();
-    for (rule, id, finding) in errors.chain(warnings) {
-        // An invalid policy is impossible, too, which says nothing about its error.
-        if rule == Rule::ImpossiblePolicy && invalid.contains(id) {
-            continue;
-        }
-        let id: &str = id.as_ref();
-        let (Some(file), Some(policy_metadata)) = (sources.get(id), metadata.get(id)) else { continue };
-        let diagnostic = file.to_bundle_diagnostic(rule, finding).about(id);
-        let line = diagnostic.line.or(Some(policy_metadata.line));
-        // Most messages begin with the id that Cedar gave the policy.
-        let message = diagnostic.message.replace(&format!("for policy `{id}`, "), "");
-        diagnostics.0.push(BundleDiagnostic { line, message, ..diagnostic });
-    }
-}
-
-fn policy_metadata(file: &SourceFile, policy: &Policy) -> Result<PolicyMetadata, BundleDiagnostic> {
-    let start = policy.as_ref().loc().map_or(0, |loc| loc.span.offset());
-    let Some(id) = policy.annotation("id").filter(|id| !id.is_empty()) else {
-        let text = policy.to_string();
-        let first_line = text.lines().find(|line| !line.starts_with('@')).unwrap_or_default();
-        let message =
-            format!("the policy that begins with {} has no @id(\"…\") annotation", quoted(first_line));
-        let effect = style::effect_keyword(file, policy).unwrap_or(start..start);
-        return Err(file.diagnostic_at(Rule::MissingId, Some(effect), message));
-    };
-    // `start` is the first annotation; the line of the policy is that of its @id.
-    let annotation = file.text.get(start..).and_then(|source| source.find(&format!("@id({id:?})")));
-    Ok(PolicyMetadata {
-        id: id.to_owned(),
-        doc: policy.annotation("doc").map(str::to_owned),
-        annotations: policy.annotations().map(|(name, text)| (name.to_owned(), text.to_owned())).collect(),
-        permits: policy.effect() == Effect::Permit,
-        file: file.name.clone(),
-        line: file.line_at(start + annotation.unwrap_or_default()),
-    })
 }
 
 fn parse_data(

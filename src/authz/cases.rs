@@ -74,7 +74,7 @@ pub fn to_text(tests: &[PolicyTest]) -> Result<String, String> {
     Ok(if lines.is_empty() { "[]\n".to_owned() } else { format!("[\n{}\n]\n", lines.join(",\n")) })
 }
 
-/// The maximum number of failing tests that are reported by name.
+/// The maximum number of failing tests that are reported by name at a start.
 const MAX_REPORTED_FAILURES: usize = 20;
 
 /// Runs all policy tests of a snapshot against the bundle that was parsed from it.
@@ -82,9 +82,21 @@ const MAX_REPORTED_FAILURES: usize = 20;
 /// Returns a diagnostic for each failing test, for at most [`MAX_REPORTED_FAILURES`] by name, and for each file that is not a
 /// list of policy tests. Empty if all tests pass.
 pub(super) fn run_all(bundle: &Bundle, snapshot: &Snapshot) -> Vec<BundleDiagnostic> {
+    let mut diagnostics = check(Some(bundle), snapshot);
+    let unlisted = diagnostics.len().saturating_sub(MAX_REPORTED_FAILURES);
+    if unlisted > 0 {
+        diagnostics.truncate(MAX_REPORTED_FAILURES);
+        let message = format!("{unlisted} more policy tests failed");
+        diagnostics.push(BundleDiagnostic::new(Rule::FailedTest, "cases", message));
+    }
+    diagnostics
+}
+
+/// Runs all policy tests of a snapshot. Returns a diagnostic for each failing test, and for each file that is not a list of
+/// policy tests. Without a bundle, only the files are read.
+pub fn check(bundle: Option<&Bundle>, snapshot: &Snapshot) -> Vec<BundleDiagnostic> {
     let mut diagnostics = Vec::new();
     let mut parsed = ParsedEntities::default();
-    let mut unlisted = 0_usize;
     for file in snapshot.of_kind(FileKind::Cases) {
         let diagnostic = |message: String| BundleDiagnostic::new(Rule::FailedTest, &file.path, message);
         let cases = match parse(&file.text) {
@@ -94,23 +106,22 @@ pub(super) fn run_all(bundle: &Bundle, snapshot: &Snapshot) -> Vec<BundleDiagnos
                 continue;
             }
         };
-        for case in cases {
+        for case in &cases {
+            let Some(bundle) = bundle else { break };
             let Err(message) = case.run_with(bundle, &mut parsed) else { continue };
-            if diagnostics.len() < MAX_REPORTED_FAILURES {
-                diagnostics.push(diagnostic(format!("policy test {:?} failed: {message}", case.name)));
-            } else {
-                unlisted += 1;
-            }
+            let message = format!("policy test {:?} failed: {message}", case.name);
+            let line = line_of_name(&file.text, &case.name);
+            diagnostics.push(BundleDiagnostic { line, ..diagnostic(message) });
         }
     }
-    if unlisted > 0 {
-        diagnostics.push(BundleDiagnostic::new(
-            Rule::FailedTest,
-            "cases",
-            format!("{unlisted} more policy tests failed"),
-        ));
-    }
     diagnostics
+}
+
+/// The line of the name of a test, if it is written without escapes that JSON does not require.
+fn line_of_name(text: &str, name: &str) -> Option<usize> {
+    let literal = Value::from(name).to_string();
+    let position = text.find(&literal)?;
+    Some(text.get(..position)?.matches('\n').count() + 1)
 }
 
 /// Parsed entities by their JSON text, since most policy tests of a file share their entities.

@@ -147,6 +147,9 @@ fn every_rule_is_reported_with_its_place() {
         ("more.cedar", policy("permit (principal == ?principal, action, resource);"), "template", 1),
         ("more.cedar", format!("// A comment.\n\n{PERMIT};"), "missing-id", 3),
         ("more.cedar", policy(&format!("{PERMIT};")).replace("more", "admin"), "duplicate-id", 0),
+        ("more.cedar", policy(&format!("{PERMIT};")).replace("more", "a\\u{1b}[2J"), "invalid-id", 1),
+        ("more.cedar", policy(&format!("{PERMIT};")).replace("more", "a\\nDA:1,1"), "invalid-id", 1),
+        ("more.cedar", policy(&format!("{PERMIT};")).replace("more", "a\\u{202e}b"), "invalid-id", 1),
         ("more.cedar", format!("@id(\"more\")\n{PERMIT};"), "missing-doc", 2),
         ("more.cedar", when("principal.organization.level == 0"), "invalid-policy", 4),
         ("more.cedar", when("context.credential == Credential::\"apikey\""), "invalid-policy", 4),
@@ -156,6 +159,12 @@ fn every_rule_is_reported_with_its_place() {
         (
             "more.cedar",
             when("principal has email && principal.email == \"ada@example.com\""),
+            "literal-email",
+            4,
+        ),
+        (
+            "more.cedar",
+            when("principal has email && principal.email like \"ada@example.com\""),
             "literal-email",
             4,
         ),
@@ -301,5 +310,64 @@ fn the_documentation_lists_every_rule() {
             rule.meaning()
         );
         assert!(documentation.contains(&row), "docs/policies.md lacks {row}");
+    }
+}
+
+#[test]
+fn an_email_pattern_with_a_wildcard_is_no_single_user() {
+    let condition = "principal has email && principal.email like \"*@example.com\"";
+    let policy = format!("@id(\"more\")\n@doc(\"Text.\")\n{PERMIT}\nwhen {{ {condition} }};");
+    assert_eq!(Copy::new().add("policies/more.cedar", &policy).findings(), []);
+}
+
+#[test]
+fn policy_tests_that_prevent_a_start_are_findings() {
+    let cases = std::fs::read_to_string(project_file("policies/cases/keys.json")).unwrap();
+    let mut cases: Vec<Value> = serde_json::from_str(&cases).unwrap();
+    let decision = if cases[0]["decision"] == "allow" { "deny" } else { "allow" };
+    (cases[0]["decision"], cases[0]["name"]) = (decision.into(), "one that fails".into());
+    let failing = serde_json::to_string_pretty(&cases).unwrap();
+    for (content, expected) in [
+        (failing.as_str(), "error: policy test \"one that fails\" failed: expected"),
+        ("[{\"name\":\"a\"}]", "error: not a list of policy tests: missing field"),
+        ("{\"tests\":[]}", "error: not a list of policy tests: invalid type: map"),
+    ] {
+        let copy = Copy::new().add("policies/cases/more.json", content);
+        let settings = |tests| {
+            [
+                ("CEDARGATE_SCHEMA", "schema"),
+                ("CEDARGATE_POLICIES", "policies"),
+                ("CEDARGATE_POLICY_TESTS", tests),
+            ]
+        };
+        let output = run(copy.0.path(), &settings("enforce"), &["policy", "check"]);
+        let report = text(&output.stdout);
+        assert_eq!(output.status.code(), Some(3), "{report}");
+        let place = report.lines().find(|line| line.contains(expected)).unwrap_or_else(|| panic!("{report}"));
+        assert!(
+            place.starts_with("policies/cases/more.json:") && place.ends_with("[failed-test]"),
+            "{report}"
+        );
+        // Tests that the service does not run are not run.
+        let output = run(copy.0.path(), &settings("off"), &["policy", "check"]);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
+    }
+}
+
+#[test]
+fn a_policy_without_a_valid_id_is_validated_too() {
+    let wrong = "permit (principal, action == Action::\"fetchFrom\", resource)\nwhen { principal in Scope::\"agnet\" && context.shared };";
+    for (id, rule) in
+        [("", "missing-id"), ("@id(\"admin\")\n", "duplicate-id"), ("@id(\"a\\tb\")\n", "invalid-id")]
+    {
+        let copy = Copy::new().add("policies/more.cedar", &format!("{id}@doc(\"Text.\")\n{wrong}"));
+        let findings = copy.findings();
+        let messages: Vec<&str> = findings.iter().map(|(.., message)| message.as_str()).collect();
+        assert!(findings.iter().any(|(found, ..)| found == rule), "{rule}: {findings:?}");
+        assert!(findings.iter().any(|(found, ..)| found == "undefined-entity"), "{rule}: {findings:?}");
+        assert!(messages.iter().any(|message| message.contains("fetchFrom")), "{rule}: {findings:?}");
+        let output = copy.run(&["policy", "matrix", "-o", "MATRIX.md"]);
+        assert_eq!(output.status.code(), Some(3), "{rule}: {}", text(&output.stderr));
+        assert!(!text(&copy.run(&["policy", "check"]).stdout).contains('\t'), "{rule}");
     }
 }

@@ -1,8 +1,9 @@
 //! Claims: what the policies never allow, and what they always allow. Policies in form, but no part of the evaluated set.
 
 use super::diagnostics::{Diagnostics, SourceFile};
+use super::lint;
+use super::policies::parse_policies;
 use super::rules::Rule;
-use super::{lint, parse_policies};
 use crate::authz::PolicyMetadata;
 use crate::authz::snapshot::Snapshot;
 use crate::authz::snapshot_file::FileKind;

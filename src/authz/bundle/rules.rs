@@ -54,6 +54,8 @@ rules! {
         "Templates (`?principal`, `?resource`) are not supported";
     MissingId = "missing-id", false,
         "A policy has no `@id`";
+    InvalidId = "invalid-id", false,
+        "The `@id` of a policy has control characters or invisible characters";
     DuplicateId = "duplicate-id", false,
         "Two policies have the same `@id`";
     MissingDoc = "missing-doc", true,

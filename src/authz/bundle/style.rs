@@ -39,11 +39,13 @@ pub(super) fn check_policies(
             if text.starts_with("datetime") && text.ends_with(')') {
                 let message = format!("{text}: a date in a condition; its meaning changes as time passes");
                 report(Rule::LiteralDate, Some(bytes), message);
-            } else if let Ok(text) = serde_json::from_str::<String>(text)
-                && text.parse::<Email>().is_ok()
-            {
-                let message = format!("{text:?} is the email address of a single user");
-                report(Rule::LiteralEmail, Some(bytes), message);
+            } else {
+                let (start, literal) = like_pattern(text).unwrap_or((0, text));
+                let Ok(address) = serde_json::from_str::<String>(literal) else { continue };
+                if address.parse::<Email>().is_ok() && (start == 0 || !address.contains('*')) {
+                    let message = format!("{address:?} is the email address of a single user");
+                    report(Rule::LiteralEmail, Some(bytes.start + start..bytes.end), message);
+                }
             }
         }
     }
@@ -54,6 +56,17 @@ fn condition_expressions(policy: &Policy) -> Vec<(Range<usize>, &str)> {
     let Some(conditions) = policy.as_ref().non_scope_constraints() else { return Vec::new() };
     let locations = conditions.subexpressions().filter_map(|expression| expression.source_loc());
     locations.filter_map(|location| Some((location.start()..location.end(), location.snippet()?))).collect()
+}
+
+/// The pattern at the end of an expression with `like`, with its quotation marks and its offset.
+fn like_pattern(expression: &str) -> Option<(usize, &str)> {
+    let is_pattern = |(position, keyword): (usize, &str)| {
+        let rest = expression.get(position + keyword.len()..)?;
+        let pattern = rest.trim_start();
+        let is_whole = pattern.starts_with('"') && literal_length(pattern) == pattern.len();
+        is_whole.then(|| (expression.len() - pattern.len(), pattern))
+    };
+    expression.match_indices("like").find_map(is_pattern)
 }
 
 /// The place of a text in the scope or conditions of a policy; none if it is written in another way.
@@ -118,6 +131,18 @@ pub(super) fn check_tests<'a>(files: impl Iterator<Item = &'a SnapshotFile>, dia
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_pattern_of_like_is_found_at_the_end_of_an_expression() {
+        for (expression, expected) in [
+            ("a.email like \"b@c.d\"", Some((13, "\"b@c.d\""))),
+            ("a == \"like\" && a.email like\n\"b@c.d\"", Some((28, "\"b@c.d\""))),
+            ("a.email like \"b\" || \"c\" == \"d\"", None),
+            ("\"b@c.d\"", None),
+        ] {
+            assert_eq!(like_pattern(expression), expected, "{expression}");
+        }
+    }
 
     #[test]
     fn the_keyword_is_found_after_annotations_and_comments() {
