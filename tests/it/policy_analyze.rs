@@ -350,6 +350,12 @@ fn a_narrower_policy_permits_only_what_was_used_and_keeps_every_allow() {
         diff.lines().filter(|line| line.starts_with("-  ") || line.starts_with("+  ")).collect();
     assert!(removed.iter().any(|line| line.starts_with('-') && line.contains("sell")), "{diff}");
     assert!(!removed.iter().any(|line| line.starts_with('+') && line.contains("sell")), "{diff}");
+    for arguments in [&["init", "--quiet"][..], &["apply", "narrower.patch"]] {
+        let git =
+            std::process::Command::new("git").args(arguments).current_dir(domain.path("")).output().unwrap();
+        assert!(git.status.success(), "{arguments:?}: {}", text(&git.stderr));
+    }
+    assert_ne!(std::fs::read_to_string(domain.path("policies/all.cedar")).unwrap(), SHOP_POLICIES);
 }
 
 #[test]

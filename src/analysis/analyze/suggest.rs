@@ -190,7 +190,7 @@ fn replay_narrowed(
     Ok(losses)
 }
 
-/// The change of the files as a unified diff.
+/// The change of the files as a unified diff, which `git apply` and `patch -p1` apply.
 fn diff(suggestions: &[Suggestion]) -> String {
     let files: BTreeSet<&str> = suggestions.iter().map(|suggestion| suggestion.file.as_str()).collect();
     let mut all = String::new();
@@ -212,7 +212,8 @@ fn diff(suggestions: &[Suggestion]) -> String {
         let is_formatted = format_policies(&old).is_ok_and(|formatted| formatted == old);
         let new = if is_formatted { format_policies(&new).unwrap_or(new) } else { new };
         let diff = TextDiff::from_lines(&old, &new);
-        all.push_str(&diff.unified_diff().header(file, file).to_string());
+        let (before, after) = (format!("a/{file}"), format!("b/{file}"));
+        all.push_str(&diff.unified_diff().header(&before, &after).to_string());
     }
     all
 }
