@@ -60,6 +60,22 @@ deny: Docs::Person:ben share Docs::Document:plan
 }
 
 #[tokio::test]
+async fn a_question_that_cannot_be_evaluated_is_a_wrong_use_of_the_command() {
+    let app = TestApp::start().await;
+    let misspelt =
+        ["--subject", "Docs::Person:ben", "--action", "shaer", "--resource", "Docs::Document:plan"];
+    for (arguments, expected) in [
+        ([&BEN_SHARES[..], &["--scope", "guest"]].concat(), "cannot be used with"),
+        (misspelt.to_vec(), "did you mean \"share\"?"),
+        ([&BEN_SHARES[..], &["--context", r#"{"outside": "yes"}"#]].concat(), "outside"),
+    ] {
+        let explained = explain(&app, &arguments);
+        assert_eq!(explained.code, Some(1), "{arguments:?}: {}", explained.text);
+        assert!(explained.errors.contains(expected), "{arguments:?}: {}", explained.errors);
+    }
+}
+
+#[tokio::test]
 async fn the_scope_is_part_of_the_answer() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
@@ -113,7 +129,8 @@ async fn a_missing_resource_and_misspelt_names_are_named() {
     }
     let misspelt = ["--subject", "Docs::Person:dan", "--action", "raed", "--resource", "Docs::Document:plan"];
     let misspelt = explain(&app, &misspelt);
-    assert!(misspelt.text.contains(r#"did you mean "read"?"#), "{}", misspelt.text);
+    assert_eq!(misspelt.code, Some(1));
+    assert!(misspelt.errors.contains(r#"did you mean "read"?"#), "{}", misspelt.errors);
     let wrong_type =
         ["--subject", "Docs::Persn:dan", "--action", "read", "--resource", "Docs::Document:plan"];
     let wrong_type = explain(&app, &wrong_type);

@@ -24,7 +24,7 @@ pub(in crate::cli) struct ExplainArgs {
     #[arg(long, required_unless_present = "subject")]
     user: Option<Email>,
     /// Evaluate for a credential with this scope instead of the whole role of the user; may be repeated
-    #[arg(long = "scope", requires = "user")]
+    #[arg(long = "scope", requires = "user", conflicts_with = "subject")]
     scopes: Vec<Scope>,
     /// Subject by type and id, instead of a user; may be an external entity
     #[arg(long, value_name = "TYPE:ID", value_parser = parse_entity_uid, conflicts_with = "user")]
@@ -59,7 +59,7 @@ enum Format {
     Json,
 }
 
-/// Explains a decision. A deny is exit code 3.
+/// Explains a decision. A deny is exit code 3; a question that cannot be evaluated, such as one with a misspelt action, is 1.
 pub(super) fn run(config: &Config, question: &ExplainArgs) -> CommandResult {
     block_on(async {
         let app = open(config).await?;
@@ -121,7 +121,14 @@ async fn explain(app: &App, question: &ExplainArgs) -> Result<ExplainedDecision,
         context: &context,
         recorder: None,
     };
+    if let Some(unknown) = engine.unknown_action(&question.action, resource.kind) {
+        return Err(Failure::Failed(unknown.message));
+    }
     let mut result = evaluation::decide(engine, &request, &target, resource, Some(Visibility::ALL));
+    // A question with invalid values is a wrong use of the command, and no denial by the policies.
+    if let Some(error) = result.error.as_ref().filter(|error| error.attribute.is_some()) {
+        return Err(Failure::failed(&error.message));
+    }
     let names = QuestionNames {
         subject: question.subject.as_ref().map(|subject| entity(subject, &question.subject_properties)),
         action: &question.action,
