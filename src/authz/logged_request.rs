@@ -92,7 +92,7 @@ impl<'a> LoggedRequest<'a> {
     }
 
     /// Whether these scopes are the scopes among the parents of the entity of the principal.
-    pub fn has_scopes(&self, scopes: &[Cow<'_, str>]) -> bool {
+    fn has_scopes(&self, scopes: &[Cow<'_, str>]) -> bool {
         let entity = self.scopes_of_principal();
         let parents = entity.iter().flat_map(|entity| &entity.parents);
         is_equal_set(scopes, parents.filter(|parent| parent.kind == SCOPE).map(|scope| &*scope.id))
@@ -108,9 +108,12 @@ fn is_equal_set<'s>(scopes: &[Cow<'_, str>], others: impl Iterator<Item = &'s st
 }
 
 impl Engine {
-    /// Whether these effective scopes are those that the credential and the role of the principal imply by this version's
-    /// cascade. The scopes of a principal without a credential follow from nothing else in the line.
+    /// Whether these effective scopes are those of the entity of the principal, and those that its credential and its role
+    /// imply by this version's cascade. The scopes of a principal without a credential follow from nothing else in the line.
     pub fn implies_scopes(&self, request: &LoggedRequest<'_>, scopes: &[Cow<'_, str>]) -> bool {
+        if !request.has_scopes(scopes) {
+            return false;
+        }
         let Some(claimed) = &request.claimed_scopes else { return true };
         let role = request.scopes_of_principal().and_then(|entity| {
             serde_json::from_str::<RoleReference<'_>>(entity.attrs.role?.get()).ok()?.entity.id.parse().ok()

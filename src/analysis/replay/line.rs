@@ -168,9 +168,6 @@ pub(super) fn parse(line: &[u8]) -> Result<LineKind<'_>, String> {
         is_new: new,
         is_missing: line.missing,
     };
-    if !request.has_scopes(&scopes) {
-        return Err(format!("the scopes of the subject, {scopes:?}, are not those of its entity"));
-    }
     Ok(LineKind::Decision(Box::new(LoggedDecision {
         request,
         resource,

@@ -184,7 +184,7 @@ impl<'a> Worker<'a> {
                 };
                 if !engine.implies_scopes(&logged.request, &logged.scopes) {
                     let message =
-                        "the scopes of the subject are not those that its credential and its role imply";
+                        "the scopes of the subject are not those of its entity, its credential and its role";
                     return self.add_invalid(position, message.to_owned());
                 }
                 let decided = self.decision(&engine, logged);
