@@ -41,5 +41,5 @@ pub use mutation::MutationOperator;
 pub use policy_source::{PolicySource, PolicySourceError};
 pub use proof_record::{BUILT_IN_CLAIMS, ClaimResult, ProofRecord, ProofRecordError, RecordedClaim};
 pub use prove::{CheckedClaim, ClaimKind, Proof, ProveError, ProveOptions, Verdict, Violation, prove};
-pub use sarif::sarif;
+pub use sarif::{sarif, with_automation_id};
 pub use solver::{Solver, SolverCommand, SolverMissing, Undecided};

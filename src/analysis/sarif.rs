@@ -27,6 +27,20 @@ pub fn sarif(rules: &[(&'static str, &'static str)], findings: &[Finding]) -> St
     format!("{log:#}\n")
 }
 
+/// A SARIF log with the id of the command that wrote it, by which code hosts keep the logs of several commands apart.
+///
+/// # Errors
+/// The log is not JSON.
+pub fn with_automation_id(log: &str, command: &str) -> Result<String, serde_json::Error> {
+    let mut log: Value = serde_json::from_str(log)?;
+    for run in log.get_mut("runs").and_then(Value::as_array_mut).into_iter().flatten() {
+        if let Some(run) = run.as_object_mut() {
+            run.insert("automationDetails".to_owned(), json!({"id": format!("cedargate/{command}/")}));
+        }
+    }
+    Ok(format!("{log:#}\n"))
+}
+
 fn result(finding: &Finding, positions: &BTreeMap<&str, usize>) -> Value {
     let level = match finding.level {
         Level::Error => "error",

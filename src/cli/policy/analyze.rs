@@ -76,7 +76,13 @@ pub(super) fn run(bundle: &Bundle, arguments: &AnalyzeArgs) -> CommandResult {
         command.version(),
     ));
     let source = |path: &str| read_text(Path::new(path)).ok();
-    let report = FindingReport { rules: RULES.to_vec(), findings: &analysis.findings, members, lines };
+    let report = FindingReport {
+        command: "analyze",
+        rules: RULES.to_vec(),
+        findings: &analysis.findings,
+        members,
+        lines,
+    };
     report.print(arguments.format, source)?;
     match (analysis.findings.is_empty(), undecided.is_empty()) {
         (false, _) => Err(Failure::Found),

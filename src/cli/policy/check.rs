@@ -29,7 +29,7 @@ pub(super) fn run(config: &Config, format: FindingFormat) -> CommandResult {
         lines.push(format!("{policies} policies, version {}", bundle.short_version()));
     }
     let rules = Rule::ALL.iter().map(|rule| (rule.code(), rule.meaning())).collect();
-    FindingReport { rules, findings: &findings, members, lines }.print(format, source)?;
+    FindingReport { command: "check", rules, findings: &findings, members, lines }.print(format, source)?;
     if findings.is_empty() { Ok(()) } else { Err(Failure::Found) }
 }
 

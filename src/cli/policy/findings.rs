@@ -1,7 +1,7 @@
 //! Reports of findings: text with excerpts of the sources, JSON or SARIF.
 
 use crate::analysis::{self, Finding};
-use crate::cli::{CommandResult, print_line};
+use crate::cli::{CommandResult, Failure, print_line};
 use clap::ValueEnum;
 use serde_json::{Map, Value, json};
 
@@ -18,6 +18,8 @@ pub(in crate::cli) enum FindingFormat {
 
 /// A report of findings.
 pub(super) struct FindingReport<'a> {
+    /// The name of the command.
+    pub(super) command: &'static str,
     /// The codes and meanings of the rules of the command.
     pub(super) rules: Vec<(&'static str, &'static str)>,
     pub(super) findings: &'a [Finding],
@@ -35,7 +37,7 @@ impl FindingReport<'_> {
         source: impl Fn(&str) -> Option<String>,
     ) -> CommandResult {
         match format {
-            FindingFormat::Sarif => print_line(analysis::sarif(&self.rules, self.findings).trim_end()),
+            FindingFormat::Sarif => print_sarif(self.command, &analysis::sarif(&self.rules, self.findings)),
             FindingFormat::Json => {
                 let mut report = Map::from_iter([("findings".to_owned(), json!(self.findings))]);
                 report.extend(self.members.clone());
@@ -54,6 +56,11 @@ impl FindingReport<'_> {
             }
         }
     }
+}
+
+/// Writes the SARIF log of a command to standard output.
+pub(super) fn print_sarif(command: &str, log: &str) -> CommandResult {
+    print_line(analysis::with_automation_id(log, command).map_err(Failure::failed)?.trim_end())
 }
 
 /// The number of something, with the noun in the right form.

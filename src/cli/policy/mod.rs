@@ -7,6 +7,7 @@ mod explain;
 mod explain_output;
 mod findings;
 mod format;
+mod invalid;
 mod matrix;
 mod progress;
 mod prove;
@@ -85,8 +86,14 @@ pub(super) fn run(config: &Config, command: Command) -> CommandResult {
         Command::Diff(arguments) => diff::run(config, &arguments),
         Command::Analyze(arguments) => analyze::run(&bundle()?, &arguments),
         Command::Reload { confirm } => reload(config, &confirm),
-        Command::Test(arguments) => test::run(config, &bundle()?, *arguments),
-        Command::Prove(arguments) => prove::run(config, bundle()?, arguments),
+        Command::Test(arguments) => {
+            let bundle = read_policies(config).map_err(|error| arguments.report_invalid(&error))?;
+            test::run(config, &bundle, *arguments)
+        }
+        Command::Prove(arguments) => {
+            let bundle = read_policies(config).map_err(|error| arguments.report_invalid(&error))?;
+            prove::run(config, bundle, arguments)
+        }
         Command::Report(arguments) => report::run(config, bundle()?, &arguments),
         Command::Explain(question) => {
             bundle()?;

@@ -1,8 +1,10 @@
 //! `cedargate policy prove`: proves claims about the policies for all requests.
 
+use super::findings::print_sarif;
+use super::invalid;
 use super::progress::Progress;
 use crate::analysis::{self, Proof, ProofRecord, ProveOptions, SolverCommand};
-use crate::authz::Bundle;
+use crate::authz::{Bundle, BundleError};
 use crate::cli::{CommandResult, Failure, print_line};
 use crate::config::Config;
 use crate::server::block_on_until_signal;
@@ -30,6 +32,9 @@ pub(in crate::cli) struct ProveArgs {
     smtlib: Option<PathBuf>,
 }
 
+/// The name of the command in SARIF logs.
+const COMMAND: &str = "prove";
+
 /// The format of the result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Format {
@@ -37,6 +42,23 @@ enum Format {
     Json,
     Junit,
     Sarif,
+}
+
+impl ProveArgs {
+    /// Reports invalid policies in the format of the result.
+    pub(super) fn report_invalid(&self, error: &BundleError) -> Failure {
+        if let Some(file) = &self.junit
+            && let Err(error) = std::fs::write(file, invalid::junit_document(error))
+        {
+            return Failure::failed(format!("{}: {error}", file.display()));
+        }
+        match self.format {
+            Format::Text => invalid::failure(error),
+            Format::Json => invalid::report_json(error),
+            Format::Junit => invalid::report_junit(error),
+            Format::Sarif => invalid::report_sarif(COMMAND, error),
+        }
+    }
 }
 
 pub(super) fn run(config: &Config, bundle: Bundle, arguments: ProveArgs) -> CommandResult {
@@ -79,7 +101,7 @@ fn print_proof(proof: &Proof, format: Format) -> CommandResult {
         Format::Text => proof.to_text(),
         Format::Json => format!("{:#}", proof.to_json()),
         Format::Junit => proof.to_junit(),
-        Format::Sarif => proof.to_sarif(),
+        Format::Sarif => return print_sarif(COMMAND, &proof.to_sarif()),
     };
     print_line(text.trim_end())
 }

@@ -1,12 +1,13 @@
 //! `cedargate policy test`: runs policy tests, and measures what they notice.
 
+use super::invalid;
 use super::progress::Progress;
 use crate::analysis::{
     CONFIRM, Coverage, MutantStatus, Mutants, Solver, SolverCommand, TestOutcome, TestSuite, coverage_text,
     junit, lcov, mutants_suite, mutants_text,
 };
 use crate::authz::cases::{ParsedEntities, PolicyTest, PreparedTest};
-use crate::authz::{Bundle, cases};
+use crate::authz::{Bundle, BundleError, cases};
 use crate::cli::{CommandResult, Failure, block_on, print_line};
 use crate::config::Config;
 use clap::{Args, ValueEnum};
@@ -48,6 +49,17 @@ enum TestFormat {
     Text,
     Json,
     Junit,
+}
+
+impl TestArgs {
+    /// Reports invalid policies in the format of the report.
+    pub(super) fn report_invalid(&self, error: &BundleError) -> Failure {
+        match self.format {
+            TestFormat::Text => invalid::failure(error),
+            TestFormat::Json => invalid::report_json(error),
+            TestFormat::Junit => invalid::report_junit(error),
+        }
+    }
 }
 
 /// A policy test and its outcome.
