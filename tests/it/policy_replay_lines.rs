@@ -82,8 +82,9 @@ async fn each_change_of_a_line_is_found() {
     let denied = |line: &Value| line["action"] == "listForms";
     let search = |line: &Value| line["search"] == "resource";
     let filter = |line: &Value| line["purpose"] == "filter";
+    type Selects<'a> = &'a dyn Fn(&Value) -> bool;
     type Change = fn(&mut Value);
-    let changes: [(&str, &dyn Fn(&Value) -> bool, Change); 9] = [
+    let changes: [(&str, Selects<'_>, Change); 9] = [
         ("more scopes", &denied, |line| line["subject"]["scopes"] = json!(ALL_SCOPES)),
         ("more scopes and parents", &denied, |line| {
             line["subject"]["scopes"] = json!(ALL_SCOPES);

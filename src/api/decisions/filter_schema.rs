@@ -1,6 +1,6 @@
 //! The JSON Schema of filters as expression trees, for the OpenAPI document.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
@@ -15,10 +15,11 @@ struct FilterOperand;
 impl PartialSchema for FilterNode {
     fn schema() -> RefOr<Schema> {
         let operators = json!({ "type": "string", "enum": ["==", "<", "<=", ">", ">="] });
-        let part = one_of([
+        let parts = [
             json!({ "type": "object", "required": ["text"], "properties": { "text": { "type": "string" } } }),
             json!({ "type": "object", "required": ["any"], "properties": { "any": { "type": "boolean", "enum": [true] } } }),
-        ]);
+        ];
+        let part = one_of("A text, or any text.", parts);
         let nodes = [
             node("and", "All conditions are true.", [("conditions", list(reference("FilterNode")))]),
             node("or", "Any condition is true.", [("conditions", list(reference("FilterNode")))]),
@@ -46,9 +47,7 @@ impl PartialSchema for FilterNode {
                 [("path", path()), ("ranges", list(json!({ "type": "string" })))],
             ),
         ];
-        let mut schema = one_of(nodes);
-        schema["description"] = json!("A condition on a resource: true or false, never unknown.");
-        parsed(schema)
+        parsed(one_of("A condition on a resource: true or false, never unknown.", nodes))
     }
 }
 
@@ -64,12 +63,11 @@ impl PartialSchema for FilterOperand {
             "description": "A boolean, a number, a string, an array of values, an entity (`type` and `id`), or an object with one \
                             member: `datetime`, `millisecondsSince1970`, `milliseconds`, `decimal` or `ip`."
         });
-        let mut schema = one_of([
+        let kinds = [
             json!({ "type": "object", "required": ["path"], "properties": { "path": path() } }),
             json!({ "type": "object", "required": ["value"], "properties": { "value": value } }),
-        ]);
-        schema["description"] = json!("An attribute of the resource, or a constant.");
-        parsed(schema)
+        ];
+        parsed(one_of("An attribute of the resource, or a constant.", kinds))
     }
 }
 
@@ -78,10 +76,10 @@ impl ToSchema for FilterOperand {}
 /// A node with these members, all of them required.
 fn node<const N: usize>(name: &str, description: &str, members: [(&str, Value); N]) -> Value {
     let mut required = vec![json!("type")];
-    let mut properties = json!({ "type": { "type": "string", "enum": [name] } });
+    let mut properties = Map::from_iter([("type".to_owned(), json!({ "type": "string", "enum": [name] }))]);
     for (member, schema) in members {
         required.push(json!(member));
-        properties[member] = schema;
+        properties.insert(member.to_owned(), schema);
     }
     json!({ "type": "object", "description": description, "required": required, "properties": properties })
 }
@@ -111,8 +109,8 @@ fn list(items: Value) -> Value {
     json!({ "type": "array", "items": items })
 }
 
-fn one_of(schemas: impl IntoIterator<Item = Value>) -> Value {
-    json!({ "oneOf": schemas.into_iter().collect::<Vec<_>>() })
+fn one_of(description: &str, schemas: impl IntoIterator<Item = Value>) -> Value {
+    json!({ "description": description, "oneOf": schemas.into_iter().collect::<Vec<_>>() })
 }
 
 /// The schema of this JSON; of any value if it is none, which a test excludes.

@@ -129,7 +129,7 @@ fn free_parameter(field: &QueryField) -> Parameter {
     let name = &field.name;
     // A text in quotation marks, a number, or another text.
     let quoted = quoted_pattern(0, MAX_CONTAINS);
-    let plain = format!(r#"[^\u0000!><~^\["0-9-][^\u0000]*"#);
+    let plain = r#"[^\u0000!><~^\["0-9-][^\u0000]*"#;
     let item = format!(r#"({quoted}|{NUMBER}|[^\u0000,"0-9 -][^\u0000,]*)"#);
     let value = text().pattern(Some(format!(
         r"^!?(null|true|false|[~^]?({plain}|{quoted})|(>=?|<=?)?({plain}|{quoted}|{NUMBER})|{})$",
