@@ -3,9 +3,10 @@
 //! and as conditions of UCAST by their interpreter for JavaScript.
 
 use crate::engine::{bundle, cedar_decision};
+use crate::filter_conditions::{CONDITIONS, NOT_PORTABLE};
+use crate::filter_interpreter::{interpret, object};
 use crate::filter_tree::holds;
-use crate::packages::npm_packages;
-use crate::support::{Database, project_file};
+use crate::support::Database;
 use cedar_policy::{Context, Entities, EntityUid, PolicySet, Request, Schema};
 use cedargate::authz::filter::{Filter, FilterError};
 use cedargate::authz::{AuthzRequest, DecisionContext, Engine, Principal};
@@ -18,7 +19,6 @@ use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, Statement};
 use serde_json::{Map, Value, json};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
-use std::process::Command;
 
 const SCHEMA: &str = r#"
 namespace F {
@@ -61,84 +61,6 @@ const DATA: &str = r#"[
     }, "parents": [{ "type": "F::Folder", "id": "sub" }] }
 ]"#;
 
-/// Conditions that read attributes only where they are known to be present, and errors in arithmetic.
-const CONDITIONS: &[&str] = &[
-    "resource has owner && resource.owner == principal",
-    "resource has owner && principal has manager && resource.owner != principal.manager",
-    "resource has editors && resource.editors.contains(principal)",
-    r#"resource has editors && resource.editors.containsAny([principal, F::Person::"ben"])"#,
-    r#"resource has editors && resource.editors.containsAll([F::Person::"ann", F::Person::"ben"])"#,
-    "resource has groups && principal in resource.groups",
-    r#"resource has tags && resource.tags.contains("a")"#,
-    r#"resource has tags && resource.tags.isEmpty()"#,
-    r#"resource has tags && ["a", "b"].containsAll(resource.tags)"#,
-    r#"resource has tags && resource has words && resource.tags.containsAny(resource.words)"#,
-    r#"resource has tags && resource has words && resource.tags.containsAll(resource.words)"#,
-    r#"resource has tags && resource.tags == ["a", "b"]"#,
-    r#"resource has title && resource has tags && resource.tags.contains(resource.title)"#,
-    r#"resource has title && resource.title == "Alpha""#,
-    r#"resource has title && ["alpha", "Alpha"].contains(resource.title)"#,
-    r#"resource has title && resource.title like "A*a""#,
-    r#"resource has title && resource.title like "*[%_*?]*""#,
-    r#"resource has title && resource.title like "*%*""#,
-    "resource has title && resource has subtitle && resource.title == resource.subtitle",
-    r#"resource has title && context has word && resource.title == context.word"#,
-    "resource has size && resource.size < 5",
-    "resource has size && resource.size >= 5",
-    "resource has size && resource.size <= resource.limit",
-    "resource has size && principal has level && resource.size > principal.level",
-    "resource has size && resource.size + 1 > 5",
-    "resource has size && resource.size - 9223372036854775807 < 0",
-    "resource has size && principal has limit && resource.size + principal.limit > 0",
-    "resource has size && [1, 5].contains(resource.size + 1)",
-    "resource.limit == 5",
-    "!resource.isOld",
-    "resource has isPublic && resource.isPublic",
-    "resource has isPublic && !resource.isPublic",
-    "resource has isPublic && resource.isPublic == resource.isOld",
-    "resource has isPublic && (resource.isPublic == (resource.limit == 5))",
-    r#"resource has created && resource.created < datetime("2026-01-01")"#,
-    r#"resource has created && resource.created.offset(duration("1d")) >= datetime("2026-01-02T10:00:00Z")"#,
-    r#"resource has created && principal has since && resource.created.durationSince(principal.since) > duration("10d")"#,
-    r#"resource has place && resource.place.zip == 5"#,
-    r#"resource has place && resource.place has city && resource.place.city == "Ulm""#,
-    r#"resource has place.city && resource.place.city like "U*""#,
-    r#"resource has price && resource.price.lessThan(decimal("2.5"))"#,
-    r#"resource has price && resource.price.greaterThanOrEqual(decimal("10.0"))"#,
-    r#"resource has price && resource.price == decimal("2.50")"#,
-    r#"resource has address && resource.address.isInRange(ip("10.0.0.0/8"))"#,
-    r#"resource has address && resource.address == ip("10.1.0.0/16")"#,
-    r#"resource in F::Folder::"top""#,
-    r#"resource in [F::Folder::"other", F::Folder::"sub"]"#,
-    r#"resource == F::Note::"stored""#,
-    r#"resource != F::Note::"stored" && resource.isOld"#,
-    r#"[F::Note::"stored"].contains(resource)"#,
-    "resource is F::Note && resource.limit == 5",
-    "context has flag && context.flag",
-    r#"if resource has isPublic then resource.isPublic else resource.isOld"#,
-    r#"(if resource.isOld then resource.limit else 7) == 7"#,
-    r#"if resource.isOld then resource has size && resource.size + 9223372036854775806 > 0 else resource.limit > 3"#,
-    r#"principal in F::Group::"all""#,
-];
-
-/// Parts of conditions that not every form of a filter has: decimals, addresses, comparisons of attributes, equality of sets,
-/// supersets, and numbers with more than 53 bits, which also bound sums.
-const NOT_PORTABLE: &[&str] = &[
-    "price",
-    "address",
-    "subtitle",
-    "words",
-    "<= resource.limit",
-    "contains(resource.title)",
-    "isPublic == ",
-    "tags == ",
-    "containsAll(resource.tags)",
-    "+ 1",
-    "922337203685477580",
-    "principal.limit",
-    "then resource.limit",
-];
-
 fn condition(conditions: Vec<&'static str>) -> impl Strategy<Value = String> {
     let leaf = select(conditions).prop_map(str::to_owned);
     leaf.prop_recursive(3, 8, 2, |inner| {
@@ -163,10 +85,10 @@ fn policy(conditions: Vec<&'static str>) -> impl Strategy<Value = String> {
 
 /// The attributes of a row, its id, and the folder that it is in.
 #[derive(Debug, Clone)]
-struct Row {
-    id: String,
-    folder: Option<&'static str>,
-    attributes: Map<String, Value>,
+pub(crate) struct Row {
+    pub(crate) id: String,
+    pub(crate) folder: Option<&'static str>,
+    pub(crate) attributes: Map<String, Value>,
 }
 
 fn row() -> impl Strategy<Value = Row> {
@@ -442,58 +364,6 @@ impl Table {
         let rows = self.connection.query_all_raw(statement).await.unwrap();
         rows.iter().map(|row| row.try_get_by_index::<String>(0).unwrap()).collect()
     }
-}
-
-/// The object of a row as another service has it: entities are their ids, and in every other row, absent fields are null.
-fn object(row: &Row) -> Value {
-    fn plain(value: &Value) -> Value {
-        match value {
-            Value::Array(values) => values.iter().map(plain).collect(),
-            Value::Object(members) => match (members.get("id"), members.get("arg")) {
-                (Some(id), _) => id.clone(),
-                // The form that conditions have.
-                (_, Some(time)) if members["fn"] == "datetime" => {
-                    json!(time.as_str().unwrap().parse::<cedargate::types::Timestamp>().unwrap().to_string())
-                }
-                (_, Some(text)) => text.clone(),
-                _ => members.iter().map(|(name, value)| (name.clone(), plain(value))).collect(),
-            },
-            other => other.clone(),
-        }
-    }
-    let mut object: Map<String, Value> =
-        row.attributes.iter().map(|(name, value)| (name.clone(), plain(value))).collect();
-    object.insert("id".to_owned(), json!(row.id));
-    let has_nulls = row.id.ends_with(['1', '3', '5', '7', '9']);
-    match row.folder {
-        Some(folder) => drop(object.insert("folder".to_owned(), json!(folder))),
-        None if has_nulls => drop(object.insert("folder".to_owned(), Value::Null)),
-        None => {}
-    }
-    if has_nulls {
-        for name in ["owner", "editors", "tags", "words", "title", "size", "isPublic", "created", "place"] {
-            object.entry(name).or_insert(Value::Null);
-        }
-    }
-    Value::Object(object)
-}
-
-/// The interpreter of UCAST for JavaScript agrees with the authorizer.
-fn interpret(conditions: &[Value]) {
-    assert!(conditions.len() > 30, "too few conditions of UCAST: {}", conditions.len());
-    let directory = tempfile::tempdir().unwrap();
-    let path = |name: &str| directory.path().join(name);
-    std::os::unix::fs::symlink(npm_packages("npm").join("node_modules"), path("node_modules")).unwrap();
-    for (name, from) in
-        [("ucast.mjs", "examples/documents/ucast.mjs"), ("check.mjs", "tests/npm/check_ucast.mjs")]
-    {
-        std::fs::copy(project_file(from), path(name)).unwrap();
-    }
-    std::fs::write(path("conditions.json"), json!(conditions).to_string()).unwrap();
-    let output = Command::new("node").arg("check.mjs").current_dir(directory.path()).output().unwrap();
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
-    println!("{}", text(&output.stdout).trim_end());
 }
 
 /// The filter of generated policies contains exactly the rows that the authorizer allows, in memory and in SQL.

@@ -60,6 +60,8 @@ mod explanations;
 mod exports;
 mod external_domains;
 mod filter;
+mod filter_conditions;
+mod filter_interpreter;
 mod filter_properties;
 mod filter_tree;
 mod forward;

@@ -12,6 +12,10 @@ pub(super) struct FilterNode;
 #[derive(Debug)]
 struct FilterOperand;
 
+/// A constant.
+#[derive(Debug)]
+struct FilterValue;
+
 impl PartialSchema for FilterNode {
     fn schema() -> RefOr<Schema> {
         let operators = json!({ "type": "string", "enum": ["==", "<", "<=", ">", ">="] });
@@ -54,24 +58,41 @@ impl PartialSchema for FilterNode {
 impl ToSchema for FilterNode {
     fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
         schemas.push((FilterOperand::name().into_owned(), FilterOperand::schema()));
+        schemas.push((FilterValue::name().into_owned(), FilterValue::schema()));
     }
 }
 
 impl PartialSchema for FilterOperand {
     fn schema() -> RefOr<Schema> {
-        let value = json!({
-            "description": "A boolean, a number, a string, an array of values, an entity (`type` and `id`), or an object with one \
-                            member: `datetime`, `millisecondsSince1970`, `milliseconds`, `decimal` or `ip`."
-        });
         let kinds = [
             json!({ "type": "object", "required": ["path"], "properties": { "path": path() } }),
-            json!({ "type": "object", "required": ["value"], "properties": { "value": value } }),
+            json!({ "type": "object", "required": ["value"], "properties": { "value": reference("FilterValue") } }),
         ];
         parsed(one_of("An attribute of the resource, or a constant.", kinds))
     }
 }
 
 impl ToSchema for FilterOperand {}
+
+impl PartialSchema for FilterValue {
+    fn schema() -> RefOr<Schema> {
+        let kind = |kind: &str| json!({ "type": kind });
+        let kinds = [
+            kind("boolean"),
+            kind("number"),
+            kind("string"),
+            list(reference("FilterValue")),
+            json!({
+                "type": "object",
+                "description": "An entity (`type` and `id`), or an object with one member: `datetime`, `millisecondsSince1970`, \
+                                `milliseconds`, `decimal` or `ip`."
+            }),
+        ];
+        parsed(one_of("A constant.", kinds))
+    }
+}
+
+impl ToSchema for FilterValue {}
 
 /// A node with these members, all of them required.
 fn node<const N: usize>(name: &str, description: &str, members: [(&str, Value); N]) -> Value {
@@ -124,7 +145,9 @@ mod tests {
 
     #[test]
     fn the_schemas_keep_all_of_their_members() {
-        for (schema, members) in [(FilterNode::schema(), 13), (FilterOperand::schema(), 2)] {
+        for (schema, members) in
+            [(FilterNode::schema(), 13), (FilterOperand::schema(), 2), (FilterValue::schema(), 5)]
+        {
             let json = serde_json::to_value(schema).unwrap();
             assert_eq!(json["oneOf"].as_array().map(Vec::len), Some(members), "{json}");
         }
