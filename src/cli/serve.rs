@@ -202,7 +202,8 @@ fn print_line(line: fmt::Arguments<'_>) {
 }
 
 fn eprint_line(line: fmt::Arguments<'_>) {
-    let _ = writeln!(std::io::stderr(), "{line}");
+    // Written at once, so that no line of the log comes between its parts.
+    let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
 fn announce_on_stdout(admin: &FirstAdmin) -> Result<(), String> {

@@ -16,6 +16,10 @@ struct FilterOperand;
 #[derive(Debug)]
 struct FilterValue;
 
+/// A single value.
+#[derive(Debug)]
+struct FilterScalar;
+
 impl PartialSchema for FilterNode {
     fn schema() -> RefOr<Schema> {
         let operators = json!({ "type": "string", "enum": ["==", "<", "<=", ">", ">="] });
@@ -59,6 +63,7 @@ impl ToSchema for FilterNode {
     fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
         schemas.push((FilterOperand::name().into_owned(), FilterOperand::schema()));
         schemas.push((FilterValue::name().into_owned(), FilterValue::schema()));
+        schemas.push((FilterScalar::name().into_owned(), FilterScalar::schema()));
     }
 }
 
@@ -76,21 +81,24 @@ impl ToSchema for FilterOperand {}
 
 impl PartialSchema for FilterValue {
     fn schema() -> RefOr<Schema> {
-        let kind = |kind: &str| json!({ "type": kind });
-        let kinds = [
-            kind("boolean"),
-            kind("number"),
-            kind("string"),
-            list(reference("FilterValue")),
-            json!({
-                "type": "object",
-                "description": "An entity (`type` and `id`), or an object with one member: `datetime`, `millisecondsSince1970`, \
-                                `milliseconds`, `decimal` or `ip`."
-            }),
-        ];
-        parsed(one_of("A constant.", kinds))
+        let kinds = [reference("FilterScalar"), list(reference("FilterScalar"))];
+        parsed(one_of("A constant: a single value, or a set of them.", kinds))
     }
 }
+
+impl PartialSchema for FilterScalar {
+    fn schema() -> RefOr<Schema> {
+        let kind = |kind: &str| json!({ "type": kind });
+        let other = json!({
+            "type": "object",
+            "description": "An entity (`type` and `id`), or an object with one member: `datetime`, `millisecondsSince1970`, \
+                            `milliseconds`, `decimal` or `ip`."
+        });
+        parsed(one_of("A single value.", [kind("boolean"), kind("number"), kind("string"), other]))
+    }
+}
+
+impl ToSchema for FilterScalar {}
 
 impl ToSchema for FilterValue {}
 
@@ -145,9 +153,12 @@ mod tests {
 
     #[test]
     fn the_schemas_keep_all_of_their_members() {
-        for (schema, members) in
-            [(FilterNode::schema(), 13), (FilterOperand::schema(), 2), (FilterValue::schema(), 5)]
-        {
+        for (schema, members) in [
+            (FilterNode::schema(), 13),
+            (FilterOperand::schema(), 2),
+            (FilterValue::schema(), 2),
+            (FilterScalar::schema(), 4),
+        ] {
             let json = serde_json::to_value(schema).unwrap();
             assert_eq!(json["oneOf"].as_array().map(Vec::len), Some(members), "{json}");
         }
