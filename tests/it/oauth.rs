@@ -130,7 +130,8 @@ async fn clients_may_send_an_api_key_as_their_secret() {
         assert_eq!((&answer["active"], &answer["iss"]), (&json!(true), &json!(app.base)), "{user:?}");
         assert_eq!(answer["aud"], answer["iss"]);
     }
-    let wrong_key = format!("{}0", &key[..key.len() - 1]);
+    let last = if key.ends_with('0') { '1' } else { '0' };
+    let wrong_key = format!("{}{last}", &key[..key.len() - 1]);
     for (user, secret) in
         [("service", "cg_wrong"), ("service", &wrong_key), ("service", ""), ("service", &token)]
     {
