@@ -132,7 +132,8 @@ async fn replicas_start_and_work_behind_a_pooler_in_transaction_mode() {
         assert!(count(&direct, &listeners).await >= 2);
         for service in services {
             let log = service.stop();
-            assert!(!log.contains("row cache is off"), "{log}");
+            // A busy machine may report that notifications were late.
+            assert!(!log.contains("does not pass on notifications"), "{log}");
         }
 
         // The pooler itself cannot be used for notifications.
