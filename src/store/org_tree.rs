@@ -5,7 +5,9 @@ use crate::authz::Permitted;
 use crate::resource::Resource;
 use crate::types::{Id, OrgPath};
 use sea_orm::sea_query::{Alias, Expr, ExprTrait, LockType, Query};
-use sea_orm::{ColumnTrait, ConnectionTrait, DbErr, EntityTrait, QueryFilter, QueryTrait, TryGetable};
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, DbErr, EntityTrait, QueryFilter, QuerySelect, QueryTrait, TryGetable,
+};
 
 /// The organizations, as owners of resources.
 pub(super) mod owner_org {
@@ -54,8 +56,17 @@ impl Reader<'_> {
     ///
     /// If the database is unavailable.
     pub async fn subtree(&self, top: &OrgPath) -> Result<Vec<OrgPath>, StoreError> {
-        let organizations =
-            owner_org::Entity::find().filter(is_within(Expr::col("path"), top)).all(&self.0).await?;
+        self.subtree_up_to(top, None).await
+    }
+
+    /// Returns the paths of an organization and its descendants, at most `limit` of them.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
+    pub async fn subtree_up_to(&self, top: &OrgPath, limit: Option<u64>) -> Result<Vec<OrgPath>, StoreError> {
+        let select = owner_org::Entity::find().filter(is_within(Expr::col("path"), top)).limit(limit);
+        let organizations = select.all(&self.0).await?;
         let mut paths: Vec<OrgPath> =
             organizations.into_iter().map(|organization| organization.path).collect();
         paths.sort_by_key(OrgPath::level);

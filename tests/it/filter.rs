@@ -106,6 +106,22 @@ async fn document_table() -> (Database, sea_orm::DatabaseConnection) {
     (database, connection)
 }
 
+/// The ids of the rows of a table that the SQL of a filter selects, and the query.
+async fn select_ids(
+    connection: &sea_orm::DatabaseConnection,
+    table: &str,
+    answer: &Value,
+) -> (BTreeSet<String>, String) {
+    let sql =
+        format!("SELECT id FROM {table} WHERE {} ORDER BY id", answer["filter"]["sql"].as_str().unwrap());
+    let parameters = answer["filter"]["parameters"].as_array().unwrap().iter();
+    let values = parameters.map(|value| sea_orm::Value::from(value.as_str().unwrap()));
+    let backend = connection.get_database_backend();
+    let statement = Statement::from_sql_and_values(backend, sql.clone(), values);
+    let rows = connection.query_all_raw(statement).await.unwrap();
+    (rows.iter().map(|row| row.try_get_by_index(0).unwrap()).collect(), sql)
+}
+
 #[tokio::test]
 async fn a_document_store_filters_its_own_table() {
     let app = start_with_documents().await;
@@ -124,16 +140,7 @@ async fn a_document_store_filters_its_own_table() {
             assert_eq!(reply.header("content-type"), accept);
             assert_eq!(reply.header("vary"), "Accept");
             let answer = reply.expect(StatusCode::OK);
-            let sql = format!(
-                "SELECT id FROM documents WHERE {} ORDER BY id",
-                answer["filter"]["sql"].as_str().unwrap()
-            );
-            let parameters = answer["filter"]["parameters"].as_array().unwrap().iter();
-            let values = parameters.map(|value| sea_orm::Value::from(value.as_str().unwrap()));
-            let statement = Statement::from_sql_and_values(backend, sql.clone(), values);
-            let rows = connection.query_all_raw(statement).await.unwrap();
-            let selected: BTreeSet<String> =
-                rows.iter().map(|row| row.try_get_by_index(0).unwrap()).collect();
+            let (selected, sql) = select_ids(&connection, "documents", &answer).await;
             for (id, folder, owner, state, readers, editor_groups) in DOCUMENTS {
                 let mut properties = json!({});
                 if let Some(owner) = owner {
@@ -270,13 +277,7 @@ async fn a_filter_of_own_resources_contains_all_organizations_below_those_that_i
             let found: BTreeSet<String> = found.map(|one| one["id"].as_str().unwrap().to_owned()).collect();
             body["columns"] = json!({ "resource": "id", "resource in Organization": "organization" });
             let answer = filter(caller, accept, body.clone()).await.expect(StatusCode::OK);
-            let sql = format!("SELECT id FROM forms WHERE {}", answer["filter"]["sql"].as_str().unwrap());
-            let parameters = answer["filter"]["parameters"].as_array().unwrap().iter();
-            let values = parameters.map(|value| sea_orm::Value::from(value.as_str().unwrap()));
-            let statement = Statement::from_sql_and_values(backend, sql.clone(), values);
-            let rows = connection.query_all_raw(statement).await.unwrap();
-            let selected: BTreeSet<String> =
-                rows.iter().map(|row| row.try_get_by_index(0).unwrap()).collect();
+            let (selected, sql) = select_ids(&connection, "forms", &answer).await;
             assert_eq!(selected, found, "{action} by {subject}: {sql}");
             counts.insert(selected.len());
             let ucast = filter(caller, UCAST, body).await.expect(StatusCode::OK);

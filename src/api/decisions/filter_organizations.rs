@@ -10,6 +10,7 @@ use crate::store::table_filter::NotExpressible;
 use crate::store::{Reader, StoreError};
 use crate::types::Id;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 /// The maximum number of organizations of a filter.
 const MAX_ORGANIZATIONS: usize = 10_000;
@@ -34,22 +35,15 @@ impl Organizations {
         name_organizations(expr, &mut named);
         let (mut all, mut count) = (Self::default(), 0);
         for id in named {
-            if all.subtrees.contains_key(&id) {
-                continue;
+            if let Entry::Vacant(unknown) = all.subtrees.entry(id) {
+                unknown.insert(read_subtree(reader, id).await?);
             }
-            let subtree = match reader.path(id).await? {
-                Some(path) if path.level() == 0 => None,
-                Some(path) => {
-                    Some(reader.subtree(&path).await?.iter().map(|path| entity(path.org_id())).collect())
-                }
-                None => Some(vec![entity(id)]),
-            };
-            count += subtree.as_ref().map_or(0, Vec::len);
+            // Counted as often as the filter names it.
+            count += all.subtrees.get(&id).and_then(Option::as_ref).map_or(0, Vec::len);
             if count > MAX_ORGANIZATIONS {
                 let reason = format!("the filter has more than {MAX_ORGANIZATIONS} organizations");
                 return Ok(Err(NotExpressible::Unsupported(reason)));
             }
-            all.subtrees.insert(id, subtree);
         }
         Ok(Ok(all))
     }
@@ -77,6 +71,19 @@ impl Organizations {
             other => other.clone(),
         }
     }
+}
+
+/// Reads an organization and all below it, one more than the maximum at most; none for the root.
+///
+/// # Errors
+/// The database is unavailable.
+async fn read_subtree(reader: &Reader<'_>, id: Id) -> Result<Option<Vec<EntityId>>, StoreError> {
+    let Some(path) = reader.path(id).await? else { return Ok(Some(vec![entity(id)])) };
+    if path.level() == 0 {
+        return Ok(None);
+    }
+    let paths = reader.subtree_up_to(&path, Some(MAX_ORGANIZATIONS as u64 + 1)).await?;
+    Ok(Some(paths.iter().map(|path| entity(path.org_id())).collect()))
 }
 
 fn name_organizations(expr: &FilterExpr, named: &mut Vec<Id>) {

@@ -64,10 +64,10 @@ pub fn render(
     let sql = match filter {
         Filter::Always => ALWAYS.to_owned(),
         Filter::Never => NEVER.to_owned(),
-        Filter::When(expr) if expr.size() > MAX_SIZE => {
-            return Err(NotExpressible::Unsupported(format!("the condition has more than {MAX_SIZE} parts")));
+        Filter::When(expr) => {
+            check_size(expr)?;
+            renderer.condition(expr)?
         }
-        Filter::When(expr) => renderer.condition(expr)?,
     };
     let Renderer { parameters, missing, .. } = renderer;
     if !missing.is_empty() {
@@ -79,6 +79,17 @@ pub fn render(
         )));
     }
     Ok(TableFilter { sql, parameters })
+}
+
+/// Checks that a condition has not too many parts.
+///
+/// # Errors
+/// It has more than [`MAX_SIZE`].
+pub(super) fn check_size(expr: &FilterExpr) -> Result<(), NotExpressible> {
+    if expr.size() > MAX_SIZE {
+        return Err(NotExpressible::Unsupported(format!("the condition has more than {MAX_SIZE} parts")));
+    }
+    Ok(())
 }
 
 const ALWAYS: &str = "1 = 1";

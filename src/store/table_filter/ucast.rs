@@ -3,7 +3,7 @@
 //! Interpreters disagree about absent fields: in memory an absent field is less than every value, in SQL a comparison with null
 //! is null. Each test of a field therefore stands beside a test that the field exists, so that it is true or false.
 
-use super::render::TIMES;
+use super::render::{TIMES, check_size};
 use super::{ColumnMap, NotExpressible};
 use crate::authz::filter::{Comparison, EntityId, FilterExpr, Operand, Path, PatternPart, Value};
 use crate::types::Timestamp;
@@ -17,13 +17,14 @@ const MAX_INTEGER: u64 = (1 << 53) - 1;
 ///
 /// # Errors
 ///
-/// UCAST has no such condition, or the field of a parent is missing.
+/// UCAST has no such condition, the field of a parent is missing, or the condition has too many parts.
 pub fn ucast(
     expr: &FilterExpr,
     columns: &ColumnMap,
     kind: &str,
     ancestor_types: &BTreeSet<String>,
 ) -> Result<Json, NotExpressible> {
+    check_size(expr)?;
     Ucast { columns, kind, ancestor_types }.condition(expr)
 }
 
