@@ -39,7 +39,9 @@ pub use mutants::{CONFIRM, Mutant, MutantStatus, Mutants};
 pub use mutants_report::{mutants_suite, mutants_text};
 pub use mutation::MutationOperator;
 pub use policy_source::{PolicySource, PolicySourceError};
-pub use proof_record::{BUILT_IN_CLAIMS, ClaimResult, ProofRecord, ProofRecordError, RecordedClaim};
-pub use prove::{CheckedClaim, ClaimKind, Proof, ProveError, ProveOptions, Verdict, Violation, prove};
-pub use sarif::{sarif, with_automation_id};
+pub use proof_record::{ClaimResult, ProofRecord, ProofRecordError, RecordedClaim};
+pub use prove::{
+    BUILT_IN_CLAIMS, CheckedClaim, ClaimKind, Proof, ProveError, ProveOptions, Verdict, Violation, prove,
+};
+pub use sarif::sarif;
 pub use solver::{Solver, SolverCommand, SolverMissing, Undecided};

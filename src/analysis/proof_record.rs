@@ -1,6 +1,6 @@
 //! Recorded proofs: `PROOF.json`, which says what was proven about a policy version, when and by which solver.
 
-use super::prove::{ClaimKind, Proof, Verdict};
+use super::prove::{BUILT_IN_CLAIMS, ClaimKind, Proof, Verdict};
 use crate::authz::{Bundle, PROOF_FILE};
 use crate::types::{Timestamp, read_text};
 use serde::{Deserialize, Serialize};
@@ -39,9 +39,6 @@ pub struct RecordedClaim {
     /// The number of request environments that were examined.
     pub environments: usize,
 }
-
-/// The ids of the claims that are made about all policies.
-pub const BUILT_IN_CLAIMS: [&str; 3] = ["policies-never-fail", "policies-can-match", "cascade-is-monotone"];
 
 /// Whether a claim holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -94,7 +91,7 @@ impl ProofRecord {
     pub fn missing<'b>(&self, bundle: &'b Bundle) -> Vec<&'b str> {
         let of_files = bundle.claims().iter().map(|claim| claim.metadata().id.as_str());
         let is_missing = |id: &&str| !self.claims.iter().any(|claim| claim.id == *id);
-        BUILT_IN_CLAIMS.into_iter().chain(of_files).filter(is_missing).collect()
+        BUILT_IN_CLAIMS.into_iter().map(|(id, _)| id).chain(of_files).filter(is_missing).collect()
     }
 
     /// The path of the record in a policy directory.

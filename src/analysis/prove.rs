@@ -24,6 +24,7 @@ mod summary;
 mod verdict;
 mod worker;
 
+pub use plan::BUILT_IN_CLAIMS;
 pub use verdict::{CheckedClaim, ClaimKind, Proof, Verdict, Violation};
 
 use super::solver::SolverCommand;

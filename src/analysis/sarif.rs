@@ -4,8 +4,9 @@ use super::{Finding, Level};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
-/// A SARIF log with these findings. `rules` describes the rules of the command, by code.
-pub fn sarif(rules: &[(&'static str, &'static str)], findings: &[Finding]) -> String {
+/// A SARIF log with the findings of a command, whose name is in the id by which code hosts keep the logs of several commands
+/// apart. `rules` describes the rules of the command, by code.
+pub fn sarif(command: &str, rules: &[(&'static str, &'static str)], findings: &[Finding]) -> String {
     let positions: BTreeMap<&str, usize> =
         rules.iter().enumerate().map(|(position, (code, _))| (*code, position)).collect();
     let rules: Vec<Value> =
@@ -20,25 +21,12 @@ pub fn sarif(rules: &[(&'static str, &'static str)], findings: &[Finding]) -> St
                 "semanticVersion": env!("CARGO_PKG_VERSION"),
                 "rules": rules,
             }},
+            "automationDetails": {"id": format!("cedargate/{command}/")},
             "columnKind": "unicodeCodePoints",
             "results": results,
         }],
     });
     format!("{log:#}\n")
-}
-
-/// A SARIF log with the id of the command that wrote it, by which code hosts keep the logs of several commands apart.
-///
-/// # Errors
-/// The log is not JSON.
-pub fn with_automation_id(log: &str, command: &str) -> Result<String, serde_json::Error> {
-    let mut log: Value = serde_json::from_str(log)?;
-    for run in log.get_mut("runs").and_then(Value::as_array_mut).into_iter().flatten() {
-        if let Some(run) = run.as_object_mut() {
-            run.insert("automationDetails".to_owned(), json!({"id": format!("cedargate/{command}/")}));
-        }
-    }
-    Ok(format!("{log:#}\n"))
 }
 
 fn result(finding: &Finding, positions: &BTreeMap<&str, usize>) -> Value {

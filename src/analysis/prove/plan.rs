@@ -8,8 +8,8 @@ use cedar_policy::{Policy, PolicySet, RequestEnv};
 use cedar_policy_symcc::CompiledPolicySet;
 use std::sync::{Arc, OnceLock};
 
-/// The built-in claims: id and text.
-const BUILT_IN: [(&str, &str); 3] = [
+/// The claims that are made about all policies: id and text.
+pub const BUILT_IN_CLAIMS: [(&str, &str); 3] = [
     ("policies-never-fail", "No policy can raise an evaluation error."),
     ("policies-can-match", "Every policy matches some request."),
     ("cascade-is-monotone", "Whatever a scope may do, every scope above it may do."),
@@ -106,7 +106,7 @@ impl Plan {
         let mut plan =
             Self { claims: planned_claims(bundle.claims()), environments, steps, tasks: Vec::new(), bundle };
         plan.add_built_in_tasks(&policies);
-        let first = BUILT_IN.len();
+        let first = BUILT_IN_CLAIMS.len();
         for (policy, environments) in claims.into_iter().enumerate() {
             let claim = first + policy;
             plan.tasks.push(Task::ClaimMatches { claim, policy });
@@ -178,7 +178,7 @@ impl Plan {
 }
 
 fn planned_claims(claims: &[Claim]) -> Vec<PlannedClaim> {
-    let built_in = BUILT_IN.into_iter().map(|(id, doc)| PlannedClaim {
+    let built_in = BUILT_IN_CLAIMS.into_iter().map(|(id, doc)| PlannedClaim {
         id: id.to_owned(),
         doc: doc.to_owned(),
         kind: ClaimKind::BuiltIn,

@@ -74,7 +74,7 @@ impl Proof {
     /// A SARIF log with the claims that are not proven.
     pub fn to_sarif(&self) -> String {
         let findings: Vec<Finding> = self.claims.iter().filter_map(CheckedClaim::finding).collect();
-        sarif(&RULES, &findings)
+        sarif("prove", &RULES, &findings)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Reports of findings: text with excerpts of the sources, JSON or SARIF.
 
 use crate::analysis::{self, Finding};
-use crate::cli::{CommandResult, Failure, print_line};
+use crate::cli::{CommandResult, print_line};
 use clap::ValueEnum;
 use serde_json::{Map, Value, json};
 
@@ -37,7 +37,9 @@ impl FindingReport<'_> {
         source: impl Fn(&str) -> Option<String>,
     ) -> CommandResult {
         match format {
-            FindingFormat::Sarif => print_sarif(self.command, &analysis::sarif(&self.rules, self.findings)),
+            FindingFormat::Sarif => {
+                print_line(analysis::sarif(self.command, &self.rules, self.findings).trim_end())
+            }
             FindingFormat::Json => {
                 let mut report = Map::from_iter([("findings".to_owned(), json!(self.findings))]);
                 report.extend(self.members.clone());
@@ -56,11 +58,6 @@ impl FindingReport<'_> {
             }
         }
     }
-}
-
-/// Writes the SARIF log of a command to standard output.
-pub(super) fn print_sarif(command: &str, log: &str) -> CommandResult {
-    print_line(analysis::with_automation_id(log, command).map_err(Failure::failed)?.trim_end())
 }
 
 /// The number of something, with the noun in the right form.

@@ -1,7 +1,6 @@
 //! Reports of invalid policies by commands that need valid ones, so that each format is a valid document with the errors.
 
 use super::check::finding;
-use super::findings::print_sarif;
 use crate::analysis::{Finding, TestOutcome, TestSuite, junit, sarif};
 use crate::authz::{BundleError, Rule};
 use crate::cli::{CommandResult, Failure, print_line};
@@ -28,7 +27,7 @@ pub(super) fn report_junit(error: &BundleError) -> Failure {
 /// Prints the errors as the SARIF log of a command.
 pub(super) fn report_sarif(command: &str, error: &BundleError) -> Failure {
     let rules: Vec<_> = Rule::ALL.iter().map(|rule| (rule.code(), rule.meaning())).collect();
-    printed(error, print_sarif(command, &sarif(&rules, &findings(error))))
+    printed(error, print_line(sarif(command, &rules, &findings(error)).trim_end()))
 }
 
 /// The errors as a JUnit document: a test that could not be executed for each.

@@ -1,6 +1,5 @@
 //! `cedargate policy prove`: proves claims about the policies for all requests.
 
-use super::findings::print_sarif;
 use super::invalid;
 use super::progress::Progress;
 use crate::analysis::{self, Proof, ProofRecord, ProveOptions, SolverCommand};
@@ -32,9 +31,6 @@ pub(in crate::cli) struct ProveArgs {
     smtlib: Option<PathBuf>,
 }
 
-/// The name of the command in SARIF logs.
-const COMMAND: &str = "prove";
-
 /// The format of the result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Format {
@@ -56,7 +52,7 @@ impl ProveArgs {
             Format::Text => invalid::failure(error),
             Format::Json => invalid::report_json(error),
             Format::Junit => invalid::report_junit(error),
-            Format::Sarif => invalid::report_sarif(COMMAND, error),
+            Format::Sarif => invalid::report_sarif("prove", error),
         }
     }
 }
@@ -101,7 +97,7 @@ fn print_proof(proof: &Proof, format: Format) -> CommandResult {
         Format::Text => proof.to_text(),
         Format::Json => format!("{:#}", proof.to_json()),
         Format::Junit => proof.to_junit(),
-        Format::Sarif => return print_sarif(COMMAND, &proof.to_sarif()),
+        Format::Sarif => proof.to_sarif(),
     };
     print_line(text.trim_end())
 }
