@@ -147,7 +147,7 @@ async fn the_text_says_how_many_lines_were_decided() {
     ] {
         let arguments = ["policy", "diff", ".", version, "--replay", "few", "--format", format];
         let output = policies.command(&arguments);
-        let shown = text(&output.stdout);
+        let shown = text(&output.stdout).replace("&#58;", ":");
         assert_eq!(output.status.code(), Some(3), "{shown}{}", text(&output.stderr));
         assert!(shown.contains(expected), "{expected}: {shown}");
     }

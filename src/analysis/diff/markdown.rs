@@ -124,6 +124,9 @@ fn write_files(page: &mut String, files: &[ChangedFile]) {
 fn write_replay(page: &mut String, replay: &ReplayReport) {
     let _ = writeln!(page, "### Logged decisions\n");
     let _ = writeln!(page, "{} of {} lines were decided again.\n", replay.replayed, replay.lines);
+    if let Some(invalid) = replay.invalid_summary() {
+        let _ = writeln!(page, "**{}**\n", escape(&invalid));
+    }
     let Some(Flips { count, groups, not_grouped, .. }) = &replay.flips else { return };
     if *count == 0 {
         let _ = writeln!(page, "No logged decision changes.\n");

@@ -68,16 +68,9 @@ pub(super) fn run(config: &Config, arguments: &DiffArgs) -> CommandResult {
     match arguments.format {
         Format::Text => print_line(report.to_string().trim_end())?,
         Format::Json => print_line(serde_json::to_string_pretty(&report).map_err(Failure::failed)?)?,
-        Format::Markdown => print_line(markdown_page(&report).trim_end())?,
+        Format::Markdown => print_line(markdown(&report).trim_end())?,
     }
     outcome(&report, arguments.fail_on)
-}
-
-/// The page with the unreadable lines of the log, below the logged decisions.
-fn markdown_page(report: &PolicyDiff) -> String {
-    let invalid = report.replay.as_ref().and_then(ReplayReport::invalid_summary);
-    let invalid = invalid.map(|summary| format!("\n**{}**\n", summary.replace('|', "\\|")));
-    markdown(report) + &invalid.unwrap_or_default()
 }
 
 /// The exit code: what was asked for is found before what could not be decided. A log with unreadable lines is a finding.
