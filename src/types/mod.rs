@@ -41,6 +41,7 @@ pub(crate) use text::{FromStrVisitor, NO_NUL_PATTERN, string_enum, text_serde};
 pub use text::{Label, LongText, MessageText, Name, ShortText, Term, Url};
 pub use thread::thread_index;
 pub use time::{Clock, Millis, Timestamp};
+pub(crate) use unicode::is_invisible;
 pub use unicode::nfc;
 
 /// An invalid value. The message names the fault, the value and what would be valid.

@@ -150,6 +150,8 @@ fn every_rule_is_reported_with_its_place() {
         ("more.cedar", policy(&format!("{PERMIT};")).replace("more", "a\\u{1b}[2J"), "invalid-id", 1),
         ("more.cedar", policy(&format!("{PERMIT};")).replace("more", "a\\nDA:1,1"), "invalid-id", 1),
         ("more.cedar", policy(&format!("{PERMIT};")).replace("more", "a\\u{202e}b"), "invalid-id", 1),
+        ("more.cedar", policy(&format!("{PERMIT};")).replace("more", "a\\u{2028}b"), "invalid-id", 1),
+        ("more.cedar", policy(&format!("{PERMIT};")).replace("more", "a\\u{e0041}"), "invalid-id", 1),
         ("more.cedar", format!("@id(\"more\")\n{PERMIT};"), "missing-doc", 2),
         ("more.cedar", when("principal.organization.level == 0"), "invalid-policy", 4),
         ("more.cedar", when("context.credential == Credential::\"apikey\""), "invalid-policy", 4),

@@ -5,7 +5,7 @@ use super::diagnostics::{BundleDiagnostic, Diagnostics, SourceFile};
 use super::rules::Rule;
 use super::style;
 use crate::authz::policy_metadata::PolicyMetadata;
-use crate::types::quoted;
+use crate::types::{is_invisible, quoted};
 use cedar_policy::{Effect, Policy, PolicyId, PolicySet, Schema, ValidationMode, Validator};
 use miette::Diagnostic;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -81,14 +81,9 @@ fn id_error(
     Some(file.diagnostic(Rule::DuplicateId, Some(*line), message).about(id))
 }
 
-/// Whether a character is visible where it is printed: no control character, line separator, or invisible character that
-/// changes how others are shown.
+/// Whether a character is visible where it is printed, and ends no line.
 fn is_printable(character: char) -> bool {
-    let invisible = matches!(
-        character,
-        '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
-    );
-    !character.is_control() && !invisible
+    !is_invisible(character) && !matches!(character, '\u{2028}' | '\u{2029}')
 }
 
 /// The offset of a policy in its file.
