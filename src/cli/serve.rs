@@ -211,7 +211,8 @@ fn announce_on_stdout(admin: &FirstAdmin) -> Result<(), String> {
 }
 
 fn announce_on_stderr(admin: &FirstAdmin) -> Result<(), String> {
-    writeln!(std::io::stderr(), "{}", announcement(admin))
+    std::io::stderr()
+        .write_all(format!("{}\n", announcement(admin)).as_bytes())
         .map_err(|error| write_error("standard error", &error))
 }
 
