@@ -1,8 +1,8 @@
 //! Mutants: changed policies that the policy tests do not notice, and the tests that are missing.
 //!
 //! A mutant is noticed if a test fails with it. Of those that no test notices, the solver proves some equivalent: they decide
-//! every request that the schema and the data allow like the original, with a failure of a policy as a denial. For each other one it finds a request that is decided
-//! differently, which becomes a missing test.
+//! every request that the schema and the data allow like the original, with a failure of a policy as a denial. For each other
+//! one it finds a request that is decided differently, which becomes a missing test.
 
 use super::failures::{failing, may_fail, with_denying_failures};
 use super::mutation::{Mutation, MutationOperator, Neighbours, mutations};

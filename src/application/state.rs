@@ -69,8 +69,8 @@ impl AppState {
     /// For how many seconds an expired API key remains visible to its owner: 30 days.
     const EXPIRED_KEY_RETENTION: u64 = 30 * 86_400;
 
-    /// Deletes expired rows, and updates the statistics of the database. Ended sessions are kept for the lifetime of an access token, so that a reused refresh token is
-    /// recognized.
+    /// Deletes expired rows, and updates the statistics of the database. Ended sessions are kept for the lifetime of an access
+    /// token, so that a reused refresh token is recognized.
     ///
     /// # Errors
     /// The database is unavailable.
