@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// The largest number up to which the interpreters, in JavaScript, have every integer: 2^53 - 1.
 const MAX_INTEGER: u64 = (1 << 53) - 1;
 
-/// Returns the conditions of an expression. The parameters are those of [`render`](super::render).
+/// Returns the conditions of an expression. The parameters are those of [`render`](fn@super::render).
 ///
 /// # Errors
 ///
