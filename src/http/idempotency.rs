@@ -14,7 +14,7 @@ use crate::types::FieldErrorCode;
 use actix_http::BoxedPayloadStream;
 use actix_web::body::{self, BoxBody, to_bytes_limited};
 use actix_web::dev::Payload;
-use actix_web::http::header::{self, HeaderName};
+use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use actix_web::web::Bytes;
 use actix_web::{Error, HttpRequest, HttpResponse};
@@ -80,8 +80,12 @@ pub(super) async fn execute<F: Future<Output = Result<HttpResponse, Error>>>(
     check_secrets(&bytes, secrets)?;
     let method: &Method = request.method();
     let address = request.uri().path_and_query().map_or("", |address| address.as_str());
-    let if_match = request.headers().get(header::IF_MATCH).map_or(&b""[..], |value| value.as_bytes());
-    let parts = [method.as_str().as_bytes(), address.as_bytes(), if_match, &bytes];
+    // An empty `If-Match` differs from an absent one, as two values differ from one.
+    let if_match = request.headers().get_all(header::IF_MATCH).map(HeaderValue::as_bytes);
+    let parts: Vec<&[u8]> = [method.as_str().as_bytes(), address.as_bytes(), bytes.as_ref()]
+        .into_iter()
+        .chain(if_match)
+        .collect();
     let idempotent = IdempotentRequest::of(&authorizer, &key, &parts).map_err(Problem::from)?;
     if let Some(answer) = idempotent.earlier_answer(&authorizer).await.map_err(Problem::from)? {
         return Ok(repeat(request, answer)?);

@@ -107,10 +107,13 @@ async fn a_key_belongs_to_one_request_of_one_caller() {
     assert_eq!(changed.expect(StatusCode::OK)["count"], 1);
     let other = send(&admin, Method::PATCH, "/v2/forms?name=Order", "q", &patch).await;
     other.expect_problem(409, "idempotency_key_reused");
-    let headers = [("content-type", "application/json"), ("idempotency-key", "k"), ("if-match", "\"x\"")];
-    let body = Some(serde_json::to_vec(&form).unwrap());
-    let other = admin.send(Method::POST, "/v2/forms", &headers, body).await;
-    other.expect_problem(409, "idempotency_key_reused");
+    for if_match in ["\"x\"", "*", ""] {
+        let headers =
+            [("content-type", "application/json"), ("idempotency-key", "k"), ("if-match", if_match)];
+        let body = Some(serde_json::to_vec(&form).unwrap());
+        let other = admin.send(Method::POST, "/v2/forms", &headers, body).await;
+        other.expect_problem(409, "idempotency_key_reused");
+    }
 
     let bot = app.user(Scope::Admin).await;
     let second = post(&bot, "/v2/forms", "k", &form).await;
