@@ -211,6 +211,11 @@ impl ActionPolicies {
         self.read_set.resource || self.may_reference_entities(context)
     }
 
+    /// Whether the policies read more of the principal than its type, scopes and organization, whatever the context.
+    pub(super) fn reads_principal_attributes(&self) -> bool {
+        self.read_set.principal
+    }
+
     /// Whether the policies read more of the resource than its type and organization, whatever the context.
     pub(super) fn reads_resource_attributes(&self) -> bool {
         self.read_set.resource

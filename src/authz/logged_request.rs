@@ -3,15 +3,22 @@
 use super::action_policies::ActionPolicies;
 use super::entity_uid::{ORGANIZATION, SCOPE};
 use super::invalid_attribute::EvaluationError;
+use super::logged_values;
 use super::{AuthzDecision, Engine, Scope, ScopeSet};
 use crate::types::Fingerprint;
-use cedar_policy::{Context, Entities, Entity, EntityId, EntityUid, Request};
+use cedar_policy::{Entities, Entity, EntityId, EntityUid, Request};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+
+/// The type of a reference to an organization.
+const ORGANIZATION_TYPE: &str = "\"type\":\"Organization\"";
+
+/// What a line has instead of an entity that is in no data.
+const ABSENT: &str = "null";
 
 /// Type and id of an entity in a line of the decision log.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize)]
@@ -45,21 +52,34 @@ pub struct LoggedRequest<'a> {
     pub is_missing: bool,
 }
 
-/// The parts of an entity in Cedar's JSON format that identify where it is.
+/// The parts of an entity in Cedar's JSON format that identify where it is, and what scopes it can have.
 #[derive(Deserialize)]
 struct EntityLocation<'a> {
     #[serde(borrow)]
     uid: LoggedUid<'a>,
     #[serde(borrow)]
-    attrs: OrganizationOf<'a>,
+    attrs: LocationAttributes<'a>,
     #[serde(borrow)]
     parents: &'a RawValue,
 }
 
 #[derive(Deserialize)]
-struct OrganizationOf<'a> {
+struct LocationAttributes<'a> {
     #[serde(borrow, default)]
     organization: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    role: Option<&'a RawValue>,
+}
+
+/// What the key of a request has of an entity.
+#[derive(Hash)]
+enum EntityKey<'a> {
+    /// Its text, which has its id.
+    Whole(&'a str),
+    /// Its type and id, since it has no text.
+    Absent(&'a LoggedUid<'a>),
+    /// Its type, organization, role and ancestors.
+    Location { kind: Cow<'a, str>, organization: &'a str, role: Option<&'a str>, parents: &'a str },
 }
 
 /// The parts of the entity of a principal that determine its scopes.
@@ -126,32 +146,63 @@ impl Engine {
     /// The key of the decision on a logged request: requests with equal keys are decided equally. It covers what the policies of
     /// the action read, as the cache key of a decision does.
     pub fn logged_request_key(&self, request: &LoggedRequest<'_>) -> Fingerprint {
-        let everything = || {
+        self.key_of_read(request).unwrap_or_else(|| {
             let entities: Vec<&str> = request.entities.iter().map(|entity| entity.get()).collect();
+            let (principal, resource) = (&request.principal, &request.resource);
             Fingerprint::of(&(
-                &request.principal,
+                principal,
                 &*request.action,
-                &request.resource,
+                resource,
                 entities,
                 request.context.get(),
                 flags(request),
             ))
+        })
+    }
+
+    /// The key with the parts that the policies read; none if policies may read other parts, too.
+    fn key_of_read(&self, request: &LoggedRequest<'_>) -> Option<Fingerprint> {
+        let action = self.action_policies(&request.action)?;
+        let context = read_context(action, request)?;
+        let (principal, resource) = match request.entities[..] {
+            [principal, resource] => (principal, resource),
+            [principal] => (principal, principal),
+            _ => return None,
         };
-        let Some(action) = self.action_policies(&request.action) else { return everything() };
-        let Some(context) = read_context(action, request) else { return everything() };
-        let Some(location) = (!action.reads_resource_attributes()).then(|| location(request)).flatten()
-        else {
-            let entities: Vec<&str> = request.entities.iter().map(|entity| entity.get()).collect();
-            return Fingerprint::of(&(
-                &request.principal,
-                action.index,
-                &request.resource,
-                entities,
-                context,
-                flags(request),
-            ));
-        };
-        Fingerprint::of(&(&request.principal, action.index, location, context, flags(request)))
+        let principal =
+            self.entity_key(&request.principal, principal, action.reads_principal_attributes())?;
+        let resource = self.entity_key(&request.resource, resource, action.reads_resource_attributes())?;
+        Some(Fingerprint::of(&(principal, action.index, resource, context, flags(request))))
+    }
+
+    /// What the key has of the principal or the resource; none if the text is that of another entity.
+    fn entity_key<'a>(
+        &self,
+        uid: &'a LoggedUid<'a>,
+        text: &'a RawValue,
+        is_read: bool,
+    ) -> Option<EntityKey<'a>> {
+        if text.get() == ABSENT {
+            return Some(EntityKey::Absent(uid));
+        }
+        let EntityLocation { uid: found, attrs, parents } = serde_json::from_str(text.get()).ok()?;
+        if found != *uid {
+            return None;
+        }
+        // An organization is identified by its id; so is what belongs to something else than an organization. Entities of the
+        // data have the attributes and ancestors of this version, and not those of the text.
+        let is_located = found.kind != ORGANIZATION && self.bundle().is_stored_type(&found.kind);
+        let organization =
+            attrs.organization.map(RawValue::get).filter(|text| text.contains(ORGANIZATION_TYPE));
+        Some(match organization {
+            Some(organization) if is_located && !is_read => EntityKey::Location {
+                kind: found.kind,
+                organization,
+                role: attrs.role.map(RawValue::get),
+                parents: parents.get(),
+            },
+            _ => EntityKey::Whole(text.get()),
+        })
     }
 
     /// Decides a logged request again, by Cedar's authorizer. The decision is the same as over all policies and all entities of
@@ -192,13 +243,13 @@ impl Engine {
             serde_json::from_str(request.context.get()).map_err(|error| format!("context: {error}"))?;
         let fields = action.project_declared(&fields);
         let mut entities: Vec<Arc<Entity>> = self.external_entities().referenced_in(fields.values());
-        for json in request.entities.iter().filter(|json| json.get() != "null") {
+        for json in request.entities.iter().filter(|json| json.get() != ABSENT) {
             let value: Value =
                 serde_json::from_str(json.get()).map_err(|error| format!("entity: {error}"))?;
             entities.extend(self.entity_of(request, value)?);
         }
         let schema = &self.bundle().schema;
-        let context = Context::from_json_value(Value::Object(fields), Some((schema, &action.action)))
+        let context = logged_values::context(fields, schema, &action.action)
             .map_err(|error| format!("context: {error}"))?;
         let entities = action
             .literal_entities
@@ -230,7 +281,7 @@ impl Engine {
         if let Some(claimed) = request.claimed_scopes.as_ref().filter(|_| is_principal) {
             self.replace_scopes(&mut value, claimed);
         }
-        let entity = Entity::from_json_value(value, None).map_err(|error| format!("entity: {error}"))?;
+        let entity = logged_values::entity(value).map_err(|error| format!("entity: {error}"))?;
         Ok(Some(Arc::new(entity)))
     }
 
@@ -272,21 +323,4 @@ fn read_context<'a>(
     let is_relevant = |name: &str| action.depends_on_context_field(name);
     let fields = fields.into_iter().filter(|(name, _)| is_relevant(name));
     Some(fields.map(|(name, value)| (name, value.get())).collect())
-}
-
-/// Where principal and resource are, if the resource is identified by its type, organization and ancestors: the text of the
-/// entity of the principal, the type of the resource, its organization and its parents.
-fn location<'a>(request: &LoggedRequest<'a>) -> Option<(&'a str, Cow<'a, str>, &'a str, &'a str)> {
-    let [principal, resource] = request.entities[..] else { return None };
-    let EntityLocation { uid: found, attrs, parents } = serde_json::from_str(resource.get()).ok()?;
-    // An organization is identified by its id; so is what belongs to something else than an organization.
-    let organization = attrs.organization?.get();
-    let is_located = found == request.resource && found.kind != ORGANIZATION;
-    let belongs_to_organization = organization.contains(&format!("\"type\":\"{ORGANIZATION}\""));
-    (is_located && belongs_to_organization).then_some((
-        principal.get(),
-        found.kind,
-        organization,
-        parents.get(),
-    ))
 }

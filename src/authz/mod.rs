@@ -34,6 +34,7 @@ mod invalid_attribute;
 mod inventory;
 mod list_actions;
 mod logged_request;
+mod logged_values;
 mod matrix;
 mod matrix_claims;
 mod missing_resources;

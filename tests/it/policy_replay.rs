@@ -33,7 +33,7 @@ when { context has guide && context.guide == principal };
 "#;
 
 /// A copy of the shipped policies, the documents example and a domain whose policies read the context.
-pub(crate) struct Policies(tempfile::TempDir);
+pub(crate) struct Policies(pub(crate) tempfile::TempDir);
 
 impl Policies {
     pub(crate) fn new() -> Self {

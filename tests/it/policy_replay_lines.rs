@@ -1,7 +1,7 @@
 //! Lines of the decision log that `policy replay` cannot decide again: searches, filters, and lines that were changed.
 
 use crate::authorize::user;
-use crate::authzen::entity;
+use crate::authzen::{EVALUATION, entity, evaluation_request};
 use crate::authzen_search::{ACTION_SEARCH, RESOURCE_SEARCH, SUBJECT_SEARCH};
 use crate::command_line::text;
 use crate::policy_replay::{Policies, log_lines, serve, write_lines};
@@ -151,4 +151,58 @@ async fn the_text_says_how_many_lines_were_decided() {
         assert_eq!(output.status.code(), Some(3), "{shown}{}", text(&output.stderr));
         assert!(shown.contains(expected), "{expected}: {shown}");
     }
+}
+
+const ROOM_SCHEMA: &str = r#"namespace Rooms {
+  entity Visitor in [Party];
+  entity Party, Floor;
+  entity Room in [Floor] { organization: Organization };
+  action see appliesTo { principal: Visitor, resource: Room };
+}"#;
+
+const ROOM_POLICIES: &str = r#"
+@id("room.see") @doc("The party may see the rooms of the ground floor.")
+permit (principal is Rooms::Visitor in Rooms::Party::"party", action == Rooms::Action::"see", resource in Rooms::Floor::"ground");
+"#;
+
+/// Entities of the data: two rooms of one organization, and a visitor. The second room is on this floor.
+fn room_data(floor: &str) -> String {
+    let room = |id: &str, floor: &str| {
+        json!({
+            "uid": entity("Rooms::Room", id),
+            "attrs": { "organization": { "__entity": entity("Organization", "65a000000000000000000001") } },
+            "parents": [entity("Rooms::Floor", floor)],
+        })
+    };
+    let visitor = json!({
+        "uid": entity("Rooms::Visitor", "eve"), "attrs": {}, "parents": [entity("Rooms::Party", "party")]
+    });
+    let other = [("Rooms::Party", "party"), ("Rooms::Floor", "ground"), ("Rooms::Floor", "upper")]
+        .map(|(kind, id)| json!({ "uid": entity(kind, id), "attrs": {}, "parents": [] }));
+    let entities = [visitor, room("hall", "ground"), room("study", floor)].into_iter().chain(other);
+    entities.collect::<Value>().to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entity_of_the_data_has_the_ancestors_of_the_replayed_version() {
+    let policies = Policies::new();
+    std::fs::write(policies.path("schema/rooms.cedarschema"), ROOM_SCHEMA).unwrap();
+    std::fs::write(policies.path("policies/rooms.cedar"), ROOM_POLICIES).unwrap();
+    std::fs::write(policies.path("policies/rooms.json"), room_data("ground")).unwrap();
+    let app = serve(&policies, &[]).await;
+    let admin = app.admin().await;
+    for room in ["hall", "study", "hall", "study"] {
+        let question =
+            evaluation_request(entity("Rooms::Visitor", "eve"), "see", entity("Rooms::Room", room));
+        assert_eq!(admin.post(EVALUATION, question).await.expect(StatusCode::OK)["decision"], true);
+    }
+    log_lines(&app, &policies);
+    let against = policies.0.path().display().to_string();
+    let (report, code) = policies.replay(&["log", "--against", &against]);
+    assert_eq!((code, &report["flips"]["count"]), (0, &json!(0)), "{report:#}");
+
+    std::fs::write(policies.path("policies/rooms.json"), room_data("upper")).unwrap();
+    let (report, code) = policies.replay(&["log", "--against", &against]);
+    assert_eq!((code, &report["flips"]["count"]), (3, &json!(2)), "{report:#}");
+    assert_eq!(report["flips"]["groups"][0]["examples"][0]["resource"], "Rooms::Room::\"study\"");
 }
