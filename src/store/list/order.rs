@@ -2,7 +2,7 @@
 
 use super::dialect::{Dialect, column};
 use super::query::{FilterValue, SortKey, SortOrder};
-use sea_orm::sea_query::{Expr, ExprTrait, NullOrdering, SelectStatement};
+use sea_orm::sea_query::{Expr, ExprTrait, NullOrdering, SelectStatement, StringLen};
 use sea_orm::{ColumnTrait, ColumnType, EntityTrait, IdenStatic, Iterable, QuerySelect, Select};
 
 /// A column to sort by, with what the query needs to know of it.
@@ -36,9 +36,10 @@ pub(super) fn order_keys<E: EntityTrait>(dialect: Dialect, table: &str, sort: &[
         .map(|key| {
             let definition = E::Column::iter().find(|other| other.as_str() == key.column).map(|it| it.def());
             let value = column(table, &key.column);
-            // Ids are not `Text`: hex digits have the same order in every collation.
+            // Not ids, which have a length: hex digits have the same order in every collation.
             let is_text =
-                definition.as_ref().is_some_and(|it| matches!(it.get_column_type(), ColumnType::Text));
+                |kind: &ColumnType| matches!(kind, ColumnType::Text | ColumnType::String(StringLen::None));
+            let is_text = definition.as_ref().is_some_and(|it| is_text(it.get_column_type()));
             let value = if is_text { dialect.by_code_points(value) } else { value };
             OrderKey::new(value, key.order, definition.is_none_or(|it| it.is_null()))
         })
