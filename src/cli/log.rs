@@ -8,6 +8,7 @@ use std::io::IsTerminal;
 use tracing::{Event, Subscriber};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::field::RecordFields;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::format::{DefaultFields, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
@@ -18,6 +19,7 @@ use tracing_subscriber::registry::LookupSpan;
 /// The log filter is invalid, or the thread of the log cannot be started.
 pub(super) fn start(config: &Config) -> Result<LogGuard, Failure> {
     let filter = EnvFilter::try_new(&config.log).map_err(|error| ConfigError::new("log", error))?;
+    let filter = without_client_errors(filter, &config.log)?;
     let (writer, guard) = telemetry::start_log().map_err(Failure::failed)?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     // No colour codes in files and journals.
@@ -29,6 +31,16 @@ pub(super) fn start(config: &Config) -> Result<LogGuard, Failure> {
     // The default hook writes to standard error directly, so it blocks if the reader of a pipe does not read.
     std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "a thread panicked")));
     Ok(guard)
+}
+
+/// Adds to the filter that lines of actix about malformed requests are not logged. They are errors to actix, but clients cause
+/// them, and a client could fill the log. They remain at the level `debug`, or where the filter names the crate itself.
+fn without_client_errors(filter: EnvFilter, text: &str) -> Result<EnvFilter, Failure> {
+    let is_detailed = filter.max_level_hint().is_none_or(|level| level >= LevelFilter::DEBUG);
+    if is_detailed || text.contains("actix_http") {
+        return Ok(filter);
+    }
+    Ok(filter.add_directive("actix_http::h1=off".parse().map_err(Failure::failed)?))
 }
 
 /// Formats the fields of a line of text, followed by the ids.

@@ -8,7 +8,8 @@ use crate::multi_process::{TIMEOUT, log_in};
 use crate::support::{ADMIN, Client, PASSWORD, wait_until};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, ChildStderr, ChildStdout, Stdio};
 use std::time::Instant;
@@ -195,6 +196,18 @@ async fn client_errors_are_not_logged() {
         stranger.get("/v2/users/me").await,
     ] {
         assert!(reply.status.is_client_error(), "{}", reply.text);
+    }
+    for head in [
+        "GET /v2/forms?createdAt=>2020 HTTP/1.1",
+        "GET / HTTP/9.9",
+        "\u{0}\u{e9}",
+        "GET / HTTP/1.1\r\nContent-Length: x",
+    ] {
+        let mut connection = TcpStream::connect(service.base.trim_start_matches("http://")).unwrap();
+        connection.write_all(format!("{head}\r\nHost: a\r\n\r\n").as_bytes()).unwrap();
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{head:?}: {answer}");
     }
     service.stop().await;
     let mut log = String::new();
