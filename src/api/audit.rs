@@ -2,10 +2,10 @@
 
 use crate::application::Authorizer;
 use crate::authz::{AuthorizedOrgs, Permitted};
+use crate::http::accept::{NDJSON, is_preferred};
 use crate::http::authentication::authenticate_again;
 use crate::http::export::{self, Batch, ExportSource, ItemLimit};
 use crate::http::list;
-use crate::http::ndjson;
 use crate::http::openapi::{self, OperationDoc};
 use crate::http::query::{ListRequest, ListSpec, QueryField};
 use crate::http::{FieldError, Problem, RouteGroup, body};
@@ -204,7 +204,7 @@ async fn list(
 ) -> Result<HttpResponse, Problem> {
     let organization = body::query_value(&request, "organization");
     let authorized_orgs = authorizer.lookups().authorized_subtree(organization.as_deref()).await?;
-    if ndjson::is_requested(&request) {
+    if is_preferred(&request, NDJSON) {
         let (mut list_request, limit) = export::parse_request(&request, &spec)?;
         set_time_filters(&mut list_request)?;
         let first = Some((authorizer, authorized_orgs));

@@ -9,8 +9,9 @@ use super::organization_groups::OrganizationGroup;
 use super::services::Service;
 use crate::application::change_feed::{FeedChange, FeedPage, FeedScope, FeedType, FeedTypes, Follower};
 use crate::application::{Authorizer, Error};
+use crate::http::accept::is_preferred;
 use crate::http::authentication::bearer_token;
-use crate::http::event_stream::{self, Disconnected, EventWriter};
+use crate::http::event_stream::{self, Disconnected, EVENT_STREAM, EventWriter};
 use crate::http::openapi::OperationDoc;
 use crate::http::query::parse_number;
 use crate::http::{Problem, RouteGroup, WorkerState, body};
@@ -247,7 +248,7 @@ fn parameter(name: &str, description: &str, schema: impl Into<RefOr<Schema>>) ->
 async fn changes(authorizer: Authorizer, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let query = ChangesQuery::parse(&request)?;
     let scope = FeedScope::authorize(&authorizer, &query.types, true).await?;
-    let is_stream = event_stream::accepts_events(&request);
+    let is_stream = is_preferred(&request, EVENT_STREAM);
     let last_event = if is_stream { event_stream::last_event_id(&request)? } else { None };
     let (field, cursor) = match last_event {
         Some(id) => ("Last-Event-ID", Some(id)),

@@ -8,6 +8,7 @@ use crate::application::{Authorizer, Error, FieldError};
 use crate::authz::{AuthorizedOrgs, Permitted};
 use crate::http::base_url::absolute_url;
 use crate::http::crud;
+use crate::http::entity_tag::reject_preconditions;
 use crate::http::export::ListAccess;
 use crate::http::openapi::{self, OperationDoc};
 use crate::http::query::ListSpec;
@@ -138,6 +139,7 @@ fn append_doc() -> OperationDoc {
             Type::String,
             "The URL of the new message, or of the list of messages of the conversation.",
         )
+        .response_header(201, "ETag", Type::String, "The version of the message. Absent for an array.")
         .problems(&[404, 409])
 }
 
@@ -147,6 +149,7 @@ async fn append(
     (request, id, Json(body)): (HttpRequest, PathId, Json<Value>),
 ) -> Result<HttpResponse, Problem> {
     let conversation = messages::check_access(&authorizer, authorizer.resolve_id(&id.0), None).await?;
+    reject_preconditions(&request)?;
     let is_list = body.is_array();
     let new: ConversationMessages = if is_list {
         from_value(body, "")?
@@ -162,12 +165,9 @@ async fn append(
     let commands = Commands::parse(&bodies, path)?;
     let appended = AppendedMessages { bodies: &bodies, commands: &commands, field: None };
     let stored = messages::append(&authorizer, &conversation, appended).await?;
-    let mut response = HttpResponse::Created();
     Ok(match stored.as_slice() {
-        [one] if !is_list => response
-            .insert_header((header::LOCATION, absolute_url(&request, &format!("/v2/messages/{}", one.id))))
-            .json(one),
-        all => response
+        [one] if !is_list => crud::created_at(&request, &format!("/v2/messages/{}", one.id), one),
+        all => HttpResponse::Created()
             .insert_header((
                 header::LOCATION,
                 absolute_url(&request, &format!("/v2/messages?conversation={}", conversation.id)),

@@ -200,6 +200,11 @@ impl AuthorizedOrgs {
         &self.denied
     }
 
+    /// Whether the list contains all resources of this type that the organizations own.
+    pub fn has_all_rows(&self, kind: &str) -> bool {
+        *self.row_filter(kind) == Filter::Always
+    }
+
     /// Which resources of this type, of those that the organizations own, the list contains.
     pub fn row_filter(&self, kind: &str) -> &Filter {
         match &self.rows {

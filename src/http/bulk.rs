@@ -3,13 +3,13 @@
 use super::page::PageWriter;
 use super::query::list_request::ListScope;
 use super::query::{ListSpec, SelectionRequest};
-use super::{FieldError, Json, Problem};
+use super::{Json, Problem, entity_tag};
 use crate::application::Authorizer;
 use crate::application::bulk::{self, BulkAction, Selection};
 use crate::application::changes::Patch;
 use crate::application::creation::{self, NewResource};
 use crate::application::writes::WritableResource;
-use crate::types::{FieldErrorCode, Id};
+use crate::types::Id;
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Serialize;
@@ -84,10 +84,9 @@ async fn apply<R: WritableResource>(
 ) -> Result<HttpResponse, Problem> {
     let within = ListScope::of(request).authorize(&authorizer.with_action(list_action)).await?;
     let SelectionRequest { filters, is_dry_run } = SelectionRequest::parse(request, spec)?;
-    if request.headers().contains_key(header::IF_MATCH) {
-        let message = "is about a single resource; use filters such as `updatedAt=<=…` here";
-        let error = FieldError::new("If-Match", FieldErrorCode::NotAllowed, message);
-        return Err(Problem::invalid_fields(vec![error]));
+    let message = "is about a single resource; use filters such as `updatedAt=<=…` here";
+    for name in [header::IF_MATCH, header::IF_NONE_MATCH] {
+        entity_tag::reject(request, &name, message)?;
     }
     let selection = Selection { within: &within, filters };
     let ids = bulk::apply::<R>(authorizer, &selection, action, is_dry_run).await?;

@@ -1,12 +1,14 @@
 //! Generic handlers for list, fetch, create, update and delete: the path of a request on one screen.
 
+use super::accept::{NDJSON, is_preferred};
 use super::base_url::absolute_url;
+use super::entity_tag::reject_preconditions;
 use super::export::{self, ListAccess, ResourceExport};
 use super::page::PageWriter;
 use super::query::list_request::ListScope;
 use super::query::{ListRequest, ListSpec, Shape};
 use super::view::{self, View};
-use super::{IfMatch, Json, PathId, Problem, bulk, list, ndjson};
+use super::{IfMatch, Json, PathId, Problem, bulk, list};
 use crate::application::changes::Patch;
 use crate::application::creation::{self, NewResource};
 use crate::application::writes::{self, WritableResource};
@@ -43,7 +45,7 @@ pub async fn list_with<R: Resource, A: ListAccess>(
     access: A,
 ) -> Result<HttpResponse, Problem> {
     let within = access.authorize(&authorizer).await?;
-    if ndjson::is_requested(&request) {
+    if is_preferred(&request, NDJSON) {
         let export = ResourceExport::<R, A>::new(request.clone(), spec, access, (authorizer, within))?;
         return export::respond(&request, export).await;
     }
@@ -128,6 +130,7 @@ pub async fn create<N: NewResource>(
     authorizer: Authorizer,
     (request, Json(body)): (HttpRequest, Json<Value>),
 ) -> Result<HttpResponse, Problem> {
+    reject_preconditions(&request)?;
     match body {
         Value::Object(_) => {
             let row = creation::create(&authorizer, N::parse(body)?).await?;
@@ -183,9 +186,14 @@ pub fn updated<R: Resource>(authorizer: &Authorizer, row: &Permitted<R>) -> Http
     if authorizer.can_fetch(row) { view::ok_json(row) } else { HttpResponse::NoContent().finish() }
 }
 
-/// Returns 201 with the resource, its `Location` and its `ETag`.
+/// Returns 201 with a resource below the path of the request, its `Location` and its `ETag`.
 pub fn created<R: Resource>(request: &HttpRequest, id: Id, resource: &Permitted<R>) -> HttpResponse {
-    let location = absolute_url(request, &format!("{}/{id}", request.path().trim_end_matches('/')));
+    created_at(request, &format!("{}/{id}", request.path().trim_end_matches('/')), resource)
+}
+
+/// Returns 201 with the resource of this path, its `Location` and its `ETag`.
+pub fn created_at<R: Resource>(request: &HttpRequest, path: &str, resource: &Permitted<R>) -> HttpResponse {
+    let location = absolute_url(request, path);
     let tag = view::entity_tag(&precondition::version(resource));
     HttpResponse::Created()
         .insert_header((header::LOCATION, location))

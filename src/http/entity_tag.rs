@@ -21,7 +21,8 @@ impl FromRequest for IfMatch {
     type Future = Ready<Result<Self, Problem>>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        ready(parse_if_match(request).map(Self))
+        let precondition = reject(request, &IF_NONE_MATCH, "expected `If-Match` in a change");
+        ready(precondition.and_then(|()| parse_if_match(request)).map(Self))
     }
 }
 
@@ -37,6 +38,30 @@ fn parse_if_match(request: &HttpRequest) -> Result<Precondition, Problem> {
                 .map(|tag| tag.value.split('.').next().unwrap_or_default().to_owned())
                 .collect(),
         )),
+    }
+}
+
+/// Checks that a request that creates resources has no precondition, which would have no effect.
+///
+/// # Errors
+/// 400 if it has one.
+pub fn reject_preconditions(request: &HttpRequest) -> Result<(), Problem> {
+    let message = "is about an existing resource, and this request creates one";
+    [IF_MATCH, IF_NONE_MATCH].iter().try_for_each(|name| reject(request, name, message))
+}
+
+/// Checks that a request does not have this header.
+///
+/// # Errors
+/// 400 with this message if it has.
+pub fn reject(request: &HttpRequest, name: &HeaderName, message: &str) -> Result<(), Problem> {
+    match request.headers().contains_key(name) {
+        true => Err(Problem::invalid_fields(vec![FieldError::new(
+            field_name(name),
+            FieldErrorCode::NotAllowed,
+            message,
+        )])),
+        false => Ok(()),
     }
 }
 
@@ -89,8 +114,11 @@ fn tags(request: &HttpRequest, name: &HeaderName) -> Result<Option<Tags>, Proble
     Ok(is_present.then_some(Tags::List(list)))
 }
 
+fn field_name(name: &HeaderName) -> &'static str {
+    if *name == IF_MATCH { "If-Match" } else { "If-None-Match" }
+}
+
 fn malformed(name: &HeaderName) -> Problem {
-    let field = if *name == IF_MATCH { "If-Match" } else { "If-None-Match" };
     let message = "expected entity tags in quotation marks, such as \"…\", or *";
-    Problem::invalid_fields(vec![FieldError::new(field, FieldErrorCode::InvalidFormat, message)])
+    Problem::invalid_fields(vec![FieldError::new(field_name(name), FieldErrorCode::InvalidFormat, message)])
 }

@@ -3,7 +3,7 @@
 use super::Problem;
 use super::connection::ConnectionState;
 use actix_web::body::{BodySize, MessageBody};
-use actix_web::http::header::{self, HeaderName};
+use actix_web::http::header::HeaderName;
 use actix_web::web::Bytes;
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Serialize;
@@ -101,13 +101,6 @@ impl Drop for EventBody {
             connection.set_large_response(false);
         }
     }
-}
-
-/// Returns whether a client wants events instead of JSON.
-pub fn accepts_events(request: &HttpRequest) -> bool {
-    let values = request.headers().get_all(header::ACCEPT).filter_map(|value| value.to_str().ok());
-    let mut kinds = values.flat_map(|value| value.split(','));
-    kinds.any(|kind| kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(EVENT_STREAM))
 }
 
 /// Returns the response and the writer of its events. The stream ends when the writer is dropped.

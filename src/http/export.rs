@@ -4,11 +4,11 @@
 //! Before each batch the caller is authenticated and authorized again. An export that fails ends without the last chunk of its
 //! body, which clients report as an error.
 
+use super::accept::NDJSON;
 use super::authentication::authenticate_again;
 use super::body_budget::Reservation;
 use super::connection::ConnectionState;
 use super::export_limiter::ExportSlot;
-use super::ndjson::MEDIA_TYPE;
 use super::paced_body::CHUNK_SIZE;
 use super::page::PageWriter;
 use super::query::list_request::ListScope;
@@ -168,7 +168,7 @@ pub async fn respond<S: ExportSource>(request: &HttpRequest, source: S) -> Resul
     let first = stream.next_piece().await?;
     if request.method() == Method::HEAD {
         stream.slot.complete();
-        return Ok(HttpResponse::Ok().content_type(MEDIA_TYPE).finish());
+        return Ok(HttpResponse::Ok().content_type(NDJSON).finish());
     }
     if first.is_some()
         && let Some(connection) = ConnectionState::from_request(request)
@@ -183,7 +183,7 @@ pub async fn respond<S: ExportSource>(request: &HttpRequest, source: S) -> Resul
         };
         Ok::<_, Problem>(piece.map(|piece| (piece, (None, stream))))
     });
-    Ok(HttpResponse::Ok().content_type(MEDIA_TYPE).body(BodyStream::new(pieces)))
+    Ok(HttpResponse::Ok().content_type(NDJSON).body(BodyStream::new(pieces)))
 }
 
 fn request_id(request: &HttpRequest) -> Arc<str> {

@@ -12,6 +12,7 @@
 //!
 //! Errors of the layers below become a [`Problem`] here, and nowhere else.
 
+pub mod accept;
 pub mod authentication;
 pub mod base_url;
 pub mod body;
@@ -34,7 +35,6 @@ pub mod idempotency;
 pub mod list;
 pub mod metrics;
 pub mod mount;
-pub mod ndjson;
 pub mod openapi;
 mod operation_doc;
 mod paced_body;

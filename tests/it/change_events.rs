@@ -5,7 +5,7 @@ use crate::multi_process::TIMEOUT;
 use crate::reload::PolicyFiles;
 use crate::support::{Client, TestApp, wait_until};
 use cedargate::authz::Scope;
-use reqwest::StatusCode;
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -106,6 +106,11 @@ async fn events_are_sent_as_they_happen_and_resumed_after_the_last_one() {
     let response = admin.http.get(format!("{}/v2/changes", admin.base)).header("accept", "text/event-stream");
     let response = response.header("last-event-id", "x").bearer_auth(admin.bearer.as_ref().unwrap());
     assert_eq!(response.send().await.unwrap().status(), 400);
+    // The stream is chosen by quality, as all forms are.
+    for accept in ["text/event-stream;q=0", "application/json, text/event-stream;q=0.5"] {
+        let reply = admin.send(Method::GET, "/v2/changes?wait=0", &[("accept", accept)], None).await;
+        assert_eq!(reply.header("content-type"), "application/json", "{accept}");
+    }
 }
 
 #[actix_web::test]
@@ -143,7 +148,7 @@ async fn streams_are_limited_per_user_and_in_total() {
     let first = Events::open(&admin, "/v2/changes", None).await;
     let _second = Events::open(&admin, "/v2/changes", None).await;
     let headers = [("accept", "text/event-stream")];
-    let open = async |client: &Client| client.send(reqwest::Method::GET, "/v2/changes", &headers, None).await;
+    let open = async |client: &Client| client.send(Method::GET, "/v2/changes", &headers, None).await;
     let refused = open(&admin).await;
     refused.expect_problem(429, "too_many_streams");
     assert_eq!(refused.header("retry-after"), "1");

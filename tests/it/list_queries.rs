@@ -3,7 +3,7 @@
 use crate::lists::{column, fetch_all_pages, next, query};
 use crate::resources::{UNKNOWN_ID, create_resource};
 use crate::support::{Client, TestApp};
-use reqwest::StatusCode;
+use reqwest::{Method, StatusCode};
 use serde_json::json;
 
 type Pairs<'a> = &'a [(&'a str, &'a str)];
@@ -197,8 +197,19 @@ async fn an_organization_and_those_below_it_are_selected_by_path() {
             refused.expect_problem(404, "not_found");
         }
     }
-    let both = admin.get(&query("/v2/forms", &[("organization", &home), ("orgPath", &below)])).await;
-    assert_eq!(both.field_errors(), [("orgPath".to_owned(), "conflict".to_owned())]);
+    let (inside, outside) = (("orgPath", subtree.as_str()), ("organization", abroad.as_str()));
+    for (pairs, conflict) in [([inside, outside], "organization"), ([outside, inside], "orgPath")] {
+        let expected = [(conflict.to_owned(), "conflict".to_owned())];
+        assert_eq!(root.get(&query("/v2/forms", &pairs)).await.field_errors(), expected);
+        let all = [pairs[0], pairs[1], ("dryRun", "true")];
+        let deletion = root.send(Method::DELETE, &query("/v2/forms", &all), &[], None).await;
+        assert_eq!(deletion.field_errors(), expected);
+    }
+    // A filter by several organizations selects among those of the path.
+    let others = format!("!{below}");
+    for pairs in [[inside, ("organization", &*others)], [("organization", &*others), inside]] {
+        assert_eq!(found(&admin, "/v2/forms", &pairs, "name").await, "deeper", "{pairs:?}");
+    }
 }
 
 #[tokio::test]

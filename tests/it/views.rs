@@ -3,7 +3,7 @@
 use crate::resources::{UNKNOWN_ID, create_resource};
 use crate::support::TestApp;
 use cedargate::authz::Scope;
-use reqwest::StatusCode;
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 #[tokio::test]
@@ -84,9 +84,8 @@ async fn an_entity_tag_identifies_the_version_of_a_resource() {
     let created = admin.post("/v2/forms", json!({ "name": "f", "meta": { "b": 1, "a": 2 } })).await;
     let tag = created.header("etag").to_owned();
     let path = format!("/v2/forms/{}", created.id());
-    let get = async |path: &str, tags: &str| {
-        admin.send(reqwest::Method::GET, path, &[("if-none-match", tags)], None).await
-    };
+    let get =
+        async |path: &str, tags: &str| admin.send(Method::GET, path, &[("if-none-match", tags)], None).await;
     assert_eq!(admin.get(&path).await.header("etag"), tag);
     assert_eq!(admin.get(&format!("{path}?select=name")).await.header("etag"), tag);
     for (tags, status) in [
@@ -142,22 +141,67 @@ async fn a_change_of_a_resource_that_has_changed_since_is_rejected() {
             admin.send(method, &path, &headers, body.map(|body| body.to_string().into_bytes())).await
         };
         app.clock.advance(1);
-        let changed = send(reqwest::Method::PATCH, &old, Some(&patch)).await;
+        let changed = send(Method::PATCH, &old, Some(&patch)).await;
         let new = changed.header("etag").to_owned();
         assert_eq!(changed.status, StatusCode::OK, "{path}: {}", changed.text);
         for tags in [old.as_str(), "\"other\"", &format!("W/{new}")] {
-            let refused = send(reqwest::Method::PATCH, tags, Some(&patch)).await;
+            let refused = send(Method::PATCH, tags, Some(&patch)).await;
             refused.expect_problem(412, "precondition_failed");
-            let refused = send(reqwest::Method::DELETE, tags, None).await;
+            let refused = send(Method::DELETE, tags, None).await;
             refused.expect_problem(412, "precondition_failed");
         }
         let populated = admin.get(&format!("{path}?include=permissions")).await.header("etag").to_owned();
         assert_ne!(populated, new);
-        assert_eq!(send(reqwest::Method::PATCH, &populated, Some(&json!({}))).await.status, StatusCode::OK);
-        assert_eq!(send(reqwest::Method::PATCH, "*", Some(&patch)).await.status, StatusCode::OK);
+        assert_eq!(send(Method::PATCH, &populated, Some(&json!({}))).await.status, StatusCode::OK);
+        assert_eq!(send(Method::PATCH, "*", Some(&patch)).await.status, StatusCode::OK);
         let current = admin.get(&path).await.header("etag").to_owned();
-        assert_eq!(send(reqwest::Method::DELETE, &current, None).await.status, StatusCode::NO_CONTENT);
+        assert_eq!(send(Method::DELETE, &current, None).await.status, StatusCode::NO_CONTENT);
         // A missing resource is missing, whatever its version.
-        send(reqwest::Method::PATCH, &current, Some(&patch)).await.expect_problem(404, "not_found");
+        send(Method::PATCH, &current, Some(&patch)).await.expect_problem(404, "not_found");
+    }
+}
+
+#[tokio::test]
+async fn a_precondition_that_has_no_effect_is_rejected() {
+    let app = TestApp::start().await;
+    let admin = app.admin().await;
+    let conversation = create_resource(&admin, "/v2/conversations", json!({})).await;
+    let form = admin.post("/v2/forms", json!({ "name": "a" })).await;
+    let (form, tag) = (format!("/v2/forms/{}", form.id()), form.header("etag").to_owned());
+    let messages = format!("/v2/conversations/{conversation}/messages");
+    for (method, path, header, body) in [
+        (Method::POST, "/v2/forms", "If-Match", json!({ "name": "b" })),
+        (Method::POST, "/v2/forms", "If-None-Match", json!([{ "name": "b" }])),
+        (Method::POST, messages.as_str(), "If-Match", json!({ "text": "b" })),
+        (Method::PATCH, form.as_str(), "If-None-Match", json!({ "name": "b" })),
+        (Method::DELETE, form.as_str(), "If-None-Match", json!({})),
+        (Method::PATCH, "/v2/forms?name=a", "If-None-Match", json!({ "name": "b" })),
+    ] {
+        for value in [tag.as_str(), "*", ""] {
+            let headers = [(header, value), ("content-type", "application/json")];
+            let refused =
+                admin.send(method.clone(), path, &headers, Some(body.to_string().into_bytes())).await;
+            assert_eq!(refused.expect_problem(400, "invalid_fields"), [header], "{method} {path}");
+        }
+    }
+    assert_eq!(app.count("SELECT COUNT(*) FROM forms WHERE name = 'a'").await, 1);
+    assert_eq!(app.count("SELECT COUNT(*) FROM forms WHERE name = 'b'").await, 0);
+    assert_eq!(app.count("SELECT COUNT(*) FROM messages").await, 0);
+}
+
+#[tokio::test]
+async fn a_new_message_has_the_entity_tag_of_its_version() {
+    let app = TestApp::start().await;
+    let admin = app.admin().await;
+    let conversation = create_resource(&admin, "/v2/conversations", json!({})).await;
+    let path = format!("/v2/conversations/{conversation}/messages");
+    for (path, body) in [
+        (path.as_str(), json!({ "text": "a" })),
+        ("/v2/messages", json!({ "conversation": conversation, "text": "a" })),
+    ] {
+        let created = admin.post(path, body).await;
+        assert!(!created.header("etag").is_empty(), "{path}");
+        let fetched = admin.get(&format!("/v2/messages/{}", created.id())).await;
+        assert_eq!(fetched.header("etag"), created.header("etag"), "{path}");
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Resources are loaded by the list of their type, so that the caller sees exactly what that list contains. Of a deleted
 //! resource, its type and id are reported to those who may list its type in the organization that owned it, unless the policies
-//! of the list read rows.
+//! decide by rows for them.
 
 use super::ChangeFeed;
 use super::cursor::CursorError;
@@ -279,13 +279,13 @@ impl ChangeFeed {
             else {
                 continue;
             };
-            let Some((feed_type, _)) = scope.within(&change.resource_type, change.organization) else {
+            let Some((feed_type, within)) = scope.within(&change.resource_type, change.organization) else {
                 continue;
             };
             let resource = resources.remove(&(feed_type.name, id));
             let kind = match (change.kind, *is_new) {
-                // Whether the caller could list a row that is gone is unknown if policies read rows.
-                (ChangeKind::Deleted, _) if authorizer.engine().reads_rows(feed_type.list_action) => continue,
+                // Whether the caller could list a row that is gone is unknown if the policies decide by rows for the caller.
+                (ChangeKind::Deleted, _) if !within.has_all_rows(feed_type.resource_type) => continue,
                 (ChangeKind::Deleted, _) => ChangeKind::Deleted,
                 // Deleted, moved or hidden since: a later change says so to those who may know.
                 _ if resource.is_none() => continue,

@@ -84,6 +84,8 @@ pub struct ListRequest {
     order_fields: Vec<QueryField>,
     /// The maximum of `limit`.
     max_limit: u64,
+    /// The parameter that names the organizations of the list: `organization` or `orgPath`.
+    scope_parameter: Option<&'static str>,
 }
 
 /// The parameters that are no filters. Each is given once.
@@ -100,6 +102,7 @@ impl ListRequest {
             digest: String::new(),
             order_fields: Vec::new(),
             max_limit,
+            scope_parameter: None,
         }
     }
 
@@ -142,7 +145,7 @@ impl ListRequest {
                     let resource = spec.resource.unwrap_or_default();
                     parsed.shape.set(shaping, &text, resource, &spec.top_level, types)
                 }
-                _ => parsed.set(spec, &name, &text, &seen),
+                _ => parsed.set(spec, &name, &text),
             };
             if let Err(error) = set {
                 errors.push(FieldError::new(name, error.code, error));
@@ -176,13 +179,7 @@ impl ListRequest {
     ///
     /// # Errors
     /// The value is invalid, or there is no such parameter.
-    pub(super) fn set(
-        &mut self,
-        spec: &ListSpec,
-        name: &str,
-        text: &str,
-        seen: &[String],
-    ) -> Result<(), InvalidValue> {
+    pub(super) fn set(&mut self, spec: &ListSpec, name: &str, text: &str) -> Result<(), InvalidValue> {
         match name {
             "limit" => self.query.limit = parse_number(text, 1, self.max_limit)?,
             "offset" => {
@@ -191,10 +188,15 @@ impl ListRequest {
             }
             "sort" => self.query.sort = parse_sort(text, &spec.fields)?,
             "total" => self.query.skips_total = !parse_boolean(text)?,
-            "orgPath" if spec.resource.is_some() => check_org_path(text, seen)?,
+            "orgPath" if spec.resource.is_some() => {
+                check_org_path(text)?;
+                self.set_scope_parameter("orgPath")?;
+            }
             _ => match spec.field(name) {
                 // The scope of a list is authorized: see `ListScope`. A malformed id is handled like a missing one there.
-                Some(_) if name == "organization" && value::is_plain(text) => {}
+                Some(_) if name == "organization" && value::is_plain(text) => {
+                    self.set_scope_parameter("organization")?;
+                }
                 Some(field) => self.query.filters.push(value::parse(&field, text)?),
                 None => {
                     let message = format!("unknown parameter; expected one of {}", accepted(spec));
@@ -202,6 +204,16 @@ impl ListRequest {
                 }
             },
         }
+        Ok(())
+    }
+
+    /// Notes the parameter that [`ListScope`] reads. It reads one of them, so that the other one would have no effect.
+    fn set_scope_parameter(&mut self, name: &'static str) -> Result<(), InvalidValue> {
+        if let Some(other) = self.scope_parameter.filter(|other| *other != name) {
+            let message = format!("cannot be combined with `{other}`");
+            return Err(InvalidValue::new(FieldErrorCode::Conflict, message));
+        }
+        self.scope_parameter = Some(name);
         Ok(())
     }
 
@@ -284,11 +296,7 @@ fn order_fields(spec: &ListSpec, sort: &[SortKey]) -> Vec<QueryField> {
 }
 
 /// Checks `orgPath`, whose organization [`ListScope`] reads.
-fn check_org_path(text: &str, seen: &[String]) -> Result<(), InvalidValue> {
-    if seen.iter().any(|name| name == "organization") {
-        let message = "cannot be combined with `organization`";
-        return Err(InvalidValue::new(FieldErrorCode::Conflict, message));
-    }
+fn check_org_path(text: &str) -> Result<(), InvalidValue> {
     if !value::is_plain(text.strip_prefix('^').unwrap_or(text)) {
         let message = "expected ^ and the id or path of an organization, or its path";
         return Err(InvalidValue::new(FieldErrorCode::UnknownOperator, message));

@@ -37,7 +37,7 @@ impl SelectionRequest {
             let set = if name == DRY_RUN {
                 parse_boolean(&text).map(|value| is_dry_run = value)
             } else if is_filter(spec, &name) {
-                list_request.set(spec, &name, &text, &seen)
+                list_request.set(spec, &name, &text)
             } else {
                 Err(unknown_parameter(spec))
             };

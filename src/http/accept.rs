@@ -1,19 +1,19 @@
-//! NDJSON: when a request asks for it.
+//! Which of two media types a client prefers.
 
 use actix_web::HttpRequest;
 use actix_web::http::header;
 
-/// The media type.
-pub const MEDIA_TYPE: &str = "application/x-ndjson";
+/// The media type of NDJSON.
+pub const NDJSON: &str = "application/x-ndjson";
 
-/// Returns whether a request asks for NDJSON rather than JSON.
-pub fn is_requested(request: &HttpRequest) -> bool {
+/// Returns whether a request asks for this media type rather than JSON.
+pub fn is_preferred(request: &HttpRequest, media_type: &str) -> bool {
     let accepted = |wanted: &str| {
         let values = request.headers().get_all(header::ACCEPT).filter_map(|value| value.to_str().ok());
         let ranges = values.flat_map(|value| value.split(','));
         ranges.filter_map(|range| quality_of(range, wanted)).fold(0.0, f32::max)
     };
-    let quality = accepted(MEDIA_TYPE);
+    let quality = accepted(media_type);
     quality > 0.0 && quality >= accepted("application/json")
 }
 
