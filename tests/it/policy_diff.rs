@@ -328,3 +328,84 @@ fn without_the_solver_nothing_is_called_unchanged() {
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((count(&report, "undecided"), report["policies"][0]["id"].as_str()), (1, Some("gate.enter")));
 }
+
+#[test]
+fn changed_groups_of_the_data_are_found_and_never_called_proven() {
+    let [old, new] = copies();
+    let data = "examples/documents/policies/documents.json";
+    let dan =
+        |parents: &str| format!(r#""id": "dan" }}, "attrs": {{ "name": "Dan" }}, "parents": [{parents}]"#);
+    new.replace(data, &dan(""), &dan(r#"{ "type": "Docs::Group", "id": "engineers" }"#));
+    for (old, new, change, what, fails) in
+        [(&old, &new, "wider", "newly allowed", "wider"), (&new, &old, "narrower", "newly denied", "any")]
+    {
+        let (found, code) = diff(old, new, &[]);
+        assert_eq!(code, 4, "{found:#}");
+        assert!(count(&found, change) > 0, "{}", found["summary"]);
+        let environments = found["environments"].as_array().unwrap();
+        let edit = environments.iter().find(|found| {
+            found["resource"] == "Docs::Document" && found["action"] == "Docs::Action::\"edit\""
+        });
+        let edit = edit.unwrap_or_else(|| panic!("{found:#}"));
+        assert!(edit["undecided"].as_str().unwrap().contains("Docs::Person::\"dan\""), "{edit:#}");
+        let witness = &edit["witnesses"][0];
+        assert_eq!(witness["test"]["request"]["principal"], "Docs::Person::\"dan\"");
+        std::fs::write(new.path("witness.json"), json!([witness["test"]]).to_string()).unwrap();
+        let passed = new.command(&["policy", "test", "witness.json"]);
+        assert_eq!(passed.status.code(), Some(0), "{}", text(&passed.stderr));
+        assert_eq!(diff(old, new, &["--fail-on", fails]).1, 3);
+        let source = new.path("").display().to_string();
+        for format in ["text", "markdown"] {
+            let shown = old.command(&["policy", "diff", ".", &source, "--format", format]);
+            let shown = text(&shown.stdout);
+            assert!(shown.contains(what) && !shown.contains("(proven)"), "{shown}");
+        }
+        std::fs::remove_file(new.path("witness.json")).unwrap();
+    }
+    // A name that no policy reads changes no decision.
+    let [old, new] = copies();
+    new.replace(data, r#""name": "Dan""#, r#""name": "Daniel""#);
+    let (found, code) = diff(&old, &new, &["--fail-on", "any"]);
+    assert_eq!((code, &found["environments"]), (0, &json!([])), "{found:#}");
+}
+
+#[test]
+fn a_changed_schema_is_compared_where_one_schema_covers_both_versions() {
+    // A field that the new policies read.
+    let [old, new] = copies();
+    new.replace("schema/gate.cedarschema", "open: Bool", "open: Bool, broken?: Bool");
+    new.replace(
+        "policies/gate.cedar",
+        "&& resource.open",
+        "&& resource.open && !(resource has broken && resource.broken)",
+    );
+    for (old, new, change) in [(&old, &new, "narrower"), (&new, &old, "wider")] {
+        let (found, code) = diff(old, new, &[]);
+        assert_eq!((code, count(&found, change), count(&found, "undecided")), (0, 1, 0), "{found:#}");
+        assert_eq!(
+            found["environments"][0]["witnesses"][0]["test"]["request"]["action"],
+            "Gate::Action::\"enter\""
+        );
+    }
+    // A field that the policies still test, and one that becomes required.
+    for (name, before, after, field) in [
+        ("examples/documents/schema/documents.cedarschema", "    state?: String,\n", "", "state"),
+        ("examples/documents/schema/documents.cedarschema", "outside?: Bool", "outside: Bool", "outside"),
+        ("schema/gate.cedarschema", "name?: String", "name: String", "name"),
+        ("schema/gate.cedarschema", "entity Person {", "entity Person in [Door] {", "Gate::Person"),
+    ] {
+        let [old, new] = copies();
+        new.replace(name, before, after);
+        if field == "state" {
+            new.replace("examples/documents/policies/documents.json", r#""state": "final","#, "");
+        }
+        for (old, new) in [(&old, &new), (&new, &old)] {
+            let (found, code) = diff(old, new, &["--fail-on", "any"]);
+            assert_eq!(code, 4, "{field}: {found:#}");
+            let environments = found["environments"].as_array().unwrap();
+            let names = |found: &Value| found["undecided"].as_str().is_some_and(|why| why.contains(field));
+            assert!(environments.iter().any(names), "{field}: {found:#}");
+            assert!(environments.iter().all(|found| found["change"] == "undecided"), "{field}: {found:#}");
+        }
+    }
+}

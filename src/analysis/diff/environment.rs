@@ -77,7 +77,7 @@ impl PolicySide {
 }
 
 impl<'a> VersionView<'a> {
-    fn policies(self, action: &str) -> Vec<&'a Policy> {
+    pub(super) fn policies(self, action: &str) -> Vec<&'a Policy> {
         self.engine.map(|engine| engine.policies_of_action(action)).unwrap_or_default()
     }
 
@@ -86,7 +86,12 @@ impl<'a> VersionView<'a> {
     }
 
     /// The decision of the whole policy set. `data`: replace the entities that the data defines.
-    fn outcome(self, request: &Request, entities: &Entities, with_own_data: bool) -> Option<Outcome> {
+    pub(super) fn outcome(
+        self,
+        request: &Request,
+        entities: &Entities,
+        with_own_data: bool,
+    ) -> Option<Outcome> {
         let Some(engine) = self.engine else {
             return Some(Outcome { allowed: false, reason: Vec::new(), errors: Vec::new() });
         };

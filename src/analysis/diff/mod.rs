@@ -1,6 +1,8 @@
 //! Compares two versions of the policies: which requests are newly allowed or denied, with a request as a witness for each, which
 //! cells of the permission matrix change, and which policies and files differ.
 
+mod data;
+mod declarations;
 mod environment;
 mod files;
 mod flatten;
@@ -14,7 +16,9 @@ use super::replay::ReplayReport;
 use super::{Outcome, Solver, SolverCommand, SolverMissing};
 use crate::authz::cases::PolicyTest;
 use crate::authz::{Engine, Snapshot};
-use cedar_policy::{RequestEnv, Schema};
+use cedar_policy::{Policy, RequestEnv, Schema};
+use data::ChangedData;
+use declarations::{ComparedSchema, Declarations, compared_schema, fields_of};
 use environment::{EnvironmentQuery, VersionView};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -162,6 +166,8 @@ pub async fn diff(
         [old_bundle.schema(), new_bundle.schema()].map(environments_of);
     let names: BTreeSet<&EnvironmentName> = old_environments.keys().chain(new_environments.keys()).collect();
     let has_same_schema = files::has_same_schema(old.files, new.files);
+    let declarations = [old, new].map(|version| Declarations::read(version.files));
+    let mut data = ChangedData::new(old, new);
     let mut environments = Vec::new();
     let mut summary = BTreeMap::new();
     for (number, name) in names.iter().enumerate() {
@@ -175,9 +181,31 @@ pub async fn diff(
         let candidates: Vec<(RequestEnv, Schema)> = places.into_iter().flatten().map(query).collect();
         let views = [(is_old, old.engine), (is_new, new.engine)]
             .map(|(is_known, engine)| VersionView { engine: is_known.then_some(engine) });
+        let known = (!has_same_schema || !data.is_empty()).then(|| {
+            KnownEnvironment::of(name, [&old_environments, &new_environments], &declarations, views)
+        });
+        let known = known.flatten();
+        let schema = known.as_ref().map_or(ComparedSchema::Any, KnownEnvironment::compared_schema);
         // If the schemas differ, requests of the new one are compared; of the old one if the old policies do not fit the new one.
-        let candidates = if has_same_schema { candidates.get(..1).unwrap_or_default() } else { &candidates };
-        let found = compare_environment(name, candidates, views, &mut solver).await;
+        let candidates = match schema {
+            ComparedSchema::Any if has_same_schema => candidates.get(..1).unwrap_or_default(),
+            ComparedSchema::Any => &candidates,
+            ComparedSchema::New => candidates.get(..1).unwrap_or_default(),
+            ComparedSchema::Old => candidates.get(1..).unwrap_or_default(),
+            ComparedSchema::None(_) => &[],
+        };
+        let mut found = compare_environment(name, candidates, views, &mut solver).await;
+        if let ComparedSchema::None(reason) = schema {
+            found.undecided = Some(reason);
+        }
+        if let Some(change) = known.and_then(|known| known.compare_data(&mut data, views)) {
+            let is_new =
+                |witness: &Witness| found.witnesses.iter().all(|known| known.direction != witness.direction);
+            let added: Vec<Witness> = change.witnesses.into_iter().filter(is_new).collect();
+            found.witnesses.extend(added);
+            found.undecided.get_or_insert(change.reason);
+        }
+        found.change = found.total_change();
         *summary.entry(found.change).or_default() += 1;
         if found.change != Change::Unchanged {
             environments.push(found);
@@ -297,15 +325,58 @@ async fn compare_environment(
             break;
         }
     }
-    let has = |direction| found.witnesses.iter().any(|witness| witness.direction == direction);
-    found.change = match (has(Direction::Wider), has(Direction::Narrower), &found.undecided) {
-        (true, true, _) => Change::Both,
-        (true, false, _) => Change::Wider,
-        (false, true, _) => Change::Narrower,
-        (false, false, Some(_)) => Change::Undecided,
-        (false, false, None) => Change::Unchanged,
-    };
     found
+}
+
+impl EnvironmentDiff {
+    /// The change by the witnesses, and by what could not be decided.
+    fn total_change(&self) -> Change {
+        let has = |direction| self.witnesses.iter().any(|witness| witness.direction == direction);
+        match (has(Direction::Wider), has(Direction::Narrower), &self.undecided) {
+            (true, true, _) => Change::Both,
+            (true, false, _) => Change::Wider,
+            (false, true, _) => Change::Narrower,
+            (false, false, Some(_)) => Change::Undecided,
+            (false, false, None) => Change::Unchanged,
+        }
+    }
+}
+
+/// An environment that both versions have.
+struct KnownEnvironment<'a> {
+    environment: &'a RequestEnv,
+    /// What the schemas declare for it.
+    declared: [declarations::Environment; 2],
+    /// The names of the fields that the policies of each version read.
+    fields: [BTreeSet<String>; 2],
+    policies: Vec<&'a Policy>,
+}
+
+impl<'a> KnownEnvironment<'a> {
+    fn of(
+        name: &EnvironmentName,
+        [old, new]: [&'a BTreeMap<EnvironmentName, RequestEnv>; 2],
+        declarations: &[Declarations; 2],
+        views: [VersionView<'a>; 2],
+    ) -> Option<Self> {
+        let (before, environment) = (old.get(name)?, new.get(name)?);
+        let [old_declarations, new_declarations] = declarations;
+        let declared = [old_declarations.of(before), new_declarations.of(environment)];
+        let (_, action, _) = name;
+        let policies = views.map(|version| version.policies(action));
+        let fields = [0, 1].map(|version| fields_of(policies[version].iter().copied()));
+        Some(Self { environment, declared, fields, policies: policies.concat() })
+    }
+
+    fn compared_schema(&self) -> ComparedSchema {
+        let ([old, new], [old_fields, new_fields]) = (&self.declared, &self.fields);
+        compared_schema([old, new], [old_fields, new_fields])
+    }
+
+    fn compare_data(&self, data: &mut ChangedData, views: [VersionView<'_>; 2]) -> Option<data::DataChange> {
+        let ([old, new], [old_fields, new_fields]) = (&self.declared, &self.fields);
+        data.compare(self.environment, [old, new], [old_fields, new_fields], views, &self.policies)
+    }
 }
 
 fn environments_of(schema: &Schema) -> BTreeMap<EnvironmentName, RequestEnv> {

@@ -79,6 +79,13 @@ pub struct FlipGroupReport {
     pub examples: Vec<Example>,
 }
 
+impl Flips {
+    /// Whether some decision is newly allowed, as far as the groups say.
+    pub fn has_allows(&self) -> bool {
+        self.not_grouped > 0 || self.groups.iter().any(|group| group.allowed)
+    }
+}
+
 impl ReplayReport {
     pub(super) fn new(files: Vec<String>, tally: Tally, oversized: u64, is_against: bool) -> Self {
         let flip_count = tally.flip_count();

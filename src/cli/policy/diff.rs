@@ -3,7 +3,7 @@
 use super::progress::Progress;
 use super::replay::{read_source, replay_with_progress};
 use crate::analysis::diff::{PolicyDiff, PolicyVersion, diff, markdown};
-use crate::analysis::replay::{ReplayPolicies, ReplayReport};
+use crate::analysis::replay::{Flips, ReplayPolicies, ReplayReport};
 use crate::analysis::{PolicySource, SolverCommand};
 use crate::cli::{CommandResult, Failure, block_on, print_line};
 use crate::config::Config;
@@ -75,9 +75,12 @@ pub(super) fn run(config: &Config, arguments: &DiffArgs) -> CommandResult {
 
 /// The exit code: what was asked for is found before what could not be decided. A log with unreadable lines is a finding.
 fn outcome(report: &PolicyDiff, fail_on: Option<FailOn>) -> CommandResult {
+    let flips = report.replay.as_ref().and_then(|replay| replay.flips.as_ref());
     let is_found = match fail_on {
-        Some(FailOn::Wider) => report.is_wider(),
-        Some(FailOn::Any) => report.has_changes() || report.has_changed_claims(),
+        Some(FailOn::Wider) => report.is_wider() || flips.is_some_and(Flips::has_allows),
+        Some(FailOn::Any) => {
+            report.has_changes() || report.has_changed_claims() || flips.is_some_and(|flips| flips.count > 0)
+        }
         None => false,
     };
     let is_log_invalid = report.replay.as_ref().is_some_and(|replay| replay.invalid.count > 0);
