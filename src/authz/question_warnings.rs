@@ -8,6 +8,7 @@ use super::{DecisionContext, Engine, InvalidAttribute};
 use crate::types::{nearest_name, quoted, truncate_chars};
 use serde::Serialize;
 use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
 /// The maximum number of warnings about one part of a question.
@@ -46,22 +47,44 @@ impl QuestionWarning {
 }
 
 impl Engine {
-    /// Warns of context fields that the action does not declare. `part` is where they are: `context` or `action.properties`.
+    /// Warns of context fields that none of these actions declares; of no field if there is no such action. `part` is where they
+    /// are: `context` or `action.properties`.
     pub fn undeclared_context(
         &self,
-        action: &str,
+        actions: &[&str],
         part: &str,
         fields: &Map<String, Value>,
     ) -> Vec<QuestionWarning> {
-        let Some(action_policies) = self.action_policies(action) else { return Vec::new() };
-        let mut warnings = Vec::new();
-        undeclared(action_policies.context_type(), part, fields, &mut |field, name, nearest| {
-            let message =
-                format!("the context of the action {action} does not declare {name}; it is ignored");
-            warnings.push(QuestionWarning::new("undeclared_context", field, message, nearest));
-        });
-        warnings.truncate(MAX_WARNINGS);
-        warnings
+        if fields.is_empty() {
+            return Vec::new();
+        }
+        let no_fields = SchemaType::Record(BTreeMap::new());
+        let mut common: Option<Vec<UndeclaredField>> = None;
+        for action_policies in actions.iter().filter_map(|action| self.action_policies(action)) {
+            let mut of_action = Vec::new();
+            // An action without a declared context declares no field.
+            let declared = match action_policies.context_type() {
+                declared @ SchemaType::Record(_) => declared,
+                _ => &no_fields,
+            };
+            undeclared(declared, part, fields, &mut |field, name, nearest| {
+                of_action.push(UndeclaredField { field, name, nearest: nearest.map(str::to_owned) });
+            });
+            common = Some(match common {
+                Some(common) => undeclared_in_both(common, &of_action),
+                None => of_action,
+            });
+        }
+        let owner = match actions {
+            [action] => format!("the context of the action {action} does not declare"),
+            _ => "the context of none of the actions declares".to_owned(),
+        };
+        let warning = |undeclared: UndeclaredField| {
+            let message = format!("{owner} {}; it is ignored", undeclared.name);
+            let nearest = undeclared.nearest.as_deref();
+            QuestionWarning::new("undeclared_context", undeclared.field, message, nearest)
+        };
+        common.unwrap_or_default().into_iter().take(MAX_WARNINGS).map(warning).collect()
     }
 
     /// Warns of properties of an entity that are ignored: undeclared ones, those that the data has, and all of an entity that is
@@ -151,6 +174,28 @@ impl Engine {
         let message = format!("{kind}::{} is in no data", quoted(id));
         Some(QuestionWarning::new("not_in_data", field, message, nearest))
     }
+}
+
+/// A field of a context that is undeclared.
+struct UndeclaredField {
+    /// The path of the field.
+    field: String,
+    /// The quoted name.
+    name: String,
+    /// The nearest declared name.
+    nearest: Option<String>,
+}
+
+/// The fields that are undeclared in both. A field has the nearest name of the first that has one.
+fn undeclared_in_both(mut first: Vec<UndeclaredField>, second: &[UndeclaredField]) -> Vec<UndeclaredField> {
+    first.retain_mut(|undeclared| {
+        let Some(other) = second.iter().find(|other| other.field == undeclared.field) else { return false };
+        if undeclared.nearest.is_none() {
+            undeclared.nearest.clone_from(&other.nearest);
+        }
+        true
+    });
+    first
 }
 
 /// Calls `report` with every field that a record type does not declare, at any depth: its path, its quoted name, and the nearest

@@ -2,7 +2,7 @@
 
 use crate::authorize::user;
 use crate::authzen::{EVALUATIONS, entity, evaluation_request, start_with_records};
-use crate::support::{Client, TestApp};
+use crate::support::{Client, TestApp, project_file};
 use cedargate::authz::Scope;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
@@ -157,8 +157,7 @@ async fn resource_search_agrees_with_evaluation() {
 async fn action_search_agrees_with_evaluation() {
     let app = TestApp::start().await;
     let fixture = Fixture::new(&app).await;
-    let schema =
-        std::fs::read_to_string(crate::support::project_file("schema/cedargate.cedarschema")).unwrap();
+    let schema = std::fs::read_to_string(project_file("schema/cedargate.cedarschema")).unwrap();
     let words = schema.split(|letter: char| !letter.is_ascii_alphanumeric());
     let verbs = [
         "list",
@@ -382,4 +381,83 @@ async fn searches_of_stored_resources_are_paged() {
     assert_eq!((results.len(), token.is_empty()), (10, false));
     assert!(results.iter().all(|result| result["type"] == "KnowledgeItem"));
     assert_eq!(search(&admin, RESOURCE_SEARCH, question).await, created);
+}
+
+/// The page of a search, and the codes, fields and nearest names of its warnings.
+async fn warnings(client: &Client, path: &str, question: &Value) -> (Value, Vec<(String, String, String)>) {
+    let answer = client.post(path, question.clone()).await.expect(StatusCode::OK);
+    let warnings = answer["context"].get("warnings").map(|warnings| warnings.as_array().unwrap().clone());
+    let field = |warning: &Value, name: &str| warning[name].as_str().unwrap_or_default().to_owned();
+    let warnings = warnings.unwrap_or_default().into_iter();
+    let all = warnings
+        .map(|warning| (field(&warning, "code"), field(&warning, "field"), field(&warning, "nearest")));
+    (answer, all.collect())
+}
+
+#[tokio::test]
+async fn a_search_names_misspelt_names_as_an_explained_evaluation_does() {
+    let app = TestApp::start_with(|config| {
+        config.schema.push(project_file("examples/documents/schema"));
+        config.policies.push(project_file("examples/documents/policies"));
+    })
+    .await;
+    let admin = app.admin().await;
+    let [people, documents] = ["Docs::Person", "Docs::Document"].map(|kind| json!({ "type": kind }));
+    let [ben, plan] = [entity("Docs::Person", "ben"), entity("Docs::Document", "plan")];
+    for (path, subject, resource) in
+        [(SUBJECT_SEARCH, &people, &plan), (RESOURCE_SEARCH, &ben, &documents), (ACTION_SEARCH, &ben, &plan)]
+    {
+        let mut question = evaluation_request(subject.clone(), "share", resource.clone());
+        question["action"]["properties"] = json!({ "outside": false });
+        if path == ACTION_SEARCH {
+            question.as_object_mut().unwrap().remove("action");
+        }
+        // `explain` is no field of the context.
+        question["context"] = json!({ "outside": false, "explain": true });
+        let (answer, found) = warnings(&admin, path, &question).await;
+        assert_eq!((found, answer["context"].as_object().unwrap().len()), (vec![], 1), "{path}: {answer}");
+        assert_ne!(answer["results"], json!([]), "{path}");
+
+        let mut expected = Vec::new();
+        for (part, misspelt, right) in [("subject", "bne", "ben"), ("resource", "plann", "plan")] {
+            if question[part]["id"].is_string() {
+                question[part]["id"] = misspelt.into();
+                expected.push(("not_in_data", format!("{part}.id"), right));
+            }
+        }
+        if path != ACTION_SEARCH {
+            question["action"]["properties"] = json!({ "outsied": false });
+            expected.push(("undeclared_context", "action.properties.outsied".to_owned(), "outside"));
+        }
+        question["context"] = json!({ "out_side": false, "zebra": 1 });
+        expected.push(("undeclared_context", "context.out_side".to_owned(), "outside"));
+        expected.push(("undeclared_context", "context.zebra".to_owned(), ""));
+        let expected: Vec<_> = expected
+            .into_iter()
+            .map(|(code, field, nearest)| (code.to_owned(), field, nearest.to_owned()))
+            .collect();
+        let (answer, found) = warnings(&admin, path, &question).await;
+        assert_eq!(found, expected, "{path}: {answer}");
+    }
+    let mut question = json!({ "subject": ben, "resource": plan });
+    question["resource"] =
+        json!({ "type": "Docs::Document", "id": "new", "properties": { "onwer": 1, "state": "draft" } });
+    let (_, found) = warnings(&admin, ACTION_SEARCH, &question).await;
+    let undeclared = ("undeclared_property", "resource.properties.onwer", "owner");
+    assert_eq!(found, [(undeclared.0.to_owned(), undeclared.1.to_owned(), undeclared.2.to_owned())]);
+}
+
+#[tokio::test]
+async fn a_search_says_that_its_subject_or_resource_is_not_accessible() {
+    let app = TestApp::start().await;
+    let (_, ours) = app.tenant("ours").await;
+    let (_, theirs) = app.tenant("theirs").await;
+    for id in [crate::authorize::UNKNOWN_ID, &theirs.id] {
+        let question = evaluation_request(user(id), "fetchUser", json!({ "type": "User" }));
+        let (answer, found) = warnings(&ours, RESOURCE_SEARCH, &question).await;
+        assert_eq!((answer["context"]["error"]["code"].as_str(), found), (Some("unknown_subject"), vec![]));
+        let question = json!({ "subject": user(&ours.id), "resource": user(id) });
+        let (_, found) = warnings(&ours, ACTION_SEARCH, &question).await;
+        assert_eq!(found, [("not_accessible".to_owned(), "resource.id".to_owned(), String::new())]);
+    }
 }

@@ -7,7 +7,7 @@ use super::authzen_body::AuthzenJson;
 use super::authzen_evaluation::Subject;
 use super::authzen_search::{EntityType, PageBuilder, SCAN_BATCH, Search, resolve_subject};
 use super::evaluation::merge_client_context;
-use super::question_names::{SearchNames, check_context};
+use super::question_names::{SearchNames, SearchedPart, check_context};
 use super::search_answer::AskedSearch;
 use crate::application::Authorizer;
 use crate::application::subjects::ResolvedSubject;
@@ -31,11 +31,13 @@ pub(super) async fn search_resources(
     let mut builder = PageBuilder::new(&authorizer, "resource", &search)?;
     let kind = requested_type.r#type.as_str();
     let names = SearchNames {
-        subject_type: subject.r#type.as_str(),
-        action: Some(action.name.as_str()),
-        resource_type: kind,
+        subject: SearchedPart::Entity(subject.entity_ref()),
+        action: Some((action.name.as_str(), &action.properties)),
+        resource: SearchedPart::Type(kind),
+        context: &search.context,
     };
     names.check(&authorizer)?;
+    builder.remarks.warnings = names.warnings(&authorizer);
     let engine = authorizer.engine();
     let name = engine.resolve_action(action.name.as_str(), kind);
     let subject_type = subject.r#type.as_str();
@@ -45,7 +47,8 @@ pub(super) async fn search_resources(
         resource: (kind, None),
         context,
     };
-    let Some(ResolvedSubject { principal, context }) = resolve_subject(&authorizer, &subject).await? else {
+    let resolved = resolve_subject(&authorizer, &subject, &mut builder.remarks).await?;
+    let Some(ResolvedSubject { principal, context }) = resolved else {
         let context = merge_client_context(authorizer.bare_context(), &action.properties, &search.context);
         return Ok(builder.respond(&authorizer, &asked(subject.id.as_str(), &context), true));
     };

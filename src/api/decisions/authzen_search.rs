@@ -4,8 +4,8 @@
 use super::authzen_body::AuthzenJson;
 use super::authzen_evaluation::{Action, Entity, Subject, authzen_response, example_question};
 use super::evaluation::{self, DecisionError, ResolvedResource, merge_client_context};
-use super::question_names::{SearchNames, check_context};
-use super::search_answer::{AskedSearch, ResultPage, SearchContext, SearchResults};
+use super::question_names::{SearchNames, SearchedPart, check_context};
+use super::search_answer::{AskedSearch, ResultPage, SearchContext, SearchRemarks, SearchResults};
 use crate::application::Authorizer;
 use crate::application::fields::from_value;
 use crate::application::subjects::{
@@ -77,7 +77,9 @@ pub(super) fn search_doc<B: ToSchema>(what: &str, example: Value) -> OperationDo
             "Returns exactly the candidates that an evaluation would allow, in pages. A request evaluates at most 10,000 \
              candidates, and may return less than a full page with a token for the next one. An unknown action, a \
              misspelt type, and a request context in which no candidate can be evaluated are 400. The caller's own user is \
-             evaluated with the credential of the request unless `subject.basis` is `role`.",
+             evaluated with the credential of the request unless `subject.basis` is `role`. `context.warnings` names what the \
+             schema or the data do not have, and `context.error` why the subject or resource could not be evaluated, as in an \
+             explained evaluation.",
         )
         .body::<B>(Some(example))
         .response::<SearchResults>(200, "A page of results.", None)
@@ -193,6 +195,8 @@ pub(super) struct PageBuilder {
     scanned: usize,
     results: Vec<Value>,
     last: Option<String>,
+    /// What the answer says about the question.
+    pub(super) remarks: SearchRemarks,
 }
 
 impl PageBuilder {
@@ -242,7 +246,17 @@ impl PageBuilder {
             },
         };
         let started = Instant::now();
-        Ok(Self { what, started, query, limit, after, scanned: 0, results: Vec::new(), last: None })
+        Ok(Self {
+            what,
+            started,
+            query,
+            limit,
+            after,
+            scanned: 0,
+            results: Vec::new(),
+            last: None,
+            remarks: SearchRemarks::default(),
+        })
     }
 
     /// The page token for the page after this position, bound to the query and the limit.
@@ -290,7 +304,9 @@ impl PageBuilder {
         let (count, examined) = (self.results.len(), self.scanned);
         let result = SearchResult { kind: self.what, results: count, examined, is_complete };
         let evaluation_id = asked.record(authorizer, result, self.started.elapsed());
-        let (page, context) = (ResultPage { next_token, count }, SearchContext { evaluation_id });
+        let SearchRemarks { warnings, error } = self.remarks;
+        let context = SearchContext { evaluation_id, warnings, error };
+        let page = ResultPage { next_token, count };
         authzen_response(authorizer, &SearchResults { results: self.results, page, context })
     }
 }
@@ -309,8 +325,16 @@ pub(super) async fn search_subjects(
     let mut builder = PageBuilder::new(&authorizer, "subject", &search)?;
     let kind = requested_type.r#type.as_str();
     let (action_name, resource_type) = (action.name.as_str(), resource.r#type.as_str());
-    SearchNames { subject_type: kind, action: Some(action_name), resource_type }.check(&authorizer)?;
+    let names = SearchNames {
+        subject: SearchedPart::Type(kind),
+        action: Some((action_name, &action.properties)),
+        resource: SearchedPart::Entity(resource.entity_ref()),
+        context: &search.context,
+    };
+    names.check(&authorizer)?;
+    builder.remarks.warnings = names.warnings(&authorizer);
     let target = evaluation::resolve_resource(&authorizer, resource.entity_ref()).await?;
+    builder.remarks.add_target(&target, resource_type);
     let engine = authorizer.engine();
     let name = engine.resolve_action(action_name, resource_type);
     // The context of the caller's own user has the most fields.
@@ -372,17 +396,21 @@ async fn push_users(
     }
 }
 
-/// Resolves the subject of a search; none if it cannot be evaluated, 403 if the caller may not evaluate it.
+/// Resolves the subject of a search; none if it cannot be evaluated, which the answer then says.
 ///
 /// # Errors
 /// 403 if the caller may not evaluate it; 503 if the database is unavailable.
 pub(super) async fn resolve_subject(
     authorizer: &Authorizer,
     subject: &Subject,
+    remarks: &mut SearchRemarks,
 ) -> Result<Option<ResolvedSubject>, Problem> {
     match SubjectResolver::for_questions(authorizer).resolve(subject.selector()).await {
         Ok(subject) => Ok(Some(subject)),
-        Err(error) => DecisionError::from_subject(authorizer, error).map(|_| None),
+        Err(error) => {
+            remarks.error = Some(DecisionError::from_subject(authorizer, error)?);
+            Ok(None)
+        }
     }
 }
 
@@ -398,14 +426,22 @@ pub(super) async fn search_actions(
     let resource: Entity = Search::parse_part(&search.resource, "resource")?;
     let mut builder = PageBuilder::new(&authorizer, "action", &search)?;
     let (subject_type, resource_type) = (subject.r#type.as_str(), resource.r#type.as_str());
-    SearchNames { subject_type, action: None, resource_type }.check(&authorizer)?;
+    let names = SearchNames {
+        subject: SearchedPart::Entity(subject.entity_ref()),
+        action: None,
+        resource: SearchedPart::Entity(resource.entity_ref()),
+        context: &search.context,
+    };
+    names.check(&authorizer)?;
+    builder.remarks.warnings = names.warnings(&authorizer);
     let asked = |id, context| AskedSearch {
         subject: (subject_type, Some(id)),
         action: None,
         resource: (resource_type, Some(resource.id.as_str())),
         context,
     };
-    let Some(ResolvedSubject { principal, context }) = resolve_subject(&authorizer, &subject).await? else {
+    let resolved = resolve_subject(&authorizer, &subject, &mut builder.remarks).await?;
+    let Some(ResolvedSubject { principal, context }) = resolved else {
         let context = merge_client_context(authorizer.bare_context(), &Map::new(), &search.context);
         return Ok(builder.respond(&authorizer, &asked(subject.id.as_str(), &context), true));
     };
@@ -413,6 +449,7 @@ pub(super) async fn search_actions(
     let engine = authorizer.engine();
     check_context(engine, &engine.applicable_actions(subject_type, resource_type), &request_context)?;
     let target = evaluation::resolve_resource(&authorizer, resource.entity_ref()).await?;
+    builder.remarks.add_target(&target, resource_type);
     let after = builder.after().map(str::to_owned);
     let mut is_complete = true;
     for name in permitted_actions(

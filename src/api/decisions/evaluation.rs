@@ -263,7 +263,7 @@ fn evaluation_id(ask: &AuthzRequest<'_>) -> Option<EvaluationId> {
 }
 
 /// The warning that a resource does not exist, or is not accessible: the caller must not learn which.
-fn not_accessible(kind: &str) -> QuestionWarning {
+pub(super) fn not_accessible(kind: &str) -> QuestionWarning {
     let message = format!("this {kind} does not exist, or you may not refer to it; the decision is a deny");
     QuestionWarning::new("not_accessible", "resource.id", message, None)
 }

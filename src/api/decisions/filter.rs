@@ -6,7 +6,7 @@ use super::evaluation::{DecisionError, POLICY_VERSION, merge_client_context};
 use super::filter_format::{Format, Rendered};
 use super::filter_organizations::Organizations;
 use super::filter_schema::FilterNode;
-use super::question_names::{SearchNames, check_context};
+use super::question_names::{SearchNames, SearchedPart, check_context};
 use crate::application::Authorizer;
 use crate::application::subjects::{ResolvedSubject, SubjectResolver};
 use crate::authz::AuthzRequest;
@@ -131,7 +131,13 @@ pub(super) async fn filter(
     let kind = body.resource.r#type.as_str();
     let (subject_type, _) = body.subject.type_and_id();
     let action_name = body.action.name.as_str();
-    SearchNames { subject_type, action: Some(action_name), resource_type: kind }.check(&authorizer)?;
+    let names = SearchNames {
+        subject: SearchedPart::Type(subject_type),
+        action: Some((action_name, &body.action.properties)),
+        resource: SearchedPart::Type(kind),
+        context: &body.context,
+    };
+    names.check(&authorizer)?;
     let engine = authorizer.engine();
     let name = engine.resolve_action(action_name, kind);
     let evaluation_id = EvaluationId::generate();

@@ -1,4 +1,4 @@
-//! Names in questions: warnings about misspelt and ignored ones in explained answers, and errors of searches.
+//! Names in questions: warnings about misspelt and ignored ones in explained answers and in searches, and errors of searches.
 
 use crate::application::Authorizer;
 use crate::application::subjects::EntityRef;
@@ -29,39 +29,82 @@ impl QuestionNames<'_> {
     /// The nearest external entity is named to callers that may evaluate external subjects, who can search for them.
     pub fn warnings(&self, authorizer: &Authorizer) -> Vec<QuestionWarning> {
         let engine = authorizer.engine();
-        let is_stored = |kind: &str| authorizer.state().resource_types.contains(kind);
         let action = engine.resolve_action(self.action, self.resource.kind);
-        let mut context = self.context.clone();
-        // The request for an explanation is not meant for policies.
-        context.remove(EXPLAIN);
         let mut warnings = Vec::new();
-        let entities = self.subject.map(|subject| ("subject", subject)).into_iter();
-        for (part, entity) in entities.chain([("resource", self.resource)]) {
-            let EntityRef { kind, id, properties } = entity;
-            warnings.extend(engine.unknown_type(kind, &format!("{part}.type")));
-            let (uid, field) = ((kind, id), format!("{part}.properties"));
-            warnings.extend(engine.ignored_properties(uid, &field, properties, is_stored(kind)));
-            if !is_stored(kind) {
-                let suggests = authorizer.may_evaluate_external();
-                warnings.extend(engine.not_in_data(uid, &format!("{part}.id"), properties, suggests));
-            }
+        if let Some(subject) = self.subject {
+            warnings.extend(entity_warnings(authorizer, "subject", subject));
         }
+        warnings.extend(entity_warnings(authorizer, "resource", self.resource));
         warnings.extend(engine.unknown_action(self.action, self.resource.kind));
-        warnings.extend(engine.undeclared_context(action, "action.properties", self.action_properties));
-        warnings.extend(engine.undeclared_context(action, "context", &context));
+        let actions = [action];
+        warnings.extend(engine.undeclared_context(&actions, "action.properties", self.action_properties));
+        warnings.extend(engine.undeclared_context(&actions, "context", &policy_context(self.context)));
         warnings
     }
+}
+
+/// Warns of the names of a subject or a resource; `part` is which of the two.
+fn entity_warnings(authorizer: &Authorizer, part: &str, entity: EntityRef<'_>) -> Vec<QuestionWarning> {
+    let engine = authorizer.engine();
+    let EntityRef { kind, id, properties } = entity;
+    let is_stored = authorizer.state().resource_types.contains(kind);
+    let mut warnings = Vec::from_iter(engine.unknown_type(kind, &format!("{part}.type")));
+    let (uid, field) = ((kind, id), format!("{part}.properties"));
+    warnings.extend(engine.ignored_properties(uid, &field, properties, is_stored));
+    if !is_stored {
+        let suggests = authorizer.may_evaluate_external();
+        warnings.extend(engine.not_in_data(uid, &format!("{part}.id"), properties, suggests));
+    }
+    warnings
+}
+
+/// The context without the request for an explanation, which is not meant for policies.
+fn policy_context(context: &Map<String, Value>) -> Map<String, Value> {
+    let mut context = context.clone();
+    context.remove(EXPLAIN);
+    context
 }
 
 /// The field of the context that requests an explanation.
 pub const EXPLAIN: &str = "explain";
 
+/// A subject or resource of a search.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum SearchedPart<'a> {
+    /// The entity of which the search asks.
+    Entity(EntityRef<'a>),
+    /// The type of the entities that are searched for.
+    Type(&'a str),
+}
+
+impl SearchedPart<'_> {
+    /// The entity type.
+    fn kind(&self) -> &str {
+        match self {
+            Self::Entity(entity) => entity.kind,
+            Self::Type(kind) => kind,
+        }
+    }
+
+    /// Warnings about its names; `part` is `subject` or `resource`.
+    fn warnings(&self, authorizer: &Authorizer, part: &str) -> Vec<QuestionWarning> {
+        match self {
+            Self::Entity(entity) => entity_warnings(authorizer, part, *entity),
+            Self::Type(kind) => {
+                authorizer.engine().unknown_type(kind, &format!("{part}.type")).into_iter().collect()
+            }
+        }
+    }
+}
+
 /// Names that a search uses.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct SearchNames<'a> {
-    pub(super) subject_type: &'a str,
-    pub(super) action: Option<&'a str>,
-    pub(super) resource_type: &'a str,
+    pub(super) subject: SearchedPart<'a>,
+    /// The name and the properties of the action; none if actions are searched for.
+    pub(super) action: Option<(&'a str, &'a Map<String, Value>)>,
+    pub(super) resource: SearchedPart<'a>,
+    pub(super) context: &'a Map<String, Value>,
 }
 
 impl SearchNames<'_> {
@@ -75,16 +118,39 @@ impl SearchNames<'_> {
     pub(super) fn check(&self, authorizer: &Authorizer) -> Result<(), Problem> {
         let engine = authorizer.engine();
         let mut errors = Vec::new();
-        let types = [("subject.type", self.subject_type), ("resource.type", self.resource_type)];
+        let resource_type = self.resource.kind();
+        let types = [("subject.type", self.subject.kind()), ("resource.type", resource_type)];
         for (field, kind) in types {
             let misspelt = engine.unknown_type(kind, field).filter(|warning| warning.nearest.is_some());
             errors.extend(misspelt.map(|warning| field_error(&warning)));
         }
         // Where an action of an unknown type would be declared is not known.
-        let action = self.action.filter(|_| engine.unknown_type(self.resource_type, "").is_none());
-        let unknown = action.and_then(|action| engine.unknown_action(action, self.resource_type));
+        let action = self.action.filter(|_| engine.unknown_type(resource_type, "").is_none());
+        let unknown = action.and_then(|(action, _)| engine.unknown_action(action, resource_type));
         errors.extend(unknown.map(|warning| field_error(&warning)));
         if errors.is_empty() { Ok(()) } else { Err(Problem::invalid_fields(errors)) }
+    }
+
+    /// Returns the warnings that an evaluation would have about names that the schema or the data do not have, and about what is
+    /// ignored. A search for actions ignores a field of the context that no action of these types declares.
+    pub(super) fn warnings(&self, authorizer: &Authorizer) -> Vec<QuestionWarning> {
+        let engine = authorizer.engine();
+        let resource_type = self.resource.kind();
+        let mut warnings = self.subject.warnings(authorizer, "subject");
+        warnings.extend(self.resource.warnings(authorizer, "resource"));
+        let context = policy_context(self.context);
+        match self.action {
+            Some((name, properties)) => {
+                let actions = [engine.resolve_action(name, resource_type)];
+                warnings.extend(engine.undeclared_context(&actions, "action.properties", properties));
+                warnings.extend(engine.undeclared_context(&actions, "context", &context));
+            }
+            None => {
+                let actions = engine.applicable_actions(self.subject.kind(), resource_type);
+                warnings.extend(engine.undeclared_context(&actions, "context", &context));
+            }
+        }
+        warnings
     }
 }
 

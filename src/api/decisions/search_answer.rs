@@ -1,8 +1,8 @@
 //! The answers of searches, and their lines in the decision log.
 
-use super::evaluation::loggable_name;
+use super::evaluation::{DecisionError, ResolvedResource, loggable_name, not_accessible};
 use crate::application::Authorizer;
-use crate::authz::{DecisionContext, SearchDetails};
+use crate::authz::{DecisionContext, QuestionWarning, SearchDetails};
 use crate::decision_log::{SearchResult, SearchedEntity};
 use crate::types::EvaluationId;
 use serde::Serialize;
@@ -17,7 +17,7 @@ pub(super) struct SearchResults {
     #[schema(value_type = Vec<Object>)]
     pub(super) results: Vec<Value>,
     pub(super) page: ResultPage,
-    /// The id of the evaluation.
+    /// The id of the search, and why a name or a field of it has no effect.
     pub(super) context: SearchContext,
 }
 
@@ -36,6 +36,34 @@ pub(super) struct SearchContext {
     /// The id of the search, as in the decision log.
     #[schema(value_type = String)]
     pub(super) evaluation_id: EvaluationId,
+    /// Names of the question that the schema or the data do not have, and properties that were ignored.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    pub(super) warnings: Vec<QuestionWarning>,
+    /// Why the subject or the resource could not be evaluated, so that nothing is found.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub(super) error: Option<DecisionError>,
+}
+
+/// What the answer of a search says about its question.
+#[derive(Debug, Default)]
+pub(super) struct SearchRemarks {
+    /// Names of the question that the schema or the data do not have, and properties that were ignored.
+    pub(super) warnings: Vec<QuestionWarning>,
+    /// Why the subject or the resource could not be evaluated.
+    pub(super) error: Option<DecisionError>,
+}
+
+impl SearchRemarks {
+    /// Adds why nothing can be permitted on the resource that the search names, as an evaluation says it.
+    pub(super) fn add_target(&mut self, target: &ResolvedResource, kind: &str) {
+        match target {
+            ResolvedResource::Found(_) => {}
+            ResolvedResource::NotFound => self.warnings.push(not_accessible(kind)),
+            ResolvedResource::Invalid(error) => self.error = Some(error.clone()),
+        }
+    }
 }
 
 /// What a search asks.
