@@ -2,7 +2,7 @@
 
 mod git;
 
-use crate::authz::{Bundle, BundleError, InvalidVersion, Snapshot, Sources, VersionPrefix};
+use crate::authz::{BundleError, InvalidVersion, Snapshot, Sources, VersionPrefix};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -84,15 +84,6 @@ impl PolicySource {
             Self::Git(revision) => git::read(revision, configured),
             Self::Version(version) => archive(version),
         }
-    }
-
-    /// Parses and validates files of this source.
-    ///
-    /// # Errors
-    /// They are invalid.
-    pub fn parse(&self, files: &Snapshot, configured: &Sources) -> Result<Bundle, PolicySourceError> {
-        Bundle::parse(files, &configured.stored)
-            .map_err(|error| PolicySourceError::Invalid(self.clone(), error))
     }
 }
 

@@ -389,3 +389,19 @@ fn a_policy_that_would_lose_a_logged_allow_is_not_narrowed() {
         "{report:#}"
     );
 }
+
+#[test]
+fn invalid_policies_are_findings_in_the_format_of_the_report() {
+    let shop = Domain::new(&policy("a", "permit", "view", "when { principal.rnak > 5 }"));
+    let json = shop.run(&["--format", "json"]);
+    assert_eq!(json.status.code(), Some(3), "{}", text(&json.stderr));
+    let report: Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(findings(&report), [("invalid-policy", "a", 4)], "{report:#}");
+    let sarif = shop.run(&["--format", "sarif"]);
+    assert_eq!(sarif.status.code(), Some(3), "{}", text(&sarif.stderr));
+    let log: Value = serde_json::from_slice(&sarif.stdout).unwrap();
+    assert_eq!(log["runs"][0]["results"][0]["ruleId"], "invalid-policy", "{log:#}");
+    assert_eq!(log["runs"][0]["automationDetails"]["id"], "cedargate/analyze/");
+    let readable = shop.run(&[]);
+    assert_eq!((readable.status.code(), text(&readable.stdout)), (Some(3), String::new()));
+}

@@ -409,3 +409,33 @@ fn a_changed_schema_is_compared_where_one_schema_covers_both_versions() {
         }
     }
 }
+
+#[test]
+fn invalid_policies_of_either_version_are_findings_with_their_source() {
+    let [old, new] = copies();
+    let source = new.path("").display().to_string();
+    let findings = |arguments: &[&str]| {
+        let (report, code) = report(&old, arguments);
+        assert_eq!(code, 1, "{report:#}");
+        let findings = report["findings"].as_array().unwrap().iter();
+        let found: Vec<(String, String)> = findings
+            .map(|finding| {
+                let field = |name: &str| finding[name].as_str().unwrap().to_owned();
+                assert_eq!(finding["region"]["startLine"], 2, "{finding}");
+                (field("rule"), field("source"))
+            })
+            .collect();
+        found
+    };
+    let invalid = |source: &str| ("syntax".to_owned(), source.to_owned());
+    std::fs::write(new.path("policies/wrong.cedar"), "@id(\"wrong\")\npermit (principal,, resource);")
+        .unwrap();
+    assert_eq!(findings(&[".", &source]), [invalid(&source)]);
+    assert_eq!(findings(&[&source, "."]), [invalid(&source)]);
+    std::fs::copy(new.path("policies/wrong.cedar"), old.path("policies/wrong.cedar")).unwrap();
+    assert_eq!(findings(&[".", &source]), [invalid("."), invalid(&source)]);
+    let readable = old.command(&["policy", "diff", ".", &source]);
+    assert_eq!((readable.status.code(), text(&readable.stdout)), (Some(1), String::new()));
+    let messages = text(&readable.stderr);
+    assert_eq!(messages.matches("wrong.cedar:2: ").count(), 2, "{messages}");
+}

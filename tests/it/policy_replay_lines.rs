@@ -206,3 +206,24 @@ async fn an_entity_of_the_data_has_the_ancestors_of_the_replayed_version() {
     assert_eq!((code, &report["flips"]["count"]), (3, &json!(2)), "{report:#}");
     assert_eq!(report["flips"]["groups"][0]["examples"][0]["resource"], "Rooms::Room::\"study\"");
 }
+
+#[test]
+fn invalid_policies_are_findings_in_the_format_of_the_report() {
+    let [policies, other] = [Policies::new(), Policies::new()];
+    std::fs::write(policies.path("log"), "").unwrap();
+    let wrong = "@id(\"wrong\")\npermit (principal,, resource);";
+    std::fs::write(other.path("policies/wrong.cedar"), wrong).unwrap();
+    let source = other.path("").display().to_string();
+    let against = ["policy", "replay", "log", "--format", "json", "--against", &source];
+    let own = ["policy", "replay", "log", "--format", "json"];
+    let finding = |policies: &Policies, arguments: &[&str], code| {
+        let output = policies.command(arguments);
+        assert_eq!(output.status.code(), Some(code), "{}", text(&output.stderr));
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(report["findings"][0]["rule"], "syntax", "{report:#}");
+        report["findings"][0].clone()
+    };
+    assert_eq!(finding(&policies, &against, 1)["source"], source);
+    std::fs::write(other.path("log"), "").unwrap();
+    assert_eq!(finding(&other, &own, 3)["file"], "policies/wrong.cedar");
+}

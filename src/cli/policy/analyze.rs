@@ -1,12 +1,13 @@
 //! `cedargate policy analyze`: policies without effect, and what the decision log shows as unused.
 
 use super::findings::{FindingFormat, FindingReport, count};
+use super::invalid;
 use super::progress::Progress;
 use crate::analysis::analyze::{
     RULES, SuggestionCheck, Usage, UsageWindow, analyze, read_log, suggest, usage_findings,
 };
 use crate::analysis::{Solver, SolverCommand};
-use crate::authz::Bundle;
+use crate::authz::{Bundle, BundleError};
 use crate::cli::{CommandResult, Failure, block_on};
 use crate::types::read_text;
 use clap::Args;
@@ -31,6 +32,17 @@ pub(in crate::cli) struct AnalyzeArgs {
     /// Write the diff to this file instead
     #[arg(long, short, value_name = "FILE", requires = "suggest")]
     output: Option<PathBuf>,
+}
+
+impl AnalyzeArgs {
+    /// Reports invalid policies in the format of the report.
+    pub(super) fn report_invalid(&self, error: &BundleError) -> Failure {
+        match self.format {
+            FindingFormat::Text => invalid::failure(error),
+            FindingFormat::Json => invalid::report_json(error),
+            FindingFormat::Sarif => invalid::report_sarif("analyze", error),
+        }
+    }
 }
 
 /// Reports policies without effect, and with a log what was not used. Fails if there are any.

@@ -1,5 +1,6 @@
 //! `cedargate policy diff`: compares two versions of the policies.
 
+use super::invalid;
 use super::progress::Progress;
 use super::replay::{read_source, replay_with_progress};
 use crate::analysis::diff::{PolicyDiff, PolicyVersion, diff, markdown};
@@ -52,8 +53,14 @@ pub(super) fn run(config: &Config, arguments: &DiffArgs) -> CommandResult {
         let new = scope.spawn(|| read_source(config, &arguments.new));
         (read_source(config, &arguments.old), new.join())
     });
-    let (old_files, old_engine) = old?;
-    let (new_files, new_engine) = new.map_err(|_| Failure::failed("the new version cannot be read"))??;
+    let new = new.map_err(|_| Failure::failed("the new version cannot be read"))?;
+    let ((old_files, old_engine), (new_files, new_engine)) = match (old, new) {
+        (Ok(old), Ok(new)) => (old, new),
+        (old, new) => {
+            let failures = [old.err(), new.err()].into_iter().flatten();
+            return Err(invalid::report_sources(failures, matches!(arguments.format, Format::Json)));
+        }
+    };
     let (old_name, new_name) = (arguments.old.to_string(), arguments.new.to_string());
     let old = PolicyVersion { source: &old_name, files: &old_files, engine: &old_engine };
     let new = PolicyVersion { source: &new_name, files: &new_files, engine: &new_engine };

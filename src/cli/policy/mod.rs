@@ -84,7 +84,10 @@ pub(super) fn run(config: &Config, command: Command) -> CommandResult {
         Command::Export(arguments) => versions::export(config, &arguments),
         Command::Replay(arguments) => replay::run(config, &arguments),
         Command::Diff(arguments) => diff::run(config, &arguments),
-        Command::Analyze(arguments) => analyze::run(&bundle()?, &arguments),
+        Command::Analyze(arguments) => {
+            let bundle = read_policies(config).map_err(|error| arguments.report_invalid(&error))?;
+            analyze::run(&bundle, &arguments)
+        }
         Command::Reload { confirm } => reload(config, &confirm),
         Command::Test(arguments) => {
             let bundle = read_policies(config).map_err(|error| arguments.report_invalid(&error))?;

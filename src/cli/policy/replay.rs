@@ -1,10 +1,11 @@
 //! `cedargate policy replay`: decides the lines of the decision log again.
 
+use super::invalid::{self, InvalidSource, SourceFailure};
 use super::progress::Progress;
 use super::versions::archived_snapshot;
 use crate::analysis::replay::{ReplayError, ReplayPolicies, ReplayReport, replay};
 use crate::analysis::{PolicySource, PolicySourceError};
-use crate::authz::{Bundle, BundleError, Engine, Snapshot, VersionPrefix};
+use crate::authz::{Bundle, Engine, Snapshot, VersionPrefix};
 use crate::cli::{CommandResult, Failure, print_line};
 use crate::config::Config;
 use crate::server::{policy_sources, read_policies};
@@ -33,14 +34,21 @@ enum Format {
     Json,
 }
 
+impl ReplayArgs {
+    fn prints_json(&self) -> bool {
+        matches!(self.format, Format::Json)
+    }
+}
+
 /// Runs the command.
 pub(super) fn run(config: &Config, arguments: &ReplayArgs) -> CommandResult {
     let report = match &arguments.against {
         Some(source) => {
-            let (_, engine) = read_source(config, source)?;
+            let (_, engine) = read_source(config, source)
+                .map_err(|failure| invalid::report_sources([failure], arguments.prints_json()))?;
             replay_with_progress(&arguments.logs, ReplayPolicies::Against(&engine))?
         }
-        None => replay_own_versions(config, &arguments.logs)?,
+        None => replay_own_versions(config, arguments)?,
     };
     match arguments.format {
         Format::Text => print_line(report.to_string().trim_end())?,
@@ -54,8 +62,12 @@ pub(super) fn run(config: &Config, arguments: &ReplayArgs) -> CommandResult {
 }
 
 /// Replays logs with the policies of each line's version.
-fn replay_own_versions(config: &Config, logs: &[PathBuf]) -> Result<ReplayReport, Failure> {
-    let active_version = read_policies(config).map_err(invalid)?.version().to_owned();
+fn replay_own_versions(config: &Config, arguments: &ReplayArgs) -> Result<ReplayReport, Failure> {
+    let active = read_policies(config).map_err(|error| match arguments.format {
+        Format::Text => invalid::failure(&error),
+        Format::Json => invalid::report_json(&error),
+    })?;
+    let active_version = active.version().to_owned();
     // Called once a version.
     let lookup = |version: &str| {
         let bundle = match version == active_version {
@@ -64,7 +76,7 @@ fn replay_own_versions(config: &Config, logs: &[PathBuf]) -> Result<ReplayReport
         };
         Engine::new(bundle?).ok()
     };
-    replay_with_progress(logs, ReplayPolicies::OwnVersion(&lookup))
+    replay_with_progress(&arguments.logs, ReplayPolicies::OwnVersion(&lookup))
 }
 
 /// The policies of a version in the archive. None if there is no database, or the archive does not have the version.
@@ -93,15 +105,26 @@ pub(super) fn replay_with_progress(
 ///
 /// # Errors
 /// The policies cannot be read, or are invalid.
-pub(super) fn read_source(config: &Config, source: &PolicySource) -> Result<(Snapshot, Engine), Failure> {
+pub(super) fn read_source(
+    config: &Config,
+    source: &PolicySource,
+) -> Result<(Snapshot, Engine), SourceFailure> {
     let configured = policy_sources(config);
     let archive = |version: &VersionPrefix| {
         let failed = |failure| PolicySourceError::Archive(version.clone(), message_of(failure));
         archived_snapshot(config, version).map_err(failed)
     };
-    let files = source.read_files(&configured, archive).map_err(Failure::failed)?;
-    let bundle = source.parse(&files, &configured).map_err(Failure::failed)?;
-    Ok((files, Engine::new(bundle).map_err(invalid)?))
+    let invalid =
+        |error, files| SourceFailure::Invalid(InvalidSource { source: source.clone(), error, files });
+    let files = source.read_files(&configured, archive).map_err(|error| match error {
+        PolicySourceError::Invalid(_, error) => invalid(error, None),
+        error => SourceFailure::Unreadable(Failure::failed(error)),
+    })?;
+    let engine = Bundle::parse(&files, &configured.stored).and_then(Engine::new);
+    match engine {
+        Ok(engine) => Ok((files, engine)),
+        Err(error) => Err(invalid(error, Some(files))),
+    }
 }
 
 fn message_of(failure: Failure) -> String {
@@ -109,8 +132,4 @@ fn message_of(failure: Failure) -> String {
         Failure::Failed(message) | Failure::CheckFailed(message) | Failure::Undecided(message) => message,
         Failure::Found => String::new(),
     }
-}
-
-fn invalid(error: BundleError) -> Failure {
-    Failure::CheckFailed(error.to_string())
 }
