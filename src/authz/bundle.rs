@@ -9,6 +9,7 @@ mod rules;
 mod schema;
 mod style;
 mod supplied;
+mod syntax;
 
 pub use claims::Claim;
 pub use diagnostics::{BundleDiagnostic, BundleError};

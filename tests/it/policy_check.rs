@@ -373,3 +373,34 @@ fn a_policy_without_a_valid_id_is_validated_too() {
         assert!(!text(&copy.run(&["policy", "check"]).stdout).contains('\t'), "{rule}");
     }
 }
+
+#[test]
+fn an_error_hides_no_other_error_of_its_file() {
+    let policies = [
+        "@id(\"a\")\npermit (principal, action resource);",
+        "@id(\"b\") // permit;\nforbit (principal, action, resource);",
+        "@id(\"c;\")\nforbid (principal, actoin, resource);",
+        "@id(\"d\") @doc(\"Text.\")\nforbid (principal, action, resource);",
+        "@id(\"e\")\nforbid (principal, action, resource)\nwhen { 1 + };",
+    ];
+    let copy = Copy::new().add("policies/more.cedar", &policies.join("\n\n")).add(
+        "schema/more.cedarschema",
+        "entity A;\n\naction a appliesTo { principal: [], resource: A };\n\naction b appliesTo { resource: A, resource: A };\n",
+    );
+    let places = |output: &Output| -> Vec<String> {
+        let report = text(&output.stdout);
+        let places = report.lines().filter_map(|line| line.split_once(": error:"));
+        places.map(|(place, _)| place.to_owned()).collect()
+    };
+    let output = copy.run(&["policy", "check"]);
+    let expected = [
+        "policies/more.cedar:2:27",
+        "policies/more.cedar:5:1",
+        "policies/more.cedar:8:20",
+        "policies/more.cedar:15:12",
+    ];
+    let found = places(&output);
+    let (schema, policies): (Vec<_>, Vec<_>) = found.iter().partition(|place| place.starts_with("schema/"));
+    assert_eq!(policies, expected.iter().collect::<Vec<_>>(), "{}", text(&output.stdout));
+    assert_eq!(schema.len(), 2, "{}", text(&output.stdout));
+}

@@ -107,8 +107,31 @@ impl SourceFile {
 
     /// Converts a diagnostic of Cedar, with its causes, help text and line.
     pub(super) fn to_bundle_diagnostic(&self, rule: Rule, diagnostic: &dyn Diagnostic) -> BundleDiagnostic {
+        self.to_bundle_diagnostic_after(0, rule, diagnostic)
+    }
+
+    /// As [`Self::to_bundle_diagnostic`], with the diagnostics that are related to it: of several errors, Cedar returns the first,
+    /// to which the others are related.
+    pub(super) fn to_bundle_diagnostics(
+        &self,
+        rule: Rule,
+        diagnostic: &dyn Diagnostic,
+    ) -> Vec<BundleDiagnostic> {
+        let mut all = vec![self.to_bundle_diagnostic(rule, diagnostic)];
+        let related = diagnostic.related().into_iter().flatten();
+        all.extend(related.flat_map(|related| self.to_bundle_diagnostics(rule, related)));
+        all
+    }
+
+    /// As [`Self::to_bundle_diagnostic`], of a diagnostic about the text from this offset on.
+    pub(super) fn to_bundle_diagnostic_after(
+        &self,
+        offset: usize,
+        rule: Rule,
+        diagnostic: &dyn Diagnostic,
+    ) -> BundleDiagnostic {
         let label = diagnostic.labels().and_then(|mut labels| labels.next());
-        let bytes = label.map(|label| label.offset()..label.offset() + label.len());
+        let bytes = label.map(|label| offset + label.offset()..offset + label.offset() + label.len());
         let mut message = diagnostic.to_string();
         let mut source = std::error::Error::source(diagnostic);
         while let Some(cause) = source {

@@ -4,6 +4,7 @@
 use super::diagnostics::{BundleDiagnostic, Diagnostics, SourceFile};
 use super::rules::Rule;
 use super::style;
+use super::syntax::syntax_errors;
 use crate::authz::policy_metadata::PolicyMetadata;
 use crate::types::{is_invisible, quoted};
 use cedar_policy::{Effect, Policy, PolicyId, PolicySet, Schema, ValidationMode, Validator};
@@ -24,10 +25,7 @@ pub(super) fn parse_policies(
         let parsed: PolicySet = match file.text.parse() {
             Ok(parsed) => parsed,
             Err(error) => {
-                let error: cedar_policy::ParseErrors = error;
-                diagnostics
-                    .0
-                    .extend(error.iter().map(|error| file.to_bundle_diagnostic(Rule::Syntax, error)));
+                diagnostics.0.extend(syntax_errors(file, &error));
                 continue;
             }
         };

@@ -26,7 +26,7 @@ pub(super) fn parse_schema(
             }
             Err(error) => {
                 is_invalid = true;
-                diagnostics.0.push(file.to_bundle_diagnostic(rule, &error));
+                diagnostics.0.extend(file.to_bundle_diagnostics(rule, &error));
             }
         }
     }
