@@ -99,7 +99,7 @@ impl Bundle {
         lint(&policies, &metadata, &data, &mut diagnostics);
         if metadata.is_empty() && diagnostics.0.is_empty() {
             let message = "no policy found in the policy directories: every request would be denied";
-            diagnostics.0.push(BundleDiagnostic::new(Rule::NoPolicies, "policies", message));
+            diagnostics.0.push(BundleDiagnostic::without_file(Rule::NoPolicies, message));
         }
         let claims = claims::read_claims(snapshot, schema_only, &data, &mut diagnostics);
         style::check_policies(&policies, &metadata, &policy_files, schema_only, &mut diagnostics);
@@ -292,25 +292,36 @@ fn parse_data(
     lint_data(&all, &files_by_uid, stored, diagnostics);
     // A parent may be defined in another file.
     if let Err(error) = Entities::from_entities(all.clone(), None) {
-        diagnostics.0.push(BundleDiagnostic::new(Rule::InvalidData, "data", error.to_string()));
+        diagnostics.0.push(BundleDiagnostic::in_files(Rule::InvalidData, files, error.to_string()));
     }
-    let names: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
-    let diagnostic = |message: String| BundleDiagnostic::new(Rule::Scopes, names.join(", "), message);
-    let scopes: HashSet<EntityUid> =
-        files_by_uid.into_keys().filter(|uid| uid.type_name().to_string() == SCOPE).collect();
-    for scope in Scope::ALL {
-        if !scopes.iter().any(|uid| uid.id().unescaped() == scope.as_str()) {
-            diagnostics.0.push(diagnostic(format!("the entity {SCOPE}::\"{scope}\" is missing in the data")));
-        }
-    }
-    for uid in scopes {
-        if uid.id().unescaped().parse::<Scope>().is_err() {
-            diagnostics.0.push(diagnostic(format!(
-                "{uid} is not a scope; the scopes are guest, agent, bot and admin"
-            )));
-        }
-    }
+    check_scopes(files, &files_by_uid, diagnostics);
     all
+}
+
+/// Reports scopes that are missing, in the file that defines others, and entities that are no scopes.
+fn check_scopes(
+    files: &[SourceFile],
+    files_by_uid: &HashMap<EntityUid, &SourceFile>,
+    diagnostics: &mut Diagnostics,
+) {
+    let scopes: BTreeMap<&str, (&EntityUid, &SourceFile)> = files_by_uid
+        .iter()
+        .filter(|(uid, _)| uid.type_name().to_string() == SCOPE)
+        .map(|(uid, file)| (uid.id().unescaped(), (uid, *file)))
+        .collect();
+    let place = scopes.values().map(|(_, file)| std::slice::from_ref(*file)).next().unwrap_or(files);
+    for scope in Scope::ALL {
+        if !scopes.contains_key(scope.as_str()) {
+            let message = format!("the entity {SCOPE}::\"{scope}\" is missing in the data");
+            diagnostics.0.push(BundleDiagnostic::in_files(Rule::Scopes, place, message));
+        }
+    }
+    for (id, (uid, file)) in &scopes {
+        if id.parse::<Scope>().is_err() {
+            let message = format!("{uid} is not a scope; the scopes are guest, agent, bot and admin");
+            diagnostics.0.push(file.diagnostic_at(Rule::Scopes, find_entity(file, uid), message));
+        }
+    }
 }
 
 /// Reports what Cedar's validation accepts: parents that are not defined anywhere, which would silently break a cascade, and

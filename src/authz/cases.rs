@@ -87,7 +87,7 @@ pub(super) fn run_all(bundle: &Bundle, snapshot: &Snapshot) -> Vec<BundleDiagnos
     if unlisted > 0 {
         diagnostics.truncate(MAX_REPORTED_FAILURES);
         let message = format!("{unlisted} more policy tests failed");
-        diagnostics.push(BundleDiagnostic::new(Rule::FailedTest, "cases", message));
+        diagnostics.push(BundleDiagnostic::without_file(Rule::FailedTest, message));
     }
     diagnostics
 }

@@ -64,7 +64,7 @@ impl Engine {
     /// The data or a policy cannot be converted, which validation does not find.
     pub fn new(bundle: Bundle) -> Result<Self, BundleError> {
         let failed = |error: &dyn std::fmt::Display| {
-            BundleError(vec![BundleDiagnostic::new(Rule::InvalidPolicy, "policies", error.to_string())])
+            BundleError(vec![BundleDiagnostic::without_file(Rule::InvalidPolicy, error.to_string())])
         };
         let data = Entities::from_entities(bundle.data.clone(), None).map_err(|error| failed(&error))?;
         let actions = bundle.schema.action_entities().map_err(|error| failed(&error))?;

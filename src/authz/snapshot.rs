@@ -105,9 +105,8 @@ impl Snapshot {
             }
             last = Some(hash);
         }
-        Err(BundleError(vec![BundleDiagnostic::new(
+        Err(BundleError(vec![BundleDiagnostic::without_file(
             Rule::UnreadableFile,
-            "policies",
             format!("the files changed during {MAX_READS} reads; try again when they are complete"),
         )]))
     }

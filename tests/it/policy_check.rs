@@ -404,3 +404,40 @@ fn an_error_hides_no_other_error_of_its_file() {
     assert_eq!(policies, expected.iter().collect::<Vec<_>>(), "{}", text(&output.stdout));
     assert_eq!(schema.len(), 2, "{}", text(&output.stdout));
 }
+
+#[test]
+fn a_finding_about_no_single_file_has_no_file() {
+    let copy = Copy::new();
+    for name in ["scopes.json", "claims", "cases"] {
+        let path = copy.path("policies").join(name);
+        let _ = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+    }
+    let report = |format| text(&copy.run(&["policy", "check", "--format", format]).stdout);
+    let findings: Value = serde_json::from_str(&report("json")).unwrap();
+    let of_scopes = |finding: &&Value| finding["rule"] == "scopes";
+    let scopes: Vec<&Value> = findings["findings"].as_array().unwrap().iter().filter(of_scopes).collect();
+    assert_eq!(scopes.len(), 4, "{findings:#}");
+    assert!(scopes.iter().all(|finding| finding.get("file").is_none()), "{findings:#}");
+    let log: Value = serde_json::from_str(&report("sarif")).unwrap();
+    let results = log["runs"][0]["results"].as_array().unwrap();
+    let scopes: Vec<&Value> = results.iter().filter(|result| result["ruleId"] == "scopes").collect();
+    assert!(scopes.iter().all(|result| result.get("locations").is_none()), "{log:#}");
+    assert!(
+        report("text").starts_with("error: the entity Scope::\"guest\" is missing"),
+        "{}",
+        report("text")
+    );
+    // If other scopes are defined, a missing one is reported in their file.
+    let copy = Copy::new().add(
+        "policies/scopes.json",
+        r#"[{ "uid": { "type": "Scope", "id": "guest" }, "attrs": {}, "parents": [] }]"#,
+    );
+    let copy = copy.add("policies/more.json", "[]");
+    let files: BTreeSet<String> = copy
+        .findings()
+        .into_iter()
+        .filter(|(rule, ..)| rule == "scopes")
+        .map(|(_, _, file, ..)| file)
+        .collect();
+    assert_eq!(files, BTreeSet::from(["policies/scopes.json".to_owned()]));
+}

@@ -10,8 +10,8 @@ use std::ops::Range;
 pub struct BundleDiagnostic {
     /// The rule that is violated.
     pub rule: Rule,
-    /// The path of the file or directory.
-    pub file: String,
+    /// The path of the file or directory; none if it concerns no single one.
+    pub file: Option<String>,
     /// The line, from 1, if it is known.
     pub line: Option<usize>,
     /// The bytes of the file that it is about, if they are known.
@@ -25,8 +25,20 @@ pub struct BundleDiagnostic {
 impl BundleDiagnostic {
     /// A violation of a rule in a file or directory.
     pub fn new(rule: Rule, file: impl Into<String>, message: impl Into<String>) -> Self {
-        let (file, message) = (file.into(), message.into());
-        Self { rule, file, line: None, bytes: None, policy: None, message }
+        Self { file: Some(file.into()), ..Self::without_file(rule, message) }
+    }
+
+    /// A violation of a rule that concerns no single file.
+    pub fn without_file(rule: Rule, message: impl Into<String>) -> Self {
+        Self { rule, file: None, line: None, bytes: None, policy: None, message: message.into() }
+    }
+
+    /// A violation in one of these files: in the file if there is only one, else in none.
+    pub(super) fn in_files(rule: Rule, files: &[SourceFile], message: impl Into<String>) -> Self {
+        match files {
+            [file] => Self::new(rule, &file.name, message),
+            _ => Self::without_file(rule, message),
+        }
     }
 
     /// The same about the policy with this id.
@@ -37,9 +49,10 @@ impl BundleDiagnostic {
 
 impl fmt::Display for BundleDiagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.line {
-            Some(line) => write!(f, "{}:{line}: {}", self.file, self.message),
-            None => write!(f, "{}: {}", self.file, self.message),
+        match (&self.file, self.line) {
+            (Some(file), Some(line)) => write!(f, "{file}:{line}: {}", self.message),
+            (Some(file), None) => write!(f, "{file}: {}", self.message),
+            (None, _) => f.write_str(&self.message),
         }
     }
 }
@@ -50,10 +63,11 @@ impl fmt::Display for BundleDiagnostic {
 pub struct BundleError(pub Vec<BundleDiagnostic>);
 
 impl BundleError {
-    /// The locations of the errors as `name:line`, without directories and messages.
+    /// The locations of the errors as `name:line`, without directories and messages. An error without a file has its rule.
     pub fn locations(&self) -> String {
         let location = |diagnostic: &BundleDiagnostic| {
-            let name = diagnostic.file.rsplit('/').next().unwrap_or_default();
+            let Some(file) = &diagnostic.file else { return diagnostic.rule.code().to_owned() };
+            let name = file.rsplit('/').next().unwrap_or_default();
             diagnostic.line.map_or_else(|| name.to_owned(), |line| format!("{name}:{line}"))
         };
         self.0.iter().map(location).collect::<Vec<_>>().join(", ")

@@ -35,26 +35,23 @@ pub(super) fn parse_schema(
     }
     if files.is_empty() {
         let message = "no *.cedarschema file found in the schema directories";
-        diagnostics.0.push(BundleDiagnostic::new(Rule::InvalidSchema, "schema", message));
+        diagnostics.0.push(BundleDiagnostic::without_file(Rule::InvalidSchema, message));
         return None;
     }
-    let names: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
     let schema = Schema::from_schema_fragments(fragments);
     let schema = schema.map_err(|error| {
         // The error does not say which file its place is in.
-        let file = files.iter().find(|_| files.len() == 1);
-        file.map_or_else(
-            || BundleDiagnostic::new(Rule::InvalidSchema, names.join(", "), error.to_string()),
-            |file| file.to_bundle_diagnostic(Rule::InvalidSchema, &error),
-        )
+        match files {
+            [file] => file.to_bundle_diagnostic(Rule::InvalidSchema, &error),
+            _ => BundleDiagnostic::without_file(Rule::InvalidSchema, error.to_string()),
+        }
     });
     let schema = diagnostics.ok_or_record(schema)?;
     let all: Vec<&str> = files.iter().map(|file| file.text.as_str()).collect();
     let types = cedar_policy::schema_str_to_json_with_resolved_types(&all.join("\n"))
         .map_err(|error| error.to_string())
         .and_then(|(json, _)| schema_types(&json, &schema));
-    let types =
-        types.map_err(|message| BundleDiagnostic::new(Rule::InvalidSchema, names.join(", "), message));
+    let types = types.map_err(|message| BundleDiagnostic::in_files(Rule::InvalidSchema, files, message));
     Some((schema, diagnostics.ok_or_record(types)?))
 }
 

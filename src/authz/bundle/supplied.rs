@@ -45,10 +45,7 @@ pub(super) fn check(
         let place = files.iter().find_map(|file| Some((file, find_declaration(&file.text, &owner, &name)?)));
         diagnostics.0.push(match place {
             Some((file, bytes)) => file.diagnostic_at(rule, Some(bytes), message),
-            None => {
-                let names: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
-                BundleDiagnostic::new(rule, names.join(", "), message)
-            }
+            None => BundleDiagnostic::in_files(rule, files, message),
         });
     }
 }

@@ -35,7 +35,7 @@ pub(super) fn run(config: &Config, format: FindingFormat) -> CommandResult {
 
 /// A diagnostic as a finding.
 pub(super) fn finding(diagnostic: &BundleDiagnostic, source: impl Fn(&str) -> Option<String>) -> Finding {
-    let text = source(&diagnostic.file);
+    let text = diagnostic.file.as_deref().and_then(source);
     let region = match (&diagnostic.bytes, diagnostic.line) {
         (Some(bytes), _) => text.map(|text| Region::of(&text, bytes.start, bytes.end)),
         (None, Some(line)) => Some(Region::line(line)),
@@ -44,7 +44,7 @@ pub(super) fn finding(diagnostic: &BundleDiagnostic, source: impl Fn(&str) -> Op
     Finding {
         rule: diagnostic.rule.code(),
         level: if diagnostic.rule.is_warning() { Level::Warning } else { Level::Error },
-        file: Some(diagnostic.file.clone()),
+        file: diagnostic.file.clone(),
         region,
         policy: diagnostic.policy.clone(),
         message: diagnostic.message.clone(),
