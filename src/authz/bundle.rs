@@ -243,6 +243,22 @@ impl Bundle {
         matches!(declared, Some(SchemaType::Entity(declared)) if declared == value)
     }
 
+    /// The data file that defines the scopes, and its first line that does.
+    pub(crate) fn scopes_place(&self) -> Option<(String, usize)> {
+        let data = self.files.iter().filter(|file| file.kind == FileKind::Data);
+        let mut places = data.filter_map(|file| {
+            let entities: Vec<Value> = serde_json::from_str(&file.text).ok()?;
+            let is_scope = |entity: &Value| {
+                let uid = entity.get("uid")?;
+                uid.get("__entity").unwrap_or(uid).get("type")?.as_str().map(|kind| kind == SCOPE)
+            };
+            entities.iter().find(|entity| is_scope(entity) == Some(true))?;
+            let position = file.text.find(&Value::from(SCOPE).to_string())?;
+            Some((file.path.clone(), file.text.get(..position)?.matches('\n').count() + 1))
+        });
+        places.next()
+    }
+
     /// The names of all actions: the id in the empty namespace, else the qualified name such as `Docs::Action::"read"`.
     pub fn actions(&self) -> BTreeSet<String> {
         self.schema.actions().map(action_name).collect()

@@ -371,6 +371,39 @@ fn reports_for_other_programs_name_the_broken_claim_and_its_line() {
     assert!(readable.contains("1 claims: 0 proven, 1 broken, 0 unknown"), "{readable}");
 }
 
+#[test]
+fn a_violation_of_a_built_in_claim_has_the_place_of_its_policy_or_of_the_scopes() {
+    let copy = Copy::new().with_policy(
+        "@id(\"dead\") @doc(\"d\") permit (principal in Scope::\"admin\", action == Action::\"fetchOrganization\", resource)\n\
+         unless { principal in Scope::\"guest\" };\n\
+         @id(\"only.guest\") @doc(\"d\") permit (principal in Scope::\"guest\", action == Action::\"listServices\", resource)\n\
+         unless { principal in Scope::\"agent\" };",
+    );
+    let places = |settings: &[(&str, &str)], claim: &str| -> Vec<(String, String, u64)> {
+        let arguments = ["policy", "prove", "--format", "sarif", "--claim", claim];
+        let output = output(&mut copy.command(settings, &arguments));
+        let log: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let results = log["runs"][0]["results"].as_array().unwrap().iter();
+        let place = |result: &Value| {
+            let location = &result["locations"][0]["physicalLocation"];
+            let uri = location["artifactLocation"]["uri"].as_str().unwrap_or_default().to_owned();
+            let line = location["region"]["startLine"].as_u64().unwrap_or_default();
+            (result["ruleId"].as_str().unwrap().to_owned(), uri, line)
+        };
+        results.map(place).collect()
+    };
+    let broken = |file: &str, line| ("claim-broken".to_owned(), file.to_owned(), line);
+    assert_eq!(places(&[], "policies-can-match"), [broken("policies/added.cedar", 1)]);
+    // No policy decides: the request is denied for the higher scope, since no policy permits it.
+    let scopes = std::fs::read_to_string(copy.path("policies/scopes.json")).unwrap();
+    let line = scopes.lines().position(|line| line.contains("\"Scope\"")).unwrap() as u64 + 1;
+    assert_eq!(places(&[], "cascade-is-monotone"), [broken("policies/scopes.json", line)]);
+    let solver = solver_script(copy.0.path(), "exec SOLVER --rlimit=1 \"$@\"");
+    let unknown = places(&[("CVC5", &solver)], "policies-can-match");
+    assert_eq!(unknown.len(), 1);
+    assert!(unknown[0].0 == "claim-unknown" && unknown[0].1.ends_with(".cedar"), "{unknown:?}");
+}
+
 #[tokio::test]
 async fn a_signal_leaves_no_solver_process() {
     let copy = Copy::new();

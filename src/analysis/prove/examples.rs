@@ -59,7 +59,7 @@ impl<'a> Examples<'a> {
         };
         let name = format!("{}: {action} is {}", metadata.id, if is_always { "denied" } else { "allowed" });
         let tests = vec![self.test(&scenario, &name)?];
-        Ok(Violation { message, policies: outcome.reason, environments: Vec::new(), tests })
+        Ok(Violation { message, policies: outcome.reason, environments: Vec::new(), tests, place: None })
     }
 
     /// A request for which the evaluation of a policy fails.
@@ -84,7 +84,7 @@ impl<'a> Examples<'a> {
         let scenario = self.simplified(model, holds)?;
         let message = format!("the evaluation of the policy {id} fails for {}", environment.request.action());
         let tests = vec![self.test(&scenario, &format!("the evaluation of {id} fails"))?];
-        Ok(Violation { message, policies: vec![id], environments: Vec::new(), tests })
+        Ok(Violation { message, policies: vec![id], environments: Vec::new(), tests, place: None })
     }
 
     /// A request that is allowed for a scope and denied for the scope above it, as two tests.
@@ -128,7 +128,7 @@ impl<'a> Examples<'a> {
             test(lower, format!("{action} is allowed for {low}"))?,
             test(higher, format!("{action} is denied for {high}"))?,
         ];
-        Ok(Violation { message, policies: outcome.reason, environments: Vec::new(), tests })
+        Ok(Violation { message, policies: outcome.reason, environments: Vec::new(), tests, place: None })
     }
 
     /// The entities with this scope as the only scope of the principal. None if they would not be valid.

@@ -8,11 +8,14 @@ use cedar_policy::{Policy, PolicySet, RequestEnv};
 use cedar_policy_symcc::CompiledPolicySet;
 use std::sync::{Arc, OnceLock};
 
+/// The id of the claim about the cascade of scopes.
+pub(super) const CASCADE_CLAIM: &str = "cascade-is-monotone";
+
 /// The claims that are made about all policies: id and text.
 pub const BUILT_IN_CLAIMS: [(&str, &str); 3] = [
     ("policies-never-fail", "No policy can raise an evaluation error."),
     ("policies-can-match", "Every policy matches some request."),
-    ("cascade-is-monotone", "Whatever a scope may do, every scope above it may do."),
+    (CASCADE_CLAIM, "Whatever a scope may do, every scope above it may do."),
 ];
 
 /// A claim of the plan.

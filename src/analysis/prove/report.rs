@@ -73,7 +73,7 @@ impl Proof {
 
     /// A SARIF log with the claims that are not proven.
     pub fn to_sarif(&self) -> String {
-        let findings: Vec<Finding> = self.claims.iter().filter_map(CheckedClaim::finding).collect();
+        let findings: Vec<Finding> = self.claims.iter().flat_map(CheckedClaim::findings).collect();
         sarif("prove", &RULES, &findings)
     }
 }
@@ -146,21 +146,40 @@ impl CheckedClaim {
         }
     }
 
-    fn finding(&self) -> Option<Finding> {
+    /// What is to be done about the claim, at its place. A built-in claim has none: each violation has the place of the policy,
+    /// or of the scopes.
+    fn findings(&self) -> Vec<Finding> {
+        match &self.verdict {
+            Verdict::Broken(violations) if self.kind == ClaimKind::BuiltIn => violations
+                .iter()
+                .map(|violation| {
+                    let mut problem = String::new();
+                    violation.write(&mut problem);
+                    let policy = violation.policies.first().cloned();
+                    Finding { policy, ..self.finding(violation.place.as_ref(), problem.trim()) }
+                })
+                .collect(),
+            _ => {
+                let place = self.place.as_ref().or(self.unknown_place.as_ref());
+                self.problem().map(|problem| self.finding(place, &problem)).into_iter().collect()
+            }
+        }
+    }
+
+    fn finding(&self, place: Option<&(String, usize)>, problem: &str) -> Finding {
         let (rule, level) = match self.verdict {
-            Verdict::Proven => return None,
-            Verdict::Broken(_) => ("claim-broken", Level::Error),
             Verdict::Unknown(_) => ("claim-unknown", Level::Warning),
+            Verdict::Proven | Verdict::Broken(_) => ("claim-broken", Level::Error),
         };
         let kind = if self.kind == ClaimKind::BuiltIn { "the built-in claim" } else { "the claim" };
-        Some(Finding {
+        Finding {
             rule,
             level,
-            file: self.place.as_ref().map(|(file, _)| file.clone()),
-            region: self.place.as_ref().map(|(_, line)| Region::line(*line)),
+            file: place.map(|(file, _)| file.clone()),
+            region: place.map(|(_, line)| Region::line(*line)),
             policy: None,
-            message: format!("{kind} {} is {}: {}", self.id, self.verdict.word(), self.problem()?),
-        })
+            message: format!("{kind} {} is {}: {problem}", self.id, self.verdict.word()),
+        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! The results of the tasks, by claim.
 
 use super::examples::Examples;
-use super::plan::{Plan, PlannedClaim, Task};
-use super::verdict::{CheckedClaim, Verdict, Violation};
+use super::plan::{CASCADE_CLAIM, Plan, PlannedClaim, Task};
+use super::verdict::{CheckedClaim, ClaimKind, Verdict, Violation};
 use super::worker::{Outcome, TaskResult};
 use cedar_policy_symcc::Env;
 use std::collections::BTreeMap;
@@ -28,6 +28,8 @@ struct Summary<'a> {
     duration: Duration,
     violations: Vec<Violation>,
     unknown: Option<String>,
+    /// The policies of the tasks whose result is unknown.
+    unknown_policies: Vec<String>,
     /// The requests that were found, by what is wrong.
     found: BTreeMap<String, Vec<(&'a Task, Box<Env>)>>,
 }
@@ -44,7 +46,10 @@ impl<'a> Summary<'a> {
             Outcome::Holds => {}
             Outcome::Found(model) => self.found.entry(subject(task)).or_default().push((task, model)),
             Outcome::MatchesNothing => self.violations.push(matches_nothing(task)),
-            Outcome::Unknown(reason) => self.set_unknown(reason),
+            Outcome::Unknown(reason) => {
+                self.unknown_policies.extend(policy_of(task));
+                self.set_unknown(reason);
+            }
         }
     }
 
@@ -56,8 +61,18 @@ impl<'a> Summary<'a> {
         for (_, found) in std::mem::take(&mut self.found) {
             match violation(&found, plan, examples) {
                 Ok(violation) => self.violations.push(violation),
-                Err(reason) => self.set_unknown(reason),
+                Err(reason) => {
+                    self.unknown_policies.extend(found.first().and_then(|(task, _)| policy_of(task)));
+                    self.set_unknown(reason);
+                }
             }
+        }
+        let mut unknown_place = None;
+        if claim.kind == ClaimKind::BuiltIn {
+            for violation in &mut self.violations {
+                violation.place = place(&violation.policies, claim, plan);
+            }
+            unknown_place = place(&self.unknown_policies, claim, plan);
         }
         let verdict = match (self.violations.is_empty(), self.unknown) {
             (false, _) => Verdict::Broken(self.violations),
@@ -70,10 +85,29 @@ impl<'a> Summary<'a> {
             doc: doc.clone(),
             kind: *kind,
             place: place.clone(),
+            unknown_place,
             verdict,
             environments: self.environments,
             duration: self.duration,
         }
+    }
+}
+
+/// The policy of a task that is about one.
+fn policy_of(task: &Task) -> Option<String> {
+    match task {
+        Task::CanFail { policy, .. } | Task::PolicyMatches { policy, .. } => Some(policy.id().to_string()),
+        Task::Holds { .. } | Task::ClaimMatches { .. } | Task::IsMonotone { .. } => None,
+    }
+}
+
+/// The place of the first of these policies; without one, the place of the scopes if the claim is about them.
+fn place(policies: &[String], claim: &PlannedClaim, plan: &Plan) -> Option<(String, usize)> {
+    let policy = policies.iter().find_map(|id| plan.bundle.policy(id));
+    match policy {
+        Some(policy) => Some((policy.file.clone(), policy.line)),
+        None if claim.id == CASCADE_CLAIM => plan.bundle.scopes_place(),
+        None => None,
     }
 }
 
@@ -94,7 +128,7 @@ fn matches_nothing(task: &Task) -> Violation {
         }
         _ => ("the claim matches no request, so that it says nothing".to_owned(), Vec::new()),
     };
-    Violation { message, policies, environments: Vec::new(), tests: Vec::new() }
+    Violation { message, policies, environments: Vec::new(), tests: Vec::new(), place: None }
 }
 
 /// The first of these requests that the authorizer confirms, with the environments of all.

@@ -51,6 +51,9 @@ pub struct Violation {
     /// Policy tests with the requests; they expect what the policies decide now, not what the claim says.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tests: Vec<PolicyTest>,
+    /// The file and line of what violates a built-in claim: the first of the policies, or else the scopes.
+    #[serde(skip)]
+    pub place: Option<(String, usize)>,
 }
 
 /// A claim and whether it holds.
@@ -64,6 +67,8 @@ pub struct CheckedClaim {
     pub kind: ClaimKind,
     /// Its file and line; none if it is built in.
     pub place: Option<(String, usize)>,
+    /// The file and line of what a built-in claim is unknown for: a policy, or the scopes.
+    pub unknown_place: Option<(String, usize)>,
     /// Whether it holds.
     pub verdict: Verdict,
     /// The number of request environments (principal type, action and resource type) that were examined.
