@@ -94,6 +94,35 @@ async fn the_scope_is_part_of_the_answer() {
 }
 
 #[tokio::test]
+async fn a_scope_that_the_role_does_not_have_is_named() {
+    let app = TestApp::start().await;
+    let agent = app.user(Scope::Agent).await;
+    let email = agent.get("/v2/users/me").await.json["email"].as_str().unwrap().to_owned();
+    let form = format!("Form:{}", app.admin().await.post("/v2/forms", json!({ "name": "form" })).await.id());
+    let question = ["--user", &email, "--action", "fetchForm", "--resource", &form, "--scope", "admin"];
+    let explained = explain(&app, &question);
+    assert_eq!(explained.code, Some(3));
+    for expected in [
+        "asked for a credential with the scope admin, but the role agent of the user does not have admin; evaluated for the \
+         effective scopes: guest agent\n",
+        "requires the scope admin, which the role agent does not have (checked",
+    ] {
+        assert!(explained.text.contains(expected), "{expected}: {}", explained.text);
+    }
+    assert!(
+        !explained.text.contains("evaluated for a credential with the scope admin"),
+        "{}",
+        explained.text
+    );
+    let answer = explain(&app, &[&question[..], &["--format", "json"]].concat());
+    let answer: Value = serde_json::from_str(&answer.text).unwrap();
+    let scopes = json!({
+        "requested": ["admin"], "effective": ["guest", "agent"], "role": "agent", "not_in_role": ["admin"],
+    });
+    assert_eq!(answer["scopes"], scopes);
+}
+
+#[tokio::test]
 async fn a_missing_resource_and_misspelt_names_are_named() {
     let app = TestApp::start().await;
     let bot = app.user(Scope::Bot).await;

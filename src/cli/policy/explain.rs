@@ -216,17 +216,15 @@ async fn resolve_user(
     let caller = Caller::from_account(authorizer.engine(), &account);
     let caller = caller.ok_or_else(|| Failure::failed(SubjectError::Blocked))?;
     let requested = ScopeSet::new(scopes.iter().copied());
-    let role_scopes = ScopeSet::from(account.role);
-    let effective =
-        authorizer.engine().effective_scopes(requested.as_ref().unwrap_or(&role_scopes), account.role);
-    let principal = match &requested {
-        Some(_) => caller.principal.with_scopes(effective.as_ref()).map_or(caller.principal, Arc::new),
+    let scopes = EvaluatedScopes::new(authorizer.engine(), requested, account.role);
+    let principal = match &scopes.requested {
+        Some(_) => caller.principal.with_scopes(scopes.effective.as_ref()).map_or(caller.principal, Arc::new),
         None => caller.principal,
     };
     Ok(EvaluatedSubject {
         name: email.to_string(),
         principal,
         context: authorizer.bare_context(),
-        scopes: Some(EvaluatedScopes { requested, effective, role: account.role }),
+        scopes: Some(scopes),
     })
 }

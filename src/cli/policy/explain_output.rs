@@ -1,7 +1,9 @@
 //! What `cedargate policy explain` prints.
 
 use crate::api::decisions::evaluation::{Decision, PolicyView};
-use crate::authz::{ExplainedPart, ExplainedPolicy, LeastChange, Outcome, ReadValue, Scope, ScopeSet};
+use crate::authz::{
+    Engine, ExplainedPart, ExplainedPolicy, LeastChange, Outcome, ReadValue, Scope, ScopeSet,
+};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -31,12 +33,38 @@ pub(super) struct EvaluatedScopes {
     /// Those that apply: the requested ones and those below them, capped by the role.
     pub(super) effective: Option<ScopeSet>,
     pub(super) role: Scope,
+    /// Those of the role and those below it.
+    #[serde(skip)]
+    pub(super) of_role: Option<ScopeSet>,
+    /// The requested scopes that the role does not have, so that they do not apply.
+    pub(super) not_in_role: Vec<Scope>,
 }
 
 impl EvaluatedScopes {
+    /// Creates the scopes of a user with this role, evaluated for these scopes if there are any.
+    pub(super) fn new(engine: &Engine, requested: Option<ScopeSet>, role: Scope) -> Self {
+        let of_role = engine.effective_scopes(&ScopeSet::from(role), role);
+        let effective = match &requested {
+            Some(requested) => engine.effective_scopes(requested, role),
+            None => of_role.clone(),
+        };
+        let is_missing = |scope: &Scope| !contains(of_role.as_ref(), *scope);
+        let not_in_role = requested.iter().flat_map(ScopeSet::iter).filter(is_missing).collect();
+        Self { requested, effective, role, of_role, not_in_role }
+    }
+
     fn line(&self) -> String {
         let effective = self.effective.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string);
         match &self.requested {
+            Some(requested) if !self.not_in_role.is_empty() => {
+                let missing: Vec<&str> = self.not_in_role.iter().map(|scope| scope.as_str()).collect();
+                format!(
+                    "  asked for a credential with the scope {requested}, but the role {} of the user does not have {}; evaluated \
+                     for the effective scopes: {effective}",
+                    self.role,
+                    missing.join(" ")
+                )
+            }
             Some(requested) => format!(
                 "  evaluated for a credential with the scope {requested} of a user with the role {}; effective scopes: {effective}",
                 self.role
@@ -44,6 +72,11 @@ impl EvaluatedScopes {
             None => format!("  evaluated for the whole role {}; effective scopes: {effective}", self.role),
         }
     }
+}
+
+/// Whether a set has this scope.
+fn contains(scopes: Option<&ScopeSet>, scope: Scope) -> bool {
+    scopes.is_some_and(|scopes| scopes.iter().any(|one| one == scope))
 }
 
 impl ExplainedDecision {
@@ -69,6 +102,7 @@ impl ExplainedDecision {
         if let Some(reasons) = &context.reasons {
             lines.extend(heading(reasons.outcome, reasons.policies.is_empty()).map(str::to_owned));
             lines.extend(reasons.policies.iter().flat_map(policy_lines));
+            let change_line = |change| change_line(change, self.scopes.as_ref());
             lines.extend(reasons.changes.iter().map(change_line));
         }
         lines.extend(
@@ -131,10 +165,14 @@ fn value_line(value: &ReadValue) -> String {
     }
 }
 
-fn change_line(change: &LeastChange) -> String {
+fn change_line(change: &LeastChange, scopes: Option<&EvaluatedScopes>) -> String {
     match change {
         LeastChange::Scope { scope, .. } => {
-            format!("  requires the scope {scope} (checked: with it, the decision is allow)")
+            let limit = match scopes.filter(|scopes| !contains(scopes.of_role.as_ref(), *scope)) {
+                Some(scopes) => format!(", which the role {} does not have", scopes.role),
+                None => String::new(),
+            };
+            format!("  requires the scope {scope}{limit} (checked: with it, the decision is allow)")
         }
         LeastChange::Context { text, .. } => format!("  allowed {text} (checked)"),
     }
