@@ -4,14 +4,17 @@
 
 GITHUB_TOKEN, GITHUB_API_URL and GITHUB_REPOSITORY are those of the workflow; PULL_REQUEST is the number of the pull request.
 """
+import io
 import json
 import os
+import re
 import sys
 import urllib.request
 
 MARKER = "<!-- cedargate policies -->"
-# GitHub rejects longer comments.
+# GitHub rejects comments of more than 65,536 characters.
 MAX_LENGTH = 65_000
+CUT = "**The report was cut here**, because a comment is too short for it. The artifacts of the workflow have all of it."
 
 api = f"{os.environ['GITHUB_API_URL']}/repos/{os.environ['GITHUB_REPOSITORY']}/issues"
 
@@ -44,13 +47,35 @@ def existing_comment(pull_request):
     return None
 
 
+def cut(report):
+    """Returns the first lines of a long report, with the code block and the details closed that are open at the end."""
+    if len(report) <= MAX_LENGTH:
+        return report
+    kept, length, end = [], 0, ""
+    fence, details = "", 0
+    for line in io.StringIO(report):
+        marker = re.match(r" {0,3}(`{3,}|~{3,})(.*)", line)
+        if not fence:
+            fence = marker[1] if marker else ""
+            details += 0 if marker else line.count("<details") - line.count("</details>")
+        elif marker and marker[1].startswith(fence) and not marker[2].strip():
+            fence = ""
+        end_after_line = (f"{fence}\n" if fence else "") + "\n</details>\n" * details
+        if length + len(line) + len(end_after_line) + len(CUT) + 2 > MAX_LENGTH:
+            break
+        kept.append(line)
+        length += len(line)
+        end = end_after_line
+    # A first line that is too long is cut itself.
+    text = "".join(kept) or report[: MAX_LENGTH - len(CUT) - 3] + "\n"
+    return f"{text}{end}\n{CUT}\n"
+
+
 def main():
     pull_request = int(os.environ["PULL_REQUEST"])
     with open(sys.argv[1], encoding="utf-8") as file:
         report = file.read()
-    if len(report) > MAX_LENGTH:
-        report = report[:MAX_LENGTH] + "\n\nThe report is longer; the artifacts of the workflow have all of it."
-    body = {"body": f"{MARKER}\n{report}"}
+    body = {"body": f"{MARKER}\n{cut(report)}"}
     comment = existing_comment(pull_request)
     if comment is None:
         call("POST", f"{pull_request}/comments", body)

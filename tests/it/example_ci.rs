@@ -219,6 +219,68 @@ fn a_report_is_one_comment_that_later_runs_replace() {
         let body = requests[1].1["body"].as_str().unwrap();
         assert!(body.starts_with(marker) && body.len() < 65_536, "{}", body.len());
         assert!(body.contains(&text[..3]));
+        assert_eq!(body.contains("The report was cut here"), text.len() > 65_000);
+    }
+}
+
+#[test]
+fn a_comment_that_is_cut_closes_the_code_and_the_details_that_are_open() {
+    let block = |fence: &str, text: &str, times| {
+        format!(
+            "<details><summary>s</summary>\n\n{fence}diff\n{}{fence}\n\n</details>\n\n",
+            text.repeat(times)
+        )
+    };
+    let body = |report: &str| {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("report.md");
+        std::fs::write(&file, report).unwrap();
+        let script =
+            "import sys, comment; sys.stdout.write(comment.cut(open(sys.argv[1], encoding='utf-8').read()))";
+        let output = Command::new("python3")
+            .args(["-c", script])
+            .arg(&file)
+            .env("PYTHONPATH", project_file("examples/ci"))
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .env("GITHUB_API_URL", "x")
+            .env("GITHUB_REPOSITORY", "x")
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let short = block("```", "a\n", 3);
+    assert_eq!(body(&short), short);
+    let note = "\n**The report was cut here**";
+    for (report, end) in [
+        // In the code of the second block, whose text has a shorter fence.
+        (format!("{short}{}", block("````", "+ ```\n```\n</details>\n", 10_000)), "\n````\n\n</details>\n"),
+        (block("```", "a\n", 1).repeat(2_000), "</details>\n"),
+        ("| a |\n".repeat(20_000), "| a |\n"),
+    ] {
+        let body = body(&report);
+        let (kept, rest) = body.split_once(note).unwrap();
+        assert!(
+            kept.trim_end().ends_with(end.trim_end()) && rest.lines().count() == 1,
+            "{:?}",
+            &kept[kept.len() - 80..]
+        );
+        assert!(body.len() <= 65_000 && body.len() > 60_000, "{}", body.len());
+        // Every line is one of the report, or an end.
+        let (mut fence, mut details) = (None, 0);
+        for line in kept.lines() {
+            assert!(report.contains(&format!("{line}\n")), "{line}");
+            match fence {
+                Some(open) if line == open => fence = None,
+                Some(_) => {}
+                None if line.starts_with("```") => fence = Some(line.trim_end_matches("diff")),
+                None => {
+                    details += line.matches("<details>").count();
+                    details -= line.matches("</details>").count();
+                }
+            }
+        }
+        assert_eq!((fence, details), (None, 0));
     }
 }
 
