@@ -69,12 +69,14 @@ impl SolverCommand {
 pub struct Solver {
     command: SolverCommand,
     compiler: Option<CedarSymCompiler<LocalSolver>>,
+    /// The time after which the process is ended if it has not answered.
+    time_limit: Duration,
 }
 
 impl Solver {
     /// Prepares a solver. Its process starts with the first query.
     pub fn new(command: SolverCommand) -> Self {
-        Self { command, compiler: None }
+        Self { command, compiler: None, time_limit: QUERY_TIME_LIMIT + GRACE_PERIOD }
     }
 
     /// Asks a query, such as `async |compiler| compiler.check_never_errors_opt(&policy).await`.
@@ -90,13 +92,16 @@ impl Solver {
             None => self.start()?,
         };
         // The compiler is put back only after an answer: after an error its process is in an unknown state.
-        match tokio::time::timeout(QUERY_TIME_LIMIT + GRACE_PERIOD, query(&mut compiler)).await {
+        match tokio::time::timeout(self.time_limit, query(&mut compiler)).await {
             Ok(Ok(answer)) => {
                 self.compiler = Some(compiler);
                 Ok(answer)
             }
             Ok(Err(error)) => Err(Undecided(error.to_string())),
-            Err(_) => Err(Undecided(format!("no answer within {} s", QUERY_TIME_LIMIT.as_secs()))),
+            Err(_) => {
+                let seconds = self.time_limit.as_secs_f64();
+                Err(Undecided(format!("the solver gave no answer within {seconds} s, and was stopped")))
+            }
         }
     }
 
@@ -109,5 +114,23 @@ impl Solver {
         let undecided = |error: Error| Undecided(error.to_string());
         let process = LocalSolver::from_command(&mut command).map_err(|error| undecided(error.into()))?;
         CedarSymCompiler::new(process).map_err(undecided)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_solver_that_hangs_is_stopped_after_the_time_that_the_reason_names() {
+        // `cat` accepts the commands of a solver, and never answers a query.
+        let command = SolverCommand { program: "cat".into(), version: "cat".to_owned() };
+        let mut solver = Solver::new(command);
+        assert_eq!(solver.time_limit, Duration::from_secs(25));
+        solver.time_limit = Duration::from_millis(1);
+        let undecided = solver.ask(async |_| std::future::pending::<Result<(), Error>>().await).await;
+        let reason = "the solver gave no answer within 0.001 s, and was stopped";
+        assert_eq!(undecided, Err(Undecided(reason.to_owned())));
+        assert!(solver.compiler.is_none());
     }
 }
