@@ -2,6 +2,7 @@
 //!
 //! The [`Authorizer`] decides about what it is given; [`Lookups`] find it in the store first.
 
+use super::verification::{self, VerifiedSearch};
 use super::{Authorizer, Error, FieldError};
 use crate::authz::{AuthorizedOrgs, AuthzRequest, Permitted, ResourceEntity, Unchecked};
 use crate::resource::{Reference, Resource};
@@ -197,10 +198,17 @@ impl Lookups<'_> {
             context: &context,
             recorder: None,
         };
-        let filters = [&reference, request].map(|request| engine.filter(request, kind));
+        let requests = [&reference, request];
+        let filters = requests.map(|request| engine.filter(request, kind));
         let Ok(filters) = filters.into_iter().collect::<Result<Vec<_>, _>>() else { return Ok(None) };
         let (types, reader) = (&self.authorizer.state().resource_types, self.authorizer.reader());
-        Ok(types.search(&reader, kind, &caller.organization, &filters, (after, limit)).await?)
+        let top = &caller.organization;
+        let found = types.search(&reader, kind, top, &filters, (after, limit)).await?;
+        if let (Some(ids), Some(verification)) = (&found, engine.row_verification(&requests)) {
+            let search = VerifiedSearch { kind: kind.to_owned(), top: top.clone(), filters, verification };
+            verification::verify_search(self.authorizer.shared_state(), search, ids);
+        }
+        Ok(found)
     }
 
     /// Checks that the caller may refer to every resource that a new or changed one refers to.

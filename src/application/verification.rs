@@ -1,10 +1,13 @@
-//! Continuous verification: the audit entries of decisions on which the engine and Cedar's authorizer differ.
+//! Continuous verification: the rows of searches, and the audit entries of decisions on which the engine and Cedar's authorizer
+//! differ.
 
 use super::{AppState, audit};
-use crate::authz::{Answer, Difference};
+use crate::authz::filter::Filter;
+use crate::authz::{Difference, RowVerification};
 use crate::store::{AuditActor, AuditEntry, Event, Outcome};
-use crate::types::{Id, Timestamp};
+use crate::types::{Id, OrgPath, Timestamp};
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::sync::{Arc, Weak};
 
 /// The time in milliseconds in which an action has one audit entry. All differences are in the application log and in the
@@ -13,6 +16,41 @@ const INTERVAL_MILLIS: i64 = 60_000;
 
 /// The maximum length of the list of determining policies in an audit entry, in characters.
 const MAX_POLICIES: usize = 1_000;
+
+/// A search whose results are verified.
+#[derive(Debug)]
+pub(super) struct VerifiedSearch {
+    /// The type of the resources.
+    pub(super) kind: String,
+    /// The organization that was searched with those below it.
+    pub(super) top: OrgPath,
+    /// The conditions of the query.
+    pub(super) filters: Vec<Filter>,
+    /// The verification of the questions of the search.
+    pub(super) verification: RowVerification,
+}
+
+/// Has a sample of the results of a search verified. Their entities are loaded in the background, if the sample has any: by the
+/// conditions of the search, so that a resource that was changed since is not reported.
+pub(super) fn verify_search(state: Arc<AppState>, search: VerifiedSearch, ids: &[Id]) {
+    let sample = search.verification.sample(ids);
+    if sample.is_empty() {
+        return;
+    }
+    let Some(permit) = search.verification.begin_load(sample.len()) else { return };
+    tokio::spawn(async move {
+        let VerifiedSearch { kind, top, filters, verification } = search;
+        let reader = state.store.reader();
+        match state.resource_types.searched_entities(&reader, &kind, (&top, &filters), &sample).await {
+            Ok(entities) => entities.iter().for_each(|entity| verification.verify(entity)),
+            Err(error) => {
+                tracing::debug!(%error, "the results of a search cannot be loaded for their verification");
+                verification.count_dropped(sample.len());
+            }
+        }
+        drop(permit);
+    });
+}
 
 /// Starts the task that records differences in the audit log. It ends with the state.
 pub fn spawn_recorder(state: &Arc<AppState>) {
@@ -46,7 +84,7 @@ async fn record(
         Some(id) => format!("{kind} {id}"),
         None => kind.clone(),
     };
-    let answer = |answer: &Answer| answer.to_string().chars().take(MAX_POLICIES).collect::<String>();
+    let answer = |answer: &dyn Display| answer.to_string().chars().take(MAX_POLICIES).collect::<String>();
     let entry = AuditEntry::new(Event::DecisionDiffers)
         .outcome(Outcome::Failed)
         .with("action", difference.action.clone())

@@ -64,6 +64,11 @@ pub struct Principal {
 }
 
 impl Principal {
+    /// Whether these are the attributes of the user.
+    pub(super) fn has_attributes(&self, attributes: &Attributes) -> bool {
+        *self.attributes == *attributes
+    }
+
     /// A user of an organization. `scopes` are the effective scopes of its credential
     /// ([`super::Engine::effective_scopes`]).
     pub fn new(id: Id, organization: &OrgPath, user: UserAttributes<'_>, scopes: Option<&ScopeSet>) -> Self {

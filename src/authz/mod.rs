@@ -94,5 +94,5 @@ pub use search_record::SearchDetails;
 pub use snapshot::{PROOF_FILE, Snapshot, Sources, StoredType};
 pub use snapshot_file::FileKind;
 pub(crate) use snapshot_file::SnapshotFile;
-pub use verifier::{Difference, VerificationCounts, Verifier};
+pub use verifier::{Difference, RowVerification, VerificationCounts, Verifier};
 pub use version::{InvalidVersion, VersionPrefix, short_version};

@@ -4,6 +4,7 @@
 
 use super::attribute::AuthzResource;
 use super::filter::Filter;
+use super::verifier::RowVerification;
 use super::{AuthzRequest, Engine, ResourceEntity, Scope};
 use crate::types::{Id, OrgPath};
 use serde::Serialize;
@@ -159,6 +160,8 @@ pub(super) struct RowFilter {
     pub(super) kind: String,
     /// Those of them that are permitted.
     pub(super) filter: Filter,
+    /// The verification of a sample of them; none if it is off.
+    pub(super) verification: Option<RowVerification>,
 }
 
 /// The organizations of a subtree on which an action is allowed, and which of their rows it is allowed on. Never empty.
@@ -228,9 +231,15 @@ impl Permitted<AuthorizedOrgs> {
     }
 
     /// Permits a resource of a list, if it belongs to one of these organizations. The query of the list has selected it by
-    /// [`AuthorizedOrgs::row_filter`].
-    pub fn admit<T>(&self, resource: Unchecked<T>) -> Option<Permitted<T>> {
-        self.organizations.contains(&resource.path.org_id()).then(|| resource.into_permitted())
+    /// [`AuthorizedOrgs::row_filter`], if that filters: such a row counts as a decision of which a sample is verified.
+    pub fn admit<T: AuthzResource>(&self, resource: Unchecked<T>) -> Option<Permitted<T>> {
+        if !self.organizations.contains(&resource.path.org_id()) {
+            return None;
+        }
+        if let Some(verification) = self.rows.as_ref().and_then(|rows| rows.verification.as_ref()) {
+            verification.verify_sampled(|| resource.resource_entity());
+        }
+        Some(resource.into_permitted())
     }
 }
 
@@ -302,7 +311,7 @@ impl Engine {
                 Filter::Never
             }
         };
-        Some(RowFilter { kind, filter })
+        Some(RowFilter { kind, filter, verification: self.list_verification(request) })
     }
 }
 

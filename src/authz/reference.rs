@@ -10,7 +10,8 @@ use super::entities::{EntityData, Principal, ResourceEntity};
 use super::list_actions::is_listed;
 use crate::types::OrgPath;
 use cedar_policy::{
-    Authorizer, Context, Decision, Entities, Entity, EntityId, EntityTypeName, EntityUid, Request, Response,
+    AuthorizationError, Authorizer, Context, Decision, Effect, Entities, Entity, EntityId, EntityTypeName,
+    EntityUid, PolicyId, Request, Response,
 };
 use serde_json::Value;
 use std::collections::HashSet;
@@ -111,8 +112,28 @@ impl Reference {
 
     /// The answer for a resource.
     pub(super) fn decide(&self, question: &Question, resource: &ResourceEntity) -> Answer {
-        self.evaluate(question, resource)
+        self.evaluate(question, resource, false)
             .map_or_else(|_| Answer::failed(), |response| Answer::from(&response))
+    }
+
+    /// The answer for a row of a list, within that list. It needs no permit, since the list is permitted on its organization: it is
+    /// allowed unless a forbid policy applies or fails.
+    pub(super) fn decide_listed_row(&self, question: &Question, row: &ResourceEntity) -> Answer {
+        let Ok(response) = self.evaluate(question, row, true) else { return Answer::failed() };
+        let is_forbid = |id: &PolicyId| {
+            self.bundle.policies.policy(id).is_some_and(|policy| policy.effect() == Effect::Forbid)
+        };
+        let diagnostics = response.diagnostics();
+        let mut forbids: Vec<String> = diagnostics
+            .reason()
+            .filter(|id| is_forbid(id))
+            .map(|id| AsRef::<str>::as_ref(id).to_owned())
+            .collect();
+        forbids.sort();
+        let has_failed = diagnostics.errors().any(|error| match error {
+            AuthorizationError::PolicyEvaluationError(error) => is_forbid(error.policy_id()),
+        });
+        Answer { allowed: forbids.is_empty() && !has_failed, policies: forbids, has_failed }
     }
 
     /// The answer for a resource that is missing, or that the principal must not know of: always a denial. It is that of such a
@@ -128,13 +149,20 @@ impl Reference {
         if answer.allowed { Answer::denied() } else { answer }
     }
 
-    fn evaluate(&self, question: &Question, resource: &ResourceEntity) -> Result<Response, Failure> {
+    fn evaluate(
+        &self,
+        question: &Question,
+        resource: &ResourceEntity,
+        is_listed_row: bool,
+    ) -> Result<Response, Failure> {
         let action = self.action(&question.action).ok_or("the action is not in the schema")?;
         let principal = question.principal.uid.clone().ok_or("the subject type is not in the schema")?;
         let (kind, id) = resource.data().uid_parts();
         let resource_uid =
             EntityUid::from_type_name_and_id(EntityTypeName::from_str(kind)?, EntityId::new(id));
-        self.check_creation(&action, resource)?;
+        if !is_listed_row {
+            self.check_applies(&action, resource)?;
+        }
         let context = self.context(&action, &question.context)?;
         let entities = self.entities(&question.principal, &principal, resource, &resource_uid)?;
         let request = Request::new(principal, action, resource_uid, context, Some(&self.bundle.schema))?;
@@ -152,7 +180,7 @@ impl Reference {
 
     /// Checks that an action of this service which creates a resource is evaluated on the organization that will own it, or on
     /// the new resource, and one that lists resources on their organization.
-    fn check_creation(&self, action: &EntityUid, resource: &ResourceEntity) -> Result<(), Failure> {
+    fn check_applies(&self, action: &EntityUid, resource: &ResourceEntity) -> Result<(), Failure> {
         let is_new = matches!(resource.data(), EntityData::Local(local) if local.is_new);
         let created = Some(action.id().unescaped())
             .filter(|_| action.type_name().namespace().is_empty())

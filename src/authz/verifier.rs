@@ -1,7 +1,10 @@
 //! Continuous verification: a sample of the engine's decisions is decided again by Cedar's own authorizer, in the background.
 //!
 //! A difference means that an optimization of the engine is wrong: a cached decision under a key that does not identify its
-//! question, policies that were left out, an entity that was not loaded, or a context field that was not passed.
+//! question, policies that were left out, an entity that was not loaded, or a context field that was not passed. Of the rows
+//! that a query selects by policies (`rows`), it means that the query is not what the policies say.
+
+mod rows;
 
 use super::bundle::Bundle;
 use super::decision_context::DecisionContext;
@@ -9,17 +12,22 @@ use super::entities::Principal;
 use super::reference::{Answer, Question, Reference};
 use super::{AuthzDecision, ResourceEntity, short_version};
 use crate::types::{Id, random_u128, thread_index};
+pub use rows::RowVerification;
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 /// The maximum number of decisions that wait for their verification. Further ones are not verified, but counted.
 const QUEUE_LENGTH: usize = 1_000;
 
 /// The maximum number of differences that wait for their audit entry. Further ones are logged and counted only.
 const MAX_DIFFERENCES: usize = 100;
+
+/// The maximum number of concurrent queries that load rows to verify. Further rows are not verified, but counted.
+const MAX_LOADS: usize = 2;
 
 /// The number of countdowns. With more threads, several share one.
 const SHARDS: usize = 16;
@@ -40,9 +48,27 @@ pub struct Difference {
     /// The type of the resource, and its id if it is that of a stored resource.
     pub resource: (String, Option<Id>),
     /// What the engine decided.
-    pub engine: Answer,
+    pub engine: EngineAnswer,
     /// What Cedar decides.
     pub cedar: Answer,
+}
+
+/// What the engine decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EngineAnswer {
+    /// The answer of a decision.
+    Decision(Answer),
+    /// An allow, because a query selected the row by the policies. It does not say which policies determine that.
+    SelectedRow,
+}
+
+impl fmt::Display for EngineAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Decision(answer) => answer.fmt(f),
+            Self::SelectedRow => f.write_str("allow (selected by a query)"),
+        }
+    }
 }
 
 /// The number of verifications.
@@ -72,24 +98,45 @@ pub(super) enum SampleResource {
     Missing(String, String),
 }
 
+/// How the engine decided.
+#[derive(Debug)]
+pub(super) enum Decided {
+    /// By an evaluation, or from the cache.
+    Decision(Arc<AuthzDecision>),
+    /// By a query of the rows on which the action is allowed.
+    SelectedRow,
+    /// By the query of a list, of the rows that no policy forbids.
+    ListedRow,
+}
+
 /// A decision with everything that it was made from.
 #[derive(Debug)]
 pub(super) struct Sample {
     pub(super) reference: Arc<Reference>,
-    pub(super) question: Question,
+    pub(super) question: Arc<Question>,
     pub(super) resource: SampleResource,
-    pub(super) decision: Arc<AuthzDecision>,
+    pub(super) decided: Decided,
 }
 
 impl Sample {
     /// Decides again. None if Cedar gives the same answer.
     fn verify(&self) -> Option<Difference> {
-        let engine = Answer::from(&*self.decision);
-        let cedar = match &self.resource {
-            SampleResource::Entity(resource) => self.reference.decide(&self.question, resource),
-            SampleResource::Missing(kind, id) => self.reference.decide_missing(&self.question, kind, id),
+        let cedar = match (&self.resource, &self.decided) {
+            (SampleResource::Entity(row), Decided::ListedRow) => {
+                self.reference.decide_listed_row(&self.question, row)
+            }
+            (SampleResource::Entity(resource), _) => self.reference.decide(&self.question, resource),
+            (SampleResource::Missing(kind, id), _) => self.reference.decide_missing(&self.question, kind, id),
         };
-        if engine == cedar {
+        let (engine, is_same) = match &self.decided {
+            Decided::Decision(decision) => {
+                let engine = Answer::from(&**decision);
+                let is_same = engine == cedar;
+                (EngineAnswer::Decision(engine), is_same)
+            }
+            Decided::SelectedRow | Decided::ListedRow => (EngineAnswer::SelectedRow, cedar.allowed),
+        };
+        if is_same {
             return None;
         }
         let named = |(kind, id): (&str, &str)| (kind.to_owned(), id.parse().ok());
@@ -131,9 +178,9 @@ impl Verification {
         if let Some(verifier) = self.verifier.as_ref().filter(|verifier| verifier.is_due()) {
             verifier.submit(Sample {
                 reference: Arc::clone(&self.reference),
-                question: Question::new(principal, action, context),
+                question: Arc::new(Question::new(principal, action, context)),
                 resource: resource(),
-                decision: Arc::clone(decision),
+                decided: Decided::Decision(Arc::clone(decision)),
             });
         }
     }
@@ -153,6 +200,7 @@ pub struct Verifier {
     samples: SyncSender<Sample>,
     counters: Arc<Counters>,
     differences: Mutex<Option<mpsc::Receiver<Difference>>>,
+    loads: Arc<Semaphore>,
 }
 
 impl Verifier {
@@ -181,7 +229,8 @@ impl Verifier {
         let (sender, differences) = mpsc::channel(MAX_DIFFERENCES);
         let countdowns = std::array::from_fn(|_| Countdown(AtomicU64::new(random_gap(every))));
         let differences = Mutex::new(Some(differences));
-        (Self { every, countdowns, samples, counters: Arc::default(), differences }, queue, sender)
+        let loads = Arc::new(Semaphore::new(MAX_LOADS));
+        (Self { every, countdowns, samples, counters: Arc::default(), differences, loads }, queue, sender)
     }
 
     /// Whether the current decision is one of the sample.
@@ -202,8 +251,18 @@ impl Verifier {
     /// Queues a decision for verification, unless the queue is full.
     pub(super) fn submit(&self, sample: Sample) {
         if self.samples.try_send(sample).is_err() {
-            self.counters.dropped.fetch_add(1, Ordering::Relaxed);
+            self.count_dropped(1);
         }
+    }
+
+    /// Allows to load rows of the sample; none if as many queries as may be do so already.
+    fn begin_load(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.loads).try_acquire_owned().ok()
+    }
+
+    /// Counts decisions of the sample that are not verified.
+    fn count_dropped(&self, count: u64) {
+        self.counters.dropped.fetch_add(count, Ordering::Relaxed);
     }
 
     /// The number of verifications.

@@ -24,6 +24,12 @@ type SearchFn = for<'a> fn(
     Option<Id>,
     u64,
 ) -> BoxFuture<'a, Result<Option<Vec<Id>>, StoreError>>;
+type SearchedEntitiesFn = for<'a> fn(
+    &'a Reader<'a>,
+    &'a OrgPath,
+    &'a [Filter],
+    &'a [Id],
+) -> BoxFuture<'a, Result<Vec<Arc<ResourceEntity>>, StoreError>>;
 type LoadFn = for<'a> fn(
     &'a Reader<'a>,
     &'a [Id],
@@ -73,6 +79,7 @@ pub struct ResourceType {
     load_and_cache: LoadAndCacheFn,
     page: PageFn,
     search: SearchFn,
+    searched_entities: SearchedEntitiesFn,
 }
 
 impl ResourceType {
@@ -101,6 +108,9 @@ impl ResourceType {
             page: |reader, top, after, limit| Box::pin(reader.page::<R>(top, after, limit)),
             search: |reader, top, filters, after, limit| {
                 Box::pin(reader.search::<R>(top, filters, after, limit))
+            },
+            searched_entities: |reader, top, filters, ids| {
+                Box::pin(reader.searched_entities::<R>(top, filters, ids))
             },
             load: |reader, ids| Box::pin(reader.resource_entities::<R>(ids)),
         }
@@ -221,6 +231,25 @@ impl ResourceTypes {
         match self.0.get(kind) {
             Some(kind) => (kind.search)(reader, top, filters, after, limit).await,
             None => Ok(None),
+        }
+    }
+
+    /// Returns the Cedar entities of those resources with these ids that [`Self::search`] finds with the same filters, as they are
+    /// when the query selects them.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
+    pub async fn searched_entities(
+        &self,
+        reader: &Reader<'_>,
+        kind: &str,
+        (top, filters): (&OrgPath, &[Filter]),
+        ids: &[Id],
+    ) -> Result<Vec<Arc<ResourceEntity>>, StoreError> {
+        match self.0.get(kind) {
+            Some(kind) => (kind.searched_entities)(reader, top, filters, ids).await,
+            None => Ok(Vec::new()),
         }
     }
 

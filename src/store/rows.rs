@@ -17,7 +17,7 @@ use std::sync::Arc;
 const MAX_RESOURCE_BYTES: usize = 256 * 1024;
 
 /// The maximum number of ids in a query.
-const MAX_IDS: usize = 1000;
+pub(super) const MAX_IDS: usize = 1000;
 
 /// The columns of the table of a resource.
 type Column<R> = <<R as Resource>::Entity as EntityTrait>::Column;
@@ -50,7 +50,7 @@ impl<R: Resource> RowWithOrg<R> {
 
 impl<P: AuthzResource> RowWithOrg<P> {
     /// Returns the id and the Cedar entity of the row.
-    fn into_id_and_entity(self) -> (Id, Arc<ResourceEntity>) {
+    pub(super) fn into_id_and_entity(self) -> (Id, Arc<ResourceEntity>) {
         (self.row.id(), Unchecked::new(self.row, self.path).resource_entity())
     }
 }
@@ -61,7 +61,7 @@ pub(super) fn select_with_org<R: Resource>() -> Select<R::Entity> {
 }
 
 /// Selects only the columns that decisions read, with the paths of the organizations.
-fn select_decision_columns<R: Resource>() -> Select<R::Entity> {
+pub(super) fn select_decision_columns<R: Resource>() -> Select<R::Entity> {
     let columns = R::DECISION_COLUMNS.iter();
     let select = <R::Entity as EntityTrait>::find().select_only();
     join_owner_org::<R>(columns.fold(select, |select, (column, field)| select.column_as(*column, *field)))

@@ -1,12 +1,14 @@
 //! Continuous verification: the decisions of a running service are decided again by Cedar's own authorizer.
 
 use crate::authzen::{EVALUATION, EVALUATIONS, entity, evaluation_request};
-use crate::authzen_search::{ACTION_SEARCH, RESOURCE_SEARCH, SUBJECT_SEARCH};
+use crate::authzen_search::{ACTION_SEARCH, RESOURCE_SEARCH, SUBJECT_SEARCH, search};
+use crate::reload::PolicyFiles;
 use crate::support::{Client, PASSWORD, TestApp, project_file, wait_until};
 use cedargate::authz::Scope;
 use cedargate::config::{CacheName, Config};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 
 /// A domain with groups of actions, tags, context fields of every origin, and entities in the context.
 const SCHEMA: &str = r#"
@@ -195,11 +197,92 @@ async fn every_kind_of_question_is_verified_and_none_differs() {
     }
 }
 
+/// Policies that take backchannel messages from everybody but admins: from lists, and as resources.
+const BACKCHANNEL: &str = r#"
+@id("backchannel") @doc("Only admins see backchannel messages.")
+forbid (principal, action in [Action::"listMessages", Action::"fetchMessage"], resource is Message)
+when { resource has isBackchannel && resource.isBackchannel }
+unless { principal in Scope::"admin" };"#;
+
+/// Starts the service with policies on the rows of lists, and creates two messages, of which one is a backchannel message.
+async fn start_with_messages(verify_every: u64) -> (TestApp, [String; 2]) {
+    let files = PolicyFiles::new();
+    files.write("policies/backchannel.cedar", BACKCHANNEL);
+    let app = files.serve_with(|config| config.verify_every = verify_every).await;
+    let admin = app.admin().await;
+    let conversation = admin.post("/v2/conversations", json!({})).await.id();
+    let mut ids = Vec::new();
+    for is_backchannel in [false, true] {
+        let body = json!({ "conversation": conversation, "text": "hello", "isBackchannel": is_backchannel });
+        ids.push(admin.post("/v2/messages", body).await.id());
+    }
+    (app, ids.try_into().unwrap())
+}
+
+/// Lists the messages as a bot, and searches those that it may fetch. Returns the ids of each.
+async fn list_and_search_messages(bot: &Client) -> [BTreeSet<String>; 2] {
+    let listed = bot.get("/v2/messages").await.expect(StatusCode::OK);
+    let listed = listed.as_array().unwrap().iter().map(|row| row["id"].as_str().unwrap().to_owned());
+    let question = json!({
+        "subject": entity("User", "me"), "action": { "name": "fetchMessage" }, "resource": { "type": "Message" }
+    });
+    [listed.collect(), search(bot, RESOURCE_SEARCH, question).await]
+}
+
+#[tokio::test]
+async fn the_rows_of_filtered_lists_and_of_searches_are_verified_and_none_differs() {
+    let (app, [open, _]) = start_with_messages(1).await;
+    let bot = app.user(Scope::Bot).await;
+    let found = list_and_search_messages(&bot).await;
+    assert_eq!(found, [BTreeSet::from([open.clone()]), BTreeSet::from([open])]);
+    let metrics = app.anonymous();
+    wait_for_verification(&metrics).await;
+    // Every decision, and besides them the row of the list, and of the search the decisions about fetching and referring to it.
+    wait_until(async || {
+        let decisions = metric(&metrics, "cedargate_decisions_total").await;
+        let verified = metric(&metrics, "cedargate_decision_verifications_total").await;
+        if verified == decisions + 3 { Ok(()) } else { Err(format!("{verified} of {decisions} + 3")) }
+    })
+    .await;
+    assert_eq!(metric(&metrics, "cedargate_decision_verification_differences_total").await, 0);
+}
+
+#[tokio::test]
+async fn a_row_that_a_query_selects_against_the_policies_is_reported() {
+    let (app, [_, hidden]) = start_with_messages(1).await;
+    if app.postgres().is_some() {
+        // Its booleans have two values.
+        return;
+    }
+    let bot = app.user(Scope::Bot).await;
+    // A value that is true for the service, but not equal to true in SQL: both queries select the row.
+    app.sql(&format!("UPDATE messages SET is_backchannel = 2 WHERE id = '{hidden}'")).await;
+    let found = list_and_search_messages(&bot).await;
+    assert!(found.iter().all(|ids| ids.contains(&hidden)), "{found:?}");
+    let admin = app.admin().await;
+    let expected = BTreeSet::from(["listMessages".to_owned(), "fetchMessage".to_owned()]);
+    wait_until(async || {
+        let events = admin.get("/v2/audit?event=decision.differs").await.expect(StatusCode::OK);
+        let text = |event: &Value, name: &str| event["details"][name].as_str().unwrap().to_owned();
+        let events = events.as_array().unwrap();
+        for event in events {
+            assert_eq!(text(event, "resource"), format!("Message {hidden}"));
+            assert_eq!(text(event, "principal"), format!("User {}", bot.id));
+            assert_eq!(text(event, "engine"), "allow (selected by a query)");
+            assert_eq!(text(event, "cedar"), "deny (backchannel)");
+        }
+        let found: BTreeSet<String> = events.iter().map(|event| text(event, "action")).collect();
+        if found == expected { Ok(()) } else { Err(format!("{found:?}")) }
+    })
+    .await;
+    assert_eq!(metric(&admin, "cedargate_decision_verification_differences_total").await, 2);
+}
+
 #[tokio::test]
 async fn no_decision_is_verified_where_verification_is_off() {
-    let app = start(|config| config.verify_every = 0).await;
+    let (app, _) = start_with_messages(0).await;
     let bot = app.user(Scope::Bot).await;
-    bot.get("/v2/forms").await.expect(StatusCode::OK);
+    list_and_search_messages(&bot).await;
     assert!(metric(&bot, "cedargate_decisions_total").await > 0);
     for name in ["verifications_total", "verification_differences_total", "verifications_dropped_total"] {
         assert_eq!(metric(&bot, &format!("cedargate_decision_{name}")).await, 0);

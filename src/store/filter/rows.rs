@@ -2,18 +2,21 @@
 
 use super::{ColumnKind, FilterColumn, FilterTable, Inexpressible, condition, simplified};
 use crate::authz::filter::{Comparison, EntityId, Filter, FilterExpr, Operand, Path, Value};
-use crate::authz::{AttributeType, AuthorizedOrgs, AuthzResource as _, Permitted};
+use crate::authz::{AttributeType, AuthorizedOrgs, AuthzResource as _, Permitted, ResourceEntity};
 use crate::resource::Resource;
 use crate::resource::organization::Organization;
 use crate::store::list::{Dialect, column, never};
 use crate::store::org_tree::is_within;
-use crate::store::rows::{OWNER_ORG, id_column, select_with_org, table};
+use crate::store::rows::{
+    MAX_IDS, OWNER_ORG, RowWithOrg, id_column, select_decision_columns, select_with_org, table,
+};
 use crate::store::{Reader, StoreError};
 use crate::types::{Id, OrgPath};
-use sea_orm::sea_query::{Expr, ExprTrait, Order};
+use sea_orm::sea_query::{Condition, Expr, ExprTrait, Order};
 use sea_orm::{ConnectionTrait, IdenStatic, QueryFilter, QueryOrder, QuerySelect};
 use std::collections::HashSet;
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 /// The attribute with the organization that owns a resource.
 const ORGANIZATION_ATTRIBUTE: &str = "organization";
@@ -59,10 +62,7 @@ impl Reader<'_> {
         after: Option<Id>,
         limit: u64,
     ) -> Result<Option<Vec<Id>>, StoreError> {
-        let dialect = Dialect::from(self.0.get_database_backend());
-        let rows = Rows::<R> { top, organizations: None, resource: PhantomData };
-        let conditions = filters.iter().map(|filter| filter_condition(dialect, &rows, filter));
-        let Ok(conditions) = conditions.collect::<Result<Vec<_>, _>>() else { return Ok(None) };
+        let Some(conditions) = self.search_conditions::<R>(top, filters) else { return Ok(None) };
         let mut select = select_with_org::<R>().select_only().expr_as(id_column::<R>(), "id");
         // Every organization is below the root.
         if top.level() > 0 {
@@ -75,14 +75,45 @@ impl Reader<'_> {
                 _ => select.filter(is_within(Expr::col((OWNER_ORG, "path")), top)),
             };
         }
-        for condition in conditions.into_iter().flatten() {
-            select = select.filter(condition);
-        }
+        select = select.filter(conditions);
         if let Some(after) = after {
             select = select.filter(id_column::<R>().gt(after));
         }
         let ids = select.order_by(id_column::<R>(), Order::Asc).limit(limit).into_tuple();
         Ok(Some(ids.all(&self.0).await?))
+    }
+
+    /// Returns the Cedar entities of those resources with these ids that [`Self::search`] finds with the same filters, as they are
+    /// when this query selects them.
+    ///
+    /// # Errors
+    ///
+    /// If the database is unavailable.
+    pub async fn searched_entities<R: Resource>(
+        &self,
+        top: &OrgPath,
+        filters: &[Filter],
+        ids: &[Id],
+    ) -> Result<Vec<Arc<ResourceEntity>>, StoreError> {
+        let Some(conditions) = self.search_conditions::<R>(top, filters) else { return Ok(Vec::new()) };
+        let mut entities = Vec::with_capacity(ids.len());
+        for batch in ids.chunks(MAX_IDS) {
+            let select = select_decision_columns::<R>()
+                .filter(id_column::<R>().is_in(batch.iter().copied()))
+                .filter(conditions.clone());
+            let rows = select.into_model::<RowWithOrg<R::DecisionRow>>().all(&self.0).await?;
+            entities.extend(rows.into_iter().map(|row| row.into_id_and_entity().1));
+        }
+        Ok(entities)
+    }
+
+    /// Returns the condition that all filters permit a row; none if one cannot be expressed.
+    fn search_conditions<R: Resource>(&self, top: &OrgPath, filters: &[Filter]) -> Option<Condition> {
+        let dialect = Dialect::from(self.0.get_database_backend());
+        let rows = Rows::<R> { top, organizations: None, resource: PhantomData };
+        filters.iter().try_fold(Condition::all(), |all, filter| {
+            Some(all.add_option(filter_condition(dialect, &rows, filter).ok()?))
+        })
     }
 }
 
