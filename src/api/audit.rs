@@ -7,8 +7,9 @@ use crate::http::authentication::authenticate_again;
 use crate::http::export::{self, Batch, ExportSource, ItemLimit};
 use crate::http::list;
 use crate::http::openapi::{self, OperationDoc};
+use crate::http::query::list_request::organization_in_query;
 use crate::http::query::{ListRequest, ListSpec, QueryField};
-use crate::http::{FieldError, Problem, RouteGroup, body};
+use crate::http::{FieldError, Problem, RouteGroup};
 use crate::store::{AuditRow, Comparison, Event, Field, Filter, FilterValue, Outcome, SortOrder, Test};
 use crate::types::{FieldErrorCode, Id, OrgPath, Timestamp, string_schema};
 use actix_web::{HttpRequest, HttpResponse};
@@ -202,7 +203,8 @@ async fn list(
     request: HttpRequest,
     spec: Arc<ListSpec>,
 ) -> Result<HttpResponse, Problem> {
-    let organization = body::query_value(&request, "organization");
+    // What is no id is rejected when the query string is parsed.
+    let organization = organization_in_query(&request);
     let authorized_orgs = authorizer.lookups().authorized_subtree(organization.as_deref()).await?;
     if is_preferred(&request, NDJSON) {
         let (mut list_request, limit) = export::parse_request(&request, &spec)?;

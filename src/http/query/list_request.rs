@@ -9,7 +9,7 @@ use crate::authz::{AuthorizedOrgs, Permitted};
 use crate::http::state::WorkerState;
 use crate::http::{FieldError, Problem, body};
 use crate::store::{ListQuery, ListResult, SortKey, SortOrder, full_order};
-use crate::types::{FieldErrorCode, InvalidValue, quoted};
+use crate::types::{FieldErrorCode, Id, InvalidValue, OrgPath, quoted};
 use actix_web::HttpRequest;
 use serde_json::{Map, Value};
 
@@ -33,23 +33,18 @@ pub enum ListScope {
 
 impl ListScope {
     /// Reads the organizations from the query string of a list of resources.
+    ///
+    /// Values that are no ids or paths do not count here: [`ListRequest`] rejects them when the caller is authorized.
     pub fn of(request: &HttpRequest) -> Self {
-        if let Some(organization) = body::query_value(request, "organization")
-            && value::is_plain(&organization)
-        {
+        if let Some(organization) = organization_in_query(request) {
             return Self::One(organization);
         }
-        match body::query_value(request, "orgPath") {
-            // Other operators are invalid: see `check_org_path`.
-            Some(path) if value::is_plain(path.strip_prefix('^').unwrap_or(&path)) => {
-                // The last id of a path is that of the organization.
-                let id = |path: &str| path.rsplit('#').next().unwrap_or_default().to_owned();
-                match path.strip_prefix('^') {
-                    Some(path) => Self::Subtree(id(path)),
-                    None => Self::One(id(&path)),
-                }
-            }
-            _ => Self::Caller,
+        let Some(path) = body::query_value(request, "orgPath") else { return Self::Caller };
+        let (is_subtree, path) = path.strip_prefix('^').map_or((false, &*path), |path| (true, path));
+        match path.parse::<OrgPath>() {
+            Ok(path) if is_subtree => Self::Subtree(path.org_id().to_string()),
+            Ok(path) => Self::One(path.org_id().to_string()),
+            Err(_) => Self::Caller,
         }
     }
 
@@ -65,6 +60,11 @@ impl ListScope {
             Self::Subtree(organization) => lookups.authorized_subtree(Some(organization)).await,
         }
     }
+}
+
+/// Returns the id in the parameter `organization`; none if there is no such parameter, or it is not an id.
+pub fn organization_in_query(request: &HttpRequest) -> Option<String> {
+    body::query_value(request, "organization").filter(|text| text.parse::<Id>().is_ok())
 }
 
 /// The requested page of a list.
@@ -193,8 +193,9 @@ impl ListRequest {
                 self.set_scope_parameter("orgPath")?;
             }
             _ => match spec.field(name) {
-                // The scope of a list is authorized: see `ListScope`. A malformed id is handled like a missing one there.
+                // The scope of a list is authorized: see `ListScope`.
                 Some(_) if name == "organization" && value::is_plain(text) => {
+                    text.parse::<Id>()?;
                     self.set_scope_parameter("organization")?;
                 }
                 Some(field) => self.query.filters.push(value::parse(&field, text)?),
@@ -297,11 +298,12 @@ fn order_fields(spec: &ListSpec, sort: &[SortKey]) -> Vec<QueryField> {
 
 /// Checks `orgPath`, whose organization [`ListScope`] reads.
 fn check_org_path(text: &str) -> Result<(), InvalidValue> {
-    if !value::is_plain(text.strip_prefix('^').unwrap_or(text)) {
+    let path = text.strip_prefix('^').unwrap_or(text);
+    if !value::is_plain(path) {
         let message = "expected ^ and the id or path of an organization, or its path";
         return Err(InvalidValue::new(FieldErrorCode::UnknownOperator, message));
     }
-    Ok(())
+    path.parse::<OrgPath>().map(|_| ())
 }
 
 /// Parses a truth value.
