@@ -3,7 +3,7 @@
 use super::commands::{self, Commands};
 use super::conversations::Conversation;
 use super::messages::{self, Message, MessageActions, MessageBody, NewMessages as AppendedMessages};
-use crate::application::fields::{from_value, join_path};
+use crate::application::fields::{element_label, from_value, join_path};
 use crate::application::{Authorizer, Error, FieldError};
 use crate::authz::{AuthorizedOrgs, Permitted};
 use crate::http::base_url::absolute_url;
@@ -159,7 +159,7 @@ async fn append(
     if new.is_empty() {
         return Err(Problem::invalid_field("", FieldErrorCode::TooFewItems, "expected at least one message"));
     }
-    let path = |index: usize| if is_list { index.to_string() } else { String::new() };
+    let path = |index: usize| if is_list { element_label(index) } else { String::new() };
     check_conversations(&new, conversation.id, path)?;
     let bodies: Vec<MessageBody> = new.iter().cloned().map(MessageBody::from).collect();
     let commands = Commands::parse(&bodies, path)?;
@@ -243,7 +243,8 @@ impl ListAccess for ConversationAccess {
 /// Removes the list index from field names, for a single message that was parsed as a list of one.
 fn without_list_index(mut error: Error) -> Error {
     for field_error in &mut error.fields {
-        field_error.field = field_error.field.trim_start_matches('0').trim_start_matches('.').to_owned();
+        let field = field_error.field.trim_start_matches(&element_label(0)).trim_start_matches('.');
+        field_error.field = field.to_owned();
     }
     Error::invalid_fields(error.fields)
 }

@@ -16,7 +16,7 @@ use crate::types::{Email, FieldErrorCode, Id, Timestamp, non_null};
 use actix_web::dev::Payload;
 use actix_web::http::{Method, StatusCode, header};
 use actix_web::{FromRequest, HttpRequest, HttpResponse};
-use futures_util::future::LocalBoxFuture;
+use futures_util::future::{LocalBoxFuture, ready};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::{Value, json};
@@ -98,12 +98,17 @@ impl FromRequest for TokenBody {
     type Future = LocalBoxFuture<'static, Result<Self, Problem>>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        if body::has_form(request) {
-            let form = Form::from_request(request, payload);
-            return Box::pin(async move { form.await.map(Self::Form).map_err(oauth::error) });
+        match body::is_form(request) {
+            Ok(true) => {
+                let form = Form::from_request(request, payload);
+                Box::pin(async move { form.await.map(Self::Form).map_err(oauth::error) })
+            }
+            Ok(false) => {
+                let json = Json::<TokenRequest, MAX_BODY>::from_request(request, payload);
+                Box::pin(async move { json.await.map(|Json(body)| Self::Json(body)) })
+            }
+            Err(problem) => Box::pin(ready(Err(problem))),
         }
-        let json = Json::<TokenRequest, MAX_BODY>::from_request(request, payload);
-        Box::pin(async move { json.await.map(|Json(body)| Self::Json(body)) })
     }
 }
 

@@ -1,8 +1,8 @@
 //! The creation of resources: of one, or of several together, which are all stored or none. Both take the same steps.
 
 use super::changes::creation_info;
-use super::element_errors::{ElementErrors, element_label};
-use super::fields::{from_value, join_path};
+use super::element_errors::ElementErrors;
+use super::fields::{element_label, from_value, join_path};
 use super::{Authorizer, Error};
 use crate::authz::AuthzResource;
 use crate::authz::{Permitted, Unchecked};

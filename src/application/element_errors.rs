@@ -5,11 +5,6 @@ use super::fields::join_path;
 use super::{Error, ErrorKind, FieldError};
 use crate::types::FieldErrorCode;
 
-/// Returns the name of an element of an array in an error.
-pub(super) fn element_label(index: usize) -> String {
-    format!("[{index}]")
-}
-
 /// Collects the errors of elements.
 #[derive(Debug)]
 pub(super) struct ElementErrors {

@@ -10,7 +10,8 @@ use serde_json::Value;
 /// The maximum length of a message of serde, which may repeat what the client sent.
 pub const MAX_MESSAGE: usize = 300;
 
-/// Converts a JSON value. `prefix` is its path in the body, for the names of invalid fields.
+/// Converts a JSON value. `prefix` is its path in the body, for the names of invalid fields. Without a prefix, the value is the
+/// body: the elements of an array are `[0]`, `[1]` and so on.
 ///
 /// # Errors
 /// The invalid fields, at most [`MAX_FIELD_ERRORS`].
@@ -23,7 +24,7 @@ pub fn from_value<T: DeserializeOwned>(mut value: Value, prefix: &str) -> Result
             Ok(_) => break,
             Err(error) => error,
         };
-        let (field, top) = error_location(&error);
+        let (field, top) = error_location(&error, prefix.is_empty());
         if removed.contains(&field) || errors.len() >= MAX_FIELD_ERRORS {
             break;
         }
@@ -42,10 +43,15 @@ pub fn from_value<T: DeserializeOwned>(mut value: Value, prefix: &str) -> Result
     Err(Error::invalid_fields(errors))
 }
 
-/// The path of the field that an error is about, and the first segment of that path.
-fn error_location(error: &serde_path_to_error::Error<JsonValueError>) -> (String, String) {
+/// The path of the field that an error is about, and the first segment of that path. `is_body` says whether the value is the whole
+/// body, so that an index at its top is an element of the body.
+fn error_location(error: &serde_path_to_error::Error<JsonValueError>, is_body: bool) -> (String, String) {
     let path = error.path().to_string();
-    let path = path.replace('[', ".").replace(']', "").trim_start_matches('.').to_owned();
+    let element = path.strip_prefix('[').filter(|_| is_body).and_then(|path| path.split_once(']'));
+    let path = match element {
+        Some((index, rest)) => format!("[{index}]{}", dotted(rest)),
+        None => dotted(&path).trim_start_matches('.').to_owned(),
+    };
     let field = match error.inner().member.as_deref() {
         Some(name) if path == name || path.ends_with(&format!(".{name}")) => path,
         Some(name) => join_path(&path, name),
@@ -53,6 +59,16 @@ fn error_location(error: &serde_path_to_error::Error<JsonValueError>) -> (String
     };
     let top = field.split('.').next().unwrap_or_default().to_owned();
     (field, top)
+}
+
+/// Returns a path in which indices are segments like names: `.messages[0]` becomes `.messages.0`.
+fn dotted(path: &str) -> String {
+    path.replace('[', ".").replace(']', "")
+}
+
+/// Returns the name of an element of an array that is the body.
+pub fn element_label(index: usize) -> String {
+    format!("[{index}]")
 }
 
 /// Joins the path of a value and that of a field in it.
@@ -76,9 +92,12 @@ mod tests {
     }
 
     #[test]
-    fn the_path_in_a_list_begins_with_the_index() {
+    fn an_element_of_a_body_is_in_brackets_and_of_a_field_it_is_a_segment() {
         let sent = serde_json::json!([{ "age": 1 }, { "age": -1 }]);
         let error = from_value::<Vec<Friend>>(sent, "").unwrap_err();
-        assert_eq!(error.fields[0].field, "1.age");
+        assert_eq!(error.fields[0].field, "[1].age");
+        let sent = serde_json::json!([{ "age": 1 }, { "age": -1 }]);
+        let error = from_value::<Vec<Friend>>(sent, "friends").unwrap_err();
+        assert_eq!(error.fields[0].field, "friends.1.age");
     }
 }

@@ -3,8 +3,7 @@
 use super::audit::user_event;
 use super::changes::{AuthorizedUpdate, Patch, UpdateRequest};
 use super::creation::{AuthorizedNew, NewResource, authorize_row};
-use super::element_errors::element_label;
-use super::fields::{from_value, join_path};
+use super::fields::{element_label, from_value, join_path};
 use super::login_throttle::LoginThrottle;
 use super::password_change::{PasswordChange, hash_password};
 use super::precondition::Precondition;

@@ -45,8 +45,11 @@ pub fn read_json(
     payload: &mut Payload,
     max: usize,
 ) -> impl Future<Output = Result<web::BytesMut, Problem>> + use<> {
-    read_typed_body(request, payload, "application/json", max)
+    read_typed_body(request, payload, JSON_TYPE, max)
 }
+
+/// The content type of JSON.
+const JSON_TYPE: &str = "application/json";
 
 /// The content type of a form.
 const FORM_TYPE: &str = "application/x-www-form-urlencoded";
@@ -110,18 +113,38 @@ pub fn has_form(request: &HttpRequest) -> bool {
     check_content_type(request, FORM_TYPE).is_ok()
 }
 
-fn check_content_type(request: &HttpRequest, kind: &str) -> Result<(), Problem> {
-    let sent =
-        request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
-    let essence = sent.split(';').next().unwrap_or("").trim();
-    if essence.eq_ignore_ascii_case(kind) {
-        return Ok(());
+/// Returns whether a body that may be JSON or a form is a form.
+///
+/// # Errors
+/// 415 if its content type is neither.
+pub fn is_form(request: &HttpRequest) -> Result<bool, Problem> {
+    if has_form(request) {
+        return Ok(true);
     }
-    Err(Problem::new(
+    let expected = format!("{JSON_TYPE} or {FORM_TYPE}");
+    check_content_type(request, JSON_TYPE)
+        .map(|()| false)
+        .map_err(|_| unsupported_media_type(content_type(request), &expected))
+}
+
+/// Returns the content type of a request as it was sent; empty if there is none.
+fn content_type(request: &HttpRequest) -> &str {
+    request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("")
+}
+
+fn check_content_type(request: &HttpRequest, kind: &str) -> Result<(), Problem> {
+    let sent = content_type(request);
+    let essence = sent.split(';').next().unwrap_or("").trim();
+    if essence.eq_ignore_ascii_case(kind) { Ok(()) } else { Err(unsupported_media_type(sent, kind)) }
+}
+
+/// 415 for a body of the content type `sent`; `expected` names those that are accepted.
+fn unsupported_media_type(sent: &str, expected: &str) -> Problem {
+    Problem::new(
         StatusCode::UNSUPPORTED_MEDIA_TYPE,
         "unsupported_media_type",
-        format!("The body is {sent:?}; send it with Content-Type: {kind}."),
-    ))
+        format!("The body is {sent:?}; send it with Content-Type: {expected}."),
+    )
 }
 
 /// 415 for a body with a content coding such as gzip: the service decodes none (RFC 9110, section 8.4).
@@ -179,7 +202,10 @@ pub fn not_an_object() -> Problem {
 /// # Errors
 /// 400 if it is malformed, has a duplicate key at any depth, or does not have the form of the type.
 pub fn parse<T: DeserializeOwned + 'static>(bytes: &[u8]) -> Result<T, Problem> {
-    strict_json::check(bytes)?;
+    strict_json::check(bytes).map_err(|error| match error {
+        JsonError::DuplicateKey(path) => JsonError::DuplicateKey(body_path(bytes, path)),
+        malformed @ JsonError::Malformed(_) => malformed,
+    })?;
     // serde also accepts an array as the fields of a struct in their order. Only arbitrary JSON may be an array.
     let is_any = TypeId::of::<T>() == TypeId::of::<Value>();
     let is_object = is_object(bytes);
@@ -195,6 +221,14 @@ pub fn parse<T: DeserializeOwned + 'static>(bytes: &[u8]) -> Result<T, Problem> 
     // The text has an error that its parsed value does not have.
     from_value::<T>(value, "")?;
     Err(Problem::bad_request(truncate_chars(first.to_string(), MAX_MESSAGE)))
+}
+
+/// Returns a path in a body: if the body is an array, its first segment is the label of an element.
+fn body_path(bytes: &[u8], path: String) -> String {
+    match (bytes.trim_ascii_start().first(), path.split_once('.')) {
+        (Some(b'['), Some((index, rest))) => format!("[{index}].{rest}"),
+        _ => path,
+    }
 }
 
 /// Checks the text of a value in a body. `prefix` is its path in the body, for the name of a duplicate key.

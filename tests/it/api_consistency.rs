@@ -262,7 +262,7 @@ async fn blank_message_texts_are_rejected_wherever_messages_are_written() {
             (admin.post("/v2/messages", json!({ "conversation": conversation, "text": text })).await, "text"),
             (admin.patch(&format!("/v2/messages/{message}"), json!({ "text": text })).await, "text"),
             (admin.post(&nested, json!({ "text": text })).await, "text"),
-            (admin.post(&nested, json!([{ "text": "a" }, { "text": text }])).await, "1.text"),
+            (admin.post(&nested, json!([{ "text": "a" }, { "text": text }])).await, "[1].text"),
             (
                 admin.post("/v2/conversations", json!({ "messages": [{ "text": text }] })).await,
                 "messages.0.text",

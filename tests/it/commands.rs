@@ -378,7 +378,7 @@ async fn a_message_may_name_the_conversation_of_the_path_only() {
     admin.post(&path, list).await.expect(StatusCode::CREATED);
     for (body, field) in [
         (json!({ "conversation": other, "text": "four" }), "conversation"),
-        (json!([{ "text": "four" }, { "conversation": other, "text": "five" }]), "1.conversation"),
+        (json!([{ "text": "four" }, { "conversation": other, "text": "five" }]), "[1].conversation"),
     ] {
         let refused = admin.post(&path, body).await;
         refused.expect_problem(400, "invalid_fields");

@@ -113,15 +113,15 @@ async fn a_list_of_messages_is_stored_atomically() {
     let path = format!("/v2/conversations/{conversation}/messages");
     let long = "x".repeat(100_001);
     for (body, field) in [
-        (json!([{ "text": "one" }, { "text": 2 }]), "1.text"),
-        (json!([{ "text": "one" }, { "text": long }]), "1.text"),
-        (json!([{ "text": "one" }, {}]), "1.text"),
-        (json!([{ "text": "one", "user": UNKNOWN_ID }, { "text": "two" }]), "0.user"),
-        (json!([{ "text": "one" }, { "text": "two", "delay": "soon" }]), "1.delay"),
-        (json!([{ "text": "one" }, { "text": "two", "conversation": UNKNOWN_ID }]), "1.conversation"),
+        (json!([{ "text": "one" }, { "text": 2 }]), "[1].text"),
+        (json!([{ "text": "one" }, { "text": long }]), "[1].text"),
+        (json!([{ "text": "one" }, {}]), "[1].text"),
+        (json!([{ "text": "one", "user": UNKNOWN_ID }, { "text": "two" }]), "[0].user"),
+        (json!([{ "text": "one" }, { "text": "two", "delay": "soon" }]), "[1].delay"),
+        (json!([{ "text": "one" }, { "text": "two", "conversation": UNKNOWN_ID }]), "[1].conversation"),
         (json!({ "text": "one", "conversation": UNKNOWN_ID }), "conversation"),
         (json!({ "text": "one", "actions": [{}, 1] }), "actions.1"),
-        (json!([{ "text": "one" }, ["two"]]), "1"),
+        (json!([{ "text": "one" }, ["two"]]), "[1]"),
         (json!({ "text": "one", "id": UNKNOWN_ID }), "id"),
         (json!({}), "text"),
     ] {

@@ -366,3 +366,15 @@ async fn no_token_survives_the_deletion_of_its_user() {
     user.get("/v2/users/me").await.expect_problem(401, "invalid_token");
     request_token(&app, refresh).await.expect_problem(401, "invalid_refresh_token");
 }
+
+#[tokio::test]
+async fn a_token_request_of_another_media_type_is_answered_with_those_that_are_accepted() {
+    let app = TestApp::start().await;
+    let client = app.anonymous();
+    let headers = [("content-type", "text/plain")];
+    let refused = client.send(Method::POST, "/v2/auth/token", &headers, Some(b"{}".to_vec())).await;
+    refused.expect_problem(415, "unsupported_media_type");
+    for kind in ["application/json", "application/x-www-form-urlencoded"] {
+        assert!(refused.text.contains(kind), "{}", refused.text);
+    }
+}
