@@ -1,6 +1,7 @@
 //! Texts with length limits. Each is a type, so that its limits are declared once, for validation and the OpenAPI document.
 
 use super::schema::string_schema;
+use super::unicode::is_invisible;
 use super::{FieldErrorCode, InvalidValue, quoted};
 use compact_str::CompactString;
 use serde::de::{Error, Visitor};
@@ -204,10 +205,17 @@ string_newtype!(
     /// A long text, possibly empty, such as a message, an article or a description.
     LongText, "the text", 0..=100_000
 );
-/// The regular expression of a text that is not blank.
-const NOT_BLANK_PATTERN: &str = "^[^\\u0000]*[^ \\t\\r\\n\\u0000][^\\u0000]*$";
+/// The regular expression of a text that is not blank. Characters above U+FFFF count as visible in it, since the regular
+/// expressions of JSON Schema need not know them; [`MessageText`] knows which are not.
+const NOT_BLANK_PATTERN: &str = concat!(
+    "^[^\\u0000]*[^",
+    "\\u0000-\\u0020\\u007f-\\u00a0\\u00ad\\u034f\\u0600-\\u0605\\u061c\\u06dd\\u070f\\u0890-\\u0891\\u08e2\\u115f-\\u1160",
+    "\\u1680\\u17b4-\\u17b5\\u180b-\\u180f\\u2000-\\u200f\\u2028-\\u202f\\u205f-\\u206f\\u3000\\u3164\\ufe00-\\ufe0f\\ufeff",
+    "\\uffa0\\ufff0-\\ufffb",
+    "][^\\u0000]*$"
+);
 
-/// The text of a new message: not only spaces and line breaks.
+/// The text of a new message: not only spaces, line breaks and invisible characters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MessageText(LongText);
 
@@ -222,9 +230,9 @@ impl FromStr for MessageText {
     type Err = InvalidValue;
 
     fn from_str(text: &str) -> Result<Self, InvalidValue> {
-        if text.chars().all(|letter| [' ', '\t', '\r', '\n'].contains(&letter)) {
-            let message =
-                "the text is empty; expected at least one character other than spaces and line breaks";
+        if text.chars().all(|letter| letter.is_whitespace() || is_invisible(letter)) {
+            let message = "the text is empty; expected at least one character other than spaces, line breaks and invisible \
+                           characters";
             return Err(InvalidValue::new(FieldErrorCode::TooShort, message));
         }
         text.parse().map(Self)
@@ -241,11 +249,13 @@ text_serde!(MessageText);
 
 impl utoipa::PartialSchema for MessageText {
     fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
-        string_schema("A text of 1 to 100,000 characters, not only spaces and line breaks.")
-            .min_length(Some(1))
-            .max_length(Some(100_000))
-            .pattern(Some(NOT_BLANK_PATTERN))
-            .into()
+        string_schema(
+            "A text of 1 to 100,000 characters, not only spaces, line breaks and invisible characters.",
+        )
+        .min_length(Some(1))
+        .max_length(Some(100_000))
+        .pattern(Some(NOT_BLANK_PATTERN))
+        .into()
     }
 }
 
@@ -265,6 +275,24 @@ string_newtype!(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_pattern_of_message_texts_names_the_blank_characters_below_u_10000() {
+        let class = NOT_BLANK_PATTERN.split("[^").nth(2).unwrap().trim_end_matches(']');
+        let mut codes = class
+            .split("\\u")
+            .skip(1)
+            .map(|part| (u32::from_str_radix(part.get(..4).unwrap(), 16).unwrap(), part.ends_with('-')));
+        let mut named = std::collections::BTreeSet::new();
+        while let Some((first, is_range)) = codes.next() {
+            let last = if is_range { codes.next().unwrap().0 } else { first };
+            named.extend(first..=last);
+        }
+        for letter in '\0'..='\u{ffff}' {
+            let is_accepted = letter.to_string().parse::<MessageText>().is_ok();
+            assert_eq!(is_accepted, !named.contains(&u32::from(letter)), "{letter:?}");
+        }
+    }
 
     #[test]
     fn length_limits_count_characters() {

@@ -257,7 +257,17 @@ async fn blank_message_texts_are_rejected_wherever_messages_are_written() {
     let message = json!({ "conversation": conversation, "text": "Hello" });
     let message = create_resource(&admin, "/v2/messages", message).await;
     let nested = format!("/v2/conversations/{conversation}/messages");
-    for text in ["", " ", "\n", " \t\r\n "] {
+    // Also spaces that are not ASCII, and characters that are not displayed.
+    for text in [
+        "",
+        " ",
+        "\n",
+        " \t\r\n ",
+        "\u{200b}",
+        " \u{200d}\u{fe0f}\n",
+        "\u{a0}\u{3000}\u{2028}",
+        "\u{3164}\u{ad}",
+    ] {
         let refused = [
             (admin.post("/v2/messages", json!({ "conversation": conversation, "text": text })).await, "text"),
             (admin.patch(&format!("/v2/messages/{message}"), json!({ "text": text })).await, "text"),
@@ -274,7 +284,9 @@ async fn blank_message_texts_are_rejected_wherever_messages_are_written() {
         }
     }
     assert_eq!(admin.get(&nested).await.expect(StatusCode::OK).as_array().unwrap().len(), 1);
-    admin.post(&nested, json!({ "text": " ." })).await.expect(StatusCode::CREATED);
+    for text in [" .", "\u{200b}a", "👩\u{200d}💻"] {
+        admin.post(&nested, json!({ "text": text })).await.expect(StatusCode::CREATED);
+    }
 }
 
 #[tokio::test]
