@@ -158,6 +158,23 @@ async fn a_caller_sees_the_changes_of_what_it_may_list() {
         let reply = guest.get(&format!("/v2/changes?types={types}")).await;
         assert_eq!(reply.status, guest.get("/v2/users").await.status, "{types}: {}", reply.text);
     }
+    // The refusal names every list that is missing.
+    for (client, path, missing) in [
+        (&guest, "/v2/changes?types=users,forms", "listUsers, listForms"),
+        (&guest, "/v2/changes?types=users", "listUsers"),
+        (&agent, "/v2/changes?types=contacts,users,forms", "listUsers, listForms"),
+    ] {
+        let refused = client.get(path).await;
+        refused.expect_problem(403, "forbidden");
+        assert_eq!(refused.json["detail"], format!("Not authorized to perform {missing}."), "{path}");
+    }
+    let refused = guest.get("/v2/changes").await;
+    refused.expect_problem(403, "forbidden");
+    let detail = refused.json["detail"].as_str().unwrap().to_owned();
+    assert!(detail.starts_with("Not authorized to perform any of "), "{detail}");
+    for action in ["listUsers", "listForms", "listContacts", "listConversations", "listServices"] {
+        assert!(detail.contains(action), "{detail}");
+    }
     app.anonymous().get("/v2/changes").await.expect_problem(401, "missing_token");
     // A resource that leaves an organization is deleted for those who see that one only.
     let path = format!("/v2/forms/{own}");

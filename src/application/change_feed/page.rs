@@ -94,6 +94,25 @@ pub struct FeedTypes {
     pub is_explicit: bool,
 }
 
+/// Checks that no list was refused. `needs_all` says whether the caller needs all of these lists, or any of them.
+///
+/// # Errors
+/// The refusal, which names all of the actions.
+fn check_none_refused(refused: Vec<(&'static str, Error)>, needs_all: bool) -> Result<(), Error> {
+    let actions: Vec<&str> = refused.iter().map(|(action, _)| *action).collect();
+    let actions = actions.join(", ");
+    let is_forbidden = refused.iter().all(|(_, error)| error.kind == ErrorKind::Forbidden);
+    let count = refused.len();
+    let Some((_, first)) = refused.into_iter().next() else { return Ok(()) };
+    if count == 1 || !is_forbidden {
+        return Err(first);
+    }
+    let quantity = if needs_all { "" } else { "any of " };
+    let message = format!("Not authorized to perform {quantity}{actions}.");
+    // The reasons of one action do not explain the others.
+    Err(Error { message, reasons: None, ..first })
+}
+
 /// What a caller may see of the feed: the types, each with the organizations in which it may list them.
 #[derive(Debug)]
 pub struct FeedScope(Vec<(FeedType, Permitted<AuthorizedOrgs>)>);
@@ -108,8 +127,7 @@ impl FeedScope {
         types: &FeedTypes,
         is_logged: bool,
     ) -> Result<Self, Error> {
-        let mut permitted = Vec::new();
-        let mut refused = None;
+        let (mut permitted, mut refused) = (Vec::new(), Vec::new());
         for feed_type in &types.types {
             let authorizer = match is_logged {
                 true => authorizer.with_action(feed_type.list_action),
@@ -117,14 +135,14 @@ impl FeedScope {
             };
             match authorizer.lookups().authorized_orgs(None).await {
                 Ok(within) => permitted.push((*feed_type, within)),
-                Err(error) if types.is_explicit || error.kind.is_server_error() => return Err(error),
-                Err(error) => refused = Some(error),
+                Err(error) if error.kind.is_server_error() => return Err(error),
+                Err(error) => refused.push((feed_type.list_action, error)),
             }
         }
-        match (permitted.is_empty(), refused) {
-            (true, Some(error)) => Err(error),
-            _ => Ok(Self(permitted)),
+        if types.is_explicit || permitted.is_empty() {
+            check_none_refused(refused, types.is_explicit)?;
         }
+        Ok(Self(permitted))
     }
 
     /// Returns whether a change of this type in this organization may concern the caller. That of an organization may change
