@@ -201,6 +201,17 @@ impl OperationDoc {
         self
     }
 
+    /// Declares that a response which was added before may also have this media type.
+    #[must_use]
+    pub fn or_response<T: ToSchema>(mut self, status: u16, media_type: &str, example: Value) -> Self {
+        let schema = self.reference::<T>();
+        let content = ContentBuilder::new().schema(Some(schema)).example(Some(example)).build();
+        if let Some(response) = self.responses.get_mut(&status) {
+            response.content.insert(media_type.to_owned(), content.into());
+        }
+        self
+    }
+
     /// Declares that a response may also be a stream of server-sent events.
     #[must_use]
     pub fn event_stream(mut self, status: u16) -> Self {

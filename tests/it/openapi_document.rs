@@ -193,6 +193,25 @@ const PUBLIC_ROUTES: [&str; 9] = [
     "GET /metrics",
 ];
 
+#[test]
+fn every_form_of_a_filter_is_declared_with_a_schema_and_an_example() {
+    let document = document();
+    let content = &document["paths"]["/access/v1/filter"]["post"]["responses"]["200"]["content"];
+    let expected = [
+        ("application/json", "FilterAnswer"),
+        ("application/vnd.cedargate.ucast+json", "UcastFilterAnswer"),
+        ("application/vnd.cedargate.sql.postgresql+json", "SqlFilterAnswer"),
+        ("application/vnd.cedargate.sql.sqlite+json", "SqlFilterAnswer"),
+    ];
+    let declared: BTreeSet<&String> = content.as_object().unwrap().keys().collect();
+    assert_eq!(declared.len(), expected.len(), "{declared:?}");
+    for (kind, schema) in expected {
+        let reference = format!("#/components/schemas/{schema}");
+        assert_eq!(content[kind]["schema"]["$ref"], reference, "{kind}");
+        assert!(content[kind]["example"]["filter"].is_object(), "{kind}: {}", content[kind]);
+    }
+}
+
 #[tokio::test]
 async fn every_non_public_route_requires_a_credential() {
     let app = TestApp::start().await;

@@ -5,7 +5,7 @@ use super::authzen_evaluation::{Action, Subject};
 use super::evaluation::{DecisionError, POLICY_VERSION, merge_client_context};
 use super::filter_format::{Format, Rendered};
 use super::filter_organizations::Organizations;
-use super::filter_schema::FilterNode;
+use super::filter_schema::{FilterNode, SqlCondition, UcastNode};
 use super::question_names::{SearchNames, SearchedPart, check_context};
 use crate::application::Authorizer;
 use crate::application::subjects::{ResolvedSubject, SubjectResolver};
@@ -13,7 +13,7 @@ use crate::authz::AuthzRequest;
 use crate::authz::filter::{Filter, FilterError, FilterExpr};
 use crate::http::openapi::OperationDoc;
 use crate::http::{FieldError, Problem};
-use crate::store::table_filter::{ColumnMap, InvalidColumn, NotExpressible};
+use crate::store::table_filter::{ColumnMap, InvalidColumn, NotExpressible, SqlDialect};
 use crate::types::{EvaluationId, FieldErrorCode, Term, null_as_default, object_only};
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse};
@@ -69,8 +69,7 @@ struct FilterAnswer {
     /// `always`: every resource of the type. `never`: none. `when`: those for which `filter` is true.
     #[schema(value_type = FilterKind)]
     kind: &'static str,
-    /// The condition in the requested form; null if the kind says all. In SQL there is always a condition, an object with
-    /// `dialect`, `sql` and `parameters`.
+    /// The condition; null if the kind says all.
     #[schema(value_type = Option<FilterNode>)]
     filter: Option<Value>,
     /// The version of the policies.
@@ -91,17 +90,64 @@ enum FilterKind {
     When,
 }
 
-pub(super) fn filter_doc() -> OperationDoc {
-    let example = json!({
+/// A filter as conditions of UCAST.
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
+#[expect(dead_code, reason = "only the OpenAPI document uses it")]
+struct UcastFilterAnswer {
+    /// `always`: every resource of the type. `never`: none. `when`: those for which `filter` is true.
+    kind: FilterKind,
+    /// The condition; null if the kind says all.
+    #[schema(value_type = Option<UcastNode>)]
+    filter: Option<UcastNode>,
+    /// The version of the policies.
+    policy_version: String,
+    /// The id of the evaluation, as in the decision log.
+    #[schema(rename = "evaluation_id")]
+    evaluation_id: String,
+}
+
+/// A filter as a condition of SQL.
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
+#[expect(dead_code, reason = "only the OpenAPI document uses it")]
+struct SqlFilterAnswer {
+    /// `always`: every resource of the type. `never`: none. `when`: those for which `filter` is true.
+    kind: FilterKind,
+    /// The condition, whatever the kind.
+    filter: SqlCondition,
+    /// The version of the policies.
+    policy_version: String,
+    /// The id of the evaluation, as in the decision log.
+    #[schema(rename = "evaluation_id")]
+    evaluation_id: String,
+}
+
+/// The example of an answer with this condition.
+fn example(filter: Value) -> Value {
+    json!({
         "kind": "when",
-        "filter": {
-            "type": "in",
-            "entity": {"path": []},
-            "entities": [{"type": "Organization", "id": "599e1fcd9da1c72645c95885"}]
-        },
+        "filter": filter,
         "policyVersion": "9f2c4a7be01d",
         "evaluation_id": "7d0f8a3e5b2c4d6e91a0b3c4d5e6f708"
+    })
+}
+
+pub(super) fn filter_doc() -> OperationDoc {
+    let organization = "599e1fcd9da1c72645c95885";
+    let tree = json!({
+        "type": "in",
+        "entity": {"path": []},
+        "entities": [{"type": "Organization", "id": organization}]
     });
+    let ucast =
+        json!({ "type": "field", "operator": "eq", "field": "organization_id", "value": organization });
+    let sql = |dialect: &str, parameter: &str| {
+        let sql = format!("(\"organization_id\" = {parameter})");
+        json!({ "dialect": dialect, "sql": sql, "parameters": [organization] })
+    };
+    let [postgres, sqlite] =
+        [SqlDialect::Postgres, SqlDialect::Sqlite].map(|dialect| Format::Sql(dialect).media_type());
     OperationDoc::new("Filter resources")
         .describe(
             "Returns a condition that is true for exactly the resources of a type on which the subject may perform the \
@@ -112,7 +158,10 @@ pub(super) fn filter_doc() -> OperationDoc {
              422 and are named. Subjects are resolved and authorized as in an evaluation.",
         )
         .body::<FilterRequest>(None)
-        .response::<FilterAnswer>(200, "The filter.", Some(example))
+        .response::<FilterAnswer>(200, "The filter.", Some(example(tree)))
+        .or_response::<UcastFilterAnswer>(200, Format::Ucast.media_type(), example(ucast))
+        .or_response::<SqlFilterAnswer>(200, postgres, example(sql("postgresql", "$1")))
+        .or_response::<SqlFilterAnswer>(200, sqlite, example(sql("sqlite", "?1")))
         .response_header(200, "X-Policy-Version", Type::String, "The policy version of the filter.")
         .problems(&[406, 422])
 }

@@ -1,4 +1,4 @@
-//! The JSON Schema of filters as expression trees, for the OpenAPI document.
+//! The JSON Schemas of filters as expression trees, as UCAST and as SQL, for the OpenAPI document.
 
 use serde_json::{Map, Value, json};
 use utoipa::openapi::{RefOr, Schema};
@@ -19,6 +19,61 @@ struct FilterValue;
 /// A single value.
 #[derive(Debug)]
 struct FilterScalar;
+
+/// A condition of UCAST.
+#[derive(Debug)]
+pub(super) struct UcastNode;
+
+/// A condition of SQL.
+#[derive(Debug)]
+pub(super) struct SqlCondition;
+
+impl PartialSchema for UcastNode {
+    fn schema() -> RefOr<Schema> {
+        let words = |words: &[&str]| json!({ "type": "string", "enum": words });
+        let name = json!({ "type": "string", "description": "A column of the request, or the name of an attribute." });
+        let value = json!({ "description": "A value, or an array of values." });
+        let nodes = [
+            node(
+                "compound",
+                "All conditions, any condition, or not the one condition.",
+                [("operator", words(&["and", "or", "not"])), ("value", list(reference("UcastNode")))],
+            ),
+            node(
+                "field",
+                "A field compares so with a value.",
+                [("operator", json!({ "type": "string" })), ("field", name), ("value", value)],
+            ),
+        ];
+        parsed(one_of("A condition on a resource, as an object of UCAST.", nodes))
+    }
+}
+
+impl ToSchema for UcastNode {}
+
+impl PartialSchema for SqlCondition {
+    fn schema() -> RefOr<Schema> {
+        parsed(json!({
+            "type": "object",
+            "description": "A condition of SQL, for the clause `WHERE`.",
+            "required": ["dialect", "sql", "parameters"],
+            "properties": {
+                "dialect": { "type": "string", "enum": ["postgresql", "sqlite"] },
+                "sql": {
+                    "type": "string",
+                    "description": "The condition, with the parameters `$1`, `$2`, … or `?1`, `?2`, …."
+                },
+                "parameters": {
+                    "type": "array",
+                    "description": "The values of the parameters, in their order.",
+                    "items": { "description": "A text, a number, a truth value, or an array of these." }
+                }
+            }
+        }))
+    }
+}
+
+impl ToSchema for SqlCondition {}
 
 impl PartialSchema for FilterNode {
     fn schema() -> RefOr<Schema> {
@@ -158,9 +213,12 @@ mod tests {
             (FilterOperand::schema(), 2),
             (FilterValue::schema(), 2),
             (FilterScalar::schema(), 4),
+            (UcastNode::schema(), 2),
         ] {
             let json = serde_json::to_value(schema).unwrap();
             assert_eq!(json["oneOf"].as_array().map(Vec::len), Some(members), "{json}");
         }
+        let condition = serde_json::to_value(SqlCondition::schema()).unwrap();
+        assert_eq!(condition["properties"].as_object().map(|properties| properties.len()), Some(3));
     }
 }
