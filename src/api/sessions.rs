@@ -17,7 +17,7 @@ use utoipa::{PartialSchema, ToSchema};
 
 /// The routes for the sessions of a user.
 pub fn routes() -> RouteGroup {
-    let newest = |column: &str| SortKey { column: column.to_owned(), order: SortOrder::Descending };
+    let newest = |column: &str| SortKey::new(column, SortOrder::Descending);
     let sort = vec![newest("last_used_at"), newest("created_at")];
     let spec = Arc::new(ListSpec::with_cursors(fields(), sort));
     let documented = Arc::clone(&spec);

@@ -93,7 +93,7 @@ fn child_path(parent: &OrgPath, own: Id, subtree_depth: usize) -> Result<OrgPath
 impl WritableResource for Organization {
     /// The deepest first.
     fn deletion_order() -> Vec<SortKey> {
-        vec![SortKey { column: "level".to_owned(), order: SortOrder::Descending }]
+        vec![SortKey::new("level", SortOrder::Descending)]
     }
 
     async fn lock_shared(work: &UnitOfWork) -> Result<(), Error> {

@@ -329,7 +329,7 @@ fn audit_table() -> ListedTable {
 /// Returns the order of a list of entries: by `seq`, of which the query sets only the direction.
 fn audit_order(query: &ListQuery) -> [SortKey; 1] {
     let order = query.sort.first().map_or(SortOrder::Ascending, |key| key.order);
-    [SortKey { column: "seq".to_owned(), order }]
+    [SortKey::new("seq", order)]
 }
 
 /// Returns the condition that an entry belongs to one of these organizations.

@@ -118,7 +118,7 @@ impl Store {
             texts: &[],
             nullable: &[],
         };
-        let ascending = |column: &str| SortKey { column: column.to_owned(), order: SortOrder::Ascending };
+        let ascending = |column: &str| SortKey::new(column, SortOrder::Ascending);
         let mut order = query.sort.clone();
         order.extend([ascending("first_activated_at"), ascending("version")]);
         table.page(&self.db, Condition::all(), &order, query).await

@@ -281,12 +281,17 @@ fn test(generator: &mut Generator, kind: Kind) -> (Test, String) {
     }
 }
 
+/// The value of a field, which may be within an object.
+fn value_at<'a>(resource: &'a Value, name: &str) -> &'a Value {
+    name.split('.').fold(resource, |value, name| &value[name])
+}
+
 /// Compares two resources by fields: nulls last, then by creation time and id.
 fn compare(a: &Value, b: &Value, sort: &[(&str, bool)]) -> Ordering {
     // The id has the direction of the creation time.
     let reverses_ids = sort.iter().any(|(name, is_descending)| *name == "createdAt" && *is_descending);
     for (name, is_descending) in sort.iter().chain(&[("createdAt", false), ("id", reverses_ids)]) {
-        let order = match (&a[*name], &b[*name]) {
+        let order = match (value_at(a, name), value_at(b, name)) {
             (Value::Null, Value::Null) => Ordering::Equal,
             (Value::Null, _) => Ordering::Greater,
             (_, Value::Null) => Ordering::Less,
@@ -445,7 +450,14 @@ async fn generated_queries_return_what_an_evaluation_in_memory_returns() {
         FieldSpec("profile.name", Kind::Text, &["profile", "name"]),
         FieldSpec("profile.locale", Kind::Text, &["profile", "locale"]),
     ];
-    check(&admin, "/v2/contacts", &contacts, &["conversation", "createdAt", "id"], 3).await;
+    check(
+        &admin,
+        "/v2/contacts",
+        &contacts,
+        &["profile.name", "profile.locale", "conversation", "createdAt", "id"],
+        3,
+    )
+    .await;
     let forms = [
         FieldSpec("name", Kind::Text, &["name"]),
         FieldSpec("fields.name", Kind::Text, &["fields", "*", "name"]),

@@ -104,7 +104,7 @@ pub(super) fn list(config: &Config, arguments: &VersionsArgs) -> CommandResult {
     block_on(async {
         let store = open_store(config).await?;
         let active = active_version(&store).await?;
-        let sort = vec![SortKey { column: "last_activation".to_owned(), order: SortOrder::Descending }];
+        let sort = vec![SortKey::new("last_activation", SortOrder::Descending)];
         let query = ListQuery { limit: MAX_LISTED, sort, ..ListQuery::default() };
         let rows = store.policy_versions(&query).await?.items;
         if arguments.format == Format::Json {

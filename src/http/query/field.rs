@@ -1,8 +1,9 @@
 //! The fields by which a list is filtered and sorted, derived from the schema of its resource.
 
 use crate::resource::Resource;
-use crate::store::{ElementPath, Field, Leaf, SortKey};
+use crate::store::{ElementPath, Field, Leaf, SortKey, SortOrder};
 use crate::types::{Id, NO_NUL_PATTERN, OrgPath};
+use serde_json::{Map, Value};
 use utoipa::Number;
 use utoipa::openapi::schema::{ArrayItems, Object, Schema, SchemaType, Type};
 use utoipa::openapi::{KnownFormat, RefOr, SchemaFormat};
@@ -137,6 +138,23 @@ impl QueryField {
         }
     }
 
+    /// Returns the key of the order by this field; none if it is within elements, so that a resource can have several values.
+    pub fn sort_key(&self, order: SortOrder) -> Option<SortKey> {
+        let (column, property) = match &self.field {
+            Field::Column(column) => (column, None),
+            Field::Property { column, key } => (column, Some(key.clone())),
+            Field::Elements(_) => return None,
+        };
+        Some(SortKey { column: column.clone(), property, order })
+    }
+
+    /// Returns the value of the field in the JSON of a resource; null if it has none.
+    pub fn value_in<'a>(&self, resource: &'a Map<String, Value>) -> &'a Value {
+        let mut names = self.name.split('.');
+        let top = names.next().and_then(|name| resource.get(name));
+        names.fold(top, |value, name| value?.get(name)).unwrap_or(&Value::Null)
+    }
+
     /// Creates a field within a JSON column, by which a list is not sorted.
     fn nested(name: String, field: Field, kind: ValueKind) -> Self {
         Self {
@@ -259,12 +277,15 @@ impl Schemas {
             kind,
             ValueKind::Text { .. } | ValueKind::Email | ValueKind::Id | ValueKind::Enum(_) | ValueKind::Path
         );
-        let field = if is_text && leaf == Leaf::Value && !in_elements {
-            Field::Property { column: column.to_owned(), key: name.to_owned() }
-        } else {
-            element_field(column, in_elements, &[name], leaf)
-        };
-        Some(QueryField::nested(format!("{parent}.{name}"), field, kind))
+        let name_in_query = format!("{parent}.{name}");
+        if is_text && leaf == Leaf::Value && !in_elements {
+            let field = Field::Property { column: column.to_owned(), key: name.to_owned() };
+            let is_short = !matches!(kind, ValueKind::Text { max, .. } if max >= MAX_FILTER);
+            let nested = QueryField::nested(name_in_query, field, kind);
+            return Some(QueryField { is_sortable: true, is_cursor_key: is_short, ..nested });
+        }
+        let field = element_field(column, in_elements, &[name], leaf);
+        Some(QueryField::nested(name_in_query, field, kind))
     }
 }
 

@@ -239,8 +239,7 @@ impl ListRequest {
     /// # Errors
     /// 500 if the resource does not have the fields of the order.
     pub fn continue_after(&mut self, last: &Map<String, Value>) -> Result<(), Problem> {
-        let value =
-            |field: &QueryField| cursor::decode_value(field, last.get(&field.name).unwrap_or(&Value::Null));
+        let value = |field: &QueryField| cursor::decode_value(field, field.value_in(last));
         let position: Option<Vec<_>> = self.order_fields.iter().map(value).collect();
         let position = position.ok_or_else(|| Problem::internal("a resource has no position in its list"))?;
         self.query.after = Some(position);
@@ -261,8 +260,7 @@ impl ListRequest {
         pairs.push(("limit".to_owned(), self.query.limit.to_string()));
         match (self.has_offset, self.cursor_fields(), last) {
             (false, Some(fields), Some(last)) => {
-                let value = |field: &QueryField| last.get(&field.name).cloned().unwrap_or(Value::Null);
-                let position: Vec<Value> = fields.iter().map(value).collect();
+                let position: Vec<Value> = fields.iter().map(|field| field.value_in(last).clone()).collect();
                 pairs.push(("after".to_owned(), cursor::encode(&self.digest, &position)));
             }
             _ => {
@@ -291,8 +289,9 @@ fn accepted(spec: &ListSpec) -> String {
 
 /// Returns the fields of all columns of the order.
 fn order_fields(spec: &ListSpec, sort: &[SortKey]) -> Vec<QueryField> {
-    let find =
-        |key: &SortKey| spec.fields.iter().find(|field| field.column_name() == Some(&key.column)).cloned();
+    let find = |key: &SortKey| {
+        spec.fields.iter().find(|field| field.sort_key(key.order).as_ref() == Some(key)).cloned()
+    };
     full_order(sort).iter().filter_map(find).collect()
 }
 
@@ -343,17 +342,17 @@ fn parse_sort(text: &str, fields: &[QueryField]) -> Result<Vec<SortKey>, Invalid
         let (name, order) =
             item.strip_prefix('-').map_or((item, SortOrder::Ascending), |name| (name, SortOrder::Descending));
         let field = fields.iter().find(|field| field.is_sortable && field.name == name);
-        let Some(column) = field.and_then(QueryField::column_name) else {
+        let Some(key) = field.and_then(|field| field.sort_key(order)) else {
             let sortable = fields.iter().filter(|field| field.is_sortable);
             let names: Vec<&str> = sortable.map(|field| field.name.as_str()).collect();
             let message = format!("cannot sort by {}; expected one of {}", quoted(name), names.join(", "));
             return Err(InvalidValue::new(FieldErrorCode::UnknownValue, message));
         };
-        if keys.iter().any(|key| key.column == column) {
+        if keys.iter().any(|other| (&other.column, &other.property) == (&key.column, &key.property)) {
             let message = format!("duplicate field {}", quoted(name));
             return Err(InvalidValue::new(FieldErrorCode::Duplicate, message));
         }
-        keys.push(SortKey { column: column.to_owned(), order });
+        keys.push(key);
     }
     Ok(keys)
 }

@@ -34,6 +34,10 @@ impl OrderKey {
 pub(super) fn order_keys<E: EntityTrait>(dialect: Dialect, table: &str, sort: &[SortKey]) -> Vec<OrderKey> {
     sort.iter()
         .map(|key| {
+            if let Some(property) = &key.property {
+                let value = dialect.property(column(table, &key.column), property);
+                return OrderKey::new(dialect.by_code_points(value), key.order, true);
+            }
             let definition = E::Column::iter().find(|other| other.as_str() == key.column).map(|it| it.def());
             let value = column(table, &key.column);
             // Not ids, which have a length: hex digits have the same order in every collation.

@@ -21,13 +21,22 @@ pub struct ListQuery {
     pub skips_total: bool,
 }
 
-/// A column to sort by.
+/// A column to sort by, or a text in a JSON column.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SortKey {
     /// The column.
     pub column: String,
+    /// The property of the object in the column; none for the column itself.
+    pub property: Option<String>,
     /// The direction.
     pub order: SortOrder,
+}
+
+impl SortKey {
+    /// Creates the key of a column.
+    pub fn new(column: &str, order: SortOrder) -> Self {
+        Self { column: column.to_owned(), property: None, order }
+    }
 }
 
 /// The order of a list by one column. Texts are in the order of their code points, and nulls are last in both directions.
@@ -58,7 +67,7 @@ pub fn full_order(sort: &[SortKey]) -> Vec<SortKey> {
     for column in ["created_at", "id"] {
         match keys.iter().find(|key| key.column == column) {
             Some(key) => order = key.order,
-            None => keys.push(SortKey { column: column.to_owned(), order }),
+            None => keys.push(SortKey::new(column, order)),
         }
     }
     keys

@@ -29,7 +29,7 @@ pub(super) fn read(config: &Config, bundle: &Bundle) -> Archive {
 
 async fn read_from(store: &Store, bundle: &Bundle) -> Result<Archive, crate::store::StoreError> {
     let version = active_version(store).await?;
-    let sort = vec![SortKey { column: "last_activation".to_owned(), order: SortOrder::Descending }];
+    let sort = vec![SortKey::new("last_activation", SortOrder::Descending)];
     let query = ListQuery { limit: MAX_VERSIONS, sort, ..ListQuery::default() };
     let rows = store.policy_versions(&query).await?.items;
     let history: Vec<HistoryEntry> = rows
