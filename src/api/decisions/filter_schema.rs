@@ -32,7 +32,6 @@ impl PartialSchema for UcastNode {
     fn schema() -> RefOr<Schema> {
         let words = |words: &[&str]| json!({ "type": "string", "enum": words });
         let name = json!({ "type": "string", "description": "A column of the request, or the name of an attribute." });
-        let value = json!({ "description": "A value, or an array of values." });
         let nodes = [
             node(
                 "compound",
@@ -42,7 +41,11 @@ impl PartialSchema for UcastNode {
             node(
                 "field",
                 "A field compares so with a value.",
-                [("operator", json!({ "type": "string" })), ("field", name), ("value", value)],
+                [
+                    ("operator", json!({ "type": "string" })),
+                    ("field", name),
+                    ("value", reference("FilterValue")),
+                ],
             ),
         ];
         parsed(one_of("A condition on a resource, as an object of UCAST.", nodes))
@@ -66,7 +69,7 @@ impl PartialSchema for SqlCondition {
                 "parameters": {
                     "type": "array",
                     "description": "The values of the parameters, in their order.",
-                    "items": { "description": "A text, a number, a truth value, or an array of these." }
+                    "items": reference("FilterValue")
                 }
             }
         }))
