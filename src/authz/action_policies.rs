@@ -391,9 +391,9 @@ pub(super) struct RowPolicies {
     pub(super) kind_name: String,
     pub(super) policies: Vec<Arc<IndexedPolicy>>,
     pub(super) policy_set: PolicySet,
-    /// Whether they can decide the rows of one organization differently: whether a policy reads more of a row than its
-    /// organization, or applies to rows but not to their organization.
-    pub(super) read_rows: bool,
+    /// Those that can decide the rows of one organization differently: that read more of a row than its organization, or apply
+    /// to rows but not to their organization.
+    pub(super) row_reading: PolicySet,
 }
 
 impl RowPolicies {
@@ -403,9 +403,15 @@ impl RowPolicies {
     /// Two policies have the same id.
     fn new(kind: EntityTypeName, mut policies: Vec<Arc<IndexedPolicy>>) -> Result<Self, Failure> {
         policies.retain(|policy| policy.policy.effect() == Effect::Forbid);
-        let read_rows = policies.iter().any(|policy| policy.read_set.reads_rows(&kind));
+        let row_reading = policies.iter().filter(|policy| policy.read_set.reads_rows(&kind));
+        let row_reading = PolicySet::from_policies(row_reading.map(|policy| policy.policy.clone()))?;
         let policy_set = PolicySet::from_policies(policies.iter().map(|policy| policy.policy.clone()))?;
-        Ok(Self { kind_name: kind.to_string(), kind, policies, policy_set, read_rows })
+        Ok(Self { kind_name: kind.to_string(), kind, policies, policy_set, row_reading })
+    }
+
+    /// Whether they can decide the rows of one organization differently.
+    pub(super) fn read_rows(&self) -> bool {
+        !self.row_reading.is_empty()
     }
 }
 

@@ -3,7 +3,7 @@
 //! Policies are indexed by action when a bundle is loaded ([`ActionPolicies`]). Decisions are cached under a fingerprint of
 //! everything that the evaluation reads, so that nothing invalidates them but the end of the engine.
 
-use super::action_policies::{ActionPolicies, PolicyIndex};
+use super::action_policies::{ActionPolicies, PolicyIndex, RowPolicies};
 use super::bundle::{Bundle, action_name};
 use super::context_json::LoggedContext;
 use super::counters::{DecisionCounters, DecisionCounts};
@@ -143,7 +143,7 @@ impl Engine {
     /// The type of the rows that this list action returns, if policies can distinguish the rows of an organization.
     pub(super) fn row_type(&self, action: &str) -> Option<&str> {
         let rows = self.action_policies(action)?.rows.as_ref()?;
-        rows.read_rows.then_some(rows.kind_name.as_str())
+        rows.read_rows().then_some(rows.kind_name.as_str())
     }
 
     /// Whether any policy that can apply to this action reads the context.
@@ -155,7 +155,7 @@ impl Engine {
     /// organization differently. Determined once for each bundle.
     pub fn reads_rows(&self, action: &str) -> bool {
         let rows = self.action_policies(action).and_then(|policies| policies.rows.as_ref());
-        rows.is_some_and(|rows| rows.read_rows)
+        rows.is_some_and(RowPolicies::read_rows)
     }
 
     /// The full name of the action that a client names.

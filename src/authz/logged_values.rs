@@ -183,7 +183,7 @@ mod tests {
                 let expected = expected.filter(|context| is_valid(context.clone()));
                 let actual = context(fields, &schema, &action).ok();
                 let actual = actual.filter(|context| is_valid(context.clone()));
-                let value_of = |context: Option<Context>| context.map(|context| context.get(name).cloned());
+                let value_of = |context: Option<Context>| context.map(|context| context.get(name));
                 valid += usize::from(actual.is_some());
                 assert_eq!(
                     format!("{:?}", value_of(actual)),

@@ -92,13 +92,19 @@ impl Engine {
     }
 
     /// The rows that a list contains: those of the organizations on which the list action is permitted that no policy forbids.
-    /// `None` if no policy distinguishes the rows of an organization ([`Engine::reads_rows`]).
+    /// `None` if no policy distinguishes the rows of an organization for the principal.
     ///
     /// # Errors
     /// The request cannot be evaluated, or a policy cannot be translated.
     pub fn row_filter(&self, request: &AuthzRequest<'_>) -> Result<Option<Filter>, FilterError> {
         let action_policies = self.known_action(request)?;
-        let Some(rows) = action_policies.rows.as_ref().filter(|rows| rows.read_rows) else { return Ok(None) };
+        let Some(rows) = action_policies.rows.as_ref().filter(|rows| rows.read_rows()) else {
+            return Ok(None);
+        };
+        let row_reading = (&rows.row_reading, &rows.kind);
+        if matches!(self.filter_by(request, action_policies, row_reading, false), Ok(Filter::Always)) {
+            return Ok(None);
+        }
         self.filter_by(request, action_policies, (&rows.policy_set, &rows.kind), false).map(Some)
     }
 
