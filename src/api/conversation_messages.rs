@@ -3,7 +3,8 @@
 use super::commands::{self, Commands};
 use super::conversations::Conversation;
 use super::messages::{self, Message, MessageActions, MessageBody, NewMessages as AppendedMessages};
-use crate::application::fields::{element_label, from_value, join_path};
+use crate::application::creation::parse_elements;
+use crate::application::fields::{element_label, from_value};
 use crate::application::{Authorizer, Error, FieldError};
 use crate::authz::{AuthorizedOrgs, Permitted};
 use crate::http::base_url::absolute_url;
@@ -15,7 +16,7 @@ use crate::http::query::ListSpec;
 use crate::http::query::list_request::ListScope;
 use crate::http::{Json, PathId, Problem, RouteGroup};
 use crate::store::{Filter, FilterValue};
-use crate::types::{FieldErrorCode, Id, JsonObject, Label, MessageText, Millis, json_list, object_only};
+use crate::types::{FieldErrorCode, Id, JsonObject, Label, MessageText, Millis, object_only};
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse};
 use serde::{Deserialize, Serialize};
@@ -76,11 +77,6 @@ pub struct ConversationMessage {
 }
 
 object_only!(ConversationMessage);
-
-json_list!(
-    /// Up to 1000 messages.
-    ConversationMessages, ConversationMessage, 1000
-);
 
 impl From<ConversationMessage> for MessageBody {
     fn from(message: ConversationMessage) -> Self {
@@ -151,17 +147,13 @@ async fn append(
     let conversation = messages::check_access(&authorizer, authorizer.resolve_id(&id.0), None).await?;
     reject_preconditions(&request)?;
     let is_list = body.is_array();
-    let new: ConversationMessages = if is_list {
-        from_value(body, "")?
-    } else {
-        from_value(json!([body]), "").map_err(without_list_index)?
+    let parse = |body| parse_message(body, conversation.id);
+    let new = match body {
+        Value::Array(bodies) => parse_elements(bodies, parse)?,
+        body => vec![parse(body)?],
     };
-    if new.is_empty() {
-        return Err(Problem::invalid_field("", FieldErrorCode::TooFewItems, "expected at least one message"));
-    }
     let path = |index: usize| if is_list { element_label(index) } else { String::new() };
-    check_conversations(&new, conversation.id, path)?;
-    let bodies: Vec<MessageBody> = new.iter().cloned().map(MessageBody::from).collect();
+    let bodies: Vec<MessageBody> = new.into_iter().map(MessageBody::from).collect();
     let commands = Commands::parse(&bodies, path)?;
     let appended = AppendedMessages { bodies: &bodies, commands: &commands, field: None };
     let stored = messages::append(&authorizer, &conversation, appended).await?;
@@ -176,24 +168,20 @@ async fn append(
     })
 }
 
-/// Checks that the messages name no other conversation than this one.
+/// Parses a message, which may name its conversation.
 ///
 /// # Errors
-/// The fields that name another one are invalid.
-fn check_conversations(
-    messages: &[ConversationMessage],
-    conversation: Id,
-    path: impl Fn(usize) -> String,
-) -> Result<(), Error> {
-    let named = messages.iter().map(|message| message.conversation).enumerate();
-    let other = named.filter_map(|(index, named)| Some((index, named.filter(|id| *id != conversation)?)));
-    let errors: Vec<FieldError> = other
-        .map(|(index, id)| {
-            let message = format!("expected {conversation}, the conversation in the path, got {id}");
-            FieldError::new(join_path(&path(index), "conversation"), FieldErrorCode::Mismatch, message)
-        })
-        .collect();
-    if errors.is_empty() { Ok(()) } else { Err(Error::invalid_fields(errors)) }
+/// Invalid fields, or another conversation.
+fn parse_message(body: Value, conversation: Id) -> Result<ConversationMessage, Error> {
+    let message: ConversationMessage = from_value(body, "")?;
+    match message.conversation.filter(|named| *named != conversation) {
+        Some(named) => {
+            let text = format!("expected {conversation}, the conversation in the path, got {named}");
+            let mismatch = FieldError::new("conversation", FieldErrorCode::Mismatch, text);
+            Err(Error::invalid_fields(vec![mismatch]))
+        }
+        None => Ok(message),
+    }
 }
 
 fn list_messages_doc(spec: &ListSpec) -> OperationDoc {
@@ -238,13 +226,4 @@ impl ListAccess for ConversationAccess {
         let id = self.id.map(|id| Filter::equal("conversation", FilterValue::Text(id.to_string())));
         id.into_iter().collect()
     }
-}
-
-/// Removes the list index from field names, for a single message that was parsed as a list of one.
-fn without_list_index(mut error: Error) -> Error {
-    for field_error in &mut error.fields {
-        let field = field_error.field.trim_start_matches(&element_label(0)).trim_start_matches('.');
-        field_error.field = field.to_owned();
-    }
-    Error::invalid_fields(error.fields)
 }

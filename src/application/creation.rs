@@ -181,7 +181,7 @@ pub async fn create_all<N: NewResource, T, E: From<Error>>(
     bodies: Vec<Value>,
     before_commit: impl FnOnce(&[Permitted<N::Resource>]) -> Result<T, E>,
 ) -> Result<T, E> {
-    let all = parse_all::<N>(bodies)?;
+    let all = parse_elements(bodies, N::parse)?;
     N::check_limits(&all)?;
     // Its records are queued when it is dropped, before the transaction commits.
     let logging = authorizer.with_batched_log();
@@ -202,7 +202,14 @@ pub(super) fn ensure_recorded() -> Result<(), Error> {
     if telemetry::is_unrecorded() { Err(Error::decision_log_full()) } else { Ok(()) }
 }
 
-fn parse_all<N: NewResource>(bodies: Vec<Value>) -> Result<Vec<N>, Error> {
+/// Parses the elements of an array: at least one, at most [`MAX_ELEMENTS`].
+///
+/// # Errors
+/// The array has another number of elements, or elements are invalid; the fields of all of them are named.
+pub fn parse_elements<T>(
+    bodies: Vec<Value>,
+    parse: impl Fn(Value) -> Result<T, Error>,
+) -> Result<Vec<T>, Error> {
     let (code, message) = match bodies.len() {
         0 => (FieldErrorCode::TooFewItems, "expected at least one element".to_owned()),
         1..=MAX_ELEMENTS => (FieldErrorCode::InvalidType, String::new()),
@@ -217,7 +224,7 @@ fn parse_all<N: NewResource>(bodies: Vec<Value>) -> Result<Vec<N>, Error> {
     let mut all = Vec::with_capacity(bodies.len());
     for (index, body) in bodies.into_iter().enumerate() {
         let parsed = match body.is_object() {
-            true => N::parse(body),
+            true => parse(body),
             false => Err(Error::invalid_field("", FieldErrorCode::InvalidType, "expected an object")),
         };
         match parsed {

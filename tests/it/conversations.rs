@@ -128,6 +128,12 @@ async fn a_list_of_messages_is_stored_atomically() {
         let refused = admin.post(&path, body).await;
         assert_eq!(refused.expect_problem(400, "invalid_fields"), [field]);
     }
+    // The fields of all elements are named.
+    let several =
+        json!([{ "text": "one", "conversation": UNKNOWN_ID }, { "text": "" }, { "text": "two" }, 3]);
+    let refused = admin.post(&path, several).await;
+    let fields = refused.expect_problem(400, "invalid_fields");
+    assert_eq!(fields, ["[0].conversation", "[1].text", "[3]"]);
     for body in [json!([]), json!("one"), json!(null), json!([[{ "text": "one" }]])] {
         admin.post(&path, body).await.expect_problem(400, "invalid_fields");
     }
