@@ -199,7 +199,7 @@ async fn an_invalid_command_is_named_and_stores_nothing() {
     let path = format!("/v2/conversations/{id}/messages");
     let many: Vec<Value> = (0..21).map(|_| json!({ "type": "command", "text": "/join" })).collect();
     let refused = admin.post(&path, json!(many)).await;
-    assert_eq!(refused.field_errors(), [("20".to_owned(), "too_many_items".to_owned())]);
+    assert_eq!(refused.field_errors(), [("[20]".to_owned(), "too_many_items".to_owned())]);
     assert_eq!(fetch(&admin, &id).await, before);
     assert_eq!(message_count(&admin, &id).await, "0");
     assert_eq!(admin.get("/v2/conversations").await.header("x-total-count"), "2");
