@@ -10,6 +10,7 @@ mod schema;
 mod style;
 mod supplied;
 mod syntax;
+mod undeclared;
 
 pub use claims::Claim;
 pub use diagnostics::{BundleDiagnostic, BundleError};
@@ -90,8 +91,9 @@ impl Bundle {
         let (schemas, policy_files, data_files) =
             (of_kind(FileKind::Schema), of_kind(FileKind::Policies), of_kind(FileKind::Data));
         let schema = parse_schema(&schemas, &mut diagnostics);
-        if let Some((_, types)) = &schema {
+        if let Some((schema, types)) = &schema {
             supplied::check(types, stored, &schemas, &mut diagnostics);
+            undeclared::check(schema, types, stored, &schemas, &mut diagnostics);
         }
         let schema_only = schema.as_ref().map(|(schema, _)| schema);
         let (policies, metadata) = parse_policies(&policy_files, schema_only, &mut diagnostics);

@@ -237,6 +237,47 @@ fn attributes_and_context_fields_that_are_never_supplied_are_reported_in_the_sch
 }
 
 #[test]
+fn what_the_service_supplies_and_the_schema_omits_is_reported_in_the_schema() {
+    let schema = "schema/cedargate.cedarschema";
+    let copy = Copy::new()
+        .replace(schema, "  status?: KnowledgeStatus,\n", "")
+        .replace(schema, "  level?: Long,\n", "")
+        .replace(schema, "entity Service in [Organization]", "entity Service")
+        .replace(schema, "type Call = {\n  credential?: Credential,", "type Call = {")
+        .replace(schema, "type KeyRequest = {\n  scope?: Scope,", "type KeyRequest = {")
+        .replace(schema, "type UserChange = {\n  role?: Scope,", "type UserChange = {")
+        .replace(schema, "type Change = {\n  changes?: Set<Field>,", "type Change = {");
+    let findings = copy.findings();
+    let content = std::fs::read_to_string(copy.path(schema)).unwrap();
+    let line_of = |text: &str| content.lines().position(|line| line.starts_with(text)).unwrap() as u64 + 1;
+    for (rule, line, message) in [
+        ("undeclared-attribute", line_of("entity KnowledgeItem"), "KnowledgeItem.status: "),
+        ("undeclared-attribute", line_of("entity Organization in"), "Organization.level: "),
+        ("undeclared-parent", line_of("entity Service"), "Service: "),
+        ("undeclared-context", line_of("action createContact "), "context.credential: "),
+        ("undeclared-context", line_of("action createApiKey "), "context.scope: "),
+        ("undeclared-context", line_of("action updateUser "), "context.role: "),
+        ("undeclared-context", line_of("action setConversationMeta"), "context.changes: "),
+    ] {
+        let is_expected = |(found, level, _, found_line, text): &(String, String, String, u64, String)| {
+            (found.as_str(), level.as_str(), *found_line) == (rule, "error", line)
+                && text.starts_with(message)
+        };
+        assert!(findings.iter().any(is_expected), "{rule} {line} {message}: {findings:#?}");
+    }
+    let undeclared = findings.iter().filter(|(rule, ..)| rule.starts_with("undeclared-"));
+    assert_eq!(undeclared.count(), 7, "{findings:#?}");
+    let changes = findings.iter().find(|(.., message)| message.starts_with("context.changes")).unwrap();
+    for action in ["leaveConversation", "updateContact", "updateForm"] {
+        assert!(changes.4.contains(action), "{changes:?}");
+    }
+    // Nothing is proven with a schema that omits what the service supplies.
+    let proof = Copy::new().replace(schema, "  status?: KnowledgeStatus,\n", "").run(&["policy", "prove"]);
+    assert!(text(&proof.stderr).contains("KnowledgeItem.status: the service supplies"), "{proof:?}");
+    assert!(!proof.status.success() && !text(&proof.stdout).contains("proven"), "{proof:?}");
+}
+
+#[test]
 fn all_findings_are_reported_at_once_with_excerpts() {
     let output = Copy::new()
         .replace("schema/cedargate.cedarschema", "entity OrganizationGroup", "entity entity OrganizationGroup")

@@ -44,6 +44,12 @@ rules! {
         "The schema does not parse, or contradicts itself";
     SuppliedType = "supplied-type", false,
         "The schema declares another type, or other values, than the service supplies";
+    UndeclaredAttribute = "undeclared-attribute", false,
+        "The schema does not declare an attribute that the service supplies";
+    UndeclaredParent = "undeclared-parent", false,
+        "The schema does not declare that a type is in the organizations or scopes of which the service makes it a member";
+    UndeclaredContext = "undeclared-context", false,
+        "The schema does not declare a context field that the service sets for an action";
     UnsuppliedAttribute = "unsupplied-attribute", false,
         "A type of the service has an attribute that the service never supplies";
     UnsuppliedContext = "unsupplied-context", true,

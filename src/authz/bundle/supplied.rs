@@ -12,6 +12,7 @@ use super::super::snapshot::StoredType;
 use super::action_name;
 use super::diagnostics::{BundleDiagnostic, Diagnostics, SourceFile};
 use super::rules::Rule;
+use super::undeclared::find_declaration;
 use cedar_policy::EntityUid;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -42,7 +43,7 @@ pub(super) fn check(
     let mut violations = check_context_types(context_types, stored);
     violations.extend(check_attributes(entity_types, stored));
     for Violation { rule, owner, name, message } in violations {
-        let place = files.iter().find_map(|file| Some((file, find_declaration(&file.text, &owner, &name)?)));
+        let place = files.iter().find_map(|file| Some((file, find_field(&file.text, &owner, &name)?)));
         diagnostics.0.push(match place {
             Some((file, bytes)) => file.diagnostic_at(rule, Some(bytes), message),
             None => BundleDiagnostic::in_files(rule, files, message),
@@ -61,11 +62,9 @@ struct Violation {
 }
 
 /// The place of the declaration of an attribute or context field. The schema is valid, so that a search for the name finds it.
-fn find_declaration(text: &str, owner: &str, name: &str) -> Option<Range<usize>> {
+fn find_field(text: &str, owner: &str, name: &str) -> Option<Range<usize>> {
     let is_word = |character: char| character.is_alphanumeric() || character == '_';
-    let declares_owner = |line: &str| {
-        line.trim_start().starts_with("entity ") && line.split(|c| !is_word(c)).any(|word| word == owner)
-    };
+    let declares_owner = |line: &str| find_declaration(line, "entity", owner).is_some();
     let mut offset = 0;
     let mut is_in_owner = owner.is_empty();
     for line in text.split_inclusive('\n') {
@@ -140,7 +139,8 @@ fn check_attributes(entity_types: &BTreeMap<String, SchemaType>, stored: &[Store
     violations
 }
 
-fn schema_type(value: AttributeType) -> SchemaType {
+/// The declared type of a supplied value.
+pub(super) fn schema_type(value: AttributeType) -> SchemaType {
     match value {
         AttributeType::Text => SchemaType::String,
         AttributeType::Bool => SchemaType::Boolean,
