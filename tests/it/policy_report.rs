@@ -142,6 +142,22 @@ fn hostile_policies() -> tempfile::TempDir {
 }
 
 #[test]
+fn the_report_names_what_a_leaked_api_key_cannot_do() {
+    let directory = tempfile::tempdir().unwrap();
+    let page = report(directory.path(), &[], &[]);
+    let of_credential =
+        |kind: &str| between(&page, &format!("id=\"credential-{kind}-admin\""), "</section>").to_owned();
+    let (_, denied) = of_credential("apiKey")
+        .split_once("It cannot do the following, which a session of this scope can: ")
+        .map(|(can, cannot)| (can.to_owned(), cannot.to_owned()))
+        .unwrap();
+    // Provisioning keys can, so that it is not only sessions.
+    assert!(denied.contains(">deleteUser</a>"), "{denied}");
+    assert!(of_credential("provisioningKey").contains(">deleteUser</a>"));
+    assert!(!page.contains("Only a session"));
+}
+
+#[test]
 fn hostile_ids_descriptions_and_names_stay_text() {
     let directory = hostile_policies();
     let policies = directory.path().join("policies");

@@ -57,7 +57,7 @@ fn credential_part(rows: &[AccessRow], credential: CredentialType, scope: Scope)
             } @else {
                 (possibilities(&can))
             }
-            @if credential != CredentialType::Session { (only_with_session(rows, credential, scope)) }
+            @if credential != CredentialType::Session { (possible_with_session(rows, credential, scope)) }
         }
     }
 }
@@ -108,7 +108,7 @@ fn ability(row: &AccessRow, cells: &[(Location, usize, Verdict)]) -> Markup {
 }
 
 /// What the credential cannot do although a session of the same scope can.
-fn only_with_session(rows: &[AccessRow], credential: CredentialType, scope: Scope) -> Markup {
+fn possible_with_session(rows: &[AccessRow], credential: CredentialType, scope: Scope) -> Markup {
     let is_lost = |row: &&AccessRow| {
         possible(row, credential, scope).is_empty()
             && !possible(row, CredentialType::Session, scope).is_empty()
@@ -119,7 +119,7 @@ fn only_with_session(rows: &[AccessRow], credential: CredentialType, scope: Scop
             p { "It can do everything that a session of this scope can." }
         } @else {
             p {
-                "Only a session of this scope can: "
+                "It cannot do the following, which a session of this scope can: "
                 @for (index, row) in lost.into_iter().enumerate() {
                     @if index > 0 { ", " }
                     @let outcome = row.outcome(credential, scope, Location::Own).map_or(0, |(outcome, _)| outcome);
