@@ -82,19 +82,13 @@ impl ActionCells {
         let action = &self.action;
         let mut claims = Vec::new();
         if let Some(scope) = self.on_self {
-            let conditions = self.conditions(engine, scope, true);
-            let doc =
-                format!("Every {scope}, and every higher scope, may perform {action} on their own user.");
-            claims.push(always(&format!("{action}.self.always"), &doc, scope, action, &conditions));
+            claims.push(self.always(engine, &format!("{action}.self.always"), scope, true));
             let doc = format!("Nobody below {scope} may perform {action} on their own user.");
             let own = Some("principal == resource");
             claims.push(never(&format!("{action}.self.never"), &doc, Some(scope), action, own));
         }
         if let Some(scope) = self.own {
-            let conditions = self.conditions(engine, scope, false);
-            let doc =
-                format!("Every {scope}, and every higher scope, may perform {action} within their reach.");
-            claims.push(always(&format!("{action}.always"), &doc, scope, action, &conditions));
+            claims.push(self.always(engine, &format!("{action}.always"), scope, false));
         }
         let others = self.on_self.map(|_| "principal != resource");
         let on_others = if others.is_some() { " on another user" } else { "" };
@@ -106,27 +100,75 @@ impl ActionCells {
         claims
     }
 
-    /// What else must be true of a request for an allow, as clauses of a claim.
-    fn conditions(&self, engine: &Engine, scope: Scope, on_self: bool) -> Vec<String> {
+    /// The claim that principals of this scope and of every higher one may perform the action, with a text that names where, and
+    /// all exemptions.
+    fn always(&self, engine: &Engine, id: &str, scope: Scope, on_self: bool) -> String {
+        let action = &self.action;
         let mut conditions = Vec::new();
         if on_self {
             conditions.push("when { principal == resource }".to_owned());
         }
         conditions.push("when { resource in principal.organization }".to_owned());
         let own_only = "resource.organization == principal.organization".to_owned();
-        match self.below {
-            _ if on_self => {}
-            Some(below) if Some(below) == self.own => {}
-            Some(below) => {
-                conditions.push(format!("when {{ {own_only} || principal in {SCOPE}::\"{below}\" }}"));
+        let place = match self.below {
+            _ if on_self => "on their own user".to_owned(),
+            Some(below) if Some(below) == self.own => {
+                "in their own organization and in those below it".to_owned()
             }
-            None => conditions.push(format!("when {{ {own_only} }}")),
-        }
+            Some(below) => {
+                conditions.push(format!("when {{ {own_only} || {} }}", is_at_least(below)));
+                format!("in their own organization, and from the scope {below} on in those below it")
+            }
+            None => {
+                conditions.push(format!("when {{ {own_only} }}"));
+                "in their own organization".to_owned()
+            }
+        };
+        let exemptions = self.exemptions(engine, scope, on_self);
+        conditions.extend(exemptions.iter().map(|exemption| format!("unless {{ {} }}", exemption.condition)));
+        let texts: Vec<&str> = exemptions.iter().map(|exemption| exemption.text.as_str()).collect();
+        let except = match texts.as_slice() {
+            [] => String::new(),
+            [text] => format!(", except {text}"),
+            [texts @ .., last] => format!(", except {} or {last}", texts.join(", ")),
+        };
+        let subject = match scope {
+            Scope::Admin => format!("Every {scope}"),
+            _ => format!("Every {scope}, and every higher scope,"),
+        };
+        let doc = format!("{subject} may perform {action} {place}{except}.");
+        always(id, &doc, scope, action, &conditions)
+    }
+
+    /// The requests that the claim is not about, although principals of the scope may otherwise perform the action.
+    fn exemptions(&self, engine: &Engine, scope: Scope, on_self: bool) -> Vec<Exemption> {
         let probe = Probe { engine, action: &self.action, scope, on_self };
-        conditions.extend(probe.denied_to_keys());
-        conditions.extend(probe.denied_fields());
-        conditions.extend(["role", "scope"].into_iter().filter_map(|name| probe.ceiling(name)));
-        conditions
+        let keys_and_fields = probe.denied_to_keys().into_iter().chain(probe.denied_fields());
+        let ceilings = [
+            ("role", "to give a role above their own scope"),
+            ("scope", "to give a key a scope above their own"),
+        ];
+        keys_and_fields
+            .chain(ceilings.into_iter().filter_map(|(name, text)| probe.ceiling(name, text)))
+            .collect()
+    }
+}
+
+/// A condition on requests that a claim is not about, and how the text of the claim says it after "except".
+struct Exemption {
+    condition: String,
+    text: String,
+}
+
+/// The condition that the principal has this scope or a higher one.
+///
+/// It names all of them, so that it does not depend on the data which scopes are higher.
+fn is_at_least(scope: Scope) -> String {
+    let scopes = Scope::ALL.into_iter().filter(|higher| *higher >= scope);
+    let literals: Vec<String> = scopes.map(|scope| format!("{SCOPE}::\"{scope}\"")).collect();
+    match literals.as_slice() {
+        [single] => format!("principal in {single}"),
+        several => format!("principal in [{}]", several.join(", ")),
     }
 }
 
@@ -187,8 +229,8 @@ impl Probe<'_> {
         DecisionContext { changes, ..DecisionContext::default() }
     }
 
-    /// The condition that the credential is no API key, if keys may not do everything that sessions may.
-    fn denied_to_keys(&self) -> Option<String> {
+    /// Requests with an API key, if keys may not do everything that sessions may.
+    fn denied_to_keys(&self) -> Option<Exemption> {
         let allowed: Vec<String> = self
             .fields()
             .into_iter()
@@ -196,37 +238,38 @@ impl Probe<'_> {
             .collect();
         let credential = Some(CredentialKind::ApiKey);
         let with_key = DecisionContext { credential, ..self.changing(allowed) };
+        let condition = format!("context has credential && context.credential == {CREDENTIAL}::\"apiKey\"");
+        let exemption = Exemption { condition, text: "with an API key".to_owned() };
+        (self.context_field("credential").is_some() && !self.allows(&with_key)).then_some(exemption)
+    }
+
+    /// Requests that change a field whose change is denied.
+    fn denied_fields(&self) -> Option<Exemption> {
+        let mut denied = self.fields();
+        denied.retain(|field| !self.allows(&self.changing(vec![field.clone()])));
+        let literals: Vec<String> = denied.iter().map(|field| format!("{FIELD}::{field:?}")).collect();
         let condition =
-            format!("unless {{ context has credential && context.credential == {CREDENTIAL}::\"apiKey\" }}");
-        (self.context_field("credential").is_some() && !self.allows(&with_key)).then_some(condition)
+            format!("context has changes && context.changes.containsAny([{}])", literals.join(", "));
+        let text = format!("to change the field {}", denied.join(" or "));
+        (!denied.is_empty()).then_some(Exemption { condition, text })
     }
 
-    /// The condition that no field changes whose change is denied.
-    fn denied_fields(&self) -> Option<String> {
-        let fields = self.fields();
-        let denied = fields.iter().filter(|field| !self.allows(&self.changing(vec![(*field).clone()])));
-        let denied: Vec<String> = denied.map(|field| format!("{FIELD}::{field:?}")).collect();
-        let condition = format!(
-            "unless {{ context has changes && context.changes.containsAny([{}]) }}",
-            denied.join(", ")
-        );
-        (!denied.is_empty()).then_some(condition)
-    }
-
-    /// The condition that the scope of this field of the context does not exceed that of the principal.
-    fn ceiling(&self, name: &str) -> Option<String> {
+    /// Requests in which the scope of this field of the context exceeds that of the principal.
+    fn ceiling(&self, name: &str, text: &str) -> Option<Exemption> {
         let is_scope = matches!(self.context_field(name), Some(SchemaType::Entity(kind)) if kind == SCOPE);
-        is_scope.then(|| format!("unless {{ context has {name} && !(principal in context.{name}) }}"))
+        let condition = format!("context has {name} && !(principal in context.{name})");
+        is_scope.then(|| Exemption { condition, text: text.to_owned() })
     }
 }
 
-/// A claim that principals of this scope may always perform the action, under these conditions.
+/// A claim that principals of this scope and of every higher one may always perform the action, under these conditions.
 fn always(id: &str, doc: &str, scope: Scope, action: &str, conditions: &[String]) -> String {
     let action = action_uid(action);
     let conditions = conditions.iter().map(|condition| format!("\n{condition}"));
     format!(
-        "@id({id:?})\n@doc({doc:?})\npermit (\n  principal is {USER} in {SCOPE}::\"{scope}\",\n  action == {action},\n  \
-         resource\n){};\n",
+        "@id({id:?})\n@doc({doc:?})\npermit (\n  principal is {USER},\n  action == {action},\n  resource\n)\n\
+         when {{ {} }}{};\n",
+        is_at_least(scope),
         conditions.collect::<String>()
     )
 }
