@@ -38,6 +38,10 @@ pub struct RecordedClaim {
     pub result: ClaimResult,
     /// The number of request environments that were examined.
     pub environments: usize,
+    /// The number of request environments that the scope of the claim selects, but in which its conditions are false by the types
+    /// of the schema. 0 in records of earlier versions.
+    #[serde(default)]
+    pub inapplicable: usize,
 }
 
 /// Whether a claim holds.
@@ -71,6 +75,7 @@ impl ProofRecord {
             kind: claim.kind,
             result: ClaimResult::from(&claim.verdict),
             environments: claim.environments,
+            inapplicable: claim.inapplicable.len(),
         });
         Self {
             version: proof.version.clone(),
@@ -160,6 +165,7 @@ mod tests {
             kind: ClaimKind::Never,
             result: ClaimResult::Proven,
             environments: 3,
+            inapplicable: 0,
         };
         ProofRecord {
             version: version.to_owned(),

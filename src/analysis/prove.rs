@@ -10,6 +10,9 @@
 //! allows, with all entities that it allows, environment by environment (principal type, action and resource type), except
 //! those that contradict the data files about an entity that a policy or a claim names ([`Assumptions`](super::Assumptions)).
 //!
+//! An environment that the scope of a claim selects, and in which its conditions are false by the types of the schema, is not
+//! examined. It is reported as one in which the claim cannot apply.
+//!
 //! Three claims are built in: no policy can fail, every policy matches some request, and the cascade of scopes is monotone.
 //!
 //! A request that the solver finds is evaluated by Cedar's own authorizer before it is reported. What the solver cannot decide,
@@ -24,10 +27,10 @@ mod summary;
 mod verdict;
 mod worker;
 
-pub use plan::BUILT_IN_CLAIMS;
 pub use verdict::{CheckedClaim, ClaimKind, Proof, Verdict, Violation};
 
 use super::solver::SolverCommand;
+pub use crate::authz::BUILT_IN_CLAIMS;
 use crate::authz::Bundle;
 use plan::Plan;
 use query::Asker;

@@ -1,6 +1,7 @@
 //! Bundles: schema, policies and data, parsed, validated, linted and versioned. All errors are reported at once, with file
 //! and line.
 
+mod cascade;
 mod claims;
 mod diagnostics;
 mod policies;
@@ -12,7 +13,7 @@ mod supplied;
 mod syntax;
 mod undeclared;
 
-pub use claims::Claim;
+pub use claims::{BUILT_IN_CLAIMS, CASCADE_CLAIM, Claim};
 pub use diagnostics::{BundleDiagnostic, BundleError};
 pub use rules::Rule;
 
@@ -309,8 +310,11 @@ fn parse_data(
     }
     lint_data(&all, &files_by_uid, stored, diagnostics);
     // A parent may be defined in another file.
-    if let Err(error) = Entities::from_entities(all.clone(), None) {
-        diagnostics.0.push(BundleDiagnostic::in_files(Rule::InvalidData, files, error.to_string()));
+    match Entities::from_entities(all.clone(), None) {
+        Ok(entities) => cascade::check(&entities, &files_by_uid, diagnostics),
+        Err(error) => {
+            diagnostics.0.push(BundleDiagnostic::in_files(Rule::InvalidData, files, error.to_string()));
+        }
     }
     check_scopes(files, &files_by_uid, diagnostics);
     all

@@ -62,7 +62,7 @@ pub use attribute::{
 };
 pub(crate) use attribute::{USER_ATTRIBUTES, enum_attribute, supplied_attributes};
 pub(crate) use bundle::action_name;
-pub use bundle::{Bundle, BundleDiagnostic, BundleError, Claim, Rule};
+pub use bundle::{BUILT_IN_CLAIMS, Bundle, BundleDiagnostic, BundleError, CASCADE_CLAIM, Claim, Rule};
 pub use candidate::{Candidate, PendingConfirmation, ReloadConfig};
 pub use counters::{DecisionCounts, LATENCY_BUCKETS_NANOS};
 pub use decision::AuthzDecision;

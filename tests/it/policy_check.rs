@@ -278,6 +278,50 @@ fn what_the_service_supplies_and_the_schema_omits_is_reported_in_the_schema() {
 }
 
 #[test]
+fn a_cascade_that_lacks_or_inverts_a_step_is_a_warning_in_the_data() {
+    let file = "policies/scopes.json";
+    let parents = |scope: &str, parents: &str| {
+        let content = std::fs::read_to_string(project_file(file)).unwrap();
+        let mut scopes: Vec<Value> = serde_json::from_str(&content).unwrap();
+        for entity in scopes.iter_mut().filter(|entity| entity["uid"]["id"] == scope) {
+            entity["parents"] = serde_json::from_str(parents).unwrap();
+        }
+        let lines: Vec<String> = scopes.iter().map(Value::to_string).collect();
+        Copy::new().add(file, &format!("[\n{}\n]", lines.join(",\n")))
+    };
+    let guest = r#"[{ "type": "Scope", "id": "guest" }]"#;
+    let findings = parents("bot", guest).findings();
+    let [(rule, level, found, line, message)] = findings.as_slice() else { panic!("{findings:?}") };
+    assert_eq!((rule.as_str(), level.as_str(), found.as_str(), *line), ("scope-cascade", "warning", file, 3));
+    assert!(message.starts_with("Scope::\"bot\" is not in Scope::\"agent\""), "{message}");
+    // Agents lose what guests may do, and guests get what agents may do.
+    let inverted = parents("agent", "[]");
+    let content = std::fs::read_to_string(inverted.path(file)).unwrap();
+    let mut lines: Vec<String> = content.lines().map(str::to_owned).collect();
+    assert!(lines[4].contains("\"guest\""), "{content}");
+    lines[4] = lines[4].replace("[]", "[{\"type\":\"Scope\",\"id\":\"agent\"}]");
+    let content = lines.join("\n");
+    let found: Vec<(u64, String)> =
+        inverted.add(file, &content).findings().into_iter().map(|(.., line, text)| (line, text)).collect();
+    assert_eq!(found.iter().map(|(line, _)| *line).collect::<Vec<_>>(), [4, 5], "{found:?}");
+    assert!(found[1].1.starts_with("Scope::\"guest\" is in Scope::\"agent\""), "{found:?}");
+}
+
+#[test]
+fn a_claim_with_the_id_of_a_built_in_claim_is_rejected() {
+    let claim = "@id(\"policies-never-fail\")\n@doc(\"Text.\")\nforbid (principal, action, resource);";
+    let copy = Copy::new();
+    std::fs::create_dir(copy.path("policies/claims")).unwrap();
+    let findings = copy.add("policies/claims/own.cedar", claim).findings();
+    let [(rule, level, file, line, _)] = findings.as_slice() else { panic!("{findings:?}") };
+    assert_eq!(
+        (rule.as_str(), level.as_str(), file.as_str()),
+        ("reserved-id", "error", "policies/claims/own.cedar")
+    );
+    assert!(*line > 0, "{findings:?}");
+}
+
+#[test]
 fn all_findings_are_reported_at_once_with_excerpts() {
     let output = Copy::new()
         .replace("schema/cedargate.cedarschema", "entity OrganizationGroup", "entity entity OrganizationGroup")

@@ -268,6 +268,42 @@ fn a_scope_that_may_not_do_what_a_lower_one_may_is_found() {
 }
 
 #[test]
+fn a_cascade_that_lacks_a_step_is_broken_in_the_order_of_the_specification() {
+    let bot = r#""id": "bot" },   "attrs": {}, "parents": [{ "type": "Scope", "id": "#;
+    let copy =
+        Copy::new().replace("policies/scopes.json", &format!("{bot}\"agent\""), &format!("{bot}\"guest\""));
+    let (code, result) =
+        copy.prove(&["cascade-is-monotone", "createConversation.always", "joinConversation.always"]);
+    assert_eq!(code, 3);
+    let violation = &claim(&result, "cascade-is-monotone")["violations"][0];
+    let message = violation["message"].as_str().unwrap();
+    assert!(message.contains("is allowed for the scope agent, but not for bot"), "{violation:#}");
+    for id in ["createConversation.always", "joinConversation.always"] {
+        assert_eq!(claim(&result, id)["result"], "broken", "every higher scope may: {result:#}");
+    }
+}
+
+#[test]
+fn environments_in_which_a_claim_cannot_apply_are_listed() {
+    let copy = Copy::new();
+    let partial = "@id(\"drafts\") @doc(\"d\")\n\
+                   forbid (principal in Scope::\"guest\", action in [Action::\"fetchForm\", Action::\"fetchKnowledgeItem\"], resource)\n\
+                   when { resource has status } unless { principal in Scope::\"agent\" };";
+    std::fs::write(copy.path("policies/claims/drafts.cedar"), partial).unwrap();
+    let (code, result) = copy.prove(&["drafts", "never-keys-by-key"]);
+    assert_eq!(code, 0, "{result:#}");
+    let drafts = claim(&result, "drafts");
+    assert_eq!(
+        (&drafts["environments"], &drafts["inapplicable"]),
+        (&json!(1), &json!(["fetchForm User Form"]))
+    );
+    assert_eq!(claim(&result, "never-keys-by-key")["inapplicable"], json!([]));
+    let readable = text(&copy.run(&["policy", "prove", "--claim", "drafts"]).stdout);
+    let expected = "\n  in 1 more environment the claim cannot apply: its conditions are false by the schema: fetchForm User Form\n";
+    assert!(readable.contains(expected), "{readable}");
+}
+
+#[test]
 fn a_cascade_that_cannot_be_specialized_is_not_proven() {
     let copy = Copy::new().with_policy(
         "@id(\"inexact\") @doc(\"d\") forbid (principal, action == Action::\"deleteUser\", resource)\n\

@@ -4,10 +4,10 @@
 //! with each scope that it includes. Where a policy depends on the scope in another way, it is not specialized, and nothing is
 //! proven.
 
-use crate::authz::{Bundle, PathStart};
+use crate::authz::{Bundle, PathStart, Scope};
 use cedar_policy::{Entities, EntityTypeName, EntityUid, Policy, PolicySet, RequestEnv};
 use serde_json::{Map, Value, json};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 /// The type of the entities that are scopes.
 pub(super) const SCOPE_TYPE: &str = "Scope";
@@ -19,35 +19,33 @@ pub(super) struct IncludedScopes {
     included: BTreeSet<EntityUid>,
 }
 
-/// Each scope of the data files, with the scope above it.
+/// A scope and the next higher one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct CascadeStep {
     pub(super) lower: IncludedScopes,
     pub(super) higher: IncludedScopes,
 }
 
-/// The pairs of neighbouring scopes that the data files define.
-pub(super) fn cascade_steps(bundle: &Bundle) -> Vec<CascadeStep> {
-    let Ok(entities) = Entities::from_entities(bundle.data().to_vec(), None) else { return Vec::new() };
+/// The pairs of neighbouring scopes in the order of the specification, each with the scopes that the data give it.
+///
+/// The order is not that of the data: a scope that lacks its parent there would have no lower neighbour, and nothing would have to
+/// hold for it.
+pub(super) fn cascade_steps(data: &[cedar_policy::Entity]) -> Vec<CascadeStep> {
+    let Ok(entities) = Entities::from_entities(data.to_vec(), None) else { return Vec::new() };
     let is_scope = |uid: &EntityUid| uid.type_name().to_string() == SCOPE_TYPE;
-    let mut scopes: BTreeMap<EntityUid, IncludedScopes> = BTreeMap::new();
-    for uid in bundle.data().iter().map(cedar_policy::Entity::uid).filter(is_scope) {
-        let ancestors = entities.ancestors(&uid).into_iter().flatten().filter(|uid| is_scope(uid)).cloned();
-        let included = ancestors.chain([uid.clone()]).collect();
-        scopes.insert(uid.clone(), IncludedScopes { scope: uid, included });
-    }
-    let mut steps = Vec::new();
-    for higher in scopes.values() {
-        let below = higher.included.iter().filter(|uid| **uid != higher.scope);
-        let is_direct = |uid: &&EntityUid| {
-            let others = higher.included.iter().filter(|other| **other != higher.scope && other != uid);
-            !others.filter_map(|other| scopes.get(other)).any(|other| other.included.contains(*uid))
-        };
-        let lower = below.filter(is_direct).filter_map(|uid| scopes.get(uid));
-        steps.extend(lower.map(|lower| CascadeStep { lower: lower.clone(), higher: higher.clone() }));
-    }
-    steps.sort_by_key(|step| step.higher.included.len());
-    steps
+    let included_scopes = |scope: Scope| {
+        let scope = uid_from_json(&json!({ "type": SCOPE_TYPE, "id": scope.as_str() }))?;
+        let ancestors = entities.ancestors(&scope).into_iter().flatten().filter(|uid| is_scope(uid)).cloned();
+        let included = ancestors.chain([scope.clone()]).collect();
+        Some(IncludedScopes { scope, included })
+    };
+    let scopes: Vec<IncludedScopes> = Scope::ALL.into_iter().filter_map(included_scopes).collect();
+    let higher = scopes.iter().skip(1);
+    scopes
+        .iter()
+        .zip(higher)
+        .map(|(lower, higher)| CascadeStep { lower: lower.clone(), higher: higher.clone() })
+        .collect()
 }
 
 /// Whether principals of this type can have scopes.

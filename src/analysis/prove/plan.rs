@@ -3,20 +3,10 @@
 use super::cascade::{CascadeStep, cascade_steps, has_scopes};
 use super::verdict::ClaimKind;
 use crate::analysis::assumptions::Assumptions;
-use crate::authz::{Bundle, Claim, is_row_environment};
+use crate::authz::{BUILT_IN_CLAIMS, Bundle, Claim, is_row_environment};
 use cedar_policy::{Policy, PolicySet, RequestEnv};
 use cedar_policy_symcc::CompiledPolicySet;
 use std::sync::{Arc, OnceLock};
-
-/// The id of the claim about the cascade of scopes.
-pub(super) const CASCADE_CLAIM: &str = "cascade-is-monotone";
-
-/// The claims that are made about all policies: id and text.
-pub const BUILT_IN_CLAIMS: [(&str, &str); 3] = [
-    ("policies-never-fail", "No policy can raise an evaluation error."),
-    ("policies-can-match", "Every policy matches some request."),
-    (CASCADE_CLAIM, "Whatever a scope may do, every scope above it may do."),
-];
 
 /// A claim of the plan.
 #[derive(Debug)]
@@ -25,6 +15,8 @@ pub(super) struct PlannedClaim {
     pub(super) doc: String,
     pub(super) kind: ClaimKind,
     pub(super) place: Option<(String, usize)>,
+    /// The environments that its scope selects, but in which its conditions are false by the types of the schema.
+    pub(super) inapplicable: Vec<String>,
     /// Whether it is to be proven.
     pub(super) is_selected: bool,
 }
@@ -83,6 +75,14 @@ fn environments_of(policy: &Policy, bundle: &Bundle, all: &[RequestEnv]) -> Vec<
     all.iter().enumerate().filter(|(_, request)| valid.contains(request)).map(|(index, _)| index).collect()
 }
 
+/// A policy with the scope of another one, and without its conditions. None if Cedar cannot convert it, which a validated policy
+/// does not cause.
+fn without_conditions(policy: &Policy) -> Option<Policy> {
+    let mut json = policy.to_json().ok()?;
+    json.as_object_mut()?.insert("conditions".to_owned(), serde_json::Value::Array(Vec::new()));
+    Policy::from_json(Some(policy.id().clone()), json).ok()
+}
+
 impl Plan {
     pub(super) fn new(bundle: Arc<Bundle>) -> Self {
         let mut requests: Vec<RequestEnv> = bundle.schema().request_envs().collect();
@@ -100,14 +100,28 @@ impl Plan {
             environments_of(claim.policy(), &bundle, &requests).into_iter().filter(is_claimed).collect()
         });
         let claims: Vec<Vec<usize>> = claims.collect();
+        let inapplicable = bundle.claims().iter().zip(&claims).map(|(claim, applicable)| {
+            let selected = without_conditions(claim.policy())
+                .map(|scope| environments_of(&scope, &bundle, &requests))
+                .unwrap_or_default();
+            let others =
+                selected.into_iter().filter(|index| is_claimed(index) && !applicable.contains(index));
+            others.filter_map(|index| requests.get(index).map(environment_name)).collect()
+        });
+        let inapplicable: Vec<Vec<String>> = inapplicable.collect();
         let environments = requests
             .into_iter()
             .enumerate()
             .map(|(index, request)| Environment::new(&bundle, request, index, &policies, &claims))
             .collect();
-        let steps = cascade_steps(&bundle);
-        let mut plan =
-            Self { claims: planned_claims(bundle.claims()), environments, steps, tasks: Vec::new(), bundle };
+        let steps = cascade_steps(bundle.data());
+        let mut plan = Self {
+            claims: planned_claims(bundle.claims(), inapplicable),
+            environments,
+            steps,
+            tasks: Vec::new(),
+            bundle,
+        };
         plan.add_built_in_tasks(&policies);
         let first = BUILT_IN_CLAIMS.len();
         for (policy, environments) in claims.into_iter().enumerate() {
@@ -180,21 +194,23 @@ impl Plan {
     }
 }
 
-fn planned_claims(claims: &[Claim]) -> Vec<PlannedClaim> {
+fn planned_claims(claims: &[Claim], inapplicable: Vec<Vec<String>>) -> Vec<PlannedClaim> {
     let built_in = BUILT_IN_CLAIMS.into_iter().map(|(id, doc)| PlannedClaim {
         id: id.to_owned(),
         doc: doc.to_owned(),
         kind: ClaimKind::BuiltIn,
         place: None,
+        inapplicable: Vec::new(),
         is_selected: true,
     });
-    let of_files = claims.iter().map(|claim| {
+    let of_files = claims.iter().zip(inapplicable).map(|(claim, inapplicable)| {
         let metadata = claim.metadata();
         PlannedClaim {
             id: metadata.id.clone(),
             doc: metadata.doc.clone().unwrap_or_default(),
             kind: if metadata.permits { ClaimKind::Always } else { ClaimKind::Never },
             place: Some((metadata.file.clone(), metadata.line)),
+            inapplicable,
             is_selected: true,
         }
     });

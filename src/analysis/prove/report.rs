@@ -11,6 +11,9 @@ const RULES: [(&str, &str); 2] = [
     ("claim-unknown", "It is not known whether a claim about the policies holds."),
 ];
 
+/// The maximum number of environments in which a claim cannot apply that the text lists.
+const MAX_LISTED_ENVIRONMENTS: usize = 5;
+
 impl Proof {
     /// One line a claim, what contradicts the broken ones, and the assumptions.
     pub fn to_text(&self) -> String {
@@ -91,6 +94,7 @@ impl CheckedClaim {
     }
 
     fn write_details(&self, text: &mut String) {
+        self.write_inapplicable(text);
         if !matches!(self.verdict, Verdict::Proven) {
             let _ = writeln!(text, "  {}", self.doc);
         }
@@ -101,6 +105,26 @@ impl CheckedClaim {
             }
             Verdict::Broken(violations) => violations.iter().for_each(|violation| violation.write(text)),
         }
+    }
+
+    /// The environments in which the claim cannot apply.
+    fn write_inapplicable(&self, text: &mut String) {
+        let number = match self.inapplicable.len() {
+            0 => return,
+            1 => "1 more environment".to_owned(),
+            number => format!("{number} more environments"),
+        };
+        let listed: Vec<&str> =
+            self.inapplicable.iter().take(MAX_LISTED_ENVIRONMENTS).map(String::as_str).collect();
+        let others = match self.inapplicable.len().saturating_sub(MAX_LISTED_ENVIRONMENTS) {
+            0 => String::new(),
+            others => format!(" and {others} others"),
+        };
+        let _ = writeln!(
+            text,
+            "  in {number} the claim cannot apply: its conditions are false by the schema: {}{others}",
+            listed.join(", ")
+        );
     }
 
     fn to_json(&self) -> Value {
@@ -114,6 +138,7 @@ impl CheckedClaim {
         }
         fields.insert("result".to_owned(), json!(self.verdict.word()));
         fields.insert("environments".to_owned(), json!(self.environments));
+        fields.insert("inapplicable".to_owned(), json!(self.inapplicable));
         fields.insert("seconds".to_owned(), json!(seconds(self.duration)));
         match &self.verdict {
             Verdict::Proven => {}

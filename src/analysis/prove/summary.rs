@@ -1,9 +1,10 @@
 //! The results of the tasks, by claim.
 
 use super::examples::Examples;
-use super::plan::{CASCADE_CLAIM, Plan, PlannedClaim, Task};
+use super::plan::{Plan, PlannedClaim, Task};
 use super::verdict::{CheckedClaim, ClaimKind, Verdict, Violation};
 use super::worker::{Outcome, TaskResult};
+use crate::authz::CASCADE_CLAIM;
 use cedar_policy_symcc::Env;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -79,7 +80,7 @@ impl<'a> Summary<'a> {
             (true, Some(reason)) => Verdict::Unknown(reason),
             (true, None) => Verdict::Proven,
         };
-        let PlannedClaim { id, doc, kind, place, .. } = claim;
+        let PlannedClaim { id, doc, kind, place, inapplicable, .. } = claim;
         CheckedClaim {
             id: id.clone(),
             doc: doc.clone(),
@@ -88,6 +89,7 @@ impl<'a> Summary<'a> {
             unknown_place,
             verdict,
             environments: self.environments,
+            inapplicable: inapplicable.clone(),
             duration: self.duration,
         }
     }

@@ -73,6 +73,8 @@ pub struct CheckedClaim {
     pub verdict: Verdict,
     /// The number of request environments (principal type, action and resource type) that were examined.
     pub environments: usize,
+    /// The environments that the scope of the claim selects, but in which its conditions are false by the types of the schema.
+    pub inapplicable: Vec<String>,
     /// The time of the solver and of the translation for it, on one core.
     pub duration: Duration,
 }

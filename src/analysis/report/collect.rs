@@ -134,7 +134,7 @@ pub fn proof_part(bundle: &Bundle, proof: &Proof) -> ClaimsPart {
             }
             Verdict::Unknown(reason) => Some(reason.clone()),
         };
-        let result = (claim.verdict.word(), claim.environments);
+        let result = (claim.verdict.word(), claim.environments, claim.inapplicable.len());
         checked_entry(&known, (&claim.id, &claim.doc, claim.kind), result, detail)
     };
     ClaimsPart {
@@ -158,7 +158,7 @@ pub fn recorded_proof_part(bundle: &Bundle, record: &ProofRecord) -> ClaimsPart 
     let number = |result| record.claims.iter().filter(|claim| claim.result == result).count();
     let counts = [ClaimResult::Proven, ClaimResult::Broken, ClaimResult::Unknown].map(number);
     let entry = |claim: &RecordedClaim| {
-        let result = (word(claim.result), claim.environments);
+        let result = (word(claim.result), claim.environments, claim.inapplicable);
         checked_entry(&known, (&claim.id, &claim.doc, claim.kind), result, None)
     };
     let missing = record.missing(bundle);
@@ -189,10 +189,14 @@ fn summary([proven, broken, unknown]: [usize; 3]) -> String {
 fn checked_entry(
     known: &[ClaimEntry],
     (id, doc, kind): (&str, &str, ClaimKind),
-    (word, environments): (&str, usize),
+    (word, environments, inapplicable): (&str, usize, usize),
     detail: Option<String>,
 ) -> ClaimEntry {
     let of_bundle = known.iter().find(|known| known.id == id);
+    let not_applicable = match inapplicable {
+        0 => String::new(),
+        number => format!("; in {number} more the claim cannot apply"),
+    };
     ClaimEntry {
         id: id.to_owned(),
         doc: doc.to_owned(),
@@ -204,7 +208,7 @@ fn checked_entry(
         .to_owned(),
         place: of_bundle.and_then(|known| known.place.clone()),
         actions: of_bundle.and_then(|known| known.actions.clone()),
-        result: format!("{word}, {environments} request environments"),
+        result: format!("{word}, {environments} request environments{not_applicable}"),
         detail,
     }
 }

@@ -12,6 +12,16 @@ use crate::types::{Cache, Validity, Versions};
 use cedar_policy::{Entity, Policy, PolicyId, Schema};
 use std::sync::{Arc, LazyLock};
 
+/// The id of the claim about the cascade of scopes.
+pub const CASCADE_CLAIM: &str = "cascade-is-monotone";
+
+/// The claims that `policy prove` makes about all policies: id and text.
+pub const BUILT_IN_CLAIMS: [(&str, &str); 3] = [
+    ("policies-never-fail", "No policy can raise an evaluation error."),
+    ("policies-can-match", "Every policy matches some request."),
+    (CASCADE_CLAIM, "Whatever a scope may do, every scope above it in guest < agent < bot < admin may do."),
+];
+
 /// The maximum size of the cached files of claims, in bytes of their texts: 8 MiB.
 const MAX_CACHED_BYTES: u64 = 8 * 1024 * 1024;
 
@@ -84,6 +94,12 @@ fn parse_claims(
         {
             let message = format!("the claim {id:?} has no @doc(\"…\") annotation that says what it means");
             diagnostics.0.push(file.diagnostic(Rule::InvalidClaim, Some(metadata.line), message).about(&id));
+        }
+        if BUILT_IN_CLAIMS.iter().any(|(built_in, _)| *built_in == id)
+            && let Some(file) = files.iter().find(|file| file.name == metadata.file)
+        {
+            let message = format!("the id {id:?} is that of a built-in claim; use another one");
+            diagnostics.0.push(file.diagnostic(Rule::ReservedId, Some(metadata.line), message).about(&id));
         }
         if let Some(policy) = policies.policy(&PolicyId::new(&id)) {
             claims.push(Claim { metadata: Arc::new(metadata), policy: policy.clone() });

@@ -96,6 +96,10 @@ rules! {
         "The data define an entity of a type that is stored in the database";
     Scopes = "scopes", false,
         "The data do not define the four scopes, or define another one";
+    ScopeCascade = "scope-cascade", true,
+        "The data do not place a scope above the next lower one of guest < agent < bot < admin, or place it below a lower one";
+    ReservedId = "reserved-id", false,
+        "A claim has the id of a built-in claim of `policy prove`";
     InvalidClaim = "invalid-claim", false,
         "A claim about the policies is incomplete";
     EmptyTests = "empty-tests", true,

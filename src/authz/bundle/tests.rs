@@ -74,7 +74,7 @@ fn claims_are_validated_again_if_they_or_the_schema_change() {
     }
     let schema = copy.path().join("schema/cedargate.cedarschema");
     let old = std::fs::read_to_string(&schema).unwrap();
-    let more = "action \"extra\" appliesTo { principal: User, resource: Organization, context: {} };";
+    let more = "action \"extra\" appliesTo { principal: User, resource: Organization, context: Call };";
     write_claim("extra");
     for (text, expected) in [(format!("{old}\n{more}\n"), Ok(1)), (old, Err("c.cedar:3".to_owned()))] {
         std::fs::write(&schema, text).unwrap();
