@@ -13,10 +13,9 @@ use super::action_name;
 use super::diagnostics::{BundleDiagnostic, Diagnostics, SourceFile};
 use super::rules::Rule;
 use super::schema::SchemaTypes;
-use super::supplied::schema_type;
+use super::supplied::{find_declaration, schema_type};
 use cedar_policy::{EntityTypeName, EntityUid, Schema};
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
 
 /// The context fields that the service sets for every action that it authorizes itself.
 const CALL_FIELDS: [&str; 4] = ["credential", "provisioning", "ip", "now"];
@@ -131,33 +130,4 @@ fn undeclared_fields(
         }
     }
     undeclared
-}
-
-/// The place of a name in the declaration of an entity type or action, which `keyword` begins.
-///
-/// Only the first line of a declaration is searched.
-pub(super) fn find_declaration(text: &str, keyword: &str, name: &str) -> Option<Range<usize>> {
-    let is_word = |character: char| character.is_alphanumeric() || character == '_';
-    let mut offset = 0;
-    for line in text.split_inclusive('\n') {
-        let names = line.trim_start().strip_prefix(keyword).filter(|rest| rest.starts_with([' ', '\t']));
-        if let Some(names) = names {
-            let end = [" in ", " enum ", " appliesTo", "=", "{", ";"]
-                .iter()
-                .filter_map(|end| names.find(end))
-                .min();
-            let header = names.get(..end.unwrap_or(names.len())).unwrap_or_default();
-            let position = header.match_indices(name).map(|(position, _)| position).find(|position| {
-                let before = header.get(..*position).and_then(|before| before.chars().next_back());
-                let after = header.get(position + name.len()..).and_then(|after| after.chars().next());
-                !before.is_some_and(is_word) && !after.is_some_and(is_word)
-            });
-            if let Some(position) = position {
-                let start = offset + (line.len() - names.len()) + position;
-                return Some(start..start + name.len());
-            }
-        }
-        offset += line.len();
-    }
-    None
 }
