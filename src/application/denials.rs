@@ -6,7 +6,7 @@
 //! Existing, inaccessible and missing resources therefore have the same reasons.
 
 use super::subjects::EVALUATE_EXTERNAL_ACTION;
-use super::{Authorizer, Error};
+use super::{Authorizer, Credential, Error};
 use crate::authz::{
     AuthzRequest, DecisionContext, Denied, ExplainOptions, Explanation, ResourceEntity, Visibility,
 };
@@ -88,8 +88,11 @@ impl Authorizer {
         self.engine().would_allow(&AuthzRequest { action, ..self.unrecorded_request(&context) }, resource)
     }
 
-    /// Returns whether the caller may evaluate external subjects. Not recorded.
+    /// Returns whether the caller may evaluate external subjects, as the command line may. Not recorded.
     pub fn may_evaluate_external(&self) -> bool {
+        if self.caller().credential == Credential::Terminal {
+            return true;
+        }
         let context = self.request_context();
         let organization = ResourceEntity::organization(&self.caller().organization);
         let action = EVALUATE_EXTERNAL_ACTION;

@@ -3,9 +3,7 @@
 use super::explain_output::{EvaluatedScopes, ExplainedDecision};
 use crate::api::decisions::evaluation::{self, Decision, DecisionError, ResolvedResource};
 use crate::api::decisions::question_names::QuestionNames;
-use crate::application::subjects::{
-    EntityRef, ResolvedSubject, SubjectError, SubjectResolver, SubjectSelector,
-};
+use crate::application::subjects::{EntityRef, ResolvedSubject, SubjectError, SubjectResolver};
 use crate::application::{Authorizer, Caller};
 use crate::authz::{AuthzRequest, DecisionContext, Principal, Scope, ScopeSet, Visibility};
 use crate::cli::{CommandResult, Failure, block_on, open, print_line};
@@ -176,7 +174,8 @@ struct EvaluatedSubject {
     scopes: Option<EvaluatedScopes>,
 }
 
-/// Returns the subject that the arguments name.
+/// Returns the subject that the arguments name. Whether the policies let the command line evaluate it is not asked: it explains
+/// any policies.
 async fn resolve_principal(
     app: &App,
     authorizer: &Authorizer,
@@ -189,8 +188,12 @@ async fn resolve_principal(
         return Err(Failure::failed("--user or --subject is required"));
     };
     let subject = entity(subject, &question.subject_properties);
-    let selector = SubjectSelector::Entity(subject, None);
-    match SubjectResolver::for_questions(authorizer).resolve(selector).await {
+    let resolved = match subject.kind {
+        "User" => resolve_user_id(app, authorizer, subject.id).await?,
+        kind if app.state.resource_types.contains(kind) => Err(SubjectError::InvalidType(kind.to_owned())),
+        _ => SubjectResolver::for_questions(authorizer).external_subject(subject),
+    };
+    match resolved {
         Ok(ResolvedSubject { principal, context }) => {
             let name = format!("{}:{}", subject.kind, subject.id);
             Ok(EvaluatedSubject { name, principal, context, scopes: None })
@@ -203,6 +206,24 @@ async fn resolve_principal(
     }
 }
 
+/// Returns the user with this id as subject, with its whole role.
+async fn resolve_user_id(
+    app: &App,
+    authorizer: &Authorizer,
+    id: &str,
+) -> Result<Result<ResolvedSubject, SubjectError>, Failure> {
+    let account = match id.parse() {
+        Ok(id) => app.state.store.account(id).await?,
+        Err(_) => None,
+    };
+    let Some(account) = account else { return Ok(Err(SubjectError::UnknownUser)) };
+    let caller = Caller::from_account(authorizer.engine(), &account);
+    Ok(caller.ok_or(SubjectError::Blocked).map(|caller| {
+        let (principal, context) = (caller.principal, authorizer.bare_context());
+        ResolvedSubject { principal, context }
+    }))
+}
+
 /// Returns a user as subject, with these scopes instead of those of its role if there are any.
 async fn resolve_user(
     app: &App,
@@ -212,7 +233,6 @@ async fn resolve_user(
 ) -> Result<EvaluatedSubject, Failure> {
     let account = app.state.store.account_by_email(email).await?;
     let account = account.ok_or_else(|| Failure::failed(format!("no user with the email {email}")))?;
-    // Whether the policies let the command line evaluate users is not asked: it explains any policies.
     let caller = Caller::from_account(authorizer.engine(), &account);
     let caller = caller.ok_or_else(|| Failure::failed(SubjectError::Blocked))?;
     let requested = ScopeSet::new(scopes.iter().copied());
