@@ -3,16 +3,19 @@
 use super::action_policies::ActionPolicies;
 use super::context_changes::context_changes;
 use super::entities::ResourceEntity;
+use super::explained_parts::UnmetParts;
 use super::explanation::{ExplainedPolicy, Explanation, LeastChange, Outcome, Visibility};
 use super::indexed_policy::IndexedPolicy;
 use super::part_values::PartReader;
 use super::policy_metadata::PolicyMetadata;
 use super::{AuthzDecision, AuthzRequest, Engine, Scope, ScopeSet};
-use cedar_policy::PolicySet;
+use cedar_policy::{Policy, PolicySet};
 use std::sync::Arc;
 
 /// The maximum number of policies of an explanation.
 const MAX_POLICIES: usize = 10;
+/// The maximum number of policies of which the nearest are found.
+const MAX_CANDIDATES: usize = 500;
 /// The maximum number of changes of the context in an explanation.
 const MAX_CONTEXT_CHANGES: usize = 3;
 
@@ -39,12 +42,13 @@ pub struct ExplainOptions {
 }
 
 impl Engine {
-    /// Why a decision is a denial; none for an allow.
+    /// Why a decision is a denial; none for an allow. The nearest policies are found with what is visible.
     pub fn denial_reason(
         &self,
         request: &AuthzRequest<'_>,
         resource: &ResourceEntity,
         decision: &AuthzDecision,
+        visibility: Visibility,
     ) -> Option<DenialReason> {
         if decision.allowed {
             return None;
@@ -55,13 +59,14 @@ impl Engine {
         if !decision.policies.is_empty() {
             return Some(DenialReason::ForbiddenBy(decision.policies.clone()));
         }
-        let (_, nearest) = self.nearest_permits(request, resource);
+        let nearest = self.nearest_permits(request, resource, visibility);
         Some(if nearest.is_empty() { DenialReason::NoPermit } else { DenialReason::UnmetConditions(nearest) })
     }
 
     /// Explains a decision down to the parts of the conditions. None if the request could not be evaluated.
     ///
-    /// The cost is bounded: at most `MAX_POLICIES` policies are explained and 36 changed requests evaluated.
+    /// The cost is bounded: at most `MAX_CANDIDATES` policies are compared, `MAX_POLICIES` explained and 36 changed requests
+    /// evaluated.
     pub fn explain(
         &self,
         request: &AuthzRequest<'_>,
@@ -76,12 +81,14 @@ impl Engine {
         let (cedar_request, entities) = self.cedar_request(action_policies, request, resource).ok()?;
         let visibility = options.visibility;
         let reader = PartReader { request: &cedar_request, entities: &entities, visibility };
-        let (outcome, (has_scope, explained)) = if decision.allowed {
-            (Outcome::Allowed, (true, self.matching_by_scope(0, false, request, resource)))
+        let (outcome, explained) = if decision.allowed {
+            let has_scope =
+                |policy: &IndexedPolicy| (!policy.metadata.permits).then(|| policy.scope_only.clone());
+            (Outcome::Allowed, self.matching(action_policies, has_scope, request, resource))
         } else if decision.policies.is_empty() {
-            (Outcome::NotPermitted, self.nearest_permits(request, resource))
+            (Outcome::NotPermitted, self.nearest_permits(request, resource, visibility))
         } else {
-            (Outcome::Forbidden, (true, decision.policies.clone()))
+            (Outcome::Forbidden, decision.policies.clone())
         };
         let policies: Vec<&IndexedPolicy> = explained
             .iter()
@@ -94,14 +101,14 @@ impl Engine {
         };
         let explain = |policy: &&IndexedPolicy| {
             let conditions = policy.conditions(&self.bundle().policies);
-            let mut parts = Vec::new();
-            if !has_scope {
-                reader.add_unmet(policy.scope_parts(&self.bundle().policies), &mut parts);
-            }
-            // A policy that lacks only principal or resource has conditions that may hold.
-            if parts.is_empty() {
-                parts = reader.explain_conditions(conditions, outcome == Outcome::Forbidden);
-            }
+            let parts = match outcome {
+                Outcome::NotPermitted => {
+                    reader.explain_unmet(policy.scope_parts(&self.bundle().policies), conditions)
+                }
+                Outcome::Allowed | Outcome::Forbidden => {
+                    reader.explain_conditions(conditions, outcome == Outcome::Forbidden)
+                }
+            };
             ExplainedPolicy::new(&policy.metadata, parts)
         };
         Some(Explanation { outcome, policies: policies.iter().map(explain).collect(), changes })
@@ -177,32 +184,50 @@ impl Engine {
         })
     }
 
-    /// The permits that came nearest: those that match except for their conditions, else those that match except for the
-    /// principal, else those that match in their types. Returns whether they match except for their conditions, and the permits.
+    /// The permits that came nearest, the nearest first: those that match except for their conditions or except for one
+    /// constraint of their scope, else those with the fewest unmet parts. All of them match in their types.
     fn nearest_permits(
         &self,
         request: &AuthzRequest<'_>,
         resource: &ResourceEntity,
-    ) -> (bool, Vec<Arc<PolicyMetadata>>) {
-        let permits =
-            (0..3).map(|ignored| (ignored == 0, self.matching_by_scope(ignored, true, request, resource)));
-        permits.into_iter().find(|(_, permits)| !permits.is_empty()).unwrap_or_default()
+        visibility: Visibility,
+    ) -> Vec<Arc<PolicyMetadata>> {
+        let Some(action_policies) = self.action_policies(request.action) else { return Vec::new() };
+        let Ok((cedar_request, entities)) = self.cedar_request(action_policies, request, resource) else {
+            return Vec::new();
+        };
+        let reader = PartReader { request: &cedar_request, entities: &entities, visibility };
+        let has_types = |policy: &IndexedPolicy| policy.metadata.permits.then(|| policy.types_only.clone());
+        let candidates = self.matching(action_policies, has_types, request, resource);
+        let mut candidates: Vec<(UnmetParts, Arc<PolicyMetadata>)> = candidates
+            .into_iter()
+            .take(MAX_CANDIDATES)
+            .filter_map(|metadata| {
+                let policy = action_policies.policy(&metadata.id)?;
+                let (scope, conditions) =
+                    (policy.scope_parts(&self.bundle().policies), policy.conditions(&self.bundle().policies));
+                Some((reader.unmet_parts(scope, conditions), metadata))
+            })
+            .collect();
+        candidates.sort_by_key(|(unmet, _)| unmet.total());
+        let is_near = |unmet: UnmetParts| unmet.scope == 0 || (unmet.scope == 1 && unmet.conditions == 0);
+        let fewest = candidates.first().map_or(0, |(unmet, _)| unmet.total());
+        let has_near = candidates.iter().any(|(unmet, _)| is_near(*unmet));
+        candidates.retain(|(unmet, _)| if has_near { is_near(*unmet) } else { unmet.total() == fewest });
+        candidates.into_iter().map(|(_, metadata)| metadata).collect()
     }
 
-    /// The permits, or the forbids, that would determine the decision without their conditions, with the scope of
-    /// [`super::indexed_policy::IndexedPolicy::scopes`] at this index.
-    fn matching_by_scope(
+    /// The policies that would determine the decision if they were as `variant` returns them; without those for which it returns
+    /// none.
+    fn matching(
         &self,
-        index: usize,
-        permits: bool,
+        action_policies: &ActionPolicies,
+        variant: impl Fn(&IndexedPolicy) -> Option<Policy>,
         request: &AuthzRequest<'_>,
         resource: &ResourceEntity,
     ) -> Vec<Arc<PolicyMetadata>> {
-        let Some(action_policies) = self.action_policies(request.action) else { return Vec::new() };
-        let policies = action_policies.policies.iter().filter(|policy| policy.metadata.permits == permits);
-        let policies =
-            PolicySet::from_policies(policies.filter_map(|policy| policy.scopes.get(index).cloned()));
-        match (policies, self.cedar_request(action_policies, request, resource)) {
+        let policies = action_policies.policies.iter().filter_map(|policy| variant(policy));
+        match (PolicySet::from_policies(policies), self.cedar_request(action_policies, request, resource)) {
             (Ok(policies), Ok((request, entities))) => {
                 self.authorize(&request, &policies, &entities).policies
             }

@@ -23,7 +23,71 @@ impl From<bool> for Truth {
     }
 }
 
+/// How many parts of a policy a request does not meet, or may not meet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct UnmetParts {
+    /// The constraints of its scope.
+    pub(super) scope: usize,
+    /// The parts of its conditions.
+    pub(super) conditions: usize,
+}
+
+impl UnmetParts {
+    /// All of them.
+    pub(super) const fn total(self) -> usize {
+        self.scope + self.conditions
+    }
+}
+
 impl PartReader<'_> {
+    /// How many parts of a policy have to change for the policy to match. A hidden part counts as unmet, so that the number does
+    /// not depend on what is hidden.
+    pub(super) fn unmet_parts(&self, scope: &[ConditionPart], conditions: &[ConditionPart]) -> UnmetParts {
+        let unmet = |part: &ConditionPart| self.unmet(part, part.is_required_to_hold());
+        UnmetParts { scope: scope.iter().map(unmet).sum(), conditions: conditions.iter().map(unmet).sum() }
+    }
+
+    /// How many tests have to change for a part to have the value `wanted`.
+    fn unmet(&self, part: &ConditionPart, wanted: bool) -> usize {
+        let truth = self.truth(part);
+        if truth == Truth::from(wanted) {
+            return 0;
+        }
+        match (part.composition, wanted) {
+            (Composition::Test | Composition::If, _) => 1,
+            (Composition::Not, _) => part.children.iter().map(|child| self.unmet(child, !wanted)).sum(),
+            (Composition::All, false) | (Composition::Any, true) => {
+                part.children.iter().map(|child| self.unmet(child, wanted)).min().unwrap_or(1)
+            }
+            // What follows a known part that decides is not evaluated: `context.x` after `context has x`, which is false.
+            (Composition::All, true) | (Composition::Any, false) => {
+                let is_decisive =
+                    |child: &&ConditionPart| truth == Truth::Unknown || self.truth(child) == truth;
+                part.children.iter().filter(is_decisive).map(|child| self.unmet(child, wanted)).sum()
+            }
+        }
+    }
+
+    /// The parts by which a policy does not match: the constraints of its scope, else the first condition that is not met.
+    pub(super) fn explain_unmet(
+        &self,
+        scope: &[ConditionPart],
+        conditions: &[ConditionPart],
+    ) -> Vec<ExplainedPart> {
+        let mut explained = Vec::new();
+        self.add_unmet(scope, &mut explained);
+        if explained.iter().any(|part| part.holds.is_some()) {
+            return explained;
+        }
+        // The scope may match, as far as is visible.
+        let parts = self.explain_conditions(conditions, false);
+        if parts.iter().any(|part| part.holds.is_some()) {
+            return parts;
+        }
+        explained.extend(parts);
+        explained
+    }
+
     /// The parts that make these conditions hold or not, as `holds` says: the first condition that is not met, or all of them
     /// if they are met.
     pub(super) fn explain_conditions(&self, parts: &[ConditionPart], holds: bool) -> Vec<ExplainedPart> {
@@ -119,7 +183,7 @@ impl PartReader<'_> {
     }
 
     /// Adds those of these parts that do not hold, or may not hold.
-    pub(super) fn add_unmet(&self, parts: &[ConditionPart], explained: &mut Vec<ExplainedPart>) {
+    fn add_unmet(&self, parts: &[ConditionPart], explained: &mut Vec<ExplainedPart>) {
         for part in parts.iter().filter(|part| self.truth(part) != Truth::True) {
             self.add_part(part, explained);
         }

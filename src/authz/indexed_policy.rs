@@ -17,9 +17,10 @@ pub(super) struct IndexedPolicy {
     /// The policy for every action, since it is evaluated only for actions that it matches
     /// ([`super::action_policies::PolicyIndex`]).
     pub(super) policy: Policy,
-    /// The policy without its conditions: with its scope, with only the type of its principal, and with only the types of its
-    /// principal and resource.
-    pub(super) scopes: [Policy; 3],
+    /// The policy without its conditions.
+    pub(super) scope_only: Policy,
+    /// The policy without its conditions, with only the types of its principal and resource.
+    pub(super) types_only: Policy,
     /// Which parts of a request the policy reads.
     pub(super) read_set: PolicyReadSet,
     /// The entity literals of its conditions. Those of its scope are only compared with the ancestors of principal and
@@ -59,15 +60,14 @@ impl IndexedPolicy {
         template.annotations.clear();
         let policy = build(&template)?;
         let mut scope = template.clone().try_with_clauses([])?;
-        let own_scope = build(&scope)?;
+        let scope_only = build(&scope)?;
         scope.principal = type_of_principal(scope.principal);
-        let any_principal = build(&scope)?;
         scope.resource = type_of_resource(scope.resource);
-        let scopes = [own_scope, any_principal, build(&scope)?];
+        let types_only = build(&scope)?;
         (template.principal, template.resource) = (PrincipalConstraint::Any, ResourceConstraint::Any);
         let entity_literals = build(&template)?.entity_literals().into_iter().collect();
         let (metadata, parts) = (Arc::clone(metadata), OnceLock::new());
-        Ok(Self { metadata, policy, scopes, read_set, entity_literals, parts })
+        Ok(Self { metadata, policy, scope_only, types_only, read_set, entity_literals, parts })
     }
 
     /// The parts of its conditions. `policies` are those of the bundle, which have the source locations.

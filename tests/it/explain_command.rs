@@ -17,10 +17,15 @@ fn explain(app: &TestApp, arguments: &[&str]) -> Explained {
         let more = project_file(&format!("examples/documents/{name}"));
         format!("{},{}", project_file(name).display(), more.display())
     });
+    explain_with(app, &policies, &schema, arguments)
+}
+
+/// Explains with these policies and schemas.
+fn explain_with(app: &TestApp, policies: &str, schema: &str, arguments: &[&str]) -> Explained {
     let settings = [
         ("CEDARGATE_DATABASE_URL", app.url()),
-        ("CEDARGATE_POLICIES", policies.as_str()),
-        ("CEDARGATE_SCHEMA", schema.as_str()),
+        ("CEDARGATE_POLICIES", policies),
+        ("CEDARGATE_SCHEMA", schema),
     ];
     let output = run(app.directory(), &settings, &[&["policy", "explain"], arguments].concat());
     Explained {
@@ -183,4 +188,65 @@ async fn json_has_the_same_content() {
         reasons["changes"][0],
         json!({ "kind": "context", "field": "context.outside", "text": "without context.outside" })
     );
+}
+
+#[tokio::test]
+async fn the_command_needs_no_permission_of_the_policies() {
+    let app = TestApp::start().await;
+    let bot = app.user(Scope::Bot).await;
+    // Only the documents example.
+    let [documents, schema] = ["policies", "schema"]
+        .map(|name| project_file(&format!("examples/documents/{name}")).display().to_string());
+    let share = explain_with(&app, &documents, &schema, &BEN_SHARES);
+    assert_eq!(share.code, Some(0), "{}", share.errors);
+    let misspelt = [&["--subject", "Docs::Person:dna"], &BEN_SHARES[2..]].concat();
+    let misspelt = explain_with(&app, &documents, &schema, &misspelt);
+    assert!(misspelt.text.contains("did you mean \"dan\"?"), "{}{}", misspelt.text, misspelt.errors);
+
+    // Nothing permits the evaluation of users.
+    let directory = tempfile::tempdir().unwrap();
+    for name in ["scopes.cedar", "scopes.json", "tenancy.cedar"] {
+        std::fs::copy(project_file("policies").join(name), directory.path().join(name)).unwrap();
+    }
+    let (policies, schema) =
+        (directory.path().display().to_string(), project_file("schema").display().to_string());
+    let user = format!("User:{}", bot.id);
+    let fetch = ["--subject", &user, "--action", "fetchUser", "--resource", &user];
+    let fetched = explain_with(&app, &policies, &schema, &fetch);
+    assert_eq!(fetched.code, Some(0), "{}{}", fetched.text, fetched.errors);
+    assert_eq!(explain(&app, &fetch).code, Some(0));
+    for (subject, expected) in [
+        ("User:599e1fce9da1c72645c9588f", "User does not exist"),
+        ("User:me", "User does not exist"),
+        ("Form:599e1fce9da1c72645c9588f", "not a valid subject type"),
+    ] {
+        let arguments = [&["--subject", subject], &fetch[2..]].concat();
+        let refused = explain(&app, &arguments);
+        assert_eq!(refused.code, Some(1), "{subject}: {}", refused.text);
+        assert!(refused.errors.contains(expected), "{subject}: {}", refused.errors);
+    }
+}
+
+#[tokio::test]
+async fn a_policy_that_fails_only_in_its_scope_is_among_the_nearest() {
+    let app = TestApp::start().await;
+    let question = ["--subject", "Docs::Person:dan", "--action", "read", "--resource"];
+    let json = ["--format", "json"];
+    let nearest = |resource: &str, member: &str| {
+        let explained = explain(&app, &[&question[..], &[resource], &json].concat());
+        let answer: Value = serde_json::from_str(&explained.text).unwrap();
+        let policies = answer["context"][member]["policies"].as_array().unwrap();
+        policies.iter().map(|policy| policy["id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let all = ["docs.editor", "docs.handbook", "docs.home", "docs.owner", "docs.reader"];
+    assert_eq!(nearest("Docs::Document:welcome", "reasons"), all);
+    assert_eq!(nearest("Docs::Document:welcome", "missing"), all);
+    // Not in the handbook either: two constraints fail, and the policy is farther than the others.
+    let others = ["docs.editor", "docs.home", "docs.owner", "docs.reader"];
+    assert_eq!(nearest("Docs::Document:report", "reasons"), others);
+    assert_eq!(nearest("Docs::Document:report", "missing"), others);
+
+    let welcome = explain(&app, &[&question[..], &["Docs::Document:welcome"]].concat());
+    let part = "      principal: principal in Docs::Group::\"staff\" does not hold";
+    assert!(welcome.text.contains(part), "{}", welcome.text);
 }

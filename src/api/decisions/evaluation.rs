@@ -282,7 +282,8 @@ fn evaluation_result(
     };
     let explain = explain.filter(|_| error.is_none());
     let explanation = explain.and_then(|options| engine.explain(ask, resource, &answer, options));
-    let denial_reason = explain.and_then(|_| engine.denial_reason(ask, resource, &answer));
+    let denial_reason =
+        explain.and_then(|options| engine.denial_reason(ask, resource, &answer, options.visibility));
     EvaluationResult {
         answer,
         error,
