@@ -115,6 +115,62 @@ async fn each_change_of_a_line_is_found() {
     }
 }
 
+/// Turns a line into a denial that was not evaluated.
+fn remove_evaluation(line: &mut Value, error: &str) {
+    (line["decision"], line["policies"]) = (json!(false), json!([]));
+    (line["errors"], line["inputs"]) = (json!([error]), Value::Null);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_time_caller_or_reason_is_found() {
+    let policies = Policies::new();
+    let app = serve(&policies, &[]).await;
+    let (admin, guest) = (app.admin().await, app.user(Scope::Guest).await);
+    guest.get("/v2/users/me").await.expect(StatusCode::OK);
+    let form = admin.post("/v2/forms", json!({ "name": "form" })).await.id();
+    let mut question = evaluation_request(user(&admin.id), "fetchForm", entity("Form", &form));
+    admin.post(EVALUATION, question.clone()).await.expect(StatusCode::OK);
+    question["subject"] = entity("Docs::Persn", "ann");
+    admin.post(EVALUATION, question).await.expect(StatusCode::OK);
+    let lines = log_lines(&app, &policies);
+    assert_eq!(policies.replay(&["log"]).1, 0);
+
+    let enforced = |line: &Value| line["action"] == "fetchUser" && line["purpose"] == "enforcement";
+    let asked = |line: &Value| line["action"] == "fetchForm" && line["decision"] == true;
+    let failed = |line: &Value| line["purpose"] == "question" && line["inputs"].is_null();
+    type Selects<'a> = &'a dyn Fn(&Value) -> bool;
+    type Change = fn(&mut Value);
+    let changes: [(&str, Selects<'_>, Change); 12] = [
+        ("another time", &enforced, |line| line["time"] = json!("2020-01-01T00:00:00.000Z")),
+        ("another time of a question", &asked, |line| line["time"] = json!("2020-01-01T00:00:00.000Z")),
+        ("no time", &asked, |line| line["time"] = Value::Null),
+        ("another `now`", &enforced, |line| {
+            line["inputs"]["context"]["now"]["__extn"]["arg"] = json!("2020-01-01T00:00:00.000Z");
+        }),
+        ("`now` of another type", &enforced, |line| line["inputs"]["context"]["now"] = json!(5)),
+        ("another credential", &enforced, |line| line["caller"]["credential"] = json!("apiKey")),
+        ("another credential in the context", &enforced, |line| {
+            line["inputs"]["context"]["credential"]["__entity"]["id"] = json!("apiKey");
+        }),
+        ("another user", &enforced, |line| line["caller"]["user"] = json!("599e1fce9da1c72645c9588f")),
+        ("no caller", &enforced, |line| line["caller"] = Value::Null),
+        ("an allow as a denial without inputs", &enforced, |line| {
+            remove_evaluation(line, "unknown_subject");
+        }),
+        ("an allowed question as a denial", &asked, |line| remove_evaluation(line, "unknown_subject")),
+        ("a denial for any reason", &failed, |line| line["errors"] = json!(["any text"])),
+    ];
+    for (name, matches, change) in changes {
+        let mut changed = lines.clone();
+        let index = position(&changed, matches);
+        change(&mut changed[index]);
+        write_lines(&policies, "changed", &changed);
+        let (report, code) = policies.replay(&["changed"]);
+        assert_eq!((code, &report["invalid"]["count"]), (3, &json!(1)), "{name}: {report:#}");
+        assert_eq!(report["invalid"]["examples"][0]["line"], index + 1, "{name}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_text_says_how_many_lines_were_decided() {
     let policies = Policies::new();

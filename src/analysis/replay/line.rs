@@ -1,5 +1,6 @@
 //! Lines of the decision log, parsed without copying.
 
+use super::consistency::{LoggedCaller, RequestOrigin};
 use crate::authz::{LoggedRequest, LoggedUid, Scope, ScopeSet};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -24,6 +25,8 @@ pub(super) struct LogLine<'a> {
     pub(super) time: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     purpose: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    caller: Option<LoggedCaller<'a>>,
     #[serde(borrow, default)]
     subject: Option<LoggedSubject<'a>>,
     #[serde(borrow, default)]
@@ -152,12 +155,21 @@ pub(super) fn parse(line: &[u8]) -> Result<LineKind<'_>, String> {
     if line.masked {
         return Ok(LineKind::Masked);
     }
-    let Some(LoggedInputs { entities, context, resource: evaluated, new }) = line.inputs else {
-        return match allowed || !is_failed {
-            true => Err("`inputs` are missing, although the request was evaluated".to_owned()),
-            false => Ok(LineKind::NotEvaluated),
-        };
+    let origin = RequestOrigin {
+        time: line.time.as_deref(),
+        purpose: line.purpose.as_deref(),
+        caller: line.caller.as_ref(),
     };
+    origin.check_principal(&principal)?;
+    let Some(LoggedInputs { entities, context, resource: evaluated, new }) = line.inputs else {
+        let has_results =
+            !scopes.is_empty() || !claimed.is_empty() || !line.policies.is_empty() || line.missing;
+        if allowed || !is_failed || has_results {
+            return Err("`inputs` are missing, although the request was evaluated".to_owned());
+        }
+        return origin.check_unevaluated(line.errors).map(|()| LineKind::NotEvaluated);
+    };
+    origin.check_context(context)?;
     let request = LoggedRequest {
         principal,
         claimed_scopes: scope_set(&claimed)?,

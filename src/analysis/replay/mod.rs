@@ -3,6 +3,7 @@
 //! The files are read in blocks by one thread and decided by the others, with a bounded amount of memory. Requests that a
 //! policy cannot distinguish are decided once ([`Engine::logged_request_key`]).
 
+mod consistency;
 mod line;
 mod reader;
 mod report;
