@@ -526,3 +526,29 @@ fn a_finding_about_no_single_file_has_no_file() {
         .collect();
     assert_eq!(files, BTreeSet::from(["policies/scopes.json".to_owned()]));
 }
+
+#[test]
+fn the_excerpt_of_a_long_line_is_short() {
+    let case =
+        std::fs::read_to_string(project_file("examples/documents/policies/cases/documents.json")).unwrap();
+    let line = case.lines().find(|line| line.contains("an owner reads its document")).unwrap();
+    let line = line.trim_end_matches(',').replace("\"allow\"", "\"deny\"");
+    assert!(line.len() > 500, "{line}");
+    let copy = Copy::new().add("policies/cases/more.json", &format!("[\n{line}\n]\n"));
+    let [schema, policies] = ["schema", "policies"]
+        .map(|name| format!("{name},{}", project_file(&format!("examples/documents/{name}")).display()));
+    let settings = [
+        ("CEDARGATE_SCHEMA", schema.as_str()),
+        ("CEDARGATE_POLICIES", policies.as_str()),
+        ("CEDARGATE_POLICY_TESTS", "enforce"),
+    ];
+    let output = run(copy.0.path(), &settings, &["policy", "check"]);
+    let shown = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(3), "{shown}");
+    let excerpt: Vec<&str> = shown.lines().filter(|line| line.contains(" | ")).collect();
+    assert_eq!(excerpt.len(), 2, "{shown}");
+    assert!(excerpt[0].starts_with("2 | {\"name\"") && excerpt[0].ends_with('…'), "{shown}");
+    for line in excerpt {
+        assert!(line.chars().count() <= 130, "{line}");
+    }
+}
