@@ -54,7 +54,7 @@ fn command(directory: &Path, settings: &[(&str, String)], arguments: &[&str]) ->
     (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn each_active_version_is_kept_with_its_files_and_its_activations() {
     let files = PolicyFiles::new();
     files.write("policies/extra.cedar", FORBID);
@@ -113,6 +113,8 @@ async fn each_active_version_is_kept_with_its_files_and_its_activations() {
     let versions = |all: &[Value]| all.iter().map(|one| one["version"].clone()).collect::<Vec<_>>();
     assert_eq!(versions(&list(&admin, "").await), [&*first, &*second, &*pending]);
     assert_eq!(versions(&list(&admin, "?sort=-lastActivatedAt").await), [&*pending, &*second, &*first]);
+    let printed = command(app.directory(), &settings(&app), &["policy", "versions", "--format", "json"]).1;
+    assert_eq!(serde_json::from_str::<Value>(&printed).unwrap(), json!(list(&admin, "").await));
     let page = admin.get(&format!("{VERSIONS}?limit=2")).await;
     assert_eq!((page.header("x-total-count"), page.header("link").contains("offset=2")), ("3", true));
     assert_eq!(versions(&list(&admin, "?trigger=signal").await), [&*second]);

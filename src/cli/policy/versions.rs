@@ -99,12 +99,15 @@ fn print_json(value: &impl Serialize) -> CommandResult {
     print_line(serde_json::to_string_pretty(value).map_err(Failure::failed)?)
 }
 
-/// Lists the versions, the one that became active last first.
+/// Lists the versions: as text, the one that became active last first; as JSON, in the order of the API.
 pub(super) fn list(config: &Config, arguments: &VersionsArgs) -> CommandResult {
     block_on(async {
         let store = open_store(config).await?;
         let active = active_version(&store).await?;
-        let sort = vec![SortKey::new("last_activation", SortOrder::Descending)];
+        let sort = match arguments.format {
+            Format::Text => vec![SortKey::new("last_activation", SortOrder::Descending)],
+            Format::Json => Vec::new(),
+        };
         let query = ListQuery { limit: MAX_LISTED, sort, ..ListQuery::default() };
         let rows = store.policy_versions(&query).await?.items;
         if arguments.format == Format::Json {
