@@ -7,7 +7,8 @@ use crate::authz::ScopeSet;
 use crate::http::authentication;
 use crate::http::base_url::base_url;
 use crate::http::openapi::OperationDoc;
-use crate::http::{Form, Problem, RouteGroup, WorkerState, request_info};
+use crate::http::problem::OAuthErrorCode;
+use crate::http::{Form, OAuthForm, Problem, RouteGroup, WorkerState, request_info};
 use crate::resource::user::User;
 use crate::store::{AuditActor, EndReason, Event, Session, SessionSelection};
 use crate::types::{Email, FieldErrorCode, Id, Timestamp};
@@ -108,12 +109,19 @@ impl PresentedToken {
 }
 
 /// The token of a form; none if it has no known format.
-fn parse_presented_token(mut form: Form) -> Result<Option<PresentedToken>, Problem> {
-    form.take("token_type_hint", 200)?;
-    let token = form.take("token", 4096)?.ok_or_else(|| {
-        Problem::invalid_field("token", FieldErrorCode::Required, "this parameter is required")
-    })?;
+///
+/// # Errors
+/// An OAuth error (RFC 7009, section 2.2.1) if a parameter is missing, repeated or too long.
+fn parse_presented_token(OAuthForm(form): OAuthForm) -> Result<Option<PresentedToken>, Problem> {
+    let token = take_token(form).map_err(|problem| problem.as_oauth_error(OAuthErrorCode::InvalidRequest))?;
     Ok(PresentedToken::parse(&token))
+}
+
+fn take_token(mut form: Form) -> Result<String, Problem> {
+    form.take("token_type_hint", 200)?;
+    form.take("token", 4096)?.ok_or_else(|| {
+        Problem::invalid_field("token", FieldErrorCode::Required, "this parameter is required")
+    })
 }
 
 fn revoke_doc() -> OperationDoc {
@@ -141,7 +149,7 @@ fn introspect_doc() -> OperationDoc {
 }
 
 /// `POST /v2/auth/revoke`.
-async fn revoke(request: HttpRequest, form: Form) -> Result<HttpResponse, Problem> {
+async fn revoke(request: HttpRequest, form: OAuthForm) -> Result<HttpResponse, Problem> {
     authentication::verify_client(&request).await?;
     let state = &WorkerState::from_request(&request)?.app;
     let actor = AuditActor::unauthenticated(&request_info::request_origin(&request), state.clock.now());
@@ -196,7 +204,7 @@ async fn revoke_key(state: &AppState, actor: AuditActor, key: &ApiKey) -> Result
 /// `POST /v2/auth/introspect`.
 async fn introspect(
     authorizer: Authorizer,
-    (request, form): (HttpRequest, Form),
+    (request, form): (HttpRequest, OAuthForm),
 ) -> Result<HttpResponse, Problem> {
     let introspection = match parse_presented_token(form)? {
         Some(PresentedToken::Refresh(token)) => introspect_refresh_token(&authorizer, &token).await?,

@@ -24,17 +24,23 @@ pub async fn authenticate(request: &HttpRequest, action: &'static str) -> Result
     authenticate_token(request, action, bearer_token).await
 }
 
+/// The challenge of a route that accepts an API key as the password of HTTP Basic.
+const BASIC_CHALLENGE: &str = "Basic realm=\"cedargate\", charset=\"UTF-8\"";
+
 /// As [`authenticate`], for a client of OAuth: also accepts the API key of an `Authorization: Basic` header.
 ///
 /// # Errors
-/// As [`authenticate`]; an invalid key is an OAuth error.
+/// As [`authenticate`]; an invalid key is an OAuth error. A 401 offers both schemes.
 pub async fn authenticate_client(request: &HttpRequest, action: &'static str) -> Result<Authorizer, Problem> {
     match basic_credentials(request)? {
         Some(secret) => {
             let authorizer = authenticate_token(request, action, |_| Ok(Some(secret.expose_secret()))).await;
             authorizer.map_err(rejected_client)
         }
-        None => authenticate(request, action).await,
+        None => authenticate(request, action).await.map_err(|problem| match problem.status {
+            StatusCode::UNAUTHORIZED => problem.with_header(header::WWW_AUTHENTICATE, BASIC_CHALLENGE),
+            _ => problem,
+        }),
     }
 }
 
@@ -197,6 +203,6 @@ fn rejected_client(problem: Problem) -> Problem {
     }
     let detail = "The client secret is not a valid API key.";
     Problem::new(StatusCode::UNAUTHORIZED, "invalid_client", detail)
-        .with_header(header::WWW_AUTHENTICATE, "Basic realm=\"cedargate\", charset=\"UTF-8\"")
+        .with_header(header::WWW_AUTHENTICATE, BASIC_CHALLENGE)
         .as_oauth_error(OAuthErrorCode::InvalidClient)
 }

@@ -1,6 +1,7 @@
 //! Extractors: JSON bodies with errors that name the fields, forms, ids in paths, query strings.
 
 use super::body_reader::{body_too_large, read_body};
+use super::problem::OAuthErrorCode;
 use super::{FieldError, Problem};
 use crate::application::fields::{MAX_MESSAGE, from_value, join_path};
 use crate::types::strict_json::{self, JsonError};
@@ -68,6 +69,26 @@ impl FromRequest for Form {
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let bytes = read_typed_body(request, payload, FORM_TYPE, MAX_FORM);
         Box::pin(async move { Ok(Self(url::form_urlencoded::parse(&bytes.await?).into_owned().collect())) })
+    }
+}
+
+/// A form of a client of OAuth: if it cannot be read, the response is an OAuth error.
+#[derive(Debug)]
+pub struct OAuthForm(pub Form);
+
+impl FromRequest for OAuthForm {
+    type Error = Problem;
+    type Future = LocalBoxFuture<'static, Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let (form, has_form) = (Form::from_request(request, payload), has_form(request));
+        Box::pin(async move {
+            form.await.map(Self).map_err(|problem| match has_form {
+                true => problem.as_oauth_error(OAuthErrorCode::InvalidRequest),
+                // A client that sends something else than a form is none of OAuth.
+                false => problem,
+            })
+        })
     }
 }
 

@@ -55,7 +55,7 @@ pub mod view;
 
 pub use crate::application::FieldError;
 pub use authentication::authenticate;
-pub use body::{Form, Json, PathId};
+pub use body::{Form, Json, OAuthForm, PathId};
 pub use entity_tag::IfMatch;
 pub use problem::Problem;
 pub use route_group::RouteGroup;

@@ -236,7 +236,8 @@ impl Problem {
     pub fn to_response(&self, request_id: &str) -> HttpResponse {
         let mut response = HttpResponse::build(self.status);
         for (name, value) in &self.headers {
-            response.insert_header((name.clone(), value.as_str()));
+            // A response may have several challenges.
+            response.append_header((name.clone(), value.as_str()));
         }
         response.insert_header((header::CACHE_CONTROL, "no-store"));
         if let Some(code) = self.oauth_error {

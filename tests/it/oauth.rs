@@ -115,6 +115,43 @@ async fn the_errors_of_a_form_are_those_of_rfc_6749() {
 }
 
 #[tokio::test]
+async fn the_errors_of_a_token_form_are_those_of_rfc_6749() {
+    let app = TestApp::start().await;
+    let admin = app.admin().await;
+    let long = "x".repeat(5_000);
+    for path in ["/v2/auth/introspect", "/v2/auth/revoke"] {
+        for form in [
+            vec![],
+            vec![("token_type_hint", "access_token")],
+            vec![("token", "")],
+            vec![("token", "a"), ("token", "b")],
+            vec![("token", long.as_str())],
+        ] {
+            let reply = send_form(&admin, path, &[], &form).await;
+            assert_eq!(reply.header("content-type"), "application/json", "{path} {}", reply.text);
+            let answer = reply.expect(StatusCode::BAD_REQUEST);
+            assert_eq!(answer["error"], "invalid_request", "{path}");
+            assert!(answer["error_description"].as_str().is_some_and(|text| !text.is_empty()), "{answer}");
+            assert_eq!(answer.as_object().unwrap().len(), 2, "{answer}");
+        }
+        let oversized = "x".repeat(1_000_000);
+        let reply = send_form(&admin, path, &[], &[("token", &oversized)]).await;
+        assert_eq!(reply.expect(StatusCode::PAYLOAD_TOO_LARGE)["error"], "invalid_request", "{path}");
+    }
+    // An API key is accepted as the password of HTTP Basic, so that the challenge offers both.
+    for authorization in [None, Some("Bearer wrong")] {
+        let headers: Vec<(&str, &str)> =
+            authorization.map(|value| ("authorization", value)).into_iter().collect();
+        let reply = send_form(&app.anonymous(), "/v2/auth/introspect", &headers, &[("token", "a")]).await;
+        assert_eq!(reply.status, StatusCode::UNAUTHORIZED, "{}", reply.text);
+        let challenges: Vec<&str> =
+            reply.headers.get_all("www-authenticate").iter().map(|value| value.to_str().unwrap()).collect();
+        assert_eq!(challenges.len(), 2, "{challenges:?}");
+        assert!(challenges[0].starts_with("Bearer") && challenges[1].starts_with("Basic "), "{challenges:?}");
+    }
+}
+
+#[tokio::test]
 async fn clients_may_send_an_api_key_as_their_secret() {
     let app = TestApp::start().await;
     let admin = app.admin().await;
