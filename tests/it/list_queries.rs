@@ -3,6 +3,7 @@
 use crate::lists::{column, fetch_all_pages, next, query};
 use crate::resources::{UNKNOWN_ID, create_resource};
 use crate::support::{Client, TestApp};
+use cedargate::authz::Scope;
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 
@@ -400,5 +401,29 @@ async fn without_a_total_pages_still_end() {
             [2, 1],
             "{path}"
         );
+    }
+}
+
+#[tokio::test]
+async fn a_sort_by_a_text_without_a_short_limit_has_offset_links() {
+    let app = TestApp::start().await;
+    let admin = app.admin().await;
+    for name in ["a", "b"] {
+        create_resource(&admin, "/v2/orggroups", json!({ "name": name, "description": name })).await;
+        create_resource(&admin, "/v2/kbitems", json!({ "title": name, "content": name })).await;
+        app.user(Scope::Guest).await;
+    }
+    for (path, sort, has_cursor) in [
+        ("/v2/orggroups", "name", true),
+        ("/v2/orggroups", "description", false),
+        ("/v2/kbitems", "title", true),
+        ("/v2/kbitems", "content", false),
+        ("/v2/kbitems", "title,content", false),
+        ("/v2/users", "email", true),
+        ("/v2/users", "name", false),
+    ] {
+        let page = admin.get(&format!("{path}?limit=1&sort={sort}")).await;
+        let link = next(&page).unwrap();
+        assert_eq!((link.contains("after="), link.contains("offset=")), (has_cursor, !has_cursor), "{link}");
     }
 }
