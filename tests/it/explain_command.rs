@@ -194,9 +194,13 @@ async fn json_has_the_same_content() {
 async fn the_command_needs_no_permission_of_the_policies() {
     let app = TestApp::start().await;
     let bot = app.user(Scope::Bot).await;
-    // Only the documents example.
+    // Only the documents example, with the scopes, without which the service does not start.
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::copy(project_file("policies/scopes.json"), directory.path().join("scopes.json")).unwrap();
     let [documents, schema] = ["policies", "schema"]
         .map(|name| project_file(&format!("examples/documents/{name}")).display().to_string());
+    let documents = format!("{},{documents}", directory.path().display());
+    let schema = format!("{},{schema}", project_file("schema").display());
     let share = explain_with(&app, &documents, &schema, &BEN_SHARES);
     assert_eq!(share.code, Some(0), "{}", share.errors);
     let misspelt = [&["--subject", "Docs::Person:dna"], &BEN_SHARES[2..]].concat();
@@ -204,8 +208,7 @@ async fn the_command_needs_no_permission_of_the_policies() {
     assert!(misspelt.text.contains("did you mean \"dan\"?"), "{}{}", misspelt.text, misspelt.errors);
 
     // Nothing permits the evaluation of users.
-    let directory = tempfile::tempdir().unwrap();
-    for name in ["scopes.cedar", "scopes.json", "tenancy.cedar"] {
+    for name in ["scopes.cedar", "tenancy.cedar"] {
         std::fs::copy(project_file("policies").join(name), directory.path().join(name)).unwrap();
     }
     let (policies, schema) =
