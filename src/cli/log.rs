@@ -2,6 +2,7 @@
 
 use super::Failure;
 use crate::config::{Config, ConfigError, LogFormat};
+use crate::http::server::PARSER_LOG_TARGET;
 use crate::telemetry::{self, LogGuard};
 use std::fmt;
 use std::io::IsTerminal;
@@ -33,14 +34,14 @@ pub(super) fn start(config: &Config) -> Result<LogGuard, Failure> {
     Ok(guard)
 }
 
-/// Adds to the filter that lines of actix about malformed requests are not logged. They are errors to actix, but clients cause
-/// them, and a client could fill the log. They remain at the level `debug`, or where the filter names the crate itself.
+/// Adds to the filter that malformed requests are not logged. They are errors to the HTTP library, but clients cause them, and
+/// a client could fill the log. They remain at the level `debug`, or where the filter names the library itself.
 fn without_client_errors(filter: EnvFilter, text: &str) -> Result<EnvFilter, Failure> {
     let is_detailed = filter.max_level_hint().is_none_or(|level| level >= LevelFilter::DEBUG);
-    if is_detailed || text.contains("actix_http") {
+    if is_detailed || text.contains(PARSER_LOG_TARGET) {
         return Ok(filter);
     }
-    Ok(filter.add_directive("actix_http::h1=off".parse().map_err(Failure::failed)?))
+    Ok(filter.add_directive(format!("{PARSER_LOG_TARGET}=off").parse().map_err(Failure::failed)?))
 }
 
 /// Formats the fields of a line of text, followed by the ids.

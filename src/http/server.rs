@@ -18,6 +18,9 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
+/// The library that parses requests, as the log names it.
+pub const PARSER_LOG_TARGET: &str = "actix_http";
+
 /// How long an idle connection is kept.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// How long a connection may take to close.
