@@ -170,10 +170,10 @@ pub(super) fn compared_schema(
         match (old.fields.get(place), new.fields.get(place)) {
             (Some(before), Some(after)) if before == after => {}
             (Some((_, false)), None) if !is_mentioned(fields_of_new) => {
-                needs_old |= is_mentioned(fields_of_old)
+                needs_old |= is_mentioned(fields_of_old);
             }
             (None, Some((_, false))) if !is_mentioned(fields_of_old) => {
-                needs_new |= is_mentioned(fields_of_new)
+                needs_new |= is_mentioned(fields_of_new);
             }
             _ => return ComparedSchema::None(changed(&format!("`{name}` of {owner}"))),
         }

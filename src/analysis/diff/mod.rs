@@ -364,7 +364,7 @@ impl<'a> KnownEnvironment<'a> {
         let declared = [old_declarations.of(before), new_declarations.of(environment)];
         let (_, action, _) = name;
         let policies = views.map(|version| version.policies(action));
-        let fields = [0, 1].map(|version| fields_of(policies[version].iter().copied()));
+        let fields = policies.each_ref().map(|policies| fields_of(policies.iter().copied()));
         Some(Self { environment, declared, fields, policies: policies.concat() })
     }
 
