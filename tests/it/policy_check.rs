@@ -278,6 +278,21 @@ fn what_the_service_supplies_and_the_schema_omits_is_reported_in_the_schema() {
 }
 
 #[test]
+fn an_attribute_that_is_not_always_supplied_must_be_optional() {
+    let schema = "schema/cedargate.cedarschema";
+    let copy = Copy::new()
+        .replace(schema, "  status?: KnowledgeStatus,", "  status: KnowledgeStatus,")
+        .replace(schema, "  level?: Long,", "  level: Long,");
+    let findings = copy.findings();
+    let found: Vec<&str> = findings
+        .iter()
+        .filter(|(rule, level, ..)| rule == "supplied-type" && level == "error")
+        .map(|(.., message)| message.split(':').next().unwrap())
+        .collect();
+    assert_eq!(found, ["Organization.level", "KnowledgeItem.status"], "{findings:#?}");
+}
+
+#[test]
 fn a_cascade_that_lacks_or_inverts_a_step_is_a_warning_in_the_data() {
     let file = "policies/scopes.json";
     let parents = |scope: &str, parents: &str| {

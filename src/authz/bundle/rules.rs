@@ -43,7 +43,8 @@ rules! {
     InvalidSchema = "invalid-schema", false,
         "The schema does not parse, or contradicts itself";
     SuppliedType = "supplied-type", false,
-        "The schema declares another type, or other values, than the service supplies";
+        "The schema declares another type, or other values, than the service supplies, or as required what the service does not \
+         always supply";
     UndeclaredAttribute = "undeclared-attribute", false,
         "The schema does not declare an attribute that the service supplies";
     UndeclaredParent = "undeclared-parent", false,

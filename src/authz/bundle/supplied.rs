@@ -145,14 +145,20 @@ fn check_attributes(entity_types: &BTreeMap<String, SchemaType>, stored: &[Store
     let mut violations = Vec::new();
     for kind in stored {
         let Some(SchemaType::Record(declared)) = entity_types.get(kind.name) else { continue };
-        for (name, (declared, _)) in declared {
+        for (name, (declared, is_required)) in declared {
             let own = kind.attributes.iter().find(|attribute| attribute.name == name);
             let supplied = match own {
                 Some(attribute) => Some(schema_type(attribute.value)),
                 None if name == ORGANIZATION_ATTRIBUTE => Some(SchemaType::Entity(ORGANIZATION.to_owned())),
                 None => None,
             };
+            let is_always_supplied = own.is_none() || (kind.name, name.as_str()) == ROLE;
             let (rule, message) = match supplied.map(|supplied| difference(declared, &supplied)) {
+                Some(None) if *is_required && !is_always_supplied => {
+                    let message =
+                        "the service does not supply this attribute for every entity; declare it as optional";
+                    (Rule::SuppliedType, message.to_owned())
+                }
                 Some(None) => continue,
                 Some(Some(difference)) => (Rule::SuppliedType, difference),
                 None => {
@@ -166,6 +172,10 @@ fn check_attributes(entity_types: &BTreeMap<String, SchemaType>, stored: &[Store
     }
     violations
 }
+
+/// The attribute besides `organization` that the service always supplies: type and name. Other ones can be absent, so that a
+/// policy that reads one without `has` can fail, although validation and the solver take a required attribute as present.
+const ROLE: (&str, &str) = ("User", "role");
 
 /// The declared type of a supplied value.
 pub(super) fn schema_type(value: AttributeType) -> SchemaType {
