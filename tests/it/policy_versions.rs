@@ -226,12 +226,15 @@ async fn an_exported_version_passes_the_check_with_the_same_version() {
         code == 0 && listed.starts_with(&active[..12]) && listed.contains("start, active"),
         "{listed}{error}"
     );
-    let (code, listed, _) = command(directory, &settings, &["policy", "versions", "--format", "json"]);
-    assert_eq!((code, serde_json::from_str::<Value>(&listed).unwrap()), (0, json!(list(&admin, "").await)));
+    let (code, listed, error) = command(directory, &settings, &["policy", "versions", "--format", "json"]);
+    assert_eq!(code, 0, "{error}");
+    assert_eq!(serde_json::from_str::<Value>(&listed).unwrap(), json!(list(&admin, "").await));
     let (code, shown, _) = command(directory, &settings, &["policy", "show", &active[..8]]);
     assert!(code == 0 && shown.contains(&active) && shown.contains("Nobody lists forms."), "{shown}");
-    let (code, shown, _) = command(directory, &settings, &["policy", "show", &active, "--format", "json"]);
-    assert_eq!((code, serde_json::from_str::<Value>(&shown).unwrap()), (0, detail(&admin, &active).await));
+    let (code, shown, error) =
+        command(directory, &settings, &["policy", "show", &active, "--format", "json"]);
+    assert_eq!(code, 0, "{error}");
+    assert_eq!(serde_json::from_str::<Value>(&shown).unwrap(), detail(&admin, &active).await);
 
     // The policies are lost: the commands read the database only.
     for name in ["policies", "more"] {

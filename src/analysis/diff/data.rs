@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// The maximum number of requests that are compared for all environments.
-const MAX_REQUESTS: usize = 50_000;
+const MAX_REQUESTS: usize = 10_000;
 
 /// An entity that differs.
 struct ChangedEntity {

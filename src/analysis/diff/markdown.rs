@@ -56,7 +56,7 @@ fn write_environments(page: &mut String, environments: &[EnvironmentDiff]) {
         "| action | resource | principal | change | old | new |\n| --- | --- | --- | --- | --- | --- |"
     );
     for environment in environments.iter().take(MAX_ROWS) {
-        let EnvironmentDiff { principal, action, resource, change, witnesses, undecided } = environment;
+        let EnvironmentDiff { principal, action, resource, change, witnesses, undecided, .. } = environment;
         let start = format!("| {} | {} | {} |", code(action), code(resource), code(principal));
         for Witness { direction, old, new, .. } in witnesses {
             let change = if *direction == Direction::Wider { "newly allowed" } else { "newly denied" };

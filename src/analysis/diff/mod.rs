@@ -148,6 +148,9 @@ pub struct EnvironmentDiff {
     /// Why a direction could not be decided.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub undecided: Option<String>,
+    /// Whether the reason is only that the data differ.
+    #[serde(skip)]
+    is_undecided_by_data: bool,
 }
 
 /// Types of principal and resource, and the name of the action.
@@ -203,6 +206,7 @@ pub async fn diff(
                 |witness: &Witness| found.witnesses.iter().all(|known| known.direction != witness.direction);
             let added: Vec<Witness> = change.witnesses.into_iter().filter(is_new).collect();
             found.witnesses.extend(added);
+            found.is_undecided_by_data = found.undecided.is_none();
             found.undecided.get_or_insert(change.reason);
         }
         found.change = found.total_change();
@@ -276,6 +280,12 @@ impl PolicyDiff {
         }
     }
 
+    /// Whether the comparison is complete but for requests about entities whose data differ.
+    pub fn is_incomplete_by_data_only(&self) -> bool {
+        let mut undecided = self.environments.iter().filter(|environment| environment.undecided.is_some());
+        undecided.all(|environment| environment.is_undecided_by_data) && !self.has_unexplained_cells()
+    }
+
     /// Whether a cell of the matrix changes in a direction in which no request environment does.
     fn has_unexplained_cells(&self) -> bool {
         let is_narrower = self.count(Change::Narrower) + self.count(Change::Both) > 0;
@@ -300,6 +310,7 @@ async fn compare_environment(
         change: Change::Unchanged,
         witnesses: Vec::new(),
         undecided: None,
+        is_undecided_by_data: false,
     };
     for (environment, schema) in candidates {
         let query = EnvironmentQuery { environment, schema, old, new, action };

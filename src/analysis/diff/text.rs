@@ -88,7 +88,7 @@ impl PolicyChange {
 }
 
 fn write_environment(f: &mut Formatter<'_>, environment: &EnvironmentDiff) -> fmt::Result {
-    let EnvironmentDiff { principal, action, resource, change, witnesses, undecided } = environment;
+    let EnvironmentDiff { principal, action, resource, change, witnesses, undecided, .. } = environment;
     writeln!(f, "\n{}: {action} on {resource} by {principal}", change.as_str())?;
     for Witness { direction, test, old, new } in witnesses {
         let what = if *direction == Direction::Wider { "newly allowed" } else { "newly denied" };

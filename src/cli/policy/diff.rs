@@ -92,7 +92,9 @@ fn outcome(report: &PolicyDiff, fail_on: Option<FailOn>) -> CommandResult {
     };
     let is_log_invalid = report.replay.as_ref().is_some_and(|replay| replay.invalid.count > 0);
     let undecided_lines = report.replay.as_ref().and_then(ReplayReport::undecided);
-    match report.undecided().or(undecided_lines) {
+    // A changed group or folder is no failure where nothing was asked for.
+    let is_asked = fail_on.is_some() || !report.is_incomplete_by_data_only();
+    match report.undecided().filter(|_| is_asked).or(undecided_lines) {
         _ if is_found || is_log_invalid => Err(Failure::Found),
         Some(reason) => Err(Failure::Undecided(reason)),
         None => Ok(()),
