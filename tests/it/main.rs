@@ -92,6 +92,7 @@ mod permission_table;
 mod policy_analyze;
 mod policy_cases;
 mod policy_check;
+mod policy_check_supplied;
 mod policy_claims;
 mod policy_coverage;
 mod policy_diff;
