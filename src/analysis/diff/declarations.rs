@@ -8,6 +8,12 @@ use cedar_policy::{EntityUid, Policy, RequestEnv, schema_str_to_json_with_resolv
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// The owner of the fields of the context.
+const CONTEXT: &str = "the context";
+
+/// Stands for all fields of the context among the names of fields.
+const WHOLE_CONTEXT: &str = "*";
+
 /// The schema of a version.
 pub(super) struct Declarations(Value);
 
@@ -50,7 +56,7 @@ impl Declarations {
         if let Some((namespace, definition)) = self.action(action) {
             let context = definition.get("appliesTo").and_then(|applies| applies.get("context"));
             if let Some(context) = context {
-                declared.add_fields("the context", &self.expand(&namespace, context));
+                declared.add_fields(CONTEXT, &self.expand(&namespace, context));
             }
             let member_of = definition.get("memberOf").cloned().unwrap_or_default();
             declared.others.insert(action.to_string(), sorted(member_of));
@@ -141,7 +147,7 @@ impl Environment {
 
     /// Whether a request needs a context.
     pub(super) fn needs_context(&self) -> bool {
-        self.fields.iter().any(|((owner, _), (_, is_required))| owner == "the context" && *is_required)
+        self.fields.iter().any(|((owner, _), (_, is_required))| owner == CONTEXT && *is_required)
     }
 }
 
@@ -162,11 +168,13 @@ pub(super) fn compared_schema(
     let names: BTreeSet<&(String, String)> = old.fields.keys().chain(new.fields.keys()).collect();
     for place in names {
         let (owner, name) = place;
-        let is_known = |declared: &Environment| owner == "the context" || declared.types.contains(owner);
+        let is_known = |declared: &Environment| owner == CONTEXT || declared.types.contains(owner);
         if !is_known(old) || !is_known(new) {
             continue;
         }
-        let is_mentioned = |fields: &BTreeSet<String>| fields.contains(name);
+        let is_mentioned = |fields: &BTreeSet<String>| {
+            fields.contains(name) || (owner == CONTEXT && fields.contains(WHOLE_CONTEXT))
+        };
         match (old.fields.get(place), new.fields.get(place)) {
             (Some(before), Some(after)) if before == after => {}
             (Some((_, false)), None) if !is_mentioned(fields_of_new) => {
@@ -202,12 +210,18 @@ fn collect_fields(expression: &Value, names: &mut BTreeSet<String>) {
     match expression {
         Value::Object(fields) => {
             for (operator, operands) in fields {
-                if let (true, Some(name)) =
-                    (matches!(operator.as_str(), "." | "has"), operands.get("attr").and_then(Value::as_str))
-                {
-                    names.insert(name.to_owned());
+                let attribute = operands.get("attr").and_then(Value::as_str);
+                match (operator.as_str(), attribute) {
+                    ("." | "has", Some(name)) => {
+                        names.insert(name.to_owned());
+                        if let Some(left) = operands.get("left").filter(|left| left.get("Var").is_none()) {
+                            collect_fields(left, names);
+                        }
+                    }
+                    // The record as a whole, such as in a comparison, has all fields.
+                    ("Var", _) if operands == "context" => drop(names.insert(WHOLE_CONTEXT.to_owned())),
+                    _ => collect_fields(operands, names),
                 }
-                collect_fields(operands, names);
             }
         }
         Value::Array(items) => items.iter().for_each(|item| collect_fields(item, names)),
@@ -262,5 +276,28 @@ fn sorted(value: Value) -> Value {
             Value::Array(items)
         }
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fields_that_a_policy_reads_include_those_of_a_whole_context() {
+        for (condition, expected) in [
+            ("context.a && resource has b && principal.c.d", vec!["a", "b", "c", "d"]),
+            ("context has a && context.a.b", vec!["a", "b"]),
+            ("context == { a: true }", vec![WHOLE_CONTEXT]),
+            ("[context].contains({ a: context.b })", vec![WHOLE_CONTEXT, "b"]),
+        ] {
+            let policy: Policy =
+                format!("permit (principal, action, resource) when {{ {condition} }};").parse().unwrap();
+            assert_eq!(
+                fields_of([&policy]),
+                expected.into_iter().map(str::to_owned).collect(),
+                "{condition}"
+            );
+        }
     }
 }
