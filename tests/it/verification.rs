@@ -237,7 +237,7 @@ async fn the_rows_of_filtered_lists_and_of_searches_are_verified_and_none_differ
     assert_eq!(found, [BTreeSet::from([open.clone()]), BTreeSet::from([open])]);
     let metrics = app.anonymous();
     wait_for_verification(&metrics).await;
-    // Every decision, and besides them the row of the list, and of the search the decisions about fetching and referring to it.
+    // Every decision, the row of the list, and for the result of the search, the decisions about fetching and referring to it.
     wait_until(async || {
         let decisions = metric(&metrics, "cedargate_decisions_total").await;
         let verified = metric(&metrics, "cedargate_decision_verifications_total").await;

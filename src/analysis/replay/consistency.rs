@@ -17,7 +17,7 @@ const QUESTION: &str = "question";
 /// The codes of a resource that cannot be evaluated.
 const RESOURCE_CODES: [&str; 3] = ["undecidable", "invalid_attribute", "missing_attribute"];
 
-/// The codes of a question that cannot be evaluated, besides those of its resource
+/// The codes of a question that cannot be evaluated, in addition to those of its resource
 /// ([`crate::api::decisions::evaluation::DecisionError`]).
 const QUESTION_CODES: [&str; 6] =
     ["unknown_subject", "invalid", "blocked", "forbidden", "token_expired", "invalid_token"];

@@ -173,7 +173,7 @@ fn check_attributes(entity_types: &BTreeMap<String, SchemaType>, stored: &[Store
     violations
 }
 
-/// The attribute besides `organization` that the service always supplies: type and name. Other ones can be absent, so that a
+/// The attribute that the service always supplies, as it does `organization`: type and name. Other ones can be absent, so that a
 /// policy that reads one without `has` can fail, although validation and the solver take a required attribute as present.
 const ROLE: (&str, &str) = ("User", "role");
 
